@@ -1,0 +1,460 @@
+"""Where a task writes, and what is kept of it.
+
+    <root>/tasks/<task>/      task.json input.json output.json error.json stdout.log stderr.log ...
+    <root>/runs/<pipeline>/<node>/<job>/<task>/     the user's event files: what a board shows
+    <root>/runs/.../<task>/resources/               our own series of the same task (see series.py)
+    <root>/current/<n> -> ../runs/...               what ALGO_METRICS_DIR names, outside every board's folder
+
+ALGO_METRICS_DIR has one value for the life of a child, because user code reads it at import and writers
+live across tasks: it is the symlink `current/<n>`, swapped before each task. `n` is ours alone while we
+hold the lock on `current/<n>.lock`; the kernel lets go of it when we die, however that happens.
+
+With `metrics_dir` (a cluster's shared volume, which HKube's worker uploads whole after each success) the
+task sees that folder itself. It is made fresh for each task: what lies there belongs to the task before
+and is moved to that task's `runs/.../metrics`, which was a link to the volume while the task ran, so that
+a board shows the same run names before and after. The symlink `current/<n>` says whose files they are,
+also after a crash of ours.
+
+Everything here is called between two messages of the worker: no fsync, few system calls. Nothing raises
+for a disk that is full, read-only or not ours: the task goes on, and `problems` holds a sentence.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .files import own_identity, remove_quietly, replace_file, safe_part, to_json, write_all
+
+STREAMS = ("stdout", "stderr")
+STREAM_LIMIT_BYTES = 64 * 1024 * 1024
+RESOURCES = "resources"  # our own series below a task's metrics
+VOLUME_LINK = "metrics"  # the cluster's folder below a task's metrics
+_OLD_RUNS_WATCHED = 8  # folders of earlier tasks looked at for metrics that went to the wrong one
+
+
+@dataclass(frozen=True)
+class TaskIds:
+    """A task's names as they came from the wire, or the defaults of a local run."""
+
+    task: str
+    job: str
+    node: str
+    pipeline: str
+
+
+def local_job_id(now_s: float) -> str:
+    """A job's name for local runs: when it began, and four random characters."""
+    return time.strftime("%Y%m%d-%H%M%S-", time.localtime(now_s)) + secrets.token_hex(2)
+
+
+class Store:
+    """The state folder of one hkrunner; several processes may use the same root at once."""
+
+    def __init__(
+        self, root: Path, *, metrics_dir: Path | None = None, stream_limit_bytes: int = STREAM_LIMIT_BYTES
+    ) -> None:
+        """Remember the places; nothing is created yet.
+
+        metrics_dir: the cluster's ALGO_METRICS_DIR, when it was set for us.
+        """
+        self.root = Path(os.path.abspath(root))
+        self.metrics_dir = None if metrics_dir is None else Path(os.path.abspath(metrics_dir))
+        self.stream_limit_bytes = stream_limit_bytes
+        self._root = str(self.root)
+        self._made = False
+        self._reserved: set[str] = set()
+        self._next_local = 0  # 0: tasks/ was not read yet
+        self._repeats: dict[str, int] = {}
+        self._slot = ""
+        self._slot_fd = -1
+        self._old_runs: deque[tuple[str, int]] = deque(maxlen=_OLD_RUNS_WATCHED)
+        self._warned_elsewhere = False
+
+    def next_local_task(self) -> str:
+        """The next free name t1, t2 ...; its folder exists from now on, so no other hkrunner takes it."""
+        try:
+            self._make_root()
+            if self._next_local == 0:
+                self._next_local = 1 + _highest_local(f"{self._root}/tasks")
+            while not _mkdir_new(f"{self._root}/tasks/t{self._next_local}"):
+                self._next_local += 1
+        except OSError:  # open() meets the same trouble, and has a record to note it in
+            self._next_local = max(self._next_local, 1)
+        name = f"t{self._next_local}"
+        self._next_local += 1
+        self._reserved.add(name)
+        return name
+
+    def open(
+        self, ids: TaskIds, *, entry: str, started_at: float, extra: Mapping[str, object] = {}
+    ) -> TaskRecord:
+        """The task has its folders, its task.json says "active", and ALGO_METRICS_DIR leads to its own.
+
+        started_at: seconds since the epoch. extra: more fields for task.json. A repeated task id gets the
+        folder <task>.2, .3 ... Never raises for the disk. Blocks only in one case: files that an earlier
+        task left in the cluster's folder are copied when that lies on another file system.
+        """
+        record = TaskRecord(self, ids)
+        record._open(entry, started_at, extra)
+        return record
+
+    def close(self) -> None:
+        """The place in current/ is given back. Optional: the end of the process does the same."""
+        if self._slot_fd >= 0:
+            remove_quietly(f"{self._root}/current/{self._slot}")
+            remove_quietly(f"{self._root}/current/{self._slot}.lock")
+            os.close(self._slot_fd)
+            self._slot_fd, self._slot = -1, ""
+
+    def _make_root(self) -> None:
+        if self._made:
+            return
+        if not os.path.isdir(f"{self._root}/tasks"):
+            os.makedirs(f"{self._root}/tasks", exist_ok=True)
+            ignore = f"{self._root}/.gitignore"
+            if not os.path.exists(ignore):
+                replace_file(ignore, b"# made by hkrunner\n*\n")
+        os.makedirs(f"{self._root}/runs", exist_ok=True)
+        os.makedirs(f"{self._root}/current", exist_ok=True)
+        self._made = True
+
+    def _claim_task(self, task: str) -> str:
+        """Make the folder of the task below tasks/ and say its name."""
+        name = safe_part(task)
+        if name in self._reserved:
+            self._reserved.discard(name)
+            if os.path.isdir(f"{self._root}/tasks/{name}"):
+                return name
+        if _mkdir_new(f"{self._root}/tasks/{name}"):
+            return name
+        number = self._repeats.get(task, 1)
+        while True:
+            number += 1
+            suffix = f".{number}"
+            name = safe_part(task, limit=255 - len(suffix)) + suffix
+            if _mkdir_new(f"{self._root}/tasks/{name}"):
+                self._repeats[task] = number
+                return name
+
+    def _claim_run(self, parent: str, name: str) -> str:
+        """Make the metrics folder, fresh; a full one of that name (its task was removed by hand) is kept."""
+        number = 1
+        folder = f"{parent}/{name}"
+        while True:
+            try:
+                os.mkdir(folder)
+                return folder
+            except FileNotFoundError:
+                os.makedirs(parent, exist_ok=True)
+            except FileExistsError:
+                if _is_empty_folder(folder):
+                    return folder
+                number += 1
+                suffix = f".{number}"
+                folder = f"{parent}/{safe_part(name, limit=255 - len(suffix))}{suffix}"
+
+    def _claim_slot(self) -> str:
+        """The path current/<n> that is ours while we live."""
+        number = 0
+        while not self._slot:
+            number += 1
+            lock = f"{self._root}/current/{number}.lock"
+            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The owner before us may have removed the file between our open and our lock.
+                ours = os.fstat(fd).st_ino == os.stat(lock).st_ino
+            except (BlockingIOError, FileNotFoundError):
+                ours = False
+            except OSError:  # a file system without locks: a name that only this process has
+                os.close(fd)
+                self._slot = f"pid{os.getpid()}-{id(self):x}"
+                break
+            if ours:
+                self._slot, self._slot_fd = str(number), fd
+            else:
+                os.close(fd)
+        return f"{self._root}/current/{self._slot}"
+
+
+class TaskRecord:
+    """What is kept of one task; made by Store.open."""
+
+    def __init__(self, store: Store, ids: TaskIds) -> None:
+        self.store = store
+        self.ids = ids
+        self.name = safe_part(ids.task)
+        self.folder = store.root / "tasks" / self.name
+        self.metrics_dir = store.root / "runs"
+        self.metrics_link = self.metrics_dir
+        self.problems: list[str] = []
+        self.is_finished = False
+        self._folder = str(self.folder)
+        self._facts: dict[str, object] = {}
+        self._fds: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
+        self._noted: set[int | None] = set()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the algorithm is told: the stable path for code that reads it once, and this task's own."""
+        own = self.metrics_link if self.store.metrics_dir is not None else self.metrics_dir
+        return {"ALGO_METRICS_DIR": str(self.metrics_link), "HKRUNNER_TASK_METRICS_DIR": str(own)}
+
+    def append(self, stream: str, data: bytes) -> None:
+        """Add output of the stream "stdout" or "stderr"; above the limit it is cut, and one line says so.
+
+        Never raises. Ignored after finish().
+        """
+        if self.is_finished or not data:
+            return
+        size = self._sizes.get(stream, 0)
+        room = self.store.stream_limit_bytes - size
+        if room <= 0:
+            return
+        self._sizes[stream] = size + len(data)
+        if len(data) >= room:
+            limit = _human_bytes(self.store.stream_limit_bytes)
+            data = data[:room] + f"\n[hkrunner: {stream} is cut here, {limit} are kept of a task]\n".encode()
+            self._sizes[stream] = self.store.stream_limit_bytes
+        try:
+            fd = self._fds.get(stream)
+            if fd is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                fd = self._fds[stream] = os.open(f"{self._folder}/{stream}.log", flags, 0o666)
+            write_all(fd, data)
+        except OSError as error:
+            self._note(f"{stream}.log", error)
+
+    def write(self, name: str, data: bytes) -> None:
+        """The file holds these bytes, whole or not at all. Never raises for the disk."""
+        try:
+            replace_file(f"{self._folder}/{safe_part(name)}", data)
+        except OSError as error:
+            self._note(name, error)
+
+    def finish(self, result: Mapping[str, object]) -> None:
+        """The outcome stands in task.json, the files are closed. The first call counts, later ones do nothing."""
+        if self.is_finished:
+            return
+        self.is_finished = True
+        for fd in self._fds.values():
+            try:
+                os.close(fd)
+            except OSError as error:  # NFS reports a full disk as late as this
+                self._note("output", error)
+        self._fds.clear()
+        self._look_for_lost_metrics()
+        self._facts["status"] = "unknown"
+        self._facts.update(result)
+        if self.problems and "problems" not in result:
+            self._facts["problems"] = list(self.problems)
+        self.write("task.json", to_json(self._facts))
+
+    def _open(self, entry: str, started_at: float, extra: Mapping[str, object]) -> None:
+        store, ids = self.store, self.ids
+        self._facts = {
+            "name": self.name,
+            "taskId": ids.task,
+            "jobId": ids.job,
+            "nodeName": ids.node,
+            "pipelineName": ids.pipeline,
+            "entry": entry,
+            "status": "active",
+            "startTime": round(started_at * 1000),
+            "owner": own_identity().to_dict(),
+            **extra,
+        }
+        try:
+            store._make_root()
+            try:
+                self._make_folder()
+            except FileNotFoundError:  # somebody removed the state folder while we run
+                store._made = False
+                store._make_root()
+                self._make_folder()
+        except OSError as error:
+            self._note("the task", error)
+        self._make_metrics()
+        run = str(self.metrics_dir)
+        if run.startswith(f"{store._root}/runs/"):
+            self._facts["metricsDir"] = run[len(store._root) + 1 :]
+        self.write("task.json", to_json(self._facts))
+
+    def _make_folder(self) -> None:
+        self.name = self.store._claim_task(self.ids.task)
+        self._folder = f"{self.store._root}/tasks/{self.name}"
+        self.folder = Path(self._folder)
+        self._facts["name"] = self.name
+        for stream in STREAMS:
+            os.close(os.open(f"{self._folder}/{stream}.log", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+
+    def _make_metrics(self) -> None:
+        store, ids = self.store, self.ids
+        parent = "/".join(safe_part(part) for part in (ids.pipeline, ids.node, ids.job))
+        parent = f"{store._root}/runs/{parent}"
+        self.metrics_dir = self.metrics_link = Path(parent, self.name)
+        try:
+            run = store._claim_run(parent, self.name)
+            self.metrics_dir = Path(run)
+            link = store._claim_slot()
+            self.metrics_link = Path(link)
+        except OSError as error:
+            self._note("metrics", error)
+            self._use_temporary_metrics()
+            return
+        if store.metrics_dir is not None:
+            self._use_volume(str(store.metrics_dir), link, run)
+        try:
+            _point(link, "../" + run[len(store._root) + 1 :])
+        except OSError as error:
+            self._note("metrics", error)
+            self.metrics_link = self.metrics_dir
+
+    def _use_temporary_metrics(self) -> None:
+        """A writer in user code must not fail because our folder cannot be written."""
+        if self.store.metrics_dir is not None:
+            self.metrics_link = self.store.metrics_dir
+            return
+        try:
+            self.metrics_dir = self.metrics_link = Path(tempfile.mkdtemp(prefix="hkrunner-metrics-"))
+            self.problems.append(f"metrics of this task go to {self.metrics_dir}; nothing else keeps them")
+        except OSError:
+            pass  # nowhere to write: the sentence of the first failure stands
+
+    def _use_volume(self, volume: str, link: str, run: str) -> None:
+        """The cluster's folder is empty and shows in this task's run folder."""
+        self.metrics_link = Path(volume)
+        try:
+            os.makedirs(volume, exist_ok=True)
+            left = os.listdir(volume)
+            if left:
+                self._move_away(volume, left, link)
+            os.symlink(volume, f"{run}/{VOLUME_LINK}")
+        except (OSError, shutil.Error) as error:
+            number = error.errno if isinstance(error, OSError) else None
+            self.problems.append(
+                f"{volume} (ALGO_METRICS_DIR) could not be emptied for this task, files of earlier tasks may "
+                f"be uploaded again: {error.strerror if number else error}"
+            )
+
+    def _move_away(self, volume: str, left: list[str], link: str) -> None:
+        try:
+            owner = os.path.realpath(link, strict=True)
+        except OSError:  # no hkrunner of this state folder left them
+            stamp = local_job_id(time.time())
+            owner = self.store._claim_run(f"{self.store._root}/runs/earlier/found/{stamp}", "files")
+        target = f"{owner}/{VOLUME_LINK}"
+        if os.path.islink(target):
+            os.unlink(target)
+        os.makedirs(target, exist_ok=True)
+        for name in left:
+            shutil.move(f"{volume}/{name}", _free_name(f"{target}/{name}"))
+
+    def _look_for_lost_metrics(self) -> None:
+        """Warn once when this task has no metrics and an earlier task's folder grew meanwhile (BOARDS 1.8)."""
+        store = self.store
+        if store.metrics_dir is not None:
+            return
+        own = _bytes_below(str(self.metrics_dir))
+        if own == 0 and not store._warned_elsewhere:
+            for folder, size in store._old_runs:
+                if _bytes_below(folder) > size:
+                    store._warned_elsewhere = True
+                    self.problems.append(
+                        f"metrics of this task went to task {os.path.basename(folder)}: the writer is created "
+                        "once; create it inside start()"
+                    )
+                    break
+        if own > 0:
+            store._old_runs.append((str(self.metrics_dir), own))
+
+    def _note(self, what: str, error: OSError) -> None:
+        """One sentence per kind of trouble: a full disk would otherwise tell of itself with each line."""
+        if error.errno in self._noted:
+            return
+        self._noted.add(error.errno)
+        code = errno.errorcode.get(error.errno or 0, "")
+        self.problems.append(
+            f"{what} cannot be kept in {self._folder}: {error.strerror} ({code}); the task goes on without"
+        )
+
+
+def _mkdir_new(path: str) -> bool:
+    """Make the folder; False when the name is taken."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _highest_local(tasks: str) -> int:
+    highest = 0
+    with os.scandir(tasks) as entries:
+        for entry in entries:
+            number = entry.name[1:].partition(".")[0]
+            if entry.name.startswith("t") and number.isascii() and number.isdigit() and len(number) < 10:
+                highest = max(highest, int(number))
+    return highest
+
+
+def _is_empty_folder(path: str) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            return next(entries, None) is None
+    except NotADirectoryError:
+        return False
+
+
+def _point(link: str, target: str) -> None:
+    """The symlink leads to the target; at no time is there none."""
+    temporary = f"{link}.tmp"
+    try:
+        os.symlink(target, temporary)
+    except FileExistsError:  # a hkrunner was killed right here
+        os.unlink(temporary)
+        os.symlink(target, temporary)
+    os.replace(temporary, link)
+
+
+def _free_name(path: str) -> str:
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = f"{path}.{number}"
+    return free
+
+
+def _bytes_below(folder: str) -> int:
+    """Bytes in the files of the folder and its sub-folders, our own series left out; 0 when unreadable.
+
+    Looks at the first 1,000 files of a folder: it runs between a task's end and its answer.
+    """
+    total = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in itertools.islice(entries, 1000):
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name != RESOURCES:
+                        total += _bytes_below(entry.path)
+                else:
+                    total += entry.stat(follow_symlinks=False).st_size
+    except OSError:
+        pass
+    return total
+
+
+def _human_bytes(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count} bytes"
