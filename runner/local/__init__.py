@@ -1,0 +1,1 @@
+"""The worker that hkrunner brings along for runs without a cluster."""

@@ -1,0 +1,1 @@
+"""The child that runs user code, and what confines it."""
