@@ -1,0 +1,53 @@
+"""Every test starts from a known state, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+from support import programs
+from support.leftovers import left_processes, leftovers, take_stock
+from support.processes import MARKER, kill_all, reap
+from support.waiting import wait_until
+
+# How long what a test closed may take to go.
+SETTLE_S = 2.0
+
+# The time of one example says nothing on a shared machine; pytest-timeout bounds the whole.
+settings.register_profile("hkrunner", deadline=None)
+settings.load_profile("hkrunner")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A system temporary folder of this run: what another run leaves in /tmp is not ours."""
+    folder = tmp_path_factory.mktemp("tmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Fail a test that leaves a process, thread, descriptor, shared memory, file or control group."""
+    marker = uuid.uuid4().hex
+    before = take_stock()
+    os.environ[MARKER] = marker
+    yield
+    os.environ.pop(MARKER, None)
+    left = [f"{line} was not stopped" for line in programs.kill_started()]
+    try:
+        wait_until(lambda: not leftovers(before, marker), deadline_s=SETTLE_S, what="a clean end")
+    except AssertionError:
+        left += leftovers(before, marker)
+        processes = left_processes(before, take_stock(), marker)
+        kill_all(processes)
+        for process in processes:
+            reap(process)
+    if left:
+        pytest.fail("the test left something behind:\n" + "\n".join(left), pytrace=False)

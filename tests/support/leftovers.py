@@ -1,0 +1,119 @@
+"""What a test can leave behind: taken stock of before it, compared after it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from .processes import describe, marked
+
+SHARED_MEMORY = Path("/dev/shm")
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What there is at one moment."""
+
+    children: frozenset[psutil.Process]
+    threads: frozenset[threading.Thread]
+    descriptors: dict[int, str]
+    shared_memory: frozenset[Path]
+    temporary: frozenset[Path]
+    cgroups: frozenset[Path]
+
+
+def take_stock() -> Stock:
+    return Stock(
+        children=frozenset(psutil.Process().children(recursive=True)),
+        threads=frozenset(threading.enumerate()),
+        descriptors=open_descriptors(),
+        shared_memory=entries(SHARED_MEMORY, ""),
+        temporary=entries(Path(tempfile.gettempdir()), "hkrunner"),
+        cgroups=own_cgroups(),
+    )
+
+
+def leftovers(before: Stock, marker: str) -> list[str]:
+    """A sentence for each thing that is here now and was not before."""
+    now = take_stock()
+    processes = left_processes(before, now, marker)
+    return [
+        *(f"{describe(process)} was left running" for process in processes),
+        *(f"thread {thread.name!r} was left running" for thread in now.threads - before.threads),
+        *(
+            f"descriptor {number} was left open: {target}"
+            for number, target in now.descriptors.items()
+            if before.descriptors.get(number) != target
+        ),
+        *(
+            f"shared memory {path} was left behind"
+            for path in now.shared_memory - before.shared_memory
+            if not is_held_by_others(path, processes)
+        ),
+        *(f"{path} was left in the temporary folder" for path in now.temporary - before.temporary),
+        *(
+            f"control group {path} was left behind"
+            for path in now.cgroups - before.cgroups
+            if not has_other_members(path, processes)
+        ),
+    ]
+
+
+def left_processes(before: Stock, now: Stock, marker: str) -> set[psutil.Process]:
+    """Ours by descent or, for those that left the family, by the marker in their environment."""
+    return (set(now.children) | marked(marker)) - before.children
+
+
+def open_descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        # The descriptor that lists the folder has gone by now.
+        with contextlib.suppress(OSError):
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+def entries(folder: Path, prefix: str) -> frozenset[Path]:
+    try:
+        return frozenset(folder / name for name in os.listdir(folder) if name.startswith(prefix))
+    except FileNotFoundError:
+        return frozenset()
+
+
+def own_cgroups() -> frozenset[Path]:
+    """Folders named hkrunner* in each hierarchy: at its top, and where this process is."""
+    found: set[Path] = set()
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, place = line.split(":", 2)
+        for top in {CGROUPS, CGROUPS / controllers.removeprefix("name="), CGROUPS / "unified"}:
+            found |= entries(top, "hkrunner") | entries(top / place.lstrip("/"), "hkrunner")
+    return frozenset(found)
+
+
+def is_held_by_others(path: Path, ours: set[psutil.Process]) -> bool:
+    """Whether a process that is not ours has mapped it: other programs use shared memory too."""
+    our_pids = {os.getpid(), *(process.pid for process in ours)}
+    for pid in psutil.pids():
+        if pid in our_pids:
+            continue
+        with contextlib.suppress(OSError):
+            if str(path) in Path(f"/proc/{pid}/maps").read_text():
+                return True
+    return False
+
+
+def has_other_members(group: Path, ours: set[psutil.Process]) -> bool:
+    """Whether a process that is not ours is in it: hkrunner may run on this machine for someone else."""
+    our_pids = {os.getpid(), *(process.pid for process in ours)}
+    members: set[int] = set()
+    for folder in [group, *group.rglob("*/")]:
+        with contextlib.suppress(OSError):
+            members |= {int(pid) for pid in (folder / "cgroup.procs").read_text().split()}
+    return bool(members - our_pids)

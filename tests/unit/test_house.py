@@ -1,0 +1,222 @@
+"""The rules of the house: who may import whom, what a wheel holds, what no file may say."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support.programs import run
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("runner", "sandbox", "boards")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+# Run by the child's interpreter, which is the user's and may be as old as this.
+CHILD_PYTHON = (3, 8)
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement's target; ours is a path below the root without suffix, as parts."""
+
+    file: Path
+    line: int
+    name: str
+    ours: tuple[str, ...] | None
+    is_guarded: bool
+
+    def __str__(self) -> str:
+        return f"{self.file.relative_to(ROOT)}:{self.line} imports {self.name}"
+
+
+def imports_of(file: Path) -> Iterator[Import]:
+    """All imports of the file. Guarded: inside a function, a try block or a block for type checkers only."""
+    yield from _imports(file, ast.parse(file.read_text(encoding="utf-8"), str(file)), is_guarded=False)
+
+
+def _imports(file: Path, node: ast.AST, *, is_guarded: bool) -> Iterator[Import]:
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield Import(file, node.lineno, alias.name, None, is_guarded)
+    elif isinstance(node, ast.ImportFrom) and node.level == 0:
+        yield Import(file, node.lineno, node.module or "", None, is_guarded)
+    elif isinstance(node, ast.ImportFrom):
+        package = file.relative_to(ROOT).parent.parts
+        base = (*package[: len(package) - (node.level - 1)], *(node.module.split(".") if node.module else ()))
+        for alias in node.names:
+            ours = (*base, alias.name) if module_file((*base, alias.name)).exists() else base
+            yield Import(file, node.lineno, "." * node.level + ".".join(ours), ours, is_guarded)
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(file, child, is_guarded=is_guarded or _guards(node))
+
+
+def _guards(node: ast.AST) -> bool:
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.Try))
+
+
+ALL_IMPORTS = [found for file in SOURCES for found in imports_of(file)]
+
+
+def broken(rule: Iterator[Import]) -> str:
+    return "\n".join(str(found) for found in rule)
+
+
+def test_our_folders_import_each_other_by_relative_imports_only() -> None:
+    ours = {"hkrunner", *FOLDERS}
+    assert not broken(found for found in ALL_IMPORTS if not found.ours and found.name.split(".")[0] in ours)
+
+
+@pytest.mark.parametrize(
+    ("folder", "allowed"),
+    [("sandbox", {"sandbox"}), ("boards", {"boards", "sandbox", "root"}), ("runner", {*FOLDERS, "root"})],
+)
+def test_a_folder_imports_only_what_the_table_allows(folder: str, allowed: set[str]) -> None:
+    def target(found: Import) -> str:
+        assert found.ours is not None
+        return found.ours[0] if found.ours else "root"
+
+    assert not broken(
+        found
+        for found in ALL_IMPORTS
+        if found.file.is_relative_to(ROOT / folder)
+        and found.ours is not None
+        and target(found) not in allowed
+    )
+
+
+def test_only_the_command_line_knows_click() -> None:
+    assert not broken(
+        found
+        for found in ALL_IMPORTS
+        if found.name.split(".")[0] == "click"
+        and not (found.file.parent == ROOT / "runner" and re.fullmatch(r"cli(_\w+)?\.py", found.file.name))
+    )
+
+
+def test_only_the_link_knows_the_websocket_client() -> None:
+    assert not broken(
+        found
+        for found in ALL_IMPORTS
+        if found.name.split(".")[0] == "websocket" and found.file != ROOT / "runner" / "link.py"
+    )
+
+
+def test_the_root_module_imports_nothing() -> None:
+    assert not broken(imports_of(ROOT / "__init__.py"))
+
+
+def child_files() -> list[Path]:
+    """sandbox/child.py and all of ours that it imports, however deep."""
+    waiting, seen = [ROOT / "sandbox" / "child.py"], set()
+    while waiting:
+        file = waiting.pop()
+        if file in seen or not file.exists():
+            continue
+        seen.add(file)
+        waiting.append(file.parent / "__init__.py")
+        waiting.extend(module_file(found.ours) for found in imports_of(file) if found.ours)
+    return sorted(seen)
+
+
+def module_file(parts: tuple[str, ...]) -> Path:
+    path = ROOT.joinpath(*parts)
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def test_the_child_imports_the_standard_library_and_our_own_modules_only() -> None:
+    allowed = {*sys.stdlib_module_names, "__future__"}
+    assert not broken(
+        found
+        for file in child_files()
+        for found in imports_of(file)
+        if found.ours is None and not found.is_guarded and found.name.split(".")[0] not in allowed
+    )
+
+
+def test_the_child_is_written_for_an_old_interpreter() -> None:
+    for file in child_files():
+        tree = ast.parse(file.read_text(encoding="utf-8"), str(file), feature_version=CHILD_PYTHON)
+        is_more_than_docstring = len(tree.body) > 1
+        assert not is_more_than_docstring or "from __future__ import annotations" in ast.unparse(tree), (
+            f"{file.relative_to(ROOT)} is without `from __future__ import annotations`"
+        )
+
+
+def test_a_wheel_holds_our_modules_and_nothing_else(tmp_path: Path) -> None:
+    stage = 'scripts=$1; . "$scripts/lib.sh"; stage_sources "$2"'
+    copied = run(["sh", "-euc", stage, "sh", ROOT / "scripts", tmp_path / "copy"])
+    assert copied.status == 0, copied.stderr
+    pip_wheel = [sys.executable, "-I", "-m", "pip", "wheel", "--disable-pip-version-check", "--no-index"]
+    built = run(
+        [*pip_wheel, "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, tmp_path / "copy"],
+        deadline_s=100,
+    )
+    assert built.status == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    sources = [*SOURCES, ROOT / "__init__.py", ROOT / "__main__.py"]
+    assert "hkrunner/py.typed" in names
+    assert not [name for name in names if not name.startswith("hkrunner/")]
+    assert {name for name in names if name.endswith(".py")} == {
+        f"hkrunner/{path.relative_to(ROOT)}" for path in sources
+    }
+
+
+def tracked_texts() -> Iterator[tuple[str, str]]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    for name in listed.decode().split("\0"):
+        path = ROOT / name
+        if name and path.is_file():
+            content = path.read_bytes()
+            if b"\0" not in content:
+                yield name, content.decode("utf-8", "replace")
+
+
+# Put together here, so that this file does not hold what it looks for.
+HOSTS = ["pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "npmjs" + ".com", "deb." + "debian.org"]
+HOMES = ["root", "work", "farm", "opt/pypi", "opt/wheels"]
+A_HOST = "|".join(map(re.escape, HOSTS))
+# A slash that begins a path: not the one in examples/work, $root/work or ~/work.
+A_HOME = rf"(?<![\w.$}}~*])/(?:{'|'.join(HOMES)})/"
+FORBIDDEN = re.compile(f"{A_HOST}|{A_HOME}")
+
+
+def test_no_file_names_a_registry_or_a_place_on_one_machine() -> None:
+    hits = [
+        f"{name}:{number}: {line.strip()[:120]}"
+        for name, text in tracked_texts()
+        for number, line in enumerate(text.splitlines(), start=1)
+        if FORBIDDEN.search(line)
+    ]
+    assert not hits, "\n".join(hits)
+
+
+@pytest.mark.parametrize("line", ["cd /" + "work/main", "index https://" + HOSTS[0], "'/" + "root/.cache'"])
+def test_the_search_for_places_finds_them(line: str) -> None:
+    assert FORBIDDEN.search(line)
+
+
+@pytest.mark.parametrize("line", ["examples/work/a.py", "root / work", "$root/.venv", "/hkube/algorithm"])
+def test_the_search_for_places_leaves_others_alone(line: str) -> None:
+    assert not FORBIDDEN.search(line)
+
+
+def test_no_test_is_skipped_or_expected_to_fail() -> None:
+    words = {"skip", "skipif", "xfail", "importorskip", "skipTest", "skipUnless", "skipIf", "expectedFailure"}
+    hits = [
+        f"{file.relative_to(ROOT)}:{node.lineno}: {node.attr}"
+        for file in sorted((ROOT / "tests").rglob("*.py"))
+        if "algorithms" not in file.parts
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file)))
+        if isinstance(node, ast.Attribute) and node.attr in words
+    ]
+    assert not hits, "\n".join(hits)

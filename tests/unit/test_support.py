@@ -1,0 +1,121 @@
+"""The helpers of the tests, tested: what they promise to find, they find."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+from support.leftovers import SHARED_MEMORY, leftovers, take_stock
+from support.processes import MARKER, family, kill_all, marked, runs
+from support.programs import Program, run
+from support.waiting import wait_until
+
+SLEEPER = [sys.executable, "-I", "-c", "import time; print('up', flush=True); time.sleep(60)"]
+# Leaves a grandchild in a session of its own, which no longer has us among its parents.
+DAEMON = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(60)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_waiting_ends_at_its_deadline_and_says_for_what() -> None:
+    with pytest.raises(AssertionError, match=r"a miracle: not within 0\.02 s"):
+        wait_until(lambda: False, deadline_s=0.02, what="a miracle")
+
+
+def test_waiting_returns_the_value() -> None:
+    values = iter([0, None, "here"])
+    assert wait_until(lambda: next(values), what="a value") == "here"
+
+
+def test_a_child_left_running_is_found() -> None:
+    before = take_stock()
+    with subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL) as child:
+        (line,) = leftovers(before, "none")
+        assert f"process {child.pid} " in line and "was left running" in line
+        child.kill()
+    assert leftovers(before, "none") == []
+
+
+def test_a_daemon_is_found_by_the_marker_it_inherited() -> None:
+    before, marker = take_stock(), uuid.uuid4().hex
+    ended = subprocess.run(
+        [sys.executable, "-I", "-c", DAEMON], env={**os.environ, MARKER: marker}, timeout=10, check=True
+    )
+    assert ended.returncode == 0
+    (daemon,) = marked(marker)
+    (line,) = leftovers(before, marker)
+    assert f"process {daemon.pid} " in line
+    kill_all({daemon})
+    wait_until(lambda: not marked(marker), what="the end of the daemon")
+
+
+def test_a_thread_left_running_is_found() -> None:
+    before, end = take_stock(), threading.Event()
+    thread = threading.Thread(target=end.wait, name="left")
+    thread.start()
+    assert leftovers(before, "none") == ["thread 'left' was left running"]
+    end.set()
+    thread.join()
+
+
+def test_a_descriptor_left_open_is_found() -> None:
+    before = take_stock()
+    number = os.open(os.devnull, os.O_RDONLY)
+    assert leftovers(before, "none") == [f"descriptor {number} was left open: /dev/null"]
+    os.close(number)
+
+
+def test_shared_memory_and_temporary_files_left_are_found() -> None:
+    before, name = take_stock(), f"hkrunner-{uuid.uuid4().hex}"
+    files = [SHARED_MEMORY / name, Path(tempfile.gettempdir(), name)]
+    for file in files:
+        file.touch()
+    assert leftovers(before, "none") == [
+        f"shared memory {files[0]} was left behind",
+        f"{files[1]} was left in the temporary folder",
+    ]
+    for file in files:
+        file.unlink()
+
+
+def test_a_program_gives_its_output_and_status() -> None:
+    ended = run(["sh", "-c", "cat; echo two >&2; exit 3"], input="one\n")
+    assert (ended.status, ended.stdout, ended.stderr) == (3, "one\n", "two\n")
+
+
+def test_a_program_past_its_deadline_is_killed_with_all_it_started() -> None:
+    program = Program(["sh", "-c", "sh -c 'echo up; exec sleep 60' & wait"])
+    program.wait_for_line("up", stream="stdout")
+    processes = program.family()
+    assert len(processes) == 2
+    with pytest.raises(AssertionError, match=r"its end: not within 0\.1 s"):
+        program.wait(deadline_s=0.1)
+    assert not any(runs(process) for process in processes)
+    assert family(program.pid) == set()
+
+
+def test_a_program_that_ends_early_is_not_waited_for() -> None:
+    with (
+        Program(["sh", "-c", "echo sorry >&2; exit 4"]) as program,
+        pytest.raises(AssertionError, match=r"it ended with 4 before 'ready' came"),
+    ):
+        program.wait_for_line("ready")
+
+
+def test_a_program_is_stopped_at_the_end_of_the_block() -> None:
+    with Program(SLEEPER) as program:
+        program.wait_for_line("up", stream="stdout")
+    assert program.status == -signal.SIGTERM
