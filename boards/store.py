@@ -27,6 +27,7 @@ import itertools
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections import deque
@@ -40,6 +41,7 @@ STREAMS = ("stdout", "stderr")
 STREAM_LIMIT_BYTES = 64 * 1024 * 1024
 RESOURCES = "resources"  # our own series below a task's metrics
 VOLUME_LINK = "metrics"  # the cluster's folder below a task's metrics
+_TASK_JSON_BYTES = 4096  # one page
 _OLD_RUNS_WATCHED = 8  # folders of earlier tasks looked at for metrics that went to the wrong one
 
 
@@ -195,22 +197,37 @@ class TaskRecord:
         self.store = store
         self.ids = ids
         self.name = safe_part(ids.task)
-        self.folder = store.root / "tasks" / self.name
-        self.metrics_dir = store.root / "runs"
-        self.metrics_link = self.metrics_dir
         self.problems: list[str] = []
         self.is_finished = False
-        self._folder = str(self.folder)
+        # Texts, not Paths: a task of a millisecond would spend a tenth of it on making them.
+        self._folder = f"{store._root}/tasks/{self.name}"
+        self._metrics_dir = self._metrics_link = f"{store._root}/runs"
+        self._task_json_is_full_size = False
         self._facts: dict[str, object] = {}
         self._fds: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
         self._noted: set[int | None] = set()
 
     @property
+    def folder(self) -> Path:
+        """tasks/<name>."""
+        return Path(self._folder)
+
+    @property
+    def metrics_dir(self) -> Path:
+        """This task's own folder for good: runs/<pipeline>/<node>/<job>/<name>."""
+        return Path(self._metrics_dir)
+
+    @property
+    def metrics_link(self) -> Path:
+        """What ALGO_METRICS_DIR says, the same for all tasks of this store."""
+        return Path(self._metrics_link)
+
+    @property
     def environment(self) -> dict[str, str]:
         """What the algorithm is told: the stable path for code that reads it once, and this task's own."""
-        own = self.metrics_link if self.store.metrics_dir is not None else self.metrics_dir
-        return {"ALGO_METRICS_DIR": str(self.metrics_link), "HKRUNNER_TASK_METRICS_DIR": str(own)}
+        own = self._metrics_link if self.store.metrics_dir is not None else self._metrics_dir
+        return {"ALGO_METRICS_DIR": self._metrics_link, "HKRUNNER_TASK_METRICS_DIR": own}
 
     def append(self, stream: str, data: bytes) -> None:
         """Add output of the stream "stdout" or "stderr"; above the limit it is cut, and one line says so.
@@ -245,7 +262,7 @@ class TaskRecord:
             self._note(name, error)
 
     def finish(self, result: Mapping[str, object]) -> None:
-        """The outcome stands in task.json, the files are closed. The first call counts, later ones do nothing."""
+        """The outcome stands in task.json, the files are closed. The first call counts, others do nothing."""
         if self.is_finished:
             return
         self.is_finished = True
@@ -260,7 +277,24 @@ class TaskRecord:
         self._facts.update(result)
         if self.problems and "problems" not in result:
             self._facts["problems"] = list(self.problems)
-        self.write("task.json", to_json(self._facts))
+        data = to_json(self._facts)
+        if not (self._task_json_is_full_size and len(data) <= _TASK_JSON_BYTES and self._overwrite(data)):
+            self.write("task.json", data)
+
+    def _overwrite(self, data: bytes) -> bool:
+        """Put the outcome in place of what open() wrote; False when it must be written anew.
+
+        Both fill one page to its end, with spaces that JSON allows: a write within one page is not cut by
+        a SIGKILL, never meets a full disk, and costs a quarter of a new file and a rename.
+        """
+        try:
+            fd = os.open(f"{self._folder}/task.json", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                return os.pwrite(fd, data.ljust(_TASK_JSON_BYTES), 0) == _TASK_JSON_BYTES
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
 
     def _open(self, entry: str, started_at: float, extra: Mapping[str, object]) -> None:
         store, ids = self.store, self.ids
@@ -271,7 +305,6 @@ class TaskRecord:
             "nodeName": ids.node,
             "pipelineName": ids.pipeline,
             "entry": entry,
-            "status": "active",
             "startTime": round(started_at * 1000),
             "owner": own_identity().to_dict(),
             **extra,
@@ -287,29 +320,28 @@ class TaskRecord:
         except OSError as error:
             self._note("the task", error)
         self._make_metrics()
-        run = str(self.metrics_dir)
-        if run.startswith(f"{store._root}/runs/"):
-            self._facts["metricsDir"] = run[len(store._root) + 1 :]
-        self.write("task.json", to_json(self._facts))
+        if self._metrics_dir.startswith(f"{store._root}/runs/"):
+            self._facts["metricsDir"] = self._metrics_dir[len(store._root) + 1 :]
+        self._facts["status"] = "active"
+        data = to_json(self._facts)
+        self._task_json_is_full_size = len(data) <= _TASK_JSON_BYTES
+        self.write("task.json", data.ljust(_TASK_JSON_BYTES))
 
     def _make_folder(self) -> None:
         self.name = self.store._claim_task(self.ids.task)
         self._folder = f"{self.store._root}/tasks/{self.name}"
-        self.folder = Path(self._folder)
         self._facts["name"] = self.name
         for stream in STREAMS:
-            os.close(os.open(f"{self._folder}/{stream}.log", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+            _make_empty(f"{self._folder}/{stream}.log")
 
     def _make_metrics(self) -> None:
         store, ids = self.store, self.ids
         parent = "/".join(safe_part(part) for part in (ids.pipeline, ids.node, ids.job))
         parent = f"{store._root}/runs/{parent}"
-        self.metrics_dir = self.metrics_link = Path(parent, self.name)
+        self._metrics_dir = self._metrics_link = f"{parent}/{self.name}"
         try:
-            run = store._claim_run(parent, self.name)
-            self.metrics_dir = Path(run)
-            link = store._claim_slot()
-            self.metrics_link = Path(link)
+            run = self._metrics_dir = store._claim_run(parent, self.name)
+            link = self._metrics_link = store._claim_slot()
         except OSError as error:
             self._note("metrics", error)
             self._use_temporary_metrics()
@@ -320,22 +352,22 @@ class TaskRecord:
             _point(link, "../" + run[len(store._root) + 1 :])
         except OSError as error:
             self._note("metrics", error)
-            self.metrics_link = self.metrics_dir
+            self._metrics_link = self._metrics_dir
 
     def _use_temporary_metrics(self) -> None:
         """A writer in user code must not fail because our folder cannot be written."""
         if self.store.metrics_dir is not None:
-            self.metrics_link = self.store.metrics_dir
+            self._metrics_link = str(self.store.metrics_dir)
             return
         try:
-            self.metrics_dir = self.metrics_link = Path(tempfile.mkdtemp(prefix="hkrunner-metrics-"))
-            self.problems.append(f"metrics of this task go to {self.metrics_dir}; nothing else keeps them")
+            self._metrics_dir = self._metrics_link = tempfile.mkdtemp(prefix="hkrunner-metrics-")
+            self.problems.append(f"metrics of this task go to {self._metrics_dir}; nothing else keeps them")
         except OSError:
             pass  # nowhere to write: the sentence of the first failure stands
 
     def _use_volume(self, volume: str, link: str, run: str) -> None:
         """The cluster's folder is empty and shows in this task's run folder."""
-        self.metrics_link = Path(volume)
+        self._metrics_link = volume
         try:
             os.makedirs(volume, exist_ok=True)
             left = os.listdir(volume)
@@ -363,22 +395,22 @@ class TaskRecord:
             shutil.move(f"{volume}/{name}", _free_name(f"{target}/{name}"))
 
     def _look_for_lost_metrics(self) -> None:
-        """Warn once when this task has no metrics and an earlier task's folder grew meanwhile (BOARDS 1.8)."""
+        """Warn once when this task has no metrics, and an earlier task's folder has grown meanwhile."""
         store = self.store
         if store.metrics_dir is not None:
             return
-        own = _bytes_below(str(self.metrics_dir))
+        own = _bytes_below(self._metrics_dir)
         if own == 0 and not store._warned_elsewhere:
             for folder, size in store._old_runs:
                 if _bytes_below(folder) > size:
                     store._warned_elsewhere = True
                     self.problems.append(
-                        f"metrics of this task went to task {os.path.basename(folder)}: the writer is created "
-                        "once; create it inside start()"
+                        f"metrics of this task went to task {os.path.basename(folder)}: the writer is "
+                        "created once; create it inside start()"
                     )
                     break
         if own > 0:
-            store._old_runs.append((str(self.metrics_dir), own))
+            store._old_runs.append((self._metrics_dir, own))
 
     def _note(self, what: str, error: OSError) -> None:
         """One sentence per kind of trouble: a full disk would otherwise tell of itself with each line."""
@@ -389,6 +421,15 @@ class TaskRecord:
         self.problems.append(
             f"{what} cannot be kept in {self._folder}: {error.strerror} ({code}); the task goes on without"
         )
+
+
+def _make_empty(path: str) -> None:
+    try:
+        os.mknod(path, 0o666 | stat.S_IFREG)  # one system call of two; macOS keeps it for root
+    except FileExistsError:
+        pass
+    except PermissionError:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
 
 
 def _mkdir_new(path: str) -> bool:
