@@ -62,6 +62,11 @@ def _guards(node: ast.AST) -> bool:
     return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.Try))
 
 
+def module_file(parts: tuple[str, ...]) -> Path:
+    path = ROOT.joinpath(*parts)
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 ALL_IMPORTS = [found for file in SOURCES for found in imports_of(file)]
 
 
@@ -126,11 +131,6 @@ def child_files() -> list[Path]:
     return sorted(seen)
 
 
-def module_file(parts: tuple[str, ...]) -> Path:
-    path = ROOT.joinpath(*parts)
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
 def test_the_child_imports_the_standard_library_and_our_own_modules_only() -> None:
     allowed = {*sys.stdlib_module_names, "__future__"}
     assert not broken(
@@ -148,6 +148,13 @@ def test_the_child_is_written_for_an_old_interpreter() -> None:
         assert not is_more_than_docstring or "from __future__ import annotations" in ast.unparse(tree), (
             f"{file.relative_to(ROOT)} is without `from __future__ import annotations`"
         )
+
+
+def test_the_linter_knows_which_files_are_the_childs() -> None:
+    settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.findall(r'^"(.+)" = "py38"$', settings, re.M) == [
+        file.relative_to(ROOT).as_posix() for file in child_files()
+    ]
 
 
 def test_a_wheel_holds_our_modules_and_nothing_else(tmp_path: Path) -> None:
