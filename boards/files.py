@@ -11,6 +11,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from urllib.parse import unquote_to_bytes
 
 NAME_MAX_BYTES = 255
 # Control characters are encoded too: a name is printed on terminals.
@@ -37,6 +38,15 @@ def safe_part(text: str, *, limit: int = NAME_MAX_BYTES) -> str:
 
 def _percent(match: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in match.group().encode("utf-8", "surrogatepass"))
+
+
+def original_text(part: str) -> str:
+    """The text that safe_part made the part of; of one that was cut, the part itself."""
+    if part == "%":
+        return ""
+    if "%~" in part:
+        return part
+    return unquote_to_bytes(part).decode("utf-8", "surrogatepass") if "%" in part else part
 
 
 def replace_file(path: str, data: bytes, *, mode: int = 0o666) -> None:
@@ -76,8 +86,17 @@ def read_json(path: str) -> dict[str, object] | None:
     """The object in the file, or None when there is no readable one."""
     try:
         with open(path, "rb") as file:
-            value = json.loads(file.read())
-    except (OSError, ValueError):
+            data = file.read()
+    except OSError:
+        return None
+    return read_json_bytes(data)
+
+
+def read_json_bytes(data: bytes) -> dict[str, object] | None:
+    """The object that the text is, or None."""
+    try:
+        value = json.loads(data)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 
@@ -89,6 +108,12 @@ class Identity:
     pid: int
     started: str
     host: str
+
+    @staticmethod
+    def of(pid: int) -> Identity | None:
+        """Who runs under this pid on this host now; None when nobody does."""
+        started = process_started(pid)
+        return None if started is None else Identity(pid, started, _host())
 
     def to_dict(self) -> dict[str, object]:
         return {"pid": self.pid, "started": self.started, "host": self.host}
@@ -156,12 +181,6 @@ def _host() -> str:
     return socket.gethostname()
 
 
-def identity_of(pid: int) -> Identity | None:
-    """Who runs under this pid on this host now; None when nobody does."""
-    started = process_started(pid)
-    return None if started is None else Identity(pid, started, _host())
-
-
 _own: Identity | None = None
 
 
@@ -169,5 +188,5 @@ def own_identity() -> Identity:
     """This process; looked up once, and once more after a fork."""
     global _own
     if _own is None or _own.pid != os.getpid():
-        _own = identity_of(os.getpid()) or Identity(os.getpid(), "-", _host())
+        _own = Identity.of(os.getpid()) or Identity(os.getpid(), "-", _host())
     return _own

@@ -1,0 +1,56 @@
+"""What stands before TensorBoard in a board's process: it has no protection of its own (BOARDS 1.6)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+PROBE_HEADER = "X-Hkrunner-Probe"  # our own looks do not count as visits
+_PROBE_KEY = "HTTP_X_HKRUNNER_PROBE"
+
+
+def is_local_host(header: str) -> bool:
+    """Whether a Host header names this machine's own loopback.
+
+    Without this check any web page reads a board: it lets its own name resolve to 127.0.0.1 (DNS rebinding).
+    """
+    host = header.strip().lower()
+    host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return host in LOCAL_HOSTS
+
+
+class Guard:
+    """A WSGI application that lets through what was sent to a loopback name, and counts visits."""
+
+    def __init__(self, application: Application, prefix: str) -> None:
+        self._application = application
+        self._prefix = prefix
+        self._visited_at = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last request of a visitor, or since the start."""
+        return time.monotonic() - self._visited_at
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if not is_local_host(environ.get("HTTP_HOST", "")):
+            return refuse(start_response)
+        if _PROBE_KEY not in environ:
+            self._visited_at = time.monotonic()
+        path = environ.get("PATH_INFO", "")
+        # TensorBoard's page asks for its fonts at the root, whatever the prefix is.
+        if path.startswith("/font-roboto/"):
+            environ["PATH_INFO"] = self._prefix + path
+        return self._application(environ, start_response)
+
+
+def refuse(start_response: StartResponse) -> Iterable[bytes]:
+    body = b"This board answers to 127.0.0.1 and localhost only. Open it by one of these names.\n"
+    start_response("403 Forbidden", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]

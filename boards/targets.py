@@ -1,0 +1,145 @@
+"""Which folder a board shows, and the id that HKube would give it.
+
+    task    <task>               runs/P/N/J/T
+    batch   <job>:<node>         runs/P/N/J       the tasks of one job's node
+    node    <pipeline>:<node>    runs/P/N         all runs of a node
+    all     all                  runs
+    pick    pick:<hash>          a tree of links to hand-picked tasks, made when the board starts
+
+One folder serves every case: TensorBoard's list of folders (--logdir_spec) splits at commas and colons, which
+HKube's names hold, and turns the fast loader off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import NotFound
+from .files import original_text, read_json, safe_part
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a board is asked to show. Names that were not given and are not needed are None."""
+
+    id: str
+    type: str
+    log_dir: Path
+    task: str | None = None
+    job: str | None = None
+    node: str | None = None
+    pipeline: str | None = None
+    # Of a pick only: the link's name below log_dir, and the run folder it leads to.
+    links: tuple[tuple[str, Path], ...] = ()
+
+
+@dataclass(frozen=True)
+class JobNode:
+    """One node of one job that has run here."""
+
+    pipeline: str
+    node: str
+    folder: Path
+
+
+def nodes_of_job(root: Path, job: str) -> list[JobNode]:
+    """The nodes of a job that have run folders; empty for a job that is not known here."""
+    name = safe_part(job)
+    return [
+        JobNode(original_text(pipeline.name), original_text(node.name), node / name)
+        for pipeline in _folders(root / "runs")
+        for node in _folders(pipeline)
+        if (node / name).is_dir()
+    ]
+
+
+def task_target(root: Path, task: str, *, job: str | None = None) -> Target:
+    """The board of one task. Raises NotFound, in HKube's words where the job was given."""
+    if job is None:
+        facts = read_json(str(root / "tasks" / safe_part(task) / "task.json"))
+        run = facts.get("metricsDir") if facts else None
+        if facts is None or not isinstance(run, str):
+            raise NotFound(f"there is no task {task} in {root}", hint="hkrunner runs ls shows what there is")
+        names = (facts.get("jobId"), facts.get("nodeName"), facts.get("pipelineName"))
+        job, node, pipeline = (name if isinstance(name, str) else "" for name in names)
+        return Target(task, "task", root / run, task=task, job=job, node=node, pipeline=pipeline)
+    nodes = nodes_of_job(root, job)
+    if not nodes:
+        raise NotFound(f"pipeline {job} Not Found")
+    for found in nodes:
+        folder = found.folder / safe_part(task)
+        if folder.is_dir():
+            return Target(task, "task", folder, task=task, job=job, node=found.node, pipeline=found.pipeline)
+    # HKube core/api-server lib/service/boards.js prints an undefined here; clients may match the text.
+    raise NotFound(f"No task {task} in job {job} undefined Not Found")
+
+
+def batch_target(root: Path, job: str, node: str) -> Target:
+    """The board of all tasks of a job's node. Raises NotFound in HKube's words."""
+    nodes = nodes_of_job(root, job)
+    if not nodes:
+        raise NotFound(f"pipeline {job} Not Found")
+    for found in nodes:
+        if found.node == node:
+            return Target(f"{job}:{node}", "batch", found.folder, job=job, node=node, pipeline=found.pipeline)
+    raise NotFound(f"node {node} for job {job} Not Found")
+
+
+def node_target(root: Path, pipeline: str, node: str) -> Target:
+    """The board of a node over all its runs; as in HKube it need not have any yet."""
+    folder = root / "runs" / safe_part(pipeline) / safe_part(node)
+    return Target(f"{pipeline}:{node}", "node", folder, node=node, pipeline=pipeline)
+
+
+def all_target(root: Path) -> Target:
+    """The board of everything that is kept."""
+    return Target("all", "all", root / "runs")
+
+
+def pick_target(root: Path, tasks: Sequence[str]) -> Target:
+    """The board of hand-picked tasks, whatever their jobs. Raises NotFound."""
+    runs = sorted({task_target(root, task).log_dir for task in tasks})
+    mark = hashlib.sha256("\n".join(map(str, runs)).encode()).hexdigest()[:12]
+    folder = root / "boards" / f"pick-{mark}"
+    return Target(f"pick:{mark}", "pick", folder, links=tuple(_shortest_names(root / "runs", runs)))
+
+
+def find_target(root: Path, word: str) -> Target:
+    """The board that a single word means: a task, or a job that ran one node here. Raises NotFound."""
+    if word == "all":
+        return all_target(root)
+    try:
+        return task_target(root, word)
+    except NotFound:
+        nodes = nodes_of_job(root, word)
+    if len(nodes) == 1:
+        return batch_target(root, word, nodes[0].node)
+    if nodes:
+        names = ", ".join(found.node for found in nodes)
+        raise NotFound(f"job {word} ran more than one node: {names}", hint="choose one with --node")
+    raise NotFound(
+        f"there is neither a task nor a job {word} in {root}", hint="hkrunner runs ls shows what there is"
+    )
+
+
+def _shortest_names(runs: Path, folders: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Names for run folders that tell them apart: the task, where needed the job before it, and so on."""
+    for depth in range(1, 5):
+        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(names):
+            break
+    else:
+        names = [str(folder.relative_to(runs)) for folder in folders]
+    yield from zip(names, folders, strict=True)
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(path / entry.name for entry in entries if entry.is_dir())
+    except OSError:
+        return []
