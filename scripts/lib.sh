@@ -50,8 +50,9 @@ find_python() {
 }
 
 # other_pythons VERSION: one line "VERSION PATH" for each supported Python found, but for VERSION.
+# The oldest and the newest come first, should there be no time for all.
 other_pythons() {
-    for version in 3.13 3.12 3.11 3.10; do
+    for version in 3.10 3.13 3.12 3.11; do
         [ "$version" != "$1" ] || continue
         for candidate in "python$version" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
             found=$(probe_python "$candidate")
