@@ -1,1 +1,1 @@
-"""The worker that hkrunner brings along for runs without a cluster."""
+"""The local worker: plays HKube's worker for runs without a cluster."""

@@ -1,0 +1,66 @@
+"""json | bson | msgpack as HKube frames them on the socket, on the parent's side; no I/O.
+
+The parent never decodes a payload: `command_of` finds the command in the first bytes of a message, and
+the message travels on as it came. What it does decode and encode itself is small.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..sandbox import codec
+
+#: The parent decodes a message itself only up to this size, in bytes.
+SMALL = 1024 * 1024
+_HEAD = 256
+_JSON_HEAD = re.compile(rb'\s*\{\s*"command"\s*:\s*"([A-Za-z]{1,64})"\s*[,}]')
+_BSON_HEAD = re.compile(
+    rb"....\x03data\x00....\x02command\x00(?:[\x00-\x41]\x00\x00\x00)([A-Za-z]{1,64})\x00", re.DOTALL
+)
+_MSGPACK_HEAD = re.compile(rb"[\x81-\x8f]\xa7command(?:[\xa0-\xbf]|\xd9.)([A-Za-z]{1,64})", re.DOTALL)
+_HEADS = {"json": _JSON_HEAD, "bson": _BSON_HEAD, "msgpack": _MSGPACK_HEAD}
+
+
+def is_text(encoding: str) -> bool:
+    """The encoding travels in text frames."""
+    return encoding == "json"
+
+
+def command_of(encoding: str, head: bytes | memoryview, whole: Any) -> str:
+    """Return the command of a message; raises ValueError if it has none.
+
+    `head` is its first bytes (256 are enough), `whole` a callable that returns all of it for the case
+    that the command does not stand first (another worker may order its keys as it likes).
+    """
+    data = bytes(head[:_HEAD])
+    match = _HEADS[encoding].match(data)
+    # A name that runs into the end of the head may be cut.
+    if match is not None and match.end() < len(data) + (len(data) < _HEAD):
+        name = match.group(1)
+        if encoding == "msgpack":
+            name = _msgpack_name(data) or name
+        return name.decode()
+    message = codec.decode(encoding, whole())
+    command = message.get("command") if isinstance(message, dict) else None
+    if not isinstance(command, str):
+        raise ValueError("the message has no command")
+    return command
+
+
+def _msgpack_name(data: bytes) -> bytes:
+    """In msgpack the length of the text is told, not its end."""
+    at = 9
+    length = data[at] & 0x1F if data[at] != 0xD9 else data[at + 1]
+    begin = at + 1 if data[at] != 0xD9 else at + 2
+    return data[begin : begin + length]
+
+
+def decode(encoding: str, data: bytes | memoryview) -> Any:
+    """Return a small message. Raises ValueError for bytes that are none of this encoding."""
+    return codec.decode(encoding, data)
+
+
+def encode(encoding: str, message: dict[str, Any]) -> bytes:
+    """Return a message of ours, ready for the wire."""
+    return codec.encode(encoding, message, name="message")

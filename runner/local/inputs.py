@@ -1,0 +1,80 @@
+"""The inputs of a local run: JSON text from the command line, files and stdin, checked before anything runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+
+from ..errors import SettingsError
+
+
+def read_inputs(values: tuple[str, ...], tasks: str | None, cwd: str) -> Iterator[bytes]:
+    """Yield the input of each task, JSON text of a list. Raises SettingsError for what is no JSON."""
+    for value in values:
+        yield as_list(*_value(value, cwd))
+    if tasks is not None:
+        yield from _lines(tasks, cwd)
+
+
+def _value(value: str, cwd: str) -> tuple[bytes, str]:
+    if value == "-":
+        return _stdin(), "what stdin gives to --input -"
+    if value.startswith("@"):
+        return _file(value[1:], cwd, "--input"), f"the file {value[1:]} (--input)"
+    return os.fsencode(value), "--input"
+
+
+def _lines(name: str, cwd: str) -> Iterator[bytes]:
+    data = _stdin() if name == "-" else _file(name, cwd, "--tasks")
+    shown = "stdin" if name == "-" else name
+    for number, line in enumerate(data.splitlines(), 1):
+        if line.strip():
+            yield as_list(line, f"line {number} of {shown} (--tasks)")
+
+
+def _stdin() -> bytes:
+    return sys.stdin.buffer.read()
+
+
+def _file(name: str, cwd: str, flag: str) -> bytes:
+    path = os.path.join(cwd, os.path.expanduser(name))
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise SettingsError(f"{flag}: cannot read {name}: {error.strerror}") from None
+
+
+def as_list(data: bytes, what: str) -> bytes:
+    """Return the JSON text of a list: the value itself, or wrapped in one. Raises SettingsError."""
+    try:
+        text = data.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{what} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except RecursionError:
+        raise SettingsError(f"{what} is JSON nested too deeply") from None
+    except ValueError as error:
+        raise SettingsError(f"{what} is not JSON: {_found(data)}: {error}{_hint(data)}") from None
+    stripped = text.strip().encode()
+    return stripped if isinstance(value, list) else b"[" + stripped + b"]"
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON; write null")
+
+
+def _found(data: bytes) -> str:
+    text = data.decode("utf-8", "replace").strip()
+    return repr(text if len(text) <= 60 else text[:57] + "...") if text else "nothing"
+
+
+def _hint(data: bytes) -> str:
+    text = data.decode("utf-8", "replace").strip()
+    if text and text[0] not in "[{\"'-0123456789" and len(text) < 200:
+        return f"""; a string needs quotes: '"{text}"', a file an @: @{text}"""
+    if "'" in text and '"' not in text:
+        return "; JSON strings stand in double quotes"
+    return ""

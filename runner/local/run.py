@@ -1,0 +1,142 @@
+"""A local run: the inputs one after the other through an embedded worker, results to stdout.
+
+The algorithm is loaded before the worker is connected to, so that code that cannot be loaded is reported
+at once. The next task is handed out when the answer of the last one is printed: a slow reader of stdout
+holds the run back instead of filling memory.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+from ...boards.store import Store, local_job_id
+from ...sandbox.entry import Location
+from ..loop import Loop
+from ..messages import Failure
+from ..output import Output
+from ..result import Result
+from ..settings import Settings, worker_url
+from ..supervisor import Hooks, Supervisor
+from .worker import Answer, LocalTask, LocalWorker
+
+#: What waits for a slow reader of stdout before the next task is held back, in bytes.
+HOLD_BACK = 1024 * 1024
+
+
+class LocalRun:
+    """Runs each input as a task; `status` is the exit status in the end."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        where: Location,
+        output: Output,
+        store: Store | None,
+        inputs: Iterator[bytes],
+    ) -> None:
+        self._settings = settings
+        self._where = where
+        self._output = output
+        self._store = store
+        self._inputs = inputs
+        self._job = local_job_id(time.time())
+        self._count = 0
+        self._results: dict[str, Result] = {}
+        self.status = 0
+        hooks = Hooks(
+            on_result=self._keep,
+            on_loaded=self._loaded,
+            on_load_failed=self._load_failed,
+        )
+        self.supervisor = Supervisor(loop, settings, where, output, store, hooks)
+        self._worker = LocalWorker(loop, on_answer=self._answered, on_problem=self._problem)
+        self._connected = False
+
+    def begin(self) -> None:
+        """Start; the loop does the rest and is stopped at the end."""
+        self._port = self._worker.listen()
+        self.supervisor.preload()
+
+    def close(self) -> None:
+        """Close the worker."""
+        self._worker.close()
+
+    def _loaded(self) -> None:
+        if not self._connected:
+            self._connected = True
+            url = f"ws://127.0.0.1:{self._port}"
+            self.supervisor.connect(worker_url(url, {}, self._settings.encoding))
+            self._next()
+
+    def _load_failed(self, failure: Failure) -> None:
+        if self._connected:
+            return  # a later child: its task is answered with it
+        self._output.warn(f"✘ {failure.message}")
+        self._settle(4)
+        self.supervisor.shutdown(4)
+
+    def _next(self) -> None:
+        """Hand the next input out, or end."""
+        if self._output.out.broken:
+            self._settle(141)  # as the shell reports a writer whose reader has gone
+            self._worker.exit(0)
+            return
+        if self._output.out.waiting > HOLD_BACK:
+            self._output.out.on_drained = self._next
+            return
+        data = next(self._inputs, None)
+        if data is None:
+            self._worker.exit(0)
+            return
+        self._count += 1
+        name = self._store.next_local_task() if self._store is not None else f"t{self._count}"
+        stem = os.path.splitext(os.path.basename(self._where.shown))[0]
+        self._worker.submit(LocalTask(name, self._job, stem, stem, "local", data))
+
+    def _keep(self, result: Result) -> None:
+        self._results[result.task] = result
+        if self.supervisor.ending:
+            # No answer goes to the worker any more: this is the last that is heard of the task.
+            self._show(result)
+
+    def _answered(self, answer: Answer) -> None:
+        result = self._results.get(answer.task.task)
+        if result is not None:
+            self._show(result)
+            self._next()
+
+    def _show(self, result: Result) -> None:
+        del self._results[result.task]
+        self._settle(result.exit_status)
+        if self._settings.json:
+            self._output.result(result.line())
+        elif result.output is not None:
+            self._output.result(result.output)
+        if result.status == "failed" and result.failure is not None:
+            self._output.warn(f"✘ task {result.task} failed: {result.failure.message}")
+        elif result.status == "stopped":
+            why = f": {result.failure.message}" if result.failure is not None else ""
+            self._output.warn(f"■ task {result.task} stopped{why}")
+        else:
+            place = f" · {self._shown(result.folder)}" if result.folder is not None else ""
+            self._output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{place}")
+        for problem in result.problems:
+            self._output.warn(f"  {problem}")
+
+    def _shown(self, folder: str) -> str:
+        short = os.path.relpath(folder, self._settings.cwd)
+        return short if len(short) < len(folder) else folder
+
+    def _problem(self, text: str) -> None:
+        if not self.supervisor.ending:
+            self._output.warn(f"✘ local worker: {text}")
+
+    def _settle(self, status: int) -> None:
+        self.status = max(self.status, status)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"

@@ -1,0 +1,184 @@
+"""One thread, one selector: descriptors, timers and signals, in the order in which they become due.
+
+Callbacks must not block. An exception that a callback lets out ends `run()`: there is no state to go on
+in after it. The clock is injectable and monotonic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+Callback = Callable[[], None]
+
+
+class HasFileno(Protocol):
+    """A socket, a file."""
+
+    def fileno(self) -> int: ...
+
+
+class Timer:
+    """One call in the future; cancel() is harmless at any time."""
+
+    __slots__ = ("_callback", "at")
+
+    def __init__(self, at: float, callback: Callback) -> None:
+        self.at = at
+        self._callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        """Forget the call, if it was not made yet."""
+        self._callback = None
+
+    @property
+    def pending(self) -> bool:
+        """The call is still to be made."""
+        return self._callback is not None
+
+    def fire(self) -> None:
+        """Make the call, once."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+
+class Loop:
+    """Runs callbacks for what becomes ready or due, until stop()."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._stopped = False
+        self._signals: dict[int, Callback] = {}
+        self._old: dict[int, object] = {}
+        self._old_wakeup = -1
+        # Signals and other threads wake the selector through this pipe.
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._posted: list[Callback] = []
+        self._readers: dict[int, Callback] = {self._wake_read: self._woken}
+        self._writers: dict[int, Callback] = {}
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+
+    # ---- descriptors
+
+    def on_readable(self, fd: int | HasFileno, callback: Callback | None) -> None:
+        """Call back whenever the descriptor can be read; None takes the call back."""
+        self._set(self._readers, fd if isinstance(fd, int) else fd.fileno(), callback)
+
+    def on_writable(self, fd: int | HasFileno, callback: Callback | None) -> None:
+        """Call back whenever the descriptor can be written; None takes the call back."""
+        self._set(self._writers, fd if isinstance(fd, int) else fd.fileno(), callback)
+
+    def _set(self, table: dict[int, Callback], fd: int, callback: Callback | None) -> None:
+        if callback is None:
+            if table.pop(fd, None) is None:
+                return
+        elif table.get(fd) is not None:
+            table[fd] = callback
+            return
+        else:
+            table[fd] = callback
+        events = (selectors.EVENT_READ if fd in self._readers else 0) | (
+            selectors.EVENT_WRITE if fd in self._writers else 0
+        )
+        if not events:
+            self._selector.unregister(fd)
+        elif fd in self._selector.get_map():
+            self._selector.modify(fd, events)
+        else:
+            self._selector.register(fd, events)
+
+    # ---- time
+
+    def after(self, seconds: float, callback: Callback) -> Timer:
+        """Call back once, that many seconds from now, not before."""
+        timer = Timer(self.clock() + seconds, callback)
+        heapq.heappush(self._timers, (timer.at, next(self._order), timer))
+        return timer
+
+    # ---- signals and threads
+
+    def on_signal(self, number: int, callback: Callback) -> None:
+        """Call back in the loop when this process gets the signal. Main thread only."""
+        if not self._signals:
+            self._old_wakeup = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._signals[number] = callback
+        self._old[number] = signal.signal(number, lambda number, frame: None)
+
+    def post_from_thread(self, callback: Callback) -> None:
+        """Call back in the loop. The one method that another thread may call."""
+        self._posted.append(callback)  # list.append is atomic
+        # A full pipe means that a wake-up is under way already; a closed one, that the loop is gone.
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b"\0")
+
+    def _woken(self) -> None:
+        numbers: set[int] = set()
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._wake_read, 4096):
+                numbers.update(data)
+        for number in sorted(numbers & self._signals.keys()):
+            self._signals[number]()
+        while self._posted:
+            self._posted.pop(0)()
+
+    # ---- running
+
+    def run(self) -> None:
+        """Serve until stop()."""
+        self._stopped = False
+        while not self._stopped:
+            self.turn()
+
+    def stop(self) -> None:
+        """Have run() return after the callback that is being made."""
+        self._stopped = True
+
+    def turn(self, most_s: float | None = None) -> None:
+        """Wait for the next thing, at most this long, and serve what is ready or due."""
+        for key, mask in self._selector.select(self._wait_s(most_s)):
+            fd = key.fd
+            # A callback may have closed a descriptor that was ready as well: look each up again.
+            if mask & selectors.EVENT_READ and (callback := self._readers.get(fd)) is not None:
+                callback()
+                if self._stopped:
+                    return
+            if mask & selectors.EVENT_WRITE and (callback := self._writers.get(fd)) is not None:
+                callback()
+                if self._stopped:
+                    return
+        now = self.clock()
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2].fire()
+            if self._stopped:
+                return
+
+    def _wait_s(self, most_s: float | None) -> float | None:
+        while self._timers and not self._timers[0][2].pending:
+            heapq.heappop(self._timers)
+        if not self._timers:
+            return most_s
+        wait_s = max(0.0, self._timers[0][0] - self.clock())
+        return wait_s if most_s is None else min(wait_s, most_s)
+
+    def close(self) -> None:
+        """Give signals, descriptors and timers back."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        if self._signals:
+            signal.set_wakeup_fd(self._old_wakeup)
+        self._signals.clear()
+        self._timers.clear()
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)

@@ -1,0 +1,82 @@
+"""From Settings to an exit status: locate the code, choose local run or serving, run the loop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+from ..boards.store import Store
+from ..sandbox.entry import EntryError, Location, locate
+from .errors import EntryNotFound
+from .loop import Loop
+from .messages import Failure
+from .output import Output
+from .settings import Settings
+from .supervisor import Hooks, Supervisor
+
+
+def run(settings: Settings) -> int:
+    """Do what was asked; return the exit status. Raises HkrunnerError before anything is started."""
+    try:
+        where = locate(settings.entry, settings.path, settings.cwd)
+    except EntryError as error:
+        raise EntryNotFound(f"{error.code}: {error}") from None
+    loop = Loop()
+    output = Output(
+        loop,
+        local=settings.local,
+        quiet=settings.quiet,
+        verbose=settings.verbose,
+        encoding=sys.stderr.encoding,
+    )
+    store = Store(Path(settings.state_dir)) if settings.state_dir is not None else None
+    try:
+        if settings.local:
+            return _run_locally(loop, settings, where, output, store)
+        return _serve(loop, settings, where, output, store)
+    finally:
+        output.close()
+        loop.close()
+
+
+def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:
+    from .local.inputs import read_inputs
+    from .local.run import LocalRun
+
+    # All inputs are checked before the first task runs.
+    inputs = list(read_inputs(settings.inputs, settings.tasks, settings.cwd))
+    one = LocalRun(loop, settings, where, output, store, iter(inputs))
+    _obey_signals(loop, one.supervisor)
+    try:
+        one.begin()
+        loop.run()
+    finally:
+        one.close()
+    return max(one.status, one.supervisor.exit_status)
+
+
+def _serve(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:
+    def load_failed(failure: Failure) -> None:
+        output.warn(f"✘ {failure.message}")
+        output.warn("  every task is answered with this until it loads; it is tried again for each")
+
+    def given_up(reason: str) -> None:
+        output.warn(
+            f"hkrunner: no worker at {settings.url} within {settings.connect_timeout_s:g} s: {reason}"
+        )
+        supervisor.shutdown(5)
+
+    hooks = Hooks(on_load_failed=load_failed, on_given_up=given_up)
+    supervisor = Supervisor(loop, settings, where, output, store, hooks)
+    _obey_signals(loop, supervisor)
+    supervisor.preload()
+    supervisor.connect(settings.url)
+    loop.run()
+    return supervisor.exit_status
+
+
+def _obey_signals(loop: Loop, supervisor: Supervisor) -> None:
+    """The first one ends in order, the second kills at once."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.on_signal(number, lambda number=number: supervisor.shutdown(128 + number))  # type: ignore[misc]

@@ -1,0 +1,51 @@
+"""The worker's messages as values, and ours to it; no I/O.
+
+Source: HKube core/worker lib/algorithm-communication/messages.js. The envelope in both directions is
+`{command, data?, error?}`; data may be absent or null, and unknown keys and commands are to be expected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+# worker -> algorithm
+INITIALIZE: Final = "initialize"
+START: Final = "start"
+STOP: Final = "stop"
+EXIT: Final = "exit"
+
+# algorithm -> worker
+INITIALIZED: Final[dict[str, Any]] = {"command": "initialized"}
+STARTED: Final[dict[str, Any]] = {"command": "started"}
+STOPPED: Final[dict[str, Any]] = {"command": "stopped"}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task has no result. `message` is all that HKube's worker keeps: it says everything."""
+
+    code: str
+    message: str
+    details: str = ""
+
+    def to_message(self) -> dict[str, Any]:
+        """Return the errorMessage for the worker; `error` stands at the top level, never under data."""
+        # A message that is empty becomes "unknown error" in the worker.
+        text = self.message or f"{self.code}: no text"
+        return {
+            "command": "errorMessage",
+            "error": {"code": self.code, "message": text, "details": self.details},
+        }
+
+
+def data_of(message: Any) -> dict[str, Any]:
+    """Return the data of a decoded message; {} when it is absent, null, or no object."""
+    data = message.get("data") if isinstance(message, dict) else None
+    return data if isinstance(data, dict) else {}
+
+
+def exit_code_of(message: Any) -> int:
+    """Return the exit code an `exit` asks for; 0 when it names none that a process could have."""
+    code = data_of(message).get("exitCode")
+    return code & 0xFF if isinstance(code, int) and not isinstance(code, bool) else 0

@@ -1,0 +1,244 @@
+"""Every option, its variable, default and unit, declared once; and the frozen Settings made of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from .errors import SettingsError
+
+DEFAULT_URL = "ws://localhost:3000"
+ENCODINGS = ("json",)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of `hkrunner run`. `kind`: text, many (repeatable text), seconds, flag, or choice."""
+
+    name: str
+    flags: tuple[str, ...]
+    help: str
+    env: tuple[str, ...] = ()
+    default: Any = None
+    kind: str = "text"
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    group: str = "Algorithm"
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "entry",
+        ("-e", "--entry"),
+        "The code: a file, file.py:function, a folder, or a dotted module.  [default: main.py]",
+        ("HKRUNNER_ENTRY", "ALGORITHM_ENTRY_POINT"),
+        metavar="FILE",
+    ),
+    Option(
+        "path",
+        ("--path",),
+        "Folder of the code: first on sys.path, and its working folder.  [default: the folder of the entry]",
+        ("ALGORITHM_PATH",),
+        metavar="DIR",
+    ),
+    Option(
+        "env",
+        ("-E", "--env"),
+        "Variable for the algorithm; repeatable.",
+        kind="many",
+        metavar="NAME=VALUE",
+    ),
+    Option(
+        "grace_s",
+        ("--grace",),
+        "Seconds between asking the algorithm to stop and killing it; HKube's worker waits 10.",
+        ("HKRUNNER_GRACE",),
+        default=5.0,
+        kind="seconds",
+    ),
+    Option(
+        "input",
+        ("-i", "--input"),
+        "Run locally with this input and end; repeatable, one task each. JSON, @FILE, or - for stdin."
+        " What is not a list is wrapped in one.",
+        kind="many",
+        metavar="JSON|@FILE|-",
+        group="Local run",
+    ),
+    Option(
+        "tasks",
+        ("--tasks",),
+        "Run locally with one input a line, from a file of JSON lines (- for stdin).",
+        metavar="FILE.jsonl",
+        group="Local run",
+    ),
+    Option(
+        "json",
+        ("-j", "--json"),
+        "Print one JSON object a task: status, output, error, times, folders.",
+        kind="flag",
+        default=False,
+        group="Local run",
+    ),
+    Option(
+        "url",
+        ("--url",),
+        f"The worker.  [default: WORKER_SOCKET_PROTOCOL/HOST/PORT, else {DEFAULT_URL}]",
+        ("WORKER_SOCKET_URL",),
+        metavar="ws://HOST:PORT",
+        group="Serving a worker",
+    ),
+    Option(
+        "encoding",
+        ("--encoding",),
+        "How messages are encoded on the socket.",
+        default="json",
+        kind="choice",
+        choices=ENCODINGS,
+        group="Serving a worker",
+    ),
+    Option(
+        "connect_timeout_s",
+        ("--connect-timeout",),
+        "Give up after this many seconds without a worker (exit status 5).  [default: never]",
+        ("HKRUNNER_CONNECT_TIMEOUT",),
+        kind="seconds",
+        group="Serving a worker",
+    ),
+    Option(
+        "state_dir",
+        ("--state-dir",),
+        "Where the record of each task is kept.",
+        ("HKRUNNER_STATE_DIR",),
+        default="./.hkrunner",
+        metavar="DIR",
+        group="Records and messages",
+    ),
+    Option(
+        "no_state",
+        ("--no-state",),
+        "Keep no record of tasks.",
+        kind="flag",
+        default=False,
+        group="Records and messages",
+    ),
+    Option(
+        "quiet",
+        ("-q", "--quiet"),
+        "Say nothing but errors.",
+        kind="flag",
+        default=False,
+        group="Records and messages",
+    ),
+    Option(
+        "verbose",
+        ("-v", "--verbose"),
+        "Tell every message and change of state.",
+        kind="flag",
+        default=False,
+        group="Records and messages",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run of hkrunner was asked to do."""
+
+    entry: str | None
+    path: str | None
+    cwd: str
+    url: str
+    encoding: str
+    grace_s: float
+    connect_timeout_s: float | None
+    state_dir: str | None  #: None: no records
+    json: bool
+    quiet: bool
+    verbose: bool
+    local: bool
+    inputs: tuple[str, ...] = ()
+    tasks: str | None = None
+    python: str = sys.executable
+    child_env: Mapping[str, str] = field(default_factory=dict)
+
+
+def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Return the settings for these option values; raises SettingsError with one sentence."""
+    grace_s = _seconds(values, "grace_s", "--grace", least=0.0)
+    connect_timeout_s = _seconds(values, "connect_timeout_s", "--connect-timeout", least=0.0)
+    inputs = tuple(values.get("input") or ())
+    tasks = values.get("tasks")
+    assert grace_s is not None, "--grace has a default"
+    return Settings(
+        entry=values.get("entry"),
+        path=values.get("path"),
+        cwd=os.getcwd(),
+        url=worker_url(values.get("url"), environ, values["encoding"]),
+        encoding=values["encoding"],
+        grace_s=grace_s,
+        connect_timeout_s=connect_timeout_s,
+        state_dir=None if values.get("no_state") else os.path.abspath(values["state_dir"]),
+        json=bool(values.get("json")),
+        quiet=bool(values.get("quiet")),
+        verbose=bool(values.get("verbose")),
+        local=bool(inputs) or tasks is not None,
+        inputs=inputs,
+        tasks=tasks,
+        child_env=_variables(values.get("env") or ()),
+    )
+
+
+def _seconds(values: Mapping[str, Any], name: str, flag: str, *, least: float) -> float | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        raise SettingsError(f"{flag} wants a number of seconds, not {value!r}") from None
+    if not least <= number < 1e9:
+        raise SettingsError(f"{flag} wants a number of seconds from {least:g} on, not {value!r}")
+    return number
+
+
+def _variables(pairs: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise SettingsError(f"--env wants NAME=VALUE, not {pair!r}")
+        found[name] = value
+    return found
+
+
+def worker_url(url: str | None, environ: Mapping[str, str], encoding: str) -> str:
+    """Return the worker's URL with the query it reads on the first connection.
+
+    `url` (--url, else WORKER_SOCKET_URL), else WORKER_SOCKET_PROTOCOL, _HOST and _PORT, else
+    ws://localhost:3000. Storage is v1: the worker moves the data. Raises SettingsError.
+    """
+    if not url:
+        names = ("WORKER_SOCKET_PROTOCOL", "WORKER_SOCKET_HOST", "WORKER_SOCKET_PORT")
+        if any(environ.get(name) for name in names):
+            protocol, host, port = (environ.get(name) or "" for name in names)
+            url = f"{protocol or 'ws'}://{host or '127.0.0.1'}:{port or '3000'}"
+        else:
+            url = DEFAULT_URL
+    try:
+        parts = urlsplit(url)
+        port_number = parts.port
+    except ValueError as error:
+        raise SettingsError(f"the worker's URL {url!r} is wrong: {error}") from None
+    if parts.scheme not in ("ws", "wss") or not parts.hostname or port_number == 0:
+        raise SettingsError(f"the worker's URL must look like {DEFAULT_URL}, not {url!r}")
+    have = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    more = [
+        f"{name}={value}" for name, value in (("storage", "v1"), ("encoding", encoding)) if name not in have
+    ]
+    query = "&".join([parts.query, *more] if parts.query else more)
+    return f"{parts.scheme}://{parts.netloc}{parts.path}?{query}"

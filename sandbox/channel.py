@@ -1,0 +1,206 @@
+"""Frames between our own processes: encode, and read back incrementally. No I/O of its own.
+
+A frame is a 16-byte header and a body. The header: version (1 byte), kind (1), flags (2), task (4),
+length (8), all big-endian. `task` is the supervisor's running number of the task, 0 for none: whatever
+a child produces is tagged with it and dropped once the supervisor has moved on.
+
+A body of more than INLINE_MAX bytes does not travel in the stream. It lies in a memfd that is sent along
+with the header (SCM_RIGHTS); then the BLOB flag is set, `length` is the size of the memfd's content and no
+body bytes follow. So a reader never has to hold more than INLINE_LIMIT bytes for a frame, whatever
+the other side announces, and nothing is allocated on the word of a peer.
+
+Bodies are JSON or bytes of HKube's own messages: nothing that crosses the border can be executed.
+
+This module also runs inside the child, on Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from enum import IntEnum
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+
+VERSION = 1
+HEADER = struct.Struct("!BBHIQ")
+FLAG_BLOB = 1
+#: A body up to this size travels in the stream; above it, in a memfd. Measured: below 256 KiB the
+#: stream costs less than creating and mapping a memfd.
+INLINE_MAX = 256 * 1024
+#: What a reader accepts in the stream. Above it is no frame of ours.
+INLINE_LIMIT = 1024 * 1024
+#: What a reader accepts in a memfd: more than any message HKube's worker takes (100,000,000 bytes).
+BLOB_LIMIT = 2 * 1024**3
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+
+class Kind(IntEnum):
+    """What a frame says. The number is part of the protocol between our processes."""
+
+    # parent -> child, on the task socket (read by the child's main thread)
+    SETUP = 1  #: JSON: which entry to load and how; the first frame of all
+    INIT = 2  #: the worker's `initialize` message, as it came
+    GO = 3  #: JSON: the task's folders and environment; answer to ADMIT
+    START = 4  #: the worker's `start` message, as it came; may be empty
+    # parent -> child, on the control socket (read by the child's control thread)
+    STOP = 8  #: JSON: the options for the user's stop()
+    EXIT = 9  #: JSON: the options for the user's exit()
+    REPLY = 10  #: a message of the worker that answers a call of the code API, as it came
+    # child -> parent
+    LOADED = 16  #: JSON: what the entry offers
+    LOAD_FAILED = 17  #: JSON: an error, see errors in child.py; the child ends after it
+    ADMIT = 18  #: JSON: the ids of the task that INIT carried
+    INITIALIZED = 19  #: empty: the user's init() has returned
+    DONE = 20  #: the final `done` message, ready for the wire
+    FAILED = 21  #: JSON: an error: the task has ended without a result
+    STOPPED = 22  #: JSON: the user's stop() has returned, raised, or does not exist
+    CALL = 23  #: a message of the code API, ready for the wire
+    NOTE = 24  #: JSON: something for the runner's own log
+    # parent <-> warden
+    SPAWN = 32  #: JSON: what to execute, and how to confine it
+    KILL = 33  #: JSON: why
+    TASK = 34  #: JSON: a task begins or ends (accounting per task)
+    SPAWNED = 40  #: JSON: pid of the child, and the protection that holds
+    SAMPLE = 41  #: JSON: usage of the tree
+    ENDED = 42  #: JSON: the tree is gone; how the child ended; the last frame
+
+
+class ChannelError(Exception):
+    """The bytes are no frames of ours: says what was found, and where in the stream."""
+
+
+class Frame(NamedTuple):
+    """One unit on the channel. `fd` is the memfd that holds the body of a large frame (then `body` is
+    empty); whoever takes the frame closes it."""
+
+    kind: int
+    task: int
+    body: bytes = b""
+    fd: Optional[int] = None
+    size: int = 0
+
+
+def header(kind: int, task: int, length: int, *, blob: bool = False) -> bytes:
+    """Return the 16 bytes that announce a frame."""
+    return HEADER.pack(VERSION, kind, FLAG_BLOB if blob else 0, task, length)
+
+
+def encode(kind: int, task: int, body: Buffer = b"") -> bytes:
+    """Return a frame with its body in the stream. The body has at most INLINE_MAX bytes."""
+    assert len(body) <= INLINE_MAX, "a larger body goes into a memfd"
+    return b"".join((HEADER.pack(VERSION, kind, 0, task, len(body)), body))
+
+
+class FrameReader:
+    """Turns bytes and descriptors, cut anywhere, into frames. After an error it must not be used again."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._fds: List[int] = []
+        self._offset = 0
+
+    def feed(self, data: Buffer, fds: Sequence[int] = ()) -> List[Frame]:
+        """Return the frames that are now complete, in order.
+
+        Raises ChannelError for bytes that cannot be a frame; then all descriptors held are closed.
+        """
+        self._fds.extend(fds)
+        buffer = self._buffer
+        buffer += data
+        frames: List[Frame] = []
+        position = 0
+        size = HEADER.size
+        try:
+            while len(buffer) - position >= size:
+                version, kind, flags, task, length = HEADER.unpack_from(buffer, position)
+                if version != VERSION or flags & ~FLAG_BLOB:
+                    found = bytes(buffer[position : position + size]).hex()
+                    raise ChannelError(f"bad frame at byte {self._offset + position}: {found}")
+                if flags & FLAG_BLOB:
+                    if length > BLOB_LIMIT:
+                        raise ChannelError(_too_large(length, BLOB_LIMIT))
+                    if not self._fds:
+                        raise ChannelError(f"frame at byte {self._offset + position} came without its memory")
+                    frames.append(Frame(kind, task, b"", self._fds.pop(0), length))
+                    position += size
+                    continue
+                if length > INLINE_LIMIT:
+                    raise ChannelError(_too_large(length, INLINE_LIMIT))
+                end = position + size + length
+                if len(buffer) < end:
+                    break
+                frames.append(Frame(kind, task, bytes(buffer[position + size : end]), None, length))
+                position = end
+        except ChannelError:
+            for frame in frames:
+                if frame.fd is not None:
+                    os.close(frame.fd)
+            self.close()
+            raise
+        if position:
+            del buffer[:position]
+            self._offset += position
+        return frames
+
+    @property
+    def partial(self) -> int:
+        """Bytes of a frame that is not complete yet."""
+        return len(self._buffer)
+
+    def close(self) -> None:
+        """Close the descriptors of frames that never became complete, and forget the bytes."""
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+        self._buffer.clear()
+
+
+def _too_large(length: int, limit: int) -> str:
+    return f"frame of {_decimal(length)}, limit {_decimal(limit)}"
+
+
+def _decimal(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} EB"
+
+
+# A memfd of ours can be written again (it is kept from one large message to the next), but never be
+# made shorter: a reader that maps it would be killed by SIGBUS (measured), one that reads it cut off.
+_F_ADD_SEALS = 1033
+_F_GET_SEALS = 1034
+_F_SEAL_SEAL = 1
+_F_SEAL_SHRINK = 2
+
+
+def seal(fd: int) -> None:
+    """Make it impossible for anybody to shorten this memfd, or to seal it any further."""
+    fcntl.fcntl(fd, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_SEAL)
+
+
+def blob_problem(fd: int, size: int) -> Optional[str]:
+    """Return why this descriptor must not be trusted to hold `size` bytes, None if it may be."""
+    try:
+        seals = fcntl.fcntl(fd, _F_GET_SEALS)
+    except OSError:
+        return "not a memory file"
+    if not seals & _F_SEAL_SHRINK:
+        return "not sealed against truncation"
+    found = os.fstat(fd).st_size
+    if found < size:
+        return f"{found} bytes where {size} were announced"
+    return None
+
+
+def fds_of(ancillary: Sequence[Tuple[int, int, bytes]]) -> List[int]:
+    """Return the descriptors in the ancillary data of recvmsg()."""
+    fds: List[int] = []
+    for level, kind, data in ancillary:
+        if level == 1 and kind == 1:  # SOL_SOCKET, SCM_RIGHTS
+            count = len(data) // 4
+            fds.extend(struct.unpack(f"={count}i", data[: count * 4]))
+    return fds

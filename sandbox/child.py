@@ -1,0 +1,426 @@
+"""The child's main: takes its channel out of the user's reach, loads the entry, serves task after task.
+
+Theory of operation
+-------------------
+The main thread reads the *task socket* (SETUP, INIT, GO, START) and runs the user's init and start:
+signals, plotting and deep-learning libraries want the main thread. The control thread reads the *control
+socket* (STOP, EXIT, REPLY), so a stop is heard while start() runs; the user's stop() runs in a thread of
+its own, so that one that hangs does not keep replies from arriving. Everything goes back over the task
+socket, whole frames under one lock.
+
+Descriptors: 0 is empty, 1 and 2 are pipes to the parent, the two sockets and the file for faulthandler
+are moved above 100 and closed on exec, so programs started by the user never see them. A process that
+the user's code forks does have them: it never writes, because every frame checks the pid.
+
+The order at the end of a task: the user's output is flushed, the result is kept in the task's folder,
+then DONE or FAILED goes out. Nothing here waits with a deadline: the parent has the clock and the kill.
+
+Runs on Python 3.8 and newer; imports the standard library and our own few modules only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import fcntl
+import inspect
+import json
+import os
+import socket
+import sys
+import threading
+from typing import Any, Callable, Dict, FrozenSet, List, NoReturn, Optional
+
+from . import codec, failure
+from . import entry as entries
+from .api import Api
+from .channel import INLINE_MAX, Frame, FrameReader, Kind, encode, fds_of, header, seal
+
+#: Descriptors of ours go above this, where no program expects any.
+HIGH = 100
+
+
+def main(bare: FrozenSet[str]) -> NoReturn:
+    """Run as the child; argv: role, task socket, control socket, file for faulthandler's stacks."""
+    tasks, control, fault = (_move_up(int(number)) for number in sys.argv[2:5])
+    faulthandler.enable(fault, all_threads=True)
+    channel = Channel(tasks)
+    frame = channel.receive()
+    if frame is None:
+        sys.exit(0)
+    setup = json.loads(frame.body)
+    Child(channel, socket.socket(fileno=control), setup).run(bare)
+
+
+def _move_up(fd: int) -> int:
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    os.close(fd)
+    return moved
+
+
+class Channel:
+    """The task socket: frames in for the main thread, frames out for every thread of this process."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._reader = FrameReader()
+        self._ready: List[Frame] = []
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._blob: Optional[int] = None
+
+    def receive(self) -> Optional[Frame]:
+        """Wait for the next frame; None when the parent will send no more."""
+        while not self._ready:
+            data, ancillary, _, _ = self._socket.recvmsg(65536, 256, _CLOEXEC)
+            fds = fds_of(ancillary)
+            if not data and not fds:
+                return None
+            self._ready = self._reader.feed(data, fds)
+        return self._ready.pop(0)
+
+    def send(self, kind: Kind, task: int, body: bytes = b"", *, keep: bool = False) -> None:
+        """Send one frame, whole. Waits while the parent does not read.
+
+        `keep`: a large body may use the one memfd that is kept from task to task; the parent has done
+        with the last one by the time the next task begins.
+        """
+        if os.getpid() != self._pid:
+            # A process forked by the user's code that came back here instead of ending.
+            _leave_fork()
+        with self._lock:
+            if len(body) <= INLINE_MAX:
+                self._socket.sendall(encode(kind, task, body))
+                return
+            fd = self._filled(body, keep)
+            try:
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+                self._socket.sendmsg([header(kind, task, len(body), blob=True)], rights)
+            finally:
+                if not keep:
+                    os.close(fd)
+
+    def _filled(self, body: bytes, keep: bool) -> int:
+        """Return a memfd with this content. A kept one has its pages already: 4 times faster to fill."""
+        fd = self._blob if keep else None
+        if fd is None:
+            fd = _new_blob()
+            if keep:
+                self._blob = fd
+        view = memoryview(body)
+        done = 0
+        while done < len(view):
+            done += os.pwrite(fd, view[done:], done)
+        return fd
+
+
+def _new_blob() -> int:
+    fd = os.memfd_create("hkrunner", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    finally:
+        os.close(fd)
+    seal(high)
+    return high
+
+
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+def _leave_fork() -> NoReturn:
+    with contextlib.suppress(Exception):
+        _flush()
+    os._exit(0)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # A user may have closed or replaced them with anything.
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+class _MovedOn(Exception):
+    """The supervisor wants no more of this task; it has sent the next one, or closed the socket."""
+
+
+class Child:
+    """Serves the tasks of one entry until the parent closes the task socket."""
+
+    def __init__(self, channel: Channel, control: socket.socket, setup: Dict[str, Any]) -> None:
+        self._channel = channel
+        self._control = control
+        self._where = entries.Location(*setup["where"])
+        self._encoding: str = setup["encoding"]
+        self._python_path: List[str] = setup["python_path"]
+        self._entry: Optional[entries.Entry] = None
+        self._task = 0
+        self._api: Optional[Api] = None
+        self._state = threading.Lock()
+        self._exit: Optional[Dict[str, Any]] = None
+        self._cancel: Optional[Callable[[], object]] = None
+        self._pid = os.getpid()
+        self._next: Optional[Frame] = None
+
+    def run(self, bare: FrozenSet[str]) -> NoReturn:
+        """Load the entry, serve, and end as the user's exit() and the interpreter end."""
+        self._restore_environment()
+        threading.Thread(target=self._listen, name="hkrunner-control", daemon=True).start()
+        self._load(bare)
+        while True:
+            frame, self._next = self._next or self._channel.receive(), None
+            if frame is None:
+                break
+            if frame.kind == Kind.INIT:
+                self._serve(frame)
+        self._say_goodbye()
+
+    def _restore_environment(self) -> None:
+        # It was withheld so that our own imports could not find files of the user's.
+        if self._python_path:
+            os.environ["PYTHONPATH"] = os.pathsep.join(self._python_path)
+
+    def _load(self, bare: FrozenSet[str]) -> None:
+        try:
+            loaded = entries.load(self._where, bare=bare, python_path=self._python_path)
+        except entries.EntryError as error:
+            self._refuse({"code": error.code, "message": f"{error.code}: {error}", "details": ""})
+        except BaseException as error:  # noqa: BLE001 - the edge of user code: whatever it raises is an answer
+            self._refuse(self._import_failure(error))
+        self._entry = loaded
+        _flush()
+        methods = [name for name in entries.METHODS if getattr(loaded, name) is not None]
+        self._send_json(Kind.LOADED, 0, {"methods": methods, "python": sys.version.split()[0]})
+
+    def _import_failure(self, error: BaseException) -> Dict[str, Any]:
+        told = failure.describe(error, self._where.folder, code="IMPORT_FAILED", during=" during import")
+        if isinstance(error, ModuleNotFoundError):
+            told["message"] = told["message"].replace(
+                " during import", f" (python: {failure.interpreter()})", 1
+            )
+        return told
+
+    def _refuse(self, told: Dict[str, Any]) -> NoReturn:
+        _flush()
+        self._send_json(Kind.LOAD_FAILED, 0, told)
+        # Nothing of the user's has to be wound down; a thread it started must not hold us up.
+        os._exit(0)
+
+    # ---- one task, in the main thread
+
+    def _serve(self, frame: Frame) -> None:
+        task = frame.task
+        entry = self._entry
+        assert entry is not None, "tasks are served after LOADED"
+        folder: Optional[str] = None
+        try:
+            args = self._admit(frame)
+            folder = self._go()
+            if folder is not None:
+                self._keep(folder, "input.json", codec.json_text(args.get("input")))
+            api = Api()
+            with self._state:
+                self._task, self._api = task, api
+            if entry.init is not None:
+                self._call(entry.init, "init", 1, args, api)
+            _flush()
+            self._channel.send(Kind.INITIALIZED, task)
+            start = self._channel.receive()
+            if start is None or start.kind != Kind.START:
+                self._next = start
+                raise _MovedOn
+            result = self._call(entry.start, self._where.function, 2, args, api)
+            self._finish(task, folder, result)
+        except _MovedOn:
+            return
+        except codec.ResultInvalid as error:
+            self._fail(
+                task, folder, {"code": "RESULT_INVALID", "message": f"RESULT_INVALID: {error}", "details": ""}
+            )
+        except codec.ResultTooLarge as error:
+            self._fail(
+                task,
+                folder,
+                {"code": "RESULT_TOO_LARGE", "message": f"RESULT_TOO_LARGE: {error}", "details": ""},
+            )
+        except entries.EntryError as error:
+            self._fail(task, folder, {"code": error.code, "message": f"{error.code}: {error}", "details": ""})
+        except BaseException as error:  # the edge of user code: whatever it raises is an answer
+            if os.getpid() != self._pid:
+                raise
+            self._fail(task, folder, failure.describe(error, self._where.folder))
+            if isinstance(error, SystemExit):
+                raise
+        finally:
+            with self._state:
+                self._task, self._api = 0, None
+
+    def _admit(self, frame: Frame) -> Dict[str, Any]:
+        """Decode the task and tell the parent its ids; returns what init and start get."""
+        try:
+            if frame.fd is not None:
+                message = codec.decode(self._encoding, _mapped(frame.fd, frame.size))
+            else:
+                message = codec.decode(self._encoding, frame.body)
+        except ValueError as error:
+            raise entries.EntryError(
+                "RUNNER_ERROR", f"the worker's initialize is no {self._encoding}: {error}"
+            ) from None
+        finally:
+            if frame.fd is not None:
+                os.close(frame.fd)
+        data, ids = codec.ids_of(message)
+        data.setdefault("input", [])
+        self._send_json(Kind.ADMIT, frame.task, ids)
+        return data
+
+    def _go(self) -> Optional[str]:
+        """Take the task's folders; returns the one for its record, None when nothing is kept."""
+        frame = self._channel.receive()
+        if frame is None or frame.kind != Kind.GO:
+            raise _MovedOn
+        told = json.loads(frame.body)
+        os.environ.update(told.get("env") or {})
+        folder: Optional[str] = told.get("folder")
+        return folder
+
+    def _call(self, function: Callable[..., Any], name: str, most: int, args: Any, api: Api) -> Any:
+        places, keyword = entries.call_with(function, name, self._where.shown, most)
+        given = (args, api)[:places]
+        result = function(*given, **({keyword: api} if keyword else {}))
+        if inspect.iscoroutine(result):
+            result = asyncio.run(self._awaited(result))
+        if os.getpid() != self._pid:
+            _leave_fork()  # a fork of the user's that returned from their function
+        return result
+
+    async def _awaited(self, coroutine: Any) -> Any:
+        """Run the coroutine so that a stop can cancel it."""
+        running = asyncio.ensure_future(coroutine)
+        loop = asyncio.get_running_loop()
+        with self._state:
+            self._cancel = lambda: loop.call_soon_threadsafe(running.cancel)
+        try:
+            return await running
+        except asyncio.CancelledError:
+            if self._api is not None and self._api.stopping:
+                return None
+            raise
+        finally:
+            with self._state:
+                self._cancel = None
+
+    def _finish(self, task: int, folder: Optional[str], result: Any) -> None:
+        wire = codec.encode(self._encoding, {"command": "done", "data": result})
+        if folder is not None:
+            self._keep(
+                folder, "output.json", _data_of(wire) if self._encoding == "json" else codec.json_text(result)
+            )
+        del result
+        _flush()
+        self._channel.send(Kind.DONE, task, wire, keep=True)
+
+    def _fail(self, task: int, folder: Optional[str], told: Dict[str, Any]) -> None:
+        _flush()
+        self._send_json(Kind.FAILED, task, told)
+
+    def _keep(self, folder: str, name: str, data: Optional[bytes]) -> None:
+        """Keep a value in the task's folder; a full disk or a removed folder does not fail the task."""
+        if data is None:
+            return
+        part = os.path.join(folder, f".{name}.part")
+        try:
+            with open(part, "wb", buffering=0) as file:
+                file.write(data)
+            os.replace(part, os.path.join(folder, name))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+            self._send_json(Kind.NOTE, self._task, {"problem": f"{name} was not kept: {error}"})
+
+    # ---- stop and exit, in the control thread
+
+    def _listen(self) -> None:
+        reader = FrameReader()
+        while True:
+            try:
+                data = self._control.recv(65536)
+            except OSError:
+                return
+            if not data:
+                return
+            for frame in reader.feed(data):
+                if frame.kind == Kind.STOP:
+                    self._begin_stop(frame.task, json.loads(frame.body))
+                elif frame.kind == Kind.EXIT:
+                    self._exit = json.loads(frame.body)
+                    self._begin_stop(0, {"forceStop": True})
+
+    def _begin_stop(self, task: int, options: Dict[str, Any]) -> None:
+        with self._state:
+            api, running = self._api, self._task
+            if api is None or (task and task != running):
+                return  # that task has ended meanwhile; its answer is on its way
+            api._stopping.set()
+        threading.Thread(
+            target=self._stop, args=(running, options), name="hkrunner-stop", daemon=True
+        ).start()
+
+    def _stop(self, task: int, options: Dict[str, Any]) -> None:
+        """Call the user's stop(), then cancel a start() that is a coroutine."""
+        told: Dict[str, Any] = {"existed": False}
+        function = self._entry.stop if self._entry is not None else None
+        if function is not None:
+            told = {"existed": True}
+            try:
+                places, _ = entries.call_with(function, "stop", self._where.shown, 1)
+                result = function(*(options,)[:places])
+                if inspect.iscoroutine(result):
+                    asyncio.run(result)
+            except BaseException as error:  # noqa: BLE001 - the edge of user code
+                told["error"] = failure.describe(error, self._where.folder, during=" in stop()")["message"]
+        with self._state:
+            cancel = self._cancel
+        if cancel is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has closed meanwhile
+                cancel()
+        self._send_json(Kind.STOPPED, task, told)
+
+    def _say_goodbye(self) -> NoReturn:
+        """Call the user's exit(), and end with the code the worker asked for."""
+        options = self._exit or {"exitCode": 0}
+        function = self._entry.exit if self._entry is not None else None
+        if function is not None and self._exit is not None:
+            try:
+                places, _ = entries.call_with(function, "exit", self._where.shown, 1)
+                result = function(*(options,)[:places])
+                if inspect.iscoroutine(result):
+                    asyncio.run(result)
+            except SystemExit:
+                pass  # it wanted to end: so it does
+            except BaseException as error:  # noqa: BLE001 - the edge of user code
+                told = failure.describe(error, self._where.folder, during=" in exit()")
+                self._send_json(Kind.NOTE, 0, {"problem": told["message"]})
+        code = options.get("exitCode")
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def _send_json(self, kind: Kind, task: int, body: Dict[str, Any]) -> None:
+        # Text from user code may hold lone surrogates: ASCII JSON carries them.
+        data = json.dumps(body).encode()
+        with contextlib.suppress(OSError):  # the parent is gone: the warden ends us in a moment
+            self._channel.send(kind, task, data[:INLINE_MAX] if len(data) <= INLINE_MAX else b"{}")
+
+
+def _mapped(fd: int, size: int) -> memoryview:
+    import mmap
+
+    return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ))[:size]
+
+
+_DONE = b'{"command":"done","data":'
+
+
+def _data_of(wire: bytes) -> Optional[bytes]:
+    """Return the result's own JSON out of the message it travels in."""
+    return wire[len(_DONE) : -1] if wire.startswith(_DONE) else None

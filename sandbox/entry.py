@@ -1,0 +1,268 @@
+"""Find and import the user's code; say in one sentence what is missing.
+
+`locate` runs in the parent (before anything is started), `load` in the child. Python 3.8 and newer.
+
+How the code is imported: its folder is first on sys.path and is the working folder, as in HKube, so
+`import helper` finds the helper beside it. An entry that says `from . import helper` needs a package:
+then the folder becomes one, under its own name, with its `__init__.py` run first if it has one. Otherwise
+the entry is an ordinary top-level module, so that what it defines can be pickled and found again by
+multiprocessing's spawn.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
+
+DEFAULT_ENTRY = "main.py"
+METHODS = ("start", "init", "stop", "exit")
+
+
+class EntryError(Exception):
+    """The entry cannot be used: a code of our list, and one sentence."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+class Location(NamedTuple):
+    """Where the code lies: `folder` is the working folder, `module` the dotted name below it,
+    `function` what stands in for `start`; `file` is empty for a module that is only known by name."""
+
+    folder: str
+    module: str
+    function: str
+    file: str
+
+    @property
+    def shown(self) -> str:
+        """The name a user knows it by."""
+        return os.path.relpath(self.file, self.folder) if self.file else self.module
+
+
+def locate(entry: Optional[str], path: Optional[str], cwd: str) -> Location:
+    """Return where the entry lies. Raises EntryError(ENTRY_NOT_FOUND) when there is no such code.
+
+    `entry`: a file, `file.py:function`, a folder, or a dotted module; None means main.py.
+    `path`: the folder of the code; None means the folder of the entry's file, else `cwd`.
+    """
+    name, function = _split_function(entry or DEFAULT_ENTRY)
+    folder = os.path.abspath(os.path.join(cwd, os.path.expanduser(path))) if path else None
+    if folder is not None and not os.path.isdir(folder):
+        raise EntryError("ENTRY_NOT_FOUND", f"no folder {path} in {cwd} (--path)")
+    for base in [folder or cwd] if folder in (None, cwd) else [folder or cwd, cwd]:
+        found = os.path.abspath(os.path.join(base, os.path.expanduser(name)))
+        if os.path.isdir(found):
+            return _in_folder(found, function)
+        if os.path.isfile(found):
+            return _of_file(found, folder, function)
+        if not name.endswith(".py") and os.path.isfile(found + ".py"):
+            return _of_file(found + ".py", folder, function)
+    if not name.endswith(".py") and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
+        base = folder or cwd
+        parts = name.split(".")
+        for tail in (os.path.join(*parts) + ".py", os.path.join(*parts, "__init__.py")):
+            if os.path.isfile(os.path.join(base, tail)):
+                return Location(base, name, function, os.path.join(base, tail))
+        if len(parts) > 1:
+            return Location(base, name, function, "")  # an installed package: the import tells
+    if name.endswith(".ipynb"):
+        raise EntryError("ENTRY_NOT_FOUND", f"{name} is a notebook; save its code as a .py file")
+    base = folder or os.path.dirname(os.path.join(cwd, name)) or cwd
+    hint = _python_files(base)
+    raise EntryError(
+        "ENTRY_NOT_FOUND",
+        f"no file {os.path.basename(name)} in {base} (working folder: {cwd})"
+        + (f"; there is: {', '.join(hint)}" if hint else ""),
+    )
+
+
+def _split_function(entry: str) -> Tuple[str, str]:
+    name, colon, function = entry.rpartition(":")
+    if colon and function.isidentifier():
+        return name, function
+    return entry, "start"
+
+
+def _in_folder(folder: str, function: str) -> Location:
+    for name in (os.environ.get("ALGORITHM_ENTRY_POINT") or DEFAULT_ENTRY, os.path.basename(folder) + ".py"):
+        if os.path.isfile(os.path.join(folder, name)):
+            return _of_file(os.path.join(folder, name), folder, function)
+    files = _python_files(folder)
+    raise EntryError(
+        "ENTRY_NOT_FOUND",
+        f"no {DEFAULT_ENTRY} in the folder {folder}"
+        + (
+            f"; there is: {', '.join(files)}: name one with --entry" if files else "; it holds no Python file"
+        ),
+    )
+
+
+def _of_file(file: str, folder: Optional[str], function: str) -> Location:
+    if not file.endswith(".py"):
+        raise EntryError("ENTRY_NOT_FOUND", f"{file} is no Python file: its name must end in .py")
+    inside = os.path.relpath(file, folder) if folder else os.path.basename(file)
+    if folder is None or inside.startswith(os.pardir):
+        folder, inside = os.path.dirname(file), os.path.basename(file)
+    module = inside[:-3].replace(os.sep, ".")
+    return Location(folder, module, function, file)
+
+
+def _python_files(folder: str) -> List[str]:
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".py"))
+    except OSError:
+        return []
+    return names[:8] + (["…"] if len(names) > 8 else [])
+
+
+class Entry(NamedTuple):
+    """The user's functions; None for those that are not there."""
+
+    start: Callable[..., Any]
+    init: Optional[Callable[..., Any]]
+    stop: Optional[Callable[..., Any]]
+    exit: Optional[Callable[..., Any]]
+
+
+def load(where: Location, *, bare: FrozenSet[str], python_path: List[str]) -> Entry:
+    """Import the entry and return its functions.
+
+    `bare`: names of the modules a bare interpreter has, which no file of the user's can stand in for.
+    Raises EntryError for what is missing; what the user's code itself raises passes through.
+    """
+    sys.path[:0] = [where.folder, *python_path]
+    make_way(where.folder, bare)
+    module = _import(where)
+    return entry_of(module, where)
+
+
+def make_way(folder: str, bare: FrozenSet[str]) -> None:
+    """Forget modules we have imported for ourselves that the user's folder has files of the same name for.
+
+    Our own code keeps the ones it holds; the user's `import json` then finds the user's json.py, as it
+    would in a plain interpreter.
+    """
+    try:
+        own = {name.partition(".")[0] for name in os.listdir(folder)}
+    except OSError:
+        return
+    for name in list(sys.modules):
+        top = name.partition(".")[0]
+        if top in own and name not in bare and top not in bare and top != "_hkrunner":
+            del sys.modules[name]
+
+
+def _import(where: Location) -> Any:
+    name = where.module
+    if not where.file:
+        return importlib.import_module(name)
+    package = _package_needed(where)
+    if package:
+        return importlib.import_module(f"{package}.{name}")
+    if "." not in name and (name in sys.modules or not name.isidentifier()):
+        # A file named like something the interpreter itself runs on (io.py), or like no module at all
+        # (my-alg.py): under a name of its own.
+        return _import_file("entry_" + re.sub(r"\W", "_", name), where.file)
+    return importlib.import_module(name)
+
+
+def _import_file(name: str, file: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None, "a .py file always has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _package_needed(where: Location) -> str:
+    """Return the name under which the folder must be a package, "" when it need not be one."""
+    init = os.path.join(where.folder, "__init__.py")
+    try:
+        with open(where.file, "rb") as file:
+            relative = re.search(rb"^[ \t]*from[ \t]+\.", file.read(), re.MULTILINE)
+        has_init = os.path.exists(init) and os.path.getsize(init) > 0
+    except OSError:
+        return ""
+    inside = "." in where.module
+    if not has_init and (relative is None or inside):
+        return ""
+    name = os.path.basename(where.folder)
+    if not name.isidentifier() or name in sys.modules:
+        name = "algorithm_unique_folder"
+    else:
+        # Only so that a process started by multiprocessing's spawn finds the package again.
+        sys.path.append(os.path.dirname(where.folder))
+    spec = importlib.util.spec_from_file_location(
+        name, init if os.path.exists(init) else None, submodule_search_locations=[where.folder]
+    )
+    if spec is None:
+        from importlib.machinery import ModuleSpec
+
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [where.folder]
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if spec.loader is not None:
+        spec.loader.exec_module(module)
+    return name
+
+
+def entry_of(module: Any, where: Location) -> Entry:
+    """Return the functions of an imported entry; raises EntryError(ENTRY_INVALID) if it has no start."""
+    found: Dict[str, Any] = {}
+    for method in METHODS:
+        name = where.function if method == "start" else method
+        value = getattr(module, name, None)
+        if value is None and method == "init":
+            value = getattr(module, "initialize", None)
+        if value is not None and not callable(value):
+            raise EntryError(
+                "ENTRY_INVALID", f"{name} in {where.shown} is no function but {type(value).__name__}"
+            )
+        found[method] = value
+    if found["start"] is None:
+        names = [
+            name
+            for name, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module.__name__
+        ]
+        has = f"it has: {', '.join(names[:12])}" if names else "it has no functions"
+        raise EntryError("ENTRY_INVALID", f"{where.shown} has no function {where.function}(args, api); {has}")
+    call_with(found["start"], where.function, where.shown, 2)
+    return Entry(**found)
+
+
+def call_with(function: Callable[..., Any], name: str, shown: str, most: int) -> Tuple[int, Optional[str]]:
+    """Return how to call: the number of positional arguments, and a keyword for the code API or None.
+
+    `most` is the number of arguments we have to give. Bound methods, partials and callable objects
+    count as inspect.signature sees them. Raises EntryError(ENTRY_INVALID) when no call can fit.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return 1, None  # a builtin that does not tell
+    places = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    needed = [one for one in places if one.default is one.empty]
+    keywords = [one for one in parameters if one.kind is one.KEYWORD_ONLY]
+    keyword = next((one.name for one in keywords if one.name in API_NAMES), None)
+    unknown = [one.name for one in keywords if one.default is one.empty and one.name != keyword]
+    if len(needed) > most or unknown:
+        wants = ", ".join([one.name for one in needed] + unknown)
+        gives = "args, api" if most == 2 else "args"
+        raise EntryError("ENTRY_INVALID", f"{name} in {shown} wants ({wants}); it is called with ({gives})")
+    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        return most, keyword if len(places) < most and most != 2 else None
+    return min(len(places), most), keyword
+
+
+#: Names under which a keyword-only parameter of start() is taken for the code API.
+API_NAMES = ("api", "hkube_api", "hkubeApi", "hkubeapi")

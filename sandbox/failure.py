@@ -1,0 +1,159 @@
+"""How an exception of the user's code is told: one bounded message, most important first.
+
+Runs in the child, on Python 3.8 and newer. HKube's worker keeps only `error.message`, so everything a
+user needs stands in it: the code, type and text, the last line of their own code, then their frames.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+import traceback
+from typing import Any, Dict, List, Optional
+
+#: Longest text taken from an exception, longest message, longest details; in characters.
+TEXT_MAX = 4_000
+MESSAGE_MAX = 12_000
+DETAILS_MAX = 60_000
+
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_LIBRARIES = tuple(
+    {sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
+
+
+def cut(text: str, most: int) -> str:
+    """Return the text, with its middle left out when it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    head = most * 2 // 3
+    return f"{text[:head]}\n… {len(text) - most:,} characters left out …\n{text[head - most :]}"
+
+
+def text_of(error: BaseException) -> str:
+    """Return str(error), whatever its __str__ does."""
+    try:
+        return cut(str(error), TEXT_MAX)
+    except BaseException as second:  # noqa: BLE001 - user code, at its worst: its __str__ may do anything
+        return f"<its text cannot be shown: __str__ raised {type(second).__name__}>"
+
+
+def describe(error: BaseException, folder: str, *, code: str = "", during: str = "") -> Dict[str, Any]:
+    """Return {"code", "message", "details", "type", "line"} for an exception of the user's code.
+
+    `during` names the function when it is not start(). Never raises.
+    """
+    name = type(error).__name__
+    module = type(error).__module__
+    if module not in ("builtins", "__main__"):
+        name = f"{module}.{name}" if len(module) < 60 else name
+    text = text_of(error)
+    frames = _frames(error)
+    place = _place(frames, folder)
+    if not code:
+        code = "MEMORY_ERROR" if isinstance(error, MemoryError) else "ALGORITHM_ERROR"
+    if isinstance(error, SystemExit):
+        code, sentence = (
+            "EXITED",
+            f"sys.exit({_exit_text(error)}) ended the algorithm{during} before it answered",
+        )
+    elif isinstance(error, SyntaxError) and error.filename and error.lineno:
+        sentence = f"{name}: {error.msg}"
+        place = f"{_relative(error.filename, folder)}:{error.lineno}"
+        if error.text:
+            line = error.text.rstrip("\n")
+            caret = " " * (max(error.offset or 1, 1) - 1) + "^"
+            sentence += f"\n    {line[:300]}\n    {caret[:300]}\n"
+    else:
+        sentence = f"{name}: {text}" if text else f"{name} (without a text)"
+        if during:
+            sentence += during
+    message = f"{code}: {sentence}" + (f" ({place})" if place else "")
+    shown = _shown(frames, folder)
+    if shown:
+        message += "\n" + shown
+    return {
+        "code": code,
+        "message": cut(message, MESSAGE_MAX),
+        "details": cut(_full(error), DETAILS_MAX),
+        "type": type(error).__name__,
+        "line": place,
+    }
+
+
+def _exit_text(error: SystemExit) -> str:
+    if error.code is None:
+        return ""
+    try:
+        return repr(error.code)[:200]
+    except Exception:  # noqa: BLE001
+        return "…"
+
+
+def _frames(error: BaseException) -> List[traceback.FrameSummary]:
+    """Return the frames from the first one of the user's on; our own and the import system's left out."""
+    try:
+        frames = list(traceback.extract_tb(error.__traceback__, limit=-200))
+    except Exception:  # noqa: BLE001
+        return []
+    return [
+        frame
+        for frame in frames
+        if not frame.filename.startswith((_OURS, "<frozen importlib"))
+        and "importlib" + os.sep not in frame.filename
+    ]
+
+
+def _is_library(filename: str) -> bool:
+    return filename.startswith(_LIBRARIES) or filename.startswith("<") or "site-packages" in filename
+
+
+def _place(frames: List[traceback.FrameSummary], folder: str) -> str:
+    """Return `file:line in function` of the last frame in the user's own code."""
+    own: Optional[traceback.FrameSummary] = None
+    for frame in frames:
+        if frame.filename.startswith(folder + os.sep) and "site-packages" not in frame.filename:
+            own = frame
+    if own is None:
+        own = next((one for one in reversed(frames) if not _is_library(one.filename)), None)
+    if own is None:
+        return ""
+    return f"{_relative(own.filename, folder)}:{own.lineno} in {own.name}"
+
+
+def _relative(filename: str, folder: str) -> str:
+    return filename[len(folder) + 1 :] if filename.startswith(folder + os.sep) else filename
+
+
+def _shown(frames: List[traceback.FrameSummary], folder: str) -> str:
+    first = next((i for i, one in enumerate(frames) if not _is_library(one.filename)), 0)
+    frames = frames[first:]
+    lines: List[str] = []
+    if len(frames) > 20:
+        skipped = len(frames) - 16
+        frames = frames[:8] + frames[-8:]
+        lines = [_line(one, folder) for one in frames[:8]]
+        lines.append(f"  … {skipped} more calls …")
+        lines += [_line(one, folder) for one in frames[8:]]
+    else:
+        lines = [_line(one, folder) for one in frames]
+    return "\n".join(lines)
+
+
+def _line(frame: traceback.FrameSummary, folder: str) -> str:
+    code = f"\n    {frame.line[:200]}" if frame.line else ""
+    return f"  {_relative(frame.filename, folder)}:{frame.lineno} in {frame.name}{code}"
+
+
+def _full(error: BaseException) -> str:
+    try:
+        # Never the whole of a recursion: 200 frames from the end are enough for anybody.
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-200))
+    except BaseException as second:  # noqa: BLE001
+        return f"<no traceback: {type(second).__name__} while formatting it>"
+
+
+def interpreter() -> str:
+    """Return the interpreter's path, for messages about missing modules."""
+    return sys.executable or "python"

@@ -1,0 +1,40 @@
+"""What we ask of Linux that the standard library has no word for."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def become_subreaper(on: bool = True) -> None:
+    """From now on, orphans below us become our children instead of init's."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(on))
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel SIGKILL this process when the thread that forked it ends.
+
+    Call it last before exec, in a child forked by the parent's only thread: a change of credentials
+    clears it. If the parent has died in between, this ends the process at once.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def hide_from_same_user() -> None:
+    """Make /proc/PID/{environ,mem,fd} of this process unreadable for others of the same user."""
+    _prctl(_PR_SET_DUMPABLE, 0)

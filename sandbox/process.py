@@ -1,0 +1,462 @@
+"""The parent's handle on one child: start, send, stop, kill; in the end exactly one Exit.
+
+Theory of operation
+-------------------
+Three processes: parent -> warden -> child. Between them:
+
+    lifeline   socketpair, parent <-> warden. SPAWN and KILL down; SPAWNED and ENDED up. Its end in the
+               parent is the warden's life insurance: EOF means the parent is gone.
+    tasks      socketpair, parent <-> child. SETUP, INIT, GO, START down; all answers up.
+    control    socketpair, parent -> child. STOP, EXIT, REPLY.
+    stdout,    pipes, child -> parent.
+    stderr
+    fault      a memory file that faulthandler writes into; read once, at the end.
+
+The parent closes its copies of the child's ends as soon as the warden runs, the warden as soon as the
+child runs. Nothing here blocks: writes go out as far as the kernel takes them, the rest when it takes
+more. What ended the child is told by the warden, never guessed from an EOF: a grandchild may hold the
+sockets open, and a child may close them and live on.
+
+The end, in this order: the warden has killed and reaped the tree and says ENDED; the channel and the
+output are drained; the warden is reaped; on_exit is called. If the warden itself is lost, its orphans
+have become our children (the parent is a subreaper), and they are ended from here, in small steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from . import kernel, tree
+from .channel import INLINE_MAX, ChannelError, Frame, FrameReader, Kind, encode, fds_of, header
+from .outcome import Cause, Exit, Process
+
+#: Read from a pipe or socket at most this much before others get their turn.
+CHUNK = 65536
+#: An EOF on the channel says that the child is ending, or that it has closed our sockets. After this
+#: long without news from the warden it is the latter.
+CHANNEL_GRACE_S = 1.0
+#: The warden's own kill has a deadline of 10 s; after this long it is not coming back.
+WARDEN_DEADLINE_S = 12.0
+_STACK_MAX = 32_000
+
+
+class Timer(Protocol):
+    """A call in the future that can be cancelled."""
+
+    def cancel(self) -> None: ...
+
+
+class Loop(Protocol):
+    """What is asked of the loop that serves us."""
+
+    def on_readable(self, fd: int, callback: Callable[[], None] | None) -> None: ...
+    def on_writable(self, fd: int, callback: Callable[[], None] | None) -> None: ...
+    def after(self, seconds: float, callback: Callable[[], None]) -> Timer: ...
+
+
+class Listener(Protocol):
+    """Who is told. Calls come from the loop, in the order in which things happened."""
+
+    def on_frame(self, child: Child, frame: Frame) -> None:
+        """A frame of the child's; a memfd in it is the listener's to close."""
+
+    def on_output(self, child: Child, stream: str, data: bytes) -> None:
+        """Bytes from the child's "stdout" or "stderr"."""
+
+    def on_exit(self, child: Child, exit: Exit) -> None:
+        """No process of this child is left (or exit.left names them); the last call."""
+
+
+class Child:
+    """A child and its warden. Made by start(); after on_exit nothing of it is open."""
+
+    #: Every child whose warden lives: nobody in these branches is an orphan of a lost warden.
+    alive: ClassVar[set[Child]] = set()
+
+    def __init__(
+        self,
+        loop: Loop,
+        listener: Listener,
+        *,
+        argv: Sequence[str],
+        cwd: str,
+        env: Mapping[str, str],
+        setup: Mapping[str, object],
+    ) -> None:
+        """Start the warden, which starts the child; on return both are under way, nothing is loaded.
+
+        `argv`: interpreter and options that start the child by file; the descriptors are appended.
+        Raises OSError when the warden could not be executed.
+        """
+        self._loop = loop
+        self._listener = listener
+        self.pid = 0
+        self.loaded = False
+        self._reader = FrameReader()
+        self._news = FrameReader()
+        self._out: deque[tuple[memoryview, int | None]] = deque()
+        self._ended: dict[str, Any] | None = None
+        self._problem = ""
+        self._kill: Cause | None = None
+        self._kill_detail = ""
+        self._gone = False
+        self._timers: list[Timer] = []
+        self._streams: dict[int, str] = {}
+        kernel.become_subreaper()
+        with contextlib.ExitStack() as theirs:
+            # Ours first in each pair; theirs are closed here once the warden has them.
+            self._lifeline, lifeline = socket.socketpair()
+            self._tasks, tasks = socket.socketpair()
+            self._control, control = socket.socketpair()
+            for one in (lifeline, tasks, control):
+                theirs.enter_context(one)
+            fds = {"tasks": tasks.fileno(), "control": control.fileno()}
+            for name in ("stdout", "stderr"):
+                ours, other = os.pipe2(os.O_CLOEXEC)
+                theirs.callback(os.close, other)
+                os.set_blocking(ours, False)
+                self._streams[ours] = name
+                fds[name] = other
+            self._fault = os.memfd_create("hkrunner-fault", os.MFD_CLOEXEC)
+            fds["fault"] = os.dup(self._fault)
+            theirs.callback(os.close, fds["fault"])
+            for ours_socket in (self._lifeline, self._tasks, self._control):
+                ours_socket.setblocking(False)
+            try:
+                self._warden = subprocess.Popen(
+                    [sys.executable, "-I", _START, "warden", str(lifeline.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(lifeline.fileno(), *fds.values()),
+                    env=dict(env),
+                    start_new_session=True,
+                )
+            except BaseException:
+                self._close()
+                raise
+        Child.alive.add(self)
+        spec = {
+            "argv": [*argv, _START, "child", *(str(fds[name]) for name in ("tasks", "control", "fault"))],
+            "cwd": cwd,
+            "fds": fds,
+            "keep": ["tasks", "control", "fault"],
+        }
+        self._tell_warden(Kind.SPAWN, spec)
+        self._watch()
+        self.send(Kind.SETUP, 0, json.dumps(setup).encode())
+
+    def __repr__(self) -> str:
+        state = "gone" if self._gone else "loaded" if self.loaded else "starting"
+        return f"<Child pid {self.pid or '?'} {state}>"
+
+    def _watch(self) -> None:
+        loop = self._loop
+        loop.on_readable(self._lifeline.fileno(), self._on_news)
+        loop.on_readable(self._tasks.fileno(), self._on_tasks)
+        for fd in self._streams:
+            loop.on_readable(fd, partial(self._on_stream, fd))
+
+    # ---- what the parent says
+
+    def send(self, kind: Kind, task: int, body: bytes = b"") -> None:
+        """Send a frame on the task socket, its body in the stream."""
+        self._queue(memoryview(encode(kind, task, body)), None)
+
+    def send_blob(self, kind: Kind, task: int, fd: int, size: int) -> None:
+        """Send a frame whose body is in a memfd; the descriptor is duplicated, the caller keeps his."""
+        self._queue(memoryview(header(kind, task, size, blob=True)), os.dup(fd))
+
+    def stop(self, task: int, options: Mapping[str, object]) -> None:
+        """Have the user's stop() called. The grace is the caller's."""
+        self._control_send(Kind.STOP, task, options)
+
+    def exit(self, options: Mapping[str, object]) -> None:
+        """Have the child end: the user's stop() if a task runs, exit(), interpreter shutdown."""
+        self._control_send(Kind.EXIT, 0, options)
+        # EOF on the task socket is what the main thread waits for between tasks.
+        with contextlib.suppress(OSError):
+            self._tasks.shutdown(socket.SHUT_WR)
+
+    def kill(self, cause: Cause, detail: str = "") -> None:
+        """End the whole tree now. on_exit follows, within 100 ms unless the kernel holds a process."""
+        if self._gone or self._kill is not None:
+            return
+        self._kill, self._kill_detail = cause, detail
+        self._tell_warden(Kind.KILL, {"cause": cause.value})
+        self._later(WARDEN_DEADLINE_S, self._warden_overdue)
+
+    def _control_send(self, kind: Kind, task: int, options: Mapping[str, object]) -> None:
+        # A child that does not read its control socket: 200 KB of stops are lost on it, the kill is not.
+        with contextlib.suppress(OSError):
+            self._control.send(encode(kind, task, json.dumps(dict(options)).encode()[:INLINE_MAX]))
+
+    def _tell_warden(self, kind: Kind, body: Mapping[str, object]) -> None:
+        # The warden reads at once or is gone; then its end is noticed by the lifeline's EOF.
+        with contextlib.suppress(OSError):
+            self._lifeline.setblocking(True)
+            self._lifeline.settimeout(5.0)
+            self._lifeline.sendall(encode(kind, 0, json.dumps(body).encode()))
+        self._lifeline.setblocking(False)
+
+    def _queue(self, data: memoryview, fd: int | None) -> None:
+        idle = not self._out
+        self._out.append((data, fd))
+        if idle:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write as much as the child's socket takes; the rest when it can take more."""
+        while self._out:
+            data, fd = self._out[0]
+            try:
+                if fd is None:
+                    sent = self._tasks.send(data)
+                else:
+                    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+                    sent = self._tasks.sendmsg([data], rights)
+                    os.close(fd)
+            except BlockingIOError:
+                self._loop.on_writable(self._tasks.fileno(), self._flush)
+                return
+            except OSError:
+                self._drop_out()  # the child is going; why, the warden says
+                break
+            if sent < len(data):
+                self._out[0] = (data[sent:], None)
+            else:
+                self._out.popleft()
+        if not self._gone:
+            self._loop.on_writable(self._tasks.fileno(), None)
+
+    def _drop_out(self) -> None:
+        for _, fd in self._out:
+            if fd is not None:
+                os.close(fd)
+        self._out.clear()
+
+    # ---- what the child says
+
+    def _on_tasks(self) -> None:
+        self._read_tasks()
+
+    def _read_tasks(self) -> bool:
+        """Read once from the child; False when there is nothing more for now."""
+        if self._tasks.fileno() < 0:
+            return False
+        try:
+            data, ancillary, _, _ = self._tasks.recvmsg(CHUNK, 64, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data, ancillary = b"", []
+        fds = fds_of(ancillary)
+        if not data and not fds:
+            self._channel_closed()
+            return False
+        try:
+            frames = self._reader.feed(data, fds)
+        except ChannelError as error:
+            self._loop.on_readable(self._tasks.fileno(), None)
+            self.kill(Cause.CHANNEL_BROKEN, str(error))
+            return False
+        for frame in frames:
+            if frame.kind == Kind.LOADED:
+                self.loaded = True
+            self._listener.on_frame(self, frame)
+        return True
+
+    def _channel_closed(self) -> None:
+        self._loop.on_readable(self._tasks.fileno(), None)
+        if self._ended is None and not self._gone:
+            what = "it closed the socket" + (" in the middle of a frame" if self._reader.partial else "")
+            self._later(CHANNEL_GRACE_S, lambda: self.kill(Cause.CHANNEL_BROKEN, what))
+
+    def _on_stream(self, fd: int) -> None:
+        self._read_stream(fd)
+
+    def _read_stream(self, fd: int) -> bool:
+        """Read once from a pipe; False when there is nothing more for now."""
+        try:
+            data = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            name = self._streams.pop(fd, None)
+            if name is not None:
+                self._loop.on_readable(fd, None)
+                os.close(fd)
+            return False
+        self._listener.on_output(self, self._streams[fd], data)
+        return True
+
+    def drain_output(self) -> None:
+        """Take what the child has printed up to now (at most 16 MiB of it)."""
+        for fd in list(self._streams):
+            for _ in range(256):
+                if not self._read_stream(fd):
+                    break
+
+    # ---- what the warden says
+
+    def _on_news(self) -> None:
+        try:
+            data = self._lifeline.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.on_readable(self._lifeline.fileno(), None)
+            if self._ended is None:
+                self._warden_lost("it ended unexpectedly")
+            return
+        for frame in self._news.feed(data):
+            body = json.loads(frame.body)
+            if frame.kind == Kind.SPAWNED:
+                self.pid = body["pid"]
+                self._problem = body["problem"]
+            elif frame.kind == Kind.ENDED:
+                self._ended = body
+                self._finish(self._exit_of(body))
+                return
+
+    def _exit_of(self, body: dict[str, Any]) -> Exit:
+        status: int | None = body["status"]
+        code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
+        number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
+        cause = Cause.EXITED if number is None else Cause.SIGNALLED
+        if self._problem:
+            cause = Cause.NOT_STARTED
+        elif body["kill"] is not None and self._kill is not None:
+            cause = self._kill
+        others = [Process(*one) for one in body["killed"] if one[0] != self.pid]
+        there = any(one[0] == self.pid for one in body["killed"])
+        return Exit(
+            cause,
+            pid=self.pid,
+            code=code,
+            signal=number,
+            detail=self._problem or self._kill_detail,
+            others=tuple(others),
+            others_count=body["killed_count"] - int(there),
+            left=tuple(Process(*one) for one in body["left"]),
+            max_rss_bytes=body["max_rss_bytes"],
+            cpu_s=body["cpu_s"],
+            loaded=self.loaded,
+        )
+
+    # ---- the end
+
+    def _finish(self, exit: Exit) -> None:
+        """Drain, reap the warden, close, tell."""
+        while self._tasks.fileno() >= 0 and self._read_tasks():
+            pass
+        self._gone = True
+        self.drain_output()
+        stack = self._read_stack()
+        Child.alive.discard(self)
+        # After ENDED the warden only has to end: at most a scheduling delay.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._warden.wait(timeout=0.5)
+        if self._warden.returncode is None:
+            self._warden.kill()
+            self._warden.wait()
+        self._close()
+        self._listener.on_exit(self, replace(exit, stack=stack))
+
+    def _read_stack(self) -> str:
+        try:
+            return os.pread(self._fault, _STACK_MAX, 0).decode("utf-8", "replace").strip("\0").strip()
+        except OSError:
+            return ""
+
+    def _close(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        for fd in list(self._streams):
+            self._loop.on_readable(fd, None)
+            os.close(fd)
+        self._streams.clear()
+        self._drop_out()
+        self._reader.close()
+        for one in (self._tasks, self._control, self._lifeline):
+            if one.fileno() >= 0:
+                self._loop.on_readable(one.fileno(), None)
+                self._loop.on_writable(one.fileno(), None)
+                one.close()
+        os.close(self._fault)
+
+    def _later(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._timers.append(self._loop.after(seconds, callback))
+
+    # ---- without a warden
+
+    def _warden_overdue(self) -> None:
+        self._warden_lost("it did not answer")
+
+    def _warden_lost(self, why: str) -> None:
+        """The warden is gone or does not answer: end the tree from here."""
+        if self._gone:
+            return
+        self._warden.kill()
+        self._warden.wait()
+        Child.alive.discard(self)
+        self._orphans: dict[int, tree.Left] = {}
+        self._orphans_deadline = time.monotonic() + WARDEN_DEADLINE_S
+        self._quiet = 0
+        self._end_orphans(why)
+
+    def _end_orphans(self, why: str) -> None:
+        """One step: kill and reap whoever is below us and belongs to no living warden."""
+        known = frozenset(one._warden.pid for one in Child.alive) | _others_children()
+        me = os.getpid()
+        for pid in tree.freeze(me, deadline=time.monotonic() + 0.05, except_for=known):
+            self._orphans.setdefault(pid, tree.look(pid))
+            tree.signal_to(pid, signal.SIGKILL)
+        for pid in [one for one in tree.children(me) if one not in known]:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        left = [pid for pid in tree.children(me) if pid not in known]
+        # A process being handed from its dead parent to us is for a moment nobody's child.
+        self._quiet = 0 if left else self._quiet + 1
+        if self._quiet >= 5 or time.monotonic() > self._orphans_deadline:
+            others = [Process(*one) for pid, one in self._orphans.items() if pid != self.pid]
+            self._finish(
+                Exit(
+                    self._kill if self._kill is not None else Cause.GUARD_LOST,
+                    pid=self.pid,
+                    detail=why,
+                    others=tuple(others[:20]),
+                    others_count=len(others),
+                    left=tuple(Process(*tree.look(pid)) for pid in left),
+                    loaded=self.loaded,
+                )
+            )
+        else:
+            self._later(0.002, lambda: self._end_orphans(why))
+
+
+#: Pids of processes that the program using us has started for other purposes (boards): not orphans.
+other_children: set[int] = set()
+
+
+def _others_children() -> frozenset[int]:
+    return frozenset(other_children)
+
+
+_START = str(Path(__file__).with_name("start.py"))

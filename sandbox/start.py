@@ -1,0 +1,30 @@
+"""Executed by file: `python start.py child|warden ARGS`. Imports our own modules, then calls main().
+
+Our modules come in under the private name `_hkrunner`, from the folder this file lies in. So nothing of
+ours needs to be installed for the interpreter that runs the child, and no module of the user's can be
+taken for one of ours or the other way round. Python 3.8 and newer.
+"""
+
+import sys
+
+if __name__ == "__main__":
+    # What a bare interpreter has loaded: the only modules that a user's own files cannot stand in for.
+    bare = frozenset(sys.modules)
+    import os
+
+    here = os.path.dirname(os.path.abspath(__file__))
+    # The interpreter puts the folder of the script first; a module named `limits` or `entry` of the
+    # user's must not be found here.
+    if sys.path and sys.path[0] == here:
+        del sys.path[0]
+    package = type(sys)("_hkrunner")
+    package.__path__ = [os.path.dirname(here)]
+    sys.modules["_hkrunner"] = package
+    if sys.argv[1] == "child":
+        from _hkrunner.sandbox.child import main
+
+        main(bare)
+    else:
+        from _hkrunner.sandbox.warden import main as warden_main
+
+        warden_main()

@@ -1,0 +1,176 @@
+"""The processes below us, and the one routine that ends them.
+
+Freeze, kill, reap, in that order, until the kernel says that nobody is left:
+
+1. Sweep the tree and send SIGSTOP to everybody not seen before, at the moment of discovery; repeat until
+   a sweep finds nobody new. A process that is stopped cannot fork, and leaves the CPU to us.
+2. SIGKILL to all of them.
+3. Reap until waitpid() says ECHILD. We are the subreaper of this tree and have no other children, so
+   ECHILD is the one exact proof that nobody is left: a scan of /proc can show nobody while a child is
+   just being handed from its dead parent to us.
+
+While freezing nothing is reaped: an unreaped zombie keeps its pid, so a pid we saw cannot come to mean
+another process. Walks that kill as they go lose most fork bombs (measured: 0 to 4 of 20 ended), this way
+ended 80 of 80.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+#: Freezing is a help, not a must: a bomb on few cores may out-run it for a while. Then kill anyway.
+FREEZE_S = 2.0
+
+
+class Left(NamedTuple):
+    """A process of the tree as it was when the kill began."""
+
+    pid: int
+    name: str
+    rss_bytes: int
+
+
+def children(pid: int) -> list[int]:
+    """Return the direct children of a process; empty when it is gone."""
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found.extend(map(int, file.read().split()))
+        except FileNotFoundError:
+            if not _HAVE_CHILDREN:
+                return _children_by_scan(pid)
+        except OSError:
+            continue  # ESRCH: the thread has ended since
+    return found
+
+
+_HAVE_CHILDREN = os.path.exists("/proc/self/task/self/children") or os.path.exists(
+    f"/proc/self/task/{os.getpid()}/children"
+)
+
+
+def _children_by_scan(pid: int) -> list[int]:
+    """The slow way, for kernels without CONFIG_PROC_CHILDREN."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
+            except (OSError, IndexError, ValueError):
+                continue
+            if parent == pid:
+                found.append(int(name))
+    return found
+
+
+def descendants(pid: int, *, except_for: frozenset[int] = frozenset()) -> Iterator[int]:
+    """Yield every process below this one, parents before their children, each as it is found.
+
+    Whole branches that start with a pid in `except_for` are left out. What the caller does to a
+    process before it asks for the next is done before that process's children are looked up.
+    """
+    stack = children(pid)
+    known: set[int] = set()
+    while stack:
+        child = stack.pop()
+        if child in known or child in except_for:
+            continue
+        known.add(child)
+        yield child
+        stack.extend(children(child))
+
+
+def look(pid: int) -> Left:
+    """Return name and resident memory of a process; zeros for one that is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            rss = int(file.read().split()[1]) * _PAGE
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            name = file.read().decode("utf-8", "replace").strip()
+    except (OSError, IndexError, ValueError):
+        return Left(pid, "?", 0)
+    return Left(pid, name, rss)
+
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def signal_to(pid: int, number: int) -> None:
+    """Send a signal; a process that is gone already is no error, nor is one that is not ours to signal
+    (it became another user): ECHILD, later, tells whether it is left."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def freeze(root: int, *, deadline: float, except_for: frozenset[int] = frozenset()) -> dict[int, Left]:
+    """Stop every process below `root`; return them as they were. Ends at the deadline at the latest."""
+    seen: dict[int, Left] = {}
+    while True:
+        new = 0
+        for pid in descendants(root, except_for=except_for):
+            if pid not in seen:
+                signal_to(pid, signal.SIGSTOP)
+                seen[pid] = look(pid)
+                new += 1
+        if not new or time.monotonic() > deadline:
+            return seen
+
+
+def kill_all(
+    *,
+    reaped: Callable[[int, int, object], None],
+    wait: Callable[[float], None],
+    deadline_s: float = 10.0,
+    also: Callable[[], None] | None = None,
+) -> tuple[dict[int, Left], list[Left]]:
+    """End every process below this one; return those that were there, and those that are left.
+
+    For a subreaper that has no other children. `reaped(pid, status, rusage)` is called for each one that
+    is collected, `wait(seconds)` to pass time until a SIGCHLD, `also()` before each round of signals (the
+    kernel's own kill, where we have one). Whoever is left after the deadline is beyond signals (state D).
+    """
+    me = os.getpid()
+    deadline = time.monotonic() + deadline_s
+    if also is not None:
+        also()
+    seen = freeze(me, deadline=time.monotonic() + min(FREEZE_S, deadline_s))
+    for pid in seen:
+        signal_to(pid, signal.SIGKILL)
+    pause = 0.0005
+    while True:
+        if reap(reaped):
+            return seen, []
+        if time.monotonic() > deadline:
+            return seen, [look(pid) for pid in descendants(me)]
+        wait(pause)
+        pause = min(pause * 1.5, 0.02)
+        if also is not None:
+            also()
+        for pid in descendants(me):
+            if pid not in seen:
+                seen[pid] = look(pid)
+            signal_to(pid, signal.SIGKILL)
+
+
+def reap(reaped: Callable[[int, int, object], None]) -> bool:
+    """Collect every child that has ended; True when there is no child left at all (ECHILD)."""
+    while True:
+        try:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return True
+        if pid == 0:
+            return False
+        reaped(pid, status, usage)
