@@ -45,7 +45,7 @@ def leftovers(before: Stock, marker: str) -> list[str]:
     now = take_stock()
     processes = left_processes(before, now, marker)
     return [
-        *(f"{describe(process)} was left running" for process in processes),
+        *(f"{describe(process)} was left" for process in processes),
         *(f"thread {thread.name!r} was left running" for thread in now.threads - before.threads),
         *(
             f"descriptor {number} was left open: {target}"

@@ -67,5 +67,7 @@ def describe(process: psutil.Process) -> str:
     try:
         command = " ".join(process.cmdline()) or process.name()
         return f"process {process.pid} ({process.status()}: {command[:160]})"
+    except psutil.ZombieProcess:
+        return f"process {process.pid} (ended, but nobody waits for it)"
     except psutil.NoSuchProcess:
         return f"process {process.pid} (gone by now)"

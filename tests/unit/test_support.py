@@ -44,8 +44,17 @@ def test_a_child_left_running_is_found() -> None:
     before = take_stock()
     with subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL) as child:
         (line,) = leftovers(before, "none")
-        assert f"process {child.pid} " in line and "was left running" in line
+        assert f"process {child.pid} " in line and line.endswith("was left")
         child.kill()
+    assert leftovers(before, "none") == []
+
+
+def test_a_child_that_nobody_waits_for_is_found() -> None:
+    before = take_stock()
+    child = subprocess.Popen(["true"])
+    zombie = f"process {child.pid} (ended, but nobody waits for it) was left"
+    wait_until(lambda: leftovers(before, "none") == [zombie], what="the zombie")
+    child.wait()
     assert leftovers(before, "none") == []
 
 
