@@ -12,7 +12,7 @@ import os
 import sys
 import types
 
-MODULES = {"board": "server", "api": "api"}
+MODULES = {"board": "server", "api": "api_server"}
 
 
 def main() -> None:

@@ -50,7 +50,9 @@ class Guard:
         return self._application(environ, start_response)
 
 
-def refuse(start_response: StartResponse) -> Iterable[bytes]:
-    body = b"This board answers to 127.0.0.1 and localhost only. Open it by one of these names.\n"
+def refuse(
+    start_response: StartResponse,
+    body: bytes = b"This board answers to 127.0.0.1 and localhost only. Open it by one of these names.\n",
+) -> Iterable[bytes]:
     start_response("403 Forbidden", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]

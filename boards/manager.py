@@ -36,7 +36,7 @@ from pathlib import Path
 
 from .errors import BoardError, NotFound
 from .files import Identity, read_json_bytes
-from .records import Board, BoardStatus, Order, Readiness, Records, new_reference, now_ms
+from .records import OPTUNA, Board, BoardStatus, Order, Readiness, Records, new_reference, now_ms
 from .targets import Target
 
 IDLE_TIMEOUT_S = 3 * 3600.0  # HKube's BOARDS_TIMEOUT
@@ -90,7 +90,7 @@ class BoardManager:
         try:
             self.records.make_folder()
             with self._lock():
-                found = self.find(target.id)
+                found = self.find(target.id, optuna=target.type == OPTUNA)
                 if found is not None and found.is_live:
                     return Started(found, is_new=False)
                 if found is not None:
@@ -109,9 +109,16 @@ class BoardManager:
                 kept.append(board)
         return kept
 
-    def find(self, id: str) -> Board | None:
-        """The board with this id or reference; of several (one was replaced) the latest."""
-        found = [board for board in self.records.all() if id in (board.id, board.reference)]
+    def find(self, id: str, *, optuna: bool | None = None) -> Board | None:
+        """The board with this id or reference; of several (one was replaced) the latest.
+
+        optuna: only boards of optuna studies, or none of them; their ids are a name space of their own.
+        """
+        found = [
+            board
+            for board in self.records.all()
+            if id in (board.id, board.reference) and optuna in (None, board.type == OPTUNA)
+        ]
         return found[-1] if found else None
 
     def get(self, id: str) -> Board:
@@ -271,7 +278,8 @@ class BoardManager:
             pipeline=target.pipeline,
             is_attached=self._is_attached,
         )
-        target.log_dir.mkdir(parents=True, exist_ok=True)
+        if not target.log_dir.exists():
+            target.log_dir.mkdir(parents=True)
         _make_links(target)
         self.records.save(board)
         order = Order(str(self.root), board.reference, port, self._idle_timeout_s, optuna_storage)

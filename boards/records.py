@@ -20,6 +20,7 @@ from pathlib import Path
 from .files import Identity, read_json, remove_quietly, replace_file, to_json
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+OPTUNA = "optuna"  # the type of a board that is not TensorBoard's
 REFERENCE_LENGTH = 20  # HKube has 4 of the same characters; 20 make 103 random bits
 PENDING_LIMIT_S = 60.0  # a process that has not reported by then never will
 
@@ -259,7 +260,7 @@ def new_reference() -> str:
 
 
 def board_link(type: str, reference: str) -> str:
-    return f"hkube/board/{reference}/" + ("dashboard" if type == "optuna" else "")
+    return f"hkube/board/{reference}/" + ("dashboard" if type == OPTUNA else "")
 
 
 def now_ms() -> int:

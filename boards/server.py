@@ -27,7 +27,6 @@ import importlib.metadata
 import json
 import os
 import resource
-import select
 import signal
 import socket
 import sys
@@ -43,19 +42,21 @@ from .data_server import DataServer, DataServerError, find_binary
 from .failures import Failure, failure_of
 from .files import own_identity, to_json
 from .guard import PROBE_HEADER, Guard
+from .optuna import CookieDoor, cookie, dashboard
+from .owner import read_line, watch_owner
 from .records import Board, BoardStatus, Order, Readiness, Records, now_ms
 
 RELOAD_S = 2  # new points are seen after one to two seconds; the page itself asks when its user wants
 SCALAR_POINTS = 10_000  # kept per curve; TensorBoard's own default is 1,000
 _PROBE_TIMEOUT_S = 10.0
-_PROBES_LOST = 3  # so many in a row, and the data server is taken for hung
+_HUNG_S = 20.0  # so long without a good answer, and the data server is taken for hung
 _REVIVALS = 5  # within a minute; more, and the board has failed
 _LOG_LIMIT_BYTES = 4 << 20
 
 
 def main() -> NoReturn:
     """Serve the board that stdin orders, until it is stopped."""
-    order = Order(**json.loads(_read_line(0)))
+    order = Order(**json.loads(read_line(0)))
     report_fd = _keep_stdout_for_reports()
     process = BoardProcess(order, report_fd)
     process.run()
@@ -82,19 +83,21 @@ class BoardProcess:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: self._end())
         if self._board.is_attached:
-            threading.Thread(
-                target=self._watch_owner, args=(os.getppid(),), name="owner", daemon=True
-            ).start()
+            watch_owner(self._end)
         _lift_limits()
         self._change()
-        self._start_data_server()
         try:
-            _check_port(self._order.port)
-            url = self._launch()
+            if self._order.optuna_storage is None:
+                self._start_data_server()
+                _check_port(self._order.port)
+                probe = self._launch()
+            else:
+                _check_port(self._order.port)
+                probe = self._launch_optuna(self._order.optuna_storage)
         except BaseException as error:  # noqa: BLE001 - whatever it is ends this process, with a sentence
             tail = self._records.log_tail(self._order.reference, lines=3)
             self._fail(failure_of(error, port=self._order.port, log_tail=tail))
-        self._supervise(url)
+        self._supervise(probe)
 
     # --- starting
 
@@ -114,8 +117,8 @@ class BoardProcess:
         else:
             self._data_server = server
 
-    def _launch(self) -> str:
-        """TensorBoard serves; return its address."""
+    def _launch(self) -> Probe:
+        """TensorBoard serves; return how to look at it."""
         if self._data_server is None:
             # The slow loader would import TensorFlow where it is installed: 3.5 s and 450 MB more.
             sys.modules["tensorboard.compat.notf"] = types.ModuleType("tensorboard.compat.notf")
@@ -146,7 +149,21 @@ class BoardProcess:
             data_server=self._data_server.identity() if self._data_server else None,
             notes=(*self._board.notes, *notes),
         )
-        return url
+        return Probe(url, "data/runs")
+
+    def _launch_optuna(self, storage: str) -> Probe:
+        """The dashboard of an optuna study serves; return how to look at it."""
+        from werkzeug.serving import make_server
+
+        prefix = "/" + self._board.link
+        self._guard = Guard(CookieDoor(dashboard(storage), prefix), prefix)
+        server = make_server("127.0.0.1", self._order.port, self._guard, threaded=True)
+        threading.Thread(target=server.serve_forever, name="dashboard", daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        self._change(url=address + prefix, version=importlib.metadata.version("optuna-dashboard"))
+        return Probe(
+            f"{address}/", "api/studies", cookie=cookie(self._order.reference), key="study_summaries"
+        )
 
     def _data_server_address(self) -> str:
         if self._data_server is None:
@@ -177,24 +194,21 @@ class BoardProcess:
 
     # --- serving
 
-    def _supervise(self, url: str) -> NoReturn:
+    def _supervise(self, probe: Probe) -> NoReturn:
         """Look at the board as a visitor does, for as long as it is wanted."""
-        probe = Probe(url)
         pause_s = 0.02
-        lost = 0
+        answered_at = time.monotonic()
         while True:
             began = time.monotonic()
             runs = probe.runs()
-            if runs is None:
-                lost += 1
-            else:
-                lost = 0
+            now = time.monotonic()
+            if runs is not None:
+                answered_at = now
                 self._saw(runs)
-            took_s = time.monotonic() - began
-            pause_s = max(2.0, 50 * took_s) if runs else min(pause_s * 1.5, 1.0)
-            if self._wait(pause_s) or lost >= _PROBES_LOST:
+            pause_s = max(2.0, 50 * (now - began)) if runs else min(pause_s * 1.5, 1.0)
+            if self._wait(pause_s) or now - answered_at > _HUNG_S:
                 self._revive()
-                lost, pause_s = 0, 0.02
+                pause_s, answered_at = 0.02, time.monotonic()
             self._expire()
             if not self._records.path(self._order.reference).exists():
                 self._end()  # the state folder was removed: nobody could list or stop us any more
@@ -253,13 +267,6 @@ class BoardProcess:
 
     # --- ending
 
-    def _watch_owner(self, parent: int) -> None:
-        """End with the process that started us: EOF on stdin, or another parent."""
-        while True:
-            readable, _, _ = select.select([0], [], [], 1.0)
-            if (readable and not os.read(0, 4096)) or os.getppid() != parent:
-                self._end()
-
     def _end(self) -> NoReturn:
         """We were asked to stop: nothing of the board is left."""
         self._lock.acquire(timeout=1)
@@ -299,34 +306,30 @@ class BoardProcess:
 class Probe:
     """Our own look at a board, through its front door."""
 
-    def __init__(self, url: str) -> None:
-        address, _, self._path = url.removeprefix("http://").partition("/")
+    def __init__(self, url: str, path: str, *, cookie: str = "", key: str | None = None) -> None:
+        """The list at url + path, or below its key, is what the board shows."""
+        address, _, base = url.removeprefix("http://").partition("/")
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
+        self._path = f"/{base}{path}"
+        self._headers = {PROBE_HEADER: "1", "Cookie": cookie}
+        self._key = key
 
     def runs(self) -> int | None:
         """How many runs the board shows; None when it does not answer, or not well."""
         connection = http.client.HTTPConnection(self._host, self._port, timeout=_PROBE_TIMEOUT_S)
         try:
-            connection.request("GET", f"/{self._path}data/runs", headers={PROBE_HEADER: "1"})
+            connection.request("GET", self._path, headers=self._headers)
             response = connection.getresponse()
             body = response.read()
-            return len(json.loads(body)) if response.status == 200 else None
-        except (OSError, ValueError, http.client.HTTPException):
+            if response.status != 200:
+                return None
+            value = json.loads(body)
+            return len(value if self._key is None else value[self._key])
+        except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
             return None
         finally:
             connection.close()
-
-
-def _read_line(fd: int) -> bytes:
-    """One line, read byte by byte: nothing behind it is taken."""
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = os.read(fd, 1)
-        if not byte:
-            sys.exit("the starter of this board is gone")
-        line += byte
-    return line
 
 
 def _keep_stdout_for_reports() -> int:
