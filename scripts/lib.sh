@@ -1,11 +1,13 @@
 # Read by the scripts beside it, with `scripts` set to their folder. POSIX sh.
 #
-# A virtual environment below .venv/ is whole when its file `made` is there. The file holds the
+# A virtual environment is whole when its file `made` is there. The file holds the
 # repository's path and the PYTHON that was asked for; its time is the moment just before the
 # sources were copied, so that any source changed later is newer. It is taken away before pip
 # starts and put back when pip is done: an interrupted install leaves none, and is made anew.
 
 root=$(cd "$scripts/.." && pwd -P)
+# Where the environments are, an absolute path. Another place keeps two that test one source tree out of each other's way.
+venvs=${HKRUNNER_VENVS:-$root/.venv}
 # What the distribution is built from.
 sources='LICENSE README.md __init__.py __main__.py py.typed pyproject.toml setup.cfg boards runner sandbox'
 
@@ -74,7 +76,11 @@ is_whole() {
 # Change time, not modification time: a file copied over another may carry an old one.
 is_current() {
     is_whole "$1" && [ -x "$1/bin/hkrunner" ] || return 1
-    changed=$(cd "$root" && find $sources $also_watched -name __pycache__ -prune -o -cnewer "$1/made" -print 2>&1) ||
+    present=
+    for source in $sources $also_watched; do
+        [ ! -e "$root/$source" ] || present="$present $source"
+    done
+    changed=$(cd "$root" && find $present -name __pycache__ -prune -o -cnewer "$1/made" -print 2>&1) ||
         return 1
     [ -z "$changed" ]
 }
@@ -104,7 +110,7 @@ in_venv() {
 # tests need. One at a time: others wait, and find the work done.
 ensure_venv() {
     is_current "$1" && return
-    mkdir -p "$root/.venv"
+    mkdir -p "$venvs"
     (
         if command -v flock > /dev/null; then
             flock -w 900 9 || fail "another install into $1 has been going on for 15 minutes"
