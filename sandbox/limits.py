@@ -1,0 +1,290 @@
+"""What a run may use, and how people write it down.
+
+Quantities are read as HKube reads them (units-converter.hkube), with its texts for what is wrong, so that
+a descriptor that passes here passes there. Nothing here does anything but `apply()`; `enforced=False`
+means: measure, and let everything pass.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+KI, MI, GI, TI = 2**10, 2**20, 2**30, 2**40
+
+#: HKube's units and their worth in bytes, in the order of its error message. `m` is a thousandth of a byte.
+UNITS: dict[str, float] = {
+    "Ki": KI, "M": 10**6, "Mi": MI, "Gi": GI, "m": 0.001, "K": 10**3, "G": 10**9, "T": 10**12, "Ti": TI,
+}  # fmt: skip
+_UNIT_NAMES = ",".join(UNITS)
+
+#: HKube's format `algorithm-memory` refuses less.
+LEAST_MEMORY_BYTES = 4 * MI
+
+#: What the parts of hkrunner beside the child need of a container's memory. Measured RSS, rounded up:
+#: the parent with its libraries and a message in its buffers, the warden with psutil, one TensorBoard.
+PARENT_BYTES = 56 * MI
+WARDEN_BYTES = 24 * MI
+BOARD_BYTES = 256 * MI
+
+#: Kernel memory (page tables, sockets) counts against a container and against nobody's RSS.
+KERNEL_SHARE = 0.03
+
+MEM_MODES = ("brake", "rss")
+
+
+class Limits(NamedTuple):
+    """What one run may use; None: without limit. Memory, processes, CPU and disk count the whole tree."""
+
+    cpu_cores: float | None = None
+    memory_bytes: int | None = None
+    pids: int | None = None
+    task_timeout_s: float | None = None
+    start_timeout_s: float | None = None
+    cpu_time_s: float | None = None
+    files: int | None = None  #: open descriptors, for each process
+    disk_bytes: int | None = None  #: growth of the work and state folders
+    file_bytes: int | None = None  #: size of one file
+    #: "brake": an allocation beyond the limit fails; "rss": only touched memory counts.
+    mem_mode: str = "brake"
+    enforced: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the limits as an object for the pipe."""
+        return self._asdict()
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Limits:
+        """Read what to_json() wrote; names we do not know are left out, they come from a newer hkrunner.
+
+        Raises ValueError for a value that is no limit.
+        """
+        known = {name: fields[name] for name in cls._fields if name in fields}
+        for name, value in known.items():
+            if name == "mem_mode":
+                right = value in MEM_MODES
+            elif name == "enforced":
+                right = isinstance(value, bool)
+            else:
+                right = value is None or (
+                    isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+                )
+            if not right:
+                raise ValueError(f"{name} cannot be {value!r}")
+        return cls(**known)
+
+
+def parse_memory(text: str) -> int:
+    """Return the bytes meant by HKube's way to write memory, such as 512Mi; ValueError says what is wrong."""
+    stripped = text.strip()
+    number = stripped[: _number_length(stripped)]
+    unit = stripped[len(number) :].strip()
+    if not unit:
+        raise ValueError(f"memory unit must be one of {_UNIT_NAMES}")
+    if unit not in UNITS:
+        raise ValueError(f"{unit} is not a valid unit [{_UNIT_NAMES}]")
+    try:
+        value = float(number)
+    except ValueError:
+        # HKube lets a lone unit pass as "not a number", and no limit holds from then on.
+        raise ValueError(f"memory needs a number before its unit, like 512{unit}; got {text!r}") from None
+    if value < 0:
+        raise ValueError("value must be >= 0")
+    value *= UNITS[unit]
+    if value < LEAST_MEMORY_BYTES:
+        raise ValueError("memory must be at least 4 Mi")
+    if value >= 2**63:
+        raise ValueError(f"memory cannot be as large as {text.strip()}")
+    return int(value)
+
+
+def _number_length(text: str) -> int:
+    length = 0
+    while length < len(text) and (text[length] in "0123456789." or (length == 0 and text[0] in "+-")):
+        length += 1
+    return length
+
+
+def parse_cpu(value: str | float) -> float:
+    """Return the cores meant by a number, a numeric string, or Kubernetes' thousandths such as 500m.
+
+    HKube itself takes numbers and numeric strings only. ValueError says what is wrong.
+    """
+    wrong = f"cpu should be number of cores, like 0.5 or 500m; got {value!r}"
+    if isinstance(value, bool):
+        raise ValueError(wrong)
+    if isinstance(value, str):
+        text = value.strip()
+        in_thousandths = text.endswith("m")
+        if "_" in text:  # float() takes 1_000, nobody else does
+            raise ValueError(wrong)
+        try:
+            cores = float(text[:-1]) / 1000 if in_thousandths else float(text)
+        except ValueError:
+            raise ValueError(wrong) from None
+    else:
+        cores = float(value)
+    if not math.isfinite(cores):
+        raise ValueError(wrong)
+    if cores < 0:
+        raise ValueError("cpu should be >= 0")
+    if cores < 0.001:
+        raise ValueError("cpu must be at least 0.001 (1m): with none at all nothing would ever run")
+    return cores
+
+
+def format_bytes(count: float) -> str:
+    """Return a size as messages show it: 514 MiB, 4.5 MiB, 1.03 GiB, 12 B."""
+    sign, size = ("-", -count) if count < 0 else ("", count)
+    if size < KI:
+        return f"{sign}{size:.0f} B"
+    for name, unit, step in (("KiB", KI, MI), ("MiB", MI, GI), ("GiB", GI, TI), ("TiB", TI, math.inf)):
+        value = size / unit
+        # Two sizes side by side must differ where it matters: 1.03 GiB of 1 GiB.
+        decimals = 2 if unit >= GI else 0 if value >= 99.95 else 1
+        shown = f"{value:.{decimals}f}"
+        if size < step and float(shown) * unit < step:
+            return f"{sign}{shown.rstrip('0').rstrip('.') if decimals else shown} {name}"
+    raise AssertionError("unreachable")
+
+
+def suggest_memory(peak_bytes: int) -> str:
+    """Return a `mem` to write down for a run with this peak: a quarter more, rounded up."""
+    wanted = max(peak_bytes * 1.25, peak_bytes + 16 * MI) / MI
+    step = 32 if wanted <= 512 else 64 if wanted <= 2048 else 256
+    return f"{math.ceil(wanted / step) * step}Mi"
+
+
+# --- what the container around us allows ----------------------------------------------------------------
+
+#: cgroup v1 says "no limit" with a number near 2**63, rounded down to pages.
+_V1_NO_LIMIT = 2**62
+
+
+def container_memory_bytes(*, root: str = "/") -> int | None:
+    """Return the memory limit of the container we are in, the smallest on the way up; None: it has none."""
+    try:
+        with open(f"{root}/proc/self/cgroup", encoding="ascii", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    found: list[int] = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            # Unified, or the unified half of a mixed set-up, which has no memory.max then.
+            for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified"):
+                found += _limits_upwards(f"{root}/{mount}", path, "memory.max")
+        elif "memory" in controllers.split(","):
+            found += _limits_upwards(f"{root}/sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
+    return min(found, default=None)
+
+
+def _limits_upwards(mount: str, path: str, name: str) -> list[int]:
+    """Return the limits set in a cgroup and all above it.
+
+    In a container the path may be the one outside, which does not exist inside: then only the mount's
+    own top is read, and that is the container's.
+    """
+    found = []
+    parts = [part for part in path.split("/") if part and part != ".."]
+    for depth in range(len(parts), -1, -1):
+        try:
+            with open("/".join([mount, *parts[:depth], name]), encoding="ascii") as file:
+                text = file.read().strip()
+        except OSError:
+            continue
+        if text.isdigit() and int(text) < _V1_NO_LIMIT:
+            found.append(int(text))
+    return found
+
+
+def child_memory_bytes(container_bytes: int, *, boards: int = 0) -> int:
+    """Return what the child's tree may use of its container: the rest after us, never less than half."""
+    ours = PARENT_BYTES + WARDEN_BYTES + boards * BOARD_BYTES + int(container_bytes * KERNEL_SHARE)
+    return max(container_bytes - ours, container_bytes // 2)
+
+
+# --- what the child gets before exec ---------------------------------------------------------------------
+
+#: Which thread-count variables fall back on OMP_NUM_THREADS: a user who set that one meant these too.
+_FOLLOW_OMP = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    *_FOLLOW_OMP,
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "LOKY_MAX_CPU_COUNT",
+    "PYTHON_CPU_COUNT",  # os.cpu_count() from Python 3.13, and so the size of its pools
+)
+
+
+def thread_variables(cpu_cores: float | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables to add so that numeric libraries start ceil(cpu) threads, not one for each core.
+
+    What the user set is left alone.
+    """
+    if cpu_cores is None:
+        return {}
+    count = str(max(1, math.ceil(cpu_cores - 1e-9)))
+    left_to_omp = _FOLLOW_OMP if "OMP_NUM_THREADS" in environ else ()
+    return {name: count for name in _THREAD_VARIABLES if name not in environ and name not in left_to_omp}
+
+
+class Rlimit(NamedTuple):
+    """One setrlimit call; the name is for messages."""
+
+    name: str
+    which: int
+    value: int
+
+
+def rlimits(limits: Limits, *, user_tasks: int | None = None) -> list[Rlimit]:
+    """Return what to set in the child before exec. Never RLIMIT_AS: it breaks threads and numpy.
+
+    `user_tasks` is how many threads this user has on the machine now (count_user_tasks()); without it
+    there is no RLIMIT_NPROC, which counts all of a user's threads wherever they run.
+    """
+    if not limits.enforced:
+        return []
+    plan = []
+    if limits.files is not None:
+        plan.append(Rlimit("RLIMIT_NOFILE", resource.RLIMIT_NOFILE, limits.files))
+    if limits.file_bytes is not None:
+        plan.append(Rlimit("RLIMIT_FSIZE", resource.RLIMIT_FSIZE, limits.file_bytes))
+    if limits.cpu_time_s is not None:
+        # The warden counts the tree and reports; this is for the day it cannot.
+        plan.append(Rlimit("RLIMIT_CPU", resource.RLIMIT_CPU, math.ceil(limits.cpu_time_s * 1.1) + 10))
+    if limits.pids is not None and user_tasks is not None and os.getuid() != 0:
+        # A net under the warden's own count for bombs. Threads count here, so leave room for them.
+        plan.append(Rlimit("RLIMIT_NPROC", resource.RLIMIT_NPROC, user_tasks + 4 * limits.pids + 512))
+    return plan
+
+
+def apply(plan: list[Rlimit]) -> None:
+    """Set the limits on this process, soft and hard, never above the hard limit it has already."""
+    for one in plan:
+        _, hard = resource.getrlimit(one.which)
+        value = one.value if hard == resource.RLIM_INFINITY else min(one.value, hard)
+        resource.setrlimit(one.which, (value, value))
+
+
+def count_user_tasks(*, proc: str = "/proc") -> int:
+    """Return how many threads the processes of this user have now: what RLIMIT_NPROC counts."""
+    uid = os.getuid()
+    count = 0
+    for name in os.listdir(proc):
+        if name.isdigit():
+            try:
+                if os.stat(f"{proc}/{name}").st_uid == uid:
+                    with open(f"{proc}/{name}/stat", "rb") as file:
+                        count += int(file.read().rpartition(b")")[2].split()[17])
+            except (OSError, IndexError, ValueError):
+                continue
+    return count
