@@ -1,0 +1,196 @@
+"""Reading /proc with as few system calls as it can be done with. Everything here expects processes to vanish.
+
+psutil reads the same files; what is here is read up to two thousand times a second, where psutil's 13 to
+1,000 microseconds a question would cost more than the programs that are watched.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NamedTuple
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+#: The kernel adds up RSS in per-CPU counters since 6.2; a reading can be off by this much
+#: (lib/percpu_counter.c: a batch of max(32, 2 * CPUs) pages on each CPU).
+_CPUS = os.cpu_count() or 1
+RSS_DOUBT_BYTES = _CPUS * max(32, 2 * _CPUS) * PAGE
+
+
+def read(path: str, size: int = 4096) -> bytes:
+    """Return the beginning of a file in one read; OSError when the process is gone."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, size)
+    finally:
+        os.close(fd)
+
+
+def read_all(path: str) -> bytes:
+    """Return a whole file of /proc, which tells no size and gives at most a page or so at once."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, 65536):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def has_children_files() -> bool:
+    """Whether this kernel tells a thread's children (CONFIG_PROC_CHILDREN)."""
+    me = os.getpid()
+    return os.path.exists(f"/proc/{me}/task/{me}/children")
+
+
+def children(pid: int) -> list[int]:
+    """Return the direct children of all threads of a process; empty when it is gone.
+
+    The kernel may leave out one while others end. Who needs all of them looks again, or uses parents().
+    """
+    found: list[int] = []
+    base = f"/proc/{pid}/task/"
+    try:
+        threads = os.listdir(base)
+    except OSError:
+        return found
+    for thread in threads:
+        try:
+            text = read_all(f"{base}{thread}/children")
+        except OSError:
+            continue
+        if text:
+            found.extend(map(int, text.split()))
+    return found
+
+
+class Stat(NamedTuple):
+    """What we need of /proc/PID/stat."""
+
+    state: bytes
+    parent: int
+    minor_faults: int
+    ended_children_ns: int  #: CPU time of the descendants that this process has waited for
+    threads: int
+    started: int  #: in ticks since boot; with the pid, the identity of a process
+    rss_bytes: int
+
+
+def stat(pid: int) -> Stat:
+    """Read /proc/PID/stat; OSError when the process is gone."""
+    # The name is in brackets and may hold brackets and blanks: the fields start after the last one.
+    f = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    if len(f) < 22:
+        raise ProcessLookupError
+    return Stat(
+        state=f[0],
+        parent=int(f[1]),
+        minor_faults=int(f[7]),
+        ended_children_ns=(int(f[13]) + int(f[14])) * TICK_NS,
+        threads=int(f[17]),
+        started=int(f[19]),
+        rss_bytes=int(f[21]) * PAGE,
+    )
+
+
+def parents() -> dict[int, int]:
+    """Return the parent of every process on the machine."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                fields = read(f"/proc/{name}/stat", 512).rpartition(b")")[2].split(None, 2)
+                found[int(name)] = int(fields[1])
+            except (OSError, IndexError, ValueError):
+                continue
+    return found
+
+
+def below(root: int, parent_of: dict[int, int]) -> dict[int, int]:
+    """Return those below a root, with their parents, out of a list of everybody's parents."""
+    children_of: dict[int, list[int]] = {}
+    for pid, parent in parent_of.items():
+        children_of.setdefault(parent, []).append(pid)
+    found: dict[int, int] = {}
+    stack = [root]
+    while stack:
+        parent = stack.pop()
+        for pid in children_of.get(parent, ()):
+            if pid not in found and pid != root:
+                found[pid] = parent
+                stack.append(pid)
+    return found
+
+
+class Pss(NamedTuple):
+    """A process's share of memory that nobody can take back from it: without clean pages of files."""
+
+    anon_bytes: int  #: with what of it is swapped out
+    shmem_bytes: int
+
+
+def pss(pid: int) -> Pss:
+    """Read the exact books of a process (smaps_rollup); OSError when it is gone or not ours to read.
+
+    Takes the kernel about 170 microseconds for 300 MiB, and waits for the process's own mmap lock.
+    """
+    values: dict[bytes, int] = {}
+    for line in read(f"/proc/{pid}/smaps_rollup").splitlines()[1:]:
+        name, _, rest = line.partition(b":")
+        values[name] = int(rest.split(None, 1)[0]) * 1024
+    if not values:
+        raise ProcessLookupError  # a zombie has no memory and no books
+    swapped = values.get(b"SwapPss", 0)
+    if b"Pss_Anon" in values:
+        return Pss(values[b"Pss_Anon"] + swapped, values.get(b"Pss_Shmem", 0))
+    return Pss(values[b"Pss"] + swapped, 0)  # before Linux 5.4
+
+
+def mapped_objects_bytes(pid: int) -> int:
+    """Return the process's share of the shared objects that it maps and that have a size of their own.
+
+    These are files below /dev/shm, memfds and System V segments; shared anonymous memory is not among them.
+    """
+    total = 0
+    is_object = False
+    for line in read_all(f"/proc/{pid}/smaps").splitlines():
+        if line.startswith(b"Pss:"):
+            if is_object:
+                total += int(line.split()[1]) * 1024
+        elif b"-" in line.partition(b" ")[0]:
+            path = line.split(None, 5)[5:]
+            is_object = bool(path) and path[0].startswith((b"/dev/shm/", b"/memfd:", b"/SYSV"))
+    return total
+
+
+def status_field(pid: int, name: bytes, base: int = 10) -> int | None:
+    """Return one number of /proc/PID/status; None: no such line. OSError when the process is gone."""
+    text = read(f"/proc/{pid}/status")
+    start = text.find(b"\n" + name + b":")
+    if start < 0:
+        return None
+    return int(text[start + len(name) + 2 :].split(None, 1)[0], base)
+
+
+def name(pid: int) -> str:
+    """Return the short name of a process; "?" when it is gone."""
+    try:
+        return read(f"/proc/{pid}/comm", 64).decode("utf-8", "replace").strip() or "?"
+    except OSError:
+        return "?"
+
+
+def process_clock(pid: int) -> int:
+    """Return the clock id of a process's CPU time (linux: include/linux/posix-timers.h, CPUCLOCK_SCHED).
+
+    Reading it takes half a microsecond and gives nanoseconds, of ended threads too, until it is reaped.
+    """
+    return (~pid << 3) | 2
+
+
+def cpu_ns(clock: int) -> int:
+    """Read a process clock; OSError when the process is gone."""
+    return time.clock_gettime_ns(clock)
