@@ -1,0 +1,175 @@
+"""A CPU limit for a whole tree without the kernel's help: stop everybody while the account is empty.
+
+A token bucket. CPU time flows in at the quota and out as the tree uses it. Empty: the tree is stopped.
+As soon as there is enough for the next stretch it goes on. A debt stays, so what one stretch took too much
+the next pause gives back, and over a few periods the sum is exact, whatever the shape of the tree. A program
+below its quota is never stopped, and after a rest may use up to BURST_S of quota at once.
+
+SIGSTOP and SIGCONT can be seen from inside: parents get SIGCHLD for stopped children, epoll_wait returns
+EINTR. A tree must never be left stopped: off() is on every way out.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Protocol
+
+PERIOD_S = 0.04
+BURST_S = 0.2
+#: Between two looks at a running tree, and between its stops; what it takes too much meanwhile stays a debt.
+SHORTEST_S = 0.01
+#: The time over which the sum of what was used is compared with the quota.
+WINDOW_S = 4.0
+#: How far the quota may be corrected for what signals and sampling lose.
+MOST_CORRECTION = 0.08
+#: CPU time that a stopped tree may still use without anybody being awake: signals arrive a little late.
+AWAKE_S = 0.002
+#: Sweeps for one stop: a tree that forks all the time has new members after each.
+SWEEPS = 4
+
+
+class Tree(Protocol):
+    """The part of a sampler that is needed here."""
+
+    def walk_if_born(self) -> bool:
+        """Bring the list of processes up to date if it may not be; whether that was necessary."""
+
+    def pids(self) -> list[int]:
+        """The processes of the tree."""
+
+    def cpu_ns(self) -> int:
+        """CPU time of the tree up to now."""
+
+
+class Throttle:
+    """Holds one tree to `cores` of CPU on average."""
+
+    def __init__(self, cores: float, tree: Tree, *, cpus: int | None = None) -> None:
+        self._cores = cores
+        self._tree = tree
+        try:
+            self._cpus = cpus or len(os.sched_getaffinity(0))
+        except (AttributeError, OSError):
+            self._cpus = cpus or os.cpu_count() or 1
+        self._burst = cores * BURST_S
+        self._tokens = cores * PERIOD_S
+        self._at: float | None = None
+        self._used = 0.0
+        self._stopped: set[int] = set()
+        self._is_stopped = False
+        self._is_off = False
+        self._stopped_since = 0.0
+        self._correction = 0.0
+        self._window_at = 0.0
+        self._window_used = 0.0
+        self._window_busy = True
+        self.stops = 0
+        self.stopped_s = 0.0
+        self.next_at = 0.0
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the tree is stopped at the moment; time-outs of handshakes should not run then."""
+        return self._is_stopped
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the quota is below what the machine has; else nobody is ever stopped."""
+        return self._cores < self._cpus
+
+    def tick(self, now: float) -> float:
+        """Account, stop or continue the tree as it must be; return when to call again."""
+        if self._is_off or not self.is_needed:
+            self.next_at = now + 3600.0
+            return self.next_at
+        used = self._used
+        self._account(now)
+        if self._is_stopped:
+            if self._tokens >= self._enough():
+                self._continue(now)
+            elif self._used - used > AWAKE_S:
+                self._stopped.clear()  # somebody was born, or woken by others: stop them all again
+                self._stop(now)
+        elif self._tokens <= 0:
+            self._stop(now)
+        self.next_at = now + self._pause()
+        return self.next_at
+
+    def off(self, now: float | None = None) -> None:
+        """Let everybody run, for good. Safe to call at any time and more than once."""
+        self._is_off = True
+        self._continue(self._at if now is None else now)
+
+    # --- the account ---
+
+    def _account(self, now: float) -> None:
+        used = self._tree.cpu_ns() / 1e9
+        if self._at is None:
+            self._at, self._used = now, used
+            self._window_at, self._window_used = now, used
+            return
+        passed = now - self._at
+        self._tokens += passed * self._cores * (1 + self._correction) - (used - self._used)
+        if self._tokens > self._burst:
+            # It did not want all it may have: nothing to correct in this window.
+            self._tokens = self._burst
+            self._window_busy = False
+        self._at, self._used = now, used
+        self._correct(now, used)
+
+    def _correct(self, now: float, used: float) -> None:
+        """Follow the error of the last seconds with the quota: signals and sampling lose a little."""
+        passed = now - self._window_at
+        if passed < WINDOW_S / 4:
+            return
+        if self._window_busy and self.stops:
+            error = (self._cores * passed - (used - self._window_used)) / (self._cores * passed)
+            self._correction += 0.5 * error
+            self._correction = max(-MOST_CORRECTION, min(MOST_CORRECTION, self._correction))
+        self._window_at, self._window_used, self._window_busy = now, used, True
+
+    def _enough(self) -> float:
+        """The CPU time worth waking the tree for."""
+        return min(self._burst, self._cores * PERIOD_S)
+
+    def _pause(self) -> float:
+        if self._is_stopped:
+            return max(SHORTEST_S / 2, min(PERIOD_S, (self._enough() - self._tokens) / self._cores))
+        # How soon it could be empty, if every processor ran for this tree.
+        return max(SHORTEST_S, min(PERIOD_S, self._tokens / max(0.1, self._cpus - self._cores)))
+
+    # --- the signals ---
+
+    def _stop(self, now: float) -> None:
+        if not self._is_stopped:
+            self._is_stopped = True
+            self.stops += 1
+            self._stopped_since = now
+        self._tree.walk_if_born()
+        for _ in range(SWEEPS):
+            for pid in self._tree.pids():
+                if pid not in self._stopped:
+                    self._stopped.add(pid)
+                    _send(pid, signal.SIGSTOP)
+            if not self._tree.walk_if_born():
+                return
+
+    def _continue(self, now: float | None) -> None:
+        if not self._is_stopped:
+            return
+        self._is_stopped = False
+        # A pid of somebody who has ended since may be anybody's now; the tree says who is there.
+        self._tree.walk_if_born()
+        for pid in self._tree.pids():
+            _send(pid, signal.SIGCONT)
+        self._stopped.clear()
+        if now is not None:
+            self.stopped_s += max(0.0, now - self._stopped_since)
+
+
+def _send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
