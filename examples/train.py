@@ -1,0 +1,90 @@
+"""A small neural network learns to tell two half moons apart: real training, in numpy alone.
+
+The input is [learning rate]. Loss and accuracy of each epoch go to TensorBoard: one run per task, so that a
+board compares learning rates. Try 0.02, 0.2 and 2.
+"""
+
+import os
+
+import numpy as np
+from tensorboard.summary import Writer
+
+EPOCHS = 80
+POINTS = 800
+HIDDEN = 16
+BATCH = 20
+
+
+def start(args, api=None):
+    """Train with the learning rate of the input; return what came of it."""
+    rate = float(args["input"][0])
+    # Made here and not at import: each task writes to its own folder.
+    writer = Writer(os.environ["ALGO_METRICS_DIR"])
+    try:
+        return train(rate, writer)
+    finally:
+        writer.close()
+
+
+def train(rate, writer):
+    random = np.random.default_rng(7)
+    points, labels = half_moons(random)
+    known, held_out = slice(POINTS // 4, None), slice(None, POINTS // 4)
+    network = Network(random)
+    for epoch in range(EPOCHS):
+        for batch in np.array_split(random.permutation(np.arange(POINTS)[known]), POINTS // BATCH):
+            network.learn(points[batch], labels[batch], rate)
+        scores = {
+            "train/loss": network.loss(points[known], labels[known]),
+            "validation/loss": network.loss(points[held_out], labels[held_out]),
+            "validation/accuracy": network.accuracy(points[held_out], labels[held_out]),
+        }
+        for name, value in scores.items():
+            writer.add_scalar(name, value, epoch)
+    return {
+        "rate": rate,
+        "loss": round(scores["validation/loss"], 4),
+        "accuracy": round(scores["validation/accuracy"], 4),
+    }
+
+
+class Network:
+    """One hidden layer of tanh, one logistic output, plain gradient descent."""
+
+    def __init__(self, random):
+        self.inner = random.normal(scale=0.7, size=(2, HIDDEN))
+        self.inner_bias = np.zeros(HIDDEN)
+        self.outer = random.normal(scale=0.3, size=HIDDEN)
+        self.outer_bias = 0.0
+
+    def learn(self, points, labels, rate):
+        hidden, output = self._forward(points)
+        wrong = (1 / (1 + np.exp(-np.clip(output, -60, 60))) - labels) / len(labels)
+        backward = np.outer(wrong, self.outer) * (1 - hidden**2)
+        self.outer -= rate * hidden.T @ wrong
+        self.outer_bias -= rate * wrong.sum()
+        self.inner -= rate * points.T @ backward
+        self.inner_bias -= rate * backward.sum(axis=0)
+
+    def loss(self, points, labels):
+        # log(1 + e^v) - y v, the cross-entropy, without overflow.
+        _, output = self._forward(points)
+        return float(np.mean(np.logaddexp(0, output) - labels * output))
+
+    def accuracy(self, points, labels):
+        _, output = self._forward(points)
+        return float(np.mean((output > 0) == (labels > 0)))
+
+    def _forward(self, points):
+        hidden = np.tanh(points @ self.inner + self.inner_bias)
+        return hidden, hidden @ self.outer + self.outer_bias
+
+
+def half_moons(random):
+    """Points on two interleaved half circles, with noise; and the label of each."""
+    labels = (random.random(POINTS) < 0.5).astype(float)
+    angles = np.pi * random.random(POINTS)
+    upper = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    lower = np.stack([1 - np.cos(angles), 0.5 - np.sin(angles)], axis=1)
+    points = np.where(labels[:, None] > 0, upper, lower)
+    return points + random.normal(scale=0.2, size=points.shape), labels
