@@ -99,8 +99,8 @@ def main() -> NoReturn:
     """The command `hkrunner`."""
     if not sys.platform.startswith("linux"):
         sys.exit(
-            f"hkrunner: runs on Linux; this is {sys.platform}. What it stands on (process groups that cannot be "
-            "left, memory files, /proc) is Linux's own; a Linux virtual machine or container serves."
+            f"hkrunner: runs on Linux; this is {sys.platform}. What it stands on (subreapers, memory files, "
+            "/proc) is Linux's own; a Linux virtual machine or container serves."
         )
     try:
         command.main(standalone_mode=False)

@@ -67,6 +67,7 @@ class Current:
     tail: deque[bytes] = field(default_factory=deque)
     tail_bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    retried: bool = False
 
 
 class BlobSource:
@@ -237,12 +238,16 @@ class Supervisor:
 
     def _on_initialize(self, message: Message) -> None:
         current = self._current
-        if current is not None and current.ids is not None and self._machine.state is not State.IDLE:
-            if self._ids_of(message).task == current.ids.task:
-                # HKube's debug server says it again after each reconnect; the task is not run twice.
-                self._output.debug("worker: initialize again, for the task that is running")
-                message.release()
-                return
+        if (
+            current is not None
+            and current.ids is not None
+            and self._machine.state is not State.IDLE
+            and self._ids_of(message).task == current.ids.task
+        ):
+            # HKube's debug server says it again after each reconnect; the task is not run twice.
+            self._output.debug("worker: initialize again, for the task that is running")
+            message.release()
+            return
         if self._machine.state in (State.EXITING, State.EXITED):
             message.release()
             return
@@ -315,17 +320,38 @@ class Supervisor:
         assert message is not None, "INITIALIZE is stepped with its message at hand"
         self._number += 1
         self._current = Current(self._number, self._loop.clock(), time.time(), message)
+        self._hand_out(self._current)
+
+    def _hand_out(self, current: Current) -> None:
+        message = current.message
+        assert message is not None, "a task is handed out before it is admitted"
         child = self._child if self._child is not None else self._new_child()
         if message.blob is not None:
-            child.send_blob(Kind.INIT, self._number, message.blob.fd, message.blob.size)
+            child.send_blob(Kind.INIT, current.number, message.blob.fd, message.blob.size)
         else:
-            child.send(Kind.INIT, self._number, message.data)
+            child.send(Kind.INIT, current.number, message.data)
+
+    def _began_too_late(self, current: Current, exit: Exit) -> bool:
+        """A warm child died before it had read the task: the task has not begun, another child takes it."""
+        return (
+            self._machine.state in (State.INITIALIZING, State.STARTING)
+            and current.message is not None
+            and exit.loaded
+            and exit.cause in (Cause.EXITED, Cause.SIGNALLED)
+            and not current.retried
+        )
 
     def _abandon(self) -> None:
         child, self._child = self._child, None
         if child is not None:
             self._given_up.add(child)
             child.kill(Cause.REPLACED)
+
+    def _let_go(self, child: Child) -> None:
+        """This child ends by itself and takes no further task; it gets the grace for it."""
+        self._child = None
+        self._given_up.add(child)
+        self._loop.after(self._settings.grace_s, lambda: child.kill(Cause.STOPPED))
 
     def _child_stop(self) -> None:
         self._output.say(
@@ -397,7 +423,11 @@ class Supervisor:
         elif kind == Kind.ADMIT and current is not None:
             self._admit(current, json.loads(frame.body))
         elif kind == Kind.FAILED and current is not None:
-            current.failure = _failure_of(json.loads(frame.body))
+            told = json.loads(frame.body)
+            current.failure = _failure_of(told)
+            if told.get("ends"):
+                child.drain_output()
+                self._let_go(child)
             self._step(Event.CHILD_FAILED)
         elif kind == Kind.STOPPED:
             told = json.loads(frame.body)
@@ -437,9 +467,8 @@ class Supervisor:
 
     def _load_failed(self, failure: Failure) -> None:
         """This child ends by itself; the next task tries the code again with a new one."""
-        child, self._child = self._child, None
-        if child is not None:
-            self._given_up.add(child)
+        if self._child is not None:
+            self._let_go(self._child)
         if self._current is not None:
             self._current.failure = failure
             self._current.exit = Exit(Cause.EXITED, loaded=False)
@@ -470,6 +499,11 @@ class Supervisor:
         self._child = None
         self._last_exit = exit
         current = self._current
+        if current is not None and self._began_too_late(current, exit):
+            self._output.warn(f"✘ before task {self._number}: {report(exit, during='while no task ran')}")
+            current.retried = True
+            self._hand_out(current)
+            return
         if current is not None:
             current.exit = replace(exit, last_lines=_last_lines(current.tail))
         elif self._machine.state is State.IDLE:

@@ -20,6 +20,7 @@ class State(Enum):
 
     IDLE = auto()  #: no task
     INITIALIZING = auto()  #: the child loads the code if need be, and runs init()
+    STARTING = auto()  #: as INITIALIZING, and `start` is there already: HKube's debug server does not wait
     INITIALIZED = auto()  #: `initialized` is sent, `start` has not come
     RUNNING = auto()  #: start() runs
     STOPPING = auto()  #: the child was asked to stop, within the grace
@@ -80,10 +81,17 @@ TABLE: dict[tuple[State, Event], Row] = {
     (S.INITIALIZING, E.CHILD_INITIALIZED): Row(S.INITIALIZED, (A.POST_INITIALIZED,)),
     (S.INITIALIZED, E.START): Row(S.RUNNING, (A.CHILD_START, A.POST_STARTED)),
     (S.RUNNING, E.CHILD_DONE): Row(S.IDLE, (A.POST_RESULT,)),
+    (S.INITIALIZING, E.START): Row(S.STARTING),
+    (S.STARTING, E.CHILD_INITIALIZED): Row(S.RUNNING, (A.POST_INITIALIZED, A.CHILD_START, A.POST_STARTED)),
+    # The debug server says initialize and start again after a reconnect.
+    (S.STARTING, E.START): Row(S.STARTING),
+    (S.RUNNING, E.START): Row(S.RUNNING),
     # ---- no result
     (S.INITIALIZING, E.CHILD_FAILED): Row(S.IDLE, (A.POST_FAILURE,)),
+    (S.STARTING, E.CHILD_FAILED): Row(S.IDLE, (A.POST_FAILURE,)),
     (S.RUNNING, E.CHILD_FAILED): Row(S.IDLE, (A.POST_FAILURE,)),
     (S.INITIALIZING, E.CHILD_GONE): Row(S.IDLE, (A.POST_DEATH, A.REPLACE)),
+    (S.STARTING, E.CHILD_GONE): Row(S.IDLE, (A.POST_DEATH, A.REPLACE)),
     (S.INITIALIZED, E.CHILD_GONE): Row(S.IDLE, (A.POST_DEATH, A.REPLACE)),
     (S.RUNNING, E.CHILD_GONE): Row(S.IDLE, (A.POST_DEATH, A.REPLACE)),
     (S.IDLE, E.CHILD_GONE): Row(S.IDLE, (A.REPLACE,)),
@@ -93,6 +101,7 @@ TABLE: dict[tuple[State, Event], Row] = {
     (S.INITIALIZING, E.STOP): Row(S.STOPPING, (A.CHILD_STOP, A.ARM_GRACE)),
     # start() was not called yet, and will not be: the child takes the next task instead of a START.
     (S.INITIALIZED, E.STOP): Row(S.IDLE, (A.POST_STOPPED,)),
+    (S.STARTING, E.STOP): Row(S.STOPPING, (A.CHILD_STOP, A.ARM_GRACE)),
     (S.RUNNING, E.STOP): Row(S.STOPPING, (A.CHILD_STOP, A.ARM_GRACE)),
     (S.STOPPING, E.CHILD_DONE): Row(S.IDLE, (A.DISARM_GRACE, A.POST_STOPPED)),
     (S.STOPPING, E.CHILD_FAILED): Row(S.IDLE, (A.DISARM_GRACE, A.POST_STOPPED)),
@@ -115,6 +124,7 @@ TABLE: dict[tuple[State, Event], Row] = {
     # ---- a worker that was restarted, or gave the task up, begins another one
     (S.INITIALIZING, E.INITIALIZE): Row(S.INITIALIZING, (A.KEEP_STOPPED, A.ABANDON, A.BEGIN)),
     (S.INITIALIZED, E.INITIALIZE): Row(S.INITIALIZING, (A.KEEP_STOPPED, A.BEGIN)),
+    (S.STARTING, E.INITIALIZE): Row(S.INITIALIZING, (A.KEEP_STOPPED, A.ABANDON, A.BEGIN)),
     (S.RUNNING, E.INITIALIZE): Row(S.INITIALIZING, (A.KEEP_STOPPED, A.ABANDON, A.BEGIN)),
     (S.STOPPING, E.INITIALIZE): Row(S.INITIALIZING, (A.DISARM_GRACE, A.KEEP_STOPPED, A.ABANDON, A.BEGIN)),
     (S.KILLING, E.INITIALIZE): Row(S.INITIALIZING, (A.KEEP_STOPPED, A.ABANDON, A.BEGIN)),
@@ -122,6 +132,7 @@ TABLE: dict[tuple[State, Event], Row] = {
     (S.IDLE, E.EXIT): Row(S.EXITING, (A.CHILD_EXIT, A.ARM_GRACE)),
     (S.INITIALIZING, E.EXIT): Row(S.EXITING, (A.CHILD_EXIT, A.ARM_GRACE)),
     (S.INITIALIZED, E.EXIT): Row(S.EXITING, (A.CHILD_EXIT, A.ARM_GRACE)),
+    (S.STARTING, E.EXIT): Row(S.EXITING, (A.CHILD_EXIT, A.ARM_GRACE)),
     (S.RUNNING, E.EXIT): Row(S.EXITING, (A.CHILD_EXIT, A.ARM_GRACE)),
     (S.STOPPING, E.EXIT): Row(S.EXITING, (A.DISARM_GRACE, A.CHILD_EXIT, A.ARM_GRACE)),
     (S.KILLING, E.EXIT): Row(S.EXITING),

@@ -245,12 +245,13 @@ class Child:
                 {"code": "RESULT_TOO_LARGE", "message": f"RESULT_TOO_LARGE: {error}", "details": ""},
             )
         except entries.EntryError as error:
-            self._fail(task, folder, {"code": error.code, "message": f"{error.code}: {error}", "details": ""})
+            self._fail(task, {"code": error.code, "message": f"{error.code}: {error}", "details": ""})
         except BaseException as error:  # the edge of user code: whatever it raises is an answer
             if os.getpid() != self._pid:
                 raise
-            self._fail(task, folder, failure.describe(error, self._where.folder))
-            if isinstance(error, SystemExit):
+            ends = isinstance(error, SystemExit)
+            self._fail(task, {**failure.describe(error, self._where.folder), "ends": ends})
+            if ends:
                 raise
         finally:
             with self._state:
@@ -321,7 +322,7 @@ class Child:
         _flush()
         self._channel.send(Kind.DONE, task, wire, keep=True)
 
-    def _fail(self, task: int, folder: Optional[str], told: Dict[str, Any]) -> None:
+    def _fail(self, task: int, told: Dict[str, Any]) -> None:
         _flush()
         self._send_json(Kind.FAILED, task, told)
 

@@ -51,6 +51,7 @@ def describe(error: BaseException, folder: str, *, code: str = "", during: str =
     text = text_of(error)
     frames = _frames(error)
     place = _place(frames, folder)
+    below = ""
     if not code:
         code = "MEMORY_ERROR" if isinstance(error, MemoryError) else "ALGORITHM_ERROR"
     if isinstance(error, SystemExit):
@@ -63,13 +64,12 @@ def describe(error: BaseException, folder: str, *, code: str = "", during: str =
         place = f"{_relative(error.filename, folder)}:{error.lineno}"
         if error.text:
             line = error.text.rstrip("\n")
-            caret = " " * (max(error.offset or 1, 1) - 1) + "^"
-            sentence += f"\n    {line[:300]}\n    {caret[:300]}\n"
+            below = f"\n    {line[:300]}\n    {' ' * min(max(error.offset or 1, 1) - 1, 300)}^"
     else:
         sentence = f"{name}: {text}" if text else f"{name} (without a text)"
         if during:
             sentence += during
-    message = f"{code}: {sentence}" + (f" ({place})" if place else "")
+    message = f"{code}: {sentence}" + (f" ({place})" if place else "") + below
     shown = _shown(frames, folder)
     if shown:
         message += "\n" + shown

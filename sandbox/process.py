@@ -381,7 +381,7 @@ class Child:
 
     def _read_stack(self) -> str:
         try:
-            return os.pread(self._fault, _STACK_MAX, 0).decode("utf-8", "replace").strip("\0").strip()
+            return user_stack(os.pread(self._fault, _STACK_MAX, 0).decode("utf-8", "replace"))
         except OSError:
             return ""
 
@@ -459,4 +459,21 @@ def _others_children() -> frozenset[int]:
     return frozenset(other_children)
 
 
+def user_stack(text: str) -> str:
+    """Return what faulthandler wrote without our own frames and threads; the thread that crashed is whole."""
+    blocks = text.replace("\0", "").strip().split("\n\n")
+    kept = []
+    for block in blocks:
+        lines = [line for line in block.splitlines() if not line.startswith(_OWN_FRAMES)]
+        other_thread = lines and lines[0].startswith("Thread 0x")
+        if lines and not lines[0].startswith("Extension modules") and not (other_thread and _is_ours(block)):
+            kept.append("\n".join(lines))
+    return "\n".join(kept)
+
+
+def _is_ours(block: str) -> bool:
+    return _OWN_FRAMES in block
+
+
 _START = str(Path(__file__).with_name("start.py"))
+_OWN_FRAMES = f'  File "{Path(__file__).parent}{os.sep}'

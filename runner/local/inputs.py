@@ -1,4 +1,4 @@
-"""The inputs of a local run: JSON text from the command line, files and stdin, checked before anything runs."""
+"""The inputs of a local run: JSON text from the command line, files and stdin, checked before the run."""
 
 from __future__ import annotations
 
