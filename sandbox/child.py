@@ -20,7 +20,6 @@ Runs on Python 3.8 and newer; imports the standard library and our own few modul
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import faulthandler
 import fcntl
@@ -235,13 +234,10 @@ class Child:
         except _MovedOn:
             return
         except codec.ResultInvalid as error:
-            self._fail(
-                task, folder, {"code": "RESULT_INVALID", "message": f"RESULT_INVALID: {error}", "details": ""}
-            )
+            self._fail(task, {"code": "RESULT_INVALID", "message": f"RESULT_INVALID: {error}", "details": ""})
         except codec.ResultTooLarge as error:
             self._fail(
                 task,
-                folder,
                 {"code": "RESULT_TOO_LARGE", "message": f"RESULT_TOO_LARGE: {error}", "details": ""},
             )
         except entries.EntryError as error:
@@ -291,13 +287,14 @@ class Child:
         given = (args, api)[:places]
         result = function(*given, **({keyword: api} if keyword else {}))
         if inspect.iscoroutine(result):
-            result = asyncio.run(self._awaited(result))
+            result = _asyncio().run(self._awaited(result))
         if os.getpid() != self._pid:
             _leave_fork()  # a fork of the user's that returned from their function
         return result
 
     async def _awaited(self, coroutine: Any) -> Any:
         """Run the coroutine so that a stop can cancel it."""
+        asyncio = _asyncio()
         running = asyncio.ensure_future(coroutine)
         loop = asyncio.get_running_loop()
         with self._state:
@@ -378,7 +375,7 @@ class Child:
                 places, _ = entries.call_with(function, "stop", self._where.shown, 1)
                 result = function(*(options,)[:places])
                 if inspect.iscoroutine(result):
-                    asyncio.run(result)
+                    _asyncio().run(result)
             except BaseException as error:  # noqa: BLE001 - the edge of user code
                 told["error"] = failure.describe(error, self._where.folder, during=" in stop()")["message"]
         with self._state:
@@ -397,7 +394,7 @@ class Child:
                 places, _ = entries.call_with(function, "exit", self._where.shown, 1)
                 result = function(*(options,)[:places])
                 if inspect.iscoroutine(result):
-                    asyncio.run(result)
+                    _asyncio().run(result)
             except SystemExit:
                 pass  # it wanted to end: so it does
             except BaseException as error:  # noqa: BLE001 - the edge of user code
@@ -411,6 +408,12 @@ class Child:
         data = json.dumps(body).encode()
         with contextlib.suppress(OSError):  # the parent is gone: the warden ends us in a moment
             self._channel.send(kind, task, data[:INLINE_MAX] if len(data) <= INLINE_MAX else b"{}")
+
+
+def _asyncio() -> Any:
+    import asyncio  # 40 ms, and most algorithms are not written for it
+
+    return asyncio
 
 
 def _mapped(fd: int, size: int) -> memoryview:
