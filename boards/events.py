@@ -169,7 +169,7 @@ def _scalars_of(data: bytes) -> Iterator[tuple[str, Point]]:
         if number == 1 and isinstance(value, bytes):
             (at_s,) = struct.unpack("<d", value)
         elif number == 2 and isinstance(value, int):
-            step = value - (1 << 64) if value >> 63 else value
+            step = _signed(value)
         elif number == 5 and isinstance(value, bytes):
             summary = value
     for number, value in _fields(summary or b""):
@@ -191,9 +191,9 @@ def _tag_and_scalar(data: bytes) -> tuple[str, float | None]:
     return tag, scalar
 
 
-# TensorProto: dtype = 1 with DT_FLOAT 1, DT_DOUBLE 2, DT_INT32 3, DT_INT64 9, DT_HALF 19; shape = 2;
-# tensor_content = 4; float_val = 5; double_val = 6; int_val = 7; int64_val = 10.
-_CONTENT = {1: "<f", 2: "<d", 3: "<i", 9: "<q", 19: "<e"}
+# TensorProto: dtype = 1 with DT_FLOAT 1, DT_DOUBLE 2, DT_INT32 3, DT_INT64 9; shape = 2;
+# tensor_content = 4; float_val = 5; double_val = 6; int_val = 7; int64_val = 10, packed.
+_CONTENT = {1: "<f", 2: "<d", 3: "<i", 9: "<q"}
 _PACKED = {5: "<f", 6: "<d"}
 
 
@@ -210,9 +210,14 @@ def _scalar_of_tensor(data: bytes) -> float | None:
         elif number in _PACKED and isinstance(value, bytes):
             if len(value) == struct.calcsize(_PACKED[number]):
                 scalar = float(struct.unpack(_PACKED[number], value)[0])
-        elif number in (7, 10) and isinstance(value, int):
-            scalar = float(value - (1 << 64) if value >> 63 else value)
+        elif number in (7, 10):
+            scalar = float(_signed(value if isinstance(value, int) else _read_varint(value, 0)[0]))
     return scalar
+
+
+def _signed(number: int) -> int:
+    """The int64 that a varint of 64 bits stands for."""
+    return number - (1 << 64) if number >> 63 else number
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
