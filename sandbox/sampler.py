@@ -96,6 +96,13 @@ class Process:
         """Memory that cannot be taken back from it, shared or not."""
         return self.anon + self.shmem
 
+    @property
+    def held(self) -> int:
+        """Its share of the tree's memory, as well as can be told since the books were read."""
+        if self.pss < 0:
+            return self.charge
+        return self.pss + max(0, self.charge - self.judged_at)
+
 
 class TreeSampler:
     """The usage of all processes below `root_pid`, which itself does not count. Linux; one thread.
@@ -178,6 +185,10 @@ class TreeSampler:
         """The most that usage.memory_bytes has been."""
         return self._peak
 
+    def restart_peak(self) -> None:
+        """Forget the peak: from the next look on it is that of the time after this call."""
+        self._peak = 0
+
     @property
     def headroom_bytes(self) -> int | None:
         """What is left of the memory limit; None without one."""
@@ -256,7 +267,7 @@ class TreeSampler:
 
     def top(self, count: int = 5) -> list[ProcessUse]:
         """Return the largest processes, largest first."""
-        held = [(one.pss if one.pss >= 0 else one.charge, one.pid) for one in self.processes.values()]
+        held = [(one.held, one.pid) for one in self.processes.values()]
         return [ProcessUse(pid, procfs.name(pid), size) for size, pid in sorted(held, reverse=True)[:count]]
 
     def close(self) -> None:
