@@ -318,7 +318,8 @@ def _is_top(path: str) -> bool:
 
 
 def _write(path: str, value: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)  # never creates: outside the kernel that would be a lie
+    # Never creates: a limit in a file that the kernel did not make would hold nobody.
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode("ascii"))
     finally:
