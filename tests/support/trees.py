@@ -1,0 +1,87 @@
+"""A tree of processes below the test itself, watched the way the warden watches its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from hkrunner.sandbox.usage import Sampler
+
+ALGORITHMS = Path(__file__).resolve().parent.parent / "algorithms"
+
+
+class Tree:
+    """Programs started by this process, which collects them and tells its sampler.
+
+    Leaving the context kills and reaps whatever is left.
+    """
+
+    def __init__(self, sampler: Sampler | None = None) -> None:
+        self.sampler = sampler
+        self.ended: dict[int, int] = {}
+        self._started: set[int] = set()
+
+    def __enter__(self) -> Tree:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pid in [*self._started, *(self.sampler.pids() if self.sampler is not None else ())]:
+            if pid not in self.ended:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        deadline = time.monotonic() + 10
+        while self._started - self.ended.keys() and time.monotonic() < deadline:
+            self.reap()
+            time.sleep(0.001)
+
+    def start(
+        self, *argv: str, code: str | None = None, before_exec: Callable[[], object] | None = None
+    ) -> int:
+        """Start a program of tests/algorithms, or a piece of code; return its pid."""
+        words = ["-c", code, *argv] if code is not None else [str(ALGORITHMS / argv[0]), *argv[1:]]
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setsid()
+                if before_exec is not None:
+                    before_exec()
+                os.execv(sys.executable, [sys.executable, "-I", *words])
+            finally:
+                os._exit(126)
+        self._started.add(pid)
+        return pid
+
+    def reap(self) -> None:
+        """Collect those that have ended, without waiting."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self.ended[pid] = status
+            if self.sampler is not None:
+                self.sampler.reaped(pid, usage)
+
+    def watch(self, until: Callable[[], object], *, deadline_s: float = 15.0, what: str) -> None:
+        """Look as the sampler asks for, until the condition holds; AssertionError at the deadline."""
+        assert self.sampler is not None
+        deadline = time.monotonic() + deadline_s
+        while True:
+            now = time.monotonic()
+            next_at = self.sampler.look(now)
+            self.reap()
+            if until():
+                return
+            assert now < deadline, f"after {deadline_s} s still waiting for {what}: {self.sampler.usage}"
+            time.sleep(max(0.0, min(next_at - time.monotonic(), 0.1)))

@@ -1,0 +1,146 @@
+"""What a confined process can still do to others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from hkrunner.sandbox import landlock
+from hkrunner.sandbox.landlock import SCOPES_SINCE_ABI, Applied, confine
+
+
+def needs_scopes(test: Callable[[], None]) -> Callable[[], None]:
+    """Where the kernel has no scopes, the test is that we are told so."""
+    if landlock.abi() >= SCOPES_SINCE_ABI:
+        return test
+
+    def says_why_not() -> None:
+        assert in_child(lambda: confine().why_not)
+
+    return says_why_not
+
+
+def in_child(act: Callable[[], str]) -> str:
+    """Return what a forked process answers."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        try:
+            answer = act()
+        except Exception as error:  # noqa: BLE001
+            answer = f"{type(error).__name__}"
+        os.write(write_end, answer.encode())
+        os._exit(0)
+    os.close(write_end)
+    answer = os.read(read_end, 4096).decode()
+    os.close(read_end)
+    os.waitpid(pid, 0)
+    return answer
+
+
+@needs_scopes
+def test_a_confined_process_cannot_signal_its_parent_not_even_to_ask() -> None:
+    parent = os.getpid()
+
+    def act() -> str:
+        assert not confine().why_not
+        os.kill(parent, 0)
+        return "allowed"
+
+    assert in_child(act) == "PermissionError"
+
+
+@needs_scopes
+def test_a_confined_process_can_end_its_own_children() -> None:
+    def act() -> str:
+        confine()
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(10)
+            os._exit(0)
+        os.kill(pid, signal.SIGKILL)
+        return str(os.WTERMSIG(os.waitpid(pid, 0)[1]))
+
+    assert in_child(act) == "9"
+
+
+@needs_scopes
+def test_what_it_executes_is_confined_too() -> None:
+    parent = os.getpid()
+
+    def act() -> str:
+        confine()
+        return str(os.waitstatus_to_exitcode(os.system(f"kill -0 {parent} 2>/dev/null")))
+
+    assert in_child(act) != "0"
+
+
+@needs_scopes
+def test_its_parent_can_still_end_it() -> None:
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        confine()
+        os.write(write_end, b"c")
+        time.sleep(10)
+        os._exit(0)
+    os.read(read_end, 1)
+    os.kill(pid, signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    os.close(read_end)
+    os.close(write_end)
+
+
+@needs_scopes
+def test_files_and_network_are_left_alone() -> None:
+    def act() -> str:
+        import socket
+
+        confine()
+        with open("/proc/self/status") as file:
+            assert "NoNewPrivs:\t1" in file.read()
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+        return "fine"
+
+    assert in_child(act) == "fine"
+
+
+@needs_scopes
+def test_it_takes_less_than_the_start_of_anything_else() -> None:
+    def act() -> str:
+        began = time.perf_counter()
+        confine()
+        return f"{time.perf_counter() - began}"
+
+    assert min(float(in_child(act)) for _ in range(5)) < 0.005
+
+
+@pytest.mark.parametrize(
+    ("abi", "why"),
+    [(0, "this kernel has no Landlock"), (4, "Landlock ABI 4 has no scopes, they came with 6")],
+)
+def test_a_kernel_that_cannot_changes_nothing_and_says_why(
+    abi: int, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: abi)
+
+    def act() -> str:
+        applied = confine()
+        with open("/proc/self/status") as file:
+            assert "NoNewPrivs:\t0" in file.read()
+        return applied.why_not
+
+    assert in_child(act) == why
+
+
+def test_what_holds_is_half_a_sentence() -> None:
+    assert Applied(7, 3).describe() == "signals confined to the algorithm's own processes"
+    assert Applied(0, 0, "this kernel has no Landlock").describe() == (
+        "signals unconfined: this kernel has no Landlock"
+    )
