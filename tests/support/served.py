@@ -1,0 +1,30 @@
+"""hkrunner serving a scripted worker with a program of tests/algorithms."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from .local import ALGORITHMS
+from .programs import Program, serving
+from .scripted_worker import Client, ScriptedWorker
+
+OBEYS = ALGORITHMS / "obeys.py"
+
+
+@contextlib.contextmanager
+def serving_worker(
+    cwd: Path,
+    *args: str,
+    entry: str | Path = OBEYS,
+    env: Mapping[str, str | None] | None = None,
+    worker: ScriptedWorker | None = None,
+) -> Iterator[tuple[Client, Program]]:
+    """Run both; yields the worker's first client, which knows the worker, and the program."""
+    with contextlib.ExitStack() as stack:
+        if worker is None:
+            worker = stack.enter_context(ScriptedWorker())
+        given = ("--entry", str(ALGORITHMS / entry), "--url", worker.url, *args)
+        program = stack.enter_context(serving(*given, cwd=cwd, env=env))
+        yield worker.accept(), program
