@@ -11,6 +11,13 @@ from .messages import Failure
 
 #: reason in --json, by the code in front of the message; what is not named here is a crash.
 _REASONS = {
+    "MEMORY_ERROR": "MemoryLimit",
+    "OUT_OF_MEMORY": "MemoryLimit",
+    "SHARED_MEMORY_LIMIT": "MemoryLimit",
+    "HOST_OOM": "MemoryLimit",
+    "CPU_TIME_LIMIT": "CpuLimit",
+    "TASK_TIMEOUT": "Timeout",
+    "START_TIMEOUT": "LoadError",
     "ALGORITHM_ERROR": "AlgorithmError",
     "RESULT_INVALID": "AlgorithmError",
     "RESULT_TOO_LARGE": "AlgorithmError",
@@ -18,7 +25,7 @@ _REASONS = {
     "ENTRY_INVALID": "LoadError",
     "IMPORT_FAILED": "LoadError",
 }
-_STATUSES = {"ENTRY_NOT_FOUND": 3, "ENTRY_INVALID": 4, "IMPORT_FAILED": 4}
+_STATUSES = {"START_TIMEOUT": 4, "ENTRY_NOT_FOUND": 3, "ENTRY_INVALID": 4, "IMPORT_FAILED": 4}
 
 
 @dataclass
@@ -42,6 +49,8 @@ class Result:
     peak_bytes: int | None = None
     limit_bytes: int | None = None
     cpu_s: float | None = None
+    #: What holds the limits, as the warden told: {"line", "level", "signals_confined"}.
+    protection: dict[str, Any] | None = None
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -51,9 +60,12 @@ class Result:
             return None
         if self.status == "stopped":
             return "Stopped"
-        if not self.loaded:
+        code = self.failure.code if self.failure else ""
+        if not self.loaded and not code.startswith("OUT_OF"):
             return "LoadError"
-        return _REASONS.get(self.failure.code if self.failure else "", "Crashed")
+        if code == "MEMORY_ERROR" and self.limit_bytes is None:
+            return "AlgorithmError"
+        return _REASONS.get(code, "Crashed")
 
     @property
     def exit_status(self) -> int:
@@ -61,6 +73,8 @@ class Result:
         if self.status != "failed":
             return 0
         code = self.failure.code if self.failure else ""
+        if code == "MEMORY_ERROR" and self.limit_bytes is not None:
+            return 137
         if code in _STATUSES:
             return _STATUSES[code]
         if self.exit is not None and self.exit.exit_status != 1:
@@ -89,7 +103,8 @@ class Result:
             "durationMs": round(self.duration_s * 1000, 3),
             "peakMemBytes": self.peak_bytes,
             "memLimitBytes": self.limit_bytes,
-            "cpuSeconds": self.cpu_s,
+            "cpuSeconds": None if self.cpu_s is None else round(self.cpu_s, 6),
+            "protection": self.protection,
             "metricsDir": self.metrics_dir,
             "logs": logs,
         }

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from ..sandbox.limits import (
+    Limits,
+    child_memory_bytes,
+    container_memory_bytes,
+    format_bytes,
+    parse_cpu,
+    parse_memory,
+)
 from .errors import SettingsError
 
 DEFAULT_URL = "ws://localhost:3000"
@@ -59,6 +67,114 @@ OPTIONS: tuple[Option, ...] = (
         ("HKRUNNER_GRACE",),
         default=5.0,
         kind="seconds",
+    ),
+    Option(
+        "cpu",
+        ("--cpu",),
+        "CPU cores the algorithm may use on average: 0.5, 2, 500m.",
+        ("HKRUNNER_CPU",),
+        metavar="CORES",
+        group="Limits",
+    ),
+    Option(
+        "mem",
+        ("--mem",),
+        "Memory of the algorithm with all its processes: 512Mi, 2Gi (Ki, M, Mi, Gi, K, G, T, Ti).",
+        ("HKRUNNER_MEM",),
+        metavar="SIZE",
+        group="Limits",
+    ),
+    Option(
+        "mem_mode",
+        ("--mem-mode",),
+        "brake: an allocation beyond the limit fails as MemoryError in your code; rss: only memory that is"
+        " touched counts, for large sparse arrays.",
+        ("HKRUNNER_MEM_MODE",),
+        default="brake",
+        kind="choice",
+        choices=("brake", "rss"),
+        group="Limits",
+    ),
+    Option(
+        "pids",
+        ("--pids",),
+        "Processes at a time.",
+        ("HKRUNNER_PIDS",),
+        metavar="N",
+        group="Limits",
+    ),
+    Option(
+        "timeout_s",
+        ("--timeout",),
+        "Seconds a task may take.",
+        ("HKRUNNER_TIMEOUT",),
+        kind="seconds",
+        group="Limits",
+    ),
+    Option(
+        "start_timeout_s",
+        ("--start-timeout",),
+        "Seconds that loading the code may take.",
+        ("HKRUNNER_START_TIMEOUT",),
+        kind="seconds",
+        group="Limits",
+    ),
+    Option(
+        "cpu_time_s",
+        ("--cpu-time",),
+        "Seconds of CPU time that one process of the algorithm's, with all it starts, may use in its life.",
+        ("HKRUNNER_CPU_TIME",),
+        kind="seconds",
+        group="Limits",
+    ),
+    Option(
+        "files",
+        ("--files",),
+        "Open files, for each process.",
+        ("HKRUNNER_FILES",),
+        metavar="N",
+        group="Limits",
+    ),
+    Option(
+        "disk",
+        ("--disk",),
+        "Growth of the working folder and the records: 2Gi.",
+        ("HKRUNNER_DISK",),
+        metavar="SIZE",
+        group="Limits",
+    ),
+    Option(
+        "no_limits",
+        ("--no-limits",),
+        "Measure only: enforce none of these.",
+        kind="flag",
+        default=False,
+        group="Limits",
+    ),
+    Option(
+        "spare",
+        ("--spare",),
+        "Keep a second process ready, code loaded, that takes over when the first one is ended.",
+        ("HKRUNNER_SPARE",),
+        kind="flag",
+        default=False,
+        group="Algorithm",
+    ),
+    Option(
+        "recycle_after",
+        ("--recycle-after",),
+        "Begin with a new process after this many tasks.",
+        ("HKRUNNER_RECYCLE_AFTER",),
+        metavar="N",
+        group="Algorithm",
+    ),
+    Option(
+        "end_children",
+        ("--end-children",),
+        "End processes that a task has left running when it is done.",
+        kind="flag",
+        default=False,
+        group="Algorithm",
     ),
     Option(
         "input",
@@ -145,6 +261,9 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 
+NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Settings:
     """What one run of hkrunner was asked to do."""
@@ -165,6 +284,11 @@ class Settings:
     tasks: str | None = None
     python: str = sys.executable
     child_env: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = NO_LIMITS
+    limits_from: str = ""  #: where a memory limit comes from that nobody wrote down; "" otherwise
+    spare: bool = False
+    recycle_after: int | None = None
+    end_children: bool = False
 
 
 def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -174,6 +298,7 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
     inputs = tuple(values.get("input") or ())
     tasks = values.get("tasks")
     assert grace_s is not None, "--grace has a default"
+    limits, limits_from = limits_of(values)
     return Settings(
         entry=values.get("entry"),
         path=values.get("path"),
@@ -190,7 +315,71 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         inputs=inputs,
         tasks=tasks,
         child_env=_variables(values.get("env") or ()),
+        limits=limits,
+        limits_from=limits_from,
+        spare=bool(values.get("spare")),
+        recycle_after=_count(values, "recycle_after", "--recycle-after"),
+        end_children=bool(values.get("end_children")),
     )
+
+
+def limits_of(values: Mapping[str, Any], *, root: str = "/") -> tuple[Limits, str]:
+    """Return the limits, and where the memory limit comes from when nobody wrote one down.
+
+    None is enforced that nobody wrote down, but for one: in a container with a memory limit of its own
+    the algorithm gets that less what we need, so that it is ended with a reason instead of the container
+    without one. Raises SettingsError.
+    """
+    no_limits = bool(values.get("no_limits"))
+    memory_bytes = _quantity(values, "mem", "--mem", parse_memory)
+    limits_from = ""
+    if memory_bytes is None and not no_limits:
+        container = container_memory_bytes(root=root)
+        if container is not None:
+            memory_bytes = child_memory_bytes(container)
+            limits_from = f"the container's {format_bytes(container)} less what hkrunner needs"
+    disk_bytes = _quantity(values, "disk", "--disk", parse_memory)
+    found = Limits(
+        cpu_cores=_quantity(values, "cpu", "--cpu", parse_cpu),
+        memory_bytes=memory_bytes,
+        pids=_count(values, "pids", "--pids"),
+        task_timeout_s=_seconds(values, "timeout_s", "--timeout", least=0.001),
+        start_timeout_s=_seconds(values, "start_timeout_s", "--start-timeout", least=0.001),
+        cpu_time_s=_seconds(values, "cpu_time_s", "--cpu-time", least=0.001),
+        files=_count(values, "files", "--files", least=16),
+        disk_bytes=disk_bytes,
+        mem_mode=values.get("mem_mode") or "brake",
+        enforced=not no_limits,
+    )
+    return found, limits_from
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _quantity(
+    values: Mapping[str, Any], name: str, flag: str, parse: Callable[[str], _Number]
+) -> _Number | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    try:
+        return parse(str(value))
+    except ValueError as error:
+        raise SettingsError(f"{flag} {value}: {error}") from None
+
+
+def _count(values: Mapping[str, Any], name: str, flag: str, *, least: int = 1) -> int | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    try:
+        number = int(str(value))
+    except ValueError:
+        raise SettingsError(f"{flag} wants a whole number, not {value!r}") from None
+    if not least <= number < 2**31:
+        raise SettingsError(f"{flag} wants a whole number from {least} on, not {value!r}")
+    return number
 
 
 def _seconds(values: Mapping[str, Any], name: str, flag: str, *, least: float) -> float | None:

@@ -13,31 +13,34 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..boards.store import Store, TaskIds, TaskRecord, local_job_id
+from ..boards.store import Store, TaskIds, local_job_id
 from ..sandbox.channel import Frame, Kind, blob_problem
 from ..sandbox.codec import MESSAGE_LIMIT
 from ..sandbox.entry import Location
+from ..sandbox.limits import format_bytes, suggest_memory
 from ..sandbox.outcome import Cause, Exit, report
 from ..sandbox.process import Child
 from . import encoding, messages
+from .crew import Crew
+from .current import BlobSource, Current
 from .link import Link, Message
 from .loop import Loop, Timer
 from .messages import Failure
+from .meter import ASK_S, Meter
 from .output import Output
 from .result import Result
-from .settings import Settings
+from .settings import NO_LIMITS, Settings
 from .task import Action, Event, Machine, State, UnexpectedEvent
 
-#: Lines of output that go into the message of a task that died.
-LAST_LINES = 10
-_TAIL_BYTES = 4096
-#: What the parent keeps of an answer to show or record it, when the child has not.
-_DONE = b'{"command":"done","data":'
+#: After this long without a task the warden looks only once a second.
+IDLE_S = 1.0
+#: A leak is worth a word from here on: share of the limit, and tasks it was seen over.
+LEAK_SHARE = 0.8
+LEAK_TASKS = 10
 
 
 @dataclass
@@ -48,47 +51,6 @@ class Hooks:
     on_loaded: Callable[[], None] = lambda: None
     on_load_failed: Callable[[Failure], None] = lambda failure: None
     on_given_up: Callable[[str], None] = lambda reason: None
-
-
-@dataclass
-class Current:
-    """The task that is being served."""
-
-    number: int
-    began: float
-    started_at: float
-    message: Message | None  #: its initialize, until the child has read it
-    ids: TaskIds | None = None
-    record: TaskRecord | None = None
-    answer: bytes = b""
-    answer_blob: BlobSource | None = None
-    failure: Failure | None = None
-    exit: Exit | None = None
-    tail: deque[bytes] = field(default_factory=deque)
-    tail_bytes: int = 0
-    problems: list[str] = field(default_factory=list)
-    retried: bool = False
-
-
-class BlobSource:
-    """A large answer in the child's memfd. It is read, never mapped: see channel.blob_problem."""
-
-    def __init__(self, fd: int, size: int) -> None:
-        self._fd = fd
-        self.size = size
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return exactly this piece."""
-        data = os.pread(self._fd, length, offset)
-        if len(data) != length:
-            raise OSError("the answer became shorter while it was sent")
-        return data
-
-    def close(self) -> None:
-        """The memory is the child's alone again."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
 
 class Supervisor:
@@ -111,17 +73,19 @@ class Supervisor:
         self._hooks = hooks
         self._machine = Machine()
         self._link: Link | None = None
-        self._child: Child | None = None
-        self._given_up: set[Child] = set()
+        self._crew = Crew(loop, settings, where, self, {})
         self._current: Current | None = None
         self._number = 0
-        self._served = 0
+        self._served = 0  #: tasks of the child that serves
+        self._first_bytes = 0  #: its memory after the first of them
         self._grace: Timer | None = None
+        self._idle: Timer | None = None
+        self._is_idle = False
         self._exit_options: dict[str, Any] = {"exitCode": 0}
-        self._finishing = False
+        self._last_exit: Exit | None = None
         self._job = local_job_id(time.time())
         self._unknown: set[str] = set()
-        self._told_waiting = False
+        self._told: set[str] = set()
         self.exit_status = 0
         self._handlers: dict[str, Callable[[Message], None]] = {
             messages.INITIALIZE: self._on_initialize,
@@ -131,7 +95,7 @@ class Supervisor:
         }
         self._actions: dict[Action, Callable[[], None]] = {
             Action.BEGIN: self._begin,
-            Action.ABANDON: self._abandon,
+            Action.ABANDON: lambda: self._crew.abandon(Cause.REPLACED),
             Action.CHILD_START: lambda: self._send(Kind.START),
             Action.CHILD_STOP: self._child_stop,
             Action.CHILD_EXIT: self._child_exit,
@@ -157,7 +121,7 @@ class Supervisor:
 
     def preload(self) -> None:
         """Start the child, so that its code is loaded when the first task comes."""
-        self._new_child()
+        self._crew.ready()
 
     def connect(self, url: str) -> None:
         """Connect to the worker, and stay connected."""
@@ -187,16 +151,16 @@ class Supervisor:
 
     def on_link_open(self) -> None:
         """The worker is there."""
-        self._told_waiting = False
+        self._told.discard("waiting")
         assert self._link is not None
         say = self._output.debug if self._settings.local else self._output.say
         say(f"● connected to {self._link.url}")
 
     def on_link_unreachable(self, reason: str) -> None:
         """Say once what is waited for."""
-        if self._told_waiting or self._link is None:
+        if "waiting" in self._told or self._link is None:
             return
-        self._told_waiting = True
+        self._told.add("waiting")
         self._output.say(f"◌ waiting for an HKube worker at {self._link.url}: {reason}; trying on")
         if not self._settings.local:
             self._output.say(
@@ -286,46 +250,32 @@ class Supervisor:
 
     # ---- the child
 
-    def _new_child(self) -> Child:
-        settings, where = self._settings, self._where
-        env = dict(os.environ)
-        env.update(settings.child_env)
-        python_path = [one for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]
-        try:
-            child = Child(
-                self._loop,
-                self,
-                argv=[settings.python, "-u"],
-                cwd=where.folder,
-                env=env,
-                setup={
-                    "where": list(where),
-                    "encoding": settings.encoding,
-                    "python_path": [os.path.abspath(one) for one in python_path],
-                },
-            )
-        except OSError as error:
-            raise RuntimeError(f"cannot start a process: {error}") from error
-        self._child = child
-        self._served = 0
-        return child
-
     def _send(self, kind: Kind, body: bytes = b"") -> None:
-        if self._child is not None and self._current is not None:
-            self._child.send(kind, self._current.number, body)
+        if self._crew.child is not None and self._current is not None:
+            self._crew.child.send(kind, self._current.number, body)
 
     def _begin(self) -> None:
         """Open the next task and hand it to the child."""
         message, self._pending_initialize = self._pending_initialize, None
         assert message is not None, "INITIALIZE is stepped with its message at hand"
         self._number += 1
+        limits = self._settings.limits
         self._current = Current(self._number, self._loop.clock(), time.time(), message)
+        self._current.limit_bytes = limits.memory_bytes if limits.enforced else None
+        if self._idle is not None:
+            self._idle.cancel()
         self._hand_out(self._current)
 
     def _hand_out(self, current: Current) -> None:
         message = current.message
         assert message is not None, "a task is handed out before it is admitted"
-        child = self._child if self._child is not None else self._new_child()
+        fresh = self._crew.child is None
+        child = self._crew.ready()
+        if fresh:
+            self._served = 0
+        elif self._is_idle:
+            child.watch(idle=False)
+        self._is_idle = False
         if message.blob is not None:
             child.send_blob(Kind.INIT, current.number, message.blob.fd, message.blob.size)
         else:
@@ -341,40 +291,28 @@ class Supervisor:
             and not current.retried
         )
 
-    def _abandon(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            self._given_up.add(child)
-            child.kill(Cause.REPLACED)
-
-    def _let_go(self, child: Child) -> None:
-        """This child ends by itself and takes no further task; it gets the grace for it."""
-        self._child = None
-        self._given_up.add(child)
-        self._loop.after(self._settings.grace_s, lambda: child.kill(Cause.STOPPED))
-
     def _child_stop(self) -> None:
         self._output.say(
             f"■ stopping task {self._name()}: stop() is called, {self._settings.grace_s:g} s to end"
         )
-        if self._child is not None and self._current is not None:
-            self._child.stop(self._current.number, {"forceStop": True})
+        if self._crew.child is not None and self._current is not None:
+            self._crew.child.stop(self._current.number, {"forceStop": True})
 
     def _child_exit(self) -> None:
         if self._current is not None:
             self._output.say(f"■ stopping: {self._settings.grace_s:g} s to end")
-        if self._child is None:
+        self._crew.drop_spare()
+        if self._crew.child is None:
             self._loop.after(0, lambda: self._step(Event.CHILD_GONE))
         else:
-            self._child.exit(self._exit_options)
+            self._crew.child.exit(self._exit_options)
 
     def _child_kill(self) -> None:
-        if self._child is None:
+        if self._crew.child is None:
             return
-        if self._machine.state is State.EXITING and self._grace is not None and self._grace.pending:
-            self._child.kill(Cause.INTERRUPTED)
-        else:
-            self._child.kill(Cause.STOPPED)
+        in_grace = self._grace is not None and self._grace.pending
+        interrupted = self._machine.state is State.EXITING and in_grace
+        self._crew.child.kill(Cause.INTERRUPTED if interrupted else Cause.STOPPED)
 
     def _arm_grace(self) -> None:
         self._grace = self._loop.after(self._settings.grace_s, lambda: self._step(Event.GRACE_OVER))
@@ -388,14 +326,15 @@ class Supervisor:
         """Start the next child now, unless it would only die like the last one."""
         exit = self._last_exit
         if exit is not None and exit.loaded and self._served and exit.cause is not Cause.NOT_STARTED:
-            self._new_child()
-
-    _last_exit: Exit | None = None
+            self._crew.ready()
+            self._served = 0
 
     def on_frame(self, child: Child, frame: Frame) -> None:
         """One frame of a child."""
         current = self._current
-        stale = child is not self._child or (frame.task and (current is None or frame.task != current.number))
+        stale = child is not self._crew.child or (
+            frame.task and (current is None or frame.task != current.number)
+        )
         if stale:
             if frame.fd is not None:
                 os.close(frame.fd)
@@ -413,7 +352,7 @@ class Supervisor:
                 self._take_blob(child, current, frame.fd, frame.size)
             else:
                 current.answer = frame.body
-                self._step(Event.CHILD_DONE)
+                self._task_ended(current, Event.CHILD_DONE)
             return
         if frame.fd is not None:
             os.close(frame.fd)
@@ -427,8 +366,10 @@ class Supervisor:
             current.failure = _failure_of(told)
             if told.get("ends"):
                 child.drain_output()
-                self._let_go(child)
-            self._step(Event.CHILD_FAILED)
+                self._crew.let_go()
+                self._step(Event.CHILD_FAILED)
+            else:
+                self._task_ended(current, Event.CHILD_FAILED)
         elif kind == Kind.STOPPED:
             told = json.loads(frame.body)
             if told.get("error"):
@@ -452,23 +393,65 @@ class Supervisor:
         if problem is not None:
             os.close(fd)
             current.failure = Failure("RESULT_INVALID", f"RESULT_INVALID: the result's memory: {problem}")
-            self._step(Event.CHILD_FAILED)
+            self._task_ended(current, Event.CHILD_FAILED)
             return
         current.answer_blob = BlobSource(fd, size)
-        self._step(Event.CHILD_DONE)
+        self._task_ended(current, Event.CHILD_DONE)
+
+    def _task_ended(self, current: Current, event: Event) -> None:
+        """The child has answered; a task that lasted has the account of its whole tree asked for first."""
+        failure = current.failure
+        wanted = failure is not None and failure.code == "MEMORY_ERROR"
+        if current.meter is None or current.ending is not None or not (wanted or current.meter.watched):
+            self._step(event)
+            return
+        current.ending = (event, self._loop.after(ASK_S, lambda: self._settle(current)))
+        current.meter.ask()
+
+    def _settle(self, current: Current) -> None:
+        """The account is there, or will not come: now the end of the task is an event."""
+        if current is self._current and current.ending is not None:
+            event, timer = current.ending
+            timer.cancel()
+            current.ending = None
+            self._step(event)
+
+    def on_sample(self, child: Child, sample: Mapping[str, Any]) -> None:
+        """Usage of a tree."""
+        current = self._current
+        if current is None or child is not self._crew.child or current.meter is None:
+            return
+        current.on_sample(sample)
+        if sample.get("ask") == current.meter.end_ask and current.ending is not None:
+            self._settle(current)
 
     def _loaded(self, told: Mapping[str, Any]) -> None:
         has = [str(one) for one in told["methods"]]
         lacks = [one for one in ("init", "stop", "exit") if one not in has]
         without = f" (no {', '.join(lacks)})" if lacks else ""
-        say = self._output.debug if self._settings.local or self._served else self._output.say
+        say = self._output.debug if self._settings.local or "loaded" in self._told else self._output.say
         say(f"● {self._where.shown} loaded: {', '.join(has)}{without}")
+        self._tell_protection()
+        self._told.add("loaded")
+        self._crew.prepare_spare()
         self._hooks.on_loaded()
+
+    def _tell_protection(self) -> None:
+        """Say once which limits hold and who holds them."""
+        child = self._crew.child
+        if child is None or child.holds is None or "loaded" in self._told:
+            return
+        line = str(child.holds["line"])
+        if self._settings.limits_from:
+            line += f" (memory: {self._settings.limits_from})"
+        signals = "confined" if child.holds["signals_confined"] else "not confined (this kernel cannot)"
+        asked = self._settings.limits != NO_LIMITS
+        say = self._output.say if asked or not self._settings.local else self._output.debug
+        say(f"● {line}; signals {signals}")
 
     def _load_failed(self, failure: Failure) -> None:
         """This child ends by itself; the next task tries the code again with a new one."""
-        if self._child is not None:
-            self._let_go(self._child)
+        self._crew.let_go()
         if self._current is not None:
             self._current.failure = failure
             self._current.exit = Exit(Cause.EXITED, loaded=False)
@@ -479,65 +462,66 @@ class Supervisor:
     def on_output(self, child: Child, stream: str, data: bytes) -> None:
         """What the algorithm prints goes on as it comes, and into the task's record."""
         self._output.user(stream, data)
-        current = self._current
-        if current is None or child is not self._child:
-            return
-        if current.record is not None:
-            current.record.append(stream, data)
-        current.tail.append(data[-_TAIL_BYTES:])
-        current.tail_bytes += len(current.tail[-1])
-        while current.tail_bytes - len(current.tail[0]) >= _TAIL_BYTES:
-            current.tail_bytes -= len(current.tail.popleft())
+        if self._current is not None and child is self._crew.child:
+            self._current.printed(stream, data)
 
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Nothing of this child is left."""
-        if child is not self._child:
-            self._given_up.discard(child)
-            if self._finishing:
-                self._finish()
+        if not self._crew.gone(child):
             return
-        self._child = None
         self._last_exit = exit
         current = self._current
+        if current is not None and current.ending is not None:
+            # It had answered: that counts, whatever became of it since.
+            self._settle(current)
+            current = self._current
         if current is not None and self._began_too_late(current, exit):
             self._output.warn(f"✘ before task {self._number}: {report(exit, during='while no task ran')}")
             current.retried = True
             self._hand_out(current)
             return
         if current is not None:
-            current.exit = replace(exit, last_lines=_last_lines(current.tail))
+            current.exit = replace(exit, last_lines=current.last_lines())
         elif self._machine.state is State.IDLE:
-            if not exit.loaded:
-                self._hooks.on_load_failed(Failure(exit.error_code, report(exit, during="during import")))
-            else:
-                self._output.warn(f"✘ between two tasks: {report(exit, during='while no task ran')}")
+            self._died_idle(exit)
         self._step(Event.CHILD_GONE)
+
+    def _died_idle(self, exit: Exit) -> None:
+        if not exit.loaded:
+            self._hooks.on_load_failed(Failure(exit.error_code, report(exit, during="during import")))
+        elif exit.cause is not Cause.RECYCLED:
+            self._output.warn(f"✘ between two tasks: {report(exit, during='while no task ran')}")
 
     # ---- the record
 
     def _name(self) -> str:
-        current = self._current
-        return current.ids.task if current is not None and current.ids is not None else str(self._number)
+        return self._current.name if self._current is not None else str(self._number)
 
     def _admit(self, current: Current, told: Mapping[str, Any]) -> None:
         """The child has read the task: it is known by name now, and gets its folders."""
-        if current.message is not None:
-            current.message.release()
-            current.message = None
+        current.release()
+        child = self._crew.child
+        assert child is not None, "its frame has just come"
         if current.ids is None:
-            self._open_record(current, self._ids(told))
+            self._open(current, self._ids(told))
+        current.protection = child.holds
+        current.meter = Meter(self._loop, child)
+        limits = self._settings.limits
+        if limits.task_timeout_s is not None and limits.enforced:
+            text = f"{limits.task_timeout_s:g} s"
+            current.timeout = self._loop.after(
+                limits.task_timeout_s, lambda: child.kill(Cause.TASK_TIMEOUT, text)
+            )
         record = current.record
         go: dict[str, Any] = {"folder": None, "env": {}}
         if record is not None:
             go = {"folder": str(record.folder), "env": record.environment}
         self._send(Kind.GO, json.dumps(go).encode())
 
-    def _open_record(self, current: Current, ids: TaskIds) -> None:
-        current.ids = ids
+    def _open(self, current: Current, ids: TaskIds) -> None:
+        current.open(self._store, ids, self._where.shown)
         if not self._settings.local:
             self._output.say(f"▶ task {ids.task}  job {ids.job}  {ids.pipeline}/{ids.node}")
-        if self._store is not None:
-            current.record = self._store.open(ids, entry=self._where.shown, started_at=current.started_at)
 
     def _ids(self, told: Mapping[str, Any]) -> TaskIds:
         def text(name: str) -> str:
@@ -560,52 +544,68 @@ class Supervisor:
             data = {}
         return self._ids(data)
 
-    def _close(self, status: str, failure: Failure | None = None) -> Result | None:
+    def _close(self, status: str, failure: Failure | None = None) -> None:
         """The task is over: everything about it is on disk when this returns."""
-        current, self._current = self._current, None
+        current = self._current
         if current is None:
-            return None
+            return
         if current.ids is None:
-            message = current.message
-            self._current = current
-            self._open_record(current, self._ids_of(message) if message is not None else self._ids({}))
-            self._current = None
-        if current.message is not None:
-            current.message.release()
-        if self._child is not None:
-            self._current = current
-            self._child.drain_output()
-            self._current = None
+            # Its child never read it: the names have to be found here.
+            self._open(current, self._ids_of(current.message) if current.message else self._ids({}))
+        child = self._crew.child
+        if child is not None:
+            child.drain_output()
+        result = current.close(status, failure, self._loop.clock() - current.began)
+        self._current = None
         self._served += 1
-        ids, record = current.ids, current.record
-        assert ids is not None, "opened above at the latest"
-        result = Result(
-            ids.task,
-            ids.job,
-            ids.node,
-            ids.pipeline,
-            status,
-            current.started_at,
-            time.time(),
-            self._loop.clock() - current.began,
-            output=_output_of(current) if status == "succeed" else None,
-            failure=failure,
-            exit=current.exit,
-            loaded=current.exit is None or current.exit.loaded,
-            metrics_dir=str(record.metrics_dir) if record is not None else None,
-            folder=str(record.folder) if record is not None else None,
-            problems=current.problems,
-        )
-        facts = result.facts()
-        if record is not None:
-            if failure is not None:
-                record.write("error.json", json.dumps(facts["error"]).encode())
-            record.finish(facts)
-            result.problems.extend(record.problems)
-        if status != "succeed" and current.answer_blob is not None:
-            current.answer_blob.close()
+        if child is not None:
+            self._after_task(child, current, result)
         self._hooks.on_result(result)
-        return result
+
+    def _after_task(self, child: Child, current: Current, result: Result) -> None:
+        """Look after the child that goes on: what it keeps, what it has left running, how old it is."""
+        meter = current.meter
+        if meter is not None and meter.processes > 1:
+            if self._settings.end_children:
+                child.end_others()
+            elif "left running" not in self._told:
+                self._told.add("left running")
+                self._output.say(
+                    f"  task {result.task} left {meter.processes - 1} more processes running; they end with "
+                    "the algorithm's own process (--end-children: with the task)"
+                )
+        self._look_for_leak(result)
+        recycle = self._settings.recycle_after
+        if recycle is not None and self._served >= recycle and self._machine.state is State.IDLE:
+            self._output.debug(f"a new process after {self._served} tasks (--recycle-after)")
+            self._crew.let_go(Cause.RECYCLED, ask=True)
+            self._crew.ready()
+            self._served = 0
+        if self._idle is None or not self._idle.pending:
+            self._idle = self._loop.after(IDLE_S, self._rest)
+
+    def _rest(self) -> None:
+        """No task for a while: the warden need not look so often."""
+        if self._current is None and self._crew.child is not None and not self._is_idle:
+            self._is_idle = True
+            self._crew.child.watch(idle=True)
+
+    def _look_for_leak(self, result: Result) -> None:
+        peak, limit = result.peak_bytes, result.limit_bytes
+        if peak is None:
+            return
+        if self._served == 1:
+            self._first_bytes = peak
+            self._told.discard("leak")
+        grown = peak - self._first_bytes
+        if limit is None or self._served < LEAK_TASKS or peak < LEAK_SHARE * limit or grown < 0.1 * limit:
+            return
+        if "leak" not in self._told:
+            self._told.add("leak")
+            self._output.warn(
+                f"◌ memory grew {format_bytes(grown / self._served)} per task over {self._served} tasks, to "
+                f"{format_bytes(peak)} of {format_bytes(limit)}; --recycle-after {self._served} would begin anew"
+            )
 
     # ---- answers
 
@@ -622,7 +622,7 @@ class Supervisor:
     def _post_failure(self) -> None:
         current = self._current
         assert current is not None and current.failure is not None, "a failure came with the event"
-        self._fail(current.failure)
+        self._fail(self._explained(current, current.failure))
 
     def _post_death(self) -> None:
         current = self._current
@@ -631,27 +631,24 @@ class Supervisor:
         during = "before answering" if exit.loaded else "during import"
         self._fail(Failure(exit.error_code, report(exit, during=during), exit.stack))
 
-    def _fail(self, failure: Failure) -> None:
-        self._close("failed", failure)
-        self._post(encoding.encode(self._settings.encoding, failure.to_message()))
-
-    def _post_stopped(self) -> None:
-        self._keep_stopped()
-        self._post(self._wire_stopped)
-
-    def _keep_stopped(self) -> None:
-        current = self._current
-        if current is None:
-            return
-        failure = None
-        if current.exit is not None and current.exit.cause in (Cause.STOPPED, Cause.INTERRUPTED):
-            failure = Failure(current.exit.error_code, report(current.exit))
-        self._close("stopped", failure)
+    def _explained(self, current: Current, failure: Failure) -> Failure:
+        """An allocation that our own brake has refused: say so, and what can be done."""
+        limit = current.limit_bytes
+        if failure.code != "MEMORY_ERROR" or limit is None:
+            return failure
+        peak = current.meter.peak() if current.meter is not None else 0
+        wanted = suggest_memory(max(peak, limit))
+        hint = f"limit {format_bytes(limit)} (--mem), used {format_bytes(peak)}. Try --mem {wanted}"
+        if self._settings.limits.mem_mode == "brake":
+            hint += "; if large arrays are reserved and hardly touched, --mem-mode rss"
+        first, line, rest = failure.message.partition("\n")
+        return replace(failure, message=f"{first}; {hint}{line}{rest}")
 
     def _finish(self) -> None:
-        self._finishing = True
-        if self._given_up:
-            return  # the last of them comes back here
+        self._crew.drop_spare()
+        if not self._crew.empty:
+            self._crew.on_empty = self._finish  # the last of them comes back here
+            return
         if self._link is not None:
             self._link.close()
         if self._store is not None:
@@ -661,19 +658,3 @@ class Supervisor:
 
 def _failure_of(told: Mapping[str, Any]) -> Failure:
     return Failure(str(told["code"]), str(told["message"]), str(told.get("details") or ""))
-
-
-def _output_of(current: Current) -> bytes | None:
-    """Return the result's own JSON out of the answer, None for another encoding."""
-    if current.answer_blob is not None:
-        head = current.answer_blob.read(0, min(len(_DONE), current.answer_blob.size))
-        if head != _DONE:
-            return None
-        return current.answer_blob.read(len(_DONE), current.answer_blob.size - len(_DONE) - 1)
-    return current.answer[len(_DONE) : -1] if current.answer.startswith(_DONE) else None
-
-
-def _last_lines(tail: deque[bytes]) -> tuple[str, ...]:
-    text = b"".join(tail).decode("utf-8", "replace")
-    lines = [line[:400] for line in text.splitlines() if line.strip()]
-    return tuple(lines[-LAST_LINES:])

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import struct
 from enum import IntEnum
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -34,6 +35,13 @@ INLINE_LIMIT = 1024 * 1024
 BLOB_LIMIT = 2 * 1024**3
 
 Buffer = Union[bytes, bytearray, memoryview]
+
+
+#: What a child ends with that finds its channel closed under it.
+EXIT_CHANNEL_LOST = 251
+#: Has the child write the stacks of all its threads. Few programs use a real-time signal; its handler is
+#: in C, so it works while the interpreter is held.
+STACK_SIGNAL = signal.SIGRTMAX - 1
 
 
 class Kind(IntEnum):

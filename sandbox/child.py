@@ -34,7 +34,18 @@ from typing import Any, Callable, Dict, FrozenSet, List, NoReturn, Optional, Tup
 from . import codec, failure
 from . import entry as entries
 from .api import Api
-from .channel import INLINE_MAX, Frame, FrameReader, Kind, encode, fds_of, header, seal
+from .channel import (
+    EXIT_CHANNEL_LOST,
+    INLINE_MAX,
+    STACK_SIGNAL,
+    Frame,
+    FrameReader,
+    Kind,
+    encode,
+    fds_of,
+    header,
+    seal,
+)
 
 #: Descriptors of ours go above this, where no program expects any.
 HIGH = 100
@@ -44,6 +55,7 @@ def main(bare: FrozenSet[str]) -> NoReturn:
     """Run as the child; argv: role, task socket, control socket, file for faulthandler's stacks."""
     tasks, control, fault = (_move_up(int(number)) for number in sys.argv[2:5])
     faulthandler.enable(fault, all_threads=True)
+    faulthandler.register(STACK_SIGNAL, fault, all_threads=True, chain=False)
     channel = Channel(tasks)
     frame = channel.receive()
     if frame is None:
@@ -72,7 +84,10 @@ class Channel:
     def receive(self) -> Optional[Frame]:
         """Wait for the next frame; None when the parent will send no more."""
         while not self._ready:
-            data, ancillary, _, _ = self._socket.recvmsg(65536, 256, _CLOEXEC)
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(65536, 256, _CLOEXEC)
+            except OSError:
+                _leave_without_channel()
             fds = fds_of(ancillary)
             if not data and not fds:
                 return None
@@ -89,9 +104,15 @@ class Channel:
             # A process forked by the user's code that came back here instead of ending.
             _leave_fork()
         with self._lock:
-            if len(body) <= INLINE_MAX:
-                self._socket.sendall(encode(kind, task, body))
-                return
+            try:
+                self._send(kind, task, body, keep)
+            except OSError:
+                _leave_without_channel()
+
+    def _send(self, kind: Kind, task: int, body: bytes, keep: bool) -> None:
+        if len(body) <= INLINE_MAX:
+            self._socket.sendall(encode(kind, task, body))
+        else:
             fd = self._filled(body, keep)
             try:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
@@ -124,10 +145,17 @@ def _new_blob() -> int:
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-def _leave_fork() -> NoReturn:
+def _leave_fork(code: int = 0) -> NoReturn:
     with contextlib.suppress(Exception):
         _flush()
-    os._exit(0)
+    os._exit(code)
+
+
+def _leave_without_channel() -> NoReturn:
+    """The parent is gone, or the user's code has closed our sockets: there is nobody to answer to."""
+    with contextlib.suppress(Exception):
+        _flush()
+    os._exit(EXIT_CHANNEL_LOST)
 
 
 def _flush() -> None:
@@ -159,6 +187,7 @@ class Child:
         self._pid = os.getpid()
         self._next: Optional[Frame] = None
         self._result: Optional[Tuple[int, str]] = None
+        self._stopper: Optional[threading.Thread] = None
 
     def run(self, bare: FrozenSet[str]) -> NoReturn:
         """Load the entry, serve, and end as the user's exit() and the interpreter end."""
@@ -240,7 +269,11 @@ class Child:
             self._fail(task, _told(error.code, error))
         except BaseException as error:  # the edge of user code: whatever it raises is an answer
             if os.getpid() != self._pid:
-                raise
+                # A copy of us, forked by the user's code: it ends as a script would.
+                told = failure.describe(error, self._where.folder)["message"]
+                with contextlib.suppress(Exception):
+                    print(told, file=sys.stderr)
+                _leave_fork(1)
             ends = isinstance(error, SystemExit)
             self._fail(task, {**failure.describe(error, self._where.folder), "ends": ends})
             if ends:
@@ -311,10 +344,12 @@ class Child:
         if folder is not None:
             self._keep_result(folder, _data_of(wire) if self._encoding == "json" else codec.json_text(result))
         del result
+        self._join_stop()
         _flush()
         self._channel.send(Kind.DONE, task, wire, keep=True)
 
     def _fail(self, task: int, told: Dict[str, Any]) -> None:
+        self._join_stop()
         _flush()
         self._send_json(Kind.FAILED, task, told)
 
@@ -324,7 +359,7 @@ class Child:
         part = os.path.join(folder, ".output.json.part")
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            self._result = (os.open(part, flags, 0o666), part)
+            self._result = (_move_up(os.open(part, flags, 0o666)), part)
         except OSError as error:
             self._not_kept("output.json", error)
 
@@ -394,9 +429,17 @@ class Child:
             if api is None or (task and task != running):
                 return  # that task has ended meanwhile; its answer is on its way
             api._stopping.set()
-        threading.Thread(
-            target=self._stop, args=(running, options), name="hkrunner-stop", daemon=True
-        ).start()
+            self._stopper = threading.Thread(
+                target=self._stop, args=(running, options), name="hkrunner-stop", daemon=True
+            )
+            self._stopper.start()
+
+    def _join_stop(self) -> None:
+        """Let the user's stop() come to its end; the parent has the clock."""
+        with self._state:
+            stopper, self._stopper = self._stopper, None
+        if stopper is not None:
+            stopper.join()
 
     def _stop(self, task: int, options: Dict[str, Any]) -> None:
         """Call the user's stop(), then cancel a start() that is a coroutine."""
@@ -420,6 +463,7 @@ class Child:
 
     def _say_goodbye(self) -> NoReturn:
         """Call the user's exit(), and end with the code the worker asked for."""
+        self._join_stop()
         options = self._exit or {"exitCode": 0}
         function = self._entry.exit if self._entry is not None else None
         if function is not None and self._exit is not None:

@@ -53,6 +53,8 @@ def locate(entry: Optional[str], path: Optional[str], cwd: str) -> Location:
     `path`: the folder of the code; None means the folder of the entry's file, else `cwd`.
     """
     name, function = _split_function(entry or DEFAULT_ENTRY)
+    if name.endswith(".ipynb"):
+        raise EntryError("ENTRY_NOT_FOUND", f"{name} is a notebook; save its code as a .py file")
     folder = os.path.abspath(os.path.join(cwd, os.path.expanduser(path))) if path else None
     if folder is not None and not os.path.isdir(folder):
         raise EntryError("ENTRY_NOT_FOUND", f"no folder {path} in {cwd} (--path)")
@@ -72,8 +74,6 @@ def locate(entry: Optional[str], path: Optional[str], cwd: str) -> Location:
                 return Location(base, name, function, os.path.join(base, tail))
         if len(parts) > 1:
             return Location(base, name, function, "")  # an installed package: the import tells
-    if name.endswith(".ipynb"):
-        raise EntryError("ENTRY_NOT_FOUND", f"{name} is a notebook; save its code as a .py file")
     base = folder or os.path.dirname(os.path.join(cwd, name)) or cwd
     hint = _python_files(base)
     raise EntryError(

@@ -6,7 +6,9 @@ user needs stands in it: the code, type and text, the last line of their own cod
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import sys
 import sysconfig
 import traceback
@@ -53,7 +55,7 @@ def describe(error: BaseException, folder: str, *, code: str = "", during: str =
     place = _place(frames, folder)
     below = ""
     if not code:
-        code = "MEMORY_ERROR" if isinstance(error, MemoryError) else "ALGORITHM_ERROR"
+        code = _code(error)
     if isinstance(error, SystemExit):
         code, sentence = (
             "EXITED",
@@ -66,10 +68,11 @@ def describe(error: BaseException, folder: str, *, code: str = "", during: str =
             line = error.text.rstrip("\n")
             below = f"\n    {line[:300]}\n    {' ' * min(max(error.offset or 1, 1) - 1, 300)}^"
     else:
-        sentence = f"{name}: {text}" if text else f"{name} (without a text)"
+        nothing = "an allocation failed" if isinstance(error, MemoryError) else "(without a text)"
+        sentence = f"{name}: {text or nothing}"
         if during:
             sentence += during
-    message = f"{code}: {sentence}" + (f" ({place})" if place else "") + below
+    message = f"{code}: {sentence}" + (f" ({place})" if place else "") + _hint(error) + below
     shown = _shown(frames, folder)
     if shown:
         message += "\n" + shown
@@ -80,6 +83,27 @@ def describe(error: BaseException, folder: str, *, code: str = "", during: str =
         "type": type(error).__name__,
         "line": place,
     }
+
+
+def _code(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "MEMORY_ERROR"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "TOO_MANY_FILES"
+    return "ALGORITHM_ERROR"
+
+
+def _hint(error: BaseException) -> str:
+    """Return the limit that this error ran into, where there is one to name."""
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return f"; {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files are allowed (--files)"
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return "; the size of a file is limited"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "; the disk is full"
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return "; the memory limit (--mem) or the system's own leaves no room for its stack"
+    return ""
 
 
 def _exit_text(error: SystemExit) -> str:

@@ -6,27 +6,57 @@ import enum
 import signal
 from dataclasses import dataclass, field
 
+from .limits import format_bytes, suggest_memory
+
 
 class Cause(enum.Enum):
     """Why the child is gone."""
 
     EXITED = "exited"  #: it ended by itself, with an exit code
     SIGNALLED = "signalled"  #: a signal that was not ours
+    MEMORY = "memory"  #: killed by us, or by our cgroup: above the memory limit
+    SHARED_MEMORY = "shared_memory"  #: the same, most of it in /dev/shm, memory files or System V segments
+    PROCESSES = "processes"  #: killed by us: too many processes
+    CPU_TIME = "cpu_time"  #: killed by us: has used its CPU time
+    DISK = "disk"  #: killed by us: has written too much
+    TASK_TIMEOUT = "task_timeout"  #: killed by us: the task took too long
+    START_TIMEOUT = "start_timeout"  #: killed by us: loading the code took too long
+    HOST_OOM = "host_oom"  #: killed by the kernel because the machine had no memory left
     STOPPED = "stopped"  #: killed by us: it did not end within the grace of a stop or an exit
     INTERRUPTED = "interrupted"  #: killed by us: the user of the runner pressed Ctrl-C twice
     REPLACED = "replaced"  #: killed by us: the worker has moved on to another task
+    RECYCLED = "recycled"  #: ended by us between two tasks, as was asked
     CHANNEL_BROKEN = "channel_broken"  #: killed by us: its channel was closed or carried no frames
     NOT_STARTED = "not_started"  #: it could not be executed
     GUARD_LOST = "guard_lost"  #: the warden is gone, and the tree was ended without it
 
 
+#: Where the answer shows what every thread was doing.
+STACK_WANTED = frozenset((Cause.TASK_TIMEOUT, Cause.START_TIMEOUT, Cause.STOPPED))
+
+
 @dataclass(frozen=True)
 class Process:
-    """A process as it was when the kill began."""
+    """A process as it was when the kill began, or when the limit was found broken."""
 
     pid: int
     name: str
-    rss_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Breach:
+    """The limit that did not hold: used and allowed in its own unit (bytes, processes, seconds).
+
+    `after_s`: seconds since the child began. `top`: the largest processes, `objects` the run's shared
+    memory as (name, bytes), both largest first.
+    """
+
+    used: float
+    allowed: float
+    after_s: float = 0.0
+    top: tuple[Process, ...] = ()
+    objects: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,7 +65,8 @@ class Exit:
 
     `others` are the processes that were still there beside the child (at most 20 named, `others_count`
     in all), `left` those that even SIGKILL did not end. `detail` says more of the cause in a few words.
-    `last_lines` is the end of what it printed, `stack` what faulthandler wrote.
+    `peak_bytes` and `cpu_s` are of the whole tree over the child's whole life. `removed` is shared memory
+    that the run left behind. `last_lines` is the end of what it printed, `stack` what faulthandler wrote.
     """
 
     cause: Cause
@@ -46,8 +77,11 @@ class Exit:
     others: tuple[Process, ...] = ()
     others_count: int = 0
     left: tuple[Process, ...] = ()
-    max_rss_bytes: int = 0
+    peak_bytes: int = 0
     cpu_s: float = 0.0
+    limit_bytes: int | None = None
+    breach: Breach | None = None
+    removed: tuple[tuple[str, int], ...] = ()
     stack: str = ""
     last_lines: tuple[str, ...] = field(default=())
     loaded: bool = True
@@ -55,22 +89,45 @@ class Exit:
     @property
     def error_code(self) -> str:
         """The code that goes in front of the message."""
-        if self.cause is Cause.SIGNALLED:
-            return "KILLED_BY_SIGNAL"
-        if self.cause in (Cause.STOPPED, Cause.INTERRUPTED, Cause.REPLACED):
-            return "STOP_FORCED"
-        if self.cause is Cause.CHANNEL_BROKEN:
-            return "CHANNEL_BROKEN"
-        if self.cause in (Cause.GUARD_LOST, Cause.NOT_STARTED):
-            return "RUNNER_ERROR"
-        return "EXITED"
+        return _CODES[self.cause]
 
     @property
     def exit_status(self) -> int:
         """The exit status of hkrunner for a task that ended so."""
         if self.cause is Cause.SIGNALLED and self.signal is not None:
             return 128 + self.signal
-        return 1
+        return _STATUSES.get(self.cause, 1)
+
+
+_CODES = {
+    Cause.EXITED: "EXITED",
+    Cause.SIGNALLED: "KILLED_BY_SIGNAL",
+    Cause.MEMORY: "OUT_OF_MEMORY",
+    Cause.SHARED_MEMORY: "SHARED_MEMORY_LIMIT",
+    Cause.PROCESSES: "TOO_MANY_PROCESSES",
+    Cause.CPU_TIME: "CPU_TIME_LIMIT",
+    Cause.DISK: "DISK_LIMIT",
+    Cause.TASK_TIMEOUT: "TASK_TIMEOUT",
+    Cause.START_TIMEOUT: "START_TIMEOUT",
+    Cause.HOST_OOM: "HOST_OOM",
+    Cause.STOPPED: "STOP_FORCED",
+    Cause.INTERRUPTED: "STOP_FORCED",
+    Cause.REPLACED: "STOP_FORCED",
+    Cause.RECYCLED: "STOP_FORCED",
+    Cause.CHANNEL_BROKEN: "CHANNEL_BROKEN",
+    Cause.NOT_STARTED: "RUNNER_ERROR",
+    Cause.GUARD_LOST: "RUNNER_ERROR",
+}
+
+#: 137 is what a container that ran out of memory ends with, 124 what timeout(1) ends with.
+_STATUSES = {
+    Cause.MEMORY: 137,
+    Cause.SHARED_MEMORY: 137,
+    Cause.HOST_OOM: 137,
+    Cause.TASK_TIMEOUT: 124,
+    Cause.START_TIMEOUT: 124,
+    Cause.CPU_TIME: 124,
+}
 
 
 def signal_name(number: int) -> str:
@@ -94,18 +151,68 @@ def _what(exit: Exit, during: str) -> str:
             name = signal_name(exit.signal or 0)
             meaning = _MEANINGS.get(name, "")
             return f"the algorithm's process was ended by {name}{f' ({meaning})' if meaning else ''} {during}"
+        case Cause.MEMORY | Cause.SHARED_MEMORY:
+            return _memory(exit, exit.breach or Breach(0, 0))
+        case Cause.PROCESSES:
+            breach = exit.breach or Breach(0, 0)
+            return (
+                f"{breach.used:.0f} processes of {breach.allowed:.0f} allowed (--pids)"
+                f"{_after(breach)}; {_top(breach)}"
+            )
+        case Cause.CPU_TIME:
+            breach = exit.breach or Breach(0, 0)
+            used_s, allowed_s = f"{breach.used:.1f}", f"{breach.allowed:g}"
+            return f"used {used_s} of {allowed_s} s CPU time allowed (--cpu-time){_after(breach)}"
+        case Cause.DISK:
+            breach = exit.breach or Breach(0, 0)
+            used, allowed = format_bytes(breach.used), format_bytes(breach.allowed)
+            return f"wrote {used} of {allowed} allowed (--disk){_after(breach)}; write less, or raise --disk"
+        case Cause.TASK_TIMEOUT:
+            return f"the task took longer than {exit.detail} (--timeout) and was killed"
+        case Cause.START_TIMEOUT:
+            return f"loading the code took longer than {exit.detail} (--start-timeout)"
+        case Cause.HOST_OOM:
+            limit = f" of {format_bytes(exit.limit_bytes)} allowed" if exit.limit_bytes else ""
+            return (
+                f"killed by the system, which had no memory left; own use {format_bytes(exit.peak_bytes)}"
+                f"{limit}; run fewer things at once, or on a larger machine"
+            )
         case Cause.STOPPED:
             return "the algorithm did not end when asked and was killed"
         case Cause.INTERRUPTED:
             return "the algorithm was killed by a second interrupt"
         case Cause.REPLACED:
             return "the algorithm was killed: the worker began another task"
+        case Cause.RECYCLED:
+            return "the algorithm was ended between two tasks (--recycle-after)"
         case Cause.CHANNEL_BROKEN:
             return f"the algorithm broke the runner's channel ({exit.detail}) and was killed"
         case Cause.NOT_STARTED:
             return f"the algorithm's process could not be started: {exit.detail}"
         case Cause.GUARD_LOST:
             return f"the runner's guard process was lost ({exit.detail}); the algorithm was killed"
+
+
+def _memory(exit: Exit, breach: Breach) -> str:
+    used, allowed = format_bytes(breach.used), format_bytes(breach.allowed)
+    text = f"used {used} of {allowed} allowed (--mem){_after(breach)}"
+    if exit.cause is Cause.SHARED_MEMORY and breach.objects:
+        named = ", ".join(f"{name} {format_bytes(size)}" for name, size in breach.objects[:3])
+        shared = sum(size for _, size in breach.objects)
+        text += f"; {format_bytes(shared)} of it shared memory: {named}"
+    if breach.top:
+        text += f"; {_top(breach)}"
+    wanted = suggest_memory(int(max(breach.used, breach.allowed)))
+    return f"{text}. Try --mem {wanted}, or --no-limits to see what it needs"
+
+
+def _after(breach: Breach) -> str:
+    return f" after {breach.after_s:.1f} s" if breach.after_s else ""
+
+
+def _top(breach: Breach) -> str:
+    named = [f"{one.name} (pid {one.pid}) {format_bytes(one.memory_bytes)}" for one in breach.top[:4]]
+    return ", ".join(named)
 
 
 _MEANINGS = {
@@ -116,6 +223,7 @@ _MEANINGS = {
     "SIGILL": "illegal instruction: a package built for another processor?",
     "SIGKILL": "not by this runner",
     "SIGTERM": "not by this runner",
+    "SIGXCPU": "CPU time",
 }
 
 
@@ -127,6 +235,9 @@ def report(exit: Exit, *, during: str = "before answering") -> str:
         more = f" and {exit.others_count - 5} more" if exit.others_count > 5 else ""
         plural = "process" if exit.others_count == 1 else "processes"
         parts.append(f"{exit.others_count} {plural} left by the algorithm ended with it: {named}{more}")
+    if exit.removed:
+        named = ", ".join(f"{name} ({format_bytes(size)})" for name, size in exit.removed[:5])
+        parts.append(f"shared memory left by the algorithm was removed: {named}")
     if exit.left:
         pids = ", ".join(str(one.pid) for one in exit.left)
         parts.append(f"these could not be ended, the kernel holds them: {pids}")

@@ -60,6 +60,10 @@ class PsutilSampler:
         """The most that usage.memory_bytes has been."""
         return self._peak
 
+    def restart_peak(self) -> None:
+        """Forget the peak: from the next look on it is that of the time after this call."""
+        self._peak = 0
+
     def pids(self) -> list[int]:
         """The processes of the tree as of the last look or walk."""
         return list(self._processes)

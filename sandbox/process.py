@@ -40,8 +40,19 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from . import kernel, tree
-from .channel import INLINE_MAX, ChannelError, Frame, FrameReader, Kind, encode, fds_of, header
-from .outcome import Cause, Exit, Process
+from .channel import (
+    EXIT_CHANNEL_LOST,
+    INLINE_MAX,
+    ChannelError,
+    Frame,
+    FrameReader,
+    Kind,
+    encode,
+    fds_of,
+    header,
+)
+from .limits import Limits
+from .outcome import STACK_WANTED, Breach, Cause, Exit, Process
 
 #: Read from a pipe or socket at most this much before others get their turn.
 CHUNK = 65536
@@ -76,6 +87,9 @@ class Listener(Protocol):
     def on_output(self, child: Child, stream: str, data: bytes) -> None:
         """Bytes from the child's "stdout" or "stderr"."""
 
+    def on_sample(self, child: Child, sample: dict[str, Any]) -> None:
+        """Usage of the tree, a few times a second while it is watched, and once for each ask()."""
+
     def on_exit(self, child: Child, exit: Exit) -> None:
         """No process of this child is left (or exit.left names them); the last call."""
 
@@ -95,11 +109,13 @@ class Child:
         cwd: str,
         env: Mapping[str, str],
         setup: Mapping[str, object],
+        limits: Limits,
+        folders: Sequence[str] = (),
     ) -> None:
         """Start the warden, which starts the child; on return both are under way, nothing is loaded.
 
         `argv`: interpreter and options that start the child by file; the descriptors are appended.
-        Raises OSError when the warden could not be executed.
+        `folders`: what limits.disk_bytes counts. Raises OSError when the warden could not be executed.
         """
         self._loop = loop
         self._listener = listener
@@ -113,8 +129,14 @@ class Child:
         self._kill: Cause | None = None
         self._kill_detail = ""
         self._gone = False
+        self._closed = False
         self._timers: list[Timer] = []
         self._streams: dict[int, str] = {}
+        self._limits = limits
+        #: What holds, as the warden said: {"line", "level", "signals_confined"}; None until it has.
+        self.holds: dict[str, Any] | None = None
+        #: The last sample of the tree, {} until there is one.
+        self.sample: dict[str, Any] = {}
         kernel.become_subreaper()
         with contextlib.ExitStack() as theirs:
             # Ours first in each pair; theirs are closed here once the warden has them.
@@ -152,6 +174,8 @@ class Child:
             "argv": [*argv, _START, "child", *(str(fds[name]) for name in ("tasks", "control", "fault"))],
             "cwd": cwd,
             "fds": fds,
+            "limits": limits.to_json(),
+            "folders": list(folders),
             "keep": ["tasks", "control", "fault"],
         }
         self._tell_warden(Kind.SPAWN, spec)
@@ -195,8 +219,20 @@ class Child:
         if self._gone or self._kill is not None:
             return
         self._kill, self._kill_detail = cause, detail
-        self._tell_warden(Kind.KILL, {"cause": cause.value})
+        self._tell_warden(Kind.KILL, {"cause": cause.value, "stack": cause in STACK_WANTED})
         self._later(WARDEN_DEADLINE_S, self._warden_overdue)
+
+    def watch(self, *, idle: bool) -> None:
+        """Say whether a task runs: an idle tree is looked at once a second."""
+        self._tell_warden(Kind.TASK, {"idle": idle})
+
+    def ask(self, number: int, *, restart: bool) -> None:
+        """Have the usage of this moment sent, with this number; `restart`: a new peak begins with it."""
+        self._tell_warden(Kind.TASK, {"ask": number, "restart": restart})
+
+    def end_others(self) -> None:
+        """End every process of the tree but the child itself."""
+        self._tell_warden(Kind.TASK, {"end_others": True})
 
     def _control_send(self, kind: Kind, task: int, options: Mapping[str, object]) -> None:
         # A child that does not read its control socket: 200 KB of stops are lost on it, the kill is not.
@@ -279,6 +315,7 @@ class Child:
         return True
 
     def _channel_closed(self) -> None:
+        self._closed = True
         self._loop.on_readable(self._tasks.fileno(), None)
         if self._ended is None and not self._gone:
             what = "it closed the socket" + (" in the middle of a frame" if self._reader.partial else "")
@@ -330,8 +367,13 @@ class Child:
             if frame.kind == Kind.SPAWNED:
                 self.pid = body["pid"]
                 self._problem = body["problem"]
+                self.holds = body["holds"]
+            elif frame.kind == Kind.SAMPLE:
+                self.sample = body
+                self._listener.on_sample(self, body)
             elif frame.kind == Kind.ENDED:
                 self._ended = body
+                self._drain_tasks()
                 self._finish(self._exit_of(body))
                 return
 
@@ -339,11 +381,30 @@ class Child:
         status: int | None = body["status"]
         code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
         number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
+        account = body["account"]
+        killed = body["kill"]
         cause = Cause.EXITED if number is None else Cause.SIGNALLED
+        breach: Breach | None = None
         if self._problem:
             cause = Cause.NOT_STARTED
-        elif body["kill"] is not None and self._kill is not None:
+        elif killed is not None and "allowed" in killed:
+            cause = Cause(killed["cause"])
+            breach = Breach(
+                killed["used"],
+                killed["allowed"],
+                killed["after_s"],
+                tuple(Process(*one) for one in killed["top"]),
+                tuple((str(one[1]), int(one[2])) for one in killed["objects"]),
+            )
+        elif killed is not None and self._kill is not None:
             cause = self._kill
+        elif code == EXIT_CHANNEL_LOST and self._closed:
+            cause, self._kill_detail = Cause.CHANNEL_BROKEN, "it closed the socket"
+        elif number == signal.SIGKILL and account.get("group_oom"):
+            cause = Cause.MEMORY
+            breach = Breach(self._limits.memory_bytes or 0, self._limits.memory_bytes or 0)
+        elif number == signal.SIGKILL and account.get("machine_oom"):
+            cause = Cause.HOST_OOM
         others = [Process(*one) for one in body["killed"] if one[0] != self.pid]
         there = any(one[0] == self.pid for one in body["killed"])
         return Exit(
@@ -355,8 +416,11 @@ class Child:
             others=tuple(others),
             others_count=body["killed_count"] - int(there),
             left=tuple(Process(*one) for one in body["left"]),
-            max_rss_bytes=body["max_rss_bytes"],
-            cpu_s=body["cpu_s"],
+            peak_bytes=max(account.get("peak", 0), body["max_rss_bytes"]),
+            cpu_s=account.get("cpu_s", 0.0),
+            limit_bytes=self._limits.memory_bytes if self._limits.enforced else None,
+            breach=breach,
+            removed=tuple((str(one[1]), int(one[2])) for one in account.get("removed", ())),
             loaded=self.loaded,
         )
 
@@ -364,8 +428,7 @@ class Child:
 
     def _finish(self, exit: Exit) -> None:
         """Drain, reap the warden, close, tell."""
-        while self._tasks.fileno() >= 0 and self._read_tasks():
-            pass
+        self._drain_tasks()
         self._gone = True
         self.drain_output()
         stack = self._read_stack()
@@ -378,6 +441,10 @@ class Child:
             self._warden.wait()
         self._close()
         self._listener.on_exit(self, replace(exit, stack=stack))
+
+    def _drain_tasks(self) -> None:
+        while not self._closed and self._read_tasks():
+            pass
 
     def _read_stack(self) -> str:
         try:

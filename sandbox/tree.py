@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from . import procfs
+
 #: Freezing is a help, not a must: a bomb on few cores may out-run it for a while. Then kill anyway.
 FREEZE_S = 2.0
 
@@ -35,42 +37,13 @@ class Left(NamedTuple):
 
 
 def children(pid: int) -> list[int]:
-    """Return the direct children of a process; empty when it is gone."""
-    found: list[int] = []
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return found
-    for thread in threads:
-        try:
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                found.extend(map(int, file.read().split()))
-        except FileNotFoundError:
-            if not _HAVE_CHILDREN:
-                return _children_by_scan(pid)
-        except OSError:
-            continue  # ESRCH: the thread has ended since
-    return found
+    """Return the direct children of a process, also on kernels without CONFIG_PROC_CHILDREN."""
+    if _HAS_CHILDREN_FILES:
+        return procfs.children(pid)
+    return [one for one, parent in procfs.parents().items() if parent == pid]
 
 
-_HAVE_CHILDREN = os.path.exists("/proc/self/task/self/children") or os.path.exists(
-    f"/proc/self/task/{os.getpid()}/children"
-)
-
-
-def _children_by_scan(pid: int) -> list[int]:
-    """The slow way, for kernels without CONFIG_PROC_CHILDREN."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    parent = int(file.read().rpartition(b")")[2].split()[1])
-            except (OSError, IndexError, ValueError):
-                continue
-            if parent == pid:
-                found.append(int(name))
-    return found
+_HAS_CHILDREN_FILES = procfs.has_children_files()
 
 
 def descendants(pid: int, *, except_for: frozenset[int] = frozenset()) -> Iterator[int]:
@@ -93,13 +66,9 @@ def descendants(pid: int, *, except_for: frozenset[int] = frozenset()) -> Iterat
 def look(pid: int) -> Left:
     """Return name and resident memory of a process; zeros for one that is gone."""
     try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            rss = int(file.read().split()[1]) * _PAGE
-        with open(f"/proc/{pid}/comm", "rb") as file:
-            name = file.read().decode("utf-8", "replace").strip()
+        return Left(pid, procfs.name(pid), int(procfs.read(f"/proc/{pid}/statm").split()[1]) * _PAGE)
     except (OSError, IndexError, ValueError):
         return Left(pid, "?", 0)
-    return Left(pid, name, rss)
 
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")

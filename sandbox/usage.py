@@ -84,6 +84,9 @@ class Sampler(Protocol):
     def peak_bytes(self) -> int:
         """The most memory_bytes ever seen."""
 
+    def restart_peak(self) -> None:
+        """Forget the peak so far."""
+
     def look(self, now: float) -> float:
         """Look at the tree; return when to look next."""
 

@@ -31,12 +31,19 @@ import time
 from typing import Any, NoReturn
 
 from . import kernel, tree
-from .channel import FrameReader, Kind, encode
+from .channel import STACK_SIGNAL, FrameReader, Kind, encode
+from .guard import Guard
+from .limits import Limits
+from .usage import Breach
 
 #: How many processes a report names; the rest are counted.
 NAMED = 20
 #: A process that SIGKILL does not end in this time is in the kernel's hands (state D): report it.
 KILL_DEADLINE_S = 10.0
+#: Usage goes to the parent this often while a task runs.
+SAMPLE_S = 0.25
+#: faulthandler gets this long to write the stacks of a child that is about to be killed.
+STACK_S = 0.1
 
 
 def main() -> NoReturn:
@@ -47,7 +54,10 @@ def main() -> NoReturn:
     # The terminal's Ctrl-C and a polite TERM are the parent's business: it asks us in frames.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    Warden(socket.socket(fileno=int(sys.argv[2]))).run()
+    lifeline = socket.socket(fileno=int(sys.argv[2]))
+    # It came to us by inheritance; a copy of it in the tree would keep our parent alive in our eyes.
+    lifeline.set_inheritable(False)
+    Warden(lifeline).run()
     # Nothing is buffered here; interpreter shutdown would cost milliseconds of everybody's waiting.
     os._exit(0)
 
@@ -63,29 +73,73 @@ class Warden:
         self._status: int | None = None
         self._usage: Any = None
         self._kill: dict[str, Any] | None = None
-        # SIGCHLD only has to wake the poll; a handler must exist for the wake-up descriptor to be used.
+        self._guard: Guard | None = None
+        self._sample_at = 0.0
+        self._account: dict[str, Any] = {}
+        self._fault = -1
+        # SIGCHLD only has to wake the select; a handler must exist for the wake-up descriptor to be used.
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake = wake_read
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        self._poll = select.poll()
-        self._poll.register(self._wake, select.POLLIN)
-        self._poll.register(lifeline.fileno(), select.POLLIN)
 
     def run(self) -> None:
         """Serve until the tree is gone and the parent knows."""
+        fds = [self._wake, self._lifeline.fileno()]
         while True:
-            for fd, _ in self._poll.poll(None):
-                if fd == self._wake:
-                    self._drain_wake()
-                elif not self._receive():
-                    self._end()
-                    return
-            if self._pid:
+            # select, not poll: its timeout is finer than a millisecond.
+            ready, _, _ = select.select(fds, [], [], self._pause_s())
+            if fds[1] in ready and not self._receive():
+                self._end()
+                return
+            if fds[0] in ready:
+                self._drain_wake()
                 tree.reap(self._reaped)
-                if self._status is not None or self._kill is not None:
-                    self._report(*self._end())
-                    return
+            if self._pid and (self._status is not None or self._kill is not None):
+                self._report(*self._end())
+                return
+            if self._pid and self._guard is not None:
+                self._watch(self._guard)
+
+    def _pause_s(self) -> float | None:
+        if self._guard is None or not self._pid:
+            return None
+        at = self._guard.next_at
+        if not self._guard.idle:
+            at = min(at, self._sample_at)
+        return max(0.0, at - time.monotonic())
+
+    def _watch(self, guard: Guard) -> None:
+        """Look if it is time to; begin the kill when a limit does not hold."""
+        now = time.monotonic()
+        if now >= guard.next_at:
+            found = guard.look(now)
+            if found is not None:
+                self._breached(guard, found)
+                return
+        if now >= self._sample_at and not guard.idle:
+            self._sample_at = now + SAMPLE_S
+            self._send(Kind.SAMPLE, guard.sample())
+
+    def _breached(self, guard: Guard, found: Breach) -> None:
+        """Freeze everybody, look once more, and decide."""
+        guard.pause()
+        frozen = tree.freeze(os.getpid(), deadline=time.monotonic() + tree.FREEZE_S)
+        sure = guard.confirm()
+        if sure is None and found.kind in ("memory", "shared_memory"):
+            for pid in frozen:
+                tree.signal_to(pid, signal.SIGCONT)
+            guard.resume()
+            return
+        sure = sure if sure is not None else found
+        self._kill = {
+            "cause": sure.kind,
+            "used": sure.used,
+            "allowed": sure.allowed,
+            "after_s": time.monotonic() - guard.began_at,
+            "top": guard.top(),
+            "objects": guard.objects(),
+        }
 
     def _receive(self) -> bool:
         """Take what the parent says; False when there is no parent any more."""
@@ -100,33 +154,78 @@ class Warden:
             if frame.kind == Kind.SPAWN:
                 self._spawn(body)
             elif frame.kind == Kind.KILL:
-                self._kill = body
+                self._kill = self._kill or body
+                if body.get("stack") and self._pid:
+                    self._ask_for_stack()
+            elif frame.kind == Kind.TASK and self._guard is not None:
+                self._on_task(self._guard, body)
         return True
+
+    def _on_task(self, guard: Guard, body: dict[str, Any]) -> None:
+        """A task begins, is over, or its account is wanted."""
+        if "idle" in body:
+            guard.idle = bool(body["idle"])
+        if "ask" in body:
+            self._send(Kind.SAMPLE, {**guard.fresh_sample(), "ask": body["ask"]})
+        if body.get("restart"):
+            guard.restart_peak()
+        if body.get("end_others"):
+            self._end_others()
+
+    def _end_others(self) -> None:
+        """Kill everybody but the child itself; who is born meanwhile is found by the next sweep."""
+        for _ in range(10):
+            others = [pid for pid in tree.descendants(os.getpid()) if pid != self._pid]
+            if not others:
+                return
+            for pid in others:
+                tree.signal_to(pid, signal.SIGKILL)
+            self._wait(0.002)
+            tree.reap(self._reaped)
+
+    def _ask_for_stack(self) -> None:
+        """Have faulthandler write where every thread is; it does so even while C code holds the GIL."""
+        tree.signal_to(self._pid, signal.SIGCONT)
+        tree.signal_to(self._pid, STACK_SIGNAL)
+        before = time.monotonic()
+        while time.monotonic() - before < STACK_S and self._status is None:
+            self._wait(0.005)
+            if os.fstat(self._fault).st_size:
+                # It is being written: give it a moment to become whole.
+                self._wait(0.005)
+                return
 
     def _spawn(self, spec: dict[str, Any]) -> None:
         """Fork and execute the child; tells the parent its pid, or why it could not be executed."""
         fds: dict[str, int] = spec["fds"]
+        limits = Limits.from_json(spec["limits"])
+        guard = Guard(limits, folders=spec["folders"], ours=[os.getppid(), os.getpid()])
+        self._fault = os.dup(fds["fault"])
         keep: list[int] = [fds[name] for name in spec["keep"]]
         error_read, error_write = os.pipe2(os.O_CLOEXEC)
         me = os.getpid()
         pid = os.fork()
         if pid == 0:
             try:
-                self._become_child(spec, fds, keep, me)
+                self._become_child(spec, fds, keep, me, guard)
             except BaseException as error:  # noqa: BLE001
                 text = f"{type(error).__name__}: {error}"
                 os.write(error_write, text.encode("utf-8", "replace")[:4000])
             os._exit(127)
         self._pid = pid
+        self._guard = guard
+        guard.began()
         os.close(error_write)
         for fd in fds.values():
             os.close(fd)
         # EOF: exec has closed the other end, so it worked.
         problem = os.read(error_read, 4096).decode("utf-8", "replace")
         os.close(error_read)
-        self._send(Kind.SPAWNED, {"pid": pid, "problem": problem})
+        self._send(Kind.SPAWNED, {"pid": pid, "problem": problem, "holds": guard.describe()})
 
-    def _become_child(self, spec: dict[str, Any], fds: dict[str, int], keep: list[int], me: int) -> None:
+    def _become_child(
+        self, spec: dict[str, Any], fds: dict[str, int], keep: list[int], me: int, guard: Guard
+    ) -> None:
         """In the forked process: arrange descriptors, session and signals, then exec. Never returns."""
         os.setsid()
         for number in (
@@ -143,9 +242,10 @@ class Warden:
         os.dup2(null, 0)
         os.dup2(fds["stdout"], 1)
         os.dup2(fds["stderr"], 2)
-        for fd in keep:
-            os.set_inheritable(fd, True)
+        for fd in fds.values():
+            os.set_inheritable(fd, fd in keep)
         os.chdir(spec["cwd"])
+        guard.in_child()
         kernel.die_with_parent(me)
         os.execv(spec["argv"][0], spec["argv"])
 
@@ -155,6 +255,8 @@ class Warden:
                 pass
 
     def _reaped(self, pid: int, status: int, usage: Any) -> None:
+        if self._guard is not None:
+            self._guard.reaped(pid, usage)
         if pid == self._pid:
             self._status = status
             self._usage = usage
@@ -168,12 +270,19 @@ class Warden:
     def _end(self) -> tuple[dict[int, tree.Left], list[tree.Left], float]:
         """End every process that is left; return who was there, who could not be ended, seconds it took."""
         began = time.monotonic()
-        there, left = tree.kill_all(reaped=self._reaped, wait=self._wait, deadline_s=KILL_DEADLINE_S)
-        return there, left, time.monotonic() - began
+        hook = None
+        if self._guard is not None:
+            self._guard.pause()
+            hook = self._guard.kill_hook
+        there, left = tree.kill_all(
+            reaped=self._reaped, wait=self._wait, deadline_s=KILL_DEADLINE_S, also=hook
+        )
+        took_s = time.monotonic() - began
+        self._account = self._guard.ended() if self._guard is not None else {}
+        return there, left, took_s
 
     def _report(self, there: dict[int, tree.Left], left: list[tree.Left], took_s: float) -> None:
         largest = sorted(there.values(), key=lambda one: -one.rss_bytes)
-        usage = self._usage
         self._send(
             Kind.ENDED,
             {
@@ -183,8 +292,8 @@ class Warden:
                 "killed_count": len(there),
                 "left": [list(one) for one in left[:NAMED]],
                 "took_s": took_s,
-                "max_rss_bytes": usage.ru_maxrss * 1024 if usage is not None else 0,
-                "cpu_s": usage.ru_utime + usage.ru_stime if usage is not None else 0.0,
+                "max_rss_bytes": self._usage.ru_maxrss * 1024 if self._usage is not None else 0,
+                "account": self._account,
             },
         )
 

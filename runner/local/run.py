@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from ...boards.store import Store, local_job_id
 from ...sandbox.entry import Location
+from ...sandbox.limits import format_bytes, suggest_memory
 from ..loop import Loop
 from ..messages import Failure
 from ..output import Output
@@ -122,7 +123,7 @@ class LocalRun:
             self._output.warn(f"■ task {result.task} stopped{why}")
         else:
             place = f" · {self._shown(result.folder)}" if result.folder is not None else ""
-            self._output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{place}")
+            self._output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{_used(result)}{place}")
         for problem in result.problems:
             self._output.warn(f"  {problem}")
 
@@ -140,3 +141,13 @@ class LocalRun:
 
 def _duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _used(result: Result) -> str:
+    """Return what a healthy task used, and the limit that would do."""
+    if result.peak_bytes is None:
+        return ""
+    peak = format_bytes(result.peak_bytes)
+    if result.limit_bytes is not None:
+        return f" · peak {peak} of {format_bytes(result.limit_bytes)} · {result.cpu_s:.2f} s cpu"
+    return f" · peak {peak} · {result.cpu_s:.2f} s cpu · --mem {suggest_memory(result.peak_bytes)} would do"

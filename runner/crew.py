@@ -1,0 +1,112 @@
+"""The children of one run: the one that serves, the spare, and those on their way out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from ..sandbox.entry import Location
+from ..sandbox.outcome import Cause
+from ..sandbox.process import Child, Listener
+from .loop import Loop
+from .settings import Settings
+
+
+class Crew:
+    """Starts children, and knows which of them is listened to."""
+
+    def __init__(
+        self, loop: Loop, settings: Settings, where: Location, listener: Listener, env: dict[str, str]
+    ) -> None:
+        """`env`: variables that every child gets beside the user's own."""
+        self._loop = loop
+        self._settings = settings
+        self._where = where
+        self._listener = listener
+        self._env = env
+        self.child: Child | None = None
+        self._spare: Child | None = None
+        self._leaving: set[Child] = set()
+        #: Called when the last child is gone, once everybody was told to go.
+        self.on_empty: Callable[[], None] | None = None
+
+    def ready(self) -> Child:
+        """Return the child that serves: the one there is, the spare, or a new one."""
+        if self.child is None:
+            self.child, self._spare = self._spare or self._start(), None
+        return self.child
+
+    def prepare_spare(self) -> None:
+        """Have a second child ready, if that was asked for and the first one is."""
+        if self._settings.spare and self._spare is None and self.child is not None:
+            self._spare = self._start()
+
+    def _start(self) -> Child:
+        settings = self._settings
+        env = {**os.environ, **self._env, **settings.child_env}
+        python_path = [one for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]
+        folders = [self._where.folder]
+        if settings.state_dir is not None:
+            folders.append(settings.state_dir)
+        child = Child(
+            self._loop,
+            self._listener,
+            argv=[settings.python, "-u"],
+            cwd=self._where.folder,
+            env=env,
+            setup={
+                "where": list(self._where),
+                "encoding": settings.encoding,
+                "python_path": [os.path.abspath(one) for one in python_path],
+            },
+            limits=settings.limits,
+            folders=folders,
+        )
+        if settings.limits.start_timeout_s is not None and settings.limits.enforced:
+            self._loop.after(settings.limits.start_timeout_s, lambda: self._start_overdue(child))
+        return child
+
+    def _start_overdue(self, child: Child) -> None:
+        if not child.loaded:
+            child.kill(Cause.START_TIMEOUT, f"{self._settings.limits.start_timeout_s:g} s")
+
+    def abandon(self, cause: Cause) -> None:
+        """Kill the child that serves, in the background; nobody listens to it any more."""
+        child, self.child = self.child, None
+        if child is not None:
+            self._leaving.add(child)
+            child.kill(cause)
+
+    def let_go(self, cause: Cause = Cause.STOPPED, *, ask: bool = False) -> None:
+        """The child that serves takes no further task: it ends by itself (`ask`: when it is told to),
+        and gets the grace for it."""
+        child, self.child = self.child, None
+        if child is not None:
+            self._leaving.add(child)
+            if ask:
+                child.exit({"exitCode": 0})
+            self._loop.after(self._settings.grace_s, lambda: child.kill(cause))
+
+    def drop_spare(self) -> None:
+        """End the spare."""
+        child, self._spare = self._spare, None
+        if child is not None:
+            self._leaving.add(child)
+            child.kill(Cause.RECYCLED)
+
+    def gone(self, child: Child) -> bool:
+        """A child is gone; True if it was the one that served."""
+        if child is self.child:
+            self.child = None
+            return True
+        if child is self._spare:
+            self._spare = None
+        self._leaving.discard(child)
+        if self.empty and self.on_empty is not None:
+            self.on_empty()
+        return False
+
+    @property
+    def empty(self) -> bool:
+        """No child is left."""
+        return self.child is None and self._spare is None and not self._leaving

@@ -1,0 +1,191 @@
+"""The task that is being served: its names, its record, what it printed, how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..boards.series import ResourceSeries
+from ..boards.store import Store, TaskIds, TaskRecord
+from ..sandbox.outcome import Exit
+from .link import Message
+from .loop import Timer
+from .messages import Failure
+from .meter import Meter
+from .result import Result
+from .task import Event
+
+#: Lines of output that go into the message of a task that died.
+LAST_LINES = 10
+_TAIL_BYTES = 4096
+_DONE = b'{"command":"done","data":'
+
+
+class BlobSource:
+    """A large answer in the child's memfd. It is read, never mapped: see channel.blob_problem."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self.size = size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly this piece."""
+        data = os.pread(self._fd, length, offset)
+        if len(data) != length:
+            raise OSError("the answer became shorter while it was sent")
+        return data
+
+    def close(self) -> None:
+        """The memory is the child's alone again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@dataclass
+class Current:
+    """One task, from its initialize to its last byte on disk."""
+
+    number: int
+    began: float
+    started_at: float
+    message: Message | None  #: its initialize, until the child has read it
+    ids: TaskIds | None = None
+    record: TaskRecord | None = None
+    series: ResourceSeries | None = None
+    meter: Meter | None = None
+    timeout: Timer | None = None
+    ending: tuple[Event, Timer] | None = None  #: it has ended; its last account is waited for
+    answer: bytes = b""
+    answer_blob: BlobSource | None = None
+    failure: Failure | None = None
+    exit: Exit | None = None
+    retried: bool = False
+    problems: list[str] = field(default_factory=list)
+    protection: dict[str, Any] | None = None
+    limit_bytes: int | None = None
+    _tail: deque[bytes] = field(default_factory=deque)
+    _tail_bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the task is called in messages."""
+        return self.ids.task if self.ids is not None else str(self.number)
+
+    def release(self) -> None:
+        """Its initialize is not needed any more."""
+        if self.message is not None:
+            self.message.release()
+            self.message = None
+
+    def open(self, store: Store | None, ids: TaskIds, entry: str) -> None:
+        """The task is known by name, and has its folders."""
+        self.ids = ids
+        if store is not None:
+            self.record = store.open(ids, entry=entry, started_at=self.started_at)
+
+    def printed(self, stream: str, data: bytes) -> None:
+        """Keep what the algorithm has printed, and the end of it at hand."""
+        if self.record is not None:
+            self.record.append(stream, data)
+        self._tail.append(data[-_TAIL_BYTES:])
+        self._tail_bytes += len(self._tail[-1])
+        while self._tail_bytes - len(self._tail[0]) >= _TAIL_BYTES:
+            self._tail_bytes -= len(self._tail.popleft())
+
+    def last_lines(self) -> tuple[str, ...]:
+        """Return the last lines it printed."""
+        text = b"".join(self._tail).decode("utf-8", "replace")
+        lines = [line[:400] for line in text.splitlines() if line.strip()]
+        return tuple(lines[-LAST_LINES:])
+
+    def on_sample(self, sample: Mapping[str, Any]) -> None:
+        """Draw the curve of what it uses."""
+        if self.meter is None:
+            return
+        before = len(self.meter.samples)
+        self.meter.on_sample(dict(sample))
+        if len(self.meter.samples) <= before or self.record is None:
+            return
+        if self.series is None:
+            self.series = ResourceSeries(self.record.metrics_dir, started_at=self.started_at)
+        at, cores, memory, processes = self.meter.samples[-1]
+        self.series.sample(
+            at, cpu_cores=cores, memory_bytes=memory, limit_bytes=self.limit_bytes, processes=processes
+        )
+
+    def close(self, status: str, failure: Failure | None, duration_s: float) -> Result:
+        """The task is over: everything about it is on disk when this returns."""
+        assert self.ids is not None, "a task is opened before it is closed"
+        self.release()
+        if self.timeout is not None:
+            self.timeout.cancel()
+        peak_bytes, cpu_s = self._account()
+        ids, record = self.ids, self.record
+        result = Result(
+            ids.task,
+            ids.job,
+            ids.node,
+            ids.pipeline,
+            status,
+            self.started_at,
+            time.time(),
+            duration_s,
+            output=self.output() if status == "succeed" else None,
+            failure=failure,
+            exit=self.exit,
+            loaded=self.exit is None or self.exit.loaded,
+            metrics_dir=str(record.metrics_dir) if record is not None else None,
+            folder=str(record.folder) if record is not None else None,
+            peak_bytes=peak_bytes or None,
+            limit_bytes=self.limit_bytes,
+            cpu_s=cpu_s,
+            protection=self.protection,
+            problems=self.problems,
+        )
+        if record is not None:
+            self._keep(record, result)
+        if status != "succeed" and self.answer_blob is not None:
+            self.answer_blob.close()
+        return result
+
+    def _account(self) -> tuple[int, float]:
+        peak_bytes, cpu_s = 0, 0.0
+        if self.meter is not None and self.exit is None:
+            peak_bytes, cpu_s = self.meter.end()
+        elif self.meter is not None:
+            self.meter.cancel()
+            peak_bytes, cpu_s = self.meter.peak_bytes, 0.0
+        if self.exit is not None:
+            peak_bytes = max(peak_bytes, self.exit.peak_bytes)
+            cpu_s = cpu_s or self.exit.cpu_s
+        return peak_bytes, cpu_s
+
+    def _keep(self, record: TaskRecord, result: Result) -> None:
+        facts = result.facts()
+        if self.series is not None:
+            self.series.close()
+            if self.series.problem is not None:
+                self.problems.append(self.series.problem)
+        if self.meter is not None and self.meter.samples:
+            names = ("time", "cpuCores", "memoryBytes", "processes")
+            lines = [json.dumps(dict(zip(names, one, strict=True))) for one in self.meter.samples]
+            record.write("samples.jsonl", ("\n".join(lines) + "\n").encode())
+        if result.failure is not None:
+            record.write("error.json", json.dumps(facts["error"]).encode())
+        record.finish(facts)
+        result.problems.extend(record.problems)
+
+    def output(self) -> bytes | None:
+        """Return the result's own JSON out of the answer, None for another encoding."""
+        blob = self.answer_blob
+        if blob is None:
+            return self.answer[len(_DONE) : -1] if self.answer.startswith(_DONE) else None
+        if blob.read(0, min(len(_DONE), blob.size)) != _DONE:
+            return None
+        return blob.read(len(_DONE), blob.size - len(_DONE) - 1)

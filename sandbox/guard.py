@@ -1,0 +1,233 @@
+"""Everything that limits one child's tree, in the hands of the warden: one object to prepare, look, end.
+
+Order: Guard(...) before the fork; in_child() between fork and exec; began() after it; look() whenever
+next_at has come; reaped() for every process that is collected; confirm() with the tree frozen, before a
+kill; ended() after the last process is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import Any
+
+from . import cgroup, landlock
+from . import limits as plans
+from .brake import Brake
+from .disk import DiskMeter
+from .limits import Limits
+from .sampler import TreeSampler
+from .shm import SharedMemory
+from .throttle import Throttle
+from .usage import Breach, Sampler, breach
+
+#: While no task runs the tree is looked at this often: something of the user's may still grow in it.
+IDLE_LOOK_S = 1.0
+#: The machine's own killer of processes takes the algorithm before it takes us.
+OOM_SCORE = 500
+
+
+class Guard:
+    """The limits of one child."""
+
+    def __init__(self, limits: Limits, *, folders: list[str], ours: list[int]) -> None:
+        """Make what must be there before the child is. `ours`: pids that hkrunner itself consists of."""
+        self.limits = limits
+        self.idle = False
+        self._group: cgroup.Cgroup | None = None
+        self._join = -1
+        self._refusal: cgroup.Refusal | None = None
+        if limits.enforced and (limits.memory_bytes or limits.cpu_cores or limits.pids):
+            self._make_group(ours)
+        tasks = plans.count_user_tasks() if limits.pids is not None and os.getuid() != 0 else None
+        self._plan = plans.rlimits(limits, user_tasks=tasks)
+        self._shared = SharedMemory()
+        self._sampler = self._make_sampler()
+        self._brake = self._make_brake()
+        self._throttle = self._make_throttle()
+        self._disk: DiskMeter | None = None
+        if limits.enforced and limits.disk_bytes is not None:
+            self._disk = DiskMeter(folders)
+            self._disk.measure_before()
+        self._idle_next = 0.0
+        self.began_at = time.monotonic()
+        self._oom_kills = _machine_oom_kills()
+
+    def _make_group(self, ours: list[int]) -> None:
+        place = cgroup.find(may_move=ours)
+        if isinstance(place, cgroup.Refusal):
+            self._refusal = place
+            return
+        try:
+            self._group = cgroup.Cgroup(place, self.limits)
+            self._join = self._group.open_for_join()
+        except OSError as error:
+            self._refusal = cgroup.Refusal(f"the kernel refused a cgroup: {error.strerror}")
+
+    def _make_sampler(self) -> Sampler:
+        try:
+            return TreeSampler(os.getpid(), self.limits, shared=self._shared)
+        except OSError:  # a system without /proc as Linux has it: psutil knows its way
+            from .portable import PsutilSampler
+
+            return PsutilSampler(os.getpid(), self.limits)
+
+    def _make_brake(self) -> Brake | None:
+        limits = self.limits
+        if limits.memory_bytes is None or not limits.enforced or limits.mem_mode != "brake":
+            return None
+        return Brake(limits.memory_bytes) if isinstance(self._sampler, TreeSampler) else None
+
+    def _make_throttle(self) -> Throttle | None:
+        if self.limits.cpu_cores is None or not self.limits.enforced:
+            return None
+        if self._group is not None and self._group.holds("cpu"):
+            return None
+        one = Throttle(self.limits.cpu_cores, self._sampler)
+        return one if one.is_needed else None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what holds and who holds it, for the line at the start and for --json."""
+        signals = landlock.abi() >= landlock.SCOPES_SINCE_ABI
+        level = "cgroup" if self._group is not None else "sampling"
+        return {
+            "line": cgroup.describe(self.limits, self._group, self._refusal),
+            "level": level,
+            "signals_confined": signals,
+        }
+
+    def in_child(self) -> None:
+        """Between fork and exec: what holds for this process and all that it starts."""
+        if self._join >= 0:
+            cgroup.Cgroup.join(self._join)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(OOM_SCORE))
+        plans.apply(self._plan)
+        landlock.confine()
+
+    def began(self) -> None:
+        """The child is on its way."""
+        if self._join >= 0:
+            os.close(self._join)
+            self._join = -1
+        self.began_at = time.monotonic()
+
+    @property
+    def next_at(self) -> float:
+        """When to look again."""
+        at = self._idle_next if self.idle else self._sampler.next_at
+        if self._throttle is not None:
+            at = min(at, self._throttle.next_at)
+        if self._disk is not None:
+            at = min(at, max(self._disk.next_at, time.monotonic() + 0.01))
+        return at
+
+    def look(self, now: float) -> Breach | None:
+        """Look, brake and throttle; return the limit that does not hold any more."""
+        found: Breach | None = None
+        if now >= (self._idle_next if self.idle else self._sampler.next_at):
+            self._sampler.look(now)
+            self._idle_next = now + IDLE_LOOK_S
+            found = self._breach()
+            if self._brake is not None and isinstance(self._sampler, TreeSampler):
+                self._brake.adjust(self._sampler, now)
+        if self._throttle is not None and now >= self._throttle.next_at:
+            self._throttle.tick(now)
+        if self._disk is not None and now >= self._disk.next_at:
+            self._disk.look(now)
+            found = found or self._breach()
+        return found
+
+    def _breach(self) -> Breach | None:
+        usage = self._sampler.usage
+        if self._disk is not None:
+            usage = usage._replace(disk_bytes=self._disk.growth_bytes)
+        return breach(usage, self.limits)
+
+    def confirm(self) -> Breach | None:
+        """Look once more while the tree stands still; None when it was an error after all."""
+        if isinstance(self._sampler, TreeSampler):
+            self._sampler.walk()
+        self._sampler.look(time.monotonic())
+        return self._breach()
+
+    def pause(self) -> None:
+        """A kill begins: nobody is woken by the limiter any more."""
+        if self._throttle is not None:
+            self._throttle.off()
+            self._throttle = None
+
+    def resume(self) -> None:
+        """The kill was called off."""
+        self._throttle = self._make_throttle()
+
+    def kill_hook(self) -> None:
+        """The kernel's own kill of the whole group, where we have one."""
+        if self._group is not None:
+            self._group.kill()
+
+    def reaped(self, pid: int, usage: Any) -> None:
+        """Account for a process that has been collected."""
+        self._sampler.reaped(pid, usage)
+
+    def sample(self) -> dict[str, Any]:
+        """Return the usage as of the last look, for the parent."""
+        usage = self._sampler.usage
+        return {
+            "memory": usage.memory_bytes,
+            "rss": usage.rss_bytes,
+            "pss": usage.pss_bytes,
+            "shared": usage.shared_bytes,
+            "processes": usage.processes,
+            "cpu_s": self._sampler.cpu_ns() / 1e9,
+            "peak": max(self._sampler.peak_bytes, usage.memory_bytes),
+            "limit": self.limits.memory_bytes if self.limits.enforced else None,
+        }
+
+    def fresh_sample(self) -> dict[str, Any]:
+        """Look now, and return what is seen."""
+        self._sampler.look(time.monotonic())
+        return self.sample()
+
+    def restart_peak(self) -> None:
+        """Forget the highest use so far: a task begins."""
+        self._sampler.restart_peak()
+
+    def top(self) -> list[list[Any]]:
+        """Return the largest processes as [pid, name, bytes]."""
+        return [list(one) for one in self._sampler.top(5)]
+
+    def objects(self) -> list[list[Any]]:
+        """Return the run's shared memory as [kind, name, bytes], largest first."""
+        return [list(one) for one in self._shared.objects()[:5]]
+
+    def ended(self) -> dict[str, Any]:
+        """After the last process: remove what was left, and return the account."""
+        self.pause()
+        account = self.sample()
+        events = self._group.read() if self._group is not None else None
+        account["group_oom"] = bool(events is not None and events.oom_kills)
+        if events is not None and events.peak_bytes:
+            account["peak"] = max(account["peak"], events.peak_bytes)
+        account["machine_oom"] = _machine_oom_kills() > self._oom_kills
+        removed, kept = self._shared.remove_left_over()
+        account["removed"] = [list(one) for one in removed[:10]]
+        account["kept"] = [list(one) for one in kept[:10]]
+        if self._group is not None:
+            self._group.remove()
+        self._sampler.close()
+        self._shared.close()
+        return account
+
+
+def _machine_oom_kills() -> int:
+    """How often the kernel has killed a process of this machine for want of memory; 0 if it does not say."""
+    try:
+        with open("/proc/vmstat", "rb") as file:
+            for line in file:
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return 0

@@ -1,0 +1,50 @@
+"""Who gets the processor first: the warden, which needs little and needs it now, before what it watches.
+
+With the default time slice a warden that wakes up on a busy machine waits for up to 3 ms, in which four
+processes touch 15 MiB each. Both calls work without privileges, and neither is ever an error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+SLICE_NS = 100_000
+#: Enough for the warden to come first, little enough to be nothing among the child's own processes.
+CHILD_NICE = 5
+
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "ppc64le": 355, "s390x": 345}
+
+
+class _Attributes(ctypes.Structure):
+    """struct sched_attr (include/uapi/linux/sched/types.h), its first version."""
+
+    _fields_ = [
+        ("size", ctypes.c_uint32),
+        ("policy", ctypes.c_uint32),
+        ("flags", ctypes.c_uint64),
+        ("nice", ctypes.c_int32),
+        ("priority", ctypes.c_uint32),
+        ("runtime", ctypes.c_uint64),
+        ("deadline", ctypes.c_uint64),
+        ("period", ctypes.c_uint64),
+    ]
+
+
+def ask_for_short_slices(slice_ns: int = SLICE_NS) -> bool:
+    """Have this process scheduled soon after it wakes (Linux 6.12); False where the kernel cannot."""
+    number = _SCHED_SETATTR.get(os.uname().machine) if hasattr(os, "sched_getscheduler") else None
+    if number is None:
+        return False
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    attributes = _Attributes(size=ctypes.sizeof(_Attributes), nice=nice, runtime=slice_ns)
+    libc = ctypes.CDLL(None)
+    return bool(libc.syscall(ctypes.c_long(number), 0, ctypes.byref(attributes), ctypes.c_uint(0)) == 0)
+
+
+def step_back(nice: int = CHILD_NICE) -> None:
+    """In the child before exec: let the warden go first."""
+    try:
+        os.nice(nice)
+    except OSError:
+        pass
