@@ -604,7 +604,7 @@ class Supervisor:
             self._told.add("leak")
             self._output.warn(
                 f"◌ memory grew {format_bytes(grown / self._served)} per task over {self._served} tasks, to "
-                f"{format_bytes(peak)} of {format_bytes(limit)}; --recycle-after {self._served} would begin anew"
+                f"{format_bytes(peak)} of {format_bytes(limit)}; --recycle-after would begin anew before that"
             )
 
     # ---- answers
@@ -643,6 +643,23 @@ class Supervisor:
             hint += "; if large arrays are reserved and hardly touched, --mem-mode rss"
         first, line, rest = failure.message.partition("\n")
         return replace(failure, message=f"{first}; {hint}{line}{rest}")
+
+    def _fail(self, failure: Failure) -> None:
+        self._close("failed", failure)
+        self._post(encoding.encode(self._settings.encoding, failure.to_message()))
+
+    def _post_stopped(self) -> None:
+        self._keep_stopped()
+        self._post(self._wire_stopped)
+
+    def _keep_stopped(self) -> None:
+        current = self._current
+        if current is None:
+            return
+        failure = None
+        if current.exit is not None and current.exit.cause in (Cause.STOPPED, Cause.INTERRUPTED):
+            failure = Failure(current.exit.error_code, report(current.exit))
+        self._close("stopped", failure)
 
     def _finish(self) -> None:
         self._crew.drop_spare()

@@ -40,6 +40,8 @@ except ImportError:  # the user's own interpreter need not have it
 
 Buffer = Union[bytes, bytearray, memoryview]
 ENCODINGS = ("json", "bson", "msgpack")
+#: Two or three frames of Python a level must fit below the interpreter's recursion limit of 1000.
+DEPTH_MAX = 200
 #: HKube's worker closes the connection and dies above this (WORKER_SOCKET_MAX_PAYLOAD_BYTES).
 MESSAGE_LIMIT = 100_000_000
 
@@ -89,8 +91,8 @@ def encode(encoding: str, message: Dict[str, Any], *, name: str = "result") -> b
 
 def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
     """Return a copy made of the encoding's own types; raises ResultInvalid naming the place."""
-    if depth > 500:
-        raise ResultInvalid(f"{_short(place)}: nested more than 500 deep, or it contains itself")
+    if depth > DEPTH_MAX:
+        raise ResultInvalid(f"{_short(place)}: nested more than {DEPTH_MAX} deep, or it contains itself")
     if value is None or value is True or value is False:
         return value
     kind = type(value)

@@ -166,9 +166,13 @@ def _import(where: Location) -> Any:
     package = _package_needed(where)
     if package:
         return importlib.import_module(f"{package}.{name}")
-    if "." not in name and (name in sys.modules or not name.isidentifier()):
+    path = os.path.join(where.folder, *name.split(".")) + (".py" if where.file.endswith(".py") else "")
+    is_module = all(part.isidentifier() for part in name.split(".")) and (
+        path == where.file or where.file.endswith("__init__.py")
+    )
+    if not is_module or ("." not in name and name in sys.modules):
         # A file named like something the interpreter itself runs on (io.py), or like no module at all
-        # (my-alg.py): under a name of its own.
+        # (my-alg.v2.py): under a name of its own.
         return _import_file("entry_" + re.sub(r"\W", "_", name), where.file)
     return importlib.import_module(name)
 

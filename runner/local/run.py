@@ -83,19 +83,25 @@ class LocalRun:
         """Hand the next input out, or end."""
         if self._output.out.broken:
             self._settle(141)  # as the shell reports a writer whose reader has gone
-            self._worker.exit(0)
+            self._end()
             return
         if self._output.out.waiting > HOLD_BACK:
             self._output.out.on_drained = self._next
             return
         data = next(self._inputs, None)
         if data is None:
-            self._worker.exit(0)
+            self._end()
             return
         self._count += 1
         name = self._store.next_local_task() if self._store is not None else f"t{self._count}"
         stem = os.path.splitext(os.path.basename(self._where.shown))[0]
         self._worker.submit(LocalTask(name, self._job, stem, stem, "local", data))
+
+    def _end(self) -> None:
+        if self._worker.connected:
+            self._worker.exit(0)
+        else:
+            self.supervisor.shutdown(0)  # there was no task at all
 
     def _keep(self, result: Result) -> None:
         self._results[result.task] = result
