@@ -61,6 +61,12 @@ class DataServer:
 
     def wait_for_port(self, *, deadline_s: float) -> None:
         """It listens on `port`. Raises DataServerError when it ended or said nothing in time."""
+        try:
+            self.port = self._read_port(deadline_s)
+        finally:
+            remove_quietly(str(self._port_file))
+
+    def _read_port(self, deadline_s: float) -> int:
         assert self._process is not None
         end = time.monotonic() + deadline_s
         while not (text := _read(self._port_file)).endswith("\n"):
@@ -69,7 +75,7 @@ class DataServer:
             if time.monotonic() > end:
                 raise DataServerError(f"{self._binary} did not listen within {deadline_s:g} s")
             time.sleep(_PORT_POLL_S)
-        self.port = int(text)
+        return int(text)
 
     def wait_for_death(self, timeout_s: float) -> bool:
         """Wait until it has died, at most so long; True when it has."""
@@ -88,6 +94,7 @@ class DataServer:
         """It is gone, and reaped."""
         if self._process is None:
             return
+        remove_quietly(str(self._port_file))
         self._process.kill()
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):

@@ -19,5 +19,9 @@ class NotFound(BoardError):
     """There is no such task, job, node or board."""
 
 
+class StillStarting(BoardError):
+    """The board's process has not said yet which one it is; in a moment it will have."""
+
+
 class StoreError(BoardError):
     """What is kept of tasks cannot be read, changed or removed."""

@@ -7,6 +7,8 @@ import importlib.metadata
 import resource
 from dataclasses import dataclass
 
+ADDRESS_SPACE_BYTES = 400 << 20  # 350 MiB were enough for the fast loader, 300 were not
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -32,7 +34,7 @@ def failure_of(error: BaseException, *, port: int, log_tail: str) -> Failure:
             "run: pip install --upgrade tensorboard",
         )
     if isinstance(error, MemoryError):
-        return _too_little_memory()
+        return Failure("there is too little memory for a board", "it needs about 100 MiB")
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return Failure(f"port {port} is in use", "choose another one, or 0 for a free one")
     if isinstance(error, PermissionError):
@@ -44,10 +46,14 @@ def failure_of(error: BaseException, *, port: int, log_tail: str) -> Failure:
     return Failure(f"TensorBoard did not start: {type(error).__name__}: {error}")
 
 
-def _too_little_memory() -> Failure:
+def too_little_memory() -> Failure | None:
+    """The failure that a limit on the address space will be; None when there is room enough.
+
+    Looked at first: what does not fit says so in a dozen ways, some of them by a signal.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return Failure("there is too little memory for a board", "it needs about 100 MiB")
+    if limit == resource.RLIM_INFINITY or limit >= ADDRESS_SPACE_BYTES:
+        return None
     return Failure(
         f"a board does not fit in the address space of {limit >> 20} MiB that RLIMIT_AS allows here",
         "raise it to 1 GiB (ulimit -v 1048576)",

@@ -34,7 +34,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .errors import BoardError, NotFound
+from .errors import BoardError, NotFound, StillStarting
 from .files import Identity, read_json_bytes
 from .records import OPTUNA, Board, BoardStatus, Order, Readiness, Records, new_reference, now_ms
 from .targets import Target
@@ -146,7 +146,10 @@ class BoardManager:
         return changed
 
     def ask_stop(self, id: str) -> Board:
-        """The board is asked to end, and will; a board that has ended is forgotten. Raises NotFound."""
+        """The board is asked to end, and will; a board that has ended is forgotten.
+
+        Raises NotFound, StillStarting, and BoardError for a board of another host.
+        """
         board = self.get(id)
         if not board.is_live:
             self.records.forget(board)
@@ -162,7 +165,7 @@ class BoardManager:
             _signal(process, signal.SIGTERM)
             self._asked_at.setdefault(board.reference, time.monotonic())
         else:
-            raise BoardError(f"board {board.id} is just being started", hint="try again in a moment")
+            raise StillStarting(f"board {board.id} is just being started", hint="try again in a moment")
         return board
 
     def close(self) -> None:
@@ -188,7 +191,8 @@ class BoardManager:
             board = self.find(id)
             if board is None:
                 raise BoardError(f"board {id} was stopped while it started")
-            if board.status is BoardStatus.FAILED:
+            # One that has just died in our hands fails with a better sentence in the next poll().
+            if board.status is BoardStatus.FAILED and board.reference not in self._own:
                 raise BoardError(f"board {id} failed: {board.error}", hint=board.hint or "")
             if board.status is BoardStatus.RUNNING and board.readiness in wanted:
                 return board
@@ -202,7 +206,15 @@ class BoardManager:
 
     def stop(self, id: str, *, deadline_s: float = 10.0) -> Board:
         """The board has ended, its processes are gone and its record too. Raises NotFound, BoardError."""
-        board = self.ask_stop(id)
+        end = time.monotonic() + deadline_s
+        while True:
+            try:
+                board = self.ask_stop(id)
+                break
+            except StillStarting:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
         processes = [p for p in (board.process or self._own_identity(board), board.data_server) if p]
         if board.is_live and processes:
             ends = _wait_for_end(processes, STOP_GRACE_S)

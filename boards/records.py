@@ -232,7 +232,6 @@ class Records:
         """Nothing of the board is left on disk; its runs are not touched."""
         remove_quietly(str(self.path(board.reference)))
         remove_quietly(str(self.log_path(board.reference)))
-        remove_quietly(str(self.folder / f"{board.reference}.port"))
         if board.type == "pick" and Path(board.log_dir).parent == self.folder:
             shutil.rmtree(board.log_dir, ignore_errors=True)
 

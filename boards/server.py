@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .data_server import DataServer, DataServerError, find_binary
-from .failures import Failure, failure_of
+from .failures import Failure, failure_of, too_little_memory
 from .files import own_identity, to_json
 from .guard import PROBE_HEADER, Guard
 from .optuna import CookieDoor, cookie, dashboard
@@ -86,6 +86,8 @@ class BoardProcess:
             watch_owner(self._end)
         _lift_limits()
         self._change()
+        if failure := too_little_memory():
+            self._fail(failure)
         try:
             if self._order.optuna_storage is None:
                 self._start_data_server()
@@ -107,7 +109,8 @@ class BoardProcess:
             server = DataServer(
                 find_binary(),
                 self._board.log_dir,
-                port_file=self._records.folder / f"{self._order.reference}.port",
+                # Not named by the reference, which is a secret: others can read the data server's arguments.
+                port_file=self._records.folder / f".{os.getpid()}.port",
                 reload_s=RELOAD_S,
                 samples=SCALAR_POINTS,
             )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from hkrunner.boards.failures import failure_of
+from hkrunner.boards.failures import failure_of, too_little_memory
 from hkrunner.boards.guard import Guard, is_local_host
 from hkrunner.boards.optuna import CookieDoor
 
@@ -143,6 +143,12 @@ def test_every_failure_is_one_sentence(error: BaseException, words: str) -> None
     assert words in sentence(error, tail="last words")
 
 
-def test_a_limit_on_the_address_space_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (512 << 20, 512 << 20))
-    assert "address space of 512 MiB that RLIMIT_AS allows" in sentence(MemoryError())
+@pytest.mark.parametrize(
+    ("limit", "fits"), [(300 << 20, False), (1 << 30, True), (resource.RLIM_INFINITY, True)]
+)
+def test_a_limit_on_the_address_space_is_named(
+    monkeypatch: pytest.MonkeyPatch, limit: int, fits: bool
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    failure = too_little_memory()
+    assert failure is None if fits else failure and "300 MiB that RLIMIT_AS allows" in failure.error
