@@ -12,11 +12,12 @@ from pathlib import Path
 from .events import EventWriter
 from .store import RESOURCES
 
-CPU = "resources/cpu_cores"
-MEMORY = "resources/memory_mib"
-LIMIT = "resources/memory_limit_mib"
-PROCESSES = "resources/processes"
-PROGRESS = "resources/progress"
+# The tilde puts our cards behind the user's own, which TensorBoard sorts by name.
+CPU = "~resources/cpu_cores"
+MEMORY = "~resources/memory_mib"
+LIMIT = "~resources/memory_limit_mib"
+PROCESSES = "~resources/processes"
+PROGRESS = "~resources/progress"
 _POINTS_PER_AGE = 2000
 _MIB = 1 << 20
 

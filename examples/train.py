@@ -35,16 +35,16 @@ def train(rate, writer):
         for batch in np.array_split(random.permutation(np.arange(POINTS)[known]), POINTS // BATCH):
             network.learn(points[batch], labels[batch], rate)
         scores = {
-            "train/loss": network.loss(points[known], labels[known]),
-            "validation/loss": network.loss(points[held_out], labels[held_out]),
-            "validation/accuracy": network.accuracy(points[held_out], labels[held_out]),
+            "loss/train": network.loss(points[known], labels[known]),
+            "loss/validation": network.loss(points[held_out], labels[held_out]),
+            "accuracy/validation": network.accuracy(points[held_out], labels[held_out]),
         }
         for name, value in scores.items():
             writer.add_scalar(name, value, epoch)
     return {
         "rate": rate,
-        "loss": round(scores["validation/loss"], 4),
-        "accuracy": round(scores["validation/accuracy"], 4),
+        "loss": round(scores["loss/validation"], 4),
+        "accuracy": round(scores["accuracy/validation"], 4),
     }
 
 
