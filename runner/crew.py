@@ -57,6 +57,7 @@ class Crew:
             setup={
                 "where": list(self._where),
                 "encoding": settings.encoding,
+                "returned_errors": settings.api_errors == "return",
                 "python_path": [os.path.abspath(one) for one in python_path],
             },
             limits=settings.limits,

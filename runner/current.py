@@ -68,6 +68,7 @@ class Current:
     retried: bool = False
     problems: list[str] = field(default_factory=list)
     protection: dict[str, Any] | None = None
+    progress: tuple[float, Any] | None = None
     limit_bytes: int | None = None
     _tail: deque[bytes] = field(default_factory=deque)
     _tail_bytes: int = 0
@@ -98,6 +99,17 @@ class Current:
         while self._tail_bytes - len(self._tail[0]) >= _TAIL_BYTES:
             self._tail_bytes -= len(self._tail.popleft())
 
+    def progressed(self, value: float, details: Any) -> None:
+        """Take how far the algorithm says that it is."""
+        self.progress = (value, details)
+        if self.record is not None:
+            self._need_series(self.record).progress(time.time(), value)
+
+    def _need_series(self, record: TaskRecord) -> ResourceSeries:
+        if self.series is None:
+            self.series = ResourceSeries(record.metrics_dir, started_at=self.started_at)
+        return self.series
+
     def last_lines(self) -> tuple[str, ...]:
         """Return the last lines it printed."""
         text = b"".join(self._tail).decode("utf-8", "replace")
@@ -112,10 +124,8 @@ class Current:
         self.meter.on_sample(dict(sample))
         if len(self.meter.samples) <= before or self.record is None:
             return
-        if self.series is None:
-            self.series = ResourceSeries(self.record.metrics_dir, started_at=self.started_at)
         at, cores, memory, processes = self.meter.samples[-1]
-        self.series.sample(
+        self._need_series(self.record).sample(
             at, cpu_cores=cores, memory_bytes=memory, limit_bytes=self.limit_bytes, processes=processes
         )
 

@@ -36,6 +36,13 @@ from .loop import Loop, Timer
 SAME_WORKER_S = 5.0
 #: First try after a drop at once, then these pauses, the last one for ever.
 BACKOFF_S = (0.0, 0.01, 0.02, 0.05, 0.05, 0.1, 0.1, 0.2, 0.3, 0.5, 1.0)
+#: An answer written this shortly before a drop may not have been read.
+LOST_S = 1.0
+#: After a reconnect, wait this long for a word of the worker before such an answer is sent again.
+SETTLE_S = 0.1
+#: From here on the child is made to wait with what it wants to send.
+CONGESTED_BYTES = 128 * 1024 * 1024
+CONGESTED_MESSAGES = 1000
 #: A refusal by the worker itself (4001: another client is connected) is not asked again so soon.
 REFUSED_S = 1.0
 CONNECT_TIMEOUT_S = 10.0
@@ -86,6 +93,10 @@ class Blob:
             self._released(self)
         else:
             self.close()
+
+    def disown(self) -> None:
+        """Release it for good: whoever else holds the descriptor has it alone."""
+        self._released = None
 
     def close(self) -> None:
         """Give the memory back."""
@@ -149,17 +160,22 @@ class Listener(Protocol):
 
 
 class _Outgoing:
-    """A message in the outbox; `begun` once a byte of it is on the wire."""
+    """A message in the outbox. A final answer is kept for a while after it was written."""
 
-    __slots__ = ("data", "source")
+    __slots__ = ("data", "final", "source")
 
-    def __init__(self, data: bytes, source: Source | None) -> None:
+    def __init__(self, data: bytes, source: Source | None, final: bool) -> None:
         self.data = data
         self.source = source
+        self.final = final
+
+    @property
+    def size(self) -> int:
+        return len(self.data) if self.source is None else self.source.size
 
     def frames(self, opcode: int) -> Iterator[bytes]:
         """Yield its frames, masked, one at a time."""
-        size = len(self.data) if self.source is None else self.source.size
+        size = self.size
         if size <= PIECE:
             yield _frame(opcode, self.data if self.source is None else self.source.read(0, size))
             return
@@ -204,6 +220,11 @@ class Link:
         self._dropped_at: float | None = None
         self._timer: Timer | None = None
         self._outbox: deque[_Outgoing] = deque()
+        self._waiting_bytes = 0
+        #: The final answer that was written last, and when: lost on the way if the worker drops right then.
+        self._written: tuple[_Outgoing, float] | None = None
+        #: Called when what waits has become little again, after `congested` was seen.
+        self.on_relieved: Callable[[], None] | None = None
         self._control: deque[bytes] = deque()
         self._frames: Iterator[bytes] | None = None
         self._chunk = memoryview(b"")
@@ -252,12 +273,25 @@ class Link:
         _watch_peer(sock)
         self._reset_input()
         self.state = State.OPEN
-        self._tries = 0
         same = self._dropped_at is not None and self._loop.clock() - self._dropped_at < SAME_WORKER_S
         self._spoken = same
         self._loop.on_readable(self._fd, self._on_readable)
         self._listener.on_link_open()
-        self._pump()
+        # First what the worker has to say: if it begins another task, the old one's answer must not go out.
+        self._on_readable()
+        if self.state is State.OPEN:
+            self._pump()
+            if self._written is not None:
+                self._timer = self._loop.after(SETTLE_S, self._send_again)
+
+    def _send_again(self) -> None:
+        """The last answer may have been lost with the old connection: a second one in ready is harmless
+        (PROTOCOL 3.8). Only while the worker is silent: whatever it says first, it is not waiting for it."""
+        if self._written is not None and self.state is State.OPEN:
+            (answer, _), self._written = self._written, None
+            self._outbox.append(answer)
+            self._waiting_bytes += answer.size
+            self._pump()
 
     def _not_connected(self, reason: str) -> None:
         if self.state is State.CONNECTING:
@@ -291,11 +325,17 @@ class Link:
         self._frames = None
         self._chunk = memoryview(b"")
         self._control.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._written is not None and self._since - self._written[1] > LOST_S:
+            self._forget_written()
         self.state = State.DISCONNECTED
         self._listener.on_link_drop(reason)
         if self.state is State.DISCONNECTED:
             self.state = State.BACKOFF
-            self._timer = self._loop.after(least_s, self._connect)
+            pause_s = max(BACKOFF_S[min(self._tries, len(BACKOFF_S) - 1)], least_s)
+            self._tries += 1
+            self._timer = self._loop.after(pause_s, self._connect)
 
     def _close_socket(self) -> None:
         self._loop.on_readable(self._fd, None)
@@ -323,24 +363,53 @@ class Link:
 
     # ---- posting
 
-    def post(self, data: bytes, source: Source | None = None) -> None:
-        """Send a message as soon as the worker can take it; `source` instead of data for a large one."""
+    def post(self, data: bytes, source: Source | None = None, *, final: bool = False) -> None:
+        """Send a message as soon as the worker can take it; `source` instead of data for a large one.
+
+        `final`: the answer of a task, which is worth sending again when it may have been lost.
+        """
         if self.state is State.CLOSED:
             if source is not None:
                 source.close()
             return
-        self._outbox.append(_Outgoing(data, source))
+        one = _Outgoing(data, source, final)
+        self._outbox.append(one)
+        self._waiting_bytes += one.size
         if self.state is State.OPEN:
             self._pump()
 
     def clear(self) -> None:
-        """Forget what was not begun: it belongs to a task that the worker has given up."""
-        kept = self._outbox.popleft() if self._frames is not None else None
+        """Forget everything that is not sent: it belongs to a task that the worker has given up.
+
+        If an old answer has begun to go out it must not be completed: the connection is dropped instead.
+        """
+        cut = self._frames is not None and bool(self._outbox) and self._outbox[0].final
+        kept = self._outbox.popleft() if self._frames is not None and not cut else None
         for one in self._outbox:
             one.close()
         self._outbox.clear()
+        self._waiting_bytes = 0
+        self._forget_written()
         if kept is not None:
             self._outbox.append(kept)
+            self._waiting_bytes = kept.size
+        if cut:
+            self._drop("the worker began another task in the middle of an answer")
+
+    def _forget_written(self) -> None:
+        if self._written is not None:
+            self._written[0].close()
+            self._written = None
+
+    @property
+    def is_open(self) -> bool:
+        """A worker is connected, and has spoken."""
+        return self.state is State.OPEN and self._spoken
+
+    @property
+    def congested(self) -> bool:
+        """So much waits to be sent that nothing should be added; on_relieved is called when it is less."""
+        return self._waiting_bytes > CONGESTED_BYTES or len(self._outbox) > CONGESTED_MESSAGES
 
     @property
     def idle(self) -> bool:
@@ -385,7 +454,18 @@ class Link:
                 return True
             # All of it is the kernel's now.
             self._frames = None
-            self._outbox.popleft().close()
+            self._sent(self._outbox.popleft())
+
+    def _sent(self, one: _Outgoing) -> None:
+        self._waiting_bytes -= one.size
+        if one.final:
+            self._forget_written()
+            self._written = (one, self._loop.clock())
+        else:
+            one.close()
+        if self.on_relieved is not None and not self.congested:
+            callback, self.on_relieved = self.on_relieved, None
+            callback()
 
     # ---- receiving
 
@@ -523,6 +603,9 @@ class Link:
 
     def _deliver(self, payload: bytes | Blob) -> None:
         self._spoken = True
+        self._tries = 0
+        # It goes on: the answer it had before was not lost.
+        self._forget_written()
         if isinstance(payload, Blob):
             self._listener.on_link_message(Message(b"", payload))
         else:

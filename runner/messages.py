@@ -14,10 +14,14 @@ INITIALIZE: Final = "initialize"
 START: Final = "start"
 STOP: Final = "stop"
 EXIT: Final = "exit"
+ALREADY_CONNECTED: Final = "alreadyConnectedError"
+DISCOVERY: Final = "serviceDiscoveryUpdate"
 
 # algorithm -> worker
 INITIALIZED: Final[dict[str, Any]] = {"command": "initialized"}
 STARTED: Final[dict[str, Any]] = {"command": "started"}
+ALIVE: Final[dict[str, Any]] = {"command": "alive"}
+STOPPING: Final[dict[str, Any]] = {"command": "stopping"}
 STOPPED: Final[dict[str, Any]] = {"command": "stopped"}
 
 

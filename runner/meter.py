@@ -107,14 +107,17 @@ def _cpu_ns(clock: int) -> int:
 
 
 def _high_water(pid: int) -> tuple[int, int]:
-    """Return (highest, present) resident memory in bytes; zeros when the process is gone."""
+    """Return (highest, present) memory of a process in bytes, file pages left out as the limit leaves them
+    out; zeros when it is gone."""
     try:
         text = procfs.read(f"/proc/{pid}/status")
-        high = text.index(b"VmHWM:") + 6
-        now = text.index(b"VmRSS:") + 6
-        return int(text[high:].split(None, 1)[0]) * 1024, int(text[now:].split(None, 1)[0]) * 1024
+        high, now, file = (
+            int(text[text.index(name) + len(name) :].split(None, 1)[0]) * 1024
+            for name in (b"VmHWM:", b"VmRSS:", b"RssFile:")
+        )
     except (OSError, ValueError, IndexError):
         return 0, 0
+    return max(high - file, 0), max(now - file, 0)
 
 
 def _new_high_water(pid: int) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from ..sandbox.limits import (
     Limits,
@@ -20,7 +21,7 @@ from ..sandbox.limits import (
 from .errors import SettingsError
 
 DEFAULT_URL = "ws://localhost:3000"
-ENCODINGS = ("json",)
+ENCODINGS = ("json", "bson", "msgpack")
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,7 @@ OPTIONS: tuple[Option, ...] = (
         "encoding",
         ("--encoding",),
         "How messages are encoded on the socket.",
+        ("WORKER_ALGORITHM_ENCODING",),
         default="json",
         kind="choice",
         choices=ENCODINGS,
@@ -223,6 +225,25 @@ OPTIONS: tuple[Option, ...] = (
         "Give up after this many seconds without a worker (exit status 5).  [default: never]",
         ("HKRUNNER_CONNECT_TIMEOUT",),
         kind="seconds",
+        group="Serving a worker",
+    ),
+    Option(
+        "api_errors",
+        ("--api-errors",),
+        "What a failed call of the code API does: raise, or return its text as HKube's own wrapper does.",
+        ("HKRUNNER_API_ERRORS",),
+        default="raise",
+        kind="choice",
+        choices=("raise", "return"),
+        group="Serving a worker",
+    ),
+    Option(
+        "redirect_logs",
+        ("--redirect-logs",),
+        "Send what the algorithm prints to the worker as well; HKube's debug server shows it.",
+        ("REDIRECT_LOGS",),
+        kind="flag",
+        default=False,
         group="Serving a worker",
     ),
     Option(
@@ -289,6 +310,8 @@ class Settings:
     spare: bool = False
     recycle_after: int | None = None
     end_children: bool = False
+    api_errors: str = "raise"
+    redirect_logs: bool = False
 
 
 def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -303,7 +326,9 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         entry=values.get("entry"),
         path=values.get("path"),
         cwd=os.getcwd(),
-        url=worker_url(values.get("url"), environ, values["encoding"]),
+        url=worker_url(
+            values.get("url"), environ, values["encoding"], hostname=bool(values.get("redirect_logs"))
+        ),
         encoding=values["encoding"],
         grace_s=grace_s,
         connect_timeout_s=connect_timeout_s,
@@ -320,6 +345,8 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         spare=bool(values.get("spare")),
         recycle_after=_count(values, "recycle_after", "--recycle-after"),
         end_children=bool(values.get("end_children")),
+        api_errors=values.get("api_errors") or "raise",
+        redirect_logs=bool(values.get("redirect_logs")),
     )
 
 
@@ -405,7 +432,7 @@ def _variables(pairs: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def worker_url(url: str | None, environ: Mapping[str, str], encoding: str) -> str:
+def worker_url(url: str | None, environ: Mapping[str, str], encoding: str, *, hostname: bool = False) -> str:
     """Return the worker's URL with the query it reads on the first connection.
 
     `url` (--url, else WORKER_SOCKET_URL), else WORKER_SOCKET_PROTOCOL, _HOST and _PORT, else
@@ -426,8 +453,9 @@ def worker_url(url: str | None, environ: Mapping[str, str], encoding: str) -> st
     if parts.scheme not in ("ws", "wss") or not parts.hostname or port_number == 0:
         raise SettingsError(f"the worker's URL must look like {DEFAULT_URL}, not {url!r}")
     have = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    more = [
-        f"{name}={value}" for name, value in (("storage", "v1"), ("encoding", encoding)) if name not in have
-    ]
+    wanted = {"storage": "v1", "encoding": encoding}
+    if hostname:
+        wanted["hostname"] = quote(platform.node(), safe="")
+    more = [f"{name}={value}" for name, value in wanted.items() if name not in have]
     query = "&".join([parts.query, *more] if parts.query else more)
     return f"{parts.scheme}://{parts.netloc}{parts.path}?{query}"

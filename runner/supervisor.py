@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..boards.store import Store, TaskIds, local_job_id
+from ..sandbox.api import ANSWERS
 from ..sandbox.channel import Frame, Kind, blob_problem
 from ..sandbox.codec import MESSAGE_LIMIT
 from ..sandbox.entry import Location
@@ -36,8 +37,15 @@ from .result import Result
 from .settings import NO_LIMITS, Settings
 from .task import Action, Event, Machine, State, UnexpectedEvent
 
+#: States in which the worker takes messages of the code API (PROTOCOL 2.2).
+_WORKING = frozenset((State.INITIALIZING, State.STARTING, State.INITIALIZED, State.RUNNING))
+#: HKube's worker gives a task or a stop up 10 s after the last `alive` or `stopping`.
+SIGN_OF_LIFE_S = 4.0
 #: After this long without a task the warden looks only once a second.
 IDLE_S = 1.0
+#: Log lines sent to the worker (REDIRECT_LOGS): in one message, and of one line.
+LOG_LINES = 100
+LOG_LINE_MAX = 10_000
 #: A leak is worth a word from here on: share of the limit, and tasks it was seen over.
 LEAK_SHARE = 0.8
 LEAK_TASKS = 10
@@ -86,12 +94,15 @@ class Supervisor:
         self._job = local_job_id(time.time())
         self._unknown: set[str] = set()
         self._told: set[str] = set()
+        self._log_rest = b""
         self.exit_status = 0
         self._handlers: dict[str, Callable[[Message], None]] = {
             messages.INITIALIZE: self._on_initialize,
             messages.START: lambda message: self._step(Event.START),
             messages.STOP: lambda message: self._step(Event.STOP),
             messages.EXIT: self._on_exit_command,
+            messages.ALREADY_CONNECTED: self._on_already_connected,
+            messages.DISCOVERY: lambda message: None,  # for streaming between peers, which v1 has not
         }
         self._actions: dict[Action, Callable[[], None]] = {
             Action.BEGIN: self._begin,
@@ -102,7 +113,7 @@ class Supervisor:
             Action.CHILD_KILL: self._child_kill,
             Action.ARM_GRACE: self._arm_grace,
             Action.DISARM_GRACE: self._disarm_grace,
-            Action.POST_INITIALIZED: lambda: self._post(self._wire_initialized),
+            Action.POST_INITIALIZED: self._post_initialized,
             Action.POST_STARTED: lambda: self._post(self._wire_started),
             Action.POST_RESULT: self._post_result,
             Action.POST_FAILURE: self._post_failure,
@@ -114,6 +125,9 @@ class Supervisor:
         }
         self._wire_initialized = encoding.encode(settings.encoding, messages.INITIALIZED)
         self._wire_started = encoding.encode(settings.encoding, messages.STARTED)
+        self._wire_alive = encoding.encode(settings.encoding, messages.ALIVE)
+        self._wire_stopping = encoding.encode(settings.encoding, messages.STOPPING)
+        self._sign: Timer | None = None
         self._wire_stopped = encoding.encode(settings.encoding, messages.STOPPED)
         self._pending_initialize: Message | None = None
 
@@ -183,7 +197,9 @@ class Supervisor:
         try:
             command = encoding.command_of(self._settings.encoding, message.head, message.whole)
             handler = self._handlers.get(command)
-            if handler is None:
+            if handler is None and command in ANSWERS:
+                self._pass_answer(message)
+            elif handler is None:
                 self._unknown_command(command)
             else:
                 self._output.debug(f"worker: {command}")
@@ -194,6 +210,22 @@ class Supervisor:
         finally:
             if not kept:
                 message.release()
+
+    def _pass_answer(self, message: Message) -> None:
+        """An answer to a call of the code API goes to the child as it came."""
+        child, current = self._crew.child, self._current
+        if child is None or current is None or self._machine.state not in _WORKING:
+            return  # for a task that is over: nobody waits for it
+        if message.blob is not None:
+            child.reply_blob(current.number, message.blob.fd, message.blob.size)
+            # The child reads it in its own time: this memory is not used again for the next message.
+            message.blob.disown()
+        else:
+            child.reply(current.number, message.data)
+
+    def _on_already_connected(self, message: Message) -> None:
+        host = messages.data_of(self._small(message)).get("hostname")
+        self._output.warn(f"✘ the worker serves another client already{f', on {host}' if host else ''}")
 
     def _unknown_command(self, command: str) -> None:
         if command not in self._unknown and len(self._unknown) < 100:
@@ -292,6 +324,9 @@ class Supervisor:
         )
 
     def _child_stop(self) -> None:
+        if self._sign is not None:
+            self._sign.cancel()
+        self._loop_sign(self._number)
         self._output.say(
             f"■ stopping task {self._name()}: stop() is called, {self._settings.grace_s:g} s to end"
         )
@@ -354,11 +389,18 @@ class Supervisor:
                 current.answer = frame.body
                 self._task_ended(current, Event.CHILD_DONE)
             return
+        if kind == Kind.CALL and frame.fd is not None and blob_problem(frame.fd, frame.size) is None:
+            self._pass_call(b"", BlobSource(frame.fd, frame.size))
+            return
         if frame.fd is not None:
             os.close(frame.fd)
             raise ValueError("a descriptor nobody asked for")
         if kind == Kind.INITIALIZED:
             self._step(Event.CHILD_INITIALIZED)
+        elif kind == Kind.CALL and current is not None:
+            self._pass_call(frame.body)
+        elif kind == Kind.PROGRESS and current is not None:
+            self._on_progress(current, json.loads(frame.body))
         elif kind == Kind.ADMIT and current is not None:
             self._admit(current, json.loads(frame.body))
         elif kind == Kind.FAILED and current is not None:
@@ -385,6 +427,21 @@ class Supervisor:
             self._output.warn(f"✘ {problem}")
         else:
             raise ValueError("a kind nobody sends")
+
+    def _pass_call(self, wire: bytes, source: BlobSource | None = None) -> None:
+        """A message of the code API; it has a meaning only while the task is being worked on."""
+        if self._machine.state not in _WORKING:
+            if source is not None:
+                source.close()
+            return
+        self._post(wire, source)
+
+    def _on_progress(self, current: Current, told: Mapping[str, Any]) -> None:
+        value = float(told["value"])
+        current.progressed(value, told.get("details"))
+        data = {"progress": value, "details": told.get("details")}
+        if self._machine.state in _WORKING:
+            self._post(encoding.encode(self._settings.encoding, {"command": "progress", "data": data}))
 
     def _take_blob(self, child: Child, current: Current, fd: int, size: int) -> None:
         problem = blob_problem(fd, size)
@@ -462,8 +519,21 @@ class Supervisor:
     def on_output(self, child: Child, stream: str, data: bytes) -> None:
         """What the algorithm prints goes on as it comes, and into the task's record."""
         self._output.user(stream, data)
+        if self._settings.redirect_logs and child is self._crew.child:
+            self._redirect(data)
         if self._current is not None and child is self._crew.child:
             self._current.printed(stream, data)
+
+    def _redirect(self, data: bytes) -> None:
+        """Send whole lines on as logData; what a slow worker does not take is left to the other logs."""
+        *lines, self._log_rest = (self._log_rest + data).split(b"\n")
+        self._log_rest = self._log_rest[-LOG_LINE_MAX:]
+        if not lines or self._machine.state not in _WORKING or self._link is None or self._link.congested:
+            return
+        text = [line[:LOG_LINE_MAX].decode("utf-8", "replace") for line in lines]
+        for begin in range(0, len(text), LOG_LINES):
+            batch = {"command": "logData", "data": text[begin : begin + LOG_LINES]}
+            self._post(encoding.encode(self._settings.encoding, batch))
 
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Nothing of this child is left."""
@@ -555,6 +625,8 @@ class Supervisor:
         child = self._crew.child
         if child is not None:
             child.drain_output()
+        if self._sign is not None:
+            self._sign.cancel()
         result = current.close(status, failure, self._loop.clock() - current.began)
         self._current = None
         self._served += 1
@@ -609,15 +681,45 @@ class Supervisor:
 
     # ---- answers
 
-    def _post(self, wire: bytes, source: BlobSource | None = None) -> None:
-        if self._link is not None:
-            self._link.post(wire, source)
+    def _post(self, wire: bytes, source: BlobSource | None = None, *, final: bool = False) -> None:
+        link = self._link
+        if link is None:
+            return
+        link.post(wire, source, final=final)
+        if link.congested and self._crew.child is not None and link.on_relieved is None:
+            # The child waits with what it wants to send until the worker has taken some of it.
+            child = self._crew.child
+            child.listen(False)
+            link.on_relieved = lambda: child.listen(True)
+
+    def _post_initialized(self) -> None:
+        self._post(self._wire_initialized)
+        self._loop_sign(self._number)
+
+    def _loop_sign(self, number: int) -> None:
+        self._sign = self._loop.after(SIGN_OF_LIFE_S, lambda: self._give_sign(number))
+
+    def _give_sign(self, number: int) -> None:
+        """Say that the task goes on, or that its stop does, as long as that is true.
+
+        `alive` only between `initialized` and the answer, `stopping` only between a stop and `stopped`:
+        the worker takes either one amiss at any other time (PROTOCOL 3.3, 3.5).
+        """
+        if self._current is None or number != self._number or self._crew.child is None:
+            return
+        state = self._machine.state
+        open_link = self._link is not None and self._link.is_open
+        if open_link and state in (State.INITIALIZED, State.RUNNING):
+            self._post(self._wire_alive)
+        elif open_link and state in (State.STOPPING, State.KILLING):
+            self._post(self._wire_stopping)
+        self._loop_sign(number)
 
     def _post_result(self) -> None:
         current = self._current
         assert current is not None, "a task that is done is there"
         self._close("succeed")
-        self._post(current.answer, current.answer_blob)
+        self._post(current.answer, current.answer_blob, final=True)
 
     def _post_failure(self) -> None:
         current = self._current
@@ -646,11 +748,11 @@ class Supervisor:
 
     def _fail(self, failure: Failure) -> None:
         self._close("failed", failure)
-        self._post(encoding.encode(self._settings.encoding, failure.to_message()))
+        self._post(encoding.encode(self._settings.encoding, failure.to_message()), final=True)
 
     def _post_stopped(self) -> None:
         self._keep_stopped()
-        self._post(self._wire_stopped)
+        self._post(self._wire_stopped, final=True)
 
     def _keep_stopped(self) -> None:
         current = self._current

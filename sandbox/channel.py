@@ -65,6 +65,7 @@ class Kind(IntEnum):
     FAILED = 21  #: JSON: an error: the task has ended without a result
     STOPPED = 22  #: JSON: the user's stop() has returned, raised, or does not exist
     CALL = 23  #: a message of the code API, ready for the wire
+    PROGRESS = 25  #: JSON: how far the algorithm says that it is
     NOTE = 24  #: JSON: something for the runner's own log
     # parent <-> warden
     SPAWN = 32  #: JSON: what to execute, and how to confine it

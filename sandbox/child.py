@@ -177,6 +177,7 @@ class Child:
         self._control = control
         self._where = entries.Location(*setup["where"])
         self._encoding: str = setup["encoding"]
+        self._returned_errors: bool = setup.get("returned_errors", False)
         self._python_path: List[str] = setup["python_path"]
         self._entry: Optional[entries.Entry] = None
         self._task = 0
@@ -246,7 +247,13 @@ class Child:
             if folder is not None:
                 self._keep_input(folder, codec.json_text(args.get("input")))
                 self._prepare(folder)
-            api = Api()
+            api = Api(
+                lambda message: self._call_worker(task, message),
+                lambda value, details: self._send_json(
+                    Kind.PROGRESS, task, {"value": value, "details": _plain(details)}
+                ),
+                returned_errors=self._returned_errors,
+            )
             with self._state:
                 self._task, self._api = task, api
             if entry.init is not None:
@@ -257,6 +264,7 @@ class Child:
             if start is None or start.kind != Kind.START:
                 self._next = start
                 raise _MovedOn
+            api._begin_start()
             result = self._call(entry.start, self._where.function, 2, args, api)
             self._finish(task, folder, result)
         except _MovedOn:
@@ -344,13 +352,23 @@ class Child:
         if folder is not None:
             self._keep_result(folder, _data_of(wire) if self._encoding == "json" else codec.json_text(result))
         del result
-        self._join_stop()
-        _flush()
+        self._wind_up(None)
         self._channel.send(Kind.DONE, task, wire, keep=True)
 
-    def _fail(self, task: int, told: Dict[str, Any]) -> None:
+    def _wind_up(self, error: Optional[str]) -> None:
+        """The last of a task before its answer: stop() comes to its end, spans are closed, output is out."""
         self._join_stop()
+        if self._api is not None:
+            self._api._end(error)
         _flush()
+
+    def _call_worker(self, task: int, message: Dict[str, Any]) -> None:
+        """Send a message of the code API, encoded once, for the wire."""
+        wire = codec.encode(self._encoding, message, name=f"{message['command']} data")
+        self._channel.send(Kind.CALL, task, wire)
+
+    def _fail(self, task: int, told: Dict[str, Any]) -> None:
+        self._wind_up(told["message"])
         self._send_json(Kind.FAILED, task, told)
 
     def _prepare(self, folder: str) -> None:
@@ -411,24 +429,44 @@ class Child:
         reader = FrameReader()
         while True:
             try:
-                data = self._control.recv(65536)
+                data, ancillary, _, _ = self._control.recvmsg(65536, 256, _CLOEXEC)
             except OSError:
                 return
-            if not data:
+            fds = fds_of(ancillary)
+            if not data and not fds:
                 return
-            for frame in reader.feed(data):
+            for frame in reader.feed(data, fds):
                 if frame.kind == Kind.STOP:
                     self._begin_stop(frame.task, json.loads(frame.body))
                 elif frame.kind == Kind.EXIT:
                     self._exit = json.loads(frame.body)
                     self._begin_stop(0, {"forceStop": True})
+                elif frame.kind == Kind.REPLY:
+                    self._take_reply(frame)
+
+    def _take_reply(self, frame: Frame) -> None:
+        """Hand an answer of the worker to whoever waits for it."""
+        try:
+            if frame.fd is not None:
+                message = codec.decode(self._encoding, _mapped(frame.fd, frame.size))
+            else:
+                message = codec.decode(self._encoding, frame.body)
+        except ValueError:
+            return  # the parent has read its command: only a worker that breaks off in the middle does this
+        finally:
+            if frame.fd is not None:
+                os.close(frame.fd)
+        with self._state:
+            api = self._api if frame.task == self._task else None
+        if api is not None and isinstance(message, dict):
+            api._answer(message)
 
     def _begin_stop(self, task: int, options: Dict[str, Any]) -> None:
         with self._state:
             api, running = self._api, self._task
             if api is None or (task and task != running):
                 return  # that task has ended meanwhile; its answer is on its way
-            api._stopping.set()
+            api._stop_asked()
             self._stopper = threading.Thread(
                 target=self._stop, args=(running, options), name="hkrunner-stop", daemon=True
             )
@@ -485,6 +523,15 @@ class Child:
         data = json.dumps(body).encode()
         with contextlib.suppress(OSError):  # the parent is gone: the warden ends us in a moment
             self._channel.send(kind, task, data[:INLINE_MAX] if len(data) <= INLINE_MAX else b"{}")
+
+
+def _plain(value: Any) -> Any:
+    """Return what can go into a frame of ours: the value itself or its text."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)[:1000]
+    return value
 
 
 def _told(code: str, error: Exception) -> Dict[str, Any]:

@@ -123,7 +123,6 @@ class Child:
         self.loaded = False
         self._reader = FrameReader()
         self._news = FrameReader()
-        self._out: deque[tuple[memoryview, int | None]] = deque()
         self._ended: dict[str, Any] | None = None
         self._problem = ""
         self._kill: Cause | None = None
@@ -157,6 +156,8 @@ class Child:
             theirs.callback(os.close, fds["fault"])
             for ours_socket in (self._lifeline, self._tasks, self._control):
                 ours_socket.setblocking(False)
+            self._to_main = _Sender(loop, self._tasks)
+            self._to_control = _Sender(loop, self._control)
             try:
                 self._warden = subprocess.Popen(
                     [sys.executable, "-I", _START, "warden", str(lifeline.fileno())],
@@ -197,11 +198,24 @@ class Child:
 
     def send(self, kind: Kind, task: int, body: bytes = b"") -> None:
         """Send a frame on the task socket, its body in the stream."""
-        self._queue(memoryview(encode(kind, task, body)), None)
+        self._to_main.put(memoryview(encode(kind, task, body)))
 
     def send_blob(self, kind: Kind, task: int, fd: int, size: int) -> None:
         """Send a frame whose body is in a memfd; the descriptor is duplicated, the caller keeps his."""
-        self._queue(memoryview(header(kind, task, size, blob=True)), os.dup(fd))
+        self._to_main.put(memoryview(header(kind, task, size, blob=True)), os.dup(fd))
+
+    def reply(self, task: int, body: bytes) -> None:
+        """Hand an answer of the worker to the control thread, its body in the stream."""
+        self._to_control.put(memoryview(encode(Kind.REPLY, task, body)))
+
+    def reply_blob(self, task: int, fd: int, size: int) -> None:
+        """The same for a large one; the descriptor is duplicated."""
+        self._to_control.put(memoryview(header(Kind.REPLY, task, size, blob=True)), os.dup(fd))
+
+    def listen(self, on: bool) -> None:
+        """Read what the child says, or let it wait: its answers cannot be passed on for now."""
+        if not self._closed and not self._gone:
+            self._loop.on_readable(self._tasks.fileno(), self._on_tasks if on else None)
 
     def stop(self, task: int, options: Mapping[str, object]) -> None:
         """Have the user's stop() called. The grace is the caller's."""
@@ -211,8 +225,7 @@ class Child:
         """Have the child end: the user's stop() if a task runs, exit(), interpreter shutdown."""
         self._control_send(Kind.EXIT, 0, options)
         # EOF on the task socket is what the main thread waits for between tasks.
-        with contextlib.suppress(OSError):
-            self._tasks.shutdown(socket.SHUT_WR)
+        self._to_main.end()
 
     def kill(self, cause: Cause, detail: str = "") -> None:
         """End the whole tree now. on_exit follows, within 100 ms unless the kernel holds a process."""
@@ -235,9 +248,7 @@ class Child:
         self._tell_warden(Kind.TASK, {"end_others": True})
 
     def _control_send(self, kind: Kind, task: int, options: Mapping[str, object]) -> None:
-        # A child that does not read its control socket: 200 KB of stops are lost on it, the kill is not.
-        with contextlib.suppress(OSError):
-            self._control.send(encode(kind, task, json.dumps(dict(options)).encode()[:INLINE_MAX]))
+        self._to_control.put(memoryview(encode(kind, task, json.dumps(dict(options)).encode()[:INLINE_MAX])))
 
     def _tell_warden(self, kind: Kind, body: Mapping[str, object]) -> None:
         # The warden reads at once or is gone; then its end is noticed by the lifeline's EOF.
@@ -246,42 +257,6 @@ class Child:
             self._lifeline.settimeout(5.0)
             self._lifeline.sendall(encode(kind, 0, json.dumps(body).encode()))
         self._lifeline.setblocking(False)
-
-    def _queue(self, data: memoryview, fd: int | None) -> None:
-        idle = not self._out
-        self._out.append((data, fd))
-        if idle:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Write as much as the child's socket takes; the rest when it can take more."""
-        while self._out:
-            data, fd = self._out[0]
-            try:
-                if fd is None:
-                    sent = self._tasks.send(data)
-                else:
-                    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
-                    sent = self._tasks.sendmsg([data], rights)
-                    os.close(fd)
-            except BlockingIOError:
-                self._loop.on_writable(self._tasks.fileno(), self._flush)
-                return
-            except OSError:
-                self._drop_out()  # the child is going; why, the warden says
-                break
-            if sent < len(data):
-                self._out[0] = (data[sent:], None)
-            else:
-                self._out.popleft()
-        if not self._gone:
-            self._loop.on_writable(self._tasks.fileno(), None)
-
-    def _drop_out(self) -> None:
-        for _, fd in self._out:
-            if fd is not None:
-                os.close(fd)
-        self._out.clear()
 
     # ---- what the child says
 
@@ -459,7 +434,8 @@ class Child:
             self._loop.on_readable(fd, None)
             os.close(fd)
         self._streams.clear()
-        self._drop_out()
+        self._to_main.drop()
+        self._to_control.drop()
         self._reader.close()
         for one in (self._tasks, self._control, self._lifeline):
             if one.fileno() >= 0:
@@ -524,6 +500,64 @@ other_children: set[int] = set()
 
 def _others_children() -> frozenset[int]:
     return frozenset(other_children)
+
+
+class _Sender:
+    """Writes to one socket as far as the kernel takes it, the rest when it takes more."""
+
+    def __init__(self, loop: Loop, sock: socket.socket) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._fd = sock.fileno()
+        self._queue: deque[tuple[memoryview, int | None]] = deque()
+        self._ending = False
+
+    def put(self, data: memoryview, fd: int | None = None) -> None:
+        """Send these bytes, and this descriptor with their first; it is closed once it is sent."""
+        idle = not self._queue
+        self._queue.append((data, fd))
+        if idle:
+            self._flush()
+
+    def end(self) -> None:
+        """Say EOF once everything is written."""
+        self._ending = True
+        if not self._queue:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._queue:
+            data, fd = self._queue[0]
+            try:
+                if fd is None:
+                    sent = self._socket.send(data)
+                else:
+                    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+                    sent = self._socket.sendmsg([data], rights)
+                    os.close(fd)
+            except BlockingIOError:
+                self._loop.on_writable(self._fd, self._flush)
+                return
+            except OSError:
+                self.drop()  # the child is going; why, the warden says
+                return
+            if sent < len(data):
+                self._queue[0] = (data[sent:], None)
+            else:
+                self._queue.popleft()
+        self._loop.on_writable(self._fd, None)
+        if self._ending:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+
+    def drop(self) -> None:
+        """Forget what was not sent."""
+        for _, fd in self._queue:
+            if fd is not None:
+                os.close(fd)
+        self._queue.clear()
+        if self._socket.fileno() >= 0:
+            self._loop.on_writable(self._fd, None)
 
 
 def user_stack(text: str) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 from ...boards.store import Store, local_job_id
+from ...sandbox.codec import json_text
 from ...sandbox.entry import Location
 from ...sandbox.limits import format_bytes, suggest_memory
 from ..loop import Loop
@@ -112,6 +113,9 @@ class LocalRun:
     def _answered(self, answer: Answer) -> None:
         result = self._results.get(answer.task.task)
         if result is not None:
+            if result.output is None and result.status == "succeed":
+                # It did not travel as JSON: as JSON it is what the worker has decoded.
+                result.output = json_text(answer.message.get("data"))
             self._show(result)
             self._next()
 
