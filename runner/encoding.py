@@ -39,8 +39,9 @@ def command_of(encoding: str, head: bytes | memoryview, whole: Any) -> str:
     if match is not None and match.end() < len(data) + (len(data) < _HEAD):
         name = match.group(1)
         if encoding == "msgpack":
-            name = _msgpack_name(data) or name
-        return name.decode()
+            name = _msgpack_name(data)
+        if name:
+            return name.decode()
     message = codec.decode(encoding, whole())
     command = message.get("command") if isinstance(message, dict) else None
     if not isinstance(command, str):
@@ -53,7 +54,7 @@ def _msgpack_name(data: bytes) -> bytes:
     at = 9
     length = data[at] & 0x1F if data[at] != 0xD9 else data[at + 1]
     begin = at + 1 if data[at] != 0xD9 else at + 2
-    return data[begin : begin + length]
+    return data[begin : begin + length] if begin + length <= len(data) else b""
 
 
 def decode(encoding: str, data: bytes | memoryview) -> Any:

@@ -89,6 +89,7 @@ class Supervisor:
         self._grace: Timer | None = None
         self._idle: Timer | None = None
         self._is_idle = False
+        self._stop_options: dict[str, Any] = {"forceStop": True}
         self._exit_options: dict[str, Any] = {"exitCode": 0}
         self._last_exit: Exit | None = None
         self._job = local_job_id(time.time())
@@ -99,7 +100,7 @@ class Supervisor:
         self._handlers: dict[str, Callable[[Message], None]] = {
             messages.INITIALIZE: self._on_initialize,
             messages.START: lambda message: self._step(Event.START),
-            messages.STOP: lambda message: self._step(Event.STOP),
+            messages.STOP: self._on_stop_command,
             messages.EXIT: self._on_exit_command,
             messages.ALREADY_CONNECTED: self._on_already_connected,
             messages.DISCOVERY: lambda message: None,  # for streaming between peers, which v1 has not
@@ -253,6 +254,10 @@ class Supervisor:
         self._pending_initialize = message
         self._step(Event.INITIALIZE)
 
+    def _on_stop_command(self, message: Message) -> None:
+        self._stop_options = messages.data_of(self._small(message)) or {"forceStop": True}
+        self._step(Event.STOP)
+
     def _on_exit_command(self, message: Message) -> None:
         data = self._small(message)
         self._exit_options = messages.data_of(data) or {"exitCode": 0}
@@ -331,7 +336,7 @@ class Supervisor:
             f"■ stopping task {self._name()}: stop() is called, {self._settings.grace_s:g} s to end"
         )
         if self._crew.child is not None and self._current is not None:
-            self._crew.child.stop(self._current.number, {"forceStop": True})
+            self._crew.child.stop(self._current.number, self._stop_options)
 
     def _child_exit(self) -> None:
         if self._current is not None:

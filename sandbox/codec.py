@@ -63,6 +63,12 @@ def decode(encoding: str, data: Buffer) -> Any:
     gc.disable()
     try:
         return _DECODERS[encoding](data)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except ValueError:
+        raise
+    except Exception as error:  # noqa: BLE001 - each library has its own errors for bad bytes
+        raise ValueError(_first_line(error)) from error
     finally:
         if collecting:
             gc.enable()
