@@ -22,6 +22,7 @@ from typing import Any
 
 from hkrunner.sandbox.brake import Brake
 from hkrunner.sandbox.limits import MI, Limits
+from hkrunner.sandbox.priority import ask_for_short_slices, step_back
 from hkrunner.sandbox.sampler import TreeSampler
 from hkrunner.sandbox.shm import SharedMemory
 from hkrunner.sandbox.throttle import Throttle
@@ -73,6 +74,7 @@ def run(argv: list[str], limits: Limits, *, seconds: float, own_stop: bool = Tru
     pid = os.fork()
     if pid == 0:
         os.setsid()
+        step_back()
         os.dup2(write_end, 1)
         ruler.join()
         os.execv(sys.executable, [sys.executable, *argv])
@@ -232,7 +234,7 @@ def cost(trials: int) -> None:
                 size = 60
                 argv = [str(PROGRAMS / "sandbox_hog.py"), "pages", str(size // max(1, count)), str(count)]
                 allowed = (size + headroom + 9 + 3 * count) * MI
-                got = run(argv, Limits(memory_bytes=allowed, mem_mode="rss"), seconds=3)
+                got = run(argv, Limits(memory_bytes=allowed, mem_mode="brake"), seconds=3)
                 values.append(got["cost"] * 100)
             print(
                 f"  {max(1, count):2} proc, headroom ~{headroom:4} MiB: {spread(values)} {got['looks']} looks"
@@ -245,7 +247,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=5)
     wanted = parser.parse_args()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, ", end="", flush=True)
+    slices = "short" if ask_for_short_slices() else "default"
+    print(
+        f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {slices} slices, ", end="", flush=True
+    )
     subprocess.run(["uname", "-r"], check=False)
     for name, function in (("memory", memory), ("cpu", cpu), ("cost", cost)):
         if wanted.what in (name, "all"):
