@@ -76,6 +76,7 @@ class Supervisor:
         self._loop = loop
         self._settings = settings
         self._where = where
+        self._shown = where.shown
         self._output = output
         self._store = store
         self._hooks = hooks
@@ -492,7 +493,7 @@ class Supervisor:
         lacks = [one for one in ("init", "stop", "exit") if one not in has]
         without = f" (no {', '.join(lacks)})" if lacks else ""
         say = self._output.debug if self._settings.local or "loaded" in self._told else self._output.say
-        say(f"● {self._where.shown} loaded: {', '.join(has)}{without}")
+        say(f"● {self._shown} loaded: {', '.join(has)}{without}")
         self._tell_protection()
         self._told.add("loaded")
         self._crew.prepare_spare()
@@ -590,11 +591,11 @@ class Supervisor:
         record = current.record
         go: dict[str, Any] = {"folder": None, "env": {}}
         if record is not None:
-            go = {"folder": str(record.folder), "env": record.environment}
+            go = {"folder": record.folder_text, "env": record.environment}
         self._send(Kind.GO, json.dumps(go).encode())
 
     def _open(self, current: Current, ids: TaskIds) -> None:
-        current.open(self._store, ids, self._where.shown)
+        current.open(self._store, ids, self._shown)
         if not self._settings.local:
             self._output.say(f"▶ task {ids.task}  job {ids.job}  {ids.pipeline}/{ids.node}")
 
@@ -603,7 +604,7 @@ class Supervisor:
             value = told.get(name)
             return str(value) if value not in (None, "") else ""
 
-        stem = os.path.splitext(os.path.basename(self._where.shown))[0]
+        stem = os.path.splitext(os.path.basename(self._shown))[0]
         return TaskIds(
             task=text("taskId") or f"task-{self._number}",
             job=text("jobId") or self._job,
