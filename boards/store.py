@@ -21,6 +21,7 @@ for a disk that is full, read-only or not ours: the task goes on, and `problems`
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import itertools
@@ -111,11 +112,32 @@ class Store:
         record._open(entry, started_at, extra)
         return record
 
+    def environment(self) -> dict[str, str]:
+        """What the algorithm is told before there is a task, while it is imported; never raises.
+
+        A writer made then writes beside the tasks, into current/<n>.before, until the first task takes
+        the link over; such files are kept.
+        """
+        if self.metrics_dir is not None:
+            return {"ALGO_METRICS_DIR": str(self.metrics_dir)}
+        try:
+            self._make_root()
+            link = self._claim_slot()
+            if not os.path.lexists(link):
+                before = f"{link}.before"
+                os.makedirs(before, exist_ok=True)
+                _point(link, os.path.relpath(before, os.path.dirname(link)))
+        except OSError:  # open() meets the same trouble, and has a record to note it in
+            return {}
+        return {"ALGO_METRICS_DIR": link}
+
     def close(self) -> None:
         """The place in current/ is given back. Optional: the end of the process does the same."""
         if self._slot_fd >= 0:
             remove_quietly(f"{self._root}/current/{self._slot}")
             remove_quietly(f"{self._root}/current/{self._slot}.lock")
+            with contextlib.suppress(OSError):  # not there, or with files in it, which are kept
+                os.rmdir(f"{self._root}/current/{self._slot}.before")
             os.close(self._slot_fd)
             self._slot_fd, self._slot = -1, ""
 

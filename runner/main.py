@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -30,7 +31,11 @@ def run(settings: Settings) -> int:
         verbose=settings.verbose,
         encoding=sys.stderr.encoding,
     )
-    store = Store(Path(settings.state_dir)) if settings.state_dir is not None else None
+    store = None
+    if settings.state_dir is not None:
+        # Set for us: the volume a cluster shares between us and HKube's worker.
+        shared = os.environ.get("ALGO_METRICS_DIR")
+        store = Store(Path(settings.state_dir), metrics_dir=Path(shared) if shared else None)
     try:
         if settings.local:
             return _run_locally(loop, settings, where, output, store)

@@ -82,7 +82,7 @@ class Supervisor:
         self._hooks = hooks
         self._machine = Machine()
         self._link: Link | None = None
-        self._crew = Crew(loop, settings, where, self, {})
+        self._crew = Crew(loop, settings, where, self, store.environment() if store is not None else {})
         self._current: Current | None = None
         self._number = 0
         self._served = 0  #: tasks of the child that serves
