@@ -23,7 +23,7 @@ from ..sandbox.channel import Frame, Kind, blob_problem
 from ..sandbox.codec import MESSAGE_LIMIT
 from ..sandbox.entry import Location
 from ..sandbox.limits import format_bytes, suggest_memory
-from ..sandbox.outcome import Cause, Exit, report
+from ..sandbox.outcome import Cause, Exit, left_behind, report
 from ..sandbox.process import Child
 from . import encoding, messages
 from .crew import Crew
@@ -560,6 +560,9 @@ class Supervisor:
             current.exit = replace(exit, last_lines=current.last_lines())
         elif self._machine.state is State.IDLE:
             self._died_idle(exit)
+        else:
+            for line in left_behind(exit):
+                self._output.say(f"  {line}")
         self._step(Event.CHILD_GONE)
 
     def _died_idle(self, exit: Exit) -> None:

@@ -90,6 +90,8 @@ def _code(error: BaseException) -> str:
         return "MEMORY_ERROR"
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return "TOO_MANY_FILES"
+    if isinstance(error, PermissionError) and error.errno == errno.EPERM and error.filename is None:
+        return "DENIED"
     return "ALGORITHM_ERROR"
 
 
@@ -97,6 +99,8 @@ def _hint(error: BaseException) -> str:
     """Return the limit that this error ran into, where there is one to name."""
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
         return f"; {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files are allowed (--files)"
+    if isinstance(error, PermissionError) and error.errno == errno.EPERM and error.filename is None:
+        return "; an algorithm may send signals to its own processes only"
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         return "; the size of a file is limited"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

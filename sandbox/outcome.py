@@ -227,9 +227,9 @@ _MEANINGS = {
 }
 
 
-def report(exit: Exit, *, during: str = "before answering") -> str:
-    """Return the whole message for the worker: the sentence, who was left, stack and last lines."""
-    parts = [sentence(exit, during=during)]
+def left_behind(exit: Exit) -> list[str]:
+    """Return a line for each kind of thing that the algorithm left, and that is gone now or cannot go."""
+    parts = []
     if exit.others_count:
         named = ", ".join(f"{one.name} (pid {one.pid})" for one in exit.others[:5])
         more = f" and {exit.others_count - 5} more" if exit.others_count > 5 else ""
@@ -241,6 +241,12 @@ def report(exit: Exit, *, during: str = "before answering") -> str:
     if exit.left:
         pids = ", ".join(str(one.pid) for one in exit.left)
         parts.append(f"these could not be ended, the kernel holds them: {pids}")
+    return parts
+
+
+def report(exit: Exit, *, during: str = "before answering") -> str:
+    """Return the whole message for the worker: the sentence, who was left, stack and last lines."""
+    parts = [sentence(exit, during=during), *left_behind(exit)]
     if exit.stack:
         parts.append(exit.stack)
     if exit.last_lines:

@@ -129,6 +129,7 @@ class Child:
         self._kill_detail = ""
         self._gone = False
         self._closed = False
+        self._throttled = True
         self._timers: list[Timer] = []
         self._streams: dict[int, str] = {}
         self._limits = limits
@@ -198,10 +199,14 @@ class Child:
 
     def send(self, kind: Kind, task: int, body: bytes = b"") -> None:
         """Send a frame on the task socket, its body in the stream."""
+        if kind == Kind.INIT:
+            self._throttle(True)
         self._to_main.put(memoryview(encode(kind, task, body)))
 
     def send_blob(self, kind: Kind, task: int, fd: int, size: int) -> None:
         """Send a frame whose body is in a memfd; the descriptor is duplicated, the caller keeps his."""
+        if kind == Kind.INIT:
+            self._throttle(True)
         self._to_main.put(memoryview(header(kind, task, size, blob=True)), os.dup(fd))
 
     def reply(self, task: int, body: bytes) -> None:
@@ -218,11 +223,13 @@ class Child:
             self._loop.on_readable(self._tasks.fileno(), self._on_tasks if on else None)
 
     def stop(self, task: int, options: Mapping[str, object]) -> None:
-        """Have the user's stop() called. The grace is the caller's."""
+        """Have the user's stop() called. The grace is the caller's; the CPU limit rests meanwhile."""
+        self._throttle(False)
         self._control_send(Kind.STOP, task, options)
 
     def exit(self, options: Mapping[str, object]) -> None:
         """Have the child end: the user's stop() if a task runs, exit(), interpreter shutdown."""
+        self._throttle(False)
         self._control_send(Kind.EXIT, 0, options)
         # EOF on the task socket is what the main thread waits for between tasks.
         self._to_main.end()
@@ -246,6 +253,12 @@ class Child:
     def end_others(self) -> None:
         """End every process of the tree but the child itself."""
         self._tell_warden(Kind.TASK, {"end_others": True})
+
+    def _throttle(self, on: bool) -> None:
+        """A grace must not run out because the algorithm is held back while it winds down."""
+        if self._limits.cpu_cores is not None and on != self._throttled:
+            self._throttled = on
+            self._tell_warden(Kind.TASK, {"throttle": on})
 
     def _control_send(self, kind: Kind, task: int, options: Mapping[str, object]) -> None:
         self._to_control.put(memoryview(encode(kind, task, json.dumps(dict(options)).encode()[:INLINE_MAX])))

@@ -165,6 +165,8 @@ class Warden:
         """A task begins, is over, or its account is wanted."""
         if "idle" in body:
             guard.idle = bool(body["idle"])
+        if "throttle" in body:
+            (guard.resume if body["throttle"] else guard.pause)()
         if "ask" in body:
             self._send(Kind.SAMPLE, {**guard.fresh_sample(), "ask": body["ask"]})
         if body.get("restart"):
