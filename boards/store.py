@@ -225,6 +225,7 @@ class TaskRecord:
         self._folder = f"{store._root}/tasks/{self.name}"
         self._metrics_dir = self._metrics_link = f"{store._root}/runs"
         self._task_json_is_full_size = False
+        self._temporary = False
         self._facts: dict[str, object] = {}
         self._fds: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
@@ -304,6 +305,9 @@ class TaskRecord:
             except OSError as error:  # NFS reports a full disk as late as this
                 self._note("output", error)
         self._fds.clear()
+        if self._temporary:
+            with contextlib.suppress(OSError):  # it holds metrics, and is all that keeps them
+                os.rmdir(self._metrics_dir)
         self._look_for_lost_metrics()
         self._facts["status"] = "unknown"
         self._facts.update(result)
@@ -393,6 +397,7 @@ class TaskRecord:
             return
         try:
             self._metrics_dir = self._metrics_link = tempfile.mkdtemp(prefix="hkrunner-metrics-")
+            self._temporary = True
             self.problems.append(f"metrics of this task go to {self._metrics_dir}; nothing else keeps them")
         except OSError:
             pass  # nowhere to write: the sentence of the first failure stands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -186,6 +187,9 @@ class Current:
             names = ("time", "cpuCores", "memoryBytes", "processes")
             lines = [json.dumps(dict(zip(names, one, strict=True))) for one in self.meter.samples]
             record.write("samples.jsonl", ("\n".join(lines) + "\n").encode())
+        if result.status != "succeed":
+            with contextlib.suppress(OSError):  # made by a child that died before it had a result
+                os.unlink(f"{record.folder_text}/.output.json.part")
         if result.failure is not None:
             record.write("error.json", json.dumps(facts["error"]).encode())
         record.finish(facts)

@@ -19,6 +19,7 @@ from .supervisor import Hooks, Supervisor
 
 def run(settings: Settings) -> int:
     """Do what was asked; return the exit status. Raises HkrunnerError before anything is started."""
+    _fill_standard_streams()
     try:
         where = locate(settings.entry, settings.path, settings.cwd)
     except EntryError as error:
@@ -29,7 +30,7 @@ def run(settings: Settings) -> int:
         local=settings.local,
         quiet=settings.quiet,
         verbose=settings.verbose,
-        encoding=sys.stderr.encoding,
+        encoding=sys.stderr.encoding if sys.stderr is not None else "utf-8",
     )
     store = None
     if settings.state_dir is not None:
@@ -85,3 +86,12 @@ def _obey_signals(loop: Loop, supervisor: Supervisor) -> None:
     """The first one ends in order, the second kills at once."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.on_signal(number, lambda number=number: supervisor.shutdown(128 + number))  # type: ignore[misc]
+
+
+def _fill_standard_streams() -> None:
+    """A descriptor 0, 1 or 2 that was closed when we were started would be given to a socket of ours."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one

@@ -189,6 +189,7 @@ class Child:
         self._next: Optional[Frame] = None
         self._result: Optional[Tuple[int, str]] = None
         self._stopper: Optional[threading.Thread] = None
+        self._exit_known = threading.Event()
 
     def run(self, bare: FrozenSet[str]) -> NoReturn:
         """Load the entry, serve, and end as the user's exit() and the interpreter end."""
@@ -426,6 +427,12 @@ class Child:
     # ---- stop and exit, in the control thread
 
     def _listen(self) -> None:
+        try:
+            self._hear()
+        finally:
+            self._exit_known.set()
+
+    def _hear(self) -> None:
         reader = FrameReader()
         while True:
             try:
@@ -441,6 +448,7 @@ class Child:
                 elif frame.kind == Kind.EXIT:
                     self._exit = json.loads(frame.body)
                     self._begin_stop(0, {"forceStop": True})
+                    self._exit_known.set()
                 elif frame.kind == Kind.REPLY:
                     self._take_reply(frame)
 
@@ -501,6 +509,8 @@ class Child:
 
     def _say_goodbye(self) -> NoReturn:
         """Call the user's exit(), and end with the code the worker asked for."""
+        # EXIT comes on the other socket, and was sent before the EOF that has brought us here.
+        self._exit_known.wait(5.0)
         self._join_stop()
         options = self._exit or {"exitCode": 0}
         function = self._entry.exit if self._entry is not None else None

@@ -67,7 +67,7 @@ def decode(encoding: str, data: Buffer) -> Any:
         raise ValueError("nested too deep") from None
     except ValueError:
         raise
-    except Exception as error:  # noqa: BLE001 - each library has its own errors for bad bytes
+    except Exception as error:
         raise ValueError(_first_line(error)) from error
     finally:
         if collecting:
@@ -207,7 +207,11 @@ def _foreign(value: Any) -> Any:
 
 
 def _json_decode(data: Buffer) -> Any:
-    return json.loads(bytes(data))
+    return json.loads(bytes(data), parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _json_encode(message: Any) -> bytes:

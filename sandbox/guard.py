@@ -186,8 +186,10 @@ class Guard:
         }
 
     def fresh_sample(self) -> dict[str, Any]:
-        """Look now, and return what is seen."""
-        self._sampler.look(time.monotonic())
+        """Look now, and return what is seen. Shared memory is easiest told to be the run's while it runs."""
+        now = time.monotonic()
+        self._sampler.look(now)
+        self._shared.look(self._sampler.pids(), now, must=True)
         return self.sample()
 
     def restart_peak(self) -> None:

@@ -66,7 +66,7 @@ class Exit:
     `others` are the processes that were still there beside the child (at most 20 named, `others_count`
     in all), `left` those that even SIGKILL did not end. `detail` says more of the cause in a few words.
     `peak_bytes` and `cpu_s` are of the whole tree over the child's whole life. `removed` is shared memory
-    that the run left behind. `last_lines` is the end of what it printed, `stack` what faulthandler wrote.
+    that the run left behind, `kept` what may be its but was not proven to be. `last_lines` is the end of what it printed, `stack` what faulthandler wrote.
     """
 
     cause: Cause
@@ -82,6 +82,7 @@ class Exit:
     limit_bytes: int | None = None
     breach: Breach | None = None
     removed: tuple[tuple[str, int], ...] = ()
+    kept: tuple[tuple[str, int], ...] = ()
     stack: str = ""
     last_lines: tuple[str, ...] = field(default=())
     loaded: bool = True
@@ -238,6 +239,9 @@ def left_behind(exit: Exit) -> list[str]:
     if exit.removed:
         named = ", ".join(f"{name} ({format_bytes(size)})" for name, size in exit.removed[:5])
         parts.append(f"shared memory left by the algorithm was removed: {named}")
+    if exit.kept:
+        named = ", ".join(f"{name} ({format_bytes(size)})" for name, size in exit.kept[:5])
+        parts.append(f"shared memory that appeared meanwhile and may be the algorithm's was kept: {named}")
     if exit.left:
         pids = ", ".join(str(one.pid) for one in exit.left)
         parts.append(f"these could not be ended, the kernel holds them: {pids}")

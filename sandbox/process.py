@@ -409,6 +409,7 @@ class Child:
             limit_bytes=self._limits.memory_bytes if self._limits.enforced else None,
             breach=breach,
             removed=tuple((str(one[1]), int(one[2])) for one in account.get("removed", ())),
+            kept=tuple((str(one[1]), int(one[2])) for one in account.get("kept", ())),
             loaded=self.loaded,
         )
 
