@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from . import cgroup, landlock
+from . import cgroup, landlock, priority
 from . import limits as plans
 from .brake import Brake
 from .disk import DiskMeter
@@ -21,6 +22,9 @@ from .sampler import TreeSampler
 from .shm import SharedMemory
 from .throttle import Throttle
 from .usage import Breach, Sampler, breach
+
+if TYPE_CHECKING:
+    from .portable import PsutilSampler
 
 #: While no task runs the tree is looked at this often: something of the user's may still grow in it.
 IDLE_LOOK_S = 1.0
@@ -35,6 +39,7 @@ class Guard:
         """Make what must be there before the child is. `ours`: pids that hkrunner itself consists of."""
         self.limits = limits
         self.idle = False
+        self._second: PsutilSampler | None = None
         self._group: cgroup.Cgroup | None = None
         self._join = -1
         self._refusal: cgroup.Refusal | None = None
@@ -67,11 +72,21 @@ class Guard:
 
     def _make_sampler(self) -> Sampler:
         try:
-            return TreeSampler(os.getpid(), self.limits, shared=self._shared)
+            return TreeSampler(
+                os.getpid(), self.limits, shared=self._shared, full_walk=self._walk_with_psutil
+            )
         except OSError:  # a system without /proc as Linux has it: psutil knows its way
             from .portable import PsutilSampler
 
             return PsutilSampler(os.getpid(), self.limits)
+
+    def _walk_with_psutil(self) -> Iterable[int]:
+        """The second opinion, once a second. psutil is imported by then: the child is on its way."""
+        if self._second is None:
+            from .portable import PsutilSampler
+
+            self._second = PsutilSampler(os.getpid(), self.limits)
+        return self._second.descendants()
 
     def _make_brake(self) -> Brake | None:
         limits = self.limits
@@ -103,6 +118,7 @@ class Guard:
             cgroup.Cgroup.join(self._join)
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(OOM_SCORE))
+        priority.step_back()
         plans.apply(self._plan)
         landlock.confine()
 
@@ -111,6 +127,7 @@ class Guard:
         if self._join >= 0:
             os.close(self._join)
             self._join = -1
+        priority.ask_for_short_slices()
         self.began_at = time.monotonic()
 
     @property
@@ -189,7 +206,7 @@ class Guard:
         """Look now, and return what is seen. Shared memory is easiest told to be the run's while it runs."""
         now = time.monotonic()
         self._sampler.look(now)
-        self._shared.look(self._sampler.pids(), now, must=True)
+        self._shared.scan(self._sampler.pids(), now)
         return self.sample()
 
     def restart_peak(self) -> None:

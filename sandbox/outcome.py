@@ -66,7 +66,8 @@ class Exit:
     `others` are the processes that were still there beside the child (at most 20 named, `others_count`
     in all), `left` those that even SIGKILL did not end. `detail` says more of the cause in a few words.
     `peak_bytes` and `cpu_s` are of the whole tree over the child's whole life. `removed` is shared memory
-    that the run left behind, `kept` what may be its but was not proven to be. `last_lines` is the end of what it printed, `stack` what faulthandler wrote.
+    that the run left behind, `kept` what may be its but was not proven to be. `last_lines` is the end of
+    what it printed, `stack` what faulthandler wrote.
     """
 
     cause: Cause
