@@ -1,0 +1,223 @@
+"""Each line of the table in codec's docstring, both ways and with both libraries."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+import pathlib
+import types
+import uuid
+from typing import Any, NamedTuple
+
+import numpy
+import pytest
+from hkrunner.sandbox import codec
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: Any = None
+
+
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Foo:
+    pass
+
+
+class FailingList:
+    def tolist(self) -> list[int]:
+        raise RuntimeError("no")
+
+
+TABLE: list[tuple[Any, Any]] = [
+    (numpy.float64(1.5), 1.5),
+    (numpy.int32(7), 7),
+    (numpy.bool_(True), True),
+    (numpy.arange(3), [0, 1, 2]),
+    (numpy.zeros((2, 2)), [[0.0, 0.0], [0.0, 0.0]]),
+    ((1, 2), [1, 2]),
+    ({7}, [7]),
+    (frozenset({7}), [7]),
+    (collections.deque([1, 2]), [1, 2]),
+    (range(3), [0, 1, 2]),
+    (Point(1, Point(2)), {"x": 1, "y": {"x": 2, "y": None}}),
+    (Pair(1, 2), [1, 2]),
+    (collections.OrderedDict(a=1), {"a": 1}),
+    (types.MappingProxyType({"a": 1}), {"a": 1}),
+    (collections.Counter("aab"), {"a": 2, "b": 1}),
+    (datetime.date(2024, 2, 29), "2024-02-29"),
+    (datetime.time(12, 30), "12:30:00"),
+    (datetime.datetime(2024, 2, 29, 12), "2024-02-29T12:00:00"),
+    (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+    (pathlib.PurePosixPath("/a/b"), "/a/b"),
+    (Colour.RED, "red"),
+    (Level.HIGH, 3),
+    (decimal.Decimal("1.10"), "1.10"),
+    (b"\x00\xff", "AP8="),
+    (bytearray(b"\x00\xff"), "AP8="),
+    (float("nan"), None),
+    (float("-inf"), None),
+    ({1: "one"}, {"1": "one"}),
+    ({True: 1, None: 2}, {"true": 1, "null": 2}),
+    ({Colour.RED: 1}, {"red": 1}),
+    (None, None),
+    ("ü ✔ 😀", "ü ✔ 😀"),
+    ([], []),
+    ({}, {}),
+]
+
+
+def encoded(value: Any) -> Any:
+    message = json.loads(codec.encode("json", {"command": "done", "data": value}))
+    assert message["command"] == "done"
+    return message["data"]
+
+
+@pytest.fixture(params=["msgspec", "standard library"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The user's own interpreter need not have msgspec."""
+    if request.param == "standard library":
+        monkeypatch.setitem(codec._ENCODERS, "json", codec._json_encode)
+        monkeypatch.setitem(codec._DECODERS, "json", codec._json_decode)
+    name: str = request.param
+    return name
+
+
+@pytest.mark.parametrize(("value", "form"), TABLE, ids=lambda value: repr(value)[:40])
+def test_a_value_has_one_form(value: Any, form: Any, library: str) -> None:
+    assert encoded(value) == form
+    assert encoded({"a": [value]}) == {"a": [form]}
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"a": [1, 2, 3, Foo()]}, "result['a'][3]: "),
+        (Foo, "result: "),
+        ((n for n in range(3)), "generator (return list(...) of it)"),
+        ({(1, 2): 3}, "a key of type tuple; keys must be text"),
+        ({"a": Point(1, Foo())}, "result['a'].y: "),
+        (1 + 2j, "result: complex"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_any_other_value_is_refused_by_its_place(value: Any, sentence: str, library: str) -> None:
+    with pytest.raises(codec.ResultInvalid) as caught:
+        encoded(value)
+    assert sentence in str(caught.value)
+
+
+def test_a_value_inside_itself_is_refused(library: str) -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    with pytest.raises(codec.ResultInvalid, match="contains itself"):
+        encoded(circle)
+
+
+def test_a_value_nested_deeper_than_the_interpreter_goes_is_refused(library: str) -> None:
+    deep: list[Any] = []
+    for _ in range(50_000):
+        deep = [deep]
+    with pytest.raises(codec.ResultInvalid):
+        encoded(deep)
+
+
+def test_the_place_of_an_error_is_bounded() -> None:
+    with pytest.raises(codec.ResultInvalid) as caught:
+        encoded({"k" * 100_000: Foo()})
+    assert len(str(caught.value)) < 500
+
+
+def test_a_result_above_the_workers_limit_is_refused_with_both_numbers(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec, "MESSAGE_LIMIT", 1000)
+    with pytest.raises(codec.ResultTooLarge, match=r"the result is 1,0\d\d bytes as json; .* at most 1,000"):
+        encoded("x" * 1000)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_any_json_comes_back_as_it_went(value: Any) -> None:
+    assert encoded(value) == value
+    wire = codec.encode("json", {"command": "done", "data": value})
+    assert codec.decode("json", memoryview(wire)) == {"command": "done", "data": value}
+
+
+@given(VALUES)
+def test_the_slow_way_makes_what_the_fast_way_makes(value: Any) -> None:
+    assert codec.plain(value, "json", "result") == value
+
+
+@given(st.binary(max_size=100))
+def test_bytes_that_are_no_message_are_a_value_error(data: bytes) -> None:
+    try:
+        codec.decode("json", data)
+    except ValueError:
+        pass
+
+
+@pytest.mark.parametrize("text", ["[12345678901234567890123]", '["\\ud800"]', "[1e400]"])
+def test_what_json_allows_and_a_library_does_not_is_read_all_the_same(text: str, library: str) -> None:
+    assert codec.decode("json", text.encode()) == json.loads(text)
+
+
+def test_binary_data_under_json_can_be_read_back() -> None:
+    data = bytes(range(256))
+    assert base64.b64decode(encoded(data)) == data
+
+
+@pytest.mark.parametrize(
+    ("message", "data", "task"),
+    [
+        (
+            {"command": "initialize", "data": {"taskId": "t", "input": [1]}},
+            {"taskId": "t", "input": [1]},
+            "t",
+        ),
+        ({"command": "initialize"}, {}, None),
+        ({"command": "initialize", "data": None}, {}, None),
+        ({"command": "initialize", "data": [1, 2]}, {"input": [1, 2]}, None),
+        ({"data": {"taskId": 7}}, {"taskId": 7}, "7"),
+        ([], {}, None),
+    ],
+)
+def test_an_initialize_of_any_shape_has_data_and_ids(message: Any, data: Any, task: str | None) -> None:
+    found, ids = codec.ids_of(message)
+    assert found == data and ids["taskId"] == task
+    assert set(ids) == {"taskId", "jobId", "nodeName", "algorithmName", "pipelineName"}
+
+
+def test_a_value_without_a_json_form_is_not_kept() -> None:
+    assert codec.json_text(Foo()) is None
+    assert codec.json_text({"a": (1, numpy.float32(0.5))}) == b'{"a":[1,0.5]}'

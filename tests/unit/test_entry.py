@@ -1,0 +1,208 @@
+"""Where an entry lies and how its functions are called."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hkrunner.sandbox.entry import EntryError, Location, call_with, entry_of, locate
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an algorithm in each of the usual places."""
+    monkeypatch.delenv("ALGORITHM_ENTRY_POINT", raising=False)
+    for name in (
+        "main.py",
+        "my_alg.py",
+        "my-alg.py",
+        "sub/main.py",
+        "sub/deep.py",
+        "named/named.py",
+        "pack/__init__.py",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("def start(args): pass\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("entry", "path", "folder", "module", "function"),
+    [
+        (None, None, "", "main", "start"),
+        ("my_alg.py", None, "", "my_alg", "start"),
+        ("my_alg", None, "", "my_alg", "start"),
+        ("./my_alg.py", None, "", "my_alg", "start"),
+        ("my_alg.py:train", None, "", "my_alg", "train"),
+        ("my_alg:train", None, "", "my_alg", "train"),
+        ("my-alg.py", None, "", "my-alg", "start"),
+        ("sub", None, "sub", "main", "start"),
+        ("sub/", None, "sub", "main", "start"),
+        ("sub:train", None, "sub", "main", "train"),
+        ("sub/deep.py", None, "sub", "deep", "start"),
+        ("sub/deep.py", ".", "", "sub.deep", "start"),
+        ("sub.deep", None, "", "sub.deep", "start"),
+        ("sub.deep:train", None, "", "sub.deep", "train"),
+        ("deep.py", "sub", "sub", "deep", "start"),
+        ("deep", "sub", "sub", "deep", "start"),
+        (None, "sub", "sub", "main", "start"),
+        ("sub/deep.py", "sub", "sub", "deep", "start"),
+        ("my_alg.py", "sub", "", "my_alg", "start"),
+        ("named", None, "named", "named", "start"),
+    ],
+)
+def test_an_entry_is_found(
+    entry: str | None, path: str | None, folder: str, module: str, function: str, code: Path
+) -> None:
+    where = locate(entry, path, str(code))
+    assert (Path(where.folder), where.module, where.function) == (code / folder, module, function)
+    assert Path(where.file).is_file()
+
+
+def test_an_absolute_entry_is_found_from_anywhere(code: Path) -> None:
+    where = locate(str(code / "sub" / "deep.py"), None, "/")
+    assert (where.folder, where.shown) == (str(code / "sub"), "deep.py")
+
+
+def test_an_installed_module_is_left_to_the_import(code: Path) -> None:
+    assert locate("json.tool", None, str(code)) == Location(str(code), "json.tool", "start", "")
+
+
+def test_the_entry_of_a_folder_may_stand_in_a_variable(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALGORITHM_ENTRY_POINT", "deep.py")
+    assert locate("sub", None, str(code)).module == "deep"
+
+
+@pytest.mark.parametrize(
+    ("entry", "path", "sentence"),
+    [
+        ("missing.py", None, "no file missing.py in "),
+        ("missing.py", None, "there is: main.py, my-alg.py, my_alg.py"),
+        ("sub/missing.py", None, "there is: deep.py, main.py"),
+        ("no/where/missing.py", None, "no file missing.py in "),
+        ("missing.py", "nowhere", "no folder nowhere in "),
+        ("empty", None, "it holds no Python file"),
+        ("notes.txt", None, "is no Python file: its name must end in .py"),
+        ("notes.ipynb", None, "notes.ipynb is a notebook; save its code as a .py file"),
+    ],
+)
+def test_an_entry_that_is_not_there_is_told(entry: str, path: str | None, sentence: str, code: Path) -> None:
+    with pytest.raises(EntryError) as caught:
+        locate(entry, path, str(code))
+    assert caught.value.code == "ENTRY_NOT_FOUND"
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Algorithm:
+    def method(self, args: Any, api: Any) -> None: ...
+
+    @staticmethod
+    def static(args: Any) -> None: ...
+
+    @classmethod
+    def of_class(cls, args: Any, api: Any = None) -> None: ...
+
+    def __call__(self, args: Any) -> None: ...
+
+
+def takes_two(args: Any, api: Any) -> None: ...
+def takes_one(args: Any) -> None: ...
+def takes_none() -> None: ...
+def takes_default(args: Any, hkubeApi: Any = None, more: int = 3) -> None: ...
+def takes_all(*args: Any, **more: Any) -> None: ...
+def takes_keyword(args: Any, *, api: Any) -> None: ...
+def takes_other_default(args: Any, *, model: str = "m") -> None: ...
+def takes_places(args: Any, api: Any, /) -> None: ...
+async def takes_async(args: Any, api: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "called"),
+    [
+        (takes_two, (2, None)),
+        (takes_one, (1, None)),
+        (takes_none, (0, None)),
+        (takes_default, (2, None)),
+        (takes_all, (2, None)),
+        (takes_keyword, (1, "api")),
+        (takes_other_default, (1, None)),
+        (takes_places, (2, None)),
+        (takes_async, (2, None)),
+        (Algorithm().method, (2, None)),
+        (Algorithm.static, (1, None)),
+        (Algorithm.of_class, (2, None)),
+        (Algorithm(), (1, None)),
+        (functools.partial(lambda model, args, api: None, "model"), (2, None)),
+        (functools.partial(takes_default, more=1), (2, None)),
+        (functools.lru_cache(takes_one), (1, None)),
+        (len, (1, None)),
+        (print, (2, None)),
+    ],
+    ids=str,
+)
+def test_a_function_is_called_with_what_it_takes(
+    function: Callable[..., Any], called: tuple[int, str | None]
+) -> None:
+    assert call_with(function, "start", "alg.py", 2) == called
+
+
+def test_stop_gets_one_argument_at_most() -> None:
+    assert call_with(takes_default, "stop", "alg.py", 1) == (1, None)
+    assert call_with(takes_none, "stop", "alg.py", 1) == (0, None)
+    assert call_with(takes_all, "stop", "alg.py", 1) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (
+            lambda args, api, model: None,
+            "start in alg.py wants (args, api, model); it is called with (args, api)",
+        ),
+        (lambda args, *, model: None, "start in alg.py wants (args, model); it is called with (args, api)"),
+    ],
+)
+def test_a_function_that_no_call_fits_is_told(function: Callable[..., Any], sentence: str) -> None:
+    with pytest.raises(EntryError, match="^" + re.escape(sentence)) as caught:
+        call_with(function, "start", "alg.py", 2)
+    assert caught.value.code == "ENTRY_INVALID"
+
+
+WHERE = Location("/code", "alg", "start", "/code/alg.py")
+
+
+def test_init_and_initialize_are_one_and_init_goes_first() -> None:
+    both = SimpleNamespace(start=takes_two, init=takes_one, initialize=takes_none)
+    assert entry_of(both, WHERE).init is takes_one
+    del both.init
+    assert entry_of(both, WHERE).init is takes_none
+
+
+def test_functions_that_are_not_there_are_none() -> None:
+    found = entry_of(SimpleNamespace(start=takes_two), WHERE)
+    assert (found.start, found.init, found.stop, found.exit) == (takes_two, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [
+        (SimpleNamespace(__name__="alg"), "alg.py has no function start(args, api); it has no functions"),
+        (SimpleNamespace(__name__="alg", start=42), "start in alg.py is no function but int"),
+        (
+            SimpleNamespace(__name__="alg", start=takes_two, stop="now"),
+            "stop in alg.py is no function but str",
+        ),
+    ],
+)
+def test_a_module_that_cannot_be_an_entry_is_told(module: Any, sentence: str) -> None:
+    with pytest.raises(EntryError) as caught:
+        entry_of(module, WHERE)
+    assert (caught.value.code, str(caught.value)) == ("ENTRY_INVALID", sentence)

@@ -1,0 +1,85 @@
+"""The inputs of a local run are JSON, or one sentence says where they are not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hkrunner.runner.errors import SettingsError
+from hkrunner.runner.local.inputs import as_list, read_inputs
+from hypothesis import given
+from hypothesis import strategies as st
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(JSON)
+def test_a_list_stays_itself_and_anything_else_is_wrapped(value: Any) -> None:
+    found = json.loads(as_list(json.dumps(value).encode(), "--input"))
+    assert found == (value if isinstance(value, list) else [value])
+
+
+def test_the_text_is_passed_on_as_it_was_written() -> None:
+    assert as_list(b' [1.0, 2e3, "\\u00fc"]\n', "--input") == b'[1.0, 2e3, "\\u00fc"]'
+    assert as_list(b"\xef\xbb\xbf[1]", "--input") == b"[1]"  # a byte order mark, as Windows writes it
+
+
+@given(st.binary(max_size=60))
+def test_whatever_is_no_json_is_one_short_sentence(data: bytes) -> None:
+    try:
+        json.loads(as_list(data, "--input"))
+    except SettingsError as error:
+        assert str(error).startswith("--input is ")
+        assert len(str(error)) < 600 and error.exit_status == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"hello", """--input is not JSON: 'hello': """),
+        (b"hello", """a string needs quotes: '"hello"', a file an @: @hello"""),
+        (b"['a']", "JSON strings stand in double quotes"),
+        (b"", "--input is not JSON: nothing"),
+        (b"NaN", "NaN is no JSON; write null"),
+        (b"[1, -Infinity]", "-Infinity is no JSON; write null"),
+        (b"\xff", "--input is not UTF-8 text: invalid start byte at byte 0"),
+        (b"[" * 100_000, "--input is JSON nested too deeply"),
+        (b"x" * 10_000, "..."),
+    ],
+)
+def test_what_is_wrong_is_told(data: bytes, sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        as_list(data, "--input")
+    assert sentence in str(caught.value)
+
+
+def test_files_lie_in_the_working_folder_and_empty_lines_are_no_tasks(tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text("[1]\n")
+    (tmp_path / "many.jsonl").write_text('\n2\n   \n{"a": 3}\n')
+    found = list(read_inputs(("@one.json", "5"), "many.jsonl", str(tmp_path)))
+    assert found == [b"[1]", b"[5]", b"[2]", b'[{"a": 3}]']
+
+
+def test_a_line_that_is_no_json_is_told_by_its_number(tmp_path: Path) -> None:
+    (tmp_path / "many.jsonl").write_text("1\n\n{\n")
+    with pytest.raises(SettingsError, match=r"^line 3 of many\.jsonl \(--tasks\) is not JSON"):
+        list(read_inputs((), "many.jsonl", str(tmp_path)))
+
+
+def test_a_line_may_hold_signs_that_other_texts_break_lines_at(tmp_path: Path) -> None:
+    (tmp_path / "many.jsonl").write_bytes('["a\u2028b\x85c"]\n[2]\n'.encode())
+    assert len(list(read_inputs((), "many.jsonl", str(tmp_path)))) == 2
+
+
+@pytest.mark.parametrize(("values", "tasks"), [(("@no.json",), None), ((), "no.jsonl"), (("@.",), None)])
+def test_a_file_that_cannot_be_read_is_told(
+    values: tuple[str, ...], tasks: str | None, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"cannot read (no\.jsonl?|\.): (No such file|Is a dir)"):
+        list(read_inputs(values, tasks, str(tmp_path)))

@@ -1,0 +1,185 @@
+"""One thread serves descriptors, timers and signals, in the order in which they become due."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+from hkrunner.runner.loop import Loop
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+class Clock:
+    """A time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def loop(clock: Clock) -> Iterator[Loop]:
+    loop = Loop(clock=clock)
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        try:
+            os.close(end)
+        except OSError:
+            pass  # the test has closed it
+
+
+def nothing() -> None:
+    """A callback."""
+
+
+@given(st.lists(st.integers(0, 20), max_size=20))
+def test_timers_fire_in_order_of_time_then_of_making(delays: list[int]) -> None:
+    clock, fired = Clock(), list[tuple[int, int]]()
+    loop = Loop(clock=clock)
+    for index, delay in enumerate(delays):
+        loop.after(delay, partial(fired.append, (delay, index)))
+    clock.now += 20
+    loop.turn(0)
+    loop.close()
+    assert fired == sorted((delay, index) for index, delay in enumerate(delays))
+
+
+def test_a_timer_does_not_fire_before_its_time(loop: Loop, clock: Clock) -> None:
+    fired: list[int] = []
+    timer = loop.after(5, lambda: fired.append(1))
+    clock.now += 4.999
+    loop.turn(0)
+    assert fired == [] and timer.pending
+    clock.now += 0.001
+    loop.turn(0)
+    loop.turn(0)
+    assert fired == [1] and not timer.pending
+
+
+def test_a_cancelled_timer_does_not_fire(loop: Loop, clock: Clock) -> None:
+    timer = loop.after(1, lambda: pytest.fail("it fired"))
+    timer.cancel()
+    timer.cancel()
+    clock.now += 2
+    loop.turn(0)
+
+
+def test_a_timer_may_cancel_another_that_is_due(loop: Loop, clock: Clock) -> None:
+    second: list[Callable[[], None]] = []
+    loop.after(1, lambda: second[0]())
+    second.append(loop.after(1, lambda: pytest.fail("it fired")).cancel)
+    clock.now += 2
+    loop.turn(0)
+
+
+def test_a_descriptor_is_served_while_it_is_asked_for(loop: Loop, pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    got: list[bytes] = []
+    loop.on_readable(read, lambda: got.append(os.read(read, 1)))
+    loop.turn(0)
+    os.write(write, b"abc")
+    loop.turn(0)
+    loop.turn(0)
+    loop.on_readable(read, None)
+    loop.on_readable(read, None)
+    loop.turn(0)
+    assert got == [b"a", b"b"]
+
+
+def test_reading_and_writing_are_asked_for_one_by_one(loop: Loop, pipe: tuple[int, int]) -> None:
+    _, write = pipe
+    calls: list[str] = []
+    loop.on_writable(write, lambda: calls.append("old"))
+    loop.on_writable(write, lambda: calls.append("new"))
+    loop.on_readable(write, nothing)
+    loop.on_readable(write, None)
+    loop.turn(0)
+    assert calls == ["new"]
+
+
+def test_a_callback_may_take_another_descriptor_that_is_ready_away(loop: Loop, pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    other = os.dup(read)
+    os.write(write, b"x")
+    served: list[int] = []
+
+    def serve(mine: int, others: int) -> None:
+        served.append(mine)
+        loop.on_readable(others, None)
+        os.close(others)
+
+    loop.on_readable(read, lambda: serve(read, other))
+    loop.on_readable(other, lambda: serve(other, read))
+    loop.turn(0)
+    assert len(served) == 1
+    loop.on_readable(served[0], None)
+    os.close(served[0])
+
+
+def test_a_stop_ends_the_run_after_the_callback(loop: Loop) -> None:
+    calls: list[str] = []
+    loop.after(0, loop.stop)
+    loop.after(0, lambda: calls.append("late"))
+    loop.run()
+    assert calls == []
+
+
+def test_a_signal_wakes_the_loop_and_its_handler_is_given_back() -> None:
+    loop = Loop()
+    before = signal.getsignal(signal.SIGUSR1)
+    got: list[int] = []
+    loop.on_signal(signal.SIGUSR1, lambda: (got.append(1), loop.stop()))  # type: ignore[func-returns-value]
+    loop.after(0, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    loop.after(30, lambda: pytest.fail("no signal came"))
+    loop.run()
+    loop.close()
+    assert got == [1]
+    assert signal.getsignal(signal.SIGUSR1) is before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_another_thread_can_post() -> None:
+    loop = Loop()
+    main = threading.get_ident()
+    ran: list[bool] = []
+
+    def done() -> None:
+        ran.append(threading.get_ident() == main)
+        loop.stop()
+
+    thread = threading.Thread(target=loop.post_from_thread, args=(done,))
+    loop.after(0, thread.start)
+    loop.after(30, lambda: pytest.fail("nothing was posted"))
+    loop.run()
+    thread.join()
+    loop.close()
+    loop.post_from_thread(nothing)  # a thread that is late: nobody listens, nobody fails
+    assert ran == [True]
+
+
+def test_an_exception_ends_the_run(loop: Loop) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    loop.after(0, fail)
+    with pytest.raises(ZeroDivisionError):
+        loop.run()

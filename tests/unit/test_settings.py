@@ -1,0 +1,98 @@
+"""Options and variables become Settings, or one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hkrunner.runner.errors import SettingsError
+from hkrunner.runner.settings import DEFAULT_URL, OPTIONS, Settings, settings_of, worker_url
+
+QUERY = "?storage=v1&encoding=json"
+
+
+def made(**values: Any) -> Settings:
+    defaults = {option.name: option.default for option in OPTIONS}
+    return settings_of({**defaults, **values}, {})
+
+
+def test_nothing_given_serves_the_default_worker() -> None:
+    settings = made()
+    assert (settings.local, settings.url, settings.grace_s) == (False, DEFAULT_URL + QUERY, 5.0)
+    assert settings.connect_timeout_s is None
+    assert settings.state_dir is not None and settings.state_dir.endswith("/.hkrunner")
+
+
+@pytest.mark.parametrize("values", [{"input": ("1",)}, {"tasks": "f"}, {"input": ("1", "2"), "tasks": "f"}])
+def test_an_input_makes_a_local_run(values: dict[str, Any]) -> None:
+    assert made(**values).local
+
+
+def test_no_state_means_no_folder() -> None:
+    assert made(no_state=True).state_dir is None
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("2.5", 2.5), ("1e3", 1000.0), (7, 7.0)])
+def test_seconds_are_numbers(text: Any, seconds: float) -> None:
+    assert made(grace_s=text).grace_s == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "nan", "inf", "1e10", "5s"])
+def test_what_is_no_number_of_seconds_is_told(text: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^--grace wants a number of seconds.*{text}"):
+        made(grace_s=text)
+
+
+def test_variables_for_the_algorithm() -> None:
+    assert made(env=("A=1", "B=x=y", "C=")).child_env == {"A": "1", "B": "x=y", "C": ""}
+
+
+@pytest.mark.parametrize("pair", ["A", "=1", ""])
+def test_a_variable_without_a_name_or_value_is_told(pair: str) -> None:
+    with pytest.raises(SettingsError, match=f"^--env wants NAME=VALUE, not '{pair}'"):
+        made(env=(pair,))
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "expected"),
+    [
+        (None, {}, DEFAULT_URL + QUERY),
+        ("ws://host:1", {}, "ws://host:1" + QUERY),
+        ("ws://host:1", {"WORKER_SOCKET_PORT": "9"}, "ws://host:1" + QUERY),
+        (None, {"WORKER_SOCKET_PORT": "9"}, "ws://127.0.0.1:9" + QUERY),
+        (None, {"WORKER_SOCKET_HOST": "h"}, "ws://h:3000" + QUERY),
+        (None, {"WORKER_SOCKET_PROTOCOL": "wss", "WORKER_SOCKET_HOST": "h"}, "wss://h:3000" + QUERY),
+        (None, {"WORKER_SOCKET_PORT": ""}, DEFAULT_URL + QUERY),
+        ("wss://h/debug/alg", {}, "wss://h/debug/alg" + QUERY),
+        ("ws://h?a=b", {}, "ws://h?a=b&storage=v1&encoding=json"),
+        ("ws://h?encoding=bson", {}, "ws://h?encoding=bson&storage=v1"),
+        ("ws://[::1]:3000", {}, "ws://[::1]:3000" + QUERY),
+        ("ws://u:p@h", {}, "ws://u:p@h" + QUERY),
+    ],
+)
+def test_the_workers_url(url: str | None, environ: dict[str, str], expected: str) -> None:
+    assert worker_url(url, environ, "json") == expected
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host", "host:3000", "ws://", "ws://h:0", "ws://h:99999", "ws://h:x", "ws:///x"]
+)
+def test_a_url_of_another_kind_is_told(url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        worker_url(url, {}, "json")
+    assert url in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_each_option_is_declared_once_and_told() -> None:
+    flags = [flag for option in OPTIONS for flag in option.flags]
+    assert len(set(flags)) == len(flags)
+    variables = [variable for option in OPTIONS for variable in option.env]
+    assert len(set(variables)) == len(variables)
+    for option in OPTIONS:
+        assert option.help.rstrip("]").rstrip(".") and option.kind in (
+            "text",
+            "many",
+            "seconds",
+            "flag",
+            "choice",
+        )
