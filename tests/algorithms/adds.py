@@ -1,0 +1,5 @@
+"""Adds its input up."""
+
+
+def start(args, api):
+    return sum(args["input"])

@@ -1,0 +1,5 @@
+"""What a folder starts with when nobody says a file."""
+
+
+def start(args, api):
+    return "main"

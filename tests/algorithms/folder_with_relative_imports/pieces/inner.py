@@ -1,0 +1,3 @@
+from ..helper import NAME
+
+INNER = f"inner of {NAME}"

@@ -1,0 +1,7 @@
+import os
+
+NAME = "helper"
+
+
+def own_folder():
+    return os.path.basename(os.getcwd())

@@ -1,0 +1,2 @@
+def start(args, api):
+    return 1

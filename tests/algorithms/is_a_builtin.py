@@ -1,0 +1,3 @@
+"""Has a function written in C for a start."""
+
+start = len

@@ -1,0 +1,5 @@
+"""Has a name that no import statement can say."""
+
+
+def start(args, api):
+    return "served"

@@ -1,0 +1,3 @@
+"""A package: this file runs before its parts."""
+
+READY = "ready"

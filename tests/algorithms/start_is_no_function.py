@@ -1,0 +1,3 @@
+"""Has a start that cannot be called."""
+
+start = 42

@@ -1,0 +1,5 @@
+"""Takes whatever it is given."""
+
+
+def start(*args, **more):
+    return [len(args), sorted(more)]

@@ -1,0 +1,5 @@
+"""Has a start() of one argument."""
+
+
+def start(args):
+    return args["input"]

@@ -1,0 +1,63 @@
+"""Local runs of the programs below tests/algorithms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .programs import run_hkrunner
+
+ALGORITHMS = Path(__file__).parents[1] / "algorithms"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A local run that has ended: the objects of --json, one a task."""
+
+    status: int
+    tasks: list[dict[str, Any]]
+    stderr: str
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [task["output"] for task in self.tasks]
+
+
+def run_tasks(
+    algorithm: str | Path,
+    *inputs: Any,
+    args: tuple[str | Path, ...] = (),
+    cwd: Path,
+    env: Mapping[str, str | None] | None = None,
+    deadline_s: float = 30.0,
+) -> Run:
+    """Run a program with each input as a task of its own, its record below cwd."""
+    given = [word for value in inputs for word in ("--input", json.dumps(value))]
+    ended = run_hkrunner(
+        "--entry", ALGORITHMS / algorithm, *given, "--json", *args, cwd=cwd, env=env, deadline_s=deadline_s
+    )
+    # What the user's code raised is told without one; so this would be hkrunner's own.
+    assert "Traceback (most recent call last)" not in ended.stderr, ended.stderr
+    return Run(ended.status, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr)
+
+
+def misbehave_once(
+    algorithm: str | Path, *, cwd: Path, args: tuple[str | Path, ...] = (), deadline_s: float = 30.0
+) -> Run:
+    """Two tasks: the program misbehaves in the first, and must be served in the second all the same."""
+    run = run_tasks(algorithm, ["misbehave"], ["behave"], args=args, cwd=cwd, deadline_s=deadline_s)
+    assert len(run.tasks) == 2, run
+    assert (run.tasks[1]["status"], run.tasks[1]["output"]) == ("succeed", "served"), run
+    return run
+
+
+def error_of(task: dict[str, Any]) -> tuple[str, str]:
+    """Return code and message of a task that failed; the code stands in front of the message."""
+    assert task["status"] == "failed", task
+    code, message = task["error"]["code"], task["error"]["message"]
+    assert message.startswith(f"{code}: "), message
+    assert len(message) < 20_000, f"a message of {len(message)} characters"
+    return code, message
