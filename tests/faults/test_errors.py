@@ -1,0 +1,63 @@
+"""What start() and init() raise: one bounded answer each, and the same child serves the next task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.local import error_of, misbehave_once, run_tasks
+
+RAISED = {
+    "raises": ["ValueError: no such column: age (raises.py:5 in column)", "raises.py:10 in start"],
+    "raises_through_a_library": [
+        "json.decoder.JSONDecodeError: ",
+        "(raises_through_a_library.py:8 in start)",
+    ],
+    "raises_keyboard_interrupt": ["KeyboardInterrupt", "raises_keyboard_interrupt.py:6 in start"],
+    "raises_base_exception": ["Farewell: not an Exception"],
+    "raises_unpicklable": ["Local: holds a lock"],
+    "raises_unprintable": ["Unprintable: ", "__str__ raised RuntimeError"],
+    "raises_with_text_that_exits": ["Trap: ", "__str__ raised SystemExit"],
+    "raises_recursive_text": ["Mirror: ", "__str__ raised RecursionError"],
+    "raises_huge_text": ["ValueError: begins here xxx", "characters left out", "xxx ends here"],
+    "raises_surrogate": ["ValueError: bad file name: \udcff"],
+    "raises_in_a_circle": ["ValueError: first"],
+    "raises_a_group": ["200 pages failed"],
+    "recurses_without_end": ["RecursionError: maximum recursion depth exceeded", "more calls"],
+    "raises_in_init": ["LookupError: no model", "raises_in_init.py:6 in init"],
+}
+
+
+@pytest.mark.parametrize("algorithm", RAISED)
+def test_what_is_raised_is_the_answer_of_its_task_alone(algorithm: str, tmp_path: Path) -> None:
+    run = misbehave_once(f"{algorithm}.py", cwd=tmp_path)
+    code, message = error_of(run.tasks[0])
+    assert code == "ALGORITHM_ERROR"
+    for part in RAISED[algorithm]:
+        assert part in message
+    assert run.status == 1
+    assert run.tasks[0]["reason"] == "AlgorithmError"
+    assert len(run.tasks[0]["error"]["details"]) < 70_000
+
+
+def test_the_frames_shown_are_the_users_own(tmp_path: Path) -> None:
+    run = misbehave_once("raises.py", cwd=tmp_path)
+    details = run.tasks[0]["error"]["details"]
+    _, message = error_of(run.tasks[0])
+    assert "child.py" not in message and "_call" not in message
+    assert details.rstrip().endswith("ValueError: no such column: age")
+
+
+def test_an_error_does_not_cost_the_child(tmp_path: Path) -> None:
+    run = run_tasks("counts_its_tasks.py", ["go"], ["raise"], ["go"], cwd=tmp_path)
+    assert run.outputs == [[1, True], None, [3, True]]
+    assert run.status == 1
+
+
+def test_a_stack_overflow_in_c_code_is_told_as_what_python_makes_of_it(tmp_path: Path) -> None:
+    run = misbehave_once("overflows_the_stack.py", cwd=tmp_path)
+    code, message = error_of(run.tasks[0])
+    if code == "ALGORITHM_ERROR":
+        assert "RecursionError" in message and run.status == 1
+    else:
+        assert code == "KILLED_BY_SIGNAL" and "SIGSEGV" in message and run.status == 139

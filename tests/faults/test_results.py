@@ -1,0 +1,73 @@
+"""What start() may return, and what it may not: a value, or one sentence that names the place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.local import error_of, run_tasks
+
+REFUSED = {
+    "object": "result['a'][3]: ",
+    "circle": "or it contains itself",
+    "deep": "deep, or it contains itself",
+    "generator": "generator (return list(...) of it)",
+    "function": "result: function",
+    "key": "keys must be text",
+}
+TAKEN: dict[str, Any] = {
+    "nan": [None, None, 1.5],
+    "bytes": "AP8=",
+    "set": [7],
+    "point": {"x": 1, "y": 2.5},
+    "date": "2024-02-29",
+    "enum": "red",
+    "decimal": "1.10",
+    "path": "/a/b",
+    "uuid": "00000000-0000-0000-0000-000000000005",
+    "deque": [1, 2],
+    "int key": {"1": "one"},
+    "none": None,
+    "surrogate": "\udcff",
+    "large": "x" * 3_000_000,
+}
+
+
+def test_a_result_that_cannot_be_sent_is_told_by_its_place(tmp_path: Path) -> None:
+    run = run_tasks("returns_what_it_is_told.py", *[[kind] for kind in REFUSED], ["behave"], cwd=tmp_path)
+    assert run.status == 1 and run.outputs[-1] == "served"
+    for task, place in zip(run.tasks, REFUSED.values(), strict=False):
+        code, message = error_of(task)
+        assert (code, task["reason"]) == ("RESULT_INVALID", "AlgorithmError")
+        assert place in message
+
+
+def test_a_result_with_one_honest_form_is_sent_in_that_form(tmp_path: Path) -> None:
+    run = run_tasks("returns_what_it_is_told.py", *[[kind] for kind in TAKEN], cwd=tmp_path)
+    assert run.outputs == list(TAKEN.values())
+    assert run.status == 0
+
+
+def test_a_coroutine_that_start_returns_is_awaited(tmp_path: Path) -> None:
+    run = run_tasks("returns_what_it_is_told.py", ["coroutine"], cwd=tmp_path)
+    assert (run.status, run.outputs) == (0, [None])
+
+
+def test_a_result_that_is_too_large_is_told_with_both_numbers(tmp_path: Path) -> None:
+    run = run_tasks("returns_what_it_is_told.py", ["too large"], ["behave"], cwd=tmp_path)
+    code, message = error_of(run.tasks[0])
+    assert code == "RESULT_TOO_LARGE"
+    assert "101,000,0" in message and "at most 100,000,000" in message
+    assert run.outputs[1] == "served"
+
+
+def test_an_api_that_is_used_after_its_task_changes_nothing(tmp_path: Path) -> None:
+    run = run_tasks("calls_after_it_is_done.py", [1], [2], [3], cwd=tmp_path)
+    assert run.outputs == [[1, 1, [False]], [2, 2, [False] * 2], [3, 3, [False] * 3]]
+
+
+@pytest.mark.parametrize("algorithm", ["closes_stdout", "replaces_stdout"])
+def test_an_algorithm_without_an_output_is_served(algorithm: str, tmp_path: Path) -> None:
+    run = run_tasks(f"{algorithm}.py", ["misbehave"], ["behave"], cwd=tmp_path)
+    assert (run.status, run.outputs) == (0, ["served", "served"])
