@@ -1,0 +1,119 @@
+"""Every way to write and to name an algorithm."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.local import ALGORITHMS, run_tasks
+from support.programs import run_hkrunner
+
+FORMS: dict[str, Any] = {
+    "async_start": [2, 4],
+    "takes_args_only": [1, 2],
+    "takes_nothing": "nothing taken",
+    "takes_keyword_only_api": [[1, 2], "Api"],
+    "takes_anything": [2, []],
+    "takes_a_default": [[1, 2], True],
+    "is_a_callable_object": ["called", [1, 2]],
+    "is_a_partial": ["model", [1, 2]],
+    "is_a_bound_method": ["model", [1, 2]],
+    "is_a_class": {"got": [1, 2]},
+    "has_init": [1, [1, 2]],
+    "has_initialize": "loaded",
+    "my-alg": "served",
+    "my-alg.v2": "served",
+    "uses_fork_pool": [1, 4],
+    "uses_spawn_pool": [1, 4],
+    "uses_a_process_pool_executor": [1, 4],
+    "folder_with_siblings/my_alg": ["helper", "inner", "folder_with_siblings"],
+    "folder_with_relative_imports/my_alg": ["helper", "inner of helper"],
+    "package/my_alg": ["ready", "helper"],
+    "package/sub/deep": ["deep", "deep"],
+    "folder_with_main/main": "main",
+}
+
+
+@pytest.mark.parametrize("algorithm", FORMS)
+def test_a_start_in_any_form_is_called_as_it_wants(algorithm: str, tmp_path: Path) -> None:
+    run = run_tasks(f"{algorithm}.py", [1, 2], cwd=tmp_path)
+    assert (run.status, run.outputs) == (0, [FORMS[algorithm]]), run.stderr
+
+
+def test_a_function_written_in_c_is_called(tmp_path: Path) -> None:
+    run = run_tasks("is_a_builtin.py", [1, 2], cwd=tmp_path)
+    assert run.status == 0 and isinstance(run.outputs[0], int) and run.outputs[0] > 5
+
+
+def test_init_runs_for_every_task_with_the_dict_that_start_gets(tmp_path: Path) -> None:
+    run = run_tasks("has_init.py", [1], [2], [3], cwd=tmp_path)
+    assert run.outputs == [[1, [1]], [2, [2]], [3, [3]]]
+
+
+@pytest.mark.parametrize(("function", "output"), [("train", ["trained", [7]]), ("test", ["tested", [7]])])
+def test_the_function_may_be_named(function: str, output: list[Any], tmp_path: Path) -> None:
+    run = run_tasks(f"has_several_functions.py:{function}", [7], cwd=tmp_path)
+    assert run.outputs == [output]
+
+
+def test_a_function_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    entry = f"{ALGORITHMS / 'has_several_functions.py'}:run"
+    ended = run_hkrunner("--entry", entry, "--input", "1", cwd=tmp_path)
+    assert ended.status == 4
+    assert (
+        "has_several_functions.py has no function run(args, api); it has: train, test, main" in ended.stderr
+    )
+
+
+NAMED = [
+    (["--entry", "folder_with_main"], "main"),
+    (["--entry", "folder_with_main/"], "main"),
+    (["--entry", "folder_with_main/main"], "main"),
+    (["folder_with_main/main.py"], "main"),
+    (["--path", "folder_with_main"], "main"),
+    (["--entry", "package/sub/deep.py"], ["deep", "deep"]),
+    (["--path", "package", "--entry", "sub/deep.py"], ["deep", "deep"]),
+    (["--path", "package", "--entry", "sub.deep"], ["deep", "deep"]),
+    (["--entry", "package.sub.deep"], ["deep", "deep"]),
+    (["--path", "package", "--entry", "my_alg.py"], ["ready", "helper"]),
+    (["--path", "folder_with_relative_imports", "-e", "my_alg.py"], ["helper", "inner of helper"]),
+    (["--path", "folder_with_siblings", "-e", "my_alg"], ["helper", "inner", "folder_with_siblings"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "output"), NAMED)
+def test_an_entry_may_be_named_in_many_ways(arguments: list[str], output: Any, tmp_path: Path) -> None:
+    run = run_hkrunner(*arguments, "-i", "[1]", "--state-dir", tmp_path / "state", cwd=ALGORITHMS)
+    assert run.status == 0, run.stderr
+    assert json.loads(run.stdout) == output
+
+
+def test_the_variables_of_hkubes_images_name_the_entry(tmp_path: Path) -> None:
+    env = {"ALGORITHM_PATH": str(ALGORITHMS / "folder_with_siblings"), "ALGORITHM_ENTRY_POINT": "my_alg.py"}
+    run = run_hkrunner("-i", "[1]", cwd=tmp_path, env=env)
+    assert (run.status, run.stdout) == (0, '["helper","inner","folder_with_siblings"]\n')
+
+
+def test_main_py_is_the_default(tmp_path: Path) -> None:
+    shutil.copy(ALGORITHMS / "folder_with_main" / "main.py", tmp_path)
+    assert run_hkrunner("-i", "1", cwd=tmp_path).stdout == '"main"\n'
+
+
+def test_files_named_like_ours_and_like_the_standard_librarys_are_the_users(tmp_path: Path) -> None:
+    run = run_tasks("folder_with_our_names/my_alg.py", [1], [2], cwd=tmp_path)
+    assert run.outputs == [["user"] * 12] * 2, run.stderr
+
+
+def test_hkrunner_runs_in_a_folder_with_files_named_like_ours(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    shutil.copytree(ALGORITHMS / "folder_with_our_names", folder, ignore=lambda *_: ["__pycache__"])
+    ended = run_hkrunner("--entry", "my_alg.py", "--input", "1", cwd=folder)
+    assert (ended.status, ended.stdout) == (0, str(["user"] * 12).replace("'", '"').replace(" ", "") + "\n")
+
+
+def test_two_entries_are_one_too_many(tmp_path: Path) -> None:
+    ended = run_hkrunner("a.py", "--entry", "b.py", "-i", "1", cwd=tmp_path)
+    assert ended.status == 2 and "two entries: a.py and --entry b.py" in ended.stderr

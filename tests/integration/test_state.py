@@ -1,0 +1,123 @@
+"""What is kept of each task below .hkrunner, whatever becomes of the task."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.local import ALGORITHMS, run_tasks
+from support.programs import run_hkrunner, serving
+from support.waiting import wait_until
+
+# There for tasks that last long enough for one.
+SAMPLES = {"samples.jsonl"}
+
+
+def read(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text())
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_task_that_succeeded_is_kept(tmp_path: Path) -> None:
+    run = run_tasks("adds.py", [1, 2], cwd=tmp_path)
+    folder = tmp_path / ".hkrunner" / "tasks" / "t1"
+    assert files(folder) - SAMPLES == {"task.json", "input.json", "output.json", "stdout.log", "stderr.log"}
+    assert (read(folder, "input.json"), read(folder, "output.json")) == ([1, 2], 3)
+    record, told = read(folder, "task.json"), run.tasks[0]
+    for name in ("taskId", "jobId", "nodeName", "pipelineName", "status", "startTime", "endTime"):
+        assert record[name] == told[name]
+    assert record["entry"] == "adds.py"
+    assert Path(record["metricsDir"]).is_dir()
+    assert Path(record["metricsDir"]).relative_to(tmp_path / ".hkrunner" / "runs" / "local" / "adds")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "code"),
+    [
+        ("raises", "ALGORITHM_ERROR"),
+        ("crashes_by_segfault", "KILLED_BY_SIGNAL"),
+        ("exits_at_once", "EXITED"),
+        ("closes_all_descriptors", "CHANNEL_BROKEN"),
+    ],
+)
+def test_a_task_that_failed_is_kept(algorithm: str, code: str, tmp_path: Path) -> None:
+    run_tasks(f"{algorithm}.py", ["misbehave"], cwd=tmp_path)
+    folder = tmp_path / ".hkrunner" / "tasks" / "t1"
+    assert files(folder) - SAMPLES == {"task.json", "input.json", "error.json", "stdout.log", "stderr.log"}
+    assert read(folder, "input.json") == ["misbehave"]
+    assert read(folder, "error.json")["code"] == code
+    assert read(folder, "task.json")["status"] == "failed"
+    assert read(folder, "task.json")["error"] == read(folder, "error.json")
+
+
+def test_a_task_that_was_stopped_is_kept(tmp_path: Path) -> None:
+    with serving("-e", ALGORITHMS / "watches_for_a_stop.py", "-i", "[1]", cwd=tmp_path) as program:
+        program.wait_for_line("at work")
+        program.send_signal(signal.SIGTERM)
+        assert program.wait() == 143
+    folder = tmp_path / ".hkrunner" / "tasks" / "t1"
+    assert read(folder, "task.json")["status"] == "stopped"
+    assert (folder / "stdout.log").read_text() == "at work\nsaw the stop\n"
+
+
+def test_a_run_that_is_killed_leaves_files_that_can_be_read(tmp_path: Path) -> None:
+    with serving("-e", ALGORITHMS / "sleeps.py", "-i", '["behave"]', "-i", "[1]", cwd=tmp_path) as program:
+        program.wait_for_line("asleep")
+        folder = tmp_path / ".hkrunner" / "tasks" / "t2"
+        wait_until((folder / "input.json").is_file, what="the second task")
+        program.send_signal(signal.SIGKILL)
+        program.wait()
+    assert read(folder, "input.json") == [1]
+    assert read(folder, "task.json")["taskId"] == "t2"
+    assert read(folder.parent / "t1", "task.json")["status"] == "succeed"
+    # The next run goes on beside it.
+    assert run_tasks("adds.py", [1], cwd=tmp_path).tasks[0]["taskId"] == "t3"
+
+
+def test_numbers_go_on_from_run_to_run(tmp_path: Path) -> None:
+    names = [task["taskId"] for _ in range(2) for task in run_tasks("adds.py", [1], [2], cwd=tmp_path).tasks]
+    assert names == ["t1", "t2", "t3", "t4"]
+
+
+def test_two_runs_at_once_do_not_share_a_folder(tmp_path: Path) -> None:
+    arguments = ["-e", ALGORITHMS / "sleeps.py", "-i", "[1]", "--grace", "0"]
+    with serving(*arguments, cwd=tmp_path) as one, serving(*arguments, cwd=tmp_path) as two:
+        one.wait_for_line("asleep")
+        two.wait_for_line("asleep")
+        assert files(tmp_path / ".hkrunner" / "tasks") == {"t1", "t2"}
+
+
+def test_no_state_keeps_nothing(tmp_path: Path) -> None:
+    run = run_tasks("adds.py", [1, 2], args=("--no-state",), cwd=tmp_path)
+    assert run.outputs == [3]
+    assert (run.tasks[0]["logs"], run.tasks[0]["metricsDir"]) == (None, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_may_be_another(tmp_path: Path) -> None:
+    run_tasks("adds.py", [1], args=("--state-dir", "one/two"), cwd=tmp_path)
+    assert (tmp_path / "one" / "two" / "tasks" / "t1" / "task.json").is_file()
+    run_tasks("adds.py", [1], cwd=tmp_path, env={"HKRUNNER_STATE_DIR": str(tmp_path / "three")})
+    assert (tmp_path / "three" / "tasks" / "t1" / "task.json").is_file()
+    assert files(tmp_path) == {"one", "three"}
+
+
+def test_a_state_folder_that_vanishes_does_not_cost_the_result(tmp_path: Path) -> None:
+    (tmp_path / "alg.py").write_text(
+        "import shutil\n\n\ndef start(args):\n    shutil.rmtree('.hkrunner')\n    return 'done'\n"
+    )
+    ended = run_hkrunner("-e", "alg.py", "-i", "1", "-i", "2", cwd=tmp_path)
+    assert (ended.status, ended.stdout) == (0, '"done"\n"done"\n')
+    assert "Traceback" not in ended.stderr
+
+
+def test_metrics_of_each_task_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    run = run_tasks("says_who_it_is.py", [1], [2], cwd=tmp_path)
+    assert len({task["metricsDir"] for task in run.tasks}) == 2
+    assert all(output["metrics"] for output in run.outputs)
