@@ -118,7 +118,8 @@ class Guard:
             cgroup.Cgroup.join(self._join)
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(OOM_SCORE))
-        priority.step_back()
+        if self.limits.enforced and self.limits.memory_bytes is not None:
+            priority.step_back()
         plans.apply(self._plan)
         landlock.confine()
 
