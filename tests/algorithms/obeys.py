@@ -20,7 +20,7 @@ def init(args):
     what = args.get("init")
     if what is not None:
         print("init", what, flush=True)
-        do(what, None, args)
+        do(what, args.get("file"), args)
 
 
 def start(args, api):

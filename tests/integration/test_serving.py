@@ -93,6 +93,31 @@ def test_a_result_above_the_workers_limit_is_an_answer_that_names_both_numbers(t
         assert len(client.run(["text", 100_000_000 - 28])["data"]) == 100_000_000 - 28
 
 
+@pytest.mark.parametrize("encoding", ["bson", "msgpack"])
+def test_every_encoding_of_hkube_is_served(tmp_path: Path, encoding: str) -> None:
+    value = {"bytes": b"\x00\xff" * 200_000, "text": "ünïcödé", "numbers": [2**53 + 1, -1.5, None, True]}
+    with serving_worker(tmp_path, "--encoding", encoding) as (client, _):
+        assert client.query == {"storage": "v1", "encoding": encoding}
+        assert client.run(["give", value])["data"] == value
+        assert "boom" in client.run(["raise", "boom"])["error"]["message"]
+        client.initialize(["wait for stop"])
+        client.expect("initialized")
+        client.start(None)
+        client.stop()
+        client.expect("stopped")
+        client.vanish()
+        client = client.worker.accept()
+        assert client.query == {"storage": "v1", "encoding": encoding}
+        assert client.run(["give", [value]])["data"] == [value]
+        client.nothing_more()
+
+
+def test_the_encoding_of_the_environment_is_served(tmp_path: Path) -> None:
+    with serving_worker(tmp_path, env={"WORKER_ALGORITHM_ENCODING": "msgpack"}) as (client, _):
+        assert client.encoding == "msgpack"
+        assert client.run(["give", b"\x00"])["data"] == b"\x00"
+
+
 # ---- stop, in every state
 
 

@@ -15,12 +15,15 @@ end the real one: the connection is reset. On exit a violation that the test has
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import json
 import os
 import queue
 import socket
 import struct
+import termios
 import threading
 import time
 from types import TracebackType
@@ -147,6 +150,7 @@ class ScriptedWorker:
         self.state = "bootstrap"
         self.has_spoken = False
         self.task: dict[str, Any] | None = None
+        self.last_answer: dict[str, Any] | None = None
         self.stop_by = 0.0
         self.alive_by: float | None = None
         self.dropped_at: float | None = None
@@ -306,6 +310,9 @@ class ScriptedWorker:
             client.broken("an errorMessage that the worker would call an unknown error")
         if self.state == "stop":
             return  # dropped; the worker goes on waiting for `stopped`
+        if self.state == "ready" and message == self.last_answer and not client.has_spoken:
+            return  # sent again after a reconnect, to be on the safe side: the worker does nothing
+        self.last_answer = message
         if command == "done" and self.state == "init":
             client.broken("`done` in init: the task succeeds without ever having been started")
         elif self.state not in ("init", "working"):
@@ -360,7 +367,8 @@ class Client:
         self.opcode: int | None = None
         #: Reset the connection once so many bytes have come.
         self.reset_after_bytes: int | None = None
-        self._received = 0
+        #: Bytes that have come, the handshake among them.
+        self.received = 0
 
     # ---- what the test says
 
@@ -496,6 +504,12 @@ class Client:
     def go_on_reading(self) -> None:
         self._reads.set()
 
+    def unread(self) -> int:
+        """The number of bytes that have come and were not read, after stop_reading()."""
+        count = array.array("i", [0])
+        fcntl.ioctl(self._socket, termios.FIONREAD, count)
+        return count[0]
+
     def _let_go(self) -> None:
         self._ended.set()
         self._reads.set()
@@ -531,8 +545,8 @@ class Client:
             while not self._ended.is_set():
                 self._reads.wait()
                 data = self._socket.recv(256 * 1024)
-                self._received += len(data)
-                if self.reset_after_bytes is not None and self._received >= self.reset_after_bytes:
+                self.received += len(data)
+                if self.reset_after_bytes is not None and self.received >= self.reset_after_bytes:
                     self.reset()
                 if not data or self._ended.is_set():
                     break
