@@ -1,0 +1,85 @@
+"""HKube's own wrapper for Python as a client of our local worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import python_wrapper
+from support.local import ALGORITHMS
+from support.local_worker import running_local_worker
+from support.programs import Program
+from support.waiting import wait_until
+
+# The first one installs the wrapper.
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="session")
+def wrapper() -> tuple[Path, str]:
+    """The interpreter that has the wrapper, and the wrapper's version."""
+    python = python_wrapper.find_python()
+    if python is None:
+        pytest.skip(python_wrapper.ABSENT)
+    return python_wrapper.environment(python)
+
+
+@pytest.fixture
+def wrapped(wrapper: tuple[Path, str], tmp_path: Path) -> Iterator[Any]:
+    """Starts the wrapper with an algorithm that does what its input says."""
+    started: list[Program] = []
+
+    def start(port: int, encoding: str = "json", **more: str | None) -> Program:
+        program = Program(
+            [wrapper[0], "-u", python_wrapper.MAIN, ALGORITHMS / "obeys.py"],
+            cwd=tmp_path,
+            env={**python_wrapper.variables(port, encoding), **more},
+        )
+        started.append(program)
+        return program
+
+    yield start
+    for program in started:
+        program.kill()
+
+
+@pytest.mark.parametrize("encoding", ["json", "bson", "msgpack"])
+def test_the_wrapper_runs_tasks_of_our_local_worker(wrapped: Any, encoding: str) -> None:
+    value = {"text": "ünïcödé", "numbers": [1, 2.5, None, True], "deep": {"er": [[]]}}
+    tasks = (["give", value], ["raise", "boom"], ["measure", "x" * 100_000], ["who"])
+    with running_local_worker(*tasks) as worker:
+        program = wrapped(worker.port, encoding)
+        assert worker.program.wait(deadline_s=40) == 0, program.report()
+        given, failed, measured, who = worker.answers()
+        assert given["data"] == value
+        assert failed["command"] == "errorMessage"
+        assert failed["error"]["message"] == "boom"
+        assert measured["data"] == 100_000
+        assert who["data"]["served"] == ["give", "raise", "measure", "who"]
+        assert not worker.problems()
+        # `exit` ends it; its exit status is 0 whatever it was told.
+        program.wait(deadline_s=20)
+
+
+def test_the_wrapper_stops_when_our_local_worker_says_so(wrapped: Any) -> None:
+    with running_local_worker(["wait for stop"], ["give", 2]) as worker:
+        program = wrapped(worker.port)
+        program.wait_for_line("start", stream="stdout", deadline_s=20)
+        wait_until(lambda: "start" in program.stdout, deadline_s=20, what="the algorithm's own line")
+        worker.tell_to_stop()
+        assert worker.program.wait(deadline_s=20) == 0, program.report()
+        stopped, given = worker.answers()
+        assert stopped["command"] == "stopped"
+        assert given["data"] == 2
+        assert not worker.problems()
+
+
+def test_the_wrapper_with_storage_v3_is_told_what_there_is(wrapped: Any) -> None:
+    with running_local_worker(["give", 1]) as worker:
+        program = wrapped(worker.port, "bson", STORAGE_PROTOCOL="v3")
+        wait_until(worker.problems, deadline_s=20, what="a word about storage v3")
+        assert "storage=v3" in worker.problems()[0]
+        program.kill()
+        worker.program.kill()

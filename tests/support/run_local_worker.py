@@ -1,0 +1,54 @@
+"""hkrunner's local worker alone, for a wrapper of any language to connect to.
+
+    python run_local_worker.py '[1, 2]' '["second task"]'
+
+Prints the port on its first line, then one JSON line an answer or problem. Ends when all tasks are answered.
+SIGUSR1 has it stop the task that its client works on.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import Any
+
+from hkrunner.runner.local.worker import Answer, LocalTask, LocalWorker
+from hkrunner.runner.loop import Loop
+
+
+def main() -> None:
+    inputs = sys.argv[1:]
+    left = len(inputs)
+    loop = Loop()
+
+    def say(**facts: Any) -> None:
+        print(json.dumps(facts), flush=True)
+
+    def answered(answer: Answer) -> None:
+        nonlocal left
+        say(task=answer.task.task, command=answer.command, message=answer.message)
+        left -= 1
+        if not left:
+            worker.exit(0)
+            loop.after(0.2, loop.stop)
+
+    def problem(text: str) -> None:
+        say(problem=text)
+
+    worker = LocalWorker(
+        loop, on_answer=answered, on_problem=problem, on_client=lambda there: say(client=there)
+    )
+    print(worker.listen(), flush=True)
+    loop.on_signal(signal.SIGUSR1, worker.stop)
+    for number, text in enumerate(inputs, 1):
+        worker.submit(LocalTask(f"t{number}", "job1", "green", "green-alg", "simple", text.encode()))
+    try:
+        loop.run()
+    finally:
+        worker.close()
+        loop.close()
+
+
+if __name__ == "__main__":
+    main()
