@@ -52,6 +52,8 @@ BLOB_MIN = 256 * 1024
 MESSAGE_MAX = 2 * 1024**3
 #: A large message goes out in frames of this size, so that a pong or a kill never waits for it.
 PIECE = 256 * 1024
+#: A message up to this size is sent at once, in one piece, when nothing waits before it.
+SMALL = 16 * 1024
 #: At most this much is written or read before the loop looks at others.
 TURN_BYTES = 4 * PIECE
 #: The memfd kept for the next large message is given back after this long without one.
@@ -373,10 +375,32 @@ class Link:
                 source.close()
             return
         one = _Outgoing(data, source, final)
+        if source is None and len(data) <= SMALL and self._post_now(one):
+            return
         self._outbox.append(one)
         self._waiting_bytes += one.size
         if self.state is State.OPEN:
             self._pump()
+
+    def _post_now(self, one: _Outgoing) -> bool:
+        """Send a small message at once when nothing is before it; False when it has to queue."""
+        sock = self._socket
+        if sock is None or self._outbox or self._chunk or self._control or not self._spoken:
+            return False
+        frame = _frame(self._opcode, one.data)
+        try:
+            count = sock.send(frame)
+        except (OSError, ssl.SSLWantReadError):
+            return False  # the queue meets the same trouble, and deals with it
+        self._waiting_bytes += one.size
+        if count < len(frame):
+            self._chunk = memoryview(frame)[count:]
+            self._outbox.append(one)
+            self._frames = iter(())
+            self._pump()
+        else:
+            self._sent(one)
+        return True
 
     def clear(self) -> None:
         """Forget everything that is not sent: it belongs to a task that the worker has given up.

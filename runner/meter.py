@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..sandbox import procfs
 from ..sandbox.process import Child
@@ -22,6 +23,11 @@ ASK_S = 0.25
 _SPIKE_BYTES = 4 * 1024 * 1024
 
 
+#: A task that took less than this is not looked at.
+BRIEF_S = 0.005
+_HIGH: WeakKeyDictionary[Child, int] = WeakKeyDictionary()
+
+
 class Meter:
     """From the begin of a task to its end."""
 
@@ -31,6 +37,7 @@ class Meter:
         Meter._number += 2
         self._child = child
         self._clock = procfs.process_clock(child.pid)
+        self._began = time.monotonic()
         self._cpu_ns = _cpu_ns(self._clock)
         self._began_ask, self.end_ask = Meter._number - 1, Meter._number
         self._tree_cpu_s: float | None = None
@@ -86,13 +93,24 @@ class Meter:
         """Return (highest memory in bytes, CPU seconds) of the task."""
         self._timer.cancel()
         own_ns = _cpu_ns(self._clock) - self._cpu_ns
-        high, now = _high_water(self._child.pid)
-        if high - now > _SPIKE_BYTES:
-            _new_high_water(self._child.pid)
+        high = self._high()
         cpu_s = own_ns / 1e9
         if self._final is not None and self._tree_cpu_s is not None:
             cpu_s = self._before_ns / 1e9 + self._final["cpu_s"] - self._tree_cpu_s
         return max(self.peak_bytes, high), max(cpu_s, 0.0)
+
+    def _high(self) -> int:
+        """Return the highest memory of the child's own process in this task.
+
+        A task that was over in no time cannot have taken much: the figure of the one before serves.
+        """
+        if time.monotonic() - self._began < BRIEF_S and self._child in _HIGH:
+            return _HIGH[self._child]
+        high, now = _high_water(self._child.pid)
+        if high - now > _SPIKE_BYTES:
+            _new_high_water(self._child.pid)
+        _HIGH[self._child] = now
+        return high
 
     def cancel(self) -> None:
         """Nothing more is wanted: the child is gone."""

@@ -117,6 +117,12 @@ class FrameReader:
         """
         self._fds.extend(fds)
         buffer = self._buffer
+        if not buffer and len(data) >= HEADER.size:
+            # As good as always: one whole frame.
+            version, kind, flags, task, length = HEADER.unpack_from(data)
+            if version == VERSION and not flags and len(data) == HEADER.size + length:
+                self._offset += len(data)
+                return [Frame(kind, task, bytes(data[HEADER.size :]), None, length)]
         buffer += data
         frames: List[Frame] = []
         position = 0
