@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.local import ALGORITHMS
-from support.programs import HKRUNNER, Program, serving
+from support.programs import HKRUNNER, Program, run, serving
 
 STOPS = ALGORITHMS / "stops_when_asked.py"
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -89,3 +89,10 @@ def test_hkrunner_ends_by_its_own_status_even_where_sigterm_was_ignored(tmp_path
         program.wait_for_line("at work")
         program.send_signal(signal.SIGTERM)
         assert program.wait() == 143
+
+
+def test_a_closed_stdin_stdout_and_stderr_are_no_reason_to_fail(tmp_path: Path) -> None:
+    line = 'exec "$0" -e "$1" -i 1 <&- >&- 2>&-'
+    ended = run(["sh", "-c", line, HKRUNNER, ALGORITHMS / "adds.py"], cwd=tmp_path)
+    assert ended.status in (0, 141)
+    assert (tmp_path / ".hkrunner" / "tasks" / "t1" / "output.json").read_text() == "1"

@@ -108,6 +108,15 @@ def test_the_folder_may_be_another(tmp_path: Path) -> None:
     assert files(tmp_path) == {"one", "three"}
 
 
+@pytest.mark.parametrize("there", ["file", "below a file"])
+def test_a_state_folder_that_cannot_be_made_does_not_cost_the_result(there: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    state = "taken" if there == "file" else "taken/state"
+    ended = run_hkrunner("-e", ALGORITHMS / "adds.py", "-i", "[1, 2]", "--state-dir", state, cwd=tmp_path)
+    assert (ended.status, ended.stdout) == (0, "3\n")
+    assert "taken" in ended.stderr and "Traceback" not in ended.stderr
+
+
 def test_a_state_folder_that_vanishes_does_not_cost_the_result(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text(
         "import shutil\n\n\ndef start(args):\n    shutil.rmtree('.hkrunner')\n    return 'done'\n"
