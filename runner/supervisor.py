@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from ..boards.store import Store, TaskIds, local_job_id
 from ..sandbox.api import ANSWERS
@@ -59,6 +59,23 @@ class Hooks:
     on_loaded: Callable[[], None] = lambda: None
     on_load_failed: Callable[[Failure], None] = lambda failure: None
     on_given_up: Callable[[str], None] = lambda reason: None
+    #: Nothing is left of it; without this the loop is stopped.
+    on_finished: Callable[[], None] | None = None
+
+
+class Line(Protocol):
+    """The way to the worker: the Link, or what stands in for it inside this process."""
+
+    url: str
+    on_relieved: Callable[[], None] | None
+
+    @property
+    def is_open(self) -> bool: ...
+    @property
+    def congested(self) -> bool: ...
+    def post(self, data: bytes, source: BlobSource | None = None, *, final: bool = False) -> None: ...
+    def clear(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Supervisor:
@@ -81,7 +98,7 @@ class Supervisor:
         self._store = store
         self._hooks = hooks
         self._machine = Machine()
-        self._link: Link | None = None
+        self._link: Line | None = None
         self._crew = Crew(loop, settings, where, self, store.environment() if store is not None else {})
         self._current: Current | None = None
         self._number = 0
@@ -141,14 +158,19 @@ class Supervisor:
 
     def connect(self, url: str) -> None:
         """Connect to the worker, and stay connected."""
-        self._link = Link(
+        link = Link(
             self._loop,
             self,
             url,
             text=encoding.is_text(self._settings.encoding),
             connect_timeout_s=self._settings.connect_timeout_s,
         )
-        self._link.open()
+        self._link = link
+        link.open()
+
+    def attach(self, line: Line) -> None:
+        """Serve a worker that is in this process."""
+        self._link = line
 
     def shutdown(self, status: int) -> None:
         """End in order: the user's stop(), the grace, exit(), nothing left. The second call kills."""
@@ -781,7 +803,7 @@ class Supervisor:
             self._link.close()
         if self._store is not None:
             self._store.close()
-        self._loop.stop()
+        (self._hooks.on_finished or self._loop.stop)()
 
 
 def _failure_of(told: Mapping[str, Any]) -> Failure:
