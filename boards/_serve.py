@@ -17,7 +17,8 @@ MODULES = {"board": "server", "api": "api_server"}
 
 def main() -> None:
     here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [place for place in sys.path if os.path.abspath(place or ".") != here]
+    # Compared without links: Python has resolved those of the script's folder.
+    sys.path[:] = [place for place in sys.path if os.path.realpath(place) != os.path.realpath(here)]
     package = types.ModuleType("hkrunner")
     package.__path__ = [os.path.dirname(here)]
     sys.modules["hkrunner"] = package

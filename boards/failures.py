@@ -18,8 +18,8 @@ class Failure:
     hint: str = ""
 
 
-def failure_of(error: BaseException, *, port: int, log_tail: str) -> Failure:
-    """The failure that an exception from starting TensorBoard stands for."""
+def failure_of(error: BaseException, *, package: str = "tensorboard", port: int, log_tail: str) -> Failure:
+    """The failure that an exception from starting what the package serves stands for."""
     if isinstance(error, ModuleNotFoundError) and error.name == "pkg_resources":
         return Failure(
             f"tensorboard {_version('tensorboard')} needs pkg_resources, which setuptools "
@@ -30,8 +30,8 @@ def failure_of(error: BaseException, *, port: int, log_tail: str) -> Failure:
         return Failure("TensorBoard is not installed", "run: pip install 'tensorboard>=2.21'")
     if isinstance(error, ImportError):
         return Failure(
-            f"tensorboard {_version('tensorboard')} cannot be imported: {error}",
-            "run: pip install --upgrade tensorboard",
+            f"{package} {_version(package)} cannot be imported: {error}",
+            f"run: pip install --upgrade {package}",
         )
     if isinstance(error, MemoryError):
         return Failure("there is too little memory for a board", "it needs about 100 MiB")
@@ -42,8 +42,8 @@ def failure_of(error: BaseException, *, port: int, log_tail: str) -> Failure:
     if type(error).__name__ == "TensorBoardPortInUseError":
         return Failure(f"port {port} is in use", "choose another one, or 0 for a free one")
     if isinstance(error, SystemExit):  # TensorBoard and werkzeug print, and end the process
-        return Failure(f"TensorBoard gave up: {log_tail or 'it said nothing'}")
-    return Failure(f"TensorBoard did not start: {type(error).__name__}: {error}")
+        return Failure(f"{package} gave up: {log_tail or 'it said nothing'}")
+    return Failure(f"{package} did not start: {type(error).__name__}: {error}")
 
 
 def too_little_memory() -> Failure | None:

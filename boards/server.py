@@ -25,6 +25,7 @@ import contextlib
 import http.client
 import importlib.metadata
 import json
+import mimetypes
 import os
 import resource
 import signal
@@ -33,11 +34,13 @@ import sys
 import threading
 import time
 import types
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .assets import Assets
 from .data_server import DataServer, DataServerError, find_binary
 from .failures import Failure, failure_of, too_little_memory
 from .files import own_identity, to_json
@@ -98,7 +101,8 @@ class BoardProcess:
                 probe = self._launch_optuna(self._order.optuna_storage)
         except BaseException as error:  # noqa: BLE001 - whatever it is ends this process, with a sentence
             tail = self._records.log_tail(self._order.reference, lines=3)
-            self._fail(failure_of(error, port=self._order.port, log_tail=tail))
+            package = "tensorboard" if self._order.optuna_storage is None else "optuna-dashboard"
+            self._fail(failure_of(error, package=package, port=self._order.port, log_tail=tail))
         self._supervise(probe)
 
     # --- starting
@@ -130,7 +134,12 @@ class BoardProcess:
         plugins, notes = _plugins()
         address = self._data_server_address()
         prefix = "/" + self._board.link.rstrip("/")
-        board = program.TensorBoard(plugins=plugins, server_class=self._server_class(prefix))
+        assets = _assets()
+        board = program.TensorBoard(
+            plugins=plugins,
+            assets_zip_provider=assets.pages if assets else None,
+            server_class=self._server_class(prefix, assets),
+        )
         board.configure(
             argv=("",),
             logdir=self._board.log_dir,
@@ -152,7 +161,7 @@ class BoardProcess:
             data_server=self._data_server.identity() if self._data_server else None,
             notes=(*self._board.notes, *notes),
         )
-        return Probe(url, "data/runs")
+        return Probe(url, "data/environment", "data/runs")
 
     def _launch_optuna(self, storage: str) -> Probe:
         """The dashboard of an optuna study serves; return how to look at it."""
@@ -164,9 +173,8 @@ class BoardProcess:
         threading.Thread(target=server.serve_forever, name="dashboard", daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         self._change(url=address + prefix, version=importlib.metadata.version("optuna-dashboard"))
-        return Probe(
-            f"{address}/", "api/studies", cookie=cookie(self._order.reference), key="study_summaries"
-        )
+        key = cookie(self._order.reference)
+        return Probe(f"{address}/", "api/meta", "api/studies", cookie=key, name="study_summaries")
 
     def _data_server_address(self) -> str:
         if self._data_server is None:
@@ -181,11 +189,11 @@ class BoardProcess:
             return ""
         return f"127.0.0.1:{self._data_server.port}"
 
-    def _server_class(self, prefix: str) -> Callable[[Any, Any], Any]:
+    def _server_class(self, prefix: str, assets: Assets | None) -> Callable[[Any, Any], Any]:
         from tensorboard import program
 
         def make(application: Any, flags: Any) -> Any:
-            self._guard = Guard(application, prefix)
+            self._guard = Guard(assets.before(application, prefix) if assets else application, prefix)
             return program.WerkzeugServer(self._guard, flags)
 
         return make
@@ -202,6 +210,8 @@ class BoardProcess:
         pause_s = 0.02
         answered_at = time.monotonic()
         while True:
+            if self._board.status is not BoardStatus.RUNNING and probe.is_answered():
+                self._change(status=BoardStatus.RUNNING, readiness=Readiness.LISTENING)
             began = time.monotonic()
             runs = probe.runs()
             now = time.monotonic()
@@ -309,27 +319,36 @@ class BoardProcess:
 class Probe:
     """Our own look at a board, through its front door."""
 
-    def __init__(self, url: str, path: str, *, cookie: str = "", key: str | None = None) -> None:
-        """The list at url + path, or below its key, is what the board shows."""
+    def __init__(self, url: str, sign: str, runs: str, *, cookie: str = "", name: str | None = None) -> None:
+        """Below url, sign answers once it listens; runs is the list of what it shows, or holds it by name."""
         address, _, base = url.removeprefix("http://").partition("/")
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
-        self._path = f"/{base}{path}"
+        self._sign, self._runs = f"/{base}{sign}", f"/{base}{runs}"
         self._headers = {PROBE_HEADER: "1", "Cookie": cookie}
-        self._key = key
+        self._name = name
+
+    def is_answered(self) -> bool:
+        """Whether visitors get an answer."""
+        return self._get(self._sign) is not None
 
     def runs(self) -> int | None:
         """How many runs the board shows; None when it does not answer, or not well."""
+        value = self._get(self._runs)
+        try:
+            return len(value if self._name is None else value[self._name])
+        except (KeyError, TypeError):
+            return None
+
+    def _get(self, path: str) -> Any:
+        """The JSON value at the path; None when there is none."""
         connection = http.client.HTTPConnection(self._host, self._port, timeout=_PROBE_TIMEOUT_S)
         try:
-            connection.request("GET", self._path, headers=self._headers)
+            connection.request("GET", path, headers=self._headers)
             response = connection.getresponse()
             body = response.read()
-            if response.status != 200:
-                return None
-            value = json.loads(body)
-            return len(value if self._key is None else value[self._key])
-        except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+            return json.loads(body) if response.status == 200 else None
+        except (OSError, ValueError, http.client.HTTPException):
             return None
         finally:
             connection.close()
@@ -370,6 +389,20 @@ def _plugins() -> tuple[list[Any], list[str]]:
         except Exception as error:  # noqa: BLE001 - a stranger's code; the board serves without it
             notes.append(f"the plugin {entry.name} does not load: {type(error).__name__}: {error}")
     return plugins, notes
+
+
+def _assets() -> Assets | None:
+    """TensorBoard's files; None where they lie elsewhere than they used to, and TensorBoard serves them."""
+    try:
+        from tensorboard.assets import get_default_assets_zip_provider
+
+        provider = get_default_assets_zip_provider()
+        # Types that a system's own table gets wrong (TensorBoard's program.py has the reports).
+        mimetypes.add_type("text/javascript", ".js")
+        mimetypes.add_type("font/woff2", ".woff2")
+        return Assets(provider) if provider else None
+    except (ImportError, OSError, zipfile.BadZipFile):
+        return None
 
 
 def _bound_log() -> None:

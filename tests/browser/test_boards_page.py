@@ -22,7 +22,7 @@ from hkrunner.boards.series import ResourceSeries
 from hkrunner.boards.store import Store, TaskIds
 from hkrunner.boards.targets import batch_target
 from PIL import Image
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Error, Locator, Page, sync_playwright
 from support.boards import BOARD_DEADLINE_S
 from support.waiting import wait_until
 
@@ -105,8 +105,15 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def curve_pixels(chart: Locator) -> int:
-    """How many pixels of the picture have a strong colour: curves have, axes and grid have not."""
-    picture = Image.open(io.BytesIO(chart.screenshot())).convert("RGB")
+    """How many pixels of the picture have a strong colour: curves have, axes and grid have not.
+
+    -1 when the page was just putting another chart in its place.
+    """
+    try:
+        png = chart.screenshot()
+    except Error:
+        return -1
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
     channels = numpy.asarray(picture).astype(int)
     return int(((channels.max(axis=2) - channels.min(axis=2)) > 40).sum())
 
@@ -153,14 +160,14 @@ def test_three_runs_of_the_example_are_compared_in_the_browser(manager: BoardMan
     for tag, curves in (("loss/validation", 3), ("accuracy/validation", 3), ("~resources/memory_mib", 1)):
         shown = chart(page, tag)
         wait_until(
-            lambda shown=shown, curves=curves: curve_pixels(shown) > 300 * curves,  # type: ignore[misc]
+            lambda shown=shown, curves=curves: curve_pixels(shown) > 300 * curves,
             deadline_s=60,
             what=f"{curves} curves of {tag}",
         )
 
     # What is counted are the curves: with all runs unchecked nothing of a strong colour is left.
     page.locator("runs-data-table input[type=checkbox]").first.click()
-    wait_until(lambda: curve_pixels(shown) < 100, deadline_s=60, what="an empty chart")
+    wait_until(lambda: 0 <= curve_pixels(shown) < 100, deadline_s=60, what="an empty chart")
 
 
 def names(*tasks: str) -> set[str]:
@@ -173,7 +180,7 @@ def keep_screenshot(page: Page) -> None:
         wait_until(lambda: charts.count() >= 3, deadline_s=60, what="three charts")
         for number in range(3):
             wait_until(
-                lambda number=number: curve_pixels(charts.nth(number)) > 1000,  # type: ignore[misc]
+                lambda number=number: curve_pixels(charts.nth(number)) > 1000,
                 deadline_s=60,
                 what=f"curves in chart {number + 1}",
             )

@@ -43,7 +43,7 @@ def make(root: Path) -> Iterator[Make]:
     yield make
     for manager in made:
         manager.stop_all()
-        wait_until(lambda manager=manager: holds_none(manager), what="the end of its boards")  # type: ignore[misc]
+        wait_until(lambda manager=manager: holds_none(manager), what="the end of its boards")
         manager.close()
 
 
@@ -248,7 +248,7 @@ def test_a_dead_data_server_is_replaced_and_the_address_stays(make: Make) -> Non
         before = manager.get("t1").data_server
         assert before is not None
         os.kill(before.pid, signal.SIGKILL)
-        wait_until(lambda count=count: manager.get("t1").restarts == count, what="a new one")  # type: ignore[misc]
+        wait_until(lambda count=count: manager.get("t1").restarts == count, what="a new one")
         again = manager.wait("t1", Readiness.READY, deadline_s=BOARD_DEADLINE_S)
         assert (again.url, again.restarts) == (board.url, count)
         assert again.data_server is not None and again.data_server.pid != before.pid

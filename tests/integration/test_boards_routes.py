@@ -197,7 +197,7 @@ def test_a_board_of_the_command_line_is_seen_and_stopped_by_the_routes(client: C
     manager.start(task_target(root, "task1"))
     running(client, "task1")
     assert client("DELETE", "/tensors/task1")[0] == 200
-    wait_until(lambda: manager.poll() or not manager.fds(), what="its end")
+    wait_until(lambda: manager.poll() and not manager.fds(), what="its end")
     manager.close()
 
 
@@ -232,7 +232,7 @@ def test_routes_and_boards_end_with_the_process_that_wanted_them(root: Path) -> 
     owner.communicate()
     assert board.process is not None and board.data_server is not None
     for process in (board.process, board.data_server):
-        wait_until(lambda process=process: not process.is_alive(), what="the end of the board")  # type: ignore[misc]
+        wait_until(lambda process=process: not process.is_alive(), what="the end of the board")
     assert BoardManager(root).boards() == []
 
 

@@ -134,8 +134,8 @@ def test_an_old_tensorboard_beside_a_new_setuptools_is_told_with_the_remedy(
             PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
             "port 6006 cannot be bound: Permission denied",
         ),
-        (SystemExit(1), "TensorBoard gave up: last words"),
-        (ValueError("bad flag"), "TensorBoard did not start: ValueError: bad flag"),
+        (SystemExit(1), "tensorboard gave up: last words"),
+        (ValueError("bad flag"), "tensorboard did not start: ValueError: bad flag"),
         (MemoryError(), "there is too little memory for a board"),
     ],
 )

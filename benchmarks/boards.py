@@ -1,0 +1,256 @@
+"""How fast boards are, what they weigh, and whether anything of them is left: `python benchmarks/boards.py`.
+
+hkrunner's boards and `python -m tensorboard.main` take turns on the same runs, round by round, and both are
+looked at the same way from outside: listening is the first page served, ready the first list of all runs.
+With TensorFlow installed beside TensorBoard, plain TensorBoard imports it and hkrunner's boards do not: run
+this in such an environment for that figure. `--quick` is for a look in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from hkrunner.boards.events import EventWriter
+from hkrunner.boards.manager import BoardManager
+from hkrunner.boards.targets import Target, node_target
+
+TAGS, STEPS = 5, 200
+DEADLINE_S = 300.0
+WORST_BEFORE = "no later than plain TensorBoard"
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a board, in seconds and bytes."""
+
+    listening_s: float
+    ready_s: float
+    pss_bytes: int
+
+
+def make_runs(folder: Path, count: int) -> None:
+    for number in range(count):
+        writer = EventWriter(folder / f"run{number:04d}")
+        for step in range(STEPS):
+            values = {f"tag{tag}": tag / (step + 1) for tag in range(TAGS)}
+            writer.add(values, step=step, at_s=1000.0 + step)
+        writer.close()
+
+
+def start_ours(folder: Path, count: int) -> Start:
+    root = Path(tempfile.mkdtemp(prefix="hkrunner-bench-"))
+    manager = BoardManager(root, attached=True)
+    try:
+        began = time.perf_counter()
+        manager.start(Target("bench", "node", folder))
+        url = manager.wait("bench", deadline_s=DEADLINE_S).url or ""
+        return _watch(url, count, began, lambda: psutil.Process())
+    finally:
+        manager.stop_all()
+        manager.close()
+        manager.wait_for_end()
+        shutil.rmtree(root)
+
+
+def start_plain(folder: Path, count: int) -> Start:
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", "0", "--host", "127.0.0.1"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            # Not any address: that of an issue is printed as well.
+            if match := re.search(r"http://127\.0\.0\.1:\S+", line):
+                return _watch(match.group(), count, began, lambda: psutil.Process(process.pid))
+        raise RuntimeError("plain TensorBoard did not start")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _watch(url: str, count: int, began: float, top: Callable[[], psutil.Process]) -> Start:
+    _until(lambda: _get(url) is not None)
+    listening_s = time.perf_counter() - began
+    _until(lambda: len(json.loads(_get(f"{url}data/runs") or b"[]")) >= count)
+    ready_s = time.perf_counter() - began
+    processes = top().children(recursive=True)
+    if top().pid != os.getpid():
+        processes.append(top())
+    return Start(listening_s, ready_s, _pss(processes))
+
+
+def _get(url: str) -> bytes | None:
+    host, _, path = url.removeprefix("http://").partition("/")
+    connection = http.client.HTTPConnection(host, timeout=DEADLINE_S)
+    try:
+        connection.request("GET", f"/{path}")
+        response = connection.getresponse()
+        body = response.read()
+        return body if response.status == 200 else None
+    except OSError:
+        return None
+    finally:
+        connection.close()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.perf_counter() + DEADLINE_S
+    while not condition():
+        if time.perf_counter() > end:
+            raise RuntimeError(f"not within {DEADLINE_S:g} s")
+        time.sleep(0.005)
+
+
+def _pss(processes: list[psutil.Process]) -> int:
+    total = 0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_full_info().pss
+    return total
+
+
+def compare(counts: list[int], rounds: int) -> None:
+    has_tensorflow = importlib.util.find_spec("tensorflow") is not None
+    factor, bar = (
+        (1 / 3, "at most a third of plain, TensorFlow installed") if has_tensorflow else (1, WORST_BEFORE)
+    )
+    print(f"one board, median [min-max] of {rounds} rounds, {TAGS} tags x {STEPS} steps a run; {bar}")
+    print(f"{'runs':>5} {'':9} {'listening s':>20} {'ready s':>20} {'PSS MiB':>8}  bar")
+    for count in counts:
+        with _folder() as folder:
+            make_runs(folder, count)
+            ours, plain = [], []
+            for _ in range(rounds):
+                ours.append(start_ours(folder, count))
+                plain.append(start_plain(folder, count))
+        ready = statistics.median(start.ready_s for start in ours)
+        limit = factor * statistics.median(start.ready_s for start in plain)
+        for name, starts, verdict in (("hkrunner", ours, _verdict(ready <= limit)), ("plain", plain, "")):
+            print(
+                f"{count:5} {name:9} {_spread([start.listening_s for start in starts]):>20}"
+                f" {_spread([start.ready_s for start in starts]):>20}"
+                f" {statistics.median(start.pss_bytes for start in starts) / 2**20:8.0f}  {verdict}"
+            )
+
+
+def ten_at_once() -> None:
+    with _folder() as root:
+        manager = BoardManager(root, attached=True)
+        make_runs(root / "runs" / "p" / "n0", 10)
+        targets = [node_target(root, "p", f"n{number}") for number in range(10)]
+        began = time.perf_counter()
+        slowest_start = 0.0
+        for target in targets:
+            before = time.perf_counter()
+            manager.start(target)
+            slowest_start = max(slowest_start, time.perf_counter() - before)
+        urls = {manager.wait(target.id, deadline_s=DEADLINE_S).url for target in targets}
+        listening_s = time.perf_counter() - began
+        pss = _pss(psutil.Process().children(recursive=True))
+        before = time.perf_counter()
+        manager.stop_all()
+        stopped_s = time.perf_counter() - before
+        manager.close()
+        manager.wait_for_end()
+        print(
+            f"\nten boards at once: all listen after {listening_s:.1f} s on {len(urls)} ports,"
+            f" {pss / 2**20:.0f} MiB PSS together, all stopped in {stopped_s:.2f} s;"
+            f" start() took at most {slowest_start * 1000:.1f} ms"
+        )
+
+
+OWNER = """
+import sys; from pathlib import Path
+from hkrunner.boards.manager import BoardManager; from hkrunner.boards.targets import all_target
+manager = BoardManager(Path(sys.argv[1]), attached=True)
+manager.start(all_target(manager.root)); manager.wait("all")
+print("here", flush=True); input()
+"""
+
+
+def orphans(rounds: int) -> None:
+    left = 0
+    slowest_s = 0.0
+    for _ in range(rounds):
+        with _folder() as root:
+            owner = subprocess.Popen(
+                [sys.executable, "-c", OWNER, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            assert owner.stdout is not None
+            owner.stdout.readline()
+            family = psutil.Process(owner.pid).children(recursive=True)
+            owner.kill()
+            began = time.perf_counter()
+            # A zombie has ended; how soon the system's first process collects it is not ours to measure.
+            while (
+                alive := [process for process in family if _runs(process)]
+            ) and time.perf_counter() - began < 10:
+                time.sleep(0.001)
+            slowest_s = max(slowest_s, time.perf_counter() - began)
+            owner.communicate()
+            left += bool(alive)
+            for process in alive:
+                process.kill()
+    print(
+        f"\nowner of a board SIGKILLed: nothing left {rounds - left} of {rounds} times,"
+        f" gone after at most {slowest_s * 1000:.0f} ms  {_verdict(left == 0)}"
+    )
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="hkrunner-bench-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} [{min(values):.2f}-{max(values):.2f}]"
+
+
+def _verdict(is_met: bool) -> str:
+    return "met" if is_met else "MISSED"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and runs")
+    is_quick = parser.parse_args().quick
+    compare([1, 100] if is_quick else [1, 100, 1000], rounds=2 if is_quick else 5)
+    ten_at_once()
+    orphans(3 if is_quick else 20)
+
+
+if __name__ == "__main__":
+    main()
