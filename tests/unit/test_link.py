@@ -1,0 +1,591 @@
+"""The link, with a server played by the test in the same thread, and a clock that the test turns."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from hkrunner.runner import link as links
+from hkrunner.runner.link import Link, Message, State
+from hkrunner.runner.loop import Loop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.scripted_worker import BINARY, CLOSE, CONTINUATION, PING, TEXT, frame
+from websockets.utils import accept_key, apply_mask
+
+PONG = 10
+DEADLINE_S = 10.0
+
+
+class Clock:
+    """A clock that stands still until it is turned."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Listener:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.kinds: list[str] = []
+        self.opened = 0
+        self.drops: list[str] = []
+        self.unreachable: list[str] = []
+        self.given_up: list[str] = []
+
+    def on_link_open(self) -> None:
+        self.opened += 1
+
+    def on_link_message(self, message: Message) -> None:
+        self.kinds.append("bytes" if message.blob is None else "blob")
+        assert message.whole().startswith(message.head)
+        self.messages.append(message.whole())
+        message.release()
+
+    def on_link_drop(self, reason: str) -> None:
+        self.drops.append(reason)
+
+    def on_link_unreachable(self, reason: str) -> None:
+        self.unreachable.append(reason)
+
+    def on_link_given_up(self, reason: str) -> None:
+        self.given_up.append(reason)
+
+
+class Wire:
+    """The server's end of a connection."""
+
+    def __init__(self, world: World, sock: socket.socket) -> None:
+        self.world = world
+        self.sock = sock
+        self.data = bytearray()
+
+    def send(self, data: bytes) -> None:
+        """Send, and let the link read as it goes."""
+        self.sock.setblocking(False)
+        view = memoryview(data)
+        while view:
+            with contextlib.suppress(BlockingIOError):
+                view = view[self.sock.send(view) :]
+            self.world.turn()
+
+    def frame(self) -> tuple[int, bool, bytes]:
+        """Return the next frame of the link: opcode, whether it is the last of its message, payload."""
+        self._read(2)
+        assert self.data[1] & 0x80, "a client masks its frames"
+        length, at = self.data[1] & 0x7F, 2
+        if length >= 126:
+            at = 4 if length == 126 else 10
+            self._read(at)
+            length = int.from_bytes(self.data[2:at], "big")
+        self._read(at + 4 + length)
+        payload = apply_mask(bytes(self.data[at + 4 : at + 4 + length]), bytes(self.data[at : at + 4]))
+        first = self.data[0]
+        del self.data[: at + 4 + length]
+        return first & 0x0F, bool(first & 0x80), payload
+
+    def message(self) -> bytes:
+        """Return the next whole message."""
+        parts, last = [], False
+        while not last:
+            opcode, last, payload = self.frame()
+            assert opcode == (CONTINUATION if parts else TEXT)
+            parts.append(payload)
+        return b"".join(parts)
+
+    def _read(self, size: int) -> None:
+        def there() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                data = self.sock.recv(1024 * 1024)
+                assert data, "the link has closed the connection"
+                self.data += data
+            return len(self.data) >= size
+
+        self.sock.setblocking(False)
+        if len(self.data) < size:
+            self.world.until(there, f"{size} bytes of the link")
+
+    def is_silent(self) -> bool:
+        """Nothing has come, also after the loop had its turns."""
+        for _ in range(5):
+            self.world.turn()
+        self.sock.setblocking(False)
+        try:
+            return not self.data and self.sock.recv(1, socket.MSG_PEEK) == b"?"
+        except BlockingIOError:
+            return not self.data
+
+    def has_ended(self) -> bool:
+        """The link has closed its end."""
+        self.sock.setblocking(False)
+        try:
+            while data := self.sock.recv(65536):
+                self.data += data
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class World:
+    """A loop, a link, and a listening socket."""
+
+    def __init__(self, connect_timeout_s: float | None = None) -> None:
+        self.clock = Clock()
+        self.loop = Loop(clock=self.clock)
+        self.listener = Listener()
+        self.server: socket.socket | None = socket.create_server(("127.0.0.1", 0))
+        self.address = self.server.getsockname()
+        self.wires: list[Wire] = []
+        url = f"ws://127.0.0.1:{self.address[1]}?storage=v1&encoding=json"
+        self.link = Link(self.loop, self.listener, url, text=True, connect_timeout_s=connect_timeout_s)
+
+    def turn(self) -> None:
+        self.loop.turn(0)
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < end, f"{what}: not within {DEADLINE_S:g} s"
+            self.loop.turn(0.001)
+
+    def accept(self) -> Wire:
+        """Play the server's part of the handshake."""
+        assert self.server is not None
+        opened = self.listener.opened
+        wire = self.accept_raw()
+        request = wire.data
+        key = next(
+            line for line in bytes(request).split(b"\r\n") if line.lower().startswith(b"sec-websocket-key")
+        )
+        accepted = accept_key(key.split(b":", 1)[1].strip().decode())
+        wire.data.clear()
+        wire.sock.sendall(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Accept: {accepted}\r\n\r\n".encode()
+        )
+        self.until(lambda: self.listener.opened > opened, "an open link")
+        return wire
+
+    def accept_raw(self) -> Wire:
+        """Take a connection and its request, and answer nothing."""
+        assert self.server is not None
+        self.server.setblocking(False)
+        found: list[socket.socket] = []
+
+        def accepted() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                found.append(self.server.accept()[0])  # type: ignore[union-attr]
+            return bool(found)
+
+        self.until(accepted, "a connection")
+        found[0].setblocking(True)
+        wire = Wire(self, found[0])
+        self.wires.append(wire)
+        while b"\r\n\r\n" not in wire.data:
+            wire.data += found[0].recv(4096)
+        return wire
+
+    def nobody_knocks(self) -> bool:
+        """No connection is waiting."""
+        assert self.server is not None
+        for _ in range(5):
+            self.turn()
+        self.server.setblocking(False)
+        try:
+            self.server.accept()[0].close()
+        except BlockingIOError:
+            return True
+        return False
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.turn()
+
+    def refuse(self) -> None:
+        """From here on nobody listens."""
+        assert self.server is not None
+        self.server.close()
+        self.server = None
+
+    def close(self) -> None:
+        self.link.close()
+        for wire in self.wires:
+            wire.close()
+        if self.server is not None:
+            self.server.close()
+        # A thread that was connecting hands its socket over before the loop goes.
+        end = time.monotonic() + DEADLINE_S
+        while any(t.name == "hkrunner-connect" for t in threading.enumerate()) and time.monotonic() < end:
+            self.loop.turn(0.001)
+        self.turn()
+        self.loop.close()
+
+
+@contextlib.contextmanager
+def connected(connect_timeout_s: float | None = None) -> Iterator[tuple[World, Wire]]:
+    """A link that is open, and has not heard anything yet."""
+    world = World(connect_timeout_s)
+    try:
+        world.link.open()
+        yield world, world.accept()
+    finally:
+        world.close()
+
+
+@contextlib.contextmanager
+def conversing() -> Iterator[tuple[World, Wire]]:
+    """A link that has heard a message."""
+    with connected() as (world, wire):
+        wire.send(frame(TEXT, b"hello"))
+        world.until(lambda: world.listener.messages == [b"hello"], "the first message")
+        world.listener.messages.clear()
+        world.listener.kinds.clear()
+        yield world, wire
+
+
+# ---- who speaks first
+
+
+def test_nothing_is_sent_before_the_worker_has_spoken() -> None:
+    with connected() as (world, wire):
+        world.link.post(b"early")
+        assert wire.is_silent()
+        wire.send(frame(TEXT, b"hello"))
+        assert wire.message() == b"early"
+
+
+def test_a_ping_before_the_first_message_is_answered_and_is_no_speaking() -> None:
+    with connected() as (world, wire):
+        world.link.post(b"early")
+        wire.send(frame(PING, b"there?"))
+        assert wire.frame() == (PONG, True, b"there?")
+        assert wire.is_silent()
+
+
+def test_back_within_the_window_what_waits_goes_out_at_once() -> None:
+    with conversing() as (world, wire):
+        wire.close()
+        world.until(lambda: world.listener.drops, "the drop")
+        world.link.post(b"undelivered")
+        world.turn()
+        again = world.accept()
+        assert again.message() == b"undelivered"
+
+
+def test_back_after_the_window_the_worker_has_to_speak_first() -> None:
+    with conversing() as (world, wire):
+        wire.close()
+        world.until(lambda: world.listener.drops, "the drop")
+        world.link.post(b"undelivered")
+        world.clock.now += links.SAME_WORKER_S + 0.1
+        again = world.accept()
+        assert again.is_silent()
+        again.send(frame(TEXT, b"hello"))
+        assert again.message() == b"undelivered"
+
+
+# ---- receiving
+
+
+SIZES = [0, 1, 125, 126, 65535, 65536, links.BLOB_MIN - 1, links.BLOB_MIN, links.BLOB_MIN + 1, 3_000_000]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_message_of_any_size_arrives_as_it_is(size: int) -> None:
+    payload = os.urandom(size)
+    with conversing() as (world, wire):
+        wire.send(frame(TEXT, payload) + frame(TEXT, b"after"))
+        world.until(lambda: len(world.listener.messages) == 2, "both messages")
+        assert world.listener.messages == [payload, b"after"]
+        assert world.listener.kinds == ["blob" if size >= links.BLOB_MIN else "bytes", "bytes"]
+
+
+def test_frames_may_be_cut_at_every_byte() -> None:
+    data = frame(TEXT, b"a") + frame(PING, b"p") + frame(BINARY, b"x" * 130) + frame(TEXT, b"")
+    with conversing() as (world, wire):
+        for at in range(1, len(data)):
+            world.listener.messages.clear()
+            wire.send(data[:at])
+            wire.send(data[at:])
+            world.until(lambda: len(world.listener.messages) == 3, "the messages")
+            assert world.listener.messages == [b"a", b"x" * 130, b""]
+            assert wire.frame() == (PONG, True, b"p")
+
+
+piece = st.integers(0, 3) | st.integers(120, 130) | st.just(links.BLOB_MIN + 7) | st.integers(0, 70_000)
+
+
+@settings(max_examples=40)
+@given(
+    sizes=st.lists(piece, min_size=1, max_size=6),
+    pings=st.booleans(),
+    cuts=st.lists(st.integers(1, 100_000), max_size=8),
+)
+def test_a_message_may_come_in_any_fragments_and_any_packets(
+    sizes: list[int], pings: bool, cuts: list[int]
+) -> None:
+    parts = [bytes([65 + i]) * size for i, size in enumerate(sizes)]
+    data = b""
+    for i, part in enumerate(parts):
+        data += frame(TEXT if i == 0 else CONTINUATION, part, last=i == len(parts) - 1)
+        if pings and i < len(parts) - 1:
+            data += frame(PING, bytes([i]))
+    with conversing() as (world, wire):
+        at = 0
+        for cut in sorted(cut % len(data) for cut in cuts):
+            wire.send(data[at:cut])
+            at = max(at, cut)
+        wire.send(data[at:])
+        world.until(lambda: world.listener.messages, "the message")
+        assert world.listener.messages == [b"".join(parts)]
+        for i in range(len(parts) - 1 if pings else 0):
+            assert wire.frame() == (PONG, True, bytes([i]))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(TEXT, b"x")[:1] + b"\x81\0\0\0\0x",
+        b"\xc1\x01x",
+        frame(3, b"x"),
+        frame(CONTINUATION, b"x"),
+        frame(TEXT, b"x", last=False) + frame(TEXT, b"y"),
+        frame(PING, b"x", last=False),
+        frame(PING, b"x" * 126),
+        b"\x81\x7f" + struct.pack("!Q", links.MESSAGE_MAX + 1),
+    ],
+    ids=[
+        *("masked", "reserved bit", "unknown opcode", "continuation of nothing"),
+        *("message in a message", "ping in pieces", "large ping", "too large"),
+    ],
+)
+def test_what_rfc_6455_forbids_ends_the_connection_and_begins_another(data: bytes) -> None:
+    with conversing() as (world, wire):
+        wire.send(data)
+        world.until(lambda: world.listener.drops, "the drop")
+        world.until(wire.has_ended, "the end of the connection")
+        assert not world.listener.messages
+        again = world.accept()
+        again.send(frame(TEXT, b"well"))
+        world.until(lambda: world.listener.messages == [b"well"], "the next message")
+
+
+# ---- posting
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, links.PIECE, links.PIECE + 1, 5_000_000])
+def test_a_post_of_any_size_is_masked_and_whole(size: int) -> None:
+    payload = os.urandom(size)
+    with conversing() as (world, wire):
+        world.link.post(payload)
+        world.link.post(b"after")
+        assert wire.message() == payload
+        assert wire.message() == b"after"
+        assert world.link.idle
+
+
+def test_a_pong_goes_between_the_pieces_of_a_large_post() -> None:
+    with conversing() as (world, wire):
+        world.link.post(b"x" * 20_000_000)
+        wire.sock.setblocking(True)
+        wire.sock.sendall(frame(PING, b"now"))
+        opcodes = []
+        last = False
+        while not last:
+            opcode, final, _ = wire.frame()
+            opcodes.append(opcode)
+            last = final and opcode != PONG
+        assert PONG in opcodes[:-1]
+
+
+def test_a_worker_that_does_not_read_holds_the_loop_up_for_no_time() -> None:
+    with conversing() as (world, _):
+        world.link.post(b"x" * 50_000_000)
+        began = time.monotonic()
+        for _ in range(100):
+            world.turn()
+        assert time.monotonic() - began < 1
+        assert not world.link.idle
+
+
+def test_a_post_that_was_cut_goes_out_again_whole() -> None:
+    payload = os.urandom(10_000_000)
+    with conversing() as (world, wire):
+        world.link.post(payload)
+        world.link.post(b"after")
+        wire.frame()
+        wire.close()
+        world.until(lambda: world.listener.drops, "the drop")
+        again = world.accept()
+        assert again.message() == payload
+        assert again.message() == b"after"
+
+
+def test_a_source_is_closed_once_it_is_sent_or_cleared() -> None:
+    class Source:
+        size = 300_000
+        closed = 0
+
+        def read(self, offset: int, length: int) -> bytes:
+            return b"s" * length
+
+        def close(self) -> None:
+            self.closed += 1
+
+    sent, cleared, closed = Source(), Source(), Source()
+    with conversing() as (world, wire):
+        world.link.post(b"", sent)
+        assert wire.message() == b"s" * 300_000
+        wire.close()
+        world.until(lambda: world.listener.drops, "the drop")
+        world.link.post(b"", cleared)
+        world.link.clear()
+        assert cleared.closed == 1
+        world.link.close()
+        world.link.post(b"", closed)
+        assert closed.closed == 1
+    assert sent.closed == 1
+
+
+def test_clear_forgets_what_was_not_begun() -> None:
+    with conversing() as (world, wire):
+        wire.close()
+        world.until(lambda: world.listener.drops, "the drop")
+        world.link.post(b"of an old task")
+        world.link.clear()
+        again = world.accept()
+        again.send(frame(TEXT, b"new"))
+        world.link.post(b"new")
+        assert again.message() == b"new"
+
+
+# ---- coming back
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1009, 1011, 1013, 3000])
+def test_a_close_is_answered_and_the_next_connection_made(code: int) -> None:
+    with conversing() as (world, wire):
+        wire.send(frame(CLOSE, struct.pack("!H", code) + b"why"))
+        assert wire.frame()[2][:2] == struct.pack("!H", code)
+        world.until(wire.has_ended, "the end of the connection")
+        assert str(code) in world.listener.drops[0]
+        assert "why" in world.listener.drops[0]
+        world.accept()
+
+
+def test_the_first_socket_is_closed_before_the_second_is_opened() -> None:
+    with conversing() as (world, wire):
+        for _ in range(20):
+            wire.send(frame(CLOSE, struct.pack("!H", 1001)))
+            again = world.accept()
+            assert wire.has_ended()
+            again.send(frame(TEXT, b"hello"))
+            world.turn()
+            wire = again
+
+
+def test_refused_connections_are_tried_again_with_growing_bounded_pauses_for_ever() -> None:
+    world = World()
+    try:
+        world.refuse()
+        world.link.open()
+        pauses = []
+        for number in range(1, 40):
+            world.until(lambda n=number: len(world.listener.unreachable) >= n, "a try")  # type: ignore[misc]
+            waited = 0.0
+            while world.link.state is State.BACKOFF:
+                world.pass_time(0.005)
+                waited += 0.005
+                assert waited < 5, "it does not try any more"
+            pauses.append(waited)
+        assert sum(pauses[:4]) <= 0.2
+        assert max(pauses) <= 1.25
+        assert min(pauses[-20:]) >= 0.75
+        assert set(world.listener.unreachable) == {"connection refused"}
+    finally:
+        world.close()
+
+
+def test_the_connect_timeout_is_told_once_and_ends_it() -> None:
+    world = World(connect_timeout_s=3.0)
+    try:
+        world.refuse()
+        world.link.open()
+        began = world.clock.now
+
+        def given_up() -> bool:
+            world.clock.now += 0.01
+            return bool(world.listener.given_up)
+
+        world.until(given_up, "the end of trying")
+        assert world.listener.given_up == ["connection refused"]
+        assert world.clock.now - began >= 3.0
+        assert world.link.state is State.CLOSED
+    finally:
+        world.close()
+
+
+def test_a_refusal_with_4001_is_not_asked_again_so_soon() -> None:
+    with connected() as (world, wire):
+        wire.send(frame(CLOSE, struct.pack("!H", 4001)))
+        world.until(lambda: world.listener.drops, "the drop")
+        world.pass_time(links.REFUSED_S * 0.7)
+        assert world.nobody_knocks()
+        world.pass_time(links.REFUSED_S)
+        world.accept()
+
+
+def test_close_says_1000_and_that_was_all() -> None:
+    with conversing() as (world, wire):
+        world.link.post(b"last word")
+        world.link.close()
+        assert wire.message() == b"last word"
+        assert wire.frame() == (CLOSE, True, struct.pack("!H", 1000))
+        world.until(wire.has_ended, "the end of the connection")
+        world.pass_time(10)
+        assert world.nobody_knocks()
+
+
+def test_close_while_connecting_leaves_no_socket() -> None:
+    world = World()
+    try:
+        world.link.open()
+        wire = world.accept_raw()
+        world.link.close()
+        wire.sock.sendall(b"HTTP/1.1 503 no\r\n\r\n")
+        world.until(wire.has_ended, "the end of the connection")
+    finally:
+        world.close()
+
+
+def test_the_memory_kept_for_large_messages_is_given_back() -> None:
+    with conversing() as (world, wire):
+        wire.send(frame(TEXT, b"x" * 3_000_000))
+        world.until(lambda: world.listener.messages, "the message")
+        assert _memfds() > 0
+        world.pass_time(links.KEEP_BLOB_S + 0.1)
+        assert _memfds() == 0
+
+
+def _memfds() -> int:
+    count = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            count += "memfd:hkrunner" in os.readlink(f"/proc/self/fd/{name}")
+    return count
