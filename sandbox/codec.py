@@ -13,6 +13,8 @@ What a result may hold beyond the types of the encoding is converted where there
     bytes                                              base64 text under json; as they are otherwise
     NaN, Infinity                                      null under json; as they are otherwise
     int keys                                           text
+    int                                                as it is; HKube's worker, being JavaScript, rounds
+                                                       above 2**53 under json and msgpack
 
 Anything else is a ResultInvalid that names the place: `result['a'][3]: Foo`. Python 3.8 and newer.
 """
@@ -107,7 +109,7 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
     if isinstance(value, enum.Enum):
         return plain(value.value, encoding, place, depth + 1)
     if isinstance(value, int) and type(value).__module__ != "numpy":
-        return _whole(int(value), place)
+        return _whole(int(value), encoding, place)
     if isinstance(value, float):
         return None if encoding == "json" and not math.isfinite(value) else float(value)
     if isinstance(value, str):
@@ -163,10 +165,11 @@ def _text(value: str, encoding: str, place: str) -> str:
     return value
 
 
-def _whole(value: int, place: str) -> int:
-    if not -(2**63) <= value < 2**64:
+def _whole(value: int, encoding: str, place: str) -> int:
+    most = 2**63 if encoding == "bson" else 2**64
+    if encoding != "json" and not -(2**63) <= value < most:
         raise ResultInvalid(
-            f"{_short(place)}: int of {value.bit_length()} bits; HKube carries 64: return it as text"
+            f"{_short(place)}: int of {value.bit_length()} bits, {encoding} carries 64: return it as text"
         )
     return value
 
