@@ -31,7 +31,7 @@ import sys
 import threading
 from typing import Any, Callable, Dict, FrozenSet, List, NoReturn, Optional, Tuple
 
-from . import codec, failure
+from . import codec, failure, records
 from . import entry as entries
 from .api import Api
 from .channel import (
@@ -109,6 +109,10 @@ class Channel:
             except OSError:
                 _leave_without_channel()
 
+    def renew_lock(self) -> None:
+        """In a forked process: see Child._renew_locks."""
+        self._lock = threading.Lock()
+
     def _send(self, kind: Kind, task: int, body: bytes, keep: bool) -> None:
         if len(body) <= INLINE_MAX:
             self._socket.sendall(encode(kind, task, body))
@@ -159,6 +163,7 @@ def _leave_without_channel() -> NoReturn:
 
 
 def _flush() -> None:
+    records.drain()
     for stream in (sys.stdout, sys.stderr):
         # A user may have closed or replaced them with anything.
         with contextlib.suppress(Exception):
@@ -194,6 +199,8 @@ class Child:
     def run(self, bare: FrozenSet[str]) -> NoReturn:
         """Load the entry, serve, and end as the user's exit() and the interpreter end."""
         self._restore_environment()
+        records.watch()
+        os.register_at_fork(after_in_child=self._renew_locks)
         threading.Thread(target=self._listen, name="hkrunner-control", daemon=True).start()
         self._load(bare)
         while True:
@@ -203,6 +210,13 @@ class Child:
             if frame.kind == Kind.INIT:
                 self._serve(frame)
         self._say_goodbye()
+
+    def _renew_locks(self) -> None:
+        """In a process that the user's code has forked: nobody is left to release what was held just then."""
+        self._channel.renew_lock()
+        self._state = threading.Lock()
+        if self._api is not None:
+            self._api._lock = threading.Lock()
 
     def _restore_environment(self) -> None:
         # It was withheld so that our own imports could not find files of the user's.
