@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ..boards.store import Store
@@ -53,7 +54,7 @@ def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output
     # All inputs are checked before the first task runs.
     inputs = list(read_inputs(settings.inputs, settings.tasks, settings.cwd))
     one = LocalRun(loop, settings, where, output, store, iter(inputs))
-    _obey_signals(loop, one.supervisor)
+    obey_signals(loop, one.interrupt)
     try:
         one.begin()
         loop.run()
@@ -75,17 +76,17 @@ def _serve(loop: Loop, settings: Settings, where: Location, output: Output, stor
 
     hooks = Hooks(on_load_failed=load_failed, on_given_up=given_up)
     supervisor = Supervisor(loop, settings, where, output, store, hooks)
-    _obey_signals(loop, supervisor)
+    obey_signals(loop, supervisor.shutdown)
     supervisor.preload()
     supervisor.connect(settings.url)
     loop.run()
     return supervisor.exit_status
 
 
-def _obey_signals(loop: Loop, supervisor: Supervisor) -> None:
+def obey_signals(loop: Loop, shutdown: Callable[[int], None]) -> None:
     """The first one ends in order, the second kills at once."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.on_signal(number, lambda number=number: supervisor.shutdown(128 + number))  # type: ignore[misc]
+        loop.on_signal(number, lambda number=number: shutdown(128 + number))  # type: ignore[misc]
 
 
 def _fill_standard_streams() -> None:

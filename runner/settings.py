@@ -202,6 +202,30 @@ OPTIONS: tuple[Option, ...] = (
         group="Local run",
     ),
     Option(
+        "algorithm",
+        ("--algorithm",),
+        "Another algorithm that the code API may start, by the name it is asked for with; repeatable.",
+        kind="many",
+        metavar="NAME=FILE",
+        group="Local run",
+    ),
+    Option(
+        "pipeline",
+        ("--pipeline",),
+        "A stored pipeline that the code API may start: a file of JSON or YAML; repeatable.",
+        kind="many",
+        metavar="NAME=FILE",
+        group="Local run",
+    ),
+    Option(
+        "datasource",
+        ("--datasource",),
+        "A data source that the code API may ask for: a folder, its name is the dataSourceId; repeatable.",
+        kind="many",
+        metavar="NAME=DIR",
+        group="Local run",
+    ),
+    Option(
         "url",
         ("--url",),
         f"The worker.  [default: WORKER_SOCKET_PROTOCOL/HOST/PORT, else {DEFAULT_URL}]",
@@ -312,6 +336,9 @@ class Settings:
     end_children: bool = False
     api_errors: str = "raise"
     redirect_logs: bool = False
+    algorithms: Mapping[str, str] = field(default_factory=dict)  #: name -> file, as written
+    pipelines: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -347,6 +374,9 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         end_children=bool(values.get("end_children")),
         api_errors=values.get("api_errors") or "raise",
         redirect_logs=bool(values.get("redirect_logs")),
+        algorithms=_named(values, "algorithm", "FILE"),
+        pipelines=_named(values, "pipeline", "FILE"),
+        sources=_named(values, "datasource", "DIR"),
     )
 
 
@@ -429,6 +459,18 @@ def _variables(pairs: tuple[str, ...]) -> dict[str, str]:
         if not equals or not name:
             raise SettingsError(f"--env wants NAME=VALUE, not {pair!r}")
         found[name] = value
+    return found
+
+
+def _named(values: Mapping[str, Any], name: str, what: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in values.get(name) or ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not value:
+            raise SettingsError(f"--{name} wants NAME={what}, not {pair!r}")
+        if key in found:
+            raise SettingsError(f"--{name}: {key} is given twice")
+        found[key] = value
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from ...boards.store import Store, local_job_id
 from ...sandbox.codec import json_text
@@ -21,6 +22,8 @@ from ..output import Output
 from ..result import Result
 from ..settings import Settings, worker_url
 from ..supervisor import Hooks, Supervisor
+from .algorithms import keep_spans
+from .given import algorithms_of
 from .worker import Answer, LocalTask, LocalWorker
 
 #: What waits for a slow reader of stdout before the next task is held back, in bytes.
@@ -52,9 +55,19 @@ class LocalRun:
             on_result=self._keep,
             on_loaded=self._loaded,
             on_load_failed=self._load_failed,
+            on_finished=self._finished,
         )
         self.supervisor = Supervisor(loop, settings, where, output, store, hooks)
-        self._worker = LocalWorker(loop, on_answer=self._answered, on_problem=self._problem)
+        self._loop = loop
+        #: What the code API may start; its processes end with the run.
+        self._others = algorithms_of(loop, settings, output, self._problem)
+        self._worker = LocalWorker(
+            loop,
+            on_answer=self._answered,
+            on_problem=self._problem,
+            on_progress=self._progressed,
+            offer=self._others.offer,
+        )
         self._connected = False
 
     def begin(self) -> None:
@@ -62,9 +75,17 @@ class LocalRun:
         self._port = self._worker.listen()
         self.supervisor.preload()
 
+    def interrupt(self, status: int) -> None:
+        """End in order with this status; the second call kills."""
+        self.supervisor.shutdown(status)
+        self._others.shutdown()
+
     def close(self) -> None:
         """Close the worker."""
         self._worker.close()
+
+    def _finished(self) -> None:
+        self._others.when_gone(self._loop.stop)
 
     def _loaded(self) -> None:
         if not self._connected:
@@ -113,6 +134,7 @@ class LocalRun:
     def _answered(self, answer: Answer) -> None:
         result = self._results.get(answer.task.task)
         if result is not None:
+            keep_spans(result.folder, answer)
             if result.output is None and result.status == "succeed":
                 # It did not travel as JSON: as JSON it is what the worker has decoded.
                 result.output = json_text(answer.message.get("data"))
@@ -136,6 +158,11 @@ class LocalRun:
             self._output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{_used(result)}{place}")
         for problem in result.problems:
             self._output.warn(f"  {problem}")
+
+    def _progressed(self, task: LocalTask, data: Any) -> None:
+        told = data if isinstance(data, dict) else {}
+        details = f" · {told['details']}" if told.get("details") is not None else ""
+        self._output.debug(f"  {task.task}: {told.get('progress')} %{details}")
 
     def _shown(self, folder: str) -> str:
         short = os.path.relpath(folder, self._settings.cwd)

@@ -1,0 +1,263 @@
+"""The other algorithms of a local run: each task in a sandbox of its own, served as any task is.
+
+    Calls.start -> Algorithms -> Station: Session <-in this process-> Supervisor -> child
+
+A station is one process of one algorithm. It serves one task after the other, by the same supervisor, the
+same limits, the same words as the algorithm of the run itself; only the wire between the worker's side and
+ours is a few lines instead of a WebSocket. Stations that are free are kept for the next task, as HKube keeps
+its workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ...boards.files import replace_file, to_json
+from ...boards.store import Store
+from ...sandbox.channel import INLINE_MAX
+from ...sandbox.entry import Location
+from ..current import BlobSource
+from ..link import Blob, Message
+from ..loop import Loop
+from ..output import Output
+from ..result import Result
+from ..settings import Settings
+from ..supervisor import Hooks, Supervisor
+from .calls import AT_A_TIME, Offer
+from .session import Ears, Session
+from .tasks import Answer, LocalTask
+
+
+class Algorithms:
+    """Hands tasks to stations; made with the code of each algorithm by its name."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        output: Output,
+        locations: Mapping[str, Location],
+        on_problem: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._settings = replace(settings, encoding="json", local=True, spare=False, redirect_logs=False)
+        self._output = Aside(output)
+        self._locations = locations
+        self._on_problem = on_problem
+        self._free: dict[str, list[Station]] = {name: [] for name in locations}
+        self._all: set[Station] = set()
+        self._on_empty: Callable[[], None] | None = None
+        self._closing = False
+        #: What the tasks of these algorithms may ask for in their turn.
+        self.offer = Offer(algorithms=self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._locations
+
+    def start(self, task: LocalTask, on_end: Callable[[Answer], None]) -> Run:
+        """Hand the task to a free station of its algorithm, or a new one."""
+        free = self._free[task.algorithm]
+        station = free.pop() if free else self._new_station(task.algorithm)
+        return Run(station, station.begin(task, on_end))
+
+    def _new_station(self, name: str) -> Station:
+        where = self._locations[name]
+        settings = replace(self._settings, entry=where.file or where.module, path=None)
+        store = Store(Path(settings.state_dir)) if settings.state_dir is not None else None
+        station = Station(self._loop, settings, where, self._output, store, self.offer, self._on_problem)
+        station.on_free = lambda: self._freed(name, station)
+        station.on_gone = lambda: self._gone(name, station)
+        self._all.add(station)
+        return station
+
+    def _freed(self, name: str, station: Station) -> None:
+        if self._closing:
+            return
+        if len(self._free[name]) < AT_A_TIME:
+            self._free[name].append(station)
+        else:
+            station.shutdown()
+
+    def _gone(self, name: str, station: Station) -> None:
+        self._all.discard(station)
+        if station in self._free[name]:
+            self._free[name].remove(station)
+        if not self._all and self._on_empty is not None:
+            on_empty, self._on_empty = self._on_empty, None
+            on_empty()
+
+    def shutdown(self) -> None:
+        """End all of them in order; the second call kills."""
+        self._closing = True
+        for station in list(self._all):
+            station.shutdown()
+
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        """End what there is, and call back when nothing is left."""
+        if not self._closing:
+            self.shutdown()
+        if self._all:
+            self._on_empty = callback
+        else:
+            callback()
+
+
+class Run:
+    """One task at a station; the station may have gone on to another one."""
+
+    def __init__(self, station: Station, number: int) -> None:
+        self._station = station
+        self._number = number
+
+    def stop(self) -> None:
+        """Have it stopped, if it still runs."""
+        self._station.stop(self._number)
+
+
+class Station:
+    """One process of an algorithm, with the worker's side and ours of its connection."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        where: Location,
+        output: Output,
+        store: Store | None,
+        offer: Offer,
+        on_problem: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._output = output
+        self._number = 0
+        self._on_end: Callable[[Answer], None] = lambda answer: None
+        self._folder: str | None = None
+        self.on_free: Callable[[], None] = lambda: None
+        self.on_gone: Callable[[], None] = lambda: None
+        hooks = Hooks(on_result=self._keep, on_finished=self._finished)
+        supervisor = Supervisor(loop, settings, where, output, store, hooks)
+        self._supervisor = supervisor
+        self._line = InProcess(loop, supervisor)
+        ears = Ears(self._answered, lambda text: on_problem(f"{where.shown}: {text}"))
+        self._session = Session(loop, self._line, offer, ears)
+        self._line.on_post = self._session.hear
+        supervisor.attach(self._line)
+
+    def begin(self, task: LocalTask, on_end: Callable[[Answer], None]) -> int:
+        """Hand the task out; returns what stop() knows it by."""
+        self._number += 1
+        self._on_end = on_end
+        self._output.debug(f"▶ {task.task}: {task.algorithm}")
+        self._session.begin(task)
+        return self._number
+
+    def stop(self, number: int) -> None:
+        """Have that task stopped: the user's stop(), the grace, the kill."""
+        if number == self._number:
+            self._session.stop(at_once=True)
+
+    def shutdown(self) -> None:
+        """End the process in order; the second call kills."""
+        self._supervisor.shutdown(0)
+
+    def _keep(self, result: Result) -> None:
+        self._folder = result.folder
+
+    def _answered(self, answer: Answer) -> None:
+        keep_spans(self._folder, answer)
+        self._output.debug(f"  {answer.task.task}: {answer.command}")
+        on_end, self._on_end = self._on_end, lambda answer: None
+        self.on_free()
+        on_end(answer)
+
+    def _finished(self) -> None:
+        self._line.close()
+        self._session.close()
+        self.on_gone()
+
+
+class InProcess:
+    """The wire between a session and a supervisor of this process, in order, never at once."""
+
+    encoding = "json"
+    url = "this process"
+
+    def __init__(self, loop: Loop, supervisor: Supervisor) -> None:
+        self._loop = loop
+        self._supervisor = supervisor
+        self._closed = False
+        self.on_relieved: Callable[[], None] | None = None
+        self.on_post: Callable[[bytes], None] = lambda data: None
+
+    def send(self, data: bytes) -> None:
+        """The worker's side says something."""
+        self._loop.after(
+            0, lambda: None if self._closed else self._supervisor.on_link_message(_message(data))
+        )
+
+    def post(self, data: bytes, source: BlobSource | None = None, *, final: bool = False) -> None:
+        """Our side says something."""
+        if source is not None:
+            data = source.read(0, source.size)
+            source.close()
+        self._loop.after(0, lambda: None if self._closed else self.on_post(data))
+
+    @property
+    def is_open(self) -> bool:
+        """It is not closed."""
+        return not self._closed
+
+    @property
+    def congested(self) -> bool:
+        """Nothing waits here."""
+        return False
+
+    def clear(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        """What was said and not heard yet, is not heard any more."""
+        self._closed = True
+
+
+class Aside(Output):
+    """The output for what runs beside the algorithm of the run: what it prints, and what goes wrong."""
+
+    def __init__(self, output: Output) -> None:
+        self._to = output
+
+    def user(self, stream: str, data: bytes) -> None:
+        """Bytes an algorithm has printed, as they are."""
+        self._to.user(stream, data)
+
+    def say(self, text: str) -> None:
+        """A line for --verbose."""
+        self._to.debug(text)
+
+    def warn(self, text: str) -> None:
+        """A line that is needed."""
+        self._to.warn(text)
+
+    def debug(self, text: str) -> None:
+        """A line for --verbose."""
+        self._to.debug(text)
+
+
+def keep_spans(folder: str | None, answer: Answer) -> None:
+    """Put the task's spans into its folder, if it has any."""
+    if folder is not None and answer.spans:
+        # A disk that is full has been told of by the record itself.
+        with contextlib.suppress(OSError):
+            replace_file(f"{folder}/spans.json", to_json({"spans": answer.spans}))
+
+
+def _message(data: bytes) -> Message:
+    if len(data) <= INLINE_MAX:
+        return Message(data)
+    blob = Blob(len(data))
+    blob.map[:] = data
+    blob.size = len(data)
+    return Message(b"", blob)

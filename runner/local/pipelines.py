@@ -1,0 +1,352 @@
+"""Sub-pipelines of a local run: what a descriptor means. No I/O; flow.py runs it.
+
+A small subset of HKube's pipelines, each part as HKube's own driver does it (PROTOCOL 9): nodes of the kind
+`algorithm`; `@flowInput…`, `@node…` and their batch forms `#@…` and `#[…]`; indexed and cartesian batches;
+batch tolerance. What is not served is one sentence that names it. A task that failed is not tried again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+BATCH_TOLERANCE = 80
+_NAME = re.compile(r"[:\-_.A-Za-z0-9]+")
+_RANGE = re.compile(r"(-?\d+)\.\.\.(-?\d+)")
+_NOT_SERVED = "is not served by hkrunner's local worker"
+_NODE_KEYS = {"ttl", "stateType", "spec", "minStatelessCount", "maxStatelessCount"}
+_OPTIONS = {"batchTolerance", "progressVerbosityLevel", "concurrentPipelines"}
+
+
+class PipelineError(Exception):
+    """The descriptor cannot be run; the text is the api-server's where it has one."""
+
+
+class _Missing:
+    """JavaScript's undefined: null on the wire, left out of a result."""
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Any = _Missing()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """`@name.path`, or with a # before it."""
+
+    name: str
+    path: tuple[str, ...]
+    batch: bool
+
+    @property
+    def text(self) -> str:
+        return ".".join((self.name, *self.path))
+
+
+@dataclass(frozen=True)
+class Node:
+    """One algorithm of a pipeline; `inputs` has References, and lists for `#[…]`, in place of their text."""
+
+    name: str
+    algorithm: str
+    inputs: tuple[Any, ...]
+    cartesian: bool
+    in_results: bool
+    parents: tuple[str, ...]
+
+    @property
+    def is_batch(self) -> bool:
+        return any(_is_batch(one) for one in self.inputs)
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """`#[…]`: a batch that is written down."""
+
+    items: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A descriptor that can be run."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    flow_input: dict[str, Any]
+    batch_tolerance: float
+
+    @property
+    def in_results(self) -> list[Node]:
+        """The nodes whose results are the pipeline's: those without children, and those that say so."""
+        used = {parent for node in self.nodes for parent in node.parents}
+        return [node for node in self.nodes if node.in_results or node.name not in used]
+
+
+def read(raw: Mapping[str, Any]) -> Pipeline:
+    """Return the pipeline; raises PipelineError: the api-server's text, or ours for what is not served."""
+    name = raw.get("name")
+    if "name" not in raw:
+        raise PipelineError("data should have required property 'name'")
+    if not isinstance(name, str):
+        raise PipelineError("data.name should be string")
+    if not _NAME.fullmatch(name):
+        raise PipelineError("pipeline name must contain only alphanumeric, dash, dot or underscore")
+    if (raw.get("kind") or "batch") != "batch":
+        raise PipelineError(f"a pipeline of kind {raw['kind']!r} {_NOT_SERVED}")
+    for key in ("webhooks", "triggers", "streaming", "edges"):
+        if raw.get(key):
+            raise PipelineError(f"{key!r} of a pipeline {_NOT_SERVED}")
+    flow_input = raw.get("flowInput") or {}
+    if not isinstance(flow_input, dict):
+        raise PipelineError("data.flowInput should be object,null")
+    nodes = _nodes(raw.get("nodes"), name)
+    _check_references(nodes, flow_input)
+    _check_cycles(nodes)
+    return Pipeline(name, nodes, flow_input, _tolerance(raw.get("options") or {}))
+
+
+def _tolerance(options: Any) -> float:
+    if not isinstance(options, dict):
+        raise PipelineError("data.options should be object")
+    for key in sorted(options.keys() - _OPTIONS):
+        raise PipelineError(f"the option {key!r} of a pipeline {_NOT_SERVED}")
+    value = options.get("batchTolerance", BATCH_TOLERANCE)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise PipelineError("data.options.batchTolerance should be integer")
+    if not 0 <= value <= 100:
+        bound = ">= 0" if value < 0 else "<= 100"
+        raise PipelineError(f"data.options.batchTolerance should be {bound}")
+    return value
+
+
+def _nodes(given: Any, pipeline: str) -> tuple[Node, ...]:
+    if given is not None and not isinstance(given, list):
+        raise PipelineError("data.nodes should be array")
+    if not given:
+        raise PipelineError("pipeline must have at least one node")
+    found: dict[str, Node] = {}
+    for index, raw in enumerate(given):
+        node = _node(raw, index, pipeline)
+        if node.name in found:
+            raise PipelineError(f'found duplicate node "{node.name}"')
+        found[node.name] = node
+    return tuple(found.values())
+
+
+def _node(raw: Any, index: int, pipeline: str) -> Node:
+    place = f"data.nodes[{index}]"
+    if not isinstance(raw, dict):
+        raise PipelineError(f"{place} should be object")
+    if "nodeName" not in raw:
+        raise PipelineError(f"{place} should have required property 'nodeName'")
+    name = raw["nodeName"]
+    if not isinstance(name, str):
+        raise PipelineError(f"{place}.nodeName should be string")
+    if name in ("flowInput", "dataSource"):
+        raise PipelineError(f'pipeline "{pipeline}" has invalid reserved name "{name}"')
+    if (raw.get("kind") or "algorithm") != "algorithm":
+        raise PipelineError(f'node "{name}": the kind {raw["kind"]!r} {_NOT_SERVED}')
+    for key in sorted(_NODE_KEYS & {key for key, value in raw.items() if value}):
+        raise PipelineError(f'node "{name}": {key!r} {_NOT_SERVED}')
+    algorithm = raw.get("algorithmName")
+    if not algorithm:
+        raise PipelineError("please provide algorithm name")
+    given = raw.get("input")
+    if given is not None and not isinstance(given, list):
+        raise PipelineError(f"{place}.input should be array")
+    operation = raw.get("batchOperation") or "indexed"
+    if operation not in ("indexed", "cartesian"):
+        raise PipelineError(f"{place}.batchOperation should be equal to one of the allowed values")
+    inputs = tuple(_parse(one, name, top=True) for one in given or [])
+    parents = dict.fromkeys(one.name for one in _references(inputs) if not _is_flow_input(one.name))
+    # The schema's includeInResult has no effect; the driver reads this spelling.
+    in_results = bool(raw.get("includeInResults"))
+    return Node(name, str(algorithm), inputs, operation == "cartesian", in_results, tuple(parents))
+
+
+def _parse(value: Any, node: str, *, top: bool) -> Any:
+    """Return the value with what its texts refer to in their place."""
+    if isinstance(value, list):
+        return [_parse(one, node, top=False) for one in value]
+    if isinstance(value, dict):
+        return {key: _parse(one, node, top=False) for key, one in value.items()}
+    if not isinstance(value, str):
+        return value
+    if value.startswith(("*@", "*#@")):
+        raise PipelineError(f'node "{node}": {value!r} (wait for any) {_NOT_SERVED}')
+    if value.startswith("$$"):
+        raise PipelineError(f'node "{node}": {value!r} begins with the reserved keyword $$')
+    batch = value.startswith(("#@", "#["))
+    if batch and not top:
+        raise PipelineError(f'node "{node}": a batch inside another value ({value!r}) {_NOT_SERVED}')
+    if value.startswith("#["):
+        return RawBatch(tuple(_written(value[1:])))
+    if not value.startswith(("@", "#@")):
+        return value
+    name, *path = value.partition("@")[2].split(".")
+    if name.startswith("dataSource"):
+        raise PipelineError(f'node "{node}": {value!r} (a data source) {_NOT_SERVED}')
+    return Reference(name, tuple(path), batch)
+
+
+def _written(text: str) -> Iterator[Any]:
+    """The items of `[a...b]` are whole numbers, those of `[a,b]` text: as HKube's parser has it."""
+    bare = re.sub(r"[\s\[\]]", "", text)
+    numbers = _RANGE.fullmatch(bare)
+    if numbers is not None:
+        yield from range(int(numbers[1]), int(numbers[2]) + 1)
+    else:
+        yield from bare.split(",")
+
+
+def _references(value: Any) -> Iterator[Reference]:
+    if isinstance(value, Reference):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _references(one)
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _references(one)
+
+
+def _is_batch(one: Any) -> bool:
+    return isinstance(one, RawBatch) or (isinstance(one, Reference) and one.batch)
+
+
+def _is_flow_input(name: str) -> bool:
+    return name.startswith("flowInput")  # HKube matches the beginning only
+
+
+def _check_references(nodes: tuple[Node, ...], flow_input: dict[str, Any]) -> None:
+    by_name = {node.name: node for node in nodes}
+    for node in nodes:
+        for one in _references(node.inputs):
+            if _is_flow_input(one.name):
+                if at(flow_input, one.path) is MISSING:
+                    raise PipelineError(f"unable to find flowInput.{'.'.join(one.path)}")
+            elif one.name not in by_name:
+                raise PipelineError(f'node "{node.name}" is depend on node "{one.name}" which is not exists')
+            elif one.path and by_name[one.name].is_batch:
+                raise PipelineError(
+                    f'node "{node.name}": a path inside the results of the batch node "{one.name}" '
+                    f"(@{one.text}) {_NOT_SERVED}"
+                )
+
+
+def _check_cycles(nodes: tuple[Node, ...]) -> None:
+    left = {node.name: set(node.parents) for node in nodes}
+    while left:
+        free = {name for name, parents in left.items() if not parents & left.keys()}
+        if not free:
+            raise PipelineError("cyclic nodes are not allowed on batch pipeline")
+        for name in free:
+            del left[name]
+
+
+# ---- values
+
+
+@dataclass
+class Outcome:
+    """What a node came to: one value, one item a task of a batch (None where it failed), or nothing."""
+
+    value: Any = MISSING
+    items: list[Any] | None = None  #: of a batch node: MISSING for a result that is undefined
+    failed: frozenset[int] = frozenset()
+    skipped: bool = False
+
+
+def at(value: Any, path: tuple[str, ...]) -> Any:
+    """Return what lies at the path, MISSING when there is nothing; numbers in it index arrays."""
+    for part in path:
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return MISSING
+    return value
+
+
+def inputs_of(node: Node, flow_input: dict[str, Any], done: Mapping[str, Outcome]) -> list[list[Any]] | None:
+    """Return the input of each of the node's tasks, one for a plain node; None: the node is skipped.
+
+    Raises PipelineError as the driver fails the pipeline.
+    """
+    if not node.is_batch:
+        return [[_plain(_resolve(one, flow_input, done)) for one in node.inputs]]
+    columns: list[list[Any]] = []
+    repeats: list[bool] = []
+    for one in node.inputs:
+        if not _is_batch(one):
+            # In a batch node the driver makes holes of these two literals.
+            columns.append([None if one in ([], {}) else _plain(_resolve(one, flow_input, done))])
+            repeats.append(True)
+            continue
+        items = list(one.items) if isinstance(one, RawBatch) else _items(one, flow_input, done)
+        if not items:
+            return None
+        columns.append([_plain(item) for item in items])
+        repeats.append(False)
+    if node.cartesian:
+        return [list(row) for row in itertools.product(*columns)]
+    length = max(len(items) for items, repeat in zip(columns, repeats, strict=True) if not repeat)
+    padded = [
+        items * length if repeat else items + [None] * (length - len(items))
+        for items, repeat in zip(columns, repeats, strict=True)
+    ]
+    return [list(row) for row in zip(*padded, strict=True)]
+
+
+def _items(one: Reference, flow_input: dict[str, Any], done: Mapping[str, Outcome]) -> list[Any]:
+    if not _is_flow_input(one.name):
+        outcome = done[one.name]
+        if outcome.skipped:
+            return []
+        if outcome.items is not None:
+            return [item for index, item in enumerate(outcome.items) if index not in outcome.failed]
+    value = _resolve(one, flow_input, done)
+    if value is MISSING:
+        raise PipelineError("Cannot read properties of null (reading 'size')")
+    return value if isinstance(value, list) else []
+
+
+def _resolve(value: Any, flow_input: dict[str, Any], done: Mapping[str, Outcome]) -> Any:
+    if isinstance(value, Reference):
+        if _is_flow_input(value.name):
+            return at(flow_input, value.path)
+        outcome = done[value.name]
+        if outcome.skipped:
+            return []
+        return outcome.items if outcome.items is not None else at(outcome.value, value.path)
+    if isinstance(value, list):
+        return [_resolve(one, flow_input, done) for one in value]
+    if isinstance(value, dict):
+        return {key: _resolve(one, flow_input, done) for key, one in value.items()}
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """undefined is null on the wire."""
+    if value is MISSING:
+        return None
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return value
+
+
+def tolerance_passed(failed: int, total: int, tolerance: float, error: str) -> str | None:
+    """Return the pipeline's error when this many of a batch failed; None while that is tolerated."""
+    percent = math.floor(failed / total * 100 + 0.5)  # as JavaScript rounds
+    if percent < tolerance:
+        return None
+    return f"{failed}/{total} ({percent}%) failed tasks, batch tolerance is {tolerance:g}%, error: {error}"

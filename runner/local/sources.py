@@ -1,0 +1,52 @@
+"""Data sources of a local run: folders, by the name given with --datasource."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+from collections.abc import Mapping
+from typing import Any
+
+#: A folder is listed between two events of the loop.
+FILES_MAX = 100_000
+
+
+class SourceError(Exception):
+    """There is no such data source; the text is the worker's (PROTOCOL 6.4)."""
+
+
+def find(sources: Mapping[str, str], wanted: Any) -> dict[str, Any]:
+    """Return {"name", "files"} of the source that {"dataSourceId": …} or {"snapshotId": …} names."""
+    asked = wanted if isinstance(wanted, dict) else {}
+    name = asked.get("dataSourceId") or asked.get("snapshotId")
+    if not name:
+        raise SourceError("unable to find matching data-source")
+    folder = sources.get(str(name))
+    if folder is None:
+        raise SourceError(f"could not find dataSource:{name}")
+    return {"id": str(name), "name": str(name), "files": _files(str(name), folder)}
+
+
+def _files(name: str, folder: str) -> list[dict[str, Any]]:
+    found = []
+    for place, folders, files in os.walk(folder, onerror=_unreadable):
+        folders[:] = sorted(one for one in folders if not one.startswith("."))  # .git, .dvc: not the data
+        for file in sorted(files):
+            path = os.path.join(place, file)
+            try:
+                size = os.stat(path).st_size
+            except OSError:
+                continue  # a link that leads nowhere, or removed meanwhile
+            kind = mimetypes.guess_type(file)[0] or "application/octet-stream"
+            found.append(
+                {"id": os.path.relpath(path, folder), "name": file, "path": path, "size": size, "type": kind}
+            )
+            if len(found) > FILES_MAX:
+                raise SourceError(
+                    f"dataSource {name} has more than {FILES_MAX:,} files; a local run lists no more"
+                )
+    return found
+
+
+def _unreadable(error: OSError) -> None:
+    raise SourceError(f"cannot read {error.filename}: {error.strerror}")
