@@ -130,8 +130,11 @@ class Current:
             at, cpu_cores=cores, memory_bytes=memory, limit_bytes=self.limit_bytes, processes=processes
         )
 
-    def close(self, status: str, failure: Failure | None, duration_s: float) -> Result:
-        """The task is over: everything about it is on disk when this returns."""
+    def close(self, status: str, failure: Failure | None, duration_s: float, *, with_output: bool) -> Result:
+        """The task is over: everything about it is on disk when this returns.
+
+        `with_output`: the result carries its own JSON, which may be large.
+        """
         assert self.ids is not None, "a task is opened before it is closed"
         self.release()
         if self.timeout is not None:
@@ -147,7 +150,7 @@ class Current:
             self.started_at,
             time.time(),
             duration_s,
-            output=self.output() if status == "succeed" else None,
+            output=self.output() if with_output and status == "succeed" else None,
             failure=failure,
             exit=self.exit,
             loaded=self.exit is None or self.exit.loaded,

@@ -658,7 +658,8 @@ class Supervisor:
             child.drain_output()
         if self._sign is not None:
             self._sign.cancel()
-        result = current.close(status, failure, self._loop.clock() - current.began)
+        duration_s = self._loop.clock() - current.began
+        result = current.close(status, failure, duration_s, with_output=self._settings.local)
         self._current = None
         self._served += 1
         if child is not None:
