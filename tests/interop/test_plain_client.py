@@ -94,6 +94,7 @@ def test_a_client_that_comes_back_gets_its_task_again() -> None:
 @pytest.mark.parametrize(
     ("mistake", "said"),
     [
+        ('{"command":"done","data":NaN}', "no json"),
         ("{", "no json"),
         ("null", "without a command"),
         ('{"command":"initialized"}', "unasked"),
