@@ -11,7 +11,6 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import unquote_to_bytes
 
 NAME_MAX_BYTES = 255
 # Control characters are encoded too: a name is printed on terminals.
@@ -46,6 +45,8 @@ def original_text(part: str) -> str:
         return ""
     if "%~" in part:
         return part
+    from urllib.parse import unquote_to_bytes  # 3 ms that writing a task need not spend
+
     return unquote_to_bytes(part).decode("utf-8", "surrogatepass") if "%" in part else part
 
 

@@ -26,10 +26,8 @@ import errno
 import fcntl
 import itertools
 import os
-import secrets
 import shutil
 import stat
-import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -58,7 +56,7 @@ class TaskIds:
 
 def local_job_id(now_s: float) -> str:
     """A job's name for local runs: when it began, and four random characters."""
-    return time.strftime("%Y%m%d-%H%M%S-", time.localtime(now_s)) + secrets.token_hex(2)
+    return time.strftime("%Y%m%d-%H%M%S-", time.localtime(now_s)) + os.urandom(2).hex()
 
 
 class Store:
@@ -395,6 +393,8 @@ class TaskRecord:
         if self.store.metrics_dir is not None:
             self._metrics_link = str(self.store.metrics_dir)
             return
+        import tempfile  # with random and hashlib behind it, for a case that hardly ever is
+
         try:
             self._metrics_dir = self._metrics_link = tempfile.mkdtemp(prefix="hkrunner-metrics-")
             self._temporary = True
