@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ class EventWriter:
         os.makedirs(self._folder, exist_ok=True)
         # Time first, in ten digits: TensorBoard reads a folder's files in the order of their names. Process
         # and counter last, so that two writers of one second never share a file.
-        name = f"events.out.tfevents.{int(at_s):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        name = f"events.out.tfevents.{int(at_s):010d}.{os.uname().nodename}.{os.getpid()}.{next(_numbers)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(f"{self._folder}/{name}", flags, 0o666)
         write_all(self._fd, _record(struct.pack("<Bd", 0x09, at_s) + _bytes_field(3, b"brain.Event:2")))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +28,8 @@ def safe_part(text: str, *, limit: int = NAME_MAX_BYTES) -> str:
         return "%2E" * len(text)
     part = text if _UNSAFE.search(text) is None else _UNSAFE.sub(_percent, text)
     if len(part) * 4 > limit and len(part.encode()) > limit:
+        import hashlib  # 5 ms, for OpenSSL
+
         mark = "%~" + hashlib.sha256(part.encode()).hexdigest()[:16]
         part = part.encode()[: limit - len(mark)].decode(errors="ignore") + mark
     return part
@@ -179,7 +179,7 @@ def _boot() -> str:
 
 @lru_cache(maxsize=1)
 def _host() -> str:
-    return socket.gethostname()
+    return os.uname().nodename
 
 
 _own: Identity | None = None

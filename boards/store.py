@@ -26,7 +26,6 @@ import errno
 import fcntl
 import itertools
 import os
-import shutil
 import stat
 import time
 from collections import deque
@@ -411,11 +410,10 @@ class TaskRecord:
             if left:
                 self._move_away(volume, left, link)
             os.symlink(volume, f"{run}/{VOLUME_LINK}")
-        except (OSError, shutil.Error) as error:
-            number = error.errno if isinstance(error, OSError) else None
+        except OSError as error:  # shutil.Error is one
             self.problems.append(
                 f"{volume} (ALGO_METRICS_DIR) could not be emptied for this task, files of earlier tasks may "
-                f"be uploaded again: {error.strerror if number else error}"
+                f"be uploaded again: {error.strerror or error}"
             )
 
     def _move_away(self, volume: str, left: list[str], link: str) -> None:
@@ -424,6 +422,8 @@ class TaskRecord:
         except OSError:  # no hkrunner of this state folder left them
             stamp = local_job_id(time.time())
             owner = self.store._claim_run(f"{self.store._root}/runs/earlier/found/{stamp}", "files")
+        import shutil  # with all its kinds of archives, for a move
+
         target = f"{owner}/{VOLUME_LINK}"
         if os.path.islink(target):
             os.unlink(target)
