@@ -51,10 +51,14 @@ class Limits(NamedTuple):
     #: "brake": an allocation beyond the limit fails; "rss": only touched memory counts.
     mem_mode: str = "brake"
     enforced: bool = True
+    #: (name of a limit, what set it) for those that no option of the command line has set.
+    origins: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the limits as an object for the pipe."""
-        return self._asdict()
+        """Return the limits as an object for the pipe: who keeps them need not know who set them."""
+        fields = self._asdict()
+        del fields["origins"]
+        return fields
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Limits:
@@ -62,7 +66,7 @@ class Limits(NamedTuple):
 
         Raises ValueError for a value that is no limit.
         """
-        known = {name: fields[name] for name in cls._fields if name in fields}
+        known = {name: fields[name] for name in cls._fields if name in fields and name != "origins"}
         for name, value in known.items():
             if name == "mem_mode":
                 right = value in MEM_MODES

@@ -67,7 +67,7 @@ class Exit:
     in all), `left` those that even SIGKILL did not end. `detail` says more of the cause in a few words.
     `peak_bytes` and `cpu_s` are of the whole tree over the child's whole life. `removed` is shared memory
     that the run left behind, `kept` what may be its but was not proven to be. `last_lines` is the end of
-    what it printed, `stack` what faulthandler wrote.
+    what it printed, `stack` what faulthandler wrote. `origins` is what set the limits, as in Limits.
     """
 
     cause: Cause
@@ -81,6 +81,7 @@ class Exit:
     peak_bytes: int = 0
     cpu_s: float = 0.0
     limit_bytes: int | None = None
+    origins: tuple[tuple[str, str], ...] = ()
     breach: Breach | None = None
     removed: tuple[tuple[str, int], ...] = ()
     kept: tuple[tuple[str, int], ...] = ()
@@ -158,21 +159,25 @@ def _what(exit: Exit, during: str) -> str:
         case Cause.PROCESSES:
             breach = exit.breach or Breach(0, 0)
             return (
-                f"{breach.used:.0f} processes of {breach.allowed:.0f} allowed (--pids)"
+                f"{breach.used:.0f} processes of {breach.allowed:.0f} allowed ({_by(exit, 'pids', '--pids')})"
                 f"{_after(breach)}; {_top(breach)}"
             )
         case Cause.CPU_TIME:
             breach = exit.breach or Breach(0, 0)
             used_s, allowed_s = f"{breach.used:.1f}", f"{breach.allowed:g}"
-            return f"used {used_s} of {allowed_s} s CPU time allowed (--cpu-time){_after(breach)}"
+            by = _by(exit, "cpu_time_s", "--cpu-time")
+            return f"used {used_s} of {allowed_s} s CPU time allowed ({by}){_after(breach)}"
         case Cause.DISK:
             breach = exit.breach or Breach(0, 0)
             used, allowed = format_bytes(breach.used), format_bytes(breach.allowed)
-            return f"wrote {used} of {allowed} allowed (--disk){_after(breach)}; write less, or raise --disk"
+            by = _by(exit, "disk_bytes", "--disk")
+            return f"wrote {used} of {allowed} allowed ({by}){_after(breach)}; write less, or raise --disk"
         case Cause.TASK_TIMEOUT:
-            return f"the task took longer than {exit.detail} (--timeout) and was killed"
+            by = _by(exit, "task_timeout_s", "--timeout")
+            return f"the task took longer than {exit.detail} ({by}) and was killed"
         case Cause.START_TIMEOUT:
-            return f"loading the code took longer than {exit.detail} (--start-timeout)"
+            by = _by(exit, "start_timeout_s", "--start-timeout")
+            return f"loading the code took longer than {exit.detail} ({by})"
         case Cause.HOST_OOM:
             limit = f" of {format_bytes(exit.limit_bytes)} allowed" if exit.limit_bytes else ""
             return (
@@ -197,7 +202,7 @@ def _what(exit: Exit, during: str) -> str:
 
 def _memory(exit: Exit, breach: Breach) -> str:
     used, allowed = format_bytes(breach.used), format_bytes(breach.allowed)
-    text = f"used {used} of {allowed} allowed (--mem){_after(breach)}"
+    text = f"used {used} of {allowed} allowed ({_by(exit, 'memory_bytes', '--mem')}){_after(breach)}"
     if exit.cause is Cause.SHARED_MEMORY and breach.objects:
         named = ", ".join(f"{name} {format_bytes(size)}" for name, size in breach.objects[:3])
         shared = sum(size for _, size in breach.objects)
@@ -206,6 +211,11 @@ def _memory(exit: Exit, breach: Breach) -> str:
         text += f"; {_top(breach)}"
     wanted = suggest_memory(int(max(breach.used, breach.allowed)))
     return f"{text}. Try --mem {wanted}, or --no-limits to see what it needs"
+
+
+def _by(exit: Exit, limit: str, option: str) -> str:
+    """Return what has set this limit: the option, unless another is known."""
+    return dict(exit.origins).get(limit, option)
 
 
 def _after(breach: Breach) -> str:

@@ -407,6 +407,7 @@ class Child:
             peak_bytes=max(account.get("peak", 0), body["max_rss_bytes"]),
             cpu_s=account.get("cpu_s", 0.0),
             limit_bytes=self._limits.memory_bytes if self._limits.enforced else None,
+            origins=self._limits.origins,
             breach=breach,
             removed=tuple((str(one[1]), int(one[2])) for one in account.get("removed", ())),
             kept=tuple((str(one[1]), int(one[2])) for one in account.get("kept", ())),
