@@ -1,7 +1,8 @@
-"""From Settings to an exit status: locate the code, choose local run or serving, run the loop."""
+"""From Settings to an exit status: prepare the code, choose local run or serving, run the loop."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -9,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..boards.store import Store
-from ..sandbox.entry import EntryError, Location, locate
-from .errors import EntryNotFound
+from ..sandbox.entry import Location
 from .loop import Loop
 from .messages import Failure
 from .output import Output
+from .prepare import prepare
 from .settings import Settings
 from .supervisor import Hooks, Supervisor
 
@@ -21,10 +22,12 @@ from .supervisor import Hooks, Supervisor
 def run(settings: Settings) -> int:
     """Do what was asked; return the exit status. Raises HkrunnerError before anything is started."""
     _fill_standard_streams()
-    try:
-        where = locate(settings.entry, settings.path, settings.cwd)
-    except EntryError as error:
-        raise EntryNotFound(f"{error.code}: {error}") from None
+    with contextlib.ExitStack() as stack:
+        settings, where = prepare(settings, os.environ, stack)
+        return _run(settings, where)
+
+
+def _run(settings: Settings, where: Location) -> int:
     loop = Loop()
     output = Output(
         loop,
@@ -38,6 +41,8 @@ def run(settings: Settings) -> int:
         # Set for us: the volume a cluster shares between us and HKube's worker.
         shared = os.environ.get("ALGO_METRICS_DIR")
         store = Store(Path(settings.state_dir), metrics_dir=Path(shared) if shared else None)
+    for note in settings.notes:
+        output.warn(f"◌ {note}")
     try:
         if settings.local:
             return _run_locally(loop, settings, where, output, store)

@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from ..sandbox.limits import (
@@ -19,6 +19,9 @@ from ..sandbox.limits import (
     parse_memory,
 )
 from .errors import SettingsError
+
+if TYPE_CHECKING:
+    from .descriptor import Descriptor
 
 DEFAULT_URL = "ws://localhost:3000"
 ENCODINGS = ("json", "bson", "msgpack")
@@ -43,7 +46,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "entry",
         ("-e", "--entry"),
-        "The code: a file, file.py:function, a folder, or a dotted module.  [default: main.py]",
+        "The code: a file, file.py:function, a folder, or a dotted module.  [default: the descriptor's entry"
+        " point, else main.py]",
         ("HKRUNNER_ENTRY", "ALGORITHM_ENTRY_POINT"),
         metavar="FILE",
     ),
@@ -53,6 +57,22 @@ OPTIONS: tuple[Option, ...] = (
         "Folder of the code: first on sys.path, and its working folder.  [default: the folder of the entry]",
         ("ALGORITHM_PATH",),
         metavar="DIR",
+    ),
+    Option(
+        "file",
+        ("-f", "--file"),
+        "The algorithm's descriptor, as hkubectl reads it: code, entry point, limits, variables.  [default:"
+        " algorithm.yml, .yaml or .json beside the code]",
+        ("HKRUNNER_FILE",),
+        metavar="FILE",
+    ),
+    Option(
+        "python",
+        ("--python",),
+        "The Python that the code runs in, 3.8 or newer: a path, a virtual environment's folder, or a name on"
+        " PATH; nothing of hkrunner need be installed there.  [default: hkrunner's own]",
+        ("HKRUNNER_PYTHON",),
+        metavar="PYTHON",
     ),
     Option(
         "env",
@@ -94,6 +114,22 @@ OPTIONS: tuple[Option, ...] = (
         default="brake",
         kind="choice",
         choices=("brake", "rss"),
+        group="Limits",
+    ),
+    Option(
+        "gpu",
+        ("--gpu",),
+        "GPUs of NVIDIA's that the algorithm gets to see, free ones: CUDA_VISIBLE_DEVICES.",
+        ("HKRUNNER_GPU",),
+        metavar="N",
+        group="Limits",
+    ),
+    Option(
+        "no_gpu",
+        ("--no-gpu",),
+        "Show it none, whatever is asked for.",
+        kind="flag",
+        default=False,
         group="Limits",
     ),
     Option(
@@ -330,7 +366,13 @@ class Settings:
     python: str = sys.executable
     child_env: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = NO_LIMITS
-    limits_from: str = ""  #: where a memory limit comes from that nobody wrote down; "" otherwise
+    limits_from: str = ""  #: where limits come from that no option or variable named; "" otherwise
+    descriptor: Descriptor | None = None
+    file_given: bool = False  #: the descriptor was named, not found
+    gpus: int = 0
+    gpus_from: str = "--gpu"
+    no_gpu: bool = False
+    notes: tuple[str, ...] = ()  #: what the user is told before anything begins
     spare: bool = False
     recycle_after: int | None = None
     end_children: bool = False
@@ -340,6 +382,11 @@ class Settings:
     pipelines: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str | None:
+        """What the descriptor calls the algorithm."""
+        return None if self.descriptor is None else self.descriptor.name
+
 
 def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     """Return the settings for these option values; raises SettingsError with one sentence."""
@@ -348,7 +395,10 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
     inputs = tuple(values.get("input") or ())
     tasks = values.get("tasks")
     assert grace_s is not None, "--grace has a default"
-    limits, limits_from = limits_of(values)
+    descriptor = _descriptor(values)
+    limits, limits_from = limits_of(values, environ, descriptor)
+    gpus, gpus_from = _gpus(values, descriptor)
+    child_env = _variables(values.get("env") or ())
     return Settings(
         entry=values.get("entry"),
         path=values.get("path"),
@@ -366,9 +416,18 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         local=bool(inputs) or tasks is not None,
         inputs=inputs,
         tasks=tasks,
-        child_env=_variables(values.get("env") or ()),
+        python=values.get("python") or sys.executable,
+        # What the file says is the algorithm's own environment and goes before the shell's, as in the
+        # cluster, where it goes before the image's.
+        child_env=child_env if descriptor is None else {**descriptor.variables, **child_env},
         limits=limits,
         limits_from=limits_from,
+        descriptor=descriptor,
+        file_given=values.get("file") is not None,
+        gpus=gpus,
+        gpus_from=gpus_from,
+        no_gpu=bool(values.get("no_gpu")),
+        notes=() if descriptor is None else _notes(descriptor, child_env),
         spare=bool(values.get("spare")),
         recycle_after=_count(values, "recycle_after", "--recycle-after"),
         end_children=bool(values.get("end_children")),
@@ -380,21 +439,90 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
     )
 
 
-def limits_of(values: Mapping[str, Any], *, root: str = "/") -> tuple[Limits, str]:
-    """Return the limits, and where the memory limit comes from when nobody wrote one down.
+def _descriptor(values: Mapping[str, Any]) -> Descriptor | None:
+    # Late: --help and --version have no descriptor.
+    from . import descriptor as descriptors
+
+    file = values.get("file")
+    if file is None:
+        file = descriptors.find(values.get("entry"), values.get("path"), os.getcwd())
+    return None if file is None else descriptors.read(file)
+
+
+def _notes(descriptor: Descriptor, given: Mapping[str, str]) -> tuple[str, ...]:
+    missing = [name for name in descriptor.references if name not in given]
+    if not missing:
+        return descriptor.notes
+    at = descriptor.at(f"/algorithmEnv/{missing[0]}", "/algorithmEnv")
+    told = f"{at}: only the cluster knows the value of {', '.join(missing)}: left out"
+    return (*descriptor.notes, f"{told} (--env {missing[0]}=… sets it)")
+
+
+def _gpus(values: Mapping[str, Any], descriptor: Descriptor | None) -> tuple[int, str]:
+    count = _count(values, "gpu", "--gpu", least=0)
+    if count is None and descriptor is not None:
+        return descriptor.gpus, f"gpu: in {descriptor.at('/resources/gpu', '/gpu')}"
+    return count or 0, "--gpu"
+
+
+#: Option -> the limit it sets.
+_LIMIT_OPTIONS = {
+    "cpu": "cpu_cores",
+    "mem": "memory_bytes",
+    "pids": "pids",
+    "timeout_s": "task_timeout_s",
+    "start_timeout_s": "start_timeout_s",
+    "cpu_time_s": "cpu_time_s",
+    "files": "files",
+    "disk": "disk_bytes",
+}
+
+
+def _origins(
+    values: Mapping[str, Any], environ: Mapping[str, str], descriptor: Descriptor | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the values with those of the descriptor, and for each limit that no flag has set what has."""
+    found = dict(values)
+    origins: dict[str, str] = {}
+    for option in OPTIONS:
+        limit = _LIMIT_OPTIONS.get(option.name)
+        value = found.get(option.name)
+        if limit is not None and value is not None:
+            origins.update((limit, name) for name in option.env if environ.get(name) == value)
+    for name in ("cpu", "mem"):
+        written = getattr(descriptor, name, None)
+        if written is not None and found.get(name) is None:
+            assert descriptor is not None, "it has just told a value"
+            found[name] = written
+            origins[_LIMIT_OPTIONS[name]] = f"{name}: in {descriptor.shown}"
+    return found, origins
+
+
+def limits_of(
+    values: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    descriptor: Descriptor | None = None,
+    *,
+    root: str = "/",
+) -> tuple[Limits, str]:
+    """Return the limits, and where those come from that no option or variable named.
 
     None is enforced that nobody wrote down, but for one: in a container with a memory limit of its own
     the algorithm gets that less what we need, so that it is ended with a reason instead of the container
     without one. Raises SettingsError.
     """
     no_limits = bool(values.get("no_limits"))
+    values, origins = _origins(values, environ or {}, descriptor)
     memory_bytes = _quantity(values, "mem", "--mem", parse_memory)
     limits_from = ""
+    if descriptor is not None and any(one.endswith(f"in {descriptor.shown}") for one in origins.values()):
+        limits_from = descriptor.shown
     if memory_bytes is None and not no_limits:
         container = container_memory_bytes(root=root)
         if container is not None:
             memory_bytes = child_memory_bytes(container)
-            limits_from = f"the container's {format_bytes(container)} less what hkrunner needs"
+            origins["memory_bytes"] = f"the container's {format_bytes(container)} less what hkrunner needs"
+            limits_from = ", ".join(filter(None, (f"memory: {origins['memory_bytes']}", limits_from)))
     disk_bytes = _quantity(values, "disk", "--disk", parse_memory)
     found = Limits(
         cpu_cores=_quantity(values, "cpu", "--cpu", parse_cpu),
@@ -407,6 +535,7 @@ def limits_of(values: Mapping[str, Any], *, root: str = "/") -> tuple[Limits, st
         disk_bytes=disk_bytes,
         mem_mode=values.get("mem_mode") or "brake",
         enforced=not no_limits,
+        origins=tuple(origins.items()),
     )
     return found, limits_from
 

@@ -528,7 +528,7 @@ class Supervisor:
             return
         line = str(child.holds["line"])
         if self._settings.limits_from:
-            line += f" (memory: {self._settings.limits_from})"
+            line += f" ({self._settings.limits_from})"
         signals = "confined" if child.holds["signals_confined"] else "not confined (this kernel cannot)"
         asked = self._settings.limits != NO_LIMITS
         say = self._output.say if asked or not self._settings.local else self._output.debug
@@ -629,7 +629,7 @@ class Supervisor:
             value = told.get(name)
             return str(value) if value not in (None, "") else ""
 
-        stem = os.path.splitext(os.path.basename(self._shown))[0]
+        stem = self._settings.name or os.path.splitext(os.path.basename(self._shown))[0]
         return TaskIds(
             task=text("taskId") or f"task-{self._number}",
             job=text("jobId") or self._job,
@@ -772,7 +772,8 @@ class Supervisor:
             return failure
         peak = current.meter.peak() if current.meter is not None else 0
         wanted = suggest_memory(max(peak, limit))
-        hint = f"limit {format_bytes(limit)} (--mem), used {format_bytes(peak)}. Try --mem {wanted}"
+        by = dict(self._settings.limits.origins).get("memory_bytes", "--mem")
+        hint = f"limit {format_bytes(limit)} ({by}), used {format_bytes(peak)}. Try --mem {wanted}"
         if self._settings.limits.mem_mode == "brake":
             hint += "; if large arrays are reserved and hardly touched, --mem-mode rss"
         first, line, rest = failure.message.partition("\n")

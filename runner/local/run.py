@@ -116,7 +116,7 @@ class LocalRun:
             return
         self._count += 1
         name = self._store.next_local_task() if self._store is not None else f"t{self._count}"
-        stem = os.path.splitext(os.path.basename(self._where.shown))[0]
+        stem = self._settings.name or os.path.splitext(os.path.basename(self._where.shown))[0]
         self._worker.submit(LocalTask(name, self._job, stem, stem, "local", data))
 
     def _end(self) -> None:

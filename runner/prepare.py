@@ -1,0 +1,121 @@
+"""From Settings to what can be run: the code in its place, the interpreter asked, free GPUs chosen.
+
+Everything that looks at the machine or writes to it before the first process is started is here, so that
+each command that runs code (and each that only says whether it would) says the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ..sandbox.entry import EntryError, Location, locate
+from .descriptor import Descriptor, is_below, without_function
+from .errors import EntryNotFound
+from .settings import Settings
+
+
+def prepare(
+    settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack
+) -> tuple[Settings, Location]:
+    """Return the settings to run with, and where the code lies. Raises HkrunnerError.
+
+    `stack` takes what is to be cleaned up at the end.
+    """
+    where = place(settings, stack)
+    more: dict[str, str] = {}
+    if settings.python != sys.executable:
+        # Late: most runs use our own interpreter.
+        from .interpreter import check_encoding, probe, variables
+
+        interpreter = probe(settings.python, settings.cwd)
+        check_encoding(interpreter, settings.encoding)
+        settings = replace(settings, python=interpreter.path)
+        more.update(variables(interpreter, settings.child_env.get("PATH", environ.get("PATH", ""))))
+    more.update(_gpus(settings, environ))
+    if more:
+        settings = replace(settings, child_env={**settings.child_env, **more})
+    return settings, where
+
+
+def _gpus(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    name = "CUDA_VISIBLE_DEVICES"
+    if settings.no_gpu:
+        return {name: ""}
+    if not settings.gpus or name in settings.child_env:
+        return {}
+    from .gpu import choose
+
+    return {name: choose(settings.gpus, settings.gpus_from, environ.get(name))}
+
+
+def place(settings: Settings, stack: contextlib.ExitStack) -> Location:
+    """Return where the code lies, unpacked if it was packed. Raises EntryNotFound or SettingsError."""
+    entry, path = settings.entry, settings.path
+    if settings.descriptor is not None and path is None:
+        entry, path = _of_descriptor(settings, settings.descriptor, stack)
+    elif settings.descriptor is not None and entry is None:
+        entry = settings.descriptor.entry
+    try:
+        return locate(entry, path, settings.cwd)
+    except EntryError as error:
+        hint = _wrapped(path) if path is not None and settings.descriptor is not None else ""
+        raise EntryNotFound(f"{error.code}: {error}{hint}") from None
+
+
+def _of_descriptor(
+    settings: Settings, descriptor: Descriptor, stack: contextlib.ExitStack
+) -> tuple[str | None, str | None]:
+    """Return (entry, folder of the code).
+
+    An entry that was given and is there is what is run, in the descriptor's folder of code if it lies in
+    it; only when the descriptor was named (--file), or no entry was, the descriptor says which code it is.
+    """
+    entry = settings.entry
+    if entry is not None and not settings.file_given:
+        name = without_function(entry)
+        given = os.path.join(settings.cwd, os.path.expanduser(name))
+        if os.path.isdir(given):
+            # A folder with its descriptor in it: that says the rest.
+            function = entry[len(name) :]
+            if descriptor.entry is None and not function:
+                return entry, None
+            return (descriptor.entry or "main.py") + function, _root(settings, descriptor, stack)
+        if os.path.exists(given) or os.path.exists(given + ".py"):
+            code = descriptor.code_path or descriptor.folder
+            inside = os.path.isdir(code) and is_below(given, code)
+            return os.path.abspath(given) + entry[len(name) :], code if inside else None
+    return entry if entry is not None else descriptor.entry, _root(settings, descriptor, stack)
+
+
+def _root(settings: Settings, descriptor: Descriptor, stack: contextlib.ExitStack) -> str:
+    code = descriptor.code_path
+    if code is None:
+        return descriptor.folder
+    if os.path.isdir(code):
+        return code
+    at = descriptor.at("/code/path")
+    if not os.path.exists(code):
+        raise EntryNotFound(f"ENTRY_NOT_FOUND: {at}: code.path: there is no {code}")
+    from .unpack import unpack
+
+    if settings.state_dir is not None:
+        cache = os.path.join(settings.state_dir, "code")
+    else:
+        cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="hkrunner-code-"))
+    return unpack(code, cache)
+
+
+def _wrapped(root: str) -> str:
+    """A common mistake with archives: the code is packed with its folder around it."""
+    try:
+        names = [name for name in os.listdir(root) if not name.startswith(".")]
+    except OSError:
+        return ""
+    if len(names) != 1 or not os.path.isdir(os.path.join(root, names[0])):
+        return ""
+    return f"; it holds nothing but the folder {names[0]}: the root of code.path must be the code itself"
