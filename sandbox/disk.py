@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 #: Entries looked at in one step, so that a folder of a million files does not hold up the warden.
 STEP_ENTRIES = 500
-#: A whole pass is begun this often at most; a pass that takes long is begun less often.
-EVERY_S = 0.5
-SHARE = 0.01
+#: A whole pass is begun this often at most; a pass that takes long is begun less often: of a core, at most.
+EVERY_S = 0.05
+SHARE = 0.005
+LATEST_S = 5.0
 
 
 class DiskMeter:
@@ -29,7 +30,6 @@ class DiskMeter:
         self._now = 0
         self._pass: Iterator[int] | None = None
         self._total = 0
-        self._spent_s = 0.0
         self.next_at = 0.0
 
     def measure_before(self) -> None:
@@ -52,7 +52,7 @@ class DiskMeter:
             return
         began = self._clock()
         if self._pass is None:
-            self._pass, self._total, self._spent_s = self._walk(), 0, 0.0
+            self._pass, self._total = self._walk(), 0
         for _ in range(STEP_ENTRIES):
             size = next(self._pass, None)
             if size is None:
@@ -60,9 +60,9 @@ class DiskMeter:
                 break
             self._total += size
         took = self._clock() - began
-        self._spent_s += took
-        pause = took / SHARE if self._pass is not None else max(EVERY_S, self._spent_s)
-        self.next_at = now + min(pause, 5.0)
+        # Of a whole pass the steps have been paid for one by one: the last one is what is left to pay.
+        pause = took / SHARE if self._pass is not None else max(EVERY_S, took / SHARE)
+        self.next_at = now + min(pause, LATEST_S)
 
     def _walk(self) -> Iterator[int]:
         """Yield what each entry takes on disk."""

@@ -26,7 +26,7 @@ from .usage import Breach, Sampler, breach
 if TYPE_CHECKING:
     from .portable import PsutilSampler
 
-#: While no task runs the tree is looked at this often: something of the user's may still grow in it.
+#: While no task runs, and no limit could be broken meanwhile, the tree is looked at this often.
 IDLE_LOOK_S = 1.0
 #: The machine's own killer of processes takes the algorithm before it takes us.
 OOM_SCORE = 500
@@ -134,17 +134,25 @@ class Guard:
     @property
     def next_at(self) -> float:
         """When to look again."""
-        at = self._idle_next if self.idle else self._sampler.next_at
+        at = self._look_at
         if self._throttle is not None:
             at = min(at, self._throttle.next_at)
         if self._disk is not None:
             at = min(at, max(self._disk.next_at, time.monotonic() + 0.01))
         return at
 
+    @property
+    def _look_at(self) -> float:
+        """When the tree has to be looked at: the limits hold between tasks too, threads and processes go on."""
+        limits = self.limits
+        if self.idle and not (limits.enforced and (limits.memory_bytes or limits.pids)):
+            return self._idle_next
+        return self._sampler.next_at
+
     def look(self, now: float) -> Breach | None:
         """Look, brake and throttle; return the limit that does not hold any more."""
         found: Breach | None = None
-        if now >= (self._idle_next if self.idle else self._sampler.next_at):
+        if now >= self._look_at and not self._sampler.peek(now):
             self._sampler.look(now)
             self._idle_next = now + IDLE_LOOK_S
             found = self._breach()

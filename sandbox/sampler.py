@@ -44,7 +44,12 @@ SHARED_RATE = 4e9
 SOONEST_S = 0.0003
 LATEST_S = 0.1
 #: Births a second that a fork bomb may reach, at most; 9,000 were measured.
-BIRTH_RATE = 20_000.0
+BIRTH_RATE = 10_000.0
+#: With a limit on processes, births are asked for this often at most (peek(): a read of one short file), and
+#: this share of a core goes into walks while those who were born may have reached it.
+SOONEST_PEEK_S = 0.005
+COUNT_SHARE = 0.05
+MANY = 1 << 22
 
 #: From here on the books are read.
 TRIGGER = 0.9
@@ -132,11 +137,13 @@ class TreeSampler:
         default goes through everybody's parents. `kept_fds` caps the descriptors.
         """
         self.next_at = 0.0
+        self._look_at = 0.0
         self.processes: dict[int, Process] = {}
         self.growing = 0
         self._root = root_pid
         self._limits = limits
         self._limit = limits.memory_bytes if limits.enforced else None
+        self._pids = limits.pids if limits.enforced else None
         self._clock = clock
         self._shared = shared
         self._full_walk = full_walk
@@ -231,8 +238,19 @@ class TreeSampler:
             self._cpu_s = self.cpu_ns() / 1e9
         if is_shared_seen:
             self._shared_at = now + min(LATEST_S, self._time_to_limit(SHARED_RATE)) - SOONEST_S
-        self.next_at = now + self._pause(now)
+        self._look_at = now + self._pause()
+        self.next_at = min(self._look_at, now + self._pause_of_births())
         return self.next_at
+
+    def peek(self, now: float) -> bool:
+        """Return whether a look can still wait: memory is not due, and too few were born to be too many."""
+        if self._walk_due or self._pids is None or now >= self._look_at - SOONEST_S:
+            return False
+        births = self._births()
+        if len(self.processes) + births > self._pids:
+            return False
+        self.next_at = min(self._look_at, now + self._pause_of_births(births))
+        return True
 
     def walk(self) -> None:
         """Bring the list of processes up to date now."""
@@ -355,10 +373,25 @@ class TreeSampler:
     def _is_walk_due(self, now: float) -> bool:
         if self._walk_due:
             return True
-        if self._read_last_born() == self._last_born:
+        births = self._births()
+        if not births:
             return False
         # Far from the limit a busy machine must not make us walk at every look.
-        return now - self._walked_at >= min(self._walk_cost / WALK_SHARE, self._time_to_limit())
+        wait_s = min(self._walk_cost / WALK_SHARE, self._time_to_limit())
+        if self._pids is not None and len(self.processes) + births > self._pids:
+            wait_s = min(wait_s, self._walk_cost / COUNT_SHARE)
+        return now - self._walked_at >= wait_s
+
+    def _births(self) -> int:
+        """Return how many processes and threads were born since the last walk, on the whole machine."""
+        last_born = self._read_last_born()
+        if last_born == self._last_born:
+            return 0
+        try:
+            born = int(last_born) - int(self._last_born)
+        except ValueError:
+            return MANY
+        return born if born >= 0 else MANY  # pids began anew
 
     def _add(self, found: dict[int, int], now: float) -> None:
         for pid, parent in found.items():
@@ -538,7 +571,13 @@ class TreeSampler:
             return LATEST_S
         return max(0.0, (self._limit - self._at_most) / (RATE_MANY if self.growing > 1 else rate))
 
-    def _pause(self, now: float) -> float:
+    def _pause_of_births(self, births: int = 0) -> float:
+        """How soon there could be too many processes."""
+        if self._pids is None:
+            return LATEST_S
+        return max(SOONEST_PEEK_S, (self._pids - len(self.processes) - births) / BIRTH_RATE)
+
+    def _pause(self) -> float:
         pause = min(LATEST_S, self._time_to_limit())
         # Near the limit and nothing moves: each quiet look makes the pause longer, up to four times. Further
         # away, up to twice, and only where the brake holds off what a single process could do meanwhile.
@@ -547,6 +586,4 @@ class TreeSampler:
             pause *= 1 + self._quiet / 20
         elif self._limits.mem_mode == "brake":
             pause = min(LATEST_S, pause * (1 + self._quiet / 60))
-        if self._limits.pids is not None:
-            pause = min(pause, max(0.005, (self._limits.pids - len(self.processes)) / BIRTH_RATE))
         return max(SOONEST_S, pause)

@@ -19,6 +19,8 @@ PERIOD_S = 0.04
 BURST_S = 0.2
 #: Between two looks at a running tree, and between its stops; what it takes too much meanwhile stays a debt.
 SHORTEST_S = 0.01
+#: Between two looks at a tree that has much left; sooner where that could be gone by then.
+LONGEST_S = 0.1
 #: The time over which the sum of what was used is compared with the quota.
 WINDOW_S = 4.0
 #: How far the quota may be corrected for what signals and sampling lose.
@@ -137,7 +139,7 @@ class Throttle:
         if self._is_stopped:
             return max(SHORTEST_S / 2, min(PERIOD_S, (self._enough() - self._tokens) / self._cores))
         # How soon it could be empty, if every processor ran for this tree.
-        return max(SHORTEST_S, min(PERIOD_S, self._tokens / max(0.1, self._cpus - self._cores)))
+        return max(SHORTEST_S, min(LONGEST_S, self._tokens / max(0.1, self._cpus - self._cores)))
 
     # --- the signals ---
 
