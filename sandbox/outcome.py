@@ -160,13 +160,14 @@ def _what(exit: Exit, during: str) -> str:
             breach = exit.breach or Breach(0, 0)
             return (
                 f"{breach.used:.0f} processes of {breach.allowed:.0f} allowed ({_by(exit, 'pids', '--pids')})"
-                f"{_after(breach)}; {_top(breach)}"
+                f"{_after(breach)}; {_top(breach)}. Start fewer at a time, or raise the limit"
             )
         case Cause.CPU_TIME:
             breach = exit.breach or Breach(0, 0)
             used_s, allowed_s = f"{breach.used:.1f}", f"{breach.allowed:g}"
             by = _by(exit, "cpu_time_s", "--cpu-time")
-            return f"used {used_s} of {allowed_s} s CPU time allowed ({by}){_after(breach)}"
+            used = f"used {used_s} of {allowed_s} s CPU time allowed ({by}){_after(breach)}"
+            return f"{used}; compute less, or raise the limit"
         case Cause.DISK:
             breach = exit.breach or Breach(0, 0)
             used, allowed = format_bytes(breach.used), format_bytes(breach.allowed)
@@ -174,10 +175,10 @@ def _what(exit: Exit, during: str) -> str:
             return f"wrote {used} of {allowed} allowed ({by}){_after(breach)}; write less, or raise --disk"
         case Cause.TASK_TIMEOUT:
             by = _by(exit, "task_timeout_s", "--timeout")
-            return f"the task took longer than {exit.detail} ({by}) and was killed"
+            return f"the task took longer than {exit.detail} ({by}) and was killed; raise it if it needs longer"
         case Cause.START_TIMEOUT:
             by = _by(exit, "start_timeout_s", "--start-timeout")
-            return f"loading the code took longer than {exit.detail} ({by})"
+            return f"loading the code took longer than {exit.detail} ({by}); raise it if it needs longer"
         case Cause.HOST_OOM:
             limit = f" of {format_bytes(exit.limit_bytes)} allowed" if exit.limit_bytes else ""
             return (
@@ -204,7 +205,9 @@ def _memory(exit: Exit, breach: Breach) -> str:
     used, allowed = format_bytes(breach.used), format_bytes(breach.allowed)
     text = f"used {used} of {allowed} allowed ({_by(exit, 'memory_bytes', '--mem')}){_after(breach)}"
     if exit.cause is Cause.SHARED_MEMORY and breach.objects:
-        named = ", ".join(f"{name} {format_bytes(size)}" for name, size in breach.objects[:3])
+        # Small ones, our own among them, do not tell where to look.
+        large = [(name, size) for name, size in breach.objects[:3] if size > 0.01 * breach.used]
+        named = ", ".join(f"{name} {format_bytes(size)}" for name, size in large)
         shared = sum(size for _, size in breach.objects)
         text += f"; {format_bytes(shared)} of it shared memory: {named}"
     if breach.top:
