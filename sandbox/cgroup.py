@@ -286,6 +286,10 @@ def describe(limits: Limits, group: Cgroup | None, refusal: Refusal | None = Non
         parts.append(f"file size {format_bytes(limits.file_bytes)} by rlimit")
     if limits.disk_bytes is not None:
         parts.append(f"disk {format_bytes(limits.disk_bytes)} by measuring")
+    if limits.task_timeout_s is not None:
+        parts.append(f"task {limits.task_timeout_s:g} s")
+    if limits.start_timeout_s is not None:
+        parts.append(f"loading {limits.start_timeout_s:g} s")
     line = "limits: " + (", ".join(parts) if parts else "none")
     wanted = limits.memory_bytes is not None or limits.cpu_cores is not None
     return f"{line} ({refusal.why})" if refusal is not None and wanted else line

@@ -26,6 +26,7 @@ import fcntl
 import inspect
 import json
 import os
+import resource
 import socket
 import sys
 import threading
@@ -47,8 +48,8 @@ from .channel import (
     seal,
 )
 
-#: Descriptors of ours go above this, where no program expects any.
-HIGH = 100
+#: Descriptors of ours go above this, where no program expects any; with few allowed (--files), above half.
+HIGH = min(100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
 
 def main(bare: FrozenSet[str]) -> NoReturn:

@@ -34,6 +34,7 @@ import atexit
 import contextlib
 import fcntl
 import os
+import resource
 import select
 import signal
 import socket
@@ -43,7 +44,7 @@ import threading
 from typing import Any, Dict, List, Optional, Tuple
 
 #: As in child.py: descriptors of ours go above this.
-HIGH = 100
+HIGH = min(100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 #: A worker waits this long for the child to take a record, then goes its own way for good.
 STALL_S = 5.0
 #: A fork waits this long for a record that is just being written.
