@@ -85,11 +85,12 @@ class Current:
             self.message.release()
             self.message = None
 
-    def open(self, store: Store | None, ids: TaskIds, entry: str) -> None:
-        """The task is known by name, and has its folders."""
+    def open(self, store: Store | None, ids: TaskIds, entry: str, settings: Mapping[str, object]) -> None:
+        """The task is known by name, and has its folders. `settings`: what it takes to run it again."""
         self.ids = ids
         if store is not None:
-            self.record = store.open(ids, entry=entry, started_at=self.started_at)
+            extra = {"settings": settings}
+            self.record = store.open(ids, entry=entry, started_at=self.started_at, extra=extra)
 
     def printed(self, stream: str, data: bytes) -> None:
         """Keep what the algorithm has printed, and the end of it at hand."""
@@ -195,6 +196,7 @@ class Current:
                 os.unlink(f"{record.folder_text}/.output.json.part")
         if result.failure is not None:
             record.write("error.json", json.dumps(facts["error"]).encode())
+        del facts["metricsDir"]  # the record has it below its own root: the folder may be moved
         record.finish(facts)
         result.problems.extend(record.problems)
 

@@ -5,6 +5,7 @@ HkrunnerError
   EntryNotFound      there is no such code                                3
   EntryUnusable      the code cannot be loaded                            4
   LinkError          no worker                                            5
+  BoardFailed        a board cannot do what was asked                     6
   ProtocolError      the worker said what the protocol does not know
 """
 
@@ -39,6 +40,12 @@ class LinkError(HkrunnerError):
     """The worker cannot be reached, or not any more."""
 
     exit_status = 5
+
+
+class BoardFailed(HkrunnerError):
+    """A board cannot do what was asked."""
+
+    exit_status = 6
 
 
 class ProtocolError(HkrunnerError):

@@ -131,7 +131,8 @@ class Loop:
         if not self._signals:
             self._old_wakeup = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._signals[number] = callback
-        self._old[number] = signal.signal(number, lambda number, frame: None)
+        if number not in self._old:
+            self._old[number] = signal.signal(number, lambda number, frame: None)
 
     def post_from_thread(self, callback: Callback) -> None:
         """Call back in the loop. The one method that another thread may call."""

@@ -8,15 +8,23 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..boards.store import Store
 from ..sandbox.entry import Location
+from .errors import BoardFailed, SettingsError
 from .loop import Loop
 from .messages import Failure
 from .output import Output
 from .prepare import prepare
-from .settings import Settings
+from .settings import Settings, WorkerSettings
 from .supervisor import Hooks, Supervisor
+
+if TYPE_CHECKING:
+    from .beside import Beside
+
+#: A board that has not answered by then will not: TensorBoard's first import from a cold disk took 22 s.
+BOARD_DEADLINE_S = 60.0
 
 
 def run(settings: Settings) -> int:
@@ -43,13 +51,52 @@ def _run(settings: Settings, where: Location) -> int:
         store = Store(Path(settings.state_dir), metrics_dir=Path(shared) if shared else None)
     for note in settings.notes:
         output.warn(f"◌ {note}")
+    beside = _start_beside(loop, settings, where, output)
     try:
-        if settings.local:
-            return _run_locally(loop, settings, where, output, store)
-        return _serve(loop, settings, where, output, store)
+        run_it = _run_locally if settings.local else _serve
+        status = run_it(loop, settings, where, output, store)
+        if beside is not None and settings.local:
+            beside.wait(BOARD_DEADLINE_S)  # so that its address is told even after a short run
+        if beside is not None and beside.failed:
+            status = max(status, BoardFailed.exit_status)
+        return status
     finally:
+        if beside is not None:
+            beside.close()
+        if settings.keep is not None and settings.state_dir is not None:
+            _keep_latest(settings.state_dir, settings.keep, output)
         output.close()
         loop.close()
+
+
+def _start_beside(loop: Loop, settings: Settings, where: Location, output: Output) -> Beside | None:
+    """Start the board and the routes that were asked for; None when neither was."""
+    if not settings.board and settings.api_port is None:
+        return None
+    if settings.state_dir is None:
+        raise SettingsError("--board shows what is kept of tasks: leave --no-state out")
+    from ..boards.targets import all_target, node_target
+    from .beside import Beside
+
+    root = Path(settings.state_dir)
+    beside = Beside(loop, output, root, detached=settings.local)
+    if settings.board:
+        node = os.path.splitext(os.path.basename(where.shown))[0]
+        target = node_target(root, "local", node) if settings.local else all_target(root)
+        beside.start_board(target, port=settings.board_port, open_it=settings.open)
+    if settings.api_port is not None:
+        beside.start_routes(settings.api_port)
+    return beside
+
+
+def _keep_latest(state_dir: str, count: int, output: Output) -> None:
+    from ..boards.errors import BoardError
+    from ..boards.history import keep_latest
+
+    try:
+        keep_latest(Path(state_dir), count)
+    except BoardError as error:
+        output.warn(f"✘ --keep: {error}")
 
 
 def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:
@@ -65,7 +112,41 @@ def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output
         loop.run()
     finally:
         one.close()
-    return max(one.status, one.supervisor.exit_status)
+    return max(one.report.status, one.supervisor.exit_status)
+
+
+def run_worker(asked: WorkerSettings) -> int:
+    """Be HKube's worker for whoever connects; return the exit status."""
+    from .local.alone import Alone
+    from .local.inputs import read_inputs
+
+    _fill_standard_streams()
+    settings = asked.settings
+    tasks = None if settings.tasks == "-" else settings.tasks
+    inputs = list(read_inputs(settings.inputs, tasks, settings.cwd))
+    loop = Loop()
+    output = Output(
+        loop,
+        local=True,
+        quiet=settings.quiet,
+        verbose=settings.verbose,
+        encoding=sys.stderr.encoding if sys.stderr is not None else "utf-8",
+    )
+    store = Store(Path(settings.state_dir)) if settings.state_dir is not None else None
+    try:
+        alone = Alone(loop, asked, output, store, inputs)
+        obey_signals(loop, alone.interrupt)
+        try:
+            alone.begin()
+            loop.run()
+        finally:
+            alone.close()
+            if store is not None:
+                store.close()
+        return alone.report.status
+    finally:
+        output.close()
+        loop.close()
 
 
 def _serve(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -307,6 +307,47 @@ OPTIONS: tuple[Option, ...] = (
         group="Serving a worker",
     ),
     Option(
+        "board",
+        ("--board/--no-board",),
+        "Show the runs of this algorithm in TensorBoard while they run.",
+        ("HKRUNNER_BOARD",),
+        kind="flag",
+        default=False,
+        group="Metrics",
+    ),
+    Option(
+        "open",
+        ("--open",),
+        "Open the board in the browser.",
+        kind="flag",
+        default=False,
+        group="Metrics",
+    ),
+    Option(
+        "board_port",
+        ("--board-port",),
+        "Port of the board, on 127.0.0.1.  [default: a free one]",
+        ("HKRUNNER_BOARD_PORT",),
+        metavar="PORT",
+        group="Metrics",
+    ),
+    Option(
+        "api_port",
+        ("--api-port",),
+        "Answer HKube's board routes on this port of 127.0.0.1 (0: a free one).",
+        ("HKRUNNER_API_PORT",),
+        metavar="PORT",
+        group="Metrics",
+    ),
+    Option(
+        "keep",
+        ("--keep",),
+        "Keep the records of the latest N tasks only.  [default: all]",
+        ("HKRUNNER_KEEP",),
+        metavar="N",
+        group="Records and messages",
+    ),
+    Option(
         "state_dir",
         ("--state-dir",),
         "Where the record of each task is kept.",
@@ -338,6 +379,77 @@ OPTIONS: tuple[Option, ...] = (
         kind="flag",
         default=False,
         group="Records and messages",
+    ),
+)
+
+
+#: Those of OPTIONS that `hkrunner worker` has too: they hold for the algorithms it runs for others.
+_FOR_WORKER = [
+    "input",
+    "tasks",
+    "json",
+    "algorithm",
+    "pipeline",
+    "datasource",
+    "env",
+    "grace_s",
+    "cpu",
+    "mem",
+    "mem_mode",
+    "pids",
+    "timeout_s",
+    "start_timeout_s",
+    "cpu_time_s",
+    "files",
+    "disk",
+    "no_limits",
+    "api_errors",
+    "state_dir",
+    "no_state",
+    "quiet",
+    "verbose",
+]
+_WORKER_HELP = {
+    "input": "Hand out this input; repeatable, one task each. JSON, @FILE, or - for stdin. What is not a list"
+    " is wrapped in one.",
+    "tasks": "Hand out one input a line, from a file of JSON lines; with - as they come on stdin.",
+}
+
+#: The options of `hkrunner worker`.
+WORKER_OPTIONS: tuple[Option, ...] = (
+    Option(
+        "port",
+        ("--port",),
+        "Port to listen on; 0 for any free one.",
+        ("WORKER_SOCKET_PORT",),
+        default="3000",
+        metavar="N",
+        group="Worker",
+    ),
+    Option(
+        "host",
+        ("--host",),
+        "Address to listen on. Anybody who reaches it is served.",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        group="Worker",
+    ),
+    Option(
+        "once",
+        ("--once",),
+        "Serve one wrapper, and end when it disconnects.",
+        kind="flag",
+        default=False,
+        group="Worker",
+    ),
+    *(
+        replace(
+            option,
+            help=_WORKER_HELP.get(option.name, option.help),
+            group={"Local run": "Worker"}.get(option.group, option.group),
+        )
+        for option in OPTIONS
+        if option.name in _FOR_WORKER
     ),
 )
 
@@ -378,6 +490,13 @@ class Settings:
     end_children: bool = False
     api_errors: str = "raise"
     redirect_logs: bool = False
+    board: bool = False
+    open: bool = False
+    board_port: int = 0
+    api_port: int | None = None
+    keep: int | None = None
+    #: The option values of this run, as `runs again` gives them once more.
+    given: Mapping[str, object] = field(default_factory=dict)
     algorithms: Mapping[str, str] = field(default_factory=dict)  #: name -> file, as written
     pipelines: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -386,6 +505,26 @@ class Settings:
     def name(self) -> str | None:
         """What the descriptor calls the algorithm."""
         return None if self.descriptor is None else self.descriptor.name
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What `hkrunner worker` was asked to do; `settings` holds for the algorithms it runs for others."""
+
+    settings: Settings
+    host: str
+    port: int
+    once: bool
+
+
+def worker_settings_of(values: Mapping[str, Any]) -> WorkerSettings:
+    """Return the settings of `hkrunner worker`; raises SettingsError with one sentence."""
+    missing = {option.name: option.default for option in OPTIONS if option.name not in values}
+    settings = settings_of({**missing, **values, "url": DEFAULT_URL}, {})
+    port = str(values["port"])
+    if not port.isdecimal() or int(port) > 65535:
+        raise SettingsError(f"--port wants a number from 0 (any free one) to 65535, not {port!r}")
+    return WorkerSettings(replace(settings, local=True), str(values["host"]), int(port), bool(values["once"]))
 
 
 def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -432,6 +571,12 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         recycle_after=_count(values, "recycle_after", "--recycle-after"),
         end_children=bool(values.get("end_children")),
         api_errors=values.get("api_errors") or "raise",
+        board=bool(values.get("board")),
+        open=bool(values.get("open")),
+        board_port=_count(values, "board_port", "--board-port", least=0) or 0,
+        api_port=_count(values, "api_port", "--api-port", least=0),
+        keep=_count(values, "keep", "--keep", least=0),
+        given=_repeatable(values),
         redirect_logs=bool(values.get("redirect_logs")),
         algorithms=_named(values, "algorithm", "FILE"),
         pipelines=_named(values, "pipeline", "FILE"),
@@ -496,6 +641,34 @@ def _origins(
             found[name] = written
             origins[_LIMIT_OPTIONS[name]] = f"{name}: in {descriptor.shown}"
     return found, origins
+
+
+#: Options that belong to one call, not to the task: where results go, which board is shown.
+_NOT_REPEATED = frozenset(
+    ("input", "tasks", "json", "state_dir", "no_state", "keep", "quiet", "verbose", "url", "file")
+).union(("connect_timeout_s", "board", "open", "board_port", "api_port", "redirect_logs"))
+
+
+def _repeatable(values: Mapping[str, Any]) -> dict[str, object]:
+    """Return the values that make a task what it is; paths are made absolute."""
+    found: dict[str, object] = {}
+    by_name = {option.name: option for option in OPTIONS}
+    for name, value in values.items():
+        option = by_name.get(name)
+        if option is None or name in _NOT_REPEATED or value is None or value == option.default or value == ():
+            continue
+        found[name] = list(value) if isinstance(value, tuple) else value
+    entry = str(found.get("entry") or "main.py")
+    file, colon, function = entry.rpartition(":")
+    file, function = (file, colon + function) if colon and function.isidentifier() else (entry, "")
+    if os.path.exists(file) and not found.get("path"):
+        entry = os.path.abspath(file) + function
+    found["entry"] = entry
+    if found.get("path"):
+        found["path"] = os.path.abspath(os.path.expanduser(str(found["path"])))
+    if values.get("file"):
+        found["file"] = os.path.abspath(os.path.expanduser(str(values["file"])))
+    return found
 
 
 def limits_of(

@@ -114,6 +114,8 @@ class Supervisor:
         self._unknown: set[str] = set()
         self._told: set[str] = set()
         self._log_rest = b""
+        self._held: set[Child] = set()  #: children whose output is not read for now
+        output.on_release = self._release_output
         self.exit_status = 0
         self._handlers: dict[str, Callable[[Message], None]] = {
             messages.INITIALIZE: self._on_initialize,
@@ -547,10 +549,18 @@ class Supervisor:
     def on_output(self, child: Child, stream: str, data: bytes) -> None:
         """What the algorithm prints goes on as it comes, and into the task's record."""
         self._output.user(stream, data)
+        if self._output.holding:
+            self._held.add(child)
+            child.hold_output(True)
         if self._settings.redirect_logs and child is self._crew.child:
             self._redirect(data)
         if self._current is not None and child is self._crew.child:
             self._current.printed(stream, data)
+
+    def _release_output(self) -> None:
+        held, self._held = self._held, set()
+        for child in held:
+            child.hold_output(False)
 
     def _redirect(self, data: bytes) -> None:
         """Send whole lines on as logData; what a slow worker does not take is left to the other logs."""
@@ -620,7 +630,7 @@ class Supervisor:
         self._send(Kind.GO, json.dumps(go).encode())
 
     def _open(self, current: Current, ids: TaskIds) -> None:
-        current.open(self._store, ids, self._shown)
+        current.open(self._store, ids, self._shown, self._settings.given)
         if not self._settings.local:
             self._output.say(f"▶ task {ids.task}  job {ids.job}  {ids.pipeline}/{ids.node}")
 

@@ -1,0 +1,152 @@
+"""What runs beside a run: a board over its tasks, HKube's board routes. Neither ever holds up the loop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from ..boards.api_server import ApiProcess
+from ..boards.errors import BoardError
+from ..boards.manager import BoardManager
+from ..boards.records import Board, BoardStatus, Readiness
+from ..boards.targets import Target
+from .loop import Loop, Timer
+from .output import Output
+
+#: News come through pipes; this is for what has none (a board that was asked to end and does not).
+LOOK_S = 1.0
+
+
+class Beside:
+    """The board and the routes of one run."""
+
+    def __init__(
+        self, loop: Loop, output: Output, root: Path, *, detached: bool, idle_timeout_s: float | None = None
+    ) -> None:
+        """`detached`: the board outlives the run, until it has had no visitor for hours."""
+        self._loop = loop
+        self._output = output
+        self._root = root
+        self._detached = detached
+        self._manager: BoardManager | None = None
+        self._reference = ""
+        self._open = False
+        self._api: ApiProcess | None = None
+        self._watched: set[int] = set()
+        self._timer: Timer | None = None
+        self._told: tuple[str, Readiness] | None = None
+        self.failed = False
+        self._on_settled: list[Callable[[], None]] = []
+
+    # ---- the board
+
+    def start_board(self, target: Target, *, port: int, open_it: bool) -> None:
+        """A board over the target is under way; its address is told when it answers."""
+        self._manager = BoardManager(self._root, attached=not self._detached)
+        self._open = open_it
+        try:
+            started = self._manager.start(target, port=port)
+        except BoardError as error:
+            self._fail(str(error))
+            return
+        self._reference = started.board.reference
+        self._watch()
+        if not started.is_new:
+            self._tell(started.board)
+
+    def start_routes(self, port: int) -> None:
+        """HKube's board routes are under way; their address is told when they answer."""
+        try:
+            self._api = ApiProcess(self._root, port=port)
+        except BoardError as error:
+            self._fail(str(error))
+            return
+        self._watch()
+
+    def _watch(self) -> None:
+        fds = set(self._manager.fds()) if self._manager is not None else set()
+        if self._api is not None:
+            fds.add(self._api.fileno())
+        for fd in self._watched - fds:
+            self._loop.on_readable(fd, None)
+        for fd in fds - self._watched:
+            self._loop.on_readable(fd, self._look)
+        self._watched = fds
+        if fds and (self._timer is None or not self._timer.pending):
+            self._timer = self._loop.after(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        """Take the news."""
+        if self._manager is not None:
+            for board in self._manager.poll():
+                if board.reference == self._reference:
+                    self._tell(board)
+        if self._api is not None:
+            before = self._api.url
+            alive = self._api.poll()
+            if self._api.url is not None and self._api.url != before:
+                self._output.say(f"● board routes at {self._api.url}")
+            if not alive:
+                self._loop.on_readable(self._api.fileno(), None)
+                self._watched.discard(self._api.fileno())
+                self._fail(f"the board routes ended: {self._api.error}")
+                self._api.stop()
+                self._api = None
+        self._watch()
+
+    def _tell(self, board: Board) -> None:
+        if board.status is BoardStatus.FAILED:
+            self._fail(f"board {board.id} failed: {board.error}" + (f"; {board.hint}" if board.hint else ""))
+            return
+        if board.url is None or self._told == (board.url, board.readiness):
+            return
+        first = self._told is None
+        self._told = (board.url, board.readiness)
+        if first:
+            self._output.say(f"● board {board.id}  {board.url}")
+            if self._open and self._manager is not None:
+                self._open = False
+                self._manager.open_in_browser(board.reference)
+            self._settle()
+
+    def _fail(self, text: str) -> None:
+        if not self.failed:
+            self.failed = True
+            self._output.warn(f"✘ {text}")
+            self._settle()
+
+    def _settle(self) -> None:
+        callbacks, self._on_settled = self._on_settled, []
+        for callback in callbacks:
+            callback()
+
+    def wait(self, deadline_s: float) -> None:
+        """The board answers, has failed, or is not waited for any longer (the deadline, or a signal)."""
+        if self._manager is None or self.failed or self._told is not None:
+            return
+        self._on_settled.append(self._loop.stop)
+        timer = self._loop.after(deadline_s, self._loop.stop)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._loop.on_signal(number, self._loop.stop)
+        self._loop.run()
+        timer.cancel()
+
+    # ---- the end
+
+    def close(self) -> None:
+        """What ends with the run has ended; a detached board goes on, and it is said how to end it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for fd in self._watched:
+            self._loop.on_readable(fd, None)
+        self._watched.clear()
+        if self._manager is not None:
+            if self._detached and self._told is not None and not self.failed:
+                stop = f"hkrunner board stop {self._reference}"
+                self._output.say(f"  the board stays until nobody has looked at it for 3 hours: {stop}")
+            self._manager.close()
+            if not self._detached:
+                self._manager.wait_for_end()
+        if self._api is not None:
+            self._api.stop()
