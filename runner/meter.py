@@ -43,6 +43,7 @@ class Meter:
         self._tree_cpu_s: float | None = None
         self._before_ns = 0
         self.peak_bytes = 0
+        self._files_bytes = 0
         self.processes = 0
         self.asked = False
         self._final: dict[str, Any] | None = None
@@ -69,6 +70,7 @@ class Meter:
         if self._tree_cpu_s is None and sample.get("ask") != self.end_ask:
             return
         self.peak_bytes = max(self.peak_bytes, sample["peak"])
+        self._files_bytes = max(self._files_bytes, sample.get("files", 0))
         self.processes = sample["processes"]
         if sample.get("ask") == self.end_ask:
             self._final = sample
@@ -82,7 +84,7 @@ class Meter:
 
     def peak(self) -> int:
         """Return the highest memory so far, in bytes."""
-        return max(self.peak_bytes, _high_water(self._child.pid)[0])
+        return max(self.peak_bytes, _high_water(self._child.pid, self._files_bytes)[0])
 
     def ask(self) -> None:
         """Ask for the account of the whole tree; on_sample() gets it."""
@@ -106,7 +108,7 @@ class Meter:
         """
         if time.monotonic() - self._began < BRIEF_S and self._child in _HIGH:
             return _HIGH[self._child]
-        high, now = _high_water(self._child.pid)
+        high, now = _high_water(self._child.pid, self._files_bytes)
         if high - now > _SPIKE_BYTES:
             _new_high_water(self._child.pid)
         _HIGH[self._child] = now
@@ -124,9 +126,9 @@ def _cpu_ns(clock: int) -> int:
         return 0
 
 
-def _high_water(pid: int) -> tuple[int, int]:
+def _high_water(pid: int, files_bytes: int) -> tuple[int, int]:
     """Return (highest, present) memory of a process in bytes, file pages left out as the limit leaves them
-    out; zeros when it is gone."""
+    out (as many as there are, or were seen before); zeros when it is gone."""
     try:
         text = procfs.read(f"/proc/{pid}/status")
         high, now, file = (
@@ -135,7 +137,7 @@ def _high_water(pid: int) -> tuple[int, int]:
         )
     except (OSError, ValueError, IndexError):
         return 0, 0
-    return max(high - file, 0), max(now - file, 0)
+    return max(high - max(file, files_bytes), now - file, 0), max(now - file, 0)
 
 
 def _new_high_water(pid: int) -> None:

@@ -207,6 +207,7 @@ class Guard:
             "shared": usage.shared_bytes,
             "processes": usage.processes,
             "cpu_s": self._sampler.cpu_ns() / 1e9,
+            "files": getattr(self._sampler, "files_peak_bytes", 0),
             "peak": max(self._sampler.peak_bytes, usage.memory_bytes),
             "limit": self.limits.memory_bytes if self.limits.enforced else None,
         }

@@ -404,7 +404,7 @@ class Child:
             others=tuple(others),
             others_count=body["killed_count"] - int(there),
             left=tuple(Process(*one) for one in body["left"]),
-            peak_bytes=max(account.get("peak", 0), body["max_rss_bytes"]),
+            peak_bytes=max(account.get("peak", 0), body["max_rss_bytes"] - account.get("files", 0)),
             cpu_s=account.get("cpu_s", 0.0),
             limit_bytes=self._limits.memory_bytes if self._limits.enforced else None,
             origins=self._limits.origins,

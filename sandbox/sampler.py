@@ -174,6 +174,8 @@ class TreeSampler:
         self._objects_then = 0
         self._shared_at = 0.0
         self._peak = 0
+        #: The most pages of files that one process had mapped, in bytes: no limit counts them.
+        self.files_peak_bytes = 0
         self._quiet = 0
         self._usage: Usage | None = None
 
@@ -203,6 +205,7 @@ class TreeSampler:
     def restart_peak(self) -> None:
         """Forget the peak: from the next look on it is that of the time after this call."""
         self._peak = 0
+        self.files_peak_bytes = 0
 
     @property
     def headroom_bytes(self) -> int | None:
@@ -333,6 +336,8 @@ class TreeSampler:
                 continue
             if rss > one.rss + GROWING_BYTES:
                 growing += 1
+            if shared - one.shmem > self.files_peak_bytes:
+                self.files_peak_bytes = shared - one.shmem
             one.rss = rss
             one.shared = shared
             one.anon = rss - shared
