@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from ..sandbox.api import ANSWERS
 from ..sandbox.channel import Frame, Kind, blob_problem
 from ..sandbox.codec import MESSAGE_LIMIT
 from ..sandbox.entry import Location
-from ..sandbox.limits import format_bytes, suggest_memory
+from ..sandbox.limits import format_bytes, parse_memory, suggest_memory
 from ..sandbox.outcome import Cause, Exit, left_behind, report
 from ..sandbox.process import Child
 from . import encoding, messages
@@ -46,6 +47,8 @@ IDLE_S = 1.0
 #: Log lines sent to the worker (REDIRECT_LOGS): in one message, and of one line.
 LOG_LINES = 100
 LOG_LINE_MAX = 10_000
+#: numpy says how much it asked for.
+_ASKED = re.compile(r"Unable to allocate ([\d.]+) ([KMGT]i)B")
 #: A leak is worth a word from here on: share of the limit, and tasks it was seen over.
 LEAK_SHARE = 0.8
 LEAK_TASKS = 10
@@ -781,7 +784,9 @@ class Supervisor:
         if failure.code != "MEMORY_ERROR" or limit is None:
             return failure
         peak = current.meter.peak() if current.meter is not None else 0
-        wanted = suggest_memory(max(peak, limit))
+        asked = _ASKED.search(failure.message)
+        asked_bytes = parse_memory(asked[1] + asked[2]) if asked is not None else 0
+        wanted = suggest_memory(max(peak + asked_bytes, limit))
         by = dict(self._settings.limits.origins).get("memory_bytes", "--mem")
         hint = f"limit {format_bytes(limit)} ({by}), used {format_bytes(peak)}. Try --mem {wanted}"
         if self._settings.limits.mem_mode == "brake":
