@@ -23,7 +23,7 @@ from ..sandbox.api import ANSWERS
 from ..sandbox.channel import Frame, Kind, blob_problem
 from ..sandbox.codec import MESSAGE_LIMIT
 from ..sandbox.entry import Location
-from ..sandbox.limits import format_bytes, parse_memory, suggest_memory
+from ..sandbox.limits import GI, UNITS, format_bytes, suggest_memory
 from ..sandbox.outcome import Cause, Exit, left_behind, report
 from ..sandbox.process import Child
 from . import encoding, messages
@@ -49,6 +49,7 @@ LOG_LINES = 100
 LOG_LINE_MAX = 10_000
 #: numpy says how much it asked for.
 _ASKED = re.compile(r"Unable to allocate ([\d.]+) ([KMGT]i)B")
+ASKED_MAX = 1024 * GI
 #: A leak is worth a word from here on: share of the limit, and tasks it was seen over.
 LEAK_SHARE = 0.8
 LEAK_TASKS = 10
@@ -785,8 +786,10 @@ class Supervisor:
             return failure
         peak = current.meter.peak() if current.meter is not None else 0
         asked = _ASKED.search(failure.message)
-        asked_bytes = parse_memory(asked[1] + asked[2]) if asked is not None else 0
-        wanted = suggest_memory(max(peak + asked_bytes, limit))
+        asked_bytes = float(asked[1]) * UNITS[asked[2]] if asked is not None else 0
+        # One that is far beyond every machine is an error of the code, no matter of limits.
+        asked_bytes = min(asked_bytes, ASKED_MAX)
+        wanted = suggest_memory(max(peak + int(asked_bytes), limit))
         by = dict(self._settings.limits.origins).get("memory_bytes", "--mem")
         hint = f"limit {format_bytes(limit)} ({by}), used {format_bytes(peak)}. Try --mem {wanted}"
         if self._settings.limits.mem_mode == "brake":
