@@ -50,7 +50,7 @@ def _run(settings: Settings, where: Location) -> int:
         shared = os.environ.get("ALGO_METRICS_DIR")
         store = Store(Path(settings.state_dir), metrics_dir=Path(shared) if shared else None)
     for note in settings.notes:
-        output.warn(f"◌ {note}")
+        output.say(f"◌ {note}")
     beside = _start_beside(loop, settings, where, output)
     try:
         run_it = _run_locally if settings.local else _serve

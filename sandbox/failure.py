@@ -14,6 +14,8 @@ import sysconfig
 import traceback
 from typing import Any, Dict, List, Optional
 
+from . import requirements
+
 #: Longest text taken from an exception, longest message, longest details; in characters.
 TEXT_MAX = 4_000
 MESSAGE_MAX = 12_000
@@ -72,7 +74,7 @@ def describe(error: BaseException, folder: str, *, code: str = "", during: str =
         sentence = f"{name}: {text or nothing}"
         if during:
             sentence += during
-    message = f"{code}: {sentence}" + (f" ({place})" if place else "") + _hint(error) + below
+    message = f"{code}: {sentence}" + (f" ({place})" if place else "") + _hint(error, folder) + below
     shown = _shown(frames, folder)
     if shown:
         message += "\n" + shown
@@ -95,8 +97,10 @@ def _code(error: BaseException) -> str:
     return "ALGORITHM_ERROR"
 
 
-def _hint(error: BaseException) -> str:
-    """Return the limit that this error ran into, where there is one to name."""
+def _hint(error: BaseException, folder: str) -> str:
+    """Return what helps against this error, or the limit that it ran into, where there is one to name."""
+    if isinstance(error, ModuleNotFoundError):
+        return requirements.hint(error.name, folder, interpreter())
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
         return f"; {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files are allowed (--files)"
     if isinstance(error, PermissionError) and error.errno == errno.EPERM and error.filename is None:
