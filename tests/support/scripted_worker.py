@@ -275,7 +275,8 @@ class ScriptedWorker:
                 client.broken(f"`initialized` in {self.state}")
             self.state = "working"
         elif command == "alive":
-            if self.state not in ("init", "working"):
+            # One that crosses a stop is disarmed by the `stopped` that follows.
+            if self.state not in ("init", "working", "stop"):
                 client.broken(f"`alive` in {self.state}: the worker exits 10 s later")
             self.alive_by = now + ALIVE_S
         elif command == "stopping":
