@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -31,7 +32,10 @@ class Crew:
         self.on_empty: Callable[[], None] | None = None
 
     def ready(self) -> Child:
-        """Return the child that serves: the one there is, the spare, or a new one."""
+        """Return the child that serves: the one there is, the spare, or a new one.
+
+        Raises OSError when the system has no process for us.
+        """
         if self.child is None:
             self.child, self._spare = self._spare or self._start(), None
         return self.child
@@ -39,7 +43,8 @@ class Crew:
     def prepare_spare(self) -> None:
         """Have a second child ready, if that was asked for and the first one is."""
         if self._settings.spare and self._spare is None and self.child is not None:
-            self._spare = self._start()
+            with contextlib.suppress(OSError):  # no process to be had: a spare is not worth a word
+                self._spare = self._start()
 
     def _start(self) -> Child:
         settings = self._settings

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..boards.store import Store
 from ..sandbox.entry import Location
+from ..sandbox.kernel import hide_from_same_user
 from .errors import BoardFailed, SettingsError
 from .loop import Loop
 from .messages import Failure
@@ -30,6 +31,9 @@ BOARD_DEADLINE_S = 60.0
 def run(settings: Settings) -> int:
     """Do what was asked; return the exit status. Raises HkrunnerError before anything is started."""
     _fill_standard_streams()
+    with contextlib.suppress(OSError):
+        # The algorithm runs as the same user: our environment and memory are none of its business.
+        hide_from_same_user()
     with contextlib.ExitStack() as stack:
         settings, where = prepare(settings, os.environ, stack)
         return _run(settings, where)

@@ -160,7 +160,9 @@ class Supervisor:
 
     def preload(self) -> None:
         """Start the child, so that its code is loaded when the first task comes."""
-        self._crew.ready()
+        problem = self._make_ready()
+        if problem is not None:
+            self._loop.after(0, lambda: self._hooks.on_load_failed(problem))
 
     def connect(self, url: str) -> None:
         """Connect to the worker, and stay connected."""
@@ -332,11 +334,26 @@ class Supervisor:
             self._idle.cancel()
         self._hand_out(self._current)
 
+    def _make_ready(self) -> Failure | None:
+        """Have a child that serves; the failure if the system has no process for us."""
+        try:
+            self._crew.ready()
+        except OSError as error:
+            exit = Exit(Cause.NOT_STARTED, detail=error.strerror or str(error), loaded=False)
+            self._last_exit = exit
+            return Failure(exit.error_code, report(exit))
+        return None
+
     def _hand_out(self, current: Current) -> None:
         message = current.message
         assert message is not None, "a task is handed out before it is admitted"
         fresh = self._crew.child is None
-        child = self._crew.ready()
+        if self._make_ready() is not None:
+            current.exit = self._last_exit
+            self._loop.after(0, lambda: self._step(Event.CHILD_GONE))
+            return
+        child = self._crew.child
+        assert child is not None, "it was made ready"
         if fresh:
             self._served = 0
         elif self._is_idle:
@@ -395,7 +412,7 @@ class Supervisor:
         """Start the next child now, unless it would only die like the last one."""
         exit = self._last_exit
         if exit is not None and exit.loaded and self._served and exit.cause is not Cause.NOT_STARTED:
-            self._crew.ready()
+            self._make_ready()
             self._served = 0
 
     def on_frame(self, child: Child, frame: Frame) -> None:
@@ -697,7 +714,7 @@ class Supervisor:
         if recycle is not None and self._served >= recycle and self._machine.state is State.IDLE:
             self._output.debug(f"a new process after {self._served} tasks (--recycle-after)")
             self._crew.let_go(Cause.RECYCLED, ask=True)
-            self._crew.ready()
+            self._make_ready()
             self._served = 0
         if self._idle is None or not self._idle.pending:
             self._idle = self._loop.after(IDLE_S, self._rest)
