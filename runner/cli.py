@@ -1,95 +1,98 @@
-"""The command line: options -> Settings -> run -> exit status. Nothing below this file knows click."""
+"""The command line: options -> Settings -> run -> exit status. Only cli.py and cli_*.py know click.
+
+A further command is a file `cli_<name>.py` with a click command (or group) called `command` in it, and a
+line in COMMANDS below. The file is imported when the command is called or its own help is asked for, so
+it may import what it likes; what takes long goes into the callback all the same, so that its --help stays
+fast. Options are declared once, in settings.py, and become click's with cli_options.Sections. A callback
+raises HkrunnerError for what the user has to know, and ends with sys.exit(status).
+
+What is no command is an entry: `hkrunner my_alg.py -i 1` and `hkrunner --entry my_alg.py -i 1` are
+`hkrunner run …`.
+"""
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import os
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from .. import __version__
-from .errors import EntryNotFound, HkrunnerError, SettingsError
-from .settings import OPTIONS, Option, Settings, settings_of
+from .errors import HkrunnerError
 
-EPILOG = """\b
-Exit status:
-  0    every task has a result
-  1    the algorithm raised, or ended before it answered
-  2    bad usage
-  3    no such code
-  4    the code cannot be loaded
-  5    no worker
-  128+N  the algorithm was ended by signal N (139: segmentation fault)
-  130, 143  ended by Ctrl-C or SIGTERM, in order
-"""
+#: Each command and its line in --help.
+COMMANDS = {
+    "run": "Run an algorithm: locally with --input, else for HKube's worker. The default.",
+    "worker": "Stand in for HKube's worker, to try a wrapper of any language.",
+}
+DEFAULT = "run"
 
 
-class Sections(click.Command):
-    """A command whose help shows its options in their groups."""
+class DefaultGroup(click.Group):
+    """Commands that are imported when they are needed; `run` where none is named."""
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section a group, in the order of OPTIONS."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        by_name = {option.name: option.group for option in OPTIONS}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                groups.setdefault(by_name.get(parameter.name or "", "Other"), []).append(record)
-        for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order of COMMANDS."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the command; None when there is none of this name."""
+        if name not in COMMANDS:
+            return None
+        command = importlib.import_module(f".cli_{name}", __package__).command
+        assert isinstance(command, click.Command), f"cli_{name}.py holds a command"
+        return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does; an entry may stand without --entry."""
+        """Put `run` in front of what begins with an option of its, or an entry."""
+        first = args[0] if args else None
+        own = {"-h", "--help", "--version"}
+        if first is None or (first not in own and first not in COMMANDS):
+            if first is not None and not _may_be_entry(first):
+                raise click.UsageError(_no_command(first), ctx)
+            args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
 
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """`run` need not be written."""
+        formatter.write_usage(ctx.command_path, "[run] [OPTIONS] [ENTRY]")
+        formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] …", prefix="       ")
 
-def _parameter(option: Option) -> click.Option:
-    kind: Any = str
-    if option.kind == "choice":
-        kind = click.Choice(option.choices)
-    flag = option.kind == "flag"
-    shown = option.default is not None and not flag
-    return click.Option(
-        [*option.flags, option.name],
-        envvar=list(option.env) or None,
-        default=option.default,
-        type=None if flag else kind,
-        is_flag=flag,
-        multiple=option.kind == "many",
-        metavar=option.metavar or ("SECONDS" if option.kind == "seconds" else None),
-        help=option.help,
-        show_default=shown,
-        show_envvar=bool(option.env),
-    )
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of `run`, then the commands."""
+        run = self.get_command(ctx, DEFAULT)
+        assert run is not None, "it is in COMMANDS"
+        run.format_options(ctx, formatter)
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
-
-def _run(entry_argument: str | None, **values: Any) -> None:
-    if entry_argument is not None:
-        if values.get("entry") and click.get_current_context().get_parameter_source("entry") is not None:
-            source = click.get_current_context().get_parameter_source("entry")
-            if source is click.core.ParameterSource.COMMANDLINE:
-                raise SettingsError(f"two entries: {entry_argument} and --entry {values['entry']}; give one")
-        values["entry"] = entry_argument
-    settings = settings_of(values, os.environ)
-    # Late, so that --help and --version do not pay for it.
-    from .main import run
-
-    sys.exit(run(settings))
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the epilog of `run`."""
+        run = self.get_command(ctx, DEFAULT)
+        assert run is not None, "it is in COMMANDS"
+        run.format_epilog(ctx, formatter)
 
 
-command = Sections(
+def _may_be_entry(word: str) -> bool:
+    """It is an option, or looks like code: a path, file.py:function, a dotted module, one that is here."""
+    looks = word.startswith("-") or any(mark in word for mark in (os.sep, ".", ":", "~"))
+    return looks or os.path.exists(word) or os.path.exists(f"{word}.py")
+
+
+def _no_command(word: str) -> str:
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    meant = f" Did you mean {near[0]!r}?" if near else f" The commands are {', '.join(COMMANDS)}."
+    return f"There is no command {word!r}, and no such file or folder here.{meant}"
+
+
+command = DefaultGroup(
     "hkrunner",
-    callback=_run,
-    params=[
-        click.Argument(["entry_argument"], required=False, metavar="[ENTRY]"),
-        *(_parameter(option) for option in OPTIONS),
-    ],
     help="Run an algorithm as a supervised process.\n\n"
     "With --input it runs at once, locally, and its results go to stdout. Without, it serves HKube's worker "
     "until it is stopped.",
-    epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 command = click.version_option(__version__, "--version", message="hkrunner %(version)s")(command)
@@ -97,13 +100,18 @@ command = click.version_option(__version__, "--version", message="hkrunner %(ver
 
 def main() -> NoReturn:
     """The command `hkrunner`."""
+    main_with(None)
+
+
+def main_with(args: list[str] | None) -> NoReturn:
+    """The command `hkrunner` with these arguments; None: those of this process."""
     if not sys.platform.startswith("linux"):
         sys.exit(
             f"hkrunner: runs on Linux; this is {sys.platform}. What it stands on (subreapers, memory files, "
             "/proc) is Linux's own; a Linux virtual machine or container serves."
         )
     try:
-        command.main(standalone_mode=False)
+        command.main(args, prog_name="hkrunner", standalone_mode=False)
         status = 0
     except HkrunnerError as error:
         _say(str(error))
@@ -120,4 +128,4 @@ def _say(text: str) -> None:
     click.echo(f"hkrunner: {text}", err=True)
 
 
-__all__ = ["EntryNotFound", "Settings", "command", "main"]
+__all__ = ["COMMANDS", "command", "main", "main_with"]

@@ -28,6 +28,11 @@ _REASONS = {
 _STATUSES = {"START_TIMEOUT": 4, "ENTRY_NOT_FOUND": 3, "ENTRY_INVALID": 4, "IMPORT_FAILED": 4}
 
 
+def is_known(code: str) -> bool:
+    """The code is one of ours, so reason and exit status follow from it."""
+    return code in _REASONS
+
+
 @dataclass
 class Result:
     """One task, ended. `output` is the result's own JSON; None when there is none or it was not kept."""

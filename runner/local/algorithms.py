@@ -14,6 +14,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ...boards.files import replace_file, to_json
 from ...boards.store import Store
@@ -167,7 +168,7 @@ class Station:
         self._folder = result.folder
 
     def _answered(self, answer: Answer) -> None:
-        keep_spans(self._folder, answer)
+        keep_spans(self._folder, answer.spans)
         self._output.debug(f"  {answer.task.task}: {answer.command}")
         on_end, self._on_end = self._on_end, lambda answer: None
         self.on_free()
@@ -246,12 +247,12 @@ class Aside(Output):
         self._to.debug(text)
 
 
-def keep_spans(folder: str | None, answer: Answer) -> None:
+def keep_spans(folder: str | None, spans: list[dict[str, Any]]) -> None:
     """Put the task's spans into its folder, if it has any."""
-    if folder is not None and answer.spans:
+    if folder is not None and spans:
         # A disk that is full has been told of by the record itself.
         with contextlib.suppress(OSError):
-            replace_file(f"{folder}/spans.json", to_json({"spans": answer.spans}))
+            replace_file(f"{folder}/spans.json", to_json({"spans": spans}))
 
 
 def _message(data: bytes) -> Message:

@@ -129,6 +129,10 @@ class Calls:
             flow.stop()
         for one in list(self._running):
             one.stop()
+        return self.spans()
+
+    def spans(self) -> list[dict[str, Any]]:
+        """Return the spans; those that are open end here."""
         return self._spans.close()
 
     # ---- other algorithms

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..errors import SettingsError
+from ..loop import Loop
 
 
 def read_inputs(values: tuple[str, ...], tasks: str | None, cwd: str) -> Iterator[bytes]:
@@ -32,6 +33,57 @@ def _lines(name: str, cwd: str) -> Iterator[bytes]:
     for number, line in enumerate(data.splitlines(), 1):
         if line.strip():
             yield as_list(line, f"line {number} of {shown} (--tasks)")
+
+
+class StdinTasks:
+    """Inputs that come line by line on stdin while others are served."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        on_line: Callable[[bytes, int], None],
+        on_problem: Callable[[str], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        """`on_line` gets each line that is not blank, and its number; `on_end` is the last call."""
+        self._loop = loop
+        self._on_line = on_line
+        self._on_problem = on_problem
+        self._on_end = on_end
+        self._rest = b""
+        self._number = 0
+        try:
+            loop.on_readable(0, self._on_readable)
+        except OSError:
+            # A regular file or /dev/null: nothing has to be waited for, and epoll takes neither.
+            loop.after(0, self._read_all)
+
+    def _on_readable(self) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(0, 65536)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            self._on_problem(f"stdin cannot be read: {error.strerror}")
+            data = b""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if not data and self._rest:
+            lines, self._rest = [self._rest], b""
+        for line in lines:
+            self._number += 1
+            if line.strip():
+                self._on_line(line, self._number)
+        if not data:
+            self._loop.on_readable(0, None)
+            self._on_end()
+        return bool(data)
+
+    def _read_all(self) -> None:
+        while self._read():
+            pass
 
 
 def _stdin() -> bytes:

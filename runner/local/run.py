@@ -15,7 +15,6 @@ from typing import Any
 from ...boards.store import Store, local_job_id
 from ...sandbox.codec import json_text
 from ...sandbox.entry import Location
-from ...sandbox.limits import format_bytes, suggest_memory
 from ..loop import Loop
 from ..messages import Failure
 from ..output import Output
@@ -24,6 +23,7 @@ from ..settings import Settings, worker_url
 from ..supervisor import Hooks, Supervisor
 from .algorithms import keep_spans
 from .given import algorithms_of
+from .report import Report
 from .worker import Answer, LocalTask, LocalWorker
 
 #: What waits for a slow reader of stdout before the next task is held back, in bytes.
@@ -31,7 +31,7 @@ HOLD_BACK = 1024 * 1024
 
 
 class LocalRun:
-    """Runs each input as a task; `status` is the exit status in the end."""
+    """Runs each input as a task; `report.status` is the exit status in the end."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class LocalRun:
         self._job = local_job_id(time.time())
         self._count = 0
         self._results: dict[str, Result] = {}
-        self.status = 0
+        self.report = Report(settings, output)
         hooks = Hooks(
             on_result=self._keep,
             on_loaded=self._loaded,
@@ -98,13 +98,13 @@ class LocalRun:
         if self._connected:
             return  # a later child: its task is answered with it
         self._output.warn(f"✘ {failure.message}")
-        self._settle(4)
+        self.report.settle(4)
         self.supervisor.shutdown(4)
 
     def _next(self) -> None:
         """Hand the next input out, or end."""
         if self._output.out.broken:
-            self._settle(141)  # as the shell reports a writer whose reader has gone
+            self.report.settle(141)  # as the shell reports a writer whose reader has gone
             self._end()
             return
         if self._output.out.waiting > HOLD_BACK:
@@ -129,12 +129,13 @@ class LocalRun:
         self._results[result.task] = result
         if self.supervisor.ending:
             # No answer goes to the worker any more: this is the last that is heard of the task.
+            keep_spans(result.folder, self._worker.spans())
             self._show(result)
 
     def _answered(self, answer: Answer) -> None:
         result = self._results.get(answer.task.task)
         if result is not None:
-            keep_spans(result.folder, answer)
+            keep_spans(result.folder, answer.spans)
             if result.output is None and result.status == "succeed":
                 # It did not travel as JSON: as JSON it is what the worker has decoded.
                 result.output = json_text(answer.message.get("data"))
@@ -143,48 +144,13 @@ class LocalRun:
 
     def _show(self, result: Result) -> None:
         del self._results[result.task]
-        self._settle(result.exit_status)
-        if self._settings.json:
-            self._output.result(result.line())
-        elif result.output is not None:
-            self._output.result(result.output)
-        if result.status == "failed" and result.failure is not None:
-            self._output.warn(f"✘ task {result.task} failed: {result.failure.message}")
-        elif result.status == "stopped":
-            why = f": {result.failure.message}" if result.failure is not None else ""
-            self._output.warn(f"■ task {result.task} stopped{why}")
-        else:
-            place = f" · {self._shown(result.folder)}" if result.folder is not None else ""
-            self._output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{_used(result)}{place}")
-        for problem in result.problems:
-            self._output.warn(f"  {problem}")
+        self.report.show(result)
 
     def _progressed(self, task: LocalTask, data: Any) -> None:
         told = data if isinstance(data, dict) else {}
         details = f" · {told['details']}" if told.get("details") is not None else ""
         self._output.debug(f"  {task.task}: {told.get('progress')} %{details}")
 
-    def _shown(self, folder: str) -> str:
-        short = os.path.relpath(folder, self._settings.cwd)
-        return short if len(short) < len(folder) else folder
-
     def _problem(self, text: str) -> None:
         if not self.supervisor.ending:
             self._output.warn(f"✘ local worker: {text}")
-
-    def _settle(self, status: int) -> None:
-        self.status = max(self.status, status)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def _used(result: Result) -> str:
-    """Return what a healthy task used, and the limit that would do."""
-    if result.peak_bytes is None:
-        return ""
-    peak = format_bytes(result.peak_bytes)
-    if result.limit_bytes is not None:
-        return f" · peak {peak} of {format_bytes(result.limit_bytes)} · {result.cpu_s:.2f} s cpu"
-    return f" · peak {peak} · {result.cpu_s:.2f} s cpu · --mem {suggest_memory(result.peak_bytes)} would do"

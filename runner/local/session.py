@@ -77,15 +77,18 @@ class Session:
         self._calls = Calls(self._offer, task, self._say, self._ears.on_problem)
         self._wire.send(task.initialize(self._wire.encoding))
 
-    def stop(self, *, force: bool = True, at_once: bool = False) -> None:
-        """Ask the client to stop its task. The real worker does so only once start() runs; `at_once`
-        also before."""
+    def stop(self, *, force: bool = True, at_once: bool = False) -> bool:
+        """Ask the client to stop its task; True if it is asked now, or was.
+
+        The real worker does so only once start() runs; `at_once` also before.
+        """
         early = at_once and self._state is TaskState.INITIALIZING
         if self._state is TaskState.WORKING or early:
             self._state = TaskState.STOPPING
             self._stop_began = self._loop.clock()
             self._listen("no `stopped` came within 10 s of the stop; HKube's worker would end the container")
             self._say({"command": "stop", "data": {"forceStop": force}})
+        return self._state is TaskState.STOPPING
 
     def exit(self, code: int = 0) -> None:
         """Ask the client to end."""
@@ -99,6 +102,10 @@ class Session:
         task = self.task
         self._end_task()
         return task
+
+    def spans(self) -> list[dict[str, Any]]:
+        """End the spans of the task that is worked on, and return them."""
+        return self._calls.spans() if self._calls is not None else []
 
     def _say(self, message: dict[str, Any]) -> None:
         self._wire.send(codec.encode(self._wire.encoding, message, name="message"))

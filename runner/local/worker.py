@@ -49,7 +49,8 @@ class LocalWorker:
 
     def listen(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Listen; return the port. Raises OSError when it is taken."""
-        self._listener = socket.create_server((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family)
         self._listener.setblocking(False)
         self._loop.on_readable(self._listener, self._accept)
         found: int = self._listener.getsockname()[1]
@@ -60,10 +61,13 @@ class LocalWorker:
         self._queue.append(task)
         self._next()
 
-    def stop(self, *, force: bool = True) -> None:
-        """Ask the client to stop the task it works on."""
-        if self._session is not None:
-            self._session.stop(force=force)
+    def stop(self, *, force: bool = True) -> bool:
+        """Ask the client to stop the task it works on; False when there is nothing to stop yet."""
+        return self._session is not None and self._session.stop(force=force)
+
+    def spans(self) -> list[dict[str, Any]]:
+        """End the spans of the task that is worked on, and return them."""
+        return self._session.spans() if self._session is not None else []
 
     def exit(self, code: int = 0) -> None:
         """Ask the client to end."""

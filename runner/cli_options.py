@@ -1,0 +1,58 @@
+"""From Option to click: every command shows its options in their groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from .settings import Option
+
+#: What a command of ours is made with.
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Sections(click.Command):
+    """A command whose help shows its options in their groups, in the order of `options`."""
+
+    def __init__(
+        self, name: str, *, options: Sequence[Option], params: Sequence[click.Parameter] = (), **more: Any
+    ) -> None:
+        settings = {**CONTEXT_SETTINGS, **more.pop("context_settings", {})}
+        all_params = [*params, *(parameter(option) for option in options)]
+        super().__init__(name, params=all_params, context_settings=settings, **more)
+        self._groups = {option.name: option.group for option in options}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section a group."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for one in self.get_params(ctx):
+            record = None if isinstance(one, click.Argument) else one.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(self._groups.get(one.name or "", "Other"), []).append(record)
+        groups["Other"] = groups.pop("Other", [])  # at the end
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def parameter(option: Option) -> click.Option:
+    """Return the option as click has it."""
+    kind: Any = str
+    if option.kind == "choice":
+        kind = click.Choice(option.choices)
+    flag = option.kind == "flag"
+    shown = option.default is not None and not flag
+    return click.Option(
+        [*option.flags, option.name],
+        envvar=list(option.env) or None,
+        default=option.default,
+        type=None if flag else kind,
+        is_flag=flag,
+        multiple=option.kind == "many",
+        metavar=option.metavar or ("SECONDS" if option.kind == "seconds" else None),
+        help=option.help,
+        show_default=shown,
+        show_envvar=bool(option.env),
+    )

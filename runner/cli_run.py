@@ -1,0 +1,53 @@
+"""`hkrunner run`, and `hkrunner` without a command's name: run an algorithm, or serve HKube's worker."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from .. import __version__
+from .cli_options import Sections
+from .errors import SettingsError
+from .settings import OPTIONS, settings_of
+
+EPILOG = """\b
+Exit status:
+  0    every task has a result
+  1    the algorithm raised, or ended before it answered
+  2    bad usage
+  3    no such code
+  4    the code cannot be loaded
+  5    no worker
+  128+N  the algorithm was ended by signal N (139: segmentation fault)
+  130, 143  ended by Ctrl-C or SIGTERM, in order
+"""
+
+
+def _run(entry_argument: str | None, **values: Any) -> None:
+    if entry_argument is not None:
+        if values.get("entry") and click.get_current_context().get_parameter_source("entry") is not None:
+            source = click.get_current_context().get_parameter_source("entry")
+            if source is click.core.ParameterSource.COMMANDLINE:
+                raise SettingsError(f"two entries: {entry_argument} and --entry {values['entry']}; give one")
+        values["entry"] = entry_argument
+    settings = settings_of(values, os.environ)
+    # Late, so that --help and --version do not pay for it.
+    from .main import run
+
+    sys.exit(run(settings))
+
+
+command = Sections(
+    "run",
+    callback=_run,
+    params=[click.Argument(["entry_argument"], required=False, metavar="[ENTRY]")],
+    options=OPTIONS,
+    help="Run an algorithm as a supervised process.\n\n"
+    "With --input it runs at once, locally, and its results go to stdout. Without, it serves HKube's worker "
+    "until it is stopped.",
+    epilog=EPILOG,
+)
+command = click.version_option(__version__, "--version", message="hkrunner %(version)s")(command)

@@ -1,0 +1,60 @@
+"""What a local run, or the local worker alone, tells of a task that has ended, and its exit status."""
+
+from __future__ import annotations
+
+import os
+
+from ...sandbox.limits import format_bytes, suggest_memory
+from ..output import Output
+from ..result import Result
+from ..settings import Settings
+
+
+class Report:
+    """Results to stdout, a line about each to stderr; `status` is the highest exit status so far."""
+
+    def __init__(self, settings: Settings, output: Output) -> None:
+        self._settings = settings
+        self._output = output
+        self.status = 0
+
+    def settle(self, status: int) -> None:
+        """Take this exit status, unless there is a higher one."""
+        self.status = max(self.status, status)
+
+    def show(self, result: Result) -> None:
+        """Tell how a task has ended."""
+        output = self._output
+        self.settle(result.exit_status)
+        if self._settings.json:
+            output.result(result.line())
+        elif result.output is not None:
+            output.result(result.output)
+        if result.status == "failed" and result.failure is not None:
+            output.warn(f"✘ task {result.task} failed: {result.failure.message}")
+        elif result.status == "stopped":
+            why = f": {result.failure.message}" if result.failure is not None else ""
+            output.warn(f"■ task {result.task} stopped{why}")
+        else:
+            place = f" · {self._shown(result.folder)}" if result.folder is not None else ""
+            output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{_used(result)}{place}")
+        for problem in result.problems:
+            output.warn(f"  {problem}")
+
+    def _shown(self, folder: str) -> str:
+        short = os.path.relpath(folder, self._settings.cwd)
+        return short if len(short) < len(folder) else folder
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _used(result: Result) -> str:
+    """Return what a healthy task used, and the limit that would do."""
+    if result.peak_bytes is None:
+        return ""
+    peak = format_bytes(result.peak_bytes)
+    if result.limit_bytes is not None:
+        return f" · peak {peak} of {format_bytes(result.limit_bytes)} · {result.cpu_s:.2f} s cpu"
+    return f" · peak {peak} · {result.cpu_s:.2f} s cpu · --mem {suggest_memory(result.peak_bytes)} would do"
