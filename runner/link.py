@@ -649,6 +649,8 @@ class Link:
             self._drop(
                 f"the worker closed the connection ({code}{': ' + text if text else ''})", least_s=least_s
             )
+        elif opcode != _PONG:
+            raise _Refused("the worker sent a frame that RFC 6455 does not allow")
 
     def _say_close(self, code: int) -> None:
         # Politeness only: between two frames, and without waiting.
