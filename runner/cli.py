@@ -27,7 +27,12 @@ from .errors import HkrunnerError
 COMMANDS = {
     "run": "Run an algorithm: locally with --input, else for HKube's worker. The default.",
     "worker": "Stand in for HKube's worker, to try a wrapper of any language.",
+    "runs": "Tasks that have run: list, show, repeat, remove.",
+    "board": "TensorBoard over the runs that are kept.",
+    "boards": "HKube's routes for boards.",
 }
+#: Commands that lie in another's file, as `file:name`.
+PLACES = {"boards": "cli_board:boards_command"}
 DEFAULT = "run"
 
 
@@ -42,8 +47,9 @@ class DefaultGroup(click.Group):
         """Import the command; None when there is none of this name."""
         if name not in COMMANDS:
             return None
-        command = importlib.import_module(f".cli_{name}", __package__).command
-        assert isinstance(command, click.Command), f"cli_{name}.py holds a command"
+        module, _, attribute = PLACES.get(name, f"cli_{name}:command").partition(":")
+        command = getattr(importlib.import_module(f".{module}", __package__), attribute)
+        assert isinstance(command, click.Command), f"{module}.py holds it"
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
