@@ -1,126 +1,251 @@
 """What the terminal shows: results on stdout, everything else on stderr, never a wait for either.
 
-A reader of ours that is slow or stopped (a paused `less`, Ctrl-S) must not hold up the parent. So bytes
-are written in pieces that a pipe or terminal that says "writable" takes whole, and the rest waits in a
-bounded buffer. The descriptors are not switched to non-blocking: they are shared with the shell.
+A reader of ours that is slow or stopped (a paused `less`, Ctrl-S) must not hold up the parent: a kill, a
+stop or a timer would wait with it. So nothing here blocks, and what the reader does not take waits in a
+buffer. When that is full, the algorithm is held up, as it would be if it wrote to that reader itself: its
+pipes are not read any more. That lasts STALL_S, at most, for each time that the buffer fills; then its
+output is read on and dropped, and a line says how much, until the reader has taken half of the buffer.
+
+    FLOWING  -- buffer full -->  HOLDING  -- STALL_S -->  DROPPING
+       ^                            |                        |
+       +-------- half of it is taken, or the reader has gone-+
+
+Results are never dropped: a local run hands out no further task while they wait, and ends when they are
+taken. The descriptors are not switched to non-blocking: they are shared with the shell. A pipe is opened
+a second time for that; to a terminal, bytes go in pieces that one that says "writable" takes whole.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import select
+import stat
+import time
 from collections import deque
 from collections.abc import Callable
 
-from .loop import Loop
+from .loop import Loop, Timer
 
 #: A pipe that polls writable takes this much without blocking (pipe(7): PIPE_BUF).
 _PIECE = 4096
 #: A terminal's buffer is smaller, and it may be stopped with Ctrl-S.
 _TTY_PIECE = 512
-#: What waits for a slow reader, at most; what comes beyond it is dropped and counted.
+#: At most this much is tried at once, and written in one turn of the loop.
+_TURN = 1024 * 1024
+#: Small pieces are joined up to this size: each has a price beside its bytes.
+_JOINED = 65536
+#: What waits for a slow reader before the algorithm is held up. Twice that is the most that is kept.
 BUFFER_MAX = 8 * 1024 * 1024
+#: The longest that the algorithm is held up for a reader, each time that the buffer is full.
+STALL_S = 1.0
+#: What the end of hkrunner waits for a reader.
+CLOSE_S = 1.0
 
 _PLAIN = {"●": "*", "◌": "-", "▶": ">", "✔": "ok", "✘": "error:", "■": "*", "·": "-", "…": "...", "→": "->"}
+
+
+class Flow(enum.Enum):
+    """What becomes of the next bytes of the algorithm."""
+
+    FLOWING = "they are written, or wait in the buffer"
+    HOLDING = "they stay in the algorithm's pipe"
+    DROPPING = "they are counted"
 
 
 class Pump:
     """Writes to one descriptor without ever waiting for it."""
 
-    def __init__(self, loop: Loop, fd: int, *, buffer_max: int | None = BUFFER_MAX) -> None:
+    def __init__(
+        self, loop: Loop, fd: int, *, buffer_max: int | None = BUFFER_MAX, stall_s: float = STALL_S
+    ) -> None:
         """`buffer_max` None: nothing is dropped; the caller looks at `waiting` and holds back."""
         self._loop = loop
-        self._fd = fd
         self._buffer_max = buffer_max
-        self._buffer: deque[memoryview] = deque()
+        self._stall_s = stall_s
+        self._stall: Timer | None = None
+        self._buffer: deque[bytearray | memoryview] = deque()
+        self._written = 0  #: of the first piece in the buffer
+        self._dropped_bytes = 0
+        self._dropped_lines = 0
+        self._in_line = False  #: what was dropped last did not end its line
+        self.flow = Flow.FLOWING
         self.waiting = 0
-        self.dropped = 0
         self.broken = False
         self.at_line_start = True
         #: Called once when nothing waits any more.
         self.on_drained: Callable[[], None] | None = None
-        self._piece = _TTY_PIECE if os.isatty(fd) else _PIECE
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
+        #: Called when the algorithm need not be held up any more.
+        self.on_release: Callable[[], None] = lambda: None
+        self._fd = fd
+        self._own: int | None = None
+        self._poll: select.poll | None = select.poll()
+        self._piece = _PIECE
+        self._selectable = True  #: no selector takes a regular file or /dev/null; nor do they keep us waiting
+        self._prepare()
         self._watched = False
 
-    def write(self, data: bytes) -> None:
-        """Write, now or when the reader takes it. What does not fit the buffer is dropped and counted."""
+    def _prepare(self) -> None:
+        """Find out how much can be written at once without waiting."""
+        try:
+            mode = os.fstat(self._fd).st_mode
+        except OSError:
+            return  # closed by whoever started us; the first write says so
+        if stat.S_ISREG(mode):
+            self._poll, self._piece, self._selectable = None, _TURN, False
+        elif stat.S_ISFIFO(mode):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            # It may be another user's, or its reader may have gone: then as with anything else.
+            with contextlib.suppress(OSError):
+                self._own = os.open(f"/proc/self/fd/{self._fd}", flags)
+                self._fd, self._poll, self._piece = self._own, None, _TURN
+        elif os.isatty(self._fd):
+            self._piece = _TTY_PIECE
+        if self._poll is not None:
+            self._poll.register(self._fd, select.POLLOUT)
+
+    def write(self, data: bytes, *, ours: bool = False) -> None:
+        """Write, now or when the reader takes it, or count what is dropped.
+
+        `ours`: a line of hkrunner's own; it is dropped only when there is no room at all.
+        """
         if self.broken or not data:
             return
-        if self._buffer_max is not None and self.waiting + len(data) > self._buffer_max:
-            self.dropped += data.count(b"\n") or 1
-            return
-        if self.dropped:
-            note = (
-                f"\n[hkrunner: {self.dropped:,} lines were dropped here: the reader is too slow]\n".encode()
-            )
-            self.dropped = 0
-            self._append(note)
+        most = self._buffer_max
+        if most is not None:
+            full = self.waiting + len(data) > 2 * most
+            if full or (self.flow is Flow.DROPPING and not ours):
+                self._drop(data)
+                return
+            if self._dropped_bytes:
+                data = self._after_dropped(data, ours)
         self._append(data)
         if not self._watched:
             self.flush()
+        if most is not None and self.waiting > most and self.flow is Flow.FLOWING:
+            self.flow = Flow.HOLDING
+            self._stall = self._loop.after(self._stall_s, self._give_up)
+
+    def _drop(self, data: bytes) -> None:
+        self._dropped_bytes += len(data)
+        self._dropped_lines += data.count(b"\n")
+        self._in_line = not data.endswith(b"\n")
+
+    def _after_dropped(self, data: bytes, ours: bool) -> bytes:
+        """Return the data behind a line that says how much is missing."""
+        if self._in_line and not ours:
+            # The rest of a line whose beginning is gone would be taken for a line.
+            cut = data.find(b"\n") + 1
+            self._drop(data[:cut])
+            data = data[cut:]
+        self._note_dropped()
+        return data
+
+    def _note_dropped(self) -> None:
+        lines = max(1, self._dropped_lines)
+        what = "line was" if lines == 1 else "lines were"
+        note = (
+            f"[hkrunner: {lines:,} {what} dropped here ({self._dropped_bytes:,} bytes): "
+            "the reader is too slow]\n"
+        )
+        self._append(("" if self.at_line_start else "\n").encode() + note.encode())
+        self._dropped_bytes = self._dropped_lines = 0
+        self._in_line = False
+
+    def _give_up(self) -> None:
+        self.flow = Flow.DROPPING
+        self.on_release()
+
+    def _flow_again(self) -> None:
+        was, self.flow = self.flow, Flow.FLOWING
+        if self._stall is not None:
+            self._stall.cancel()
+        if was is Flow.HOLDING:
+            self.on_release()
 
     def _append(self, data: bytes) -> None:
-        self._buffer.append(memoryview(data))
+        if not data:
+            return
+        last = self._buffer[-1] if self._buffer else None
+        if len(data) >= _JOINED // 2:
+            self._buffer.append(memoryview(data))
+        elif isinstance(last, bytearray) and len(last) + len(data) <= _JOINED:
+            last += data
+        else:
+            self._buffer.append(bytearray(data))
         self.waiting += len(data)
         self.at_line_start = data.endswith(b"\n")
 
     def flush(self) -> None:
         """Write what the reader takes now."""
-        turns = 0
-        while self._buffer:
-            if not self._poll.poll(0) or turns > 256:
-                self._watch(True)
-                return
-            turns += 1
-            data = self._buffer[0]
-            try:
-                count = os.write(self._fd, data[: self._piece])
-            except BlockingIOError:
-                self._watch(True)
-                return
-            except OSError:
-                # The reader has gone (`| head`), or the disk is full. There is nobody to tell.
-                self.broken = True
-                self._buffer.clear()
-                self.waiting = 0
+        left = _TURN
+        while self._buffer and left > 0:
+            count = self._write_once()
+            if count == 0:
                 break
-            self.waiting -= count
-            if count == len(data):
-                self._buffer.popleft()
-            else:
-                self._buffer[0] = data[count:]
+            left -= count
+        if self.flow is not Flow.FLOWING and self.waiting <= (self._buffer_max or 0) // 2:
+            if self._dropped_bytes:
+                self._note_dropped()
+            self._flow_again()
+        if self._buffer:
+            self._watch(True)
+            return
         self._watch(False)
         callback, self.on_drained = self.on_drained, None
         if callback is not None:
             callback()
 
-    def _watch(self, on: bool) -> None:
-        if on == self._watched:
-            return
+    def _write_once(self) -> int:
+        """Write as much as is taken at once; return how much, 0 for nothing now."""
+        if self._poll is not None and not self._poll.poll(0):
+            return 0
+        first = self._buffer[0]
         try:
-            self._loop.on_writable(self._fd, self.flush if on else None)
-            self._watched = on
+            count = os.write(self._fd, memoryview(first)[self._written : self._written + self._piece])
+        except BlockingIOError:
+            return 0
         except OSError:
-            # No selector takes a regular file or /dev/null; they do not keep anybody waiting either.
+            # The reader has gone (`| head`), or the disk is full. There is nobody to tell.
+            self.broken = True
+            self._buffer.clear()
+            self.waiting = self._written = self._dropped_bytes = 0
+            return 0
+        self.waiting -= count
+        self._written += count
+        if self._written == len(first):
+            self._buffer.popleft()
+            self._written = 0
+        return count
+
+    def _watch(self, on: bool) -> None:
+        if self._selectable and on != self._watched:
+            try:
+                self._loop.on_writable(self._fd, self.flush if on else None)
+                self._watched = on
+            except OSError:
+                self._selectable = False
+        if on and not self._selectable:
             self._loop.after(0, self.flush)
 
-    def close(self, *, wait_ms: int = 1000) -> None:
+    def close(self, *, wait_s: float = CLOSE_S) -> None:
         """Write what waits, giving a slow reader this long; the descriptor stays open."""
         self._watch(False)
-        while self._buffer and self._poll.poll(wait_ms):
-            data = self._buffer[0]
-            try:
-                count = os.write(self._fd, data[: self._piece])
-            except OSError:
-                break
-            if count == len(data):
-                self._buffer.popleft()
-            else:
-                self._buffer[0] = data[count:]
+        if self._stall is not None:
+            self._stall.cancel()
+        if self._dropped_bytes:
+            self._note_dropped()
+        deadline = time.monotonic() + wait_s
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        while self._buffer and (left_s := deadline - time.monotonic()) > 0:
+            if poll.poll(left_s * 1000):
+                self._write_once()
         self._buffer.clear()
+        if self._own is not None:
+            os.close(self._own)
+            self._own = None
 
 
 class Output:
@@ -142,6 +267,9 @@ class Output:
         self._encoding = encoding or "ascii"
         self.out = Pump(loop, 1, buffer_max=None if local else BUFFER_MAX)
         self.err = Pump(loop, 2)
+        #: Called when the algorithm need not be held up any more.
+        self.on_release: Callable[[], None] = lambda: None
+        self.out.on_release = self.err.on_release = self._release
 
     def result(self, line: bytes) -> None:
         """A result, whole on its line."""
@@ -150,6 +278,23 @@ class Output:
     def user(self, stream: str, data: bytes) -> None:
         """Bytes the algorithm has printed, as they are."""
         (self.out if stream == "stdout" and not self._local else self.err).write(data)
+
+    @property
+    def holding(self) -> bool:
+        """The algorithm's output is to stay in its pipes until on_release()."""
+        return self.out.flow is Flow.HOLDING or self.err.flow is Flow.HOLDING
+
+    def _release(self) -> None:
+        if not self.holding:
+            self.on_release()
+
+    def when_taken(self, callback: Callable[[], None]) -> None:
+        """Call back when the readers have taken everything: at once, if they have."""
+        for pump in (self.out, self.err):
+            if pump.waiting:
+                pump.on_drained = lambda: self.when_taken(callback)
+                return
+        callback()
 
     def say(self, text: str) -> None:
         """A line for whoever watches; not with --quiet."""
@@ -167,9 +312,8 @@ class Output:
 
     def _line(self, text: str) -> None:
         begin = "" if self.err.at_line_start else "\n"
-        self.err.write(
-            (begin + plain(text, self._encoding) + "\n").encode(self._encoding, "backslashreplace")
-        )
+        line = (begin + plain(text, self._encoding) + "\n").encode(self._encoding, "backslashreplace")
+        self.err.write(line, ours=True)
 
     def close(self) -> None:
         """Everything is written, or its reader is too slow for it."""

@@ -56,6 +56,11 @@ from .outcome import STACK_WANTED, Breach, Cause, Exit, Process
 
 #: Read from a pipe or socket at most this much before others get their turn.
 CHUNK = 65536
+#: A program that prints line after line would wake us for each of them: after so many small reads without a
+#: pause between them its pipe is left alone for a moment, in which more can come.
+QUICK_READS = 16
+SMALL_BYTES = 16384
+REST_S = 0.002
 #: An EOF on the channel says that the child is ending, or that it has closed our sockets. After this
 #: long without news from the warden it is the latter.
 CHANNEL_GRACE_S = 1.0
@@ -132,6 +137,10 @@ class Child:
         self._throttled = True
         self._timers: list[Timer] = []
         self._streams: dict[int, str] = {}
+        self._output_held = False
+        self._resting: set[int] = set()  #: pipes that are left alone for REST_S
+        self._read_at: dict[int, float] = {}
+        self._quick_reads: dict[int, int] = {}
         self._limits = limits
         #: What holds, as the warden said: {"line", "level", "signals_confined"}; None until it has.
         self.holds: dict[str, Any] | None = None
@@ -310,24 +319,48 @@ class Child:
             self._later(CHANNEL_GRACE_S, lambda: self.kill(Cause.CHANNEL_BROKEN, what))
 
     def _on_stream(self, fd: int) -> None:
-        self._read_stream(fd)
+        for other in self._resting - {fd}:
+            self._read_stream(other)  # what was printed there came before
+        count = self._read_stream(fd)
+        now = time.monotonic()
+        quick = 0 < count < SMALL_BYTES and now - self._read_at.get(fd, 0.0) < 2 * REST_S
+        self._read_at[fd] = now
+        self._quick_reads[fd] = self._quick_reads.get(fd, 0) + 1 if quick else 0
+        if self._quick_reads[fd] > QUICK_READS and fd in self._streams and not self._output_held:
+            self._resting.add(fd)
+            self._loop.on_readable(fd, None)
+            self._loop.after(REST_S, partial(self._rested, fd))
 
-    def _read_stream(self, fd: int) -> bool:
-        """Read once from a pipe; False when there is nothing more for now."""
+    def _rested(self, fd: int) -> None:
+        if fd in self._resting:
+            self._resting.discard(fd)
+            self._loop.on_readable(fd, partial(self._on_stream, fd))
+
+    def _read_stream(self, fd: int) -> int:
+        """Read once from a pipe, and return how much; 0 when there is nothing more for now."""
         try:
             data = os.read(fd, CHUNK)
         except BlockingIOError:
-            return False
+            return 0
         except OSError:
             data = b""
         if not data:
             name = self._streams.pop(fd, None)
             if name is not None:
+                self._resting.discard(fd)
                 self._loop.on_readable(fd, None)
                 os.close(fd)
-            return False
+            return 0
         self._listener.on_output(self, self._streams[fd], data)
-        return True
+        return len(data)
+
+    def hold_output(self, on: bool) -> None:
+        """Let what the child prints wait in its pipes, so that it waits itself once they are full."""
+        if not self._gone:
+            self._output_held = on
+            self._resting.clear()
+            for fd in self._streams:
+                self._loop.on_readable(fd, None if on else partial(self._on_stream, fd))
 
     def drain_output(self) -> None:
         """Take what the child has printed up to now (at most 16 MiB of it)."""
@@ -449,6 +482,7 @@ class Child:
             self._loop.on_readable(fd, None)
             os.close(fd)
         self._streams.clear()
+        self._resting.clear()
         self._to_main.drop()
         self._to_control.drop()
         self._reader.close()

@@ -112,7 +112,7 @@ class LocalRun:
             return
         data = next(self._inputs, None)
         if data is None:
-            self._end()
+            self._output.when_taken(self._end)  # a signal ends it before that
             return
         self._count += 1
         name = self._store.next_local_task() if self._store is not None else f"t{self._count}"
