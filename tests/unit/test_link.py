@@ -364,6 +364,7 @@ def test_a_message_may_come_in_any_fragments_and_any_packets(
         frame(TEXT, b"x")[:1] + b"\x81\0\0\0\0x",
         b"\xc1\x01x",
         frame(3, b"x"),
+        frame(0xB, b"x"),
         frame(CONTINUATION, b"x"),
         frame(TEXT, b"x", last=False) + frame(TEXT, b"y"),
         frame(PING, b"x", last=False),
@@ -371,7 +372,7 @@ def test_a_message_may_come_in_any_fragments_and_any_packets(
         b"\x81\x7f" + struct.pack("!Q", links.MESSAGE_MAX + 1),
     ],
     ids=[
-        *("masked", "reserved bit", "unknown opcode", "continuation of nothing"),
+        *("masked", "reserved bit", "unknown opcode", "unknown control frame", "continuation of nothing"),
         *("message in a message", "ping in pieces", "large ping", "too large"),
     ],
 )
