@@ -39,6 +39,9 @@ try:
     import msgspec
 except ImportError:  # the user's own interpreter need not have it
     msgspec = None  # type: ignore[assignment,unused-ignore]
+else:
+    if not hasattr(msgspec, "json"):  # one of the first versions, kept in the user's interpreter
+        msgspec = None  # type: ignore[assignment,unused-ignore]
 
 Buffer = Union[bytes, bytearray, memoryview]
 ENCODINGS = ("json", "bson", "msgpack")

@@ -1,4 +1,4 @@
-"""The child in another Python than hkrunner's: every version from 3.8 on that is found, nothing installed there."""
+"""The child in another Python than hkrunner's: each one from 3.8 on that is found, with nothing in it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refused(*args: str | Path, cwd: Path) -> str:
 
 
 def test_several_pythons_are_found_on_a_machine_that_has_them() -> None:
-    assert "%d.%d" % sys.version_info[:2] in FOUND
+    assert f"{sys.version_info[0]}.{sys.version_info[1]}" in FOUND
 
 
 # ---- the whole cycle
@@ -192,8 +192,8 @@ def test_an_encoding_that_it_lacks_is_one_sentence_that_installs_it(bare: Path, 
     for encoding, package in (("bson", "pymongo"), ("msgpack", "msgspec")):
         line = refused("--python", bare, "--encoding", encoding, cwd=tmp_path)
         assert line == (
-            f"hkrunner: --encoding {encoding} needs {package} in the algorithm's Python: {python} -m pip install"
-            f" {package}, or --encoding json, which needs nothing"
+            f"hkrunner: --encoding {encoding} needs {package} in the algorithm's Python:"
+            f" {python} -m pip install {package}, or --encoding json, which needs nothing"
         )
 
 

@@ -23,7 +23,7 @@ def found(version: str) -> Path | None:
     for path in [*names, *([on_path] if on_path else [])]:
         if _version_of(path) == version:
             return Path(path)
-    own = "%d.%d" % sys.version_info[:2]
+    own = f"{sys.version_info[0]}.{sys.version_info[1]}"
     return Path(sys.executable) if own == version else None
 
 
