@@ -67,7 +67,7 @@ def watch() -> None:
     global _home
     _home = os.getpid()
     # Registered first, called last: what multiprocessing's own end of the program still brings.
-    atexit.register(drain)
+    atexit.register(_end)
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_fork)
 
 
@@ -75,6 +75,12 @@ def drain(most_s: float = DRAIN_S) -> None:
     """Records written before this call have left through their handlers, or `most_s` have gone."""
     if _hub is not None and os.getpid() == _home:
         _hub.drain(most_s)
+
+
+def _end() -> None:
+    """The child ends: what processes that live longer log from now on leaves through their own copies."""
+    if _hub is not None and os.getpid() == _home:
+        _hub.drain(DRAIN_S, end=True)
 
 
 def _before_fork() -> None:
@@ -160,13 +166,13 @@ class _Hub:
         if self._paused.pop(threading.get_ident(), False):
             self._reader.writing.release()
 
-    def drain(self, most_s: float) -> None:
-        """See the module's drain()."""
+    def drain(self, most_s: float, *, end: bool = False) -> None:
+        """See the module's drain(); `end`: nothing is taken after that."""
         self._knocks += 1
         seen = self._reader.expect(self._knocks)
         if self._reader.is_alive() and self._outer.is_ours():
             with contextlib.suppress(OSError):
-                os.write(self._outer.fd, b"%d" % self._knocks)
+                os.write(self._outer.fd, b"%d" % self._knocks + (b" end" if end else b""))
                 seen.wait(most_s)
 
     # ---- in a forked process
@@ -357,14 +363,22 @@ class _Reader:
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(content) == 4:
                 self._add(int.from_bytes(content, sys.byteorder))
-        if data.isdigit():
-            for fd in list(self._pipes):
-                self._read_what_is_there(fd)
-            event = self._expected.pop(int(data), None)
-            if event is not None:
-                event.set()
+        if data[:1].isdigit():
+            self._take_knock(*data.split())
         elif not data:
             raise OSError("closed by the user's code")
+
+    def _take_knock(self, number: bytes, end: bytes = b"") -> None:
+        for fd in list(self._pipes):
+            self._read_what_is_there(fd)
+        if end:
+            self.close_pipes()
+            os.close(self._door)
+        event = self._expected.pop(int(number), None)
+        if event is not None:
+            event.set()
+        if end:
+            raise OSError("this is the end")
 
     def _add(self, fd: int) -> None:
         try:
