@@ -157,6 +157,7 @@ class TreeSampler:
         self._fds_left = max(0, min(1024, soft - 128)) if kept_fds is None else kept_fds
         self._last_born = b""
         self._walk_due = True
+        self._counted = 0  #: by the last walk, if it found more than may be; they are not in `processes` then
         self._walk_cost = 0.0
         self._walked_at = 0.0
         self._check_at = 0.0
@@ -189,7 +190,7 @@ class TreeSampler:
                 rss_bytes=self._rss,
                 pss_bytes=self._pss,
                 shared_bytes=self._shared.total_bytes if self._shared is not None else 0,
-                processes=len(self.processes),
+                processes=max(len(self.processes), self._counted),
                 threads=sum(one.threads for one in self.processes.values()),
                 cpu_s=self._cpu_s,
                 memory_bytes=self._memory,
@@ -220,9 +221,13 @@ class TreeSampler:
         """Look at the tree; return when to look next. From then on `usage` tells what was seen."""
         self._usage = None
         self._is_judged = False
-        self._read_kept(now)
         if self._is_walk_due(now):
-            self.walk()
+            self._walk(self._pids)
+            if self._has_too_many:
+                # They leave us little of the processor: not a word more before they are stopped.
+                self.next_at = self._look_at = now + SOONEST_S
+                return self.next_at
+        self._read_kept(now)
         if now >= self._check_at:
             self._full_check(now)
         is_shared_seen = False
@@ -257,14 +262,23 @@ class TreeSampler:
 
     def walk(self) -> None:
         """Bring the list of processes up to date now."""
-        began = self._clock()
+        self._walk(None)
+
+    @property
+    def _has_too_many(self) -> bool:
+        return self._pids is not None and self._counted > self._pids
+
+    def _walk(self, most: int | None) -> None:
+        """Walk, but only count when there are more than `most`, and no further than that."""
+        # In CPU time: a bomb makes it long, and must not put the next one off by that.
+        began, cost = self._clock(), time.thread_time()
         # Before the walk: who is born during it makes the next one due.
         self._last_born = self._read_last_born()
         self._walk_due = False
         self._walked_at = began
         if not self._has_children_files:
             self._add(procfs.below(self._root, procfs.parents()), began)
-            self._walk_cost = self._clock() - began
+            self._walk_cost = time.thread_time() - cost
             return
         found: dict[int, int] = {}
         stack = [self._root]
@@ -274,8 +288,13 @@ class TreeSampler:
                 if pid not in found:
                     found[pid] = parent
                     stack.append(pid)
+            if most is not None and len(found) > most:
+                self._counted = len(found)
+                self._walk_due = True
+                return
+        self._counted = 0
         self._add(found, began)
-        self._walk_cost = self._clock() - began
+        self._walk_cost = time.thread_time() - cost
 
     def walk_if_born(self) -> bool:
         """Walk if anybody may have been born since the last walk; whether that was so."""
