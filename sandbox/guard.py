@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from . import cgroup, landlock, priority
+from . import cgroup, kernel, landlock, priority
 from . import limits as plans
 from .brake import Brake
 from .disk import DiskMeter
@@ -116,6 +116,8 @@ class Guard:
         """Between fork and exec: what holds for this process and all that it starts."""
         if self._join >= 0:
             cgroup.Cgroup.join(self._join)
+        with contextlib.suppress(OSError):
+            kernel.show_to_same_user()
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(OOM_SCORE))
         if self.limits.enforced and self.limits.memory_bytes is not None:

@@ -35,6 +35,11 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def show_to_same_user() -> None:
+    """Undo hide_from_same_user(), whose effect a forked process inherits: /proc/self is its own again."""
+    _prctl(_PR_SET_DUMPABLE, 1)
+
+
 def hide_from_same_user() -> None:
     """Make /proc/PID/{environ,mem,fd} of this process unreadable for others of the same user."""
     _prctl(_PR_SET_DUMPABLE, 0)
