@@ -85,16 +85,16 @@ def signal_to(pid: int, number: int) -> None:
 
 def freeze(root: int, *, deadline: float, except_for: frozenset[int] = frozenset()) -> dict[int, Left]:
     """Stop every process below `root`; return them as they were. Ends at the deadline at the latest."""
-    seen: dict[int, Left] = {}
+    seen: set[int] = set()
     while True:
         new = 0
         for pid in descendants(root, except_for=except_for):
             if pid not in seen:
                 signal_to(pid, signal.SIGSTOP)
-                seen[pid] = look(pid)
+                seen.add(pid)
                 new += 1
         if not new or time.monotonic() > deadline:
-            return seen
+            return {pid: look(pid) for pid in seen}
 
 
 def kill_all(
