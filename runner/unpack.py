@@ -7,6 +7,7 @@ written through a link.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import lzma
@@ -17,7 +18,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import IO, NamedTuple
 
 from .errors import SettingsError
@@ -66,7 +67,8 @@ def unpack(archive: str, cache: str, *, bytes_max: int = BYTES_MAX, files_max: i
         os.makedirs(cache, exist_ok=True)
         part = tempfile.mkdtemp(prefix=f".{digest}.", dir=cache)
         try:
-            _fill(part, _members(archive, kind), bytes_max, files_max)
+            with contextlib.closing(_members(archive, kind)) as members:
+                _fill(part, members, bytes_max, files_max)
             os.chmod(part, 0o755)
             _move(part, folder)
         finally:
@@ -108,11 +110,11 @@ def _move(part: str, folder: str) -> None:
         # Another run was faster: the content is the same.
 
 
-def _members(archive: str, kind: str) -> Iterator[_Member]:
+def _members(archive: str, kind: str) -> Generator[_Member, None, None]:
     return _of_zip(archive) if kind == "zip" else _of_tar(archive)
 
 
-def _of_zip(archive: str) -> Iterator[_Member]:
+def _of_zip(archive: str) -> Generator[_Member, None, None]:
     with zipfile.ZipFile(archive) as opened:
         for info in opened.infolist():
             mode = info.external_attr >> 16
@@ -125,7 +127,7 @@ def _of_zip(archive: str) -> Iterator[_Member]:
                     yield _Member(info.filename, None, content, bool(mode & 0o100))
 
 
-def _of_tar(archive: str) -> Iterator[_Member]:
+def _of_tar(archive: str) -> Generator[_Member, None, None]:
     try:
         opened = tarfile.open(archive, "r:gz")  # noqa: SIM115 - closed below
     except tarfile.ReadError as error:
@@ -153,6 +155,7 @@ def _of_tar(archive: str) -> Iterator[_Member]:
 def _fill(root: str, members: Iterator[_Member], bytes_max: int, files_max: int) -> None:
     root = os.path.realpath(root)
     left = bytes_max
+    number = 0
     for number, member in enumerate(members, start=1):
         if number > files_max:
             raise _Refused(f"it holds more than {files_max:,} files")
@@ -173,6 +176,8 @@ def _fill(root: str, members: Iterator[_Member], bytes_max: int, files_max: int)
             if os.path.islink(path):
                 raise _Refused(f"{member.name} would be written through a link")
             os.makedirs(path, exist_ok=True)
+    if not number:
+        raise _Refused("it is empty")
 
 
 def _inside(root: str, name: str, *, link: str = "") -> str:
