@@ -1,0 +1,637 @@
+"""algorithm.yml: what is read of it, what is wrong with it and on which line; archives; free devices."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import stat
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hkrunner.runner import gpu
+from hkrunner.runner.descriptor import Descriptor, find, read
+from hkrunner.runner.errors import SettingsError
+from hkrunner.runner.settings import OPTIONS, Settings, limits_of, settings_of
+from hkrunner.runner.unpack import unpack
+from hypothesis import given
+from hypothesis import strategies as st
+
+HKUBECTL = """\
+# as hkubectl reads it
+name: my-alg
+env: python
+resources:
+  cpu: 0.5
+  gpu: 1
+  mem: 512Mi
+code:
+  path: ./code
+  entryPoint: src/main.py
+algorithmEnv:
+  MODEL: small
+minHotWorkers: 2
+somethingNew: {kept: [1, 2]}
+"""
+FLAT = {"name": "my-alg", "env": "python", "cpu": 0.5, "gpu": 1, "mem": "512Mi", "entryPoint": "src/main.py"}
+MIB = 2**20
+
+
+def yaml(folder: Path, text: str, name: str = "algorithm.yml") -> Path:
+    file = folder / name
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def described(folder: Path, text: str, name: str = "algorithm.yml") -> Descriptor:
+    return read(str(yaml(folder, text, name)))
+
+
+def wrong(folder: Path, text: str, name: str = "algorithm.yml") -> str:
+    """The sentence that this file is refused with."""
+    with pytest.raises(SettingsError) as caught:
+        described(folder, text, name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- both forms, both languages
+
+
+def test_hkubectls_form_is_read_as_hkubectl_does(tmp_path: Path) -> None:
+    found = described(tmp_path, HKUBECTL)
+    assert (found.name, found.cpu, found.mem, found.gpus) == ("my-alg", "0.5", "512Mi", 1)
+    assert (found.entry, found.code_path) == ("src/main.py", str(tmp_path / "code"))
+    assert found.variables == {"MODEL": "small"}
+    assert found.fields["minHotWorkers"] == 2 and found.fields["somethingNew"] == {"kept": [1, 2]}
+    assert "resources" not in found.fields and "code" not in found.fields
+    assert found.at("/resources/mem") == "algorithm.yml:7"
+
+
+@pytest.mark.parametrize("name", ["algorithm.yml", "algorithm.json"])
+def test_the_flat_form_of_the_api_is_read_too(tmp_path: Path, name: str) -> None:
+    found = described(tmp_path, json.dumps(FLAT), name)
+    assert (found.name, found.cpu, found.mem, found.gpus) == ("my-alg", "0.5", "512Mi", 1)
+    assert (found.entry, found.code_path, found.notes) == ("src/main.py", None, ())
+
+
+def test_a_top_level_entry_point_beside_code_is_left_out_with_a_word(tmp_path: Path) -> None:
+    found = described(tmp_path, "name: my-alg\nentryPoint: a.py\ncode: {path: .}\n")
+    assert found.entry is None
+    assert found.notes == (
+        "algorithm.yml:2: a top-level entryPoint is left out, as hkubectl leaves it out; write it below"
+        " code:",
+    )
+
+
+def test_resources_go_before_the_same_keys_at_the_top(tmp_path: Path) -> None:
+    found = described(tmp_path, "name: my-alg\ncpu: 1\nmem: 1Gi\nresources: {cpu: 2}\n")
+    assert (found.cpu, found.mem) == ("2", "1Gi")
+
+
+@pytest.mark.parametrize("path", ["sub/x.tar.gz", "./sub/../sub/x.tar.gz"])
+def test_a_relative_path_is_relative_to_the_file(tmp_path: Path, path: str) -> None:
+    found = described(tmp_path, f"code: {{path: {path}}}")
+    assert found.code_path == str(tmp_path / "sub" / "x.tar.gz")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert described(tmp_path, "code: {path: ~/x}").code_path == str(tmp_path / "home" / "x")
+
+
+def test_what_is_null_or_empty_is_not_there(tmp_path: Path) -> None:
+    found = described(tmp_path, "name: null\nmem:\nresources:\ncode: ~\nalgorithmEnv: {A: null, B: ''}\n")
+    assert (found.name, found.mem, found.cpu, found.gpus, found.entry) == (None, None, None, 0, None)
+    assert found.variables == {"B": ""}
+
+
+def test_anchors_and_merges_are_followed(tmp_path: Path) -> None:
+    text = "x: &x {cpu: 2, mem: 1Gi}\nresources: {<<: *x, mem: 2Gi}\nname: my-alg\n"
+    found = described(tmp_path, text)
+    assert (found.cpu, found.mem) == ("2", "2Gi")
+
+
+def test_yaml_is_read_as_javascript_reads_it(tmp_path: Path) -> None:
+    variables = "A: yes\n  B: on\n  C: 010\n  D: 12:30\n  E: 2020-01-01\n  F: 0x10\n  G: 1e3\n  H: 'true'"
+    found = described(tmp_path, f"algorithmEnv:\n  {variables}\n  I: 0o10\n  1: one\n  true: t\n")
+    assert found.variables == {
+        **{"A": "yes", "B": "on", "C": "10", "D": "12:30", "E": "2020-01-01", "F": "16", "G": "1000"},
+        **{"H": "true", "I": "8", "1": "one", "true": "t"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((True, "true"), (False, "false"), (1, "1"), (-7, "-7"), (1.0, "1"), (0.5, "0.5"), (0.1, "0.1")),
+        *((1e20, "100000000000000000000"), (1e21, "1e+21"), (1e-7, "1e-7"), (0.00001, "0.00001")),
+        *((1.5e-6, "0.0000015"), (1.25e-10, "1.25e-10"), (-2.5e-5, "-0.000025"), (1e300, "1e+300")),
+        *((9007199254740993, "9007199254740992"), ("x", "x"), ("", "")),
+    ],
+)
+def test_a_variable_is_the_text_that_javascript_makes_of_its_value(
+    tmp_path: Path, value: Any, text: str
+) -> None:
+    found = described(tmp_path, json.dumps({"algorithmEnv": {"A": value}}), "algorithm.json")
+    assert found.variables == {"A": text}
+
+
+def test_what_only_the_cluster_knows_is_left_out(tmp_path: Path) -> None:
+    refs = {
+        name: {name: {"name": "a", "key": "b"}} for name in ("fieldRef", "configMapKeyRef", "secretKeyRef")
+    }
+    found = described(tmp_path, json.dumps({"algorithmEnv": {**refs, "A": 1}}, indent=1), "algorithm.json")
+    assert found.variables == {"A": "1"} and set(found.references) == set(refs)
+
+
+# ---- what is wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("mem: 512", "memory unit must be one of Ki,M,Mi,Gi,m,K,G,T,Ti; got 512 (mem)"),
+        ("mem: 512MB", 'MB is not a valid unit [Ki,M,Mi,Gi,m,K,G,T,Ti]; got "512MB" (mem)'),
+        ("mem: -1Mi", 'value must be >= 0; got "-1Mi" (mem)'),
+        ("mem: 1Mi", 'memory must be at least 4 Mi; got "1Mi" (mem)'),
+        (
+            "resources: {mem: abc}",
+            'abc is not a valid unit [Ki,M,Mi,Gi,m,K,G,T,Ti]; got "abc" (resources.mem)',
+        ),
+        ("mem: [1]", "data.mem should be string; got [1] (mem)"),
+        ("reservedMemory: 5X", 'X is not a valid unit [Ki,M,Mi,Gi,m,K,G,T,Ti]; got "5X" (reservedMemory)'),
+        ("cpu: 500m", 'data.cpu should be number; got "500m" (cpu)'),
+        ("cpu: true", "data.cpu should be number; got true (cpu)"),
+        ("cpu: .inf", "data.cpu should be number; got Infinity (cpu)"),
+        ("cpu: -1", "data.cpu should be >= 0 (cpu)"),
+        ("resources: {gpu: many}", 'data.gpu should be number; got "many" (resources.gpu)'),
+        (
+            "name: My_Alg",
+            "algorithm name must contain only lower-case alphanumeric, dash or dot; got 'My_Alg' (name)",
+        ),
+        ("name: a", "dash or dot; got 'a' (at least two characters) (name)"),
+        (f"name: {'a' * 33}", "data.name should NOT be longer than 32 characters; got 33 (name)"),
+        ("name: ''", "data.name should NOT be shorter than 1 characters (name)"),
+        ("env: ruby", "equal to one of the allowed values (nodejs,python,java); got ruby (env)"),
+        (
+            "env: nodejs",
+            "env is nodejs, and hkrunner runs Python; hkrunner worker stands in for the worker that",
+        ),
+        ("env: java", "env is java, and hkrunner runs Python; hkrunner worker stands in for the worker that"),
+        (
+            "kind: other",
+            "data.kind should be equal to one of the allowed values (batch,stream); got other (kind)",
+        ),
+        ("resources: 5", "data.resources should be object (resources)"),
+        ("code: main.py", "data.code should be object (code)"),
+        ("code: {path: 5}", "code.path should be string; got 5 (code.path)"),
+        ("code: {entryPoint: [a]}", 'data.entryPoint should be string; got ["a"] (code.entryPoint)'),
+        ("algorithmEnv: [A]", 'data.algorithmEnv should be object; got ["A"] (algorithmEnv)'),
+        ("algorithmEnv: {A: {b: c}}", "data.algorithmEnv.A should be a value or one of fieldRef,"),
+        ("algorithmEnv: {A: [1]}", "data.algorithmEnv.A should be a value; got [1] (algorithmEnv.A)"),
+        ("algorithmEnv: {'A=B': 1}", "'A=B' is no name of a variable (algorithmEnv.A=B)"),
+        ("minHotWorkers: 1.5", "data.minHotWorkers should be integer; got 1.5 (minHotWorkers)"),
+        ("options: yes", 'data.options should be object; got "yes" (options)'),
+        (
+            "workerCustomResources: {requests: {cpu: 1, memory: 1}}",
+            "algorithm has invalid workerCustomResources: limits.cpu must be defined (workerCustomResources)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["algorithm.yml", "algorithm.json"])
+def test_what_the_server_refuses_is_told_with_its_text_and_the_line(
+    tmp_path: Path, name: str, text: str, sentence: str
+) -> None:
+    import yaml as library
+
+    if name.endswith(".json"):
+        lines = json.dumps(library.safe_load(text.replace("yes", "'yes'"))).replace("\n", " ")
+        text = "{\n\n" + lines[1:]
+    else:
+        text = "\n# a comment\n" + text
+    told = wrong(tmp_path, text, name)
+    assert told.startswith(f"{name}:3: ") and sentence in told, told
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: b: c\n", "algorithm.yml:1: not YAML: mapping values are not allowed here"),
+        ("name: my-alg\n\tcpu: 1\n", "algorithm.yml:2: not YAML: found character '\\t'"),
+        ("name: my-alg\ncpu: [1\n", "algorithm.yml:3: not YAML: expected ',' or ']'"),
+        ("name: a1\nname: b1\n", "algorithm.yml:2: not YAML: duplicated mapping key (name)"),
+        ("name: a1\n---\nname: b1\n", "algorithm.yml:2: not YAML: two documents in one file"),
+        ("a: *b\n", "algorithm.yml:1: not YAML: found undefined alias"),
+        ("a: &a [*a]\n", "algorithm.yml:1: not YAML: nested too deeply, or it contains itself"),
+        ("- a\n", "algorithm.yml:1: a descriptor is an object with a name, not a list"),
+        ("", "algorithm.yml:1: a descriptor is an object with a name, not nothing"),
+        ("just text", "algorithm.yml:1: a descriptor is an object with a name, not text"),
+        ("name: \x01\n", "algorithm.yml:1: not YAML: special characters are not allowed"),
+        ("[" * 5000, "algorithm.yml"),
+        ("a: !!int x\n", 'algorithm.yml:1: not YAML: "x" is no int'),
+        ("? [a]\n: b\n", "algorithm.yml:1: not YAML: a key must be text"),
+        (f"cpu: {'9' * 5000}\n", "algorithm.yml:1: "),
+    ],
+)
+def test_what_is_no_yaml_is_told_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
+    assert wrong(tmp_path, text).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"name": "my-alg",\n "cpu": 1,\n}', "algorithm.json:3: not JSON: "),
+        ("", "algorithm.json:1: not JSON: "),
+        ("[1]", "algorithm.json:1: a descriptor is an object with a name, not a list"),
+        ("5", "algorithm.json:1: a descriptor is an object with a name, not a number"),
+        ("[" * 100_000, "algorithm.json: nested too deeply"),
+        ('{"cpu": ' + "9" * 5000 + "}", "algorithm.json"),
+        (
+            '{"a": [1, {"b": {}}, []],\n"x/y~z": {"k": "\\u007d"},\n"resources": {"mem": 1}}',
+            "algorithm.json:3: ",
+        ),
+    ],
+)
+def test_what_is_no_json_is_told_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
+    assert wrong(tmp_path, text, "algorithm.json").startswith(sentence)
+
+
+def test_a_file_that_cannot_be_one_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "algorithm.yml").write_bytes(b"name: ok\nx: \xff\n")
+    with pytest.raises(SettingsError, match=r"^algorithm.yml:2: not UTF-8 text$"):
+        read(str(tmp_path / "algorithm.yml"))
+    (tmp_path / "algorithm.yml").write_bytes(b"#" * 2 * MIB)
+    with pytest.raises(SettingsError, match="it is no descriptor$"):
+        read(str(tmp_path / "algorithm.yml"))
+    with pytest.raises(SettingsError, match="cannot read .*missing.yml: No such file"):
+        read(str(tmp_path / "missing.yml"))
+    with pytest.raises(SettingsError, match="Is a directory$"):
+        read(str(tmp_path))
+
+
+def test_a_small_file_that_unfolds_without_end_is_read_at_once(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+    assert described(tmp_path, "\n".join([*lines, "name: my-alg"])).name == "my-alg"
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+keys = st.sampled_from(
+    [*FLAT, "resources", "code", "algorithmEnv", "workerCustomResources", "reservedMemory"]
+)
+
+
+@given(st.dictionaries(keys | st.text(max_size=4), values, max_size=6))
+def test_whatever_stands_in_it_is_read_or_told_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "algorithm.json"
+    file.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    try:
+        found = read(str(file))
+    except SettingsError as error:
+        assert str(error).startswith("algorithm.json:"), error
+    else:
+        assert all(isinstance(one, str) for one in found.variables.values())
+        assert found.gpus >= 0 and (found.cpu is None or float(found.cpu) > 0)
+
+
+# ---- which file
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    for name in ("work/main.py", "work/alg.py", "work/sub/alg.py", "elsewhere/alg.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path / "work"
+
+
+@pytest.mark.parametrize(
+    ("files", "entry", "path", "expected"),
+    [
+        ([], None, None, None),
+        (["algorithm.yml"], None, None, "algorithm.yml"),
+        (["algorithm.json", "algorithm.yaml"], None, None, "algorithm.yaml"),
+        (["algorithm.yml"], "alg.py", None, "algorithm.yml"),
+        (["algorithm.yml"], "alg.py:train", None, "algorithm.yml"),
+        (["algorithm.yml"], "alg", None, "algorithm.yml"),
+        (["algorithm.yml"], "sub/alg.py", None, "algorithm.yml"),
+        (["algorithm.yml", "sub/algorithm.json"], "sub/alg.py", None, "sub/algorithm.json"),
+        (["algorithm.yml", "sub/algorithm.json"], "sub", None, "sub/algorithm.json"),
+        (["algorithm.yml", "alg.yaml"], "alg.py", None, "alg.yaml"),
+        (["algorithm.yml", "alg.yml"], "alg.py", None, "alg.yml"),
+        (["algorithm.yml", "alg.yaml"], "main.py", None, "algorithm.yml"),
+        (["algorithm.yml"], "../elsewhere/alg.py", None, None),
+        (["../elsewhere/algorithm.yml"], "../elsewhere/alg.py", None, "../elsewhere/algorithm.yml"),
+        (["algorithm.yml", "sub/algorithm.yml"], None, "sub", "sub/algorithm.yml"),
+        (["algorithm.yml", "sub/algorithm.yml"], "alg.py", "sub", "sub/algorithm.yml"),
+        (["algorithm.yml"], "pack.module", None, "algorithm.yml"),
+    ],
+)
+def test_the_descriptor_beside_the_code_is_found(
+    place: Path, files: list[str], entry: str | None, path: str | None, expected: str | None
+) -> None:
+    for name in files:
+        yaml(place, "name: my-alg\nenv: python\n", name)
+    found = find(entry, path, str(place))
+    assert (found and os.path.realpath(found)) == (expected and os.path.realpath(place / expected))
+
+
+@pytest.mark.parametrize(
+    "text", ["lr: 0.1\n", "name: run\nenv: CartPole\n", "- a", "a: b: c", "", "name: 5\nmem: 1"]
+)
+def test_a_yaml_file_of_the_same_name_is_no_descriptor_unless_it_looks_like_one(
+    place: Path, text: str
+) -> None:
+    yaml(place, text, "alg.yaml")
+    assert find("alg.py", None, str(place)) is None
+
+
+# ---- the values that hold
+
+
+def settings(
+    place: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], **values: Any
+) -> Settings:
+    monkeypatch.chdir(place)
+    defaults = {option.name: option.default for option in OPTIONS}
+    from_environ = {
+        option.name: environ[name] for option in OPTIONS for name in option.env if name in environ
+    }
+    return settings_of({**defaults, **from_environ, **values}, environ)
+
+
+def test_a_flag_goes_before_a_variable_before_the_file_and_each_is_named(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml(place, "name: my-alg\nresources: {cpu: 0.5, mem: 64Mi, gpu: 2}\n")
+    found = settings(place, monkeypatch, {})
+    assert (found.limits.memory_bytes, found.limits.cpu_cores) == (64 * MIB, 0.5)
+    assert dict(found.limits.origins) == {
+        "memory_bytes": "mem: in algorithm.yml",
+        "cpu_cores": "cpu: in algorithm.yml",
+    }
+    assert (found.name, found.gpus, found.gpus_from) == ("my-alg", 2, "gpu: in algorithm.yml:2")
+    assert found.limits_from == "algorithm.yml"
+    environ = {"HKRUNNER_MEM": "128Mi"}
+    found = settings(place, monkeypatch, environ)
+    assert found.limits.memory_bytes == 128 * MIB
+    assert dict(found.limits.origins)["memory_bytes"] == "HKRUNNER_MEM"
+    found = settings(place, monkeypatch, environ, mem="256Mi", cpu="2", gpu="0")
+    assert (found.limits.memory_bytes, found.limits.cpu_cores, found.gpus) == (256 * MIB, 2, 0)
+    assert found.limits.origins == () and found.limits_from == ""
+
+
+def test_the_files_variables_are_the_algorithms_and_env_goes_before_them(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml(place, "algorithmEnv:\n  A: file\n  B: file\n  S: {secretKeyRef: {name: a}}\n  T: {fieldRef: {}}\n")
+    found = settings(place, monkeypatch, {}, env=("B=flag", "T=flag"))
+    assert found.child_env == {"A": "file", "B": "flag", "T": "flag"}
+    assert found.notes == (
+        "algorithm.yml:4: only the cluster knows the value of S: left out (--env S=… sets it)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "cpu"),
+    [("cpu: 0", None), ("cpu: '0.25'", 0.25), ("applyCpuLimits: false\ncpu: 1", None), ("name: ab", None)],
+)
+def test_cpu_is_limited_where_the_cluster_would(
+    place: Path, monkeypatch: pytest.MonkeyPatch, text: str, cpu: float | None
+) -> None:
+    yaml(place, text)
+    assert settings(place, monkeypatch, {}).limits.cpu_cores == cpu
+
+
+def test_reserved_memory_is_the_wrappers_and_is_not_added(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml(place, "mem: 64Mi\nreservedMemory: 1Mi\n")
+    assert settings(place, monkeypatch, {}).limits.memory_bytes == 64 * MIB
+
+
+def test_a_containers_limit_is_named_where_nobody_wrote_one(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text(str(1024 * MIB))
+    limits, came_from = limits_of({}, root=str(tmp_path))
+    assert came_from == "memory: the container's 1 GiB less what hkrunner needs"
+    assert dict(limits.origins)["memory_bytes"] == "the container's 1 GiB less what hkrunner needs"
+
+
+def test_yaml_is_imported_only_where_a_yaml_file_is_read(tmp_path: Path) -> None:
+    from support.programs import run
+
+    (tmp_path / "algorithm.json").write_text(json.dumps(FLAT))
+    code = (
+        "import sys; from hkrunner.runner.descriptor import read; read('algorithm.json');"
+        " print('yaml' in sys.modules)"
+    )
+    assert run([sys.executable, "-c", code], cwd=tmp_path).stdout == "False\n"
+
+
+# ---- archives
+
+
+def packed(path: Path, *members: tuple[str, Any], kind: str = "gz") -> str:
+    """An archive of (name, bytes | ("link", target) | ("hard", target) | "fifo" | "folder")."""
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members:
+                info = zipfile.ZipInfo(name)
+                mode = stat.S_IFLNK | 0o777 if isinstance(content, tuple) else 0o755
+                info.external_attr = mode << 16
+                info.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(info, content[1] if isinstance(content, tuple) else content)
+        return str(path)
+    with tarfile.open(path, "w:gz") as opened:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.mode = 0o755
+            if isinstance(content, bytes):
+                entry.size = len(content)
+                opened.addfile(entry, io.BytesIO(content))
+                continue
+            kinds = {"link": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "fifo": tarfile.FIFOTYPE}
+            entry.type = kinds.get(content[0] if isinstance(content, tuple) else content, tarfile.DIRTYPE)
+            entry.linkname = content[1] if isinstance(content, tuple) else ""
+            opened.addfile(entry)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["gz", "zip"])
+def test_an_archive_is_unpacked_once_by_its_content(tmp_path: Path, kind: str) -> None:
+    archive = packed(tmp_path / "any.name", ("main.py", b"1"), ("a/b/c.txt", b"2"), kind=kind)
+    cache = str(tmp_path / "cache")
+    folder = unpack(archive, cache)
+    assert Path(folder, "main.py").read_bytes() == b"1" and Path(folder, "a/b/c.txt").read_bytes() == b"2"
+    Path(folder, "mark").touch()
+    os.rename(archive, archive + "2")
+    assert unpack(archive + "2", cache) == folder and Path(folder, "mark").exists()
+    packed(tmp_path / "other", ("main.py", b"2"), kind=kind)
+    assert unpack(str(tmp_path / "other"), cache) != folder
+    assert len(os.listdir(cache)) == 2
+
+
+def test_links_inside_and_modes_are_kept(tmp_path: Path) -> None:
+    archive = packed(
+        tmp_path / "a",
+        ("./", "folder"),
+        ("./run.sh", b"#!/bin/sh"),
+        ("./sub/", "folder"),
+        ("sub/soft", ("link", "../run.sh")),
+        ("hard", ("hard", "./run.sh")),
+        ("run.sh", b"second"),
+    )
+    folder = Path(unpack(archive, str(tmp_path / "cache")))
+    assert (folder / "run.sh").read_bytes() == (folder / "sub/soft").read_bytes() == b"second"
+    assert (folder / "hard").read_bytes() == b"#!/bin/sh" and os.access(folder / "run.sh", os.X_OK)
+
+
+OUTSIDE = [
+    ([("../evil", b"x")], "../evil lies outside"),
+    ([("/tmp/evil", b"x")], "/tmp/evil lies outside"),
+    ([("a/../../evil", b"x")], "a/../../evil lies outside"),
+    ([("link", ("link", "../..")), ("link/evil", b"x")], "link is a link that leads outside"),
+    ([("link", ("link", "/tmp")), ("link/evil", b"x")], "link is a link that leads outside"),
+    (
+        [("d", ("link", ".")), ("l", ("link", "d/..")), ("l/evil", b"x")],
+        "l/evil would be written through a link",
+    ),
+]
+
+
+@pytest.mark.parametrize(("members", "sentence"), OUTSIDE)
+@pytest.mark.parametrize("kind", ["gz", "zip"])
+def test_nothing_is_written_outside(tmp_path: Path, kind: str, members: list[Any], sentence: str) -> None:
+    archive = packed(tmp_path / "evil.archive", *members, kind=kind)
+    with pytest.raises(SettingsError) as caught:
+        unpack(archive, str(tmp_path / "a/b/cache"))
+    assert str(caught.value).startswith(f"evil.archive: {sentence}")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        *("a", "a/b", "a/b/cache", "evil.archive"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("members", "sentence"),
+    [
+        ([("pipe", "fifo")], "pipe is a device or a pipe"),
+        ([("hard", ("hard", "nowhere"))], "hard is a link to nothing in the archive"),
+        ([("hard", ("hard", "../../etc/passwd"))], "hard is a link to nothing in the archive"),
+        ([("a", b"x" * 600), ("b", b"x" * 600)], "it holds more than 1,000 bytes"),
+        ([(str(number), b"") for number in range(11)], "it holds more than 10 files"),
+    ],
+)
+def test_what_no_code_archive_holds_is_refused(tmp_path: Path, members: list[Any], sentence: str) -> None:
+    archive = packed(tmp_path / "odd.tgz", *members)
+    with pytest.raises(SettingsError) as caught:
+        unpack(archive, str(tmp_path / "cache"), bytes_max=1000, files_max=10)
+    assert str(caught.value) == f"odd.tgz: {sentence}"
+    assert not os.listdir(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            b"no archive",
+            r"x: data.fileExt should be equal to one of the allowed values \(zip,gz\): it is neither",
+        ),
+        (b"", "x: data.fileExt"),
+        (gzip.compress(b"one file"), "x: it is gzip, and holds no tar"),
+        (gzip.compress(b"\0" * 20000)[:-9], "x"),
+        (b"PK\x03\x04 and no more", "x cannot be unpacked: File is not a zip file"),
+        (b"\x1f\x8b\xff\xff\xff\xff", "x"),
+    ],
+)
+def test_what_is_no_archive_by_its_content_is_told(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(SettingsError, match=f"^{sentence}"):
+        unpack(str(tmp_path / "x"), str(tmp_path / "cache"))
+
+
+def test_an_archive_cut_anywhere_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    whole = Path(packed(tmp_path / "whole", ("main.py", os.urandom(3000)))).read_bytes()
+    for size in range(4, len(whole) - 8, 97):
+        (tmp_path / "cut").write_bytes(whole[:size])
+        with pytest.raises(SettingsError):
+            unpack(str(tmp_path / "cut"), str(tmp_path / "cache"))
+    assert not os.listdir(tmp_path / "cache")
+
+
+# ---- devices
+
+SMI = """#!/bin/sh
+case "$1" in
+--query-gpu*) printf 'GPU-aaaa, 0, 900\\nGPU-bbbb, 1, 4\\nGPU-cccc, 2, 10\\nGPU-dddd, 3, 0\\n' ;;
+*) printf 'GPU-bbbb\\nGPU-bbbb\\n' ;;
+esac
+"""
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stub for nvidia-smi: four devices, one of them at work."""
+    file = tmp_path / "nvidia-smi"
+    file.write_text(SMI)
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("count", "visible", "expected"),
+    [
+        (1, None, "GPU-dddd"),
+        (2, None, "GPU-dddd,GPU-cccc"),
+        (3, None, "GPU-dddd,GPU-cccc,GPU-aaaa"),
+        (1, "0,1", "GPU-aaaa"),
+        (1, "GPU-cc", "GPU-cccc"),
+    ],
+)
+def test_devices_that_nobody_uses_are_chosen_the_emptiest_first(
+    driver: Path, count: int, visible: str | None, expected: str
+) -> None:
+    assert gpu.choose(count, "--gpu", visible) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "visible", "sentence"),
+    [
+        (4, None, "asked for 4 GPUs (--gpu), and 3 of 4 are free; --no-gpu goes on without"),
+        (1, "1", "asked for 1 GPU (--gpu), and 0 of 1 are free; CUDA_VISIBLE_DEVICES is 1; --no-gpu"),
+    ],
+)
+def test_too_few_free_devices_are_told(driver: Path, count: int, visible: str | None, sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        gpu.choose(count, "--gpu", visible)
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("script", "sentence"),
+    [
+        ("echo NVIDIA-SMI has failed; exit 9", "(nvidia-smi: NVIDIA-SMI has failed)"),
+        ("echo what is this", "the NVIDIA driver's answer cannot be read (nvidia-smi)"),
+    ],
+)
+def test_a_driver_that_does_not_answer_is_told(driver: Path, script: str, sentence: str) -> None:
+    driver.write_text(f"#!/bin/sh\n{script}\n")
+    with pytest.raises(SettingsError) as caught:
+        gpu.choose(1, "gpu: in algorithm.yml:5", None)
+    assert str(caught.value).startswith("asked for 1 GPU (gpu: in algorithm.yml:5), and the NVIDIA driver")
+    assert sentence in str(caught.value)
