@@ -6,8 +6,10 @@
     <root>/current/<n> -> ../runs/...               what ALGO_METRICS_DIR names, outside every board's folder
 
 ALGO_METRICS_DIR has one value for the life of a child, because user code reads it at import and writers
-live across tasks: it is the symlink `current/<n>`, swapped before each task. `n` is ours alone while we
-hold the lock on `current/<n>.lock`; the kernel lets go of it when we die, however that happens.
+live across tasks: it is the symlink `current/<n>`, swapped before each task. Until the first task it is a
+folder, so that code which resolves it at import gets this very path; that folder then becomes the first
+task's, with what a writer made at import has put there. `n` is ours alone while we hold the lock on
+`current/<n>.lock`; the kernel lets go of it when we die, however that happens.
 
 With `metrics_dir` (a cluster's shared volume, which HKube's worker uploads whole after each success) the
 task sees that folder itself. It is made fresh for each task: what lies there belongs to the task before
@@ -78,6 +80,7 @@ class Store:
         self._repeats: dict[str, int] = {}
         self._slot = ""
         self._slot_fd = -1
+        self._slot_is_folder = False  # no task was there yet
         self._old_runs: deque[tuple[str, int]] = deque(maxlen=_OLD_RUNS_WATCHED)
         self._warned_elsewhere = False
 
@@ -112,18 +115,18 @@ class Store:
     def environment(self) -> dict[str, str]:
         """What the algorithm is told before there is a task, while it is imported; never raises.
 
-        A writer made then writes beside the tasks, into current/<n>.before, until the first task takes
-        the link over; such files are kept.
+        Until the first task it is a folder; after it, what the path led to last.
         """
         if self.metrics_dir is not None:
             return {"ALGO_METRICS_DIR": str(self.metrics_dir)}
         try:
             self._make_root()
+            is_first = not self._slot
             link = self._claim_slot()
-            if not os.path.lexists(link):
-                before = f"{link}.before"
-                os.makedirs(before, exist_ok=True)
-                _point(link, os.path.relpath(before, os.path.dirname(link)))
+            if is_first:
+                remove_quietly(link)  # a hkrunner was killed: it leads to a task of that one
+                os.mkdir(link)
+                self._slot_is_folder = True
         except OSError:  # open() meets the same trouble, and has a record to note it in
             return {}
         return {"ALGO_METRICS_DIR": link}
@@ -131,10 +134,13 @@ class Store:
     def close(self) -> None:
         """The place in current/ is given back. Optional: the end of the process does the same."""
         if self._slot_fd >= 0:
-            remove_quietly(f"{self._root}/current/{self._slot}")
-            remove_quietly(f"{self._root}/current/{self._slot}.lock")
-            with contextlib.suppress(OSError):  # not there, or with files in it, which are kept
-                os.rmdir(f"{self._root}/current/{self._slot}.before")
+            link = f"{self._root}/current/{self._slot}"
+            if self._slot_is_folder:
+                with contextlib.suppress(OSError):  # with files in it, which are kept
+                    os.rmdir(link)
+            else:
+                remove_quietly(link)
+            remove_quietly(f"{link}.lock")
             os.close(self._slot_fd)
             self._slot_fd, self._slot = -1, ""
 
@@ -204,9 +210,30 @@ class Store:
                 break
             if ours:
                 self._slot, self._slot_fd = str(number), fd
+                self._clear_slot(lock.removesuffix(".lock"))
             else:
                 os.close(fd)
         return f"{self._root}/current/{self._slot}"
+
+
+    def _clear_slot(self, link: str) -> None:
+        """No folder is there: one of a hkrunner that had no task is removed, with files it is kept."""
+        if os.path.isdir(link) and not os.path.islink(link):
+            try:
+                os.rmdir(link)
+            except OSError:
+                os.rename(link, self._claim_found())
+
+    def _claim_found(self) -> str:
+        """A run folder for files of which nobody knows the task."""
+        return self._claim_run(f"{self._root}/runs/earlier/found/{local_job_id(time.time())}", "files")
+
+    def _lead(self, link: str, run: str) -> None:
+        """current/<n> leads to the run's folder, which is empty so far."""
+        if self._slot_is_folder:
+            os.rename(link, run)
+            self._slot_is_folder = False
+        _point(link, "../" + run[len(self._root) + 1 :])
 
 
 class TaskRecord:
@@ -305,9 +332,9 @@ class TaskRecord:
         if self._temporary:
             with contextlib.suppress(OSError):  # it holds metrics, and is all that keeps them
                 os.rmdir(self._metrics_dir)
-        self._look_for_lost_metrics()
         self._facts["status"] = "unknown"
         self._facts.update(result)
+        self._look_for_lost_metrics()
         if self.problems and "problems" not in result:
             self._facts["problems"] = list(self.problems)
         data = to_json(self._facts)
@@ -382,7 +409,7 @@ class TaskRecord:
         if store.metrics_dir is not None:
             self._use_volume(str(store.metrics_dir), link, run)
         try:
-            _point(link, "../" + run[len(store._root) + 1 :])
+            store._lead(link, run)
         except OSError as error:
             self._note("metrics", error)
             self._metrics_link = self._metrics_dir
@@ -420,8 +447,7 @@ class TaskRecord:
         try:
             owner = os.path.realpath(link, strict=True)
         except OSError:  # no hkrunner of this state folder left them
-            stamp = local_job_id(time.time())
-            owner = self.store._claim_run(f"{self.store._root}/runs/earlier/found/{stamp}", "files")
+            owner = self.store._claim_found()
         import shutil  # with all its kinds of archives, for a move
 
         target = f"{owner}/{VOLUME_LINK}"
@@ -446,7 +472,8 @@ class TaskRecord:
                         "created once; create it inside start()"
                     )
                     break
-        if own > 0:
+        # A child that takes a crashed one's place is imported while the path leads to the crashed task.
+        if own > 0 or self._facts.get("status") == "failed":
             store._old_runs.append((self._metrics_dir, own))
 
     def _note(self, what: str, error: OSError) -> None:

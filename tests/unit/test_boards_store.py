@@ -181,6 +181,37 @@ def test_the_metrics_path_stays_and_leads_to_each_task_in_turn(store: Store) -> 
     assert len(links) == 1
 
 
+def test_code_that_resolves_the_path_at_import_writes_to_each_task_in_turn(store: Store) -> None:
+    resolved = Path(store.environment()["ALGO_METRICS_DIR"]).resolve(strict=True)
+    (resolved / "header").write_text("made at import")
+    for name in ("t1", "t2"):
+        record = open_task(store, name)
+        (resolved / "mark").write_text(name)
+        assert (record.metrics_dir / "mark").read_text() == name
+        record.finish({})
+    assert (store.root / "runs" / "pipeline" / "node" / "job" / "t1" / "header").read_text() == "made at import"
+
+
+@pytest.mark.parametrize("more", [(), ("with a task",)])
+def test_what_an_import_wrote_is_kept_when_its_hkrunner_is_killed(root: Path, more: tuple[str, ...]) -> None:
+    program = (
+        "import os, sys; from pathlib import Path; from hkrunner.boards.store import Store, TaskIds\n"
+        "store = Store(Path(sys.argv[1])); place = Path(store.environment()['ALGO_METRICS_DIR'])\n"
+        "(place / 'header').write_text('')\n"
+        "if sys.argv[2:]: store.open(TaskIds('t1', 'job', 'node', 'mnist'), entry='e', started_at=1.0)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", program, root, *more], check=False)
+    store = Store(root)
+    place = Path(store.environment()["ALGO_METRICS_DIR"])
+    # Nothing of the next one goes there.
+    assert place == root / "current" / "1" and not place.is_symlink() and list(place.iterdir()) == []
+    (kept,) = (root / "runs").rglob("header")
+    assert kept.relative_to(root / "runs").parts[0] == ("mnist" if more else "earlier")
+    store.close()
+    assert list((root / "current").iterdir()) == []
+
+
 def test_two_stores_at_once_have_paths_of_their_own(root: Path) -> None:
     stores = [Store(root), Store(root)]
     records = [open_task(store, f"t{number}") for number, store in enumerate(stores)]
