@@ -244,14 +244,11 @@ class BoardManager:
                 own.process.wait()
             self._ended(own)
 
-    def open_in_browser(self, id: str) -> str:
-        """The user's browser was asked to show the board; returns its address. Raises BoardError."""
+    def address(self, id: str) -> str:
+        """Where the board is visited. Raises NotFound, and BoardError when it is nowhere."""
         board = self.get(id)
         if board.url is None:
-            raise BoardError(f"board {id} has no address yet: it is {board.status.value}")
-        import webbrowser  # 10 ms that nothing else here needs
-
-        webbrowser.open(board.url)
+            raise BoardError(f"board {id} has no address: it is {board.status.value}")
         return board.url
 
     # --- steps

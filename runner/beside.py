@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..boards.api_server import ApiProcess
+from ..boards.browser import Visit, show
 from ..boards.errors import BoardError
 from ..boards.manager import BoardManager
 from ..boards.records import Board, BoardStatus, Readiness
@@ -16,6 +17,8 @@ from .output import Output
 
 #: News come through pipes; this is for what has none (a board that was asked to end and does not).
 LOOK_S = 1.0
+#: How long the end of a run waits to hear that there is no browser.
+BROWSER_DEADLINE_S = 1.0
 
 
 class Beside:
@@ -30,8 +33,11 @@ class Beside:
         self._root = root
         self._detached = detached
         self._manager: BoardManager | None = None
+        self._board_id = ""
         self._reference = ""
+        self._is_others = False
         self._open = False
+        self._visit: Visit | None = None
         self._api: ApiProcess | None = None
         self._watched: set[int] = set()
         self._timer: Timer | None = None
@@ -50,10 +56,11 @@ class Beside:
         except BoardError as error:
             self._fail(str(error))
             return
-        self._reference = started.board.reference
-        self._watch()
-        if not started.is_new:
+        self._board_id, self._reference = started.board.id, started.board.reference
+        self._is_others = not started.is_new
+        if self._is_others:
             self._tell(started.board)
+        self._watch()
 
     def start_routes(self, port: int) -> None:
         """HKube's board routes are under way; their address is told when they answer."""
@@ -73,8 +80,14 @@ class Beside:
         for fd in fds - self._watched:
             self._loop.on_readable(fd, self._look)
         self._watched = fds
-        if fds and (self._timer is None or not self._timer.pending):
+        wants_look = bool(fds) or self._waits_for_others or self._visit is not None
+        if wants_look and (self._timer is None or not self._timer.pending):
             self._timer = self._loop.after(LOOK_S, self._look)
+
+    @property
+    def _waits_for_others(self) -> bool:
+        """A board that another process has just started has no pipe to us: its record is looked at."""
+        return self._is_others and self._told is None and not self.failed
 
     def _look(self) -> None:
         """Take the news."""
@@ -82,6 +95,13 @@ class Beside:
             for board in self._manager.poll():
                 if board.reference == self._reference:
                     self._tell(board)
+            if self._waits_for_others:
+                found = self._manager.find(self._reference)
+                if found is None:
+                    self._fail(f"board {self._board_id} was stopped while it started")
+                else:
+                    self._tell(found)
+        self._look_at_browser()
         if self._api is not None:
             before = self._api.url
             alive = self._api.poll()
@@ -105,10 +125,23 @@ class Beside:
         self._told = (board.url, board.readiness)
         if first:
             self._output.say(f"● board {board.id}  {board.url}")
-            if self._open and self._manager is not None:
-                self._open = False
-                self._manager.open_in_browser(board.reference)
+            if self._open:
+                self._show(board.url)
             self._settle()
+
+    def _show(self, url: str) -> None:
+        try:
+            self._visit = show(url)
+        except OSError as error:
+            self._output.warn(f"✘ no browser could be started: {error.strerror}")
+
+    def _look_at_browser(self, *, deadline_s: float = 0.0) -> None:
+        if self._visit is None:
+            return
+        if (problem := self._visit.problem(deadline_s=deadline_s)) is not None:
+            self._output.warn(f"✘ {problem}")
+        if self._visit.is_over:
+            self._visit = None
 
     def _fail(self, text: str) -> None:
         if not self.failed:
@@ -141,9 +174,15 @@ class Beside:
         for fd in self._watched:
             self._loop.on_readable(fd, None)
         self._watched.clear()
+        # After a short run the browser has only just been asked for.
+        self._look_at_browser(deadline_s=BROWSER_DEADLINE_S)
+        if self._visit is not None:
+            self._visit.leave()
         if self._manager is not None:
             if self._detached and self._told is not None and not self.failed:
-                stop = f"hkrunner board stop {self._reference}"
+                stop = f"hkrunner board stop {self._board_id}"
+                if self._root != Path(".hkrunner").absolute():
+                    stop += f" --state-dir {self._root}"
                 self._output.say(f"  the board stays until nobody has looked at it for 3 hours: {stop}")
             self._manager.close()
             if not self._detached:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import BoardFailed, SettingsError
+from .errors import BoardFailed, HkrunnerError, SettingsError
 
 if TYPE_CHECKING:
     from ..boards.manager import BoardManager
@@ -24,6 +25,12 @@ STATE_DIR = click.Option(
     metavar="DIR",
     help="Where the records are.",
 )
+
+
+#: How long `board start` waits beyond the first answer for the first run.
+READY_S = 2.0
+#: A browser that has not refused by then is there.
+BROWSER_DEADLINE_S = 5.0
 
 
 def _root(state_dir: str) -> Path:
@@ -68,33 +75,59 @@ def _start(state_dir: str, words: tuple[str, ...], **given: Any) -> None:
     from ..boards.records import Readiness
 
     root = _root(state_dir)
-    try:
-        target = board_target(
-            root,
-            words,
-            job=given["job"],
-            node=given["node"],
-            pipeline=given["pipeline"],
-            everything=given["all"],
-        )
-        manager = _manager(state_dir, attached=given["foreground"])
-        started = manager.start(target, port=given["port"])
-        reference = started.board.reference
-        wanted = Readiness.READY if given["wait"] == "ready" else Readiness.LISTENING
-        board = manager.wait(reference, wanted)
-        _print(board, as_json=given["json"])
-        if given["open"]:
-            manager.open_in_browser(reference)
-        if given["foreground"]:
-            _stay(manager, reference)
-        manager.close()
-    except BoardError as error:
-        raise BoardFailed(str(error)) from None
+    target = board_target(
+        root,
+        words,
+        job=given["job"],
+        node=given["node"],
+        pipeline=given["pipeline"],
+        everything=given["all"],
+    )
+    manager = _manager(state_dir, attached=given["foreground"])
+    started = manager.start(target, port=given["port"])
+    reference = started.board.reference
+    wanted = Readiness.READY if given["wait"] == "ready" else Readiness.LISTENING
+    board = manager.wait(reference, wanted)
+    if wanted is Readiness.LISTENING and _has_events(board):
+        with contextlib.suppress(BoardError):  # so that it says how many runs there are
+            board = manager.wait(reference, Readiness.READY, deadline_s=READY_S)
+    _print(board, as_json=given["json"])
+    _note_port(board, given["port"])
+    if given["open"]:
+        _show(manager.address(reference))
+    if given["foreground"]:
+        _stay(manager, reference)
+    manager.close()
+
+
+def _has_events(board: Board) -> bool:
+    # What is only linked (a picked task) is not looked into, and needs no look: it was just named.
+    return board.type == "pick" or any(Path(board.log_dir).rglob("*tfevents*"))
+
+
+def _note_port(board: Board, port: int) -> None:
+    if port and f":{port}/" not in (board.url or ""):
+        click.echo(f"  it was there already, so it is not on port {port}", err=True)
+
+
+def _show(url: str) -> None:
+    """The browser was asked. Raises BoardError when there is none."""
+    from ..boards.browser import show
+    from ..boards.errors import BoardError
+
+    visit = show(url)
+    problem = visit.problem(deadline_s=BROWSER_DEADLINE_S)
+    visit.leave()
+    if problem is not None:
+        raise BoardError(problem)
 
 
 def _stay(manager: BoardManager, reference: str) -> None:
     """Keep a board that ends with us until Ctrl-C, or until it ends by itself."""
     import select
+
+    from ..boards.errors import BoardError
+    from ..boards.records import BoardStatus
 
     click.echo("  Ctrl-C ends it", err=True)
     try:
@@ -104,6 +137,8 @@ def _stay(manager: BoardManager, reference: str) -> None:
                 break
             select.select(fds, [], [], 1.0)
             manager.poll()
+        if board is not None and board.status is BoardStatus.FAILED:
+            raise BoardError(f"board {board.id} failed: {board.error}", hint=board.hint or "")
     except KeyboardInterrupt:
         pass
     finally:
@@ -115,10 +150,19 @@ def _print(board: Board, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(board.to_dict()))
         return
-    runs = f"   {board.runs} {'run' if board.runs == 1 else 'runs'}, live" if board.runs else "   no runs yet"
-    click.echo(f"● board {board.id}  {board.url or board.status.value}{runs if board.url else ''}")
+    if board.error is not None:
+        click.echo(f"✘ board {board.id} {board.status.value}: {board.error}" + _behind("; ", board.hint))
+    elif board.url is None:
+        click.echo(f"◌ board {board.id} {board.status.value}" + _behind(": ", board.result))
+    else:
+        count = f"{board.runs} {'run' if board.runs == 1 else 'runs'}, live" if board.runs else "no runs yet"
+        click.echo(f"● board {board.id}  {board.url}   {count}")
     for note in board.notes:
         click.echo(f"  {note}", err=True)
+
+
+def _behind(sign: str, text: str | None) -> str:
+    return f"{sign}{text}" if text else ""
 
 
 def _ls(state_dir: str, json: bool) -> None:
@@ -130,51 +174,52 @@ def _ls(state_dir: str, json: bool) -> None:
 
 
 def _open(state_dir: str, id: str) -> None:
-    from ..boards.errors import BoardError
-
-    try:
-        click.echo(_manager(state_dir).open_in_browser(id))
-    except BoardError as error:
-        raise BoardFailed(str(error)) from None
+    url = _manager(state_dir).address(id)
+    click.echo(url)
+    _show(url)
 
 
 def _logs(state_dir: str, id: str) -> None:
-    from ..boards.errors import BoardError
-
     manager = _manager(state_dir)
+    board = manager.get(id)
     try:
-        board = manager.get(id)
         sys.stdout.write(manager.records.log_path(board.reference).read_text("utf-8", "replace"))
-    except BoardError as error:
-        raise BoardFailed(str(error)) from None
     except OSError as error:
         raise BoardFailed(f"the log of board {id} cannot be read: {error.strerror}") from None
 
 
 def _stop(state_dir: str, ids: tuple[str, ...], all: bool) -> None:
-    from ..boards.errors import BoardError
-
     if not ids and not all:
         raise SettingsError("which board? name one (hkrunner board ls), or --all")
     manager = _manager(state_dir)
-    try:
-        for board in manager.stop_all() if all else [manager.stop(one) for one in ids]:
-            click.echo(f"■ board {board.id} stopped")
-    except BoardError as error:
-        raise BoardFailed(str(error)) from None
+    for board in manager.stop_all() if all else (manager.stop(one) for one in ids):
+        click.echo(f"■ board {board.id} stopped")
 
 
 def _serve(state_dir: str, port: int) -> None:
     from ..boards.api_server import serve
-    from ..boards.errors import BoardError
 
     def listening(url: str) -> None:
         click.echo(f"● board routes at {url}", err=True)
 
-    try:
-        serve(_root(state_dir), port=port, on_listening=listening)
-    except BoardError as error:
-        raise BoardFailed(str(error)) from None
+    serve(_root(state_dir), port=port, on_listening=listening)
+
+
+class Guarded(click.Group):
+    """Commands whose BoardError is told as an error of this kind, in one sentence."""
+
+    def __init__(self, name: str, *, told_as: type[HkrunnerError], **more: Any) -> None:
+        super().__init__(name, **more)
+        self._told_as = told_as
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does."""
+        from ..boards.errors import BoardError
+
+        try:
+            return super().invoke(ctx)
+        except BoardError as error:
+            raise self._told_as(str(error)) from None
 
 
 def _flag(name: str, help: str) -> click.Option:
@@ -184,8 +229,9 @@ def _flag(name: str, help: str) -> click.Option:
 _PORT = click.Option(["--port"], type=int, default=0, help="Port on 127.0.0.1.  [default: a free one]")
 _JSON = click.Option(["-j", "--json"], is_flag=True, help="Print a JSON object a board.")
 
-command = click.Group(
+command = Guarded(
     "board",
+    told_as=BoardFailed,
     help="Compare runs in TensorBoard.",
     commands=[
         click.Command(
@@ -199,9 +245,7 @@ command = click.Group(
                 click.Option(["--node"], metavar="NODE", help="A node: of the job, or over all its runs."),
                 click.Option(["--pipeline"], metavar="NAME", help="The node's pipeline.  [default: local]"),
                 _flag("--all", "Everything that is kept."),
-                click.Option(
-                    ["--port"], type=int, default=0, help="Port on 127.0.0.1.  [default: a free one]"
-                ),
+                _PORT,
                 _flag("--open", "Show it in the browser."),
                 click.Option(
                     ["--wait"],
@@ -241,8 +285,9 @@ command = click.Group(
     ],
 )
 
-boards_command = click.Group(
+boards_command = Guarded(
     "boards",
+    told_as=BoardFailed,
     help="HKube's REST routes for boards.",
     commands=[
         click.Command(
@@ -250,13 +295,11 @@ boards_command = click.Group(
             callback=_serve,
             help="Answer HKube's board routes until stopped; boards started by them end with it.",
             params=[
-                click.Option(
-                    ["--port"], type=int, default=0, help="Port on 127.0.0.1.  [default: a free one]"
-                ),
+                _PORT,
                 STATE_DIR,
             ],
         )
     ],
 )
 
-__all__ = ["board_target", "boards_command", "command"]
+__all__ = ["STATE_DIR", "Guarded", "board_target", "boards_command", "command"]

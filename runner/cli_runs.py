@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_board import STATE_DIR
+from .cli_board import STATE_DIR, Guarded
 from .errors import SettingsError
 
 if TYPE_CHECKING:
@@ -126,8 +126,10 @@ def _metrics(state_dir: str, task: str, as_json: bool) -> None:
             _print_json({"run": one.run, "tag": one.tag, "points": points})
         else:
             count = f"{len(one.points)} points"
+            # The task's own folder is the run ".", and ours has the tag's name.
+            name = one.tag if one.run in (".", "resources") else f"{one.run}/{one.tag}"
             click.echo(
-                f"{one.run}/{one.tag}: last {one.last.value:g} at step {one.last.step}, "
+                f"{name}: last {one.last.value:g} at step {one.last.step}, "
                 f"lowest {one.lowest:g}, highest {one.highest:g}, {count}"
             )
 
@@ -167,24 +169,12 @@ def _rm(state_dir: str, tasks: tuple[str, ...], keep: int | None) -> None:
     click.echo(f"{count} {'task' if count == 1 else 'tasks'} removed, {freed} freed", err=True)
 
 
-class _Guarded(click.Group):
-    """Turns what the records say into one sentence."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """As click does; errors of the records become ours."""
-        from ..boards.errors import BoardError
-
-        try:
-            return super().invoke(ctx)
-        except BoardError as error:
-            raise SettingsError(str(error)) from None
-
-
 _TASK = click.Argument(["task"], metavar="TASK")
 _JSON = click.Option(["-j", "--json", "as_json"], is_flag=True, help="Print JSON.")
 
-command = _Guarded(
+command = Guarded(
     "runs",
+    told_as=SettingsError,
     help="The tasks that have run: list, show, repeat, remove.",
     commands=[
         click.Command(

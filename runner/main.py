@@ -78,7 +78,7 @@ def _start_beside(loop: Loop, settings: Settings, where: Location, output: Outpu
     if not settings.board and settings.api_port is None:
         return None
     if settings.state_dir is None:
-        raise SettingsError("--board shows what is kept of tasks: leave --no-state out")
+        raise SettingsError("--board and --api-port show what is kept of tasks: leave --no-state out")
     from ..boards.targets import all_target, node_target
     from .beside import Beside
 
