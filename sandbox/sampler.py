@@ -50,6 +50,8 @@ BIRTH_RATE = 10_000.0
 SOONEST_PEEK_S = 0.005
 COUNT_SHARE = 0.05
 MANY = 1 << 22
+#: So many new ones at once may be the beginning of a bomb.
+BURST = 4
 
 #: From here on the books are read.
 TRIGGER = 0.9
@@ -158,6 +160,7 @@ class TreeSampler:
         self._last_born = b""
         self._walk_due = True
         self._counted = 0  #: by the last walk, if it found more than may be; they are not in `processes` then
+        self._newborn = 0  #: found by the last walk, and not by the one before
         self._walk_cost = 0.0
         self._walked_at = 0.0
         self._check_at = 0.0
@@ -228,6 +231,14 @@ class TreeSampler:
                 self.next_at = self._look_at = now + SOONEST_S
                 return self.next_at
         self._read_kept(now)
+        if self._pids is not None and self._newborn >= BURST:
+            # There may be too many in a moment: whatever takes long comes after the next count.
+            self._newborn = 0
+            self._estimate()
+            if self._limit is None or self._at_most <= self._limit:
+                self._walk_due = True
+                self.next_at = self._look_at = now + SOONEST_S
+                return self.next_at
         if now >= self._check_at:
             self._full_check(now)
         is_shared_seen = False
@@ -293,6 +304,7 @@ class TreeSampler:
                 self._walk_due = True
                 return
         self._counted = 0
+        self._newborn = len(found) - sum(1 for pid in found if pid in self.processes)
         self._add(found, began)
         self._walk_cost = time.thread_time() - cost
 
