@@ -86,8 +86,8 @@ def _of_descriptor(
                 return entry, None
             return (descriptor.entry or "main.py") + function, _root(settings, descriptor, stack)
         if os.path.exists(given) or os.path.exists(given + ".py"):
-            code = descriptor.code_path or descriptor.folder
-            inside = os.path.isdir(code) and is_below(given, code)
+            code = descriptor.code_path
+            inside = code is not None and os.path.isdir(code) and is_below(given, code)
             return os.path.abspath(given) + entry[len(name) :], code if inside else None
     return entry if entry is not None else descriptor.entry, _root(settings, descriptor, stack)
 

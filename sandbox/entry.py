@@ -186,6 +186,17 @@ def _import_file(name: str, file: str) -> Any:
     return module
 
 
+def _is_taken(where: Location) -> bool:
+    """A folder of the user's without an __init__.py cannot be imported as `code` or `test`: a module of that
+    name anywhere on the path goes before it. HKube imports it below its own package, where it is alone."""
+    top = where.module.partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None and not spec.origin.startswith(where.folder + os.sep)
+
+
 def _package_needed(where: Location) -> str:
     """Return the name under which the folder must be a package, "" when it need not be one."""
     init = os.path.join(where.folder, "__init__.py")
@@ -196,10 +207,11 @@ def _package_needed(where: Location) -> str:
     except OSError:
         return ""
     inside = "." in where.module
-    if not has_init and (relative is None or inside):
+    taken = inside and _is_taken(where)
+    if not taken and not has_init and (relative is None or inside):
         return ""
     name = os.path.basename(where.folder)
-    if not name.isidentifier() or name in sys.modules:
+    if taken or not name.isidentifier() or name in sys.modules:
         name = "algorithm_unique_folder"
     else:
         # Only so that a process started by multiprocessing's spawn finds the package again.
