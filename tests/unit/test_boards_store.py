@@ -189,7 +189,8 @@ def test_code_that_resolves_the_path_at_import_writes_to_each_task_in_turn(store
         (resolved / "mark").write_text(name)
         assert (record.metrics_dir / "mark").read_text() == name
         record.finish({})
-    assert (store.root / "runs" / "pipeline" / "node" / "job" / "t1" / "header").read_text() == "made at import"
+    (header,) = store.root.rglob("header")
+    assert header.parent.name == "t1"
 
 
 @pytest.mark.parametrize("more", [(), ("with a task",)])
