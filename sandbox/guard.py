@@ -218,7 +218,8 @@ class Guard:
         """Look now, and return what is seen. Shared memory is easiest told to be the run's while it runs."""
         now = time.monotonic()
         self._sampler.look(now)
-        self._shared.scan(self._sampler.pids(), now)
+        if not getattr(self._sampler, "is_hurried", False):
+            self._shared.scan(self._sampler.pids(), now)
         return self.sample()
 
     def restart_peak(self) -> None:

@@ -160,6 +160,8 @@ class TreeSampler:
         self._last_born = b""
         self._walk_due = True
         self._counted = 0  #: by the last walk, if it found more than may be; they are not in `processes` then
+        #: The last look was cut short, since there are or may soon be too many processes.
+        self.is_hurried = False
         self._newborn = 0  #: found by the last walk, and not by the one before
         self._walk_cost = 0.0
         self._walked_at = 0.0
@@ -228,15 +230,17 @@ class TreeSampler:
             self._walk(self._pids)
             if self._has_too_many:
                 # They leave us little of the processor: not a word more before they are stopped.
+                self.is_hurried = True
                 self.next_at = self._look_at = now + SOONEST_S
                 return self.next_at
         self._read_kept(now)
+        self.is_hurried = False
         if self._pids is not None and self._newborn >= BURST:
             # There may be too many in a moment: whatever takes long comes after the next count.
             self._newborn = 0
             self._estimate()
             if self._limit is None or self._at_most <= self._limit:
-                self._walk_due = True
+                self._walk_due = self.is_hurried = True
                 self.next_at = self._look_at = now + SOONEST_S
                 return self.next_at
         if now >= self._check_at:
