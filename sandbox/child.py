@@ -196,6 +196,7 @@ class Child:
         self._result: Optional[Tuple[int, str]] = None
         self._stopper: Optional[threading.Thread] = None
         self._exit_known = threading.Event()
+        self._calls: Dict[str, Tuple[int, Optional[str]]] = {}
 
     def run(self, bare: FrozenSet[str]) -> NoReturn:
         """Load the entry, serve, and end as the user's exit() and the interpreter end."""
@@ -234,7 +235,12 @@ class Child:
         self._entry = loaded
         _flush()
         methods = [name for name in entries.METHODS if getattr(loaded, name) is not None]
-        self._send_json(Kind.LOADED, 0, {"methods": methods, "python": sys.version.split()[0]})
+        try:
+            calls = entries.calls_of(loaded, self._where)
+        except BaseException:  # noqa: BLE001 - what a user's object says of its signature may raise anything
+            calls = {}
+        told = {"methods": methods, "python": sys.version.split()[0], "calls": calls}
+        self._send_json(Kind.LOADED, 0, told)
 
     def _import_failure(self, error: BaseException) -> Dict[str, Any]:
         told = failure.describe(error, self._where.folder, code="IMPORT_FAILED", during=" during import")
@@ -337,7 +343,10 @@ class Child:
         return folder
 
     def _call(self, function: Callable[..., Any], name: str, most: int, args: Any, api: Api) -> Any:
-        places, keyword = entries.call_with(function, name, self._where.shown, most)
+        how = self._calls.get(name)
+        if how is None:  # a signature costs more than many a task
+            how = self._calls[name] = entries.call_with(function, name, self._where.shown, most)
+        places, keyword = how
         given = (args, api)[:places]
         result = function(*given, **({keyword: api} if keyword else {}))
         if inspect.iscoroutine(result):

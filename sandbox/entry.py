@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import os
 import re
 import sys
@@ -233,6 +232,8 @@ def _package_needed(where: Location) -> str:
 
 def entry_of(module: Any, where: Location) -> Entry:
     """Return the functions of an imported entry; raises EntryError(ENTRY_INVALID) if it has no start."""
+    import inspect  # 7 ms that the parent, which only locates, need not pay
+
     found: Dict[str, Any] = {}
     for method in METHODS:
         name = where.function if method == "start" else method
@@ -256,12 +257,53 @@ def entry_of(module: Any, where: Location) -> Entry:
     return Entry(**found)
 
 
+#: How many arguments there are for each method: (args, api), (args), (options), (options).
+GIVEN = {"start": 2, "init": 1, "stop": 1, "exit": 1}
+
+
+def calls_of(entry: Entry, where: Location) -> Dict[str, Dict[str, Any]]:
+    """Return for each method that is there its parameters, and what it is called with or why no call fits."""
+    found: Dict[str, Dict[str, Any]] = {}
+    for method in METHODS:
+        function = getattr(entry, method)
+        if function is None:
+            continue
+        name = where.function if method == "start" else method
+        told: Dict[str, Any] = {"function": name, "parameters": _parameters(function)}
+        try:
+            places, keyword = call_with(function, name, where.shown, GIVEN[method])
+        except EntryError as error:
+            told["problem"] = str(error)
+        else:
+            words = ("args", "api") if GIVEN[method] == 2 or method == "init" else ("options",)
+            told["given"] = [*words[:places], *([f"{keyword}=api"] if keyword else [])]
+        found[method] = told
+    return found
+
+
+def _parameters(function: Callable[..., Any]) -> Optional[str]:
+    """Return the parameters as they stand there, without the values of defaults; None: it does not tell."""
+    import inspect
+
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    shown = []
+    for one in parameters:
+        stars = "*" if one.kind is one.VAR_POSITIONAL else "**" if one.kind is one.VAR_KEYWORD else ""
+        shown.append(stars + one.name + ("" if one.default is one.empty else "=…"))
+    return ", ".join(shown)[:1000]
+
+
 def call_with(function: Callable[..., Any], name: str, shown: str, most: int) -> Tuple[int, Optional[str]]:
     """Return how to call: the number of positional arguments, and a keyword for the code API or None.
 
     `most` is the number of arguments we have to give. Bound methods, partials and callable objects
     count as inspect.signature sees them. Raises EntryError(ENTRY_INVALID) when no call can fit.
     """
+    import inspect
+
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):

@@ -1,0 +1,146 @@
+"""Which modules the code imports, told without running it, and which of them are not there.
+
+Followed from the entry through the modules beside it. Only top-level names are looked for: to find
+`a.b`, Python would have to run `a`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+#: Files of the code that are read, at most.
+FILES_MAX = 200
+SIZE_MAX = 4 * 1024 * 1024
+#: What the algorithm's Python may take to look for the names, on a busy machine with cold disks.
+ANSWER_S = 20.0
+
+#: The working folder is no place to look before our own two imports.
+_PROBE = """
+import sys
+sys.path = [one for one in sys.path if one]
+import json
+from importlib.util import find_spec
+names, folders = json.loads(sys.argv[1])
+sys.path[:0] = folders
+missing = []
+for name in names:
+    try:
+        there = find_spec(name) is not None
+    except (ImportError, ValueError, AttributeError):
+        there = True
+    if not there:
+        missing.append(name)
+print("hkrunner-missing " + json.dumps(missing))
+"""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement. `optional`: the code goes on without it, or may never come to it."""
+
+    module: str
+    file: str
+    line: int
+    optional: bool
+
+    @property
+    def top(self) -> str:
+        """The name to look for."""
+        return self.module.partition(".")[0]
+
+
+def imports_of(file: str, folder: str) -> list[Import]:
+    """Return what the file and the modules of the folder that it imports import, in the order met."""
+    waiting = [(file, False)]
+    seen: set[str] = set()
+    found: list[Import] = []
+    while waiting and len(seen) < FILES_MAX:
+        path, optional = waiting.pop(0)
+        path = os.path.realpath(path)
+        if path in seen:
+            continue
+        seen.add(path)
+        tree = _parse(path)
+        if tree is None:
+            continue  # the child says why
+        for one, level in _imports(tree, path, optional=optional):
+            beside = _beside(one.module, os.path.dirname(path) if level else folder)
+            waiting += [(other, one.optional) for other in beside]
+            if not beside and not level:
+                found.append(one)
+    return found
+
+
+def _parse(path: str) -> ast.Module | None:
+    try:
+        with open(path, "rb") as stream:
+            return ast.parse(stream.read(SIZE_MAX), path)
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _imports(node: ast.AST, path: str, *, optional: bool) -> Iterator[tuple[Import, int]]:
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield Import(alias.name, path, node.lineno, optional), 0
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        yield Import(node.module, path, node.lineno, optional), node.level
+    elif isinstance(node, ast.ImportFrom):
+        for alias in node.names:
+            yield Import(alias.name, path, node.lineno, optional), node.level
+    for child in ast.iter_child_nodes(node):
+        if isinstance(node, (ast.If, ast.Try)) and not isinstance(child, ast.expr):
+            inside = True
+        else:
+            inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        yield from _imports(child, path, optional=optional or inside)
+
+
+def _beside(module: str, folder: str) -> list[str]:
+    """Return the files of this module that lie in the folder."""
+    parts = module.split(".")
+    files = []
+    for count in range(1, len(parts) + 1):
+        base = os.path.join(folder, *parts[:count])
+        files += [one for one in (base + ".py", os.path.join(base, "__init__.py")) if os.path.isfile(one)]
+    if not files and os.path.isdir(os.path.join(folder, parts[0])):
+        return [os.path.join(folder, parts[0])]  # a folder without __init__.py is a package too
+    return files
+
+
+def missing(
+    wanted: Sequence[Import], *, python: str, folder: str, environ: Mapping[str, str]
+) -> list[Import]:
+    """Return those that this Python does not find. Nothing of theirs is run; none when it does not answer."""
+    names = sorted({one.top for one in wanted})
+    env = dict(environ)
+    more = [os.path.abspath(one) for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]
+    if not names:
+        return []
+    try:
+        asked = subprocess.run(
+            [python, "-c", _PROBE, json.dumps([names, [folder, *more]])],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=env,
+            timeout=ANSWER_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    _, _, told = asked.stdout.decode("utf-8", "replace").partition("hkrunner-missing ")
+    try:
+        absent = set(json.loads(told))
+    except ValueError:
+        return []
+    first: dict[str, Import] = {}
+    for one in wanted:
+        # One line a module: where it is met first, but one that is wanted in earnest goes before.
+        if one.top in absent and (one.top not in first or first[one.top].optional > one.optional):
+            first[one.top] = one
+    return list(first.values())

@@ -1,0 +1,135 @@
+"""`hkrunner validate`: the code is loaded, no task is run, and what is missing is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.local import ALGORITHMS
+from support.programs import run_hkrunner
+
+
+def write(folder: Path, code: str, *, name: str = "my_alg.py") -> Path:
+    (folder / name).write_text(code)
+    return folder / name
+
+
+def facts(cwd: Path, *args: str | Path) -> tuple[int, dict[str, Any]]:
+    """Return the exit status and the object of --json."""
+    ended = run_hkrunner("validate", "--json", *args, cwd=cwd)
+    told = json.loads(ended.stdout)
+    assert (told["status"], told["ok"]) == (ended.status, ended.status == 0)
+    return ended.status, told
+
+
+def test_what_is_there_is_told_and_no_task_runs(tmp_path: Path) -> None:
+    write(tmp_path, "print('imported')\ndef start(args, hkubeApi=None):\n    print('started')\n")
+    ended = run_hkrunner("validate", "my_alg.py", cwd=tmp_path)
+    assert ended.status == 0
+    assert f"✔ code: my_alg.py in {tmp_path}\n" in ended.stdout
+    assert "✔ start(args, hkubeApi=…): called with (args, api)\n" in ended.stdout
+    assert "not there, and need not be: init, stop, exit" in ended.stdout
+    assert ended.stderr == "imported\n"
+    assert sorted(one.name for one in tmp_path.iterdir() if one.name != "__pycache__") == ["my_alg.py"]
+
+
+def test_the_methods_are_told_with_what_each_is_called_with(tmp_path: Path) -> None:
+    code = "def initialize(a): ...\ndef go(): ...\ndef stop(*all): ...\ndef exit(o=1): ...\n"
+    write(tmp_path, code)
+    status, told = facts(tmp_path, "my_alg.py:go")
+    assert status == 0
+    given = {
+        name: (one["function"], one["parameters"], one["given"]) for name, one in told["methods"].items()
+    }
+    assert given == {
+        "init": ("init", "a", ["args"]),
+        "start": ("go", "", []),
+        "stop": ("stop", "*all", ["options"]),
+        "exit": ("exit", "o=…", ["options"]),
+    }
+
+
+def test_a_method_that_no_call_fits_is_told_before_it_is_called(tmp_path: Path) -> None:
+    write(tmp_path, "def start(args): ...\ndef stop(reason, signal): ...\n")
+    status, told = facts(tmp_path, "my_alg.py")
+    assert status == 4
+    assert told["problems"] == [
+        "ENTRY_INVALID: stop in my_alg.py wants (reason, signal); it is called with (args)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "status", "problem"),
+    [
+        ("has_no_start.py", 4, "ENTRY_INVALID: "),
+        ("syntax_error.py", 4, "IMPORT_FAILED: SyntaxError"),
+        ("start_wants_three.py", 4, "ENTRY_INVALID: "),
+        ("exits_at_once_at_import.py", 4, ""),
+        ("crashes_at_import.py", 4, ""),
+        ("not_there.py", 3, "ENTRY_NOT_FOUND: "),
+    ],
+)
+def test_code_that_cannot_be_run_has_the_status_of_the_run(
+    algorithm: str, status: int, problem: str, tmp_path: Path
+) -> None:
+    ended, told = facts(tmp_path, ALGORITHMS / algorithm)
+    assert ended == status
+    (text,) = told["problems"]
+    assert text.startswith(problem) and text
+
+
+def test_an_import_that_hangs_ends_at_its_limit(tmp_path: Path) -> None:
+    status, told = facts(tmp_path, ALGORITHMS / "hangs_at_import.py", "--start-timeout", "0.5")
+    assert status == 4
+    assert "--start-timeout" in told["problems"][0]
+
+
+def test_missing_imports_are_named_with_the_line_of_requirements(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("no-such-thing==1.0\n")
+    (tmp_path / "helper.py").write_text("import no_such_other.part\n")
+    code = """
+        import os, helper_of_none
+        try:
+            import no_such_guarded
+        except ImportError:
+            no_such_guarded = None
+        def start(args):
+            from no_such_thing import x
+            import helper
+    """
+    write(tmp_path, "\n".join(line[8:] for line in code.splitlines()).replace(", helper_of_none", ""))
+    status, told = facts(tmp_path, "my_alg.py")
+    assert status == 0
+    shown = [(one["module"], one["at"], one["optional"]) for one in told["missing"]]
+    assert shown == [
+        ("no_such_guarded", "my_alg.py:4", True),
+        ("no_such_thing", "my_alg.py:8", True),
+        ("no_such_other.part", "helper.py:1", True),
+    ]
+    assert "requirements.txt beside it lists no-such-thing; install it: " in told["missing"][1]["hint"]
+    assert "does not list it" in told["missing"][2]["hint"]
+
+
+def test_the_descriptor_is_told_or_its_error_with_the_line(tmp_path: Path) -> None:
+    write(tmp_path, "def start(args): ...\n")
+    descriptor = tmp_path / "algorithm.yml"
+    descriptor.write_text("name: my-alg\nresources: {cpu: 0.5, mem: 512Mi}\ncode: {entryPoint: my_alg.py}\n")
+    status, told = facts(tmp_path)
+    assert (status, told["entry"]) == (0, "my_alg.py")
+    assert told["descriptor"]["fields"] == {"name": "my-alg", "cpu": 0.5, "mem": "512Mi"}
+    shown = run_hkrunner("validate", cwd=tmp_path)
+    assert "descriptor: algorithm.yml: name my-alg, cpu 0.5, mem 512Mi, entry point my_alg.py" in shown.stdout
+    descriptor.write_text("name: my-alg\nmem: 512\n")
+    status, told = facts(tmp_path)
+    assert status == 2
+    assert told["problems"][0].startswith("algorithm.yml:2: ")
+    shown = run_hkrunner("validate", cwd=tmp_path)
+    assert (shown.status, shown.stdout) == (2, "")
+    assert shown.stderr.startswith("hkrunner: algorithm.yml:2: ")
+
+
+def test_two_entries_are_one_too_many(tmp_path: Path) -> None:
+    ended = run_hkrunner("validate", "a.py", "--entry", "b.py", cwd=tmp_path)
+    assert (ended.status, "two entries" in ended.stderr) == (2, True)
