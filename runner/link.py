@@ -21,7 +21,6 @@ import mmap
 import os
 import random
 import socket
-import ssl
 import struct
 import threading
 from collections import deque
@@ -217,6 +216,8 @@ class Link:
         self._client: Any = None  # websocket.WebSocket, which owns the socket
         self._socket: socket.socket | None = None
         self._fd = -1
+        self._is_tls = False
+        self._not_now: tuple[type[OSError], ...] = (BlockingIOError,)
         self._tries = 0
         self._since = 0.0
         self._dropped_at: float | None = None
@@ -272,6 +273,11 @@ class Link:
         sock.setblocking(False)
         self._socket = sock
         self._fd = sock.fileno()
+        self._is_tls = self.url.startswith("wss:")
+        if self._is_tls:
+            import ssl  # the connecting thread has it already
+
+            self._not_now = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
         _watch_peer(sock)
         self._reset_input()
         self.state = State.OPEN
@@ -390,7 +396,7 @@ class Link:
         frame = _frame(self._opcode, one.data)
         try:
             count = sock.send(frame)
-        except (OSError, ssl.SSLWantReadError):
+        except OSError:
             return False  # the queue meets the same trouble, and deals with it
         self._waiting_bytes += one.size
         if count < len(frame):
@@ -454,7 +460,7 @@ class Link:
                 if written >= TURN_BYTES:
                     self._loop.on_writable(self._fd, self._pump)
                     return
-        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+        except self._not_now:
             self._loop.on_writable(self._fd, self._pump)
             return
         except OSError as error:
@@ -529,9 +535,9 @@ class Link:
                     return
                 taken += count
                 # A TLS socket may hold bytes that the selector cannot see: read until it says so.
-                if not more and not isinstance(sock, ssl.SSLSocket):
+                if not more and not self._is_tls:
                     return
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except self._not_now:
             return
         except _Refused as error:
             self._say_close(1009 if error.too_large else 1002)

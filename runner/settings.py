@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -799,7 +798,7 @@ def worker_url(url: str | None, environ: Mapping[str, str], encoding: str, *, ho
     have = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
     wanted = {"storage": "v1", "encoding": encoding}
     if hostname:
-        wanted["hostname"] = quote(platform.node(), safe="")
+        wanted["hostname"] = quote(os.uname().nodename, safe="")
     more = [f"{name}={value}" for name, value in wanted.items() if name not in have]
     query = "&".join([parts.query, *more] if parts.query else more)
     return f"{parts.scheme}://{parts.netloc}{parts.path}?{query}"

@@ -676,8 +676,14 @@ class Supervisor:
             data = {}
         return self._ids(data)
 
-    def _close(self, status: str, failure: Failure | None = None) -> None:
-        """The task is over: everything about it is on disk when this returns."""
+    def _close(
+        self,
+        status: str,
+        failure: Failure | None = None,
+        *,
+        answer: tuple[bytes, BlobSource | None] | None = None,
+    ) -> None:
+        """The task is over: all about it is on disk, then the answer leaves, then the rest is looked after."""
         current = self._current
         if current is None:
             return
@@ -693,6 +699,8 @@ class Supervisor:
         result = current.close(status, failure, duration_s, with_output=self._settings.local)
         self._current = None
         self._served += 1
+        if answer is not None:
+            self._post(*answer, final=True)
         if child is not None:
             self._after_task(child, current, result)
         self._hooks.on_result(result)
@@ -781,8 +789,7 @@ class Supervisor:
     def _post_result(self) -> None:
         current = self._current
         assert current is not None, "a task that is done is there"
-        self._close("succeed")
-        self._post(current.answer, current.answer_blob, final=True)
+        self._close("succeed", answer=(current.answer, current.answer_blob))
 
     def _post_failure(self) -> None:
         current = self._current
@@ -815,21 +822,25 @@ class Supervisor:
         return replace(failure, message=f"{first}; {hint}{line}{rest}")
 
     def _fail(self, failure: Failure) -> None:
-        self._close("failed", failure)
-        self._post(encoding.encode(self._settings.encoding, failure.to_message()), final=True)
+        wire = encoding.encode(self._settings.encoding, failure.to_message())
+        self._close("failed", failure, answer=(wire, None))
 
     def _post_stopped(self) -> None:
-        self._keep_stopped()
-        self._post(self._wire_stopped, final=True)
+        if self._current is None:
+            self._post(self._wire_stopped, final=True)
+        else:
+            self._close("stopped", self._stop_failure(), answer=(self._wire_stopped, None))
 
     def _keep_stopped(self) -> None:
-        current = self._current
-        if current is None:
-            return
-        failure = None
-        if current.exit is not None and current.exit.cause in (Cause.STOPPED, Cause.INTERRUPTED):
-            failure = Failure(current.exit.error_code, report(current.exit))
-        self._close("stopped", failure)
+        if self._current is not None:
+            self._close("stopped", self._stop_failure())
+
+    def _stop_failure(self) -> Failure | None:
+        """What there is to say of a stop: that it took a kill."""
+        exit = self._current.exit if self._current is not None else None
+        if exit is None or exit.cause not in (Cause.STOPPED, Cause.INTERRUPTED):
+            return None
+        return Failure(exit.error_code, report(exit))
 
     def _finish(self) -> None:
         self._crew.drop_spare()
