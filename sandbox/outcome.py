@@ -175,7 +175,8 @@ def _what(exit: Exit, during: str) -> str:
             return f"wrote {used} of {allowed} allowed ({by}){_after(breach)}; write less, or raise --disk"
         case Cause.TASK_TIMEOUT:
             by = _by(exit, "task_timeout_s", "--timeout")
-            return f"the task took longer than {exit.detail} ({by}) and was killed; raise it if it needs longer"
+            took = f"the task took longer than {exit.detail} ({by}) and was killed"
+            return f"{took}; raise it if it needs longer"
         case Cause.START_TIMEOUT:
             by = _by(exit, "start_timeout_s", "--start-timeout")
             return f"loading the code took longer than {exit.detail} ({by}); raise it if it needs longer"

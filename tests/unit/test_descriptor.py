@@ -267,11 +267,11 @@ def test_a_file_that_cannot_be_one_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"^algorithm.yml:2: not UTF-8 text$"):
         read(str(tmp_path / "algorithm.yml"))
     (tmp_path / "algorithm.yml").write_bytes(b"#" * 2 * MIB)
-    with pytest.raises(SettingsError, match="it is no descriptor$"):
+    with pytest.raises(SettingsError, match=r"it is no descriptor$"):
         read(str(tmp_path / "algorithm.yml"))
-    with pytest.raises(SettingsError, match="cannot read .*missing.yml: No such file"):
+    with pytest.raises(SettingsError, match=r"cannot read .*missing.yml: No such file"):
         read(str(tmp_path / "missing.yml"))
-    with pytest.raises(SettingsError, match="Is a directory$"):
+    with pytest.raises(SettingsError, match=r"Is a directory$"):
         read(str(tmp_path))
 
 
