@@ -208,17 +208,22 @@ class Guard:
             "pss": usage.pss_bytes,
             "shared": usage.shared_bytes,
             "processes": usage.processes,
-            "cpu_s": self._sampler.cpu_ns() / 1e9,
+            "cpu_s": usage.cpu_s if self._is_hurried else self._sampler.cpu_ns() / 1e9,
             "files": getattr(self._sampler, "files_peak_bytes", 0),
             "peak": max(self._sampler.peak_bytes, usage.memory_bytes),
             "limit": self.limits.memory_bytes if self.limits.enforced else None,
         }
 
+    @property
+    def _is_hurried(self) -> bool:
+        """There are or may soon be too many processes: nothing is read that can wait."""
+        return isinstance(self._sampler, TreeSampler) and self._sampler.is_hurried
+
     def fresh_sample(self) -> dict[str, Any]:
         """Look now, and return what is seen. Shared memory is easiest told to be the run's while it runs."""
         now = time.monotonic()
         self._sampler.look(now)
-        if not getattr(self._sampler, "is_hurried", False):
+        if not self._is_hurried:
             self._shared.scan(self._sampler.pids(), now)
         return self.sample()
 

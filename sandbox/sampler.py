@@ -543,6 +543,8 @@ class TreeSampler:
         """Whether the exact books are worth reading though no limit is in question."""
         if now < self._books_at:
             return False
+        if self._pids is not None and self._births():
+            return False  # count them first
         if now >= self._books_due_at:
             return len(self.processes) > 1
         if self._is_exact:
