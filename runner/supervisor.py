@@ -30,6 +30,7 @@ from . import encoding, messages
 from .crew import Crew
 from .current import BlobSource, Current
 from .link import Link, Message
+from .loglines import LogLines
 from .loop import Loop, Timer
 from .messages import Failure
 from .meter import ASK_S, Meter
@@ -44,9 +45,8 @@ _WORKING = frozenset((State.INITIALIZING, State.STARTING, State.INITIALIZED, Sta
 SIGN_OF_LIFE_S = 4.0
 #: After this long without a task the warden looks only once a second.
 IDLE_S = 1.0
-#: Log lines sent to the worker (REDIRECT_LOGS): in one message, and of one line.
+#: Log lines sent to the worker in one message.
 LOG_LINES = 100
-LOG_LINE_MAX = 10_000
 #: numpy says how much it asked for.
 _ASKED = re.compile(r"Unable to allocate ([\d.]+) ([KMGT]i)B")
 ASKED_MAX = 1024 * GI
@@ -117,7 +117,7 @@ class Supervisor:
         self._job = local_job_id(time.time())
         self._unknown: set[str] = set()
         self._told: set[str] = set()
-        self._log_rest = b""
+        self._log_lines: dict[str, LogLines] = {}
         self._held: set[Child] = set()  #: children whose output is not read for now
         output.on_release = self._release_output
         self.exit_status = 0
@@ -508,6 +508,9 @@ class Supervisor:
 
     def _task_ended(self, current: Current, event: Event) -> None:
         """The child has answered; a task that lasted has the account of its whole tree asked for first."""
+        if self._settings.redirect_logs and self._crew.child is not None:
+            self._crew.child.drain_output()
+            self._end_lines()
         failure = current.failure
         wanted = failure is not None and failure.code == "MEMORY_ERROR"
         if current.meter is None or current.ending is not None or not (wanted or current.meter.watched):
@@ -574,7 +577,7 @@ class Supervisor:
             self._held.add(child)
             child.hold_output(True)
         if self._settings.redirect_logs and child is self._crew.child:
-            self._redirect(data)
+            self._redirect(stream, data)
         if self._current is not None and child is self._crew.child:
             self._current.printed(stream, data)
 
@@ -583,16 +586,27 @@ class Supervisor:
         for child in held:
             child.hold_output(False)
 
-    def _redirect(self, data: bytes) -> None:
-        """Send whole lines on as logData; what a slow worker does not take is left to the other logs."""
-        *lines, self._log_rest = (self._log_rest + data).split(b"\n")
-        self._log_rest = self._log_rest[-LOG_LINE_MAX:]
-        if not lines or self._machine.state not in _WORKING or self._link is None or self._link.congested:
+    def _redirect(self, stream: str, data: bytes) -> None:
+        """Send whole lines on as logData; what a slow worker does not take is counted."""
+        lines = self._log_lines.setdefault(stream, LogLines())
+        self._send_lines(lines, lines.feed(data))
+
+    def _send_lines(self, source: LogLines, lines: list[str]) -> None:
+        if not lines or self._machine.state not in _WORKING or self._link is None:
             return
-        text = [line[:LOG_LINE_MAX].decode("utf-8", "replace") for line in lines]
-        for begin in range(0, len(text), LOG_LINES):
-            batch = {"command": "logData", "data": text[begin : begin + LOG_LINES]}
+        if self._link.congested:
+            source.drop(len(lines))
+            return
+        lines = source.missed() + lines
+        for begin in range(0, len(lines), LOG_LINES):
+            batch = {"command": "logData", "data": lines[begin : begin + LOG_LINES]}
             self._post(encoding.encode(self._settings.encoding, batch))
+
+    def _end_lines(self) -> None:
+        """The task is over: a line without an end is sent too, and the next task begins anew."""
+        for lines in self._log_lines.values():
+            self._send_lines(lines, lines.finish())
+        self._log_lines.clear()
 
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Nothing of this child is left."""
@@ -683,7 +697,7 @@ class Supervisor:
         *,
         answer: tuple[bytes, BlobSource | None] | None = None,
     ) -> None:
-        """The task is over: all about it is on disk, then the answer leaves, then the rest is looked after."""
+        """The task is over: all about it is on disk, then the answer leaves, then we see to the rest."""
         current = self._current
         if current is None:
             return
