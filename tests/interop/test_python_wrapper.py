@@ -21,8 +21,7 @@ pytestmark = pytest.mark.timeout(400)
 def wrapper() -> tuple[Path, str]:
     """The interpreter that has the wrapper, and the wrapper's version."""
     python = python_wrapper.find_python()
-    if python is None:
-        pytest.skip(python_wrapper.ABSENT)
+    assert python is not None, python_wrapper.ABSENT
     return python_wrapper.environment(python)
 
 
