@@ -246,7 +246,7 @@ def test_what_is_no_yaml_is_told_with_its_line(tmp_path: Path, text: str, senten
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('{"name": "my-alg",\n "cpu": 1,\n}', "algorithm.json:3: not JSON: "),
+        ('{"name": "my-alg",\n "cpu": 1\n "mem": 2}', "algorithm.json:3: not JSON: "),
         ("", "algorithm.json:1: not JSON: "),
         ("[1]", "algorithm.json:1: a descriptor is an object with a name, not a list"),
         ("5", "algorithm.json:1: a descriptor is an object with a name, not a number"),
