@@ -62,10 +62,13 @@ def read_scalars(folder: Path) -> dict[str, dict[str, list[Point]]]:
     """All scalars below the folder: run name (its path below the folder, "." for itself) -> tag -> points.
 
     Reads what torch, tensorboardX, tf.summary, TensorBoard's own writers and EventWriter leave. A file that
-    was cut short or damaged gives what stands before the damage, as TensorBoard does.
+    was cut short or damaged gives what stands before the damage, as TensorBoard does. Links to folders are
+    followed from the folder itself (a cluster's volume is one), not from deeper down, where they may go in
+    circles.
     """
     runs: dict[str, dict[str, list[Point]]] = {}
-    for path in sorted(folder.rglob("*tfevents*")):
+    places = [folder, *(link for link in folder.glob("*") if link.is_symlink() and link.is_dir())]
+    for path in sorted(path for place in places for path in place.rglob("*tfevents*")):
         series = runs.setdefault(path.parent.relative_to(folder).as_posix(), {})
         for tag, point in read_file(path):
             series.setdefault(tag, []).append(point)

@@ -175,3 +175,14 @@ def test_curves_that_cannot_be_kept_do_not_stop_a_task(tmp_path: Path) -> None:
     series.sample(9.0, memory_bytes=1)
     series.close()
     assert series.problem is not None and "resource curves cannot be kept" in series.problem
+
+
+def test_a_linked_folder_is_read_and_a_circle_of_links_ends(tmp_path: Path) -> None:
+    writer = EventWriter(tmp_path / "volume" / "deeper")
+    writer.add({"loss": 1.0}, step=1, at_s=1.0)
+    writer.close()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics").symlink_to(tmp_path / "volume")
+    (tmp_path / "volume" / "circle").symlink_to(tmp_path / "volume")
+    assert list(read_scalars(run)) == ["metrics/deeper"]
