@@ -1,3 +1,39 @@
-"""hkrunner runs HKube algorithms in a supervised process of their own."""
+"""hkrunner runs HKube algorithms in a supervised process of their own.
+
+The command is `hkrunner`; hkrunner.run() is the same in a Python program.
+"""
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "EntryNotFound",
+    "EntryUnusable",
+    "HkrunnerError",
+    "Incomplete",
+    "Printed",
+    "SettingsError",
+    "TaskError",
+    "TaskFailed",
+    "TaskLogs",
+    "TaskResult",
+    "__version__",
+    "run",
+]
+
+# Not typing's: nothing is imported here, since every process of ours begins with this file.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .runner.errors import EntryNotFound, EntryUnusable, HkrunnerError, SettingsError
+    from .runner.library import Incomplete, Printed, TaskError, TaskFailed, TaskLogs, TaskResult, run
+else:
+
+    def __getattr__(name):
+        """Import what is asked for when it is asked for (PEP 562)."""
+        if name in __all__:
+            from .runner import library
+
+            return getattr(library, name)
+        raise AttributeError(f"module 'hkrunner' has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,326 @@
+"""hkrunner.run(): the command's guarantees, in the caller's own program."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import hkrunner
+import pytest
+from hkrunner.runner.library import Options
+from hkrunner.runner.settings import OPTIONS
+from support.local import ALGORITHMS
+from support.processes import runs
+from support.programs import Program, run
+from support.waiting import wait_until
+
+STOPS = ALGORITHMS / "stops_when_asked.py"
+SUM = ALGORITHMS / "adds.py"
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def algorithm(text: str, name: str = "alg.py") -> Path:
+    path = Path(name).absolute()
+    path.write_text(text)
+    return path
+
+
+# ---- results
+
+
+def test_each_input_is_a_task_and_its_result_is_typed(tmp_path: Path) -> None:
+    entry = algorithm("def start(args):\n    print('at work')\n    return sum(args['input'])\n")
+    first, second = hkrunner.run(entry, [[1, 2, 3], [4, 5]], mem="512Mi", timeout=60)
+    assert (first.task_id, first.status, first.reason, first.output) == ("t1", "succeed", None, 6)
+    assert second.output == 9
+    assert first.ok and first.error is None and first.raise_for_status() is first
+    assert first.limit_bytes == 512 * 1024**2
+    assert first.peak_bytes is not None and 0 < first.peak_bytes < first.limit_bytes
+    assert first.cpu_s is not None and first.cpu_s >= 0 and 0 < first.duration_s < 60
+    assert first.logs is not None and first.logs.stdout.read_text() == "at work\n"
+    assert first.metrics_dir is not None and first.metrics_dir.is_relative_to(tmp_path / ".hkrunner")
+    with pytest.raises(AttributeError):
+        first.status = "failed"  # type: ignore[misc]
+
+
+def test_a_value_that_is_no_list_is_wrapped_in_one() -> None:
+    entry = algorithm("def start(args):\n    return args['input']\n")
+    results = hkrunner.run(entry, ({"x": value} for value in (1, 2)))
+    assert [result.output for result in results] == [[{"x": 1}], [{"x": 2}]]
+
+
+def test_no_inputs_are_no_results() -> None:
+    assert hkrunner.run(algorithm("def start(args): ...\n"), []) == []
+
+
+def test_a_failed_task_is_a_result_and_the_next_one_runs() -> None:
+    entry = algorithm("def start(args):\n    return 10 / args['input'][0]\n")
+    failed, good = hkrunner.run(entry, [0, 5])
+    assert (failed.status, failed.reason, failed.output) == ("failed", "AlgorithmError", None)
+    assert failed.error is not None and failed.error.code == "ALGORITHM_ERROR"
+    assert failed.message.startswith("ALGORITHM_ERROR: ZeroDivisionError: ")
+    assert good.output == 2
+    with pytest.raises(
+        hkrunner.HkrunnerError, match=r"^task t1 failed \(AlgorithmError\): .*alg\.py:2"
+    ) as told:
+        failed.raise_for_status()
+    assert isinstance(told.value, hkrunner.runner.library.TaskFailed) and told.value.result is failed
+
+
+def test_limits_hold_as_they_do_for_the_command() -> None:
+    entry = algorithm(
+        "import time\ndef start(args):\n"
+        "    if args['input'][0] == 'sleep':\n        time.sleep(60)\n"
+        "    return len(bytearray(1 << 30))\n"
+    )
+    slow, big = hkrunner.run(entry, ["sleep", "grow"], mem="100Mi", timeout=0.5, grace=0.2)
+    assert (slow.status, slow.reason) == ("failed", "Timeout")
+    assert (big.status, big.reason) == ("failed", "MemoryLimit")
+
+
+def test_variables_records_and_interpreter_are_the_callers_choice(tmp_path: Path) -> None:
+    entry = algorithm("import os, sys\ndef start(args):\n    return [os.environ['MODEL'], sys.executable]\n")
+    kept = tmp_path / "kept here"
+    (result,) = hkrunner.run(entry, [1], env={"MODEL": "a=b c"}, state_dir=kept, python=sys.executable)
+    assert result.output == ["a=b c", sys.executable]
+    assert (kept / "tasks" / result.task_id / "task.json").exists()
+    assert not (tmp_path / ".hkrunner").exists()
+
+
+def test_a_module_of_the_callers_folder_does_not_stand_in_for_the_standard_librarys() -> None:
+    algorithm("raise SystemExit('this is not the random you want')\n", "random.py")
+    algorithm("def start(args):\n    return 1\n")
+    (result,) = hkrunner.run("alg.py", [1])
+    assert result.output == 1
+
+
+def test_every_keyword_is_an_option_of_the_command() -> None:
+    keywords = set(inspect.signature(hkrunner.run).parameters) - {"entry", "inputs", "on_event"}
+    flags = {flag for option in OPTIONS for flag in option.flags}
+    assert keywords == set(Options.__annotations__)
+    assert {f"--{name.replace('_', '-')}" for name in keywords} <= flags
+
+
+# ---- what goes wrong before a task
+
+
+def test_an_entry_that_is_not_there_is_said_in_its_sentence() -> None:
+    algorithm("def start(args): ...\n", "other.py")
+    with pytest.raises(hkrunner.EntryNotFound, match=r"^ENTRY_NOT_FOUND: no file nope\.py in .*other\.py"):
+        hkrunner.run("nope.py", [1])
+
+
+def test_an_entry_that_cannot_be_loaded_is_said_with_its_line() -> None:
+    entry = algorithm("print('✘ hkrunner: loading')\nimport no_such_module\n")
+    with pytest.raises(hkrunner.EntryUnusable, match=r"^IMPORT_FAILED: .*no_such_module.*alg\.py:2"):
+        hkrunner.run(entry, [1])
+
+
+def test_a_wrong_limit_and_an_input_that_is_no_json_are_settings_errors() -> None:
+    entry = algorithm("def start(args): ...\n")
+    with pytest.raises(hkrunner.SettingsError, match=r"^--mem 12Q: Q is not a valid unit"):
+        hkrunner.run(entry, [1], mem="12Q")
+    with pytest.raises(hkrunner.SettingsError, match=r"^inputs\[1\] cannot be sent as JSON: "):
+        hkrunner.run(entry, [1, {1, 2}])
+
+
+def test_an_hkrunner_that_is_ended_by_others_gives_what_it_has() -> None:
+    entry = algorithm(
+        "import os, signal\ndef start(args):\n    signal.alarm(60)\n"
+        "    if args['input'][0]:\n        print('pid', os.getppid(), flush=True)\n        signal.pause()\n"
+    )
+
+    def end_it(event: object) -> None:
+        if isinstance(event, hkrunner.Printed) and event.line.startswith("pid "):
+            warden = int(event.line.split()[1])
+            with open(f"/proc/{warden}/stat", encoding="ascii") as file:
+                os.kill(int(file.read().rpartition(")")[2].split()[1]), signal.SIGTERM)
+
+    with pytest.raises(
+        hkrunner.HkrunnerError, match=r"^hkrunner ended with status 143 after 2 of 3 "
+    ) as told:
+        hkrunner.run(entry, [0, 1, 2], on_event=end_it, grace=0.2)
+    assert isinstance(told.value, hkrunner.Incomplete)
+    assert [result.status for result in told.value.results] == ["succeed", "stopped"]
+
+
+# ---- what is printed
+
+
+def test_what_the_algorithm_prints_goes_to_the_callers_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    entry = algorithm(
+        "import sys\ndef start(args):\n    print('to out ✔')\n    print('to err', file=sys.stderr)\n"
+    )
+    hkrunner.run(entry, [1])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert sorted(err.splitlines()) == ["to err", "to out ✔"]
+
+
+def test_events_come_while_the_tasks_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """The second task ends when the listener to the first one's line has made a file."""
+    entry = algorithm(
+        "import os, time\ndef start(args):\n    print('task', args['input'][0], flush=True)\n"
+        "    while args['input'][0] == 2 and not os.path.exists('go'):\n        time.sleep(0.005)\n"
+        "    return args['input'][0]\n"
+    )
+    seen: list[object] = []
+
+    def listen(event: hkrunner.Printed | hkrunner.TaskResult) -> None:
+        seen.append(event.line if isinstance(event, hkrunner.Printed) else event.output)
+        if "task 2" in seen:
+            Path("go").touch()
+
+    hkrunner.run(entry, [1, 2], on_event=listen, timeout=60)
+    assert sorted(map(str, seen)) == ["1", "2", "task 1", "task 2"]
+    assert seen.index("task 2") < seen.index(2)
+    assert capsys.readouterr() == ("", "")
+
+
+# ---- how it ends early
+
+
+def test_a_listener_that_raises_stops_the_algorithm_in_order() -> None:
+    def listen(event: object) -> None:
+        raise LookupError("enough")
+
+    with pytest.raises(LookupError, match="enough"):
+        hkrunner.run(STOPS, [1], on_event=listen)
+    assert "work has ended\nexit called" in Path(".hkrunner/tasks/t1/stdout.log").read_text()
+
+
+CALLS = """
+import sys, threading, hkrunner
+def call():
+    hkrunner.run({entry!r}, [1])
+{how}
+"""
+IN_MAIN_THREAD = "call()"
+IN_ANOTHER_THREAD = "import asyncio\nasyncio.run(asyncio.to_thread(call))"
+
+
+def calling(how: str, entry: Path = STOPS) -> Program:
+    return Program([sys.executable, "-c", CALLS.format(entry=str(entry), how=how)])
+
+
+def test_ctrl_c_stops_the_algorithm_in_order_and_comes_out_as_itself() -> None:
+    with calling(IN_MAIN_THREAD) as program:
+        program.wait_for_line("at work")
+        program.send_signal(signal.SIGINT)
+        assert program.wait() == -signal.SIGINT
+        said = "\n".join(program.stderr)
+        assert 0 <= said.find("stop called") < said.find("work has ended") < said.find("KeyboardInterrupt")
+        assert not [process for process in program.family() if runs(process)]
+
+
+def test_a_terminals_ctrl_c_ends_it_once_and_in_order() -> None:
+    with calling(IN_MAIN_THREAD) as program:
+        program.wait_for_line("at work")
+        os.killpg(program.pid, signal.SIGINT)
+        assert program.wait() == -signal.SIGINT
+        assert "exit called" in "\n".join(program.stderr)
+
+
+def test_a_terminals_ctrl_c_reaches_a_call_in_another_thread() -> None:
+    with calling(IN_ANOTHER_THREAD) as program:
+        program.wait_for_line("at work")
+        os.killpg(program.pid, signal.SIGINT)
+        program.wait()
+        assert "exit called" in "\n".join(program.stderr)
+
+
+def test_a_second_ctrl_c_kills() -> None:
+    with calling(IN_MAIN_THREAD, ALGORITHMS / "ignores_stop.py") as program:
+        program.wait_for_line("at work")
+        program.send_signal(signal.SIGINT)
+        program.wait_for_line("not now")
+        program.send_signal(signal.SIGINT)
+        # The grace is 5 s.
+        assert program.wait(deadline_s=4) == -signal.SIGINT
+
+
+@pytest.mark.parametrize("how", [IN_MAIN_THREAD, IN_ANOTHER_THREAD])
+def test_a_caller_that_is_killed_leaves_nothing(how: str) -> None:
+    with calling(how) as program:
+        program.wait_for_line("at work")
+        family = program.family()
+        assert len(family) >= 4, "the caller, hkrunner, the warden, the algorithm"
+        program.send_signal(signal.SIGKILL)
+        wait_until(lambda: not any(map(runs, family)), deadline_s=10, what="the end of all it had started")
+
+
+# ---- where it is called
+
+
+def test_a_running_event_loop_and_threads_are_left_alone() -> None:
+    async def in_a_notebook() -> list[object]:
+        here = hkrunner.run(SUM, [[1, 2]])
+        beside = await asyncio.gather(
+            *(asyncio.to_thread(hkrunner.run, SUM, [[n, 1]], state_dir=f"state{n}") for n in (5, 6))
+        )
+        return [result.output for results in (here, *beside) for result in results]
+
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+    }
+    threads = threading.active_count()
+    assert asyncio.run(in_a_notebook()) == [3, 6, 7]
+    assert threads == threading.active_count()
+    assert handlers == {number: signal.getsignal(number) for number in handlers}
+
+
+def test_importing_hkrunner_imports_nothing_else() -> None:
+    code = "import sys; before = set(sys.modules); import hkrunner; print(sorted(set(sys.modules) - before))"
+    assert run([sys.executable, "-c", code]).stdout == "['hkrunner']\n"
+
+
+def test_the_names_of_the_package_are_there_when_they_are_used() -> None:
+    assert {name: getattr(hkrunner, name) for name in hkrunner.__all__}
+    assert set(hkrunner.__all__) <= set(dir(hkrunner))
+    with pytest.raises(AttributeError, match="module 'hkrunner' has no attribute 'runn'"):
+        hkrunner.runn  # type: ignore[attr-defined]  # noqa: B018
+
+
+# ---- in pytest
+
+A_TEST = """
+def test_it_fits(run_algorithm):
+    result = run_algorithm("alg.py", [1, 2, 3], mem="256Mi", timeout=30)
+    assert result.output == 6
+
+def test_it_does_not(run_algorithm, tmp_path):
+    result = run_algorithm("alg.py", ["grow"], mem="64Mi")
+    assert result.reason == "MemoryLimit"
+    assert result.logs.stdout.is_relative_to(tmp_path)
+"""
+
+
+def test_the_fixture_runs_an_algorithm_beside_the_test(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    algorithm(
+        "def start(args):\n    if args['input'] == ['grow']:\n        bytearray(1 << 29)\n"
+        "    return sum(args['input'])\n",
+        "tests/alg.py",
+    )
+    (tmp_path / "tests" / "test_alg.py").write_text(A_TEST)
+    pytest_here = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
+    ended = run([*pytest_here, f"--basetemp={tmp_path / 'base'}", "tests"], cwd=tmp_path)
+    assert (ended.status, "2 passed" in ended.stdout) == (0, True), ended.stdout + ended.stderr
+
+
+def test_pytests_start_imports_nothing_that_runs_algorithms() -> None:
+    code = (
+        "import sys, pytest; before = set(sys.modules); import hkrunner.runner.pytest_plugin;"
+        "print(sorted(set(sys.modules) - before))"
+    )
+    loaded = run([sys.executable, "-c", code]).stdout
+    assert loaded == "['hkrunner', 'hkrunner.runner', 'hkrunner.runner.pytest_plugin']\n"
