@@ -11,7 +11,7 @@ import click
 from .. import __version__
 from .cli_options import Sections
 from .errors import SettingsError
-from .settings import OPTIONS, settings_of
+from .settings import OPTIONS, Settings, settings_of
 
 EPILOG = """\b
 Exit status:
@@ -35,10 +35,29 @@ def _run(entry_argument: str | None, **values: Any) -> None:
                 raise SettingsError(f"two entries: {entry_argument} and --entry {values['entry']}; give one")
         values["entry"] = entry_argument
     settings = settings_of(values, os.environ)
+    if values.get("dry_run"):
+        _tell(settings)
+        return
     # Late, so that --help and --version do not pay for it.
     from .main import run
 
     sys.exit(run(settings))
+
+
+def _tell(settings: Settings) -> None:
+    """Print what would be done."""
+    import json
+
+    from .output import plain
+    from .plan import lines, plan
+
+    told = plan(settings, os.environ)
+    if settings.json:
+        click.echo(json.dumps(told))
+        return
+    encoding = sys.stdout.encoding or "ascii"
+    for line in lines(told):
+        click.echo(plain(line, encoding).encode(encoding, "backslashreplace"))
 
 
 command = Sections(

@@ -237,6 +237,14 @@ OPTIONS: tuple[Option, ...] = (
         group="Local run",
     ),
     Option(
+        "dry_run",
+        ("--dry-run",),
+        "Tell what would be done, with --json as one object, and start nothing.",
+        kind="flag",
+        default=False,
+        group="Local run",
+    ),
+    Option(
         "algorithm",
         ("--algorithm",),
         "Another algorithm that the code API may start, by the name it is asked for with; repeatable.",
@@ -645,7 +653,7 @@ def _origins(
 #: Options that belong to one call, not to the task: where results go, which board is shown.
 _NOT_REPEATED = frozenset(
     ("input", "tasks", "json", "state_dir", "no_state", "keep", "quiet", "verbose", "url", "file")
-).union(("connect_timeout_s", "board", "open", "board_port", "api_port", "redirect_logs"))
+).union(("connect_timeout_s", "board", "open", "board_port", "api_port", "redirect_logs", "dry_run"))
 
 
 def _repeatable(values: Mapping[str, Any]) -> dict[str, object]:

@@ -1,0 +1,79 @@
+"""`hkrunner run --dry-run`: what would be done, and nothing is."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from support.programs import run_hkrunner
+
+CODE = "open('was_run', 'w')\ndef start(args): ...\n"
+CLEAN: dict[str, str | None] = {"ALGO_METRICS_DIR": None, "WORKER_SOCKET_URL": None}
+
+
+def plan(cwd: Path, *args: str | Path, env: dict[str, str | None] | None = None) -> dict[str, Any]:
+    """Return the object of --json."""
+    ended = run_hkrunner("--dry-run", "--json", *args, cwd=cwd, env={**CLEAN, **(env or {})})
+    assert (ended.status, ended.stderr) == (0, ""), ended
+    told: dict[str, Any] = json.loads(ended.stdout)
+    return told
+
+
+def test_a_local_run_is_told_and_nothing_is_started_or_written(tmp_path: Path) -> None:
+    (tmp_path / "my_alg.py").write_text(CODE)
+    args = ("run", "my_alg.py:start", "-i", "1", "-i", "[2]", "--timeout", "3", "--dry-run")
+    ended = run_hkrunner(*args, cwd=tmp_path, env=CLEAN)
+    assert (ended.status, ended.stderr) == (0, "")
+    first, *rows = ended.stdout.splitlines()
+    assert first == "would run 2 tasks locally, and end"
+    assert "  limit      task 3 s (--timeout)" in rows
+    assert f"  folder     {tmp_path}" in rows
+    assert f"  state      {tmp_path}/.hkrunner" in rows
+    assert [one.name for one in tmp_path.iterdir()] == ["my_alg.py"]
+
+
+def test_serving_is_told_with_the_url_of_the_worker(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(CODE)
+    told = plan(tmp_path, "--encoding", "bson", env={"WORKER_SOCKET_URL": "ws://10.0.0.7:3001"})
+    assert (told["local"], told["tasks"]) == (False, None)
+    assert told["url"] == "ws://10.0.0.7:3001?storage=v1&encoding=bson"
+    assert told["limits"] == []
+
+
+def test_each_limit_tells_where_it_comes_from(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(CODE)
+    (tmp_path / "algorithm.yml").write_text("name: my-alg\nmem: 512Mi\nalgorithmEnv: {MODEL: small}\n")
+    env: dict[str, str | None] = {"HKRUNNER_CPU": "1.5", "HKRUNNER_PIDS": None, "HKRUNNER_MEM": None}
+    told = plan(tmp_path, "--files", "100", "-E", "SIZE=3", env=env)
+    limits = {one["name"]: (one["shown"], one["from"]) for one in told["limits"]}
+    assert limits == {
+        "cpu": ("1.5 cores", "HKRUNNER_CPU"),
+        "memory": ("512 MiB", "mem: in algorithm.yml"),
+        "open files": ("100", "--files"),
+    }
+    assert told["descriptor"] == str(tmp_path / "algorithm.yml")
+    assert (told["env"]["MODEL"], told["env"]["SIZE"]) == ("small", "3")
+
+
+def test_packed_code_is_looked_at_and_not_unpacked_here(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "code.zip", "w") as archive:
+        archive.writestr("go.py", CODE)
+    (tmp_path / "algorithm.yml").write_text("name: my-alg\ncode: {path: code.zip, entryPoint: go.py}\n")
+    told = plan(tmp_path)
+    assert (told["entry"], told["folder"]) == ("go.py", str(tmp_path / "code.zip"))
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["algorithm.yml", "code.zip"]
+
+
+def test_inputs_from_stdin_are_left_to_be_read(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(CODE)
+    ended = run_hkrunner("--dry-run", "-i", "-", cwd=tmp_path, input="[1]")
+    assert ended.stdout.startswith("would run the tasks that stdin gives locally")
+
+
+def test_what_the_run_would_refuse_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(CODE)
+    assert run_hkrunner("--dry-run", "nope.py", cwd=tmp_path).status == 3
+    assert run_hkrunner("--dry-run", "-i", "hello", cwd=tmp_path).status == 2
+    assert run_hkrunner("--dry-run", "--mem", "12", cwd=tmp_path).status == 2
