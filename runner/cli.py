@@ -30,6 +30,7 @@ COMMANDS = {
     "runs": "Tasks that have run: list, show, repeat, remove.",
     "board": "TensorBoard over the runs that are kept.",
     "boards": "HKube's routes for boards.",
+    "init": "Make a folder with an algorithm to begin with.",
     "validate": "Load the code without a task: what is there, what is missing.",
     "doctor": "What this machine offers, and what to do about what it does not.",
 }
