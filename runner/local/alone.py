@@ -270,7 +270,7 @@ class Alone:
             return
         self._ending = True
         self._others.shutdown()
-        if self._asked.once and self._inputs:
+        if self._asked.once and self._inputs and not self._stopping:
             self.report.settle(1)
             self._output.warn(f"✘ {len(self._inputs)} more inputs were not handed out: the wrapper has gone")
         if self._worker.connected:

@@ -102,6 +102,7 @@ class Connection:
             self._listener.on_problem(
                 f"a client asked for encoding={self.encoding}, storage={storage}; "
                 f"there is: {', '.join(codec.ENCODINGS)}, and storage v1"
+                " (HKube's wrappers read STORAGE_PROTOCOL)"
             )
             self._protocol.send_response(self._protocol.reject(400, "encoding or storage not served\n"))
             return
