@@ -1,0 +1,284 @@
+"""The local worker's side: what it says of a client's mistakes, and what a pipeline means."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hkrunner.runner.local.calls import Offer
+from hkrunner.runner.local.pipelines import MISSING, Outcome, PipelineError, inputs_of, read, tolerance_passed
+from hkrunner.runner.local.session import Ears, Session
+from hkrunner.runner.local.spans import UNFINISHED, Spans
+from hkrunner.runner.local.tasks import Answer, LocalTask
+from hkrunner.runner.loop import Loop
+
+TASK = LocalTask("t1", "job1", "green", "green-alg", "simple", b"[1]")
+
+
+class Talk:
+    """A session with a client that is this test, and a clock that it turns."""
+
+    encoding = "json"
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.said: list[Any] = []
+        self.answers: list[Answer] = []
+        self.problems: list[str] = []
+        self.loop = Loop(clock=lambda: self.now)
+        ears = Ears(self.answers.append, self.problems.append)
+        self.session = Session(self.loop, self, Offer(), ears)
+
+    def send(self, data: bytes) -> None:
+        self.said.append(json.loads(data))
+
+    def hear(self, command: str, **more: Any) -> None:
+        self.session.hear(json.dumps({"command": command, **more}).encode())
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.loop.turn(0)
+
+    def working(self) -> Talk:
+        self.session.begin(TASK)
+        self.hear("initialized")
+        self.said.clear()
+        return self
+
+    def last(self) -> Any:
+        return self.said[-1]
+
+
+@pytest.fixture
+def talk() -> Any:
+    one = Talk()
+    yield one
+    one.loop.close()
+
+
+def test_alive_is_missed_after_ten_seconds_and_not_before(talk: Talk) -> None:
+    talk.working().hear("alive")
+    talk.wait(9)
+    talk.hear("alive")
+    talk.wait(9)
+    assert not talk.problems
+    talk.wait(2)
+    assert "would lose the answer of task t1" in talk.problems[0]
+
+
+def test_never_saying_alive_is_legal(talk: Talk) -> None:
+    talk.working().wait(3600)
+    assert not talk.problems
+
+
+def test_alive_after_the_answer_is_said_unless_a_task_follows(talk: Talk) -> None:
+    talk.working().hear("done", data=1)
+    talk.hear("alive")
+    talk.session.begin(TASK)
+    talk.wait(11)
+    assert not talk.problems
+    talk.hear("done", data=1)
+    talk.hear("alive")
+    talk.wait(11)
+    assert "would exit" in talk.problems[0]
+
+
+def test_a_stop_that_is_not_answered_in_ten_seconds_is_said(talk: Talk) -> None:
+    talk.working().session.stop()
+    talk.hear("done", data="dropped")
+    talk.wait(11)
+    assert "no `stopped` came within 10 s" in talk.problems[0]
+    assert not talk.answers
+
+
+def test_stopping_puts_the_end_of_a_stop_off(talk: Talk) -> None:
+    talk.working().session.stop()
+    for _ in range(5):
+        talk.wait(9)
+        talk.hear("stopping")
+    talk.hear("stopped")
+    talk.wait(60)
+    assert not talk.problems
+    assert [answer.command for answer in talk.answers] == ["stopped"]
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"command": "stopping"}, "`stopping` came without a stop"),
+        ({"command": "stopped"}, "`stopped` came unasked"),
+        ({"command": "initialized"}, "`initialized` came unasked"),
+        ({"command": "errorMessage"}, "`unknown error`"),
+        ({"command": "dataSourceRequest"}, "would die of it"),
+        ({"command": "error"}, "would die of it"),
+        ({"command": "finishSpan"}, "no span was open"),
+        ({"nothing": 1}, "without a command"),
+    ],
+)
+def test_a_mistake_of_the_client_is_said(talk: Talk, message: Any, said: str) -> None:
+    talk.working().session.hear(json.dumps(message).encode())
+    assert said in talk.problems[0]
+
+
+def test_a_done_with_an_error_is_a_failure(talk: Talk) -> None:
+    talk.working().hear("done", error={"message": "boom"})
+    assert (talk.answers[0].command, talk.answers[0].error) == ("errorMessage", "boom")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"execId": 1, "algorithmName": "a"}, {"execId": 1, "error": "data.execId should be string"}),
+        (
+            {"execId": "1", "algorithmName": "a", "input": {}},
+            {"execId": "1", "error": "data.input should be array"},
+        ),
+        ({"algorithmName": "a"}, {"error": "data should have required property 'execId'"}),
+        (
+            {"execId": "1", "algorithmName": "a"},
+            {"execId": "1", "error": "Cannot read properties of undefined (reading 'map')"},
+        ),
+        (
+            {"execId": "1", "algorithmName": "a", "input": []},
+            {"execId": "1", "error": "Algorithm named 'a' does not exist"},
+        ),
+    ],
+)
+def test_an_execution_is_refused_in_the_workers_words(talk: Talk, data: Any, told: Any) -> None:
+    talk.working().hear("startAlgorithmExecution", data=data)
+    assert talk.last() == {"command": "algorithmExecutionError", "data": told}
+
+
+def test_executions_have_no_place_between_tasks(talk: Talk) -> None:
+    talk.hear("startAlgorithmExecution", data={"execId": "1", "algorithmName": "a", "input": []})
+    assert talk.last()["data"] == {"execId": "1", "error": "execution cannot start in this state"}
+
+
+def test_what_is_not_there_cannot_be_stopped(talk: Talk) -> None:
+    talk.working().hear("stopAlgorithmExecution", data={"execId": "zz"})
+    assert talk.last()["data"] == {"execId": "zz", "error": "unable to find execId zz"}
+    talk.hear("stopSubPipeline", data={"subPipelineId": "99"})
+    assert talk.last()["data"]["error"] == "cannot stop subPipeline - not found: 99"
+
+
+def test_a_sub_pipeline_that_cannot_be_read_is_refused_without_an_id(talk: Talk) -> None:
+    talk.session.begin(TASK)
+    pipeline = {"subPipelineId": "1", "subPipeline": {"name": "p"}}
+    talk.hear("startRawSubPipeline", data={**pipeline, "subPipelineId": 1})
+    assert talk.last()["data"] == {"error": "data.subPipelineId should be string"}
+    talk.hear("startRawSubPipeline", data=pipeline)
+    assert talk.last()["data"] == {"error": "No errors"}
+    talk.hear("initialized")
+    talk.hear("startStoredSubPipeline", data=pipeline)
+    assert [one["command"] for one in talk.said[-2:]] == ["subPipelineStarted", "subPipelineError"]
+    assert talk.last()["data"] == {"subPipelineId": "1", "error": "pipeline p Not Found"}
+
+
+def test_spans_nest_and_what_is_open_ends_with_the_task() -> None:
+    times = iter([1.0, 2.0, 3.0, 4.0])
+    spans = Spans(now=lambda: next(times))
+    spans.start("outer", {"a": 1})
+    spans.start("inner", {})
+    assert spans.finish({"b": 2}, "boom")
+    (outer,) = spans.close()
+    (inner,) = outer["children"]
+    assert (inner["durationMs"], inner["tags"], inner["error"]) == (1000, {"b": 2}, "boom")
+    assert (outer["durationMs"], outer["error"]) == (3000, UNFINISHED)
+    assert not spans.finish({}, None)
+
+
+# ---- pipelines: the examples of HKube's own driver
+
+
+def pipeline_of(*inputs: Any, flow: Any = None, **more: Any) -> Any:
+    nodes = [{"nodeName": name, "algorithmName": "x"} for name in ("o", "g")]
+    nodes.append({"nodeName": "n", "algorithmName": "x", "input": list(inputs), **more})
+    return read({"name": "p", "nodes": nodes, "flowInput": flow or {}})
+
+
+def tasks_of(*inputs: Any, flow: Any = None, o: Outcome | None = None, **more: Any) -> Any:
+    pipeline = pipeline_of(*inputs, flow=flow, **more)
+    done = {"o": o or Outcome(value={"a": {"b": [10, 20]}, "s": "x"}), "g": Outcome(skipped=True)}
+    return inputs_of(pipeline.nodes[-1], pipeline.flow_input, done)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "tasks"),
+    [
+        (["@o.a.b.1", "@o.s", "@o.nope"], [[20, "x", None]]),
+        (["#@o.a.b"], [[10], [20]]),
+        (["@o.s", "#@o.a.b"], [["x", 10], ["x", 20]]),
+        (["#@o.s"], None),
+        (["@g"], [[[]]]),
+        (["#@g"], None),
+        (["#[1...3]"], [[1], [2], [3]]),
+        (["#[1, 2]"], [["1"], ["2"]]),
+        (["#[]"], [[""]]),
+        (["#[1...3]", "#[4...5]"], [[1, 4], [2, 5], [3, None]]),
+        ([{"a": "@flowInput.x", "b": [1, {"c": "@flowInput.y.z"}]}], [[{"a": 1, "b": [1, {"c": 2}]}]]),
+        (["@flowInput"], [[{"x": 1, "y": {"z": 2}}]]),
+        ([[], {}, None], [[[], {}, None]]),
+        ([[], {}, "#[1...1]"], [[None, None, 1]]),
+    ],
+)
+def test_inputs_are_resolved_as_the_driver_does(inputs: Any, tasks: Any) -> None:
+    assert tasks_of(*inputs, flow={"x": 1, "y": {"z": 2}}) == tasks
+
+
+def test_a_cartesian_batch_has_its_first_argument_major() -> None:
+    found = tasks_of("#[1...2]", "#[3...4]", batchOperation="cartesian")
+    assert found == [[1, 3], [1, 4], [2, 3], [2, 4]]
+
+
+def test_results_of_a_batch_that_failed_are_holes_or_left_out() -> None:
+    batch = Outcome(items=[1, None, MISSING], failed=frozenset({1}))
+    assert tasks_of("@o", o=batch) == [[[1, None, None]]]
+    assert tasks_of("#@o", o=batch) == [[1], [None]]
+
+
+def test_a_batch_over_nothing_fails_the_pipeline() -> None:
+    with pytest.raises(PipelineError, match="reading 'size'"):
+        tasks_of("#@o.missing")
+
+
+def test_a_batch_is_tolerated_below_its_limit_only() -> None:
+    assert tolerance_passed(1, 3, 80, "e") is None
+    assert tolerance_passed(2, 3, 60, "odd 3") == (
+        "2/3 (67%) failed tasks, batch tolerance is 60%, error: odd 3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": "gateway"}, "'gateway' is not served"),
+        ({"algorithmName": None}, "please provide algorithm name"),
+        ({"nodeName": "flowInput"}, 'pipeline "p" has invalid reserved name "flowInput"'),
+        ({"input": ["$$x"]}, "reserved keyword"),
+        ({"input": [["#@o"]]}, "a batch inside another value"),
+        ({"input": ["@dataSource.x"]}, "a data source"),
+        ({"ttl": 5}, "'ttl' is not served"),
+    ],
+)
+def test_a_node_that_cannot_be_run_is_one_sentence(change: Any, said: str) -> None:
+    node = {"nodeName": "n", "algorithmName": "x", "input": [], **change}
+    with pytest.raises(PipelineError) as caught:
+        read({"name": "p", "nodes": [node]})
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({}, "data should have required property 'name'"),
+        ({"name": "a b"}, "pipeline name must contain only alphanumeric, dash, dot or underscore"),
+        ({"name": "p", "nodes": [{}]}, "data.nodes[0] should have required property 'nodeName'"),
+        ({"name": "p", "kind": "stream"}, "kind 'stream' is not served"),
+        ({"name": "p", "nodes": [{"nodeName": "a", "algorithmName": "x"}] * 2}, 'found duplicate node "a"'),
+    ],
+)
+def test_a_pipeline_that_cannot_be_run_is_one_sentence(raw: Any, said: str) -> None:
+    with pytest.raises(PipelineError) as caught:
+        read(raw)
+    assert said in str(caught.value)
