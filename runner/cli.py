@@ -16,12 +16,15 @@ import difflib
 import importlib
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from .. import __version__
 from .errors import HkrunnerError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 #: Each command and its line in --help.
 COMMANDS = {
@@ -33,6 +36,8 @@ COMMANDS = {
     "init": "Make a folder with an algorithm to begin with.",
     "validate": "Load the code without a task: what is there, what is missing.",
     "doctor": "What this machine offers, and what to do about what it does not.",
+    "completion": "Print the script that completes hkrunner in bash, zsh or fish.",
+    "version": "Print the version.",
 }
 #: Commands that lie in another's file, as `file:name`.
 PLACES = {"boards": "cli_board:boards_command"}
@@ -59,11 +64,28 @@ class DefaultGroup(click.Group):
         """Put `run` in front of what begins with an option of its, or an entry."""
         first = args[0] if args else None
         own = {"-h", "--help", "--version"}
+        if first is None and ctx.resilient_parsing:
+            return super().parse_args(ctx, args)  # completing the first word: it may become a command
         if first is None or (first not in own and first not in COMMANDS):
             if first is not None and not _may_be_entry(first):
                 raise click.UsageError(_no_command(first), ctx)
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the options of `run` too, since it need not be typed, and what may be an entry as a file."""
+        from click.shell_completion import CompletionItem
+
+        found = super().shell_complete(ctx, incomplete)
+        run = self.get_command(ctx, DEFAULT)
+        assert run is not None, "it is in COMMANDS"
+        with click.Context(run, info_name=DEFAULT, parent=ctx) as inner:
+            there = {one.value for one in found}
+            found += [one for one in run.shell_complete(inner, incomplete) if one.value not in there]
+        if not incomplete.startswith("-"):
+            # First: at one of these, click's script for bash forgets what came before it.
+            found.insert(0, CompletionItem(incomplete, type="file"))
+        return found
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """`run` need not be written."""

@@ -55,4 +55,15 @@ def parameter(option: Option) -> click.Option:
         help=option.help,
         show_default=shown,
         show_envvar=bool(option.env),
+        shell_complete=complete_files if option.metavar in _FILES else None,
     )
+
+
+_FILES = ("FILE", "DIR", "PYTHON", "FILE.jsonl")
+
+
+def complete_files(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    """Have the shell complete the names of files."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]

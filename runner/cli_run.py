@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from .cli_options import Sections
+from .cli_options import Sections, complete_files
 from .errors import SettingsError
 from .settings import OPTIONS, Settings, settings_of
 
@@ -63,7 +63,9 @@ def _tell(settings: Settings) -> None:
 command = Sections(
     "run",
     callback=_run,
-    params=[click.Argument(["entry_argument"], required=False, metavar="[ENTRY]")],
+    params=[
+        click.Argument(["entry_argument"], required=False, metavar="[ENTRY]", shell_complete=complete_files)
+    ],
     options=OPTIONS,
     help="Run an algorithm as a supervised process.\n\n"
     "With --input it runs at once, locally, and its results go to stdout. Without, it serves HKube's worker "

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .cli_options import Sections
+from .cli_options import Sections, complete_files
 from .errors import HkrunnerError, SettingsError
 from .settings import OPTIONS, settings_of
 
@@ -58,7 +58,9 @@ _COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 command = Sections(
     "validate",
     callback=_validate,
-    params=[click.Argument(["entry_argument"], required=False, metavar="[ENTRY]")],
+    params=[
+        click.Argument(["entry_argument"], required=False, metavar="[ENTRY]", shell_complete=complete_files)
+    ],
     options=[
         replace(
             one, help=_HELP.get(one.name, one.help), group=one.group if one.group == "Limits" else "Algorithm"
