@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from support import python_wrapper
+from support import npm, python_wrapper
 
 # In continuous integration as well: HKube's wrapper installs on Python 3.8 to 3.10 only, and where there is
 # none of these there is nothing to try it with.
-collect_ignore = [] if python_wrapper.find_python() is not None else ["test_python_wrapper.py"]
+ABSENT = {
+    **({} if python_wrapper.find_python() is not None else {"test_python_wrapper.py": python_wrapper.ABSENT}),
+    **({} if npm.is_there() else {"test_hkube_encoding.py": npm.ABSENT, "test_node_wrapper.py": npm.ABSENT}),
+}
+collect_ignore = list(ABSENT)
 
 
 def pytest_report_header() -> list[str]:
     """Name what is left out."""
-    return [f"left out: {name}: {python_wrapper.ABSENT}" for name in collect_ignore]
+    return [f"left out: {name}: {why}" for name, why in ABSENT.items()]
