@@ -418,8 +418,10 @@ class Supervisor:
     def on_frame(self, child: Child, frame: Frame) -> None:
         """One frame of a child."""
         current = self._current
-        stale = child is not self._crew.child or (
-            frame.task and (current is None or frame.task != current.number)
+        stale = (
+            child is not self._crew.child
+            or child.is_being_killed
+            or (frame.task and (current is None or frame.task != current.number))
         )
         if stale:
             if frame.fd is not None:

@@ -251,6 +251,11 @@ class Child:
         self._tell_warden(Kind.KILL, {"cause": cause.value, "stack": cause in STACK_WANTED})
         self._later(WARDEN_DEADLINE_S, self._warden_overdue)
 
+    @property
+    def is_being_killed(self) -> bool:
+        """Whether kill() was called; what the child says from then on may come of the kill itself."""
+        return self._kill is not None
+
     def watch(self, *, idle: bool) -> None:
         """Say whether a task runs: an idle tree is looked at once a second."""
         self._tell_warden(Kind.TASK, {"idle": idle})
