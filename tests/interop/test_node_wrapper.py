@@ -1,0 +1,84 @@
+"""HKube's own wrapper for Node as a client of `hkrunner worker`."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import node_wrapper
+from support.local import ALGORITHMS
+from support.programs import Program, serving
+
+# The first one installs the wrapper.
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="session")
+def folder() -> Path:
+    return node_wrapper.installed()
+
+
+def wrapped(folder: Path, program: Program, encoding: str) -> Program:
+    line = program.wait_for_line("local worker on ws://")
+    port = int(line.split("ws://")[1].split(":")[1])
+    # It reads the package.json of its working folder.
+    return Program(
+        ["node", node_wrapper.PROGRAM], cwd=folder, env=node_wrapper.variables(folder, port, encoding)
+    )
+
+
+@pytest.mark.parametrize("encoding", ["json", "bson", "msgpack"])
+def test_the_node_wrapper_runs_tasks_and_calls_the_code_api(
+    tmp_path: Path, folder: Path, encoding: str
+) -> None:
+    value = {"text": "ünïcödé", "numbers": [1, 2.5, None, True], "deep": {"er": [[]]}}
+    nodes = [{"nodeName": "n", "algorithmName": "adds", "input": ["#@flowInput.pairs", 1]}]
+    tasks: list[Any] = [
+        ["give", value],
+        ["raise", "boom"],
+        # Not startAlgorithm: under storage v1 the wrapper's own encoder for it is missing.
+        ["stored", "nope", {}],
+        ["raw", nodes, {"pairs": [1, 2]}],
+        ["source", "images"],
+    ]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").write_bytes(b"abc")
+    args = [word for task in tasks for word in ("-i", json.dumps(task))]
+    offer = ("--algorithm", f"adds={ALGORITHMS / 'adds.py'}", "--datasource", "images=images")
+    with (
+        serving("worker", "--port", "0", "--once", "--json", *args, *offer, cwd=tmp_path) as program,
+        wrapped(folder, program, encoding) as node,
+    ):
+        assert program.wait(deadline_s=40) == 1, node.report()
+        node.wait()
+        given, failed, nope, raw, source = (json.loads(line) for line in program.stdout)
+        assert given["output"] == value
+        assert failed["error"]["message"] == "boom"
+        assert "pipeline nope Not Found" in nope["error"]["message"]
+        assert [one["result"] for one in raw["output"]] == [2, 3]
+        assert [(one["name"], one["size"]) for one in source["output"]["files"]] == [("a.png", 3)]
+
+
+def test_the_node_wrapper_is_stopped(tmp_path: Path, folder: Path) -> None:
+    with (
+        serving("worker", "--port", "0", "-i", '["wait"]', cwd=tmp_path) as program,
+        wrapped(folder, program, "bson") as node,
+    ):
+        node.wait_for_line("waits", stream="stdout")
+        program.send_signal(signal.SIGINT)
+        assert program.wait(deadline_s=30) == 130
+        node.wait()
+        program.wait_for_line("task t1 stopped")
+
+
+def test_a_node_wrapper_that_crashes_loses_its_task(tmp_path: Path, folder: Path) -> None:
+    with (
+        serving("worker", "--port", "0", "--once", "-i", '["crash"]', cwd=tmp_path) as program,
+        wrapped(folder, program, "json") as node,
+    ):
+        assert program.wait(deadline_s=30) == 1
+        node.wait()
+        program.wait_for_line("the client disconnected in the middle of task t1")
