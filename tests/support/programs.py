@@ -21,6 +21,7 @@ import psutil
 from .processes import MARKER, describe, family, kill_all, marked, runs
 from .waiting import wait_until
 
+ROOT = Path(__file__).parents[2]
 HKRUNNER = Path(sysconfig.get_path("scripts"), "hkrunner")
 PROGRAM_MARKER = f"{MARKER}_PROGRAM"
 
