@@ -186,20 +186,22 @@ class BoardManager:
         """The board has got so far. Raises BoardError if it failed, was stopped, or took too long."""
         wanted = {Readiness.LISTENING, Readiness.READY} if readiness is Readiness.LISTENING else {readiness}
         end = time.monotonic() + deadline_s
+        name = id  # it may be the reference, which says nothing to a reader
         while True:
             self.poll()
             board = self.find(id)
             if board is None:
-                raise BoardError(f"board {id} was stopped while it started")
+                raise BoardError(f"board {name} was stopped while it started")
+            name = board.id
             # One that has just died in our hands fails with a better sentence in the next poll().
             if board.status is BoardStatus.FAILED and board.reference not in self._own:
-                raise BoardError(f"board {id} failed: {board.error}", hint=board.hint or "")
+                raise BoardError(f"board {name} failed: {board.error}", hint=board.hint or "")
             if board.status is BoardStatus.RUNNING and board.readiness in wanted:
                 return board
             left_s = end - time.monotonic()
             if left_s <= 0:
                 raise BoardError(
-                    f"board {id} is {board.readiness.value}, not {readiness.value}, after {deadline_s:g} s",
+                    f"board {name} is {board.readiness.value}, not {readiness.value}, after {deadline_s:g} s",
                     hint=f"its log is {self.records.log_path(board.reference)}",
                 )
             self._wait_for_news(board, min(left_s, 0.02 if board.reference not in self._own else 0.25))

@@ -10,74 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
 from hkrunner.boards.api_server import ApiProcess
 from hkrunner.boards.errors import BoardError
 from hkrunner.boards.manager import BoardManager
 from support.boards import BOARD_DEADLINE_S, add_run, get, runs_of
+from support.routes import Client, running
 from support.waiting import wait_until
-
-OPENAPI = json.loads((Path(__file__).parent / "data" / "hkube-boards.openapi.json").read_text())
-# The description documents a defect here: an object where the server means to answer, and we do, a text.
-OPENAPI["paths"]["/boards/optunas"]["post"]["responses"]["200"]["content"]["application/json"]["schema"][
-    "properties"
-]["boardUrl"] = {"type": "string"}
-
-
-class Client:
-    """A client of the routes; every answer is held against the description."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._host, _, self._base = url.removeprefix("http://").partition("/")
-
-    def __call__(
-        self, method: str, path: str, body: object = None, *, headers: dict[str, str] | None = None
-    ) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection(self._host, timeout=30)
-        sent = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-        try:
-            connection.request(
-                method, f"/{self._base}{path}", sent, {"Content-Type": "application/json", **(headers or {})}
-            )
-            response = connection.getresponse()
-            value = json.loads(response.read())
-        finally:
-            connection.close()
-        check(method, path, response.status, value)
-        return response.status, value
-
-
-def check(method: str, path: str, status: int, value: object) -> None:
-    """The answer has the form that HKube's description gives for it."""
-    parts = path.strip("/").split("/")
-    if len(parts) == 2:
-        place = f"/boards/{parts[0]}/{{id}}"
-    else:
-        place = f"/boards/{parts[0]}" + ("/" if method == "GET" else "")
-    operation = OPENAPI["paths"].get(place, {}).get(method.lower())
-    if operation is None:
-        return
-    responses = operation["responses"]
-    schema = responses.get(str(status), responses["default"])["content"]["application/json"]["schema"]
-    jsonschema.validate(value, as_json_schema(schema))
-
-
-def as_json_schema(schema: Any) -> Any:
-    """OpenAPI 3.0 says nullable where JSON Schema has a list of types; named fields are all wanted."""
-    if isinstance(schema, list):
-        return [as_json_schema(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    converted = {
-        key: as_json_schema(value) for key, value in schema.items() if key not in ("nullable", "example")
-    }
-    if schema.get("nullable"):
-        converted["type"] = [schema["type"], "null"]
-    return converted
 
 
 @pytest.fixture
@@ -104,17 +44,6 @@ def client(root: Path) -> Iterator[Client]:
     finally:
         process.stop()
     assert [path.name for path in (root / "boards").iterdir() if path.suffix == ".json"] == []
-
-
-def running(client: Client, id: str) -> dict[str, Any]:
-    def board() -> dict[str, Any] | None:
-        status, value = client("GET", f"/tensors/{id.replace(':', '%3A')}")
-        assert status == 200 and value["status"] != "failed", value
-        return value if value["status"] == "running" else None
-
-    found = wait_until(board, deadline_s=BOARD_DEADLINE_S, what=f"board {id} running")
-    assert found is not None
-    return found
 
 
 def test_a_board_goes_through_hkubes_states_and_can_be_visited_and_deleted(client: Client) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import shlex
+import socket
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hkrunner.boards.events import EventWriter
+from hkrunner.boards.manager import BoardManager
 from hkrunner.boards.store import Store, TaskIds, TaskRecord
 
 # A machine with other work takes its time: a board is ready within a second on a quiet one.
@@ -35,6 +39,54 @@ def add_run(
     record.finish({"status": "succeed"})
     store.close()
     return record
+
+
+@contextlib.contextmanager
+def boards_of(root: Path) -> Iterator[BoardManager]:
+    """The boards of a state folder; on exit none runs any more, whoever started them."""
+    manager = BoardManager(root)
+    try:
+        yield manager
+    finally:
+        manager.stop_all()
+
+
+def recording_browser(folder: Path) -> dict[str, str]:
+    """Variables that make a browser of a script, which writes each address to folder/visited."""
+    script = folder / "browser"
+    script.write_text(f'#!/bin/sh\necho "$1" >> {shlex.quote(str(folder / "visited"))}\n')
+    script.chmod(0o755)
+    return {"BROWSER": f"{script} %s"}
+
+
+def visited(folder: Path) -> list[str]:
+    """The addresses that the recording browser was sent to."""
+    try:
+        return (folder / "visited").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def no_browser(folder: Path) -> dict[str, str | None]:
+    """Variables of a system without any browser."""
+    (folder / "empty").mkdir()
+    return {"PATH": str(folder / "empty"), "BROWSER": None, "DISPLAY": None, "WAYLAND_DISPLAY": None}
+
+
+@contextlib.contextmanager
+def taken_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that somebody else listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def get(url: str, *, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
