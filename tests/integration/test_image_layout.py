@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hkrunner.runner.settings import OPTIONS
+from hkrunner.sandbox.limits import MI, PARENT_BYTES, WARDEN_BYTES, child_memory_bytes, format_bytes
 from support.processes import runs
 from support.programs import HKRUNNER, Program, run
 from support.scripted_worker import Client, ScriptedWorker
@@ -212,3 +214,15 @@ def test_the_image_starts_the_script_in_hkubes_folder_as_an_ordinary_user() -> N
     assert words["USER"] not in ("root", "0") and f" {words['USER']} " in last.replace("\n", " ")
     assert json.loads(words["ENTRYPOINT"]) == ["/usr/local/bin/algorithm-entrypoint"]
     assert os.access(SCRIPT, os.X_OK)
+
+
+def test_the_page_for_operators_says_what_is_true() -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    for container in (256 * MI, 512 * MI, 1024 * MI, 4096 * MI):
+        assert f"| {format_bytes(container)} | {format_bytes(child_memory_bytes(container))} |" in page
+    assert f"| {PARENT_BYTES // MI} MiB |" in page and f"| {WARDEN_BYTES // MI} MiB |" in page
+    variables = {name for option in OPTIONS for name in option.env}
+    named = set(re.findall(r"HKRUNNER_[A-Z_]*[A-Z]", page))
+    assert named <= variables, named - variables
+    linked = re.findall(r"\]\((?!http)([^)#]+)", page)
+    assert linked and all((ROOT / "docs" / target).exists() for target in linked)
