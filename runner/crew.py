@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from ..sandbox.entry import Location
+from ..sandbox.limits import thread_variables
 from ..sandbox.outcome import Cause
 from ..sandbox.process import Child, Listener
 from .loop import Loop
@@ -49,6 +50,8 @@ class Crew:
     def _start(self) -> Child:
         settings = self._settings
         env = {**os.environ, **self._env, **settings.child_env}
+        if settings.limits.enforced:
+            env.update(thread_variables(settings.limits.cpu_cores, env))
         python_path = [one for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]
         folders = [self._where.folder]
         if settings.state_dir is not None:

@@ -145,7 +145,7 @@ class Guard:
 
     @property
     def _look_at(self) -> float:
-        """When the tree has to be looked at: the limits hold between tasks too, threads and processes go on."""
+        """When the tree has to be looked at: limits hold between tasks too, threads and processes go on."""
         limits = self.limits
         if self.idle and not (limits.enforced and (limits.memory_bytes or limits.pids)):
             return self._idle_next

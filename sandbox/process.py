@@ -42,6 +42,7 @@ from typing import Any, ClassVar, Protocol
 from . import kernel, tree
 from .channel import (
     EXIT_CHANNEL_LOST,
+    INLINE_LIMIT,
     INLINE_MAX,
     ChannelError,
     Frame,
@@ -174,7 +175,6 @@ class Child:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=(lifeline.fileno(), *fds.values()),
-                    env=dict(env),
                     start_new_session=True,
                 )
             except BaseException:
@@ -184,13 +184,20 @@ class Child:
         spec = {
             "argv": [*argv, _START, "child", *(str(fds[name]) for name in ("tasks", "control", "fault"))],
             "cwd": cwd,
+            # Not the warden's own: an LD_PRELOAD meant for the algorithm must not be loaded into the guard.
+            "env": dict(env),
             "fds": fds,
             "limits": limits.to_json(),
             "folders": list(folders),
             "keep": ["tasks", "control", "fault"],
         }
-        self._tell_warden(Kind.SPAWN, spec)
         self._watch()
+        if len(json.dumps(spec)) > INLINE_LIMIT:
+            # Nothing has been started but the warden: it ends, and says so in the usual way.
+            self._problem = "the environment is larger than 1 MiB"
+            self._lifeline.shutdown(socket.SHUT_WR)
+            return
+        self._tell_warden(Kind.SPAWN, spec)
         self.send(Kind.SETUP, 0, json.dumps(setup).encode())
 
     def __repr__(self) -> str:
@@ -282,7 +289,8 @@ class Child:
         with contextlib.suppress(OSError):
             self._lifeline.setblocking(True)
             self._lifeline.settimeout(5.0)
-            self._lifeline.sendall(encode(kind, 0, json.dumps(body).encode()))
+            data = json.dumps(body).encode()
+            self._lifeline.sendall(header(kind, 0, len(data)) + data)
         self._lifeline.setblocking(False)
 
     # ---- what the child says
@@ -535,9 +543,9 @@ class Child:
             others = [Process(*one) for pid, one in self._orphans.items() if pid != self.pid]
             self._finish(
                 Exit(
-                    self._kill if self._kill is not None else Cause.GUARD_LOST,
+                    Cause.NOT_STARTED if self._problem else self._kill or Cause.GUARD_LOST,
                     pid=self.pid,
-                    detail=why,
+                    detail=self._problem or why,
                     others=tuple(others[:20]),
                     others_count=len(others),
                     left=tuple(Process(*tree.look(pid)) for pid in left),

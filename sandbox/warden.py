@@ -249,7 +249,7 @@ class Warden:
         os.chdir(spec["cwd"])
         guard.in_child()
         kernel.die_with_parent(me)
-        os.execv(spec["argv"][0], spec["argv"])
+        os.execve(spec["argv"][0], spec["argv"], spec["env"])
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
