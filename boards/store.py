@@ -215,7 +215,6 @@ class Store:
                 os.close(fd)
         return f"{self._root}/current/{self._slot}"
 
-
     def _clear_slot(self, link: str) -> None:
         """No folder is there: one of a hkrunner that had no task is removed, with files it is kept."""
         if os.path.isdir(link) and not os.path.islink(link):
@@ -285,6 +284,10 @@ class TaskRecord:
         """What the algorithm is told: the stable path for code that reads it once, and this task's own."""
         own = self._metrics_link if self.store.metrics_dir is not None else self._metrics_dir
         return {"ALGO_METRICS_DIR": self._metrics_link, "HKRUNNER_TASK_METRICS_DIR": own}
+
+    def has_metrics(self) -> bool:
+        """Whether the task has written anything to its folder."""
+        return not _is_empty_folder(str(self.store.metrics_dir or self._metrics_dir))
 
     def append(self, stream: str, data: bytes) -> None:
         """Add output of the stream "stdout" or "stderr"; above the limit it is cut, and one line says so.
@@ -519,7 +522,9 @@ def _is_empty_folder(path: str) -> bool:
     try:
         with os.scandir(path) as entries:
             return next(entries, None) is None
-    except NotADirectoryError:
+    except FileNotFoundError:
+        return True
+    except OSError:
         return False
 
 

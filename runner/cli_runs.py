@@ -41,7 +41,8 @@ def _line(one: TaskSummary) -> str:
     took = f"{one.duration_ms / 1000:8.2f} s" if one.duration_ms is not None else "       … s"
     peak = format_bytes(one.peak_bytes) if one.peak_bytes else "-"
     status = one.status if one.reason is None else f"{one.status} ({one.reason})"
-    events = f"  {one.event_files} event files" if one.event_files else ""
+    files = "event file" if one.event_files == 1 else "event files"
+    events = f"  {one.event_files} {files}" if one.event_files else ""
     return (
         f"{one.name:<12} {when}  {took}  {peak:>9}  {status:<22} {one.pipeline}/{one.node}"
         f"  {format_bytes(one.size_bytes)}{events}"
