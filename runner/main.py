@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -14,16 +15,20 @@ from ..boards.store import Store
 from ..sandbox.entry import Location
 from ..sandbox.kernel import hide_from_same_user
 from .errors import BoardFailed, SettingsError
+from .local.report import Report
 from .loop import Loop
 from .messages import Failure
 from .output import Output
 from .prepare import prepare
+from .result import Result
 from .settings import Settings, WorkerSettings
 from .supervisor import Hooks, Supervisor
 
 if TYPE_CHECKING:
     from .beside import Beside
 
+#: With --keep, records are removed after this many tasks, and at the end.
+KEEP_EVERY = 50
 #: A board that has not answered by then will not: TensorBoard's first import from a cold disk took 22 s.
 BOARD_DEADLINE_S = 60.0
 
@@ -109,6 +114,8 @@ def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output
 
     # All inputs are checked before the first task runs.
     inputs = list(read_inputs(settings.inputs, settings.tasks, settings.cwd))
+    if settings.watch:
+        return _run_watching(loop, settings, where, output, store, inputs)
     one = LocalRun(loop, settings, where, output, store, iter(inputs))
     obey_signals(loop, one.interrupt)
     try:
@@ -117,6 +124,20 @@ def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output
     finally:
         one.close()
     return max(one.report.status, one.supervisor.exit_status)
+
+
+def _run_watching(
+    loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None, inputs: list[bytes]
+) -> int:
+    from .watch import Watch
+
+    def make_store() -> Store | None:
+        # Each run closes its own.
+        return None if store is None else Store(store.root, metrics_dir=store.metrics_dir)
+
+    watch = Watch(loop, settings, where, output, make_store, inputs)
+    obey_signals(loop, watch.interrupt)
+    return watch.run()
 
 
 def run_worker(asked: WorkerSettings) -> int:
@@ -164,7 +185,16 @@ def _serve(loop: Loop, settings: Settings, where: Location, output: Output, stor
         )
         supervisor.shutdown(5)
 
-    hooks = Hooks(on_load_failed=load_failed, on_given_up=given_up)
+    report = Report(settings, output)
+    served = itertools.count(1)
+
+    def ended(result: Result) -> None:
+        report.tell(result)
+        if settings.keep is not None and settings.state_dir is not None and next(served) % KEEP_EVERY == 0:
+            # After the answer has left; one that serves for weeks must not fill its disk.
+            loop.after(0, lambda: _keep_latest(settings.state_dir or "", settings.keep or 0, output))
+
+    hooks = Hooks(on_result=ended, on_load_failed=load_failed, on_given_up=given_up)
     supervisor = Supervisor(loop, settings, where, output, store, hooks)
     obey_signals(loop, supervisor.shutdown)
     supervisor.preload()

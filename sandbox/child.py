@@ -226,6 +226,7 @@ class Child:
             os.environ["PYTHONPATH"] = os.pathsep.join(self._python_path)
 
     def _load(self, bare: FrozenSet[str]) -> None:
+        codec.prepare(self._encoding)
         try:
             loaded = entries.load(self._where, bare=bare, python_path=self._python_path)
         except entries.EntryError as error:

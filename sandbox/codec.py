@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import base64
 import collections
+import contextlib
 import dataclasses
 import datetime
 import decimal
@@ -57,6 +58,13 @@ class ResultInvalid(Exception):
 
 class ResultTooLarge(Exception):
     """The encoded message is above MESSAGE_LIMIT; the text names both numbers."""
+
+
+def prepare(encoding: str) -> None:
+    """Import what this encoding needs now, before files of the user's can stand in for parts of it."""
+    if encoding == "bson":
+        with contextlib.suppress(ImportError):  # told when the first message cannot be read
+            _bson()
 
 
 def decode(encoding: str, data: Buffer) -> Any:

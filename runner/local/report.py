@@ -23,13 +23,17 @@ class Report:
         self.status = max(self.status, status)
 
     def show(self, result: Result) -> None:
-        """Tell how a task has ended."""
-        output = self._output
+        """Print the result of a task, and tell how it has ended."""
         self.settle(result.exit_status)
         if self._settings.json:
-            output.result(result.line())
+            self._output.result(result.line())
         elif result.output is not None:
-            output.result(result.output)
+            self._output.result(result.output)
+        self.tell(result)
+
+    def tell(self, result: Result) -> None:
+        """Tell how a task has ended."""
+        output = self._output
         if result.status == "failed" and result.failure is not None:
             output.warn(f"✘ task {result.task} failed: {result.failure.message}")
         elif result.status == "stopped":
