@@ -267,16 +267,33 @@ class Output:
         self._encoding = encoding or "ascii"
         self.out = Pump(loop, 1, buffer_max=None if local else BUFFER_MAX)
         self.err = Pump(loop, 2)
+        self._has_status = False
         #: Called when the algorithm need not be held up any more.
         self.on_release: Callable[[], None] = lambda: None
         self.out.on_release = self.err.on_release = self._release
 
+    def show_status(self, line: str | None) -> None:
+        """Show this line of the live view (see view.py) below everything, in place of the last; None: none.
+
+        Left out where it would wait for a slow terminal, or cut a line of the algorithm's in two.
+        """
+        err = self.err
+        if line is None and not self._has_status:
+            return
+        if line is not None and (err.waiting or not err.at_line_start):
+            return
+        err.write(b"\r\x1b[2K" + (line or "").encode(self._encoding, "replace"), ours=True)
+        err.at_line_start = True  # what comes next begins by taking it away
+        self._has_status = line is not None
+
     def result(self, line: bytes) -> None:
         """A result, whole on its line."""
+        self.show_status(None)
         self.out.write(line + b"\n")
 
     def user(self, stream: str, data: bytes) -> None:
         """Bytes the algorithm has printed, as they are."""
+        self.show_status(None)
         (self.out if stream == "stdout" and not self._local else self.err).write(data)
 
     @property
@@ -311,6 +328,7 @@ class Output:
             self._line(text)
 
     def _line(self, text: str) -> None:
+        self.show_status(None)
         begin = "" if self.err.at_line_start else "\n"
         line = (begin + plain(text, self._encoding) + "\n").encode(self._encoding, "backslashreplace")
         self.err.write(line, ours=True)

@@ -189,6 +189,12 @@ class Supervisor:
         self._step(Event.EXIT)
 
     @property
+    def samples(self) -> list[tuple[float, float, int, int]]:
+        """Those of the task that is on (see Meter); none when there is none."""
+        meter = self._current.meter if self._current is not None else None
+        return meter.samples if meter is not None else []
+
+    @property
     def ending(self) -> bool:
         """The end was asked for: no answer goes to the worker any more."""
         return self._machine.state in (State.EXITING, State.EXITED)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from operator import length_hint
 from typing import Any
 
 from ...boards.store import Store, local_job_id
@@ -21,6 +22,7 @@ from ..output import Output
 from ..result import Result
 from ..settings import Settings, worker_url
 from ..supervisor import Hooks, Supervisor
+from ..view import View, is_wanted
 from .algorithms import keep_spans
 from .given import algorithms_of
 from .report import Report
@@ -69,6 +71,16 @@ class LocalRun:
             offer=self._others.offer,
         )
         self._connected = False
+        self._view = None
+        if not settings.quiet and is_wanted(os.environ):
+            self._view = View(
+                loop,
+                output,
+                total=length_hint(inputs),
+                limit_bytes=settings.limits.memory_bytes if settings.limits.enforced else None,
+                samples=lambda: self.supervisor.samples,
+                environ=os.environ,
+            )
 
     def begin(self) -> None:
         """Start; the loop does the rest and is stopped at the end."""
@@ -82,6 +94,8 @@ class LocalRun:
 
     def close(self) -> None:
         """Close the worker."""
+        if self._view is not None:
+            self._view.close()
         self._worker.close()
 
     def _finished(self) -> None:
@@ -116,6 +130,8 @@ class LocalRun:
             return
         self._count += 1
         name = self._store.next_local_task() if self._store is not None else f"t{self._count}"
+        if self._view is not None:
+            self._view.begin(name)
         stem = self._settings.name or os.path.splitext(os.path.basename(self._where.shown))[0]
         self._worker.submit(LocalTask(name, self._job, stem, stem, "local", data))
 
@@ -144,10 +160,14 @@ class LocalRun:
 
     def _show(self, result: Result) -> None:
         del self._results[result.task]
+        if self._view is not None:
+            self._view.end()
         self.report.show(result)
 
     def _progressed(self, task: LocalTask, data: Any) -> None:
         told = data if isinstance(data, dict) else {}
+        if self._view is not None:
+            self._view.progress(told.get("progress"), told.get("details"))
         details = f" · {told['details']}" if told.get("details") is not None else ""
         self._output.debug(f"  {task.task}: {told.get('progress')} %{details}")
 

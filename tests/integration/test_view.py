@@ -1,0 +1,185 @@
+"""The line at the bottom of a terminal: a real pseudo-terminal, read as one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from hkrunner.runner.view import curve
+from support.programs import HKRUNNER, environment
+from support.waiting import wait_until
+
+ERASE = "\r\x1b[2K"
+#: Ends when there is a file `go`; says what its input says before and after.
+WAITS = """
+import os, time
+def start(args, api):
+    first, last = args["input"]
+    block = bytearray(30 << 20)
+    if first == "progress":
+        api.progress(40, "epoch 3")
+    else:
+        print(first, end="", flush=True)
+    end = time.monotonic() + 60
+    while not os.path.exists("go") and time.monotonic() < end:
+        time.sleep(0.01)
+    if last:
+        print(last, flush=True)
+    return "it is done"
+"""
+
+
+class Terminal:
+    """hkrunner with a terminal as its stderr."""
+
+    def __init__(self, args: list[str], cwd: Path, env: Mapping[str, str | None], columns: int) -> None:
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        os.set_blocking(self.master, False)
+        self.text = ""
+        self.process = subprocess.Popen(
+            [HKRUNNER, "run", "alg.py", *args],
+            cwd=cwd,
+            env=environment({"TERM": "xterm", "NO_COLOR": None, **env}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+
+    def read(self) -> str:
+        """Return all that was written so far."""
+        with contextlib.suppress(BlockingIOError, OSError):  # EIO: the other end has gone
+            while True:
+                self.text += os.read(self.master, 65536).decode("utf-8", "replace")
+        return self.text
+
+    def wait_for(self, condition: Callable[[str], object], what: str) -> str:
+        def holds() -> bool:
+            return bool(condition(self.read()))
+
+        try:
+            wait_until(holds, deadline_s=20, what=what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the terminal has: {self.text!r}") from None
+        return self.text
+
+    def end(self) -> tuple[int, str, str]:
+        """Return exit status, stdout, and what the terminal shows in the end, line by line."""
+
+        def ended() -> bool:
+            self.read()
+            return self.process.poll() is not None
+
+        wait_until(ended, deadline_s=20, what="its end")
+        assert self.process.stdout is not None
+        out = self.process.stdout.read().decode()
+        shown = [line.rpartition(ERASE)[2] for line in self.read().replace("\r\n", "\n").split("\n")]
+        return self.process.returncode, out, "\n".join(shown)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(timeout=10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        os.close(self.master)
+
+
+@contextlib.contextmanager
+def terminal(
+    cwd: Path, *args: str, env: Mapping[str, str | None] | None = None, columns: int = 100
+) -> Iterator[Terminal]:
+    (cwd / "alg.py").write_text(WAITS)
+    one = Terminal(list(args), cwd, env or {}, columns)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def without_colors(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_a_task_that_lasts_is_told_in_one_line_that_is_gone_in_the_end(tmp_path: Path) -> None:
+    with terminal(tmp_path, "-i", '["progress", "last words"]', "-i", '["", ""]', "--mem", "512Mi") as one:
+        text = one.wait_for(lambda text: "mem " in text and "epoch 3" in text, "the line with everything")
+        line = without_colors(text.rpartition(ERASE)[2])
+        assert re.match(
+            r"▶ t1  0 of 2 done  00:0\d  cpu \d\.\d\d  mem \d\d(\.\d)? MiB of 512 MiB [▁▂▃▄▅▆▇█]", line
+        ), line
+        assert re.search(r"  40 %  ━+[╸╺]?━+  epoch 3", line), line
+        assert len(line) < 100 and "\n" not in line
+        (tmp_path / "go").touch()
+        status, out, shown = one.end()
+    assert (status, out) == (0, '"it is done"\n' * 2)
+    assert "last words\n" in shown and "✔ t1 done" in shown
+    assert "▶" not in shown
+
+
+def test_a_line_of_the_algorithms_is_not_cut_in_two(tmp_path: Path) -> None:
+    with terminal(tmp_path, "-i", '["half a ", "line"]') as one:
+        one.wait_for(lambda text: "half a " in text, "the first half")
+        (tmp_path / "go").touch()
+        _, _, shown = one.end()
+    assert "half a line\n" in shown
+
+
+def test_a_narrow_terminal_gets_what_counts_most(tmp_path: Path) -> None:
+    with terminal(tmp_path, "-i", '["progress", ""]', "--mem", "512Mi", columns=60) as one:
+        one.wait_for(lambda text: "mem " in text and "40 %" in text, "the line")
+        line = without_colors(one.text.rpartition(ERASE)[2])
+        assert re.match(
+            r"▶ t1  00:0\d  cpu \d\.\d\d  mem \d\d(\.\d)? MiB of 512 MiB [▁▂▃▄▅▆▇█]+  40 %", line
+        ), line
+        assert len(line) < 60
+        (tmp_path / "go").touch()
+        one.end()
+
+
+def test_a_terminal_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> None:
+    with terminal(tmp_path, "-i", '["progress", ""]', "--timeout", "1.5") as one:
+        wait_until(lambda: one.process.poll() is not None, deadline_s=15, what="its end by the time limit")
+        assert one.process.returncode == 124
+
+
+def test_no_color_means_no_color(tmp_path: Path) -> None:
+    with terminal(tmp_path, "-i", '["progress", ""]', env={"NO_COLOR": "1"}) as one:
+        text = one.wait_for(lambda text: "epoch 3" in text, "the line")
+        assert without_colors(text) == text
+        (tmp_path / "go").touch()
+        one.end()
+
+
+@pytest.mark.parametrize(("args", "env"), [(["-q"], {}), ([], {"TERM": "dumb"})])
+def test_nothing_is_drawn_with_quiet_or_on_a_terminal_that_cannot(
+    args: list[str], env: dict[str, str], tmp_path: Path
+) -> None:
+    with terminal(tmp_path, "-i", '["progress", ""]', "--timeout", "1.5", *args, env=env) as one:
+        status, _, _ = one.end()
+        assert status != 0
+        assert "\x1b" not in one.text and "epoch" not in one.text
+
+
+def test_a_short_run_does_not_import_what_draws(tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    with terminal(tmp_path, "-i", '["", ""]', env={"PYTHONVERBOSE": None}) as one:
+        status, _, shown = one.end()
+    assert status == 0 and ERASE not in one.text and "✔ t1 done" in shown
+
+
+def test_the_curve_is_drawn_against_the_limit() -> None:
+    assert curve([0, 50, 100, 200], 100) == "▁▅██"
+    assert curve([1, 2], None) == "▅█"
+    assert curve([], None) == ""
