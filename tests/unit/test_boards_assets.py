@@ -47,6 +47,18 @@ def ask(assets: Assets, path: str, **more: str) -> tuple[str, dict[str, str], by
     return (*answers[0], body)
 
 
+def test_a_page_runs_our_script_before_its_own(assets: Assets, tmp_path: Path) -> None:
+    path = tmp_path / "page.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("index.html", '<body><script src="index.js?_file_hash=1"></script></body>')
+    with zipfile.ZipFile(Assets(lambda: path.open("rb")).pages()) as pages:
+        page = pages.read("index.html").decode()
+    ours, own = page.index('<script src="hkrunner-reload.js">'), page.index('<script src="index.js?')
+    assert ours < own
+    status, headers, body = ask(assets, f"{PREFIX}/hkrunner-reload.js")
+    assert (status, headers["Content-Length"]) == ("200 OK", str(len(body))) and b"autoReload" in body
+
+
 @pytest.mark.parametrize("name", ["index.js", "fonts/a.woff2", "empty.css"])
 @pytest.mark.parametrize("accepts", ["gzip, deflate, br", ""])
 def test_a_file_arrives_whole_in_either_encoding(assets: Assets, name: str, accepts: str) -> None:
