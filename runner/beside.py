@@ -17,6 +17,8 @@ from .output import Output
 
 #: News come through pipes; this is for what has none (a board that was asked to end and does not).
 LOOK_S = 1.0
+#: How long the end of a run waits for something to see, where the board is to be opened.
+READY_S = 3.0
 #: How long the end of a run waits to hear that there is no browser.
 BROWSER_DEADLINE_S = 1.0
 
@@ -125,11 +127,13 @@ class Beside:
         self._told = (board.url, board.readiness)
         if first:
             self._output.say(f"● board {board.id}  {board.url}")
-            if self._open:
-                self._show(board.url)
+        if self._open and board.readiness is Readiness.READY:
+            self._show(board.url)  # not before: an empty page fills only when its user reloads it
+        if first or board.readiness is Readiness.READY:
             self._settle()
 
     def _show(self, url: str) -> None:
+        self._open = False
         try:
             self._visit = show(url)
         except OSError as error:
@@ -155,9 +159,20 @@ class Beside:
             callback()
 
     def wait(self, deadline_s: float) -> None:
-        """The board answers, has failed, or is not waited for any longer (the deadline, or a signal)."""
-        if self._manager is None or self.failed or self._told is not None:
+        """The board answers, has failed, or is not waited for any longer (the deadline, or a signal).
+
+        One that is to be opened is waited for a moment longer, until there is something to see.
+        """
+        if self._manager is None:
             return
+        if not self.failed and self._told is None:
+            self._wait_for_news(deadline_s)
+        if self._open and not self.failed and self._told is not None:
+            self._wait_for_news(READY_S)
+            if self._open:
+                self._show(self._told[0])
+
+    def _wait_for_news(self, deadline_s: float) -> None:
         self._on_settled.append(self._loop.stop)
         timer = self._loop.after(deadline_s, self._loop.stop)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
