@@ -5,28 +5,20 @@ Needs Debian's chromium. HKRUNNER_SCREENSHOT=FILE keeps the picture of the docs.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy
 import pytest
-from hkrunner.boards.manager import BoardManager
-from hkrunner.boards.records import Readiness
-from hkrunner.boards.series import ResourceSeries
-from hkrunner.boards.store import Store, TaskIds
-from hkrunner.boards.targets import batch_target
 from PIL import Image
 from playwright.sync_api import Error, Locator, Page, sync_playwright
-from support.boards import BOARD_DEADLINE_S
+from support.boards import BOARD_DEADLINE_S, boards_of, runs_of
+from support.programs import run_hkrunner
 from support.waiting import wait_until
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "train.py"
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
     "--no-sandbox",
@@ -38,8 +30,7 @@ FLAGS = [
     "--disable-sync",
 ]
 PAGE_DEADLINE_MS = 60_000
-RATES = {"t1": 0.02, "t2": 0.2, "t3": 2.0}
-JOB, NODE, PIPELINE = "20261123-180509-a1b2", "train", "local"
+RATES = (0.02, 0.2, 2.0)
 
 
 @pytest.fixture
@@ -57,51 +48,19 @@ def page(tmp_path: Path) -> Iterator[Page]:
 
 
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[BoardManager]:
-    manager = BoardManager(tmp_path / "state", attached=True)
-    yield manager
-    manager.stop_all()
-    manager.close()
-    manager.wait_for_end()
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where the runs are; no board of it runs afterwards."""
+    with boards_of(tmp_path / ".hkrunner"):
+        yield tmp_path
 
 
-def train(root: Path, task: str) -> None:
-    """Run the example as a task, with resource curves as the runner writes them."""
-    store = Store(root)
-    began = time.time()
-    record = store.open(TaskIds(task, JOB, NODE, PIPELINE), entry="train.py", started_at=began)
-    with environment(record.environment):
-        result = example().start({"input": [RATES[task]]})
-    series = ResourceSeries(record.metrics_dir, started_at=began)
-    for second in range(30):
-        series.sample(
-            began + second,
-            cpu_cores=0.8 + 0.1 * (second % 3),
-            memory_bytes=(90 + second) << 20,
-            limit_bytes=256 << 20,
-            processes=1,
-        )
-        series.progress(began + second, second / 29)
-    series.close()
-    record.finish({"status": "succeed", "result": result})
-    store.close()
-
-
-def example() -> Any:
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        import train
-    finally:
-        sys.path.remove(str(EXAMPLES))
-    return train
-
-
-@contextlib.contextmanager
-def environment(values: dict[str, str]) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
-        yield
+def train(folder: Path, *rates: float) -> str:
+    """Run the example with a board, as the README does; return the board's address."""
+    inputs = [word for rate in rates for word in ("-i", str(rate))]
+    ended = run_hkrunner("--entry", EXAMPLE, *inputs, "--board", cwd=folder, deadline_s=BOARD_DEADLINE_S)
+    assert ended.status == 0, ended
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("● board local:train")]
+    return line.split()[-1]
 
 
 def curve_pixels(chart: Locator) -> int:
@@ -136,42 +95,38 @@ def chart(page: Page, tag: str) -> Locator:
     return charts
 
 
-def test_three_runs_of_the_example_are_compared_in_the_browser(manager: BoardManager, page: Page) -> None:
-    for task in ("t1", "t2"):
-        train(manager.root, task)
-    target = batch_target(manager.root, JOB, NODE)
-    manager.start(target)
-    url = manager.wait(target.id, Readiness.READY, deadline_s=BOARD_DEADLINE_S).url
-    assert url is not None
+def test_runs_of_the_example_are_compared_in_the_browser(folder: Path, page: Page) -> None:
+    url = train(folder, *RATES)
+    (job,) = (folder / ".hkrunner" / "runs" / "local" / "train").iterdir()
+    runs = {f"{job.name}/{task}{series}" for task in ("t1", "t2", "t3") for series in ("", "/resources")}
+    wait_until(lambda: set(runs_of(url)) == runs, deadline_s=60, what="three runs")
     open_page(page, url)
-    wait_until(lambda: legend(page) == names("t1", "t2"), deadline_s=60, what="the names of two runs")
-
-    # A third run appears without a restart: the page asks again when its user presses reload.
-    train(manager.root, "t3")
-
-    def reloaded() -> bool:
-        page.locator("button.reload-button").click()
-        return legend(page) == names("t1", "t2", "t3")
-
-    wait_until(reloaded, deadline_s=60, what="the name of the third run")
+    wait_until(lambda: legend(page) == runs, deadline_s=60, what="the names of three runs")
     page.locator("button.settings-button, metrics-main-view button", has_text="Settings").first.click()
     keep_screenshot(page)
-
-    for tag, curves in (("loss/validation", 3), ("accuracy/validation", 3), ("~resources/memory_mib", 1)):
+    for tag, curves in (("loss/train", 3), ("loss/validation", 3), ("accuracy/validation", 3)):
         shown = chart(page, tag)
         wait_until(
             lambda shown=shown, curves=curves: curve_pixels(shown) > 300 * curves,
             deadline_s=60,
             what=f"{curves} curves of {tag}",
         )
+    for tag in ("cpu_cores", "memory_mib"):
+        resource = chart(page, f"~resources/{tag}")
+        # A task of a moment has few points.
+        wait_until(lambda resource=resource: curve_pixels(resource) > 20, deadline_s=60, what=tag)
 
-    # What is counted are the curves: with all runs unchecked nothing of a strong colour is left.
+    # A further run, of another job, appears by itself: neither a restart nor a click.
+    assert train(folder, 20.0) == url
+    (further,) = {path.name for path in job.parent.iterdir()} - {job.name}
+    runs |= {f"{further}/t4", f"{further}/t4/resources"}
+    wait_until(lambda: legend(page) == runs, deadline_s=70, what="the name of the further run")
+
+    # What was counted are the curves: with all runs unchecked nothing of a strong colour is left.
+    shown = chart(page, "loss/validation")
+    wait_until(lambda: curve_pixels(shown) > 900, deadline_s=60, what="the curves")
     page.locator("runs-data-table input[type=checkbox]").first.click()
     wait_until(lambda: 0 <= curve_pixels(shown) < 100, deadline_s=60, what="an empty chart")
-
-
-def names(*tasks: str) -> set[str]:
-    return {*tasks, *(f"{task}/resources" for task in tasks)}
 
 
 def keep_screenshot(page: Page) -> None:
