@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from ..boards.api_server import ApiProcess
 from ..boards.browser import Visit, show
 from ..boards.errors import BoardError
-from ..boards.manager import BoardManager
+from ..boards.manager import IDLE_TIMEOUT_S, BoardManager
 from ..boards.records import Board, BoardStatus, Readiness
 from ..boards.targets import Target
 from .loop import Loop, Timer
@@ -26,9 +27,7 @@ BROWSER_DEADLINE_S = 1.0
 class Beside:
     """The board and the routes of one run."""
 
-    def __init__(
-        self, loop: Loop, output: Output, root: Path, *, detached: bool, idle_timeout_s: float | None = None
-    ) -> None:
+    def __init__(self, loop: Loop, output: Output, root: Path, *, detached: bool) -> None:
         """`detached`: the board outlives the run, until it has had no visitor for hours."""
         self._loop = loop
         self._output = output
@@ -51,7 +50,9 @@ class Beside:
 
     def start_board(self, target: Target, *, port: int, open_it: bool) -> None:
         """A board over the target is under way; its address is told when it answers."""
-        self._manager = BoardManager(self._root, attached=not self._detached)
+        # A board that ends with the run lasts as long, visited or not.
+        timeout_s = IDLE_TIMEOUT_S if self._detached else None
+        self._manager = BoardManager(self._root, attached=not self._detached, idle_timeout_s=timeout_s)
         self._open = open_it
         try:
             started = self._manager.start(target, port=port)
@@ -195,9 +196,9 @@ class Beside:
             self._visit.leave()
         if self._manager is not None:
             if self._detached and self._told is not None and not self.failed:
-                stop = f"hkrunner board stop {self._board_id}"
+                stop = f"hkrunner board stop {shlex.quote(self._board_id)}"
                 if self._root != Path(".hkrunner").absolute():
-                    stop += f" --state-dir {self._root}"
+                    stop += f" --state-dir {shlex.quote(str(self._root))}"
                 self._output.say(f"  the board stays until nobody has looked at it for 3 hours: {stop}")
             self._manager.close()
             if not self._detached:

@@ -83,7 +83,9 @@ def _start(state_dir: str, words: tuple[str, ...], **given: Any) -> None:
         pipeline=given["pipeline"],
         everything=given["all"],
     )
-    manager = _manager(state_dir, attached=given["foreground"])
+    # A board in the foreground lasts as long as its command, visited or not.
+    kind = {"attached": True, "idle_timeout_s": None} if given["foreground"] else {}
+    manager = _manager(state_dir, **kind)
     started = manager.start(target, port=given["port"])
     reference = started.board.reference
     wanted = Readiness.READY if given["wait"] == "ready" else Readiness.LISTENING
