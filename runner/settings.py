@@ -237,6 +237,14 @@ OPTIONS: tuple[Option, ...] = (
         group="Local run",
     ),
     Option(
+        "watch",
+        ("--watch",),
+        "Run the inputs again, in a new process, whenever the code has changed; Ctrl-C ends.",
+        kind="flag",
+        default=False,
+        group="Local run",
+    ),
+    Option(
         "dry_run",
         ("--dry-run",),
         "Tell what would be done, with --json as one object, and start nothing.",
@@ -497,6 +505,7 @@ class Settings:
     end_children: bool = False
     api_errors: str = "raise"
     redirect_logs: bool = False
+    watch: bool = False
     board: bool = False
     open: bool = False
     board_port: int = 0
@@ -541,6 +550,8 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
     inputs = tuple(values.get("input") or ())
     tasks = values.get("tasks")
     assert grace_s is not None, "--grace has a default"
+    if values.get("watch") and not inputs and tasks is None:
+        raise SettingsError("--watch runs inputs again when the code has changed: give --input or --tasks")
     descriptor = _descriptor(values)
     limits, limits_from = limits_of(values, environ, descriptor)
     gpus, gpus_from = _gpus(values, descriptor)
@@ -578,6 +589,7 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         recycle_after=_count(values, "recycle_after", "--recycle-after"),
         end_children=bool(values.get("end_children")),
         api_errors=values.get("api_errors") or "raise",
+        watch=bool(values.get("watch")),
         board=bool(values.get("board")),
         open=bool(values.get("open")),
         board_port=_count(values, "board_port", "--board-port", least=0) or 0,
@@ -653,7 +665,7 @@ def _origins(
 #: Options that belong to one call, not to the task: where results go, which board is shown.
 _NOT_REPEATED = frozenset(
     ("input", "tasks", "json", "state_dir", "no_state", "keep", "quiet", "verbose", "url", "file")
-).union(("connect_timeout_s", "board", "open", "board_port", "api_port", "redirect_logs", "dry_run"))
+).union(("connect_timeout_s", "board", "open", "board_port", "api_port", "redirect_logs", "dry_run", "watch"))
 
 
 def _repeatable(values: Mapping[str, Any]) -> dict[str, object]:
