@@ -14,6 +14,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import bson
+import msgspec
+
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 DEADLINE_S = 60.0
 TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
@@ -53,12 +56,33 @@ def json_frame(message: dict[str, Any]) -> bytes:
     return frame(TEXT, json.dumps(message, separators=(",", ":")).encode())
 
 
-START = json_frame({"command": "start", "data": {"spanId": {}}})
-EXIT = json_frame({"command": "exit", "data": {"exitCode": 0}})
+def wire(message: dict[str, Any], encoding: str = "json") -> bytes:
+    """Return the message in a frame, as HKube encodes it."""
+    if encoding == "json":
+        return json_frame(message)
+    if encoding == "bson":
+        return frame(BINARY, bson.encode({"data": message}))
+    return frame(BINARY, msgspec.msgpack.encode(message))
 
 
-def initialize(input: list[Any], task: str = "b6thsibs") -> bytes:
-    return json_frame({"command": "initialize", "data": {**TASK, "taskId": task, "input": input}})
+def start(encoding: str = "json") -> bytes:
+    return wire({"command": "start", "data": {"spanId": {}}}, encoding)
+
+
+def stop() -> bytes:
+    return json_frame({"command": "stop", "data": {"forceStop": True}})
+
+
+def exit(code: int = 0, encoding: str = "json") -> bytes:
+    return wire({"command": "exit", "data": {"exitCode": code}}, encoding)
+
+
+START = start()
+EXIT = exit()
+
+
+def initialize(input: list[Any], task: str = "b6thsibs", encoding: str = "json") -> bytes:
+    return wire({"command": "initialize", "data": {**TASK, "taskId": task, "input": input}}, encoding)
 
 
 @dataclass
@@ -73,8 +97,8 @@ class Times:
 class Driver:
     """The listening side."""
 
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, port: int = 0) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._listener.settimeout(DEADLINE_S)
         self.port: int = self._listener.getsockname()[1]
         self._clients: list[Connection] = []
@@ -84,6 +108,10 @@ class Driver:
         sock, _ = self._listener.accept()
         self._clients.append(Connection(sock))
         return self._clients[-1]
+
+    def close(self) -> None:
+        """Listen no more; connections go on."""
+        self._listener.close()
 
     def __enter__(self) -> Driver:
         return self
@@ -97,10 +125,13 @@ class Driver:
 class Connection:
     """One client; messages come as (payload's first bytes, payload's length)."""
 
-    #: So much of a payload is unmasked: enough for the command.
-    HEAD = 64
-
     def __init__(self, sock: socket.socket) -> None:
+        #: So much of a payload is unmasked: enough for the command.
+        self.head = 64
+        #: When what came: (command's first bytes, seconds); kept by those who want to know.
+        self.seen: list[tuple[bytes, float]] | None = None
+        #: When the answer to a ping came, by what was in it.
+        self.pongs: dict[bytes, float] = {}
         self._socket = sock
         sock.settimeout(DEADLINE_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -136,12 +167,23 @@ class Connection:
                 self.send(frame(PONG, part[:length]))
                 continue
             if opcode == PONG:
+                self.pongs[bytes(part)] = time.perf_counter()
                 continue
             if opcode == CLOSE:
-                raise ConnectionError("the client closed the connection")
+                code = int.from_bytes(part[:2], "big")
+                raise ConnectionError(f"the client closed the connection: {code}")
             head, size = head or part, size + length
             if last:
+                if self.seen is not None:
+                    self.seen.append((head, time.perf_counter()))
                 return head, size
+
+    def ping(self, payload: bytes) -> None:
+        self.send(frame(PING, payload))
+
+    def deadline(self, seconds: float) -> None:
+        """Every wait from now on ends after so long, with a TimeoutError."""
+        self._socket.settimeout(seconds)
 
     def _frame(self) -> tuple[int, bool, bytes, int]:
         buffer = self._buffer
@@ -155,7 +197,7 @@ class Connection:
                 self._more()
             length = int.from_bytes(buffer[2:at], "big")
         at += 4  # the mask
-        needed = at + min(length, max(self.HEAD, 125 if first & 8 else 0))
+        needed = at + min(length, max(self.head, 125 if first & 8 else 0))
         while len(buffer) < needed:
             self._more()
         key = buffer[at - 4 : at]
@@ -186,29 +228,30 @@ class Connection:
                 raise ConnectionError("the client has gone")
             count -= got
 
-    def expect(self, command: bytes) -> None:
-        """Wait for the message with this command; `started` and `alive` may come before it."""
+    def expect(self, command: bytes) -> bytes:
+        """Return the first bytes of the message with this command; `started` and `alive` may come before."""
         while True:
             head, _ = self.receive()
             if command in head:
-                return
+                return head
             if b"started" not in head and b"alive" not in head:
                 raise RuntimeError(f"{head!r} instead of {command!r}")
 
-    def run(self, first: bytes, count: int) -> Times:
+    def run(self, first: bytes, count: int, encoding: str = "json") -> Times:
         """Run this task so many times."""
         times = Times()
+        second = start(encoding)
         clock = time.perf_counter
         began = clock()
         for _ in range(count):
             sent = clock()
             self.send(first)
-            self.expect(b'"initialized"')
+            self.expect(b"initialized")
             ready = clock()
             times.initialized.append(ready - sent)
             ready = clock()
-            self.send(START)
-            self.expect(b'"done"')
+            self.send(second)
+            self.expect(b"done")
             times.done.append(clock() - ready)
         times.total = clock() - began
         return times

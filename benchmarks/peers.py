@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,22 +70,61 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def hkrunner(*options: str, name: str = "hkrunner") -> Peer:
+def hkrunner(*options: str, name: str = "hkrunner", encoding: str = "json") -> Peer:
     """The installed hkrunner."""
-    from importlib.metadata import version
-
     command = (str(HKRUNNER), "--entry", "{entry}", "--url", "ws://127.0.0.1:{port}", *options)
-    return Peer(name, version("hkrunner"), command)
+    return Peer(name, version("hkrunner"), (*command, "--encoding", encoding))
 
 
-def wrapper() -> Peer | None:
+def hkrunner_without_records(encoding: str = "json") -> Peer:
+    """As the others are, which keep none."""
+    return hkrunner("--no-state", name="no records", encoding=encoding)
+
+
+def floor(encoding: str = "json") -> Peer:
+    """The simplest client, in one process."""
+    return Peer("floor", version("websocket-client"), _in_process("floor", encoding))
+
+
+def fast(encoding: str = "json") -> Peer | None:
+    """The fastest client, in one process; its packages are installed on first use. None without them."""
+    if importlib.util.find_spec("picows") is None or importlib.util.find_spec("uvloop") is None:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "picows", "uvloop"], check=False, stdout=sys.stderr)
+        importlib.invalidate_caches()
+    if importlib.util.find_spec("picows") is None or importlib.util.find_spec("uvloop") is None:
+        return None
+    return Peer("fast", version("picows"), _in_process("fast", encoding))
+
+
+WHY_NO_FAST = "no fast client: picows or uvloop could not be installed here"
+
+
+def _in_process(which: str, encoding: str) -> tuple[str, ...]:
+    return (
+        sys.executable,
+        str(Path(__file__).with_name("in_process.py")),
+        which,
+        "{port}",
+        "{entry}",
+        encoding,
+    )
+
+
+def everybody(encoding: str = "json") -> list[Peer]:
+    """Whoever can be measured here."""
+    there = [hkrunner(encoding=encoding), hkrunner_without_records(encoding), wrapper(encoding)]
+    return [peer for peer in [*there, floor(encoding), fast(encoding)] if peer is not None]
+
+
+def wrapper(encoding: str = "json") -> Peer | None:
     """hkube-python-wrapper, installed on first use; None when no interpreter serves it."""
     python = python_wrapper.find_python()
     if python is None:
         return None
-    interpreter, version = python_wrapper.environment(python)
-    variables = {**python_wrapper.variables(0, "json"), "WORKER_SOCKET_PORT": "{port}"}
-    return Peer("wrapper", version, (str(interpreter), str(python_wrapper.MAIN), "{entry}"), variables)
+    interpreter, installed = python_wrapper.environment(python)
+    variables = {**python_wrapper.variables(0, encoding), "WORKER_SOCKET_PORT": "{port}"}
+    return Peer("wrapper", installed, (str(interpreter), str(python_wrapper.MAIN), "{entry}"), variables)
 
 
 WHY_NO_WRAPPER = python_wrapper.ABSENT

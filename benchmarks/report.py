@@ -17,12 +17,17 @@ REFERENCE = "wrapper"
 
 @dataclass(frozen=True)
 class Bar:
-    """What has to hold: `value` of the figure, absolute or as a ratio to the reference, against `limit`."""
+    """What has to hold: `value` of the figure, absolute or as a ratio to the reference, against `limit`.
+
+    `stretch` is a better value that is wished for. The worst round counts for a bar that is `always`.
+    """
 
     figure: Figure
     limit: float
     is_ratio: bool
     at_least: bool = False
+    stretch: float | None = None
+    always: bool = False
 
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
@@ -33,7 +38,7 @@ class Report:
     """Figures by peer, one value a round."""
 
     def __init__(self, title: str) -> None:
-        self.title = title
+        self.title = f"{title}; load {os.getloadavg()[0]:.2f} before"
         self._values: dict[Figure, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self._units: dict[Figure, str] = {}
         self.notes: list[str] = []
@@ -55,11 +60,18 @@ class Report:
         """Return whether the bar holds; None when there is nothing to say so from."""
         values = (self.ratios if bar.is_ratio else self.values)(bar.figure, peer)
         seen = statistics.median(values) if values else None
-        holds = None if seen is None else (seen >= bar.limit if bar.at_least else seen <= bar.limit)
-        return {"bar": str(bar), "peer": peer, "seen": seen, "holds": holds}
+        if bar.always and values:
+            seen = min(values) if bar.at_least else max(values)
+        return {
+            "bar": str(bar),
+            "peer": peer,
+            "seen": seen,
+            "holds": _reaches(seen, bar.limit, bar.at_least),
+            "stretch": None if bar.stretch is None else _reaches(seen, bar.stretch, bar.at_least),
+        }
 
-    def facts(self, bars: list[Bar], peer: str) -> dict[str, Any]:
-        """All of it, for --json."""
+    def facts(self, bars: list[Bar], *peers: str) -> dict[str, Any]:
+        """All of it, for --json; each bar is checked for each of these peers."""
         return {
             "title": self.title,
             "machine": machine(),
@@ -79,28 +91,34 @@ class Report:
                 }
                 for figure, peers in self._values.items()
             ],
-            "bars": [self.check(bar, peer) for bar in bars],
+            "bars": [self.check(bar, peer) for bar in bars for peer in peers],
         }
 
-    def text(self, bars: list[Bar], peer: str) -> str:
+    def text(self, bars: list[Bar], *peers: str) -> str:
         """The table: median (min..max), and the ratio to the reference."""
-        names = sorted(
-            {name for peers in self._values.values() for name in peers}, key=lambda n: n == REFERENCE
-        )
-        rows = [["", *[cell for name in names for cell in _heads(name)]]]
+        # In the order they came in, the reference last.
+        names = list(dict.fromkeys(name for peers in self._values.values() for name in peers))
+        names.sort(key=lambda name: name == REFERENCE)
+        rows = [["", *(cell for name in names for cell in ((name,) if name == REFERENCE else (name, "")))]]
         for figure in self._values:
-            row = [f"{figure} {self._units[figure]}"]
+            row = [f"{figure} {self._units[figure]}".rstrip()]
             for name in names:
                 row.append(_cell(self.values(figure, name)))
                 if name != REFERENCE:
-                    row.append(_cell(self.ratios(figure, name), "x") if name != REFERENCE else "")
+                    told = summary(self.ratios(figure, name))
+                    row.append(f"{_short(told['median'])}x" if told else "")
             rows.append(row)
         lines = [self.title, f"({machine()})", "", *_aligned(rows), ""]
         for bar in bars:
-            told = self.check(bar, peer)
-            word = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[told["holds"]]
-            seen = "" if told["seen"] is None else f": {told['seen']:.3g}"
-            lines.append(f"{word:>13}  {bar}{seen}")
+            for peer in peers:
+                told = self.check(bar, peer)
+                if told["seen"] is None and peer != peers[0]:
+                    continue
+                word = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[told["holds"]]
+                seen = "" if told["seen"] is None else f": {told['seen']:.3g}"
+                who = "" if len(peers) == 1 else f" [{peer}]"
+                more = f", and the stretch of {bar.stretch:g} too" if told["stretch"] else ""
+                lines.append(f"{word:>13}  {bar}{who}{seen}{more}")
         return "\n".join([*lines, *self.notes])
 
 
@@ -123,19 +141,20 @@ def summary(values: list[float]) -> dict[str, float] | None:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
+def _reaches(seen: float | None, limit: float, at_least: bool) -> bool | None:
+    return None if seen is None else (seen >= limit if at_least else seen <= limit)
+
+
 def machine() -> str:
-    return f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} CPUs, load now {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
 
 
-def _heads(name: str) -> list[str]:
-    return [name] if name == REFERENCE else [name, f"to {REFERENCE}"]
-
-
-def _cell(values: list[float], suffix: str = "") -> str:
+def _cell(values: list[float]) -> str:
     told = summary(values)
     if told is None:
         return ""
-    return f"{_short(told['median'])}{suffix} ({_short(told['min'])}..{_short(told['max'])})"
+    spread = f" ({_short(told['min'])}..{_short(told['max'])})" if len(values) > 1 else ""
+    return f"{_short(told['median'])}{spread}"
 
 
 def _short(value: float) -> str:

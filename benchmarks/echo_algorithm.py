@@ -1,0 +1,5 @@
+"""Gives its input back."""
+
+
+def start(args, api):
+    return args["input"][0]

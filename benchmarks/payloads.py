@@ -1,0 +1,204 @@
+"""Payloads that cross twice: hkrunner beside hkube-python-wrapper and two in-process clients.
+
+    scripts/bench payloads [--rounds 3] [--quick] [--json]
+
+The task's input comes back as its result. `ms` is initialize sent to done received, so a payload is
+received, decoded, encoded and sent once each. 100 MB are 99,000,000 bytes: HKube's worker takes 100,000,000.
+All clients are connected at the same time, and take turns with each payload.
+`no records` is hkrunner --no-state: the others keep none of input and result on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import peers
+import psutil
+from driver import Connection, Driver, exit, initialize
+from report import Bar, Report, interleaved, to_json
+
+ENTRY = Path(__file__).with_name("echo_algorithm.py")
+MB = 1_000_000
+SIZES = {1: MB, 10: 10 * MB, 100: 99 * MB}
+#: Measured tasks a turn; one more goes before them.
+TASKS = {1: 9, 10: 5, 100: 2}
+RECORDS = "no records"
+SETTLED_S = 10.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One payload: bars are (limit, stretch) as a ratio to the wrapper."""
+
+    kind: str
+    encoding: str
+    size: int
+    bar: tuple[float, float | None] | None
+    once: bool = False
+
+    @property
+    def figure(self) -> str:
+        return f"{self.kind} {self.size} MB {self.encoding}"
+
+
+CASES = [
+    Case("str", "json", 1, (0.22, 0.15)),
+    Case("str", "json", 10, (0.25, 0.15)),
+    Case("str", "json", 100, (0.25, 0.15)),
+    Case("num", "json", 10, (0.22, 0.16)),
+    Case("num", "json", 100, (0.22, 0.16), once=True),
+    Case("rec", "json", 10, (0.20, 0.14)),
+    Case("rec", "json", 100, (0.20, 0.14), once=True),
+    Case("bytes", "bson", 10, (0.65, 0.5)),
+    Case("bytes", "bson", 100, (0.50, 0.5)),
+    Case("bytes", "msgpack", 10, (0.55, 0.35)),
+    Case("bytes", "msgpack", 100, (0.40, 0.35)),
+]
+GROWTH = "RSS 10 s after 100 MB, above before: all processes"
+PARENTS = "RSS 10 s after 100 MB, above before: parent"
+PEAK = "PSS right after 100 MB: all processes"
+BARS = [
+    *(Bar(one.figure, one.bar[0], is_ratio=True, stretch=one.bar[1]) for one in CASES if one.bar),
+    Bar(PARENTS, 2.0, is_ratio=False),
+]
+
+
+def payload(case: Case) -> bytes:
+    """Return its initialize, in a frame."""
+    return initialize([value(case)], encoding=case.encoding)
+
+
+def value(case: Case) -> object:
+    """Return about this many bytes once encoded, never more; always the same ones."""
+    size = SIZES[case.size] - 1000
+    chance = random.Random(7)
+    if case.kind == "str":
+        block = "".join(chance.choices("abcdefghijklmnopqrstuvwxyz 0123456789", k=10_000))
+        return (block * (size // len(block) + 1))[:size]
+    if case.kind == "bytes":
+        return (chance.randbytes(100_000) * (size // 100_000 + 1))[:size]
+    make = chance.random if case.kind == "num" else lambda: _record(chance)
+    block = [make() for _ in range(5000)]
+    return block * (size // len(json.dumps(block, separators=(",", ":"))))
+
+
+def _record(chance: random.Random) -> dict[str, object]:
+    number = chance.randrange(10**6)
+    return {
+        "id": number,
+        "name": f"item {number}",
+        "value": chance.random(),
+        "valid": number % 3 == 0,
+        "tags": ["red", "green", str(number % 17)],
+        "at": {"x": number % 640, "y": number % 480},
+    }
+
+
+@contextlib.contextmanager
+def connected(everybody: list[peers.Peer]) -> Iterator[dict[str, tuple[Connection, int]]]:
+    """Start them all; yields (connection, pid) by name."""
+    with contextlib.ExitStack() as stack:
+        clients: dict[str, tuple[Connection, int]] = {}
+        for peer in everybody:
+            driver = stack.enter_context(Driver())
+            process = stack.enter_context(peer.started(driver.port, ENTRY))
+            clients[peer.name] = (driver.accept(), process.pid)
+        yield clients
+        for client, _ in clients.values():
+            with contextlib.suppress(OSError):
+                client.send(exit())
+
+
+def measure(report: Report, encoding: str, cases: list[Case], rounds: int) -> None:
+    everybody = peers.everybody(encoding)
+    with connected(everybody) as clients:
+        tiny = initialize(["tiny"], encoding=encoding)
+        for client, _ in clients.values():
+            client.run(tiny, 30, encoding)
+        for case in cases:
+            frame = payload(case)
+            turns = 1 if case.once else rounds
+
+            def turn(peer: peers.Peer, case: Case = case, frame: bytes = frame) -> None:
+                client, _ = clients[peer.name]
+                count = 1 if case.once else TASKS[case.size]
+                if not case.once:
+                    client.run(frame, 1, encoding)
+                times = client.run(frame, count, encoding)
+                each = [a + b for a, b in zip(times.initialized, times.done, strict=True)]
+                report.add(case.figure, "ms", peer.name, statistics.median(each) * 1000)
+
+            interleaved(turns, everybody, turn)
+            print(case.figure, file=sys.stderr)
+        for client, _ in clients.values():
+            with contextlib.suppress(OSError):
+                client.send(exit(encoding=encoding))
+
+
+def measure_memory(report: Report, peer: peers.Peer) -> None:
+    """What one large task leaves behind in memory, 10 s later."""
+    with Driver() as driver, peer.started(driver.port, ENTRY) as process:
+        client = driver.accept()
+        client.run(initialize(["tiny"]), 50)
+        time.sleep(0.5)
+        parent, all_before = rss(process.pid)
+        frame = payload(Case("str", "json", 100, None))
+        client.run(frame, 1)
+        pss = sum(one.memory_full_info().pss for one in family(process.pid))
+        time.sleep(SETTLED_S)
+        parent_after, all_after = rss(process.pid)
+        client.send(exit())
+    report.add(PEAK, "MB", peer.name, pss / MB)
+    report.add(PARENTS, "MB", peer.name, (parent_after - parent) / MB)
+    report.add(GROWTH, "MB", peer.name, (all_after - all_before) / MB)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    top = psutil.Process(pid)
+    return [top, *top.children(recursive=True)]
+
+
+def rss(pid: int) -> tuple[int, int]:
+    """Return that of the process itself and of its whole tree."""
+    each = [one.memory_info().rss for one in family(pid)]
+    return each[0], sum(each)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round, nothing of 100 MB")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rounds = 1 if options.quick else options.rounds
+
+    everybody = peers.everybody()
+    named = ", ".join(f"{peer.name} {peer.version}" for peer in everybody)
+    report = Report(f"payloads: {named}; {rounds} rounds")
+    if peers.wrapper() is None:
+        report.notes.append(peers.WHY_NO_WRAPPER)
+    if peers.fast() is None:
+        report.notes.append(peers.WHY_NO_FAST)
+    for encoding in ("json", "bson", "msgpack"):
+        cases = [c for c in CASES if c.encoding == encoding and not (options.quick and c.size > 10)]
+        measure(report, encoding, cases, rounds)
+    if not options.quick:
+        interleaved(1, [p for p in everybody if p.name != "fast"], lambda peer: measure_memory(report, peer))
+    facts = report.facts(BARS, "hkrunner", RECORDS)
+    print(to_json(facts) if options.json else report.text(BARS, "hkrunner", RECORDS))
+    return 1 if any(bar["holds"] is False for bar in facts["bars"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
