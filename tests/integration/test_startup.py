@@ -1,0 +1,46 @@
+"""Nothing heavy is imported before it is used: --version and the help of each command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hkrunner.runner.cli import COMMANDS
+from support.programs import HKRUNNER, run
+
+HEAVY = {"websocket", "websockets", "tensorboard", "yaml", "bson", "rich", "multiprocessing", "numpy"}
+HEAVY |= {"psutil", "msgspec", "asyncio", "subprocess", "ctypes", "watchfiles"}
+
+
+def imported_by(*args: str, cwd: Path) -> set[str]:
+    """Return the modules that the command has imported, as the interpreter itself tells it."""
+    ended = run([sys.executable, "-X", "importtime", HKRUNNER, *args], cwd=cwd)
+    assert ended.status == 0, ended
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines}
+
+
+def heavy(names: set[str]) -> set[str]:
+    return {name for name in names if name.partition(".")[0] in HEAVY}
+
+
+@pytest.mark.parametrize("args", [("--version",), ("--help",), ("version",)], ids=" ".join)
+def test_nothing_heavy_is_imported_to_answer(args: tuple[str, ...], tmp_path: Path) -> None:
+    names = imported_by(*args, cwd=tmp_path)
+    assert "click" in names
+    assert heavy(names) == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_nothing_heavy_is_imported_for_the_help_of_a_command(name: str, tmp_path: Path) -> None:
+    assert heavy(imported_by(name, "--help", cwd=tmp_path)) == set()
+
+
+def test_the_version_is_told_without_the_options(tmp_path: Path) -> None:
+    ours = {name for name in imported_by("--version", cwd=tmp_path) if name.startswith("hkrunner.")}
+    assert ours == {"hkrunner.runner", "hkrunner.runner.cli", "hkrunner.runner.errors"}
+
+
+def test_the_doctor_loads_no_package_that_it_looks_at(tmp_path: Path) -> None:
+    assert heavy(imported_by("doctor", cwd=tmp_path)) <= {"subprocess", "ctypes", "ctypes._endian"}
