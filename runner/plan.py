@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..sandbox.entry import Location
-from ..sandbox.limits import Limits, format_bytes
+from ..sandbox.limits import Limits, format_bytes, thread_variables
 from .prepare import prepare
 from .settings import Settings
 
@@ -92,7 +92,9 @@ def _variables(settings: Settings, state_dir: str | None, environ: Mapping[str, 
     """Return what is set for the algorithm beside the environment as it is."""
     metrics = environ.get("ALGO_METRICS_DIR")
     own = {"ALGO_METRICS_DIR": metrics or f"{state_dir}/…"} if state_dir is not None else {}
-    return {**own, **settings.child_env}
+    limits = settings.limits
+    cores = limits.cpu_cores if limits.enforced else None
+    return {**own, **settings.child_env, **thread_variables(cores, {**environ, **settings.child_env})}
 
 
 def lines(told: Mapping[str, Any]) -> list[str]:

@@ -45,7 +45,13 @@ def test_serving_is_told_with_the_url_of_the_worker(tmp_path: Path) -> None:
 def test_each_limit_tells_where_it_comes_from(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(CODE)
     (tmp_path / "algorithm.yml").write_text("name: my-alg\nmem: 512Mi\nalgorithmEnv: {MODEL: small}\n")
-    env: dict[str, str | None] = {"HKRUNNER_CPU": "1.5", "HKRUNNER_PIDS": None, "HKRUNNER_MEM": None}
+    env: dict[str, str | None] = {
+        "HKRUNNER_CPU": "1.5",
+        "HKRUNNER_PIDS": None,
+        "HKRUNNER_MEM": None,
+        "MKL_NUM_THREADS": None,
+        "OMP_NUM_THREADS": None,
+    }
     told = plan(tmp_path, "--files", "100", "-E", "SIZE=3", env=env)
     limits = {one["name"]: (one["shown"], one["from"]) for one in told["limits"]}
     assert limits == {
@@ -55,6 +61,7 @@ def test_each_limit_tells_where_it_comes_from(tmp_path: Path) -> None:
     }
     assert told["descriptor"] == str(tmp_path / "algorithm.yml")
     assert (told["env"]["MODEL"], told["env"]["SIZE"]) == ("small", "3")
+    assert told["env"]["MKL_NUM_THREADS"] == "2"
 
 
 def test_packed_code_is_looked_at_and_not_unpacked_here(tmp_path: Path) -> None:
