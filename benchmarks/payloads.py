@@ -32,6 +32,7 @@ SIZES = {1: MB, 10: 10 * MB, 100: 99 * MB}
 #: Measured tasks a turn; one more goes before them.
 TASKS = {1: 9, 10: 5, 100: 2}
 RECORDS = "no records"
+BARE = ", child without msgspec"
 SETTLED_S = 10.0
 
 
@@ -68,6 +69,8 @@ PARENTS = "RSS 10 s after 100 MB, above before: parent"
 PEAK = "PSS right after 100 MB: all processes"
 BARS = [
     *(Bar(one.figure, one.bar[0], is_ratio=True, stretch=one.bar[1]) for one in CASES if one.bar),
+    Bar(f"str 1 MB json{BARE}", 0.7, is_ratio=True),
+    Bar(f"str 100 MB json{BARE}", 1.0, is_ratio=True),
     Bar(PARENTS, 2.0, is_ratio=False),
 ]
 
@@ -104,7 +107,7 @@ def _record(chance: random.Random) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def connected(everybody: list[peers.Peer]) -> Iterator[dict[str, tuple[Connection, int]]]:
+def connected(everybody: list[peers.Peer], encoding: str) -> Iterator[dict[str, tuple[Connection, int]]]:
     """Start them all; yields (connection, pid) by name."""
     with contextlib.ExitStack() as stack:
         clients: dict[str, tuple[Connection, int]] = {}
@@ -115,41 +118,40 @@ def connected(everybody: list[peers.Peer]) -> Iterator[dict[str, tuple[Connectio
         yield clients
         for client, _ in clients.values():
             with contextlib.suppress(OSError):
-                client.send(exit())
+                client.send(exit(encoding=encoding))
 
 
-def measure(report: Report, encoding: str, cases: list[Case], rounds: int) -> None:
-    everybody = peers.everybody(encoding)
-    with connected(everybody) as clients:
+def measure(
+    report: Report, everybody: list[peers.Peer], encoding: str, cases: list[Case], rounds: int, how: str = ""
+) -> None:
+    with connected(everybody, encoding) as clients:
         tiny = initialize(["tiny"], encoding=encoding)
         for client, _ in clients.values():
             client.run(tiny, 30, encoding)
         for case in cases:
-            frame = payload(case)
+            frame, figure = payload(case), case.figure + how
             turns = 1 if case.once else rounds
 
-            def turn(peer: peers.Peer, case: Case = case, frame: bytes = frame) -> None:
+            def turn(peer: peers.Peer, case: Case = case, frame: bytes = frame, figure: str = figure) -> None:
                 client, _ = clients[peer.name]
                 count = 1 if case.once else TASKS[case.size]
                 if not case.once:
                     client.run(frame, 1, encoding)
                 times = client.run(frame, count, encoding)
                 each = [a + b for a, b in zip(times.initialized, times.done, strict=True)]
-                report.add(case.figure, "ms", peer.name, statistics.median(each) * 1000)
+                report.add(figure, "ms", peer.name, statistics.median(each) * 1000)
 
             interleaved(turns, everybody, turn)
-            print(case.figure, file=sys.stderr)
-        for client, _ in clients.values():
-            with contextlib.suppress(OSError):
-                client.send(exit(encoding=encoding))
+            print(figure, file=sys.stderr)
 
 
 def measure_memory(report: Report, peer: peers.Peer) -> None:
     """What one large task leaves behind in memory, 10 s later."""
     with Driver() as driver, peer.started(driver.port, ENTRY) as process:
         client = driver.accept()
-        client.run(initialize(["tiny"]), 50)
-        time.sleep(0.5)
+        # What a first large message has imported stays, and is not this one's.
+        client.run(payload(Case("str", "json", 1, None)), 2)
+        time.sleep(SETTLED_S)
         parent, all_before = rss(process.pid)
         frame = payload(Case("str", "json", 100, None))
         client.run(frame, 1)
@@ -179,6 +181,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one round, nothing of 100 MB")
+    parser.add_argument("--only", choices=["json", "bson", "msgpack", "bare", "memory"])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rounds = 1 if options.quick else options.rounds
@@ -190,10 +193,19 @@ def main() -> int:
         report.notes.append(peers.WHY_NO_WRAPPER)
     if peers.fast() is None:
         report.notes.append(peers.WHY_NO_FAST)
-    for encoding in ("json", "bson", "msgpack"):
+
+    def wanted(part: str) -> bool:
+        return options.only in (None, part)
+
+    for encoding in filter(wanted, ("json", "bson", "msgpack")):
         cases = [c for c in CASES if c.encoding == encoding and not (options.quick and c.size > 10)]
-        measure(report, encoding, cases, rounds)
-    if not options.quick:
+        measure(report, peers.everybody(encoding), encoding, cases, rounds)
+    # The algorithm's own interpreter need not have msgspec: then json is the standard library's.
+    bare = [peers.hkrunner_with_bare_child(), *(peer for peer in everybody if peer.name == "wrapper")]
+    cases = [c for c in CASES if c.kind == "str" and c.size != 10 and not (options.quick and c.size > 10)]
+    if wanted("bare"):
+        measure(report, bare, "json", cases, rounds, BARE)
+    if wanted("memory") and not options.quick:
         interleaved(1, [p for p in everybody if p.name != "fast"], lambda peer: measure_memory(report, peer))
     facts = report.facts(BARS, "hkrunner", RECORDS)
     print(to_json(facts) if options.json else report.text(BARS, "hkrunner", RECORDS))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,34 +82,55 @@ def hkrunner_without_records(encoding: str = "json") -> Peer:
     return hkrunner("--no-state", name="no records", encoding=encoding)
 
 
+def hkrunner_with_bare_child() -> Peer:
+    """The algorithm in the interpreter that our environment was made from, which has no packages."""
+    base = getattr(sys, "_base_executable", sys.executable)
+    return hkrunner("--no-state", "--python", base, name="no records")
+
+
 def floor(encoding: str = "json") -> Peer:
-    """The simplest client, in one process."""
-    return Peer("floor", version("websocket-client"), _in_process("floor", encoding))
+    """The simplest client, in one process, with the masking in C where that can be installed."""
+    extra = _extra("wsaccel")
+    return Peer("floor", version("websocket-client"), *_in_process("floor", encoding, extra))
 
 
 def fast(encoding: str = "json") -> Peer | None:
-    """The fastest client, in one process; its packages are installed on first use. None without them."""
-    if importlib.util.find_spec("picows") is None or importlib.util.find_spec("uvloop") is None:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "picows", "uvloop"], check=False, stdout=sys.stderr)
-        importlib.invalidate_caches()
-    if importlib.util.find_spec("picows") is None or importlib.util.find_spec("uvloop") is None:
+    """The fastest client, in one process. None where its packages cannot be installed."""
+    extra = _extra("picows", "uvloop")
+    if extra is None:
         return None
-    return Peer("fast", version("picows"), _in_process("fast", encoding))
+    installed = next(extra.glob("picows-*.dist-info")).name.split("-")[1].removesuffix(".dist")
+    return Peer("fast", installed, *_in_process("fast", encoding, extra))
+
+
+@functools.cache
+def _extra(*packages: str) -> Path | None:
+    """Return a folder with these packages, made on first use; None if they cannot be installed.
+
+    Not into hkrunner's own environment: websocket-client imports python-socks where it finds it, which
+    picows brings along, and that alone makes every start 20 ms longer.
+    """
+    folder = ROOT / "build" / f"benchmarks-{packages[0]}-{sys.version_info[0]}.{sys.version_info[1]}"
+    if not folder.exists():
+        part = Path(f"{folder}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        ended = subprocess.run([*pip, "--target", part, *packages], check=False, stdout=sys.stderr)
+        if ended.returncode:
+            return None
+        part.rename(folder)
+    return folder
 
 
 WHY_NO_FAST = "no fast client: picows or uvloop could not be installed here"
 
 
-def _in_process(which: str, encoding: str) -> tuple[str, ...]:
-    return (
-        sys.executable,
-        str(Path(__file__).with_name("in_process.py")),
-        which,
-        "{port}",
-        "{entry}",
-        encoding,
-    )
+def _in_process(
+    which: str, encoding: str, extra: Path | None
+) -> tuple[tuple[str, ...], dict[str, str | None]]:
+    program = str(Path(__file__).with_name("in_process.py"))
+    command = (sys.executable, program, which, "{port}", "{entry}", encoding)
+    return command, {"PYTHONPATH": None if extra is None else str(extra)}
 
 
 def everybody(encoding: str = "json") -> list[Peer]:
