@@ -182,6 +182,8 @@ def test_stop_between_initialized_and_start(tmp_path: Path) -> None:
         client.stop()
         client.expect("stopped")
         assert client.run(["give", 2])["data"] == 2
+        # What it prints takes another way than its answer, and may come after it.
+        wait_until(lambda: "start" in program.stdout, deadline_s=5, what="the second task's own word")
         assert program.stdout.count("start") == 1
         client.nothing_more()
 

@@ -48,6 +48,8 @@ class Tree:
     ) -> int:
         """Start a program of tests/algorithms, or a piece of code; return its pid."""
         words = ["-c", code, *argv] if code is not None else [str(ALGORITHMS / argv[0]), *argv[1:]]
+        # Until exec the child is a copy of a test process of hundreds of megabytes: not what is measured.
+        executed, closed_by_exec = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
             try:
@@ -57,6 +59,9 @@ class Tree:
                 os.execv(sys.executable, [sys.executable, "-I", *words])
             finally:
                 os._exit(126)
+        os.close(closed_by_exec)
+        os.read(executed, 1)
+        os.close(executed)
         self._started.add(pid)
         return pid
 
