@@ -181,7 +181,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one round, nothing of 100 MB")
-    parser.add_argument("--only", choices=["json", "bson", "msgpack", "bare", "memory"])
+    parser.add_argument("--only", choices=["json", "bson", "msgpack", "bare", "memory"], help="one part")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rounds = 1 if options.quick else options.rounds

@@ -369,7 +369,6 @@ def main() -> int:
     step("one core", rounds, everybody, lambda peer: tiny_on_one_core(report, peer, tasks))
     step("begin", rounds * 3, everybody, lambda peer: begin(report, peer))
     step("idle", 1, everybody, lambda peer: idle(report, peer, 5.0))
-    step("many", 1, isolating, lambda peer: many(report, peer, total))
     step("stop", 1 if options.quick else 2, troubled, lambda peer: stopping(report, peer))
     step("crashes", 1 if options.quick else 3, [ours], lambda peer: crashing(report, peer))
     step("crashes", 1, troubled[1:], lambda peer: crashing(report, peer))
@@ -377,6 +376,8 @@ def main() -> int:
     step("drops", 1, both, lambda peer: dropping(report, peer))
     step("too large", 1, both, lambda peer: too_large(report, peer))
     step("exit", rounds, both, lambda peer: leaving(report, peer))
+    # Last: the wrapper's threads keep the machine busy for a while.
+    step("many", 1, isolating, lambda peer: many(report, peer, total))
 
     facts = report.facts(BARS, ours.name, "no records")
     print(to_json(facts) if options.json else report.text(BARS, ours.name, "no records"))
