@@ -27,6 +27,7 @@ import inspect
 import json
 import os
 import resource
+import signal
 import socket
 import sys
 import threading
@@ -452,6 +453,8 @@ class Child:
     # ---- stop and exit, in the control thread
 
     def _listen(self) -> None:
+        # The stacks are asked for to see the user's code: it is the main thread that has to tell them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [STACK_SIGNAL])
         try:
             self._hear()
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 #: Entries looked at in one step, so that a folder of a million files does not hold up the warden.
 STEP_ENTRIES = 500
@@ -28,7 +28,7 @@ class DiskMeter:
         self._clock = clock
         self._before: int | None = None
         self._now = 0
-        self._pass: Iterator[int] | None = None
+        self._pass: Generator[int, None, None] | None = None
         self._total = 0
         self.next_at = 0.0
 
@@ -64,7 +64,13 @@ class DiskMeter:
         pause = took / SHARE if self._pass is not None else max(EVERY_S, took / SHARE)
         self.next_at = now + min(pause, LATEST_S)
 
-    def _walk(self) -> Iterator[int]:
+    def close(self) -> None:
+        """Give back the folder that an unfinished pass holds open."""
+        if self._pass is not None:
+            self._pass.close()
+            self._pass = None
+
+    def _walk(self) -> Generator[int, None, None]:
         """Yield what each entry takes on disk."""
         seen: set[int] = set()
         for folder in self._folders:

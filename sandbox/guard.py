@@ -253,6 +253,8 @@ class Guard:
         account["kept"] = [list(one) for one in kept[:10]]
         if self._group is not None:
             self._group.remove()
+        if self._disk is not None:
+            self._disk.close()
         self._sampler.close()
         self._shared.close()
         return account

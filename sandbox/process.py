@@ -623,19 +623,19 @@ class _Sender:
 
 
 def user_stack(text: str) -> str:
-    """Return what faulthandler wrote without our own frames and threads; the thread that crashed is whole."""
-    blocks = text.replace("\0", "").strip().split("\n\n")
+    """Return what faulthandler wrote without our own frames, and without threads that stand in our code."""
     kept = []
-    for block in blocks:
-        lines = [line for line in block.splitlines() if not line.startswith(_OWN_FRAMES)]
-        other_thread = lines and lines[0].startswith("Thread 0x")
-        if lines and not lines[0].startswith("Extension modules") and not (other_thread and _is_ours(block)):
-            kept.append("\n".join(lines))
+    for block in text.replace("\0", "").strip().split("\n\n"):
+        lines = block.splitlines()
+        frames = [line for line in lines if line.startswith("  File ")]
+        if not lines or lines[0].startswith("Extension modules"):
+            continue
+        # The most recent call comes first. A crash in our own code is told all the same.
+        crashed_here = "Fatal" in text and lines[0].startswith("Current")
+        if frames and frames[0].startswith(_OWN_FRAMES) and not crashed_here:
+            continue
+        kept.append("\n".join(line for line in lines if not line.startswith(_OWN_FRAMES)))
     return "\n".join(kept)
-
-
-def _is_ours(block: str) -> bool:
-    return _OWN_FRAMES in block
 
 
 _START = str(Path(__file__).with_name("start.py"))

@@ -43,7 +43,7 @@ KILL_DEADLINE_S = 10.0
 #: Usage goes to the parent this often while a task runs.
 SAMPLE_S = 0.25
 #: faulthandler gets this long to write the stacks of a child that is about to be killed.
-STACK_S = 0.1
+STACK_S = 0.25
 
 
 def main() -> NoReturn:
@@ -187,15 +187,17 @@ class Warden:
 
     def _ask_for_stack(self) -> None:
         """Have faulthandler write where every thread is; it does so even while C code holds the GIL."""
-        tree.signal_to(self._pid, signal.SIGCONT)
+        # In this order: one that has stopped itself shows where, before it goes on.
         tree.signal_to(self._pid, STACK_SIGNAL)
+        tree.signal_to(self._pid, signal.SIGCONT)
         before = time.monotonic()
+        size = 0
         while time.monotonic() - before < STACK_S and self._status is None:
-            self._wait(0.005)
-            if os.fstat(self._fault).st_size:
-                # It is being written: give it a moment to become whole.
-                self._wait(0.005)
-                return
+            self._wait(0.01)
+            found = os.fstat(self._fault).st_size
+            if found and found == size:
+                return  # it has stopped growing: it is whole
+            size = found
 
     def _spawn(self, spec: dict[str, Any]) -> None:
         """Fork and execute the child; tells the parent its pid, or why it could not be executed."""

@@ -7,5 +7,6 @@ import signal
 def start(args, api):
     signal.alarm(60)
     print("at work", flush=True)
-    os.kill(os.getpid(), signal.SIGSTOP)
+    if args["input"][0] != "behave":
+        os.kill(os.getpid(), signal.SIGSTOP)
     return "served"
