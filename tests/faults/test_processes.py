@@ -1,0 +1,44 @@
+"""A limit on processes, and what becomes of those that a task leaves running."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from support.local import error_of, run_tasks
+
+
+def test_too_many_processes_are_ended_with_both_numbers(tmp_path: Path) -> None:
+    args = ("--pids", "20")
+    run = run_tasks("limits_forks_slowly.py", [100, 0.01], ["behave"], cwd=tmp_path, args=args)
+    code, message = error_of(run.tasks[0])
+    assert code == "TOO_MANY_PROCESSES"
+    found = re.search(r"(\d+) processes of 20 allowed \(--pids\) after [\d.]+ s; python \(pid \d+\)", message)
+    assert found is not None, message
+    # One comes every 10 ms, and the count is taken 20 times as often; a busy machine may be late.
+    assert 20 < int(found[1]) <= 24
+    assert "raise the limit" in message
+    assert re.search(r"^2\d processes left by the algorithm ended with it: ", message, re.M)
+    assert (run.status, run.tasks[0]["reason"], run.outputs[1]) == (1, "Crashed", "served")
+
+
+def test_as_many_processes_as_are_allowed_are_no_error(tmp_path: Path) -> None:
+    run = run_tasks("limits_forks_slowly.py", [9, 0.01], cwd=tmp_path, args=("--pids", "10"))
+    assert (run.status, run.outputs) == (0, ["nobody minded"])
+
+
+def test_processes_that_a_task_leaves_are_kept_for_the_next_and_told(tmp_path: Path) -> None:
+    run = run_tasks("limits_leaves_children.py", [], [3], cwd=tmp_path)
+    (first, _), (second, seen) = run.outputs
+    assert first == second and len(seen) == 3
+    assert "task t1 left 3 more processes running; they end with the algorithm's own process" in run.stderr
+    assert "--end-children: with the task" in run.stderr
+    assert re.search(r"6 processes left by the algorithm ended with it: sleep \(pid", run.stderr)
+
+
+def test_end_children_ends_them_with_their_task(tmp_path: Path) -> None:
+    run = run_tasks("limits_leaves_children.py", [], [0], cwd=tmp_path, args=("--end-children",))
+    (first, _), (second, seen) = run.outputs
+    assert first == second, "the child itself goes on"
+    assert seen == []
+    assert "more processes running" not in run.stderr

@@ -1,0 +1,152 @@
+"""What an algorithm can do to the one that guards it, and who else may end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hkrunner.sandbox import landlock
+from support.local import ALGORITHMS, run_tasks
+from support.programs import HKRUNNER, run, serving
+from support.users import bounded_command, give_to_bounded
+from support.waiting import wait_until
+
+ATTACKS = "limits_attacks_the_runner.py"
+#: An older kernel cannot confine signals; then the line at the start says so, and there is nothing to hold.
+CONFINED = landlock.abi() >= landlock.SCOPES_SINCE_ABI
+#: A program that joins a cgroup and becomes another.
+JOIN = """import os, sys
+with open(sys.argv[1], "w") as file:
+    file.write(str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])"""
+V1_MEMORY = Path("/sys/fs/cgroup/memory")
+
+
+def attack(what: str, folder: Path) -> Any:
+    """Run one attack as a user without privileges; a task after it must be served."""
+    give_to_bounded(folder)
+    command = [HKRUNNER, "-e", ALGORITHMS / ATTACKS, "-i", json.dumps([what]), "-i", '["behave"]']
+    ended = run(bounded_command(command, tasks=300), cwd=folder)
+    answer, served = ended.stdout.splitlines()
+    assert (ended.status, served) == (0, '"served"'), ended
+    return json.loads(answer)
+
+
+def test_signals_reach_nobody_outside_of_the_tree(tmp_path: Path) -> None:
+    if not CONFINED:
+        said = run_tasks(ATTACKS, ["behave"], cwd=tmp_path).tasks[0]["protection"]
+        assert said["signals_confined"] is False
+        return
+    found = attack("look", tmp_path)
+    for what in ("signal the warden", "kill the warden", "kill the runner"):
+        assert found[what] == "PermissionError", found
+
+
+def test_memory_and_environment_of_the_runner_cannot_be_read(tmp_path: Path) -> None:
+    found = attack("look", tmp_path)
+    for what in ("environment of the warden", "environment of the runner", "memory of the runner"):
+        assert found[what] in ("PermissionError", "OSError"), found
+
+
+def test_killing_everybody_kills_the_own_tree_only(tmp_path: Path) -> None:
+    if CONFINED:  # without it the runner itself is among everybody: docs/limits.md says so
+        assert attack("kill all", tmp_path) == signal.SIGKILL
+
+
+def test_limits_of_the_runner_can_be_lowered_by_the_same_user_and_it_serves_on(tmp_path: Path) -> None:
+    """The kernel lets users change the limits of their own processes; nothing else is promised."""
+    assert attack("limit the runner", tmp_path) in ("done", "PermissionError")
+
+
+def test_the_child_has_no_descriptor_of_ours_but_its_channel_and_goes_first_when_memory_ends(
+    tmp_path: Path,
+) -> None:
+    found = attack("own facts", tmp_path)
+    assert found["oom_score_adj"] >= 500
+    for target in found["fds"]:
+        assert target.startswith(("socket", "/memfd", "pipe", str(tmp_path), "anon_inode")), found["fds"]
+
+
+def test_a_kill_from_outside_is_not_told_as_ours(tmp_path: Path) -> None:
+    arguments = ["-e", ALGORITHMS / "limits_grows_in_blocks.py", "--mem", "256Mi", "-j"]
+    inputs = ["-i", '[100, 10, 0, "never"]', "-i", '["behave"]']
+    with serving(*arguments, *inputs, cwd=tmp_path) as program:
+        pid = int(program.wait_for_line("ready to grow").split()[-1])
+        os.kill(pid, signal.SIGKILL)
+        assert program.wait() == 137
+    first, second = map(json.loads, program.stdout)
+    assert first["error"]["code"] == "KILLED_BY_SIGNAL" and first["reason"] == "Crashed"
+    assert "SIGKILL (not by this runner)" in first["error"]["message"]
+    assert second["output"] == "served"
+
+
+@pytest.fixture
+def full_machine() -> Iterator[Path | None]:
+    """A cgroup with 200 MiB around hkrunner: for it and its algorithm the machine is full beyond that."""
+    group = V1_MEMORY / f"hkrunner-test-{os.getpid()}-{time.monotonic_ns()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(200 << 20))
+    except OSError:
+        yield None  # no memory controller of the first kind is ours to make a full machine of
+        return
+    yield group
+    wait_until(lambda: not (group / "cgroup.procs").read_text(), what="an empty group")
+    wait_until(lambda: remove(group), what="the end of the group")
+
+
+def remove(group: Path) -> bool:
+    try:
+        group.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def test_the_machines_own_killer_is_told_as_such(tmp_path: Path, full_machine: Path | None) -> None:
+    """The kernel's killer takes the algorithm, not us, and the message says so: use is below the limit."""
+    if full_machine is None:
+        return  # tests/unit/test_outcome.py holds the wording, and process.py's decision
+    join = (
+        "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
+    )
+    command = ["/usr/bin/env", "python3", "-c", join, full_machine / "cgroup.procs", HKRUNNER]
+    inputs = ["-i", "[600, 4, 0.002, null]", "-i", '["behave"]']
+    arguments = ["-e", ALGORITHMS / "limits_grows_in_blocks.py", "--mem", "1Gi", "-j", *inputs]
+    ended = run([*command, *arguments], cwd=tmp_path)
+    first, second = map(json.loads, ended.stdout.splitlines())
+    assert first["error"]["code"] == "HOST_OOM", first["error"]
+    assert "killed by the system, which had no memory left; own use " in first["error"]["message"]
+    assert "of 1 GiB allowed" in first["error"]["message"]
+    assert (ended.status, first["reason"], second["output"]) == (137, "MemoryLimit", "served")
+
+
+def test_in_a_container_the_algorithm_gets_what_the_container_has_less_ours(
+    tmp_path: Path, full_machine: Path
+) -> None:
+    """Nobody wrote a limit down: so that the algorithm is ended with a reason, and not the container."""
+    join = (
+        "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
+    )
+    command = ["/usr/bin/env", "python3", "-c", join, full_machine / "cgroup.procs", HKRUNNER]
+    inputs = ["-i", "[600, 4, 0.002, null]", "-i", '["behave"]']
+    arguments = ["-e", ALGORITHMS / "limits_grows_in_blocks.py", "-j", *inputs]
+    ended = run([*command, *arguments], cwd=tmp_path)
+    first, second = map(json.loads, ended.stdout.splitlines())
+    assert first["error"]["code"] in ("MEMORY_ERROR", "OUT_OF_MEMORY"), first["error"]
+    assert 100 << 20 <= first["memLimitBytes"] <= 130 << 20
+    assert "the container's 200 MiB less what hkrunner needs" in ended.stderr + first["error"]["message"]
+    assert (ended.status, second["output"]) == (137, "served")
+
+
+def test_no_warden_is_left_when_there_was_nothing_to_do(tmp_path: Path) -> None:
+    run_of = run_tasks("adds.py", [1, 2], cwd=tmp_path, args=("--mem", "64Mi"))
+    assert run_of.status == 0
+    assert not [one for one in psutil.Process().children(recursive=True) if one.is_running()]

@@ -1,0 +1,47 @@
+"""The next task after a kill, a change of process between tasks, and a word about leaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.local import run_tasks
+
+
+def test_a_spare_takes_over_at_once(tmp_path: Path) -> None:
+    """With numpy to import: the spare has it already."""
+    cold = run_tasks("limits_dies_late.py", ["misbehave"], ["behave"], cwd=tmp_path)
+    warm = run_tasks("limits_dies_late.py", ["misbehave"], ["behave"], cwd=tmp_path, args=("--spare",))
+    assert [one["status"] for one in warm.tasks] == ["failed", "succeed"]
+    assert warm.tasks[1]["durationMs"] < cold.tasks[1]["durationMs"], "no process was started for it"
+    assert warm.tasks[1]["durationMs"] < 60
+
+
+def test_without_it_there_is_one_process_and_the_task_after_a_death_waits_for_the_next(
+    tmp_path: Path,
+) -> None:
+    run = run_tasks("counts_its_tasks.py", ["go"], ["exit"], ["go"], cwd=tmp_path)
+    assert run.outputs == [[1, True], None, [1, True]]
+
+
+def test_a_spare_ends_with_the_run(tmp_path: Path) -> None:
+    run = run_tasks("adds.py", [1, 2], cwd=tmp_path, args=("--spare", "--mem", "128Mi"))
+    assert run.status == 0
+
+
+def test_a_process_is_changed_after_as_many_tasks_as_were_asked_for(tmp_path: Path) -> None:
+    run = run_tasks("limits_leaks.py", *[[1]] * 7, cwd=tmp_path, args=("--recycle-after", "3"))
+    pids = [pid for pid, _ in run.outputs]
+    assert [count for _, count in run.outputs] == [1, 2, 3, 1, 2, 3, 1]
+    assert (run.status, len(set(pids))) == (0, 3)
+
+
+def test_memory_that_grows_with_each_task_is_told_before_the_limit(tmp_path: Path) -> None:
+    run = run_tasks("limits_leaks.py", *[[5]] * 17, cwd=tmp_path, args=("--mem", "100Mi"))
+    assert run.status == 0
+    (line,) = (line for line in run.stderr.splitlines() if "memory grew" in line)
+    assert "MiB per task over " in line and "of 100 MiB; --recycle-after would begin anew" in line
+
+
+def test_memory_that_stays_the_same_is_no_leak(tmp_path: Path) -> None:
+    run = run_tasks("counts_its_tasks.py", *[["go"]] * 30, cwd=tmp_path, args=("--mem", "64Mi"))
+    assert run.status == 0 and "memory grew" not in run.stderr

@@ -1,0 +1,98 @@
+"""Every way to end has one sentence: code in front, numbers with units, the option, what to do."""
+
+from __future__ import annotations
+
+import pytest
+from hkrunner.sandbox.outcome import (
+    Breach,
+    Cause,
+    Exit,
+    Process,
+    left_behind,
+    report,
+    sentence,
+    signal_name,
+)
+
+MI = 1 << 20
+BREACH = Breach(257 * MI, 256 * MI, 3.4, (Process(7, "python", 250 * MI), Process(8, "worker", 7 * MI)))
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_every_cause_has_a_code_a_sentence_and_a_status(cause: Cause) -> None:
+    one = Exit(cause, code=3, signal=11, detail="2 s", breach=BREACH)
+    told = sentence(one)
+    assert told.startswith(f"{one.error_code}: ") and one.error_code.isupper()
+    assert "None" not in told and "\n" not in told
+    assert 1 <= one.exit_status < 256
+
+
+def test_a_breach_of_memory_names_numbers_time_processes_and_remedy() -> None:
+    told = sentence(Exit(Cause.MEMORY, breach=BREACH))
+    assert told == (
+        "OUT_OF_MEMORY: used 257 MiB of 256 MiB allowed (--mem) after 3.4 s; python (pid 7) 250 MiB, "
+        "worker (pid 8) 7 MiB. Try --mem 352Mi, or --no-limits to see what it needs"
+    )
+
+
+def test_shared_memory_is_named_where_it_matters() -> None:
+    breach = Breach(260 * MI, 256 * MI, 1.0, objects=(("/dev/shm/psm_1", 250 * MI), ("hkrunner-fault", 0)))
+    told = sentence(Exit(Cause.SHARED_MEMORY, breach=breach))
+    assert "; 250 MiB of it shared memory: /dev/shm/psm_1 250 MiB. Try" in told
+    assert "hkrunner-fault" not in told
+
+
+@pytest.mark.parametrize(
+    ("cause", "status"),
+    [
+        (Cause.MEMORY, 137),
+        (Cause.SHARED_MEMORY, 137),
+        (Cause.HOST_OOM, 137),
+        (Cause.TASK_TIMEOUT, 124),
+        (Cause.CPU_TIME, 124),
+        (Cause.PROCESSES, 1),
+        (Cause.DISK, 1),
+        (Cause.EXITED, 1),
+    ],
+)
+def test_the_exit_status_tells_the_kind(cause: Cause, status: int) -> None:
+    assert Exit(cause).exit_status == status
+
+
+@pytest.mark.parametrize(("number", "status"), [(11, 139), (9, 137), (6, 134)])
+def test_a_signal_is_told_by_its_name_and_its_shells_status(number: int, status: int) -> None:
+    one = Exit(Cause.SIGNALLED, signal=number)
+    assert one.exit_status == status and signal_name(number) in sentence(one)
+
+
+def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    assert signal_name(45) == "signal 45"
+
+
+def test_a_kill_by_the_machine_tells_the_own_use_beside_the_limit() -> None:
+    told = sentence(Exit(Cause.HOST_OOM, peak_bytes=80 * MI, limit_bytes=256 * MI))
+    assert "own use 80 MiB of 256 MiB allowed" in told
+
+
+def test_who_and_what_was_left_is_told_and_counted() -> None:
+    others = tuple(Process(pid, "sleep", MI) for pid in range(20, 26))
+    lines = left_behind(
+        Exit(
+            Cause.EXITED,
+            others=others,
+            others_count=46,
+            removed=(("/dev/shm/psm_1", 3 * MI),),
+            kept=(("/dev/shm/x", MI),),
+            left=(Process(9, "stuck", 0),),
+        )
+    )
+    assert lines[0].startswith("46 processes left by the algorithm ended with it: sleep (pid 20), ")
+    assert lines[0].endswith(" and 41 more")
+    assert lines[1] == "shared memory left by the algorithm was removed: /dev/shm/psm_1 (3 MiB)"
+    assert "was kept: /dev/shm/x (1.0 MiB)" in lines[2] or "was kept: /dev/shm/x (1 MiB)" in lines[2]
+    assert lines[3] == "these could not be ended, the kernel holds them: 9"
+
+
+def test_stack_and_last_lines_come_after_the_sentence() -> None:
+    told = report(Exit(Cause.EXITED, code=3, stack="Current thread", last_lines=("one", "two")))
+    assert told.splitlines()[1:] == ["Current thread", "last output:", "  one", "  two"]
