@@ -659,7 +659,7 @@ class Supervisor:
         if current.ids is None:
             self._open(current, self._ids(told))
         current.protection = child.holds
-        current.meter = Meter(self._loop, child)
+        current.meter = Meter(self._loop, child, exact=current.limit_bytes is not None)
         limits = self._settings.limits
         if limits.task_timeout_s is not None and limits.enforced:
             text = f"{limits.task_timeout_s:g} s"
