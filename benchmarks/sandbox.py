@@ -1,0 +1,409 @@
+"""How well limits hold and how clean a kill is: the command hkrunner beside what is used instead of it.
+
+    scripts/bench sandbox [--rounds 5] [--quick] [--json]
+
+hkrunner is called as a user calls it. Beside it: a loop around psutil that sums up RSS and kills the tree
+(100 ms and 1 s), cpulimit (Debian's package), pebble and loky (PyPI), a cgroup v1 where this machine lets us
+make one; who is not there is left out. All take their turns in each round. Memory is counted by the program
+itself as it touches it, not by whoever limits it; CPU time and lateness likewise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from report import interleaved, machine, summary
+
+MI = 1 << 20
+ALLOWED = 256 * MI
+CORES = 0.5
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ROOT / "tests" / "algorithms"
+HKRUNNER = Path(sysconfig.get_path("scripts"), "hkrunner")
+V1 = Path("/sys/fs/cgroup")
+MARKER = "HKRUNNER_BENCH_TREE"
+TREE = 56
+
+#: (figure, peer) -> values; None for what a peer cannot do at all.
+values: dict[tuple[str, str], list[float]] = defaultdict(list)
+BARS = [
+    ("overshoot, 1 process, MiB", "median", 4.0),
+    ("overshoot, 4 processes, MiB", "median", 32.0),
+    ("CPU error, 2 threads, %", "median", 5.0),
+    ("CPU error, 4 processes, %", "median", 5.0),
+    ("light program late p95, ms", "median", 2.0),
+    ("survivors of 56", "max", 0.0),
+    ("kill of 56, ms", "median", 50.0),
+    ("monitor, % of a core", "median", 1.0),
+    ("restart to first answer with --spare, ms", "median", 5.0),
+]
+
+
+def call(program: str, given: list[Any]) -> list[str]:
+    """The command that runs one of the programs without hkrunner."""
+    code = "import importlib, json, sys; sys.path.insert(0, sys.argv[1])\n"
+    code += "made = importlib.import_module(sys.argv[2]).start({'input': json.loads(sys.argv[3])}, None)\n"
+    code += "print(json.dumps(made))"
+    return [sys.executable, "-c", code, str(PROGRAMS), program.removesuffix(".py"), json.dumps(given)]
+
+
+def hkrunner(program: str, *given: list[Any], args: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Run tasks with the real command, and return the objects of --json."""
+    inputs = [word for one in given for word in ("-i", json.dumps(one))]
+    with tempfile.TemporaryDirectory(prefix="hkrunner-bench-") as folder:
+        command = [str(HKRUNNER), "-e", str(PROGRAMS / program), *args, *inputs, "-j", "-q"]
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+# --- memory
+
+
+@contextlib.contextmanager
+def v1_group(controller: str, name: str, limit: str) -> Iterator[Path]:
+    group = V1 / controller / f"hkrunner-bench-{os.getpid()}-{time.monotonic_ns()}"
+    group.mkdir()
+    try:
+        (group / name).write_text(limit)
+        yield group
+    finally:
+        for _ in range(500):
+            with contextlib.suppress(OSError):
+                group.rmdir()
+                break
+            time.sleep(0.01)
+
+
+def joined(group: Path) -> Callable[[], None]:
+    return lambda: void((group / "cgroup.procs").write_text(str(os.getpid())))
+
+
+def void(_: object) -> None:
+    pass
+
+
+def overshoot(peer: str, processes: int) -> None:
+    count = max(1, processes)
+    with tempfile.NamedTemporaryFile(prefix="hkrunner-bench-") as account:
+        account.write(bytes(24 * count))
+        account.flush()
+        given = ["pages", 900 if count == 1 else 450, processes, account.name]
+        if peer == "hkrunner":
+            hkrunner("limits_touches.py", given, args=("--mem", "256Mi", "--mem-mode", "rss"))
+        elif peer == "cgroup v1":
+            with v1_group("memory", "memory.limit_in_bytes", str(ALLOWED)) as group:
+                ended_by_itself(call("limits_touches.py", given), joined(group))
+        else:
+            poll_with_psutil(call("limits_touches.py", given), float(peer.split()[1]) / 1000)
+        rows = list(struct.iter_unpack("QQQ", Path(account.name).read_bytes()))
+    own = 8 * MI + 2 * MI * processes  # interpreters, roughly; the same for all peers
+    name = "1 process" if count == 1 else "4 processes"
+    over = (sum(row[0] for row in rows) + own - ALLOWED) / MI
+    values[f"overshoot, {name}, MiB", peer].append(max(0.0, over))
+
+
+def ended_by_itself(command: list[str], before: Callable[[], None]) -> None:
+    process = subprocess.Popen(command, preexec_fn=before, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 3
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        end_session(process)
+
+
+def end_session(process: subprocess.Popen[Any]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def poll_with_psutil(command: list[str], every_s: float) -> None:
+    """What is written down in many a project."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    root = psutil.Process(process.pid)
+    deadline = time.monotonic() + 15
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            total = 0
+            for one in [root, *root.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    total += one.memory_info().rss
+            if total > ALLOWED:
+                break
+            time.sleep(every_s)
+    except psutil.NoSuchProcess:
+        pass
+    finally:
+        end_session(process)
+
+
+# --- CPU
+
+
+def cpu(peer: str, shape: str, seconds: float) -> None:
+    given = [shape, seconds]
+    program = "limits_spins_measured.py"
+    if peer == "hkrunner":
+        (task,) = hkrunner(program, given, args=("--cpu", str(CORES)))
+        found = task["output"]
+    elif peer == "cgroup v1":
+        with v1_group("cpu", "cpu.cfs_quota_us", str(int(CORES * 100_000))) as group:
+            found = printed(call(program, given), joined(group))
+    else:
+        process = subprocess.Popen(call(program, given), stdout=subprocess.PIPE, text=True)
+        tool = subprocess.Popen(
+            ["cpulimit", "-l", str(int(CORES * 100)), "-i", "-z", "-p", str(process.pid)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        text, _ = process.communicate(timeout=90)
+        tool.wait(timeout=10)
+        found = json.loads(text)
+    if shape == "light":
+        values["light program late p95, ms", peer].append(found["late_ms"])
+        return
+    name = {"threads": "2 threads", "processes": "4 processes"}[shape]
+    error = (found["cpu_s"] / found["wall_s"] / CORES - 1) * 100
+    values[f"CPU error, {name}, %", peer].append(error)
+
+
+def printed(command: list[str], before: Callable[[], None]) -> Any:
+    ended = subprocess.run(command, preexec_fn=before, stdout=subprocess.PIPE, timeout=90, check=True)
+    return json.loads(ended.stdout)
+
+
+# --- the end
+
+
+def living(tree: str) -> set[int]:
+    found = set()
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            environ = Path(f"/proc/{one.pid}/environ").read_bytes()
+            if f"{MARKER}={tree}".encode() in environ and one.status() != psutil.STATUS_ZOMBIE:
+                found.add(one.pid)
+    return found - {os.getpid()}
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+def kill(peer: str) -> None:
+    tree = uuid.uuid4().hex
+    env = {**os.environ, MARKER: tree}
+    helpers = {"pebble": PEBBLE, "loky": LOKY}
+    with tempfile.TemporaryDirectory(prefix="hkrunner-bench-") as folder:
+        if peer == "hkrunner":
+            command = [str(HKRUNNER), "-e", str(PROGRAMS / "hostile_tree.py"), "-i", '["misbehave"]']
+        elif peer in helpers:
+            command = [sys.executable, "-c", helpers[peer], str(PROGRAMS)]
+        else:
+            command = call("hostile_tree.py", ["misbehave"])
+        process = subprocess.Popen(
+            command, cwd=folder, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdin is not None
+        deadline = time.monotonic() + 20
+        extra = {"hkrunner": 2, "pebble": 1, "loky": 1}.get(peer, 0)
+        while len(living(tree)) < TREE + extra and time.monotonic() < deadline:
+            time.sleep(0.02)
+        there = living(tree)
+        began = time.perf_counter()
+        if peer == "hkrunner":
+            process.kill()  # the worst case: nobody is left to ask the warden
+        elif peer in helpers:
+            process.stdin.write(b"end\n")
+            process.stdin.flush()
+        else:
+            root = psutil.Process(process.pid)
+            for one in [*root.children(recursive=True), root]:
+                with contextlib.suppress(psutil.Error):
+                    one.kill()
+        there.discard(process.pid)
+        deadline = began + 4
+        while any(map(is_alive, there)) and time.perf_counter() < deadline:
+            time.sleep(0.0005)
+        took_ms = (time.perf_counter() - began) * 1000
+        left = [pid for pid in there if is_alive(pid)]
+        process.stdin.close()
+        process.kill()
+        process.wait()
+        for pid in living(tree):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    values["survivors of 56", peer].append(len(left))
+    if not left:
+        values["kill of 56, ms", peer].append(took_ms)
+
+
+PEBBLE = """
+import sys; sys.path.insert(0, sys.argv[1])
+import hostile_tree, pebble
+pool = pebble.ProcessPool(max_workers=1)
+future = pool.schedule(hostile_tree.start, args=[{"input": ["misbehave"]}, None])
+sys.stdin.readline()
+future.cancel()
+pool.stop()
+sys.stdin.readline()
+"""
+LOKY = """
+import sys; sys.path.insert(0, sys.argv[1])
+import hostile_tree, loky
+pool = loky.ProcessPoolExecutor(max_workers=1, context="fork" if False else None)
+future = pool.submit(hostile_tree.start, {"input": ["misbehave"]}, None)
+sys.stdin.readline()
+pool.shutdown(kill_workers=True)
+sys.stdin.readline()
+"""
+
+
+# --- cost
+
+
+def cpu_of(pid: int) -> float:
+    return time.clock_gettime_ns((~pid << 3) | 2) / 1e9
+
+
+def cost(peer: str, seconds: float) -> None:
+    """Of a core, while the program sleeps a gigabyte below its limit."""
+    with tempfile.TemporaryDirectory(prefix="hkrunner-bench-") as folder:
+        if peer == "hkrunner":
+            entry = ["-e", str(PROGRAMS / "sleeps.py"), "-i", '["misbehave"]', "--grace", "0.1"]
+            command = [str(HKRUNNER), *entry, "--mem", "1Gi"]
+        else:
+            every = str(float(peer.split()[1]) / 1000)
+            command = [sys.executable, "-c", POLL, every]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, cwd=folder, **quiet)
+        time.sleep(2.0)
+        who = process.pid
+        if peer == "hkrunner":
+            (who,) = (one.pid for one in psutil.Process(who).children() if "warden" in one.cmdline())
+        began, used = time.perf_counter(), cpu_of(who)
+        time.sleep(seconds)
+        share = (cpu_of(who) - used) / (time.perf_counter() - began) * 100
+        process.terminate()
+        process.wait()
+    values["monitor, % of a core", peer].append(share)
+
+
+POLL = """
+import os, psutil, subprocess, sys, time
+me = psutil.Process()
+while True:
+    sum(one.memory_info().rss for one in [me, *me.children(recursive=True)])
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+def restart() -> None:
+    """The first task dies after a while; the second is served by the spare."""
+    tasks = hkrunner("limits_dies_late.py", ["misbehave"], ["behave"], args=("--spare",))
+    values["restart to first answer with --spare, ms", "hkrunner"].append(tasks[1]["durationMs"])
+    tasks = hkrunner("limits_dies_late.py", ["misbehave"], ["behave"])
+    values["restart to first answer without, ms", "hkrunner"].append(tasks[1]["durationMs"])
+
+
+# --- all of it
+
+
+def peers_of(names: list[str]) -> list[str]:
+    there = {
+        "cgroup v1": os.access(V1 / "memory", os.W_OK) and (V1 / "memory/memory.limit_in_bytes").exists(),
+        "cpulimit": shutil.which("cpulimit") is not None,
+        "pebble": importlib.util.find_spec("pebble") is not None,
+        "loky": importlib.util.find_spec("loky") is not None,
+    }
+    return [name for name in names if there.get(name, True)]
+
+
+def check(figure: str, how: str, most: float) -> dict[str, Any]:
+    mine = [abs(one) for one in values[figure, "hkrunner"]]
+    seen = None if not mine else max(mine) if how == "max" else statistics.median(mine)
+    return {
+        "bar": f"{figure}: {how} <= {most:g}",
+        "seen": seen,
+        "holds": None if seen is None else seen <= most,
+    }
+
+
+def text(bars: list[dict[str, Any]]) -> str:
+    figures = list(dict.fromkeys(figure for figure, _ in values))
+    lines = [f"limits and kills ({machine()}, Linux {os.uname().release}); median (min .. max)", ""]
+    for figure in figures:
+        lines.append(figure)
+        for name, found in values.items():
+            told = summary(found)
+            if name[0] == figure and told is not None:
+                spread = f"({told['min']:.2f} .. {told['max']:.2f})"
+                lines.append(f"    {name[1]:<16}{told['median']:>9.2f}  {spread:<22} {len(found)} runs")
+    lines.append("")
+    for bar in bars:
+        word = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[bar["holds"]]
+        seen = "" if bar["seen"] is None else f": {bar['seen']:.2f}"
+        lines.append(f"{word:>13}  {bar['bar']}{seen}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="two rounds, shorter ones")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rounds, seconds = (2, 2.0) if options.quick else (options.rounds, 5.0)
+
+    polled = ["psutil 100 ms", "psutil 1000 ms"]
+    for processes in (0, 4):
+        who = peers_of(["hkrunner", *polled, "cgroup v1"])
+        interleaved(rounds, who, lambda peer, n=processes: overshoot(peer, n))
+    for shape in ("threads", "processes", "light"):
+        who = peers_of(["hkrunner", "cpulimit", "cgroup v1"])
+        interleaved(min(rounds, 3), who, lambda peer, one=shape: cpu(peer, one, seconds))
+    interleaved(rounds, peers_of(["hkrunner", "psutil walk", "pebble", "loky"]), kill)
+    interleaved(min(rounds, 3), ["hkrunner", *polled], lambda peer: cost(peer, seconds))
+    for _ in range(rounds):
+        restart()
+
+    bars = [check(*bar) for bar in BARS]
+    if options.json:
+        figures = [
+            {"figure": f, "peer": p, "values": v, **(summary(v) or {})} for (f, p), v in values.items()
+        ]
+        print(json.dumps({"machine": machine(), "figures": figures, "bars": bars}, indent=2))
+    else:
+        print(text(bars))
+    return 0 if all(bar["holds"] is not False for bar in bars) else 1
+
+
+if __name__ == "__main__":
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # what a peer leaves behind comes to us, and is collected
+    sys.exit(main())
