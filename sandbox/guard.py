@@ -51,6 +51,7 @@ class Guard:
         self._sampler = self._make_sampler()
         self._brake = self._make_brake()
         self._throttle = self._make_throttle()
+        self._rests = False
         self._disk: DiskMeter | None = None
         if limits.enforced and limits.disk_bytes is not None:
             self._disk = DiskMeter(folders)
@@ -188,7 +189,13 @@ class Guard:
 
     def resume(self) -> None:
         """The kill was called off."""
-        self._throttle = self._make_throttle()
+        if self._throttle is None and not self._rests:
+            self._throttle = self._make_throttle()
+
+    def throttle(self, on: bool) -> None:
+        """Hold the CPU limit, or let it rest while the algorithm winds down within its grace."""
+        self._rests = not on
+        (self.resume if on else self.pause)()
 
     def kill_hook(self) -> None:
         """The kernel's own kill of the whole group, where we have one."""

@@ -166,7 +166,7 @@ class Warden:
         if "idle" in body:
             guard.idle = bool(body["idle"])
         if "throttle" in body:
-            (guard.resume if body["throttle"] else guard.pause)()
+            guard.throttle(bool(body["throttle"]))
         if "ask" in body:
             self._send(Kind.SAMPLE, {**guard.fresh_sample(), "ask": body["ask"]})
         if body.get("restart"):
