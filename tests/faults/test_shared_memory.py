@@ -35,8 +35,11 @@ def test_memory_files_and_shared_maps_count(how: str, code: str, tmp_path: Path)
     run = run_tasks("limits_shared_memory.py", [how, 600], ["behave"], cwd=tmp_path, args=LIMIT)
     found, message = error_of(run.tasks[0])
     assert found == code
-    assert re.search(r"used 2\d\d MiB of 256 MiB allowed", message)
-    assert ("limits_test 2" in message) == (how == "memfd")
+    used = re.search(r"used (\d+) MiB of 256 MiB allowed", message)
+    # Seen within a tenth of a second, in which 2 GB/s come to 200 MiB. A shared map is told from pages of a
+    # file by the exact books only, which took long enough for 44 MiB once.
+    assert used is not None and 256 <= int(used[1]) < 456, message
+    assert ("limits_test " in message) == (how == "memfd")
     assert (run.status, run.outputs[1]) == (137, "served")
 
 
