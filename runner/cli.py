@@ -3,7 +3,7 @@
 A further command is a file `cli_<name>.py` with a click command (or group) called `command` in it, and a
 line in COMMANDS below. The file is imported when the command is called or its own help is asked for, so
 it may import what it likes; what takes long goes into the callback all the same, so that its --help stays
-fast. Options are declared once, in settings.py, and become click's with cli_options.Sections. A callback
+fast. Options are declared once, in options.py, and become click's with cli_options.Sections. A callback
 raises HkrunnerError for what the user has to know, and ends with sys.exit(status).
 
 What is no command is an entry: `hkrunner my_alg.py -i 1` and `hkrunner --entry my_alg.py -i 1` are

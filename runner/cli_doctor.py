@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 import click
 
 from .cli_options import Sections
-from .settings import OPTIONS
+from .options import OPTIONS
 
 EPILOG = """\b
 Exit status:

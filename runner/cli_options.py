@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .settings import Option
+from .options import Option
 
 #: What a command of ours is made with.
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

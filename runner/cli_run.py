@@ -11,7 +11,8 @@ import click
 from .. import __version__
 from .cli_options import Sections, complete_files
 from .errors import SettingsError
-from .settings import OPTIONS, Settings, settings_of
+from .options import OPTIONS
+from .settings import Settings, settings_of
 
 EPILOG = """\b
 Exit status:

@@ -137,7 +137,7 @@ def _metrics(state_dir: str, task: str, as_json: bool) -> None:
 
 def _again(state_dir: str, task: str, arguments: tuple[str, ...]) -> None:
     from ..boards.history import repeat_of
-    from .settings import OPTIONS
+    from .options import OPTIONS
 
     one = repeat_of(_root(state_dir), task)
     settings = dict(one.settings)

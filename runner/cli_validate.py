@@ -12,7 +12,8 @@ import click
 
 from .cli_options import Sections, complete_files
 from .errors import HkrunnerError, SettingsError
-from .settings import OPTIONS, settings_of
+from .options import OPTIONS
+from .settings import settings_of
 
 EPILOG = """\b
 Exit status:

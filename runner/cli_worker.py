@@ -6,7 +6,8 @@ import sys
 from typing import Any
 
 from .cli_options import Sections
-from .settings import WORKER_OPTIONS, worker_settings_of
+from .options import WORKER_OPTIONS
+from .settings import worker_settings_of
 
 EPILOG = """\b
 Exit status:
