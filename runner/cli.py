@@ -36,6 +36,7 @@ COMMANDS = {
     "init": "Make a folder with an algorithm to begin with.",
     "validate": "Load the code without a task: what is there, what is missing.",
     "doctor": "What this machine offers, and what to do about what it does not.",
+    "explain": "What an error code means, and what to do.",
     "completion": "Print the script that completes hkrunner in bash, zsh or fish.",
     "version": "Print the version.",
 }

@@ -1,0 +1,56 @@
+"""`hkrunner explain CODE`: what an error code means, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+import sys
+import textwrap
+
+import click
+
+from .cli_options import CONTEXT_SETTINGS
+from .errors import SettingsError
+
+
+@click.command(
+    "explain",
+    context_settings=CONTEXT_SETTINGS,
+    short_help="Say what an error code means, and what to do.",
+    epilog="\b\nExit status:\n  0    it is known\n  2    it is not",
+)
+@click.argument("code", required=False)
+def command(code: str | None) -> None:
+    """Say what the error code CODE means, what to do about it, and what exit status it leads to.
+
+    Without CODE, list all of them.
+    """
+    from .codes import CODES
+    from .output import plain
+
+    encoding = sys.stdout.encoding or "ascii"
+    width = min(shutil.get_terminal_size().columns, 100)
+
+    def say(text: str) -> None:
+        click.echo(plain(text, encoding).encode(encoding, "backslashreplace"))
+
+    if code is None:
+        for name, one in CODES.items():
+            say(f"{name:<21}{textwrap.shorten(one.meaning, max(width - 21, 30), placeholder=' …')}")
+        return
+    name = code.strip(":").upper()
+    found = CODES.get(name)
+    if found is None:
+        near = difflib.get_close_matches(name, CODES, n=1)
+        hint = f" Did you mean {near[0]}?" if near else " All of them: hkrunner explain"
+        raise SettingsError(f"there is no error code {code!r}.{hint}")
+    say(name)
+    for title, text in (
+        ("what", found.meaning),
+        ("do", found.remedy),
+        ("then", found.then),
+        ("--json", f"reason {found.reason}"),
+        ("exits", f"with {found.exit_status}, if it was the only task"),
+    ):
+        # Two columns that a long line does not leave.
+        say(textwrap.fill(text, width, initial_indent=f"  {title:<8}", subsequent_indent=" " * 10))

@@ -1,0 +1,74 @@
+"""The table of error codes is complete, says nothing of others, and its reasons and statuses are the real ones."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hkrunner.runner.codes import CODES
+from hkrunner.runner.messages import Failure
+from hkrunner.runner.result import Result
+from hkrunner.sandbox.outcome import Cause, Exit
+
+ROOT = Path(__file__).parents[2]
+#: What makes an error of a code, the code first.
+MAKERS = {"Failure", "EntryError", "_told"}
+LOADING = {"ENTRY_NOT_FOUND", "ENTRY_INVALID", "IMPORT_FAILED", "START_TIMEOUT"}
+CAUSES = {Exit(cause).error_code: cause for cause in Cause}
+
+
+def said() -> Iterator[str]:
+    """Every code that the sources can put in front of an error."""
+    yield from CAUSES
+    for folder in ("runner", "sandbox"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                yield from texts(node)
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    found: list[ast.expr | None] = []
+    match node:
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=arguments, keywords=more):
+            found += arguments[:1] if name in MAKERS else []
+            found += [one.value for one in more if one.arg == "code"]
+        case (
+            ast.Assign(targets=[ast.Name(id="code")], value=value)
+            | ast.AnnAssign(target=ast.Name(id="code"), value=value)
+        ):
+            found.append(value)
+        case ast.Assign(targets=[ast.Tuple(elts=[ast.Name(id="code"), *_])], value=ast.Tuple(elts=values)):
+            found.append(values[0])
+        case ast.FunctionDef(name="_code"):
+            found += [one.value for one in ast.walk(node) if isinstance(one, ast.Return)]
+    for one in found:
+        if isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value.isupper():
+            yield one.value
+
+
+def test_every_code_that_can_be_said_is_explained_and_no_other() -> None:
+    assert set(said()) == set(CODES)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_reason_and_exit_status_are_the_real_ones(code: str) -> None:
+    cause = CAUSES.get(code)
+    exit = Exit(cause, signal=11) if cause is not None else None
+    result = Result(
+        "t1",
+        "j",
+        "n",
+        "p",
+        "failed",
+        0,
+        1,
+        1,
+        failure=Failure(code, code),
+        exit=exit,
+        loaded=code not in LOADING,
+        limit_bytes=1,
+    )
+    status = CODES[code].exit_status.replace("128 + N", "139")
+    assert (result.reason, str(result.exit_status)) == (CODES[code].reason, status)
