@@ -1,7 +1,7 @@
 """Every code that stands in front of an error, what it means and what to do: one table, for people.
 
-`hkrunner explain CODE` prints it, the documentation's list of codes is made of it. A test holds it against the
-sources: a code that they can say is here, and none besides; and its reason and exit status are the real ones.
+`hkrunner explain CODE` prints it, the documentation's list of codes is made of it. A test holds it against
+the sources: a code that they can say is here, and none besides; reason and exit status are the real ones.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ _NEW = "a new process takes the next task"
 
 CODES: dict[str, Code] = {
     "ALGORITHM_ERROR": Code(
-        "The code raised an exception. The message has its type and text, the last line of your own code, and "
-        "your frames; `details` has the whole traceback.",
+        "The code raised an exception. The message has its type and text, the last line of your own code, "
+        "and your frames; `details` has the whole traceback.",
         "Read the line that it names; repeat the task with `hkrunner runs again TASK`.",
         "AlgorithmError",
         "1",
         _GOES_ON,
     ),
     "RESULT_INVALID": Code(
-        "start() returned something that cannot be sent. The message names the place in the result and the type.",
-        "Return what the encoding can say: for json numbers, texts, lists, dicts, None; bytes with `--encoding "
-        "bson` or `msgpack`. A numpy value becomes one with `.item()` or `.tolist()`.",
+        "start() returned something that cannot be sent. The message names the place in the result and the "
+        "type.",
+        "Return what the encoding can say: for json numbers, texts, lists, dicts, None; bytes with "
+        "`--encoding bson` or `msgpack`. A numpy value becomes one with `.item()` or `.tolist()`.",
         "AlgorithmError",
         "1",
         _GOES_ON,
@@ -52,10 +53,10 @@ CODES: dict[str, Code] = {
         _GOES_ON,
     ),
     "MEMORY_ERROR": Code(
-        "An allocation failed inside the code, as Python's own MemoryError: with a memory limit, it would not "
-        "have fitted.",
-        "Try the size that the message names (`--mem 320Mi`), or `--no-limits` to see what is needed. Where "
-        "large arrays are reserved and hardly touched: `--mem-mode rss`.",
+        "An allocation failed inside the code, as Python's own MemoryError: with a memory limit, it would "
+        "not have fitted.",
+        "Try the size that the message names (`--mem 320Mi`), or `--no-limits` to see what is needed. Where"
+        " large arrays are reserved and hardly touched: `--mem-mode rss`.",
         "MemoryLimit",
         "137",
         _GOES_ON,
@@ -82,8 +83,8 @@ CODES: dict[str, Code] = {
         "it is looked for again for the next task",
     ),
     "ENTRY_INVALID": Code(
-        "The code was loaded, but has no function that can be called: no start(args, api), no function, or one "
-        "with other arguments.",
+        "The code was loaded, but has no function that can be called: no start(args, api), no function, or "
+        "one with other arguments.",
         "The message lists what there is. Add `start(args, api)` or name another function: `--entry "
         "file.py:function`.",
         "LoadError",
@@ -91,9 +92,10 @@ CODES: dict[str, Code] = {
         "it is tried again, in a new process, for the next task",
     ),
     "IMPORT_FAILED": Code(
-        "The code raised while it was imported: a syntax error, a missing package, an exception at the top level.",
-        "Mend the line that it names. A missing package belongs into the Python that runs the code: install it "
-        "there, or name another Python with `--python`.",
+        "The code raised while it was imported: a syntax error, a missing package, an exception at the top "
+        "level.",
+        "Mend the line that it names. A missing package belongs into the Python that runs the code: install"
+        " it there, or name another Python with `--python`.",
         "LoadError",
         "4",
         "it is tried again, in a new process, for the next task",
@@ -113,27 +115,28 @@ CODES: dict[str, Code] = {
         _NEW,
     ),
     "KILLED_BY_SIGNAL": Code(
-        "The process was ended by a signal that hkrunner did not send: mostly a crash in C code. The message has "
-        "the Python stack and the last lines of output.",
-        "SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT: a package's C code; the stack says which call. SIGKILL or "
-        "SIGTERM: somebody else on this machine.",
+        "The process was ended by a signal that hkrunner did not send: mostly a crash in C code. The "
+        "message has the Python stack and the last lines of output.",
+        "SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT: a package's C code; the stack says which call. SIGKILL "
+        "or SIGTERM: somebody else on this machine.",
         "Crashed",
         "128 + N",
         _NEW,
     ),
     "OUT_OF_MEMORY": Code(
-        "The algorithm with all its processes was above its memory limit and was ended. The message says how much "
-        "it used, after how long, and which processes were largest.",
-        "Try the size that the message names, or `--no-limits` to see what is needed. In the cluster the same "
-        "limit ends the pod as OOMKilled.",
+        "The algorithm with all its processes was above its memory limit and was ended. The message says "
+        "how much it used, after how long, and which processes were largest.",
+        "Try the size that the message names, or `--no-limits` to see what is needed. In the cluster the "
+        "same limit ends the pod as OOMKilled.",
         "MemoryLimit",
         "137",
         _NEW,
     ),
     "SHARED_MEMORY_LIMIT": Code(
-        "As OUT_OF_MEMORY, and most of it lies in /dev/shm, in memory files or in System V segments. The message "
-        "names the largest.",
-        "Unlink shared memory when it is done with; fewer or smaller batches between the workers of a data loader.",
+        "As OUT_OF_MEMORY, and most of it lies in /dev/shm, in memory files or in System V segments. The "
+        "message names the largest.",
+        "Unlink shared memory when it is done with; fewer or smaller batches between the workers of a data "
+        "loader.",
         "MemoryLimit",
         "137",
         _NEW,
@@ -174,10 +177,10 @@ CODES: dict[str, Code] = {
         _NEW,
     ),
     "STOP_FORCED": Code(
-        "The algorithm was asked to stop or to end, did not within `--grace`, and was killed. Also: ended by a "
-        "second Ctrl-C, or because the worker began another task.",
-        "Look at `api.stopping` in long loops, or define `stop(options)`; or raise `--grace` (HKube's worker waits "
-        "10 s).",
+        "The algorithm was asked to stop or to end, did not within `--grace`, and was killed. Also: ended "
+        "by a second Ctrl-C, or because the worker began another task.",
+        "Look at `api.stopping` in long loops, or define `stop(options)`; or raise `--grace` (HKube's "
+        "worker waits 10 s).",
         "Crashed",
         "1",
         _NEW,
@@ -197,8 +200,8 @@ CODES: dict[str, Code] = {
         "the next wrapper that connects gets the next task",
     ),
     "RUNNER_ERROR": Code(
-        "hkrunner itself could not do its part: the process could not be started, its guard was killed, or the "
-        "worker's message could not be read. The message says which.",
+        "hkrunner itself could not do its part: the process could not be started, its guard was killed, or "
+        "the worker's message could not be read. The message says which.",
         "Check `--python` and `hkrunner doctor`. If nothing there explains it, it is a bug of hkrunner's.",
         "Crashed",
         "1",

@@ -1,4 +1,4 @@
-"""The table of error codes is complete, says nothing of others, and its reasons and statuses are the real ones."""
+"""The table of error codes is complete, names no others, and its reasons and statuses are the real ones."""
 
 from __future__ import annotations
 
