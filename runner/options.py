@@ -1,4 +1,4 @@
-"""Every option with its variable, default and unit, declared once. The command line is made from this table."""
+"""Every option with its variable, default and unit, declared once; the command line is made from it."""
 
 from __future__ import annotations
 
