@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
@@ -43,3 +46,18 @@ def show_to_same_user() -> None:
 def hide_from_same_user() -> None:
     """Make /proc/PID/{environ,mem,fd} of this process unreadable for others of the same user."""
     _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def exchange(one: str, other: str) -> None:
+    """The two paths have changed places, at one moment. Raises OSError where that cannot be.
+
+    renameat2(2) is in glibc since 2.28, and not for every file system.
+    """
+    try:
+        call = _libc.renameat2
+    except AttributeError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    paths = ctypes.c_char_p(os.fsencode(one)), ctypes.c_char_p(os.fsencode(other))
+    if call(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

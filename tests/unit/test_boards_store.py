@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.boards.store import RESOURCES, Store, TaskIds, TaskRecord, local_job_id
+from hkrunner.sandbox import kernel
 from support.waiting import wait_until
 
 IDS = TaskIds("t1", "job", "node", "pipeline")
@@ -206,11 +207,40 @@ def test_what_an_import_wrote_is_kept_when_its_hkrunner_is_killed(root: Path, mo
     store = Store(root)
     place = Path(store.environment()["ALGO_METRICS_DIR"])
     # Nothing of the next one goes there.
-    assert place == root / "current" / "1" and not place.is_symlink() and list(place.iterdir()) == []
+    assert place == root / "current" / "1" / "metrics" and not place.is_symlink() and list(place.iterdir()) == []
     (kept,) = (root / "runs").rglob("header")
     assert kept.relative_to(root / "runs").parts[0] == ("mnist" if more else "earlier")
     store.close()
     assert list((root / "current").iterdir()) == []
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_each_task_keeps_the_link_to_its_metrics(
+    root: Path, can_exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: str) -> None:
+        raise OSError(errno.EINVAL, "not on this file system")
+
+    if not can_exchange:
+        monkeypatch.setattr(kernel, "exchange", refuse)
+    store = Store(root)
+    records = [open_task(store, name) for name in ("t1", "t2", "t3")]
+    for record in records:
+        record.finish({})
+        assert record.problems == []
+    store.close()
+    for record in records[0 if can_exchange else -1 :]:
+        assert (record.folder / "metrics").resolve(strict=True) == record.metrics_dir
+        assert not os.path.isabs(os.readlink(record.folder / "metrics")), "the state folder may be moved"
+
+
+def test_a_task_removed_while_the_next_begins_does_no_harm(store: Store) -> None:
+    first = open_task(store, "t1")
+    first.finish({})
+    shutil.rmtree(first.folder)
+    second = open_task(store, "t2")
+    second.finish({})
+    assert second.problems == [] and second.metrics_link.resolve() == second.metrics_dir
 
 
 def test_two_stores_at_once_have_paths_of_their_own(root: Path) -> None:
@@ -230,9 +260,9 @@ def test_the_path_of_a_killed_hkrunner_is_used_again(root: Path) -> None:
         "os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", program, root], check=False)
-    assert (root / "current" / "1").is_symlink()
+    assert (root / "current" / "1" / "metrics").is_symlink()
     store = Store(root)
-    assert open_task(store).metrics_link == root / "current" / "1"
+    assert open_task(store).metrics_link == root / "current" / "1" / "metrics"
     store.close()
 
 
