@@ -207,7 +207,9 @@ def test_what_an_import_wrote_is_kept_when_its_hkrunner_is_killed(root: Path, mo
     store = Store(root)
     place = Path(store.environment()["ALGO_METRICS_DIR"])
     # Nothing of the next one goes there.
-    assert place == root / "current" / "1" / "metrics" and not place.is_symlink() and list(place.iterdir()) == []
+    assert (
+        place == root / "current" / "1" / "metrics" and not place.is_symlink() and list(place.iterdir()) == []
+    )
     (kept,) = (root / "runs").rglob("header")
     assert kept.relative_to(root / "runs").parts[0] == ("mnist" if more else "earlier")
     store.close()
