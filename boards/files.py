@@ -78,6 +78,17 @@ def remove_quietly(path: str) -> None:
         os.unlink(path)
 
 
+def is_empty_folder(path: str) -> bool:
+    """Nothing is in it, or it is not there."""
+    try:
+        with os.scandir(path) as entries:
+            return next(entries, None) is None
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
 def to_json(value: Mapping[str, object]) -> bytes:
     """One JSON document in ASCII (lone surrogates of the wire survive); what JSON lacks is put as text."""
     return (json.dumps(value, default=str) + "\n").encode()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .events import EventWriter
-from .store import RESOURCES
+from .task_record import RESOURCES
 
 # The tilde puts our cards behind the user's own, which TensorBoard sorts by name.
 CPU = "~resources/cpu_cores"

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..boards.series import ResourceSeries
-from ..boards.store import Store, TaskIds, TaskRecord
+from ..boards.store import Store
+from ..boards.task_record import TaskIds, TaskRecord
 from ..sandbox.outcome import Exit
 from .link import Message
 from .loop import Timer

@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from ..boards.store import Store, TaskIds, local_job_id
+from ..boards.store import Store, local_job_id
+from ..boards.task_record import TaskIds
 from ..sandbox.api import ANSWERS
 from ..sandbox.channel import Frame, Kind, blob_problem
 from ..sandbox.codec import MESSAGE_LIMIT
@@ -384,15 +385,13 @@ class Supervisor:
         if self._sign is not None:
             self._sign.cancel()
         self._loop_sign(self._number)
-        self._output.say(
-            f"■ stopping task {self._name()}: stop() is called, {self._settings.grace_s:g} s to end"
-        )
+        self._output.say(f"■ stopping task {self._name()}: stop() is called, {self._patience()}")
         if self._crew.child is not None and self._current is not None:
             self._crew.child.stop(self._current.number, self._stop_options)
 
     def _child_exit(self) -> None:
         if self._current is not None:
-            self._output.say(f"■ stopping: {self._settings.grace_s:g} s to end")
+            self._output.say(f"■ stopping: {self._patience()}")
         self._crew.drop_spare()
         if self._crew.child is None:
             self._loop.after(0, lambda: self._step(Event.CHILD_GONE))
@@ -406,7 +405,16 @@ class Supervisor:
         interrupted = self._machine.state is State.EXITING and in_grace
         self._crew.child.kill(Cause.INTERRUPTED if interrupted else Cause.STOPPED)
 
+    def _may_kill(self) -> bool:
+        """The child is killed when it does not end: one that stands at a breakpoint is waited for."""
+        return self._crew.child is None or self._crew.child.may_kill
+
+    def _patience(self) -> str:
+        return f"{self._settings.grace_s:g} s to end" if self._may_kill() else "it is waited for"
+
     def _arm_grace(self) -> None:
+        if not self._may_kill():
+            return
         self._grace = self._loop.after(self._settings.grace_s, lambda: self._step(Event.GRACE_OVER))
 
     def _disarm_grace(self) -> None:

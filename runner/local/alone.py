@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from ...boards.store import Store, TaskIds, TaskRecord, local_job_id
+from ...boards.store import Store, local_job_id
+from ...boards.task_record import TaskIds, TaskRecord
 from ...sandbox.codec import json_text
 from ..errors import SettingsError
 from ..loop import Loop, Timer

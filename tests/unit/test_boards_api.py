@@ -11,8 +11,9 @@ import pytest
 from hkrunner.boards.api import BoardsApi, Response
 from hkrunner.boards.manager import BoardManager, Started
 from hkrunner.boards.records import Board, BoardStatus, now_ms
-from hkrunner.boards.store import Store, TaskIds
+from hkrunner.boards.store import Store
 from hkrunner.boards.targets import Target
+from hkrunner.boards.task_record import TaskIds
 
 BASE = "/api/v1/boards"
 

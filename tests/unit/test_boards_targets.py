@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.boards.errors import NotFound
-from hkrunner.boards.store import Store, TaskIds
+from hkrunner.boards.store import Store
 from hkrunner.boards.targets import (
     all_target,
     batch_target,
@@ -17,6 +17,7 @@ from hkrunner.boards.targets import (
     pick_target,
     task_target,
 )
+from hkrunner.boards.task_record import TaskIds
 
 
 @pytest.fixture
