@@ -1,0 +1,66 @@
+"""Settings of Sphinx, which builds this folder: scripts/docs."""
+
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # generated.py and diagrams.py
+
+import generated  # noqa: E402
+from hkrunner import __version__  # noqa: E402
+
+project = "hkrunner"
+author = "hkrunner developers"
+copyright = author
+release = version = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["*.py"]
+nitpicky = True
+# What the signatures of the standard library's own types would lead to is not part of these pages.
+nitpick_ignore_regex = [(r"py:.*", r".*")]
+# Docstrings of the code write names `like this`.
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+
+add_module_names = False
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+
+html_theme = "furo"
+html_title = f"hkrunner {version}"
+html_show_sphinx = False
+html_show_copyright = False
+html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
+# The system's fonts, as furo has them: nothing is fetched from anywhere.
+html_theme_options = {"navigation_with_keys": True}
+
+_COLUMNS = re.compile(r"\S {2,}\S")
+_HERE = re.compile(r"^<!-- here: ([a-z ]+) -->$", re.M)
+
+
+def put_generated(app, name, source):
+    """Put what comes from the code in the place of its mark."""
+    source[0] = _HERE.sub(lambda found: generated.PARTS[found[1]](), source[0])
+
+
+def show_as_written(app, what, name, subject, options, lines):
+    """Make of a docstring, which is plain text, what reStructuredText shows as that text."""
+    shown = []
+    for paragraph in "\n".join(lines).strip().split("\n\n"):
+        inside = paragraph.splitlines()
+        if any(_COLUMNS.search(line) or line.startswith(" ") for line in inside):
+            shown += ["::", "", *(f"    {line}" for line in inside), ""]
+        else:
+            # A name that ends in an underscore would be a reference, a lone asterisk begin an emphasis.
+            shown += [*(re.sub(r"_(?=\W|$)|\*", r"\\\g<0>", line) for line in inside), ""]
+    lines[:] = shown
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", show_as_written)
+    app.connect("source-read", put_generated)

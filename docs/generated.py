@@ -1,0 +1,371 @@
+"""What the reference takes from the code: options, variables, exit statuses, JSON fields, error codes, states.
+
+A page has the line `<!-- here: options -->`; when the documentation is built, conf.py puts what PARTS["options"]
+returns in its place, as Markdown. Nothing of it is kept in the repository, so nothing of it gets old.
+What the code does not say (the meaning of a JSON field) stands here, and is an error where it does not fit the
+code.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import diagrams
+from hkrunner.runner import errors
+from hkrunner.runner.cli import COMMANDS, DEFAULT, DefaultGroup
+from hkrunner.runner.cli import command as group
+from hkrunner.runner.cli_worker import command as worker_command
+from hkrunner.runner.codes import CODES
+from hkrunner.runner.options import OPTIONS, WORKER_OPTIONS, Option
+from hkrunner.runner.result import Result
+from hkrunner.runner.task import TABLE, Action, Event, State
+from hkrunner.sandbox.limits import thread_variables
+
+_DEFAULT = re.compile(r"\s*\[default: (.+?)\]$")
+
+
+def cell(text: str) -> str:
+    """Return text that may stand in a table's cell."""
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *([cell(one) for one in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def code(text: str) -> str:
+    """Return it as code; "" stays empty."""
+    return f"`{text}`" if text else ""
+
+
+# ---- options, commands, variables
+
+
+def _metavar(option: Option) -> str:
+    if option.kind == "flag":
+        return ""
+    if option.choices:
+        return " " + "|".join(option.choices)
+    return f" {option.metavar or ('SECONDS' if option.kind == 'seconds' else 'TEXT')}"
+
+
+def _default(option: Option) -> str:
+    said = _DEFAULT.search(option.help)
+    if said:
+        return said[1]
+    if option.kind == "flag":
+        return "off"
+    if option.default is None:
+        return "none"
+    shown = f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
+    return f"`{shown}`"
+
+
+def _flags(option: Option) -> str:
+    names = ", ".join(f"`{one}`" for one in option.flags[:-1])
+    last = f"`{option.flags[-1]}{_metavar(option)}`"
+    return f"{names}, {last}" if names else last
+
+
+def _option_tables(options: tuple[Option, ...]) -> str:
+    groups: dict[str, list[Option]] = {}
+    for option in options:
+        groups.setdefault(option.group, []).append(option)
+    parts = []
+    for title, members in groups.items():
+        rows = [
+            [
+                _flags(one),
+                _DEFAULT.sub("", one.help),
+                _default(one),
+                ", ".join(code(name) for name in one.env),
+            ]
+            for one in members
+        ]
+        parts.append(f"### {title}\n\n" + table(["option", "what it does", "default", "variable"], rows))
+    return "\n".join(parts)
+
+
+def options() -> str:
+    """Return the options of `hkrunner run`, one table a group."""
+    return _option_tables(OPTIONS)
+
+
+def worker_options() -> str:
+    """Return those of `hkrunner worker` that `run` does not have, or has with another meaning."""
+    of_run = set(OPTIONS)
+    own = tuple(one for one in WORKER_OPTIONS if one.group == "Worker" and one not in of_run)
+    shared = [one.flags[-1] for one in WORKER_OPTIONS if one not in own]
+    return (
+        _option_tables(own)
+        + "\nAs of `run`, for the algorithms that it runs for others: "
+        + ", ".join(code(one) for one in shared)
+        + ".\n\n"
+        + _epilog(worker_command)
+    )
+
+
+def commands() -> str:
+    """Return all commands but `run` and `worker`: usage, what they do, options, exit statuses."""
+    context = click.Context(group, info_name="hkrunner")
+    parts = []
+    for name in COMMANDS:
+        if name not in (DEFAULT, "worker"):
+            assert isinstance(group, DefaultGroup)
+            found = group.get_command(context, name)
+            assert found is not None, "it is in COMMANDS"
+            parts.append(_command(found, context, name))
+    return "\n".join(parts)
+
+
+def _command(one: click.Command, parent: click.Context, name: str) -> str:
+    context = click.Context(one, info_name=name, parent=parent)
+    path = context.command_path
+    if isinstance(one, click.Group):
+        head = f"## {path}\n\n{_help(one)}\n"
+        inner = ["#" + _command(found, context, sub) for sub, found in one.commands.items()]
+        return "\n".join([head, *inner])
+    usage = " ".join([path, *one.collect_usage_pieces(context)])
+    rows = [
+        [_click_flags(record[0]), record[1]]
+        for record in (param.get_help_record(context) for param in one.get_params(context))
+        if record is not None and "--help" not in record[0]
+    ]
+    parts = [f"## {path}\n", f"`{usage}`\n", _help(one) + "\n"]
+    if rows:
+        parts.append(table(["option", "what it does"], rows))
+    return "\n".join(parts) + ("\n" + _epilog(one) if one.epilog else "")
+
+
+def _click_flags(text: str) -> str:
+    return ", ".join(code(one) for one in text.split(", "))
+
+
+def _help(one: click.Command) -> str:
+    return inspect.cleandoc(one.help or "")
+
+
+def _epilog(one: click.Command) -> str:
+    text = inspect.cleandoc((one.epilog or "").replace("\b\n", ""))
+    return f"```text\n{text}\n```\n"
+
+
+def environment() -> str:
+    """Return the variables that hkrunner reads."""
+    found: dict[str, list[str]] = {}
+    for option in (
+        *OPTIONS,
+        *(one for one in WORKER_OPTIONS if one.group == "Worker" and one not in OPTIONS),
+    ):
+        for name in option.env:
+            where = "" if option in OPTIONS else " of `hkrunner worker`"
+            found.setdefault(name, []).append(f"`{option.flags[-1]}`{where}")
+    rows = [[code(name), ", ".join(of)] for name, of in sorted(found.items())]
+    return table(["variable", "stands for"], rows)
+
+
+def thread_counts() -> str:
+    """Return the variables that a CPU limit sets."""
+    return ", ".join(code(name) for name in thread_variables(1.0, {})) + "\n"
+
+
+# ---- exit statuses and error codes
+
+
+def exit_statuses() -> str:
+    """Return what each exit status means, from the errors and the codes."""
+    by_status: dict[str, list[str]] = {}
+    for name, one in CODES.items():
+        if name != "CLIENT_LOST":
+            by_status.setdefault(one.exit_status, []).append(f"[{name}](errors.md#{anchor(name)})")
+    sentences: dict[str, list[str]] = {}
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, errors.HkrunnerError) and kind.exit_status > 1:
+            sentences.setdefault(str(kind.exit_status), []).append((kind.__doc__ or "").strip())
+    known = {
+        "0": "Every task has a result, or was stopped before it had one; serving ended as the worker asked with "
+        "its code 0.",
+        "1": "The algorithm raised, or ended before it answered.",
+        "124": "A time limit.",
+        "137": "A memory limit, as a container that ran out of memory ends.",
+        "128 + N": "The algorithm was ended by signal N: 139 is a segmentation fault, 134 an abort.",
+        "130": "Ctrl-C, after a clean stop.",
+        "143": "SIGTERM, after a clean stop.",
+        "129": "SIGHUP (the terminal was closed), after a clean stop.",
+    }
+    order = ["0", "1", *sorted(sentences, key=int), "124", "129", "130", "137", "143", "128 + N"]
+    assert set(by_status) | set(sentences) | set(known) <= set(order), "each has its line"
+    rows = [
+        [
+            code(status),
+            " ".join([*sentences.get(status, []), known.get(status, "")]),
+            ", ".join(by_status.get(status, [])),
+        ]
+        for status in order
+    ]
+    return table(["status", "meaning", "error codes"], rows)
+
+
+def anchor(name: str) -> str:
+    """Return the anchor of a heading with this text."""
+    return re.sub(r"[^a-z0-9_ -]", "", name.lower()).replace(" ", "-")
+
+
+def codes() -> str:
+    """Return one section an error code."""
+    parts = []
+    for name, one in CODES.items():
+        parts.append(
+            f"## {name}\n\n{one.meaning}\n\n"
+            f"- **What to do:** {one.remedy}\n"
+            f"- **What is next:** {one.then}.\n"
+            f"- **In programs:** `reason` is `{one.reason}`, the exit status {code(one.exit_status)}.\n"
+        )
+    return "\n".join(parts)
+
+
+# ---- JSON
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a JSON object: its type as JSON Schema names it, its unit, its meaning, when it is null."""
+
+    kind: str
+    unit: str
+    meaning: str
+    null: str = ""
+
+
+RESULT: Mapping[str, Field] = {
+    "taskId": Field("string", "", "The task. Local ones are `t1`, `t2`, …; HKube's have ids of HKube's."),
+    "jobId": Field("string", "", "The job; all tasks of one local run have one, named after its time."),
+    "nodeName": Field("string", "", "The node; in a local run the algorithm's name."),
+    "pipelineName": Field("string", "", "The pipeline; `local` in a local run."),
+    "status": Field("string", "", "`succeed`, `failed` or `stopped`: HKube's words."),
+    "reason": Field(
+        "string",
+        "",
+        "`AlgorithmError`, `MemoryLimit`, `CpuLimit`, `Timeout`, `LoadError`, `Crashed` or `Stopped`. Which code "
+        "has which: [error codes](errors.md).",
+        "it has succeeded",
+    ),
+    "error": Field(
+        "object",
+        "",
+        "`code`, `message` and `details`, all texts: [error codes](errors.md). `details` is the traceback, or "
+        "empty.",
+        "there is none",
+    ),
+    "startTime": Field("integer", "ms since 1970", "When the task began."),
+    "endTime": Field("integer", "ms since 1970", "When it ended."),
+    "durationMs": Field("number", "ms", "How long it took, by a clock that nobody sets back."),
+    "peakMemBytes": Field(
+        "integer",
+        "bytes",
+        "The most memory at a time, of all its processes together; what they share counts once.",
+        "it was not measured: the code could not be loaded, or another wrapper ran it (`hkrunner worker`)",
+    ),
+    "memLimitBytes": Field("integer", "bytes", "The memory limit that held.", "there was none"),
+    "cpuSeconds": Field("number", "s", "CPU time of all its processes.", "as `peakMemBytes`"),
+    "protection": Field(
+        "object",
+        "",
+        "What held the limits: `line` is the sentence of the start, `level` is `cgroup` or `sampling`, "
+        "`signals_confined` tells whether the algorithm could signal others.",
+        "no process was started for it",
+    ),
+    "metricsDir": Field(
+        "string", "", "The folder of its event files, absolute.", "nothing is kept (`--no-state`)"
+    ),
+    "logs": Field(
+        "object",
+        "",
+        "`stdout` and `stderr`: the files with what it printed.",
+        "nothing is kept (`--no-state`)",
+    ),
+    "output": Field(
+        "any", "", "What start() returned. Only of `--json`.", "it has not succeeded, or returned None"
+    ),
+}
+
+
+def result_fields() -> str:
+    """Return the fields of `--json`; an error when the code has others."""
+    empty = Result("", "", "", "", "succeed", 0, 0, 0).facts()
+    assert [*empty, "output"] == list(RESULT), f"runner/result.py has {[*empty, 'output']}"
+    rows = [
+        [code(name), one.kind + (f", {one.unit}" if one.unit else ""), one.meaning, one.null or "never"]
+        for name, one in RESULT.items()
+    ]
+    return table(["field", "type, unit", "meaning", "null when"], rows)
+
+
+# ---- states
+
+
+def _comments(kind: type[Any]) -> Iterator[tuple[str, str]]:
+    """Each member of an enum with the comment behind it."""
+    for line in inspect.getsource(kind).splitlines():
+        found = re.match(r"\s+([A-Z_]+) = [^#]*(?:#:? (.*))?$", line)
+        if found and found[1] in kind.__members__:
+            yield found[1], found[2] or ""
+
+
+def states() -> str:
+    """Return the states, events and actions of a task."""
+    parts = []
+    for title, kind in (("States", State), ("Events", Event), ("Actions", Action)):
+        rows = [[code(name), comment] for name, comment in _comments(kind)]
+        assert len(rows) == len(kind), f"{kind} has members that were not found"
+        parts.append(f"### {title}\n\n" + table([title[:-1].lower(), ""], rows))
+    return "\n".join(parts)
+
+
+def state_table() -> str:
+    """Return State x Event: the next state, and what is done."""
+    rows = []
+    for state in State:
+        cells = []
+        for event in Event:
+            row = TABLE.get((state, event))
+            if row is None:
+                cells.append("")
+            elif row.state is state and not row.actions:
+                cells.append("·")
+            else:
+                todo = ", ".join(diagrams.words(one) for one in row.actions)
+                cells.append(f"**{row.state.name}**" + (f" {todo}" if todo else ""))
+        rows.append([code(state.name), *cells])
+    return table(["", *(code(event.name) for event in Event)], rows)
+
+
+def state_pictures() -> str:
+    """Return the pictures; an error when one is out of date."""
+    old = diagrams.out_of_date()
+    assert not old, f"out of date: {', '.join(old)}; run: python docs/diagrams.py"
+    return "\n".join(
+        f"### {one.title}\n\n![{one.title}](../images/{one.name}.svg)\n" for one in diagrams.PICTURES
+    )
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "codes": codes,
+    "commands": commands,
+    "environment": environment,
+    "exit statuses": exit_statuses,
+    "options": options,
+    "result fields": result_fields,
+    "state pictures": state_pictures,
+    "state table": state_table,
+    "states": states,
+    "thread counts": thread_counts,
+    "worker options": worker_options,
+}
