@@ -1,9 +1,9 @@
-"""What the reference takes from the code: options, variables, exit statuses, JSON fields, error codes, states.
+"""What the reference takes from the code: options, variables, statuses, JSON fields, error codes, states.
 
-A page has the line `<!-- here: options -->`; when the documentation is built, conf.py puts what PARTS["options"]
-returns in its place, as Markdown. Nothing of it is kept in the repository, so nothing of it gets old.
-What the code does not say (the meaning of a JSON field) stands here, and is an error where it does not fit the
-code.
+A page has the line `<!-- here: options -->`; when the documentation is built, conf.py puts in its place what
+PARTS["options"] returns, as Markdown. Nothing of it is kept in the repository, so nothing of it gets old.
+What the code does not say (the meaning of a JSON field) stands here, and is an error where it does not fit
+the code.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def exit_statuses() -> str:
         if isinstance(kind, type) and issubclass(kind, errors.HkrunnerError) and kind.exit_status > 1:
             sentences.setdefault(str(kind.exit_status), []).append((kind.__doc__ or "").strip())
     known = {
-        "0": "Every task has a result, or was stopped before it had one; serving ended as the worker asked with "
-        "its code 0.",
+        "0": "Every task has a result, or was stopped before it had one; serving ended as the worker asked, "
+        "with its code 0.",
         "1": "The algorithm raised, or ended before it answered.",
         "124": "A time limit.",
         "137": "A memory limit, as a container that ran out of memory ends.",
@@ -253,15 +253,15 @@ RESULT: Mapping[str, Field] = {
     "reason": Field(
         "string",
         "",
-        "`AlgorithmError`, `MemoryLimit`, `CpuLimit`, `Timeout`, `LoadError`, `Crashed` or `Stopped`. Which code "
-        "has which: [error codes](errors.md).",
+        "`AlgorithmError`, `MemoryLimit`, `CpuLimit`, `Timeout`, `LoadError`, `Crashed` or `Stopped`. Which "
+        "code has which: [error codes](errors.md).",
         "it has succeeded",
     ),
     "error": Field(
         "object",
         "",
-        "`code`, `message` and `details`, all texts: [error codes](errors.md). `details` is the traceback, or "
-        "empty.",
+        "`code`, `message` and `details`, all texts: [error codes](errors.md). `details` is the traceback, "
+        "or empty.",
         "there is none",
     ),
     "startTime": Field("integer", "ms since 1970", "When the task began."),
