@@ -49,7 +49,9 @@ class Crew:
 
     def _start(self) -> Child:
         settings = self._settings
-        env = {**os.environ, **self._env, **settings.child_env}
+        if settings.host is not None:
+            return settings.host.begin(self._loop, self._listener, self._setup(self._own_variables()))
+        env = {**os.environ, **self._own_variables()}
         if settings.limits.enforced:
             env.update(thread_variables(settings.limits.cpu_cores, env))
         python_path = [one for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]
@@ -62,12 +64,7 @@ class Crew:
             argv=[settings.python, "-u"],
             cwd=self._where.folder,
             env=env,
-            setup={
-                "where": list(self._where),
-                "encoding": settings.encoding,
-                "returned_errors": settings.api_errors == "return",
-                "python_path": [os.path.abspath(one) for one in python_path],
-            },
+            setup=self._setup({}, python_path),
             limits=settings.limits,
             folders=folders,
         )
@@ -75,12 +72,30 @@ class Crew:
             self._loop.after(settings.limits.start_timeout_s, lambda: self._start_overdue(child))
         return child
 
+    def _own_variables(self) -> dict[str, str]:
+        return {**self._env, **self._settings.child_env}
+
+    def _setup(self, env: dict[str, str], python_path: list[str] | None = None) -> dict[str, object]:
+        return {
+            "where": list(self._where),
+            "encoding": self._settings.encoding,
+            "returned_errors": self._settings.api_errors == "return",
+            "python_path": [os.path.abspath(one) for one in python_path or []],
+            "env": env,
+        }
+
     def _start_overdue(self, child: Child) -> None:
         if not child.loaded:
             child.kill(Cause.START_TIMEOUT, f"{self._settings.limits.start_timeout_s:g} s")
 
     def abandon(self, cause: Cause) -> None:
-        """Kill the child that serves, in the background; nobody listens to it any more."""
+        """Kill the child that serves, in the background; nobody listens to it any more.
+
+        One that may not be killed is asked, and takes its next task when it has come back from the last.
+        """
+        if self.child is not None and not self.child.may_kill:
+            self.child.stop(0, {"forceStop": True})
+            return
         child, self.child = self.child, None
         if child is not None:
             self._leaving.add(child)

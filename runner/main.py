@@ -36,15 +36,19 @@ BOARD_DEADLINE_S = 60.0
 def run(settings: Settings) -> int:
     """Do what was asked; return the exit status. Raises HkrunnerError before anything is started."""
     _fill_standard_streams()
-    with contextlib.suppress(OSError):
-        # The algorithm runs as the same user: our environment and memory are none of its business.
-        hide_from_same_user()
     with contextlib.ExitStack() as stack:
-        settings, where = prepare(settings, os.environ, stack)
-        return _run(settings, where)
+        if settings.in_process:
+            return in_process.run(*prepare(settings, os.environ, stack))
+        with contextlib.suppress(OSError):
+            # The algorithm runs as the same user: our environment and memory are none of its business.
+            hide_from_same_user()
+        return run_with(*prepare(settings, os.environ, stack))
+            from . import in_process
 
 
-def _run(settings: Settings, where: Location) -> int:
+
+def run_with(settings: Settings, where: Location) -> int:
+    """Run this code; return the exit status."""
     loop = Loop()
     output = Output(
         loop,
@@ -117,7 +121,7 @@ def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output
     if settings.watch:
         return _run_watching(loop, settings, where, output, store, inputs)
     one = LocalRun(loop, settings, where, output, store, iter(inputs))
-    obey_signals(loop, one.interrupt)
+    obey_signals(loop, one.interrupt, settings)
     try:
         one.begin()
         loop.run()
@@ -175,6 +179,9 @@ def run_worker(asked: WorkerSettings) -> int:
 
 
 def _serve(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:
+        if settings.host is not None:
+            supervisor.shutdown(4)
+            return
     def load_failed(failure: Failure) -> None:
         output.warn(f"✘ {failure.message}")
         output.warn("  every task is answered with this until it loads; it is tried again for each")
@@ -196,15 +203,20 @@ def _serve(loop: Loop, settings: Settings, where: Location, output: Output, stor
 
     hooks = Hooks(on_result=ended, on_load_failed=load_failed, on_given_up=given_up)
     supervisor = Supervisor(loop, settings, where, output, store, hooks)
-    obey_signals(loop, supervisor.shutdown)
+    obey_signals(loop, supervisor.shutdown, settings)
+    if settings.host is not None:
+        # There is no other process for the next task.
+        settings.host.on_gone = lambda: loop.after(0, end_with_it)
     supervisor.preload()
     supervisor.connect(settings.url)
     loop.run()
     return supervisor.exit_status
 
 
-def obey_signals(loop: Loop, shutdown: Callable[[int], None]) -> None:
-    """The first one ends in order, the second kills at once."""
+def obey_signals(loop: Loop, shutdown: Callable[[int], None], settings: Settings | None = None) -> None:
+    """The first one ends in order, the second kills at once; what --in-process passes on counts as one."""
+    if settings is not None and settings.host is not None:
+        settings.host.interrupt = shutdown
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.on_signal(number, lambda number=number: shutdown(128 + number))  # type: ignore[misc]
 

@@ -228,6 +228,23 @@ OPTIONS: tuple[Option, ...] = (
         group="Local run",
     ),
     Option(
+        "in_process",
+        ("--in-process",),
+        "Run the code in this very process, for breakpoint(), input() and an editor's debugger; no limit"
+        " holds then.",
+        kind="flag",
+        default=False,
+        group="Local run",
+    ),
+    Option(
+        "pdb",
+        ("--pdb",),
+        "Open the debugger where the code raises, then go on; with --in-process.",
+        kind="flag",
+        default=False,
+        group="Local run",
+    ),
+    Option(
         "dry_run",
         ("--dry-run",),
         "Tell what would be done, with --json as one object, and start nothing.",

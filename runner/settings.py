@@ -23,6 +23,7 @@ from .options import DEFAULT_URL, OPTIONS
 if TYPE_CHECKING:
     from .descriptor import Descriptor
 
+    from .in_process import HostSide
 __all__ = [
     "DEFAULT_URL",
     "NO_LIMITS",
@@ -77,6 +78,9 @@ class Settings:
     board_port: int = 0
     api_port: int | None = None
     keep: int | None = None
+    in_process: bool = False
+    pdb: bool = False
+    host: HostSide | None = None  #: in the supervisor of --in-process: what runs the code
     #: The option values of this run, as `runs again` gives them once more.
     given: Mapping[str, object] = field(default_factory=dict)
     algorithms: Mapping[str, str] = field(default_factory=dict)  #: name -> file, as written
@@ -128,6 +132,10 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         cwd=os.getcwd(),
         url=worker_url(
             values.get("url"), environ, values["encoding"], hostname=bool(values.get("redirect_logs"))
+    in_process = bool(values.get("in_process") or values.get("pdb"))
+    notes: tuple[str, ...] = ()
+    if in_process:
+        limits, notes = _in_process(values, limits)
         ),
         encoding=values["encoding"],
         grace_s=grace_s,
@@ -150,7 +158,7 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         gpus=gpus,
         gpus_from=gpus_from,
         no_gpu=bool(values.get("no_gpu")),
-        notes=() if descriptor is None else _notes(descriptor, child_env),
+        notes=notes if descriptor is None else (*_notes(descriptor, child_env), *notes),
         spare=bool(values.get("spare")),
         recycle_after=_count(values, "recycle_after", "--recycle-after"),
         end_children=bool(values.get("end_children")),
@@ -165,6 +173,8 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         redirect_logs=bool(values.get("redirect_logs")),
         algorithms=_named(values, "algorithm", "FILE"),
         pipelines=_named(values, "pipeline", "FILE"),
+        in_process=in_process,
+        pdb=bool(values.get("pdb")),
         sources=_named(values, "datasource", "DIR"),
     )
 
@@ -190,6 +200,26 @@ def _notes(descriptor: Descriptor, given: Mapping[str, str]) -> tuple[str, ...]:
 
 def _gpus(values: Mapping[str, Any], descriptor: Descriptor | None) -> tuple[int, str]:
     count = _count(values, "gpu", "--gpu", least=0)
+#: What needs a process that hkrunner starts, and can replace.
+_NOT_IN_PROCESS = ("watch", "spare", "recycle_after", "end_children", "redirect_logs", "python")
+
+
+def _in_process(values: Mapping[str, Any], limits: Limits) -> tuple[Limits, tuple[str, ...]]:
+    """Return the limits that hold with --in-process, none, and what to say of those that do not."""
+    named = "--pdb" if values.get("pdb") else "--in-process"
+    for name in _NOT_IN_PROCESS:
+        if values.get(name):
+            flag = next(option.flags[-1] for option in OPTIONS if option.name == name)
+            raise SettingsError(f"{named} runs the code in this one process: leave {flag} out")
+    if "-" in (values.get("input") or ()) or values.get("tasks") == "-":
+        raise SettingsError(
+            f"{named} leaves stdin to the code: give the inputs in a file (@FILE, --tasks FILE)"
+        )
+    if not limits.enforced or limits._replace(mem_mode=NO_LIMITS.mem_mode, origins=()) == NO_LIMITS:
+        return NO_LIMITS, ()
+    return NO_LIMITS, (f"{named}: no limit holds, a process at a breakpoint is not ended",)
+
+
     if count is None and descriptor is not None:
         return descriptor.gpus, f"gpu: in {descriptor.at('/resources/gpu', '/gpu')}"
     return count or 0, "--gpu"

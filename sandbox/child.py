@@ -179,6 +179,9 @@ class _MovedOn(Exception):
 class Child:
     """Serves the tasks of one entry until the parent closes the task socket."""
 
+    #: sys.exit() in the user's code fails the task, and the next one is served.
+    _outlives_exit = False
+
     def __init__(self, channel: Channel, control: socket.socket, setup: Dict[str, Any]) -> None:
         self._channel = channel
         self._control = control
@@ -306,7 +309,7 @@ class Child:
                 with contextlib.suppress(Exception):
                     print(told, file=sys.stderr)
                 _leave_fork(1)
-            ends = isinstance(error, SystemExit)
+            ends = isinstance(error, SystemExit) and not self._outlives_exit
             self._fail(task, {**failure.describe(error, self._where.folder), "ends": ends})
             if ends:
                 raise

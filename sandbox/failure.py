@@ -12,6 +12,7 @@ import resource
 import sys
 import sysconfig
 import traceback
+from types import FrameType
 from typing import Any, Dict, List, Optional
 
 from . import requirements
@@ -189,3 +190,8 @@ def _full(error: BaseException) -> str:
 def interpreter() -> str:
     """Return the interpreter's path, for messages about missing modules."""
     return sys.executable or "python"
+
+
+def is_ours(frame: FrameType) -> bool:
+    """It belongs to the runner, not to the user's code."""
+    return frame.f_code.co_filename.startswith(_OURS)

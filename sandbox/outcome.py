@@ -148,6 +148,8 @@ def sentence(exit: Exit, *, during: str = "before answering") -> str:
 
 def _what(exit: Exit, during: str) -> str:
     match exit.cause:
+        case Cause.EXITED if exit.code is None:
+            return f"the algorithm's process ended {during}: {exit.detail}"
         case Cause.EXITED:
             return f"the algorithm ended its process with code {exit.code} {during}"
         case Cause.SIGNALLED:

@@ -105,6 +105,8 @@ class Child:
 
     #: Every child whose warden lives: nobody in these branches is an orphan of a lost warden.
     alive: ClassVar[set[Child]] = set()
+    #: It is killed when it does not end in its grace.
+    may_kill = True
 
     def __init__(
         self,
@@ -123,30 +125,7 @@ class Child:
         `argv`: interpreter and options that start the child by file; the descriptors are appended.
         `folders`: what limits.disk_bytes counts. Raises OSError when the warden could not be executed.
         """
-        self._loop = loop
-        self._listener = listener
-        self.pid = 0
-        self.loaded = False
-        self._reader = FrameReader()
-        self._news = FrameReader()
-        self._ended: dict[str, Any] | None = None
-        self._problem = ""
-        self._kill: Cause | None = None
-        self._kill_detail = ""
-        self._gone = False
-        self._closed = False
-        self._throttled = True
-        self._timers: list[Timer] = []
-        self._streams: dict[int, str] = {}
-        self._output_held = False
-        self._resting: set[int] = set()  #: pipes that are left alone for REST_S
-        self._read_at: dict[int, float] = {}
-        self._quick_reads: dict[int, int] = {}
-        self._limits = limits
-        #: What holds, as the warden said: {"line", "level", "signals_confined"}; None until it has.
-        self.holds: dict[str, Any] | None = None
-        #: The last sample of the tree, {} until there is one.
-        self.sample: dict[str, Any] = {}
+        self._set_out(loop, listener, limits)
         kernel.become_subreaper()
         with contextlib.ExitStack() as theirs:
             # Ours first in each pair; theirs are closed here once the warden has them.
@@ -199,6 +178,32 @@ class Child:
             return
         self._tell_warden(Kind.SPAWN, spec)
         self.send(Kind.SETUP, 0, json.dumps(setup).encode())
+
+    def _set_out(self, loop: Loop, listener: Listener, limits: Limits) -> None:
+        self._loop = loop
+        self._listener = listener
+        self.pid = 0
+        self.loaded = False
+        self._reader = FrameReader()
+        self._news = FrameReader()
+        self._ended: dict[str, Any] | None = None
+        self._problem = ""
+        self._kill: Cause | None = None
+        self._kill_detail = ""
+        self._gone = False
+        self._closed = False
+        self._throttled = True
+        self._timers: list[Timer] = []
+        self._streams: dict[int, str] = {}
+        self._output_held = False
+        self._resting: set[int] = set()  #: pipes that are left alone for REST_S
+        self._read_at: dict[int, float] = {}
+        self._quick_reads: dict[int, int] = {}
+        self._limits = limits
+        #: What holds, as the warden said: {"line", "level", "signals_confined"}; None until it has.
+        self.holds: dict[str, Any] | None = None
+        #: The last sample of the tree, {} until there is one.
+        self.sample: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         state = "gone" if self._gone else "loaded" if self.loaded else "starting"
@@ -632,11 +637,16 @@ def user_stack(text: str) -> str:
             continue
         # The most recent call comes first. A crash in our own code is told all the same.
         crashed_here = "Fatal" in text and lines[0].startswith("Current")
-        if frames and frames[0].startswith(_OWN_FRAMES) and not crashed_here:
+        is_own = bool(frames) and frames[0].startswith(_OWN_FRAMES)
+        if is_own and not crashed_here:
             continue
+        if not is_own:
+            # What stands below our own frame has called us, where we run in a process of the user's.
+            own = next((at for at, line in enumerate(lines) if line.startswith(_OWN_FRAMES)), len(lines))
+            lines = lines[:own]
         kept.append("\n".join(line for line in lines if not line.startswith(_OWN_FRAMES)))
     return "\n".join(kept)
 
 
 _START = str(Path(__file__).with_name("start.py"))
-_OWN_FRAMES = f'  File "{Path(__file__).parent}{os.sep}'
+_OWN_FRAMES = tuple(f'  File "{Path(__file__).parents[1] / name}{os.sep}' for name in ("sandbox", "runner"))

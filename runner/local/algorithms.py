@@ -44,7 +44,9 @@ class Algorithms:
         on_problem: Callable[[str], None],
     ) -> None:
         self._loop = loop
-        self._settings = replace(settings, encoding="json", local=True, spare=False, redirect_logs=False)
+        self._settings = replace(
+            settings, encoding="json", local=True, spare=False, redirect_logs=False, host=None
+        )
         self._output = Aside(output)
         self._locations = locations
         self._on_problem = on_problem

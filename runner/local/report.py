@@ -41,7 +41,9 @@ class Report:
             output.warn(f"■ task {result.task} stopped{why}")
         else:
             place = f" · {self._shown(result.folder)}" if result.folder is not None else ""
-            output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{_used(result)}{place}")
+            # With --in-process what is used is hkrunner's as well.
+            used = "" if self._settings.host is not None else _used(result)
+            output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{used}{place}")
         for problem in result.problems:
             output.warn(f"  {problem}")
 

@@ -72,7 +72,8 @@ class LocalRun:
         )
         self._connected = False
         self._view = None
-        if not settings.quiet and is_wanted(os.environ):
+        # Where the code has the terminal to itself, a line of ours would cut its prompts.
+        if not settings.quiet and settings.host is None and is_wanted(os.environ):
             self._view = View(
                 loop,
                 output,

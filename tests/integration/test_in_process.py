@@ -1,0 +1,169 @@
+"""--in-process and --pdb at a real terminal: prompts, breakpoints, Ctrl-C, and a worker served meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from support.local import ALGORITHMS
+from support.programs import run_hkrunner
+from support.scripted_worker import ScriptedWorker
+from support.terminals import AtTerminal, at_terminal
+from support.waiting import wait_until
+
+ENTRY = str(ALGORITHMS / "stands_still.py")
+
+
+def inputs(*values: str) -> list[str]:
+    return [word for value in values for word in ("-i", json.dumps(value))]
+
+
+def supervisor_of(one: AtTerminal) -> psutil.Process:
+    (found,) = psutil.Process(one.process.pid).children()
+    return found
+
+
+def test_breakpoints_and_prompts_are_the_terminals_and_results_alone_go_down_a_pipe(tmp_path: Path) -> None:
+    with at_terminal(
+        tmp_path, ENTRY, *inputs("breakpoint", "prompt"), "--in-process", "--mem", "1Gi", piped=True
+    ) as one:
+        one.wait_for("(Pdb) ")
+        assert "no limit holds, a process at a breakpoint is not ended" in one.shown
+        one.type("p answer\n")
+        one.wait_for("\n41\n")
+        one.type("\x03")  # at the prompt: as pdb has it
+        one.wait_for("--KeyboardInterrupt--")
+        one.type("answer = 99\n")
+        one.type("c\n")
+        one.wait_for("your name? ")
+        one.type("Ada\n")
+        status, out = one.end()
+    assert (status, out) == (0, '100\n"Ada"\n')
+    assert "exit() was called" in one.shown
+
+
+def test_pdb_opens_where_the_code_has_raised_and_the_task_is_answered_all_the_same(tmp_path: Path) -> None:
+    with at_terminal(tmp_path, ENTRY, *inputs("raise", "next"), "--pdb", "-j", piped=True) as one:
+        one.wait_for("(Pdb) ")
+        assert '-> return record["age"]' in one.shown
+        one.type("p record\n")
+        one.wait_for("\n{}\n")
+        one.type("q\n")
+        status, out = one.end()
+    first, second = map(json.loads, out.splitlines())
+    assert (status, first["reason"], second["output"]) == (1, "AlgorithmError", "next")
+    assert first["error"]["message"].startswith(
+        "ALGORITHM_ERROR: KeyError: 'age' (stands_still.py:9 in find)"
+    )
+
+
+def test_ctrl_c_in_the_users_code_ends_the_run_in_order(tmp_path: Path) -> None:
+    with at_terminal(tmp_path, ENTRY, *inputs("work", "never"), "--in-process") as one:
+        one.wait_for("begins work")
+        one.type("\x03")
+        status, _ = one.end()
+    assert status == 130
+    assert "stop() was called" in one.shown and "exit() was called" in one.shown
+    assert "■ task t1 stopped" in one.shown and "begins never" not in one.shown
+    assert "Traceback" not in one.shown
+
+
+def test_ctrl_c_between_two_tasks_of_a_worker_ends_it_in_order(tmp_path: Path) -> None:
+    with (
+        ScriptedWorker() as worker,
+        at_terminal(tmp_path, ENTRY, "--in-process", "--url", worker.url) as one,
+    ):
+        client = worker.accept()
+        client.initialize(["quick"])
+        client.expect("initialized")
+        client.start()
+        client.expect("done")
+        one.type("\x03")
+        status, _ = one.end()
+    assert status == 130 and "exit() was called" in one.shown
+
+
+def test_a_worker_is_answered_while_the_code_stands_at_a_breakpoint(tmp_path: Path) -> None:
+    with (
+        ScriptedWorker() as worker,
+        at_terminal(tmp_path, ENTRY, "--in-process", "--grace", "0", "--url", worker.url) as one,
+    ):
+        client = worker.accept()
+        client.initialize(["breakpoint"])
+        client.expect("initialized")
+        client.start()
+        one.wait_for("(Pdb) ")
+        client.ping()
+        client.stop()
+        one.wait_for("stop() was called")
+        one.wait_for("it is waited for")
+        client.ping()
+        one.type("c\n")
+        client.expect("stopped")
+        client.initialize(["exit"])
+        client.expect("initialized")
+        client.start()
+        error = client.expect("errorMessage")["error"]["message"]
+        status, _ = one.end()
+    assert "EXITED: the algorithm ended its process with code 3" in error
+    assert status == 3
+
+
+@pytest.mark.parametrize("what", ["SIGHUP", "SIGTERM"])
+def test_a_debugger_whose_terminal_goes_or_that_is_told_to_end_leaves_nobody(
+    what: str, tmp_path: Path
+) -> None:
+    with at_terminal(tmp_path, ENTRY, *inputs("breakpoint"), "--in-process", "--grace", "0.2") as one:
+        one.wait_for("(Pdb) ")
+        supervisor = supervisor_of(one)
+        if what == "SIGHUP":
+            one.hang_up()
+        else:
+            one.process.send_signal(signal.SIGTERM)
+        one.end()
+        wait_until(lambda: not supervisor.is_running(), deadline_s=10, what="the end of the supervisor")
+    assert json.loads((tmp_path / ".hkrunner/tasks/t1/task.json").read_text())["status"] != "running"
+
+
+def test_without_its_supervisor_the_process_ends(tmp_path: Path) -> None:
+    with at_terminal(tmp_path, ENTRY, *inputs("breakpoint"), "--in-process") as one:
+        one.wait_for("(Pdb) ")
+        supervisor_of(one).kill()
+        status, _ = one.end()
+    assert status == -signal.SIGKILL
+    assert "the supervisor has ended, and the algorithm with it" in one.shown
+
+
+def test_a_crash_is_answered_with_its_reason(tmp_path: Path) -> None:
+    ended = run_hkrunner(ENTRY, *inputs("crash", "next"), "--in-process", "-j", cwd=tmp_path)
+    assert ended.status == -signal.SIGSEGV
+    first, second = map(json.loads, ended.stdout.splitlines())
+    assert "SIGSEGV" in first["error"]["message"] and "stands_still.py" in first["error"]["message"]
+    assert "click" not in first["error"]["message"]
+    assert second["error"]["code"] == "RUNNER_ERROR"
+
+
+def test_what_needs_another_process_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    for args, sentence in [
+        (["--watch"], "--in-process runs the code in this one process: leave --watch out"),
+        (["-i", "-"], "--in-process leaves stdin to the code"),
+    ]:
+        ended = run_hkrunner(ENTRY, *inputs("x"), "--in-process", *args, cwd=tmp_path, input="1")
+        assert ended.status == 2
+        assert ended.stderr.startswith(f"hkrunner: {sentence}"), ended.stderr
+
+
+def test_code_that_cannot_be_loaded_is_looked_at_too(tmp_path: Path) -> None:
+    (tmp_path / "alg.py").write_text("value = {}\nvalue['gone']\n")
+    with at_terminal(tmp_path, "alg.py", "-i", "1", "--pdb") as one:
+        one.wait_for("(Pdb) ")
+        one.type("p value\n")
+        one.wait_for("\n{}\n")
+        one.type("q\n")
+        status, _ = one.end()
+    assert status == 4 and "IMPORT_FAILED" in one.shown
+    assert not os.path.exists(tmp_path / ".hkrunner/tasks/t1")
