@@ -38,13 +38,13 @@ def run(settings: Settings) -> int:
     _fill_standard_streams()
     with contextlib.ExitStack() as stack:
         if settings.in_process:
+            from . import in_process
+
             return in_process.run(*prepare(settings, os.environ, stack))
         with contextlib.suppress(OSError):
             # The algorithm runs as the same user: our environment and memory are none of its business.
             hide_from_same_user()
         return run_with(*prepare(settings, os.environ, stack))
-            from . import in_process
-
 
 
 def run_with(settings: Settings, where: Location) -> int:
@@ -179,11 +179,11 @@ def run_worker(asked: WorkerSettings) -> int:
 
 
 def _serve(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:
+    def load_failed(failure: Failure) -> None:
+        output.warn(f"✘ {failure.message}")
         if settings.host is not None:
             supervisor.shutdown(4)
             return
-    def load_failed(failure: Failure) -> None:
-        output.warn(f"✘ {failure.message}")
         output.warn("  every task is answered with this until it loads; it is tried again for each")
 
     def given_up(reason: str) -> None:

@@ -22,8 +22,8 @@ from .options import DEFAULT_URL, OPTIONS
 
 if TYPE_CHECKING:
     from .descriptor import Descriptor
-
     from .in_process import HostSide
+
 __all__ = [
     "DEFAULT_URL",
     "NO_LIMITS",
@@ -73,14 +73,14 @@ class Settings:
     api_errors: str = "raise"
     redirect_logs: bool = False
     watch: bool = False
+    in_process: bool = False
+    pdb: bool = False
+    host: HostSide | None = None  #: in the supervisor of --in-process: what runs the code
     board: bool = False
     open: bool = False
     board_port: int = 0
     api_port: int | None = None
     keep: int | None = None
-    in_process: bool = False
-    pdb: bool = False
-    host: HostSide | None = None  #: in the supervisor of --in-process: what runs the code
     #: The option values of this run, as `runs again` gives them once more.
     given: Mapping[str, object] = field(default_factory=dict)
     algorithms: Mapping[str, str] = field(default_factory=dict)  #: name -> file, as written
@@ -124,6 +124,10 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         raise SettingsError("--watch runs inputs again when the code has changed: give --input or --tasks")
     descriptor = _descriptor(values)
     limits, limits_from = limits_of(values, environ, descriptor)
+    in_process = bool(values.get("in_process") or values.get("pdb"))
+    notes: tuple[str, ...] = ()
+    if in_process:
+        limits, notes = _in_process(values, limits)
     gpus, gpus_from = _gpus(values, descriptor)
     child_env = _variables(values.get("env") or ())
     return Settings(
@@ -132,10 +136,6 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         cwd=os.getcwd(),
         url=worker_url(
             values.get("url"), environ, values["encoding"], hostname=bool(values.get("redirect_logs"))
-    in_process = bool(values.get("in_process") or values.get("pdb"))
-    notes: tuple[str, ...] = ()
-    if in_process:
-        limits, notes = _in_process(values, limits)
         ),
         encoding=values["encoding"],
         grace_s=grace_s,
@@ -164,6 +164,8 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         end_children=bool(values.get("end_children")),
         api_errors=values.get("api_errors") or "raise",
         watch=bool(values.get("watch")),
+        in_process=in_process,
+        pdb=bool(values.get("pdb")),
         board=bool(values.get("board")),
         open=bool(values.get("open")),
         board_port=_count(values, "board_port", "--board-port", least=0) or 0,
@@ -173,8 +175,6 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         redirect_logs=bool(values.get("redirect_logs")),
         algorithms=_named(values, "algorithm", "FILE"),
         pipelines=_named(values, "pipeline", "FILE"),
-        in_process=in_process,
-        pdb=bool(values.get("pdb")),
         sources=_named(values, "datasource", "DIR"),
     )
 
@@ -189,17 +189,6 @@ def _descriptor(values: Mapping[str, Any]) -> Descriptor | None:
     return None if file is None else descriptors.read(file)
 
 
-def _notes(descriptor: Descriptor, given: Mapping[str, str]) -> tuple[str, ...]:
-    missing = [name for name in descriptor.references if name not in given]
-    if not missing:
-        return descriptor.notes
-    at = descriptor.at(f"/algorithmEnv/{missing[0]}", "/algorithmEnv")
-    told = f"{at}: only the cluster knows the value of {', '.join(missing)}: left out"
-    return (*descriptor.notes, f"{told} (--env {missing[0]}=… sets it)")
-
-
-def _gpus(values: Mapping[str, Any], descriptor: Descriptor | None) -> tuple[int, str]:
-    count = _count(values, "gpu", "--gpu", least=0)
 #: What needs a process that hkrunner starts, and can replace.
 _NOT_IN_PROCESS = ("watch", "spare", "recycle_after", "end_children", "redirect_logs", "python")
 
@@ -220,6 +209,17 @@ def _in_process(values: Mapping[str, Any], limits: Limits) -> tuple[Limits, tupl
     return NO_LIMITS, (f"{named}: no limit holds, a process at a breakpoint is not ended",)
 
 
+def _notes(descriptor: Descriptor, given: Mapping[str, str]) -> tuple[str, ...]:
+    missing = [name for name in descriptor.references if name not in given]
+    if not missing:
+        return descriptor.notes
+    at = descriptor.at(f"/algorithmEnv/{missing[0]}", "/algorithmEnv")
+    told = f"{at}: only the cluster knows the value of {', '.join(missing)}: left out"
+    return (*descriptor.notes, f"{told} (--env {missing[0]}=… sets it)")
+
+
+def _gpus(values: Mapping[str, Any], descriptor: Descriptor | None) -> tuple[int, str]:
+    count = _count(values, "gpu", "--gpu", least=0)
     if count is None and descriptor is not None:
         return descriptor.gpus, f"gpu: in {descriptor.at('/resources/gpu', '/gpu')}"
     return count or 0, "--gpu"
