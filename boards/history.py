@@ -170,6 +170,12 @@ def repeat_of(root: Path, name: str) -> Repeat:
     """What it takes to run the task again. Raises NotFound, and StoreError when its input was not kept."""
     details = show_task(root, name)
     summary = details.summary
+    large = details.facts.get("notKept")
+    if isinstance(large, dict) and "input" in large:
+        raise StoreError(
+            f"task {name} cannot be run again: its input has {large['input']:,} bytes and was not kept",
+            hint="hkrunner keeps larger ones with --keep-values",
+        )
     try:
         data = (summary.folder / "input.json").read_bytes()
         json.loads(data)
@@ -289,13 +295,19 @@ def _metrics_dir(root: Path, facts: Mapping[str, object]) -> Path | None:
 
 def _remove(root: Path, summary: TaskSummary) -> None:
     """Metrics first: a task that is listed without metrics can be removed again, the reverse cannot."""
+    remove_folders(root, summary.folder, summary.metrics_dir)
+
+
+def remove_folders(root: Path, folder: Path, metrics_dir: Path | None) -> None:
+    """A task's folder and its metrics are gone, those that were there. Raises StoreError."""
     try:
-        if summary.metrics_dir is not None and summary.metrics_dir.exists():
-            shutil.rmtree(summary.metrics_dir)
-            _remove_empty_parents(summary.metrics_dir.parent, root / "runs")
-        shutil.rmtree(summary.folder)
+        if metrics_dir is not None and metrics_dir.exists():
+            shutil.rmtree(metrics_dir)
+            _remove_empty_parents(metrics_dir.parent, root / "runs")
+        if folder.exists():
+            shutil.rmtree(folder)
     except OSError as error:
-        raise StoreError(f"task {summary.name} cannot be removed whole: {error}") from error
+        raise StoreError(f"task {folder.name} cannot be removed whole: {error}") from error
 
 
 def _remove_empty_parents(folder: Path, top: Path) -> None:

@@ -72,6 +72,8 @@ class Current:
     protection: dict[str, Any] | None = None
     progress: tuple[float, Any] | None = None
     limit_bytes: int | None = None
+    input_bytes: int = 0  #: of its initialize on the wire
+    keep_bytes: int | None = None  #: inputs and results up to this size are kept; None: all
     _tail: deque[bytes] = field(default_factory=deque)
     _tail_bytes: int = 0
 
@@ -203,9 +205,18 @@ class Current:
                 os.unlink(f"{record.folder_text}/.output.json.part")
         if result.failure is not None:
             record.write("error.json", json.dumps(facts["error"]).encode())
+        if self.keep_bytes is not None:
+            sizes = {"input": self.input_bytes, "output": self._answer_bytes}
+            large = {name: size for name, size in sizes.items() if size > self.keep_bytes}
+            if large:
+                facts["notKept"] = large
         del facts["metricsDir"]  # the record has it below its own root: the folder may be moved
         record.finish(facts)
         result.problems.extend(record.problems)
+
+    @property
+    def _answer_bytes(self) -> int:
+        return len(self.answer) if self.answer_blob is None else self.answer_blob.size
 
     def output(self) -> bytes | None:
         """Return the result's own JSON out of the answer, None for another encoding."""

@@ -123,6 +123,11 @@ class Message:
         """The first bytes, enough to find the command."""
         return self.data if self.blob is None else bytes(self.blob.map[: min(256, self.blob.size)])
 
+    @property
+    def size(self) -> int:
+        """Bytes of all of it."""
+        return len(self.data) if self.blob is None else self.blob.size
+
     def whole(self) -> bytes:
         """All of it, copied if it is large."""
         return self.data if self.blob is None else bytes(self.blob.view())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 import sys
@@ -26,9 +25,8 @@ from .supervisor import Hooks, Supervisor
 
 if TYPE_CHECKING:
     from .beside import Beside
+    from .keep import Keeper
 
-#: With --keep, records are removed after this many tasks, and at the end.
-KEEP_EVERY = 50
 #: A board that has not answered by then will not: TensorBoard's first import from a cold disk took 22 s.
 BOARD_DEADLINE_S = 60.0
 
@@ -76,8 +74,8 @@ def run_with(settings: Settings, where: Location) -> int:
     finally:
         if beside is not None:
             beside.close()
-        if settings.keep is not None and settings.state_dir is not None:
-            _keep_latest(settings.state_dir, settings.keep, output)
+        if settings.keep is not None and (keeper := _keeper(loop, settings, output)) is not None:
+            keeper.look_at_all()
         output.close()
         loop.close()
 
@@ -102,14 +100,14 @@ def _start_beside(loop: Loop, settings: Settings, where: Location, output: Outpu
     return beside
 
 
-def _keep_latest(state_dir: str, count: int, output: Output) -> None:
-    from ..boards.errors import BoardError
-    from ..boards.history import keep_latest
+def _keeper(loop: Loop, settings: Settings, output: Output) -> Keeper | None:
+    """Who sees to --keep; None when all is kept, or nothing."""
+    most = settings.keep if settings.keep is not None else settings.keep_own
+    if most is None or settings.state_dir is None:
+        return None
+    from .keep import Keeper
 
-    try:
-        keep_latest(Path(state_dir), count)
-    except BoardError as error:
-        output.warn(f"✘ --keep: {error}")
+    return Keeper(loop, Path(settings.state_dir), most, output)
 
 
 def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:
@@ -193,7 +191,7 @@ def _serve(loop: Loop, settings: Settings, where: Location, output: Output, stor
         supervisor.shutdown(5)
 
     report = Report(settings, output)
-    served = itertools.count(1)
+    keeper = _keeper(loop, settings, output)
 
     def ended(result: Result) -> None:
         report.tell(result)

@@ -357,9 +357,19 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "keep",
         ("--keep",),
-        "Keep the records of the latest N tasks only.  [default: all]",
+        "Keep the records of the latest N tasks, or all.  [default: all in a local run; when serving, 1000 of"
+        " those it has served]",
         ("HKRUNNER_KEEP",),
         metavar="N",
+        group="Records and messages",
+    ),
+    Option(
+        "keep_values",
+        ("--keep-values",),
+        "Keep a task's input and result in its record up to this size, or all.  [default: all in a local run,"
+        " 256Ki when serving]",
+        ("HKRUNNER_KEEP_VALUES",),
+        metavar="SIZE",
         group="Records and messages",
     ),
     Option(

@@ -16,6 +16,7 @@ from ..sandbox.limits import (
     format_bytes,
     parse_cpu,
     parse_memory,
+    parse_size,
 )
 from .errors import SettingsError
 from .options import DEFAULT_URL, OPTIONS
@@ -37,6 +38,10 @@ __all__ = [
 ]
 
 NO_LIMITS = Limits()
+
+#: One that serves for weeks must not fill its disk: what is larger, HKube's storage has, and what is older.
+KEEP_SERVING = 1000
+KEEP_VALUES_SERVING = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,9 @@ class Settings:
     open: bool = False
     board_port: int = 0
     api_port: int | None = None
-    keep: int | None = None
+    keep: int | None = None  #: records of that many tasks, whoever made them; None: all
+    keep_own: int | None = None  #: records of that many tasks of this process; None: all
+    keep_values_bytes: int | None = None  #: inputs and results up to this size; None: all
     #: The option values of this run, as `runs again` gives them once more.
     given: Mapping[str, object] = field(default_factory=dict)
     algorithms: Mapping[str, str] = field(default_factory=dict)  #: name -> file, as written
@@ -110,7 +117,8 @@ def worker_settings_of(values: Mapping[str, Any]) -> WorkerSettings:
     port = str(values["port"])
     if not port.isdecimal() or int(port) > 65535:
         raise SettingsError(f"--port wants a number from 0 (any free one) to 65535, not {port!r}")
-    return WorkerSettings(replace(settings, local=True), str(values["host"]), int(port), bool(values["once"]))
+    settings = replace(settings, local=True, keep_own=None, keep_values_bytes=None)
+    return WorkerSettings(settings, str(values["host"]), int(port), bool(values["once"]))
 
 
 def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -130,6 +138,7 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         limits, notes = _in_process(values, limits)
     gpus, gpus_from = _gpus(values, descriptor)
     child_env = _variables(values.get("env") or ())
+    local = bool(inputs) or tasks is not None
     return Settings(
         entry=values.get("entry"),
         path=values.get("path"),
@@ -144,7 +153,7 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         json=bool(values.get("json")),
         quiet=bool(values.get("quiet")),
         verbose=bool(values.get("verbose")),
-        local=bool(inputs) or tasks is not None,
+        local=local,
         inputs=inputs,
         tasks=tasks,
         python=values.get("python") or sys.executable,
@@ -170,7 +179,9 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         open=bool(values.get("open")),
         board_port=_count(values, "board_port", "--board-port", least=0) or 0,
         api_port=_count(values, "api_port", "--api-port", least=0),
-        keep=_count(values, "keep", "--keep", least=0),
+        keep=None if values.get("keep") == "all" else _count(values, "keep", "--keep", least=0),
+        keep_own=KEEP_SERVING if not local and values.get("keep") is None else None,
+        keep_values_bytes=_keep_values(values, local=local),
         given=_repeatable(values),
         redirect_logs=bool(values.get("redirect_logs")),
         algorithms=_named(values, "algorithm", "FILE"),
@@ -260,7 +271,19 @@ def _origins(
 
 #: Options that belong to one call, not to the task: where results go, which board is shown.
 _NOT_REPEATED = frozenset(
-    ("input", "tasks", "json", "state_dir", "no_state", "keep", "quiet", "verbose", "url", "file")
+    (
+        "input",
+        "tasks",
+        "json",
+        "state_dir",
+        "no_state",
+        "keep",
+        "keep_values",
+        "quiet",
+        "verbose",
+        "url",
+        "file",
+    )
 ).union(("connect_timeout_s", "board", "open", "board_port", "api_port", "redirect_logs", "dry_run", "watch"))
 
 
@@ -354,6 +377,18 @@ def _count(values: Mapping[str, Any], name: str, flag: str, *, least: int = 1) -
     if not least <= number < 2**31:
         raise SettingsError(f"{flag} wants a whole number from {least} on, not {value!r}")
     return number
+
+
+def _keep_values(values: Mapping[str, Any], *, local: bool) -> int | None:
+    asked = values.get("keep_values")
+    if asked is None:
+        return None if local else KEEP_VALUES_SERVING
+    if asked == "all":
+        return None
+    try:
+        return 0 if asked == "0" else parse_size(asked)
+    except ValueError as error:
+        raise SettingsError(f"--keep-values {asked}: {error}; or give all") from None
 
 
 def _seconds(values: Mapping[str, Any], name: str, flag: str, *, least: float) -> float | None:

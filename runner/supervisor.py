@@ -335,7 +335,14 @@ class Supervisor:
         assert message is not None, "INITIALIZE is stepped with its message at hand"
         self._number += 1
         limits = self._settings.limits
-        self._current = Current(self._number, self._loop.clock(), time.time(), message)
+        self._current = Current(
+            self._number,
+            self._loop.clock(),
+            time.time(),
+            message,
+            input_bytes=message.size,
+            keep_bytes=self._settings.keep_values_bytes,
+        )
         self._current.limit_bytes = limits.memory_bytes if limits.enforced else None
         if self._idle is not None:
             self._idle.cancel()
@@ -677,7 +684,8 @@ class Supervisor:
         record = current.record
         go: dict[str, Any] = {"folder": None, "env": {}}
         if record is not None:
-            go = {"folder": record.folder_text, "env": record.environment}
+            most = self._settings.keep_values_bytes
+            go = {"folder": record.folder_text, "env": record.environment, "most": most}
         self._send(Kind.GO, json.dumps(go).encode())
 
     def _open(self, current: Current, ids: TaskIds) -> None:

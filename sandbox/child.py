@@ -270,9 +270,10 @@ class Child:
         folder: Optional[str] = None
         try:
             args = self._admit(frame)
-            folder = self._go()
+            folder, most = self._go()
             if folder is not None:
-                self._keep_input(folder, codec.json_text(args.get("input")))
+                if most is None or max(frame.size, len(frame.body)) <= most:
+                    self._keep_input(folder, codec.json_text(args.get("input")))
                 self._prepare(folder)
             api = Api(
                 lambda message: self._call_worker(task, message),
@@ -293,7 +294,7 @@ class Child:
                 raise _MovedOn
             api._begin_start()
             result = self._call(entry.start, self._where.function, 2, args, api)
-            self._finish(task, folder, result)
+            self._finish(task, folder, most, result)
         except _MovedOn:
             return
         except codec.ResultInvalid as error:
@@ -337,15 +338,15 @@ class Child:
         self._send_json(Kind.ADMIT, frame.task, ids)
         return data
 
-    def _go(self) -> Optional[str]:
-        """Take the task's folders; returns the one for its record, None when nothing is kept."""
+    def _go(self) -> Tuple[Optional[str], Optional[int]]:
+        """Take the task's folders; returns the one for its record, None when nothing is kept, and how large
+        a value is kept at most, None when any is."""
         frame = self._channel.receive()
         if frame is None or frame.kind != Kind.GO:
             raise _MovedOn
         told = json.loads(frame.body)
         os.environ.update(told.get("env") or {})
-        folder: Optional[str] = told.get("folder")
-        return folder
+        return told.get("folder"), told.get("most")
 
     def _call(self, function: Callable[..., Any], name: str, most: int, args: Any, api: Api) -> Any:
         how = self._calls.get(name)
@@ -377,9 +378,9 @@ class Child:
             with self._state:
                 self._cancel = None
 
-    def _finish(self, task: int, folder: Optional[str], result: Any) -> None:
+    def _finish(self, task: int, folder: Optional[str], most: Optional[int], result: Any) -> None:
         wire = codec.encode(self._encoding, {"command": "done", "data": result})
-        if folder is not None:
+        if folder is not None and (most is None or len(wire) <= most):
             self._keep_result(folder, _data_of(wire) if self._encoding == "json" else codec.json_text(result))
         del result
         self._wind_up(None)

@@ -82,6 +82,14 @@ class Limits(NamedTuple):
 
 
 def parse_memory(text: str) -> int:
+    """Return the bytes of a memory limit, such as 512Mi; ValueError says what is wrong."""
+    value = parse_size(text)
+    if value < LEAST_MEMORY_BYTES:
+        raise ValueError("memory must be at least 4 Mi")
+    return value
+
+
+def parse_size(text: str) -> int:
     """Return the bytes meant by HKube's way to write memory, such as 512Mi; ValueError says what is wrong."""
     stripped = text.strip()
     number = stripped[: _number_length(stripped)]
@@ -98,8 +106,6 @@ def parse_memory(text: str) -> int:
     if value < 0:
         raise ValueError("value must be >= 0")
     value *= UNITS[unit]
-    if value < LEAST_MEMORY_BYTES:
-        raise ValueError("memory must be at least 4 Mi")
     if value >= 2**63:
         raise ValueError(f"memory cannot be as large as {text.strip()}")
     return int(value)

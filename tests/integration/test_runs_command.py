@@ -64,7 +64,7 @@ def test_tasks_are_listed_with_how_they_ended_and_what_they_take(tmp_path: Path)
         path.lstat().st_blocks * 512
         for place in (Path(first["folder"]), Path(first["metricsDir"]))
         for path in place.rglob("*")
-        if path.is_file()
+        if path.is_symlink() or path.is_file()
     ]
     assert first["sizeBytes"] == sum(on_disk)
 
@@ -170,6 +170,27 @@ def test_a_task_of_a_worker_is_run_again_without_it(tmp_path: Path) -> None:
     ended = runs(tmp_path, "again", TASK["taskId"], "--json")
     task = json.loads(ended.stdout)
     assert task["output"] == [[1, {"a": "b"}], "é"] and task["memLimitBytes"] == 300 << 20
+
+
+def test_large_values_of_a_worker_are_not_kept_and_that_is_said(tmp_path: Path) -> None:
+    large = "x" * 300_000
+    with serving_worker(tmp_path, entry=INPUT_BACK) as (client, _):
+        assert client.run([large])["data"] == [large]
+    (task,) = listed(tmp_path)
+    (folder,) = (tmp_path / ".hkrunner" / "tasks").iterdir()
+    facts = json.loads((folder / "task.json").read_bytes())
+    assert facts["notKept"].keys() == {"input", "output"} and facts["notKept"]["output"] > 300_000
+    assert not [path.name for path in folder.iterdir() if "put" in path.name], "nothing half"
+    refused(runs(tmp_path, "again", task["name"]), "was not kept")
+
+
+def test_large_values_are_kept_where_that_is_asked(tmp_path: Path) -> None:
+    large = "x" * 300_000
+    with serving_worker(tmp_path, "--keep-values", "1Mi", entry=INPUT_BACK) as (client, _):
+        client.run([large])
+    (folder,) = (tmp_path / ".hkrunner" / "tasks").iterdir()
+    assert json.loads((folder / "output.json").read_bytes()) == [large]
+    assert json.loads((folder / "input.json").read_bytes()) == [large]
 
 
 def test_a_task_whose_code_is_gone_is_one_sentence(tmp_path: Path) -> None:

@@ -32,6 +32,19 @@ def test_no_state_means_no_folder() -> None:
     assert made(no_state=True).state_dir is None
 
 
+def test_one_that_serves_keeps_its_own_latest_records_and_no_large_values() -> None:
+    serving, local = made(), made(input=("1",))
+    assert (serving.keep, serving.keep_own, serving.keep_values_bytes) == (None, 1000, 256 * 1024)
+    assert (local.keep, local.keep_own, local.keep_values_bytes) == (None, None, None)
+    told = made(keep="5", keep_values="1Mi")
+    assert (told.keep, told.keep_own, told.keep_values_bytes) == (5, None, 1 << 20)
+    everything = made(keep="all", keep_values="all")
+    assert (everything.keep, everything.keep_own, everything.keep_values_bytes) == (None, None, None)
+    assert made(keep_values="0").keep_values_bytes == 0
+    with pytest.raises(SettingsError, match="--keep-values much"):
+        made(keep_values="much")
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("2.5", 2.5), ("1e3", 1000.0), (7, 7.0)])
 def test_seconds_are_numbers(text: Any, seconds: float) -> None:
     assert made(grace_s=text).grace_s == seconds

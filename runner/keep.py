@@ -1,0 +1,81 @@
+"""Which records are kept (--keep): of all there are at the end, of our own in between."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+from .loop import Loop
+from .output import Output
+from .result import Result
+
+#: Records are removed in a pause of the worker's: after a deletion ext4 is slow with new files for minutes
+#: (0.3 ms each after some thousand, measured), and the next tasks would pay for it.
+PAUSE_S = 1.0
+#: Without such a pause, up to so many times as many are kept.
+MOST_TIMES = 10
+#: Removed in one turn of the loop: 6 ms.
+AT_ONCE = 20
+NEXT_S = 0.005
+
+
+class Keeper:
+    """Only the records of the latest tasks are kept; trouble is told once and ends nothing."""
+
+    def __init__(self, loop: Loop, root: Path, most: int, output: Output) -> None:
+        """most: how many records are kept."""
+        self._loop = loop
+        self._root = root
+        self._most = most
+        self._output = output
+        self._ended: deque[tuple[str, str | None]] = deque()
+        self._latest = 0.0
+        self._waiting = False
+        self._told = False
+
+    def look_at_all(self) -> None:
+        """Of all tasks in the state folder the latest are left, whoever made them: some 100 µs a task."""
+        from ..boards.errors import BoardError
+        from ..boards.history import keep_latest
+
+        try:
+            keep_latest(self._root, self._most)
+        except BoardError as error:
+            self._tell(error)
+
+    def ended(self, result: Result) -> None:
+        """A task of ours has ended; what is surplus is removed later, from the loop."""
+        if result.folder is None:
+            return
+        self._ended.append((result.folder, result.metrics_dir))
+        self._latest = self._loop.clock()
+        if not self._waiting and len(self._ended) > self._most:
+            self._waiting = True
+            self._loop.after(PAUSE_S, self._look)
+
+    def _look(self) -> None:
+        surplus = len(self._ended) - self._most
+        pause_s = self._loop.clock() - self._latest
+        if pause_s < PAUSE_S and len(self._ended) <= MOST_TIMES * self._most:
+            self._loop.after(PAUSE_S - pause_s, self._look)
+            return
+        self._remove(min(surplus, AT_ONCE))
+        self._waiting = surplus > AT_ONCE
+        if self._waiting:
+            self._loop.after(NEXT_S, self._look)
+
+    def _remove(self, count: int) -> None:
+        from ..boards.errors import BoardError
+        from ..boards.history import remove_folders
+
+        for _ in range(count):
+            folder, metrics = self._ended.popleft()
+            try:
+                remove_folders(self._root, Path(folder), Path(metrics) if metrics else None)
+            except BoardError as error:
+                self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        if not self._told:
+            self._told = True
+            self._output.warn(f"✘ --keep: {error}")

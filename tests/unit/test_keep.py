@@ -1,0 +1,86 @@
+"""Records of one that serves are removed when there is time for it, and never without bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hkrunner.runner import keep
+from hkrunner.runner.keep import Keeper
+from hkrunner.runner.loop import Loop
+from hkrunner.runner.output import Output
+from hkrunner.runner.result import Result
+
+
+class Clock:
+    """A time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def loop(clock: Clock) -> Iterator[Loop]:
+    loop = Loop(clock=clock)
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def end_task(loop: Loop, tmp_path: Path) -> Callable[[int], None]:
+    keeper = Keeper(loop, tmp_path, 3, Output(loop, local=False, quiet=True, verbose=False, encoding="utf-8"))
+
+    def end(number: int) -> None:
+        folder = tmp_path / "tasks" / f"t{number:03}"
+        folder.mkdir(parents=True)
+        keeper.ended(Result("t", "j", "n", "p", "succeed", 0.0, 0.0, 0.0, folder=str(folder)))
+        loop.turn(0)
+
+    return end
+
+
+def left(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "tasks").iterdir())
+
+
+def test_the_oldest_are_removed_in_a_pause(
+    end_task: Callable[[int], None], loop: Loop, clock: Clock, tmp_path: Path
+) -> None:
+    for number in range(8):
+        end_task(number)
+        clock.now += keep.PAUSE_S / 2
+    assert len(left(tmp_path)) == 8
+    clock.now += keep.PAUSE_S
+    loop.turn(0)
+    assert left(tmp_path) == ["t005", "t006", "t007"]
+
+
+def test_without_a_pause_there_is_a_bound(
+    end_task: Callable[[int], None], clock: Clock, tmp_path: Path
+) -> None:
+    for number in range(100):
+        end_task(number)
+        clock.now += keep.PAUSE_S / 4
+    assert len(left(tmp_path)) <= 3 * keep.MOST_TIMES + 4
+
+
+def test_many_are_removed_a_few_at_a_time(
+    end_task: Callable[[int], None], loop: Loop, clock: Clock, tmp_path: Path
+) -> None:
+    for number in range(30):
+        end_task(number)
+    clock.now += keep.PAUSE_S
+    loop.turn(0)
+    assert len(left(tmp_path)) == 30 - keep.AT_ONCE
+    clock.now += keep.NEXT_S
+    loop.turn(0)
+    assert len(left(tmp_path)) == 3
