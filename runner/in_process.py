@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import select
 import signal
 import socket
 import subprocess
@@ -100,14 +101,14 @@ class _AtEnd:
 
     def watch(self) -> None:
         """End this process, wherever its code stands, once there is no supervisor any more."""
-        thread = threading.Thread(target=self._watch, name="hkrunner-supervisor", daemon=True)
+        pidfd = os.pidfd_open(self._supervisor.pid)
+        thread = threading.Thread(target=self._watch, args=(pidfd,), name="hkrunner-supervisor", daemon=True)
         thread.pydev_do_not_trace = True  # type: ignore[attr-defined]
         thread.start()
 
-    def _watch(self) -> None:
+    def _watch(self, pidfd: int) -> None:
         # Not waitpid: that is the main thread's.
-        pidfd = os.pidfd_open(self._supervisor.pid)
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+        select.select([pidfd], [], [])
         os.close(pidfd)
         if self._served:
             return

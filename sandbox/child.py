@@ -391,6 +391,9 @@ class Child:
         self._join_stop()
         if self._api is not None:
             self._api._end(error)
+        with self._state:
+            # A stop that comes from now on is for a task that is over.
+            self._task, self._api = 0, None
         _flush()
 
     def _call_worker(self, task: int, message: Dict[str, Any]) -> None:

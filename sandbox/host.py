@@ -26,6 +26,9 @@ from .limits import Limits
 from .outcome import Cause, Exit
 from .process import Child, Listener, Loop
 
+#: A process that its user's signal does not end in this time is killed.
+KILL_S = 0.5
+
 _FATAL = {
     "Segmentation fault": signal.SIGSEGV,
     "Bus error": signal.SIGBUS,
@@ -71,6 +74,7 @@ class Host(Child):
         self._to_main = process._Sender(loop, self._tasks)
         self._to_control = process._Sender(loop, self._control)
         self._code: int | None = None
+        self._by: int = signal.SIGKILL  #: the signal that its user has sent, so that it ends by that one
         self._watch()
         loop.on_readable(self._pidfd, self._it_ended)
         self.send(Kind.SETUP, 0, json.dumps(setup).encode())
@@ -82,8 +86,12 @@ class Host(Child):
         if self._gone or self._kill is not None or not (self.may_kill or cause is Cause.CHANNEL_BROKEN):
             return
         self._kill, self._kill_detail = cause, detail
+        self._send_signal(self._by)
+        self._later(KILL_S, lambda: self._send_signal(signal.SIGKILL))
+
+    def _send_signal(self, number: int) -> None:
         with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(self._pidfd, number)
 
     def _tell_warden(self, kind: Kind, body: Mapping[str, object]) -> None:
         """There is none."""
@@ -105,7 +113,8 @@ class Host(Child):
             body = json.loads(frame.body)
             if frame.kind == Kind.EXIT:
                 self.may_kill = True
-                self._on_asked(int(body["status"]))
+                self._by = int(body["status"]) - 128
+                self._on_asked(128 + self._by)
             elif frame.kind == Kind.ENDED:
                 self._code = int(body["code"])
                 self._it_ended()

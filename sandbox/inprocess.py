@@ -119,6 +119,8 @@ class Here(child.Child):
         self._asked = True
         if not is_under_way:  # asked for again, it kills
             self._tell(Kind.EXIT, {"status": 128 + number})
+            # The same signal once more, from whoever it comes, ends this process as it ends any other.
+            signal.signal(number, signal.SIG_DFL)
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         """Ctrl-C while our own code runs, mostly between two tasks."""
