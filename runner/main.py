@@ -195,9 +195,12 @@ def _serve(loop: Loop, settings: Settings, where: Location, output: Output, stor
 
     def ended(result: Result) -> None:
         report.tell(result)
-        if settings.keep is not None and settings.state_dir is not None and next(served) % KEEP_EVERY == 0:
-            # After the answer has left; one that serves for weeks must not fill its disk.
-            loop.after(0, lambda: _keep_latest(settings.state_dir or "", settings.keep or 0, output))
+        if keeper is not None:
+            keeper.ended(result)  # one that serves for weeks must not fill its disk
+
+    def end_with_it() -> None:
+        if not supervisor.ending:
+            supervisor.shutdown(1)
 
     hooks = Hooks(on_result=ended, on_load_failed=load_failed, on_given_up=given_up)
     supervisor = Supervisor(loop, settings, where, output, store, hooks)
