@@ -1,0 +1,206 @@
+"""The documentation: it builds without a warning, its commands print what it shows, its links lead somewhere.
+
+How a page is run: tests/support/pages.py.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+from hkrunner.runner.cli import command as hkrunner_command
+from support.pages import Reader, blocks, pattern
+from support.programs import HKRUNNER, ROOT, run, run_hkrunner
+
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+WITH_COMMANDS = [
+    page for page in PAGES if any(one.language == "console" for one in blocks(page.read_text("utf-8")))
+]
+NAMES = [str(page.relative_to(ROOT)) for page in WITH_COMMANDS]
+#: The blocks that no test runs: page, how many.
+NOT_RUN = {
+    "README.md": 1,  # opens a browser
+    "docs/boards.md": 2,  # opens a browser
+    "docs/cluster.md": 1,  # builds an image
+    "docs/how-to/serve.md": 1,  # needs a cluster
+    "docs/performance.md": 1,  # takes many minutes
+    "docs/tutorial.md": 1,  # installs over the network
+}
+COMPARISON = DOCS / "explanation" / "comparison.md"
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A folder as a reader has it: the examples, scripts/run, and hkrunner on PATH."""
+    folder = tmp_path / "desk"
+    shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / "run").symlink_to(HKRUNNER)
+    (folder / "scripts" / "algorithm-entrypoint").symlink_to(ROOT / "scripts" / "algorithm-entrypoint")
+    return folder
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=NAMES)
+def test_the_commands_of_a_page_print_what_it_shows(page: Path, desk: Path) -> None:
+    path = f"{HKRUNNER.parent}:{os.environ['PATH']}"
+    env = {"PATH": path, "HOME": str(desk), "TMPDIR": str(desk), "COLUMNS": "80"}
+    with Reader(desk, env) as reader:
+        reader.follow(page)
+
+
+def test_only_few_named_blocks_are_not_run_and_say_why() -> None:
+    found: dict[str, int] = {}
+    for page in PAGES:
+        for block in blocks(page.read_text("utf-8")):
+            if block.why_not is not None:
+                assert len(block.why_not) > 10, f"{page.name}:{block.line} gives no reason"
+                name = str(page.relative_to(ROOT))
+                found[name] = found.get(name, 0) + 1
+    assert found == NOT_RUN
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "fits"),
+    [
+        (["6", "✔ t1 done in 2 ms"], "6\n✔ t1 done in 0.5 s\n", True),
+        (["6"], "7\n", False),
+        (["peak 8.7 MiB of 512 MiB"], "peak 1.1 GiB of 256 MiB\n", True),
+        (["✔ t1 done"], "✘ t1 failed\n", False),
+        (["a", "…", "b"], "a\nany\nlines\nb\n", True),
+        (["a", "…", "b"], "a\nb\n", True),
+        (["a", "…", "b"], "a\nc\n", False),
+        (["▶ task b6thsibs  job 4ispixlx3ka6"], "▶ task t1  job 4ispixlx3ka6\n", False),
+        (["one … two"], "one and two\n", True),
+    ],
+)
+def test_a_page_may_differ_in_numbers_and_ids_alone(shown: list[str], printed: str, fits: bool) -> None:
+    assert (re.fullmatch(pattern(shown), printed) is not None) is fits
+
+
+def test_the_site_builds_without_a_warning_and_no_link_in_it_is_broken(tmp_path: Path) -> None:
+    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    site = tmp_path / "site"
+    sphinx = [sys.executable, "-I", "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-b", "html"]
+    built = run([*sphinx, "-d", tmp_path / "trees", tmp_path / "docs", site], deadline_s=90)
+    assert (built.status, built.stderr) == (0, ""), built.stderr
+    checked = run([sys.executable, "-I", DOCS / "check.py", site])
+    assert (checked.status, checked.stderr) == (0, ""), checked.stderr
+
+
+def test_the_check_finds_what_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        '<h1 id="here">.</h1><a href="#here">.</a><a href="#gone">.</a><a href="gone.html">.</a>'
+        '<script src="https://elsewhere.example/x.js"></script><a href="https://elsewhere.example/">.</a>'
+    )
+    checked = run([sys.executable, "-I", DOCS / "check.py", tmp_path])
+    assert checked.status == 1
+    assert [line.split(" ", 1)[1].split(",")[0].split(":")[0] for line in checked.stderr.splitlines()] == [
+        "fetches https",
+        "leads to #gone",
+        "leads to gone.html",
+    ]
+
+
+def imported(name: str) -> ModuleType:
+    """A file of docs/, imported without its folder staying on the path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DOCS))
+        spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return module
+
+
+def test_the_pictures_show_the_table_as_it_is_and_every_row_that_matters_once() -> None:
+    diagrams = imported("diagrams")
+    assert diagrams.out_of_date() == [], "run: python docs/diagrams.py"
+    drawn = [row for picture in diagrams.PICTURES for row in diagrams.rows(picture)]
+    matters = [
+        (state, event)
+        for (state, event), row in diagrams.TABLE.items()
+        if row.state is not state or row.actions
+    ]
+    assert sorted((state.value, event.value) for state, event, _ in drawn) == sorted(
+        (state.value, event.value) for state, event in matters
+    )
+
+
+def test_json_has_the_types_and_the_nulls_that_the_reference_tells(tmp_path: Path) -> None:
+    imported("diagrams")
+    fields = imported("generated").RESULT
+    kinds = {"string": str, "integer": int, "number": (int, float), "object": dict, "any": object}
+    seen_null: set[str] = set()
+    for args in (["-i", "1", "-i", "x"], ["-i", "1", "--no-state", "--mem", "128Mi"], ["-i", "null"]):
+        ended = run_hkrunner(
+            ROOT / "examples" / "sum.py", *(a if a != "x" else '["x"]' for a in args), "--json", cwd=tmp_path
+        )
+        for line in ended.stdout.splitlines():
+            told = json.loads(line)
+            assert list(told) == list(fields)
+            for name, value in told.items():
+                if value is None:
+                    seen_null.add(name)
+                    assert fields[name].null, f"{name} is never null, says the reference"
+                else:
+                    assert isinstance(value, kinds[fields[name].kind]), f"{name} is {value!r}"
+    assert seen_null >= {"reason", "error", "memLimitBytes", "metricsDir", "logs", "output"}
+
+
+# ---- the comparison
+
+
+def own_cells() -> Iterator[tuple[str, str]]:
+    """The feature and the last cell of each line of the comparison's table."""
+    for line in COMPARISON.read_text("utf-8").splitlines():
+        cells = [one.strip() for one in line.strip("| ").split(" | ")]
+        if line.startswith("| ") and len(cells) > 5 and set(cells[0]) != {"-"} and cells[0] != "feature":
+            yield cells[0], cells[-1]
+
+
+def test_every_cell_of_ours_in_the_comparison_names_a_test_or_a_command() -> None:
+    cells = list(own_cells())
+    assert len(cells) >= 25
+    for feature, cell in cells:
+        named = re.findall(r"`(tests/[\w/]+\.py::\w+)`", cell)
+        commands = re.findall(r"`hkrunner( [^`]+)`", cell)
+        assert named or commands, f"{feature}: nothing backs the cell"
+        for one in named:
+            file, _, name = one.partition("::")
+            names = {
+                node.name
+                for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8")))
+                if isinstance(node, ast.FunctionDef)
+            }
+            assert name in names, f"{feature}: there is no test {one}"
+        for words in commands:
+            assert_known(words.split(), feature)
+
+
+def assert_known(words: list[str], feature: str) -> None:
+    """The words are commands and options that there are."""
+    group: click.Command = hkrunner_command
+    context = click.Context(group, info_name="hkrunner")
+    if words[0].startswith("-") or "." in words[0]:
+        words = ["run", *words]
+    for word in words:
+        if isinstance(group, click.Group):
+            found = group.get_command(context, word)
+            assert found is not None, f"{feature}: there is no command {word}"
+            group = found
+        elif word.startswith("-"):
+            flags = {flag for one in group.params for flag in (*one.opts, *one.secondary_opts)}
+            assert word.partition("=")[0] in flags, f"{feature}: there is no option {word}"
