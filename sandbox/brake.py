@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .sampler import Process, TreeSampler
+    from .members import Process
+    from .sampler import TreeSampler
 
 #: Changes smaller than this are not worth a call.
 STEP_BYTES = 1 << 20

@@ -426,7 +426,7 @@ def test_a_process_that_has_changed_its_user_does_not_stop_the_books(monkeypatch
 def test_a_kernel_without_lists_of_children_is_served_by_everybodys_parents(
     fast: TreeSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fast, "_has_children_files", False)
+    monkeypatch.setattr(fast._members, "_has_children_files", False)
     monkeypatch.setattr(procfs, "children", lambda parent: pytest.fail("asked"))
     with Tree(fast) as tree:
         pid = tree.start(code=SLEEPER)
