@@ -6,123 +6,36 @@ released by its answer, its timeout, or the end of the task. Errors are raised; 
 
 Protocol: HKube core/worker lib/code-api. Ids are text, `input` is always a list; the worker refuses
 anything else. Runs in the child, on Python 3.8 and newer.
+
+Here: what users call. api_call.py: one call, and its errors. api_answers.py: the calls that wait, by id, and
+what the worker says to them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence
+
+from .api_answers import ANSWERS, Calls
+from .api_call import (
+    AlgorithmExecutionError,
+    ApiError,
+    ApiTimeout,
+    Call,
+    DataSourceError,
+    SubPipelineError,
+    SubPipelineStopped,
+    TaskStopped,
+)
+
+__all__ = ["ANSWERS", "Api"]
 
 #: Progress goes to the worker at most this often; what comes faster is thinned, the last value is kept.
 PROGRESS_EVERY_S = 0.1
 
 
-class ApiError(Exception):
-    """A call of the code API has failed; `id` is the one it was sent with."""
-
-    def __init__(self, text: str, call_id: str = "") -> None:
-        super().__init__(text)
-        self.id = call_id
-
-
-class AlgorithmExecutionError(ApiError):
-    """The other algorithm failed, or could not be started."""
-
-
-class SubPipelineError(ApiError):
-    """The sub-pipeline failed, or could not be started."""
-
-
-class SubPipelineStopped(ApiError):
-    """The sub-pipeline was stopped by somebody."""
-
-
-class DataSourceError(ApiError):
-    """The data source was not found."""
-
-
-class ApiTimeout(ApiError, TimeoutError):
-    """No answer within `timeout` seconds; what was started has been told to stop."""
-
-
-class TaskStopped(ApiError):
-    """The task was stopped, or has ended, while the call waited."""
-
-
-class Call:
-    """Something that was started and may still run."""
-
-    def __init__(self, call_id: str, what: str, stop: Callable[[str], None]) -> None:
-        self.id = call_id
-        self.what = what
-        self._stop = stop
-        self._done = threading.Event()
-        self._lock = threading.Lock()
-        self._value: Any = None
-        self._error: Optional[ApiError] = None
-        self._callbacks: List[Callable[[], None]] = []
-        self.started = False
-
-    def done(self) -> bool:
-        """The answer is there."""
-        return self._done.is_set()
-
-    def result(self, timeout: Optional[float] = None) -> Any:
-        """Wait for the answer and return it; raises what went wrong, ApiTimeout after `timeout` seconds."""
-        if not self._done.wait(timeout):
-            self._settle(None, ApiTimeout(f"{self.what}: no answer within {timeout:g} s", self.id))
-            self._stop("timeout")
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-    def stop(self, reason: str = "stopped by the algorithm") -> None:
-        """Have it stopped; whoever waits for it gets TaskStopped (the worker itself may never answer)."""
-        if not self.done():
-            self._stop(reason)
-            self._settle(None, TaskStopped(f"{self.what} was stopped: {reason}", self.id))
-
-    def __await__(self) -> Any:
-        """`await` it in a coroutine."""
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        future = loop.create_future()
-
-        def settle() -> None:
-            if not future.done():
-                future.set_result(None)
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has closed
-                loop.call_soon_threadsafe(settle)
-
-        self._when_done(wake)
-        yield from future.__await__()
-        return self.result(0)
-
-    def _when_done(self, callback: Callable[[], None]) -> None:
-        with self._lock:
-            if not self._done.is_set():
-                self._callbacks.append(callback)
-                return
-        callback()
-
-    def _settle(self, value: Any, error: Optional[ApiError]) -> None:
-        with self._lock:
-            if self._done.is_set():
-                return
-            self._value, self._error = value, error
-            self._done.set()
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
-
-
-class Api:
+class Api(Calls):
     """What an algorithm may ask of HKube, and of its runner, while a task runs."""
 
     Error = ApiError
@@ -132,34 +45,6 @@ class Api:
     DataSourceError = DataSourceError
     Timeout = ApiTimeout
     TaskStopped = TaskStopped
-
-    #: One counter for the life of the process: an answer to an old task's call fits no new call.
-    _ids = itertools.count(1)
-
-    def __init__(
-        self,
-        send: Callable[[Dict[str, Any]], None],
-        show_progress: Callable[[float, Any], None],
-        *,
-        returned_errors: bool = False,
-    ) -> None:
-        """`send` posts a message to the worker; `show_progress` tells the runner."""
-        self._send = send
-        self._show_progress = show_progress
-        self._returned_errors = returned_errors
-        self._stopping = threading.Event()
-        self._lock = threading.Lock()
-        self._algorithms: Dict[str, Call] = {}
-        self._pipelines: Dict[str, Call] = {}
-        self._sources: Dict[str, Call] = {}
-        self._spans: List[str] = []
-        self._progressed_at = float("-inf")
-        self._progress_left: Optional[List[Any]] = None
-        self._listener: Optional[Callable[..., Any]] = None
-        self._listening = False
-        self._waiting_messages: List[Mapping[str, Any]] = []
-        self._working = False
-        self._over = False
 
     # ---- stop
 
@@ -389,188 +274,3 @@ class Api:
                 "data": {"message": msg, "flowName": flowName, "sendMessageId": str(next(self._ids))},
             }
         )
-
-    # ---- how it works
-
-    def _need_start(self, what: str) -> None:
-        if not self._working:
-            raise ApiError(f"{what} can be started while start() runs, not before and not after")
-
-    def _begin_pipeline(self, command: str, pipeline: Dict[str, Any], include: bool) -> Call:
-        self._need_start("a sub-pipeline")
-        data = {"subPipeline": pipeline, "includeResult": bool(include)}
-        return self._begin(self._pipelines, "subPipelineId", command, data, f"pipeline {pipeline['name']}")
-
-    def _begin(self, table: Dict[str, Call], key: str, command: str, data: Dict[str, Any], what: str) -> Call:
-        call_id = str(next(self._ids))
-        call = Call(call_id, what, lambda reason: self._stop_remote(table, call_id, reason))
-        with self._lock:
-            if self._over or self._stopping.is_set():
-                raise TaskStopped(f"{what}: the task is being stopped, or has ended", call_id)
-            table[call_id] = call
-        try:
-            self._send({"command": command, "data": {key: call_id, **data}})
-        except BaseException:
-            with self._lock:
-                table.pop(call_id, None)
-            raise
-        return call
-
-    def _outcome(self, call: Call, timeout: Optional[float], include: bool) -> Any:
-        try:
-            value = call.result(timeout)
-        except ApiError as error:
-            if self._returned_errors and not isinstance(error, TaskStopped):
-                return str(error)
-            raise
-        return value if include else None
-
-    def _stop_call(self, table: Dict[str, Call], which: Any, reason: str) -> None:
-        call = which if isinstance(which, Call) else table.get(str(which))
-        if call is None:
-            raise ApiError(f"nothing with the id {which} runs")
-        call.stop(reason)
-
-    def _stop_remote(self, table: Dict[str, Call], call_id: str, reason: str) -> None:
-        with self._lock:
-            known = table.pop(call_id, None)
-            if known is None or self._over or table is self._sources:
-                return
-        if table is self._algorithms:
-            data = {"execId": call_id, "reason": reason}
-            self._send({"command": "stopAlgorithmExecution", "data": data})
-        else:
-            self._send({"command": "stopSubPipeline", "data": {"subPipelineId": call_id, "reason": reason}})
-
-    def _answer(self, message: Mapping[str, Any]) -> None:
-        """Take a message of the worker. In the control thread."""
-        data = message.get("data")
-        handler = getattr(self, "_on_" + _HANDLERS.get(str(message.get("command")), "other"))
-        handler(data if isinstance(data, dict) else {})
-
-    def _take(self, table: Dict[str, Call], call_id: Any) -> Optional[Call]:
-        with self._lock:
-            if call_id is None and table:
-                # The worker leaves the id out when it could not read the request: the last one sent
-                # that has no answer of any kind yet.
-                open_ids = [key for key, call in table.items() if not call.started]
-                call_id = open_ids[-1] if open_ids else None
-            return table.pop(str(call_id), None) if call_id is not None else None
-
-    def _settle(self, table: Dict[str, Call], call_id: Any, value: Any, error: Optional[ApiError]) -> None:
-        call = self._take(table, call_id)
-        if call is not None:
-            if error is not None:
-                error.id = call.id
-                error.args = (f"{call.what}: {error}",) if not self._returned_errors else error.args
-            call._settle(value, error)
-
-    def _on_algorithm_done(self, data: Mapping[str, Any]) -> None:
-        self._settle(self._algorithms, data.get("execId"), data.get("response"), None)
-
-    def _on_algorithm_error(self, data: Mapping[str, Any]) -> None:
-        self._settle(self._algorithms, data.get("execId"), None, AlgorithmExecutionError(_error_text(data)))
-
-    def _on_pipeline_started(self, data: Mapping[str, Any]) -> None:
-        with self._lock:
-            call = self._pipelines.get(str(data.get("subPipelineId")))
-            if call is not None:
-                call.started = True
-
-    def _on_pipeline_done(self, data: Mapping[str, Any]) -> None:
-        self._settle(self._pipelines, data.get("subPipelineId"), data.get("response"), None)
-
-    def _on_pipeline_error(self, data: Mapping[str, Any]) -> None:
-        self._settle(self._pipelines, data.get("subPipelineId"), None, SubPipelineError(_error_text(data)))
-
-    def _on_pipeline_stopped(self, data: Mapping[str, Any]) -> None:
-        reason = str(data.get("reason") or "stopped")
-        self._settle(self._pipelines, data.get("subPipelineId"), None, SubPipelineStopped(reason))
-
-    def _on_data_source(self, data: Mapping[str, Any]) -> None:
-        error = DataSourceError(_error_text(data)) if data.get("error") is not None else None
-        self._settle(self._sources, data.get("requestId"), data.get("response"), error)
-
-    def _on_data_source_error(self, data: Mapping[str, Any]) -> None:
-        self._settle(self._sources, data.get("requestId"), None, DataSourceError(_error_text(data)))
-
-    def _on_stream_message(self, data: Mapping[str, Any]) -> None:
-        if not self._listening:
-            with self._lock:
-                if len(self._waiting_messages) < 1000:
-                    self._waiting_messages.append(data)
-            return
-        threading.Thread(target=self._deliver, args=(data,), name="hkrunner-stream", daemon=True).start()
-
-    def _deliver(self, data: Mapping[str, Any]) -> None:
-        listener = self._listener
-        if listener is not None:
-            listener(data.get("payload"), data.get("origin"))
-        self._send(
-            {"command": "streamingInMessageDone", "data": {"sendMessageId": data.get("sendMessageId")}}
-        )
-
-    def _on_other(self, data: Mapping[str, Any]) -> None:
-        """A message nobody here waits for."""
-
-    def _begin_start(self) -> None:
-        self._working = True
-
-    def _stop_asked(self) -> None:
-        """Release everybody who waits."""
-        self._stopping.set()
-        self._release("the task is being stopped")
-
-    def _release(self, why: str) -> None:
-        with self._lock:
-            calls = [*self._algorithms.values(), *self._pipelines.values(), *self._sources.values()]
-            self._algorithms.clear()
-            self._pipelines.clear()
-            self._sources.clear()
-        for call in calls:
-            call._settle(None, TaskStopped(f"{call.what}: {why}", call.id))
-
-    def _end(self, error: Optional[str]) -> None:
-        """The task is over: finish open spans, the last first, tell the last progress, release who waits."""
-        with self._lock:
-            spans, self._spans = self._spans, []
-            left, self._progress_left = self._progress_left, None
-        if left is not None:
-            self._show_progress(float(left[0]), left[1])
-        for _ in spans:
-            data: Dict[str, Any] = {"tags": {}}
-            if error is not None:
-                data["error"] = error[:2000]
-            self._send({"command": "finishSpan", "data": data})
-        with self._lock:
-            self._over = True
-            self._working = False
-        self._release("the task has ended")
-
-
-_HANDLERS = {
-    "algorithmExecutionDone": "algorithm_done",
-    "algorithmExecutionError": "algorithm_error",
-    "subPipelineStarted": "pipeline_started",
-    "subPipelineDone": "pipeline_done",
-    "subPipelineError": "pipeline_error",
-    "subPipelineStopped": "pipeline_stopped",
-    "subPiplineStopped": "pipeline_stopped",  # as HKube's documentation spells it
-    "dataSourceResponse": "data_source",
-    "dataSourceResponseError": "data_source_error",
-    "streamingInMessage": "stream_message",
-}
-
-#: What the parent passes on to the child that waits for it.
-ANSWERS = frozenset(_HANDLERS)
-
-
-def _error_text(data: Mapping[str, Any]) -> str:
-    """The worker puts the text in `error`, the debug server in `response`; a stalled child has none."""
-    for name in ("error", "response"):
-        value = data.get(name)
-        if isinstance(value, dict) and value.get("message"):
-            return str(value["message"])
-        if value not in (None, ""):
-            return str(value)
-    return "it failed without a text"

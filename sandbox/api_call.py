@@ -1,0 +1,112 @@
+"""A call of the code API that may still run, and all the ways in which one fails.
+
+Runs in the child, on Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any, Callable, List, Optional
+
+
+class ApiError(Exception):
+    """A call of the code API has failed; `id` is the one it was sent with."""
+
+    def __init__(self, text: str, call_id: str = "") -> None:
+        super().__init__(text)
+        self.id = call_id
+
+
+class AlgorithmExecutionError(ApiError):
+    """The other algorithm failed, or could not be started."""
+
+
+class SubPipelineError(ApiError):
+    """The sub-pipeline failed, or could not be started."""
+
+
+class SubPipelineStopped(ApiError):
+    """The sub-pipeline was stopped by somebody."""
+
+
+class DataSourceError(ApiError):
+    """The data source was not found."""
+
+
+class ApiTimeout(ApiError, TimeoutError):
+    """No answer within `timeout` seconds; what was started has been told to stop."""
+
+
+class TaskStopped(ApiError):
+    """The task was stopped, or has ended, while the call waited."""
+
+
+class Call:
+    """Something that was started and may still run."""
+
+    def __init__(self, call_id: str, what: str, stop: Callable[[str], None]) -> None:
+        self.id = call_id
+        self.what = what
+        self._stop = stop
+        self._done = threading.Event()
+        self._lock = threading.Lock()
+        self._value: Any = None
+        self._error: Optional[ApiError] = None
+        self._callbacks: List[Callable[[], None]] = []
+        self.started = False
+
+    def done(self) -> bool:
+        """The answer is there."""
+        return self._done.is_set()
+
+    def result(self, timeout: Optional[float] = None) -> Any:
+        """Wait for the answer and return it; raises what went wrong, ApiTimeout after `timeout` seconds."""
+        if not self._done.wait(timeout):
+            self._settle(None, ApiTimeout(f"{self.what}: no answer within {timeout:g} s", self.id))
+            self._stop("timeout")
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def stop(self, reason: str = "stopped by the algorithm") -> None:
+        """Have it stopped; whoever waits for it gets TaskStopped (the worker itself may never answer)."""
+        if not self.done():
+            self._stop(reason)
+            self._settle(None, TaskStopped(f"{self.what} was stopped: {reason}", self.id))
+
+    def __await__(self) -> Any:
+        """`await` it in a coroutine."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+
+        def settle() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed
+                loop.call_soon_threadsafe(settle)
+
+        self._when_done(wake)
+        yield from future.__await__()
+        return self.result(0)
+
+    def _when_done(self, callback: Callable[[], None]) -> None:
+        with self._lock:
+            if not self._done.is_set():
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def _settle(self, value: Any, error: Optional[ApiError]) -> None:
+        with self._lock:
+            if self._done.is_set():
+                return
+            self._value, self._error = value, error
+            self._done.set()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
