@@ -7,7 +7,7 @@ import re
 
 from .errors import SettingsError
 
-#: HKube's rule for the names of algorithms, as runner/descriptor.py checks it.
+#: HKube's rule for the names of algorithms, as runner/descriptor_fields.py checks it.
 _NAME = re.compile(r"[a-z0-9][-a-z0-9.]*[a-z0-9]")
 ENTRY = "my_alg.py"
 
