@@ -35,6 +35,8 @@ def _run(entry_argument: str | None, **values: Any) -> None:
             if source is click.core.ParameterSource.COMMANDLINE:
                 raise SettingsError(f"two entries: {entry_argument} and --entry {values['entry']}; give one")
         values["entry"] = entry_argument
+    if values.get("again"):
+        values.update(_kept(values))
     settings = settings_of(values, os.environ)
     if values.get("dry_run"):
         _tell(settings)
@@ -43,6 +45,26 @@ def _run(entry_argument: str | None, **values: Any) -> None:
     from .main import run
 
     sys.exit(run(settings))
+
+
+def _kept(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what the task of --again ran with, but for what this call's options say."""
+    from .cli_runs import kept_of
+
+    given = click.get_current_context().get_parameter_source
+    settings, input = kept_of(values["state_dir"], values["again"])
+    found: dict[str, Any] = {}
+    for option in OPTIONS:
+        value = settings.get(option.name)
+        if value is None:
+            continue
+        if option.kind == "many":
+            found[option.name] = (*value, *values[option.name])
+        elif given(option.name) is not click.core.ParameterSource.COMMANDLINE:
+            found[option.name] = value if isinstance(value, bool) else str(value)
+    if not values["input"] and values["tasks"] is None:
+        found["input"] = (input,)
+    return found
 
 
 def _tell(settings: Settings) -> None:

@@ -135,14 +135,34 @@ def _metrics(state_dir: str, task: str, as_json: bool) -> None:
             )
 
 
-def _again(state_dir: str, task: str, arguments: tuple[str, ...]) -> None:
+def kept_of(state_dir: str, task: str) -> tuple[dict[str, Any], str]:
+    """Return the option values that a task ran with, and its input. Raises SettingsError."""
+    from ..boards.errors import BoardError
     from ..boards.history import repeat_of
-    from .options import OPTIONS
 
-    one = repeat_of(_root(state_dir), task)
+    try:
+        one = repeat_of(_root(state_dir), task)
+    except BoardError as error:
+        raise SettingsError(str(error)) from None
     settings = dict(one.settings)
     if not settings.get("entry"):
         raise SettingsError(f"task {task} cannot be run again: it was not kept what it ran with")
+    files = settings.get("env_file")
+    if isinstance(files, list):
+        passed = [one for one in files if one.startswith(("/dev/fd/", "/proc/"))]
+        settings["env_file"] = [one for one in files if one not in passed]
+        if passed:
+            # As hkrunner.run(env=…) does: values that were not to be seen are not kept either.
+            click.echo(
+                f"hkrunner: task {task} had variables that are not kept: give them with --env", err=True
+            )
+    return settings, one.input.decode()
+
+
+def _again(state_dir: str, task: str, arguments: tuple[str, ...]) -> None:
+    from .options import OPTIONS
+
+    settings, input = kept_of(state_dir, task)
     flags: list[str] = []
     for option in OPTIONS:
         value = settings.get(option.name)
@@ -152,7 +172,7 @@ def _again(state_dir: str, task: str, arguments: tuple[str, ...]) -> None:
             flags += [option.flags[-1]] if each is True else [f"{option.flags[-1]}={each}"]
     from .cli import main_with
 
-    main_with(["run", *flags, "--state-dir", state_dir, "--input", one.input.decode(), *arguments])
+    main_with(["run", *flags, "--state-dir", state_dir, "--input", input, *arguments])
 
 
 def _rm(state_dir: str, tasks: tuple[str, ...], keep: int | None) -> None:

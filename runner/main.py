@@ -17,7 +17,7 @@ from .errors import BoardFailed, SettingsError
 from .local.report import Report
 from .loop import Loop
 from .messages import Failure
-from .output import Output
+from .output import Output, wants_color
 from .prepare import prepare
 from .result import Result
 from .settings import Settings, WorkerSettings
@@ -26,6 +26,7 @@ from .supervisor import Hooks, Supervisor
 if TYPE_CHECKING:
     from .beside import Beside
     from .keep import Keeper
+    from .output_file import OutputFile
 
 #: A board that has not answered by then will not: TensorBoard's first import from a cold disk took 22 s.
 BOARD_DEADLINE_S = 60.0
@@ -47,18 +48,13 @@ def run(settings: Settings) -> int:
 
 def run_with(settings: Settings, where: Location) -> int:
     """Run this code; return the exit status."""
+    file = _output_file(settings)
     loop = Loop()
-    output = Output(
-        loop,
-        local=settings.local,
-        quiet=settings.quiet,
-        verbose=settings.verbose,
-        encoding=sys.stderr.encoding if sys.stderr is not None else "utf-8",
-    )
+    output = _output(loop, settings, file)
     store = None
     if settings.state_dir is not None:
-        # Set for us: the volume a cluster shares between us and HKube's worker.
-        shared = os.environ.get("ALGO_METRICS_DIR")
+        # In a cluster: the volume that is shared between us and HKube's worker.
+        shared = settings.metrics_dir
         store = Store(Path(settings.state_dir), metrics_dir=Path(shared) if shared else None)
     for note in settings.notes:
         output.say(f"◌ {note}")
@@ -70,14 +66,59 @@ def run_with(settings: Settings, where: Location) -> int:
             beside.wait(BOARD_DEADLINE_S)  # so that its address is told even after a short run
         if beside is not None and beside.failed:
             status = max(status, BoardFailed.exit_status)
-        return status
+        return max(status, _put_in_place(file, output, status))
     finally:
         if beside is not None:
             beside.close()
         if settings.keep is not None and (keeper := _keeper(loop, settings, output)) is not None:
             keeper.look_at_all()
         output.close()
+        if file is not None:
+            file.discard()
         loop.close()
+
+
+def _output_file(settings: Settings) -> OutputFile | None:
+    if settings.output_file is None:
+        return None
+    from .output_file import OutputFile
+
+    return OutputFile(settings.output_file, settings.cwd)
+
+
+def _output(loop: Loop, settings: Settings, file: OutputFile | None = None) -> Output:
+    output = Output(
+        loop,
+        local=settings.local or settings.events,
+        quiet=settings.quiet,
+        verbose=settings.verbose,
+        encoding=sys.stderr.encoding if sys.stderr is not None else "utf-8",
+        color=wants_color(settings.color, os.environ),
+        results=1 if file is None else file.fd,
+    )
+    if settings.events:
+        from .events import Events
+
+        output.events = Events(output.out)
+    return output
+
+
+def _put_in_place(file: OutputFile | None, output: Output, status: int) -> int:
+    """Put the results where they were asked for; a run that failed without any leaves what was there.
+
+    Returns the exit status.
+    """
+    if file is None or (status != 0 and output.out.is_fresh):
+        return 0
+    output.out.close()
+    try:
+        if output.out.problem is not None:
+            raise output.out.problem
+        file.commit()
+    except OSError as error:
+        output.warn(f"✘ --output-file: {error.strerror}; it is as it was")
+        return 1
+    return 0
 
 
 def _start_beside(loop: Loop, settings: Settings, where: Location, output: Output) -> Beside | None:
@@ -152,13 +193,7 @@ def run_worker(asked: WorkerSettings) -> int:
     tasks = None if settings.tasks == "-" else settings.tasks
     inputs = list(read_inputs(settings.inputs, tasks, settings.cwd))
     loop = Loop()
-    output = Output(
-        loop,
-        local=True,
-        quiet=settings.quiet,
-        verbose=settings.verbose,
-        encoding=sys.stderr.encoding if sys.stderr is not None else "utf-8",
-    )
+    output = _output(loop, settings)
     store = Store(Path(settings.state_dir)) if settings.state_dir is not None else None
     try:
         alone = Alone(loop, asked, output, store, inputs)
@@ -177,8 +212,10 @@ def run_worker(asked: WorkerSettings) -> int:
 
 
 def _serve(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:
+    report = Report(settings, output)
+
     def load_failed(failure: Failure) -> None:
-        output.warn(f"✘ {failure.message}")
+        output.warn(f"✘ {report.words(failure)}")
         if settings.host is not None:
             supervisor.shutdown(4)
             return
@@ -190,11 +227,12 @@ def _serve(loop: Loop, settings: Settings, where: Location, output: Output, stor
         )
         supervisor.shutdown(5)
 
-    report = Report(settings, output)
     keeper = _keeper(loop, settings, output)
 
     def ended(result: Result) -> None:
         report.tell(result)
+        if output.events is not None:
+            output.events.result(result)
         if keeper is not None:
             keeper.ended(result)  # one that serves for weeks must not fill its disk
 

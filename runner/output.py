@@ -24,9 +24,13 @@ import select
 import stat
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from .loop import Loop, Timer
+
+if TYPE_CHECKING:
+    from .events import Events
 
 #: A pipe that polls writable takes this much without blocking (pipe(7): PIPE_BUF).
 _PIECE = 4096
@@ -44,6 +48,10 @@ STALL_S = 1.0
 CLOSE_S = 1.0
 
 _PLAIN = {"●": "*", "◌": "-", "▶": ">", "✔": "ok", "✘": "error:", "■": "*", "·": "-", "…": "...", "→": "->"}
+
+
+#: What has failed is red, what is done green.
+_COLORS = {"✘": "31", "✔": "32"}
 
 
 class Flow(enum.Enum):
@@ -72,7 +80,9 @@ class Pump:
         self._in_line = False  #: what was dropped last did not end its line
         self.flow = Flow.FLOWING
         self.waiting = 0
+        self.is_fresh = True  #: nothing was ever written
         self.broken = False
+        self.problem: OSError | None = None  #: why it is broken
         self.at_line_start = True
         #: Called once when nothing waits any more.
         self.on_drained: Callable[[], None] | None = None
@@ -175,6 +185,7 @@ class Pump:
         else:
             self._buffer.append(bytearray(data))
         self.waiting += len(data)
+        self.is_fresh = False
         self.at_line_start = data.endswith(b"\n")
 
     def flush(self) -> None:
@@ -206,9 +217,9 @@ class Pump:
             count = os.write(self._fd, memoryview(first)[self._written : self._written + self._piece])
         except BlockingIOError:
             return 0
-        except OSError:
+        except OSError as error:
             # The reader has gone (`| head`), or the disk is full. There is nobody to tell.
-            self.broken = True
+            self.broken, self.problem = True, error
             self._buffer.clear()
             self.waiting = self._written = self._dropped_bytes = 0
             return 0
@@ -259,13 +270,19 @@ class Output:
         quiet: bool = False,
         verbose: bool = False,
         encoding: str = "utf-8",
+        color: bool = False,
+        results: int = 1,
     ) -> None:
-        """`local`: stdout carries results only, so both streams of the algorithm go to stderr."""
+        """`local`: stdout carries results only, so both streams of the algorithm go to stderr. `results`: the
+        descriptor they go to."""
         self._local = local
         self._quiet = quiet
         self._verbose = verbose
         self._encoding = encoding or "ascii"
-        self.out = Pump(loop, 1, buffer_max=None if local else BUFFER_MAX)
+        self._color = color
+        #: Told of everything that happens, with --output jsonl.
+        self.events: Events | None = None
+        self.out = Pump(loop, results, buffer_max=None if local else BUFFER_MAX)
         self.err = Pump(loop, 2)
         self._has_status = False
         #: Called when the algorithm need not be held up any more.
@@ -294,6 +311,8 @@ class Output:
     def user(self, stream: str, data: bytes) -> None:
         """Bytes the algorithm has printed, as they are."""
         self.show_status(None)
+        if self.events is not None:
+            self.events.printed(stream, data)
         (self.out if stream == "stdout" and not self._local else self.err).write(data)
 
     @property
@@ -330,7 +349,11 @@ class Output:
     def _line(self, text: str) -> None:
         self.show_status(None)
         begin = "" if self.err.at_line_start else "\n"
-        line = (begin + plain(text, self._encoding) + "\n").encode(self._encoding, "backslashreplace")
+        shown = plain(text, self._encoding)
+        if self._color and (code := _COLORS.get(text[:1])) is not None:
+            first, end, rest = shown.partition("\n")
+            shown = f"\x1b[{code}m{first}\x1b[0m{end}{rest}"
+        line = (begin + shown + "\n").encode(self._encoding, "backslashreplace")
         self.err.write(line, ours=True)
 
     def close(self) -> None:
@@ -338,6 +361,13 @@ class Output:
         with contextlib.suppress(ValueError):
             self.out.close()
             self.err.close()
+
+
+def wants_color(asked: str, environ: Mapping[str, str], fd: int = 2) -> bool:
+    """Return whether what goes there is to have colors; `asked`: auto, always or never."""
+    if asked != "auto":
+        return asked == "always"
+    return os.isatty(fd) and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") != "dumb"
 
 
 def plain(text: str, encoding: str) -> str:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -77,7 +78,15 @@ class Settings:
     end_children: bool = False
     api_errors: str = "raise"
     redirect_logs: bool = False
+    events: bool = False  #: every event goes to stdout, a JSON object a line
+    output_file: str | None = None  #: what would go to stdout goes there
+    full_trace: bool = False
+    color: str = "auto"  #: auto, always or never
+    metrics_dir: str | None = None  #: what ALGO_METRICS_DIR is for every task; None: one of its own
+    env_files: tuple[str, ...] = ()
     watch: bool = False
+    #: With --watch: these settings once more, with the files that they come from read again.
+    read_again: Callable[[], Settings] | None = None
     in_process: bool = False
     pdb: bool = False
     host: HostSide | None = None  #: in the supervisor of --in-process: what runs the code
@@ -137,7 +146,10 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
     if in_process:
         limits, notes = _in_process(values, limits)
     gpus, gpus_from = _gpus(values, descriptor)
-    child_env = _variables(values.get("env") or ())
+    child_env, env_files = _own_variables(values)
+    as_json, events = _format(values, environ)
+    quiet, verbose, level_note = _loudness(values, environ)
+    metrics_dir = values.get("metrics_dir")
     local = bool(inputs) or tasks is not None
     return Settings(
         entry=values.get("entry"),
@@ -150,9 +162,9 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         grace_s=grace_s,
         connect_timeout_s=connect_timeout_s,
         state_dir=None if values.get("no_state") else os.path.abspath(values["state_dir"]),
-        json=bool(values.get("json")),
-        quiet=bool(values.get("quiet")),
-        verbose=bool(values.get("verbose")),
+        json=as_json,
+        quiet=quiet,
+        verbose=verbose,
         local=local,
         inputs=inputs,
         tasks=tasks,
@@ -167,12 +179,19 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         gpus=gpus,
         gpus_from=gpus_from,
         no_gpu=bool(values.get("no_gpu")),
-        notes=notes if descriptor is None else (*_notes(descriptor, child_env), *notes),
+        notes=(*(() if descriptor is None else _notes(descriptor, child_env)), *notes, *level_note),
         spare=bool(values.get("spare")),
         recycle_after=_count(values, "recycle_after", "--recycle-after"),
         end_children=bool(values.get("end_children")),
         api_errors=values.get("api_errors") or "raise",
+        events=events,
+        output_file=values.get("output_file"),
+        full_trace=bool(values.get("full_trace")),
+        color=values.get("color") or "auto",
+        metrics_dir=os.path.abspath(os.path.expanduser(metrics_dir)) if metrics_dir else None,
+        env_files=env_files,
         watch=bool(values.get("watch")),
+        read_again=partial(settings_of, values, environ) if values.get("watch") else None,
         in_process=in_process,
         pdb=bool(values.get("pdb")),
         board=bool(values.get("board")),
@@ -283,6 +302,14 @@ _NOT_REPEATED = frozenset(
         "verbose",
         "url",
         "file",
+        "output",
+        "output_file",
+        "again",
+        "full_trace",
+        "color",
+        "metrics_dir",
+        "in_process",
+        "pdb",
     )
 ).union(("connect_timeout_s", "board", "open", "board_port", "api_port", "redirect_logs", "dry_run", "watch"))
 
@@ -304,6 +331,8 @@ def _repeatable(values: Mapping[str, Any]) -> dict[str, object]:
     found["entry"] = entry
     if found.get("path"):
         found["path"] = os.path.abspath(os.path.expanduser(str(found["path"])))
+    if found.get("env_file"):
+        found["env_file"] = [os.path.abspath(os.path.expanduser(one)) for one in values["env_file"]]
     if values.get("file"):
         found["file"] = os.path.abspath(os.path.expanduser(str(values["file"])))
     return found
@@ -402,6 +431,53 @@ def _seconds(values: Mapping[str, Any], name: str, flag: str, *, least: float) -
     if not least <= number < 1e9:
         raise SettingsError(f"{flag} wants a number of seconds from {least:g} on, not {value!r}")
     return number
+
+
+def _own_variables(values: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the variables of --env and --env-file, and the files, absolute."""
+    found: dict[str, str] = {}
+    files = tuple(os.path.abspath(os.path.expanduser(one)) for one in values.get("env_file") or ())
+    if files:
+        from .envfile import read_variables
+
+        for path in values["env_file"]:
+            found.update(read_variables(path))
+    return {**found, **_variables(values.get("env") or ())}, files
+
+
+def _format(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[bool, bool]:
+    """Return whether stdout carries an object a task, and whether it carries every event."""
+    asked = values.get("output") or "human"
+    if values.get("json"):
+        # The variable is a habit, the flag is meant for this call.
+        if asked == "jsonl" and environ.get("HKRUNNER_OUTPUT") != asked:
+            raise SettingsError("--json and --output jsonl: give one of them")
+        asked = "json"
+    is_local = values.get("input") or values.get("tasks") is not None
+    if values.get("output_file") is not None:
+        if values.get("watch"):
+            raise SettingsError("--watch goes on until it is ended: leave --output-file out")
+        if not is_local:
+            raise SettingsError(
+                "--output-file takes the results of a local run: give --input or --tasks with it"
+            )
+    return asked == "json", asked == "jsonl"
+
+
+def _loudness(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[bool, bool, tuple[str, ...]]:
+    """Return (quiet, verbose, what to say): the flags', else those of the wrapper's own variable."""
+    quiet, verbose = bool(values.get("quiet")), bool(values.get("verbose"))
+    level = environ.get("HKUBE_LOG_LEVEL", "").strip()
+    if quiet or verbose or not level:
+        return quiet, verbose, ()
+    number = _LEVELS.get(level.upper(), int(level) if level.isdecimal() else None)
+    if number is None:
+        return False, False, (f"HKUBE_LOG_LEVEL={level} is none of {', '.join(_LEVELS)}: taken for INFO",)
+    return number >= _LEVELS["WARNING"], number <= _LEVELS["DEBUG"], ()
+
+
+#: The levels of Python's logging, which is what HKube's own wrapper hands the variable to.
+_LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "WARN": 30, "ERROR": 40, "CRITICAL": 50, "FATAL": 50}
 
 
 def _variables(pairs: tuple[str, ...]) -> dict[str, str]:

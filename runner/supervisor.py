@@ -208,6 +208,9 @@ class Supervisor:
         assert self._link is not None
         say = self._output.debug if self._settings.local else self._output.say
         say(f"● connected to {self._link.url}")
+        if self._output.events is not None:
+            encoding_name = self._settings.encoding
+            self._output.events.emit("connected", {"url": self._link.url, "encoding": encoding_name})
 
     def on_link_unreachable(self, reason: str) -> None:
         """Say once what is waited for."""
@@ -320,6 +323,8 @@ class Supervisor:
             return
         if before is not self._machine.state:
             self._output.debug(f"task {self._number}: {before.name} -> {self._machine.state.name}")
+            if self._output.events is not None:
+                self._output.events.moved(before, self._machine.state)
         for action in actions:
             self._actions[action]()
 
@@ -514,6 +519,8 @@ class Supervisor:
         value = float(told["value"])
         current.progressed(value, told.get("details"))
         data = {"progress": value, "details": told.get("details")}
+        if self._output.events is not None:
+            self._output.events.emit("progress", data)
         if self._machine.state in _WORKING:
             self._post(encoding.encode(self._settings.encoding, {"command": "progress", "data": data}))
 
@@ -556,6 +563,8 @@ class Supervisor:
         if current is None or child is not self._crew.child or current.meter is None:
             return
         current.on_sample(sample)
+        if self._output.events is not None:
+            self._output.events.sampled(current.meter.samples)
         if sample.get("ask") == current.meter.end_ask and current.ending is not None:
             self._settle(current)
 
@@ -565,6 +574,9 @@ class Supervisor:
         without = f" (no {', '.join(lacks)})" if lacks else ""
         say = self._output.debug if self._settings.local or "loaded" in self._told else self._output.say
         say(f"● {self._shown} loaded: {', '.join(has)}{without}")
+        if self._output.events is not None:
+            told_of_it = {"entry": self._shown, "methods": has, "python": told.get("python")}
+            self._output.events.emit("loaded", told_of_it)
         self._tell_protection()
         self._told.add("loaded")
         self._crew.prepare_spare()
@@ -690,6 +702,8 @@ class Supervisor:
 
     def _open(self, current: Current, ids: TaskIds) -> None:
         current.open(self._store, ids, self._shown, self._settings.given)
+        if self._output.events is not None:
+            self._output.events.begin(ids)
         if not self._settings.local:
             self._output.say(f"▶ task {ids.task}  job {ids.job}  {ids.pipeline}/{ids.node}")
 

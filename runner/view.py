@@ -50,7 +50,7 @@ class View:
         total: int,
         limit_bytes: int | None,
         samples: Callable[[], Sequence[Sample]],
-        environ: Mapping[str, str],
+        color: bool,
     ) -> None:
         """`total`: the tasks of the run; `samples` gives those of the task that is on."""
         self._loop = loop
@@ -58,7 +58,7 @@ class View:
         self._total = total
         self._limit_bytes = limit_bytes
         self._samples = samples
-        self._no_color = bool(environ.get("NO_COLOR"))
+        self._no_color = not color
         self._task: str | None = None
         self._began = 0.0
         self._done = 0

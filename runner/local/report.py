@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ...sandbox.limits import format_bytes, suggest_memory
+from ..messages import Failure
 from ..output import Output
 from ..result import Result
 from ..settings import Settings
@@ -25,7 +26,9 @@ class Report:
     def show(self, result: Result) -> None:
         """Print the result of a task, and tell how it has ended."""
         self.settle(result.exit_status)
-        if self._settings.json:
+        if self._output.events is not None:
+            self._output.events.result(result)
+        elif self._settings.json:
             self._output.result(result.line())
         elif result.output is not None:
             self._output.result(result.output)
@@ -35,7 +38,7 @@ class Report:
         """Tell how a task has ended."""
         output = self._output
         if result.status == "failed" and result.failure is not None:
-            output.warn(f"✘ task {result.task} failed: {result.failure.message}")
+            output.warn(f"✘ task {result.task} failed: {self.words(result.failure)}")
         elif result.status == "stopped":
             why = f": {result.failure.message}" if result.failure is not None else ""
             output.warn(f"■ task {result.task} stopped{why}")
@@ -46,6 +49,12 @@ class Report:
             output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{used}{place}")
         for problem in result.problems:
             output.warn(f"  {problem}")
+
+    def words(self, failure: Failure) -> str:
+        """Return the failure as it is told: its sentence, and the user's own lines or the whole traceback."""
+        if not (self._settings.full_trace and failure.details):
+            return failure.message
+        return failure.message.partition("\n")[0] + "\n" + failure.details.rstrip()
 
     def _shown(self, folder: str) -> str:
         short = os.path.relpath(folder, self._settings.cwd)

@@ -18,7 +18,7 @@ from ...sandbox.codec import json_text
 from ...sandbox.entry import Location
 from ..loop import Loop
 from ..messages import Failure
-from ..output import Output
+from ..output import Output, wants_color
 from ..result import Result
 from ..settings import Settings, worker_url
 from ..supervisor import Hooks, Supervisor
@@ -80,7 +80,7 @@ class LocalRun:
                 total=length_hint(inputs),
                 limit_bytes=settings.limits.memory_bytes if settings.limits.enforced else None,
                 samples=lambda: self.supervisor.samples,
-                environ=os.environ,
+                color=wants_color(settings.color, os.environ),
             )
 
     def begin(self) -> None:
@@ -112,14 +112,17 @@ class LocalRun:
     def _load_failed(self, failure: Failure) -> None:
         if self._connected:
             return  # a later child: its task is answered with it
-        self._output.warn(f"✘ {failure.message}")
+        self._output.warn(f"✘ {self.report.words(failure)}")
         self.report.settle(4)
         self.supervisor.shutdown(4)
 
     def _next(self) -> None:
         """Hand the next input out, or end."""
         if self._output.out.broken:
-            self.report.settle(141)  # as the shell reports a writer whose reader has gone
+            # A file that cannot be written is told of in the end.
+            self.report.settle(
+                1 if self._settings.output_file is not None else 141
+            )  # as the shell reports a writer whose reader has gone
             self._end()
             return
         if self._output.out.waiting > HOLD_BACK:
