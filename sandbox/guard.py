@@ -18,6 +18,7 @@ from . import limits as plans
 from .brake import Brake
 from .disk import DiskMeter
 from .limits import Limits
+from .oom import OomWatch
 from .sampler import TreeSampler
 from .shm import SharedMemory
 from .throttle import Throttle
@@ -58,7 +59,7 @@ class Guard:
             self._disk.measure_before()
         self._idle_next = 0.0
         self.began_at = time.monotonic()
-        self._oom_kills = _machine_oom_kills()
+        self._oom = OomWatch(self.began_at)
 
     def _make_group(self, ours: list[int]) -> None:
         place = cgroup.find(may_move=ours)
@@ -155,6 +156,7 @@ class Guard:
     def look(self, now: float) -> Breach | None:
         """Look, brake and throttle; return the limit that does not hold any more."""
         found: Breach | None = None
+        self._oom.look(now)
         if now >= self._look_at and not self._sampler.peek(now):
             self._sampler.look(now)
             self._idle_next = now + IDLE_LOOK_S
@@ -254,7 +256,7 @@ class Guard:
         account["group_oom"] = bool(events is not None and events.oom_kills)
         if events is not None and events.peak_bytes:
             account["peak"] = max(account["peak"], events.peak_bytes)
-        account["machine_oom"] = _machine_oom_kills() > self._oom_kills
+        account["machine_oom"] = self._oom.has_struck()
         removed, kept = self._shared.remove_left_over()
         account["removed"] = [list(one) for one in removed[:10]]
         account["kept"] = [list(one) for one in kept[:10]]
@@ -265,15 +267,3 @@ class Guard:
         self._sampler.close()
         self._shared.close()
         return account
-
-
-def _machine_oom_kills() -> int:
-    """How often the kernel has killed a process of this machine for want of memory; 0 if it does not say."""
-    try:
-        with open("/proc/vmstat", "rb") as file:
-            for line in file:
-                if line.startswith(b"oom_kill "):
-                    return int(line.split()[1])
-    except (OSError, ValueError):
-        pass
-    return 0

@@ -21,7 +21,7 @@ class Cause(enum.Enum):
     DISK = "disk"  #: killed by us: has written too much
     TASK_TIMEOUT = "task_timeout"  #: killed by us: the task took too long
     START_TIMEOUT = "start_timeout"  #: killed by us: loading the code took too long
-    HOST_OOM = "host_oom"  #: killed by the kernel because the machine had no memory left
+    HOST_OOM = "host_oom"  #: killed, most likely by the kernel because the machine had no memory left
     STOPPED = "stopped"  #: killed by us: it did not end within the grace of a stop or an exit
     INTERRUPTED = "interrupted"  #: killed by us: the user of the runner pressed Ctrl-C twice
     REPLACED = "replaced"  #: killed by us: the worker has moved on to another task
@@ -185,8 +185,8 @@ def _what(exit: Exit, during: str) -> str:
         case Cause.HOST_OOM:
             limit = f" of {format_bytes(exit.limit_bytes)} allowed" if exit.limit_bytes else ""
             return (
-                f"killed by the system, which had no memory left; own use {format_bytes(exit.peak_bytes)}"
-                f"{limit}; run fewer things at once, or on a larger machine"
+                "killed by the system, probably because it had no memory left; own use "
+                f"{format_bytes(exit.peak_bytes)}{limit}; run fewer things at once, or on a larger machine"
             )
         case Cause.STOPPED:
             return "the algorithm did not end when asked and was killed"

@@ -11,6 +11,7 @@ import pytest
 from hkrunner.sandbox import guard as guards
 from hkrunner.sandbox.guard import Guard
 from hkrunner.sandbox.limits import MI, Limits
+from hkrunner.sandbox.oom import OomWatch
 from hkrunner.sandbox.throttle import Throttle
 from hkrunner.sandbox.usage import Breach
 from support.trees import Tree
@@ -131,3 +132,17 @@ def test_the_account_at_the_end_has_what_the_answer_tells(make: Make) -> None:
     account = guard.ended()
     assert (account["removed"], account["kept"], account["limit"]) == ([], [], 256 * MI)
     assert (account["group_oom"], account["peak"]) == (False, 0)
+
+
+def test_a_kill_for_want_of_memory_elsewhere_is_not_held_against_a_later_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kills = [3]
+    monkeypatch.setattr(guards, "OomWatch", lambda now: OomWatch(now, count=lambda: kills[0]))
+    first, second = (Guard(Limits(), folders=[], ours=[]) for _ in range(2))
+    began = time.monotonic()
+    first.look(began + 1)
+    kills[0] += 1
+    for later in range(2, 5):
+        first.look(began + later)
+    assert (first.ended()["machine_oom"], second.ended()["machine_oom"]) == (False, True)

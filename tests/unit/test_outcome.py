@@ -71,6 +71,7 @@ def test_a_signal_without_a_name_is_told_by_its_number() -> None:
 
 def test_a_kill_by_the_machine_tells_the_own_use_beside_the_limit() -> None:
     told = sentence(Exit(Cause.HOST_OOM, peak_bytes=80 * MI, limit_bytes=256 * MI))
+    assert "probably because it had no memory left" in told
     assert "own use 80 MiB of 256 MiB allowed" in told
 
 
