@@ -143,7 +143,7 @@ CODES: dict[str, Code] = {
     ),
     "HOST_OOM": Code(
         "The kernel ended the algorithm, probably because the machine had no memory left: it killed a process "
-        "for that at the time. The algorithm was within its own limit.",
+        "for that just before. The algorithm was within its own limit.",
         "Run fewer things at once, or on a larger machine.",
         "MemoryLimit",
         "137",
