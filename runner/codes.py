@@ -142,8 +142,8 @@ CODES: dict[str, Code] = {
         _NEW,
     ),
     "HOST_OOM": Code(
-        "The kernel ended the algorithm, probably because the machine had no memory left: it killed a process "
-        "for that just before. The algorithm was within its own limit.",
+        "The kernel ended the algorithm, probably because the machine had no memory left: it killed a "
+        "process for that just before. The algorithm was within its own limit.",
         "Run fewer things at once, or on a larger machine.",
         "MemoryLimit",
         "137",
