@@ -8,6 +8,7 @@ kill; ended() after the last process is gone.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ from .usage import Breach, Sampler, breach
 if TYPE_CHECKING:
     from .portable import PsutilSampler
 
-#: While no task runs, and no limit could be broken meanwhile, the tree is looked at this often.
+#: While no task runs, and only the limit on CPU time could be broken, the tree is looked at this often.
 IDLE_LOOK_S = 1.0
 #: The machine's own killer of processes takes the algorithm before it takes us.
 OOM_SCORE = 500
@@ -137,7 +138,7 @@ class Guard:
 
     @property
     def next_at(self) -> float:
-        """When to look again."""
+        """When to look again; infinity: not before a task begins."""
         at = self._look_at
         if self._throttle is not None:
             at = min(at, self._throttle.next_at)
@@ -149,9 +150,9 @@ class Guard:
     def _look_at(self) -> float:
         """When the tree has to be looked at: limits hold between tasks too, threads and processes go on."""
         limits = self.limits
-        if self.idle and not (limits.enforced and (limits.memory_bytes or limits.pids)):
-            return self._idle_next
-        return self._sampler.next_at
+        if not self.idle or (limits.enforced and (limits.memory_bytes or limits.pids)):
+            return self._sampler.next_at
+        return self._idle_next if limits.enforced and limits.cpu_time_s is not None else math.inf
 
     def look(self, now: float) -> Breach | None:
         """Look, brake and throttle; return the limit that does not hold any more."""
@@ -235,6 +236,11 @@ class Guard:
         if not self._is_hurried:
             self._shared.scan(self._sampler.pids(), now)
         return self.sample()
+
+    def before_the_end(self) -> None:
+        """The tree is about to be ended: see what it has made while nobody looked."""
+        if self._look_at == math.inf:
+            self.fresh_sample()
 
     def restart_peak(self) -> None:
         """Forget the highest use so far: a task begins."""

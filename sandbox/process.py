@@ -251,6 +251,7 @@ class Child:
     def exit(self, options: Mapping[str, object]) -> None:
         """Have the child end: the user's stop() if a task runs, exit(), interpreter shutdown."""
         self._throttle(False)
+        self.watch(idle=False)  # what it has made since the last task is seen once more
         self._control_send(Kind.EXIT, 0, options)
         # EOF on the task socket is what the main thread waits for between tasks.
         self._to_main.end()
@@ -269,7 +270,7 @@ class Child:
         return self._kill is not None
 
     def watch(self, *, idle: bool) -> None:
-        """Say whether a task runs: an idle tree is looked at once a second."""
+        """Say whether a task runs: an idle tree is looked at only where a limit could be broken meanwhile."""
         self._tell_warden(Kind.TASK, {"idle": idle})
 
     def ask(self, number: int, *, restart: bool) -> None:
@@ -326,6 +327,7 @@ class Child:
         for frame in frames:
             if frame.kind == Kind.LOADED:
                 self.loaded = True
+                self.watch(idle=True)  # until a task asks for its usage
             self._listener.on_frame(self, frame)
         return True
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -107,7 +108,7 @@ class Warden:
         at = self._guard.next_at
         if not self._guard.idle:
             at = min(at, self._sample_at)
-        return max(0.0, at - time.monotonic())
+        return max(0.0, at - time.monotonic()) if at < math.inf else None
 
     def _watch(self, guard: Guard) -> None:
         """Look if it is time to; begin the kill when a limit does not hold."""
@@ -171,6 +172,7 @@ class Warden:
             self._send(Kind.SAMPLE, {**guard.fresh_sample(), "ask": body["ask"]})
         if body.get("restart"):
             guard.restart_peak()
+            guard.idle = False
         if body.get("end_others"):
             self._end_others()
 
@@ -277,6 +279,7 @@ class Warden:
         hook = None
         if self._guard is not None:
             self._guard.pause()
+            self._guard.before_the_end()
             hook = self._guard.kill_hook
         there, left = tree.kill_all(
             reaped=self._reaped, wait=self._wait, deadline_s=KILL_DEADLINE_S, also=hook

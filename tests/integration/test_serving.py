@@ -544,3 +544,32 @@ def _pinging(client: Any) -> Iterator[list[float]]:
     finally:
         over.set()
         thread.join()
+
+
+def test_between_tasks_no_process_wakes_up(tmp_path: Path) -> None:
+    """Without a limit to hold; before the first task, and after one that was long enough to be watched."""
+
+    def woken() -> int:
+        total = 0
+        for process in program.family():
+            for thread in Path(f"/proc/{process.pid}/task").iterdir():
+                text = (thread / "status").read_text()
+                total += int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+        return total
+
+    def sleeps() -> bool:
+        before = woken()
+        time.sleep(1.2)  # that nothing happens in this time is what is looked for
+        return woken() == before
+
+    with serving_worker(tmp_path) as (client, program):
+        program.wait_for_line("loaded")
+        wait_until(sleeps, what="rest before a task")
+        client.initialize(["wait for file", str(tmp_path / "flag")])
+        client.expect("initialized")
+        client.start()
+        before = woken()
+        wait_until(lambda: woken() > before + 60, what="a third of a second of polling for the file")
+        (tmp_path / "flag").touch()
+        client.expect("done")
+        wait_until(sleeps, what="rest after it")

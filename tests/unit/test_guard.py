@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from hkrunner.sandbox.oom import OomWatch
 from hkrunner.sandbox.throttle import Throttle
 from hkrunner.sandbox.usage import Breach
 from support.trees import Tree
+from support.waiting import wait_until
 
 Make = Callable[[Limits], Guard]
 SLEEPER = "import signal, time; signal.alarm(20); time.sleep(15)"
@@ -44,12 +46,34 @@ def breach_of(guard: Guard, tree: Tree, *, deadline_s: float = 15.0) -> Breach:
     raise AssertionError("no limit was broken")
 
 
-def test_an_idle_tree_without_a_limit_is_looked_at_once_a_second(make: Make) -> None:
+def test_an_idle_tree_without_a_limit_wakes_nobody(make: Make) -> None:
     guard = make(Limits())
+    guard.look(time.monotonic())
+    guard.idle = True
+    assert guard.next_at == math.inf
+    guard.idle = False
+    assert guard.next_at < time.monotonic() + 0.2
+
+
+def test_an_idle_tree_with_a_limit_on_cpu_time_is_looked_at_once_a_second(make: Make) -> None:
+    guard = make(Limits(cpu_time_s=60.0))
     guard.idle = True
     now = time.monotonic()
     guard.look(now)
     assert guard.next_at == now + guards.IDLE_LOOK_S
+
+
+def test_shared_memory_made_while_nobody_looked_is_removed_in_the_end(make: Make) -> None:
+    guard = Guard(Limits(), folders=[], ours=[])
+    guard.look(time.monotonic())
+    guard.idle = True
+    path = Path(f"/dev/shm/hkrunner-test-{os.getpid()}")
+    with Tree() as tree:
+        tree.start(code=f"held = open('{path}', 'w'); held.write('x' * 5000); held.flush(); {SLEEPER}")
+        wait_until(lambda: path.exists() and path.stat().st_size == 5000, what="the file")
+        guard.before_the_end()
+    assert [one[1] for one in guard.ended()["removed"]] == [str(path)]
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("limits", [Limits(memory_bytes=512 * MI), Limits(pids=4000)])
@@ -64,9 +88,8 @@ def test_an_idle_tree_with_a_limit_is_looked_at_as_often_as_a_busy_one(make: Mak
 def test_a_limit_that_is_not_enforced_costs_no_sleep(make: Make) -> None:
     guard = make(Limits(memory_bytes=512 * MI, pids=1, enforced=False))
     guard.idle = True
-    now = time.monotonic()
-    assert guard.look(now) is None
-    assert guard.next_at == now + guards.IDLE_LOOK_S
+    assert guard.look(time.monotonic()) is None
+    assert guard.next_at == math.inf
 
 
 def test_memory_beyond_the_limit_is_found_and_confirmed(make: Make) -> None:
