@@ -24,6 +24,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -51,6 +52,8 @@ _BEGIN = (
     "import sys; sys.path[:] = filter(None, sys.path); from hkrunner.runner.library import begin; begin()"
 )
 _PR_SET_PDEATHSIG = 1
+#: What runner/envfile.py takes for one character between double quotes.
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _CHUNK = 65536
 #: The error's sentence is at the end of stderr, within so many characters.
 _TAIL = 65536
@@ -226,10 +229,15 @@ def run(
         "file": file,
         "state_dir": state_dir,
     }
-    with tempfile.TemporaryFile() as tasks:
+    with contextlib.ExitStack() as stack:
+        tasks = stack.enter_context(tempfile.TemporaryFile())
         count = _write_tasks(tasks, inputs)
-        with _Command(_arguments(entry, options), tasks, on_event) as command:
-            status = command.wait()
+        arguments = _arguments(entry, options)
+        variables = stack.enter_context(_variables(env)) if env else None
+        if variables is not None:
+            arguments.append(f"--env-file=/dev/fd/{variables.fileno()}")
+        command = stack.enter_context(_Command(arguments, tasks, on_event, variables))
+        status = command.wait()
     if len(command.results) < count or (count == 0 and status != 0):
         raise _error(status, command, count)
     return command.results
@@ -259,15 +267,33 @@ def _write_tasks(file: IO[bytes], inputs: Iterable[Any]) -> int:
     return count
 
 
+def _variables(env: Mapping[str, str]) -> IO[bytes]:
+    """Return a memory file for --env-file: what stands in arguments, everybody on the machine can read.
+
+    Raises SettingsError for what no variable can be.
+    """
+    lines: list[bytes] = []
+    for name, value in env.items():
+        if not re.fullmatch(r"[^\s=#'\"]+", name):
+            raise SettingsError(f"env: {name!r} is no name of a variable")
+        text = str(value).translate(_ESCAPES)
+        try:
+            lines.append(f'{name}="{text}"\n'.encode())
+        except UnicodeEncodeError as error:
+            raise SettingsError(f"env: the value of {name} is no text: {error.reason}") from None
+    file = os.fdopen(os.memfd_create("hkrunner-env", os.MFD_CLOEXEC), "wb")
+    file.write(b"".join(lines))
+    file.flush()
+    return file
+
+
 def _arguments(entry: str | os.PathLike[str], options: Options) -> list[str]:
     # With the value in the same word: it may begin with a dash.
     words = ["run", f"--entry={os.fspath(entry)}", "--tasks=-", "--json", "--quiet"]
     for name, value in options.items():
-        if name == "env":
-            words += [f"--env={key}={text}" for key, text in (options.get("env") or {}).items()]
-        elif name == "no_limits":
+        if name == "no_limits":
             words += ["--no-limits"] if value else []
-        elif value is not None:
+        elif value is not None and name != "env":
             words.append(f"--{name.replace('_', '-')}={value}")
     return words
 
@@ -280,6 +306,7 @@ class _Command:
         arguments: list[str],
         stdin: IO[bytes],
         on_event: Callable[[Printed | TaskResult], object] | None,
+        variables: IO[bytes] | None,
     ) -> None:
         self.results: list[TaskResult] = []
         self.tail = ""  #: the last of stderr
@@ -294,6 +321,7 @@ class _Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
+            pass_fds=(variables.fileno(),) if variables is not None else (),
             # A terminal's Ctrl-C is for the main thread, which passes it on. No other thread ever hears of
             # it: then it must reach the command itself, as one of the terminal's own group.
             start_new_session=threading.current_thread() is threading.main_thread(),

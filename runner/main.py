@@ -178,9 +178,15 @@ def _run_watching(
         # Each run closes its own.
         return None if store is None else Store(store.root, metrics_dir=store.metrics_dir)
 
-    watch = Watch(loop, settings, where, output, make_store, inputs)
-    obey_signals(loop, watch.interrupt)
-    return watch.run()
+    with contextlib.ExitStack() as stack:
+
+        def read_again() -> tuple[Settings, Location]:
+            assert settings.read_again is not None, "--watch has set it"
+            return prepare(settings.read_again(), os.environ, stack)
+
+        watch = Watch(loop, settings, where, output, make_store, inputs, read_again)
+        obey_signals(loop, watch.interrupt)
+        return watch.run()
 
 
 def run_worker(asked: WorkerSettings) -> int:

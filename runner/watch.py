@@ -1,4 +1,4 @@
-"""--watch: run the inputs again, in a new child, whenever the code has changed.
+"""--watch: run the inputs again, in a new child, when the code, its descriptor or its variables have changed.
 
     run -> wait for a change -> run -> ...       until a signal, or until nobody reads the results
 
@@ -19,6 +19,8 @@ from typing import Any
 
 from ..boards.store import Store
 from ..sandbox.entry import Location
+from .descriptor import NAMES, is_below
+from .errors import HkrunnerError
 from .local.report import Report
 from .local.run import LocalRun
 from .loop import Loop, Timer
@@ -56,12 +58,14 @@ class Changes:
         self._callback: Callable[[set[str]], None] | None = None
         self._stop = threading.Event()
         self._thread = self._start_thread()
-        self._poll_s = POLL_S if self._thread is None else SLOW_POLL_S
+        # Of what lies elsewhere nobody tells: its folder may be anybody's, and large.
+        told = self._thread is not None and all(is_below(one, folder) for one in more)
+        self._poll_s = SLOW_POLL_S if told else POLL_S
 
     @property
     def how(self) -> str:
         """Return how changes are noticed."""
-        return f"every {POLL_S:g} s" if self._thread is None else "watchfiles"
+        return f"every {POLL_S:g} s" if self._poll_s == POLL_S else "watchfiles"
 
     def begin(self) -> None:
         """A run begins: what is changed from now on counts."""
@@ -207,29 +211,59 @@ class Watch:
         output: Output,
         make_store: Callable[[], Store | None],
         inputs: list[bytes],
+        read_again: Callable[[], tuple[Settings, Location]],
     ) -> None:
+        """`read_again`: what `settings` and `where` are once the descriptor or a file of variables has changed;
+        raises HkrunnerError."""
         self._loop = loop
+        self._output = output
+        self._read_again = read_again
+        self._make_store = make_store
+        self._inputs = inputs
+        self._is_stale = False  #: what the settings come from has changed
+        self._take(settings, where)
+        self._changes = self._watch_changes()
+        self._one: LocalRun | None = None
+        self._good: Good | None = None
+        self._status = 0
+        self._ended_by: int | None = None
+
+    def _take(self, settings: Settings, where: Location) -> None:
         # Python takes what it has compiled for current when time, in seconds, and size are the same: of two
         # versions saved in one second the first would be run again.
         env = {"PYTHONDONTWRITEBYTECODE": "1", **settings.child_env}
         self._settings = replace(settings, child_env=env)
         self._where = where
-        self._output = output
-        self._make_store = make_store
-        self._inputs = inputs
-        self._descriptor = settings.descriptor.file if settings.descriptor is not None else None
-        more = () if self._descriptor is None else (self._descriptor,)
-        self._changes = Changes(loop, where.folder, more, settings.state_dir)
-        self._one: LocalRun | None = None
-        self._good: Good | None = None
-        self._status = 0
-        self._ended_by: int | None = None
+        found = [settings.descriptor.file] if settings.descriptor is not None else []
+        # One that is not there may come to be.
+        beside = [os.path.join(where.folder, name) for name in NAMES] if not settings.file_given else []
+        self._sources = (*dict.fromkeys((*found, *beside)), *settings.env_files)
+
+    def _watch_changes(self) -> Changes:
+        return Changes(self._loop, self._where.folder, self._sources, self._settings.state_dir)
+
+    def _refresh(self) -> None:
+        """Read the descriptor and the variables again; what cannot be read leaves them as they were."""
+        if not self._is_stale:
+            return
+        before = (self._where.folder, self._sources)
+        try:
+            self._take(*self._read_again())
+        except HkrunnerError as error:
+            self._output.warn(f"✘ {error}; limits and variables are as they were")
+            return
+        self._is_stale = False
+        if (self._where.folder, self._sources) != before:
+            self._changes.close()
+            self._changes = self._watch_changes()
+            self._changes.begin()
 
     def run(self) -> int:
         """Run until a signal; return the status of the last run."""
         try:
             while True:
                 self._changes.begin()
+                self._refresh()
                 self._status = self._run_once()
                 if self._ended_by is not None or self._output.out.broken:
                     return self._status
@@ -289,8 +323,7 @@ class Watch:
         names = sorted(self._shown(path) for path in paths)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         self._output.say(f"▶ {', '.join(names[:3])}{more} changed: running again")
-        if self._descriptor in paths:
-            self._output.say("  the descriptor is read at the start: limits and variables are as they were")
+        self._is_stale = self._is_stale or not paths.isdisjoint(self._sources)
         self._loop.stop()
 
     def _shown(self, path: str) -> str:

@@ -96,6 +96,22 @@ def test_variables_records_and_interpreter_are_the_callers_choice(tmp_path: Path
     assert not (tmp_path / ".hkrunner").exists()
 
 
+def test_values_of_variables_are_nowhere_that_others_can_read(tmp_path: Path) -> None:
+    entry = algorithm(
+        "import os, pathlib\ndef words(pid):\n"
+        "    try:\n        return pathlib.Path(f'/proc/{pid}/cmdline').read_bytes()\n"
+        "    except OSError:\n        return b''\n"
+        "def start(args):\n"
+        "    lines = [words(pid) for pid in os.listdir('/proc') if pid.isdecimal()]\n"
+        "    return [os.environ['A'], sum(b'hidden' in line for line in lines)]\n"
+    )
+    value = "hidden \"quoted\" \\ back\nslash # and = all 'that'"
+    (result,) = hkrunner.run(entry, [1], env={"A": value})
+    assert result.output == [value, 0]
+    with pytest.raises(hkrunner.SettingsError, match="env: 'A B' is no name of a variable"):
+        hkrunner.run(entry, [1], env={"A B": "1"})
+
+
 def test_a_module_of_the_callers_folder_does_not_stand_in_for_the_standard_librarys() -> None:
     algorithm("raise SystemExit('this is not the random you want')\n", "random.py")
     algorithm("def start(args):\n    return 1\n")

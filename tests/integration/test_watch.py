@@ -118,6 +118,28 @@ def test_a_helper_counts_and_a_result_beside_the_code_does_not(tmp_path: Path) -
     assert program.stdout == ["1", "2"]
 
 
+def test_the_descriptor_and_a_file_of_variables_are_read_again(tmp_path: Path) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    code = "import os\ndef start(args):\n    return [os.environ.get('A'), os.environ.get('B')]\n"
+    (folder / "my_alg.py").write_text(code)
+    save(tmp_path / "variables", "A=1\n")
+    with serving("my_alg.py", "-i", "1", "--watch", "--env-file", "../variables", cwd=folder) as program:
+        wait_for_runs(program, 1)
+        save(tmp_path / "variables", "A=2\n")
+        wait_for_runs(program, 2)
+        save(folder / "algorithm.yml", "name: my-alg\nalgorithmEnv: {B: '3'}\nmem: 64Mi\n")
+        wait_for_runs(program, 3)
+        assert "memory 64 MiB" in program.wait_for_line("limits:")
+        save(folder / "algorithm.yml", "name: [\n")
+        wait_for_runs(program, 4)
+        program.wait_for_line("limits and variables are as they were")
+        save(folder / "algorithm.yml", "name: my-alg\nalgorithmEnv: {B: '4'}\n")
+        wait_for_runs(program, 5)
+        assert end(program) == 0
+    assert program.stdout == ['["1",null]', '["2",null]', '["2","3"]', '["2","3"]', '["2","4"]']
+
+
 def test_code_that_each_run_writes_does_not_run_for_ever(tmp_path: Path) -> None:
     code = (
         "import os, time\ndef start(args):\n"
