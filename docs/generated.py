@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ from hkrunner.runner.cli import COMMANDS, DEFAULT, DefaultGroup
 from hkrunner.runner.cli import command as group
 from hkrunner.runner.cli_worker import command as worker_command
 from hkrunner.runner.codes import CODES
+from hkrunner.runner.events import _ENDED
 from hkrunner.runner.options import OPTIONS, WORKER_OPTIONS, Option
 from hkrunner.runner.result import Result
 from hkrunner.runner.task import TABLE, Action, Event, State
@@ -136,7 +138,8 @@ def _command(one: click.Command, parent: click.Context, name: str) -> str:
     rows = [
         [_click_flags(record[0]), record[1]]
         for record in (param.get_help_record(context) for param in one.get_params(context))
-        if record is not None and "--help" not in record[0]
+        # An argument stands in the usage; its help is the command's.
+        if record is not None and record[1] and "--help" not in record[0]
     ]
     parts = [f"## {path}\n", f"`{usage}`\n", _help(one) + "\n"]
     if rows:
@@ -308,6 +311,45 @@ def result_fields() -> str:
     return table(["field", "type, unit", "meaning", "null when"], rows)
 
 
+@dataclass(frozen=True)
+class Happening:
+    """An event of `--output jsonl`: when it comes, and its fields beside event, time and taskId."""
+
+    when: str
+    fields: str
+
+
+EVENTS: Mapping[str, Happening] = {
+    "loaded": Happening("the code is loaded, once a process", "`entry`, `methods`, `python`"),
+    "connected": Happening("the connection to the worker is there", "`url`, `encoding`"),
+    "initialized": Happening("a task has begun, init() has returned", "`jobId`, `nodeName`, `pipelineName`"),
+    "started": Happening("start() is called", ""),
+    "progress": Happening("`api.progress(…)`", "`progress` (0 to 100), `details`"),
+    "sample": Happening(
+        "what it uses, about once a second", "`cpuCores` (cores), `memoryBytes` (bytes), `processes`"
+    ),
+    "log": Happening("it has printed a line", "`stream` (`stdout`, `stderr`), `line`"),
+    "killed": Happening(
+        "hkrunner has ended it; the `errorMessage` follows",
+        "`code`, `used` and `allowed` in the limit's unit, `processes` as `[pid, name, bytes]`",
+    ),
+    "done": Happening("the task has a result", "all of the result object"),
+    "errorMessage": Happening("the task has failed", "all of the result object"),
+    "stopped": Happening("the task was stopped", "all of the result object"),
+    "board": Happening("the board of `--board` answers", "`id`, `url`"),
+}
+
+
+def events() -> str:
+    """Return the events of `--output jsonl`; an error when the code tells others."""
+    said = set(_ENDED.values())
+    for file in (Path(inspect.getfile(Result)).parent).rglob("*.py"):
+        said.update(re.findall(r"\.emit\(\s*\"(\w+)\"", file.read_text("utf-8")))
+    assert said == set(EVENTS), f"runner/ tells {sorted(said)}"
+    rows = [[code(name), one.when, one.fields] for name, one in EVENTS.items()]
+    return table(["event", "when", "fields"], rows)
+
+
 # ---- states
 
 
@@ -360,6 +402,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "codes": codes,
     "commands": commands,
     "environment": environment,
+    "events": events,
     "exit statuses": exit_statuses,
     "options": options,
     "result fields": result_fields,

@@ -23,6 +23,8 @@ Exit status:
   4    the code cannot be loaded
   5    no worker
   6    the board that was asked for has failed
+  124  a time limit
+  137  a memory limit
   128+N  the algorithm was ended by signal N (139: segmentation fault)
   130, 143  ended by Ctrl-C or SIGTERM, in order
 """

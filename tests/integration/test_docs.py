@@ -33,6 +33,7 @@ NOT_RUN = {
     "README.md": 1,  # opens a browser
     "docs/boards.md": 2,  # opens a browser
     "docs/cluster.md": 1,  # builds an image
+    "docs/how-to/debug.md": 1,  # somebody types at a prompt
     "docs/how-to/serve.md": 1,  # needs a cluster
     "docs/performance.md": 1,  # takes many minutes
     "docs/tutorial.md": 1,  # installs over the network
