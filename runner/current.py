@@ -58,6 +58,7 @@ class Current:
     started_at: float
     message: Message | None  #: its initialize, until the child has read it
     ids: TaskIds | None = None
+    placed: bool = False  #: the child has got its folders with the task itself
     record: TaskRecord | None = None
     series: ResourceSeries | None = None
     meter: Meter | None = None

@@ -7,7 +7,10 @@ the message travels on as it came. What it does decode and encode itself is smal
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from ..sandbox import codec
 
@@ -55,6 +58,61 @@ def _msgpack_name(data: bytes) -> bytes:
     length = data[at] & 0x1F if data[at] != 0xD9 else data[at + 1]
     begin = at + 1 if data[at] != 0xD9 else at + 2
     return data[begin : begin + length] if begin + length <= len(data) else b""
+
+
+def ids_of(encoding: str, data: bytes) -> dict[str, str] | None:
+    """Return the names in a small `initialize` without decoding its payload; None where that is not plain.
+
+    Of 4 KiB of json: 3 µs, where the round trip to the child, which decodes anyway, costs 80.
+    """
+    try:
+        return _IDS[encoding](data)
+    except Exception:  # noqa: BLE001 - whatever a library says of foreign bytes: the child decodes them, and tells
+        return None
+
+
+class _Names(msgspec.Struct):
+    taskId: str | None = None
+    jobId: str | None = None
+    nodeName: str | None = None
+    algorithmName: str | None = None
+    pipelineName: str | None = None
+
+
+class _Initialize(msgspec.Struct):
+    data: _Names
+
+
+def _told(names: _Names) -> dict[str, str]:
+    told = (
+        ("taskId", names.taskId),
+        ("jobId", names.jobId),
+        ("nodeName", names.nodeName),
+        ("algorithmName", names.algorithmName),
+        ("pipelineName", names.pipelineName),
+    )
+    return {name: value[:1000] for name, value in told if value is not None}
+
+
+_json_ids = msgspec.json.Decoder(_Initialize)
+_msgpack_ids = msgspec.msgpack.Decoder(_Initialize)
+
+
+def _bson_ids(data: bytes) -> dict[str, str] | None:
+    # Raw: what is nested below stays bytes.
+    import bson
+    from bson.codec_options import CodecOptions
+    from bson.raw_bson import RawBSONDocument
+
+    raw = bson.decode(data, CodecOptions(document_class=RawBSONDocument))["data"]["data"]
+    return _told(msgspec.convert({name: raw.get(name) for name in _Names.__struct_fields__}, _Names))
+
+
+_IDS: dict[str, Callable[[bytes], dict[str, str] | None]] = {
+    "json": lambda data: _told(_json_ids.decode(data).data),
+    "msgpack": lambda data: _told(_msgpack_ids.decode(data).data),
+    "bson": _bson_ids,
+}
 
 
 def decode(encoding: str, data: bytes | memoryview) -> Any:

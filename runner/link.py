@@ -53,6 +53,8 @@ MESSAGE_MAX = 2 * 1024**3
 PIECE = 256 * 1024
 #: A message up to this size is sent at once, in one piece, when nothing waits before it.
 SMALL = 16 * 1024
+#: How long one of those may wait for another.
+SOON_S = 0.001
 #: At most this much is written or read before the loop looks at others.
 TURN_BYTES = 4 * PIECE
 #: The memfd kept for the next large message is given back after this long without one.
@@ -234,6 +236,7 @@ class Link:
         #: Called when what waits has become little again, after `congested` was seen.
         self.on_relieved: Callable[[], None] | None = None
         self._control: deque[bytes] = deque()
+        self._soon: Timer | None = None
         self._frames: Iterator[bytes] | None = None
         self._chunk = memoryview(b"")
         self._spoken = False
@@ -376,42 +379,66 @@ class Link:
 
     # ---- posting
 
-    def post(self, data: bytes, source: Source | None = None, *, final: bool = False) -> None:
+    def post(
+        self, data: bytes, source: Source | None = None, *, final: bool = False, soon: bool = False
+    ) -> None:
         """Send a message as soon as the worker can take it; `source` instead of data for a large one.
 
         `final`: the answer of a task, which is worth sending again when it may have been lost.
+        `soon`: a small message that waits up to SOON_S for the next one, to go out with it: a system call,
+        and a wake-up of the worker, less for a task that is over in no time.
         """
         if self.state is State.CLOSED:
             if source is not None:
                 source.close()
             return
         one = _Outgoing(data, source, final)
-        if source is None and len(data) <= SMALL and self._post_now(one):
+        if soon and not self._outbox and self._is_free:
+            self._soon = self._loop.after(SOON_S, self._pump)
+        elif source is None and len(data) <= SMALL and self._post_now(one):
             return
         self._outbox.append(one)
         self._waiting_bytes += one.size
-        if self.state is State.OPEN:
+        if not self._is_soon:
             self._pump()
 
     def _post_now(self, one: _Outgoing) -> bool:
-        """Send a small message at once when nothing is before it; False when it has to queue."""
+        """Send a small message at once, with one that waits for it; False when it has to queue."""
+        first = self._outbox[0] if self._is_soon and len(self._outbox) == 1 else None
+        if self._soon is not None:
+            self._soon.cancel()
         sock = self._socket
-        if sock is None or self._outbox or self._chunk or self._control or not self._spoken:
+        if sock is None or (self._outbox and first is None) or not self._is_free:
             return False
-        frame = _frame(self._opcode, one.data)
+        before = b"" if first is None else _frame(self._opcode, first.data)
+        frames = before + _frame(self._opcode, one.data)
         try:
-            count = sock.send(frame)
+            count = sock.send(frames)
         except OSError:
             return False  # the queue meets the same trouble, and deals with it
         self._waiting_bytes += one.size
-        if count < len(frame):
-            self._chunk = memoryview(frame)[count:]
+        if first is not None and count >= len(before):
+            self._sent(self._outbox.popleft())
+        if count < len(frames):
+            # What is cut is the first in the outbox, and the chunk the rest of its frame.
+            end = len(before) if count < len(before) else len(frames)
+            self._chunk = memoryview(frames)[count:end]
             self._outbox.append(one)
             self._frames = iter(())
             self._pump()
         else:
             self._sent(one)
         return True
+
+    @property
+    def _is_free(self) -> bool:
+        """The worker listens, and no frame is half sent."""
+        return not (self._chunk or self._control or self._frames) and self._spoken and self._fd >= 0
+
+    @property
+    def _is_soon(self) -> bool:
+        """A small message waits in the outbox, alone, for the next one."""
+        return self._soon is not None and self._soon.pending
 
     def clear(self) -> None:
         """Forget everything that is not sent: it belongs to a task that the worker has given up.
@@ -645,7 +672,7 @@ class Link:
             self._listener.on_link_message(Message(b"", payload))
         else:
             self._listener.on_link_message(Message(payload))
-        if self._outbox:
+        if self._outbox and not self._is_soon:
             self._pump()
 
     def _on_control(self, opcode: int, payload: bytes) -> None:

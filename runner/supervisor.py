@@ -51,6 +51,8 @@ LOG_LINES = 100
 #: numpy says how much it asked for.
 _ASKED = re.compile(r"Unable to allocate ([\d.]+) ([KMGT]i)B")
 ASKED_MAX = 1024 * GI
+#: In a message up to this size the names are found here; for a larger one the child tells them.
+NAMES_MAX = 8192
 #: A leak is worth a word from here on: share of the limit, and tasks it was seen over.
 LEAK_SHARE = 0.8
 LEAK_TASKS = 10
@@ -78,7 +80,9 @@ class Line(Protocol):
     def is_open(self) -> bool: ...
     @property
     def congested(self) -> bool: ...
-    def post(self, data: bytes, source: BlobSource | None = None, *, final: bool = False) -> None: ...
+    def post(
+        self, data: bytes, source: BlobSource | None = None, *, final: bool = False, soon: bool = False
+    ) -> None: ...
     def clear(self) -> None: ...
     def close(self) -> None: ...
 
@@ -140,7 +144,7 @@ class Supervisor:
             Action.ARM_GRACE: self._arm_grace,
             Action.DISARM_GRACE: self._disarm_grace,
             Action.POST_INITIALIZED: self._post_initialized,
-            Action.POST_STARTED: lambda: self._post(self._wire_started),
+            Action.POST_STARTED: lambda: self._post(self._wire_started, soon=True),
             Action.POST_RESULT: self._post_result,
             Action.POST_FAILURE: self._post_failure,
             Action.POST_DEATH: self._post_death,
@@ -378,10 +382,23 @@ class Supervisor:
         elif self._is_idle:
             child.watch(idle=False)
         self._is_idle = False
+        current.placed = False
         if message.blob is not None:
             child.send_blob(Kind.INIT, current.number, message.blob.fd, message.blob.size)
+        elif child.loaded and message.size <= NAMES_MAX and self._open_ahead(current, message.data):
+            current.placed = True
+            child.send(Kind.BEGIN, current.number, self._go(current) + b"\n" + message.data)
         else:
             child.send(Kind.INIT, current.number, message.data)
+
+    def _open_ahead(self, current: Current, data: bytes) -> bool:
+        """Open the task with names found here; False when the child has to tell them."""
+        if current.ids is None:
+            told = encoding.ids_of(self._settings.encoding, data)
+            if told is None:
+                return False
+            self._open(current, self._ids(told))
+        return True
 
     def _began_too_late(self, current: Current, exit: Exit) -> bool:
         """A warm child died before it had read the task: the task has not begun, another child takes it."""
@@ -475,6 +492,8 @@ class Supervisor:
             os.close(frame.fd)
             raise ValueError("a descriptor nobody asked for")
         if kind == Kind.INITIALIZED:
+            if current is not None and current.message is not None:
+                self._admitted(current)  # there was no init() to call
             self._step(Event.CHILD_INITIALIZED)
         elif kind == Kind.CALL and current is not None:
             self._pass_call(frame.body)
@@ -680,11 +699,17 @@ class Supervisor:
 
     def _admit(self, current: Current, told: Mapping[str, Any]) -> None:
         """The child has read the task: it is known by name now, and gets its folders."""
+        if current.ids is None:
+            self._open(current, self._ids(told))
+        self._admitted(current)
+        if not current.placed:
+            self._send(Kind.GO, self._go(current))
+
+    def _admitted(self, current: Current) -> None:
+        """The task has begun in the child, and is its own: it is measured and timed from here on."""
         current.release()
         child = self._crew.child
         assert child is not None, "its frame has just come"
-        if current.ids is None:
-            self._open(current, self._ids(told))
         current.protection = child.holds
         current.meter = Meter(self._loop, child, exact=current.limit_bytes is not None)
         limits = self._settings.limits
@@ -693,12 +718,14 @@ class Supervisor:
             current.timeout = self._loop.after(
                 limits.task_timeout_s, lambda: child.kill(Cause.TASK_TIMEOUT, text)
             )
+
+    def _go(self, current: Current) -> bytes:
+        """Where the child finds the task's folders, and what it is to keep there."""
         record = current.record
-        go: dict[str, Any] = {"folder": None, "env": {}}
-        if record is not None:
-            most = self._settings.keep_values_bytes
-            go = {"folder": record.folder_text, "env": record.environment, "most": most}
-        self._send(Kind.GO, json.dumps(go).encode())
+        if record is None:
+            return b"{}"
+        most = self._settings.keep_values_bytes
+        return json.dumps({"folder": record.folder_text, "env": record.environment, "most": most}).encode()
 
     def _open(self, current: Current, ids: TaskIds) -> None:
         current.open(self._store, ids, self._shown, self._settings.given)
@@ -804,11 +831,13 @@ class Supervisor:
 
     # ---- answers
 
-    def _post(self, wire: bytes, source: BlobSource | None = None, *, final: bool = False) -> None:
+    def _post(
+        self, wire: bytes, source: BlobSource | None = None, *, final: bool = False, soon: bool = False
+    ) -> None:
         link = self._link
         if link is None:
             return
-        link.post(wire, source, final=final)
+        link.post(wire, source, final=final, soon=soon)
         if link.congested and self._crew.child is not None and link.on_relieved is None:
             # The child waits with what it wants to send until the worker has taken some of it.
             child = self._crew.child

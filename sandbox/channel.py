@@ -52,6 +52,7 @@ class Kind(IntEnum):
     INIT = 2  #: the worker's `initialize` message, as it came
     GO = 3  #: JSON: the task's folders and environment; answer to ADMIT
     START = 4  #: the worker's `start` message, as it came; may be empty
+    BEGIN = 5  #: GO and INIT at once: the JSON of GO, a line feed, the worker's message
     # parent -> child, on the control socket (read by the child's control thread)
     STOP = 8  #: JSON: the options for the user's stop()
     EXIT = 9  #: JSON: the options for the user's exit()
@@ -59,7 +60,7 @@ class Kind(IntEnum):
     # child -> parent
     LOADED = 16  #: JSON: what the entry offers
     LOAD_FAILED = 17  #: JSON: an error, see errors in child.py; the child ends after it
-    ADMIT = 18  #: JSON: the ids of the task that INIT carried
+    ADMIT = 18  #: JSON: the ids of the task that INIT carried; after BEGIN only if there is an init() to call
     INITIALIZED = 19  #: empty: the user's init() has returned
     DONE = 20  #: the final `done` message, ready for the wire
     FAILED = 21  #: JSON: an error: the task has ended without a result

@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
-import inspect
 import json
 import os
 import resource
@@ -31,6 +30,7 @@ import signal
 import socket
 import sys
 import threading
+from types import CoroutineType
 from typing import Any, Callable, Dict, FrozenSet, List, NoReturn, Optional, Tuple
 
 from . import codec, failure, records
@@ -213,7 +213,7 @@ class Child:
             frame, self._next = self._next or self._channel.receive(), None
             if frame is None:
                 break
-            if frame.kind == Kind.INIT:
+            if frame.kind in (Kind.INIT, Kind.BEGIN):
                 self._serve(frame)
         self._say_goodbye()
 
@@ -269,10 +269,18 @@ class Child:
         assert entry is not None, "tasks are served after LOADED"
         folder: Optional[str] = None
         try:
-            args = self._admit(frame)
-            folder, most = self._go()
+            if frame.kind == Kind.BEGIN:
+                go, _, message = frame.body.partition(b"\n")
+                folder, most = self._place(go)
+                args, ids = codec.ids_of(self._decode(message))
+                if entry.init is not None:
+                    # From here on the task has begun: if we die now, it is not given to another child.
+                    self._send_json(Kind.ADMIT, task, ids)
+            else:
+                args = self._admit(frame)
+                folder, most = self._go()
             if folder is not None:
-                if most is None or max(frame.size, len(frame.body)) <= most:
+                if most is None or frame.size <= most:
                     self._keep_input(folder, codec.json_text(args.get("input")))
                 self._prepare(folder)
             api = Api(
@@ -322,14 +330,7 @@ class Child:
     def _admit(self, frame: Frame) -> Dict[str, Any]:
         """Decode the task and tell the parent its ids; returns what init and start get."""
         try:
-            if frame.fd is not None:
-                message = codec.decode(self._encoding, _mapped(frame.fd, frame.size))
-            else:
-                message = codec.decode(self._encoding, frame.body)
-        except ValueError as error:
-            raise entries.EntryError(
-                "RUNNER_ERROR", f"the worker's initialize is no {self._encoding}: {error}"
-            ) from None
+            message = self._decode(frame.body if frame.fd is None else _mapped(frame.fd, frame.size))
         finally:
             if frame.fd is not None:
                 os.close(frame.fd)
@@ -338,13 +339,24 @@ class Child:
         self._send_json(Kind.ADMIT, frame.task, ids)
         return data
 
+    def _decode(self, data: codec.Buffer) -> Any:
+        try:
+            return codec.decode(self._encoding, data)
+        except ValueError as error:
+            raise entries.EntryError(
+                "RUNNER_ERROR", f"the worker's initialize is no {self._encoding}: {error}"
+            ) from None
+
     def _go(self) -> Tuple[Optional[str], Optional[int]]:
         """Take the task's folders; returns the one for its record, None when nothing is kept, and how large
         a value is kept at most, None when any is."""
         frame = self._channel.receive()
         if frame is None or frame.kind != Kind.GO:
             raise _MovedOn
-        told = json.loads(frame.body)
+        return self._place(frame.body)
+
+    def _place(self, go: bytes) -> Tuple[Optional[str], Optional[int]]:
+        told = json.loads(go)
         os.environ.update(told.get("env") or {})
         return told.get("folder"), told.get("most")
 
@@ -355,7 +367,7 @@ class Child:
         places, keyword = how
         given = (args, api)[:places]
         result = function(*given, **({keyword: api} if keyword else {}))
-        if inspect.iscoroutine(result):
+        if isinstance(result, CoroutineType):
             result = _asyncio().run(self._awaited(result))
         if os.getpid() != self._pid:
             _leave_fork()  # a fork of the user's that returned from their function
@@ -531,7 +543,7 @@ class Child:
             try:
                 places, _ = entries.call_with(function, "stop", self._where.shown, 1)
                 result = function(*(options,)[:places])
-                if inspect.iscoroutine(result):
+                if isinstance(result, CoroutineType):
                     _asyncio().run(result)
             except BaseException as error:  # noqa: BLE001 - the edge of user code
                 told["error"] = failure.describe(error, self._where.folder, during=" in stop()")["message"]
@@ -553,7 +565,7 @@ class Child:
             try:
                 places, _ = entries.call_with(function, "exit", self._where.shown, 1)
                 result = function(*(options,)[:places])
-                if inspect.iscoroutine(result):
+                if isinstance(result, CoroutineType):
                     _asyncio().run(result)
             except SystemExit:
                 pass  # it wanted to end: so it does

@@ -21,18 +21,14 @@ Anything else is a ResultInvalid that names the place: `result['a'][3]: Foo`. Py
 
 from __future__ import annotations
 
-import base64
+import binascii
 import collections
 import contextlib
-import dataclasses
-import datetime
-import decimal
 import enum
 import gc
 import json
 import math
 import os
-import uuid
 from collections import abc
 from typing import Any, Callable, Dict, Optional, Tuple, Union
 
@@ -126,7 +122,7 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
     if isinstance(value, str):
         return _text(str(value), encoding, place)
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return base64.b64encode(value).decode() if encoding == "json" else bytes(value)
+        return binascii.b2a_base64(value, newline=False).decode() if encoding == "json" else bytes(value)
     if isinstance(value, (list, tuple, set, frozenset, collections.deque, range)):
         return [plain(one, encoding, f"{place}[{i}]", depth + 1) for i, one in enumerate(value)]
     if isinstance(value, abc.Mapping):
@@ -134,21 +130,44 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
             _key(key, place): plain(one, encoding, f"{place}[{key!r}]", depth + 1)
             for key, one in value.items()
         }
-    if isinstance(value, datetime.datetime):
+    known = _known_type(kind)
+    if known == "datetime":
         return value if encoding == "bson" else value.isoformat()
-    if isinstance(value, (datetime.date, datetime.time)):
+    if known in ("date", "time"):
         return value.isoformat()
-    if isinstance(value, (uuid.UUID, decimal.Decimal, os.PathLike)):
-        return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if known in ("UUID", "Decimal"):
+        return str(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(kind, "__dataclass_fields__"):
         return {
-            one.name: plain(getattr(value, one.name), encoding, f"{place}.{one.name}", depth + 1)
-            for one in dataclasses.fields(value)
+            name: plain(getattr(value, name), encoding, f"{place}.{name}", depth + 1)
+            for name, field in kind.__dataclass_fields__.items()
+            if field._field_type.name == "_FIELD"  # as dataclasses.fields() does: no ClassVar, no InitVar
         }
     tolist = getattr(value, "tolist", None)
     if callable(tolist) and not isinstance(value, type):
         return plain(tolist(), encoding, place, depth + 1)
     raise ResultInvalid(f"{_short(place)}: {_hint(value)}")
+
+
+#: Told by name: these four modules together are a third of what the child needs for its start.
+_KNOWN = {
+    ("datetime", "datetime"): "datetime",
+    ("datetime", "date"): "date",
+    ("datetime", "time"): "time",
+    ("uuid", "UUID"): "UUID",
+    ("decimal", "Decimal"): "Decimal",
+}
+
+
+def _known_type(kind: type) -> Optional[str]:
+    """Return which of the standard library's types this one is, or is made from."""
+    for base in kind.__mro__:
+        known = _KNOWN.get((base.__module__, base.__qualname__))
+        if known is not None:
+            return known
+    return None
 
 
 def _hint(value: Any) -> str:
@@ -194,7 +213,7 @@ def _key(key: Any, place: str) -> str:
         return {True: "true", False: "false", None: "null"}[key]
     if isinstance(key, (int, float)):
         return repr(key) if type(key) in (int, float) else str(key)
-    if isinstance(key, (datetime.date, uuid.UUID, os.PathLike)):
+    if isinstance(key, os.PathLike) or _known_type(type(key)) in ("datetime", "date", "UUID"):
         return str(key)
     raise ResultInvalid(f"{_short(place)}: a key of type {_hint(key)}; keys must be text")
 

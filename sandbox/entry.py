@@ -16,6 +16,7 @@ import importlib.util
 import os
 import re
 import sys
+from types import FunctionType
 from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
 DEFAULT_ENTRY = "main.py"
@@ -232,8 +233,6 @@ def _package_needed(where: Location) -> str:
 
 def entry_of(module: Any, where: Location) -> Entry:
     """Return the functions of an imported entry; raises EntryError(ENTRY_INVALID) if it has no start."""
-    import inspect  # 7 ms that the parent, which only locates, need not pay
-
     found: Dict[str, Any] = {}
     for method in METHODS:
         name = where.function if method == "start" else method
@@ -249,7 +248,7 @@ def entry_of(module: Any, where: Location) -> Entry:
         names = [
             name
             for name, value in vars(module).items()
-            if inspect.isfunction(value) and value.__module__ == module.__name__
+            if isinstance(value, FunctionType) and value.__module__ == module.__name__
         ]
         has = f"it has: {', '.join(names[:12])}" if names else "it has no functions"
         raise EntryError("ENTRY_INVALID", f"{where.shown} has no function {where.function}(args, api); {has}")
@@ -283,16 +282,13 @@ def calls_of(entry: Entry, where: Location) -> Dict[str, Dict[str, Any]]:
 
 def _parameters(function: Callable[..., Any]) -> Optional[str]:
     """Return the parameters as they stand there, without the values of defaults; None: it does not tell."""
-    import inspect
-
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
+    parameters = _signature(function)
+    if parameters is None:
         return None
     shown = []
     for one in parameters:
-        stars = "*" if one.kind is one.VAR_POSITIONAL else "**" if one.kind is one.VAR_KEYWORD else ""
-        shown.append(stars + one.name + ("" if one.default is one.empty else "=…"))
+        stars = "*" if one.kind == "rest" else "**" if one.kind == "other keywords" else ""
+        shown.append(stars + one.name + ("=…" if one.has_default else ""))
     return ", ".join(shown)[:1000]
 
 
@@ -302,25 +298,73 @@ def call_with(function: Callable[..., Any], name: str, shown: str, most: int) ->
     `most` is the number of arguments we have to give. Bound methods, partials and callable objects
     count as inspect.signature sees them. Raises EntryError(ENTRY_INVALID) when no call can fit.
     """
+    parameters = _signature(function)
+    if parameters is None:
+        return 1, None  # a builtin that does not tell
+    places = [one for one in parameters if one.kind == "place"]
+    needed = [one for one in places if not one.has_default]
+    keywords = [one for one in parameters if one.kind == "keyword"]
+    keyword = next((one.name for one in keywords if one.name in API_NAMES), None)
+    unknown = [one.name for one in keywords if not one.has_default and one.name != keyword]
+    if len(needed) > most or unknown:
+        wants = ", ".join([one.name for one in needed] + unknown)
+        gives = "args, api" if most == 2 else "args"
+        raise EntryError("ENTRY_INVALID", f"{name} in {shown} wants ({wants}); it is called with ({gives})")
+    if any(one.kind == "rest" for one in parameters):
+        return most, keyword if len(places) < most and most != 2 else None
+    return min(len(places), most), keyword
+
+
+class Parameter(NamedTuple):
+    """One parameter; kind: place, rest (*args), keyword (after the star), other keywords (**kwargs)."""
+
+    name: str
+    kind: str
+    has_default: bool
+
+
+def _signature(function: Callable[..., Any]) -> Optional[List[Parameter]]:
+    """Return the parameters as inspect.signature sees them; None for a builtin that does not tell.
+
+    A plain function is read without inspect, which is a fifth of what the child needs for its start.
+    """
+    if type(function) is FunctionType and not hasattr(function, "__wrapped__"):
+        if not hasattr(function, "__signature__"):
+            return _plain_signature(function)
     import inspect
 
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return 1, None  # a builtin that does not tell
-    places = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    needed = [one for one in places if one.default is one.empty]
-    keywords = [one for one in parameters if one.kind is one.KEYWORD_ONLY]
-    keyword = next((one.name for one in keywords if one.name in API_NAMES), None)
-    unknown = [one.name for one in keywords if one.default is one.empty and one.name != keyword]
-    if len(needed) > most or unknown:
-        wants = ", ".join([one.name for one in needed] + unknown)
-        gives = "args, api" if most == 2 else "args"
-        raise EntryError("ENTRY_INVALID", f"{name} in {shown} wants ({wants}); it is called with ({gives})")
-    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
-        return most, keyword if len(places) < most and most != 2 else None
-    return min(len(places), most), keyword
+        return None
+    kinds: Dict[Any, str] = {
+        inspect.Parameter.VAR_POSITIONAL: "rest",
+        inspect.Parameter.KEYWORD_ONLY: "keyword",
+        inspect.Parameter.VAR_KEYWORD: "other keywords",
+    }
+    return [
+        Parameter(one.name, kinds.get(one.kind, "place"), one.default is not one.empty) for one in parameters
+    ]
 
 
+def _plain_signature(function: FunctionType) -> List[Parameter]:
+    code = function.__code__
+    count, after = code.co_argcount, code.co_argcount + code.co_kwonlyargcount
+    names = code.co_varnames
+    first_default = count - len(function.__defaults__ or ())
+    found = [Parameter(name, "place", at >= first_default) for at, name in enumerate(names[:count])]
+    rest = bool(code.co_flags & _VARARGS)
+    if rest:
+        found.append(Parameter(names[after], "rest", False))
+    defaults = function.__kwdefaults__ or {}
+    found += [Parameter(name, "keyword", name in defaults) for name in names[count:after]]
+    if code.co_flags & _VARKEYWORDS:
+        found.append(Parameter(names[after + rest], "other keywords", False))
+    return found
+
+
+#: Flags of a code object (inspect.CO_VARARGS, CO_VARKEYWORDS).
+_VARARGS = 0x04
+_VARKEYWORDS = 0x08
 #: Names under which a keyword-only parameter of start() is taken for the code API.
 API_NAMES = ("api", "hkube_api", "hkubeApi", "hkubeapi")

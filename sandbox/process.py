@@ -220,7 +220,7 @@ class Child:
 
     def send(self, kind: Kind, task: int, body: bytes = b"") -> None:
         """Send a frame on the task socket, its body in the stream."""
-        if kind == Kind.INIT:
+        if kind in (Kind.INIT, Kind.BEGIN):
             self._throttle(True)
         self._to_main.put(memoryview(encode(kind, task, body)))
 

@@ -201,7 +201,9 @@ class InProcess:
             0, lambda: None if self._closed else self._supervisor.on_link_message(_message(data))
         )
 
-    def post(self, data: bytes, source: BlobSource | None = None, *, final: bool = False) -> None:
+    def post(
+        self, data: bytes, source: BlobSource | None = None, *, final: bool = False, soon: bool = False
+    ) -> None:
         """Our side says something."""
         if source is not None:
             data = source.read(0, source.size)

@@ -174,16 +174,19 @@ def test_an_answer_that_was_cut_is_sent_again_whole_and_once(tmp_path: Path, rea
 
 def test_an_answer_that_the_worker_never_read_is_sent_again(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, program):
-        client.initialize(["give", "once more"])
+        client.initialize(["wait for file", str(tmp_path / "flag")])
         client.expect("initialized")
         client.stop_reading()
+        before = client.received
         client.start()
-        program.wait_for_line("start", stream="stdout")
+        # The reader is in the middle of a read, and takes `started`.
+        wait_until(lambda: client.received > before, what="the start")
+        (tmp_path / "flag").touch()
         wait_until(lambda: has_record(tmp_path, "succeed"), what="the end of the task")
         wait_until(lambda: client.unread(), what="the answer on the wire")
         client.reset()
         client = back(client.worker)
-        assert client.answer(deadline_s=3)["data"] == "once more"
+        assert client.answer(deadline_s=3)["command"] == "done"
 
 
 def test_nothing_of_an_old_task_reaches_a_worker_that_was_away_too_long(tmp_path: Path) -> None:
@@ -313,7 +316,7 @@ def test_a_worker_that_closes_each_connection_is_not_asked_without_a_pause(tmp_p
             count += 1
         # 10 soon, then at most some a second.
         assert count <= 25
-        assert len(program.stderr) < 25
+        assert len(program.stderr) <= 30
 
 
 # ---- another client is there; the debug server

@@ -163,3 +163,33 @@ def test_what_we_send_is_framed_as_hkube_frames_it(encoding: str) -> None:
     assert decoders[encoding](wire) == message
     assert encodings.decode(encoding, wire) == message
     assert encodings.is_text(encoding) == (encoding == "json")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_names_of_a_task_are_found_without_its_input(encoding: str) -> None:
+    names = {"taskId": "t", "jobId": "j" * 2000, "nodeName": "n", "pipelineName": None}
+    message = {"command": "initialize", "data": {"input": [{"deep": [1]}], **names, "info": {}}}
+    told = {"taskId": "t", "jobId": "j" * 1000, "nodeName": "n"}
+    assert encodings.ids_of(encoding, ENCODERS[encoding](message)) == told
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"command": "initialize"},
+        {"data": [1]},
+        {"data": "text"},
+        {"data": {"taskId": 5}},
+        {"data": {"jobId": {}}},
+    ],
+    ids=str,
+)
+def test_names_that_are_not_plain_are_left_to_the_child(encoding: str, message: dict[str, Any]) -> None:
+    assert encodings.ids_of(encoding, ENCODERS[encoding](message)) is None
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@given(data=st.binary(max_size=200))
+def test_no_bytes_of_a_worker_raise_where_names_are_sought(encoding: str, data: bytes) -> None:
+    encodings.ids_of(encoding, data)

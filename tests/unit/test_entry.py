@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hkrunner.sandbox import entry
 from hkrunner.sandbox.entry import EntryError, Location, call_with, entry_of, locate
 
 
@@ -208,3 +210,34 @@ def test_a_module_that_cannot_be_an_entry_is_told(module: Any, sentence: str) ->
     with pytest.raises(EntryError) as caught:
         entry_of(module, WHERE)
     assert (caught.value.code, str(caught.value)) == ("ENTRY_INVALID", sentence)
+
+
+def plain_one(args: Any, api: Any = 1, *rest: Any, model: str, size: int = 3, **more: Any) -> None: ...
+def plain_two(first: Any, second: Any = 2, /, third: Any = 3, *, last: Any = 4) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        takes_two,
+        takes_none,
+        takes_default,
+        takes_all,
+        takes_keyword,
+        takes_places,
+        takes_async,
+        plain_one,
+        plain_two,
+    ],
+    ids=str,
+)
+def test_a_plain_function_is_read_as_inspect_reads_it(function: Callable[..., Any]) -> None:
+    kinds = {
+        inspect.Parameter.VAR_POSITIONAL: "rest",
+        inspect.Parameter.KEYWORD_ONLY: "keyword",
+        inspect.Parameter.VAR_KEYWORD: "other keywords",
+    }
+    told = inspect.signature(function).parameters.values()
+    assert entry._signature(function) == [
+        (one.name, kinds.get(one.kind, "place"), one.default is not one.empty) for one in told
+    ]
