@@ -213,7 +213,7 @@ class Watch:
         inputs: list[bytes],
         read_again: Callable[[], tuple[Settings, Location]],
     ) -> None:
-        """`read_again`: what `settings` and `where` are once the descriptor or a file of variables has changed;
+        """`read_again`: what `settings` and `where` are once a file that they come from has changed;
         raises HkrunnerError."""
         self._loop = loop
         self._output = output

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,37 +37,35 @@ class Algorithms:
     def __init__(
         self,
         loop: Loop,
-        settings: Settings,
         output: Output,
-        locations: Mapping[str, Location],
+        ready: Mapping[str, tuple[Settings, Location]],
         on_problem: Callable[[str], None],
     ) -> None:
+        """`ready`: of each algorithm what it runs with, and where its code lies."""
         self._loop = loop
-        self._settings = replace(
-            settings, encoding="json", local=True, spare=False, redirect_logs=False, host=None
-        )
         self._output = Aside(output)
-        self._locations = locations
+        self._ready = ready
         self._on_problem = on_problem
-        self._free: dict[str, list[Station]] = {name: [] for name in locations}
+        self._free: dict[str, list[Station]] = {name: [] for name in ready}
         self._all: set[Station] = set()
         self._on_empty: Callable[[], None] | None = None
         self._closing = False
+        #: Called when nothing of them is needed any more.
+        self.on_close: Callable[[], None] = lambda: None
         #: What the tasks of these algorithms may ask for in their turn.
         self.offer = Offer(algorithms=self)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._locations
+        return name in self._ready
 
-    def start(self, task: LocalTask, on_end: Callable[[Answer], None]) -> Run:
+    def start(self, task: LocalTask, on_end: Callable[[Answer], None], *, ends_on_error: bool = False) -> Run:
         """Hand the task to a free station of its algorithm, or a new one."""
         free = self._free[task.algorithm]
         station = free.pop() if free else self._new_station(task.algorithm)
-        return Run(station, station.begin(task, on_end))
+        return Run(station, station.begin(task, on_end, ends_on_error=ends_on_error))
 
     def _new_station(self, name: str) -> Station:
-        where = self._locations[name]
-        settings = replace(self._settings, entry=where.file or where.module, path=None)
+        settings, where = self._ready[name]
         store = Store(Path(settings.state_dir)) if settings.state_dir is not None else None
         station = Station(self._loop, settings, where, self._output, store, self.offer, self._on_problem)
         station.on_free = lambda: self._freed(name, station)
@@ -97,6 +94,10 @@ class Algorithms:
         self._closing = True
         for station in list(self._all):
             station.shutdown()
+
+    def close(self) -> None:
+        """What was unpacked for them is removed."""
+        self.on_close()
 
     def when_gone(self, callback: Callable[[], None]) -> None:
         """End what there is, and call back when nothing is left."""
@@ -137,6 +138,7 @@ class Station:
         self._output = output
         self._number = 0
         self._on_end: Callable[[Answer], None] = lambda answer: None
+        self._ends_on_error = False
         self._folder: str | None = None
         self.on_free: Callable[[], None] = lambda: None
         self.on_gone: Callable[[], None] = lambda: None
@@ -149,8 +151,9 @@ class Station:
         self._line.on_post = self._session.hear
         supervisor.attach(self._line)
 
-    def begin(self, task: LocalTask, on_end: Callable[[Answer], None]) -> int:
+    def begin(self, task: LocalTask, on_end: Callable[[Answer], None], *, ends_on_error: bool) -> int:
         """Hand the task out; returns what stop() knows it by."""
+        self._ends_on_error = ends_on_error
         self._number += 1
         self._on_end = on_end
         self._output.debug(f"▶ {task.task}: {task.algorithm}")
@@ -173,7 +176,10 @@ class Station:
         keep_spans(self._folder, answer.spans)
         self._output.debug(f"  {answer.task.task}: {answer.command}")
         on_end, self._on_end = self._on_end, lambda answer: None
-        self.on_free()
+        if self._ends_on_error and answer.command == "errorMessage":
+            self.shutdown()
+        else:
+            self.on_free()
         on_end(answer)
 
     def _finished(self) -> None:

@@ -118,6 +118,7 @@ class Alone:
         for timer in self._timers:
             timer.cancel()
         self._worker.close()
+        self._others.close()
 
     # ---- inputs
 

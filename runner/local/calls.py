@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
 from ...sandbox import codec
 from . import pipelines, sources
 from .flow import Execution, Flow
+from .pipelines import Retry
 from .spans import Spans
 from .tasks import Answer, LocalTask
 
@@ -42,8 +43,10 @@ class Algorithms(Protocol):
 
     def __contains__(self, name: object) -> bool: ...
 
-    def start(self, task: LocalTask, on_end: Callable[[Answer], None]) -> Execution:
-        """Hand the task to a sandbox of its algorithm's own."""
+    def start(
+        self, task: LocalTask, on_end: Callable[[Answer], None], *, ends_on_error: bool = False
+    ) -> Execution:
+        """Hand the task to a sandbox of its algorithm's own; `ends_on_error`: which takes no other then."""
 
 
 class NoAlgorithms:
@@ -52,7 +55,9 @@ class NoAlgorithms:
     def __contains__(self, name: object) -> bool:
         return False
 
-    def start(self, task: LocalTask, on_end: Callable[[Answer], None]) -> Execution:
+    def start(
+        self, task: LocalTask, on_end: Callable[[Answer], None], *, ends_on_error: bool = False
+    ) -> Execution:
         raise KeyError(task.algorithm)
 
 
@@ -65,14 +70,20 @@ class Offer:
     sources: Mapping[str, str] = field(default_factory=dict)
     #: Told what was asked for and is not there, with how to give it.
     on_lack: Callable[[str], None] = lambda text: None
+    #: Told of a task that is tried again.
+    on_retry: Callable[[str], None] = lambda text: None
 
 
 class _Held:
     """A task that waits for its turn, or runs."""
 
-    def __init__(self, calls: Calls, task: LocalTask, on_end: Callable[[Answer], None]) -> None:
+    def __init__(
+        self, calls: Calls, task: LocalTask, retry: Retry | None, on_end: Callable[[Answer], None]
+    ) -> None:
         self._calls = calls
         self.task = task
+        self.retry = retry
+        self.retries = 0
         self.on_end = on_end
         self.running: Execution | None = None
         self.stopped = False
@@ -157,6 +168,7 @@ class Calls:
                 data["input"],
                 node=f"{self._task.node}:{name}",
                 more={"execId": exec_id, "parentNodeName": self._task.node},
+                retry=Retry("Never"),
                 on_end=partial(self._execution_ended, exec_id, include),
             )
 
@@ -230,6 +242,7 @@ class Calls:
         *,
         node: str,
         batch_index: int | None,
+        retry: Retry | None,
         on_end: Callable[[bool, Any], None],
     ) -> Execution:
         def ended(answer: Answer) -> None:
@@ -238,8 +251,12 @@ class Calls:
             else:
                 on_end(False, answer.error if answer.command == "errorMessage" else "stopped")
 
-        more = {} if batch_index is None else {"batchIndex": batch_index}
-        return self._launch(algorithm, input, node=node, pipeline=pipeline, more=more, on_end=ended)
+        more: dict[str, Any] = {} if batch_index is None else {"batchIndex": batch_index}
+        if retry is not None:
+            more["retry"] = {"policy": retry.policy, "limit": retry.limit}
+        return self._launch(
+            algorithm, input, node=node, pipeline=pipeline, more=more, retry=retry, on_end=ended
+        )
 
     def _pipeline_ended(self, pipeline_id: str, include: bool, good: bool, value: Any) -> None:
         self._flows.pop(pipeline_id, None)
@@ -296,6 +313,7 @@ class Calls:
         more: dict[str, Any],
         on_end: Callable[[Answer], None],
         pipeline: str | None = None,
+        retry: Retry | None = None,
     ) -> Execution:
         self._count += 1
         task = LocalTask(
@@ -307,7 +325,7 @@ class Calls:
             codec.json_text(input) or b"[]",
             more,
         )
-        held = _Held(self, task, on_end)
+        held = _Held(self, task, retry, on_end)
         self._waiting.append(held)
         self._next()
         return held
@@ -316,14 +334,40 @@ class Calls:
         while self._open and self._waiting and len(self._running) < AT_A_TIME:
             held = self._waiting.popleft()
             self._running.add(held)
-            held.running = self._offer.algorithms.start(held.task, partial(self._ended, held))
+            # By all other policies HKube's worker ends with its algorithm, and a retry finds another pod.
+            ends = held.retry is not None and held.retry.policy != Retry.policy
+            ended = partial(self._ended, held)
+            held.running = self._offer.algorithms.start(held.task, ended, ends_on_error=ends)
 
     def _ended(self, held: _Held, answer: Answer) -> None:
         self._running.discard(held)
         if self._open:
-            if not held.stopped:
-                held.on_end(answer)
+            if not held.stopped and not self._is_tried_again(held, answer):
+                held.on_end(self._in_the_end(held, answer))
             self._next()
+
+    def _is_tried_again(self, held: _Held, answer: Answer) -> bool:
+        """The task has failed, and waits for its next turn."""
+        retry = held.retry
+        if retry is None or answer.command != "errorMessage" or held.retries >= retry.times:
+            return False
+        held.retries += 1
+        held.running = None
+        self._waiting.append(held)
+        self._offer.on_retry(
+            f"node {held.task.node} is in StalledState, attempts: {held.retries}/{retry.limit}"
+            f" ({held.task.task}: {answer.error.splitlines()[0]})"
+        )
+        return True
+
+    def _in_the_end(self, held: _Held, answer: Answer) -> Answer:
+        """HKube's error for a task that was tried as often as may be names no cause; here it has been told."""
+        if held.retries == 0 or answer.command != "errorMessage":
+            return answer
+        limit = held.retry.limit if held.retry is not None else 0
+        text = f"node {held.task.node} is in CrashLoopBackOff, attempts: {limit}/{limit}"
+        self._offer.on_retry(f"{text} ({held.task.task}: {answer.error.splitlines()[0]})")
+        return replace(answer, message={"command": "errorMessage", "error": {"message": text}})
 
     def forget(self, held: _Held) -> None:
         """It was stopped before its turn came."""

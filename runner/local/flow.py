@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .pipelines import MISSING, Node, Outcome, Pipeline, PipelineError, inputs_of, tolerance_passed
+from .pipelines import MISSING, Node, Outcome, Pipeline, PipelineError, Retry, inputs_of, tolerance_passed
 
 
 class Execution(Protocol):
@@ -26,6 +26,7 @@ class Launch(Protocol):
         *,
         node: str,
         batch_index: int | None,
+        retry: Retry | None,
         on_end: Callable[[bool, Any], None],
     ) -> Execution: ...
 
@@ -94,6 +95,7 @@ class Flow:
                 one,
                 node=node.name,
                 batch_index=index + 1 if node.is_batch else None,
+                retry=node.retry,
                 on_end=lambda good, value, index=index: self._ended(node, index, good, value),  # type: ignore[misc]
             )
 

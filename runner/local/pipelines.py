@@ -2,7 +2,10 @@
 
 A small subset of HKube's pipelines, each part as HKube's own driver does it (PROTOCOL 9): nodes of the kind
 `algorithm`; `@flowInput…`, `@node…` and their batch forms `#@…` and `#[…]`; indexed and cartesian batches;
-batch tolerance. What is not served is one sentence that names it. A task that failed is not tried again.
+batch tolerance; retries. What is not served is one sentence that names it.
+
+Of a node's `retry`, the policies OnError and Always repeat a task: under hkrunner a crash is answered as an
+error too, with its reason, so OnCrash (the default) and Never do not.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ _NAME = re.compile(r"[:\-_.A-Za-z0-9]+")
 _RANGE = re.compile(r"(-?\d+)\.\.\.(-?\d+)")
 _NOT_SERVED = "is not served by hkrunner's local worker"
 _NODE_KEYS = {"ttl", "stateType", "spec", "minStatelessCount", "maxStatelessCount"}
+_POLICIES = ("Never", "Always", "OnError", "OnCrash")
 _OPTIONS = {"batchTolerance", "progressVerbosityLevel", "concurrentPipelines"}
 
 
@@ -50,6 +54,19 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Retry:
+    """How often a task that fails is tried again, `limit` times at most."""
+
+    policy: str = "OnCrash"
+    limit: int = 3
+
+    @property
+    def times(self) -> int:
+        """Return how many repetitions there are of a task that is answered with an error."""
+        return self.limit if self.policy in ("OnError", "Always") else 0
+
+
+@dataclass(frozen=True)
 class Node:
     """One algorithm of a pipeline; `inputs` has References, and lists for `#[…]`, in place of their text."""
 
@@ -59,6 +76,7 @@ class Node:
     cartesian: bool
     in_results: bool
     parents: tuple[str, ...]
+    retry: Retry | None = None  #: None: none is written down
 
     @property
     def is_batch(self) -> bool:
@@ -167,7 +185,23 @@ def _node(raw: Any, index: int, pipeline: str) -> Node:
     parents = dict.fromkeys(one.name for one in _references(inputs) if not _is_flow_input(one.name))
     # The schema's includeInResult has no effect; the driver reads this spelling.
     in_results = bool(raw.get("includeInResults"))
-    return Node(name, str(algorithm), inputs, operation == "cartesian", in_results, tuple(parents))
+    retry = _retry(raw.get("retry"), f"{place}.retry")
+    return Node(name, str(algorithm), inputs, operation == "cartesian", in_results, tuple(parents), retry)
+
+
+def _retry(given: Any, place: str) -> Retry | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict):
+        raise PipelineError(f"{place} should be object")
+    policy, limit = given.get("policy", Retry.policy), given.get("limit", Retry.limit)
+    if policy not in _POLICIES:
+        raise PipelineError(f"{place}.policy should be equal to one of the allowed values")
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise PipelineError(f"{place}.limit should be integer")
+    if limit < 1:
+        raise PipelineError(f"{place}.limit should be >= 1")
+    return Retry(policy, limit)
 
 
 def _parse(value: Any, node: str, *, top: bool) -> Any:

@@ -98,6 +98,7 @@ class LocalRun:
         if self._view is not None:
             self._view.close()
         self._worker.close()
+        self._others.close()
 
     def _finished(self) -> None:
         self._others.when_gone(self._loop.stop)

@@ -124,9 +124,64 @@ def test_a_batch_that_fails_in_part_is_tolerated_up_to_its_limit(tmp_path: Path)
     assert "1/3 (33%) failed tasks, batch tolerance is 30%, error: " in failed
 
 
+def test_a_failed_task_is_retried_as_its_node_says(tmp_path: Path) -> None:
+    third = tmp_path / "third.py"
+    third.write_text(
+        "import os, pathlib\nnote = pathlib.Path(os.environ['TOLD'])\n"
+        "def start(args):\n"
+        "    with note.open('a') as file:\n        file.write(f'{os.getpid()}\\n')\n"
+        "    if len(note.read_text().split()) < args['input'][0]:\n        os._exit(3)\n"
+        "    return 'at last'\n"
+    )
+    given = (f"--algorithm=third={third}",)
+    on_error = {"retry": {"policy": "OnError", "limit": 2}}
+    run = ask(tmp_path, "raw", [node("n", "third", 3, **on_error)], {}, args=given)
+    assert told(run) == [{"nodeName": "n", "algorithmName": "third", "result": "at last"}]
+    assert len(set((tmp_path / "told").read_text().split())) == 3  # a process each
+    assert "node n is in StalledState, attempts: 2/2 (t1-third-1: EXITED: " in run.stderr
+    (tmp_path / "told").unlink()
+    always = [node("n", "third", 9, retry={"policy": "Always", "limit": 1})]
+    assert told(ask(tmp_path, "raw_fails", always, {}, args=given)) == (
+        "pipeline p: node n is in CrashLoopBackOff, attempts: 1/1"
+    )
+    (tmp_path / "told").unlink()
+    # A crash is an error with its reason: what HKube does by default for crashes does not come into it.
+    assert "EXITED: " in told(ask(tmp_path, "raw_fails", [node("n", "third", 9)], {}, args=given))
+    assert len((tmp_path / "told").read_text().split()) == 1
+
+
+def test_another_algorithm_has_its_own_limits_and_variables(tmp_path: Path) -> None:
+    for name, described in (("own", True), ("bare", False)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "main.py").write_text(
+            "import os\ndef start(args):\n"
+            "    try:\n        bytearray(args['input'][0])\n        large = True\n"
+            "    except MemoryError:\n        large = False\n"
+            "    return [large, os.environ.get('WHOSE'), os.environ.get('ALSO')]\n"
+        )
+        if described:
+            (tmp_path / name / "algorithm.yml").write_text(
+                "name: own\nmem: 64Mi\nalgorithmEnv: {WHOSE: own}\n"
+            )
+    (tmp_path / "run.yml").write_text("name: the-run\nalgorithmEnv: {WHOSE: runs}\n")
+    args = ("-f", "run.yml", "-E", "ALSO=given", "--mem", "256Mi")
+    for name, expected in (("own", [False, "own", None]), ("bare", [True, None, "given"])):
+        given = (f"--algorithm={name}={tmp_path / name}", *args)
+        assert told(ask(tmp_path, "run", name, [100 << 20], args=given)) == expected
+    (tmp_path / "own" / "algorithm.yml").write_text("name: own\nmem: lots\n")
+    failed = ask(tmp_path, "run", "own", [1], args=(f"--algorithm=own={tmp_path / 'own'}",))
+    assert failed.status == 2 and failed.stderr.startswith("hkrunner: --algorithm own: algorithm.yml:2:")
+
+
 @pytest.mark.parametrize(
     ("nodes", "flow", "said"),
     [
+        ([node("a", "adds", retry={"limit": 0})], {}, "data.nodes[0].retry.limit should be >= 1"),
+        (
+            [node("a", "adds", retry={"policy": "no"})],
+            {},
+            "data.nodes[0].retry.policy should be equal to one",
+        ),
         ([], {}, "pipeline must have at least one node"),
         ([node("a", "nope")], {}, "algorithm nope Not Found"),
         ([node("a", "adds", "@b")], {}, 'node "a" is depend on node "b" which is not exists'),
