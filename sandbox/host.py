@@ -16,7 +16,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from . import process
@@ -93,7 +93,7 @@ class Host(Child):
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._pidfd, number)
 
-    def _tell_warden(self, kind: Kind, body: Mapping[str, object]) -> None:
+    def _tell_warden(self, kind: Kind, body: Mapping[str, object], *, fds: Iterable[int] = ()) -> None:
         """There is none."""
 
     # ---- what it says

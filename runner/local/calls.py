@@ -361,7 +361,7 @@ class Calls:
         return True
 
     def _in_the_end(self, held: _Held, answer: Answer) -> Answer:
-        """HKube's error for a task that was tried as often as may be names no cause; here it has been told."""
+        """HKube's error for a task that was tried as often as may be names no cause; that has been told."""
         if held.retries == 0 or answer.command != "errorMessage":
             return answer
         limit = held.retry.limit if held.retry is not None else 0
