@@ -19,6 +19,7 @@ from types import ModuleType
 import click
 import pytest
 from hkrunner.runner.cli import command as hkrunner_command
+from support.boards import free_port
 from support.pages import Reader, blocks, pattern
 from support.programs import HKRUNNER, ROOT, run, run_hkrunner
 
@@ -56,7 +57,8 @@ def desk(tmp_path: Path) -> Path:
 def test_the_commands_of_a_page_print_what_it_shows(page: Path, desk: Path) -> None:
     path = f"{HKRUNNER.parent}:{os.environ['PATH']}"
     env = {"PATH": path, "HOME": str(desk), "TMPDIR": str(desk), "COLUMNS": "80"}
-    with Reader(desk, env) as reader:
+    port = str(free_port())  # not 3000, which somebody else may have
+    with Reader(desk, {**env, "WORKER_SOCKET_PORT": port}) as reader:
         reader.follow(page)
 
 
