@@ -39,12 +39,14 @@ html_css_files = ["wide.css"]
 html_theme_options = {"navigation_with_keys": True}
 
 _COLUMNS = re.compile(r"\S {2,}\S")
+_NOT_RUN = re.compile(r"^<!-- not run: (.+) -->$", re.M)
 _HERE = re.compile(r"^<!-- here: ([a-z ]+) -->$", re.M)
 
 
 def put_generated(app, name, source):
-    """Put what comes from the code in the place of its mark."""
-    source[0] = _HERE.sub(lambda found: generated.PARTS[found[1]](), source[0])
+    """Put what comes from the code in the place of its mark, and say what no test runs."""
+    text = _HERE.sub(lambda found: generated.PARTS[found[1]](), source[0])
+    source[0] = _NOT_RUN.sub(r"*Not run by a test: \1.*\n", text)
 
 
 def show_as_written(app, what, name, subject, options, lines):
