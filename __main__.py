@@ -1,6 +1,6 @@
 """python -m hkrunner is the hkrunner command."""
 
-from .runner.cli import main
+from .runner.command import main
 
 if __name__ == "__main__":
     main()

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from ..boards.store import Store, local_job_id
 from ..boards.task_record import TaskIds
+from ..sandbox import launch
 from ..sandbox.api import ANSWERS
 from ..sandbox.channel import Frame, Kind, blob_problem
 from ..sandbox.codec import MESSAGE_LIMIT
@@ -430,6 +431,8 @@ class Supervisor:
     def _child_kill(self) -> None:
         if self._crew.child is None:
             return
+        if self._machine.state is not State.EXITING:
+            launch.prepare()  # for the child that takes its place
         in_grace = self._grace is not None and self._grace.pending
         interrupted = self._machine.state is State.EXITING and in_grace
         self._crew.child.kill(Cause.INTERRUPTED if interrupted else Cause.STOPPED)
@@ -715,9 +718,11 @@ class Supervisor:
         limits = self._settings.limits
         if limits.task_timeout_s is not None and limits.enforced:
             text = f"{limits.task_timeout_s:g} s"
-            current.timeout = self._loop.after(
-                limits.task_timeout_s, lambda: child.kill(Cause.TASK_TIMEOUT, text)
-            )
+            current.timeout = self._loop.after(limits.task_timeout_s, lambda: self._overdue(child, text))
+
+    def _overdue(self, child: Child, after: str) -> None:
+        launch.prepare()  # for the child that takes its place
+        child.kill(Cause.TASK_TIMEOUT, after)
 
     def _go(self, current: Current) -> bytes:
         """Where the child finds the task's folders, and what it is to keep there."""

@@ -33,13 +33,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from . import kernel, tree
+from . import kernel, launch, tree
 from .channel import (
     EXIT_CHANNEL_LOST,
     INLINE_LIMIT,
@@ -127,12 +127,14 @@ class Child:
         """
         self._set_out(loop, listener, limits)
         kernel.become_subreaper()
-        with contextlib.ExitStack() as theirs:
+        self._warden, self._lifeline = launch.take()
+        self._lifeline.setblocking(False)
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as undo:
+            undo.callback(self._lifeline.close)  # it ends by itself then
             # Ours first in each pair; theirs are closed here once the warden has them.
-            self._lifeline, lifeline = socket.socketpair()
             self._tasks, tasks = socket.socketpair()
             self._control, control = socket.socketpair()
-            for one in (lifeline, tasks, control):
+            for one in (tasks, control):
                 theirs.enter_context(one)
             fds = {"tasks": tasks.fileno(), "control": control.fileno()}
             for name in ("stdout", "stderr"):
@@ -144,39 +146,30 @@ class Child:
             self._fault = os.memfd_create("hkrunner-fault", os.MFD_CLOEXEC)
             fds["fault"] = os.dup(self._fault)
             theirs.callback(os.close, fds["fault"])
-            for ours_socket in (self._lifeline, self._tasks, self._control):
+            for ours_socket in (self._tasks, self._control):
                 ours_socket.setblocking(False)
             self._to_main = _Sender(loop, self._tasks)
             self._to_control = _Sender(loop, self._control)
-            try:
-                self._warden = subprocess.Popen(
-                    [sys.executable, "-I", _START, "warden", str(lifeline.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=(lifeline.fileno(), *fds.values()),
-                    start_new_session=True,
-                )
-            except BaseException:
-                self._close()
-                raise
-        Child.alive.add(self)
-        spec = {
-            "argv": [*argv, _START, "child", *(str(fds[name]) for name in ("tasks", "control", "fault"))],
-            "cwd": cwd,
-            # Not the warden's own: an LD_PRELOAD meant for the algorithm must not be loaded into the guard.
-            "env": dict(env),
-            "fds": fds,
-            "limits": limits.to_json(),
-            "folders": list(folders),
-            "keep": ["tasks", "control", "fault"],
-        }
-        self._watch()
-        if len(json.dumps(spec)) > INLINE_LIMIT:
-            # Nothing has been started but the warden: it ends, and says so in the usual way.
-            self._problem = "the environment is larger than 1 MiB"
-            self._lifeline.shutdown(socket.SHUT_WR)
-            return
-        self._tell_warden(Kind.SPAWN, spec)
+            undo.pop_all()
+            Child.alive.add(self)
+            spec = {
+                # The descriptors of `keep` are appended, as the warden numbers them.
+                "argv": [*argv, launch.START, "child"],
+                "cwd": cwd,
+                # Not the warden's own: an LD_PRELOAD meant for the algorithm must not be loaded there.
+                "env": dict(env),
+                "fds": list(fds),
+                "limits": limits.to_json(),
+                "folders": list(folders),
+                "keep": ["tasks", "control", "fault"],
+            }
+            self._watch()
+            if len(json.dumps(spec)) > INLINE_LIMIT:
+                # Nothing has been started but the warden: it ends, and says so in the usual way.
+                self._problem = "the environment is larger than 1 MiB"
+                self._lifeline.shutdown(socket.SHUT_WR)
+                return
+            self._tell_warden(Kind.SPAWN, spec, fds=fds.values())
         self.send(Kind.SETUP, 0, json.dumps(setup).encode())
 
     def _set_out(self, loop: Loop, listener: Listener, limits: Limits) -> None:
@@ -290,13 +283,16 @@ class Child:
     def _control_send(self, kind: Kind, task: int, options: Mapping[str, object]) -> None:
         self._to_control.put(memoryview(encode(kind, task, json.dumps(dict(options)).encode()[:INLINE_MAX])))
 
-    def _tell_warden(self, kind: Kind, body: Mapping[str, object]) -> None:
+    def _tell_warden(self, kind: Kind, body: Mapping[str, object], *, fds: Iterable[int] = ()) -> None:
         # The warden reads at once or is gone; then its end is noticed by the lifeline's EOF.
         with contextlib.suppress(OSError):
             self._lifeline.setblocking(True)
             self._lifeline.settimeout(5.0)
-            data = json.dumps(body).encode()
-            self._lifeline.sendall(header(kind, 0, len(data)) + data)
+            text = json.dumps(body).encode()
+            data = header(kind, 0, len(text)) + text
+            # The descriptors travel with the first bytes.
+            sent = socket.send_fds(self._lifeline, [data], list(fds)) if fds else 0
+            self._lifeline.sendall(data[sent:])
         self._lifeline.setblocking(False)
 
     # ---- what the child says
@@ -535,7 +531,7 @@ class Child:
 
     def _end_orphans(self, why: str) -> None:
         """One step: kill and reap whoever is below us and belongs to no living warden."""
-        known = frozenset(one._warden.pid for one in Child.alive) | _others_children()
+        known = frozenset(one._warden.pid for one in Child.alive) | launch.waiting() | _others_children()
         me = os.getpid()
         for pid in tree.freeze(me, deadline=time.monotonic() + 0.05, except_for=known):
             self._orphans.setdefault(pid, tree.look(pid))
@@ -650,5 +646,4 @@ def user_stack(text: str) -> str:
     return "\n".join(kept)
 
 
-_START = str(Path(__file__).with_name("start.py"))
 _OWN_FRAMES = tuple(f'  File "{Path(__file__).parents[1] / name}{os.sep}' for name in ("sandbox", "runner"))

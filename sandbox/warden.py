@@ -32,7 +32,7 @@ import time
 from typing import Any, NoReturn
 
 from . import kernel, tree
-from .channel import STACK_SIGNAL, FrameReader, Kind, encode
+from .channel import STACK_SIGNAL, FrameReader, Kind, encode, fds_of
 from .guard import Guard
 from .limits import Limits
 from .usage import Breach
@@ -76,6 +76,7 @@ class Warden:
         self._kill: dict[str, Any] | None = None
         self._guard: Guard | None = None
         self._sample_at = 0.0
+        self._given: list[int] = []  #: descriptors that are the child's
         self._account: dict[str, Any] = {}
         self._fault = -1
         # SIGCHLD only has to wake the select; a handler must exist for the wake-up descriptor to be used.
@@ -145,11 +146,12 @@ class Warden:
     def _receive(self) -> bool:
         """Take what the parent says; False when there is no parent any more."""
         try:
-            data = self._lifeline.recv(65536)
+            data, ancillary, _, _ = self._lifeline.recvmsg(65536, 256, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             return False
         if not data:
             return False
+        self._given += fds_of(ancillary)
         for frame in self._reader.feed(data):
             body = json.loads(frame.body)
             if frame.kind == Kind.SPAWN:
@@ -203,7 +205,8 @@ class Warden:
 
     def _spawn(self, spec: dict[str, Any]) -> None:
         """Fork and execute the child; tells the parent its pid, or why it could not be executed."""
-        fds: dict[str, int] = spec["fds"]
+        # They came with the first bytes of this frame, in this order.
+        fds: dict[str, int] = dict(zip(spec["fds"], self._given))
         limits = Limits.from_json(spec["limits"])
         guard = Guard(limits, folders=spec["folders"], ours=[os.getppid(), os.getpid()])
         self._fault = os.dup(fds["fault"])
@@ -253,7 +256,8 @@ class Warden:
         os.chdir(spec["cwd"])
         guard.in_child()
         kernel.die_with_parent(me)
-        os.execve(spec["argv"][0], spec["argv"], spec["env"])
+        argv = [*spec["argv"], *map(str, keep)]
+        os.execve(argv[0], argv, spec["env"])
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
