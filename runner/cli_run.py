@@ -37,7 +37,7 @@ def _run(entry_argument: str | None, **values: Any) -> None:
             if source is click.core.ParameterSource.COMMANDLINE:
                 raise SettingsError(f"two entries: {entry_argument} and --entry {values['entry']}; give one")
         values["entry"] = entry_argument
-    if values.get("again"):
+    if values.get("again") is not None:
         values.update(_kept(values))
     settings = settings_of(values, os.environ)
     if values.get("dry_run"):

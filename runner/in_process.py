@@ -69,6 +69,7 @@ def run(settings: Settings, where: Location) -> int:
             socket.socket(fileno=high[1]),
             socket.socket(fileno=high[2]),
             post_mortem=settings.pdb,
+            quit_ends=settings.local,
         )
     except EOFError:
         return at_end.status()
@@ -86,9 +87,11 @@ def _high(fd: int) -> int:
 def _leave_stdout_to_results(settings: Settings) -> None:
     """Results alone go to a stdout that is no terminal; what the code prints, and its prompts, to stderr."""
     if settings.local and not os.isatty(1):
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         os.dup2(2, 1)
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        if sys.stdout is not None:
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 class _AtEnd:
@@ -162,8 +165,9 @@ def begin() -> NoReturn:
     with contextlib.suppress(OSError):
         hide_from_same_user()
     fds = {"tasks": tasks, "control": control, "news": news, "fault": fault}
-    from .main import run_with
+    from .main import fill_standard_streams, run_with
 
+    fill_standard_streams()
     try:
         status = run_with(replace(settings, host=HostSide(pid, fds)), where)
     except HkrunnerError as error:

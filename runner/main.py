@@ -34,7 +34,7 @@ BOARD_DEADLINE_S = 60.0
 
 def run(settings: Settings) -> int:
     """Do what was asked; return the exit status. Raises HkrunnerError before anything is started."""
-    _fill_standard_streams()
+    fill_standard_streams()
     with contextlib.ExitStack() as stack:
         if settings.in_process:
             from . import in_process
@@ -194,7 +194,7 @@ def run_worker(asked: WorkerSettings) -> int:
     from .local.alone import Alone
     from .local.inputs import read_inputs
 
-    _fill_standard_streams()
+    fill_standard_streams()
     settings = asked.settings
     tasks = None if settings.tasks == "-" else settings.tasks
     inputs = list(read_inputs(settings.inputs, tasks, settings.cwd))
@@ -266,7 +266,7 @@ def obey_signals(loop: Loop, shutdown: Callable[[int], None], settings: Settings
         loop.on_signal(number, lambda number=number: shutdown(128 + number))  # type: ignore[misc]
 
 
-def _fill_standard_streams() -> None:
+def fill_standard_streams() -> None:
     """A descriptor 0, 1 or 2 that was closed when we were started would be given to a socket of ours."""
     for fd in (0, 1, 2):
         try:

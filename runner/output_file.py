@@ -15,7 +15,8 @@ class OutputFile:
 
     def __init__(self, path: str, cwd: str) -> None:
         """Make sure that it can be written. Raises SettingsError."""
-        self._shown = path
+        if not path:
+            raise SettingsError("--output-file wants a file")
         place = os.path.join(cwd, os.path.expanduser(path))
         self._part: str | None = None
         self._place = os.path.realpath(place)  # what a link leads to is replaced, not the link

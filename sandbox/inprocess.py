@@ -47,6 +47,9 @@ class DebuggerQuit(Exception):
     """The user has left the debugger in the middle of a task."""
 
 
+DebuggerQuit.__module__ = "builtins"  # in the message its name alone is enough
+
+
 class _Left(BaseException):
     """Nothing more is served."""
 
@@ -57,12 +60,20 @@ class Here(child.Child):
     _outlives_exit = True
 
     def __init__(
-        self, channel: Channel, control: socket.socket, news: socket.socket, *, post_mortem: bool
+        self,
+        channel: Channel,
+        control: socket.socket,
+        news: socket.socket,
+        *,
+        post_mortem: bool,
+        quit_ends: bool,
     ) -> None:
         """Take the first frame, which says what to load; raises EOFError when there is no supervisor.
 
-        `post_mortem`: open pdb where the user's code has raised, before the task is answered.
+        `post_mortem`: open pdb where the user's code has raised, before the task is answered. `quit_ends`:
+        who leaves the debugger in the middle of a task ends the run as by Ctrl-C, not that task alone.
         """
+        self._quit_ends = quit_ends
         self._news = news
         self._post_mortem = post_mortem
         self._asked = False
@@ -86,6 +97,8 @@ class Here(child.Child):
         }
         before = {number: signal.signal(number, handler) for number, handler in ours.items()}
         os.register_at_fork(after_in_child=self._be_ordinary)
+        if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:
+            sys.breakpointhook = _breakpoint
         exit_now, os._exit = os._exit, self._last_word(os._exit)  # type: ignore[assignment]
         try:
             self.run(BARE)
@@ -170,6 +183,8 @@ class Here(child.Child):
             try:
                 return super()._call(function, name, most, args, api)
             except bdb.BdbQuit:
+                if self._quit_ends:
+                    raise KeyboardInterrupt from None
                 raise DebuggerQuit("the task was left in the debugger") from None
             except Exception as error:
                 self._look_at(error)
@@ -177,17 +192,17 @@ class Here(child.Child):
 
     def _look_at(self, error: BaseException) -> None:
         """Open pdb where the error was raised, if that was asked for."""
-        if not self._post_mortem or os.getpid() != self._owner:
+        if not self._post_mortem or not isinstance(error, Exception) or os.getpid() != self._owner:
             return
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None and failure.is_ours(trace.tb_frame):
             trace = trace.tb_next
         told = failure.describe(error, self._where.folder)["message"]
         print(f"{told}\n(pdb: where it was raised; q or Ctrl-D goes on)", file=sys.stderr, flush=True)
-        import pdb
+        from . import debugger
 
         with contextlib.suppress(bdb.BdbQuit):
-            pdb.post_mortem(trace)
+            debugger.look_at(trace)
 
     def _fail(self, task: int, told: dict[str, Any]) -> None:
         if isinstance(sys.exc_info()[1], KeyboardInterrupt) and not self._asked:
@@ -196,10 +211,28 @@ class Here(child.Child):
             self._exit_known.wait(5.0)
         super()._fail(task, told)
 
+    def _say_goodbye(self) -> NoReturn:
+        try:
+            with self._users():
+                super()._say_goodbye()
+        except KeyboardInterrupt:
+            self._ask_to_end(signal.SIGINT)
+            raise _Left from None
+
     def _listen(self) -> None:
         # A debugger that stops every thread at a breakpoint leaves this one alone: answers still arrive.
         threading.current_thread().pydev_do_not_trace = True  # type: ignore[attr-defined]
         super()._listen()
+
+
+def _breakpoint(*args: Any, **more: Any) -> None:
+    """What breakpoint() calls: pdb, imported when it is needed."""
+    from . import debugger
+
+    if args or more:
+        sys.__breakpointhook__(*args, **more)
+    else:
+        debugger.stop_at(sys._getframe().f_back)
 
 
 class Channel(child.Channel):

@@ -39,7 +39,9 @@ def test_breakpoints_and_prompts_are_the_terminals_and_results_alone_go_down_a_p
         one.type("\x03")  # at the prompt: as pdb has it
         one.wait_for("--KeyboardInterrupt--")
         one.type("answer = 99\n")
-        one.type("c\n")
+        one.type("n\n")
+        one.wait_for("--Return--")
+        one.type("n\n")  # past the end of the user's code: no further
         one.wait_for("your name? ")
         one.type("Ada\n")
         status, out = one.end()
@@ -60,6 +62,16 @@ def test_pdb_opens_where_the_code_has_raised_and_the_task_is_answered_all_the_sa
     assert first["error"]["message"].startswith(
         "ALGORITHM_ERROR: KeyError: 'age' (stands_still.py:9 in find)"
     )
+
+
+@pytest.mark.parametrize("keys", ["q\n", "\x04"])
+def test_leaving_the_debugger_ends_a_local_run(keys: str, tmp_path: Path) -> None:
+    with at_terminal(tmp_path, ENTRY, *inputs("breakpoint", "never"), "--in-process") as one:
+        one.wait_for("(Pdb) ")
+        one.type(keys)
+        status, _ = one.end()
+    assert status == 130
+    assert "exit() was called" in one.shown and "begins never" not in one.shown
 
 
 def test_ctrl_c_in_the_users_code_ends_the_run_in_order(tmp_path: Path) -> None:
@@ -105,6 +117,13 @@ def test_a_worker_is_answered_while_the_code_stands_at_a_breakpoint(tmp_path: Pa
         client.ping()
         one.type("c\n")
         client.expect("stopped")
+        client.initialize(["breakpoint"])
+        client.expect("initialized")
+        client.start()
+        one.wait_for("(Pdb) ", times=2)
+        one.type("q\n")
+        left = client.expect("errorMessage")["error"]["message"]
+        assert left.startswith("ALGORITHM_ERROR: DebuggerQuit: the task was left in the debugger")
         client.initialize(["exit"])
         client.expect("initialized")
         client.start()
