@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -106,6 +105,8 @@ def _root(settings: Settings, descriptor: Descriptor, stack: contextlib.ExitStac
     if settings.state_dir is not None:
         cache = os.path.join(settings.state_dir, "code")
     else:
+        import tempfile  # with random and shutil behind it, for a case that hardly ever is
+
         cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="hkrunner-code-"))
     return unpack(code, cache)
 

@@ -431,11 +431,11 @@ class Supervisor:
     def _child_kill(self) -> None:
         if self._crew.child is None:
             return
-        if self._machine.state is not State.EXITING:
-            launch.prepare()  # for the child that takes its place
         in_grace = self._grace is not None and self._grace.pending
         interrupted = self._machine.state is State.EXITING and in_grace
         self._crew.child.kill(Cause.INTERRUPTED if interrupted else Cause.STOPPED)
+        if self._machine.state is not State.EXITING:
+            launch.prepare()  # for the child that takes its place
 
     def _may_kill(self) -> bool:
         """The child is killed when it does not end: one that stands at a breakpoint is waited for."""
@@ -721,8 +721,8 @@ class Supervisor:
             current.timeout = self._loop.after(limits.task_timeout_s, lambda: self._overdue(child, text))
 
     def _overdue(self, child: Child, after: str) -> None:
-        launch.prepare()  # for the child that takes its place
         child.kill(Cause.TASK_TIMEOUT, after)
+        launch.prepare()  # for the child that takes its place
 
     def _go(self, current: Current) -> bytes:
         """Where the child finds the task's folders, and what it is to keep there."""

@@ -328,9 +328,9 @@ def _signature(function: Callable[..., Any]) -> Optional[List[Parameter]]:
 
     A plain function is read without inspect, which is a fifth of what the child needs for its start.
     """
-    if type(function) is FunctionType and not hasattr(function, "__wrapped__"):
-        if not hasattr(function, "__signature__"):
-            return _plain_signature(function)
+    wrapped = hasattr(function, "__wrapped__") or hasattr(function, "__signature__")
+    if type(function) is FunctionType and not wrapped:
+        return _plain_signature(function)
     import inspect
 
     try:

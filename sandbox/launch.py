@@ -8,6 +8,8 @@ needed. It waits for SPAWN, and ends by itself when its lifeline does.
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import socket
 import subprocess
 import sys
@@ -56,6 +58,25 @@ def discard() -> None:
         one.process.kill()  # it has nobody below it yet
         one.process.wait()
         one.lifeline.close()
+
+
+def has_ended(process: subprocess.Popen[bytes], most_s: float) -> bool:
+    """Wait until the process ends, at most so long; it is left to be reaped.
+
+    At once: Popen.wait sleeps in growing steps.
+    """
+    try:
+        fd = os.pidfd_open(process.pid)
+    except OSError:  # a kernel without it, or none to be had
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=most_s)
+        return process.returncode is not None
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(most_s * 1000))
+    finally:
+        os.close(fd)
 
 
 def _begin() -> Launched:

@@ -29,7 +29,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections import deque
@@ -473,11 +472,9 @@ class Child:
         stack = self._read_stack()
         Child.alive.discard(self)
         # After ENDED the warden only has to end: at most a scheduling delay.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._warden.wait(timeout=0.5)
-        if self._warden.returncode is None:
+        if not launch.has_ended(self._warden, 0.5):
             self._warden.kill()
-            self._warden.wait()
+        self._warden.wait()
         self._close()
         self._listener.on_exit(self, replace(exit, stack=stack))
 

@@ -195,18 +195,19 @@ class Warden:
         tree.signal_to(self._pid, STACK_SIGNAL)
         tree.signal_to(self._pid, signal.SIGCONT)
         before = time.monotonic()
-        size = 0
+        size = same = 0
         while time.monotonic() - before < STACK_S and self._status is None:
-            self._wait(0.01)
+            self._wait(0.001)
             found = os.fstat(self._fault).st_size
-            if found and found == size:
+            same = same + 1 if found and found == size else 0
+            if same == 3:
                 return  # it has stopped growing: it is whole
             size = found
 
     def _spawn(self, spec: dict[str, Any]) -> None:
         """Fork and execute the child; tells the parent its pid, or why it could not be executed."""
         # They came with the first bytes of this frame, in this order.
-        fds: dict[str, int] = dict(zip(spec["fds"], self._given))
+        fds: dict[str, int] = dict(zip(spec["fds"], self._given, strict=True))
         limits = Limits.from_json(spec["limits"])
         guard = Guard(limits, folders=spec["folders"], ours=[os.getppid(), os.getpid()])
         self._fault = os.dup(fds["fault"])

@@ -173,7 +173,7 @@ def test_an_answer_that_was_cut_is_sent_again_whole_and_once(tmp_path: Path, rea
 
 
 def test_an_answer_that_the_worker_never_read_is_sent_again(tmp_path: Path) -> None:
-    with serving_worker(tmp_path) as (client, program):
+    with serving_worker(tmp_path) as (client, _):
         client.initialize(["wait for file", str(tmp_path / "flag")])
         client.expect("initialized")
         client.stop_reading()
