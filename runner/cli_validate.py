@@ -23,7 +23,20 @@ Exit status:
   4    the code cannot be loaded, or cannot be called
 """
 
-_NAMES = ("entry", "path", "file", "python", "env", "encoding", "gpu", "no_gpu", "cpu", "mem", "mem_mode")
+_NAMES = (
+    "entry",
+    "path",
+    "file",
+    "python",
+    "env",
+    "env_file",
+    "encoding",
+    "gpu",
+    "no_gpu",
+    "cpu",
+    "mem",
+    "mem_mode",
+)
 _MORE = ("pids", "start_timeout_s", "cpu_time_s", "files", "disk", "no_limits", "state_dir", "json")
 _CHOSEN = [option for option in OPTIONS if option.name in (*_NAMES, *_MORE)]
 _HELP = {"json": "Print what was found as one JSON object."}

@@ -40,6 +40,8 @@ def plan(settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
         tasks = _count_tasks(settings) if settings.local else None
         return {
             "local": settings.local,
+            "inProcess": settings.in_process,
+            "outputFile": settings.output_file,
             "tasks": tasks,
             "url": None if settings.local else settings.url,
             "encoding": settings.encoding,
@@ -118,6 +120,10 @@ def lines(told: Mapping[str, Any]) -> list[str]:
         rows.append(("limit", f"none{off}"))
     rows.append(("grace", f"{told['graceS']:g} s between stop and kill"))
     rows.append(("state", told["stateDir"] or "none is kept (--no-state)"))
+    if told["inProcess"]:
+        rows.append(("process", "this one, without a guard (--in-process)"))
+    if told["outputFile"] is not None:
+        rows.append(("results", told["outputFile"]))
     rows += [("variable", f"{name}={value}") for name, value in sorted(told["env"].items())]
     if told["board"]:
         rows.append(("board", "of the runs of this algorithm"))

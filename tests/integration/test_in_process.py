@@ -39,7 +39,7 @@ def test_breakpoints_and_prompts_are_the_terminals_and_results_alone_go_down_a_p
         one.type("\x03")  # at the prompt: as pdb has it
         one.wait_for("--KeyboardInterrupt--")
         one.type("answer = 99\n")
-        one.type("n\n")
+        one.type("r\n")
         one.wait_for("--Return--")
         one.type("n\n")  # past the end of the user's code: no further
         one.wait_for("your name? ")
@@ -131,6 +131,32 @@ def test_a_worker_is_answered_while_the_code_stands_at_a_breakpoint(tmp_path: Pa
         status, _ = one.end()
     assert "EXITED: the algorithm ended its process with code 3" in error
     assert status == 3
+
+
+def test_a_worker_that_begins_anew_or_ends_finds_the_code_when_it_comes_back(tmp_path: Path) -> None:
+    with (
+        ScriptedWorker() as worker,
+        at_terminal(tmp_path, ENTRY, "--in-process", "--grace", "0", "--url", worker.url) as one,
+    ):
+        client = worker.accept()
+        client.initialize(["breakpoint"], taskId="first")
+        client.expect("initialized")
+        client.start()
+        one.wait_for("(Pdb) ")
+        client.initialize(["breakpoint"], taskId="second")
+        one.wait_for("stop() was called")
+        one.type("c\n")
+        client.expect("initialized")
+        client.start()
+        one.wait_for("(Pdb) ", times=2)
+        client.exit()
+        one.wait_for("stopping: it is waited for")
+        one.type("c\n")
+        status, _ = one.end()
+    assert status == 0 and "exit() was called" in one.shown
+    tasks = tmp_path / ".hkrunner/tasks"
+    kept = [json.loads((tasks / name / "task.json").read_text())["status"] for name in ("first", "second")]
+    assert kept == ["stopped", "stopped"]
 
 
 @pytest.mark.parametrize("what", ["SIGHUP", "SIGTERM"])
