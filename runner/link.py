@@ -12,24 +12,51 @@ supervisor; 47 ms against 456 ms to send 100 MB).
 There is at most one socket: a next connection is begun after the last one is closed. Nothing is sent
 before the worker has spoken, with one exception: back within SAME_WORKER_S of a drop, it is the same
 worker, and what it has not got yet goes out at once.
+
+Here: the connection and its states. link_connect.py is the thread, link_frames.py the frames in both
+directions, link_outbox.py what waits to be sent, link_blobs.py the memory of large messages.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
-import os
 import random
 import socket
 import struct
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Protocol
 
-from ..sandbox.channel import seal
+from .link_blobs import KEEP_BLOB_S, Blob, Blobs, Message
+from .link_connect import connect, reason_of, watch_peer
+from .link_frames import (
+    BINARY,
+    BLOB_MIN,
+    CLOSE,
+    MESSAGE_MAX,
+    PING,
+    PONG,
+    TEXT,
+    TURN_BYTES,
+    Reader,
+    Refused,
+    frame,
+)
+from .link_outbox import PIECE, Outbox, Outgoing, Source
 from .loop import Loop, Timer
+
+__all__ = [
+    "BLOB_MIN",
+    "KEEP_BLOB_S",
+    "MESSAGE_MAX",
+    "PIECE",
+    "Blob",
+    "Link",
+    "Listener",
+    "Message",
+    "Source",
+    "State",
+]
 
 #: HKube's worker waits this long for a lost algorithm before it gives the task up (PROTOCOL 3.7).
 SAME_WORKER_S = 5.0
@@ -39,28 +66,12 @@ BACKOFF_S = (0.0, 0.01, 0.02, 0.05, 0.05, 0.1, 0.1, 0.2, 0.3, 0.5, 1.0)
 LOST_S = 1.0
 #: After a reconnect, wait this long for a word of the worker before such an answer is sent again.
 SETTLE_S = 0.1
-#: From here on the child is made to wait with what it wants to send.
-CONGESTED_BYTES = 128 * 1024 * 1024
-CONGESTED_MESSAGES = 1000
 #: A refusal by the worker itself (4001: another client is connected) is not asked again so soon.
 REFUSED_S = 1.0
-CONNECT_TIMEOUT_S = 10.0
-#: A message from this size on is received into a memfd, and passed on without a copy.
-BLOB_MIN = 256 * 1024
-#: Largest message taken. HKube's worker has no limit of its own in this direction.
-MESSAGE_MAX = 2 * 1024**3
-#: A large message goes out in frames of this size, so that a pong or a kill never waits for it.
-PIECE = 256 * 1024
 #: A message up to this size is sent at once, in one piece, when nothing waits before it.
 SMALL = 16 * 1024
 #: How long one of those may wait for another.
 SOON_S = 0.001
-#: At most this much is written or read before the loop looks at others.
-TURN_BYTES = 4 * PIECE
-#: The memfd kept for the next large message is given back after this long without one.
-KEEP_BLOB_S = 5.0
-
-_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 
 class State(Enum):
@@ -71,85 +82,6 @@ class State(Enum):
     OPEN = auto()
     BACKOFF = auto()
     CLOSED = auto()  #: for good
-
-
-class Blob:
-    """A memfd with a message in it; `release()` when its content is not needed any more."""
-
-    def __init__(self, capacity: int, released: Callable[[Blob], None] | None = None) -> None:
-        self.fd = os.memfd_create("hkrunner-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, capacity)
-        # Handed to the child, which must not be able to shorten it under our mapping (SIGBUS).
-        seal(self.fd)
-        self.capacity = capacity
-        self.size = 0
-        self.map = mmap.mmap(self.fd, capacity)
-        self._released = released
-
-    def view(self) -> memoryview:
-        """Return the content; release the view before release()."""
-        return memoryview(self.map)[: self.size]
-
-    def release(self) -> None:
-        """The content is not needed any more."""
-        if self._released is not None:
-            self._released(self)
-        else:
-            self.close()
-
-    def disown(self) -> None:
-        """Release it for good: whoever else holds the descriptor has it alone."""
-        self._released = None
-
-    def close(self) -> None:
-        """Give the memory back."""
-        if self.fd >= 0:
-            # A view somebody still holds keeps the mapping until it goes.
-            with contextlib.suppress(BufferError):
-                self.map.close()
-            os.close(self.fd)
-            self.fd = -1
-
-
-class Message:
-    """One message of the worker: `data`, or for a large one `blob`."""
-
-    __slots__ = ("blob", "data")
-
-    def __init__(self, data: bytes, blob: Blob | None = None) -> None:
-        self.data = data
-        self.blob = blob
-
-    @property
-    def head(self) -> bytes:
-        """The first bytes, enough to find the command."""
-        return self.data if self.blob is None else bytes(self.blob.map[: min(256, self.blob.size)])
-
-    @property
-    def size(self) -> int:
-        """Bytes of all of it."""
-        return len(self.data) if self.blob is None else self.blob.size
-
-    def whole(self) -> bytes:
-        """All of it, copied if it is large."""
-        return self.data if self.blob is None else bytes(self.blob.view())
-
-    def release(self) -> None:
-        """Nothing of it is needed any more."""
-        if self.blob is not None:
-            self.blob.release()
-
-
-class Source(Protocol):
-    """A large message to send that does not lie in our memory."""
-
-    size: int
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return exactly that piece; raises OSError when it is not there."""
-
-    def close(self) -> None:
-        """The message is sent, or will not be."""
 
 
 class Listener(Protocol):
@@ -165,40 +97,6 @@ class Listener(Protocol):
 
     def on_link_given_up(self, reason: str) -> None:
         """No worker within the connect timeout; no further try follows."""
-
-
-class _Outgoing:
-    """A message in the outbox. A final answer is kept for a while after it was written."""
-
-    __slots__ = ("data", "final", "source")
-
-    def __init__(self, data: bytes, source: Source | None, final: bool) -> None:
-        self.data = data
-        self.source = source
-        self.final = final
-
-    @property
-    def size(self) -> int:
-        return len(self.data) if self.source is None else self.source.size
-
-    def frames(self, opcode: int) -> Iterator[bytes]:
-        """Yield its frames, masked, one at a time."""
-        size = self.size
-        if size <= PIECE:
-            yield _frame(opcode, self.data if self.source is None else self.source.read(0, size))
-            return
-        view = memoryview(self.data)
-        for begin in range(0, size, PIECE):
-            length = min(PIECE, size - begin)
-            if self.source is None:
-                piece: bytes | memoryview = view[begin : begin + length]
-            else:
-                piece = self.source.read(begin, length)
-            yield _frame(opcode if begin == 0 else _CONTINUATION, piece, last=begin + length == size)
-
-    def close(self) -> None:
-        if self.source is not None:
-            self.source.close()
 
 
 class Link:
@@ -217,7 +115,7 @@ class Link:
         self._loop = loop
         self._listener = listener
         self.url = url
-        self._opcode = _TEXT if text else _BINARY
+        self._opcode = TEXT if text else BINARY
         self._connect_timeout_s = connect_timeout_s
         self.state = State.DISCONNECTED
         self._client: Any = None  # websocket.WebSocket, which owns the socket
@@ -229,22 +127,11 @@ class Link:
         self._since = 0.0
         self._dropped_at: float | None = None
         self._timer: Timer | None = None
-        self._outbox: deque[_Outgoing] = deque()
-        self._waiting_bytes = 0
-        #: The final answer that was written last, and when: lost on the way if the worker drops right then.
-        self._written: tuple[_Outgoing, float] | None = None
-        #: Called when what waits has become little again, after `congested` was seen.
-        self.on_relieved: Callable[[], None] | None = None
-        self._control: deque[bytes] = deque()
+        self._outbox = Outbox(self._opcode, loop.clock)
         self._soon: Timer | None = None
-        self._frames: Iterator[bytes] | None = None
-        self._chunk = memoryview(b"")
         self._spoken = False
-        self._blob: Blob | None = None
-        self._blob_timer: Timer | None = None
-        self._scratch = bytearray(65536)
-        self._scratch_view = memoryview(self._scratch)
-        self._reset_input()
+        self._blobs = Blobs(loop)
+        self._reader = Reader(self._blobs, self._deliver, self._on_control)
 
     # ---- connecting
 
@@ -256,21 +143,7 @@ class Link:
 
     def _connect(self) -> None:
         self.state = State.CONNECTING
-        threading.Thread(target=self._connect_in_thread, name="hkrunner-connect", daemon=True).start()
-
-    def _connect_in_thread(self) -> None:
-        """Connect, and hand the result over. The one piece of code that runs outside the loop."""
-        import websocket
-
-        try:
-            client = websocket.create_connection(
-                self.url, timeout=CONNECT_TIMEOUT_S, skip_utf8_validation=True, enable_multithread=False
-            )
-        except Exception as error:  # noqa: BLE001 - the package's own errors, OSError, ssl, idna: all mean "not connected"
-            reason = _reason(error)
-            self._loop.post_from_thread(lambda: self._not_connected(reason))
-        else:
-            self._loop.post_from_thread(lambda: self._connected(client))
+        connect(self._loop, self.url, connected=self._connected, failed=self._not_connected)
 
     def _connected(self, client: Any) -> None:
         if self.state is not State.CONNECTING:
@@ -286,8 +159,8 @@ class Link:
             import ssl  # the connecting thread has it already
 
             self._not_now = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-        _watch_peer(sock)
-        self._reset_input()
+        watch_peer(sock)
+        self._reader.begin()
         self.state = State.OPEN
         same = self._dropped_at is not None and self._loop.clock() - self._dropped_at < SAME_WORKER_S
         self._spoken = same
@@ -297,16 +170,14 @@ class Link:
         self._on_readable()
         if self.state is State.OPEN:
             self._pump()
-            if self._written is not None:
+            if self._outbox.written is not None:
                 self._timer = self._loop.after(SETTLE_S, self._send_again)
 
     def _send_again(self) -> None:
         """The last answer may have been lost with the old connection: a second one in ready is harmless
         (PROTOCOL 3.8). Only while the worker is silent: whatever it says first, it is not waiting for it."""
-        if self._written is not None and self.state is State.OPEN:
-            (answer, _), self._written = self._written, None
-            self._outbox.append(answer)
-            self._waiting_bytes += answer.size
+        if self._outbox.written is not None and self.state is State.OPEN:
+            self._outbox.put_last_again()
             self._pump()
 
     def _not_connected(self, reason: str) -> None:
@@ -337,14 +208,12 @@ class Link:
             return
         self._close_socket()
         self._since = self._dropped_at = self._loop.clock()
-        # A message that was cut goes out again, whole; one that was written is the worker's.
-        self._frames = None
-        self._chunk = memoryview(b"")
-        self._control.clear()
+        self._outbox.dropped()
         if self._timer is not None:
             self._timer.cancel()
-        if self._written is not None and self._since - self._written[1] > LOST_S:
-            self._forget_written()
+        written = self._outbox.written
+        if written is not None and self._since - written[1] > LOST_S:
+            self._outbox.forget_written()
         self.state = State.DISCONNECTED
         self._listener.on_link_drop(reason)
         if self.state is State.DISCONNECTED:
@@ -361,7 +230,7 @@ class Link:
             self._socket.close()
         self._client.sock = None
         self._socket, self._client, self._fd = None, None, -1
-        self._forget_input()
+        self._reader.forget()
 
     def close(self) -> None:
         """Say goodbye (1000) and close, for good. What is in the outbox is dropped."""
@@ -370,12 +239,12 @@ class Link:
         if self.state is State.OPEN:
             assert self._socket is not None
             with contextlib.suppress(OSError):
-                if not self._chunk:
-                    self._socket.send(_frame(_CLOSE, struct.pack("!H", 1000)))
+                if not self._outbox.chunk:
+                    self._socket.send(frame(CLOSE, struct.pack("!H", 1000)))
             self._close_socket()
         self.state = State.CLOSED
         self.clear()
-        self._forget_blob()
+        self._blobs.close()
 
     # ---- posting
 
@@ -392,48 +261,44 @@ class Link:
             if source is not None:
                 source.close()
             return
-        one = _Outgoing(data, source, final)
+        one = Outgoing(data, source, final)
         if soon and not self._outbox and self._is_free:
             self._soon = self._loop.after(SOON_S, self._pump)
         elif source is None and len(data) <= SMALL and self._post_now(one):
             return
-        self._outbox.append(one)
-        self._waiting_bytes += one.size
+        self._outbox.put(one)
         if not self._is_soon:
             self._pump()
 
-    def _post_now(self, one: _Outgoing) -> bool:
+    def _post_now(self, one: Outgoing) -> bool:
         """Send a small message at once, with one that waits for it; False when it has to queue."""
-        first = self._outbox[0] if self._is_soon and len(self._outbox) == 1 else None
+        outbox, sock = self._outbox, self._socket
+        first = outbox.only if self._is_soon else None
         if self._soon is not None:
             self._soon.cancel()
-        sock = self._socket
-        if sock is None or (self._outbox and first is None) or not self._is_free:
+        if sock is None or (outbox and first is None) or not self._is_free:
             return False
-        before = b"" if first is None else _frame(self._opcode, first.data)
-        frames = before + _frame(self._opcode, one.data)
+        before = b"" if first is None else frame(self._opcode, first.data)
+        frames = before + frame(self._opcode, one.data)
         try:
             count = sock.send(frames)
         except OSError:
             return False  # the queue meets the same trouble, and deals with it
-        self._waiting_bytes += one.size
         if first is not None and count >= len(before):
-            self._sent(self._outbox.popleft())
+            outbox.first_is_written()
         if count < len(frames):
             # What is cut is the first in the outbox, and the chunk the rest of its frame.
             end = len(before) if count < len(before) else len(frames)
-            self._chunk = memoryview(frames)[count:end]
-            self._outbox.append(one)
-            self._frames = iter(())
+            outbox.put_cut(one, memoryview(frames)[count:end])
             self._pump()
         else:
-            self._sent(one)
+            outbox.put_written(one)
         return True
 
     @property
     def _is_free(self) -> bool:
         """The worker listens, and no frame is half sent."""
-        return not (self._chunk or self._control or self._frames) and self._spoken and self._fd >= 0
+        return self._outbox.is_between_frames and self._spoken and self._fd >= 0
 
     @property
     def _is_soon(self) -> bool:
@@ -445,23 +310,8 @@ class Link:
 
         If an old answer has begun to go out it must not be completed: the connection is dropped instead.
         """
-        cut = self._frames is not None and bool(self._outbox) and self._outbox[0].final
-        kept = self._outbox.popleft() if self._frames is not None and not cut else None
-        for one in self._outbox:
-            one.close()
-        self._outbox.clear()
-        self._waiting_bytes = 0
-        self._forget_written()
-        if kept is not None:
-            self._outbox.append(kept)
-            self._waiting_bytes = kept.size
-        if cut:
+        if self._outbox.clear():
             self._drop("the worker began another task in the middle of an answer")
-
-    def _forget_written(self) -> None:
-        if self._written is not None:
-            self._written[0].close()
-            self._written = None
 
     @property
     def is_open(self) -> bool:
@@ -471,23 +321,32 @@ class Link:
     @property
     def congested(self) -> bool:
         """So much waits to be sent that nothing should be added; on_relieved is called when it is less."""
-        return self._waiting_bytes > CONGESTED_BYTES or len(self._outbox) > CONGESTED_MESSAGES
+        return self._outbox.congested
+
+    @property
+    def on_relieved(self) -> Callable[[], None] | None:
+        """Called once when what waits has become little again, after `congested` was seen."""
+        return self._outbox.on_relieved
+
+    @on_relieved.setter
+    def on_relieved(self, callback: Callable[[], None] | None) -> None:
+        self._outbox.on_relieved = callback
 
     @property
     def idle(self) -> bool:
         """Nothing waits to be sent."""
-        return not self._outbox and not self._chunk
+        return self._outbox.idle
 
     def _pump(self) -> None:
         """Write what the kernel takes now; the rest when it takes more."""
         sock = self._socket
         if sock is None:
             return
-        written = 0
+        outbox, written = self._outbox, 0
         try:
-            while self._chunk or self._next_chunk():
-                count = sock.send(self._chunk)
-                self._chunk = self._chunk[count:]
+            while outbox.chunk or outbox.next_chunk(messages=self._spoken):
+                count = sock.send(outbox.chunk)
+                outbox.chunk = outbox.chunk[count:]
                 written += count
                 if written >= TURN_BYTES:
                     self._loop.on_writable(self._fd, self._pump)
@@ -496,56 +355,11 @@ class Link:
             self._loop.on_writable(self._fd, self._pump)
             return
         except OSError as error:
-            self._drop(_reason(error))
+            self._drop(reason_of(error))
             return
         self._loop.on_writable(self._fd, None)
 
-    def _next_chunk(self) -> bool:
-        """Take up the next frame; control frames go between the frames of a large message."""
-        if self._control:
-            self._chunk = memoryview(self._control.popleft())
-            return True
-        while True:
-            if self._frames is None:
-                if not self._outbox or not self._spoken:
-                    return False
-                self._frames = self._outbox[0].frames(self._opcode)
-            frame = next(self._frames, None)
-            if frame is not None:
-                self._chunk = memoryview(frame)
-                return True
-            # All of it is the kernel's now.
-            self._frames = None
-            self._sent(self._outbox.popleft())
-
-    def _sent(self, one: _Outgoing) -> None:
-        self._waiting_bytes -= one.size
-        if one.final:
-            self._forget_written()
-            self._written = (one, self._loop.clock())
-        else:
-            one.close()
-        if self.on_relieved is not None and not self.congested:
-            callback, self.on_relieved = self.on_relieved, None
-            callback()
-
     # ---- receiving
-
-    def _reset_input(self) -> None:
-        self._input = bytearray()  # bytes of a frame whose header or small payload is not complete
-        self._fragments: list[bytes | Blob] = []
-        self._target: Blob | None = None  # the payload that is being received
-        self._got = 0
-        self._final = True
-        self._target_opcode = _TEXT
-
-    def _forget_input(self) -> None:
-        for one in self._fragments:
-            if isinstance(one, Blob):
-                one.close()
-        if self._target is not None:
-            self._target.close()
-        self._reset_input()
 
     def _on_readable(self) -> None:
         """Read what is there, at most TURN_BYTES, and hand on the messages that are complete."""
@@ -553,15 +367,7 @@ class Link:
         sock = self._socket
         try:
             while sock is not None and sock is self._socket and taken < TURN_BYTES:
-                if self._target is not None:
-                    count = self._receive_into(sock, self._target)
-                    more = count
-                else:
-                    count = sock.recv_into(self._scratch)
-                    more = count == len(self._scratch)
-                    if count:
-                        self._input += self._scratch_view[:count]
-                        self._parse()
+                count, more = self._reader.receive(sock)
                 if not count:
                     self._drop("the worker closed the connection without a word")
                     return
@@ -571,115 +377,26 @@ class Link:
                     return
         except self._not_now:
             return
-        except _Refused as error:
+        except Refused as error:
             self._say_close(1009 if error.too_large else 1002)
             self._drop(str(error))
         except OSError as error:
-            self._drop(_reason(error))
+            self._drop(reason_of(error))
 
-    def _receive_into(self, sock: socket.socket, blob: Blob) -> int:
-        view = memoryview(blob.map)[self._got : min(blob.size, self._got + TURN_BYTES)]
-        try:
-            count = sock.recv_into(view)
-        finally:
-            view.release()
-        self._got += count
-        if self._got == blob.size:
-            self._target = None
-            self._whole(self._target_opcode, blob)
-        return count
-
-    def _parse(self) -> None:
-        """Take the complete frames off the input."""
-        data = self._input
-        while self._socket is not None and len(data) >= 2:
-            first, second = data[0], data[1]
-            if second & 0x80 or first & 0x70:
-                raise _Refused("the worker sent a frame that RFC 6455 does not allow")
-            length, at = second & 0x7F, 2
-            if length == 126:
-                if len(data) < 4:
-                    return
-                length, at = int.from_bytes(data[2:4], "big"), 4
-            elif length == 127:
-                if len(data) < 10:
-                    return
-                length, at = int.from_bytes(data[2:10], "big"), 10
-            if length > MESSAGE_MAX:
-                raise _Refused(f"the worker announced a message of {length:,} bytes", too_large=True)
-            opcode = first & 0x0F
-            self._final = bool(first & 0x80)
-            if opcode & 0x8:
-                if length > 125 or not self._final:
-                    raise _Refused("the worker sent a control frame that RFC 6455 does not allow")
-            elif length >= BLOB_MIN:
-                blob = self._new_blob(length)
-                there = min(len(data) - at, length)
-                blob.map[:there] = data[at : at + there]
-                del data[: at + there]
-                self._target_opcode = opcode
-                if there < length:
-                    self._target, self._got = blob, there
-                    return
-                self._whole(opcode, blob)
-                continue
-            end = at + length
-            if len(data) < end:
-                return
-            payload = bytes(data[at:end])
-            del data[:end]
-            if opcode & 0x8:
-                self._on_control(opcode, payload)
-            else:
-                self._whole(opcode, payload)
-
-    def _whole(self, opcode: int, payload: bytes | Blob) -> None:
-        """A data frame is complete: hand its message on, or wait for the rest of it."""
-        if (opcode == _CONTINUATION) != bool(self._fragments) or opcode > _BINARY:
-            raise _Refused("the worker mixed up the frames of its messages")
-        if self._final and not self._fragments:
-            self._deliver(payload)
-            return
-        self._fragments.append(payload)
-        total = sum(one.size if isinstance(one, Blob) else len(one) for one in self._fragments)
-        if total > MESSAGE_MAX:
-            raise _Refused(f"the worker sent a message of more than {MESSAGE_MAX:,} bytes", too_large=True)
-        if self._final:
-            self._deliver(self._joined(total))
-
-    def _joined(self, total: int) -> bytes | Blob:
-        parts, self._fragments = self._fragments, []
-        if total < BLOB_MIN:
-            return b"".join(one for one in parts if isinstance(one, bytes))
-        blob = self._new_blob(total)
-        at = 0
-        for one in parts:
-            if isinstance(one, Blob):
-                blob.map[at : at + one.size] = one.map[: one.size]
-                at += one.size
-                one.close()
-            else:
-                blob.map[at : at + len(one)] = one
-                at += len(one)
-        return blob
-
-    def _deliver(self, payload: bytes | Blob) -> None:
+    def _deliver(self, message: Message) -> None:
         self._spoken = True
         self._tries = 0
         # It goes on: the answer it had before was not lost.
-        self._forget_written()
-        if isinstance(payload, Blob):
-            self._listener.on_link_message(Message(b"", payload))
-        else:
-            self._listener.on_link_message(Message(payload))
+        self._outbox.forget_written()
+        self._listener.on_link_message(message)
         if self._outbox and not self._is_soon:
             self._pump()
 
     def _on_control(self, opcode: int, payload: bytes) -> None:
-        if opcode == _PING:
-            self._control.append(_frame(_PONG, payload))
+        if opcode == PING:
+            self._outbox.put_control(frame(PONG, payload))
             self._pump()
-        elif opcode == _CLOSE:
+        elif opcode == CLOSE:
             code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
             text = payload[2:].decode("utf-8", "replace")
             self._say_close(code if code != 1005 else 1000)
@@ -687,102 +404,11 @@ class Link:
             self._drop(
                 f"the worker closed the connection ({code}{': ' + text if text else ''})", least_s=least_s
             )
-        elif opcode != _PONG:
-            raise _Refused("the worker sent a frame that RFC 6455 does not allow")
+        elif opcode != PONG:
+            raise Refused("the worker sent a frame that RFC 6455 does not allow")
 
     def _say_close(self, code: int) -> None:
         # Politeness only: between two frames, and without waiting.
-        if self._socket is not None and not self._chunk:
+        if self._socket is not None and not self._outbox.chunk:
             with contextlib.suppress(OSError):
-                self._socket.send(_frame(_CLOSE, struct.pack("!H", code)))
-
-    # ---- the memory of large messages
-
-    def _new_blob(self, size: int) -> Blob:
-        """Return a blob for this many bytes: the kept one if it fits, whose pages are there already."""
-        blob, self._blob = self._blob, None
-        if blob is not None and not size <= blob.capacity <= max(4 * size, 16 * 1024**2):
-            blob.close()
-            blob = None
-        if blob is None:
-            blob = Blob(size, self._keep_blob)
-        blob.size = size
-        return blob
-
-    def _keep_blob(self, blob: Blob) -> None:
-        if self._blob is not None or self.state is State.CLOSED:
-            blob.close()
-            return
-        self._blob = blob
-        if self._blob_timer is not None:
-            self._blob_timer.cancel()
-        self._blob_timer = self._loop.after(KEEP_BLOB_S, self._forget_blob)
-
-    def _forget_blob(self) -> None:
-        if self._blob_timer is not None:
-            self._blob_timer.cancel()
-            self._blob_timer = None
-        if self._blob is not None:
-            self._blob.close()
-            self._blob = None
-
-
-class _Refused(Exception):
-    """The worker's bytes break the WebSocket protocol."""
-
-    def __init__(self, text: str, *, too_large: bool = False) -> None:
-        super().__init__(text)
-        self.too_large = too_large
-
-
-def _frame(opcode: int, payload: bytes | memoryview, *, last: bool = True) -> bytes:
-    """Return a masked client frame (RFC 6455, 5.2)."""
-    length = len(payload)
-    first = opcode | (0x80 if last else 0)
-    if length < 126:
-        head = struct.pack("!BB", first, 0x80 | length)
-    elif length < 65536:
-        head = struct.pack("!BBH", first, 0x80 | 126, length)
-    else:
-        head = struct.pack("!BBQ", first, 0x80 | 127, length)
-    key = os.urandom(4)
-    return b"".join((head, key, _masked(payload, key)))
-
-
-def _masked(data: bytes | memoryview, key: bytes) -> bytes:
-    length = len(data)
-    if length > 2048:
-        try:  # imported when first needed; in C where its wheel has that
-            from websockets.speedups import apply_mask
-        except ImportError:
-            from websockets.utils import apply_mask
-        return apply_mask(data, key)
-    # As one large number: for short messages faster than anything that has to be imported.
-    pad = key * (length // 4 + 1)
-    number = int.from_bytes(data, "little") ^ int.from_bytes(pad[:length], "little")
-    return number.to_bytes(length, "little")
-
-
-def _watch_peer(sock: socket.socket) -> None:
-    """Have the kernel notice a peer that fell silent: no frame of ours is allowed to ask it first."""
-    with contextlib.suppress(OSError, AttributeError):  # not TCP, or a kernel without the option
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-
-
-def _reason(error: BaseException) -> str:
-    """Return what went wrong in a few words for a user."""
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(error, socket.gaierror):
-        return f"the host name is not known ({error.strerror})"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    text = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+                self._socket.send(frame(CLOSE, struct.pack("!H", code)))
