@@ -38,7 +38,27 @@ def prepare(
     more.update(_gpus(settings, environ))
     if more:
         settings = replace(settings, child_env={**settings.child_env, **more})
-    return settings, where
+    return replace(settings, given={**settings.given, **_found(settings, where)}), where
+
+
+def _found(settings: Settings, where: Location) -> dict[str, object]:
+    """Return the option values that find this code, its descriptor and its interpreter from any folder."""
+    found: dict[str, object] = {"entry": where.file, "path": where.folder}
+    if not where.file or os.path.basename(where.file) == "__init__.py":
+        found["entry"] = where.module
+    descriptor = settings.descriptor
+    if descriptor is not None:
+        found["file"] = descriptor.file
+        if descriptor.code_path is not None and os.path.isfile(descriptor.code_path):
+            unpacked = os.path.join(settings.state_dir or "", "code")
+            if is_below(where.folder, unpacked):
+                # The archive is what was named: the next time it may hold something else.
+                found = {"entry": where.shown, "file": descriptor.file}
+    if where.function != "start":
+        found["entry"] = f"{found['entry']}:{where.function}"
+    if settings.python != sys.executable:
+        found["python"] = settings.python
+    return found
 
 
 def _gpus(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:

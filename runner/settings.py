@@ -97,7 +97,7 @@ class Settings:
     keep: int | None = None  #: records of that many tasks, whoever made them; None: all
     keep_own: int | None = None  #: records of that many tasks of this process; None: all
     keep_values_bytes: int | None = None  #: inputs and results up to this size; None: all
-    #: The option values of this run, as `runs again` gives them once more.
+    #: The option values of this run, as `runs again` gives them once more; prepare() adds where the code is.
     given: Mapping[str, object] = field(default_factory=dict)
     algorithms: Mapping[str, str] = field(default_factory=dict)  #: name -> file, as written
     pipelines: Mapping[str, str] = field(default_factory=dict)
@@ -314,8 +314,12 @@ _NOT_REPEATED = frozenset(
 ).union(("connect_timeout_s", "board", "open", "board_port", "api_port", "redirect_logs", "dry_run", "watch"))
 
 
+#: NAME=PATH
+_NAMED_FILES = ("algorithm", "pipeline", "datasource")
+
+
 def _repeatable(values: Mapping[str, Any]) -> dict[str, object]:
-    """Return the values that make a task what it is; paths are made absolute."""
+    """Return the values that make a task what it is, but for its code; paths are made absolute."""
     found: dict[str, object] = {}
     by_name = {option.name: option for option in OPTIONS}
     for name, value in values.items():
@@ -323,19 +327,22 @@ def _repeatable(values: Mapping[str, Any]) -> dict[str, object]:
         if option is None or name in _NOT_REPEATED or value is None or value == option.default or value == ():
             continue
         found[name] = list(value) if isinstance(value, tuple) else value
-    entry = str(found.get("entry") or "main.py")
-    file, colon, function = entry.rpartition(":")
-    file, function = (file, colon + function) if colon and function.isidentifier() else (entry, "")
-    if os.path.exists(file) and not found.get("path"):
-        entry = os.path.abspath(file) + function
-    found["entry"] = entry
-    if found.get("path"):
-        found["path"] = os.path.abspath(os.path.expanduser(str(found["path"])))
+    # Which code it is, is known once it is found: see prepare.py.
+    found.pop("entry", None)
+    found.pop("path", None)
     if found.get("env_file"):
         found["env_file"] = [os.path.abspath(os.path.expanduser(one)) for one in values["env_file"]]
-    if values.get("file"):
-        found["file"] = os.path.abspath(os.path.expanduser(str(values["file"])))
+    for name in _NAMED_FILES:
+        if found.get(name):
+            found[name] = [_absolute(pair) for pair in values[name]]
     return found
+
+
+def _absolute(pair: str) -> str:
+    name, equals, path = pair.partition("=")
+    full = os.path.abspath(os.path.expanduser(path))
+    # A dotted module is looked for in the working folder: there is no path to it.
+    return f"{name}{equals}{full}" if os.path.exists(full) or os.path.exists(full + ".py") else pair
 
 
 def limits_of(

@@ -152,6 +152,20 @@ def test_a_task_is_run_again_with_its_input_and_limits_from_any_folder(tmp_path:
     assert not (tmp_path / "other" / ".hkrunner").exists()
 
 
+def test_a_task_of_a_descriptor_is_run_again_from_any_folder(tmp_path: Path) -> None:
+    code = tmp_path / "one" / "code"
+    code.mkdir(parents=True)
+    (code / "alg.py").write_text("import os\ndef f(args): return [os.getcwd(), os.environ['MODEL']]\n")
+    (tmp_path / "one" / "algorithm.yml").write_text(
+        "name: sums\nmem: 300Mi\ncode: {path: code, entryPoint: 'alg.py:f'}\nalgorithmEnv: {MODEL: small}\n"
+    )
+    first = run_hkrunner("-i", "1", "--json", cwd=tmp_path / "one")
+    again = run_hkrunner("runs", "again", "t1", "--state-dir", "one/.hkrunner", "--json", cwd=tmp_path)
+    for ended in (first, again):
+        task = json.loads(ended.stdout)
+        assert task["output"] == [str(code), "small"] and task["memLimitBytes"] == 300 << 20, ended
+
+
 def test_further_options_change_what_is_run_again(tmp_path: Path) -> None:
     run_tasks(INPUT_BACK, [1], args=("--mem", "300Mi"), cwd=tmp_path)
     ended = runs(tmp_path, "again", "t1", "--mem", "400Mi", "--json")
