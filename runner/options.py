@@ -266,7 +266,6 @@ OPTIONS: tuple[Option, ...] = (
         " holds then.",
         kind="flag",
         default=False,
-        group="Local run",
     ),
     Option(
         "pdb",
@@ -274,7 +273,6 @@ OPTIONS: tuple[Option, ...] = (
         "Open the debugger where the code raises, then go on; with --in-process.",
         kind="flag",
         default=False,
-        group="Local run",
     ),
     Option(
         "dry_run",
@@ -287,7 +285,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "algorithm",
         ("--algorithm",),
-        "Another algorithm that the code API may start, by the name it is asked for with; repeatable.",
+        "Another algorithm that the code API may start, by the name it is asked for with; repeatable. Its own"
+        " algorithm.yml gives its limits and variables.",
         kind="many",
         metavar="NAME=FILE",
         group="Local run",
@@ -356,7 +355,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "metrics_dir",
         ("--metrics-dir",),
-        "The folder that the algorithm finds in ALGO_METRICS_DIR.  [default: one of its own for each task]",
+        "One folder for the metrics of every task, as in the cluster: what is in it goes to the records before"
+        " the next one.  [default: a folder of its own for each task]",
         ("ALGO_METRICS_DIR",),
         metavar="DIR",
         group="Metrics",

@@ -150,6 +150,9 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
     as_json, events = _format(values, environ)
     quiet, verbose, level_note = _loudness(values, environ)
     metrics_dir = values.get("metrics_dir")
+    metrics_dir = os.path.abspath(os.path.expanduser(metrics_dir)) if metrics_dir else None
+    if metrics_dir is not None and values.get("no_state"):
+        child_env = {"ALGO_METRICS_DIR": metrics_dir, **child_env}  # nobody else tells the algorithm
     local = bool(inputs) or tasks is not None
     return Settings(
         entry=values.get("entry"),
@@ -188,7 +191,7 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         output_file=values.get("output_file"),
         full_trace=bool(values.get("full_trace")),
         color=values.get("color") or "auto",
-        metrics_dir=os.path.abspath(os.path.expanduser(metrics_dir)) if metrics_dir else None,
+        metrics_dir=metrics_dir,
         env_files=env_files,
         watch=bool(values.get("watch")),
         read_again=partial(settings_of, values, environ) if values.get("watch") else None,
