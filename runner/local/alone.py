@@ -23,7 +23,7 @@ from ..settings import WorkerSettings
 from .algorithms import keep_spans
 from .given import algorithms_of
 from .inputs import StdinTasks, as_list
-from .report import Report
+from .report import Report, progress_line
 from .run import HOLD_BACK
 from .tasks import Answer, LocalTask
 from .worker import LocalWorker
@@ -243,9 +243,7 @@ class Alone:
         self.report.show(result)
 
     def _progressed(self, task: LocalTask, data: Any) -> None:
-        told = data if isinstance(data, dict) else {}
-        details = f" · {told['details']}" if told.get("details") is not None else ""
-        self._output.say(f"  {task.task}: {told.get('progress')} %{details}")
+        self._output.say(progress_line(task.task, data))
 
     def _logged(self, lines: list[str]) -> None:
         data = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from ...sandbox.limits import format_bytes, suggest_memory
 from ..messages import Failure
@@ -59,6 +60,14 @@ class Report:
     def _shown(self, folder: str) -> str:
         short = os.path.relpath(folder, self._settings.cwd)
         return short if len(short) < len(folder) else folder
+
+
+def progress_line(task: str, data: Any) -> str:
+    """Return the line for a `progress` message; whatever a wrapper sends is shown."""
+    told = data if isinstance(data, dict) else {}
+    percent, details = told.get("progress"), told.get("details")
+    shown = f"{percent:.0f}" if isinstance(percent, float) else str(percent)
+    return f"  {task}: {shown} %" + (f" · {details}" if details is not None else "")
 
 
 def _duration(seconds: float) -> str:

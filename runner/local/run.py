@@ -25,7 +25,7 @@ from ..supervisor import Hooks, Supervisor
 from ..view import View, is_wanted
 from .algorithms import keep_spans
 from .given import algorithms_of
-from .report import Report
+from .report import Report, progress_line
 from .worker import Answer, LocalTask, LocalWorker
 
 #: What waits for a slow reader of stdout before the next task is held back, in bytes.
@@ -173,8 +173,7 @@ class LocalRun:
         told = data if isinstance(data, dict) else {}
         if self._view is not None:
             self._view.progress(told.get("progress"), told.get("details"))
-        details = f" · {told['details']}" if told.get("details") is not None else ""
-        self._output.debug(f"  {task.task}: {told.get('progress')} %{details}")
+        self._output.debug(progress_line(task.task, data))
 
     def _problem(self, text: str) -> None:
         if not self.supervisor.ending:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hkrunner.runner.local.calls import Offer
 from hkrunner.runner.local.pipelines import MISSING, Outcome, PipelineError, inputs_of, read, tolerance_passed
+from hkrunner.runner.local.report import progress_line
 from hkrunner.runner.local.session import Ears, Session
 from hkrunner.runner.local.spans import UNFINISHED, Spans
 from hkrunner.runner.local.tasks import Answer, LocalTask
@@ -55,6 +56,20 @@ def talk() -> Any:
     one = Talk()
     yield one
     one.loop.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        ({"progress": 100 / 3, "details": "epoch 1/3"}, "  t1: 33 % · epoch 1/3"),
+        ({"progress": 10**400, "details": None}, f"  t1: {10**400} %"),
+        ({"progress": float("nan")}, "  t1: nan %"),
+        ({"progress": "half"}, "  t1: half %"),
+        ([], "  t1: None %"),
+    ],
+)
+def test_progress_is_shown_in_whole_percent_and_odd_values_as_they_are(data: Any, shown: str) -> None:
+    assert progress_line("t1", data) == shown
 
 
 def test_alive_is_missed_after_ten_seconds_and_not_before(talk: Talk) -> None:
