@@ -22,6 +22,9 @@ TEXT_MAX = 4_000
 MESSAGE_MAX = 12_000
 DETAILS_MAX = 60_000
 
+#: The errors of the code API are known by their names: the module is called so in the child alone. That
+#: stays their __module__, for an error that is pickled on its way out of a pool.
+_API = __name__.rpartition(".")[0] + ".api_call"
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARIES = tuple(
     {sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -51,7 +54,7 @@ def describe(error: BaseException, folder: str, *, code: str = "", during: str =
     """
     name = type(error).__name__
     module = type(error).__module__
-    if module not in ("builtins", "__main__"):
+    if module not in ("builtins", "__main__", _API):
         name = f"{module}.{name}" if len(module) < 60 else name
     text = text_of(error)
     frames = _frames(error)
@@ -182,7 +185,8 @@ def _line(frame: traceback.FrameSummary, folder: str) -> str:
 def _full(error: BaseException) -> str:
     try:
         # Never the whole of a recursion: 200 frames from the end are enough for anybody.
-        return "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-200))
+        lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-200)
+        return "".join(lines).replace(_API + ".", "")
     except BaseException as second:  # noqa: BLE001
         return f"<no traceback: {type(second).__name__} while formatting it>"
 

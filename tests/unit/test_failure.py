@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hkrunner.sandbox.api_call import AlgorithmExecutionError
 from hkrunner.sandbox.failure import DETAILS_MAX, MESSAGE_MAX, TEXT_MAX, cut, describe, text_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +61,14 @@ def test_the_code_type_text_and_place_come_first() -> None:
 def test_a_class_of_the_users_is_named_with_its_module() -> None:
     told = describe(caught(lambda: raise_(Silent())), HERE)
     assert f"{__name__}.Silent: <its text cannot be shown: __str__ raised SystemExit>" in told["message"]
+
+
+def test_an_error_of_the_code_api_is_named_as_users_know_it() -> None:
+    error = AlgorithmExecutionError("square: it failed")
+    told = describe(caught(lambda: raise_(error)), HERE)
+    assert told["message"].startswith("ALGORITHM_ERROR: AlgorithmExecutionError: square: it failed (")
+    assert "\nAlgorithmExecutionError: square: it failed" in told["details"]
+    assert str(pickle.loads(pickle.dumps(error))) == "square: it failed"
 
 
 def test_an_error_without_a_text_says_so() -> None:
