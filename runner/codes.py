@@ -64,14 +64,14 @@ CODES: dict[str, Code] = {
     "TOO_MANY_FILES": Code(
         "The process has as many files open as it may.",
         "Close what is done with (`with open(…)`), or raise `--files`.",
-        "Crashed",
+        "AlgorithmError",
         "1",
         _GOES_ON,
     ),
     "DENIED": Code(
         "The kernel refused a signal to a process that is not the algorithm's own.",
         "An algorithm may signal the processes that it started, nobody else. Leave others alone.",
-        "Crashed",
+        "AlgorithmError",
         "1",
         _GOES_ON,
     ),
@@ -182,8 +182,8 @@ CODES: dict[str, Code] = {
         "by a second Ctrl-C, or because the worker began another task.",
         "Look at `api.stopping` in long loops, or define `stop(options)`; or raise `--grace` (HKube's "
         "worker waits 10 s).",
-        "Crashed",
-        "1",
+        "Stopped",
+        "130 after Ctrl-C, 143 after SIGTERM, 0 after a stop of the worker's",
         _NEW,
     ),
     "CHANNEL_BROKEN": Code(

@@ -9,8 +9,14 @@ from typing import Any
 from ..sandbox.outcome import Exit
 from .messages import Failure
 
-#: reason in --json, by the code in front of the message; what is not named here is a crash.
+#: reason in --json, by the code in front of the message. What the code has raised is its own error, and
+#: its process goes on; of one that is gone it is the limit that ended it, else a crash.
 _REASONS = {
+    "ALGORITHM_ERROR": "AlgorithmError",
+    "RESULT_INVALID": "AlgorithmError",
+    "RESULT_TOO_LARGE": "AlgorithmError",
+    "TOO_MANY_FILES": "AlgorithmError",
+    "DENIED": "AlgorithmError",
     "MEMORY_ERROR": "MemoryLimit",
     "OUT_OF_MEMORY": "MemoryLimit",
     "SHARED_MEMORY_LIMIT": "MemoryLimit",
@@ -18,14 +24,29 @@ _REASONS = {
     "CPU_TIME_LIMIT": "CpuLimit",
     "TASK_TIMEOUT": "Timeout",
     "START_TIMEOUT": "LoadError",
-    "ALGORITHM_ERROR": "AlgorithmError",
-    "RESULT_INVALID": "AlgorithmError",
-    "RESULT_TOO_LARGE": "AlgorithmError",
     "ENTRY_NOT_FOUND": "LoadError",
     "ENTRY_INVALID": "LoadError",
     "IMPORT_FAILED": "LoadError",
+    "STOP_FORCED": "Stopped",
+    "EXITED": "Crashed",
+    "KILLED_BY_SIGNAL": "Crashed",
+    "TOO_MANY_PROCESSES": "Crashed",
+    "DISK_LIMIT": "Crashed",
+    "CHANNEL_BROKEN": "Crashed",
+    "CLIENT_LOST": "Crashed",
+    "RUNNER_ERROR": "Crashed",
 }
-_STATUSES = {"START_TIMEOUT": 4, "ENTRY_NOT_FOUND": 3, "ENTRY_INVALID": 4, "IMPORT_FAILED": 4}
+_STATUSES = {
+    "START_TIMEOUT": 4,
+    "ENTRY_NOT_FOUND": 3,
+    "ENTRY_INVALID": 4,
+    "IMPORT_FAILED": 4,
+    "OUT_OF_MEMORY": 137,
+    "SHARED_MEMORY_LIMIT": 137,
+    "HOST_OOM": 137,
+    "CPU_TIME_LIMIT": 124,
+    "TASK_TIMEOUT": 124,
+}
 
 
 def is_known(code: str) -> bool:
@@ -66,11 +87,11 @@ class Result:
         if self.status == "stopped":
             return "Stopped"
         code = self.failure.code if self.failure else ""
-        if not self.loaded and not code.startswith("OUT_OF"):
-            return "LoadError"
         if code == "MEMORY_ERROR" and self.limit_bytes is None:
             return "AlgorithmError"
-        return _REASONS.get(code, "Crashed")
+        reason = _REASONS.get(code, "Crashed")
+        # A limit is told whenever it held; anything else that ends it at import means that it does not load.
+        return "LoadError" if reason == "Crashed" and not self.loaded else reason
 
     @property
     def exit_status(self) -> int:
