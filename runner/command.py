@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -14,6 +15,7 @@ def main() -> NoReturn:
     """Run the command with the arguments of this process."""
     # Only Linux has what it stands on; cli.py says so elsewhere.
     if sys.platform == "linux" and _starts_algorithm(sys.argv[1:]):
+        fill_standard_streams()  # before a socket of ours can take the place of one
         from ..sandbox import launch
 
         launch.prepare()
@@ -22,6 +24,15 @@ def main() -> NoReturn:
         finally:
             launch.discard()
     _run()
+
+
+def fill_standard_streams() -> None:
+    """A descriptor 0, 1 or 2 that was closed when we were started would be given to a socket of ours."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
 
 
 def _run() -> NoReturn:

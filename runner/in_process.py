@@ -27,6 +27,7 @@ from ..sandbox.entry import Location
 from ..sandbox.host import Host
 from ..sandbox.kernel import hide_from_same_user
 from ..sandbox.process import Listener
+from .command import fill_standard_streams
 from .errors import HkrunnerError
 from .loop import Loop
 from .settings import Settings
@@ -165,7 +166,7 @@ def begin() -> NoReturn:
     with contextlib.suppress(OSError):
         hide_from_same_user()
     fds = {"tasks": tasks, "control": control, "news": news, "fault": fault}
-    from .main import fill_standard_streams, run_with
+    from .main import run_with
 
     fill_standard_streams()
     try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..boards.store import Store
 from ..sandbox.entry import Location
 from ..sandbox.kernel import hide_from_same_user
+from .command import fill_standard_streams
 from .errors import BoardFailed, SettingsError
 from .local.report import Report
 from .loop import Loop
@@ -264,12 +265,3 @@ def obey_signals(loop: Loop, shutdown: Callable[[int], None], settings: Settings
         settings.host.interrupt = shutdown
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.on_signal(number, lambda number=number: shutdown(128 + number))  # type: ignore[misc]
-
-
-def fill_standard_streams() -> None:
-    """A descriptor 0, 1 or 2 that was closed when we were started would be given to a socket of ours."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one

@@ -355,8 +355,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "metrics_dir",
         ("--metrics-dir",),
-        "One folder for the metrics of every task, as in the cluster: what is in it goes to the records before"
-        " the next one.  [default: a folder of its own for each task]",
+        "One folder for the metrics of every task, as in the cluster: what is in it goes to the records"
+        " before the next one.  [default: a folder of its own for each task]",
         ("ALGO_METRICS_DIR",),
         metavar="DIR",
         group="Metrics",

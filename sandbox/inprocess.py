@@ -238,15 +238,15 @@ def _breakpoint(*args: Any, **more: Any) -> None:
 class Channel(child.Channel):
     """A child's channel on which a Ctrl-C does not cut a frame in two."""
 
-    def send(self, kind: Kind, task: int, body: bytes = b"", *, keep: bool = False) -> None:
+    def send(self, kind: Kind, task: int, *body: bytes | bytearray | memoryview, keep: bool = False) -> None:
         """Send one frame, whole; a Ctrl-C meanwhile takes effect afterwards."""
         if threading.current_thread() is not threading.main_thread():
-            super().send(kind, task, body, keep=keep)
+            super().send(kind, task, *body, keep=keep)
             return
         late: list[int] = []
         handler = signal.signal(signal.SIGINT, lambda number, frame: late.append(number))
         try:
-            super().send(kind, task, body, keep=keep)
+            super().send(kind, task, *body, keep=keep)
         finally:
             signal.signal(signal.SIGINT, handler)
         if late and callable(handler):

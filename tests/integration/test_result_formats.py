@@ -8,7 +8,7 @@ import stat
 import sys
 from pathlib import Path
 
-from support.programs import run, run_hkrunner
+from support.programs import HKRUNNER, run, run_hkrunner
 from support.served import serving_worker
 from support.waiting import wait_until
 
@@ -111,6 +111,14 @@ def test_events_end_quietly_when_nobody_reads_them_any_more(tmp_path: Path) -> N
     ended = run(["bash", "-c", f"PATH={os.path.dirname(sys.executable)}:$PATH; {script}"], cwd=tmp_path)
     assert ended.stdout.strip() in ("0", "141")
     assert "Traceback" not in (tmp_path / "err").read_text()
+
+
+def test_a_stdout_that_was_closed_is_nobody_elses(tmp_path: Path) -> None:
+    (tmp_path / "alg.py").write_text(TALKS)
+    for more in ("", "--output jsonl", "--in-process"):
+        ended = run(["sh", "-c", f'exec "$0" alg.py -i 1 {more} >&-', HKRUNNER], cwd=tmp_path)
+        assert ended.status in (0, 141), ended.stderr
+        assert "✘" not in ended.stderr and "Traceback" not in ended.stderr, ended.stderr
 
 
 def test_the_whole_traceback_is_shown_when_it_is_asked_for(tmp_path: Path) -> None:
