@@ -138,6 +138,13 @@ class Pump:
             self._stall = self._loop.after(self._stall_s, self._give_up)
 
     def _drop(self, data: bytes) -> None:
+        if not self._dropped_bytes and not self.at_line_start:
+            # A line that has begun is shown to its end: what is counted are whole lines.
+            cut = data.find(b"\n") + 1
+            self._append(data[:cut])
+            data = data[cut:]
+            if not data:
+                return
         self._dropped_bytes += len(data)
         self._dropped_lines += data.count(b"\n")
         self._in_line = not data.endswith(b"\n")
@@ -197,8 +204,8 @@ class Pump:
                 break
             left -= count
         if self.flow is not Flow.FLOWING and self.waiting <= (self._buffer_max or 0) // 2:
-            if self._dropped_bytes:
-                self._note_dropped()
+            if self._dropped_bytes and not self._in_line:
+                self._note_dropped()  # else with the next data, behind the rest of the line
             self._flow_again()
         if self._buffer:
             self._watch(True)
