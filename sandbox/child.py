@@ -31,7 +31,7 @@ import socket
 import sys
 import threading
 from types import CoroutineType
-from typing import Any, Callable, Dict, FrozenSet, List, NoReturn, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, NoReturn, Optional, Sequence, Tuple
 
 from . import codec, failure, records
 from . import entry as entries
@@ -96,8 +96,8 @@ class Channel:
             self._ready = self._reader.feed(data, fds)
         return self._ready.pop(0)
 
-    def send(self, kind: Kind, task: int, body: bytes = b"", *, keep: bool = False) -> None:
-        """Send one frame, whole. Waits while the parent does not read.
+    def send(self, kind: Kind, task: int, *body: codec.Buffer, keep: bool = False) -> None:
+        """Send one frame, whole, its body in one or more pieces. Waits while the parent does not read.
 
         `keep`: a large body may use the one memfd that is kept from task to task; the parent has done
         with the last one by the time the next task begins.
@@ -115,26 +115,30 @@ class Channel:
         """In a forked process: see Child._renew_locks."""
         self._lock = threading.Lock()
 
-    def _send(self, kind: Kind, task: int, body: bytes, keep: bool) -> None:
-        if len(body) <= INLINE_MAX:
-            self._socket.sendall(encode(kind, task, body))
+    def _send(self, kind: Kind, task: int, body: Sequence[codec.Buffer], keep: bool) -> None:
+        size = sum(len(one) for one in body)
+        if size <= INLINE_MAX:
+            self._socket.sendall(encode(kind, task, b"".join(body)))
         else:
             fd = self._filled(body, keep)
             try:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
-                self._socket.sendmsg([header(kind, task, len(body), blob=True)], rights)
+                self._socket.sendmsg([header(kind, task, size, blob=True)], rights)
             finally:
                 if not keep:
                     os.close(fd)
 
-    def _filled(self, body: bytes, keep: bool) -> int:
+    def _filled(self, body: Sequence[codec.Buffer], keep: bool) -> int:
         """Return a memfd with this content. A kept one has its pages already: 4 times faster to fill."""
         fd = self._blob if keep else None
         if fd is None:
             fd = _new_blob()
             if keep:
                 self._blob = fd
-        _write(fd, body)
+        at = 0
+        for one in body:
+            _write(fd, one, at)
+            at += len(one)
         return fd
 
 
@@ -391,12 +395,13 @@ class Child:
                 self._cancel = None
 
     def _finish(self, task: int, folder: Optional[str], most: Optional[int], result: Any) -> None:
-        wire = codec.encode(self._encoding, {"command": "done", "data": result})
-        if folder is not None and (most is None or len(wire) <= most):
-            self._keep_result(folder, _data_of(wire) if self._encoding == "json" else codec.json_text(result))
+        wire = codec.encode_pieces(self._encoding, {"command": "done", "data": result})
+        if folder is not None and (most is None or sum(map(len, wire)) <= most):
+            is_json = self._encoding == "json"
+            self._keep_result(folder, _data_of(bytes(wire[0])) if is_json else codec.json_text(result))
         del result
         self._wind_up(None)
-        self._channel.send(Kind.DONE, task, wire, keep=True)
+        self._channel.send(Kind.DONE, task, *wire, keep=True)
 
     def _wind_up(self, error: Optional[str]) -> None:
         """The last of a task before its answer: stop() comes to its end, spans are closed, output is out."""
@@ -595,7 +600,7 @@ def _told(code: str, error: Exception) -> Dict[str, Any]:
     return {"code": code, "message": f"{code}: {error}", "details": ""}
 
 
-def _write(fd: int, data: bytes, at: int = 0) -> None:
+def _write(fd: int, data: codec.Buffer, at: int = 0) -> None:
     """Write all of it; the kernel takes at most 2 GiB at once, and less on a full disk."""
     view = memoryview(data)
     while view:
