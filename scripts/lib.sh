@@ -106,8 +106,9 @@ in_venv() {
     fail "installing into $venv failed; all of it is in $venv.log"
 }
 
-# ensure_venv VENV [test]: on return it holds the package as the sources are now, and with `test` what
-# tests need. One at a time: others wait, and find the work done.
+# ensure_venv VENV [test|others]: on return it holds the package as the sources are now, with `test` also what
+# tests need, with `others` what they need on another than the default Python. One at a time: who comes
+# second waits, and finds the work done.
 ensure_venv() {
     is_current "$1" && return
     mkdir -p "$venvs"
@@ -137,13 +138,13 @@ bring_up_to_date() {
     rm -f "$1/made"
     printf '%s\n%s\n' "$root" "${PYTHON-}" > "$1.making"
     stage_sources "$1.build"
-    [ "${2-}" != test ] || install_lock "$1"
+    [ $# -eq 1 ] || install_lock "$1" "$2"
     in_venv "$1" -m pip install --quiet --disable-pip-version-check --no-build-isolation "$1.build"
     rm -rf "$1.build"
     mv "$1.making" "$1/made"
 }
 
-# install_lock VENV: what the lock of its Python version names, exactly.
+# install_lock VENV test|others: what the lock of its Python version names, exactly.
 install_lock() {
     version=$("$1/bin/python" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     lock=$root/requirements/test-$version.txt
@@ -152,8 +153,11 @@ install_lock() {
         in_venv "$1" -m pip install --quiet --disable-pip-version-check -r "$root/requirements/test.in"
         return
     }
-    cmp -s "$lock" "$1/lock.txt" || {
-        in_venv "$1" -m pip install --quiet --disable-pip-version-check --no-deps -r "$lock"
-        cp "$lock" "$1/lock.txt"
+    unwanted='#'
+    [ "$2" = test ] || unwanted=$(sed '/^#/d; s/.*/^&==/' "$root/requirements/default-only.txt")
+    grep -v -i -e "$unwanted" "$lock" > "$1.lock.txt"
+    cmp -s "$1.lock.txt" "$1/lock.txt" || {
+        in_venv "$1" -m pip install --quiet --disable-pip-version-check --no-deps -r "$1.lock.txt"
+        cp "$1.lock.txt" "$1/lock.txt"
     }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,13 @@ SETTLE_S = 2.0
 # The time of one example says nothing on a shared machine; pytest-timeout bounds the whole.
 settings.register_profile("hkrunner", deadline=None)
 settings.load_profile("hkrunner")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse names that are different in each process: tests that run side by side are known by them."""
+    for item in items:
+        if re.search(r" at 0x[0-9a-f]+", item.name):
+            raise pytest.UsageError(f"the name of a case holds an address: give ids for {item.nodeid}")
 
 
 @pytest.fixture(scope="session", autouse=True)

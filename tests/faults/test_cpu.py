@@ -13,6 +13,8 @@ import pytest
 from support.local import ALGORITHMS, run_tasks
 from support.programs import Program, serving
 
+pytestmark = pytest.mark.alone
+
 CORES = 0.5
 SECONDS = 5.0
 BAR = 0.05

@@ -1,4 +1,4 @@
-"""Four kinds of fork bomb, twenty times each: ended with a reason, and nobody survives.
+"""Four kinds of fork bomb, ten times each: ended with a reason, and nobody survives.
 
 Bounded: a user of its own with 300 processes at most (as root), and each process of a bomb ends itself.
 """
@@ -13,7 +13,9 @@ from support.local import ALGORITHMS
 from support.programs import HKRUNNER, run
 from support.users import bounded_command, give_to_bounded
 
-RUNS = 20
+pytestmark = pytest.mark.alone
+
+RUNS = 10
 BOMBS = {
     "comet": ("--timeout", "0.15"),
     "comet-sid": ("--timeout", "0.15"),

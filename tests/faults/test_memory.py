@@ -15,6 +15,8 @@ from support.programs import run_hkrunner, serving
 from support.scripted_worker import ScriptedWorker
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 MI = 1 << 20
 ALLOWED = 256 * MI
 LIMIT = ("--mem", "256Mi")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from support.local import error_of, run_tasks
+
+pytestmark = pytest.mark.alone
 
 
 def test_too_many_processes_are_ended_with_both_numbers(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from support.programs import HKRUNNER, run, serving
 from support.users import bounded_command, give_to_bounded
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 ATTACKS = "limits_attacks_the_runner.py"
 #: An older kernel cannot confine signals; then the line at the start says so, and there is nothing to hold.
 CONFINED = landlock.abi() >= landlock.SCOPES_SINCE_ABI

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from support.local import error_of, run_tasks
 
+pytestmark = pytest.mark.alone
+
 MI = 1 << 20
 LIMIT = ("--mem", "256Mi")
 SYSV = Path("/proc/sysvipc/shm")

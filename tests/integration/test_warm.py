@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from support.local import run_tasks
+
+pytestmark = pytest.mark.alone
 
 
 def test_a_spare_takes_over_at_once(tmp_path: Path) -> None:

@@ -7,11 +7,14 @@ import resource
 import time
 from collections.abc import Callable
 
+import pytest
 from hkrunner.sandbox.brake import Brake
 from hkrunner.sandbox.limits import MI, Limits
 from hkrunner.sandbox.sampler import TreeSampler
 from hkrunner.sandbox.usage import breach
 from support.trees import Tree
+
+pytestmark = pytest.mark.alone
 
 LIMITS = Limits(memory_bytes=128 * MI)
 

@@ -20,6 +20,8 @@ from hkrunner.sandbox.limits import MI, Limits
 from support.trees import Tree
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 LIMITS = Limits(memory_bytes=64 * MI, cpu_cores=0.5, pids=10)
 
 

@@ -556,6 +556,7 @@ def test_what_no_code_archive_holds_is_refused(tmp_path: Path, members: list[Any
         (b"PK\x03\x04 and no more", "x cannot be unpacked: File is not a zip file"),
         (b"\x1f\x8b\xff\xff\xff\xff", "x"),
     ],
+    ids=["text", "empty", "gzip", "gzip cut", "zip cut", "gzip broken"],
 )
 def test_what_is_no_archive_by_its_content_is_told(tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "x").write_bytes(content)

@@ -150,7 +150,7 @@ async def takes_async(args: Any, api: Any) -> None: ...
         # Before Python 3.11 print tells no signature; then it gets one argument.
         (print, (2, None) if sys.version_info >= (3, 11) else (1, None)),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__),
 )
 def test_a_function_is_called_with_what_it_takes(
     function: Callable[..., Any], called: tuple[int, str | None]
@@ -229,7 +229,7 @@ def plain_two(first: Any, second: Any = 2, /, third: Any = 3, *, last: Any = 4) 
         plain_one,
         plain_two,
     ],
-    ids=str,
+    ids=lambda function: function.__name__,
 )
 def test_a_plain_function_is_read_as_inspect_reads_it(function: Callable[..., Any]) -> None:
     kinds = {

@@ -18,6 +18,8 @@ from hkrunner.sandbox.usage import Breach
 from support.trees import Tree
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 Make = Callable[[Limits], Guard]
 SLEEPER = "import signal, time; signal.alarm(20); time.sleep(15)"
 

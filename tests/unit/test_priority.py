@@ -7,6 +7,8 @@ import os
 import pytest
 from hkrunner.sandbox import priority
 
+pytestmark = pytest.mark.alone
+
 
 def in_child(number: int) -> int:
     """Do one of the two in a forked process, which keeps it from this one; return the nice value after it."""

@@ -22,6 +22,8 @@ from hkrunner.sandbox.usage import Sampler, breach
 from support.trees import Tree
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 SLEEPER = "import signal, time; signal.alarm(30); time.sleep(20)"
 
 

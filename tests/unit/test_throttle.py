@@ -14,6 +14,8 @@ from hkrunner.sandbox.throttle import Throttle
 from support.trees import Tree
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 #: The bar is 5 % over 5 s on a machine of its own; a shared one gets a second try.
 SECONDS = 5.0
 BAR = 0.05
@@ -31,7 +33,8 @@ def drive(throttle: Throttle, sampler: TreeSampler, tree: Tree, seconds: float) 
         time.sleep(max(0.0, min(sampler.next_at, throttle.next_at) - time.monotonic()))
 
 
-@pytest.mark.parametrize("shape", ["one", "threads", "processes", "forks"])
+# The others are held through the command: tests/faults/test_cpu.py.
+@pytest.mark.parametrize("shape", ["threads", "forks"])
 def test_the_quota_holds_for_any_shape_of_tree(shape: str) -> None:
     errors = []
     for _ in range(TRIES):

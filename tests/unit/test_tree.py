@@ -15,6 +15,8 @@ from hkrunner.sandbox import tree
 from support.processes import runs
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.alone
+
 # Four below the first: two children, each with one of its own.
 FAMILY = """
 import os, signal
