@@ -182,12 +182,16 @@ def thread_counts() -> str:
 # ---- exit statuses and error codes
 
 
+_STATUS = re.compile(r"128 \+ N|\d+")
+
+
 def exit_statuses() -> str:
     """Return what each exit status means, from the errors and the codes."""
     by_status: dict[str, list[str]] = {}
     for name, one in CODES.items():
         if name != "CLIENT_LOST":
-            by_status.setdefault(one.exit_status, []).append(f"[{name}](errors.md#{anchor(name)})")
+            for status in _STATUS.findall(one.exit_status):
+                by_status.setdefault(status, []).append(f"[{name}](errors.md#{anchor(name)})")
     sentences: dict[str, list[str]] = {}
     for kind in vars(errors).values():
         if isinstance(kind, type) and issubclass(kind, errors.HkrunnerError) and kind.exit_status > 1:
@@ -225,11 +229,12 @@ def codes() -> str:
     """Return one section an error code."""
     parts = []
     for name, one in CODES.items():
+        status = _STATUS.sub(r"`\g<0>`", one.exit_status)
         parts.append(
             f"## {name}\n\n{one.meaning}\n\n"
             f"- **What to do:** {one.remedy}\n"
             f"- **What is next:** {one.then}.\n"
-            f"- **In programs:** `reason` is `{one.reason}`, the exit status {code(one.exit_status)}.\n"
+            f"- **In programs:** `reason` is `{one.reason}`, the exit status {status}.\n"
         )
     return "\n".join(parts)
 
