@@ -61,9 +61,14 @@ def task_target(root: Path, task: str, *, job: str | None = None) -> Target:
     """The board of one task. Raises NotFound, in HKube's words where the job was given."""
     if job is None:
         facts = read_json(str(root / "tasks" / safe_part(task) / "task.json"))
-        run = facts.get("metricsDir") if facts else None
-        if facts is None or not isinstance(run, str):
+        if facts is None:
             raise NotFound(f"there is no task {task} in {root}", hint="hkrunner runs ls shows what there is")
+        run = facts.get("metricsDir")
+        if not isinstance(run, str):
+            raise NotFound(
+                f"task {task} has no metrics here: another wrapper ran it",
+                hint="those of code that hkrunner runs are what it writes to the folder ALGO_METRICS_DIR",
+            )
         names = (facts.get("jobId"), facts.get("nodeName"), facts.get("pipelineName"))
         job, node, pipeline = (name if isinstance(name, str) else "" for name in names)
         return Target(task, "task", root / run, task=task, job=job, node=node, pipeline=pipeline)
@@ -116,6 +121,8 @@ def find_target(root: Path, word: str) -> Target:
         return task_target(root, word)
     except NotFound:
         nodes = nodes_of_job(root, word)
+        if not nodes and (root / "tasks" / safe_part(word) / "task.json").exists():
+            raise
     if len(nodes) == 1:
         return batch_target(root, word, nodes[0].node)
     if nodes:
