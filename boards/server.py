@@ -48,6 +48,7 @@ from .guard import PROBE_HEADER, Guard
 from .optuna import CookieDoor, cookie, dashboard
 from .owner import read_line, watch_owner
 from .records import Board, BoardStatus, Order, Readiness, Records, now_ms
+from .targets import count_tasks, task_depth
 
 RELOAD_S = 2  # new points are seen after one to two seconds; the page itself asks when its user wants
 SCALAR_POINTS = 10_000  # kept per curve; TensorBoard's own default is 1,000
@@ -161,7 +162,8 @@ class BoardProcess:
             data_server=self._data_server.identity() if self._data_server else None,
             notes=(*self._board.notes, *notes),
         )
-        return Probe(url, "data/environment", "data/runs")
+        depth = task_depth(self._board.type, Path(self._board.log_dir))
+        return Probe(url, "data/environment", "data/runs", depth=depth)
 
     def _launch_optuna(self, storage: str) -> Probe:
         """The dashboard of an optuna study serves; return how to look at it."""
@@ -319,25 +321,31 @@ class BoardProcess:
 class Probe:
     """Our own look at a board, through its front door."""
 
-    def __init__(self, url: str, sign: str, runs: str, *, cookie: str = "", name: str | None = None) -> None:
-        """Below url, sign answers once it listens; runs is the list of what it shows, or holds it by name."""
+    def __init__(
+        self, url: str, sign: str, runs: str, *, cookie: str = "", name: str | None = None, depth: int = 0
+    ) -> None:
+        """Below url, sign answers once it listens; runs is the list of what it shows, or holds it by name.
+
+        depth: without name, how many parts of what is listed name the task.
+        """
         address, _, base = url.removeprefix("http://").partition("/")
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._sign, self._runs = f"/{base}{sign}", f"/{base}{runs}"
         self._headers = {PROBE_HEADER: "1", "Cookie": cookie}
         self._name = name
+        self._depth = depth
 
     def is_answered(self) -> bool:
         """Whether visitors get an answer."""
         return self._get(self._sign) is not None
 
     def runs(self) -> int | None:
-        """How many runs the board shows; None when it does not answer, or not well."""
+        """Of how many tasks (or studies) the board shows something; None when it does not answer, or not well."""
         value = self._get(self._runs)
         try:
-            return len(value if self._name is None else value[self._name])
-        except (KeyError, TypeError):
+            return count_tasks(value, self._depth) if self._name is None else len(value[self._name])
+        except (KeyError, TypeError, AttributeError):
             return None
 
     def _get(self, path: str) -> Any:

@@ -133,6 +133,29 @@ def find_target(root: Path, word: str) -> Target:
     )
 
 
+#: Of the names that TensorBoard gives to what lies below a board's folder: how many parts are a task's.
+_TASK_DEPTH = {"task": 0, "batch": 1, "node": 2, "all": 4}
+
+
+def task_depth(type: str, log_dir: Path) -> int:
+    """Return how many folders below the board's a task's own is."""
+    depth = _TASK_DEPTH.get(type)
+    if depth is not None:
+        return depth
+    # A pick: all its links have the same depth.
+    depth, folders = 0, [log_dir]
+    while folders and not folders[0].is_symlink():
+        folders = _folders(folders[0])
+        depth += 1
+    return depth
+
+
+def count_tasks(names: Sequence[str], depth: int) -> int:
+    """Return of how many tasks these are: one may have several of TensorBoard's runs, our resources among
+    them."""
+    return len({tuple(name.split("/")[:depth]) for name in names})
+
+
 def _shortest_names(runs: Path, folders: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     """Names for run folders that tell them apart: the task, where needed the job before it, and so on."""
     for depth in range(1, 5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from hkrunner.boards.store import Store
 from hkrunner.boards.targets import (
     all_target,
     batch_target,
+    count_tasks,
     find_target,
     node_target,
     nodes_of_job,
     pick_target,
+    task_depth,
     task_target,
 )
 from hkrunner.boards.task_record import TaskIds
@@ -81,6 +84,38 @@ def test_a_pick_names_tasks_as_shortly_as_it_can(root: Path) -> None:
 def test_a_pick_is_the_same_board_in_any_order(root: Path) -> None:
     assert pick_target(root, ["t1", "t3"]) == pick_target(root, ["t3", "t1", "t1"])
     assert pick_target(root, ["t1", "t3"]).id != pick_target(root, ["t1", "t2"]).id
+
+
+@pytest.mark.parametrize(
+    ("type", "runs", "count"),
+    [
+        ("task", [".", "resources", "validation"], 1),
+        ("task", [], 0),
+        ("batch", ["t1", "t1/resources", "t2/resources"], 2),
+        ("node", ["j1/t1", "j1/t1/train", "j2/t1"], 2),
+        ("all", ["p/n/j/t1", "p/n/j/t1/resources", "p/n/j/t2"], 2),
+    ],
+)
+def test_a_board_counts_tasks_and_not_the_runs_that_each_may_have(
+    root: Path, type: str, runs: list[str], count: int
+) -> None:
+    assert count_tasks(runs, task_depth(type, root)) == count
+
+
+@pytest.mark.parametrize("names", [["t1", "t3"], ["j1/t1", "j9/t1"]])
+def test_the_tasks_of_a_pick_are_its_links(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(tmp_path)
+    runs = [f"{name}{below}" for name in names for below in ("", "/resources")]
+    assert count_tasks(runs, task_depth("pick", tmp_path)) == 2
+
+
+def test_a_task_without_metrics_is_there_and_has_none(root: Path) -> None:
+    record = root / "tasks" / "t1" / "task.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "metricsDir": None}))
+    with pytest.raises(NotFound, match="task t1 has no metrics here"):
+        find_target(root, "t1")
 
 
 @pytest.mark.parametrize(("word", "id"), [("t1", "t1"), ("j1", "j1:train"), ("all", "all")])
