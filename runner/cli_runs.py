@@ -120,13 +120,15 @@ def _metrics(state_dir: str, task: str, as_json: bool) -> None:
 
     curves = read_metrics(_root(state_dir), task)
     if not curves and not as_json:
-        click.echo(f"task {task} has written no metrics", err=True)
+        click.echo(
+            f"task {task} has written no metrics (what it writes to ALGO_METRICS_DIR is told here)", err=True
+        )
     for one in curves:
         if as_json:
             points = [[point.step, point.value] for point in one.points]
             _print_json({"run": one.run, "tag": one.tag, "points": points})
         else:
-            count = f"{len(one.points)} points"
+            count = "1 point" if len(one.points) == 1 else f"{len(one.points)} points"
             # The task's own folder is the run ".", and ours has the tag's name.
             name = one.tag if one.run in (".", "resources") else f"{one.run}/{one.tag}"
             click.echo(
