@@ -52,12 +52,15 @@ def run(settings: Settings, where: Location) -> int:
             order.flush()
             order.seek(0)
             fds = [*(one.fileno() for one in theirs), fault, order.fileno()]
-            supervisor = subprocess.Popen(
-                [*_SHELL, sys.executable, "-c", _BEGIN, str(os.getpid()), *map(str, fds)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=fds,
-                start_new_session=True,
-            )
+            try:
+                supervisor = subprocess.Popen(
+                    [*_SHELL, sys.executable, "-c", _BEGIN, str(os.getpid()), *map(str, fds)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=fds,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise HkrunnerError(f"the supervisor could not be started: {error}") from None
     _leave_stdout_to_results(settings)
     tasks, control, news = (ours for ours, _ in pairs)
     high = [_high(one.detach()) for one in (tasks, control, news)]

@@ -42,6 +42,9 @@ def algorithms_of(
         on_lack=say,
         on_retry=say,
     )
+    for name, (own, _) in ready.items():
+        for note in own.notes:
+            say(f"{name}: {note}")
     return algorithms
 
 
@@ -54,7 +57,14 @@ def _ready(
     one without a descriptor, is as the run's options have it.
     """
     common = replace(
-        settings, encoding="json", local=True, spare=False, redirect_logs=False, host=None, path=None
+        settings,
+        encoding="json",
+        local=True,
+        spare=False,
+        redirect_logs=False,
+        host=None,
+        path=None,
+        notes=(),
     )
     try:
         descriptor = _descriptor(path, settings)
@@ -102,6 +112,7 @@ def _with(descriptor: Descriptor, path: str, common: Settings) -> Settings:
         entry=None if is_file else path,
         file_given=is_file,
         descriptor=descriptor,
+        notes=descriptor.notes,
         limits=limits,
         limits_from=limits_from,
         child_env=dict(descriptor.variables),
