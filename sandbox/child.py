@@ -53,6 +53,12 @@ from .channel import (
 HIGH = min(100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
 
+#: Reserved for the words about a MemoryError: two arenas of Python's allocator.
+KEPT_BACK_BYTES = 2 << 20
+#: By this much the brake is let go for them.
+ROOM_BYTES = 4 << 20
+
+
 def main(bare: FrozenSet[str]) -> NoReturn:
     """Run as the child; argv: role, task socket, control socket, file for faulthandler's stacks."""
     tasks, control, fault = (_move_up(int(number)) for number in sys.argv[2:5])
@@ -202,6 +208,8 @@ class Child:
         self._pid = os.getpid()
         self._next: Optional[Frame] = None
         self._result: Optional[Tuple[int, str]] = None
+        #: Never touched, so nothing is used; bytes(n) comes from calloc.
+        self._kept_back = bytes(KEPT_BACK_BYTES)
         self._stopper: Optional[threading.Thread] = None
         self._exit_known = threading.Event()
         self._calls: Dict[str, Tuple[int, Optional[str]]] = {}
@@ -219,6 +227,9 @@ class Child:
                 break
             if frame.kind in (Kind.INIT, Kind.BEGIN):
                 self._serve(frame)
+                if not self._kept_back:
+                    with contextlib.suppress(MemoryError):
+                        self._kept_back = bytes(KEPT_BACK_BYTES)
         self._say_goodbye()
 
     def _renew_locks(self) -> None:
@@ -240,6 +251,7 @@ class Child:
         except entries.EntryError as error:
             self._refuse(_told(error.code, error))
         except BaseException as error:  # noqa: BLE001 - the edge of user code: whatever it raises is an answer
+            self._make_room(error)
             self._refuse(self._import_failure(error))
         self._entry = loaded
         _flush()
@@ -316,6 +328,7 @@ class Child:
         except entries.EntryError as error:
             self._fail(task, _told(error.code, error))
         except BaseException as error:  # the edge of user code: whatever it raises is an answer
+            self._make_room(error)
             if os.getpid() != self._pid:
                 # A copy of us, forked by the user's code: it ends as a script would.
                 told = failure.describe(error, self._where.folder)["message"]
@@ -330,6 +343,23 @@ class Child:
             self._drop_result()
             with self._state:
                 self._task, self._api = 0, None
+
+    def _make_room(self, error: BaseException) -> None:
+        """After a MemoryError, have memory for the answer: the traceback still holds what was taken.
+
+        First what was kept back goes, which takes no memory; then the brake is let go a little: the guard
+        sets it anew when it looks next.
+        """
+        if not isinstance(error, MemoryError) and not isinstance(error.__context__, MemoryError):
+            return
+        self._kept_back = b""
+        with contextlib.suppress(OSError, ValueError):
+            soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            if soft != resource.RLIM_INFINITY:
+                more = soft + ROOM_BYTES
+                if hard != resource.RLIM_INFINITY:
+                    more = min(more, hard)
+                resource.setrlimit(resource.RLIMIT_DATA, (more, hard))
 
     def _admit(self, frame: Frame) -> Dict[str, Any]:
         """Decode the task and tell the parent its ids; returns what init and start get."""

@@ -92,11 +92,15 @@ def encode(encoding: str, message: Dict[str, Any], *, name: str = "result") -> b
     """
     try:
         wire = _ENCODERS[encoding](message)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - many libraries, many types: the second, slow way either works or explains
         data = plain(message["data"], encoding, name) if "data" in message else None
         message = {**message, "data": data} if "data" in message else message
         try:
             wire = _SLOW_ENCODERS.get(encoding, _ENCODERS[encoding])(message)
+        except MemoryError:
+            raise
         except Exception as error:
             raise ResultInvalid(f"{name} cannot be sent as {encoding}: {_first_line(error)}") from error
     _check_size(len(wire), encoding, name)
