@@ -173,6 +173,10 @@ class Current:
             self.answer_blob.close()
         return result
 
+    def peak(self) -> int:
+        """Return the highest memory so far, in bytes; 0 when it was not measured."""
+        return self.meter.peak() if self.meter is not None else 0
+
     def _account(self) -> tuple[int, float]:
         peak_bytes, cpu_s = 0, 0.0
         if self.meter is not None and self.exit is None:

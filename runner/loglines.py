@@ -1,7 +1,12 @@
-"""Whole lines out of what an algorithm prints, for HKube's logData message (--redirect-logs)."""
+"""What an algorithm prints, in whole lines, as HKube's logData messages (--redirect-logs)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import Enum, auto
+
+#: Lines sent to the worker in one message.
+TOGETHER = 100
 #: Of a longer line its beginning is sent.
 LINE_MAX = 10_000
 
@@ -48,3 +53,43 @@ class LogLines:
             text += f" [hkrunner: {self._cut:,} bytes cut]"
         self._rest, self._cut = b"", 0
         return text
+
+
+class Worker(Enum):
+    """What becomes of lines now."""
+
+    TAKES = auto()
+    IS_SLOW = auto()  #: they are counted, and the next ones tell how many are missing
+    WANTS_NONE = auto()  #: no task is on
+
+
+class Redirect:
+    """Both streams of the task that is on, on their way to the worker."""
+
+    def __init__(self, worker: Callable[[], Worker], send: Callable[[list[str]], None]) -> None:
+        """`send` gets up to TOGETHER lines at a time, when `worker` takes them."""
+        self._worker = worker
+        self._send = send
+        self._streams: dict[str, LogLines] = {}
+
+    def feed(self, stream: str, data: bytes) -> None:
+        """Send the lines that are complete now."""
+        lines = self._streams.setdefault(stream, LogLines())
+        self._pass(lines, lines.feed(data))
+
+    def end(self) -> None:
+        """The task is over: a line without an end is sent too, and the next task begins anew."""
+        for lines in self._streams.values():
+            self._pass(lines, lines.finish())
+        self._streams.clear()
+
+    def _pass(self, source: LogLines, lines: list[str]) -> None:
+        worker = self._worker() if lines else Worker.WANTS_NONE
+        if worker is Worker.WANTS_NONE:
+            return
+        if worker is Worker.IS_SLOW:
+            source.drop(len(lines))
+            return
+        lines = source.missed() + lines
+        for begin in range(0, len(lines), TOGETHER):
+            self._send(lines[begin : begin + TOGETHER])

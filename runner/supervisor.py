@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -25,14 +24,14 @@ from ..sandbox.api import ANSWERS
 from ..sandbox.channel import Frame, Kind, blob_problem
 from ..sandbox.codec import MESSAGE_LIMIT
 from ..sandbox.entry import Location
-from ..sandbox.limits import GI, UNITS, format_bytes, suggest_memory
 from ..sandbox.outcome import Cause, Exit, left_behind, report
 from ..sandbox.process import Child
 from . import encoding, messages
+from .advice import LeakWatch, explain_refusal
 from .crew import Crew
 from .current import BlobSource, Current
 from .link import Link, Message
-from .loglines import LogLines
+from .loglines import Redirect, Worker
 from .loop import Loop, Timer
 from .messages import Failure
 from .meter import ASK_S, Meter
@@ -47,16 +46,9 @@ _WORKING = frozenset((State.INITIALIZING, State.STARTING, State.INITIALIZED, Sta
 SIGN_OF_LIFE_S = 4.0
 #: After this long without a task the warden looks only once a second.
 IDLE_S = 1.0
-#: Log lines sent to the worker in one message.
-LOG_LINES = 100
-#: numpy says how much it asked for.
-_ASKED = re.compile(r"Unable to allocate ([\d.]+) ([KMGT]i)B")
-ASKED_MAX = 1024 * GI
+
 #: In a message up to this size the names are found here; for a larger one the child tells them.
 NAMES_MAX = 8192
-#: A leak is worth a word from here on: share of the limit, and tasks it was seen over.
-LEAK_SHARE = 0.8
-LEAK_TASKS = 10
 
 
 @dataclass
@@ -113,7 +105,7 @@ class Supervisor:
         self._current: Current | None = None
         self._number = 0
         self._served = 0  #: tasks of the child that serves
-        self._first_bytes = 0  #: its memory after the first of them
+        self._leaks = LeakWatch()
         self._grace: Timer | None = None
         self._idle: Timer | None = None
         self._is_idle = False
@@ -123,7 +115,7 @@ class Supervisor:
         self._job = local_job_id(time.time())
         self._unknown: set[str] = set()
         self._told: set[str] = set()
-        self._log_lines: dict[str, LogLines] = {}
+        self._redirect = Redirect(self._log_taker, self._post_lines) if settings.redirect_logs else None
         self._held: set[Child] = set()  #: children whose output is not read for now
         output.on_release = self._release_output
         self.exit_status = 0
@@ -560,9 +552,9 @@ class Supervisor:
 
     def _task_ended(self, current: Current, event: Event) -> None:
         """The child has answered; a task that lasted has the account of its whole tree asked for first."""
-        if self._settings.redirect_logs and self._crew.child is not None:
+        if self._redirect is not None and self._crew.child is not None:
             self._crew.child.drain_output()
-            self._end_lines()
+            self._redirect.end()
         failure = current.failure
         wanted = failure is not None and failure.code == "MEMORY_ERROR"
         if current.meter is None or current.ending is not None or not (wanted or current.meter.watched):
@@ -633,8 +625,8 @@ class Supervisor:
         if self._output.holding:
             self._held.add(child)
             child.hold_output(True)
-        if self._settings.redirect_logs and child is self._crew.child:
-            self._redirect(stream, data)
+        if self._redirect is not None and child is self._crew.child:
+            self._redirect.feed(stream, data)
         if self._current is not None and child is self._crew.child:
             self._current.printed(stream, data)
 
@@ -643,27 +635,13 @@ class Supervisor:
         for child in held:
             child.hold_output(False)
 
-    def _redirect(self, stream: str, data: bytes) -> None:
-        """Send whole lines on as logData; what a slow worker does not take is counted."""
-        lines = self._log_lines.setdefault(stream, LogLines())
-        self._send_lines(lines, lines.feed(data))
+    def _log_taker(self) -> Worker:
+        if self._machine.state not in _WORKING or self._link is None:
+            return Worker.WANTS_NONE
+        return Worker.IS_SLOW if self._link.congested else Worker.TAKES
 
-    def _send_lines(self, source: LogLines, lines: list[str]) -> None:
-        if not lines or self._machine.state not in _WORKING or self._link is None:
-            return
-        if self._link.congested:
-            source.drop(len(lines))
-            return
-        lines = source.missed() + lines
-        for begin in range(0, len(lines), LOG_LINES):
-            batch = {"command": "logData", "data": lines[begin : begin + LOG_LINES]}
-            self._post(encoding.encode(self._settings.encoding, batch))
-
-    def _end_lines(self) -> None:
-        """The task is over: a line without an end is sent too, and the next task begins anew."""
-        for lines in self._log_lines.values():
-            self._send_lines(lines, lines.finish())
-        self._log_lines.clear()
+    def _post_lines(self, lines: list[str]) -> None:
+        self._post(encoding.encode(self._settings.encoding, {"command": "logData", "data": lines}))
 
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Nothing of this child is left."""
@@ -801,7 +779,9 @@ class Supervisor:
                     f"  task {result.task} left {meter.processes - 1} more processes running; they end with "
                     "the algorithm's own process (--end-children: with the task)"
                 )
-        self._look_for_leak(result)
+        leak = self._leaks.look(self._served, result)
+        if leak is not None:
+            self._output.warn(leak)
         recycle = self._settings.recycle_after
         if recycle is not None and self._served >= recycle and self._machine.state is State.IDLE:
             self._output.debug(f"a new process after {self._served} tasks (--recycle-after)")
@@ -816,23 +796,6 @@ class Supervisor:
         if self._current is None and self._crew.child is not None and not self._is_idle:
             self._is_idle = True
             self._crew.child.watch(idle=True)
-
-    def _look_for_leak(self, result: Result) -> None:
-        peak, limit = result.peak_bytes, result.limit_bytes
-        if peak is None:
-            return
-        if self._served == 1:
-            self._first_bytes = peak
-            self._told.discard("leak")
-        grown = peak - self._first_bytes
-        if limit is None or self._served < LEAK_TASKS or peak < LEAK_SHARE * limit or grown < 0.1 * limit:
-            return
-        if "leak" not in self._told:
-            self._told.add("leak")
-            self._output.warn(
-                f"◌ memory grew {format_bytes(grown / self._served)} per task over {self._served} tasks, to "
-                f"{format_bytes(peak)} of {format_bytes(limit)}; --recycle-after would begin anew before that"
-            )
 
     # ---- answers
 
@@ -880,7 +843,7 @@ class Supervisor:
     def _post_failure(self) -> None:
         current = self._current
         assert current is not None and current.failure is not None, "a failure came with the event"
-        self._fail(self._explained(current, current.failure))
+        self._fail(explain_refusal(current.failure, self._settings.limits, current.limit_bytes, current.peak))
 
     def _post_death(self) -> None:
         current = self._current
@@ -888,24 +851,6 @@ class Supervisor:
         exit = current.exit
         during = "before answering" if exit.loaded else "during import"
         self._fail(Failure(exit.error_code, report(exit, during=during), exit.stack))
-
-    def _explained(self, current: Current, failure: Failure) -> Failure:
-        """An allocation that our own brake has refused: say so, and what can be done."""
-        limit = current.limit_bytes
-        if failure.code != "MEMORY_ERROR" or limit is None:
-            return failure
-        peak = current.meter.peak() if current.meter is not None else 0
-        asked = _ASKED.search(failure.message)
-        asked_bytes = float(asked[1]) * UNITS[asked[2]] if asked is not None else 0
-        # One that is far beyond every machine is an error of the code, no matter of limits.
-        asked_bytes = min(asked_bytes, ASKED_MAX)
-        wanted = suggest_memory(max(peak + int(asked_bytes), limit))
-        by = dict(self._settings.limits.origins).get("memory_bytes", "--mem")
-        hint = f"limit {format_bytes(limit)} ({by}), used {format_bytes(peak)}. Try --mem {wanted}"
-        if self._settings.limits.mem_mode == "brake":
-            hint += "; if large arrays are reserved and hardly touched, --mem-mode rss"
-        first, line, rest = failure.message.partition("\n")
-        return replace(failure, message=f"{first}; {hint}{line}{rest}")
 
     def _fail(self, failure: Failure) -> None:
         wire = encoding.encode(self._settings.encoding, failure.to_message())
