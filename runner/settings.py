@@ -108,6 +108,20 @@ class Settings:
         """What the descriptor calls the algorithm."""
         return None if self.descriptor is None else self.descriptor.name
 
+    @property
+    def local_command(self) -> str:
+        """The command that runs this code at once, without a worker."""
+        import shlex  # a word for people, once
+
+        words = ["hkrunner"]
+        if self.entry is not None:
+            words += ["--entry", self.entry]
+        if self.path is not None:
+            words += ["--path", self.path]
+        if self.file_given and self.descriptor is not None:
+            words += ["--file", os.path.relpath(self.descriptor.file, self.cwd)]
+        return f"{shlex.join(words)} --input '[1, 2, 3]'"
+
 
 @dataclass(frozen=True)
 class WorkerSettings:

@@ -216,10 +216,7 @@ class Supervisor:
         self._told.add("waiting")
         self._output.say(f"◌ waiting for an HKube worker at {self._link.url}: {reason}; trying on")
         if not self._settings.local:
-            self._output.say(
-                f"  no worker here? run one task without it:  hkrunner --entry {self._settings.entry or '…'}"
-                " --input '[…]'"
-            )
+            self._output.say(f"  no worker here? run one task without it:  {self._settings.local_command}")
 
     def on_link_given_up(self, reason: str) -> None:
         """No worker in --connect-timeout."""

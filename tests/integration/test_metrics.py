@@ -81,7 +81,9 @@ def test_a_failed_task_keeps_its_metrics(tmp_path: Path) -> None:
     assert losses("t1", cwd=tmp_path) == [5]
 
 
-def test_a_task_that_fails_at_once_shows_its_usage_and_one_that_succeeds_needs_no_file(tmp_path: Path) -> None:
+def test_a_task_that_fails_at_once_shows_its_usage_and_one_that_succeeds_needs_no_file(
+    tmp_path: Path,
+) -> None:
     run = run_tasks("raises.py", ["misbehave"], ["behave"], cwd=tmp_path)
     assert [task["status"] for task in run.tasks] == ["failed", "succeed"]
     assert {"~resources/cpu_cores", "~resources/memory_mib"} <= set(curves("t1", cwd=tmp_path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,15 @@ def test_nothing_given_serves_the_default_worker() -> None:
 @pytest.mark.parametrize("values", [{"input": ("1",)}, {"tasks": "f"}, {"input": ("1", "2"), "tasks": "f"}])
 def test_an_input_makes_a_local_run(values: dict[str, Any]) -> None:
     assert made(**values).local
+
+
+def test_the_command_for_one_task_without_a_worker_works_as_it_stands(tmp_path: Path) -> None:
+    assert made().local_command == "hkrunner --input '[1, 2, 3]'"
+    (tmp_path / "alg.yml").write_text("name: sums\n")
+    given = made(entry="my alg.py:f", path="src", file=str(tmp_path / "alg.yml")).local_command
+    words = shlex.split(given)
+    assert words[:6] == ["hkrunner", "--entry", "my alg.py:f", "--path", "src", "--file"]
+    assert Path(words[6]).resolve() == tmp_path / "alg.yml" and words[7:] == ["--input", "[1, 2, 3]"]
 
 
 def test_no_state_means_no_folder() -> None:
