@@ -72,6 +72,7 @@ class Current:
     problems: list[str] = field(default_factory=list)
     protection: dict[str, Any] | None = None
     progress: tuple[float, Any] | None = None
+    stop_began: float | None = None  #: when it was asked to end
     limit_bytes: int | None = None
     input_bytes: int = 0  #: of its initialize on the wire
     keep_bytes: int | None = None  #: inputs and results up to this size are kept; None: all
@@ -165,6 +166,7 @@ class Current:
             limit_bytes=self.limit_bytes,
             cpu_s=cpu_s,
             protection=self.protection,
+            stop_s=None if self.stop_began is None else self.began + duration_s - self.stop_began,
             problems=self.problems,
         )
         if record is not None:

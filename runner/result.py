@@ -77,6 +77,7 @@ class Result:
     cpu_s: float | None = None
     #: What holds the limits, as the warden told: {"line", "level", "signals_confined"}.
     protection: dict[str, Any] | None = None
+    stop_s: float | None = None  #: from the asking to the end, of a task that was asked
     problems: list[str] = field(default_factory=list)
 
     @property

@@ -405,12 +405,18 @@ class Supervisor:
             self._sign.cancel()
         self._loop_sign(self._number)
         self._output.say(f"■ stopping task {self._name()}: stop() is called, {self._patience()}")
+        self._stop_begins()
         if self._crew.child is not None and self._current is not None:
             self._crew.child.stop(self._current.number, self._stop_options)
+
+    def _stop_begins(self) -> None:
+        if self._current is not None and self._current.stop_began is None:
+            self._current.stop_began = self._loop.clock()
 
     def _child_exit(self) -> None:
         if self._current is not None:
             self._output.say(f"■ stopping: {self._patience()}")
+            self._stop_begins()
         self._crew.drop_spare()
         if self._crew.child is None:
             self._loop.after(0, lambda: self._step(Event.CHILD_GONE))

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from ...sandbox.limits import format_bytes, suggest_memory
+from ...sandbox.outcome import left_behind
 from ..messages import Failure
 from ..output import Output
 from ..result import Result
@@ -41,8 +42,7 @@ class Report:
         if result.status == "failed" and result.failure is not None:
             output.warn(f"✘ task {result.task} failed: {self.words(result.failure)}")
         elif result.status == "stopped":
-            why = f": {result.failure.message}" if result.failure is not None else ""
-            output.warn(f"■ task {result.task} stopped{why}")
+            output.warn(f"■ task {result.task} stopped{_how(result)}")
         else:
             place = f" · {self._shown(result.folder)}" if result.folder is not None else ""
             # With --in-process what is used is hkrunner's as well.
@@ -60,6 +60,17 @@ class Report:
     def _shown(self, folder: str) -> str:
         short = os.path.relpath(folder, self._settings.cwd)
         return short if len(short) < len(folder) else folder
+
+
+def _how(result: Result) -> str:
+    """Return how a stop went: how long it took, what it took, and what is left."""
+    parts = [f" in {_duration(result.stop_s)}" if result.stop_s is not None else ""]
+    if result.exit is not None and not result.exit.left:
+        parts.append("no process left")
+    told = " · ".join(parts)
+    if result.failure is not None:
+        return f"{told}: {result.failure.message}"  # that has whoever was ended with it
+    return told + "".join(f"\n  {line}" for line in (left_behind(result.exit) if result.exit else ()))
 
 
 def progress_line(task: str, data: Any) -> str:

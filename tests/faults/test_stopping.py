@@ -47,7 +47,7 @@ def test_an_algorithm_that_does_not_stop_is_killed_after_the_grace(algorithm: st
     record = record_of(tmp_path)
     assert (record["status"], record["reason"]) == ("stopped", "Stopped")
     assert "STOP_FORCED: the algorithm did not end when asked and was killed" in json.dumps(record["error"])
-    assert "STOP_FORCED" in "\n".join(program.stderr)
+    assert "s · no process left: STOP_FORCED: " in "\n".join(program.stderr)
 
 
 WILLING = {

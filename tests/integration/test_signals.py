@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def test_a_signal_stops_in_order(number: signal.Signals, tmp_path: Path) -> None
         ("stopping: 5 s to end", "task t1 stopped"),
     ]:
         assert 0 <= said.find(earlier) < said.find(later), program.report()
+    assert re.search(r"■ task t1 stopped in [\d.]+ m?s · no process left$", said, re.M), program.report()
     assert program.stdout == []
     assert "Traceback" not in said
     assert not (tmp_path / ".hkrunner" / "tasks" / "t2").exists()
