@@ -38,6 +38,9 @@ _PIECE = 4096
 _TTY_PIECE = 512
 #: At most this much is tried at once, and written in one turn of the loop.
 _TURN = 1024 * 1024
+#: How long a line about one task of many may wait for others: a system call for each costs as much as the
+#: task's own two messages.
+SOON_S = 0.01
 #: Small pieces are joined up to this size: each has a price beside its bytes.
 _JOINED = 65536
 #: What waits for a slow reader before the algorithm is held up. Twice that is the most that is kept.
@@ -73,6 +76,7 @@ class Pump:
         self._buffer_max = buffer_max
         self._stall_s = stall_s
         self._stall: Timer | None = None
+        self._soon: Timer | None = None
         self._buffer: deque[bytearray | memoryview] = deque()
         self._written = 0  #: of the first piece in the buffer
         self._dropped_bytes = 0
@@ -115,10 +119,11 @@ class Pump:
         if self._poll is not None:
             self._poll.register(self._fd, select.POLLOUT)
 
-    def write(self, data: bytes, *, ours: bool = False) -> None:
+    def write(self, data: bytes, *, ours: bool = False, soon: bool = False) -> None:
         """Write, now or when the reader takes it, or count what is dropped.
 
         `ours`: a line of hkrunner's own; it is dropped only when there is no room at all.
+        `soon`: it may wait SOON_S for others, to be written with them.
         """
         if self.broken or not data:
             return
@@ -131,7 +136,10 @@ class Pump:
             if self._dropped_bytes:
                 data = self._after_dropped(data, ours)
         self._append(data)
-        if not self._watched:
+        if soon and not self._watched:
+            if self._soon is None or not self._soon.pending:
+                self._soon = self._loop.after(SOON_S, self.flush)
+        elif not self._watched:
             self.flush()
         if most is not None and self.waiting > most and self.flow is Flow.FLOWING:
             self.flow = Flow.HOLDING
@@ -197,6 +205,8 @@ class Pump:
 
     def flush(self) -> None:
         """Write what the reader takes now."""
+        if self._soon is not None:
+            self._soon.cancel()
         left = _TURN
         while self._buffer and left > 0:
             count = self._write_once()
@@ -342,7 +352,7 @@ class Output:
     def say(self, text: str) -> None:
         """A line for whoever watches; not with --quiet."""
         if not self._quiet:
-            self._line(text)
+            self._line(text, soon=not self._local)
 
     def warn(self, text: str) -> None:
         """A line that is needed even with --quiet."""
@@ -353,7 +363,7 @@ class Output:
         if self._verbose:
             self._line(text)
 
-    def _line(self, text: str) -> None:
+    def _line(self, text: str, *, soon: bool = False) -> None:
         self.show_status(None)
         begin = "" if self.err.at_line_start else "\n"
         shown = plain(text, self._encoding)
@@ -361,7 +371,7 @@ class Output:
             first, end, rest = shown.partition("\n")
             shown = f"\x1b[{code}m{first}\x1b[0m{end}{rest}"
         line = (begin + shown + "\n").encode(self._encoding, "backslashreplace")
-        self.err.write(line, ours=True)
+        self.err.write(line, ours=True, soon=soon)
 
     def close(self) -> None:
         """Everything is written, or its reader is too slow for it."""

@@ -181,3 +181,19 @@ def test_close_gives_a_stopped_reader_no_more_than_its_time(loop: Loop, pipe: tu
     began = time.monotonic()
     pump.close(wait_s=0.1)
     assert time.monotonic() - began < 5
+
+
+def test_a_line_that_may_wait_goes_out_with_the_next_or_by_itself(loop: Loop, pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    pump = Pump(loop, writing)
+    pump.write(b"begins\n", soon=True)
+    pump.write(b"ends\n", soon=True)
+    with pytest.raises(BlockingIOError):
+        os.read(reading, 100)
+    pump.write(b"a word of the algorithm's\n")
+    assert os.read(reading, 100) == b"begins\nends\na word of the algorithm's\n"
+    pump.write(b"alone\n", soon=True)
+    assert read_all(loop, reading, pump) == b"alone\n"
+    pump.write(b"last\n", soon=True)
+    pump.close()
+    assert os.read(reading, 100) == b"last\n"
