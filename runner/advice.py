@@ -32,7 +32,7 @@ def explain_refusal(
     asked_bytes = float(asked[1]) * UNITS[asked[2]] if asked is not None else 0
     # One that is far beyond every machine is an error of the code, no matter of limits.
     asked_bytes = min(asked_bytes, ASKED_MAX)
-    wanted = suggest_memory(max(peak_bytes + int(asked_bytes), limit_bytes))
+    wanted = suggest_memory(peak_bytes + int(asked_bytes), limit_bytes=limit_bytes)
     by = dict(limits.origins).get("memory_bytes", "--mem")
     hint = f"limit {format_bytes(limit_bytes)} ({by}), used {format_bytes(peak_bytes)}. Try --mem {wanted}"
     if limits.mem_mode == "brake":

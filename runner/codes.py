@@ -55,7 +55,7 @@ CODES: dict[str, Code] = {
     "MEMORY_ERROR": Code(
         "An allocation failed inside the code, as Python's own MemoryError: with a memory limit, it would "
         "not have fitted.",
-        "Try the size that the message names (`--mem 320Mi`), or `--no-limits` to see what is needed. Where"
+        "Try the size that the message names (`--mem 512Mi`), or `--no-limits` to see what is needed. Where"
         " large arrays are reserved and hardly touched: `--mem-mode rss`.",
         "MemoryLimit",
         "137",

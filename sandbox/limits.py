@@ -161,11 +161,16 @@ def format_bytes(count: float) -> str:
     raise AssertionError("unreachable")
 
 
-def suggest_memory(peak_bytes: int) -> str:
-    """Return a `mem` to write down for a run with this peak: a quarter more, rounded up."""
-    wanted = max(peak_bytes * 1.25, peak_bytes + 16 * MI) / MI
+def suggest_memory(peak_bytes: int, *, limit_bytes: int = 0) -> str:
+    """Return a `mem` to write down for a run with this peak: a quarter more, rounded up.
+
+    `limit_bytes`: it was ended at this limit. What it would have come to nobody knows, so twice that at
+    least: by small steps one would be ended again and again.
+    """
+    wanted = max(peak_bytes * 1.25, peak_bytes + 16 * MI, 2 * limit_bytes) / MI
     step = 32 if wanted <= 512 else 64 if wanted <= 2048 else 256
-    return f"{math.ceil(wanted / step) * step}Mi"
+    size = math.ceil(wanted / step) * step
+    return f"{size // 1024}Gi" if size % 1024 == 0 else f"{size}Mi"
 
 
 # --- what the container around us allows ----------------------------------------------------------------

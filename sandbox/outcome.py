@@ -215,7 +215,7 @@ def _memory(exit: Exit, breach: Breach) -> str:
         text += f"; {format_bytes(shared)} of it shared memory: {named}"
     if breach.top:
         text += f"; {_top(breach)}"
-    wanted = suggest_memory(int(max(breach.used, breach.allowed)))
+    wanted = suggest_memory(int(breach.used), limit_bytes=int(breach.allowed))
     return f"{text}. Try --mem {wanted}, or --no-limits to see what it needs"
 
 

@@ -120,6 +120,8 @@ def test_a_suggested_memory_is_above_the_peak_and_can_be_read_back() -> None:
     for peak in (1, 20 * MI, 300 * MI, 900 * MI, 5 * GI):
         assert parse_memory(limits.suggest_memory(peak)) >= peak * 1.25
     assert limits.suggest_memory(300 * MI) == "384Mi"
+    assert limits.suggest_memory(514 * MI, limit_bytes=512 * MI) == "1Gi", "ended: who knows what it needs"
+    assert limits.suggest_memory(900 * MI, limit_bytes=100 * MI) == "1152Mi"
 
 
 def test_limits_come_through_the_pipe_unchanged() -> None:

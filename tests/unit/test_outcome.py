@@ -31,7 +31,7 @@ def test_a_breach_of_memory_names_numbers_time_processes_and_remedy() -> None:
     told = sentence(Exit(Cause.MEMORY, breach=BREACH))
     assert told == (
         "OUT_OF_MEMORY: used 257 MiB of 256 MiB allowed (--mem) after 3.4 s; python (pid 7) 250 MiB, "
-        "worker (pid 8) 7 MiB. Try --mem 352Mi, or --no-limits to see what it needs"
+        "worker (pid 8) 7 MiB. Try --mem 512Mi, or --no-limits to see what it needs"
     )
 
 
