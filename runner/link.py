@@ -177,6 +177,8 @@ class Link:
         """The last answer may have been lost with the old connection: a second one in ready is harmless
         (PROTOCOL 3.8). Only while the worker is silent: whatever it says first, it is not waiting for it."""
         if self._outbox.written is not None and self.state is State.OPEN:
+            self._on_readable()  # a busy machine: it may have spoken since the loop last looked
+        if self._outbox.written is not None and self.state is State.OPEN:
             self._outbox.put_last_again()
             self._pump()
 

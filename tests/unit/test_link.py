@@ -288,6 +288,22 @@ def test_back_within_the_window_what_waits_goes_out_at_once() -> None:
         assert again.message() == b"undelivered"
 
 
+@pytest.mark.parametrize("speaks", [False, True])
+def test_a_last_answer_is_sent_again_unless_the_worker_speaks_at_the_last_moment(speaks: bool) -> None:
+    with conversing() as (world, wire):
+        world.link.post(b"done", final=True)
+        assert wire.message() == b"done"
+        wire.close()
+        world.until(lambda: world.listener.drops, "the drop")
+        again = world.accept()
+        assert again.is_silent()
+        if speaks:
+            again.sock.sendall(frame(TEXT, b"next task"))
+        world.link._send_again()  # the loop has not looked at the socket since
+        assert again.is_silent() if speaks else again.message() == b"done"
+        assert world.listener.messages == [b"next task"] * speaks
+
+
 def test_back_after_the_window_the_worker_has_to_speak_first() -> None:
     with conversing() as (world, wire):
         wire.close()
