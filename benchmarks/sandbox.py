@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import json
 import os
+import random
 import shutil
 import signal
 import statistics
@@ -104,6 +106,7 @@ def void(_: object) -> None:
 
 def overshoot(peer: str, processes: int) -> None:
     count = max(1, processes)
+    highest: int | None = None
     with tempfile.NamedTemporaryFile(prefix="hkrunner-bench-") as account:
         account.write(bytes(24 * count))
         account.flush()
@@ -111,14 +114,18 @@ def overshoot(peer: str, processes: int) -> None:
         if peer == "hkrunner":
             hkrunner("limits_touches.py", given, args=("--mem", "256Mi", "--mem-mode", "rss"))
         elif peer == "cgroup v1":
+            # The kernel shoots one process after the other there: what each has touched never was there at
+            # once. Its own high-water mark knows.
             with v1_group("memory", "memory.limit_in_bytes", str(ALLOWED)) as group:
                 ended_by_itself(call("limits_touches.py", given), joined(group))
+                highest = int((group / "memory.max_usage_in_bytes").read_text())
         else:
             poll_with_psutil(call("limits_touches.py", given), float(peer.split()[1]) / 1000)
         rows = list(struct.iter_unpack("QQQ", Path(account.name).read_bytes()))
     own = 8 * MI + 2 * MI * processes  # interpreters, roughly; the same for all peers
     name = "1 process" if count == 1 else "4 processes"
-    over = (sum(row[0] for row in rows) + own - ALLOWED) / MI
+    used = highest if highest is not None else sum(row[0] for row in rows) + own
+    over = (used - ALLOWED) / MI
     values[f"overshoot, {name}, MiB", peer].append(max(0.0, over))
 
 
@@ -143,6 +150,7 @@ def poll_with_psutil(command: list[str], every_s: float) -> None:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     root = psutil.Process(process.pid)
     deadline = time.monotonic() + 15
+    time.sleep(random.random() * every_s)  # the program grows at any phase of the poll
     try:
         while process.poll() is None and time.monotonic() < deadline:
             total = 0
@@ -171,11 +179,19 @@ def cpu(peer: str, shape: str, seconds: float) -> None:
         with v1_group("cpu", "cpu.cfs_quota_us", str(int(CORES * 100_000))) as group:
             found = printed(call(program, given), joined(group))
     else:
-        process = subprocess.Popen(call(program, given), stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            call(program, given), stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         tool = subprocess.Popen(
-            ["cpulimit", "-l", str(int(CORES * 100)), "-i", "-z", "-p", str(process.pid)],
+            ["cpulimit", "-l", str(int(CORES * 100)), cpulimit_for_trees(), "-z", "-p", str(process.pid)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        time.sleep(0.5)
+        if tool.poll() is not None:
+            end_session(process)
+            raise RuntimeError(
+                f"cpulimit ended at once, with {tool.returncode}: what it limits was not measured"
+            )
         text, _ = process.communicate(timeout=90)
         tool.wait(timeout=10)
         found = json.loads(text)
@@ -185,6 +201,16 @@ def cpu(peer: str, shape: str, seconds: float) -> None:
     name = {"threads": "2 threads", "processes": "4 processes"}[shape]
     error = (found["cpu_s"] / found["wall_s"] / CORES - 1) * 100
     values[f"CPU error, {name}, %", peer].append(error)
+
+
+@functools.cache
+def cpulimit_for_trees() -> str:
+    """The option for a process and its children: there are two tools of this name."""
+    told = subprocess.run(["cpulimit", "--help"], capture_output=True, text=True, check=False)
+    for option in ("--monitor-forks", "--include-children"):
+        if option in told.stdout + told.stderr:
+            return option
+    raise RuntimeError("this cpulimit has no option for the children of a process")
 
 
 def printed(command: list[str], before: Callable[[], None]) -> Any:
@@ -203,6 +229,13 @@ def living(tree: str) -> set[int]:
             if f"{MARKER}={tree}".encode() in environ and one.status() != psutil.STATUS_ZOMBIE:
                 found.add(one.pid)
     return found - {os.getpid()}
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def is_alive(pid: int) -> bool:
@@ -233,7 +266,8 @@ def kill(peer: str) -> None:
         extra = {"hkrunner": 2, "pebble": 1, "loky": 1}.get(peer, 0)
         while len(living(tree)) < TREE + extra and time.monotonic() < deadline:
             time.sleep(0.02)
-        there = living(tree)
+        # loky's and multiprocessing's own helpers are no part of the tree.
+        there = {pid for pid in living(tree) if b"resource_tracker" not in command_of(pid)}
         began = time.perf_counter()
         if peer == "hkrunner":
             process.kill()  # the worst case: nobody is left to ask the warden
@@ -275,7 +309,7 @@ sys.stdin.readline()
 LOKY = """
 import sys; sys.path.insert(0, sys.argv[1])
 import hostile_tree, loky
-pool = loky.ProcessPoolExecutor(max_workers=1, context="fork" if False else None)
+pool = loky.ProcessPoolExecutor(max_workers=1)
 future = pool.submit(hostile_tree.start, {"input": ["misbehave"]}, None)
 sys.stdin.readline()
 pool.shutdown(kill_workers=True)
