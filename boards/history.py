@@ -301,7 +301,10 @@ def _remove(root: Path, summary: TaskSummary) -> None:
 def remove_folders(root: Path, folder: Path, metrics_dir: Path | None) -> None:
     """A task's folder and its metrics are gone, those that were there. Raises StoreError."""
     try:
-        if metrics_dir is not None and metrics_dir.exists():
+        if metrics_dir is not None and metrics_dir.is_symlink():
+            metrics_dir.unlink()  # a folder that the user has named is the user's
+            _remove_empty_parents(metrics_dir.parent, root / "runs")
+        elif metrics_dir is not None and metrics_dir.exists():
             shutil.rmtree(metrics_dir)
             _remove_empty_parents(metrics_dir.parent, root / "runs")
         if folder.exists():

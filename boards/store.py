@@ -41,14 +41,21 @@ class Store:
     """The state folder of one hkrunner; several processes may use the same root at once."""
 
     def __init__(
-        self, root: Path, *, metrics_dir: Path | None = None, stream_limit_bytes: int = STREAM_LIMIT_BYTES
+        self,
+        root: Path,
+        *,
+        metrics_dir: Path | None = None,
+        metrics_root: Path | None = None,
+        stream_limit_bytes: int = STREAM_LIMIT_BYTES,
     ) -> None:
         """Remember the places; nothing is created yet.
 
-        metrics_dir: the cluster's ALGO_METRICS_DIR, when it was set for us.
+        metrics_dir: the cluster's ALGO_METRICS_DIR, when it was set for us. metrics_root: a folder of the
+        user's; each task's metrics go to <metrics_root>/<task>, and what lies there is never touched.
         """
         self.root = Path(os.path.abspath(root))
         self.metrics_dir = None if metrics_dir is None else Path(os.path.abspath(metrics_dir))
+        self.metrics_root = None if metrics_root is None else Path(os.path.abspath(metrics_root))
         self.stream_limit_bytes = stream_limit_bytes
         self.root_text = str(self.root)
         self._made = False

@@ -49,6 +49,7 @@ class TaskRecord:
         # Texts, not Paths: a task of a millisecond would spend a tenth of it on making them.
         self._folder = f"{store.root_text}/tasks/{self.name}"
         self._metrics_dir = self._metrics_link = f"{store.root_text}/runs"
+        self._own = ""  # the task's folder below the user's, to which _metrics_dir is a link
         self._task_json_is_full_size = False
         self._temporary = False
         self._facts: dict[str, object] = {}
@@ -68,8 +69,8 @@ class TaskRecord:
 
     @property
     def metrics_text(self) -> str:
-        """metrics_dir as text."""
-        return self._metrics_dir
+        """metrics_dir as text, or where the user wanted it to be."""
+        return self._own or self._metrics_dir
 
     @property
     def metrics_dir(self) -> Path:
@@ -84,7 +85,7 @@ class TaskRecord:
     @property
     def environment(self) -> dict[str, str]:
         """What the algorithm is told: the stable path for code that reads it once, and this task's own."""
-        own = self._metrics_link if self.store.metrics_dir is not None else self._metrics_dir
+        own = self._metrics_link if self.store.metrics_dir is not None else self.metrics_text
         return {"ALGO_METRICS_DIR": self._metrics_link, "HKRUNNER_TASK_METRICS_DIR": own}
 
     def has_metrics(self) -> bool:
@@ -207,6 +208,10 @@ class TaskRecord:
         try:
             run = self._metrics_dir = store.claim_run(parent, self.name)
             link = self._metrics_link = store.slot.claim()
+            if store.metrics_root is not None:
+                self._own = store.claim_run(str(store.metrics_root), self.name)
+                os.rmdir(run)
+                os.symlink(self._own, run)
         except OSError as error:
             self._note("metrics", error)
             self._use_temporary_metrics()
@@ -214,7 +219,7 @@ class TaskRecord:
         if store.metrics_dir is not None:
             self._use_volume(str(store.metrics_dir), link, run)
         try:
-            store.slot.lead(run, self._folder)
+            store.slot.lead(run, self._folder, real=self._own or run)
         except OSError as error:
             self._note("metrics", error)
             self._metrics_link = self._metrics_dir

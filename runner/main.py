@@ -55,8 +55,12 @@ def run_with(settings: Settings, where: Location) -> int:
     store = None
     if settings.state_dir is not None:
         # In a cluster: the volume that is shared between us and HKube's worker.
-        shared = settings.metrics_dir
-        store = Store(Path(settings.state_dir), metrics_dir=Path(shared) if shared else None)
+        store = Store(
+            Path(settings.state_dir),
+            # In a cluster the one folder that HKube's worker uploads; in a local run the tasks' own go there.
+            metrics_dir=_path(None if settings.local else settings.metrics_dir),
+            metrics_root=_path(settings.metrics_dir if settings.local else None),
+        )
     for note in settings.notes:
         output.say(f"◌ {note}")
     beside = _start_beside(loop, settings, where, output)
@@ -142,6 +146,10 @@ def _start_beside(loop: Loop, settings: Settings, where: Location, output: Outpu
     return beside
 
 
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
 def _keeper(loop: Loop, settings: Settings, output: Output) -> Keeper | None:
     """Who sees to --keep; None when all is kept, or nothing."""
     most = settings.keep if settings.keep is not None else settings.keep_own
@@ -177,7 +185,7 @@ def _run_watching(
 
     def make_store() -> Store | None:
         # Each run closes its own.
-        return None if store is None else Store(store.root, metrics_dir=store.metrics_dir)
+        return None if store is None else Store(store.root, metrics_root=store.metrics_root)
 
     with contextlib.ExitStack() as stack:
 

@@ -355,8 +355,9 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "metrics_dir",
         ("--metrics-dir",),
-        "One folder for the metrics of every task, as in the cluster: what is in it goes to the records"
-        " before the next one.  [default: a folder of its own for each task]",
+        "Where metrics go: in a local run to a folder for each task below this one; when serving, as in the"
+        " cluster, all to this one, which is emptied into the records before each task.  [default: each"
+        " task's own, below the state folder]",
         ("ALGO_METRICS_DIR",),
         metavar="DIR",
         group="Metrics",

@@ -92,7 +92,7 @@ def _limits(limits: Limits) -> list[dict[str, Any]]:
 
 def _variables(settings: Settings, state_dir: str | None, environ: Mapping[str, str]) -> dict[str, str]:
     """Return what is set for the algorithm beside the environment as it is."""
-    metrics = settings.metrics_dir
+    metrics = None if settings.local else settings.metrics_dir
     own = {"ALGO_METRICS_DIR": metrics or f"{state_dir}/…"} if state_dir is not None else {}
     limits = settings.limits
     cores = limits.cpu_cores if limits.enforced else None

@@ -72,6 +72,24 @@ def test_a_task_is_told_its_own_folder_too(tmp_path: Path) -> None:
     assert len(set(run.outputs)) == 2
 
 
+@pytest.mark.parametrize(
+    "algorithm", ["metrics_names_its_folder.py", "metrics_read_at_import.py", "metrics_one_writer.py"]
+)
+def test_metrics_go_where_the_user_wants_them_and_nothing_there_is_touched(
+    algorithm: str, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    (mine / "t2").mkdir(parents=True)
+    (mine / "t2" / "events.of.mine").write_text("kept")
+    run = run_tasks(algorithm, [3], [4], args=("--metrics-dir", str(mine)), cwd=tmp_path)
+    folders = [Path(task["metricsDir"]) for task in run.tasks]
+    assert folders == [mine / "t1", mine / "t2.2"], "one with files is not used again"
+    assert all(any("tfevents" in path.name for path in folder.iterdir()) for folder in folders)
+    assert losses("t1", "t2", cwd=tmp_path) == [3, 4], "boards and runs find them too"
+    assert run_hkrunner("runs", "rm", "t1", cwd=tmp_path).status == 0
+    assert any(folders[0].iterdir()) and (mine / "t2" / "events.of.mine").read_text() == "kept"
+
+
 # ---- how tasks end
 
 

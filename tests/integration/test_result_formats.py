@@ -158,8 +158,8 @@ def test_the_wrappers_own_variable_says_how_much_is_told(tmp_path: Path) -> None
 
 def test_the_folder_for_metrics_is_absolute_with_records_and_without(tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
-    code = "import os\ndef start(args):\n    return os.environ['ALGO_METRICS_DIR']\n"
+    code = "import os\ndef start(args):\n    return os.path.realpath(os.environ['ALGO_METRICS_DIR'])\n"
     (tmp_path / "code" / "alg.py").write_text(code)
-    for more in ([], ["--no-state"]):
+    for more, task in ([], "/t1"), (["--no-state"], ""):
         ended = run_hkrunner("code/alg.py", "-i", "1", "--metrics-dir", "there", *more, cwd=tmp_path)
-        assert ended.stdout == f'"{tmp_path}/there"\n'
+        assert ended.stdout == f'"{tmp_path}/there{task}"\n'
