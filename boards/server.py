@@ -341,7 +341,7 @@ class Probe:
         return self._get(self._sign) is not None
 
     def runs(self) -> int | None:
-        """Of how many tasks (or studies) the board shows something; None when it does not answer, or not well."""
+        """Of how many tasks (or studies) it shows something; None when it does not answer, or not well."""
         value = self._get(self._runs)
         try:
             return count_tasks(value, self._depth) if self._name is None else len(value[self._name])

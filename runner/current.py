@@ -193,14 +193,15 @@ class Current:
 
     def _keep(self, record: TaskRecord, result: Result) -> None:
         facts = result.facts()
-        if result.peak_bytes and not (self.meter is not None and self.meter.samples):
-            # Over before the first sample. Who looks for why it failed finds its usage; a task that succeeded
-            # has it beside its own curves, and no file of its own when it wrote none: serving is fast.
-            if self.series is not None or result.status != "succeed" or record.has_metrics():
-                cores = (result.cpu_s or 0.0) / max(result.duration_s, 0.001)
-                self._need_series(record).sample(
-                    time.time(), cpu_cores=cores, memory_bytes=result.peak_bytes, limit_bytes=self.limit_bytes
-                )
+        sampled = self.meter is not None and bool(self.meter.samples)
+        # Over before the first sample. Who looks for why it failed finds its usage; a task that succeeded
+        # has it beside its own curves, and no file of its own when it wrote none: serving is fast.
+        wanted = self.series is not None or result.status != "succeed"
+        if result.peak_bytes and not sampled and (wanted or record.has_metrics()):
+            cores = (result.cpu_s or 0.0) / max(result.duration_s, 0.001)
+            self._need_series(record).sample(
+                time.time(), cpu_cores=cores, memory_bytes=result.peak_bytes, limit_bytes=self.limit_bytes
+            )
         if self.series is not None:
             self.series.close()
             if self.series.problem is not None:

@@ -44,7 +44,7 @@ from .task import Action, Event, Machine, State, UnexpectedEvent
 _WORKING = frozenset((State.INITIALIZING, State.STARTING, State.INITIALIZED, State.RUNNING))
 #: HKube's worker gives a task or a stop up 10 s after the last `alive` or `stopping`.
 SIGN_OF_LIFE_S = 4.0
-#: After this long without a task the warden looks only once a second.
+#: After this long without a task the warden looks only where a limit could be broken meanwhile.
 IDLE_S = 1.0
 
 #: In a message up to this size the names are found here; for a larger one the child tells them.
@@ -633,11 +633,6 @@ class Supervisor:
         if self._current is not None and child is self._crew.child:
             self._current.printed(stream, data)
 
-    def _release_output(self) -> None:
-        held, self._held = self._held, set()
-        for child in held:
-            child.hold_output(False)
-
     def _log_taker(self) -> Worker:
         if self._machine.state not in _WORKING or self._link is None:
             return Worker.WANTS_NONE
@@ -645,6 +640,11 @@ class Supervisor:
 
     def _post_lines(self, lines: list[str]) -> None:
         self._post(encoding.encode(self._settings.encoding, {"command": "logData", "data": lines}))
+
+    def _release_output(self) -> None:
+        held, self._held = self._held, set()
+        for child in held:
+            child.hold_output(False)
 
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Nothing of this child is left."""

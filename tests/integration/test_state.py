@@ -13,6 +13,7 @@ from support.programs import run_hkrunner, serving
 from support.waiting import wait_until
 
 # There for tasks that last long enough for one.
+KEPT = {"task.json", "input.json", "stdout.log", "stderr.log", "metrics"}
 SAMPLES = {"samples.jsonl"}
 
 
@@ -27,7 +28,7 @@ def files(folder: Path) -> set[str]:
 def test_a_task_that_succeeded_is_kept(tmp_path: Path) -> None:
     run = run_tasks("adds.py", [1, 2], cwd=tmp_path)
     folder = tmp_path / ".hkrunner" / "tasks" / "t1"
-    assert files(folder) - SAMPLES == {"task.json", "input.json", "output.json", "stdout.log", "stderr.log"}
+    assert files(folder) - SAMPLES == KEPT | {"output.json"}
     assert (read(folder, "input.json"), read(folder, "output.json")) == ([1, 2], 3)
     record, told = read(folder, "task.json"), run.tasks[0]
     for name in ("taskId", "jobId", "nodeName", "pipelineName", "status", "startTime", "endTime"):
@@ -50,7 +51,7 @@ def test_a_task_that_succeeded_is_kept(tmp_path: Path) -> None:
 def test_a_task_that_failed_is_kept(algorithm: str, code: str, tmp_path: Path) -> None:
     run_tasks(f"{algorithm}.py", ["misbehave"], cwd=tmp_path)
     folder = tmp_path / ".hkrunner" / "tasks" / "t1"
-    assert files(folder) - SAMPLES == {"task.json", "input.json", "error.json", "stdout.log", "stderr.log"}
+    assert files(folder) - SAMPLES == KEPT | {"error.json"}
     assert read(folder, "input.json") == ["misbehave"]
     assert read(folder, "error.json")["code"] == code
     assert read(folder, "task.json")["status"] == "failed"
