@@ -12,6 +12,19 @@ from ..output import Output
 from ..result import Result
 from ..settings import Settings
 
+#: The message says it all: it is about a line of the user's own.
+_PLAIN = frozenset(
+    (
+        "ALGORITHM_ERROR",
+        "RESULT_INVALID",
+        "RESULT_TOO_LARGE",
+        "ENTRY_NOT_FOUND",
+        "ENTRY_INVALID",
+        "IMPORT_FAILED",
+        "EXITED",
+    )
+)
+
 
 class Report:
     """Results to stdout, a line about each to stderr; `status` is the highest exit status so far."""
@@ -20,6 +33,7 @@ class Report:
         self._settings = settings
         self._output = output
         self.status = 0
+        self._pointed: set[str] = set()
 
     def settle(self, status: int) -> None:
         """Take this exit status, unless there is a higher one."""
@@ -41,6 +55,7 @@ class Report:
         output = self._output
         if result.status == "failed" and result.failure is not None:
             output.warn(f"✘ task {result.task} failed: {self.words(result.failure)}")
+            self._point(result.failure.code)
         elif result.status == "stopped":
             output.warn(f"■ task {result.task} stopped{_how(result)}")
         else:
@@ -50,6 +65,12 @@ class Report:
             output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{used}{place}")
         for problem in result.problems:
             output.warn(f"  {problem}")
+
+    def _point(self, code: str) -> None:
+        """Say once where more is told of an end that is none of the code's own doing."""
+        if code not in _PLAIN and code not in self._pointed:
+            self._pointed.add(code)
+            self._output.say(f"◌ more: hkrunner explain {code}")
 
     def words(self, failure: Failure) -> str:
         """Return the failure as it is told: its sentence, and the user's own lines or the whole traceback."""

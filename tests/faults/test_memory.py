@@ -76,6 +76,7 @@ def test_the_example_of_the_handbook_ends_near_its_limit_with_a_message_to_act_o
     assert "256 MiB" in failed and "(--mem)" in failed and "Try --mem " in failed
     assert used_mib(failed) > 0.9 * 256
     assert "holding " in ended.stderr
+    assert re.search(r"^◌ more: hkrunner explain (MEMORY_ERROR|OUT_OF_MEMORY)$", ended.stderr, re.M)
 
 
 def test_the_last_lines_and_the_largest_processes_are_told(tmp_path: Path) -> None:
