@@ -266,11 +266,14 @@ class Link:
         one = Outgoing(data, source, final)
         if soon and not self._outbox and self._is_free:
             self._soon = self._loop.after(SOON_S, self._pump)
-        elif source is None and len(data) <= SMALL and self._post_now(one):
+            self._outbox.put(one)
             return
+        if source is None and len(data) <= SMALL and self._post_now(one):
+            return
+        if self._soon is not None:
+            self._soon.cancel()
         self._outbox.put(one)
-        if not self._is_soon:
-            self._pump()
+        self._pump()
 
     def _post_now(self, one: Outgoing) -> bool:
         """Send a small message at once, with one that waits for it; False when it has to queue."""

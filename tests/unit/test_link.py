@@ -637,6 +637,15 @@ def test_a_message_that_may_wait_is_never_overtaken(size: int) -> None:
         assert (wire.message(), wire.message(), wire.message()) == (b"first", b"second", b"x" * size)
 
 
+@pytest.mark.parametrize("size", [10, links.SMALL + 1, 1_000_000])
+def test_a_message_that_may_wait_does_not_make_the_next_one_wait(size: int) -> None:
+    with conversing() as (world, wire):
+        world.link.post(b"started", soon=True)
+        world.link.post(b"x" * size)
+        # The clock stands still: no timer helps.
+        assert (wire.message(), wire.message()) == (b"started", b"x" * size)
+
+
 def test_a_message_that_waits_when_the_connection_is_lost_goes_out_on_the_next() -> None:
     with conversing() as (world, wire):
         world.link.post(b"started", soon=True)
