@@ -130,7 +130,7 @@ class Supervisor:
         self._actions: dict[Action, Callable[[], None]] = {
             Action.BEGIN: self._begin,
             Action.ABANDON: lambda: self._crew.abandon(Cause.REPLACED),
-            Action.CHILD_START: lambda: self._send(Kind.START),
+            Action.CHILD_START: self._child_start,
             Action.CHILD_STOP: self._child_stop,
             Action.CHILD_EXIT: self._child_exit,
             Action.CHILD_KILL: self._child_kill,
@@ -378,6 +378,7 @@ class Supervisor:
         elif child.loaded and message.size <= NAMES_MAX and self._open_ahead(current, message.data):
             current.placed = True
             child.send(Kind.BEGIN, current.number, self._go(current) + b"\n" + message.data)
+            self._loop.expect()
         else:
             child.send(Kind.INIT, current.number, message.data)
 
@@ -399,6 +400,10 @@ class Supervisor:
             and exit.cause in (Cause.EXITED, Cause.SIGNALLED)
             and not current.retried
         )
+
+    def _child_start(self) -> None:
+        self._send(Kind.START)
+        self._loop.expect()  # a tiny task is done in no time
 
     def _child_stop(self) -> None:
         if self._sign is not None:
