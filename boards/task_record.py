@@ -49,6 +49,7 @@ class TaskRecord:
         # Texts, not Paths: a task of a millisecond would spend a tenth of it on making them.
         self._folder = f"{store.root_text}/tasks/{self.name}"
         self._metrics_dir = self._metrics_link = f"{store.root_text}/runs"
+        self._wrote_nothing: bool | None = None  # None: nobody has looked
         self._own = ""  # the task's folder below the user's, to which _metrics_dir is a link
         self._task_json_is_full_size = False
         self._temporary = False
@@ -89,8 +90,10 @@ class TaskRecord:
         return {"ALGO_METRICS_DIR": self._metrics_link, "HKRUNNER_TASK_METRICS_DIR": own}
 
     def has_metrics(self) -> bool:
-        """Whether the task has written anything to its folder."""
-        return not is_empty_folder(str(self.store.metrics_dir or self._metrics_dir))
+        """Whether the task has written anything to its folder. To be asked when it has ended."""
+        if self._wrote_nothing is None:
+            self._wrote_nothing = is_empty_folder(str(self.store.metrics_dir or self._metrics_dir))
+        return not self._wrote_nothing
 
     def append(self, stream: str, data: bytes) -> None:
         """Add output of the stream "stdout" or "stderr"; above the limit it is cut, and one line says so.
@@ -272,7 +275,7 @@ class TaskRecord:
         store = self.store
         if store.metrics_dir is not None:
             return
-        own = _bytes_below(self._metrics_dir)
+        own = _bytes_below(self._metrics_dir) if not self._wrote_nothing else 0
         if own == 0 and not store.warned_elsewhere:
             for folder, size in store.old_runs:
                 if _bytes_below(folder) > size:

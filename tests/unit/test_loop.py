@@ -183,3 +183,20 @@ def test_an_exception_ends_the_run(loop: Loop) -> None:
     loop.after(0, fail)
     with pytest.raises(ZeroDivisionError):
         loop.run()
+
+
+def test_what_is_expected_is_found_and_nothing_is_waited_for_longer_than_that(
+    loop: Loop, pipe: tuple[int, int]
+) -> None:
+    seen: list[str] = []
+    loop.on_readable(pipe[0], lambda: seen.append(os.read(pipe[0], 10).decode()))
+    os.write(pipe[1], b"there")
+    loop.expect()
+    loop.turn()
+    assert seen == ["there"]
+    loop.expect()
+    loop.turn(0)
+    loop.after(0, lambda: seen.append("due"))
+    loop.expect()
+    loop.turn()
+    assert seen == ["there", "due"]
