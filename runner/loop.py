@@ -171,8 +171,8 @@ class Loop:
         """Something is due in a moment: the next turn looks for it up to SPIN_S before it sleeps.
 
         To be woken on another core takes longer than a tiny task, and costs as much as to look for it
-        (measured: init->initialized and start->done a fifth shorter, CPU per task the same). Not where there is
-        one core only, which is the other's.
+        (measured: init->initialized and start->done a third shorter, CPU per task the same). Not where
+        there is one core only, which is the other's.
         """
         self._spins = self._may_spin
 
