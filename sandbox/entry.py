@@ -250,7 +250,9 @@ def entry_of(module: Any, where: Location) -> Entry:
             for name, value in vars(module).items()
             if isinstance(value, FunctionType) and value.__module__ == module.__name__
         ]
-        has = f"it has: {', '.join(names[:12])}" if names else "it has no functions"
+        has = "it has no functions"
+        if names:
+            has = f"it has: {', '.join(names[:12])}; to run one: --entry {where.shown}:{names[0]}"
         raise EntryError("ENTRY_INVALID", f"{where.shown} has no function {where.function}(args, api); {has}")
     call_with(found["start"], where.function, where.shown, 2)
     return Entry(**found)

@@ -199,6 +199,10 @@ def test_functions_that_are_not_there_are_none() -> None:
     ("module", "sentence"),
     [
         (SimpleNamespace(__name__="alg"), "alg.py has no function start(args, api); it has no functions"),
+        (
+            SimpleNamespace(__name__=__name__, main=takes_two, other=takes_two),
+            "alg.py has no function start(args, api); it has: main, other; to run one: --entry alg.py:main",
+        ),
         (SimpleNamespace(__name__="alg", start=42), "start in alg.py is no function but int"),
         (
             SimpleNamespace(__name__="alg", start=takes_two, stop="now"),
