@@ -128,9 +128,10 @@ def find_target(root: Path, word: str) -> Target:
     if nodes:
         names = ", ".join(found.node for found in nodes)
         raise NotFound(f"job {word} ran more than one node: {names}", hint="choose one with --node")
-    raise NotFound(
-        f"there is neither a task nor a job {word} in {root}", hint="hkrunner runs ls shows what there is"
-    )
+    hint = "hkrunner runs ls shows what there is"
+    if (root / "runs" / "local" / safe_part(word)).is_dir():
+        hint = f"of all runs of that algorithm: --node {word}"
+    raise NotFound(f"there is neither a task nor a job {word} in {root}", hint=hint)
 
 
 #: Of the names that TensorBoard gives to what lies below a board's folder: how many parts are a task's.

@@ -111,6 +111,14 @@ def test_the_tasks_of_a_pick_are_its_links(tmp_path: Path, names: list[str]) -> 
     assert count_tasks(runs, task_depth("pick", tmp_path)) == 2
 
 
+def test_a_word_that_is_a_node_of_local_runs_is_told_how_it_is_shown(root: Path) -> None:
+    store = Store(root)
+    store.open(TaskIds("t5", "j5", "sums", "local"), entry="a.py", started_at=1.0).finish({})
+    store.close()
+    with pytest.raises(NotFound, match=r"neither a task nor a job sums in .*: --node sums"):
+        find_target(root, "sums")
+
+
 def test_a_task_without_metrics_is_there_and_has_none(root: Path) -> None:
     record = root / "tasks" / "t1" / "task.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "metricsDir": None}))
