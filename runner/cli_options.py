@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from .errors import SettingsError
 from .options import Option
 
 #: What a command of ours is made with.
@@ -24,6 +25,15 @@ class Sections(click.Command):
         super().__init__(name, params=all_params, context_settings=settings, **more)
         self._groups = {option.name: option.group for option in options}
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Tell an input that the shell took apart as that, not by what its pieces are mistaken for."""
+        for at, flag in enumerate(args):
+            if flag in ("-i", "--input") and (apart := _taken_apart(args[at + 1 :])) is not None:
+                raise SettingsError(
+                    f"the shell took the input apart at its spaces: {apart}; put it in quotes: -i '[1, 2, 3]'"
+                )
+        return super().parse_args(ctx, args)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section a group."""
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -35,6 +45,32 @@ class Sections(click.Command):
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def _taken_apart(words: Sequence[str]) -> str | None:
+    """Return the words that are one list or object together, as without quotes; None: the first is whole."""
+    depth = 0
+    for count, word in enumerate(words):
+        if count == 0 and (word[:1] not in ("[", "{") or _is_json(word)):
+            return None
+        depth += sum((sign in "[{") - (sign in "]}") for sign in word)
+        if depth <= 0:
+            return " ".join(words[: count + 1]) if count else None
+    return None
+
+
+def _is_json(word: str) -> bool:
+    if word[-1:] not in ("]", "}"):
+        return False
+    import json  # a bracket in a text of it is no bracket
+
+    try:
+        json.loads(word)
+    except ValueError:
+        return False
+    except RecursionError:
+        pass  # whoever reads it has the sentence for that
+    return True
 
 
 def parameter(option: Option) -> click.Option:

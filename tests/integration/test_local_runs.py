@@ -67,6 +67,8 @@ def test_tasks_may_come_one_a_line(tmp_path: Path) -> None:
         (["-i", ""], "--input is not JSON: nothing"),
         (["-i", "['a']"], "JSON strings stand in double quotes"),
         (["-i", "[1, 2"], "--input is not JSON"),
+        (["-i", "[1,", "2]"], "took the input apart at its spaces: [1, 2]; put it in quotes"),
+        (["-i", '["["]', "--input", "{a:", "[1],", "b:", "2}"], "apart at its spaces: {a: [1], b: 2}; put"),
         (["-i", "NaN"], "NaN is no JSON; write null"),
         (["-i", "@missing.json"], "--input: cannot read missing.json: No such file or directory"),
         (["-i", "[" * 100_000], "is JSON nested too deeply"),
