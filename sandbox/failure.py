@@ -109,6 +109,8 @@ def _hint(error: BaseException, folder: str) -> str:
         return f"; {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files are allowed (--files)"
     if isinstance(error, PermissionError) and error.errno == errno.EPERM and error.filename is None:
         return "; an algorithm may send signals to its own processes only"
+    if isinstance(error, EOFError) and str(error) == "EOF when reading a line":
+        return "; its stdin is empty: values come by --input, and with --in-process it has the terminal"
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         return "; the size of a file is limited"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

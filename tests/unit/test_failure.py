@@ -71,6 +71,14 @@ def test_an_error_of_the_code_api_is_named_as_users_know_it() -> None:
     assert str(pickle.loads(pickle.dumps(error))) == "square: it failed"
 
 
+def test_a_read_of_stdin_is_told_what_there_is_instead() -> None:
+    message = describe(caught(lambda: raise_(EOFError("EOF when reading a line"))), HERE)["message"]
+    assert (
+        "EOFError: EOF when reading a line (" in message
+        and "; its stdin is empty: values come by --input" in message
+    )
+
+
 def test_an_error_without_a_text_says_so() -> None:
     message = describe(caught(lambda: raise_(AssertionError())), HERE)["message"]
     assert message.startswith("ALGORITHM_ERROR: AssertionError") and "(without a text)" in message
