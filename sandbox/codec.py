@@ -170,7 +170,9 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
     tolist = getattr(value, "tolist", None)
     if callable(tolist) and not isinstance(value, type):
         return plain(tolist(), encoding, place, depth + 1)
-    raise ResultInvalid(f"{_short(place)}: {_hint(value)}")
+    raise ResultInvalid(
+        f"{_short(place)}: {_hint(value)} cannot be sent; numbers, texts, lists, dicts and None can"
+    )
 
 
 #: Told by name: these four modules together are a third of what the child needs for its start.
