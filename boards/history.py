@@ -295,11 +295,17 @@ def _metrics_dir(root: Path, facts: Mapping[str, object]) -> Path | None:
 
 def _remove(root: Path, summary: TaskSummary) -> None:
     """Metrics first: a task that is listed without metrics can be removed again, the reverse cannot."""
-    remove_folders(root, summary.folder, summary.metrics_dir)
+    _remove_folders(root, summary.folder, summary.metrics_dir)
 
 
-def remove_folders(root: Path, folder: Path, metrics_dir: Path | None) -> None:
-    """A task's folder and its metrics are gone, those that were there. Raises StoreError."""
+def remove_task(root: Path, name: str) -> None:
+    """The task with this folder below tasks/ is gone with its metrics, as far as it was there; StoreError."""
+    folder = root / "tasks" / name
+    facts = read_json(str(folder / "task.json"))
+    _remove_folders(root, folder, _metrics_dir(root, facts) if facts is not None else None)
+
+
+def _remove_folders(root: Path, folder: Path, metrics_dir: Path | None) -> None:
     try:
         if metrics_dir is not None and metrics_dir.is_symlink():
             metrics_dir.unlink()  # a folder that the user has named is the user's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from pathlib import Path
 
@@ -28,7 +29,8 @@ class Keeper:
         self._root = root
         self._most = most
         self._output = output
-        self._ended: deque[tuple[str, str | None]] = deque()
+        #: Names of folders below tasks/, no more: there may be ten thousand.
+        self._ended: deque[str] = deque()
         self._latest = 0.0
         self._waiting = False
         self._told = False
@@ -47,7 +49,7 @@ class Keeper:
         """A task of ours has ended; what is surplus is removed later, from the loop."""
         if result.folder is None:
             return
-        self._ended.append((result.folder, result.metrics_dir))
+        self._ended.append(os.path.basename(result.folder))
         self._latest = self._loop.clock()
         if not self._waiting and len(self._ended) > self._most:
             self._waiting = True
@@ -66,12 +68,11 @@ class Keeper:
 
     def _remove(self, count: int) -> None:
         from ..boards.errors import BoardError
-        from ..boards.history import remove_folders
+        from ..boards.history import remove_task
 
         for _ in range(count):
-            folder, metrics = self._ended.popleft()
             try:
-                remove_folders(self._root, Path(folder), Path(metrics) if metrics else None)
+                remove_task(self._root, self._ended.popleft())
             except BoardError as error:
                 self._tell(error)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hkrunner.boards.store import Store
+from hkrunner.boards.task_record import TaskIds
 from hkrunner.runner import keep
 from hkrunner.runner.keep import Keeper
 from hkrunner.runner.loop import Loop
@@ -84,3 +86,18 @@ def test_many_are_removed_a_few_at_a_time(
     clock.now += keep.NEXT_S
     loop.turn(0)
     assert len(left(tmp_path)) == 3
+
+
+def test_metrics_go_with_their_task(loop: Loop, clock: Clock, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    keeper = Keeper(loop, tmp_path, 1, Output(loop, local=False, quiet=True, verbose=False, encoding="utf-8"))
+    for name in ("t1", "t2"):
+        record = store.open(TaskIds(name, "j", "n", "p"), entry="e", started_at=1.0)
+        (record.metrics_dir / "events").write_text(name)
+        record.finish({"status": "succeed"})
+        keeper.ended(Result(name, "j", "n", "p", "succeed", 0.0, 0.0, 0.0, folder=str(record.folder)))
+    store.close()
+    clock.now += keep.PAUSE_S
+    loop.turn(0)
+    assert left(tmp_path) == ["t2"]
+    assert [path.read_text() for path in (tmp_path / "runs").rglob("events")] == ["t2"]
