@@ -715,8 +715,12 @@ class Supervisor:
         record = current.record
         if record is None:
             return b"{}"
+        env = record.environment
+        if not self._settings.local:
+            # glibc keeps every value that a variable ever had: 130 bytes a task, for ever (measured).
+            del env["HKRUNNER_TASK_METRICS_DIR"]
         most = self._settings.keep_values_bytes
-        return json.dumps({"folder": record.folder_text, "env": record.environment, "most": most}).encode()
+        return json.dumps({"folder": record.folder_text, "env": env, "most": most}).encode()
 
     def _open(self, current: Current, ids: TaskIds) -> None:
         current.open(self._store, ids, self._shown, self._settings.given)
