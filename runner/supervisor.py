@@ -47,6 +47,8 @@ SIGN_OF_LIFE_S = 4.0
 #: After this long without a task the warden looks only where a limit could be broken meanwhile.
 IDLE_S = 1.0
 
+#: So long at the start it is not told that there is no worker before the code is loaded.
+FIRST_S = 3.0
 #: In a message up to this size the names are found here; for a larger one the child tells them.
 NAMES_MAX = 8192
 
@@ -114,6 +116,8 @@ class Supervisor:
         self._last_exit: Exit | None = None
         self._job = local_job_id(time.time())
         self._unknown: set[str] = set()
+        self._began = loop.clock()
+        self._unreachable: str | None = None  #: why there is no worker yet, if it was not told
         self._told: set[str] = set()
         self._redirect = Redirect(self._log_taker, self._post_lines) if settings.redirect_logs else None
         self._held: set[Child] = set()  #: children whose output is not read for now
@@ -202,6 +206,7 @@ class Supervisor:
     def on_link_open(self) -> None:
         """The worker is there."""
         self._told.discard("waiting")
+        self._unreachable = None
         assert self._link is not None
         say = self._output.debug if self._settings.local else self._output.say
         say(f"● connected to {self._link.url}")
@@ -212,6 +217,12 @@ class Supervisor:
     def on_link_unreachable(self, reason: str) -> None:
         """Say once what is waited for."""
         if "waiting" in self._told or self._link is None:
+            return
+        child = self._crew.child
+        young = self._loop.clock() - self._began < FIRST_S
+        if child is not None and not child.loaded and young:
+            # Both take their time at the start: first it is told what is there to be served.
+            self._unreachable = reason
             return
         self._told.add("waiting")
         self._output.say(f"◌ waiting for an HKube worker at {self._link.url}: {reason}; trying on")
@@ -601,6 +612,8 @@ class Supervisor:
             self._output.events.emit("loaded", told_of_it)
         self._tell_protection()
         self._told.add("loaded")
+        if self._unreachable is not None:
+            self.on_link_unreachable(self._unreachable)
         self._crew.prepare_spare()
         self._hooks.on_loaded()
 

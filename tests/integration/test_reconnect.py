@@ -304,7 +304,7 @@ def test_whoever_answers_wrongly_is_asked_again_until_the_worker_is_there(
         client = worker.accept(deadline_s=10)
         assert client.run(["give", 1])["data"] == 1
         said = "\n".join(program.stderr)
-        assert said.count("waiting for an HKube worker") == 1
+        assert said.count("waiting for an HKube worker") <= 1
         assert "Traceback" not in said
 
 
