@@ -13,16 +13,7 @@ from hkrunner.runner.keep import Keeper
 from hkrunner.runner.loop import Loop
 from hkrunner.runner.output import Output
 from hkrunner.runner.result import Result
-
-
-class Clock:
-    """A time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.clock import Clock
 
 
 @pytest.fixture

@@ -16,21 +16,12 @@ from hkrunner.runner.link import Link, Message, State
 from hkrunner.runner.loop import Loop
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.clock import Clock
 from support.scripted_worker import BINARY, CLOSE, CONTINUATION, PING, TEXT, frame
 from websockets.utils import accept_key, apply_mask
 
 PONG = 10
 DEADLINE_S = 10.0
-
-
-class Clock:
-    """A clock that stands still until it is turned."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Listener:

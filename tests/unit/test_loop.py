@@ -12,16 +12,7 @@ import pytest
 from hkrunner.runner.loop import Loop
 from hypothesis import given
 from hypothesis import strategies as st
-
-
-class Clock:
-    """A time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.clock import Clock
 
 
 @pytest.fixture
