@@ -6,6 +6,7 @@ the message travels on as it came. What it does decode and encode itself is smal
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -98,13 +99,19 @@ _json_ids = msgspec.json.Decoder(_Initialize)
 _msgpack_ids = msgspec.msgpack.Decoder(_Initialize)
 
 
-def _bson_ids(data: bytes) -> dict[str, str] | None:
-    # Raw: what is nested below stays bytes.
-    import bson
+@functools.cache
+def _raw_bson_decoder() -> Callable[[bytes], Any]:
+    """Return what decodes the top of a document: what is nested below stays bytes until it is asked for."""
+    import bson  # only for those who speak it
     from bson.codec_options import CodecOptions
     from bson.raw_bson import RawBSONDocument
 
-    raw = bson.decode(data, CodecOptions(document_class=RawBSONDocument))["data"]["data"]
+    options: Any = CodecOptions(document_class=RawBSONDocument)
+    return lambda data: bson.decode(data, options)
+
+
+def _bson_ids(data: bytes) -> dict[str, str] | None:
+    raw = _raw_bson_decoder()(data)["data"]["data"]
     return _told(msgspec.convert({name: raw.get(name) for name in _Names.__struct_fields__}, _Names))
 
 
