@@ -69,6 +69,7 @@ class Current:
     failure: Failure | None = None
     exit: Exit | None = None
     retried: bool = False
+    announced: bool = False  #: the worker has its `initialized`
     problems: list[str] = field(default_factory=list)
     protection: dict[str, Any] | None = None
     progress: tuple[float, Any] | None = None
@@ -89,6 +90,14 @@ class Current:
         if self.message is not None:
             self.message.release()
             self.message = None
+
+    def unmeter(self) -> None:
+        """Its child has died before it had begun with it: what was measured is not the task's."""
+        if self.meter is not None:
+            self.meter.cancel()
+            self.meter = None
+        if self.timeout is not None:
+            self.timeout.cancel()
 
     def open(self, store: Store | None, ids: TaskIds, entry: str, settings: Mapping[str, object]) -> None:
         """The task is known by name, and has its folders. `settings`: what it takes to run it again."""

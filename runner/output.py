@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import os
 import select
 import stat
@@ -294,7 +295,7 @@ class Output:
         descriptor they go to."""
         self._local = local
         self._quiet = quiet
-        self._verbose = verbose
+        self.verbose = verbose
         self._encoding = encoding or "ascii"
         self._color = color
         #: Told of everything that happens, with --output jsonl.
@@ -360,7 +361,7 @@ class Output:
 
     def debug(self, text: str) -> None:
         """A line for --verbose."""
-        if self._verbose:
+        if self.verbose:
             self._line(text)
 
     def _line(self, text: str, *, soon: bool = False) -> None:
@@ -389,9 +390,16 @@ def wants_color(asked: str, environ: Mapping[str, str], fd: int = 2) -> bool:
 
 def plain(text: str, encoding: str) -> str:
     """Return the text with our symbols replaced where the encoding has none of them."""
-    try:
-        "".join(_PLAIN).encode(encoding)
-    except (UnicodeEncodeError, LookupError):
+    if not _has_symbols(encoding):
         for symbol, word in _PLAIN.items():
             text = text.replace(symbol, word)
     return text
+
+
+@functools.lru_cache(maxsize=8)
+def _has_symbols(encoding: str) -> bool:
+    try:
+        "".join(_PLAIN).encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

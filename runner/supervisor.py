@@ -327,7 +327,8 @@ class Supervisor:
             self._output.warn(f"✘ protocol: unexpected {error}; ignored")
             return
         if before is not self._machine.state:
-            self._output.debug(f"task {self._number}: {before.name} -> {self._machine.state.name}")
+            if self._output.verbose:
+                self._output.debug(f"task {self._number}: {before.name} -> {self._machine.state.name}")
             if self._output.events is not None:
                 self._output.events.moved(before, self._machine.state)
         for action in actions:
@@ -388,8 +389,16 @@ class Supervisor:
             child.send_blob(Kind.INIT, current.number, message.blob.fd, message.blob.size)
         elif child.loaded and message.size <= NAMES_MAX and self._open_ahead(current, message.data):
             current.placed = True
-            child.send(Kind.BEGIN, current.number, self._go(current) + b"\n" + message.data)
-            self._loop.expect()
+            # Without an init() nothing is left to be waited for: a round trip to the child, and its wake-up.
+            at_once = not child.has_init and child.may_kill and child.is_quiet
+            go = {**self._go(current), "announced": at_once}
+            if at_once:
+                self._step(Event.CHILD_INITIALIZED)
+            child.send(Kind.BEGIN, current.number, json.dumps(go).encode() + b"\n" + message.data)
+            if at_once:
+                self._admitted(current, child)
+            else:
+                self._loop.expect()
         else:
             child.send(Kind.INIT, current.number, message.data)
 
@@ -405,7 +414,8 @@ class Supervisor:
     def _began_too_late(self, current: Current, exit: Exit) -> bool:
         """A warm child died before it had read the task: the task has not begun, another child takes it."""
         return (
-            self._machine.state in (State.INITIALIZING, State.STARTING)
+            # INITIALIZED: only if there is no init(), else its message is not kept so long.
+            self._machine.state in (State.INITIALIZING, State.STARTING, State.INITIALIZED)
             and current.message is not None
             and exit.loaded
             and exit.cause in (Cause.EXITED, Cause.SIGNALLED)
@@ -507,7 +517,7 @@ class Supervisor:
             raise ValueError("a descriptor nobody asked for")
         if kind == Kind.INITIALIZED:
             if current is not None and current.message is not None:
-                self._admitted(current)  # there was no init() to call
+                self._take_on(current, child)  # there was no init() to call
             self._step(Event.CHILD_INITIALIZED)
         elif kind == Kind.CALL and current is not None:
             self._pass_call(frame.body)
@@ -677,6 +687,8 @@ class Supervisor:
         if current is not None and self._began_too_late(current, exit):
             self._output.warn(f"✘ before task {self._number}: {report(exit, during='while no task ran')}")
             current.retried = True
+            current.unmeter()
+            self._step(Event.CHILD_AGAIN)
             self._hand_out(current)
             return
         if current is not None:
@@ -703,15 +715,19 @@ class Supervisor:
         """The child has read the task: it is known by name now, and gets its folders."""
         if current.ids is None:
             self._open(current, self._ids(told))
-        self._admitted(current)
-        if not current.placed:
-            self._send(Kind.GO, self._go(current))
-
-    def _admitted(self, current: Current) -> None:
-        """The task has begun in the child, and is its own: it is measured and timed from here on."""
-        current.release()
         child = self._crew.child
         assert child is not None, "its frame has just come"
+        self._take_on(current, child)
+        if not current.placed:
+            self._send(Kind.GO, json.dumps(self._go(current)).encode())
+
+    def _take_on(self, current: Current, child: Child) -> None:
+        """The task has begun in the child, which nobody else can take any more."""
+        current.release()
+        self._admitted(current, child)
+
+    def _admitted(self, current: Current, child: Child) -> None:
+        """The task is the child's: it is measured and timed from here on."""
         current.protection = child.holds
         current.meter = Meter(self._loop, child, exact=current.limit_bytes is not None)
         limits = self._settings.limits
@@ -723,17 +739,17 @@ class Supervisor:
         child.kill(Cause.TASK_TIMEOUT, after)
         launch.prepare()  # for the child that takes its place
 
-    def _go(self, current: Current) -> bytes:
+    def _go(self, current: Current) -> dict[str, object]:
         """Where the child finds the task's folders, and what it is to keep there."""
         record = current.record
         if record is None:
-            return b"{}"
+            return {}
         env = record.environment
         if not self._settings.local:
             # glibc keeps every value that a variable ever had: 130 bytes a task, for ever (measured).
             del env["HKRUNNER_TASK_METRICS_DIR"]
         most = self._settings.keep_values_bytes
-        return json.dumps({"folder": record.folder_text, "env": env, "most": most}).encode()
+        return {"folder": record.folder_text, "env": env, "most": most}
 
     def _open(self, current: Current, ids: TaskIds) -> None:
         current.open(self._store, ids, self._shown, self._settings.given)
@@ -783,6 +799,9 @@ class Supervisor:
         if self._sign is not None:
             self._sign.cancel()
         duration_s = self._loop.clock() - current.began
+        if answer is not None and current.record is None and not self._settings.local:
+            self._post(*answer, final=True)  # nothing has to be on disk before it, nor is it shown
+            answer = None
         result = current.close(status, failure, duration_s, with_output=self._settings.local)
         self._current = None
         self._served += 1
@@ -838,6 +857,11 @@ class Supervisor:
             link.on_relieved = lambda: child.listen(True)
 
     def _post_initialized(self) -> None:
+        current = self._current
+        assert current is not None, "a task that is initialized is there"
+        if current.announced:
+            return  # another child has it now; a second one would end HKube's worker (PROTOCOL, rule 3)
+        current.announced = True
         self._post(self._wire_initialized)
         self._loop_sign(self._number)
 

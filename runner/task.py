@@ -18,6 +18,8 @@ from typing import NamedTuple
 class State(Enum):
     """Where the current task stands."""
 
+    __hash__ = object.__hash__  # Enum's own is written in Python: looked up several times a task
+
     IDLE = auto()  #: no task
     INITIALIZING = auto()  #: the child loads the code if need be, and runs init()
     STARTING = auto()  #: as INITIALIZING, and `start` is there already: HKube's debug server does not wait
@@ -32,6 +34,8 @@ class State(Enum):
 class Event(Enum):
     """What can happen to it."""
 
+    __hash__ = object.__hash__
+
     INITIALIZE = auto()  #: the worker's, for a new task
     START = auto()
     STOP = auto()
@@ -41,11 +45,14 @@ class Event(Enum):
     CHILD_DONE = auto()  #: start() has returned, the answer is there
     CHILD_FAILED = auto()  #: the code raised, or could not be loaded
     CHILD_GONE = auto()  #: the child's tree is dead, however it came to that
+    CHILD_AGAIN = auto()  #: it died before it had begun with the task, which another one takes
     GRACE_OVER = auto()
 
 
 class Action(Enum):
     """What is to be done, in the order of the row."""
+
+    __hash__ = object.__hash__
 
     BEGIN = auto()  #: open the task, hand it to a child (started if there is none)
     ABANDON = auto()  #: the worker has moved on: kill this child in the background, keep its outcome
@@ -86,9 +93,15 @@ TABLE: dict[tuple[State, Event], Row] = {
     # The debug server says initialize and start again after a reconnect.
     (S.STARTING, E.START): Row(S.STARTING),
     (S.RUNNING, E.START): Row(S.RUNNING),
+    # A child that died without having begun.
+    (S.INITIALIZING, E.CHILD_AGAIN): Row(S.INITIALIZING),
+    (S.STARTING, E.CHILD_AGAIN): Row(S.STARTING),
+    (S.INITIALIZED, E.CHILD_AGAIN): Row(S.INITIALIZING),
     # ---- no result
     (S.INITIALIZING, E.CHILD_FAILED): Row(S.IDLE, (A.POST_FAILURE,)),
     (S.STARTING, E.CHILD_FAILED): Row(S.IDLE, (A.POST_FAILURE,)),
+    # There is no init(), and it was told at once; now the input cannot be read.
+    (S.INITIALIZED, E.CHILD_FAILED): Row(S.IDLE, (A.POST_FAILURE,)),
     (S.RUNNING, E.CHILD_FAILED): Row(S.IDLE, (A.POST_FAILURE,)),
     (S.INITIALIZING, E.CHILD_GONE): Row(S.IDLE, (A.POST_DEATH, A.REPLACE)),
     (S.STARTING, E.CHILD_GONE): Row(S.IDLE, (A.POST_DEATH, A.REPLACE)),

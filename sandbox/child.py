@@ -211,6 +211,8 @@ class Child:
         #: Never touched, so nothing is used; bytes(n) comes from calloc.
         self._kept_back = bytes(KEPT_BACK_BYTES)
         self._stopper: Optional[threading.Thread] = None
+        #: A stop that came when there was no such task.
+        self._early: Optional[Tuple[int, Dict[str, Any]]] = None
         self._exit_known = threading.Event()
         self._calls: Dict[str, Tuple[int, Optional[str]]] = {}
 
@@ -284,17 +286,18 @@ class Child:
         entry = self._entry
         assert entry is not None, "tasks are served after LOADED"
         folder: Optional[str] = None
+        announced = False
         try:
             if frame.kind == Kind.BEGIN:
                 go, _, message = frame.body.partition(b"\n")
-                folder, most = self._place(go)
+                folder, most, announced = self._place(go)
                 args, ids = codec.ids_of(self._decode(message))
                 if entry.init is not None:
                     # From here on the task has begun: if we die now, it is not given to another child.
                     self._send_json(Kind.ADMIT, task, ids)
             else:
                 args = self._admit(frame)
-                folder, most = self._go()
+                folder, most, _ = self._go()
             if folder is not None:
                 if most is None or frame.size <= most:
                     self._keep_input(folder, codec.json_text(args.get("input")))
@@ -306,12 +309,12 @@ class Child:
                 ),
                 returned_errors=self._returned_errors,
             )
-            with self._state:
-                self._task, self._api = task, api
+            self._open(task, api)
             if entry.init is not None:
                 self._call(entry.init, "init", 1, args, api)
-            _flush()
-            self._channel.send(Kind.INITIALIZED, task)
+            if not announced:
+                _flush()
+                self._channel.send(Kind.INITIALIZED, task)
             start = self._channel.receive()
             if start is None or start.kind != Kind.START:
                 self._next = start
@@ -381,18 +384,28 @@ class Child:
                 "RUNNER_ERROR", f"the worker's initialize is no {self._encoding}: {error}"
             ) from None
 
-    def _go(self) -> Tuple[Optional[str], Optional[int]]:
-        """Take the task's folders; returns the one for its record, None when nothing is kept, and how large
-        a value is kept at most, None when any is."""
+    def _open(self, task: int, api: Api) -> None:
+        """The task can be stopped from here on; at once, if that was asked for before we had read it."""
+        with self._state:
+            self._task, self._api = task, api
+            early, self._early = self._early, None
+        if early is not None and early[0] == task:
+            self._begin_stop(*early)
+        elif self._exit is not None:
+            self._begin_stop(task, {"forceStop": True})
+
+    def _go(self) -> Tuple[Optional[str], Optional[int], bool]:
+        """Take the task's folders; returns the one for its record, None when nothing is kept, how large
+        a value is kept at most, None when any is, and whether the worker takes it for initialized."""
         frame = self._channel.receive()
         if frame is None or frame.kind != Kind.GO:
             raise _MovedOn
         return self._place(frame.body)
 
-    def _place(self, go: bytes) -> Tuple[Optional[str], Optional[int]]:
+    def _place(self, go: bytes) -> Tuple[Optional[str], Optional[int], bool]:
         told = json.loads(go)
         os.environ.update(told.get("env") or {})
-        return told.get("folder"), told.get("most")
+        return told.get("folder"), told.get("most"), bool(told.get("announced"))
 
     def _call(self, function: Callable[..., Any], name: str, most: int, args: Any, api: Api) -> Any:
         how = self._calls.get(name)
@@ -555,7 +568,9 @@ class Child:
         with self._state:
             api, running = self._api, self._task
             if api is None or (task and task != running):
-                return  # that task has ended meanwhile; its answer is on its way
+                # That task has ended meanwhile, and its answer is on its way; or it waits to be read.
+                self._early = (task, options)
+                return
             api._stop_asked()
             self._stopper = threading.Thread(
                 target=self._stop, args=(running, options), name="hkrunner-stop", daemon=True

@@ -7,6 +7,7 @@ means: measure, and let everything pass.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import resource
@@ -146,6 +147,7 @@ def parse_cpu(value: str | float) -> float:
     return cores
 
 
+@functools.lru_cache(maxsize=64)  # task after task of the same child has the same peak
 def format_bytes(count: float) -> str:
     """Return a size as messages show it: 514 MiB, 4.5 MiB, 1.03 GiB, 12 B."""
     sign, size = ("-", -count) if count < 0 else ("", count)
@@ -161,6 +163,7 @@ def format_bytes(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+@functools.lru_cache(maxsize=64)
 def suggest_memory(peak_bytes: int, *, limit_bytes: int = 0) -> str:
     """Return a `mem` to write down for a run with this peak: a quarter more, rounded up.
 

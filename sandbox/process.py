@@ -27,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -176,6 +177,8 @@ class Child:
         self._listener = listener
         self.pid = 0
         self.loaded = False
+        #: Its code has an init(), as far as the child has told.
+        self.has_init = True
         self._reader = FrameReader()
         self._news = FrameReader()
         self._ended: dict[str, Any] | None = None
@@ -229,6 +232,13 @@ class Child:
     def reply_blob(self, task: int, fd: int, size: int) -> None:
         """The same for a large one; the descriptor is duplicated."""
         self._to_control.put(memoryview(header(Kind.REPLY, task, size, blob=True)), os.dup(fd))
+
+    @property
+    def is_quiet(self) -> bool:
+        """All it has said was read, and its socket is open: as far as one can tell, it waits."""
+        poll = select.poll()
+        poll.register(self._tasks, select.POLLIN)
+        return not poll.poll(0)
 
     def listen(self, on: bool) -> None:
         """Read what the child says, or let it wait: its answers cannot be passed on for now."""
@@ -322,6 +332,7 @@ class Child:
         for frame in frames:
             if frame.kind == Kind.LOADED:
                 self.loaded = True
+                self.has_init = b'"init"' in frame.body
                 self.watch(idle=True)  # until a task asks for its usage
             self._listener.on_frame(self, frame)
         return True
@@ -379,7 +390,10 @@ class Child:
 
     def drain_output(self) -> None:
         """Take what the child has printed up to now (at most 16 MiB of it)."""
-        for fd in list(self._streams):
+        poll = select.poll()  # a read that finds nothing costs five times as much: Python makes an exception
+        for fd in self._streams:
+            poll.register(fd, select.POLLIN)
+        for fd, _ in poll.poll(0):
             for _ in range(256):
                 if not self._read_stream(fd):
                     break
@@ -573,6 +587,7 @@ class _Sender:
         self._fd = sock.fileno()
         self._queue: deque[tuple[memoryview, int | None]] = deque()
         self._ending = False
+        self._waits = False  #: for the kernel to take more
 
     def put(self, data: memoryview, fd: int | None = None) -> None:
         """Send these bytes, and this descriptor with their first; it is closed once it is sent."""
@@ -598,6 +613,7 @@ class _Sender:
                     sent = self._socket.sendmsg([data], rights)
                     os.close(fd)
             except BlockingIOError:
+                self._waits = True
                 self._loop.on_writable(self._fd, self._flush)
                 return
             except OSError:
@@ -607,7 +623,9 @@ class _Sender:
                 self._queue[0] = (data[sent:], None)
             else:
                 self._queue.popleft()
-        self._loop.on_writable(self._fd, None)
+        if self._waits:
+            self._waits = False
+            self._loop.on_writable(self._fd, None)
         if self._ending:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)

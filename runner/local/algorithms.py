@@ -239,7 +239,7 @@ class Aside(Output):
 
     def __init__(self, output: Output) -> None:
         self._to = output
-        self.out, self.err = output.out, output.err
+        self.out, self.err, self.verbose = output.out, output.err, output.verbose
         self.events = None  # they are those of the run's own algorithm
 
     def user(self, stream: str, data: bytes) -> None:

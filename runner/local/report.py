@@ -34,6 +34,7 @@ class Report:
         self._output = output
         self.status = 0
         self._pointed: set[str] = set()
+        self._parent = ("", "")  #: of the tasks' folders: as it is, and as it is shown
 
     def settle(self, status: int) -> None:
         """Take this exit status, unless there is a higher one."""
@@ -79,8 +80,11 @@ class Report:
         return failure.message.partition("\n")[0] + "\n" + failure.details.rstrip()
 
     def _shown(self, folder: str) -> str:
-        short = os.path.relpath(folder, self._settings.cwd)
-        return short if len(short) < len(folder) else folder
+        parent, name = os.path.split(folder)
+        if self._parent[0] != parent:  # as good as never: all tasks have theirs beside each other
+            short = os.path.relpath(parent, self._settings.cwd)
+            self._parent = (parent, min(parent, short, key=len))
+        return f"{self._parent[1]}/{name}"
 
 
 def _how(result: Result) -> str:

@@ -410,6 +410,12 @@ class Client:
             self.worker.state, self.worker.task = "init", message.get("data")
             self.send(message)
 
+    def begin_with(self, payload: bytes) -> None:
+        """Send these bytes as the message that begins a task."""
+        with self.worker.lock:
+            self.worker.state, self.worker.task = "init", None
+            self.send_payload(payload)
+
     def start(self, data: Any = ..., **more: Any) -> None:
         """Send start as the worker does it; with an argument, with this as data."""
         self.send({"command": "start", "data": {"spanId": {}} if data is ... else data, **more})
