@@ -149,6 +149,8 @@ def read_log(root: Path, name: str, stream: str, *, offset: int = 0, limit_bytes
         with open(folder / f"{stream}.log", "rb") as file:
             file.seek(offset)
             data = file.read(limit_bytes)
+    except FileNotFoundError:
+        data = b""  # nothing was printed
     except OSError as error:
         raise StoreError(f"{stream} of task {name} cannot be read: {error.strerror}") from error
     return LogPart(data, offset + len(data), has_ended and len(data) < limit_bytes)

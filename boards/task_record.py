@@ -200,7 +200,7 @@ class TaskRecord:
         self.name = self.store.claim_task(self.ids.task)
         self._folder = f"{self.store.root_text}/tasks/{self.name}"
         self._facts["name"] = self.name
-        for stream in STREAMS:
+        for stream in STREAMS if self.store.logs_ahead else ():
             _make_empty(f"{self._folder}/{stream}.log")
 
     def _make_metrics(self) -> None:

@@ -296,7 +296,8 @@ RESULT: Mapping[str, Field] = {
     "logs": Field(
         "object",
         "",
-        "`stdout` and `stderr`: the files with what it printed.",
+        "`stdout` and `stderr`: the files with what it printed. One that serves makes them when something is "
+        "printed.",
         "nothing is kept (`--no-state`)",
     ),
     "output": Field(

@@ -60,6 +60,7 @@ def run_with(settings: Settings, where: Location) -> int:
             # In a cluster the one folder that HKube's worker uploads; in a local run the tasks' own go there.
             metrics_dir=_path(None if settings.local else settings.metrics_dir),
             metrics_root=_path(settings.metrics_dir if settings.local else None),
+            logs_ahead=settings.local,
         )
     for note in settings.notes:
         output.say(f"◌ {note}")

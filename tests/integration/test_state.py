@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.local import ALGORITHMS, run_tasks
 from support.programs import run_hkrunner, serving
+from support.served import serving_worker
 from support.waiting import wait_until
 
 # There for tasks that last long enough for one.
@@ -80,6 +81,28 @@ def test_a_run_that_is_killed_leaves_files_that_can_be_read(tmp_path: Path) -> N
     assert read(folder.parent / "t1", "task.json")["status"] == "succeed"
     # The next run goes on beside it.
     assert run_tasks("adds.py", [1], cwd=tmp_path).tasks[0]["taskId"] == "t3"
+
+
+def test_one_that_serves_makes_no_file_for_what_was_not_printed(tmp_path: Path) -> None:
+    with serving_worker(tmp_path, entry="counts_its_tasks.py") as (client, _):
+        client.run(["go"], taskId="silent")
+    assert files(tmp_path / ".hkrunner" / "tasks" / "silent") == {
+        "task.json",
+        "input.json",
+        "output.json",
+        "metrics",
+    }
+    shown = run_hkrunner("runs", "logs", "silent", cwd=tmp_path)
+    assert (shown.status, shown.stdout) == (0, "")
+    with serving_worker(tmp_path, entry="stops_when_asked.py") as (client, _):
+        client.initialize([], taskId="loud")
+        client.expect("initialized")
+        client.start()
+        client.ping()
+        client.stop()
+        client.expect("stopped")
+    shown = run_hkrunner("runs", "logs", "loud", cwd=tmp_path)
+    assert shown.stdout.startswith("at work\nstop called"), shown
 
 
 def test_numbers_go_on_from_run_to_run(tmp_path: Path) -> None:
