@@ -17,20 +17,34 @@ from .settings import Settings
 class Crew:
     """Starts children, and knows which of them is listened to."""
 
-    def __init__(
-        self, loop: Loop, settings: Settings, where: Location, listener: Listener, env: dict[str, str]
-    ) -> None:
+    def __init__(self, loop: Loop, settings: Settings, where: Location, env: dict[str, str]) -> None:
         """`env`: variables that every child gets beside the user's own."""
         self._loop = loop
         self._settings = settings
         self._where = where
-        self._listener = listener
+        self._listener: Listener | None = None
         self._env = env
         self.child: Child | None = None
         self._spare: Child | None = None
         self._leaving: set[Child] = set()
         #: Called when the last child is gone, once everybody was told to go.
         self.on_empty: Callable[[], None] | None = None
+
+    def begin(self) -> None:
+        """Start the child that will serve before there is anybody to listen to it: what does so can be
+        imported meanwhile, which takes as long as a child.
+
+        The loop must not run before tell().
+        """
+        if self._settings.host is None:
+            with contextlib.suppress(OSError):  # ready() meets the same trouble, and tells it
+                self.child = self._start()
+
+    def tell(self, listener: Listener) -> None:
+        """Everything that becomes of the children is told to this listener."""
+        self._listener = listener
+        if self.child is not None:
+            self.child.tell(listener)
 
     def ready(self) -> Child:
         """Return the child that serves: the one there is, the spare, or a new one.
@@ -50,6 +64,7 @@ class Crew:
     def _start(self) -> Child:
         settings = self._settings
         if settings.host is not None:
+            assert self._listener is not None, "it is begun when it is made ready"
             return settings.host.begin(self._loop, self._listener, self._setup(self._own_variables()))
         env = {**os.environ, **self._own_variables()}
         if settings.limits.enforced:

@@ -11,8 +11,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from ..sandbox import codec
 
 #: The parent decodes a message itself only up to this size, in bytes.
@@ -67,39 +65,40 @@ def ids_of(encoding: str, data: bytes) -> dict[str, str] | None:
     Of 4 KiB of json: 3 µs, where the round trip to the child, which decodes anyway, costs 80.
     """
     try:
-        return _IDS[encoding](data)
+        return _decoder_of_ids(encoding)(data)
     except Exception:  # noqa: BLE001 - whatever a library says of foreign bytes: the child decodes them, and tells
         return None
 
 
-class _Names(msgspec.Struct):
-    taskId: str | None = None
-    jobId: str | None = None
-    nodeName: str | None = None
-    algorithmName: str | None = None
-    pipelineName: str | None = None
-
-
-class _Initialize(msgspec.Struct):
-    data: _Names
-
-
-def _told(names: _Names) -> dict[str, str]:
-    told = (
-        ("taskId", names.taskId),
-        ("jobId", names.jobId),
-        ("nodeName", names.nodeName),
-        ("algorithmName", names.algorithmName),
-        ("pipelineName", names.pipelineName),
-    )
-    return {name: value[:1000] for name, value in told if value is not None}
-
-
-_json_ids = msgspec.json.Decoder(_Initialize)
-_msgpack_ids = msgspec.msgpack.Decoder(_Initialize)
+_NAMES = ("taskId", "jobId", "nodeName", "algorithmName", "pipelineName")
 
 
 @functools.cache
+def _decoder_of_ids(encoding: str) -> Callable[[bytes], dict[str, str] | None]:
+    """Return what finds the names in a message of this encoding."""
+    import msgspec  # late: see accelerate()
+
+    types: list[Any] = [(name, str | None, None) for name in _NAMES]
+    names: Any = msgspec.defstruct("Names", types)
+
+    def told(found: Any) -> dict[str, str]:
+        values = ((name, getattr(found, name)) for name in _NAMES)
+        return {name: value[:1000] for name, value in values if value is not None}
+
+    if encoding == "bson":
+        raw = _raw_bson_decoder()
+
+        def of_bson(data: bytes) -> dict[str, str]:
+            document = raw(data)["data"]["data"]
+            return told(msgspec.convert({name: document.get(name) for name in _NAMES}, names))
+
+        return of_bson
+    message: Any = msgspec.defstruct("Initialize", [("data", names)])
+    kind: Any = msgspec.json if encoding == "json" else msgspec.msgpack
+    decode = kind.Decoder(message).decode
+    return lambda data: told(decode(data).data)
+
+
 def _raw_bson_decoder() -> Callable[[bytes], Any]:
     """Return what decodes the top of a document: what is nested below stays bytes until it is asked for."""
     import bson  # only for those who speak it
@@ -110,16 +109,10 @@ def _raw_bson_decoder() -> Callable[[bytes], Any]:
     return lambda data: bson.decode(data, options)
 
 
-def _bson_ids(data: bytes) -> dict[str, str] | None:
-    raw = _raw_bson_decoder()(data)["data"]["data"]
-    return _told(msgspec.convert({name: raw.get(name) for name in _Names.__struct_fields__}, _Names))
-
-
-_IDS: dict[str, Callable[[bytes], dict[str, str] | None]] = {
-    "json": lambda data: _told(_json_ids.decode(data).data),
-    "msgpack": lambda data: _told(_msgpack_ids.decode(data).data),
-    "bson": _bson_ids,
-}
+def accelerate(encoding: str) -> None:
+    """Import what makes messages fast: msgspec takes 15 to 30 ms, when there is a pause for it."""
+    codec.accelerate()
+    _decoder_of_ids(encoding)
 
 
 def decode(encoding: str, data: bytes | memoryview) -> Any:

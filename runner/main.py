@@ -14,20 +14,20 @@ from ..boards.store import Store
 from ..sandbox.entry import Location
 from ..sandbox.kernel import hide_from_same_user
 from .command import fill_standard_streams
+from .crew import Crew
 from .errors import BoardFailed, SettingsError
-from .local.report import Report
 from .loop import Loop
-from .messages import Failure
 from .output import Output, wants_color
 from .prepare import prepare
-from .result import Result
 from .settings import Settings, WorkerSettings
-from .supervisor import Hooks, Supervisor
 
+# The rest is imported when the algorithm's process is under way.
 if TYPE_CHECKING:
     from .beside import Beside
     from .keep import Keeper
+    from .messages import Failure
     from .output_file import OutputFile
+    from .result import Result
 
 #: A board that has not answered by then will not: TensorBoard's first import from a cold disk took 22 s.
 BOARD_DEADLINE_S = 60.0
@@ -163,13 +163,15 @@ def _keeper(loop: Loop, settings: Settings, output: Output) -> Keeper | None:
 
 def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:
     from .local.inputs import read_inputs
-    from .local.run import LocalRun
 
     # All inputs are checked before the first task runs.
     inputs = list(read_inputs(settings.inputs, settings.tasks, settings.cwd))
     if settings.watch:
         return _run_watching(loop, settings, where, output, store, inputs)
-    one = LocalRun(loop, settings, where, output, store, iter(inputs))
+    crew = _begin_child(loop, settings, where, store)
+    from .local.run import LocalRun
+
+    one = LocalRun(loop, settings, where, output, store, iter(inputs), crew)
     obey_signals(loop, one.interrupt, settings)
     try:
         one.begin()
@@ -227,7 +229,17 @@ def run_worker(asked: WorkerSettings) -> int:
         loop.close()
 
 
+def _begin_child(loop: Loop, settings: Settings, where: Location, store: Store | None) -> Crew:
+    crew = Crew(loop, settings, where, store.environment() if store is not None else {})
+    crew.begin()
+    return crew
+
+
 def _serve(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:
+    crew = _begin_child(loop, settings, where, store)
+    from .local.report import Report
+    from .supervisor import Hooks, Supervisor
+
     report = Report(settings, output)
 
     def load_failed(failure: Failure) -> None:
@@ -257,7 +269,7 @@ def _serve(loop: Loop, settings: Settings, where: Location, output: Output, stor
             supervisor.shutdown(1)
 
     hooks = Hooks(on_result=ended, on_load_failed=load_failed, on_given_up=given_up)
-    supervisor = Supervisor(loop, settings, where, output, store, hooks)
+    supervisor = Supervisor(loop, settings, where, output, store, hooks, crew)
     obey_signals(loop, supervisor.shutdown, settings)
     if settings.host is not None:
         # There is no other process for the next task.

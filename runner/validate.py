@@ -58,7 +58,8 @@ class _Load:
         self.failure: str | None = None
         self.interrupted = 0
         self._loop = Loop()
-        self._crew = Crew(self._loop, settings, where, self, {})
+        self._crew = Crew(self._loop, settings, where, {})
+        self._crew.tell(self)
         self._start_timeout_s = settings.limits.start_timeout_s
 
     def run(self) -> None:

@@ -26,6 +26,7 @@ import fcntl
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -55,6 +56,10 @@ HIGH = min(100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
 #: Reserved for the words about a MemoryError: two arenas of Python's allocator.
 KEPT_BACK_BYTES = 2 << 20
+#: A pause between two tasks, long enough to import what makes the next ones faster; and when it is worth it
+#: without one.
+REST_S = 0.02
+ENOUGH_TASKS = 3
 #: By this much the brake is let go for them.
 ROOM_BYTES = 4 << 20
 
@@ -101,6 +106,12 @@ class Channel:
                 return None
             self._ready = self._reader.feed(data, fds)
         return self._ready.pop(0)
+
+    def rests(self, seconds: float) -> bool:
+        """Whether nothing comes for so long; neither a frame nor the end."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return not self._ready and not poll.poll(seconds * 1000)
 
     def send(self, kind: Kind, task: int, *body: codec.Buffer, keep: bool = False) -> None:
         """Send one frame, whole, its body in one or more pieces. Waits while the parent does not read.
@@ -215,6 +226,8 @@ class Child:
         self._early: Optional[Tuple[int, Dict[str, Any]]] = None
         self._exit_known = threading.Event()
         self._calls: Dict[str, Tuple[int, Optional[str]]] = {}
+        self._is_slow = False  #: msgspec is still to be imported
+        self._served = 0  #: tasks until then
 
     def run(self, bare: FrozenSet[str]) -> NoReturn:
         """Load the entry, serve, and end as the user's exit() and the interpreter end."""
@@ -229,10 +242,21 @@ class Child:
                 break
             if frame.kind in (Kind.INIT, Kind.BEGIN):
                 self._serve(frame)
+                if self._is_slow:
+                    self._served += 1
+                    if self._served >= ENOUGH_TASKS or self._channel.rests(REST_S):
+                        self._accelerate()
                 if not self._kept_back:
                     with contextlib.suppress(MemoryError):
                         self._kept_back = bytes(KEPT_BACK_BYTES)
         self._say_goodbye()
+
+    def _accelerate(self) -> None:
+        """Import what makes messages fast. Not before the first task: it would wait for 15 ms."""
+        self._is_slow = False
+        # What the user's code has done to the modules of this process by now is not ours to know.
+        with contextlib.suppress(Exception):
+            codec.accelerate()
 
     def _renew_locks(self) -> None:
         """In a process that the user's code has forked: nobody is left to release what was held just then."""
@@ -247,7 +271,9 @@ class Child:
             os.environ["PYTHONPATH"] = os.pathsep.join(self._python_path)
 
     def _load(self, bare: FrozenSet[str]) -> None:
-        codec.prepare(self._encoding)
+        folders = [self._where.folder, *self._python_path]
+        later = not entries.stands_in(folders, frozenset(("msgspec", "typing_extensions")))
+        self._is_slow = codec.prepare(self._encoding, later=later)
         try:
             loaded = entries.load(self._where, bare=bare, python_path=self._python_path)
         except entries.EntryError as error:
@@ -438,6 +464,8 @@ class Child:
                 self._cancel = None
 
     def _finish(self, task: int, folder: Optional[str], most: Optional[int], result: Any) -> None:
+        if self._is_slow and codec.is_large(result):
+            self._accelerate()
         wire = codec.encode_pieces(self._encoding, {"command": "done", "data": result})
         if folder is not None and (most is None or sum(map(len, wire)) <= most):
             is_json = self._encoding == "json"

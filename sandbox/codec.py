@@ -25,6 +25,7 @@ import binascii
 import collections
 import contextlib
 import enum
+import functools
 import gc
 import json
 import math
@@ -34,18 +35,12 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from . import pieces
 
-try:
-    import msgspec
-except ImportError:  # the user's own interpreter need not have it
-    msgspec = None  # type: ignore[assignment,unused-ignore]
-else:
-    if not hasattr(msgspec, "json"):  # one of the first versions, kept in the user's interpreter
-        msgspec = None  # type: ignore[assignment,unused-ignore]
-
 Buffer = Union[bytes, bytearray, memoryview]
 ENCODINGS = ("json", "bson", "msgpack")
 #: Two or three frames of Python a level must fit below the interpreter's recursion limit of 1000.
 DEPTH_MAX = 200
+#: From this size on a message is worth the import of msgspec (as long as json.loads() of a megabyte).
+LARGE = 256 * 1024
 #: HKube's worker closes the connection and dies above this (WORKER_SOCKET_MAX_PAYLOAD_BYTES).
 MESSAGE_LIMIT = 100_000_000
 
@@ -58,11 +53,19 @@ class ResultTooLarge(Exception):
     """The encoded message is above MESSAGE_LIMIT; the text names both numbers."""
 
 
-def prepare(encoding: str) -> None:
-    """Import what this encoding needs now, before files of the user's can stand in for parts of it."""
+def prepare(encoding: str, *, later: bool) -> bool:
+    """Import what this encoding needs now, before files of the user's can stand in for parts of it.
+
+    `later`: nothing of the kind is to be feared, so what only makes it faster may wait for a pause. Returns
+    whether it has to be thought of then: accelerate().
+    """
+    waits = later and encoding != "msgpack"
+    if not waits:
+        accelerate()
     if encoding == "bson":
         with contextlib.suppress(ImportError):  # told when the first message cannot be read
             _bson()
+    return waits
 
 
 def decode(encoding: str, data: Buffer) -> Any:
@@ -117,6 +120,25 @@ def encode_pieces(encoding: str, message: Dict[str, Any]) -> List[Buffer]:
         return [encode(encoding, message)]
     _check_size(pieces.size_of(found), encoding, "result")
     return found
+
+
+def is_large(value: Any, most: int = 1000) -> bool:
+    """Whether the value has more than so many items or 256 KiB of text; a look at the first ones."""
+    left, size, waiting = most, 0, [value]
+    while waiting:
+        one = waiting.pop()
+        kind = type(one)
+        if kind is str:
+            size += len(one)
+        elif kind in (list, tuple, dict):
+            left -= len(one)
+            if left >= 0:
+                waiting.extend(one.values() if kind is dict else one)
+        elif hasattr(kind, "__len__"):
+            return True  # an array, a frame: whoever has one does not mind
+        if left < 0 or size >= LARGE:
+            return True
+    return False
 
 
 def _check_size(size: int, encoding: str, name: str) -> None:
@@ -300,26 +322,52 @@ _DECODERS: Dict[str, Callable[[Buffer], Any]] = {"json": _json_decode, "bson": _
 _ENCODERS: Dict[str, Callable[[Any], bytes]] = {"json": _json_encode, "bson": _bson_encode}
 _SLOW_ENCODERS: Dict[str, Callable[[Any], bytes]] = {"json": _json_encode}
 
-if msgspec is not None:
 
-    def _json_decode_fast(data: Buffer) -> Any:
+def _json_decode_first(data: Buffer) -> Any:
+    """Until accelerate() was called: a large message is worth it."""
+    if len(data) < LARGE:
+        return _json_decode(data)
+    accelerate()
+    return (_json_decode if _DECODERS["json"] is _json_decode_first else _DECODERS["json"])(data)
+
+
+def _needs_msgspec(codecs: Dict[str, Any]) -> Callable[[Any], Any]:
+    def first(data: Any) -> Any:
+        accelerate()
+        if codecs["msgpack"] is first:
+            raise ValueError("the encoding msgpack needs the package msgspec in the algorithm's environment")
+        return codecs["msgpack"](data)
+
+    return first
+
+
+_DECODERS["json"] = _json_decode_first
+_DECODERS["msgpack"] = _needs_msgspec(_DECODERS)
+_ENCODERS["msgpack"] = _needs_msgspec(_ENCODERS)
+
+
+@functools.lru_cache(maxsize=1)
+def accelerate() -> None:
+    """Have msgspec do json and msgpack from now on, where it is installed: 15 to 30 ms, once."""
+    try:
+        import msgspec
+    except ImportError:  # the user's own interpreter need not have it
+        return
+    if not hasattr(msgspec, "json"):  # one of the first versions, kept in the user's interpreter
+        return
+    decode_json = msgspec.json.Decoder().decode
+    error = msgspec.DecodeError
+
+    def json_decode(data: Buffer) -> Any:
         try:
-            return _fast_json_decoder.decode(data)
-        except msgspec.DecodeError:
+            return decode_json(data)
+        except error:
             return _json_decode(data)  # a number or a surrogate that only the standard library takes
 
-    _fast_json_decoder = msgspec.json.Decoder()
-    _DECODERS["json"] = _json_decode_fast
+    _DECODERS["json"] = json_decode
     _ENCODERS["json"] = msgspec.json.Encoder(enc_hook=_foreign).encode
     _DECODERS["msgpack"] = msgspec.msgpack.Decoder().decode
     _ENCODERS["msgpack"] = msgspec.msgpack.Encoder(enc_hook=_foreign).encode
-else:
-
-    def _absent(data: Any) -> Any:
-        raise ValueError("the encoding msgpack needs the package msgspec in the algorithm's environment")
-
-    _DECODERS["msgpack"] = _absent
-    _ENCODERS["msgpack"] = _absent
 
 
 def ids_of(message: Any) -> Tuple[Dict[str, Any], Dict[str, Any]]:

@@ -11,13 +11,14 @@ multiprocessing's spawn.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
 import re
 import sys
 from types import FunctionType
-from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 
 DEFAULT_ENTRY = "main.py"
 METHODS = ("start", "init", "stop", "exit")
@@ -143,6 +144,23 @@ def load(where: Location, *, bare: FrozenSet[str], python_path: List[str]) -> En
     return entry_of(module, where)
 
 
+@functools.lru_cache(maxsize=1)
+def _modules_in(folder: str) -> FrozenSet[str]:
+    """Names that `import` may find in the folder; raises OSError."""
+    return frozenset(name.partition(".")[0] for name in os.listdir(folder))
+
+
+def stands_in(folders: Sequence[str], names: FrozenSet[str]) -> bool:
+    """Whether a file there may be imported in place of a module of the standard library, or of `names`."""
+    library: FrozenSet[str] = getattr(sys, "stdlib_module_names", frozenset())
+    if not library:
+        return True  # before Python 3.10 nobody knows
+    try:
+        return any(not _modules_in(folder).isdisjoint(library | names) for folder in folders)
+    except OSError:
+        return True
+
+
 def make_way(folder: str, bare: FrozenSet[str]) -> None:
     """Forget modules we have imported for ourselves that the user's folder has files of the same name for.
 
@@ -150,7 +168,7 @@ def make_way(folder: str, bare: FrozenSet[str]) -> None:
     would in a plain interpreter.
     """
     try:
-        own = {name.partition(".")[0] for name in os.listdir(folder)}
+        own = _modules_in(folder)
     except OSError:
         return
     for name in list(sys.modules):

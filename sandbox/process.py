@@ -111,7 +111,7 @@ class Child:
     def __init__(
         self,
         loop: Loop,
-        listener: Listener,
+        listener: Listener | None,
         *,
         argv: Sequence[str],
         cwd: str,
@@ -122,7 +122,8 @@ class Child:
     ) -> None:
         """Start the warden, which starts the child; on return both are under way, nothing is loaded.
 
-        `argv`: interpreter and options that start the child by file; the descriptors are appended.
+        `listener`: None if tell() follows before the loop turns. `argv`: interpreter and options that start
+        the child by file; the descriptors are appended.
         `folders`: what limits.disk_bytes counts. Raises OSError when the warden could not be executed.
         """
         self._set_out(loop, listener, limits)
@@ -172,9 +173,14 @@ class Child:
             self._tell_warden(Kind.SPAWN, spec, fds=fds.values())
         self.send(Kind.SETUP, 0, json.dumps(setup).encode())
 
-    def _set_out(self, loop: Loop, listener: Listener, limits: Limits) -> None:
-        self._loop = loop
+    def tell(self, listener: Listener) -> None:
+        """Tell this listener from now on."""
         self._listener = listener
+
+    def _set_out(self, loop: Loop, listener: Listener | None, limits: Limits) -> None:
+        self._loop = loop
+        if listener is not None:
+            self.tell(listener)
         self.pid = 0
         self.loaded = False
         #: Its code has an init(), as far as the child has told.

@@ -16,6 +16,7 @@ from typing import Any
 from ...boards.store import Store, local_job_id
 from ...sandbox.codec import json_text
 from ...sandbox.entry import Location
+from ..crew import Crew
 from ..loop import Loop
 from ..messages import Failure
 from ..output import Output, wants_color
@@ -43,7 +44,9 @@ class LocalRun:
         output: Output,
         store: Store | None,
         inputs: Iterator[bytes],
+        crew: Crew | None = None,
     ) -> None:
+        """`crew`: with the algorithm's process, if that was begun already."""
         self._settings = settings
         self._where = where
         self._output = output
@@ -59,7 +62,7 @@ class LocalRun:
             on_load_failed=self._load_failed,
             on_finished=self._finished,
         )
-        self.supervisor = Supervisor(loop, settings, where, output, store, hooks)
+        self.supervisor = Supervisor(loop, settings, where, output, store, hooks, crew)
         self._loop = loop
         #: What the code API may start; its processes end with the run.
         self._others = algorithms_of(loop, settings, output, self._problem)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.runner.cli import COMMANDS
+from support.local import ALGORITHMS, run_tasks
 from support.programs import HKRUNNER, run
 
 HEAVY = {"websocket", "websockets", "tensorboard", "yaml", "bson", "rich", "multiprocessing", "numpy"}
@@ -44,3 +45,36 @@ def test_the_version_is_told_without_the_options(tmp_path: Path) -> None:
 
 def test_the_doctor_loads_no_package_that_it_looks_at(tmp_path: Path) -> None:
     assert heavy(imported_by("doctor", cwd=tmp_path)) <= {"subprocess", "ctypes", "ctypes._endian"}
+
+
+def copied(folder: Path) -> Path:
+    """Return a copy of the program with nothing beside it."""
+    folder.mkdir()
+    entry = folder / "tells_what_is_imported.py"
+    entry.write_text((ALGORITHMS / entry.name).read_text())
+    return entry
+
+
+def test_the_first_task_does_not_wait_for_what_makes_the_next_ones_faster(tmp_path: Path) -> None:
+    run = run_tasks(copied(tmp_path / "code"), *[["msgspec", 1]] * 6, cwd=tmp_path)
+    seen = [output[0] for output in run.outputs]
+    # From a pause on, and after some tasks without one.
+    assert seen[0] is False and seen[5] is True and seen == sorted(seen)
+
+
+def test_a_large_result_is_worth_it_at_once(tmp_path: Path) -> None:
+    run = run_tasks(copied(tmp_path / "code"), ["msgspec", 5000], ["msgspec", 1], cwd=tmp_path)
+    assert run.outputs == [[False, list(range(5000))], [True, [0]]]
+
+
+@pytest.mark.parametrize("name", ["uuid.py", "msgspec", "inspect.py"])
+def test_files_of_the_user_with_its_names_are_never_taken_for_it(name: str, tmp_path: Path) -> None:
+    entry = copied(tmp_path / "code")
+    own = entry.parent / name
+    if own.suffix:
+        own.write_text("raise RuntimeError('this was not asked for')\n")
+    else:
+        own.mkdir()
+        (own / "__init__.py").write_text("raise RuntimeError('this was not asked for')\n")
+    run = run_tasks(entry, *[["_hkrunner.sandbox.codec", 3000]] * 5, cwd=tmp_path)
+    assert run.status == 0 and all(output[0] for output in run.outputs), run.stderr

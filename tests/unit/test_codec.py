@@ -20,6 +20,8 @@ from hkrunner.sandbox import codec
 from hypothesis import given
 from hypothesis import strategies as st
 
+codec.accelerate()
+
 
 @dataclasses.dataclass
 class Point:

@@ -11,6 +11,8 @@ from hkrunner.sandbox import codec, pieces
 from hypothesis import given
 from hypothesis import strategies as st
 
+codec.accelerate()
+
 LARGE = b"\0\xff" * (pieces.LARGE // 2)
 ENCODERS = {
     "bson": lambda message: bson.encode({"data": message}),
