@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -92,12 +91,10 @@ def is_empty_folder(path: str) -> bool:
 
 def to_json(value: Mapping[str, object]) -> bytes:
     """One JSON document (lone surrogates of the wire survive, escaped); what JSON lacks is put as text."""
-    fast = sys.modules.get("msgspec")  # 10 ms to import, for who writes one document; the runner has it
-    if fast is not None:
-        with contextlib.suppress(TypeError, ValueError):
-            encoded: bytes = fast.json.encode(value)
-            return encoded + b"\n"
-    return (json.dumps(value, default=str) + "\n").encode()
+    return (_encoder.encode(value) + "\n").encode()
+
+
+_encoder = json.JSONEncoder(default=str, separators=(",", ":"))  # json.dumps() makes a new one each time
 
 
 def read_json(path: str) -> dict[str, object] | None:

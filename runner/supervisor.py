@@ -153,8 +153,6 @@ class Supervisor:
             Action.REPLACE: self._replace,
             Action.FINISH: self._finish,
         }
-        if not encoding.is_text(settings.encoding):
-            encoding.accelerate(settings.encoding)  # there is no other way
         self._wire_initialized = encoding.encode(settings.encoding, messages.INITIALIZED)
         self._wire_started = encoding.encode(settings.encoding, messages.STARTED)
         self._wire_alive = encoding.encode(settings.encoding, messages.ALIVE)
@@ -168,14 +166,8 @@ class Supervisor:
     def preload(self) -> None:
         """Start the child, so that its code is loaded when the first task comes."""
         problem = self._make_ready()
-        if self._settings.local:
-            self._accelerate()
         if problem is not None:
             self._loop.after(0, lambda: self._hooks.on_load_failed(problem))
-
-    def _accelerate(self) -> None:
-        """There is nothing to do until the code is loaded: import what makes messages fast."""
-        self._loop.after(0, lambda: encoding.accelerate(self._settings.encoding))
 
     def connect(self, url: str) -> None:
         """Connect to the worker, and stay connected."""
@@ -219,8 +211,6 @@ class Supervisor:
         self._told.discard("waiting")
         self._unreachable = None
         assert self._link is not None
-        if not self._settings.local:
-            self._accelerate()
         say = self._output.debug if self._settings.local else self._output.say
         say(f"● connected to {self._link.url}")
         if self._output.events is not None:

@@ -82,7 +82,7 @@ def test_a_task_whose_child_dies_before_it_has_begun_is_given_to_another(tmp_pat
 def test_an_input_that_cannot_be_read_is_an_answer_of_its_own(tmp_path: Path) -> None:
     with serving_worker(tmp_path, entry="adds.py") as (client, _):
         assert client.run([1, 2])["data"] == 3
-        client.begin_with(b'{"command":"initialize","data":{"taskId":"t2","input":["\xff"]}}')
+        client.begin_with(b'{"command":"initialize","data":{"taskId":"t2","input":[NaN]}}')
         client.expect("initialized")
         told = client.expect("errorMessage")["error"]["message"]
         assert told.startswith("RUNNER_ERROR: the worker's initialize is no json")
