@@ -21,9 +21,27 @@ def main() -> NoReturn:
         launch.prepare()
         try:
             _run()
+        except SystemExit as end:
+            _leave(end)
         finally:
             launch.discard()
     _run()
+
+
+def _leave(end: SystemExit) -> None:
+    """End at once: everything is closed, and to take the interpreter to pieces takes 10 ms."""
+    if not isinstance(end.code, int):
+        raise end
+    from ..sandbox import launch
+
+    launch.discard()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # it was closed when we were started
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                raise end from None  # the interpreter has a way of its own to tell
+    os._exit(end.code & 0xFF)
 
 
 def fill_standard_streams() -> None:
