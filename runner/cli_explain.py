@@ -6,6 +6,7 @@ import difflib
 import shutil
 import sys
 import textwrap
+from collections.abc import Iterable
 
 import click
 
@@ -23,9 +24,9 @@ from .errors import SettingsError
 def command(code: str | None) -> None:
     """Say what the error code CODE means, what to do about it, and what exit status it leads to.
 
-    Without CODE, list all of them.
+    CODE may be an exit status (137) or a word (oom, memory). Without it, list all of them.
     """
-    from .codes import CODES
+    from .codes import CODES, codes_about, meaning_of_status
     from .output import plain
 
     encoding = sys.stdout.encoding or "ascii"
@@ -34,11 +35,26 @@ def command(code: str | None) -> None:
     def say(text: str) -> None:
         click.echo(plain(text, encoding).encode(encoding, "backslashreplace"))
 
+    def list_them(names: Iterable[str]) -> None:
+        for name in names:
+            shown = textwrap.shorten(CODES[name].meaning, max(width - 21, 30), placeholder=" …")
+            say(f"{name:<21}{shown}")
+
     if code is None:
-        for name, one in CODES.items():
-            say(f"{name:<21}{textwrap.shorten(one.meaning, max(width - 21, 30), placeholder=' …')}")
+        list_them(CODES)
         return
     name = code.strip(":").upper()
+    about = [] if name in CODES else codes_about(code)
+    status = meaning_of_status(int(code)) if code.isdigit() else None
+    if status is not None:
+        say(f"exit status {code}: {status}")
+        list_them(about)
+        return
+    if len(about) > 1:
+        list_them(about)
+        return
+    if about:
+        name = about[0]
     found = CODES.get(name)
     if found is None:
         near = difflib.get_close_matches(name, CODES, n=1)

@@ -6,6 +6,9 @@ the sources: a code that they can say is here, and none besides; reason and exit
 
 from __future__ import annotations
 
+import contextlib
+import re
+import signal
 from dataclasses import dataclass
 
 
@@ -209,3 +212,42 @@ CODES: dict[str, Code] = {
         _NEW,
     ),
 }
+
+
+#: Exit statuses that no code leads to, or not alone.
+STATUSES: dict[int, str] = {
+    0: "every task has a result, or was stopped before it had one",
+    1: "the algorithm raised, or ended before it answered",
+    2: "bad usage: an option or a value that hkrunner does not take",
+    3: "there is no such code",
+    4: "the code cannot be loaded",
+    5: "no worker answered in time",
+    6: "the board that was asked for has failed",
+    124: "a time limit",
+    130: "ended by Ctrl-C, in order",
+    137: "a memory limit, or SIGKILL by somebody else",
+    141: "the reader of the results has gone",
+    143: "ended by SIGTERM, in order",
+}
+
+
+def meaning_of_status(status: int) -> str | None:
+    """Return what this exit status of hkrunner means; None when it never ends with it."""
+    known = STATUSES.get(status)
+    if known is None and status > 128:
+        with contextlib.suppress(ValueError):
+            return f"the algorithm was ended by {signal.Signals(status - 128).name}"
+    return known
+
+
+def codes_about(word: str) -> list[str]:
+    """Return the codes that the word is in, or that it is short for: `oom`, `memory`, `137`."""
+    if word.isdigit():
+        found = [name for name, one in CODES.items() if word in re.findall(r"\d+", one.exit_status)]
+        if int(word) > 128 and not found:
+            found = ["KILLED_BY_SIGNAL"]
+        return found
+    wanted = word.strip(":").upper().replace("-", "_")
+    return [
+        name for name in CODES if wanted in name or wanted == "".join(part[0] for part in name.split("_"))
+    ]

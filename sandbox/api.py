@@ -21,12 +21,12 @@ from .api_answers import ANSWERS, Calls
 from .api_call import (
     AlgorithmExecutionError,
     ApiError,
-    ApiTimeout,
     Call,
     DataSourceError,
     SubPipelineError,
     SubPipelineStopped,
     TaskStopped,
+    Timeout,
 )
 
 __all__ = ["ANSWERS", "Api"]
@@ -43,7 +43,7 @@ class Api(Calls):
     SubPipelineError = SubPipelineError
     SubPipelineStopped = SubPipelineStopped
     DataSourceError = DataSourceError
-    Timeout = ApiTimeout
+    Timeout = Timeout
     TaskStopped = TaskStopped
 
     # ---- stop
@@ -69,7 +69,7 @@ class Api(Calls):
     ) -> Any:
         """Run another algorithm of the cluster; return its result, None with includeResult=False.
 
-        Raises AlgorithmExecutionError, ApiTimeout (then it is stopped), TaskStopped.
+        Raises AlgorithmExecutionError, Timeout (then it is stopped), TaskStopped.
         """
         call = self.begin_algorithm(algorithmName, input, includeResult)
         return self._outcome(call, timeout, includeResult)
@@ -108,7 +108,7 @@ class Api(Calls):
     ) -> Any:
         """Run a stored pipeline; return its results, a list with one item a sink node.
 
-        Raises SubPipelineError, SubPipelineStopped, ApiTimeout (then it is stopped), TaskStopped.
+        Raises SubPipelineError, SubPipelineStopped, Timeout (then it is stopped), TaskStopped.
         """
         call = self.begin_stored_subpipeline(name, flowInput, includeResult)
         return self._outcome(call, timeout, includeResult)

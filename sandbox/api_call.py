@@ -34,7 +34,7 @@ class DataSourceError(ApiError):
     """The data source was not found."""
 
 
-class ApiTimeout(ApiError, TimeoutError):
+class Timeout(ApiError, TimeoutError):
     """No answer within `timeout` seconds; what was started has been told to stop."""
 
 
@@ -61,9 +61,9 @@ class Call:
         return self._done.is_set()
 
     def result(self, timeout: Optional[float] = None) -> Any:
-        """Wait for the answer and return it; raises what went wrong, ApiTimeout after `timeout` seconds."""
+        """Wait for the answer and return it; raises what went wrong, Timeout after `timeout` seconds."""
         if not self._done.wait(timeout):
-            self._settle(None, ApiTimeout(f"{self.what}: no answer within {timeout:g} s", self.id))
+            self._settle(None, Timeout(f"{self.what}: no answer within {timeout:g} s", self.id))
             self._stop("timeout")
         if self._error is not None:
             raise self._error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hkrunner.runner.codes import CODES
+from hkrunner.runner.cli_run import EPILOG
+from hkrunner.runner.codes import CODES, STATUSES, codes_about, meaning_of_status
 from hkrunner.runner.messages import Failure
 from hkrunner.runner.result import Result, is_known
 from hkrunner.sandbox.outcome import Cause, Exit
@@ -81,3 +83,34 @@ def test_reason_and_exit_status_are_the_real_ones(code: str) -> None:
         # As the local worker has it: the code, and nothing of how the wrapper's process ended.
         told = replace(result, exit=None)
         assert is_known(code) and (told.reason, str(told.exit_status)) == (result.reason, status)
+
+
+@pytest.mark.parametrize(
+    ("word", "codes"),
+    [
+        ("137", ["MEMORY_ERROR", "OUT_OF_MEMORY", "SHARED_MEMORY_LIMIT", "HOST_OOM"]),
+        ("139", ["KILLED_BY_SIGNAL"]),
+        ("oom", ["OUT_OF_MEMORY", "HOST_OOM"]),
+        ("Timeout", ["START_TIMEOUT", "TASK_TIMEOUT"]),
+        ("77", []),
+        ("weather", []),
+    ],
+)
+def test_codes_are_found_by_a_status_or_a_word(word: str, codes: list[str]) -> None:
+    assert codes_about(word) == codes
+
+
+def test_an_exit_status_says_what_it_means() -> None:
+    assert meaning_of_status(124) == "a time limit"
+    assert meaning_of_status(134) == "the algorithm was ended by SIGABRT"
+    assert meaning_of_status(77) is None and meaning_of_status(128 + 99) is None
+
+
+def test_every_documented_exit_status_has_a_meaning() -> None:
+    told = {
+        int(word)
+        for line in EPILOG.splitlines()
+        for word in re.findall(r"^  ([\d, ]+)  ", line)[:1]
+        for word in word.split(", ")
+    }
+    assert told <= set(STATUSES) and told
