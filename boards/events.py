@@ -12,10 +12,12 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from .files import write_all
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _numbers = itertools.count()
 

@@ -7,10 +7,13 @@ points is not lost: memory, processes and progress show their highest value, CPU
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .events import EventWriter
 from .task_record import RESOURCES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # The tilde puts our cards behind the user's own, which TensorBoard sorts by name.
 CPU = "~resources/cpu_cores"

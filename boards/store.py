@@ -22,11 +22,14 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .files import is_empty_folder, replace_file, safe_part
 from .slot import Slot
 from .task_record import TaskIds, TaskRecord
+
+if TYPE_CHECKING:
+    from pathlib import Path  # 3 ms of a start, and half a megabyte: made where one is asked for
 
 STREAM_LIMIT_BYTES = 64 * 1024 * 1024
 _OLD_RUNS_WATCHED = 8  # folders of earlier tasks looked at for metrics that went to the wrong one
@@ -42,10 +45,10 @@ class Store:
 
     def __init__(
         self,
-        root: Path,
+        root: str | Path,
         *,
-        metrics_dir: Path | None = None,
-        metrics_root: Path | None = None,
+        metrics_dir: str | Path | None = None,
+        metrics_root: str | Path | None = None,
         stream_limit_bytes: int = STREAM_LIMIT_BYTES,
         logs_ahead: bool = True,
     ) -> None:
@@ -57,12 +60,11 @@ class Store:
         metrics_dir: the cluster's ALGO_METRICS_DIR, when it was set for us. metrics_root: a folder of the
         user's; each task's metrics go to <metrics_root>/<task>, and what lies there is never touched.
         """
-        self.root = Path(os.path.abspath(root))
-        self.metrics_dir = None if metrics_dir is None else Path(os.path.abspath(metrics_dir))
-        self.metrics_root = None if metrics_root is None else Path(os.path.abspath(metrics_root))
+        self.root_text = os.path.abspath(root)
+        self.metrics_dir = None if metrics_dir is None else os.path.abspath(metrics_dir)
+        self.metrics_root = None if metrics_root is None else os.path.abspath(metrics_root)
         self.stream_limit_bytes = stream_limit_bytes
         self.logs_ahead = logs_ahead
-        self.root_text = str(self.root)
         self._made = False
         self._reserved: set[str] = set()
         self._next_local = 0  # 0: tasks/ was not read yet
@@ -71,6 +73,13 @@ class Store:
         # Where metrics may have gone instead of into a task's own folder (see TaskRecord.finish).
         self.old_runs: deque[tuple[str, int]] = deque(maxlen=_OLD_RUNS_WATCHED)
         self.warned_elsewhere = False
+
+    @property
+    def root(self) -> Path:
+        """The state folder."""
+        from pathlib import Path
+
+        return Path(self.root_text)
 
     def next_local_task(self) -> str:
         """The next free name t1, t2 ...; its folder exists from now on, so no other hkrunner takes it."""
@@ -106,7 +115,7 @@ class Store:
         Until the first task it is a folder; after it, what the path led to last.
         """
         if self.metrics_dir is not None:
-            return {"ALGO_METRICS_DIR": str(self.metrics_dir)}
+            return {"ALGO_METRICS_DIR": self.metrics_dir}
         try:
             self.make_root()
             link = self.slot.folder()

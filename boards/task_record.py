@@ -13,12 +13,13 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .files import is_empty_folder, own_identity, replace_file, safe_part, to_json, write_all
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .store import Store
 
 STREAMS = ("stdout", "stderr")
@@ -61,7 +62,7 @@ class TaskRecord:
     @property
     def folder(self) -> Path:
         """tasks/<name>."""
-        return Path(self._folder)
+        return _path(self._folder)
 
     @property
     def folder_text(self) -> str:
@@ -76,12 +77,12 @@ class TaskRecord:
     @property
     def metrics_dir(self) -> Path:
         """This task's own folder for good: runs/<pipeline>/<node>/<job>/<name>."""
-        return Path(self._metrics_dir)
+        return _path(self._metrics_dir)
 
     @property
     def metrics_link(self) -> Path:
         """What ALGO_METRICS_DIR says, the same for all tasks of this store."""
-        return Path(self._metrics_link)
+        return _path(self._metrics_link)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -92,7 +93,7 @@ class TaskRecord:
     def has_metrics(self) -> bool:
         """Whether the task has written anything to its folder. To be asked when it has ended."""
         if self._wrote_nothing is None:
-            self._wrote_nothing = is_empty_folder(str(self.store.metrics_dir or self._metrics_dir))
+            self._wrote_nothing = is_empty_folder(self.store.metrics_dir or self._metrics_dir)
         return not self._wrote_nothing
 
     def append(self, stream: str, data: bytes) -> None:
@@ -212,7 +213,7 @@ class TaskRecord:
             run = self._metrics_dir = store.claim_run(parent, self.name)
             link = self._metrics_link = store.slot.claim()
             if store.metrics_root is not None:
-                self._own = store.claim_run(str(store.metrics_root), self.name)
+                self._own = store.claim_run(store.metrics_root, self.name)
                 os.rmdir(run)
                 os.symlink(self._own, run)
         except OSError as error:
@@ -220,7 +221,7 @@ class TaskRecord:
             self._use_temporary_metrics()
             return
         if store.metrics_dir is not None:
-            self._use_volume(str(store.metrics_dir), link, run)
+            self._use_volume(store.metrics_dir, link, run)
         try:
             store.slot.lead(run, self._folder, real=self._own or run)
         except OSError as error:
@@ -230,7 +231,7 @@ class TaskRecord:
     def _use_temporary_metrics(self) -> None:
         """A writer in user code must not fail because our folder cannot be written."""
         if self.store.metrics_dir is not None:
-            self._metrics_link = str(self.store.metrics_dir)
+            self._metrics_link = self.store.metrics_dir
             return
         import tempfile  # with random and hashlib behind it, for a case that hardly ever is
 
@@ -298,6 +299,12 @@ class TaskRecord:
         self.problems.append(
             f"{what} cannot be kept in {self._folder}: {error.strerror} ({code}); the task goes on without"
         )
+
+
+def _path(text: str) -> Path:
+    from pathlib import Path  # see store.py
+
+    return Path(text)
 
 
 def _make_empty(path: str) -> None:

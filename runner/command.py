@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ def main() -> NoReturn:
     """Run the command with the arguments of this process."""
     # Only Linux has what it stands on; cli.py says so elsewhere.
     if sys.platform == "linux" and _starts_algorithm(sys.argv[1:]):
+        gc.disable()  # until main.settle(): nothing of an import is garbage
         fill_standard_streams()  # before a socket of ours can take the place of one
         from ..sandbox import launch
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from .loop import Loop
 from .output import Output
@@ -22,7 +21,7 @@ NEXT_S = 0.005
 class Keeper:
     """Only the records of the latest tasks are kept; trouble is told once and ends nothing."""
 
-    def __init__(self, loop: Loop, root: Path, most: int, output: Output) -> None:
+    def __init__(self, loop: Loop, root: str, most: int, output: Output) -> None:
         """most: how many records are kept."""
         self._loop = loop
         self._root = root
@@ -35,11 +34,13 @@ class Keeper:
 
     def look_at_all(self) -> None:
         """Of all tasks in the state folder the latest are left, whoever made them: some 100 µs a task."""
+        from pathlib import Path
+
         from ..boards.errors import BoardError
         from ..boards.history import keep_latest
 
         try:
-            keep_latest(self._root, self._most)
+            keep_latest(Path(self._root), self._most)
         except BoardError as error:
             self._tell(error)
 
@@ -65,12 +66,15 @@ class Keeper:
             self._loop.after(NEXT_S, self._look)
 
     def _remove(self, count: int) -> None:
+        from pathlib import Path
+
         from ..boards.errors import BoardError
         from ..boards.history import remove_task
 
+        root = Path(self._root)
         for _ in range(count):
             try:
-                remove_task(self._root, self._ended.popleft())
+                remove_task(root, self._ended.popleft())
             except BoardError as error:
                 self._tell(error)
 

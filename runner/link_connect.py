@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .loop import Loop
@@ -26,17 +27,51 @@ def connect(loop: Loop, url: str, *, connected: Callable[[Any], None], failed: C
 
 def _in_thread(loop: Loop, url: str, connected: Callable[[Any], None], failed: Callable[[str], None]) -> None:
     """Connect, and hand the result over. The one piece of code that runs outside the loop."""
-    import websocket
-
     try:
-        client = websocket.create_connection(
-            url, timeout=CONNECT_TIMEOUT_S, skip_utf8_validation=True, enable_multithread=False
-        )
+        client = _client(url)
     except Exception as error:  # noqa: BLE001 - the package's own errors, OSError, ssl, idna: all mean "not connected"
         reason = reason_of(error)
         loop.post_from_thread(lambda: failed(reason))
     else:
         loop.post_from_thread(lambda: connected(client))
+
+
+def _client(url: str) -> Any:
+    """Return the package's connected client; raises whatever it raises."""
+    with contextlib.nullcontext() if url.startswith("wss:") else _without_openssl():
+        import websocket
+    options: dict[str, Any] = {
+        "timeout": CONNECT_TIMEOUT_S,
+        "skip_utf8_validation": True,
+        "enable_multithread": False,
+    }
+    try:
+        return websocket.create_connection(url, **options)
+    except websocket.WebSocketException as error:
+        if "SSL not available" not in str(error):
+            raise
+    # A ws:// address that redirects to wss://: the package once more, whole.
+    for name in [one for one in sys.modules if one.partition(".")[0] == "websocket"]:
+        del sys.modules[name]
+    import websocket
+
+    return websocket.create_connection(url, **options)
+
+
+@contextlib.contextmanager
+def _without_openssl() -> Iterator[None]:
+    """The package is imported as by an interpreter that was built without OpenSSL, a case that it knows.
+
+    What ws:// needs is SHA-1, which hashlib then has from the interpreter itself: 5 MB less for as long as
+    we live, and 6 ms less until we are connected.
+    """
+    withheld = [name for name in ("ssl", "_hashlib") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(withheld))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in withheld:
+            del sys.modules[name]
 
 
 def watch_peer(sock: socket.socket) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..boards.store import Store
@@ -56,10 +56,10 @@ def run_with(settings: Settings, where: Location) -> int:
     if settings.state_dir is not None:
         # In a cluster: the volume that is shared between us and HKube's worker.
         store = Store(
-            Path(settings.state_dir),
+            settings.state_dir,
             # In a cluster the one folder that HKube's worker uploads; in a local run the tasks' own go there.
-            metrics_dir=_path(None if settings.local else settings.metrics_dir),
-            metrics_root=_path(settings.metrics_dir if settings.local else None),
+            metrics_dir=None if settings.local else settings.metrics_dir,
+            metrics_root=settings.metrics_dir if settings.local else None,
             logs_ahead=settings.local,
         )
     for note in settings.notes:
@@ -133,6 +133,8 @@ def _start_beside(loop: Loop, settings: Settings, where: Location, output: Outpu
         return None
     if settings.state_dir is None:
         raise SettingsError("--board and --api-port show what is kept of tasks: leave --no-state out")
+    from pathlib import Path
+
     from ..boards.targets import all_target, node_target
     from .beside import Beside
 
@@ -147,10 +149,6 @@ def _start_beside(loop: Loop, settings: Settings, where: Location, output: Outpu
     return beside
 
 
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
-
-
 def _keeper(loop: Loop, settings: Settings, output: Output) -> Keeper | None:
     """Who sees to --keep; None when all is kept, or nothing."""
     most = settings.keep if settings.keep is not None else settings.keep_own
@@ -158,7 +156,7 @@ def _keeper(loop: Loop, settings: Settings, output: Output) -> Keeper | None:
         return None
     from .keep import Keeper
 
-    return Keeper(loop, Path(settings.state_dir), most, output)
+    return Keeper(loop, settings.state_dir, most, output)
 
 
 def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:
@@ -175,6 +173,7 @@ def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output
     obey_signals(loop, one.interrupt, settings)
     try:
         one.begin()
+        settle()
         loop.run()
     finally:
         one.close()
@@ -188,7 +187,7 @@ def _run_watching(
 
     def make_store() -> Store | None:
         # Each run closes its own.
-        return None if store is None else Store(store.root, metrics_root=store.metrics_root)
+        return None if store is None else Store(store.root_text, metrics_root=store.metrics_root)
 
     with contextlib.ExitStack() as stack:
 
@@ -198,6 +197,7 @@ def _run_watching(
 
         watch = Watch(loop, settings, where, output, make_store, inputs, read_again)
         obey_signals(loop, watch.interrupt)
+        settle()
         return watch.run()
 
 
@@ -212,7 +212,7 @@ def run_worker(asked: WorkerSettings) -> int:
     inputs = list(read_inputs(settings.inputs, tasks, settings.cwd))
     loop = Loop()
     output = _output(loop, settings)
-    store = Store(Path(settings.state_dir)) if settings.state_dir is not None else None
+    store = Store(settings.state_dir) if settings.state_dir is not None else None
     try:
         alone = Alone(loop, asked, output, store, inputs)
         obey_signals(loop, alone.interrupt)
@@ -276,8 +276,16 @@ def _serve(loop: Loop, settings: Settings, where: Location, output: Output, stor
         settings.host.on_gone = lambda: loop.after(0, end_with_it)
     supervisor.preload()
     supervisor.connect(settings.url)
+    settle()
     loop.run()
     return supervisor.exit_status
+
+
+def settle() -> None:
+    """Have garbage collected again, which rested since command.main(); never among what was imported."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def obey_signals(loop: Loop, shutdown: Callable[[int], None], settings: Settings | None = None) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -64,8 +65,11 @@ ENOUGH_TASKS = 3
 ROOM_BYTES = 4 << 20
 
 
-def main(bare: FrozenSet[str]) -> NoReturn:
-    """Run as the child; argv: role, task socket, control socket, file for faulthandler's stacks."""
+def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
+    """Run as the child; argv: role, task socket, control socket, file for faulthandler's stacks.
+
+    `collects`: garbage is to be collected once the user's code is loaded, as the interpreter came up.
+    """
     tasks, control, fault = (_move_up(int(number)) for number in sys.argv[2:5])
     faulthandler.enable(fault, all_threads=True)
     faulthandler.register(STACK_SIGNAL, fault, all_threads=True, chain=False)
@@ -74,7 +78,10 @@ def main(bare: FrozenSet[str]) -> NoReturn:
     if frame is None:
         sys.exit(0)
     setup = json.loads(frame.body)
-    Child(channel, socket.socket(fileno=control), setup).run(bare)
+    child = Child(channel, socket.socket(fileno=control), setup)
+    if collects:
+        gc.enable()
+    child.run(bare)
 
 
 def _move_up(fd: int) -> int:

@@ -10,7 +10,6 @@ import errno
 import os
 import resource
 import sys
-import sysconfig
 import traceback
 from types import FrameType
 from typing import Any, Dict, List, Optional
@@ -26,9 +25,21 @@ DETAILS_MAX = 60_000
 #: stays their __module__, for an error that is pickled on its way out of a pool.
 _API = __name__.rpartition(".")[0] + ".api_call"
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+#: Where the standard library lies: its Python files, and those of one kind of machine (Fedora's lib64). Not
+#: sysconfig's own word for it, which takes 3 ms of each start to find.
 _LIBRARIES = tuple(
-    {sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    {
+        folder + os.sep
+        for folder in (
+            os.path.dirname(os.__file__),
+            os.path.join(
+                sys.base_exec_prefix, getattr(sys, "platlibdir", "lib"), "python%d.%d" % sys.version_info[:2]
+            ),
+        )
+    }
 )
+#: Where packages are installed, whoever names the folder (Debian's own name is the second).
+_INSTALLED = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
 
 
 def cut(text: str, most: int) -> str:
@@ -144,14 +155,18 @@ def _frames(error: BaseException) -> List[traceback.FrameSummary]:
 
 
 def _is_library(filename: str) -> bool:
-    return filename.startswith(_LIBRARIES) or filename.startswith("<") or "site-packages" in filename
+    return filename.startswith((*_LIBRARIES, "<")) or _is_installed(filename)
+
+
+def _is_installed(filename: str) -> bool:
+    return any(one in filename for one in _INSTALLED)
 
 
 def _place(frames: List[traceback.FrameSummary], folder: str) -> str:
     """Return `file:line in function` of the last frame in the user's own code."""
     own: Optional[traceback.FrameSummary] = None
     for frame in frames:
-        if frame.filename.startswith(folder + os.sep) and "site-packages" not in frame.filename:
+        if frame.filename.startswith(folder + os.sep) and not _is_installed(frame.filename):
             own = frame
     if own is None:
         own = next((one for one in reversed(frames) if not _is_library(one.filename)), None)

@@ -13,10 +13,9 @@ import select
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
-START = str(Path(__file__).with_name("start.py"))
+START = os.path.join(os.path.dirname(__file__), "start.py")
 
 
 class Launched(NamedTuple):

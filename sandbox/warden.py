@@ -21,6 +21,7 @@ Three processes: parent -> warden -> child (which runs the user's code, and may 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import math
 import os
@@ -58,6 +59,8 @@ def main() -> NoReturn:
     lifeline = socket.socket(fileno=int(sys.argv[2]))
     # It came to us by inheritance; a copy of it in the tree would keep our parent alive in our eyes.
     lifeline.set_inheritable(False)
+    gc.freeze()
+    gc.enable()
     Warden(lifeline).run()
     # Nothing is buffered here; interpreter shutdown would cost milliseconds of everybody's waiting.
     os._exit(0)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ...boards.files import replace_file, to_json
@@ -66,7 +65,7 @@ class Algorithms:
 
     def _new_station(self, name: str) -> Station:
         settings, where = self._ready[name]
-        store = Store(Path(settings.state_dir)) if settings.state_dir is not None else None
+        store = Store(settings.state_dir) if settings.state_dir is not None else None
         station = Station(self._loop, settings, where, self._output, store, self.offer, self._on_problem)
         station.on_free = lambda: self._freed(name, station)
         station.on_gone = lambda: self._gone(name, station)
