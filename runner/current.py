@@ -8,7 +8,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..boards.series import ResourceSeries
@@ -49,16 +48,12 @@ class BlobSource:
             self._fd = -1
 
 
-@dataclass
 class Current:
     """One task, from its initialize to its last byte on disk."""
 
-    number: int
-    began: float
-    started_at: float
-    message: Message | None  #: its initialize, until the child has read it
     ids: TaskIds | None = None
-    placed: bool = False  #: the child has got its folders with the task itself
+    placed: bool = False  #: the child gets its folders with the task itself
+    held: bytes | None = None  #: the body of its BEGIN, which goes to the child together with START
     record: TaskRecord | None = None
     series: ResourceSeries | None = None
     meter: Meter | None = None
@@ -70,15 +65,32 @@ class Current:
     exit: Exit | None = None
     retried: bool = False
     announced: bool = False  #: the worker has its `initialized`
-    problems: list[str] = field(default_factory=list)
     protection: dict[str, Any] | None = None
     progress: tuple[float, Any] | None = None
     stop_began: float | None = None  #: when it was asked to end
-    limit_bytes: int | None = None
-    input_bytes: int = 0  #: of its initialize on the wire
-    keep_bytes: int | None = None  #: inputs and results up to this size are kept; None: all
-    _tail: deque[bytes] = field(default_factory=deque)
     _tail_bytes: int = 0
+
+    # Not a dataclass: most of the above is never set for a task that is over in no time.
+    def __init__(
+        self,
+        number: int,
+        began: float,
+        message: Message,
+        *,
+        limit_bytes: int | None = None,
+        keep_bytes: int | None = None,
+    ) -> None:
+        """`began`: on the loop's clock. `limit_bytes`: of memory, if any. `keep_bytes`: inputs and results up
+        to this size are kept; None: all."""
+        self.number = number
+        self.began = began
+        self.started_at = time.time()
+        self.message: Message | None = message  #: its initialize, until the child has read it
+        self.input_bytes = message.size
+        self.limit_bytes = limit_bytes
+        self.keep_bytes = keep_bytes
+        self.problems: list[str] = []
+        self._tail: deque[bytes] = deque()
 
     @property
     def name(self) -> str:
@@ -93,9 +105,7 @@ class Current:
 
     def unmeter(self) -> None:
         """Its child has died before it had begun with it: what was measured is not the task's."""
-        if self.meter is not None:
-            self.meter.cancel()
-            self.meter = None
+        self.meter = None
         if self.timeout is not None:
             self.timeout.cancel()
 
@@ -193,8 +203,7 @@ class Current:
         if self.meter is not None and self.exit is None:
             peak_bytes, cpu_s = self.meter.end()
         elif self.meter is not None:
-            self.meter.cancel()
-            peak_bytes, cpu_s = self.meter.peak_bytes, 0.0
+            peak_bytes = self.meter.peak_bytes
         if self.exit is not None:
             peak_bytes = max(peak_bytes, self.exit.peak_bytes)
             cpu_s = cpu_s or self.exit.cpu_s

@@ -128,7 +128,7 @@ class Link:
         self._dropped_at: float | None = None
         self._timer: Timer | None = None
         self._outbox = Outbox(self._opcode, loop.clock)
-        self._soon: Timer | None = None
+        self._soon = loop.alarm(self._pump)
         self._spoken = False
         self._blobs = Blobs(loop)
         self._reader = Reader(self._blobs, self._deliver, self._on_control)
@@ -154,7 +154,7 @@ class Link:
         sock.setblocking(False)
         self._socket = sock
         self._fd = sock.fileno()
-        self._is_tls = self.url.startswith("wss:")
+        self._is_tls = hasattr(sock, "pending")  # an ssl.SSLSocket, also after a redirect to wss://
         if self._is_tls:
             import ssl  # the connecting thread has it already
 
@@ -265,22 +265,20 @@ class Link:
             return
         one = Outgoing(data, source, final)
         if soon and not self._outbox and self._is_free:
-            self._soon = self._loop.after(SOON_S, self._pump)
+            self._soon.set(SOON_S)
             self._outbox.put(one)
             return
         if source is None and len(data) <= SMALL and self._post_now(one):
             return
-        if self._soon is not None:
-            self._soon.cancel()
+        self._soon.cancel()
         self._outbox.put(one)
         self._pump()
 
     def _post_now(self, one: Outgoing) -> bool:
         """Send a small message at once, with one that waits for it; False when it has to queue."""
         outbox, sock = self._outbox, self._socket
-        first = outbox.only if self._is_soon else None
-        if self._soon is not None:
-            self._soon.cancel()
+        first = outbox.only if self._soon.pending else None
+        self._soon.cancel()
         if sock is None or (outbox and first is None) or not self._is_free:
             return False
         before = b"" if first is None else frame(self._opcode, first.data)
@@ -304,11 +302,6 @@ class Link:
     def _is_free(self) -> bool:
         """The worker listens, and no frame is half sent."""
         return self._outbox.is_between_frames and self._spoken and self._fd >= 0
-
-    @property
-    def _is_soon(self) -> bool:
-        """A small message waits in the outbox, alone, for the next one."""
-        return self._soon is not None and self._soon.pending
 
     def clear(self) -> None:
         """Forget everything that is not sent: it belongs to a task that the worker has given up.
@@ -394,7 +387,7 @@ class Link:
         # It goes on: the answer it had before was not lost.
         self._outbox.forget_written()
         self._listener.on_link_message(message)
-        if self._outbox and not self._is_soon:
+        if self._outbox and not self._soon.pending:
             self._pump()
 
     def _on_control(self, opcode: int, payload: bytes) -> None:

@@ -35,7 +35,7 @@ def frame(opcode: int, payload: bytes | memoryview, *, last: bool = True) -> byt
     length = len(payload)
     first = opcode | (0x80 if last else 0)
     if length < 126:
-        head = struct.pack("!BB", first, 0x80 | length)
+        head = bytes((first, 0x80 | length))
     elif length < 65536:
         head = struct.pack("!BBH", first, 0x80 | 126, length)
     else:
@@ -102,10 +102,25 @@ class Reader:
             return count, bool(count)
         count = sock.recv_into(self._scratch)
         more = count == len(self._scratch)
+        if count and not self._input and not self._fragments and self._took_whole(count):
+            return count, more
         if count:
             self._input += self._scratch_view[:count]
             self._parse()
         return count, more
+
+    def _took_whole(self, count: int) -> bool:
+        """Hand on what was read if it is one small message in one frame, as it is as good as always."""
+        scratch = self._scratch
+        if count < 4 or scratch[0] not in (0x80 | TEXT, 0x80 | BINARY):
+            return False
+        length, at = scratch[1], 2
+        if length == 126:
+            length, at = scratch[2] << 8 | scratch[3], 4
+        if length > 0xFFFF or at + length != count or (at == 2 and length > 125):
+            return False
+        self._on_message(Message(bytes(self._scratch_view[at:count])))
+        return True
 
     def _receive_into(self, sock: socket.socket, blob: Blob) -> int:
         view = memoryview(blob.map)[self._got : min(blob.size, self._got + TURN_BYTES)]

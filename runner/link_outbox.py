@@ -122,8 +122,7 @@ class Outbox:
 
     def put_written(self, one: Outgoing) -> None:
         """It was sent past the queue."""
-        self._waiting_bytes += one.size
-        self._sent(one)
+        self._is_written(one)
 
     def first_is_written(self) -> None:
         """The first message was sent past the queue."""
@@ -158,14 +157,17 @@ class Outbox:
 
     def _sent(self, one: Outgoing) -> None:
         self._waiting_bytes -= one.size
+        self._is_written(one)
+        if self.on_relieved is not None and not self.congested:
+            callback, self.on_relieved = self.on_relieved, None
+            callback()
+
+    def _is_written(self, one: Outgoing) -> None:
         if one.final:
             self.forget_written()
             self.written = (one, self._clock())
         else:
             one.close()
-        if self.on_relieved is not None and not self.congested:
-            callback, self.on_relieved = self.on_relieved, None
-            callback()
 
     def dropped(self) -> None:
         """The connection is gone: a message that was cut goes out again, whole; one that was written is the

@@ -55,6 +55,49 @@ class Timer:
             callback()
 
 
+class Alarm:
+    """A timer that is set anew far more often than it goes off: setting it costs an assignment.
+
+    It may wake the loop once for a time that was taken back meanwhile.
+    """
+
+    __slots__ = ("_at", "_callback", "_loop", "_timer")
+
+    def __init__(self, loop: Loop, callback: Callback) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._at: float | None = None
+        self._timer: Timer | None = None
+
+    def set(self, seconds: float) -> None:
+        """Call back once, that many seconds from now; any time set before is forgotten."""
+        at = self._at = self._loop.clock() + seconds
+        timer = self._timer
+        if timer is None or not timer.pending or timer.at > at:
+            if timer is not None:
+                timer.cancel()
+            self._timer = self._loop.after(seconds, self._due)
+
+    def cancel(self) -> None:
+        """Do not call back."""
+        self._at = None
+
+    @property
+    def pending(self) -> bool:
+        """The call is still to be made."""
+        return self._at is not None
+
+    def _due(self) -> None:
+        if self._at is None:
+            return
+        left_s = self._at - self._loop.clock()
+        if left_s > 0:
+            self._timer = self._loop.after(left_s, self._due)
+        else:
+            self._at = None
+            self._callback()
+
+
 class Loop:
     """Runs callbacks for what becomes ready or due, until stop()."""
 
@@ -67,7 +110,8 @@ class Loop:
         self._order = itertools.count()
         self._stopped = False
         self._spins = False
-        self._may_spin = len(os.sched_getaffinity(0)) > 1
+        #: We and whoever we wait for share one core: nothing goes on beside us.
+        self.one_core = len(os.sched_getaffinity(0)) == 1
         self._signals: dict[int, Callback] = {}
         self._old: dict[int, object] = {}
         self._old_wakeup = -1
@@ -128,6 +172,10 @@ class Loop:
         heapq.heappush(self._timers, (timer.at, next(self._order), timer))
         return timer
 
+    def alarm(self, callback: Callback) -> Alarm:
+        """Return a timer for a time that is set anew again and again."""
+        return Alarm(self, callback)
+
     # ---- signals and threads
 
     def on_signal(self, number: int, callback: Callback) -> None:
@@ -174,13 +222,15 @@ class Loop:
         (measured: init->initialized and start->done a third shorter, CPU per task the same). Not where
         there is one core only, which is the other's.
         """
-        self._spins = self._may_spin
+        self._spins = not self.one_core
 
     def turn(self, most_s: float | None = None) -> None:
         """Wait for the next thing, at most this long, and serve what is ready or due."""
-        wait_s = self._wait_s(most_s)
-        found = self._spin(wait_s) if self._spins else None
-        for fd, mask in found or self._epoll.poll(-1 if wait_s is None else wait_s):
+        found = self._spin() if self._spins else None
+        if not found:
+            wait_s = self._wait_s(most_s)
+            found = self._epoll.poll(-1 if wait_s is None else wait_s)
+        for fd, mask in found:
             # A callback may have closed a descriptor that was ready as well: look each up again. An error
             # or a hang-up is for whoever reads or writes to meet.
             if mask & _READ and (callback := self._readers.get(fd)) is not None:
@@ -191,27 +241,30 @@ class Loop:
                 callback()
                 if self._stopped:
                     return
-        if not self._timers:
+        timers = self._timers
+        if not timers:
             return
         now = self.clock()
-        while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2].fire()
+        while timers and timers[0][0] <= now:
+            heapq.heappop(timers)[2].fire()
             if self._stopped:
                 return
 
-    def _spin(self, wait_s: float | None) -> list[tuple[int, int]]:
+    def _spin(self) -> list[tuple[int, int]]:
         self._spins = False
-        end = time.perf_counter() + min(SPIN_S, SPIN_S if wait_s is None else wait_s)
-        while not (found := self._epoll.poll(0)) and time.perf_counter() < end:
+        poll, clock = self._epoll.poll, time.perf_counter
+        end = clock() + SPIN_S
+        while not (found := poll(0)) and clock() < end:
             pass
         return found
 
     def _wait_s(self, most_s: float | None) -> float | None:
-        while self._timers and not self._timers[0][2].pending:
-            heapq.heappop(self._timers)
-        if not self._timers:
+        timers = self._timers
+        while timers and not timers[0][2].pending:
+            heapq.heappop(timers)
+        if not timers:
             return most_s
-        wait_s = max(0.0, self._timers[0][0] - self.clock())
+        wait_s = max(0.0, timers[0][0] - self.clock())
         return wait_s if most_s is None else min(wait_s, most_s)
 
     def close(self) -> None:

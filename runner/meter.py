@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary
 
 from ..sandbox import procfs
 from ..sandbox.process import Child
-from .loop import Loop
 
 #: A task older than this has the warden begin a new peak, and is asked for at its end.
 WATCH_S = 0.05
@@ -35,8 +34,11 @@ class Meter:
 
     _number = 0
 
-    def __init__(self, loop: Loop, child: Child, *, exact: bool) -> None:
-        """`exact`: look at the memory of the briefest task too, because it is held against a limit."""
+    def __init__(self, child: Child, *, exact: bool) -> None:
+        """Begin. watch() is to be called after WATCH_S if the task is still on.
+
+        `exact`: look at the memory of the briefest task too, because it is held against a limit.
+        """
         self._exact = exact
         Meter._number += 2
         self._child = child
@@ -51,7 +53,6 @@ class Meter:
         self.processes = 0
         self.asked = False
         self._final: dict[str, Any] | None = None
-        self._timer = loop.after(WATCH_S, self._watch)
         #: (seconds since the epoch, cores, bytes, processes) a few times a second.
         self.samples: list[tuple[float, float, int, int]] = []
         self._last = (time.time(), 0.0)
@@ -61,7 +62,8 @@ class Meter:
         """The task is old enough for the warden to be asked at its end."""
         return self._tree_cpu_s is not None
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
+        """The task lasts: have the warden look at the whole tree from here on."""
         self._child.ask(self._began_ask, restart=True)
 
     def on_sample(self, sample: dict[str, Any]) -> None:
@@ -97,7 +99,6 @@ class Meter:
 
     def end(self) -> tuple[int, float]:
         """Return (highest memory in bytes, CPU seconds) of the task."""
-        self._timer.cancel()
         own_ns = _cpu_ns(self._clock) - self._cpu_ns
         high = self._high()
         cpu_s = own_ns / 1e9
@@ -120,10 +121,6 @@ class Meter:
             _new_high_water(self._child.pid)
         _HIGH[self._child] = (at, now)
         return high
-
-    def cancel(self) -> None:
-        """Nothing more is wanted: the child is gone."""
-        self._timer.cancel()
 
 
 def _cpu_ns(clock: int) -> int:

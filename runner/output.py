@@ -77,7 +77,6 @@ class Pump:
         self._buffer_max = buffer_max
         self._stall_s = stall_s
         self._stall: Timer | None = None
-        self._soon: Timer | None = None
         self._buffer: deque[bytearray | memoryview] = deque()
         self._written = 0  #: of the first piece in the buffer
         self._dropped_bytes = 0
@@ -120,11 +119,10 @@ class Pump:
         if self._poll is not None:
             self._poll.register(self._fd, select.POLLOUT)
 
-    def write(self, data: bytes, *, ours: bool = False, soon: bool = False) -> None:
+    def write(self, data: bytes, *, ours: bool = False) -> None:
         """Write, now or when the reader takes it, or count what is dropped.
 
         `ours`: a line of hkrunner's own; it is dropped only when there is no room at all.
-        `soon`: it may wait SOON_S for others, to be written with them.
         """
         if self.broken or not data:
             return
@@ -137,10 +135,7 @@ class Pump:
             if self._dropped_bytes:
                 data = self._after_dropped(data, ours)
         self._append(data)
-        if soon and not self._watched:
-            if self._soon is None or not self._soon.pending:
-                self._soon = self._loop.after(SOON_S, self.flush)
-        elif not self._watched:
+        if not self._watched:
             self.flush()
         if most is not None and self.waiting > most and self.flow is Flow.FLOWING:
             self.flow = Flow.HOLDING
@@ -206,8 +201,6 @@ class Pump:
 
     def flush(self) -> None:
         """Write what the reader takes now."""
-        if self._soon is not None:
-            self._soon.cancel()
         left = _TURN
         while self._buffer and left > 0:
             count = self._write_once()
@@ -297,12 +290,15 @@ class Output:
         self._quiet = quiet
         self.verbose = verbose
         self._encoding = encoding or "ascii"
+        self._has_symbols = _has_symbols(self._encoding)
         self._color = color
         #: Told of everything that happens, with --output jsonl.
         self.events: Events | None = None
         self.out = Pump(loop, results, buffer_max=None if local else BUFFER_MAX)
         self.err = Pump(loop, 2)
         self._has_status = False
+        self._lines: list[str] = []  #: that wait for others
+        self._soon = loop.alarm(self._write_lines)
         #: Called when the algorithm need not be held up any more.
         self.on_release: Callable[[], None] = lambda: None
         self.out.on_release = self.err.on_release = self._release
@@ -328,6 +324,8 @@ class Output:
 
     def user(self, stream: str, data: bytes) -> None:
         """Bytes the algorithm has printed, as they are."""
+        if self._lines:
+            self._write_lines()
         self.show_status(None)
         if self.events is not None:
             self.events.printed(stream, data)
@@ -344,6 +342,7 @@ class Output:
 
     def when_taken(self, callback: Callable[[], None]) -> None:
         """Call back when the readers have taken everything: at once, if they have."""
+        self._write_lines()
         for pump in (self.out, self.err):
             if pump.waiting:
                 pump.on_drained = lambda: self.when_taken(callback)
@@ -352,8 +351,15 @@ class Output:
 
     def say(self, text: str) -> None:
         """A line for whoever watches; not with --quiet."""
-        if not self._quiet:
-            self._line(text, soon=not self._local)
+        if self._quiet:
+            return
+        if self._local:
+            self._line(text)
+            return
+        # One of many about tasks: it waits SOON_S for others, to be written with them.
+        self._lines.append(text)
+        if len(self._lines) == 1:
+            self._soon.set(SOON_S)
 
     def warn(self, text: str) -> None:
         """A line that is needed even with --quiet."""
@@ -364,18 +370,31 @@ class Output:
         if self.verbose:
             self._line(text)
 
-    def _line(self, text: str, *, soon: bool = False) -> None:
+    def _line(self, text: str) -> None:
+        self._lines.append(text)
+        self._write_lines()
+
+    def _write_lines(self) -> None:
+        """Write the lines that wait for others."""
+        self._soon.cancel()
+        if not self._lines:
+            return
+        lines, self._lines = self._lines, []
         self.show_status(None)
         begin = "" if self.err.at_line_start else "\n"
-        shown = plain(text, self._encoding)
+        shown = "".join([self._dressed(text) + "\n" for text in lines])
+        self.err.write((begin + shown).encode(self._encoding, "backslashreplace"), ours=True)
+
+    def _dressed(self, text: str) -> str:
+        shown = text if self._has_symbols else plain(text, self._encoding)
         if self._color and (code := _COLORS.get(text[:1])) is not None:
             first, end, rest = shown.partition("\n")
             shown = f"\x1b[{code}m{first}\x1b[0m{end}{rest}"
-        line = (begin + shown + "\n").encode(self._encoding, "backslashreplace")
-        self.err.write(line, ours=True, soon=soon)
+        return shown
 
     def close(self) -> None:
         """Everything is written, or its reader is too slow for it."""
+        self._write_lines()
         with contextlib.suppress(ValueError):
             self.out.close()
             self.err.close()

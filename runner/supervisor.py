@@ -34,7 +34,7 @@ from .link import Link, Message
 from .loglines import Redirect, Worker
 from .loop import Loop, Timer
 from .messages import Failure
-from .meter import ASK_S, Meter
+from .meter import ASK_S, WATCH_S, Meter
 from .output import Output
 from .result import Result
 from .settings import NO_LIMITS, Settings
@@ -112,16 +112,19 @@ class Supervisor:
         self._served = 0  #: tasks of the child that serves
         self._leaks = LeakWatch()
         self._grace: Timer | None = None
-        self._idle: Timer | None = None
+        self._rested = loop.alarm(self._rest)
+        self._lasts = loop.alarm(self._watch)
         self._is_idle = False
         self._stop_options: dict[str, Any] = {"forceStop": True}
         self._exit_options: dict[str, Any] = {"exitCode": 0}
         self._last_exit: Exit | None = None
-        self._job = local_job_id(time.time())
         self._unknown: set[str] = set()
         self._began = loop.clock()
         self._unreachable: str | None = None  #: why there is no worker yet, if it was not told
         self._told: set[str] = set()
+        stem = settings.name or os.path.splitext(os.path.basename(where.shown))[0]
+        #: For a task whose message has none.
+        self._names = TaskIds("", local_job_id(time.time()), stem, "local")
         self._redirect = Redirect(self._log_taker, self._post_lines) if settings.redirect_logs else None
         self._held: set[Child] = set()  #: children whose output is not read for now
         output.on_release = self._release_output
@@ -157,7 +160,7 @@ class Supervisor:
         self._wire_started = encoding.encode(settings.encoding, messages.STARTED)
         self._wire_alive = encoding.encode(settings.encoding, messages.ALIVE)
         self._wire_stopping = encoding.encode(settings.encoding, messages.STOPPING)
-        self._sign: Timer | None = None
+        self._sign = loop.alarm(self._give_sign)
         self._wire_stopped = encoding.encode(settings.encoding, messages.STOPPED)
         self._pending_initialize: Message | None = None
 
@@ -252,7 +255,8 @@ class Supervisor:
             elif handler is None:
                 self._unknown_command(command)
             else:
-                self._output.debug(f"worker: {command}")
+                if self._output.verbose:
+                    self._output.debug(f"worker: {command}")
                 kept = command == messages.INITIALIZE
                 handler(message)
         except ValueError as error:
@@ -352,14 +356,11 @@ class Supervisor:
         self._current = Current(
             self._number,
             self._loop.clock(),
-            time.time(),
             message,
-            input_bytes=message.size,
+            limit_bytes=limits.memory_bytes if limits.enforced else None,
             keep_bytes=self._settings.keep_values_bytes,
         )
-        self._current.limit_bytes = limits.memory_bytes if limits.enforced else None
-        if self._idle is not None:
-            self._idle.cancel()
+        self._rested.cancel()
         self._hand_out(self._current)
 
     def _make_ready(self) -> Failure | None:
@@ -387,17 +388,22 @@ class Supervisor:
         elif self._is_idle:
             child.watch(idle=False)
         self._is_idle = False
-        current.placed = False
+        current.placed, current.held = False, None
         if message.blob is not None:
             child.send_blob(Kind.INIT, current.number, message.blob.fd, message.blob.size)
         elif child.loaded and message.size <= NAMES_MAX and self._open_ahead(current, message.data):
             current.placed = True
             # Without an init() nothing is left to be waited for: a round trip to the child, and its wake-up.
             at_once = not child.has_init and child.may_kill and child.is_quiet
-            go = {**self._go(current), "announced": at_once}
             if at_once:
                 self._step(Event.CHILD_INITIALIZED)
-            child.send(Kind.BEGIN, current.number, json.dumps(go).encode() + b"\n" + message.data)
+            go = json.dumps({**self._go(current), "announced": at_once}).encode()
+            body = go + b"\n" + message.data
+            if at_once and self._loop.one_core:
+                # The child could not read it before `start` is here: with that, it is woken once, not twice.
+                current.held = body
+            else:
+                child.send(Kind.BEGIN, current.number, body)
             if at_once:
                 self._admitted(current, child)
             else:
@@ -426,13 +432,22 @@ class Supervisor:
         )
 
     def _child_start(self) -> None:
-        self._send(Kind.START)
+        child, current = self._crew.child, self._current
+        if child is None or current is None:
+            return
+        held, current.held = current.held, None
+        child.send(Kind.START, current.number, after=None if held is None else (Kind.BEGIN, held))
         self._loop.expect()  # a tiny task is done in no time
 
+    def _let_begin(self) -> None:
+        """There will be no START: the child gets what was held for it, as if nothing had been."""
+        current = self._current
+        if current is not None and current.held is not None:
+            held, current.held = current.held, None
+            self._send(Kind.BEGIN, held)
+
     def _child_stop(self) -> None:
-        if self._sign is not None:
-            self._sign.cancel()
-        self._loop_sign(self._number)
+        self._sign.set(SIGN_OF_LIFE_S)
         self._output.say(f"■ stopping task {self._name()}: stop() is called, {self._patience()}")
         self._stop_begins()
         if self._crew.child is not None and self._current is not None:
@@ -447,6 +462,7 @@ class Supervisor:
             self._output.say(f"■ stopping: {self._patience()}")
             self._stop_begins()
         self._crew.drop_spare()
+        self._let_begin()
         if self._crew.child is None:
             self._loop.after(0, lambda: self._step(Event.CHILD_GONE))
         else:
@@ -732,11 +748,16 @@ class Supervisor:
     def _admitted(self, current: Current, child: Child) -> None:
         """The task is the child's: it is measured and timed from here on."""
         current.protection = child.holds
-        current.meter = Meter(self._loop, child, exact=current.limit_bytes is not None)
+        current.meter = Meter(child, exact=current.limit_bytes is not None)
+        self._lasts.set(WATCH_S)
         limits = self._settings.limits
         if limits.task_timeout_s is not None and limits.enforced:
             text = f"{limits.task_timeout_s:g} s"
             current.timeout = self._loop.after(limits.task_timeout_s, lambda: self._overdue(child, text))
+
+    def _watch(self) -> None:
+        if self._current is not None and self._current.meter is not None:
+            self._current.meter.watch()
 
     def _overdue(self, child: Child, after: str) -> None:
         child.kill(Cause.TASK_TIMEOUT, after)
@@ -762,16 +783,12 @@ class Supervisor:
             self._output.say(f"▶ task {ids.task}  job {ids.job}  {ids.pipeline}/{ids.node}")
 
     def _ids(self, told: Mapping[str, Any]) -> TaskIds:
-        def text(name: str) -> str:
-            value = told.get(name)
-            return str(value) if value not in (None, "") else ""
-
-        stem = self._settings.name or os.path.splitext(os.path.basename(self._shown))[0]
+        names = self._names
         return TaskIds(
-            task=text("taskId") or f"task-{self._number}",
-            job=text("jobId") or self._job,
-            node=text("nodeName") or text("algorithmName") or stem,
-            pipeline=text("pipelineName") or "local",
+            task=_text(told, "taskId") or f"task-{self._number}",
+            job=_text(told, "jobId") or names.job,
+            node=_text(told, "nodeName") or _text(told, "algorithmName") or names.node,
+            pipeline=_text(told, "pipelineName") or names.pipeline,
         )
 
     def _ids_of(self, message: Message) -> TaskIds:
@@ -796,11 +813,12 @@ class Supervisor:
         if current.ids is None:
             # Its child never read it: the names have to be found here.
             self._open(current, self._ids_of(current.message) if current.message else self._ids({}))
+        self._let_begin()
         child = self._crew.child
         if child is not None:
             child.drain_output()
-        if self._sign is not None:
-            self._sign.cancel()
+        self._sign.cancel()
+        self._lasts.cancel()
         duration_s = self._loop.clock() - current.began
         if answer is not None and current.record is None and not self._settings.local:
             self._post(*answer, final=True)  # nothing has to be on disk before it, nor is it shown
@@ -835,8 +853,7 @@ class Supervisor:
             self._crew.let_go(Cause.RECYCLED, ask=True)
             self._make_ready()
             self._served = 0
-        if self._idle is None or not self._idle.pending:
-            self._idle = self._loop.after(IDLE_S, self._rest)
+        self._rested.set(IDLE_S)
 
     def _rest(self) -> None:
         """No task for a while: the warden need not look so often."""
@@ -866,18 +883,15 @@ class Supervisor:
             return  # another child has it now; a second one would end HKube's worker (PROTOCOL, rule 3)
         current.announced = True
         self._post(self._wire_initialized)
-        self._loop_sign(self._number)
+        self._sign.set(SIGN_OF_LIFE_S)
 
-    def _loop_sign(self, number: int) -> None:
-        self._sign = self._loop.after(SIGN_OF_LIFE_S, lambda: self._give_sign(number))
-
-    def _give_sign(self, number: int) -> None:
+    def _give_sign(self) -> None:
         """Say that the task goes on, or that its stop does, as long as that is true.
 
         `alive` only between `initialized` and the answer, `stopping` only between a stop and `stopped`:
         the worker takes either one amiss at any other time (PROTOCOL 3.3, 3.5).
         """
-        if self._current is None or number != self._number or self._crew.child is None:
+        if self._current is None or self._crew.child is None:
             return
         state = self._machine.state
         open_link = self._link is not None and self._link.is_open
@@ -885,7 +899,7 @@ class Supervisor:
             self._post(self._wire_alive)
         elif open_link and state in (State.STOPPING, State.KILLING):
             self._post(self._wire_stopping)
-        self._loop_sign(number)
+        self._sign.set(SIGN_OF_LIFE_S)
 
     def _post_result(self) -> None:
         current = self._current
@@ -935,6 +949,11 @@ class Supervisor:
         if self._store is not None:
             self._store.close()
         (self._hooks.on_finished or self._loop.stop)()
+
+
+def _text(told: Mapping[str, Any], name: str) -> str:
+    value = told.get(name)
+    return "" if value is None else str(value)
 
 
 def _failure_of(told: Mapping[str, Any]) -> Failure:

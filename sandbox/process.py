@@ -36,7 +36,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from . import kernel, launch, tree
@@ -143,6 +142,7 @@ class Child:
                 theirs.callback(os.close, other)
                 os.set_blocking(ours, False)
                 self._streams[ours] = name
+                self._streams_poll.register(ours, select.POLLIN)
                 fds[name] = other
             self._fault = os.memfd_create("hkrunner-fault", os.MFD_CLOEXEC)
             fds["fault"] = os.dup(self._fault)
@@ -196,6 +196,8 @@ class Child:
         self._throttled = True
         self._timers: list[Timer] = []
         self._streams: dict[int, str] = {}
+        #: A read that finds nothing costs five times as much as to ask: Python makes an exception of it.
+        self._streams_poll: select.poll = select.poll()
         self._output_held = False
         self._resting: set[int] = set()  #: pipes that are left alone for REST_S
         self._read_at: dict[int, float] = {}
@@ -219,11 +221,16 @@ class Child:
 
     # ---- what the parent says
 
-    def send(self, kind: Kind, task: int, body: bytes = b"") -> None:
-        """Send a frame on the task socket, its body in the stream."""
-        if kind in (Kind.INIT, Kind.BEGIN):
+    def send(
+        self, kind: Kind, task: int, body: bytes = b"", *, after: tuple[Kind, bytes] | None = None
+    ) -> None:
+        """Send a frame on the task socket, its body in the stream; `after` another one, with one write."""
+        if after is not None or kind in (Kind.INIT, Kind.BEGIN):
             self._throttle(True)
-        self._to_main.put(memoryview(encode(kind, task, body)))
+        data = encode(kind, task, body)
+        if after is not None:
+            data = encode(after[0], task, after[1]) + data
+        self._to_main.put(memoryview(data))
 
     def send_blob(self, kind: Kind, task: int, fd: int, size: int) -> None:
         """Send a frame whose body is in a memfd; the descriptor is duplicated, the caller keeps his."""
@@ -381,6 +388,7 @@ class Child:
             if name is not None:
                 self._resting.discard(fd)
                 self._loop.on_readable(fd, None)
+                self._streams_poll.unregister(fd)
                 os.close(fd)
             return 0
         self._listener.on_output(self, self._streams[fd], data)
@@ -396,10 +404,7 @@ class Child:
 
     def drain_output(self) -> None:
         """Take what the child has printed up to now (at most 16 MiB of it)."""
-        poll = select.poll()  # a read that finds nothing costs five times as much: Python makes an exception
-        for fd in self._streams:
-            poll.register(fd, select.POLLIN)
-        for fd, _ in poll.poll(0):
+        for fd, _ in self._streams_poll.poll(0):
             for _ in range(256):
                 if not self._read_stream(fd):
                     break
@@ -515,6 +520,7 @@ class Child:
             self._loop.on_readable(fd, None)
             os.close(fd)
         self._streams.clear()
+        self._streams_poll = select.poll()
         self._resting.clear()
         self._to_main.drop()
         self._to_control.drop()
@@ -598,6 +604,13 @@ class _Sender:
     def put(self, data: memoryview, fd: int | None = None) -> None:
         """Send these bytes, and this descriptor with their first; it is closed once it is sent."""
         idle = not self._queue
+        if idle and fd is None:
+            try:
+                data = data[self._socket.send(data) :]  # as good as always all of it
+            except OSError:
+                pass  # the queue meets the same trouble, and deals with it
+            if not data:
+                return
         self._queue.append((data, fd))
         if idle:
             self._flush()
@@ -667,4 +680,5 @@ def user_stack(text: str) -> str:
     return "\n".join(kept)
 
 
-_OWN_FRAMES = tuple(f'  File "{Path(__file__).parents[1] / name}{os.sep}' for name in ("sandbox", "runner"))
+_OURS = os.path.dirname(os.path.dirname(__file__))
+_OWN_FRAMES = tuple(f'  File "{os.path.join(_OURS, name)}{os.sep}' for name in ("sandbox", "runner"))

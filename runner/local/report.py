@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -114,7 +115,14 @@ def _used(result: Result) -> str:
     """Return what a healthy task used, and the limit that would do."""
     if result.peak_bytes is None:
         return ""
-    peak = format_bytes(result.peak_bytes)
-    if result.limit_bytes is not None:
-        return f" · peak {peak} of {format_bytes(result.limit_bytes)} · {result.cpu_s:.2f} s cpu"
-    return f" · peak {peak} · {result.cpu_s:.2f} s cpu · --mem {suggest_memory(result.peak_bytes)} would do"
+    peak, more = _peak(result.peak_bytes, result.limit_bytes)
+    return f"{peak} · {result.cpu_s:.2f} s cpu{more}"
+
+
+@functools.lru_cache(maxsize=8)
+def _peak(peak_bytes: int, limit_bytes: int | None) -> tuple[str, str]:
+    # Kept: tasks that follow each other have one peak.
+    peak = f" · peak {format_bytes(peak_bytes)}"
+    if limit_bytes is not None:
+        return f"{peak} of {format_bytes(limit_bytes)}", ""
+    return peak, f" · --mem {suggest_memory(peak_bytes)} would do"

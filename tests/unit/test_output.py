@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.runner.loop import Loop
-from hkrunner.runner.output import BUFFER_MAX, Flow, Pump
+from hkrunner.runner.output import BUFFER_MAX, Flow, Output, Pump
 
 CAP_S = 0.05
 
@@ -185,15 +185,20 @@ def test_close_gives_a_stopped_reader_no_more_than_its_time(loop: Loop, pipe: tu
 
 def test_a_line_that_may_wait_goes_out_with_the_next_or_by_itself(loop: Loop, pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    pump = Pump(loop, writing)
-    pump.write(b"begins\n", soon=True)
-    pump.write(b"ends\n", soon=True)
+    output = Output(loop, local=False)
+    output.err = Pump(loop, writing)
+    output.say("begins")
+    output.say("ends")
     with pytest.raises(BlockingIOError):
         os.read(reading, 100)
-    pump.write(b"a word of the algorithm's\n")
+    output.user("stderr", b"a word of the algorithm's\n")
     assert os.read(reading, 100) == b"begins\nends\na word of the algorithm's\n"
-    pump.write(b"alone\n", soon=True)
-    assert read_all(loop, reading, pump) == b"alone\n"
-    pump.write(b"last\n", soon=True)
-    pump.close()
+    output.say("alone")
+    loop.turn()
+    assert os.read(reading, 100) == b"alone\n"
+    output.say("before")
+    output.warn("at once")
+    assert os.read(reading, 100) == b"before\nat once\n"
+    output.say("last")
+    output.close()
     assert os.read(reading, 100) == b"last\n"
