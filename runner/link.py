@@ -10,8 +10,12 @@ kernel takes only a part, and both cost more than the network (measured: PING in
 supervisor; 47 ms against 456 ms to send 100 MB).
 
 There is at most one socket: a next connection is begun after the last one is closed. Nothing is sent
-before the worker has spoken, with one exception: back within SAME_WORKER_S of a drop, it is the same
-worker, and what it has not got yet goes out at once.
+before the worker has spoken, which would end one that has just been started (PROTOCOL, rule 1). Two
+exceptions, back within SAME_WORKER_S of a drop:
+* the final answer goes out at once: inside a pod it is the same worker, which gives up after that time;
+* when every try to come back was taken, the port was never closed, as it would have been while another
+  worker was started. If such a worker stays silent for SILENT_S it waits for us (DEV_MODE: it says nothing
+  again after a reconnect), and everything goes out.
 
 Here: the connection and its states. link_connect.py is the thread, link_frames.py the frames in both
 directions, link_outbox.py what waits to be sent, link_blobs.py the memory of large messages.
@@ -28,7 +32,7 @@ from enum import Enum, auto
 from typing import Any, Protocol
 
 from .link_blobs import KEEP_BLOB_S, Blob, Blobs, Message
-from .link_connect import connect, reason_of, watch_peer
+from .link_connect import CONNECT_TIMEOUT_S, Attempt, all_has_arrived, reason_of, watch_peer
 from .link_frames import (
     BINARY,
     BLOB_MIN,
@@ -44,6 +48,7 @@ from .link_frames import (
 )
 from .link_outbox import PIECE, Outbox, Outgoing, Source
 from .loop import Loop, Timer
+from .messages import printable
 
 __all__ = [
     "BLOB_MIN",
@@ -64,6 +69,8 @@ SAME_WORKER_S = 5.0
 BACKOFF_S = (0.0, 0.01, 0.02, 0.05, 0.05, 0.1, 0.1, 0.2, 0.3, 0.5, 1.0)
 #: An answer written this shortly before a drop may not have been read.
 LOST_S = 1.0
+#: The same worker, back after a drop, is given so long to speak first.
+SILENT_S = 1.0
 #: After a reconnect, wait this long for a word of the worker before such an answer is sent again.
 SETTLE_S = 0.1
 #: A refusal by the worker itself (4001: another client is connected) is not asked again so soon.
@@ -90,6 +97,12 @@ class Listener(Protocol):
     def on_link_open(self) -> None: ...
     def on_link_message(self, message: Message) -> None:
         """A message; the listener releases it."""
+
+    def on_link_resumed(self, *, all_written: bool) -> None:
+        """The same worker is back after a drop, and silent: it takes up where it was.
+
+        `all_written`: nothing waited to be sent when the connection was lost; what was sent last may be lost.
+        """
 
     def on_link_drop(self, reason: str) -> None: ...
     def on_link_unreachable(self, reason: str) -> None:
@@ -118,6 +131,7 @@ class Link:
         self._opcode = TEXT if text else BINARY
         self._connect_timeout_s = connect_timeout_s
         self.state = State.DISCONNECTED
+        self._attempt: Attempt | None = None  #: to connect
         self._client: Any = None  # websocket.WebSocket, which owns the socket
         self._socket: socket.socket | None = None
         self._fd = -1
@@ -130,6 +144,11 @@ class Link:
         self._outbox = Outbox(self._opcode, loop.clock)
         self._soon = loop.alarm(self._pump)
         self._spoken = False
+        self._may_answer = False  #: before it has spoken, but no more than that
+        self._was_away = False  #: a try to come back has failed
+        self._arrived: bool | None = None  #: all that was sent, before our goodbye; None: not said
+        self._all_written = False  #: at the last drop nothing waited to be sent
+        self._resume = loop.alarm(self._resumed)
         self._blobs = Blobs(loop)
         self._reader = Reader(self._blobs, self._deliver, self._on_control)
 
@@ -143,13 +162,36 @@ class Link:
 
     def _connect(self) -> None:
         self.state = State.CONNECTING
-        connect(self._loop, self.url, connected=self._connected, failed=self._not_connected)
+        self._attempt = Attempt(self._loop, self.url, self._connected, self._not_connected)
+        self._be_patient()
+
+    def _be_patient(self) -> None:
+        patience_s = CONNECT_TIMEOUT_S
+        if self._connect_timeout_s is not None:
+            patience_s = min(patience_s, max(self._connect_timeout_s - self._waited_s, 0.05))
+        self._timer = self._loop.after(patience_s, self._overdue)
+
+    @property
+    def _waited_s(self) -> float:
+        """For a worker, since there was one."""
+        return self._loop.clock() - self._since
+
+    def _overdue(self) -> None:
+        """Whoever is there does not get on with it: a handshake in small pieces has no end of its own."""
+        assert self._attempt is not None, "the timer was set with it"
+        given_up = self._connect_timeout_s is not None and self._waited_s >= self._connect_timeout_s
+        if given_up or self._attempt.has_socket:
+            self._attempt.give_up()
+            self._not_connected("no answer in time")
+        else:
+            # Names and addresses come to an end by themselves; a second try beside it could have two sockets.
+            self._listener.on_link_unreachable("no answer in time")
+            self._be_patient()
 
     def _connected(self, client: Any) -> None:
-        if self.state is not State.CONNECTING:
-            client.shutdown()
-            return
-        self._client = client
+        assert self._timer is not None, "it was set with the attempt"
+        self._timer.cancel()
+        self._client, self._attempt = client, None
         sock: socket.socket = client.sock
         sock.setblocking(False)
         self._socket = sock
@@ -163,7 +205,9 @@ class Link:
         self._reader.begin()
         self.state = State.OPEN
         same = self._dropped_at is not None and self._loop.clock() - self._dropped_at < SAME_WORKER_S
-        self._spoken = same
+        self._spoken, self._may_answer = False, same
+        if same and not self._was_away:
+            self._resume.set(SILENT_S)
         self._loop.on_readable(self._fd, self._on_readable)
         self._listener.on_link_open()
         # First what the worker has to say: if it begins another task, the old one's answer must not go out.
@@ -182,18 +226,26 @@ class Link:
             self._outbox.put_last_again()
             self._pump()
 
-    def _not_connected(self, reason: str) -> None:
-        if self.state is State.CONNECTING:
-            self._retry(reason)
+    def _resumed(self) -> None:
+        """It is the worker that it was, and waits for us."""
+        if self.state is State.OPEN and not self._spoken:
+            self._on_readable()  # as above
+        if self.state is State.OPEN and not self._spoken:
+            self._spoken = True
+            self._pump()
+            self._listener.on_link_resumed(all_written=self._all_written)
 
-    def _retry(self, reason: str, least_s: float = 0.0) -> None:
-        waited_s = self._loop.clock() - self._since
+    def _not_connected(self, reason: str) -> None:
+        assert self._timer is not None, "it was set with the attempt"
+        self._timer.cancel()
+        self._attempt, self._was_away = None, True
+        waited_s = self._waited_s
         if self._connect_timeout_s is not None and waited_s >= self._connect_timeout_s:
             self.state = State.CLOSED
             self._listener.on_link_given_up(reason)
             return
         self.state = State.BACKOFF
-        pause_s = max(BACKOFF_S[min(self._tries, len(BACKOFF_S) - 1)], least_s)
+        pause_s = BACKOFF_S[min(self._tries, len(BACKOFF_S) - 1)]
         self._tries += 1
         # Many runners that lost one worker must not come back in step.
         pause_s *= random.uniform(0.8, 1.2)
@@ -208,11 +260,21 @@ class Link:
         """The socket is of no use any more: close it, tell, begin again."""
         if self.state is not State.OPEN:
             return
+        arrived, self._arrived = self._arrived, None
+        if arrived is None:
+            arrived = all_has_arrived(self._socket)
         self._close_socket()
-        self._since = self._dropped_at = self._loop.clock()
+        self._since = self._loop.clock()
+        self._was_away = False
+        self._all_written = self._outbox.idle
+        self._resume.cancel()
+        if self._spoken:  # one that never spoke is not known: whoever comes next is not the same
+            self._dropped_at = self._since
         self._outbox.dropped()
         if self._timer is not None:
             self._timer.cancel()
+        if not arrived:
+            self._outbox.put_last_first()
         written = self._outbox.written
         if written is not None and self._since - written[1] > LOST_S:
             self._outbox.forget_written()
@@ -238,6 +300,10 @@ class Link:
         """Say goodbye (1000) and close, for good. What is in the outbox is dropped."""
         if self._timer is not None:
             self._timer.cancel()
+        self._resume.cancel()
+        if self._attempt is not None:
+            self._attempt.give_up()
+            self._attempt = None
         if self.state is State.OPEN:
             assert self._socket is not None
             with contextlib.suppress(OSError):
@@ -279,7 +345,7 @@ class Link:
         outbox, sock = self._outbox, self._socket
         first = outbox.only if self._soon.pending else None
         self._soon.cancel()
-        if sock is None or (outbox and first is None) or not self._is_free:
+        if sock is None or (outbox and first is None) or not (self._is_free or self._is_excused(one)):
             return False
         before = b"" if first is None else frame(self._opcode, first.data)
         frames = before + frame(self._opcode, one.data)
@@ -302,6 +368,14 @@ class Link:
     def _is_free(self) -> bool:
         """The worker listens, and no frame is half sent."""
         return self._outbox.is_between_frames and self._spoken and self._fd >= 0
+
+    def _is_excused(self, one: Outgoing) -> bool:
+        """It is a final answer, for which the worker need not have spoken."""
+        return one.final and self._may_answer and self._outbox.is_between_frames
+
+    def _may_begin(self) -> bool:
+        """The next message may go out; a final answer goes first where nothing else may."""
+        return self._spoken or (self._may_answer and self._outbox.lead_with_answer())
 
     def clear(self) -> None:
         """Forget everything that is not sent: it belongs to a task that the worker has given up.
@@ -342,7 +416,7 @@ class Link:
             return
         outbox, written = self._outbox, 0
         try:
-            while outbox.chunk or outbox.next_chunk(messages=self._spoken):
+            while outbox.chunk or outbox.next_chunk(self._may_begin):
                 count = sock.send(outbox.chunk)
                 outbox.chunk = outbox.chunk[count:]
                 written += count
@@ -383,6 +457,7 @@ class Link:
 
     def _deliver(self, message: Message) -> None:
         self._spoken = True
+        self._resume.cancel()
         self._tries = 0
         # It goes on: the answer it had before was not lost.
         self._outbox.forget_written()
@@ -396,7 +471,7 @@ class Link:
             self._pump()
         elif opcode == CLOSE:
             code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
-            text = payload[2:].decode("utf-8", "replace")
+            text = printable(payload[2:].decode("utf-8", "replace"))
             self._say_close(code if code != 1005 else 1000)
             least_s = REFUSED_S if code == 4001 else 0.0
             self._drop(
@@ -406,6 +481,7 @@ class Link:
             raise Refused("the worker sent a frame that RFC 6455 does not allow")
 
     def _say_close(self, code: int) -> None:
+        self._arrived = all_has_arrived(self._socket)
         # Politeness only: between two frames, and without waiting.
         if self._socket is not None and not self._outbox.chunk:
             with contextlib.suppress(OSError):

@@ -6,56 +6,87 @@ connected socket over and ends.
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import socket
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from .loop import Loop
+from .messages import printable
 
 CONNECT_TIMEOUT_S = 10.0
 
 
-def connect(loop: Loop, url: str, *, connected: Callable[[Any], None], failed: Callable[[str], None]) -> None:
-    """Begin to connect. Later, in the loop: connected(the package's client), or failed(why, for a user)."""
-    threading.Thread(
-        target=_in_thread, args=(loop, url, connected, failed), name="hkrunner-connect", daemon=True
-    ).start()
+class Attempt:
+    """One try to connect, begun when it is made."""
 
+    def __init__(
+        self, loop: Loop, url: str, connected: Callable[[Any], None], failed: Callable[[str], None]
+    ) -> None:
+        """Later, in the loop: connected(the package's client), or failed(why, for a user); neither after
+        give_up()."""
+        self._loop = loop
+        self._url = url
+        self._connected = connected
+        self._failed = failed
+        self._client: Any = None
+        self._is_over = False
+        threading.Thread(target=self._run, name="hkrunner-connect", daemon=True).start()
 
-def _in_thread(loop: Loop, url: str, connected: Callable[[Any], None], failed: Callable[[str], None]) -> None:
-    """Connect, and hand the result over. The one piece of code that runs outside the loop."""
-    try:
-        client = _client(url)
-    except Exception as error:  # noqa: BLE001 - the package's own errors, OSError, ssl, idna: all mean "not connected"
-        reason = reason_of(error)
-        loop.post_from_thread(lambda: failed(reason))
-    else:
-        loop.post_from_thread(lambda: connected(client))
+    @property
+    def has_socket(self) -> bool:
+        """Somebody is connected, and has to answer the handshake."""
+        return getattr(self._client, "sock", None) is not None
 
+    def give_up(self) -> None:
+        """It has taken too long. Its socket, if it has one by now, is of no use to anybody any more."""
+        self._is_over = True
+        sock = getattr(self._client, "sock", None)
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # the thread wakes up, and closes it
 
-def _client(url: str) -> Any:
-    """Return the package's connected client; raises whatever it raises."""
-    with contextlib.nullcontext() if url.startswith("wss:") else _without_openssl():
+    def _run(self) -> None:
+        """Connect, and hand the result over. The one piece of code that runs outside the loop."""
+        try:
+            self._connect()
+        except Exception as error:  # noqa: BLE001 - the package's own errors, OSError, ssl, idna: all mean "not connected"
+            reason = reason_of(error)
+            self._loop.post_from_thread(lambda: self._tell(self._failed, reason))
+        else:
+            self._loop.post_from_thread(lambda: self._tell(self._connected, self._client))
+
+    def _tell(self, callback: Callable[[Any], None], what: Any) -> None:
+        if not self._is_over:
+            callback(what)
+        elif self._client is not None:
+            self._client.shutdown()
+
+    def _connect(self) -> None:
+        """Have a connected client; raises whatever the package raises."""
+        with contextlib.nullcontext() if self._url.startswith("wss:") else _without_openssl():
+            import websocket
+        try:
+            self._connect_with(websocket)
+            return
+        except websocket.WebSocketException as error:
+            if "SSL not available" not in str(error):
+                raise
+        # A ws:// address that redirects to wss://: the package once more, whole.
+        for name in [one for one in sys.modules if one.partition(".")[0] == "websocket"]:
+            del sys.modules[name]
         import websocket
-    options: dict[str, Any] = {
-        "timeout": CONNECT_TIMEOUT_S,
-        "skip_utf8_validation": True,
-        "enable_multithread": False,
-    }
-    try:
-        return websocket.create_connection(url, **options)
-    except websocket.WebSocketException as error:
-        if "SSL not available" not in str(error):
-            raise
-    # A ws:// address that redirects to wss://: the package once more, whole.
-    for name in [one for one in sys.modules if one.partition(".")[0] == "websocket"]:
-        del sys.modules[name]
-    import websocket
 
-    return websocket.create_connection(url, **options)
+        self._connect_with(websocket)
+
+    def _connect_with(self, package: Any) -> None:
+        self._client = package.WebSocket(skip_utf8_validation=True, enable_multithread=False)
+        self._client.connect(self._url, timeout=CONNECT_TIMEOUT_S)
 
 
 @contextlib.contextmanager
@@ -72,6 +103,17 @@ def _without_openssl() -> Iterator[None]:
     finally:
         for name in withheld:
             del sys.modules[name]
+
+
+def all_has_arrived(sock: socket.socket | None) -> bool:
+    """The peer's machine has taken every byte that was written; True where that cannot be told."""
+    left = array.array("i", [0])
+    try:
+        if sock is not None:
+            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, left)
+    except OSError:
+        return True
+    return left[0] == 0
 
 
 def watch_peer(sock: socket.socket) -> None:
@@ -95,5 +137,6 @@ def reason_of(error: BaseException) -> str:
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    text = str(error).partition("\n")[0]
+    # A refused handshake is told with all its headers, behind this mark.
+    text = printable(str(error).partition("\n")[0].partition(" -+-+- ")[0])
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -76,7 +76,8 @@ class Reader:
         """A new connection, and nothing of it read."""
         self._is_open = True
         self._input = bytearray()  # bytes of a frame whose header or small payload is not complete
-        self._fragments: list[bytes | Blob] = []
+        self._fragments: list[bytes] = []
+        self._total = 0  #: bytes of them
         self._target: Blob | None = None  # the payload that is being received
         self._got = 0
         self._final = True
@@ -84,9 +85,6 @@ class Reader:
 
     def forget(self) -> None:
         """The connection is gone: drop what is not whole."""
-        for one in self._fragments:
-            if isinstance(one, Blob):
-                one.close()
         if self._target is not None:
             self._target.close()
         self.begin()
@@ -185,27 +183,29 @@ class Reader:
         if self._final and not self._fragments:
             self._deliver(payload)
             return
-        self._fragments.append(payload)
-        total = sum(one.size if isinstance(one, Blob) else len(one) for one in self._fragments)
-        if total > MESSAGE_MAX:
+        if isinstance(payload, Blob):
+            # A descriptor for each of a thousand fragments would be too many.
+            part = bytes(payload.view())
+            payload.release()
+        else:
+            part = payload
+        self._fragments.append(part)
+        self._total += len(part)
+        if self._total > MESSAGE_MAX:
             raise Refused(f"the worker sent a message of more than {MESSAGE_MAX:,} bytes", too_large=True)
         if self._final:
-            self._deliver(self._joined(total))
+            self._deliver(self._joined())
 
-    def _joined(self, total: int) -> bytes | Blob:
-        parts, self._fragments = self._fragments, []
+    def _joined(self) -> bytes | Blob:
+        parts, total = self._fragments, self._total
+        self._fragments, self._total = [], 0
         if total < BLOB_MIN:
-            return b"".join(one for one in parts if isinstance(one, bytes))
+            return b"".join(parts)
         blob = self._blobs.new(total)
         at = 0
         for one in parts:
-            if isinstance(one, Blob):
-                blob.map[at : at + one.size] = one.map[: one.size]
-                at += one.size
-                one.close()
-            else:
-                blob.map[at : at + len(one)] = one
-                at += len(one)
+            blob.map[at : at + len(one)] = one
+            at += len(one)
         return blob
 
     def _deliver(self, payload: bytes | Blob) -> None:

@@ -134,17 +134,37 @@ class Outbox:
             (answer, _), self.written = self.written, None
             self.put(answer)
 
-    def next_chunk(self, *, messages: bool) -> bool:
+    def put_last_first(self) -> None:
+        """The answer that was written last has not left this machine: it is the next to be sent."""
+        if self.written is not None:
+            (answer, _), self.written = self.written, None
+            self._queue.appendleft(answer)
+            self._waiting_bytes += answer.size
+
+    def lead_with_answer(self) -> bool:
+        """Have a final answer that waits be the next; what stood before it belongs to a task that is over.
+
+        False when there is none.
+        """
+        if not any(one.final for one in self._queue):
+            return False
+        while not self._queue[0].final:
+            one = self._queue.popleft()
+            self._waiting_bytes -= one.size
+            one.close()
+        return True
+
+    def next_chunk(self, may_begin: Callable[[], bool]) -> bool:
         """Take up the next frame; control frames go between the frames of a large message.
 
-        Without `messages` none is begun; False when there is nothing to write.
+        `may_begin`: asked before a message is begun; False when there is nothing to write.
         """
         if self._control:
             self.chunk = memoryview(self._control.popleft())
             return True
         while True:
             if self._frames is None:
-                if not self._queue or not messages:
+                if not self._queue or not may_begin():
                     return False
                 self._frames = self._queue[0].frames(self._opcode)
             frame = next(self._frames, None)

@@ -43,6 +43,15 @@ class Failure:
         }
 
 
+def printable(text: str, most: int = 200) -> str:
+    """Return text from the wire as one line of a terminal can show it: cut, control characters escaped."""
+    if len(text) > most:
+        text = text[:most] + "…"
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def data_of(message: Any) -> dict[str, Any]:
     """Return the data of a decoded message; {} when it is absent, null, or no object."""
     data = message.get("data") if isinstance(message, dict) else None

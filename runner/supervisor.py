@@ -49,8 +49,6 @@ IDLE_S = 1.0
 
 #: So long at the start it is not told that there is no worker before the code is loaded.
 FIRST_S = 3.0
-#: In a message up to this size the names are found here; for a larger one the child tells them.
-NAMES_MAX = 8192
 
 
 @dataclass
@@ -108,6 +106,7 @@ class Supervisor:
         self._crew = crew or Crew(loop, settings, where, store.environment() if store is not None else {})
         self._crew.tell(self)
         self._current: Current | None = None
+        self._cut_off: Current | None = None  #: its `initialized` may have been lost with a connection
         self._number = 0
         self._served = 0  #: tasks of the child that serves
         self._leaks = LeakWatch()
@@ -239,8 +238,16 @@ class Supervisor:
         """No worker in --connect-timeout."""
         self._hooks.on_given_up(reason)
 
+    def on_link_resumed(self, *, all_written: bool) -> None:
+        """The same worker is back, and waits: for what may have been lost with the old connection."""
+        current, self._cut_off = self._cut_off, None
+        waits = self._machine.state is State.INITIALIZED and current is self._current
+        if waits and current is not None and all_written:
+            self._post(self._wire_initialized)
+
     def on_link_drop(self, reason: str) -> None:
         """The task goes on; what is not sent waits for the next connection."""
+        self._cut_off = self._current if self._machine.state is State.INITIALIZED else None
         if self._machine.state is not State.EXITED:
             self._output.say(f"◌ connection lost: {reason}; connecting again")
 
@@ -287,15 +294,11 @@ class Supervisor:
             self._output.say(f"◌ the worker sent {command[:80]!r}, which is not served; ignored from now on")
 
     def _on_initialize(self, message: Message) -> None:
-        current = self._current
-        if (
-            current is not None
-            and current.ids is not None
-            and self._machine.state is not State.IDLE
-            and self._ids_of(message).task == current.ids.task
-        ):
+        if self._is_said_again(message):
             # HKube's debug server says it again after each reconnect; the task is not run twice.
             self._output.debug("worker: initialize again, for the task that is running")
+            if self._machine.state is State.INITIALIZED:
+                self._post(self._wire_initialized)  # the worker that had the first one is gone
             message.release()
             return
         if self._machine.state in (State.EXITING, State.EXITED):
@@ -306,6 +309,14 @@ class Supervisor:
             self._link.clear()
         self._pending_initialize = message
         self._step(Event.INITIALIZE)
+
+    def _is_said_again(self, message: Message) -> bool:
+        """It is for the very task that is being worked on: one with a name, that is not being ended."""
+        current = self._current
+        if current is None or current.ids is None or self._machine.state not in _WORKING:
+            return False
+        name = _text(self._names_in(message), "taskId")
+        return name != "" and name == current.ids.task
 
     def _on_stop_command(self, message: Message) -> None:
         self._stop_options = messages.data_of(self._small(message)) or {"forceStop": True}
@@ -322,7 +333,12 @@ class Supervisor:
         """Decode a message that carries little; {} for one that claims to be large."""
         if message.blob is not None:
             return {}
-        return encoding.decode(self._settings.encoding, message.data)
+        try:
+            return encoding.decode(self._settings.encoding, message.data)
+        except ValueError as error:
+            # Its command was read, and is obeyed.
+            self._output.warn(f"✘ the worker sent data that cannot be read: {error}")
+            return {}
 
     # ---- the table
 
@@ -391,7 +407,7 @@ class Supervisor:
         current.placed, current.held = False, None
         if message.blob is not None:
             child.send_blob(Kind.INIT, current.number, message.blob.fd, message.blob.size)
-        elif child.loaded and message.size <= NAMES_MAX and self._open_ahead(current, message.data):
+        elif child.loaded and message.size <= encoding.NAMES_MAX and self._open_ahead(current, message.data):
             current.placed = True
             # Without an init() nothing is left to be waited for: a round trip to the child, and its wake-up.
             at_once = not child.has_init and child.may_kill and child.is_quiet
@@ -515,7 +531,7 @@ class Supervisor:
             return
         try:
             self._take(child, frame)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             # Well-formed frames with a body that is none of ours: user code wrote into the channel.
             child.kill(Cause.CHANNEL_BROKEN, f"frame {frame.kind} with a bad body: {error}")
 
@@ -548,7 +564,7 @@ class Supervisor:
             told = json.loads(frame.body)
             current.failure = _failure_of(told)
             if told.get("ends"):
-                child.drain_output()
+                self._end_redirect(child)
                 self._crew.let_go()
                 self._step(Event.CHILD_FAILED)
             else:
@@ -600,9 +616,8 @@ class Supervisor:
 
     def _task_ended(self, current: Current, event: Event) -> None:
         """The child has answered; a task that lasted has the account of its whole tree asked for first."""
-        if self._redirect is not None and self._crew.child is not None:
-            self._crew.child.drain_output()
-            self._redirect.end()
+        if self._crew.child is not None:
+            self._end_redirect(self._crew.child)
         failure = current.failure
         wanted = failure is not None and failure.code == "MEMORY_ERROR"
         if current.meter is None or current.ending is not None or not (wanted or current.meter.watched):
@@ -610,6 +625,13 @@ class Supervisor:
             return
         current.ending = (event, self._loop.after(ASK_S, lambda: self._settle(current)))
         current.meter.ask()
+
+    def _end_redirect(self, child: Child | None = None) -> None:
+        """The last of the task's lines go out before its answer, and none of them into the next task's."""
+        if child is not None and self._redirect is not None:
+            child.drain_output()
+        if self._redirect is not None:
+            self._redirect.end()
 
     def _settle(self, current: Current) -> None:
         """The account is there, or will not come: now the end of the task is an event."""
@@ -711,6 +733,7 @@ class Supervisor:
             self._hand_out(current)
             return
         if current is not None:
+            self._end_redirect()
             current.exit = replace(exit, last_lines=current.last_lines())
         elif self._machine.state is State.IDLE:
             self._died_idle(exit)
@@ -780,7 +803,8 @@ class Supervisor:
         if self._output.events is not None:
             self._output.events.begin(ids)
         if not self._settings.local:
-            self._output.say(f"▶ task {ids.task}  job {ids.job}  {ids.pipeline}/{ids.node}")
+            line = f"▶ task {ids.task}  job {ids.job}  {ids.pipeline}/{ids.node}"
+            self._output.say(messages.printable(line, 1000))
 
     def _ids(self, told: Mapping[str, Any]) -> TaskIds:
         names = self._names
@@ -791,13 +815,12 @@ class Supervisor:
             pipeline=_text(told, "pipelineName") or names.pipeline,
         )
 
-    def _ids_of(self, message: Message) -> TaskIds:
-        """Decode the ids here: only for a task whose child cannot tell them."""
-        try:
-            data = messages.data_of(encoding.decode(self._settings.encoding, message.whole()))
-        except ValueError:
-            data = {}
-        return self._ids(data)
+    def _names_in(self, message: Message) -> Mapping[str, Any]:
+        """Find the names here: only for a task whose child cannot tell them."""
+        if message.blob is None:
+            return encoding.ids_of(self._settings.encoding, message.data) or {}
+        with message.blob.view() as view:
+            return encoding.ids_of(self._settings.encoding, view) or {}
 
     def _close(
         self,
@@ -812,7 +835,7 @@ class Supervisor:
             return
         if current.ids is None:
             # Its child never read it: the names have to be found here.
-            self._open(current, self._ids_of(current.message) if current.message else self._ids({}))
+            self._open(current, self._ids(self._names_in(current.message) if current.message else {}))
         self._let_begin()
         child = self._crew.child
         if child is not None:

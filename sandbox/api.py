@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence
+from collections import abc
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
+from . import failure
 from .api_answers import ANSWERS, Calls
 from .api_call import (
     AlgorithmExecutionError,
@@ -71,13 +73,21 @@ class Api(Calls):
 
         Raises AlgorithmExecutionError, Timeout (then it is stopped), TaskStopped.
         """
-        call = self.begin_algorithm(algorithmName, input, includeResult)
-        return self._outcome(call, timeout, includeResult)
+        return self._outcome(
+            lambda: self.begin_algorithm(algorithmName, input, includeResult), timeout, includeResult
+        )
 
     def begin_algorithm(
         self, algorithmName: str, input: Sequence[Any] = (), includeResult: bool = True
     ) -> Call:
         """Start another algorithm and go on; `result()` of what is returned waits, `await` works too."""
+        is_text = isinstance(input, (str, bytes, bytearray, memoryview))
+        if is_text or not (isinstance(input, abc.Sequence) or hasattr(type(input), "tolist")):
+            # The worker's own word for it; list() would take a text or a dict apart.
+            kind = type(input).__name__
+            raise AlgorithmExecutionError(
+                f"algorithm {algorithmName}: data.input should be array: a list of arguments, not {kind}"
+            )
         data = {
             "algorithmName": str(algorithmName),
             "input": list(input),
@@ -86,11 +96,17 @@ class Api(Calls):
         return self._begin(self._algorithms, "execId", "startAlgorithmExecution", data, str(algorithmName))
 
     async def start_algorithm_async(
-        self, algorithmName: str, input: Sequence[Any] = (), includeResult: bool = True
+        self,
+        algorithmName: str,
+        input: Sequence[Any] = (),
+        includeResult: bool = True,
+        *,
+        timeout: Optional[float] = None,
     ) -> Any:
-        """As start_algorithm, for coroutines."""
-        value = await self.begin_algorithm(algorithmName, input, includeResult)
-        return value if includeResult else None
+        """As start_algorithm, for coroutines; when the coroutine is cancelled, the other one is stopped."""
+        return await self._outcome_async(
+            lambda: self.begin_algorithm(algorithmName, input, includeResult), timeout, includeResult
+        )
 
     def stop_algorithm(self, execution: Any, reason: str = "stopped by the algorithm") -> None:
         """Stop what begin_algorithm returned, or its id."""
@@ -110,8 +126,9 @@ class Api(Calls):
 
         Raises SubPipelineError, SubPipelineStopped, Timeout (then it is stopped), TaskStopped.
         """
-        call = self.begin_stored_subpipeline(name, flowInput, includeResult)
-        return self._outcome(call, timeout, includeResult)
+        return self._outcome(
+            lambda: self.begin_stored_subpipeline(name, flowInput, includeResult), timeout, includeResult
+        )
 
     def begin_stored_subpipeline(
         self, name: str, flowInput: Optional[Mapping[str, Any]] = None, includeResult: bool = True
@@ -121,11 +138,17 @@ class Api(Calls):
         return self._begin_pipeline("startStoredSubPipeline", pipeline, includeResult)
 
     async def start_stored_subpipeline_async(
-        self, name: str, flowInput: Optional[Mapping[str, Any]] = None, includeResult: bool = True
+        self,
+        name: str,
+        flowInput: Optional[Mapping[str, Any]] = None,
+        includeResult: bool = True,
+        *,
+        timeout: Optional[float] = None,
     ) -> Any:
         """As start_stored_subpipeline, for coroutines."""
-        value = await self.begin_stored_subpipeline(name, flowInput, includeResult)
-        return value if includeResult else None
+        return await self._outcome_async(
+            lambda: self.begin_stored_subpipeline(name, flowInput, includeResult), timeout, includeResult
+        )
 
     def start_raw_subpipeline(
         self,
@@ -139,8 +162,11 @@ class Api(Calls):
         timeout: Optional[float] = None,
     ) -> Any:
         """Run a pipeline that is described here; as start_stored_subpipeline otherwise."""
-        call = self.begin_raw_subpipeline(name, nodes, flowInput, options, webhooks, includeResult)
-        return self._outcome(call, timeout, includeResult)
+        return self._outcome(
+            lambda: self.begin_raw_subpipeline(name, nodes, flowInput, options, webhooks, includeResult),
+            timeout,
+            includeResult,
+        )
 
     def begin_raw_subpipeline(
         self,
@@ -169,10 +195,15 @@ class Api(Calls):
         options: Optional[Mapping[str, Any]] = None,
         webhooks: Optional[Mapping[str, Any]] = None,
         includeResult: bool = True,
+        *,
+        timeout: Optional[float] = None,
     ) -> Any:
         """As start_raw_subpipeline, for coroutines."""
-        value = await self.begin_raw_subpipeline(name, nodes, flowInput, options, webhooks, includeResult)
-        return value if includeResult else None
+        return await self._outcome_async(
+            lambda: self.begin_raw_subpipeline(name, nodes, flowInput, options, webhooks, includeResult),
+            timeout,
+            includeResult,
+        )
 
     def stop_subpipeline(self, pipeline: Any, reason: str = "stopped by the algorithm") -> None:
         """Stop what a begin_…_subpipeline returned, or its id."""
@@ -213,9 +244,9 @@ class Api(Calls):
     def start_span(self, name: str, tags: Optional[Mapping[str, Any]] = None) -> None:
         """Begin a span of the task's trace; spans nest, the last one begun is finished first."""
         self._need_start("a span")
+        self._send({"command": "startSpan", "data": {"name": str(name), "tags": dict(tags or {})}})
         with self._lock:
             self._spans.append(str(name))
-        self._send({"command": "startSpan", "data": {"name": str(name), "tags": dict(tags or {})}})
 
     def finish_span(self, tags: Optional[Mapping[str, Any]] = None, error: Any = None) -> None:
         """Finish the span begun last."""
@@ -223,10 +254,7 @@ class Api(Calls):
             if not self._spans:
                 raise ApiError("finish_span: no span was started")
             self._spans.pop()
-        data: Dict[str, Any] = {"tags": dict(tags or {})}
-        if error is not None:
-            data["error"] = str(error)
-        self._send({"command": "finishSpan", "data": data})
+        self._send_finish(dict(tags or {}), None if error is None else failure.text_of(error))
 
     @contextlib.contextmanager
     def span(self, name: str, tags: Optional[Mapping[str, Any]] = None) -> Iterator[None]:
@@ -235,7 +263,7 @@ class Api(Calls):
         try:
             yield
         except BaseException as error:
-            self.finish_span(error=f"{type(error).__name__}: {error}")
+            self.finish_span(error=f"{type(error).__name__}: {failure.text_of(error)}")
             raise
         self.finish_span()
 

@@ -7,8 +7,9 @@ newer.
 from __future__ import annotations
 
 import itertools
+import re
 import threading
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 
 from .api_call import (
     AlgorithmExecutionError,
@@ -76,14 +77,25 @@ class Calls:
             raise
         return call
 
-    def _outcome(self, call: Call, timeout: Optional[float], include: bool) -> Any:
+    def _outcome(self, begin: Callable[[], Call], timeout: Optional[float], include: bool) -> Any:
         try:
-            value = call.result(timeout)
+            value = begin().result(timeout)
         except ApiError as error:
-            if self._returned_errors and not isinstance(error, TaskStopped):
-                return str(error)
-            raise
+            return self._returned(error)
         return value if include else None
+
+    async def _outcome_async(self, begin: Callable[[], Call], timeout: Optional[float], include: bool) -> Any:
+        try:
+            value = await begin().wait(timeout)
+        except ApiError as error:
+            return self._returned(error)
+        return value if include else None
+
+    def _returned(self, error: ApiError) -> str:
+        """Return the text of the error where that is asked for, else raise it."""
+        if self._returned_errors and not isinstance(error, TaskStopped):
+            return str(error)
+        raise error
 
     def _stop_call(self, table: Dict[str, Call], which: Any, reason: str) -> None:
         call = which if isinstance(which, Call) else table.get(str(which))
@@ -107,6 +119,22 @@ class Calls:
         data = message.get("data")
         handler = getattr(self, "_on_" + _HANDLERS.get(str(message.get("command")), "other"))
         handler(data if isinstance(data, dict) else {})
+
+    def _cannot_read(self, edges: bytes, size: int, problem: BaseException) -> None:
+        """An answer could not be decoded; `edges` are its beginning and its end. In the control thread."""
+        found = _CALL_ID.search(edges)
+        tables = {"execId": self._algorithms, "subPipelineId": self._pipelines, "requestId": self._sources}
+        with self._lock:
+            waiting = {call.id: call for table in tables.values() for call in table.values()}
+            if found is not None:
+                # As good as always: the worker puts the id in front of the answer.
+                call = tables[found.group(1).decode()].get(found.group(2).decode())
+                waiting = {call.id: call} if call is not None else {}
+            for table in tables.values():
+                for call_id in waiting:
+                    table.pop(call_id, None)
+        for call in waiting.values():
+            call._settle(None, _unreadable(call, size, problem))
 
     def _take(self, table: Dict[str, Call], call_id: Any) -> Optional[Call]:
         with self._lock:
@@ -198,14 +226,18 @@ class Calls:
         if left is not None:
             self._show_progress(float(left[0]), left[1])
         for _ in spans:
-            data: Dict[str, Any] = {"tags": {}}
-            if error is not None:
-                data["error"] = error[:2000]
-            self._send({"command": "finishSpan", "data": data})
+            self._send_finish({}, error)
         with self._lock:
             self._over = True
             self._working = False
         self._release("the task has ended")
+
+    def _send_finish(self, tags: Dict[str, Any], error: Optional[str]) -> None:
+        data: Dict[str, Any] = {"tags": tags}
+        if error is not None:
+            # bson and msgpack carry no lone surrogates, and whatever was raised is told.
+            data["error"] = error[:2000].encode("utf-8", "backslashreplace").decode()
+        self._send({"command": "finishSpan", "data": data})
 
 
 _HANDLERS = {
@@ -220,6 +252,16 @@ _HANDLERS = {
     "dataSourceResponseError": "data_source_error",
     "streamingInMessage": "stream_message",
 }
+
+#: An id of ours in a message of any encoding; it is text, so its length or a quote stands before it.
+_CALL_ID = re.compile(rb"(execId|subPipelineId|requestId)[^0-9A-Za-z]{1,12}([0-9]{1,18})(?![0-9])")
+
+
+def _unreadable(call: Call, size: int, problem: BaseException) -> Union[ApiError, MemoryError]:
+    if isinstance(problem, MemoryError):
+        return MemoryError(f"{call.what}: its answer of {size:,} bytes does not fit into memory")
+    return ApiError(f"{call.what}: its answer of {size:,} bytes cannot be read: {problem}", call.id)
+
 
 #: What the parent passes on to the child that waits for it.
 ANSWERS = frozenset(_HANDLERS)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Union
 
 
 class ApiError(Exception):
@@ -52,7 +52,7 @@ class Call:
         self._done = threading.Event()
         self._lock = threading.Lock()
         self._value: Any = None
-        self._error: Optional[ApiError] = None
+        self._error: Optional[BaseException] = None
         self._callbacks: List[Callable[[], None]] = []
         self.started = False
 
@@ -63,8 +63,7 @@ class Call:
     def result(self, timeout: Optional[float] = None) -> Any:
         """Wait for the answer and return it; raises what went wrong, Timeout after `timeout` seconds."""
         if not self._done.wait(timeout):
-            self._settle(None, Timeout(f"{self.what}: no answer within {timeout:g} s", self.id))
-            self._stop("timeout")
+            self._give_up(timeout)
         if self._error is not None:
             raise self._error
         return self._value
@@ -74,6 +73,24 @@ class Call:
         if not self.done():
             self._stop(reason)
             self._settle(None, TaskStopped(f"{self.what} was stopped: {reason}", self.id))
+
+    def _give_up(self, timeout: Optional[float]) -> None:
+        self._settle(None, Timeout(f"{self.what}: no answer within {timeout:g} s", self.id))
+        self._stop("timeout")
+
+    async def wait(self, timeout: Optional[float] = None) -> Any:
+        """As result(), in a coroutine; when that is cancelled, what was started is told to stop."""
+        import asyncio
+
+        try:
+            return await asyncio.wait_for(self, timeout)
+        except asyncio.CancelledError:
+            self.stop("cancelled")
+            raise
+        except asyncio.TimeoutError:
+            if not self.done():  # else it is what the call itself has ended with
+                self._give_up(timeout)
+            return self.result(0)
 
     def __await__(self) -> Any:
         """`await` it in a coroutine."""
@@ -101,7 +118,7 @@ class Call:
                 return
         callback()
 
-    def _settle(self, value: Any, error: Optional[ApiError]) -> None:
+    def _settle(self, value: Any, error: Union[ApiError, MemoryError, None]) -> None:
         with self._lock:
             if self._done.is_set():
                 return

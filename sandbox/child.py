@@ -61,6 +61,10 @@ KEPT_BACK_BYTES = 2 << 20
 #: without one.
 REST_S = 0.02
 ENOUGH_TASKS = 3
+#: Details of a progress up to this size are told as they are.
+DETAILS_MAX = 16 * 1024
+#: Of an answer that cannot be read, so much at both ends is looked through for the call that it belongs to.
+EDGE = 1024
 #: By this much the brake is let go for them.
 ROOM_BYTES = 4 << 20
 
@@ -79,6 +83,8 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
         sys.exit(0)
     setup = json.loads(frame.body)
     child = Child(channel, socket.socket(fileno=control), setup)
+    # As for a script: an argparse of the user's must not meet ours.
+    sys.argv[:] = [child.shown_as]
     if collects:
         gc.enable()
     child.run(bare)
@@ -214,6 +220,8 @@ class Child:
         self._channel = channel
         self._control = control
         self._where = entries.Location(*setup["where"])
+        #: What stands for the program's name.
+        self.shown_as = self._where.file or self._where.module
         self._encoding: str = setup["encoding"]
         self._returned_errors: bool = setup.get("returned_errors", False)
         self._python_path: List[str] = setup["python_path"]
@@ -337,9 +345,7 @@ class Child:
                 self._prepare(folder)
             api = Api(
                 lambda message: self._call_worker(task, message),
-                lambda value, details: self._send_json(
-                    Kind.PROGRESS, task, {"value": value, "details": _plain(details)}
-                ),
+                lambda value, details: self._show_progress(task, value, details),
                 returned_errors=self._returned_errors,
             )
             self._open(task, api)
@@ -405,7 +411,6 @@ class Child:
             if frame.fd is not None:
                 os.close(frame.fd)
         data, ids = codec.ids_of(message)
-        data.setdefault("input", [])
         self._send_json(Kind.ADMIT, frame.task, ids)
         return data
 
@@ -492,9 +497,24 @@ class Child:
         _flush()
 
     def _call_worker(self, task: int, message: Dict[str, Any]) -> None:
-        """Send a message of the code API, encoded once, for the wire."""
-        wire = codec.encode(self._encoding, message, name=f"{message['command']} data")
+        """Send a message of the code API, encoded once, for the wire. Raises ApiError."""
+        self._need_own_process()
+        try:
+            wire = codec.encode(self._encoding, message, name=f"{message['command']} data")
+        except (codec.ResultInvalid, codec.ResultTooLarge) as error:
+            raise Api.Error(str(error)) from None
         self._channel.send(Kind.CALL, task, wire)
+
+    def _show_progress(self, task: int, value: float, details: Any) -> None:
+        self._need_own_process()
+        self._send_json(Kind.PROGRESS, task, {"value": value, "details": _plain(details)})
+
+    def _need_own_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise Api.Error(
+                "api can be used in the algorithm's own process only; this one was forked by it: return what "
+                "it has found, and call api from there"
+            )
 
     def _fail(self, task: int, told: Dict[str, Any]) -> None:
         self._wind_up(told["message"])
@@ -584,19 +604,24 @@ class Child:
 
     def _take_reply(self, frame: Frame) -> None:
         """Hand an answer of the worker to whoever waits for it."""
+        with self._state:
+            api = self._api if frame.task == self._task else None
+        data: codec.Buffer = frame.body
         try:
             if frame.fd is not None:
-                message = codec.decode(self._encoding, _mapped(frame.fd, frame.size))
-            else:
-                message = codec.decode(self._encoding, frame.body)
-        except ValueError:
-            return  # the parent has read its command: only a worker that breaks off in the middle does this
+                data = _mapped(frame.fd, frame.size)
+            if api is None:
+                return
+            message = codec.decode(self._encoding, data)
+        except (ValueError, MemoryError) as error:
+            if api is not None:
+                # Whoever waits for it must not wait for ever.
+                api._cannot_read(bytes(data[:EDGE]) + bytes(data[-EDGE:]), len(data), error)
+            return
         finally:
             if frame.fd is not None:
                 os.close(frame.fd)
-        with self._state:
-            api = self._api if frame.task == self._task else None
-        if api is not None and isinstance(message, dict):
+        if isinstance(message, dict):
             api._answer(message)
 
     def _begin_stop(self, task: int, options: Dict[str, Any]) -> None:
@@ -632,6 +657,8 @@ class Child:
                     _asyncio().run(result)
             except BaseException as error:  # noqa: BLE001 - the edge of user code
                 told["error"] = failure.describe(error, self._where.folder, during=" in stop()")["message"]
+            if os.getpid() != self._pid:
+                _leave_fork()
         with self._state:
             cancel = self._cancel
         if cancel is not None:
@@ -663,17 +690,26 @@ class Child:
     def _send_json(self, kind: Kind, task: int, body: Dict[str, Any]) -> None:
         # Text from user code may hold lone surrogates: ASCII JSON carries them.
         data = json.dumps(body).encode()
+        if len(data) > INLINE_MAX:
+            # A character may take six bytes, or twelve: as text it was no longer than it may be.
+            most = INLINE_MAX // 12 // max(1, len(body))
+            cut = {
+                name: failure.cut(one, most) if isinstance(one, str) else one for name, one in body.items()
+            }
+            data = json.dumps(cut).encode()
         with contextlib.suppress(OSError):  # the parent is gone: the warden ends us in a moment
-            self._channel.send(kind, task, data[:INLINE_MAX] if len(data) <= INLINE_MAX else b"{}")
+            self._channel.send(kind, task, data)
 
 
 def _plain(value: Any) -> Any:
-    """Return what can go into a frame of ours: the value itself or its text."""
+    """Return what can go into a frame of ours: the value as JSON has it, or its text."""
     try:
-        json.dumps(value)
-    except (TypeError, ValueError, RecursionError):
-        return str(value)[:1000]
-    return value
+        plain = codec.plain(value, "json", "details")
+        if len(json.dumps(plain)) <= DETAILS_MAX:
+            return plain
+    except (codec.ResultInvalid, TypeError, ValueError, RecursionError):
+        pass
+    return failure.cut(failure.text_of(value), DETAILS_MAX // 12)
 
 
 def _told(code: str, error: Exception) -> Dict[str, Any]:

@@ -17,6 +17,10 @@ What a result may hold beyond the types of the encoding is converted where there
                                                        above 2**53 under json and msgpack
 
 Anything else is a ResultInvalid that names the place: `result['a'][3]: Foo`. Python 3.8 and newer.
+
+msgspec and bson have conversions of their own for some of these, which differ from one another (a dataclass
+without its private fields, a zone written as Z). So a value that holds more than JSON's own types goes the
+second, slow way at once, which is the same for all: as far as a look at its first LOOKED_AT values tells.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import contextlib
 import enum
 import functools
 import gc
+import itertools
 import json
 import math
 import os
@@ -39,6 +44,8 @@ Buffer = Union[bytes, bytearray, memoryview]
 ENCODINGS = ("json", "bson", "msgpack")
 #: Two or three frames of Python a level must fit below the interpreter's recursion limit of 1000.
 DEPTH_MAX = 200
+#: So many values are looked at for types that the libraries would convert in their own ways.
+LOOKED_AT = 1000
 #: From this size on a message is worth the import of msgspec (as long as json.loads() of a megabyte).
 LARGE = 256 * 1024
 #: HKube's worker closes the connection and dies above this (WORKER_SOCKET_MAX_PAYLOAD_BYTES).
@@ -69,7 +76,7 @@ def prepare(encoding: str, *, later: bool) -> bool:
 
 
 def decode(encoding: str, data: Buffer) -> Any:
-    """Return the message. Raises ValueError for bytes that are none of this encoding.
+    """Return the message. Raises ValueError for bytes that are none of this encoding, MemoryError.
 
     The garbage collector rests meanwhile: it is 40 % of the time of decoding records (measured).
     """
@@ -79,7 +86,7 @@ def decode(encoding: str, data: Buffer) -> Any:
         return _DECODERS[encoding](data)
     except RecursionError:
         raise ValueError("nested too deep") from None
-    except ValueError:
+    except (ValueError, MemoryError):
         raise
     except Exception as error:
         raise ValueError(_first_line(error)) from error
@@ -93,29 +100,98 @@ def encode(encoding: str, message: Dict[str, Any], *, name: str = "result") -> b
 
     Raises ResultInvalid or ResultTooLarge; nothing has been sent then.
     """
-    try:
-        wire = _ENCODERS[encoding](message)
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001 - many libraries, many types: the second, slow way either works or explains
-        data = plain(message["data"], encoding, name) if "data" in message else None
-        message = {**message, "data": data} if "data" in message else message
+    wire = None
+    if is_native(message.get("data"), encoding):
         try:
-            wire = _SLOW_ENCODERS.get(encoding, _ENCODERS[encoding])(message)
+            wire = _ENCODERS[encoding](message)
         except MemoryError:
             raise
-        except Exception as error:
-            raise ResultInvalid(f"{name} cannot be sent as {encoding}: {_first_line(error)}") from error
+        except Exception:  # noqa: BLE001 - many libraries, many types: the second way either works or explains
+            pass
+    if wire is None:
+        wire = _encode_slowly(encoding, message, name)
     _check_size(len(wire), encoding, name)
     return wire
 
 
+def _encode_slowly(encoding: str, message: Dict[str, Any], name: str) -> bytes:
+    if "data" in message:
+        message = {**message, "data": plain(message["data"], encoding, name)}
+    try:
+        return _SLOW_ENCODERS.get(encoding, _ENCODERS[encoding])(message)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ResultInvalid(f"{name} cannot be sent as {encoding}: {_first_line(error)}") from error
+
+
+_SCALARS = frozenset((str, int, float, bool, type(None), bytes, bytearray))
+_LISTS = frozenset((list, tuple, set, frozenset))
+_TEXT_KEYS = frozenset((str,))
+_INT_KEYS = frozenset((int,))
+
+
+def is_native(value: Any, encoding: str) -> bool:
+    """Whether its first LOOKED_AT values are of types that every library takes as plain() does."""
+    if type(value) in _SCALARS:
+        return True
+    left, waiting = LOOKED_AT, [(value, 0)]
+    while waiting and left > 0:
+        one, depth = waiting.pop()
+        kind = type(one)
+        if depth > DEPTH_MAX:
+            return False
+        if kind is dict:
+            keys = set(map(type, itertools.islice(one, left)))
+            # Not both: two of them may become one.
+            if not (keys <= _TEXT_KEYS or (keys == _INT_KEYS and encoding != "bson")):
+                return False
+            inner = list(itertools.islice(one.values(), left))
+        elif kind in _LISTS:
+            inner = list(itertools.islice(one, left))
+        elif kind in _SCALARS or _is_known(one, kind, encoding):
+            continue
+        else:
+            return False
+        left -= len(inner)
+        if not _SCALARS.issuperset(map(type, inner)):
+            waiting.extend((item, depth + 1) for item in inner)
+    return True
+
+
+def _is_known(value: Any, kind: type, encoding: str) -> bool:
+    """What bson has of its own, or an array of numbers or texts."""
+    if encoding == "bson" and (_is_of_bson(kind) or _known_name(kind) == "datetime"):
+        return True
+    if not callable(getattr(kind, "tolist", None)):
+        return False
+    try:
+        # Without a dtype of that kind: torch's tensors, array.array. Objects and times have to be looked at.
+        return getattr(value.dtype, "kind", "f") not in "OmMV"
+    except AttributeError:
+        return True
+    except Exception:  # noqa: BLE001 - whatever the user's own type does
+        return False
+
+
+def _is_of_bson(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == "bson"
+
+
+def _known_name(kind: type) -> Optional[str]:
+    return _KNOWN.get((kind.__module__, kind.__qualname__))
+
+
 def encode_pieces(encoding: str, message: Dict[str, Any]) -> List[Buffer]:
     """Return the same as encode(), in pieces: large binary values of the result are not copied."""
+    found = None
     try:
-        found = pieces.of(encoding, message, _ENCODERS[encoding] if encoding == "msgpack" else _bson_bytes)
+        if is_native(message.get("data"), encoding):
+            found = pieces.of(
+                encoding, message, _ENCODERS[encoding] if encoding == "msgpack" else _bson_bytes
+            )
     except Exception:  # noqa: BLE001 - many libraries, many types: encode() either works or explains
-        found = None
+        pass
     if found is None:
         return [encode(encoding, message)]
     _check_size(pieces.size_of(found), encoding, "result")
@@ -170,12 +246,13 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple, set, frozenset, collections.deque, range)):
         return [plain(one, encoding, f"{place}[{i}]", depth + 1) for i, one in enumerate(value)]
     if isinstance(value, abc.Mapping):
-        return {
-            _key(key, place): plain(one, encoding, f"{place}[{key!r}]", depth + 1)
-            for key, one in value.items()
-        }
+        return _plain_dict(value, encoding, place, depth)
+    if encoding == "bson" and _is_of_bson(kind):
+        return value
     known = _known_type(kind)
     if known == "datetime":
+        if value != value:
+            return None  # pandas' "not a time", as its "not a number"
         return value if encoding == "bson" else value.isoformat()
     if known in ("date", "time"):
         return value.isoformat()
@@ -191,10 +268,25 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
         }
     tolist = getattr(value, "tolist", None)
     if callable(tolist) and not isinstance(value, type):
-        return plain(tolist(), encoding, place, depth + 1)
+        converted = tolist()
+        if type(converted) is not kind:  # numpy.longdouble has no other form
+            return plain(converted, encoding, place, depth + 1)
     raise ResultInvalid(
         f"{_short(place)}: {_hint(value)} cannot be sent; numbers, texts, lists, dicts and None can"
     )
+
+
+def _plain_dict(value: Any, encoding: str, place: str, depth: int) -> Dict[str, Any]:
+    found: Dict[str, Any] = {}
+    for key, one in value.items():
+        inner = f"{place}[{key!r}]"
+        name = _text(_key(key, place), encoding, inner)
+        if encoding == "bson" and "\0" in name:
+            raise ResultInvalid(f"{_short(inner)}: a key with a null character, bson cannot carry it")
+        if name in found:
+            raise ResultInvalid(f"{_short(inner)}: two keys become {name!r}: keys are text there")
+        found[name] = plain(one, encoding, inner, depth + 1)
+    return found
 
 
 #: Told by name: these four modules together are a third of what the child needs for its start.
@@ -210,7 +302,7 @@ _KNOWN = {
 def _known_type(kind: type) -> Optional[str]:
     """Return which of the standard library's types this one is, or is made from."""
     for base in kind.__mro__:
-        known = _KNOWN.get((base.__module__, base.__qualname__))
+        known = _known_name(base)
         if known is not None:
             return known
     return None
@@ -307,7 +399,18 @@ def _bson() -> Any:
 
 def _bson_decode(data: Buffer) -> Any:
     # Not bytes(data): a copy of 99 MB into fresh memory was half of the time (measured).
-    return _bson().decode(data)["data"]
+    return _bson().decode(data, _bson_options())["data"]
+
+
+@functools.lru_cache(maxsize=1)
+def _bson_options() -> Any:
+    """A date beyond the year 9999, which JavaScript has and Python has not, as bson's own DatetimeMS."""
+    from bson import codec_options
+
+    kinds = getattr(codec_options, "DatetimeConversion", None)  # pymongo 4.3
+    if kinds is None:
+        return codec_options.DEFAULT_CODEC_OPTIONS
+    return codec_options.CodecOptions(datetime_conversion=kinds.DATETIME_AUTO)
 
 
 def _bson_encode(message: Any) -> bytes:
@@ -375,6 +478,7 @@ def ids_of(message: Any) -> Tuple[Dict[str, Any], Dict[str, Any]]:
     data: Any = message.get("data") if isinstance(message, dict) else None
     if not isinstance(data, dict):
         data = {} if data is None else {"input": data}
+    data.setdefault("input", [])
     names = ("taskId", "jobId", "nodeName", "algorithmName", "pipelineName")
     ids: Dict[str, Optional[str]] = {}
     for name in names:

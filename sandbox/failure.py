@@ -50,7 +50,7 @@ def cut(text: str, most: int) -> str:
     return f"{text[:head]}\n… {len(text) - most:,} characters left out …\n{text[head - most :]}"
 
 
-def text_of(error: BaseException) -> str:
+def text_of(error: object) -> str:
     """Return str(error), whatever its __str__ does."""
     try:
         return cut(str(error), TEXT_MAX)

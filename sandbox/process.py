@@ -303,7 +303,7 @@ class Child:
             self._tell_warden(Kind.TASK, {"throttle": on})
 
     def _control_send(self, kind: Kind, task: int, options: Mapping[str, object]) -> None:
-        self._to_control.put(memoryview(encode(kind, task, json.dumps(dict(options)).encode()[:INLINE_MAX])))
+        self._to_control.put(memoryview(encode(kind, task, _options_json(options))))
 
     def _tell_warden(self, kind: Kind, body: Mapping[str, object], *, fds: Iterable[int] = ()) -> None:
         # The warden reads at once or is gone; then its end is noticed by the lifeline's EOF.
@@ -580,6 +580,18 @@ class Child:
             )
         else:
             self._later(0.002, lambda: self._end_orphans(why))
+
+
+def _options_json(options: Mapping[str, object]) -> bytes:
+    """Return a stop's or an exit's options for the child; what JSON lacks as text."""
+    try:
+        data = json.dumps(dict(options), default=str, skipkeys=True).encode()
+    except (ValueError, RecursionError):
+        data = b""
+    if 0 < len(data) <= INLINE_MAX:
+        return data
+    known = ("forceStop", "exitCode")
+    return json.dumps({key: options[key] for key in known if isinstance(options.get(key), int)}).encode()
 
 
 #: Pids of processes that the program using us has started for other purposes (boards): not orphans.

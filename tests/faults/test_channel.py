@@ -12,6 +12,7 @@ BROKEN = {
     "writes_garbage_to_the_channel": "bad frame at byte",
     "announces_a_huge_frame": "frame of 1.15 EB, limit 1.05 MB",
     "sends_a_frame_with_a_bad_body": "bad body",
+    "writes_deep_json_into_the_channel": "bad body",
 }
 
 

@@ -207,11 +207,11 @@ def test_binary_data_under_json_can_be_read_back() -> None:
             {"taskId": "t", "input": [1]},
             "t",
         ),
-        ({"command": "initialize"}, {}, None),
-        ({"command": "initialize", "data": None}, {}, None),
+        ({"command": "initialize"}, {"input": []}, None),
+        ({"command": "initialize", "data": None}, {"input": []}, None),
         ({"command": "initialize", "data": [1, 2]}, {"input": [1, 2]}, None),
-        ({"data": {"taskId": 7}}, {"taskId": 7}, "7"),
-        ([], {}, None),
+        ({"data": {"taskId": 7}}, {"taskId": 7, "input": []}, "7"),
+        ([], {"input": []}, None),
     ],
 )
 def test_an_initialize_of_any_shape_has_data_and_ids(message: Any, data: Any, task: str | None) -> None:

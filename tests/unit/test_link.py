@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from hkrunner.runner import link as links
-from hkrunner.runner.link import Link, Message, State
+from hkrunner.runner.link import SAME_WORKER_S, SILENT_S, Link, Message, State
 from hkrunner.runner.loop import Loop
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +32,7 @@ class Listener:
         self.kinds: list[str] = []
         self.opened = 0
         self.drops: list[str] = []
+        self.resumed: list[bool] = []
         self.unreachable: list[str] = []
         self.given_up: list[str] = []
 
@@ -46,6 +47,9 @@ class Listener:
 
     def on_link_drop(self, reason: str) -> None:
         self.drops.append(reason)
+
+    def on_link_resumed(self, *, all_written: bool) -> None:
+        self.resumed.append(all_written)
 
     def on_link_unreachable(self, reason: str) -> None:
         self.unreachable.append(reason)
@@ -269,14 +273,74 @@ def test_a_ping_before_the_first_message_is_answered_and_is_no_speaking() -> Non
         assert wire.is_silent()
 
 
-def test_back_within_the_window_what_waits_goes_out_at_once() -> None:
+def test_back_within_the_window_an_answer_goes_out_at_once_and_nothing_else() -> None:
     with conversing() as (world, wire):
         wire.close()
         world.until(lambda: world.listener.drops, "the drop")
-        world.link.post(b"undelivered")
-        world.turn()
+        world.link.post(b"progress")
+        world.link.post(b"undelivered", final=True)
         again = world.accept()
         assert again.message() == b"undelivered"
+        world.link.post(b"alive")
+        assert again.is_silent() and not world.link.is_open
+
+
+def test_a_silent_worker_whose_port_was_never_closed_gets_what_waits_after_a_moment() -> None:
+    with conversing() as (world, wire):
+        wire.close()
+        world.until(lambda: world.listener.drops, "the drop")
+        again = world.accept()
+        world.link.post(b"call")
+        world.pass_time(SILENT_S - 0.01)
+        assert again.is_silent() and world.listener.resumed == []
+        world.pass_time(0.02)
+        assert again.message() == b"call"
+        assert world.listener.resumed == [True]
+        world.link.post(b"alive")
+        assert again.message() == b"alive"
+
+
+def test_a_worker_that_was_away_may_be_another_one_and_has_to_speak_first() -> None:
+    with conversing() as (world, wire):
+        port = world.address[1]
+        world.refuse()
+        wire.close()
+        world.until(lambda: world.listener.unreachable, "a refused try")
+        world.server = socket.create_server(("127.0.0.1", port))
+        world.pass_time(0.1)
+        again = world.accept()
+        world.link.post(b"call")
+        world.pass_time(SILENT_S + 0.1)
+        assert again.is_silent() and world.listener.resumed == []
+        again.sock.sendall(frame(TEXT, b"a word"))
+        assert again.message() == b"call"
+
+
+def test_a_worker_that_never_spoke_gets_no_answer_of_an_old_task_after_its_first_drop() -> None:
+    with conversing() as (world, wire):
+        wire.close()
+        world.until(lambda: world.listener.drops, "the drop")
+        world.clock.now += SAME_WORKER_S + 1
+        again = world.accept()
+        world.link.post(b"undelivered", final=True)
+        assert again.is_silent()
+        again.close()
+        world.until(lambda: len(world.listener.drops) == 2, "the second drop")
+        world.clock.now += 1
+        assert world.accept().is_silent()
+
+
+def test_an_answer_that_has_not_left_this_machine_is_sent_again_however_old_it_is() -> None:
+    with conversing() as (world, wire):
+        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        payload = b"x" * 400_000
+        world.link.post(payload, final=True)
+        world.until(lambda: world.link.idle, "an answer that the kernel has taken")
+        world.clock.now += 10.0
+        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wire.close()
+        world.until(lambda: world.listener.drops, "the drop")
+        assert world.accept().message() == payload
 
 
 @pytest.mark.parametrize("speaks", [False, True])
@@ -441,6 +505,7 @@ def test_a_post_that_was_cut_goes_out_again_whole() -> None:
         wire.close()
         world.until(lambda: world.listener.drops, "the drop")
         again = world.accept()
+        world.pass_time(SILENT_S)
         assert again.message() == payload
         assert again.message() == b"after"
 
@@ -528,6 +593,61 @@ def test_refused_connections_are_tried_again_with_growing_bounded_pauses_for_eve
         assert set(world.listener.unreachable) == {"connection refused"}
     finally:
         world.close()
+
+
+def test_the_connect_timeout_holds_for_a_server_that_answers_in_small_pieces() -> None:
+    world = World(connect_timeout_s=3.0)
+    try:
+        world.link.open()
+        wire = world.accept_raw()
+        for byte in b"HTTP/1.1 ":
+            wire.sock.sendall(bytes([byte]))
+            world.pass_time(0.1)
+        assert not world.listener.given_up
+        world.pass_time(3.0)
+        assert world.listener.given_up == ["no answer in time"]
+        world.until(wire.has_ended, "the end of the connection")
+    finally:
+        world.close()
+
+
+def test_a_handshake_without_an_end_is_given_up_before_the_next_one_begins() -> None:
+    world = World()
+    try:
+        world.link.open()
+        first = world.accept_raw()
+        world.pass_time(10.1)
+        world.until(first.has_ended, "the end of the first connection")
+        assert world.listener.unreachable == ["no answer in time"]
+        world.pass_time(1.0)
+        world.accept()
+        assert world.link.state is State.OPEN
+    finally:
+        world.close()
+
+
+def test_a_message_in_a_hundred_thousand_fragments_is_put_together_at_once() -> None:
+    count = 100_000
+    with conversing() as (world, wire):
+        began = time.process_time()
+        wire.send(frame(TEXT, b"x", last=False) + frame(CONTINUATION, b"y", last=False) * count)
+        wire.send(frame(CONTINUATION, b"z"))
+        world.until(lambda: world.listener.messages, "the message")
+        assert world.listener.messages[-1] == b"x" + b"y" * count + b"z"
+        assert time.process_time() - began < DEADLINE_S
+
+
+def test_large_fragments_take_no_descriptor_each() -> None:
+    with conversing() as (world, wire):
+        part = os.urandom(300_000)
+        before = len(os.listdir("/proc/self/fd"))
+        wire.send(frame(TEXT, part, last=False))
+        for _ in range(20):
+            wire.send(frame(CONTINUATION, part, last=False))
+        assert len(os.listdir("/proc/self/fd")) <= before + 2
+        wire.send(frame(CONTINUATION, b""))
+        world.until(lambda: world.listener.messages, "the message")
+        assert world.listener.messages[-1] == part * 21
 
 
 def test_the_connect_timeout_is_told_once_and_ends_it() -> None:
@@ -642,8 +762,9 @@ def test_a_message_that_waits_when_the_connection_is_lost_goes_out_on_the_next()
         world.link.post(b"started", soon=True)
         wire.close()
         world.until(lambda: world.listener.drops, "the drop")
-        world.link.post(b"done", final=True)
         wire = world.accept()
+        wire.sock.sendall(frame(TEXT, b"a word"))
+        world.link.post(b"done", final=True)
         assert (wire.message(), wire.message()) == (b"started", b"done")
 
 
