@@ -160,10 +160,12 @@ def _keeper(loop: Loop, settings: Settings, output: Output) -> Keeper | None:
 
 
 def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:
-    from .local.inputs import read_inputs
+    from .local.inputs import check_encoding, read_inputs
 
     # All inputs are checked before the first task runs.
     inputs = list(read_inputs(settings.inputs, settings.tasks, settings.cwd))
+    if settings.encoding != "json":
+        check_encoding(inputs, settings.encoding)
     if settings.watch:
         return _run_watching(loop, settings, where, output, store, inputs)
     crew = _begin_child(loop, settings, where, store)

@@ -319,7 +319,13 @@ class Supervisor:
         return name != "" and name == current.ids.task
 
     def _on_stop_command(self, message: Message) -> None:
-        self._stop_options = messages.data_of(self._small(message)) or {"forceStop": True}
+        try:
+            data = messages.data_of(self._small(message))
+        except ValueError as error:
+            # The worker waits 10 s for its `stopped`, then ends the pod: the command was read, and is obeyed.
+            self._output.warn(f"✘ the worker sent a stop with data that cannot be read: {error}")
+            data = {}
+        self._stop_options = data or {"forceStop": True}
         self._step(Event.STOP)
 
     def _on_exit_command(self, message: Message) -> None:
@@ -333,12 +339,7 @@ class Supervisor:
         """Decode a message that carries little; {} for one that claims to be large."""
         if message.blob is not None:
             return {}
-        try:
-            return encoding.decode(self._settings.encoding, message.data)
-        except ValueError as error:
-            # Its command was read, and is obeyed.
-            self._output.warn(f"✘ the worker sent data that cannot be read: {error}")
-            return {}
+        return encoding.decode(self._settings.encoding, message.data)
 
     # ---- the table
 

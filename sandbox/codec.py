@@ -95,8 +95,12 @@ def decode(encoding: str, data: Buffer) -> Any:
             gc.enable()
 
 
-def encode(encoding: str, message: Dict[str, Any], *, name: str = "result") -> bytes:
+def encode(
+    encoding: str, message: Dict[str, Any], *, name: str = "result", most: Optional[int] = MESSAGE_LIMIT
+) -> bytes:
     """Return the message ready for the wire; `name` is what its data is called in an error.
+
+    `most`: bytes, None for what is not sent to HKube's worker.
 
     Raises ResultInvalid or ResultTooLarge; nothing has been sent then.
     """
@@ -110,7 +114,8 @@ def encode(encoding: str, message: Dict[str, Any], *, name: str = "result") -> b
             pass
     if wire is None:
         wire = _encode_slowly(encoding, message, name)
-    _check_size(len(wire), encoding, name)
+    if most is not None:
+        _check_size(len(wire), encoding, name)
     return wire
 
 
@@ -349,8 +354,12 @@ def _key(key: Any, place: str) -> str:
         return _key(key.value, place)
     if isinstance(key, bool) or key is None:
         return {True: "true", False: "false", None: "null"}[key]
-    if isinstance(key, (int, float)):
-        return repr(key) if type(key) in (int, float) else str(key)
+    if isinstance(key, int):
+        return repr(int(key))
+    if isinstance(key, float):
+        return repr(float(key))
+    if type(key).__module__ == "numpy" and type(key.tolist()) is not type(key):
+        return _key(key.tolist(), place)  # a number, as numpy.unique() gives them
     if isinstance(key, os.PathLike) or _known_type(type(key)) in ("datetime", "date", "UUID"):
         return str(key)
     raise ResultInvalid(f"{_short(place)}: a key of type {_hint(key)}; keys must be text")

@@ -144,7 +144,7 @@ class Alone:
         if self._task is not None or self._ending or self._stopping or not self._worker.connected:
             return
         if out.broken:
-            self.report.settle(141)  # as the shell reports a writer whose reader has gone
+            self.report.settle_broken()
             self._end()
         elif out.waiting > HOLD_BACK:
             out.on_drained = self._next

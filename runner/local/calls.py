@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ...sandbox import codec
+from ..loop import Loop
 from . import pipelines, sources
 from .flow import Execution, Flow
 from .pipelines import Retry
@@ -101,11 +102,13 @@ class Calls:
 
     def __init__(
         self,
+        loop: Loop,
         offer: Offer,
         task: LocalTask,
         say: Callable[[dict[str, Any]], None],
         on_problem: Callable[[str], None],
     ) -> None:
+        self._loop = loop
         self._offer = offer
         self._task = task
         self._say = say
@@ -223,7 +226,16 @@ class Calls:
             return
         ended = partial(self._pipeline_ended, pipeline_id, bool(data.get("includeResult")))
         self._flows[pipeline_id] = flow = Flow(pipeline, partial(self._launch_node, pipeline.name), ended)
+        if pipeline.ttl_s is not None:
+            self._loop.after(pipeline.ttl_s, partial(self._expire, pipeline_id, flow, pipeline.ttl_s))
         flow.begin()
+
+    def _expire(self, pipeline_id: str, flow: Flow, ttl_s: float) -> None:
+        if self._open and self._flows.get(pipeline_id) is flow:
+            del self._flows[pipeline_id]
+            flow.stop()
+            told = {"subPipelineId": pipeline_id, "reason": f"pipeline expired: its ttl is {ttl_s:g} s"}
+            self._say({"command": "subPipelineStopped", "data": told})
 
     def _stored(self, raw: dict[str, Any]) -> dict[str, Any]:
         name = raw.get("name")
@@ -231,7 +243,10 @@ class Calls:
         if stored is None:
             self._lacks(f"pipeline {name!r}", f"--pipeline {name}=FILE.json")
             raise pipelines.PipelineError(f"pipeline {name} Not Found")
-        flow_input = {**(stored.get("flowInput") or {}), **(raw.get("flowInput") or {})}
+        given = [one.get("flowInput") or {} for one in (stored, raw)]
+        if not all(isinstance(one, dict) for one in given):
+            raise pipelines.PipelineError("data.flowInput should be object,null")
+        flow_input = {**given[0], **given[1]}
         return {**stored, "name": name, "flowInput": flow_input, "triggers": None}
 
     def _launch_node(
@@ -393,6 +408,16 @@ def data_source(offer: Offer, data: Mapping[str, Any]) -> dict[str, Any]:
             )
         told["error"] = str(error)
     return {"command": "dataSourceResponse", "data": told}
+
+
+def as_error(message: Mapping[str, Any], problem: str) -> dict[str, Any]:
+    """Return what is said instead of an answer that cannot be sent."""
+    failed = {"algorithmExecutionDone": "algorithmExecutionError", "subPipelineDone": "subPipelineError"}
+    command = message["command"]
+    if command not in failed and command != "dataSourceResponse":
+        return dict(message)  # a text that cannot be carried as it is
+    data = {key: value for key, value in message["data"].items() if key != "response"}
+    return {"command": failed.get(command, command), "data": {**data, "error": problem}}
 
 
 _KINDS: dict[str, type] = {"string": str, "array": list, "object": dict}

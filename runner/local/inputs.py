@@ -19,6 +19,18 @@ def read_inputs(values: tuple[str, ...], tasks: str | None, cwd: str) -> Iterato
         yield from _lines(tasks, cwd)
 
 
+def check_encoding(inputs: list[bytes], encoding: str) -> None:
+    """Raise SettingsError for an input that cannot be sent in this encoding."""
+    from ...sandbox import codec  # a run in json has nothing to check
+
+    for number, data in enumerate(inputs, 1):
+        message = {"command": "initialize", "data": codec.decode("json", data)}
+        try:
+            codec.encode(encoding, message, name=f"input {number}", most=None)
+        except codec.ResultInvalid as error:
+            raise SettingsError(f"--encoding {encoding}: {error}") from None
+
+
 def _value(value: str, cwd: str) -> tuple[bytes, str]:
     if value == "-":
         return _stdin(), "what stdin gives to --input -"

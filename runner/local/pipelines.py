@@ -22,8 +22,10 @@ _NAME = re.compile(r"[:\-_.A-Za-z0-9]+")
 _RANGE = re.compile(r"(-?\d+)\.\.\.(-?\d+)")
 _NOT_SERVED = "is not served by hkrunner's local worker"
 _NODE_KEYS = {"ttl", "stateType", "spec", "minStatelessCount", "maxStatelessCount"}
+#: Tasks of one node. They wait here for their turns: with more, the loop would be at it for seconds.
+BATCH_MAX = 100_000
 _POLICIES = ("Never", "Always", "OnError", "OnCrash")
-_OPTIONS = {"batchTolerance", "progressVerbosityLevel", "concurrentPipelines"}
+_OPTIONS = {"batchTolerance", "progressVerbosityLevel", "concurrentPipelines", "ttl", "activeTtl"}
 
 
 class PipelineError(Exception):
@@ -98,6 +100,7 @@ class Pipeline:
     nodes: tuple[Node, ...]
     flow_input: dict[str, Any]
     batch_tolerance: float
+    ttl_s: float | None = None  #: from its begin on
 
     @property
     def in_results(self) -> list[Node]:
@@ -126,13 +129,25 @@ def read(raw: Mapping[str, Any]) -> Pipeline:
     nodes = _nodes(raw.get("nodes"), name)
     _check_references(nodes, flow_input)
     _check_cycles(nodes)
-    return Pipeline(name, nodes, flow_input, _tolerance(raw.get("options") or {}))
+    options = raw.get("options") or {}
+    return Pipeline(name, nodes, flow_input, _tolerance(options), _ttl_s(options))
+
+
+def _ttl_s(options: dict[str, Any]) -> float | None:
+    """Return the shorter of the two: nothing waits in a queue here, so both begin at once."""
+    given = [(key, options[key]) for key in ("ttl", "activeTtl") if options.get(key) is not None]
+    for key, value in given:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise PipelineError(f"data.options.{key} should be integer")
+        if value < 1:
+            raise PipelineError(f"data.options.{key} should be >= 1")
+    return min((float(value) for _, value in given), default=None)
 
 
 def _tolerance(options: Any) -> float:
     if not isinstance(options, dict):
         raise PipelineError("data.options should be object")
-    for key in sorted(options.keys() - _OPTIONS):
+    for key in sorted(options.keys() - _OPTIONS, key=str):
         raise PipelineError(f"the option {key!r} of a pipeline {_NOT_SERVED}")
     value = options.get("batchTolerance", BATCH_TOLERANCE)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -234,7 +249,9 @@ def _written(text: str) -> Iterator[Any]:
     bare = re.sub(r"[\s\[\]]", "", text)
     numbers = _RANGE.fullmatch(bare)
     if numbers is not None:
-        yield from range(int(numbers[1]), int(numbers[2]) + 1)
+        items = range(int(numbers[1]), int(numbers[2]) + 1)
+        _check_size(text, len(items))
+        yield from items
     else:
         yield from bare.split(",")
 
@@ -330,13 +347,22 @@ def inputs_of(node: Node, flow_input: dict[str, Any], done: Mapping[str, Outcome
         columns.append([_plain(item) for item in items])
         repeats.append(False)
     if node.cartesian:
+        _check_size(f'node "{node.name}"', math.prod(map(len, columns)))
         return [list(row) for row in itertools.product(*columns)]
     length = max(len(items) for items, repeat in zip(columns, repeats, strict=True) if not repeat)
+    _check_size(f'node "{node.name}"', length)
     padded = [
         items * length if repeat else items + [None] * (length - len(items))
         for items, repeat in zip(columns, repeats, strict=True)
     ]
     return [list(row) for row in zip(*padded, strict=True)]
+
+
+def _check_size(what: str, count: int) -> None:
+    if count > BATCH_MAX:
+        raise PipelineError(
+            f"{what}: a batch of {count:,} tasks; hkrunner's local worker takes {BATCH_MAX:,}"
+        )
 
 
 def _items(one: Reference, flow_input: dict[str, Any], done: Mapping[str, Outcome]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from typing import Any
@@ -40,6 +41,15 @@ class Report:
     def settle(self, status: int) -> None:
         """Take this exit status, unless there is a higher one."""
         self.status = max(self.status, status)
+
+    def settle_broken(self) -> None:
+        """stdout takes no more results: its reader has gone, or it is a file on a full disk."""
+        problem = self._output.out.problem
+        if problem is None or problem.errno == errno.EPIPE:
+            self.settle(141)  # as the shell reports a writer whose reader has gone
+            return
+        self._output.warn(f"✘ results cannot be written to stdout: {problem.strerror}")
+        self.settle(1)
 
     def show(self, result: Result) -> None:
         """Print the result of a task, and tell how it has ended."""

@@ -123,10 +123,10 @@ class LocalRun:
     def _next(self) -> None:
         """Hand the next input out, or end."""
         if self._output.out.broken:
-            # A file that cannot be written is told of in the end.
-            self.report.settle(
-                1 if self._settings.output_file is not None else 141
-            )  # as the shell reports a writer whose reader has gone
+            if self._settings.output_file is not None:
+                self.report.settle(1)  # it is told of in the end
+            else:
+                self.report.settle_broken()
             self._end()
             return
         if self._output.out.waiting > HOLD_BACK:

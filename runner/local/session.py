@@ -14,8 +14,9 @@ from enum import Enum, auto
 from typing import Any, Protocol
 
 from ...sandbox import codec
+from .. import encoding
 from ..loop import Loop, Timer
-from .calls import COMMANDS, Calls, Offer, data_source
+from .calls import COMMANDS, Calls, Offer, as_error, data_source
 from .tasks import Answer, LocalTask
 
 #: Silence after an `alive`, a stop or a `stopping` that HKube's worker bears (PROTOCOL 3.2).
@@ -70,12 +71,13 @@ class Session:
     # ---- what the worker says
 
     def begin(self, task: LocalTask) -> None:
-        """Hand the task out. There is no other one."""
+        """Hand the task out. There is no other one. Raises ResultInvalid for an input that cannot be sent."""
         assert self.task is None, "one task at a time"
+        wire = task.initialize(self._wire.encoding)
         self._hush()
         self.task, self._state = task, TaskState.INITIALIZING
-        self._calls = Calls(self._offer, task, self._say, self._ears.on_problem)
-        self._wire.send(task.initialize(self._wire.encoding))
+        self._calls = Calls(self._loop, self._offer, task, self._say, self._ears.on_problem)
+        self._wire.send(wire)
 
     def stop(self, *, force: bool = True, at_once: bool = False) -> bool:
         """Ask the client to stop its task; True if it is asked now, or was.
@@ -108,7 +110,13 @@ class Session:
         return self._calls.spans() if self._calls is not None else []
 
     def _say(self, message: dict[str, Any]) -> None:
-        self._wire.send(codec.encode(self._wire.encoding, message, name="message"))
+        try:
+            # What the worker sends has no limit (PROTOCOL 1.4).
+            wire = codec.encode(self._wire.encoding, message, name="answer", most=None)
+        except codec.ResultInvalid as error:
+            # Another algorithm's result came as JSON, and this client speaks something else.
+            wire = encoding.encode(self._wire.encoding, as_error(message, str(error)))
+        self._wire.send(wire)
 
     # ---- what the client says
 
@@ -124,6 +132,10 @@ class Session:
             self._ears.on_problem(
                 f"a message that is no {self._wire.encoding}; HKube's worker would die of it: {error}"
             )
+            if self.task is not None:
+                # Whatever it was, nothing better will come.
+                text = f"the client sent a message that is no {self._wire.encoding}: {error}"
+                self._answered("errorMessage", {"command": "errorMessage", "error": {"message": text}})
             return
         command = message.get("command") if isinstance(message, dict) else None
         if not isinstance(command, str):

@@ -21,7 +21,10 @@ class LocalTask:
     more: dict[str, Any] = field(default_factory=dict)
 
     def initialize(self, encoding: str) -> bytes:
-        """Return its initialize message: the keys a real worker sends under storage v1."""
+        """Return its initialize message: the keys a real worker sends under storage v1.
+
+        Raises ResultInvalid for an input that this encoding cannot carry.
+        """
         data: dict[str, Any] = {
             "useCache": False,
             "flatInput": None,
@@ -44,7 +47,8 @@ class LocalTask:
         message = {"command": "initialize", "data": data}
         if encoding != "json":
             data["input"] = codec.decode("json", self.input)
-            return codec.encode(encoding, message, name="input")
+            # What the worker sends has no limit (PROTOCOL 1.4).
+            return codec.encode(encoding, message, name="input", most=None)
         # The input travels as it was written: nothing is decoded, nothing rounded.
         whole = codec.encode("json", message, name="input")
         begin, mark, end = whole.partition(b'"input":null')

@@ -28,9 +28,9 @@ CHUNK = 256 * 1024
 class Listener:
     """Who is told of a connection."""
 
-    on_ready: Callable[[], None]  #: the handshake is done
+    on_ready: Callable[[Connection], None]  #: the handshake is done
     on_message: Callable[[bytes], None]
-    on_gone: Callable[[str], None]
+    on_gone: Callable[[Connection, str], None]
     on_problem: Callable[[str], None]
 
 
@@ -69,7 +69,7 @@ class Connection:
     def _gone(self, reason: str) -> None:
         if self._socket.fileno() >= 0:
             self.close()
-            self._listener.on_gone(reason)
+            self._listener.on_gone(self, reason)
 
     def _read(self) -> None:
         try:
@@ -110,7 +110,7 @@ class Connection:
         if self._protocol.state is WireState.OPEN:
             self._flush()
             self.ready = True
-            self._listener.on_ready()
+            self._listener.on_ready(self)
 
     def _take(self, event: Any) -> None:
         if not isinstance(event, Frame) or event.opcode > 0x2:

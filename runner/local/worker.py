@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ...sandbox import codec
 from ..loop import Loop
 from .calls import Offer
 from .session import Ears, Session
@@ -19,6 +20,9 @@ from .tasks import Answer, LocalTask
 from .wire import Connection, Listener
 
 __all__ = ["Answer", "LocalTask", "LocalWorker"]
+
+#: So many may have connected without having said what they want: one that never does keeps nobody out.
+KNOCKING_MAX = 16
 
 
 class LocalWorker:
@@ -44,6 +48,7 @@ class LocalWorker:
         self._ears = Ears(self._answered, on_problem, on_progress, on_logs)
         self._queue: deque[LocalTask] = deque()
         self._listener: socket.socket | None = None
+        self._knocking: list[Connection] = []  #: whose handshake is not done
         self._client: Connection | None = None
         self._session: Session | None = None
 
@@ -76,6 +81,9 @@ class LocalWorker:
 
     def close(self) -> None:
         """Close everything."""
+        for knocking in self._knocking:
+            knocking.close()
+        self._knocking.clear()
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -90,7 +98,7 @@ class LocalWorker:
     @property
     def connected(self) -> bool:
         """A client is there, its handshake done."""
-        return self._client is not None and self._client.ready
+        return self._client is not None
 
     @property
     def working(self) -> LocalTask | None:
@@ -109,14 +117,24 @@ class LocalWorker:
             sock, _ = self._listener.accept()
             if self._client is not None:
                 # The real worker would take it and then lose both (PROTOCOL 1.9).
-                self._on_problem("a second client connected while the first is served; it was refused")
+                self._refuse()
                 sock.close()
                 return
+            if len(self._knocking) == KNOCKING_MAX:
+                self._knocking.pop(0).close()
             listener = Listener(self._client_ready, self._client_said, self._client_gone, self._on_problem)
-            self._client = Connection(self._loop, sock, listener)
+            self._knocking.append(Connection(self._loop, sock, listener))
 
-    def _client_ready(self) -> None:
-        assert self._client is not None
+    def _refuse(self) -> None:
+        self._on_problem("a second client connected while the first is served; it was refused")
+
+    def _client_ready(self, client: Connection) -> None:
+        self._knocking.remove(client)
+        if self._client is not None:
+            self._refuse()
+            client.close()
+            return
+        self._client = client
         self._session = Session(self._loop, self._client, self._offer, self._ears)
         self._on_client(True)
         self._next()
@@ -125,11 +143,13 @@ class LocalWorker:
         if self._session is not None:
             self._session.hear(data)
 
-    def _client_gone(self, reason: str) -> None:
+    def _client_gone(self, client: Connection, reason: str) -> None:
         """The client has disconnected; its task, if any, is handed to the next one from the start."""
+        if client is not self._client:
+            self._knocking.remove(client)  # it was refused, or has never said what it wanted
+            return
         session, self._session, self._client = self._session, None, None
-        if session is None:
-            return  # it was refused
+        assert session is not None, "a client that is served has one"
         task = session.close()
         if task is not None:
             self._on_problem(f"the client disconnected in the middle of task {task.task}: {reason}")
@@ -141,5 +161,12 @@ class LocalWorker:
         self._next()
 
     def _next(self) -> None:
-        if self._session is not None and self._session.task is None and self._queue:
-            self._session.begin(self._queue.popleft())
+        if self._session is None or self._session.task is not None or not self._queue:
+            return
+        task = self._queue.popleft()
+        try:
+            self._session.begin(task)
+        except codec.ResultInvalid as error:
+            # A client chose an encoding that cannot carry it.
+            failed = {"command": "errorMessage", "error": {"code": "RESULT_INVALID", "message": str(error)}}
+            self._loop.after(0, lambda: self._answered(Answer(task, "errorMessage", failed)))

@@ -14,6 +14,7 @@ from hkrunner.runner.local.spans import UNFINISHED, Spans
 from hkrunner.runner.local.tasks import Answer, LocalTask
 from hkrunner.runner.loop import Loop
 
+ONE = {"nodeName": "a", "algorithmName": "x"}
 TASK = LocalTask("t1", "job1", "green", "green-alg", "simple", b"[1]")
 
 
@@ -29,7 +30,8 @@ class Talk:
         self.problems: list[str] = []
         self.loop = Loop(clock=lambda: self.now)
         ears = Ears(self.answers.append, self.problems.append)
-        self.session = Session(self.loop, self, Offer(), ears)
+        self.offer = Offer()
+        self.session = Session(self.loop, self, self.offer, ears)
 
     def send(self, data: bytes) -> None:
         self.said.append(json.loads(data))
@@ -70,6 +72,48 @@ def talk() -> Any:
 )
 def test_progress_is_shown_in_whole_percent_and_odd_values_as_they_are(data: Any, shown: str) -> None:
     assert progress_line("t1", data) == shown
+
+
+def test_a_message_that_cannot_be_read_ends_the_task_with_a_sentence(talk: Talk) -> None:
+    talk.working().session.hear(b'{"command":"done","data":' + b"[" * 100_000)
+    assert len(talk.answers) == 1
+    assert talk.answers[0].error.startswith("the client sent a message that is no json")
+
+
+@pytest.mark.parametrize("flow_input", [[1, 2], "x", 3])
+def test_a_flow_input_that_is_no_object_is_refused(talk: Talk, flow_input: Any) -> None:
+    talk.offer.pipelines = {"s": {"name": "s", "flowInput": {}, "nodes": [ONE]}}
+    asked = {"subPipelineId": "1", "subPipeline": {"name": "s", "flowInput": flow_input}}
+    talk.working().hear("startStoredSubPipeline", data=asked)
+    assert talk.last()["data"]["error"] == "data.flowInput should be object,null"
+
+
+def test_a_pipeline_that_outlives_its_ttl_is_stopped(talk: Talk) -> None:
+    class Endless:
+        """Algorithms that never answer."""
+
+        stopped = 0
+
+        def __contains__(self, name: object) -> bool:
+            return True
+
+        def start(self, task: LocalTask, on_end: Any, *, ends_on_error: bool = False) -> Any:
+            return self
+
+        def stop(self) -> None:
+            self.stopped += 1
+
+    talk.offer.algorithms = endless = Endless()
+    pipeline = {"name": "p", "nodes": [ONE], "options": {"ttl": 3600, "activeTtl": 5}}
+    talk.working().hear("startRawSubPipeline", data={"subPipelineId": "1", "subPipeline": pipeline})
+    talk.wait(4.9)
+    assert talk.last()["command"] == "subPipelineStarted"
+    talk.wait(0.2)
+    assert talk.last() == {
+        "command": "subPipelineStopped",
+        "data": {"subPipelineId": "1", "reason": "pipeline expired: its ttl is 5 s"},
+    }
+    assert endless.stopped == 1
 
 
 def test_alive_is_missed_after_ten_seconds_and_not_before(talk: Talk) -> None:
@@ -291,6 +335,9 @@ def test_a_node_that_cannot_be_run_is_one_sentence(change: Any, said: str) -> No
         ({"name": "p", "nodes": [{}]}, "data.nodes[0] should have required property 'nodeName'"),
         ({"name": "p", "kind": "stream"}, "kind 'stream' is not served"),
         ({"name": "p", "nodes": [{"nodeName": "a", "algorithmName": "x"}] * 2}, 'found duplicate node "a"'),
+        ({"name": "p", "nodes": [ONE], "options": {1: 2, "a": 3}}, "the option 1 of a pipeline"),
+        ({"name": "p", "nodes": [ONE], "options": {"ttl": "1h"}}, "data.options.ttl should be integer"),
+        ({"name": "p", "nodes": [{**ONE, "input": ["#[1...3000000000]"]}]}, "a batch of 3,000,000,000 tasks"),
     ],
 )
 def test_a_pipeline_that_cannot_be_run_is_one_sentence(raw: Any, said: str) -> None:
