@@ -34,6 +34,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..sandbox import launch
 from .errors import BoardError, NotFound, StillStarting
 from .files import Identity, read_json_bytes
 from .records import OPTUNA, Board, BoardStatus, Order, Readiness, Records, new_reference, now_ms
@@ -42,6 +43,7 @@ from .targets import Target
 IDLE_TIMEOUT_S = 3 * 3600.0  # HKube's BOARDS_TIMEOUT
 START_DEADLINE_S = 60.0  # the first import of TensorBoard from a cold disk took 22 s
 STOP_GRACE_S = 3.0
+REAP_S = 2.0  # between the end of the first thread and that of the process
 _LOCK_DEADLINE_S = 2.0
 _KEPT_MS = 24 * 3600 * 1000  # how long a board that failed or expired is still listed
 _SERVE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_serve.py")
@@ -304,6 +306,16 @@ class BoardManager:
             process.stdin.close()
         self._own[board.reference] = _Own(board, process)
         return board
+
+    def reap(self, reference: str) -> None:
+        """Take in how a board of ours ended that was seen to be gone.
+
+        It may take a moment more: its first thread is gone before its last one is.
+        """
+        own = self._own.get(reference)
+        if own is not None:
+            launch.has_ended(own.process, REAP_S)
+            self.poll()
 
     def _read_news(self, own: _Own) -> Board | None:
         """The latest state among the lines that have come; None when none has."""

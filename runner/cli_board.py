@@ -140,7 +140,7 @@ def _stay(manager: BoardManager, reference: str) -> None:
             select.select(fds, [], [], 1.0)
             manager.poll()
         # One that died since the last look is only known to be gone: how it ended is told by who reaps it.
-        manager.poll()
+        manager.reap(reference)
         board = manager.find(reference)
         if board is not None and board.status is BoardStatus.FAILED:
             raise BoardError(f"board {board.id} failed: {board.error}", hint=board.hint or "")
