@@ -142,7 +142,8 @@ class Link:
         self._dropped_at: float | None = None
         self._timer: Timer | None = None
         self._outbox = Outbox(self._opcode, loop.clock)
-        self._soon = loop.alarm(self._pump)
+        self._held: bytes | None = None  #: a small message that waits for the next one
+        self._soon = loop.alarm(self._hold_no_longer)
         self._spoken = False
         self._may_answer = False  #: before it has spoken, but no more than that
         self._was_away = False  #: a try to come back has failed
@@ -266,10 +267,12 @@ class Link:
         self._close_socket()
         self._since = self._loop.clock()
         self._was_away = False
-        self._all_written = self._outbox.idle
+        self._all_written = self.idle
+        self._let_go()
         self._resume.cancel()
         if self._spoken:  # one that never spoke is not known: whoever comes next is not the same
             self._dropped_at = self._since
+        self._spoken = self._may_answer = False
         self._outbox.dropped()
         if self._timer is not None:
             self._timer.cancel()
@@ -318,60 +321,68 @@ class Link:
 
     def post(
         self, data: bytes, source: Source | None = None, *, final: bool = False, soon: bool = False
-    ) -> None:
+    ) -> bool:
         """Send a message as soon as the worker can take it; `source` instead of data for a large one.
 
         `final`: the answer of a task, which is worth sending again when it may have been lost.
         `soon`: a small message that waits up to SOON_S for the next one, to go out with it: a system call,
         and a wake-up of the worker, less for a task that is over in no time.
+
+        True when so much waits to be sent now that nothing should be added (see `congested`).
         """
+        if self._spoken and source is None and len(data) <= SMALL and self._outbox.is_empty:
+            if soon and self._held is None:
+                self._held = data
+                self._soon.set(SOON_S)
+                return False
+            if self._post_now(data, final):
+                return False
         if self.state is State.CLOSED:
             if source is not None:
                 source.close()
-            return
-        one = Outgoing(data, source, final)
-        if soon and not self._outbox and self._is_free:
-            self._soon.set(SOON_S)
-            self._outbox.put(one)
-            return
-        if source is None and len(data) <= SMALL and self._post_now(one):
-            return
-        self._soon.cancel()
-        self._outbox.put(one)
-        self._pump()
-
-    def _post_now(self, one: Outgoing) -> bool:
-        """Send a small message at once, with one that waits for it; False when it has to queue."""
-        outbox, sock = self._outbox, self._socket
-        first = outbox.only if self._soon.pending else None
-        self._soon.cancel()
-        if sock is None or (outbox and first is None) or not (self._is_free or self._is_excused(one)):
             return False
-        before = b"" if first is None else frame(self._opcode, first.data)
-        frames = before + frame(self._opcode, one.data)
+        self._let_go()
+        self._outbox.put(Outgoing(data, source, final))
+        self._pump()
+        return self._outbox.congested
+
+    def _post_now(self, data: bytes, final: bool) -> bool:
+        """Send a small message past the outbox, with the one that is held; False: it has to queue."""
+        assert self._socket is not None, "a worker that has spoken is connected"
+        held, self._held = self._held, None
+        frames = frame(self._opcode, data)
+        if held is not None:
+            self._soon.cancel()
+            first = frame(self._opcode, held)
+            frames = first + frames
         try:
-            count = sock.send(frames)
+            count = self._socket.send(frames)
         except OSError:
+            self._held = held
             return False  # the queue meets the same trouble, and deals with it
-        if first is not None and count >= len(before):
-            outbox.first_is_written()
-        if count < len(frames):
-            # What is cut is the first in the outbox, and the chunk the rest of its frame.
-            end = len(before) if count < len(before) else len(frames)
-            outbox.put_cut(one, memoryview(frames)[count:end])
-            self._pump()
+        if count == len(frames):
+            if final:
+                self._outbox.keep(Outgoing(data, None, True))
+            return True
+        # What is cut is the first in the outbox, and the chunk the rest of its frame.
+        if held is not None and count < len(first):
+            self._outbox.put_cut(Outgoing(held, None, False), memoryview(first)[count:])
+            self._outbox.put(Outgoing(data, None, final))
         else:
-            outbox.put_written(one)
+            self._outbox.put_cut(Outgoing(data, None, final), memoryview(frames)[count:])
+        self._pump()
         return True
 
-    @property
-    def _is_free(self) -> bool:
-        """The worker listens, and no frame is half sent."""
-        return self._outbox.is_between_frames and self._spoken and self._fd >= 0
+    def _let_go(self) -> None:
+        """What is held for the next message waits in the outbox from now on."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._soon.cancel()
+            self._outbox.put(Outgoing(held, None, False))
 
-    def _is_excused(self, one: Outgoing) -> bool:
-        """It is a final answer, for which the worker need not have spoken."""
-        return one.final and self._may_answer and self._outbox.is_between_frames
+    def _hold_no_longer(self) -> None:
+        self._let_go()
+        self._pump()
 
     def _may_begin(self) -> bool:
         """The next message may go out; a final answer goes first where nothing else may."""
@@ -382,6 +393,7 @@ class Link:
 
         If an old answer has begun to go out it must not be completed: the connection is dropped instead.
         """
+        self._held = None
         if self._outbox.clear():
             self._drop("the worker began another task in the middle of an answer")
 
@@ -407,7 +419,7 @@ class Link:
     @property
     def idle(self) -> bool:
         """Nothing waits to be sent."""
-        return self._outbox.idle
+        return self._held is None and self._outbox.idle
 
     def _pump(self) -> None:
         """Write what the kernel takes now; the rest when it takes more."""
@@ -462,7 +474,7 @@ class Link:
         # It goes on: the answer it had before was not lost.
         self._outbox.forget_written()
         self._listener.on_link_message(message)
-        if self._outbox and not self._soon.pending:
+        if self._outbox:
             self._pump()
 
     def _on_control(self, opcode: int, payload: bytes) -> None:

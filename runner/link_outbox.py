@@ -96,14 +96,9 @@ class Outbox:
         return not self._queue and not self.chunk
 
     @property
-    def is_between_frames(self) -> bool:
-        """No message is half sent, and no control frame waits."""
-        return not (self.chunk or self._control or self._frames)
-
-    @property
-    def only(self) -> Outgoing | None:
-        """The message that waits alone; None when there are none or more."""
-        return self._queue[0] if len(self._queue) == 1 else None
+    def is_empty(self) -> bool:
+        """No message waits, none is half sent, and no control frame waits."""
+        return not (self._queue or self.chunk or self._control)
 
     def put(self, one: Outgoing) -> None:
         """Have it sent when its turn comes."""
@@ -120,13 +115,10 @@ class Outbox:
         self.put(one)
         self._frames = iter(())
 
-    def put_written(self, one: Outgoing) -> None:
-        """It was sent past the queue."""
-        self._is_written(one)
-
-    def first_is_written(self) -> None:
-        """The first message was sent past the queue."""
-        self._sent(self._queue.popleft())
+    def keep(self, answer: Outgoing) -> None:
+        """A final answer was written, perhaps past the queue: it may have to be sent again."""
+        self.forget_written()
+        self.written = (answer, self._clock())
 
     def put_last_again(self) -> None:
         """Have the answer that was written last sent once more."""
@@ -177,17 +169,13 @@ class Outbox:
 
     def _sent(self, one: Outgoing) -> None:
         self._waiting_bytes -= one.size
-        self._is_written(one)
+        if one.final:
+            self.keep(one)
+        else:
+            one.close()
         if self.on_relieved is not None and not self.congested:
             callback, self.on_relieved = self.on_relieved, None
             callback()
-
-    def _is_written(self, one: Outgoing) -> None:
-        if one.final:
-            self.forget_written()
-            self.written = (one, self._clock())
-        else:
-            one.close()
 
     def dropped(self) -> None:
         """The connection is gone: a message that was cut goes out again, whole; one that was written is the

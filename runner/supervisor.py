@@ -75,7 +75,7 @@ class Line(Protocol):
     def congested(self) -> bool: ...
     def post(
         self, data: bytes, source: BlobSource | None = None, *, final: bool = False, soon: bool = False
-    ) -> None: ...
+    ) -> bool: ...
     def clear(self) -> None: ...
     def close(self) -> None: ...
 
@@ -893,8 +893,8 @@ class Supervisor:
         link = self._link
         if link is None:
             return
-        link.post(wire, source, final=final, soon=soon)
-        if link.congested and self._crew.child is not None and link.on_relieved is None:
+        full = link.post(wire, source, final=final, soon=soon)
+        if full and self._crew.child is not None and link.on_relieved is None:
             # The child waits with what it wants to send until the worker has taken some of it.
             child = self._crew.child
             child.listen(False)

@@ -208,12 +208,13 @@ class InProcess:
 
     def post(
         self, data: bytes, source: BlobSource | None = None, *, final: bool = False, soon: bool = False
-    ) -> None:
-        """Our side says something."""
+    ) -> bool:
+        """Our side says something; nothing waits here."""
         if source is not None:
             data = source.read(0, source.size)
             source.close()
         self._loop.after(0, lambda: None if self._closed else self.on_post(data))
+        return False
 
     @property
     def is_open(self) -> bool:

@@ -764,6 +764,7 @@ def test_a_message_that_waits_when_the_connection_is_lost_goes_out_on_the_next()
         world.until(lambda: world.listener.drops, "the drop")
         wire = world.accept()
         wire.sock.sendall(frame(TEXT, b"a word"))
+        world.until(lambda: world.listener.messages, "the word")
         world.link.post(b"done", final=True)
         assert (wire.message(), wire.message()) == (b"started", b"done")
 
