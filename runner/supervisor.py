@@ -21,7 +21,7 @@ from ..boards.store import Store, local_job_id
 from ..boards.task_record import TaskIds
 from ..sandbox import launch
 from ..sandbox.api import ANSWERS
-from ..sandbox.channel import Frame, Kind, blob_problem
+from ..sandbox.channel import GO_AT_ONCE, Frame, Kind, blob_problem
 from ..sandbox.codec import MESSAGE_LIMIT
 from ..sandbox.entry import Location
 from ..sandbox.outcome import Cause, Exit, left_behind, report
@@ -414,7 +414,10 @@ class Supervisor:
             at_once = not child.has_init and child.may_kill and child.is_quiet
             if at_once:
                 self._step(Event.CHILD_INITIALIZED)
-            go = json.dumps({**self._go(current), "announced": at_once}).encode()
+            if at_once and current.record is None:
+                go = GO_AT_ONCE
+            else:
+                go = json.dumps({**self._go(current), "announced": at_once}).encode()
             body = go + b"\n" + message.data
             if at_once and self._loop.one_core:
                 # The child could not read it before `start` is here: with that, it is woken once, not twice.
@@ -423,8 +426,7 @@ class Supervisor:
                 child.send(Kind.BEGIN, current.number, body)
             if at_once:
                 self._admitted(current, child)
-            else:
-                self._loop.expect()
+            self._loop.expect()  # of the child that it is ready, or of the worker its start
         else:
             child.send(Kind.INIT, current.number, message.data)
 

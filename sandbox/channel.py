@@ -77,6 +77,10 @@ class Kind(IntEnum):
     ENDED = 42  #: JSON: the tree is gone; how the child ended; the last frame
 
 
+#: The JSON of a BEGIN whose task leaves no record, and which the worker takes for initialized.
+GO_AT_ONCE = b'{"announced": true}'
+
+
 class ChannelError(Exception):
     """The bytes are no frames of ours: says what was found, and where in the stream."""
 

@@ -40,6 +40,7 @@ from . import entry as entries
 from .api import Api
 from .channel import (
     EXIT_CHANNEL_LOST,
+    GO_AT_ONCE,
     INLINE_MAX,
     STACK_SIGNAL,
     Frame,
@@ -102,6 +103,7 @@ class Channel:
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
         self._reader = FrameReader()
+        self._scratch = bytearray(65536)  # what is read, until it is taken apart
         self._ready: List[Frame] = []
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -111,13 +113,13 @@ class Channel:
         """Wait for the next frame; None when the parent will send no more."""
         while not self._ready:
             try:
-                data, ancillary, _, _ = self._socket.recvmsg(65536, 256, _CLOEXEC)
+                count, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], 256, _CLOEXEC)
             except OSError:
                 _leave_without_channel()
             fds = fds_of(ancillary)
-            if not data and not fds:
+            if not count and not fds:
                 return None
-            self._ready = self._reader.feed(data, fds)
+            self._ready = self._reader.feed(memoryview(self._scratch)[:count], fds)
         return self._ready.pop(0)
 
     def rests(self, seconds: float) -> bool:
@@ -441,6 +443,8 @@ class Child:
         return self._place(frame.body)
 
     def _place(self, go: bytes) -> Tuple[Optional[str], Optional[int], bool]:
+        if go == GO_AT_ONCE:
+            return None, None, True
         told = json.loads(go)
         os.environ.update(told.get("env") or {})
         return told.get("folder"), told.get("most"), bool(told.get("announced"))

@@ -190,6 +190,8 @@ def _known_name(kind: type) -> Optional[str]:
 def encode_pieces(encoding: str, message: Dict[str, Any]) -> List[Buffer]:
     """Return the same as encode(), in pieces: large binary values of the result are not copied."""
     found = None
+    if encoding == "json":
+        return [encode(encoding, message)]
     try:
         if is_native(message.get("data"), encoding):
             found = pieces.of(

@@ -67,6 +67,9 @@ CHANNEL_GRACE_S = 1.0
 #: The warden's own kill has a deadline of 10 s; after this long it is not coming back.
 WARDEN_DEADLINE_S = 12.0
 _STACK_MAX = 32_000
+#: What is read from a child's socket, until it is taken apart: at once, and by one thread.
+_scratch = bytearray(CHUNK)
+_scratch_view = memoryview(_scratch)
 
 
 class Timer(Protocol):
@@ -327,17 +330,17 @@ class Child:
         if self._tasks.fileno() < 0:
             return False
         try:
-            data, ancillary, _, _ = self._tasks.recvmsg(CHUNK, 64, socket.MSG_CMSG_CLOEXEC)
+            count, ancillary, _, _ = self._tasks.recvmsg_into([_scratch], 64, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return False
         except OSError:
-            data, ancillary = b"", []
+            count, ancillary = 0, []
         fds = fds_of(ancillary)
-        if not data and not fds:
+        if not count and not fds:
             self._channel_closed()
             return False
         try:
-            frames = self._reader.feed(data, fds)
+            frames = self._reader.feed(_scratch_view[:count], fds)
         except ChannelError as error:
             self._loop.on_readable(self._tasks.fileno(), None)
             self.kill(Cause.CHANNEL_BROKEN, str(error))
