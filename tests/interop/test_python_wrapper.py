@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import pytest
 from support import python_wrapper
 from support.local import ALGORITHMS
 from support.local_worker import running_local_worker
-from support.programs import Program
+from support.programs import Program, run_hkrunner, serving
 from support.waiting import wait_until
 
+OTHERS = {"adds": "adds.py", "odd": "api_odd.py"}
 # The first one installs the wrapper.
 pytestmark = pytest.mark.timeout(400)
 
@@ -73,6 +75,50 @@ def test_the_wrapper_stops_when_our_local_worker_says_so(wrapped: Any) -> None:
         assert stopped["command"] == "stopped"
         assert given["data"] == 2
         assert not worker.problems()
+
+
+#: Asked for by one algorithm that runs under both, with HKube's names.
+CALLS: list[Any] = [
+    ["algorithm", "adds", [1, 2]],
+    ["by name", "adds", [3, 4], True],
+    ["algorithm", "nope", []],
+    ["algorithm", "odd", [3]],
+    ["stored", "s", {"pairs": [1, 2]}],
+    ["stored", "nope"],
+    ["raw", [{"nodeName": "n", "algorithmName": "adds", "input": ["#@flowInput.pairs", 1]}], {"pairs": [5]}],
+    ["source", "images"],
+    ["source", "nothing"],
+]
+
+
+@pytest.mark.parametrize("encoding", ["json", "bson", "msgpack"])
+def test_an_algorithm_gets_the_same_from_the_code_api_under_the_wrapper_and_under_hkrunner(
+    wrapper: tuple[Path, str], tmp_path: Path, encoding: str
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").write_bytes(b"abc")
+    node = {"nodeName": "n", "algorithmName": "adds", "input": ["#@flowInput.pairs", 10]}
+    (tmp_path / "s.json").write_text(json.dumps({"name": "s", "nodes": [node]}))
+    entry = ALGORITHMS / "calls_as_hkubes_wrapper_has_it.py"
+    inputs = [word for task in CALLS for word in ("-i", json.dumps(task))]
+    others = [f"--algorithm={name}={ALGORITHMS / file}" for name, file in OTHERS.items()]
+    offer = (*inputs, *others, "--pipeline=s=s.json", "--datasource=images=images", "--no-state", "--json")
+    with serving("worker", "--port", "0", "--once", *offer, cwd=tmp_path) as program:
+        line = program.wait_for_line("local worker on ws://")
+        port = int(line.split("ws://")[1].split(":")[1])
+        command: list[str | Path] = [wrapper[0], "-u", python_wrapper.MAIN, entry]
+        with Program(command, cwd=tmp_path, env=python_wrapper.variables(port, encoding)) as theirs:
+            assert program.wait(deadline_s=60) == 0, theirs.report()
+            theirs.wait()
+    ours = run_hkrunner(
+        *("--entry", entry, "--encoding", encoding, "--api-errors", "return", *offer), cwd=tmp_path
+    )
+    assert ours.status == 0, ours.stderr
+    under_both = [
+        [json.loads(line)["output"] for line in lines] for lines in (program.stdout, ours.stdout.splitlines())
+    ]
+    assert under_both[0] == under_both[1]
+    assert under_both[0][:2] == [3, 7]
 
 
 def test_the_wrapper_with_storage_v3_is_told_what_there_is(wrapped: Any) -> None:
