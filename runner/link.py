@@ -266,12 +266,11 @@ class Link:
             arrived = all_has_arrived(self._socket)
         self._close_socket()
         self._since = self._loop.clock()
-        self._was_away = False
         self._all_written = self.idle
         self._let_go()
         self._resume.cancel()
         if self._spoken:  # one that never spoke is not known: whoever comes next is not the same
-            self._dropped_at = self._since
+            self._dropped_at, self._was_away = self._since, False
         self._spoken = self._may_answer = False
         self._outbox.dropped()
         if self._timer is not None:

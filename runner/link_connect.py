@@ -96,7 +96,12 @@ def _without_openssl() -> Iterator[None]:
     What ws:// needs is SHA-1, which hashlib then has from the interpreter itself: 5 MB less for as long as
     we live, and 6 ms less until we are connected.
     """
-    withheld = [name for name in ("ssl", "_hashlib") if name not in sys.modules]
+    try:
+        import _sha1  # type: ignore[import-not-found]  # noqa: F401 - an interpreter may be built without it
+    except ImportError:
+        withheld = []
+    else:
+        withheld = [name for name in ("ssl", "_hashlib") if name not in sys.modules]
     sys.modules.update(dict.fromkeys(withheld))  # type: ignore[arg-type]
     try:
         yield

@@ -144,6 +144,7 @@ class Outbox:
             one = self._queue.popleft()
             self._waiting_bytes -= one.size
             one.close()
+        self._relieve()
         return True
 
     def next_chunk(self, may_begin: Callable[[], bool]) -> bool:
@@ -173,6 +174,9 @@ class Outbox:
             self.keep(one)
         else:
             one.close()
+        self._relieve()
+
+    def _relieve(self) -> None:
         if self.on_relieved is not None and not self.congested:
             callback, self.on_relieved = self.on_relieved, None
             callback()
@@ -195,6 +199,7 @@ class Outbox:
         self.forget_written()
         if kept is not None:
             self.put(kept)
+        self._relieve()
         return cut
 
     def forget_written(self) -> None:

@@ -20,6 +20,8 @@ Callback = Callable[[], None]
 
 #: How long something that is due in a moment is looked for.
 SPIN_S = 0.0003
+#: epoll counts milliseconds in 31 bits.
+WAIT_MAX_S = 86_400.0
 _READ = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 _WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
@@ -264,7 +266,7 @@ class Loop:
             heapq.heappop(timers)
         if not timers:
             return most_s
-        wait_s = max(0.0, timers[0][0] - self.clock())
+        wait_s = min(max(0.0, timers[0][0] - self.clock()), WAIT_MAX_S)
         return wait_s if most_s is None else min(wait_s, most_s)
 
     def close(self) -> None:

@@ -297,8 +297,10 @@ class Supervisor:
         if self._is_said_again(message):
             # HKube's debug server says it again after each reconnect; the task is not run twice.
             self._output.debug("worker: initialize again, for the task that is running")
-            if self._machine.state is State.INITIALIZED:
-                self._post(self._wire_initialized)  # the worker that had the first one is gone
+            if self._machine.state is State.INITIALIZED and self._link is not None:
+                # The worker that had the first one is gone, or it still waits to be sent: one in all.
+                self._link.clear()
+                self._post(self._wire_initialized)
             message.release()
             return
         if self._machine.state in (State.EXITING, State.EXITED):
@@ -319,13 +321,7 @@ class Supervisor:
         return name != "" and name == current.ids.task
 
     def _on_stop_command(self, message: Message) -> None:
-        try:
-            data = messages.data_of(self._small(message))
-        except ValueError as error:
-            # The worker waits 10 s for its `stopped`, then ends the pod: the command was read, and is obeyed.
-            self._output.warn(f"✘ the worker sent a stop with data that cannot be read: {error}")
-            data = {}
-        self._stop_options = data or {"forceStop": True}
+        self._stop_options = messages.data_of(self._small(message)) or {"forceStop": True}
         self._step(Event.STOP)
 
     def _on_exit_command(self, message: Message) -> None:
@@ -336,10 +332,15 @@ class Supervisor:
         self._step(Event.EXIT)
 
     def _small(self, message: Message) -> Any:
-        """Decode a message that carries little; {} for one that claims to be large."""
+        """Decode a message that carries little; {} for one that claims to be large, or cannot be read."""
         if message.blob is not None:
             return {}
-        return encoding.decode(self._settings.encoding, message.data)
+        try:
+            return encoding.decode(self._settings.encoding, message.data)
+        except ValueError as error:
+            # Its command was read, and is obeyed: the worker waits 10 or 20 s, then ends the pod.
+            self._output.warn(f"✘ the worker sent data that cannot be read: {error}")
+            return {}
 
     # ---- the table
 
@@ -843,6 +844,7 @@ class Supervisor:
         child = self._crew.child
         if child is not None:
             child.drain_output()
+        self._end_redirect()
         self._sign.cancel()
         self._lasts.cancel()
         duration_s = self._loop.clock() - current.began

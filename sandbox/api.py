@@ -81,8 +81,8 @@ class Api(Calls):
         self, algorithmName: str, input: Sequence[Any] = (), includeResult: bool = True
     ) -> Call:
         """Start another algorithm and go on; `result()` of what is returned waits, `await` works too."""
-        is_text = isinstance(input, (str, bytes, bytearray, memoryview))
-        if is_text or not (isinstance(input, abc.Sequence) or hasattr(type(input), "tolist")):
+        is_other = isinstance(input, (str, bytes, bytearray, memoryview, abc.Mapping))
+        if is_other or not isinstance(input, abc.Iterable):
             # The worker's own word for it; list() would take a text or a dict apart.
             kind = type(input).__name__
             raise AlgorithmExecutionError(

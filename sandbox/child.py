@@ -708,12 +708,14 @@ class Child:
 def _plain(value: Any) -> Any:
     """Return what can go into a frame of ours: the value as JSON has it, or its text."""
     try:
-        plain = codec.plain(value, "json", "details")
-        if len(json.dumps(plain)) <= DETAILS_MAX:
+        plain = None if codec.is_large(value) else codec.plain(value, "json", "details")
+        if plain is not None and len(json.dumps(plain)) <= DETAILS_MAX:
             return plain
-    except (codec.ResultInvalid, TypeError, ValueError, RecursionError):
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever the user's own types do when they are looked at
         pass
-    return failure.cut(failure.text_of(value), DETAILS_MAX // 12)
+    return None if value is None else failure.cut(failure.text_of(value), DETAILS_MAX // 12)
 
 
 def _told(code: str, error: Exception) -> Dict[str, Any]:

@@ -9,7 +9,8 @@ What a result may hold beyond the types of the encoding is converted where there
     numpy scalars and arrays, anything with tolist()   numbers and lists
     tuple, set, frozenset, deque, range                list
     dataclass, namedtuple, Mapping                     object, list, object
-    datetime, date, time, UUID, Path, Enum, Decimal    text (Enum: its value); bson keeps datetimes
+    datetime, date, time, timedelta, UUID, Path,       text (Enum: its value); bson keeps datetimes
+    Enum, Decimal
     bytes                                              base64 text under json; as they are otherwise
     NaN, Infinity                                      null under json; as they are otherwise
     int keys                                           text
@@ -104,8 +105,12 @@ def encode(
 
     Raises ResultInvalid or ResultTooLarge; nothing has been sent then.
     """
+    return _encode(encoding, message, name, most, is_native(message.get("data"), encoding))
+
+
+def _encode(encoding: str, message: Dict[str, Any], name: str, most: Optional[int], native: bool) -> bytes:
     wire = None
-    if is_native(message.get("data"), encoding):
+    if native:
         try:
             wire = _ENCODERS[encoding](message)
         except MemoryError:
@@ -132,6 +137,7 @@ def _encode_slowly(encoding: str, message: Dict[str, Any], name: str) -> bytes:
 
 _SCALARS = frozenset((str, int, float, bool, type(None), bytes, bytearray))
 _LISTS = frozenset((list, tuple, set, frozenset))
+_DICTS = frozenset((dict, collections.OrderedDict, collections.defaultdict, collections.Counter))
 _TEXT_KEYS = frozenset((str,))
 _INT_KEYS = frozenset((int,))
 
@@ -141,12 +147,10 @@ def is_native(value: Any, encoding: str) -> bool:
     if type(value) in _SCALARS:
         return True
     left, waiting = LOOKED_AT, [(value, 0)]
-    while waiting and left > 0:
+    while waiting:
         one, depth = waiting.pop()
         kind = type(one)
-        if depth > DEPTH_MAX:
-            return False
-        if kind is dict:
+        if kind in _DICTS:
             keys = set(map(type, itertools.islice(one, left)))
             # Not both: two of them may become one.
             if not (keys <= _TEXT_KEYS or (keys == _INT_KEYS and encoding != "bson")):
@@ -154,13 +158,13 @@ def is_native(value: Any, encoding: str) -> bool:
             inner = list(itertools.islice(one.values(), left))
         elif kind in _LISTS:
             inner = list(itertools.islice(one, left))
-        elif kind in _SCALARS or _is_known(one, kind, encoding):
+        elif _is_known(one, kind, encoding):
             continue
         else:
             return False
         left -= len(inner)
-        if not _SCALARS.issuperset(map(type, inner)):
-            waiting.extend((item, depth + 1) for item in inner)
+        if depth < DEPTH_MAX and not _SCALARS.issuperset(map(type, inner)):
+            waiting.extend((item, depth + 1) for item in inner if type(item) not in _SCALARS)
     return True
 
 
@@ -189,20 +193,18 @@ def _known_name(kind: type) -> Optional[str]:
 
 def encode_pieces(encoding: str, message: Dict[str, Any]) -> List[Buffer]:
     """Return the same as encode(), in pieces: large binary values of the result are not copied."""
-    found = None
-    if encoding == "json":
-        return [encode(encoding, message)]
-    try:
-        if is_native(message.get("data"), encoding):
+    native = is_native(message.get("data"), encoding)
+    if native and encoding in pieces.WRITERS:
+        try:
             found = pieces.of(
                 encoding, message, _ENCODERS[encoding] if encoding == "msgpack" else _bson_bytes
             )
-    except Exception:  # noqa: BLE001 - many libraries, many types: encode() either works or explains
-        pass
-    if found is None:
-        return [encode(encoding, message)]
-    _check_size(pieces.size_of(found), encoding, "result")
-    return found
+        except Exception:  # noqa: BLE001 - many libraries, many types: _encode() either works or explains
+            found = None
+        if found is not None:
+            _check_size(pieces.size_of(found), encoding, "result")
+            return found
+    return [_encode(encoding, message, "result", MESSAGE_LIMIT, native)]
 
 
 def is_large(value: Any, most: int = 1000) -> bool:
@@ -247,7 +249,7 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
     if isinstance(value, float):
         return None if encoding == "json" and not math.isfinite(value) else float(value)
     if isinstance(value, str):
-        return _text(str(value), encoding, place)
+        return _text(str.__str__(value), encoding, place)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return binascii.b2a_base64(value, newline=False).decode() if encoding == "json" else bytes(value)
     if isinstance(value, (list, tuple, set, frozenset, collections.deque, range)):
@@ -263,6 +265,8 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
         return value if encoding == "bson" else value.isoformat()
     if known in ("date", "time"):
         return value.isoformat()
+    if known == "timedelta":
+        return None if value != value else _duration(value)
     if known in ("UUID", "Decimal"):
         return str(value)
     if isinstance(value, os.PathLike):
@@ -283,6 +287,14 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
     )
 
 
+def _duration(value: Any) -> str:
+    """Return it as ISO 8601 has it, in days and seconds: P1DT5S."""
+    sign, value = ("-", -value) if value.days < 0 else ("", value)
+    seconds = f"{value.seconds}.{value.microseconds:06}".rstrip("0").rstrip(".")
+    parts = [f"{value.days}D" if value.days else "", f"T{seconds}S" if seconds != "0" else ""]
+    return f"{sign}P{''.join(parts) or '0D'}"
+
+
 def _plain_dict(value: Any, encoding: str, place: str, depth: int) -> Dict[str, Any]:
     found: Dict[str, Any] = {}
     for key, one in value.items():
@@ -301,6 +313,7 @@ _KNOWN = {
     ("datetime", "datetime"): "datetime",
     ("datetime", "date"): "date",
     ("datetime", "time"): "time",
+    ("datetime", "timedelta"): "timedelta",
     ("uuid", "UUID"): "UUID",
     ("decimal", "Decimal"): "Decimal",
 }
@@ -350,10 +363,10 @@ def _whole(value: int, encoding: str, place: str) -> int:
 
 
 def _key(key: Any, place: str) -> str:
-    if isinstance(key, str):
-        return str(key)
     if isinstance(key, enum.Enum):
         return _key(key.value, place)
+    if isinstance(key, str):
+        return str.__str__(key)
     if isinstance(key, bool) or key is None:
         return {True: "true", False: "false", None: "null"}[key]
     if isinstance(key, int):
@@ -362,7 +375,12 @@ def _key(key: Any, place: str) -> str:
         return repr(float(key))
     if type(key).__module__ == "numpy" and type(key.tolist()) is not type(key):
         return _key(key.tolist(), place)  # a number, as numpy.unique() gives them
-    if isinstance(key, os.PathLike) or _known_type(type(key)) in ("datetime", "date", "UUID"):
+    if isinstance(key, os.PathLike):
+        return os.fsdecode(key)
+    known = _known_type(type(key))
+    if known in ("datetime", "date", "time"):
+        return str(key.isoformat())
+    if known in ("UUID", "Decimal"):
         return str(key)
     raise ResultInvalid(f"{_short(place)}: a key of type {_hint(key)}; keys must be text")
 

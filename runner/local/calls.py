@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ...sandbox import codec
-from ..loop import Loop
+from ..loop import Loop, Timer
 from . import pipelines, sources
 from .flow import Execution, Flow
 from .pipelines import Retry
@@ -115,6 +115,7 @@ class Calls:
         self._on_problem = on_problem
         self._executions: dict[str, Execution | None] = {}  #: None: stopped; the id stays taken
         self._flows: dict[str, Flow] = {}
+        self._expiries: dict[str, Timer] = {}  #: of those that have a ttl
         self._waiting: deque[_Held] = deque()
         self._running: set[_Held] = set()
         self._count = 0
@@ -141,6 +142,8 @@ class Calls:
         self._waiting.clear()
         for flow in self._flows.values():
             flow.stop()
+        for expiry in self._expiries.values():
+            expiry.cancel()
         for one in list(self._running):
             one.stop()
         return self.spans()
@@ -227,15 +230,23 @@ class Calls:
         ended = partial(self._pipeline_ended, pipeline_id, bool(data.get("includeResult")))
         self._flows[pipeline_id] = flow = Flow(pipeline, partial(self._launch_node, pipeline.name), ended)
         if pipeline.ttl_s is not None:
-            self._loop.after(pipeline.ttl_s, partial(self._expire, pipeline_id, flow, pipeline.ttl_s))
+            expire = partial(self._expire, pipeline_id, pipeline.ttl_s)
+            self._expiries[pipeline_id] = self._loop.after(pipeline.ttl_s, expire)
         flow.begin()
 
-    def _expire(self, pipeline_id: str, flow: Flow, ttl_s: float) -> None:
-        if self._open and self._flows.get(pipeline_id) is flow:
-            del self._flows[pipeline_id]
+    def _expire(self, pipeline_id: str, ttl_s: float) -> None:
+        flow = self._forget(pipeline_id)
+        if flow is not None:
             flow.stop()
             told = {"subPipelineId": pipeline_id, "reason": f"pipeline expired: its ttl is {ttl_s:g} s"}
             self._say({"command": "subPipelineStopped", "data": told})
+
+    def _forget(self, pipeline_id: str) -> Flow | None:
+        """It is over, one way or the other."""
+        expiry = self._expiries.pop(pipeline_id, None)
+        if expiry is not None:
+            expiry.cancel()
+        return self._flows.pop(pipeline_id, None)
 
     def _stored(self, raw: dict[str, Any]) -> dict[str, Any]:
         name = raw.get("name")
@@ -274,7 +285,7 @@ class Calls:
         )
 
     def _pipeline_ended(self, pipeline_id: str, include: bool, good: bool, value: Any) -> None:
-        self._flows.pop(pipeline_id, None)
+        self._forget(pipeline_id)
         if not good:
             self._refuse_pipeline(pipeline_id, value)
             return
@@ -296,7 +307,7 @@ class Calls:
             self._say({"command": "subPipelineError", "data": {"error": error}})
             return
         pipeline_id = data["subPipelineId"]
-        flow = self._flows.pop(pipeline_id, None)
+        flow = self._forget(pipeline_id)
         if flow is None:
             self._refuse_pipeline(pipeline_id, f"cannot stop subPipeline - not found: {pipeline_id}")
         else:

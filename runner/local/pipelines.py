@@ -24,6 +24,7 @@ _NOT_SERVED = "is not served by hkrunner's local worker"
 _NODE_KEYS = {"ttl", "stateType", "spec", "minStatelessCount", "maxStatelessCount"}
 #: Tasks of one node. They wait here for their turns: with more, the loop would be at it for seconds.
 BATCH_MAX = 100_000
+TTL_MAX_S = 10**9
 _POLICIES = ("Never", "Always", "OnError", "OnCrash")
 _OPTIONS = {"batchTolerance", "progressVerbosityLevel", "concurrentPipelines", "ttl", "activeTtl"}
 
@@ -139,8 +140,9 @@ def _ttl_s(options: dict[str, Any]) -> float | None:
     for key, value in given:
         if not isinstance(value, int) or isinstance(value, bool):
             raise PipelineError(f"data.options.{key} should be integer")
-        if value < 1:
-            raise PipelineError(f"data.options.{key} should be >= 1")
+        if not 1 <= value <= TTL_MAX_S:
+            bound = ">= 1" if value < 1 else f"<= {TTL_MAX_S}"
+            raise PipelineError(f"data.options.{key} should be {bound}")
     return min((float(value) for _, value in given), default=None)
 
 
@@ -249,9 +251,11 @@ def _written(text: str) -> Iterator[Any]:
     bare = re.sub(r"[\s\[\]]", "", text)
     numbers = _RANGE.fullmatch(bare)
     if numbers is not None:
-        items = range(int(numbers[1]), int(numbers[2]) + 1)
-        _check_size(text, len(items))
-        yield from items
+        if max(map(len, numbers.groups())) > 18:
+            raise PipelineError(f"{text[:60]}: a batch of numbers with more than 18 digits {_NOT_SERVED}")
+        first, last = int(numbers[1]), int(numbers[2])
+        _check_size(text, last - first + 1)
+        yield from range(first, last + 1)
     else:
         yield from bare.split(",")
 

@@ -109,6 +109,8 @@ class Connection:
         self._protocol.send_response(self._protocol.accept(request))
         if self._protocol.state is WireState.OPEN:
             self._flush()
+            if self._socket.fileno() < 0:
+                return  # it has gone meanwhile
             self.ready = True
             self._listener.on_ready(self)
 

@@ -19,6 +19,11 @@ class Number(int):
         return "a number"
 
 
+class Text(str):
+    def __str__(self):
+        return "another text"
+
+
 class Color(enum.IntEnum):
     RED = 1
 
@@ -45,7 +50,10 @@ VALUES = {
     "pattern": lambda: re.compile("a"),
     "array": lambda: array.array("d", [1.5, 2]),
     "surrogate in a key": lambda: {"ok": {"a\ud800": 5}},
-    "deep": lambda: deep(600),
+    "deep": lambda: deep(3),
+    "too deep": lambda: deep(5000),
+    "a long list of times": lambda: [datetime.datetime(2024, 1, 1, tzinfo=UTC)] * 2000,
+    "a text of its own kind": lambda: {Text("a"): Text("a")},
 }
 
 

@@ -188,6 +188,68 @@ def test_an_initialized_that_was_lost_is_said_again_to_a_worker_that_waits(tmp_p
         assert client.answer()["data"] == 1
 
 
+def test_an_initialized_that_waits_is_sent_once_to_a_worker_that_begins_the_task_again(
+    tmp_path: Path,
+) -> None:
+    flag = tmp_path / "flag"
+    with (
+        ScriptedWorker(window_s=None) as worker,
+        serving_worker(tmp_path, worker=worker) as (client, program),
+    ):
+        task = {"init": "wait for file", "file": str(flag)}
+        client.initialize(["give", 1], **task)
+        program.wait_for_line("init", stream="stdout")
+        worker.go_down()
+        flag.touch()
+        program.wait_for_line("connection lost")
+        # Loaded, initialized, and nobody there: what it says waits.
+        wait_until(lambda: "b6thsibs" in "".join(program.stderr), what="the task")
+        worker.begin_life()
+        worker.listen()
+        client = worker.accept()
+        client.initialize(["give", 1], **task)
+        client.expect("initialized")
+        client.start()
+        assert client.answer()["data"] == 1
+        client.nothing_more()
+
+
+def test_a_child_that_was_made_to_wait_is_heard_again_by_the_next_task(tmp_path: Path) -> None:
+    with (
+        ScriptedWorker(window_s=None) as worker,
+        serving_worker(tmp_path, entry="says_much_and_has_init.py", worker=worker) as (client, program),
+    ):
+        begin(client, 1500)
+        client.stop_reading()
+        worker.go_down()
+        program.wait_for_line("connection lost")
+        worker.begin_life()
+        worker.listen()
+        client = worker.accept()
+        client.initialize([0], taskId="next")
+        client.expect("initialized")
+        client.start()
+        assert client.answer()["data"] == "said"
+
+
+@pytest.mark.parametrize("how", ["stopped", "replaced"])
+def test_a_line_of_a_task_that_never_began_is_not_the_next_ones(tmp_path: Path, how: str) -> None:
+    (tmp_path / "alg.py").write_text(
+        "import os\n"
+        "def init(args):\n    os.write(1, b'of ' + args['input'][0].encode())\n"
+        "def start(args):\n    print(' whole')\n"
+    )
+    with serving_worker(tmp_path, "--redirect-logs", entry=tmp_path / "alg.py") as (client, _):
+        client.initialize(["one"], taskId="one")
+        client.expect("initialized")
+        if how == "stopped":
+            client.stop()
+            client.expect("stopped")
+        begin(client, "two", taskId="two")
+        assert client.expect("logData")["data"] == ["of two whole"]
+        client.answer()
+
+
 def test_each_of_many_tasks_has_an_input(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, _):
         for _ in range(2):

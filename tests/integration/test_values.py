@@ -13,7 +13,7 @@ INVALID = object()
 #: Under json; the others differ as ALSO says.
 JSON: dict[str, Any] = {
     "aware": "2024-01-01T00:00:00+00:00",
-    "delta": INVALID,
+    "delta": "P1DT5S",
     "dataclass": {"x": 1, "_hidden": 2, "late": 9},
     "dataclasses in a list": [{"x": 1, "_hidden": 2, "late": 9}] * 2,
     "two keys become one": INVALID,
@@ -23,11 +23,18 @@ JSON: dict[str, Any] = {
     "pattern": INVALID,
     "array": [1.5, 2.0],
     "surrogate in a key": {"ok": {"a\ud800": 5}},
-    "deep": INVALID,
+    "deep": [[[[]]]],
+    "too deep": INVALID,
+    "a long list of times": ["2024-01-01T00:00:00+00:00"] * 2000,
+    "a text of its own kind": {"a": "a"},
 }
 ALSO: dict[str, dict[str, Any]] = {
     "json": {},
-    "bson": {"aware": "2024-01-01T00:00:00", "surrogate in a key": INVALID},
+    "bson": {
+        "aware": "2024-01-01T00:00:00",
+        "a long list of times": ["2024-01-01T00:00:00"] * 2000,
+        "surrogate in a key": INVALID,
+    },
     "msgpack": {"surrogate in a key": INVALID},
 }
 
@@ -50,7 +57,7 @@ def test_a_value_is_converted_the_same_way_however_many_tasks_there_were(
 
 def test_the_place_of_a_key_that_cannot_be_sent_is_named(tmp_path: Path) -> None:
     args = ("--encoding", "bson")
-    run = run_tasks("returns_odd_values.py", ["surrogate in a key"], ["deep"], args=args, cwd=tmp_path)
+    run = run_tasks("returns_odd_values.py", ["surrogate in a key"], ["too deep"], args=args, cwd=tmp_path)
     assert "result['ok']['a\\ud800']" in error_of(run.tasks[0])[1]
     assert "nested more than 200 deep" in error_of(run.tasks[1])[1]
 

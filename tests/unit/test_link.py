@@ -330,6 +330,35 @@ def test_a_worker_that_never_spoke_gets_no_answer_of_an_old_task_after_its_first
         assert world.accept().is_silent()
 
 
+def test_a_worker_that_was_away_and_drops_once_more_is_still_not_the_same() -> None:
+    with conversing() as (world, wire):
+        port = world.address[1]
+        world.refuse()
+        wire.close()
+        world.until(lambda: world.listener.unreachable, "a refused try")
+        world.server = socket.create_server(("127.0.0.1", port))
+        world.pass_time(0.1)
+        world.accept().close()
+        world.until(lambda: len(world.listener.drops) == 2, "the second drop")
+        world.pass_time(0.1)
+        again = world.accept()
+        world.link.post(b"call")
+        world.pass_time(SILENT_S + 0.1)
+        assert again.is_silent()
+
+
+def test_who_was_made_to_wait_is_relieved_when_what_waits_is_forgotten() -> None:
+    relieved: list[bool] = []
+    with conversing() as (world, wire):
+        wire.close()
+        world.until(lambda: world.listener.drops, "the drop")
+        while not world.link.post(b"x" * 100_000):
+            pass
+        world.link.on_relieved = lambda: relieved.append(True)
+        world.link.clear()
+        assert relieved == [True] and world.link.on_relieved is None
+
+
 def test_an_answer_that_has_not_left_this_machine_is_sent_again_however_old_it_is() -> None:
     with conversing() as (world, wire):
         wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -337,7 +337,12 @@ def test_a_node_that_cannot_be_run_is_one_sentence(change: Any, said: str) -> No
         ({"name": "p", "nodes": [{"nodeName": "a", "algorithmName": "x"}] * 2}, 'found duplicate node "a"'),
         ({"name": "p", "nodes": [ONE], "options": {1: 2, "a": 3}}, "the option 1 of a pipeline"),
         ({"name": "p", "nodes": [ONE], "options": {"ttl": "1h"}}, "data.options.ttl should be integer"),
+        (
+            {"name": "p", "nodes": [ONE], "options": {"ttl": 10**400}},
+            "data.options.ttl should be <= 1000000000",
+        ),
         ({"name": "p", "nodes": [{**ONE, "input": ["#[1...3000000000]"]}]}, "a batch of 3,000,000,000 tasks"),
+        ({"name": "p", "nodes": [{**ONE, "input": [f"#[1...{'9' * 5000}]"]}]}, "with more than 18 digits"),
     ],
 )
 def test_a_pipeline_that_cannot_be_run_is_one_sentence(raw: Any, said: str) -> None:

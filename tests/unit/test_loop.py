@@ -191,3 +191,35 @@ def test_what_is_expected_is_found_and_nothing_is_waited_for_longer_than_that(
     loop.expect()
     loop.turn()
     assert seen == ["there", "due"]
+
+
+def test_an_alarm_goes_off_once_at_the_time_set_last() -> None:
+    clock = Clock()
+    loop = Loop(clock=clock)
+    gone_off: list[float] = []
+    alarm = loop.alarm(lambda: gone_off.append(clock.now))
+    try:
+        for at in (1.0, 5.0, 2.0):
+            alarm.set(at)
+        begun = clock.now
+        for after in (1.0, 1.9, 2.0, 5.0, 9.0):
+            clock.now = begun + after
+            loop.turn(0)
+        assert gone_off == [begun + 2.0] and not alarm.pending
+        alarm.set(1.0)
+        alarm.cancel()
+        clock.now += 2.0
+        loop.turn(0)
+        assert len(gone_off) == 1
+    finally:
+        loop.close()
+
+
+def test_a_timer_in_a_month_does_not_overflow_the_wait() -> None:
+    loop = Loop()
+    try:
+        loop.after(30 * 86_400.0, lambda: None)
+        loop.post_from_thread(loop.stop)
+        loop.run()
+    finally:
+        loop.close()
