@@ -83,6 +83,10 @@ class Redirect:
             self._pass(lines, lines.finish())
         self._streams.clear()
 
+    def forget(self) -> None:
+        """What is left of a task that the worker has given up is none of the next one's."""
+        self._streams.clear()
+
     def _pass(self, source: LogLines, lines: list[str]) -> None:
         worker = self._worker() if lines else Worker.WANTS_NONE
         if worker is Worker.WANTS_NONE:

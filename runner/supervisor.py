@@ -844,7 +844,8 @@ class Supervisor:
         child = self._crew.child
         if child is not None:
             child.drain_output()
-        self._end_redirect()
+        if self._redirect is not None:
+            self._redirect.forget()
         self._sign.cancel()
         self._lasts.cancel()
         duration_s = self._loop.clock() - current.began
