@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
+import importlib.util
 import socket
 import sys
 import termios
@@ -20,6 +21,8 @@ from .loop import Loop
 from .messages import printable
 
 CONNECT_TIMEOUT_S = 10.0
+#: What hashlib needs when OpenSSL is not there; an interpreter may be built without them.
+_HASHES = ("_md5", "_sha1", "_blake2", "_sha3", "_sha2" if sys.version_info >= (3, 12) else "_sha256")
 
 
 class Attempt:
@@ -96,12 +99,9 @@ def _without_openssl() -> Iterator[None]:
     What ws:// needs is SHA-1, which hashlib then has from the interpreter itself: 5 MB less for as long as
     we live, and 6 ms less until we are connected.
     """
-    try:
-        import _sha1  # type: ignore[import-not-found]  # noqa: F401 - an interpreter may be built without it
-    except ImportError:
-        withheld = []
-    else:
-        withheld = [name for name in ("ssl", "_hashlib") if name not in sys.modules]
+    withheld = [name for name in ("ssl", "_hashlib") if name not in sys.modules]
+    if not all(map(importlib.util.find_spec, _HASHES)):
+        withheld = []  # hashlib logs an error for each that it has from nobody
     sys.modules.update(dict.fromkeys(withheld))  # type: ignore[arg-type]
     try:
         yield
