@@ -6,7 +6,6 @@ for a disk that is full, read-only or not ours: the task goes on, and `problems`
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
@@ -47,6 +46,8 @@ class TaskRecord:
         self.name = safe_part(ids.task)
         self.problems: list[str] = []
         self.is_finished = False
+        #: The task has a folder; without one nothing is kept of it.
+        self.is_there = False
         # Texts, not Paths: a task of a millisecond would spend a tenth of it on making them.
         self._folder = f"{store.root_text}/tasks/{self.name}"
         self._metrics_dir = self._metrics_link = f"{store.root_text}/runs"
@@ -101,7 +102,7 @@ class TaskRecord:
 
         Never raises. Ignored after finish().
         """
-        if self.is_finished or not data:
+        if self.is_finished or not data or not self.is_there:
             return
         size = self._sizes.get(stream, 0)
         room = self.store.stream_limit_bytes - size
@@ -123,6 +124,8 @@ class TaskRecord:
 
     def write(self, name: str, data: bytes) -> None:
         """The file holds these bytes, whole or not at all. Never raises for the disk."""
+        if not self.is_there:
+            return
         try:
             replace_file(f"{self._folder}/{safe_part(name)}", data)
         except OSError as error:
@@ -140,13 +143,21 @@ class TaskRecord:
                 self._note("output", error)
         self._fds.clear()
         if self._temporary:
-            with contextlib.suppress(OSError):  # it holds metrics, and is all that keeps them
+            try:
                 os.rmdir(self._metrics_dir)
+            except FileNotFoundError:
+                pass
+            except OSError:  # it holds metrics, and is all that keeps them
+                self.problems.append(
+                    f"metrics of this task are in {self._metrics_dir}; nothing else keeps them"
+                )
         self._facts["status"] = "unknown"
         self._facts.update(result)
         self._look_for_lost_metrics()
         if self.problems and "problems" not in result:
             self._facts["problems"] = list(self.problems)
+        if not self.is_there:
+            return
         data = to_json(self._facts)
         if not (self._task_json_is_full_size and len(data) <= _TASK_JSON_BYTES and self._overwrite(data)):
             self.write("task.json", data)
@@ -189,13 +200,16 @@ class TaskRecord:
                 self._make_folder()
         except OSError as error:
             self._note("the task", error)
+        else:
+            self.is_there = True
         self._make_metrics()
         if self._metrics_dir.startswith(f"{store.root_text}/runs/"):
             self._facts["metricsDir"] = self._metrics_dir[len(store.root_text) + 1 :]
         self._facts["status"] = "active"
         data = to_json(self._facts)
         self._task_json_is_full_size = len(data) <= _TASK_JSON_BYTES
-        self.write("task.json", data.ljust(_TASK_JSON_BYTES))
+        if self.is_there:
+            self.write("task.json", data.ljust(_TASK_JSON_BYTES))
 
     def _make_folder(self) -> None:
         self.name = self.store.claim_task(self.ids.task)
@@ -238,7 +252,6 @@ class TaskRecord:
         try:
             self._metrics_dir = self._metrics_link = tempfile.mkdtemp(prefix="hkrunner-metrics-")
             self._temporary = True
-            self.problems.append(f"metrics of this task go to {self._metrics_dir}; nothing else keeps them")
         except OSError:
             pass  # nowhere to write: the sentence of the first failure stands
 
@@ -297,7 +310,8 @@ class TaskRecord:
         self._noted.add(error.errno)
         code = errno.errorcode.get(error.errno or 0, "")
         self.problems.append(
-            f"{what} cannot be kept in {self._folder}: {error.strerror} ({code}); the task goes on without"
+            f"{what} cannot be kept in {self._folder}: {error.strerror} ({code}); the task goes on without. "
+            "--state-dir DIR keeps it elsewhere, --no-state nowhere"
         )
 
 

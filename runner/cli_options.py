@@ -32,7 +32,17 @@ class Sections(click.Command):
                 raise SettingsError(
                     f"the shell took the input apart at its spaces: {apart}; put it in quotes: -i '[1, 2, 3]'"
                 )
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            stray = next(
+                (word for word in ctx.args or args if word[:1] in ("[", "{") and _is_json(word)), None
+            )
+            if stray is not None and "unexpected extra argument" in str(error):
+                raise SettingsError(
+                    f"{stray} stands alone; an input is given with -i: -i '{stray}'"
+                ) from None
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section a group."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from .. import __version__
 from .cli_options import Sections, complete_files
-from .errors import SettingsError
+from .errors import HkrunnerError, SettingsError
 from .options import OPTIONS
 from .settings import Settings, settings_of
 
@@ -32,6 +33,9 @@ Exit status:
 
 def _run(entry_argument: str | None, **values: Any) -> None:
     if entry_argument is not None:
+        if entry_argument[:1] in ("[", "{"):
+            stray = f"{entry_argument} stands alone; an input is given with -i: -i '{entry_argument}'"
+            raise SettingsError(stray)
         if values.get("entry") and click.get_current_context().get_parameter_source("entry") is not None:
             source = click.get_current_context().get_parameter_source("entry")
             if source is click.core.ParameterSource.COMMANDLINE:
@@ -39,14 +43,30 @@ def _run(entry_argument: str | None, **values: Any) -> None:
         values["entry"] = entry_argument
     if values.get("again") is not None:
         values.update(_kept(values))
-    settings = settings_of(values, os.environ)
-    if values.get("dry_run"):
-        _tell(settings)
-        return
-    # Late, so that --help and --version do not pay for it.
-    from .main import run
+    try:
+        settings = settings_of(values, os.environ)
+        if values.get("dry_run"):
+            _tell(settings)
+            return
+        # Late, so that --help and --version do not pay for it.
+        from .main import run
 
-    sys.exit(run(settings))
+        sys.exit(run(settings))
+    except HkrunnerError as error:
+        raise type(error)(_with_variables(str(error))) from None
+
+
+def _with_variables(sentence: str) -> str:
+    """Name the variables that have given what the sentence calls by the names of options."""
+    source = click.get_current_context().get_parameter_source
+    words = set(re.findall(r"--[\w-]+", sentence))
+    found = [
+        next(name for name in option.env if os.environ.get(name))
+        for option in OPTIONS
+        if not words.isdisjoint(option.flags)
+        and source(option.name) is click.core.ParameterSource.ENVIRONMENT
+    ]
+    return f"{sentence} (given by {', '.join(found)})" if found else sentence
 
 
 def _kept(values: dict[str, Any]) -> dict[str, Any]:

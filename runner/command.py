@@ -25,9 +25,14 @@ def main() -> NoReturn:
             _run()
         except SystemExit as end:
             _leave(end)
+        except KeyboardInterrupt:  # before there is a loop that hears it
+            _leave(SystemExit(130))
         finally:
             launch.discard()
-    _run()
+    try:
+        _run()
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _leave(end: SystemExit) -> None:

@@ -26,7 +26,7 @@ def prepare(
     `stack` takes what is to be cleaned up at the end.
     """
     where = place(settings, stack)
-    more: dict[str, str] = {}
+    more = _metrics(settings, environ, stack)
     if settings.python != sys.executable:
         # Late: most runs use our own interpreter.
         from .interpreter import check_encoding, probe, variables
@@ -39,6 +39,30 @@ def prepare(
     if more:
         settings = replace(settings, child_env={**settings.child_env, **more})
     return replace(settings, given={**settings.given, **_found(settings, where)}), where
+
+
+def _metrics(settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack) -> dict[str, str]:
+    """Return a folder for metrics where no records are kept: writers in user code expect one."""
+    name = "ALGO_METRICS_DIR"
+    if settings.state_dir is not None or name in settings.child_env or environ.get(name):
+        return {}
+    root = environ.get("TMPDIR") or "/tmp"
+    folder = os.path.join(root, f"hkrunner-metrics-{os.getpid()}-{os.urandom(4).hex()}")
+    try:
+        os.mkdir(folder, 0o700)
+    except OSError:
+        return {}
+    stack.callback(_remove, folder)
+    return {name: folder}
+
+
+def _remove(folder: str) -> None:
+    try:
+        os.rmdir(folder)
+    except OSError:
+        import shutil  # with all its kinds of archives, for the few that wrote something
+
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _found(settings: Settings, where: Location) -> dict[str, object]:

@@ -532,20 +532,22 @@ def worker_url(url: str | None, environ: Mapping[str, str], encoding: str, *, ho
     `url` (--url, else WORKER_SOCKET_URL), else WORKER_SOCKET_PROTOCOL, _HOST and _PORT, else
     ws://localhost:3000. Storage is v1: the worker moves the data. Raises SettingsError.
     """
+    names = ("WORKER_SOCKET_PROTOCOL", "WORKER_SOCKET_HOST", "WORKER_SOCKET_PORT")
     if not url:
-        names = ("WORKER_SOCKET_PROTOCOL", "WORKER_SOCKET_HOST", "WORKER_SOCKET_PORT")
         if any(environ.get(name) for name in names):
             protocol, host, port = (environ.get(name) or "" for name in names)
             url = f"{protocol or 'ws'}://{host or '127.0.0.1'}:{port or '3000'}"
         else:
             url = DEFAULT_URL
+    given = [name for name in (*names, "WORKER_SOCKET_URL") if environ.get(name) and environ[name] in url]
+    where = f" (given by {', '.join(given)})" if given else ""
     try:
         parts = urlsplit(url)
         port_number = parts.port
     except ValueError as error:
-        raise SettingsError(f"the worker's URL {url!r} is wrong: {error}") from None
+        raise SettingsError(f"the worker's URL {url!r} is wrong: {error}{where}") from None
     if parts.scheme not in ("ws", "wss") or not parts.hostname or port_number == 0:
-        raise SettingsError(f"the worker's URL must look like {DEFAULT_URL}, not {url!r}")
+        raise SettingsError(f"the worker's URL must look like {DEFAULT_URL}, not {url!r}{where}")
     have = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
     wanted = {"storage": "v1", "encoding": encoding}
     if hostname:

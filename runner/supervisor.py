@@ -317,8 +317,10 @@ class Supervisor:
         current = self._current
         if current is None or current.ids is None or self._machine.state not in _WORKING:
             return False
-        name = _text(self._names_in(message), "taskId")
-        return name != "" and name == current.ids.task
+        told = self._names_in(message)
+        name, job = _text(told, "taskId"), _text(told, "jobId")
+        # Of another job it is another task: a stand-in that was started again counts its tasks from 1.
+        return name != "" and name == current.ids.task and job in ("", current.ids.job)
 
     def _on_stop_command(self, message: Message) -> None:
         self._stop_options = messages.data_of(self._small(message)) or {"forceStop": True}
@@ -584,8 +586,9 @@ class Supervisor:
         elif kind == Kind.NOTE:
             problem = str(json.loads(frame.body)["problem"])
             if current is not None:
-                current.problems.append(problem)
-            self._output.warn(f"✘ {problem}")
+                current.problems.append(problem)  # told with the end of the task
+            else:
+                self._output.warn(f"✘ {problem}")
         else:
             raise ValueError("a kind nobody sends")
 
@@ -800,7 +803,7 @@ class Supervisor:
             # glibc keeps every value that a variable ever had: 130 bytes a task, for ever (measured).
             del env["HKRUNNER_TASK_METRICS_DIR"]
         most = self._settings.keep_values_bytes
-        return {"folder": record.folder_text, "env": env, "most": most}
+        return {"folder": record.folder_text if record.is_there else None, "env": env, "most": most}
 
     def _open(self, current: Current, ids: TaskIds) -> None:
         current.open(self._store, ids, self._shown, self._settings.given)

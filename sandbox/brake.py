@@ -38,7 +38,7 @@ Prlimit = Callable[..., tuple[int, int]]
 class _Braked:
     """One process on the brake."""
 
-    __slots__ = ("floor", "hard", "own", "process", "soft")
+    __slots__ = ("floor", "hard", "is_loading", "own", "process", "soft")
 
     def __init__(self, process: Process, own: int, hard: int) -> None:
         self.process = process
@@ -46,6 +46,7 @@ class _Braked:
         self.hard = hard
         self.soft = own
         self.floor = 0
+        self.is_loading = False
 
 
 class Brake:
@@ -58,6 +59,8 @@ class Brake:
         self._braked: dict[int, _Braked] = {}
         #: The soft limit that children of a braked process are born with is ours, not the user's.
         self._own: int | None = None
+        #: The code is still being imported; its tasks have not begun.
+        self.loading = False
         self.refused = 0  #: processes that are not ours to limit (another user by now)
 
     def adjust(self, sampler: TreeSampler, now: float) -> None:
@@ -74,6 +77,8 @@ class Brake:
                 if one is None:
                     continue
             soft = process.data + part
+            if one.is_loading and not self.loading:
+                one.floor = 0
             if one.floor and now - process.first_seen < START_S:
                 soft = max(soft, one.floor)
             # A process that was stopped from growing and frees memory gets its room back the same way.
@@ -100,7 +105,9 @@ class Brake:
         one = _Braked(process, self._own, hard)
         one.soft = own
         if process.data < FRESH_BYTES:
-            one.floor = process.data + min(START_BYTES, self._limit)
+            # While the code is loaded also above the limit: numpy does not load without, under 64 MiB.
+            one.floor = process.data + (START_BYTES if self.loading else min(START_BYTES, self._limit))
+            one.is_loading = self.loading
         self._braked[process.pid] = one
         return one
 

@@ -127,7 +127,10 @@ def _hint(error: BaseException, folder: str) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "; the disk is full"
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
-        return "; the memory limit (--mem) or the system's own leaves no room for its stack"
+        return (
+            "; the memory limit (--mem) or the system's own leaves no room for its stack: "
+            "--mem-mode rss counts only what is used of it"
+        )
     return ""
 
 

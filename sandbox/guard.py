@@ -56,7 +56,7 @@ class Guard:
         self._rests = False
         self._disk: DiskMeter | None = None
         if limits.enforced and limits.disk_bytes is not None:
-            self._disk = DiskMeter(folders)
+            self._disk = DiskMeter(folders, limit_bytes=limits.disk_bytes)
             self._disk.measure_before()
         self._idle_next = 0.0
         self.began_at = time.monotonic()
@@ -95,7 +95,11 @@ class Guard:
         limits = self.limits
         if limits.memory_bytes is None or not limits.enforced or limits.mem_mode != "brake":
             return None
-        return Brake(limits.memory_bytes) if isinstance(self._sampler, TreeSampler) else None
+        if not isinstance(self._sampler, TreeSampler):
+            return None
+        brake = Brake(limits.memory_bytes)
+        brake.loading = True
+        return brake
 
     def _make_throttle(self) -> Throttle | None:
         if self.limits.cpu_cores is None or not self.limits.enforced:
@@ -194,6 +198,14 @@ class Guard:
         """The kill was called off."""
         if self._throttle is None and not self._rests:
             self._throttle = self._make_throttle()
+
+    def loaded(self) -> None:
+        """The code is imported; what it reserved meanwhile is no measure for its tasks."""
+        if self._brake is not None and self._brake.loading and isinstance(self._sampler, TreeSampler):
+            self._brake.loading = False
+            now = time.monotonic()
+            self._sampler.look(now)
+            self._brake.adjust(self._sampler, now)
 
     def throttle(self, on: bool) -> None:
         """Hold the CPU limit, or let it rest while the algorithm winds down within its grace."""

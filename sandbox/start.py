@@ -24,11 +24,19 @@ if __name__ == "__main__":
     package = type(sys)("_hkrunner")
     package.__path__ = [os.path.dirname(here)]
     sys.modules["_hkrunner"] = package
+    # Before 3.10 a module of the standard library that we import needs the real one.
+    untyped = "typing" not in sys.modules and sys.version_info >= (3, 10)
+    if untyped:
+        from _hkrunner.sandbox import untyped as stand_in
+
+        sys.modules["typing"] = stand_in
     if sys.argv[1] == "child":
         from _hkrunner.sandbox.child import main
-
-        main(bare, collects)
     else:
         from _hkrunner.sandbox.warden import main as warden_main
-
+    if untyped:
+        del sys.modules["typing"]
+    if sys.argv[1] == "child":
+        main(bare, collects)
+    else:
         warden_main()

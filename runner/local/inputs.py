@@ -13,6 +13,10 @@ from ..loop import Loop
 
 def read_inputs(values: tuple[str, ...], tasks: str | None, cwd: str) -> Iterator[bytes]:
     """Yield the input of each task, JSON text of a list. Raises SettingsError for what is no JSON."""
+    if "-" in values and tasks == "-":
+        raise SettingsError("stdin is asked for twice: --input - and --tasks -; give one of them a file")
+    if values.count("-") > 1:
+        raise SettingsError("stdin is asked for twice: --input - is there for one task; --tasks - takes many")
     for value in values:
         yield as_list(*_value(value, cwd))
     if tasks is not None:
@@ -121,7 +125,7 @@ def as_list(data: bytes, what: str) -> bytes:
     except RecursionError:
         raise SettingsError(f"{what} is JSON nested too deeply") from None
     except ValueError as error:
-        raise SettingsError(f"{what} is not JSON: {_found(data)}: {error}{_hint(data)}") from None
+        raise SettingsError(f"{what} is not JSON: {_found(data)}: {error}{_hint(data, what)}") from None
     stripped = text.strip().encode()
     return stripped if isinstance(value, list) else b"[" + stripped + b"]"
 
@@ -135,9 +139,11 @@ def _found(data: bytes) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...") if text else "nothing"
 
 
-def _hint(data: bytes) -> str:
+def _hint(data: bytes, what: str) -> str:
     text = data.decode("utf-8", "replace").strip()
     if text and text[0] not in "[{\"'-0123456789" and len(text) < 200:
+        if "--tasks" in what or text.startswith("@"):  # where it may stand, it was not taken for a file
+            return f"""; a string needs quotes: '"{text}"'"""
         return f"""; a string needs quotes: '"{text}"', a file an @: @{text}"""
     if "'" in text and '"' not in text:
         return "; JSON strings stand in double quotes"

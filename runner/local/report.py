@@ -94,7 +94,9 @@ class Report:
         parent, name = os.path.split(folder)
         if self._parent[0] != parent:  # as good as never: all tasks have theirs beside each other
             short = os.path.relpath(parent, self._settings.cwd)
-            self._parent = (parent, min(parent, short, key=len))
+            # From / the shorter one would be the same without its slash.
+            at_root = self._settings.cwd == os.sep
+            self._parent = (parent, parent if at_root else min(parent, short, key=len))
         return f"{self._parent[1]}/{name}"
 
 

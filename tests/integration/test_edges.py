@@ -156,6 +156,15 @@ def test_a_task_without_a_name_is_not_taken_for_the_one_that_runs(tmp_path: Path
         assert client.answer()["data"] == "new"
 
 
+def test_a_task_of_another_job_is_another_task_whatever_its_name(tmp_path: Path) -> None:
+    with ScriptedWorker(window_s=None) as worker, serving_worker(tmp_path, worker=worker) as (client, _):
+        begin(client, "sleep", jobId="first")
+        worker.restart()
+        client = worker.accept()
+        begin(client, "give", "of the second job", jobId="second")
+        assert client.answer()["data"] == "of the second job"
+
+
 def test_a_task_that_is_being_stopped_and_comes_again_is_a_new_task(tmp_path: Path) -> None:
     with (
         ScriptedWorker(window_s=None) as worker,

@@ -78,6 +78,8 @@ def test_tasks_may_come_one_a_line(tmp_path: Path) -> None:
         (["-i", "1", "--grace", "soon"], "--grace wants a number of seconds, not 'soon'"),
         (["-i", "1", "--grace", "-1"], "--grace wants a number of seconds from 0 on"),
         (["-i", "1", "--env", "NOVALUE"], "--env wants NAME=VALUE, not 'NOVALUE'"),
+        (["[1,2]"], "[1,2] stands alone; an input is given with -i: -i '[1,2]'"),
+        (["-i", "-", "--tasks", "-"], "stdin is asked for twice: --input - and --tasks -"),
     ],
 )
 def test_bad_usage_is_one_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
@@ -88,6 +90,22 @@ def test_bad_usage_is_one_sentence(arguments: list[str], sentence: str, tmp_path
     assert sentence in ended.stderr
     assert len(ended.stderr.splitlines()) == 1 and len(ended.stderr) < 500
     assert not (tmp_path / ".hkrunner").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("HKRUNNER_MEM", "foo", "foo is not a valid unit"),
+        ("HKRUNNER_TIMEOUT", "x", "--timeout wants a number of seconds, not 'x'"),
+        ("WORKER_SOCKET_URL", "nonsense", "the worker's URL must look like"),
+        ("WORKER_SOCKET_PORT", "abc", "the worker's URL 'ws://127.0.0.1:abc' is wrong"),
+        ("ALGORITHM_PATH", "nope", "no folder nope"),
+    ],
+)
+def test_a_variable_that_is_wrong_is_named(name: str, value: str, sentence: str, tmp_path: Path) -> None:
+    ended = run_hkrunner("-e", ADDS, "-i", "1", cwd=tmp_path, env={name: value})
+    assert ended.status in (2, 3) and sentence in ended.stderr
+    assert ended.stderr.rstrip().endswith(f"(given by {name})")
 
 
 def test_no_tasks_at_all_end_well(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,13 @@ def test_no_state_keeps_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_without_records_there_is_a_folder_for_metrics_that_goes_with_the_run(tmp_path: Path) -> None:
+    run = run_tasks("writes_its_metrics.py", 1, 2, args=("--no-state",), cwd=tmp_path)
+    assert run.status == 0
+    first, second = map(Path, run.outputs)
+    assert first == second and not first.exists()
+
+
 def test_the_folder_may_be_another(tmp_path: Path) -> None:
     run_tasks("adds.py", [1], args=("--state-dir", "one/two"), cwd=tmp_path)
     assert (tmp_path / "one" / "two" / "tasks" / "t1" / "task.json").is_file()
@@ -140,6 +148,18 @@ def test_a_state_folder_that_cannot_be_made_does_not_cost_the_result(there: str,
     ended = run_hkrunner("-e", ALGORITHMS / "adds.py", "-i", "[1, 2]", "--state-dir", state, cwd=tmp_path)
     assert (ended.status, ended.stdout) == (0, "3\n")
     assert "taken" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_state_folder_that_cannot_be_made_is_one_sentence_about_what_is_true(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    args = ("--state-dir", str(tmp_path / "file" / "state"))
+    run = run_tasks("writes_its_metrics.py", 1, args=args, cwd=tmp_path)
+    done, kept, metrics = run.stderr.splitlines()
+    assert "✔ t1 done" in done and "tasks/t1" not in done
+    assert "the task cannot be kept" in kept and "Not a directory" in kept and "--state-dir DIR" in kept
+    assert f"metrics of this task are in {run.outputs[0]}" in metrics
+    assert Path(run.outputs[0], "metrics.txt").read_text() == "loss 1"
+    shutil.rmtree(run.outputs[0])
 
 
 def test_a_state_folder_that_vanishes_does_not_cost_the_result(tmp_path: Path) -> None:

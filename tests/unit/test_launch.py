@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hkrunner.runner import command
 from hkrunner.runner.command import _starts_algorithm
 from hkrunner.sandbox import launch
 from support.waiting import wait_until
@@ -63,3 +64,14 @@ def test_what_runs_no_algorithm_has_no_guard(line: str) -> None:
 def _is_zombie(pid: int) -> bool:
     with open(f"/proc/{pid}/stat", "rb") as file:
         return file.read().rpartition(b")")[2].split()[0] == b"Z"
+
+
+def test_ctrl_c_before_there_is_anything_to_hear_it_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_run", interrupted)
+    monkeypatch.setattr("sys.argv", ["hkrunner", "runs"])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 130

@@ -113,6 +113,9 @@ class Worker:
     def asks(self, event: Event) -> None:
         if event is Event.INITIALIZE:
             self.open, self.initialized, self.stops = True, False, 0
+        elif event is Event.CHILD_AGAIN:
+            # Another child begins the task: its `initialized` is kept back (Supervisor._post_initialized).
+            self.initialized = False
         elif event is Event.STOP:
             self.stops += 1
 
