@@ -227,6 +227,7 @@ class Child:
         self._encoding: str = setup["encoding"]
         self._returned_errors: bool = setup.get("returned_errors", False)
         self._python_path: List[str] = setup["python_path"]
+        self._brake_bytes: Optional[int] = setup.get("brake_bytes")
         self._entry: Optional[entries.Entry] = None
         self._task = 0
         self._api: Optional[Api] = None
@@ -305,8 +306,22 @@ class Child:
             calls = entries.calls_of(loaded, self._where)
         except BaseException:  # noqa: BLE001 - what a user's object says of its signature may raise anything
             calls = {}
+        self._give_back_room()
         told = {"methods": methods, "python": sys.version.split()[0], "calls": calls}
         self._send_json(Kind.LOADED, 0, told)
+
+    def _give_back_room(self) -> None:
+        """Have no task use what the brake allowed above the limit while the code was loaded.
+
+        The warden does the same when it hears of that, by when a first task may have filled the room.
+        """
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if self._brake_bytes is None or soft == resource.RLIM_INFINITY:
+            return
+        with contextlib.suppress(OSError, ValueError), open("/proc/self/statm", "rb") as file:
+            most = int(file.read().split()[5]) * resource.getpagesize() + self._brake_bytes
+            if most < soft:
+                resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
     def _import_failure(self, error: BaseException) -> Dict[str, Any]:
         told = failure.describe(error, self._where.folder, code="IMPORT_FAILED", during=" during import")

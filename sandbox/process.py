@@ -174,7 +174,8 @@ class Child:
                 self._lifeline.shutdown(socket.SHUT_WR)
                 return
             self._tell_warden(Kind.SPAWN, spec, fds=fds.values())
-        self.send(Kind.SETUP, 0, json.dumps(setup).encode())
+        brake = limits.memory_bytes if limits.enforced and limits.mem_mode == "brake" else None
+        self.send(Kind.SETUP, 0, json.dumps({**setup, "brake_bytes": brake}).encode())
 
     def tell(self, listener: Listener) -> None:
         """Tell this listener from now on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import statistics
 import struct
 from pathlib import Path
@@ -115,6 +116,27 @@ def test_memory_that_is_reserved_and_not_touched_is_a_matter_of_the_mode(
     else:
         found, message = error_of(run.tasks[0])
         assert found == code and "--mem-mode rss" in message
+
+
+def test_numpy_which_reserves_much_loads_under_a_small_limit(tmp_path: Path) -> None:
+    run = run_tasks("limits_numpy_ones.py", ["behave"], cwd=tmp_path, args=("--mem", "48Mi"))
+    assert (run.status, run.outputs) == (0, ["served"])
+
+
+def test_what_may_be_reserved_while_the_code_is_loaded_is_no_room_for_its_first_task(tmp_path: Path) -> None:
+    arguments = ["-e", ALGORITHMS / "limits_tells_its_room.py", "--mem", "48Mi", "-i", "[]"]
+    with serving(*arguments, cwd=tmp_path, env={"PLACE": str(tmp_path)}) as program:
+        pid = int(program.wait_for_line("loading").split()[-1])
+        unlimited = resource.RLIM_INFINITY
+        wait_until(lambda: resource.prlimit(pid, resource.RLIMIT_DATA)[0] != unlimited, what="the brake")
+        (warden,) = (one for one in program.family() if "warden" in one.cmdline())
+        # A warden that is late: on a busy machine a task may begin before it hears that the code is loaded.
+        warden.suspend()
+        (tmp_path / "go").touch()
+        wait_until((tmp_path / "room").exists, what="the task")
+        warden.resume()
+        assert program.wait() == 0
+    assert 0 < int((tmp_path / "room").read_text()) <= 48 * MI
 
 
 def test_clean_pages_of_a_mapped_file_are_no_memory(tmp_path: Path) -> None:
