@@ -32,6 +32,9 @@ IDLE_SCAN_S = 2.0
 FDS_A_SCAN = 4096
 #: Files looked at in one scan; a folder of others may hold any number.
 FILES_A_SCAN = 1_000
+#: What may be the run's, and is not proven to be, is told from this size on: any program on this machine that has
+#: a pool of spawned processes leaves semaphores of 4 KiB for a moment when it ends.
+WORTH_TELLING_BYTES = 64 << 10
 #: Pids remembered as the run's, for System V segments.
 PIDS_KEPT = 200_000
 
@@ -130,9 +133,10 @@ class SharedMemory:
             one = SharedObject("file", path, size)
             if key in held:
                 continue
-            if (key in self._claimed or self._names_our_pid(path)) and _unlink_same(path, key):
+            is_ours = key in self._claimed or self._names_our_pid(path)
+            if is_ours and _unlink_same(path, key):
                 removed.append(one)
-            else:
+            elif (is_ours or size >= WORTH_TELLING_BYTES) and _is_same(path, key):
                 kept.append(one)
         for shmid, (creator, size) in self._sysv.items():
             one = SharedObject("sysv", f"shmid {shmid}", size)
@@ -338,14 +342,21 @@ def _sysv_segments() -> list[tuple[int, int, int, int]]:
 
 
 def _unlink_same(path: str, key: Key) -> bool:
+    if not _is_same(path, key):
+        return False
     try:
-        facts = os.lstat(path)
-        if (facts.st_dev, facts.st_ino) != key:
-            return False
         os.unlink(path)
     except OSError:
         return False
     return True
+
+
+def _is_same(path: str, key: Key) -> bool:
+    try:
+        facts = os.lstat(path)
+    except OSError:
+        return False
+    return (facts.st_dev, facts.st_ino) == key
 
 
 def _remove_sysv(shmid: int) -> bool:

@@ -255,6 +255,21 @@ def test_shared_memory_of_somebody_else_is_neither_counted_nor_removed() -> None
     shared.close()
 
 
+def test_what_nobody_holds_and_may_be_the_runs_is_told_if_it_is_worth_it() -> None:
+    shared = SharedMemory()
+    paths = {what: f"/dev/shm/hkrunner_left_{what}_{os.getpid()}" for what in ("small", "large")}
+    for what, path in paths.items():
+        with open(path, "wb") as file:
+            file.write(b"x" * (4096 if what == "small" else MI))
+    shared.scan([], 0.0)
+    removed, kept = shared.remove_left_over()
+    assert [one.name for one in kept if "hkrunner_left" in one.name] == [paths["large"]]
+    assert "hkrunner_left" not in str(removed)
+    for path in paths.values():
+        os.unlink(path)
+    shared.close()
+
+
 def test_a_system_v_segment_that_the_run_left_is_removed() -> None:
     code = """
 import ctypes, signal, sys, time
