@@ -32,8 +32,8 @@ IDLE_SCAN_S = 2.0
 FDS_A_SCAN = 4096
 #: Files looked at in one scan; a folder of others may hold any number.
 FILES_A_SCAN = 1_000
-#: What may be the run's, and is not proven to be, is told from this size on: any program on this machine that has
-#: a pool of spawned processes leaves semaphores of 4 KiB for a moment when it ends.
+#: What may be the run's, and is not proven to be, is told from this size on: any program on this machine that
+#: has a pool of spawned processes leaves semaphores of 4 KiB for a moment when it ends.
 WORTH_TELLING_BYTES = 64 << 10
 #: Pids remembered as the run's, for System V segments.
 PIDS_KEPT = 200_000
