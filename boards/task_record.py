@@ -200,8 +200,6 @@ class TaskRecord:
                 self._make_folder()
         except OSError as error:
             self._note("the task", error)
-        else:
-            self.is_there = True
         self._make_metrics()
         if self._metrics_dir.startswith(f"{store.root_text}/runs/"):
             self._facts["metricsDir"] = self._metrics_dir[len(store.root_text) + 1 :]
@@ -213,6 +211,7 @@ class TaskRecord:
 
     def _make_folder(self) -> None:
         self.name = self.store.claim_task(self.ids.task)
+        self.is_there = True
         self._folder = f"{self.store.root_text}/tasks/{self.name}"
         self._facts["name"] = self.name
         for stream in STREAMS if self.store.logs_ahead else ():

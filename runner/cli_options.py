@@ -32,13 +32,15 @@ class Sections(click.Command):
                 raise SettingsError(
                     f"the shell took the input apart at its spaces: {apart}; put it in quotes: -i '[1, 2, 3]'"
                 )
+        words = list(args)  # click takes them out
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
+            text = str(error)
             stray = next(
-                (word for word in ctx.args or args if word[:1] in ("[", "{") and _is_json(word)), None
+                (one for one in words if one[:1] in ("[", "{") and one in text and _is_json(one)), None
             )
-            if stray is not None and "unexpected extra argument" in str(error):
+            if stray is not None and "unexpected extra argument" in text:
                 raise SettingsError(
                     f"{stray} stands alone; an input is given with -i: -i '{stray}'"
                 ) from None

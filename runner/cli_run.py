@@ -33,7 +33,7 @@ Exit status:
 
 def _run(entry_argument: str | None, **values: Any) -> None:
     if entry_argument is not None:
-        if entry_argument[:1] in ("[", "{"):
+        if entry_argument[:1] in ("[", "{") and not os.path.exists(entry_argument):
             stray = f"{entry_argument} stands alone; an input is given with -i: -i '{entry_argument}'"
             raise SettingsError(stray)
         if values.get("entry") and click.get_current_context().get_parameter_source("entry") is not None:

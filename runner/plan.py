@@ -36,7 +36,7 @@ def plan(settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
         state_dir = settings.state_dir
         # An archive is unpacked elsewhere, and removed: the state folder is not touched.
         looked = replace(settings, state_dir=None)
-        ready, where = prepare(looked, environ, stack)
+        ready, where = prepare(looked, environ, stack, runs=False)
         tasks = _count_tasks(settings) if settings.local else None
         return {
             "local": settings.local,

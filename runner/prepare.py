@@ -19,14 +19,14 @@ from .settings import Settings
 
 
 def prepare(
-    settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack
+    settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack, *, runs: bool = True
 ) -> tuple[Settings, Location]:
     """Return the settings to run with, and where the code lies. Raises HkrunnerError.
 
-    `stack` takes what is to be cleaned up at the end.
+    `stack` takes what is to be cleaned up at the end. `runs`: there will be tasks, which need a folder for metrics.
     """
     where = place(settings, stack)
-    more = _metrics(settings, environ, stack)
+    more = _metrics(settings, environ, stack) if runs else {}
     if settings.python != sys.executable:
         # Late: most runs use our own interpreter.
         from .interpreter import check_encoding, probe, variables
@@ -46,7 +46,7 @@ def _metrics(settings: Settings, environ: Mapping[str, str], stack: contextlib.E
     name = "ALGO_METRICS_DIR"
     if settings.state_dir is not None or name in settings.child_env or environ.get(name):
         return {}
-    root = environ.get("TMPDIR") or "/tmp"
+    root = os.path.abspath(environ.get("TMPDIR") or "/tmp")
     folder = os.path.join(root, f"hkrunner-metrics-{os.getpid()}-{os.urandom(4).hex()}")
     try:
         os.mkdir(folder, 0o700)

@@ -533,13 +533,14 @@ def worker_url(url: str | None, environ: Mapping[str, str], encoding: str, *, ho
     ws://localhost:3000. Storage is v1: the worker moves the data. Raises SettingsError.
     """
     names = ("WORKER_SOCKET_PROTOCOL", "WORKER_SOCKET_HOST", "WORKER_SOCKET_PORT")
+    given = ["WORKER_SOCKET_URL"] if url and url == environ.get("WORKER_SOCKET_URL") else []
     if not url:
         if any(environ.get(name) for name in names):
             protocol, host, port = (environ.get(name) or "" for name in names)
             url = f"{protocol or 'ws'}://{host or '127.0.0.1'}:{port or '3000'}"
+            given = [name for name in names if environ.get(name)]
         else:
             url = DEFAULT_URL
-    given = [name for name in (*names, "WORKER_SOCKET_URL") if environ.get(name) and environ[name] in url]
     where = f" (given by {', '.join(given)})" if given else ""
     try:
         parts = urlsplit(url)

@@ -690,6 +690,8 @@ class Supervisor:
 
     def _load_failed(self, failure: Failure) -> None:
         """This child ends by itself; the next task tries the code again with a new one."""
+        if self._machine.state is State.EXITING:
+            return  # its end is all that is waited for
         self._crew.let_go()
         if self._current is not None:
             self._current.failure = failure

@@ -77,8 +77,9 @@ class Brake:
                 if one is None:
                     continue
             soft = process.data + part
-            if one.is_loading and not self.loading:
-                one.floor = 0
+            if one.is_loading and (not self.loading or headroom < self._limit // 2):
+                one.is_loading = False
+                one.floor -= max(0, START_BYTES - self._limit)
             if one.floor and now - process.first_seen < START_S:
                 soft = max(soft, one.floor)
             # A process that was stopped from growing and frees memory gets its room back the same way.
@@ -105,7 +106,7 @@ class Brake:
         one = _Braked(process, self._own, hard)
         one.soft = own
         if process.data < FRESH_BYTES:
-            # While the code is loaded also above the limit: numpy does not load without, under 64 MiB.
+            # While the code is loaded also above the limit: numpy reserves as much, and touches little of it.
             one.floor = process.data + (START_BYTES if self.loading else min(START_BYTES, self._limit))
             one.is_loading = self.loading
         self._braked[process.pid] = one

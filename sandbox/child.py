@@ -318,7 +318,7 @@ class Child:
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         if self._brake_bytes is None or soft == resource.RLIM_INFINITY:
             return
-        with contextlib.suppress(OSError, ValueError), open("/proc/self/statm", "rb") as file:
+        with contextlib.suppress(OSError, ValueError, MemoryError), open("/proc/self/statm", "rb") as file:
             most = int(file.read().split()[5]) * resource.getpagesize() + self._brake_bytes
             if most < soft:
                 resource.setrlimit(resource.RLIMIT_DATA, (most, hard))

@@ -290,7 +290,7 @@ class Child:
 
     def watch(self, *, idle: bool) -> None:
         """Say whether a task runs: an idle tree is looked at only where a limit could be broken meanwhile."""
-        self._tell_warden(Kind.TASK, {"idle": idle})
+        self._tell_warden(Kind.TASK, {"idle": idle, "loaded": self.loaded})
 
     def ask(self, number: int, *, restart: bool) -> None:
         """Have the usage of this moment sent, with this number; `restart`: a new peak begins with it."""

@@ -171,7 +171,8 @@ class Warden:
         """A task begins, is over, or its account is wanted."""
         if "idle" in body:
             guard.idle = bool(body["idle"])
-            guard.loaded()
+            if body.get("loaded"):
+                guard.loaded()
         if "throttle" in body:
             guard.throttle(bool(body["throttle"]))
         if "ask" in body:

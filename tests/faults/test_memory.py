@@ -123,6 +123,11 @@ def test_numpy_which_reserves_much_loads_under_a_small_limit(tmp_path: Path) -> 
     assert (run.status, run.outputs) == (0, ["served"])
 
 
+def test_code_that_fills_memory_while_it_is_loaded_gets_its_memory_error(tmp_path: Path) -> None:
+    run = run_tasks("limits_fills_memory_at_import.py", [], cwd=tmp_path, args=("--mem", "64Mi"))
+    assert (run.status, run.outputs) == (0, ["served"])
+
+
 def test_what_may_be_reserved_while_the_code_is_loaded_is_no_room_for_its_first_task(tmp_path: Path) -> None:
     arguments = ["-e", ALGORITHMS / "limits_tells_its_room.py", "--mem", "48Mi", "-i", "[]"]
     with serving(*arguments, cwd=tmp_path, env={"PLACE": str(tmp_path)}) as program:

@@ -32,6 +32,7 @@ def test_a_local_run_is_told_and_nothing_is_started_or_written(tmp_path: Path) -
     assert f"  folder     {tmp_path}" in rows
     assert f"  state      {tmp_path}/.hkrunner" in rows
     assert [one.name for one in tmp_path.iterdir()] == ["my_alg.py"]
+    assert f"  variable   ALGO_METRICS_DIR={tmp_path}/.hkrunner/…" in rows
 
 
 def test_serving_is_told_with_the_url_of_the_worker(tmp_path: Path) -> None:

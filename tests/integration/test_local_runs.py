@@ -79,6 +79,7 @@ def test_tasks_may_come_one_a_line(tmp_path: Path) -> None:
         (["-i", "1", "--grace", "-1"], "--grace wants a number of seconds from 0 on"),
         (["-i", "1", "--env", "NOVALUE"], "--env wants NAME=VALUE, not 'NOVALUE'"),
         (["[1,2]"], "[1,2] stands alone; an input is given with -i: -i '[1,2]'"),
+        (["-i", "1", "[2]"], "[2] stands alone; an input is given with -i: -i '[2]'"),
         (["-i", "-", "--tasks", "-"], "stdin is asked for twice: --input - and --tasks -"),
     ],
 )
@@ -106,6 +107,12 @@ def test_a_variable_that_is_wrong_is_named(name: str, value: str, sentence: str,
     ended = run_hkrunner("-e", ADDS, "-i", "1", cwd=tmp_path, env={name: value})
     assert ended.status in (2, 3) and sentence in ended.stderr
     assert ended.stderr.rstrip().endswith(f"(given by {name})")
+
+
+def test_a_wrong_url_that_was_given_as_option_is_no_fault_of_a_variable(tmp_path: Path) -> None:
+    env = {"WORKER_SOCKET_PORT": "3000"}
+    ended = run_hkrunner("-e", ADDS, "--url", "http://host:3000", cwd=tmp_path, env=env)
+    assert ended.status == 2 and ended.stderr.rstrip().endswith("not 'http://host:3000'")
 
 
 def test_no_tasks_at_all_end_well(tmp_path: Path) -> None:

@@ -10,6 +10,13 @@ from support.local import run_tasks
 pytestmark = pytest.mark.alone
 
 
+def test_an_end_while_a_new_child_cannot_be_loaded_is_an_end(tmp_path: Path) -> None:
+    args = ("--recycle-after", "1")
+    env = {"COUNT": str(tmp_path / "count")}
+    run = run_tasks("fails_to_load_from_its_third_time_on.py", [1], [2], cwd=tmp_path, args=args, env=env)
+    assert (run.status, run.outputs) == (0, ["served", "served"])
+
+
 def test_a_spare_takes_over_at_once(tmp_path: Path) -> None:
     """With numpy to import: the spare has it already."""
     cold = run_tasks("limits_dies_late.py", ["misbehave"], ["behave"], cwd=tmp_path)
