@@ -23,7 +23,8 @@ def prepare(
 ) -> tuple[Settings, Location]:
     """Return the settings to run with, and where the code lies. Raises HkrunnerError.
 
-    `stack` takes what is to be cleaned up at the end. `runs`: there will be tasks, which need a folder for metrics.
+    `stack` takes what is to be cleaned up at the end. `runs`: there will be tasks, which need a folder for
+    metrics.
     """
     where = place(settings, stack)
     more = _metrics(settings, environ, stack) if runs else {}
