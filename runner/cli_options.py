@@ -41,9 +41,7 @@ class Sections(click.Command):
                 (one for one in words if one[:1] in ("[", "{") and one in text and _is_json(one)), None
             )
             if stray is not None and "unexpected extra argument" in text:
-                raise SettingsError(
-                    f"{stray} stands alone; an input is given with -i: -i '{stray}'"
-                ) from None
+                raise stands_alone(stray) from None
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -57,6 +55,11 @@ class Sections(click.Command):
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def stands_alone(word: str) -> SettingsError:
+    """Return what to raise for an input that no option introduces."""
+    return SettingsError(f"{word} stands alone; an input is given with -i: -i '{word}'")
 
 
 def _taken_apart(words: Sequence[str]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from .cli_options import Sections, complete_files
+from .cli_options import Sections, complete_files, stands_alone
 from .errors import HkrunnerError, SettingsError
 from .options import OPTIONS
 from .settings import Settings, settings_of
@@ -34,8 +34,7 @@ Exit status:
 def _run(entry_argument: str | None, **values: Any) -> None:
     if entry_argument is not None:
         if entry_argument[:1] in ("[", "{") and not os.path.exists(entry_argument):
-            stray = f"{entry_argument} stands alone; an input is given with -i: -i '{entry_argument}'"
-            raise SettingsError(stray)
+            raise stands_alone(entry_argument)
         if values.get("entry") and click.get_current_context().get_parameter_source("entry") is not None:
             source = click.get_current_context().get_parameter_source("entry")
             if source is click.core.ParameterSource.COMMANDLINE:
