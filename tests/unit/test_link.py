@@ -300,15 +300,20 @@ def test_a_silent_worker_whose_port_was_never_closed_gets_what_waits_after_a_mom
         assert again.message() == b"alive"
 
 
+def away_and_back(world: World, wire: Wire) -> Wire:
+    """Drop the connection, refuse a try at least, and listen at the same port again."""
+    port = world.address[1]
+    world.refuse()
+    wire.close()
+    world.until(lambda: world.listener.unreachable, "a refused try")
+    world.server = socket.create_server(("127.0.0.1", port))
+    world.pass_time(0.1)
+    return world.accept()
+
+
 def test_a_worker_that_was_away_may_be_another_one_and_has_to_speak_first() -> None:
     with conversing() as (world, wire):
-        port = world.address[1]
-        world.refuse()
-        wire.close()
-        world.until(lambda: world.listener.unreachable, "a refused try")
-        world.server = socket.create_server(("127.0.0.1", port))
-        world.pass_time(0.1)
-        again = world.accept()
+        again = away_and_back(world, wire)
         world.link.post(b"call")
         world.pass_time(SILENT_S + 0.1)
         assert again.is_silent() and world.listener.resumed == []
@@ -332,13 +337,7 @@ def test_a_worker_that_never_spoke_gets_no_answer_of_an_old_task_after_its_first
 
 def test_a_worker_that_was_away_and_drops_once_more_is_still_not_the_same() -> None:
     with conversing() as (world, wire):
-        port = world.address[1]
-        world.refuse()
-        wire.close()
-        world.until(lambda: world.listener.unreachable, "a refused try")
-        world.server = socket.create_server(("127.0.0.1", port))
-        world.pass_time(0.1)
-        world.accept().close()
+        away_and_back(world, wire).close()
         world.until(lambda: len(world.listener.drops) == 2, "the second drop")
         world.pass_time(0.1)
         again = world.accept()
