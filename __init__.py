@@ -24,15 +24,15 @@ __all__ = [
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .runner.errors import EntryNotFound, EntryUnusable, HkrunnerError, SettingsError
-    from .runner.library import Incomplete, Printed, TaskError, TaskFailed, TaskLogs, TaskResult, run
+    from .runner.python_api import Incomplete, Printed, TaskError, TaskFailed, TaskLogs, TaskResult, run
 else:
 
     def __getattr__(name):
         """Import what is asked for when it is asked for (PEP 562)."""
         if name in __all__:
-            from .runner import library
+            from .runner import python_api
 
-            return getattr(library, name)
+            return getattr(python_api, name)
         raise AttributeError(f"module 'hkrunner' has no attribute {name!r}")
 
     def __dir__():

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from hkrunner.boards.events import EventWriter
 from hkrunner.boards.manager import BoardManager
+from hkrunner.boards.runs.event_files import EventWriter
 from hkrunner.boards.targets import Target, node_target
 
 TAGS, STEPS = 5, 200

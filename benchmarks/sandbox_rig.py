@@ -20,13 +20,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hkrunner.sandbox.brake import Brake
-from hkrunner.sandbox.limits import MI, Limits
-from hkrunner.sandbox.priority import ask_for_short_slices, step_back
-from hkrunner.sandbox.sampler import TreeSampler
-from hkrunner.sandbox.shm import SharedMemory
-from hkrunner.sandbox.throttle import Throttle
-from hkrunner.sandbox.usage import Breach, breach
+from hkrunner.sandbox.linux.scheduling import ask_for_short_slices, step_back
+from hkrunner.sandbox.shared.limits import MI, Limits
+from hkrunner.sandbox.usage.sampler import TreeSampler
+from hkrunner.sandbox.usage.shared_memory import SharedMemory
+from hkrunner.sandbox.usage.usage import Breach, breach
+from hkrunner.sandbox.warden.cpu_throttle import Throttle
+from hkrunner.sandbox.warden.memory_brake import Brake
 
 PROGRAMS = Path(__file__).resolve().parent.parent / "tests" / "algorithms"
 V1 = Path("/sys/fs/cgroup/memory")

@@ -34,10 +34,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..sandbox import launch
+from ..sandbox.parent import warden_launch
+from .board_record import OPTUNA, Board, BoardStatus, Order, Readiness, Records, new_reference, now_ms
 from .errors import BoardError, NotFound, StillStarting
-from .files import Identity, read_json_bytes
-from .records import OPTUNA, Board, BoardStatus, Order, Readiness, Records, new_reference, now_ms
+from .runs.files import Identity, read_json_bytes
 from .targets import Target
 
 IDLE_TIMEOUT_S = 3 * 3600.0  # HKube's BOARDS_TIMEOUT
@@ -46,7 +46,7 @@ STOP_GRACE_S = 3.0
 REAP_S = 2.0  # between the end of the first thread and that of the process
 _LOCK_DEADLINE_S = 2.0
 _KEPT_MS = 24 * 3600 * 1000  # how long a board that failed or expired is still listed
-_SERVE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_serve.py")
+_SERVE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ class BoardManager:
         """
         own = self._own.get(reference)
         if own is not None:
-            launch.has_ended(own.process, REAP_S)
+            warden_launch.has_ended(own.process, REAP_S)
             self.poll()
 
     def _read_news(self, own: _Own) -> Board | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import NotFound
-from .files import original_text, read_json, safe_part
+from .runs.files import original_text, read_json, safe_part
 
 
 @dataclass(frozen=True)

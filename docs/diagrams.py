@@ -1,4 +1,4 @@
-"""The diagrams of a task's states, made of runner/task.py TABLE: no row is drawn by hand.
+"""The diagrams of a task's states, made of runner/protocol/task_state.py TABLE: no row is drawn by hand.
 
     python docs/diagrams.py          write images/task-*.svg; needs the command dot (Debian: graphviz)
     python docs/diagrams.py --dot    print what dot is given
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hkrunner.runner.task import TABLE, Action, Event, Row, State
+from hkrunner.runner.protocol.task_state import TABLE, Action, Event, Row, State
 
 IMAGES = Path(__file__).with_name("images")
 E, S = Event, State

@@ -18,15 +18,15 @@ from typing import Any
 import click
 import diagrams
 from hkrunner.runner import errors
-from hkrunner.runner.cli import COMMANDS, DEFAULT, DefaultGroup
-from hkrunner.runner.cli import command as group
-from hkrunner.runner.cli_worker import command as worker_command
-from hkrunner.runner.codes import CODES
-from hkrunner.runner.events import _ENDED
-from hkrunner.runner.options import OPTIONS, WORKER_OPTIONS, Option
-from hkrunner.runner.result import Result
-from hkrunner.runner.task import TABLE, Action, Event, State
-from hkrunner.sandbox.limits import thread_variables
+from hkrunner.runner.cli.main import COMMANDS, DEFAULT, DefaultGroup
+from hkrunner.runner.cli.main import command as group
+from hkrunner.runner.cli.worker import command as worker_command
+from hkrunner.runner.console.json_events import _ENDED
+from hkrunner.runner.protocol.error_codes import CODES
+from hkrunner.runner.protocol.result import Result
+from hkrunner.runner.protocol.task_state import TABLE, Action, Event, State
+from hkrunner.runner.settings.options import OPTIONS, WORKER_OPTIONS, Option
+from hkrunner.sandbox.shared.limits import thread_variables
 
 _DEFAULT = re.compile(r"\s*\[default: (.+?)\]$")
 
@@ -309,7 +309,7 @@ RESULT: Mapping[str, Field] = {
 def result_fields() -> str:
     """Return the fields of `--json`; an error when the code has others."""
     empty = Result("", "", "", "", "succeed", 0, 0, 0).facts()
-    assert [*empty, "output"] == list(RESULT), f"runner/result.py has {[*empty, 'output']}"
+    assert [*empty, "output"] == list(RESULT), f"runner/protocol/result.py has {[*empty, 'output']}"
     rows = [
         [code(name), one.kind + (f", {one.unit}" if one.unit else ""), one.meaning, one.null or "never"]
         for name, one in RESULT.items()

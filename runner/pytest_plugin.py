@@ -17,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .library import Options, TaskResult
+    from .python_api import Options, TaskResult
 
 
 class RunAlgorithm(Protocol):
@@ -35,7 +35,7 @@ def run_algorithm(request: pytest.FixtureRequest, tmp_path: Path) -> RunAlgorith
     hkrunner.run(); the records are kept below the test's tmp_path. What the algorithm prints is in the
     test's captured stderr.
     """
-    from .library import run
+    from .python_api import run
 
     def run_one(entry: str | Path, input: Any = (), **options: Unpack[Options]) -> TaskResult:
         beside = request.path.parent / entry

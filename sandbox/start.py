@@ -27,13 +27,13 @@ if __name__ == "__main__":
     # Before 3.10 a module of the standard library that we import needs the real one.
     untyped = "typing" not in sys.modules and sys.version_info >= (3, 10)
     if untyped:
-        from _hkrunner.sandbox import untyped as stand_in
+        from _hkrunner.sandbox import typing_stand_in as stand_in
 
         sys.modules["typing"] = stand_in
     if sys.argv[1] == "child":
-        from _hkrunner.sandbox.child import main
+        from _hkrunner.sandbox.child.main import main
     else:
-        from _hkrunner.sandbox.warden import main as warden_main
+        from _hkrunner.sandbox.warden.warden import main as warden_main
     if untyped:
         del sys.modules["typing"]
     if sys.argv[1] == "child":

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hkrunner.sandbox import landlock
+from hkrunner.sandbox.linux import landlock
 from support.local import ALGORITHMS, run_tasks
 from support.programs import HKRUNNER, run, serving
 from support.users import bounded_command, give_to_bounded

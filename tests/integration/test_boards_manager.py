@@ -15,10 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hkrunner.boards.board_record import Board, BoardStatus, Readiness
 from hkrunner.boards.errors import BoardError, NotFound
-from hkrunner.boards.files import Identity, own_identity
 from hkrunner.boards.manager import BoardManager
-from hkrunner.boards.records import Board, BoardStatus, Readiness
+from hkrunner.boards.runs.files import Identity, own_identity
 from hkrunner.boards.targets import all_target, node_target, task_target
 from support.boards import BOARD_DEADLINE_S, add_run, runs_of
 from support.waiting import wait_until
@@ -193,7 +193,7 @@ def test_a_detached_board_outlives_its_starter_and_is_stopped_from_elsewhere(roo
 
 OWNER = """
 import os, sys; from pathlib import Path
-from hkrunner.boards.manager import BoardManager; from hkrunner.boards.records import Readiness
+from hkrunner.boards.manager import BoardManager; from hkrunner.boards.board_record import Readiness
 from hkrunner.boards.targets import all_target
 manager = BoardManager(Path(sys.argv[1]), attached=True)
 manager.start(all_target(manager.root))

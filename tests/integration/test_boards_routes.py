@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hkrunner.boards.api_server import ApiProcess
 from hkrunner.boards.errors import BoardError
 from hkrunner.boards.manager import BoardManager
+from hkrunner.boards.rest_server import ApiProcess
 from support.boards import BOARD_DEADLINE_S, add_run, get, runs_of
 from support.routes import Client, running
 from support.waiting import wait_until
@@ -145,7 +145,7 @@ def test_a_port_in_use_is_told(client: Client, root: Path) -> None:
 def test_routes_and_boards_end_with_the_process_that_wanted_them(root: Path) -> None:
     program = (
         "import select, sys; from pathlib import Path\n"
-        "from hkrunner.boards.api_server import ApiProcess\n"
+        "from hkrunner.boards.rest_server import ApiProcess\n"
         "process = ApiProcess(Path(sys.argv[1]))\n"
         "while not process.url: select.select([process], [], []); process.poll()\n"
         "print(process.url, flush=True); input()"

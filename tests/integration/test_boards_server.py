@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 import psutil
 import pytest
+from hkrunner.boards.board_record import Board, BoardStatus, Readiness
 from hkrunner.boards.errors import BoardError
-from hkrunner.boards.events import EventWriter
 from hkrunner.boards.manager import BoardManager
-from hkrunner.boards.records import Board, BoardStatus, Readiness
+from hkrunner.boards.runs.event_files import EventWriter
 from hkrunner.boards.targets import Target, all_target, batch_target, node_target, pick_target, task_target
 from support.boards import BOARD_DEADLINE_S, add_run, get, get_json, runs_of
 from support.waiting import wait_until

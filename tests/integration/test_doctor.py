@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hkrunner.runner import doctor
+from hkrunner.runner.cli import doctor_checks
 from support.programs import Result, run_hkrunner
 
 #: The variables that decide about proxies, taken out.
@@ -27,10 +27,10 @@ def examine(cwd: Path, *args: str, env: dict[str, str | None] | None = None) -> 
     return ended.status, {one["name"]: one for one in told["findings"]}
 
 
-def found(folder: Path, **environ: str) -> dict[str, doctor.Finding]:
+def found(folder: Path, **environ: str) -> dict[str, doctor_checks.Finding]:
     """Return the findings of this process."""
-    place = doctor.Place(environ, str(folder), root=str(folder / "root"))
-    return {one.name: one for one in doctor.examine(place)}
+    place = doctor_checks.Place(environ, str(folder), root=str(folder / "root"))
+    return {one.name: one for one in doctor_checks.examine(place)}
 
 
 def test_every_finding_is_one_line_and_what_is_wrong_has_a_remedy(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_tensorboard_that_misses_pkg_resources_is_told_before_a_board_dies_of_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = {"tensorboard": "2.20.0", "setuptools": "82.0.0"}
-    monkeypatch.setattr(doctor, "_version", installed.get)
+    monkeypatch.setattr(doctor_checks, "_version", installed.get)
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -110,7 +110,7 @@ def test_a_tensorboard_that_misses_pkg_resources_is_told_before_a_board_dies_of_
 def test_a_missing_fast_loader_slows_boards_and_fails_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_glibc", lambda: (2, 17))
+    monkeypatch.setattr(doctor_checks, "_glibc", lambda: (2, 17))
     findings = found(tmp_path)
     assert findings["tensorboard"].ok
     assert "GLIBC" in findings["fast loader"].text and "slower" in findings["fast loader"].text
@@ -129,8 +129,8 @@ def test_the_limit_of_a_small_container_is_told(tmp_path: Path) -> None:
 
 
 def test_a_check_that_breaks_is_a_finding_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(place: doctor.Place) -> Any:
+    def broken(place: doctor_checks.Place) -> Any:
         raise RuntimeError("strange")
 
-    monkeypatch.setattr(doctor, "CHECKS", (broken,))
+    monkeypatch.setattr(doctor_checks, "CHECKS", (broken,))
     assert found(tmp_path)["broken"].text == "it cannot be told: RuntimeError: strange"

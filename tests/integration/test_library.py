@@ -12,8 +12,8 @@ from pathlib import Path
 
 import hkrunner
 import pytest
-from hkrunner.runner.library import Options
-from hkrunner.runner.settings import OPTIONS
+from hkrunner.runner.python_api import Options
+from hkrunner.runner.settings.settings import OPTIONS
 from support.local import ALGORITHMS
 from support.processes import runs
 from support.programs import Program, run
@@ -73,7 +73,7 @@ def test_a_failed_task_is_a_result_and_the_next_one_runs() -> None:
         hkrunner.HkrunnerError, match=r"^task t1 failed \(AlgorithmError\): .*alg\.py:2"
     ) as told:
         failed.raise_for_status()
-    assert isinstance(told.value, hkrunner.runner.library.TaskFailed) and told.value.result is failed
+    assert isinstance(told.value, hkrunner.runner.python_api.TaskFailed) and told.value.result is failed
 
 
 def test_limits_hold_as_they_do_for_the_command() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hkrunner.boards.events import read_scalars
+from hkrunner.boards.runs.event_files import read_scalars
 from support.local import Run, run_tasks
 from support.programs import run_hkrunner, serving
 from support.scripted_worker import TASK, Client

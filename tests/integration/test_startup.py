@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hkrunner.runner.cli import COMMANDS
+from hkrunner.runner.cli.main import COMMANDS
 from support.local import ALGORITHMS, run_tasks
 from support.programs import HKRUNNER, run
 
@@ -40,7 +40,7 @@ def test_nothing_heavy_is_imported_for_the_help_of_a_command(name: str, tmp_path
 
 def test_the_version_is_told_without_the_options(tmp_path: Path) -> None:
     ours = {name for name in imported_by("--version", cwd=tmp_path) if name.startswith("hkrunner.")}
-    assert ours == {f"hkrunner.runner{name}" for name in ("", ".command", ".cli", ".errors")}
+    assert ours == {f"hkrunner.runner{name}" for name in ("", ".entry_point", ".cli", ".cli.main", ".errors")}
 
 
 def test_the_doctor_loads_no_package_that_it_looks_at(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from hkrunner.runner.view import curve
+from hkrunner.runner.console.status_line import curve
 from support.programs import HKRUNNER, environment
 from support.waiting import wait_until
 

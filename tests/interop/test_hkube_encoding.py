@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hkrunner.runner import encoding
-from hkrunner.sandbox import codec
+from hkrunner.runner.protocol import encoding
+from hkrunner.sandbox.codec import codec
 from support import npm
 from support.programs import run
 

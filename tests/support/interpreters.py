@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-#: The versions that sandbox/child.py is written for, and one that is too old.
+#: The versions that sandbox/child/main.py is written for, and one that is too old.
 VERSIONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
 
 

@@ -13,8 +13,8 @@ import signal
 import sys
 from typing import Any
 
-from hkrunner.runner.local.worker import Answer, LocalTask, LocalWorker
-from hkrunner.runner.loop import Loop
+from hkrunner.runner.io.loop import Loop
+from hkrunner.runner.worker_stub.server import Answer, LocalTask, LocalWorker
 
 
 def main() -> None:

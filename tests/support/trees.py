@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from hkrunner.sandbox.usage import Sampler
+from hkrunner.sandbox.usage.usage import Sampler
 
 ALGORITHMS = Path(__file__).resolve().parent.parent / "algorithms"
 

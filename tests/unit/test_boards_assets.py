@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hkrunner.boards.assets import Assets
+from hkrunner.boards.tensorboard.assets import Assets
 
 PREFIX = "/hkube/board/abc"
 FILES = {

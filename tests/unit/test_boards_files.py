@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hkrunner.boards.files import (
+from hkrunner.boards.runs.files import (
     Identity,
     original_text,
     own_identity,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from hkrunner.boards.errors import NotFound, StoreError
-from hkrunner.boards.events import EventWriter
-from hkrunner.boards.history import (
+from hkrunner.boards.runs.event_files import EventWriter
+from hkrunner.boards.runs.history import (
     keep_latest,
     list_tasks,
     read_log,
@@ -20,8 +20,8 @@ from hkrunner.boards.history import (
     repeat_of,
     show_task,
 )
-from hkrunner.boards.store import Store
-from hkrunner.boards.task_record import TaskIds, TaskRecord
+from hkrunner.boards.runs.store import Store
+from hkrunner.boards.runs.task_record import TaskIds, TaskRecord
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def test_an_empty_or_missing_state_folder_lists_nothing(tmp_path: Path) -> None:
 
 def test_a_task_whose_hkrunner_was_killed_is_lost_and_one_that_runs_is_active(store: Store) -> None:
     program = (
-        "import os, sys; from pathlib import Path; from hkrunner.boards.store import Store\n"
-        "from hkrunner.boards.task_record import TaskIds\n"
+        "import os, sys; from pathlib import Path; from hkrunner.boards.runs.store import Store\n"
+        "from hkrunner.boards.runs.task_record import TaskIds\n"
         "Store(Path(sys.argv[1])).open(TaskIds('lost', 'j', 'n', 'p'), entry='e', started_at=1.0)\n"
         "os.kill(os.getpid(), 9)"
     )
@@ -190,7 +190,7 @@ def test_only_the_latest_are_kept_and_never_an_active_one_removed(store: Store) 
 def test_the_interpreter_reads_history_without_tensorboard(store: Store) -> None:
     run(store, "t1")
     program = (
-        "import sys; from pathlib import Path; from hkrunner.boards import history\n"
+        "import sys; from pathlib import Path; from hkrunner.boards.runs import history\n"
         "assert history.read_metrics(Path(sys.argv[1]), 't1')\n"
         "assert not {'tensorboard', 'numpy', 'psutil', 'grpc'} & set(sys.modules), sorted(sys.modules)"
     )

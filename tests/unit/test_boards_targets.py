@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from hkrunner.boards.errors import NotFound
-from hkrunner.boards.store import Store
+from hkrunner.boards.runs.store import Store
+from hkrunner.boards.runs.task_record import TaskIds
 from hkrunner.boards.targets import (
     all_target,
     batch_target,
@@ -20,7 +21,6 @@ from hkrunner.boards.targets import (
     task_depth,
     task_target,
 )
-from hkrunner.boards.task_record import TaskIds
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hkrunner.sandbox import cgroup
-from hkrunner.sandbox.cgroup import LEAF, Cgroup, Place, Refusal
-from hkrunner.sandbox.limits import MI, Limits
+from hkrunner.sandbox.linux import cgroup
+from hkrunner.sandbox.linux.cgroup import LEAF, Cgroup, Place, Refusal
+from hkrunner.sandbox.shared.limits import MI, Limits
 from support.trees import Tree
 from support.waiting import wait_until
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from hkrunner.sandbox.channel import (
+from hkrunner.sandbox.shared.channel import (
     BLOB_LIMIT,
     HEADER,
     INLINE_LIMIT,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy
 import pytest
-from hkrunner.sandbox import codec
+from hkrunner.sandbox.codec import codec
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hkrunner.runner import gpu
-from hkrunner.runner.descriptor import Descriptor, find, read
 from hkrunner.runner.errors import SettingsError
-from hkrunner.runner.settings import OPTIONS, Settings, limits_of, settings_of
-from hkrunner.runner.unpack import unpack
+from hkrunner.runner.prepare import gpu
+from hkrunner.runner.prepare.code_archive import unpack
+from hkrunner.runner.settings.descriptor import Descriptor, find, read
+from hkrunner.runner.settings.settings import OPTIONS, Settings, limits_of, settings_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -436,7 +436,7 @@ def test_yaml_is_imported_only_where_a_yaml_file_is_read(tmp_path: Path) -> None
 
     (tmp_path / "algorithm.json").write_text(json.dumps(FLAT))
     code = (
-        "import sys; from hkrunner.runner.descriptor import read; read('algorithm.json');"
+        "import sys; from hkrunner.runner.settings.descriptor import read; read('algorithm.json');"
         " print('yaml' in sys.modules)"
     )
     assert run([sys.executable, "-c", code], cwd=tmp_path).stdout == "False\n"

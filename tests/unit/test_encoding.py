@@ -9,7 +9,7 @@ from typing import Any
 import bson
 import msgspec
 import pytest
-from hkrunner.runner import encoding as encodings
+from hkrunner.runner.protocol import encoding as encodings
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hkrunner.sandbox import entry
-from hkrunner.sandbox.entry import EntryError, Location, call_with, entry_of, locate
+from hkrunner.sandbox.shared import entry
+from hkrunner.sandbox.shared.entry import EntryError, Location, call_with, entry_of, locate
 
 
 @pytest.fixture

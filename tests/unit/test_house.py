@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,30 +87,172 @@ def test_our_folders_import_each_other_by_relative_imports_only() -> None:
     assert not broken(found for found in ALL_IMPORTS if not found.ours and found.name.split(".")[0] in ours)
 
 
-@pytest.mark.parametrize(
-    ("folder", "allowed"),
-    [("sandbox", {"sandbox"}), ("boards", {"boards", "sandbox", "root"}), ("runner", {*FOLDERS, "root"})],
-)
-def test_a_folder_imports_only_what_the_table_allows(folder: str, allowed: set[str]) -> None:
-    def target(found: Import) -> str:
-        assert found.ours is not None
-        return found.ours[0] if found.ours else "root"
+#: A room may import the rooms of its own group that stand below it, and those of the groups in GROUPS.
+#: A room is a package, or a module beside the packages; those of one line may not import each other.
+ROOMS: dict[str, list[tuple[str, ...]]] = {
+    "sandbox": [
+        ("start",),
+        ("parent",),
+        ("child", "warden"),
+        ("usage",),
+        ("codec", "linux", "typing_stand_in"),
+        ("shared",),
+    ],
+    "boards": [
+        ("start",),
+        ("rest_server",),
+        ("rest_routes",),
+        ("manager", "tensorboard"),
+        ("board_record", "browser", "end_with_owner", "targets"),
+        ("runs",),
+        ("errors",),
+    ],
+    "runner": [
+        ("pytest_plugin",),
+        ("python_api",),
+        ("entry_point",),
+        ("cli",),
+        ("app",),
+        ("serving",),
+        ("console", "prepare"),
+        ("worker_stub", "link", "settings"),
+        ("protocol", "io"),
+        ("errors",),
+    ],
+}
+GROUPS = {"sandbox": {"sandbox"}, "boards": {"boards", "sandbox"}, "runner": {"runner", "boards", "sandbox"}}
+#: The rooms of runner that know of boards.
+KNOW_BOARDS = {"app", "serving", "console", "cli"}
+#: The root module's version and names, for the command line.
+KNOW_THE_ROOT = {"runner.cli", "runner.entry_point"}
 
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """Return `runner.link` for runner/link/outbox.py, `runner` for that package, `root` for the root."""
+    return ".".join(parts[:2]) if parts else "root"
+
+
+def may_import(importer: str, imported: str) -> bool:
+    """Whether the table allows it."""
+    if importer == imported:
+        return True
+    if imported == "root":
+        return importer in KNOW_THE_ROOT
+    group, _, room = importer.partition(".")
+    other_group, _, other_room = imported.partition(".")
+    if group != other_group or not other_room:
+        return other_group in GROUPS[group] and (other_group != "boards" or room in KNOW_BOARDS)
+    height = {name: level for level, row in enumerate(ROOMS[group]) for name in row}
+    return height[room] < height[other_room]
+
+
+def importer_of(found: Import) -> str:
+    return room_of(found.file.relative_to(ROOT).with_suffix("").parts)
+
+
+def test_a_room_imports_only_what_the_table_allows() -> None:
     assert not broken(
         found
         for found in ALL_IMPORTS
-        if found.file.is_relative_to(ROOT / folder)
-        and found.ours is not None
-        and target(found) not in allowed
+        if found.ours is not None and not may_import(importer_of(found), room_of(found.ours))
     )
+
+
+def test_the_table_has_every_room_and_no_other() -> None:
+    there = {
+        f"{folder}.{path.stem}"
+        for folder in FOLDERS
+        for path in (ROOT / folder).iterdir()
+        if (path.suffix == ".py" or (path / "__init__.py").exists()) and path.name != "__init__.py"
+    }
+    assert there == {f"{group}.{name}" for group, rows in ROOMS.items() for row in rows for name in row}
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported", "may"),
+    [
+        ("runner.cli", "runner.app", True),
+        ("runner.app", "runner.cli", False),
+        ("runner.link", "runner.settings", False),
+        ("runner.link", "boards.runs", False),
+        ("runner.serving", "boards.runs", True),
+        ("sandbox.child", "runner.protocol", False),
+        ("boards.runs", "sandbox.linux", True),
+        ("boards.runs", "boards.manager", False),
+        ("runner.io", "root", False),
+    ],
+)
+def test_the_table_says(importer: str, imported: str, may: bool) -> None:
+    assert may_import(importer, imported) is may
+
+
+def circles(edges: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Return each set of nodes that reach each other (Tarjan's strongly connected components)."""
+    graph: dict[str, set[str]] = {}
+    for start, end in edges:
+        graph.setdefault(start, set()).add(end)
+        graph.setdefault(end, set())
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        order[node] = lowest[node] = len(order)
+        stack.append(node)
+        for following in sorted(graph[node]):
+            if following not in order:
+                visit(following)
+            if following in stack:
+                lowest[node] = min(lowest[node], lowest[following])
+        if lowest[node] == order[node]:
+            members = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(members) > 1 or node in graph[node]:
+                found.append(sorted(members))
+
+    for node in sorted(graph):
+        if node not in order:
+            visit(node)
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports for type checkers count: what needs another's types knows it."""
+    edges = [
+        (
+            ".".join(found.file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"),
+            ".".join(found.ours),
+        )
+        for found in ALL_IMPORTS
+        if found.ours
+    ]
+    assert not circles(edges)
+
+
+@pytest.mark.parametrize(
+    ("edges", "expected"),
+    [
+        ([("a", "b"), ("b", "c")], []),
+        ([("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")], [["a", "b", "c"]]),
+        ([("a", "a")], [["a"]]),
+    ],
+    ids=["a chain", "three that reach each other", "itself"],
+)
+def test_circles_are_found(edges: list[tuple[str, str]], expected: list[list[str]]) -> None:
+    assert circles(edges) == expected
+
+
+def test_every_package_says_what_lives_there() -> None:
+    for file in (path for path in SOURCES if path.name == "__init__.py"):
+        assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), file
 
 
 def test_only_the_command_line_knows_click() -> None:
     assert not broken(
         found
         for found in ALL_IMPORTS
-        if found.name.split(".")[0] == "click"
-        and not (found.file.parent == ROOT / "runner" and re.fullmatch(r"cli(_\w+)?\.py", found.file.name))
+        if found.name.split(".")[0] == "click" and importer_of(found) != "runner.cli"
     )
 
 
@@ -118,7 +260,7 @@ def test_only_the_link_knows_the_websocket_client() -> None:
     assert not broken(
         found
         for found in ALL_IMPORTS
-        if found.name.split(".")[0] == "websocket" and found.file != ROOT / "runner" / "link_connect.py"
+        if found.name.split(".")[0] == "websocket" and found.file != ROOT / "runner" / "link" / "connect.py"
     )
 
 
@@ -127,8 +269,8 @@ def test_the_root_module_imports_nothing_when_it_is_imported() -> None:
 
 
 def child_files() -> list[Path]:
-    """What starts the child, sandbox/child.py, and all of ours that it imports, however deep."""
-    waiting, seen = [ROOT / "sandbox" / "child.py"], {START}
+    """What starts the child, sandbox/child/main.py, and all of ours that it imports, however deep."""
+    waiting, seen = [ROOT / "sandbox" / "child" / "main.py"], {START}
     while waiting:
         file = waiting.pop()
         if file in seen or not file.exists():

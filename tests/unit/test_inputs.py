@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hkrunner.runner.errors import SettingsError
-from hkrunner.runner.local.inputs import as_list, read_inputs
+from hkrunner.runner.prepare.inputs import as_list, read_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 

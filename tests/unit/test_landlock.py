@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hkrunner.sandbox import landlock
-from hkrunner.sandbox.landlock import SCOPES_SINCE_ABI, Applied, confine
+from hkrunner.sandbox.linux import landlock
+from hkrunner.sandbox.linux.landlock import SCOPES_SINCE_ABI, Applied, confine
 
 
 def needs_scopes(test: Callable[[], None]) -> Callable[[], None]:

@@ -8,8 +8,8 @@ import resource
 from pathlib import Path
 
 import pytest
-from hkrunner.sandbox import limits
-from hkrunner.sandbox.limits import GI, MI, Limits, format_bytes, parse_cpu, parse_memory
+from hkrunner.sandbox.shared import limits
+from hkrunner.sandbox.shared.limits import GI, MI, Limits, format_bytes, parse_cpu, parse_memory
 from hypothesis import given
 from hypothesis import strategies as some
 

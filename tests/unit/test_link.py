@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from hkrunner.runner import link as links
-from hkrunner.runner.link import SAME_WORKER_S, SILENT_S, Link, Message, State
-from hkrunner.runner.loop import Loop
+from hkrunner.runner.io.loop import Loop
+from hkrunner.runner.link import connection as links
+from hkrunner.runner.link.connection import SAME_WORKER_S, SILENT_S, Link, Message, State
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clock import Clock

@@ -6,13 +6,20 @@ import json
 from typing import Any
 
 import pytest
-from hkrunner.runner.local.calls import Offer
-from hkrunner.runner.local.pipelines import MISSING, Outcome, PipelineError, inputs_of, read, tolerance_passed
-from hkrunner.runner.local.report import progress_line
-from hkrunner.runner.local.session import Ears, Session
-from hkrunner.runner.local.spans import UNFINISHED, Spans
-from hkrunner.runner.local.tasks import Answer, LocalTask
-from hkrunner.runner.loop import Loop
+from hkrunner.runner.console.task_report import progress_line
+from hkrunner.runner.io.loop import Loop
+from hkrunner.runner.worker_stub.code_api import Offer
+from hkrunner.runner.worker_stub.pipeline import (
+    MISSING,
+    Outcome,
+    PipelineError,
+    inputs_of,
+    read,
+    tolerance_passed,
+)
+from hkrunner.runner.worker_stub.session import Ears, Session
+from hkrunner.runner.worker_stub.spans import UNFINISHED, Spans
+from hkrunner.runner.worker_stub.task import Answer, LocalTask
 
 ONE = {"nodeName": "a", "algorithmName": "x"}
 TASK = LocalTask("t1", "job1", "green", "green-alg", "simple", b"[1]")

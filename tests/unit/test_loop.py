@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
-from hkrunner.runner.loop import Loop
+from hkrunner.runner.io.loop import Loop
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import Clock

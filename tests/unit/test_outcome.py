@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hkrunner.sandbox.outcome import (
+from hkrunner.sandbox.shared.outcome import (
     Breach,
     Cause,
     Exit,

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from hkrunner.sandbox import kernel, procfs
-from hkrunner.sandbox.limits import MI, Limits
-from hkrunner.sandbox.portable import PsutilSampler
-from hkrunner.sandbox.sampler import TreeSampler
-from hkrunner.sandbox.shm import SharedMemory
-from hkrunner.sandbox.usage import Sampler, breach
+from hkrunner.sandbox.linux import kernel, procfs
+from hkrunner.sandbox.shared.limits import MI, Limits
+from hkrunner.sandbox.usage.psutil_walk import PsutilSampler
+from hkrunner.sandbox.usage.sampler import TreeSampler
+from hkrunner.sandbox.usage.shared_memory import SharedMemory
+from hkrunner.sandbox.usage.usage import Sampler, breach
 from support.trees import Tree
 from support.waiting import wait_until
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hkrunner.runner.errors import SettingsError
-from hkrunner.runner.settings import DEFAULT_URL, OPTIONS, Settings, settings_of, worker_url
+from hkrunner.runner.settings.settings import DEFAULT_URL, OPTIONS, Settings, settings_of, worker_url
 
 QUERY = "?storage=v1&encoding=json"
 

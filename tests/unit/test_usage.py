@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hkrunner.sandbox.limits import MI, Limits
-from hkrunner.sandbox.usage import Breach, Usage, breach
+from hkrunner.sandbox.shared.limits import MI, Limits
+from hkrunner.sandbox.usage.usage import Breach, Usage, breach
 
 
 def test_a_usage_at_its_limits_breaks_none() -> None:

@@ -1,0 +1,290 @@
+"""A board as it is known to everybody: one file boards/<reference>.json below the state folder.
+
+Only two write it: the process that starts the board, before there is one (`pending`), and then the board's
+own process. Anybody may read it, and anybody may stop the board, since the record says which process it is
+(pid and start time: a pid alone may be somebody else's by now). The file is for its owner only (0600): the
+reference in the board's address is what keeps others out.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from .runs.files import Identity, read_json, remove_quietly, replace_file, to_json
+
+_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+OPTUNA = "optuna"  # the type of a board that is not TensorBoard's
+REFERENCE_LENGTH = 20  # HKube has 4 of the same characters; 20 make 103 random bits
+PENDING_LIMIT_S = 60.0  # a process that has not reported by then never will
+
+
+class BoardStatus(str, enum.Enum):
+    """HKube's words (@hkube/consts), and the one it lacks."""
+
+    PENDING = "pending"
+    CREATING = "creating"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+LIVE = frozenset({BoardStatus.PENDING, BoardStatus.CREATING, BoardStatus.RUNNING})
+
+
+class Readiness(str, enum.Enum):
+    """What a visitor would get now, as seen by HTTP."""
+
+    STARTING = "starting"  # no answer yet
+    LISTENING = "listening"  # the page is served, no run is loaded
+    READY = "ready"  # at least one run is loaded
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board. Times in ms since the epoch, as HKube has them; names that do not apply are None."""
+
+    id: str
+    reference: str
+    type: str
+    log_dir: str
+    status: BoardStatus
+    start_time: int
+    readiness: Readiness = Readiness.STARTING
+    runs: int = 0
+    url: str | None = None
+    result: str | None = None
+    error: str | None = None
+    hint: str | None = None
+    end_time: int | None = None
+    timestamp: int | None = None
+    task: str | None = None
+    job: str | None = None
+    node: str | None = None
+    pipeline: str | None = None
+    is_attached: bool = False  # ends with the process that started it
+    process: Identity | None = None
+    data_server: Identity | None = None
+    loader: str | None = None  # "fast": TensorBoard's data server; "slow": TensorBoard itself
+    version: str | None = None
+    restarts: int = 0  # of the data server
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def link(self) -> str:
+        """The board's address as HKube gives it: relative, without a leading slash."""
+        return board_link(self.type, self.reference)
+
+    @property
+    def is_live(self) -> bool:
+        return self.status in LIVE
+
+    def to_hkube(self) -> dict[str, object]:
+        """HKube's board object (openapi boards_successGetTensor); keys that were not given are absent."""
+        value: dict[str, object] = {
+            "id": self.id,
+            "boardReference": self.reference,
+            "boardLink": self.link,
+            "logDir": self.log_dir,
+            "status": self.status.value,
+            "result": self.result,
+            "error": f"{self.error}; {self.hint}" if self.error and self.hint else self.error,
+            "endTime": self.end_time,
+            "startTime": self.start_time,
+            "type": self.type,
+        }
+        names = {
+            "taskId": self.task,
+            "jobId": self.job,
+            "nodeName": self.node,
+            "pipelineName": self.pipeline,
+            "timestamp": self.timestamp,
+        }
+        value.update({name: text for name, text in names.items() if text is not None})
+        return value
+
+    def to_dict(self) -> dict[str, object]:
+        """All that is known, HKube's object and ours: the record, and `board ls --json`."""
+        return {
+            **self.to_hkube(),
+            "error": self.error,
+            "hint": self.hint,
+            "url": self.url,
+            "readiness": self.readiness.value,
+            "runs": self.runs,
+            "attached": self.is_attached,
+            "process": self.process.to_dict() if self.process else None,
+            "dataServer": self.data_server.to_dict() if self.data_server else None,
+            "loader": self.loader,
+            "version": self.version,
+            "restarts": self.restarts,
+            "notes": list(self.notes),
+        }
+
+    @staticmethod
+    def from_dict(value: Mapping[str, object]) -> Board | None:
+        """The board of a record; None when it is not one. Unknown keys are left for later versions."""
+        try:
+            return Board(
+                id=_text(value["id"]),
+                reference=_text(value["boardReference"]),
+                type=_text(value["type"]),
+                log_dir=_text(value["logDir"]),
+                status=BoardStatus(value["status"]),
+                start_time=_number(value["startTime"]),
+                readiness=Readiness(value.get("readiness", "starting")),
+                runs=_number(value.get("runs", 0)),
+                url=_optional_text(value.get("url")),
+                result=_optional_text(value.get("result")),
+                error=_optional_text(value.get("error")),
+                hint=_optional_text(value.get("hint")),
+                end_time=_optional_number(value.get("endTime")),
+                timestamp=_optional_number(value.get("timestamp")),
+                task=_optional_text(value.get("taskId")),
+                job=_optional_text(value.get("jobId")),
+                node=_optional_text(value.get("nodeName")),
+                pipeline=_optional_text(value.get("pipelineName")),
+                is_attached=value.get("attached") is True,
+                process=Identity.from_dict(value.get("process")),
+                data_server=Identity.from_dict(value.get("dataServer")),
+                loader=_optional_text(value.get("loader")),
+                version=_optional_text(value.get("version")),
+                restarts=_number(value.get("restarts", 0)),
+                notes=_texts(value.get("notes")),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the starter of a board wants of the board's process: the first line of its stdin."""
+
+    root: str
+    reference: str
+    port: int
+    idle_timeout_s: float | None
+    optuna_storage: str | None = None
+
+    def to_json(self) -> bytes:
+        return to_json(asdict(self))
+
+
+class Records:
+    """The boards folder of a state folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "boards"
+
+    def make_folder(self) -> None:
+        """The folder is there, and others cannot list it."""
+        if not self.folder.is_dir():
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+
+    def path(self, reference: str) -> Path:
+        return self.folder / f"{reference}.json"
+
+    def log_path(self, reference: str) -> Path:
+        return self.folder / f"{reference}.log"
+
+    def save(self, board: Board) -> None:
+        replace_file(str(self.path(board.reference)), to_json(board.to_dict()), mode=0o600)
+
+    def read(self, reference: str) -> Board | None:
+        """The board as its record says, whatever became of its process."""
+        value = read_json(str(self.path(reference)))
+        return None if value is None else Board.from_dict(value)
+
+    def all(self) -> list[Board]:
+        """Every board, oldest first; one whose process is gone without a word is `failed`."""
+        try:
+            names = os.listdir(self.folder)
+        except OSError:
+            return []
+        found = (
+            self.read(name[: -len(".json")])
+            for name in names
+            if name.endswith(".json") and not name.startswith(".")
+        )
+        boards = [self.checked(board) for board in found if board is not None]
+        return sorted(boards, key=lambda board: (board.start_time, board.id))
+
+    def checked(self, board: Board) -> Board:
+        """The board as it is: a record that says it lives is believed only if its process does."""
+        if not board.is_live:
+            return board
+        if board.process is None:
+            if time.time() - board.start_time / 1000 < PENDING_LIMIT_S:
+                return board
+            return self._failed(board, "the board's process never reported")
+        if board.process.is_alive():
+            return board
+        return self._failed(board, f"the board's process (pid {board.process.pid}) is gone")
+
+    def forget(self, board: Board) -> None:
+        """Nothing of the board is left on disk; its runs are not touched."""
+        remove_quietly(str(self.path(board.reference)))
+        remove_quietly(str(self.log_path(board.reference)))
+        if board.type == "pick" and Path(board.log_dir).parent == self.folder:
+            shutil.rmtree(board.log_dir, ignore_errors=True)
+
+    def log_tail(self, reference: str, *, lines: int = 5) -> str:
+        """The last lines that the board's process wrote to its log."""
+        try:
+            with self.log_path(reference).open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.strip().splitlines()[-lines:])
+
+    def _failed(self, board: Board, what: str) -> Board:
+        tail = self.log_tail(board.reference, lines=1)
+        error = f"{what}; the last line of its log: {tail}" if tail else what
+        return replace(
+            board, status=BoardStatus.FAILED, readiness=Readiness.STARTING, url=None, error=error, hint=None
+        )
+
+
+def new_reference() -> str:
+    """A name for a board that nobody can guess."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(REFERENCE_LENGTH))
+
+
+def board_link(type: str, reference: str) -> str:
+    return f"hkube/board/{reference}/" + ("dashboard" if type == OPTUNA else "")
+
+
+def now_ms() -> int:
+    return round(time.time() * 1000)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(value)
+    return value
+
+
+def _optional_number(value: object) -> int | None:
+    return None if value is None else _number(value)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(text for text in value if isinstance(text, str)) if isinstance(value, list) else ()

@@ -1,0 +1,359 @@
+"""What is kept of earlier tasks: list, show, read, repeat, remove (`hkrunner runs`).
+
+Everything is read from the files of store.py, of this hkrunner or another that still runs. A task whose
+record says "active" though its hkrunner is gone counts as "lost". Sizes are bytes on disk, metrics included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import NotFound, StoreError
+from .event_files import Point, read_scalars
+from .files import Identity, read_json, safe_part
+from .task_record import STREAMS
+
+ACTIVE = "active"
+LOST = "lost"  # its hkrunner was killed before the task ended
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """One line of `runs ls`. Times in ms since the epoch; what the record does not say is None."""
+
+    name: str
+    task: str
+    job: str
+    node: str
+    pipeline: str
+    entry: str
+    status: str
+    reason: str | None
+    start_time: int
+    end_time: int | None
+    duration_ms: float | None
+    peak_bytes: int | None
+    size_bytes: int
+    event_files: int
+    folder: Path
+    metrics_dir: Path | None
+
+    @property
+    def is_active(self) -> bool:
+        return self.status == ACTIVE
+
+
+@dataclass(frozen=True)
+class TaskDetails:
+    """All of `runs show`: the summary, task.json whole, and the other files by name with their sizes."""
+
+    summary: TaskSummary
+    facts: Mapping[str, object]
+    files: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class LogPart:
+    """Output from `offset` on; is_final: the task has ended, no more will come."""
+
+    data: bytes
+    next_offset: int
+    is_final: bool
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One scalar series of a task."""
+
+    run: str
+    tag: str
+    points: tuple[Point, ...]
+
+    @property
+    def last(self) -> Point:
+        return self.points[-1]
+
+    @property
+    def lowest(self) -> float:
+        return min(point.value for point in self.points)
+
+    @property
+    def highest(self) -> float:
+        return max(point.value for point in self.points)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What `runs again` starts: the same entry, input and settings as the task had.
+
+    input: the bytes of input.json. settings: task.json's "settings" object (limits, options), as the runner
+    stored it; empty when it stored none.
+    """
+
+    entry: str
+    input: bytes
+    settings: Mapping[str, object]
+    job: str
+    node: str
+    pipeline: str
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What a removal did."""
+
+    names: tuple[str, ...]
+    freed_bytes: int
+
+
+def list_tasks(root: Path) -> list[TaskSummary]:
+    """All tasks that are kept, in the order of their start; without those whose record cannot be read."""
+    try:
+        names = os.listdir(root / "tasks")
+    except OSError:
+        return []
+    found = (_summary(root, root / "tasks" / name) for name in names)
+    return sorted(
+        (summary for summary in found if summary is not None),
+        key=lambda summary: (summary.start_time, len(summary.name), summary.name),
+    )
+
+
+def show_task(root: Path, name: str) -> TaskDetails:
+    """Everything about one task. Raises NotFound."""
+    folder = _folder(root, name)
+    facts, summary = read_json(str(folder / "task.json")), _summary(root, folder)
+    if facts is None or summary is None:
+        raise StoreError(f"the record of task {name} cannot be read", hint=f"look into {folder}")
+    files = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
+    return TaskDetails(summary, {**facts, "status": summary.status}, dict(sorted(files.items())))
+
+
+def read_log(root: Path, name: str, stream: str, *, offset: int = 0, limit_bytes: int = 1 << 20) -> LogPart:
+    """Output of the task from an offset on; call again with next_offset to follow. Never waits.
+
+    Raises NotFound, and StoreError when the output cannot be read.
+    """
+    if stream not in STREAMS:
+        raise StoreError(f"there is no stream {stream}", hint=f"there are {' and '.join(STREAMS)}")
+    folder = _folder(root, name)
+    # First the state, then the output: in the other order the last lines could be missed.
+    summary = _summary(root, folder)
+    has_ended = summary is None or not summary.is_active
+    try:
+        with open(folder / f"{stream}.log", "rb") as file:
+            file.seek(offset)
+            data = file.read(limit_bytes)
+    except FileNotFoundError:
+        data = b""  # nothing was printed
+    except OSError as error:
+        raise StoreError(f"{stream} of task {name} cannot be read: {error.strerror}") from error
+    return LogPart(data, offset + len(data), has_ended and len(data) < limit_bytes)
+
+
+def read_metrics(root: Path, name: str) -> list[Curve]:
+    """The scalar series of a task, by run and tag, its resource curves among them. Raises NotFound."""
+    summary = _summary(root, _folder(root, name))
+    if summary is None or summary.metrics_dir is None:
+        return []
+    return [
+        Curve(run, tag, tuple(points))
+        for run, series in read_scalars(summary.metrics_dir).items()
+        for tag, points in sorted(series.items())
+    ]
+
+
+def repeat_of(root: Path, name: str) -> Repeat:
+    """What it takes to run the task again. Raises NotFound, and StoreError when its input was not kept."""
+    details = show_task(root, name)
+    summary = details.summary
+    large = details.facts.get("notKept")
+    if isinstance(large, dict) and "input" in large:
+        raise StoreError(
+            f"task {name} cannot be run again: its input has {large['input']:,} bytes and was not kept",
+            hint="hkrunner keeps larger ones with --keep-values",
+        )
+    try:
+        data = (summary.folder / "input.json").read_bytes()
+        json.loads(data)
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"task {name} cannot be run again: its input was not kept whole", hint=f"{error}"
+        ) from error
+    settings = details.facts.get("settings")
+    return Repeat(
+        entry=summary.entry,
+        input=data,
+        settings=settings if isinstance(settings, dict) else {},
+        job=summary.job,
+        node=summary.node,
+        pipeline=summary.pipeline,
+    )
+
+
+def remove_tasks(root: Path, names: Iterable[str]) -> Removed:
+    """The tasks and their metrics are gone. Raises NotFound or StoreError before anything is removed."""
+    summaries = []
+    for name in dict.fromkeys(names):
+        folder = _folder(root, name)
+        summary = _summary(root, folder) or _unreadable(folder)
+        if summary.is_active:
+            raise StoreError(f"task {name} is still running", hint="stop it first")
+        summaries.append(summary)
+    for summary in summaries:
+        _remove(root, summary)
+    return Removed(
+        tuple(summary.name for summary in summaries), sum(summary.size_bytes for summary in summaries)
+    )
+
+
+def keep_latest(root: Path, count: int) -> Removed:
+    """Only the latest `count` tasks are kept (`--keep`); those that still run are never removed.
+
+    For the end of a run or between tasks: it takes some 100 µs a removed task.
+    """
+    tasks = list_tasks(root)
+    surplus = tasks[: max(0, len(tasks) - max(0, count))]
+    return remove_tasks(root, [summary.name for summary in surplus if not summary.is_active])
+
+
+def _folder(root: Path, name: str) -> Path:
+    folder = root / "tasks" / safe_part(name)
+    if not folder.is_dir():
+        # A name as it is listed is a path part already.
+        listed = root / "tasks" / name
+        if not name or "/" in name or name in (".", "..") or not listed.is_dir():
+            raise NotFound(f"there is no task {name} in {root}", hint="hkrunner runs ls shows what there is")
+        return listed
+    return folder
+
+
+def _summary(root: Path, folder: Path) -> TaskSummary | None:
+    """The task as it is now; None when its record cannot be read."""
+    path = str(folder / "task.json")
+    facts = read_json(path) or read_json(path)  # once more: it may just be written over (store.finish)
+    if facts is None:
+        return None
+    metrics_dir = _metrics_dir(root, facts)
+    size, event_files = _measure(metrics_dir) if metrics_dir is not None else (0, 0)
+    status = str(facts.get("status"))
+    owner = Identity.from_dict(facts.get("owner"))
+    if status == ACTIVE and owner is not None and not owner.is_alive():
+        status = LOST
+    return TaskSummary(
+        name=folder.name,
+        task=str(facts.get("taskId", folder.name)),
+        job=str(facts.get("jobId", "")),
+        node=str(facts.get("nodeName", "")),
+        pipeline=str(facts.get("pipelineName", "")),
+        entry=str(facts.get("entry", "")),
+        status=status,
+        reason=_text(facts.get("reason")),
+        start_time=_integer(facts.get("startTime")) or 0,
+        end_time=_integer(facts.get("endTime")),
+        duration_ms=_number(facts.get("durationMs")),
+        peak_bytes=_integer(facts.get("peakMemBytes")),
+        size_bytes=size + _measure(folder)[0],
+        event_files=event_files,
+        folder=folder,
+        metrics_dir=metrics_dir,
+    )
+
+
+def _unreadable(folder: Path) -> TaskSummary:
+    """A task without a record: only good for removal."""
+    return TaskSummary(
+        name=folder.name,
+        task=folder.name,
+        job="",
+        node="",
+        pipeline="",
+        entry="",
+        status=LOST,
+        reason=None,
+        start_time=0,
+        end_time=None,
+        duration_ms=None,
+        peak_bytes=None,
+        size_bytes=_measure(folder)[0],
+        event_files=0,
+        folder=folder,
+        metrics_dir=None,
+    )
+
+
+def _metrics_dir(root: Path, facts: Mapping[str, object]) -> Path | None:
+    """The task's run folder; a record that names a place outside runs/ is not believed."""
+    run = facts.get("metricsDir")
+    if not isinstance(run, str) or not run.startswith("runs/") or ".." in run.split("/"):
+        return None
+    return root / run
+
+
+def _remove(root: Path, summary: TaskSummary) -> None:
+    """Metrics first: a task that is listed without metrics can be removed again, the reverse cannot."""
+    _remove_folders(root, summary.folder, summary.metrics_dir)
+
+
+def remove_task(root: Path, name: str) -> None:
+    """The task with this folder below tasks/ is gone with its metrics, as far as it was there; StoreError."""
+    folder = root / "tasks" / name
+    facts = read_json(str(folder / "task.json"))
+    _remove_folders(root, folder, _metrics_dir(root, facts) if facts is not None else None)
+
+
+def _remove_folders(root: Path, folder: Path, metrics_dir: Path | None) -> None:
+    try:
+        if metrics_dir is not None and metrics_dir.is_symlink():
+            metrics_dir.unlink()  # a folder that the user has named is the user's
+            _remove_empty_parents(metrics_dir.parent, root / "runs")
+        elif metrics_dir is not None and metrics_dir.exists():
+            shutil.rmtree(metrics_dir)
+            _remove_empty_parents(metrics_dir.parent, root / "runs")
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise StoreError(f"task {folder.name} cannot be removed whole: {error}") from error
+
+
+def _remove_empty_parents(folder: Path, top: Path) -> None:
+    while folder != top:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
+
+
+def _measure(folder: Path) -> tuple[int, int]:
+    """Bytes on disk below the folder, and how many event files; links are not followed."""
+    size = event_files = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    below = _measure(Path(entry.path))
+                    size, event_files = size + below[0], event_files + below[1]
+                else:
+                    size += entry.stat(follow_symlinks=False).st_blocks * 512
+                    event_files += "tfevents" in entry.name
+    except OSError:
+        pass
+    return size, event_files
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _integer(value: object) -> int | None:
+    return round(value) if isinstance(value, (int, float)) else None
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, (int, float)) else None

@@ -1,0 +1,92 @@
+"""What a task used, as scalars beside the user's own: one ResourceSeries per task, fed by the parent.
+
+The step is milliseconds since the task's start. Samples are thinned as the task grows old, to one in
+1/2,000 of its age: an hour has one every 1.8 s, and a day's file stays below a few MB. What was between two
+points is not lost: memory, processes and progress show their highest value, CPU its mean.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .event_files import EventWriter
+from .task_record import RESOURCES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# The tilde puts our cards behind the user's own, which TensorBoard sorts by name.
+CPU = "~resources/cpu_cores"
+MEMORY = "~resources/memory_mib"
+LIMIT = "~resources/memory_limit_mib"
+PROCESSES = "~resources/processes"
+PROGRESS = "~resources/progress"
+_POINTS_PER_AGE = 2000
+_MIB = 1 << 20
+
+
+class ResourceSeries:
+    """Curves of one task below <its metrics>/resources; never raises, `problem` says what went wrong."""
+
+    def __init__(self, metrics_dir: Path, *, started_at: float) -> None:
+        """started_at: seconds since the epoch, the zero of the curves."""
+        self.problem: str | None = None
+        self._writer = EventWriter(metrics_dir / RESOURCES)
+        self._started_at = started_at
+        self._written_at = float("-inf")
+        self._latest = started_at
+        self._highest: dict[str, float] = {}
+        self._cpu: list[float] = []
+
+    def sample(
+        self,
+        at_s: float,
+        *,
+        cpu_cores: float | None = None,
+        memory_bytes: int | None = None,
+        limit_bytes: int | None = None,
+        processes: int | None = None,
+    ) -> None:
+        """Take one sample; what is None has no curve. at_s: seconds since the epoch."""
+        if cpu_cores is not None:
+            self._cpu.append(cpu_cores)
+        if memory_bytes is not None:
+            self._raise(MEMORY, memory_bytes / _MIB)
+        if limit_bytes is not None:
+            self._raise(LIMIT, limit_bytes / _MIB)
+        if processes is not None:
+            self._raise(PROCESSES, processes)
+        self._write_when_due(at_s)
+
+    def progress(self, at_s: float, value: float) -> None:
+        """Take the progress that the algorithm reported."""
+        self._raise(PROGRESS, value)
+        self._write_when_due(at_s)
+
+    def close(self) -> None:
+        """All that was taken stands in the file."""
+        self._write(self._latest)
+        self._writer.close()
+
+    def _raise(self, tag: str, value: float) -> None:
+        self._highest[tag] = max(value, self._highest.get(tag, value))
+
+    def _write_when_due(self, at_s: float) -> None:
+        self._latest = at_s
+        age = at_s - self._started_at
+        if at_s - self._written_at >= max(age / _POINTS_PER_AGE, 0.05):
+            self._write(at_s)
+
+    def _write(self, at_s: float) -> None:
+        values = dict(self._highest)
+        if self._cpu:
+            values[CPU] = sum(self._cpu) / len(self._cpu)
+        self._highest.clear()
+        self._cpu.clear()
+        if not values or self.problem is not None:
+            return
+        self._written_at = at_s
+        try:
+            self._writer.add(values, step=round((at_s - self._started_at) * 1000), at_s=at_s)
+        except OSError as error:
+            self.problem = f"resource curves cannot be kept: {error.strerror}"

@@ -1,0 +1,1 @@
+"""One TensorBoard server: its process, its data server, its pages; only boards imports it."""

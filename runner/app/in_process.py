@@ -1,0 +1,181 @@
+"""--in-process: this process runs the code at its own terminal, and the supervisor is a process below it.
+
+    hkrunner run --in-process           the process that a user, or an editor's debugger, has started
+      +- python -c … begin()            the supervisor, in a session of its own: link, records, results
+
+What is decided (settings, where the code lies) is decided here, and handed over in a memory file; see
+sandbox/child/in_user_process.py for the two sides of the sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import NoReturn
+
+from ...sandbox.child import in_user_process
+from ...sandbox.linux.kernel import hide_from_same_user
+from ...sandbox.parent.child_handle import Listener
+from ...sandbox.parent.user_process import Host
+from ...sandbox.shared.entry import Location
+from ..entry_point import fill_standard_streams
+from ..errors import HkrunnerError
+from ..io.loop import Loop
+from ..settings.settings import Settings
+
+#: What the supervisor is started with: as in python_api.py, no folder of the user's is on its path.
+_BEGIN = (
+    "import sys; sys.path[:] = filter(None, sys.path);"
+    "from hkrunner.runner.app.in_process import begin; begin()"
+)
+#: Through a shell that is replaced at once: debuggers follow into every Python that a process starts
+#: itself, and this one is not theirs to stop.
+_SHELL = ("/bin/sh", "-c", 'exec "$@"', "hkrunner")
+
+
+def run(settings: Settings, where: Location) -> int:
+    """Run the code in this process; return the exit status. Call from the main thread."""
+    with contextlib.ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(3)]
+        theirs = [stack.enter_context(other) for _, other in pairs]
+        fault = os.memfd_create("hkrunner-fault", os.MFD_CLOEXEC)
+        with os.fdopen(os.memfd_create("hkrunner-run", os.MFD_CLOEXEC), "wb") as order:
+            pickle.dump((settings, where), order)
+            order.flush()
+            order.seek(0)
+            fds = [*(one.fileno() for one in theirs), fault, order.fileno()]
+            try:
+                supervisor = subprocess.Popen(
+                    [*_SHELL, sys.executable, "-c", _BEGIN, str(os.getpid()), *map(str, fds)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=fds,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise HkrunnerError(f"the supervisor could not be started: {error}") from None
+    _leave_stdout_to_results(settings)
+    tasks, control, news = (ours for ours, _ in pairs)
+    high = [_high(one.detach()) for one in (tasks, control, news)]
+    terminal = in_user_process.Terminal(0)
+    in_user_process.tell_crashes(fault)
+    at_end = _AtEnd(supervisor, terminal)
+    try:
+        here = in_user_process.Here(
+            in_user_process.Channel(high[0]),
+            socket.socket(fileno=high[1]),
+            socket.socket(fileno=high[2]),
+            post_mortem=settings.pdb,
+            quit_ends=settings.local,
+        )
+    except EOFError:
+        return at_end.status()
+    at_end.watch()
+    here.serve()
+    return at_end.status()
+
+
+def _high(fd: int) -> int:
+    from ...sandbox.child.main import _move_up
+
+    return _move_up(fd)
+
+
+def _leave_stdout_to_results(settings: Settings) -> None:
+    """Results alone go to a stdout that is no terminal; what the code prints, and its prompts, to stderr."""
+    if settings.local and not os.isatty(1):
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        os.dup2(2, 1)
+        if sys.stdout is not None:
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+class _AtEnd:
+    """The supervisor's end is ours: in order when it is the last to go, at once when it is not."""
+
+    def __init__(self, supervisor: subprocess.Popen[bytes], terminal: in_user_process.Terminal) -> None:
+        self._supervisor = supervisor
+        self._terminal = terminal
+        self._served = False
+
+    def watch(self) -> None:
+        """End this process, wherever its code stands, once there is no supervisor any more."""
+        pidfd = os.pidfd_open(self._supervisor.pid)
+        thread = threading.Thread(target=self._watch, args=(pidfd,), name="hkrunner-supervisor", daemon=True)
+        thread.pydev_do_not_trace = True  # type: ignore[attr-defined]
+        thread.start()
+
+    def _watch(self, pidfd: int) -> None:
+        # Not waitpid: that is the main thread's.
+        select.select([pidfd], [], [])
+        os.close(pidfd)
+        if self._served:
+            return
+        self._terminal.restore()
+        os.write(2, b"\nhkrunner: the supervisor has ended, and the algorithm with it\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def status(self) -> int:
+        """Nothing is served any more: wait for the supervisor; return the exit status."""
+        self._served = True
+        signal.signal(signal.SIGINT, lambda number, frame: self._supervisor.kill())
+        code = self._supervisor.wait()
+        return code if code >= 0 else 128 - code
+
+
+class HostSide:
+    """In the supervisor: the process above it, to be taken for a child."""
+
+    def __init__(self, pid: int, fds: Mapping[str, int]) -> None:
+        self._pid = pid
+        self._fds = fds
+        self._begun = False
+        #: What is done when the user asks for the end, with the exit status.
+        self.interrupt: Callable[[int], object] = lambda status: None
+        #: What is done when it has ended, after all that its end leads to.
+        self.on_gone: Callable[[], object] = lambda: None
+
+    def begin(self, loop: Loop, listener: Listener, setup: Mapping[str, object]) -> Host:
+        """Have it load the code. Raises OSError when it has ended: it is the only one."""
+        if self._begun:
+            raise ProcessLookupError(0, "the one process of --in-process has ended")
+        self._begun = True
+        return Host(
+            loop,
+            listener,
+            pid=self._pid,
+            fds=self._fds,
+            setup=setup,
+            on_asked=lambda status: self.interrupt(status),
+            on_gone=lambda: self.on_gone(),
+        )
+
+
+def begin() -> NoReturn:
+    """Be the supervisor; argv: the pid of the process above, its sockets, the file for stacks, the order."""
+    pid, tasks, control, news, fault, order = map(int, sys.argv[1:7])
+    with os.fdopen(order, "rb") as file:
+        settings, where = pickle.load(file)
+    for fd in (tasks, control, news, fault):
+        os.set_inheritable(fd, False)
+    with contextlib.suppress(OSError):
+        hide_from_same_user()
+    fds = {"tasks": tasks, "control": control, "news": news, "fault": fault}
+    from .run import run_with
+
+    fill_standard_streams()
+    try:
+        status = run_with(replace(settings, host=HostSide(pid, fds)), where)
+    except HkrunnerError as error:
+        print(f"hkrunner: {error}", file=sys.stderr)
+        status = error.exit_status
+    sys.exit(status)

@@ -1,0 +1,183 @@
+"""A local run: the inputs one after the other through an embedded worker, results to stdout.
+
+The algorithm is loaded before the worker is connected to, so that code that cannot be loaded is reported
+at once. The next task is handed out when the answer of the last one is printed: a slow reader of stdout
+holds the run back instead of filling memory.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from operator import length_hint
+from typing import Any
+
+from ...boards.runs.store import Store, local_job_id
+from ...sandbox.codec.codec import json_text
+from ...sandbox.shared.entry import Location
+from ..console.status_line import View, is_wanted
+from ..console.task_report import Report, progress_line
+from ..console.terminal import Output, wants_color
+from ..io.loop import Loop
+from ..protocol.messages import Failure
+from ..protocol.result import Result
+from ..serving.child_pool import Crew
+from ..serving.supervisor import Hooks, Supervisor
+from ..settings.settings import Settings, worker_url
+from ..worker_stub.server import Answer, LocalTask, LocalWorker
+from .other_algorithms import keep_spans
+from .stand_in_options import algorithms_of
+
+#: What waits for a slow reader of stdout before the next task is held back, in bytes.
+HOLD_BACK = 1024 * 1024
+
+
+class LocalRun:
+    """Runs each input as a task; `report.status` is the exit status in the end."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        where: Location,
+        output: Output,
+        store: Store | None,
+        inputs: Iterator[bytes],
+        crew: Crew | None = None,
+    ) -> None:
+        """`crew`: with the algorithm's process, if that was begun already."""
+        self._settings = settings
+        self._where = where
+        self._output = output
+        self._store = store
+        self._inputs = inputs
+        self._job = local_job_id(time.time())
+        self._count = 0
+        self._results: dict[str, Result] = {}
+        self.report = Report(settings, output)
+        hooks = Hooks(
+            on_result=self._keep,
+            on_loaded=self._loaded,
+            on_load_failed=self._load_failed,
+            on_finished=self._finished,
+        )
+        self.supervisor = Supervisor(loop, settings, where, output, store, hooks, crew)
+        self._loop = loop
+        #: What the code API may start; its processes end with the run.
+        self._others = algorithms_of(loop, settings, output, self._problem)
+        self._worker = LocalWorker(
+            loop,
+            on_answer=self._answered,
+            on_problem=self._problem,
+            on_progress=self._progressed,
+            offer=self._others.offer,
+        )
+        self._connected = False
+        self._view = None
+        # Where the code has the terminal to itself, a line of ours would cut its prompts.
+        if not settings.quiet and settings.host is None and is_wanted(os.environ):
+            self._view = View(
+                loop,
+                output,
+                total=length_hint(inputs),
+                limit_bytes=settings.limits.memory_bytes if settings.limits.enforced else None,
+                samples=lambda: self.supervisor.samples,
+                color=wants_color(settings.color, os.environ),
+            )
+
+    def begin(self) -> None:
+        """Start; the loop does the rest and is stopped at the end."""
+        self._port = self._worker.listen()
+        self.supervisor.preload()
+
+    def interrupt(self, status: int) -> None:
+        """End in order with this status; the second call kills."""
+        self.supervisor.shutdown(status)
+        self._others.shutdown()
+
+    def close(self) -> None:
+        """Close the worker."""
+        if self._view is not None:
+            self._view.close()
+        self._worker.close()
+        self._others.close()
+
+    def _finished(self) -> None:
+        self._others.when_gone(self._loop.stop)
+
+    def _loaded(self) -> None:
+        if not self._connected:
+            self._connected = True
+            url = f"ws://127.0.0.1:{self._port}"
+            self.supervisor.connect(worker_url(url, {}, self._settings.encoding))
+            self._next()
+
+    def _load_failed(self, failure: Failure) -> None:
+        if self._connected:
+            return  # a later child: its task is answered with it
+        self._output.warn(f"✘ {self.report.words(failure)}")
+        self.report.settle(4)
+        self.supervisor.shutdown(4)
+
+    def _next(self) -> None:
+        """Hand the next input out, or end."""
+        if self._output.out.broken:
+            if self._settings.output_file is not None:
+                self.report.settle(1)  # it is told of in the end
+            else:
+                self.report.settle_broken()
+            self._end()
+            return
+        if self._output.out.waiting > HOLD_BACK:
+            self._output.out.on_drained = self._next
+            return
+        data = next(self._inputs, None)
+        if data is None:
+            self._output.when_taken(self._end)  # a signal ends it before that
+            return
+        self._count += 1
+        name = self._store.next_local_task() if self._store is not None else f"t{self._count}"
+        if self._view is not None:
+            self._view.begin(name)
+        stem = self._settings.name or os.path.splitext(os.path.basename(self._where.shown))[0]
+        self._worker.submit(LocalTask(name, self._job, stem, stem, "local", data))
+
+    def _end(self) -> None:
+        if self._worker.connected:
+            self._worker.exit(0)
+        else:
+            self.supervisor.shutdown(0)  # there was no task at all
+
+    def _keep(self, result: Result) -> None:
+        self._results[result.task] = result
+        if self.supervisor.ending:
+            # No answer goes to the worker any more: this is the last that is heard of the task.
+            keep_spans(result.folder, self._worker.spans())
+            self._show(result)
+
+    def _answered(self, answer: Answer) -> None:
+        result = self._results.get(answer.task.task)
+        if result is not None:
+            keep_spans(result.folder, answer.spans)
+            if result.output is None and result.status == "succeed":
+                # It did not travel as JSON: as JSON it is what the worker has decoded.
+                result.output = json_text(answer.message.get("data"))
+            self._show(result)
+            self._next()
+
+    def _show(self, result: Result) -> None:
+        del self._results[result.task]
+        if self._view is not None:
+            self._view.end()
+        self.report.show(result)
+
+    def _progressed(self, task: LocalTask, data: Any) -> None:
+        told = data if isinstance(data, dict) else {}
+        if self._view is not None:
+            self._view.progress(told.get("progress"), told.get("details"))
+        self._output.debug(progress_line(task.task, data))
+
+    def _problem(self, text: str) -> None:
+        if not self.supervisor.ending:
+            self._output.warn(f"✘ local worker: {text}")

@@ -1,0 +1,153 @@
+"""What --algorithm, --pipeline and --datasource name, checked before the run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ...sandbox.shared.entry import EntryError, Location, locate
+from ..console.terminal import Output
+from ..errors import EntryNotFound, SettingsError
+from ..io.loop import Loop
+from ..prepare.prepare import prepare
+from ..settings import descriptor as descriptors
+from ..settings.descriptor import Descriptor
+from ..settings.settings import Settings, limits_of
+from .other_algorithms import Algorithms
+
+
+def algorithms_of(
+    loop: Loop, settings: Settings, output: Output, on_problem: Callable[[str], None]
+) -> Algorithms:
+    """Return the algorithms, their `offer` complete. Raises SettingsError, EntryNotFound."""
+    stack = contextlib.ExitStack()
+    ready = {name: _ready(name, path, settings, stack) for name, path in settings.algorithms.items()}
+    algorithms = Algorithms(loop, output, ready, on_problem)
+    algorithms.on_close = stack.close
+    told: set[str] = set()
+
+    def say(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            output.say(f"◌ {text}")
+
+    algorithms.offer = replace(
+        algorithms.offer,
+        pipelines={name: _pipeline(name, path, settings.cwd) for name, path in settings.pipelines.items()},
+        sources={name: _folder(name, path, settings.cwd) for name, path in settings.sources.items()},
+        on_lack=say,
+        on_retry=say,
+    )
+    for name, (own, _) in ready.items():
+        for note in own.notes:
+            say(f"{name}: {note}")
+    return algorithms
+
+
+def _ready(
+    name: str, path: str, settings: Settings, stack: contextlib.ExitStack
+) -> tuple[Settings, Location]:
+    """Return what an algorithm runs with, and where it lies.
+
+    Its own descriptor gives its limits and variables, as in the cluster. What that does not say, and all of
+    one without a descriptor, is as the run's options have it.
+    """
+    common = replace(
+        settings,
+        encoding="json",
+        local=True,
+        spare=False,
+        redirect_logs=False,
+        host=None,
+        path=None,
+        notes=(),
+    )
+    try:
+        descriptor = _descriptor(path, settings)
+        if descriptor is not None:
+            return prepare(_with(descriptor, path, common), os.environ, stack)
+        where = locate(path, None, settings.cwd)
+    except (SettingsError, EntryNotFound) as error:
+        raise type(error)(f"--algorithm {name}: {error}") from None
+    except EntryError as error:
+        raise EntryNotFound(f"--algorithm {name}: {error.code}: {error}") from None
+    others = settings.descriptor.variables if settings.descriptor is not None else {}
+    env = {key: value for key, value in settings.child_env.items() if others.get(key) != value}
+    return replace(common, entry=where.file or where.module, descriptor=None, child_env=env), where
+
+
+def _descriptor(path: str, settings: Settings) -> Descriptor | None:
+    """Return the descriptor of this algorithm: the file itself, or one beside the code that speaks of it."""
+    place = os.path.join(settings.cwd, os.path.expanduser(path))
+    if path.endswith((".yml", ".yaml", ".json")):
+        return descriptors.read(place)
+    file = descriptors.find(place, None, os.path.dirname(place))
+    if file is None:
+        return None
+    found = descriptors.read(file)
+    if os.path.isdir(place):
+        return found
+    # Several algorithms in one folder: it is that of the one whose entry point it names.
+    code = descriptors.without_function(place)
+    named = os.path.join(found.code_path or found.folder, descriptors.without_function(found.entry or ""))
+    stem = os.path.splitext(os.path.basename(file))[0] == os.path.splitext(os.path.basename(code))[0]
+    is_its = found.entry is not None and os.path.splitext(named)[0] == os.path.splitext(code)[0]
+    is_runs = settings.descriptor is not None and settings.descriptor.file == found.file
+    return found if is_its or stem or (found.entry is None and not is_runs) else None
+
+
+def _with(descriptor: Descriptor, path: str, common: Settings) -> Settings:
+    given = {name: value for name, value in common.given.items() if name not in ("cpu", "mem")}
+    for name in ("cpu", "mem"):
+        if getattr(descriptor, name) is None and name in common.given:
+            given[name] = common.given[name]
+    limits, limits_from = limits_of(given, {}, descriptor)
+    is_file = path.endswith((".yml", ".yaml", ".json"))
+    return replace(
+        common,
+        entry=None if is_file else path,
+        file_given=is_file,
+        descriptor=descriptor,
+        notes=descriptor.notes,
+        limits=limits,
+        limits_from=limits_from,
+        child_env=dict(descriptor.variables),
+        gpus=descriptor.gpus,
+        gpus_from=f"gpu: in {descriptor.shown}",
+    )
+
+
+def _folder(name: str, path: str, cwd: str) -> str:
+    folder = os.path.abspath(os.path.join(cwd, os.path.expanduser(path)))
+    if not os.path.isdir(folder):
+        raise SettingsError(f"--datasource {name}: there is no folder {folder}")
+    return folder
+
+
+def _pipeline(name: str, path: str, cwd: str) -> dict[str, Any]:
+    place = os.path.join(cwd, os.path.expanduser(path))
+    try:
+        with open(place, encoding="utf-8-sig") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--pipeline {name}: cannot read {path}: {error}") from None
+    try:
+        value = _yaml(text) if place.endswith((".yml", ".yaml")) else json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"--pipeline {name}: {path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise SettingsError(f"--pipeline {name}: {path} holds no object with nodes")
+    return value
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None

@@ -1,0 +1,297 @@
+"""The local worker alone: `hkrunner worker`, for a wrapper of any language that connects.
+
+It hands the inputs out one by one and prints results as a local run does. The wrapper is not ours: it is
+told to exit, and given the time that HKube gives it; nothing of it is killed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from ...boards.runs.store import Store, local_job_id
+from ...boards.runs.task_record import TaskIds, TaskRecord
+from ...sandbox.codec.codec import json_text
+from ..console.task_report import Report, progress_line
+from ..console.terminal import Output
+from ..errors import SettingsError
+from ..io.loop import Loop, Timer
+from ..prepare.inputs import StdinTasks, as_list
+from ..protocol.messages import Failure
+from ..protocol.result import Result, is_known
+from ..settings.settings import WorkerSettings
+from ..worker_stub.server import LocalWorker
+from ..worker_stub.task import Answer, LocalTask
+from .local_run import HOLD_BACK
+from .other_algorithms import keep_spans
+from .stand_in_options import algorithms_of
+
+#: HKube's worker gives a container this long after `exit`, and an algorithm this long after a stop.
+EXIT_S = 20.0
+STOP_S = 10.0
+#: A task whose client was lost this often is not handed out again: HKube's limit of retries.
+LOST_MAX = 3
+#: The text of HKube's worker for a client that was lost.
+LOST = "the algorithm killed due to an unknown reason, please check the logs for more details"
+ENTRY = "(the wrapper that connected)"
+
+
+class Alone:
+    """Serves one client after the other until there is nothing left to do; `report.status` in the end."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        asked: WorkerSettings,
+        output: Output,
+        store: Store | None,
+        inputs: Iterable[bytes],
+    ) -> None:
+        self._loop = loop
+        self._asked = asked
+        self._output = output
+        self._store = store
+        self._inputs = deque(inputs)
+        settings = asked.settings
+        self._reading = settings.tasks == "-"
+        #: Without inputs it only waits: its end is a signal.
+        self._endless = not self._inputs and not self._reading and settings.tasks is None
+        self.report = Report(settings, output)
+        self._others = algorithms_of(loop, settings, output, self._problem)
+        self._worker = LocalWorker(
+            loop,
+            on_answer=self._answered,
+            on_problem=self._problem,
+            on_client=self._client,
+            on_progress=self._progressed,
+            on_logs=self._logged,
+            offer=self._others.offer,
+        )
+        self._job = local_job_id(time.time())
+        self._task: LocalTask | None = None
+        self._record: TaskRecord | None = None
+        self._began = 0.0
+        self._began_at = 0.0
+        self._count = 0
+        self._lost = 0
+        self._ending = False
+        self._stopping = False
+        self._timers: list[Timer] = []
+
+    def begin(self) -> None:
+        """Listen. Raises SettingsError when the port is taken."""
+        host, port = self._asked.host, self._asked.port
+        try:
+            port = self._worker.listen(host, port)
+        except OSError as error:
+            raise SettingsError(
+                f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with --port"
+            ) from None
+        shown = f"[{host}]" if ":" in host else host
+        self._output.say(f"● local worker on ws://{shown}:{port}: waiting for a wrapper to connect")
+        if self._endless:
+            self._output.say(
+                "◌ there are no inputs: give some with --input '[…]' or --tasks FILE, or with --tasks - and a"
+                " line of JSON for each on stdin"
+            )
+        if self._reading:
+            StdinTasks(self._loop, self._more, self._bad_line, self._no_more)
+        self._look_for_end()
+
+    def interrupt(self, status: int) -> None:
+        """Have the task stopped, and the client told to exit; the second call leaves at once."""
+        if self._ending or self._stopping:
+            self._finish()
+            return
+        self.report.settle(status)
+        self._stopping = True
+        if self._task is not None and self._worker.stop():
+            self._output.say(f"■ stopping task {self._task.task}: {STOP_S:g} s to say `stopped`")
+            self._timers.append(self._loop.after(STOP_S, self._give_up_stop))
+        else:
+            self._give_up_stop()
+
+    def close(self) -> None:
+        """Close the port and the connection."""
+        for timer in self._timers:
+            timer.cancel()
+        self._worker.close()
+        self._others.close()
+
+    # ---- inputs
+
+    def _more(self, line: bytes, number: int) -> None:
+        try:
+            self._inputs.append(as_list(line, f"line {number} of stdin (--tasks)"))
+        except SettingsError as error:
+            self._bad_line(str(error))
+            return
+        self._next()
+
+    def _bad_line(self, problem: str) -> None:
+        self._output.warn(f"✘ {problem}")
+        self.report.settle(2)
+
+    def _no_more(self) -> None:
+        self._reading = False
+        self._look_for_end()
+
+    def _next(self) -> None:
+        """Hand the next input out, when the client is free and stdout is read."""
+        out = self._output.out
+        if self._task is not None or self._ending or self._stopping or not self._worker.connected:
+            return
+        if out.broken:
+            self.report.settle_broken()
+            self._end()
+        elif out.waiting > HOLD_BACK:
+            out.on_drained = self._next
+        elif self._inputs:
+            self._hand_out(self._inputs.popleft())
+        else:
+            self._look_for_end()
+
+    def _look_for_end(self) -> None:
+        nothing_left = not self._inputs and not self._reading and self._task is None
+        if nothing_left and not self._endless and not self._ending:
+            self._end()
+
+    def _hand_out(self, data: bytes) -> None:
+        self._count += 1
+        self._lost = 0
+        name = self._store.next_local_task() if self._store is not None else f"t{self._count}"
+        self._task = LocalTask(name, self._job, "wrapper", "wrapper", "local", data)
+        self._began, self._began_at = self._loop.clock(), time.time()
+        if self._store is not None:
+            ids = TaskIds(name, self._job, "wrapper", "local")
+            self._record = self._store.open(ids, entry=ENTRY, started_at=self._began_at)
+            self._record.write("input.json", data)
+        self._output.debug(f"▶ task {name}")
+        self._worker.submit(self._task)
+
+    # ---- the client
+
+    def _client(self, there: bool) -> None:
+        if there:
+            self._output.say("● a wrapper has connected")
+            self._next()
+            return
+        if self._ending:
+            self._finish()
+            return
+        if self._task is not None:
+            self._lost += 1
+            if self._asked.once or self._stopping or self._lost > LOST_MAX:
+                self._worker.withdraw()
+                self._settle_lost()
+        if self._asked.once or self._stopping:
+            self._end()
+        else:
+            self._output.say("◌ the wrapper has disconnected; waiting for the next one")
+
+    def _settle_lost(self) -> None:
+        if self._stopping:
+            self._conclude("stopped", None, None, [])
+        else:
+            self._conclude("failed", None, Failure("CLIENT_LOST", LOST), [])
+
+    def _answered(self, answer: Answer) -> None:
+        if self._task is None or answer.task is not self._task:
+            return
+        output = failure = None
+        status = {"done": "succeed", "stopped": "stopped"}.get(answer.command, "failed")
+        if status == "succeed":
+            output = json_text(answer.message.get("data"))
+        elif status == "failed":
+            failure = _failure_of(answer)
+        self._conclude(status, output, failure, answer.spans)
+        if self._stopping:
+            self._end()
+        else:
+            # Not at once: the worker is still in the middle of this answer.
+            self._loop.after(0, self._next)
+
+    def _conclude(
+        self, status: str, output: bytes | None, failure: Failure | None, spans: list[dict[str, Any]]
+    ) -> None:
+        task, self._task = self._task, None
+        record, self._record = self._record, None
+        assert task is not None, "a task that ends was handed out"
+        folder = str(record.folder) if record is not None else None
+        duration_s = self._loop.clock() - self._began
+        result = Result(
+            task.task,
+            task.job,
+            task.node,
+            task.pipeline,
+            status,
+            self._began_at,
+            time.time(),
+            duration_s,
+            output=output,
+            failure=failure,
+            folder=folder,
+        )
+        if record is not None:
+            if output is not None:
+                record.write("output.json", output)
+            keep_spans(folder, spans)
+            record.finish(result.facts())
+            result.problems.extend(record.problems)
+        self.report.show(result)
+
+    def _progressed(self, task: LocalTask, data: Any) -> None:
+        self._output.say(progress_line(task.task, data))
+
+    def _logged(self, lines: list[str]) -> None:
+        data = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+        self._output.user("stderr", data)
+        if self._record is not None:
+            self._record.append("stdout", data)
+
+    def _problem(self, text: str) -> None:
+        self._output.warn(f"✘ {text}")
+
+    # ---- the end
+
+    def _give_up_stop(self) -> None:
+        """It need not answer any more: it is told to exit."""
+        if self._ending:
+            return
+        if self._task is not None:
+            self._conclude("stopped", None, None, self._worker.spans())
+        self._end()
+
+    def _end(self) -> None:
+        """Tell the client to exit, and wait for that."""
+        if self._ending:
+            return
+        self._ending = True
+        self._others.shutdown()
+        if self._asked.once and self._inputs and not self._stopping:
+            self.report.settle(1)
+            self._output.warn(f"✘ {len(self._inputs)} more inputs were not handed out: the wrapper has gone")
+        if self._worker.connected:
+            self._worker.exit(0)
+            self._timers.append(self._loop.after(EXIT_S, self._exit_overdue))
+        else:
+            self._finish()
+
+    def _exit_overdue(self) -> None:
+        self._problem(f"the wrapper did not end within {EXIT_S:g} s of `exit`; HKube would delete its pod")
+        self._finish()
+
+    def _finish(self) -> None:
+        self._ending = True
+        self._others.when_gone(self._loop.stop)
+
+
+def _failure_of(answer: Answer) -> Failure:
+    error = answer.message.get("error")
+    told = error if isinstance(error, dict) else {}
+    code, details = str(told.get("code") or ""), told.get("details")
+    if not is_known(code):
+        code = "ALGORITHM_ERROR"  # each wrapper has its own
+    return Failure(code, answer.error, "" if details is None else str(details))

@@ -1,0 +1,210 @@
+"""What there is to run, told without running a task: code, descriptor, methods, Python, missing imports.
+
+The code is imported where it would run: in a child with its guard and limits, which is then told to end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...sandbox.child import requirements
+from ...sandbox.parent.child_handle import Child
+from ...sandbox.shared.channel import Frame, Kind
+from ...sandbox.shared.entry import METHODS, Location
+from ...sandbox.shared.outcome import Cause, Exit, report
+from ..errors import EntryUnusable, HkrunnerError
+from ..io.loop import Loop
+from ..prepare.missing_imports import Import, imports_of, missing
+from ..prepare.prepare import prepare
+from ..serving.child_pool import Crew
+from ..settings.settings import Settings
+
+
+@dataclass
+class Found:
+    """What was found. `status` is the exit status that a run would end with, 0 when it would begin."""
+
+    status: int = 0
+    entry: str | None = None
+    folder: str | None = None
+    python: dict[str, Any] = field(default_factory=dict)
+    descriptor: dict[str, Any] | None = None
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    missing: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def fail(self, status: int, problem: str) -> None:
+        """Note what is wrong."""
+        self.status = max(self.status, status)
+        self.problems.append(problem)
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for --json."""
+        return {"ok": self.status == 0, **vars(self)}
+
+
+class _Load:
+    """One child that loads the code and ends."""
+
+    def __init__(self, settings: Settings, where: Location) -> None:
+        self.told: dict[str, Any] | None = None
+        self.failure: str | None = None
+        self.interrupted = 0
+        self._loop = Loop()
+        self._crew = Crew(self._loop, settings, where, {})
+        self._crew.tell(self)
+        self._start_timeout_s = settings.limits.start_timeout_s
+
+    def run(self) -> None:
+        """Load; on return the child is gone."""
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                self._loop.on_signal(number, lambda number=number: self._interrupt(number))  # type: ignore[misc]
+            try:
+                self._crew.ready()
+            except OSError as error:
+                self.failure = report(Exit(Cause.NOT_STARTED, detail=error.strerror or "", loaded=False))
+                return
+            self._crew.on_empty = self._loop.stop
+            self._loop.run()
+        finally:
+            self._loop.close()
+
+    def _interrupt(self, number: int) -> None:
+        self.interrupted = 128 + number
+        self._crew.abandon(Cause.INTERRUPTED)
+
+    def on_frame(self, child: Child, frame: Frame) -> None:
+        """LOADED or LOAD_FAILED; nothing else is of interest."""
+        if frame.fd is not None:
+            os.close(frame.fd)
+        elif frame.kind in (Kind.LOADED, Kind.LOAD_FAILED) and child is self._crew.child:
+            body = json.loads(frame.body)
+            if frame.kind == Kind.LOADED:
+                self.told = body
+            else:
+                self.failure = str(body["message"])
+            self._crew.let_go(ask=True)
+
+    def on_output(self, child: Child, stream: str, data: bytes) -> None:
+        """stdout is for what was found."""
+        with contextlib.suppress(OSError):
+            os.write(2, data)
+
+    def on_sample(self, child: Child, sample: Mapping[str, Any]) -> None:
+        """Usage is of no interest."""
+
+    def on_exit(self, child: Child, exit: Exit) -> None:
+        """It is gone: told to, or by itself."""
+        if self.told is None and self.failure is None:
+            self.failure = report(exit, during="during import")
+        self._crew.gone(child)
+        self._loop.stop()
+
+
+def validate(settings: Settings, environ: Mapping[str, str]) -> Found:
+    """Return what was found; nothing is raised for what is wrong with the code."""
+    found = Found(notes=list(settings.notes))
+    descriptor = settings.descriptor
+    if descriptor is not None:
+        found.descriptor = {
+            "file": descriptor.file,
+            "fields": dict(descriptor.fields),
+            "entryPoint": descriptor.entry,
+            "codePath": descriptor.code_path,
+        }
+    with contextlib.ExitStack() as stack:
+        try:
+            settings, where = prepare(settings, environ, stack)
+        except HkrunnerError as error:
+            found.fail(error.exit_status, str(error))
+            return found
+        found.entry, found.folder = where.shown, where.folder
+        found.python = {"path": settings.python, "version": None}
+        _load(found, settings, where)
+        env = {**environ, **settings.child_env}
+        if where.file:
+            wanted = imports_of(where.file, where.folder)
+            for one in missing(wanted, python=settings.python, folder=where.folder, environ=env):
+                _note_missing(found, one, settings.python)
+    return found
+
+
+def _load(found: Found, settings: Settings, where: Location) -> None:
+    load = _Load(settings, where)
+    load.run()
+    if load.interrupted:
+        found.fail(load.interrupted, "interrupted")
+        return
+    if load.failure is not None:
+        found.fail(EntryUnusable.exit_status, load.failure)
+    if load.told is not None:
+        found.python["version"] = load.told["python"]
+        found.methods = load.told["calls"]
+        for told in found.methods.values():
+            if "problem" in told:
+                found.fail(EntryUnusable.exit_status, f"ENTRY_INVALID: {told['problem']}")
+
+
+def _note_missing(found: Found, one: Import, python: str) -> None:
+    assert found.folder is not None, "its code was found"
+    at = f"{os.path.relpath(one.file, os.path.realpath(found.folder))}:{one.line}"
+    hint = requirements.hint(one.module, found.folder, python).removeprefix("; ")
+    found.missing.append({"module": one.module, "at": at, "optional": one.optional, "hint": hint})
+
+
+# ---- for people
+
+
+def lines(found: Found) -> list[str]:
+    """Return what was found, a line each."""
+    shown: list[str] = []
+    if found.entry is not None:
+        shown.append(f"✔ code: {found.entry} in {found.folder}")
+    if found.descriptor is not None:
+        shown.append(f"✔ descriptor: {os.path.basename(found.descriptor['file'])}{_of(found.descriptor)}")
+    elif found.entry is not None:
+        shown.append("◌ descriptor: none (algorithm.yml beside the code; hkrunner init shows one)")
+    if found.python:
+        version = f"{found.python['version']}, " if found.python["version"] else ""
+        shown.append(f"✔ python: {version}{found.python['path']}")
+    for told in found.methods.values():
+        if "given" in told:
+            parameters = "…" if told["parameters"] is None else told["parameters"]
+            given = ", ".join(told["given"])
+            shown.append(f"✔ {told['function']}({parameters}): called with ({given})")
+    lacks = [name for name in METHODS if name not in found.methods]
+    if found.methods and lacks:
+        shown.append(f"◌ not there, and need not be: {', '.join(lacks)}")
+    for one in found.missing:
+        mark, maybe = ("◌", "; the code may do without it") if one["optional"] else ("✘", "")
+        hint = f"; {one['hint']}" if one["hint"] else ""
+        shown.append(f"{mark} import {one['module']} ({one['at']}): not installed{hint}{maybe}")
+    shown += [f"◌ {note}" for note in found.notes]
+    shown += [f"✘ {problem}" for problem in found.problems]
+    return shown
+
+
+def _of(descriptor: Mapping[str, Any]) -> str:
+    fields = descriptor["fields"]
+    names = ("name", "env", "cpu", "gpu", "mem", "reservedMemory")
+    told = [f"{name} {fields[name]}" for name in names if fields.get(name) is not None]
+    if descriptor["entryPoint"]:
+        told.append(f"entry point {descriptor['entryPoint']}")
+    if fields.get("algorithmEnv"):
+        told.append(f"variables {', '.join(fields['algorithmEnv'])}")
+    return f": {', '.join(told)}" if told else ""
+
+
+def refused(error: HkrunnerError) -> Found:
+    """Return what there is to tell when the options or the descriptor cannot be read."""
+    found = Found()
+    found.fail(error.exit_status, str(error))
+    return found

@@ -1,0 +1,120 @@
+"""From Option to click: every command shows its options in their groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ..errors import SettingsError
+from ..settings.options import Option
+
+#: What a command of ours is made with.
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Sections(click.Command):
+    """A command whose help shows its options in their groups, in the order of `options`."""
+
+    def __init__(
+        self, name: str, *, options: Sequence[Option], params: Sequence[click.Parameter] = (), **more: Any
+    ) -> None:
+        settings = {**CONTEXT_SETTINGS, **more.pop("context_settings", {})}
+        all_params = [*params, *(parameter(option) for option in options)]
+        super().__init__(name, params=all_params, context_settings=settings, **more)
+        self._groups = {option.name: option.group for option in options}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Tell an input that the shell took apart as that, not by what its pieces are mistaken for."""
+        for at, flag in enumerate(args):
+            if flag in ("-i", "--input") and (apart := _taken_apart(args[at + 1 :])) is not None:
+                raise SettingsError(
+                    f"the shell took the input apart at its spaces: {apart}; put it in quotes: -i '[1, 2, 3]'"
+                )
+        words = list(args)  # click takes them out
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            text = str(error)
+            stray = next(
+                (one for one in words if one[:1] in ("[", "{") and one in text and _is_json(one)), None
+            )
+            if stray is not None and "unexpected extra argument" in text:
+                raise stands_alone(stray) from None
+            raise
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section a group."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for one in self.get_params(ctx):
+            record = None if isinstance(one, click.Argument) else one.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(self._groups.get(one.name or "", "Other"), []).append(record)
+        groups["Other"] = groups.pop("Other", [])  # at the end
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def stands_alone(word: str) -> SettingsError:
+    """Return what to raise for an input that no option introduces."""
+    return SettingsError(f"{word} stands alone; an input is given with -i: -i '{word}'")
+
+
+def _taken_apart(words: Sequence[str]) -> str | None:
+    """Return the words that are one list or object together, as without quotes; None: the first is whole."""
+    depth = 0
+    for count, word in enumerate(words):
+        if count == 0 and (word[:1] not in ("[", "{") or _is_json(word)):
+            return None
+        depth += sum((sign in "[{") - (sign in "]}") for sign in word)
+        if depth <= 0:
+            return " ".join(words[: count + 1]) if count else None
+    return None
+
+
+def _is_json(word: str) -> bool:
+    if word[-1:] not in ("]", "}"):
+        return False
+    import json  # a bracket in a text of it is no bracket
+
+    try:
+        json.loads(word)
+    except ValueError:
+        return False
+    except RecursionError:
+        pass  # whoever reads it has the sentence for that
+    return True
+
+
+def parameter(option: Option) -> click.Option:
+    """Return the option as click has it."""
+    kind: Any = str
+    if option.kind == "choice":
+        kind = click.Choice(option.choices)
+    flag = option.kind == "flag"
+    shown = option.default is not None and not flag
+    return click.Option(
+        [*option.flags, option.name],
+        envvar=list(option.env) or None,
+        default=option.default,
+        type=None if flag else kind,
+        is_flag=flag,
+        multiple=option.kind == "many",
+        metavar=option.metavar or ("SECONDS" if option.kind == "seconds" else None),
+        help=option.help,
+        show_default=shown,
+        show_envvar=bool(option.env),
+        shell_complete=complete_files if option.metavar in _FILES else None,
+    )
+
+
+_FILES = ("FILE", "DIR", "PYTHON", "FILE.jsonl")
+
+
+def complete_files(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    """Have the shell complete the names of files."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]

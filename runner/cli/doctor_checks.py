@@ -1,0 +1,392 @@
+"""What this machine offers: one finding a line, each with its remedy. Starts nothing, imports nothing heavy.
+
+A finding is needed when without it no task runs, or no board starts that a complete installation would
+start; the rest is protection that is weaker here, or a trap that others have met. Each check looks for
+itself, and one that is broken by a strange machine says so instead of ending the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import resource
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ... import __version__
+from ...boards.tensorboard.data_server import DataServerError, find_binary
+from ...boards.tensorboard.start_failures import too_little_memory
+from ...sandbox.linux import cgroup, kernel, landlock, procfs
+from ...sandbox.shared.limits import MI, child_memory_bytes, container_memory_bytes, format_bytes
+
+#: Docker's default for /dev/shm, which PyTorch's data loaders and joblib outgrow.
+SMALL_SHM_BYTES = 64 * MI
+#: With less for its tree a Python program hardly starts numpy.
+SMALL_CHILD_BYTES = 64 * MI
+SMALL_DISK_BYTES = 256 * MI
+FEW_FILES = 256
+#: RLIMIT_DATA counts private mappings from here on, which the brake stands on (setrlimit(2)).
+BRAKE_SINCE = (4, 7)
+#: No clock that is right shows an earlier time: 2024-01-01.
+EARLIEST = 1_704_067_200.0
+#: More than this between a file's time and ours comes from a clock, not from slowness.
+SKEW_S = 5.0
+LOOPBACK = "127.0.0.1"
+INSTALL = "run: pip install --upgrade hkrunner"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line. `remedy` is empty where nothing is to be done."""
+
+    name: str
+    ok: bool
+    text: str
+    remedy: str = ""
+    needed: bool = False
+
+    def line(self) -> str:
+        """Return it as it is shown."""
+        mark = "✔" if self.ok else "✘"
+        return f"{mark} {self.name}: {self.text}" + (f" → {self.remedy}" if self.remedy else "")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is looked at; a test looks at another."""
+
+    environ: Mapping[str, str]
+    state_dir: str
+    root: str = "/"
+
+
+Check = Callable[[Place], Iterator[Finding]]
+
+
+def examine(place: Place) -> list[Finding]:
+    """Return all findings, in the order in which they are shown."""
+    found: list[Finding] = []
+    for check in CHECKS:
+        try:
+            found.extend(check(place))
+        except Exception as error:  # noqa: BLE001 - a doctor must survive any patient
+            name = check.__name__.strip("_").replace("_", " ")
+            found.append(Finding(name, False, f"it cannot be told: {type(error).__name__}: {error}"))
+    return found
+
+
+def all_needed(findings: list[Finding]) -> bool:
+    """Whether hkrunner and its boards can work here."""
+    return all(one.ok for one in findings if one.needed)
+
+
+def summary(findings: list[Finding]) -> str:
+    """Return the last line."""
+    missing = [one.name for one in findings if one.needed and not one.ok]
+    if missing:
+        return f"needed and not there: {', '.join(missing)}"
+    others = sum(not one.ok for one in findings)
+    worth = f"; {others} ✘ that you can live with" if others else ""
+    return f"all that is needed is there{worth}"
+
+
+# ---- versions
+
+
+def _python(place: Place) -> Iterator[Finding]:
+    version = platform.python_version()
+    ok = sys.version_info >= (3, 10) and sys.implementation.name == "cpython"
+    kind = "" if sys.implementation.name == "cpython" else f" ({sys.implementation.name})"
+    remedy = "" if ok else "install CPython 3.10 or newer for hkrunner; --python runs your code in another"
+    yield Finding("python", ok, f"{version}{kind}, {sys.executable}", remedy, needed=True)
+    yield Finding("hkrunner", True, __version__)
+
+
+def _packages(place: Place) -> Iterator[Finding]:
+    try:
+        required = importlib.metadata.requires("hkrunner") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("packages", False, "hkrunner itself is not installed, it runs from its source", INSTALL)
+        return
+    good = []
+    for line in required:
+        match = re.match(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?\s*$", line)
+        if match is None or match[1] == "tensorboard":  # an extra, or told by itself
+            continue
+        name, least = match[1], match[2] or "0"
+        version = _version(name)
+        if version is None:
+            yield Finding(name, False, "not installed", f"run: pip install '{name}>={least}'", needed=True)
+        elif _numbers(version) < _numbers(least):
+            remedy = f"run: pip install --upgrade '{name}>={least}'"
+            yield Finding(name, False, f"{version}, older than {least}", remedy, needed=True)
+        else:
+            good.append(f"{name} {version}")
+    yield Finding("packages", True, ", ".join(good))
+    if _version("bson") is not None:
+        remedy = "run: pip uninstall bson && pip install --force-reinstall pymongo"
+        yield Finding("bson", False, "the package bson stands where pymongo's own bson belongs", remedy)
+
+
+def _tensorboard(place: Place) -> Iterator[Finding]:
+    version = _version("tensorboard")
+    install = "run: pip install 'tensorboard>=2.21'"
+    if version is None:
+        yield Finding("tensorboard", False, "not installed", install, needed=True)
+        return
+    if _numbers(version) < (2, 21) and importlib.util.find_spec("pkg_resources") is None:
+        text = f"{version} needs pkg_resources, which setuptools {_version('setuptools') or ''} no longer has"
+        yield Finding("tensorboard", False, text, f"{install} (or 'setuptools<82')", needed=True)
+        return
+    if (failure := too_little_memory()) is not None:
+        yield Finding("tensorboard", False, f"{version}; {failure.error}", failure.hint, needed=True)
+        return
+    slow = _why_slow(place)
+    if slow is None:
+        yield Finding("tensorboard", True, f"{version} (fast loader)", needed=True)
+    else:
+        yield Finding("tensorboard", True, version, needed=True)
+        why, remedy = slow
+        yield Finding("fast loader", False, f"{why}: boards load 5 to 30 times slower", remedy)
+
+
+def _why_slow(place: Place) -> tuple[str, str] | None:
+    """Return why boards must use TensorBoard's own, slow loader, and the remedy; None: they need not."""
+    try:
+        find_binary()
+    except DataServerError as error:
+        return str(error), "run: pip install tensorboard-data-server, on x86-64 with GLIBC"
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        wheel = importlib.metadata.distribution("tensorboard-data-server").read_text("WHEEL") or ""
+        wanted = re.search(r"manylinux_(\d+)_(\d+)_", wheel)
+        here = _glibc()
+        if wanted is not None and here < (int(wanted[1]), int(wanted[2])):
+            has = ".".join(map(str, here)) if here else "no GLIBC"
+            return (
+                f"the data server needs GLIBC {wanted[1]}.{wanted[2]}, here is {has}",
+                "use a newer base system",
+            )
+    return None
+
+
+def _glibc() -> tuple[int, ...]:
+    try:
+        told = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, OSError):
+        return ()
+    return _numbers(told.removeprefix("glibc "))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers: 2.21.0rc1 counts as 2.21.0."""
+    match = re.match(r"\d+(?:\.\d+)*", version.strip())
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
+
+
+# ---- what the kernel grants
+
+
+def _kernel(place: Place) -> Iterator[Finding]:
+    proc = os.path.exists("/proc/self/stat")
+    yield Finding("/proc", proc, "readable" if proc else "not mounted", "" if proc else _MOUNT, needed=True)
+    try:
+        kernel.become_subreaper()
+        kernel.become_subreaper(False)
+    except OSError as error:
+        yield Finding("subreaper", False, str(error.strerror), _SECCOMP, needed=True)
+    else:
+        yield Finding("subreaper", True, "daemons of the algorithm are found and ended", needed=True)
+    try:
+        os.close(os.memfd_create("hkrunner-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+    except OSError as error:
+        yield Finding("memfd", False, str(error.strerror), _SECCOMP, needed=True)
+    else:
+        yield Finding("memfd", True, "large inputs and results take no detour", needed=True)
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        text = f"{error.strerror}: the end of a board is noticed later"
+        yield Finding("pidfd", False, text, "Linux 5.3, and a seccomp profile that allows pidfd_open")
+    else:
+        yield Finding("pidfd", True, "ends of processes are noticed at once")
+    if procfs.has_children_files():
+        yield Finding("process tree", True, "the kernel lists the children of a process")
+    else:
+        text = "no /proc/PID/task/TID/children: all processes are walked instead, which costs CPU"
+        yield Finding("process tree", False, text, "a kernel with CONFIG_PROC_CHILDREN")
+
+
+_MOUNT = "mount it: mount -t proc proc /proc"
+_SECCOMP = "a kernel from 4.14 on, and a seccomp profile that allows it"
+
+
+def _limits(place: Place) -> Iterator[Finding]:
+    group = cgroup.find(root=place.root)
+    if isinstance(group, cgroup.Place):
+        text = f"v2, delegated: the kernel itself holds {', '.join(sorted(group.controllers))}"
+        yield Finding("cgroup", True, text)
+    else:
+        text = f"{group.why}; memory is held by sampling and RLIMIT_DATA, CPU by stop and continue"
+        remedy = "systemd-run --user --scope -p Delegate=yes hkrunner …, where systemd runs"
+        yield Finding("cgroup", False, text, remedy)
+    yield _brake()
+    abi = landlock.abi()
+    if abi >= landlock.SCOPES_SINCE_ABI:
+        yield Finding("landlock", True, f"ABI {abi}: the algorithm can signal its own processes only")
+    else:
+        has = f"ABI {abi} has no scopes" if abi else "this kernel has none, or it is switched off"
+        text = f"{has}: an algorithm could signal other processes of this user"
+        yield Finding(
+            "landlock", False, text, "Linux 6.12 with landlock among its LSMs, or a user of its own"
+        )
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    few = files != resource.RLIM_INFINITY and files < FEW_FILES
+    remedy = "ulimit -n 1024" if few else ""
+    yield Finding("open files", not few, f"{files if files >= 0 else 'unlimited'} a process", remedy)
+
+
+def _brake() -> Finding:
+    release = platform.release()
+    try:
+        own = resource.prlimit(os.getpid(), resource.RLIMIT_DATA)
+        resource.prlimit(os.getpid(), resource.RLIMIT_DATA, own)
+    except OSError as error:
+        text = f"prlimit: {error.strerror}: no MemoryError at the limit, the tree is killed instead"
+        return Finding("memory brake", False, text, "a seccomp profile that allows prlimit64")
+    if _numbers(release) < BRAKE_SINCE:
+        text = f"Linux {release} counts no private mappings in RLIMIT_DATA: the tree is killed instead"
+        return Finding("memory brake", False, text, "Linux 4.7")
+    return Finding("memory brake", True, "an allocation beyond --mem raises MemoryError (RLIMIT_DATA)")
+
+
+def _container(place: Place) -> Iterator[Finding]:
+    memory = container_memory_bytes(root=place.root)
+    if memory is None:
+        yield Finding("container memory", True, "no limit around us; without --mem memory is only measured")
+    else:
+        child = child_memory_bytes(memory)
+        text = f"{format_bytes(memory)}; the algorithm gets {format_bytes(child)} of it without --mem"
+        small = child < SMALL_CHILD_BYTES
+        yield Finding(
+            "container memory", not small, text, "give the container 256Mi or more" if small else ""
+        )
+    yield _shm()
+
+
+def _shm() -> Finding:
+    remedy = "docker run --shm-size=1g; in Kubernetes an emptyDir with medium: Memory on /dev/shm"
+    try:
+        size = os.statvfs("/dev/shm")
+    except OSError as error:
+        return Finding("/dev/shm", False, f"{error.strerror}: multiprocessing needs it", remedy)
+    total = size.f_frsize * size.f_blocks
+    if total <= SMALL_SHM_BYTES:
+        text = f"{format_bytes(total)}, little for data loaders and pools (they die by SIGBUS)"
+        return Finding("/dev/shm", False, text, remedy)
+    return Finding("/dev/shm", True, f"{format_bytes(total)}, {format_bytes(_free(size))} free")
+
+
+def _free(size: os.statvfs_result) -> int:
+    return size.f_frsize * size.f_bavail
+
+
+# ---- surroundings
+
+
+def _proxies(place: Place) -> Iterator[Finding]:
+    environ = {name.lower(): value for name, value in place.environ.items() if value}
+    names = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "ws_proxy", "wss_proxy")
+    proxies = [name for name in names if name in environ]
+    if not proxies:
+        yield Finding("proxy", True, "none is set")
+        return
+    exempt = {one.strip().lstrip(".").lower() for one in environ.get("no_proxy", "").split(",")}
+    shown = ", ".join(proxies)
+    if "*" in exempt or {"localhost", LOOPBACK} <= exempt:
+        yield Finding("proxy", True, f"{shown}; localhost is exempt")
+        return
+    text = f"{shown} is set without no_proxy=localhost: hkrunner and its boards bypass it, your code may not"
+    yield Finding("proxy", False, text, f"export no_proxy=localhost,{LOOPBACK}")
+
+
+def _loopback(place: Place) -> Iterator[Finding]:
+    try:
+        with (
+            socket.create_server((LOOPBACK, 0)) as server,
+            socket.create_connection(server.getsockname(), timeout=1),
+        ):
+            pass
+    except OSError as error:
+        text = f"no connection over {LOOPBACK}: {error.strerror or error}"
+        yield Finding("loopback", False, text, "ip link set lo up", needed=True)
+        return
+    try:
+        known = {one[4][0] for one in socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)}
+    except OSError as error:
+        text = f"{LOOPBACK} works, but nobody knows localhost: {error.strerror or error}"
+        yield Finding("loopback", False, text, f"add '{LOOPBACK} localhost' to /etc/hosts")
+        return
+    if LOOPBACK in known:
+        yield Finding(
+            "loopback", True, f"ports of {LOOPBACK} can be had, and localhost is there", needed=True
+        )
+    else:
+        text = f"localhost is {', '.join(map(str, sorted(known)))}, not {LOOPBACK}"
+        yield Finding("loopback", False, text, f"add '{LOOPBACK} localhost' to /etc/hosts")
+
+
+def _state_folder(place: Place) -> Iterator[Finding]:
+    """The folder is not made: what it would be made in is looked at."""
+    folder = place.state_dir
+    while not os.path.lexists(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    remedy = "--state-dir DIR names another, --no-state keeps no records"
+    before = time.time()
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".hkrunner-doctor-") as file:
+            written = os.fstat(file.fileno()).st_mtime
+        free = _free(os.statvfs(folder))
+    except OSError as error:
+        text = f"{place.state_dir} cannot be written: {error.strerror}"
+        yield Finding("state folder", False, text, remedy, needed=True)
+        return
+    text = f"{place.state_dir} is writable, {format_bytes(free)} free"
+    if free < SMALL_DISK_BYTES:
+        yield Finding("state folder", False, text, f"make room, or {remedy}")
+    else:
+        yield Finding("state folder", True, text, needed=True)
+    yield _clock(before, written)
+
+
+def _clock(now: float, written: float) -> Finding:
+    shown = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(now))
+    remedy = "set the clock (timedatectl set-ntp true)"
+    if now < EARLIEST:
+        text = f"{shown} is in the past: times in records and boards will be wrong"
+        return Finding("clock", False, text, remedy)
+    if abs(written - now) > SKEW_S:
+        text = f"{shown}, but files in the state folder are written {written - now:+.0f} s off"
+        return Finding("clock", False, text, f"{remedy}, here or on the server of that volume")
+    return Finding("clock", True, shown)
+
+
+CHECKS: tuple[Check, ...] = (
+    *(_python, _packages, _tensorboard),
+    *(_kernel, _limits, _container),
+    *(_proxies, _loopback, _state_folder),
+)

@@ -1,0 +1,119 @@
+"""`hkrunner run`, and `hkrunner` without a command's name: run an algorithm, or serve HKube's worker."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import Any
+
+import click
+
+from ... import __version__
+from ..errors import HkrunnerError, SettingsError
+from ..settings.options import OPTIONS
+from ..settings.settings import Settings, settings_of
+from .click_options import Sections, complete_files, stands_alone
+
+EPILOG = """\b
+Exit status:
+  0    every task has a result
+  1    the algorithm raised, or ended before it answered
+  2    bad usage
+  3    no such code
+  4    the code cannot be loaded
+  5    no worker
+  6    the board that was asked for has failed
+  124  a time limit
+  137  a memory limit
+  128+N  the algorithm was ended by signal N (139: segmentation fault)
+  130, 143  ended by Ctrl-C or SIGTERM, in order
+"""
+
+
+def _run(entry_argument: str | None, **values: Any) -> None:
+    if entry_argument is not None:
+        if entry_argument[:1] in ("[", "{") and not os.path.exists(entry_argument):
+            raise stands_alone(entry_argument)
+        if values.get("entry") and click.get_current_context().get_parameter_source("entry") is not None:
+            source = click.get_current_context().get_parameter_source("entry")
+            if source is click.core.ParameterSource.COMMANDLINE:
+                raise SettingsError(f"two entries: {entry_argument} and --entry {values['entry']}; give one")
+        values["entry"] = entry_argument
+    if values.get("again") is not None:
+        values.update(_kept(values))
+    try:
+        settings = settings_of(values, os.environ)
+        if values.get("dry_run"):
+            _tell(settings)
+            return
+        # Late, so that --help and --version do not pay for it.
+        from ..app.run import run
+
+        sys.exit(run(settings))
+    except HkrunnerError as error:
+        raise type(error)(_with_variables(str(error))) from None
+
+
+def _with_variables(sentence: str) -> str:
+    """Name the variables that have given what the sentence calls by the names of options."""
+    source = click.get_current_context().get_parameter_source
+    words = set(re.findall(r"--[\w-]+", sentence))
+    found = [
+        next(name for name in option.env if os.environ.get(name))
+        for option in OPTIONS
+        if not words.isdisjoint(option.flags)
+        and source(option.name) is click.core.ParameterSource.ENVIRONMENT
+    ]
+    return f"{sentence} (given by {', '.join(found)})" if found else sentence
+
+
+def _kept(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what the task of --again ran with, but for what this call's options say."""
+    from .runs import kept_of
+
+    given = click.get_current_context().get_parameter_source
+    settings, input = kept_of(values["state_dir"], values["again"])
+    found: dict[str, Any] = {}
+    for option in OPTIONS:
+        value = settings.get(option.name)
+        if value is None:
+            continue
+        if option.kind == "many":
+            found[option.name] = (*value, *values[option.name])
+        elif given(option.name) is not click.core.ParameterSource.COMMANDLINE:
+            found[option.name] = value if isinstance(value, bool) else str(value)
+    if not values["input"] and values["tasks"] is None:
+        found["input"] = (input,)
+    return found
+
+
+def _tell(settings: Settings) -> None:
+    """Print what would be done."""
+    import json
+
+    from ..console.terminal import plain
+    from ..prepare.dry_run import lines, plan
+
+    told = plan(settings, os.environ)
+    if settings.json:
+        click.echo(json.dumps(told))
+        return
+    encoding = sys.stdout.encoding or "ascii"
+    for line in lines(told):
+        click.echo(plain(line, encoding).encode(encoding, "backslashreplace"))
+
+
+command = Sections(
+    "run",
+    callback=_run,
+    params=[
+        click.Argument(["entry_argument"], required=False, metavar="[ENTRY]", shell_complete=complete_files)
+    ],
+    options=OPTIONS,
+    help="Run an algorithm as a supervised process.\n\n"
+    "With --input it runs at once, locally, and its results go to stdout. Without, it serves HKube's worker "
+    "until it is stopped.",
+    epilog=EPILOG,
+)
+command = click.version_option(__version__, "--version", message="hkrunner %(version)s")(command)

@@ -1,0 +1,248 @@
+"""`hkrunner runs`: what is kept of the tasks that have run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import SettingsError
+from .board import STATE_DIR, Guarded
+
+if TYPE_CHECKING:
+    from ...boards.runs.history import TaskSummary
+
+
+def _root(state_dir: str) -> Path:
+    return Path(state_dir).absolute()
+
+
+def _ls(state_dir: str, json: bool) -> None:
+    from ...boards.runs.history import list_tasks
+
+    tasks = list_tasks(_root(state_dir))
+    if not tasks and not json:
+        click.echo(f"no tasks are kept in {state_dir}", err=True)
+    for one in tasks:
+        if json:
+            _print_json(_facts(one))
+        else:
+            click.echo(_line(one))
+
+
+def _line(one: TaskSummary) -> str:
+    from ...sandbox.shared.limits import format_bytes
+
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.start_time / 1000))
+    took = f"{one.duration_ms / 1000:8.2f} s" if one.duration_ms is not None else "       … s"
+    peak = format_bytes(one.peak_bytes) if one.peak_bytes else "-"
+    status = one.status if one.reason is None else f"{one.status} ({one.reason})"
+    files = "event file" if one.event_files == 1 else "event files"
+    events = f"  {one.event_files} {files}" if one.event_files else ""
+    return (
+        f"{one.name:<12} {when}  {took}  {peak:>9}  {status:<22} {one.pipeline}/{one.node}"
+        f"  {format_bytes(one.size_bytes)}{events}"
+    )
+
+
+def _facts(one: TaskSummary) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "taskId": one.task,
+        "jobId": one.job,
+        "nodeName": one.node,
+        "pipelineName": one.pipeline,
+        "entry": one.entry,
+        "status": one.status,
+        "reason": one.reason,
+        "startTime": one.start_time,
+        "endTime": one.end_time,
+        "durationMs": one.duration_ms,
+        "peakMemBytes": one.peak_bytes,
+        "sizeBytes": one.size_bytes,
+        "eventFiles": one.event_files,
+        "folder": str(one.folder),
+        "metricsDir": str(one.metrics_dir) if one.metrics_dir else None,
+    }
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value))
+
+
+def _show(state_dir: str, task: str, as_json: bool) -> None:
+    from ...boards.runs.history import show_task
+
+    details = show_task(_root(state_dir), task)
+    if as_json:
+        _print_json({**details.facts, "files": dict(details.files)})
+        return
+    click.echo(_line(details.summary))
+    error = details.facts.get("error")
+    if isinstance(error, dict):
+        click.echo(str(error.get("message")))
+    for name, size in details.files.items():
+        click.echo(f"  {details.summary.folder / name}  {size:,} bytes")
+
+
+def _logs(state_dir: str, task: str, stderr: bool, stdout: bool, follow: bool) -> None:
+    from ...boards.runs.history import read_log
+
+    streams = [name for name, asked in (("stdout", stdout), ("stderr", stderr)) if asked] or [
+        "stdout",
+        "stderr",
+    ]
+    offsets = dict.fromkeys(streams, 0)
+    open_streams = list(streams)
+    while open_streams:
+        quiet = True
+        for stream in list(open_streams):
+            part = read_log(_root(state_dir), task, stream, offset=offsets[stream])
+            offsets[stream] = part.next_offset
+            target = sys.stdout if stream == "stdout" else sys.stderr
+            if part.data:
+                quiet = False
+                target.buffer.write(part.data)
+                target.buffer.flush()
+            if part.is_final or (not follow and not part.data):
+                open_streams.remove(stream)
+        if open_streams and quiet:
+            # A log file tells nobody when it grows: a look five times a second is what tail -f does too.
+            time.sleep(0.2)
+
+
+def _metrics(state_dir: str, task: str, as_json: bool) -> None:
+    from ...boards.runs.history import read_metrics
+
+    curves = read_metrics(_root(state_dir), task)
+    if not curves and not as_json:
+        click.echo(
+            f"task {task} has written no metrics (what it writes to ALGO_METRICS_DIR is told here)", err=True
+        )
+    for one in curves:
+        if as_json:
+            points = [[point.step, point.value] for point in one.points]
+            _print_json({"run": one.run, "tag": one.tag, "points": points})
+        else:
+            count = "1 point" if len(one.points) == 1 else f"{len(one.points)} points"
+            # The task's own folder is the run ".", and ours has the tag's name.
+            name = one.tag if one.run in (".", "resources") else f"{one.run}/{one.tag}"
+            click.echo(
+                f"{name}: last {one.last.value:g} at step {one.last.step}, "
+                f"lowest {one.lowest:g}, highest {one.highest:g}, {count}"
+            )
+
+
+def kept_of(state_dir: str, task: str) -> tuple[dict[str, Any], str]:
+    """Return the option values that a task ran with, and its input. Raises SettingsError."""
+    from ...boards.errors import BoardError
+    from ...boards.runs.history import repeat_of
+
+    try:
+        one = repeat_of(_root(state_dir), task)
+    except BoardError as error:
+        raise SettingsError(str(error)) from None
+    settings = dict(one.settings)
+    if not settings.get("entry"):
+        raise SettingsError(f"task {task} cannot be run again: it was not kept what it ran with")
+    files = settings.get("env_file")
+    if isinstance(files, list):
+        passed = [one for one in files if one.startswith(("/dev/fd/", "/proc/"))]
+        settings["env_file"] = [one for one in files if one not in passed]
+        if passed:
+            # As hkrunner.run(env=…) does: values that were not to be seen are not kept either.
+            click.echo(
+                f"hkrunner: task {task} had variables that are not kept: give them with --env", err=True
+            )
+    return settings, one.input.decode()
+
+
+def _again(state_dir: str, task: str, arguments: tuple[str, ...]) -> None:
+    from ..settings.options import OPTIONS
+
+    settings, input = kept_of(state_dir, task)
+    flags: list[str] = []
+    for option in OPTIONS:
+        value = settings.get(option.name)
+        if value is None or value is False:
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            flags += [option.flags[-1]] if each is True else [f"{option.flags[-1]}={each}"]
+    from .main import main_with
+
+    main_with(["run", *flags, "--state-dir", state_dir, "--input", input, *arguments])
+
+
+def _rm(state_dir: str, tasks: tuple[str, ...], keep: int | None) -> None:
+    from ...boards.runs.history import keep_latest, remove_tasks
+    from ...sandbox.shared.limits import format_bytes
+
+    if not tasks and keep is None:
+        raise SettingsError("which tasks? name them (hkrunner runs ls), or --keep N to keep the latest")
+    root = _root(state_dir)
+    removed = [remove_tasks(root, tasks)] if tasks else []
+    if keep is not None:
+        removed.append(keep_latest(root, keep))
+    count = sum(len(one.names) for one in removed)
+    freed = format_bytes(sum(one.freed_bytes for one in removed))
+    click.echo(f"{count} {'task' if count == 1 else 'tasks'} removed, {freed} freed", err=True)
+
+
+_TASK = click.Argument(["task"], metavar="TASK")
+_JSON = click.Option(["-j", "--json", "as_json"], is_flag=True, help="Print JSON.")
+
+command = Guarded(
+    "runs",
+    told_as=SettingsError,
+    help="The tasks that have run: list, show, repeat, remove.",
+    commands=[
+        click.Command(
+            "ls",
+            callback=_ls,
+            help="List them, the latest last.",
+            params=[click.Option(["-j", "--json"], is_flag=True, help="Print JSON."), STATE_DIR],
+        ),
+        click.Command(
+            "show", callback=_show, help="Everything about one task.", params=[_TASK, _JSON, STATE_DIR]
+        ),
+        click.Command(
+            "logs",
+            callback=_logs,
+            help="What a task has printed.",
+            params=[
+                _TASK,
+                click.Option(["--stdout"], is_flag=True, help="Only this stream."),
+                click.Option(["--stderr"], is_flag=True, help="Only this stream."),
+                click.Option(["-f", "--follow"], is_flag=True, help="Go on until the task ends."),
+                STATE_DIR,
+            ],
+        ),
+        click.Command(
+            "metrics",
+            callback=_metrics,
+            help="The scalars of a task, its resources among them.",
+            params=[_TASK, _JSON, STATE_DIR],
+        ),
+        click.Command(
+            "again",
+            callback=_again,
+            help="Run a task again: same code, same input, same limits. Further options of run may follow.",
+            params=[_TASK, click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED), STATE_DIR],
+            context_settings={"ignore_unknown_options": True},
+        ),
+        click.Command(
+            "rm",
+            callback=_rm,
+            help="Remove tasks with their metrics.",
+            params=[
+                click.Argument(["tasks"], nargs=-1, metavar="[TASKS]..."),
+                click.Option(["--keep"], type=click.IntRange(0), metavar="N", help="Keep the latest N only."),
+                STATE_DIR,
+            ],
+        ),
+    ],
+)

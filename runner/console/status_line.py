@@ -1,0 +1,176 @@
+"""One line at the bottom of a terminal, while a local run goes on: what the task is doing.
+
+    ▶ t3  2 of 10 done  00:14  cpu 0.98  mem 212 MiB of 512 MiB ▂▃▅▇  40 %  ━━━━━━────  epoch 3
+
+It is drawn a few times a second with what is known anyway, taken away before anything else is written, and
+left out while the terminal is slow or the algorithm is within a line of its own. rich renders it into a
+string; it is imported in a thread, when a run has lasted START_S, so that the loop never waits for either.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ...sandbox.shared.limits import format_bytes
+from ..io.loop import Loop, Timer
+from .terminal import Output
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+#: A run that is over by then is told in its last line only.
+START_S = 0.5
+TICK_S = 0.2
+_CURVE = "▁▂▃▄▅▆▇█"
+_CURVE_POINTS = 8
+_BAR = 12
+_LEAST_DETAILS = 8
+#: (seconds since the epoch, cores, bytes, processes)
+Sample = tuple[float, float, int, int]
+
+
+def is_wanted(environ: Mapping[str, str], fd: int = 2) -> bool:
+    """Somebody watches a terminal that can erase a line."""
+    return os.isatty(fd) and environ.get("TERM", "dumb") != "dumb"
+
+
+class View:
+    """Draws the line from begin() to end() of each task."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        output: Output,
+        *,
+        total: int,
+        limit_bytes: int | None,
+        samples: Callable[[], Sequence[Sample]],
+        color: bool,
+    ) -> None:
+        """`total`: the tasks of the run; `samples` gives those of the task that is on."""
+        self._loop = loop
+        self._output = output
+        self._total = total
+        self._limit_bytes = limit_bytes
+        self._samples = samples
+        self._no_color = not color
+        self._task: str | None = None
+        self._began = 0.0
+        self._done = 0
+        self._progress: float | None = None
+        self._details = ""
+        self._ready = False
+        self._timer: Timer = loop.after(START_S, self._load)
+
+    def begin(self, task: str) -> None:
+        """This task is on from now."""
+        self._task, self._began = task, self._loop.clock()
+        self._progress, self._details = None, ""
+
+    def progress(self, percent: object, details: object) -> None:
+        """The algorithm has reported this."""
+        if isinstance(percent, int | float):
+            self._progress = min(100.0, max(0.0, float(percent)))
+        self._details = "" if details is None else " ".join(str(details).split())[:200]
+
+    def end(self) -> None:
+        """The task is over."""
+        self._task = None
+        self._done += 1
+        self._output.show_status(None)
+
+    def close(self) -> None:
+        """Nothing is drawn any more."""
+        self._timer.cancel()
+        self._task = None
+        self._ready = False
+        self._output.show_status(None)
+
+    def _load(self) -> None:
+        def load() -> None:
+            for name in ("console", "table", "text", "progress_bar"):
+                importlib.import_module(f"rich.{name}")
+            self._ready = True
+
+        threading.Thread(target=load, name="rich", daemon=True).start()
+        self._timer = self._loop.after(TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        if self._ready and self._task is not None:
+            self._output.show_status(self._render())
+        self._timer = self._loop.after(TICK_S, self._tick)
+
+    def _render(self) -> str:
+        """Return the line as the terminal takes it, no longer than the terminal is wide."""
+        from rich.console import Console
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        try:
+            width = os.get_terminal_size(2).columns - 1  # the last column may wrap
+        except OSError:
+            width = 79
+        cells: list[Text | ProgressBar] = [Text(f"▶ {self._task}", style="bold cyan")]
+        if self._total > 1:
+            cells.append(Text(f"{self._done} of {self._total} done"))
+        cells.append(Text(_clock(self._loop.clock() - self._began)))
+        samples = self._samples()
+        if samples:
+            _, cores, used_bytes, _ = samples[-1]
+            cells.append(Text(f"cpu {cores:.2f}"))
+            cells.append(self._memory(Text, used_bytes, samples))
+        if self._progress is not None:
+            cells.append(Text(f"{self._progress:.0f} %"))
+            cells.append(ProgressBar(total=100, completed=self._progress, width=_BAR))
+        if self._details:
+            cells.append(Text(self._details, style="dim"))
+        # In a narrow terminal the last are left out first; only the details are cut.
+        grid = Table.grid(padding=(0, 2), pad_edge=False)
+        row, left = [], width
+        for cell in cells:
+            own = _BAR if isinstance(cell, ProgressBar) else cell.cell_len
+            if own > left:
+                if left < _LEAST_DETAILS or cell is not cells[-1] or not self._details:
+                    break
+                own = left
+            row.append(cell)
+            grid.add_column(width=own, no_wrap=True, overflow="ellipsis")
+            left -= own + 2
+        grid.add_row(*row)
+        text = io.StringIO()
+        console = Console(
+            file=text,
+            width=max(width, 20),
+            force_terminal=True,
+            legacy_windows=False,
+            no_color=self._no_color,
+            color_system=None if self._no_color else "standard",
+        )
+        console.print(grid, end="")
+        return text.getvalue().split("\n")[0].rstrip()
+
+    def _memory(self, make: Callable[..., Text], used_bytes: int, samples: Sequence[Sample]) -> Text:
+        of = "" if self._limit_bytes is None else f" of {format_bytes(self._limit_bytes)}"
+        is_close = self._limit_bytes is not None and used_bytes > 0.9 * self._limit_bytes
+        curve_of = [memory for _, _, memory, _ in samples[-_CURVE_POINTS:]]
+        line = f"mem {format_bytes(used_bytes)}{of} {curve(curve_of, self._limit_bytes)}"
+        return make(line, style="red" if is_close else "")
+
+
+def curve(values: Sequence[int], top: int | None) -> str:
+    """Return one block a value, its height against `top`, or against the highest when there is none."""
+    highest = top or max(values, default=0) or 1
+    steps = len(_CURVE) - 1
+    return "".join(_CURVE[min(steps, round(steps * value / highest))] for value in values)
+
+
+def _clock(seconds: float) -> str:
+    whole = int(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes:02}:{whole % 60:02}"

@@ -1,0 +1,140 @@
+"""What a local run, or the local worker alone, tells of a task that has ended, and its exit status."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+from typing import Any
+
+from ...sandbox.shared.limits import format_bytes, suggest_memory
+from ...sandbox.shared.outcome import left_behind
+from ..protocol.messages import Failure
+from ..protocol.result import Result
+from ..settings.settings import Settings
+from .terminal import Output
+
+#: The message says it all: it is about a line of the user's own.
+_PLAIN = frozenset(
+    (
+        "ALGORITHM_ERROR",
+        "RESULT_INVALID",
+        "RESULT_TOO_LARGE",
+        "ENTRY_NOT_FOUND",
+        "ENTRY_INVALID",
+        "IMPORT_FAILED",
+        "EXITED",
+    )
+)
+
+
+class Report:
+    """Results to stdout, a line about each to stderr; `status` is the highest exit status so far."""
+
+    def __init__(self, settings: Settings, output: Output) -> None:
+        self._settings = settings
+        self._output = output
+        self.status = 0
+        self._pointed: set[str] = set()
+        self._parent = ("", "")  #: of the tasks' folders: as it is, and as it is shown
+
+    def settle(self, status: int) -> None:
+        """Take this exit status, unless there is a higher one."""
+        self.status = max(self.status, status)
+
+    def settle_broken(self) -> None:
+        """stdout takes no more results: its reader has gone, or it is a file on a full disk."""
+        problem = self._output.out.problem
+        if problem is None or problem.errno == errno.EPIPE:
+            self.settle(141)  # as the shell reports a writer whose reader has gone
+            return
+        self._output.warn(f"✘ results cannot be written to stdout: {problem.strerror}")
+        self.settle(1)
+
+    def show(self, result: Result) -> None:
+        """Print the result of a task, and tell how it has ended."""
+        self.settle(result.exit_status)
+        if self._output.events is not None:
+            self._output.events.result(result)
+        elif self._settings.json:
+            self._output.result(result.line())
+        elif result.output is not None:
+            self._output.result(result.output)
+        self.tell(result)
+
+    def tell(self, result: Result) -> None:
+        """Tell how a task has ended."""
+        output = self._output
+        if result.status == "failed" and result.failure is not None:
+            output.warn(f"✘ task {result.task} failed: {self.words(result.failure)}")
+            self._point(result.failure.code)
+        elif result.status == "stopped":
+            output.warn(f"■ task {result.task} stopped{_how(result)}")
+        else:
+            place = f" · {self._shown(result.folder)}" if result.folder is not None else ""
+            # With --in-process what is used is hkrunner's as well.
+            used = "" if self._settings.host is not None else _used(result)
+            output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{used}{place}")
+        for problem in result.problems:
+            output.warn(f"  {problem}")
+
+    def _point(self, code: str) -> None:
+        """Say once where more is told of an end that is none of the code's own doing."""
+        if code not in _PLAIN and code not in self._pointed:
+            self._pointed.add(code)
+            self._output.say(f"◌ more: hkrunner explain {code}")
+
+    def words(self, failure: Failure) -> str:
+        """Return the failure as it is told: its sentence, and the user's own lines or the whole traceback."""
+        if not (self._settings.full_trace and failure.details):
+            return failure.message
+        return failure.message.partition("\n")[0] + "\n" + failure.details.rstrip()
+
+    def _shown(self, folder: str) -> str:
+        parent, name = os.path.split(folder)
+        if self._parent[0] != parent:  # as good as never: all tasks have theirs beside each other
+            short = os.path.relpath(parent, self._settings.cwd)
+            # From / the shorter one would be the same without its slash.
+            at_root = self._settings.cwd == os.sep
+            self._parent = (parent, parent if at_root else min(parent, short, key=len))
+        return f"{self._parent[1]}/{name}"
+
+
+def _how(result: Result) -> str:
+    """Return how a stop went: how long it took, what it took, and what is left."""
+    parts = [f" in {_duration(result.stop_s)}" if result.stop_s is not None else ""]
+    if result.exit is not None and not result.exit.left:
+        parts.append("no process left")
+    told = " · ".join(parts)
+    if result.failure is not None:
+        return f"{told}: {result.failure.message}"  # that has whoever was ended with it
+    return told + "".join(f"\n  {line}" for line in (left_behind(result.exit) if result.exit else ()))
+
+
+def progress_line(task: str, data: Any) -> str:
+    """Return the line for a `progress` message; whatever a wrapper sends is shown."""
+    told = data if isinstance(data, dict) else {}
+    percent, details = told.get("progress"), told.get("details")
+    shown = f"{percent:.0f}" if isinstance(percent, float) else str(percent)
+    return f"  {task}: {shown} %" + (f" · {details}" if details is not None else "")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _used(result: Result) -> str:
+    """Return what a healthy task used, and the limit that would do."""
+    if result.peak_bytes is None:
+        return ""
+    peak, more = _peak(result.peak_bytes, result.limit_bytes)
+    return f"{peak} · {result.cpu_s:.2f} s cpu{more}"
+
+
+@functools.lru_cache(maxsize=8)
+def _peak(peak_bytes: int, limit_bytes: int | None) -> tuple[str, str]:
+    # Kept: tasks that follow each other have one peak.
+    peak = f" · peak {format_bytes(peak_bytes)}"
+    if limit_bytes is not None:
+        return f"{peak} of {format_bytes(limit_bytes)}", ""
+    return peak, f" · --mem {suggest_memory(peak_bytes)} would do"

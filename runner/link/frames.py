@@ -1,0 +1,212 @@
+"""Frames of RFC 6455 as bytes: a client's made, a server's read. No I/O but the reads into a blob.
+
+The payload of a large frame is received where it stays: into a blob, without a copy.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+from .message_memory import Blob, Blobs, Message
+
+#: A message from this size on is received into a memfd, and passed on without a copy.
+BLOB_MIN = 256 * 1024
+#: Largest message taken. HKube's worker has no limit of its own in this direction.
+MESSAGE_MAX = 2 * 1024**3
+#: At most this much is written or read before the loop looks at others.
+TURN_BYTES = 1024 * 1024
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+
+
+class Refused(Exception):
+    """The worker's bytes break the WebSocket protocol."""
+
+    def __init__(self, text: str, *, too_large: bool = False) -> None:
+        super().__init__(text)
+        self.too_large = too_large
+
+
+def frame(opcode: int, payload: bytes | memoryview, *, last: bool = True) -> bytes:
+    """Return a masked client frame (RFC 6455, 5.2)."""
+    length = len(payload)
+    first = opcode | (0x80 if last else 0)
+    if length < 126:
+        head = bytes((first, 0x80 | length))
+    elif length < 65536:
+        head = struct.pack("!BBH", first, 0x80 | 126, length)
+    else:
+        head = struct.pack("!BBQ", first, 0x80 | 127, length)
+    key = os.urandom(4)
+    return b"".join((head, key, _masked(payload, key)))
+
+
+def _masked(data: bytes | memoryview, key: bytes) -> bytes:
+    length = len(data)
+    if length > 2048:
+        try:  # imported when first needed; in C where its wheel has that
+            from websockets.speedups import apply_mask
+        except ImportError:
+            from websockets.utils import apply_mask
+        return apply_mask(data, key)
+    # As one large number: for short messages faster than anything that has to be imported.
+    pad = key * (length // 4 + 1)
+    number = int.from_bytes(data, "little") ^ int.from_bytes(pad[:length], "little")
+    return number.to_bytes(length, "little")
+
+
+class Reader:
+    """Takes the worker's bytes off a socket and hands on whole messages and control frames."""
+
+    def __init__(
+        self, blobs: Blobs, on_message: Callable[[Message], None], on_control: Callable[[int, bytes], None]
+    ) -> None:
+        """Both are called in the order of the bytes; either may call forget()."""
+        self._blobs = blobs
+        self._on_message = on_message
+        self._on_control = on_control
+        self._scratch = bytearray(65536)
+        self._scratch_view = memoryview(self._scratch)
+        self.begin()
+
+    def begin(self) -> None:
+        """A new connection, and nothing of it read."""
+        self._is_open = True
+        self._input = bytearray()  # bytes of a frame whose header or small payload is not complete
+        self._fragments: list[bytes] = []
+        self._total = 0  #: bytes of them
+        self._target: Blob | None = None  # the payload that is being received
+        self._got = 0
+        self._final = True
+        self._target_opcode = TEXT
+
+    def forget(self) -> None:
+        """The connection is gone: drop what is not whole."""
+        if self._target is not None:
+            self._target.close()
+        self.begin()
+        self._is_open = False
+
+    def receive(self, sock: socket.socket) -> tuple[int, bool]:
+        """Read once; return how many bytes, 0 at the end, and whether there may be more at once.
+
+        Raises Refused when the bytes break the protocol, and what the socket raises.
+        """
+        if self._target is not None:
+            count = self._receive_into(sock, self._target)
+            return count, bool(count)
+        count = sock.recv_into(self._scratch)
+        more = count == len(self._scratch)
+        if count and not self._input and not self._fragments and self._took_whole(count):
+            return count, more
+        if count:
+            self._input += self._scratch_view[:count]
+            self._parse()
+        return count, more
+
+    def _took_whole(self, count: int) -> bool:
+        """Hand on what was read if it is one small message in one frame, as it is as good as always."""
+        scratch = self._scratch
+        if count < 4 or scratch[0] not in (0x80 | TEXT, 0x80 | BINARY):
+            return False
+        length, at = scratch[1], 2
+        if length == 126:
+            length, at = scratch[2] << 8 | scratch[3], 4
+        if length > 0xFFFF or at + length != count or (at == 2 and length > 125):
+            return False
+        self._on_message(Message(bytes(self._scratch_view[at:count])))
+        return True
+
+    def _receive_into(self, sock: socket.socket, blob: Blob) -> int:
+        view = memoryview(blob.map)[self._got : min(blob.size, self._got + TURN_BYTES)]
+        try:
+            count = sock.recv_into(view)
+        finally:
+            view.release()
+        self._got += count
+        if self._got == blob.size:
+            self._target = None
+            self._whole(self._target_opcode, blob)
+        return count
+
+    def _parse(self) -> None:
+        """Take the complete frames off the input."""
+        data = self._input
+        while self._is_open and len(data) >= 2:
+            first, second = data[0], data[1]
+            if second & 0x80 or first & 0x70:
+                raise Refused("the worker sent a frame that RFC 6455 does not allow")
+            length, at = second & 0x7F, 2
+            if length == 126:
+                if len(data) < 4:
+                    return
+                length, at = int.from_bytes(data[2:4], "big"), 4
+            elif length == 127:
+                if len(data) < 10:
+                    return
+                length, at = int.from_bytes(data[2:10], "big"), 10
+            if length > MESSAGE_MAX:
+                raise Refused(f"the worker announced a message of {length:,} bytes", too_large=True)
+            opcode = first & 0x0F
+            self._final = bool(first & 0x80)
+            if opcode & 0x8:
+                if length > 125 or not self._final:
+                    raise Refused("the worker sent a control frame that RFC 6455 does not allow")
+            elif length >= BLOB_MIN:
+                blob = self._blobs.new(length)
+                there = min(len(data) - at, length)
+                blob.map[:there] = data[at : at + there]
+                del data[: at + there]
+                self._target_opcode = opcode
+                if there < length:
+                    self._target, self._got = blob, there
+                    return
+                self._whole(opcode, blob)
+                continue
+            end = at + length
+            if len(data) < end:
+                return
+            payload = bytes(data[at:end])
+            del data[:end]
+            if opcode & 0x8:
+                self._on_control(opcode, payload)
+            else:
+                self._whole(opcode, payload)
+
+    def _whole(self, opcode: int, payload: bytes | Blob) -> None:
+        """A data frame is complete: hand its message on, or wait for the rest of it."""
+        if (opcode == CONTINUATION) != bool(self._fragments) or opcode > BINARY:
+            raise Refused("the worker mixed up the frames of its messages")
+        if self._final and not self._fragments:
+            self._deliver(payload)
+            return
+        if isinstance(payload, Blob):
+            # A descriptor for each of a thousand fragments would be too many.
+            part = bytes(payload.view())
+            payload.release()
+        else:
+            part = payload
+        self._fragments.append(part)
+        self._total += len(part)
+        if self._total > MESSAGE_MAX:
+            raise Refused(f"the worker sent a message of more than {MESSAGE_MAX:,} bytes", too_large=True)
+        if self._final:
+            self._deliver(self._joined())
+
+    def _joined(self) -> bytes | Blob:
+        parts, total = self._fragments, self._total
+        self._fragments, self._total = [], 0
+        if total < BLOB_MIN:
+            return b"".join(parts)
+        blob = self._blobs.new(total)
+        at = 0
+        for one in parts:
+            blob.map[at : at + len(one)] = one
+            at += len(one)
+        return blob
+
+    def _deliver(self, payload: bytes | Blob) -> None:
+        self._on_message(Message(b"", payload) if isinstance(payload, Blob) else Message(payload))

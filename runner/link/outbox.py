@@ -1,0 +1,209 @@
+"""What waits to be sent to the worker, in order: the messages, and the frame that is being written."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from .frames import CONTINUATION, frame
+
+#: From here on the child is made to wait with what it wants to send.
+CONGESTED_BYTES = 128 * 1024 * 1024
+CONGESTED_MESSAGES = 1000
+#: A large message goes out in frames of this size, so that a pong or a kill never waits for it. From 128 KiB
+#: on malloc asks the kernel for each piece anew: a message of a megabyte took a tenth longer (measured).
+PIECE = 64 * 1024
+
+
+class Source(Protocol):
+    """A large message to send that does not lie in our memory."""
+
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly that piece; raises OSError when it is not there."""
+
+    def close(self) -> None:
+        """The message is sent, or will not be."""
+
+
+class Outgoing:
+    """A message in the outbox. A final answer is kept for a while after it was written."""
+
+    __slots__ = ("data", "final", "source")
+
+    def __init__(self, data: bytes, source: Source | None, final: bool) -> None:
+        self.data = data
+        self.source = source
+        self.final = final
+
+    @property
+    def size(self) -> int:
+        """Bytes of the message."""
+        return len(self.data) if self.source is None else self.source.size
+
+    def frames(self, opcode: int) -> Iterator[bytes]:
+        """Yield its frames, masked, one at a time."""
+        size = self.size
+        if size <= PIECE:
+            yield frame(opcode, self.data if self.source is None else self.source.read(0, size))
+            return
+        view = memoryview(self.data)
+        for begin in range(0, size, PIECE):
+            length = min(PIECE, size - begin)
+            if self.source is None:
+                piece: bytes | memoryview = view[begin : begin + length]
+            else:
+                piece = self.source.read(begin, length)
+            yield frame(opcode if begin == 0 else CONTINUATION, piece, last=begin + length == size)
+
+    def close(self) -> None:
+        """It is sent, or will not be."""
+        if self.source is not None:
+            self.source.close()
+
+
+class Outbox:
+    """The messages to one worker, through all its connections. The caller writes `chunk` where it goes."""
+
+    def __init__(self, opcode: int, clock: Callable[[], float]) -> None:
+        self._opcode = opcode
+        self._clock = clock
+        self._queue: deque[Outgoing] = deque()
+        self._waiting_bytes = 0
+        self._frames: Iterator[bytes] | None = None  #: of the first message, once it is being sent
+        self._control: deque[bytes] = deque()
+        #: What is to be written next: the rest of a frame.
+        self.chunk = memoryview(b"")
+        #: The final answer that was written last, and when: lost on the way if the worker drops right then.
+        self.written: tuple[Outgoing, float] | None = None
+        #: Called when what waits has become little again, after `congested` was seen.
+        self.on_relieved: Callable[[], None] | None = None
+
+    def __bool__(self) -> bool:
+        """Messages wait."""
+        return bool(self._queue)
+
+    @property
+    def congested(self) -> bool:
+        """So much waits to be sent that nothing should be added; on_relieved is called when it is less."""
+        return self._waiting_bytes > CONGESTED_BYTES or len(self._queue) > CONGESTED_MESSAGES
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits to be sent."""
+        return not self._queue and not self.chunk
+
+    @property
+    def is_empty(self) -> bool:
+        """No message waits, none is half sent, and no control frame waits."""
+        return not (self._queue or self.chunk or self._control)
+
+    def put(self, one: Outgoing) -> None:
+        """Have it sent when its turn comes."""
+        self._queue.append(one)
+        self._waiting_bytes += one.size
+
+    def put_control(self, frame: bytes) -> None:
+        """Have a control frame sent before any further frame of a message."""
+        self._control.append(frame)
+
+    def put_cut(self, one: Outgoing, rest: memoryview) -> None:
+        """Put it after a write past the queue that was cut; `rest`: of the first message's only frame."""
+        self.chunk = rest
+        self.put(one)
+        self._frames = iter(())
+
+    def keep(self, answer: Outgoing) -> None:
+        """A final answer was written, perhaps past the queue: it may have to be sent again."""
+        self.forget_written()
+        self.written = (answer, self._clock())
+
+    def put_last_again(self) -> None:
+        """Have the answer that was written last sent once more."""
+        if self.written is not None:
+            (answer, _), self.written = self.written, None
+            self.put(answer)
+
+    def put_last_first(self) -> None:
+        """The answer that was written last has not left this machine: it is the next to be sent."""
+        if self.written is not None:
+            (answer, _), self.written = self.written, None
+            self._queue.appendleft(answer)
+            self._waiting_bytes += answer.size
+
+    def lead_with_answer(self) -> bool:
+        """Have a final answer that waits be the next; what stood before it belongs to a task that is over.
+
+        False when there is none.
+        """
+        if not any(one.final for one in self._queue):
+            return False
+        while not self._queue[0].final:
+            one = self._queue.popleft()
+            self._waiting_bytes -= one.size
+            one.close()
+        self._relieve()
+        return True
+
+    def next_chunk(self, may_begin: Callable[[], bool]) -> bool:
+        """Take up the next frame; control frames go between the frames of a large message.
+
+        `may_begin`: asked before a message is begun; False when there is nothing to write.
+        """
+        if self._control:
+            self.chunk = memoryview(self._control.popleft())
+            return True
+        while True:
+            if self._frames is None:
+                if not self._queue or not may_begin():
+                    return False
+                self._frames = self._queue[0].frames(self._opcode)
+            frame = next(self._frames, None)
+            if frame is not None:
+                self.chunk = memoryview(frame)
+                return True
+            # All of it is the kernel's now.
+            self._frames = None
+            self._sent(self._queue.popleft())
+
+    def _sent(self, one: Outgoing) -> None:
+        self._waiting_bytes -= one.size
+        if one.final:
+            self.keep(one)
+        else:
+            one.close()
+        self._relieve()
+
+    def _relieve(self) -> None:
+        if self.on_relieved is not None and not self.congested:
+            callback, self.on_relieved = self.on_relieved, None
+            callback()
+
+    def dropped(self) -> None:
+        """The connection is gone: a message that was cut goes out again, whole; one that was written is the
+        worker's."""
+        self._frames = None
+        self.chunk = memoryview(b"")
+        self._control.clear()
+
+    def clear(self) -> bool:
+        """Forget every message not begun; True if an old answer has begun, which must not be completed."""
+        cut = self._frames is not None and bool(self._queue) and self._queue[0].final
+        kept = self._queue.popleft() if self._frames is not None and not cut else None
+        for one in self._queue:
+            one.close()
+        self._queue.clear()
+        self._waiting_bytes = 0
+        self.forget_written()
+        if kept is not None:
+            self.put(kept)
+        self._relieve()
+        return cut
+
+    def forget_written(self) -> None:
+        """Whatever was written has arrived, or does not matter any more."""
+        if self.written is not None:
+            self.written[0].close()
+            self.written = None

@@ -1,1 +1,0 @@
-"""The local worker: plays HKube's worker for runs without a cluster."""

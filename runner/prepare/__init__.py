@@ -1,0 +1,1 @@
+"""From settings to what can be run: code, interpreter, GPUs, inputs; imported by app and cli."""

@@ -1,0 +1,207 @@
+"""A code archive, unpacked once per content into a folder of ours; nothing in it can reach outside.
+
+HKube's server takes zip and gzip (a tar in it), told by content and not by name, and the archive's root is
+the code root. Two rules keep everything inside: a name that leaves the root is refused, and no file is
+written through a link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import lzma
+import os
+import shutil
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Generator, Iterator
+from typing import IO, NamedTuple
+
+from ..errors import SettingsError
+
+#: What an archive may hold. Sizes are counted as they are written, not believed.
+BYTES_MAX = 4 * 1024**3
+FILES_MAX = 100_000
+_CHUNK = 1024 * 1024
+#: What a library says of bytes that are no archive, or a cut one.
+_BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
+    *(EOFError, NotImplementedError, RuntimeError, UnicodeError, ValueError),
+)
+
+
+class _Member(NamedTuple):
+    """One thing in an archive: a folder (both None), a link, or a file."""
+
+    name: str
+    link: str | None
+    content: IO[bytes] | None
+    executable: bool
+
+
+def unpack(archive: str, cache: str, *, bytes_max: int = BYTES_MAX, files_max: int = FILES_MAX) -> str:
+    """Return the folder with this archive's content, below `cache`; made now if it is not there yet.
+
+    Raises SettingsError for what is no archive, or would write outside.
+    """
+    shown = os.path.basename(archive)
+    try:
+        with open(archive, "rb") as file:
+            kind = _kind(file.read(4))
+            digest = _digest(file)
+    except OSError as error:
+        raise SettingsError(f"cannot read {archive}: {error.strerror}") from None
+    if kind is None:
+        raise SettingsError(
+            f"{shown}: data.fileExt should be equal to one of the allowed values (zip,gz): it is neither by"
+            " its content"
+        )
+    folder = os.path.join(cache, digest)
+    if os.path.isdir(folder):
+        return folder
+    try:
+        os.makedirs(cache, exist_ok=True)
+        part = tempfile.mkdtemp(prefix=f".{digest}.", dir=cache)
+        try:
+            with contextlib.closing(_members(archive, kind)) as members:
+                _fill(part, members, bytes_max, files_max)
+            os.chmod(part, 0o755)
+            _move(part, folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except _Refused as error:
+        raise SettingsError(f"{shown}: {error}") from None
+    except _BROKEN as error:
+        raise SettingsError(f"{shown} cannot be unpacked: {error or type(error).__name__}") from None
+    except OSError as error:
+        raise SettingsError(f"{shown} cannot be unpacked to {cache}: {error.strerror or error}") from None
+    return folder
+
+
+class _Refused(Exception):
+    """Something in the archive that is not taken."""
+
+
+def _kind(head: bytes) -> str | None:
+    if head[:2] == b"\x1f\x8b":
+        return "gz"
+    # The second is an empty zip.
+    return "zip" if head in (b"PK\x03\x04", b"PK\x05\x06") else None
+
+
+def _digest(file: IO[bytes]) -> str:
+    file.seek(0)
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()[:24]
+
+
+def _move(part: str, folder: str) -> None:
+    try:
+        os.rename(part, folder)
+    except OSError:
+        if not os.path.isdir(folder):
+            raise
+        # Another run was faster: the content is the same.
+
+
+def _members(archive: str, kind: str) -> Generator[_Member, None, None]:
+    return _of_zip(archive) if kind == "zip" else _of_tar(archive)
+
+
+def _of_zip(archive: str) -> Generator[_Member, None, None]:
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            mode = info.external_attr >> 16
+            if info.is_dir():
+                yield _Member(info.filename, None, None, False)
+            elif stat.S_ISLNK(mode):
+                yield _Member(info.filename, os.fsdecode(opened.read(info)[:4096]), None, False)
+            else:
+                with opened.open(info) as content:
+                    yield _Member(info.filename, None, content, bool(mode & 0o100))
+
+
+def _of_tar(archive: str) -> Generator[_Member, None, None]:
+    try:
+        opened = tarfile.open(archive, "r:gz")  # noqa: SIM115 - closed below
+    except tarfile.ReadError as error:
+        raise _Refused(f"it is gzip, and holds no tar: {error}") from None
+    with opened:
+        for info in opened:
+            if info.isdir():
+                yield _Member(info.name, None, None, False)
+            elif info.issym():
+                yield _Member(info.name, info.linkname, None, False)
+            elif info.isreg() or info.islnk():
+                # A hard link is a second copy: what it names is taken from the archive.
+                try:
+                    content = opened.extractfile(info)
+                except KeyError:
+                    raise _Refused(f"{info.name} is a link to nothing in the archive") from None
+                if content is None:
+                    raise _Refused(f"{info.name} is a link to what is no file")
+                with content:
+                    yield _Member(info.name, None, content, bool(info.mode & 0o100))
+            else:
+                raise _Refused(f"{info.name} is a device or a pipe")
+
+
+def _fill(root: str, members: Iterator[_Member], bytes_max: int, files_max: int) -> None:
+    root = os.path.realpath(root)
+    left = bytes_max
+    number = 0
+    for number, member in enumerate(members, start=1):
+        if number > files_max:
+            raise _Refused(f"it holds more than {files_max:,} files")
+        path = _inside(root, member.name)
+        if path == root:
+            continue
+        parent = os.path.dirname(path)
+        os.makedirs(parent, exist_ok=True)
+        if os.path.realpath(parent) != parent:
+            raise _Refused(f"{member.name} would be written through a link")
+        if member.content is not None:
+            left -= _write(path, member.content, left, bytes_max, member.executable)
+        elif member.link is not None:
+            _inside(root, os.path.join(os.path.relpath(parent, root), member.link), link=member.name)
+            _remove(path)
+            os.symlink(member.link, path)
+        else:
+            if os.path.islink(path):
+                raise _Refused(f"{member.name} would be written through a link")
+            os.makedirs(path, exist_ok=True)
+    if not number:
+        raise _Refused("it is empty")
+
+
+def _inside(root: str, name: str, *, link: str = "") -> str:
+    """Return where this name lies; raises _Refused if that is outside."""
+    parts = os.path.normpath(name).split(os.sep)
+    if "\0" in name or os.path.isabs(name) or parts[0] == os.pardir:
+        raise _Refused(f"{link} is a link that leads outside: {name}" if link else f"{name} lies outside")
+    return os.path.normpath(os.path.join(root, name))
+
+
+def _write(path: str, content: IO[bytes], most: int, bytes_max: int, executable: bool) -> int:
+    _remove(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    written = 0
+    with open(os.open(path, flags, 0o755 if executable else 0o644), "wb") as file:
+        while chunk := content.read(_CHUNK):
+            written += len(chunk)
+            if written > most:
+                raise _Refused(f"it holds more than {bytes_max:,} bytes")
+            file.write(chunk)
+    return written
+
+
+def _remove(path: str) -> None:
+    """A name may come twice; the last one counts."""
+    if os.path.islink(path) or os.path.isfile(path):
+        os.unlink(path)

@@ -1,0 +1,133 @@
+"""What a run would do, told without doing it: hkrunner run --dry-run. Nothing is started or written.
+
+Only a Python that was asked for with --python is asked for its version, as for the run itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...sandbox.shared.entry import Location
+from ...sandbox.shared.limits import Limits, format_bytes, thread_variables
+from ..settings.settings import Settings
+from .prepare import prepare
+
+#: Limit -> what it is called, and how its number is shown.
+_SHOWN = {
+    "cpu_cores": ("cpu", "--cpu", "{:g} cores"),
+    "memory_bytes": ("memory", "--mem", "{bytes}"),
+    "pids": ("processes", "--pids", "{}"),
+    "task_timeout_s": ("task", "--timeout", "{:g} s"),
+    "start_timeout_s": ("loading", "--start-timeout", "{:g} s"),
+    "cpu_time_s": ("cpu time", "--cpu-time", "{:g} s"),
+    "files": ("open files", "--files", "{}"),
+    "disk_bytes": ("disk", "--disk", "{bytes}"),
+}
+
+
+def plan(settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return what would be done. Raises HkrunnerError where the run would, before anything is started."""
+    with contextlib.ExitStack() as stack:
+        state_dir = settings.state_dir
+        # An archive is unpacked elsewhere, and removed: the state folder is not touched.
+        looked = replace(settings, state_dir=None)
+        ready, where = prepare(looked, environ, stack, runs=False)
+        tasks = _count_tasks(settings) if settings.local else None
+        return {
+            "local": settings.local,
+            "inProcess": settings.in_process,
+            "outputFile": settings.output_file,
+            "tasks": tasks,
+            "url": None if settings.local else settings.url,
+            "encoding": settings.encoding,
+            "entry": where.shown,
+            "function": where.function,
+            "folder": _folder(settings, where),
+            "python": ready.python,
+            "descriptor": None if settings.descriptor is None else settings.descriptor.file,
+            "limits": _limits(settings.limits),
+            "limitsEnforced": settings.limits.enforced,
+            "graceS": settings.grace_s,
+            "stateDir": state_dir,
+            "env": _variables(ready, state_dir, environ),
+            "board": settings.board,
+            "apiPort": settings.api_port,
+            "notes": list(settings.notes),
+        }
+
+
+def _count_tasks(settings: Settings) -> int | None:
+    """Count the inputs, checked as for the run; None when some come from stdin, which is left to be read."""
+    from .inputs import read_inputs
+
+    if "-" in settings.inputs or settings.tasks == "-":
+        return None
+    return sum(1 for _ in read_inputs(settings.inputs, settings.tasks, settings.cwd))
+
+
+def _folder(settings: Settings, where: Location) -> str:
+    """Return the working folder; for an archive the archive: it is unpacked for the run."""
+    descriptor = settings.descriptor
+    temporary = os.path.join(tempfile.gettempdir(), "hkrunner-code-")
+    if descriptor is not None and descriptor.code_path and where.folder.startswith(temporary):
+        return descriptor.code_path
+    return where.folder
+
+
+def _limits(limits: Limits) -> list[dict[str, Any]]:
+    origins = dict(limits.origins)
+    found = []
+    for name, (shown, flag, form) in _SHOWN.items():
+        value = getattr(limits, name)
+        if value is not None:
+            text = form.format(value, bytes=format_bytes(value))
+            found.append({"name": shown, "value": value, "shown": text, "from": origins.get(name, flag)})
+    return found
+
+
+def _variables(settings: Settings, state_dir: str | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what is set for the algorithm beside the environment as it is."""
+    metrics = None if settings.local else settings.metrics_dir
+    own = {"ALGO_METRICS_DIR": metrics or f"{state_dir}/…"} if state_dir is not None else {}
+    limits = settings.limits
+    cores = limits.cpu_cores if limits.enforced else None
+    return {**own, **settings.child_env, **thread_variables(cores, {**environ, **settings.child_env})}
+
+
+def lines(told: Mapping[str, Any]) -> list[str]:
+    """Return the plan, a line each."""
+    if told["local"]:
+        count = told["tasks"]
+        what = "the tasks that stdin gives" if count is None else f"{count} task{'s' if count != 1 else ''}"
+        shown = [f"would run {what} locally, and end"]
+    else:
+        shown = [f"would serve the worker at {told['url']} until stopped"]
+    function = "" if told["function"] == "start" else f":{told['function']}"
+    rows = [
+        ("entry", told["entry"] + function),
+        ("folder", told["folder"]),
+        ("python", told["python"]),
+        ("descriptor", told["descriptor"] or "none"),
+    ]
+    off = "" if told["limitsEnforced"] else ", measured only (--no-limits)"
+    rows += [("limit", f"{one['name']} {one['shown']} ({one['from']}){off}") for one in told["limits"]]
+    if not told["limits"]:
+        rows.append(("limit", f"none{off}"))
+    rows.append(("grace", f"{told['graceS']:g} s between stop and kill"))
+    rows.append(("state", told["stateDir"] or "none is kept (--no-state)"))
+    if told["inProcess"]:
+        rows.append(("process", "this one, without a guard (--in-process)"))
+    if told["outputFile"] is not None:
+        rows.append(("results", told["outputFile"]))
+    rows += [("variable", f"{name}={value}") for name, value in sorted(told["env"].items())]
+    if told["board"]:
+        rows.append(("board", "of the runs of this algorithm"))
+    if told["apiPort"] is not None:
+        rows.append(("routes", f"HKube's board routes on port {told['apiPort']} of 127.0.0.1"))
+    shown += [f"  {name:<10} {text}" for name, text in rows]
+    return shown + [f"◌ {note}" for note in told["notes"]]

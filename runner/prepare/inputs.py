@@ -1,0 +1,150 @@
+"""The inputs of a local run: JSON text from the command line, files and stdin, checked before the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+from ..errors import SettingsError
+from ..io.loop import Loop
+
+
+def read_inputs(values: tuple[str, ...], tasks: str | None, cwd: str) -> Iterator[bytes]:
+    """Yield the input of each task, JSON text of a list. Raises SettingsError for what is no JSON."""
+    if "-" in values and tasks == "-":
+        raise SettingsError("stdin is asked for twice: --input - and --tasks -; give one of them a file")
+    if values.count("-") > 1:
+        raise SettingsError("stdin is asked for twice: --input - is there for one task; --tasks - takes many")
+    for value in values:
+        yield as_list(*_value(value, cwd))
+    if tasks is not None:
+        yield from _lines(tasks, cwd)
+
+
+def check_encoding(inputs: list[bytes], encoding: str) -> None:
+    """Raise SettingsError for an input that cannot be sent in this encoding."""
+    from ...sandbox.codec import codec  # a run in json has nothing to check
+
+    for number, data in enumerate(inputs, 1):
+        message = {"command": "initialize", "data": codec.decode("json", data)}
+        try:
+            codec.encode(encoding, message, name=f"input {number}", most=None)
+        except codec.ResultInvalid as error:
+            raise SettingsError(f"--encoding {encoding}: {error}") from None
+
+
+def _value(value: str, cwd: str) -> tuple[bytes, str]:
+    if value == "-":
+        return _stdin(), "what stdin gives to --input -"
+    if value.startswith("@"):
+        return _file(value[1:], cwd, "--input"), f"the file {value[1:]} (--input)"
+    return os.fsencode(value), "--input"
+
+
+def _lines(name: str, cwd: str) -> Iterator[bytes]:
+    data = _stdin() if name == "-" else _file(name, cwd, "--tasks")
+    shown = "stdin" if name == "-" else name
+    for number, line in enumerate(data.splitlines(), 1):
+        if line.strip():
+            yield as_list(line, f"line {number} of {shown} (--tasks)")
+
+
+class StdinTasks:
+    """Inputs that come line by line on stdin while others are served."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        on_line: Callable[[bytes, int], None],
+        on_problem: Callable[[str], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        """`on_line` gets each line that is not blank, and its number; `on_end` is the last call."""
+        self._loop = loop
+        self._on_line = on_line
+        self._on_problem = on_problem
+        self._on_end = on_end
+        self._rest = b""
+        self._number = 0
+        try:
+            loop.on_readable(0, self._on_readable)
+        except OSError:
+            # A regular file or /dev/null: nothing has to be waited for, and epoll takes neither.
+            loop.after(0, self._read_all)
+
+    def _on_readable(self) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(0, 65536)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            self._on_problem(f"stdin cannot be read: {error.strerror}")
+            data = b""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if not data and self._rest:
+            lines, self._rest = [self._rest], b""
+        for line in lines:
+            self._number += 1
+            if line.strip():
+                self._on_line(line, self._number)
+        if not data:
+            self._loop.on_readable(0, None)
+            self._on_end()
+        return bool(data)
+
+    def _read_all(self) -> None:
+        while self._read():
+            pass
+
+
+def _stdin() -> bytes:
+    return sys.stdin.buffer.read()
+
+
+def _file(name: str, cwd: str, flag: str) -> bytes:
+    path = os.path.join(cwd, os.path.expanduser(name))
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise SettingsError(f"{flag}: cannot read {name}: {error.strerror}") from None
+
+
+def as_list(data: bytes, what: str) -> bytes:
+    """Return the JSON text of a list: the value itself, or wrapped in one. Raises SettingsError."""
+    try:
+        text = data.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{what} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except RecursionError:
+        raise SettingsError(f"{what} is JSON nested too deeply") from None
+    except ValueError as error:
+        raise SettingsError(f"{what} is not JSON: {_found(data)}: {error}{_hint(data, what)}") from None
+    stripped = text.strip().encode()
+    return stripped if isinstance(value, list) else b"[" + stripped + b"]"
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON; write null")
+
+
+def _found(data: bytes) -> str:
+    text = data.decode("utf-8", "replace").strip()
+    return repr(text if len(text) <= 60 else text[:57] + "...") if text else "nothing"
+
+
+def _hint(data: bytes, what: str) -> str:
+    text = data.decode("utf-8", "replace").strip()
+    if text and text[0] not in "[{\"'-0123456789" and len(text) < 200:
+        if "--tasks" in what or text.startswith("@"):  # where it may stand, it was not taken for a file
+            return f"""; a string needs quotes: '"{text}"'"""
+        return f"""; a string needs quotes: '"{text}"', a file an @: @{text}"""
+    if "'" in text and '"' not in text:
+        return "; JSON strings stand in double quotes"
+    return ""

@@ -1,0 +1,141 @@
+"""The interpreter of the child: found, asked once who it is, and refused in one sentence."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+from ..errors import SettingsError
+
+#: The oldest that sandbox/child/main.py is written for.
+OLDEST = (3, 8)
+#: What an interpreter may take to tell its version, on a busy machine with cold disks.
+ANSWER_S = 20.0
+_ANSWER_MAX = 4096
+#: Written for Python 2 as well: it too is to be told that it is too old. The working folder is no place
+#: to look: the child does not look there either.
+_MARK = "hkrunner-probe"
+_PROBE = (
+    "import sys; v=sys.version_info; sys.path=[p for p in sys.path if p]\n"
+    f"print('{_MARK} %d.%d.%d' % (v[0], v[1], v[2]))\n"
+    "if v >= (3, 8):\n"
+    "    from importlib.util import find_spec\n"
+    "    print(' '.join(n for n in ('msgspec', 'bson', 'pymongo') if find_spec(n)))\n"
+)
+#: Encoding -> what the child needs for it, and what that is called when it is installed.
+_NEEDED = {"bson": (("bson", "pymongo"), "pymongo"), "msgpack": (("msgspec",), "msgspec")}
+
+
+class Interpreter(NamedTuple):
+    """A Python that can run the child. `has`: those of our optional packages that it can import."""
+
+    path: str
+    version: tuple[int, int, int]
+    has: frozenset[str]
+
+    @property
+    def environment(self) -> str | None:
+        """The folder of the virtual environment it belongs to."""
+        folder = os.path.dirname(os.path.dirname(self.path))
+        return folder if os.path.isfile(os.path.join(folder, "pyvenv.cfg")) else None
+
+
+def find_interpreter(given: str, cwd: str) -> str:
+    """Return the path for a path, a virtual environment's folder, or a name on PATH.
+
+    The path is not resolved: an environment's python is a link, and works by where the link lies.
+    Raises SettingsError.
+    """
+    path = os.path.abspath(os.path.join(cwd, os.path.expanduser(given)))
+    if os.path.isdir(path):
+        for name in ("python", "python3"):
+            inside = os.path.join(path, "bin", name)
+            if os.path.exists(inside):
+                return inside
+        raise SettingsError(f"--python {given}: this folder is no virtual environment: it has no bin/python")
+    if os.path.exists(path) and (os.sep in given or not shutil.which(given)):
+        return path
+    found = shutil.which(given) if os.sep not in given else None
+    if found is None:
+        place = "" if os.sep in given else ", nor a program of that name on PATH"
+        raise SettingsError(f"--python {given}: there is no such file{place}")
+    return os.path.abspath(found)
+
+
+def probe(given: str, cwd: str) -> Interpreter:
+    """Ask the interpreter who it is. Raises SettingsError when it cannot run the child."""
+    path = find_interpreter(given, cwd)
+    shown = given if given == path else f"{given} ({path})"
+    # What a sitecustomize of the user's prints may stand before it.
+    _, _, told = _ask(path, shown).partition(_MARK)
+    number, *has = told.split() or [""]
+    try:
+        major, minor, micro = (int(part) for part in number.split("."))
+    except ValueError:
+        raise SettingsError(f"--python {shown}: this is no Python interpreter") from None
+    if (major, minor) < OLDEST:
+        raise SettingsError(
+            f"--python {shown}: it is Python {number}, too old; {OLDEST[0]}.{OLDEST[1]} or newer is needed"
+        )
+    return Interpreter(path, (major, minor, micro), frozenset(has))
+
+
+def _ask(path: str, shown: str) -> str:
+    """Return the first bytes of what it prints: whatever this program is, it is given up soon."""
+    try:
+        asked = subprocess.Popen(
+            [path, "-c", _PROBE],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except PermissionError:
+        raise SettingsError(f"--python {shown}: it cannot be executed: permission denied") from None
+    except OSError as error:
+        raise SettingsError(f"--python {shown}: it cannot be executed: {error.strerror}") from None
+    assert asked.stdout is not None
+    deadline = time.monotonic() + ANSWER_S
+    told = b""
+    with asked.stdout as stream:
+        while len(told) < _ANSWER_MAX:
+            ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
+            data = os.read(stream.fileno(), _ANSWER_MAX) if ready else b""
+            if not data:
+                break
+            told += data
+    try:
+        asked.wait(max(0.0, deadline - time.monotonic()) if len(told) < _ANSWER_MAX else 0)
+    except subprocess.TimeoutExpired:
+        asked.kill()
+        asked.wait()
+    return told.decode("utf-8", "replace")
+
+
+def check_encoding(interpreter: Interpreter, encoding: str) -> None:
+    """Raise SettingsError when this interpreter cannot read the worker's messages; json always works.
+
+    The child reads and writes HKube's messages itself, once; turning them around here would cost every
+    task twice, and the interpreter has to have the package only for an encoding that somebody asked for.
+    """
+    needed, package = _NEEDED.get(encoding, ((), ""))
+    if any(one not in interpreter.has for one in needed):
+        raise SettingsError(
+            f"--encoding {encoding} needs {package} in the algorithm's Python:"
+            f" {interpreter.path} -m pip install {package}, or --encoding json, which needs nothing"
+        )
+
+
+def variables(interpreter: Interpreter, path: str) -> dict[str, str]:
+    """Return what the child's environment gets, so that programs it starts by name are of its own
+    environment, as if that was activated. `path`: PATH as it is."""
+    folder = interpreter.environment
+    if folder is None or interpreter.path == sys.executable:
+        return {}
+    programs = os.path.dirname(interpreter.path)
+    return {"VIRTUAL_ENV": folder, "PATH": os.pathsep.join([programs, path] if path else [programs])}

@@ -1,0 +1,167 @@
+"""From Settings to what can be run: the code in its place, the interpreter asked, free GPUs chosen.
+
+Everything that looks at the machine or writes to it before the first process is started is here, so that
+each command that runs code (and each that only says whether it would) says the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ...sandbox.shared.entry import EntryError, Location, locate
+from ..errors import EntryNotFound
+from ..settings.descriptor import Descriptor, is_below, without_function
+from ..settings.settings import Settings
+
+
+def prepare(
+    settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack, *, runs: bool = True
+) -> tuple[Settings, Location]:
+    """Return the settings to run with, and where the code lies. Raises HkrunnerError.
+
+    `stack` takes what is to be cleaned up at the end. `runs`: there will be tasks, which need a folder for
+    metrics.
+    """
+    where = place(settings, stack)
+    more = _metrics(settings, environ, stack) if runs else {}
+    if settings.python != sys.executable:
+        # Late: most runs use our own interpreter.
+        from .interpreter import check_encoding, probe, variables
+
+        interpreter = probe(settings.python, settings.cwd)
+        check_encoding(interpreter, settings.encoding)
+        settings = replace(settings, python=interpreter.path)
+        more.update(variables(interpreter, settings.child_env.get("PATH", environ.get("PATH", ""))))
+    more.update(_gpus(settings, environ))
+    if more:
+        settings = replace(settings, child_env={**settings.child_env, **more})
+    return replace(settings, given={**settings.given, **_found(settings, where)}), where
+
+
+def _metrics(settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack) -> dict[str, str]:
+    """Return a folder for metrics where no records are kept: writers in user code expect one."""
+    name = "ALGO_METRICS_DIR"
+    if settings.state_dir is not None or name in settings.child_env or environ.get(name):
+        return {}
+    root = os.path.abspath(environ.get("TMPDIR") or "/tmp")
+    folder = os.path.join(root, f"hkrunner-metrics-{os.getpid()}-{os.urandom(4).hex()}")
+    try:
+        os.mkdir(folder, 0o700)
+    except OSError:
+        return {}
+    stack.callback(_remove, folder)
+    return {name: folder}
+
+
+def _remove(folder: str) -> None:
+    try:
+        os.rmdir(folder)
+    except OSError:
+        import shutil  # with all its kinds of archives, for the few that wrote something
+
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _found(settings: Settings, where: Location) -> dict[str, object]:
+    """Return the option values that find this code, its descriptor and its interpreter from any folder."""
+    found: dict[str, object] = {"entry": where.file, "path": where.folder}
+    if not where.file or os.path.basename(where.file) == "__init__.py":
+        found["entry"] = where.module
+    descriptor = settings.descriptor
+    if descriptor is not None:
+        found["file"] = descriptor.file
+        if descriptor.code_path is not None and os.path.isfile(descriptor.code_path):
+            unpacked = os.path.join(settings.state_dir or "", "code")
+            if is_below(where.folder, unpacked):
+                # The archive is what was named: the next time it may hold something else.
+                found = {"entry": where.shown, "file": descriptor.file}
+    if where.function != "start":
+        found["entry"] = f"{found['entry']}:{where.function}"
+    if settings.python != sys.executable:
+        found["python"] = settings.python
+    return found
+
+
+def _gpus(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    name = "CUDA_VISIBLE_DEVICES"
+    if settings.no_gpu:
+        return {name: ""}
+    if not settings.gpus or name in settings.child_env:
+        return {}
+    from .gpu import choose
+
+    return {name: choose(settings.gpus, settings.gpus_from, environ.get(name))}
+
+
+def place(settings: Settings, stack: contextlib.ExitStack) -> Location:
+    """Return where the code lies, unpacked if it was packed. Raises EntryNotFound or SettingsError."""
+    entry, path = settings.entry, settings.path
+    if settings.descriptor is not None and path is None:
+        entry, path = _of_descriptor(settings, settings.descriptor, stack)
+    elif settings.descriptor is not None and entry is None:
+        entry = settings.descriptor.entry
+    try:
+        return locate(entry, path, settings.cwd)
+    except EntryError as error:
+        hint = _wrapped(path) if path is not None and settings.descriptor is not None else ""
+        raise EntryNotFound(f"{error.code}: {error}{hint}") from None
+
+
+def _of_descriptor(
+    settings: Settings, descriptor: Descriptor, stack: contextlib.ExitStack
+) -> tuple[str | None, str | None]:
+    """Return (entry, folder of the code).
+
+    An entry that was given and is there is what is run, in the descriptor's folder of code if it lies in
+    it; only when the descriptor was named (--file), or no entry was, the descriptor says which code it is.
+    """
+    entry = settings.entry
+    if entry is not None and not settings.file_given:
+        name = without_function(entry)
+        given = os.path.join(settings.cwd, os.path.expanduser(name))
+        if os.path.isdir(given):
+            # A folder with its descriptor in it: that says the rest.
+            function = entry[len(name) :]
+            if descriptor.entry is None and not function:
+                return entry, None
+            return (descriptor.entry or "main.py") + function, _root(settings, descriptor, stack)
+        if os.path.exists(given) or os.path.exists(given + ".py"):
+            code = descriptor.code_path
+            inside = code is not None and os.path.isdir(code) and is_below(given, code)
+            return os.path.abspath(given) + entry[len(name) :], code if inside else None
+    return entry if entry is not None else descriptor.entry, _root(settings, descriptor, stack)
+
+
+def _root(settings: Settings, descriptor: Descriptor, stack: contextlib.ExitStack) -> str:
+    code = descriptor.code_path
+    if code is None:
+        return descriptor.folder
+    if os.path.isdir(code):
+        return code
+    at = descriptor.at("/code/path")
+    if not os.path.exists(code):
+        raise EntryNotFound(f"ENTRY_NOT_FOUND: {at}: code.path: there is no {code}")
+    from .code_archive import unpack
+
+    if settings.state_dir is not None:
+        cache = os.path.join(settings.state_dir, "code")
+    else:
+        import tempfile  # with random and shutil behind it, for a case that hardly ever is
+
+        cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="hkrunner-code-"))
+    return unpack(code, cache)
+
+
+def _wrapped(root: str) -> str:
+    """A common mistake with archives: the code is packed with its folder around it."""
+    try:
+        names = [name for name in os.listdir(root) if not name.startswith(".")]
+    except OSError:
+        return ""
+    if len(names) != 1 or not os.path.isdir(os.path.join(root, names[0])):
+        return ""
+    return f"; it holds nothing but the folder {names[0]}: the root of code.path must be the code itself"

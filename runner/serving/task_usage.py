@@ -1,0 +1,153 @@
+"""What one task uses: exact for the short ones without asking anybody, by the warden for the others.
+
+A task of a millisecond must not cost a message to the warden. So the parent itself reads the child's own
+clock and high-water mark (5 µs) at both ends; only a task that lasts has the warden asked, which sees
+the whole tree.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from ...sandbox.linux import procfs
+from ...sandbox.parent.child_handle import Child
+
+#: A task older than this has the warden begin a new peak, and is asked for at its end.
+WATCH_S = 0.05
+#: How long the last account of a task may take to come.
+ASK_S = 0.25
+#: Memory that was given back within a task: begin the next one with a new high-water mark.
+_SPIKE_BYTES = 4 * 1024 * 1024
+
+
+#: A task that took less than this is not looked at.
+BRIEF_S = 0.005
+#: ... unless the figure of the one before is older than this.
+FRESH_S = 0.25
+_HIGH: WeakKeyDictionary[Child, tuple[float, int]] = WeakKeyDictionary()
+
+
+class Meter:
+    """From the begin of a task to its end."""
+
+    _number = 0
+
+    def __init__(self, child: Child, *, exact: bool) -> None:
+        """Begin. watch() is to be called after WATCH_S if the task is still on.
+
+        `exact`: look at the memory of the briefest task too, because it is held against a limit.
+        """
+        self._exact = exact
+        Meter._number += 2
+        self._child = child
+        self._clock = procfs.process_clock(child.pid)
+        self._began = time.monotonic()
+        self._cpu_ns = _cpu_ns(self._clock)
+        self._began_ask, self.end_ask = Meter._number - 1, Meter._number
+        self._tree_cpu_s: float | None = None
+        self._before_ns = 0
+        self.peak_bytes = 0
+        self._files_bytes = 0
+        self.processes = 0
+        self.asked = False
+        self._final: dict[str, Any] | None = None
+        #: (seconds since the epoch, cores, bytes, processes) a few times a second.
+        self.samples: list[tuple[float, float, int, int]] = []
+        self._last = (time.time(), 0.0)
+
+    @property
+    def watched(self) -> bool:
+        """The task is old enough for the warden to be asked at its end."""
+        return self._tree_cpu_s is not None
+
+    def watch(self) -> None:
+        """The task lasts: have the warden look at the whole tree from here on."""
+        self._child.ask(self._began_ask, restart=True)
+
+    def on_sample(self, sample: dict[str, Any]) -> None:
+        """Take a sample of the tree."""
+        if sample.get("ask") == self._began_ask:
+            self._tree_cpu_s = sample["cpu_s"]
+            self._before_ns = _cpu_ns(self._clock) - self._cpu_ns
+            self._last = (time.time(), sample["cpu_s"])
+            return
+        if self._tree_cpu_s is None and sample.get("ask") != self.end_ask:
+            return
+        self.peak_bytes = max(self.peak_bytes, sample["peak"])
+        self._files_bytes = max(self._files_bytes, sample.get("files", 0))
+        self.processes = sample["processes"]
+        if sample.get("ask") == self.end_ask:
+            self._final = sample
+        now, (at, cpu_s) = time.time(), self._last
+        if now - at >= 0.05:
+            cores = max(0.0, sample["cpu_s"] - cpu_s) / (now - at)
+            self.samples.append((now, cores, sample["memory"], sample["processes"]))
+            self._last = (now, sample["cpu_s"])
+            if len(self.samples) > 4000:
+                self.samples = self.samples[::2]
+
+    def peak(self) -> int:
+        """Return the highest memory so far, in bytes."""
+        return max(self.peak_bytes, _high_water(self._child.pid, self._files_bytes)[0])
+
+    def ask(self) -> None:
+        """Ask for the account of the whole tree; on_sample() gets it."""
+        self.asked = True
+        self._child.ask(self.end_ask, restart=False)
+
+    def end(self) -> tuple[int, float]:
+        """Return (highest memory in bytes, CPU seconds) of the task."""
+        own_ns = _cpu_ns(self._clock) - self._cpu_ns
+        high = self._high()
+        cpu_s = own_ns / 1e9
+        if self._final is not None and self._tree_cpu_s is not None:
+            cpu_s = self._before_ns / 1e9 + self._final["cpu_s"] - self._tree_cpu_s
+        return max(self.peak_bytes, high), max(cpu_s, 0.0)
+
+    def _high(self) -> int:
+        """Return the highest memory of the child's own process in this task.
+
+        A task that was over in no time cannot have taken much: the figure of the one before serves.
+        """
+        at = time.monotonic()
+        if not self._exact and at - self._began < BRIEF_S and self._child in _HIGH:
+            read_at, known = _HIGH[self._child]
+            if at - read_at < FRESH_S:
+                return known
+        high, now = _high_water(self._child.pid, self._files_bytes)
+        if high - now > _SPIKE_BYTES:
+            _new_high_water(self._child.pid)
+        _HIGH[self._child] = (at, now)
+        return high
+
+
+def _cpu_ns(clock: int) -> int:
+    try:
+        return procfs.cpu_ns(clock)
+    except OSError:
+        return 0
+
+
+def _high_water(pid: int, files_bytes: int) -> tuple[int, int]:
+    """Return (highest, present) memory of a process in bytes, file pages left out as the limit leaves them
+    out (as many as there are, or were seen before); zeros when it is gone."""
+    try:
+        text = procfs.read(f"/proc/{pid}/status")
+        high, now, file = (
+            int(text[text.index(name) + len(name) :].split(None, 1)[0]) * 1024
+            for name in (b"VmHWM:", b"VmRSS:", b"RssFile:")
+        )
+    except (OSError, ValueError, IndexError):
+        return 0, 0
+    return max(high - max(file, files_bytes), now - file, 0), max(now - file, 0)
+
+
+def _new_high_water(pid: int) -> None:
+    """proc(5), clear_refs: 5 resets the high-water mark to the present value."""
+    try:
+        with open(f"/proc/{pid}/clear_refs", "wb", buffering=0) as file:
+            file.write(b"5")
+    except OSError:
+        pass  # another user by now, or gone: the next peak is an upper bound

@@ -1,0 +1,108 @@
+"""algorithm.yml: what hkubectl reads, checked with the texts of HKube's server, and the line it is about.
+
+Two forms are read: hkubectl's (`resources: {cpu, gpu, mem}`, `code: {path, entryPoint}`), and the flat one
+that the API stores (`cpu`, `gpu`, `mem`, `entryPoint` at the top). Unknown keys are kept, as hkubectl sends
+them on. A top-level `entryPoint` beside `code:` or `resources:` is what hkubectl leaves out; so do we, and
+say so.
+
+What is enforced is the number that is written down: `mem` and `cpu` as they stand. The cluster adds
+`reservedMemory` for the data cache of HKube's wrapper, which hkrunner has not, and kills, by default, only
+beyond twice the sum. A limit that is kept here is kept there.
+
+Here: finding the file and reading it. descriptor_text.py makes values and lines of its text,
+descriptor_fields.py checks them, scalars.py has JavaScript's idea of a number and of text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from ..errors import SettingsError
+from .descriptor_parser import parse
+from .descriptor_schema import ONE_OF, Checker, Descriptor
+from .js_values import kind_of
+
+__all__ = ["NAMES", "Descriptor", "find", "is_below", "read", "without_function"]
+
+NAMES = ("algorithm.yml", "algorithm.yaml", "algorithm.json")
+
+
+# ---- finding it
+
+
+def find(entry: str | None, path: str | None, cwd: str) -> str | None:
+    """Return the descriptor that goes without saying, None when there is none.
+
+    Beside the entry: `<entry>.yaml` (the name hkubectl's template gives) if that is what it is, then
+    algorithm.yml, .yaml and .json; then in --path; then in the working folder, if the code is in there.
+    """
+    for folder, stem in _places(entry, path, cwd):
+        for name in (f"{stem}.yaml", f"{stem}.yml") if stem else ():
+            file = os.path.join(folder, name)
+            # train.yaml beside train.py may be anything.
+            if name not in NAMES and os.path.isfile(file) and _looks_like_one(file):
+                return file
+        for name in NAMES:
+            file = os.path.join(folder, name)
+            if os.path.isfile(file):
+                return file
+    return None
+
+
+def _places(entry: str | None, path: str | None, cwd: str) -> Iterator[tuple[str, str]]:
+    base = os.path.join(cwd, os.path.expanduser(path)) if path else cwd
+    inside = True
+    if entry is not None:
+        name = without_function(entry)
+        for folder in (base, cwd):
+            found = os.path.join(folder, os.path.expanduser(name))
+            if os.path.isdir(found):
+                yield found, ""
+            elif os.path.isfile(found) or os.path.isfile(found + ".py"):
+                yield os.path.dirname(found), os.path.splitext(os.path.basename(found))[0]
+            else:
+                continue
+            inside = is_below(found, cwd)
+            break
+    if path:
+        yield base, ""
+    if inside:
+        yield cwd, ""
+
+
+def without_function(entry: str) -> str:
+    """Return `file.py` of `file.py:function`."""
+    name, colon, function = entry.rpartition(":")
+    return name if colon and function.isidentifier() else entry
+
+
+def is_below(path: str, folder: str) -> bool:
+    """The path is the folder, or in it."""
+    inside = os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
+    return inside != os.pardir and not inside.startswith(os.pardir + os.sep)
+
+
+def _looks_like_one(file: str) -> bool:
+    try:
+        value, _ = parse(file, os.path.basename(file))
+    except SettingsError:
+        return False
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return False
+    return value.get("env") in ONE_OF["env"] or any(
+        key in value for key in ("code", "resources", "entryPoint", "algorithmImage", "mem")
+    )
+
+
+# ---- reading it
+
+
+def read(file: str) -> Descriptor:
+    """Return the descriptor in this file; raises SettingsError with the line and HKube's text."""
+    file = os.path.abspath(os.path.expanduser(file))
+    shown = os.path.basename(file)
+    value, lines = parse(file, shown)
+    if not isinstance(value, dict):
+        raise SettingsError(f"{shown}:1: a descriptor is an object with a name, not {kind_of(value)}")
+    return Checker(file, value, lines).descriptor()

@@ -1,0 +1,147 @@
+"""One WebSocket connection of a client: bytes in and out of websockets' protocol core.
+
+The core does no I/O; the socket belongs to the loop that runs everything else. The query of the URL
+chooses the encoding, as HKube's worker has it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State as WireState
+from websockets.server import ServerProtocol
+
+from ...sandbox.codec import codec
+from ..io.loop import Loop
+
+CHUNK = 256 * 1024
+
+
+@dataclass
+class Listener:
+    """Who is told of a connection."""
+
+    on_ready: Callable[[Connection], None]  #: the handshake is done
+    on_message: Callable[[bytes], None]
+    on_gone: Callable[[Connection, str], None]
+    on_problem: Callable[[str], None]
+
+
+class Connection:
+    """One client that has connected."""
+
+    def __init__(self, loop: Loop, sock: socket.socket, listener: Listener) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._listener = listener
+        self._protocol = ServerProtocol(max_size=None)
+        self._out: deque[memoryview] = deque()
+        self._parts: list[bytes] = []
+        self.encoding = "json"
+        self.ready = False
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop.on_readable(sock, self._read)
+
+    def send(self, data: bytes) -> None:
+        """Send one message, encoded; nothing happens when the client has gone."""
+        if self._protocol.state is not WireState.OPEN:
+            return
+        if self.encoding == "json":
+            self._protocol.send_text(data)
+        else:
+            self._protocol.send_binary(data)
+        self._flush()
+
+    def close(self) -> None:
+        """Close the socket; on_gone is not called."""
+        self._loop.on_readable(self._socket, None)
+        self._loop.on_writable(self._socket, None)
+        self._socket.close()
+
+    def _gone(self, reason: str) -> None:
+        if self._socket.fileno() >= 0:
+            self.close()
+            self._listener.on_gone(self, reason)
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._gone(error.strerror or str(error))
+            return
+        if data:
+            self._protocol.receive_data(data)
+        else:
+            self._protocol.receive_eof()
+        for event in self._protocol.events_received():
+            if isinstance(event, Request):
+                self._greet(event)
+            else:
+                self._take(event)
+            if self._socket.fileno() < 0:
+                return
+        self._flush()
+        if not data:
+            self._gone("connection closed")
+
+    def _greet(self, request: Request) -> None:
+        query = parse_qs(urlsplit(request.path).query)
+        self.encoding = query.get("encoding", ["json"])[0]
+        storage = query.get("storage", ["v1"])[0]
+        if self.encoding not in codec.ENCODINGS or storage != "v1":
+            self._listener.on_problem(
+                f"a client asked for encoding={self.encoding}, storage={storage}; "
+                f"there is: {', '.join(codec.ENCODINGS)}, and storage v1"
+                " (HKube's wrappers read STORAGE_PROTOCOL)"
+            )
+            self._protocol.send_response(self._protocol.reject(400, "encoding or storage not served\n"))
+            return
+        self._protocol.send_response(self._protocol.accept(request))
+        if self._protocol.state is WireState.OPEN:
+            self._flush()
+            if self._socket.fileno() < 0:
+                return  # it has gone meanwhile
+            self.ready = True
+            self._listener.on_ready(self)
+
+    def _take(self, event: Any) -> None:
+        if not isinstance(event, Frame) or event.opcode > 0x2:
+            return  # the protocol core answers pings and closes
+        if event.opcode is not Opcode.CONT:
+            self._parts.clear()
+        self._parts.append(bytes(event.data))
+        if not event.fin:
+            return
+        data = b"".join(self._parts) if len(self._parts) > 1 else self._parts[0]
+        self._parts.clear()
+        self._listener.on_message(data)
+
+    def _flush(self) -> None:
+        self._out.extend(memoryview(data) for data in self._protocol.data_to_send() if data)
+        closing = self._protocol.close_expected() and not self._out
+        try:
+            while self._out:
+                sent = self._socket.send(self._out[0])
+                if sent == len(self._out[0]):
+                    self._out.popleft()
+                else:
+                    self._out[0] = self._out[0][sent:]
+        except BlockingIOError:
+            self._loop.on_writable(self._socket, self._flush)
+            return
+        except OSError as error:
+            self._gone(error.strerror or str(error))
+            return
+        self._loop.on_writable(self._socket, None)
+        if closing:
+            self._gone("closed by the client")

@@ -1,0 +1,277 @@
+"""The child's work done in the process that the user has started: for breakpoints, prompts and debuggers.
+
+Theory of operation
+-------------------
+Otherwise the parent starts the child. With --in-process it is the other way round: the process that the
+user, or their editor, has started runs the code, in its main thread and at its own terminal, and the
+supervisor is a process below it, in a session of its own. Between them are the sockets that a child always
+has (see process.py); a third pair tells of signals and of the end:
+
+    this process -> supervisor    EXIT (somebody asks to end, with this status), ENDED (the last word)
+    EOF                           the other side is gone
+
+So while the code stands at a breakpoint the supervisor answers the worker; it never waits for us.
+
+Ctrl-C is Python's own while the user's code runs: a KeyboardInterrupt, which pdb and input() know. One that
+comes out of the user's code ends the run, as does one between two tasks. SIGTERM and SIGHUP are passed on:
+the supervisor asks us to end, and kills after the grace.
+"""
+
+from __future__ import annotations
+
+import bdb
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NoReturn
+
+from ..shared.channel import INLINE_MAX, Kind, encode
+from . import exception_report, main
+from .api import Api
+
+#: The modules that a bare interpreter has: no file of the user's stands in for them.
+_BARE_NAMES = "__main__ abc codecs encodings genericpath io os posixpath site stat types warnings"
+BARE = frozenset((*sys.builtin_module_names, *_BARE_NAMES.split(), "_collections_abc", "_sitebuiltins"))
+_Handler = Callable[[int, FrameType | None], Any]
+
+
+class DebuggerQuit(Exception):
+    """The user has left the debugger in the middle of a task."""
+
+
+DebuggerQuit.__module__ = "builtins"  # in the message its name alone is enough
+
+
+class _Left(BaseException):
+    """Nothing more is served."""
+
+
+class Here(main.Child):
+    """Serves the tasks in this process, whose main thread has called."""
+
+    _outlives_exit = True
+
+    def __init__(
+        self,
+        channel: Channel,
+        control: socket.socket,
+        news: socket.socket,
+        *,
+        post_mortem: bool,
+        quit_ends: bool,
+    ) -> None:
+        """Take the first frame, which says what to load; raises EOFError when there is no supervisor.
+
+        `post_mortem`: open pdb where the user's code has raised, before the task is answered. `quit_ends`:
+        who leaves the debugger in the middle of a task ends the run as by Ctrl-C, not that task alone.
+        """
+        self._quit_ends = quit_ends
+        self._news = news
+        self._post_mortem = post_mortem
+        self._asked = False
+        self._owner = os.getpid()
+        frame = channel.receive()
+        if frame is None:
+            raise EOFError
+        setup = json.loads(frame.body)
+        os.environ.update(setup["env"])
+        where = setup["where"]
+        sys.argv[:] = [where[3] or where[1]]
+        os.chdir(where[0])
+        super().__init__(channel, control, setup)
+
+    def serve(self) -> None:
+        """Load the code and serve until the supervisor asks to end, or is gone."""
+        ours: dict[int, _Handler] = {
+            signal.SIGINT: self._interrupted,
+            signal.SIGTERM: self._told_to_end,
+            signal.SIGHUP: self._told_to_end,
+        }
+        before = {number: signal.signal(number, handler) for number, handler in ours.items()}
+        os.register_at_fork(after_in_child=self._be_ordinary)
+        if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:
+            sys.breakpointhook = _breakpoint
+        exit_now, os._exit = os._exit, self._last_word(os._exit)  # type: ignore[assignment]
+        try:
+            self.run(BARE)
+        except (SystemExit, _Left):
+            pass
+        finally:
+            os._exit = exit_now
+            self._tell(Kind.ENDED, {"code": 0})
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _tell(self, kind: Kind, body: dict[str, Any]) -> None:
+        # A supervisor that is gone is noticed by whoever reads.
+        with contextlib.suppress(OSError):
+            self._news.sendall(encode(kind, 0, json.dumps(body).encode()[:INLINE_MAX]))
+
+    def _last_word(self, exit_now: Callable[[int], NoReturn]) -> Callable[[int], NoReturn]:
+        """Return an os._exit() that tells the supervisor first: it is not our parent, and cannot know."""
+
+        def telling(status: int) -> NoReturn:
+            if os.getpid() == self._owner:
+                self._tell(Kind.ENDED, {"code": status})
+            exit_now(status)
+
+        return telling
+
+    # ---- signals
+
+    def _ask_to_end(self, number: int) -> None:
+        is_under_way = self._exit_known.is_set() and number == signal.SIGINT and not self._asked
+        self._asked = True
+        if not is_under_way:  # asked for again, it kills
+            self._tell(Kind.EXIT, {"status": 128 + number})
+            # The same signal once more, from whoever it comes, ends this process as it ends any other.
+            signal.signal(number, signal.SIG_DFL)
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-C while our own code runs, mostly between two tasks."""
+        self._ask_to_end(number)
+
+    def _told_to_end(self, number: int, frame: FrameType | None) -> None:
+        self._ask_to_end(number)
+
+    def _be_ordinary(self) -> None:
+        """In a process that the user's code has forked: signals do what they do in any other."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
+    @contextlib.contextmanager
+    def _users(self) -> Iterator[None]:
+        """The user's code runs: Ctrl-C is Python's. Afterwards it is ours again, whatever pdb has set."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, self._interrupted)
+
+    # ---- where this differs from a child
+
+    def _load(self, bare: frozenset[str]) -> None:
+        with self._users():
+            super()._load(bare)
+
+    def _import_failure(self, error: BaseException) -> dict[str, Any]:
+        if isinstance(error, KeyboardInterrupt):
+            self._ask_to_end(signal.SIGINT)
+            raise _Left from None
+        self._look_at(error)
+        return super()._import_failure(error)
+
+    def _refuse(self, told: dict[str, Any]) -> NoReturn:
+        main._flush()
+        self._send_json(Kind.LOAD_FAILED, 0, told)
+        raise _Left
+
+    def _call(self, function: Callable[..., Any], name: str, most: int, args: Any, api: Api) -> Any:
+        with self._users():
+            try:
+                return super()._call(function, name, most, args, api)
+            except bdb.BdbQuit:
+                if self._quit_ends:
+                    raise KeyboardInterrupt from None
+                raise DebuggerQuit("the task was left in the debugger") from None
+            except Exception as error:
+                self._look_at(error)
+                raise
+
+    def _look_at(self, error: BaseException) -> None:
+        """Open pdb where the error was raised, if that was asked for."""
+        if not self._post_mortem or not isinstance(error, Exception) or os.getpid() != self._owner:
+            return
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None and exception_report.is_ours(trace.tb_frame):
+            trace = trace.tb_next
+        told = exception_report.describe(error, self._where.folder)["message"]
+        print(f"{told}\n(pdb: where it was raised; q or Ctrl-D goes on)", file=sys.stderr, flush=True)
+        from . import debugger
+
+        with contextlib.suppress(bdb.BdbQuit):
+            debugger.look_at(trace)
+
+    def _fail(self, task: int, told: dict[str, Any]) -> None:
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt) and not self._asked:
+            # Ctrl-C, or as good as: the run ends. The supervisor has heard of it before it gets the answer.
+            self._ask_to_end(signal.SIGINT)
+            self._exit_known.wait(5.0)
+        super()._fail(task, told)
+
+    def _say_goodbye(self) -> NoReturn:
+        try:
+            with self._users():
+                super()._say_goodbye()
+        except KeyboardInterrupt:
+            self._ask_to_end(signal.SIGINT)
+            raise _Left from None
+
+    def _listen(self) -> None:
+        # A debugger that stops every thread at a breakpoint leaves this one alone: answers still arrive.
+        threading.current_thread().pydev_do_not_trace = True  # type: ignore[attr-defined]
+        super()._listen()
+
+
+def _breakpoint(*args: Any, **more: Any) -> None:
+    """What breakpoint() calls: pdb, imported when it is needed."""
+    from . import debugger
+
+    if args or more:
+        sys.__breakpointhook__(*args, **more)
+    else:
+        debugger.stop_at(sys._getframe().f_back)
+
+
+class Channel(main.Channel):
+    """A child's channel on which a Ctrl-C does not cut a frame in two."""
+
+    def send(self, kind: Kind, task: int, *body: bytes | bytearray | memoryview, keep: bool = False) -> None:
+        """Send one frame, whole; a Ctrl-C meanwhile takes effect afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            super().send(kind, task, *body, keep=keep)
+            return
+        late: list[int] = []
+        handler = signal.signal(signal.SIGINT, lambda number, frame: late.append(number))
+        try:
+            super().send(kind, task, *body, keep=keep)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        if late and callable(handler):
+            handler(signal.SIGINT, None)
+
+
+class Terminal:
+    """The terminal's mode as it was: a debugger that dies at its prompt does not put it back."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._mode: list[Any] | None = None
+        with contextlib.suppress(termios.error, OSError):
+            self._mode = termios.tcgetattr(fd)
+
+    def restore(self) -> None:
+        """Put it back."""
+        if self._mode is not None:
+            # In the background this would stop us instead of being done.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+            with contextlib.suppress(termios.error, OSError):
+                termios.tcsetattr(self._fd, termios.TCSANOW, self._mode)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def tell_crashes(fd: int) -> None:
+    """Have the stack written there when this process crashes."""
+    faulthandler.enable(fd, all_threads=True)

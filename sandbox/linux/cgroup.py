@@ -1,0 +1,377 @@
+"""The kernel's own limits, where a cgroup v2 is ours to divide.
+
+Layout, below the cgroup we are in ("own"):
+
+    own/                      subtree_control: memory cpu pids, as far as there
+    own/hkrunner-leaf/        ourselves, if own had processes: the kernel allows processes in leaves only
+    own/hkrunner-<pid>-<n>/   one run: memory.max, memory.oom.group, memory.swap.max, cpu.max, pids.max
+
+The warden stays outside of the run's group: the kernel kills a whole group when it is full, and a warden
+that is shot cannot report. The child joins before exec, by writing "0" to a descriptor that was opened
+beforehand, so everything it ever starts is inside.
+
+Several wardens may divide the same own at once: a lock on its directory keeps making and removing apart, and
+the last to go moves everybody back and takes the leaf away. We move processes only if all of own's are ours
+to move: ourselves and those we are told of. describe() says which limit is held by whom.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from ..shared.limits import Limits, format_bytes
+
+WANTED = ("memory", "cpu", "pids")
+#: The kernel's default period of cpu.max.
+PERIOD_US = 100_000
+#: Below this the kernel refuses a quota.
+LEAST_QUOTA_US = 1_000
+REMOVE_S = 2.0
+#: pids.max counts threads; our own count is of processes. This is the net under it.
+THREADS_PER_PROCESS = 4
+THREADS_FREE = 512
+
+LEAF = "hkrunner-leaf"
+
+Sleep = Callable[[float], None]
+
+
+class Place(NamedTuple):
+    """A cgroup that is ours to divide."""
+
+    path: str  #: of the directory
+    controllers: frozenset[str]  #: those that the run's group can have
+    must_move: frozenset[int] = frozenset()  #: processes that must leave it for a leaf first
+
+
+class Refusal(NamedTuple):
+    """Why there is none; for the one line at the start."""
+
+    why: str
+
+
+class Events(NamedTuple):
+    """What the kernel did, and what was used. None: the controller is missing."""
+
+    memory_bytes: int | None
+    peak_bytes: int | None
+    oom_kills: int | None
+    pids_refused: int | None
+    cpu_s: float | None
+    throttled_s: float | None
+    is_populated: bool | None
+
+
+def find(*, root: str = "/", may_move: Collection[int] = ()) -> Place | Refusal:
+    """Return the cgroup v2 that was delegated to us, or why there is none. Changes nothing.
+
+    `may_move` are the processes that hkrunner itself consists of; other processes in our cgroup make it
+    one that we share, and dividing it would move strangers.
+    """
+    mount, unified = _mount(root), _own_path(root)
+    if mount is None or unified is None:
+        return Refusal("no cgroup v2 is mounted")
+    own = os.path.normpath(f"{root}/{mount}/{unified}")
+    if not os.path.isdir(own):
+        # A bind mount of the host's tree without a cgroup namespace: the mount's top is what we have.
+        own = os.path.normpath(f"{root}/{mount}")
+    if os.path.basename(own) == LEAF:
+        own = os.path.dirname(own)  # another warden of ours has been here before
+    if not os.access(own, os.W_OK) or not os.access(f"{own}/cgroup.procs", os.W_OK):
+        return Refusal("the cgroup is not writable: none was delegated")
+    there = frozenset(_words(f"{own}/cgroup.controllers")) & frozenset(WANTED)
+    if not there:
+        return Refusal("the cgroup has none of the controllers memory, cpu and pids")
+    if not os.access(f"{own}/cgroup.subtree_control", os.W_OK):
+        return Refusal("cgroup.subtree_control is not writable")
+    enabled = frozenset(_words(f"{own}/cgroup.subtree_control"))
+    if there <= enabled or _is_top(own):
+        return Place(own, there)
+    inside = frozenset(int(pid) for pid in _words(f"{own}/cgroup.procs"))
+    strangers = inside - frozenset(may_move) - {os.getpid()}
+    if not strangers:
+        return Place(own, there, must_move=inside)
+    if there & enabled:
+        return Place(own, there & enabled)
+    return Refusal(f"the cgroup is shared with {len(strangers)} other processes")
+
+
+class Cgroup:
+    """The group of one run. Usable as a context manager, which kills and removes."""
+
+    _count = 0
+
+    def __init__(
+        self,
+        place: Place,
+        limits: Limits,
+        *,
+        mkdir: Callable[[str], None] = os.mkdir,
+        rmdir: Callable[[str], None] = os.rmdir,
+    ) -> None:
+        """Make the group and set its limits; OSError when the kernel refuses, and then nothing is left."""
+        self._place = place
+        self._mkdir, self._rmdir = mkdir, rmdir
+        self._leaf = f"{place.path}/{LEAF}"
+        Cgroup._count += 1
+        self.path = f"{place.path}/hkrunner-{os.getpid()}-{Cgroup._count}"
+        with _locked(place.path):
+            try:
+                self._move_ourselves()
+                self._enable()
+                self._mkdir(self.path)
+            except OSError:
+                self._move_back()
+                raise
+        self.controllers = frozenset(_words(f"{self.path}/cgroup.controllers")) & place.controllers
+        self.applied: dict[str, str] = {}
+        try:
+            for name, value in plan(limits):
+                if name.partition(".")[0] in self.controllers:
+                    self._write(name, value)
+        except OSError:
+            self.remove(deadline_s=0)
+            raise
+
+    def __enter__(self) -> Cgroup:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.remove()
+
+    def open_for_join(self) -> int:
+        """Return a descriptor for join(), made before the fork."""
+        return os.open(f"{self.path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+
+    @staticmethod
+    def join(fd: int) -> None:
+        """Move the calling process into the group; in the child, between fork and exec."""
+        os.write(fd, b"0")
+
+    def holds(self, what: str) -> bool:
+        """Whether the kernel holds this limit now: "memory", "cpu" or "pids"."""
+        return f"{what}.max" in self.applied
+
+    def read(self) -> Events:
+        """Return usage and events so far."""
+        memory_events = _pairs(f"{self.path}/memory.events")
+        cpu = _pairs(f"{self.path}/cpu.stat")
+        populated = _pairs(f"{self.path}/cgroup.events").get("populated")
+        return Events(
+            memory_bytes=_number(f"{self.path}/memory.current"),
+            peak_bytes=_number(f"{self.path}/memory.peak"),
+            oom_kills=memory_events.get("oom_kill"),
+            pids_refused=_pairs(f"{self.path}/pids.events").get("max"),
+            cpu_s=cpu["usage_usec"] / 1e6 if "usage_usec" in cpu else None,
+            throttled_s=cpu["throttled_usec"] / 1e6 if "throttled_usec" in cpu else None,
+            is_populated=None if populated is None else populated == 1,
+        )
+
+    def kill(self) -> bool:
+        """SIGKILL everybody inside at once (Linux 5.14); False when the kernel cannot."""
+        try:
+            with open(f"{self.path}/cgroup.kill", "w", encoding="ascii") as file:
+                file.write("1")
+        except OSError:
+            return False
+        return True
+
+    def remove(
+        self,
+        *,
+        deadline_s: float = REMOVE_S,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Sleep = time.sleep,
+    ) -> bool:
+        """Remove the group, and those that the run made below it; False if somebody is still inside.
+
+        The kernel says "busy" for a moment after the last process has been reaped.
+        """
+        deadline = clock() + deadline_s
+        pause = 0.0005
+        while not _remove_tree(self.path, self._rmdir):
+            if clock() >= deadline:
+                return False
+            sleep(pause)
+            pause = min(pause * 2, 0.02)
+        with _locked(self._place.path):
+            self._move_back()
+        return True
+
+    # --- the parts ---
+
+    def _write(self, name: str, value: str) -> None:
+        try:
+            _write(f"{self.path}/{name}", value)
+        except FileNotFoundError:
+            return  # an older kernel, or one without swap accounting
+        self.applied[name] = value
+
+    def _move_ourselves(self) -> None:
+        if not self._place.must_move:
+            return
+        if not os.path.isdir(self._leaf):
+            self._mkdir(self._leaf)
+        for pid in self._place.must_move:
+            try:
+                _write(f"{self._leaf}/cgroup.procs", str(pid))
+            except ProcessLookupError:
+                continue
+
+    def _enable(self) -> None:
+        control = f"{self._place.path}/cgroup.subtree_control"
+        missing = self._place.controllers - frozenset(_words(control))
+        if missing:
+            _write(control, " ".join(f"+{name}" for name in sorted(missing)))
+
+    def _move_back(self) -> None:
+        """Undo the division, unless another run is still in it: its limits would go with the controllers."""
+        own = self._place.path
+        try:
+            if not os.path.isdir(self._leaf) or len(_runs_in(own)) > 0:
+                return
+            enabled = _words(f"{own}/cgroup.subtree_control")
+            if enabled:
+                _write(f"{own}/cgroup.subtree_control", " ".join(f"-{name}" for name in enabled))
+            for pid in _words(f"{self._leaf}/cgroup.procs"):
+                _write(f"{own}/cgroup.procs", pid)
+            _remove_tree(self._leaf, self._rmdir)
+        except OSError:
+            return  # it costs an empty group, no more
+
+
+def plan(limits: Limits) -> list[tuple[str, str]]:
+    """Return the files to write, and what: each limit is one line."""
+    if not limits.enforced:
+        return []
+    lines: list[tuple[str, str]] = []
+    if limits.memory_bytes is not None:
+        lines.append(("memory.max", str(limits.memory_bytes)))
+        # Without this the kernel shoots one process and leaves a crippled rest.
+        lines.append(("memory.oom.group", "1"))
+        lines.append(("memory.swap.max", "0"))
+    if limits.cpu_cores is not None:
+        quota = max(LEAST_QUOTA_US, round(limits.cpu_cores * PERIOD_US))
+        lines.append(("cpu.max", f"{quota} {PERIOD_US}"))
+    if limits.pids is not None:
+        lines.append(("pids.max", str(limits.pids * THREADS_PER_PROCESS + THREADS_FREE)))
+    return lines
+
+
+def describe(limits: Limits, group: Cgroup | None, refusal: Refusal | None = None) -> str:
+    """Return one line: which limits hold, and who holds them."""
+    if not limits.enforced:
+        return "limits: none enforced, usage is measured only"
+    parts = []
+    if limits.memory_bytes is not None:
+        own = "sampling and RLIMIT_DATA" if limits.mem_mode == "brake" else "sampling"
+        by = "the kernel's cgroup" if group is not None and group.holds("memory") else own
+        parts.append(f"memory {format_bytes(limits.memory_bytes)} by {by}")
+    if limits.cpu_cores is not None:
+        by = "the kernel's cgroup" if group is not None and group.holds("cpu") else "stop and continue"
+        parts.append(f"cpu {limits.cpu_cores:g} by {by}")
+    if limits.pids is not None:
+        parts.append(f"processes {limits.pids} by counting")
+    if limits.cpu_time_s is not None:
+        parts.append(f"cpu time {limits.cpu_time_s:g} s")
+    if limits.files is not None:
+        parts.append(f"files {limits.files} by rlimit")
+    if limits.file_bytes is not None:
+        parts.append(f"file size {format_bytes(limits.file_bytes)} by rlimit")
+    if limits.disk_bytes is not None:
+        parts.append(f"disk {format_bytes(limits.disk_bytes)} by measuring")
+    if limits.task_timeout_s is not None:
+        parts.append(f"task {limits.task_timeout_s:g} s")
+    if limits.start_timeout_s is not None:
+        parts.append(f"loading {limits.start_timeout_s:g} s")
+    line = "limits: " + (", ".join(parts) if parts else "none")
+    wanted = limits.memory_bytes is not None or limits.cpu_cores is not None
+    return f"{line} ({refusal.why})" if refusal is not None and wanted else line
+
+
+def _mount(root: str) -> str | None:
+    """Return where cgroup v2 is mounted, without the root; a pure v2 mount is preferred to a mixed one."""
+    try:
+        with open(f"{root}/proc/self/mounts", encoding="utf-8", errors="replace") as file:
+            mounts = [line.split()[1] for line in file if line.split()[2:3] == ["cgroup2"]]
+    except OSError:
+        return None
+    return min(mounts, key=len, default=None)
+
+
+def _own_path(root: str) -> str | None:
+    try:
+        with open(f"{root}/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("0::"):
+                    return line[3:].rstrip("\n").removesuffix(" (deleted)")
+    except OSError:
+        pass
+    return None
+
+
+def _is_top(path: str) -> bool:
+    """The real top of the hierarchy alone has no cgroup.type; there processes and groups may mix."""
+    return not os.path.exists(f"{path}/cgroup.type")
+
+
+def _write(path: str, value: str) -> None:
+    # Never creates: a limit in a file that the kernel did not make would hold nobody.
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode("ascii"))
+    finally:
+        os.close(fd)
+
+
+def _words(path: str) -> list[str]:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().split()
+    except OSError:
+        return []
+
+
+def _number(path: str) -> int | None:
+    words = _words(path)
+    return int(words[0]) if words and words[0].isdigit() else None
+
+
+def _pairs(path: str) -> dict[str, int]:
+    words = _words(path)
+    return {name: int(value) for name, value in zip(words[::2], words[1::2], strict=False) if value.isdigit()}
+
+
+def _runs_in(own: str) -> list[str]:
+    return [name for name in os.listdir(own) if name.startswith("hkrunner-") and name != LEAF]
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Keep other wardens from dividing the same group meanwhile; they hold it for a millisecond."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _remove_tree(path: str, rmdir: Callable[[str], None]) -> bool:
+    """Remove a group and the groups below it; their files go with them. True when it is gone."""
+    try:
+        below = [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
+        for one in below:
+            _remove_tree(one, rmdir)
+        rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

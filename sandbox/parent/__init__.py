@@ -1,0 +1,1 @@
+"""The parent's handles on its warden and child; runner imports it."""

@@ -1,0 +1,311 @@
+"""The processes of a tree, and what the kernel's quick counters say of each.
+
+A look must be cheap:
+
+* One descriptor on /proc/PID/statm is kept for each process, and read by pread: 1.2 microseconds. It stays
+  bound to that very process: once that has ended, the read says ESRCH, whoever has the pid by then.
+* The tree is walked again only when the last pid of /proc/loadavg has moved: else nobody was born.
+  Once a second everybody on the machine is listed as a check, because the kernel's lists of children may
+  miss one while others end.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..linux import procfs
+from .cpu_account import CpuAccount
+
+MANY = 1 << 22
+#: Growth between two looks that makes a process a growing one.
+GROWING_BYTES = 256 * 1024
+#: Growth of the shared pages of a process after which it is asked what they are.
+SHARED_STEP_BYTES = 1 << 20
+
+FULL_CHECK_S = 1.0
+#: Of a core, at most, for the full check.
+FULL_CHECK_SHARE = 0.003
+
+
+class Process:
+    """What is kept of one process of the tree."""
+
+    __slots__ = (
+        "anon", "anon_then", "children_ns", "clock", "data", "faults_then", "fd", "first_seen", "judged_at",
+        "own_ns", "parent", "pid", "pss", "rss", "shared", "shared_asked", "shmem", "started", "threads",
+    )  # fmt: skip
+
+    def __init__(self, pid: int, parent: int, fd: int, now: float) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.fd = fd  #: kept on statm; -1 when there are too many
+        self.first_seen = now
+        self.started = -1  #: identity of a process without a kept descriptor
+        self.clock = procfs.process_clock(pid)
+        self.own_ns = 0
+        self.children_ns = 0
+        self.threads = 1
+        self.rss = 0
+        self.anon = 0
+        self.shared = 0
+        self.shared_asked = 0
+        self.shmem = 0
+        self.data = 0
+        self.pss = -1  #: at the last judgement; -1: not judged since
+        self.judged_at = 0  #: the charge then
+        self.anon_then = 0  #: private memory then
+        self.faults_then = 0  #: minor faults then
+
+    @property
+    def charge(self) -> int:
+        """Memory that cannot be taken back from it, shared or not."""
+        return self.anon + self.shmem
+
+    @property
+    def held(self) -> int:
+        """Its share of the tree's memory, as well as can be told since the books were read."""
+        if self.pss < 0:
+            return self.charge
+        return self.pss + max(0, self.charge - self.judged_at)
+
+
+class Members:
+    """All processes below `root_pid`, which itself does not count."""
+
+    def __init__(
+        self,
+        root_pid: int,
+        *,
+        clock: Callable[[], float],
+        full_walk: Callable[[], Iterable[int]] | None,
+        kept_fds: int | None,
+    ) -> None:
+        """Open what is read at each look; the parameters are TreeSampler's."""
+        self.processes: dict[int, Process] = {}
+        #: Processes whose memory has grown since the read before the last.
+        self.growing = 0
+        #: Sums as of the last read: RSS, and memory that cannot be taken back.
+        self.rss = 0
+        self.charge = 0
+        #: The most pages of files that one process had mapped, in bytes: no limit counts them.
+        self.files_peak_bytes = 0
+        self.walk_due = True
+        #: By the last walk, if it found more than may be; they are not in `processes` then.
+        self.counted = 0
+        #: Found by the last walk, and not by the one before.
+        self.newborn = 0
+        self.walk_cost = 0.0
+        self.walked_at = 0.0
+        self._root = root_pid
+        self._clock = clock
+        self._full_walk = full_walk
+        self._has_children_files = procfs.has_children_files()
+        self._loadavg = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+        self._cpu = CpuAccount()
+        self._some_ended = False
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._fds_left = max(0, min(1024, soft - 128)) if kept_fds is None else kept_fds
+        self._last_born = b""
+        self._check_at = 0.0
+
+    # --- who there is ---
+
+    def walk(self, most: int | None) -> None:
+        """Walk, but only count when there are more than `most`, and no further than that."""
+        # In CPU time: a bomb makes it long, and must not put the next one off by that.
+        began, cost = self._clock(), time.thread_time()
+        # Before the walk: who is born during it makes the next one due.
+        self._last_born = self._read_last_born()
+        self.walk_due = False
+        self.walked_at = began
+        if not self._has_children_files:
+            self._add(procfs.below(self._root, procfs.parents()), began)
+            self.walk_cost = time.thread_time() - cost
+            return
+        found: dict[int, int] = {}
+        stack = [self._root]
+        while stack:
+            parent = stack.pop()
+            for pid in procfs.children(parent):
+                if pid not in found:
+                    found[pid] = parent
+                    stack.append(pid)
+            if most is not None and len(found) > most:
+                self.counted = len(found)
+                self.walk_due = True
+                return
+        self.counted = 0
+        self.newborn = len(found) - sum(1 for pid in found if pid in self.processes)
+        self._add(found, began)
+        self.walk_cost = time.thread_time() - cost
+
+    def walk_if_born(self) -> bool:
+        """Walk if anybody may have been born since the last walk; whether that was so."""
+        if not self.walk_due and self._read_last_born() == self._last_born:
+            return False
+        self.walk(None)
+        return True
+
+    def _read_last_born(self) -> bytes:
+        return os.pread(self._loadavg, 128, 0).rpartition(b" ")[2]
+
+    def births(self) -> int:
+        """Return how many processes and threads were born since the last walk, on the whole machine."""
+        last_born = self._read_last_born()
+        if last_born == self._last_born:
+            return 0
+        try:
+            born = int(last_born) - int(self._last_born)
+        except ValueError:
+            return MANY
+        return born if born >= 0 else MANY  # pids began anew
+
+    def _add(self, found: dict[int, int], now: float) -> None:
+        for pid, parent in found.items():
+            known = self.processes.get(pid)
+            if known is not None:
+                known.parent = parent
+                continue
+            fd = -1
+            if self._fds_left > 0:
+                try:
+                    fd = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+                    self._fds_left -= 1
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    self._fds_left = 0  # EMFILE: somebody else needs them too
+            one = Process(pid, parent, fd, now)
+            try:
+                text = os.pread(fd, 128, 0) if fd >= 0 else procfs.read(f"/proc/{pid}/statm", 128)
+                fields = text.split()
+                one.rss = int(fields[1]) * procfs.PAGE
+                one.shared = int(fields[2]) * procfs.PAGE
+                one.data = int(fields[5]) * procfs.PAGE
+                if fd < 0:
+                    one.started = procfs.stat(pid).started
+            except (OSError, IndexError):
+                self._close(one)
+                continue
+            one.anon = one.rss - one.shared
+            self._ask_shared(one)
+            self.processes[pid] = one
+            self.rss += one.rss
+            self.charge += one.charge
+
+    def _forget(self, one: Process) -> None:
+        self._close(one)
+        if self.processes.get(one.pid) is one:
+            del self.processes[one.pid]
+        self._cpu.vanished(one, self.processes.get(one.parent))
+        self._some_ended = True
+        self.walk_due = True  # its pid may be somebody else's already
+        if one.pss >= 0 and one.judged_at - one.pss > GROWING_BYTES:
+            # What it shared is now shared out among the others: their part has grown unseen.
+            for other in self.processes.values():
+                other.pss = -1
+
+    def _close(self, one: Process) -> None:
+        if one.fd >= 0:
+            os.close(one.fd)
+            one.fd = -1
+            self._fds_left += 1
+
+    def full_check(self, now: float) -> None:
+        """Look for processes that walks have missed, if it is time to."""
+        if now < self._check_at:
+            return
+        began = self._clock()
+        if self._full_walk is not None:
+            parent_of = {pid: self._root for pid in self._full_walk() if pid not in self.processes}
+        else:
+            parent_of = procfs.below(self._root, procfs.parents())
+        self._add(parent_of, now)
+        took = self._clock() - began
+        self._check_at = now + max(FULL_CHECK_S, took / FULL_CHECK_SHARE)
+
+    # --- what each uses ---
+
+    def read(self) -> None:
+        """Read the memory of every process known; forget those that are gone."""
+        page = procfs.PAGE
+        rss_sum = charge_sum = growing = 0
+        gone: list[Process] = []
+        pread = os.pread
+        for one in self.processes.values():
+            try:
+                if one.fd >= 0:
+                    fields = pread(one.fd, 128, 0).split()
+                    rss = int(fields[1]) * page
+                    shared = int(fields[2]) * page
+                    one.data = int(fields[5]) * page
+                else:
+                    rss, shared = self._read_unkept(one)
+            except (OSError, IndexError):
+                gone.append(one)
+                continue
+            if rss > one.rss + GROWING_BYTES:
+                growing += 1
+            if shared - one.shmem > self.files_peak_bytes:
+                self.files_peak_bytes = shared - one.shmem
+            one.rss = rss
+            one.shared = shared
+            one.anon = rss - shared
+            if shared > one.shared_asked + SHARED_STEP_BYTES or (one.shmem and shared < one.shmem):
+                self._ask_shared(one)
+            rss_sum += rss
+            charge_sum += one.anon + one.shmem
+        self.growing = growing
+        self.rss = rss_sum
+        self.charge = charge_sum
+        for one in gone:
+            self._forget(one)
+
+    def _read_unkept(self, one: Process) -> tuple[int, int]:
+        """Read a process that has no kept descriptor, and see that it is still the same."""
+        fields = procfs.read(f"/proc/{one.pid}/statm", 128).split()
+        started = procfs.stat(one.pid).started
+        if one.started < 0:
+            one.started = started
+        elif started != one.started:
+            raise ProcessLookupError
+        one.data = int(fields[5]) * procfs.PAGE
+        return int(fields[1]) * procfs.PAGE, int(fields[2]) * procfs.PAGE
+
+    def _ask_shared(self, one: Process) -> None:
+        """Tell shared memory, which counts, from pages of files, which do not."""
+        one.shared_asked = one.shared
+        try:
+            kib = procfs.status_field(one.pid, b"RssShmem")
+        except (OSError, ValueError):
+            return
+        # Before Linux 4.5 nobody tells: then count it all.
+        one.shmem = one.shared if kib is None else kib * 1024
+
+    def cpu_ns(self) -> int:
+        """Return the CPU time of the tree up to now, ended processes included; it never falls."""
+        some_ended, self._some_ended = self._some_ended, False
+        if not some_ended:
+            some_ended = self._read_last_born() != self._last_born
+        return self._cpu.refresh(self.processes, some_ended=some_ended)
+
+    def reaped(self, pid: int, usage: Any) -> None:
+        """Take into account a process that the warden has collected with wait4, and its rusage."""
+        one = self.processes.pop(pid, None)
+        if one is not None:
+            self._close(one)
+        self._cpu.reaped(usage)
+        self._some_ended = True
+
+    def close(self) -> None:
+        """Give back all descriptors."""
+        for one in self.processes.values():
+            self._close(one)
+        self.processes.clear()
+        if self._loadavg >= 0:
+            os.close(self._loadavg)
+            self._loadavg = -1

@@ -1,0 +1,252 @@
+"""Looks at a tree of processes as often as it has to, and no more often.
+
+The next look comes after headroom / (how fast memory can be touched at most), but not sooner than a third
+of a millisecond and not later than a tenth of a second. A look must therefore be cheap.
+
+Here: when to look, and in which order. members.py keeps the processes and the quick counters of each,
+books.py what they hold together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..linux import procfs
+from ..shared.limits import Limits
+from .memory_estimate import Books
+from .process_table import Members, Process
+from .shared_memory import SharedMemory
+from .usage import ProcessUse, Usage
+
+#: How fast a tree can touch memory, at most. Measured 1.2 to 4.7 GB/s for one process (huge pages fastest).
+RATE_ONE = 8e9
+RATE_MANY = 16e9
+#: write() to memory that nobody maps is slower: 1.7 to 2.4 GB/s.
+SHARED_RATE = 4e9
+SOONEST_S = 0.0003
+LATEST_S = 0.1
+#: Births a second that a fork bomb may reach, at most; 9,000 were measured.
+BIRTH_RATE = 10_000.0
+#: With a limit on processes, births are asked for this often at most (peek(): a read of one short file), and
+#: this share of a core goes into walks while those who were born may have reached it.
+SOONEST_PEEK_S = 0.005
+COUNT_SHARE = 0.05
+#: So many new ones at once may be the beginning of a bomb.
+BURST = 4
+
+#: Of a core, at most, for walks while far from any limit.
+WALK_SHARE = 0.005
+CPU_EVERY_S = 0.05
+
+
+class TreeSampler:
+    """The usage of all processes below `root_pid`, which itself does not count. Linux; one thread.
+
+    The root is a subreaper without other children (the warden), so that the tree has no way out.
+    """
+
+    def __init__(
+        self,
+        root_pid: int,
+        limits: Limits,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        shared: SharedMemory | None = None,
+        full_walk: Callable[[], Iterable[int]] | None = None,
+        kept_fds: int | None = None,
+    ) -> None:
+        """Open what is read at each look.
+
+        `full_walk` lists the tree in another way than the kernel's lists of children, once a second; the
+        default goes through everybody's parents. `kept_fds` caps the descriptors.
+        """
+        self.next_at = 0.0
+        self._look_at = 0.0
+        self._limits = limits
+        self._limit = limits.memory_bytes if limits.enforced else None
+        self._pids = limits.pids if limits.enforced else None
+        self._shared = shared
+        self._members = Members(root_pid, clock=clock, full_walk=full_walk, kept_fds=kept_fds)
+        self._books = Books(self._members, self._limit, shared=shared, clock=clock)
+        self._cpu_s = 0.0
+        self._cpu_at = 0.0
+        #: The last look was cut short, since there are or may soon be too many processes.
+        self.is_hurried = False
+        self._shared_at = 0.0
+        self._peak = 0
+        self._quiet = 0
+        self._usage: Usage | None = None
+
+    # --- what the warden asks ---
+
+    @property
+    def processes(self) -> dict[int, Process]:
+        """Those of the tree as of the last look or walk, by pid."""
+        return self._members.processes
+
+    @property
+    def growing(self) -> int:
+        """How many of them grew between the last two looks."""
+        return self._members.growing
+
+    @property
+    def files_peak_bytes(self) -> int:
+        """The most pages of files that one process had mapped, in bytes: no limit counts them."""
+        return self._members.files_peak_bytes
+
+    @property
+    def usage(self) -> Usage:
+        """The last look."""
+        if self._usage is None:
+            self._usage = Usage(
+                rss_bytes=self._members.rss,
+                pss_bytes=self._books.pss,
+                shared_bytes=self._shared.total_bytes if self._shared is not None else 0,
+                processes=max(len(self.processes), self._members.counted),
+                threads=sum(one.threads for one in self.processes.values()),
+                cpu_s=self._cpu_s,
+                memory_bytes=self._books.memory,
+                is_judged=self._books.is_judged,
+            )
+        return self._usage
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that usage.memory_bytes has been."""
+        return self._peak
+
+    def restart_peak(self) -> None:
+        """Forget the peak: from the next look on it is that of the time after this call."""
+        self._peak = 0
+        self._members.files_peak_bytes = 0
+
+    @property
+    def headroom_bytes(self) -> int | None:
+        """What is left of the memory limit; None without one."""
+        return None if self._limit is None else self._limit - self._books.at_most
+
+    def pids(self) -> list[int]:
+        """The processes of the tree as of the last look or walk."""
+        return list(self.processes)
+
+    def look(self, now: float) -> float:
+        """Look at the tree; return when to look next. From then on `usage` tells what was seen."""
+        members, books = self._members, self._books
+        self._usage = None
+        books.is_judged = False
+        if self._is_walk_due(now):
+            members.walk(self._pids)
+            if self._has_too_many:
+                # They leave us little of the processor: not a word more before they are stopped.
+                self.is_hurried = True
+                self.next_at = self._look_at = now + SOONEST_S
+                return self.next_at
+        members.read()
+        self.is_hurried = False
+        if self._pids is not None and members.newborn >= BURST:
+            # There may be too many in a moment: whatever takes long comes after the next count.
+            members.newborn = 0
+            books.estimate()
+            if self._limit is None or books.at_most <= self._limit:
+                members.walk_due = self.is_hurried = True
+                self.next_at = self._look_at = now + SOONEST_S
+                return self.next_at
+        members.full_check(now)
+        is_shared_seen = False
+        if self._shared is not None and now >= self._shared_at:
+            self._shared.look(self.processes, now)
+            is_shared_seen = True
+        books.estimate()
+        if self._limit is not None and books.at_most > self._limit:
+            books.decide(now, self._limit)
+        elif books.are_due(now, count_first=self._pids is not None, peak=self._peak):
+            books.read(now)
+        if books.memory > self._peak and (books.is_exact or books.is_judged):
+            self._peak = books.memory
+        if now - self._cpu_at >= CPU_EVERY_S:
+            self._cpu_at = now
+            self._cpu_s = self.cpu_ns() / 1e9
+        if is_shared_seen:
+            self._shared_at = now + min(LATEST_S, self._time_to_limit(SHARED_RATE)) - SOONEST_S
+        self._look_at = now + self._pause()
+        self.next_at = min(self._look_at, now + self._pause_of_births())
+        return self.next_at
+
+    def peek(self, now: float) -> bool:
+        """Return whether a look can still wait: memory is not due, and too few were born to be too many."""
+        if self._members.walk_due or self._pids is None or now >= self._look_at - SOONEST_S:
+            return False
+        births = self._members.births()
+        if len(self.processes) + births > self._pids:
+            return False
+        self.next_at = min(self._look_at, now + self._pause_of_births(births))
+        return True
+
+    def walk(self) -> None:
+        """Bring the list of processes up to date now."""
+        self._members.walk(None)
+
+    def walk_if_born(self) -> bool:
+        """Walk if anybody may have been born since the last walk; whether that was so."""
+        return self._members.walk_if_born()
+
+    @property
+    def _has_too_many(self) -> bool:
+        return self._pids is not None and self._members.counted > self._pids
+
+    def cpu_ns(self) -> int:
+        """Return the CPU time of the tree up to now, ended processes included; it never falls."""
+        return self._members.cpu_ns()
+
+    def reaped(self, pid: int, usage: Any) -> None:
+        """Take into account a process that the warden has collected with wait4, and its rusage."""
+        self._members.reaped(pid, usage)
+        self._usage = None
+
+    def top(self, count: int = 5) -> list[ProcessUse]:
+        """Return the largest processes, largest first."""
+        held = [(one.held, one.pid) for one in self.processes.values()]
+        return [ProcessUse(pid, procfs.name(pid), size) for size, pid in sorted(held, reverse=True)[:count]]
+
+    def close(self) -> None:
+        """Give back all descriptors."""
+        self._members.close()
+
+    def _is_walk_due(self, now: float) -> bool:
+        members = self._members
+        if members.walk_due:
+            return True
+        births = members.births()
+        if not births:
+            return False
+        # Far from the limit a busy machine must not make us walk at every look.
+        wait_s = min(members.walk_cost / WALK_SHARE, self._time_to_limit())
+        if self._pids is not None and len(self.processes) + births > self._pids:
+            wait_s = min(wait_s, members.walk_cost / COUNT_SHARE)
+        return now - members.walked_at >= wait_s
+
+    # --- when to look next ---
+
+    def _time_to_limit(self, rate: float = RATE_ONE) -> float:
+        if self._limit is None:
+            return LATEST_S
+        return max(0.0, (self._limit - self._books.at_most) / (RATE_MANY if self.growing > 1 else rate))
+
+    def _pause_of_births(self, births: int = 0) -> float:
+        """How soon there could be too many processes."""
+        if self._pids is None:
+            return LATEST_S
+        return max(SOONEST_PEEK_S, (self._pids - len(self.processes) - births) / BIRTH_RATE)
+
+    def _pause(self) -> float:
+        pause = min(LATEST_S, self._time_to_limit())
+        # Near the limit and nothing moves: each quiet look makes the pause longer, up to four times. Further
+        # away, up to twice, and only where the brake holds off what a single process could do meanwhile.
+        self._quiet = 0 if self.growing else min(self._quiet + 1, 60)
+        if pause < 0.005:
+            pause *= 1 + self._quiet / 20
+        elif self._limits.mem_mode == "brake":
+            pause = min(LATEST_S, pause * (1 + self._quiet / 60))
+        return max(SOONEST_S, pause)

@@ -1,0 +1,287 @@
+"""Everything that limits one child's tree, in the hands of the warden: one object to prepare, look, end.
+
+Order: Guard(...) before the fork; in_child() between fork and exec; began() after it; look() whenever
+next_at has come; reaped() for every process that is collected; confirm() with the tree frozen, before a
+kill; ended() after the last process is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..linux import cgroup, kernel, landlock, scheduling
+from ..linux.oom_counter import OomWatch
+from ..shared import limits as plans
+from ..shared.limits import Limits
+from ..usage.disk_usage import DiskMeter
+from ..usage.sampler import TreeSampler
+from ..usage.shared_memory import SharedMemory
+from ..usage.usage import Breach, Sampler, breach
+from .cpu_throttle import Throttle
+from .memory_brake import Brake
+
+if TYPE_CHECKING:
+    from ..usage.psutil_walk import PsutilSampler
+
+#: While no task runs, and only the limit on CPU time could be broken, the tree is looked at this often.
+IDLE_LOOK_S = 1.0
+#: The machine's own killer of processes takes the algorithm before it takes us.
+OOM_SCORE = 500
+
+
+class Guard:
+    """The limits of one child."""
+
+    def __init__(self, limits: Limits, *, folders: list[str], ours: list[int]) -> None:
+        """Make what must be there before the child is. `ours`: pids that hkrunner itself consists of."""
+        self.limits = limits
+        self.idle = False
+        self._second: PsutilSampler | None = None
+        self._group: cgroup.Cgroup | None = None
+        self._join = -1
+        self._refusal: cgroup.Refusal | None = None
+        if limits.enforced and (limits.memory_bytes or limits.cpu_cores or limits.pids):
+            self._make_group(ours)
+        tasks = plans.count_user_tasks() if limits.pids is not None and os.getuid() != 0 else None
+        self._plan = plans.rlimits(limits, user_tasks=tasks)
+        self._shared = SharedMemory()
+        self._sampler = self._make_sampler()
+        self._brake = self._make_brake()
+        self._throttle = self._make_throttle()
+        self._rests = False
+        self._disk: DiskMeter | None = None
+        if limits.enforced and limits.disk_bytes is not None:
+            self._disk = DiskMeter(folders, limit_bytes=limits.disk_bytes)
+            self._disk.measure_before()
+        self._idle_next = 0.0
+        self.began_at = time.monotonic()
+        self._oom = OomWatch(self.began_at)
+
+    def _make_group(self, ours: list[int]) -> None:
+        place = cgroup.find(may_move=ours)
+        if isinstance(place, cgroup.Refusal):
+            self._refusal = place
+            return
+        try:
+            self._group = cgroup.Cgroup(place, self.limits)
+            self._join = self._group.open_for_join()
+        except OSError as error:
+            self._refusal = cgroup.Refusal(f"the kernel refused a cgroup: {error.strerror}")
+
+    def _make_sampler(self) -> Sampler:
+        try:
+            return TreeSampler(
+                os.getpid(), self.limits, shared=self._shared, full_walk=self._walk_with_psutil
+            )
+        except OSError:  # a system without /proc as Linux has it: psutil knows its way
+            from ..usage.psutil_walk import PsutilSampler
+
+            return PsutilSampler(os.getpid(), self.limits)
+
+    def _walk_with_psutil(self) -> Iterable[int]:
+        """The second opinion, once a second. psutil is imported by then: the child is on its way."""
+        if self._second is None:
+            from ..usage.psutil_walk import PsutilSampler
+
+            self._second = PsutilSampler(os.getpid(), self.limits)
+        return self._second.descendants()
+
+    def _make_brake(self) -> Brake | None:
+        limits = self.limits
+        if limits.memory_bytes is None or not limits.enforced or limits.mem_mode != "brake":
+            return None
+        if not isinstance(self._sampler, TreeSampler):
+            return None
+        brake = Brake(limits.memory_bytes)
+        brake.loading = True
+        return brake
+
+    def _make_throttle(self) -> Throttle | None:
+        if self.limits.cpu_cores is None or not self.limits.enforced:
+            return None
+        if self._group is not None and self._group.holds("cpu"):
+            return None
+        one = Throttle(self.limits.cpu_cores, self._sampler)
+        return one if one.is_needed else None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what holds and who holds it, for the line at the start and for --json."""
+        signals = landlock.abi() >= landlock.SCOPES_SINCE_ABI
+        level = "cgroup" if self._group is not None else "sampling"
+        return {
+            "line": cgroup.describe(self.limits, self._group, self._refusal),
+            "level": level,
+            "signals_confined": signals,
+        }
+
+    def in_child(self) -> None:
+        """Between fork and exec: what holds for this process and all that it starts."""
+        if self._join >= 0:
+            cgroup.Cgroup.join(self._join)
+        with contextlib.suppress(OSError):
+            kernel.show_to_same_user()
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(OOM_SCORE))
+        if self.limits.enforced and self.limits.memory_bytes is not None:
+            scheduling.step_back()
+        plans.apply(self._plan)
+        landlock.confine()
+
+    def began(self) -> None:
+        """The child is on its way."""
+        if self._join >= 0:
+            os.close(self._join)
+            self._join = -1
+        scheduling.ask_for_short_slices()
+        self.began_at = time.monotonic()
+
+    @property
+    def next_at(self) -> float:
+        """When to look again; infinity: not before a task begins."""
+        at = self._look_at
+        if self._throttle is not None:
+            at = min(at, self._throttle.next_at)
+        if self._disk is not None:
+            at = min(at, max(self._disk.next_at, time.monotonic() + 0.01))
+        return at
+
+    @property
+    def _look_at(self) -> float:
+        """When the tree has to be looked at: limits hold between tasks too, threads and processes go on."""
+        limits = self.limits
+        if not self.idle or (limits.enforced and (limits.memory_bytes or limits.pids)):
+            return self._sampler.next_at
+        return self._idle_next if limits.enforced and limits.cpu_time_s is not None else math.inf
+
+    def look(self, now: float) -> Breach | None:
+        """Look, brake and throttle; return the limit that does not hold any more."""
+        found: Breach | None = None
+        self._oom.look(now)
+        if now >= self._look_at and not self._sampler.peek(now):
+            self._sampler.look(now)
+            self._idle_next = now + IDLE_LOOK_S
+            found = self._breach()
+            if self._brake is not None and isinstance(self._sampler, TreeSampler):
+                self._brake.adjust(self._sampler, now)
+        if self._throttle is not None and now >= self._throttle.next_at:
+            self._throttle.tick(now)
+        if self._disk is not None and now >= self._disk.next_at:
+            self._disk.look(now)
+            found = found or self._breach()
+        return found
+
+    def _breach(self) -> Breach | None:
+        usage = self._sampler.usage
+        if self._disk is not None:
+            usage = usage._replace(disk_bytes=self._disk.growth_bytes)
+        return breach(usage, self.limits)
+
+    def confirm(self) -> Breach | None:
+        """Look once more while the tree stands still; None when it was an error after all."""
+        if isinstance(self._sampler, TreeSampler):
+            self._sampler.walk()
+        self._sampler.look(time.monotonic())
+        return self._breach()
+
+    def pause(self) -> None:
+        """A kill begins: nobody is woken by the limiter any more."""
+        if self._throttle is not None:
+            self._throttle.off()
+            self._throttle = None
+
+    def resume(self) -> None:
+        """The kill was called off."""
+        if self._throttle is None and not self._rests:
+            self._throttle = self._make_throttle()
+
+    def loaded(self) -> None:
+        """The code is imported; what it reserved meanwhile is no measure for its tasks."""
+        if self._brake is not None and self._brake.loading and isinstance(self._sampler, TreeSampler):
+            self._brake.loading = False
+            now = time.monotonic()
+            self._sampler.look(now)
+            self._brake.adjust(self._sampler, now)
+
+    def throttle(self, on: bool) -> None:
+        """Hold the CPU limit, or let it rest while the algorithm winds down within its grace."""
+        self._rests = not on
+        (self.resume if on else self.pause)()
+
+    def kill_hook(self) -> None:
+        """The kernel's own kill of the whole group, where we have one."""
+        if self._group is not None:
+            self._group.kill()
+
+    def reaped(self, pid: int, usage: Any) -> None:
+        """Account for a process that has been collected."""
+        self._sampler.reaped(pid, usage)
+
+    def sample(self) -> dict[str, Any]:
+        """Return the usage as of the last look, for the parent."""
+        usage = self._sampler.usage
+        return {
+            "memory": usage.memory_bytes,
+            "rss": usage.rss_bytes,
+            "pss": usage.pss_bytes,
+            "shared": usage.shared_bytes,
+            "processes": usage.processes,
+            "cpu_s": usage.cpu_s if self._is_hurried else self._sampler.cpu_ns() / 1e9,
+            "files": getattr(self._sampler, "files_peak_bytes", 0),
+            "peak": max(self._sampler.peak_bytes, usage.memory_bytes),
+            "limit": self.limits.memory_bytes if self.limits.enforced else None,
+        }
+
+    @property
+    def _is_hurried(self) -> bool:
+        """There are or may soon be too many processes: nothing is read that can wait."""
+        return isinstance(self._sampler, TreeSampler) and self._sampler.is_hurried
+
+    def fresh_sample(self) -> dict[str, Any]:
+        """Look now, and return what is seen. Shared memory is easiest told to be the run's while it runs."""
+        now = time.monotonic()
+        self._sampler.look(now)
+        if not self._is_hurried:
+            self._shared.scan(self._sampler.pids(), now)
+        return self.sample()
+
+    def before_the_end(self) -> None:
+        """The tree is about to be ended: see what it has made while nobody looked."""
+        if self._look_at == math.inf:
+            self.fresh_sample()
+
+    def restart_peak(self) -> None:
+        """Forget the highest use so far: a task begins."""
+        self._sampler.restart_peak()
+
+    def top(self) -> list[list[Any]]:
+        """Return the largest processes as [pid, name, bytes]."""
+        return [list(one) for one in self._sampler.top(5)]
+
+    def objects(self) -> list[list[Any]]:
+        """Return the run's shared memory as [kind, name, bytes], largest first."""
+        return [list(one) for one in self._shared.objects()[:5]]
+
+    def ended(self) -> dict[str, Any]:
+        """After the last process: remove what was left, and return the account."""
+        self.pause()
+        account = self.sample()
+        events = self._group.read() if self._group is not None else None
+        account["group_oom"] = bool(events is not None and events.oom_kills)
+        if events is not None and events.peak_bytes:
+            account["peak"] = max(account["peak"], events.peak_bytes)
+        account["machine_oom"] = self._oom.has_struck()
+        removed, kept = self._shared.remove_left_over()
+        account["removed"] = [list(one) for one in removed[:10]]
+        account["kept"] = [list(one) for one in kept[:10]]
+        if self._group is not None:
+            self._group.remove()
+        if self._disk is not None:
+            self._disk.close()
+        self._sampler.close()
+        self._shared.close()
+        return account

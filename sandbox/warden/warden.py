@@ -1,0 +1,322 @@
+"""The process between the parent and the child: starts it, watches it, ends its tree, accounts for it.
+
+Theory of operation
+-------------------
+Three processes: parent -> warden -> child (which runs the user's code, and may start many more).
+
+* The warden is started by file, in a session of its own, by the parent. It has one thread, no network and
+  no user data. It is the subreaper of everything the child starts and has no other children, so that
+  "nobody is left" is exact: waitpid() says ECHILD.
+* The *lifeline* is a socketpair between parent and warden; the parent holds the only other end. Frames go
+  both ways (SPAWN, KILL, TASK down; SPAWNED, SAMPLE, ENDED up). When the parent is gone, whatever ended
+  it, the read gives EOF, and the warden ends the tree and itself. No PDEATHSIG on the warden: it would be
+  shot before it can clean up (measured: 56 of 56 processes survived). PDEATHSIG is on the child only, for
+  the day the warden itself is shot; the parent is a subreaper too and then ends the rest.
+* The child's own channel and its output pipes lead straight from the parent to the child. The warden
+  inherits their ends, passes them on at exec, and closes its copies.
+* The end: the child has exited, or KILL came, or the lifeline broke. Then freeze, kill, reap to ECHILD
+  (tree.py), ENDED to the parent, exit. ENDED is sent after the last process is gone, never before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import math
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any, NoReturn
+
+from ..linux import kernel, process_tree
+from ..shared.channel import STACK_SIGNAL, FrameReader, Kind, encode, fds_of
+from ..shared.limits import Limits
+from ..usage.usage import Breach
+from .limit_enforcer import Guard
+
+#: How many processes a report names; the rest are counted.
+NAMED = 20
+#: A process that SIGKILL does not end in this time is in the kernel's hands (state D): report it.
+KILL_DEADLINE_S = 10.0
+#: Usage goes to the parent this often while a task runs.
+SAMPLE_S = 0.25
+#: faulthandler gets this long to write the stacks of a child that is about to be killed.
+STACK_S = 0.25
+
+
+def main() -> NoReturn:
+    """Run as the warden until the tree below is gone; argv: role, lifeline descriptor."""
+    kernel.become_subreaper()
+    with contextlib.suppress(OSError):
+        kernel.hide_from_same_user()
+    # The terminal's Ctrl-C and a polite TERM are the parent's business: it asks us in frames.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    lifeline = socket.socket(fileno=int(sys.argv[2]))
+    # It came to us by inheritance; a copy of it in the tree would keep our parent alive in our eyes.
+    lifeline.set_inheritable(False)
+    gc.freeze()
+    gc.enable()
+    Warden(lifeline).run()
+    # Nothing is buffered here; interpreter shutdown would cost milliseconds of everybody's waiting.
+    os._exit(0)
+
+
+class Warden:
+    """One child, from SPAWN to ENDED."""
+
+    def __init__(self, lifeline: socket.socket) -> None:
+        self._lifeline = lifeline
+        lifeline.setblocking(True)
+        self._reader = FrameReader()
+        self._pid = 0
+        self._status: int | None = None
+        self._usage: Any = None
+        self._kill: dict[str, Any] | None = None
+        self._guard: Guard | None = None
+        self._sample_at = 0.0
+        self._given: list[int] = []  #: descriptors that are the child's
+        self._account: dict[str, Any] = {}
+        self._fault = -1
+        # SIGCHLD only has to wake the select; a handler must exist for the wake-up descriptor to be used.
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake = wake_read
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+
+    def run(self) -> None:
+        """Serve until the tree is gone and the parent knows."""
+        fds = [self._wake, self._lifeline.fileno()]
+        while True:
+            # select, not poll: its timeout is finer than a millisecond.
+            ready, _, _ = select.select(fds, [], [], self._pause_s())
+            if fds[1] in ready and not self._receive():
+                self._end()
+                return
+            if fds[0] in ready:
+                self._drain_wake()
+                process_tree.reap(self._reaped)
+            if self._pid and (self._status is not None or self._kill is not None):
+                self._report(*self._end())
+                return
+            if self._pid and self._guard is not None:
+                self._watch(self._guard)
+
+    def _pause_s(self) -> float | None:
+        if self._guard is None or not self._pid:
+            return None
+        at = self._guard.next_at
+        if not self._guard.idle:
+            at = min(at, self._sample_at)
+        return max(0.0, at - time.monotonic()) if at < math.inf else None
+
+    def _watch(self, guard: Guard) -> None:
+        """Look if it is time to; begin the kill when a limit does not hold."""
+        now = time.monotonic()
+        if now >= guard.next_at:
+            found = guard.look(now)
+            if found is not None:
+                self._breached(guard, found)
+                return
+        if now >= self._sample_at and not guard.idle:
+            self._sample_at = now + SAMPLE_S
+            self._send(Kind.SAMPLE, guard.sample())
+
+    def _breached(self, guard: Guard, found: Breach) -> None:
+        """Freeze everybody, look once more, and decide."""
+        guard.pause()
+        frozen = process_tree.freeze(os.getpid(), deadline=time.monotonic() + process_tree.FREEZE_S)
+        sure = guard.confirm()
+        if sure is None and found.kind in ("memory", "shared_memory"):
+            for pid in frozen:
+                process_tree.signal_to(pid, signal.SIGCONT)
+            guard.resume()
+            return
+        sure = sure if sure is not None else found
+        self._kill = {
+            "cause": sure.kind,
+            "used": sure.used,
+            "allowed": sure.allowed,
+            "after_s": time.monotonic() - guard.began_at,
+            "top": guard.top(),
+            "objects": guard.objects(),
+        }
+
+    def _receive(self) -> bool:
+        """Take what the parent says; False when there is no parent any more."""
+        try:
+            data, ancillary, _, _ = self._lifeline.recvmsg(65536, 256, socket.MSG_CMSG_CLOEXEC)
+        except OSError:
+            return False
+        if not data:
+            return False
+        self._given += fds_of(ancillary)
+        for frame in self._reader.feed(data):
+            body = json.loads(frame.body)
+            if frame.kind == Kind.SPAWN:
+                self._spawn(body)
+            elif frame.kind == Kind.KILL:
+                self._kill = self._kill or body
+                if body.get("stack") and self._pid:
+                    self._ask_for_stack()
+            elif frame.kind == Kind.TASK and self._guard is not None:
+                self._on_task(self._guard, body)
+        return True
+
+    def _on_task(self, guard: Guard, body: dict[str, Any]) -> None:
+        """A task begins, is over, or its account is wanted."""
+        if "idle" in body:
+            guard.idle = bool(body["idle"])
+            if body.get("loaded"):
+                guard.loaded()
+        if "throttle" in body:
+            guard.throttle(bool(body["throttle"]))
+        if "ask" in body:
+            self._send(Kind.SAMPLE, {**guard.fresh_sample(), "ask": body["ask"]})
+        if body.get("restart"):
+            guard.restart_peak()
+            guard.idle = False
+        if body.get("end_others"):
+            self._end_others()
+
+    def _end_others(self) -> None:
+        """Kill everybody but the child itself; who is born meanwhile is found by the next sweep."""
+        for _ in range(10):
+            others = [pid for pid in process_tree.descendants(os.getpid()) if pid != self._pid]
+            if not others:
+                return
+            for pid in others:
+                process_tree.signal_to(pid, signal.SIGKILL)
+            self._wait(0.002)
+            process_tree.reap(self._reaped)
+
+    def _ask_for_stack(self) -> None:
+        """Have faulthandler write where every thread is; it does so even while C code holds the GIL."""
+        # In this order: one that has stopped itself shows where, before it goes on.
+        process_tree.signal_to(self._pid, STACK_SIGNAL)
+        process_tree.signal_to(self._pid, signal.SIGCONT)
+        before = time.monotonic()
+        size = same = 0
+        while time.monotonic() - before < STACK_S and self._status is None:
+            self._wait(0.001)
+            found = os.fstat(self._fault).st_size
+            same = same + 1 if found and found == size else 0
+            if same == 3:
+                return  # it has stopped growing: it is whole
+            size = found
+
+    def _spawn(self, spec: dict[str, Any]) -> None:
+        """Fork and execute the child; tells the parent its pid, or why it could not be executed."""
+        # They came with the first bytes of this frame, in this order.
+        fds: dict[str, int] = dict(zip(spec["fds"], self._given, strict=True))
+        limits = Limits.from_json(spec["limits"])
+        guard = Guard(limits, folders=spec["folders"], ours=[os.getppid(), os.getpid()])
+        self._fault = os.dup(fds["fault"])
+        keep: list[int] = [fds[name] for name in spec["keep"]]
+        error_read, error_write = os.pipe2(os.O_CLOEXEC)
+        me = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._become_child(spec, fds, keep, me, guard)
+            except BaseException as error:  # noqa: BLE001
+                text = f"{type(error).__name__}: {error}"
+                os.write(error_write, text.encode("utf-8", "replace")[:4000])
+            os._exit(127)
+        self._pid = pid
+        self._guard = guard
+        guard.began()
+        os.close(error_write)
+        for fd in fds.values():
+            os.close(fd)
+        # EOF: exec has closed the other end, so it worked.
+        problem = os.read(error_read, 4096).decode("utf-8", "replace")
+        os.close(error_read)
+        self._send(Kind.SPAWNED, {"pid": pid, "problem": problem, "holds": guard.describe()})
+
+    def _become_child(
+        self, spec: dict[str, Any], fds: dict[str, int], keep: list[int], me: int, guard: Guard
+    ) -> None:
+        """In the forked process: arrange descriptors, session and signals, then exec. Never returns."""
+        os.setsid()
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+            signal.SIGHUP,
+            signal.SIGQUIT,
+            signal.SIGCHLD,
+            signal.SIGPIPE,
+            signal.SIGXFSZ,
+        ):
+            signal.signal(number, signal.SIG_DFL)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(fds["stdout"], 1)
+        os.dup2(fds["stderr"], 2)
+        for fd in fds.values():
+            os.set_inheritable(fd, fd in keep)
+        os.chdir(spec["cwd"])
+        guard.in_child()
+        kernel.die_with_parent(me)
+        argv = [*spec["argv"], *map(str, keep)]
+        os.execve(argv[0], argv, spec["env"])
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake, 4096):
+                pass
+
+    def _reaped(self, pid: int, status: int, usage: Any) -> None:
+        if self._guard is not None:
+            self._guard.reaped(pid, usage)
+        if pid == self._pid:
+            self._status = status
+            self._usage = usage
+
+    def _wait(self, seconds: float) -> None:
+        """Pass time until a child has ended, at most this long."""
+        ready, _, _ = select.select([self._wake], [], [], seconds)
+        if ready:
+            self._drain_wake()
+
+    def _end(self) -> tuple[dict[int, process_tree.Left], list[process_tree.Left], float]:
+        """End every process that is left; return who was there, who could not be ended, seconds it took."""
+        began = time.monotonic()
+        hook = None
+        if self._guard is not None:
+            self._guard.pause()
+            self._guard.before_the_end()
+            hook = self._guard.kill_hook
+        there, left = process_tree.kill_all(
+            reaped=self._reaped, wait=self._wait, deadline_s=KILL_DEADLINE_S, also=hook
+        )
+        took_s = time.monotonic() - began
+        self._account = self._guard.ended() if self._guard is not None else {}
+        return there, left, took_s
+
+    def _report(
+        self, there: dict[int, process_tree.Left], left: list[process_tree.Left], took_s: float
+    ) -> None:
+        largest = sorted(there.values(), key=lambda one: -one.rss_bytes)
+        self._send(
+            Kind.ENDED,
+            {
+                "status": self._status,
+                "kill": self._kill,
+                "killed": [list(one) for one in largest[:NAMED]],
+                "killed_count": len(there),
+                "left": [list(one) for one in left[:NAMED]],
+                "took_s": took_s,
+                "max_rss_bytes": self._usage.ru_maxrss * 1024 if self._usage is not None else 0,
+                "account": self._account,
+            },
+        )
+
+    def _send(self, kind: Kind, body: dict[str, Any]) -> None:
+        # A parent that is gone is noticed at the next read; there is nobody left to tell.
+        with contextlib.suppress(OSError):
+            self._lifeline.sendall(encode(kind, 0, json.dumps(body).encode()))

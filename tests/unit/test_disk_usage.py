@@ -1,0 +1,99 @@
+"""What a run has written, measured in small steps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hkrunner.sandbox.usage import disk_usage
+from hkrunner.sandbox.usage.disk_usage import DiskMeter
+
+KI = 1024
+
+
+def measured(meter: DiskMeter, now: float = 0.0) -> int:
+    """Take steps until a whole pass is done."""
+    for step in range(1000):
+        meter.next_at = 0.0
+        meter.look(now + step)
+        if meter._pass is None:
+            return meter.growth_bytes
+    raise AssertionError("a pass that never ends")
+
+
+def write(path: Path, kib: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(os.urandom(kib * KI))
+
+
+def test_growth_is_what_came_after_the_first_pass(tmp_path: Path) -> None:
+    write(tmp_path / "old", 512)
+    meter = DiskMeter([str(tmp_path)])
+    meter.measure_before()
+    assert measured(meter) == 0
+    write(tmp_path / "deep" / "new", 256)
+    assert 256 * KI <= measured(meter) < 300 * KI
+
+
+def test_what_is_removed_makes_room_again(tmp_path: Path) -> None:
+    meter = DiskMeter([str(tmp_path)])
+    meter.measure_before()
+    write(tmp_path / "new", 256)
+    assert measured(meter) >= 256 * KI
+    (tmp_path / "new").unlink()
+    measured(meter)
+    assert measured(meter) < 64 * KI
+
+
+def test_a_folder_inside_another_and_a_file_with_two_names_count_once(tmp_path: Path) -> None:
+    meter = DiskMeter([str(tmp_path), str(tmp_path / "inner")])
+    meter.measure_before()
+    write(tmp_path / "inner" / "one", 256)
+    os.link(tmp_path / "inner" / "one", tmp_path / "other name")
+    os.symlink("/usr", tmp_path / "elsewhere")
+    assert measured(meter) < 300 * KI
+
+
+def test_what_an_unfinished_pass_has_found_counts_already(tmp_path: Path) -> None:
+    meter = DiskMeter([str(tmp_path)])
+    meter.measure_before()
+    for number in range(disk_usage.STEP_ENTRIES + 100):
+        (tmp_path / f"{number}").write_bytes(b"x" * 100)
+    meter.look(0.0)
+    assert meter._pass is not None and meter.growth_bytes > 0
+    meter.close()
+
+
+def test_it_looks_often_where_that_costs_little_and_seldom_where_it_costs_much(tmp_path: Path) -> None:
+    times = iter([0.0, 0.0001, 1.0, 1.02])
+    meter = DiskMeter([str(tmp_path)], clock=lambda: next(times))
+    meter.look(0.0)
+    assert meter.next_at == disk_usage.EVERY_S
+    meter.look(1.0)
+    assert 1.0 + 0.02 / disk_usage.SHARE + 1e-9 >= meter.next_at > 3.0
+
+
+def test_a_folder_that_vanishes_is_nothing(tmp_path: Path) -> None:
+    meter = DiskMeter([str(tmp_path / "never there")])
+    meter.measure_before()
+    assert measured(meter) == 0
+
+
+def test_it_makes_haste_when_much_of_the_limit_may_have_been_written(tmp_path: Path) -> None:
+    limit = 8 << 20
+    for number in range(8 * disk_usage.STEP_ENTRIES):
+        (tmp_path / f"{number}").touch()
+    took = {}
+    for hurries in (True, False):
+        meter = DiskMeter([str(tmp_path)], limit_bytes=limit if hurries else None)
+        meter.measure_before()
+        meter.look(0.0)
+        (tmp_path / f"large {hurries}").write_bytes(os.urandom(2 * limit))
+        os.sync()  # else its blocks are only promised, on some file systems
+        now = 0.0
+        while meter.growth_bytes <= limit:
+            now = meter.next_at
+            meter.look(now)
+        took[hurries] = now
+        meter.close()
+    assert took[True] < took[False] / 3, took

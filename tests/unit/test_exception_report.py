@@ -1,0 +1,157 @@
+"""An exception of any kind becomes one bounded answer, most important first."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hkrunner.sandbox.child.api_call import AlgorithmExecutionError
+from hkrunner.sandbox.child.exception_report import DETAILS_MAX, MESSAGE_MAX, TEXT_MAX, cut, describe, text_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+HERE = str(Path(__file__).parent)
+FILE = Path(__file__).name
+
+
+def caught(function: Callable[[], object]) -> BaseException:
+    try:
+        function()
+    except BaseException as error:  # noqa: BLE001 - of any kind
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def raise_(error: BaseException) -> None:
+    raise error
+
+
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+@given(st.text(max_size=300), st.integers(10, 200))
+def test_a_cut_text_keeps_its_ends_and_says_what_is_missing(text: str, most: int) -> None:
+    short = cut(text, most)
+    if len(text) <= most:
+        assert short == text
+    else:
+        assert short.startswith(text[: most * 2 // 3]) and short.endswith(text[-3:])
+        assert f"{len(text) - most:,} characters left out" in short
+
+
+def test_the_code_type_text_and_place_come_first() -> None:
+    told = describe(caught(lambda: raise_(ValueError("no such column"))), HERE)
+    line = raise_.__code__.co_firstlineno + 1
+    assert told["message"].startswith(
+        f"ALGORITHM_ERROR: ValueError: no such column ({FILE}:{line} in raise_)\n"
+    )
+    assert (told["code"], told["type"], told["line"]) == (
+        "ALGORITHM_ERROR",
+        "ValueError",
+        f"{FILE}:{line} in raise_",
+    )
+    assert "Traceback (most recent call last)" in told["details"]
+
+
+def test_a_class_of_the_users_is_named_with_its_module() -> None:
+    told = describe(caught(lambda: raise_(Silent())), HERE)
+    assert f"{__name__}.Silent: <its text cannot be shown: __str__ raised SystemExit>" in told["message"]
+
+
+def test_an_error_of_the_code_api_is_named_as_users_know_it() -> None:
+    error = AlgorithmExecutionError("square: it failed")
+    told = describe(caught(lambda: raise_(error)), HERE)
+    assert told["message"].startswith("ALGORITHM_ERROR: AlgorithmExecutionError: square: it failed (")
+    assert "\nAlgorithmExecutionError: square: it failed" in told["details"]
+    assert str(pickle.loads(pickle.dumps(error))) == "square: it failed"
+
+
+def test_a_read_of_stdin_is_told_what_there_is_instead() -> None:
+    message = describe(caught(lambda: raise_(EOFError("EOF when reading a line"))), HERE)["message"]
+    assert (
+        "EOFError: EOF when reading a line (" in message
+        and "; its stdin is empty: values come by --input" in message
+    )
+
+
+def test_an_error_without_a_text_says_so() -> None:
+    message = describe(caught(lambda: raise_(AssertionError())), HERE)["message"]
+    assert message.startswith("ALGORITHM_ERROR: AssertionError") and "(without a text)" in message
+
+
+def test_the_function_is_named_when_it_is_not_start() -> None:
+    told = describe(caught(lambda: raise_(OSError("gone"))), HERE, during=" in stop()")
+    assert "OSError: gone in stop()" in told["message"]
+
+
+@pytest.mark.parametrize("code", [0, 3, None, "a text", object()])
+def test_an_exit_is_told_with_what_it_was_given(code: object) -> None:
+    told = describe(caught(lambda: raise_(SystemExit(code))), HERE)
+    shown = "" if code is None else repr(code)
+    assert told["code"] == "EXITED"
+    assert told["message"].startswith(f"EXITED: sys.exit({shown}) ended the algorithm before it answered")
+
+
+def test_a_syntax_error_shows_the_line_with_a_caret() -> None:
+    source = "x = 1\nif x = 2:\n    pass\n"
+    error = caught(lambda: compile(source, os.path.join(HERE, "their.py"), "exec"))
+    told = describe(error, HERE, code="IMPORT_FAILED")
+    assert told["line"] == "their.py:2"
+    lines = told["message"].splitlines()
+    assert lines[0].startswith("IMPORT_FAILED: SyntaxError: ")
+    assert lines[1] == "    if x = 2:" and lines[2].strip().startswith("^")
+    assert "(their.py:2)" in told["message"]
+
+
+def test_no_memory_has_a_code_of_its_own() -> None:
+    assert describe(caught(lambda: raise_(MemoryError())), HERE)["code"] == "MEMORY_ERROR"
+
+
+def test_the_last_frame_of_the_users_own_code_is_the_place() -> None:
+    import json
+
+    def parse() -> None:
+        json.loads("{")
+
+    told = describe(caught(parse), HERE)
+    assert told["line"].startswith(FILE) and told["line"].endswith("in parse")
+
+
+def deeper(level: int) -> None:
+    deeper(level + 1)
+
+
+def test_a_recursion_is_shown_by_its_two_ends() -> None:
+    told = describe(caught(lambda: deeper(0)), HERE)
+    assert "more calls" in told["message"]
+    assert told["message"].count("in deeper") <= 20
+
+
+@pytest.mark.parametrize("size", [TEXT_MAX, 10_000_000])
+def test_what_is_told_is_bounded(size: int) -> None:
+    told = describe(caught(lambda: raise_(ValueError("x" * size))), HERE)
+    assert len(told["message"]) < MESSAGE_MAX + 100
+    assert len(told["details"]) < DETAILS_MAX + 100
+
+
+def test_a_text_that_never_ends_is_no_text() -> None:
+    class Mirror(Exception):
+        def __str__(self) -> str:
+            return f"[{self}]"
+
+    assert "__str__ raised RecursionError" in text_of(Mirror())
+
+
+def test_a_chain_of_1000_causes_is_bounded() -> None:
+    error: Exception = ValueError("first")
+    for number in range(1000):
+        following = KeyError(number)
+        following.__cause__ = error
+        error = following
+    told = describe(caught(lambda: raise_(error)), HERE)
+    assert len(told["details"]) < DETAILS_MAX + 100

@@ -1,0 +1,94 @@
+"""Records of one that serves are removed when there is time for it, and never without bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hkrunner.boards.runs.store import Store
+from hkrunner.boards.runs.task_record import TaskIds
+from hkrunner.runner.app import retention
+from hkrunner.runner.app.retention import Keeper
+from hkrunner.runner.console.terminal import Output
+from hkrunner.runner.io.loop import Loop
+from hkrunner.runner.protocol.result import Result
+from support.clock import Clock
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def loop(clock: Clock) -> Iterator[Loop]:
+    loop = Loop(clock=clock)
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def end_task(loop: Loop, tmp_path: Path) -> Callable[[int], None]:
+    keeper = Keeper(loop, tmp_path, 3, Output(loop, local=False, quiet=True, verbose=False, encoding="utf-8"))
+
+    def end(number: int) -> None:
+        folder = tmp_path / "tasks" / f"t{number:03}"
+        folder.mkdir(parents=True)
+        keeper.ended(Result("t", "j", "n", "p", "succeed", 0.0, 0.0, 0.0, folder=str(folder)))
+        loop.turn(0)
+
+    return end
+
+
+def left(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "tasks").iterdir())
+
+
+def test_the_oldest_are_removed_in_a_pause(
+    end_task: Callable[[int], None], loop: Loop, clock: Clock, tmp_path: Path
+) -> None:
+    for number in range(8):
+        end_task(number)
+        clock.now += retention.PAUSE_S / 2
+    assert len(left(tmp_path)) == 8
+    clock.now += retention.PAUSE_S
+    loop.turn(0)
+    assert left(tmp_path) == ["t005", "t006", "t007"]
+
+
+def test_without_a_pause_there_is_a_bound(
+    end_task: Callable[[int], None], clock: Clock, tmp_path: Path
+) -> None:
+    for number in range(100):
+        end_task(number)
+        clock.now += retention.PAUSE_S / 4
+    assert len(left(tmp_path)) <= 3 * retention.MOST_TIMES + 4
+
+
+def test_many_are_removed_a_few_at_a_time(
+    end_task: Callable[[int], None], loop: Loop, clock: Clock, tmp_path: Path
+) -> None:
+    for number in range(30):
+        end_task(number)
+    clock.now += retention.PAUSE_S
+    loop.turn(0)
+    assert len(left(tmp_path)) == 30 - retention.AT_ONCE
+    clock.now += retention.NEXT_S
+    loop.turn(0)
+    assert len(left(tmp_path)) == 3
+
+
+def test_metrics_go_with_their_task(loop: Loop, clock: Clock, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    keeper = Keeper(loop, tmp_path, 1, Output(loop, local=False, quiet=True, verbose=False, encoding="utf-8"))
+    for name in ("t1", "t2"):
+        record = store.open(TaskIds(name, "j", "n", "p"), entry="e", started_at=1.0)
+        (record.metrics_dir / "events").write_text(name)
+        record.finish({"status": "succeed"})
+        keeper.ended(Result(name, "j", "n", "p", "succeed", 0.0, 0.0, 0.0, folder=str(record.folder)))
+    store.close()
+    clock.now += retention.PAUSE_S
+    loop.turn(0)
+    assert left(tmp_path) == ["t2"]
+    assert [path.read_text() for path in (tmp_path / "runs").rglob("events")] == ["t2"]

@@ -1,0 +1,77 @@
+"""A guard process may be begun before it is needed, and never outlives the need."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from hkrunner.runner import entry_point
+from hkrunner.runner.entry_point import _starts_algorithm
+from hkrunner.sandbox.parent import warden_launch
+from support.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def none_waits() -> Iterator[None]:
+    yield
+    warden_launch.discard()
+
+
+def test_the_one_that_waits_is_taken_first() -> None:
+    warden_launch.prepare()
+    warden_launch.prepare()
+    (pid,) = warden_launch.waiting()
+    first, second = warden_launch.take(), warden_launch.take()
+    assert first.process.pid == pid != second.process.pid
+    assert not warden_launch.waiting()
+    for one in (first, second):
+        one.lifeline.close()
+        assert one.process.wait(timeout=10) == 0, "it ends with its lifeline"
+
+
+def test_one_that_was_killed_meanwhile_is_not_taken() -> None:
+    warden_launch.prepare()
+    (pid,) = warden_launch.waiting()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: _is_zombie(pid), what="its end")
+    one = warden_launch.take()
+    assert one.process.pid != pid
+    one.lifeline.close()
+    one.process.wait(timeout=10)
+
+
+def test_what_nobody_took_is_gone_when_discarded() -> None:
+    warden_launch.prepare()
+    (pid,) = warden_launch.waiting()
+    warden_launch.discard()
+    assert not warden_launch.waiting() and not os.path.exists(f"/proc/{pid}")
+
+
+@pytest.mark.parametrize("line", ["", "alg.py", "-e alg.py -i 1", "run alg.py", "./alg", "--mem 1Gi -e a.b"])
+def test_a_run_has_its_guard_begun(line: str) -> None:
+    assert _starts_algorithm(line.split())
+
+
+@pytest.mark.parametrize(
+    "line", ["--version", "-h", "run --help", "doctor", "runs ls", "alg.py --pdb", "board start t1"]
+)
+def test_what_runs_no_algorithm_has_no_guard(line: str) -> None:
+    assert not _starts_algorithm(line.split())
+
+
+def _is_zombie(pid: int) -> bool:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()[0] == b"Z"
+
+
+def test_ctrl_c_before_there_is_anything_to_hear_it_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry_point, "_run", interrupted)
+    monkeypatch.setattr("sys.argv", ["hkrunner", "runs"])
+    with pytest.raises(SystemExit) as ended:
+        entry_point.main()
+    assert ended.value.code == 130
