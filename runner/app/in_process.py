@@ -1,7 +1,7 @@
 """--in-process: this process runs the code at its own terminal, and the supervisor is a process below it.
 
     hkrunner run --in-process           the process that a user, or an editor's debugger, has started
-      +- python -c … begin()            the supervisor, in a session of its own: link, records, results
+      +- in_process_supervisor.begin()  the supervisor, in a session of its own: link, records, results
 
 What is decided (settings, where the code lies) is decided here, and handed over in a memory file; see
 sandbox/child/in_user_process.py for the two sides of the sockets.
@@ -19,15 +19,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import NoReturn
 
 from ...sandbox.child import in_user_process
-from ...sandbox.linux.kernel import hide_from_same_user
 from ...sandbox.parent.child_handle import Listener
 from ...sandbox.parent.user_process import Host
 from ...sandbox.shared.entry import Location
-from ..entry_point import fill_standard_streams
 from ..errors import HkrunnerError
 from ..io.loop import Loop
 from ..settings.settings import Settings
@@ -35,7 +31,7 @@ from ..settings.settings import Settings
 #: What the supervisor is started with: as in python_api.py, no folder of the user's is on its path.
 _BEGIN = (
     "import sys; sys.path[:] = filter(None, sys.path);"
-    "from hkrunner.runner.app.in_process import begin; begin()"
+    "from hkrunner.runner.app.in_process_supervisor import begin; begin()"
 )
 #: Through a shell that is replaced at once: debuggers follow into every Python that a process starts
 #: itself, and this one is not theirs to stop.
@@ -158,24 +154,3 @@ class HostSide:
             on_asked=lambda status: self.interrupt(status),
             on_gone=lambda: self.on_gone(),
         )
-
-
-def begin() -> NoReturn:
-    """Be the supervisor; argv: the pid of the process above, its sockets, the file for stacks, the order."""
-    pid, tasks, control, news, fault, order = map(int, sys.argv[1:7])
-    with os.fdopen(order, "rb") as file:
-        settings, where = pickle.load(file)
-    for fd in (tasks, control, news, fault):
-        os.set_inheritable(fd, False)
-    with contextlib.suppress(OSError):
-        hide_from_same_user()
-    fds = {"tasks": tasks, "control": control, "news": news, "fault": fault}
-    from .run import run_with
-
-    fill_standard_streams()
-    try:
-        status = run_with(replace(settings, host=HostSide(pid, fds)), where)
-    except HkrunnerError as error:
-        print(f"hkrunner: {error}", file=sys.stderr)
-        status = error.exit_status
-    sys.exit(status)

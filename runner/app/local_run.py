@@ -76,7 +76,7 @@ class LocalRun:
         self._connected = False
         self._view = None
         # Where the code has the terminal to itself, a line of ours would cut its prompts.
-        if not settings.quiet and settings.host is None and is_wanted(os.environ):
+        if not settings.quiet and not settings.in_process and is_wanted(os.environ):
             self._view = View(
                 loop,
                 output,

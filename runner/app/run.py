@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..protocol.messages import Failure
     from ..protocol.result import Result
     from .board_alongside import Beside
+    from .in_process import HostSide
     from .retention import Keeper
 
 #: A board that has not answered by then will not: TensorBoard's first import from a cold disk took 22 s.
@@ -47,8 +48,8 @@ def run(settings: Settings) -> int:
         return run_with(*prepare(settings, os.environ, stack))
 
 
-def run_with(settings: Settings, where: Location) -> int:
-    """Run this code; return the exit status."""
+def run_with(settings: Settings, where: Location, host: HostSide | None = None) -> int:
+    """Run this code; return the exit status. `host`: with --in-process, the process that runs the code."""
     file = _output_file(settings)
     loop = Loop()
     output = _output(loop, settings, file)
@@ -67,7 +68,7 @@ def run_with(settings: Settings, where: Location) -> int:
     beside = _start_beside(loop, settings, where, output)
     try:
         run_it = _run_locally if settings.local else _serve
-        status = run_it(loop, settings, where, output, store)
+        status = run_it(loop, settings, where, output, store, host)
         if beside is not None and settings.local:
             beside.wait(BOARD_DEADLINE_S)  # so that its address is told even after a short run
         if beside is not None and beside.failed:
@@ -159,7 +160,14 @@ def _keeper(loop: Loop, settings: Settings, output: Output) -> Keeper | None:
     return Keeper(loop, settings.state_dir, most, output)
 
 
-def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:
+def _run_locally(
+    loop: Loop,
+    settings: Settings,
+    where: Location,
+    output: Output,
+    store: Store | None,
+    host: HostSide | None,
+) -> int:
     from ..prepare.inputs import check_encoding, read_inputs
 
     # All inputs are checked before the first task runs.
@@ -168,11 +176,11 @@ def _run_locally(loop: Loop, settings: Settings, where: Location, output: Output
         check_encoding(inputs, settings.encoding)
     if settings.watch:
         return _run_watching(loop, settings, where, output, store, inputs)
-    crew = _begin_child(loop, settings, where, store)
+    crew = _begin_child(loop, settings, where, store, host)
     from .local_run import LocalRun
 
     one = LocalRun(loop, settings, where, output, store, iter(inputs), crew)
-    obey_signals(loop, one.interrupt, settings)
+    obey_signals(loop, one.interrupt, host)
     try:
         one.begin()
         settle()
@@ -231,14 +239,24 @@ def run_worker(asked: WorkerSettings) -> int:
         loop.close()
 
 
-def _begin_child(loop: Loop, settings: Settings, where: Location, store: Store | None) -> Crew:
-    crew = Crew(loop, settings, where, store.environment() if store is not None else {})
+def _begin_child(
+    loop: Loop, settings: Settings, where: Location, store: Store | None, host: HostSide | None
+) -> Crew:
+    attach = None if host is None else host.begin
+    crew = Crew(loop, settings, where, store.environment() if store is not None else {}, attach)
     crew.begin()
     return crew
 
 
-def _serve(loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None) -> int:
-    crew = _begin_child(loop, settings, where, store)
+def _serve(
+    loop: Loop,
+    settings: Settings,
+    where: Location,
+    output: Output,
+    store: Store | None,
+    host: HostSide | None,
+) -> int:
+    crew = _begin_child(loop, settings, where, store, host)
     from ..console.task_report import Report
     from ..serving.supervisor import Hooks, Supervisor
 
@@ -246,7 +264,7 @@ def _serve(loop: Loop, settings: Settings, where: Location, output: Output, stor
 
     def load_failed(failure: Failure) -> None:
         output.warn(f"✘ {report.words(failure)}")
-        if settings.host is not None:
+        if host is not None:
             supervisor.shutdown(4)
             return
         output.warn("  every task is answered with this until it loads; it is tried again for each")
@@ -272,10 +290,10 @@ def _serve(loop: Loop, settings: Settings, where: Location, output: Output, stor
 
     hooks = Hooks(on_result=ended, on_load_failed=load_failed, on_given_up=given_up)
     supervisor = Supervisor(loop, settings, where, output, store, hooks, crew)
-    obey_signals(loop, supervisor.shutdown, settings)
-    if settings.host is not None:
+    obey_signals(loop, supervisor.shutdown, host)
+    if host is not None:
         # There is no other process for the next task.
-        settings.host.on_gone = lambda: loop.after(0, end_with_it)
+        host.on_gone = lambda: loop.after(0, end_with_it)
     supervisor.preload()
     supervisor.connect(settings.url)
     settle()
@@ -290,9 +308,9 @@ def settle() -> None:
         gc.enable()
 
 
-def obey_signals(loop: Loop, shutdown: Callable[[int], None], settings: Settings | None = None) -> None:
+def obey_signals(loop: Loop, shutdown: Callable[[int], None], host: HostSide | None = None) -> None:
     """The first one ends in order, the second kills at once; what --in-process passes on counts as one."""
-    if settings is not None and settings.host is not None:
-        settings.host.interrupt = shutdown
+    if host is not None:
+        host.interrupt = shutdown
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.on_signal(number, lambda number=number: shutdown(128 + number))  # type: ignore[misc]

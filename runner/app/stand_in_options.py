@@ -62,7 +62,7 @@ def _ready(
         local=True,
         spare=False,
         redirect_logs=False,
-        host=None,
+        in_process=False,
         path=None,
         notes=(),
     )

@@ -73,7 +73,7 @@ class Report:
         else:
             place = f" · {self._shown(result.folder)}" if result.folder is not None else ""
             # With --in-process what is used is hkrunner's as well.
-            used = "" if self._settings.host is not None else _used(result)
+            used = "" if self._settings.in_process else _used(result)
             output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{used}{place}")
         for problem in result.problems:
             output.warn(f"  {problem}")

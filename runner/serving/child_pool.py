@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ...sandbox.parent.child_handle import Child, Listener
 from ...sandbox.shared.entry import Location
@@ -13,17 +13,31 @@ from ...sandbox.shared.outcome import Cause
 from ..io.loop import Loop
 from ..settings.settings import Settings
 
+#: Takes a process that exists already as the child: (loop, listener, setup) -> its handle. May raise OSError.
+Attach = Callable[[Loop, Listener, Mapping[str, object]], Child]
+
 
 class Crew:
     """Starts children, and knows which of them is listened to."""
 
-    def __init__(self, loop: Loop, settings: Settings, where: Location, env: dict[str, str]) -> None:
-        """`env`: variables that every child gets beside the user's own."""
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        where: Location,
+        env: dict[str, str],
+        attach: Attach | None = None,
+    ) -> None:
+        """`env`: variables that every child gets in addition to the user's own.
+
+        `attach`: with --in-process, takes the user's process as the only child; None: children are started.
+        """
         self._loop = loop
         self._settings = settings
         self._where = where
         self._listener: Listener | None = None
         self._env = env
+        self._attach = attach
         self.child: Child | None = None
         self._spare: Child | None = None
         self._leaving: set[Child] = set()
@@ -36,7 +50,7 @@ class Crew:
 
         The loop must not run before tell().
         """
-        if self._settings.host is None:
+        if self._attach is None:
             with contextlib.suppress(OSError):  # ready() meets the same trouble, and tells it
                 self.child = self._start()
 
@@ -63,9 +77,9 @@ class Crew:
 
     def _start(self) -> Child:
         settings = self._settings
-        if settings.host is not None:
+        if self._attach is not None:
             assert self._listener is not None, "it is begun when it is made ready"
-            return settings.host.begin(self._loop, self._listener, self._setup(self._own_variables()))
+            return self._attach(self._loop, self._listener, self._setup(self._own_variables()))
         env = {**os.environ, **self._own_variables()}
         if settings.limits.enforced:
             env.update(thread_variables(settings.limits.cpu_cores, env))

@@ -23,7 +23,6 @@ from ..errors import SettingsError
 from .options import DEFAULT_URL, OPTIONS
 
 if TYPE_CHECKING:
-    from ..app.in_process import HostSide
     from .descriptor import Descriptor
 
 __all__ = [
@@ -89,7 +88,6 @@ class Settings:
     read_again: Callable[[], Settings] | None = None
     in_process: bool = False
     pdb: bool = False
-    host: HostSide | None = None  #: in the supervisor of --in-process: what runs the code
     board: bool = False
     open: bool = False
     board_port: int = 0

@@ -1,0 +1,38 @@
+"""--in-process, the supervisor's side: read what the user's process decided, and run with it as the child."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+from typing import NoReturn
+
+from ...sandbox.linux.kernel import hide_from_same_user
+from ..entry_point import fill_standard_streams
+from ..errors import HkrunnerError
+from .in_process import HostSide
+from .run import run_with
+
+
+def begin() -> NoReturn:
+    """Run the supervisor, and exit with its status.
+
+    sys.argv holds the pid of the process above, and five descriptors: its three sockets, the file for the
+    stack of a crash, and the file with the pickled settings.
+    """
+    pid, tasks, control, news, fault, order = map(int, sys.argv[1:7])
+    with os.fdopen(order, "rb") as file:
+        settings, where = pickle.load(file)
+    for fd in (tasks, control, news, fault):
+        os.set_inheritable(fd, False)
+    with contextlib.suppress(OSError):
+        hide_from_same_user()
+    fds = {"tasks": tasks, "control": control, "news": news, "fault": fault}
+    fill_standard_streams()
+    try:
+        status = run_with(settings, where, HostSide(pid, fds))
+    except HkrunnerError as error:
+        print(f"hkrunner: {error}", file=sys.stderr)
+        status = error.exit_status
+    sys.exit(status)
