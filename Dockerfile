@@ -2,7 +2,7 @@
 #
 #     docker build --build-arg PYTHON_IMAGE=python:3.12-slim --tag hkrunner-algorithm:3.12 .
 #
-# How an algorithm's image is made from it, and what changes for operators: docs/cluster.md.
+# How an algorithm's image is made from it, and what changes for operators: docs/how-to/cluster.md.
 ARG PYTHON_IMAGE=python:3.12-slim
 
 FROM ${PYTHON_IMAGE} AS build

@@ -349,7 +349,7 @@ EVENTS: Mapping[str, Happening] = {
 def events() -> str:
     """Return the events of `--output jsonl`; an error when the code tells others."""
     said = set(_ENDED.values())
-    for file in (Path(inspect.getfile(Result)).parent).rglob("*.py"):
+    for file in Path(inspect.getfile(Result)).parents[1].rglob("*.py"):
         said.update(re.findall(r"\.emit\(\s*\"(\w+)\"", file.read_text("utf-8")))
     assert said == set(EVENTS), f"runner/ tells {sorted(said)}"
     rows = [[code(name), one.when, one.fields] for name, one in EVENTS.items()]

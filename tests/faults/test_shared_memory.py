@@ -41,7 +41,7 @@ def test_memory_files_and_shared_maps_count(how: str, code: str, tmp_path: Path)
     assert used is not None and int(used[1]) >= 256, message
     # Seen within a tenth of a second, in which 2 GB/s come to 200 MiB. A shared map is told from pages of a
     # file by the exact books only; the kernel took 57 to 175 ms for them in one run of 20, as long as the map
-    # was being filled: no bound holds there (docs/limits.md).
+    # was being filled: no bound holds there (docs/reference/limits.md).
     assert how == "map" or int(used[1]) < 456, message
     assert ("limits_test " in message) == (how == "memfd")
     assert (run.status, run.outputs[1]) == (137, "served")

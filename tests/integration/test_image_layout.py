@@ -217,7 +217,7 @@ def test_the_image_starts_the_script_in_hkubes_folder_as_an_ordinary_user() -> N
 
 
 def test_the_page_for_operators_says_what_is_true() -> None:
-    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8")
     for container in (256 * MI, 512 * MI, 1024 * MI, 4096 * MI):
         assert f"| {format_bytes(container)} | {format_bytes(child_memory_bytes(container))} |" in page
     assert f"| {PARENT_BYTES // MI} MiB |" in page and f"| {WARDEN_BYTES // MI} MiB |" in page
@@ -225,4 +225,4 @@ def test_the_page_for_operators_says_what_is_true() -> None:
     named = set(re.findall(r"HKRUNNER_[A-Z_]*[A-Z]", page))
     assert named <= variables, named - variables
     linked = re.findall(r"\]\((?!http)([^)#]+)", page)
-    assert linked and all((ROOT / "docs" / target).exists() for target in linked)
+    assert linked and all((ROOT / "docs" / "how-to" / target).exists() for target in linked)
