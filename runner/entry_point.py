@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from .io.standard_streams import fill_standard_streams
+
 #: With one of these no algorithm is started, or not below a guard.
 _NO_GUARD = frozenset(("-h", "--help", "--version", "--dry-run", "--in-process", "--pdb"))
 
@@ -49,15 +51,6 @@ def _leave(end: SystemExit) -> None:
             except (OSError, ValueError):
                 raise end from None  # the interpreter has a way of its own to tell
     os._exit(end.code & 0xFF)
-
-
-def fill_standard_streams() -> None:
-    """A descriptor 0, 1 or 2 that was closed when we were started would be given to a socket of ours."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
 
 
 def _run() -> NoReturn:

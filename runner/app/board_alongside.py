@@ -128,8 +128,7 @@ class Beside:
         self._told = (board.url, board.readiness)
         if first:
             self._output.say(f"● board {board.id}  {board.url}")
-            if self._output.events is not None:
-                self._output.events.emit("board", {"id": board.id, "url": board.url})
+            self._output.events.emit("board", {"id": board.id, "url": board.url})
         if self._open and board.readiness is Readiness.READY:
             self._show(board.url)  # not before: an empty page fills only when its user reloads it
         if first or board.readiness is Readiness.READY:

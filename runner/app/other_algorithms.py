@@ -18,6 +18,7 @@ from ...boards.runs.files import replace_file, to_json
 from ...boards.runs.store import Store
 from ...sandbox.shared.channel import INLINE_MAX
 from ...sandbox.shared.entry import Location
+from ..console.event_sink import EventSink
 from ..console.terminal import Output
 from ..io.loop import Loop
 from ..link.connection import Blob, Message
@@ -240,7 +241,7 @@ class Aside(Output):
     def __init__(self, output: Output) -> None:
         self._to = output
         self.out, self.err, self.verbose = output.out, output.err, output.verbose
-        self.events = None  # they are those of the run's own algorithm
+        self.events = EventSink()  # events are those of the run's own algorithm
 
     def user(self, stream: str, data: bytes) -> None:
         """Bytes an algorithm has printed, as they are."""

@@ -14,9 +14,9 @@ from ...boards.runs.store import Store
 from ...sandbox.linux.kernel import hide_from_same_user
 from ...sandbox.shared.entry import Location
 from ..console.terminal import Output, wants_color
-from ..entry_point import fill_standard_streams
 from ..errors import BoardFailed, SettingsError
 from ..io.loop import Loop
+from ..io.standard_streams import fill_standard_streams
 from ..prepare.prepare import prepare
 from ..serving.child_pool import Crew
 from ..settings.settings import Settings, WorkerSettings
@@ -104,9 +104,9 @@ def _output(loop: Loop, settings: Settings, file: OutputFile | None = None) -> O
         results=1 if file is None else file.fd,
     )
     if settings.events:
-        from ..console.json_events import Events
+        from ..console.json_events import JsonEvents
 
-        output.events = Events(output.out)
+        output.events = JsonEvents(output.out)
     return output
 
 
@@ -279,8 +279,7 @@ def _serve(
 
     def ended(result: Result) -> None:
         report.tell(result)
-        if output.events is not None:
-            output.events.result(result)
+        output.events.result(result)
         if keeper is not None:
             keeper.ended(result)  # one that serves for weeks must not fill its disk
 

@@ -1,13 +1,14 @@
-"""--output jsonl: what happens, as one JSON object a line, for programs that follow a run.
+"""--output jsonl: the events of a run, one JSON object a line, for programs that follow it.
 
     {"event": "connected", "time": …, "url": …}           time: milliseconds since the epoch
     {"event": "initialized", "time": …, "taskId": "t1", …}
 
 loaded, connected, initialized, started, progress, sample, log, then for each task one of done, stopped and
-errorMessage (with the fields of --json); killed before an errorMessage that comes of a kill of ours; board.
+errorMessage (with the fields of --json); killed before an errorMessage that follows from a kill of ours;
+board.
 
-Lines are written as they come, never waited for. When the reader is too slow, log, sample and progress are
-left out, and the next one that is not says how many: `dropped`.
+Writing never blocks. When the reader is too slow, log, sample and progress events are dropped, and the next
+event that is written says how many: `dropped`.
 """
 
 from __future__ import annotations
@@ -19,39 +20,41 @@ from typing import Any
 
 from ...boards.runs.task_record import TaskIds
 from ...sandbox.shared.outcome import Cause, Exit
+from ..io.line_splitter import LineSplitter
+from ..io.nonblocking_writer import BUFFER_MAX, NonblockingWriter
 from ..protocol.result import Result
 from ..protocol.task_state import State
-from ..serving.log_redirect import LogLines
-from .terminal import BUFFER_MAX, Pump
+from .event_sink import EventSink
 
-#: The end of a task is told unless this much waits, which takes a reader that is gone without closing.
+#: The end of a task is written unless this many bytes wait: only a reader that stopped reading without
+#: closing gets there.
 _MUST_MAX = 16 * BUFFER_MAX
 _MAY_DROP = frozenset(("log", "sample", "progress"))
 _ENDED = {"succeed": "done", "failed": "errorMessage", "stopped": "stopped"}
-#: Ends that nobody has brought about but the algorithm itself.
+#: Endings that the algorithm itself caused.
 _NOT_KILLED = frozenset((Cause.EXITED, Cause.SIGNALLED, Cause.NOT_STARTED))
 
 
-class Events:
-    """Writes the events of one run."""
+class JsonEvents(EventSink):
+    """Writes the events of one run as JSON lines."""
 
-    def __init__(self, pump: Pump) -> None:
-        self._pump = pump
+    def __init__(self, writer: NonblockingWriter) -> None:
+        self._writer = writer
         self._task: dict[str, str] = {}
         self._ids: dict[str, str] = {}
         self._sampled_at = 0.0
-        self._lines: dict[str, LogLines] = {}
+        self._lines: dict[str, LineSplitter] = {}
         self._dropped = 0
 
     def begin(self, ids: TaskIds) -> None:
-        """What comes from now on belongs to this task."""
+        """Events from now on carry this task's id."""
         self._end_lines()
         self._task = {"taskId": ids.task}
         self._ids = {"jobId": ids.job, "nodeName": ids.node, "pipelineName": ids.pipeline}
         self._sampled_at = 0.0
 
     def moved(self, before: State, after: State) -> None:
-        """The task is a step further."""
+        """Write `initialized` and `started` when the task gets there."""
         initialized = {State.INITIALIZED: State.INITIALIZING, State.RUNNING: State.STARTING}
         if initialized.get(after) is before:
             self.emit("initialized", self._ids)
@@ -59,7 +62,7 @@ class Events:
             self.emit("started", {})
 
     def sampled(self, samples: Sequence[tuple[float, float, int, int]]) -> None:
-        """Tell the last sample of what the task uses, if it is a new one."""
+        """Write the last sample, if it is a new one."""
         if samples and samples[-1][0] > self._sampled_at:
             self._sampled_at, cores, memory, processes = samples[-1]
             told = {"cpuCores": round(cores, 3), "memoryBytes": memory, "processes": processes}
@@ -74,17 +77,17 @@ class Events:
         return {"event": event, "time": round(time.time() * 1000), **self._task}
 
     def _write(self, event: str, body: bytes) -> None:
-        if self._pump.waiting > (BUFFER_MAX if event in _MAY_DROP else _MUST_MAX):
+        if self._writer.waiting > (BUFFER_MAX if event in _MAY_DROP else _MUST_MAX):
             self._dropped += 1
             return
         if self._dropped:
             body = b'%s,"dropped":%d}' % (body[:-1], self._dropped)
             self._dropped = 0
-        self._pump.write(body + b"\n")
+        self._writer.write(body + b"\n")
 
     def printed(self, stream: str, data: bytes) -> None:
-        """Tell what the algorithm has printed, a line an event."""
-        for line in self._lines.setdefault(stream, LogLines()).feed(data):
+        """Write one event for each complete line."""
+        for line in self._lines.setdefault(stream, LineSplitter()).feed(data):
             self.emit("log", {"stream": stream, "line": line})
 
     def _end_lines(self) -> None:
@@ -93,7 +96,7 @@ class Events:
                 self.emit("log", {"stream": stream, "line": line})
 
     def result(self, result: Result) -> None:
-        """Tell how a task has ended; nothing more of it follows."""
+        """Write how a task ended, as its last event."""
         self._task = {"taskId": result.task}
         self._end_lines()
         exit = result.exit

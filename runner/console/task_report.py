@@ -54,8 +54,9 @@ class Report:
     def show(self, result: Result) -> None:
         """Print the result of a task, and tell how it has ended."""
         self.settle(result.exit_status)
-        if self._output.events is not None:
-            self._output.events.result(result)
+        self._output.events.result(result)
+        if self._settings.events:
+            pass  # written as an event
         elif self._settings.json:
             self._output.result(result.line())
         elif result.output is not None:

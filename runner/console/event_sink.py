@@ -1,0 +1,32 @@
+"""Where the events of a run go. The base class ignores them; json_events.JsonEvents writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...boards.runs.task_record import TaskIds
+from ..protocol.result import Result
+from ..protocol.task_state import State
+
+
+class EventSink:
+    """Ignores every event: the sink of a run without --output jsonl."""
+
+    def begin(self, ids: TaskIds) -> None:
+        """Events from now on belong to this task."""
+
+    def moved(self, before: State, after: State) -> None:
+        """The task went from one state to another."""
+
+    def sampled(self, samples: Sequence[tuple[float, float, int, int]]) -> None:
+        """The task's resource usage was sampled: (seconds since the epoch, cores, bytes, processes)."""
+
+    def emit(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Something happened that needs no state to be reported."""
+
+    def printed(self, stream: str, data: bytes) -> None:
+        """The algorithm printed these bytes to stdout or stderr."""
+
+    def result(self, result: Result) -> None:
+        """A task ended."""
