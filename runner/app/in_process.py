@@ -26,7 +26,6 @@ from ...sandbox.parent.user_process import Host
 from ...sandbox.shared.entry import Location
 from ..errors import HkrunnerError
 from ..io.loop import Loop
-from ..io.standard_streams import fill_standard_streams
 from ..settings.settings import Settings
 
 #: What the supervisor is started with: as in python_api.py, no folder of the user's is on its path.

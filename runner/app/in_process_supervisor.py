@@ -9,8 +9,8 @@ import sys
 from typing import NoReturn
 
 from ...sandbox.linux.kernel import hide_from_same_user
-from ..entry_point import fill_standard_streams
 from ..errors import HkrunnerError
+from ..io.standard_streams import fill_standard_streams
 from .in_process import HostSide
 from .run import run_with
 
