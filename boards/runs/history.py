@@ -16,7 +16,7 @@ from pathlib import Path
 from ..errors import NotFound, StoreError
 from .event_files import Point, read_scalars
 from .files import Identity, read_json, safe_part
-from .task_record import STREAMS
+from .layout import STREAMS
 
 ACTIVE = "active"
 LOST = "lost"  # its hkrunner was killed before the task ended

@@ -1,146 +1,173 @@
-"""What ALGO_METRICS_DIR names: one path for the life of a child, which leads to each task's run in turn.
+"""The path in ALGO_METRICS_DIR: one for the life of a child, which leads to each task's run folder in turn.
 
-User code reads the variable at import, and its writers live across tasks. So the path is the symlink
-`current/<n>/metrics`, another one for each task. Until the first task it is a folder, so that code which
-resolves it at import gets this very path; that folder then becomes the first task's, with what a writer made
-at import has put there. `n` is ours alone while we hold the lock on `current/<n>.lock`; the kernel lets go of
-it when we die, however that happens.
+User code reads the variable once at import, and its writers live across tasks. So the path is the symlink
+`current/<n>/metrics`, replaced for each task. Until the first task it is a folder, so that code which
+resolves it at import gets this very path; that folder then becomes the first task's, with the files that a
+writer made at import. `n` is reserved by a lock on `current/<n>.lock`, which the kernel releases when the
+process ends, however that happens.
 
-The link of the task before is kept in that task's folder, not deleted: ext4 looks at every inode that was
-deleted within the last minutes before it hands one out, and a deletion per task made each new file of the
-tasks after it dearer and dearer (0.3 ms each after 1,500 tasks, measured).
+The link of the task before is moved to that task's folder and not deleted: ext4 looks at every inode that was
+deleted within the last minutes before it hands one out, so a deletion per task made each new file of later
+tasks slower (0.3 ms each after 1,500 tasks, measured).
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import fcntl
 import os
-from collections.abc import Callable
 
 from .files import remove_quietly
+from .layout import Layout
 
 
-class Slot:
-    """The path current/<n>/metrics that is ours while we live."""
+class LinkState(enum.Enum):
+    """What is at the path."""
 
-    def __init__(self, root: str, claim_found: Callable[[], str]) -> None:
-        """Nothing is claimed yet. claim_found makes a run folder for files of which nobody knows the task."""
-        self._root = root
-        self._claim_found = claim_found
-        self._name = ""
-        self._fd = -1
-        self._is_folder = False  # no task was there yet
-        self._linked = ""  # the folder of the task that the link leads to
+    UNCLAIMED = "no path is reserved"
+    CLAIMED = "the path is reserved, and nothing is there"
+    FOLDER = "a folder: no task has begun"
+    LINK = "a link to the latest task's run folder"
 
-    def folder(self) -> str:
-        """The path, made a folder if there was no task yet; raises OSError."""
-        is_first = not self._name
-        link = self.claim()
-        if is_first:
-            remove_quietly(link)  # a hkrunner was killed: it leads to a task of that one
-            os.mkdir(link)
-            self._is_folder = True
-        return link
+
+class MetricsLink:
+    """The path current/<n>/metrics of one process."""
+
+    def __init__(self, layout: Layout) -> None:
+        """No path is reserved yet."""
+        self._layout = layout
+        self._state = LinkState.UNCLAIMED
+        self._folder = ""  # current/<n>
+        self._lock_fd: int | None = None  # None where the file system has no locks
+        self._task_folder = ""  # of the task that the link leads to
+
+    def make_folder(self) -> str:
+        """Return the path; it is a folder if no task has begun yet. Raises OSError."""
+        path = self.claim()
+        if self._state is LinkState.CLAIMED:
+            remove_quietly(path)  # the link of a process that was killed
+            os.mkdir(path)
+            self._state = LinkState.FOLDER
+        return path
 
     def claim(self) -> str:
-        """The path; raises OSError."""
+        """Return the path, reserved for this process. Raises OSError."""
         number = 0
-        while not self._name:
+        while self._state is LinkState.UNCLAIMED:
             number += 1
-            lock = f"{self._root}/current/{number}.lock"
-            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            folder = f"{self._layout.current}/{number}"
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The owner before us may have removed the file between our open and our lock.
-                ours = os.fstat(fd).st_ino == os.stat(lock).st_ino
-            except (BlockingIOError, FileNotFoundError):
-                ours = False
-            except OSError:  # a file system without locks: a name that only this process has
-                os.close(fd)
-                self._name = f"pid{os.getpid()}-{id(self):x}"
-                break
-            if ours:
-                self._name, self._fd = str(number), fd
-                self._clear(f"{lock.removesuffix('.lock')}/metrics")
-            else:
-                os.close(fd)
-        return f"{self._root}/current/{self._name}/metrics"
+                self._lock_fd = _lock(f"{folder}.lock")
+            except _NoLocksError:
+                self._folder = f"{self._layout.current}/pid{os.getpid()}-{id(self):x}"
+                self._state = LinkState.CLAIMED
+            if self._lock_fd is not None:
+                self._folder = folder
+                self._state = LinkState.CLAIMED
+                self._remove_old_folder()
+        return f"{self._folder}/metrics"
 
-    def _clear(self, link: str) -> None:
-        """No folder is there: one of a hkrunner that had no task is removed, with files it is kept."""
-        os.makedirs(os.path.dirname(link), exist_ok=True)
-        if os.path.isdir(link) and not os.path.islink(link):
+    def _remove_old_folder(self) -> None:
+        """No folder is at the path: one of a process that had no task is removed; if it has files, moved."""
+        path = f"{self._folder}/metrics"
+        os.makedirs(self._folder, exist_ok=True)
+        if os.path.isdir(path) and not os.path.islink(path):
             try:
-                os.rmdir(link)
+                os.rmdir(path)
             except OSError:
-                os.rename(link, self._claim_found())
+                os.rename(path, self._layout.claim_orphaned_run())
 
-    def lead(self, run: str, task: str, *, real: str) -> None:
-        """The path leads to the run's folder, which is empty so far, of the task with that folder.
+    def lead_to(self, run: str, task_folder: str, *, real: str) -> None:
+        """The path is a link to the run folder, which is still empty. Raises OSError.
 
-        real: where the run's folder is, if `run` is a link to it.
+        task_folder: the task's own, which gets the link when the next task begins. real: the folder that
+        `run` leads to if it is a link itself, else the same.
         """
-        link = self.claim()
-        if self._is_folder:
-            _move(link, real)
-            self._is_folder = False
-        target = "../../" + run[len(self._root) + 1 :]
-        if not (self._linked and _exchange(link, target, f"{self._linked}/metrics")):
-            os.makedirs(os.path.dirname(link), exist_ok=True)
-            _point(link, target)
-        self._linked = task
+        path = self.claim()
+        if self._state is LinkState.FOLDER:
+            _move_content(path, real)
+            self._state = LinkState.CLAIMED
+        target = "../../" + run[len(self._layout.root_text) + 1 :]
+        if not (self._state is LinkState.LINK and _exchange(path, target, f"{self._task_folder}/metrics")):
+            os.makedirs(self._folder, exist_ok=True)
+            _replace_link(path, target)
+        self._state, self._task_folder = LinkState.LINK, task_folder
 
     def close(self) -> None:
-        """It is given back. Optional: the end of the process does the same."""
-        if self._fd < 0:
+        """Another process may reserve the path. Optional: the end of the process does the same."""
+        if self._lock_fd is None:
             return
-        slot = f"{self._root}/current/{self._name}"
+        path = f"{self._folder}/metrics"
         with contextlib.suppress(OSError):
-            if self._is_folder:
-                os.rmdir(f"{slot}/metrics")  # not with files in it, which are kept
-            else:
-                os.rename(f"{slot}/metrics", f"{self._linked}/metrics")
-        remove_quietly(f"{slot}/metrics")  # its task's folder was removed
+            if self._state is LinkState.FOLDER:
+                os.rmdir(path)  # fails if it has files, which are kept
+            elif self._state is LinkState.LINK:
+                os.rename(path, f"{self._task_folder}/metrics")
+        remove_quietly(path)  # the task's folder was removed
         with contextlib.suppress(OSError):
-            os.rmdir(slot)
-        remove_quietly(f"{slot}.lock")
-        os.close(self._fd)
-        self._fd, self._name = -1, ""
+            os.rmdir(self._folder)
+        remove_quietly(f"{self._folder}.lock")
+        os.close(self._lock_fd)
+        self._lock_fd, self._state = None, LinkState.UNCLAIMED
 
 
-def _move(folder: str, target: str) -> None:
-    """The folder becomes the target, which is an empty one."""
+class _NoLocksError(Exception):
+    """The file system has no locks."""
+
+
+def _lock(path: str) -> int | None:
+    """Return a descriptor that holds the lock; None when another process has it.
+
+    Raises _NoLocksError, and OSError when the file cannot be made.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The owner before us may have removed the file between our open and our lock.
+        if os.fstat(fd).st_ino == os.stat(path).st_ino:
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError as error:
+        os.close(fd)
+        raise _NoLocksError from error
+    os.close(fd)
+    return None
+
+
+def _move_content(folder: str, target: str) -> None:
+    """The folder is gone, and its content is in the target, which was empty."""
     try:
         os.rename(folder, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        import shutil  # with all its kinds of archives, for another file system
+        import shutil  # late: it imports every archive format, for another file system
 
         for name in os.listdir(folder):
             shutil.move(f"{folder}/{name}", f"{target}/{name}")
         os.rmdir(folder)
 
 
-def _point(link: str, target: str) -> None:
+def _replace_link(link: str, target: str) -> None:
     """The symlink leads to the target; at no time is there none."""
     temporary = f"{link}.tmp"
     try:
         os.symlink(target, temporary)
-    except FileExistsError:  # a hkrunner was killed right here
+    except FileExistsError:  # a process was killed right here
         os.unlink(temporary)
         os.symlink(target, temporary)
     os.replace(temporary, link)
 
 
 def _exchange(link: str, target: str, old: str) -> bool:
-    """The symlink leads to the target and the one that was there is called `old`; False: nothing changed.
+    """The symlink leads to the target, and `old` leads where it led; False when nothing was changed.
 
-    At no time is there none. It cannot be done on every file system, nor when somebody removed a folder.
+    At no time is there no link. Some file systems cannot do it, and the folder of `old` may be gone.
     """
-    from ...sandbox.linux.kernel import exchange  # ctypes: 5 ms that `runs ls` need not spend
+    from ...sandbox.linux.kernel import exchange  # late: ctypes takes 5 ms, which `runs ls` can do without
 
     try:
         os.symlink(target, old)

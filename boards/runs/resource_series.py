@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .event_files import EventWriter
-from .task_record import RESOURCES
+from .layout import RESOURCES
 
 if TYPE_CHECKING:
     from pathlib import Path

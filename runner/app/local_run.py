@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from operator import length_hint
 from typing import Any
 
-from ...boards.runs.store import Store, local_job_id
+from ...boards.runs.store import Store
+from ...boards.runs.task_ids import local_job_id
 from ...sandbox.codec.codec import json_text
 from ...sandbox.shared.entry import Location
 from ..console.status_line import View, is_wanted

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from ...boards.runs.store import Store, local_job_id
-from ...boards.runs.task_record import TaskIds, TaskRecord
+from ...boards.runs.store import Store
+from ...boards.runs.task_ids import TaskIds, local_job_id
+from ...boards.runs.task_record import TaskRecord
 from ...sandbox.codec.codec import json_text
 from ..console.task_report import Report, progress_line
 from ..console.terminal import Output

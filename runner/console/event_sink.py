@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...boards.runs.task_record import TaskIds
+from ...boards.runs.task_ids import TaskIds
 from ..protocol.result import Result
 from ..protocol.task_state import State
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...boards.runs.task_record import TaskIds
+from ...boards.runs.task_ids import TaskIds
 from ...sandbox.shared.outcome import Cause, Exit
 from ..io.line_splitter import LineSplitter
 from ..io.nonblocking_writer import BUFFER_MAX, NonblockingWriter

@@ -12,7 +12,8 @@ from typing import Any
 
 from ...boards.runs.resource_series import ResourceSeries
 from ...boards.runs.store import Store
-from ...boards.runs.task_record import TaskIds, TaskRecord
+from ...boards.runs.task_ids import TaskIds
+from ...boards.runs.task_record import TaskRecord
 from ...sandbox.shared.outcome import Exit
 from ..io.loop import Timer
 from ..link.connection import Message

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from ...boards.runs.store import Store, local_job_id
-from ...boards.runs.task_record import TaskIds
+from ...boards.runs.store import Store
+from ...boards.runs.task_ids import TaskIds, local_job_id
 from ...sandbox.child.api import ANSWERS
 from ...sandbox.codec.codec import MESSAGE_LIMIT
 from ...sandbox.parent import warden_launch

@@ -15,7 +15,8 @@ from typing import Any
 from hkrunner.boards.manager import BoardManager
 from hkrunner.boards.runs.event_files import EventWriter
 from hkrunner.boards.runs.store import Store
-from hkrunner.boards.runs.task_record import TaskIds, TaskRecord
+from hkrunner.boards.runs.task_ids import TaskIds
+from hkrunner.boards.runs.task_record import TaskRecord
 
 # A machine with other work takes its time: a board is ready within a second on a quiet one.
 BOARD_DEADLINE_S = 60.0

@@ -21,7 +21,8 @@ from hkrunner.boards.runs.history import (
     show_task,
 )
 from hkrunner.boards.runs.store import Store
-from hkrunner.boards.runs.task_record import TaskIds, TaskRecord
+from hkrunner.boards.runs.task_ids import TaskIds
+from hkrunner.boards.runs.task_record import TaskRecord
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_an_empty_or_missing_state_folder_lists_nothing(tmp_path: Path) -> None:
 def test_a_task_whose_hkrunner_was_killed_is_lost_and_one_that_runs_is_active(store: Store) -> None:
     program = (
         "import os, sys; from pathlib import Path; from hkrunner.boards.runs.store import Store\n"
-        "from hkrunner.boards.runs.task_record import TaskIds\n"
+        "from hkrunner.boards.runs.task_ids import TaskIds\n"
         "Store(Path(sys.argv[1])).open(TaskIds('lost', 'j', 'n', 'p'), entry='e', started_at=1.0)\n"
         "os.kill(os.getpid(), 9)"
     )

@@ -12,7 +12,7 @@ from hkrunner.boards.board_record import Board, BoardStatus, now_ms
 from hkrunner.boards.manager import BoardManager, Started
 from hkrunner.boards.rest_routes import BoardsApi, Response
 from hkrunner.boards.runs.store import Store
-from hkrunner.boards.runs.task_record import TaskIds
+from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.boards.targets import Target
 
 BASE = "/api/v1/boards"

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hkrunner.boards.runs.store import Store, local_job_id
-from hkrunner.boards.runs.task_record import RESOURCES, TaskIds, TaskRecord
+from hkrunner.boards.runs.layout import RESOURCES
+from hkrunner.boards.runs.store import Store
+from hkrunner.boards.runs.task_ids import TaskIds, local_job_id
+from hkrunner.boards.runs.task_record import TaskRecord
 from hkrunner.sandbox.linux import kernel
 from support.waiting import wait_until
 
@@ -199,7 +201,7 @@ def test_code_that_resolves_the_path_at_import_writes_to_each_task_in_turn(store
 def test_what_an_import_wrote_is_kept_when_its_hkrunner_is_killed(root: Path, more: tuple[str, ...]) -> None:
     program = (
         "import os, sys; from pathlib import Path; from hkrunner.boards.runs.store import Store\n"
-        "from hkrunner.boards.runs.task_record import TaskIds\n"
+        "from hkrunner.boards.runs.task_ids import TaskIds\n"
         "store = Store(Path(sys.argv[1])); place = Path(store.environment()['ALGO_METRICS_DIR'])\n"
         "(place / 'header').write_text('')\n"
         "if sys.argv[2:]: store.open(TaskIds('t1', 'job', 'node', 'mnist'), entry='e', started_at=1.0)\n"
@@ -259,7 +261,7 @@ def test_two_stores_at_once_have_paths_of_their_own(root: Path) -> None:
 def test_the_path_of_a_killed_hkrunner_is_used_again(root: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path; from hkrunner.boards.runs.store import Store\n"
-        "from hkrunner.boards.runs.task_record import TaskIds\n"
+        "from hkrunner.boards.runs.task_ids import TaskIds\n"
         "store = Store(Path(sys.argv[1]))\n"
         "store.open(TaskIds('a', 'b', 'c', 'd'), entry='e', started_at=1.0)\n"
         "os.kill(os.getpid(), 9)"
@@ -330,7 +332,7 @@ def test_what_a_killed_hkrunner_left_in_the_clusters_folder_goes_to_its_task(
     volume = tmp_path / "metrics"
     program = (
         "import os, sys; from pathlib import Path; from hkrunner.boards.runs.store import Store\n"
-        "from hkrunner.boards.runs.task_record import TaskIds\n"
+        "from hkrunner.boards.runs.task_ids import TaskIds\n"
         "store = Store(Path(sys.argv[1]), metrics_dir=Path(sys.argv[2]))\n"
         "store.open(TaskIds('a', 'b', 'c', 'd'), entry='e', started_at=1.0)\n"
         "(Path(sys.argv[2]) / 'events').write_text('of a')\n"
@@ -434,7 +436,7 @@ def test_a_state_folder_removed_while_running_comes_back(store: Store, root: Pat
 def test_a_kill_at_any_moment_leaves_readable_records(root: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from hkrunner.boards.runs.store import Store\n"
-        "from hkrunner.boards.runs.task_record import TaskIds\n"
+        "from hkrunner.boards.runs.task_ids import TaskIds\n"
         "store = Store(Path(sys.argv[1]))\n"
         "for number in range(10**6):\n"
         "    record = store.open(TaskIds(f't{number}', 'j', 'n', 'p'), entry='e', started_at=1.0)\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hkrunner.boards.errors import NotFound
 from hkrunner.boards.runs.store import Store
-from hkrunner.boards.runs.task_record import TaskIds
+from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.boards.targets import (
     all_target,
     batch_target,

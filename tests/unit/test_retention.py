@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.boards.runs.store import Store
-from hkrunner.boards.runs.task_record import TaskIds
+from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.runner.app import retention
 from hkrunner.runner.app.retention import Keeper
 from hkrunner.runner.console.terminal import Output

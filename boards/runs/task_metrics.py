@@ -1,0 +1,235 @@
+"""The metrics folder of one task, and what ALGO_METRICS_DIR leads to while the task runs.
+
+With a cluster's shared folder (HKube's worker uploads it whole after each success) the task writes to that
+folder itself. The folder is emptied before each task: what lies there belongs to the task before and is moved
+to that task's `runs/.../metrics`, which was a link to the shared folder while the task ran, so that a board
+shows the same run names before and after. The symlink in `current/` says whose files they are, also after a
+crash of hkrunner.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .files import is_empty_folder, safe_part
+from .layout import RESOURCES, VOLUME_LINK, Layout
+from .metrics_link import MetricsLink
+from .task_ids import TaskIds
+
+_EARLIER_FOLDERS = 8
+_FILES_LOOKED_AT = 1000
+
+
+@dataclass(frozen=True)
+class MetricsOptions:
+    """Where metrics go instead of a task's own run folder; at most one of the two is set."""
+
+    #: The cluster's shared folder: ALGO_METRICS_DIR as it was set for hkrunner.
+    volume: str | None = None
+    #: A folder of the user's: each task writes to <root>/<task>, and what lies there already is not touched.
+    root: str | None = None
+
+
+class MetricsPlace(enum.Enum):
+    """Where a task's metrics are written."""
+
+    NOWHERE = "no folder could be made"
+    RUN_FOLDER = "runs/<pipeline>/<node>/<job>/<task>"
+    USER_FOLDER = "the task's folder below the user's, to which the run folder is a link"
+    VOLUME = "the cluster's shared folder, to which the run folder holds a link"
+    TEMPORARY = "a folder in the temporary directory: the state folder cannot be written"
+
+
+class EarlierMetrics:
+    """The metrics folders of the latest tasks, to find metrics that a later task writes to one of them."""
+
+    def __init__(self) -> None:
+        self._sizes: deque[tuple[str, int]] = deque(maxlen=_EARLIER_FOLDERS)
+        self._was_found = False
+
+    def add(self, folder: str, size: int) -> None:
+        """Watch one more folder. size: bytes of metrics in it now."""
+        self._sizes.append((folder, size))
+
+    def find_grown(self) -> str | None:
+        """Return a folder that has grown since it was added; None after the first: one warning will do."""
+        if not self._was_found:
+            for folder, size in self._sizes:
+                if _bytes_of_metrics(folder) > size:
+                    self._was_found = True
+                    return folder
+        return None
+
+
+class TaskMetrics:
+    """Where one task's metrics go. Never raises for the disk; `problems` gets a sentence instead."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        link: MetricsLink,
+        options: MetricsOptions,
+        *,
+        problems: list[str],
+        on_error: Callable[[str, OSError], None],
+    ) -> None:
+        """Nothing is made yet. on_error: called with what could not be kept, and why."""
+        self.place = MetricsPlace.NOWHERE
+        #: The task's run folder for good. A text: a Path costs 10 µs to make, a tenth of a short task.
+        self.folder = layout.runs
+        #: What ALGO_METRICS_DIR says, the same for all tasks of a store.
+        self.link = layout.runs
+        self._user_folder = ""
+        self._is_empty: bool | None = None  # None: not looked at yet
+        self._layout = layout
+        self._link = link
+        self._options = options
+        self._problems = problems
+        self._on_error = on_error
+
+    @property
+    def written_to(self) -> str:
+        """The folder that the user expects the files in."""
+        return self._user_folder or self.folder
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The algorithm's variables: the stable path for code that reads it once, and this task's own."""
+        own = self.link if self.place is MetricsPlace.VOLUME else self.written_to
+        return {"ALGO_METRICS_DIR": self.link, "HKRUNNER_TASK_METRICS_DIR": own}
+
+    @property
+    def recorded_folder(self) -> str | None:
+        """The run folder relative to the state folder, for task.json; None when it lies elsewhere."""
+        prefix = self._layout.root_text + "/"
+        return self.folder[len(prefix) :] if self.folder.startswith(self._layout.runs + "/") else None
+
+    def open(self, ids: TaskIds, name: str, task_folder: str) -> None:
+        """The folder exists, is empty, and ALGO_METRICS_DIR leads to it."""
+        layout, options = self._layout, self._options
+        parent = "/".join([layout.runs, *(safe_part(part) for part in (ids.pipeline, ids.node, ids.job))])
+        self.folder = self.link = f"{parent}/{name}"
+        try:
+            run = self.folder = layout.claim_run(parent, name)
+            link = self.link = self._link.claim()
+            self.place = MetricsPlace.RUN_FOLDER
+            if options.root is not None:
+                self._user_folder = layout.claim_run(options.root, name)
+                os.rmdir(run)
+                os.symlink(self._user_folder, run)
+                self.place = MetricsPlace.USER_FOLDER
+        except OSError as error:
+            self._on_error("metrics", error)
+            self._use_temporary_folder()
+            return
+        if options.volume is not None:
+            self._use_volume(options.volume, link, run)
+        try:
+            self._link.lead_to(run, task_folder, real=self._user_folder or run)
+        except OSError as error:
+            self._on_error("metrics", error)
+            self.link = self.folder
+
+    def close(self, earlier: EarlierMetrics, *, has_failed: bool) -> None:
+        """An empty temporary folder is gone; metrics that went to an earlier task's folder are reported."""
+        if self.place is MetricsPlace.TEMPORARY:
+            try:
+                os.rmdir(self.folder)
+            except FileNotFoundError:
+                pass
+            except OSError:  # it is not empty
+                self._problems.append(f"metrics of this task are in {self.folder}; nothing else keeps them")
+        if self.place is MetricsPlace.VOLUME:
+            return
+        size = 0 if self._is_empty else _bytes_of_metrics(self.folder)
+        if size == 0 and (folder := earlier.find_grown()) is not None:
+            self._problems.append(
+                f"metrics of this task went to task {os.path.basename(folder)}: the writer is created once; "
+                "create it inside start()"
+            )
+        # After a failure the next child is loaded while the link still leads to this task.
+        if size > 0 or has_failed:
+            earlier.add(self.folder, size)
+
+    def has_any(self) -> bool:
+        """Whether the task has written anything; asked after its end, and looked up once."""
+        if self._is_empty is None:
+            self._is_empty = is_empty_folder(self._options.volume or self.folder)
+        return not self._is_empty
+
+    def _use_temporary_folder(self) -> None:
+        """A writer in user code must not fail because the state folder cannot be written."""
+        self._user_folder = ""
+        if self._options.volume is not None:
+            self.place, self.link = MetricsPlace.VOLUME, self._options.volume
+            return
+        import tempfile  # late: it imports random and hashlib, for a case that is rare
+
+        try:
+            self.folder = self.link = tempfile.mkdtemp(prefix="hkrunner-metrics-")
+            self.place = MetricsPlace.TEMPORARY
+        except OSError:
+            self.place = MetricsPlace.NOWHERE  # the first error was reported, and has the same cause
+
+    def _use_volume(self, volume: str, link: str, run: str) -> None:
+        """The shared folder is empty, and the task's run folder links to it."""
+        self.place, self.link = MetricsPlace.VOLUME, volume
+        try:
+            os.makedirs(volume, exist_ok=True)
+            names = os.listdir(volume)
+            if names:
+                self._move_to_earlier_task(volume, names, link)
+            os.symlink(volume, f"{run}/{VOLUME_LINK}")
+        except OSError as error:  # shutil.Error is one
+            self._problems.append(
+                f"{volume} (ALGO_METRICS_DIR) could not be emptied for this task, files of earlier tasks may "
+                f"be uploaded again: {error.strerror or error}"
+            )
+
+    def _move_to_earlier_task(self, volume: str, names: list[str], link: str) -> None:
+        """The files of the shared folder are in the run folder of the task that the link still leads to."""
+        try:
+            owner = os.path.realpath(link, strict=True)
+        except OSError:  # no task of this state folder wrote them
+            owner = self._layout.claim_orphaned_run()
+        import shutil  # late: it imports every archive format, for a move
+
+        target = f"{owner}/{VOLUME_LINK}"
+        if os.path.islink(target):
+            os.unlink(target)
+        os.makedirs(target, exist_ok=True)
+        for name in names:
+            shutil.move(f"{volume}/{name}", _free_path(f"{target}/{name}"))
+
+
+def _free_path(path: str) -> str:
+    """Return the path, with a number behind it where it is taken."""
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = f"{path}.{number}"
+    return free
+
+
+def _bytes_of_metrics(folder: str) -> int:
+    """Return the bytes of the files below the folder, hkrunner's own curves left out; 0 when unreadable.
+
+    Stops at 1,000 files a folder, since it runs between a task's end and its answer.
+    """
+    total = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in itertools.islice(entries, _FILES_LOOKED_AT):
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name != RESOURCES:
+                        total += _bytes_of_metrics(entry.path)
+                else:
+                    total += entry.stat(follow_symlinks=False).st_size
+    except OSError:
+        pass
+    return total
