@@ -374,7 +374,7 @@ def spawn(module: str, first_line: bytes, log: Path) -> subprocess.Popen[bytes]:
     log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         process = subprocess.Popen(
-            [sys.executable, _SERVE, module],
+            [sys.executable, "-E", _SERVE, module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_fd,
@@ -392,9 +392,21 @@ def spawn(module: str, first_line: bytes, log: Path) -> subprocess.Popen[bytes]:
     return process
 
 
+#: Variables of the libraries that a board is made of: they are set for user code with other versions of them.
+#: PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=cpp, for one, makes TensorBoard fail with protobuf 4 or newer.
+_LIBRARY_PREFIXES = ("PROTOCOL_BUFFERS_", "GRPC_", "RUST_")
+
+
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Ours without proxies: gRPC would look for the data server on 127.0.0.1 through them (BOARDS 1.5)."""
-    kept = {name: value for name, value in environment.items() if not name.lower().endswith("_proxy")}
+    """Return the variables of a board: hkrunner's without what would change or break TensorBoard.
+
+    gRPC would look for the data server on 127.0.0.1 through a proxy. PYTHON* is ignored by -E.
+    """
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if not name.lower().endswith("_proxy") and not name.startswith(_LIBRARY_PREFIXES)
+    }
     return {**kept, "GRPC_VERBOSITY": "ERROR", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 

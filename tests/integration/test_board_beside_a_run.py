@@ -99,6 +99,15 @@ def test_a_board_that_fails_costs_no_result(manager: BoardManager, tmp_path: Pat
     assert ended.stderr.splitlines().count(sentence) == 1, ended.stderr
 
 
+def test_warnings_that_the_user_made_errors_do_not_fail_a_board(
+    manager: BoardManager, tmp_path: Path
+) -> None:
+    ended = local(tmp_path, "--board", "--api-port", "0", env={"PYTHONWARNINGS": "error"})
+    assert ended.status == 0 and "● board routes at http://127.0.0.1:" in ended.stderr, ended
+    url = board_address(ended.stderr.splitlines())
+    wait_until(lambda: runs_of(url), deadline_s=BOARD_DEADLINE_S, what="the run")
+
+
 def test_a_missing_browser_is_told_and_the_board_stays(manager: BoardManager, tmp_path: Path) -> None:
     ended = local(tmp_path, "--board", "--open", env=no_browser(tmp_path))
     assert ended.status == 0, ended

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import resource
 import socket
 import subprocess
 import sys
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -19,7 +21,7 @@ from hkrunner.boards.errors import BoardError
 from hkrunner.boards.manager import BoardManager
 from hkrunner.boards.runs.event_files import EventWriter
 from hkrunner.boards.targets import Target, all_target, batch_target, node_target, pick_target, task_target
-from support.boards import BOARD_DEADLINE_S, add_run, get, get_json, runs_of
+from support.boards import BOARD_DEADLINE_S, add_run, get, get_json, python_with, runs_of
 from support.waiting import wait_until
 
 
@@ -121,11 +123,12 @@ def test_the_pages_fonts_are_found(manager: BoardManager) -> None:
     assert get(f"http://127.0.0.1:{port}/font-roboto/{font}.woff2")[0] == 200
 
 
-def test_proxies_of_the_environment_do_not_matter(
+def test_proxies_and_library_variables_of_the_environment_do_not_matter(
     manager: BoardManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTPS_PROXY", "grpc_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "cpp")
     add_run(manager.root, "t1")
     assert start(manager, task_target(manager.root, "t1")).loader == "fast"
 
@@ -133,9 +136,60 @@ def test_proxies_of_the_environment_do_not_matter(
 def test_a_users_folder_named_tensorboard_does_not_matter(
     manager: BoardManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("tensorboard", "random", "events", "files"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')")
+    add_hostile_modules(tmp_path)
     monkeypatch.chdir(tmp_path)
+    add_run(manager.root, "t1")
+    assert start(manager, task_target(manager.root, "t1")).runs == 1
+
+
+def add_hostile_modules(folder: Path) -> None:
+    """The folder has modules named like those that a board imports; each ends the process."""
+    for name in ("tensorboard", "random", "events", "files", "google", "sitecustomize", "usercustomize"):
+        (folder / f"{name}.py").write_text("import os; os._exit(99)")
+
+
+@pytest.mark.parametrize("loader", ["fast", "slow"])
+def test_no_python_variable_of_the_users_reaches_a_board(
+    manager: BoardManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loader: str
+) -> None:
+    add_hostile_modules(tmp_path)
+    hostile = {
+        "PYTHONWARNINGS": "error",
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}.",
+        "PYTHONHOME": "/nowhere",
+        "PYTHONSTARTUP": str(tmp_path / "tensorboard.py"),
+        "PYTHONINSPECT": "1",
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONHASHSEED": "no number",
+        "PYTHONINTMAXSTRDIGITS": "no number",
+        "PYTHONTRACEMALLOC": "no number",
+        "PYTHONMALLOC": "no allocator",
+        "PYTHONIOENCODING": "no-encoding",
+        "PYTHONUTF8": "no number",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONPLATLIBDIR": "nowhere",
+        "PYTHONVERBOSE": "2",
+        "PYTHONPROFILEIMPORTTIME": "1",
+        "PYTHONDEVMODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    for name, value in hostile.items():
+        monkeypatch.setenv(name, value)
+    if loader == "slow":
+        monkeypatch.setenv("TENSORBOARD_DATA_SERVER_BINARY", "/nowhere")
+    add_run(manager.root, "t1")
+    board = start(manager, task_target(manager.root, "t1"))
+    assert (board.loader, board.runs) == (loader, 1)
+    assert "import " not in manager.records.log_path(board.reference).read_text()
+
+
+def test_a_tensorboard_that_only_pythonpath_leads_to_is_found(
+    manager: BoardManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on clusters whose module system sets PYTHONPATH; here with an interpreter that has no packages."""
+    venv.create(tmp_path / "bare", with_pip=False)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    monkeypatch.setenv("PYTHONPATH", str(importlib.metadata.distribution("tensorboard").locate_file("")))
     add_run(manager.root, "t1")
     assert start(manager, task_target(manager.root, "t1")).runs == 1
 
@@ -198,19 +252,16 @@ def test_a_tensorboard_that_cannot_be_imported_is_told(
     broken = tmp_path / "path" / "tensorboard"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text(module)
-    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
-    manager.start(all_target(manager.root))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(python_with(broken.parent, tmp_path / "python")))
+        manager.start(all_target(manager.root))
     with pytest.raises(BoardError) as caught:
         manager.wait("all", deadline_s=BOARD_DEADLINE_S)
     assert words in str(caught.value)
     (board,) = manager.boards()
     assert board.status is BoardStatus.FAILED and words in (board.error or "")
-    assert start_again_works(manager, monkeypatch)
-
-
-def start_again_works(manager: BoardManager, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.delenv("PYTHONPATH")
-    return start(manager, all_target(manager.root), Readiness.LISTENING).status is BoardStatus.RUNNING
+    again = start(manager, all_target(manager.root), Readiness.LISTENING)
+    assert again.status is BoardStatus.RUNNING
 
 
 @pytest.mark.parametrize("content", ["not a program", "#!/bin/sh\nexit 7\n"])
@@ -276,7 +327,7 @@ def test_a_plugin_that_does_not_load_is_left_out_and_named(
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[tensorboard_plugins]\nbroken = broken:Plugin\n")
     (site / "broken.py").write_text(module)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(sys, "executable", str(python_with(site, tmp_path / "python")))
     board = start(manager, all_target(manager.root), Readiness.LISTENING)
     assert board.notes == (f"the plugin broken does not load: {reason}",)
 

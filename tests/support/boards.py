@@ -7,6 +7,7 @@ import http.client
 import json
 import shlex
 import socket
+import sys
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -51,6 +52,19 @@ def boards_of(root: Path) -> Iterator[BoardManager]:
         yield manager
     finally:
         manager.stop_all()
+
+
+def python_with(folder: Path, script: Path) -> Path:
+    """Write an interpreter that finds the folder's modules before all others, and return it.
+
+    A board takes no such order from PYTHONPATH.
+    """
+    first = f"import runpy, sys; sys.path.insert(0, {str(folder)!r}); del sys.argv[0]"
+    run = "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = shlex.join([sys.executable, "-E", "-c", f"{first}; {run}"])
+    script.write_text(f'#!/bin/sh\n[ "$1" = -E ] && shift\nexec {command} "$@"\n')
+    script.chmod(0o755)
+    return script
 
 
 def recording_browser(folder: Path) -> dict[str, str]:
