@@ -1,4 +1,4 @@
-"""The command `hkrunner`: begins the guard process of a run, then everything else is imported."""
+"""The command `hkrunner`: starts the warden of a run, then imports everything else."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import NoReturn
 
 from .io.standard_streams import fill_standard_streams
 
-#: With one of these no algorithm is started, or not below a guard.
-_NO_GUARD = frozenset(("-h", "--help", "--version", "--dry-run", "--in-process", "--pdb"))
+#: With one of these options no algorithm is started, or not below a warden.
+_NO_WARDEN = frozenset(("-h", "--help", "--version", "--dry-run", "--in-process", "--pdb"))
 
 
 def main() -> NoReturn:
     """Run the command with the arguments of this process."""
-    # Only Linux has what it stands on; cli.py says so elsewhere.
+    # On other systems, cli/main.py reports that hkrunner needs Linux.
     if sys.platform == "linux" and _starts_algorithm(sys.argv[1:]):
-        gc.disable()  # until main.settle(): nothing of an import is garbage
-        fill_standard_streams()  # before a socket of ours can take the place of one
+        gc.disable()  # until app.run.resume_garbage_collection(): imports leave no garbage
+        fill_standard_streams()  # before a socket of ours can get one of their numbers
         from ..sandbox.parent import warden_launch
 
         warden_launch.prepare()
@@ -27,7 +27,7 @@ def main() -> NoReturn:
             _run()
         except SystemExit as end:
             _leave(end)
-        except KeyboardInterrupt:  # before there is a loop that hears it
+        except KeyboardInterrupt:  # before the loop handles SIGINT
             _leave(SystemExit(130))
         finally:
             warden_launch.discard()
@@ -38,18 +38,18 @@ def main() -> NoReturn:
 
 
 def _leave(end: SystemExit) -> None:
-    """End at once: everything is closed, and to take the interpreter to pieces takes 10 ms."""
+    """Exit without finalizing the interpreter, which takes 10 ms; everything is closed already."""
     if not isinstance(end.code, int):
         raise end
     from ..sandbox.parent import warden_launch
 
     warden_launch.discard()
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # it was closed when we were started
+        if stream is not None:  # inherited closed
             try:
                 stream.flush()
             except (OSError, ValueError):
-                raise end from None  # the interpreter has a way of its own to tell
+                raise end from None  # the interpreter reports it
     os._exit(end.code & 0xFF)
 
 
@@ -60,7 +60,7 @@ def _run() -> NoReturn:
 
 
 def _starts_algorithm(args: Sequence[str]) -> bool:
-    """As good as certain. A wrong guess costs a process of 20 ms, or as long a start."""
-    if not _NO_GUARD.isdisjoint(args):
+    """Whether these arguments start an algorithm, as a guess: a wrong one costs 20 ms of start-up time."""
+    if not _NO_WARDEN.isdisjoint(args):
         return False
     return not args or args[0] == "run" or args[0].startswith("-") or "." in args[0] or "/" in args[0]

@@ -3,7 +3,7 @@
     hkrunner run --in-process           the process that a user, or an editor's debugger, has started
       +- in_process_supervisor.begin()  the supervisor, in a session of its own: link, records, results
 
-What is decided (settings, where the code lies) is decided here, and handed over in a memory file; see
+Settings and the place of the code are determined here, and passed on in a memory file; see
 sandbox/child/in_user_process.py for the two sides of the sockets.
 """
 
@@ -28,13 +28,13 @@ from ..errors import HkrunnerError
 from ..io.loop import Loop
 from ..settings.settings import Settings
 
-#: What the supervisor is started with: as in python_api.py, no folder of the user's is on its path.
+#: The supervisor's code. As in python_api.py, no folder of the user's is on its path.
 _BEGIN = (
     "import sys; sys.path[:] = filter(None, sys.path);"
     "from hkrunner.runner.app.in_process_supervisor import begin; begin()"
 )
-#: Through a shell that is replaced at once: debuggers follow into every Python that a process starts
-#: itself, and this one is not theirs to stop.
+#: Starts the supervisor through a shell, because debuggers attach to every Python that a process starts
+#: itself, and must not stop this one.
 _SHELL = ("/bin/sh", "-c", 'exec "$@"', "hkrunner")
 
 
@@ -58,14 +58,14 @@ def run(settings: Settings, where: Location) -> int:
                 )
             except OSError as error:
                 raise HkrunnerError(f"the supervisor could not be started: {error}") from None
-    _leave_stdout_to_results(settings)
+    _reserve_stdout_for_results(settings)
     tasks, control, news = (ours for ours, _ in pairs)
     high = [_high(one.detach()) for one in (tasks, control, news)]
     terminal = in_user_process.Terminal(0)
     in_user_process.tell_crashes(fault)
-    at_end = _AtEnd(supervisor, terminal)
+    supervisor_end = _SupervisorEnd(supervisor, terminal)
     try:
-        here = in_user_process.Here(
+        server = in_user_process.Here(
             in_user_process.Channel(high[0]),
             socket.socket(fileno=high[1]),
             socket.socket(fileno=high[2]),
@@ -73,10 +73,10 @@ def run(settings: Settings, where: Location) -> int:
             quit_ends=settings.local,
         )
     except EOFError:
-        return at_end.status()
-    at_end.watch()
-    here.serve()
-    return at_end.status()
+        return supervisor_end.status()
+    supervisor_end.watch()
+    server.serve()
+    return supervisor_end.status()
 
 
 def _high(fd: int) -> int:
@@ -85,8 +85,8 @@ def _high(fd: int) -> int:
     return _move_up(fd)
 
 
-def _leave_stdout_to_results(settings: Settings) -> None:
-    """Results alone go to a stdout that is no terminal; what the code prints, and its prompts, to stderr."""
+def _reserve_stdout_for_results(settings: Settings) -> None:
+    """Send what the code prints, and its prompts, to stderr, unless stdout is a terminal."""
     if settings.local and not os.isatty(1):
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -95,8 +95,8 @@ def _leave_stdout_to_results(settings: Settings) -> None:
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
-class _AtEnd:
-    """The supervisor's end is ours: in order when it is the last to go, at once when it is not."""
+class _SupervisorEnd:
+    """Ends this process with the supervisor: in order after the last task, at once before that."""
 
     def __init__(self, supervisor: subprocess.Popen[bytes], terminal: in_user_process.Terminal) -> None:
         self._supervisor = supervisor
@@ -104,14 +104,14 @@ class _AtEnd:
         self._served = False
 
     def watch(self) -> None:
-        """End this process, wherever its code stands, once there is no supervisor any more."""
+        """Kill this process, whatever its code is doing, as soon as the supervisor ends."""
         pidfd = os.pidfd_open(self._supervisor.pid)
         thread = threading.Thread(target=self._watch, args=(pidfd,), name="hkrunner-supervisor", daemon=True)
         thread.pydev_do_not_trace = True  # type: ignore[attr-defined]
         thread.start()
 
     def _watch(self, pidfd: int) -> None:
-        # Not waitpid: that is the main thread's.
+        # Not waitpid: the main thread waits for the supervisor.
         select.select([pidfd], [], [])
         os.close(pidfd)
         if self._served:
@@ -121,29 +121,29 @@ class _AtEnd:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def status(self) -> int:
-        """Nothing is served any more: wait for the supervisor; return the exit status."""
+        """Wait for the supervisor after the last task; return the exit status."""
         self._served = True
         signal.signal(signal.SIGINT, lambda number, frame: self._supervisor.kill())
         code = self._supervisor.wait()
         return code if code >= 0 else 128 - code
 
 
-class HostSide:
-    """In the supervisor: the process above it, to be taken for a child."""
+class UserProcessAttachment:
+    """In the supervisor: makes the user's process, its parent, serve as the child."""
 
     def __init__(self, pid: int, fds: Mapping[str, int]) -> None:
         self._pid = pid
         self._fds = fds
         self._begun = False
-        #: What is done when the user asks for the end, with the exit status.
+        #: Called with the exit status when the user asks for the end.
         self.interrupt: Callable[[int], object] = lambda status: None
-        #: What is done when it has ended, after all that its end leads to.
+        #: Called after the end of the process has been handled.
         self.on_gone: Callable[[], object] = lambda: None
 
     def begin(self, loop: Loop, listener: Listener, setup: Mapping[str, object]) -> Host:
-        """Have it load the code. Raises OSError when it has ended: it is the only one."""
+        """Make it load the code. Raises OSError after its end: there is no other process."""
         if self._begun:
-            raise ProcessLookupError(0, "the one process of --in-process has ended")
+            raise ProcessLookupError(0, "the process of --in-process has ended")
         self._begun = True
         return Host(
             loop,

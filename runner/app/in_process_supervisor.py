@@ -11,7 +11,7 @@ from typing import NoReturn
 from ...sandbox.linux.kernel import hide_from_same_user
 from ..errors import HkrunnerError
 from ..io.standard_streams import fill_standard_streams
-from .in_process import HostSide
+from .in_process import UserProcessAttachment
 from .run import run_with
 
 
@@ -31,7 +31,7 @@ def begin() -> NoReturn:
     fds = {"tasks": tasks, "control": control, "news": news, "fault": fault}
     fill_standard_streams()
     try:
-        status = run_with(settings, where, HostSide(pid, fds))
+        status = run_with(settings, where, UserProcessAttachment(pid, fds))
     except HkrunnerError as error:
         print(f"hkrunner: {error}", file=sys.stderr)
         status = error.exit_status

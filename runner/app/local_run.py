@@ -1,8 +1,8 @@
-"""A local run: the inputs one after the other through an embedded worker, results to stdout.
+"""A local run: one input after another through an embedded worker, results to stdout.
 
-The algorithm is loaded before the worker is connected to, so that code that cannot be loaded is reported
-at once. The next task is handed out when the answer of the last one is printed: a slow reader of stdout
-holds the run back instead of filling memory.
+The algorithm is loaded before the connection to the worker, so that code that cannot be loaded is reported
+at once. The next task starts once the result of the last one is printed: a slow reader of stdout slows the
+run down instead of filling memory.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ...boards.runs.store import Store
 from ...boards.runs.task_ids import local_job_id
 from ...sandbox.codec.codec import json_text
 from ...sandbox.shared.entry import Location
-from ..console.status_line import View, is_wanted
-from ..console.task_report import Report, progress_line
+from ..console.status_line import StatusLine, can_be_drawn
+from ..console.task_report import TaskReport, progress_line
 from ..console.terminal import Output, wants_color
 from ..io.loop import Loop
 from ..protocol.messages import Failure
@@ -27,15 +27,15 @@ from ..serving.child_pool import Crew
 from ..serving.supervisor import Hooks, Supervisor
 from ..settings.settings import Settings, worker_url
 from ..worker_stub.server import Answer, LocalTask, LocalWorker
-from .other_algorithms import keep_spans
+from .other_algorithms import save_spans
 from .stand_in_options import algorithms_of
 
-#: What waits for a slow reader of stdout before the next task is held back, in bytes.
+#: Bytes that may wait for a slow reader of stdout before the next task starts.
 HOLD_BACK = 1024 * 1024
 
 
 class LocalRun:
-    """Runs each input as a task; `report.status` is the exit status in the end."""
+    """Runs each input as a task; report.status is the exit status at the end."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class LocalRun:
         inputs: Iterator[bytes],
         crew: Crew | None = None,
     ) -> None:
-        """`crew`: with the algorithm's process, if that was begun already."""
+        """crew: holds the algorithm's process, if that was started already."""
         self._settings = settings
         self._where = where
         self._output = output
@@ -56,29 +56,29 @@ class LocalRun:
         self._job = local_job_id(time.time())
         self._count = 0
         self._results: dict[str, Result] = {}
-        self.report = Report(settings, output)
+        self.report = TaskReport(settings, output)
         hooks = Hooks(
-            on_result=self._keep,
+            on_result=self._ended,
             on_loaded=self._loaded,
             on_load_failed=self._load_failed,
             on_finished=self._finished,
         )
         self.supervisor = Supervisor(loop, settings, where, output, store, hooks, crew)
         self._loop = loop
-        #: What the code API may start; its processes end with the run.
+        #: The algorithms that tasks may start; their processes end with the run.
         self._others = algorithms_of(loop, settings, output, self._problem)
         self._worker = LocalWorker(
             loop,
             on_answer=self._answered,
             on_problem=self._problem,
             on_progress=self._progressed,
-            offer=self._others.offer,
+            catalog=self._others.catalog,
         )
         self._connected = False
-        self._view = None
-        # Where the code has the terminal to itself, a line of ours would cut its prompts.
-        if not settings.quiet and not settings.in_process and is_wanted(os.environ):
-            self._view = View(
+        self._status_line = None
+        # With --in-process the code owns the terminal, and the line would cut its prompts.
+        if not settings.quiet and not settings.in_process and can_be_drawn(os.environ):
+            self._status_line = StatusLine(
                 loop,
                 output,
                 total=length_hint(inputs),
@@ -88,19 +88,19 @@ class LocalRun:
             )
 
     def begin(self) -> None:
-        """Start; the loop does the rest and is stopped at the end."""
+        """Start the run; it stops the loop at its end."""
         self._port = self._worker.listen()
         self.supervisor.preload()
 
     def interrupt(self, status: int) -> None:
-        """End in order with this status; the second call kills."""
+        """Stop in order, with this exit status; the second call kills."""
         self.supervisor.shutdown(status)
         self._others.shutdown()
 
     def close(self) -> None:
         """Close the worker."""
-        if self._view is not None:
-            self._view.close()
+        if self._status_line is not None:
+            self._status_line.close()
         self._worker.close()
         self._others.close()
 
@@ -116,18 +116,18 @@ class LocalRun:
 
     def _load_failed(self, failure: Failure) -> None:
         if self._connected:
-            return  # a later child: its task is answered with it
+            return  # a later process: its task is answered with the failure
         self._output.warn(f"✘ {self.report.words(failure)}")
-        self.report.settle(4)
+        self.report.note_status(4)
         self.supervisor.shutdown(4)
 
     def _next(self) -> None:
-        """Hand the next input out, or end."""
+        """Start the next task, or end the run."""
         if self._output.out.broken:
             if self._settings.output_file is not None:
-                self.report.settle(1)  # it is told of in the end
+                self.report.note_status(1)  # reported at the end of the run
             else:
-                self.report.settle_broken()
+                self.report.note_broken_stdout()
             self._end()
             return
         if self._output.out.waiting > HOLD_BACK:
@@ -135,12 +135,12 @@ class LocalRun:
             return
         data = next(self._inputs, None)
         if data is None:
-            self._output.when_taken(self._end)  # a signal ends it before that
+            self._output.when_taken(self._end)  # a signal may end it before
             return
         self._count += 1
         name = self._store.next_local_task() if self._store is not None else f"t{self._count}"
-        if self._view is not None:
-            self._view.begin(name)
+        if self._status_line is not None:
+            self._status_line.begin(name)
         stem = self._settings.name or os.path.splitext(os.path.basename(self._where.shown))[0]
         self._worker.submit(LocalTask(name, self._job, stem, stem, "local", data))
 
@@ -148,35 +148,35 @@ class LocalRun:
         if self._worker.connected:
             self._worker.exit(0)
         else:
-            self.supervisor.shutdown(0)  # there was no task at all
+            self.supervisor.shutdown(0)  # there was no task
 
-    def _keep(self, result: Result) -> None:
+    def _ended(self, result: Result) -> None:
         self._results[result.task] = result
         if self.supervisor.ending:
-            # No answer goes to the worker any more: this is the last that is heard of the task.
-            keep_spans(result.folder, self._worker.spans())
+            # The worker gets no answer any more, so _answered() will not be called for this task.
+            save_spans(result.folder, self._worker.spans())
             self._show(result)
 
     def _answered(self, answer: Answer) -> None:
         result = self._results.get(answer.task.task)
         if result is not None:
-            keep_spans(result.folder, answer.spans)
+            save_spans(result.folder, answer.spans)
             if result.output is None and result.status == "succeed":
-                # It did not travel as JSON: as JSON it is what the worker has decoded.
+                # Another encoding: the JSON text is made of what the worker has decoded.
                 result.output = json_text(answer.message.get("data"))
             self._show(result)
             self._next()
 
     def _show(self, result: Result) -> None:
         del self._results[result.task]
-        if self._view is not None:
-            self._view.end()
+        if self._status_line is not None:
+            self._status_line.end()
         self.report.show(result)
 
     def _progressed(self, task: LocalTask, data: Any) -> None:
-        told = data if isinstance(data, dict) else {}
-        if self._view is not None:
-            self._view.progress(told.get("progress"), told.get("details"))
+        fields = data if isinstance(data, dict) else {}
+        if self._status_line is not None:
+            self._status_line.progress(fields.get("progress"), fields.get("details"))
         self._output.debug(progress_line(task.task, data))
 
     def _problem(self, text: str) -> None:

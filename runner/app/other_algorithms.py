@@ -1,11 +1,11 @@
-"""The other algorithms of a local run: each task in a sandbox of its own, served as any task is.
+"""The other algorithms of a local run, which tasks start through the code API.
 
-    Calls.start -> Algorithms -> Station: Session <-in this process-> Supervisor -> child
+    CodeApi -> LocalAlgorithms -> AlgorithmWorker: Session <- LoopbackLink -> Supervisor -> child
 
-A station is one process of one algorithm. It serves one task after the other, by the same supervisor, the
-same limits, the same words as the algorithm of the run itself; only the wire between the worker's side and
-ours is a few lines instead of a WebSocket. Stations that are free are kept for the next task, as HKube keeps
-its workers.
+An AlgorithmWorker is one process of one algorithm. It runs one task after another under the same supervisor
+and the same kind of limits as the run's own algorithm; only the connection between the worker's side and
+ours is a few lines instead of a WebSocket. An idle one is reused for the next task, as HKube reuses its
+workers.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from ..protocol.result import Result
 from ..serving.active_task import BlobSource
 from ..serving.supervisor import Hooks, Supervisor
 from ..settings.settings import Settings
-from ..worker_stub.code_api import AT_A_TIME, Offer
-from ..worker_stub.session import Ears, Session
+from ..worker_stub.session import Session, SessionListener
+from ..worker_stub.subtasks import SLOTS, Catalog
 from ..worker_stub.task import Answer, LocalTask
 
 
-class Algorithms:
-    """Hands tasks to stations; made with the code of each algorithm by its name."""
+class LocalAlgorithms:
+    """Starts tasks of the algorithms of --algorithm, each task in an AlgorithmWorker."""
 
     def __init__(
         self,
@@ -41,66 +41,70 @@ class Algorithms:
         ready: Mapping[str, tuple[Settings, Location]],
         on_problem: Callable[[str], None],
     ) -> None:
-        """`ready`: of each algorithm what it runs with, and where its code lies."""
+        """ready: the settings and the code of each algorithm, by its name."""
         self._loop = loop
-        self._output = Aside(output)
+        self._output = BackgroundOutput(output)
         self._ready = ready
         self._on_problem = on_problem
-        self._free: dict[str, list[Station]] = {name: [] for name in ready}
-        self._all: set[Station] = set()
+        self._free: dict[str, list[AlgorithmWorker]] = {name: [] for name in ready}
+        self._all: set[AlgorithmWorker] = set()
         self._on_empty: Callable[[], None] | None = None
         self._closing = False
-        #: Called when nothing of them is needed any more.
+        #: Called by close().
         self.on_close: Callable[[], None] = lambda: None
-        #: What the tasks of these algorithms may ask for in their turn.
-        self.offer = Offer(algorithms=self)
+        #: What tasks, also those of these algorithms, can start and find.
+        self.catalog = Catalog(algorithms=self)
 
     def __contains__(self, name: object) -> bool:
         return name in self._ready
 
-    def start(self, task: LocalTask, on_end: Callable[[Answer], None], *, ends_on_error: bool = False) -> Run:
-        """Hand the task to a free station of its algorithm, or a new one."""
+    def start(
+        self, task: LocalTask, on_end: Callable[[Answer], None], *, ends_on_error: bool = False
+    ) -> WorkerTask:
+        """Run the task in an idle worker of its algorithm, or a new one."""
         free = self._free[task.algorithm]
-        station = free.pop() if free else self._new_station(task.algorithm)
-        return Run(station, station.begin(task, on_end, ends_on_error=ends_on_error))
+        worker = free.pop() if free else self._new_worker(task.algorithm)
+        return WorkerTask(worker, worker.begin(task, on_end, ends_on_error=ends_on_error))
 
-    def _new_station(self, name: str) -> Station:
+    def _new_worker(self, name: str) -> AlgorithmWorker:
         settings, where = self._ready[name]
         store = Store(settings.state_dir) if settings.state_dir is not None else None
-        station = Station(self._loop, settings, where, self._output, store, self.offer, self._on_problem)
-        station.on_free = lambda: self._freed(name, station)
-        station.on_gone = lambda: self._gone(name, station)
-        self._all.add(station)
-        return station
+        worker = AlgorithmWorker(
+            self._loop, settings, where, self._output, store, self.catalog, self._on_problem
+        )
+        worker.on_free = lambda: self._freed(name, worker)
+        worker.on_gone = lambda: self._gone(name, worker)
+        self._all.add(worker)
+        return worker
 
-    def _freed(self, name: str, station: Station) -> None:
+    def _freed(self, name: str, worker: AlgorithmWorker) -> None:
         if self._closing:
             return
-        if len(self._free[name]) < AT_A_TIME:
-            self._free[name].append(station)
+        if len(self._free[name]) < SLOTS:
+            self._free[name].append(worker)
         else:
-            station.shutdown()
+            worker.shutdown()
 
-    def _gone(self, name: str, station: Station) -> None:
-        self._all.discard(station)
-        if station in self._free[name]:
-            self._free[name].remove(station)
+    def _gone(self, name: str, worker: AlgorithmWorker) -> None:
+        self._all.discard(worker)
+        if worker in self._free[name]:
+            self._free[name].remove(worker)
         if not self._all and self._on_empty is not None:
             on_empty, self._on_empty = self._on_empty, None
             on_empty()
 
     def shutdown(self) -> None:
-        """End all of them in order; the second call kills."""
+        """Stop all workers in order; the second call kills them."""
         self._closing = True
-        for station in list(self._all):
-            station.shutdown()
+        for worker in list(self._all):
+            worker.shutdown()
 
     def close(self) -> None:
-        """What was unpacked for them is removed."""
+        """Remove what was unpacked for the algorithms."""
         self.on_close()
 
     def when_gone(self, callback: Callable[[], None]) -> None:
-        """End what there is, and call back when nothing is left."""
+        """Stop all workers, and call back once none is left."""
         if not self._closing:
             self.shutdown()
         if self._all:
@@ -109,20 +113,20 @@ class Algorithms:
             callback()
 
 
-class Run:
-    """One task at a station; the station may have gone on to another one."""
+class WorkerTask:
+    """One task of a worker; the worker may have gone on to another task."""
 
-    def __init__(self, station: Station, number: int) -> None:
-        self._station = station
+    def __init__(self, worker: AlgorithmWorker, number: int) -> None:
+        self._worker = worker
         self._number = number
 
     def stop(self) -> None:
-        """Have it stopped, if it still runs."""
-        self._station.stop(self._number)
+        """Stop the task if it still runs."""
+        self._worker.stop(self._number)
 
 
-class Station:
-    """One process of an algorithm, with the worker's side and ours of its connection."""
+class AlgorithmWorker:
+    """One process of an algorithm, with both sides of its connection."""
 
     def __init__(
         self,
@@ -131,7 +135,7 @@ class Station:
         where: Location,
         output: Output,
         store: Store | None,
-        offer: Offer,
+        catalog: Catalog,
         on_problem: Callable[[str], None],
     ) -> None:
         self._loop = loop
@@ -142,17 +146,17 @@ class Station:
         self._folder: str | None = None
         self.on_free: Callable[[], None] = lambda: None
         self.on_gone: Callable[[], None] = lambda: None
-        hooks = Hooks(on_result=self._keep, on_finished=self._finished)
+        hooks = Hooks(on_result=self._note_folder, on_finished=self._finished)
         supervisor = Supervisor(loop, settings, where, output, store, hooks)
         self._supervisor = supervisor
-        self._line = InProcess(loop, supervisor)
-        ears = Ears(self._answered, lambda text: on_problem(f"{where.shown}: {text}"))
-        self._session = Session(loop, self._line, offer, ears)
-        self._line.on_post = self._session.hear
-        supervisor.attach(self._line)
+        self._link = LoopbackLink(loop, supervisor)
+        listener = SessionListener(self._answered, lambda text: on_problem(f"{where.shown}: {text}"))
+        self._session = Session(loop, self._link, catalog, listener)
+        self._link.on_post = self._session.hear
+        supervisor.attach(self._link)
 
     def begin(self, task: LocalTask, on_end: Callable[[Answer], None], *, ends_on_error: bool) -> int:
-        """Hand the task out; returns what stop() knows it by."""
+        """Start the task; return its number for stop()."""
         self._ends_on_error = ends_on_error
         self._number += 1
         self._on_end = on_end
@@ -161,19 +165,19 @@ class Station:
         return self._number
 
     def stop(self, number: int) -> None:
-        """Have that task stopped: the user's stop(), the grace, the kill."""
+        """Stop the task of that number: the user's stop(), the grace, the kill."""
         if number == self._number:
             self._session.stop(at_once=True)
 
     def shutdown(self) -> None:
-        """End the process in order; the second call kills."""
+        """Stop the process in order; the second call kills it."""
         self._supervisor.shutdown(0)
 
-    def _keep(self, result: Result) -> None:
+    def _note_folder(self, result: Result) -> None:
         self._folder = result.folder
 
     def _answered(self, answer: Answer) -> None:
-        keep_spans(self._folder, answer.spans)
+        save_spans(self._folder, answer.spans)
         self._output.debug(f"  {answer.task.task}: {answer.command}")
         on_end, self._on_end = self._on_end, lambda answer: None
         if self._ends_on_error and answer.command == "errorMessage":
@@ -183,13 +187,13 @@ class Station:
         on_end(answer)
 
     def _finished(self) -> None:
-        self._line.close()
+        self._link.close()
         self._session.close()
         self.on_gone()
 
 
-class InProcess:
-    """The wire between a session and a supervisor of this process, in order, never at once."""
+class LoopbackLink:
+    """Connects a session to a supervisor of this process: messages arrive in order, in a later turn."""
 
     encoding = "json"
     url = "this process"
@@ -202,7 +206,7 @@ class InProcess:
         self.on_post: Callable[[bytes], None] = lambda data: None
 
     def send(self, data: bytes) -> None:
-        """The worker's side says something."""
+        """Send a message from the worker's side."""
         self._loop.after(
             0, lambda: None if self._closed else self._supervisor.on_link_message(_message(data))
         )
@@ -210,7 +214,7 @@ class InProcess:
     def post(
         self, data: bytes, source: BlobSource | None = None, *, final: bool = False, soon: bool = False
     ) -> bool:
-        """Our side says something; nothing waits here."""
+        """Send a message from our side; return False: it is never congested."""
         if source is not None:
             data = source.read(0, source.size)
             source.close()
@@ -219,24 +223,24 @@ class InProcess:
 
     @property
     def is_open(self) -> bool:
-        """It is not closed."""
+        """Whether it is not closed."""
         return not self._closed
 
     @property
     def congested(self) -> bool:
-        """Nothing waits here."""
+        """Whether messages wait: never."""
         return False
 
     def clear(self) -> None:
-        """Nothing waits here."""
+        """Drop the messages that wait: there are none."""
 
     def close(self) -> None:
-        """What was said and not heard yet, is not heard any more."""
+        """Drop the messages that have not arrived yet."""
         self._closed = True
 
 
-class Aside(Output):
-    """The output for what runs beside the algorithm of the run: what it prints, and what goes wrong."""
+class BackgroundOutput(Output):
+    """The output of the other algorithms: what they print and what fails; the rest with --verbose only."""
 
     def __init__(self, output: Output) -> None:
         self._to = output
@@ -244,26 +248,26 @@ class Aside(Output):
         self.events = EventSink()  # events are those of the run's own algorithm
 
     def user(self, stream: str, data: bytes) -> None:
-        """Bytes an algorithm has printed, as they are."""
+        """Pass on bytes that an algorithm has printed, unchanged."""
         self._to.user(stream, data)
 
     def say(self, text: str) -> None:
-        """A line for --verbose."""
+        """Write a line with --verbose only."""
         self._to.debug(text)
 
     def warn(self, text: str) -> None:
-        """A line that is needed."""
+        """Write a line."""
         self._to.warn(text)
 
     def debug(self, text: str) -> None:
-        """A line for --verbose."""
+        """Write a line with --verbose only."""
         self._to.debug(text)
 
 
-def keep_spans(folder: str | None, spans: list[dict[str, Any]]) -> None:
-    """Put the task's spans into its folder, if it has any."""
+def save_spans(folder: str | None, spans: list[dict[str, Any]]) -> None:
+    """Write the task's spans into its folder, if it has a folder and spans."""
     if folder is not None and spans:
-        # A disk that is full has been told of by the record itself.
+        # The task's record reports a full disk.
         with contextlib.suppress(OSError):
             replace_file(f"{folder}/spans.json", to_json({"spans": spans}))
 

@@ -21,21 +21,21 @@ from ..prepare.prepare import prepare
 from ..serving.child_pool import Crew
 from ..settings.settings import Settings, WorkerSettings
 
-# The rest is imported when the algorithm's process is under way.
+# Other imports wait until the algorithm's process is starting.
 if TYPE_CHECKING:
     from ..console.output_file import OutputFile
     from ..protocol.messages import Failure
     from ..protocol.result import Result
     from .board_alongside import Beside
-    from .in_process import HostSide
+    from .in_process import UserProcessAttachment
     from .retention import Keeper
 
-#: A board that has not answered by then will not: TensorBoard's first import from a cold disk took 22 s.
+#: The longest wait for a board's address: TensorBoard's first import from a cold disk took 22 s.
 BOARD_DEADLINE_S = 60.0
 
 
 def run(settings: Settings) -> int:
-    """Do what was asked; return the exit status. Raises HkrunnerError before anything is started."""
+    """Run what the settings say; return the exit status. Raises HkrunnerError before anything is started."""
     fill_standard_streams()
     with contextlib.ExitStack() as stack:
         if settings.in_process:
@@ -43,13 +43,13 @@ def run(settings: Settings) -> int:
 
             return in_process.run(*prepare(settings, os.environ, stack))
         with contextlib.suppress(OSError):
-            # The algorithm runs as the same user: our environment and memory are none of its business.
+            # The algorithm runs as the same user, and must not read our environment and memory.
             hide_from_same_user()
         return run_with(*prepare(settings, os.environ, stack))
 
 
-def run_with(settings: Settings, where: Location, host: HostSide | None = None) -> int:
-    """Run this code; return the exit status. `host`: with --in-process, the process that runs the code."""
+def run_with(settings: Settings, where: Location, user_process: UserProcessAttachment | None = None) -> int:
+    """Run this code; return the exit status. user_process: with --in-process, the one that runs the code."""
     file = _output_file(settings)
     loop = Loop()
     output = _output(loop, settings, file)
@@ -65,18 +65,18 @@ def run_with(settings: Settings, where: Location, host: HostSide | None = None) 
         )
     for note in settings.notes:
         output.say(f"◌ {note}")
-    beside = _start_beside(loop, settings, where, output)
+    boards = _start_boards(loop, settings, where, output)
     try:
         run_it = _run_locally if settings.local else _serve
-        status = run_it(loop, settings, where, output, store, host)
-        if beside is not None and settings.local:
-            beside.wait(BOARD_DEADLINE_S)  # so that its address is told even after a short run
-        if beside is not None and beside.failed:
+        status = run_it(loop, settings, where, output, store, user_process)
+        if boards is not None and settings.local:
+            boards.wait(BOARD_DEADLINE_S)  # so that its address is shown even after a short run
+        if boards is not None and boards.failed:
             status = max(status, BoardFailed.exit_status)
         return max(status, _put_in_place(file, output, status))
     finally:
-        if beside is not None:
-            beside.close()
+        if boards is not None:
+            boards.close()
         if settings.keep is not None and (keeper := _keeper(loop, settings, output)) is not None:
             keeper.look_at_all()
         output.close()
@@ -111,9 +111,9 @@ def _output(loop: Loop, settings: Settings, file: OutputFile | None = None) -> O
 
 
 def _put_in_place(file: OutputFile | None, output: Output, status: int) -> int:
-    """Put the results where they were asked for; a run that failed without any leaves what was there.
+    """Replace the output file by the results; return an exit status.
 
-    Returns the exit status.
+    A run that failed without any result leaves the old file unchanged.
     """
     if file is None or (status != 0 and output.out.is_fresh):
         return 0
@@ -123,35 +123,35 @@ def _put_in_place(file: OutputFile | None, output: Output, status: int) -> int:
             raise output.out.problem
         file.commit()
     except OSError as error:
-        output.warn(f"✘ --output-file: {error.strerror}; it is as it was")
+        output.warn(f"✘ --output-file: {error.strerror}; the file was not changed")
         return 1
     return 0
 
 
-def _start_beside(loop: Loop, settings: Settings, where: Location, output: Output) -> Beside | None:
-    """Start the board and the routes that were asked for; None when neither was."""
+def _start_boards(loop: Loop, settings: Settings, where: Location, output: Output) -> Beside | None:
+    """Start the board and the routes that were asked for; return None when neither was."""
     if not settings.board and settings.api_port is None:
         return None
     if settings.state_dir is None:
-        raise SettingsError("--board and --api-port show what is kept of tasks: leave --no-state out")
+        raise SettingsError("--board and --api-port need the records of tasks: remove --no-state")
     from pathlib import Path
 
     from ...boards.targets import all_target, node_target
     from .board_alongside import Beside
 
     root = Path(settings.state_dir)
-    beside = Beside(loop, output, root, detached=settings.local)
+    boards = Beside(loop, output, root, detached=settings.local)
     if settings.board:
         node = os.path.splitext(os.path.basename(where.shown))[0]
         target = node_target(root, "local", node) if settings.local else all_target(root)
-        beside.start_board(target, port=settings.board_port, open_it=settings.open)
+        boards.start_board(target, port=settings.board_port, open_it=settings.open)
     if settings.api_port is not None:
-        beside.start_routes(settings.api_port)
-    return beside
+        boards.start_routes(settings.api_port)
+    return boards
 
 
 def _keeper(loop: Loop, settings: Settings, output: Output) -> Keeper | None:
-    """Who sees to --keep; None when all is kept, or nothing."""
+    """Return what enforces --keep; None when every record is kept, or none is written."""
     most = settings.keep if settings.keep is not None else settings.keep_own
     if most is None or settings.state_dir is None:
         return None
@@ -166,7 +166,7 @@ def _run_locally(
     where: Location,
     output: Output,
     store: Store | None,
-    host: HostSide | None,
+    user_process: UserProcessAttachment | None,
 ) -> int:
     from ..prepare.inputs import check_encoding, read_inputs
 
@@ -176,14 +176,14 @@ def _run_locally(
         check_encoding(inputs, settings.encoding)
     if settings.watch:
         return _run_watching(loop, settings, where, output, store, inputs)
-    crew = _begin_child(loop, settings, where, store, host)
+    crew = _begin_child(loop, settings, where, store, user_process)
     from .local_run import LocalRun
 
     one = LocalRun(loop, settings, where, output, store, iter(inputs), crew)
-    obey_signals(loop, one.interrupt, host)
+    obey_signals(loop, one.interrupt, user_process)
     try:
         one.begin()
-        settle()
+        resume_garbage_collection()
         loop.run()
     finally:
         one.close()
@@ -196,7 +196,7 @@ def _run_watching(
     from .watch import Watch
 
     def make_store() -> Store | None:
-        # Each run closes its own.
+        # Each run closes its own store.
         return None if store is None else Store(store.root_text, metrics_root=store.metrics_root)
 
     with contextlib.ExitStack() as stack:
@@ -207,14 +207,14 @@ def _run_watching(
 
         watch = Watch(loop, settings, where, output, make_store, inputs, read_again)
         obey_signals(loop, watch.interrupt)
-        settle()
+        resume_garbage_collection()
         return watch.run()
 
 
 def run_worker(asked: WorkerSettings) -> int:
-    """Be HKube's worker for whoever connects; return the exit status."""
+    """Stand in for HKube's worker; return the exit status."""
     from ..prepare.inputs import read_inputs
-    from .standalone_worker import Alone
+    from .standalone_worker import StandaloneWorker
 
     fill_standard_streams()
     settings = asked.settings
@@ -224,25 +224,29 @@ def run_worker(asked: WorkerSettings) -> int:
     output = _output(loop, settings)
     store = Store(settings.state_dir) if settings.state_dir is not None else None
     try:
-        alone = Alone(loop, asked, output, store, inputs)
-        obey_signals(loop, alone.interrupt)
+        worker = StandaloneWorker(loop, asked, output, store, inputs)
+        obey_signals(loop, worker.interrupt)
         try:
-            alone.begin()
+            worker.begin()
             loop.run()
         finally:
-            alone.close()
+            worker.close()
             if store is not None:
                 store.close()
-        return alone.report.status
+        return worker.report.status
     finally:
         output.close()
         loop.close()
 
 
 def _begin_child(
-    loop: Loop, settings: Settings, where: Location, store: Store | None, host: HostSide | None
+    loop: Loop,
+    settings: Settings,
+    where: Location,
+    store: Store | None,
+    user_process: UserProcessAttachment | None,
 ) -> Crew:
-    attach = None if host is None else host.begin
+    attach = None if user_process is None else user_process.begin
     crew = Crew(loop, settings, where, store.environment() if store is not None else {}, attach)
     crew.begin()
     return crew
@@ -254,20 +258,20 @@ def _serve(
     where: Location,
     output: Output,
     store: Store | None,
-    host: HostSide | None,
+    user_process: UserProcessAttachment | None,
 ) -> int:
-    crew = _begin_child(loop, settings, where, store, host)
-    from ..console.task_report import Report
+    crew = _begin_child(loop, settings, where, store, user_process)
+    from ..console.task_report import TaskReport
     from ..serving.supervisor import Hooks, Supervisor
 
-    report = Report(settings, output)
+    report = TaskReport(settings, output)
 
     def load_failed(failure: Failure) -> None:
         output.warn(f"✘ {report.words(failure)}")
-        if host is not None:
+        if user_process is not None:
             supervisor.shutdown(4)
             return
-        output.warn("  every task is answered with this until it loads; it is tried again for each")
+        output.warn("  every task is answered with this error; loading is retried for each task")
 
     def given_up(reason: str) -> None:
         output.warn(
@@ -278,38 +282,40 @@ def _serve(
     keeper = _keeper(loop, settings, output)
 
     def ended(result: Result) -> None:
-        report.tell(result)
+        report.show_end(result)
         output.events.result(result)
         if keeper is not None:
-            keeper.ended(result)  # one that serves for weeks must not fill its disk
+            keeper.ended(result)  # a process that serves for weeks must not fill its disk
 
-    def end_with_it() -> None:
+    def end_with_user_process() -> None:
         if not supervisor.ending:
             supervisor.shutdown(1)
 
     hooks = Hooks(on_result=ended, on_load_failed=load_failed, on_given_up=given_up)
     supervisor = Supervisor(loop, settings, where, output, store, hooks, crew)
-    obey_signals(loop, supervisor.shutdown, host)
-    if host is not None:
-        # There is no other process for the next task.
-        host.on_gone = lambda: loop.after(0, end_with_it)
+    obey_signals(loop, supervisor.shutdown, user_process)
+    if user_process is not None:
+        # No other process can take the next task.
+        user_process.on_gone = lambda: loop.after(0, end_with_user_process)
     supervisor.preload()
     supervisor.connect(settings.url)
-    settle()
+    resume_garbage_collection()
     loop.run()
     return supervisor.exit_status
 
 
-def settle() -> None:
-    """Have garbage collected again, which rested since command.main(); never among what was imported."""
+def resume_garbage_collection() -> None:
+    """Collect garbage again, which entry_point.main() has paused; exclude everything imported so far."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
 
 
-def obey_signals(loop: Loop, shutdown: Callable[[int], None], host: HostSide | None = None) -> None:
-    """The first one ends in order, the second kills at once; what --in-process passes on counts as one."""
-    if host is not None:
-        host.interrupt = shutdown
+def obey_signals(
+    loop: Loop, shutdown: Callable[[int], None], user_process: UserProcessAttachment | None = None
+) -> None:
+    """Call shutdown(128 + N) for SIGINT, SIGTERM, SIGHUP, and what the user's process passes on."""
+    if user_process is not None:
+        user_process.interrupt = shutdown
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.on_signal(number, lambda number=number: shutdown(128 + number))  # type: ignore[misc]

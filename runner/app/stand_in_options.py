@@ -1,4 +1,4 @@
-"""What --algorithm, --pipeline and --datasource name, checked before the run."""
+"""--algorithm, --pipeline and --datasource: what they name, checked before the run."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from ..prepare.prepare import prepare
 from ..settings import descriptor as descriptors
 from ..settings.descriptor import Descriptor
 from ..settings.settings import Settings, limits_of
-from .other_algorithms import Algorithms
+from .other_algorithms import LocalAlgorithms
 
 
 def algorithms_of(
     loop: Loop, settings: Settings, output: Output, on_problem: Callable[[str], None]
-) -> Algorithms:
-    """Return the algorithms, their `offer` complete. Raises SettingsError, EntryNotFound."""
+) -> LocalAlgorithms:
+    """Return the algorithms with a complete catalog. Raises SettingsError, EntryNotFound."""
     stack = contextlib.ExitStack()
     ready = {name: _ready(name, path, settings, stack) for name, path in settings.algorithms.items()}
-    algorithms = Algorithms(loop, output, ready, on_problem)
+    algorithms = LocalAlgorithms(loop, output, ready, on_problem)
     algorithms.on_close = stack.close
-    told: set[str] = set()
+    said: set[str] = set()
 
-    def say(text: str) -> None:
-        if text not in told:
-            told.add(text)
+    def say_once(text: str) -> None:
+        if text not in said:
+            said.add(text)
             output.say(f"◌ {text}")
 
-    algorithms.offer = replace(
-        algorithms.offer,
+    algorithms.catalog = replace(
+        algorithms.catalog,
         pipelines={name: _pipeline(name, path, settings.cwd) for name, path in settings.pipelines.items()},
         sources={name: _folder(name, path, settings.cwd) for name, path in settings.sources.items()},
-        on_lack=say,
-        on_retry=say,
+        on_missing=say_once,
+        on_retry=say_once,
     )
     for name, (own, _) in ready.items():
         for note in own.notes:
-            say(f"{name}: {note}")
+            say_once(f"{name}: {note}")
     return algorithms
 
 
 def _ready(
     name: str, path: str, settings: Settings, stack: contextlib.ExitStack
 ) -> tuple[Settings, Location]:
-    """Return what an algorithm runs with, and where it lies.
+    """Return the settings of an algorithm, and its code.
 
-    Its own descriptor gives its limits and variables, as in the cluster. What that does not say, and all of
-    one without a descriptor, is as the run's options have it.
+    Its limits and variables come from its own descriptor, as in the cluster; what that does not set, or all
+    of them without a descriptor, from the options of the run.
     """
     common = replace(
         settings,
@@ -81,7 +81,7 @@ def _ready(
 
 
 def _descriptor(path: str, settings: Settings) -> Descriptor | None:
-    """Return the descriptor of this algorithm: the file itself, or one beside the code that speaks of it."""
+    """Return the descriptor of this algorithm: the file itself, or one in its folder that belongs to it."""
     place = os.path.join(settings.cwd, os.path.expanduser(path))
     if path.endswith((".yml", ".yaml", ".json")):
         return descriptors.read(place)
@@ -91,7 +91,7 @@ def _descriptor(path: str, settings: Settings) -> Descriptor | None:
     found = descriptors.read(file)
     if os.path.isdir(place):
         return found
-    # Several algorithms in one folder: it is that of the one whose entry point it names.
+    # With several algorithms in one folder, a descriptor belongs to the one that its entry point names.
     code = descriptors.without_function(place)
     named = os.path.join(found.code_path or found.folder, descriptors.without_function(found.entry or ""))
     stem = os.path.splitext(os.path.basename(file))[0] == os.path.splitext(os.path.basename(code))[0]
@@ -124,7 +124,7 @@ def _with(descriptor: Descriptor, path: str, common: Settings) -> Settings:
 def _folder(name: str, path: str, cwd: str) -> str:
     folder = os.path.abspath(os.path.join(cwd, os.path.expanduser(path)))
     if not os.path.isdir(folder):
-        raise SettingsError(f"--datasource {name}: there is no folder {folder}")
+        raise SettingsError(f"--datasource {name}: no such folder: {folder}")
     return folder
 
 
@@ -138,9 +138,9 @@ def _pipeline(name: str, path: str, cwd: str) -> dict[str, Any]:
     try:
         value = _yaml(text) if place.endswith((".yml", ".yaml")) else json.loads(text)
     except ValueError as error:
-        raise SettingsError(f"--pipeline {name}: {path} cannot be read: {error}") from None
+        raise SettingsError(f"--pipeline {name}: {path} is not valid: {error}") from None
     if not isinstance(value, dict):
-        raise SettingsError(f"--pipeline {name}: {path} holds no object with nodes")
+        raise SettingsError(f"--pipeline {name}: {path} must hold an object with nodes")
     return value
 
 

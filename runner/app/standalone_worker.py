@@ -1,7 +1,7 @@
-"""The local worker alone: `hkrunner worker`, for a wrapper of any language that connects.
+"""`hkrunner worker`: the local worker by itself, for a wrapper of any language that connects.
 
-It hands the inputs out one by one and prints results as a local run does. The wrapper is not ours: it is
-told to exit, and given the time that HKube gives it; nothing of it is killed.
+It sends one input after another and prints the results as a local run does. The wrapper is not a process of
+ours: it is asked to exit, and has the time that HKube gives it; it is never killed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ...boards.runs.store import Store
 from ...boards.runs.task_ids import TaskIds, local_job_id
 from ...boards.runs.task_record import TaskRecord
 from ...sandbox.codec.codec import json_text
-from ..console.task_report import Report, progress_line
+from ..console.task_report import TaskReport, progress_line
 from ..console.terminal import Output
 from ..errors import SettingsError
 from ..io.loop import Loop, Timer
@@ -26,21 +26,21 @@ from ..settings.settings import WorkerSettings
 from ..worker_stub.server import LocalWorker
 from ..worker_stub.task import Answer, LocalTask
 from .local_run import HOLD_BACK
-from .other_algorithms import keep_spans
+from .other_algorithms import save_spans
 from .stand_in_options import algorithms_of
 
-#: HKube's worker gives a container this long after `exit`, and an algorithm this long after a stop.
+#: The time HKube's worker gives a container after `exit`, and an algorithm after a stop.
 EXIT_S = 20.0
 STOP_S = 10.0
-#: A task whose client was lost this often is not handed out again: HKube's limit of retries.
+#: A task that has lost this many clients is not sent again: HKube's limit of retries.
 LOST_MAX = 3
-#: The text of HKube's worker for a client that was lost.
+#: The error of HKube's worker for a client that has disconnected. The text is its own.
 LOST = "the algorithm killed due to an unknown reason, please check the logs for more details"
 ENTRY = "(the wrapper that connected)"
 
 
-class Alone:
-    """Serves one client after the other until there is nothing left to do; `report.status` in the end."""
+class StandaloneWorker:
+    """Serves one client after another until all inputs are answered; report.status is the exit status."""
 
     def __init__(
         self,
@@ -57,9 +57,9 @@ class Alone:
         self._inputs = deque(inputs)
         settings = asked.settings
         self._reading = settings.tasks == "-"
-        #: Without inputs it only waits: its end is a signal.
+        #: Whether only a signal ends it: there are no inputs.
         self._endless = not self._inputs and not self._reading and settings.tasks is None
-        self.report = Report(settings, output)
+        self.report = TaskReport(settings, output)
         self._others = algorithms_of(loop, settings, output, self._problem)
         self._worker = LocalWorker(
             loop,
@@ -68,7 +68,7 @@ class Alone:
             on_client=self._client,
             on_progress=self._progressed,
             on_logs=self._logged,
-            offer=self._others.offer,
+            catalog=self._others.catalog,
         )
         self._job = local_job_id(time.time())
         self._task: LocalTask | None = None
@@ -82,7 +82,7 @@ class Alone:
         self._timers: list[Timer] = []
 
     def begin(self) -> None:
-        """Listen. Raises SettingsError when the port is taken."""
+        """Listen. Raises SettingsError when the port is in use."""
         host, port = self._asked.host, self._asked.port
         try:
             port = self._worker.listen(host, port)
@@ -94,22 +94,24 @@ class Alone:
         self._output.say(f"● local worker on ws://{shown}:{port}: waiting for a wrapper to connect")
         if self._endless:
             self._output.say(
-                "◌ there are no inputs: give some with --input '[…]' or --tasks FILE, or with --tasks - and a"
-                " line of JSON for each on stdin"
+                "◌ no inputs: add --input '[…]' or --tasks FILE, or --tasks - to read a line of JSON per task"
+                " from stdin"
             )
         if self._reading:
             StdinTasks(self._loop, self._more, self._bad_line, self._no_more)
-        self._look_for_end()
+        self._end_if_finished()
 
     def interrupt(self, status: int) -> None:
-        """Have the task stopped, and the client told to exit; the second call leaves at once."""
+        """Stop the task and ask the client to exit; the second call ends without waiting."""
         if self._ending or self._stopping:
             self._finish()
             return
-        self.report.settle(status)
+        self.report.note_status(status)
         self._stopping = True
         if self._task is not None and self._worker.stop():
-            self._output.say(f"■ stopping task {self._task.task}: {STOP_S:g} s to say `stopped`")
+            self._output.say(
+                f"■ stopping task {self._task.task}: the wrapper has {STOP_S:g} s to answer `stopped`"
+            )
             self._timers.append(self._loop.after(STOP_S, self._give_up_stop))
         else:
             self._give_up_stop()
@@ -133,33 +135,33 @@ class Alone:
 
     def _bad_line(self, problem: str) -> None:
         self._output.warn(f"✘ {problem}")
-        self.report.settle(2)
+        self.report.note_status(2)
 
     def _no_more(self) -> None:
         self._reading = False
-        self._look_for_end()
+        self._end_if_finished()
 
     def _next(self) -> None:
-        """Hand the next input out, when the client is free and stdout is read."""
+        """Send the next input if the client is free and stdout is being read."""
         out = self._output.out
         if self._task is not None or self._ending or self._stopping or not self._worker.connected:
             return
         if out.broken:
-            self.report.settle_broken()
+            self.report.note_broken_stdout()
             self._end()
         elif out.waiting > HOLD_BACK:
             out.on_drained = self._next
         elif self._inputs:
-            self._hand_out(self._inputs.popleft())
+            self._send(self._inputs.popleft())
         else:
-            self._look_for_end()
+            self._end_if_finished()
 
-    def _look_for_end(self) -> None:
+    def _end_if_finished(self) -> None:
         nothing_left = not self._inputs and not self._reading and self._task is None
         if nothing_left and not self._endless and not self._ending:
             self._end()
 
-    def _hand_out(self, data: bytes) -> None:
+    def _send(self, data: bytes) -> None:
         self._count += 1
         self._lost = 0
         name = self._store.next_local_task() if self._store is not None else f"t{self._count}"
@@ -176,7 +178,7 @@ class Alone:
 
     def _client(self, there: bool) -> None:
         if there:
-            self._output.say("● a wrapper has connected")
+            self._output.say("● a wrapper connected")
             self._next()
             return
         if self._ending:
@@ -186,13 +188,13 @@ class Alone:
             self._lost += 1
             if self._asked.once or self._stopping or self._lost > LOST_MAX:
                 self._worker.withdraw()
-                self._settle_lost()
+                self._conclude_lost()
         if self._asked.once or self._stopping:
             self._end()
         else:
-            self._output.say("◌ the wrapper has disconnected; waiting for the next one")
+            self._output.say("◌ the wrapper disconnected; waiting for another one")
 
-    def _settle_lost(self) -> None:
+    def _conclude_lost(self) -> None:
         if self._stopping:
             self._conclude("stopped", None, None, [])
         else:
@@ -211,7 +213,7 @@ class Alone:
         if self._stopping:
             self._end()
         else:
-            # Not at once: the worker is still in the middle of this answer.
+            # In a later turn: the worker is still handling this answer.
             self._loop.after(0, self._next)
 
     def _conclude(
@@ -238,7 +240,7 @@ class Alone:
         if record is not None:
             if output is not None:
                 record.write("output.json", output)
-            keep_spans(folder, spans)
+            save_spans(folder, spans)
             record.finish(result.facts())
             result.problems.extend(record.problems)
         self.report.show(result)
@@ -258,7 +260,7 @@ class Alone:
     # ---- the end
 
     def _give_up_stop(self) -> None:
-        """It need not answer any more: it is told to exit."""
+        """End the task without its answer, and ask the client to exit."""
         if self._ending:
             return
         if self._task is not None:
@@ -266,14 +268,14 @@ class Alone:
         self._end()
 
     def _end(self) -> None:
-        """Tell the client to exit, and wait for that."""
+        """Ask the client to exit, and wait for that."""
         if self._ending:
             return
         self._ending = True
         self._others.shutdown()
         if self._asked.once and self._inputs and not self._stopping:
-            self.report.settle(1)
-            self._output.warn(f"✘ {len(self._inputs)} more inputs were not handed out: the wrapper has gone")
+            self.report.note_status(1)
+            self._output.warn(f"✘ the wrapper disconnected before {len(self._inputs)} more inputs were sent")
         if self._worker.connected:
             self._worker.exit(0)
             self._timers.append(self._loop.after(EXIT_S, self._exit_overdue))
@@ -281,7 +283,7 @@ class Alone:
             self._finish()
 
     def _exit_overdue(self) -> None:
-        self._problem(f"the wrapper did not end within {EXIT_S:g} s of `exit`; HKube would delete its pod")
+        self._problem(f"the wrapper did not exit within {EXIT_S:g} s of `exit`; HKube would delete its pod")
         self._finish()
 
     def _finish(self) -> None:
@@ -294,5 +296,5 @@ def _failure_of(answer: Answer) -> Failure:
     told = error if isinstance(error, dict) else {}
     code, details = str(told.get("code") or ""), told.get("details")
     if not is_known(code):
-        code = "ALGORITHM_ERROR"  # each wrapper has its own
+        code = "ALGORITHM_ERROR"  # wrappers have codes of their own
     return Failure(code, answer.error, "" if details is None else str(details))

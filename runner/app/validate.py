@@ -1,6 +1,6 @@
-"""What there is to run, told without running a task: code, descriptor, methods, Python, missing imports.
+"""What a run would use, without running a task: code, descriptor, methods, Python, missing imports.
 
-The code is imported where it would run: in a child with its guard and limits, which is then told to end.
+The code is imported as for a run, in a child with its warden and limits, which is then asked to end.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ..settings.settings import Settings
 
 
 @dataclass
-class Found:
-    """What was found. `status` is the exit status that a run would end with, 0 when it would begin."""
+class Validation:
+    """What was found; `status` is the exit status: 0 when a task could be run."""
 
     status: int = 0
     entry: str | None = None
@@ -41,20 +41,20 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
     def fail(self, status: int, problem: str) -> None:
-        """Note what is wrong."""
+        """Add a problem, and raise the exit status."""
         self.status = max(self.status, status)
         self.problems.append(problem)
 
     def facts(self) -> dict[str, Any]:
-        """Return it for --json."""
+        """Return everything for --json."""
         return {"ok": self.status == 0, **vars(self)}
 
 
-class _Load:
+class LoadTest:
     """One child that loads the code and ends."""
 
     def __init__(self, settings: Settings, where: Location) -> None:
-        self.told: dict[str, Any] | None = None
+        self.loaded: dict[str, Any] | None = None
         self.failure: str | None = None
         self.interrupted = 0
         self._loop = Loop()
@@ -63,7 +63,7 @@ class _Load:
         self._start_timeout_s = settings.limits.start_timeout_s
 
     def run(self) -> None:
-        """Load; on return the child is gone."""
+        """Load the code; on return the child has ended."""
         try:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._loop.on_signal(number, lambda number=number: self._interrupt(number))  # type: ignore[misc]
@@ -82,36 +82,36 @@ class _Load:
         self._crew.abandon(Cause.INTERRUPTED)
 
     def on_frame(self, child: Child, frame: Frame) -> None:
-        """LOADED or LOAD_FAILED; nothing else is of interest."""
+        """Note LOADED and LOAD_FAILED; ignore other frames."""
         if frame.fd is not None:
             os.close(frame.fd)
         elif frame.kind in (Kind.LOADED, Kind.LOAD_FAILED) and child is self._crew.child:
             body = json.loads(frame.body)
             if frame.kind == Kind.LOADED:
-                self.told = body
+                self.loaded = body
             else:
                 self.failure = str(body["message"])
             self._crew.let_go(ask=True)
 
     def on_output(self, child: Child, stream: str, data: bytes) -> None:
-        """stdout is for what was found."""
+        """Write it to stderr: stdout carries what was found."""
         with contextlib.suppress(OSError):
             os.write(2, data)
 
     def on_sample(self, child: Child, sample: Mapping[str, Any]) -> None:
-        """Usage is of no interest."""
+        """Ignore it."""
 
     def on_exit(self, child: Child, exit: Exit) -> None:
-        """It is gone: told to, or by itself."""
-        if self.told is None and self.failure is None:
+        """Note an end before the code was loaded."""
+        if self.loaded is None and self.failure is None:
             self.failure = report(exit, during="during import")
         self._crew.gone(child)
         self._loop.stop()
 
 
-def validate(settings: Settings, environ: Mapping[str, str]) -> Found:
-    """Return what was found; nothing is raised for what is wrong with the code."""
-    found = Found(notes=list(settings.notes))
+def validate(settings: Settings, environ: Mapping[str, str]) -> Validation:
+    """Return what was found; problems of the code are part of it, not raised."""
+    found = Validation(notes=list(settings.notes))
     descriptor = settings.descriptor
     if descriptor is not None:
         found.descriptor = {
@@ -131,47 +131,47 @@ def validate(settings: Settings, environ: Mapping[str, str]) -> Found:
         _load(found, settings, where)
         env = {**environ, **settings.child_env}
         if where.file:
-            wanted = imports_of(where.file, where.folder)
-            for one in missing(wanted, python=settings.python, folder=where.folder, environ=env):
+            imports = imports_of(where.file, where.folder)
+            for one in missing(imports, python=settings.python, folder=where.folder, environ=env):
                 _note_missing(found, one, settings.python)
     return found
 
 
-def _load(found: Found, settings: Settings, where: Location) -> None:
-    load = _Load(settings, where)
+def _load(found: Validation, settings: Settings, where: Location) -> None:
+    load = LoadTest(settings, where)
     load.run()
     if load.interrupted:
         found.fail(load.interrupted, "interrupted")
         return
     if load.failure is not None:
         found.fail(EntryUnusable.exit_status, load.failure)
-    if load.told is not None:
-        found.python["version"] = load.told["python"]
-        found.methods = load.told["calls"]
+    if load.loaded is not None:
+        found.python["version"] = load.loaded["python"]
+        found.methods = load.loaded["calls"]
         for told in found.methods.values():
             if "problem" in told:
                 found.fail(EntryUnusable.exit_status, f"ENTRY_INVALID: {told['problem']}")
 
 
-def _note_missing(found: Found, one: Import, python: str) -> None:
+def _note_missing(found: Validation, one: Import, python: str) -> None:
     assert found.folder is not None, "its code was found"
     at = f"{os.path.relpath(one.file, os.path.realpath(found.folder))}:{one.line}"
     hint = requirements.hint(one.module, found.folder, python).removeprefix("; ")
     found.missing.append({"module": one.module, "at": at, "optional": one.optional, "hint": hint})
 
 
-# ---- for people
+# ---- text
 
 
-def lines(found: Found) -> list[str]:
-    """Return what was found, a line each."""
+def lines(found: Validation) -> list[str]:
+    """Return what was found, one line each."""
     shown: list[str] = []
     if found.entry is not None:
         shown.append(f"✔ code: {found.entry} in {found.folder}")
     if found.descriptor is not None:
         shown.append(f"✔ descriptor: {os.path.basename(found.descriptor['file'])}{_of(found.descriptor)}")
     elif found.entry is not None:
-        shown.append("◌ descriptor: none (algorithm.yml beside the code; hkrunner init shows one)")
+        shown.append("◌ descriptor: none (algorithm.yml in the folder of the code; hkrunner init writes one)")
     if found.python:
         version = f"{found.python['version']}, " if found.python["version"] else ""
         shown.append(f"✔ python: {version}{found.python['path']}")
@@ -182,9 +182,9 @@ def lines(found: Found) -> list[str]:
             shown.append(f"✔ {told['function']}({parameters}): called with ({given})")
     lacks = [name for name in METHODS if name not in found.methods]
     if found.methods and lacks:
-        shown.append(f"◌ not there, and need not be: {', '.join(lacks)}")
+        shown.append(f"◌ optional functions that it does not have: {', '.join(lacks)}")
     for one in found.missing:
-        mark, maybe = ("◌", "; the code may do without it") if one["optional"] else ("✘", "")
+        mark, maybe = ("◌", "; the code handles its absence") if one["optional"] else ("✘", "")
         hint = f"; {one['hint']}" if one["hint"] else ""
         shown.append(f"{mark} import {one['module']} ({one['at']}): not installed{hint}{maybe}")
     shown += [f"◌ {note}" for note in found.notes]
@@ -203,8 +203,8 @@ def _of(descriptor: Mapping[str, Any]) -> str:
     return f": {', '.join(told)}" if told else ""
 
 
-def refused(error: HkrunnerError) -> Found:
-    """Return what there is to tell when the options or the descriptor cannot be read."""
-    found = Found()
+def refused(error: HkrunnerError) -> Validation:
+    """Return the result for options or a descriptor that cannot be read."""
+    found = Validation()
     found.fail(error.exit_status, str(error))
     return found

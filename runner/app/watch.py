@@ -1,10 +1,10 @@
-"""--watch: run the inputs again, in a new child, when the code, its descriptor or its variables have changed.
+"""--watch: run the inputs again, in a new child, when the code, its descriptor or its variables change.
 
-    run -> wait for a change -> run -> ...       until a signal, or until nobody reads the results
+    run -> wait for a change -> run -> ...       until a signal, or until the reader of the results has gone
 
-What has changed is told by comparing the times of the code's files before a run with those now, so that
-nothing is missed that was saved during a run. When to look is told by watchfiles, from a thread of its own
-that only posts into the loop; without that package, and for folders that tell nobody, by the clock.
+Changes are found by comparing the times and sizes of the code's files with those before the run, so that a
+file saved during a run is not missed. watchfiles says when to compare, in a thread that only posts into the
+loop; without that package, and for folders without notifications, files are compared periodically.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from ...boards.runs.store import Store
 from ...sandbox.shared.entry import Location
-from ..console.task_report import Report
+from ..console.task_report import TaskReport
 from ..console.terminal import Output
 from ..errors import HkrunnerError
 from ..io.loop import Loop, Timer
@@ -28,25 +28,25 @@ from ..settings.descriptor import NAMES, is_below
 from ..settings.settings import Settings
 from .local_run import LocalRun
 
-#: Between two looks when nobody tells of changes, and when watchfiles does.
+#: Time between two comparisons without notifications, and with those of watchfiles.
 POLL_S = 0.5
 SLOW_POLL_S = 5.0
-#: An editor writes in several steps: files must have rested this long.
+#: Files must be unchanged for this long: an editor saves in several steps.
 SETTLE_S = 0.1
-#: What is taken for code. Other files may be written by the algorithm itself, in each run.
+#: Suffixes of code. Other files may be written by each run itself.
 SUFFIXES = (".py", ".pyx", ".so")
 FOLDERS_MAX = 2000
 OUTPUT_MAX = 60
 
-#: Path -> time and size.
+#: Path -> (modification time in ns, size).
 Snapshot = dict[str, tuple[int, int]]
 
 
 class Changes:
-    """Tells once when files of the code have changed since begin()."""
+    """Reports once that files of the code have changed since begin()."""
 
     def __init__(self, loop: Loop, folder: str, more: tuple[str, ...], skip: str | None) -> None:
-        """`more`: files to look at as well; `skip`: a folder below that is none of the code."""
+        """more: further files to compare; skip: a folder below `folder` that holds no code."""
         self._loop = loop
         self._folder = folder
         self._more = more
@@ -58,23 +58,23 @@ class Changes:
         self._callback: Callable[[set[str]], None] | None = None
         self._stop = threading.Event()
         self._thread = self._start_thread()
-        # Of what lies elsewhere nobody tells: its folder may be anybody's, and large.
-        told = self._thread is not None and all(is_below(one, folder) for one in more)
-        self._poll_s = SLOW_POLL_S if told else POLL_S
+        # Files elsewhere have no notifications: watching their folders could mean watching large trees.
+        is_notified = self._thread is not None and all(is_below(one, folder) for one in more)
+        self._poll_s = SLOW_POLL_S if is_notified else POLL_S
 
     @property
     def how(self) -> str:
-        """Return how changes are noticed."""
+        """How changes are noticed, for the user."""
         return f"every {POLL_S:g} s" if self._poll_s == POLL_S else "watchfiles"
 
     def begin(self) -> None:
-        """A run begins: what is changed from now on counts."""
-        self._before = self._look()
+        """Compare with the files as they are now: a run begins."""
+        self._before = self._snapshot()
 
     def wait(self, callback: Callable[[set[str]], None]) -> set[str]:
-        """Call back once files have changed and rest. Returns those that each run changes itself."""
-        changed = self._changed(self._look())
-        # What a second run has changed again is the algorithm's doing, not the user's.
+        """Call back once files have changed and settled; return the files that each run changes itself."""
+        changed = self._changed(self._snapshot())
+        # A file that changed in two runs in a row is written by the algorithm, not by the user.
         own = changed & self._in_run - self._own
         self._own |= own
         self._in_run = changed
@@ -83,7 +83,7 @@ class Changes:
         return own
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop watching."""
         self._callback = None
         if self._timer is not None:
             self._timer.cancel()
@@ -91,7 +91,7 @@ class Changes:
         if self._thread is not None:
             self._thread.join(2.0)
 
-    # ---- looking
+    # ---- comparing
 
     def _arm(self, seconds: float, seen: Snapshot | None = None) -> None:
         if self._timer is not None:
@@ -99,11 +99,11 @@ class Changes:
         self._timer = self._loop.after(seconds, lambda: self._check(seen))
 
     def _check(self, seen: Snapshot | None) -> None:
-        """Look; a change that was there at the last look already, and rests, is told."""
+        """Compare; report a change once the files are as at the last comparison."""
         callback = self._callback
         if callback is None:
             return
-        now = self._look()
+        now = self._snapshot()
         changed = self._changed(now)
         if not changed:
             self._arm(self._poll_s)
@@ -117,7 +117,7 @@ class Changes:
         before = self._before
         return {one for one in before.keys() | now.keys() if before.get(one) != now.get(one)} - self._own
 
-    def _look(self) -> Snapshot:
+    def _snapshot(self) -> Snapshot:
         found: Snapshot = {}
         for path in (*self._files(), *self._more):
             with contextlib.suppress(OSError):
@@ -146,7 +146,7 @@ class Changes:
                 elif one.name.endswith(SUFFIXES):
                     yield one.path
 
-    # ---- being told
+    # ---- notifications
 
     def _start_thread(self) -> threading.Thread | None:
         try:
@@ -158,7 +158,7 @@ class Changes:
         return thread
 
     def _listen(self, watchfiles: Any) -> None:
-        """In its own thread: have the loop look when something has happened."""
+        """In a thread: have the loop compare when a file has changed."""
         try:
             for _ in watchfiles.watch(
                 self._folder,
@@ -168,30 +168,30 @@ class Changes:
                 stop_event=self._stop,
                 raise_interrupt=False,
             ):
-                self._loop.post_from_thread(self._look_now)
-        except Exception:  # noqa: BLE001 - no inotify to be had: the clock goes on, at its own pace
-            self._loop.post_from_thread(self._not_told)
+                self._loop.post_from_thread(self._notified)
+        except Exception:  # noqa: BLE001 - no inotify: compare periodically
+            self._loop.post_from_thread(self._notifications_failed)
 
-    def _look_now(self) -> None:
+    def _notified(self) -> None:
         if self._callback is not None:
             self._check(None)
 
-    def _not_told(self) -> None:
+    def _notifications_failed(self) -> None:
         self._poll_s = POLL_S
         if self._callback is not None:
             self._arm(POLL_S)
 
 
 @dataclass(frozen=True)
-class Good:
-    """The last result of the last run that went well."""
+class GoodResult:
+    """The last result of the last run that succeeded."""
 
     result: Result
     at: float
 
 
-class _Noting(Report):
-    """Keeps the last result."""
+class LastResultReport(TaskReport):
+    """A report that remembers the last result."""
 
     last: Result | None = None
 
@@ -213,44 +213,43 @@ class Watch:
         inputs: list[bytes],
         read_again: Callable[[], tuple[Settings, Location]],
     ) -> None:
-        """`read_again`: what `settings` and `where` are once a file that they come from has changed;
-        raises HkrunnerError."""
+        """read_again: returns new settings and code after a change of their files; raises HkrunnerError."""
         self._loop = loop
         self._output = output
         self._read_again = read_again
         self._make_store = make_store
         self._inputs = inputs
-        self._is_stale = False  #: what the settings come from has changed
-        self._take(settings, where)
+        self._is_stale = False  #: whether a file that the settings come from has changed
+        self._use(settings, where)
         self._changes = self._watch_changes()
-        self._one: LocalRun | None = None
-        self._good: Good | None = None
+        self._run: LocalRun | None = None
+        self._good: GoodResult | None = None
         self._status = 0
         self._ended_by: int | None = None
 
-    def _take(self, settings: Settings, where: Location) -> None:
-        # Python takes what it has compiled for current when time, in seconds, and size are the same: of two
-        # versions saved in one second the first would be run again.
+    def _use(self, settings: Settings, where: Location) -> None:
+        # Python considers a compiled file current if the source's time in seconds and its size are the same:
+        # of two versions saved within a second, the first would be run twice.
         env = {"PYTHONDONTWRITEBYTECODE": "1", **settings.child_env}
         self._settings = replace(settings, child_env=env)
         self._where = where
         found = [settings.descriptor.file] if settings.descriptor is not None else []
-        # One that is not there may come to be.
-        beside = [os.path.join(where.folder, name) for name in NAMES] if not settings.file_given else []
-        self._sources = (*dict.fromkeys((*found, *beside)), *settings.env_files)
+        # A descriptor may be added to the folder.
+        possible = [os.path.join(where.folder, name) for name in NAMES] if not settings.file_given else []
+        self._sources = (*dict.fromkeys((*found, *possible)), *settings.env_files)
 
     def _watch_changes(self) -> Changes:
         return Changes(self._loop, self._where.folder, self._sources, self._settings.state_dir)
 
     def _refresh(self) -> None:
-        """Read the descriptor and the variables again; what cannot be read leaves them as they were."""
+        """Read the descriptor and the variables again; keep the old ones if they cannot be read."""
         if not self._is_stale:
             return
         before = (self._where.folder, self._sources)
         try:
-            self._take(*self._read_again())
+            self._use(*self._read_again())
         except HkrunnerError as error:
-            self._output.warn(f"✘ {error}; limits and variables are as they were")
+            self._output.warn(f"✘ {error}; limits and variables stay as they were")
             return
         self._is_stale = False
         if (self._where.folder, self._sources) != before:
@@ -259,7 +258,7 @@ class Watch:
             self._changes.begin()
 
     def run(self) -> int:
-        """Run until a signal; return the status of the last run."""
+        """Run until a signal; return the exit status of the last run."""
         try:
             while True:
                 self._changes.begin()
@@ -269,41 +268,41 @@ class Watch:
                     return self._status
                 self._wait()
                 if self._ended_by is not None:
-                    # Ctrl-C is how one ends this; a SIGTERM is told.
+                    # Ctrl-C is the normal end; SIGTERM gives its own exit status.
                     return self._status if self._ended_by == 130 else self._ended_by
         finally:
             self._changes.close()
 
     def interrupt(self, status: int) -> None:
-        """End: at once while waiting, in order during a run."""
+        """End in order; immediately while no run is going on."""
         self._ended_by = status
-        if self._one is not None:
-            self._one.interrupt(status)
+        if self._run is not None:
+            self._run.interrupt(status)
         else:
             self._loop.stop()
 
     def _run_once(self) -> int:
-        one = LocalRun(
+        run = LocalRun(
             *(self._loop, self._settings, self._where, self._output),
             self._make_store(),
             iter(self._inputs),
         )
-        report = one.report = _Noting(self._settings, self._output)
-        self._one = one
+        report = run.report = LastResultReport(self._settings, self._output)
+        self._run = run
         try:
-            one.begin()
+            run.begin()
             self._loop.run()
         finally:
-            self._one = None
-            one.close()
-        status = max(report.status, one.supervisor.exit_status)
+            self._run = None
+            run.close()
+        status = max(report.status, run.supervisor.exit_status)
         if status == 0 and report.last is not None:
-            self._good = Good(report.last, time.time())
+            self._good = GoodResult(report.last, time.time())
         elif self._ended_by is None:
-            self._tell_good()
+            self._show_good()
         return status
 
-    def _tell_good(self) -> None:
+    def _show_good(self) -> None:
         good = self._good
         if good is None:
             return
@@ -311,11 +310,11 @@ class Watch:
         shown = text if len(text) <= OUTPUT_MAX else f"{text[:OUTPUT_MAX]}…"
         at = time.strftime("%H:%M:%S", time.localtime(good.at))
         folder = f" · {os.path.relpath(good.result.folder, self._settings.cwd)}" if good.result.folder else ""
-        self._output.say(f"◌ the last good result stays: {good.result.task} at {at} → {shown}{folder}")
+        self._output.say(f"◌ last good result: {good.result.task} at {at} → {shown}{folder}")
 
     def _wait(self) -> None:
         for path in sorted(self._changes.wait(self._changed)):
-            self._output.say(f"◌ {self._shown(path)} is written by each run: not watched any more")
+            self._output.say(f"◌ {self._shown(path)} is written by each run; no longer watched")
         self._output.say(f"◌ watching {self._where.folder} ({self._changes.how}); Ctrl-C ends")
         self._loop.run()
 

@@ -1,4 +1,4 @@
-"""--output-file: the results in a file that is whole or not there, never half."""
+"""--output-file: results that replace the file atomically at the end of the run."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ..errors import SettingsError
 
 
 class OutputFile:
-    """Written beside its place, and put there in the end. A pipe or a device is written to as it is."""
+    """A file that only commit() replaces. A pipe or a device is written to directly."""
 
     def __init__(self, path: str, cwd: str) -> None:
-        """Make sure that it can be written. Raises SettingsError."""
+        """Raises SettingsError if it cannot be written."""
         if not path:
-            raise SettingsError("--output-file wants a file")
+            raise SettingsError("--output-file needs a file name")
         place = os.path.join(cwd, os.path.expanduser(path))
         self._part: str | None = None
-        self._place = os.path.realpath(place)  # what a link leads to is replaced, not the link
+        self._place = os.path.realpath(place)  # a symbolic link stays, its target is replaced
         try:
             mode = _mode(place)
             if mode is not None and stat.S_ISDIR(mode):
-                raise SettingsError(f"--output-file {path}: it is a folder")
+                raise SettingsError(f"--output-file {path}: is a folder")
             if mode is not None and not stat.S_ISREG(mode):
                 self.fd = os.open(place, os.O_WRONLY | os.O_CLOEXEC)
                 return
             if mode is not None and not os.access(self._place, os.W_OK):
-                raise PermissionError(0, "it may not be written")
+                raise PermissionError(0, "is not writable")
             folder, name = os.path.split(self._place)
             self.fd, self._part = tempfile.mkstemp(prefix=f".{name[:200]}.", suffix=".part", dir=folder)
             os.fchmod(self.fd, stat.S_IMODE(mode) if mode is not None else 0o666 & ~_umask())
@@ -37,7 +37,7 @@ class OutputFile:
             raise SettingsError(f"--output-file {path}: {error.strerror}") from None
 
     def commit(self) -> None:
-        """It is there, with all that was written. Raises OSError, and then it is as it was."""
+        """Replace the file by what was written. Raises OSError, and then the old file is unchanged."""
         if self._part is not None:
             part, self._part = self._part, None
             try:
@@ -53,7 +53,7 @@ class OutputFile:
             os.close(self.fd)
 
     def discard(self) -> None:
-        """It stays as it was."""
+        """Leave the old file unchanged, unless commit() was called."""
         if self._part is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._part)
@@ -69,7 +69,7 @@ def _mode(path: str) -> int | None:
 
 
 def _umask() -> int:
-    """Return the umask, which can only be read by setting it."""
+    """Return the umask; setting it is the only way to read it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

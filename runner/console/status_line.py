@@ -1,10 +1,10 @@
-"""One line at the bottom of a terminal, while a local run goes on: what the task is doing.
+"""The status line at the bottom of a terminal during a local run: what the task is doing.
 
     ▶ t3  2 of 10 done  00:14  cpu 0.98  mem 212 MiB of 512 MiB ▂▃▅▇  40 %  ━━━━━━────  epoch 3
 
-It is drawn a few times a second with what is known anyway, taken away before anything else is written, and
-left out while the terminal is slow or the algorithm is within a line of its own. rich renders it into a
-string; it is imported in a thread, when a run has lasted START_S, so that the loop never waits for either.
+It is drawn a few times a second from the samples that exist anyway, removed before anything else is written,
+and not drawn while the terminal is slow or the algorithm is in the middle of a line of its own. rich renders
+it into a string; it is imported in a thread once a run has lasted START_S, so that the loop never waits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .terminal import Output
 if TYPE_CHECKING:
     from rich.text import Text
 
-#: A run that is over by then is told in its last line only.
+#: A shorter run shows no status line.
 START_S = 0.5
 TICK_S = 0.2
 _CURVE = "▁▂▃▄▅▆▇█"
@@ -34,13 +34,13 @@ _LEAST_DETAILS = 8
 Sample = tuple[float, float, int, int]
 
 
-def is_wanted(environ: Mapping[str, str], fd: int = 2) -> bool:
-    """Somebody watches a terminal that can erase a line."""
+def can_be_drawn(environ: Mapping[str, str], fd: int = 2) -> bool:
+    """Whether the descriptor is a terminal that can erase a line."""
     return os.isatty(fd) and environ.get("TERM", "dumb") != "dumb"
 
 
-class View:
-    """Draws the line from begin() to end() of each task."""
+class StatusLine:
+    """Draws the line between begin() and end() of each task."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class View:
         samples: Callable[[], Sequence[Sample]],
         color: bool,
     ) -> None:
-        """`total`: the tasks of the run; `samples` gives those of the task that is on."""
+        """total: the number of tasks in the run; samples: returns those of the current task."""
         self._loop = loop
         self._output = output
         self._total = total
@@ -68,24 +68,24 @@ class View:
         self._timer: Timer = loop.after(START_S, self._load)
 
     def begin(self, task: str) -> None:
-        """This task is on from now."""
+        """Show this task from now on."""
         self._task, self._began = task, self._loop.clock()
         self._progress, self._details = None, ""
 
     def progress(self, percent: object, details: object) -> None:
-        """The algorithm has reported this."""
+        """Show the progress that the algorithm has reported."""
         if isinstance(percent, int | float):
             self._progress = min(100.0, max(0.0, float(percent)))
         self._details = "" if details is None else " ".join(str(details).split())[:200]
 
     def end(self) -> None:
-        """The task is over."""
+        """Remove the line: the task is over."""
         self._task = None
         self._done += 1
         self._output.show_status(None)
 
     def close(self) -> None:
-        """Nothing is drawn any more."""
+        """Remove the line for good."""
         self._timer.cancel()
         self._task = None
         self._ready = False
@@ -106,7 +106,7 @@ class View:
         self._timer = self._loop.after(TICK_S, self._tick)
 
     def _render(self) -> str:
-        """Return the line as the terminal takes it, no longer than the terminal is wide."""
+        """Return the line with its escape sequences, at most as wide as the terminal."""
         from rich.console import Console
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -130,7 +130,7 @@ class View:
             cells.append(ProgressBar(total=100, completed=self._progress, width=_BAR))
         if self._details:
             cells.append(Text(self._details, style="dim"))
-        # In a narrow terminal the last are left out first; only the details are cut.
+        # A narrow terminal drops the last cells first; only the details are shortened.
         grid = Table.grid(padding=(0, 2), pad_edge=False)
         row, left = [], width
         for cell in cells:
@@ -164,7 +164,7 @@ class View:
 
 
 def curve(values: Sequence[int], top: int | None) -> str:
-    """Return one block a value, its height against `top`, or against the highest when there is none."""
+    """Return one block for each value, its height relative to `top`, or to the highest value without one."""
     highest = top or max(values, default=0) or 1
     steps = len(_CURVE) - 1
     return "".join(_CURVE[min(steps, round(steps * value / highest))] for value in values)

@@ -1,4 +1,4 @@
-"""What a local run, or the local worker alone, tells of a task that has ended, and its exit status."""
+"""The results of tasks: printed, reported in a line each, and turned into the exit status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..protocol.result import Result
 from ..settings.settings import Settings
 from .terminal import Output
 
-#: The message says it all: it is about a line of the user's own.
+#: Codes whose message needs no pointer to `hkrunner explain`: it is about the user's own code.
 _PLAIN = frozenset(
     (
         "ALGORITHM_ERROR",
@@ -28,32 +28,32 @@ _PLAIN = frozenset(
 )
 
 
-class Report:
-    """Results to stdout, a line about each to stderr; `status` is the highest exit status so far."""
+class TaskReport:
+    """Writes results to stdout and a line about each to stderr; `status` is the exit status so far."""
 
     def __init__(self, settings: Settings, output: Output) -> None:
         self._settings = settings
         self._output = output
         self.status = 0
-        self._pointed: set[str] = set()
-        self._parent = ("", "")  #: of the tasks' folders: as it is, and as it is shown
+        self._explained: set[str] = set()  #: codes that `hkrunner explain` was named for
+        self._parent = ("", "")  #: the parent of the tasks' folders, in full and as shown
 
-    def settle(self, status: int) -> None:
-        """Take this exit status, unless there is a higher one."""
+    def note_status(self, status: int) -> None:
+        """Raise the exit status to this one, unless it is higher already."""
         self.status = max(self.status, status)
 
-    def settle_broken(self) -> None:
-        """stdout takes no more results: its reader has gone, or it is a file on a full disk."""
+    def note_broken_stdout(self) -> None:
+        """Note that stdout takes no more results: its reader has gone, or it is a file on a full disk."""
         problem = self._output.out.problem
         if problem is None or problem.errno == errno.EPIPE:
-            self.settle(141)  # as the shell reports a writer whose reader has gone
+            self.note_status(141)  # as the shell reports a writer whose reader has gone
             return
         self._output.warn(f"✘ results cannot be written to stdout: {problem.strerror}")
-        self.settle(1)
+        self.note_status(1)
 
     def show(self, result: Result) -> None:
-        """Print the result of a task, and tell how it has ended."""
-        self.settle(result.exit_status)
+        """Print the result of a task, and report how it ended."""
+        self.note_status(result.exit_status)
         self._output.events.result(result)
         if self._settings.events:
             pass  # written as an event
@@ -61,59 +61,59 @@ class Report:
             self._output.result(result.line())
         elif result.output is not None:
             self._output.result(result.output)
-        self.tell(result)
+        self.show_end(result)
 
-    def tell(self, result: Result) -> None:
-        """Tell how a task has ended."""
+    def show_end(self, result: Result) -> None:
+        """Report in a line how a task ended."""
         output = self._output
         if result.status == "failed" and result.failure is not None:
             output.warn(f"✘ task {result.task} failed: {self.words(result.failure)}")
-            self._point(result.failure.code)
+            self._name_explain(result.failure.code)
         elif result.status == "stopped":
             output.warn(f"■ task {result.task} stopped{_how(result)}")
         else:
             place = f" · {self._shown(result.folder)}" if result.folder is not None else ""
-            # With --in-process what is used is hkrunner's as well.
+            # With --in-process, hkrunner itself is part of what was measured.
             used = "" if self._settings.in_process else _used(result)
             output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{used}{place}")
         for problem in result.problems:
             output.warn(f"  {problem}")
 
-    def _point(self, code: str) -> None:
-        """Say once where more is told of an end that is none of the code's own doing."""
-        if code not in _PLAIN and code not in self._pointed:
-            self._pointed.add(code)
+    def _name_explain(self, code: str) -> None:
+        """Name `hkrunner explain`, once for each code that the user's code did not cause."""
+        if code not in _PLAIN and code not in self._explained:
+            self._explained.add(code)
             self._output.say(f"◌ more: hkrunner explain {code}")
 
     def words(self, failure: Failure) -> str:
-        """Return the failure as it is told: its sentence, and the user's own lines or the whole traceback."""
+        """Return the failure's text: its sentence, and the user's own lines or the whole traceback."""
         if not (self._settings.full_trace and failure.details):
             return failure.message
         return failure.message.partition("\n")[0] + "\n" + failure.details.rstrip()
 
     def _shown(self, folder: str) -> str:
         parent, name = os.path.split(folder)
-        if self._parent[0] != parent:  # as good as never: all tasks have theirs beside each other
+        if self._parent[0] != parent:  # computed once: the folders of all tasks have one parent
             short = os.path.relpath(parent, self._settings.cwd)
-            # From / the shorter one would be the same without its slash.
+            # In / the relative path would be the absolute one without its slash.
             at_root = self._settings.cwd == os.sep
             self._parent = (parent, parent if at_root else min(parent, short, key=len))
         return f"{self._parent[1]}/{name}"
 
 
 def _how(result: Result) -> str:
-    """Return how a stop went: how long it took, what it took, and what is left."""
+    """Return how a stop went: its duration, its means, and the processes left."""
     parts = [f" in {_duration(result.stop_s)}" if result.stop_s is not None else ""]
     if result.exit is not None and not result.exit.left:
         parts.append("no process left")
-    told = " · ".join(parts)
+    text = " · ".join(parts)
     if result.failure is not None:
-        return f"{told}: {result.failure.message}"  # that has whoever was ended with it
-    return told + "".join(f"\n  {line}" for line in (left_behind(result.exit) if result.exit else ()))
+        return f"{text}: {result.failure.message}"  # which names the processes that were ended with it
+    return text + "".join(f"\n  {line}" for line in (left_behind(result.exit) if result.exit else ()))
 
 
 def progress_line(task: str, data: Any) -> str:
-    """Return the line for a `progress` message; whatever a wrapper sends is shown."""
+    """Return the line for a `progress` message; data is whatever the wrapper sent."""
     told = data if isinstance(data, dict) else {}
     percent, details = told.get("progress"), told.get("details")
     shown = f"{percent:.0f}" if isinstance(percent, float) else str(percent)
@@ -125,7 +125,7 @@ def _duration(seconds: float) -> str:
 
 
 def _used(result: Result) -> str:
-    """Return what a healthy task used, and the limit that would do."""
+    """Return what a successful task used, and a memory limit that suffices."""
     if result.peak_bytes is None:
         return ""
     peak, more = _peak(result.peak_bytes, result.limit_bytes)
@@ -134,7 +134,7 @@ def _used(result: Result) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _peak(peak_bytes: int, limit_bytes: int | None) -> tuple[str, str]:
-    # Kept: tasks that follow each other have one peak.
+    # Cached: tasks that follow each other mostly have the same peak.
     peak = f" · peak {format_bytes(peak_bytes)}"
     if limit_bytes is not None:
         return f"{peak} of {format_bytes(limit_bytes)}", ""

@@ -1,7 +1,6 @@
-"""One WebSocket connection of a client: bytes in and out of websockets' protocol core.
+"""One WebSocket connection of a client, by websockets' protocol core, which does no I/O of its own.
 
-The core does no I/O; the socket belongs to the loop that runs everything else. The query of the URL
-chooses the encoding, as HKube's worker has it.
+The query of the URL chooses the encoding, as with HKube's worker.
 """
 
 from __future__ import annotations
@@ -21,23 +20,24 @@ from websockets.server import ServerProtocol
 from ...sandbox.codec import codec
 from ..io.loop import Loop
 
+#: Bytes read at a time.
 CHUNK = 256 * 1024
 
 
 @dataclass
-class Listener:
-    """Who is told of a connection."""
+class ConnectionListener:
+    """Callbacks for what happens on a connection."""
 
-    on_ready: Callable[[Connection], None]  #: the handshake is done
+    on_ready: Callable[[ClientConnection], None]  #: after the handshake
     on_message: Callable[[bytes], None]
-    on_gone: Callable[[Connection, str], None]
+    on_gone: Callable[[ClientConnection, str], None]
     on_problem: Callable[[str], None]
 
 
-class Connection:
-    """One client that has connected."""
+class ClientConnection:
+    """The connection of one client."""
 
-    def __init__(self, loop: Loop, sock: socket.socket, listener: Listener) -> None:
+    def __init__(self, loop: Loop, sock: socket.socket, listener: ConnectionListener) -> None:
         self._loop = loop
         self._socket = sock
         self._listener = listener
@@ -51,7 +51,7 @@ class Connection:
         loop.on_readable(sock, self._read)
 
     def send(self, data: bytes) -> None:
-        """Send one message, encoded; nothing happens when the client has gone."""
+        """Send one encoded message; dropped if the client has disconnected."""
         if self._protocol.state is not WireState.OPEN:
             return
         if self.encoding == "json":
@@ -85,23 +85,23 @@ class Connection:
             self._protocol.receive_eof()
         for event in self._protocol.events_received():
             if isinstance(event, Request):
-                self._greet(event)
+                self._shake_hands(event)
             else:
-                self._take(event)
+                self._add_frame(event)
             if self._socket.fileno() < 0:
                 return
         self._flush()
         if not data:
             self._gone("connection closed")
 
-    def _greet(self, request: Request) -> None:
+    def _shake_hands(self, request: Request) -> None:
         query = parse_qs(urlsplit(request.path).query)
         self.encoding = query.get("encoding", ["json"])[0]
         storage = query.get("storage", ["v1"])[0]
         if self.encoding not in codec.ENCODINGS or storage != "v1":
             self._listener.on_problem(
                 f"a client asked for encoding={self.encoding}, storage={storage}; "
-                f"there is: {', '.join(codec.ENCODINGS)}, and storage v1"
+                f"available are the encodings {', '.join(codec.ENCODINGS)}, and storage v1"
                 " (HKube's wrappers read STORAGE_PROTOCOL)"
             )
             self._protocol.send_response(self._protocol.reject(400, "encoding or storage not served\n"))
@@ -110,13 +110,13 @@ class Connection:
         if self._protocol.state is WireState.OPEN:
             self._flush()
             if self._socket.fileno() < 0:
-                return  # it has gone meanwhile
+                return  # it has disconnected meanwhile
             self.ready = True
             self._listener.on_ready(self)
 
-    def _take(self, event: Any) -> None:
+    def _add_frame(self, event: Any) -> None:
         if not isinstance(event, Frame) or event.opcode > 0x2:
-            return  # the protocol core answers pings and closes
+            return  # the protocol core answers pings and close frames
         if event.opcode is not Opcode.CONT:
             self._parts.clear()
         self._parts.append(bytes(event.data))

@@ -1,4 +1,4 @@
-"""Data sources of a local run: folders, by the name given with --datasource."""
+"""Data sources of a local run: folders, by their name in --datasource."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-#: A folder is listed between two events of the loop.
+#: Most files of a data source: they are listed in one go, while the loop waits.
 FILES_MAX = 100_000
 
 
 class SourceError(Exception):
-    """There is no such data source; the text is the worker's (PROTOCOL 6.4)."""
+    """There is no such data source; the text is that of HKube's worker (PROTOCOL 6.4)."""
 
 
 def find(sources: Mapping[str, str], wanted: Any) -> dict[str, Any]:
-    """Return {"name", "files"} of the source that {"dataSourceId": …} or {"snapshotId": …} names."""
+    """Return id, name and files of the source that {"dataSourceId": …} or {"snapshotId": …} names."""
     asked = wanted if isinstance(wanted, dict) else {}
     name = asked.get("dataSourceId") or asked.get("snapshotId")
     if not name:
@@ -30,13 +30,13 @@ def find(sources: Mapping[str, str], wanted: Any) -> dict[str, Any]:
 def _files(name: str, folder: str) -> list[dict[str, Any]]:
     found = []
     for place, folders, files in os.walk(folder, onerror=_unreadable):
-        folders[:] = sorted(one for one in folders if not one.startswith("."))  # .git, .dvc: not the data
+        folders[:] = sorted(one for one in folders if not one.startswith("."))  # .git, .dvc are no data
         for file in sorted(files):
             path = os.path.join(place, file)
             try:
                 size = os.stat(path).st_size
             except OSError:
-                continue  # a link that leads nowhere, or removed meanwhile
+                continue  # a broken link, or removed meanwhile
             kind = mimetypes.guess_type(file)[0] or "application/octet-stream"
             found.append(
                 {"id": os.path.relpath(path, folder), "name": file, "path": path, "size": size, "type": kind}

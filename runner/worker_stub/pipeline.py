@@ -1,17 +1,15 @@
-"""Sub-pipelines of a local run: what a descriptor means. No I/O; flow.py runs it.
+"""Sub-pipelines of a local run: the descriptor, read and checked. No I/O; pipeline_run.py runs it.
 
-A small subset of HKube's pipelines, each part as HKube's own driver does it (PROTOCOL 9): nodes of the kind
+A subset of HKube's pipelines, each part as HKube's own driver does it (PROTOCOL 9): nodes of the kind
 `algorithm`; `@flowInput…`, `@node…` and their batch forms `#@…` and `#[…]`; indexed and cartesian batches;
-batch tolerance; retries. What is not served is one sentence that names it.
+batch tolerance; retries; the ttl of pipelines and of nodes. Anything else is refused by name.
 
-Of a node's `retry`, the policies OnError and Always repeat a task: under hkrunner a crash is answered as an
-error too, with its reason, so OnCrash (the default) and Never do not.
+A task is retried under the policies OnError and Always. Under OnCrash (the default) and Never it is not:
+hkrunner answers a crash with an error and its reason, so HKube never sees a crash.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,8 +19,9 @@ BATCH_TOLERANCE = 80
 _NAME = re.compile(r"[:\-_.A-Za-z0-9]+")
 _RANGE = re.compile(r"(-?\d+)\.\.\.(-?\d+)")
 _NOT_SERVED = "is not served by hkrunner's local worker"
-_NODE_KEYS = {"ttl", "stateType", "spec", "minStatelessCount", "maxStatelessCount"}
-#: Tasks of one node. They wait here for their turns: with more, the loop would be at it for seconds.
+#: Keys of a node that are refused.
+_NODE_KEYS = {"stateType", "spec", "minStatelessCount", "maxStatelessCount"}
+#: Most tasks of one node. They are queued in memory: more would keep the loop busy for seconds.
 BATCH_MAX = 100_000
 TTL_MAX_S = 10**9
 _POLICIES = ("Never", "Always", "OnError", "OnCrash")
@@ -30,11 +29,11 @@ _OPTIONS = {"batchTolerance", "progressVerbosityLevel", "concurrentPipelines", "
 
 
 class PipelineError(Exception):
-    """The descriptor cannot be run; the text is the api-server's where it has one."""
+    """The descriptor cannot be run; the text is the api-server's own where there is one."""
 
 
 class _Missing:
-    """JavaScript's undefined: null on the wire, left out of a result."""
+    """JavaScript's undefined: null in a message, left out of a result."""
 
     def __repr__(self) -> str:
         return "MISSING"
@@ -45,7 +44,7 @@ MISSING: Any = _Missing()
 
 @dataclass(frozen=True)
 class Reference:
-    """`@name.path`, or with a # before it."""
+    """`@name.path`, or `#@name.path` for a batch."""
 
     name: str
     path: tuple[str, ...]
@@ -58,20 +57,20 @@ class Reference:
 
 @dataclass(frozen=True)
 class Retry:
-    """How often a task that fails is tried again, `limit` times at most."""
+    """When a failed task is retried, at most `limit` times."""
 
     policy: str = "OnCrash"
     limit: int = 3
 
     @property
     def times(self) -> int:
-        """Return how many repetitions there are of a task that is answered with an error."""
+        """The number of retries of a task that is answered with an error."""
         return self.limit if self.policy in ("OnError", "Always") else 0
 
 
 @dataclass(frozen=True)
 class Node:
-    """One algorithm of a pipeline; `inputs` has References, and lists for `#[…]`, in place of their text."""
+    """One algorithm of a pipeline; `inputs` holds a Reference or a RawBatch in place of its text."""
 
     name: str
     algorithm: str
@@ -79,39 +78,40 @@ class Node:
     cartesian: bool
     in_results: bool
     parents: tuple[str, ...]
-    retry: Retry | None = None  #: None: none is written down
+    retry: Retry | None = None  #: None: the descriptor has none
+    ttl_s: float | None = None  #: the longest that start() of one task may run
 
     @property
     def is_batch(self) -> bool:
-        return any(_is_batch(one) for one in self.inputs)
+        return any(is_batch(one) for one in self.inputs)
 
 
 @dataclass(frozen=True)
 class RawBatch:
-    """`#[…]`: a batch that is written down."""
+    """`#[…]`: a batch whose items are in the descriptor."""
 
     items: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A descriptor that can be run."""
+    """A checked descriptor."""
 
     name: str
     nodes: tuple[Node, ...]
     flow_input: dict[str, Any]
     batch_tolerance: float
-    ttl_s: float | None = None  #: from its begin on
+    ttl_s: float | None = None  #: the longest that the pipeline may run
 
     @property
     def in_results(self) -> list[Node]:
-        """The nodes whose results are the pipeline's: those without children, and those that say so."""
+        """The nodes whose results are the pipeline's: those without children, and those that ask for it."""
         used = {parent for node in self.nodes for parent in node.parents}
         return [node for node in self.nodes if node.in_results or node.name not in used]
 
 
 def read(raw: Mapping[str, Any]) -> Pipeline:
-    """Return the pipeline; raises PipelineError: the api-server's text, or ours for what is not served."""
+    """Return the pipeline. Raises PipelineError with the api-server's text, or ours if it is not served."""
     name = raw.get("name")
     if "name" not in raw:
         raise PipelineError("data should have required property 'name'")
@@ -135,15 +135,15 @@ def read(raw: Mapping[str, Any]) -> Pipeline:
 
 
 def _ttl_s(options: dict[str, Any]) -> float | None:
-    """Return the shorter of the two: nothing waits in a queue here, so both begin at once."""
-    given = [(key, options[key]) for key in ("ttl", "activeTtl") if options.get(key) is not None]
-    for key, value in given:
+    """Return the smaller of ttl and activeTtl: there is no queue here, so both count from the same moment."""
+    values = [(key, options[key]) for key in ("ttl", "activeTtl") if options.get(key) is not None]
+    for key, value in values:
         if not isinstance(value, int) or isinstance(value, bool):
             raise PipelineError(f"data.options.{key} should be integer")
         if not 1 <= value <= TTL_MAX_S:
             bound = ">= 1" if value < 1 else f"<= {TTL_MAX_S}"
             raise PipelineError(f"data.options.{key} should be {bound}")
-    return min((float(value) for _, value in given), default=None)
+    return min((float(value) for _, value in values), default=None)
 
 
 def _tolerance(options: Any) -> float:
@@ -160,13 +160,13 @@ def _tolerance(options: Any) -> float:
     return value
 
 
-def _nodes(given: Any, pipeline: str) -> tuple[Node, ...]:
-    if given is not None and not isinstance(given, list):
+def _nodes(raw_nodes: Any, pipeline: str) -> tuple[Node, ...]:
+    if raw_nodes is not None and not isinstance(raw_nodes, list):
         raise PipelineError("data.nodes should be array")
-    if not given:
+    if not raw_nodes:
         raise PipelineError("pipeline must have at least one node")
     found: dict[str, Node] = {}
-    for index, raw in enumerate(given):
+    for index, raw in enumerate(raw_nodes):
         node = _node(raw, index, pipeline)
         if node.name in found:
             raise PipelineError(f'found duplicate node "{node.name}"')
@@ -192,26 +192,45 @@ def _node(raw: Any, index: int, pipeline: str) -> Node:
     algorithm = raw.get("algorithmName")
     if not algorithm:
         raise PipelineError("please provide algorithm name")
-    given = raw.get("input")
-    if given is not None and not isinstance(given, list):
+    raw_inputs = raw.get("input")
+    if raw_inputs is not None and not isinstance(raw_inputs, list):
         raise PipelineError(f"{place}.input should be array")
     operation = raw.get("batchOperation") or "indexed"
     if operation not in ("indexed", "cartesian"):
         raise PipelineError(f"{place}.batchOperation should be equal to one of the allowed values")
-    inputs = tuple(_parse(one, name, top=True) for one in given or [])
-    parents = dict.fromkeys(one.name for one in _references(inputs) if not _is_flow_input(one.name))
-    # The schema's includeInResult has no effect; the driver reads this spelling.
+    inputs = tuple(_parse(one, name, top=True) for one in raw_inputs or [])
+    parents = dict.fromkeys(one.name for one in _references(inputs) if not is_flow_input(one.name))
+    # The schema says includeInResult, which has no effect: the driver reads this spelling.
     in_results = bool(raw.get("includeInResults"))
     retry = _retry(raw.get("retry"), f"{place}.retry")
-    return Node(name, str(algorithm), inputs, operation == "cartesian", in_results, tuple(parents), retry)
+    return Node(
+        name,
+        str(algorithm),
+        inputs,
+        operation == "cartesian",
+        in_results,
+        tuple(parents),
+        retry,
+        _node_ttl_s(raw.get("ttl"), f"{place}.ttl"),
+    )
 
 
-def _retry(given: Any, place: str) -> Retry | None:
-    if given is None:
+def _node_ttl_s(ttl: Any, place: str) -> float | None:
+    if ttl is None:
         return None
-    if not isinstance(given, dict):
+    if not isinstance(ttl, int) or isinstance(ttl, bool):
+        raise PipelineError(f"{place} should be integer")
+    if not 0 <= ttl <= TTL_MAX_S:
+        raise PipelineError(f"{place} should be {'>= 0' if ttl < 0 else f'<= {TTL_MAX_S}'}")
+    return float(ttl) or None  # HKube: 0 is none
+
+
+def _retry(raw: Any, place: str) -> Retry | None:
+    if raw is None:
+        return None
+    if not isinstance(raw, dict):
         raise PipelineError(f"{place} should be object")
-    policy, limit = given.get("policy", Retry.policy), given.get("limit", Retry.limit)
+    policy, limit = raw.get("policy", Retry.policy), raw.get("limit", Retry.limit)
     if policy not in _POLICIES:
         raise PipelineError(f"{place}.policy should be equal to one of the allowed values")
     if not isinstance(limit, int) or isinstance(limit, bool):
@@ -222,7 +241,7 @@ def _retry(given: Any, place: str) -> Retry | None:
 
 
 def _parse(value: Any, node: str, *, top: bool) -> Any:
-    """Return the value with what its texts refer to in their place."""
+    """Return the value with a Reference or RawBatch in place of each text that is one."""
     if isinstance(value, list):
         return [_parse(one, node, top=False) for one in value]
     if isinstance(value, dict):
@@ -237,7 +256,7 @@ def _parse(value: Any, node: str, *, top: bool) -> Any:
     if batch and not top:
         raise PipelineError(f'node "{node}": a batch inside another value ({value!r}) {_NOT_SERVED}')
     if value.startswith("#["):
-        return RawBatch(tuple(_written(value[1:])))
+        return RawBatch(tuple(_raw_items(value[1:])))
     if not value.startswith(("@", "#@")):
         return value
     name, *path = value.partition("@")[2].split(".")
@@ -246,15 +265,15 @@ def _parse(value: Any, node: str, *, top: bool) -> Any:
     return Reference(name, tuple(path), batch)
 
 
-def _written(text: str) -> Iterator[Any]:
-    """The items of `[a...b]` are whole numbers, those of `[a,b]` text: as HKube's parser has it."""
+def _raw_items(text: str) -> Iterator[Any]:
+    """Yield the items: whole numbers of `[a...b]`, texts of `[a,b]`, as HKube's parser does."""
     bare = re.sub(r"[\s\[\]]", "", text)
     numbers = _RANGE.fullmatch(bare)
     if numbers is not None:
         if max(map(len, numbers.groups())) > 18:
             raise PipelineError(f"{text[:60]}: a batch of numbers with more than 18 digits {_NOT_SERVED}")
         first, last = int(numbers[1]), int(numbers[2])
-        _check_size(text, last - first + 1)
+        check_size(text, last - first + 1)
         yield from range(first, last + 1)
     else:
         yield from bare.split(",")
@@ -271,11 +290,11 @@ def _references(value: Any) -> Iterator[Reference]:
             yield from _references(one)
 
 
-def _is_batch(one: Any) -> bool:
+def is_batch(one: Any) -> bool:
     return isinstance(one, RawBatch) or (isinstance(one, Reference) and one.batch)
 
 
-def _is_flow_input(name: str) -> bool:
+def is_flow_input(name: str) -> bool:
     return name.startswith("flowInput")  # HKube matches the beginning only
 
 
@@ -283,7 +302,7 @@ def _check_references(nodes: tuple[Node, ...], flow_input: dict[str, Any]) -> No
     by_name = {node.name: node for node in nodes}
     for node in nodes:
         for one in _references(node.inputs):
-            if _is_flow_input(one.name):
+            if is_flow_input(one.name):
                 if at(flow_input, one.path) is MISSING:
                     raise PipelineError(f"unable to find flowInput.{'.'.join(one.path)}")
             elif one.name not in by_name:
@@ -305,21 +324,8 @@ def _check_cycles(nodes: tuple[Node, ...]) -> None:
             del left[name]
 
 
-# ---- values
-
-
-@dataclass
-class Outcome:
-    """What a node came to: one value, one item a task of a batch (None where it failed), or nothing."""
-
-    value: Any = MISSING
-    items: list[Any] | None = None  #: of a batch node: MISSING for a result that is undefined
-    failed: frozenset[int] = frozenset()
-    skipped: bool = False
-
-
 def at(value: Any, path: tuple[str, ...]) -> Any:
-    """Return what lies at the path, MISSING when there is nothing; numbers in it index arrays."""
+    """Return the value at the path, or MISSING; numbers in the path index arrays."""
     for part in path:
         if isinstance(value, dict) and part in value:
             value = value[part]
@@ -330,87 +336,8 @@ def at(value: Any, path: tuple[str, ...]) -> Any:
     return value
 
 
-def inputs_of(node: Node, flow_input: dict[str, Any], done: Mapping[str, Outcome]) -> list[list[Any]] | None:
-    """Return the input of each of the node's tasks, one for a plain node; None: the node is skipped.
-
-    Raises PipelineError as the driver fails the pipeline.
-    """
-    if not node.is_batch:
-        return [[_plain(_resolve(one, flow_input, done)) for one in node.inputs]]
-    columns: list[list[Any]] = []
-    repeats: list[bool] = []
-    for one in node.inputs:
-        if not _is_batch(one):
-            # In a batch node the driver makes holes of these two literals.
-            columns.append([None if one in ([], {}) else _plain(_resolve(one, flow_input, done))])
-            repeats.append(True)
-            continue
-        items = list(one.items) if isinstance(one, RawBatch) else _items(one, flow_input, done)
-        if not items:
-            return None
-        columns.append([_plain(item) for item in items])
-        repeats.append(False)
-    if node.cartesian:
-        _check_size(f'node "{node.name}"', math.prod(map(len, columns)))
-        return [list(row) for row in itertools.product(*columns)]
-    length = max(len(items) for items, repeat in zip(columns, repeats, strict=True) if not repeat)
-    _check_size(f'node "{node.name}"', length)
-    padded = [
-        items * length if repeat else items + [None] * (length - len(items))
-        for items, repeat in zip(columns, repeats, strict=True)
-    ]
-    return [list(row) for row in zip(*padded, strict=True)]
-
-
-def _check_size(what: str, count: int) -> None:
+def check_size(what: str, count: int) -> None:
     if count > BATCH_MAX:
         raise PipelineError(
             f"{what}: a batch of {count:,} tasks; hkrunner's local worker takes {BATCH_MAX:,}"
         )
-
-
-def _items(one: Reference, flow_input: dict[str, Any], done: Mapping[str, Outcome]) -> list[Any]:
-    if not _is_flow_input(one.name):
-        outcome = done[one.name]
-        if outcome.skipped:
-            return []
-        if outcome.items is not None:
-            return [item for index, item in enumerate(outcome.items) if index not in outcome.failed]
-    value = _resolve(one, flow_input, done)
-    if value is MISSING:
-        raise PipelineError("Cannot read properties of null (reading 'size')")
-    return value if isinstance(value, list) else []
-
-
-def _resolve(value: Any, flow_input: dict[str, Any], done: Mapping[str, Outcome]) -> Any:
-    if isinstance(value, Reference):
-        if _is_flow_input(value.name):
-            return at(flow_input, value.path)
-        outcome = done[value.name]
-        if outcome.skipped:
-            return []
-        return outcome.items if outcome.items is not None else at(outcome.value, value.path)
-    if isinstance(value, list):
-        return [_resolve(one, flow_input, done) for one in value]
-    if isinstance(value, dict):
-        return {key: _resolve(one, flow_input, done) for key, one in value.items()}
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """undefined is null on the wire."""
-    if value is MISSING:
-        return None
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return value
-
-
-def tolerance_passed(failed: int, total: int, tolerance: float, error: str) -> str | None:
-    """Return the pipeline's error when this many of a batch failed; None while that is tolerated."""
-    percent = math.floor(failed / total * 100 + 0.5)  # as JavaScript rounds
-    if percent < tolerance:
-        return None
-    return f"{failed}/{total} ({percent}%) failed tasks, batch tolerance is {tolerance:g}%, error: {error}"

@@ -1,4 +1,4 @@
-"""One sub-pipeline that runs: hands its nodes' tasks out as their inputs are there."""
+"""A running sub-pipeline: starts the tasks of each node once the nodes it depends on are done."""
 
 from __future__ import annotations
 
@@ -6,34 +6,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .pipeline import MISSING, Node, Outcome, Pipeline, PipelineError, Retry, inputs_of, tolerance_passed
+from .pipeline import MISSING, Node, Pipeline, PipelineError
+from .pipeline_values import Outcome, inputs_of, tolerance_passed
 
 
 class Execution(Protocol):
-    """A task of another algorithm that was handed out."""
+    """A started task of another algorithm."""
 
     def stop(self) -> None:
-        """Nobody waits for it any more: have it stopped."""
+        """Stop it; its end is not reported any more."""
 
 
-class Launch(Protocol):
-    """Hands out one task: `on_end` gets (True, its result) or (False, its error's text)."""
+class StartTask(Protocol):
+    """Starts one task of a node; on_end gets (True, its result) or (False, its error's text)."""
 
     def __call__(
-        self,
-        algorithm: str,
-        input: list[Any],
-        *,
-        node: str,
-        batch_index: int | None,
-        retry: Retry | None,
-        on_end: Callable[[bool, Any], None],
+        self, node: Node, input: list[Any], *, batch_index: int | None, on_end: Callable[[bool, Any], None]
     ) -> Execution: ...
 
 
 @dataclass
-class _Work:
-    """A node whose tasks are out."""
+class _StartedNode:
+    """A node whose tasks were started."""
 
     node: Node
     total: int
@@ -41,45 +35,45 @@ class _Work:
     errors: dict[int, str] = field(default_factory=dict)
 
 
-class Flow:
-    """Runs one pipeline; `on_end` is called once, with (True, results) or (False, error)."""
+class PipelineRun:
+    """One run of a pipeline; on_end is called once, with (True, results) or (False, error)."""
 
-    def __init__(self, pipeline: Pipeline, launch: Launch, on_end: Callable[[bool, Any], None]) -> None:
+    def __init__(self, pipeline: Pipeline, start: StartTask, on_end: Callable[[bool, Any], None]) -> None:
         self._pipeline = pipeline
-        self._launch = launch
+        self._start = start
         self._on_end = on_end
         self._done: dict[str, Outcome] = {}
-        self._works: dict[str, _Work] = {}
+        self._started: dict[str, _StartedNode] = {}
         self._running: dict[tuple[str, int], Execution] = {}
         self._over = False
 
     def begin(self) -> None:
-        """Hand the first tasks out."""
-        self._go_on()
+        """Start the nodes that depend on no other."""
+        self._start_ready_nodes()
 
     def stop(self) -> None:
-        """Stop what runs; nobody is told."""
+        """Stop all its tasks; on_end is not called."""
         self._over = True
         running, self._running = self._running, {}
         for one in running.values():
             one.stop()
 
-    def _go_on(self) -> None:
-        """Begin every node whose parents are done, until nothing changes."""
+    def _start_ready_nodes(self) -> None:
+        """Start every node whose parents are done; a skipped one may make others ready."""
         ready = True
         while ready and not self._over:
             ready = False
             for node in self._pipeline.nodes:
-                free = node.name not in self._done and node.name not in self._works
+                free = node.name not in self._done and node.name not in self._started
                 if free and all(parent in self._done for parent in node.parents):
                     ready = True
-                    self._begin_node(node)
+                    self._start_node(node)
                     if self._over:
                         return
         if not self._over and len(self._done) == len(self._pipeline.nodes):
             self._end(True, self._results())
 
-    def _begin_node(self, node: Node) -> None:
+    def _start_node(self, node: Node) -> None:
         try:
             inputs = inputs_of(node, self._pipeline.flow_input, self._done)
         except PipelineError as error:
@@ -88,14 +82,12 @@ class Flow:
         if inputs is None:
             self._done[node.name] = Outcome(skipped=True)
             return
-        self._works[node.name] = _Work(node, len(inputs))
+        self._started[node.name] = _StartedNode(node, len(inputs))
         for index, one in enumerate(inputs):
-            self._running[node.name, index] = self._launch(
-                node.algorithm,
+            self._running[node.name, index] = self._start(
+                node,
                 one,
-                node=node.name,
                 batch_index=index + 1 if node.is_batch else None,
-                retry=node.retry,
                 on_end=lambda good, value, index=index: self._ended(node, index, good, value),  # type: ignore[misc]
             )
 
@@ -103,22 +95,22 @@ class Flow:
         self._running.pop((node.name, index), None)
         if self._over:
             return
-        work = self._works[node.name]
+        started = self._started[node.name]
         if good:
-            work.results[index] = value
+            started.results[index] = value
         elif not node.is_batch:
             self._end(False, value)
             return
         else:
-            work.errors[index] = value
+            started.errors[index] = value
             tolerance = self._pipeline.batch_tolerance
-            passed = tolerance_passed(len(work.errors), work.total, tolerance, value)
+            passed = tolerance_passed(len(started.errors), started.total, tolerance, value)
             if passed is not None:
                 self._end(False, passed)
                 return
-        if len(work.results) + len(work.errors) == work.total:
-            self._done[node.name] = _outcome(work)
-            self._go_on()
+        if len(started.results) + len(started.errors) == started.total:
+            self._done[node.name] = _outcome(started)
+            self._start_ready_nodes()
 
     def _end(self, good: bool, value: Any) -> None:
         self.stop()
@@ -127,25 +119,25 @@ class Flow:
     def _results(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         for node in self._pipeline.in_results:
-            work = self._works.get(node.name)
-            if work is None:
+            started = self._started.get(node.name)
+            if started is None:
                 found.append({"nodeName": node.name, "batchIndex": -1, "algorithmName": node.algorithm})
                 continue
-            for index in range(work.total):
+            for index in range(started.total):
                 item: dict[str, Any] = {"nodeName": node.name}
                 if node.is_batch:
                     item["batchIndex"] = index + 1
                 item["algorithmName"] = node.algorithm
-                if index in work.errors:
-                    item["error"] = work.errors[index]
-                elif work.results[index] is not MISSING:
-                    item["result"] = work.results[index]
+                if index in started.errors:
+                    item["error"] = started.errors[index]
+                elif started.results[index] is not MISSING:
+                    item["result"] = started.results[index]
                 found.append(item)
         return found
 
 
-def _outcome(work: _Work) -> Outcome:
-    if not work.node.is_batch:
-        return Outcome(value=work.results[0])
-    items = [work.results.get(index) for index in range(work.total)]
-    return Outcome(items=items, failed=frozenset(work.errors))
+def _outcome(started: _StartedNode) -> Outcome:
+    if not started.node.is_batch:
+        return Outcome(value=started.results[0])
+    items = [started.results.get(index) for index in range(started.total)]
+    return Outcome(items=items, failed=frozenset(started.errors))

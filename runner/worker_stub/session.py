@@ -1,9 +1,9 @@
-"""The worker's side of one connection: task after task, and what the client may say when.
+"""The worker's side of one connection: one task after another, and which message may come when.
 
-It speaks as the real one (HKube core/worker lib/algorithm-communication/ws.js, lib/states): the first
-message is the worker's, one task at a time goes through initialize, initialized, start, then one of done,
-errorMessage and stopped. Where the real one dies of a client's mistake, or gives a task up, this one says
-what it would do, and goes on.
+It follows HKube's worker (core/worker lib/algorithm-communication/ws.js, lib/states): the worker sends the
+first message; one task at a time goes through initialize, initialized, start, then one of done, errorMessage
+and stopped. Where HKube's worker would die of a client's mistake, or give a task up, this one reports that
+and continues.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Protocol
 
 from ...sandbox.codec import codec
 from ..io.loop import Loop, Timer
 from ..protocol import encoding
-from .code_api import COMMANDS, Calls, Offer, as_error, data_source
+from .code_api import COMMANDS, CodeApi, as_error, data_source
+from .subtasks import Catalog
 from .task import Answer, LocalTask
 
-#: Silence after an `alive`, a stop or a `stopping` that HKube's worker bears (PROTOCOL 3.2).
+#: HKube's worker tolerates this much silence after an `alive`, a stop or a `stopping` (PROTOCOL 3.2).
 SILENCE_S = 10.0
-#: `stopping` puts the end of a stop off for this long at most.
+#: The longest that `stopping` messages extend a stop.
 STOPPING_S = 600.0
+#: The error of HKube's worker for a task that was stopped because its node's ttl has passed (PROTOCOL 3.4).
+TTL_EXPIRED = "Algorithm TTL expired"
 
 
-class Wire(Protocol):
-    """How messages reach the client."""
+class ClientLink(Protocol):
+    """Carries messages to the client."""
 
     encoding: str
 
@@ -35,7 +39,7 @@ class Wire(Protocol):
 
 
 class TaskState(Enum):
-    """Where the task that was handed out stands."""
+    """The state of the client's task."""
 
     NONE = auto()
     INITIALIZING = auto()
@@ -44,8 +48,8 @@ class TaskState(Enum):
 
 
 @dataclass
-class Ears:
-    """Who is told what a client does."""
+class SessionListener:
+    """Callbacks for what a client does."""
 
     on_answer: Callable[[Answer], None]
     on_problem: Callable[[str], None]
@@ -54,98 +58,101 @@ class Ears:
 
 
 class Session:
-    """One client, from its first task to its end."""
+    """The conversation with one client, from its first task to its end."""
 
-    def __init__(self, loop: Loop, wire: Wire, offer: Offer, ears: Ears) -> None:
+    def __init__(self, loop: Loop, link: ClientLink, catalog: Catalog, listener: SessionListener) -> None:
         self._loop = loop
-        self._wire = wire
-        self._offer = offer
-        self._ears = ears
+        self._link = link
+        self._catalog = catalog
+        self._listener = listener
+        self._report = listener.on_problem
         self._state = TaskState.NONE
-        self._calls: Calls | None = None
-        self._sign: Timer | None = None
+        self._code_api: CodeApi | None = None
+        self._silence: Timer | None = None
+        self._ttl: Timer | None = None
+        self._is_expired = False  #: whether the task was stopped because its ttl has passed
         self._stop_began = float("-inf")
         self._leaving = False
         self.task: LocalTask | None = None
 
-    # ---- what the worker says
+    # ---- messages to the client
 
     def begin(self, task: LocalTask) -> None:
-        """Hand the task out. There is no other one. Raises ResultInvalid for an input that cannot be sent."""
+        """Start the task; the client must be free. Raises ResultInvalid if the input cannot be encoded."""
         assert self.task is None, "one task at a time"
-        wire = task.initialize(self._wire.encoding)
-        self._hush()
+        wire = task.initialize(self._link.encoding)
+        self._end_silence()
         self.task, self._state = task, TaskState.INITIALIZING
-        self._calls = Calls(self._loop, self._offer, task, self._say, self._ears.on_problem)
-        self._wire.send(wire)
+        self._is_expired = False
+        self._code_api = CodeApi(self._loop, self._catalog, task, self._say, self._listener.on_problem)
+        self._link.send(wire)
 
     def stop(self, *, force: bool = True, at_once: bool = False) -> bool:
-        """Ask the client to stop its task; True if it is asked now, or was.
+        """Ask the client to stop its task; return whether it has been asked, now or before.
 
-        The real worker does so only once start() runs; `at_once` also before.
+        HKube's worker asks only once start() runs; with at_once the client is asked during init() as well.
         """
         early = at_once and self._state is TaskState.INITIALIZING
         if self._state is TaskState.WORKING or early:
             self._state = TaskState.STOPPING
             self._stop_began = self._loop.clock()
-            self._listen("no `stopped` came within 10 s of the stop; HKube's worker would end the container")
+            self._expect("no `stopped` came within 10 s of the stop; HKube's worker would end the container")
             self._say({"command": "stop", "data": {"forceStop": force}})
         return self._state is TaskState.STOPPING
 
     def exit(self, code: int = 0) -> None:
-        """Ask the client to end."""
-        self._hush()
+        """Ask the client to exit."""
+        self._end_silence()
         self._leaving = True
         self._say({"command": "exit", "data": {"exitCode": code}})
 
     def close(self) -> LocalTask | None:
-        """The client is gone: stop what its task has started; returns the task if it was not answered."""
-        self._hush()
+        """Stop everything the client's task has started; return the task unless it was answered."""
+        self._end_silence()
         task = self.task
         self._end_task()
         return task
 
     def spans(self) -> list[dict[str, Any]]:
-        """End the spans of the task that is worked on, and return them."""
-        return self._calls.spans() if self._calls is not None else []
+        """End the open spans of the current task; return all of them."""
+        return self._code_api.spans() if self._code_api is not None else []
 
     def _say(self, message: dict[str, Any]) -> None:
         try:
-            # What the worker sends has no limit (PROTOCOL 1.4).
-            wire = codec.encode(self._wire.encoding, message, name="answer", most=None)
+            # Messages of the worker have no size limit (PROTOCOL 1.4).
+            wire = codec.encode(self._link.encoding, message, name="answer", most=None)
         except codec.ResultInvalid as error:
-            # Another algorithm's result came as JSON, and this client speaks something else.
-            wire = encoding.encode(self._wire.encoding, as_error(message, str(error)))
-        self._wire.send(wire)
+            # The result of another algorithm came as JSON, and this client's encoding cannot carry it.
+            wire = encoding.encode(self._link.encoding, as_error(message, str(error)))
+        self._link.send(wire)
 
-    # ---- what the client says
+    # ---- messages from the client
 
     def hear(self, data: bytes) -> None:
-        """One message, as it came."""
+        """Handle one message, still encoded."""
         if len(data) > codec.MESSAGE_LIMIT:
-            self._ears.on_problem(
-                f"a message of {len(data):,} bytes; HKube's worker takes at most {codec.MESSAGE_LIMIT:,}"
+            self._report(
+                f"the client sent {len(data):,} bytes; HKube's worker accepts at most {codec.MESSAGE_LIMIT:,}"
             )
         try:
-            message = codec.decode(self._wire.encoding, data)
+            message = codec.decode(self._link.encoding, data)
         except ValueError as error:
-            self._ears.on_problem(
-                f"a message that is no {self._wire.encoding}; HKube's worker would die of it: {error}"
+            self._report(
+                f"the client sent a message that is not {self._link.encoding}; HKube's worker would crash:"
+                f" {error}"
             )
             if self.task is not None:
-                # Whatever it was, nothing better will come.
-                text = f"the client sent a message that is no {self._wire.encoding}: {error}"
+                # It may have been the answer, and no other one will come.
+                text = f"the client sent a message that is not {self._link.encoding}: {error}"
                 self._answered("errorMessage", {"command": "errorMessage", "error": {"message": text}})
             return
         command = message.get("command") if isinstance(message, dict) else None
         if not isinstance(command, str):
-            self._ears.on_problem(
-                "the client sent a message without a command; HKube's worker would die of it"
-            )
+            self._report("the client sent a message without a command; HKube's worker would crash")
             return
-        self._take(command, message)
+        self._handle(command, message)
 
-    def _take(self, command: str, message: dict[str, Any]) -> None:
+    def _handle(self, command: str, message: dict[str, Any]) -> None:
         data = message.get("data")
         if command == "initialized":
             self._initialized()
@@ -158,56 +165,69 @@ class Session:
         elif command in COMMANDS:
             self._call(command, data)
         elif command == "progress" and self.task is not None:
-            self._ears.on_progress(self.task, data)
+            self._listener.on_progress(self.task, data)
         elif command == "logData" and isinstance(data, list):
-            self._ears.on_logs([str(line) for line in data])
+            self._listener.on_logs([str(line) for line in data])
         elif command == "error":
-            self._ears.on_problem("a message with the command `error`; HKube's worker would die of it")
+            self._report("the client sent the command `error`; HKube's worker would crash")
 
     def _initialized(self) -> None:
         if self._state is not TaskState.INITIALIZING:
-            if self._state is not TaskState.STOPPING:  # stopped while it initialized: only we do that
-                self._ears.on_problem("`initialized` came unasked; HKube's worker would exit")
+            if self._state is not TaskState.STOPPING:  # with at_once we stop during init()
+                self._report("`initialized` came without an initialize; HKube's worker would exit")
             return
         self._state = TaskState.WORKING
         self._say({"command": "start", "data": {"spanId": {}}})
+        ttl_s = self.task.more.get("ttl") if self.task is not None else None
+        if ttl_s:
+            self._ttl = self._loop.after(ttl_s, self._expire)
+
+    def _expire(self) -> None:
+        if self._state is TaskState.WORKING:
+            self._is_expired = True
+            self.stop()
 
     def _answered(self, command: str, message: dict[str, Any]) -> None:
         if self.task is None:
-            self._ears.on_problem(f"`{command}` came while there was no task; ignored")
+            self._report(f"`{command}` came while there was no task; ignored")
             return
         if self._state is TaskState.STOPPING and command != "stopped":
-            return  # the real worker drops it too, and goes on waiting for `stopped`
+            return  # HKube's worker ignores it too, and keeps waiting for `stopped`
         if command == "stopped" and self._state is not TaskState.STOPPING:
-            self._ears.on_problem(
-                "`stopped` came unasked; HKube's worker takes the task for one that succeeded, with no result"
+            self._report(
+                "`stopped` came without a stop; HKube's worker records the task as a success without a result"
             )
             command, message = "done", {"command": "done"}
+        elif command == "stopped" and self._is_expired:
+            command, message = "errorMessage", {"command": "errorMessage", "error": {"message": TTL_EXPIRED}}
         error = message.get("error")
         if command == "done" and isinstance(error, dict) and error.get("message"):
-            command = "errorMessage"  # as the real worker takes it
+            command = "errorMessage"  # as HKube's worker treats it
         answer = Answer(self.task, command, message)
         if command == "errorMessage" and answer.error == "unknown error":
-            self._ears.on_problem(
-                "an `errorMessage` without a text in error.message; HKube's worker says `unknown error` then"
+            self._report(
+                "an `errorMessage` has no text in error.message; HKube's worker reports `unknown error`"
             )
-        self._hush()
+        self._end_silence()
         answer = Answer(self.task, command, message, self._end_task())
-        self._ears.on_answer(answer)
+        self._listener.on_answer(answer)
 
     def _end_task(self) -> list[dict[str, Any]]:
-        calls, self._calls = self._calls, None
+        code_api, self._code_api = self._code_api, None
         self.task, self._state = None, TaskState.NONE
-        return calls.close() if calls is not None else []
+        if self._ttl is not None:
+            self._ttl.cancel()
+            self._ttl = None
+        return code_api.close() if code_api is not None else []
 
     def _call(self, command: str, data: Any) -> None:
         if command == "dataSourceRequest":
             if isinstance(data, dict):
-                self._say(data_source(self._offer, data))
+                self._say(data_source(self._catalog, data))
             else:
-                self._ears.on_problem("a dataSourceRequest without data; HKube's worker would die of it")
-        elif self._calls is not None and self._state is not TaskState.STOPPING:
-            self._calls.take(command, data, working=self._state is TaskState.WORKING)
+                self._report("the client sent a dataSourceRequest without data; HKube's worker would crash")
+        elif self._code_api is not None and self._state is not TaskState.STOPPING:
+            self._code_api.handle(command, data, working=self._state is TaskState.WORKING)
         elif command == "startAlgorithmExecution":
             told = {"error": "execution cannot start in this state"}
             if isinstance(data, dict) and "execId" in data:
@@ -222,10 +242,10 @@ class Session:
         if self._leaving:
             return
         if self.task is None:
-            self._listen("an `alive` came without a task, and no task within 10 s; HKube's worker would exit")
+            self._expect("`alive` came without a task, and no task within 10 s; HKube's worker would exit")
         elif self._state is not TaskState.STOPPING:
             name = self.task.task
-            self._listen(
+            self._expect(
                 f"no `alive` for 10 s after the last one; HKube's worker would lose the answer of task {name}"
             )
 
@@ -233,16 +253,16 @@ class Session:
         if self._leaving:
             return
         if self._state is not TaskState.STOPPING:
-            self._ears.on_problem("`stopping` came without a stop; HKube's worker would exit 10 s later")
+            self._report("`stopping` came without a stop; HKube's worker would exit 10 s later")
         elif self._loop.clock() - self._stop_began < STOPPING_S:
-            self._listen("no `stopping` and no `stopped` for 10 s; HKube's worker would end the container")
+            self._expect("no `stopping` and no `stopped` for 10 s; HKube's worker would end the container")
 
-    def _listen(self, problem: str) -> None:
-        """Have the problem told, unless there is a sign within the time HKube's worker gives."""
-        self._hush()
-        self._sign = self._loop.after(SILENCE_S, lambda: self._ears.on_problem(problem))
+    def _expect(self, problem: str) -> None:
+        """Report the problem unless the client sends another sign of life within SILENCE_S."""
+        self._end_silence()
+        self._silence = self._loop.after(SILENCE_S, partial(self._report, problem))
 
-    def _hush(self) -> None:
-        if self._sign is not None:
-            self._sign.cancel()
-            self._sign = None
+    def _end_silence(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None

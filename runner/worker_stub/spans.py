@@ -1,6 +1,6 @@
-"""The spans of one task, as a tree: what HKube's worker hands to its tracer.
+"""The spans of one task, as a tree: what HKube's worker sends to its tracer.
 
-They nest last in, first out, per task, as in the worker; the tree is kept in the task's spans.json.
+As in the worker, finishSpan ends the span that was started last. The tree is saved in the task's spans.json.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-#: What a span that nobody has finished gets.
+#: The error of a span that was not finished.
 UNFINISHED = "not finished when the task ended"
 
 
 class Spans:
-    """Takes startSpan and finishSpan; `close()` gives the tree."""
+    """Builds the tree from startSpan and finishSpan."""
 
     def __init__(self, *, now: Callable[[], float] = time.time) -> None:
         self._now = now
@@ -22,13 +22,13 @@ class Spans:
         self._open: list[dict[str, Any]] = []
 
     def start(self, name: str, tags: dict[str, Any]) -> None:
-        """Begin a span inside the one that was begun last."""
+        """Start a span inside the one that was started last."""
         span = {"name": name, "startTime": self._now() * 1000, "tags": dict(tags), "children": []}
         (self._open[-1]["children"] if self._open else self._roots).append(span)
         self._open.append(span)
 
     def finish(self, tags: dict[str, Any], error: str | None) -> bool:
-        """Finish the span begun last; False when there is none."""
+        """Finish the span that was started last; return False when none is open."""
         if not self._open:
             return False
         span = self._open.pop()
@@ -40,7 +40,7 @@ class Spans:
         return True
 
     def close(self) -> list[dict[str, Any]]:
-        """Finish what is open, the last first, and return the spans that stand in no other one."""
+        """Finish all open spans, the last one first; return the roots of the tree."""
         while self._open:
             self.finish({}, UNFINISHED)
         return self._roots

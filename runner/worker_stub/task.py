@@ -1,4 +1,4 @@
-"""A task of the local worker, and how it was answered."""
+"""A task of the local worker, and its answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...sandbox.codec import codec
 
 @dataclass(frozen=True)
 class LocalTask:
-    """A task to hand out; `input` is JSON text of a list, `more` further keys of its initialize."""
+    """A task for a client. input: JSON text of a list; more: further keys of its initialize message."""
 
     task: str
     job: str
@@ -19,9 +19,10 @@ class LocalTask:
     pipeline: str
     input: bytes
     more: dict[str, Any] = field(default_factory=dict)
+    depth: int = 0  #: the number of tasks in the chain that started it
 
     def initialize(self, encoding: str) -> bytes:
-        """Return its initialize message: the keys a real worker sends under storage v1.
+        """Return its initialize message, with the keys that HKube's worker sends under storage v1.
 
         Raises ResultInvalid for an input that this encoding cannot carry.
         """
@@ -47,9 +48,9 @@ class LocalTask:
         message = {"command": "initialize", "data": data}
         if encoding != "json":
             data["input"] = codec.decode("json", self.input)
-            # What the worker sends has no limit (PROTOCOL 1.4).
+            # Messages of the worker have no size limit (PROTOCOL 1.4).
             return codec.encode(encoding, message, name="input", most=None)
-        # The input travels as it was written: nothing is decoded, nothing rounded.
+        # Insert the input's text as it is: decoding it would round numbers.
         whole = codec.encode("json", message, name="input")
         begin, mark, end = whole.partition(b'"input":null')
         return begin + mark[:-4] + self.input + end
@@ -57,10 +58,7 @@ class LocalTask:
 
 @dataclass(frozen=True)
 class Answer:
-    """How a task was answered: `command` is done, errorMessage or stopped; `message` the decoded whole.
-
-    `spans`: those of the task, see spans.py.
-    """
+    """The answer to a task. command: done, errorMessage or stopped; message: the whole message, decoded."""
 
     task: LocalTask
     command: str
@@ -69,7 +67,7 @@ class Answer:
 
     @property
     def error(self) -> str:
-        """The text that HKube's worker keeps of an error."""
+        """The text of the error that HKube's worker records."""
         error = self.message.get("error")
         text = error.get("message") if isinstance(error, dict) else None
         return text if isinstance(text, str) and text else "unknown error"

@@ -121,7 +121,7 @@ def test_a_board_needs_records(tmp_path: Path) -> None:
     for flags in (("--board",), ("--api-port", "0")):
         ended = local(tmp_path, *flags, "--no-state")
         assert (ended.status, ended.stdout) == (2, "")
-        assert "--board and --api-port show what is kept of tasks" in ended.stderr
+        assert "--board and --api-port need the records of tasks" in ended.stderr
 
 
 # ---- beside a run that serves a worker

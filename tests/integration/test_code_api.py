@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.local import ALGORITHMS, Run, run_tasks
+from support.local import ALGORITHMS, Run, error_of, run_tasks
 from support.programs import serving
 
 OTHERS = {"adds": "adds", "odd": "api_odd", "range": "api_range", "waits": "api_waits", "raises": "raises"}
@@ -251,3 +251,18 @@ def test_spans_are_closed_in_reverse_order_when_the_task_fails(tmp_path: Path) -
     (second,) = first["children"]
     assert "in the second span" in first["error"]
     assert second["endTime"] <= first["endTime"]
+
+
+def test_an_algorithm_that_starts_itself_ends_with_a_sentence(tmp_path: Path) -> None:
+    itself = f"--algorithm=itself={ALGORITHMS / 'starts_itself.py'}"
+    run = run_tasks("starts_itself.py", [[1]], args=(itself,), cwd=tmp_path)
+    assert run.status == 1
+    assert "at the end of a chain of 10 tasks that started each other" in error_of(run.tasks[0])[1]
+    assert len(list((tmp_path / ".hkrunner/tasks").iterdir())) == 11
+
+
+def test_a_node_that_outlives_its_ttl_fails_its_pipeline(tmp_path: Path) -> None:
+    assert (
+        told(ask(tmp_path, "raw_fails", [node("a", "waits", ttl=1)], {}))
+        == "pipeline p: Algorithm TTL expired"
+    )

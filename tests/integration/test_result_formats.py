@@ -90,7 +90,7 @@ def test_an_output_file_that_cannot_be_is_told_before_anything_runs(tmp_path: Pa
     (tmp_path / "alg.py").write_text("raise SystemExit('it was loaded')\n")
     for place, sentence in [
         ("none/out", "--output-file none/out: No such file or directory"),
-        (".", "--output-file .: it is a folder"),
+        (".", "--output-file .: is a folder"),
     ]:
         ended = run_hkrunner("alg.py", "-i", "1", "-o", place, cwd=tmp_path)
         assert (ended.status, ended.stderr) == (2, f"hkrunner: {sentence}\n")

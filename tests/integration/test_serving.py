@@ -250,7 +250,7 @@ def test_code_that_cannot_be_loaded_answers_every_task_until_it_is_repaired(tmp_
     entry = tmp_path / "alg.py"
     entry.write_text("import no_such_module_anywhere\ndef start(args, api): return 1\n")
     with serving_worker(tmp_path, entry=entry) as (client, program):
-        program.wait_for_line("every task is answered with this until it loads")
+        program.wait_for_line("every task is answered with this error")
         for _ in range(2):
             client.initialize(["x"])
             error = client.expect("errorMessage")["error"]

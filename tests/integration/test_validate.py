@@ -30,7 +30,7 @@ def test_what_is_there_is_told_and_no_task_runs(tmp_path: Path) -> None:
     assert ended.status == 0
     assert f"✔ code: my_alg.py in {tmp_path}\n" in ended.stdout
     assert "✔ start(args, hkubeApi=…): called with (args, api)\n" in ended.stdout
-    assert "not there, and need not be: init, stop, exit" in ended.stdout
+    assert "optional functions that it does not have: init, stop, exit" in ended.stdout
     assert ended.stderr == "imported\n"
     assert sorted(one.name for one in tmp_path.iterdir() if one.name != "__pycache__") == ["my_alg.py"]
 

@@ -76,7 +76,7 @@ def test_an_error_keeps_the_last_good_result_and_the_next_save_runs(watched: tup
     program, code = watched
     save(code, "def start(args:\n")
     wait_for_runs(program, 2)
-    assert "the last good result stays: t1 at" in program.wait_for_line("last good")
+    assert "last good result: t1 at" in program.wait_for_line("last good")
     assert "→ 1 · .hkrunner/tasks/t1" in program.wait_for_line("last good")
     save(code, returns("1 / 0"))
     wait_for_runs(program, 3)
@@ -133,7 +133,7 @@ def test_the_descriptor_and_a_file_of_variables_are_read_again(tmp_path: Path) -
         assert "memory 64 MiB" in program.wait_for_line("limits:")
         save(folder / "algorithm.yml", "name: [\n")
         wait_for_runs(program, 4)
-        program.wait_for_line("limits and variables are as they were")
+        program.wait_for_line("limits and variables stay as they were")
         save(folder / "algorithm.yml", "name: my-alg\nalgorithmEnv: {B: '4'}\n")
         wait_for_runs(program, 5)
         assert end(program) == 0
@@ -147,7 +147,7 @@ def test_code_that_each_run_writes_does_not_run_for_ever(tmp_path: Path) -> None
     )
     (tmp_path / "my_alg.py").write_text(code)
     with serving("my_alg.py", "-i", "1", "--watch", cwd=tmp_path) as program:
-        program.wait_for_line("made.py is written by each run: not watched any more", deadline_s=30)
+        program.wait_for_line("made.py is written by each run; no longer watched", deadline_s=30)
         wait_for_runs(program, 2)
         runs = len(program.stdout)
         save(tmp_path / "my_alg.py", code + "# changed\n")

@@ -111,7 +111,7 @@ def test_any_client_may_start_other_algorithms(tmp_path: Path) -> None:
 def test_without_inputs_it_says_how_to_give_some_and_ends_in_order(tmp_path: Path) -> None:
     with worker(tmp_path) as (program, port), Client(port) as client:
         program.wait_for_line("--tasks -")
-        program.wait_for_line("a wrapper has connected")
+        program.wait_for_line("a wrapper connected")
         program.send_signal(signal.SIGINT)
         client.hear("exit")
         client.wire.close()
@@ -138,7 +138,7 @@ def test_once_ends_with_its_client_and_counts_the_task_it_lost(tmp_path: Path) -
             client.begin()
         assert program.wait() == 1
         program.wait_for_line("the algorithm killed due to an unknown reason")
-        program.wait_for_line("1 more inputs were not handed out")
+        program.wait_for_line("before 1 more inputs were sent")
 
 
 def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hkrunner.runner.console.task_report import progress_line
 from hkrunner.runner.io.loop import Loop
-from hkrunner.runner.worker_stub.code_api import Offer
-from hkrunner.runner.worker_stub.pipeline import (
-    MISSING,
-    Outcome,
-    PipelineError,
-    inputs_of,
-    read,
-    tolerance_passed,
-)
-from hkrunner.runner.worker_stub.session import Ears, Session
+from hkrunner.runner.worker_stub.pipeline import MISSING, PipelineError, read
+from hkrunner.runner.worker_stub.pipeline_values import Outcome, inputs_of, tolerance_passed
+from hkrunner.runner.worker_stub.session import Session, SessionListener
 from hkrunner.runner.worker_stub.spans import UNFINISHED, Spans
+from hkrunner.runner.worker_stub.subtasks import DEPTH_MAX, SLOTS, Catalog
 from hkrunner.runner.worker_stub.task import Answer, LocalTask
 
 ONE = {"nodeName": "a", "algorithmName": "x"}
@@ -36,9 +31,9 @@ class Talk:
         self.answers: list[Answer] = []
         self.problems: list[str] = []
         self.loop = Loop(clock=lambda: self.now)
-        ears = Ears(self.answers.append, self.problems.append)
-        self.offer = Offer()
-        self.session = Session(self.loop, self, self.offer, ears)
+        listener = SessionListener(self.answers.append, self.problems.append)
+        self.catalog = Catalog()
+        self.session = Session(self.loop, self, self.catalog, listener)
 
     def send(self, data: bytes) -> None:
         self.said.append(json.loads(data))
@@ -84,33 +79,39 @@ def test_progress_is_shown_in_whole_percent_and_odd_values_as_they_are(data: Any
 def test_a_message_that_cannot_be_read_ends_the_task_with_a_sentence(talk: Talk) -> None:
     talk.working().session.hear(b'{"command":"done","data":' + b"[" * 100_000)
     assert len(talk.answers) == 1
-    assert talk.answers[0].error.startswith("the client sent a message that is no json")
+    assert talk.answers[0].error.startswith("the client sent a message that is not json")
 
 
 @pytest.mark.parametrize("flow_input", [[1, 2], "x", 3])
 def test_a_flow_input_that_is_no_object_is_refused(talk: Talk, flow_input: Any) -> None:
-    talk.offer.pipelines = {"s": {"name": "s", "flowInput": {}, "nodes": [ONE]}}
+    talk.catalog.pipelines = {"s": {"name": "s", "flowInput": {}, "nodes": [ONE]}}
     asked = {"subPipelineId": "1", "subPipeline": {"name": "s", "flowInput": flow_input}}
     talk.working().hear("startStoredSubPipeline", data=asked)
     assert talk.last()["data"]["error"] == "data.flowInput should be object,null"
 
 
+class Endless:
+    """Algorithms whose tasks never end by themselves."""
+
+    def __init__(self) -> None:
+        self.started: list[LocalTask] = []
+        self.ends: list[Any] = []
+        self.stopped = 0
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def start(self, task: LocalTask, on_end: Any, *, ends_on_error: bool = False) -> Any:
+        self.started.append(task)
+        self.ends.append(on_end)
+        return self
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
 def test_a_pipeline_that_outlives_its_ttl_is_stopped(talk: Talk) -> None:
-    class Endless:
-        """Algorithms that never answer."""
-
-        stopped = 0
-
-        def __contains__(self, name: object) -> bool:
-            return True
-
-        def start(self, task: LocalTask, on_end: Any, *, ends_on_error: bool = False) -> Any:
-            return self
-
-        def stop(self) -> None:
-            self.stopped += 1
-
-    talk.offer.algorithms = endless = Endless()
+    talk.catalog.algorithms = endless = Endless()
     pipeline = {"name": "p", "nodes": [ONE], "options": {"ttl": 3600, "activeTtl": 5}}
     talk.working().hear("startRawSubPipeline", data={"subPipelineId": "1", "subPipeline": pipeline})
     talk.wait(4.9)
@@ -121,6 +122,91 @@ def test_a_pipeline_that_outlives_its_ttl_is_stopped(talk: Talk) -> None:
         "data": {"subPipelineId": "1", "reason": "pipeline expired: its ttl is 5 s"},
     }
     assert endless.stopped == 1
+
+
+def test_a_task_that_outlives_the_ttl_of_its_node_is_stopped_and_has_failed(talk: Talk) -> None:
+    talk.session.begin(replace(TASK, more={"ttl": 5}))
+    talk.wait(60)  # it counts from start, not from initialize
+    talk.hear("initialized")
+    talk.wait(4.9)
+    assert talk.last()["command"] == "start"
+    talk.wait(0.2)
+    assert talk.last() == {"command": "stop", "data": {"forceStop": True}}
+    talk.hear("stopped")
+    assert [(answer.command, answer.error) for answer in talk.answers] == [
+        ("errorMessage", "Algorithm TTL expired")
+    ]
+
+
+def test_a_task_that_ends_before_its_ttl_is_left_alone(talk: Talk) -> None:
+    talk.session.begin(replace(TASK, more={"ttl": 5}))
+    talk.hear("initialized")
+    talk.hear("done", data=1)
+    said = len(talk.said)
+    talk.wait(60)
+    assert (len(talk.said), talk.answers[0].command) == (said, "done")
+
+
+def test_the_ttl_of_a_node_travels_with_its_tasks(talk: Talk) -> None:
+    talk.catalog.algorithms = endless = Endless()
+    pipeline = {"name": "p", "nodes": [{**ONE, "ttl": 7}, {**ONE, "nodeName": "b", "ttl": 0}]}
+    talk.working().hear("startRawSubPipeline", data={"subPipelineId": "1", "subPipeline": pipeline})
+    assert [task.more for task in endless.started] == [{"ttl": 7}, {}]
+
+
+def start_one(talk: Talk, exec_id: str) -> None:
+    data = {"execId": exec_id, "algorithmName": "x", "input": []}
+    talk.hear("startAlgorithmExecution", data=data)
+
+
+def test_a_chain_of_tasks_that_start_each_other_is_bounded(talk: Talk) -> None:
+    talk.catalog.algorithms = endless = Endless()
+    talk.session.begin(replace(TASK, depth=DEPTH_MAX - 1))
+    start_one(talk, "1")
+    assert [task.depth for task in endless.started] == [DEPTH_MAX]
+    talk.session.close()
+    talk.session.begin(endless.started[0])
+    talk.hear("initialized")
+    start_one(talk, "2")
+    assert talk.last()["command"] == "algorithmExecutionError"
+    assert f"a chain of {DEPTH_MAX} tasks" in talk.last()["data"]["error"]
+    pipeline = {"subPipelineId": "1", "subPipeline": {"name": "p", "nodes": [ONE]}}
+    talk.hear("startRawSubPipeline", data=pipeline)
+    assert talk.last()["command"] == "subPipelineError"
+    assert len(endless.started) == 1
+
+
+def test_tasks_of_one_depth_share_its_slots_and_no_other_depth_waits_for_them(talk: Talk) -> None:
+    talk.catalog.algorithms = endless = Endless()
+    talk.working()
+    for number in range(SLOTS + 1):
+        start_one(talk, str(number))
+    assert len(endless.started) == SLOTS
+    deeper = Session(
+        talk.loop, talk, talk.catalog, SessionListener(talk.answers.append, talk.problems.append)
+    )
+    deeper.begin(endless.started[0])
+    data = {"execId": "1", "algorithmName": "x", "input": []}
+    deeper.hear(json.dumps({"command": "startAlgorithmExecution", "data": data}).encode())
+    assert [task.depth for task in endless.started[SLOTS:]] == [2]
+    endless.ends[0](Answer(endless.started[0], "done", {"command": "done"}))
+    assert [task.depth for task in endless.started[SLOTS:]] == [2, 1]
+    deeper.close()
+
+
+def test_a_task_that_ends_gives_back_the_slots_of_what_it_started(talk: Talk) -> None:
+    talk.catalog.algorithms = endless = Endless()
+    talk.working()
+    for number in range(SLOTS + 1):
+        start_one(talk, str(number))
+    talk.hear("done", data=1)
+    assert endless.stopped == SLOTS
+    for task, end in zip(endless.started, endless.ends, strict=True):
+        end(Answer(task, "stopped", {"command": "stopped"}))
+    assert len(endless.started) == SLOTS  # the one that waited was never started
+    talk.working()
+    start_one(talk, "1")
+    assert len(endless.started) == SLOTS + 1
 
 
 def test_alive_is_missed_after_ten_seconds_and_not_before(talk: Talk) -> None:
@@ -173,11 +259,11 @@ def test_stopping_puts_the_end_of_a_stop_off(talk: Talk) -> None:
     ("message", "said"),
     [
         ({"command": "stopping"}, "`stopping` came without a stop"),
-        ({"command": "stopped"}, "`stopped` came unasked"),
-        ({"command": "initialized"}, "`initialized` came unasked"),
+        ({"command": "stopped"}, "`stopped` came without a stop"),
+        ({"command": "initialized"}, "`initialized` came without an initialize"),
         ({"command": "errorMessage"}, "`unknown error`"),
-        ({"command": "dataSourceRequest"}, "would die of it"),
-        ({"command": "error"}, "would die of it"),
+        ({"command": "dataSourceRequest"}, "HKube's worker would crash"),
+        ({"command": "error"}, "HKube's worker would crash"),
         ({"command": "finishSpan"}, "no span was open"),
         ({"nothing": 1}, "without a command"),
     ],
@@ -324,7 +410,9 @@ def test_a_batch_is_tolerated_below_its_limit_only() -> None:
         ({"input": ["$$x"]}, "reserved keyword"),
         ({"input": [["#@o"]]}, "a batch inside another value"),
         ({"input": ["@dataSource.x"]}, "a data source"),
-        ({"ttl": 5}, "'ttl' is not served"),
+        ({"stateType": "stateful"}, "'stateType' is not served"),
+        ({"ttl": "5"}, "data.nodes[0].ttl should be integer"),
+        ({"ttl": -1}, "data.nodes[0].ttl should be >= 0"),
     ],
 )
 def test_a_node_that_cannot_be_run_is_one_sentence(change: Any, said: str) -> None:
