@@ -24,6 +24,7 @@ from ...sandbox.child import in_user_process
 from ...sandbox.parent.child_handle import Listener
 from ...sandbox.parent.user_process import Host
 from ...sandbox.shared.entry import Location
+from ...sandbox.shared.messages import Setup
 from ..errors import HkrunnerError
 from ..io.loop import Loop
 from ..settings.settings import Settings
@@ -140,7 +141,7 @@ class UserProcessAttachment:
         #: Called after the end of the process has been handled.
         self.on_gone: Callable[[], object] = lambda: None
 
-    def begin(self, loop: Loop, listener: Listener, setup: Mapping[str, object]) -> Host:
+    def begin(self, loop: Loop, listener: Listener, setup: Setup) -> Host:
         """Make it load the code. Raises OSError after its end: there is no other process."""
         if self._begun:
             raise ProcessLookupError(0, "the process of --in-process has ended")

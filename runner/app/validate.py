@@ -6,7 +6,6 @@ The code is imported as for a run, in a child with its warden and limits, which 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Mapping
@@ -15,8 +14,8 @@ from typing import Any
 
 from ...sandbox.child import requirements
 from ...sandbox.parent.child_handle import Child
-from ...sandbox.shared.channel import Frame, Kind
 from ...sandbox.shared.entry import METHODS, Location
+from ...sandbox.shared.messages import ApiCall, Blob, Done, Loaded, LoadFailed, Message, Sample
 from ...sandbox.shared.outcome import Cause, Exit, report
 from ..errors import EntryUnusable, HkrunnerError
 from ..io.loop import Loop
@@ -54,7 +53,7 @@ class LoadTest:
     """One child that loads the code and ends."""
 
     def __init__(self, settings: Settings, where: Location) -> None:
-        self.loaded: dict[str, Any] | None = None
+        self.loaded: Loaded | None = None
         self.failure: str | None = None
         self.interrupted = 0
         self._loop = Loop()
@@ -81,16 +80,15 @@ class LoadTest:
         self.interrupted = 128 + number
         self._crew.abandon(Cause.INTERRUPTED)
 
-    def on_frame(self, child: Child, frame: Frame) -> None:
-        """Note LOADED and LOAD_FAILED; ignore other frames."""
-        if frame.fd is not None:
-            os.close(frame.fd)
-        elif frame.kind in (Kind.LOADED, Kind.LOAD_FAILED) and child is self._crew.child:
-            body = json.loads(frame.body)
-            if frame.kind == Kind.LOADED:
-                self.loaded = body
+    def on_message(self, child: Child, task: int, message: Message) -> None:
+        """Note Loaded and LoadFailed; ignore other messages."""
+        if isinstance(message, (Done, ApiCall)) and isinstance(message.wire, Blob):
+            os.close(message.wire.fd)
+        elif isinstance(message, (Loaded, LoadFailed)) and child is self._crew.child:
+            if isinstance(message, Loaded):
+                self.loaded = message
             else:
-                self.failure = str(body["message"])
+                self.failure = message.message
             self._crew.let_go(ask=True)
 
     def on_output(self, child: Child, stream: str, data: bytes) -> None:
@@ -98,7 +96,7 @@ class LoadTest:
         with contextlib.suppress(OSError):
             os.write(2, data)
 
-    def on_sample(self, child: Child, sample: Mapping[str, Any]) -> None:
+    def on_sample(self, child: Child, sample: Sample) -> None:
         """Ignore it."""
 
     def on_exit(self, child: Child, exit: Exit) -> None:
@@ -146,8 +144,8 @@ def _load(found: Validation, settings: Settings, where: Location) -> None:
     if load.failure is not None:
         found.fail(EntryUnusable.exit_status, load.failure)
     if load.loaded is not None:
-        found.python["version"] = load.loaded["python"]
-        found.methods = load.loaded["calls"]
+        found.python["version"] = load.loaded.python
+        found.methods = load.loaded.calls
         for told in found.methods.values():
             if "problem" in told:
                 found.fail(EntryUnusable.exit_status, f"ENTRY_INVALID: {told['problem']}")

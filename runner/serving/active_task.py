@@ -14,6 +14,7 @@ from ...boards.runs.resource_series import ResourceSeries
 from ...boards.runs.store import Store
 from ...boards.runs.task_ids import TaskIds
 from ...boards.runs.task_record import TaskRecord
+from ...sandbox.shared.messages import Begin, Protection, Sample
 from ...sandbox.shared.outcome import Exit
 from ..io.loop import Timer
 from ..link.connection import Message
@@ -54,7 +55,7 @@ class Current:
 
     ids: TaskIds | None = None
     placed: bool = False  #: the child gets its folders with the task itself
-    held: bytes | None = None  #: the body of its BEGIN, which goes to the child together with START
+    held: Begin | None = None  #: what goes to the child together with Start
     record: TaskRecord | None = None
     series: ResourceSeries | None = None
     meter: Meter | None = None
@@ -66,7 +67,7 @@ class Current:
     exit: Exit | None = None
     retried: bool = False
     announced: bool = False  #: the worker has its `initialized`
-    protection: dict[str, Any] | None = None
+    protection: Protection | None = None
     progress: tuple[float, Any] | None = None
     stop_began: float | None = None  #: when it was asked to end
     _tail_bytes: int = 0
@@ -143,12 +144,12 @@ class Current:
         lines = [line[:400] for line in text.splitlines() if line.strip()]
         return tuple(lines[-LAST_LINES:])
 
-    def on_sample(self, sample: Mapping[str, Any]) -> None:
+    def on_sample(self, sample: Sample) -> None:
         """Draw the curve of what it uses."""
         if self.meter is None:
             return
         before = len(self.meter.samples)
-        self.meter.on_sample(dict(sample))
+        self.meter.on_sample(sample)
         if len(self.meter.samples) <= before or self.record is None:
             return
         at, cores, memory, processes = self.meter.samples[-1]
@@ -185,7 +186,7 @@ class Current:
             peak_bytes=peak_bytes or None,
             limit_bytes=self.limit_bytes,
             cpu_s=cpu_s,
-            protection=self.protection,
+            protection=self.protection.as_dict() if self.protection is not None else None,
             stop_s=None if self.stop_began is None else self.began + duration_s - self.stop_began,
             problems=self.problems,
         )

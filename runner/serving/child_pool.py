@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ...sandbox.parent.child_handle import Child, Listener
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.limits import thread_variables
+from ...sandbox.shared.messages import PROTOCOL_VERSION, Setup
 from ...sandbox.shared.outcome import Cause
 from ..io.loop import Loop
 from ..settings.settings import Settings
 
 #: Takes a process that exists already as the child: (loop, listener, setup) -> its handle. May raise OSError.
-Attach = Callable[[Loop, Listener, Mapping[str, object]], Child]
+Attach = Callable[[Loop, Listener, Setup], Child]
 
 
 class Crew:
@@ -104,14 +105,19 @@ class Crew:
     def _own_variables(self) -> dict[str, str]:
         return {**self._env, **self._settings.child_env}
 
-    def _setup(self, env: dict[str, str], python_path: list[str] | None = None) -> dict[str, object]:
-        return {
-            "where": list(self._where),
-            "encoding": self._settings.encoding,
-            "returned_errors": self._settings.api_errors == "return",
-            "python_path": [os.path.abspath(one) for one in python_path or []],
-            "env": env,
-        }
+    def _setup(self, env: dict[str, str], python_path: list[str] | None = None) -> Setup:
+        where = self._where
+        return Setup(
+            version=PROTOCOL_VERSION,
+            folder=where.folder,
+            module=where.module,
+            function=where.function,
+            file=where.file,
+            encoding=self._settings.encoding,
+            python_path=[os.path.abspath(one) for one in python_path or []],
+            returned_errors=self._settings.api_errors == "return",
+            env=env,
+        )
 
     def _start_overdue(self, child: Child) -> None:
         if not child.loaded:

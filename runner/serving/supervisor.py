@@ -1,16 +1,15 @@
 """The one file that knows everybody: turns what becomes ready into events, and actions into I/O.
 
     worker -ws-> Link -> command_of -> Machine.step -> Child.send -> the child's main thread
-    worker <-ws- Link <- Machine.step <- Child.on_frame <- the child encodes the answer once
+    worker <-ws- Link <- Machine.step <- Child.on_message <- the child encodes the answer once
 
 What may happen when stands in task.TABLE; here is how it is done. Messages carry no task id, so each task
-has a running number: frames of the child with another number belong to a task that is over, and are
+has a running number: messages of the child with another number belong to a task that is over, and are
 dropped. A child that is given up is killed in the background and never listened to again.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -23,8 +22,28 @@ from ...sandbox.child.api import ANSWERS
 from ...sandbox.codec.codec import MESSAGE_LIMIT
 from ...sandbox.parent import warden_launch
 from ...sandbox.parent.child_handle import Child
-from ...sandbox.shared.channel import GO_AT_ONCE, Frame, Kind, blob_problem
+from ...sandbox.shared.channel import blob_problem
 from ...sandbox.shared.entry import Location
+from ...sandbox.shared.messages import (
+    ApiCall,
+    Begin,
+    Blob,
+    Done,
+    Failed,
+    Initialize,
+    Initialized,
+    Loaded,
+    LoadFailed,
+    Problem,
+    Progress,
+    Sample,
+    Start,
+    StopReturned,
+    TaskRead,
+    UseFolder,
+    Wire,
+)
+from ...sandbox.shared.messages import Message as ChildMessage
 from ...sandbox.shared.outcome import Cause, Exit, left_behind, report
 from ..console.terminal import Output
 from ..io.loop import Loop, Timer
@@ -278,7 +297,7 @@ class Supervisor:
         if child is None or current is None or self._machine.state not in _WORKING:
             return  # for a task that is over: nobody waits for it
         if message.blob is not None:
-            child.reply_blob(current.number, message.blob.fd, message.blob.size)
+            child.reply(current.number, Blob(message.blob.fd, message.blob.size))
             # The child reads it in its own time: this memory is not used again for the next message.
             message.blob.disown()
         else:
@@ -363,9 +382,9 @@ class Supervisor:
 
     # ---- the child
 
-    def _send(self, kind: Kind, body: bytes = b"") -> None:
+    def _send(self, message: ChildMessage) -> None:
         if self._crew.child is not None and self._current is not None:
-            self._crew.child.send(kind, self._current.number, body)
+            self._crew.child.send(self._current.number, message)
 
     def _begin(self) -> None:
         """Open the next task and hand it to the child."""
@@ -410,28 +429,24 @@ class Supervisor:
         self._is_idle = False
         current.placed, current.held = False, None
         if message.blob is not None:
-            child.send_blob(Kind.INIT, current.number, message.blob.fd, message.blob.size)
+            child.send(current.number, Initialize(Blob(message.blob.fd, message.blob.size)))
         elif child.loaded and message.size <= encoding.NAMES_MAX and self._open_ahead(current, message.data):
             current.placed = True
             # Without an init() nothing is left to be waited for: a round trip to the child, and its wake-up.
             at_once = not child.has_init and child.may_kill and child.is_quiet
             if at_once:
                 self._step(Event.CHILD_INITIALIZED)
-            if at_once and current.record is None:
-                go = GO_AT_ONCE
-            else:
-                go = json.dumps({**self._go(current), "announced": at_once}).encode()
-            body = go + b"\n" + message.data
+            begin = Begin(message.data, at_once, **self._place(current).as_dict())
             if at_once and self._loop.one_core:
                 # The child could not read it before `start` is here: with that, it is woken once, not twice.
-                current.held = body
+                current.held = begin
             else:
-                child.send(Kind.BEGIN, current.number, body)
+                child.send(current.number, begin)
             if at_once:
                 self._admitted(current, child)
             self._loop.expect()  # of the child that it is ready, or of the worker its start
         else:
-            child.send(Kind.INIT, current.number, message.data)
+            child.send(current.number, Initialize(message.data))
 
     def _open_ahead(self, current: Current, data: bytes) -> bool:
         """Open the task with names found here; False when the child has to tell them."""
@@ -458,7 +473,7 @@ class Supervisor:
         if child is None or current is None:
             return
         held, current.held = current.held, None
-        child.send(Kind.START, current.number, after=None if held is None else (Kind.BEGIN, held))
+        child.send(current.number, *([] if held is None else [held]), Start())
         self._loop.expect()  # a tiny task is done in no time
 
     def _let_begin(self) -> None:
@@ -466,7 +481,7 @@ class Supervisor:
         current = self._current
         if current is not None and current.held is not None:
             held, current.held = current.held, None
-            self._send(Kind.BEGIN, held)
+            self._send(held)
 
     def _child_stop(self) -> None:
         self._sign.set(SIGN_OF_LIFE_S)
@@ -523,74 +538,66 @@ class Supervisor:
             self._make_ready()
             self._served = 0
 
-    def on_frame(self, child: Child, frame: Frame) -> None:
-        """One frame of a child."""
+    def on_message(self, child: Child, task: int, message: ChildMessage) -> None:
+        """One message of a child."""
         current = self._current
         stale = (
             child is not self._crew.child
             or child.is_being_killed
-            or (frame.task and (current is None or frame.task != current.number))
+            or (task and (current is None or task != current.number))
         )
-        if stale:
-            if frame.fd is not None:
-                os.close(frame.fd)
+        if stale or (task == 0 and isinstance(message, (Done, ApiCall))):
+            if isinstance(message, (Done, ApiCall)) and isinstance(message.wire, Blob):
+                os.close(message.wire.fd)
             return
-        try:
-            self._take(child, frame)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            # Well-formed frames with a body that is none of ours: user code wrote into the channel.
-            child.kill(Cause.CHANNEL_BROKEN, f"frame {frame.kind} with a bad body: {error}")
+        match message:
+            case Done(wire=wire) if current is not None:
+                if isinstance(wire, Blob):
+                    self._take_blob(child, current, wire.fd, wire.size)
+                else:
+                    current.answer = wire
+                    self._task_ended(current, Event.CHILD_DONE)
+            case ApiCall(wire=wire) if current is not None:
+                self._on_call(child, wire)
+            case Initialized():
+                if current is not None and current.message is not None:
+                    self._take_on(current, child)  # there was no init() to call
+                self._step(Event.CHILD_INITIALIZED)
+            case Progress() if current is not None:
+                self._on_progress(current, message)
+            case TaskRead(ids=ids) if current is not None:
+                self._admit(current, ids)
+            case Failed() if current is not None:
+                current.failure = Failure(message.code, message.message, message.details)
+                if message.ends:
+                    self._end_redirect(child)
+                    self._crew.let_go()
+                    self._step(Event.CHILD_FAILED)
+                else:
+                    self._task_ended(current, Event.CHILD_FAILED)
+            case StopReturned(error=error):
+                if error:
+                    self._output.warn(f"✘ stop() of task {self._name()} failed: {error}")
+            case Loaded():
+                self._loaded(message)
+            case LoadFailed():
+                self._load_failed(Failure(message.code, message.message, message.details))
+            case Problem(text=text):
+                if current is not None:
+                    current.problems.append(text)  # told with the end of the task
+                else:
+                    self._output.warn(f"✘ {text}")
 
-    def _take(self, child: Child, frame: Frame) -> None:
-        current, kind = self._current, frame.kind
-        if kind == Kind.DONE and current is not None:
-            if frame.fd is not None:
-                self._take_blob(child, current, frame.fd, frame.size)
-            else:
-                current.answer = frame.body
-                self._task_ended(current, Event.CHILD_DONE)
+    def _on_call(self, child: Child, wire: Wire) -> None:
+        if not isinstance(wire, Blob):
+            self._pass_call(wire)
             return
-        if kind == Kind.CALL and frame.fd is not None and blob_problem(frame.fd, frame.size) is None:
-            self._pass_call(b"", BlobSource(frame.fd, frame.size))
+        problem = blob_problem(wire.fd, wire.size)
+        if problem is not None:
+            os.close(wire.fd)
+            child.kill(Cause.CHANNEL_BROKEN, f"the memory of a call: {problem}")
             return
-        if frame.fd is not None:
-            os.close(frame.fd)
-            raise ValueError("a descriptor nobody asked for")
-        if kind == Kind.INITIALIZED:
-            if current is not None and current.message is not None:
-                self._take_on(current, child)  # there was no init() to call
-            self._step(Event.CHILD_INITIALIZED)
-        elif kind == Kind.CALL and current is not None:
-            self._pass_call(frame.body)
-        elif kind == Kind.PROGRESS and current is not None:
-            self._on_progress(current, json.loads(frame.body))
-        elif kind == Kind.ADMIT and current is not None:
-            self._admit(current, json.loads(frame.body))
-        elif kind == Kind.FAILED and current is not None:
-            told = json.loads(frame.body)
-            current.failure = _failure_of(told)
-            if told.get("ends"):
-                self._end_redirect(child)
-                self._crew.let_go()
-                self._step(Event.CHILD_FAILED)
-            else:
-                self._task_ended(current, Event.CHILD_FAILED)
-        elif kind == Kind.STOPPED:
-            told = json.loads(frame.body)
-            if told.get("error"):
-                self._output.warn(f"✘ stop() of task {self._name()} failed: {told['error']}")
-        elif kind == Kind.LOADED:
-            self._loaded(json.loads(frame.body))
-        elif kind == Kind.LOAD_FAILED:
-            self._load_failed(_failure_of(json.loads(frame.body)))
-        elif kind == Kind.NOTE:
-            problem = str(json.loads(frame.body)["problem"])
-            if current is not None:
-                current.problems.append(problem)  # told with the end of the task
-            else:
-                self._output.warn(f"✘ {problem}")
-        else:
-            raise ValueError("a kind nobody sends")
+        self._pass_call(b"", BlobSource(wire.fd, wire.size))
 
     def _pass_call(self, wire: bytes, source: BlobSource | None = None) -> None:
         """A message of the code API; it has a meaning only while the task is being worked on."""
@@ -600,10 +607,9 @@ class Supervisor:
             return
         self._post(wire, source)
 
-    def _on_progress(self, current: Current, told: Mapping[str, Any]) -> None:
-        value = float(told["value"])
-        current.progressed(value, told.get("details"))
-        data = {"progress": value, "details": told.get("details")}
+    def _on_progress(self, current: Current, progress: Progress) -> None:
+        current.progressed(progress.value, progress.details)
+        data = {"progress": progress.value, "details": progress.details}
         if self._output.events is not None:
             self._output.events.emit("progress", data)
         if self._machine.state in _WORKING:
@@ -648,7 +654,7 @@ class Supervisor:
             current.ending = None
             self._step(event)
 
-    def on_sample(self, child: Child, sample: Mapping[str, Any]) -> None:
+    def on_sample(self, child: Child, sample: Sample) -> None:
         """Usage of a tree."""
         current = self._current
         if current is None or child is not self._crew.child or current.meter is None:
@@ -656,17 +662,17 @@ class Supervisor:
         current.on_sample(sample)
         if self._output.events is not None:
             self._output.events.sampled(current.meter.samples)
-        if sample.get("ask") == current.meter.end_ask and current.ending is not None:
+        if sample.answers == current.meter.end_ask and current.ending is not None:
             self._settle(current)
 
-    def _loaded(self, told: Mapping[str, Any]) -> None:
-        has = [str(one) for one in told["methods"]]
+    def _loaded(self, loaded: Loaded) -> None:
+        has = loaded.methods
         lacks = [one for one in ("init", "stop", "exit") if one not in has]
         without = f" (no {', '.join(lacks)})" if lacks else ""
         say = self._output.debug if self._settings.local or "loaded" in self._told else self._output.say
         say(f"● {self._shown} loaded: {', '.join(has)}{without}")
         if self._output.events is not None:
-            told_of_it = {"entry": self._shown, "methods": has, "python": told.get("python")}
+            told_of_it = {"entry": self._shown, "methods": has, "python": loaded.python}
             self._output.events.emit("loaded", told_of_it)
         self._tell_protection()
         self._told.add("loaded")
@@ -678,12 +684,12 @@ class Supervisor:
     def _tell_protection(self) -> None:
         """Say once which limits hold and who holds them."""
         child = self._crew.child
-        if child is None or child.holds is None or "loaded" in self._told:
+        if child is None or child.protection is None or "loaded" in self._told:
             return
-        line = str(child.holds["line"])
+        line = child.protection.line
         if self._settings.limits_from:
             line += f" ({self._settings.limits_from})"
-        signals = "confined" if child.holds["signals_confined"] else "not confined (this kernel cannot)"
+        signals = "confined" if child.protection.signals_confined else "not confined (this kernel cannot)"
         asked = self._settings.limits != NO_LIMITS
         say = self._output.say if asked or not self._settings.local else self._output.debug
         say(f"● {line}; signals {signals}")
@@ -770,7 +776,7 @@ class Supervisor:
         assert child is not None, "its frame has just come"
         self._take_on(current, child)
         if not current.placed:
-            self._send(Kind.GO, json.dumps(self._go(current)).encode())
+            self._send(self._place(current))
 
     def _take_on(self, current: Current, child: Child) -> None:
         """The task has begun in the child, which nobody else can take any more."""
@@ -779,7 +785,7 @@ class Supervisor:
 
     def _admitted(self, current: Current, child: Child) -> None:
         """The task is the child's: it is measured and timed from here on."""
-        current.protection = child.holds
+        current.protection = child.protection
         current.meter = Meter(child, exact=current.limit_bytes is not None)
         self._lasts.set(WATCH_S)
         limits = self._settings.limits
@@ -795,17 +801,17 @@ class Supervisor:
         child.kill(Cause.TASK_TIMEOUT, after)
         warden_launch.prepare()  # for the child that takes its place
 
-    def _go(self, current: Current) -> dict[str, object]:
+    def _place(self, current: Current) -> UseFolder:
         """Where the child finds the task's folders, and what it is to keep there."""
         record = current.record
         if record is None:
-            return {}
+            return UseFolder()
         env = record.environment
         if not self._settings.local:
             # glibc keeps every value that a variable ever had: 130 bytes a task, for ever (measured).
             del env["HKRUNNER_TASK_METRICS_DIR"]
-        most = self._settings.keep_values_bytes
-        return {"folder": record.folder_text if record.is_there else None, "env": env, "most": most}
+        folder = record.folder_text if record.is_there else None
+        return UseFolder(folder, self._settings.keep_values_bytes, env)
 
     def _open(self, current: Current, ids: TaskIds) -> None:
         current.open(self._store, ids, self._shown, self._settings.given)
@@ -988,7 +994,3 @@ class Supervisor:
 def _text(told: Mapping[str, Any], name: str) -> str:
     value = told.get(name)
     return "" if value is None else str(value)
-
-
-def _failure_of(told: Mapping[str, Any]) -> Failure:
-    return Failure(str(told["code"]), str(told["message"]), str(told.get("details") or ""))

@@ -8,11 +8,11 @@ the whole tree.
 from __future__ import annotations
 
 import time
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from ...sandbox.linux import procfs
 from ...sandbox.parent.child_handle import Child
+from ...sandbox.shared.messages import Sample
 
 #: A task older than this has the warden begin a new peak, and is asked for at its end.
 WATCH_S = 0.05
@@ -52,7 +52,7 @@ class Meter:
         self._files_bytes = 0
         self.processes = 0
         self.asked = False
-        self._final: dict[str, Any] | None = None
+        self._final: Sample | None = None
         #: (seconds since the epoch, cores, bytes, processes) a few times a second.
         self.samples: list[tuple[float, float, int, int]] = []
         self._last = (time.time(), 0.0)
@@ -66,25 +66,25 @@ class Meter:
         """The task lasts: have the warden look at the whole tree from here on."""
         self._child.ask(self._began_ask, restart=True)
 
-    def on_sample(self, sample: dict[str, Any]) -> None:
+    def on_sample(self, sample: Sample) -> None:
         """Take a sample of the tree."""
-        if sample.get("ask") == self._began_ask:
-            self._tree_cpu_s = sample["cpu_s"]
+        if sample.answers == self._began_ask:
+            self._tree_cpu_s = sample.cpu_s
             self._before_ns = _cpu_ns(self._clock) - self._cpu_ns
-            self._last = (time.time(), sample["cpu_s"])
+            self._last = (time.time(), sample.cpu_s)
             return
-        if self._tree_cpu_s is None and sample.get("ask") != self.end_ask:
+        if self._tree_cpu_s is None and sample.answers != self.end_ask:
             return
-        self.peak_bytes = max(self.peak_bytes, sample["peak"])
-        self._files_bytes = max(self._files_bytes, sample.get("files", 0))
-        self.processes = sample["processes"]
-        if sample.get("ask") == self.end_ask:
+        self.peak_bytes = max(self.peak_bytes, sample.peak_bytes)
+        self._files_bytes = max(self._files_bytes, sample.files_bytes)
+        self.processes = sample.processes
+        if sample.answers == self.end_ask:
             self._final = sample
         now, (at, cpu_s) = time.time(), self._last
         if now - at >= 0.05:
-            cores = max(0.0, sample["cpu_s"] - cpu_s) / (now - at)
-            self.samples.append((now, cores, sample["memory"], sample["processes"]))
-            self._last = (now, sample["cpu_s"])
+            cores = max(0.0, sample.cpu_s - cpu_s) / (now - at)
+            self.samples.append((now, cores, sample.memory_bytes, sample.processes))
+            self._last = (now, sample.cpu_s)
             if len(self.samples) > 4000:
                 self.samples = self.samples[::2]
 
@@ -103,7 +103,7 @@ class Meter:
         high = self._high()
         cpu_s = own_ns / 1e9
         if self._final is not None and self._tree_cpu_s is not None:
-            cpu_s = self._before_ns / 1e9 + self._final["cpu_s"] - self._tree_cpu_s
+            cpu_s = self._before_ns / 1e9 + self._final.cpu_s - self._tree_cpu_s
         return max(self.peak_bytes, high), max(cpu_s, 0.0)
 
     def _high(self) -> int:

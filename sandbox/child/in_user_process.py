@@ -7,7 +7,7 @@ user, or their editor, has started runs the code, in its main thread and at its 
 supervisor is a process below it, in a session of its own. Between them are the sockets that a child always
 has (see process.py); a third pair tells of signals and of the end:
 
-    this process -> supervisor    EXIT (somebody asks to end, with this status), ENDED (the last word)
+    this process -> supervisor    EndAsked, LastWord (see messages.py)
     EOF                           the other side is gone
 
 So while the code stands at a breakpoint the supervisor answers the worker; it never waits for us.
@@ -22,7 +22,6 @@ from __future__ import annotations
 import bdb
 import contextlib
 import faulthandler
-import json
 import os
 import signal
 import socket
@@ -33,7 +32,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-from ..shared.channel import INLINE_MAX, Kind, encode
+from ..shared.messages import EndAsked, Failed, LastWord, LoadFailed, Message, encode
 from . import exception_report, main
 from .api import Api
 
@@ -78,14 +77,12 @@ class Here(main.Child):
         self._post_mortem = post_mortem
         self._asked = False
         self._owner = os.getpid()
-        frame = channel.receive()
-        if frame is None:
+        setup = main.receive_setup(channel)
+        if setup is None:
             raise EOFError
-        setup = json.loads(frame.body)
-        os.environ.update(setup["env"])
-        where = setup["where"]
-        sys.argv[:] = [where[3] or where[1]]
-        os.chdir(where[0])
+        os.environ.update(setup.env or {})
+        sys.argv[:] = [setup.file or setup.module]
+        os.chdir(setup.folder)
         super().__init__(channel, control, setup)
 
     def serve(self) -> None:
@@ -106,21 +103,21 @@ class Here(main.Child):
             pass
         finally:
             os._exit = exit_now
-            self._tell(Kind.ENDED, {"code": 0})
+            self._tell(LastWord(0))
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _tell(self, kind: Kind, body: dict[str, Any]) -> None:
+    def _tell(self, message: Message) -> None:
         # A supervisor that is gone is noticed by whoever reads.
         with contextlib.suppress(OSError):
-            self._news.sendall(encode(kind, 0, json.dumps(body).encode()[:INLINE_MAX]))
+            self._news.sendall(encode(0, message))
 
     def _last_word(self, exit_now: Callable[[int], NoReturn]) -> Callable[[int], NoReturn]:
         """Return an os._exit() that tells the supervisor first: it is not our parent, and cannot know."""
 
         def telling(status: int) -> NoReturn:
             if os.getpid() == self._owner:
-                self._tell(Kind.ENDED, {"code": status})
+                self._tell(LastWord(status))
             exit_now(status)
 
         return telling
@@ -131,7 +128,7 @@ class Here(main.Child):
         is_under_way = self._exit_known.is_set() and number == signal.SIGINT and not self._asked
         self._asked = True
         if not is_under_way:  # asked for again, it kills
-            self._tell(Kind.EXIT, {"status": 128 + number})
+            self._tell(EndAsked(128 + number))
             # The same signal once more, from whoever it comes, ends this process as it ends any other.
             signal.signal(number, signal.SIG_DFL)
 
@@ -166,16 +163,16 @@ class Here(main.Child):
         with self._users():
             super()._load(bare)
 
-    def _import_failure(self, error: BaseException) -> dict[str, Any]:
+    def _import_failure(self, error: BaseException) -> Failed:
         if isinstance(error, KeyboardInterrupt):
             self._ask_to_end(signal.SIGINT)
             raise _Left from None
         self._look_at(error)
         return super()._import_failure(error)
 
-    def _refuse(self, told: dict[str, Any]) -> NoReturn:
+    def _refuse(self, failed: Failed) -> NoReturn:
         main._flush()
-        self._send_json(Kind.LOAD_FAILED, 0, told)
+        self._send(0, LoadFailed(failed.code, failed.message, failed.details))
         raise _Left
 
     def _call(self, function: Callable[..., Any], name: str, most: int, args: Any, api: Api) -> Any:
@@ -204,12 +201,12 @@ class Here(main.Child):
         with contextlib.suppress(bdb.BdbQuit):
             debugger.look_at(trace)
 
-    def _fail(self, task: int, told: dict[str, Any]) -> None:
+    def _fail(self, task: int, failed: Failed) -> None:
         if isinstance(sys.exc_info()[1], KeyboardInterrupt) and not self._asked:
             # Ctrl-C, or as good as: the run ends. The supervisor has heard of it before it gets the answer.
             self._ask_to_end(signal.SIGINT)
             self._exit_known.wait(5.0)
-        super()._fail(task, told)
+        super()._fail(task, failed)
 
     def _say_goodbye(self) -> NoReturn:
         try:
@@ -238,15 +235,17 @@ def _breakpoint(*args: Any, **more: Any) -> None:
 class Channel(main.Channel):
     """A child's channel on which a Ctrl-C does not cut a frame in two."""
 
-    def send(self, kind: Kind, task: int, *body: bytes | bytearray | memoryview, keep: bool = False) -> None:
+    def send_body(
+        self, task: int, kind: int, *body: bytes | bytearray | memoryview, keep: bool = False
+    ) -> None:
         """Send one frame, whole; a Ctrl-C meanwhile takes effect afterwards."""
         if threading.current_thread() is not threading.main_thread():
-            super().send(kind, task, *body, keep=keep)
+            super().send_body(task, kind, *body, keep=keep)
             return
         late: list[int] = []
         handler = signal.signal(signal.SIGINT, lambda number, frame: late.append(number))
         try:
-            super().send(kind, task, *body, keep=keep)
+            super().send_body(task, kind, *body, keep=keep)
         finally:
             signal.signal(signal.SIGINT, handler)
         if late and callable(handler):

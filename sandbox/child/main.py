@@ -33,22 +33,48 @@ import socket
 import sys
 import threading
 from types import CoroutineType
-from typing import Any, Callable, Dict, FrozenSet, List, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, NoReturn, Optional, Sequence, Tuple, Type, Union
 
 from ..codec import codec
 from ..shared import entry as entries
 from ..shared.channel import (
     EXIT_CHANNEL_LOST,
-    GO_AT_ONCE,
     INLINE_MAX,
     STACK_SIGNAL,
-    Frame,
+    ChannelError,
     FrameReader,
-    Kind,
     encode,
     fds_of,
     header,
     seal,
+)
+from ..shared.messages import (
+    PROTOCOL_VERSION,
+    TO_CHILD,
+    TO_CONTROL,
+    ApiCall,
+    Begin,
+    Blob,
+    Done,
+    EndProcess,
+    Failed,
+    Initialize,
+    Initialized,
+    Loaded,
+    LoadFailed,
+    Message,
+    Problem,
+    Progress,
+    Reply,
+    Setup,
+    Start,
+    StopReturned,
+    StopTask,
+    TaskRead,
+    UseFolder,
+    Wire,
+    body_of,
+    decode,
 )
 from . import exception_report, fork_logging
 from .api import Api
@@ -80,16 +106,29 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     faulthandler.enable(fault, all_threads=True)
     faulthandler.register(STACK_SIGNAL, fault, all_threads=True, chain=False)
     channel = Channel(tasks)
-    frame = channel.receive()
-    if frame is None:
+    setup = receive_setup(channel)
+    if setup is None:
         sys.exit(0)
-    setup = json.loads(frame.body)
     child = Child(channel, socket.socket(fileno=control), setup)
     # As for a script: an argparse of the user's must not meet ours.
     sys.argv[:] = [child.shown_as]
     if collects:
         gc.enable()
     child.run(bare)
+
+
+def receive_setup(channel: Channel) -> Optional[Setup]:
+    """Return the first message of the parent, None when it is gone. One of another version ends us."""
+    try:
+        received = channel.receive()
+    except ChannelError as error:
+        channel.send(0, LoadFailed("RUNNER_ERROR", f"RUNNER_ERROR: {error}"))
+        os._exit(0)
+    if received is None:
+        return None
+    setup = received[1]
+    assert isinstance(setup, Setup), "a parent says first what to load"
+    return setup
 
 
 def _move_up(fd: int) -> int:
@@ -105,13 +144,13 @@ class Channel:
         self._socket = socket.socket(fileno=fd)
         self._reader = FrameReader()
         self._scratch = bytearray(65536)  # what is read, until it is taken apart
-        self._ready: List[Frame] = []
+        self._ready: List[Tuple[int, Message]] = []
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._blob: Optional[int] = None
 
-    def receive(self) -> Optional[Frame]:
-        """Wait for the next frame; None when the parent will send no more."""
+    def receive(self) -> Optional[Tuple[int, Message]]:
+        """Wait for the next message; return it with its task's number, None when no more will come."""
         while not self._ready:
             try:
                 count, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], 256, _CLOEXEC)
@@ -120,7 +159,8 @@ class Channel:
             fds = fds_of(ancillary)
             if not count and not fds:
                 return None
-            self._ready = self._reader.feed(memoryview(self._scratch)[:count], fds)
+            frames = self._reader.feed(memoryview(self._scratch)[:count], fds)
+            self._ready = [(frame.task, decode(frame, TO_CHILD)) for frame in frames]
         return self._ready.pop(0)
 
     def rests(self, seconds: float) -> bool:
@@ -129,12 +169,22 @@ class Channel:
         poll.register(self._socket, select.POLLIN)
         return not self._ready and not poll.poll(seconds * 1000)
 
-    def send(self, kind: Kind, task: int, *body: codec.Buffer, keep: bool = False) -> None:
-        """Send one frame, whole, its body in one or more pieces. Waits while the parent does not read.
+    def send(self, task: int, message: Message) -> None:
+        """Send a message, whole. Waits while the parent does not read."""
+        self.send_body(task, message.kind, _short_body(message))
+
+    def send_wire(
+        self, task: int, message: Type[Union[Done, ApiCall]], *wire: codec.Buffer, keep: bool
+    ) -> None:
+        """Send bytes of HKube's own messages, in one or more pieces.
 
         `keep`: a large body may use the one memfd that is kept from task to task; the parent has done
         with the last one by the time the next task begins.
         """
+        self.send_body(task, message.kind, *wire, keep=keep)
+
+    def send_body(self, task: int, kind: int, *body: codec.Buffer, keep: bool = False) -> None:
+        """Send one frame, whole, its body in one or more pieces."""
         if os.getpid() != self._pid:
             # A process forked by the user's code that came back here instead of ending.
             _leave_fork()
@@ -148,7 +198,7 @@ class Channel:
         """In a forked process: see Child._renew_locks."""
         self._lock = threading.Lock()
 
-    def _send(self, kind: Kind, task: int, body: Sequence[codec.Buffer], keep: bool) -> None:
+    def _send(self, kind: int, task: int, body: Sequence[codec.Buffer], keep: bool) -> None:
         size = sum(len(one) for one in body)
         if size <= INLINE_MAX:
             self._socket.sendall(encode(kind, task, b"".join(body)))
@@ -219,16 +269,16 @@ class Child:
     #: sys.exit() in the user's code fails the task, and the next one is served.
     _outlives_exit = False
 
-    def __init__(self, channel: Channel, control: socket.socket, setup: Dict[str, Any]) -> None:
+    def __init__(self, channel: Channel, control: socket.socket, setup: Setup) -> None:
         self._channel = channel
         self._control = control
-        self._where = entries.Location(*setup["where"])
+        self._where = entries.Location(setup.folder, setup.module, setup.function, setup.file)
         #: What stands for the program's name.
         self.shown_as = self._where.file or self._where.module
-        self._encoding: str = setup["encoding"]
-        self._returned_errors: bool = setup.get("returned_errors", False)
-        self._python_path: List[str] = setup["python_path"]
-        self._brake_bytes: Optional[int] = setup.get("brake_bytes")
+        self._encoding = setup.encoding
+        self._returned_errors = setup.returned_errors
+        self._python_path = setup.python_path
+        self._brake_bytes = setup.brake_bytes
         self._entry: Optional[entries.Entry] = None
         self._task = 0
         self._api: Optional[Api] = None
@@ -236,7 +286,7 @@ class Child:
         self._exit: Optional[Dict[str, Any]] = None
         self._cancel: Optional[Callable[[], object]] = None
         self._pid = os.getpid()
-        self._next: Optional[Frame] = None
+        self._next: Optional[Tuple[int, Message]] = None
         self._result: Optional[Tuple[int, str]] = None
         #: Never touched, so nothing is used; bytes(n) comes from calloc.
         self._kept_back = bytes(KEPT_BACK_BYTES)
@@ -256,11 +306,12 @@ class Child:
         threading.Thread(target=self._listen, name="hkrunner-control", daemon=True).start()
         self._load(bare)
         while True:
-            frame, self._next = self._next or self._channel.receive(), None
-            if frame is None:
+            received, self._next = self._next or self._channel.receive(), None
+            if received is None:
                 break
-            if frame.kind in (Kind.INIT, Kind.BEGIN):
-                self._serve(frame)
+            task, message = received
+            if isinstance(message, (Begin, Initialize)):
+                self._serve(task, message)
                 if self._is_slow:
                     self._served += 1
                     if self._served >= ENOUGH_TASKS or self._channel.rests(REST_S):
@@ -296,7 +347,7 @@ class Child:
         try:
             loaded = entries.load(self._where, bare=bare, python_path=self._python_path)
         except entries.EntryError as error:
-            self._refuse(_told(error.code, error))
+            self._refuse(_failed(error.code, error))
         except BaseException as error:  # noqa: BLE001 - the edge of user code: whatever it raises is an answer
             self._make_room(error)
             self._refuse(self._import_failure(error))
@@ -308,8 +359,7 @@ class Child:
         except BaseException:  # noqa: BLE001 - what a user's object says of its signature may raise anything
             calls = {}
         self._give_back_room()
-        told = {"methods": methods, "python": sys.version.split()[0], "calls": calls}
-        self._send_json(Kind.LOADED, 0, told)
+        self._send(0, Loaded(PROTOCOL_VERSION, methods, sys.version.split()[0], calls))
 
     def _give_back_room(self) -> None:
         """Have no task use what the brake allowed above the limit while the code was loaded.
@@ -324,43 +374,45 @@ class Child:
             if most < soft:
                 resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
-    def _import_failure(self, error: BaseException) -> Dict[str, Any]:
+    def _import_failure(self, error: BaseException) -> Failed:
         told = exception_report.describe(
             error, self._where.folder, code="IMPORT_FAILED", during=" during import"
         )
+        text: str = told["message"]
         if isinstance(error, ModuleNotFoundError):
-            told["message"] = told["message"].replace(
-                " during import", f" (python: {exception_report.interpreter()})", 1
-            )
-        return told
+            text = text.replace(" during import", f" (python: {exception_report.interpreter()})", 1)
+        return Failed(told["code"], text, told["details"])
 
-    def _refuse(self, told: Dict[str, Any]) -> NoReturn:
+    def _refuse(self, failed: Failed) -> NoReturn:
         _flush()
-        self._send_json(Kind.LOAD_FAILED, 0, told)
+        self._send(0, LoadFailed(failed.code, failed.message, failed.details))
         # Nothing of the user's has to be wound down; a thread it started must not hold us up.
         os._exit(0)
 
     # ---- one task, in the main thread
 
-    def _serve(self, frame: Frame) -> None:
-        task = frame.task
+    def _serve(self, task: int, message: Union[Begin, Initialize]) -> None:
         entry = self._entry
         assert entry is not None, "tasks are served after LOADED"
         folder: Optional[str] = None
         announced = False
         try:
-            if frame.kind == Kind.BEGIN:
-                go, _, message = frame.body.partition(b"\n")
-                folder, most, announced = self._place(go)
-                args, ids = codec.ids_of(self._decode(message))
+            size = len(message.wire) if isinstance(message.wire, bytes) else message.wire.size
+            if isinstance(message, Begin):
+                announced = message.is_announced
+                args, ids = codec.ids_of(self._decode(message.wire))
                 if entry.init is not None:
                     # From here on the task has begun: if we die now, it is not given to another child.
-                    self._send_json(Kind.ADMIT, task, ids)
+                    self._send(task, TaskRead(ids))
+                place: Union[Begin, UseFolder] = message
             else:
-                args = self._admit(frame)
-                folder, most, _ = self._go()
+                args = self._admit(task, message)
+                place = self._wait_for_folder()
+            folder, most = place.folder, place.keep_max_bytes
+            if place.env:
+                os.environ.update(place.env)
             if folder is not None:
-                if most is None or frame.size <= most:
+                if most is None or size <= most:
                     self._keep_input(folder, codec.json_text(args.get("input")))
                 self._prepare(folder)
             api = Api(
@@ -373,9 +425,9 @@ class Child:
                 self._call(entry.init, "init", 1, args, api)
             if not announced:
                 _flush()
-                self._channel.send(Kind.INITIALIZED, task)
+                self._channel.send(task, Initialized())
             start = self._channel.receive()
-            if start is None or start.kind != Kind.START:
+            if start is None or not isinstance(start[1], Start):
                 self._next = start
                 raise _MovedOn
             api._begin_start()
@@ -384,21 +436,22 @@ class Child:
         except _MovedOn:
             return
         except codec.ResultInvalid as error:
-            self._fail(task, _told("RESULT_INVALID", error))
+            self._fail(task, _failed("RESULT_INVALID", error))
         except codec.ResultTooLarge as error:
-            self._fail(task, _told("RESULT_TOO_LARGE", error))
+            self._fail(task, _failed("RESULT_TOO_LARGE", error))
         except entries.EntryError as error:
-            self._fail(task, _told(error.code, error))
+            self._fail(task, _failed(error.code, error))
         except BaseException as error:  # the edge of user code: whatever it raises is an answer
             self._make_room(error)
             if os.getpid() != self._pid:
                 # A copy of us, forked by the user's code: it ends as a script would.
-                told = exception_report.describe(error, self._where.folder)["message"]
+                text = exception_report.describe(error, self._where.folder)["message"]
                 with contextlib.suppress(Exception):
-                    print(told, file=sys.stderr)
+                    print(text, file=sys.stderr)
                 _leave_fork(1)
             ends = isinstance(error, SystemExit) and not self._outlives_exit
-            self._fail(task, {**exception_report.describe(error, self._where.folder), "ends": ends})
+            told = exception_report.describe(error, self._where.folder)
+            self._fail(task, Failed(told["code"], told["message"], told["details"], ends))
             if ends:
                 raise
         finally:
@@ -423,24 +476,22 @@ class Child:
                     more = min(more, hard)
                 resource.setrlimit(resource.RLIMIT_DATA, (more, hard))
 
-    def _admit(self, frame: Frame) -> Dict[str, Any]:
+    def _admit(self, task: int, message: Initialize) -> Dict[str, Any]:
         """Decode the task and tell the parent its ids; returns what init and start get."""
-        try:
-            message = self._decode(frame.body if frame.fd is None else _mapped(frame.fd, frame.size))
-        finally:
-            if frame.fd is not None:
-                os.close(frame.fd)
-        data, ids = codec.ids_of(message)
-        self._send_json(Kind.ADMIT, frame.task, ids)
+        data, ids = codec.ids_of(self._decode(message.wire))
+        self._send(task, TaskRead(ids))
         return data
 
-    def _decode(self, data: codec.Buffer) -> Any:
+    def _decode(self, wire: Wire) -> Any:
         try:
-            return codec.decode(self._encoding, data)
+            return codec.decode(self._encoding, wire if isinstance(wire, bytes) else _mapped(wire))
         except ValueError as error:
             raise entries.EntryError(
                 "RUNNER_ERROR", f"the worker's initialize is no {self._encoding}: {error}"
             ) from None
+        finally:
+            if isinstance(wire, Blob):
+                os.close(wire.fd)
 
     def _open(self, task: int, api: Api) -> None:
         """The task can be stopped from here on; at once, if that was asked for before we had read it."""
@@ -452,20 +503,11 @@ class Child:
         elif self._exit is not None:
             self._begin_stop(task, {"forceStop": True})
 
-    def _go(self) -> Tuple[Optional[str], Optional[int], bool]:
-        """Take the task's folders; returns the one for its record, None when nothing is kept, how large
-        a value is kept at most, None when any is, and whether the worker takes it for initialized."""
-        frame = self._channel.receive()
-        if frame is None or frame.kind != Kind.GO:
+    def _wait_for_folder(self) -> UseFolder:
+        received = self._channel.receive()
+        if received is None or not isinstance(received[1], UseFolder):
             raise _MovedOn
-        return self._place(frame.body)
-
-    def _place(self, go: bytes) -> Tuple[Optional[str], Optional[int], bool]:
-        if go == GO_AT_ONCE:
-            return None, None, True
-        told = json.loads(go)
-        os.environ.update(told.get("env") or {})
-        return told.get("folder"), told.get("most"), bool(told.get("announced"))
+        return received[1]
 
     def _call(self, function: Callable[..., Any], name: str, most: int, args: Any, api: Api) -> Any:
         how = self._calls.get(name)
@@ -506,7 +548,7 @@ class Child:
             self._keep_result(folder, _data_of(bytes(wire[0])) if is_json else codec.json_text(result))
         del result
         self._wind_up(None)
-        self._channel.send(Kind.DONE, task, *wire, keep=True)
+        self._channel.send_wire(task, Done, *wire, keep=True)
 
     def _wind_up(self, error: Optional[str]) -> None:
         """The last of a task before its answer: stop() comes to its end, spans are closed, output is out."""
@@ -525,11 +567,11 @@ class Child:
             wire = codec.encode(self._encoding, message, name=f"{message['command']} data")
         except (codec.ResultInvalid, codec.ResultTooLarge) as error:
             raise Api.Error(str(error)) from None
-        self._channel.send(Kind.CALL, task, wire)
+        self._channel.send_wire(task, ApiCall, wire, keep=False)
 
     def _show_progress(self, task: int, value: float, details: Any) -> None:
         self._need_own_process()
-        self._send_json(Kind.PROGRESS, task, {"value": value, "details": _plain(details)})
+        self._send(task, Progress(value, _plain(details)))
 
     def _need_own_process(self) -> None:
         if os.getpid() != self._pid:
@@ -538,9 +580,9 @@ class Child:
                 "it has found, and call api from there"
             )
 
-    def _fail(self, task: int, told: Dict[str, Any]) -> None:
-        self._wind_up(told["message"])
-        self._send_json(Kind.FAILED, task, told)
+    def _fail(self, task: int, failed: Failed) -> None:
+        self._wind_up(failed.message)
+        self._send(task, failed)
 
     def _prepare(self, folder: str) -> None:
         """Make the file that will hold the result now: a new file costs up to 0.2 ms, which is then no
@@ -592,7 +634,7 @@ class Child:
 
     def _not_kept(self, name: str, error: OSError) -> None:
         """A full disk or a removed folder does not fail the task; it is told."""
-        self._send_json(Kind.NOTE, self._task, {"problem": f"{name} was not kept: {error.strerror}"})
+        self._send(self._task, Problem(f"{name} was not kept: {error.strerror}"))
 
     # ---- stop and exit, in the control thread
 
@@ -615,23 +657,23 @@ class Child:
             if not data and not fds:
                 return
             for frame in reader.feed(data, fds):
-                if frame.kind == Kind.STOP:
-                    self._begin_stop(frame.task, json.loads(frame.body))
-                elif frame.kind == Kind.EXIT:
-                    self._exit = json.loads(frame.body)
+                message = decode(frame, TO_CONTROL)
+                if isinstance(message, StopTask):
+                    self._begin_stop(frame.task, message.options)
+                elif isinstance(message, EndProcess):
+                    self._exit = message.options
                     self._begin_stop(0, {"forceStop": True})
                     self._exit_known.set()
-                elif frame.kind == Kind.REPLY:
-                    self._take_reply(frame)
+                elif isinstance(message, Reply):
+                    self._take_reply(frame.task, message.wire)
 
-    def _take_reply(self, frame: Frame) -> None:
+    def _take_reply(self, task: int, wire: Wire) -> None:
         """Hand an answer of the worker to whoever waits for it."""
         with self._state:
-            api = self._api if frame.task == self._task else None
-        data: codec.Buffer = frame.body
+            api = self._api if task == self._task else None
+        data: codec.Buffer = b""
         try:
-            if frame.fd is not None:
-                data = _mapped(frame.fd, frame.size)
+            data = wire if isinstance(wire, bytes) else _mapped(wire)
             if api is None:
                 return
             message = codec.decode(self._encoding, data)
@@ -641,8 +683,8 @@ class Child:
                 api._cannot_read(bytes(data[:EDGE]) + bytes(data[-EDGE:]), len(data), error)
             return
         finally:
-            if frame.fd is not None:
-                os.close(frame.fd)
+            if isinstance(wire, Blob):
+                os.close(wire.fd)
         if isinstance(message, dict):
             api._answer(message)
 
@@ -668,19 +710,17 @@ class Child:
 
     def _stop(self, task: int, options: Dict[str, Any]) -> None:
         """Call the user's stop(), then cancel a start() that is a coroutine."""
-        told: Dict[str, Any] = {"existed": False}
+        failure = ""
         function = self._entry.stop if self._entry is not None else None
         if function is not None:
-            told = {"existed": True}
             try:
                 places, _ = entries.call_with(function, "stop", self._where.shown, 1)
                 result = function(*(options,)[:places])
                 if isinstance(result, CoroutineType):
                     _asyncio().run(result)
             except BaseException as error:  # noqa: BLE001 - the edge of user code
-                told["error"] = exception_report.describe(error, self._where.folder, during=" in stop()")[
-                    "message"
-                ]
+                told = exception_report.describe(error, self._where.folder, during=" in stop()")
+                failure = told["message"]
             if os.getpid() != self._pid:
                 _leave_fork()
         with self._state:
@@ -688,7 +728,7 @@ class Child:
         if cancel is not None:
             with contextlib.suppress(RuntimeError):  # its loop has closed meanwhile
                 cancel()
-        self._send_json(Kind.STOPPED, task, told)
+        self._send(task, StopReturned(failure))
 
     def _say_goodbye(self) -> NoReturn:
         """Call the user's exit(), and end with the code the worker asked for."""
@@ -707,23 +747,27 @@ class Child:
                 pass  # it wanted to end: so it does
             except BaseException as error:  # noqa: BLE001 - the edge of user code
                 told = exception_report.describe(error, self._where.folder, during=" in exit()")
-                self._send_json(Kind.NOTE, 0, {"problem": told["message"]})
+                self._send(0, Problem(told["message"]))
         code = options.get("exitCode")
         sys.exit(code if isinstance(code, int) else 0)
 
-    def _send_json(self, kind: Kind, task: int, body: Dict[str, Any]) -> None:
-        # Text from user code may hold lone surrogates: ASCII JSON carries them.
-        data = json.dumps(body).encode()
-        if len(data) > INLINE_MAX:
-            # A character may take six bytes, or twelve: as text it was no longer than it may be.
-            most = INLINE_MAX // 12 // max(1, len(body))
-            cut = {
-                name: exception_report.cut(one, most) if isinstance(one, str) else one
-                for name, one in body.items()
-            }
-            data = json.dumps(cut).encode()
+    def _send(self, task: int, message: Message) -> None:
         with contextlib.suppress(OSError):  # the parent is gone: the warden ends us in a moment
-            self._channel.send(kind, task, data)
+            self._channel.send(task, message)
+
+
+def _short_body(message: Message) -> bytes:
+    """Return the body of the message, its texts cut if it is too long for the stream."""
+    body = body_of(message)
+    if len(body) <= INLINE_MAX:
+        return body
+    # A character may take six bytes, or twelve: as text it was no longer than it may be.
+    fields = message.as_dict()
+    most = INLINE_MAX // 12 // max(1, len(fields))
+    cut = {
+        name: exception_report.cut(value, most) for name, value in fields.items() if isinstance(value, str)
+    }
+    return body_of(message.replace(**cut))
 
 
 def _plain(value: Any) -> Any:
@@ -739,8 +783,8 @@ def _plain(value: Any) -> Any:
     return None if value is None else exception_report.cut(exception_report.text_of(value), DETAILS_MAX // 12)
 
 
-def _told(code: str, error: Exception) -> Dict[str, Any]:
-    return {"code": code, "message": f"{code}: {error}", "details": ""}
+def _failed(code: str, error: Exception) -> Failed:
+    return Failed(code, f"{code}: {error}")
 
 
 def _write(fd: int, data: codec.Buffer, at: int = 0) -> None:
@@ -757,10 +801,10 @@ def _asyncio() -> Any:
     return asyncio
 
 
-def _mapped(fd: int, size: int) -> memoryview:
+def _mapped(blob: Blob) -> memoryview:
     import mmap
 
-    return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ))[:size]
+    return memoryview(mmap.mmap(blob.fd, blob.size, mmap.MAP_SHARED, mmap.PROT_READ))[: blob.size]
 
 
 _DONE = b'{"command":"done","data":'

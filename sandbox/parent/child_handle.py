@@ -4,20 +4,22 @@ Theory of operation
 -------------------
 Three processes: parent -> warden -> child. Between them:
 
-    lifeline   socketpair, parent <-> warden. SPAWN and KILL down; SPAWNED and ENDED up. Its end in the
-               parent is the warden's life insurance: EOF means the parent is gone.
-    tasks      socketpair, parent <-> child. SETUP, INIT, GO, START down; all answers up.
-    control    socketpair, parent -> child. STOP, EXIT, REPLY.
+    lifeline   socketpair, parent <-> warden. EOF in the warden means that the parent is gone.
+    tasks      socketpair, parent <-> child. Setup and the tasks down; all that the child says up.
+    control    socketpair, parent -> child. StopTask, EndProcess, Reply.
     stdout,    pipes, child -> parent.
     stderr
     fault      a memory file that faulthandler writes into; read once, at the end.
+
+What is said stands in shared/messages.py. Nothing orders the lifeline and the task socket: so nothing is read
+from a child before Spawned was, which has its pid and how its limits are enforced.
 
 The parent closes its copies of the child's ends as soon as the warden runs, the warden as soon as the
 child runs. Nothing here blocks: writes go out as far as the kernel takes them, the rest when it takes
 more. What ended the child is told by the warden, never guessed from an EOF: a grandchild may hold the
 sockets open, and a child may close them and live on.
 
-The end, in this order: the warden has killed and reaped the tree and says ENDED; the channel and the
+The end, in this order: the warden has killed and reaped the tree and says Ended; the channel and the
 output are drained; the warden is reaped; on_exit is called. If the warden itself is lost, its orphans
 have become our children (the parent is a subreaper), and they are ended from here, in small steps.
 """
@@ -44,14 +46,41 @@ from ..shared.channel import (
     INLINE_LIMIT,
     INLINE_MAX,
     ChannelError,
-    Frame,
     FrameReader,
-    Kind,
-    encode,
     fds_of,
     header,
 )
 from ..shared.limits import Limits
+from ..shared.messages import (
+    FROM_CHILD,
+    FROM_WARDEN,
+    PROTOCOL_VERSION,
+    AskUsage,
+    Begin,
+    Blob,
+    Ended,
+    EndOthers,
+    EndProcess,
+    Initialize,
+    Kill,
+    Loaded,
+    Message,
+    ProcessMemory,
+    Protection,
+    Reply,
+    Sample,
+    Setup,
+    SharedMemoryUse,
+    Spawn,
+    Spawned,
+    StopTask,
+    Throttle,
+    Watch,
+    Wire,
+    body_of,
+    decode,
+    encode,
+)
 from ..shared.outcome import STACK_WANTED, Breach, Cause, Exit, Process
 from . import warden_launch
 
@@ -90,13 +119,13 @@ class Loop(Protocol):
 class Listener(Protocol):
     """Who is told. Calls come from the loop, in the order in which things happened."""
 
-    def on_frame(self, child: Child, frame: Frame) -> None:
-        """A frame of the child's; a memfd in it is the listener's to close."""
+    def on_message(self, child: Child, task: int, message: Message) -> None:
+        """A message of the child, of this task (0: of none); a memfd in it is the listener's to close."""
 
     def on_output(self, child: Child, stream: str, data: bytes) -> None:
         """Bytes from the child's "stdout" or "stderr"."""
 
-    def on_sample(self, child: Child, sample: dict[str, Any]) -> None:
+    def on_sample(self, child: Child, sample: Sample) -> None:
         """Usage of the tree, a few times a second while it is watched, and once for each ask()."""
 
     def on_exit(self, child: Child, exit: Exit) -> None:
@@ -119,7 +148,7 @@ class Child:
         argv: Sequence[str],
         cwd: str,
         env: Mapping[str, str],
-        setup: Mapping[str, object],
+        setup: Setup,
         limits: Limits,
         folders: Sequence[str] = (),
     ) -> None:
@@ -157,26 +186,26 @@ class Child:
             self._to_control = _Sender(loop, self._control)
             undo.pop_all()
             Child.alive.add(self)
-            spec = {
-                # The descriptors of `keep` are appended, as the warden numbers them.
-                "argv": [*argv, warden_launch.START, "child"],
-                "cwd": cwd,
+            spec = Spawn(
+                version=PROTOCOL_VERSION,
+                argv=[*argv, warden_launch.START, "child"],
+                cwd=cwd,
                 # Not the warden's own: an LD_PRELOAD meant for the algorithm must not be loaded there.
-                "env": dict(env),
-                "fds": list(fds),
-                "limits": limits.to_json(),
-                "folders": list(folders),
-                "keep": ["tasks", "control", "fault"],
-            }
-            self._watch()
-            if len(json.dumps(spec)) > INLINE_LIMIT:
+                env=dict(env),
+                fds=list(fds),
+                keep=["tasks", "control", "fault"],
+                limits=limits.to_json(),
+                folders=list(folders),
+            )
+            self._loop.on_readable(self._lifeline.fileno(), self._on_news)
+            if len(body_of(spec)) > INLINE_LIMIT:
                 # Nothing has been started but the warden: it ends, and says so in the usual way.
                 self._problem = "the environment is larger than 1 MiB"
                 self._lifeline.shutdown(socket.SHUT_WR)
                 return
-            self._tell_warden(Kind.SPAWN, spec, fds=fds.values())
+            self._tell_warden(spec, fds=fds.values())
         brake = limits.memory_bytes if limits.enforced and limits.mem_mode == "brake" else None
-        self.send(Kind.SETUP, 0, json.dumps({**setup, "brake_bytes": brake}).encode())
+        self.send(0, setup.replace(brake_bytes=brake))
 
     def tell(self, listener: Listener) -> None:
         """Tell this listener from now on."""
@@ -192,12 +221,14 @@ class Child:
         self.has_init = True
         self._reader = FrameReader()
         self._news = FrameReader()
-        self._ended: dict[str, Any] | None = None
+        self._has_ended = False
         self._problem = ""
         self._kill: Cause | None = None
         self._kill_detail = ""
         self._gone = False
         self._closed = False
+        self._is_heard = False  #: Spawned was read, and the task socket is read since
+        self._is_paused = False  #: see listen()
         self._throttled = True
         self._timers: list[Timer] = []
         self._streams: dict[int, str] = {}
@@ -208,48 +239,31 @@ class Child:
         self._read_at: dict[int, float] = {}
         self._quick_reads: dict[int, int] = {}
         self._limits = limits
-        #: What holds, as the warden said: {"line", "level", "signals_confined"}; None until it has.
-        self.holds: dict[str, Any] | None = None
-        #: The last sample of the tree, {} until there is one.
-        self.sample: dict[str, Any] = {}
+        #: How the limits are enforced, as the warden said; None until it has, or where there is no warden.
+        self.protection: Protection | None = None
 
     def __repr__(self) -> str:
         state = "gone" if self._gone else "loaded" if self.loaded else "starting"
         return f"<Child pid {self.pid or '?'} {state}>"
 
-    def _watch(self) -> None:
-        loop = self._loop
-        loop.on_readable(self._lifeline.fileno(), self._on_news)
-        loop.on_readable(self._tasks.fileno(), self._on_tasks)
+    def _listen_to_child(self) -> None:
+        """Its pid is known: from here on what it says and prints is read."""
+        self._is_heard = True
+        self.listen(not self._is_paused)
         for fd in self._streams:
-            loop.on_readable(fd, partial(self._on_stream, fd))
+            self._loop.on_readable(fd, partial(self._on_stream, fd))
 
     # ---- what the parent says
 
-    def send(
-        self, kind: Kind, task: int, body: bytes = b"", *, after: tuple[Kind, bytes] | None = None
-    ) -> None:
-        """Send a frame on the task socket, its body in the stream; `after` another one, with one write."""
-        if after is not None or kind in (Kind.INIT, Kind.BEGIN):
+    def send(self, task: int, *messages: Message) -> None:
+        """Send messages on the task socket, with one write; a memfd stays the caller's."""
+        if any(isinstance(one, (Begin, Initialize)) for one in messages):
             self._throttle(True)
-        data = encode(kind, task, body)
-        if after is not None:
-            data = encode(after[0], task, after[1]) + data
-        self._to_main.put(memoryview(data))
+        _put(self._to_main, task, messages)
 
-    def send_blob(self, kind: Kind, task: int, fd: int, size: int) -> None:
-        """Send a frame whose body is in a memfd; the descriptor is duplicated, the caller keeps his."""
-        if kind == Kind.INIT:
-            self._throttle(True)
-        self._to_main.put(memoryview(header(kind, task, size, blob=True)), os.dup(fd))
-
-    def reply(self, task: int, body: bytes) -> None:
-        """Hand an answer of the worker to the control thread, its body in the stream."""
-        self._to_control.put(memoryview(encode(Kind.REPLY, task, body)))
-
-    def reply_blob(self, task: int, fd: int, size: int) -> None:
-        """The same for a large one; the descriptor is duplicated."""
-        self._to_control.put(memoryview(header(Kind.REPLY, task, size, blob=True)), os.dup(fd))
+    def reply(self, task: int, wire: Wire) -> None:
+        """Hand an answer of the worker to the control thread; a memfd stays the caller's."""
+        _put(self._to_control, task, (Reply(wire),))
 
     @property
     def is_quiet(self) -> bool:
@@ -260,19 +274,20 @@ class Child:
 
     def listen(self, on: bool) -> None:
         """Read what the child says, or let it wait: its answers cannot be passed on for now."""
-        if not self._closed and not self._gone:
+        self._is_paused = not on
+        if self._is_heard and not self._closed and not self._gone:
             self._loop.on_readable(self._tasks.fileno(), self._on_tasks if on else None)
 
     def stop(self, task: int, options: Mapping[str, object]) -> None:
         """Have the user's stop() called. The grace is the caller's; the CPU limit rests meanwhile."""
         self._throttle(False)
-        self._control_send(Kind.STOP, task, options)
+        _put(self._to_control, task, (StopTask(_as_json(options)),))
 
     def exit(self, options: Mapping[str, object]) -> None:
         """Have the child end: the user's stop() if a task runs, exit(), interpreter shutdown."""
         self._throttle(False)
         self.watch(idle=False)  # what it has made since the last task is seen once more
-        self._control_send(Kind.EXIT, 0, options)
+        _put(self._to_control, 0, (EndProcess(_as_json(options)),))
         # EOF on the task socket is what the main thread waits for between tasks.
         self._to_main.end()
 
@@ -281,7 +296,7 @@ class Child:
         if self._gone or self._kill is not None:
             return
         self._kill, self._kill_detail = cause, detail
-        self._tell_warden(Kind.KILL, {"cause": cause.value, "stack": cause in STACK_WANTED})
+        self._tell_warden(Kill(cause in STACK_WANTED))
         self._later(WARDEN_DEADLINE_S, self._warden_overdue)
 
     @property
@@ -291,32 +306,28 @@ class Child:
 
     def watch(self, *, idle: bool) -> None:
         """Say whether a task runs: an idle tree is looked at only where a limit could be broken meanwhile."""
-        self._tell_warden(Kind.TASK, {"idle": idle, "loaded": self.loaded})
+        self._tell_warden(Watch(idle, self.loaded))
 
     def ask(self, number: int, *, restart: bool) -> None:
         """Have the usage of this moment sent, with this number; `restart`: a new peak begins with it."""
-        self._tell_warden(Kind.TASK, {"ask": number, "restart": restart})
+        self._tell_warden(AskUsage(number, restart))
 
     def end_others(self) -> None:
         """End every process of the tree but the child itself."""
-        self._tell_warden(Kind.TASK, {"end_others": True})
+        self._tell_warden(EndOthers())
 
     def _throttle(self, on: bool) -> None:
         """A grace must not run out because the algorithm is held back while it winds down."""
         if self._limits.cpu_cores is not None and on != self._throttled:
             self._throttled = on
-            self._tell_warden(Kind.TASK, {"throttle": on})
+            self._tell_warden(Throttle(on))
 
-    def _control_send(self, kind: Kind, task: int, options: Mapping[str, object]) -> None:
-        self._to_control.put(memoryview(encode(kind, task, _options_json(options))))
-
-    def _tell_warden(self, kind: Kind, body: Mapping[str, object], *, fds: Iterable[int] = ()) -> None:
+    def _tell_warden(self, message: Message, *, fds: Iterable[int] = ()) -> None:
         # The warden reads at once or is gone; then its end is noticed by the lifeline's EOF.
         with contextlib.suppress(OSError):
             self._lifeline.setblocking(True)
             self._lifeline.settimeout(5.0)
-            text = json.dumps(body).encode()
-            data = header(kind, 0, len(text)) + text
+            data = encode(0, message)
             # The descriptors travel with the first bytes.
             sent = socket.send_fds(self._lifeline, [data], list(fds)) if fds else 0
             self._lifeline.sendall(data[sent:])
@@ -344,21 +355,29 @@ class Child:
         try:
             frames = self._reader.feed(_scratch_view[:count], fds)
         except ChannelError as error:
-            self._loop.on_readable(self._tasks.fileno(), None)
-            self.kill(Cause.CHANNEL_BROKEN, str(error))
+            self._channel_broken(error)
             return False
         for frame in frames:
-            if frame.kind == Kind.LOADED:
+            try:
+                message = decode(frame, FROM_CHILD)
+            except ChannelError as error:
+                self._channel_broken(error)
+                continue  # the next ones are dropped by the listener, which closes what they hold
+            if isinstance(message, Loaded):
                 self.loaded = True
-                self.has_init = b'"init"' in frame.body
+                self.has_init = "init" in message.methods
                 self.watch(idle=True)  # until a task asks for its usage
-            self._listener.on_frame(self, frame)
+            self._listener.on_message(self, frame.task, message)
         return True
+
+    def _channel_broken(self, error: ChannelError) -> None:
+        self._loop.on_readable(self._tasks.fileno(), None)
+        self.kill(Cause.CHANNEL_BROKEN, str(error))
 
     def _channel_closed(self) -> None:
         self._closed = True
         self._loop.on_readable(self._tasks.fileno(), None)
-        if self._ended is None and not self._gone:
+        if not self._has_ended and not self._gone:
             what = "it closed the socket" + (" in the middle of a frame" if self._reader.partial else "")
             self._later(CHANNEL_GRACE_S, lambda: self.kill(Cause.CHANNEL_BROKEN, what))
 
@@ -425,71 +444,76 @@ class Child:
             data = b""
         if not data:
             self._loop.on_readable(self._lifeline.fileno(), None)
-            if self._ended is None:
+            if not self._has_ended:
                 self._warden_lost("it ended unexpectedly")
             return
-        for frame in self._news.feed(data):
-            body = json.loads(frame.body)
-            if frame.kind == Kind.SPAWNED:
-                self.pid = body["pid"]
-                self._problem = body["problem"]
-                self.holds = body["holds"]
-            elif frame.kind == Kind.SAMPLE:
-                self.sample = body
-                self._listener.on_sample(self, body)
-            elif frame.kind == Kind.ENDED:
-                self._ended = body
+        try:
+            messages = [decode(frame, FROM_WARDEN) for frame in self._news.feed(data)]
+        except ChannelError as error:
+            self._loop.on_readable(self._lifeline.fileno(), None)
+            self._problem = self._problem or str(error)
+            self._warden_lost(str(error))
+            return
+        for message in messages:
+            if isinstance(message, Spawned):
+                self.pid = message.pid
+                self._problem = message.problem
+                self.protection = message.protection
+                self._listen_to_child()
+            elif isinstance(message, Sample):
+                self._listener.on_sample(self, message)
+            elif isinstance(message, Ended):
+                self._has_ended = True
                 self._drain_tasks()
-                self._finish(self._exit_of(body))
+                self._finish(self._exit_of(message))
                 return
 
-    def _exit_of(self, body: dict[str, Any]) -> Exit:
-        status: int | None = body["status"]
+    def _exit_of(self, ended: Ended) -> Exit:
+        status, account, broken = ended.status, ended.account, ended.broken
         code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
         number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
-        account = body["account"]
-        killed = body["kill"]
         cause = Cause.EXITED if number is None else Cause.SIGNALLED
         breach: Breach | None = None
         if self._problem:
             cause = Cause.NOT_STARTED
-        elif killed is not None and "allowed" in killed:
-            cause = Cause(killed["cause"])
+        elif broken is not None:
+            cause = Cause(broken.cause)
             breach = Breach(
-                killed["used"],
-                killed["allowed"],
-                killed["after_s"],
-                tuple(Process(*one) for one in killed["top"]),
-                tuple((str(one[1]), int(one[2])) for one in killed["objects"]),
+                broken.used, broken.allowed, broken.after_s, _processes(broken.top), _objects(broken.objects)
             )
-        elif killed is not None and self._kill is not None:
+        elif ended.was_killed and self._kill is not None:
             cause = self._kill
         elif code == EXIT_CHANNEL_LOST and self._closed:
             cause, self._kill_detail = Cause.CHANNEL_BROKEN, "it closed the socket"
-        elif number == signal.SIGKILL and account.get("group_oom"):
+        elif number == signal.SIGKILL and account is not None and account.group_oom:
             cause = Cause.MEMORY
             breach = Breach(self._limits.memory_bytes or 0, self._limits.memory_bytes or 0)
-        elif number == signal.SIGKILL and account.get("machine_oom"):
+        elif number == signal.SIGKILL and account is not None and account.machine_oom:
             cause = Cause.HOST_OOM
-        others = [Process(*one) for one in body["killed"] if one[0] != self.pid]
-        there = any(one[0] == self.pid for one in body["killed"])
-        return Exit(
+        others = [one for one in ended.others if one.pid != self.pid]
+        exit = Exit(
             cause,
             pid=self.pid,
             code=code,
             signal=number,
             detail=self._problem or self._kill_detail,
-            others=tuple(others),
-            others_count=body["killed_count"] - int(there),
-            left=tuple(Process(*one) for one in body["left"]),
-            peak_bytes=max(account.get("peak", 0), body["max_rss_bytes"] - account.get("files", 0)),
-            cpu_s=account.get("cpu_s", 0.0),
+            others=_processes(others),
+            others_count=ended.others_count - (len(ended.others) - len(others)),
+            left=_processes(ended.left),
+            peak_bytes=ended.max_rss_bytes,
             limit_bytes=self._limits.memory_bytes if self._limits.enforced else None,
             origins=self._limits.origins,
             breach=breach,
-            removed=tuple((str(one[1]), int(one[2])) for one in account.get("removed", ())),
-            kept=tuple((str(one[1]), int(one[2])) for one in account.get("kept", ())),
             loaded=self.loaded,
+        )
+        if account is None:
+            return exit
+        return replace(
+            exit,
+            peak_bytes=max(account.peak_bytes, ended.max_rss_bytes - account.files_bytes),
+            cpu_s=account.cpu_s,
+            removed=_objects(account.removed),
+            kept=_objects(account.kept),
         )
 
     # ---- the end
@@ -509,7 +533,7 @@ class Child:
         self._listener.on_exit(self, replace(exit, stack=stack))
 
     def _drain_tasks(self) -> None:
-        while not self._closed and self._read_tasks():
+        while self._is_heard and not self._closed and self._read_tasks():
             pass
 
     def _read_stack(self) -> str:
@@ -589,16 +613,33 @@ class Child:
             self._later(0.002, lambda: self._end_orphans(why))
 
 
-def _options_json(options: Mapping[str, object]) -> bytes:
+def _put(sender: _Sender, task: int, messages: Sequence[Message]) -> None:
+    wire = getattr(messages[0], "wire", None)
+    if isinstance(wire, Blob):
+        sender.put(memoryview(header(messages[0].kind, task, wire.size, blob=True)), os.dup(wire.fd))
+        return
+    sender.put(memoryview(b"".join([encode(task, one) for one in messages])))
+
+
+def _processes(found: Iterable[ProcessMemory]) -> tuple[Process, ...]:
+    return tuple(Process(one.pid, one.name, one.memory_bytes) for one in found)
+
+
+def _objects(found: Iterable[SharedMemoryUse]) -> tuple[tuple[str, int], ...]:
+    return tuple((one.name, one.size_bytes) for one in found)
+
+
+def _as_json(options: Mapping[str, object]) -> dict[str, Any]:
     """Return a stop's or an exit's options for the child; what JSON lacks as text."""
     try:
-        data = json.dumps(dict(options), default=str, skipkeys=True).encode()
+        data = json.dumps(dict(options), default=str, skipkeys=True)
     except (ValueError, RecursionError):
-        data = b""
-    if 0 < len(data) <= INLINE_MAX:
-        return data
+        data = ""
+    if 0 < len(data) < INLINE_MAX - 64:  # the name of the field comes on top
+        found: dict[str, Any] = json.loads(data)
+        return found
     known = ("forceStop", "exitCode")
-    return json.dumps({key: options[key] for key in known if isinstance(options.get(key), int)}).encode()
+    return {key: options[key] for key in known if isinstance(options.get(key), int)}
 
 
 #: Pids of processes that the program using us has started for other purposes (boards): not orphans.

@@ -11,7 +11,6 @@ end that did not come; a stop or an exit of the worker is passed on, and waited 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -20,8 +19,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from ..child.in_user_process import Terminal
-from ..shared.channel import EXIT_CHANNEL_LOST, Kind
+from ..shared.channel import EXIT_CHANNEL_LOST, ChannelError
 from ..shared.limits import Limits
+from ..shared.messages import FROM_USER_PROCESS, EndAsked, LastWord, Message, Setup, decode
 from ..shared.outcome import Cause, Exit
 from . import child_handle
 from .child_handle import Child, Listener, Loop
@@ -48,7 +48,7 @@ class Host(Child):
         *,
         pid: int,
         fds: Mapping[str, int],
-        setup: Mapping[str, object],
+        setup: Setup,
         on_asked: Callable[[int], object],
         on_gone: Callable[[], object],
     ) -> None:
@@ -75,9 +75,10 @@ class Host(Child):
         self._to_control = child_handle._Sender(loop, self._control)
         self._code: int | None = None
         self._by: int = signal.SIGKILL  #: the signal that its user has sent, so that it ends by that one
-        self._watch()
+        loop.on_readable(self._lifeline.fileno(), self._on_news)
+        self._listen_to_child()
         loop.on_readable(self._pidfd, self._it_ended)
-        self.send(Kind.SETUP, 0, json.dumps(setup).encode())
+        self.send(0, setup)
 
     # ---- what the parent says
 
@@ -93,7 +94,7 @@ class Host(Child):
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._pidfd, number)
 
-    def _tell_warden(self, kind: Kind, body: Mapping[str, object], *, fds: Iterable[int] = ()) -> None:
+    def _tell_warden(self, message: Message, *, fds: Iterable[int] = ()) -> None:
         """There is none."""
 
     # ---- what it says
@@ -109,16 +110,23 @@ class Host(Child):
             # A fork of the user's may hold it open, but only the process itself can have closed it.
             self._loop.on_readable(self._lifeline.fileno(), None)
             return
-        for frame in self._news.feed(data):
-            body = json.loads(frame.body)
-            if frame.kind == Kind.EXIT:
+        for message in self._said(data):
+            if isinstance(message, EndAsked):
                 self.may_kill = True
-                self._by = int(body["status"]) - 128
-                self._on_asked(128 + self._by)
-            elif frame.kind == Kind.ENDED:
-                self._code = int(body["code"])
+                self._by = message.status - 128
+                self._on_asked(message.status)
+            elif isinstance(message, LastWord):
+                self._code = message.status
                 self._it_ended()
                 return
+
+    def _said(self, data: bytes) -> list[Message]:
+        try:
+            return [decode(frame, FROM_USER_PROCESS) for frame in self._news.feed(data)]
+        except ChannelError as error:
+            self._loop.on_readable(self._lifeline.fileno(), None)
+            self.kill(Cause.CHANNEL_BROKEN, str(error))
+            return []
 
     def _it_ended(self) -> None:
         if self._gone:
@@ -132,9 +140,9 @@ class Host(Child):
 
     def _read_last_word(self) -> None:
         with contextlib.suppress(OSError):
-            for frame in self._news.feed(self._lifeline.recv(child_handle.CHUNK)):
-                if frame.kind == Kind.ENDED:
-                    self._code = int(json.loads(frame.body)["code"])
+            for message in self._said(self._lifeline.recv(child_handle.CHUNK)):
+                if isinstance(message, LastWord):
+                    self._code = message.status
 
     def _exit(self) -> Exit:
         fatal = re.search(r"^Fatal Python error: (.+)$", self._fault_text(), re.M)

@@ -1,8 +1,8 @@
 """Frames between our own processes: encode, and read back incrementally. No I/O of its own.
 
-A frame is a 16-byte header and a body. The header: version (1 byte), kind (1), flags (2), task (4),
-length (8), all big-endian. `task` is the supervisor's running number of the task, 0 for none: whatever
-a child produces is tagged with it and dropped once the supervisor has moved on.
+A frame is a 16-byte header and a body. The header: version (1 byte), kind (1, see messages.py), flags (2),
+task (4), length (8), all big-endian. `task` is the supervisor's running number of the task, 0 for none:
+whatever a child produces is tagged with it and dropped once the supervisor has moved on.
 
 A body of more than INLINE_MAX bytes does not travel in the stream. It lies in a memfd that is sent along
 with the header (SCM_RIGHTS); then the BLOB flag is set, `length` is the size of the memfd's content and no
@@ -20,7 +20,6 @@ import fcntl
 import os
 import signal
 import struct
-from enum import IntEnum
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 VERSION = 1
@@ -42,43 +41,6 @@ EXIT_CHANNEL_LOST = 251
 #: Has the child write the stacks of all its threads. Few programs use a real-time signal; its handler is
 #: in C, so it works while the interpreter is held.
 STACK_SIGNAL = signal.SIGRTMAX - 1
-
-
-class Kind(IntEnum):
-    """What a frame says. The number is part of the protocol between our processes."""
-
-    # parent -> child, on the task socket (read by the child's main thread)
-    SETUP = 1  #: JSON: which entry to load and how; the first frame of all
-    INIT = 2  #: the worker's `initialize` message, as it came
-    GO = 3  #: JSON: the task's folders and environment; answer to ADMIT
-    START = 4  #: the worker's `start` message, as it came; may be empty
-    BEGIN = 5  #: GO and INIT at once: the JSON of GO, a line feed, the worker's message
-    # parent -> child, on the control socket (read by the child's control thread)
-    STOP = 8  #: JSON: the options for the user's stop()
-    EXIT = 9  #: JSON: the options for the user's exit()
-    REPLY = 10  #: a message of the worker that answers a call of the code API, as it came
-    # child -> parent
-    LOADED = 16  #: JSON: what the entry offers
-    LOAD_FAILED = 17  #: JSON: an error, see errors in child.py; the child ends after it
-    ADMIT = 18  #: JSON: the ids of the task that INIT carried; after BEGIN only if there is an init() to call
-    INITIALIZED = 19  #: empty: the user's init() has returned
-    DONE = 20  #: the final `done` message, ready for the wire
-    FAILED = 21  #: JSON: an error: the task has ended without a result
-    STOPPED = 22  #: JSON: the user's stop() has returned, raised, or does not exist
-    CALL = 23  #: a message of the code API, ready for the wire
-    PROGRESS = 25  #: JSON: how far the algorithm says that it is
-    NOTE = 24  #: JSON: something for the runner's own log
-    # parent <-> warden
-    SPAWN = 32  #: JSON: what to execute, and how to confine it
-    KILL = 33  #: JSON: why
-    TASK = 34  #: JSON: a task begins or ends (accounting per task)
-    SPAWNED = 40  #: JSON: pid of the child, and the protection that holds
-    SAMPLE = 41  #: JSON: usage of the tree
-    ENDED = 42  #: JSON: the tree is gone; how the child ended; the last frame
-
-
-#: The JSON of a BEGIN whose task leaves no record, and which the worker takes for initialized.
-GO_AT_ONCE = b'{"announced": true}'
 
 
 class ChannelError(Exception):

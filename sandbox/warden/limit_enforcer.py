@@ -18,10 +18,11 @@ from ..linux import cgroup, kernel, landlock, scheduling
 from ..linux.oom_counter import OomWatch
 from ..shared import limits as plans
 from ..shared.limits import Limits
+from ..shared.messages import Account, ProcessMemory, Protection, Sample, SharedMemoryUse
 from ..usage.disk_usage import DiskMeter
 from ..usage.sampler import TreeSampler
 from ..usage.shared_memory import SharedMemory
-from ..usage.usage import Breach, Sampler, breach
+from ..usage.usage import Breach, Sampler, SharedObject, breach
 from .cpu_throttle import Throttle
 from .memory_brake import Brake
 
@@ -109,15 +110,12 @@ class Guard:
         one = Throttle(self.limits.cpu_cores, self._sampler)
         return one if one.is_needed else None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Protection:
         """Return what holds and who holds it, for the line at the start and for --json."""
         signals = landlock.abi() >= landlock.SCOPES_SINCE_ABI
         level = "cgroup" if self._group is not None else "sampling"
-        return {
-            "line": cgroup.describe(self.limits, self._group, self._refusal),
-            "level": level,
-            "signals_confined": signals,
-        }
+        line = cgroup.describe(self.limits, self._group, self._refusal)
+        return Protection(line, level, signals)
 
     def in_child(self) -> None:
         """Between fork and exec: what holds for this process and all that it starts."""
@@ -221,27 +219,23 @@ class Guard:
         """Account for a process that has been collected."""
         self._sampler.reaped(pid, usage)
 
-    def sample(self) -> dict[str, Any]:
+    def sample(self) -> Sample:
         """Return the usage as of the last look, for the parent."""
         usage = self._sampler.usage
-        return {
-            "memory": usage.memory_bytes,
-            "rss": usage.rss_bytes,
-            "pss": usage.pss_bytes,
-            "shared": usage.shared_bytes,
-            "processes": usage.processes,
-            "cpu_s": usage.cpu_s if self._is_hurried else self._sampler.cpu_ns() / 1e9,
-            "files": getattr(self._sampler, "files_peak_bytes", 0),
-            "peak": max(self._sampler.peak_bytes, usage.memory_bytes),
-            "limit": self.limits.memory_bytes if self.limits.enforced else None,
-        }
+        return Sample(
+            memory_bytes=usage.memory_bytes,
+            peak_bytes=max(self._sampler.peak_bytes, usage.memory_bytes),
+            files_bytes=getattr(self._sampler, "files_peak_bytes", 0),
+            processes=usage.processes,
+            cpu_s=usage.cpu_s if self._is_hurried else self._sampler.cpu_ns() / 1e9,
+        )
 
     @property
     def _is_hurried(self) -> bool:
         """There are or may soon be too many processes: nothing is read that can wait."""
         return isinstance(self._sampler, TreeSampler) and self._sampler.is_hurried
 
-    def fresh_sample(self) -> dict[str, Any]:
+    def fresh_sample(self) -> Sample:
         """Look now, and return what is seen. Shared memory is easiest told to be the run's while it runs."""
         now = time.monotonic()
         self._sampler.look(now)
@@ -258,26 +252,31 @@ class Guard:
         """Forget the highest use so far: a task begins."""
         self._sampler.restart_peak()
 
-    def top(self) -> list[list[Any]]:
-        """Return the largest processes as [pid, name, bytes]."""
-        return [list(one) for one in self._sampler.top(5)]
+    def top(self) -> list[ProcessMemory]:
+        """Return the largest processes, largest first."""
+        return [ProcessMemory(*one) for one in self._sampler.top(5)]
 
-    def objects(self) -> list[list[Any]]:
-        """Return the run's shared memory as [kind, name, bytes], largest first."""
-        return [list(one) for one in self._shared.objects()[:5]]
+    def objects(self) -> list[SharedMemoryUse]:
+        """Return the run's shared memory, largest first."""
+        return _named(self._shared.objects()[:5])
 
-    def ended(self) -> dict[str, Any]:
+    def ended(self) -> Account:
         """After the last process: remove what was left, and return the account."""
         self.pause()
-        account = self.sample()
+        last = self.sample()
         events = self._group.read() if self._group is not None else None
-        account["group_oom"] = bool(events is not None and events.oom_kills)
-        if events is not None and events.peak_bytes:
-            account["peak"] = max(account["peak"], events.peak_bytes)
-        account["machine_oom"] = self._oom.has_struck()
         removed, kept = self._shared.remove_left_over()
-        account["removed"] = [list(one) for one in removed[:10]]
-        account["kept"] = [list(one) for one in kept[:10]]
+        account = Account(
+            peak_bytes=max(last.peak_bytes, events.peak_bytes or 0)
+            if events is not None
+            else last.peak_bytes,
+            files_bytes=last.files_bytes,
+            cpu_s=last.cpu_s,
+            group_oom=bool(events is not None and events.oom_kills),
+            machine_oom=self._oom.has_struck(),
+            removed=_named(removed[:10]),
+            kept=_named(kept[:10]),
+        )
         if self._group is not None:
             self._group.remove()
         if self._disk is not None:
@@ -285,3 +284,7 @@ class Guard:
         self._sampler.close()
         self._shared.close()
         return account
+
+
+def _named(objects: list[SharedObject]) -> list[SharedMemoryUse]:
+    return [SharedMemoryUse(one.name, one.size_bytes) for one in objects]

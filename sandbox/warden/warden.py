@@ -8,7 +8,7 @@ Three processes: parent -> warden -> child (which runs the user's code, and may 
   no user data. It is the subreaper of everything the child starts and has no other children, so that
   "nobody is left" is exact: waitpid() says ECHILD.
 * The *lifeline* is a socketpair between parent and warden; the parent holds the only other end. Frames go
-  both ways (SPAWN, KILL, TASK down; SPAWNED, SAMPLE, ENDED up). When the parent is gone, whatever ended
+  both ways (messages.py). When the parent is gone, whatever ended
   it, the read gives EOF, and the warden ends the tree and itself. No PDEATHSIG on the warden: it would be
   shot before it can clean up (measured: 56 of 56 processes survived). PDEATHSIG is on the child only, for
   the day the warden itself is shot; the parent is a subreaper too and then ends the rest.
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import math
 import os
 import select
@@ -33,8 +32,27 @@ import time
 from typing import Any, NoReturn
 
 from ..linux import kernel, process_tree
-from ..shared.channel import STACK_SIGNAL, FrameReader, Kind, encode, fds_of
+from ..shared.channel import STACK_SIGNAL, ChannelError, FrameReader, fds_of
 from ..shared.limits import Limits
+from ..shared.messages import (
+    PROTOCOL_VERSION,
+    TO_WARDEN,
+    Account,
+    AskUsage,
+    BrokenLimit,
+    Ended,
+    EndOthers,
+    Kill,
+    Message,
+    ProcessMemory,
+    Protection,
+    Spawn,
+    Spawned,
+    Throttle,
+    Watch,
+    decode,
+    encode,
+)
 from ..usage.usage import Breach
 from .limit_enforcer import Guard
 
@@ -76,11 +94,12 @@ class Warden:
         self._pid = 0
         self._status: int | None = None
         self._usage: Any = None
-        self._kill: dict[str, Any] | None = None
+        self._was_told_to_kill = False
+        self._broken: BrokenLimit | None = None
         self._guard: Guard | None = None
         self._sample_at = 0.0
         self._given: list[int] = []  #: descriptors that are the child's
-        self._account: dict[str, Any] = {}
+        self._account: Account | None = None
         self._fault = -1
         # SIGCHLD only has to wake the select; a handler must exist for the wake-up descriptor to be used.
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -100,7 +119,7 @@ class Warden:
             if fds[0] in ready:
                 self._drain_wake()
                 process_tree.reap(self._reaped)
-            if self._pid and (self._status is not None or self._kill is not None):
+            if self._pid and (self._status is not None or self._was_told_to_kill or self._broken is not None):
                 self._report(*self._end())
                 return
             if self._pid and self._guard is not None:
@@ -124,7 +143,7 @@ class Warden:
                 return
         if now >= self._sample_at and not guard.idle:
             self._sample_at = now + SAMPLE_S
-            self._send(Kind.SAMPLE, guard.sample())
+            self._send(guard.sample())
 
     def _breached(self, guard: Guard, found: Breach) -> None:
         """Freeze everybody, look once more, and decide."""
@@ -137,14 +156,14 @@ class Warden:
             guard.resume()
             return
         sure = sure if sure is not None else found
-        self._kill = {
-            "cause": sure.kind,
-            "used": sure.used,
-            "allowed": sure.allowed,
-            "after_s": time.monotonic() - guard.began_at,
-            "top": guard.top(),
-            "objects": guard.objects(),
-        }
+        self._broken = BrokenLimit(
+            cause=sure.kind,
+            used=sure.used,
+            allowed=sure.allowed,
+            after_s=time.monotonic() - guard.began_at,
+            top=guard.top(),
+            objects=guard.objects(),
+        )
 
     def _receive(self) -> bool:
         """Take what the parent says; False when there is no parent any more."""
@@ -155,32 +174,38 @@ class Warden:
         if not data:
             return False
         self._given += fds_of(ancillary)
-        for frame in self._reader.feed(data):
-            body = json.loads(frame.body)
-            if frame.kind == Kind.SPAWN:
-                self._spawn(body)
-            elif frame.kind == Kind.KILL:
-                self._kill = self._kill or body
-                if body.get("stack") and self._pid:
-                    self._ask_for_stack()
-            elif frame.kind == Kind.TASK and self._guard is not None:
-                self._on_task(self._guard, body)
+        try:
+            messages = [decode(frame, TO_WARDEN) for frame in self._reader.feed(data)]
+        except ChannelError as error:
+            # Only a parent of another version says what we do not know.
+            self._send(Spawned(PROTOCOL_VERSION, 0, str(error), Protection("", "", False)))
+            return False
+        for message in messages:
+            self._act_on(message)
         return True
 
-    def _on_task(self, guard: Guard, body: dict[str, Any]) -> None:
-        """A task begins, is over, or its account is wanted."""
-        if "idle" in body:
-            guard.idle = bool(body["idle"])
-            if body.get("loaded"):
+    def _act_on(self, message: Message) -> None:
+        guard = self._guard
+        if isinstance(message, Spawn):
+            self._spawn(message)
+        elif isinstance(message, Kill):
+            self._was_told_to_kill = self._broken is None
+            if message.stack and self._pid:
+                self._ask_for_stack()
+        elif guard is None:
+            return  # it concerns a child, and there is none yet
+        elif isinstance(message, Watch):
+            guard.idle = message.idle
+            if message.loaded:
                 guard.loaded()
-        if "throttle" in body:
-            guard.throttle(bool(body["throttle"]))
-        if "ask" in body:
-            self._send(Kind.SAMPLE, {**guard.fresh_sample(), "ask": body["ask"]})
-        if body.get("restart"):
-            guard.restart_peak()
-            guard.idle = False
-        if body.get("end_others"):
+        elif isinstance(message, Throttle):
+            guard.throttle(message.on)
+        elif isinstance(message, AskUsage):
+            self._send(guard.fresh_sample().replace(answers=message.number))
+            if message.restart:
+                guard.restart_peak()
+                guard.idle = False
+        elif isinstance(message, EndOthers):
             self._end_others()
 
     def _end_others(self) -> None:
@@ -209,14 +234,14 @@ class Warden:
                 return  # it has stopped growing: it is whole
             size = found
 
-    def _spawn(self, spec: dict[str, Any]) -> None:
+    def _spawn(self, spec: Spawn) -> None:
         """Fork and execute the child; tells the parent its pid, or why it could not be executed."""
         # They came with the first bytes of this frame, in this order.
-        fds: dict[str, int] = dict(zip(spec["fds"], self._given, strict=True))
-        limits = Limits.from_json(spec["limits"])
-        guard = Guard(limits, folders=spec["folders"], ours=[os.getppid(), os.getpid()])
+        fds: dict[str, int] = dict(zip(spec.fds, self._given, strict=True))
+        limits = Limits.from_json(spec.limits)
+        guard = Guard(limits, folders=spec.folders, ours=[os.getppid(), os.getpid()])
         self._fault = os.dup(fds["fault"])
-        keep: list[int] = [fds[name] for name in spec["keep"]]
+        keep: list[int] = [fds[name] for name in spec.keep]
         error_read, error_write = os.pipe2(os.O_CLOEXEC)
         me = os.getpid()
         pid = os.fork()
@@ -236,11 +261,9 @@ class Warden:
         # EOF: exec has closed the other end, so it worked.
         problem = os.read(error_read, 4096).decode("utf-8", "replace")
         os.close(error_read)
-        self._send(Kind.SPAWNED, {"pid": pid, "problem": problem, "holds": guard.describe()})
+        self._send(Spawned(PROTOCOL_VERSION, pid, problem, guard.describe()))
 
-    def _become_child(
-        self, spec: dict[str, Any], fds: dict[str, int], keep: list[int], me: int, guard: Guard
-    ) -> None:
+    def _become_child(self, spec: Spawn, fds: dict[str, int], keep: list[int], me: int, guard: Guard) -> None:
         """In the forked process: arrange descriptors, session and signals, then exec. Never returns."""
         os.setsid()
         for number in (
@@ -259,11 +282,11 @@ class Warden:
         os.dup2(fds["stderr"], 2)
         for fd in fds.values():
             os.set_inheritable(fd, fd in keep)
-        os.chdir(spec["cwd"])
+        os.chdir(spec.cwd)
         guard.in_child()
         kernel.die_with_parent(me)
-        argv = [*spec["argv"], *map(str, keep)]
-        os.execve(argv[0], argv, spec["env"])
+        argv = [*spec.argv, *map(str, keep)]
+        os.execve(argv[0], argv, spec.env)
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -295,7 +318,7 @@ class Warden:
             reaped=self._reaped, wait=self._wait, deadline_s=KILL_DEADLINE_S, also=hook
         )
         took_s = time.monotonic() - began
-        self._account = self._guard.ended() if self._guard is not None else {}
+        self._account = self._guard.ended() if self._guard is not None else None
         return there, left, took_s
 
     def _report(
@@ -303,20 +326,19 @@ class Warden:
     ) -> None:
         largest = sorted(there.values(), key=lambda one: -one.rss_bytes)
         self._send(
-            Kind.ENDED,
-            {
-                "status": self._status,
-                "kill": self._kill,
-                "killed": [list(one) for one in largest[:NAMED]],
-                "killed_count": len(there),
-                "left": [list(one) for one in left[:NAMED]],
-                "took_s": took_s,
-                "max_rss_bytes": self._usage.ru_maxrss * 1024 if self._usage is not None else 0,
-                "account": self._account,
-            },
+            Ended(
+                status=self._status,
+                was_killed=self._was_told_to_kill,
+                broken=self._broken,
+                others=[ProcessMemory(*one) for one in largest[:NAMED]],
+                others_count=len(there),
+                left=[ProcessMemory(*one) for one in left[:NAMED]],
+                max_rss_bytes=self._usage.ru_maxrss * 1024 if self._usage is not None else 0,
+                account=self._account,
+            )
         )
 
-    def _send(self, kind: Kind, body: dict[str, Any]) -> None:
+    def _send(self, message: Message) -> None:
         # A parent that is gone is noticed at the next read; there is nobody left to tell.
         with contextlib.suppress(OSError):
-            self._lifeline.sendall(encode(kind, 0, json.dumps(body).encode()))
+            self._lifeline.sendall(encode(0, message))

@@ -74,7 +74,7 @@ def test_shared_memory_made_while_nobody_looked_is_removed_in_the_end(make: Make
         tree.start(code=f"held = open('{path}', 'w'); held.write('x' * 5000); held.flush(); {SLEEPER}")
         wait_until(lambda: path.exists() and path.stat().st_size == 5000, what="the file")
         guard.before_the_end()
-    assert [one[1] for one in guard.ended()["removed"]] == [str(path)]
+    assert [one.name for one in guard.ended().removed] == [str(path)]
     assert not path.exists()
 
 
@@ -102,8 +102,8 @@ def test_memory_beyond_the_limit_is_found_and_confirmed(make: Make) -> None:
         assert (found.kind, found.allowed) == ("memory", 100 * MI) and found.used > 100 * MI
         sure = guard.confirm()
         assert sure is not None and sure.kind == "memory"
-        assert guard.top()[0][2] > 90 * MI
-        assert guard.sample()["peak"] >= 100 * MI
+        assert guard.top()[0].memory_bytes > 90 * MI
+        assert guard.sample().peak_bytes >= 100 * MI
 
 
 def test_a_process_too_many_is_found_and_the_others_are_named_after_it(make: Make) -> None:
@@ -146,17 +146,17 @@ def test_a_kill_that_is_called_off_leaves_the_cpu_limit_on(make: Make) -> None:
 
 def test_what_holds_is_described_in_one_line(make: Make) -> None:
     told = make(Limits(memory_bytes=256 * MI, pids=9, task_timeout_s=60.0)).describe()
-    assert told["line"].startswith("limits: memory 256 MiB by ") and "\n" not in told["line"]
-    assert "processes 9 by counting" in told["line"] and "task 60 s" in told["line"]
-    assert told["level"] in ("sampling", "cgroup") and isinstance(told["signals_confined"], bool)
+    assert told.line.startswith("limits: memory 256 MiB by ") and "\n" not in told.line
+    assert "processes 9 by counting" in told.line and "task 60 s" in told.line
+    assert told.level in ("sampling", "cgroup") and isinstance(told.signals_confined, bool)
 
 
 def test_the_account_at_the_end_has_what_the_answer_tells(make: Make) -> None:
     guard = Guard(Limits(memory_bytes=256 * MI), folders=[], ours=[])
     guard.look(time.monotonic())
     account = guard.ended()
-    assert (account["removed"], account["kept"], account["limit"]) == ([], [], 256 * MI)
-    assert (account["group_oom"], account["peak"]) == (False, 0)
+    assert (account.removed, account.kept) == ([], [])
+    assert (account.group_oom, account.peak_bytes) == (False, 0)
 
 
 def test_a_kill_for_want_of_memory_elsewhere_is_not_held_against_a_later_end(
@@ -170,4 +170,4 @@ def test_a_kill_for_want_of_memory_elsewhere_is_not_held_against_a_later_end(
     kills[0] += 1
     for later in range(2, 5):
         first.look(began + later)
-    assert (first.ended()["machine_oom"], second.ended()["machine_oom"]) == (False, True)
+    assert (first.ended().machine_oom, second.ended().machine_oom) == (False, True)

@@ -1,0 +1,592 @@
+"""All that parent, warden and child say to each other: one class a message, one schema for both directions.
+
+    parent -> warden   Spawn, Kill, Watch, Throttle, AskUsage, EndOthers
+    warden -> parent   Spawned, Sample, Ended
+    parent -> child    Setup, Begin, Initialize, UseFolder, Start     (task socket, main thread)
+                       StopTask, EndProcess, Reply                    (control socket, control thread)
+    child -> parent    Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall,
+                       Progress, Problem
+    with --in-process  EndAsked, LastWord                             (the user's process -> supervisor)
+
+A message travels in one frame (channel.py). Its fields are a JSON object, without those that have their
+default value; a field `wire` is bytes of HKube's own messages, which follow as they are after a line feed, or
+are the whole body where there is no other field. What comes from a child is hostile until proven otherwise:
+decode() holds it against the declared fields, and answers anything else with ChannelError.
+
+The first message each way carries PROTOCOL_VERSION: the child's files may be replaced, by an upgrade, while a
+parent runs.
+
+The classes are frozen dataclasses to a type checker. They are not made by `dataclasses`, since every child
+and warden would wait for it: its import takes 9 to 16 ms of a start of 30 ms, and each class 0.4 ms more
+(a NamedTuple 0.05 ms). The metaclass below takes 0.01 ms a class.
+
+This module also runs inside the child, on Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Type, Union
+
+from .channel import INLINE_LIMIT, ChannelError, Frame, header
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**options):
+        """Only type checkers take anything from it."""
+        return lambda decorated: decorated
+
+
+#: Of the messages below. Raised whenever one of them changes.
+PROTOCOL_VERSION = 2
+
+
+class Blob(NamedTuple):
+    """Bytes of a large message in a memfd; whoever gets the message closes the descriptor."""
+
+    fd: int
+    size: int
+
+
+Wire = Union[bytes, Blob]
+
+
+@dataclass_transform(frozen_default=True)
+class _MessageType(type):
+    """Turns the annotations of a class body into slots, and their values into defaults."""
+
+    #: The annotation of each field, as it is written.
+    fields: Dict[str, str]
+    defaults: Dict[str, Any]
+
+    def __new__(mcs, name: str, bases: Tuple[type, ...], namespace: Dict[str, Any]) -> Any:
+        fields = namespace.get("__annotations__", {})
+        namespace["defaults"] = {field: namespace.pop(field) for field in fields if field in namespace}
+        namespace["fields"] = fields
+        namespace["__slots__"] = tuple(fields)
+        return super().__new__(mcs, name, bases, namespace)
+
+
+class Message(metaclass=_MessageType):
+    """What is common to all messages, and to the records within them."""
+
+    #: The number of the message in a frame's header; 0 for a record within one.
+    kind = 0
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        cls = type(self)
+        for name, value in zip(cls.fields, values):
+            named[name] = value
+        for name in cls.fields:
+            object.__setattr__(self, name, named.pop(name) if name in named else cls.defaults[name])
+        assert not named, f"{cls.__name__} has no {', '.join(named)}"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is frozen")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.as_dict() == other.as_dict()
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self)))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.as_dict().items())
+        return f"{type(self).__name__}({shown})"
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Return the fields by name."""
+        return {name: getattr(self, name) for name in type(self).fields}
+
+    def replace(self, **changes: Any) -> Any:
+        """Return the same message with other values for these fields."""
+        return type(self)(**{**self.as_dict(), **changes})
+
+
+# ---- parent to warden, on the lifeline
+
+
+class Spawn(Message):
+    """Start the child; the first message. The descriptors named by `fds` travel with it, in that order."""
+
+    kind = 32
+    version: int
+    argv: List[str]  #: interpreter, options and file; the descriptors in `keep` are appended
+    cwd: str
+    env: Dict[str, str]
+    fds: List[str]
+    keep: List[str]  #: those that the child inherits
+    limits: Dict[str, Any]  #: Limits.to_json()
+    folders: List[str]  #: what the disk limit counts
+
+
+class Kill(Message):
+    """End the whole tree; with `stack`, have the child write first where each of its threads is."""
+
+    kind = 33
+    stack: bool = False
+
+
+class Watch(Message):
+    """Say whether a task runs: an idle tree is looked at less often. `loaded`: the code is imported."""
+
+    kind = 34
+    idle: bool
+    loaded: bool
+
+
+class Throttle(Message):
+    """Enforce the CPU limit, or suspend it while the algorithm ends within its grace."""
+
+    kind = 35
+    on: bool
+
+
+class AskUsage(Message):
+    """Look now, and answer with a Sample of this number; `restart`: forget the highest use so far."""
+
+    kind = 36
+    number: int
+    restart: bool
+
+
+class EndOthers(Message):
+    """End every process of the tree but the child itself."""
+
+    kind = 37
+
+
+# ---- warden to parent, on the lifeline
+
+
+class Protection(Message):
+    """Which limits are enforced, and how: a line to show, "cgroup" or "sampling", and Landlock's part."""
+
+    line: str
+    level: str
+    signals_confined: bool
+
+
+class Spawned(Message):
+    """The child runs, or could not be executed; nothing of a child is acted on before it was read."""
+
+    kind = 40
+    version: int
+    pid: int
+    problem: str  #: why it could not be executed, "" if it could
+    protection: Protection
+
+
+class Sample(Message):
+    """Usage of the tree: a few times a second while a task runs, and once for each AskUsage."""
+
+    kind = 41
+    memory_bytes: int
+    peak_bytes: int
+    files_bytes: int
+    processes: int
+    cpu_s: float
+    answers: Optional[int] = None  #: the number of the AskUsage
+
+
+class ProcessMemory(Message):
+    """A process as it was when the kill began, or when a limit was found broken."""
+
+    pid: int
+    name: str
+    memory_bytes: int
+
+
+class SharedMemoryUse(Message):
+    """An object in shared memory that the run has made."""
+
+    name: str
+    size_bytes: int
+
+
+class BrokenLimit(Message):
+    """The limit for which the warden ends the tree: used and allowed in its own unit."""
+
+    cause: str  #: the value of an outcome.Cause
+    used: float
+    allowed: float
+    after_s: float  #: seconds since the child began
+    top: List[ProcessMemory]  #: largest first
+    objects: List[SharedMemoryUse]  #: largest first
+
+
+class Account(Message):
+    """What the tree has used in its whole life, and what became of its shared memory."""
+
+    peak_bytes: int
+    files_bytes: int
+    cpu_s: float
+    group_oom: bool  #: the kernel killed within our cgroup
+    machine_oom: bool  #: the kernel killed because the machine had no memory left
+    removed: List[SharedMemoryUse]  #: left behind by the run, and removed
+    kept: List[SharedMemoryUse]  #: may be the run's, but is not proven to be
+
+
+class Ended(Message):
+    """No process of the tree is left, or `left` names them; the last message."""
+
+    kind = 42
+    status: Optional[int]  #: of the child, as waitpid() told; None: it could not be reaped
+    was_killed: bool  #: on the parent's word
+    broken: Optional[BrokenLimit]  #: killed by the warden itself, for this
+    others: List[ProcessMemory]  #: the largest of those that were still there, the child among them
+    others_count: int
+    left: List[ProcessMemory]  #: those that even SIGKILL did not end
+    max_rss_bytes: int
+    account: Optional[Account]  #: None: the child was never begun
+
+
+# ---- parent to child, on the task socket (read by the main thread)
+
+
+class Setup(Message):
+    """Which code to load, and how; the first message."""
+
+    kind = 1
+    version: int
+    folder: str  #: these four are an entry.Location
+    module: str
+    function: str
+    file: str
+    encoding: str  #: of the worker's messages: json, bson or msgpack
+    python_path: List[str]  #: the user's PYTHONPATH, which our own imports must not see
+    returned_errors: bool = False  #: errors of the code API are returned instead of raised
+    brake_bytes: Optional[int] = None  #: the memory limit, where an allocation beyond it fails
+    env: Optional[Dict[str, str]] = None  #: variables to set, where the process was not started with them
+
+
+class Begin(Message):
+    """A task, with all that the child needs to know of it: Initialize and UseFolder at once.
+
+    At its defaults its JSON is empty, which saves a task of a millisecond the parsing.
+    """
+
+    kind = 5
+    wire: bytes
+    is_announced: bool = True  #: the worker takes it for initialized already
+    folder: Optional[str] = None
+    keep_max_bytes: Optional[int] = None
+    env: Optional[Dict[str, str]] = None
+
+
+class Initialize(Message):
+    """A task whose names the child has to find; it answers with TaskRead, and waits for UseFolder."""
+
+    kind = 2
+    wire: Wire
+
+
+class UseFolder(Message):
+    """Where the child keeps what a task took and returned; the answer to TaskRead."""
+
+    kind = 3
+    folder: Optional[str] = None  #: None: nothing is kept
+    keep_max_bytes: Optional[int] = None  #: larger values are not kept; None: all are
+    env: Optional[Dict[str, str]] = None  #: variables of the task
+
+
+class Start(Message):
+    """The worker has said `start`."""
+
+    kind = 4
+
+
+# ---- parent to child, on the control socket (read by the control thread)
+
+
+class StopTask(Message):
+    """Call the user's stop() with these options of the worker."""
+
+    kind = 8
+    options: Dict[str, Any]
+
+
+class EndProcess(Message):
+    """Stop what runs, then call the user's exit() with these options of the worker, and end."""
+
+    kind = 9
+    options: Dict[str, Any]
+
+
+class Reply(Message):
+    """A message of the worker that answers a call of the code API."""
+
+    kind = 10
+    wire: Wire
+
+
+# ---- child to parent, on the task socket
+
+
+class Loaded(Message):
+    """The code is imported; the first message, unless it is LoadFailed."""
+
+    kind = 16
+    version: int
+    methods: List[str]  #: of start, init, stop, exit: those that are there
+    python: str  #: the version of the interpreter
+    calls: Dict[str, Any]  #: for each method how it is called, see entry.calls_of
+
+
+class LoadFailed(Message):
+    """The code cannot be used; the child ends by itself."""
+
+    kind = 17
+    code: str
+    message: str
+    details: str = ""
+
+
+class TaskRead(Message):
+    """The task was decoded, and has begun: if the child dies now, no other child gets it."""
+
+    kind = 18
+    ids: Dict[str, Optional[str]]  #: as the worker's message names them
+
+
+class Initialized(Message):
+    """The user's init() has returned, or there is none."""
+
+    kind = 19
+
+
+class Done(Message):
+    """The task is over: the final `done` message, ready for the worker."""
+
+    kind = 20
+    wire: Wire
+
+
+class Failed(Message):
+    """The task is over without a result; `ends`: and so is the child, which ends by itself."""
+
+    kind = 21
+    code: str
+    message: str
+    details: str = ""
+    ends: bool = False
+
+
+class StopReturned(Message):
+    """The user's stop() has returned, raised `error`, or does not exist."""
+
+    kind = 22
+    error: str = ""
+
+
+class ApiCall(Message):
+    """A call of the code API, ready for the worker."""
+
+    kind = 23
+    wire: Wire
+
+
+class Progress(Message):
+    """How far the algorithm says that it is, in percent; `details` is what it says beside."""
+
+    kind = 25
+    value: float
+    details: Any = None
+
+
+class Problem(Message):
+    """Something that the user must know of, and that fails no task."""
+
+    kind = 24
+    text: str
+
+
+# ---- the user's own process to its supervisor, with --in-process
+
+
+class EndAsked(Message):
+    """The user, or the system, wants an end with this exit status (128 + signal)."""
+
+    kind = 48
+    status: int
+
+
+class LastWord(Message):
+    """The process ends with this exit status; its supervisor is not its parent, and cannot know."""
+
+    kind = 49
+    status: int
+
+
+def _by_kind(*messages: Type[Message]) -> Dict[int, Type[Message]]:
+    return {one.kind: one for one in messages}
+
+
+#: What each side takes from the other: any other kind is a protocol error.
+TO_WARDEN = _by_kind(Spawn, Kill, Watch, Throttle, AskUsage, EndOthers)
+FROM_WARDEN = _by_kind(Spawned, Sample, Ended)
+TO_CHILD = _by_kind(Setup, Begin, Initialize, UseFolder, Start)
+TO_CONTROL = _by_kind(StopTask, EndProcess, Reply)
+FROM_CHILD = _by_kind(
+    Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall, Progress, Problem
+)
+FROM_USER_PROCESS = _by_kind(EndAsked, LastWord)
+
+
+# ---- to frames and back
+
+
+def encode(task: int, message: Message) -> bytes:
+    """Return the frame of a message whose bytes travel in the stream."""
+    body = body_of(message)
+    assert len(body) <= INLINE_LIMIT, "a larger body goes into a memfd"
+    return header(message.kind, task, len(body)) + body
+
+
+def body_of(message: Message) -> bytes:
+    """Return the body of a message's frame, for one whose `wire` is not in a memfd."""
+    cls = type(message)
+    told = {}
+    wire: Optional[bytes] = None
+    for name in cls.fields:
+        value = getattr(message, name)
+        if name == "wire":
+            wire = value
+        elif name not in cls.defaults or value != cls.defaults[name]:
+            told[name] = _plain(value)
+    # Text from user code may hold lone surrogates: ASCII JSON carries them.
+    text = json.dumps(told).encode() if told else b""
+    if wire is None:
+        return text
+    return wire if len(cls.fields) == 1 else b"%b\n%b" % (text, wire)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Message):
+        return {name: _plain(one) for name, one in value.as_dict().items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value
+
+
+def decode(frame: Frame, known: Mapping[int, Type[Message]]) -> Message:
+    """Return the message in a frame; its descriptor, if any, is the message's from here on.
+
+    Raises ChannelError when it is none of the known kinds, or not of its declared shape; the descriptor is
+    closed then.
+    """
+    cls = known.get(frame.kind)
+    try:
+        if cls is None:
+            raise ValueError("a kind nobody sends")
+        if frame.fd is not None:
+            if list(cls.fields) != ["wire"] or cls.fields["wire"] != "Wire":
+                raise ValueError("a descriptor nobody asked for")
+            return cls(Blob(frame.fd, frame.size))
+        return _from_body(cls, frame.body)
+    except (ValueError, RecursionError) as error:
+        if frame.fd is not None:
+            os.close(frame.fd)
+        raise ChannelError(f"frame {frame.kind} with a bad body: {error}") from None
+
+
+def _from_body(cls: Type[Message], body: bytes) -> Message:
+    fields = cls.fields
+    if not fields:
+        return cls()
+    if "wire" not in fields:
+        return cls(**_read_fields(cls, body))
+    if len(fields) == 1:
+        return cls(body)
+    text, _, wire = body.partition(b"\n")
+    return cls(wire, **_read_fields(cls, text))
+
+
+def _read_fields(cls: Type[Message], text: bytes) -> Dict[str, Any]:
+    told = json.loads(text) if text else {}
+    if type(told) is not dict:
+        raise ValueError(f"{type(told).__name__} instead of an object")
+    # Before anything else: the fields of another version may be others.
+    if "version" in cls.fields and told.get("version") != PROTOCOL_VERSION:
+        raise ValueError(
+            f"version {told.get('version')!r} of hkrunner's own protocol instead of {PROTOCOL_VERSION}: was "
+            "hkrunner replaced while it ran? Start it again"
+        )
+    return _checked(cls, told, cls.__name__)
+
+
+def _checked(cls: Type[Message], told: Dict[str, Any], where: str) -> Dict[str, Any]:
+    readers = _READERS.get(cls)
+    if readers is None:
+        readers = _READERS[cls] = {name: _reader(text) for name, text in cls.fields.items() if name != "wire"}
+    missing = [name for name in readers if name not in told and name not in cls.defaults]
+    unknown = [name for name in told if name not in readers]
+    if missing or unknown:
+        raise ValueError(
+            f"{where} without {missing[0]}" if missing else f"{where} has no {unknown[0][:80]!r}"
+        )
+    return {name: readers[name](value, f"{where}.{name}") for name, value in told.items()}
+
+
+_Reader = Callable[[Any, str], Any]
+#: The readers of a class's fields, made when its first message comes.
+_READERS: Dict[Type[Message], Dict[str, _Reader]] = {}
+_PLAIN: Dict[str, Tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+
+
+def _reader(annotation: str) -> _Reader:
+    """Return what checks a value against a field's annotation, and turns it into the declared type."""
+    if annotation == "Any":
+        return lambda value, where: value
+    if annotation in _PLAIN:
+        return _plain_reader(annotation, _PLAIN[annotation])
+    outer, _, inner = annotation.partition("[")
+    inner = inner[:-1]
+    if outer == "Optional":
+        read = _reader(inner)
+        return lambda value, where: None if value is None else read(value, where)
+    if outer == "List":
+        return _list_reader(_reader(inner))
+    if outer == "Dict":
+        return _dict_reader(_reader(inner.partition(", ")[2]))
+    record = globals()[annotation]
+    return _record_reader(record)
+
+
+def _plain_reader(name: str, types: Tuple[type, ...]) -> _Reader:
+    def read(value: Any, where: str) -> Any:
+        if type(value) not in types:  # not isinstance: True is an int
+            raise ValueError(f"{where} is {type(value).__name__} instead of {name}")
+        return value
+
+    return read
+
+
+def _list_reader(read_one: _Reader) -> _Reader:
+    def read(value: Any, where: str) -> Any:
+        if type(value) is not list:
+            raise ValueError(f"{where} is {type(value).__name__} instead of a list")
+        return [read_one(one, where) for one in value]
+
+    return read
+
+
+def _dict_reader(read_one: _Reader) -> _Reader:
+    def read(value: Any, where: str) -> Any:
+        if type(value) is not dict:
+            raise ValueError(f"{where} is {type(value).__name__} instead of an object")
+        return {name: read_one(one, where) for name, one in value.items()}
+
+    return read
+
+
+def _record_reader(record: Type[Message]) -> _Reader:
+    def read(value: Any, where: str) -> Any:
+        if type(value) is not dict:
+            raise ValueError(f"{where} is {type(value).__name__} instead of an object")
+        return record(**_checked(record, value, where))
+
+    return read

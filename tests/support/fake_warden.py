@@ -1,0 +1,202 @@
+"""A warden and a child that do what the test says, at the other ends of a handle's sockets; no process."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hkrunner.runner.io.loop import Loop
+from hkrunner.sandbox.parent import warden_launch
+from hkrunner.sandbox.parent.child_handle import Child
+from hkrunner.sandbox.shared.channel import Frame, FrameReader, fds_of
+from hkrunner.sandbox.shared.limits import Limits
+from hkrunner.sandbox.shared.messages import (
+    PROTOCOL_VERSION,
+    TO_CHILD,
+    TO_CONTROL,
+    TO_WARDEN,
+    Account,
+    Ended,
+    Message,
+    Protection,
+    Sample,
+    Setup,
+    Spawn,
+    Spawned,
+    decode,
+    encode,
+)
+from hkrunner.sandbox.shared.outcome import Exit
+
+from .clock import Clock
+
+#: The pid that the child is said to have; none of this machine, which has at most 2**22.
+PID = 2**23
+SETUP = Setup(PROTOCOL_VERSION, "/code", "main", "start", "/code/main.py", "json", [])
+SPAWNED = Spawned(PROTOCOL_VERSION, PID, "", Protection("limits: none", "sampling", False))
+ACCOUNT = Account(1000, 0, 0.5, False, False, [], [])
+
+
+@dataclass
+class Recorder:
+    """A listener that writes down what it is told."""
+
+    messages: list[tuple[int, Message]] = field(default_factory=list)
+    output: dict[str, bytes] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    exits: list[Exit] = field(default_factory=list)
+    #: What the child's handle knew of its process when it told of something first.
+    pid_at_first: int | None = None
+
+    def on_message(self, child: Child, task: int, message: Message) -> None:
+        if self.pid_at_first is None:
+            self.pid_at_first = child.pid
+        self.messages.append((task, message))
+
+    def on_output(self, child: Child, stream: str, data: bytes) -> None:
+        self.output[stream] = self.output.get(stream, b"") + data
+
+    def on_sample(self, child: Child, sample: Sample) -> None:
+        self.samples.append(sample)
+
+    def on_exit(self, child: Child, exit: Exit) -> None:
+        self.exits.append(exit)
+
+
+class _Process:
+    """What the handle asks of the warden's process."""
+
+    pid = PID + 1
+
+    def __init__(self) -> None:
+        self.was_killed = False
+        self.was_reaped = False
+
+    def kill(self) -> None:
+        self.was_killed = True
+
+    def wait(self) -> int:
+        self.was_reaped = True
+        return 0
+
+
+class FakeWarden:
+    """Both the warden and the child of one handle, which is made with it."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, limits: Limits | None = None, **more: Any) -> None:
+        """`more`: other arguments of Child."""
+        self.clock = Clock()
+        self.loop = Loop(clock=self.clock)
+        self.seen = Recorder()
+        self.process = _Process()
+        ours, self._lifeline = socket.socketpair()
+        launched = warden_launch.Launched(self.process, ours)  # type: ignore[arg-type]
+        patch.setattr(warden_launch, "take", lambda: launched)
+        patch.setattr(warden_launch, "has_ended", lambda process, most_s: True)
+        arguments: dict[str, Any] = {"argv": ["python"], "cwd": "/code", "env": {}, "setup": SETUP, **more}
+        self.child = Child(self.loop, self.seen, limits=limits or Limits(), **arguments)
+        self._from_parent = FrameReader()
+        self._readers: dict[int, FrameReader] = {}
+        self._fds: list[int] = []
+        self.told: list[Message] = []  #: to the warden
+        self.tasks = self.control = self._lifeline  # until Spawn is read
+        self.streams: dict[str, int] = {}
+        self._read_spawn()
+
+    def _read_spawn(self) -> None:
+        data, ancillary, _, _ = self._lifeline.recvmsg(1 << 20, 256, socket.MSG_CMSG_CLOEXEC)
+        fds = fds_of(ancillary)
+        self.told = [decode(frame, TO_WARDEN) for frame in self._from_parent.feed(data)]
+        if not self.told:
+            return
+        spawn = self.told[0]
+        assert isinstance(spawn, Spawn), "the first message"
+        named = dict(zip(spawn.fds, fds, strict=True))
+        self.tasks = socket.socket(fileno=named.pop("tasks"))
+        self.control = socket.socket(fileno=named.pop("control"))
+        self._fds = list(named.values())
+        self.streams = named
+
+    # ---- as the warden
+
+    def say(self, *messages: Message) -> None:
+        """Say these on the lifeline."""
+        self._lifeline.sendall(b"".join(encode(0, one) for one in messages))
+
+    def heard(self) -> list[Message]:
+        """Return what was said to the warden since."""
+        self._lifeline.setblocking(False)
+        try:
+            data = self._lifeline.recv(1 << 20)
+        except BlockingIOError:
+            return []
+        found = [decode(frame, TO_WARDEN) for frame in self._from_parent.feed(data)]
+        self.told += found
+        return found
+
+    def end(self, status: int | None = 0, **more: Any) -> None:
+        """Say that the child has ended with this wait status."""
+        told: dict[str, Any] = {
+            "was_killed": False, "broken": None, "others": [], "others_count": 0, "left": [],
+            "max_rss_bytes": 0, "account": ACCOUNT, **more,
+        }  # fmt: skip
+        self.say(Ended(status=status, **told))
+
+    # ---- as the child
+
+    def answer(self, task: int, *messages: Message) -> None:
+        """Say these on the task socket."""
+        self.tasks.sendall(b"".join(encode(task, one) for one in messages))
+
+    def print(self, stream: str, text: bytes) -> None:
+        """Write this to the child's stdout or stderr."""
+        os.write(self.streams[stream], text)
+
+    def got(self, sock: socket.socket) -> list[tuple[int, Message]]:
+        """Return what the child has got on its task or control socket."""
+        known = TO_CHILD if sock is self.tasks else TO_CONTROL
+        return [(frame.task, decode(frame, known)) for frame in self.frames(sock)]
+
+    def frames(self, sock: socket.socket) -> Sequence[Frame]:
+        """Return the frames that have come on one of the child's sockets."""
+        reader = self._readers.setdefault(sock.fileno(), FrameReader())
+        sock.setblocking(False)
+        found: list[Frame] = []
+        while True:
+            try:
+                data, ancillary, _, _ = sock.recvmsg(1 << 20, 256, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                return found
+            if not data:
+                return found
+            found += reader.feed(data, fds_of(ancillary))
+
+    # ----
+
+    def turn(self, times: int = 4) -> None:
+        """Have the parent's loop serve what is ready, and the timers that are due."""
+        for _ in range(times):
+            self.loop.turn(0)
+
+    def after(self, seconds: float) -> None:
+        """Let so much time pass."""
+        self.clock.now += seconds
+        self.turn()
+
+    def close(self) -> None:
+        """End the child if the test has not, and close all that is left."""
+        if not self.seen.exits:
+            try:
+                self.end()
+            except OSError:
+                self.child._warden_lost("the test is over")
+            self.turn()
+        for sock in {self._lifeline, self.tasks, self.control}:
+            sock.close()
+        for fd in self._fds:
+            os.close(fd)
+        self.loop.close()
