@@ -161,7 +161,9 @@ class ApiProcess:
         try:
             manager.records.make_folder()
             self._process: subprocess.Popen[bytes] = spawn(
-                "api", to_json({"root": str(manager.root), "port": port}), manager.records.folder / "api.log"
+                "rest",
+                to_json({"root": str(manager.root), "port": port}),
+                manager.records.folder / "rest.log",
             )
         except OSError as error:
             raise BoardError(f"the board routes cannot be started: {error.strerror or error}") from error

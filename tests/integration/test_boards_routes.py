@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import select
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 from hkrunner.boards.errors import BoardError
 from hkrunner.boards.manager import BoardManager
 from hkrunner.boards.rest_server import ApiProcess
-from support.boards import BOARD_DEADLINE_S, add_run, get, runs_of
+from support.boards import BOARD_DEADLINE_S, add_run, get, python_with, runs_of
 from support.routes import Client, running
 from support.waiting import wait_until
 
@@ -190,9 +189,7 @@ def stub_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
     (site / "optuna_dashboard-0.21.0.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: optuna-dashboard\nVersion: 0.21.0\n"
     )
-    return lambda: monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
-    )
+    return lambda: monkeypatch.setattr(sys, "executable", str(python_with(site, tmp_path / "python")))
 
 
 def test_an_optuna_board_serves_the_study_of_a_job(root: Path, stub_dashboard: Callable[[], None]) -> None:

@@ -327,7 +327,7 @@ def test_a_plugin_that_does_not_load_is_left_out_and_named(
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[tensorboard_plugins]\nbroken = broken:Plugin\n")
     (site / "broken.py").write_text(module)
-    monkeypatch.setattr(sys, "executable", str(python_with(site, tmp_path / "python")))
+    monkeypatch.setenv("PYTHONPATH", str(site))
     board = start(manager, all_target(manager.root), Readiness.LISTENING)
     assert board.notes == (f"the plugin broken does not load: {reason}",)
 
