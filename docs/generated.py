@@ -25,10 +25,10 @@ from hkrunner.runner.console.json_events import _ENDED
 from hkrunner.runner.protocol.error_codes import CODES
 from hkrunner.runner.protocol.result import Result
 from hkrunner.runner.protocol.task_state import TABLE, Action, Event, State
-from hkrunner.runner.settings.options import OPTIONS, WORKER_OPTIONS, Option
+from hkrunner.runner.settings.option import Option
+from hkrunner.runner.settings.options import OPTIONS
+from hkrunner.runner.settings.worker_options import OWN_OPTIONS, WORKER_OPTIONS
 from hkrunner.sandbox.shared.limits import thread_variables
-
-_DEFAULT = re.compile(r"\s*\[default: (.+?)\]$")
 
 
 def cell(text: str) -> str:
@@ -50,18 +50,9 @@ def code(text: str) -> str:
 # ---- options, commands, variables
 
 
-def _metavar(option: Option) -> str:
-    if option.kind == "flag":
-        return ""
-    if option.choices:
-        return " " + "|".join(option.choices)
-    return f" {option.metavar or ('SECONDS' if option.kind == 'seconds' else 'TEXT')}"
-
-
 def _default(option: Option) -> str:
-    said = _DEFAULT.search(option.help)
-    if said:
-        return said[1]
+    if option.default_text:
+        return option.default_text
     if option.kind == "flag":
         return "off"
     if option.default is None:
@@ -72,7 +63,7 @@ def _default(option: Option) -> str:
 
 def _flags(option: Option) -> str:
     names = ", ".join(f"`{one}`" for one in option.flags[:-1])
-    last = f"`{option.flags[-1]}{_metavar(option)}`"
+    last = code(f"{option.flag} {option.placeholder}".rstrip())
     return f"{names}, {last}" if names else last
 
 
@@ -85,7 +76,7 @@ def _option_tables(options: tuple[Option, ...]) -> str:
         rows = [
             [
                 _flags(one),
-                _DEFAULT.sub("", one.help),
+                one.help,
                 _default(one),
                 ", ".join(code(name) for name in one.env),
             ]
@@ -102,9 +93,8 @@ def options() -> str:
 
 def worker_options() -> str:
     """Return those of `hkrunner worker` that `run` does not have, or has with another meaning."""
-    of_run = set(OPTIONS)
-    own = tuple(one for one in WORKER_OPTIONS if one.group == "Worker" and one not in of_run)
-    shared = [one.flags[-1] for one in WORKER_OPTIONS if one not in own]
+    own = tuple(one for one in WORKER_OPTIONS if one in OWN_OPTIONS or one.worker_help)
+    shared = [one.flag for one in WORKER_OPTIONS if one not in own]
     return (
         _option_tables(own)
         + "\nAs of `run`, for the algorithms that it runs for others: "
@@ -163,13 +153,10 @@ def _epilog(one: click.Command) -> str:
 def environment() -> str:
     """Return the variables that hkrunner reads."""
     found: dict[str, list[str]] = {}
-    for option in (
-        *OPTIONS,
-        *(one for one in WORKER_OPTIONS if one.group == "Worker" and one not in OPTIONS),
-    ):
+    for option in (*OPTIONS, *OWN_OPTIONS):
         for name in option.env:
-            where = "" if option in OPTIONS else " of `hkrunner worker`"
-            found.setdefault(name, []).append(f"`{option.flags[-1]}`{where}")
+            where = " of `hkrunner worker`" if option in OWN_OPTIONS else ""
+            found.setdefault(name, []).append(code(option.flag) + where)
     rows = [[code(name), ", ".join(of)] for name, of in sorted(found.items())]
     return table(["variable", "stands for"], rows)
 

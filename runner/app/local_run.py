@@ -25,7 +25,8 @@ from ..protocol.messages import Failure
 from ..protocol.result import Result
 from ..serving.child_pool import Crew
 from ..serving.supervisor import Hooks, Supervisor
-from ..settings.settings import Settings, worker_url
+from ..settings.settings import Settings
+from ..settings.worker_url import worker_url
 from ..worker_stub.server import Answer, LocalTask, LocalWorker
 from .other_algorithms import save_spans
 from .stand_in_options import algorithms_of

@@ -16,7 +16,8 @@ from ..io.loop import Loop
 from ..prepare.prepare import prepare
 from ..settings import descriptor as descriptors
 from ..settings.descriptor import Descriptor
-from ..settings.settings import Settings, limits_of
+from ..settings.limit_options import limits_of
+from ..settings.settings import Settings
 from .other_algorithms import LocalAlgorithms
 
 

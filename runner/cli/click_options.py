@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import SettingsError
-from ..settings.options import Option
+from ..settings.option import Option
 
 #: What a command of ours is made with.
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -102,8 +102,8 @@ def parameter(option: Option) -> click.Option:
         type=None if flag else kind,
         is_flag=flag,
         multiple=option.kind == "many",
-        metavar=option.metavar or ("SECONDS" if option.kind == "seconds" else None),
-        help=option.help,
+        metavar=None if flag or option.kind == "choice" else option.placeholder,
+        help=f"{option.help}  [default: {option.default_text}]" if option.default_text else option.help,
         show_default=shown,
         show_envvar=bool(option.env),
         shell_complete=complete_files if option.metavar in _FILES else None,

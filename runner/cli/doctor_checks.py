@@ -25,7 +25,8 @@ from ... import __version__
 from ...boards.tensorboard.data_server import DataServerError, find_binary
 from ...boards.tensorboard.start_failures import too_little_memory
 from ...sandbox.linux import cgroup, kernel, landlock, procfs
-from ...sandbox.shared.limits import MI, child_memory_bytes, container_memory_bytes, format_bytes
+from ...sandbox.shared.container_memory import child_memory_bytes, container_memory_bytes
+from ...sandbox.shared.limits import MI, format_bytes
 
 #: Docker's default for /dev/shm, which PyTorch's data loaders and joblib outgrow.
 SMALL_SHM_BYTES = 64 * MI

@@ -11,8 +11,9 @@ import click
 
 from ... import __version__
 from ..errors import HkrunnerError, SettingsError
+from ..settings.from_options import settings_of
 from ..settings.options import OPTIONS
-from ..settings.settings import Settings, settings_of
+from ..settings.settings import Settings
 from .click_options import Sections, complete_files, stands_alone
 
 EPILOG = """\b

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from ..errors import HkrunnerError, SettingsError
+from ..settings.from_options import settings_of
 from ..settings.options import OPTIONS
-from ..settings.settings import settings_of
 from .click_options import Sections, complete_files
 
 EPILOG = """\b
@@ -23,22 +23,7 @@ Exit status:
   4    the code cannot be loaded, or cannot be called
 """
 
-_NAMES = (
-    "entry",
-    "path",
-    "file",
-    "python",
-    "env",
-    "env_file",
-    "encoding",
-    "gpu",
-    "no_gpu",
-    "cpu",
-    "mem",
-    "mem_mode",
-)
-_MORE = ("pids", "start_timeout_s", "cpu_time_s", "files", "disk", "no_limits", "state_dir", "json")
-_CHOSEN = [option for option in OPTIONS if option.name in (*_NAMES, *_MORE)]
+_CHOSEN = [option for option in OPTIONS if option.in_validate]
 _HELP = {"json": "Print what was found as one JSON object."}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from ..settings.options import WORKER_OPTIONS
-from ..settings.settings import worker_settings_of
+from ..settings.from_options import worker_settings_of
+from ..settings.worker_options import WORKER_OPTIONS
 from .click_options import Sections
 
 EPILOG = """\b

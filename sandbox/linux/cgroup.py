@@ -282,8 +282,6 @@ def describe(limits: Limits, group: Cgroup | None, refusal: Refusal | None = Non
         parts.append(f"cpu time {limits.cpu_time_s:g} s")
     if limits.files is not None:
         parts.append(f"files {limits.files} by rlimit")
-    if limits.file_bytes is not None:
-        parts.append(f"file size {format_bytes(limits.file_bytes)} by rlimit")
     if limits.disk_bytes is not None:
         parts.append(f"disk {format_bytes(limits.disk_bytes)} by measuring")
     if limits.task_timeout_s is not None:

@@ -7,12 +7,14 @@ means: measure, and let everything pass.
 
 from __future__ import annotations
 
+import enum
 import functools
 import math
 import os
+import re
 import resource
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 KI, MI, GI, TI = 2**10, 2**20, 2**30, 2**40
 
@@ -25,30 +27,117 @@ _UNIT_NAMES = ",".join(UNITS)
 #: HKube's format `algorithm-memory` refuses less.
 LEAST_MEMORY_BYTES = 4 * MI
 
-#: What the parts of hkrunner beside the child need of a container's memory. Measured RSS, rounded up:
-#: the parent with its libraries and a message in its buffers, the warden with psutil, one TensorBoard.
-PARENT_BYTES = 56 * MI
-WARDEN_BYTES = 24 * MI
-BOARD_BYTES = 256 * MI
-
-#: Kernel memory (page tables, sockets) counts against a container and against nobody's RSS.
-KERNEL_SHARE = 0.03
-
 MEM_MODES = ("brake", "rss")
 
 
-class Limits(NamedTuple):
-    """What one run may use; None: without limit. Memory, processes, CPU and disk count the whole tree."""
+class Unit(enum.Enum):
+    """What the value of a limit counts: with it go how it is read, how it is shown, and its placeholder."""
 
-    cpu_cores: float | None = None
-    memory_bytes: int | None = None
-    pids: int | None = None
-    task_timeout_s: float | None = None
-    start_timeout_s: float | None = None
-    cpu_time_s: float | None = None
-    files: int | None = None  #: open descriptors, for each process
-    disk_bytes: int | None = None  #: growth of the work and state folders
-    file_bytes: int | None = None  #: size of one file
+    CORES = "CORES"
+    BYTES = "SIZE"
+    COUNT = "N"
+    SECONDS = "SECONDS"
+
+    def show(self, value: float) -> str:
+        """Return the value as messages show it: 0.5 cores, 512 MiB, 3 s."""
+        if self is Unit.BYTES:
+            return format_bytes(value)
+        return f"{value:g}{_SUFFIXES.get(self, '')}"
+
+
+_SUFFIXES = {Unit.CORES: " cores", Unit.SECONDS: " s"}
+
+
+class Limit(NamedTuple):
+    """The declaration of one limit: what is written behind a field of Limits.
+
+    The option, its variable, the keyword of hkrunner.run(), the plan of --dry-run, the options of
+    `hkrunner worker` and `hkrunner validate`, `hkrunner explain` and the reference are made from it.
+    """
+
+    option: str  #: "--mem"; the variable HKRUNNER_MEM and the keyword `mem` are made from it
+    unit: Unit
+    label: str  #: name in the plan of --dry-run
+    help: str
+    code: str | None = None  #: error code of a task that broke it; None: it slows down, or fails a call
+    least: int = 1  #: smallest value of a COUNT
+
+
+class Limits(NamedTuple):
+    """What one run may use; None: without limit. Memory, processes, CPU and disk count the whole tree.
+
+    A new limit is one more field here, with its declaration, and the code that enforces it.
+    """
+
+    cpu_cores: Annotated[
+        float | None,
+        Limit("--cpu", Unit.CORES, "cpu", "Average number of CPU cores the algorithm may use: 0.5, 2, 500m."),
+    ] = None
+    memory_bytes: Annotated[
+        int | None,
+        Limit(
+            "--mem",
+            Unit.BYTES,
+            "memory",
+            "Memory the algorithm may use, all its processes together: 512Mi, 2Gi (units: Ki, Mi, Gi, Ti, K,"
+            " M, G, T).",
+            "OUT_OF_MEMORY",
+        ),
+    ] = None
+    pids: Annotated[
+        int | None,
+        Limit(
+            "--pids",
+            Unit.COUNT,
+            "processes",
+            "Number of processes the algorithm may have at a time.",
+            "TOO_MANY_PROCESSES",
+        ),
+    ] = None
+    task_timeout_s: Annotated[
+        float | None,
+        Limit("--timeout", Unit.SECONDS, "task", "Seconds a task may take.", "TASK_TIMEOUT"),
+    ] = None
+    start_timeout_s: Annotated[
+        float | None,
+        Limit(
+            "--start-timeout", Unit.SECONDS, "loading", "Seconds loading the code may take.", "START_TIMEOUT"
+        ),
+    ] = None
+    cpu_time_s: Annotated[
+        float | None,
+        Limit(
+            "--cpu-time",
+            Unit.SECONDS,
+            "cpu time",
+            "CPU seconds that the algorithm's process and all processes below it may use, counted over all"
+            " tasks.",
+            "CPU_TIME_LIMIT",
+        ),
+    ] = None
+    #: open descriptors, for each process
+    files: Annotated[
+        int | None,
+        Limit(
+            "--files",
+            Unit.COUNT,
+            "open files",
+            "Number of files each process may have open.",
+            "TOO_MANY_FILES",
+            least=16,
+        ),
+    ] = None
+    #: growth of the work and state folders
+    disk_bytes: Annotated[
+        int | None,
+        Limit(
+            "--disk",
+            Unit.BYTES,
+            "disk",
+            "Bytes by which the working folder and the records may grow: 2Gi.",
+            "DISK_LIMIT",
+        ),
+    ] = None
     #: "brake": an allocation beyond the limit fails; "rss": only touched memory counts.
     mem_mode: str = "brake"
     enforced: bool = True
@@ -82,6 +171,18 @@ class Limits(NamedTuple):
         return cls(**known)
 
 
+@functools.lru_cache(maxsize=1)
+def declared_limits() -> dict[str, Limit]:
+    """Return the declaration of each limit, by the name of its field."""
+    hints = get_type_hints(Limits, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+
+
+def set_by(limit: str, origins: Iterable[tuple[str, str]]) -> str:
+    """Return what has set this limit, for messages: its option, unless `origins` names something else."""
+    return dict(origins).get(limit, declared_limits()[limit].option)
+
+
 def parse_memory(text: str) -> int:
     """Return the bytes of a memory limit, such as 512Mi; ValueError says what is wrong."""
     value = parse_size(text)
@@ -96,9 +197,9 @@ def parse_size(text: str) -> int:
     number = stripped[: _number_length(stripped)]
     unit = stripped[len(number) :].strip()
     if not unit:
-        raise ValueError(f"memory unit must be one of {_UNIT_NAMES}")
+        raise ValueError(f"memory unit must be one of {_UNIT_NAMES}{_did_you_mean(number, unit)}")
     if unit not in UNITS:
-        raise ValueError(f"{unit} is not a valid unit [{_UNIT_NAMES}]")
+        raise ValueError(f"{unit} is not a valid unit [{_UNIT_NAMES}]{_did_you_mean(number, unit)}")
     try:
         value = float(number)
     except ValueError:
@@ -110,6 +211,31 @@ def parse_size(text: str) -> int:
     if value >= 2**63:
         raise ValueError(f"memory cannot be as large as {text.strip()}")
     return int(value)
+
+
+def _did_you_mean(number: str, unit: str) -> str:
+    """Return `; did you mean 300Mi?` for 300, 300MB, 300mb, 300 MiB, 314572800 and 314572800B, else ""."""
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number):
+        return ""
+    if unit in ("", "b", "B"):
+        meant = _guess(number)
+    elif (found := re.fullmatch(r"([KMGT])(i?b|i)?", unit, re.IGNORECASE)) is not None:
+        meant = f"{number}{found[1].upper()}i"
+    else:
+        return ""
+    return f"; did you mean {meant}?"
+
+
+def _guess(number: str) -> str:
+    """Return what a number without a unit most likely stands for: MiB, or bytes if it is large."""
+    size = float(number)
+    if size < MI:
+        return f"{number}Mi"
+    name, unit = next((one for one in _BINARY if size % one[1] == 0), ("Mi", MI))
+    return f"{round(size / unit)}{name}"
+
+
+_BINARY = (("Gi", GI), ("Mi", MI), ("Ki", KI))
 
 
 def _number_length(text: str) -> int:
@@ -176,57 +302,6 @@ def suggest_memory(peak_bytes: int, *, limit_bytes: int = 0) -> str:
     return f"{size // 1024}Gi" if size % 1024 == 0 else f"{size}Mi"
 
 
-# --- what the container around us allows ----------------------------------------------------------------
-
-#: cgroup v1 says "no limit" with a number near 2**63, rounded down to pages.
-_V1_NO_LIMIT = 2**62
-
-
-def container_memory_bytes(*, root: str = "/") -> int | None:
-    """Return the memory limit of the container we are in, the smallest on the way up; None: it has none."""
-    try:
-        with open(f"{root}/proc/self/cgroup", encoding="ascii", errors="replace") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return None
-    found: list[int] = []
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers == "":
-            # Unified, or the unified half of a mixed set-up, which has no memory.max then.
-            for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified"):
-                found += _limits_upwards(f"{root}/{mount}", path, "memory.max")
-        elif "memory" in controllers.split(","):
-            found += _limits_upwards(f"{root}/sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
-    return min(found, default=None)
-
-
-def _limits_upwards(mount: str, path: str, name: str) -> list[int]:
-    """Return the limits set in a cgroup and all above it.
-
-    In a container the path may be the one outside, which does not exist inside: then only the mount's
-    own top is read, and that is the container's.
-    """
-    found = []
-    parts = [part for part in path.split("/") if part and part != ".."]
-    for depth in range(len(parts), -1, -1):
-        try:
-            with open("/".join([mount, *parts[:depth], name]), encoding="ascii") as file:
-                text = file.read().strip()
-        except OSError:
-            continue
-        if text.isdigit() and int(text) < _V1_NO_LIMIT:
-            found.append(int(text))
-    return found
-
-
-def child_memory_bytes(container_bytes: int, *, boards: int = 0) -> int:
-    """Return what the child's tree may use of its container: the rest after us, never less than half."""
-    ours = PARENT_BYTES + WARDEN_BYTES + boards * BOARD_BYTES + int(container_bytes * KERNEL_SHARE)
-    return max(container_bytes - ours, container_bytes // 2)
-
-
 # --- what the child gets before exec ---------------------------------------------------------------------
 
 #: Which thread-count variables fall back on OMP_NUM_THREADS: a user who set that one meant these too.
@@ -274,8 +349,6 @@ def rlimits(limits: Limits, *, user_tasks: int | None = None) -> list[Rlimit]:
     plan = []
     if limits.files is not None:
         plan.append(Rlimit("RLIMIT_NOFILE", resource.RLIMIT_NOFILE, limits.files))
-    if limits.file_bytes is not None:
-        plan.append(Rlimit("RLIMIT_FSIZE", resource.RLIMIT_FSIZE, limits.file_bytes))
     if limits.cpu_time_s is not None:
         # The warden counts the tree and reports; this is for the day it cannot.
         plan.append(Rlimit("RLIMIT_CPU", resource.RLIMIT_CPU, math.ceil(limits.cpu_time_s * 1.1) + 10))

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from hkrunner.runner.settings.settings import OPTIONS
-from hkrunner.sandbox.shared.limits import MI, PARENT_BYTES, WARDEN_BYTES, child_memory_bytes, format_bytes
+from hkrunner.runner.settings.options import OPTIONS
+from hkrunner.sandbox.shared.container_memory import PARENT_BYTES, WARDEN_BYTES, child_memory_bytes
+from hkrunner.sandbox.shared.limits import MI, format_bytes
 from support.processes import runs
 from support.programs import HKRUNNER, Program, run
 from support.scripted_worker import Client, ScriptedWorker

@@ -13,7 +13,7 @@ from pathlib import Path
 import hkrunner
 import pytest
 from hkrunner.runner.python_api import Options
-from hkrunner.runner.settings.settings import OPTIONS
+from hkrunner.runner.settings.options import OPTIONS
 from support.local import ALGORITHMS
 from support.processes import runs
 from support.programs import Program, run

@@ -18,7 +18,10 @@ from hkrunner.runner.errors import SettingsError
 from hkrunner.runner.prepare import gpu
 from hkrunner.runner.prepare.code_archive import unpack
 from hkrunner.runner.settings.descriptor import Descriptor, find, read
-from hkrunner.runner.settings.settings import OPTIONS, Settings, limits_of, settings_of
+from hkrunner.runner.settings.from_options import settings_of
+from hkrunner.runner.settings.limit_options import limits_of
+from hkrunner.runner.settings.options import OPTIONS
+from hkrunner.runner.settings.settings import Settings
 from hypothesis import given
 from hypothesis import strategies as st
 

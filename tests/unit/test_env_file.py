@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hkrunner.runner.errors import SettingsError
 from hkrunner.runner.settings.env_file import read_variables
+from hkrunner.runner.settings.from_options import settings_of
 from hkrunner.runner.settings.options import OPTIONS
-from hkrunner.runner.settings.settings import settings_of
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from hkrunner.sandbox.shared import limits
+from hkrunner.sandbox.shared import container_memory, limits
 from hkrunner.sandbox.shared.limits import GI, MI, Limits, format_bytes, parse_cpu, parse_memory
 from hypothesis import given
 from hypothesis import strategies as some
@@ -162,7 +162,7 @@ def test_the_smallest_limit_on_the_way_up_is_the_containers(tmp_path: Path) -> N
             "sys/fs/cgroup/a/b/memory.max": f"{600 * MI}\n",
         },
     )
-    assert limits.container_memory_bytes(root=root) == 512 * MI
+    assert container_memory.container_memory_bytes(root=root) == 512 * MI
 
 
 def test_a_container_with_the_old_cgroups_is_understood(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_container_with_the_old_cgroups_is_understood(tmp_path: Path) -> None:
             "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{256 * MI}\n",
         },
     )
-    assert limits.container_memory_bytes(root=root) == 256 * MI
+    assert container_memory.container_memory_bytes(root=root) == 256 * MI
 
 
 @pytest.mark.parametrize("text", ["9223372036854771712\n", "max\n", "\n", "nonsense"])
@@ -187,17 +187,17 @@ def test_no_limit_is_no_limit(tmp_path: Path, text: str) -> None:
             "sys/fs/cgroup/memory.max": text,
         },
     )
-    assert limits.container_memory_bytes(root=root) is None
-    assert limits.container_memory_bytes(root=str(tmp_path / "nowhere")) is None
+    assert container_memory.container_memory_bytes(root=root) is None
+    assert container_memory.container_memory_bytes(root=str(tmp_path / "nowhere")) is None
 
 
 def test_the_child_gets_what_its_container_has_left_but_never_less_than_half() -> None:
     for size in (64 * MI, 512 * MI, 4 * GI):
         for boards in (0, 1, 4):
-            got = limits.child_memory_bytes(size, boards=boards)
+            got = container_memory.child_memory_bytes(size, boards=boards)
             assert size // 2 <= got < size
-    assert limits.child_memory_bytes(4 * GI) > 3.7 * GI
-    assert limits.child_memory_bytes(4 * GI, boards=1) < limits.child_memory_bytes(4 * GI)
+    assert container_memory.child_memory_bytes(4 * GI) > 3.7 * GI
+    assert container_memory.child_memory_bytes(4 * GI, boards=1) < container_memory.child_memory_bytes(4 * GI)
 
 
 # --- the child ---
@@ -219,10 +219,9 @@ def test_what_the_user_set_is_never_overridden() -> None:
 
 
 def test_each_limit_of_a_process_is_one_call_and_address_space_is_none_of_them() -> None:
-    plan = limits.rlimits(Limits(files=64, file_bytes=MI, cpu_time_s=10, memory_bytes=64 * MI))
+    plan = limits.rlimits(Limits(files=64, cpu_time_s=10, memory_bytes=64 * MI))
     assert [(one.name, one.value) for one in plan] == [
         ("RLIMIT_NOFILE", 64),
-        ("RLIMIT_FSIZE", MI),
         ("RLIMIT_CPU", 21),
     ]
     assert limits.rlimits(Limits(files=64, enforced=False)) == []

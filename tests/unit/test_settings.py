@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 from hkrunner.runner.errors import SettingsError
-from hkrunner.runner.settings.settings import DEFAULT_URL, OPTIONS, Settings, settings_of, worker_url
+from hkrunner.runner.settings.from_options import settings_of
+from hkrunner.runner.settings.options import OPTIONS
+from hkrunner.runner.settings.settings import Settings
+from hkrunner.runner.settings.worker_url import DEFAULT_URL, worker_url
 
 QUERY = "?storage=v1&encoding=json"
 

@@ -1,0 +1,244 @@
+"""Option values, variables and the descriptor -> Settings, or one sentence that says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...sandbox.shared.limits import Limits, parse_size
+from ..errors import SettingsError
+from .limit_options import limits_of
+from .options import BY_NAME, OPTIONS
+from .parsing import parse_count, parse_named_paths, parse_seconds, parse_variables
+from .settings import NO_LIMITS, Settings, WorkerSettings
+from .worker_url import DEFAULT_URL, worker_url
+
+if TYPE_CHECKING:
+    from .descriptor import Descriptor
+
+#: Records of a run that serves for weeks must not fill the disk: larger values are in HKube's storage.
+KEEP_SERVING = 1000
+KEEP_VALUES_SERVING = 256 * 1024
+
+
+def worker_settings_of(values: Mapping[str, Any]) -> WorkerSettings:
+    """Return the settings of `hkrunner worker`; raises SettingsError with one sentence."""
+    missing = {option.name: option.default for option in OPTIONS if option.name not in values}
+    settings = settings_of({**missing, **values, "url": DEFAULT_URL}, {})
+    port = str(values["port"])
+    if not port.isdecimal() or int(port) > 65535:
+        raise SettingsError(f"--port wants a number from 0 (any free one) to 65535, not {port!r}")
+    settings = replace(settings, local=True, keep_own=None, keep_values_bytes=None)
+    return WorkerSettings(settings, str(values["host"]), int(port), bool(values["once"]))
+
+
+def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Return the settings for these option values; raises SettingsError with one sentence."""
+    grace_s = parse_seconds(values, BY_NAME["grace_s"], least=0.0)
+    connect_timeout_s = parse_seconds(values, BY_NAME["connect_timeout_s"], least=0.0)
+    inputs = tuple(values.get("input") or ())
+    tasks = values.get("tasks")
+    assert grace_s is not None, "--grace has a default"
+    if values.get("watch") and not inputs and tasks is None:
+        raise SettingsError("--watch runs inputs again when the code has changed: give --input or --tasks")
+    descriptor = _descriptor(values)
+    limits, limits_from = limits_of(values, environ, descriptor)
+    in_process = bool(values.get("in_process") or values.get("pdb"))
+    notes: tuple[str, ...] = ()
+    if in_process:
+        limits, notes = _in_process(values, limits)
+    gpus, gpus_from = _gpus(values, descriptor)
+    child_env, env_files = _own_variables(values)
+    as_json, events = _format(values, environ)
+    quiet, verbose, level_note = _loudness(values, environ)
+    metrics_dir = values.get("metrics_dir")
+    metrics_dir = os.path.abspath(os.path.expanduser(metrics_dir)) if metrics_dir else None
+    if metrics_dir is not None and values.get("no_state"):
+        child_env = {"ALGO_METRICS_DIR": metrics_dir, **child_env}  # nobody else tells the algorithm
+    local = bool(inputs) or tasks is not None
+    return Settings(
+        entry=values.get("entry"),
+        path=values.get("path"),
+        cwd=os.getcwd(),
+        url=worker_url(
+            values.get("url"), environ, values["encoding"], hostname=bool(values.get("redirect_logs"))
+        ),
+        encoding=values["encoding"],
+        grace_s=grace_s,
+        connect_timeout_s=connect_timeout_s,
+        state_dir=None if values.get("no_state") else os.path.abspath(values["state_dir"]),
+        json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        local=local,
+        inputs=inputs,
+        tasks=tasks,
+        python=values.get("python") or sys.executable,
+        # What the file says is the algorithm's own environment and goes before the shell's, as in the
+        # cluster, where it goes before the image's.
+        child_env=child_env if descriptor is None else {**descriptor.variables, **child_env},
+        limits=limits,
+        limits_from=limits_from,
+        descriptor=descriptor,
+        file_given=values.get("file") is not None,
+        gpus=gpus,
+        gpus_from=gpus_from,
+        no_gpu=bool(values.get("no_gpu")),
+        notes=(*(() if descriptor is None else _notes(descriptor, child_env)), *notes, *level_note),
+        spare=bool(values.get("spare")),
+        recycle_after=parse_count(values, BY_NAME["recycle_after"]),
+        end_children=bool(values.get("end_children")),
+        api_errors=values.get("api_errors") or "raise",
+        events=events,
+        output_file=values.get("output_file"),
+        full_trace=bool(values.get("full_trace")),
+        color=values.get("color") or "auto",
+        metrics_dir=metrics_dir,
+        env_files=env_files,
+        watch=bool(values.get("watch")),
+        read_again=partial(settings_of, values, environ) if values.get("watch") else None,
+        in_process=in_process,
+        pdb=bool(values.get("pdb")),
+        board=bool(values.get("board")),
+        open=bool(values.get("open")),
+        board_port=parse_count(values, BY_NAME["board_port"], least=0) or 0,
+        api_port=parse_count(values, BY_NAME["api_port"], least=0),
+        keep=None if values.get("keep") == "all" else parse_count(values, BY_NAME["keep"], least=0),
+        keep_own=KEEP_SERVING if not local and values.get("keep") is None else None,
+        keep_values_bytes=_keep_values(values, local=local),
+        given=_recorded(values),
+        redirect_logs=bool(values.get("redirect_logs")),
+        algorithms=parse_named_paths(values, BY_NAME["algorithm"]),
+        pipelines=parse_named_paths(values, BY_NAME["pipeline"]),
+        sources=parse_named_paths(values, BY_NAME["datasource"]),
+    )
+
+
+def _descriptor(values: Mapping[str, Any]) -> Descriptor | None:
+    # Late: --help and --version have no descriptor.
+    from . import descriptor as descriptors
+
+    file = values.get("file")
+    if file is None:
+        file = descriptors.find(values.get("entry"), values.get("path"), os.getcwd())
+    return None if file is None else descriptors.read(file)
+
+
+def _in_process(values: Mapping[str, Any], limits: Limits) -> tuple[Limits, tuple[str, ...]]:
+    """Return the limits that hold with --in-process, none, and what to say of those that do not."""
+    named = "--pdb" if values.get("pdb") else "--in-process"
+    for option in OPTIONS:
+        if option.needs_process and values.get(option.name):
+            raise SettingsError(f"{named} runs the code in this one process: leave {option.flag} out")
+    if "-" in (values.get("input") or ()) or values.get("tasks") == "-":
+        raise SettingsError(
+            f"{named} leaves stdin to the code: give the inputs in a file (@FILE, --tasks FILE)"
+        )
+    if not limits.enforced or limits._replace(mem_mode=NO_LIMITS.mem_mode, origins=()) == NO_LIMITS:
+        return NO_LIMITS, ()
+    return NO_LIMITS, (f"{named}: no limit holds, a process at a breakpoint is not ended",)
+
+
+def _notes(descriptor: Descriptor, given: Mapping[str, str]) -> tuple[str, ...]:
+    missing = [name for name in descriptor.references if name not in given]
+    if not missing:
+        return descriptor.notes
+    at = descriptor.at(f"/algorithmEnv/{missing[0]}", "/algorithmEnv")
+    told = f"{at}: only the cluster knows the value of {', '.join(missing)}: left out"
+    return (*descriptor.notes, f"{told} (--env {missing[0]}=… sets it)")
+
+
+def _gpus(values: Mapping[str, Any], descriptor: Descriptor | None) -> tuple[int, str]:
+    count = parse_count(values, BY_NAME["gpu"], least=0)
+    if count is None and descriptor is not None:
+        return descriptor.gpus, f"gpu: in {descriptor.at('/resources/gpu', '/gpu')}"
+    return count or 0, "--gpu"
+
+
+def _recorded(values: Mapping[str, Any]) -> dict[str, object]:
+    """Return the option values that make a task what it is, without its code; paths are made absolute.
+
+    Which code it is, prepare() adds once it is found.
+    """
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        option = BY_NAME.get(name)
+        if option is None or not option.is_recorded or value is None or value in (option.default, ()):
+            continue
+        found[name] = list(value) if isinstance(value, tuple) else value
+    if found.get("env_file"):
+        found["env_file"] = [os.path.abspath(os.path.expanduser(one)) for one in values["env_file"]]
+    for name in ("algorithm", "pipeline", "datasource"):
+        if found.get(name):
+            found[name] = [_absolute(pair) for pair in values[name]]
+    return found
+
+
+def _absolute(pair: str) -> str:
+    name, equals, path = pair.partition("=")
+    full = os.path.abspath(os.path.expanduser(path))
+    # A dotted module is looked for in the working folder: there is no path to it.
+    return f"{name}{equals}{full}" if os.path.exists(full) or os.path.exists(full + ".py") else pair
+
+
+def _keep_values(values: Mapping[str, Any], *, local: bool) -> int | None:
+    asked = values.get("keep_values")
+    if asked is None:
+        return None if local else KEEP_VALUES_SERVING
+    if asked == "all":
+        return None
+    try:
+        return 0 if asked == "0" else parse_size(asked)
+    except ValueError as error:
+        raise SettingsError(f"--keep-values {asked}: {error}; or give all") from None
+
+
+def _own_variables(values: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the variables of --env and --env-file, and the files, absolute."""
+    found: dict[str, str] = {}
+    files = tuple(os.path.abspath(os.path.expanduser(one)) for one in values.get("env_file") or ())
+    if files:
+        from .env_file import read_variables
+
+        for path in values["env_file"]:
+            found.update(read_variables(path))
+    return {**found, **parse_variables(values.get("env") or ())}, files
+
+
+def _format(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[bool, bool]:
+    """Return whether stdout carries an object a task, and whether it carries every event."""
+    asked = values.get("output") or "human"
+    if values.get("json"):
+        # The variable is a habit, the flag is meant for this call.
+        if asked == "jsonl" and environ.get("HKRUNNER_OUTPUT") != asked:
+            raise SettingsError("--json and --output jsonl: give one of them")
+        asked = "json"
+    is_local = values.get("input") or values.get("tasks") is not None
+    if values.get("output_file") is not None:
+        if values.get("watch"):
+            raise SettingsError("--watch goes on until it is ended: leave --output-file out")
+        if not is_local:
+            raise SettingsError(
+                "--output-file takes the results of a local run: give --input or --tasks with it"
+            )
+    return asked == "json", asked == "jsonl"
+
+
+def _loudness(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[bool, bool, tuple[str, ...]]:
+    """Return (quiet, verbose, what to say): the flags', else those of the wrapper's own variable."""
+    quiet, verbose = bool(values.get("quiet")), bool(values.get("verbose"))
+    level = environ.get("HKUBE_LOG_LEVEL", "").strip()
+    if quiet or verbose or not level:
+        return quiet, verbose, ()
+    number = _LEVELS.get(level.upper(), int(level) if level.isdecimal() else None)
+    if number is None:
+        return False, False, (f"HKUBE_LOG_LEVEL={level} is none of {', '.join(_LEVELS)}: taken for INFO",)
+    return number >= _LEVELS["WARNING"], number <= _LEVELS["DEBUG"], ()
+
+
+#: The levels of Python's logging, which is what HKube's own wrapper hands the variable to.
+_LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "WARN": 30, "ERROR": 40, "CRITICAL": 50, "FATAL": 50}

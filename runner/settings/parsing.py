@@ -1,0 +1,76 @@
+"""Option values as text -> numbers and pairs; what is wrong is one sentence that names the option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from ..errors import SettingsError
+from .option import Option
+
+Number = TypeVar("Number", int, float)
+
+
+def parse_quantity(
+    values: Mapping[str, Any], option: Option, parse: Callable[[str], Number]
+) -> Number | None:
+    """Return what `parse` makes of the value, None if there is none. Raises SettingsError."""
+    value = values.get(option.name)
+    if value is None:
+        return None
+    try:
+        return parse(str(value))
+    except ValueError as error:
+        raise SettingsError(f"{option.flag} {value}: {error}") from None
+
+
+def parse_count(values: Mapping[str, Any], option: Option, *, least: int = 1) -> int | None:
+    """Return a whole number from `least` on, None if there is none. Raises SettingsError."""
+    value = values.get(option.name)
+    if value is None:
+        return None
+    try:
+        number = int(str(value))
+    except ValueError:
+        raise SettingsError(f"{option.flag} wants a whole number, not {value!r}") from None
+    if not least <= number < 2**31:
+        raise SettingsError(f"{option.flag} wants a whole number from {least} on, not {value!r}")
+    return number
+
+
+def parse_seconds(values: Mapping[str, Any], option: Option, *, least: float) -> float | None:
+    """Return a number of seconds from `least` on, None if there is none. Raises SettingsError."""
+    value = values.get(option.name)
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        raise SettingsError(f"{option.flag} wants a number of seconds, not {value!r}") from None
+    if not least <= number < 1e9:
+        raise SettingsError(f"{option.flag} wants a number of seconds from {least:g} on, not {value!r}")
+    return number
+
+
+def parse_variables(pairs: Iterable[str]) -> dict[str, str]:
+    """Return the variables of --env. Raises SettingsError."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise SettingsError(f"--env wants NAME=VALUE, not {pair!r}")
+        found[name] = value
+    return found
+
+
+def parse_named_paths(values: Mapping[str, Any], option: Option) -> dict[str, str]:
+    """Return name -> path, as written, for a repeatable NAME=FILE or NAME=DIR. Raises SettingsError."""
+    found: dict[str, str] = {}
+    for pair in values.get(option.name) or ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not value:
+            raise SettingsError(f"{option.flag} wants {option.metavar}, not {pair!r}")
+        if key in found:
+            raise SettingsError(f"{option.flag}: {key} is given twice")
+        found[key] = value
+    return found

@@ -1,0 +1,41 @@
+"""The URL of HKube's worker, with the query that the worker reads on the first connection."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from ..errors import SettingsError
+
+DEFAULT_URL = "ws://localhost:3000"
+_PARTS = ("WORKER_SOCKET_PROTOCOL", "WORKER_SOCKET_HOST", "WORKER_SOCKET_PORT")
+
+
+def worker_url(url: str | None, environ: Mapping[str, str], encoding: str, *, hostname: bool = False) -> str:
+    """Return the worker's URL, complete.
+
+    `url` (--url, else WORKER_SOCKET_URL), else WORKER_SOCKET_PROTOCOL, _HOST and _PORT, else
+    ws://localhost:3000. Storage is v1: the worker moves the data. `hostname` adds this machine's name, which
+    the worker wants for redirected logs. Raises SettingsError.
+    """
+    sources = ["WORKER_SOCKET_URL"] if url and url == environ.get("WORKER_SOCKET_URL") else []
+    if not url:
+        sources = [name for name in _PARTS if environ.get(name)]
+        protocol, host, port = (environ.get(name) or "" for name in _PARTS)
+        url = f"{protocol or 'ws'}://{host or '127.0.0.1'}:{port or '3000'}" if sources else DEFAULT_URL
+    where = f" (given by {', '.join(sources)})" if sources else ""
+    try:
+        parts = urlsplit(url)
+        port_number = parts.port
+    except ValueError as error:
+        raise SettingsError(f"the worker's URL {url!r} is wrong: {error}{where}") from None
+    if parts.scheme not in ("ws", "wss") or not parts.hostname or port_number == 0:
+        raise SettingsError(f"the worker's URL must look like {DEFAULT_URL}, not {url!r}{where}")
+    present = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    wanted = {"storage": "v1", "encoding": encoding}
+    if hostname:
+        wanted["hostname"] = quote(os.uname().nodename, safe="")
+    added = [f"{name}={value}" for name, value in wanted.items() if name not in present]
+    query = "&".join([parts.query, *added] if parts.query else added)
+    return f"{parts.scheme}://{parts.netloc}{parts.path}?{query}"
