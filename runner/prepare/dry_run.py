@@ -13,21 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 from ...sandbox.shared.entry import Location
-from ...sandbox.shared.limits import Limits, format_bytes, thread_variables
+from ...sandbox.shared.limits import Limits, declared_limits, set_by, thread_variables
 from ..settings.settings import Settings
 from .prepare import prepare
-
-#: Limit -> what it is called, and how its number is shown.
-_SHOWN = {
-    "cpu_cores": ("cpu", "--cpu", "{:g} cores"),
-    "memory_bytes": ("memory", "--mem", "{bytes}"),
-    "pids": ("processes", "--pids", "{}"),
-    "task_timeout_s": ("task", "--timeout", "{:g} s"),
-    "start_timeout_s": ("loading", "--start-timeout", "{:g} s"),
-    "cpu_time_s": ("cpu time", "--cpu-time", "{:g} s"),
-    "files": ("open files", "--files", "{}"),
-    "disk_bytes": ("disk", "--disk", "{bytes}"),
-}
 
 
 def plan(settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -80,14 +68,16 @@ def _folder(settings: Settings, where: Location) -> str:
 
 
 def _limits(limits: Limits) -> list[dict[str, Any]]:
-    origins = dict(limits.origins)
-    found = []
-    for name, (shown, flag, form) in _SHOWN.items():
-        value = getattr(limits, name)
-        if value is not None:
-            text = form.format(value, bytes=format_bytes(value))
-            found.append({"name": shown, "value": value, "shown": text, "from": origins.get(name, flag)})
-    return found
+    return [
+        {
+            "name": limit.label,
+            "value": value,
+            "shown": limit.unit.show(value),
+            "from": set_by(field, limits.origins),
+        }
+        for field, limit in declared_limits().items()
+        if (value := getattr(limits, field)) is not None
+    ]
 
 
 def _variables(settings: Settings, state_dir: str | None, environ: Mapping[str, str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from ...sandbox.shared.limits import GI, UNITS, Limits, format_bytes, suggest_memory
+from ...sandbox.shared.limits import GI, UNITS, Limits, format_bytes, set_by, suggest_memory
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 
@@ -33,7 +33,7 @@ def explain_refusal(
     # One that is far beyond every machine is an error of the code, no matter of limits.
     asked_bytes = min(asked_bytes, ASKED_MAX)
     wanted = suggest_memory(peak_bytes + int(asked_bytes), limit_bytes=limit_bytes)
-    by = dict(limits.origins).get("memory_bytes", "--mem")
+    by = set_by("memory_bytes", limits.origins)
     hint = f"limit {format_bytes(limit_bytes)} ({by}), used {format_bytes(peak_bytes)}. Try --mem {wanted}"
     if limits.mem_mode == "brake":
         hint += "; if large arrays are reserved and hardly touched, --mem-mode rss"

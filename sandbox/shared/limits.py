@@ -214,7 +214,7 @@ def parse_size(text: str) -> int:
 
 
 def _did_you_mean(number: str, unit: str) -> str:
-    """Return `; did you mean 300Mi?` for 300, 300MB, 300mb, 300 MiB, 314572800 and 314572800B, else ""."""
+    """Return ` (did you mean 300Mi?)` for 300, 300MB, 300mb, 300 MiB and 314572800, else ""."""
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number):
         return ""
     if unit in ("", "b", "B"):
@@ -223,7 +223,7 @@ def _did_you_mean(number: str, unit: str) -> str:
         meant = f"{number}{found[1].upper()}i"
     else:
         return ""
-    return f"; did you mean {meant}?"
+    return f" (did you mean {meant}?)"
 
 
 def _guess(number: str) -> str:

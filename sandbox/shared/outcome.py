@@ -6,7 +6,7 @@ import enum
 import signal
 from dataclasses import dataclass, field
 
-from .limits import format_bytes, suggest_memory
+from .limits import format_bytes, set_by, suggest_memory
 
 
 class Cause(enum.Enum):
@@ -161,26 +161,26 @@ def _what(exit: Exit, during: str) -> str:
         case Cause.PROCESSES:
             breach = exit.breach or Breach(0, 0)
             return (
-                f"{breach.used:.0f} processes of {breach.allowed:.0f} allowed ({_by(exit, 'pids', '--pids')})"
+                f"{breach.used:.0f} processes of {breach.allowed:.0f} allowed ({set_by('pids', exit.origins)})"
                 f"{_after(breach)}; {_top(breach)}. Start fewer at a time, or raise the limit"
             )
         case Cause.CPU_TIME:
             breach = exit.breach or Breach(0, 0)
             used_s, allowed_s = f"{breach.used:.1f}", f"{breach.allowed:g}"
-            by = _by(exit, "cpu_time_s", "--cpu-time")
+            by = set_by("cpu_time_s", exit.origins)
             used = f"used {used_s} of {allowed_s} s CPU time allowed ({by}){_after(breach)}"
             return f"{used}; compute less, or raise the limit"
         case Cause.DISK:
             breach = exit.breach or Breach(0, 0)
             used, allowed = format_bytes(breach.used), format_bytes(breach.allowed)
-            by = _by(exit, "disk_bytes", "--disk")
+            by = set_by("disk_bytes", exit.origins)
             return f"wrote {used} of {allowed} allowed ({by}){_after(breach)}; write less, or raise --disk"
         case Cause.TASK_TIMEOUT:
-            by = _by(exit, "task_timeout_s", "--timeout")
+            by = set_by("task_timeout_s", exit.origins)
             took = f"the task took longer than {exit.detail} ({by}) and was killed"
             return f"{took}; raise it if it needs longer"
         case Cause.START_TIMEOUT:
-            by = _by(exit, "start_timeout_s", "--start-timeout")
+            by = set_by("start_timeout_s", exit.origins)
             return f"loading the code took longer than {exit.detail} ({by}); raise it if it needs longer"
         case Cause.HOST_OOM:
             limit = f" of {format_bytes(exit.limit_bytes)} allowed" if exit.limit_bytes else ""
@@ -206,7 +206,7 @@ def _what(exit: Exit, during: str) -> str:
 
 def _memory(exit: Exit, breach: Breach) -> str:
     used, allowed = format_bytes(breach.used), format_bytes(breach.allowed)
-    text = f"used {used} of {allowed} allowed ({_by(exit, 'memory_bytes', '--mem')}){_after(breach)}"
+    text = f"used {used} of {allowed} allowed ({set_by('memory_bytes', exit.origins)}){_after(breach)}"
     if exit.cause is Cause.SHARED_MEMORY and breach.objects:
         # Small ones, our own among them, do not tell where to look.
         large = [(name, size) for name, size in breach.objects[:3] if size > 0.01 * breach.used]
@@ -217,11 +217,6 @@ def _memory(exit: Exit, breach: Breach) -> str:
         text += f"; {_top(breach)}"
     wanted = suggest_memory(int(breach.used), limit_bytes=int(breach.allowed))
     return f"{text}. Try --mem {wanted}, or --no-limits to see what it needs"
-
-
-def _by(exit: Exit, limit: str, option: str) -> str:
-    """Return what has set this limit: the option, unless another is known."""
-    return dict(exit.origins).get(limit, option)
 
 
 def _after(breach: Breach) -> str:

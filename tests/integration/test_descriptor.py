@@ -258,7 +258,7 @@ def test_gpus_without_a_driver_are_one_sentence(place: Path, tmp_path: Path) -> 
         (
             "name: my-alg\nmem: 512\n",
             2,
-            "algorithm.yml:2: memory unit must be one of Ki,M,Mi,Gi,m,K,G,T,Ti; got",
+            "algorithm.yml:2: memory unit must be one of Ki,M,Mi,Gi,m,K,G,T,Ti (did you mean 512Mi?); got",
         ),
         ("env: nodejs\n", 2, "algorithm.yml:1: env is nodejs, and hkrunner runs Python"),
         ("a: b: c\n", 2, "algorithm.yml:1: not YAML: mapping values are not allowed here"),

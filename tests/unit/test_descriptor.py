@@ -159,8 +159,11 @@ def test_what_only_the_cluster_knows_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("mem: 512", "memory unit must be one of Ki,M,Mi,Gi,m,K,G,T,Ti; got 512 (mem)"),
-        ("mem: 512MB", 'MB is not a valid unit [Ki,M,Mi,Gi,m,K,G,T,Ti]; got "512MB" (mem)'),
+        ("mem: 512", "memory unit must be one of Ki,M,Mi,Gi,m,K,G,T,Ti (did you mean 512Mi?); got 512 (mem)"),
+        (
+            "mem: 512MB",
+            'MB is not a valid unit [Ki,M,Mi,Gi,m,K,G,T,Ti] (did you mean 512Mi?); got "512MB" (mem)',
+        ),
         ("mem: -1Mi", 'value must be >= 0; got "-1Mi" (mem)'),
         ("mem: 1Mi", 'memory must be at least 4 Mi; got "1Mi" (mem)'),
         (

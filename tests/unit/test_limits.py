@@ -41,11 +41,13 @@ def test_memory_is_read_as_hkube_reads_it(text: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("512", "memory unit must be one of Ki,M,Mi,Gi,m,K,G,T,Ti"),
+        ("512", "memory unit must be one of Ki,M,Mi,Gi,m,K,G,T,Ti (did you mean 512Mi?)"),
+        ("1073741824", "memory unit must be one of Ki,M,Mi,Gi,m,K,G,T,Ti (did you mean 1Gi?)"),
+        ("1000000000B", f"B is not a valid unit {ALL_UNITS} (did you mean 954Mi?)"),
         ("", "memory unit must be one of Ki,M,Mi,Gi,m,K,G,T,Ti"),
-        ("512MB", f"MB is not a valid unit {ALL_UNITS}"),
-        ("512mi", f"mi is not a valid unit {ALL_UNITS}"),
-        ("1 GiB", f"GiB is not a valid unit {ALL_UNITS}"),
+        ("512MB", f"MB is not a valid unit {ALL_UNITS} (did you mean 512Mi?)"),
+        ("512mi", f"mi is not a valid unit {ALL_UNITS} (did you mean 512Mi?)"),
+        ("1 GiB", f"GiB is not a valid unit {ALL_UNITS} (did you mean 1Gi?)"),
         ("1Pi", f"Pi is not a valid unit {ALL_UNITS}"),
         ("abc", f"abc is not a valid unit {ALL_UNITS}"),
         ("-1Mi", "value must be >= 0"),
