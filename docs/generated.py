@@ -17,12 +17,12 @@ from typing import Any
 
 import click
 import diagrams
-from hkrunner.runner import errors
+from hkrunner.runner.cli.click_options import Sections
 from hkrunner.runner.cli.main import COMMANDS, DEFAULT, DefaultGroup
 from hkrunner.runner.cli.main import command as group
 from hkrunner.runner.cli.worker import command as worker_command
 from hkrunner.runner.console.json_events import _ENDED
-from hkrunner.runner.protocol.error_codes import CODES
+from hkrunner.runner.protocol.error_codes import CODES, EXIT_STATUSES, SIGNAL_STATUS, limit_of
 from hkrunner.runner.protocol.result import Result
 from hkrunner.runner.protocol.task_state import TABLE, Action, Event, State
 from hkrunner.runner.settings.option import Option
@@ -146,7 +146,8 @@ def _help(one: click.Command) -> str:
 
 
 def _epilog(one: click.Command) -> str:
-    text = inspect.cleandoc((one.epilog or "").replace("\b\n", ""))
+    epilog = one.get_epilog() if isinstance(one, Sections) else one.epilog or ""
+    text = inspect.cleandoc(epilog.replace("\b\n", ""))
     return f"```text\n{text}\n```\n"
 
 
@@ -177,32 +178,13 @@ def exit_statuses() -> str:
     by_status: dict[str, list[str]] = {}
     for name, one in CODES.items():
         if name != "CLIENT_LOST":
-            for status in _STATUS.findall(one.exit_status):
+            for status in _STATUS.findall(one.shown_status):
                 by_status.setdefault(status, []).append(f"[{name}](errors.md#{anchor(name)})")
-    sentences: dict[str, list[str]] = {}
-    for kind in vars(errors).values():
-        if isinstance(kind, type) and issubclass(kind, errors.HkrunnerError) and kind.exit_status > 1:
-            sentences.setdefault(str(kind.exit_status), []).append((kind.__doc__ or "").strip())
-    known = {
-        "0": "Every task has a result, or was stopped before it had one; serving ended as the worker asked, "
-        "with its code 0.",
-        "1": "The algorithm raised, or ended before it answered.",
-        "124": "A time limit.",
-        "137": "A memory limit, as a container that ran out of memory ends.",
-        "128 + N": "The algorithm was ended by signal N: 139 is a segmentation fault, 134 an abort.",
-        "130": "Ctrl-C, after a clean stop.",
-        "143": "SIGTERM, after a clean stop.",
-        "129": "SIGHUP (the terminal was closed), after a clean stop.",
-    }
-    order = ["0", "1", *sorted(sentences, key=int), "124", "129", "130", "137", "143", "128 + N"]
-    assert set(by_status) | set(sentences) | set(known) <= set(order), "each has its line"
+    meanings = {**{str(status): text for status, text in EXIT_STATUSES.items()}, "128 + N": SIGNAL_STATUS}
+    assert set(by_status) <= set(meanings), "each has its line"
     rows = [
-        [
-            code(status),
-            " ".join([*sentences.get(status, []), known.get(status, "")]),
-            ", ".join(by_status.get(status, [])),
-        ]
-        for status in order
+        [code(status), f"{text[0].upper()}{text[1:]}.", ", ".join(by_status.get(status, []))]
+        for status, text in meanings.items()
     ]
     return table(["status", "meaning", "error codes"], rows)
 
@@ -216,11 +198,13 @@ def codes() -> str:
     """Return one section an error code."""
     parts = []
     for name, one in CODES.items():
-        status = _STATUS.sub(r"`\g<0>`", one.exit_status)
+        status = _STATUS.sub(r"`\g<0>`", one.shown_status)
+        limit = limit_of(name)
         parts.append(
             f"## {name}\n\n{one.meaning}\n\n"
             f"- **What to do:** {one.remedy}\n"
-            f"- **What is next:** {one.then}.\n"
+            + (f"- **Limit:** {code(limit.option)}\n" if limit is not None else "")
+            + f"- **What is next:** {one.next_task}.\n"
             f"- **In programs:** `reason` is `{one.reason}`, the exit status {status}.\n"
         )
     return "\n".join(parts)

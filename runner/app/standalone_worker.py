@@ -20,8 +20,9 @@ from ..console.terminal import Output
 from ..errors import SettingsError
 from ..io.loop import Loop, Timer
 from ..prepare.inputs import StdinTasks, as_list
+from ..protocol.error_codes import CODES
 from ..protocol.messages import Failure
-from ..protocol.result import Result, is_known
+from ..protocol.result import Result
 from ..settings.settings import WorkerSettings
 from ..worker_stub.server import LocalWorker
 from ..worker_stub.task import Answer, LocalTask
@@ -295,6 +296,6 @@ def _failure_of(answer: Answer) -> Failure:
     error = answer.message.get("error")
     told = error if isinstance(error, dict) else {}
     code, details = str(told.get("code") or ""), told.get("details")
-    if not is_known(code):
+    if code not in CODES:
         code = "ALGORITHM_ERROR"  # wrappers have codes of their own
     return Failure(code, answer.error, "" if details is None else str(details))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -18,12 +18,20 @@ class Sections(click.Command):
     """A command whose help shows its options in their groups, in the order of `options`."""
 
     def __init__(
-        self, name: str, *, options: Sequence[Option], params: Sequence[click.Parameter] = (), **more: Any
+        self,
+        name: str,
+        *,
+        options: Sequence[Option],
+        params: Sequence[click.Parameter] = (),
+        make_epilog: Callable[[], str] | None = None,
+        **more: Any,
     ) -> None:
+        """`make_epilog` returns the epilog, as it is to be shown; it is called when help is asked for."""
         settings = {**CONTEXT_SETTINGS, **more.pop("context_settings", {})}
         all_params = [*params, *(parameter(option) for option in options)]
         super().__init__(name, params=all_params, context_settings=settings, **more)
         self._groups = {option.name: option.group for option in options}
+        self._make_epilog = make_epilog
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Tell an input that the shell took apart as that, not by what its pieces are mistaken for."""
@@ -43,6 +51,17 @@ class Sections(click.Command):
             if stray is not None and "unexpected extra argument" in text:
                 raise stands_alone(stray) from None
             raise
+
+    def get_epilog(self) -> str:
+        """Return the epilog, made if it has not been needed before."""
+        if self.epilog is None and self._make_epilog is not None:
+            self.epilog = f"\b\n{self._make_epilog()}"
+        return self.epilog or ""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the epilog."""
+        self.get_epilog()
+        super().format_epilog(ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section a group."""

@@ -17,17 +17,17 @@ from .click_options import CONTEXT_SETTINGS
 @click.command(
     "explain",
     context_settings=CONTEXT_SETTINGS,
-    short_help="Say what an error code means, and what to do.",
-    epilog="\b\nExit status:\n  0    it is known\n  2    it is not",
+    short_help="Explain an error code or an exit status, and what to do.",
+    epilog="\b\nExit status:\n  0    the code is known\n  2    there is no such code",
 )
 @click.argument("code", required=False)
 def command(code: str | None) -> None:
-    """Say what the error code CODE means, what to do about it, and what exit status it leads to.
+    """Explain an error code: its meaning, what to do about it, and its exit status.
 
-    CODE may be an exit status (137) or a word (oom, memory). Without it, list all of them.
+    CODE may also be an exit status (137) or a word (oom, memory). Without CODE, list all error codes.
     """
     from ..console.terminal import plain
-    from ..protocol.error_codes import CODES, codes_about, meaning_of_status
+    from ..protocol.error_codes import CODES, codes_about, limit_of, meaning_of_status
 
     encoding = sys.stdout.encoding or "ascii"
     width = min(shutil.get_terminal_size().columns, 100)
@@ -58,15 +58,18 @@ def command(code: str | None) -> None:
     found = CODES.get(name)
     if found is None:
         near = difflib.get_close_matches(name, CODES, n=1)
-        hint = f" Did you mean {near[0]}?" if near else " All of them: hkrunner explain"
+        hint = f" Did you mean {near[0]}?" if near else " hkrunner explain lists all of them."
         raise SettingsError(f"there is no error code {code!r}.{hint}")
+    limit = limit_of(name)
     say(name)
     for title, text in (
         ("what", found.meaning),
         ("do", found.remedy),
-        ("then", found.then),
+        ("limit", "" if limit is None else limit.option),
+        ("next", found.next_task),
         ("--json", f"reason {found.reason}"),
-        ("exits", f"with {found.exit_status}, if it was the only task"),
+        ("exit", f"status {found.shown_status} if this was the only task"),
     ):
-        # Two columns that a long line does not leave.
-        say(textwrap.fill(text, width, initial_indent=f"  {title:<8}", subsequent_indent=" " * 10))
+        if text:
+            # Two columns; a long line is continued in the second one.
+            say(textwrap.fill(text, width, initial_indent=f"  {title:<8}", subsequent_indent=" " * 10))

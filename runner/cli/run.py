@@ -16,20 +16,12 @@ from ..settings.options import OPTIONS
 from ..settings.settings import Settings
 from .click_options import Sections, complete_files, stands_alone
 
-EPILOG = """\b
-Exit status:
-  0    every task has a result
-  1    the algorithm raised, or ended before it answered
-  2    bad usage
-  3    no such code
-  4    the code cannot be loaded
-  5    no worker
-  6    the board that was asked for has failed
-  124  a time limit
-  137  a memory limit
-  128+N  the algorithm was ended by signal N (139: segmentation fault)
-  130, 143  ended by Ctrl-C or SIGTERM, in order
-"""
+
+def _epilog() -> str:
+    # Late: a run does not need it.
+    from ..protocol.error_codes import exit_status_help
+
+    return exit_status_help()
 
 
 def _run(entry_argument: str | None, **values: Any) -> None:
@@ -115,6 +107,6 @@ command = Sections(
     help="Run an algorithm as a supervised process.\n\n"
     "With --input it runs at once, locally, and its results go to stdout. Without, it serves HKube's worker "
     "until it is stopped.",
-    epilog=EPILOG,
+    make_epilog=_epilog,
 )
 command = click.version_option(__version__, "--version", message="hkrunner %(version)s")(command)

@@ -9,23 +9,11 @@ from typing import Any
 
 from ...sandbox.shared.limits import format_bytes, suggest_memory
 from ...sandbox.shared.outcome import left_behind
+from ..protocol.error_codes import CODES
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 from ..settings.settings import Settings
 from .terminal import Output
-
-#: Codes whose message needs no pointer to `hkrunner explain`: it is about the user's own code.
-_PLAIN = frozenset(
-    (
-        "ALGORITHM_ERROR",
-        "RESULT_INVALID",
-        "RESULT_TOO_LARGE",
-        "ENTRY_NOT_FOUND",
-        "ENTRY_INVALID",
-        "IMPORT_FAILED",
-        "EXITED",
-    )
-)
 
 
 class TaskReport:
@@ -81,7 +69,8 @@ class TaskReport:
 
     def _name_explain(self, code: str) -> None:
         """Name `hkrunner explain`, once for each code that the user's code did not cause."""
-        if code not in _PLAIN and code not in self._explained:
+        explains_itself = code in CODES and CODES[code].explains_itself
+        if not explains_itself and code not in self._explained:
             self._explained.add(code)
             self._output.say(f"◌ more: hkrunner explain {code}")
 

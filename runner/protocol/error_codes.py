@@ -1,7 +1,7 @@
-"""Every code that stands in front of an error, what it means and what to do: one table, for people.
+"""Every code that begins an error message, declared once: meaning, remedy, reason, exit status.
 
-`hkrunner explain CODE` prints it, the documentation's list of codes is made of it. A test holds it against
-the sources: a code that they can say is here, and none besides; reason and exit status are the real ones.
+Results, --json, the pointer to `hkrunner explain`, that command itself and the reference are made from this
+table. A test compares it with the sources: it has each code that they can report, and no other.
 """
 
 from __future__ import annotations
@@ -11,239 +11,268 @@ import re
 import signal
 from dataclasses import dataclass
 
+from ...sandbox.shared.limits import Limit, declared_limits
+
+ALGORITHM_ERROR = "AlgorithmError"
+MEMORY_LIMIT = "MemoryLimit"
+CPU_LIMIT = "CpuLimit"
+TIMEOUT = "Timeout"
+LOAD_ERROR = "LoadError"
+CRASHED = "Crashed"
+STOPPED = "Stopped"
+
+_SAME_PROCESS = "the same process takes the next task"
+_NEW_PROCESS = "a new process takes the next task"
+_LOADED_AGAIN = "the next task is given to a new process, which loads the code again"
+
 
 @dataclass(frozen=True)
-class Code:
-    """What a code says.
-
-    `reason` is that of --json. `exit_status` is hkrunner's when the task was the only one, as text.
-    `then` is what becomes of the algorithm's process.
-    """
+class ErrorCode:
+    """The declaration of one error code."""
 
     meaning: str
     remedy: str
-    reason: str
-    exit_status: str
-    then: str
+    reason: str  #: "reason" of --json
+    exit_status: int | None  #: hkrunner's exit status if this was the only task; None: see `status_text`
+    next_task: str = _NEW_PROCESS
+    status_text: str = ""  #: the exit status where it is not one number
+    explains_itself: bool = False  #: the message points at the user's own code; there is nothing to look up
+
+    @property
+    def shown_status(self) -> str:
+        """The exit status as help texts show it."""
+        return self.status_text or str(self.exit_status)
 
 
-_GOES_ON = "the same process takes the next task"
-_NEW = "a new process takes the next task"
-
-CODES: dict[str, Code] = {
-    "ALGORITHM_ERROR": Code(
-        "The code raised an exception. The message has its type and text, the last line of your own code, "
-        "and your frames; `details` has the whole traceback.",
-        "Read the line that it names; repeat the task with `hkrunner runs again TASK`.",
-        "AlgorithmError",
-        "1",
-        _GOES_ON,
+CODES: dict[str, ErrorCode] = {
+    "ALGORITHM_ERROR": ErrorCode(
+        "The code raised an exception. The message contains its type and text, the last line of your own code"
+        " and your own frames; `details` contains the whole traceback.",
+        "Look at the line that the message names. `hkrunner runs again TASK` repeats the task.",
+        ALGORITHM_ERROR,
+        1,
+        _SAME_PROCESS,
+        explains_itself=True,
     ),
-    "RESULT_INVALID": Code(
-        "start() returned something that cannot be sent. The message names the place in the result and the "
-        "type.",
-        "Return what the encoding can say: for json numbers, texts, lists, dicts, None; bytes with "
-        "`--encoding bson` or `msgpack`. A numpy value becomes one with `.item()` or `.tolist()`.",
-        "AlgorithmError",
-        "1",
-        _GOES_ON,
+    "RESULT_INVALID": ErrorCode(
+        "start() returned a value that cannot be sent. The message names its place in the result and its"
+        " type.",
+        "Return what the encoding supports. json: numbers, strings, lists, dicts, None; bytes need"
+        " `--encoding bson` or `msgpack`. Convert numpy values with `.item()` or `.tolist()`.",
+        ALGORITHM_ERROR,
+        1,
+        _SAME_PROCESS,
+        explains_itself=True,
     ),
-    "RESULT_TOO_LARGE": Code(
+    "RESULT_TOO_LARGE": ErrorCode(
         "The result is larger than a message may be.",
-        "Write it to a file or a store, and return where it is.",
-        "AlgorithmError",
-        "1",
-        _GOES_ON,
+        "Write the result to a file or a store, and return its location.",
+        ALGORITHM_ERROR,
+        1,
+        _SAME_PROCESS,
+        explains_itself=True,
     ),
-    "MEMORY_ERROR": Code(
-        "An allocation failed inside the code, as Python's own MemoryError: with a memory limit, it would "
-        "not have fitted.",
-        "Try the size that the message names (`--mem 512Mi`), or `--no-limits` to see what is needed. Where"
-        " large arrays are reserved and hardly touched: `--mem-mode rss`.",
-        "MemoryLimit",
-        "137",
-        _GOES_ON,
+    "MEMORY_ERROR": ErrorCode(
+        "An allocation failed inside the code, as Python's MemoryError. With a memory limit: the allocation"
+        " would have exceeded the limit.",
+        "Try the size that the message suggests (`--mem 512Mi`), or `--no-limits` to measure what is needed."
+        " For large arrays of which only parts are used: `--mem-mode rss`.",
+        MEMORY_LIMIT,
+        137,
+        _SAME_PROCESS,
     ),
-    "TOO_MANY_FILES": Code(
-        "The process has as many files open as it may.",
-        "Close what is done with (`with open(…)`), or raise `--files`.",
-        "AlgorithmError",
-        "1",
-        _GOES_ON,
+    "TOO_MANY_FILES": ErrorCode(
+        "The process has as many open files as it may have.",
+        "Close files after use (`with open(…)`), or raise `--files`.",
+        ALGORITHM_ERROR,
+        1,
+        _SAME_PROCESS,
     ),
-    "DENIED": Code(
-        "The kernel refused a signal to a process that is not the algorithm's own.",
-        "An algorithm may signal the processes that it started, nobody else. Leave others alone.",
-        "AlgorithmError",
-        "1",
-        _GOES_ON,
+    "DENIED": ErrorCode(
+        "The kernel refused to deliver a signal to a process that does not belong to the algorithm.",
+        "Send signals only to processes that the algorithm started.",
+        ALGORITHM_ERROR,
+        1,
+        _SAME_PROCESS,
     ),
-    "ENTRY_NOT_FOUND": Code(
-        "There is no code where the options or the descriptor say.",
-        "Check `--entry` and `--path`; `hkrunner validate` tells what is looked for where.",
-        "LoadError",
-        "3",
-        "it is looked for again for the next task",
+    "ENTRY_NOT_FOUND": ErrorCode(
+        "There is no code at the place that the options or the descriptor name.",
+        "Check `--entry` and `--path`. `hkrunner validate` shows which places are searched.",
+        LOAD_ERROR,
+        3,
+        "the code is searched again for the next task",
+        explains_itself=True,
     ),
-    "ENTRY_INVALID": Code(
-        "The code was loaded, but has no function that can be called: no start(args, api), no function, or "
-        "one with other arguments.",
-        "The message lists what there is. Add `start(args, api)` or name another function: `--entry "
-        "file.py:function`.",
-        "LoadError",
-        "4",
-        "it is tried again, in a new process, for the next task",
+    "ENTRY_INVALID": ErrorCode(
+        "The code was loaded, but it has no function that can be called: no start(args, api), no other"
+        " function, or one with other arguments.",
+        "The message lists the functions that were found. Add `start(args, api)`, or name another function:"
+        " `--entry file.py:function`.",
+        LOAD_ERROR,
+        4,
+        _LOADED_AGAIN,
+        explains_itself=True,
     ),
-    "IMPORT_FAILED": Code(
-        "The code raised while it was imported: a syntax error, a missing package, an exception at the top "
-        "level.",
-        "Mend the line that it names. A missing package belongs into the Python that runs the code: install"
-        " it there, or name another Python with `--python`.",
-        "LoadError",
-        "4",
-        "it is tried again, in a new process, for the next task",
+    "IMPORT_FAILED": ErrorCode(
+        "The code raised an exception while it was imported: a syntax error, a missing package, an exception"
+        " at the top level.",
+        "Correct the line that the message names. Install a missing package in the Python that runs the code,"
+        " or choose another Python with `--python`.",
+        LOAD_ERROR,
+        4,
+        _LOADED_AGAIN,
+        explains_itself=True,
     ),
-    "START_TIMEOUT": Code(
-        "Loading the code took longer than `--start-timeout`. The message shows where its threads stood.",
-        "Raise `--start-timeout`, or do less at import.",
-        "LoadError",
-        "4",
-        "it is tried again, in a new process, for the next task",
+    "START_TIMEOUT": ErrorCode(
+        "Loading the code took longer than `--start-timeout`. The message shows what each thread was doing.",
+        "Raise `--start-timeout`, or do less during import.",
+        LOAD_ERROR,
+        4,
+        _LOADED_AGAIN,
     ),
-    "EXITED": Code(
-        "The algorithm ended its process (`sys.exit`, `os._exit`, quit in C code) before it answered.",
+    "EXITED": ErrorCode(
+        "The algorithm ended its own process (`sys.exit`, `os._exit`, exit() in C code) before it answered.",
         "Return a result, or raise an exception that says what is wrong.",
-        "Crashed",
-        "1",
-        _NEW,
+        CRASHED,
+        1,
+        explains_itself=True,
     ),
-    "KILLED_BY_SIGNAL": Code(
-        "The process was ended by a signal that hkrunner did not send: mostly a crash in C code. The "
-        "message has the Python stack and the last lines of output.",
-        "SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT: a package's C code; the stack says which call. SIGKILL "
-        "or SIGTERM: somebody else on this machine.",
-        "Crashed",
-        "128 + N",
-        _NEW,
+    "KILLED_BY_SIGNAL": ErrorCode(
+        "The process was ended by a signal that hkrunner did not send, usually because C code crashed. The"
+        " message contains the Python stack and the last lines of output.",
+        "SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT: C code of a package; the stack shows which call. SIGKILL,"
+        " SIGTERM: sent by another process on this machine.",
+        CRASHED,
+        None,
+        status_text="128 + N",
     ),
-    "OUT_OF_MEMORY": Code(
-        "The algorithm with all its processes was above its memory limit and was ended. The message says "
-        "how much it used, after how long, and which processes were largest.",
-        "Try the size that the message names, or `--no-limits` to see what is needed. In the cluster the "
-        "same limit ends the pod as OOMKilled.",
-        "MemoryLimit",
-        "137",
-        _NEW,
+    "OUT_OF_MEMORY": ErrorCode(
+        "The algorithm, all its processes together, exceeded its memory limit and was killed. The message"
+        " contains how much it used, after how long, and its largest processes.",
+        "Try the size that the message suggests, or `--no-limits` to measure what is needed. In the cluster"
+        " the same limit ends the pod as OOMKilled.",
+        MEMORY_LIMIT,
+        137,
     ),
-    "SHARED_MEMORY_LIMIT": Code(
-        "As OUT_OF_MEMORY, and most of it lies in /dev/shm, in memory files or in System V segments. The "
-        "message names the largest.",
-        "Unlink shared memory when it is done with; fewer or smaller batches between the workers of a data "
-        "loader.",
-        "MemoryLimit",
-        "137",
-        _NEW,
+    "SHARED_MEMORY_LIMIT": ErrorCode(
+        "As OUT_OF_MEMORY, where most of the memory is in /dev/shm, memory files or System V segments. The"
+        " message names the largest.",
+        "Unlink shared memory after use; send fewer or smaller batches between the workers of a data loader.",
+        MEMORY_LIMIT,
+        137,
     ),
-    "HOST_OOM": Code(
-        "The kernel ended the algorithm, probably because the machine had no memory left: it killed a "
-        "process for that just before. The algorithm was within its own limit.",
-        "Run fewer things at once, or on a larger machine.",
-        "MemoryLimit",
-        "137",
-        _NEW,
+    "HOST_OOM": ErrorCode(
+        "The kernel killed the algorithm, probably because the machine ran out of memory: it killed a process"
+        " for that reason just before. The algorithm was within its own limit.",
+        "Run fewer programs at a time, or use a larger machine.",
+        MEMORY_LIMIT,
+        137,
     ),
-    "TOO_MANY_PROCESSES": Code(
-        "There were more processes at a time than `--pids` allows.",
-        "Start fewer at a time (`Pool(4)`), or raise `--pids`.",
-        "Crashed",
-        "1",
-        _NEW,
+    "TOO_MANY_PROCESSES": ErrorCode(
+        "The algorithm had more processes at a time than `--pids` allows.",
+        "Start fewer processes at a time (`Pool(4)`), or raise `--pids`.",
+        CRASHED,
+        1,
     ),
-    "CPU_TIME_LIMIT": Code(
-        "One process of the algorithm's, with all that it started, has used its CPU time (`--cpu-time`).",
-        "Compute less, or raise the limit.",
-        "CpuLimit",
-        "124",
-        _NEW,
+    "CPU_TIME_LIMIT": ErrorCode(
+        "The algorithm's process and all processes below it have used their CPU time (`--cpu-time`).",
+        "Compute less, or raise `--cpu-time`.",
+        CPU_LIMIT,
+        124,
     ),
-    "DISK_LIMIT": Code(
-        "The working folder and the records have grown by more than `--disk`.",
-        "Write less, remove what is not needed any more, or raise `--disk`.",
-        "Crashed",
-        "1",
-        _NEW,
+    "DISK_LIMIT": ErrorCode(
+        "The working folder and the records have grown by more than `--disk` allows.",
+        "Write less, remove files that are not needed any more, or raise `--disk`.",
+        CRASHED,
+        1,
     ),
-    "TASK_TIMEOUT": Code(
-        "The task took longer than `--timeout`. The message shows where each thread stood.",
-        "Raise `--timeout`, or look at what it was doing. Time that a CPU limit slowed it down counts too.",
-        "Timeout",
-        "124",
-        _NEW,
+    "TASK_TIMEOUT": ErrorCode(
+        "The task took longer than `--timeout`. The message shows what each thread was doing.",
+        "Raise `--timeout`, or look at what the threads were doing. Time during which a CPU limit slowed the"
+        " task down counts too.",
+        TIMEOUT,
+        124,
     ),
-    "STOP_FORCED": Code(
-        "The algorithm was asked to stop or to end, did not within `--grace`, and was killed. Also: ended "
-        "by a second Ctrl-C, or because the worker began another task.",
-        "Look at `api.stopping` in long loops, or define `stop(options)`; or raise `--grace` (HKube's "
-        "worker waits 10 s).",
-        "Stopped",
-        "130 after Ctrl-C, 143 after SIGTERM, 0 after a stop of the worker's",
-        _NEW,
+    "STOP_FORCED": ErrorCode(
+        "The algorithm was asked to stop or to exit, did not do so within `--grace`, and was killed. Also:"
+        " killed by a second Ctrl-C, or because the worker started another task.",
+        "Check `api.stopping` in long loops, define `stop(options)`, or raise `--grace` (HKube's worker waits"
+        " 10 s).",
+        STOPPED,
+        None,
+        status_text="130 after Ctrl-C, 143 after SIGTERM, 0 after a stop by the worker",
     ),
-    "CHANNEL_BROKEN": Code(
-        "The algorithm closed the pipes between it and hkrunner, or wrote something of its own to them.",
-        "Do not close descriptors that you have not opened (`os.closerange` is the usual one).",
-        "Crashed",
-        "1",
-        _NEW,
+    "CHANNEL_BROKEN": ErrorCode(
+        "The algorithm closed the pipes between it and hkrunner, or wrote data of its own to them.",
+        "Close only descriptors that your code opened (`os.closerange` is the usual cause).",
+        CRASHED,
+        1,
     ),
-    "CLIENT_LOST": Code(
-        "Only of `hkrunner worker`: the wrapper that had the task has gone away without an answer.",
+    "CLIENT_LOST": ErrorCode(
+        "Only with `hkrunner worker`: the wrapper that had the task disconnected without an answer.",
         "Look at the wrapper's own output.",
-        "Crashed",
-        "1",
+        CRASHED,
+        1,
         "the next wrapper that connects gets the next task",
     ),
-    "RUNNER_ERROR": Code(
-        "hkrunner itself could not do its part: the process could not be started, its guard was killed, or "
-        "the worker's message could not be read. The message says which.",
-        "Check `--python` and `hkrunner doctor`. If nothing there explains it, it is a bug of hkrunner's.",
-        "Crashed",
-        "1",
-        _NEW,
+    "RUNNER_ERROR": ErrorCode(
+        "hkrunner itself failed: the process could not be started, its guard process was killed, or a message"
+        " of the worker could not be read. The error message says which.",
+        "Check `--python` and run `hkrunner doctor`. If neither explains the error, it is a bug in hkrunner.",
+        CRASHED,
+        1,
     ),
 }
 
 
-#: Exit statuses that no code leads to, or not alone.
-STATUSES: dict[int, str] = {
+def limit_of(code: str) -> Limit | None:
+    """Return the limit that a task with this code has exceeded, None if it was none."""
+    return next((limit for limit in declared_limits().values() if limit.code == code), None)
+
+
+# ---- exit statuses
+
+#: Each exit status of `hkrunner run`; above 128 also 128 + N, when the algorithm was ended by signal N.
+EXIT_STATUSES: dict[int, str] = {
     0: "every task has a result, or was stopped before it had one",
-    1: "the algorithm raised, or ended before it answered",
-    2: "bad usage: an option or a value that hkrunner does not take",
-    3: "there is no such code",
-    4: "the code cannot be loaded",
+    1: "the algorithm raised an exception, or ended before it answered",
+    2: "bad usage: an option or a value that hkrunner does not accept",
+    3: "the code was not found",
+    4: "the code could not be loaded",
     5: "no worker answered in time",
-    6: "the board that was asked for has failed",
-    124: "a time limit",
-    130: "ended by Ctrl-C, in order",
-    137: "a memory limit, or SIGKILL by somebody else",
+    6: "the requested board failed",
+    124: "a time limit was exceeded",
+    129: "ended in order by SIGHUP: the terminal was closed",
+    130: "ended in order by Ctrl-C",
+    137: "a memory limit was exceeded, or another process sent SIGKILL",
     141: "the reader of the results has gone",
-    143: "ended by SIGTERM, in order",
+    143: "ended in order by SIGTERM",
 }
+SIGNAL_STATUS = "the algorithm was ended by signal N: 139 is a segmentation fault, 134 an abort"
 
 
 def meaning_of_status(status: int) -> str | None:
-    """Return what this exit status of hkrunner means; None when it never ends with it."""
-    known = STATUSES.get(status)
+    """Return the meaning of this exit status of hkrunner, None if hkrunner never ends with it."""
+    known = EXIT_STATUSES.get(status)
     if known is None and status > 128:
         with contextlib.suppress(ValueError):
             return f"the algorithm was ended by {signal.Signals(status - 128).name}"
     return known
 
 
+def exit_status_help() -> str:
+    """Return the list of exit statuses for --help."""
+    rows = {**{str(status): text for status, text in EXIT_STATUSES.items()}, "128+N": SIGNAL_STATUS}
+    return "\n".join(["Exit status:", *(f"  {status:<5}  {text}" for status, text in rows.items())])
+
+
+# ---- search
+
+
 def codes_about(word: str) -> list[str]:
-    """Return the codes that the word is in, or that it is short for: `oom`, `memory`, `137`."""
+    """Return the codes that contain the word, or that it abbreviates: `oom`, `memory`, `137`."""
     if word.isdigit():
-        found = [name for name, one in CODES.items() if word in re.findall(r"\d+", one.exit_status)]
+        found = [name for name, one in CODES.items() if word in re.findall(r"\d+", one.shown_status)]
         if int(word) > 128 and not found:
             found = ["KILLED_BY_SIGNAL"]
         return found

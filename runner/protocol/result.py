@@ -6,52 +6,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...sandbox.shared.outcome import Exit
+from ...sandbox.shared.outcome import Cause, Exit
+from .error_codes import CODES, CRASHED, LOAD_ERROR, STOPPED
 from .messages import Failure
-
-#: reason in --json, by the code in front of the message. What the code has raised is its own error, and
-#: its process goes on; of one that is gone it is the limit that ended it, else a crash.
-_REASONS = {
-    "ALGORITHM_ERROR": "AlgorithmError",
-    "RESULT_INVALID": "AlgorithmError",
-    "RESULT_TOO_LARGE": "AlgorithmError",
-    "TOO_MANY_FILES": "AlgorithmError",
-    "DENIED": "AlgorithmError",
-    "MEMORY_ERROR": "MemoryLimit",
-    "OUT_OF_MEMORY": "MemoryLimit",
-    "SHARED_MEMORY_LIMIT": "MemoryLimit",
-    "HOST_OOM": "MemoryLimit",
-    "CPU_TIME_LIMIT": "CpuLimit",
-    "TASK_TIMEOUT": "Timeout",
-    "START_TIMEOUT": "LoadError",
-    "ENTRY_NOT_FOUND": "LoadError",
-    "ENTRY_INVALID": "LoadError",
-    "IMPORT_FAILED": "LoadError",
-    "STOP_FORCED": "Stopped",
-    "EXITED": "Crashed",
-    "KILLED_BY_SIGNAL": "Crashed",
-    "TOO_MANY_PROCESSES": "Crashed",
-    "DISK_LIMIT": "Crashed",
-    "CHANNEL_BROKEN": "Crashed",
-    "CLIENT_LOST": "Crashed",
-    "RUNNER_ERROR": "Crashed",
-}
-_STATUSES = {
-    "START_TIMEOUT": 4,
-    "ENTRY_NOT_FOUND": 3,
-    "ENTRY_INVALID": 4,
-    "IMPORT_FAILED": 4,
-    "OUT_OF_MEMORY": 137,
-    "SHARED_MEMORY_LIMIT": 137,
-    "HOST_OOM": 137,
-    "CPU_TIME_LIMIT": 124,
-    "TASK_TIMEOUT": 124,
-}
-
-
-def is_known(code: str) -> bool:
-    """The code is one of ours, so reason and exit status follow from it."""
-    return code in _REASONS
 
 
 @dataclass
@@ -81,31 +38,32 @@ class Result:
     problems: list[str] = field(default_factory=list)
 
     @property
+    def _code(self) -> str:
+        code = self.failure.code if self.failure is not None else ""
+        # Without a limit, a MemoryError is an exception of the code like any other.
+        return "ALGORITHM_ERROR" if code == "MEMORY_ERROR" and self.limit_bytes is None else code
+
+    @property
     def reason(self) -> str | None:
         """Why there is no result; None when there is one."""
         if self.status == "succeed":
             return None
         if self.status == "stopped":
-            return "Stopped"
-        code = self.failure.code if self.failure else ""
-        if code == "MEMORY_ERROR" and self.limit_bytes is None:
-            return "AlgorithmError"
-        reason = _REASONS.get(code, "Crashed")
-        # A limit is told whenever it held; anything else that ends it at import means that it does not load.
-        return "LoadError" if reason == "Crashed" and not self.loaded else reason
+            return STOPPED
+        reason = CODES[self._code].reason if self._code in CODES else CRASHED
+        # A limit stays the reason during import too; any other end during import is a failure to load.
+        return LOAD_ERROR if reason == CRASHED and not self.loaded else reason
 
     @property
     def exit_status(self) -> int:
         """hkrunner's exit status if this was the only task."""
         if self.status != "failed":
             return 0
-        code = self.failure.code if self.failure else ""
-        if code == "MEMORY_ERROR" and self.limit_bytes is not None:
-            return 137
-        if code in _STATUSES:
-            return _STATUSES[code]
-        if self.exit is not None and self.exit.exit_status != 1:
-            return self.exit.exit_status
+        status = CODES[self._code].exit_status if self._code in CODES else None
+        if status is not None and status != 1:
+            return status
+        if self.exit is not None and self.exit.cause is Cause.SIGNALLED and self.exit.signal is not None:
+            return 128 + self.exit.signal
         return 1 if self.loaded else 4
 
     def facts(self) -> dict[str, Any]:

@@ -94,13 +94,6 @@ class Exit:
         """The code that goes in front of the message."""
         return _CODES[self.cause]
 
-    @property
-    def exit_status(self) -> int:
-        """The exit status of hkrunner for a task that ended so."""
-        if self.cause is Cause.SIGNALLED and self.signal is not None:
-            return 128 + self.signal
-        return _STATUSES.get(self.cause, 1)
-
 
 _CODES = {
     Cause.EXITED: "EXITED",
@@ -120,16 +113,6 @@ _CODES = {
     Cause.CHANNEL_BROKEN: "CHANNEL_BROKEN",
     Cause.NOT_STARTED: "RUNNER_ERROR",
     Cause.GUARD_LOST: "RUNNER_ERROR",
-}
-
-#: 137 is what a container that ran out of memory ends with, 124 what timeout(1) ends with.
-_STATUSES = {
-    Cause.MEMORY: 137,
-    Cause.SHARED_MEMORY: 137,
-    Cause.HOST_OOM: 137,
-    Cause.TASK_TIMEOUT: 124,
-    Cause.START_TIMEOUT: 124,
-    Cause.CPU_TIME: 124,
 }
 
 
@@ -160,8 +143,9 @@ def _what(exit: Exit, during: str) -> str:
             return _memory(exit, exit.breach or Breach(0, 0))
         case Cause.PROCESSES:
             breach = exit.breach or Breach(0, 0)
+            by = set_by("pids", exit.origins)
             return (
-                f"{breach.used:.0f} processes of {breach.allowed:.0f} allowed ({set_by('pids', exit.origins)})"
+                f"{breach.used:.0f} processes of {breach.allowed:.0f} allowed ({by})"
                 f"{_after(breach)}; {_top(breach)}. Start fewer at a time, or raise the limit"
             )
         case Cause.CPU_TIME:

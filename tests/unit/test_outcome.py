@@ -24,7 +24,6 @@ def test_every_cause_has_a_code_a_sentence_and_a_status(cause: Cause) -> None:
     told = sentence(one)
     assert told.startswith(f"{one.error_code}: ") and one.error_code.isupper()
     assert "None" not in told and "\n" not in told
-    assert 1 <= one.exit_status < 256
 
 
 def test_a_breach_of_memory_names_numbers_time_processes_and_remedy() -> None:
@@ -42,27 +41,9 @@ def test_shared_memory_is_named_where_it_matters() -> None:
     assert "hkrunner-fault" not in told
 
 
-@pytest.mark.parametrize(
-    ("cause", "status"),
-    [
-        (Cause.MEMORY, 137),
-        (Cause.SHARED_MEMORY, 137),
-        (Cause.HOST_OOM, 137),
-        (Cause.TASK_TIMEOUT, 124),
-        (Cause.CPU_TIME, 124),
-        (Cause.PROCESSES, 1),
-        (Cause.DISK, 1),
-        (Cause.EXITED, 1),
-    ],
-)
-def test_the_exit_status_tells_the_kind(cause: Cause, status: int) -> None:
-    assert Exit(cause).exit_status == status
-
-
-@pytest.mark.parametrize(("number", "status"), [(11, 139), (9, 137), (6, 134)])
-def test_a_signal_is_told_by_its_name_and_its_shells_status(number: int, status: int) -> None:
-    one = Exit(Cause.SIGNALLED, signal=number)
-    assert one.exit_status == status and signal_name(number) in sentence(one)
+@pytest.mark.parametrize("number", [11, 9, 6])
+def test_a_signal_is_told_by_its_name(number: int) -> None:
+    assert signal_name(number) in sentence(Exit(Cause.SIGNALLED, signal=number))
 
 
 def test_a_signal_without_a_name_is_told_by_its_number() -> None:
