@@ -24,7 +24,7 @@ from hkrunner.sandbox.shared.outcome import Cause, Exit
 
 ROOT = Path(__file__).parents[2]
 #: What makes an error of a code, the code first.
-MAKERS = {"Failure", "EntryError", "_told"}
+MAKERS = {"Failure", "EntryError", "_failed"}
 LOADING = {"ENTRY_NOT_FOUND", "ENTRY_INVALID", "IMPORT_FAILED", "START_TIMEOUT"}
 CAUSES = {Exit(cause).error_code: cause for cause in Cause}
 
