@@ -153,7 +153,21 @@ def main_with(args: list[str] | None) -> NoReturn:
         status = 2
     except (click.Abort, KeyboardInterrupt):
         status = 130
+    except (OSError, RuntimeError, MemoryError) as error:
+        sentence = _explain(error)
+        if sentence is None:
+            raise
+        _say(sentence)
+        status = 1
     sys.exit(status)
+
+
+def _explain(error: BaseException) -> str | None:
+    try:
+        from .surroundings import explain
+    except OSError:  # too many open files, for this import as well
+        return "too many open files: raise the limit (ulimit -n)"
+    return explain(error)
 
 
 def _say(text: str) -> None:

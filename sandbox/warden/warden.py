@@ -239,12 +239,17 @@ class Warden:
         # They came with the first bytes of this frame, in this order.
         fds: dict[str, int] = dict(zip(spec.fds, self._given, strict=True))
         limits = Limits.from_json(spec.limits)
-        guard = Guard(limits, folders=spec.folders, ours=[os.getppid(), os.getpid()])
-        self._fault = os.dup(fds["fault"])
         keep: list[int] = [fds[name] for name in spec.keep]
-        error_read, error_write = os.pipe2(os.O_CLOEXEC)
         me = os.getpid()
-        pid = os.fork()
+        try:
+            guard = Guard(limits, folders=spec.folders, ours=[os.getppid(), me])
+            self._fault = os.dup(fds["fault"])
+            error_read, error_write = os.pipe2(os.O_CLOEXEC)
+            pid = os.fork()
+        except OSError as error:
+            # RLIMIT_NPROC, RLIMIT_NOFILE, no /proc. The end of this process tells the parent the rest.
+            self._send(Spawned(PROTOCOL_VERSION, 0, str(error), Protection("", "", False)))
+            os._exit(1)
         if pid == 0:
             try:
                 self._become_child(spec, fds, keep, me, guard)

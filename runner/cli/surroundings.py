@@ -1,0 +1,40 @@
+"""Errors of the system that no command can handle: one sentence for each, in place of a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+
+#: Open files that a run needs, with some to spare.
+_FILES_NEEDED = 64
+
+
+def explain(error: BaseException) -> str | None:
+    """Return a sentence for what hkrunner has met in its surroundings; None for a bug of its own."""
+    if isinstance(error, FileNotFoundError) and not _has_working_folder():
+        return "the working folder does not exist any more: change to another one (cd) and try again"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return f"too many open files: at most {soft} are allowed; try `ulimit -n {_FILES_NEEDED}` or more"
+    if isinstance(error, BlockingIOError) or "can't start new thread" in str(error):
+        soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+        shown = "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
+        return (
+            "no further process or thread can be started: this user, or the container, has as many as it may"
+            f" (ulimit -u is {shown})"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{os.strerror(error.errno)}"
+    if isinstance(error, MemoryError):
+        return "hkrunner itself has no memory left"
+    return None
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
