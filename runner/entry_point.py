@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from .io.signals import reset_inherited_signals
 from .io.standard_streams import fill_standard_streams
 
 #: With one of these options no algorithm is started, or not below a warden.
@@ -16,6 +17,7 @@ _NO_WARDEN = frozenset(("-h", "--help", "--version", "--dry-run", "--in-process"
 
 def main() -> NoReturn:
     """Run the command with the arguments of this process."""
+    reset_inherited_signals()
     # On other systems, cli/main.py reports that hkrunner needs Linux.
     if sys.platform == "linux" and _starts_algorithm(sys.argv[1:]):
         gc.disable()  # until app.run.resume_garbage_collection(): imports leave no garbage

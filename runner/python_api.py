@@ -38,6 +38,7 @@ from types import TracebackType
 from typing import IO, Any, NoReturn, TypedDict
 
 from .errors import BoardFailed, EntryNotFound, EntryUnusable, HkrunnerError, LinkError, SettingsError
+from .io.signals import reset_inherited_signals
 
 #: What run() starts, with -c: neither -m nor a file, which would put a folder of the user's, or of ours,
 #: first on sys.path, where a random.py stands in for the standard library's.
@@ -240,6 +241,7 @@ def begin() -> NoReturn:
     """Be the hkrunner command of a caller, whose pid stands before the arguments; see _BEGIN."""
     caller = int(sys.argv[1])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    reset_inherited_signals()
     if os.getppid() != caller:
         sys.exit(143)  # it was gone before the kernel was told
     from .cli.main import main_with

@@ -64,6 +64,9 @@ class LocalRun:
             on_load_failed=self._load_failed,
             on_finished=self._finished,
         )
+        crew = crew or Crew(loop, settings, where, store.environment() if store is not None else {})
+        #: Returns the pid of the algorithm's process; 0 when there is none.
+        self.child_pid = crew.child_pid
         self.supervisor = Supervisor(loop, settings, where, output, store, hooks, crew)
         self._loop = loop
         #: The algorithms that tasks may start; their processes end with the run.

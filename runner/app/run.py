@@ -8,14 +8,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...boards.runs.store import Store
+from ...sandbox.linux import process_tree, procfs
 from ...sandbox.linux.kernel import hide_from_same_user
 from ...sandbox.shared.entry import Location
 from ..console.terminal import Output, wants_color
-from ..errors import BoardFailed, SettingsError
+from ..errors import BoardFailed, HkrunnerError, SettingsError
 from ..io.loop import Loop
+from ..io.signals import STOP_SIGNALS, USER_SIGNALS
 from ..io.standard_streams import fill_standard_streams
 from ..prepare.prepare import prepare
 from ..serving.child_pool import Crew
@@ -37,6 +40,10 @@ BOARD_DEADLINE_S = 60.0
 def run(settings: Settings) -> int:
     """Run what the settings say; return the exit status. Raises HkrunnerError before anything is started."""
     fill_standard_streams()
+    if not os.path.exists("/proc/self"):
+        raise HkrunnerError(
+            "/proc is not mounted; hkrunner measures memory and CPU there: mount -t proc proc /proc"
+        )
     with contextlib.ExitStack() as stack:
         if settings.in_process:
             from . import in_process
@@ -180,7 +187,7 @@ def _run_locally(
     from .local_run import LocalRun
 
     one = LocalRun(loop, settings, where, output, store, iter(inputs), crew)
-    obey_signals(loop, one.interrupt, user_process)
+    obey_signals(loop, one.interrupt, user_process, child_pid=one.child_pid)
     try:
         one.begin()
         resume_garbage_collection()
@@ -206,7 +213,7 @@ def _run_watching(
             return prepare(settings.read_again(), os.environ, stack)
 
         watch = Watch(loop, settings, where, output, make_store, inputs, read_again)
-        obey_signals(loop, watch.interrupt)
+        obey_signals(loop, watch.interrupt, child_pid=watch.child_pid)
         resume_garbage_collection()
         return watch.run()
 
@@ -293,7 +300,7 @@ def _serve(
 
     hooks = Hooks(on_result=ended, on_load_failed=load_failed, on_given_up=given_up)
     supervisor = Supervisor(loop, settings, where, output, store, hooks, crew)
-    obey_signals(loop, supervisor.shutdown, user_process)
+    obey_signals(loop, supervisor.shutdown, user_process, child_pid=crew.child_pid)
     if user_process is not None:
         # No other process can take the next task.
         user_process.on_gone = lambda: loop.after(0, end_with_user_process)
@@ -312,10 +319,32 @@ def resume_garbage_collection() -> None:
 
 
 def obey_signals(
-    loop: Loop, shutdown: Callable[[int], None], user_process: UserProcessAttachment | None = None
+    loop: Loop,
+    shutdown: Callable[[int], None],
+    user_process: UserProcessAttachment | None = None,
+    *,
+    child_pid: Callable[[], int] = lambda: 0,
 ) -> None:
-    """Call shutdown(128 + N) for SIGINT, SIGTERM, SIGHUP, and what the user's process passes on."""
+    """Have each of STOP_SIGNALS call shutdown(128 + N), and what the user's process passes on.
+
+    child_pid: returns the algorithm's process, which gets the USER_SIGNALS that it handles; 0 when there is
+    none.
+    """
     if user_process is not None:
         user_process.interrupt = shutdown
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.on_signal(number, lambda number=number: shutdown(128 + number))  # type: ignore[misc]
+
+    def received(number: int) -> None:
+        if number not in USER_SIGNALS or not _pass_on(number, child_pid()):
+            shutdown(128 + number)
+
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # SIGHUP is, under nohup
+            loop.on_signal(number, partial(received, number))
+
+
+def _pass_on(number: int, pid: int) -> bool:
+    """Send the signal to the process if it handles it; return whether it does."""
+    if pid == 0 or not procfs.handles_signal(pid, number):
+        return False
+    process_tree.signal_to(pid, number)
+    return True

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from ...sandbox.shared.messages import ApiCall, Blob, Done, Loaded, LoadFailed, 
 from ...sandbox.shared.outcome import Cause, Exit, report
 from ..errors import EntryUnusable, HkrunnerError
 from ..io.loop import Loop
+from ..io.signals import STOP_SIGNALS
 from ..prepare.missing_imports import Import, imports_of, missing
 from ..prepare.prepare import prepare
 from ..serving.child_pool import Crew
@@ -64,7 +64,7 @@ class LoadTest:
     def run(self) -> None:
         """Load the code; on return the child has ended."""
         try:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in STOP_SIGNALS:
                 self._loop.on_signal(number, lambda number=number: self._interrupt(number))  # type: ignore[misc]
             try:
                 self._crew.ready()

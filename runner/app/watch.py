@@ -273,6 +273,10 @@ class Watch:
         finally:
             self._changes.close()
 
+    def child_pid(self) -> int:
+        """Return the pid of the algorithm's process; 0 when there is none."""
+        return self._run.child_pid() if self._run is not None else 0
+
     def interrupt(self, status: int) -> None:
         """End in order; immediately while no run is going on."""
         self._ended_by = status

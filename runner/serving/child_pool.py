@@ -45,6 +45,10 @@ class Crew:
         #: Called when the last child is gone, once everybody was told to go.
         self.on_empty: Callable[[], None] | None = None
 
+    def child_pid(self) -> int:
+        """Return the pid of the child that serves; 0 when there is none."""
+        return self.child.pid if self.child is not None else 0
+
     def begin(self) -> None:
         """Start the child that will serve before there is anybody to listen to it: what does so can be
         imported meanwhile, which takes as long as a child.

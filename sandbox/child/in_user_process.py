@@ -40,6 +40,8 @@ from .api import Api
 _BARE_NAMES = "__main__ abc codecs encodings genericpath io os posixpath site stat types warnings"
 BARE = frozenset((*sys.builtin_module_names, *_BARE_NAMES.split(), "_collections_abc", "_sitebuiltins"))
 _Handler = Callable[[int, FrameType | None], Any]
+#: Signals that end the run in order, unless the user's code handles them itself.
+_END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class DebuggerQuit(Exception):
@@ -87,11 +89,8 @@ class Here(main.Child):
 
     def serve(self) -> None:
         """Load the code and serve until the supervisor asks to end, or is gone."""
-        ours: dict[int, _Handler] = {
-            signal.SIGINT: self._interrupted,
-            signal.SIGTERM: self._told_to_end,
-            signal.SIGHUP: self._told_to_end,
-        }
+        ours: dict[int, _Handler] = {signal.SIGINT: self._interrupted}
+        ours.update(dict.fromkeys(_END_SIGNALS, self._told_to_end))
         before = {number: signal.signal(number, handler) for number, handler in ours.items()}
         os.register_at_fork(after_in_child=self._be_ordinary)
         if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:
@@ -142,8 +141,9 @@ class Here(main.Child):
     def _be_ordinary(self) -> None:
         """In a process that the user's code has forked: signals do what they do in any other."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
+        for number in _END_SIGNALS:
+            if signal.getsignal(number) == self._told_to_end:  # not one that the user's code has set
+                signal.signal(number, signal.SIG_DFL)
 
     @contextlib.contextmanager
     def _users(self) -> Iterator[None]:

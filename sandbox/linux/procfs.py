@@ -7,6 +7,7 @@ psutil reads the same files; what is here is read up to two thousand times a sec
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import NamedTuple
 
@@ -38,6 +39,16 @@ def read_all(path: str) -> bytes:
         return b"".join(parts)
     finally:
         os.close(fd)
+
+
+def handles_signal(pid: int, number: int) -> bool:
+    """Whether the process catches or ignores this signal; False when it is gone."""
+    try:
+        status = read_all(f"/proc/{pid}/status")
+    except OSError:
+        return False
+    masks = re.findall(rb"^Sig(?:Cgt|Ign):\s*([0-9a-f]+)$", status, re.M)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 def has_children_files() -> bool:

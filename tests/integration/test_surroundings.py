@@ -1,0 +1,141 @@
+"""Whatever has started hkrunner: no difference, or one sentence."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from support.local import ALGORITHMS
+from support.programs import HKRUNNER, Program, Result, run, run_hkrunner, serving
+from support.users import bounded_command, give_to_bounded
+
+ADDS = ALGORITHMS / "adds.py"
+ENDS = ALGORITHMS / "ends_in_many_ways.py"
+INHERIT = Path(__file__).parents[1] / "support" / "inherited_signals.py"
+MANY = "INT,TERM,HUP,QUIT,CHLD,USR1,USR2,ALRM,PIPE"
+
+
+def run_in(folder: Path, prelude: str, *args: str | Path) -> Result:
+    """Run hkrunner by a shell that executes the prelude first."""
+    return run(["sh", "-c", f'{prelude} exec "$0" "$@"', HKRUNNER, *args], cwd=folder)
+
+
+def one_sentence(ended: Result, said: str) -> None:
+    assert "Traceback" not in ended.stderr, ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert said in line
+
+
+@pytest.mark.parametrize("how", ["block", "ignore"])
+@pytest.mark.parametrize("names", ["CHLD", MANY])
+@pytest.mark.parametrize(
+    ("what", "status", "said"),
+    [
+        ("exit", 1, "EXITED: the algorithm ended its process with code 7"),
+        ("segfault", 139, "ended by SIGSEGV"),
+        ("subprocess", 0, "done in"),
+    ],
+)
+def test_signals_blocked_or_ignored_by_its_parent_change_nothing(
+    how: str, names: str, what: str, status: int, said: str, tmp_path: Path
+) -> None:
+    args = ["--entry", ENDS, "--input", f'["{what}"]', "--no-state"]
+    ended = run([sys.executable, INHERIT, how, names, HKRUNNER, *args], cwd=tmp_path)
+    assert ended.status == status, ended.stderr
+    assert said in ended.stderr
+    assert ended.stdout == ("3\n" if status == 0 else "")
+
+
+def test_a_signal_that_was_blocked_stops_in_order(tmp_path: Path) -> None:
+    entry = ALGORITHMS / "stops_when_asked.py"
+    with Program(
+        [sys.executable, INHERIT, "block", MANY, HKRUNNER, "-e", entry, "-i", "[1]"], cwd=tmp_path
+    ) as program:
+        program.wait_for_line("at work")
+        program.send_signal(signal.SIGTERM)
+        assert program.wait() == 143
+
+
+def test_nohup_is_respected(tmp_path: Path) -> None:
+    entry = ALGORITHMS / "handles_user_signals.py"
+    with Program(
+        [sys.executable, INHERIT, "ignore", "HUP", HKRUNNER, "-e", entry, "-i", "1"], cwd=tmp_path
+    ) as (program):
+        program.wait_for_line("at work")
+        program.send_signal(signal.SIGHUP)
+        program.send_signal(signal.SIGUSR1)
+        program.send_signal(signal.SIGUSR2)
+        assert program.wait() == 0, program.report()
+
+
+def test_user_signals_reach_an_algorithm_that_handles_them(tmp_path: Path) -> None:
+    with serving("-e", ALGORITHMS / "handles_user_signals.py", "-i", "1", cwd=tmp_path) as program:
+        program.wait_for_line("at work")
+        program.send_signal(signal.SIGUSR1)
+        program.send_signal(signal.SIGUSR2)
+        assert program.wait() == 0, program.report()
+    assert sorted(eval(program.stdout[0])) == [signal.SIGUSR1, signal.SIGUSR2]
+
+
+@pytest.mark.parametrize("args", [(), ("--in-process",)], ids=["run", "in-process"])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT])
+def test_a_signal_that_the_algorithm_does_not_handle_stops_in_order(
+    number: signal.Signals, args: tuple[str, ...], tmp_path: Path
+) -> None:
+    entry = ALGORITHMS / "stops_when_asked.py"
+    with serving("-e", entry, "-i", "[1]", "--no-state", *args, cwd=tmp_path) as program:
+        program.wait_for_line("at work")
+        program.send_signal(number)
+        assert program.wait() == 128 + number
+    said = "\n".join(program.stderr)
+    assert 0 <= said.find("stop called") < said.find("work has ended") < said.find("exit called"), said
+
+
+@pytest.mark.parametrize(
+    "command", ["-e /nowhere.py -i 1", "validate /nowhere.py", "doctor", "runs ls", "init new"]
+)
+def test_a_working_folder_that_is_gone_is_one_sentence(command: str, tmp_path: Path) -> None:
+    prelude = "mkdir gone; cd gone; rmdir ../gone;"
+    one_sentence(run_in(tmp_path, prelude, *command.split()), "the working folder does not exist any more")
+
+
+def test_few_open_files_are_no_difference_or_one_sentence(tmp_path: Path) -> None:
+    for count in (6, 9, 12, 15):
+        ended = run_in(tmp_path, f"ulimit -n {count};", "-e", ADDS, "-i", "1", "--no-state")
+        one_sentence(ended, "oo many open files")
+        assert ended.status in (1, 4)
+    ended = run_in(tmp_path, "ulimit -n 32;", "-e", ADDS, "-i", "1", "--no-state")
+    assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
+
+
+@pytest.mark.parametrize("tasks", [0, 1, 2, 3])
+def test_few_processes_are_one_sentence(tasks: int, tmp_path: Path) -> None:
+    give_to_bounded(tmp_path)
+    command = bounded_command([HKRUNNER, "-e", ADDS, "-i", "1", "--no-state"], tasks=tasks)
+    ended = run(command, cwd=tmp_path)
+    assert ended.status in (1, 4)
+    assert "Traceback" not in ended.stderr, ended.stderr
+
+
+def test_a_user_without_a_name_or_a_home_is_no_difference(tmp_path: Path) -> None:
+    give_to_bounded(tmp_path)
+    command = bounded_command([HKRUNNER, "-e", ADDS, "-i", "1"], tasks=200)
+    ended = run(command, cwd=tmp_path, env={"HOME": None, "USER": None, "LOGNAME": None})
+    assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
+
+
+def test_a_large_environment_is_no_difference(tmp_path: Path) -> None:
+    env = {f"LARGE_{number}": "x" * 100_000 for number in range(2)}
+    ended = run_hkrunner("-e", ADDS, "-i", "1", cwd=tmp_path, env=env)
+    assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_difference(closed: str, tmp_path: Path) -> None:
+    ended = run(["sh", "-c", f'exec "$0" "$@" {closed}', HKRUNNER, "-e", ADDS, "-i", "1"], cwd=tmp_path)
+    assert ended.status in (0, 141)
+    assert (tmp_path / ".hkrunner" / "tasks" / "t1" / "output.json").read_text() == "1"
+    if closed in ("<&-", "2>&-"):
+        assert (ended.status, ended.stdout) == (0, "1\n")
