@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import signal
+import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -61,3 +62,45 @@ def exchange(one: str, other: str) -> None:
     if call(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+_IN_CREATE, _IN_MOVED_TO, _IN_ONLYDIR = 0x100, 0x80, 0x1000000
+
+
+def open_name_watch() -> int:
+    """Return an inotify descriptor that can be read without waiting. Raises OSError: none is to be had."""
+    fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return fd
+
+
+def watch_names_in(fd: int, folder: str) -> None:
+    """The descriptor becomes readable when a name appears in this folder. Raises OSError."""
+    events = ctypes.c_uint32(_IN_CREATE | _IN_MOVED_TO | _IN_ONLYDIR)
+    if _libc.inotify_add_watch(fd, ctypes.c_char_p(os.fsencode(folder)), events) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+_STATX_BTIME = 0x800
+#: Offsets in struct statx (linux: include/uapi/linux/stat.h): the mask, and the time of birth.
+_STX_MASK, _STX_BTIME = 0, 80
+
+
+def birth_s(path: str) -> float | None:
+    """Return when this file or folder was made, in seconds since the epoch; None: nobody knows."""
+    try:
+        call = _libc.statx
+    except AttributeError:
+        return None
+    at_symlink_nofollow = 0x100
+    buffer = ctypes.create_string_buffer(256)
+    name = ctypes.c_char_p(os.fsencode(path))
+    if call(_AT_FDCWD, name, at_symlink_nofollow, ctypes.c_uint(_STATX_BTIME), buffer) != 0:
+        return None
+    if not struct.unpack_from("=I", buffer, _STX_MASK)[0] & _STATX_BTIME:
+        return None
+    seconds, nanoseconds = struct.unpack_from("=qI", buffer, _STX_BTIME)
+    return float(seconds + nanoseconds / 1e9)

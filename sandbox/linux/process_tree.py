@@ -71,6 +71,14 @@ def look(pid: int) -> Left:
         return Left(pid, "?", 0)
 
 
+def is_resource_tracker(pid: int) -> bool:
+    """Whether this is the process in which Python's multiprocessing, or loky, keeps what is to be removed."""
+    try:
+        return b"resource_tracker import main" in procfs.read(f"/proc/{pid}/cmdline")
+    except OSError:
+        return False
+
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 

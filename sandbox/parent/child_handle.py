@@ -479,7 +479,13 @@ class Child:
         elif broken is not None:
             cause = Cause(broken.cause)
             breach = Breach(
-                broken.used, broken.allowed, broken.after_s, _processes(broken.top), _objects(broken.objects)
+                broken.used,
+                broken.allowed,
+                broken.after_s,
+                _processes(broken.top),
+                _objects(broken.objects),
+                broken.objects_count,
+                broken.objects_bytes,
             )
         elif ended.was_killed and self._kill is not None:
             cause = self._kill
@@ -513,7 +519,9 @@ class Child:
             peak_bytes=max(account.peak_bytes, ended.max_rss_bytes - account.files_bytes),
             cpu_s=account.cpu_s,
             removed=_objects(account.removed),
+            removed_count=account.removed_count,
             kept=_objects(account.kept),
+            kept_count=account.kept_count,
         )
 
     # ---- the end

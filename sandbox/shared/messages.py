@@ -216,6 +216,8 @@ class BrokenLimit(Message):
     after_s: float  #: seconds since the child began
     top: List[ProcessMemory]  #: largest first
     objects: List[SharedMemoryUse]  #: largest first
+    objects_count: int  #: of all
+    objects_bytes: int  #: of all
 
 
 class Account(Message):
@@ -226,8 +228,10 @@ class Account(Message):
     cpu_s: float
     group_oom: bool  #: the kernel killed within our cgroup
     machine_oom: bool  #: the kernel killed because the machine had no memory left
-    removed: List[SharedMemoryUse]  #: left behind by the run, and removed
-    kept: List[SharedMemoryUse]  #: may be the run's, but is not proven to be
+    removed: List[SharedMemoryUse]  #: left behind by the run, and removed: the largest
+    removed_count: int
+    kept: List[SharedMemoryUse]  #: may be the run's, but is not proven to be: the largest
+    kept_count: int
 
 
 class Ended(Message):

@@ -48,8 +48,8 @@ class Process:
 class Breach:
     """The limit that did not hold: used and allowed in its own unit (bytes, processes, seconds).
 
-    `after_s`: seconds since the child began. `top`: the largest processes, `objects` the run's shared
-    memory as (name, bytes), both largest first.
+    `after_s`: seconds since the child began. `top`: the largest processes, `objects` the largest of the
+    run's shared memory as (name, bytes), both largest first; `objects_count` and `objects_bytes` are of all.
     """
 
     used: float
@@ -57,6 +57,8 @@ class Breach:
     after_s: float = 0.0
     top: tuple[Process, ...] = ()
     objects: tuple[tuple[str, int], ...] = ()
+    objects_count: int = 0
+    objects_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ class Exit:
     `others` are the processes that were still there beside the child (at most 20 named, `others_count`
     in all), `left` those that even SIGKILL did not end. `detail` says more of the cause in a few words.
     `peak_bytes` and `cpu_s` are of the whole tree over the child's whole life. `removed` is shared memory
-    that the run left behind, `kept` what may be its but was not proven to be. `last_lines` is the end of
-    what it printed, `stack` what faulthandler wrote. `origins` is what set the limits, as in Limits.
+    that the run left behind, `kept` what may be its but was not proven to be, each with the largest as
+    (name, bytes) and the count of all. `last_lines` is the end of what it printed, `stack` what
+    faulthandler wrote. `origins` is what set the limits, as in Limits.
     """
 
     cause: Cause
@@ -84,7 +87,9 @@ class Exit:
     origins: tuple[tuple[str, str], ...] = ()
     breach: Breach | None = None
     removed: tuple[tuple[str, int], ...] = ()
+    removed_count: int = 0
     kept: tuple[tuple[str, int], ...] = ()
+    kept_count: int = 0
     stack: str = ""
     last_lines: tuple[str, ...] = field(default=())
     loaded: bool = True
@@ -195,8 +200,8 @@ def _memory(exit: Exit, breach: Breach) -> str:
         # Small ones, our own among them, do not tell where to look.
         large = [(name, size) for name, size in breach.objects[:3] if size > 0.01 * breach.used]
         named = ", ".join(f"{name} {format_bytes(size)}" for name, size in large)
-        shared = sum(size for _, size in breach.objects)
-        text += f"; {format_bytes(shared)} of it shared memory: {named}"
+        more = _more(breach.objects_count - len(large))
+        text += f"; {format_bytes(breach.objects_bytes)} of it shared memory: {named}{more}"
     if breach.top:
         text += f"; {_top(breach)}"
     wanted = suggest_memory(int(breach.used), limit_bytes=int(breach.allowed))
@@ -229,19 +234,28 @@ def left_behind(exit: Exit) -> list[str]:
     parts = []
     if exit.others_count:
         named = ", ".join(f"{one.name} (pid {one.pid})" for one in exit.others[:5])
-        more = f" and {exit.others_count - 5} more" if exit.others_count > 5 else ""
+        more = _more(exit.others_count - 5)
         plural = "process" if exit.others_count == 1 else "processes"
         parts.append(f"{exit.others_count} {plural} left by the algorithm ended with it: {named}{more}")
     if exit.removed:
-        named = ", ".join(f"{name} ({format_bytes(size)})" for name, size in exit.removed[:5])
+        named = _objects(exit.removed, exit.removed_count)
         parts.append(f"shared memory left by the algorithm was removed: {named}")
     if exit.kept:
-        named = ", ".join(f"{name} ({format_bytes(size)})" for name, size in exit.kept[:5])
+        named = _objects(exit.kept, exit.kept_count)
         parts.append(f"shared memory that appeared meanwhile and may be the algorithm's was kept: {named}")
     if exit.left:
         pids = ", ".join(str(one.pid) for one in exit.left)
         parts.append(f"these could not be ended, the kernel holds them: {pids}")
     return parts
+
+
+def _objects(objects: tuple[tuple[str, int], ...], count: int) -> str:
+    named = [f"{name} ({format_bytes(size)})" for name, size in objects[:5]]
+    return ", ".join(named) + _more(count - len(named))
+
+
+def _more(count: int) -> str:
+    return f" and {count} more" if count > 0 else ""
 
 
 def report(exit: Exit, *, during: str = "before answering") -> str:

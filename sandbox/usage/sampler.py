@@ -4,7 +4,7 @@ The next look comes after headroom / (how fast memory can be touched at most), b
 of a millisecond and not later than a tenth of a second. A look must therefore be cheap.
 
 Here: when to look, and in which order. members.py keeps the processes and the quick counters of each,
-books.py what they hold together.
+memory_estimate.py what they hold together.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ class TreeSampler:
         self._cpu_at = 0.0
         #: The last look was cut short, since there are or may soon be too many processes.
         self.is_hurried = False
+        #: The tree has been stopped, and whoever did so continues it.
+        self.is_frozen = False
         self._shared_at = 0.0
         self._peak = 0
         self._quiet = 0
@@ -156,11 +158,13 @@ class TreeSampler:
         members.full_check(now)
         is_shared_seen = False
         if self._shared is not None and now >= self._shared_at:
+            if self._shared.hear():
+                members.walk_if_born()  # a new file may be a new process's
             self._shared.look(self.processes, now)
             is_shared_seen = True
         books.estimate()
         if self._limit is not None and books.at_most > self._limit:
-            books.decide(now, self._limit)
+            books.decide(now, self._limit, is_frozen=self.is_frozen)
         elif books.are_due(now, count_first=self._pids is not None, peak=self._peak):
             books.read(now)
         if books.memory > self._peak and (books.is_exact or books.is_judged):

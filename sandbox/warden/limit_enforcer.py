@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: While no task runs, and only the limit on CPU time could be broken, the tree is looked at this often.
 IDLE_LOOK_S = 1.0
+#: Objects of shared memory that a report names; the rest are counted.
+NAMED = 5
 #: The machine's own killer of processes takes the algorithm before it takes us.
 OOM_SCORE = 500
 
@@ -146,7 +148,7 @@ class Guard:
             at = min(at, self._throttle.next_at)
         if self._disk is not None:
             at = min(at, max(self._disk.next_at, time.monotonic() + 0.01))
-        return at
+        return min(at, self._shared.names_at(time.monotonic()))
 
     @property
     def _look_at(self) -> float:
@@ -155,6 +157,22 @@ class Guard:
         if not self.idle or (limits.enforced and (limits.memory_bytes or limits.pids)):
             return self._sampler.next_at
         return self._idle_next if limits.enforced and limits.cpu_time_s is not None else math.inf
+
+    def names_fds(self) -> list[int]:
+        """Return what becomes readable when shared memory is made; nothing while it was looked at enough."""
+        fd = self._shared.names_fd(time.monotonic())
+        return [fd] if fd >= 0 else []
+
+    def names_appeared(self) -> None:
+        """Look who holds the new files before they are closed."""
+        self._shared.hear()
+        if not self._is_hurried:
+            self._look_at_shared(time.monotonic())
+
+    def _look_at_shared(self, now: float, *, must: bool = False) -> None:
+        if isinstance(self._sampler, TreeSampler):
+            self._sampler.walk_if_born()
+        self._shared.look(self._sampler.pids(), now, must=must)
 
     def look(self, now: float) -> Breach | None:
         """Look, brake and throttle; return the limit that does not hold any more."""
@@ -181,9 +199,15 @@ class Guard:
 
     def confirm(self) -> Breach | None:
         """Look once more while the tree stands still; None when it was an error after all."""
-        if isinstance(self._sampler, TreeSampler):
-            self._sampler.walk()
-        self._sampler.look(time.monotonic())
+        if not isinstance(self._sampler, TreeSampler):
+            self._sampler.look(time.monotonic())
+            return self._breach()
+        self._sampler.walk()
+        self._sampler.is_frozen = True
+        try:
+            self._sampler.look(time.monotonic())
+        finally:
+            self._sampler.is_frozen = False
         return self._breach()
 
     def pause(self) -> None:
@@ -247,6 +271,13 @@ class Guard:
         """The tree is about to be ended: see what it has made while nobody looked."""
         if self._look_at == math.inf:
             self.fresh_sample()
+        elif not self._is_hurried:
+            self._look_at_shared(time.monotonic(), must=True)
+
+    @property
+    def has_unproven(self) -> bool:
+        """Whether the tree may have left shared memory that is not proven to be its own."""
+        return self._shared.has_unproven
 
     def restart_peak(self) -> None:
         """Forget the highest use so far: a task begins."""
@@ -257,8 +288,13 @@ class Guard:
         return [ProcessMemory(*one) for one in self._sampler.top(5)]
 
     def objects(self) -> list[SharedMemoryUse]:
-        """Return the run's shared memory, largest first."""
-        return _named(self._shared.objects()[:5])
+        """Return the largest of the run's shared memory, largest first."""
+        return _named(self._shared.objects()[:NAMED])
+
+    def objects_sum(self) -> tuple[int, int]:
+        """Return how much shared memory the run holds: how many, and bytes."""
+        found = self._shared.objects()
+        return len(found), sum(one.size_bytes for one in found)
 
     def ended(self) -> Account:
         """After the last process: remove what was left, and return the account."""
@@ -274,8 +310,10 @@ class Guard:
             cpu_s=last.cpu_s,
             group_oom=bool(events is not None and events.oom_kills),
             machine_oom=self._oom.has_struck(),
-            removed=_named(removed[:10]),
-            kept=_named(kept[:10]),
+            removed=_named(removed[:NAMED]),
+            removed_count=len(removed),
+            kept=_named(kept[:NAMED]),
+            kept_count=len(kept),
         )
         if self._group is not None:
             self._group.remove()

@@ -64,6 +64,8 @@ KILL_DEADLINE_S = 10.0
 SAMPLE_S = 0.25
 #: faulthandler gets this long to write the stacks of a child that is about to be killed.
 STACK_S = 0.25
+#: Resource trackers get this long to remove what the processes they served have left. Python starts in 20 ms.
+TRACKERS_S = 1.0
 
 
 def main() -> NoReturn:
@@ -112,7 +114,8 @@ class Warden:
         fds = [self._wake, self._lifeline.fileno()]
         while True:
             # select, not poll: its timeout is finer than a millisecond.
-            ready, _, _ = select.select(fds, [], [], self._pause_s())
+            shared = self._guard.names_fds() if self._guard is not None and self._pid else []
+            ready, _, _ = select.select([*fds, *shared], [], [], self._pause_s())
             if fds[1] in ready and not self._receive():
                 self._end()
                 return
@@ -123,6 +126,8 @@ class Warden:
                 self._report(*self._end())
                 return
             if self._pid and self._guard is not None:
+                if shared and shared[0] in ready:
+                    self._guard.names_appeared()
                 self._watch(self._guard)
 
     def _pause_s(self) -> float | None:
@@ -156,6 +161,7 @@ class Warden:
             guard.resume()
             return
         sure = sure if sure is not None else found
+        objects_count, objects_bytes = guard.objects_sum()
         self._broken = BrokenLimit(
             cause=sure.kind,
             used=sure.used,
@@ -163,6 +169,8 @@ class Warden:
             after_s=time.monotonic() - guard.began_at,
             top=guard.top(),
             objects=guard.objects(),
+            objects_count=objects_count,
+            objects_bytes=objects_bytes,
         )
 
     def _receive(self) -> bool:
@@ -218,6 +226,20 @@ class Warden:
                 process_tree.signal_to(pid, signal.SIGKILL)
             self._wait(0.002)
             process_tree.reap(self._reaped)
+
+    def _wait_for_trackers(self) -> None:
+        """Kill everybody but the resource trackers, which then remove what the others left, and end."""
+        below = list(process_tree.descendants(os.getpid()))
+        trackers = {pid for pid in below if process_tree.is_resource_tracker(pid)}
+        deadline = time.monotonic() + TRACKERS_S
+        while trackers and time.monotonic() < deadline:
+            for pid in below:
+                if pid not in trackers:
+                    process_tree.signal_to(pid, signal.SIGKILL)
+            self._wait(0.005)
+            process_tree.reap(self._reaped)
+            below = list(process_tree.descendants(os.getpid()))
+            trackers.intersection_update(below)
 
     def _ask_for_stack(self) -> None:
         """Have faulthandler write where every thread is; it does so even while C code holds the GIL."""
@@ -319,6 +341,8 @@ class Warden:
             self._guard.pause()
             self._guard.before_the_end()
             hook = self._guard.kill_hook
+            if self._guard.has_unproven:
+                self._wait_for_trackers()
         there, left = process_tree.kill_all(
             reaped=self._reaped, wait=self._wait, deadline_s=KILL_DEADLINE_S, also=hook
         )

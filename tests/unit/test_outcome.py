@@ -35,9 +35,10 @@ def test_a_breach_of_memory_names_numbers_time_processes_and_remedy() -> None:
 
 
 def test_shared_memory_is_named_where_it_matters() -> None:
-    breach = Breach(260 * MI, 256 * MI, 1.0, objects=(("/dev/shm/psm_1", 250 * MI), ("hkrunner-fault", 0)))
+    objects = (("/dev/shm/psm_1", 200 * MI), ("hkrunner-fault", 0))
+    breach = Breach(260 * MI, 256 * MI, 1.0, objects=objects, objects_count=41, objects_bytes=250 * MI)
     told = sentence(Exit(Cause.SHARED_MEMORY, breach=breach))
-    assert "; 250 MiB of it shared memory: /dev/shm/psm_1 250 MiB. Try" in told
+    assert "; 250 MiB of it shared memory: /dev/shm/psm_1 200 MiB and 40 more. Try" in told
     assert "hkrunner-fault" not in told
 
 

@@ -24,6 +24,15 @@ from support.waiting import wait_until
 
 pytestmark = pytest.mark.alone
 
+FILLS_A_SHARED_MAP = """
+import mmap, signal, time
+signal.alarm(30)
+memory = mmap.mmap(-1, 200 << 20)
+for _ in range(200):
+    memory.write(b"x" * (1 << 20))
+    time.sleep(0.002)
+time.sleep(20)
+"""
 SLEEPER = "import signal, time; signal.alarm(30); time.sleep(20)"
 
 
@@ -235,6 +244,37 @@ time.sleep(15)
         assert not any(seen)
     sampler.close()
     shared.close()
+
+
+def test_a_process_that_fills_a_shared_map_stands_still_while_its_books_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states: list[bytes] = []
+    read_books = procfs.pss
+
+    def watched(pid: int) -> procfs.Pss:
+        until = time.monotonic() + 1.0
+        while procfs.stat(pid).state != b"T" and time.monotonic() < until:
+            time.sleep(0.0001)  # a signal takes a moment to reach another processor
+        states.append(procfs.stat(pid).state)
+        return read_books(pid)
+
+    monkeypatch.setattr(procfs, "pss", watched)
+    limits = Limits(memory_bytes=64 * MI)
+    sampler = TreeSampler(os.getpid(), limits)
+    with Tree(sampler) as tree:
+        pid = tree.start(code=FILLS_A_SHARED_MAP)
+        tree.watch(lambda: breach(sampler.usage, limits), what="a breach")
+        assert states[-1] == b"T"
+        wait_until(lambda: procfs.stat(pid).state != b"T", what="the process to go on")
+        # A tree that somebody else has stopped is left so.
+        sampler.is_frozen = True
+        tree.watch(lambda: sampler.usage.memory_bytes > 100 * MI, what="growth")
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: procfs.stat(pid).state == b"T", what="the stop")
+        sampler.look(time.monotonic())
+        assert procfs.stat(pid).state == b"T"
+    sampler.close()
 
 
 def test_shared_memory_of_somebody_else_is_neither_counted_nor_removed() -> None:

@@ -1,0 +1,223 @@
+"""Which files below /dev/shm are a run's: those that a process of its tree is proven to have made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hkrunner.sandbox.linux import kernel
+from hkrunner.sandbox.usage.shared_memory import SharedMemory
+from support.trees import Tree
+from support.waiting import wait_until
+
+MI = 1 << 20
+
+#: Runs ACTION in a process of the tree and says so by a file; what it puts into `held` stays open.
+HOLDER = """
+import mmap, os, signal, sys, time
+signal.alarm(30)
+folder, said = sys.argv[1:]
+os.chdir(folder)
+held = []
+ACTION
+open(said, "w").close()
+time.sleep(20)
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that stands for /dev/shm: nobody else makes anything in it."""
+    path = Path(f"/dev/shm/hkrunner_unit_{os.getpid()}")
+    path.mkdir()
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def shared(folder: Path) -> Iterator[SharedMemory]:
+    one = SharedMemory(folders=[str(folder)])
+    yield one
+    one.close()
+
+
+def hold(tree: Tree, folder: Path, tmp_path: Path, action: str) -> int:
+    """Start a process that does this and holds what it has opened; return its pid once it has done it."""
+    said = tmp_path / f"said{time.monotonic_ns()}"
+    pid = tree.start(str(folder), str(said), code=HOLDER.replace("ACTION", action))
+    wait_until(said.exists, what="the action")
+    return pid
+
+
+def removed_by(shared: SharedMemory) -> tuple[set[str], set[str]]:
+    removed, kept = shared.remove_left_over()
+    return {Path(one.name).name for one in removed}, {Path(one.name).name for one in kept}
+
+
+def test_a_name_that_holds_a_pid_of_the_run_proves_nothing(
+    folder: Path, shared: SharedMemory, tmp_path: Path
+) -> None:
+    with Tree() as tree:
+        pid = hold(tree, folder, tmp_path, "")
+        for number in range(50):
+            (folder / f"frame-{number}-{pid}.npy").write_bytes(b"x")
+        (folder / f"large-{pid}").write_bytes(b"x" * MI)
+        shared.scan([pid], 0.0)
+        assert shared.total_bytes == 0
+    removed, kept = removed_by(shared)
+    assert (removed, kept) == (set(), {f"large-{pid}"})
+    assert len(list(folder.iterdir())) == 51
+
+
+def test_a_semaphore_whose_map_shows_a_deleted_temporary_name_is_the_runs(
+    folder: Path, shared: SharedMemory, tmp_path: Path
+) -> None:
+    # As sem_open() of glibc makes it.
+    action = """
+fd = os.open("sem.AbCdEf", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+os.write(fd, bytes(32))
+held.append(mmap.mmap(fd, 32))
+os.link("sem.AbCdEf", "sem.mine")
+os.unlink("sem.AbCdEf")
+os.close(fd)
+"""
+    with Tree() as tree:
+        # mmap.mmap keeps a copy of the descriptor, which a semaphore's maker does not.
+        pid = hold(tree, folder, tmp_path, f"{action}os.closerange(fd, fd + 8)")
+        shared.scan([pid], 0.0)
+    assert removed_by(shared) == ({"sem.mine"}, set())
+
+
+def test_whoever_only_reads_a_file_has_not_made_it(
+    folder: Path, shared: SharedMemory, tmp_path: Path
+) -> None:
+    (folder / "a").write_bytes(b"x" * MI)
+    (folder / "b").write_bytes(b"x" * MI)
+    action = """
+held.append(open("a", "rb"))
+held.append(mmap.mmap(os.open("b", os.O_RDONLY), 0, prot=mmap.PROT_READ))
+"""
+    with Tree() as tree:
+        shared.scan([hold(tree, folder, tmp_path, action)], 0.0)
+        assert shared.total_bytes == 0
+    assert removed_by(shared) == (set(), {"a", "b"})
+
+
+def test_a_file_that_was_there_in_nobodys_hands_is_not_the_runs_by_being_written_later(
+    folder: Path, shared: SharedMemory, tmp_path: Path
+) -> None:
+    (folder / "a").write_bytes(b"x" * MI)
+    shared.scan([], 0.0)
+    with Tree() as tree:
+        shared.scan([hold(tree, folder, tmp_path, 'held.append(open("a", "r+b"))')], 0.0)
+    assert removed_by(shared) == (set(), {"a"})
+
+
+def test_what_is_written_in_a_folder_that_was_there_is_the_runs_only_if_it_is_new(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / "old").mkdir()
+    (folder / "old" / "data").write_bytes(b"x" * MI)
+    shared = SharedMemory(folders=[str(folder)])
+    with Tree() as tree:
+        action = 'held.extend([open("old/data", "r+b"), open("old/new", "wb")])\nheld[1].write(bytes(5000))'
+        shared.scan([hold(tree, folder, tmp_path, action)], 0.0)
+    assert removed_by(shared) == ({"new"}, set())
+    assert [path.name for path in (folder / "old").iterdir()] == ["data"]
+    shared.close()
+
+
+def test_a_folder_into_which_the_run_writes_at_once_is_its_own_with_all_in_it(
+    folder: Path, shared: SharedMemory, tmp_path: Path
+) -> None:
+    action = """
+os.makedirs("made/deep")
+for name in ("made/small", "made/deep/small2"):
+    open(name, "w").close()
+held.append(open("made/large", "wb"))
+held[0].write(bytes(1 << 20))
+"""
+    with Tree() as tree:
+        shared.scan([hold(tree, folder, tmp_path, action)], 0.0)
+        shared.scan([], 0.0)
+        (folder / "made" / "later").write_bytes(b"x" * MI)  # closed before any look
+        shared.scan([], 0.0)
+        assert shared.total_bytes >= 2 * MI
+    assert removed_by(shared) == ({"small", "small2", "large", "later"}, set())
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("tells_birth", [True, False])
+def test_in_a_folder_of_somebody_else_only_its_own_file_is_the_runs(
+    tells_birth: bool, folder: Path, shared: SharedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    born = time.time() - 60 if tells_birth else None
+    monkeypatch.setattr(kernel, "birth_s", lambda path: born)
+    (folder / "shared").mkdir()
+    (folder / "shared" / "theirs").write_bytes(b"x" * MI)
+    with Tree() as tree:
+        action = 'held.append(open("shared/ours", "wb"))\nheld[0].write(bytes(5000))'
+        shared.scan([hold(tree, folder, tmp_path, action)], 0.0)
+    assert removed_by(shared) == ({"ours"}, {"shared"})
+    assert [path.name for path in (folder / "shared").iterdir()] == ["theirs"]
+
+
+def test_a_file_of_the_run_that_somebody_else_still_holds_stays(
+    folder: Path, shared: SharedMemory, tmp_path: Path
+) -> None:
+    with Tree() as tree:
+        pid = hold(tree, folder, tmp_path, 'held.append(open("handed_on", "wb"))')
+        with (folder / "handed_on").open("rb"):
+            shared.scan([pid], 0.0)
+            assert removed_by(shared) == (set(), set())
+            assert (folder / "handed_on").exists()
+
+
+def test_a_file_that_is_renamed_stays_the_runs(folder: Path, shared: SharedMemory, tmp_path: Path) -> None:
+    with Tree() as tree:
+        shared.scan([hold(tree, folder, tmp_path, 'held.append(open("part", "wb"))')], 0.0)
+        (folder / "part").rename(folder / "whole")
+        shared.scan([], 0.0)
+    assert removed_by(shared) == ({"whole"}, set())
+
+
+def test_a_new_name_makes_a_look_due_at_once(folder: Path, shared: SharedMemory) -> None:
+    shared.scan([], 0.0)
+    assert not shared.look([], 0.0)
+    (folder / "a").touch()
+    wait_until(shared.hear, what="inotify")
+    assert shared.look([], 1000.0)
+
+
+def test_without_inotify_the_regular_looks_find_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(kernel, "open_name_watch", refuse)
+    shared = SharedMemory(folders=[str(folder)])
+    assert (shared.names_fd(0.0), shared.hear()) == (-1, False)
+    with Tree() as tree:
+        shared.scan([hold(tree, folder, tmp_path, 'held.append(open("a", "wb"))')], 0.0)
+    assert removed_by(shared) == ({"a"}, set())
+    shared.close()
+
+
+def test_a_neighbour_that_makes_files_all_the_time_does_not_keep_us_busy(folder: Path) -> None:
+    ticks = iter(range(1000))
+    shared = SharedMemory(folders=[str(folder)], perf=lambda: next(ticks) * 0.01)
+    now = 100.0
+    scans = 0
+    while shared.names_fd(now) >= 0:  # a name appears after each look
+        (folder / f"frame{scans}").touch()
+        wait_until(shared.hear, what="inotify")
+        assert shared.look([], now)
+        scans += 1
+    assert scans == 11  # 10 ms each: those of the quiet time before, and one more
+    assert shared.names_at(now) > now and not shared.look([], now)
+    shared.close()
