@@ -24,15 +24,19 @@ __all__ = [
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .runner.errors import EntryNotFound, EntryUnusable, HkrunnerError, SettingsError
-    from .runner.python_api import Incomplete, Printed, TaskError, TaskFailed, TaskLogs, TaskResult, run
+    from .runner.python_api.results import Incomplete, Printed, TaskError, TaskFailed, TaskLogs, TaskResult
+    from .runner.python_api.run import run
 else:
 
     def __getattr__(name):
         """Import what is asked for when it is asked for (PEP 562)."""
         if name in __all__:
-            from .runner import python_api
+            from importlib import import_module
 
-            return getattr(python_api, name)
+            for place in ("errors", "python_api.results", "python_api.run"):
+                module = import_module(f".runner.{place}", __name__)
+                if hasattr(module, name):
+                    return getattr(module, name)
         raise AttributeError(f"module 'hkrunner' has no attribute {name!r}")
 
     def __dir__():

@@ -1,12 +1,11 @@
-"""What can go wrong, whose fault it is, and hkrunner's exit status for it.
+"""The errors of hkrunner: whose fault each is, and the exit status for it.
 
 HkrunnerError
-  SettingsError      a bad option, variable or file                       2
-  EntryNotFound      there is no such code                                3
-  EntryUnusable      the code cannot be loaded                            4
-  LinkError          no worker                                            5
-  BoardFailed        a board cannot do what was asked                     6
-  ProtocolError      the worker said what the protocol does not know
+  SettingsError      a bad option, variable or file          2
+  EntryNotFound      the code was not found                  3
+  EntryUnusable      the code could not be loaded            4
+  LinkError          no worker                               5
+  BoardFailed        a board cannot do what was asked        6
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ class SettingsError(HkrunnerError):
 
 
 class EntryNotFound(HkrunnerError):
-    """There is no code where the user said."""
+    """There is no code at the place that the user named."""
 
     exit_status = 3
 
 
 class EntryUnusable(HkrunnerError):
-    """The code is there and cannot be loaded."""
+    """The code was found and cannot be loaded."""
 
     exit_status = 4
 
 
 class LinkError(HkrunnerError):
-    """The worker cannot be reached, or not any more."""
+    """The worker cannot be reached, or the connection to it was lost."""
 
     exit_status = 5
 
@@ -48,5 +47,6 @@ class BoardFailed(HkrunnerError):
     exit_status = 6
 
 
-class ProtocolError(HkrunnerError):
-    """The worker said something that the protocol does not know: the text names it."""
+BY_EXIT_STATUS: dict[int, type[HkrunnerError]] = {
+    kind.exit_status: kind for kind in (SettingsError, EntryNotFound, EntryUnusable, LinkError, BoardFailed)
+}

@@ -17,13 +17,14 @@ import pytest
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .python_api import Options, TaskResult
+    from .python_api.keywords import RunOptions
+    from .python_api.results import TaskResult
 
 
 class RunAlgorithm(Protocol):
     """The type of the fixture `run_algorithm`."""
 
-    def __call__(self, entry: str | Path, input: Any = (), **options: Unpack[Options]) -> TaskResult:
+    def __call__(self, entry: str | Path, input: Any = (), **options: Unpack[RunOptions]) -> TaskResult:
         """Run one task as hkrunner.run() does, and return its result."""
 
 
@@ -35,13 +36,13 @@ def run_algorithm(request: pytest.FixtureRequest, tmp_path: Path) -> RunAlgorith
     hkrunner.run(); the records are kept below the test's tmp_path. What the algorithm prints is in the
     test's captured stderr.
     """
-    from .python_api import run
+    from .python_api.run import run
 
-    def run_one(entry: str | Path, input: Any = (), **options: Unpack[Options]) -> TaskResult:
+    def run_one(entry: str | Path, input: Any = (), **options: Unpack[RunOptions]) -> TaskResult:
         beside = request.path.parent / entry
         if "path" not in options and beside.exists():
             entry = beside
-        given: Options = {"state_dir": tmp_path / ".hkrunner", **options}
+        given: RunOptions = {"state_dir": tmp_path / ".hkrunner", **options}
         (result,) = run(entry, [input], **given)
         return result
 

@@ -22,6 +22,7 @@ class Option:
     choices: tuple[str, ...] = ()
     group: str = "Algorithm"
     python: str = ""  #: type of the keyword of hkrunner.run(); "": there is no such keyword
+    python_help: str = ""  #: what it means there, if that is something else
     in_validate: bool = False  #: also an option of `hkrunner validate`
     in_worker: bool = False  #: also an option of `hkrunner worker`
     worker_help: str = ""  #: what it means there, if that is something else

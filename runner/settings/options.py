@@ -59,6 +59,7 @@ _ALGORITHM = (
         kind="many",
         metavar="NAME=VALUE",
         python="Mapping[str, str] | None",
+        python_help="Environment variables for the algorithm.",
         in_validate=True,
         in_worker=True,
         is_recorded=True,

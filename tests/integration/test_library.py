@@ -12,7 +12,7 @@ from pathlib import Path
 
 import hkrunner
 import pytest
-from hkrunner.runner.python_api import Options
+from hkrunner.runner.python_api.keywords import KEYWORDS, RunOptions
 from hkrunner.runner.settings.options import OPTIONS
 from support.local import ALGORITHMS
 from support.processes import runs
@@ -73,7 +73,7 @@ def test_a_failed_task_is_a_result_and_the_next_one_runs() -> None:
         hkrunner.HkrunnerError, match=r"^task t1 failed \(AlgorithmError\): .*alg\.py:2"
     ) as told:
         failed.raise_for_status()
-    assert isinstance(told.value, hkrunner.runner.python_api.TaskFailed) and told.value.result is failed
+    assert isinstance(told.value, hkrunner.TaskFailed) and told.value.result is failed
 
 
 def test_limits_hold_as_they_do_for_the_command() -> None:
@@ -119,11 +119,43 @@ def test_a_module_of_the_callers_folder_does_not_stand_in_for_the_standard_libra
     assert result.output == 1
 
 
-def test_every_keyword_is_an_option_of_the_command() -> None:
-    keywords = set(inspect.signature(hkrunner.run).parameters) - {"entry", "inputs", "on_event"}
+def test_every_keyword_is_an_option_of_the_command_with_its_type() -> None:
+    parameters = inspect.signature(hkrunner.run).parameters
+    assert set(parameters) - {"entry", "inputs", "on_event"} == set(KEYWORDS)
     flags = {flag for option in OPTIONS for flag in option.flags}
-    assert keywords == set(Options.__annotations__)
-    assert {f"--{name.replace('_', '-')}" for name in keywords} <= flags
+    assert {f"--{name.replace('_', '-')}" for name in KEYWORDS} <= flags
+    for name, option in KEYWORDS.items():
+        assert parameters[name].annotation == option.python
+        assert option.help.split()[0] in (hkrunner.run.__doc__ or "")
+
+
+def test_type_checkers_know_the_keywords() -> None:
+    declared = {name: hint.__forward_arg__ for name, hint in RunOptions.__annotations__.items()}
+    wanted = {name: option.python for name, option in KEYWORDS.items()}
+    lines = "\n".join(f"    {name}: {kind}" for name, kind in wanted.items())
+    assert declared == wanted, f"RunOptions in runner/python_api/keywords.py is to have:\n{lines}"
+
+
+def test_a_keyword_that_there_is_not_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^run\(\) got an unexpected keyword argument 'memory'$"):
+        hkrunner.run(SUM, [1], memory="1Gi")  # type: ignore[call-arg]
+
+
+def test_the_memory_mode_is_the_callers_choice() -> None:
+    entry = algorithm(
+        "import mmap\ndef start(args):\n"
+        "    return len(mmap.mmap(-1, 300 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)[:1])\n"
+    )
+    (sparse,) = hkrunner.run(entry, [1], mem="200Mi", mem_mode="rss")
+    assert sparse.output == 1
+    with pytest.raises(hkrunner.SettingsError, match="'hope' is not one of"):
+        hkrunner.run(entry, [1], mem="200Mi", mem_mode="hope")
+
+
+def test_memory_may_be_a_number_of_bytes() -> None:
+    for size in (256 << 20, (256 << 20) + 1):
+        (result,) = hkrunner.run(SUM, [[1, 2]], mem=size)
+        assert (result.output, result.limit_bytes) == (3, size)
 
 
 # ---- what goes wrong before a task

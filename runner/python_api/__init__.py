@@ -1,0 +1,1 @@
+"""hkrunner.run() and its types; imported by nobody but the package hkrunner itself and the pytest plugin."""

@@ -1,0 +1,32 @@
+"""The command's side of hkrunner.run(): the process that it starts begins here."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from ..io.signals import reset_inherited_signals
+
+_PR_SET_PDEATHSIG = 1
+
+#: Argument of `python -c`. Neither -m nor a file: they put a folder of the user's, or of ours, first on
+#: sys.path, where a random.py replaces the standard library's.
+PROGRAM = (
+    "import sys; sys.path[:] = filter(None, sys.path);"
+    "from hkrunner.runner.python_api.begin import begin; begin()"
+)
+
+
+def begin() -> NoReturn:
+    """Run the command `hkrunner`. sys.argv holds the caller's pid, then the arguments of the command."""
+    caller = int(sys.argv[1])
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    reset_inherited_signals()
+    if os.getppid() != caller:
+        sys.exit(143)  # the caller ended before the kernel watched it
+    from ..cli.main import main_with
+
+    main_with(sys.argv[2:])

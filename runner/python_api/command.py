@@ -1,0 +1,161 @@
+"""The hkrunner command that hkrunner.run() starts: its pipes, its end, and the error it ended with.
+
+    stdin   a temporary file, one input a line         (--tasks -)
+    stdout  one result object a line                   (--json)
+    stderr  what the algorithm prints, and errors      -> sys.stderr, or on_event
+
+All of it is read in the caller's thread. Whatever ends the call early (Ctrl-C, an exception in on_event) asks
+the command to stop in order and waits for it; a second Ctrl-C kills the algorithm. When the caller is killed,
+the kernel sends SIGTERM to the command.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import IO
+
+from ..errors import BY_EXIT_STATUS, HkrunnerError
+from .begin import PROGRAM
+from .results import Incomplete, Printed, TaskResult, read_result
+
+_CHUNK = 65536
+#: Characters of stderr that are kept: the error's sentence is at the end.
+_TAIL = 65536
+#: Beginnings of the line with the error that ended hkrunner: its own, click's, a load that failed.
+_SENTENCES = ("hkrunner: ", "Error: ", "✘ ", "error: ")
+
+
+class Command:
+    """The hkrunner command below us. Left early, it is asked to stop, and has ended on return."""
+
+    def __init__(
+        self,
+        arguments: list[str],
+        stdin: IO[bytes],
+        on_event: Callable[[Printed | TaskResult], object] | None,
+        variables: IO[bytes] | None,
+    ) -> None:
+        self.results: list[TaskResult] = []
+        self.tail = ""  #: the last of stderr
+        self._on_event = on_event
+        self._was_left = False  #: by an exception
+        self._line = ""  #: of stderr, not ended yet
+        self._object = bytearray()  #: of stdout, not ended yet
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(os.getpid()), *arguments],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=(variables.fileno(),) if variables is not None else (),
+            # A terminal's Ctrl-C is for the main thread, which passes it on. No other thread ever hears of
+            # it: then it must reach the command itself, as one of the terminal's own group.
+            start_new_session=threading.current_thread() is threading.main_thread(),
+        )
+
+    def __enter__(self) -> Command:
+        return self
+
+    def wait(self) -> int:
+        """Pass on what comes until the command has ended; return its exit status as subprocess does."""
+        process = self._process
+        assert process.stdout is not None and process.stderr is not None, "both are pipes"
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            with selectors.PollSelector() as selector:
+                selector.register(process.stdout, selectors.EVENT_READ, self._take_stdout)
+                selector.register(process.stderr, selectors.EVENT_READ, self._take_stderr)
+                selector.register(pidfd, selectors.EVENT_READ)
+                ended = False
+                # Once it has ended, all that it wrote is in the pipes: no end of them is waited for.
+                while (ready := _ready(selector, wait=not ended)) or not ended:
+                    for key in ready:
+                        data = os.read(key.fd, _CHUNK)
+                        key.data(data)
+                        if not data:
+                            selector.unregister(key.fileobj)
+                    ended = ended or process.poll() is not None
+        finally:
+            os.close(pidfd)
+        return process.wait()
+
+    def _take_stdout(self, data: bytes) -> None:
+        if self._was_left:
+            return  # a piece may be missing, and nobody asks any more
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            self._object += line
+            result = read_result(bytes(self._object))
+            self._object.clear()
+            self.results.append(result)
+            if self._on_event is not None:
+                self._on_event(result)
+        self._object += rest
+
+    def _take_stderr(self, data: bytes) -> None:
+        text = self._decode(data, not data)
+        self.tail = (self.tail + text)[-_TAIL:]
+        if self._was_left and self._on_event is not None:
+            return  # it may be what has raised
+        if self._on_event is None:
+            if sys.stderr is not None:
+                sys.stderr.write(text)
+                sys.stderr.flush()
+            return
+        *lines, self._line = (self._line + text).split("\n")
+        if self._line and (not data or len(self._line) > _TAIL):
+            lines.append(self._line)
+            self._line = ""
+        for line in lines:
+            self._on_event(Printed(line))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._was_left = kind is not None
+        while self._process.returncode is None:
+            interrupt = kind is None or issubclass(kind, KeyboardInterrupt)
+            with contextlib.suppress(KeyboardInterrupt):  # again: asked for a second time, it kills
+                self._process.send_signal(signal.SIGINT if interrupt else signal.SIGTERM)
+                self.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None, "both are pipes"
+            stream.close()
+
+
+def _ready(selector: selectors.BaseSelector, *, wait: bool) -> list[selectors.SelectorKey]:
+    """Return the pipes that can be read."""
+    return [key for key, _ in selector.select(None if wait else 0) if key.data is not None]
+
+
+def error_of(status: int, command: Command, count: int) -> HkrunnerError:
+    """Return what to raise for a command that ended before all `count` tasks."""
+    results = command.results
+    sentence = _sentence(command.tail)
+    if not results:
+        kind = BY_EXIT_STATUS.get(status)
+        if kind is not None:
+            return kind(sentence)
+    how = f"by signal {-status}" if status < 0 else f"with status {status}"
+    told = f": {sentence}" if sentence else ""
+    return Incomplete(f"hkrunner ended {how} after {len(results)} of {count} tasks{told}", results)
+
+
+def _sentence(tail: str) -> str:
+    """Return the error that ended hkrunner, which is the last it said; "" for none."""
+    lines = tail.rstrip().splitlines()
+    for at in range(len(lines) - 1, -1, -1):
+        for begin in _SENTENCES:
+            if lines[at].startswith(begin):
+                return "\n".join([lines[at].removeprefix(begin), *lines[at + 1 :]])
+    return lines[-1] if lines else ""

@@ -1,0 +1,112 @@
+"""The keywords of hkrunner.run(): options of `hkrunner run`, by the same names."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any, TypedDict
+
+from ..errors import SettingsError
+from ..settings.option import Option
+from ..settings.options import OPTIONS
+
+KEYWORDS: dict[str, Option] = {option.keyword: option for option in OPTIONS if option.python}
+#: What runner/settings/env_file.py reads as one character between double quotes.
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
+
+
+class RunOptions(TypedDict, total=False):
+    """KEYWORDS for type checkers, which cannot read them from the table; a test compares the two."""
+
+    path: str | os.PathLike[str] | None
+    file: str | os.PathLike[str] | None
+    python: str | os.PathLike[str] | None
+    env: Mapping[str, str] | None
+    grace: float | None
+    cpu: float | str | None
+    mem: int | str | None
+    mem_mode: str | None
+    pids: int | None
+    timeout: float | None
+    start_timeout: float | None
+    cpu_time: float | None
+    files: int | None
+    disk: int | str | None
+    no_limits: bool
+    gpu: int | None
+    state_dir: str | os.PathLike[str] | None
+
+
+def complete_signature(run: Callable[..., Any]) -> None:
+    """Make `**options` of run() explicit in its signature and its docstring, for editors and notebooks."""
+    signature = inspect.signature(run)
+    keywords = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=_default(option), annotation=option.python
+        )
+        for name, option in KEYWORDS.items()
+    ]
+    own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    at = len([one for one in own if one.kind is not inspect.Parameter.KEYWORD_ONLY])
+    parameters = [*own[:at], *keywords, *own[at:]]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    rows = [
+        textwrap.fill(
+            option.python_help or option.help,
+            98,
+            initial_indent=f"        {name:<15}",
+            subsequent_indent=" " * 23,
+        )
+        for name, option in KEYWORDS.items()
+    ]
+    run.__doc__ = (run.__doc__ or "").replace("        (see KEYWORDS)", "\n".join(rows))
+
+
+def _default(option: Option) -> bool | None:
+    # None: as if the option was not given, so that the descriptor or a variable decides.
+    return False if option.kind == "flag" else None
+
+
+def arguments(options: Mapping[str, Any]) -> Iterator[str]:
+    """Return the options as arguments of the command; `env` is left out: see variables_file().
+
+    Raises TypeError for a keyword that there is not.
+    """
+    for name, value in options.items():
+        option = KEYWORDS.get(name)
+        if option is None:
+            raise TypeError(f"run() got an unexpected keyword argument {name!r}")
+        if value is None or value is False or name == "env":
+            continue
+        # The value is in the same word: it may begin with a dash.
+        yield option.flag if value is True else f"{option.flag}={_text(option, value)}"
+
+
+def _text(option: Option, value: Any) -> str:
+    if option.metavar == "SIZE" and isinstance(value, int):
+        # Bytes, of which the smallest unit that the option has is a thousandth.
+        return f"{value // 1024}Ki" if value % 1024 == 0 else f"{value * 1000}m"
+    return str(os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def variables_file(env: Mapping[str, str]) -> IO[bytes]:
+    """Return a memory file with the variables, for --env-file: arguments are world-readable.
+
+    Raises SettingsError for a name or a value that no variable can have.
+    """
+    lines: list[bytes] = []
+    for name, value in env.items():
+        if not re.fullmatch(r"[^\s=#'\"]+", name):
+            raise SettingsError(f"env: {name!r} is no name of a variable")
+        text = str(value).translate(_ESCAPES)
+        try:
+            lines.append(f'{name}="{text}"\n'.encode())
+        except UnicodeEncodeError as error:
+            raise SettingsError(f"env: the value of {name} is no text: {error.reason}") from None
+    file = os.fdopen(os.memfd_create("hkrunner-env", os.MFD_CLOEXEC), "wb")
+    file.write(b"".join(lines))
+    file.flush()
+    return file

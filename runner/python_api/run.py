@@ -1,0 +1,82 @@
+"""hkrunner in a Python program: hkrunner.run(), for scripts, notebooks and tests.
+
+    import hkrunner
+
+    (result,) = hkrunner.run("my_alg.py", [[1, 2, 3]], mem="512Mi", timeout=60)
+    print(result.output, result.peak_bytes)
+
+The tasks run under an hkrunner command of their own, in a process below the caller's: the parent of an
+algorithm adopts orphans, handles signals and runs a loop, and the caller may be a notebook's kernel with
+threads and an event loop. command.py has the pipes between the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from typing import IO, TYPE_CHECKING, Any
+
+from ..errors import SettingsError
+from .command import Command, error_of
+from .keywords import RunOptions, arguments, complete_signature, variables_file
+from .results import Printed, TaskResult
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+def run(
+    entry: str | os.PathLike[str],
+    inputs: Iterable[Any],
+    *,
+    on_event: Callable[[Printed | TaskResult], object] | None = None,
+    **options: Unpack[RunOptions],
+) -> list[TaskResult]:
+    """Run the algorithm with each of the inputs, one task each; return their results in order.
+
+    An input is what `--input` takes: the list that start() finds as args["input"]; a value that is not a list
+    becomes a list of one. A task that fails or is killed is a result too: see raise_for_status().
+
+    The options are those of `hkrunner run`; None: as if the option was not given. A size may also be a number
+    of bytes.
+
+        (see KEYWORDS)
+
+    `on_event` is called with each line that is printed and each result as it comes; without it, what is
+    printed goes to sys.stderr.
+
+    Raises EntryNotFound, EntryUnusable (the code cannot be loaded) or SettingsError before the first task,
+    and Incomplete when hkrunner itself was ended.
+    """
+    env = options.get("env")
+    with contextlib.ExitStack() as stack:
+        tasks = stack.enter_context(tempfile.TemporaryFile())
+        count = _write_tasks(tasks, inputs)
+        words = ["run", f"--entry={os.fspath(entry)}", "--tasks=-", "--json", "--quiet", *arguments(options)]
+        variables = stack.enter_context(variables_file(env)) if env else None
+        if variables is not None:
+            words.append(f"--env-file=/dev/fd/{variables.fileno()}")
+        command = stack.enter_context(Command(words, tasks, on_event, variables))
+        status = command.wait()
+    if len(command.results) < count or (count == 0 and status != 0):
+        raise error_of(status, command, count)
+    return command.results
+
+
+def _write_tasks(file: IO[bytes], inputs: Iterable[Any]) -> int:
+    count = 0
+    for value in inputs:
+        try:
+            text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SettingsError(f"inputs[{count}] cannot be sent as JSON: {error}") from error
+        file.write(text.encode() + b"\n")
+        count += 1
+    file.seek(0)
+    return count
+
+
+complete_signature(run)
