@@ -23,7 +23,7 @@ from ..console.terminal import Output, wants_color
 from ..io.loop import Loop
 from ..protocol.messages import Failure
 from ..protocol.result import Result
-from ..serving.child_pool import Crew
+from ..serving.child_pool import ChildPool
 from ..serving.supervisor import Hooks, Supervisor
 from ..settings.settings import Settings
 from ..settings.worker_url import worker_url
@@ -46,9 +46,9 @@ class LocalRun:
         output: Output,
         store: Store | None,
         inputs: Iterator[bytes],
-        crew: Crew | None = None,
+        pool: ChildPool | None = None,
     ) -> None:
-        """crew: holds the algorithm's process, if that was started already."""
+        """pool: holds the algorithm's process, if that was started already."""
         self._settings = settings
         self._where = where
         self._output = output
@@ -64,10 +64,10 @@ class LocalRun:
             on_load_failed=self._load_failed,
             on_finished=self._finished,
         )
-        crew = crew or Crew(loop, settings, where, store.environment() if store is not None else {})
+        pool = pool or ChildPool(loop, settings, where, store.environment() if store is not None else {})
         #: Returns the pid of the algorithm's process; 0 when there is none.
-        self.child_pid = crew.child_pid
-        self.supervisor = Supervisor(loop, settings, where, output, store, hooks, crew)
+        self.child_pid = pool.child_pid
+        self.supervisor = Supervisor(loop, settings, where, output, store, hooks, pool)
         self._loop = loop
         #: The algorithms that tasks may start; their processes end with the run.
         self._others = algorithms_of(loop, settings, output, self._problem)

@@ -21,9 +21,9 @@ from ...sandbox.shared.entry import Location
 from ..console.event_sink import EventSink
 from ..console.terminal import Output
 from ..io.loop import Loop
+from ..link.answer_blob import AnswerBlob
 from ..link.connection import Blob, Message
 from ..protocol.result import Result
-from ..serving.active_task import BlobSource
 from ..serving.supervisor import Hooks, Supervisor
 from ..settings.settings import Settings
 from ..worker_stub.session import Session, SessionListener
@@ -212,7 +212,7 @@ class LoopbackLink:
         )
 
     def post(
-        self, data: bytes, source: BlobSource | None = None, *, final: bool = False, soon: bool = False
+        self, data: bytes, source: AnswerBlob | None = None, *, final: bool = False, soon: bool = False
     ) -> bool:
         """Send a message from our side; return False: it is never congested."""
         if source is not None:

@@ -21,7 +21,7 @@ from ..io.loop import Loop
 from ..io.signals import STOP_SIGNALS, USER_SIGNALS
 from ..io.standard_streams import fill_standard_streams
 from ..prepare.prepare import prepare
-from ..serving.child_pool import Crew
+from ..serving.child_pool import ChildPool
 from ..settings.settings import Settings, WorkerSettings
 
 # Other imports wait until the algorithm's process is starting.
@@ -183,10 +183,10 @@ def _run_locally(
         check_encoding(inputs, settings.encoding)
     if settings.watch:
         return _run_watching(loop, settings, where, output, store, inputs)
-    crew = _begin_child(loop, settings, where, store, user_process)
+    pool = _begin_child(loop, settings, where, store, user_process)
     from .local_run import LocalRun
 
-    one = LocalRun(loop, settings, where, output, store, iter(inputs), crew)
+    one = LocalRun(loop, settings, where, output, store, iter(inputs), pool)
     obey_signals(loop, one.interrupt, user_process, child_pid=one.child_pid)
     try:
         one.begin()
@@ -252,11 +252,11 @@ def _begin_child(
     where: Location,
     store: Store | None,
     user_process: UserProcessAttachment | None,
-) -> Crew:
+) -> ChildPool:
     attach = None if user_process is None else user_process.begin
-    crew = Crew(loop, settings, where, store.environment() if store is not None else {}, attach)
-    crew.begin()
-    return crew
+    pool = ChildPool(loop, settings, where, store.environment() if store is not None else {}, attach)
+    pool.begin()
+    return pool
 
 
 def _serve(
@@ -267,7 +267,7 @@ def _serve(
     store: Store | None,
     user_process: UserProcessAttachment | None,
 ) -> int:
-    crew = _begin_child(loop, settings, where, store, user_process)
+    pool = _begin_child(loop, settings, where, store, user_process)
     from ..console.task_report import TaskReport
     from ..serving.supervisor import Hooks, Supervisor
 
@@ -299,8 +299,8 @@ def _serve(
             supervisor.shutdown(1)
 
     hooks = Hooks(on_result=ended, on_load_failed=load_failed, on_given_up=given_up)
-    supervisor = Supervisor(loop, settings, where, output, store, hooks, crew)
-    obey_signals(loop, supervisor.shutdown, user_process, child_pid=crew.child_pid)
+    supervisor = Supervisor(loop, settings, where, output, store, hooks, pool)
+    obey_signals(loop, supervisor.shutdown, user_process, child_pid=pool.child_pid)
     if user_process is not None:
         # No other process can take the next task.
         user_process.on_gone = lambda: loop.after(0, end_with_user_process)

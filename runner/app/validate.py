@@ -21,7 +21,7 @@ from ..io.loop import Loop
 from ..io.signals import STOP_SIGNALS
 from ..prepare.missing_imports import Import, imports_of, missing
 from ..prepare.prepare import prepare
-from ..serving.child_pool import Crew
+from ..serving.child_pool import ChildPool
 from ..settings.settings import Settings
 
 
@@ -57,8 +57,8 @@ class LoadTest:
         self.failure: str | None = None
         self.interrupted = 0
         self._loop = Loop()
-        self._crew = Crew(self._loop, settings, where, {})
-        self._crew.tell(self)
+        self._pool = ChildPool(self._loop, settings, where, {})
+        self._pool.listen(self)
         self._start_timeout_s = settings.limits.start_timeout_s
 
     def run(self) -> None:
@@ -66,30 +66,29 @@ class LoadTest:
         try:
             for number in STOP_SIGNALS:
                 self._loop.on_signal(number, lambda number=number: self._interrupt(number))  # type: ignore[misc]
-            try:
-                self._crew.ready()
-            except OSError as error:
-                self.failure = report(Exit(Cause.NOT_STARTED, detail=error.strerror or "", loaded=False))
+            ready = self._pool.ready()
+            if isinstance(ready, Exit):
+                self.failure = report(ready)
                 return
-            self._crew.on_empty = self._loop.stop
+            self._pool.on_empty = self._loop.stop
             self._loop.run()
         finally:
             self._loop.close()
 
     def _interrupt(self, number: int) -> None:
         self.interrupted = 128 + number
-        self._crew.abandon(Cause.INTERRUPTED)
+        self._pool.abandon(Cause.INTERRUPTED)
 
     def on_message(self, child: Child, task: int, message: Message) -> None:
         """Note Loaded and LoadFailed; ignore other messages."""
         if isinstance(message, (Done, ApiCall)) and isinstance(message.wire, Blob):
             os.close(message.wire.fd)
-        elif isinstance(message, (Loaded, LoadFailed)) and child is self._crew.child:
+        elif isinstance(message, (Loaded, LoadFailed)) and child is self._pool.child:
             if isinstance(message, Loaded):
                 self.loaded = message
             else:
                 self.failure = message.message
-            self._crew.let_go(ask=True)
+            self._pool.release(ask=True)
 
     def on_output(self, child: Child, stream: str, data: bytes) -> None:
         """Write it to stderr: stdout carries what was found."""
@@ -103,7 +102,7 @@ class LoadTest:
         """Note an end before the code was loaded."""
         if self.loaded is None and self.failure is None:
             self.failure = report(exit, during="during import")
-        self._crew.gone(child)
+        self._pool.gone(child, exit)
         self._loop.stop()
 
 

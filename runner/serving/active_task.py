@@ -1,4 +1,4 @@
-"""The task that is being served: its names, its record, what it printed, how it ended."""
+"""The task that is being served: its names, its record, what it printed, its answer, how it ended."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
 
 from ...boards.runs.resource_series import ResourceSeries
 from ...boards.runs.store import Store
 from ...boards.runs.task_ids import TaskIds
 from ...boards.runs.task_record import TaskRecord
-from ...sandbox.shared.messages import Begin, Protection, Sample
+from ...sandbox.shared.messages import Blob, Protection, Sample, Wire
 from ...sandbox.shared.outcome import Exit
 from ..io.loop import Timer
+from ..link.answer_blob import AnswerBlob
 from ..link.connection import Message
 from ..protocol.messages import Failure
 from ..protocol.result import Result
-from ..protocol.task_state import Event
-from .task_usage import Meter
+from .task_usage import TaskUsage
 
 #: Lines of output that go into the message of a task that died.
 LAST_LINES = 10
@@ -29,50 +28,25 @@ _TAIL_BYTES = 4096
 _DONE = b'{"command":"done","data":'
 
 
-class BlobSource:
-    """A large answer in the child's memfd. It is read, never mapped: see channel.blob_problem."""
-
-    def __init__(self, fd: int, size: int) -> None:
-        self._fd = fd
-        self.size = size
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return exactly this piece."""
-        data = os.pread(self._fd, length, offset)
-        if len(data) != length:
-            raise OSError("the answer became shorter while it was sent")
-        return data
-
-    def close(self) -> None:
-        """The memory is the child's alone again."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-class Current:
+class ActiveTask:
     """One task, from its initialize to its last byte on disk."""
 
     ids: TaskIds | None = None
-    placed: bool = False  #: the child gets its folders with the task itself
-    held: Begin | None = None  #: what goes to the child together with Start
     record: TaskRecord | None = None
     series: ResourceSeries | None = None
-    meter: Meter | None = None
-    timeout: Timer | None = None
-    ending: tuple[Event, Timer] | None = None  #: it has ended; its last account is waited for
+    usage: TaskUsage | None = None
+    timeout: Timer | None = None  #: the kill of a task that takes too long
+    usage_deadline: Timer | None = None  #: the end of the wait for its final usage
+    initialized_on: int = 0  #: the connection, by number, that its `initialized` was posted to
     answer: bytes = b""
-    answer_blob: BlobSource | None = None
+    answer_blob: AnswerBlob | None = None
     failure: Failure | None = None
     exit: Exit | None = None
-    retried: bool = False
-    announced: bool = False  #: the worker has its `initialized`
-    protection: Protection | None = None
-    progress: tuple[float, Any] | None = None
-    stop_began: float | None = None  #: when it was asked to end
+    protection: Protection | None = None  #: how its limits are enforced
+    stop_began: float | None = None  #: the time at which it was asked to end
     _tail_bytes: int = 0
 
-    # Not a dataclass: most of the above is never set for a task that is over in no time.
+    # Not a dataclass: most of the above is never set for a task of a millisecond.
     def __init__(
         self,
         number: int,
@@ -99,20 +73,30 @@ class Current:
         """What the task is called in messages."""
         return self.ids.task if self.ids is not None else str(self.number)
 
-    def release(self) -> None:
-        """Its initialize is not needed any more."""
+    def release_message(self) -> None:
+        """Give the memory of its initialize back."""
         if self.message is not None:
             self.message.release()
             self.message = None
 
-    def unmeter(self) -> None:
-        """Its child has died before it had begun with it: what was measured is not the task's."""
-        self.meter = None
+    def take_answer(self, wire: Wire) -> None:
+        """Own the result, as the child has encoded it for the worker."""
+        if self.answer_blob is not None:
+            self.answer_blob.close()
+            self.answer_blob = None
+        if isinstance(wire, Blob):
+            self.answer_blob = AnswerBlob(wire.fd, wire.size)
+        else:
+            self.answer = wire
+
+    def forget_usage(self) -> None:
+        """Drop what was measured in a child that died before it began the task."""
+        self.usage = None
         if self.timeout is not None:
             self.timeout.cancel()
 
     def open(self, store: Store | None, ids: TaskIds, entry: str, settings: Mapping[str, object]) -> None:
-        """The task is known by name, and has its folders. `settings`: what it takes to run it again."""
+        """Name the task, and make its folders. `settings`: what it takes to run it again."""
         self.ids = ids
         if store is not None:
             extra = {"settings": settings}
@@ -127,9 +111,8 @@ class Current:
         while self._tail_bytes - len(self._tail[0]) >= _TAIL_BYTES:
             self._tail_bytes -= len(self._tail.popleft())
 
-    def progressed(self, value: float, details: Any) -> None:
-        """Take how far the algorithm says that it is."""
-        self.progress = (value, details)
+    def progressed(self, value: float) -> None:
+        """Draw the progress that the algorithm reports."""
         if self.record is not None:
             self._need_series(self.record).progress(time.time(), value)
 
@@ -146,27 +129,28 @@ class Current:
 
     def on_sample(self, sample: Sample) -> None:
         """Draw the curve of what it uses."""
-        if self.meter is None:
+        if self.usage is None:
             return
-        before = len(self.meter.samples)
-        self.meter.on_sample(sample)
-        if len(self.meter.samples) <= before or self.record is None:
+        before = len(self.usage.samples)
+        self.usage.on_sample(sample)
+        if len(self.usage.samples) <= before or self.record is None:
             return
-        at, cores, memory, processes = self.meter.samples[-1]
+        at, cores, memory, processes = self.usage.samples[-1]
         self._need_series(self.record).sample(
             at, cpu_cores=cores, memory_bytes=memory, limit_bytes=self.limit_bytes, processes=processes
         )
 
     def close(self, status: str, failure: Failure | None, duration_s: float, *, with_output: bool) -> Result:
-        """The task is over: everything about it is on disk when this returns.
+        """End the task: everything about it is on disk when this returns.
 
         `with_output`: the result carries its own JSON, which may be large.
         """
         assert self.ids is not None, "a task is opened before it is closed"
-        self.release()
-        if self.timeout is not None:
-            self.timeout.cancel()
-        peak_bytes, cpu_s = self._account()
+        self.release_message()
+        for timer in (self.timeout, self.usage_deadline):
+            if timer is not None:
+                timer.cancel()
+        peak_bytes, cpu_s = self._peak_and_cpu()
         ids, record = self.ids, self.record
         result = Result(
             ids.task,
@@ -191,31 +175,31 @@ class Current:
             problems=self.problems,
         )
         if record is not None:
-            self._keep(record, result)
+            self._finish_record(record, result)
         if status != "succeed" and self.answer_blob is not None:
             self.answer_blob.close()
         return result
 
     def peak(self) -> int:
         """Return the highest memory so far, in bytes; 0 when it was not measured."""
-        return self.meter.peak() if self.meter is not None else 0
+        return self.usage.peak() if self.usage is not None else 0
 
-    def _account(self) -> tuple[int, float]:
+    def _peak_and_cpu(self) -> tuple[int, float]:
         peak_bytes, cpu_s = 0, 0.0
-        if self.meter is not None and self.exit is None:
-            peak_bytes, cpu_s = self.meter.end()
-        elif self.meter is not None:
-            peak_bytes = self.meter.peak_bytes
+        if self.usage is not None and self.exit is None:
+            peak_bytes, cpu_s = self.usage.end()
+        elif self.usage is not None:
+            peak_bytes = self.usage.peak_bytes
         if self.exit is not None:
             peak_bytes = max(peak_bytes, self.exit.peak_bytes)
             cpu_s = cpu_s or self.exit.cpu_s
         return peak_bytes, cpu_s
 
-    def _keep(self, record: TaskRecord, result: Result) -> None:
+    def _finish_record(self, record: TaskRecord, result: Result) -> None:
         facts = result.facts()
-        sampled = self.meter is not None and bool(self.meter.samples)
-        # Over before the first sample. Who looks for why it failed finds its usage; a task that succeeded
-        # has it beside its own curves, and no file of its own when it wrote none: serving is fast.
+        sampled = self.usage is not None and bool(self.usage.samples)
+        # The task was over before the first sample. A failed one gets its usage as a point, for whoever looks
+        # for the reason. One that succeeded gets it only beside curves of its own: serving is fast.
         wanted = self.series is not None or result.status != "succeed"
         if result.peak_bytes and not sampled and (wanted or record.has_metrics()):
             cores = (result.cpu_s or 0.0) / max(result.duration_s, 0.001)
@@ -226,9 +210,9 @@ class Current:
             self.series.close()
             if self.series.problem is not None:
                 self.problems.append(self.series.problem)
-        if self.meter is not None and self.meter.samples:
+        if self.usage is not None and self.usage.samples:
             names = ("time", "cpuCores", "memoryBytes", "processes")
-            lines = [json.dumps(dict(zip(names, one, strict=True))) for one in self.meter.samples]
+            lines = [json.dumps(dict(zip(names, one, strict=True))) for one in self.usage.samples]
             record.write("samples.jsonl", ("\n".join(lines) + "\n").encode())
         if result.status != "succeed":
             with contextlib.suppress(OSError):  # made by a child that died before it had a result
@@ -240,7 +224,7 @@ class Current:
             large = {name: size for name, size in sizes.items() if size > self.keep_bytes}
             if large:
                 facts["notKept"] = large
-        del facts["metricsDir"]  # the record has it below its own root: the folder may be moved
+        del facts["metricsDir"]  # it lies below the record's own root: the folder may be moved
         record.finish(facts)
         result.problems.extend(record.problems)
 

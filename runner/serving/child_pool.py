@@ -1,4 +1,4 @@
-"""The children of one run: the one that serves, the spare, and those on their way out."""
+"""The children of one run: the serving child, the spare, and those on their way out."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from ...sandbox.parent.child_handle import Child, Listener
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.limits import thread_variables
 from ...sandbox.shared.messages import PROTOCOL_VERSION, Setup
-from ...sandbox.shared.outcome import Cause
+from ...sandbox.shared.outcome import Cause, Exit
 from ..io.loop import Loop
 from ..settings.settings import Settings
 
 #: Takes a process that exists already as the child: (loop, listener, setup) -> its handle. May raise OSError.
 Attach = Callable[[Loop, Listener, Setup], Child]
+#: After this long without a task the warden looks only where a limit could be broken meanwhile.
+IDLE_S = 1.0
 
 
-class Crew:
-    """Starts children, and knows which of them is listened to."""
+class ChildPool:
+    """Starts children, ends them, and knows which of them serves."""
 
     def __init__(
         self,
@@ -39,10 +41,14 @@ class Crew:
         self._listener: Listener | None = None
         self._env = env
         self._attach = attach
-        self.child: Child | None = None
+        self.child: Child | None = None  #: the serving child
+        self.served = 0  #: tasks that the serving child has ended
         self._spare: Child | None = None
         self._leaving: set[Child] = set()
-        #: Called when the last child is gone, once everybody was told to go.
+        self._last_exit: Exit | None = None  #: of the last serving child
+        self._idle_alarm = loop.alarm(self._rest)
+        self._is_resting = False  #: whether the warden of the serving child was told that no task runs
+        #: Called when the last child is gone, once all were told to go.
         self.on_empty: Callable[[], None] | None = None
 
     def child_pid(self) -> int:
@@ -50,40 +56,58 @@ class Crew:
         return self.child.pid if self.child is not None else 0
 
     def begin(self) -> None:
-        """Start the child that will serve before there is anybody to listen to it: what does so can be
-        imported meanwhile, which takes as long as a child.
+        """Start the serving child before its listener exists: the listener's modules can be imported
+        meanwhile, which takes as long as the child takes to start.
 
-        The loop must not run before tell().
+        The loop must not run before listen().
         """
         if self._attach is None:
-            with contextlib.suppress(OSError):  # ready() meets the same trouble, and tells it
+            with contextlib.suppress(OSError):  # ready() meets the same trouble, and returns it
                 self.child = self._start()
 
-    def tell(self, listener: Listener) -> None:
-        """Everything that becomes of the children is told to this listener."""
+    def listen(self, listener: Listener) -> None:
+        """Have this listener called for everything that comes from a child."""
         self._listener = listener
         if self.child is not None:
             self.child.tell(listener)
 
-    def ready(self) -> Child:
-        """Return the child that serves: the one there is, the spare, or a new one.
+    def ready(self) -> Child | Exit:
+        """Return the serving child: the present one, the spare, or a new one.
 
-        Raises OSError when the system has no process for us.
+        An Exit when the system has no process for us.
         """
-        if self.child is None:
-            self.child, self._spare = self._spare or self._start(), None
-        return self.child
+        if self.child is not None:
+            return self.child
+        try:
+            child, self._spare = self._spare or self._start(), None
+        except OSError as error:
+            exit = Exit(Cause.NOT_STARTED, detail=error.strerror or str(error), loaded=False)
+            self._last_exit = exit
+            return exit
+        self.child, self.served, self._is_resting = child, 0, False
+        return child
 
     def prepare_spare(self) -> None:
-        """Have a second child ready, if that was asked for and the first one is."""
+        """Start the spare, if one was asked for and there is a serving child."""
         if self._settings.spare and self._spare is None and self.child is not None:
-            with contextlib.suppress(OSError):  # no process to be had: a spare is not worth a word
+            with contextlib.suppress(OSError):  # no process to be had: serving goes on without a spare
                 self._spare = self._start()
+
+    def replace(self) -> None:
+        """Start the next child now, unless it would only end like the last one did."""
+        exit = self._last_exit
+        if exit is not None and exit.loaded and self.served:
+            self.ready()
+
+    def recycle(self) -> None:
+        """Have a new child serve from now on; the present one ends."""
+        self.release(Cause.RECYCLED, ask=True)
+        self.ready()
 
     def _start(self) -> Child:
         settings = self._settings
         if self._attach is not None:
-            assert self._listener is not None, "it is begun when it is made ready"
+            assert self._listener is not None, "listen() comes before ready()"
             return self._attach(self._loop, self._listener, self._setup(self._own_variables()))
         env = {**os.environ, **self._own_variables()}
         if settings.limits.enforced:
@@ -127,10 +151,30 @@ class Crew:
         if not child.loaded:
             child.kill(Cause.START_TIMEOUT, f"{self._settings.limits.start_timeout_s:g} s")
 
-    def abandon(self, cause: Cause) -> None:
-        """Kill the child that serves, in the background; nobody listens to it any more.
+    # ---- how closely the warden looks
 
-        One that may not be killed is asked, and takes its next task when it has come back from the last.
+    def task_begins(self) -> None:
+        """Have the warden of the serving child look closely: a task is about to run."""
+        self._idle_alarm.cancel()
+        if self._is_resting and self.child is not None:
+            self._is_resting = False
+            self.child.watch(idle=False)
+
+    def task_ended(self) -> None:
+        """Let the warden rest if no further task begins within IDLE_S."""
+        self._idle_alarm.set(IDLE_S)
+
+    def _rest(self) -> None:
+        if self.child is not None and not self._is_resting:
+            self._is_resting = True
+            self.child.watch(idle=True)
+
+    # ---- the end of children
+
+    def abandon(self, cause: Cause) -> None:
+        """Kill the serving child in the background; nothing of it is read any more.
+
+        A child that may not be killed is asked to stop, and takes its next task when its last one returns.
         """
         if self.child is not None and not self.child.may_kill:
             self.child.stop(0, {"forceStop": True})
@@ -140,9 +184,11 @@ class Crew:
             self._leaving.add(child)
             child.kill(cause)
 
-    def let_go(self, cause: Cause = Cause.STOPPED, *, ask: bool = False) -> None:
-        """The child that serves takes no further task: it ends by itself (`ask`: when it is told to),
-        and gets the grace for it."""
+    def release(self, cause: Cause = Cause.STOPPED, *, ask: bool = False) -> None:
+        """Give the serving child the grace to end by itself; it gets no further task.
+
+        `ask`: it does not end by itself, and is told to.
+        """
         child, self.child = self.child, None
         if child is not None:
             self._leaving.add(child)
@@ -157,19 +203,19 @@ class Crew:
             self._leaving.add(child)
             child.kill(Cause.RECYCLED)
 
-    def gone(self, child: Child) -> bool:
-        """A child is gone; True if it was the one that served."""
+    def gone(self, child: Child, exit: Exit) -> bool:
+        """Forget a child of which nothing is left; return whether it was the serving one."""
         if child is self.child:
-            self.child = None
+            self.child, self._last_exit = None, exit
             return True
         if child is self._spare:
             self._spare = None
         self._leaving.discard(child)
-        if self.empty and self.on_empty is not None:
+        if self.is_empty and self.on_empty is not None:
             self.on_empty()
         return False
 
     @property
-    def empty(self) -> bool:
-        """No child is left."""
+    def is_empty(self) -> bool:
+        """Whether no child is left."""
         return self.child is None and self._spare is None and not self._leaving

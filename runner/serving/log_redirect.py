@@ -19,7 +19,7 @@ class LogLines(LineSplitter):
         self._dropped = 0
 
     def drop(self, count: int) -> None:
-        """That many lines could not be sent."""
+        """Count lines that could not be sent."""
         self._dropped += count
 
     def missed(self) -> list[str]:
@@ -28,20 +28,20 @@ class LogLines(LineSplitter):
         return [f"[hkrunner: {count:,} lines were dropped here: the worker is too slow]"] if count else []
 
 
-class Worker(Enum):
-    """What becomes of lines now."""
+class LogDemand(Enum):
+    """What becomes of the lines of this moment."""
 
-    TAKES = auto()
-    IS_SLOW = auto()  #: they are counted, and the next ones tell how many are missing
-    WANTS_NONE = auto()  #: no task is on
+    SEND = auto()
+    COUNT = auto()  #: the worker is slow: the next lines that are sent say how many are missing
+    IGNORE = auto()  #: no task is being worked on
 
 
-class Redirect:
-    """Both streams of the task that is on, on their way to the worker."""
+class LogRedirect:
+    """Sends both streams of the current task to the worker, as whole lines."""
 
-    def __init__(self, worker: Callable[[], Worker], send: Callable[[list[str]], None]) -> None:
-        """`send` gets up to TOGETHER lines at a time, when `worker` takes them."""
-        self._worker = worker
+    def __init__(self, demand: Callable[[], LogDemand], send: Callable[[list[str]], None]) -> None:
+        """`send` gets up to TOGETHER lines at a time."""
+        self._demand = demand
         self._send = send
         self._streams: dict[str, LogLines] = {}
 
@@ -51,20 +51,20 @@ class Redirect:
         self._pass(lines, lines.feed(data))
 
     def end(self) -> None:
-        """The task is over: a line without an end is sent too, and the next task begins anew."""
+        """Send what is left, a line without an end: the task is over."""
         for lines in self._streams.values():
             self._pass(lines, lines.finish())
         self._streams.clear()
 
     def forget(self) -> None:
-        """What is left of a task that the worker has given up is none of the next one's."""
+        """Drop what is left of a task that the worker has given up, so that the next one gets none of it."""
         self._streams.clear()
 
     def _pass(self, source: LogLines, lines: list[str]) -> None:
-        worker = self._worker() if lines else Worker.WANTS_NONE
-        if worker is Worker.WANTS_NONE:
+        demand = self._demand() if lines else LogDemand.IGNORE
+        if demand is LogDemand.IGNORE:
             return
-        if worker is Worker.IS_SLOW:
+        if demand is LogDemand.COUNT:
             source.drop(len(lines))
             return
         lines = source.missed() + lines

@@ -1,8 +1,8 @@
-"""What one task uses: exact for the short ones without asking anybody, by the warden for the others.
+"""What one task uses: read by the parent for short tasks, asked of the warden for the others.
 
-A task of a millisecond must not cost a message to the warden. So the parent itself reads the child's own
-clock and high-water mark (5 µs) at both ends; only a task that lasts has the warden asked, which sees
-the whole tree.
+A task of a millisecond must not cost a message to the warden. So the parent itself reads the clock and the
+high-water mark of the child (5 µs) at both ends of the task. Only for a task that lasts is the warden asked,
+which sees the whole process tree.
 """
 
 from __future__ import annotations
@@ -14,71 +14,74 @@ from ...sandbox.linux import procfs
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.messages import Sample
 
-#: A task older than this has the warden begin a new peak, and is asked for at its end.
+#: The warden is asked about a task that lasts longer than this, now and at its end.
 WATCH_S = 0.05
-#: How long the last account of a task may take to come.
-ASK_S = 0.25
-#: Memory that was given back within a task: begin the next one with a new high-water mark.
+#: Wait this long for the final usage of a task.
+FINAL_WAIT_S = 0.25
+#: Reset the child's high-water mark when a task has given back more than this.
 _SPIKE_BYTES = 4 * 1024 * 1024
-
-
-#: A task that took less than this is not looked at.
+#: Do not read the memory of a task that took less than this ...
 BRIEF_S = 0.005
-#: ... unless the figure of the one before is older than this.
+#: ... unless the figure of the task before is older than this.
 FRESH_S = 0.25
 _HIGH: WeakKeyDictionary[Child, tuple[float, int]] = WeakKeyDictionary()
 
 
-class Meter:
-    """From the begin of a task to its end."""
+class TaskUsage:
+    """CPU time and memory from the begin of a task to its end."""
 
     _number = 0
 
     def __init__(self, child: Child, *, exact: bool) -> None:
-        """Begin. watch() is to be called after WATCH_S if the task is still on.
+        """Begin. watch() is to be called after WATCH_S if the task still runs.
 
-        `exact`: look at the memory of the briefest task too, because it is held against a limit.
+        `exact`: read the memory of the briefest task too, because it is compared with a limit.
         """
         self._exact = exact
-        Meter._number += 2
+        TaskUsage._number += 2
         self._child = child
         self._clock = procfs.process_clock(child.pid)
         self._began = time.monotonic()
         self._cpu_ns = _cpu_ns(self._clock)
-        self._began_ask, self.end_ask = Meter._number - 1, Meter._number
+        self._first_ask, self._final_ask = TaskUsage._number - 1, TaskUsage._number
         self._tree_cpu_s: float | None = None
         self._before_ns = 0
         self.peak_bytes = 0
         self._files_bytes = 0
         self.processes = 0
-        self.asked = False
         self._final: Sample | None = None
         #: (seconds since the epoch, cores, bytes, processes) a few times a second.
         self.samples: list[tuple[float, float, int, int]] = []
         self._last = (time.time(), 0.0)
 
     @property
-    def watched(self) -> bool:
-        """The task is old enough for the warden to be asked at its end."""
+    def is_watched(self) -> bool:
+        """Whether the warden has begun to measure the task: its final usage is worth the wait."""
         return self._tree_cpu_s is not None
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the final usage has arrived."""
+        return self._final is not None
+
     def watch(self) -> None:
-        """The task lasts: have the warden look at the whole tree from here on."""
-        self._child.ask(self._began_ask, restart=True)
+        """Have the warden measure the whole tree from here on."""
+        self._child.ask(self._first_ask, restart=True)
 
     def on_sample(self, sample: Sample) -> None:
         """Take a sample of the tree."""
-        if sample.answers == self._began_ask:
+        ask = sample.answers
+        if ask == self._first_ask:
             self._tree_cpu_s = sample.cpu_s
             self._before_ns = _cpu_ns(self._clock) - self._cpu_ns
             self._last = (time.time(), sample.cpu_s)
             return
-        if self._tree_cpu_s is None and sample.answers != self.end_ask:
+        if self._tree_cpu_s is None and ask != self._final_ask:
             return
         self.peak_bytes = max(self.peak_bytes, sample.peak_bytes)
         self._files_bytes = max(self._files_bytes, sample.files_bytes)
         self.processes = sample.processes
-        if sample.answers == self.end_ask:
+        if ask == self._final_ask:
             self._final = sample
         now, (at, cpu_s) = time.time(), self._last
         if now - at >= 0.05:
@@ -92,10 +95,9 @@ class Meter:
         """Return the highest memory so far, in bytes."""
         return max(self.peak_bytes, _high_water(self._child.pid, self._files_bytes)[0])
 
-    def ask(self) -> None:
-        """Ask for the account of the whole tree; on_sample() gets it."""
-        self.asked = True
-        self._child.ask(self.end_ask, restart=False)
+    def ask_final(self) -> None:
+        """Ask for the usage of the whole tree; on_sample() gets it."""
+        self._child.ask(self._final_ask, restart=False)
 
     def end(self) -> tuple[int, float]:
         """Return (highest memory in bytes, CPU seconds) of the task."""
@@ -109,7 +111,7 @@ class Meter:
     def _high(self) -> int:
         """Return the highest memory of the child's own process in this task.
 
-        A task that was over in no time cannot have taken much: the figure of the one before serves.
+        A task of a few milliseconds cannot have taken much: the figure of the task before serves.
         """
         at = time.monotonic()
         if not self._exact and at - self._began < BRIEF_S and self._child in _HIGH:
@@ -118,7 +120,7 @@ class Meter:
                 return known
         high, now = _high_water(self._child.pid, self._files_bytes)
         if high - now > _SPIKE_BYTES:
-            _new_high_water(self._child.pid)
+            _reset_high_water(self._child.pid)
         _HIGH[self._child] = (at, now)
         return high
 
@@ -131,8 +133,10 @@ def _cpu_ns(clock: int) -> int:
 
 
 def _high_water(pid: int, files_bytes: int) -> tuple[int, int]:
-    """Return (highest, present) memory of a process in bytes, file pages left out as the limit leaves them
-    out (as many as there are, or were seen before); zeros when it is gone."""
+    """Return (highest, present) memory of a process in bytes; zeros when the process is gone.
+
+    File pages are left out, as the limit leaves them out: those of now, or `files_bytes` if that is more.
+    """
     try:
         text = procfs.read(f"/proc/{pid}/status")
         high, now, file = (
@@ -144,7 +148,7 @@ def _high_water(pid: int, files_bytes: int) -> tuple[int, int]:
     return max(high - max(file, files_bytes), now - file, 0), max(now - file, 0)
 
 
-def _new_high_water(pid: int) -> None:
+def _reset_high_water(pid: int) -> None:
     """proc(5), clear_refs: 5 resets the high-water mark to the present value."""
     try:
         with open(f"/proc/{pid}/clear_refs", "wb", buffering=0) as file:

@@ -56,6 +56,7 @@ WILLING = {
     "is_stopped_as_a_coroutine": ["cleaned up"],
     "raises_in_stop": ["stop() of task t1 failed: ALGORITHM_ERROR: OSError: the camera is gone"],
     "exits_in_stop": [],
+    "exits_when_stopped": [],
 }
 
 

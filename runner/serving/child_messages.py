@@ -1,0 +1,257 @@
+"""What comes from the children: messages, output, samples, their end; turned into events of the task.
+
+A message carries the number of its task. Those of a task that is over are dropped, and so is everything from
+a child that does not serve or is being killed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ...sandbox.codec.codec import MESSAGE_LIMIT
+from ...sandbox.parent.child_handle import Child
+from ...sandbox.shared.channel import blob_problem
+from ...sandbox.shared.messages import (
+    ApiCall,
+    Blob,
+    Done,
+    Failed,
+    Initialized,
+    Loaded,
+    LoadFailed,
+    Message,
+    Problem,
+    Progress,
+    Sample,
+    StopReturned,
+    TaskRead,
+)
+from ...sandbox.shared.outcome import Cause, Exit, report
+from ..console.terminal import Output
+from ..link.answer_blob import AnswerBlob
+from ..protocol.messages import Failure
+from ..protocol.task_state import MEASURING, NOT_BEGUN, Event, State
+from .active_task import ActiveTask
+from .child_pool import ChildPool
+from .log_redirect import LogRedirect
+from .notices import Notices
+from .task_control import TaskControl
+from .task_handover import TaskHandover
+from .worker_replies import WorkerReplies
+
+
+class ChildMessages:
+    """Listens to the children."""
+
+    def __init__(
+        self,
+        *,
+        control: TaskControl,
+        pool: ChildPool,
+        replies: WorkerReplies,
+        handover: TaskHandover,
+        redirect: LogRedirect | None,
+        output: Output,
+        notices: Notices,
+        on_loaded: Callable[[], None],
+        on_load_failed: Callable[[Failure], None],
+    ) -> None:
+        self._control = control
+        self._pool = pool
+        self._replies = replies
+        self._handover = handover
+        self._redirect = redirect
+        self._output = output
+        self._notices = notices
+        self._on_loaded = on_loaded
+        self._on_load_failed = on_load_failed
+        self._held: set[Child] = set()  #: children whose output is not read for now
+        output.on_release = self._release_output
+        self._of_task: dict[type, Callable[[Child, ActiveTask, Any], None]] = {
+            Initialized: self._initialized,
+            Done: self._done,
+            Failed: self._failed,
+            TaskRead: self._task_read,
+            ApiCall: self._api_call,
+            Progress: self._progress,
+        }
+        self._of_child: dict[type, Callable[[Any], None]] = {
+            Loaded: self._loaded,
+            LoadFailed: self._load_failed,
+            StopReturned: self._stop_returned,
+            Problem: self._problem,
+        }
+
+    # ---- messages
+
+    def on_message(self, child: Child, number: int, message: Message) -> None:
+        """A message of a child has arrived; `number`: of its task, 0 for none."""
+        task = self._control.task
+        is_current = task is not None and number == task.number
+        if child is self._pool.child and not child.is_being_killed and (is_current or not number):
+            if task is not None and is_current and (of_task := self._of_task.get(type(message))) is not None:
+                of_task(child, task, message)
+                return
+            if (of_child := self._of_child.get(type(message))) is not None:
+                of_child(message)
+                return
+        _drop(message)
+
+    def _task_read(self, child: Child, task: ActiveTask, message: TaskRead) -> None:
+        self._handover.task_read(child, task, message.ids)
+
+    def _initialized(self, child: Child, task: ActiveTask, message: Initialized) -> None:
+        if task.message is not None:
+            self._handover.begun(task, child)  # there was no init() to call
+        self._control.step(Event.CHILD_INITIALIZED)
+
+    def _done(self, child: Child, task: ActiveTask, message: Done) -> None:
+        if self._control.state in MEASURING:
+            _drop(message)  # user code has written into the channel: the first answer counts
+            return
+        wire = message.wire
+        if isinstance(wire, Blob):
+            problem = blob_problem(wire.fd, wire.size)
+            if problem is None and wire.size > MESSAGE_LIMIT:
+                problem = f"{wire.size:,} bytes, HKube's worker takes at most {MESSAGE_LIMIT:,}"
+            if problem is not None:
+                os.close(wire.fd)
+                text = f"RESULT_INVALID: the result's memory: {problem}"
+                task.failure = Failure("RESULT_INVALID", text)
+                self._end_logs(child)
+                self._control.step(Event.CHILD_FAILED)
+                return
+        task.take_answer(wire)
+        self._end_logs(child)
+        self._control.step(Event.CHILD_DONE)
+
+    def _failed(self, child: Child, task: ActiveTask, message: Failed) -> None:
+        if self._control.state not in MEASURING:
+            task.failure = Failure(message.code, message.message, message.details)
+        self._end_logs(child)
+        self._control.step(Event.CHILD_QUITS if message.ends else Event.CHILD_FAILED)
+
+    def _api_call(self, child: Child, task: ActiveTask, message: ApiCall) -> None:
+        wire = message.wire
+        if not isinstance(wire, Blob):
+            self._replies.call(wire)
+            return
+        problem = blob_problem(wire.fd, wire.size)
+        if problem is None:
+            self._replies.call(b"", AnswerBlob(wire.fd, wire.size))
+        else:
+            os.close(wire.fd)
+            child.kill(Cause.CHANNEL_BROKEN, f"the memory of a call: {problem}")
+
+    def _progress(self, child: Child, task: ActiveTask, message: Progress) -> None:
+        task.progressed(message.value)
+        data = {"progress": message.value, "details": message.details}
+        self._notices.progress(data)
+        self._replies.progress(data)
+
+    def _stop_returned(self, message: StopReturned) -> None:
+        if message.error:
+            task = self._control.task
+            self._notices.stop_failed(task.name if task is not None else "", message.error)
+
+    def _problem(self, message: Problem) -> None:
+        task = self._control.task
+        if task is not None:
+            task.problems.append(message.text)  # shown with the end of the task
+        else:
+            self._notices.problem(message.text)
+
+    def _loaded(self, message: Loaded) -> None:
+        child = self._pool.child
+        assert child is not None, "the message is the serving child's"
+        self._notices.loaded(message.methods, message.python, child.protection)
+        self._pool.prepare_spare()
+        self._on_loaded()
+
+    def _load_failed(self, message: LoadFailed) -> None:
+        """This child ends by itself; the next task tries the code again in a new one."""
+        failure = Failure(message.code, message.message, message.details)
+        task = self._control.task
+        if task is not None:
+            task.failure = failure
+            task.exit = Exit(Cause.EXITED, loaded=False)
+            self._control.step(Event.CHILD_QUITS)
+        elif self._control.state is State.IDLE:
+            self._control.step(Event.CHILD_QUITS)
+            self._on_load_failed(failure)
+
+    # ---- samples
+
+    def on_sample(self, child: Child, sample: Sample) -> None:
+        """The warden has measured a child's process tree."""
+        task = self._control.task
+        if task is None or child is not self._pool.child or task.usage is None:
+            return
+        task.on_sample(sample)
+        self._notices.sampled(task.usage.samples)
+        if task.usage.is_final and self._control.state in MEASURING:
+            self._control.step(Event.USAGE_KNOWN)
+
+    # ---- output
+
+    def on_output(self, child: Child, stream: str, data: bytes) -> None:
+        """A child has printed: that goes on as it came, and into the task's record."""
+        self._output.user(stream, data)
+        if self._output.holding:
+            self._held.add(child)
+            child.hold_output(True)
+        if child is not self._pool.child:
+            return
+        if self._redirect is not None:
+            self._redirect.feed(stream, data)
+        if self._control.task is not None:
+            self._control.task.printed(stream, data)
+
+    def _release_output(self) -> None:
+        held, self._held = self._held, set()
+        for child in held:
+            child.hold_output(False)
+
+    def _end_logs(self, child: Child | None = None) -> None:
+        """Send the last lines of the task before its answer, so that the next task gets none of them."""
+        if self._redirect is not None:
+            if child is not None:
+                child.drain_output()
+            self._redirect.end()
+
+    # ---- the end of a child
+
+    def on_exit(self, child: Child, exit: Exit) -> None:
+        """Nothing of this child is left."""
+        if not self._pool.gone(child, exit):
+            return
+        control, task = self._control, self._control.task
+        if control.state is State.IDLE or control.state in MEASURING:
+            # A task that is measured has its answer, which counts whatever became of the child since.
+            self._died_between_tasks(exit)
+        elif task is None:
+            self._notices.left_behind(exit)
+        elif control.state in NOT_BEGUN and self._handover.may_go_to_another(task, exit):
+            self._notices.died_before_task(control.number, exit)
+            task.forget_usage()
+            control.step(Event.CHILD_GONE_EARLY)
+            return
+        else:
+            self._end_logs()
+            task.exit = replace(exit, last_lines=task.last_lines())
+        control.step(Event.CHILD_GONE)
+
+    def _died_between_tasks(self, exit: Exit) -> None:
+        if not exit.loaded:
+            self._on_load_failed(Failure(exit.error_code, report(exit, during="during import")))
+        elif exit.cause is not Cause.RECYCLED:
+            self._notices.died_between_tasks(exit)
+
+
+def _drop(message: Message) -> None:
+    """Close what the message holds."""
+    if isinstance(message, (Done, ApiCall)) and isinstance(message.wire, Blob):
+        os.close(message.wire.fd)

@@ -1,0 +1,193 @@
+"""What serving says on the terminal and as JSON events. It decides only which lines are worth saying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ...boards.runs.task_ids import TaskIds
+from ...sandbox.shared.messages import Protection
+from ...sandbox.shared.outcome import Exit, left_behind, report
+from ..console.terminal import Output
+from ..protocol.messages import printable
+from ..protocol.task_state import State, UnexpectedEvent
+from ..settings.settings import NO_LIMITS, Settings
+
+#: Suppress "waiting for an HKube worker" for this long while the code loads.
+LOADING_S = 3.0
+#: Commands of the worker that are named when they are not known, at most.
+_UNKNOWN_MAX = 100
+
+
+class Notices:
+    """The lines of one supervisor."""
+
+    def __init__(self, output: Output, settings: Settings, shown: str, clock: Callable[[], float]) -> None:
+        """`shown`: the name of the entry, for people."""
+        self._output = output
+        self._settings = settings
+        self._shown = shown
+        self._clock = clock
+        self._began = clock()
+        self._unreachable: tuple[str, str] | None = None  #: (url, reason), suppressed while the code loads
+        self._is_waiting_shown = False
+        self._was_loaded = False
+        self._were_left_running = False
+        self._unknown: set[str] = set()
+        #: For lines that a local run shows with --verbose only.
+        self._say = output.debug if settings.local else output.say
+
+    # ---- the worker
+
+    def connected(self, url: str) -> None:
+        """A worker is connected."""
+        self._is_waiting_shown = False
+        self._unreachable = None
+        self._say(f"● connected to {url}")
+        self._output.events.emit("connected", {"url": url, "encoding": self._settings.encoding})
+
+    def unreachable(self, url: str, reason: str, *, is_loading: bool) -> None:
+        """No worker can be reached. Said once, and not before the code is loaded (`is_loading`), for a while:
+        both take their time at the start, and first comes what there is to serve."""
+        if self._is_waiting_shown:
+            return
+        if is_loading and self._clock() - self._began < LOADING_S:
+            self._unreachable = url, reason
+            return
+        self._is_waiting_shown = True
+        self._output.say(f"◌ waiting for an HKube worker at {url}: {reason}; retrying")
+        if not self._settings.local:
+            self._output.say(f"  no worker here? run one task without it:  {self._settings.local_command}")
+
+    def connection_lost(self, reason: str) -> None:
+        """The connection is lost, the next one is being made."""
+        self._output.say(f"◌ connection lost: {reason}; reconnecting")
+
+    def command(self, command: str) -> None:
+        """The worker has sent this command."""
+        if self._output.verbose:
+            self._output.debug(f"worker: {command}")
+
+    def repeated_initialize(self) -> None:
+        """The worker has sent the running task once more."""
+        self._output.debug("worker: initialize again, for the task that is running")
+
+    def unknown_command(self, command: str) -> None:
+        """The worker has sent a command that is not served. Said once for each."""
+        if command not in self._unknown and len(self._unknown) < _UNKNOWN_MAX:
+            self._unknown.add(command)
+            self._output.say(f"◌ the worker sent {command[:80]!r}, which is not served; ignored from now on")
+
+    def already_connected(self, host: object) -> None:
+        """The worker has refused us, because it serves another client."""
+        self._output.warn(f"✘ the worker serves another client already{f', on {host}' if host else ''}")
+
+    def unreadable_message(self, error: ValueError) -> None:
+        """A message of the worker has no command that could be found."""
+        self._output.warn(f"✘ the worker sent a message that cannot be read: {error}")
+
+    def unreadable_data(self, error: ValueError) -> None:
+        """A message of the worker has a command, and data that cannot be decoded."""
+        self._output.warn(f"✘ the worker sent data that cannot be read: {error}")
+
+    # ---- the child
+
+    def loaded(self, methods: Sequence[str], python: str, protection: Protection | None) -> None:
+        """A child has loaded the code. `protection`: the limits, and how they are enforced."""
+        lacks = [one for one in ("init", "stop", "exit") if one not in methods]
+        without = f" (no {', '.join(lacks)})" if lacks else ""
+        say = self._output.debug if self._was_loaded else self._say
+        say(f"● {self._shown} loaded: {', '.join(methods)}{without}")
+        event = {"entry": self._shown, "methods": list(methods), "python": python}
+        self._output.events.emit("loaded", event)
+        if protection is not None and not self._was_loaded:
+            self._protection(protection)
+        self._was_loaded = True
+        if self._unreachable is not None:
+            url, reason = self._unreachable
+            self._unreachable = None
+            self.unreachable(url, reason, is_loading=False)
+
+    def _protection(self, protection: Protection) -> None:
+        line = protection.line
+        if self._settings.limits_from:
+            line += f" ({self._settings.limits_from})"
+        signals = "confined" if protection.signals_confined else "not confined (this kernel cannot)"
+        say = self._output.say if self._settings.limits != NO_LIMITS else self._say
+        say(f"● {line}; signals {signals}")
+
+    def died_before_task(self, number: int, exit: Exit) -> None:
+        """The child died before it had begun the task, which goes to another one."""
+        self._output.warn(f"✘ before task {number}: {report(exit, during='while no task ran')}")
+
+    def died_between_tasks(self, exit: Exit) -> None:
+        """The serving child died while it had no task."""
+        self._output.warn(f"✘ between two tasks: {report(exit, during='while no task ran')}")
+
+    def left_behind(self, exit: Exit) -> None:
+        """The child's end took other things with it."""
+        for line in left_behind(exit):
+            self._output.say(f"  {line}")
+
+    def problem(self, problem: str) -> None:
+        """The child reports a problem while no task runs."""
+        self._output.warn(f"✘ {problem}")
+
+    def recycled(self, served: int) -> None:
+        """The child is replaced by a new one."""
+        self._output.debug(f"a new process after {served} tasks (--recycle-after)")
+
+    # ---- the task
+
+    def unexpected(self, error: UnexpectedEvent) -> None:
+        """An event came at a time when it means nothing."""
+        self._output.warn(f"✘ protocol: unexpected {error}; ignored")
+
+    def state_changed(self, number: int, before: State, after: State) -> None:
+        """The task is a step further."""
+        if self._output.verbose:
+            self._output.debug(f"task {number}: {before.name} -> {after.name}")
+        self._output.events.moved(before, after)
+
+    def task_begins(self, ids: TaskIds) -> None:
+        """The task is known by name."""
+        self._output.events.begin(ids)
+        if not self._settings.local:
+            line = f"▶ task {ids.task}  job {ids.job}  {ids.pipeline}/{ids.node}"
+            self._output.say(printable(line, 1000))
+
+    def progress(self, data: Mapping[str, Any]) -> None:
+        """The algorithm reports its progress."""
+        self._output.events.emit("progress", data)
+
+    def sampled(self, samples: Sequence[tuple[float, float, int, int]]) -> None:
+        """The usage of the task was sampled."""
+        self._output.events.sampled(samples)
+
+    def stopping_task(self, name: str, *, may_kill: bool) -> None:
+        """The task is asked to stop."""
+        self._output.say(f"■ stopping task {name}: stop() is called, {self._patience(may_kill)}")
+
+    def stopping(self, *, may_kill: bool) -> None:
+        """Everything ends, and a task runs."""
+        self._output.say(f"■ stopping: {self._patience(may_kill)}")
+
+    def _patience(self, may_kill: bool) -> str:
+        return f"{self._settings.grace_s:g} s to end" if may_kill else "it is waited for"
+
+    def stop_failed(self, name: str, error: object) -> None:
+        """The user's stop() has raised."""
+        self._output.warn(f"✘ stop() of task {name} failed: {error}")
+
+    def left_running(self, task: str, count: int) -> None:
+        """The task has left processes behind, which are not ended. Said once."""
+        if not self._were_left_running:
+            self._were_left_running = True
+            self._output.say(
+                f"  task {task} left {count} more processes running; they end with "
+                "the algorithm's own process (--end-children: with the task)"
+            )
+
+    def leak(self, sentence: str) -> None:
+        """The memory of the child grows from task to task."""
+        self._output.warn(sentence)

@@ -1,0 +1,157 @@
+"""The end of a task: its final usage, its record, its answer, and what becomes of the child that had it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...sandbox.parent.child_handle import Child
+from ...sandbox.shared.outcome import Cause, report
+from ..io.loop import Loop
+from ..link.answer_blob import AnswerBlob
+from ..protocol.messages import Failure
+from ..protocol.result import Result
+from ..protocol.task_state import Event, State
+from ..settings.settings import Settings
+from .active_task import ActiveTask
+from .child_pool import ChildPool
+from .log_redirect import LogRedirect
+from .memory_advice import LeakWatch, explain_refusal
+from .notices import Notices
+from .task_control import TaskControl
+from .task_handover import TaskHandover
+from .task_opener import TaskOpener
+from .task_usage import FINAL_WAIT_S
+from .worker_replies import WorkerReplies
+
+
+class TaskEnd:
+    """Ends the current task."""
+
+    def __init__(
+        self,
+        *,
+        loop: Loop,
+        settings: Settings,
+        control: TaskControl,
+        pool: ChildPool,
+        replies: WorkerReplies,
+        opener: TaskOpener,
+        handover: TaskHandover,
+        redirect: LogRedirect | None,
+        notices: Notices,
+        on_result: Callable[[Result], None],
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._control = control
+        self._pool = pool
+        self._replies = replies
+        self._opener = opener
+        self._handover = handover
+        self._redirect = redirect
+        self._notices = notices
+        self._on_result = on_result
+        self._leaks = LeakWatch()
+
+    def measure(self) -> None:
+        """Ask for the final usage of a task that lasted; a short one has it already."""
+        control, task = self._control, self._control.task
+        assert task is not None, "the child has answered for it"
+        usage, failure = task.usage, task.failure
+        is_memory_error = failure is not None and failure.code == "MEMORY_ERROR"
+        if usage is None or not (usage.is_watched or is_memory_error):
+            control.step(Event.USAGE_KNOWN)
+            return
+        task.usage_deadline = self._loop.after(FINAL_WAIT_S, lambda: control.step(Event.USAGE_KNOWN))
+        usage.ask_final()
+
+    def post_answer(self) -> None:
+        """End the task with what the child has answered."""
+        task = self._control.task
+        assert task is not None, "the child has answered for it"
+        if task.failure is None:
+            self._close(task, "succeed", answer=(task.answer, task.answer_blob))
+        else:
+            limits = self._settings.limits
+            self._fail(task, explain_refusal(task.failure, limits, task.limit_bytes, task.peak))
+
+    def post_death(self) -> None:
+        """End the task with how its child ended."""
+        task = self._control.task
+        assert task is not None and task.exit is not None, "the child's end was noted before the event"
+        exit = task.exit
+        during = "before answering" if exit.loaded else "during import"
+        self._fail(task, Failure(exit.error_code, report(exit, during=during), exit.stack))
+
+    def post_stopped(self) -> None:
+        """End the task as stopped; without a task, only tell the worker so."""
+        task = self._control.task
+        if task is None:
+            self._replies.answer(self._replies.stopped)
+        else:
+            self._close(task, "stopped", _stop_failure(task), answer=(self._replies.stopped, None))
+
+    def record_stopped(self) -> None:
+        """End the task, if there is one, as stopped. The worker wants no answer."""
+        task = self._control.task
+        if task is not None:
+            self._close(task, "stopped", _stop_failure(task))
+
+    def _fail(self, task: ActiveTask, failure: Failure) -> None:
+        self._close(task, "failed", failure, answer=(self._replies.failed(failure), None))
+
+    def _close(
+        self,
+        task: ActiveTask,
+        status: str,
+        failure: Failure | None = None,
+        *,
+        answer: tuple[bytes, AnswerBlob | None] | None = None,
+    ) -> None:
+        """End the task: all about it is on disk, then the answer leaves, then the child is looked after."""
+        self._opener.open_late(task)
+        self._handover.send_kept_begin()
+        child = self._pool.child
+        if child is not None:
+            child.drain_output()
+        if self._redirect is not None:
+            self._redirect.forget()
+        self._replies.task_ended()
+        duration_s = self._loop.clock() - task.began
+        if answer is not None and task.record is None and not self._settings.local:
+            self._replies.answer(*answer)  # nothing has to be on disk or shown before it
+            answer = None
+        result = task.close(status, failure, duration_s, with_output=self._settings.local)
+        self._control.task = None
+        self._pool.served += 1
+        if answer is not None:
+            self._replies.answer(*answer)
+        if child is not None:
+            self._look_after(child, task, result)
+        self._on_result(result)
+
+    def _look_after(self, child: Child, task: ActiveTask, result: Result) -> None:
+        """End what the task has left running, warn of a leak, and replace a child that has served enough."""
+        usage = task.usage
+        if usage is not None and usage.processes > 1:
+            if self._settings.end_children:
+                child.end_others()
+            else:
+                self._notices.left_running(result.task, usage.processes - 1)
+        served = self._pool.served
+        leak = self._leaks.look(served, result)
+        if leak is not None:
+            self._notices.leak(leak)
+        recycle = self._settings.recycle_after
+        if recycle is not None and served >= recycle and self._control.state is State.IDLE:
+            self._notices.recycled(served)
+            self._pool.recycle()
+        self._pool.task_ended()
+
+
+def _stop_failure(task: ActiveTask) -> Failure | None:
+    """Return what there is to say of a stop: that it took a kill."""
+    exit = task.exit
+    if exit is None or exit.cause not in (Cause.STOPPED, Cause.INTERRUPTED):
+        return None
+    return Failure(exit.error_code, report(exit))

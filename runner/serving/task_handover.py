@@ -1,0 +1,212 @@
+"""How a task gets to its child: four ways, and what is done when it has arrived.
+
+The child has to read the task, its folders have to be made, init() has to run, and the worker waits for
+`initialized` and then says `start`. Each way below saves a round trip or a wake-up against the one before,
+and needs more to be known of the task and the child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from ...sandbox.parent import warden_launch
+from ...sandbox.parent.child_handle import Child
+from ...sandbox.shared.messages import Begin, Blob, Initialize, Start, UseFolder
+from ...sandbox.shared.outcome import Cause, Exit
+from ..io.loop import Loop
+from ..link.connection import Message
+from ..protocol import encoding
+from ..protocol.task_state import Event, State
+from ..settings.settings import Settings
+from .active_task import ActiveTask
+from .child_pool import ChildPool
+from .task_control import TaskControl
+from .task_opener import TaskOpener
+from .task_usage import WATCH_S, TaskUsage
+
+
+class Handover(Enum):
+    """The way in which a task is handed to its child."""
+
+    CHILD_NAMES_IT = "Initialize: the child reads the task and reports its names, then gets its folders"
+    NAMED_AHEAD = "Begin: the names are found here, so the task goes with its folders; init() is awaited"
+    AT_ONCE = "Begin, and `initialized` is posted before it is sent: there is no init() to wait for"
+    WITH_START = "as AT_ONCE, but Begin waits for `start`: the child is woken once for both"
+
+
+def choose(*, is_named: bool, needs_no_init: bool, waits_for_start: bool) -> Handover:
+    """Return the quickest way there is.
+
+    is_named: the names were found in the message, and the child has loaded its code.
+    needs_no_init: the child's code has no init(), and as far as one can tell the child waits for a task.
+    waits_for_start: the child could not read Begin before Start is sent.
+    """
+    if not is_named:
+        return Handover.CHILD_NAMES_IT
+    if not needs_no_init:
+        return Handover.NAMED_AHEAD
+    return Handover.WITH_START if waits_for_start else Handover.AT_ONCE
+
+
+class TaskHandover:
+    """Hands the current task to the serving child, and to a second one if the first dies too early."""
+
+    def __init__(
+        self, loop: Loop, settings: Settings, control: TaskControl, pool: ChildPool, opener: TaskOpener
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._control = control
+        self._pool = pool
+        self._opener = opener
+        self._usage_alarm = loop.alarm(self._watch_usage)
+        # Of the current task:
+        self._way = Handover.CHILD_NAMES_IT
+        self._children = 0  #: that it was handed to
+        self._kept_begin: Begin | None = None  #: goes to the child with Start
+
+    def begin(self, message: Message) -> None:
+        """Make the task of this initialize, and hand it to the serving child."""
+        control, limits = self._control, self._settings.limits
+        control.number += 1
+        control.task = ActiveTask(
+            control.number,
+            self._loop.clock(),
+            message,
+            limit_bytes=limits.memory_bytes if limits.enforced else None,
+            keep_bytes=self._settings.keep_values_bytes,
+        )
+        self._children = 0
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """Hand the current task to the serving child, which is started if there is none."""
+        control, task = self._control, self._control.task
+        assert task is not None and task.message is not None, "a task is handed over before a child has begun"
+        message, child = task.message, self._pool.ready()
+        if isinstance(child, Exit):
+            exit = child
+            self._loop.after(0, lambda: self._not_started(task, exit))
+            return
+        self._children += 1
+        self._kept_begin = None
+        self._pool.task_begins()
+        # A small task for a child that is ready: its names are found here. Of a larger one, by the child.
+        is_named = (
+            child.loaded
+            and message.blob is None
+            and message.size <= encoding.NAMES_MAX
+            and self._opener.open_ahead(task)
+        )
+        way = self._way = choose(
+            is_named=is_named,
+            needs_no_init=is_named and not child.has_init and child.may_kill and child.is_quiet,
+            # With one core the child cannot read Begin before `start` is here.
+            waits_for_start=self._loop.one_core or control.state in (State.STARTING, State.RESTARTING),
+        )
+        match way:
+            case Handover.CHILD_NAMES_IT:
+                blob = message.blob
+                child.send(
+                    task.number, Initialize(message.data if blob is None else Blob(blob.fd, blob.size))
+                )
+                return
+            case Handover.NAMED_AHEAD:
+                child.send(task.number, self._begin(task, message, is_announced=False))
+            case Handover.AT_ONCE:
+                control.step(Event.CHILD_INITIALIZED)
+                child.send(task.number, self._begin(task, message, is_announced=True))
+                self._measure(task, child)
+            case Handover.WITH_START:
+                self._kept_begin = self._begin(task, message, is_announced=True)
+                control.step(Event.CHILD_INITIALIZED)
+                self._measure(task, child)
+        self._loop.expect()  # the child is ready in a moment, or the worker says `start`
+
+    def _not_started(self, task: ActiveTask, exit: Exit) -> None:
+        """The system had no process for this task's child."""
+        if task is self._control.task:
+            task.exit = exit
+            self._control.step(Event.CHILD_GONE)
+
+    def _begin(self, task: ActiveTask, message: Message, *, is_announced: bool) -> Begin:
+        if task.record is None:
+            return Begin(message.data, is_announced)
+        place = self._folders(task)
+        return Begin(message.data, is_announced, place.folder, place.keep_max_bytes, place.env)
+
+    def _folders(self, task: ActiveTask) -> UseFolder:
+        """Return where the child finds the task's folders, and what it is to keep there."""
+        record = task.record
+        if record is None:
+            return UseFolder()
+        env = record.environment
+        if not self._settings.local:
+            # glibc keeps every value that a variable ever had: 130 bytes a task, for ever (measured).
+            del env["HKRUNNER_TASK_METRICS_DIR"]
+        folder = record.folder_text if record.is_there else None
+        return UseFolder(folder, self._settings.keep_values_bytes, env)
+
+    # ---- what the child does with it
+
+    def task_read(self, child: Child, task: ActiveTask, names: Mapping[str, str | None]) -> None:
+        """The child has read the task and reports its names: open it, and give the child its folders."""
+        if task.ids is None:
+            self._opener.open(task, names)
+        self.begun(task, child)
+        if self._way is Handover.CHILD_NAMES_IT:
+            child.send(task.number, self._folders(task))
+
+    def begun(self, task: ActiveTask, child: Child) -> None:
+        """The child has begun the task, which no other child can take any more."""
+        task.release_message()
+        self._measure(task, child)
+
+    def _measure(self, task: ActiveTask, child: Child) -> None:
+        """Measure and time the task from here on."""
+        task.protection = child.protection
+        task.usage = TaskUsage(child, exact=task.limit_bytes is not None)
+        self._usage_alarm.set(WATCH_S)
+        limits = self._settings.limits
+        if limits.task_timeout_s is not None and limits.enforced:
+            limit_s = limits.task_timeout_s
+            task.timeout = self._loop.after(limit_s, lambda: self._overdue(child, f"{limit_s:g} s"))
+
+    def _watch_usage(self) -> None:
+        task = self._control.task
+        if task is not None and task.usage is not None:
+            task.usage.watch()
+
+    def _overdue(self, child: Child, limit: str) -> None:
+        child.kill(Cause.TASK_TIMEOUT, limit)
+        warden_launch.prepare()  # for the child that takes its place
+
+    def start(self) -> None:
+        """Have the child call start()."""
+        child, task = self._pool.child, self._control.task
+        if child is None or task is None:
+            return
+        begin, self._kept_begin = self._kept_begin, None
+        child.send(task.number, *(() if begin is None else (begin,)), Start())
+        self._loop.expect()  # a tiny task is done in no time
+
+    def send_kept_begin(self) -> None:
+        """Send the Begin that waits for Start: there will be no Start."""
+        begin, self._kept_begin = self._kept_begin, None
+        child, task = self._pool.child, self._control.task
+        if begin is not None and child is not None and task is not None:
+            child.send(task.number, begin)
+
+    def may_go_to_another(self, task: ActiveTask, exit: Exit) -> bool:
+        """Whether another child may take the task of one that has died: it had not begun with it.
+
+        Only once, and only from a child that had loaded the code and died by itself: a second one would do
+        the same.
+        """
+        return (
+            task.message is not None
+            and self._children == 1
+            and exit.loaded
+            and exit.cause in (Cause.EXITED, Cause.SIGNALLED)
+        )

@@ -1,0 +1,78 @@
+"""Gives a task its names and its record, with names from wherever they can be read first."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ...boards.runs.store import Store
+from ...boards.runs.task_ids import TaskIds, local_job_id
+from ..link.connection import Message
+from ..protocol import encoding
+from ..settings.settings import Settings
+from .active_task import ActiveTask
+from .notices import Notices
+
+
+class TaskOpener:
+    """Names tasks, and opens their records."""
+
+    def __init__(self, settings: Settings, shown: str, store: Store | None, notices: Notices) -> None:
+        """`shown`: the name of the entry, for people."""
+        self._settings = settings
+        self._shown = shown
+        self._store = store
+        self._notices = notices
+        stem = settings.name or os.path.splitext(os.path.basename(shown))[0]
+        #: Default ids for tasks that carry none.
+        self._defaults = TaskIds("", local_job_id(time.time()), stem, "local")
+
+    def open(self, task: ActiveTask, names: Mapping[str, Any]) -> None:
+        """Name the task with the names of its message, and make its folders."""
+        default = self._defaults
+        ids = TaskIds(
+            task=_text(names, "taskId") or f"task-{task.number}",
+            job=_text(names, "jobId") or default.job,
+            node=_text(names, "nodeName") or _text(names, "algorithmName") or default.node,
+            pipeline=_text(names, "pipelineName") or default.pipeline,
+        )
+        task.open(self._store, ids, self._shown, self._settings.given)
+        self._notices.task_begins(ids)
+
+    def open_ahead(self, task: ActiveTask) -> bool:
+        """Open the task before its child has read it, if its names are easily found; return whether it is
+        open."""
+        if task.ids is None:
+            assert task.message is not None, "a task has its message until a child has begun it"
+            names = encoding.ids_of(self._settings.encoding, task.message.data)
+            if names is None:
+                return False
+            self.open(task, names)
+        return True
+
+    def open_late(self, task: ActiveTask) -> None:
+        """Open a task that ends without its child having read it."""
+        if task.ids is None:
+            self.open(task, self._names_in(task.message) if task.message is not None else {})
+
+    def is_repeated(self, task: ActiveTask, message: Message) -> bool:
+        """Whether the message is the initialize of this very task. Only a task with a name can be told."""
+        if task.ids is None:
+            return False
+        names = self._names_in(message)
+        name, job = _text(names, "taskId"), _text(names, "jobId")
+        # Of another job it is another task: a stand-in that was started again counts its tasks from 1.
+        return name != "" and name == task.ids.task and job in ("", task.ids.job)
+
+    def _names_in(self, message: Message) -> Mapping[str, Any]:
+        if message.blob is None:
+            return encoding.ids_of(self._settings.encoding, message.data) or {}
+        with message.blob.view() as view:
+            return encoding.ids_of(self._settings.encoding, view) or {}
+
+
+def _text(names: Mapping[str, Any], name: str) -> str:
+    value = names.get(name)
+    return "" if value is None else str(value)

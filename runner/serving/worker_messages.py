@@ -1,0 +1,159 @@
+"""What comes from the worker: messages, and the ups and downs of the connection. Turned into events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...sandbox.shared.code_api import ANSWERS
+from ...sandbox.shared.messages import Blob
+from ..link.connection import Message
+from ..protocol import encoding, messages
+from ..protocol.task_state import ENDING, WORKING, Event, State
+from .child_pool import ChildPool
+from .notices import Notices
+from .task_control import TaskControl
+from .task_opener import TaskOpener
+from .worker_replies import WorkerReplies
+
+
+class WorkerMessages:
+    """Listens to the link."""
+
+    def __init__(
+        self,
+        *,
+        control: TaskControl,
+        pool: ChildPool,
+        replies: WorkerReplies,
+        opener: TaskOpener,
+        notices: Notices,
+        wire_encoding: str,
+        on_given_up: Callable[[str], None],
+    ) -> None:
+        self._control = control
+        self._pool = pool
+        self._replies = replies
+        self._opener = opener
+        self._notices = notices
+        self._encoding = wire_encoding
+        self._on_given_up = on_given_up
+        self._handlers: dict[str, Callable[[Message], None]] = {
+            messages.INITIALIZE: self._initialize,
+            messages.START: lambda message: control.step(Event.START),
+            messages.STOP: self._stop,
+            messages.EXIT: self._exit,
+            messages.ALREADY_CONNECTED: self._already_connected,
+            messages.DISCOVERY: lambda message: None,  # for streaming between peers, which is not served
+        }
+
+    # ---- the connection
+
+    def on_link_open(self) -> None:
+        """A worker is connected."""
+        self._notices.connected(self._url)
+
+    def on_link_unreachable(self, reason: str) -> None:
+        """A try to connect has failed."""
+        child = self._pool.child
+        self._notices.unreachable(self._url, reason, is_loading=child is not None and not child.loaded)
+
+    def on_link_given_up(self, reason: str) -> None:
+        """No worker could be reached within --connect-timeout."""
+        self._on_given_up(reason)
+
+    def on_link_drop(self, reason: str) -> None:
+        """The connection is lost. The task goes on; what is not sent waits for the next connection."""
+        self._replies.connection += 1
+        if self._control.state is not State.EXITED:
+            self._notices.connection_lost(reason)
+
+    def on_link_resumed(self, *, all_written: bool) -> None:
+        """The same worker is back, and silent: an `initialized` that went out last may have been lost."""
+        task = self._control.task
+        if (
+            all_written
+            and task is not None
+            and self._control.state is State.INITIALIZED
+            and task.initialized_on < self._replies.connection
+        ):
+            self._control.step(Event.INITIALIZE_AGAIN)
+
+    @property
+    def _url(self) -> str:
+        assert self._replies.link is not None, "its link has called"
+        return self._replies.link.url
+
+    # ---- messages
+
+    def on_link_message(self, message: Message) -> None:
+        """A message of the worker has arrived."""
+        is_kept = False
+        try:
+            command = encoding.command_of(self._encoding, message.head, message.whole)
+            handler = self._handlers.get(command)
+            if handler is not None:
+                self._notices.command(command)
+                is_kept = command == messages.INITIALIZE
+                handler(message)
+            elif command in ANSWERS:
+                self._pass_answer(message)
+            else:
+                self._notices.unknown_command(command)
+        except ValueError as error:
+            self._notices.unreadable_message(error)
+        finally:
+            if not is_kept:
+                message.release()
+
+    def _initialize(self, message: Message) -> None:
+        control, task = self._control, self._control.task
+        if task is not None and control.state in WORKING and self._opener.is_repeated(task, message):
+            # HKube's debug server repeats it after each reconnect; the task is not run twice.
+            self._notices.repeated_initialize()
+            if control.state is State.INITIALIZED:
+                # The first `initialized` is lost, or still waits to be sent: one in all.
+                self._replies.drop_unsent()
+            control.step(Event.INITIALIZE_AGAIN)
+            message.release()
+        elif control.state in ENDING:
+            message.release()
+        else:
+            # A worker that begins a task wants no answer of an old one.
+            self._replies.drop_unsent()
+            control.step(Event.INITIALIZE, message)
+
+    def _stop(self, message: Message) -> None:
+        self._control.step(Event.STOP, messages.data_of(self._decoded(message)) or {"forceStop": True})
+
+    def _exit(self, message: Message) -> None:
+        decoded = self._decoded(message)
+        if self._control.state is not State.EXITING:
+            self._control.exit_status = messages.exit_code_of(decoded)
+        self._control.step(Event.EXIT, messages.data_of(decoded) or {"exitCode": 0})
+
+    def _already_connected(self, message: Message) -> None:
+        self._notices.already_connected(messages.data_of(self._decoded(message)).get("hostname"))
+
+    def _decoded(self, message: Message) -> Any:
+        """Return a message that carries little; {} for one that is large, or cannot be decoded."""
+        if message.blob is not None:
+            return {}
+        try:
+            return encoding.decode(self._encoding, message.data)
+        except ValueError as error:
+            # Its command was read, and is obeyed: the worker waits 10 or 20 s, then ends the pod.
+            self._notices.unreadable_data(error)
+            return {}
+
+    def _pass_answer(self, message: Message) -> None:
+        """Pass an answer to a call of the code API on to the child, as it came."""
+        child, task = self._pool.child, self._control.task
+        if child is None or task is None or self._control.state not in WORKING:
+            return  # its task is over: nothing waits for it
+        if message.blob is None:
+            child.reply(task.number, message.data)
+        else:
+            child.reply(task.number, Blob(message.blob.fd, message.blob.size))
+            # The child reads it in its own time: this memory is not used again for the next message.
+            message.blob.disown()

@@ -1,0 +1,133 @@
+"""What is said to the worker, in its encoding; and the child, which waits while the worker is slow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ..io.loop import Loop
+from ..link.answer_blob import AnswerBlob
+from ..protocol import encoding, messages
+from ..protocol.task_state import TAKES_ALIVE, TAKES_STOPPING, WORKING
+from .child_pool import ChildPool
+from .log_redirect import LogDemand
+from .task_control import TaskControl
+
+#: HKube's worker gives a task or a stop up 10 s after the last `alive` or `stopping`.
+SIGN_OF_LIFE_S = 4.0
+
+
+class WorkerLink(Protocol):
+    """The way to the worker: a link.connection.Link, or what stands in for it inside this process."""
+
+    url: str
+    on_relieved: Callable[[], None] | None
+
+    @property
+    def is_open(self) -> bool: ...
+    @property
+    def congested(self) -> bool: ...
+    def post(
+        self, data: bytes, source: AnswerBlob | None = None, *, final: bool = False, soon: bool = False
+    ) -> bool: ...
+    def clear(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class WorkerReplies:
+    """Posts our messages to the link, as soon as there is one."""
+
+    def __init__(self, loop: Loop, control: TaskControl, pool: ChildPool, wire_encoding: str) -> None:
+        self.link: WorkerLink | None = None
+        self.connection = 1  #: number of the connection: one more after each that was lost
+        self._control = control
+        self._pool = pool
+        self._encoding = wire_encoding
+        self._sign_of_life = loop.alarm(self._give_sign_of_life)
+        self._initialized = encoding.encode(wire_encoding, messages.INITIALIZED)
+        self._started = encoding.encode(wire_encoding, messages.STARTED)
+        self._alive = encoding.encode(wire_encoding, messages.ALIVE)
+        self._stopping = encoding.encode(wire_encoding, messages.STOPPING)
+        #: The final answer of a task that was stopped.
+        self.stopped = encoding.encode(wire_encoding, messages.STOPPED)
+
+    def initialized(self) -> None:
+        """Post `initialized`."""
+        task = self._control.task
+        assert task is not None, "only a task can be initialized"
+        task.initialized_on = self.connection
+        self._post(self._initialized)
+        self._sign_of_life.set(SIGN_OF_LIFE_S)
+
+    def started(self) -> None:
+        """Post `started`, which may wait for the answer of a task that is over in no time."""
+        self._post(self._started, soon=True)
+
+    def failed(self, failure: messages.Failure) -> bytes:
+        """Return the final answer of a task that has failed."""
+        return encoding.encode(self._encoding, failure.to_message())
+
+    def answer(self, wire: bytes, blob: AnswerBlob | None = None) -> None:
+        """Post the final answer of a task, in the worker's encoding."""
+        self._post(wire, blob, final=True)
+
+    def call(self, wire: bytes, blob: AnswerBlob | None = None) -> None:
+        """Post a message of the code API; dropped unless a task is being worked on."""
+        if self._control.state in WORKING:
+            self._post(wire, blob)
+        elif blob is not None:
+            blob.close()
+
+    def progress(self, data: Mapping[str, Any]) -> None:
+        """Post the progress of the task, if it is being worked on."""
+        if self._control.state in WORKING:
+            self._post(encoding.encode(self._encoding, {"command": "progress", "data": data}))
+
+    def log_lines(self, lines: list[str]) -> None:
+        """Post lines that the algorithm has printed."""
+        self._post(encoding.encode(self._encoding, {"command": "logData", "data": lines}))
+
+    def log_demand(self) -> LogDemand:
+        """Return what becomes of lines that the algorithm prints now."""
+        if self._control.state not in WORKING or self.link is None:
+            return LogDemand.IGNORE
+        return LogDemand.COUNT if self.link.congested else LogDemand.SEND
+
+    def drop_unsent(self) -> None:
+        """Forget what waits to be sent: it belongs to a task that the worker has given up."""
+        if self.link is not None:
+            self.link.clear()
+
+    def _post(
+        self, wire: bytes, blob: AnswerBlob | None = None, *, final: bool = False, soon: bool = False
+    ) -> None:
+        link = self.link
+        if link is None:
+            return
+        is_full = link.post(wire, blob, final=final, soon=soon)
+        if is_full and self._pool.child is not None and link.on_relieved is None:
+            # The child waits with what it wants to send until the worker has taken some of it.
+            child = self._pool.child
+            child.listen(False)
+            link.on_relieved = lambda: child.listen(True)
+
+    # ---- signs of life
+
+    def stop_begins(self) -> None:
+        """Tell the worker from now on that the stop goes on."""
+        self._sign_of_life.set(SIGN_OF_LIFE_S)
+
+    def task_ended(self) -> None:
+        """Give no sign of life until the next task."""
+        self._sign_of_life.cancel()
+
+    def _give_sign_of_life(self) -> None:
+        if self._control.task is None or self._pool.child is None:
+            return
+        if self.link is not None and self.link.is_open:
+            state = self._control.state
+            if state in TAKES_ALIVE:
+                self._post(self._alive)
+            elif state in TAKES_STOPPING:
+                self._post(self._stopping)
+        self._sign_of_life.set(SIGN_OF_LIFE_S)
