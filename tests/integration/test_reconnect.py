@@ -365,6 +365,7 @@ def test_the_debug_server_says_a_task_again_that_was_initialized_only(tmp_path: 
             message = client.receive()
         assert message == {"command": "done", "data": 7}
         client.nothing_more()
+        program.wait_for_line("start", stream="stdout")
         assert program.stdout.count("start") == 1
 
 
