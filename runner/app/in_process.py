@@ -21,8 +21,9 @@ import threading
 from collections.abc import Callable, Mapping
 
 from ...sandbox.child import in_user_process
+from ...sandbox.linux.terminal import TerminalMode
 from ...sandbox.parent.child_handle import Listener
-from ...sandbox.parent.user_process import Host
+from ...sandbox.parent.user_process import UserProcess
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.messages import Setup
 from ..errors import HkrunnerError
@@ -62,12 +63,12 @@ def run(settings: Settings, where: Location) -> int:
     _reserve_stdout_for_results(settings)
     tasks, control, news = (ours for ours, _ in pairs)
     high = [_high(one.detach()) for one in (tasks, control, news)]
-    terminal = in_user_process.Terminal(0)
+    terminal = TerminalMode(0)
     in_user_process.tell_crashes(fault)
     supervisor_end = _SupervisorEnd(supervisor, terminal)
     try:
-        server = in_user_process.Here(
-            in_user_process.Channel(high[0]),
+        server = in_user_process.UserProcessServer(
+            in_user_process.UninterruptedFrameSocket(high[0]),
             socket.socket(fileno=high[1]),
             socket.socket(fileno=high[2]),
             post_mortem=settings.pdb,
@@ -81,9 +82,9 @@ def run(settings: Settings, where: Location) -> int:
 
 
 def _high(fd: int) -> int:
-    from ...sandbox.child.main import _move_up
+    from ...sandbox.child.frame_socket import move_high
 
-    return _move_up(fd)
+    return move_high(fd)
 
 
 def _reserve_stdout_for_results(settings: Settings) -> None:
@@ -99,7 +100,7 @@ def _reserve_stdout_for_results(settings: Settings) -> None:
 class _SupervisorEnd:
     """Ends this process with the supervisor: in order after the last task, at once before that."""
 
-    def __init__(self, supervisor: subprocess.Popen[bytes], terminal: in_user_process.Terminal) -> None:
+    def __init__(self, supervisor: subprocess.Popen[bytes], terminal: TerminalMode) -> None:
         self._supervisor = supervisor
         self._terminal = terminal
         self._served = False
@@ -141,12 +142,12 @@ class UserProcessAttachment:
         #: Called after the end of the process has been handled.
         self.on_gone: Callable[[], object] = lambda: None
 
-    def begin(self, loop: Loop, listener: Listener, setup: Setup) -> Host:
+    def begin(self, loop: Loop, listener: Listener, setup: Setup) -> UserProcess:
         """Make it load the code. Raises OSError after its end: there is no other process."""
         if self._begun:
             raise ProcessLookupError(0, "the process of --in-process has ended")
         self._begun = True
-        return Host(
+        return UserProcess(
             loop,
             listener,
             pid=self._pid,

@@ -5,7 +5,7 @@ Theory of operation
 Otherwise the parent starts the child. With --in-process it is the other way round: the process that the
 user, or their editor, has started runs the code, in its main thread and at its own terminal, and the
 supervisor is a process below it, in a session of its own. Between them are the sockets that a child always
-has (see process.py); a third pair tells of signals and of the end:
+has; a third pair tells of signals and of the end:
 
     this process -> supervisor    EndAsked, LastWord (see messages.py)
     EOF                           the other side is gone
@@ -26,22 +26,22 @@ import os
 import signal
 import socket
 import sys
-import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from ..shared.messages import EndAsked, Failed, LastWord, LoadFailed, Message, encode
-from . import exception_report, main
+from ..shared.messages import EndAsked, Failed, LastWord, Message, encode
+from . import exception_report
 from .api import Api
+from .frame_socket import FrameSocket
+from .stop_control import StopControl
+from .task_server import TaskServer, receive_setup
 
 #: The modules that a bare interpreter has: no file of the user's stands in for them.
 _BARE_NAMES = "__main__ abc codecs encodings genericpath io os posixpath site stat types warnings"
 BARE = frozenset((*sys.builtin_module_names, *_BARE_NAMES.split(), "_collections_abc", "_sitebuiltins"))
 _Handler = Callable[[int, FrameType | None], Any]
-#: Signals that end the run in order, unless the user's code handles them itself.
-_END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class DebuggerQuit(Exception):
@@ -51,25 +51,34 @@ class DebuggerQuit(Exception):
 DebuggerQuit.__module__ = "builtins"  # in the message its name alone is enough
 
 
-class _Left(BaseException):
+class _ServingEnds(BaseException):
     """Nothing more is served."""
 
 
-class Here(main.Child):
+class _UntracedStopControl(StopControl):
+    """A control thread that no debugger stops: replies arrive while all others stand at a breakpoint."""
+
+    def _listen(self) -> None:
+        threading.current_thread().pydev_do_not_trace = True  # type: ignore[attr-defined]
+        super()._listen()
+
+
+class UserProcessServer(TaskServer):
     """Serves the tasks in this process, whose main thread has called."""
 
-    _outlives_exit = True
+    _survives_exit = True
+    _stop_control = _UntracedStopControl
 
     def __init__(
         self,
-        channel: Channel,
+        channel: FrameSocket,
         control: socket.socket,
         news: socket.socket,
         *,
         post_mortem: bool,
         quit_ends: bool,
     ) -> None:
-        """Take the first frame, which says what to load; raises EOFError when there is no supervisor.
+        """Take the first message, which says what to load; raises EOFError when there is no supervisor.
 
         `post_mortem`: open pdb where the user's code has raised, before the task is answered. `quit_ends`:
         who leaves the debugger in the middle of a task ends the run as by Ctrl-C, not that task alone.
@@ -79,7 +88,7 @@ class Here(main.Child):
         self._post_mortem = post_mortem
         self._asked = False
         self._owner = os.getpid()
-        setup = main.receive_setup(channel)
+        setup = receive_setup(channel)
         if setup is None:
             raise EOFError
         os.environ.update(setup.env or {})
@@ -89,8 +98,11 @@ class Here(main.Child):
 
     def serve(self) -> None:
         """Load the code and serve until the supervisor asks to end, or is gone."""
-        ours: dict[int, _Handler] = {signal.SIGINT: self._interrupted}
-        ours.update(dict.fromkeys(_END_SIGNALS, self._told_to_end))
+        ours: dict[int, _Handler] = {
+            signal.SIGINT: self._interrupted,
+            signal.SIGTERM: self._told_to_end,
+            signal.SIGHUP: self._told_to_end,
+        }
         before = {number: signal.signal(number, handler) for number, handler in ours.items()}
         os.register_at_fork(after_in_child=self._be_ordinary)
         if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:
@@ -98,7 +110,7 @@ class Here(main.Child):
         exit_now, os._exit = os._exit, self._last_word(os._exit)  # type: ignore[assignment]
         try:
             self.run(BARE)
-        except (SystemExit, _Left):
+        except (SystemExit, _ServingEnds):
             pass
         finally:
             os._exit = exit_now
@@ -124,7 +136,7 @@ class Here(main.Child):
     # ---- signals
 
     def _ask_to_end(self, number: int) -> None:
-        is_under_way = self._exit_known.is_set() and number == signal.SIGINT and not self._asked
+        is_under_way = self._stops.exit_known.is_set() and number == signal.SIGINT and not self._asked
         self._asked = True
         if not is_under_way:  # asked for again, it kills
             self._tell(EndAsked(128 + number))
@@ -141,9 +153,8 @@ class Here(main.Child):
     def _be_ordinary(self) -> None:
         """In a process that the user's code has forked: signals do what they do in any other."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in _END_SIGNALS:
-            if signal.getsignal(number) == self._told_to_end:  # not one that the user's code has set
-                signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
 
     @contextlib.contextmanager
     def _users(self) -> Iterator[None]:
@@ -166,14 +177,13 @@ class Here(main.Child):
     def _import_failure(self, error: BaseException) -> Failed:
         if isinstance(error, KeyboardInterrupt):
             self._ask_to_end(signal.SIGINT)
-            raise _Left from None
+            raise _ServingEnds from None
         self._look_at(error)
         return super()._import_failure(error)
 
     def _refuse(self, failed: Failed) -> NoReturn:
-        main._flush()
-        self._send(0, LoadFailed(failed.code, failed.message, failed.details))
-        raise _Left
+        self._send_load_failed(failed)
+        raise _ServingEnds
 
     def _call(self, function: Callable[..., Any], name: str, most: int, args: Any, api: Api) -> Any:
         with self._users():
@@ -205,21 +215,16 @@ class Here(main.Child):
         if isinstance(sys.exc_info()[1], KeyboardInterrupt) and not self._asked:
             # Ctrl-C, or as good as: the run ends. The supervisor has heard of it before it gets the answer.
             self._ask_to_end(signal.SIGINT)
-            self._exit_known.wait(5.0)
+            self._stops.exit_known.wait(5.0)
         super()._fail(task, failed)
 
-    def _say_goodbye(self) -> NoReturn:
+    def _end(self) -> NoReturn:
         try:
             with self._users():
-                super()._say_goodbye()
+                super()._end()
         except KeyboardInterrupt:
             self._ask_to_end(signal.SIGINT)
-            raise _Left from None
-
-    def _listen(self) -> None:
-        # A debugger that stops every thread at a breakpoint leaves this one alone: answers still arrive.
-        threading.current_thread().pydev_do_not_trace = True  # type: ignore[attr-defined]
-        super()._listen()
+            raise _ServingEnds from None
 
 
 def _breakpoint(*args: Any, **more: Any) -> None:
@@ -232,43 +237,23 @@ def _breakpoint(*args: Any, **more: Any) -> None:
         debugger.stop_at(sys._getframe().f_back)
 
 
-class Channel(main.Channel):
-    """A child's channel on which a Ctrl-C does not cut a frame in two."""
+class UninterruptedFrameSocket(FrameSocket):
+    """A task socket on which a Ctrl-C does not cut a frame in two."""
 
-    def send_body(
-        self, task: int, kind: int, *body: bytes | bytearray | memoryview, keep: bool = False
+    def _send(
+        self, task: int, kind: int, body: Sequence[bytes | bytearray | memoryview], *, reuse: bool
     ) -> None:
-        """Send one frame, whole; a Ctrl-C meanwhile takes effect afterwards."""
         if threading.current_thread() is not threading.main_thread():
-            super().send_body(task, kind, *body, keep=keep)
+            super()._send(task, kind, body, reuse=reuse)
             return
         late: list[int] = []
         handler = signal.signal(signal.SIGINT, lambda number, frame: late.append(number))
         try:
-            super().send_body(task, kind, *body, keep=keep)
+            super()._send(task, kind, body, reuse=reuse)
         finally:
             signal.signal(signal.SIGINT, handler)
         if late and callable(handler):
             handler(signal.SIGINT, None)
-
-
-class Terminal:
-    """The terminal's mode as it was: a debugger that dies at its prompt does not put it back."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._mode: list[Any] | None = None
-        with contextlib.suppress(termios.error, OSError):
-            self._mode = termios.tcgetattr(fd)
-
-    def restore(self) -> None:
-        """Put it back."""
-        if self._mode is not None:
-            # In the background this would stop us instead of being done.
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
-            with contextlib.suppress(termios.error, OSError):
-                termios.tcsetattr(self._fd, termios.TCSANOW, self._mode)
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def tell_crashes(fd: int) -> None:

@@ -1,0 +1,196 @@
+"""The child's end of the task socket, and descriptors that the user's code does not meet.
+
+Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import select
+import socket
+import sys
+import threading
+from typing import List, NoReturn, Optional, Sequence, Tuple, Type, Union
+
+from ..codec.codec import Buffer
+from ..shared.channel import (
+    EXIT_CHANNEL_LOST,
+    INLINE_MAX,
+    FrameReader,
+    encode,
+    fds_of,
+    header,
+    seal,
+)
+from ..shared.messages import TO_CHILD, ApiCall, Blob, Done, Message, body_of, decode
+from . import exception_report, fork_logging
+
+#: Our descriptors are above this, where no program expects any; with few allowed (--files), above half.
+HIGH = min(100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+#: For recvmsg(): no program that the user's code starts inherits a received descriptor.
+CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+class FrameSocket:
+    """The task socket: messages in for the main thread, messages out for every thread of this process."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._reader = FrameReader()
+        self._scratch = bytearray(65536)  # what is read, until it is decoded
+        self._ready: List[Tuple[int, Message]] = []
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._blob: Optional[int] = None
+
+    def receive(self) -> Optional[Tuple[int, Message]]:
+        """Wait for the next message; return it with its task's number, None when no more will come."""
+        while not self._ready:
+            try:
+                count, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], 256, CLOEXEC)
+            except OSError:
+                _exit_without_channel()
+            fds = fds_of(ancillary)
+            if not count and not fds:
+                return None
+            frames = self._reader.feed(memoryview(self._scratch)[:count], fds)
+            self._ready = [(frame.task, decode(frame, TO_CHILD)) for frame in frames]
+        return self._ready.pop(0)
+
+    def stays_quiet(self, seconds: float) -> bool:
+        """Whether neither a message nor the end of the stream comes for so long."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return not self._ready and not poll.poll(seconds * 1000)
+
+    def send(self, task: int, message: Message) -> None:
+        """Send a message, whole. Waits while the parent does not read."""
+        self._send(task, message.kind, [_short_body(message)], reuse=False)
+
+    def send_wire(
+        self, task: int, message: Type[Union[Done, ApiCall]], wire: Sequence[Buffer], *, reuse: bool
+    ) -> None:
+        """Send a message whose only field is bytes for the worker, given in one or more pieces.
+
+        `reuse`: a large body may use the one memfd that is kept from task to task; the parent has finished
+        with the last one by the time the next task begins.
+        """
+        self._send(task, message.kind, wire, reuse=reuse)
+
+    def renew_lock(self) -> None:
+        """Replace the lock; for a forked process, in which nobody is left to release it."""
+        self._lock = threading.Lock()
+
+    def _send(self, task: int, kind: int, body: Sequence[Buffer], *, reuse: bool) -> None:
+        if os.getpid() != self._pid:
+            # A process forked by the user's code that came back here instead of ending.
+            exit_fork()
+        with self._lock:
+            try:
+                size = sum(len(one) for one in body)
+                if size <= INLINE_MAX:
+                    self._socket.sendall(encode(kind, task, b"".join(body)))
+                else:
+                    self._send_blob(task, kind, size, body, reuse)
+            except OSError:
+                _exit_without_channel()
+
+    def _send_blob(self, task: int, kind: int, size: int, body: Sequence[Buffer], reuse: bool) -> None:
+        fd = self._filled(body, reuse)
+        try:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+            self._socket.sendmsg([header(kind, task, size, blob=True)], rights)
+        finally:
+            if not reuse:
+                os.close(fd)
+
+    def _filled(self, body: Sequence[Buffer], reuse: bool) -> int:
+        """Return a memfd with this content. A reused one has its pages already: 4 times faster to fill."""
+        fd = self._blob if reuse else None
+        if fd is None:
+            fd = _new_blob()
+            if reuse:
+                self._blob = fd
+        at = 0
+        for one in body:
+            write_all(fd, one, at)
+            at += len(one)
+        return fd
+
+
+def _short_body(message: Message) -> bytes:
+    """Return the body of the message, its texts cut if it is too long for the stream."""
+    body = body_of(message)
+    if len(body) <= INLINE_MAX:
+        return body
+    # JSON may write a character in 6 or 12 bytes: the text itself was no longer than its own limit.
+    fields = message.as_dict()
+    most = INLINE_MAX // 12 // max(1, len(fields))
+    cut = {
+        name: exception_report.cut(value, most) for name, value in fields.items() if isinstance(value, str)
+    }
+    return body_of(message.replace(**cut))
+
+
+# ---- descriptors
+
+
+def move_high(fd: int) -> int:
+    """Move a descriptor above HIGH, closed on exec; return its new number."""
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    os.close(fd)
+    return moved
+
+
+def _new_blob() -> int:
+    fd = os.memfd_create("hkrunner", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    finally:
+        os.close(fd)
+    seal(high)
+    return high
+
+
+def write_all(fd: int, data: Buffer, at: int = 0) -> None:
+    """Write all of it; the kernel takes at most 2 GiB at once, and less on a full disk."""
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, at)
+        view, at = view[done:], at + done
+
+
+def mapped(blob: Blob) -> memoryview:
+    """Return the content of a memfd, which may be closed then."""
+    import mmap
+
+    return memoryview(mmap.mmap(blob.fd, blob.size, mmap.MAP_SHARED, mmap.PROT_READ))[: blob.size]
+
+
+# ---- the end of this process
+
+
+def exit_fork(status: int = 0) -> NoReturn:
+    """End a process that the user's code has forked: nothing of ours goes on in it."""
+    with contextlib.suppress(Exception):
+        flush_output()
+    os._exit(status)
+
+
+def _exit_without_channel() -> NoReturn:
+    """The parent is gone, or the user's code has closed our sockets: nobody takes an answer."""
+    with contextlib.suppress(Exception):
+        flush_output()
+    os._exit(EXIT_CHANNEL_LOST)
+
+
+def flush_output() -> None:
+    """Write out what was printed and logged so far, records of forked processes included."""
+    fork_logging.drain()
+    for stream in (sys.stdout, sys.stderr):
+        # The user's code may have closed them, or replaced them with anything.
+        with contextlib.suppress(Exception):
+            stream.flush()

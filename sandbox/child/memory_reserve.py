@@ -1,0 +1,59 @@
+"""Memory for the answer to a MemoryError, where the brake (RLIMIT_DATA) has refused an allocation.
+
+Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from typing import Optional
+
+#: Two arenas of Python's allocator.
+RESERVE_BYTES = 2 << 20
+#: How much the soft limit is raised for the answer.
+RAISE_BYTES = 4 << 20
+
+
+class MemoryReserve:
+    """Memory that is reserved and never touched, so that none is used: bytes(n) comes from calloc."""
+
+    def __init__(self) -> None:
+        self._reserved = bytes(RESERVE_BYTES)
+
+    def release_after(self, error: BaseException) -> None:
+        """After a MemoryError there is memory for the answer, though the traceback still holds the user's.
+
+        First the reserve is released, which takes no memory; then the brake is raised: the warden sets it
+        again when it looks next.
+        """
+        if not isinstance(error, MemoryError) and not isinstance(error.__context__, MemoryError):
+            return
+        self._reserved = b""
+        with contextlib.suppress(OSError, ValueError):
+            soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            if soft != resource.RLIM_INFINITY:
+                more = soft + RAISE_BYTES
+                if hard != resource.RLIM_INFINITY:
+                    more = min(more, hard)
+                resource.setrlimit(resource.RLIMIT_DATA, (more, hard))
+
+    def restore(self) -> None:
+        """Reserve it again, if there is room."""
+        if not self._reserved:
+            with contextlib.suppress(MemoryError):
+                self._reserved = bytes(RESERVE_BYTES)
+
+
+def lower_brake(brake_bytes: Optional[int]) -> None:
+    """Take back what the brake allowed above the limit while the code was loaded.
+
+    The warden does the same when it hears of Loaded; by then a first task may have used it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if brake_bytes is None or soft == resource.RLIM_INFINITY:
+        return
+    with contextlib.suppress(OSError, ValueError, MemoryError), open("/proc/self/statm", "rb") as file:
+        most = int(file.read().split()[5]) * resource.getpagesize() + brake_bytes
+        if most < soft:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, hard))

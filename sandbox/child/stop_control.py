@@ -1,0 +1,204 @@
+"""The control thread: reads stops, the end and the worker's replies while the user's start() runs.
+
+The user's stop() runs in a thread of its own, so that one that hangs does not keep replies from arriving.
+Nothing here waits with a deadline: the parent has the clock and the kill. Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from types import CoroutineType
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from ..codec import codec
+from ..shared import entry as entries
+from ..shared.channel import STACK_SIGNAL, FrameReader, fds_of
+from ..shared.messages import TO_CONTROL, Blob, EndProcess, Reply, StopReturned, StopTask, Wire, decode
+from . import exception_report
+from .api import Api
+from .frame_socket import CLOEXEC, FrameSocket, exit_fork, mapped
+
+#: Of a reply that cannot be read, so many bytes at both ends are searched for the call that it belongs to.
+EDGE_BYTES = 1024
+
+
+class StopControl:
+    """Which task can be stopped, and how; the end of the process, once it was asked for."""
+
+    def __init__(
+        self, control: socket.socket, replies: FrameSocket, where: entries.Location, encoding: str
+    ) -> None:
+        self._control = control
+        self._replies = replies
+        self._where = where
+        self._encoding = encoding
+        #: The user's stop() and exit(), once they are loaded.
+        self.entry: Optional[entries.Entry] = None
+        self._lock = threading.Lock()
+        self._task = 0
+        self._api: Optional[Api] = None
+        self._stopper: Optional[threading.Thread] = None
+        self._cancel: Optional[Callable[[], object]] = None
+        #: A stop that came when there was no such task.
+        self._early: Optional[Tuple[int, Dict[str, Any]]] = None
+        #: The worker's options for the end, once it was asked for.
+        self.exit_options: Optional[Dict[str, Any]] = None
+        #: Set when the end was asked for, or nothing more will be heard.
+        self.exit_known = threading.Event()
+        self._pid = os.getpid()
+
+    def start(self) -> None:
+        """Begin to listen, in a thread of its own."""
+        threading.Thread(target=self._listen, name="hkrunner-control", daemon=True).start()
+
+    def renew_locks(self) -> None:
+        """Replace the locks; for a forked process, in which nobody is left to release them."""
+        self._lock = threading.Lock()
+        if self._api is not None:
+            self._api._lock = threading.Lock()
+
+    # ---- for the main thread
+
+    @property
+    def task(self) -> int:
+        """The number of the task that can be stopped, 0 when there is none."""
+        return self._task
+
+    def open_task(self, task: int, api: Api) -> None:
+        """The task can be stopped from here on; at once, if that was asked for before it was read."""
+        with self._lock:
+            self._task, self._api = task, api
+            early, self._early = self._early, None
+        if early is not None and early[0] == task:
+            self._begin_stop(*early)
+        elif self.exit_options is not None:
+            self._begin_stop(task, {"forceStop": True})
+
+    def close_task(self) -> None:
+        """A stop that comes from now on is for a task that is over."""
+        with self._lock:
+            self._task, self._api = 0, None
+
+    def join_stop(self) -> None:
+        """Wait until the user's stop() has returned."""
+        with self._lock:
+            stopper, self._stopper = self._stopper, None
+        if stopper is not None:
+            stopper.join()
+
+    async def awaited(self, coroutine: Any) -> Any:
+        """Run the coroutine so that a stop can cancel it."""
+        import asyncio
+
+        running = asyncio.ensure_future(coroutine)
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            self._cancel = lambda: loop.call_soon_threadsafe(running.cancel)
+        try:
+            return await running
+        except asyncio.CancelledError:
+            if self._api is not None and self._api.stopping:
+                return None
+            raise
+        finally:
+            with self._lock:
+                self._cancel = None
+
+    def call_with_options(self, function: Callable[..., Any], name: str, options: Dict[str, Any]) -> None:
+        """Call the user's stop() or exit(); a coroutine is run to its end."""
+        places, _ = entries.call_with(function, name, self._where.shown, 1)
+        result = function(*(options,)[:places])
+        if isinstance(result, CoroutineType):
+            import asyncio
+
+            asyncio.run(result)
+
+    # ---- in the control thread
+
+    def _listen(self) -> None:
+        # The stacks are asked for to see the user's code: the main thread is to handle this signal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [STACK_SIGNAL])
+        try:
+            self._serve()
+        finally:
+            self.exit_known.set()
+
+    def _serve(self) -> None:
+        reader = FrameReader()
+        while True:
+            try:
+                data, ancillary, _, _ = self._control.recvmsg(65536, 256, CLOEXEC)
+            except OSError:
+                return
+            fds = fds_of(ancillary)
+            if not data and not fds:
+                return
+            for frame in reader.feed(data, fds):
+                message = decode(frame, TO_CONTROL)
+                if isinstance(message, StopTask):
+                    self._begin_stop(frame.task, message.options)
+                elif isinstance(message, EndProcess):
+                    self.exit_options = message.options
+                    self._begin_stop(0, {"forceStop": True})
+                    self.exit_known.set()
+                elif isinstance(message, Reply):
+                    self._on_reply(frame.task, message.wire)
+
+    def _on_reply(self, task: int, wire: Wire) -> None:
+        """Hand a reply of the worker to the call that waits for it."""
+        with self._lock:
+            api = self._api if task == self._task else None
+        data: codec.Buffer = b""
+        try:
+            data = wire if isinstance(wire, bytes) else mapped(wire)
+            if api is None:
+                return
+            message = codec.decode(self._encoding, data)
+        except (ValueError, MemoryError) as error:
+            if api is not None:
+                # The caller must not wait for ever.
+                api._cannot_read(bytes(data[:EDGE_BYTES]) + bytes(data[-EDGE_BYTES:]), len(data), error)
+            return
+        finally:
+            if isinstance(wire, Blob):
+                os.close(wire.fd)
+        if isinstance(message, dict):
+            api._answer(message)
+
+    def _begin_stop(self, task: int, options: Dict[str, Any]) -> None:
+        with self._lock:
+            api, running = self._api, self._task
+            if api is None or (task and task != running):
+                # That task has ended meanwhile, and its answer is on its way; or it is still to be read.
+                self._early = (task, options)
+                return
+            api._stop_asked()
+            self._stopper = threading.Thread(
+                target=self._stop, args=(running, options), name="hkrunner-stop", daemon=True
+            )
+            self._stopper.start()
+
+    # ---- in the thread of the user's stop()
+
+    def _stop(self, task: int, options: Dict[str, Any]) -> None:
+        """Call the user's stop(), then cancel a start() that is a coroutine."""
+        failure = ""
+        function = self.entry.stop if self.entry is not None else None
+        if function is not None:
+            try:
+                self.call_with_options(function, "stop", options)
+            except BaseException as error:  # noqa: BLE001 - the edge of user code
+                told = exception_report.describe(error, self._where.folder, during=" in stop()")
+                failure = told["message"]
+            if os.getpid() != self._pid:
+                exit_fork()
+        with self._lock:
+            cancel = self._cancel
+        if cancel is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has closed meanwhile
+                cancel()
+        self._replies.send(task, StopReturned(failure))

@@ -1,0 +1,372 @@
+"""Loads the entry and serves its tasks, one after the other, in the main thread.
+
+Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+from types import CoroutineType
+from typing import Any, Callable, Dict, FrozenSet, NoReturn, Optional, Tuple, Union
+
+from ..codec import codec
+from ..shared import entry as entries
+from ..shared.channel import ChannelError
+from ..shared.messages import (
+    PROTOCOL_VERSION,
+    ApiCall,
+    Begin,
+    Blob,
+    Done,
+    Failed,
+    Initialize,
+    Initialized,
+    Loaded,
+    LoadFailed,
+    Message,
+    Problem,
+    Progress,
+    Setup,
+    Start,
+    TaskRead,
+    UseFolder,
+    Wire,
+)
+from . import exception_report, fork_logging
+from .api import Api
+from .frame_socket import FrameSocket, exit_fork, flush_output, mapped
+from .memory_reserve import MemoryReserve, lower_brake
+from .result_files import ResultFiles, result_json
+from .stop_control import StopControl
+
+#: msgspec is imported after so many tasks, or in a pause of so many seconds before that.
+ENOUGH_TASKS = 3
+PAUSE_S = 0.02
+#: Details of a progress up to this size are sent as they are.
+DETAILS_MAX = 16 * 1024
+#: The user's exit() waits so long for the options that the worker gave for it.
+EXIT_OPTIONS_S = 5.0
+
+
+class _Superseded(Exception):
+    """The supervisor wants no more of this task; it has sent the next one, or closed the socket."""
+
+
+def receive_setup(channel: FrameSocket) -> Optional[Setup]:
+    """Return the first message of the parent, None when it is gone. A parent of another version is refused,
+    and this process ends."""
+    try:
+        received = channel.receive()
+    except ChannelError as error:
+        channel.send(0, LoadFailed("RUNNER_ERROR", f"RUNNER_ERROR: {error}"))
+        os._exit(0)
+    if received is None:
+        return None
+    setup = received[1]
+    assert isinstance(setup, Setup), "the first message says what to load"
+    return setup
+
+
+class TaskServer:
+    """Serves the tasks of one entry until the parent closes the task socket."""
+
+    #: Whether the next task is served after sys.exit() in the user's code, which fails its own task only.
+    _survives_exit = False
+    _stop_control = StopControl
+
+    def __init__(self, channel: FrameSocket, control: socket.socket, setup: Setup) -> None:
+        self._channel = channel
+        self._setup = setup
+        self._where = entries.Location(setup.folder, setup.module, setup.function, setup.file)
+        #: What stands for the program's name in sys.argv.
+        self.program = setup.file or setup.module
+        self._encoding = setup.encoding
+        self._stops = self._stop_control(control, channel, self._where, setup.encoding)
+        self._reserve = MemoryReserve()
+        self._entry: Optional[entries.Entry] = None
+        self._api: Optional[Api] = None
+        self._files: Optional[ResultFiles] = None
+        self._pid = os.getpid()
+        #: A message that came instead of the one that was due.
+        self._next: Optional[Tuple[int, Message]] = None
+        #: How the user's functions are called, by name.
+        self._calls: Dict[str, Tuple[int, Optional[str]]] = {}
+        self._may_accelerate = False  #: msgspec is still to be imported
+        self._served = 0  #: tasks until it is
+
+    def run(self, bare: FrozenSet[str]) -> NoReturn:
+        """Load the entry, serve, and end as the user's exit() and the interpreter end."""
+        if self._setup.python_path:
+            # It was withheld so that our own imports could not find files of the user's.
+            os.environ["PYTHONPATH"] = os.pathsep.join(self._setup.python_path)
+        fork_logging.watch()
+        os.register_at_fork(after_in_child=self._renew_locks)
+        self._stops.start()
+        self._load(bare)
+        while True:
+            received, self._next = self._next or self._channel.receive(), None
+            if received is None:
+                break
+            task, message = received
+            if isinstance(message, (Begin, Initialize)):
+                self._serve(task, message)
+                self._accelerate_in_a_pause()
+                self._reserve.restore()
+        self._end()
+
+    def _accelerate_in_a_pause(self) -> None:
+        """Import what makes messages fast: 15 ms, for which the first task shall not wait."""
+        if self._may_accelerate:
+            self._served += 1
+            if self._served >= ENOUGH_TASKS or self._channel.stays_quiet(PAUSE_S):
+                self._accelerate()
+
+    def _accelerate(self) -> None:
+        self._may_accelerate = False
+        # The user's code may have done anything to the modules of this process by now.
+        with contextlib.suppress(Exception):
+            codec.accelerate()
+
+    def _renew_locks(self) -> None:
+        """In a process that the user's code has forked, nobody is left to release a lock that was held."""
+        self._channel.renew_lock()
+        self._stops.renew_locks()
+
+    # ---- loading
+
+    def _load(self, bare: FrozenSet[str]) -> None:
+        python_path = self._setup.python_path
+        folders = [self._where.folder, *python_path]
+        later = not entries.stands_in(folders, frozenset(("msgspec", "typing_extensions")))
+        self._may_accelerate = codec.prepare(self._encoding, later=later)
+        try:
+            loaded = entries.load(self._where, bare=bare, python_path=python_path)
+        except entries.EntryError as error:
+            self._refuse(_failed(error.code, error))
+        except BaseException as error:  # noqa: BLE001 - the edge of user code: whatever it raises is an answer
+            self._reserve.release_after(error)
+            self._refuse(self._import_failure(error))
+        self._entry = self._stops.entry = loaded
+        flush_output()
+        methods = [name for name in entries.METHODS if getattr(loaded, name) is not None]
+        try:
+            calls = entries.calls_of(loaded, self._where)
+        except BaseException:  # noqa: BLE001 - what a user's object says of its signature may raise anything
+            calls = {}
+        lower_brake(self._setup.brake_bytes)
+        self._channel.send(0, Loaded(PROTOCOL_VERSION, methods, sys.version.split()[0], calls))
+
+    def _import_failure(self, error: BaseException) -> Failed:
+        told = exception_report.describe(
+            error, self._where.folder, code="IMPORT_FAILED", during=" during import"
+        )
+        text: str = told["message"]
+        if isinstance(error, ModuleNotFoundError):
+            text = text.replace(" during import", f" (python: {exception_report.interpreter()})", 1)
+        return Failed(told["code"], text, told["details"])
+
+    def _refuse(self, failed: Failed) -> NoReturn:
+        self._send_load_failed(failed)
+        # Nothing of the user's has to be wound down; a thread it started must not hold us up.
+        os._exit(0)
+
+    def _send_load_failed(self, failed: Failed) -> None:
+        flush_output()
+        self._channel.send(0, LoadFailed(failed.code, failed.message, failed.details))
+
+    # ---- one task
+
+    def _serve(self, task: int, message: Union[Begin, Initialize]) -> None:
+        entry = self._entry
+        assert entry is not None, "tasks are served after Loaded"
+        try:
+            args, files, announced = self._open(task, message, entry)
+            api = self._api = Api(
+                lambda message: self._call_worker(task, message),
+                lambda value, details: self._show_progress(task, value, details),
+                returned_errors=self._setup.returned_errors,
+            )
+            self._stops.open_task(task, api)
+            if entry.init is not None:
+                self._call(entry.init, "init", 1, args, api)
+            if not announced:
+                flush_output()
+                self._channel.send(task, Initialized())
+            self._wait_for(Start)
+            api._begin_start()
+            result = self._call(entry.start, self._where.function, 2, args, api)
+            self._finish(task, files, result)
+        except _Superseded:
+            return
+        except codec.ResultInvalid as error:
+            self._fail(task, _failed("RESULT_INVALID", error))
+        except codec.ResultTooLarge as error:
+            self._fail(task, _failed("RESULT_TOO_LARGE", error))
+        except entries.EntryError as error:
+            self._fail(task, _failed(error.code, error))
+        except BaseException as error:  # the edge of user code: whatever it raises is an answer
+            self._reserve.release_after(error)
+            if os.getpid() != self._pid:
+                # A copy of us, forked by the user's code: it ends as a script would.
+                text = exception_report.describe(error, self._where.folder)["message"]
+                with contextlib.suppress(Exception):
+                    print(text, file=sys.stderr)
+                exit_fork(1)
+            ends = isinstance(error, SystemExit) and not self._survives_exit
+            told = exception_report.describe(error, self._where.folder)
+            self._fail(task, Failed(told["code"], told["message"], told["details"], ends))
+            if ends:
+                raise
+        finally:
+            if self._files is not None:
+                self._files.close()
+                self._files = None
+            self._stops.close_task()
+            self._api = None
+
+    def _open(
+        self, task: int, message: Union[Begin, Initialize], entry: entries.Entry
+    ) -> Tuple[Dict[str, Any], ResultFiles, bool]:
+        """Read the task; return what init and start get, its files, and whether the worker takes it for
+        initialized."""
+        size = message.wire.size if isinstance(message.wire, Blob) else len(message.wire)
+        args, ids = codec.ids_of(self._decode(message.wire))
+        if isinstance(message, Begin):
+            place: Union[Begin, UseFolder] = message
+            announced = message.is_announced
+            if entry.init is not None:
+                # From here on the task has begun: if we die now, it is not given to another child.
+                self._channel.send(task, TaskRead(ids))
+        else:
+            self._channel.send(task, TaskRead(ids))
+            place, announced = self._wait_for(UseFolder), False
+        if place.env:
+            os.environ.update(place.env)
+        files = self._files = ResultFiles(
+            place.folder, place.keep_max_bytes, lambda text: self._channel.send(task, Problem(text))
+        )
+        if files.wants(size):
+            files.write_input(codec.json_text(args.get("input")))
+        files.prepare_output()
+        return args, files, announced
+
+    def _wait_for(self, wanted: Any) -> Any:
+        """Return the next message, which is to be of this type; raises _Superseded for another."""
+        received = self._channel.receive()
+        if received is None or not isinstance(received[1], wanted):
+            self._next = received
+            raise _Superseded
+        return received[1]
+
+    def _decode(self, wire: Wire) -> Any:
+        try:
+            return codec.decode(self._encoding, mapped(wire) if isinstance(wire, Blob) else wire)
+        except ValueError as error:
+            raise entries.EntryError(
+                "RUNNER_ERROR", f"the worker's initialize is no {self._encoding}: {error}"
+            ) from None
+        finally:
+            if isinstance(wire, Blob):
+                os.close(wire.fd)
+
+    def _call(self, function: Callable[..., Any], name: str, most: int, args: Any, api: Api) -> Any:
+        how = self._calls.get(name)
+        if how is None:  # a signature costs more than many a task
+            how = self._calls[name] = entries.call_with(function, name, self._where.shown, most)
+        places, keyword = how
+        given = (args, api)[:places]
+        result = function(*given, **({keyword: api} if keyword else {}))
+        if isinstance(result, CoroutineType):
+            import asyncio  # 40 ms, and most algorithms are not written for it
+
+            result = asyncio.run(self._stops.awaited(result))
+        if os.getpid() != self._pid:
+            exit_fork()  # a fork of the user's that returned from their function
+        return result
+
+    def _finish(self, task: int, files: ResultFiles, result: Any) -> None:
+        if self._may_accelerate and codec.is_large(result):
+            self._accelerate()
+        wire = codec.encode_pieces(self._encoding, {"command": "done", "data": result})
+        if files.wants(sum(map(len, wire))):
+            is_json = self._encoding == "json"
+            files.write_output(result_json(wire) if is_json else codec.json_text(result))
+        del result
+        self._wind_up(None)
+        self._channel.send_wire(task, Done, wire, reuse=True)
+
+    def _fail(self, task: int, failed: Failed) -> None:
+        self._wind_up(failed.message)
+        self._channel.send(task, failed)
+
+    def _wind_up(self, error: Optional[str]) -> None:
+        """The last of a task before its answer: stop() comes to its end, spans are closed, output is out."""
+        self._stops.join_stop()
+        if self._api is not None:
+            self._api._end(error)
+        self._stops.close_task()
+        self._api = None
+        flush_output()
+
+    # ---- for the api object
+
+    def _call_worker(self, task: int, message: Dict[str, Any]) -> None:
+        """Send a message of the code API, encoded once, for the wire. Raises ApiError."""
+        self._need_own_process()
+        try:
+            wire = codec.encode(self._encoding, message, name=f"{message['command']} data")
+        except (codec.ResultInvalid, codec.ResultTooLarge) as error:
+            raise Api.Error(str(error)) from None
+        self._channel.send_wire(task, ApiCall, [wire], reuse=False)
+
+    def _show_progress(self, task: int, value: float, details: Any) -> None:
+        self._need_own_process()
+        self._channel.send(task, Progress(value, _plain(details)))
+
+    def _need_own_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise Api.Error(
+                "api can be used in the algorithm's own process only; this one was forked by it: return what "
+                "it has found, and call api from there"
+            )
+
+    # ---- the end
+
+    def _end(self) -> NoReturn:
+        """Call the user's exit(), and end with the status the worker asked for."""
+        # EndProcess comes on the other socket, and was sent before the EOF that has brought us here.
+        self._stops.exit_known.wait(EXIT_OPTIONS_S)
+        self._stops.join_stop()
+        options = self._stops.exit_options
+        function = self._entry.exit if self._entry is not None else None
+        if function is not None and options is not None:
+            try:
+                self._stops.call_with_options(function, "exit", options)
+            except SystemExit:
+                pass  # it wanted to end: so it does
+            except BaseException as error:  # noqa: BLE001 - the edge of user code
+                told = exception_report.describe(error, self._where.folder, during=" in exit()")
+                self._channel.send(0, Problem(told["message"]))
+        code = (options or {}).get("exitCode")
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _plain(value: Any) -> Any:
+    """Return what can go into a message of ours: the value as JSON has it, or its text."""
+    try:
+        plain = None if codec.is_large(value) else codec.plain(value, "json", "details")
+        if plain is not None and len(json.dumps(plain)) <= DETAILS_MAX:
+            return plain
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever the user's own types do when they are looked at
+        pass
+    return None if value is None else exception_report.cut(exception_report.text_of(value), DETAILS_MAX // 12)
+
+
+def _failed(code: str, error: Exception) -> Failed:
+    return Failed(code, f"{code}: {error}")
