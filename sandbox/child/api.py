@@ -19,7 +19,7 @@ from collections import abc
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 from . import exception_report
-from .api_answers import ANSWERS, Calls
+from .api_answers import Calls
 from .api_call import (
     AlgorithmExecutionError,
     ApiError,
@@ -30,8 +30,6 @@ from .api_call import (
     TaskStopped,
     Timeout,
 )
-
-__all__ = ["ANSWERS", "Api"]
 
 #: Progress goes to the worker at most this often; what comes faster is thinned, the last value is kept.
 PROGRESS_EVERY_S = 0.1

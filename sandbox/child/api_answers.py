@@ -240,6 +240,7 @@ class Calls:
         self._send({"command": "finishSpan", "data": data})
 
 
+#: By command: those of shared/code_api.ANSWERS, which the parent passes on.
 _HANDLERS = {
     "algorithmExecutionDone": "algorithm_done",
     "algorithmExecutionError": "algorithm_error",
@@ -261,10 +262,6 @@ def _unreadable(call: Call, size: int, problem: BaseException) -> Union[ApiError
     if isinstance(problem, MemoryError):
         return MemoryError(f"{call.what}: its answer of {size:,} bytes does not fit into memory")
     return ApiError(f"{call.what}: its answer of {size:,} bytes cannot be read: {problem}", call.id)
-
-
-#: What the parent passes on to the child that waits for it.
-ANSWERS = frozenset(_HANDLERS)
 
 
 def _error_text(data: Mapping[str, Any]) -> str:

@@ -42,6 +42,8 @@ from .task_server import TaskServer, receive_setup
 _BARE_NAMES = "__main__ abc codecs encodings genericpath io os posixpath site stat types warnings"
 BARE = frozenset((*sys.builtin_module_names, *_BARE_NAMES.split(), "_collections_abc", "_sitebuiltins"))
 _Handler = Callable[[int, FrameType | None], Any]
+#: Signals that end the run in order, unless the user's code handles them itself.
+_END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class DebuggerQuit(Exception):
@@ -98,11 +100,8 @@ class UserProcessServer(TaskServer):
 
     def serve(self) -> None:
         """Load the code and serve until the supervisor asks to end, or is gone."""
-        ours: dict[int, _Handler] = {
-            signal.SIGINT: self._interrupted,
-            signal.SIGTERM: self._told_to_end,
-            signal.SIGHUP: self._told_to_end,
-        }
+        ours: dict[int, _Handler] = {signal.SIGINT: self._interrupted}
+        ours.update(dict.fromkeys(_END_SIGNALS, self._told_to_end))
         before = {number: signal.signal(number, handler) for number, handler in ours.items()}
         os.register_at_fork(after_in_child=self._be_ordinary)
         if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:
@@ -153,8 +152,9 @@ class UserProcessServer(TaskServer):
     def _be_ordinary(self) -> None:
         """In a process that the user's code has forked: signals do what they do in any other."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
+        for number in _END_SIGNALS:
+            if signal.getsignal(number) == self._told_to_end:  # not one that the user's code has set
+                signal.signal(number, signal.SIG_DFL)
 
     @contextlib.contextmanager
     def _users(self) -> Iterator[None]:

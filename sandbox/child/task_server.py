@@ -105,7 +105,12 @@ class TaskServer:
             os.environ["PYTHONPATH"] = os.pathsep.join(self._setup.python_path)
         fork_logging.watch()
         os.register_at_fork(after_in_child=self._renew_locks)
-        self._stops.start()
+        try:
+            self._stops.start()
+        except RuntimeError as error:  # RLIMIT_NPROC, the pids of a cgroup
+            text = f"RUNNER_ERROR: the algorithm's process has no room for a thread of hkrunner's: {error}"
+            self._channel.send(0, LoadFailed("RUNNER_ERROR", text))
+            os._exit(1)
         self._load(bare)
         while True:
             received, self._next = self._next or self._channel.receive(), None

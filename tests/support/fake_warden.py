@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from hkrunner.runner.io.loop import Loop
+from hkrunner.sandbox.linux import kernel, process_tree
 from hkrunner.sandbox.parent import warden_launch
 from hkrunner.sandbox.parent.child_handle import Child
+from hkrunner.sandbox.parent.warded_child import WardedChild
 from hkrunner.sandbox.shared.channel import Frame, FrameReader, fds_of
 from hkrunner.sandbox.shared.limits import Limits
 from hkrunner.sandbox.shared.messages import (
@@ -38,7 +40,7 @@ from .clock import Clock
 PID = 2**23
 SETUP = Setup(PROTOCOL_VERSION, "/code", "main", "start", "/code/main.py", "json", [])
 SPAWNED = Spawned(PROTOCOL_VERSION, PID, "", Protection("limits: none", "sampling", False))
-ACCOUNT = Account(1000, 0, 0.5, False, False, [], [])
+ACCOUNT = Account(1000, 0, 0.5, False, False, [], 0, [], 0)
 
 
 @dataclass
@@ -88,17 +90,21 @@ class FakeWarden:
     """Both the warden and the child of one handle, which is made with it."""
 
     def __init__(self, patch: pytest.MonkeyPatch, *, limits: Limits | None = None, **more: Any) -> None:
-        """`more`: other arguments of Child."""
+        """`more`: other arguments of WardedChild."""
         self.clock = Clock()
         self.loop = Loop(clock=self.clock)
         self.seen = Recorder()
         self.process = _Process()
         ours, self._lifeline = socket.socketpair()
         launched = warden_launch.Launched(self.process, ours)  # type: ignore[arg-type]
+        # What concerns the real processes below this one, those of other tests among them, is left out.
+        patch.setattr(kernel, "become_subreaper", lambda: None)
+        patch.setattr(process_tree, "freeze", lambda root, **more: {})
+        patch.setattr(process_tree, "children", lambda pid: [])
         patch.setattr(warden_launch, "take", lambda: launched)
         patch.setattr(warden_launch, "has_ended", lambda process, most_s: True)
         arguments: dict[str, Any] = {"argv": ["python"], "cwd": "/code", "env": {}, "setup": SETUP, **more}
-        self.child = Child(self.loop, self.seen, limits=limits or Limits(), **arguments)
+        self.child = WardedChild(self.loop, self.seen, limits=limits or Limits(), **arguments)
         self._from_parent = FrameReader()
         self._readers: dict[int, FrameReader] = {}
         self._fds: list[int] = []
@@ -137,6 +143,10 @@ class FakeWarden:
         found = [decode(frame, TO_WARDEN) for frame in self._from_parent.feed(data)]
         self.told += found
         return found
+
+    def hang_up(self) -> None:
+        """Be gone without a word."""
+        self._lifeline.close()
 
     def end(self, status: int | None = 0, **more: Any) -> None:
         """Say that the child has ended with this wait status."""
@@ -187,14 +197,19 @@ class FakeWarden:
         self.clock.now += seconds
         self.turn()
 
+    def until_gone(self) -> None:
+        """Have the parent end what a lost warden left, which takes it some steps."""
+        for _ in range(200):
+            self.after(0.01)
+            if self.seen.exits:
+                return
+        raise AssertionError("its end was never told")
+
     def close(self) -> None:
         """End the child if the test has not, and close all that is left."""
         if not self.seen.exits:
-            try:
-                self.end()
-            except OSError:
-                self.child._warden_lost("the test is over")
-            self.turn()
+            self.hang_up()
+            self.until_gone()
         for sock in {self._lifeline, self.tasks, self.control}:
             sock.close()
         for fd in self._fds:

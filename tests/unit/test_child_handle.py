@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hkrunner.sandbox.shared.messages import PROTOCOL_VERSION, Initialized, Loaded
-from support.fake_warden import PID, SPAWNED, FakeWarden
+from hkrunner.sandbox.parent.child_handle import CHANNEL_GRACE_S
+from hkrunner.sandbox.parent.warded_child import WARDEN_DEADLINE_S
+from hkrunner.sandbox.shared.channel import EXIT_CHANNEL_LOST, INLINE_LIMIT, INLINE_MAX, header
+from hkrunner.sandbox.shared.limits import MI, Limits
+from hkrunner.sandbox.shared.messages import (
+    PROTOCOL_VERSION,
+    AskUsage,
+    Begin,
+    Blob,
+    BrokenLimit,
+    EndAsked,
+    EndOthers,
+    EndProcess,
+    Initialize,
+    Initialized,
+    Kill,
+    Loaded,
+    Message,
+    Problem,
+    ProcessMemory,
+    Reply,
+    Sample,
+    Spawn,
+    Start,
+    StopTask,
+    Throttle,
+    Watch,
+    encode,
+)
+from hkrunner.sandbox.shared.outcome import Cause
+from support.fake_warden import ACCOUNT, PID, SETUP, SPAWNED, FakeWarden
 
 Make = Callable[..., FakeWarden]
 LOADED = Loaded(PROTOCOL_VERSION, ["start"], "3.12.1", {})
@@ -24,6 +56,19 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     yield warden
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def started(make: Make) -> FakeWarden:
+    """A child that runs, and has read its Setup."""
+    warden = make()
+    warden.say(SPAWNED)
+    warden.turn()
+    warden.got(warden.tasks)
+    return warden
+
+
+# ---- the order of two sockets
 
 
 def test_nothing_of_a_child_is_acted_on_before_spawned_was_read(make: Make) -> None:
@@ -57,7 +102,314 @@ def test_a_child_that_may_not_be_listened_to_yet_is_not_when_spawned_comes(make:
 def test_what_a_child_said_before_its_warden_was_lost_is_not_acted_on_without_spawned(make: Make) -> None:
     warden = make()
     warden.answer(0, LOADED)
-    warden.child._warden_lost("it ended unexpectedly")
-    while not warden.seen.exits:
-        warden.after(0.01)
+    warden.hang_up()
+    warden.until_gone()
     assert not warden.seen.messages and not warden.seen.exits[0].loaded
+
+
+# ---- what the parent says
+
+
+def test_the_warden_gets_all_that_it_takes_to_start_the_child(make: Make) -> None:
+    warden = make(env={"A": "1"}, limits=Limits(memory_bytes=64 * MI, pids=3), folders=["/code"])
+    (spawn,) = warden.told
+    assert isinstance(spawn, Spawn)
+    assert (spawn.version, spawn.cwd, spawn.env, spawn.folders) == (
+        PROTOCOL_VERSION,
+        "/code",
+        {"A": "1"},
+        ["/code"],
+    )
+    assert spawn.argv[0] == "python" and spawn.argv[-1] == "child"
+    assert spawn.fds == ["tasks", "control", "stdout", "stderr", "fault"]
+    assert (spawn.limits["memory_bytes"], spawn.limits["pids"]) == (64 * MI, 3)
+    assert warden.got(warden.tasks) == [(0, SETUP.replace(brake_bytes=64 * MI))]
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(64 * MI, mem_mode="rss"), Limits(64 * MI, enforced=False), Limits()]
+)
+def test_a_child_without_a_brake_is_not_told_of_one(make: Make, limits: Limits) -> None:
+    warden = make(limits=limits)
+    assert warden.got(warden.tasks) == [(0, SETUP)]
+
+
+def test_an_environment_that_does_not_fit_ends_in_an_exit_that_says_so(make: Make) -> None:
+    warden = make(env={"A": "x" * INLINE_LIMIT})
+    assert not warden.told
+    warden.hang_up()
+    warden.until_gone()
+    (exit,) = warden.seen.exits
+    assert (exit.cause, exit.detail) == (Cause.NOT_STARTED, "the environment is larger than 1 MiB")
+
+
+def test_a_task_goes_out_in_order_with_one_write(started: FakeWarden) -> None:
+    started.child.send(7, Begin(b"task"), Start())
+    assert started.got(started.tasks) == [(7, Begin(b"task")), (7, Start())]
+
+
+def test_a_large_task_travels_in_its_memory_which_stays_the_callers(started: FakeWarden) -> None:
+    fd = os.memfd_create("test", os.MFD_CLOEXEC)
+    os.write(fd, b"12345")
+    started.child.send(7, Initialize(Blob(fd, 5)))
+    ((task, message),) = started.got(started.tasks)
+    assert isinstance(message, Initialize) and isinstance(message.wire, Blob)
+    assert (task, os.pread(message.wire.fd, 9, 0)) == (7, b"12345")
+    os.close(message.wire.fd)
+    os.close(fd)
+
+
+def test_what_the_kernel_does_not_take_at_once_is_written_when_it_does(started: FakeWarden) -> None:
+    wires = [bytes([number]) * 200_000 for number in range(20)]
+    for number, wire in enumerate(wires):
+        started.child.send(number, Begin(wire))
+    found: list[tuple[int, Message]] = []
+    while len(found) < len(wires):
+        found += started.got(started.tasks)
+        started.turn()
+    assert found == [(number, Begin(wire)) for number, wire in enumerate(wires)]
+
+
+def test_stop_exit_and_reply_go_to_the_control_thread(started: FakeWarden) -> None:
+    started.child.reply(3, b"reply")
+    started.child.stop(3, {"forceStop": True, "at": Path("/a"), ("no", "text"): 1})
+    started.child.exit({"exitCode": 4})
+    assert started.got(started.control) == [
+        (3, Reply(b"reply")),
+        (3, StopTask({"forceStop": True, "at": "/a"})),
+        (0, EndProcess({"exitCode": 4})),
+    ]
+    assert started.tasks.recv(1) == b"", "its main thread sees that no task will come"
+
+
+@pytest.mark.parametrize("odd", [{"a": "x" * INLINE_MAX}, {"a": float}, {}], ids=["large", "odd", "empty"])
+def test_options_of_a_stop_are_cut_down_to_what_can_be_said(started: FakeWarden, odd: dict[str, Any]) -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    started.child.stop(1, {"forceStop": True, "circle": circle, **odd})
+    assert started.got(started.control) == [(1, StopTask({"forceStop": True}))]
+
+
+def test_the_cpu_limit_rests_from_a_stop_to_the_next_task(make: Make) -> None:
+    warden = make(limits=Limits(cpu_cores=1.0))
+    warden.child.stop(1, {})
+    warden.child.stop(1, {})
+    warden.child.send(2, Begin(b""))
+    assert warden.heard() == [Throttle(False), Throttle(True)]
+
+
+def test_the_warden_is_told_of_tasks(started: FakeWarden) -> None:
+    started.child.watch(idle=False)
+    started.child.ask(5, restart=True)
+    started.child.end_others()
+    assert started.heard() == [Watch(False, False), AskUsage(5, True), EndOthers()]
+
+
+# ---- what the child says
+
+
+def test_a_child_is_loaded_once_it_says_so(started: FakeWarden) -> None:
+    assert started.child.has_init and repr(started.child) == f"<WardedChild pid {PID} starting>"
+    started.answer(0, LOADED)
+    started.turn()
+    assert started.child.loaded and not started.child.has_init
+    assert started.heard() == [Watch(True, True)]
+    assert repr(started.child) == f"<WardedChild pid {PID} loaded>"
+
+
+def test_a_child_that_waits_is_quiet(started: FakeWarden) -> None:
+    assert started.child.is_quiet
+    started.answer(0, LOADED)
+    assert not started.child.is_quiet
+
+
+def test_usage_is_passed_on(started: FakeWarden) -> None:
+    sample = Sample(1, 2, 3, 4, 0.5, answers=6)
+    started.say(sample)
+    started.turn()
+    assert started.seen.samples == [sample]
+
+
+def test_output_that_is_held_waits_in_its_pipe(started: FakeWarden) -> None:
+    started.child.hold_output(True)
+    started.print("stdout", b"one")
+    started.turn()
+    assert not started.seen.output
+    started.child.hold_output(False)
+    started.print("stderr", b"two")
+    started.turn()
+    assert started.seen.output == {"stdout": b"one", "stderr": b"two"}
+
+
+def test_output_is_there_when_it_is_asked_for(started: FakeWarden) -> None:
+    started.print("stdout", b"one")
+    started.child.drain_output()
+    assert started.seen.output == {"stdout": b"one"}
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"garbage, and enough of it", "bad frame at byte 0: 67617262616765"),
+        (encode(1, EndAsked(3)), f"frame {EndAsked.kind} with a bad body: a kind nobody sends"),
+        (header(Problem.kind, 1, 2) + b"{}", f"frame {Problem.kind} with a bad body: Problem without text"),
+    ],
+    ids=["garbage", "of another", "of another shape"],
+)
+def test_a_child_that_says_what_is_no_message_is_killed_for_it(
+    started: FakeWarden, data: bytes, sentence: str
+) -> None:
+    started.tasks.sendall(data)
+    started.turn()
+    assert started.heard() == [Kill(False)] and started.child.is_being_killed
+    started.end(signal.SIGKILL, was_killed=True)
+    started.turn()
+    (exit,) = started.seen.exits
+    assert exit.cause is Cause.CHANNEL_BROKEN and exit.detail.startswith(sentence)
+
+
+def test_a_child_that_closes_its_socket_and_lives_on_is_killed_after_a_while(started: FakeWarden) -> None:
+    started.tasks.sendall(header(Problem.kind, 1, 100) + b"{")
+    started.tasks.close()
+    started.turn()
+    started.after(CHANNEL_GRACE_S - 0.1)
+    assert not started.heard()
+    started.after(0.2)
+    assert started.heard() == [Kill(False)]
+    started.end(signal.SIGKILL, was_killed=True)
+    started.turn()
+    (exit,) = started.seen.exits
+    assert (exit.cause, exit.detail) == (
+        Cause.CHANNEL_BROKEN,
+        "it closed the socket in the middle of a frame",
+    )
+
+
+# ---- how it ends
+
+
+def test_all_that_a_child_said_comes_before_its_end(started: FakeWarden) -> None:
+    started.answer(0, LOADED)
+    started.print("stdout", b"last words")
+    started.end(3 << 8)
+    started.turn()
+    assert started.seen.messages == [(0, LOADED)] and started.seen.output == {"stdout": b"last words"}
+    (exit,) = started.seen.exits
+    assert (exit.cause, exit.code, exit.signal, exit.pid) == (Cause.EXITED, 3, None, PID)
+    assert exit.loaded and (exit.peak_bytes, exit.cpu_s) == (1000, 0.5)
+    assert started.process.was_reaped and not started.process.was_killed
+
+
+BROKEN = BrokenLimit("memory", 3 * MI, 2 * MI, 1.5, [ProcessMemory(PID, "python", 3 * MI)], [], 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("told", "cause"),
+    [
+        ({"status": signal.SIGSEGV}, Cause.SIGNALLED),
+        ({"status": signal.SIGKILL, "broken": BROKEN}, Cause.MEMORY),
+        ({"status": signal.SIGKILL, "account": ACCOUNT.replace(group_oom=True)}, Cause.MEMORY),
+        ({"status": signal.SIGKILL, "account": ACCOUNT.replace(machine_oom=True)}, Cause.HOST_OOM),
+        ({"status": signal.SIGTERM, "account": ACCOUNT.replace(machine_oom=True)}, Cause.SIGNALLED),
+        ({"status": None}, Cause.EXITED),
+        ({"status": 0, "account": None}, Cause.EXITED),
+    ],
+    ids=[
+        "a signal",
+        "a limit",
+        "the group's memory",
+        "the machine's",
+        "another signal",
+        "unknown",
+        "no account",
+    ],
+)
+def test_the_cause_of_an_end_is_what_the_warden_told(
+    started: FakeWarden, told: dict[str, Any], cause: Cause
+) -> None:
+    started.end(**told)
+    started.turn()
+    assert started.seen.exits[0].cause is cause
+
+
+def test_a_kill_of_ours_is_the_cause_of_the_end_unless_a_limit_was_before_it(started: FakeWarden) -> None:
+    started.child.kill(Cause.TASK_TIMEOUT, "2 s")
+    started.child.kill(Cause.STOPPED)
+    assert started.heard() == [Kill(stack=True)]
+    os.pwrite(started.child._fault, b'Thread 0x1:\n  File "/code/main.py", line 3 in start\n', 0)
+    started.end(signal.SIGKILL, was_killed=True)
+    started.turn()
+    (exit,) = started.seen.exits
+    assert (exit.cause, exit.detail) == (Cause.TASK_TIMEOUT, "2 s")
+    assert exit.stack == 'Thread 0x1:\n  File "/code/main.py", line 3 in start'
+
+
+def test_a_limit_that_broke_before_our_kill_is_the_cause(started: FakeWarden) -> None:
+    started.child.kill(Cause.TASK_TIMEOUT, "2 s")
+    started.end(signal.SIGKILL, broken=BROKEN)
+    started.turn()
+    (exit,) = started.seen.exits
+    assert exit.cause is Cause.MEMORY and exit.breach is not None
+    assert (exit.breach.used, exit.breach.top[0].name) == (3 * MI, "python")
+
+
+def test_the_child_itself_is_none_of_the_others(started: FakeWarden) -> None:
+    others = [ProcessMemory(PID, "python", 9), ProcessMemory(8, "sleep", 1)]
+    started.end(0, others=others, others_count=25, left=[ProcessMemory(9, "stuck", 0)])
+    started.turn()
+    (exit,) = started.seen.exits
+    assert [one.name for one in exit.others] == ["sleep"] and exit.others_count == 24
+    assert [one.pid for one in exit.left] == [9]
+
+
+def test_a_child_that_found_its_socket_closed_is_one_whose_channel_broke(started: FakeWarden) -> None:
+    started.tasks.close()
+    started.end(EXIT_CHANNEL_LOST << 8)
+    started.turn()
+    (exit,) = started.seen.exits
+    assert (exit.cause, exit.detail) == (Cause.CHANNEL_BROKEN, "it closed the socket")
+
+
+def test_a_child_that_could_not_be_executed_says_why(make: Make) -> None:
+    warden = make()
+    warden.say(SPAWNED.replace(problem="FileNotFoundError: /no/python"))
+    warden.end(127 << 8)
+    warden.turn()
+    (exit,) = warden.seen.exits
+    assert (exit.cause, exit.detail) == (Cause.NOT_STARTED, "FileNotFoundError: /no/python")
+
+
+def test_a_warden_of_another_version_is_told_as_such(make: Make) -> None:
+    warden = make()
+    warden.say(SPAWNED.replace(version=PROTOCOL_VERSION + 1))
+    warden.turn()
+    warden.until_gone()
+    (exit,) = warden.seen.exits
+    assert exit.cause is Cause.NOT_STARTED and "was hkrunner replaced while it ran?" in exit.detail
+
+
+def test_a_warden_that_ends_without_a_word_is_the_cause(started: FakeWarden) -> None:
+    started.hang_up()
+    started.until_gone()
+    (exit,) = started.seen.exits
+    assert (exit.cause, exit.detail) == (Cause.GUARD_LOST, "it ended unexpectedly")
+    assert started.process.was_killed and started.process.was_reaped
+
+
+def test_a_warden_that_does_not_answer_a_kill_is_given_up(started: FakeWarden) -> None:
+    started.child.kill(Cause.STOPPED)
+    started.after(WARDEN_DEADLINE_S + 0.1)
+    started.until_gone()
+    (exit,) = started.seen.exits
+    assert (exit.cause, exit.detail) == (Cause.STOPPED, "it did not answer")
+
+
+def test_nothing_can_be_asked_of_a_child_that_is_gone(started: FakeWarden) -> None:
+    started.end(0)
+    started.turn()
+    started.child.kill(Cause.STOPPED)
+    started.child.listen(True)
+    started.child.hold_output(False)
+    started.child.watch(idle=True)
+    started.turn()
+    assert len(started.seen.exits) == 1

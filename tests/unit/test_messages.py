@@ -61,8 +61,8 @@ from hkrunner.sandbox.shared.messages import (
 KNOWN = {**TO_WARDEN, **FROM_WARDEN, **TO_CHILD, **TO_CONTROL, **FROM_CHILD, **FROM_USER_PROCESS}
 PROCESS = ProcessMemory(7, "python", 1000)
 OBJECT = SharedMemoryUse("/dev/shm/psm_1", 4096)
-ACCOUNT = Account(1000, 10, 0.5, False, True, [OBJECT], [])
-BROKEN = BrokenLimit("memory", 2, 1.5, 0.25, [PROCESS], [OBJECT])
+ACCOUNT = Account(1000, 10, 0.5, False, True, [OBJECT], 1, [], 0)
+BROKEN = BrokenLimit("memory", 2, 1.5, 0.25, [PROCESS], [OBJECT], 1, 4096)
 MESSAGES = [
     Spawn(
         PROTOCOL_VERSION, ["python", "-u"], "/", {"A": "\udcff"}, ["tasks"], ["tasks"], {"pids": 3}, ["/a"]

@@ -1,0 +1,154 @@
+"""How a child ended: one Exit of what its warden, the kernel and faulthandler said. No I/O but one read."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ..linux.process_tree import Left
+from ..shared.channel import EXIT_CHANNEL_LOST
+from ..shared.limits import Limits
+from ..shared.messages import Ended, ProcessMemory, SharedMemoryUse
+from ..shared.outcome import Breach, Cause, Exit, Process
+
+#: So many of the processes that were left are named.
+NAMED = 20
+_STACK_MAX = 32_000
+
+
+def exit_of(
+    ended: Ended,
+    *,
+    pid: int,
+    problem: str,
+    kill: tuple[Cause, str] | None,
+    channel_closed: bool,
+    limits: Limits,
+    loaded: bool,
+) -> Exit:
+    """Return how the child ended, as its warden told.
+
+    `problem`: why it could not be executed, "" if it could. `kill`: why the parent had it killed, and a few
+    words more. `channel_closed`: its end of the task socket was closed.
+    """
+    status, account, broken = ended.status, ended.account, ended.broken
+    code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
+    number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
+    cause, detail = Cause.EXITED if number is None else Cause.SIGNALLED, kill[1] if kill is not None else ""
+    breach: Breach | None = None
+    if problem:
+        cause, detail = Cause.NOT_STARTED, problem
+    elif broken is not None:
+        cause = Cause(broken.cause)
+        breach = Breach(
+            broken.used,
+            broken.allowed,
+            broken.after_s,
+            _processes(broken.top),
+            _objects(broken.objects),
+            broken.objects_count,
+            broken.objects_bytes,
+        )
+    elif ended.was_killed and kill is not None:
+        cause = kill[0]
+    elif code == EXIT_CHANNEL_LOST and channel_closed:
+        cause, detail = Cause.CHANNEL_BROKEN, "it closed the socket"
+    elif number == signal.SIGKILL and account is not None and account.group_oom:
+        cause = Cause.MEMORY
+        breach = Breach(limits.memory_bytes or 0, limits.memory_bytes or 0)
+    elif number == signal.SIGKILL and account is not None and account.machine_oom:
+        cause = Cause.HOST_OOM
+    others = [one for one in ended.others if one.pid != pid]
+    exit = Exit(
+        cause,
+        pid=pid,
+        code=code,
+        signal=number,
+        detail=detail,
+        others=_processes(others),
+        others_count=ended.others_count - (len(ended.others) - len(others)),
+        left=_processes(ended.left),
+        peak_bytes=ended.max_rss_bytes,
+        limit_bytes=limits.memory_bytes if limits.enforced else None,
+        origins=limits.origins,
+        breach=breach,
+        loaded=loaded,
+    )
+    if account is None:
+        return exit
+    return replace(
+        exit,
+        peak_bytes=max(account.peak_bytes, ended.max_rss_bytes - account.files_bytes),
+        cpu_s=account.cpu_s,
+        removed=_objects(account.removed),
+        removed_count=account.removed_count,
+        kept=_objects(account.kept),
+        kept_count=account.kept_count,
+    )
+
+
+def exit_without_warden(
+    why: str,
+    *,
+    pid: int,
+    problem: str,
+    kill: tuple[Cause, str] | None,
+    ended: Iterable[Left],
+    left: Iterable[Left],
+    loaded: bool,
+) -> Exit:
+    """Return how a child ended whose warden was lost for this reason; the other arguments as in exit_of()."""
+    others = [Process(*one) for one in ended if one.pid != pid]
+    cause = Cause.NOT_STARTED if problem else kill[0] if kill is not None else Cause.GUARD_LOST
+    return Exit(
+        cause,
+        pid=pid,
+        detail=problem or why,
+        others=tuple(others[:NAMED]),
+        others_count=len(others),
+        left=tuple(Process(*one) for one in left),
+        loaded=loaded,
+    )
+
+
+def _processes(found: Iterable[ProcessMemory]) -> tuple[Process, ...]:
+    return tuple(Process(one.pid, one.name, one.memory_bytes) for one in found)
+
+
+def _objects(found: Iterable[SharedMemoryUse]) -> tuple[tuple[str, int], ...]:
+    return tuple((one.name, one.size_bytes) for one in found)
+
+
+def fault_text(fd: int) -> str:
+    """Return what faulthandler has written to its file."""
+    try:
+        return os.pread(fd, _STACK_MAX, 0).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def user_stack(text: str) -> str:
+    """Return what faulthandler wrote without our own frames, and without threads that are in our code."""
+    kept = []
+    for block in text.replace("\0", "").strip().split("\n\n"):
+        lines = block.splitlines()
+        frames = [line for line in lines if line.startswith("  File ")]
+        if not lines or lines[0].startswith("Extension modules"):
+            continue
+        # The most recent call comes first. A crash in our own code is shown all the same.
+        crashed_here = "Fatal" in text and lines[0].startswith("Current")
+        is_own = bool(frames) and frames[0].startswith(_OWN_FRAMES)
+        if is_own and not crashed_here:
+            continue
+        if not is_own:
+            # Below our own frame is what has called us, where we run in the user's own process.
+            own = next((at for at, line in enumerate(lines) if line.startswith(_OWN_FRAMES)), len(lines))
+            lines = lines[:own]
+        kept.append("\n".join(line for line in lines if not line.startswith(_OWN_FRAMES)))
+    return "\n".join(kept)
+
+
+_OURS = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+_OWN_FRAMES = tuple(f'  File "{os.path.join(_OURS, name)}{os.sep}' for name in ("sandbox", "runner"))

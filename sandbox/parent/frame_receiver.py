@@ -1,0 +1,99 @@
+"""Messages from a child, a warden or the user's process, read as they come. Never blocks."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+
+from ..shared.channel import ChannelError, FrameReader, fds_of
+from ..shared.messages import Message, decode
+from .loop_protocol import Loop
+
+#: Read at most this much before others get their turn.
+CHUNK_BYTES = 65536
+#: One buffer for all sockets: what is read is decoded at once, in one thread.
+_scratch = bytearray(CHUNK_BYTES)
+_scratch_view = memoryview(_scratch)
+
+
+class FrameReceiver:
+    """The reading side of one socket; it reads nothing before resume()."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        known: Mapping[int, type[Message]],
+        *,
+        on_message: Callable[[int, Message], None],
+        on_error: Callable[[ChannelError], None],
+        on_end: Callable[[bool], None],
+    ) -> None:
+        """`on_message(task, message)`: a memfd in the message is the callee's to close. `on_error`: what came
+        was no message, and the socket is not read any more. `on_end(cut)`: the other side has closed it,
+        `cut`: in the middle of a frame."""
+        self._loop = loop
+        self._socket = sock
+        self._known = known
+        self._on_message = on_message
+        self._on_error = on_error
+        self._on_end = on_end
+        self._reader = FrameReader()
+        self.has_ended = False
+
+    def resume(self) -> None:
+        """Read whatever comes from here on."""
+        if not self.has_ended and self._socket.fileno() >= 0:
+            self._loop.on_readable(self._socket.fileno(), self._read_once)
+
+    def pause(self) -> None:
+        """Read nothing until resume(): the other side waits once the socket is full."""
+        if self._socket.fileno() >= 0:
+            self._loop.on_readable(self._socket.fileno(), None)
+
+    def drain(self) -> None:
+        """Read all that there is now."""
+        while not self.has_ended and self._read():
+            pass
+
+    def close(self) -> None:
+        """Forget what was not complete."""
+        self.pause()
+        self._reader.close()
+
+    def _read_once(self) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        """Read once; return False when there is nothing more for now."""
+        if self._socket.fileno() < 0:
+            return False
+        try:
+            count, ancillary, _, _ = self._socket.recvmsg_into([_scratch], 64, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return False
+        except OSError:
+            count, ancillary = 0, []
+        fds = fds_of(ancillary)
+        if not count and not fds:
+            self.has_ended = True
+            self.pause()
+            self._on_end(self._reader.partial > 0)
+            return False
+        try:
+            frames = self._reader.feed(_scratch_view[:count], fds)
+        except ChannelError as error:
+            self._fail(error)
+            return False
+        for frame in frames:
+            try:
+                message = decode(frame, self._known)
+            except ChannelError as error:
+                self._fail(error)
+                continue  # the callee still gets what follows: it closes the descriptors in it
+            self._on_message(frame.task, message)
+        return True
+
+    def _fail(self, error: ChannelError) -> None:
+        self.pause()
+        self._on_error(error)

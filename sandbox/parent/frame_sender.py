@@ -1,0 +1,90 @@
+"""Messages to a child, written as far as the kernel takes them, the rest when it takes more. Never blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections import deque
+
+from ..shared.channel import header
+from ..shared.messages import Blob, Message, encode
+from .loop_protocol import Loop
+
+
+class FrameSender:
+    """The writing side of one socket."""
+
+    def __init__(self, loop: Loop, sock: socket.socket) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._fd = sock.fileno()
+        self._queue: deque[tuple[memoryview, int | None]] = deque()
+        self._is_ending = False
+        self._is_waiting = False  #: for the kernel to take more
+
+    def send(self, task: int, *messages: Message) -> None:
+        """Send messages with one write, each with its bytes in the stream."""
+        self._put(memoryview(b"".join([encode(task, one) for one in messages])))
+
+    def send_blob(self, task: int, kind: int, blob: Blob) -> None:
+        """Send a message whose bytes are in a memfd; the descriptor stays the caller's."""
+        self._put(memoryview(header(kind, task, blob.size, blob=True)), os.dup(blob.fd))
+
+    def end(self) -> None:
+        """Shut the stream down once everything is written."""
+        self._is_ending = True
+        if not self._queue:
+            self._flush()
+
+    def drop(self) -> None:
+        """Forget what was not written."""
+        for _, fd in self._queue:
+            if fd is not None:
+                os.close(fd)
+        self._queue.clear()
+        if self._socket.fileno() >= 0:
+            self._loop.on_writable(self._fd, None)
+
+    def _put(self, data: memoryview, fd: int | None = None) -> None:
+        """Write these bytes, and this descriptor with their first; it is closed once it is sent."""
+        is_idle = not self._queue
+        if is_idle and fd is None:
+            try:
+                data = data[self._socket.send(data) :]  # nearly always all of it
+            except OSError:
+                pass  # _flush() meets the same trouble, and deals with it
+            if not data:
+                return
+        self._queue.append((data, fd))
+        if is_idle:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._queue:
+            data, fd = self._queue[0]
+            try:
+                if fd is None:
+                    sent = self._socket.send(data)
+                else:
+                    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+                    sent = self._socket.sendmsg([data], rights)
+                    os.close(fd)
+            except BlockingIOError:
+                self._is_waiting = True
+                self._loop.on_writable(self._fd, self._flush)
+                return
+            except OSError:
+                self.drop()  # the child is ending; the warden says why
+                return
+            if sent < len(data):
+                self._queue[0] = (data[sent:], None)
+            else:
+                self._queue.popleft()
+        if self._is_waiting:
+            self._is_waiting = False
+            self._loop.on_writable(self._fd, None)
+        if self._is_ending:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)

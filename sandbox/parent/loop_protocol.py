@@ -1,0 +1,20 @@
+"""What the handles on a child ask of the loop that serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Cancellable(Protocol):
+    """A call in the future."""
+
+    def cancel(self) -> None: ...
+
+
+class Loop(Protocol):
+    """Calls back from one thread, one after the other."""
+
+    def on_readable(self, fd: int, callback: Callable[[], None] | None) -> None: ...
+    def on_writable(self, fd: int, callback: Callable[[], None] | None) -> None: ...
+    def after(self, seconds: float, callback: Callable[[], None]) -> Cancellable: ...

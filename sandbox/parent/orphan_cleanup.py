@@ -1,0 +1,59 @@
+"""Without its warden a child's tree has become ours (the parent is a subreaper): end it, in small steps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from ..linux import process_tree
+from ..linux.process_tree import Left
+from .loop_protocol import Loop
+
+#: A process that SIGKILL does not end in this time is in the kernel's hands.
+DEADLINE_S = 12.0
+#: One step takes at most this long, and the next one comes after STEP_S.
+FREEZE_S = 0.05
+STEP_S = 0.002
+#: A process being handed from its dead parent to us is nobody's child for a moment: so many steps in a row
+#: must find nobody.
+QUIET_STEPS = 5
+
+
+class OrphanCleanup:
+    """Kills and reaps the processes below this one that belong to no living warden."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        *,
+        spared: Callable[[], frozenset[int]],
+        on_done: Callable[[list[Left], list[Left]], None],
+    ) -> None:
+        """`spared`: pids of our children that are no orphans. `on_done`: gets who was ended, and who is left
+        after the deadline."""
+        self._loop = loop
+        self._spared = spared
+        self._on_done = on_done
+        self._found: dict[int, Left] = {}
+        self._deadline = time.monotonic() + DEADLINE_S
+        self._quiet_steps = 0
+
+    def step(self) -> None:
+        """Do one step; the next ones follow from the loop, until on_done was called."""
+        spared, me = self._spared(), os.getpid()
+        frozen = process_tree.freeze(me, deadline=time.monotonic() + FREEZE_S, except_for=spared)
+        for pid in frozen:
+            self._found.setdefault(pid, process_tree.look(pid))
+            process_tree.signal_to(pid, signal.SIGKILL)
+        for pid in [one for one in process_tree.children(me) if one not in spared]:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        left = [pid for pid in process_tree.children(me) if pid not in spared]
+        self._quiet_steps = 0 if left else self._quiet_steps + 1
+        if self._quiet_steps >= QUIET_STEPS or time.monotonic() > self._deadline:
+            self._on_done(list(self._found.values()), [process_tree.look(pid) for pid in left])
+        else:
+            self._loop.after(STEP_S, self.step)

@@ -1,0 +1,264 @@
+"""The usual child: a warden starts it, enforces its limits, and ends its tree. See child_handle.py."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+from ..linux import kernel
+from ..linux.process_tree import Left
+from ..shared.channel import INLINE_LIMIT, ChannelError
+from ..shared.limits import Limits
+from ..shared.messages import (
+    FROM_WARDEN,
+    PROTOCOL_VERSION,
+    AskUsage,
+    Begin,
+    Ended,
+    EndOthers,
+    Initialize,
+    Kill,
+    Message,
+    Sample,
+    Setup,
+    Spawn,
+    Spawned,
+    Throttle,
+    Watch,
+    body_of,
+    encode,
+)
+from ..shared.outcome import STACK_WANTED, Cause, Exit
+from . import warden_launch
+from .child_handle import Child, Listener
+from .exit_report import exit_of, exit_without_warden
+from .frame_receiver import FrameReceiver
+from .loop_protocol import Loop
+from .orphan_cleanup import OrphanCleanup
+
+#: The warden's own kill has a deadline of 10 s; after this long it is not coming back.
+WARDEN_DEADLINE_S = 12.0
+#: The warden reads at once, or is gone.
+WARDEN_READS_S = 5.0
+#: After Ended the warden only has to end: at most a scheduling delay.
+WARDEN_ENDS_S = 0.5
+
+#: Pids of processes that the program using us has started for other purposes (boards): not orphans.
+other_children: set[int] = set()
+
+
+class WardedChild(Child):
+    """A child and its warden, which is the parent's only other process for it."""
+
+    #: Every child whose warden lives: no process in these branches is an orphan of a lost warden.
+    alive: ClassVar[set[WardedChild]] = set()
+
+    def __init__(
+        self,
+        loop: Loop,
+        listener: Listener | None,
+        *,
+        argv: Sequence[str],
+        cwd: str,
+        env: Mapping[str, str],
+        setup: Setup,
+        limits: Limits,
+        folders: Sequence[str] = (),
+    ) -> None:
+        """Start the warden, which starts the child; on return both are under way, nothing is loaded.
+
+        `listener`: None if tell() follows before the loop turns. `argv`: interpreter and options that start
+        the child by file; the descriptors are appended.
+        `folders`: what limits.disk_bytes counts. Raises OSError when the warden could not be executed.
+        """
+        super().__init__(loop, listener, limits)
+        self._problem = ""  #: why the child could not be executed
+        self._is_throttled = True
+        kernel.become_subreaper()
+        self._warden, self._lifeline = warden_launch.take()
+        self._lifeline.setblocking(False)
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as undo:
+            undo.callback(self._lifeline.close)  # the warden ends by itself then
+            # Ours first in each pair; theirs are closed here once the warden has them.
+            tasks, their_tasks = socket.socketpair()
+            control, their_control = socket.socketpair()
+            for one in (their_tasks, their_control):
+                theirs.enter_context(one)
+            fds = {"tasks": their_tasks.fileno(), "control": their_control.fileno()}
+            for name in ("stdout", "stderr"):
+                fds[name] = self._pipes.open(name)
+                theirs.callback(os.close, fds[name])
+            fault = os.memfd_create("hkrunner-fault", os.MFD_CLOEXEC)
+            fds["fault"] = os.dup(fault)
+            theirs.callback(os.close, fds["fault"])
+            self._connect(tasks, control, fault)
+            undo.pop_all()
+            WardedChild.alive.add(self)
+            self._news = FrameReceiver(
+                loop,
+                self._lifeline,
+                FROM_WARDEN,
+                on_message=lambda task, message: self._on_news(message),
+                on_error=self._on_bad_news,
+                on_end=lambda cut: self._on_lifeline_end(),
+            )
+            self._news.resume()
+            spec = Spawn(
+                version=PROTOCOL_VERSION,
+                argv=[*argv, warden_launch.START, "child"],
+                cwd=cwd,
+                # Not the warden's own: an LD_PRELOAD meant for the algorithm must not be loaded there.
+                env=dict(env),
+                fds=list(fds),
+                keep=["tasks", "control", "fault"],
+                limits=limits.to_json(),
+                folders=list(folders),
+            )
+            if len(body_of(spec)) > INLINE_LIMIT:
+                # Nothing has been started but the warden: it ends, which is handled in the usual way.
+                self._problem = "the environment is larger than 1 MiB"
+                self._lifeline.shutdown(socket.SHUT_WR)
+                return
+            self._tell_warden(spec, fds=fds.values())
+        brake = limits.memory_bytes if limits.enforced and limits.mem_mode == "brake" else None
+        self.send(0, setup.replace(brake_bytes=brake))
+
+    # ---- what the parent says
+
+    def send(self, task: int, *messages: Message) -> None:
+        """Send messages on the task socket, with one write; a memfd stays the caller's."""
+        if any(isinstance(one, (Begin, Initialize)) for one in messages):
+            self._throttle(True)
+        super().send(task, *messages)
+
+    def stop(self, task: int, options: Mapping[str, object]) -> None:
+        """Have the user's stop() called. The grace is the caller's; the CPU limit rests meanwhile."""
+        self._throttle(False)
+        super().stop(task, options)
+
+    def exit(self, options: Mapping[str, object]) -> None:
+        """Have the child end: the user's stop() if a task runs, exit(), interpreter shutdown."""
+        self._throttle(False)
+        self.watch(idle=False)  # what it has made since the last task is seen once more
+        super().exit(options)
+
+    def kill(self, cause: Cause, detail: str = "") -> None:
+        """End the whole tree now. on_exit follows, within 100 ms unless the kernel holds a process."""
+        if self._is_gone or self._kill is not None:
+            return
+        self._kill = (cause, detail)
+        self._tell_warden(Kill(cause in STACK_WANTED))
+        self._later(WARDEN_DEADLINE_S, lambda: self._on_warden_lost("it did not answer"))
+
+    def watch(self, *, idle: bool) -> None:
+        """Say whether a task runs: an idle tree is looked at only where a limit could be broken meanwhile."""
+        self._tell_warden(Watch(idle, self.loaded))
+
+    def ask(self, number: int, *, restart: bool) -> None:
+        """Have the usage of this moment sent, with this number; `restart`: a new peak begins with it."""
+        self._tell_warden(AskUsage(number, restart))
+
+    def end_others(self) -> None:
+        """End every process of the tree but the child itself."""
+        self._tell_warden(EndOthers())
+
+    def _throttle(self, on: bool) -> None:
+        """A grace must not run out because the algorithm is held back while it winds down."""
+        if self._limits.cpu_cores is not None and on != self._is_throttled:
+            self._is_throttled = on
+            self._tell_warden(Throttle(on))
+
+    def _tell_warden(self, message: Message, *, fds: Iterable[int] = ()) -> None:
+        if self._is_gone:
+            return
+        # A warden that is gone is noticed by the lifeline's EOF.
+        with contextlib.suppress(OSError):
+            self._lifeline.settimeout(WARDEN_READS_S)
+            data = encode(0, message)
+            # The descriptors travel with the first bytes.
+            sent = socket.send_fds(self._lifeline, [data], list(fds)) if fds else 0
+            self._lifeline.sendall(data[sent:])
+        self._lifeline.setblocking(False)
+
+    # ---- what the warden says
+
+    def _on_news(self, message: Message) -> None:
+        if self._is_gone:
+            return
+        if isinstance(message, Spawned):
+            self.pid, self._problem, self.protection = message.pid, message.problem, message.protection
+            self._hear()
+        elif isinstance(message, Sample):
+            self._listener.on_sample(self, message)
+        elif isinstance(message, Ended):
+            self._has_ended = True
+            self._drain()  # whether the child has closed its socket is part of how it ended
+            self._finish(
+                exit_of(
+                    message,
+                    pid=self.pid,
+                    problem=self._problem,
+                    kill=self._kill,
+                    channel_closed=self._said.has_ended,
+                    limits=self._limits,
+                    loaded=self.loaded,
+                )
+            )
+
+    def _on_bad_news(self, error: ChannelError) -> None:
+        """The warden is of another version, or nobody knows what it is."""
+        self._problem = self._problem or str(error)
+        self._on_warden_lost(str(error))
+
+    def _on_lifeline_end(self) -> None:
+        if not self._has_ended:
+            self._on_warden_lost("it ended unexpectedly")
+
+    # ---- the end
+
+    def _finish(self, exit: Exit) -> None:
+        WardedChild.alive.discard(self)
+        super()._finish(exit)
+
+    def _close(self) -> None:
+        if not warden_launch.has_ended(self._warden, WARDEN_ENDS_S):
+            self._warden.kill()
+        self._warden.wait()
+        self._news.close()
+        self._lifeline.close()
+        super()._close()
+
+    def _on_warden_lost(self, why: str) -> None:
+        """The warden is gone or does not answer: end the tree from here."""
+        if self._is_gone or self not in WardedChild.alive:
+            return
+        self._warden.kill()
+        self._warden.wait()
+        WardedChild.alive.discard(self)
+        OrphanCleanup(
+            self._loop,
+            spared=lambda: (
+                frozenset(one._warden.pid for one in WardedChild.alive)
+                | warden_launch.waiting()
+                | frozenset(other_children)
+            ),
+            on_done=lambda ended, left: self._on_orphans_ended(why, ended, left),
+        ).step()
+
+    def _on_orphans_ended(self, why: str, ended: list[Left], left: list[Left]) -> None:
+        if self._is_gone:
+            return
+        self._finish(
+            exit_without_warden(
+                why,
+                pid=self.pid,
+                problem=self._problem,
+                kill=self._kill,
+                ended=ended,
+                left=left,
+                loaded=self.loaded,
+            )
+        )
