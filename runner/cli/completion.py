@@ -1,4 +1,4 @@
-"""`hkrunner completion SHELL`: the shell's own way to complete commands, options and files."""
+"""`hkrunner completion SHELL`: the script that completes commands, options and files in a shell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .click_options import CONTEXT_SETTINGS
 
 SHELLS = ("bash", "zsh", "fish")
 EPILOG = """\b
-Once, for every shell that is started from then on:
+Run once; every shell started afterwards has it:
   bash   echo 'eval "$(hkrunner completion bash)"' >> ~/.bashrc
   zsh    echo 'eval "$(hkrunner completion zsh)"' >> ~/.zshrc
   fish   hkrunner completion fish > ~/.config/fish/completions/hkrunner.fish
@@ -24,13 +24,13 @@ Once, for every shell that is started from then on:
 @click.argument("shell", type=click.Choice(SHELLS))
 def command(shell: str) -> None:
     """Print the script that completes hkrunner's commands and options in SHELL."""
-    # Late, so that --help does not pay for it.
+    # Imported here to keep --help fast.
     from click.shell_completion import get_completion_class
 
     from .main import command as group
 
     kind = get_completion_class(shell)
     assert kind is not None, "click has all of SHELLS"
-    # source() of bash would start bash to look at its version, and warn on stdout.
+    # Not source(): for bash it starts bash to check its version, and warns on stdout.
     one = kind(group, {}, "hkrunner", "_HKRUNNER_COMPLETE")
     click.echo(one.source_template % one.source_vars())

@@ -1,4 +1,4 @@
-"""`hkrunner doctor`: what this machine offers, and what to do about what it does not."""
+"""`hkrunner doctor`: what this machine provides, with a remedy for what is missing."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .click_options import Sections
 
 EPILOG = """\b
 Exit status:
-  0    all that is needed is there
-  1    something that is needed is not
+  0    everything that is needed is there
+  1    something that is needed is missing
 """
 
 
 def _doctor(*, json_wanted: bool, state_dir: str) -> None:
-    # Late, so that --help does not pay for it.
+    # Imported here to keep --help fast.
     from ..console.terminal import plain
-    from .doctor_checks import Place, all_needed, examine, summary
+    from .doctor_checks import Machine, all_needed, examine, summary
 
-    findings = examine(Place(os.environ, os.path.abspath(state_dir)))
+    findings = examine(Machine(os.environ, os.path.abspath(state_dir)))
     if json_wanted:
         click.echo(json.dumps({"ok": all_needed(findings), "findings": [asdict(one) for one in findings]}))
     else:
@@ -48,8 +48,8 @@ command = Sections(
         ),
         replace(_OPTIONS["state_dir"], group="Doctor"),
     ],
-    help="Look at what this machine offers: versions, limits and protection, proxies, ports, folders.\n\n"
-    "One line a finding, with what to do about those that begin with ✘. Nothing is started, and nothing but "
-    "a file that is gone at once is written.",
+    help="Check this machine: versions, how limits are enforced, protection, proxies, ports, folders.\n\n"
+    "One line for each finding; a line with ✘ names the remedy. No process is started, and only one "
+    "temporary file is written.",
     epilog=EPILOG,
 )

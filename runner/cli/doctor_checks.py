@@ -1,8 +1,8 @@
-"""What this machine offers: one finding a line, each with its remedy. Starts nothing, imports nothing heavy.
+"""What this machine provides: one line for each finding, with its remedy. Starts no process.
 
-A finding is needed when without it no task runs, or no board starts that a complete installation would
-start; the rest is protection that is weaker here, or a trap that others have met. Each check looks for
-itself, and one that is broken by a strange machine says so instead of ending the others.
+A finding is needed if no task can run without it, or no board start that works in a complete installation;
+the others are weaker protection, or known traps. Checks are independent: one that fails on a strange machine
+reports that, and the others still run.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from ...sandbox.linux import cgroup, kernel, landlock, procfs
 from ...sandbox.shared.container_memory import child_memory_bytes, container_memory_bytes
 from ...sandbox.shared.limits import MI, format_bytes
 
-#: Docker's default for /dev/shm, which PyTorch's data loaders and joblib outgrow.
+#: Docker's default for /dev/shm, too small for PyTorch's data loaders and joblib.
 SMALL_SHM_BYTES = 64 * MI
-#: With less for its tree a Python program hardly starts numpy.
+#: A Python program needs about this much to import numpy.
 SMALL_CHILD_BYTES = 64 * MI
 SMALL_DISK_BYTES = 256 * MI
 FEW_FILES = 256
-#: RLIMIT_DATA counts private mappings from here on, which the brake stands on (setrlimit(2)).
+#: The first Linux whose RLIMIT_DATA counts private mappings, as the memory brake needs it (setrlimit(2)).
 BRAKE_SINCE = (4, 7)
-#: No clock that is right shows an earlier time: 2024-01-01.
+#: A correct clock shows no earlier time: 2024-01-01.
 EARLIEST = 1_704_067_200.0
-#: More than this between a file's time and ours comes from a clock, not from slowness.
+#: A larger difference between a file's time and ours comes from a clock, not from slow I/O.
 SKEW_S = 5.0
 LOOPBACK = "127.0.0.1"
 INSTALL = "run: pip install --upgrade hkrunner"
@@ -46,7 +46,7 @@ INSTALL = "run: pip install --upgrade hkrunner"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line. `remedy` is empty where nothing is to be done."""
+    """One line; `remedy` is empty if there is nothing to do."""
 
     name: str
     ok: bool
@@ -55,37 +55,37 @@ class Finding:
     needed: bool = False
 
     def line(self) -> str:
-        """Return it as it is shown."""
+        """Return the line for the terminal."""
         mark = "✔" if self.ok else "✘"
         return f"{mark} {self.name}: {self.text}" + (f" → {self.remedy}" if self.remedy else "")
 
 
 @dataclass(frozen=True)
-class Place:
-    """What is looked at; a test looks at another."""
+class Machine:
+    """What is checked; tests pass another one."""
 
     environ: Mapping[str, str]
     state_dir: str
     root: str = "/"
 
 
-Check = Callable[[Place], Iterator[Finding]]
+Check = Callable[[Machine], Iterator[Finding]]
 
 
-def examine(place: Place) -> list[Finding]:
-    """Return all findings, in the order in which they are shown."""
+def examine(machine: Machine) -> list[Finding]:
+    """Return all findings, in the order of CHECKS."""
     found: list[Finding] = []
     for check in CHECKS:
         try:
-            found.extend(check(place))
-        except Exception as error:  # noqa: BLE001 - a doctor must survive any patient
+            found.extend(check(machine))
+        except Exception as error:  # noqa: BLE001 - a strange machine can break any check
             name = check.__name__.strip("_").replace("_", " ")
-            found.append(Finding(name, False, f"it cannot be told: {type(error).__name__}: {error}"))
+            found.append(Finding(name, False, f"the check failed: {type(error).__name__}: {error}"))
     return found
 
 
 def all_needed(findings: list[Finding]) -> bool:
-    """Whether hkrunner and its boards can work here."""
+    """Whether hkrunner and its boards work here."""
     return all(one.ok for one in findings if one.needed)
 
 
@@ -93,29 +93,31 @@ def summary(findings: list[Finding]) -> str:
     """Return the last line."""
     missing = [one.name for one in findings if one.needed and not one.ok]
     if missing:
-        return f"needed and not there: {', '.join(missing)}"
+        return f"needed, but missing: {', '.join(missing)}"
     others = sum(not one.ok for one in findings)
-    worth = f"; {others} ✘ that you can live with" if others else ""
-    return f"all that is needed is there{worth}"
+    optional = f"; {others} optional ✘" if others else ""
+    return f"everything that is needed is there{optional}"
 
 
 # ---- versions
 
 
-def _python(place: Place) -> Iterator[Finding]:
+def _python(machine: Machine) -> Iterator[Finding]:
     version = platform.python_version()
     ok = sys.version_info >= (3, 10) and sys.implementation.name == "cpython"
     kind = "" if sys.implementation.name == "cpython" else f" ({sys.implementation.name})"
-    remedy = "" if ok else "install CPython 3.10 or newer for hkrunner; --python runs your code in another"
+    remedy = (
+        "" if ok else "install CPython 3.10 or newer for hkrunner; --python runs your code in another version"
+    )
     yield Finding("python", ok, f"{version}{kind}, {sys.executable}", remedy, needed=True)
     yield Finding("hkrunner", True, __version__)
 
 
-def _packages(place: Place) -> Iterator[Finding]:
+def _packages(machine: Machine) -> Iterator[Finding]:
     try:
         required = importlib.metadata.requires("hkrunner") or []
     except importlib.metadata.PackageNotFoundError:
-        yield Finding("packages", False, "hkrunner itself is not installed, it runs from its source", INSTALL)
+        yield Finding("packages", False, "hkrunner runs from its source and is not installed", INSTALL)
         return
     good = []
     for line in required:
@@ -134,10 +136,10 @@ def _packages(place: Place) -> Iterator[Finding]:
     yield Finding("packages", True, ", ".join(good))
     if _version("bson") is not None:
         remedy = "run: pip uninstall bson && pip install --force-reinstall pymongo"
-        yield Finding("bson", False, "the package bson stands where pymongo's own bson belongs", remedy)
+        yield Finding("bson", False, "the package `bson` replaces the bson of pymongo", remedy)
 
 
-def _tensorboard(place: Place) -> Iterator[Finding]:
+def _tensorboard(machine: Machine) -> Iterator[Finding]:
     version = _version("tensorboard")
     install = "run: pip install 'tensorboard>=2.21'"
     if version is None:
@@ -150,7 +152,7 @@ def _tensorboard(place: Place) -> Iterator[Finding]:
     if (failure := too_little_memory()) is not None:
         yield Finding("tensorboard", False, f"{version}; {failure.error}", failure.hint, needed=True)
         return
-    slow = _why_slow(place)
+    slow = _why_slow(machine)
     if slow is None:
         yield Finding("tensorboard", True, f"{version} (fast loader)", needed=True)
     else:
@@ -159,8 +161,8 @@ def _tensorboard(place: Place) -> Iterator[Finding]:
         yield Finding("fast loader", False, f"{why}: boards load 5 to 30 times slower", remedy)
 
 
-def _why_slow(place: Place) -> tuple[str, str] | None:
-    """Return why boards must use TensorBoard's own, slow loader, and the remedy; None: they need not."""
+def _why_slow(machine: Machine) -> tuple[str, str] | None:
+    """Return why boards use TensorBoard's own, slow loader, and the remedy; None if they do not."""
     try:
         find_binary()
     except DataServerError as error:
@@ -172,7 +174,7 @@ def _why_slow(place: Place) -> tuple[str, str] | None:
         if wanted is not None and here < (int(wanted[1]), int(wanted[2])):
             has = ".".join(map(str, here)) if here else "no GLIBC"
             return (
-                f"the data server needs GLIBC {wanted[1]}.{wanted[2]}, here is {has}",
+                f"the data server needs GLIBC {wanted[1]}.{wanted[2]}; this machine has {has}",
                 "use a newer base system",
             )
     return None
@@ -194,7 +196,7 @@ def _version(name: str) -> str | None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers: 2.21.0rc1 counts as 2.21.0."""
+    """Return the leading numbers: (2, 21, 0) for 2.21.0rc1."""
     match = re.match(r"\d+(?:\.\d+)*", version.strip())
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
@@ -202,7 +204,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 # ---- what the kernel grants
 
 
-def _kernel(place: Place) -> Iterator[Finding]:
+def _kernel(machine: Machine) -> Iterator[Finding]:
     proc = os.path.exists("/proc/self/stat")
     yield Finding("/proc", proc, "readable" if proc else "not mounted", "" if proc else _MOUNT, needed=True)
     try:
@@ -211,54 +213,56 @@ def _kernel(place: Place) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("subreaper", False, str(error.strerror), _SECCOMP, needed=True)
     else:
-        yield Finding("subreaper", True, "daemons of the algorithm are found and ended", needed=True)
+        yield Finding("subreaper", True, "daemons of the algorithm are found and killed", needed=True)
     try:
         os.close(os.memfd_create("hkrunner-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
     except OSError as error:
         yield Finding("memfd", False, str(error.strerror), _SECCOMP, needed=True)
     else:
-        yield Finding("memfd", True, "large inputs and results take no detour", needed=True)
+        yield Finding("memfd", True, "large inputs and results are passed in shared memory", needed=True)
     try:
         os.close(os.pidfd_open(os.getpid()))
     except OSError as error:
-        text = f"{error.strerror}: the end of a board is noticed later"
-        yield Finding("pidfd", False, text, "Linux 5.3, and a seccomp profile that allows pidfd_open")
+        text = f"{error.strerror}: the end of a board is noticed with a delay"
+        yield Finding(
+            "pidfd", False, text, "use Linux 5.3 or newer, and a seccomp profile that allows pidfd_open"
+        )
     else:
-        yield Finding("pidfd", True, "ends of processes are noticed at once")
+        yield Finding("pidfd", True, "the end of a process is noticed immediately")
     if procfs.has_children_files():
         yield Finding("process tree", True, "the kernel lists the children of a process")
     else:
-        text = "no /proc/PID/task/TID/children: all processes are walked instead, which costs CPU"
-        yield Finding("process tree", False, text, "a kernel with CONFIG_PROC_CHILDREN")
+        text = "no /proc/PID/task/TID/children: all processes are read instead, which costs CPU time"
+        yield Finding("process tree", False, text, "use a kernel with CONFIG_PROC_CHILDREN")
 
 
 _MOUNT = "mount it: mount -t proc proc /proc"
-_SECCOMP = "a kernel from 4.14 on, and a seccomp profile that allows it"
+_SECCOMP = "use Linux 4.14 or newer, and a seccomp profile that allows it"
 
 
-def _limits(place: Place) -> Iterator[Finding]:
-    group = cgroup.find(root=place.root)
+def _limits(machine: Machine) -> Iterator[Finding]:
+    group = cgroup.find(root=machine.root)
     if isinstance(group, cgroup.Place):
-        text = f"v2, delegated: the kernel itself holds {', '.join(sorted(group.controllers))}"
+        text = f"v2, delegated: the kernel enforces {', '.join(sorted(group.controllers))}"
         yield Finding("cgroup", True, text)
     else:
-        text = f"{group.why}; memory is held by sampling and RLIMIT_DATA, CPU by stop and continue"
-        remedy = "systemd-run --user --scope -p Delegate=yes hkrunner …, where systemd runs"
+        text = f"{group.why}; memory is enforced by sampling and RLIMIT_DATA, CPU by SIGSTOP and SIGCONT"
+        remedy = "with systemd: systemd-run --user --scope -p Delegate=yes hkrunner …"
         yield Finding("cgroup", False, text, remedy)
     yield _brake()
     abi = landlock.abi()
     if abi >= landlock.SCOPES_SINCE_ABI:
-        yield Finding("landlock", True, f"ABI {abi}: the algorithm can signal its own processes only")
+        yield Finding("landlock", True, f"ABI {abi}: the algorithm can only signal its own processes")
     else:
-        has = f"ABI {abi} has no scopes" if abi else "this kernel has none, or it is switched off"
-        text = f"{has}: an algorithm could signal other processes of this user"
+        has = f"ABI {abi} has no scopes" if abi else "not in this kernel, or disabled"
+        text = f"{has}: an algorithm can signal other processes of this user"
         yield Finding(
-            "landlock", False, text, "Linux 6.12 with landlock among its LSMs, or a user of its own"
+            "landlock", False, text, "use Linux 6.12 or newer with Landlock, or run as a separate user"
         )
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     few = files != resource.RLIM_INFINITY and files < FEW_FILES
     remedy = "ulimit -n 1024" if few else ""
-    yield Finding("open files", not few, f"{files if files >= 0 else 'unlimited'} a process", remedy)
+    yield Finding("open files", not few, f"{files if files >= 0 else 'unlimited'} per process", remedy)
 
 
 def _brake() -> Finding:
@@ -267,21 +271,21 @@ def _brake() -> Finding:
         own = resource.prlimit(os.getpid(), resource.RLIMIT_DATA)
         resource.prlimit(os.getpid(), resource.RLIMIT_DATA, own)
     except OSError as error:
-        text = f"prlimit: {error.strerror}: no MemoryError at the limit, the tree is killed instead"
-        return Finding("memory brake", False, text, "a seccomp profile that allows prlimit64")
+        text = f"prlimit: {error.strerror}: at the limit the processes are killed, without a MemoryError"
+        return Finding("memory brake", False, text, "use a seccomp profile that allows prlimit64")
     if _numbers(release) < BRAKE_SINCE:
-        text = f"Linux {release} counts no private mappings in RLIMIT_DATA: the tree is killed instead"
-        return Finding("memory brake", False, text, "Linux 4.7")
+        text = f"RLIMIT_DATA of Linux {release} ignores private mappings: the processes are killed"
+        return Finding("memory brake", False, text, "use Linux 4.7 or newer")
     return Finding("memory brake", True, "an allocation beyond --mem raises MemoryError (RLIMIT_DATA)")
 
 
-def _container(place: Place) -> Iterator[Finding]:
-    memory = container_memory_bytes(root=place.root)
+def _container(machine: Machine) -> Iterator[Finding]:
+    memory = container_memory_bytes(root=machine.root)
     if memory is None:
-        yield Finding("container memory", True, "no limit around us; without --mem memory is only measured")
+        yield Finding("container memory", True, "no limit; without --mem, memory is only measured")
     else:
         child = child_memory_bytes(memory)
-        text = f"{format_bytes(memory)}; the algorithm gets {format_bytes(child)} of it without --mem"
+        text = f"{format_bytes(memory)}; without --mem the algorithm gets {format_bytes(child)} of it"
         small = child < SMALL_CHILD_BYTES
         yield Finding(
             "container memory", not small, text, "give the container 256Mi or more" if small else ""
@@ -297,7 +301,7 @@ def _shm() -> Finding:
         return Finding("/dev/shm", False, f"{error.strerror}: multiprocessing needs it", remedy)
     total = size.f_frsize * size.f_blocks
     if total <= SMALL_SHM_BYTES:
-        text = f"{format_bytes(total)}, little for data loaders and pools (they die by SIGBUS)"
+        text = f"{format_bytes(total)}, too small for data loaders and pools, which then die of SIGBUS"
         return Finding("/dev/shm", False, text, remedy)
     return Finding("/dev/shm", True, f"{format_bytes(total)}, {format_bytes(_free(size))} free")
 
@@ -309,12 +313,12 @@ def _free(size: os.statvfs_result) -> int:
 # ---- surroundings
 
 
-def _proxies(place: Place) -> Iterator[Finding]:
-    environ = {name.lower(): value for name, value in place.environ.items() if value}
+def _proxies(machine: Machine) -> Iterator[Finding]:
+    environ = {name.lower(): value for name, value in machine.environ.items() if value}
     names = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "ws_proxy", "wss_proxy")
     proxies = [name for name in names if name in environ]
     if not proxies:
-        yield Finding("proxy", True, "none is set")
+        yield Finding("proxy", True, "none set")
         return
     exempt = {one.strip().lstrip(".").lower() for one in environ.get("no_proxy", "").split(",")}
     shown = ", ".join(proxies)
@@ -325,7 +329,7 @@ def _proxies(place: Place) -> Iterator[Finding]:
     yield Finding("proxy", False, text, f"export no_proxy=localhost,{LOOPBACK}")
 
 
-def _loopback(place: Place) -> Iterator[Finding]:
+def _loopback(machine: Machine) -> Iterator[Finding]:
     try:
         with (
             socket.create_server((LOOPBACK, 0)) as server,
@@ -339,36 +343,36 @@ def _loopback(place: Place) -> Iterator[Finding]:
     try:
         known = {one[4][0] for one in socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)}
     except OSError as error:
-        text = f"{LOOPBACK} works, but nobody knows localhost: {error.strerror or error}"
+        text = f"{LOOPBACK} works, but localhost cannot be resolved: {error.strerror or error}"
         yield Finding("loopback", False, text, f"add '{LOOPBACK} localhost' to /etc/hosts")
         return
     if LOOPBACK in known:
         yield Finding(
-            "loopback", True, f"ports of {LOOPBACK} can be had, and localhost is there", needed=True
+            "loopback", True, f"{LOOPBACK} accepts connections, and localhost is {LOOPBACK}", needed=True
         )
     else:
         text = f"localhost is {', '.join(map(str, sorted(known)))}, not {LOOPBACK}"
         yield Finding("loopback", False, text, f"add '{LOOPBACK} localhost' to /etc/hosts")
 
 
-def _state_folder(place: Place) -> Iterator[Finding]:
-    """The folder is not made: what it would be made in is looked at."""
-    folder = place.state_dir
+def _state_folder(machine: Machine) -> Iterator[Finding]:
+    """Check the folder, or the one it would be created in; it is not created."""
+    folder = machine.state_dir
     while not os.path.lexists(folder) and folder != os.path.dirname(folder):
         folder = os.path.dirname(folder)
-    remedy = "--state-dir DIR names another, --no-state keeps no records"
+    remedy = "use another one with --state-dir DIR, or write no records with --no-state"
     before = time.time()
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".hkrunner-doctor-") as file:
             written = os.fstat(file.fileno()).st_mtime
         free = _free(os.statvfs(folder))
     except OSError as error:
-        text = f"{place.state_dir} cannot be written: {error.strerror}"
+        text = f"{machine.state_dir} cannot be written: {error.strerror}"
         yield Finding("state folder", False, text, remedy, needed=True)
         return
-    text = f"{place.state_dir} is writable, {format_bytes(free)} free"
+    text = f"{machine.state_dir} is writable, {format_bytes(free)} free"
     if free < SMALL_DISK_BYTES:
-        yield Finding("state folder", False, text, f"make room, or {remedy}")
+        yield Finding("state folder", False, text, f"free some space, or {remedy}")
     else:
         yield Finding("state folder", True, text, needed=True)
     yield _clock(before, written)
@@ -378,11 +382,11 @@ def _clock(now: float, written: float) -> Finding:
     shown = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(now))
     remedy = "set the clock (timedatectl set-ntp true)"
     if now < EARLIEST:
-        text = f"{shown} is in the past: times in records and boards will be wrong"
+        text = f"{shown} is in the past: the times in records and boards will be wrong"
         return Finding("clock", False, text, remedy)
     if abs(written - now) > SKEW_S:
-        text = f"{shown}, but files in the state folder are written {written - now:+.0f} s off"
-        return Finding("clock", False, text, f"{remedy}, here or on the server of that volume")
+        text = f"{shown}, but new files in the state folder are dated {written - now:+.0f} s off"
+        return Finding("clock", False, text, f"{remedy}, here or on the server of the volume")
     return Finding("clock", True, shown)
 
 

@@ -1,4 +1,4 @@
-"""`hkrunner init NAME`: a folder with an algorithm that runs at once."""
+"""`hkrunner init NAME`: create a folder with an algorithm that runs as it is."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .click_options import CONTEXT_SETTINGS
 @click.command(
     "init",
     context_settings=CONTEXT_SETTINGS,
-    short_help="Make a folder with an algorithm to begin with.",
-    epilog="\b\nExit status:\n  0    it is made\n  2    it cannot be: a file is there already, or a bad name",
+    short_help="Create a folder with a first algorithm.",
+    epilog="\b\nExit status:\n  0    created\n  2    a file exists already, or the name is not valid",
 )
 @click.argument("name")
 def command(name: str) -> None:
-    """Make the folder NAME with an algorithm, its descriptor as hkubectl reads it, and .hkubeignore.
+    """Create the folder NAME with an algorithm, its descriptor in hkubectl's format, and .hkubeignore.
 
-    It runs as it is. What is there already is never overwritten.
+    The algorithm runs as it is. Existing files are never overwritten.
     """
-    # Late, so that --help does not pay for it.
+    # Imported here to keep --help fast.
     from ..console.terminal import plain
     from .scaffold import make
 

@@ -1,13 +1,13 @@
 """The command line: options -> Settings -> run -> exit status. Only this package knows click.
 
-A further command is a file named as it is, with a click command (or group) called `command` in it, and a
-line in COMMANDS below. The file is imported when the command is called or its own help is asked for, so
-it may import what it likes; what takes long goes into the callback all the same, so that its --help stays
-fast. Options are declared once, in settings/options.py, and become click's with click_options.Sections. A
-callback raises HkrunnerError for what the user has to know, and ends with sys.exit(status).
+To add a command, add a file of its name with a click command (or group) called `command`, and a line in
+COMMANDS below. The file is imported only when the command is called or its help is shown; slow imports belong
+into the callback, so that --help stays fast. Options are declared once, in settings/options.py, and become
+click's through click_options.Sections. A callback raises HkrunnerError for errors of the user, and ends with
+sys.exit(status).
 
-What is no command is an entry: `hkrunner my_alg.py -i 1` and `hkrunner --entry my_alg.py -i 1` are
-`hkrunner run …`.
+Without the name of a command, arguments belong to `run`: `hkrunner my_alg.py -i 1` and
+`hkrunner --entry my_alg.py -i 1` are `hkrunner run …`.
 """
 
 from __future__ import annotations
@@ -26,47 +26,47 @@ from ..errors import HkrunnerError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-#: Each command and its line in --help.
+#: Each command, with its line in --help.
 COMMANDS = {
-    "run": "Run an algorithm: locally with --input, else for HKube's worker. The default.",
-    "worker": "Stand in for HKube's worker, to try a wrapper of any language.",
-    "runs": "Tasks that have run: list, show, repeat, remove.",
-    "board": "TensorBoard over the runs that are kept.",
-    "boards": "HKube's routes for boards.",
-    "init": "Make a folder with an algorithm to begin with.",
-    "validate": "Load the code without a task: what is there, what is missing.",
-    "doctor": "What this machine offers, and what to do about what it does not.",
-    "explain": "What an error code means, and what to do.",
+    "run": "Run an algorithm: locally with --input, otherwise for HKube's worker. The default.",
+    "worker": "Stand in for HKube's worker, to test a wrapper in any language.",
+    "runs": "List, show, repeat and remove recorded tasks.",
+    "board": "Show recorded tasks in TensorBoard.",
+    "boards": "Serve HKube's REST routes for boards.",
+    "init": "Create a folder with a first algorithm.",
+    "validate": "Load the code without running a task, and report what is missing.",
+    "doctor": "Check what this machine provides, with a remedy for what is missing.",
+    "explain": "Explain an error code, and what to do about it.",
     "completion": "Print the script that completes hkrunner in bash, zsh or fish.",
     "version": "Print the version.",
 }
-#: Commands that lie in another's file, as `file:name`.
-PLACES = {"boards": "board:boards_command"}
+#: Commands in another command's file, as `file:name`.
+MODULES = {"boards": "board:boards_command"}
 DEFAULT = "run"
 
 
 class DefaultGroup(click.Group):
-    """Commands that are imported when they are needed; `run` where none is named."""
+    """Commands that are imported on demand; `run` is the default."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, in the order of COMMANDS."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import the command; None when there is none of this name."""
+        """Import and return the command; None if there is none of this name."""
         if name not in COMMANDS:
             return None
-        module, _, attribute = PLACES.get(name, f"{name}:command").partition(":")
+        module, _, attribute = MODULES.get(name, f"{name}:command").partition(":")
         command = getattr(importlib.import_module(f".{module}", __package__), attribute)
         assert isinstance(command, click.Command), f"{module}.py holds it"
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put `run` in front of what begins with an option of its, or an entry."""
+        """Insert `run` before arguments that begin with an option of `run` or an entry."""
         first = args[0] if args else None
         own = {"-h", "--help", "--version"}
         if first is None and ctx.resilient_parsing:
-            return super().parse_args(ctx, args)  # completing the first word: it may become a command
+            return super().parse_args(ctx, args)  # completion of the first word, which may become a command
         if first is None or (first not in own and first not in COMMANDS):
             if first is not None and not _may_be_entry(first):
                 raise click.UsageError(_no_command(first), ctx)
@@ -74,7 +74,7 @@ class DefaultGroup(click.Group):
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Offer the options of `run` too, since it need not be typed, and what may be an entry as a file."""
+        """Complete the options of `run` as well, since its name is optional, and files as entries."""
         from click.shell_completion import CompletionItem
 
         found = super().shell_complete(ctx, incomplete)
@@ -84,12 +84,12 @@ class DefaultGroup(click.Group):
             there = {one.value for one in found}
             found += [one for one in run.shell_complete(inner, incomplete) if one.value not in there]
         if not incomplete.startswith("-"):
-            # First: at one of these, click's script for bash forgets what came before it.
+            # First, because click's script for bash drops everything before a file.
             found.insert(0, CompletionItem(incomplete, type="file"))
         return found
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """`run` need not be written."""
+        """Write the usage, with `run` as optional."""
         formatter.write_usage(ctx.command_path, "[run] [OPTIONS] [ENTRY]")
         formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] …", prefix="       ")
 
@@ -109,7 +109,7 @@ class DefaultGroup(click.Group):
 
 
 def _may_be_entry(word: str) -> bool:
-    """It is an option, or looks like code: a path, file.py:function, a dotted module, one that is here."""
+    """Whether the word is an option or can be code: a path, file.py:function, a module, an existing file."""
     looks = word.startswith("-") or any(mark in word for mark in (os.sep, ".", ":", "~"))
     return looks or os.path.exists(word) or os.path.exists(f"{word}.py")
 
@@ -123,24 +123,24 @@ def _no_command(word: str) -> str:
 command = DefaultGroup(
     "hkrunner",
     help="Run an algorithm as a supervised process.\n\n"
-    "With --input it runs at once, locally, and its results go to stdout. Without, it serves HKube's worker "
-    "until it is stopped.",
+    "With --input it runs locally, and results go to stdout. Without --input it serves HKube's worker until "
+    "it is stopped.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 command = click.version_option(__version__, "--version", message="hkrunner %(version)s")(command)
 
 
 def main() -> NoReturn:
-    """The command `hkrunner`."""
+    """Run the command `hkrunner`."""
     main_with(None)
 
 
 def main_with(args: list[str] | None) -> NoReturn:
-    """The command `hkrunner` with these arguments; None: those of this process."""
+    """Run the command with these arguments; None: those of this process."""
     if not sys.platform.startswith("linux"):
         sys.exit(
-            f"hkrunner: runs on Linux; this is {sys.platform}. What it stands on (subreapers, memory files, "
-            "/proc) is Linux's own; a Linux virtual machine or container serves."
+            f"hkrunner needs Linux (subreapers, memory files, /proc); this is {sys.platform}. Use a Linux "
+            "container or virtual machine."
         )
     try:
         command.main(args, prog_name="hkrunner", standalone_mode=False)

@@ -34,13 +34,13 @@ def _run(entry_argument: str | None, **values: Any) -> None:
                 raise SettingsError(f"two entries: {entry_argument} and --entry {values['entry']}; give one")
         values["entry"] = entry_argument
     if values.get("again") is not None:
-        values.update(_kept(values))
+        values.update(_recorded(values))
     try:
         settings = settings_of(values, os.environ)
         if values.get("dry_run"):
-            _tell(settings)
+            _print_plan(settings)
             return
-        # Late, so that --help and --version do not pay for it.
+        # Imported here to keep --help and --version fast.
         from ..app.run import run
 
         sys.exit(run(settings))
@@ -49,7 +49,7 @@ def _run(entry_argument: str | None, **values: Any) -> None:
 
 
 def _with_variables(sentence: str) -> str:
-    """Name the variables that have given what the sentence calls by the names of options."""
+    """Append the environment variables that set the options the sentence names."""
     source = click.get_current_context().get_parameter_source
     words = set(re.findall(r"--[\w-]+", sentence))
     found = [
@@ -58,11 +58,11 @@ def _with_variables(sentence: str) -> str:
         if not words.isdisjoint(option.flags)
         and source(option.name) is click.core.ParameterSource.ENVIRONMENT
     ]
-    return f"{sentence} (given by {', '.join(found)})" if found else sentence
+    return f"{sentence} (set by {', '.join(found)})" if found else sentence
 
 
-def _kept(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what the task of --again ran with, but for what this call's options say."""
+def _recorded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the task of --again, except for those that this command line sets."""
     from .runs import kept_of
 
     given = click.get_current_context().get_parameter_source
@@ -81,8 +81,8 @@ def _kept(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _tell(settings: Settings) -> None:
-    """Print what would be done."""
+def _print_plan(settings: Settings) -> None:
+    """Print what a run would do."""
     import json
 
     from ..console.terminal import plain
@@ -105,8 +105,8 @@ command = Sections(
     ],
     options=OPTIONS,
     help="Run an algorithm as a supervised process.\n\n"
-    "With --input it runs at once, locally, and its results go to stdout. Without, it serves HKube's worker "
-    "until it is stopped.",
+    "With --input it runs locally, and results go to stdout. Without --input it serves HKube's worker until "
+    "it is stopped.",
     make_epilog=_epilog,
 )
 command = click.version_option(__version__, "--version", message="hkrunner %(version)s")(command)

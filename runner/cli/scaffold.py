@@ -1,4 +1,4 @@
-"""A folder to begin with: an algorithm, its descriptor as hkubectl reads it, and what it leaves out."""
+"""The files of `hkrunner init`: an algorithm, its descriptor in hkubectl's format, and .hkubeignore."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import re
 
 from ..errors import SettingsError
 
-#: HKube's rule for the names of algorithms, as runner/settings/descriptor_schema.py checks it.
+#: HKube's rule for names of algorithms; runner/settings/descriptor_schema.py checks the same.
 _NAME = re.compile(r"[a-z0-9][-a-z0-9.]*[a-z0-9]")
 ENTRY = "my_alg.py"
 
 _CODE = '''"""An HKube algorithm: start(args, api) gets a task and returns its result.
 
-Try it here:       hkrunner -i '[1, 2, 3]'
-With limits:       they are in algorithm.yml
-In the cluster:    hkubectl algorithm apply -f algorithm.yml
+Run it here:        hkrunner -i '[1, 2, 3]'
+Change its limits:  they are in algorithm.yml
+Send it to HKube:   hkubectl algorithm apply -f algorithm.yml
 """
 
 
@@ -25,20 +25,20 @@ def start(args, api):
     numbers = args["input"]
     total = 0
     for done, number in enumerate(numbers):
-        # Look now and then whether the task is to be stopped, and end early and cleanly.
+        # Check now and then whether the task is being stopped, to end early and cleanly.
         if getattr(api, "stopping", False):
             break
         total += number * number
         if hasattr(api, "progress"):
             api.progress(100 * (done + 1) / len(numbers), details="squaring")
-    # The result can be whatever JSON can say.
+    # The result can be any JSON value.
     return total
 
 
-# These need not be there:
+# Optional functions:
 #
 # def init(args):      called before start() of each task
-# def stop(options):   called when the task is to be stopped, while start() runs
+# def stop(options):   called when the task is stopped, while start() runs
 # def exit(options):   called before the process ends
 '''
 
@@ -56,7 +56,7 @@ code:
 #   MODEL: small
 """
 
-#: Below code.path, not sent to the cluster: gitignore's syntax.
+#: Files below code.path that hkubectl does not send to the cluster, in gitignore's syntax.
 _IGNORED = """\
 .hkrunner/
 __pycache__/
@@ -68,18 +68,18 @@ venv/
 
 
 def algorithm_name(folder: str) -> str:
-    """Return the name an algorithm in this folder gets; raises SettingsError where none can be made."""
+    """Return the name of an algorithm in this folder. Raises SettingsError if none can be derived."""
     name = re.sub(r"[^-a-z0-9.]+", "-", os.path.basename(folder).lower()).strip("-.")
     if not _NAME.fullmatch(name):
         raise SettingsError(
-            f"no algorithm can be named after {os.path.basename(folder)!r}: HKube wants at least two of a-z, "
+            f"{os.path.basename(folder)!r} gives no name for an algorithm: HKube needs at least two of a-z, "
             "0-9, dash and dot"
         )
     return name
 
 
 def make(folder: str) -> list[str]:
-    """Make the folder and its files; return their paths. Nothing that is there is touched.
+    """Create the folder and its files; return their paths. Existing files are not touched.
 
     Raises SettingsError before anything is written.
     """
@@ -91,13 +91,13 @@ def make(folder: str) -> list[str]:
     }
     there = [one for one in files if os.path.lexists(os.path.join(folder, one))]
     if there:
-        raise SettingsError(f"{folder} holds {', '.join(there)} already; nothing was written")
+        raise SettingsError(f"{folder} already has {', '.join(there)}; nothing was written")
     try:
         os.makedirs(folder, exist_ok=True)
         for one, text in files.items():
-            # "x": what somebody else has made meanwhile is not overwritten either.
+            # "x" does not overwrite a file that was created meanwhile either.
             with open(os.path.join(folder, one), "x", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:
-        raise SettingsError(f"{error.filename or folder} cannot be made: {error.strerror}") from None
+        raise SettingsError(f"{error.filename or folder} cannot be created: {error.strerror}") from None
     return [os.path.join(folder, one) for one in files]

@@ -1,4 +1,4 @@
-"""`hkrunner validate`: what there is to run, and whether it can be loaded, without a task."""
+"""`hkrunner validate`: what a run would use, and whether the code can be loaded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .click_options import Sections, complete_files
 
 EPILOG = """\b
 Exit status:
-  0    it can be run
+  0    a task can be run
   2    a bad option or descriptor
-  3    no such code
-  4    the code cannot be loaded, or cannot be called
+  3    the code was not found
+  4    the code cannot be loaded or called, or a requirement is not installed
 """
 
 _CHOSEN = [option for option in OPTIONS if option.in_validate]
@@ -28,7 +28,7 @@ _HELP = {"json": "Print what was found as one JSON object."}
 
 
 def _validate(entry_argument: str | None, **values: Any) -> None:
-    # Late, so that --help does not pay for it.
+    # Imported here to keep --help fast.
     from ..app.validate import lines, refused, validate
     from ..console.terminal import plain
 
@@ -66,8 +66,8 @@ command = Sections(
         )
         for one in _CHOSEN
     ],
-    help="Tell what would be run: code, descriptor, methods and what they are called with, Python, imports "
-    "that are missing.\n\n"
-    "The code is imported as for a run, in a process of its own below its limits; no task is run.",
+    help="Show what a run would use: code, descriptor, methods and their arguments, Python, missing "
+    "packages.\n\n"
+    "The code is imported as for a run, in a process of its own under the same limits. No task is run.",
     epilog=EPILOG,
 )

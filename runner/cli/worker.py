@@ -1,4 +1,4 @@
-"""`hkrunner worker`: stand in for HKube's worker, to try a wrapper of any language."""
+"""`hkrunner worker`: stand in for HKube's worker, to test a wrapper in any language."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .click_options import Sections
 EPILOG = """\b
 Exit status:
   0    every task has a result
-  1    a task has failed, or its wrapper was lost
-  2    bad usage, or the port is taken
-  3    there is no such algorithm (--algorithm)
-  130, 143  ended by Ctrl-C or SIGTERM, in order
+  1    a task failed, or its wrapper disconnected
+  2    bad usage, or the port is in use
+  3    an algorithm of --algorithm was not found
+  130, 143  stopped by Ctrl-C or SIGTERM
 """
 
 
 def _worker(**values: Any) -> None:
     asked = worker_settings_of(values)
-    # Late, so that --help does not pay for it.
+    # Imported here to keep --help fast.
     from ..app.run import run_worker
 
     sys.exit(run_worker(asked))
@@ -31,9 +31,9 @@ command = Sections(
     "worker",
     callback=_worker,
     options=WORKER_OPTIONS,
-    help="Stand in for HKube's worker: hand inputs to any wrapper that connects, print the results.\n\n"
-    "It listens as the worker does, on port 3000, and speaks json, bson and msgpack as the wrapper chooses, "
-    "storage v1. Where HKube's worker would die of what a wrapper does, it says so and goes on. It ends when "
-    "every input is answered; without inputs, when it is stopped.",
+    help="Stand in for HKube's worker: send inputs to the wrapper that connects, and print the results.\n\n"
+    "It listens on port 3000 as the worker does, in the encoding that the wrapper chooses (json, bson, "
+    "msgpack), with storage v1. Where a mistake of the wrapper would crash HKube's worker, it reports that "
+    "and continues. It ends when every input is answered; without inputs, when it is stopped.",
     epilog=EPILOG,
 )

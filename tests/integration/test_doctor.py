@@ -29,7 +29,7 @@ def examine(cwd: Path, *args: str, env: dict[str, str | None] | None = None) -> 
 
 def found(folder: Path, **environ: str) -> dict[str, doctor_checks.Finding]:
     """Return the findings of this process."""
-    place = doctor_checks.Place(environ, str(folder), root=str(folder / "root"))
+    place = doctor_checks.Machine(environ, str(folder), root=str(folder / "root"))
     return {one.name: one for one in doctor_checks.examine(place)}
 
 
@@ -41,7 +41,7 @@ def test_every_finding_is_one_line_and_what_is_wrong_has_a_remedy(tmp_path: Path
     for line in lines:
         assert line[:2] in ("✔ ", "✘ "), line
         assert line.startswith("✔") or " → " in line, line
-    assert last.startswith("all that is needed is there")
+    assert last.startswith("everything that is needed is there")
 
 
 def test_the_findings_name_versions_limits_and_surroundings(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_state_folder_that_cannot_be_written_is_needed_and_missing(tmp_path: P
     assert "cannot be written: Not a directory" in state["text"]
     assert "--no-state" in state["remedy"]
     shown = run_hkrunner("doctor", "--state-dir", "file/state", cwd=tmp_path)
-    assert shown.stdout.splitlines()[-1] == "needed and not there: state folder"
+    assert shown.stdout.splitlines()[-1] == "needed, but missing: state folder"
 
 
 def test_nothing_is_written(tmp_path: Path) -> None:
@@ -125,12 +125,12 @@ def test_the_limit_of_a_small_container_is_told(tmp_path: Path) -> None:
     (root / "sys/fs/cgroup/memory.max").write_text("67108864\n")
     finding = found(tmp_path)["container memory"]
     assert not finding.ok
-    assert finding.text.startswith("64 MiB; the algorithm gets 32 MiB of it")
+    assert finding.text.startswith("64 MiB; without --mem the algorithm gets 32 MiB of it")
 
 
 def test_a_check_that_breaks_is_a_finding_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(place: doctor_checks.Place) -> Any:
+    def broken(place: doctor_checks.Machine) -> Any:
         raise RuntimeError("strange")
 
     monkeypatch.setattr(doctor_checks, "CHECKS", (broken,))
-    assert found(tmp_path)["broken"].text == "it cannot be told: RuntimeError: strange"
+    assert found(tmp_path)["broken"].text == "the check failed: RuntimeError: strange"

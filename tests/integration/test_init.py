@@ -52,7 +52,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine/my_alg.py").write_text("mine")
     ended = run_hkrunner("init", "mine", cwd=tmp_path)
     assert (ended.status, ended.stdout) == (2, "")
-    assert "holds my_alg.py already; nothing was written" in ended.stderr
+    assert "already has my_alg.py; nothing was written" in ended.stderr
     assert [one.name for one in (tmp_path / "mine").iterdir()] == ["my_alg.py"]
     assert (tmp_path / "mine/my_alg.py").read_text() == "mine"
 
