@@ -191,6 +191,12 @@ class TaskRecord:
         for stream in STREAMS if empty_logs else ():
             _create(f"{self._folder}/{stream}.log")
 
+    def add_problem(self, sentence: str) -> None:
+        """Have a problem that has shown after finish() in task.json as well. Never raises for the disk."""
+        self.problems.append(sentence)
+        self._facts["problems"] = list(self.problems)
+        self.write("task.json", to_json(self._facts))
+
     def _overwrite(self, data: bytes) -> bool:
         """Write the outcome over what open() wrote; False when a new file is needed.
 

@@ -231,6 +231,9 @@ class LoopbackLink:
         """Whether messages wait: never."""
         return False
 
+    def worker_spoke(self) -> None:
+        """Send what waits: there is nothing."""
+
     def clear(self) -> None:
         """Drop the messages that wait: there are none."""
 

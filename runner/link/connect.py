@@ -19,6 +19,7 @@ from typing import Any
 
 from ..io.loop import Loop
 from ..protocol.messages import printable
+from .identity import listener_of, listening_at, port_of
 
 CONNECT_TIMEOUT_S = 10.0
 #: What hashlib needs when OpenSSL is not there; an interpreter may be built without them.
@@ -39,6 +40,8 @@ class Attempt:
         self._failed = failed
         self._client: Any = None
         self._is_over = False
+        #: The number of the listening socket that took the connection, once there is one; see Identity.
+        self.listener: int | None = None
         threading.Thread(target=self._run, name="hkrunner-connect", daemon=True).start()
 
     @property
@@ -57,7 +60,10 @@ class Attempt:
     def _run(self) -> None:
         """Connect, and hand the result over. The one piece of code that runs outside the loop."""
         try:
+            port = port_of(self._url)
+            before = listening_at(port)
             self._connect()
+            self.listener = listener_of(self._client.sock, port, before)
         except Exception as error:  # noqa: BLE001 - the package's own errors, OSError, ssl, idna: all mean "not connected"
             reason = reason_of(error)
             self._loop.post_from_thread(lambda: self._tell(self._failed, reason))

@@ -10,15 +10,17 @@ kernel takes only a part, and both cost more than the network (measured: PING in
 supervisor; 47 ms against 456 ms to send 100 MB).
 
 There is at most one socket: a next connection is begun after the last one is closed. Nothing is sent
-before the worker has spoken, which would end one that has just been started (PROTOCOL, rule 1). Two
-exceptions, back within SAME_WORKER_S of a drop:
-* the final answer goes out at once: inside a pod it is the same worker, which gives up after that time;
-* when every try to come back was taken, the port was never closed, as it would have been while another
-  worker was started. If such a worker stays silent for SILENT_S it waits for us (DEV_MODE: it says nothing
-  again after a reconnect), and everything goes out.
+before the worker has spoken: it ends a worker that has just been started (PROTOCOL, rule 1), and an answer
+would count for another task there, since messages carry no task id. Only after a drop, and only to a worker
+that is certainly the same (identity.py), something goes out sooner:
+* a final answer that it cannot have heard, at once: HKube's worker gives the task up after 5 s;
+* one that it may have heard, if it stays silent for SETTLE_S;
+* everything, if it stays silent for SILENT_S: it waits for us (DEV_MODE: it says nothing again after a
+  reconnect).
+A worker that is not certainly the same never gets the answers of tasks that have ended, whatever it says.
 
-Here: the connection and its states. link_connect.py is the thread, link_frames.py the frames in both
-directions, link_outbox.py what waits to be sent, link_blobs.py the memory of large messages.
+Here: the connection and its states. connect.py is the thread, identity.py whose worker it is, frames.py the
+frames in both directions, outbox.py what waits to be sent, message_memory.py the memory of large messages.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from ..io.loop import Loop, Timer
 from ..protocol.messages import printable
 from .connect import CONNECT_TIMEOUT_S, Attempt, all_has_arrived, reason_of, watch_peer
 from .frames import BINARY, BLOB_MIN, CLOSE, MESSAGE_MAX, PING, PONG, TEXT, TURN_BYTES, Reader, Refused, frame
+from .identity import Identity
 from .message_memory import KEEP_BLOB_S, Blob, Blobs, Message
 from .outbox import PIECE, Outbox, Outgoing, Source
 
@@ -51,12 +54,12 @@ __all__ = [
     "State",
 ]
 
-#: HKube's worker waits this long for a lost algorithm before it gives the task up (PROTOCOL 3.7).
-SAME_WORKER_S = 5.0
 #: First try after a drop at once, then these pauses, the last one for ever.
 BACKOFF_S = (0.0, 0.01, 0.02, 0.05, 0.05, 0.1, 0.1, 0.2, 0.3, 0.5, 1.0)
 #: An answer written this shortly before a drop may not have been read.
 LOST_S = 1.0
+#: The peer's kernel may have handed data on for so long before it says so (TCP_DELACK_MAX of Linux).
+DELAYED_ACK_S = 0.2
 #: The same worker, back after a drop, is given so long to speak first.
 SILENT_S = 1.0
 #: After a reconnect, wait this long for a word of the worker before such an answer is sent again.
@@ -84,13 +87,16 @@ class Listener(Protocol):
 
     def on_link_open(self) -> None: ...
     def on_link_message(self, message: Message) -> None:
-        """A message; the listener releases it."""
+        """A message; the listener releases it, and calls worker_spoke() if it is one of HKube's worker."""
 
     def on_link_resumed(self, *, all_written: bool) -> None:
         """The same worker is back after a drop, and silent: it takes up where it was.
 
         `all_written`: nothing waited to be sent when the connection was lost; what was sent last may be lost.
         """
+
+    def on_link_answer_lost(self) -> None:
+        """An answer that waited is not sent any more: the worker does not wait for it."""
 
     def on_link_drop(self, reason: str) -> None: ...
     def on_link_unreachable(self, reason: str) -> None:
@@ -127,17 +133,16 @@ class Link:
         self._not_now: tuple[type[OSError], ...] = (BlockingIOError,)
         self._tries = 0
         self._since = 0.0
-        self._dropped_at: float | None = None
         self._timer: Timer | None = None
         self._outbox = Outbox(self._opcode, loop.clock)
         self._held: bytes | None = None  #: a small message that waits for the next one
         self._soon = loop.alarm(self._hold_no_longer)
         self._spoken = False
-        self._may_answer = False  #: before it has spoken, but no more than that
-        self._was_away = False  #: a try to come back has failed
+        self._identity = Identity(loop.clock)
         self._arrived: bool | None = None  #: all that was sent, before our goodbye; None: not said
         self._all_written = False  #: at the last drop nothing waited to be sent
         self._resume = loop.alarm(self._resumed)
+        self._again = loop.alarm(self._send_again)
         self._blobs = Blobs(loop)
         self._reader = Reader(self._blobs, self._deliver, self._on_control)
 
@@ -178,8 +183,9 @@ class Link:
             self._be_patient()
 
     def _connected(self, client: Any) -> None:
-        assert self._timer is not None, "it was set with the attempt"
+        assert self._timer is not None and self._attempt is not None, "both were set with the attempt"
         self._timer.cancel()
+        self._identity.connected(self._attempt.listener)
         self._client, self._attempt = client, None
         sock: socket.socket = client.sock
         sock.setblocking(False)
@@ -193,41 +199,57 @@ class Link:
         watch_peer(sock)
         self._reader.begin()
         self.state = State.OPEN
-        same = self._dropped_at is not None and self._loop.clock() - self._dropped_at < SAME_WORKER_S
-        self._spoken, self._may_answer = False, same
-        if same and not self._was_away:
+        self._spoken = False
+        if self._identity.is_certain:
             self._resume.set(SILENT_S)
+        else:
+            self._outbox.forget_written()
         self._loop.on_readable(self._fd, self._on_readable)
         self._listener.on_link_open()
         # First what the worker has to say: if it begins another task, the old one's answer must not go out.
         self._on_readable()
         if self.state is State.OPEN:
             self._pump()
-            if self._outbox.written is not None:
-                self._timer = self._loop.after(SETTLE_S, self._send_again)
+            if self._outbox.written is not None and not self._spoken:
+                self._again.set(SETTLE_S)
+
+    def _is_waiting(self) -> bool:
+        """The worker is certainly the one before the drop, and has not begun to speak since."""
+        if self.state is State.OPEN:
+            self._on_readable()  # a busy machine: it may have spoken since the loop last looked
+        is_silent = self.state is State.OPEN and not self._spoken and not self._reader.is_amid
+        return is_silent and self._identity.is_certain
 
     def _send_again(self) -> None:
         """The last answer may have been lost with the old connection: a second one in ready is harmless
         (PROTOCOL 3.8). Only while the worker is silent: whatever it says first, it is not waiting for it."""
-        if self._outbox.written is not None and self.state is State.OPEN:
-            self._on_readable()  # a busy machine: it may have spoken since the loop last looked
-        if self._outbox.written is not None and self.state is State.OPEN:
+        if self._is_waiting() and self._outbox.written is not None:
             self._outbox.put_last_again()
             self._pump()
 
     def _resumed(self) -> None:
         """It is the worker that it was, and waits for us."""
-        if self.state is State.OPEN and not self._spoken:
-            self._on_readable()  # as above
-        if self.state is State.OPEN and not self._spoken:
+        if self._is_waiting():
             self._spoken = True
             self._pump()
             self._listener.on_link_resumed(all_written=self._all_written)
 
+    def worker_spoke(self) -> None:
+        """It has said something that only HKube's worker says: from now on it is sent what waits.
+
+        Answers of tasks that have ended only if it is certainly the worker that has handed them out.
+        """
+        if self._spoken or self.state is not State.OPEN:
+            return
+        self._spoken = True
+        if not self._identity.is_certain and self._outbox.forget_ended():
+            self._listener.on_link_answer_lost()
+
     def _not_connected(self, reason: str) -> None:
         assert self._timer is not None, "it was set with the attempt"
         self._timer.cancel()
-        self._attempt, self._was_away = None, True
+        self._attempt = None
+        self._identity.failed()
         waited_s = self._waited_s
         if self._connect_timeout_s is not None and waited_s >= self._connect_timeout_s:
             self.state = State.CLOSED
@@ -257,17 +279,13 @@ class Link:
         self._all_written = self.idle
         self._let_go()
         self._resume.cancel()
-        if self._spoken:  # one that never spoke is not known: whoever comes next is not the same
-            self._dropped_at, self._was_away = self._since, False
-        self._spoken = self._may_answer = False
+        self._again.cancel()
+        self._identity.dropped(spoken=self._spoken)
+        self._spoken = False
         self._outbox.dropped()
         if self._timer is not None:
             self._timer.cancel()
-        if not arrived:
-            self._outbox.put_last_first()
-        written = self._outbox.written
-        if written is not None and self._since - written[1] > LOST_S:
-            self._outbox.forget_written()
+        self._judge_last_answer(arrived=arrived)
         self.state = State.DISCONNECTED
         self._listener.on_link_drop(reason)
         if self.state is State.DISCONNECTED:
@@ -275,6 +293,16 @@ class Link:
             pause_s = max(BACKOFF_S[min(self._tries, len(BACKOFF_S) - 1)], least_s)
             self._tries += 1
             self._timer = self._loop.after(pause_s, self._connect)
+
+    def _judge_last_answer(self, *, arrived: bool) -> None:
+        """An answer that the worker cannot have heard waits again; one that it has heard is forgotten."""
+        if self._outbox.written is None:
+            return
+        age_s = self._since - self._outbox.written[1]
+        if not arrived and age_s > DELAYED_ACK_S:
+            self._outbox.put_last_first()
+        elif age_s > LOST_S:
+            self._outbox.forget_written()
 
     def _close_socket(self) -> None:
         self._loop.on_readable(self._fd, None)
@@ -291,6 +319,7 @@ class Link:
         if self._timer is not None:
             self._timer.cancel()
         self._resume.cancel()
+        self._again.cancel()
         if self._attempt is not None:
             self._attempt.give_up()
             self._attempt = None
@@ -373,7 +402,10 @@ class Link:
 
     def _may_begin(self) -> bool:
         """The next message may go out; a final answer goes first where nothing else may."""
-        return self._spoken or (self._may_answer and self._outbox.lead_with_answer())
+        if self._spoken:
+            return True
+        is_silent = self._identity.is_certain and not self._reader.is_amid
+        return is_silent and self._outbox.lead_with_answer()
 
     def clear(self) -> None:
         """Forget everything that is not sent: it belongs to a task that the worker has given up.
@@ -381,7 +413,11 @@ class Link:
         If an old answer has begun to go out it must not be completed: the connection is dropped instead.
         """
         self._held = None
-        if self._outbox.clear():
+        had_answer = self._outbox.has_answer
+        has_begun = self._outbox.clear()
+        if had_answer and self.state is not State.CLOSED:
+            self._listener.on_link_answer_lost()
+        if has_begun:
             self._drop("the worker began another task in the middle of an answer")
 
     @property
@@ -455,10 +491,10 @@ class Link:
             self._drop(reason_of(error))
 
     def _deliver(self, message: Message) -> None:
-        self._spoken = True
+        # Whatever it says, it is not waiting: nothing is said again.
         self._resume.cancel()
+        self._again.cancel()
         self._tries = 0
-        # It goes on: the answer it had before was not lost.
         self._outbox.forget_written()
         self._listener.on_link_message(message)
         if self._outbox:

@@ -90,6 +90,11 @@ class Reader:
         self.begin()
         self._is_open = False
 
+    @property
+    def is_amid(self) -> bool:
+        """A part of a message, or of a frame, has come: the worker has begun to speak."""
+        return bool(self._input or self._fragments) or self._target is not None
+
     def receive(self, sock: socket.socket) -> tuple[int, bool]:
         """Read once; return how many bytes, 0 at the end, and whether there may be more at once.
 

@@ -133,12 +133,28 @@ class Outbox:
             self._queue.appendleft(answer)
             self._waiting_bytes += answer.size
 
+    @property
+    def has_answer(self) -> bool:
+        """A final answer waits, or is half sent."""
+        return any(one.final for one in self._queue)
+
+    def forget_ended(self) -> bool:
+        """Forget what waits of tasks that are over, their answers included; True if there was an answer."""
+        if not self.lead_with_answer():
+            return False
+        while self.has_answer:
+            one = self._queue.popleft()
+            self._waiting_bytes -= one.size
+            one.close()
+        self._relieve()
+        return True
+
     def lead_with_answer(self) -> bool:
         """Have a final answer that waits be the next; what stood before it belongs to a task that is over.
 
         False when there is none.
         """
-        if not any(one.final for one in self._queue):
+        if not self.has_answer:
             return False
         while not self._queue[0].final:
             one = self._queue.popleft()

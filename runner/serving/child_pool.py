@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from ...sandbox.parent.child_handle import Child, Listener
+from ...sandbox.parent.warded_child import WardedChild
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.limits import thread_variables
 from ...sandbox.shared.messages import PROTOCOL_VERSION, Setup
@@ -116,7 +117,7 @@ class ChildPool:
         folders = [self._where.folder]
         if settings.state_dir is not None:
             folders.append(settings.state_dir)
-        child = Child(
+        child = WardedChild(
             self._loop,
             self._listener,
             argv=[settings.python, "-u"],

@@ -63,6 +63,10 @@ class Notices:
         """The connection is lost, the next one is being made."""
         self._output.say(f"◌ connection lost: {reason}; reconnecting")
 
+    def answer_lost(self, task: str, reason: str) -> None:
+        """The answer of a task has reached no worker."""
+        self._output.warn(f"✘ task {task}: {reason}")
+
     def command(self, command: str) -> None:
         """The worker has sent this command."""
         if self._output.verbose:

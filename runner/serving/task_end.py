@@ -118,6 +118,8 @@ class TaskEnd:
             self._redirect.forget()
         self._replies.task_ended()
         duration_s = self._loop.clock() - task.began
+        if answer is not None:
+            self._replies.last_answered = (task.name, task.record)
         if answer is not None and task.record is None and not self._settings.local:
             self._replies.answer(*answer)  # nothing has to be on disk or shown before it
             answer = None

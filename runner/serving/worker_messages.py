@@ -16,6 +16,9 @@ from .task_control import TaskControl
 from .task_opener import TaskOpener
 from .worker_replies import WorkerReplies
 
+#: What only a worker says: unlike an unknown message, it shows that one is there and at work.
+_WORKER_SAYS = frozenset((messages.INITIALIZE, messages.START, messages.STOP, messages.EXIT, *ANSWERS))
+
 
 class WorkerMessages:
     """Listens to the link."""
@@ -79,6 +82,16 @@ class WorkerMessages:
         ):
             self._control.step(Event.INITIALIZE_AGAIN)
 
+    def on_link_answer_lost(self) -> None:
+        """The answer of the last task has reached no worker: say so, and in the task's record."""
+        if self._replies.last_answered is None:
+            return
+        name, record = self._replies.last_answered
+        reason = "its answer has reached no worker: the one that is there now does not wait for it"
+        self._notices.answer_lost(name, reason)
+        if record is not None:
+            record.add_problem(reason)
+
     @property
     def _url(self) -> str:
         assert self._replies.link is not None, "its link has called"
@@ -92,6 +105,8 @@ class WorkerMessages:
         try:
             command = encoding.command_of(self._encoding, message.head, message.whole)
             handler = self._handlers.get(command)
+            if command in _WORKER_SAYS:
+                self._replies.worker_spoke()
             if handler is not None:
                 self._notices.command(command)
                 is_kept = command == messages.INITIALIZE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from ...boards.runs.task_record import TaskRecord
 from ..io.loop import Loop
 from ..link.answer_blob import AnswerBlob
 from ..protocol import encoding, messages
@@ -30,6 +31,7 @@ class WorkerLink(Protocol):
     def post(
         self, data: bytes, source: AnswerBlob | None = None, *, final: bool = False, soon: bool = False
     ) -> bool: ...
+    def worker_spoke(self) -> None: ...
     def clear(self) -> None: ...
     def close(self) -> None: ...
 
@@ -40,6 +42,8 @@ class WorkerReplies:
     def __init__(self, loop: Loop, control: TaskControl, pool: ChildPool, wire_encoding: str) -> None:
         self.link: WorkerLink | None = None
         self.connection = 1  #: number of the connection: one more after each that was lost
+        #: Name and record of the last task that has an answer.
+        self.last_answered: tuple[str, TaskRecord | None] | None = None
         self._control = control
         self._pool = pool
         self._encoding = wire_encoding
@@ -92,6 +96,11 @@ class WorkerReplies:
         if self._control.state not in WORKING or self.link is None:
             return LogDemand.IGNORE
         return LogDemand.COUNT if self.link.congested else LogDemand.SEND
+
+    def worker_spoke(self) -> None:
+        """Tell the link that the worker has said what only a worker says."""
+        if self.link is not None:
+            self.link.worker_spoke()
 
     def drop_unsent(self) -> None:
         """Forget what waits to be sent: it belongs to a task that the worker has given up."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hkrunner.runner.link.connection import SETTLE_S, SILENT_S
 from support.programs import Program, serving
 from support.scripted_worker import TASK, WINDOW_S, Client, ScriptedWorker, encode, frame
 from support.served import OBEYS, serving_worker
@@ -143,19 +144,51 @@ def test_stopped_comes_on_the_next_socket(tmp_path: Path, fault: Fault) -> None:
 # ---- the answer, and a connection that breaks around it
 
 
-def test_an_answer_that_is_due_while_the_worker_is_away_waits_for_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refuses", [False, True], ids=["at once", "after a while"])
+def test_a_worker_that_was_started_anew_hears_no_answer_of_the_one_before(
+    tmp_path: Path, refuses: bool
+) -> None:
     with serving_worker(tmp_path) as (client, program):
         worker = client.worker
-        client.initialize(["wait for file", str(tmp_path / "flag")])
+        client.initialize(["wait for file", str(tmp_path / "flag")], taskId="old")
         client.expect("initialized")
         client.start()
         program.wait_for_line("start", stream="stdout")
-        worker.go_down()
+        if refuses:
+            worker.go_down()
+            worker.begin_life()
+            program.wait_for_line("waiting for an HKube worker")
+            worker.listen()
+        else:
+            worker.restart()
+        client = back(worker)
         (tmp_path / "flag").touch()
         wait_until(lambda: has_record(tmp_path, "succeed"), what="the end of the task")
-        worker.listen()
+        passed(SILENT_S + 0.2)
+        client.nothing_more()
+        assert client.run(["give", "new"], taskId="new")["data"] == "new"
+        client.nothing_more()
+        lost = program.wait_for_line("its answer has reached no worker")
+        assert "task old" in lost
+        problems = json.loads((tmp_path / ".hkrunner/tasks/old/task.json").read_text())["problems"]
+        assert len(problems) == 1 and problems[0] in lost
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["the same worker", "another worker"])
+@pytest.mark.parametrize("fault", [vanish, reset])
+def test_a_worker_that_speaks_at_once_hears_its_answer_once(
+    tmp_path: Path, fault: Fault, restarts: bool
+) -> None:
+    with serving_worker(tmp_path) as (client, _):
+        worker = client.worker
+        assert client.run(["give", 1], taskId="t1")["data"] == 1
+        if restarts:
+            worker.restart()
+        else:
+            fault(client)
         client = back(worker)
-        assert client.answer()["data"] == "there"
+        assert client.run(["give", 2], taskId="t2")["data"] == 2
+        passed(SETTLE_S + 0.1)
         client.nothing_more()
 
 
@@ -345,6 +378,7 @@ def test_the_debug_server_says_the_task_again_and_it_is_not_run_twice(tmp_path: 
         program.wait_for_line("start", stream="stdout")
         client.vanish()
         client = back(worker)
+        client.nothing_more()  # both have been read: a task that has ended by then would be run again
         (tmp_path / "flag").touch()
         assert client.answer()["data"] == "there"
         client.nothing_more()
@@ -415,6 +449,12 @@ def test_a_hundred_drops_leave_nothing(tmp_path: Path) -> None:
 
 
 # ---- helpers
+
+
+def passed(seconds: float) -> None:
+    """So long has passed, in which something could have been said that must not be."""
+    end = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > end, what="the end of the time")
 
 
 def _threads(program: Program) -> int:

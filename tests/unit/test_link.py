@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.link import connection as links
-from hkrunner.runner.link.connection import SAME_WORKER_S, SILENT_S, Link, Message, State
+from hkrunner.runner.link.connection import SETTLE_S, SILENT_S, Link, Message, State
+from hkrunner.runner.link.identity import RESTART_S, listener_of, listening_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clock import Clock
@@ -33,6 +34,9 @@ class Listener:
         self.opened = 0
         self.drops: list[str] = []
         self.resumed: list[bool] = []
+        self.lost = 0
+        self.link: Link | None = None
+        self.on_task: Callable[[bytes], None] | None = None
         self.unreachable: list[str] = []
         self.given_up: list[str] = []
 
@@ -44,6 +48,13 @@ class Listener:
         assert message.whole().startswith(message.head)
         self.messages.append(message.whole())
         message.release()
+        if self.link is not None and self.messages[-1] != b"noise":
+            self.link.worker_spoke()
+        if self.on_task is not None:
+            self.on_task(self.messages[-1].removeprefix(b"task "))
+
+    def on_link_answer_lost(self) -> None:
+        self.lost += 1
 
     def on_link_drop(self, reason: str) -> None:
         self.drops.append(reason)
@@ -136,6 +147,11 @@ class Wire:
     def close(self) -> None:
         self.sock.close()
 
+    def reset(self) -> None:
+        """End it as the kernel does for a process that leaves something unread."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
 
 class World:
     """A loop, a link, and a listening socket."""
@@ -147,8 +163,10 @@ class World:
         self.server: socket.socket | None = socket.create_server(("127.0.0.1", 0))
         self.address = self.server.getsockname()
         self.wires: list[Wire] = []
+        self.ticks = False  #: pauses between two tries pass by themselves
         url = f"ws://127.0.0.1:{self.address[1]}?storage=v1&encoding=json"
         self.link = Link(self.loop, self.listener, url, text=True, connect_timeout_s=connect_timeout_s)
+        self.listener.link = self.link
 
     def turn(self) -> None:
         self.loop.turn(0)
@@ -157,6 +175,8 @@ class World:
         end = time.monotonic() + DEADLINE_S
         while not condition():
             assert time.monotonic() < end, f"{what}: not within {DEADLINE_S:g} s"
+            if self.ticks and self.link.state is State.BACKOFF:
+                self.clock.now += 0.005
             self.loop.turn(0.001)
 
     def accept(self) -> Wire:
@@ -218,6 +238,15 @@ class World:
         self.server.close()
         self.server = None
 
+    def listen(self) -> None:
+        """Somebody listens at the port again."""
+        self.server = socket.create_server(self.address)
+
+    def restart(self) -> None:
+        """Another worker listens, so soon that nobody was refused."""
+        self.refuse()
+        self.listen()
+
     def close(self) -> None:
         self.link.close()
         for wire in self.wires:
@@ -273,7 +302,15 @@ def test_a_ping_before_the_first_message_is_answered_and_is_no_speaking() -> Non
         assert wire.is_silent()
 
 
-def test_back_within_the_window_an_answer_goes_out_at_once_and_nothing_else() -> None:
+def test_noise_before_the_first_message_is_no_speaking() -> None:
+    with connected() as (world, wire):
+        world.link.post(b"early")
+        wire.send(frame(TEXT, b"noise"))
+        world.until(lambda: world.listener.messages, "the noise")
+        assert wire.is_silent()
+
+
+def test_the_same_worker_gets_an_answer_at_once_and_nothing_else() -> None:
     with conversing() as (world, wire):
         wire.close()
         world.until(lambda: world.listener.drops, "the drop")
@@ -302,11 +339,10 @@ def test_a_silent_worker_whose_port_was_never_closed_gets_what_waits_after_a_mom
 
 def away_and_back(world: World, wire: Wire) -> Wire:
     """Drop the connection, refuse a try at least, and listen at the same port again."""
-    port = world.address[1]
     world.refuse()
     wire.close()
     world.until(lambda: world.listener.unreachable, "a refused try")
-    world.server = socket.create_server(("127.0.0.1", port))
+    world.listen()
     world.pass_time(0.1)
     return world.accept()
 
@@ -321,17 +357,55 @@ def test_a_worker_that_was_away_may_be_another_one_and_has_to_speak_first() -> N
         assert again.message() == b"call"
 
 
+def test_an_answer_is_not_for_a_worker_that_was_away_whatever_it_says() -> None:
+    with conversing() as (world, wire):
+        again = away_and_back(world, wire)
+        world.link.post(b"undelivered", final=True)
+        world.link.post(b"of the next task")
+        world.pass_time(SILENT_S + 0.1)
+        assert again.is_silent()
+        again.sock.sendall(frame(TEXT, b"a word"))
+        assert again.message() == b"of the next task"
+        assert world.listener.lost == 1 and again.is_silent()
+
+
+def test_a_worker_that_was_started_anew_at_once_is_another_one() -> None:
+    with conversing() as (world, wire):
+        world.restart()
+        wire.close()
+        world.until(lambda: world.listener.drops, "the drop")
+        world.link.post(b"undelivered", final=True)
+        again = world.accept()
+        world.pass_time(SILENT_S + 0.1)
+        assert world.listener.unreachable == [] and again.is_silent()
+
+
+def test_an_answer_waits_for_the_word_of_a_worker_that_is_speaking_already() -> None:
+    word = frame(TEXT, b"x" * 70_000)
+    with conversing() as (world, wire):
+        wire.close()
+        world.until(lambda: world.listener.drops, "the drop")
+        again = world.accept()
+        again.send(word[:1000])
+        world.link.post(b"undelivered", final=True)
+        world.pass_time(SILENT_S + 0.1)
+        assert again.is_silent() and world.listener.resumed == []
+        world.link.clear()
+        again.send(word[1000:])
+        assert again.is_silent() and world.listener.lost == 1
+
+
 def test_a_worker_that_never_spoke_gets_no_answer_of_an_old_task_after_its_first_drop() -> None:
     with conversing() as (world, wire):
         wire.close()
         world.until(lambda: world.listener.drops, "the drop")
-        world.clock.now += SAME_WORKER_S + 1
+        world.clock.now += RESTART_S
         again = world.accept()
         world.link.post(b"undelivered", final=True)
         assert again.is_silent()
         again.close()
         world.until(lambda: len(world.listener.drops) == 2, "the second drop")
-        world.clock.now += 1
+        world.pass_time(0.1)
         assert world.accept().is_silent()
 
 
@@ -365,8 +439,7 @@ def test_an_answer_that_has_not_left_this_machine_is_sent_again_however_old_it_i
         world.link.post(payload, final=True)
         world.until(lambda: world.link.idle, "an answer that the kernel has taken")
         world.clock.now += 10.0
-        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        wire.close()
+        wire.reset()
         world.until(lambda: world.listener.drops, "the drop")
         assert world.accept().message() == payload
 
@@ -376,7 +449,7 @@ def test_a_last_answer_is_sent_again_unless_the_worker_speaks_at_the_last_moment
     with conversing() as (world, wire):
         world.link.post(b"done", final=True)
         assert wire.message() == b"done"
-        wire.close()
+        wire.reset()
         world.until(lambda: world.listener.drops, "the drop")
         again = world.accept()
         assert again.is_silent()
@@ -387,16 +460,167 @@ def test_a_last_answer_is_sent_again_unless_the_worker_speaks_at_the_last_moment
         assert world.listener.messages == [b"next task"] * speaks
 
 
-def test_back_after_the_window_the_worker_has_to_speak_first() -> None:
+def test_nothing_is_said_again_once_the_worker_has_spoken() -> None:
+    with conversing() as (world, wire):
+        world.link.post(b"done", final=True)
+        assert wire.message() == b"done"
+        wire.reset()
+        world.until(lambda: world.listener.drops, "the drop")
+        again = world.accept()
+        again.send(frame(TEXT, b"next task"))
+        world.until(lambda: world.listener.messages, "the next task")
+        world.link.post(b"next answer", final=True)
+        assert again.message() == b"next answer"
+        world.pass_time(SETTLE_S + 0.1)
+        assert again.is_silent()
+
+
+def test_back_late_the_worker_has_to_speak_first() -> None:
     with conversing() as (world, wire):
         wire.close()
         world.until(lambda: world.listener.drops, "the drop")
         world.link.post(b"undelivered")
-        world.clock.now += links.SAME_WORKER_S + 0.1
+        world.clock.now += RESTART_S
         again = world.accept()
         assert again.is_silent()
         again.send(frame(TEXT, b"hello"))
         assert again.message() == b"undelivered"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::", "::1"])
+def test_the_socket_that_took_a_connection_is_known_by_its_number(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family, dualstack_ipv6=host == "::") as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("::1" if host == "::1" else "127.0.0.1", port)) as sock:
+            before = listening_at(port)
+            assert listener_of(sock, port, before) == os.fstat(server.fileno()).st_ino
+            assert listener_of(sock, port + 1, before) is None
+            assert listener_of(sock, port, frozenset()) is None
+
+
+def test_of_two_sockets_at_one_port_none_is_known_to_have_taken_a_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as first:
+        port = first.getsockname()[1]
+        with (
+            socket.create_server(("127.0.0.1", port), reuse_port=True),
+            socket.create_connection(("127.0.0.1", port)) as sock,
+        ):
+            assert listener_of(sock, port, listening_at(port)) is None
+
+
+# ---- whose answer it is
+
+
+class Workers:
+    """Workers at one port, one life after the other, which hand out tasks and hear answers."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.life = 0
+        self.task = (0, 0)  #: the last one this worker has handed out
+        self.ours: tuple[int, int] | None = None  #: the one we work on
+        self.answered: tuple[int, int] | None = None  #: the last one that we have an answer for
+        self.heard: tuple[int, int] | None = None
+        self.is_known = False  #: what is said on this connection is for this worker
+        world.listener.on_task = self._begin
+        world.ticks = True
+        world.link.open()
+        self.wire = world.accept()
+
+    def hand_out(self) -> None:
+        """This worker says what the next task is."""
+        self.listen()
+        self.task = (self.life, self.task[1] + 1)
+        self.wire.send(frame(TEXT, b"task %d %d" % self.task))
+        self.world.until(lambda: self.ours == self.task, "the task")
+        self.is_known = True
+
+    def _begin(self, words: bytes) -> None:
+        life, number = words.split()
+        self.ours = (int(life), int(number))
+        self.world.link.clear()
+
+    def answer(self) -> None:
+        """Our task ends, whoever is there now."""
+        if self.ours is not None:
+            self.answered, self.ours = self.ours, None
+            self.world.link.post(b"%d %d" % self.answered, final=True)
+
+    def listen(self) -> None:
+        """Hear what has come: it has to be the answer to what this worker has handed out last."""
+        for _ in range(3):
+            self.world.turn()
+        while not self.wire.is_silent():
+            life, number = self.wire.message().split()
+            self.heard = (int(life), int(number))
+            assert self.heard == self.task, "another task's answer"
+
+    def drop(self, way: str, after_s: float, *, unread: bool, reset: bool) -> None:
+        """End the connection, and have the same worker or another one take the next."""
+        world, listener = self.world, self.world.listener
+        if not unread:
+            self.listen()
+        drops, failures, was_known = len(listener.drops), len(listener.unreachable), self.is_known
+        if way == "refuses":
+            world.refuse()
+        elif way == "restarts":
+            world.restart()
+        (self.wire.reset if reset else self.wire.close)()
+        world.until(lambda: len(listener.drops) > drops, "the drop")
+        dropped_at = world.clock.now
+        if way == "restarts unseen":
+            after_s += RESTART_S  # behind a port that only passes on; as long as it takes at least
+        if way == "refuses":
+            world.until(lambda: len(listener.unreachable) > failures, "a refused try")
+            world.listen()
+        if way != "stays":
+            self.life, self.task, self.heard = self.life + 1, (0, 0), None
+        world.clock.now += after_s
+        self.wire = world.accept()
+        came_back_s = world.clock.now - dropped_at
+        self.is_known = was_known and way == "stays" and came_back_s < RESTART_S
+
+    def has_its_answer(self) -> bool:
+        """The worker that is certainly the same is not left without the answer to its task."""
+        return not self.is_known or self.answered != self.task or self.heard == self.task
+
+
+drops = st.tuples(
+    st.sampled_from(["stays", "stays", "restarts", "restarts unseen", "refuses"]),
+    st.sampled_from([0.0, 0.01, RESTART_S - 0.05, RESTART_S, 2.0]),
+    st.booleans(),
+    st.booleans(),
+)
+waits = st.sampled_from([0.01, SETTLE_S, SILENT_S, 3.0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.just("hand out") | st.just("answer") | waits | drops, max_size=12))
+def test_no_worker_ever_hears_the_answer_to_a_task_that_it_has_not_handed_out(
+    steps: list[str | float | tuple[str, float, bool, bool]],
+) -> None:
+    world = World()
+    try:
+        workers = Workers(world)
+        workers.hand_out()
+        for step in steps:
+            if step == "hand out":
+                workers.hand_out()
+            elif step == "answer":
+                workers.answer()
+            elif isinstance(step, tuple):
+                way, after_s, unread, reset = step
+                workers.drop(way, after_s, unread=unread, reset=reset)
+            elif isinstance(step, float):
+                world.pass_time(step)
+                workers.listen()
+        workers.listen()
+        world.pass_time(SETTLE_S)
+        workers.listen()
+        assert workers.has_its_answer()
+    finally:
+        world.close()
 
 
 # ---- receiving
@@ -684,12 +908,8 @@ def test_the_connect_timeout_is_told_once_and_ends_it() -> None:
         world.refuse()
         world.link.open()
         began = world.clock.now
-
-        def given_up() -> bool:
-            world.clock.now += 0.01
-            return bool(world.listener.given_up)
-
-        world.until(given_up, "the end of trying")
+        world.ticks = True
+        world.until(lambda: world.listener.given_up, "the end of trying")
         assert world.listener.given_up == ["connection refused"]
         assert world.clock.now - began >= 3.0
         assert world.link.state is State.CLOSED
