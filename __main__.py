@@ -1,6 +1,6 @@
 """python -m hkrunner is the hkrunner command."""
 
-from .runner.command import main
+from .runner.entry_point import main
 
 if __name__ == "__main__":
     main()
