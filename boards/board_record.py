@@ -163,7 +163,7 @@ class Board:
 
 
 @dataclass(frozen=True)
-class Order:
+class BoardOrder:
     """What the starter of a board wants of the board's process: the first line of its stdin."""
 
     root: str
@@ -176,7 +176,7 @@ class Order:
         return to_json(asdict(self))
 
 
-class Records:
+class BoardRecords:
     """The boards folder of a state folder."""
 
     def __init__(self, root: Path) -> None:

@@ -1,7 +1,7 @@
-"""The user's browser is asked to show a page.
+"""Asks the user's browser to show a page.
 
 In a process of its own: a browser may stay in the foreground or take seconds to start, and a running hkrunner
-must not wait for it. The address comes by stdin, see server.py for why.
+must not wait for it. The address goes through stdin: it is a secret, and every user can read arguments.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ import sys
 _SHOW = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.stdin.readline().strip()))"
 
 
-class Visit:
-    """A page is being shown; made by show()."""
+class BrowserProcess:
+    """The process that asks the browser; made by show()."""
 
     def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
         self._process = process
         self._url = url
 
     def problem(self, *, deadline_s: float = 0.0) -> str | None:
-        """One sentence when no browser could be had; None as far as is known by the deadline."""
+        """Return one sentence when no browser could be started; None as far as is known by the deadline."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             if self._process.wait(deadline_s) != 0:
                 return f"no browser could be started; open {self._url} in one"
         return None
 
     @property
-    def is_over(self) -> bool:
-        """The browser was asked, or there is none."""
+    def has_ended(self) -> bool:
+        """Whether the browser was asked, or there is none."""
         return self._process.poll() is not None
 
-    def leave(self) -> None:
-        """Nobody here waits for it any more: a browser stays as long as its user wants."""
+    def detach(self) -> None:
+        """The process is not waited for any more: a browser runs for as long as its user wants."""
         if self._process.poll() is None:
-            self._process.returncode = 0  # Popen would complain otherwise
+            self._process.returncode = 0  # else Popen warns that the process still runs
 
 
-def show(url: str) -> Visit:
-    """The page is about to be shown by the browser that BROWSER names, or the system's. Raises OSError."""
+def show(url: str) -> BrowserProcess:
+    """Ask the browser that BROWSER names, or the system's, to show the page; never waits. Raises OSError."""
     # A session of its own: Ctrl-C is meant for hkrunner, not for the browser.
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", _SHOW],
@@ -52,4 +52,4 @@ def show(url: str) -> Visit:
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError), process.stdin:
         process.stdin.write(f"{url}\n".encode())
-    return Visit(process, url)
+    return BrowserProcess(process, url)

@@ -34,7 +34,7 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class ApiError(Exception):
+class RouteError(Exception):
     """The request gets an error body as HKube writes it."""
 
     def __init__(self, status: int, message: str, details: str | None = None) -> None:
@@ -49,7 +49,7 @@ class ApiError(Exception):
         return Response(self.status, {"error": error})
 
 
-class BoardsApi:
+class BoardRoutes:
     """The routes over the boards of a manager; one call at a time."""
 
     def __init__(self, manager: BoardManager) -> None:
@@ -59,12 +59,12 @@ class BoardsApi:
         """Answer one request. path: as sent, without the query. body: None when it was not JSON by type."""
         try:
             return self._route(method, path, body)
-        except ApiError as error:
+        except RouteError as error:
             return error.response()
         except NotFound as error:
-            return ApiError(404, error.sentence).response()
+            return RouteError(404, error.sentence).response()
         except BoardError as error:
-            return ApiError(500, error.sentence, error.hint or None).response()
+            return RouteError(500, error.sentence, error.hint or None).response()
 
     def _route(self, method: str, path: str, body: bytes | None) -> Response:
         if method == "GET" and (match := _BOARD_LINK.fullmatch(path)):
@@ -85,7 +85,7 @@ class BoardsApi:
             case ("DELETE", ["tensors", id]):
                 return self._delete(self._get(id, optuna=False))
             case (_, ["optunas", *_]) if not is_installed():
-                raise ApiError(
+                raise RouteError(
                     501,
                     "optuna boards need the package optuna-dashboard",
                     "run: pip install 'hkrunner[optuna]'",
@@ -100,7 +100,7 @@ class BoardsApi:
                 return Response(200, _optuna_object(self._get(id, optuna=True)))
             case ("DELETE", ["optunas", id]):
                 return self._delete(self._get(id, optuna=True))
-        raise ApiError(404, "Not Found")
+        raise RouteError(404, "Not Found")
 
     def _start_tensors(self, request: Mapping[str, object]) -> Response:
         names = _names(request)
@@ -113,11 +113,11 @@ class BoardsApi:
         node, pipeline = names.get("nodeName"), names.get("pipelineName")
         root = self._manager.root
         if task and not job:
-            raise ApiError(400, "Must supply jobId")
+            raise RouteError(400, "Must supply jobId")
         if not (node or task):
-            raise ApiError(400, "Must supply nodeName")
+            raise RouteError(400, "Must supply nodeName")
         if not (job or pipeline):
-            raise ApiError(400, "Must supply pipeLineName")
+            raise RouteError(400, "Must supply pipeLineName")
         if task:
             return task_target(root, task, job=job)
         assert node
@@ -130,7 +130,7 @@ class BoardsApi:
         names = _names(request)
         job = names.get("jobId")
         if not job:
-            raise ApiError(400, "Must supply jobId")
+            raise RouteError(400, "Must supply jobId")
         target = optuna_target(self._manager.root, job)
         board = self._start(target, names, optuna_storage=storage_of(target))
         return Response(200, {"id": job, "message": "Board started successfully", "boardUrl": board.link})
@@ -139,7 +139,7 @@ class BoardsApi:
         started = self._manager.start(target, optuna_storage=optuna_storage)
         if not started.is_new:
             given = json.dumps(names, separators=(",", ":"), ensure_ascii=False)
-            raise ApiError(
+            raise RouteError(
                 400,
                 "board: already started",
                 f"board {given} \n already started and is in {started.board.status.value} status",
@@ -149,7 +149,7 @@ class BoardsApi:
     def _get(self, id: str, *, optuna: bool) -> Board:
         board = self._manager.find(id, optuna=optuna)
         if board is None:
-            raise ApiError(404, f"board {id} Not Found")
+            raise RouteError(404, f"board {id} Not Found")
         return board
 
     def _delete(self, board: Board) -> Response:
@@ -160,9 +160,9 @@ class BoardsApi:
         """Where boardLink leads, taken relative to this server as it is to HKube's ingress."""
         board = self._manager.find(reference)
         if board is None:
-            raise ApiError(404, f"board {reference} Not Found")
+            raise RouteError(404, f"board {reference} Not Found")
         if board.url is None:
-            raise ApiError(503, f"board {board.id} is {board.status.value}", board.error)
+            raise RouteError(503, f"board {board.id} is {board.status.value}", board.error)
         return Response(302, {"message": "Found"}, {"Location": board.url})
 
 
@@ -194,16 +194,18 @@ def _object(body: bytes | None) -> Mapping[str, object]:
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise ApiError(400, f"the body is not UTF-8 at position {error.start}") from error
+        raise RouteError(400, f"the body is not UTF-8 at position {error.start}") from error
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         # In the words of Node's parser, as the api-server passes them on.
         if error.pos >= len(text.rstrip()):
-            raise ApiError(400, "Unexpected end of JSON input") from error
-        raise ApiError(400, f"Unexpected token {text[error.pos]} in JSON at position {error.pos}") from error
+            raise RouteError(400, "Unexpected end of JSON input") from error
+        raise RouteError(
+            400, f"Unexpected token {text[error.pos]} in JSON at position {error.pos}"
+        ) from error
     if not isinstance(value, (dict, list)):
-        raise ApiError(400, f"Unexpected token {text.strip()[0]} in JSON at position 0")
+        raise RouteError(400, f"Unexpected token {text.strip()[0]} in JSON at position 0")
     return value if isinstance(value, dict) else {}
 
 
@@ -215,11 +217,11 @@ def _names(request: Mapping[str, object]) -> dict[str, str]:
         if name not in request:
             continue
         if not isinstance(value, str):
-            raise ApiError(400, f"data.{name} should be string")
+            raise RouteError(400, f"data.{name} should be string")
         names[name] = value
     pipeline = names.get("pipelineName")
     if pipeline == "":
-        raise ApiError(400, "data.pipelineName should NOT be shorter than 1 characters")
+        raise RouteError(400, "data.pipelineName should NOT be shorter than 1 characters")
     if pipeline is not None and _PIPELINE_NAME.fullmatch(pipeline) is None:
-        raise ApiError(400, 'data.pipelineName should match format "pipeline-name"')
+        raise RouteError(400, 'data.pipelineName should match format "pipeline-name"')
     return names

@@ -1,13 +1,13 @@
-"""TensorBoard's page and scripts, served as they lie in its zip file.
+"""TensorBoard's page and scripts, served as they are compressed in its zip file.
 
-TensorBoard unpacks all 15 MB of its assets at every start and compresses them again: 0.2 s, a quarter of the
-time to the first page. It is given a zip of the HTML pages alone, which it changes and guards, and the rest
-is served from here. What a zip holds is a raw deflate stream, and so is what gzip holds: with a header and a
-trailer around it, it can go to the browser as it is.
+TensorBoard unpacks all 15 MB of its assets at every start and compresses them again: 0.2 s, a quarter of
+the time to the first page. So it gets a zip of the HTML pages alone, which it modifies, and this module
+serves the rest. A zip holds a raw deflate stream, and so does gzip: with a header and trailer around it, an
+entry can go to the browser as it is.
 
-One script is ours. TensorBoard's page shows what is new when its user presses reload, unless a setting says
-otherwise; browsers keep that by address, and a board's address is another each time. So the setting is made
-for who has not made it: the page then looks every 30 s, the shortest period that TensorBoard has.
+One script is ours. TensorBoard's page loads new data only when its user presses reload, unless a setting says
+otherwise; browsers store that by address, and each board has another address. So the script makes the setting
+for users who have not: the page then reloads every 30 s, the shortest period that TensorBoard has.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import IO
 from .host_check import Application, Environ, StartResponse
 
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # RFC 1952: deflate, no flags, no time, unknown system
-_LOCAL_HEADER = struct.Struct("<26xHH")  # of which only the lengths of name and extra field count here
+_LOCAL_HEADER = struct.Struct("<26xHH")  # only the lengths of name and extra field are read
 _DAY_S = 24 * 3600
 _RELOAD = "hkrunner-reload.js"
 _RELOAD_SCRIPT = b"""\
@@ -30,12 +30,12 @@ try {
   const name = "_tb_global_settings", settings = JSON.parse(localStorage.getItem(name) || "{}");
   if (!("autoReload" in settings))
     localStorage.setItem(name, JSON.stringify({...settings, autoReload: true}));
-} catch {}  // without storage, or with another form of it, the page is as it was
+} catch {}  // without storage, or with another form of it, the page keeps its default
 """
 
 
 class Assets:
-    """The files of a zip that TensorBoard's own application need not know."""
+    """The files of TensorBoard's zip that this module serves instead of TensorBoard."""
 
     def __init__(self, open_zip: Callable[[], IO[bytes]]) -> None:
         """open_zip: as tensorboard.assets gives it. Raises OSError, zipfile.BadZipFile."""
@@ -51,11 +51,11 @@ class Assets:
         self._pages = pages.getvalue()
 
     def pages(self) -> IO[bytes]:
-        """For TensorBoard: a zip of the pages."""
+        """Return a zip of the HTML pages, for TensorBoard."""
         return io.BytesIO(self._pages)
 
     def before(self, application: Application, prefix: str) -> Application:
-        """An application that serves the files below the prefix, and asks the other for all else."""
+        """Return an application that serves the files below the prefix, and passes on every other request."""
 
         def serve(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             path = environ.get("PATH_INFO", "")
@@ -93,7 +93,7 @@ class Assets:
 
 
 def _with_reload(page: bytes) -> bytes:
-    """The page runs our script before its own; one that has none is left alone."""
+    """Return the page with our script before its own; a page without scripts is not changed."""
     return page.replace(b"<script src=", f'<script src="{_RELOAD}"></script><script src='.encode(), 1)
 
 

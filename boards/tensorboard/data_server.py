@@ -1,8 +1,8 @@
 """TensorBoard's data server: the separate program that reads event files (package tensorboard-data-server).
 
-TensorBoard would start it itself, but only after half a second of imports, would then look for its port
-twice a second, and would never notice its death. We start it first, so that it loads runs while TensorBoard
-is imported, hand its address over (--grpc_data_provider), and start it again on the same port if it dies.
+TensorBoard can start it itself, but only after half a second of imports; it then looks for its port twice a
+second and never notices its death. So the board's process starts it first, which loads runs while TensorBoard
+is imported, passes its address on (--grpc_data_provider), and restarts it on the same port if it dies.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _PORT_POLL_S = 0.005
 
 
 class DataServerError(Exception):
-    """It cannot run here; the text says why. The board goes on without, with the slow loader."""
+    """The data server cannot run here; the board uses the slow loader instead. The text says why."""
 
 
 class DataServer:
-    """The data server of one board; its log goes to our stderr."""
+    """The data server of one board; it logs to the stderr of this process."""
 
     def __init__(self, binary: str, log_dir: str, *, port_file: Path, reload_s: int, samples: int) -> None:
         self._binary = binary
-        # --reload=0 would make it spin: seconds are whole, and at least one (BOARDS 1.3).
+        # With --reload=0, which a fraction is cut to, it would load without a pause.
         self._flags = [
             f"--logdir={log_dir}",
             f"--reload={max(1, reload_s)}",
             f"--samples-per-plugin=scalars={samples}",
             "--host=127.0.0.1",
             f"--port-file={port_file}",
-            # It reads its stdin, a pipe that only we hold: when we die, however, it does.
+            # Its stdin is a pipe that only this process holds, so it ends with this process.
             "--die-after-stdin",
         ]
         self._port_file = port_file
@@ -46,7 +46,7 @@ class DataServer:
         self.port = 0
 
     def start(self) -> None:
-        """It is being started, on the port it had before if it had one. Raises DataServerError."""
+        """The process runs, on the port that it had before if it had one. Raises DataServerError."""
         remove_quietly(str(self._port_file))
         try:
             self._process = subprocess.Popen(
@@ -60,7 +60,7 @@ class DataServer:
             self._pidfd = os.pidfd_open(self._process.pid)
 
     def wait_for_port(self, *, deadline_s: float) -> None:
-        """It listens on `port`. Raises DataServerError when it ended or said nothing in time."""
+        """It listens on `port`. Raises DataServerError when it ended or did not listen in time."""
         try:
             self.port = self._read_port(deadline_s)
         finally:
@@ -77,8 +77,8 @@ class DataServer:
             time.sleep(_PORT_POLL_S)
         return int(text)
 
-    def wait_for_death(self, timeout_s: float) -> bool:
-        """Wait until it has died, at most so long; True when it has."""
+    def wait_for_end(self, timeout_s: float) -> bool:
+        """Wait until the process has ended, at most this long; True when it has."""
         if self._process is None:
             return True
         if self._pidfd >= 0:
@@ -88,10 +88,11 @@ class DataServer:
         return self._process.poll() is not None
 
     def identity(self) -> Identity | None:
+        """Return which process it is; None when there is none."""
         return None if self._process is None else Identity.of(self._process.pid)
 
     def kill(self) -> None:
-        """It is gone, and reaped."""
+        """The process has ended and is reaped."""
         if self._process is None:
             return
         remove_quietly(str(self._port_file))
@@ -107,9 +108,9 @@ class DataServer:
 
 
 def find_binary() -> str:
-    """The data server's file. Raises DataServerError where there is none.
+    """Return the path of the data server's program. Raises DataServerError where there is none.
 
-    Looked for without importing anything of TensorBoard, which takes half a second.
+    Nothing of TensorBoard is imported for it, which would take half a second.
     """
     if chosen := os.environ.get(BINARY_VARIABLE):
         return chosen

@@ -1,4 +1,4 @@
-"""What stands before TensorBoard in a board's process: it has no protection of its own (BOARDS 1.6)."""
+"""The WSGI application in front of TensorBoard, which itself would answer to any Host."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
-PROBE_HEADER = "X-Hkrunner-Probe"  # our own looks do not count as visits
+PROBE_HEADER = "X-Hkrunner-BoardProbe"  # requests of board_probe.py do not count as visits
 _PROBE_KEY = "HTTP_X_HKRUNNER_PROBE"
 
 
 def is_local_host(header: str) -> bool:
     """Whether a Host header names this machine's own loopback.
 
-    Without this check any web page reads a board: it lets its own name resolve to 127.0.0.1 (DNS rebinding).
+    Without this check any web page could read a board by letting its own name resolve to 127.0.0.1 (DNS
+    rebinding).
     """
     host = header.strip().lower()
     host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     return host in LOCAL_HOSTS
 
 
-class Guard:
-    """A WSGI application that lets through what was sent to a loopback name, and counts visits."""
+class HostCheck:
+    """Passes requests on that were sent to a loopback name, and notes when the last visitor came."""
 
     def __init__(self, application: Application, prefix: str) -> None:
         self._application = application
@@ -35,7 +36,7 @@ class Guard:
 
     @property
     def idle_s(self) -> float:
-        """Seconds since the last request of a visitor, or since the start."""
+        """Seconds since a visitor's last request, or since the start."""
         return time.monotonic() - self._visited_at
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -54,5 +55,6 @@ def refuse(
     start_response: StartResponse,
     body: bytes = b"This board answers to 127.0.0.1 and localhost only. Open it by one of these names.\n",
 ) -> Iterable[bytes]:
+    """Answer 403 with this text."""
     start_response("403 Forbidden", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]

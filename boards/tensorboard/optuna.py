@@ -1,4 +1,4 @@
-"""Boards of optuna studies, where the package optuna-dashboard is installed.
+"""Boards of optuna studies; they need the package optuna-dashboard.
 
 A study is found as an SQLite file among the metrics of the job's tasks: `sqlite:///$ALGO_METRICS_DIR/study.db`
 is the storage to give to optuna.create_study. The dashboard's pages ask for /api and /static at the root, so
@@ -25,11 +25,12 @@ _COOKIE = "hkrunner-board"
 
 
 def is_installed() -> bool:
+    """Whether the package optuna-dashboard is installed."""
     return importlib.util.find_spec("optuna_dashboard") is not None
 
 
 def optuna_target(root: Path, job: str) -> Target:
-    """The board of a job's study. Raises NotFound."""
+    """Return the board of a job's study. Raises NotFound."""
     nodes = nodes_of_job(root, job)
     if not nodes:
         raise NotFound(f"pipeline {job} Not Found")
@@ -38,16 +39,18 @@ def optuna_target(root: Path, job: str) -> Target:
             if path.is_file() and _is_sqlite(path):
                 return Target(job, OPTUNA, path, job=job, node=found.node, pipeline=found.pipeline)
     raise NotFound(
-        f"job {job} has no optuna study", hint="give sqlite:///$ALGO_METRICS_DIR/study.db to it as storage"
+        f"job {job} has no optuna study",
+        hint="in the algorithm, use sqlite:///$ALGO_METRICS_DIR/study.db as the study's storage",
     )
 
 
 def storage_of(target: Target) -> str:
+    """Return optuna's URL of the target's study."""
     return f"sqlite:///{target.log_dir}"
 
 
 def dashboard(storage: str) -> Application:
-    """The dashboard's own application. Raises ImportError where it is not installed."""
+    """Return the dashboard's own application. Raises ImportError where it is not installed."""
     from optuna_dashboard import wsgi
 
     application: Any = wsgi(storage)
@@ -55,12 +58,12 @@ def dashboard(storage: str) -> Application:
 
 
 def cookie(reference: str) -> str:
-    """What a visitor has who came by the board's address."""
+    """Return the cookie of a visitor who has used the board's address."""
     return f"{_COOKIE}={reference}"
 
 
-class CookieDoor:
-    """Lets in whoever came by the board's address once."""
+class CookieCheck:
+    """Passes requests of visitors on who have used the board's address once."""
 
     def __init__(self, application: Application, prefix: str) -> None:
         self._application = application
@@ -75,11 +78,11 @@ class CookieDoor:
                 "302 Found", [("Location", "/dashboard/"), ("Set-Cookie", value), ("Content-Length", "0")]
             )
             return [b""]
-        if not self._knows(environ.get("HTTP_COOKIE", "")):
+        if not self._has_cookie(environ.get("HTTP_COOKIE", "")):
             return refuse(start_response, b"Open this board by its own address.\n")
         return self._application(environ, start_response)
 
-    def _knows(self, header: str) -> bool:
+    def _has_cookie(self, header: str) -> bool:
         try:
             morsel = SimpleCookie(header).get(_COOKIE)
         except CookieError:

@@ -1,4 +1,7 @@
-"""Which records are kept (--keep): of all there are at the end, of our own in between."""
+"""--keep: only the records of the latest tasks stay on disk.
+
+At the end of a run all records of the state folder count; while a worker is served, only our own do.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,32 @@ from ..console.terminal import Output
 from ..io.loop import Loop
 from ..protocol.result import Result
 
-#: Records are removed in a pause of the worker's: after a deletion ext4 is slow with new files for minutes
-#: (0.3 ms each after some thousand, measured), and the next tasks would pay for it.
+#: Records are removed once no task has ended for this long. After deletions ext4 makes new files slowly for
+#: minutes (0.3 ms each after some thousand, measured), and the next tasks would pay for it.
 PAUSE_S = 1.0
-#: Without such a pause, up to so many times as many are kept.
+#: Without such a pause, up to this many times the number to keep stay on disk.
 MOST_TIMES = 10
-#: Removed in one turn of the loop: 6 ms.
+#: Records removed in one turn of the loop: 6 ms.
 AT_ONCE = 20
 NEXT_S = 0.005
 
 
-class Keeper:
-    """Only the records of the latest tasks are kept; trouble is told once and ends nothing."""
+class Retention:
+    """Removes the records of all but the latest tasks. The first error is reported; none ends the run."""
 
     def __init__(self, loop: Loop, root: str, most: int, output: Output) -> None:
-        """most: how many records are kept."""
+        """most: how many records to keep."""
         self._loop = loop
         self._root = root
         self._most = most
         self._output = output
-        self._ended = _Names()  #: of folders below tasks/
-        self._latest = 0.0
-        self._waiting = False
-        self._told = False
+        self._ended = NameQueue()  # of our tasks' folders
+        self._last_end = 0.0  # by the loop's clock
+        self._is_scheduled = False
+        self._has_reported = False
 
-    def look_at_all(self) -> None:
-        """Of all tasks in the state folder the latest are left, whoever made them: some 100 µs a task."""
+    def remove_surplus(self) -> None:
+        """Of all tasks in the state folder, whoever made them, the latest are left; 100 µs a task."""
         from pathlib import Path
 
         from ...boards.errors import BoardError
@@ -42,28 +45,29 @@ class Keeper:
         try:
             keep_latest(Path(self._root), self._most)
         except BoardError as error:
-            self._tell(error)
+            self._report(error)
 
-    def ended(self, result: Result) -> None:
-        """A task of ours has ended; what is surplus is removed later, from the loop."""
+    def task_ended(self, result: Result) -> None:
+        """One more of our tasks has a record; the surplus is removed later, from the loop."""
         if result.folder is None:
             return
         self._ended.append(os.path.basename(result.folder))
-        self._latest = self._loop.clock()
-        if not self._waiting and len(self._ended) > self._most:
-            self._waiting = True
-            self._loop.after(PAUSE_S, self._look)
+        self._last_end = self._loop.clock()
+        if not self._is_scheduled and len(self._ended) > self._most:
+            self._is_scheduled = True
+            self._loop.after(PAUSE_S, self._remove_in_pause)
 
-    def _look(self) -> None:
+    def _remove_in_pause(self) -> None:
+        """Remove some records if no task has ended lately or there are too many; else look again later."""
         surplus = len(self._ended) - self._most
-        pause_s = self._loop.clock() - self._latest
+        pause_s = self._loop.clock() - self._last_end
         if pause_s < PAUSE_S and len(self._ended) <= MOST_TIMES * self._most:
-            self._loop.after(PAUSE_S - pause_s, self._look)
+            self._loop.after(PAUSE_S - pause_s, self._remove_in_pause)
             return
         self._remove(min(surplus, AT_ONCE))
-        self._waiting = surplus > AT_ONCE
-        if self._waiting:
-            self._loop.after(NEXT_S, self._look)
+        self._is_scheduled = surplus > AT_ONCE
+        if self._is_scheduled:
+            self._loop.after(NEXT_S, self._remove_in_pause)
 
     def _remove(self, count: int) -> None:
         from pathlib import Path
@@ -76,19 +80,19 @@ class Keeper:
             try:
                 remove_task(root, self._ended.popleft())
             except BoardError as error:
-                self._tell(error)
+                self._report(error)
 
-    def _tell(self, error: Exception) -> None:
-        if not self._told:
-            self._told = True
+    def _report(self, error: Exception) -> None:
+        if not self._has_reported:
+            self._has_reported = True
             self._output.warn(f"✘ --keep: {error}")
 
 
-class _Names:
-    """A queue of names in one piece of memory: 10,000 take 150 KB, as texts in a deque 1.4 MB."""
+class NameQueue:
+    """A queue of file names in one piece of memory: 10,000 take 150 kB, as strings in a deque 1.4 MB."""
 
     def __init__(self) -> None:
-        self._data = bytearray()  # each with a slash, which no name has, behind it
+        self._data = bytearray()  # each name is followed by a slash, which no name contains
         self._begin = 0
         self._count = 0
 
@@ -96,10 +100,12 @@ class _Names:
         return self._count
 
     def append(self, name: str) -> None:
+        """The name is the last of the queue."""
         self._data += os.fsencode(name) + b"/"
         self._count += 1
 
     def popleft(self) -> str:
+        """Take the first name off the queue."""
         end = self._data.index(b"/", self._begin)
         name = os.fsdecode(bytes(self._data[self._begin : end]))
         self._begin, self._count = end + 1, self._count - 1

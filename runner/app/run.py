@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from ..console.output_file import OutputFile
     from ..protocol.messages import Failure
     from ..protocol.result import Result
-    from .board_alongside import Beside
+    from .board_alongside import BoardAlongside
     from .in_process import UserProcessAttachment
-    from .retention import Keeper
+    from .retention import Retention
 
 #: The longest wait for a board's address: TensorBoard's first import from a cold disk took 22 s.
 BOARD_DEADLINE_S = 60.0
@@ -84,8 +84,8 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
     finally:
         if boards is not None:
             boards.close()
-        if settings.keep is not None and (keeper := _keeper(loop, settings, output)) is not None:
-            keeper.look_at_all()
+        if settings.keep is not None and (retention := _retention(loop, settings, output)) is not None:
+            retention.remove_surplus()
         output.close()
         if file is not None:
             file.discard()
@@ -135,7 +135,7 @@ def _put_in_place(file: OutputFile | None, output: Output, status: int) -> int:
     return 0
 
 
-def _start_boards(loop: Loop, settings: Settings, where: Location, output: Output) -> Beside | None:
+def _start_boards(loop: Loop, settings: Settings, where: Location, output: Output) -> BoardAlongside | None:
     """Start the board and the routes that were asked for; return None when neither was."""
     if not settings.board and settings.api_port is None:
         return None
@@ -144,10 +144,10 @@ def _start_boards(loop: Loop, settings: Settings, where: Location, output: Outpu
     from pathlib import Path
 
     from ...boards.targets import all_target, node_target
-    from .board_alongside import Beside
+    from .board_alongside import BoardAlongside
 
     root = Path(settings.state_dir)
-    boards = Beside(loop, output, root, detached=settings.local)
+    boards = BoardAlongside(loop, output, root, detached=settings.local)
     if settings.board:
         node = os.path.splitext(os.path.basename(where.shown))[0]
         target = node_target(root, "local", node) if settings.local else all_target(root)
@@ -157,14 +157,14 @@ def _start_boards(loop: Loop, settings: Settings, where: Location, output: Outpu
     return boards
 
 
-def _keeper(loop: Loop, settings: Settings, output: Output) -> Keeper | None:
+def _retention(loop: Loop, settings: Settings, output: Output) -> Retention | None:
     """Return what enforces --keep; None when every record is kept, or none is written."""
     most = settings.keep if settings.keep is not None else settings.keep_own
     if most is None or settings.state_dir is None:
         return None
-    from .retention import Keeper
+    from .retention import Retention
 
-    return Keeper(loop, settings.state_dir, most, output)
+    return Retention(loop, settings.state_dir, most, output)
 
 
 def _run_locally(
@@ -286,13 +286,13 @@ def _serve(
         )
         supervisor.shutdown(5)
 
-    keeper = _keeper(loop, settings, output)
+    retention = _retention(loop, settings, output)
 
     def ended(result: Result) -> None:
         report.show_end(result)
         output.events.result(result)
-        if keeper is not None:
-            keeper.ended(result)  # a process that serves for weeks must not fill its disk
+        if retention is not None:
+            retention.task_ended(result)  # a process that serves for weeks must not fill its disk
 
     def end_with_user_process() -> None:
         if not supervisor.ending:

@@ -117,9 +117,9 @@ def _show(url: str) -> None:
     from ...boards.browser import show
     from ...boards.errors import BoardError
 
-    visit = show(url)
-    problem = visit.problem(deadline_s=BROWSER_DEADLINE_S)
-    visit.leave()
+    browser = show(url)
+    problem = browser.problem(deadline_s=BROWSER_DEADLINE_S)
+    browser.detach()
     if problem is not None:
         raise BoardError(problem)
 
@@ -210,12 +210,12 @@ def _serve(state_dir: str, port: int) -> None:
     serve(_root(state_dir), port=port, on_listening=listening)
 
 
-class Guarded(click.Group):
+class ErrorReportingGroup(click.Group):
     """Commands whose BoardError is told as an error of this kind, in one sentence."""
 
-    def __init__(self, name: str, *, told_as: type[HkrunnerError], **more: Any) -> None:
+    def __init__(self, name: str, *, reported_as: type[HkrunnerError], **more: Any) -> None:
         super().__init__(name, **more)
-        self._told_as = told_as
+        self._told_as = reported_as
 
     def invoke(self, ctx: click.Context) -> Any:
         """As click does."""
@@ -234,9 +234,9 @@ def _flag(name: str, help: str) -> click.Option:
 _PORT = click.Option(["--port"], type=int, default=0, help="Port on 127.0.0.1.  [default: a free one]")
 _JSON = click.Option(["-j", "--json"], is_flag=True, help="Print a JSON object a board.")
 
-command = Guarded(
+command = ErrorReportingGroup(
     "board",
-    told_as=BoardFailed,
+    reported_as=BoardFailed,
     help="Compare runs in TensorBoard.",
     commands=[
         click.Command(
@@ -290,9 +290,9 @@ command = Guarded(
     ],
 )
 
-boards_command = Guarded(
+boards_command = ErrorReportingGroup(
     "boards",
-    told_as=BoardFailed,
+    reported_as=BoardFailed,
     help="HKube's REST routes for boards.",
     commands=[
         click.Command(
@@ -307,4 +307,4 @@ boards_command = Guarded(
     ],
 )
 
-__all__ = ["STATE_DIR", "Guarded", "board_target", "boards_command", "command"]
+__all__ = ["STATE_DIR", "ErrorReportingGroup", "board_target", "boards_command", "command"]

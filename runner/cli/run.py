@@ -63,10 +63,10 @@ def _with_variables(sentence: str) -> str:
 
 def _recorded(values: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of the task of --again, except for those that this command line sets."""
-    from .runs import kept_of
+    from .runs import settings_of_task
 
     given = click.get_current_context().get_parameter_source
-    settings, input = kept_of(values["state_dir"], values["again"])
+    settings, input = settings_of_task(values["state_dir"], values["again"])
     found: dict[str, Any] = {}
     for option in OPTIONS:
         value = settings.get(option.name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import SettingsError
-from .board import STATE_DIR, Guarded
+from .board import STATE_DIR, ErrorReportingGroup
 
 if TYPE_CHECKING:
     from ...boards.runs.history import TaskSummary
@@ -137,7 +137,7 @@ def _metrics(state_dir: str, task: str, as_json: bool) -> None:
             )
 
 
-def kept_of(state_dir: str, task: str) -> tuple[dict[str, Any], str]:
+def settings_of_task(state_dir: str, task: str) -> tuple[dict[str, Any], str]:
     """Return the option values that a task ran with, and its input. Raises SettingsError."""
     from ...boards.errors import BoardError
     from ...boards.runs.history import repeat_of
@@ -164,7 +164,7 @@ def kept_of(state_dir: str, task: str) -> tuple[dict[str, Any], str]:
 def _again(state_dir: str, task: str, arguments: tuple[str, ...]) -> None:
     from ..settings.options import OPTIONS
 
-    settings, input = kept_of(state_dir, task)
+    settings, input = settings_of_task(state_dir, task)
     flags: list[str] = []
     for option in OPTIONS:
         value = settings.get(option.name)
@@ -195,9 +195,9 @@ def _rm(state_dir: str, tasks: tuple[str, ...], keep: int | None) -> None:
 _TASK = click.Argument(["task"], metavar="TASK")
 _JSON = click.Option(["-j", "--json", "as_json"], is_flag=True, help="Print JSON.")
 
-command = Guarded(
+command = ErrorReportingGroup(
     "runs",
-    told_as=SettingsError,
+    reported_as=SettingsError,
     help="The tasks that have run: list, show, repeat, remove.",
     commands=[
         click.Command(

@@ -29,7 +29,7 @@ from support.waiting import wait_until
 HELLO = ALGORITHMS / "metrics_names_its_folder.py"
 NODE = "metrics_names_its_folder"
 BOARD = f"local:{NODE}"
-STAYS = "the board stays until nobody has looked at it for 3 hours: hkrunner board stop"
+STAYS = "the board runs on and ends after 3 hours without a visitor; stop it: hkrunner board stop"
 
 
 @pytest.fixture

@@ -17,13 +17,14 @@ from support.boards import (
     boards_of,
     free_port,
     no_browser,
+    python_with,
     recording_browser,
     runs_of,
     taken_port,
     visited,
 )
 from support.processes import runs
-from support.programs import Program, Result, run_hkrunner, serving
+from support.programs import HKRUNNER, Program, Result, run, run_hkrunner, serving
 from support.routes import Client, running
 from support.waiting import wait_until
 
@@ -203,7 +204,8 @@ def test_a_broken_tensorboard_is_told(folder: Path) -> None:
     (broken / "__init__.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'pkg_resources'\", name='pkg_resources')"
     )
-    ended = hkrunner(folder, "board", "start", env={"PYTHONPATH": str(broken.parent)})
+    interpreter = python_with(broken.parent, folder / "python")
+    ended = run([interpreter, HKRUNNER, "board", "start"], cwd=folder, deadline_s=BOARD_DEADLINE_S)
     refused(ended, "needs pkg_resources, which setuptools")
     assert "run: pip install 'tensorboard>=2.21'" in ended.stderr
 

@@ -86,7 +86,7 @@ def test_news_of_a_board_come_by_a_descriptor(make: Make) -> None:
         seen += [(board.status.value, board.readiness.value) for board in manager.poll()]
     assert seen[0] == ("creating", "starting")
     assert manager.poll() == []
-    manager.ask_stop("t1")
+    manager.request_stop("t1")
     assert select.select(manager.fds(), [], [], BOARD_DEADLINE_S)[0]
     wait_until(lambda: [board.status for board in manager.poll()] == [BoardStatus.STOPPED], what="its end")
     assert manager.fds() == [] and manager.boards() == []
@@ -163,7 +163,7 @@ def test_a_loop_that_only_polls_kills_a_board_that_does_not_answer(
     manager = make()
     board = ready(manager)
     os.kill(processes(board)[0].pid, signal.SIGSTOP)
-    manager.ask_stop("t1")
+    manager.request_stop("t1")
     wait_until(lambda: manager.poll() and are_gone(board), what="its end")
     assert manager.boards() == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import select
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from hkrunner.boards.errors import BoardError
 from hkrunner.boards.manager import BoardManager
-from hkrunner.boards.rest_server import ApiProcess
+from hkrunner.boards.rest_server import RestProcess
 from support.boards import BOARD_DEADLINE_S, add_run, get, python_with, runs_of
 from support.routes import Client, running
 from support.waiting import wait_until
@@ -26,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def listening(process: ApiProcess) -> Client:
+def listening(process: RestProcess) -> Client:
     while process.url is None and process.error is None:
         assert select.select([process], [], [], BOARD_DEADLINE_S)[0], "nothing was said"
         process.poll()
@@ -37,7 +38,7 @@ def listening(process: ApiProcess) -> Client:
 
 @pytest.fixture
 def client(root: Path) -> Iterator[Client]:
-    process = ApiProcess(root)
+    process = RestProcess(root)
     try:
         yield listening(process)
     finally:
@@ -101,6 +102,49 @@ def test_errors_have_hkubes_form(client: Client, method: str, path: str, body: o
     assert answered == status == value["error"]["code"] and value["error"]["message"]
 
 
+@pytest.mark.parametrize("size", [2 << 20, 40 << 20])
+def test_a_client_that_sends_too_large_a_body_reads_why(client: Client, size: int) -> None:
+    """http.client sends the whole body before it reads."""
+    for _ in range(5):
+        status, value = client("POST", "/tensors", b"x" * size)
+        assert (status, value["error"]["message"]) == (413, "request entity too large")
+
+
+def test_a_body_of_unknown_length_is_refused_and_its_client_reads_why(client: Client) -> None:
+    host = client.url.removeprefix("http://").partition("/")[0]
+    connection = http.client.HTTPConnection(host, timeout=30)
+    parts = iter([b"x" * (1 << 20)] * 20)
+    connection.request("POST", "/api/v1/boards/tensors", parts, encode_chunked=True)
+    assert connection.getresponse().status == 411
+    connection.close()
+
+
+def test_a_client_that_asks_first_need_not_send_too_large_a_body(client: Client) -> None:
+    with raw_connection(client) as connection:
+        head = f"POST /api/v1/boards/tensors HTTP/1.1\r\nHost: localhost\r\nContent-Length: {2 << 20}\r\n"
+        connection.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_without_end_is_not_read_for_ever(client: Client) -> None:
+    with raw_connection(client) as connection:
+        head = (
+            "POST /api/v1/boards/tensors HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999999\r\n\r\n"
+        )
+        connection.sendall(head.encode())
+        sent, chunk = 0, b"x" * (1 << 20)
+        with pytest.raises(ConnectionError):
+            while sent < 1 << 30:
+                connection.sendall(chunk)
+                sent += len(chunk)
+        assert sent < 1 << 28
+
+
+def raw_connection(client: Client) -> socket.socket:
+    host, _, port = client.url.removeprefix("http://").partition("/")[0].partition(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
 def test_no_web_page_can_use_the_routes(client: Client) -> None:
     assert client("GET", "/tensors", headers={"Host": "evil.example.com"})[0] == 403
     body = {"jobId": "job1", "nodeName": "train"}
@@ -132,7 +176,7 @@ def test_a_board_of_the_command_line_is_seen_and_stopped_by_the_routes(client: C
 
 def test_a_port_in_use_is_told(client: Client, root: Path) -> None:
     port = int(client.url.split(":")[2].split("/")[0])
-    process = ApiProcess(root, port=port)
+    process = RestProcess(root, port=port)
     with pytest.raises(
         BoardError, match=f"the board routes cannot listen on port {port}: Address already in use"
     ):
@@ -144,8 +188,8 @@ def test_a_port_in_use_is_told(client: Client, root: Path) -> None:
 def test_routes_and_boards_end_with_the_process_that_wanted_them(root: Path) -> None:
     program = (
         "import select, sys; from pathlib import Path\n"
-        "from hkrunner.boards.rest_server import ApiProcess\n"
-        "process = ApiProcess(Path(sys.argv[1]))\n"
+        "from hkrunner.boards.rest_server import RestProcess\n"
+        "process = RestProcess(Path(sys.argv[1]))\n"
         "while not process.url: select.select([process], [], []); process.poll()\n"
         "print(process.url, flush=True); input()"
     )
@@ -196,7 +240,7 @@ def test_an_optuna_board_serves_the_study_of_a_job(root: Path, stub_dashboard: C
     stub_dashboard()
     study = root / "runs" / "mnist" / "train" / "job1" / "task1" / "study.db"
     study.write_bytes(b"SQLite format 3\x00")
-    process = ApiProcess(root)
+    process = RestProcess(root)
     try:
         client = listening(process)
         status, answer = client("POST", "/optunas", {"jobId": "job1"})

@@ -237,7 +237,7 @@ def test_what_is_no_port_is_refused(manager: BoardManager, port: int) -> None:
             "raise ModuleNotFoundError(\"No module named 'pkg_resources'\", name='pkg_resources')",
             "needs pkg_resources",
         ),
-        ("raise SystemExit(3)", "tensorboard gave up"),
+        ("raise SystemExit(3)", "tensorboard ended"),
         ("raise MemoryError", "too little memory"),
         ("import os; os.kill(os.getpid(), 9)", "the board's process was ended by SIGKILL"),
         (

@@ -52,14 +52,15 @@ def boards_of(root: Path) -> Iterator[BoardManager]:
         yield manager
     finally:
         manager.stop_all()
+        manager.close()
 
 
-def python_with(folder: Path, script: Path) -> Path:
-    """Write an interpreter that finds the folder's modules before all others, and return it.
+def python_with(folder: Path, script: Path, *, first: str = "pass") -> Path:
+    """Write an interpreter that runs the statement first and finds the folder's modules before all others.
 
     PYTHONPATH does not do that for a board. What the process starts with sys.executable does the same.
     """
-    first = f"import runpy, sys; sys.path.insert(0, {str(folder)!r}); del sys.argv[0]"
+    first = f"import runpy, sys; sys.path.insert(0, {str(folder)!r}); {first}; del sys.argv[0]"
     first += f"; sys.executable = {str(script)!r}"
     run = "runpy.run_path(sys.argv[0], run_name='__main__')"
     command = shlex.join([sys.executable, "-E", "-c", f"{first}; {run}"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hkrunner.boards import manager
 from hkrunner.boards.targets import all_target
-from hkrunner.runner.app.board_alongside import Beside
+from hkrunner.runner.app.board_alongside import BoardAlongside
 from hkrunner.runner.io.loop import Loop
 
 
@@ -29,7 +29,7 @@ def test_a_board_that_ends_with_its_run_does_not_expire_before(
     said: list[str] = []
     output: Any = SimpleNamespace(say=said.append, warn=said.append)
     loop = Loop()
-    beside = Beside(loop, output, tmp_path, detached=detached)
+    beside = BoardAlongside(loop, output, tmp_path, detached=detached)
     beside.start_board(all_target(tmp_path), port=0, open_it=False)
     beside.wait(60.0)
     beside.close()

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from hkrunner.boards.tensorboard.host_check import Guard, is_local_host
-from hkrunner.boards.tensorboard.optuna import CookieDoor
+from hkrunner.boards.tensorboard.host_check import HostCheck, is_local_host
+from hkrunner.boards.tensorboard.optuna import CookieCheck
 from hkrunner.boards.tensorboard.start_failures import failure_of, too_little_memory
 
 PREFIX = "/hkube/board/abc"
@@ -46,7 +46,7 @@ def ask(
 )
 def test_loopback_names_are_let_through(host: str) -> None:
     assert is_local_host(host)
-    assert ask(Guard(Application(), PREFIX), host=host)[0] == "200 OK"
+    assert ask(HostCheck(Application(), PREFIX), host=host)[0] == "200 OK"
 
 
 @pytest.mark.parametrize(
@@ -63,21 +63,21 @@ def test_loopback_names_are_let_through(host: str) -> None:
 )
 def test_other_names_are_refused(host: str) -> None:
     application = Application()
-    assert ask(Guard(application, PREFIX), host=host)[0] == "403 Forbidden"
+    assert ask(HostCheck(application, PREFIX), host=host)[0] == "403 Forbidden"
     assert application.paths == []
 
 
 def test_fonts_asked_for_at_the_root_are_found() -> None:
     application = Application()
-    ask(Guard(application, PREFIX), "/font-roboto/a.woff2")
-    ask(Guard(application, PREFIX), "/data/runs")
+    ask(HostCheck(application, PREFIX), "/font-roboto/a.woff2")
+    ask(HostCheck(application, PREFIX), "/data/runs")
     assert application.paths == [PREFIX + "/font-roboto/a.woff2", "/data/runs"]
 
 
 def test_our_own_looks_are_no_visits(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    guard = Guard(Application(), PREFIX)
+    guard = HostCheck(Application(), PREFIX)
     now[0] = 150.0
     ask(guard, HTTP_X_HKRUNNER_PROBE="1")
     assert guard.idle_s == 50
@@ -89,7 +89,7 @@ def test_our_own_looks_are_no_visits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_optuna_board_opens_by_its_address_only() -> None:
     application = Application()
-    door = CookieDoor(application, PREFIX + "/dashboard")
+    door = CookieCheck(application, PREFIX + "/dashboard")
     assert ask(door, "/dashboard")[0] == "403 Forbidden"
     assert ask(door, "/api/studies", HTTP_COOKIE="hkrunner-board=xyz")[0] == "403 Forbidden"
     status, headers = ask(door, PREFIX + "/dashboard")
@@ -134,7 +134,7 @@ def test_an_old_tensorboard_beside_a_new_setuptools_is_told_with_the_remedy(
             PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
             "port 6006 cannot be bound: Permission denied",
         ),
-        (SystemExit(1), "tensorboard gave up: last words"),
+        (SystemExit(1), "tensorboard ended: last words"),
         (ValueError("bad flag"), "tensorboard did not start: ValueError: bad flag"),
         (MemoryError(), "there is too little memory for a board"),
     ],

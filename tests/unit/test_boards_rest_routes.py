@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hkrunner.boards.board_record import Board, BoardStatus, now_ms
 from hkrunner.boards.manager import BoardManager, Started
-from hkrunner.boards.rest_routes import BoardsApi, Response
+from hkrunner.boards.rest_routes import BoardRoutes, Response
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.boards.targets import Target
@@ -55,16 +55,16 @@ def manager(tmp_path: Path) -> StillManager:
 
 
 @pytest.fixture
-def api(manager: StillManager) -> BoardsApi:
-    return BoardsApi(manager)
+def api(manager: StillManager) -> BoardRoutes:
+    return BoardRoutes(manager)
 
 
-def post(api: BoardsApi, body: object, path: str = "/tensors") -> Response:
+def post(api: BoardRoutes, body: object, path: str = "/tensors") -> Response:
     return api.handle("POST", BASE + path, body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 @pytest.mark.parametrize("base", [BASE, BASE + "/", "/hkube/api-server" + BASE])
-def test_the_routes_have_a_name(api: BoardsApi, base: str) -> None:
+def test_the_routes_have_a_name(api: BoardRoutes, base: str) -> None:
     assert api.handle("GET", base) == Response(200, {"message": "v1 boards api"})
 
 
@@ -84,7 +84,7 @@ def test_the_routes_have_a_name(api: BoardsApi, base: str) -> None:
     ],
 )
 def test_a_board_is_started_as_in_hkube(
-    api: BoardsApi, manager: StillManager, request_body: object, id: str, type: str, log_dir: str
+    api: BoardRoutes, manager: StillManager, request_body: object, id: str, type: str, log_dir: str
 ) -> None:
     assert post(api, request_body) == Response(200, {"id": id, "message": "Board started successfully"})
     answer = api.handle("GET", f"{BASE}/tensors/{id.replace(':', '%3A')}")
@@ -98,7 +98,7 @@ def test_a_board_is_started_as_in_hkube(
     assert api.handle("GET", f"{BASE}/tensors/").body == [board]
 
 
-def test_keys_that_were_not_given_are_absent(api: BoardsApi) -> None:
+def test_keys_that_were_not_given_are_absent(api: BoardRoutes) -> None:
     post(api, {"pipelineName": "simple", "nodeName": "green"})
     board = api.handle("GET", f"{BASE}/tensors/simple:green").body
     assert isinstance(board, dict)
@@ -136,14 +136,14 @@ def test_keys_that_were_not_given_are_absent(api: BoardsApi) -> None:
     ],
 )
 def test_what_is_wrong_is_said_in_hkubes_order_and_words(
-    api: BoardsApi, request_body: object, status: int, message: str
+    api: BoardRoutes, request_body: object, status: int, message: str
 ) -> None:
     assert post(api, request_body) == Response(status, {"error": {"code": status, "message": message}})
 
 
 @pytest.mark.parametrize("status", [BoardStatus.PENDING, BoardStatus.CREATING, BoardStatus.RUNNING])
 def test_a_board_that_lives_is_not_started_again(
-    api: BoardsApi, manager: StillManager, status: BoardStatus
+    api: BoardRoutes, manager: StillManager, status: BoardStatus
 ) -> None:
     request = {"taskId": "task1", "jobId": "job1"}
     post(api, request)
@@ -162,7 +162,7 @@ def test_a_board_that_lives_is_not_started_again(
 
 @pytest.mark.parametrize("status", [BoardStatus.STOPPED, BoardStatus.FAILED])
 def test_a_board_that_ended_is_started_anew_and_answered_with_its_id(
-    api: BoardsApi, manager: StillManager, status: BoardStatus
+    api: BoardRoutes, manager: StillManager, status: BoardStatus
 ) -> None:
     request = {"jobId": "job1", "nodeName": "green"}
     post(api, request)
@@ -172,7 +172,7 @@ def test_a_board_that_ended_is_started_anew_and_answered_with_its_id(
     assert (board.status, board.error) == (BoardStatus.PENDING, None)
 
 
-def test_a_failed_board_says_why(api: BoardsApi, manager: StillManager) -> None:
+def test_a_failed_board_says_why(api: BoardRoutes, manager: StillManager) -> None:
     post(api, {"jobId": "job1", "nodeName": "green"})
     manager.set("job1:green", status=BoardStatus.FAILED, error="port 80 is in use", hint="choose another one")
     board = api.handle("GET", f"{BASE}/tensors/job1:green").body
@@ -180,7 +180,7 @@ def test_a_failed_board_says_why(api: BoardsApi, manager: StillManager) -> None:
     assert (board["status"], board["error"]) == ("failed", "port 80 is in use; choose another one")
 
 
-def test_a_deleted_board_is_gone(api: BoardsApi) -> None:
+def test_a_deleted_board_is_gone(api: BoardRoutes) -> None:
     post(api, {"jobId": "job1", "nodeName": "green"})
     assert api.handle("DELETE", f"{BASE}/tensors/job1%3Agreen") == Response(200, {"message": "Board deleted"})
     missing = Response(404, {"error": {"code": 404, "message": "board job1:green Not Found"}})
@@ -198,7 +198,7 @@ def test_a_deleted_board_is_gone(api: BoardsApi) -> None:
         ("GET", BASE + "/tensors/a/b"),
     ],
 )
-def test_other_paths_are_not_found(api: BoardsApi, method: str, path: str) -> None:
+def test_other_paths_are_not_found(api: BoardRoutes, method: str, path: str) -> None:
     assert api.handle(method, path) == Response(404, {"error": {"code": 404, "message": "Not Found"}})
 
 
@@ -207,7 +207,7 @@ def test_other_paths_are_not_found(api: BoardsApi, method: str, path: str) -> No
     [("POST", "/optunas"), ("GET", "/optunas"), ("GET", "/optunas/a"), ("DELETE", "/optunas/a")],
 )
 def test_optuna_boards_need_their_package(
-    api: BoardsApi, monkeypatch: pytest.MonkeyPatch, method: str, path: str
+    api: BoardRoutes, monkeypatch: pytest.MonkeyPatch, method: str, path: str
 ) -> None:
     monkeypatch.setattr("hkrunner.boards.rest_routes.is_installed", lambda: False)
     answer = api.handle(method, BASE + path)
@@ -215,7 +215,7 @@ def test_optuna_boards_need_their_package(
     assert "optuna-dashboard" in json.dumps(answer.body) and "pip install" in json.dumps(answer.body)
 
 
-def test_the_boards_link_leads_to_the_board(api: BoardsApi, manager: StillManager) -> None:
+def test_the_boards_link_leads_to_the_board(api: BoardRoutes, manager: StillManager) -> None:
     post(api, {"jobId": "job1", "nodeName": "green"})
     (board,) = manager.boards()
     assert api.handle("GET", "/" + board.link).status == 503
@@ -235,7 +235,7 @@ def with_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("with_optuna")
-def test_an_optuna_board_shows_the_study_of_its_job(api: BoardsApi, manager: StillManager) -> None:
+def test_an_optuna_board_shows_the_study_of_its_job(api: BoardRoutes, manager: StillManager) -> None:
     study = manager.root / "runs" / "simple" / "green" / "job1" / "task1" / "study.db"
     study.write_bytes(b"SQLite format 3\x00")
     answer = post(api, {"jobId": "job1"}, "/optunas")
@@ -267,7 +267,7 @@ def test_an_optuna_board_shows_the_study_of_its_job(api: BoardsApi, manager: Sti
     ],
 )
 def test_an_optuna_board_that_cannot_be_is_refused(
-    api: BoardsApi, request_body: object, status: int, message: str
+    api: BoardRoutes, request_body: object, status: int, message: str
 ) -> None:
     assert post(api, request_body, "/optunas") == Response(
         status, {"error": {"code": status, "message": message}}

@@ -103,6 +103,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ("rest_server",),
         ("rest_routes",),
         ("manager", "tensorboard"),
+        ("board_child", "spawn"),
         ("board_record", "browser", "end_with_owner", "targets"),
         ("runs",),
         ("errors",),

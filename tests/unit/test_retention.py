@@ -9,7 +9,7 @@ import pytest
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.runner.app import retention
-from hkrunner.runner.app.retention import Keeper
+from hkrunner.runner.app.retention import Retention
 from hkrunner.runner.console.terminal import Output
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.protocol.result import Result
@@ -30,12 +30,14 @@ def loop(clock: Clock) -> Iterator[Loop]:
 
 @pytest.fixture
 def end_task(loop: Loop, tmp_path: Path) -> Callable[[int], None]:
-    keeper = Keeper(loop, tmp_path, 3, Output(loop, local=False, quiet=True, verbose=False, encoding="utf-8"))
+    enforcer = Retention(
+        loop, tmp_path, 3, Output(loop, local=False, quiet=True, verbose=False, encoding="utf-8")
+    )
 
     def end(number: int) -> None:
         folder = tmp_path / "tasks" / f"t{number:03}"
         folder.mkdir(parents=True)
-        keeper.ended(Result("t", "j", "n", "p", "succeed", 0.0, 0.0, 0.0, folder=str(folder)))
+        enforcer.task_ended(Result("t", "j", "n", "p", "succeed", 0.0, 0.0, 0.0, folder=str(folder)))
         loop.turn(0)
 
     return end
@@ -81,12 +83,14 @@ def test_many_are_removed_a_few_at_a_time(
 
 def test_metrics_go_with_their_task(loop: Loop, clock: Clock, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    keeper = Keeper(loop, tmp_path, 1, Output(loop, local=False, quiet=True, verbose=False, encoding="utf-8"))
+    enforcer = Retention(
+        loop, tmp_path, 1, Output(loop, local=False, quiet=True, verbose=False, encoding="utf-8")
+    )
     for name in ("t1", "t2"):
         record = store.open(TaskIds(name, "j", "n", "p"), entry="e", started_at=1.0)
         (record.metrics_dir / "events").write_text(name)
         record.finish({"status": "succeed"})
-        keeper.ended(Result(name, "j", "n", "p", "succeed", 0.0, 0.0, 0.0, folder=str(record.folder)))
+        enforcer.task_ended(Result(name, "j", "n", "p", "succeed", 0.0, 0.0, 0.0, folder=str(record.folder)))
     store.close()
     clock.now += retention.PAUSE_S
     loop.turn(0)
