@@ -20,7 +20,7 @@ from hkrunner.boards.errors import BoardError, NotFound
 from hkrunner.boards.manager import BoardManager
 from hkrunner.boards.runs.files import Identity, own_identity
 from hkrunner.boards.targets import all_target, node_target, task_target
-from support.boards import BOARD_DEADLINE_S, add_run, runs_of
+from support.boards import BOARD_DEADLINE_S, add_run, holds_none, runs_of
 from support.waiting import wait_until
 
 Make = Callable[..., BoardManager]
@@ -45,11 +45,6 @@ def make(root: Path) -> Iterator[Make]:
         manager.stop_all()
         wait_until(lambda manager=manager: holds_none(manager), what="the end of its boards")
         manager.close()
-
-
-def holds_none(manager: BoardManager) -> bool:
-    manager.poll()
-    return not manager.fds()
 
 
 def ready(manager: BoardManager, task: str = "t1") -> Board:

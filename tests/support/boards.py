@@ -19,6 +19,8 @@ from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.boards.runs.task_record import TaskRecord
 
+from .waiting import wait_until
+
 # A machine with other work takes its time: a board is ready within a second on a quiet one.
 BOARD_DEADLINE_S = 60.0
 
@@ -52,7 +54,13 @@ def boards_of(root: Path) -> Iterator[BoardManager]:
         yield manager
     finally:
         manager.stop_all()
-        manager.close()
+        wait_until(lambda: holds_none(manager), what="the end of its boards")
+
+
+def holds_none(manager: BoardManager) -> bool:
+    """Whether every board that the manager has started is reaped."""
+    manager.poll()
+    return not manager.fds()
 
 
 def python_with(folder: Path, script: Path, *, first: str = "pass") -> Path:
