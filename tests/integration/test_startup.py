@@ -45,6 +45,13 @@ def test_the_version_is_told_without_the_options(tmp_path: Path) -> None:
     assert ours == {f"hkrunner.runner{name}" for name in rooms | modules}
 
 
+def test_the_package_is_run_as_the_command_is(tmp_path: Path) -> None:
+    as_package = run([sys.executable, "-m", "hkrunner", "--version"], cwd=tmp_path)
+    as_command = run([HKRUNNER, "--version"], cwd=tmp_path)
+    assert as_package.status == 0, as_package
+    assert as_package.stdout == as_command.stdout
+
+
 def test_the_doctor_loads_no_package_that_it_looks_at(tmp_path: Path) -> None:
     assert heavy(imported_by("doctor", cwd=tmp_path)) <= {"subprocess", "ctypes", "ctypes._endian"}
 
