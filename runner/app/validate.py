@@ -14,7 +14,8 @@ from typing import Any
 from ...sandbox.child import requirements
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.entry import METHODS, Location
-from ...sandbox.shared.messages import ApiCall, Blob, Done, Loaded, LoadFailed, Message, Sample
+from ...sandbox.shared.message_format import Blob, Message
+from ...sandbox.shared.messages import ApiCall, Done, Loaded, LoadFailed, Sample
 from ...sandbox.shared.outcome import Cause, Exit, report
 from ..errors import EntryUnusable, HkrunnerError
 from ..io.loop import Loop

@@ -13,7 +13,8 @@ from ...boards.runs.resource_series import ResourceSeries
 from ...boards.runs.store import Store
 from ...boards.runs.task_ids import TaskIds
 from ...boards.runs.task_record import TaskRecord
-from ...sandbox.shared.messages import Blob, Protection, Sample, Wire
+from ...sandbox.shared.message_format import Blob, Wire
+from ...sandbox.shared.messages import Protection, Sample
 from ...sandbox.shared.outcome import Exit
 from ..io.loop import Timer
 from ..link.answer_blob import AnswerBlob

@@ -14,15 +14,14 @@ from typing import Any
 from ...sandbox.codec.codec import MESSAGE_LIMIT
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.channel import blob_problem
+from ...sandbox.shared.message_format import Blob, Message
 from ...sandbox.shared.messages import (
     ApiCall,
-    Blob,
     Done,
     Failed,
     Initialized,
     Loaded,
     LoadFailed,
-    Message,
     Problem,
     Progress,
     Sample,

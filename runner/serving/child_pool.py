@@ -10,7 +10,8 @@ from ...sandbox.parent.child_handle import Child, Listener
 from ...sandbox.parent.warded_child import WardedChild
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.limits import thread_variables
-from ...sandbox.shared.messages import PROTOCOL_VERSION, Setup
+from ...sandbox.shared.message_format import PROTOCOL_VERSION
+from ...sandbox.shared.messages import Setup
 from ...sandbox.shared.outcome import Cause, Exit
 from ..io.loop import Loop
 from ..settings.settings import Settings

@@ -12,7 +12,8 @@ from enum import Enum
 
 from ...sandbox.parent import warden_launch
 from ...sandbox.parent.child_handle import Child
-from ...sandbox.shared.messages import Begin, Blob, Initialize, Start, UseFolder
+from ...sandbox.shared.message_format import Blob
+from ...sandbox.shared.messages import Begin, Initialize, Start, UseFolder
 from ...sandbox.shared.outcome import Cause, Exit
 from ..io.loop import Loop
 from ..link.connection import Message

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...sandbox.shared.code_api import ANSWERS
-from ...sandbox.shared.messages import Blob
+from ...sandbox.shared.message_format import Blob
 from ..link.connection import Message
 from ..protocol import encoding, messages
 from ..protocol.task_state import ENDING, WORKING, Event, State

@@ -25,7 +25,8 @@ from ..shared.channel import (
     header,
     seal,
 )
-from ..shared.messages import TO_CHILD, ApiCall, Blob, Done, Message, body_of, decode
+from ..shared.message_format import Blob, Message, body_of, decode
+from ..shared.messages import TO_CHILD, ApiCall, Done
 from . import exception_report, fork_logging
 
 #: Our descriptors are above this, where no program expects any; with few allowed (--files), above half.

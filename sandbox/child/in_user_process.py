@@ -31,7 +31,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from ..shared.messages import EndAsked, Failed, LastWord, Message, encode
+from ..shared.message_format import Message, encode
+from ..shared.messages import EndAsked, Failed, LastWord
 from . import exception_report
 from .api import Api
 from .frame_socket import FrameSocket

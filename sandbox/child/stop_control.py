@@ -17,7 +17,8 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from ..codec import codec
 from ..shared import entry as entries
 from ..shared.channel import STACK_SIGNAL, FrameReader, fds_of
-from ..shared.messages import TO_CONTROL, Blob, EndProcess, Reply, StopReturned, StopTask, Wire, decode
+from ..shared.message_format import Blob, Wire, decode
+from ..shared.messages import TO_CONTROL, EndProcess, Reply, StopReturned, StopTask
 from . import exception_report
 from .api import Api
 from .frame_socket import CLOEXEC, FrameSocket, exit_fork, mapped

@@ -16,25 +16,22 @@ from typing import Any, Callable, Dict, FrozenSet, NoReturn, Optional, Tuple, Un
 from ..codec import codec
 from ..shared import entry as entries
 from ..shared.channel import ChannelError
+from ..shared.message_format import PROTOCOL_VERSION, Blob, Message, Wire
 from ..shared.messages import (
-    PROTOCOL_VERSION,
     ApiCall,
     Begin,
-    Blob,
     Done,
     Failed,
     Initialize,
     Initialized,
     Loaded,
     LoadFailed,
-    Message,
     Problem,
     Progress,
     Setup,
     Start,
     TaskRead,
     UseFolder,
-    Wire,
 )
 from . import exception_report, fork_logging
 from .api import Api

@@ -39,19 +39,8 @@ from typing import Any, Protocol
 
 from ..shared.channel import INLINE_MAX, ChannelError
 from ..shared.limits import Limits
-from ..shared.messages import (
-    FROM_CHILD,
-    Blob,
-    EndProcess,
-    Initialize,
-    Loaded,
-    Message,
-    Protection,
-    Reply,
-    Sample,
-    StopTask,
-    Wire,
-)
+from ..shared.message_format import Blob, Message, Wire
+from ..shared.messages import FROM_CHILD, EndProcess, Initialize, Loaded, Protection, Reply, Sample, StopTask
 from ..shared.outcome import Cause, Exit
 from .exit_report import fault_text, user_stack
 from .frame_receiver import FrameReceiver

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Mapping
 
 from ..shared.channel import ChannelError, FrameReader, fds_of
-from ..shared.messages import Message, decode
+from ..shared.message_format import Message, decode
 from .loop_protocol import Loop
 
 #: Read at most this much before others get their turn.

@@ -9,7 +9,7 @@ import sys
 from collections import deque
 
 from ..shared.channel import header
-from ..shared.messages import Blob, Message, encode
+from ..shared.message_format import Blob, Message, encode
 from .loop_protocol import Loop
 
 

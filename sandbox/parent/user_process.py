@@ -21,7 +21,8 @@ from collections.abc import Callable, Mapping
 from ..linux.terminal import TerminalMode
 from ..shared.channel import EXIT_CHANNEL_LOST
 from ..shared.limits import Limits
-from ..shared.messages import FROM_USER_PROCESS, EndAsked, LastWord, Message, Setup
+from ..shared.message_format import Message
+from ..shared.messages import FROM_USER_PROCESS, EndAsked, LastWord, Setup
 from ..shared.outcome import Cause, Exit
 from .child_handle import Child, Listener
 from .exit_report import fault_text

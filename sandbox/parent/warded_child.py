@@ -12,24 +12,21 @@ from ..linux import kernel
 from ..linux.process_tree import Left
 from ..shared.channel import INLINE_LIMIT, ChannelError
 from ..shared.limits import Limits
+from ..shared.message_format import PROTOCOL_VERSION, Message, body_of, encode
 from ..shared.messages import (
     FROM_WARDEN,
-    PROTOCOL_VERSION,
     AskUsage,
     Begin,
     Ended,
     EndOthers,
     Initialize,
     Kill,
-    Message,
     Sample,
     Setup,
     Spawn,
     Spawned,
     Throttle,
     Watch,
-    body_of,
-    encode,
 )
 from ..shared.outcome import STACK_WANTED, Cause, Exit
 from . import warden_launch

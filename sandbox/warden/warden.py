@@ -34,8 +34,8 @@ from typing import Any, NoReturn
 from ..linux import kernel, process_tree
 from ..shared.channel import STACK_SIGNAL, ChannelError, FrameReader, fds_of
 from ..shared.limits import Limits
+from ..shared.message_format import PROTOCOL_VERSION, Message, decode, encode
 from ..shared.messages import (
-    PROTOCOL_VERSION,
     TO_WARDEN,
     Account,
     AskUsage,
@@ -43,15 +43,12 @@ from ..shared.messages import (
     Ended,
     EndOthers,
     Kill,
-    Message,
     ProcessMemory,
     Protection,
     Spawn,
     Spawned,
     Throttle,
     Watch,
-    decode,
-    encode,
 )
 from ..usage.usage import Breach
 from .limit_enforcer import Guard

@@ -16,21 +16,18 @@ from hkrunner.sandbox.parent.child_handle import Child
 from hkrunner.sandbox.parent.warded_child import WardedChild
 from hkrunner.sandbox.shared.channel import Frame, FrameReader, fds_of
 from hkrunner.sandbox.shared.limits import Limits
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Message, decode, encode
 from hkrunner.sandbox.shared.messages import (
-    PROTOCOL_VERSION,
     TO_CHILD,
     TO_CONTROL,
     TO_WARDEN,
     Account,
     Ended,
-    Message,
     Protection,
     Sample,
     Setup,
     Spawn,
     Spawned,
-    decode,
-    encode,
 )
 from hkrunner.sandbox.shared.outcome import Exit
 

@@ -13,11 +13,10 @@ from hkrunner.sandbox.parent.child_handle import CHANNEL_GRACE_S
 from hkrunner.sandbox.parent.warded_child import WARDEN_DEADLINE_S
 from hkrunner.sandbox.shared.channel import EXIT_CHANNEL_LOST, INLINE_LIMIT, INLINE_MAX, header
 from hkrunner.sandbox.shared.limits import MI, Limits
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Blob, Message, encode
 from hkrunner.sandbox.shared.messages import (
-    PROTOCOL_VERSION,
     AskUsage,
     Begin,
-    Blob,
     BrokenLimit,
     EndAsked,
     EndOthers,
@@ -26,7 +25,6 @@ from hkrunner.sandbox.shared.messages import (
     Initialized,
     Kill,
     Loaded,
-    Message,
     Problem,
     ProcessMemory,
     Reply,
@@ -36,7 +34,6 @@ from hkrunner.sandbox.shared.messages import (
     StopTask,
     Throttle,
     Watch,
-    encode,
 )
 from hkrunner.sandbox.shared.outcome import Cause
 from support.fake_warden import ACCOUNT, PID, SETUP, SPAWNED, FakeWarden

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 import pytest
-from hkrunner.sandbox.child import fork_logging
+from hkrunner.sandbox.child import fork_log_records
 from support.programs import Result, run
 
 BEGIN = """
@@ -36,8 +36,8 @@ def script(text: str) -> Result:
 
 
 def travelled(record: logging.LogRecord) -> logging.LogRecord:
-    frame = fork_logging._packed(7, record)
-    number, there = fork_logging._unpacked(frame[fork_logging._LENGTH.size :])
+    frame = fork_log_records.packed(7, record)
+    number, there = fork_log_records.unpacked(frame[fork_log_records.LENGTH.size :])
     assert number == 7 and isinstance(there, logging.LogRecord)
     return there
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hkrunner.sandbox.shared import messages
 from hkrunner.sandbox.shared.channel import ChannelError, Frame, FrameReader
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Blob, Message, body_of, decode, encode
 from hkrunner.sandbox.shared.messages import (
     FROM_CHILD,
     FROM_USER_PROCESS,
     FROM_WARDEN,
-    PROTOCOL_VERSION,
     TO_CHILD,
     TO_CONTROL,
     TO_WARDEN,
@@ -21,7 +21,6 @@ from hkrunner.sandbox.shared.messages import (
     ApiCall,
     AskUsage,
     Begin,
-    Blob,
     BrokenLimit,
     Done,
     EndAsked,
@@ -35,7 +34,6 @@ from hkrunner.sandbox.shared.messages import (
     LastWord,
     Loaded,
     LoadFailed,
-    Message,
     Problem,
     ProcessMemory,
     Progress,
@@ -53,9 +51,6 @@ from hkrunner.sandbox.shared.messages import (
     Throttle,
     UseFolder,
     Watch,
-    body_of,
-    decode,
-    encode,
 )
 
 KNOWN = {**TO_WARDEN, **FROM_WARDEN, **TO_CHILD, **TO_CONTROL, **FROM_CHILD, **FROM_USER_PROCESS}

@@ -1,0 +1,173 @@
+"""The reading side of forked processes' log records: one thread of the child.
+
+See fork_logging.py. Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+
+from .fork_log_pipes import HIGH
+from .fork_log_records import LENGTH, unpacked
+
+TYPE_CHECKING = False  # not typing's: its import would take 2 ms of a user's fork
+if TYPE_CHECKING:
+    from typing import Any, Dict
+
+#: What a pipe holds: whatever was written before drain() is within this much of it.
+_PIPE = 65536
+
+
+class RecordReader:
+    """Behind the door: gives what comes through the pipes to the handlers."""
+
+    def __init__(self, door: int, handlers: Any) -> None:
+        self._door = door
+        self._handlers = handlers
+        self._poll = select.poll()
+        self._poll.register(door, select.POLLIN)
+        self._pipes: Dict[int, bytearray] = {}
+        self._expected: Dict[int, threading.Event] = {}
+        #: Held while a record is with its handler.
+        self.writing = threading.RLock()
+        self._thread = threading.Thread(target=self._run, name="hkrunner-records", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        """It listens."""
+        return self._thread.is_alive()
+
+    def expect(self, knock: int) -> threading.Event:
+        """Return what is set once everything written before that knock is done with."""
+        event = self._expected[knock] = threading.Event()
+        return event
+
+    def close_pipes(self) -> None:
+        """In a forked process: these are the child's."""
+        for fd in self._pipes:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._pipes.clear()
+
+    def _run(self) -> None:
+        """Until the door is closed, which only the user's code can do."""
+        # They are for the user's threads, one of which may wait for them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            door = socket.socket(fileno=self._door)
+        except OSError:
+            return
+        try:
+            while True:
+                for fd, _ in self._poll.poll():
+                    if fd == self._door:
+                        self._open(door)
+                    elif fd in self._pipes:
+                        self._read(fd)
+        except OSError:
+            pass
+        finally:
+            for event in list(self._expected.values()):
+                event.set()
+            door.detach()
+
+    def _open(self, door: socket.socket) -> None:
+        data, ancillary, _, _ = door.recvmsg(64, socket.CMSG_SPACE(4), getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(content) == 4:
+                self._add(int.from_bytes(content, sys.byteorder))
+        if data[:1].isdigit():
+            self._take_knock(*data.split())
+        elif not data:
+            raise OSError("closed by the user's code")
+
+    def _take_knock(self, number: bytes, end: bytes = b"") -> None:
+        for fd in list(self._pipes):
+            self._read_what_is_there(fd)
+        if end:
+            self.close_pipes()
+            os.close(self._door)
+        event = self._expected.pop(int(number), None)
+        if event is not None:
+            event.set()
+        if end:
+            raise OSError("this is the end")
+
+    def _add(self, fd: int) -> None:
+        try:
+            high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
+        finally:
+            os.close(fd)
+        os.set_blocking(high, False)
+        self._pipes[high] = bytearray()
+        self._poll.register(high, select.POLLIN)
+
+    def _read_what_is_there(self, fd: int) -> None:
+        """All that was written up to now, and not for ever what is written meanwhile."""
+        left = _PIPE
+        while left > 0 and fd in self._pipes:
+            count = self._read(fd)
+            if count == 0:
+                return
+            left -= count
+
+    def _read(self, fd: int) -> int:
+        """Read once, and give whole records on. 0: nothing is there, or the pipe has ended."""
+        try:
+            data = os.read(fd, _PIPE)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            data = b""
+        if not data:
+            # Its process has gone; what is half written is nobody's.
+            self._poll.unregister(fd)
+            del self._pipes[fd]
+            with contextlib.suppress(OSError):
+                os.close(fd)
+            return 0
+        waiting = self._pipes[fd]
+        waiting += data
+        at = 0
+        while len(waiting) - at >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(waiting, at)
+            if len(waiting) - at - LENGTH.size < length:
+                break
+            at += LENGTH.size
+            self._handle(bytes(waiting[at : at + length]))
+            at += length
+        del waiting[:at]
+        return len(data)
+
+    def _handle(self, frame: bytes) -> None:
+        """Give one record to its handler, as its own process would have. Nothing of it may end the thread."""
+        try:
+            number, record = unpacked(frame)
+            handler = self._handlers.get(number)
+            if handler is None:
+                # The child has set up others since.
+                import logging
+
+                logging.getLogger(record.name).callHandlers(record)
+                return
+            with self.writing:
+                handler.acquire()
+                try:
+                    handler.emit(record)
+                finally:
+                    handler.release()
+        except Exception:  # noqa: BLE001 - a formatter or handler of the user's: logging prints, so do we
+            with contextlib.suppress(Exception):
+                import traceback
+
+                traceback.print_exc()
