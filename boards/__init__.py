@@ -1,6 +1,6 @@
-"""What is kept of every task, and the TensorBoard servers that show it.
+"""Records of tasks and the boards that show them; only runner's app, serving, console and cli import it.
 
-`store` is written by the runner while tasks run; `history` reads it back; `manager` starts, lists and
-stops boards; `api` speaks HKube's REST routes for them. Nothing here is imported before it is used, and
-TensorBoard itself is imported only in a board's own process.
+`runs` is written while tasks run and read back later; `manager` starts, lists and stops boards; `rest_routes`
+answers HKube's REST routes for them; `tensorboard` runs in a board's own process, the only one that imports
+TensorBoard. Nothing here is imported before it is needed.
 """

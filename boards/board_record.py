@@ -1,9 +1,9 @@
-"""A board as it is known to everybody: one file boards/<reference>.json below the state folder.
+"""The record of a board: one file boards/<reference>.json below the state folder.
 
-Only two write it: the process that starts the board, before there is one (`pending`), and then the board's
-own process. Anybody may read it, and anybody may stop the board, since the record says which process it is
-(pid and start time: a pid alone may be somebody else's by now). The file is for its owner only (0600): the
-reference in the board's address is what keeps others out.
+Two processes write it: the one that starts the board, before the board's own exists (`pending`), and then
+the board's own. Every process of the user may read it and stop the board, since it says which process that
+is: pid and start time, since a pid may have been used again. Only the owner can read the file (0600): the
+reference in the board's address is a secret that keeps other users out.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 from .runs.files import Identity, read_json, remove_quietly, replace_file, to_json
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
-OPTUNA = "optuna"  # the type of a board that is not TensorBoard's
+OPTUNA = "optuna"  # the type of a board that shows an optuna study instead of TensorBoard
 REFERENCE_LENGTH = 20  # HKube has 4 of the same characters; 20 make 103 random bits
-PENDING_LIMIT_S = 60.0  # a process that has not reported by then never will
+PENDING_LIMIT_S = 60.0  # without a report by then, the board has failed
 
 
 class BoardStatus(str, enum.Enum):
@@ -39,9 +39,9 @@ LIVE = frozenset({BoardStatus.PENDING, BoardStatus.CREATING, BoardStatus.RUNNING
 
 
 class Readiness(str, enum.Enum):
-    """What a visitor would get now, as seen by HTTP."""
+    """What a visitor gets now, as probed by HTTP."""
 
-    STARTING = "starting"  # no answer yet
+    STARTING = "starting"  # no answer
     LISTENING = "listening"  # the page is served, no run is loaded
     READY = "ready"  # at least one run is loaded
 
@@ -83,10 +83,11 @@ class Board:
 
     @property
     def is_live(self) -> bool:
+        """Whether it is starting or running."""
         return self.status in LIVE
 
     def to_hkube(self) -> dict[str, object]:
-        """HKube's board object (openapi boards_successGetTensor); keys that were not given are absent."""
+        """Return HKube's board object (openapi boards_successGetTensor), without names that do not apply."""
         value: dict[str, object] = {
             "id": self.id,
             "boardReference": self.reference,
@@ -110,7 +111,7 @@ class Board:
         return value
 
     def to_dict(self) -> dict[str, object]:
-        """All that is known, HKube's object and ours: the record, and `board ls --json`."""
+        """Return HKube's object and our fields: the record, and `board ls --json`."""
         return {
             **self.to_hkube(),
             "error": self.error,
@@ -129,7 +130,7 @@ class Board:
 
     @staticmethod
     def from_dict(value: Mapping[str, object]) -> Board | None:
-        """The board of a record; None when it is not one. Unknown keys are left for later versions."""
+        """Return the board of a record; None when it is none. Keys of later versions are ignored."""
         try:
             return Board(
                 id=_text(value["id"]),
@@ -164,7 +165,7 @@ class Board:
 
 @dataclass(frozen=True)
 class BoardOrder:
-    """What the starter of a board wants of the board's process: the first line of its stdin."""
+    """What a board's process is to serve: the first line of its stdin."""
 
     root: str
     reference: str
@@ -173,37 +174,41 @@ class BoardOrder:
     optuna_storage: str | None = None
 
     def to_json(self) -> bytes:
+        """Return the line."""
         return to_json(asdict(self))
 
 
 class BoardRecords:
-    """The boards folder of a state folder."""
+    """The folder of board records in a state folder."""
 
     def __init__(self, root: Path) -> None:
         self.folder = root / "boards"
 
     def make_folder(self) -> None:
-        """The folder is there, and others cannot list it."""
+        """The folder exists, and other users cannot list it."""
         if not self.folder.is_dir():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
 
     def path(self, reference: str) -> Path:
+        """Return the path of a record."""
         return self.folder / f"{reference}.json"
 
     def log_path(self, reference: str) -> Path:
+        """Return the path of what the board's process prints."""
         return self.folder / f"{reference}.log"
 
     def save(self, board: Board) -> None:
+        """The record says this. Raises OSError."""
         replace_file(str(self.path(board.reference)), to_json(board.to_dict()), mode=0o600)
 
     def read(self, reference: str) -> Board | None:
-        """The board as its record says, whatever became of its process."""
+        """Return the board as its record says, whether or not its process runs."""
         value = read_json(str(self.path(reference)))
         return None if value is None else Board.from_dict(value)
 
     def all(self) -> list[Board]:
-        """Every board, oldest first; one whose process is gone without a word is `failed`."""
+        """Return every board, oldest first; one whose process is gone without a report is `failed`."""
         try:
             names = os.listdir(self.folder)
         except OSError:
@@ -217,7 +222,7 @@ class BoardRecords:
         return sorted(boards, key=lambda board: (board.start_time, board.id))
 
     def checked(self, board: Board) -> Board:
-        """The board as it is: a record that says it lives is believed only if its process does."""
+        """Return the board as it is now: a live one whose process is gone has failed."""
         if not board.is_live:
             return board
         if board.process is None:
@@ -236,7 +241,7 @@ class BoardRecords:
             shutil.rmtree(board.log_dir, ignore_errors=True)
 
     def log_tail(self, reference: str, *, lines: int = 5) -> str:
-        """The last lines that the board's process wrote to its log."""
+        """Return the last lines of the log of the board's process."""
         try:
             with self.log_path(reference).open("rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
@@ -254,15 +259,17 @@ class BoardRecords:
 
 
 def new_reference() -> str:
-    """A name for a board that nobody can guess."""
+    """Return a name for a board that cannot be guessed."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(REFERENCE_LENGTH))
 
 
 def board_link(type: str, reference: str) -> str:
+    """Return the path part of a board's URL."""
     return f"hkube/board/{reference}/" + ("dashboard" if type == OPTUNA else "")
 
 
 def now_ms() -> int:
+    """Return the time in ms since the epoch."""
     return round(time.time() * 1000)
 
 

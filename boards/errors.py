@@ -1,10 +1,10 @@
-"""What can go wrong with boards, as one sentence that names the thing, and what to do about it."""
+"""The errors of boards and records: one sentence that names the thing, and what to do about it."""
 
 from __future__ import annotations
 
 
 class BoardError(Exception):
-    """A board cannot do what was asked. `hint`: what to do, or empty."""
+    """A board or a record cannot do what was asked. `hint`: what to do, or empty."""
 
     def __init__(self, sentence: str, *, hint: str = "") -> None:
         super().__init__(sentence)
@@ -20,8 +20,8 @@ class NotFound(BoardError):
 
 
 class StillStarting(BoardError):
-    """The board's process has not said yet which one it is; in a moment it will have."""
+    """The board's process has not written its pid to the record yet; in a moment it will have."""
 
 
 class StoreError(BoardError):
-    """What is kept of tasks cannot be read, changed or removed."""
+    """A task's record cannot be read, changed or removed."""

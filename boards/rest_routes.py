@@ -1,9 +1,9 @@
 """HKube's REST routes for boards (core/api-server api/rest-api/routes/v1/boards.js), without the HTTP.
 
-Paths, order and texts of the validation, ids, the board object, statuses and error bodies are HKube's. Better
-than there: a board that cannot start is `failed` and says why; a second start while it is being created is
-refused like any other, and never answers with a whole object as id; an error tells the true status; optuna
-boards are told apart by their job.
+Paths, the order and texts of the validation, ids, the board object, statuses and error bodies are HKube's.
+Where HKube's are defective these differ: a board that cannot start is `failed` and says why; a second start
+while the first is in progress is refused, and never answers with a whole object as id; an error has the true
+status; optuna boards are identified by their job.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PIPELINE_NAME = re.compile(r"[-_.A-Za-z0-9]+")
 
 @dataclass(frozen=True)
 class Response:
-    """What goes back: a status, a JSON value, and where to look instead if that is elsewhere."""
+    """The answer: a status, a JSON value, and further headers."""
 
     status: int
     body: object
@@ -35,7 +35,7 @@ class Response:
 
 
 class RouteError(Exception):
-    """The request gets an error body as HKube writes it."""
+    """The request is answered with an error body in HKube's form."""
 
     def __init__(self, status: int, message: str, details: str | None = None) -> None:
         super().__init__(message)
@@ -43,6 +43,7 @@ class RouteError(Exception):
         self.details = details
 
     def response(self) -> Response:
+        """Return the answer."""
         error: dict[str, object] = {"code": self.status, "message": str(self)}
         if self.details is not None:
             error["details"] = self.details
@@ -108,7 +109,7 @@ class BoardRoutes:
         return Response(200, {"id": board.id, "message": "Board started successfully"})
 
     def _target(self, names: Mapping[str, str]) -> Target:
-        """What the request asks for, in HKube's order of questions (lib/validation/boards.js)."""
+        """Return what the request asks for; checked in the order of HKube's lib/validation/boards.js."""
         task, job = names.get("taskId"), names.get("jobId")
         node, pipeline = names.get("nodeName"), names.get("pipelineName")
         root = self._manager.root
@@ -157,7 +158,7 @@ class BoardRoutes:
         return Response(200, {"message": "Board deleted"})
 
     def _redirect(self, reference: str) -> Response:
-        """Where boardLink leads, taken relative to this server as it is to HKube's ingress."""
+        """Redirect from boardLink, which is relative to HKube's ingress and to this server, to the board."""
         board = self._manager.find(reference)
         if board is None:
             raise RouteError(404, f"board {reference} Not Found")
@@ -171,7 +172,7 @@ def _is_optuna(board: Board) -> bool:
 
 
 def _optuna_object(board: Board) -> dict[str, object]:
-    """HKube's object of an optuna board has these fields only."""
+    """Return HKube's object of an optuna board, which has fewer fields."""
     wanted = (
         "id",
         "boardReference",
@@ -188,7 +189,7 @@ def _optuna_object(board: Board) -> dict[str, object]:
 
 
 def _object(body: bytes | None) -> Mapping[str, object]:
-    """The request's object; a body of another type, or none, counts as an empty one as with body-parser."""
+    """Return the request's object; a body of another type counts as an empty one, as with body-parser."""
     if not body:
         return {}
     try:
@@ -198,7 +199,7 @@ def _object(body: bytes | None) -> Mapping[str, object]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        # In the words of Node's parser, as the api-server passes them on.
+        # The api-server passes on what Node's parser says.
         if error.pos >= len(text.rstrip()):
             raise RouteError(400, "Unexpected end of JSON input") from error
         raise RouteError(
@@ -210,7 +211,7 @@ def _object(body: bytes | None) -> Mapping[str, object]:
 
 
 def _names(request: Mapping[str, object]) -> dict[str, str]:
-    """The names that the request gives, of the right type (schema createBoardRequest); others are ignored."""
+    """Return the names in the request, checked by the schema createBoardRequest; others are ignored."""
     names = {}
     for name in ("pipelineName", "nodeName", "jobId", "taskId"):
         value = request.get(name)

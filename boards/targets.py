@@ -1,4 +1,4 @@
-"""Which folder a board shows, and the id that HKube would give it.
+"""Which folder a board shows, and the id that HKube gives it.
 
     task    <task>               runs/P/N/J/T
     batch   <job>:<node>         runs/P/N/J       the tasks of one job's node
@@ -6,8 +6,8 @@
     all     all                  runs
     pick    pick:<hash>          a tree of links to hand-picked tasks, made when the board starts
 
-One folder serves every case: TensorBoard's list of folders (--logdir_spec) splits at commas and colons, which
-HKube's names hold, and turns the fast loader off.
+Every board shows one folder: TensorBoard's option for several (--logdir_spec) splits at commas and colons,
+which HKube's names contain, and turns the fast loader off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .runs.files import original_text, read_json, safe_part
 
 @dataclass(frozen=True)
 class Target:
-    """What a board is asked to show. Names that were not given and are not needed are None."""
+    """What a board shows. Names that do not apply are None."""
 
     id: str
     type: str
@@ -33,13 +33,13 @@ class Target:
     job: str | None = None
     node: str | None = None
     pipeline: str | None = None
-    # Of a pick only: the link's name below log_dir, and the run folder it leads to.
+    #: For a pick: each link's name below log_dir, and the run folder that it leads to.
     links: tuple[tuple[str, Path], ...] = ()
 
 
 @dataclass(frozen=True)
 class JobNode:
-    """One node of one job that has run here."""
+    """One node of a job that has run here."""
 
     pipeline: str
     node: str
@@ -47,7 +47,7 @@ class JobNode:
 
 
 def nodes_of_job(root: Path, job: str) -> list[JobNode]:
-    """The nodes of a job that have run folders; empty for a job that is not known here."""
+    """Return the nodes of a job that have run folders; none for a job that is not known here."""
     name = safe_part(job)
     return [
         JobNode(original_text(pipeline.name), original_text(node.name), node / name)
@@ -58,7 +58,7 @@ def nodes_of_job(root: Path, job: str) -> list[JobNode]:
 
 
 def task_target(root: Path, task: str, *, job: str | None = None) -> Target:
-    """The board of one task. Raises NotFound, in HKube's words where the job was given."""
+    """Return the board of one task. Raises NotFound, in HKube's words if the job was given."""
     if job is None:
         facts = read_json(str(root / "tasks" / safe_part(task) / "task.json"))
         if facts is None:
@@ -66,8 +66,8 @@ def task_target(root: Path, task: str, *, job: str | None = None) -> Target:
         run = facts.get("metricsDir")
         if not isinstance(run, str):
             raise NotFound(
-                f"task {task} has no metrics here: another wrapper ran it",
-                hint="those of code that hkrunner runs are what it writes to the folder ALGO_METRICS_DIR",
+                f"task {task} has no metrics folder: it ran under another wrapper",
+                hint="for a board, let hkrunner run the code itself",
             )
         names = (facts.get("jobId"), facts.get("nodeName"), facts.get("pipelineName"))
         job, node, pipeline = (name if isinstance(name, str) else "" for name in names)
@@ -84,7 +84,7 @@ def task_target(root: Path, task: str, *, job: str | None = None) -> Target:
 
 
 def batch_target(root: Path, job: str, node: str) -> Target:
-    """The board of all tasks of a job's node. Raises NotFound in HKube's words."""
+    """Return the board of all tasks of a job's node. Raises NotFound in HKube's words."""
     nodes = nodes_of_job(root, job)
     if not nodes:
         raise NotFound(f"pipeline {job} Not Found")
@@ -95,18 +95,18 @@ def batch_target(root: Path, job: str, node: str) -> Target:
 
 
 def node_target(root: Path, pipeline: str, node: str) -> Target:
-    """The board of a node over all its runs; as in HKube it need not have any yet."""
+    """Return the board of a node over all its runs; as in HKube there may be none yet."""
     folder = root / "runs" / safe_part(pipeline) / safe_part(node)
     return Target(f"{pipeline}:{node}", "node", folder, node=node, pipeline=pipeline)
 
 
 def all_target(root: Path) -> Target:
-    """The board of everything that is kept."""
+    """Return the board of all recorded tasks."""
     return Target("all", "all", root / "runs")
 
 
 def pick_target(root: Path, tasks: Sequence[str]) -> Target:
-    """The board of hand-picked tasks, whatever their jobs. Raises NotFound."""
+    """Return the board of these tasks, which may be of different jobs. Raises NotFound."""
     runs = sorted({task_target(root, task).log_dir for task in tasks})
     mark = hashlib.sha256("\n".join(map(str, runs)).encode()).hexdigest()[:12]
     folder = root / "boards" / f"pick-{mark}"
@@ -114,7 +114,7 @@ def pick_target(root: Path, tasks: Sequence[str]) -> Target:
 
 
 def find_target(root: Path, word: str) -> Target:
-    """The board that a single word means: a task, or a job that ran one node here. Raises NotFound."""
+    """Return the board that one word means: a task, or a job that ran one node here. Raises NotFound."""
     if word == "all":
         return all_target(root)
     try:
@@ -130,16 +130,16 @@ def find_target(root: Path, word: str) -> Target:
         raise NotFound(f"job {word} ran more than one node: {names}", hint="choose one with --node")
     hint = "hkrunner runs ls shows what there is"
     if (root / "runs" / "local" / safe_part(word)).is_dir():
-        hint = f"of all runs of that algorithm: --node {word}"
+        hint = f"for all runs of that algorithm: --node {word}"
     raise NotFound(f"there is neither a task nor a job {word} in {root}", hint=hint)
 
 
-#: Of the names that TensorBoard gives to what lies below a board's folder: how many parts are a task's.
+#: How many folders below a board's folder a task's run folder is.
 _TASK_DEPTH = {"task": 0, "batch": 1, "node": 2, "all": 4}
 
 
 def task_depth(type: str, log_dir: Path) -> int:
-    """Return how many folders below the board's a task's own is."""
+    """Return how many folders below the board's folder a task's run folder is."""
     depth = _TASK_DEPTH.get(type)
     if depth is not None:
         return depth
@@ -152,13 +152,12 @@ def task_depth(type: str, log_dir: Path) -> int:
 
 
 def count_tasks(names: Sequence[str], depth: int) -> int:
-    """Return of how many tasks these are: one may have several of TensorBoard's runs, our resources among
-    them."""
+    """Return how many tasks these runs of TensorBoard's belong to: resources are a run of their own."""
     return len({tuple(name.split("/")[:depth]) for name in names})
 
 
 def _shortest_names(runs: Path, folders: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Names for run folders that tell them apart: the task, where needed the job before it, and so on."""
+    """Yield the shortest distinct name of each run folder: task, or job/task, or node/job/task, ..."""
     for depth in range(1, 5):
         names = ["/".join(folder.parts[-depth:]) for folder in folders]
         if len(set(names)) == len(names):

@@ -1,1 +1,1 @@
-"""What is kept of tasks: written while they run, read back later; runner and the rest of boards import it."""
+"""Records of tasks, written while they run and read back later; runner and the rest of boards import it."""

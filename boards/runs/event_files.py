@@ -1,8 +1,8 @@
 """TensorBoard event files, written and read without TensorBoard: 0 MB and no import time in the parent.
 
-A file is a row of TFRecords: length (8 bytes), masked CRC-32C of it (4), data, masked CRC-32C of the data
+A file is a sequence of TFRecords: length (8 bytes), masked CRC-32C (4), data, masked CRC-32C of the data
 (4), little-endian. The data is one `tensorflow.Event` protobuf (tensorflow/core/util/event.proto), of which
-scalars need six fields; they are encoded by hand below, and the tests read them back with TensorBoard itself.
+scalars need six fields. They are encoded by hand below, and the tests read them with TensorBoard.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ _numbers = itertools.count()
 
 
 class EventWriter:
-    """Appends scalars to an event file of its own; each call is one write, so a SIGKILL loses nothing."""
+    """Appends scalars to an event file of its own; each call is one write(), so SIGKILL loses nothing."""
 
     def __init__(self, folder: Path) -> None:
-        """The file is made with the first scalars: a task that has none leaves no empty run on a board."""
+        """Nothing is written yet: a task without scalars leaves no empty run on a board."""
         self._folder = str(folder)
         self._fd = -1
 
     def add(self, scalars: Mapping[str, float], *, step: int, at_s: float) -> None:
-        """The values stand in the file under their tags. at_s: seconds since the epoch. Raises OSError."""
+        """The values are in the file under their tags. at_s: seconds since the epoch. Raises OSError."""
         if self._fd < 0:
             self._create(at_s)
         write_all(self._fd, _record(_event(at_s, step, scalars)))
 
     def close(self) -> None:
+        """The file is closed."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -61,12 +62,12 @@ class Point:
 
 
 def read_scalars(folder: Path) -> dict[str, dict[str, list[Point]]]:
-    """All scalars below the folder: run name (its path below the folder, "." for itself) -> tag -> points.
+    """Return all scalars below the folder: run (a path, "." for the folder itself) -> tag -> points.
 
-    Reads what torch, tensorboardX, tf.summary, TensorBoard's own writers and EventWriter leave. A file that
-    was cut short or damaged gives what stands before the damage, as TensorBoard does. Links to folders are
-    followed from the folder itself (a cluster's volume is one), not from deeper down, where they may go in
-    circles.
+    Reads files of torch, tensorboardX, tf.summary, TensorBoard's own writers and EventWriter. Of a file
+    that was cut short or damaged it reads what comes before the damage, as TensorBoard does. Links in the
+    folder itself are followed (a cluster's shared folder is one), those deeper down are not: they may form a
+    cycle.
     """
     runs: dict[str, dict[str, list[Point]]] = {}
     places = [folder, *(link for link in folder.glob("*") if link.is_symlink() and link.is_dir())]
@@ -78,7 +79,7 @@ def read_scalars(folder: Path) -> dict[str, dict[str, list[Point]]]:
 
 
 def read_file(path: Path) -> Iterator[tuple[str, Point]]:
-    """The scalars of one event file, in order, up to its end or to the first damaged record."""
+    """Yield the scalars of one event file, in order, up to its end or the first damaged record."""
     try:
         file = path.open("rb")
     except OSError:
@@ -160,8 +161,8 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
             return
         (length,) = struct.unpack_from("<Q", head)
         data = file.read(length + 4)
-        # The data's own checksum is not computed: in Python it costs 100 ns a byte, and histograms and images
-        # are large. A damaged event fails below instead, where its fields are taken apart.
+        # The data's checksum is not verified: in Python it costs 100 ns a byte, and histograms and images are
+        # large. A damaged event fails below instead, where its fields are parsed.
         if len(data) < length + 4:
             return
         yield data[:length]
@@ -220,12 +221,12 @@ def _scalar_of_tensor(data: bytes) -> float | None:
 
 
 def _signed(number: int) -> int:
-    """The int64 that a varint of 64 bits stands for."""
+    """Return the int64 that an unsigned varint of 64 bits encodes."""
     return number - (1 << 64) if number >> 63 else number
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protobuf message: number, and an int for varints, else the bytes."""
+    """Yield the fields of a protobuf message: the number, and an int for a varint, else the bytes."""
     place = 0
     while place < len(data):
         key, place = _read_varint(data, place)

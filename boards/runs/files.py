@@ -1,4 +1,4 @@
-"""Small file work that store, history and boards share: safe names, whole JSON files, process identity."""
+"""Helpers for files: safe names, files that are replaced whole, JSON, and the identity of a process."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f%/\ud800-\udfff]")
 
 
 def safe_part(text: str, *, limit: int = NAME_MAX_BYTES) -> str:
-    """The text as one path part; two different texts never give the same part.
+    """Return the text as one part of a path; two different texts never give the same part.
 
-    Ids come from the wire, and a task must not be lost for its name: what cannot stand in a path is
+    Ids come from the worker, and none is a reason to lose a task: characters that a path cannot have are
     percent-encoded instead of refused. Empty becomes `%`, `.` becomes `%2E`, `a/b` becomes `a%2Fb`, and
     `%` itself `%25`; a name above `limit` bytes is cut and ends in `%~` and a hash of the whole.
     """
@@ -28,7 +28,7 @@ def safe_part(text: str, *, limit: int = NAME_MAX_BYTES) -> str:
         return "%2E" * len(text)
     part = text if _UNSAFE.search(text) is None else _UNSAFE.sub(_percent, text)
     if len(part) * 4 > limit and len(part.encode()) > limit:
-        import hashlib  # 5 ms, for OpenSSL
+        import hashlib  # late: OpenSSL takes 5 ms
 
         mark = "%~" + hashlib.sha256(part.encode()).hexdigest()[:16]
         part = part.encode()[: limit - len(mark)].decode(errors="ignore") + mark
@@ -40,12 +40,12 @@ def _percent(match: re.Match[str]) -> str:
 
 
 def original_text(part: str) -> str:
-    """The text that safe_part made the part of; of one that was cut, the part itself."""
+    """Return the text that safe_part was given; for a part that was cut, the part itself."""
     if part == "%":
         return ""
     if "%~" in part:
         return part
-    from urllib.parse import unquote_to_bytes  # 3 ms that writing a task need not spend
+    from urllib.parse import unquote_to_bytes  # late: 3 ms, which writing a record can do without
 
     return unquote_to_bytes(part).decode("utf-8", "surrogatepass") if "%" in part else part
 
@@ -74,12 +74,13 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def remove_quietly(path: str) -> None:
+    """The file is gone, or cannot be removed."""
     with contextlib.suppress(OSError):
         os.unlink(path)
 
 
 def is_empty_folder(path: str) -> bool:
-    """Nothing is in it, or it is not there."""
+    """Whether the folder has no entries, or does not exist."""
     try:
         with os.scandir(path) as entries:
             return next(entries, None) is None
@@ -90,7 +91,7 @@ def is_empty_folder(path: str) -> bool:
 
 
 def to_json(value: Mapping[str, object]) -> bytes:
-    """One JSON document (lone surrogates of the wire survive, escaped); what JSON lacks is put as text."""
+    """Return one line of JSON; lone surrogates are escaped, and types that JSON lacks become text."""
     return (_encoder.encode(value) + "\n").encode()
 
 
@@ -98,7 +99,7 @@ _encoder = json.JSONEncoder(default=str, separators=(",", ":"))  # json.dumps() 
 
 
 def read_json(path: str) -> dict[str, object] | None:
-    """The object in the file, or None when there is no readable one."""
+    """Return the object in the file; None when there is none that can be read."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -108,7 +109,7 @@ def read_json(path: str) -> dict[str, object] | None:
 
 
 def read_json_bytes(data: bytes) -> dict[str, object] | None:
-    """The object that the text is, or None."""
+    """Return the object that the JSON text is; None when it is none."""
     try:
         value = json.loads(data)
     except ValueError:
@@ -118,7 +119,7 @@ def read_json_bytes(data: bytes) -> dict[str, object] | None:
 
 @dataclass(frozen=True)
 class Identity:
-    """Which process wrote something, so that a later one can tell whether it still lives."""
+    """A process, identified beyond its end: a pid alone may be used again."""
 
     pid: int
     started: str
@@ -126,16 +127,17 @@ class Identity:
 
     @staticmethod
     def of(pid: int) -> Identity | None:
-        """Who runs under this pid on this host now; None when nobody does."""
+        """Return the process that has this pid on this host now; None when there is none."""
         started = process_started(pid)
         return None if started is None else Identity(pid, started, _host())
 
     def to_dict(self) -> dict[str, object]:
+        """Return the identity for a record."""
         return {"pid": self.pid, "started": self.started, "host": self.host}
 
     @staticmethod
     def from_dict(value: object) -> Identity | None:
-        """The identity as it was stored; None when a field is missing or of another type."""
+        """Return the identity from its record; None when a field is missing or of another type."""
         if not isinstance(value, dict):
             return None
         pid, started, host = value.get("pid"), value.get("started"), value.get("host")
@@ -144,42 +146,29 @@ class Identity:
         return None
 
     def is_alive(self) -> bool:
-        """False only when that very process is known to be gone.
+        """Whether the process may still run: False only when it is known to be gone.
 
-        A process of another host (a state folder on a shared volume) cannot be looked at from here and
-        counts as alive.
+        A process of another host (the state folder is on a shared volume) cannot be seen and counts as alive.
         """
         if self.host != _host():
             return True
         return process_started(self.pid) == self.started
 
     def is_here_and_alive(self) -> bool:
-        """True only when that very process runs on this host: then, and only then, may it be signalled."""
+        """Whether the process runs on this host: only then may it be signalled."""
         return self.host == _host() and process_started(self.pid) == self.started
 
 
 def process_started(pid: int) -> str | None:
-    """A text that no two processes with this pid share; None when there is none, or only a zombie."""
+    """Return the boot and start time of the process with this pid; None when there is none but a zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-    except FileNotFoundError:
-        return None if os.path.isdir("/proc/self") else _psutil_started(pid)
-    except (OSError, ValueError):
+    except OSError:
         return None
     if fields[0] in (b"Z", b"X"):
         return None
     return f"{_boot()}-{int(fields[19])}"
-
-
-def _psutil_started(pid: int) -> str | None:
-    import psutil  # only where there is no /proc: it costs 30 ms
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
-    except psutil.Error:
-        return None
 
 
 @lru_cache(maxsize=1)
@@ -200,7 +189,7 @@ _own: Identity | None = None
 
 
 def own_identity() -> Identity:
-    """This process; looked up once, and once more after a fork."""
+    """Return this process's identity; looked up once, and again after a fork."""
     global _own
     if _own is None or _own.pid != os.getpid():
         _own = Identity.of(os.getpid()) or Identity(os.getpid(), "-", _host())

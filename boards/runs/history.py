@@ -1,7 +1,7 @@
-"""What is kept of earlier tasks: list, show, read, repeat, remove (`hkrunner runs`).
+"""Lists, shows, reads, repeats and removes the records of tasks (`hkrunner runs`).
 
-Everything is read from the files of store.py, of this hkrunner or another that still runs. A task whose
-record says "active" though its hkrunner is gone counts as "lost". Sizes are bytes on disk, metrics included.
+The records are read from disk, where this hkrunner or another may still be writing. A task whose record says
+"active" though the process that wrote it is gone is "lost". Sizes are bytes on disk, metrics included.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOST = "lost"  # its hkrunner was killed before the task ended
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """One line of `runs ls`. Times in ms since the epoch; what the record does not say is None."""
+    """One line of `runs ls`. Times in ms since the epoch; None for what the record does not say."""
 
     name: str
     task: str
@@ -45,12 +45,13 @@ class TaskSummary:
 
     @property
     def is_active(self) -> bool:
+        """Whether the task still runs."""
         return self.status == ACTIVE
 
 
 @dataclass(frozen=True)
 class TaskDetails:
-    """All of `runs show`: the summary, task.json whole, and the other files by name with their sizes."""
+    """What `runs show` prints: the summary, all of task.json, and the files by name with their sizes."""
 
     summary: TaskSummary
     facts: Mapping[str, object]
@@ -59,7 +60,7 @@ class TaskDetails:
 
 @dataclass(frozen=True)
 class LogPart:
-    """Output from `offset` on; is_final: the task has ended, no more will come."""
+    """Output from an offset on; is_final: the task has ended, and this is the end of its output."""
 
     data: bytes
     next_offset: int
@@ -76,23 +77,26 @@ class Curve:
 
     @property
     def last(self) -> Point:
+        """The latest point."""
         return self.points[-1]
 
     @property
     def lowest(self) -> float:
+        """The minimum of all points."""
         return min(point.value for point in self.points)
 
     @property
     def highest(self) -> float:
+        """The maximum of all points."""
         return max(point.value for point in self.points)
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """What `runs again` starts: the same entry, input and settings as the task had.
+    """What `runs again` runs: the same entry, input and settings as the task had.
 
-    input: the bytes of input.json. settings: task.json's "settings" object (limits, options), as the runner
-    stored it; empty when it stored none.
+    input: the bytes of input.json. settings: the object "settings" of task.json (limits, options); empty when
+    it has none.
     """
 
     entry: str
@@ -112,7 +116,7 @@ class Removed:
 
 
 def list_tasks(root: Path) -> list[TaskSummary]:
-    """All tasks that are kept, in the order of their start; without those whose record cannot be read."""
+    """Return all recorded tasks in the order of their start, without those whose record cannot be read."""
     try:
         names = os.listdir(root / "tasks")
     except OSError:
@@ -125,7 +129,7 @@ def list_tasks(root: Path) -> list[TaskSummary]:
 
 
 def show_task(root: Path, name: str) -> TaskDetails:
-    """Everything about one task. Raises NotFound."""
+    """Return everything about one task. Raises NotFound, and StoreError for an unreadable record."""
     folder = _folder(root, name)
     facts, summary = read_json(str(folder / "task.json")), _summary(root, folder)
     if facts is None or summary is None:
@@ -135,14 +139,14 @@ def show_task(root: Path, name: str) -> TaskDetails:
 
 
 def read_log(root: Path, name: str, stream: str, *, offset: int = 0, limit_bytes: int = 1 << 20) -> LogPart:
-    """Output of the task from an offset on; call again with next_offset to follow. Never waits.
+    """Return the task's output from an offset on; call again with next_offset to follow. Never waits.
 
     Raises NotFound, and StoreError when the output cannot be read.
     """
     if stream not in STREAMS:
         raise StoreError(f"there is no stream {stream}", hint=f"there are {' and '.join(STREAMS)}")
     folder = _folder(root, name)
-    # First the state, then the output: in the other order the last lines could be missed.
+    # The state is read first: in the other order the last lines could be missed.
     summary = _summary(root, folder)
     has_ended = summary is None or not summary.is_active
     try:
@@ -150,14 +154,14 @@ def read_log(root: Path, name: str, stream: str, *, offset: int = 0, limit_bytes
             file.seek(offset)
             data = file.read(limit_bytes)
     except FileNotFoundError:
-        data = b""  # nothing was printed
+        data = b""  # the task has printed nothing
     except OSError as error:
         raise StoreError(f"{stream} of task {name} cannot be read: {error.strerror}") from error
     return LogPart(data, offset + len(data), has_ended and len(data) < limit_bytes)
 
 
 def read_metrics(root: Path, name: str) -> list[Curve]:
-    """The scalar series of a task, by run and tag, its resource curves among them. Raises NotFound."""
+    """Return the scalar series of a task, by run and tag, its resource usage included. Raises NotFound."""
     summary = _summary(root, _folder(root, name))
     if summary is None or summary.metrics_dir is None:
         return []
@@ -169,21 +173,21 @@ def read_metrics(root: Path, name: str) -> list[Curve]:
 
 
 def repeat_of(root: Path, name: str) -> Repeat:
-    """What it takes to run the task again. Raises NotFound, and StoreError when its input was not kept."""
+    """Return what is needed to run the task again. Raises NotFound, and StoreError without its input."""
     details = show_task(root, name)
     summary = details.summary
     large = details.facts.get("notKept")
     if isinstance(large, dict) and "input" in large:
         raise StoreError(
-            f"task {name} cannot be run again: its input has {large['input']:,} bytes and was not kept",
-            hint="hkrunner keeps larger ones with --keep-values",
+            f"task {name} cannot be run again: its input of {large['input']:,} bytes was not recorded",
+            hint="hkrunner records larger inputs with --keep-values",
         )
     try:
         data = (summary.folder / "input.json").read_bytes()
         json.loads(data)
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"task {name} cannot be run again: its input was not kept whole", hint=f"{error}"
+            f"task {name} cannot be run again: its recorded input cannot be read", hint=f"{error}"
         ) from error
     settings = details.facts.get("settings")
     return Repeat(
@@ -213,9 +217,9 @@ def remove_tasks(root: Path, names: Iterable[str]) -> Removed:
 
 
 def keep_latest(root: Path, count: int) -> Removed:
-    """Only the latest `count` tasks are kept (`--keep`); those that still run are never removed.
+    """Only the latest `count` records are left (`--keep`); those of running tasks are never removed.
 
-    For the end of a run or between tasks: it takes some 100 µs a removed task.
+    Takes 100 µs a removed task, so it runs at the end of a run or between tasks.
     """
     tasks = list_tasks(root)
     surplus = tasks[: max(0, len(tasks) - max(0, count))]
@@ -225,7 +229,7 @@ def keep_latest(root: Path, count: int) -> Removed:
 def _folder(root: Path, name: str) -> Path:
     folder = root / "tasks" / safe_part(name)
     if not folder.is_dir():
-        # A name as it is listed is a path part already.
+        # The name may be a folder's, as `runs ls` shows it.
         listed = root / "tasks" / name
         if not name or "/" in name or name in (".", "..") or not listed.is_dir():
             raise NotFound(f"there is no task {name} in {root}", hint="hkrunner runs ls shows what there is")
@@ -234,9 +238,9 @@ def _folder(root: Path, name: str) -> Path:
 
 
 def _summary(root: Path, folder: Path) -> TaskSummary | None:
-    """The task as it is now; None when its record cannot be read."""
+    """Return the task as it is now; None when its record cannot be read."""
     path = str(folder / "task.json")
-    facts = read_json(path) or read_json(path)  # once more: it may just be written over (store.finish)
+    facts = read_json(path) or read_json(path)  # again: TaskRecord.finish may be overwriting it
     if facts is None:
         return None
     metrics_dir = _metrics_dir(root, facts)
@@ -266,7 +270,7 @@ def _summary(root: Path, folder: Path) -> TaskSummary | None:
 
 
 def _unreadable(folder: Path) -> TaskSummary:
-    """A task without a record: only good for removal."""
+    """Return the summary of a task whose record cannot be read, so that it can be removed."""
     return TaskSummary(
         name=folder.name,
         task=folder.name,
@@ -288,7 +292,7 @@ def _unreadable(folder: Path) -> TaskSummary:
 
 
 def _metrics_dir(root: Path, facts: Mapping[str, object]) -> Path | None:
-    """The task's run folder; a record that names a place outside runs/ is not believed."""
+    """Return the task's run folder; None when the record names a folder outside runs/."""
     run = facts.get("metricsDir")
     if not isinstance(run, str) or not run.startswith("runs/") or ".." in run.split("/"):
         return None
@@ -296,21 +300,22 @@ def _metrics_dir(root: Path, facts: Mapping[str, object]) -> Path | None:
 
 
 def _remove(root: Path, summary: TaskSummary) -> None:
-    """Metrics first: a task that is listed without metrics can be removed again, the reverse cannot."""
+    """Remove the task's folders."""
     _remove_folders(root, summary.folder, summary.metrics_dir)
 
 
 def remove_task(root: Path, name: str) -> None:
-    """The task with this folder below tasks/ is gone with its metrics, as far as it was there; StoreError."""
+    """The task with this folder below tasks/ and its metrics are gone. Raises StoreError."""
     folder = root / "tasks" / name
     facts = read_json(str(folder / "task.json"))
     _remove_folders(root, folder, _metrics_dir(root, facts) if facts is not None else None)
 
 
 def _remove_folders(root: Path, folder: Path, metrics_dir: Path | None) -> None:
+    """Both are gone. Metrics first: a task that is listed without them can be removed again."""
     try:
         if metrics_dir is not None and metrics_dir.is_symlink():
-            metrics_dir.unlink()  # a folder that the user has named is the user's
+            metrics_dir.unlink()  # to a folder that the user has named, and keeps
             _remove_empty_parents(metrics_dir.parent, root / "runs")
         elif metrics_dir is not None and metrics_dir.exists():
             shutil.rmtree(metrics_dir)
@@ -318,7 +323,7 @@ def _remove_folders(root: Path, folder: Path, metrics_dir: Path | None) -> None:
         if folder.exists():
             shutil.rmtree(folder)
     except OSError as error:
-        raise StoreError(f"task {folder.name} cannot be removed whole: {error}") from error
+        raise StoreError(f"task {folder.name} cannot be removed completely: {error}") from error
 
 
 def _remove_empty_parents(folder: Path, top: Path) -> None:
@@ -331,7 +336,7 @@ def _remove_empty_parents(folder: Path, top: Path) -> None:
 
 
 def _measure(folder: Path) -> tuple[int, int]:
-    """Bytes on disk below the folder, and how many event files; links are not followed."""
+    """Return the bytes on disk below the folder, and the number of event files; links are not followed."""
     size = event_files = 0
     try:
         with os.scandir(folder) as entries:

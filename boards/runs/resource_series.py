@@ -1,8 +1,8 @@
-"""What a task used, as scalars beside the user's own: one ResourceSeries per task, fed by the parent.
+"""The resource usage of a task as scalar series in an event file, next to the user's own.
 
-The step is milliseconds since the task's start. Samples are thinned as the task grows old, to one in
-1/2,000 of its age: an hour has one every 1.8 s, and a day's file stays below a few MB. What was between two
-points is not lost: memory, processes and progress show their highest value, CPU its mean.
+The step is milliseconds since the task's start. Points get rarer as a task runs on: at most one in 1/2,000 of
+its age, so after an hour one every 1.8 s, and a day's file stays below a few MB. Each point stands for all
+samples since the one before: memory, processes and progress show their maximum, CPU its mean.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .layout import RESOURCES
 if TYPE_CHECKING:
     from pathlib import Path
 
-# The tilde puts our cards behind the user's own, which TensorBoard sorts by name.
+# TensorBoard sorts cards by name: the tilde puts these behind the user's own.
 CPU = "~resources/cpu_cores"
 MEMORY = "~resources/memory_mib"
 LIMIT = "~resources/memory_limit_mib"
@@ -26,10 +26,10 @@ _MIB = 1 << 20
 
 
 class ResourceSeries:
-    """Curves of one task below <its metrics>/resources; never raises, `problem` says what went wrong."""
+    """The series of one task, in <its metrics>/resources. Never raises; `problem` says what went wrong."""
 
     def __init__(self, metrics_dir: Path, *, started_at: float) -> None:
-        """started_at: seconds since the epoch, the zero of the curves."""
+        """started_at: seconds since the epoch, step 0 of the series."""
         self.problem: str | None = None
         self._writer = EventWriter(metrics_dir / RESOURCES)
         self._started_at = started_at
@@ -47,7 +47,7 @@ class ResourceSeries:
         limit_bytes: int | None = None,
         processes: int | None = None,
     ) -> None:
-        """Take one sample; what is None has no curve. at_s: seconds since the epoch."""
+        """Add one sample; a value of None is not recorded. at_s: seconds since the epoch."""
         if cpu_cores is not None:
             self._cpu.append(cpu_cores)
         if memory_bytes is not None:
@@ -59,12 +59,12 @@ class ResourceSeries:
         self._write_when_due(at_s)
 
     def progress(self, at_s: float, value: float) -> None:
-        """Take the progress that the algorithm reported."""
+        """Add the progress that the algorithm has reported."""
         self._raise(PROGRESS, value)
         self._write_when_due(at_s)
 
     def close(self) -> None:
-        """All that was taken stands in the file."""
+        """Every sample is in the file, which is closed."""
         self._write(self._latest)
         self._writer.close()
 

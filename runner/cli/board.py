@@ -1,4 +1,4 @@
-"""`hkrunner board`: TensorBoard over the runs that are kept. And `hkrunner boards`: HKube's routes for it."""
+"""`hkrunner board`: TensorBoard over recorded tasks. `hkrunner boards`: HKube's REST routes for boards."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ STATE_DIR = click.Option(
     default="./.hkrunner",
     show_default=True,
     metavar="DIR",
-    help="Where the records are.",
+    help="State folder, which holds the records of tasks.",
 )
 
 
-#: How long `board start` waits beyond the first answer for the first run.
+#: How long `board start` waits for the first data once the board answers.
 READY_S = 2.0
-#: A browser that has not refused by then is there.
+#: Without an error by then, the browser has started.
 BROWSER_DEADLINE_S = 5.0
 
 
@@ -52,7 +52,7 @@ def board_target(
     pipeline: str | None,
     everything: bool,
 ) -> Target:
-    """Return what the board is to show. Raises SettingsError for words that do not fit together."""
+    """Return what the board is to show. Raises SettingsError for a combination that means nothing."""
     from ...boards import targets
 
     if everything or (not words and job is None and node is None and pipeline is None):
@@ -70,7 +70,7 @@ def board_target(
     return targets.node_target(root, pipeline or "local", node)
 
 
-def _start(state_dir: str, words: tuple[str, ...], **given: Any) -> None:
+def _start(state_dir: str, words: tuple[str, ...], **options: Any) -> None:
     from ...boards.board_record import Readiness
     from ...boards.errors import BoardError
 
@@ -78,42 +78,42 @@ def _start(state_dir: str, words: tuple[str, ...], **given: Any) -> None:
     target = board_target(
         root,
         words,
-        job=given["job"],
-        node=given["node"],
-        pipeline=given["pipeline"],
-        everything=given["all"],
+        job=options["job"],
+        node=options["node"],
+        pipeline=options["pipeline"],
+        everything=options["all"],
     )
-    # A board in the foreground lasts as long as its command, visited or not.
-    kind = {"attached": True, "idle_timeout_s": None} if given["foreground"] else {}
-    manager = _manager(state_dir, **kind)
-    started = manager.start(target, port=given["port"])
+    # A board in the foreground lasts as long as its command, with or without visitors.
+    lifetime = {"attached": True, "idle_timeout_s": None} if options["foreground"] else {}
+    manager = _manager(state_dir, **lifetime)
+    started = manager.start(target, port=options["port"])
     reference = started.board.reference
-    wanted = Readiness.READY if given["wait"] == "ready" else Readiness.LISTENING
+    wanted = Readiness.READY if options["wait"] == "ready" else Readiness.LISTENING
     board = manager.wait(reference, wanted)
     if wanted is Readiness.LISTENING and _has_events(board):
-        with contextlib.suppress(BoardError):  # so that it says how many runs there are
+        with contextlib.suppress(BoardError):  # late data only lacks the count of runs
             board = manager.wait(reference, Readiness.READY, deadline_s=READY_S)
-    _print(board, as_json=given["json"])
-    _note_port(board, given["port"])
-    if given["open"]:
+    _print(board, as_json=options["json"])
+    _note_port(board, options["port"])
+    if options["open"]:
         _show(manager.address(reference))
-    if given["foreground"]:
+    if options["foreground"]:
         _stay(manager, reference)
     manager.close()
 
 
 def _has_events(board: Board) -> bool:
-    # What is only linked (a picked task) is not looked into, and needs no look: it was just named.
+    # A pick only has links, which rglob does not follow, and its tasks were just named.
     return board.type == "pick" or any(Path(board.log_dir).rglob("*tfevents*"))
 
 
 def _note_port(board: Board, port: int) -> None:
     if port and f":{port}/" not in (board.url or ""):
-        click.echo(f"  it was there already, so it is not on port {port}", err=True)
+        click.echo(f"  it was running already, so it does not use port {port}", err=True)
 
 
 def _show(url: str) -> None:
-    """The browser was asked. Raises BoardError when there is none."""
+    """The browser was asked to show the page. Raises BoardError when there is none."""
     from ...boards.browser import show
     from ...boards.errors import BoardError
 
@@ -125,13 +125,13 @@ def _show(url: str) -> None:
 
 
 def _stay(manager: BoardManager, reference: str) -> None:
-    """Keep a board that ends with us until Ctrl-C, or until it ends by itself."""
+    """Wait until Ctrl-C, which ends the board, or until it ends by itself."""
     import select
 
     from ...boards.board_record import BoardStatus
     from ...boards.errors import BoardError
 
-    click.echo("  Ctrl-C ends it", err=True)
+    click.echo("  Ctrl-C stops it", err=True)
     try:
         while (board := manager.find(reference)) is not None and board.is_live:
             fds = manager.fds()
@@ -139,7 +139,7 @@ def _stay(manager: BoardManager, reference: str) -> None:
                 break
             select.select(fds, [], [], 1.0)
             manager.poll()
-        # One that died since the last look is only known to be gone: how it ended is told by who reaps it.
+        # The record of a board that has just died does not say how it ended: its exit status does.
         manager.reap(reference)
         board = manager.find(reference)
         if board is not None and board.status is BoardStatus.FAILED:
@@ -156,9 +156,9 @@ def _print(board: Board, *, as_json: bool) -> None:
         click.echo(json.dumps(board.to_dict()))
         return
     if board.error is not None:
-        click.echo(f"✘ board {board.id} {board.status.value}: {board.error}" + _behind("; ", board.hint))
+        click.echo(f"✘ board {board.id} {board.status.value}: {board.error}" + _suffix("; ", board.hint))
     elif board.url is None:
-        click.echo(f"◌ board {board.id} {board.status.value}" + _behind(": ", board.result))
+        click.echo(f"◌ board {board.id} {board.status.value}" + _suffix(": ", board.result))
     else:
         count = f"{board.runs} {'run' if board.runs == 1 else 'runs'}, live" if board.runs else "no runs yet"
         click.echo(f"● board {board.id}  {board.url}   {count}")
@@ -166,14 +166,14 @@ def _print(board: Board, *, as_json: bool) -> None:
         click.echo(f"  {note}", err=True)
 
 
-def _behind(sign: str, text: str | None) -> str:
+def _suffix(sign: str, text: str | None) -> str:
     return f"{sign}{text}" if text else ""
 
 
 def _ls(state_dir: str, json: bool) -> None:
     boards = _manager(state_dir).boards()
     if not boards and not json:
-        click.echo("no boards; start one with: hkrunner board start", err=True)
+        click.echo("no boards; start one: hkrunner board start", err=True)
     for board in boards:
         _print(board, as_json=json)
 
@@ -195,7 +195,7 @@ def _logs(state_dir: str, id: str) -> None:
 
 def _stop(state_dir: str, ids: tuple[str, ...], all: bool) -> None:
     if not ids and not all:
-        raise SettingsError("which board? name one (hkrunner board ls), or --all")
+        raise SettingsError("no board given: name one (hkrunner board ls), or use --all")
     manager = _manager(state_dir)
     for board in manager.stop_all() if all else (manager.stop(one) for one in ids):
         click.echo(f"■ board {board.id} stopped")
@@ -211,14 +211,14 @@ def _serve(state_dir: str, port: int) -> None:
 
 
 class ErrorReportingGroup(click.Group):
-    """Commands whose BoardError is told as an error of this kind, in one sentence."""
+    """Commands whose BoardError becomes a command-line error of this kind, in one sentence."""
 
     def __init__(self, name: str, *, reported_as: type[HkrunnerError], **more: Any) -> None:
         super().__init__(name, **more)
         self._told_as = reported_as
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As click does."""
+        """Run the command. Raises the error of this group instead of BoardError."""
         from ...boards.errors import BoardError
 
         try:
@@ -232,49 +232,49 @@ def _flag(name: str, help: str) -> click.Option:
 
 
 _PORT = click.Option(["--port"], type=int, default=0, help="Port on 127.0.0.1.  [default: a free one]")
-_JSON = click.Option(["-j", "--json"], is_flag=True, help="Print a JSON object a board.")
+_JSON = click.Option(["-j", "--json"], is_flag=True, help="Print one JSON object per board.")
 
 command = ErrorReportingGroup(
     "board",
     reported_as=BoardFailed,
-    help="Compare runs in TensorBoard.",
+    help="Compare tasks in TensorBoard.",
     commands=[
         click.Command(
             "start",
             callback=_start,
-            help="Start a board, or find the one that shows the same.\n\nTASKS: one task or job, or several "
-            "tasks to compare; without any, everything that is kept.",
+            help="Start a board, or find the running one that shows the same.\n\nTASKS: a task, a job, or "
+            "several tasks to compare. Without any, the board shows all recorded tasks.",
             params=[
                 click.Argument(["words"], nargs=-1, metavar="[TASKS]..."),
-                click.Option(["--job"], metavar="JOB", help="The tasks of one job."),
-                click.Option(["--node"], metavar="NODE", help="A node: of the job, or over all its runs."),
-                click.Option(["--pipeline"], metavar="NAME", help="The node's pipeline.  [default: local]"),
-                _flag("--all", "Everything that is kept."),
+                click.Option(["--job"], metavar="JOB", help="Show the tasks of one job."),
+                click.Option(["--node"], metavar="NODE", help="Show one node: of the job, or of all jobs."),
+                click.Option(["--pipeline"], metavar="NAME", help="Pipeline of the node.  [default: local]"),
+                _flag("--all", "Show all recorded tasks."),
                 _PORT,
-                _flag("--open", "Show it in the browser."),
+                _flag("--open", "Open the board in the browser."),
                 click.Option(
                     ["--wait"],
                     type=click.Choice(["listening", "ready"]),
                     default="listening",
                     show_default=True,
-                    help="Return when it answers, or when it shows at least one run.",
+                    help="Return once the board answers, or once it shows at least one run.",
                 ),
-                _flag("--foreground", "Stay, and end the board on Ctrl-C."),
+                _flag("--foreground", "Do not return, and stop the board on Ctrl-C."),
                 _JSON,
                 STATE_DIR,
             ],
         ),
-        click.Command("ls", callback=_ls, help="List the boards.", params=[_JSON, STATE_DIR]),
+        click.Command("ls", callback=_ls, help="List boards.", params=[_JSON, STATE_DIR]),
         click.Command(
             "open",
             callback=_open,
-            help="Show a board in the browser.",
+            help="Open a board in the browser.",
             params=[click.Argument(["id"], metavar="BOARD"), STATE_DIR],
         ),
         click.Command(
             "logs",
             callback=_logs,
-            help="Print what a board's process has said.",
+            help="Print the log of a board's process.",
             params=[click.Argument(["id"], metavar="BOARD"), STATE_DIR],
         ),
         click.Command(
@@ -283,7 +283,7 @@ command = ErrorReportingGroup(
             help="Stop boards.",
             params=[
                 click.Argument(["ids"], nargs=-1, metavar="[BOARDS]..."),
-                _flag("--all", "All of them."),
+                _flag("--all", "Stop all boards."),
                 STATE_DIR,
             ],
         ),
@@ -293,12 +293,12 @@ command = ErrorReportingGroup(
 boards_command = ErrorReportingGroup(
     "boards",
     reported_as=BoardFailed,
-    help="HKube's REST routes for boards.",
+    help="Serve HKube's REST routes for boards.",
     commands=[
         click.Command(
             "serve",
             callback=_serve,
-            help="Answer HKube's board routes until stopped; boards started by them end with it.",
+            help="Serve the routes until stopped; boards that they start end with this command.",
             params=[
                 _PORT,
                 STATE_DIR,

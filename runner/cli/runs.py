@@ -1,4 +1,4 @@
-"""`hkrunner runs`: what is kept of the tasks that have run."""
+"""`hkrunner runs`: the records of tasks that have run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _ls(state_dir: str, json: bool) -> None:
 
     tasks = list_tasks(_root(state_dir))
     if not tasks and not json:
-        click.echo(f"no tasks are kept in {state_dir}", err=True)
+        click.echo(f"no tasks are recorded in {state_dir}", err=True)
     for one in tasks:
         if json:
             _print_json(_facts(one))
@@ -111,7 +111,7 @@ def _logs(state_dir: str, task: str, stderr: bool, stdout: bool, follow: bool) -
             if part.is_final or (not follow and not part.data):
                 open_streams.remove(stream)
         if open_streams and quiet:
-            # A log file tells nobody when it grows: a look five times a second is what tail -f does too.
+            # A file has no event for its growth that every file system supports: poll, as tail -f does.
             time.sleep(0.2)
 
 
@@ -120,16 +120,14 @@ def _metrics(state_dir: str, task: str, as_json: bool) -> None:
 
     curves = read_metrics(_root(state_dir), task)
     if not curves and not as_json:
-        click.echo(
-            f"task {task} has written no metrics (what it writes to ALGO_METRICS_DIR is told here)", err=True
-        )
+        click.echo(f"task {task} has no metrics: it wrote no event files to ALGO_METRICS_DIR", err=True)
     for one in curves:
         if as_json:
             points = [[point.step, point.value] for point in one.points]
             _print_json({"run": one.run, "tag": one.tag, "points": points})
         else:
             count = "1 point" if len(one.points) == 1 else f"{len(one.points)} points"
-            # The task's own folder is the run ".", and ours has the tag's name.
+            # The runs "." (the task's own folder) and "resources" need no name: their tags are distinct.
             name = one.tag if one.run in (".", "resources") else f"{one.run}/{one.tag}"
             click.echo(
                 f"{name}: last {one.last.value:g} at step {one.last.step}, "
@@ -138,7 +136,7 @@ def _metrics(state_dir: str, task: str, as_json: bool) -> None:
 
 
 def settings_of_task(state_dir: str, task: str) -> tuple[dict[str, Any], str]:
-    """Return the option values that a task ran with, and its input. Raises SettingsError."""
+    """Return the option values that a task ran with, and its input as JSON. Raises SettingsError."""
     from ...boards.errors import BoardError
     from ...boards.runs.history import repeat_of
 
@@ -148,15 +146,15 @@ def settings_of_task(state_dir: str, task: str) -> tuple[dict[str, Any], str]:
         raise SettingsError(str(error)) from None
     settings = dict(one.settings)
     if not settings.get("entry"):
-        raise SettingsError(f"task {task} cannot be run again: it was not kept what it ran with")
+        raise SettingsError(f"task {task} cannot be run again: its settings were not recorded")
     files = settings.get("env_file")
     if isinstance(files, list):
         passed = [one for one in files if one.startswith(("/dev/fd/", "/proc/"))]
         settings["env_file"] = [one for one in files if one not in passed]
         if passed:
-            # As hkrunner.run(env=…) does: values that were not to be seen are not kept either.
+            # hkrunner.run(env=…) passes its variables so: they may be secrets, and are not recorded.
             click.echo(
-                f"hkrunner: task {task} had variables that are not kept: give them with --env", err=True
+                f"hkrunner: task {task} had variables that were not recorded: set them with --env", err=True
             )
     return settings, one.input.decode()
 
@@ -182,7 +180,9 @@ def _rm(state_dir: str, tasks: tuple[str, ...], keep: int | None) -> None:
     from ...sandbox.shared.limits import format_bytes
 
     if not tasks and keep is None:
-        raise SettingsError("which tasks? name them (hkrunner runs ls), or --keep N to keep the latest")
+        raise SettingsError(
+            "no tasks given: name some (hkrunner runs ls), or use --keep N to keep the latest"
+        )
     root = _root(state_dir)
     removed = [remove_tasks(root, tasks)] if tasks else []
     if keep is not None:
@@ -198,49 +198,51 @@ _JSON = click.Option(["-j", "--json", "as_json"], is_flag=True, help="Print JSON
 command = ErrorReportingGroup(
     "runs",
     reported_as=SettingsError,
-    help="The tasks that have run: list, show, repeat, remove.",
+    help="List, show, repeat and remove recorded tasks.",
     commands=[
         click.Command(
             "ls",
             callback=_ls,
-            help="List them, the latest last.",
+            help="List recorded tasks, the latest last.",
             params=[click.Option(["-j", "--json"], is_flag=True, help="Print JSON."), STATE_DIR],
         ),
         click.Command(
-            "show", callback=_show, help="Everything about one task.", params=[_TASK, _JSON, STATE_DIR]
+            "show", callback=_show, help="Show everything about one task.", params=[_TASK, _JSON, STATE_DIR]
         ),
         click.Command(
             "logs",
             callback=_logs,
-            help="What a task has printed.",
+            help="Print the output of a task.",
             params=[
                 _TASK,
-                click.Option(["--stdout"], is_flag=True, help="Only this stream."),
-                click.Option(["--stderr"], is_flag=True, help="Only this stream."),
-                click.Option(["-f", "--follow"], is_flag=True, help="Go on until the task ends."),
+                click.Option(["--stdout"], is_flag=True, help="Print only stdout."),
+                click.Option(["--stderr"], is_flag=True, help="Print only stderr."),
+                click.Option(["-f", "--follow"], is_flag=True, help="Print new output until the task ends."),
                 STATE_DIR,
             ],
         ),
         click.Command(
             "metrics",
             callback=_metrics,
-            help="The scalars of a task, its resources among them.",
+            help="Print the scalars of a task, its resource usage included.",
             params=[_TASK, _JSON, STATE_DIR],
         ),
         click.Command(
             "again",
             callback=_again,
-            help="Run a task again: same code, same input, same limits. Further options of run may follow.",
+            help="Run a task again with the same code, input and limits. Options of `run` may follow.",
             params=[_TASK, click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED), STATE_DIR],
             context_settings={"ignore_unknown_options": True},
         ),
         click.Command(
             "rm",
             callback=_rm,
-            help="Remove tasks with their metrics.",
+            help="Remove tasks and their metrics.",
             params=[
                 click.Argument(["tasks"], nargs=-1, metavar="[TASKS]..."),
-                click.Option(["--keep"], type=click.IntRange(0), metavar="N", help="Keep the latest N only."),
+                click.Option(
+                    ["--keep"], type=click.IntRange(0), metavar="N", help="Remove all but the latest N tasks."
+                ),
                 STATE_DIR,
             ],
         ),

@@ -84,7 +84,7 @@ def test_every_kind_of_board_runs_at_once(folder: Path) -> None:
     stopped = hkrunner(folder, "board", "stop", "--all")
     assert stopped.stdout.splitlines() == [f"■ board {id} stopped" for id in boards]
     ended = hkrunner(folder, "board", "ls")
-    assert (ended.stdout, ended.stderr) == ("", "no boards; start one with: hkrunner board start\n")
+    assert (ended.stdout, ended.stderr) == ("", "no boards; start one: hkrunner board start\n")
 
 
 def test_a_job_is_named_by_one_word_and_everything_by_none(folder: Path) -> None:
@@ -111,7 +111,7 @@ def test_starting_a_board_again_finds_it(folder: Path) -> None:
     port = free_port()
     ended = hkrunner(folder, "board", "start", "t1", "--port", str(port))
     assert first["url"] in ended.stdout
-    assert ended.stderr == f"  it was there already, so it is not on port {port}\n"
+    assert ended.stderr == f"  it was running already, so it does not use port {port}\n"
 
 
 def test_a_board_opens_in_the_browser(folder: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_board_ends_with_its_command_in_the_foreground(folder: Path) -> None:
 
 def test_a_board_that_ends_in_the_foreground_is_told(folder: Path) -> None:
     with serving("board", "start", "--all", "--foreground", cwd=folder) as program:
-        program.wait_for_line("Ctrl-C ends it", deadline_s=BOARD_DEADLINE_S)
+        program.wait_for_line("Ctrl-C stops it", deadline_s=BOARD_DEADLINE_S)
         (board,) = BoardManager(folder / ".hkrunner").boards()
         assert board.process is not None
         os.kill(board.process.pid, signal.SIGKILL)
@@ -178,7 +178,7 @@ def test_a_board_that_ends_in_the_foreground_is_told(folder: Path) -> None:
         (("start", "--port", "70000"), "70000 is not a port; choose one of 1 to 65535", 6),
         (("start", "--pipeline", "mnist"), "--pipeline needs --node: a board shows a node of a pipeline", 2),
         (("stop", "nothing"), "board nothing Not Found", 6),
-        (("stop",), "which board? name one (hkrunner board ls), or --all", 2),
+        (("stop",), "no board given: name one (hkrunner board ls), or use --all", 2),
         (("open", "nothing"), "board nothing Not Found", 6),
         (("logs", "nothing"), "board nothing Not Found", 6),
     ],

@@ -71,7 +71,7 @@ def test_tasks_are_listed_with_how_they_ended_and_what_they_take(tmp_path: Path)
 
 def test_an_empty_folder_has_no_tasks(tmp_path: Path) -> None:
     ended = runs(tmp_path, "ls")
-    assert (ended.status, ended.stdout, ended.stderr) == (0, "", "no tasks are kept in ./.hkrunner\n")
+    assert (ended.status, ended.stdout, ended.stderr) == (0, "", "no tasks are recorded in ./.hkrunner\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,7 +195,7 @@ def test_large_values_of_a_worker_are_not_kept_and_that_is_said(tmp_path: Path) 
     facts = json.loads((folder / "task.json").read_bytes())
     assert facts["notKept"].keys() == {"input", "output"} and facts["notKept"]["output"] > 300_000
     assert not [path.name for path in folder.iterdir() if "put" in path.name], "nothing half"
-    refused(runs(tmp_path, "again", task["name"]), "was not kept")
+    refused(runs(tmp_path, "again", task["name"]), "was not recorded")
 
 
 def test_large_values_are_kept_where_that_is_asked(tmp_path: Path) -> None:
@@ -229,7 +229,10 @@ def test_removed_tasks_leave_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_to_be_removed_must_be_said(tmp_path: Path) -> None:
-    refused(runs(tmp_path, "rm"), "which tasks? name them (hkrunner runs ls), or --keep N to keep the latest")
+    refused(
+        runs(tmp_path, "rm"),
+        "no tasks given: name some (hkrunner runs ls), or use --keep N to keep the latest",
+    )
 
 
 def test_a_running_task_is_never_removed(waiting: tuple[Program, Path], tmp_path: Path) -> None:

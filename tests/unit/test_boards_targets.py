@@ -122,7 +122,7 @@ def test_a_word_that_is_a_node_of_local_runs_is_told_how_it_is_shown(root: Path)
 def test_a_task_without_metrics_is_there_and_has_none(root: Path) -> None:
     record = root / "tasks" / "t1" / "task.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "metricsDir": None}))
-    with pytest.raises(NotFound, match="task t1 has no metrics here"):
+    with pytest.raises(NotFound, match="task t1 has no metrics folder"):
         find_target(root, "t1")
 
 
