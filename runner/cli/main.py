@@ -93,13 +93,19 @@ class DefaultGroup(click.Group):
         formatter.write_usage(ctx.command_path, "[run] [OPTIONS] [ENTRY]")
         formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] …", prefix="       ")
 
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what `run` does."""
+        run = self.get_command(ctx, DEFAULT)
+        assert run is not None, "it is in COMMANDS"
+        run.format_help_text(ctx, formatter)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options of `run`, then the commands."""
+        """Write the commands, then the options of `run`."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
         run = self.get_command(ctx, DEFAULT)
         assert run is not None, "it is in COMMANDS"
         run.format_options(ctx, formatter)
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the epilog of `run`."""
@@ -122,9 +128,6 @@ def _no_command(word: str) -> str:
 
 command = DefaultGroup(
     "hkrunner",
-    help="Run an algorithm as a supervised process.\n\n"
-    "With --input it runs locally, and results go to stdout. Without --input it serves HKube's worker until "
-    "it is stopped.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 command = click.version_option(__version__, "--version", message="hkrunner %(version)s")(command)

@@ -16,6 +16,18 @@ from ..settings.options import OPTIONS
 from ..settings.settings import Settings
 from .click_options import Sections, complete_files, stands_alone
 
+HELP = """Run an algorithm in a supervised process, under limits.
+
+With --input it runs locally, and results go to stdout. Without --input it serves HKube's worker until it is
+stopped.
+
+\b
+Examples:
+  hkrunner my_alg.py -i '[1, 2, 3]'              run one task, print its result
+  hkrunner my_alg.py -i 1 -i 2 --mem 512Mi       two tasks, with a memory limit
+  hkrunner my_alg.py                             serve HKube's worker
+"""
+
 
 def _epilog() -> str:
     # Late: a run does not need it.
@@ -104,9 +116,7 @@ command = Sections(
         click.Argument(["entry_argument"], required=False, metavar="[ENTRY]", shell_complete=complete_files)
     ],
     options=OPTIONS,
-    help="Run an algorithm as a supervised process.\n\n"
-    "With --input it runs locally, and results go to stdout. Without --input it serves HKube's worker until "
-    "it is stopped.",
+    help=HELP,
     make_epilog=_epilog,
 )
 command = click.version_option(__version__, "--version", message="hkrunner %(version)s")(command)

@@ -1,8 +1,8 @@
-"""A code archive, unpacked once per content into a folder of ours; nothing in it can reach outside.
+"""Unpacks a code archive into a cache folder, once per content, so that nothing is written outside of it.
 
-HKube's server takes zip and gzip (a tar in it), told by content and not by name, and the archive's root is
-the code root. Two rules keep everything inside: a name that leaves the root is refused, and no file is
-written through a link.
+HKube's server accepts zip and gzip (with a tar in it), recognized by content and not by name. The archive's
+root is the root of the code. Two rules keep everything inside: a name that leaves the root is refused, and no
+file is written through a link.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import IO, NamedTuple
 
 from ..errors import SettingsError
 
-#: What an archive may hold. Sizes are counted as they are written, not believed.
+#: Limits of an archive. Sizes are counted while writing, since those in its headers may be false.
 BYTES_MAX = 4 * 1024**3
 FILES_MAX = 100_000
 _CHUNK = 1024 * 1024
-#: What a library says of bytes that are no archive, or a cut one.
+#: Exceptions of the libraries for data that is no archive, or that is truncated.
 _BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
     *(EOFError, NotImplementedError, RuntimeError, UnicodeError, ValueError),
@@ -35,7 +35,7 @@ _BROKEN = (
 
 
 class _Member(NamedTuple):
-    """One thing in an archive: a folder (both None), a link, or a file."""
+    """One entry of an archive: a folder (`link` and `content` are None), a link, or a file."""
 
     name: str
     link: str | None
@@ -44,9 +44,9 @@ class _Member(NamedTuple):
 
 
 def unpack(archive: str, cache: str, *, bytes_max: int = BYTES_MAX, files_max: int = FILES_MAX) -> str:
-    """Return the folder with this archive's content, below `cache`; made now if it is not there yet.
+    """Return the folder below `cache` with the content of this archive, which is unpacked if it is new.
 
-    Raises SettingsError for what is no archive, or would write outside.
+    Raises SettingsError for a file that is no archive, or that would write outside.
     """
     shown = os.path.basename(archive)
     try:
@@ -83,13 +83,13 @@ def unpack(archive: str, cache: str, *, bytes_max: int = BYTES_MAX, files_max: i
 
 
 class _Refused(Exception):
-    """Something in the archive that is not taken."""
+    """The archive contains something that is refused."""
 
 
 def _kind(head: bytes) -> str | None:
     if head[:2] == b"\x1f\x8b":
         return "gz"
-    # The second is an empty zip.
+    # The second signature is that of an empty zip.
     return "zip" if head in (b"PK\x03\x04", b"PK\x05\x06") else None
 
 
@@ -107,7 +107,7 @@ def _move(part: str, folder: str) -> None:
     except OSError:
         if not os.path.isdir(folder):
             raise
-        # Another run was faster: the content is the same.
+        # Another run was faster; its content is the same.
 
 
 def _members(archive: str, kind: str) -> Generator[_Member, None, None]:
@@ -139,7 +139,7 @@ def _of_tar(archive: str) -> Generator[_Member, None, None]:
             elif info.issym():
                 yield _Member(info.name, info.linkname, None, False)
             elif info.isreg() or info.islnk():
-                # A hard link is a second copy: what it names is taken from the archive.
+                # A hard link becomes a copy of the file that it names.
                 try:
                     content = opened.extractfile(info)
                 except KeyError:
@@ -181,7 +181,7 @@ def _fill(root: str, members: Iterator[_Member], bytes_max: int, files_max: int)
 
 
 def _inside(root: str, name: str, *, link: str = "") -> str:
-    """Return where this name lies; raises _Refused if that is outside."""
+    """Return the path for this name; raises _Refused if it is outside."""
     parts = os.path.normpath(name).split(os.sep)
     if "\0" in name or os.path.isabs(name) or parts[0] == os.pardir:
         raise _Refused(f"{link} is a link that leads outside: {name}" if link else f"{name} lies outside")
@@ -202,6 +202,6 @@ def _write(path: str, content: IO[bytes], most: int, bytes_max: int, executable:
 
 
 def _remove(path: str) -> None:
-    """A name may come twice; the last one counts."""
+    """Remove a file of the same name: the last one of a name counts."""
     if os.path.islink(path) or os.path.isfile(path):
         os.unlink(path)

@@ -1,6 +1,6 @@
-"""What a run would do, told without doing it: hkrunner run --dry-run. Nothing is started or written.
+"""hkrunner run --dry-run: reports what the run would do, and starts and writes nothing.
 
-Only a Python that was asked for with --python is asked for its version, as for the run itself.
+One exception: the Python of --python is started once to learn its version.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .prepare import prepare
 
 
 def plan(settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return what would be done. Raises HkrunnerError where the run would, before anything is started."""
+    """Return what the run would do. Raises the HkrunnerError that the run would raise before its start."""
     with contextlib.ExitStack() as stack:
         state_dir = settings.state_dir
-        # An archive is unpacked elsewhere, and removed: the state folder is not touched.
+        # Without a state folder, an archive is unpacked into a temporary one.
         looked = replace(settings, state_dir=None)
         ready, where = prepare(looked, environ, stack, runs=False)
         tasks = _count_tasks(settings) if settings.local else None
@@ -50,7 +50,7 @@ def plan(settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _count_tasks(settings: Settings) -> int | None:
-    """Count the inputs, checked as for the run; None when some come from stdin, which is left to be read."""
+    """Return the number of inputs, which are checked; None when some come from stdin, which is not read."""
     from .inputs import read_inputs
 
     if "-" in settings.inputs or settings.tasks == "-":
@@ -59,7 +59,7 @@ def _count_tasks(settings: Settings) -> int | None:
 
 
 def _folder(settings: Settings, where: Location) -> str:
-    """Return the working folder; for an archive the archive: it is unpacked for the run."""
+    """Return the working folder; for packed code, the archive that the run would unpack."""
     descriptor = settings.descriptor
     temporary = os.path.join(tempfile.gettempdir(), "hkrunner-code-")
     if descriptor is not None and descriptor.code_path and where.folder.startswith(temporary):
@@ -81,7 +81,7 @@ def _limits(limits: Limits) -> list[dict[str, Any]]:
 
 
 def _variables(settings: Settings, state_dir: str | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what is set for the algorithm beside the environment as it is."""
+    """Return the variables that are set for the algorithm in addition to the inherited environment."""
     metrics = None if settings.local else settings.metrics_dir
     own = {"ALGO_METRICS_DIR": metrics or f"{state_dir}/…"} if state_dir is not None else {}
     limits = settings.limits
@@ -90,10 +90,10 @@ def _variables(settings: Settings, state_dir: str | None, environ: Mapping[str, 
 
 
 def lines(told: Mapping[str, Any]) -> list[str]:
-    """Return the plan, a line each."""
+    """Return the plan as lines of text."""
     if told["local"]:
         count = told["tasks"]
-        what = "the tasks that stdin gives" if count is None else f"{count} task{'s' if count != 1 else ''}"
+        what = "the tasks from stdin" if count is None else f"{count} task{'s' if count != 1 else ''}"
         shown = [f"would run {what} locally, and end"]
     else:
         shown = [f"would serve the worker at {told['url']} until stopped"]
@@ -109,9 +109,9 @@ def lines(told: Mapping[str, Any]) -> list[str]:
     if not told["limits"]:
         rows.append(("limit", f"none{off}"))
     rows.append(("grace", f"{told['graceS']:g} s between stop and kill"))
-    rows.append(("state", told["stateDir"] or "none is kept (--no-state)"))
+    rows.append(("state", told["stateDir"] or "no records (--no-state)"))
     if told["inProcess"]:
-        rows.append(("process", "this one, without a guard (--in-process)"))
+        rows.append(("process", "this one, without limits (--in-process)"))
     if told["outputFile"] is not None:
         rows.append(("results", told["outputFile"]))
     rows += [("variable", f"{name}={value}") for name, value in sorted(told["env"].items())]

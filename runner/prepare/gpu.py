@@ -1,4 +1,4 @@
-"""Free GPUs, as NVIDIA's driver tells them: by its library (extra `gpu`), else by `nvidia-smi`."""
+"""Finds free GPUs with NVIDIA's library (extra `gpu`), or with `nvidia-smi`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from ..errors import SettingsError
 
-#: What the driver may take to answer: it wakes sleeping devices.
+#: Time limit for the driver, which wakes sleeping devices.
 ANSWER_S = 20.0
 
 
 class Device(NamedTuple):
-    """One GPU. Its UUID is what CUDA_VISIBLE_DEVICES takes in any order of devices."""
+    """One GPU. CUDA_VISIBLE_DEVICES accepts UUIDs, which do not depend on the order of devices."""
 
     uuid: str
     number: str
@@ -21,15 +21,15 @@ class Device(NamedTuple):
 
 
 def choose(count: int, where: str, visible: str | None) -> str:
-    """Return CUDA_VISIBLE_DEVICES for `count` devices that nobody computes on.
+    """Return CUDA_VISIBLE_DEVICES for `count` devices that no process uses.
 
-    `where`: who asks, for messages. `visible`: the variable as it is already; only those may be taken.
-    Raises SettingsError when there are not so many.
+    `where`: source of the request, for messages. `visible`: the current value of the variable, to which the
+    choice is restricted. Raises SettingsError if there are fewer free devices.
     """
     asked = f"{count} GPU{'s' if count > 1 else ''} ({where})"
     found = devices()
     if isinstance(found, str):
-        raise SettingsError(f"asked for {asked}, and {found}; --no-gpu goes on without")
+        raise SettingsError(f"asked for {asked}, and {found}; --no-gpu runs without GPUs")
     if visible is not None:
         names = [one.strip() for one in visible.split(",") if one.strip()]
         found = [one for one in found if any(n == one.number or one.uuid.startswith(n) for n in names)]
@@ -37,13 +37,13 @@ def choose(count: int, where: str, visible: str | None) -> str:
     if len(free) < count:
         shown = f"; CUDA_VISIBLE_DEVICES is {visible}" if visible is not None else ""
         raise SettingsError(
-            f"asked for {asked}, and {len(free)} of {len(found)} are free{shown}; --no-gpu goes on without"
+            f"asked for {asked}, and {len(free)} of {len(found)} are free{shown}; --no-gpu runs without GPUs"
         )
     return ",".join(one.uuid for one in free[:count])
 
 
 def devices() -> list[Device] | str:
-    """Return the devices, or why there are none, as the end of a sentence."""
+    """Return the devices, or the reason why there are none, as the end of a sentence."""
     try:
         import pynvml
     except ImportError:
@@ -79,7 +79,7 @@ def _by_command() -> list[Device] | str:
         listed = _ask("--query-gpu=uuid,index,memory.used")
         running = _ask("--query-compute-apps=gpu_uuid")
     except FileNotFoundError:
-        return "no NVIDIA driver is here (no nvidia-smi on PATH)"
+        return "there is no NVIDIA driver (no nvidia-smi on PATH)"
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stdout", None) or getattr(error, "stderr", None) or str(error)
         return f"the NVIDIA driver does not answer (nvidia-smi: {_first_line(told)})"

@@ -1,4 +1,4 @@
-"""The inputs of a local run: JSON text from the command line, files and stdin, checked before the run."""
+"""Reads the inputs of a local run, JSON from options, files and stdin, and checks them before it starts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..io.loop import Loop
 
 
 def read_inputs(values: tuple[str, ...], tasks: str | None, cwd: str) -> Iterator[bytes]:
-    """Yield the input of each task, JSON text of a list. Raises SettingsError for what is no JSON."""
+    """Yield the input of each task, as JSON text of a list. Raises SettingsError for invalid JSON."""
     if "-" in values and tasks == "-":
-        raise SettingsError("stdin is asked for twice: --input - and --tasks -; give one of them a file")
+        raise SettingsError("both --input - and --tasks - read stdin: use a file for one of them")
     if values.count("-") > 1:
-        raise SettingsError("stdin is asked for twice: --input - is there for one task; --tasks - takes many")
+        raise SettingsError("--input - can be given once: use --tasks - for several inputs from stdin")
     for value in values:
         yield as_list(*_value(value, cwd))
     if tasks is not None:
@@ -25,7 +25,7 @@ def read_inputs(values: tuple[str, ...], tasks: str | None, cwd: str) -> Iterato
 
 def check_encoding(inputs: list[bytes], encoding: str) -> None:
     """Raise SettingsError for an input that cannot be sent in this encoding."""
-    from ...sandbox.codec import codec  # a run in json has nothing to check
+    from ...sandbox.codec import codec  # late: not needed for json
 
     for number, data in enumerate(inputs, 1):
         message = {"command": "initialize", "data": codec.decode("json", data)}
@@ -37,7 +37,7 @@ def check_encoding(inputs: list[bytes], encoding: str) -> None:
 
 def _value(value: str, cwd: str) -> tuple[bytes, str]:
     if value == "-":
-        return _stdin(), "what stdin gives to --input -"
+        return _stdin(), "stdin (--input -)"
     if value.startswith("@"):
         return _file(value[1:], cwd, "--input"), f"the file {value[1:]} (--input)"
     return os.fsencode(value), "--input"
@@ -52,7 +52,7 @@ def _lines(name: str, cwd: str) -> Iterator[bytes]:
 
 
 class StdinTasks:
-    """Inputs that come line by line on stdin while others are served."""
+    """Reads inputs from stdin, line by line, while the loop runs."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class StdinTasks:
         on_problem: Callable[[str], None],
         on_end: Callable[[], None],
     ) -> None:
-        """`on_line` gets each line that is not blank, and its number; `on_end` is the last call."""
+        """`on_line` gets each line that is not blank, with its number; `on_end` is called last."""
         self._loop = loop
         self._on_line = on_line
         self._on_problem = on_problem
@@ -71,7 +71,7 @@ class StdinTasks:
         try:
             loop.on_readable(0, self._on_readable)
         except OSError:
-            # A regular file or /dev/null: nothing has to be waited for, and epoll takes neither.
+            # A regular file or /dev/null: epoll refuses both, and both can be read at once.
             loop.after(0, self._read_all)
 
     def _on_readable(self) -> None:
@@ -116,7 +116,7 @@ def _file(name: str, cwd: str, flag: str) -> bytes:
 
 
 def as_list(data: bytes, what: str) -> bytes:
-    """Return the JSON text of a list: the value itself, or wrapped in one. Raises SettingsError."""
+    """Return the JSON text of a list: the value itself, or a list of it. Raises SettingsError."""
     try:
         text = data.decode("utf-8-sig")
         value = json.loads(text, parse_constant=_no_constant)
@@ -142,7 +142,7 @@ def _found(data: bytes) -> str:
 def _hint(data: bytes, what: str) -> str:
     text = data.decode("utf-8", "replace").strip()
     if text and text[0] not in "[{\"'-0123456789" and len(text) < 200:
-        if "--tasks" in what or text.startswith("@"):  # where it may stand, it was not taken for a file
+        if "--tasks" in what or text.startswith("@"):  # @ has no meaning here
             return f"""; a string needs quotes: '"{text}"'"""
         return f"""; a string needs quotes: '"{text}"', a file an @: @{text}"""
     if "'" in text and '"' not in text:

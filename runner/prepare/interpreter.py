@@ -1,4 +1,4 @@
-"""The interpreter of the child: found, asked once who it is, and refused in one sentence."""
+"""Finds the Python interpreter for the code, learns its version, and says why it cannot be used."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from ..errors import SettingsError
 
-#: The oldest that sandbox/child/main.py is written for.
+#: The oldest Python that the files of sandbox/child support.
 OLDEST = (3, 8)
-#: What an interpreter may take to tell its version, on a busy machine with cold disks.
+#: Time limit for an interpreter to print its version, on a busy machine with cold disks.
 ANSWER_S = 20.0
 _ANSWER_MAX = 4096
-#: Written for Python 2 as well: it too is to be told that it is too old. The working folder is no place
-#: to look: the child does not look there either.
+#: Runs on Python 2 too, so that it is refused as too old. The working folder is removed from sys.path, since
+#: the child does not search it either.
 _MARK = "hkrunner-probe"
 _PROBE = (
     "import sys; v=sys.version_info; sys.path=[p for p in sys.path if p]\n"
@@ -27,12 +27,12 @@ _PROBE = (
     "    from importlib.util import find_spec\n"
     "    print(' '.join(n for n in ('msgspec', 'bson', 'pymongo') if find_spec(n)))\n"
 )
-#: Encoding -> what the child needs for it, and what that is called when it is installed.
+#: Encoding -> modules that the child needs for it, and the package to install.
 _NEEDED = {"bson": (("bson", "pymongo"), "pymongo"), "msgpack": (("msgspec",), "msgspec")}
 
 
 class Interpreter(NamedTuple):
-    """A Python that can run the child. `has`: those of our optional packages that it can import."""
+    """A Python that can run the child. `has`: the optional packages of hkrunner that it can import."""
 
     path: str
     version: tuple[int, int, int]
@@ -40,7 +40,7 @@ class Interpreter(NamedTuple):
 
     @property
     def environment(self) -> str | None:
-        """The folder of the virtual environment it belongs to."""
+        """The folder of its virtual environment; None if it is in none."""
         folder = os.path.dirname(os.path.dirname(self.path))
         return folder if os.path.isfile(os.path.join(folder, "pyvenv.cfg")) else None
 
@@ -48,7 +48,7 @@ class Interpreter(NamedTuple):
 def find_interpreter(given: str, cwd: str) -> str:
     """Return the path for a path, a virtual environment's folder, or a name on PATH.
 
-    The path is not resolved: an environment's python is a link, and works by where the link lies.
+    The path is not resolved: the python of a virtual environment is a link, whose location matters.
     Raises SettingsError.
     """
     path = os.path.abspath(os.path.join(cwd, os.path.expanduser(given)))
@@ -68,10 +68,10 @@ def find_interpreter(given: str, cwd: str) -> str:
 
 
 def probe(given: str, cwd: str) -> Interpreter:
-    """Ask the interpreter who it is. Raises SettingsError when it cannot run the child."""
+    """Return what the interpreter says about itself. Raises SettingsError if it cannot run the child."""
     path = find_interpreter(given, cwd)
     shown = given if given == path else f"{given} ({path})"
-    # What a sitecustomize of the user's prints may stand before it.
+    # A sitecustomize module may print something first.
     _, _, told = _ask(path, shown).partition(_MARK)
     number, *has = told.split() or [""]
     try:
@@ -86,7 +86,7 @@ def probe(given: str, cwd: str) -> Interpreter:
 
 
 def _ask(path: str, shown: str) -> str:
-    """Return the first bytes of what it prints: whatever this program is, it is given up soon."""
+    """Return the beginning of what the program prints; it is killed at the time limit."""
     try:
         asked = subprocess.Popen(
             [path, "-c", _PROBE],
@@ -120,8 +120,8 @@ def _ask(path: str, shown: str) -> str:
 def check_encoding(interpreter: Interpreter, encoding: str) -> None:
     """Raise SettingsError when this interpreter cannot read the worker's messages; json always works.
 
-    The child reads and writes HKube's messages itself, once; turning them around here would cost every
-    task twice, and the interpreter has to have the package only for an encoding that somebody asked for.
+    The child decodes and encodes HKube's messages itself: converting them here would double the cost of every
+    task.
     """
     needed, package = _NEEDED.get(encoding, ((), ""))
     if any(one not in interpreter.has for one in needed):
@@ -132,8 +132,7 @@ def check_encoding(interpreter: Interpreter, encoding: str) -> None:
 
 
 def variables(interpreter: Interpreter, path: str) -> dict[str, str]:
-    """Return what the child's environment gets, so that programs it starts by name are of its own
-    environment, as if that was activated. `path`: PATH as it is."""
+    """Return the variables that activate the interpreter's virtual environment. `path`: PATH without it."""
     folder = interpreter.environment
     if folder is None or interpreter.path == sys.executable:
         return {}

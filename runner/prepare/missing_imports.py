@@ -1,6 +1,6 @@
-"""Which modules the code imports, told without running it, and which of them are not there.
+"""Finds the modules that the code imports and that are not installed, without running the code.
 
-Followed from the entry through the modules beside it. Only top-level names are looked for: to find
+Imports are followed from the entry through the modules next to it. Only top-level names are searched: to find
 `a.b`, Python would have to run `a`.
 """
 
@@ -13,13 +13,13 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-#: Files of the code that are read, at most.
+#: Number of files that are read, at most.
 FILES_MAX = 200
 SIZE_MAX = 4 * 1024 * 1024
-#: What the algorithm's Python may take to look for the names, on a busy machine with cold disks.
+#: Time limit for the algorithm's Python to search the names, on a busy machine with cold disks.
 ANSWER_S = 20.0
 
-#: The working folder is no place to look before our own two imports.
+#: The working folder is removed from sys.path for the imports of the program itself.
 _PROBE = """
 import sys
 sys.path = [one for one in sys.path if one]
@@ -41,7 +41,7 @@ print("hkrunner-missing " + json.dumps(missing))
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement. `optional`: the code goes on without it, or may never come to it."""
+    """One import statement. `optional`: in a function, an `if` or a `try`, so it may not be needed."""
 
     module: str
     file: str
@@ -50,12 +50,12 @@ class Import:
 
     @property
     def top(self) -> str:
-        """The name to look for."""
+        """The top-level name."""
         return self.module.partition(".")[0]
 
 
 def imports_of(file: str, folder: str) -> list[Import]:
-    """Return what the file and the modules of the folder that it imports import, in the order met."""
+    """Return the imports of the file, and of the modules in the folder that it imports, in order."""
     waiting = [(file, False)]
     seen: set[str] = set()
     found: list[Import] = []
@@ -67,7 +67,7 @@ def imports_of(file: str, folder: str) -> list[Import]:
         seen.add(path)
         tree = _parse(path)
         if tree is None:
-            continue  # the child says why
+            continue  # importing it in the child reports the reason
         for one, level in _imports(tree, path, optional=optional):
             beside = _beside(one.module, os.path.dirname(path) if level else folder)
             waiting += [(other, one.optional) for other in beside]
@@ -102,7 +102,7 @@ def _imports(node: ast.AST, path: str, *, optional: bool) -> Iterator[tuple[Impo
 
 
 def _beside(module: str, folder: str) -> list[str]:
-    """Return the files of this module that lie in the folder."""
+    """Return the files of this module in the folder."""
     parts = module.split(".")
     files = []
     for count in range(1, len(parts) + 1):
@@ -116,7 +116,7 @@ def _beside(module: str, folder: str) -> list[str]:
 def missing(
     wanted: Sequence[Import], *, python: str, folder: str, environ: Mapping[str, str]
 ) -> list[Import]:
-    """Return those that this Python does not find. Nothing of theirs is run; none when it does not answer."""
+    """Return the imports that this Python does not find, none if it does not answer. No module is run."""
     names = sorted({one.top for one in wanted})
     env = dict(environ)
     more = [os.path.abspath(one) for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]
@@ -140,7 +140,7 @@ def missing(
         return []
     first: dict[str, Import] = {}
     for one in wanted:
-        # One line a module: where it is met first, but one that is wanted in earnest goes before.
+        # Report each module once: its first import, or the first one that is not optional.
         if one.top in absent and (one.top not in first or first[one.top].optional > one.optional):
             first[one.top] = one
     return list(first.values())

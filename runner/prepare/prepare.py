@@ -1,7 +1,7 @@
-"""From Settings to what can be run: the code in its place, the interpreter asked, free GPUs chosen.
+"""Completes Settings for a run: finds and unpacks the code, checks the interpreter, chooses free GPUs.
 
-Everything that looks at the machine or writes to it before the first process is started is here, so that
-each command that runs code (and each that only says whether it would) says the same.
+Everything that looks at the machine or writes to it before the first process is started is here, so that a
+run, a dry run and a validation find the same.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ..settings.settings import Settings
 def prepare(
     settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack, *, runs: bool = True
 ) -> tuple[Settings, Location]:
-    """Return the settings to run with, and where the code lies. Raises HkrunnerError.
+    """Return the settings to run with, and the location of the code. Raises HkrunnerError.
 
-    `stack` takes what is to be cleaned up at the end. `runs`: there will be tasks, which need a folder for
-    metrics.
+    `stack` gets the callbacks that clean up at the end. `runs`: whether tasks will run, which need a folder
+    for metrics.
     """
     where = place(settings, stack)
     more = _metrics(settings, environ, stack) if runs else {}
     if settings.python != sys.executable:
-        # Late: most runs use our own interpreter.
+        # Late: most runs use hkrunner's own interpreter.
         from .interpreter import check_encoding, probe, variables
 
         interpreter = probe(settings.python, settings.cwd)
@@ -43,7 +43,7 @@ def prepare(
 
 
 def _metrics(settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack) -> dict[str, str]:
-    """Return a folder for metrics where no records are kept: writers in user code expect one."""
+    """Return a temporary folder for metrics if there are no records: user code expects one."""
     name = "ALGO_METRICS_DIR"
     if settings.state_dir is not None or name in settings.child_env or environ.get(name):
         return {}
@@ -61,13 +61,13 @@ def _remove(folder: str) -> None:
     try:
         os.rmdir(folder)
     except OSError:
-        import shutil  # with all its kinds of archives, for the few that wrote something
+        import shutil  # late: it is large, and only needed if metrics were written
 
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _found(settings: Settings, where: Location) -> dict[str, object]:
-    """Return the option values that find this code, its descriptor and its interpreter from any folder."""
+    """Return option values that lead to this code, its descriptor and its interpreter from any folder."""
     found: dict[str, object] = {"entry": where.file, "path": where.folder}
     if not where.file or os.path.basename(where.file) == "__init__.py":
         found["entry"] = where.module
@@ -77,7 +77,7 @@ def _found(settings: Settings, where: Location) -> dict[str, object]:
         if descriptor.code_path is not None and os.path.isfile(descriptor.code_path):
             unpacked = os.path.join(settings.state_dir or "", "code")
             if is_below(where.folder, unpacked):
-                # The archive is what was named: the next time it may hold something else.
+                # Record the archive instead of the unpacked code: its content may change.
                 found = {"entry": where.shown, "file": descriptor.file}
     if where.function != "start":
         found["entry"] = f"{found['entry']}:{where.function}"
@@ -98,7 +98,7 @@ def _gpus(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def place(settings: Settings, stack: contextlib.ExitStack) -> Location:
-    """Return where the code lies, unpacked if it was packed. Raises EntryNotFound or SettingsError."""
+    """Return the location of the code, unpacked if needed. Raises EntryNotFound or SettingsError."""
     entry, path = settings.entry, settings.path
     if settings.descriptor is not None and path is None:
         entry, path = _of_descriptor(settings, settings.descriptor, stack)
@@ -116,15 +116,15 @@ def _of_descriptor(
 ) -> tuple[str | None, str | None]:
     """Return (entry, folder of the code).
 
-    An entry that was given and is there is what is run, in the descriptor's folder of code if it lies in
-    it; only when the descriptor was named (--file), or no entry was, the descriptor says which code it is.
+    An entry that was named and exists is run, with the descriptor's folder of code if it is below that. The
+    descriptor's own entry is used if the descriptor was named (--file), or if no entry was.
     """
     entry = settings.entry
     if entry is not None and not settings.file_given:
         name = without_function(entry)
         given = os.path.join(settings.cwd, os.path.expanduser(name))
         if os.path.isdir(given):
-            # A folder with its descriptor in it: that says the rest.
+            # A folder that contains its descriptor, which names the entry.
             function = entry[len(name) :]
             if descriptor.entry is None and not function:
                 return entry, None
@@ -150,18 +150,18 @@ def _root(settings: Settings, descriptor: Descriptor, stack: contextlib.ExitStac
     if settings.state_dir is not None:
         cache = os.path.join(settings.state_dir, "code")
     else:
-        import tempfile  # with random and shutil behind it, for a case that hardly ever is
+        import tempfile  # late: it imports random and shutil, for a rare case
 
         cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="hkrunner-code-"))
     return unpack(code, cache)
 
 
 def _wrapped(root: str) -> str:
-    """A common mistake with archives: the code is packed with its folder around it."""
+    """Return a hint for a common mistake: the archive contains the folder of the code, not the code."""
     try:
         names = [name for name in os.listdir(root) if not name.startswith(".")]
     except OSError:
         return ""
     if len(names) != 1 or not os.path.isdir(os.path.join(root, names[0])):
         return ""
-    return f"; it holds nothing but the folder {names[0]}: the root of code.path must be the code itself"
+    return f"; it contains only the folder {names[0]}: the root of code.path must be the code itself"

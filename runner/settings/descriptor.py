@@ -1,16 +1,15 @@
 """algorithm.yml: what hkubectl reads, checked with the texts of HKube's server, and the line it is about.
 
-Two forms are read: hkubectl's (`resources: {cpu, gpu, mem}`, `code: {path, entryPoint}`), and the flat one
-that the API stores (`cpu`, `gpu`, `mem`, `entryPoint` at the top). Unknown keys are kept, as hkubectl sends
-them on. A top-level `entryPoint` beside `code:` or `resources:` is what hkubectl leaves out; so do we, and
-say so.
+Two forms are accepted: hkubectl's (`resources: {cpu, gpu, mem}`, `code: {path, entryPoint}`), and the flat
+one that the API stores (`cpu`, `gpu`, `mem`, `entryPoint` at the top level). Unknown keys are kept, since
+hkubectl passes them on. hkubectl ignores a top-level `entryPoint` next to `code:` or `resources:`; so does
+hkrunner, with a note.
 
-What is enforced is the number that is written down: `mem` and `cpu` as they stand. The cluster adds
-`reservedMemory` for the data cache of HKube's wrapper, which hkrunner has not, and kills, by default, only
-beyond twice the sum. A limit that is kept here is kept there.
+`mem` and `cpu` are enforced as written. The cluster is less strict: it adds `reservedMemory` for the data
+cache of HKube's wrapper, which hkrunner does not have, and by default kills only above twice the sum.
 
-Here: finding the file and reading it. descriptor_text.py makes values and lines of its text,
-descriptor_fields.py checks them, scalars.py has JavaScript's idea of a number and of text.
+This file finds and reads the descriptor; descriptor_parser.py turns its text into values with line numbers,
+descriptor_schema.py checks the values, js_values.py has JavaScript's rules for numbers and text.
 """
 
 from __future__ import annotations
@@ -28,19 +27,20 @@ __all__ = ["NAMES", "Descriptor", "find", "is_below", "read", "without_function"
 NAMES = ("algorithm.yml", "algorithm.yaml", "algorithm.json")
 
 
-# ---- finding it
+# ---- find it
 
 
 def find(entry: str | None, path: str | None, cwd: str) -> str | None:
-    """Return the descriptor that goes without saying, None when there is none.
+    """Return the descriptor to use when none is named, None if there is none.
 
-    Beside the entry: `<entry>.yaml` (the name hkubectl's template gives) if that is what it is, then
-    algorithm.yml, .yaml and .json; then in --path; then in the working folder, if the code is in there.
+    Searched next to the entry, then in --path, then in the working folder if the code is below it. In each:
+    `<entry>.yaml` (the name in hkubectl's template) if it looks like a descriptor, then algorithm.yml, .yaml
+    and .json.
     """
     for folder, stem in _places(entry, path, cwd):
         for name in (f"{stem}.yaml", f"{stem}.yml") if stem else ():
             file = os.path.join(folder, name)
-            # train.yaml beside train.py may be anything.
+            # train.yaml next to train.py may be any file.
             if name not in NAMES and os.path.isfile(file) and _looks_like_one(file):
                 return file
         for name in NAMES:
@@ -78,7 +78,7 @@ def without_function(entry: str) -> str:
 
 
 def is_below(path: str, folder: str) -> bool:
-    """The path is the folder, or in it."""
+    """Whether the path is the folder or below it."""
     inside = os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
     return inside != os.pardir and not inside.startswith(os.pardir + os.sep)
 
@@ -95,7 +95,7 @@ def _looks_like_one(file: str) -> bool:
     )
 
 
-# ---- reading it
+# ---- read it
 
 
 def read(file: str) -> Descriptor:

@@ -1,4 +1,4 @@
-"""The text of a descriptor, YAML or JSON: its value, and the line of each JSON pointer in it."""
+"""Parses a descriptor, YAML or JSON, into its value and the line number of each JSON pointer in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import SettingsError
 from .js_values import escaped, short, text_of
 
-#: A descriptor is a page of text; more is another file.
+#: Size limit: a descriptor is a page of text, and a larger file is something else.
 SIZE_MAX = 1024 * 1024
 DEPTH_MAX = 50
 
@@ -41,14 +41,14 @@ def _parse_json(text: str, shown: str) -> tuple[Any, dict[str, int]]:
     except RecursionError:
         raise SettingsError(f"{shown}: nested too deeply") from None
     except ValueError as error:
-        raise SettingsError(f"{shown}: not JSON: {error}") from None  # a number of thousands of digits
+        raise SettingsError(f"{shown}: not JSON: {error}") from None  # a number with thousands of digits
     lines: dict[str, int] = {}
     _JsonLines(text, lines).walk(0, "", 0)
     return value, lines
 
 
 class _JsonLines:
-    """Finds the line of each key in text that is known to be JSON."""
+    """Finds the line of each key in valid JSON text."""
 
     def __init__(self, text: str, lines: dict[str, int]) -> None:
         self._text = text
@@ -57,7 +57,7 @@ class _JsonLines:
         self._ends = [match.start() for match in re.finditer("\n", text)]
 
     def walk(self, at: int, pointer: str, depth: int) -> int:
-        """Take the value that begins here; return where it ends."""
+        """Scan the value that begins here; return the position of its end."""
         at = self._next(at)
         opening = self._text[at]
         if opening not in "{[" or depth > DEPTH_MAX:
@@ -89,7 +89,7 @@ class _JsonLines:
 
 
 def _parse_yaml(text: str, shown: str) -> tuple[Any, dict[str, int]]:
-    import yaml  # 15 ms that runs without a descriptor need not pay
+    import yaml  # late: it takes 15 ms, and most runs read no YAML
 
     loader = _yaml_loader(yaml)
     try:
@@ -107,8 +107,8 @@ def _parse_yaml(text: str, shown: str) -> tuple[Any, dict[str, int]]:
     return _YamlValues(shown, lines).value(node, "", 0) if node is not None else None, lines
 
 
-#: YAML 1.2's core schema, which JavaScript's parsers follow: `yes`, `010` and `12:30` are no booleans,
-#: octals and minutes there, as they are for PyYAML.
+#: YAML 1.2's core schema, as JavaScript's parsers have it. PyYAML follows YAML 1.1, where `yes` is a boolean,
+#: `010` an octal number and `12:30` a number of minutes.
 _RESOLVERS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
@@ -125,7 +125,7 @@ _TAG = "tag:yaml.org,2002:"
 
 def _yaml_loader(yaml: Any) -> Any:
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML's own way
+        yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML declares it so
 
     for name, pattern, first in _RESOLVERS:
         Loader.add_implicit_resolver(_TAG + name, re.compile(f"(?:{pattern})\\Z"), list(first))
@@ -133,7 +133,7 @@ def _yaml_loader(yaml: Any) -> Any:
 
 
 class _YamlValues:
-    """Makes values of PyYAML's nodes; PyYAML's own constructor forgets the lines."""
+    """Converts PyYAML's nodes to values with line numbers, which PyYAML's own constructor drops."""
 
     def __init__(self, shown: str, lines: dict[str, int]) -> None:
         self._shown = shown
@@ -141,7 +141,7 @@ class _YamlValues:
         self._known: dict[int, Any] = {}
 
     def value(self, node: Any, pointer: str, depth: int) -> Any:
-        """Return the value of this node; the same object for each alias of it."""
+        """Return the value of this node, the same object for each of its aliases."""
         if id(node) not in self._known:
             if depth > DEPTH_MAX:
                 raise self._wrong(node, "nested too deeply, or it contains itself")

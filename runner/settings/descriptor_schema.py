@@ -1,4 +1,4 @@
-"""The fields of a descriptor: HKube's schema, its server's texts for what breaks it, the checked value."""
+"""The fields of a descriptor: HKube's schema, its server's messages for violations, the checked value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .js_values import escaped, number_of, short, text_of
 
 DEFAULT_ENV = "python"
 
-#: HKube core/api-server swagger.json, schema `algorithm`. null is taken for each: it means "without".
+#: HKube core/api-server swagger.json, schema `algorithm`. Each accepts null, which means "absent".
 _SCHEMA: dict[str, str] = {
     **dict.fromkeys(("name", "kind", "env", "algorithmImage", "mem", "version"), "string"),
     **dict.fromkeys(("reservedMemory", "entryPoint", "dependencyInstallCmd", "baseImage"), "string"),
@@ -35,7 +35,7 @@ ONE_OF = {
     "type": ("Git", "Code", "Image"),
 }
 _NAME = re.compile(r"[a-z0-9][-a-z0-9.]*[a-z0-9]")
-#: What Kubernetes fills in from elsewhere (valueFrom).
+#: Kubernetes' references to values that are stored elsewhere (valueFrom).
 _REFERENCES = ("fieldRef", "configMapKeyRef", "resourceFieldRef", "secretKeyRef")
 _HKUBECTL_KEYS = ("code", "resources")
 
@@ -56,12 +56,12 @@ class Descriptor:
 
     @property
     def shown(self) -> str:
-        """What messages call it."""
+        """The name of the file, for messages."""
         return os.path.basename(self.file)
 
     @property
     def folder(self) -> str:
-        """The folder it lies in."""
+        """The folder of the file."""
         return os.path.dirname(self.file)
 
     @property
@@ -71,7 +71,7 @@ class Descriptor:
 
     @property
     def cpu(self) -> str | None:
-        """Cores as text; None: not limited."""
+        """CPU cores as text; None: not limited."""
         value = self.fields.get("cpu")
         if value is None or float(value) == 0 or self.fields.get("applyCpuLimits") is False:
             return None
@@ -79,23 +79,23 @@ class Descriptor:
 
     @property
     def mem(self) -> str | None:
-        """Memory as it is written."""
+        """Memory limit as written; None: not limited."""
         value = self.fields.get("mem")
         return None if value is None else text_of(value)
 
     @property
     def gpus(self) -> int:
-        """Whole devices; Kubernetes divides none."""
+        """Number of GPUs, rounded up: Kubernetes assigns whole devices only."""
         return math.ceil(float(self.fields.get("gpu") or 0))
 
     def at(self, *pointers: str) -> str:
-        """Return `algorithm.yml:5` for the first of these places that is in the file."""
+        """Return `algorithm.yml:5`, the line of the first of these JSON pointers that is in the file."""
         line = next((self.lines[one] for one in pointers if one in self.lines), None)
         return self.shown if line is None else f"{self.shown}:{line}"
 
 
 class Checker:
-    """One file's content, on its way to a Descriptor."""
+    """Checks the content of one file, and makes a Descriptor of it."""
 
     def __init__(self, file: str, value: dict[str, Any], lines: dict[str, int]) -> None:
         self._file = file
@@ -111,7 +111,7 @@ class Checker:
         return SettingsError(f"{self._shown}:{line or 1}: {text}" + (f" ({key})" if key else ""))
 
     def descriptor(self) -> Descriptor:
-        """Check in the order of the file's own keys: hkubectl's two first."""
+        """Return the descriptor. Raises SettingsError for the first violation, in the file's order."""
         value = self._value
         for key in _HKUBECTL_KEYS:
             if value.get(key) is not None and not isinstance(value[key], dict):
@@ -127,7 +127,7 @@ class Checker:
         variables, references = self._variables(fields.get("algorithmEnv") or {})
         return Descriptor(
             self._file,
-            # null on apply takes the property out.
+            # `hkubectl apply` removes a property that is null.
             {key: one for key, one in fields.items() if one is not None},
             entry=entry,
             code_path=self._code_path(),
@@ -143,7 +143,7 @@ class Checker:
         wanted = _SCHEMA[key]
         number = number_of(value)
         if wanted == "string":
-            right = isinstance(value, (str, int, float))  # the server makes text of a scalar
+            right = isinstance(value, (str, int, float))  # the server converts a scalar to text
         elif wanted in ("number", "integer"):
             right = number is not None and (wanted == "number" or number == int(number))
         elif wanted == "boolean":

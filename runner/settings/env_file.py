@@ -1,13 +1,13 @@
-"""--env-file: variables in a file, NAME=VALUE a line, as .env files are written.
+"""--env-file: environment variables in a file, one NAME=VALUE per line, in the syntax of .env files.
 
     # a comment
-    MODEL=small                 # and one behind a value
-    export PATH_TO=/data        as a shell reads it
-    TOKEN='as it $stands'       single quotes: nothing is replaced
-    TEXT="two\\nlines"           double quotes: \\n \\t \\r \\" \\\\ are one character each
+    MODEL=small                 # a comment after a value
+    export PATH_TO=/data        `export` is ignored
+    TOKEN='a $literal'          single quotes: no escapes
+    TEXT="two\\nlines"           double quotes: the escapes are \\n \\t \\r \\" \\\\
     EMPTY=
 
-Nothing is replaced by other variables, nothing is executed.
+References to other variables are not expanded, and nothing is executed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _SIZE_MAX = 1024 * 1024
 
 
 def read_variables(path: str) -> dict[str, str]:
-    """Return what the file sets, the last of a name. Raises SettingsError with the file and the line."""
+    """Return the variables; the last one of a name counts. Raises SettingsError with file and line."""
     try:
         with open(os.path.expanduser(path), encoding="utf-8-sig", newline=None) as file:
             text = file.read(_SIZE_MAX + 1)
     except UnicodeDecodeError:
-        raise SettingsError(f"--env-file {path}: it is no UTF-8 text") from None
+        raise SettingsError(f"--env-file {path}: not UTF-8 text") from None
     except OSError as error:
         raise SettingsError(f"--env-file {path}: {error.strerror}") from None
     if len(text) > _SIZE_MAX:
@@ -52,10 +52,10 @@ def read_variables(path: str) -> dict[str, str]:
 
 
 def _variable(line: str) -> tuple[str, str]:
-    # The line itself is not told: it may hold a secret.
+    # Error messages do not contain the line, which may contain a secret.
     match = _NAME.fullmatch(line)
     if match is None:
-        raise ValueError("it is no NAME=VALUE")
+        raise ValueError("not NAME=VALUE")
     name, value = match[1], match[2]
     quote = value.strip()[:1]
     if quote in _QUOTED:

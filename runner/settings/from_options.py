@@ -1,4 +1,4 @@
-"""Option values, variables and the descriptor -> Settings, or one sentence that says what is wrong."""
+"""Makes Settings from option values, variables and the descriptor, or says in one sentence what is wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .worker_url import DEFAULT_URL, worker_url
 if TYPE_CHECKING:
     from .descriptor import Descriptor
 
-#: Records of a run that serves for weeks must not fill the disk: larger values are in HKube's storage.
+#: Limits of the records when serving, which may take weeks: HKube's storage has the larger values.
 KEEP_SERVING = 1000
 KEEP_VALUES_SERVING = 256 * 1024
 
@@ -58,7 +58,7 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
     metrics_dir = values.get("metrics_dir")
     metrics_dir = os.path.abspath(os.path.expanduser(metrics_dir)) if metrics_dir else None
     if metrics_dir is not None and values.get("no_state"):
-        child_env = {"ALGO_METRICS_DIR": metrics_dir, **child_env}  # nobody else tells the algorithm
+        child_env = {"ALGO_METRICS_DIR": metrics_dir, **child_env}  # without records, nothing else sets it
     local = bool(inputs) or tasks is not None
     return Settings(
         entry=values.get("entry"),
@@ -78,8 +78,7 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         inputs=inputs,
         tasks=tasks,
         python=values.get("python") or sys.executable,
-        # What the file says is the algorithm's own environment and goes before the shell's, as in the
-        # cluster, where it goes before the image's.
+        # The descriptor's variables override those of the shell, as they override the image's in the cluster.
         child_env=child_env if descriptor is None else {**descriptor.variables, **child_env},
         limits=limits,
         limits_from=limits_from,
@@ -119,7 +118,7 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
 
 
 def _descriptor(values: Mapping[str, Any]) -> Descriptor | None:
-    # Late: --help and --version have no descriptor.
+    # Late: --help does not need it.
     from . import descriptor as descriptors
 
     file = values.get("file")
@@ -129,7 +128,7 @@ def _descriptor(values: Mapping[str, Any]) -> Descriptor | None:
 
 
 def _in_process(values: Mapping[str, Any], limits: Limits) -> tuple[Limits, tuple[str, ...]]:
-    """Return the limits that hold with --in-process, none, and what to say of those that do not."""
+    """Return the limits with --in-process, which are none, and a note if some were asked for."""
     named = "--pdb" if values.get("pdb") else "--in-process"
     for option in OPTIONS:
         if option.needs_process and values.get(option.name):
@@ -140,7 +139,7 @@ def _in_process(values: Mapping[str, Any], limits: Limits) -> tuple[Limits, tupl
         )
     if not limits.enforced or limits._replace(mem_mode=NO_LIMITS.mem_mode, origins=()) == NO_LIMITS:
         return NO_LIMITS, ()
-    return NO_LIMITS, (f"{named}: no limit holds, a process at a breakpoint is not ended",)
+    return NO_LIMITS, (f"{named}: no limit is enforced, so that a process can wait at a breakpoint",)
 
 
 def _notes(descriptor: Descriptor, given: Mapping[str, str]) -> tuple[str, ...]:
@@ -181,7 +180,7 @@ def _recorded(values: Mapping[str, Any]) -> dict[str, object]:
 def _absolute(pair: str) -> str:
     name, equals, path = pair.partition("=")
     full = os.path.abspath(os.path.expanduser(path))
-    # A dotted module is looked for in the working folder: there is no path to it.
+    # A dotted module has no path of its own: it is searched in the working folder.
     return f"{name}{equals}{full}" if os.path.exists(full) or os.path.exists(full + ".py") else pair
 
 
@@ -198,7 +197,7 @@ def _keep_values(values: Mapping[str, Any], *, local: bool) -> int | None:
 
 
 def _own_variables(values: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the variables of --env and --env-file, and the files, absolute."""
+    """Return the variables of --env and --env-file, and the absolute paths of the files."""
     found: dict[str, str] = {}
     files = tuple(os.path.abspath(os.path.expanduser(one)) for one in values.get("env_file") or ())
     if files:
@@ -210,10 +209,10 @@ def _own_variables(values: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str
 
 
 def _format(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[bool, bool]:
-    """Return whether stdout carries an object a task, and whether it carries every event."""
+    """Return whether to print one object per task to stdout, and whether to print every event."""
     asked = values.get("output") or "human"
     if values.get("json"):
-        # The variable is a habit, the flag is meant for this call.
+        # --json overrides the variable, but contradicts the option.
         if asked == "jsonl" and environ.get("HKRUNNER_OUTPUT") != asked:
             raise SettingsError("--json and --output jsonl: give one of them")
         asked = "json"
@@ -229,16 +228,16 @@ def _format(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[bool
 
 
 def _loudness(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[bool, bool, tuple[str, ...]]:
-    """Return (quiet, verbose, what to say): the flags', else those of the wrapper's own variable."""
+    """Return (quiet, verbose, notes), from the flags, else from HKUBE_LOG_LEVEL."""
     quiet, verbose = bool(values.get("quiet")), bool(values.get("verbose"))
     level = environ.get("HKUBE_LOG_LEVEL", "").strip()
     if quiet or verbose or not level:
         return quiet, verbose, ()
     number = _LEVELS.get(level.upper(), int(level) if level.isdecimal() else None)
     if number is None:
-        return False, False, (f"HKUBE_LOG_LEVEL={level} is none of {', '.join(_LEVELS)}: taken for INFO",)
+        return False, False, (f"HKUBE_LOG_LEVEL={level} is not one of {', '.join(_LEVELS)}: INFO is used",)
     return number >= _LEVELS["WARNING"], number <= _LEVELS["DEBUG"], ()
 
 
-#: The levels of Python's logging, which is what HKube's own wrapper hands the variable to.
+#: The levels of Python's logging, to which HKube's own wrapper passes the variable.
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "WARN": 30, "ERROR": 40, "CRITICAL": 50, "FATAL": 50}

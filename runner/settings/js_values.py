@@ -1,4 +1,4 @@
-"""Values of a descriptor as HKube sees them: it is written in JavaScript, so numbers and text are its."""
+"""Descriptor values as HKube, written in JavaScript, sees them: its rules for numbers and text apply."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 def number_of(value: Any) -> float | None:
-    """Return the number that HKube's server takes this for; None: it takes it for none."""
+    """Return the number that HKube's server reads this value as, None if it is no number to it."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
-        # The server takes a numeric string for a number.
+        # The server accepts a numeric string as a number.
         if not re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", value):
             return None
         value = float(value)
@@ -23,11 +23,11 @@ def number_of(value: Any) -> float | None:
 
 
 def text_of(value: Any) -> str:
-    """Return a scalar as JavaScript, in which HKube is written, makes text of it."""
+    """Return the text that JavaScript converts this scalar to."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
-        # Its numbers are doubles, and plain digits below 10**21.
+        # JavaScript's numbers are doubles, shown without an exponent below 10**21.
         return str(value) if abs(value) < 2**53 else text_of(float(value))
     if isinstance(value, float):
         if math.isnan(value):
@@ -44,7 +44,7 @@ def text_of(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return 0.00001 for 1e-05: Python writes exponents sooner."""
+    """Return 0.00001 for 1e-05: Python switches to exponents earlier than JavaScript."""
     digits, _, exponent = text.partition("e")
     if not exponent:
         return text
@@ -53,7 +53,7 @@ def _plain(text: str) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """Name what this is instead of an object."""
+    """Return the kind of a value that is not an object, for messages."""
     if value is None:
         return "nothing"
     names = {list: "a list", bool: "true or false", str: "text"}
@@ -70,5 +70,5 @@ def short(value: Any) -> str:
 
 
 def escaped(key: str) -> str:
-    """Return a key as a part of a JSON pointer."""
+    """Return the key, escaped for a JSON pointer."""
     return key.replace("~", "~0").replace("/", "~1")

@@ -24,7 +24,7 @@ def worker_url(url: str | None, environ: Mapping[str, str], encoding: str, *, ho
         sources = [name for name in _PARTS if environ.get(name)]
         protocol, host, port = (environ.get(name) or "" for name in _PARTS)
         url = f"{protocol or 'ws'}://{host or '127.0.0.1'}:{port or '3000'}" if sources else DEFAULT_URL
-    where = f" (given by {', '.join(sources)})" if sources else ""
+    where = f" (set by {', '.join(sources)})" if sources else ""
     try:
         parts = urlsplit(url)
         port_number = parts.port

@@ -33,7 +33,7 @@ class _Attributes(ctypes.Structure):
 
 def ask_for_short_slices(slice_ns: int = SLICE_NS) -> bool:
     """Have this process scheduled soon after it wakes (Linux 6.12); False where the kernel cannot."""
-    number = _SCHED_SETATTR.get(os.uname().machine) if hasattr(os, "sched_getscheduler") else None
+    number = _SCHED_SETATTR.get(os.uname().machine)
     if number is None:
         return False
     nice = os.getpriority(os.PRIO_PROCESS, 0)

@@ -20,10 +20,6 @@ class Usage(NamedTuple):
     is_judged: bool = False  #: memory_bytes was taken from the kernel's exact books at this very look
     disk_bytes: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the usage as an object for the pipe."""
-        return self._asdict()
-
 
 class ProcessUse(NamedTuple):
     """One process in a list of the largest."""

@@ -243,8 +243,8 @@ def test_gpus_without_a_driver_are_one_sentence(place: Path, tmp_path: Path) -> 
     ended = run_hkrunner("-i", "1", cwd=place, env={"PATH": str(tmp_path / "empty")})
     assert (ended.status, ended.stdout) == (2, "")
     assert ended.stderr == (
-        "hkrunner: asked for 1 GPU (gpu: in algorithm.yml:2), and no NVIDIA driver is here (no nvidia-smi on"
-        " PATH); --no-gpu goes on without\n"
+        "hkrunner: asked for 1 GPU (gpu: in algorithm.yml:2), and there is no NVIDIA driver (no nvidia-smi on"
+        " PATH); --no-gpu runs without GPUs\n"
     )
     assert told("--no-gpu", cwd=place)["name"] == "my-alg"
 
@@ -285,6 +285,4 @@ def test_code_packed_with_its_folder_around_it_is_told(place: Path) -> None:
         archive.add(place / "code", "code")
     describe(place, "code: {path: code.tar.gz, entryPoint: main.py}\n")
     line = refused(cwd=place, status=3)
-    assert line.endswith(
-        "it holds nothing but the folder code: the root of code.path must be the code itself"
-    )
+    assert line.endswith("it contains only the folder code: the root of code.path must be the code itself")

@@ -77,7 +77,7 @@ def test_packed_code_is_looked_at_and_not_unpacked_here(tmp_path: Path) -> None:
 def test_inputs_from_stdin_are_left_to_be_read(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(CODE)
     ended = run_hkrunner("--dry-run", "-i", "-", cwd=tmp_path, input="[1]")
-    assert ended.stdout.startswith("would run the tasks that stdin gives locally")
+    assert ended.stdout.startswith("would run the tasks from stdin locally")
 
 
 def test_what_the_run_would_refuse_is_refused(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_breakpoints_and_prompts_are_the_terminals_and_results_alone_go_down_a_p
         tmp_path, ENTRY, *inputs("breakpoint", "prompt"), "--in-process", "--mem", "1Gi", piped=True
     ) as one:
         one.wait_for("(Pdb) ")
-        assert "no limit holds, a process at a breakpoint is not ended" in one.shown
+        assert "no limit is enforced, so that a process can wait at a breakpoint" in one.shown
         one.type("p answer\n")
         one.wait_for("\n41\n")
         one.type("\x03")  # at the prompt: as pdb has it

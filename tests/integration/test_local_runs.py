@@ -80,7 +80,7 @@ def test_tasks_may_come_one_a_line(tmp_path: Path) -> None:
         (["-i", "1", "--env", "NOVALUE"], "--env wants NAME=VALUE, not 'NOVALUE'"),
         (["[1,2]"], "[1,2] stands alone; an input is given with -i: -i '[1,2]'"),
         (["-i", "1", "[2]"], "[2] stands alone; an input is given with -i: -i '[2]'"),
-        (["-i", "-", "--tasks", "-"], "stdin is asked for twice: --input - and --tasks -"),
+        (["-i", "-", "--tasks", "-"], "both --input - and --tasks - read stdin"),
     ],
 )
 def test_bad_usage_is_one_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_bad_usage_is_one_sentence(arguments: list[str], sentence: str, tmp_path
 def test_a_variable_that_is_wrong_is_named(name: str, value: str, sentence: str, tmp_path: Path) -> None:
     ended = run_hkrunner("-e", ADDS, "-i", "1", cwd=tmp_path, env={name: value})
     assert ended.status in (2, 3) and sentence in ended.stderr
-    assert ended.stderr.rstrip().endswith(f"(given by {name})")
+    assert ended.stderr.rstrip().endswith(f"(set by {name})")
 
 
 def test_a_wrong_url_that_was_given_as_option_is_no_fault_of_a_variable(tmp_path: Path) -> None:

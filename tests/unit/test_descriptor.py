@@ -619,7 +619,7 @@ def test_devices_that_nobody_uses_are_chosen_the_emptiest_first(
 @pytest.mark.parametrize(
     ("count", "visible", "sentence"),
     [
-        (4, None, "asked for 4 GPUs (--gpu), and 3 of 4 are free; --no-gpu goes on without"),
+        (4, None, "asked for 4 GPUs (--gpu), and 3 of 4 are free; --no-gpu runs without GPUs"),
         (1, "1", "asked for 1 GPU (--gpu), and 0 of 1 are free; CUDA_VISIBLE_DEVICES is 1; --no-gpu"),
     ],
 )

@@ -39,9 +39,9 @@ def test_a_line_sets_a_variable(line: str, value: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("secret", "it is no NAME=VALUE"),
-        ("=secret", "it is no NAME=VALUE"),
-        ("A B=secret", "it is no NAME=VALUE"),
+        ("secret", "not NAME=VALUE"),
+        ("=secret", "not NAME=VALUE"),
+        ("A B=secret", "not NAME=VALUE"),
         ('A="secret', "A: the quote does not end on its line"),
         ("A='secret' more", "A: something follows the closing quote"),
         ("A=sec\0ret", "A: a variable cannot hold a null character"),
@@ -59,7 +59,7 @@ def test_a_line_that_sets_nothing_is_told_by_its_number_and_not_shown(
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"A=\xe4\n")
-    for name, sentence in [("none", "No such file"), ("latin", "no UTF-8"), (".", "Is a directory")]:
+    for name, sentence in [("none", "No such file"), ("latin", "not UTF-8"), (".", "Is a directory")]:
         with pytest.raises(SettingsError, match=sentence):
             read_variables(str(tmp_path / name))
 
