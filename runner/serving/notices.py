@@ -113,12 +113,16 @@ class Notices:
             self.unreachable(url, reason, is_loading=False)
 
     def _protection(self, protection: Protection) -> None:
-        line = protection.line
-        if self._settings.limits_from:
-            line += f" ({self._settings.limits_from})"
+        limits = self._settings.limits
+        say = self._output.say if limits != NO_LIMITS else self._say
+        shown = "none" if limits == NO_LIMITS else limits.shown()
+        if not limits.enforced:
+            shown = "none, usage is only measured"
+        elif self._settings.limits_from and limits.has_no_option():
+            shown += f" ({self._settings.limits_from})"
+        say(f"● limits: {shown}")
         signals = "confined" if protection.signals_confined else "not confined (this kernel cannot)"
-        say = self._output.say if self._settings.limits != NO_LIMITS else self._say
-        say(f"● {line}; signals {signals}")
+        self._output.debug(f"  {protection.line}; signals {signals}")
 
     def died_before_task(self, number: int, exit: Exit) -> None:
         """The child died before it had begun the task, which goes to another one."""

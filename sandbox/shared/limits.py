@@ -144,6 +144,23 @@ class Limits(NamedTuple):
     #: (name of a limit, what set it) for those that no option of the command line has set.
     origins: tuple[tuple[str, str], ...] = ()
 
+    def shown(self) -> str:
+        """Return the limits as messages show them: "cpu 0.5 cores, memory 512 MiB", or "none"."""
+        declared = declared_limits()
+        values = [
+            f"{declared[field].label} {declared[field].unit.show(getattr(self, field))}"
+            for field in self._set_fields()
+        ]
+        return ", ".join(values) or "none"
+
+    def has_no_option(self) -> bool:
+        """Whether no limit was set by an option of the command line."""
+        origins = dict(self.origins)
+        return all(field in origins for field in self._set_fields())
+
+    def _set_fields(self) -> list[str]:
+        return [field for field in declared_limits() if getattr(self, field) is not None]
+
     def to_json(self) -> dict[str, Any]:
         """Return the limits as an object for the pipe: who keeps them need not know who set them."""
         fields = self._asdict()

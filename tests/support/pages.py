@@ -114,7 +114,6 @@ def blocks(text: str) -> Iterator[Block]:
 
 #: What may differ from what the page shows, and what may stand there instead. In this order.
 _OTHERS = [
-    (r"● limits: .*", r"● limits: [^\n]*"),  # what holds them depends on the machine
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( [+-]\d{4})?", r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( [+-]\d{4})?"),
     (r"\d{8}-\d{6}-[0-9a-f]{4}", r"\d{8}-\d{6}-[0-9a-f]{4}"),  # a job
     (r"(task|job) [a-z0-9-]{8,}", r"\w+ [a-z0-9-]{8,}"),
