@@ -11,7 +11,7 @@ import time
 from typing import IO
 
 from .board_record import Board
-from .runs.files import Identity, read_json_bytes
+from .runs.files import ProcessIdentity, read_json_bytes
 
 
 class BoardChild:
@@ -44,9 +44,9 @@ class BoardChild:
         """Wait for a report or the end of the process, at most this long."""
         select.select([self], [], [], timeout_s)
 
-    def identity(self) -> Identity | None:
+    def identity(self) -> ProcessIdentity | None:
         """Return the process's identity; None once it is gone."""
-        return Identity.of(self.process.pid)
+        return ProcessIdentity.of(self.process.pid)
 
     def close_stdin(self) -> None:
         """An attached board sees the end of its stdin, and ends."""
@@ -82,7 +82,7 @@ class BoardChild:
             return f"was ended by signal {-status}"
 
 
-def send_signal(process: Identity, number: signal.Signals) -> None:
+def send_signal(process: ProcessIdentity, number: signal.Signals) -> None:
     """That very process has the signal if it still runs; never another one that got its pid."""
     with contextlib.suppress(OSError):
         try:
@@ -98,7 +98,7 @@ def send_signal(process: Identity, number: signal.Signals) -> None:
             os.close(fd)
 
 
-def wait_until_gone(processes: list[Identity], timeout_s: float) -> bool:
+def wait_until_gone(processes: list[ProcessIdentity], timeout_s: float) -> bool:
     """Wait until none of them runs on this host; False when one still does after this long."""
     end = time.monotonic() + timeout_s
     while any(process.is_here_and_alive() for process in processes):

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from .runs.files import Identity, read_json, remove_quietly, replace_file, to_json
+from .runs.files import ProcessIdentity, read_json, remove_quietly, replace_file, to_json
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 OPTUNA = "optuna"  # the type of a board that shows an optuna study instead of TensorBoard
@@ -69,8 +69,8 @@ class Board:
     node: str | None = None
     pipeline: str | None = None
     is_attached: bool = False  # ends with the process that started it
-    process: Identity | None = None
-    data_server: Identity | None = None
+    process: ProcessIdentity | None = None
+    data_server: ProcessIdentity | None = None
     loader: str | None = None  # "fast": TensorBoard's data server; "slow": TensorBoard itself
     version: str | None = None
     restarts: int = 0  # of the data server
@@ -152,8 +152,8 @@ class Board:
                 node=_optional_text(value.get("nodeName")),
                 pipeline=_optional_text(value.get("pipelineName")),
                 is_attached=value.get("attached") is True,
-                process=Identity.from_dict(value.get("process")),
-                data_server=Identity.from_dict(value.get("dataServer")),
+                process=ProcessIdentity.from_dict(value.get("process")),
+                data_server=ProcessIdentity.from_dict(value.get("dataServer")),
                 loader=_optional_text(value.get("loader")),
                 version=_optional_text(value.get("version")),
                 restarts=_number(value.get("restarts", 0)),

@@ -6,7 +6,7 @@ this module needs no thread, and what a running hkrunner calls never waits:
 
     start()         writes the record, starts the process, returns at once
     fds()           one pipe per board of this process: readable when it has reported or ended
-    poll()          reads the reports, reaps what ended, kills what was told to stop and did not
+    poll()          reads the reports, reaps what ended, kills what did not stop when it was asked to
     request_stop()  sends SIGTERM; poll() does the rest
 
 wait() and stop() are for the command line: the same with a deadline.
@@ -44,7 +44,7 @@ from .board_record import (
     now_ms,
 )
 from .errors import BoardError, NotFound, StillStarting
-from .runs.files import Identity
+from .runs.files import ProcessIdentity
 from .spawn import spawn
 from .targets import Target
 
@@ -343,7 +343,7 @@ class BoardManager:
             if process is not None:
                 send_signal(process, signal.SIGKILL)
 
-    def _child_identity(self, board: Board) -> Identity | None:
+    def _child_identity(self, board: Board) -> ProcessIdentity | None:
         child = self._children.get(board.reference)
         return None if child is None else child.identity()
 

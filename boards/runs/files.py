@@ -118,7 +118,7 @@ def read_json_bytes(data: bytes) -> dict[str, object] | None:
 
 
 @dataclass(frozen=True)
-class Identity:
+class ProcessIdentity:
     """A process, identified beyond its end: a pid alone may be used again."""
 
     pid: int
@@ -126,23 +126,23 @@ class Identity:
     host: str
 
     @staticmethod
-    def of(pid: int) -> Identity | None:
+    def of(pid: int) -> ProcessIdentity | None:
         """Return the process that has this pid on this host now; None when there is none."""
         started = process_started(pid)
-        return None if started is None else Identity(pid, started, _host())
+        return None if started is None else ProcessIdentity(pid, started, _host())
 
     def to_dict(self) -> dict[str, object]:
         """Return the identity for a record."""
         return {"pid": self.pid, "started": self.started, "host": self.host}
 
     @staticmethod
-    def from_dict(value: object) -> Identity | None:
+    def from_dict(value: object) -> ProcessIdentity | None:
         """Return the identity from its record; None when a field is missing or of another type."""
         if not isinstance(value, dict):
             return None
         pid, started, host = value.get("pid"), value.get("started"), value.get("host")
         if isinstance(pid, int) and pid > 0 and isinstance(started, str) and isinstance(host, str):
-            return Identity(pid, started, host)
+            return ProcessIdentity(pid, started, host)
         return None
 
     def is_alive(self) -> bool:
@@ -185,12 +185,12 @@ def _host() -> str:
     return os.uname().nodename
 
 
-_own: Identity | None = None
+_own: ProcessIdentity | None = None
 
 
-def own_identity() -> Identity:
+def own_identity() -> ProcessIdentity:
     """Return this process's identity; looked up once, and again after a fork."""
     global _own
     if _own is None or _own.pid != os.getpid():
-        _own = Identity.of(os.getpid()) or Identity(os.getpid(), "-", _host())
+        _own = ProcessIdentity.of(os.getpid()) or ProcessIdentity(os.getpid(), "-", _host())
     return _own

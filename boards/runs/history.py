@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import NotFound, StoreError
 from .event_files import Point, read_scalars
-from .files import Identity, read_json, safe_part
+from .files import ProcessIdentity, read_json, safe_part
 from .layout import STREAMS
 
 ACTIVE = "active"
@@ -246,7 +246,7 @@ def _summary(root: Path, folder: Path) -> TaskSummary | None:
     metrics_dir = _metrics_dir(root, facts)
     size, event_files = _measure(metrics_dir) if metrics_dir is not None else (0, 0)
     status = str(facts.get("status"))
-    owner = Identity.from_dict(facts.get("owner"))
+    owner = ProcessIdentity.from_dict(facts.get("owner"))
     if status == ACTIVE and owner is not None and not owner.is_alive():
         status = LOST
     return TaskSummary(

@@ -24,7 +24,7 @@ _TASK_JSON_BYTES = 4096  # one page
 
 
 class TaskRecord:
-    """What is kept of one task; made by Store.open."""
+    """The record of one task; made by Store.open."""
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class TaskRecord:
         #: One sentence for each kind of trouble with the disk.
         self.problems: list[str] = []
         self.is_finished = False
-        #: Whether the task has a folder; without one nothing but its metrics is kept.
-        self.is_there = False
+        #: Whether the task has a folder; without one only its metrics are kept.
+        self.has_folder = False
         self.metrics = TaskMetrics(layout, link, metrics, problems=self.problems, on_error=self._note)
         self._layout = layout
         self._earlier = earlier
@@ -123,7 +123,7 @@ class TaskRecord:
         self._facts["status"] = "active"
         data = to_json(self._facts)
         self._task_json_is_one_page = len(data) <= _TASK_JSON_BYTES
-        if self.is_there:
+        if self.has_folder:
             self.write("task.json", data.ljust(_TASK_JSON_BYTES))
 
     def append(self, stream: str, data: bytes) -> None:
@@ -131,7 +131,7 @@ class TaskRecord:
 
         Never raises. Ignored after finish().
         """
-        if self.is_finished or not data or not self.is_there:
+        if self.is_finished or not data or not self.has_folder:
             return
         size = self._sizes.get(stream, 0)
         room = self._stream_limit_bytes - size
@@ -153,7 +153,7 @@ class TaskRecord:
 
     def write(self, name: str, data: bytes) -> None:
         """The file holds these bytes, whole or not at all. Never raises for the disk."""
-        if not self.is_there:
+        if not self.has_folder:
             return
         try:
             replace_file(f"{self._folder}/{safe_part(name)}", data)
@@ -176,7 +176,7 @@ class TaskRecord:
         self.metrics.close(self._earlier, has_failed=self._facts["status"] == "failed")
         if self.problems and "problems" not in result:
             self._facts["problems"] = list(self.problems)
-        if not self.is_there:
+        if not self.has_folder:
             return
         data = to_json(self._facts)
         fits = self._task_json_is_one_page and len(data) <= _TASK_JSON_BYTES
@@ -185,7 +185,7 @@ class TaskRecord:
 
     def _make_folder(self, empty_logs: bool) -> None:
         self.name = self._layout.claim_task(self.ids.task)
-        self.is_there = True
+        self.has_folder = True
         self._folder = f"{self._layout.tasks}/{self.name}"
         self._facts["name"] = self.name
         for stream in STREAMS if empty_logs else ():

@@ -15,7 +15,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from ..runs.files import Identity, remove_quietly
+from ..runs.files import ProcessIdentity, remove_quietly
 
 BINARY_VARIABLE = "TENSORBOARD_DATA_SERVER_BINARY"
 _PORT_POLL_S = 0.005
@@ -87,9 +87,9 @@ class DataServer:
             time.sleep(timeout_s)
         return self._process.poll() is not None
 
-    def identity(self) -> Identity | None:
+    def identity(self) -> ProcessIdentity | None:
         """Return which process it is; None when there is none."""
-        return None if self._process is None else Identity.of(self._process.pid)
+        return None if self._process is None else ProcessIdentity.of(self._process.pid)
 
     def kill(self) -> None:
         """The process has ended and is reaped."""

@@ -167,7 +167,7 @@ class ActiveTask:
             exit=self.exit,
             loaded=self.exit is None or self.exit.loaded,
             metrics_dir=record.metrics_text if record is not None else None,
-            folder=record.folder_text if record is not None and record.is_there else None,
+            folder=record.folder_text if record is not None and record.has_folder else None,
             peak_bytes=peak_bytes or None,
             limit_bytes=self.limit_bytes,
             cpu_s=cpu_s,

@@ -146,7 +146,7 @@ class TaskHandover:
         if not self._settings.local:
             # glibc keeps every value that a variable ever had: 130 bytes a task, for ever (measured).
             del env["HKRUNNER_TASK_METRICS_DIR"]
-        folder = record.folder_text if record.is_there else None
+        folder = record.folder_text if record.has_folder else None
         return UseFolder(folder, self._settings.keep_values_bytes, env)
 
     # ---- what the child does with it

@@ -18,7 +18,7 @@ import pytest
 from hkrunner.boards.board_record import Board, BoardStatus, Readiness
 from hkrunner.boards.errors import BoardError, NotFound
 from hkrunner.boards.manager import BoardManager
-from hkrunner.boards.runs.files import Identity, own_identity
+from hkrunner.boards.runs.files import ProcessIdentity, own_identity
 from hkrunner.boards.targets import all_target, node_target, task_target
 from support.boards import BOARD_DEADLINE_S, add_run, holds_none, runs_of
 from support.waiting import wait_until
@@ -52,7 +52,7 @@ def ready(manager: BoardManager, task: str = "t1") -> Board:
     return manager.wait(task, Readiness.READY, deadline_s=BOARD_DEADLINE_S)
 
 
-def processes(board: Board) -> list[Identity]:
+def processes(board: Board) -> list[ProcessIdentity]:
     assert board.process is not None and board.data_server is not None
     return [board.process, board.data_server]
 
@@ -277,7 +277,7 @@ def test_a_pid_that_is_somebody_elses_now_is_never_signalled(make: Make) -> None
     bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     mine = own_identity()
     stale = replace(
-        board, reference="stale", id="stale", process=Identity(bystander.pid, mine.started, mine.host)
+        board, reference="stale", id="stale", process=ProcessIdentity(bystander.pid, mine.started, mine.host)
     )
     manager.records.save(stale)
     assert manager.get("stale").status is BoardStatus.FAILED
@@ -288,7 +288,7 @@ def test_a_pid_that_is_somebody_elses_now_is_never_signalled(make: Make) -> None
 
 def test_a_board_of_another_host_is_listed_and_not_touched(make: Make) -> None:
     manager = make()
-    elsewhere = Identity(os.getpid(), "1", "another-host")
+    elsewhere = ProcessIdentity(os.getpid(), "1", "another-host")
     board = replace(ready(manager), reference="far", id="far", process=elsewhere, data_server=None)
     manager.records.save(board)
     assert manager.get("far").status is BoardStatus.RUNNING

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.boards.runs.files import (
-    Identity,
+    ProcessIdentity,
     original_text,
     own_identity,
     read_json,
@@ -81,26 +81,26 @@ def test_json_survives_what_json_lacks(tmp_path: Path) -> None:
 
 def test_an_identity_lives_as_long_as_its_process_and_no_longer() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    identity = Identity.of(process.pid)
+    identity = ProcessIdentity.of(process.pid)
     assert identity is not None and identity.is_alive() and identity.is_here_and_alive()
-    assert Identity.from_dict(identity.to_dict()) == identity
+    assert ProcessIdentity.from_dict(identity.to_dict()) == identity
     process.communicate()
     assert not identity.is_alive()
-    assert Identity.of(process.pid) is None
+    assert ProcessIdentity.of(process.pid) is None
 
 
 def test_the_same_pid_with_another_start_is_another_process() -> None:
     mine = own_identity()
     assert mine.is_here_and_alive()
-    assert not Identity(mine.pid, mine.started + "0", mine.host).is_alive()
+    assert not ProcessIdentity(mine.pid, mine.started + "0", mine.host).is_alive()
 
 
 def test_a_process_of_another_host_counts_as_alive_and_is_never_signalled() -> None:
     mine = own_identity()
-    elsewhere = Identity(mine.pid, mine.started, "another-host")
+    elsewhere = ProcessIdentity(mine.pid, mine.started, "another-host")
     assert elsewhere.is_alive() and not elsewhere.is_here_and_alive()
 
 
 @pytest.mark.parametrize("value", [None, [], {}, {"pid": "1", "started": "a", "host": "b"}, {"pid": -1}])
 def test_what_is_not_an_identity_is_none(value: object) -> None:
-    assert Identity.from_dict(value) is None
+    assert ProcessIdentity.from_dict(value) is None
