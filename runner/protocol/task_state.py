@@ -227,16 +227,9 @@ class UnexpectedEvent(Exception):
         self.state = state
 
 
-class TaskMachine:
-    """The state of the current task."""
-
-    def __init__(self) -> None:
-        self.state = State.IDLE
-
-    def step(self, event: Event) -> tuple[Action, ...]:
-        """Move on; return what is to be done. Raises UnexpectedEvent, and then nothing has changed."""
-        row = TABLE.get((self.state, event))
-        if row is None:
-            raise UnexpectedEvent(event, self.state)
-        self.state = row.state
-        return row.actions
+def row_of(state: State, event: Event) -> Row:
+    """Return what this event leads to in this state. Raises UnexpectedEvent."""
+    row = TABLE.get((state, event))
+    if row is None:
+        raise UnexpectedEvent(event, state)
+    return row

@@ -8,6 +8,7 @@ from typing import Any
 from ...boards.runs.task_ids import TaskIds
 from ...sandbox.shared.messages import Protection
 from ...sandbox.shared.outcome import Exit, left_behind, report
+from ..console.event_sink import EventSink
 from ..console.terminal import Output
 from ..protocol.messages import printable
 from ..protocol.task_state import State, UnexpectedEvent
@@ -34,6 +35,9 @@ class Notices:
         self._was_loaded = False
         self._were_left_running = False
         self._unknown: set[str] = set()
+        self.shows_commands = output.verbose  #: whether command() shows anything
+        #: Whether state_changed() shows anything.
+        self.shows_states = output.verbose or type(output.events) is not EventSink
         #: For lines that a local run shows with --verbose only.
         self._say = output.debug if settings.local else output.say
 
@@ -69,8 +73,7 @@ class Notices:
 
     def command(self, command: str) -> None:
         """The worker has sent this command."""
-        if self._output.verbose:
-            self._output.debug(f"worker: {command}")
+        self._output.debug(f"worker: {command}")
 
     def repeated_initialize(self) -> None:
         """The worker has sent the running task once more."""
@@ -153,8 +156,7 @@ class Notices:
 
     def state_changed(self, number: int, before: State, after: State) -> None:
         """The task is a step further."""
-        if self._output.verbose:
-            self._output.debug(f"task {number}: {before.name} -> {after.name}")
+        self._output.debug(f"task {number}: {before.name} -> {after.name}")
         self._output.events.moved(before, after)
 
     def task_begins(self, ids: TaskIds) -> None:

@@ -113,30 +113,32 @@ class Supervisor:
             )
         )
         control.actions = self._actions()
-
-    def _actions(self) -> dict[Action, Callable[[Any], object]]:
-        handover, end, pool, replies = self._handover, self._end, self._pool, self._replies
-        return {
-            Action.BEGIN: handover.begin,
-            Action.HAND_OVER: lambda _: handover.hand_over(),
-            Action.ABANDON: lambda _: pool.abandon(Cause.REPLACED),
-            Action.RELEASE_CHILD: lambda _: pool.release(),
-            Action.CHILD_START: lambda _: handover.start(),
+        control.actions_with_data = {
+            Action.BEGIN: self._handover.begin,
             Action.CHILD_STOP: self._child_stop,
             Action.CHILD_EXIT: self._child_exit,
-            Action.CHILD_KILL: lambda _: self._child_kill(Cause.STOPPED),
-            Action.CHILD_INTERRUPT: lambda _: self._child_kill(Cause.INTERRUPTED),
-            Action.ARM_GRACE: lambda _: self._arm_grace(),
-            Action.DISARM_GRACE: lambda _: self._disarm_grace(),
-            Action.MEASURE: lambda _: end.measure(),
-            Action.POST_INITIALIZED: lambda _: replies.initialized(),
-            Action.POST_STARTED: lambda _: replies.started(),
-            Action.POST_ANSWER: lambda _: end.post_answer(),
-            Action.POST_DEATH: lambda _: end.post_death(),
-            Action.POST_STOPPED: lambda _: end.post_stopped(),
-            Action.RECORD_STOPPED: lambda _: end.record_stopped(),
-            Action.REPLACE: lambda _: pool.replace(),
-            Action.FINISH: lambda _: self._finish(),
+        }
+
+    def _actions(self) -> dict[Action, Callable[[], object]]:
+        handover, end, pool, replies = self._handover, self._end, self._pool, self._replies
+        return {
+            Action.HAND_OVER: handover.hand_over,
+            Action.ABANDON: lambda: pool.abandon(Cause.REPLACED),
+            Action.RELEASE_CHILD: pool.release,
+            Action.CHILD_START: handover.start,
+            Action.CHILD_KILL: lambda: self._child_kill(Cause.STOPPED),
+            Action.CHILD_INTERRUPT: lambda: self._child_kill(Cause.INTERRUPTED),
+            Action.ARM_GRACE: self._arm_grace,
+            Action.DISARM_GRACE: self._disarm_grace,
+            Action.MEASURE: end.measure,
+            Action.POST_INITIALIZED: replies.initialized,
+            Action.POST_STARTED: replies.started,
+            Action.POST_ANSWER: end.post_answer,
+            Action.POST_DEATH: end.post_death,
+            Action.POST_STOPPED: end.post_stopped,
+            Action.RECORD_STOPPED: end.record_stopped,
+            Action.REPLACE: pool.replace,
+            Action.FINISH: self._finish,
         }
 
     # ---- from outside

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..protocol.task_state import Action, Event, State, TaskMachine, UnexpectedEvent
+from ..protocol.task_state import Action, Event, State, UnexpectedEvent, row_of
 from .active_task import ActiveTask
 from .notices import Notices
 
@@ -14,30 +14,32 @@ class TaskControl:
     """Takes events through the table of protocol/task_state.py, and has the actions of their rows done."""
 
     def __init__(self, notices: Notices) -> None:
-        self._machine = TaskMachine()
         self._notices = notices
+        self.state = State.IDLE  #: where the current task stands; only step() changes it
         self.task: ActiveTask | None = None
-        self.number = 0  #: of the last task; frames of the child carry it
+        self.number = 0  #: of the last task; messages of the child carry it
         self.exit_status = 0  #: of hkrunner, once an end was asked for
-        #: What is done for each action. Called with the data of the event: the worker's message for
-        #: INITIALIZE, the options for STOP and EXIT, None for every other.
-        self.actions: dict[Action, Callable[[Any], object]] = {}
-
-    @property
-    def state(self) -> State:
-        """Where the current task stands."""
-        return self._machine.state
+        #: What is done for each action.
+        self.actions: dict[Action, Callable[[], object]] = {}
+        #: What is done for those that take the data of their event: the worker's message for INITIALIZE, the
+        #: options for STOP and EXIT.
+        self.actions_with_data: dict[Action, Callable[[Any], object]] = {}
 
     def step(self, event: Event, data: Any = None) -> None:
         """Do what the table says of this event in this state; an event without a row is reported."""
-        machine = self._machine
-        before = machine.state
+        before = self.state
         try:
-            actions = machine.step(event)
+            row = row_of(before, event)
         except UnexpectedEvent as error:
             self._notices.unexpected(error)
             return
-        if before is not machine.state:
-            self._notices.state_changed(self.number, before, machine.state)
-        for action in actions:
-            self.actions[action](data)
+        self.state = row.state
+        if before is not row.state and self._notices.shows_states:
+            self._notices.state_changed(self.number, before, row.state)
+        actions = self.actions
+        for action in row.actions:
+            do = actions.get(action)
+            if do is not None:
+                do()
+            else:
+                self.actions_with_data[action](data)

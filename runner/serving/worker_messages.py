@@ -108,7 +108,8 @@ class WorkerMessages:
             if command in _WORKER_SAYS:
                 self._replies.worker_spoke()
             if handler is not None:
-                self._notices.command(command)
+                if self._notices.shows_commands:
+                    self._notices.command(command)
                 is_kept = command == messages.INITIALIZE
                 handler(message)
             elif command in ANSWERS:

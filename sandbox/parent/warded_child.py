@@ -127,7 +127,7 @@ class WardedChild(Child):
 
     def send(self, task: int, *messages: Message) -> None:
         """Send messages on the task socket, with one write; a memfd stays the caller's."""
-        if any(isinstance(one, (Begin, Initialize)) for one in messages):
+        if not self._is_throttled and any(isinstance(one, (Begin, Initialize)) for one in messages):
             self._throttle(True)
         super().send(task, *messages)
 

@@ -14,8 +14,8 @@ from hkrunner.runner.protocol.task_state import (
     Event,
     Row,
     State,
-    TaskMachine,
     UnexpectedEvent,
+    row_of,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +27,18 @@ LEAD_ON = {Action.BEGIN, Action.HAND_OVER, Action.MEASURE}
 WORKERS = (Event.INITIALIZE, Event.START, Event.STOP, Event.EXIT)
 ACTIVE = {*NOT_BEGUN, *MEASURING, State.RUNNING, State.STOPPING, State.KILLING}
 EVERY_PAIR = list(itertools.product(State, Event))
+
+
+class TaskMachine:
+    """A state, and what its events lead to."""
+
+    def __init__(self) -> None:
+        self.state = State.IDLE
+
+    def step(self, event: Event) -> tuple[Action, ...]:
+        row = row_of(self.state, event)
+        self.state = row.state
+        return row.actions
 
 
 def machine_in(state: State) -> TaskMachine:
