@@ -1,0 +1,413 @@
+"""A supervisor with a recording link, children that say what the test says, and a clock that it turns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import pytest
+from hkrunner.boards.runs.store import Store
+from hkrunner.runner.console.event_sink import EventSink
+from hkrunner.runner.io.loop import Loop
+from hkrunner.runner.link.answer_blob import AnswerBlob
+from hkrunner.runner.link.connection import Message
+from hkrunner.runner.protocol.messages import Failure
+from hkrunner.runner.protocol.result import Result
+from hkrunner.runner.protocol.task_state import State
+from hkrunner.runner.serving import supervisor as supervisor_module
+from hkrunner.runner.serving.child_pool import ChildPool
+from hkrunner.runner.serving.supervisor import Hooks, Supervisor
+from hkrunner.runner.settings.settings import Settings
+from hkrunner.sandbox.parent import warden_launch
+from hkrunner.sandbox.parent.child_handle import Child, Listener
+from hkrunner.sandbox.shared.entry import Location
+from hkrunner.sandbox.shared.messages import (
+    PROTOCOL_VERSION,
+    Done,
+    Failed,
+    Initialized,
+    Loaded,
+    Protection,
+    Sample,
+    StopReturned,
+    TaskRead,
+    Wire,
+)
+from hkrunner.sandbox.shared.messages import Message as ChildMessage
+from hkrunner.sandbox.shared.outcome import Cause, Exit
+
+from .clock import Clock
+
+#: No pid of this machine, which has at most 2**22.
+PID = 2**23
+URL = "ws://worker"
+WHERE = Location("/code", "main", "start", "/code/main.py")
+
+
+class FakeChild:
+    """What the supervisor asks of a child, written down; it says what the test says."""
+
+    def __init__(self, listener: Listener, number: int) -> None:
+        self.number = number  #: 1 for the first child of the run
+        self.pid = PID + number
+        self.loaded = False
+        self.has_init = True
+        self.may_kill = True
+        self.is_quiet = True
+        self.protection = Protection("limits: none", "sampling", False)
+        self.sent: list[tuple[int, ChildMessage]] = []  #: on the task socket
+        self.replies: list[tuple[int, Wire]] = []
+        self.stops: list[tuple[int, Mapping[str, object]]] = []
+        self.exits: list[Mapping[str, object]] = []
+        self.kill_cause: Cause | None = None
+        self.asked: list[int] = []  #: numbers of what the warden was asked
+        self.is_listened_to = True
+        self.idle: list[bool] = []
+        self.ended_others = 0
+        self.is_gone = False
+        self._listener = listener
+
+    # ---- what the supervisor asks
+
+    def tell(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def send(self, task: int, *messages: ChildMessage) -> None:
+        self.sent += [(task, one) for one in messages]
+
+    def reply(self, task: int, wire: Wire) -> None:
+        self.replies.append((task, wire))
+
+    def stop(self, task: int, options: Mapping[str, object]) -> None:
+        self.stops.append((task, options))
+
+    def exit(self, options: Mapping[str, object]) -> None:
+        self.exits.append(options)
+
+    def kill(self, cause: Cause, detail: str = "") -> None:
+        if self.kill_cause is None and not self.is_gone:
+            self.kill_cause = cause
+
+    @property
+    def is_being_killed(self) -> bool:
+        return self.kill_cause is not None
+
+    def ask(self, number: int, *, restart: bool) -> None:
+        self.asked.append(number)
+
+    def watch(self, *, idle: bool) -> None:
+        self.idle.append(idle)
+
+    def listen(self, on: bool) -> None:
+        self.is_listened_to = on
+
+    def end_others(self) -> None:
+        self.ended_others += 1
+
+    def hold_output(self, on: bool) -> None:
+        pass
+
+    def drain_output(self) -> None:
+        pass
+
+    # ---- what the test has it say
+
+    def says(self, message: ChildMessage, task: int = 0) -> None:
+        self._listener.on_message(cast(Child, self), task, message)
+
+    def loads(self, *methods: str) -> None:
+        self.loaded = True
+        self.has_init = "init" in methods
+        self.says(Loaded(PROTOCOL_VERSION, list(methods), "3.11", {}))
+
+    def samples(self, *, answers: int | None = None, memory: int = 1000) -> None:
+        sample = Sample(memory, memory, 0, 1, 0.5, answers)
+        self._listener.on_sample(cast(Child, self), sample)
+
+    def goes(self, exit: Exit | None = None) -> None:
+        """End; by default as it was killed, or with code 3."""
+        self.is_gone = True
+        if exit is None:
+            cause = self.kill_cause or Cause.EXITED
+            code = 3 if cause is Cause.EXITED else None
+            exit = Exit(cause, pid=self.pid, code=code, loaded=self.loaded)
+        self._listener.on_exit(cast(Child, self), exit)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The names of what was sent to it."""
+        return [type(message).__name__ for _, message in self.sent]
+
+
+class RecordingLink:
+    """The connection to a worker, whose messages are those of the test."""
+
+    def __init__(self, loop: Loop, listener: Any, url: str, **more: object) -> None:
+        self.url = url
+        self.listener = listener
+        self.is_open = True
+        self.congested = False
+        self.on_relieved: Callable[[], None] | None = None
+        self.posted: list[dict[str, Any]] = []
+        self.clears = 0
+        self.is_closed = False
+
+    def open(self) -> None:
+        pass
+
+    def post(
+        self, data: bytes, source: AnswerBlob | None = None, *, final: bool = False, soon: bool = False
+    ) -> bool:
+        if source is not None:
+            data = source.read(0, source.size)
+            source.close()
+        self.posted.append(json.loads(data))
+        return self.congested
+
+    def worker_spoke(self) -> None:
+        pass
+
+    def clear(self) -> None:
+        self.clears += 1
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class RecordingOutput:
+    """The terminal, as lines."""
+
+    verbose = False
+    holding = False
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.printed = b""
+        self.events = EventSink()
+        self.on_release: Callable[[], None] = lambda: None
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    warn = say
+
+    def debug(self, text: str) -> None:
+        pass
+
+    def user(self, stream: str, data: bytes) -> None:
+        self.printed += data
+
+    def shows(self, text: str) -> bool:
+        return any(text in line for line in self.lines)
+
+
+class FakeServing:
+    """A supervisor, and all that it deals with."""
+
+    def __init__(
+        self,
+        patch: pytest.MonkeyPatch,
+        *,
+        methods: tuple[str, ...] | None = ("init", "start"),
+        one_core: bool = False,
+        store: Store | None = None,
+        child: Callable[[Listener], Any] | None = None,
+        loop: Loop | None = None,
+        clock: Clock | None = None,
+        **settings: Any,
+    ) -> None:
+        """`methods`: what the code of the first child has; None: it does not load yet. `child`: makes
+        another one than a FakeChild."""
+        self.prepared = 0  #: wardens begun for the child that follows
+
+        def prepare() -> None:
+            self.prepared += 1
+
+        patch.setattr(warden_launch, "prepare", prepare)
+        patch.setattr(supervisor_module, "Link", RecordingLink)
+        self.clock = clock or Clock()
+        self.loop = loop or Loop(clock=self.clock)
+        self._owns_loop = loop is None
+        self.loop.one_core = one_core
+        self.output = RecordingOutput()
+        self.results: list[Result] = []
+        self.load_failures: list[Failure] = []
+        self.finished = 0
+        self.children: list[FakeChild] = []
+        self.refuses_children = False
+        self._make = child
+        asked = {
+            "entry": "main.py", "path": None, "cwd": "/code", "url": URL, "encoding": "json", "grace_s": 5.0,
+            "connect_timeout_s": None, "state_dir": None, "json": False, "quiet": False, "verbose": False,
+            "local": False, **settings,
+        }  # fmt: skip
+        options = Settings(**asked)
+        hooks = Hooks(
+            on_result=self.results.append,
+            on_load_failed=self.load_failures.append,
+            on_finished=self._finish,
+        )
+        pool = ChildPool(self.loop, options, WHERE, {}, self._attach)
+        output = cast(Any, self.output)
+        self.supervisor = Supervisor(self.loop, options, WHERE, output, store, hooks, pool)
+        self.supervisor.preload()
+        self.supervisor.connect(URL)
+        self.link = cast(RecordingLink, self.supervisor._replies.link)
+        if methods is not None:
+            self.child.loads(*methods)
+
+    def _attach(self, loop: Loop, listener: Listener, setup: object) -> Child:
+        if self.refuses_children:
+            raise OSError(11, "Resource temporarily unavailable")
+        if self._make is not None:
+            return cast(Child, self._make(listener))
+        self.children.append(FakeChild(listener, len(self.children) + 1))
+        return cast(Child, self.children[-1])
+
+    def _finish(self) -> None:
+        self.finished += 1
+
+    def close(self) -> None:
+        if self._owns_loop:
+            self.loop.close()
+
+    @property
+    def child(self) -> FakeChild:
+        """The serving child; the one that was started last where none serves."""
+        serving = self.supervisor._pool.child
+        return self.children[-1] if serving is None else cast(FakeChild, serving)
+
+    @property
+    def state(self) -> State:
+        return self.supervisor._control.state
+
+    @property
+    def number(self) -> int:
+        """The running number of the last task."""
+        return self.supervisor._control.number
+
+    def turn(self) -> None:
+        """Have the loop serve what is due."""
+        self.loop.turn(0)
+
+    def after(self, seconds: float) -> None:
+        """Let so much time pass."""
+        self.clock.now += seconds
+        self.turn()
+
+    # ---- the worker
+
+    def worker(self, command: str, data: object = None) -> None:
+        """Have the worker send this."""
+        text = json.dumps({"command": command, "data": data})
+        self.link.listener.on_link_message(Message(text.encode()))
+
+    def initialize(self, task: str | None = "t1", *, job: str = "j", size: int = 0) -> None:
+        """Have the worker begin a task; `size`: of its input, in bytes."""
+        names = {} if task is None else {"taskId": task, "jobId": job}
+        self.worker("initialize", {**names, "input": ["x" * size]})
+
+    def start(self) -> None:
+        self.worker("start")
+
+    def stop(self) -> None:
+        self.worker("stop", {"forceStop": True})
+
+    def exit(self) -> None:
+        self.worker("exit", {"exitCode": 7})
+
+    @property
+    def commands(self) -> list[str]:
+        """What was posted to the worker, by command."""
+        return [str(message["command"]) for message in self.link.posted]
+
+    # ---- the child, for the present task
+
+    def child_reads(self) -> None:
+        self.child.says(TaskRead({"taskId": "t1", "jobId": "j"}), self.number)
+
+    def child_initializes(self) -> None:
+        self.child.says(Initialized(), self.number)
+
+    def child_answers(self, data: object = 1) -> None:
+        wire = json.dumps({"command": "done", "data": data}, separators=(",", ":")).encode()
+        self.child.says(Done(wire), self.number)
+
+    def child_fails(self, code: str = "ALGORITHM_ERROR", *, ends: bool = False) -> None:
+        self.child.says(Failed(code, f"{code}: no", "", ends), self.number)
+
+    def child_has_stopped(self, error: str = "") -> None:
+        self.child.says(StopReturned(error), self.number)
+
+    def run_to(self, state: State) -> None:
+        """Bring a first task of code with an init() to this state."""
+        _WAYS[state](self)
+        assert self.state is state
+
+
+def _initializing(one: FakeServing) -> None:
+    one.initialize()
+
+
+def _starting(one: FakeServing) -> None:
+    one.initialize()
+    one.start()
+
+
+def _initialized(one: FakeServing) -> None:
+    one.initialize()
+    one.child_reads()
+    one.child_initializes()
+
+
+def _running(one: FakeServing) -> None:
+    _initialized(one)
+    one.start()
+
+
+def _lasting(one: FakeServing) -> None:
+    """The warden has begun to measure the task."""
+    _running(one)
+    one.after(0.06)
+    one.child.samples(answers=one.child.asked[-1])
+
+
+def _answered(one: FakeServing) -> None:
+    _lasting(one)
+    one.child_answers()
+
+
+def _stopping(one: FakeServing) -> None:
+    _running(one)
+    one.stop()
+
+
+def _stopped(one: FakeServing) -> None:
+    _lasting(one)
+    one.stop()
+    one.child_answers()
+
+
+def _killing(one: FakeServing) -> None:
+    _stopping(one)
+    one.after(5.1)
+
+
+def _exiting(one: FakeServing) -> None:
+    _running(one)
+    one.supervisor.shutdown(130)
+
+
+_WAYS: dict[State, Callable[[FakeServing], None]] = {
+    State.IDLE: lambda one: None,
+    State.INITIALIZING: _initializing,
+    State.STARTING: _starting,
+    State.INITIALIZED: _initialized,
+    State.RUNNING: _running,
+    State.ANSWERED: _answered,
+    State.STOPPING: _stopping,
+    State.STOPPED: _stopped,
+    State.KILLING: _killing,
+    State.EXITING: _exiting,
+}
