@@ -261,7 +261,7 @@ class Api(Calls):
         try:
             yield
         except BaseException as error:
-            self.finish_span(error=f"{type(error).__name__}: {exception_report.text_of(error)}")
+            self.finish_span(error=f"{exception_report.name_of(error)}: {exception_report.text_of(error)}")
             raise
         self.finish_span()
 

@@ -1,18 +1,24 @@
-"""How an exception of the user's code is told: one bounded message, most important first.
+"""Describes an exception of the user's code: one bounded message, most important first.
 
 Runs in the child, on Python 3.8 and newer. HKube's worker keeps only `error.message`, so everything a
 user needs stands in it: the code, type and text, the last line of their own code, then their frames.
+
+Nothing that belongs to the exception is trusted: its class may have a __str__ that exits, a __class__ that
+lies, a __module__ of None, properties that raise, texts whose methods are the user's.
 """
 
 from __future__ import annotations
 
+import collections
 import errno
+import linecache
 import os
+import re
 import resource
 import sys
 import traceback
-from types import FrameType
-from typing import Any, Dict, List, Optional
+from types import FrameType, TracebackType
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Type
 
 from . import requirements
 
@@ -20,13 +26,15 @@ from . import requirements
 TEXT_MAX = 4_000
 MESSAGE_MAX = 12_000
 DETAILS_MAX = 60_000
+#: Frames read from the end of a traceback.
+FRAMES_MAX = 200
 
-#: The errors of the code API are known by their names: the module is called so in the child alone. That
-#: stays their __module__, for an error that is pickled on its way out of a pool.
+#: Module of the code API's errors, left out when they are shown. It stays their __module__, by which an error
+#: that comes out of a pool of processes is unpickled.
 _API = __name__.rpartition(".")[0] + ".api_call"
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-#: Where the standard library lies: its Python files, and those of one kind of machine (Fedora's lib64). Not
-#: sysconfig's own word for it, which takes 3 ms of each start to find.
+#: Folders of the standard library: its Python files, and those of one kind of machine (Fedora's lib64). Not
+#: asked of sysconfig, whose import takes 3 ms of each start.
 _LIBRARIES = tuple(
     {
         folder + os.sep
@@ -42,6 +50,13 @@ _LIBRARIES = tuple(
 _INSTALLED = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
 
 
+class _Frame(NamedTuple):
+    filename: str
+    lineno: Optional[int]
+    name: str
+    line: str  #: Its source text, "" where there is none.
+
+
 def cut(text: str, most: int) -> str:
     """Return the text, with its middle left out when it is longer than `most` characters."""
     if len(text) <= most:
@@ -51,82 +66,136 @@ def cut(text: str, most: int) -> str:
 
 
 def text_of(error: object) -> str:
-    """Return str(error), whatever its __str__ does."""
+    """Return str(error), or what its __str__ raised. Never raises."""
     try:
-        return cut(str(error), TEXT_MAX)
-    except BaseException as second:  # noqa: BLE001 - user code, at its worst: its __str__ may do anything
-        return f"<its text cannot be shown: __str__ raised {type(second).__name__}>"
+        return cut(_exact(str(error)), TEXT_MAX)
+    except BaseException as second:  # noqa: BLE001 - the user's __str__ may raise anything, SystemExit too
+        return f"<its text cannot be shown: __str__ raised {name_of(second)}>"
+
+
+def name_of(error: BaseException) -> str:
+    """Return the name of the error's class, whatever its metaclass puts in front of it. Never raises."""
+    return _exact(type.__dict__["__name__"].__get__(type(error)))[:200]
+
+
+def traceback_of(error: BaseException) -> Optional[TracebackType]:
+    """Return the error's traceback, whatever its class puts in front of it. Never raises."""
+    trace: Optional[TracebackType] = _field(BaseException, "__traceback__", error)
+    return trace
 
 
 def describe(error: BaseException, folder: str, *, code: str = "", during: str = "") -> Dict[str, Any]:
     """Return {"code", "message", "details", "type", "line"} for an exception of the user's code.
 
-    `during` names the function when it is not start(). Never raises.
+    `during` names the function when it is not start(). Never raises: the class of the error is the user's,
+    and so may be whatever its attributes and methods do.
     """
-    name = type(error).__name__
-    module = type(error).__module__
-    if module not in ("builtins", "__main__", _API):
-        name = f"{module}.{name}" if len(module) < 60 else name
+    try:
+        return _describe(error, folder, code, during)
+    except BaseException as second:  # noqa: BLE001 - most likely no memory: the answer must go out all the same
+        code = code or "ALGORITHM_ERROR"
+        name = name_of(error)
+        message = f"{code}: {name}{during} (no more can be shown: describing it raised {name_of(second)})"
+        return {"code": code, "message": message, "details": "", "type": name, "line": ""}
+
+
+def _describe(error: BaseException, folder: str, code: str, during: str) -> Dict[str, Any]:
+    name = _full_name(error)
     text = text_of(error)
     frames = _frames(error)
     place = _place(frames, folder)
     below = ""
-    if not code:
-        code = _code(error)
-    if isinstance(error, SystemExit):
+    code = code or _code(error)
+    syntax = _syntax_place(error)
+    if _is_a(error, SystemExit):
         code, sentence = (
             "EXITED",
             f"sys.exit({_exit_text(error)}) ended the algorithm{during} before it answered",
         )
-    elif isinstance(error, SyntaxError) and error.filename and error.lineno:
-        sentence = f"{name}: {error.msg}"
-        place = f"{_relative(error.filename, folder)}:{error.lineno}"
-        if error.text:
-            line = error.text.rstrip("\n")
-            below = f"\n    {line[:300]}\n    {' ' * min(max(error.offset or 1, 1) - 1, 300)}^"
+    elif syntax is not None:
+        filename, lineno = syntax
+        message = _field(SyntaxError, "msg", error)
+        sentence = f"{name}: {cut(_exact(message), TEXT_MAX) if _is_a(message, str) else text}"
+        place = f"{_relative(filename, folder)}:{lineno}"
+        below = _marked_line(error)
     else:
-        nothing = "an allocation failed" if isinstance(error, MemoryError) else "(without a text)"
-        sentence = f"{name}: {text or nothing}"
-        if during:
-            sentence += during
-    message = f"{code}: {sentence}" + (f" ({place})" if place else "") + _hint(error, folder) + below
+        nothing = "an allocation failed" if _is_a(error, MemoryError) else "(without a text)"
+        sentence = f"{name}: {text or nothing}{during}"
+    message = f"{code}: {sentence}" + (f" ({place})" if place else "") + _hint(error, text, folder) + below
     shown = _shown(frames, folder)
     if shown:
         message += "\n" + shown
     return {
         "code": code,
         "message": cut(message, MESSAGE_MAX),
-        "details": cut(_full(error), DETAILS_MAX),
-        "type": type(error).__name__,
+        "details": cut(_traceback(error, frames, f"{name}: {text}"), DETAILS_MAX),
+        "type": name_of(error),
         "line": place,
     }
 
 
+def _full_name(error: BaseException) -> str:
+    """Return the name of the error's class with its module, where there is one that tells more."""
+    module = type.__dict__["__module__"].__get__(type(error))
+    name = name_of(error)
+    if not _is_a(module, str) or len(_exact(module)) >= 60:
+        return name
+    module = _exact(module)
+    return name if module in ("builtins", "__main__", _API) else f"{module}.{name}"
+
+
+def _exact(text: str) -> str:
+    """Return a str of no subclass, which cannot have methods of the user's."""
+    return str.__str__(text)
+
+
+def _is_a(value: object, kind: type) -> bool:
+    """Whether the value's real class is of this kind: isinstance() would ask its __class__ as well."""
+    return issubclass(type(value), kind)
+
+
+def _field(kind: Type[BaseException], name: str, error: BaseException) -> Any:
+    """Return what the interpreter keeps under this name, whatever a subclass puts in front of it."""
+    return kind.__dict__[name].__get__(error)
+
+
+def _number(kind: Type[OSError], error: BaseException) -> Optional[int]:
+    """Return errno of an OSError of this kind, None for another error or where it is no number."""
+    number = _field(OSError, "errno", error) if _is_a(error, kind) else None
+    return number if type(number) is int else None
+
+
+def _is_signal_denied(error: BaseException) -> bool:
+    return _number(PermissionError, error) == errno.EPERM and _field(OSError, "filename", error) is None
+
+
 def _code(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
+    if _is_a(error, MemoryError):
         return "MEMORY_ERROR"
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    if _number(OSError, error) in (errno.EMFILE, errno.ENFILE):
         return "TOO_MANY_FILES"
-    if isinstance(error, PermissionError) and error.errno == errno.EPERM and error.filename is None:
+    if _is_signal_denied(error):
         return "DENIED"
     return "ALGORITHM_ERROR"
 
 
-def _hint(error: BaseException, folder: str) -> str:
+def _hint(error: BaseException, text: str, folder: str) -> str:
     """Return what helps against this error, or the limit that it ran into, where there is one to name."""
-    if isinstance(error, ModuleNotFoundError):
-        return requirements.hint(error.name, folder, interpreter())
-    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+    if _is_a(error, ModuleNotFoundError):
+        module = _field(ImportError, "name", error)
+        return requirements.hint(_exact(module) if _is_a(module, str) else None, folder, interpreter())
+    number = _number(OSError, error)
+    if number == errno.EMFILE:
         return f"; {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files are allowed (--files)"
-    if isinstance(error, PermissionError) and error.errno == errno.EPERM and error.filename is None:
+    if _is_signal_denied(error):
         return "; an algorithm may send signals to its own processes only"
-    if isinstance(error, EOFError) and str(error) == "EOF when reading a line":
+    if _is_a(error, EOFError) and text == "EOF when reading a line":
         return "; its stdin is empty: values come by --input, and with --in-process it has the terminal"
-    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+    if number == errno.EFBIG:
         return "; the size of a file is limited"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if number == errno.ENOSPC:
         return "; the disk is full"
-    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+    if _is_a(error, RuntimeError) and "start new thread" in text:
         return (
             "; the memory limit (--mem) or the system's own leaves no room for its stack: "
             "--mem-mode rss counts only what is used of it"
@@ -134,27 +203,71 @@ def _hint(error: BaseException, folder: str) -> str:
     return ""
 
 
-def _exit_text(error: SystemExit) -> str:
-    if error.code is None:
+def _exit_text(error: BaseException) -> str:
+    code = _field(SystemExit, "code", error)
+    if code is None:
         return ""
     try:
-        return repr(error.code)[:200]
-    except Exception:  # noqa: BLE001
+        return _exact(repr(code))[:200]
+    except BaseException:  # noqa: BLE001 - the user's __repr__ may raise anything
         return "…"
 
 
-def _frames(error: BaseException) -> List[traceback.FrameSummary]:
-    """Return the frames from the first one of the user's on; our own and the import system's left out."""
+def _syntax_place(error: BaseException) -> Optional[Tuple[str, int]]:
+    """Return file and line that a SyntaxError names, None where there are none to show.
+
+    Parsers of users' own raise it as well, with fields of any type: `("app.cfg", "12", "3", b"x")`.
+    """
+    if not _is_a(error, SyntaxError):
+        return None
+    filename, lineno = _field(SyntaxError, "filename", error), _whole(_field(SyntaxError, "lineno", error))
+    if _is_a(filename, bytes):
+        filename = os.fsdecode(memoryview(filename).tobytes())
+    if not _is_a(filename, str) or lineno < 1:
+        return None
+    filename = cut(_exact(filename), TEXT_MAX)
+    return (filename, lineno) if filename else None
+
+
+def _whole(value: Any) -> int:
+    """Return an int, or a text of digits, as the number it is; 0 for anything else."""
+    if _is_a(value, int):
+        return min(int.__int__(value), sys.maxsize)
+    if _is_a(value, str) and re.match(r"[0-9]{1,18}\Z", value):
+        return int(_exact(value))
+    return 0
+
+
+def _marked_line(error: BaseException) -> str:
+    """Return the source line that a SyntaxError holds, with a caret below its column; "" for none."""
+    text = _field(SyntaxError, "text", error)
+    if _is_a(text, bytes):
+        text = memoryview(text)[:1000].tobytes().decode("utf-8", "replace")
+    line = _exact(text).rstrip("\n")[:300] if _is_a(text, str) else ""
+    if not line:
+        return ""
+    column = min(max(_whole(_field(SyntaxError, "offset", error)), 1), 300)
+    return f"\n    {line}\n    {' ' * (column - 1)}^"
+
+
+def _frames(error: BaseException) -> List[_Frame]:
+    """Return the frames of the traceback, without our own and the import system's: the last FRAMES_MAX."""
+    last = collections.deque(traceback.walk_tb(traceback_of(error)), maxlen=FRAMES_MAX)
+    frames = []
+    for frame, lineno in last:
+        filename = _exact(frame.f_code.co_filename)
+        if filename.startswith((_OURS, "<frozen importlib")) or "importlib" + os.sep in filename:
+            continue
+        frames.append(_Frame(filename, lineno, _exact(frame.f_code.co_name), _source(frame, lineno)))
+    return frames
+
+
+def _source(frame: FrameType, lineno: Optional[int]) -> str:
+    """Return the text of a line, "" where it cannot be read: a module's loader may be the user's."""
     try:
-        frames = list(traceback.extract_tb(error.__traceback__, limit=-200))
-    except Exception:  # noqa: BLE001
-        return []
-    return [
-        frame
-        for frame in frames
-        if not frame.filename.startswith((_OURS, "<frozen importlib"))
-        and "importlib" + os.sep not in frame.filename
-    ]
+        return _exact(linecache.getline(frame.f_code.co_filename, lineno or 0, frame.f_globals)).strip()
+    except BaseException:  # noqa: BLE001 - the loader may raise anything
+        return ""
 
 
 def _is_library(filename: str) -> bool:
@@ -165,9 +278,9 @@ def _is_installed(filename: str) -> bool:
     return any(one in filename for one in _INSTALLED)
 
 
-def _place(frames: List[traceback.FrameSummary], folder: str) -> str:
+def _place(frames: List[_Frame], folder: str) -> str:
     """Return `file:line in function` of the last frame in the user's own code."""
-    own: Optional[traceback.FrameSummary] = None
+    own: Optional[_Frame] = None
     for frame in frames:
         if frame.filename.startswith(folder + os.sep) and not _is_installed(frame.filename):
             own = frame
@@ -182,33 +295,34 @@ def _relative(filename: str, folder: str) -> str:
     return filename[len(folder) + 1 :] if filename.startswith(folder + os.sep) else filename
 
 
-def _shown(frames: List[traceback.FrameSummary], folder: str) -> str:
+def _shown(frames: List[_Frame], folder: str) -> str:
+    """Return the frames from the first one of the user's on; of many, the two ends."""
     first = next((i for i, one in enumerate(frames) if not _is_library(one.filename)), 0)
-    frames = frames[first:]
-    lines: List[str] = []
-    if len(frames) > 20:
-        skipped = len(frames) - 16
-        frames = frames[:8] + frames[-8:]
-        lines = [_line(one, folder) for one in frames[:8]]
-        lines.append(f"  … {skipped} more calls …")
-        lines += [_line(one, folder) for one in frames[8:]]
-    else:
-        lines = [_line(one, folder) for one in frames]
+    lines = [_line(one, folder) for one in frames[first:]]
+    if len(lines) > 20:
+        lines[8:-8] = [f"  … {len(lines) - 16} more calls …"]
     return "\n".join(lines)
 
 
-def _line(frame: traceback.FrameSummary, folder: str) -> str:
-    code = f"\n    {frame.line[:200]}" if frame.line else ""
-    return f"  {_relative(frame.filename, folder)}:{frame.lineno} in {frame.name}{code}"
+def _line(frame: _Frame, folder: str) -> str:
+    source = f"\n    {frame.line[:200]}" if frame.line else ""
+    return f"  {_relative(frame.filename, folder)}:{frame.lineno} in {frame.name}{source}"
 
 
-def _full(error: BaseException) -> str:
+def _traceback(error: BaseException, frames: List[_Frame], summary: str) -> str:
+    """Return the traceback as Python prints it; where that fails, the frames and the summary."""
     try:
         # Never the whole of a recursion: 200 frames from the end are enough for anybody.
-        lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-200)
-        return "".join(lines).replace(_API + ".", "")
-    except BaseException as second:  # noqa: BLE001
-        return f"<no traceback: {type(second).__name__} while formatting it>"
+        lines = traceback.format_exception(type(error), error, traceback_of(error), limit=-FRAMES_MAX)
+        return _exact("".join(lines)).replace(_API + ".", "")
+    except BaseException as second:  # noqa: BLE001 - it reads attributes of the user's class, which may raise
+        rows = [
+            f'  File "{one.filename}", line {one.lineno}, in {one.name}\n'
+            + (f"    {one.line}\n" if one.line else "")
+            for one in frames
+        ]
+        head = "Traceback (most recent call last):\n" if rows else ""
+        return f"{head}{''.join(rows)}{summary}\n<its causes and notes cannot be shown: {name_of(second)}>\n"
 
 
 def interpreter() -> str:
@@ -217,5 +331,5 @@ def interpreter() -> str:
 
 
 def is_ours(frame: FrameType) -> bool:
-    """It belongs to the runner, not to the user's code."""
+    """Whether the frame runs code of hkrunner, not the user's."""
     return frame.f_code.co_filename.startswith(_OURS)

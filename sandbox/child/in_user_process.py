@@ -176,7 +176,7 @@ class UserProcessServer(TaskServer):
             super()._load(bare)
 
     def _import_failure(self, error: BaseException) -> Failed:
-        if isinstance(error, KeyboardInterrupt):
+        if issubclass(type(error), KeyboardInterrupt):  # isinstance() would ask the user's class
             self._ask_to_end(signal.SIGINT)
             raise _ServingEnds from None
         self._look_at(error)
@@ -200,9 +200,9 @@ class UserProcessServer(TaskServer):
 
     def _look_at(self, error: BaseException) -> None:
         """Open pdb where the error was raised, if that was asked for."""
-        if not self._post_mortem or not isinstance(error, Exception) or os.getpid() != self._owner:
+        if not self._post_mortem or os.getpid() != self._owner or not issubclass(type(error), Exception):
             return
-        trace = error.__traceback__
+        trace = exception_report.traceback_of(error)
         while trace is not None and trace.tb_next is not None and exception_report.is_ours(trace.tb_frame):
             trace = trace.tb_next
         told = exception_report.describe(error, self._where.folder)["message"]
@@ -213,7 +213,8 @@ class UserProcessServer(TaskServer):
             debugger.look_at(trace)
 
     def _fail(self, task: int, failed: Failed) -> None:
-        if isinstance(sys.exc_info()[1], KeyboardInterrupt) and not self._asked:
+        kind = sys.exc_info()[0]  # not isinstance() of the error: it would ask __class__ of the user's
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and not self._asked:
             # Ctrl-C, or as good as: the run ends. The supervisor has heard of it before it gets the answer.
             self._ask_to_end(signal.SIGINT)
             self._stops.exit_known.wait(5.0)

@@ -27,7 +27,9 @@ class MemoryReserve:
         First the reserve is released, which takes no memory; then the brake is raised: the warden sets it
         again when it looks next.
         """
-        if not isinstance(error, MemoryError) and not isinstance(error.__context__, MemoryError):
+        # Not isinstance() and not error.__context__: both would ask the user's class, which may raise.
+        context = BaseException.__dict__["__context__"].__get__(error)
+        if not issubclass(type(error), MemoryError) and not issubclass(type(context), MemoryError):
             return
         self._reserved = b""
         with contextlib.suppress(OSError, ValueError):

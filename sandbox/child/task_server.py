@@ -167,7 +167,7 @@ class TaskServer:
             error, self._where.folder, code="IMPORT_FAILED", during=" during import"
         )
         text: str = told["message"]
-        if isinstance(error, ModuleNotFoundError):
+        if issubclass(type(error), ModuleNotFoundError):  # isinstance() would ask the user's class
             text = text.replace(" during import", f" (python: {exception_report.interpreter()})", 1)
         return Failed(told["code"], text, told["details"])
 
@@ -218,7 +218,8 @@ class TaskServer:
                 with contextlib.suppress(Exception):
                     print(text, file=sys.stderr)
                 exit_fork(1)
-            ends = isinstance(error, SystemExit) and not self._survives_exit
+            # Not isinstance(): it would ask __class__ of the user's, which may raise.
+            ends = issubclass(type(error), SystemExit) and not self._survives_exit
             told = exception_report.describe(error, self._where.folder)
             self._fail(task, Failed(told["code"], told["message"], told["details"], ends))
             if ends:

@@ -61,3 +61,27 @@ def test_a_stack_overflow_in_c_code_is_told_as_what_python_makes_of_it(tmp_path:
         assert "RecursionError" in message and run.status == 1
     else:
         assert code == "KILLED_BY_SIGNAL" and "SIGSEGV" in message and run.status == 139
+
+
+ODD = {
+    "text": "NoResponse: <its text cannot be shown: __str__ raised AttributeError>",
+    "module": "Moved: x",
+    "syntax": "SyntaxError: bad (f.cfg:12)",
+    "syntax without a line": "SyntaxError: bad",
+    "class": "Liar: (without a text)",
+    "lying text": "WithLyingText: its text",
+    "notes": "WithNotes: (without a text)",
+    "errno": "PermissionError: [Errno [1]] not permitted",
+    "missing module": "ModuleNotFoundError: gone",
+}
+
+
+def test_an_exception_that_breaks_whoever_looks_at_it_costs_its_task_alone(tmp_path: Path) -> None:
+    run = run_tasks("raises_odd_exceptions.py", *[[kind] for kind in ODD], ["behave"], cwd=tmp_path)
+    assert len(run.tasks) == len(ODD) + 1
+    assert run.outputs[-1] == f"served {len(run.tasks)} tasks" and run.status == 1
+    for task, sentence in zip(run.tasks, ODD.values(), strict=False):
+        code, message = error_of(task)
+        assert (code, task["reason"]) == ("ALGORITHM_ERROR", "AlgorithmError")
+        assert sentence in message
+        assert "raises_odd_exceptions.py:62 in start" in message
