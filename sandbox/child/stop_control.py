@@ -73,7 +73,9 @@ class StopControl:
         """The task can be stopped from here on; at once, if that was asked for before it was read."""
         with self._lock:
             self._task, self._api = task, api
-            early, self._early = self._early, None
+            early = self._early
+            if early is not None and early[0] <= task:  # one for a later task waits for that one
+                self._early = None
         if early is not None and early[0] == task:
             self._begin_stop(*early)
         elif self.exit_options is not None:

@@ -1,0 +1,101 @@
+"""A child started by file, as its warden starts it, with the test in the parent's place at its sockets."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from hkrunner.sandbox.parent.warden_launch import START
+from hkrunner.sandbox.shared.channel import FrameReader, fds_of, header
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Message, decode, encode
+from hkrunner.sandbox.shared.messages import FROM_CHILD, Loaded, Setup
+
+DEADLINE_S = 20.0
+
+
+class ChildProcess:
+    """The process, until the test is done with it; what it prints is in `output`."""
+
+    def __init__(self, code: str, folder: Path, *, setup: dict[str, object] | None = None) -> None:
+        """Start it, and say which code to load. `setup`: other values for fields of Setup."""
+        (folder / "alg.py").write_text(code, encoding="utf-8")
+        self.tasks, tasks = socket.socketpair()
+        self.control, control = socket.socketpair()
+        self._fault = os.memfd_create("test-fault", os.MFD_CLOEXEC)
+        self._reader = FrameReader()
+        self._ready: list[tuple[int, Message]] = []
+        self._output_file = folder / "output.txt"
+        fds = (tasks.fileno(), control.fileno(), self._fault)
+        with tasks, control, open(self._output_file, "wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-u", START, "child", *map(str, fds)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=fds,
+                cwd=folder,
+            )
+        first = Setup(PROTOCOL_VERSION, str(folder), "alg", "start", str(folder / "alg.py"), "json", [])
+        self.say(0, first.replace(**(setup or {})))
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self._output_file.read_text(encoding="utf-8", errors="replace")
+
+    def say(self, task: int, *messages: Message) -> None:
+        """Say these on the task socket."""
+        self.tasks.sendall(b"".join(encode(task, one) for one in messages))
+
+    def say_to_control(self, task: int, message: Message) -> None:
+        """Say this on the control socket."""
+        self.control.sendall(encode(task, message))
+
+    def send_blob(self, task: int, kind: int, fd: int, size: int) -> None:
+        """Send a message on the task socket whose bytes are in this memfd."""
+        socket.send_fds(self.tasks, [header(kind, task, size, blob=True)], [fd])
+
+    def next(self) -> tuple[int, Message] | None:
+        """Wait for the next message; return it with its task's number, None when it has closed its socket."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not self._ready:
+            ready, _, _ = select.select([self.tasks], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, f"no message within {DEADLINE_S:g} s; it printed: {self.output}"
+            try:
+                data, ancillary, _, _ = self.tasks.recvmsg(1 << 20, 256, socket.MSG_CMSG_CLOEXEC)
+            except ConnectionResetError:  # it ended before it had read all that was sent
+                return None
+            fds = fds_of(ancillary)
+            if not data and not fds:
+                return None
+            self._ready = [(one.task, decode(one, FROM_CHILD)) for one in self._reader.feed(data, fds)]
+        return self._ready.pop(0)
+
+    def loaded(self) -> Loaded:
+        """Wait until its code is loaded."""
+        said = self.next()
+        assert said is not None and isinstance(said[1], Loaded), said
+        return said[1]
+
+    def status(self) -> int:
+        """Wait until it ends; return its exit status."""
+        return self.process.wait(timeout=DEADLINE_S)
+
+    def __enter__(self) -> ChildProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.tasks.close()
+        self.control.close()
+        self._reader.close()
+        os.close(self._fault)
