@@ -22,7 +22,7 @@ from ..console.event_sink import EventSink
 from ..console.terminal import Output
 from ..io.loop import Loop
 from ..link.answer_blob import AnswerBlob
-from ..link.connection import Blob, Message
+from ..link.connection import MessageMemory, WorkerMessage
 from ..protocol.result import Result
 from ..serving.supervisor import Hooks, Supervisor
 from ..settings.settings import Settings
@@ -275,10 +275,10 @@ def save_spans(folder: str | None, spans: list[dict[str, Any]]) -> None:
             replace_file(f"{folder}/spans.json", to_json({"spans": spans}))
 
 
-def _message(data: bytes) -> Message:
+def _message(data: bytes) -> WorkerMessage:
     if len(data) <= INLINE_MAX:
-        return Message(data)
-    blob = Blob(len(data))
+        return WorkerMessage(data)
+    blob = MessageMemory(len(data))
     blob.map[:] = data
     blob.size = len(data)
-    return Message(b"", blob)
+    return WorkerMessage(b"", blob)

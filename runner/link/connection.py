@@ -38,20 +38,20 @@ from ..protocol.messages import printable
 from .connect import CONNECT_TIMEOUT_S, Attempt, all_has_arrived, reason_of, watch_peer
 from .frames import BINARY, BLOB_MIN, CLOSE, MESSAGE_MAX, PING, PONG, TEXT, TURN_BYTES, Reader, Refused, frame
 from .identity import Identity
-from .message_memory import KEEP_BLOB_S, Blob, Blobs, Message
-from .outbox import PIECE, Outbox, Outgoing, Source
+from .message_memory import KEEP_BLOB_S, MessageMemory, MessageMemoryPool, WorkerMessage
+from .outbox import PIECE, MessageSource, Outbox, Outgoing
 
 __all__ = [
     "BLOB_MIN",
     "KEEP_BLOB_S",
     "MESSAGE_MAX",
     "PIECE",
-    "Blob",
     "Link",
-    "Listener",
-    "Message",
-    "Source",
-    "State",
+    "LinkListener",
+    "LinkState",
+    "MessageMemory",
+    "MessageSource",
+    "WorkerMessage",
 ]
 
 #: First try after a drop at once, then these pauses, the last one for ever.
@@ -72,7 +72,7 @@ SMALL = 16 * 1024
 SOON_S = 0.001
 
 
-class State(Enum):
+class LinkState(Enum):
     """Where the link stands."""
 
     DISCONNECTED = auto()
@@ -82,11 +82,11 @@ class State(Enum):
     CLOSED = auto()  #: for good
 
 
-class Listener(Protocol):
+class LinkListener(Protocol):
     """Who is told, from the loop."""
 
     def on_link_open(self) -> None: ...
-    def on_link_message(self, message: Message) -> None:
+    def on_link_message(self, message: WorkerMessage) -> None:
         """A message; the listener releases it, and calls worker_spoke() if it is one of HKube's worker."""
 
     def on_link_resumed(self, *, all_written: bool) -> None:
@@ -112,7 +112,7 @@ class Link:
     def __init__(
         self,
         loop: Loop,
-        listener: Listener,
+        listener: LinkListener,
         url: str,
         *,
         text: bool,
@@ -124,7 +124,7 @@ class Link:
         self.url = url
         self._opcode = TEXT if text else BINARY
         self._connect_timeout_s = connect_timeout_s
-        self.state = State.DISCONNECTED
+        self.state = LinkState.DISCONNECTED
         self._attempt: Attempt | None = None  #: to connect
         self._client: Any = None  # websocket.WebSocket, which owns the socket
         self._socket: socket.socket | None = None
@@ -143,19 +143,19 @@ class Link:
         self._all_written = False  #: at the last drop nothing waited to be sent
         self._resume = loop.alarm(self._resumed)
         self._again = loop.alarm(self._send_again)
-        self._blobs = Blobs(loop)
+        self._blobs = MessageMemoryPool(loop)
         self._reader = Reader(self._blobs, self._deliver, self._on_control)
 
     # ---- connecting
 
     def open(self) -> None:
         """Begin to connect, and keep at it."""
-        assert self.state is State.DISCONNECTED
+        assert self.state is LinkState.DISCONNECTED
         self._since = self._loop.clock()
         self._connect()
 
     def _connect(self) -> None:
-        self.state = State.CONNECTING
+        self.state = LinkState.CONNECTING
         self._attempt = Attempt(self._loop, self.url, self._connected, self._not_connected)
         self._be_patient()
 
@@ -198,7 +198,7 @@ class Link:
             self._not_now = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
         watch_peer(sock)
         self._reader.begin()
-        self.state = State.OPEN
+        self.state = LinkState.OPEN
         self._spoken = False
         if self._identity.is_certain:
             self._resume.set(SILENT_S)
@@ -208,16 +208,16 @@ class Link:
         self._listener.on_link_open()
         # First what the worker has to say: if it begins another task, the old one's answer must not go out.
         self._on_readable()
-        if self.state is State.OPEN:
+        if self.state is LinkState.OPEN:
             self._pump()
             if self._outbox.written is not None and not self._spoken:
                 self._again.set(SETTLE_S)
 
     def _is_waiting(self) -> bool:
         """The worker is certainly the one before the drop, and has not begun to speak since."""
-        if self.state is State.OPEN:
+        if self.state is LinkState.OPEN:
             self._on_readable()  # a busy machine: it may have spoken since the loop last looked
-        is_silent = self.state is State.OPEN and not self._spoken and not self._reader.is_amid
+        is_silent = self.state is LinkState.OPEN and not self._spoken and not self._reader.is_amid
         return is_silent and self._identity.is_certain
 
     def _send_again(self) -> None:
@@ -239,7 +239,7 @@ class Link:
 
         Answers of tasks that have ended only if it is certainly the worker that has handed them out.
         """
-        if self._spoken or self.state is not State.OPEN:
+        if self._spoken or self.state is not LinkState.OPEN:
             return
         self._spoken = True
         if not self._identity.is_certain and self._outbox.forget_ended():
@@ -252,10 +252,10 @@ class Link:
         self._identity.failed()
         waited_s = self._waited_s
         if self._connect_timeout_s is not None and waited_s >= self._connect_timeout_s:
-            self.state = State.CLOSED
+            self.state = LinkState.CLOSED
             self._listener.on_link_given_up(reason)
             return
-        self.state = State.BACKOFF
+        self.state = LinkState.BACKOFF
         pause_s = BACKOFF_S[min(self._tries, len(BACKOFF_S) - 1)]
         self._tries += 1
         # Many runners that lost one worker must not come back in step.
@@ -269,7 +269,7 @@ class Link:
 
     def _drop(self, reason: str, *, least_s: float = 0.0) -> None:
         """The socket is of no use any more: close it, tell, begin again."""
-        if self.state is not State.OPEN:
+        if self.state is not LinkState.OPEN:
             return
         arrived, self._arrived = self._arrived, None
         if arrived is None:
@@ -286,10 +286,10 @@ class Link:
         if self._timer is not None:
             self._timer.cancel()
         self._judge_last_answer(arrived=arrived)
-        self.state = State.DISCONNECTED
+        self.state = LinkState.DISCONNECTED
         self._listener.on_link_drop(reason)
-        if self.state is State.DISCONNECTED:
-            self.state = State.BACKOFF
+        if self.state is LinkState.DISCONNECTED:
+            self.state = LinkState.BACKOFF
             pause_s = max(BACKOFF_S[min(self._tries, len(BACKOFF_S) - 1)], least_s)
             self._tries += 1
             self._timer = self._loop.after(pause_s, self._connect)
@@ -323,20 +323,20 @@ class Link:
         if self._attempt is not None:
             self._attempt.give_up()
             self._attempt = None
-        if self.state is State.OPEN:
+        if self.state is LinkState.OPEN:
             assert self._socket is not None
             with contextlib.suppress(OSError):
                 if not self._outbox.chunk:
                     self._socket.send(frame(CLOSE, struct.pack("!H", 1000)))
             self._close_socket()
-        self.state = State.CLOSED
+        self.state = LinkState.CLOSED
         self.clear()
         self._blobs.close()
 
     # ---- posting
 
     def post(
-        self, data: bytes, source: Source | None = None, *, final: bool = False, soon: bool = False
+        self, data: bytes, source: MessageSource | None = None, *, final: bool = False, soon: bool = False
     ) -> bool:
         """Send a message as soon as the worker can take it; `source` instead of data for a large one.
 
@@ -353,7 +353,7 @@ class Link:
                 return False
             if self._post_now(data, final):
                 return False
-        if self.state is State.CLOSED:
+        if self.state is LinkState.CLOSED:
             if source is not None:
                 source.close()
             return False
@@ -415,7 +415,7 @@ class Link:
         self._held = None
         had_answer = self._outbox.has_answer
         has_begun = self._outbox.clear()
-        if had_answer and self.state is not State.CLOSED:
+        if had_answer and self.state is not LinkState.CLOSED:
             self._listener.on_link_answer_lost()
         if has_begun:
             self._drop("the worker began another task in the middle of an answer")
@@ -423,7 +423,7 @@ class Link:
     @property
     def is_open(self) -> bool:
         """A worker is connected, and has spoken."""
-        return self.state is State.OPEN and self._spoken
+        return self.state is LinkState.OPEN and self._spoken
 
     @property
     def congested(self) -> bool:
@@ -490,7 +490,7 @@ class Link:
         except OSError as error:
             self._drop(reason_of(error))
 
-    def _deliver(self, message: Message) -> None:
+    def _deliver(self, message: WorkerMessage) -> None:
         # Whatever it says, it is not waiting: nothing is said again.
         self._resume.cancel()
         self._again.cancel()

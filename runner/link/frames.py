@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Callable
 
-from .message_memory import Blob, Blobs, Message
+from .message_memory import MessageMemory, MessageMemoryPool, WorkerMessage
 
 #: A message from this size on is received into a memfd, and passed on without a copy.
 BLOB_MIN = 256 * 1024
@@ -62,7 +62,10 @@ class Reader:
     """Takes the worker's bytes off a socket and hands on whole messages and control frames."""
 
     def __init__(
-        self, blobs: Blobs, on_message: Callable[[Message], None], on_control: Callable[[int, bytes], None]
+        self,
+        blobs: MessageMemoryPool,
+        on_message: Callable[[WorkerMessage], None],
+        on_control: Callable[[int, bytes], None],
     ) -> None:
         """Both are called in the order of the bytes; either may call forget()."""
         self._blobs = blobs
@@ -78,7 +81,7 @@ class Reader:
         self._input = bytearray()  # bytes of a frame whose header or small payload is not complete
         self._fragments: list[bytes] = []
         self._total = 0  #: bytes of them
-        self._target: Blob | None = None  # the payload that is being received
+        self._target: MessageMemory | None = None  # the payload that is being received
         self._got = 0
         self._final = True
         self._target_opcode = TEXT
@@ -122,10 +125,10 @@ class Reader:
             length, at = scratch[2] << 8 | scratch[3], 4
         if length > 0xFFFF or at + length != count or (at == 2 and length > 125):
             return False
-        self._on_message(Message(bytes(self._scratch_view[at:count])))
+        self._on_message(WorkerMessage(bytes(self._scratch_view[at:count])))
         return True
 
-    def _receive_into(self, sock: socket.socket, blob: Blob) -> int:
+    def _receive_into(self, sock: socket.socket, blob: MessageMemory) -> int:
         view = memoryview(blob.map)[self._got : min(blob.size, self._got + TURN_BYTES)]
         try:
             count = sock.recv_into(view)
@@ -181,14 +184,14 @@ class Reader:
             else:
                 self._whole(opcode, payload)
 
-    def _whole(self, opcode: int, payload: bytes | Blob) -> None:
+    def _whole(self, opcode: int, payload: bytes | MessageMemory) -> None:
         """A data frame is complete: hand its message on, or wait for the rest of it."""
         if (opcode == CONTINUATION) != bool(self._fragments) or opcode > BINARY:
             raise Refused("the worker mixed up the frames of its messages")
         if self._final and not self._fragments:
             self._deliver(payload)
             return
-        if isinstance(payload, Blob):
+        if isinstance(payload, MessageMemory):
             # A descriptor for each of a thousand fragments would be too many.
             part = bytes(payload.view())
             payload.release()
@@ -201,7 +204,7 @@ class Reader:
         if self._final:
             self._deliver(self._joined())
 
-    def _joined(self) -> bytes | Blob:
+    def _joined(self) -> bytes | MessageMemory:
         parts, total = self._fragments, self._total
         self._fragments, self._total = [], 0
         if total < BLOB_MIN:
@@ -213,5 +216,7 @@ class Reader:
             at += len(one)
         return blob
 
-    def _deliver(self, payload: bytes | Blob) -> None:
-        self._on_message(Message(b"", payload) if isinstance(payload, Blob) else Message(payload))
+    def _deliver(self, payload: bytes | MessageMemory) -> None:
+        self._on_message(
+            WorkerMessage(b"", payload) if isinstance(payload, MessageMemory) else WorkerMessage(payload)
+        )

@@ -17,10 +17,10 @@ from ..io.loop import Loop, Timer
 KEEP_BLOB_S = 5.0
 
 
-class Blob:
+class MessageMemory:
     """A memfd with a message in it; `release()` when its content is not needed any more."""
 
-    def __init__(self, capacity: int, released: Callable[[Blob], None] | None = None) -> None:
+    def __init__(self, capacity: int, released: Callable[[MessageMemory], None] | None = None) -> None:
         self.fd = os.memfd_create("hkrunner-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.fd, capacity)
         # Handed to the child, which must not be able to shorten it under our mapping (SIGBUS).
@@ -55,12 +55,12 @@ class Blob:
             self.fd = -1
 
 
-class Message:
+class WorkerMessage:
     """One message of the worker: `data`, or for a large one `blob`."""
 
     __slots__ = ("blob", "data")
 
-    def __init__(self, data: bytes, blob: Blob | None = None) -> None:
+    def __init__(self, data: bytes, blob: MessageMemory | None = None) -> None:
         self.data = data
         self.blob = blob
 
@@ -84,27 +84,27 @@ class Message:
             self.blob.release()
 
 
-class Blobs:
+class MessageMemoryPool:
     """Where blobs come from, and where they go back to."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._kept: Blob | None = None
+        self._kept: MessageMemory | None = None
         self._timer: Timer | None = None
         self._is_closed = False
 
-    def new(self, size: int) -> Blob:
+    def new(self, size: int) -> MessageMemory:
         """Return a blob for this many bytes: the kept one if it fits, whose pages are there already."""
         blob, self._kept = self._kept, None
         if blob is not None and not size <= blob.capacity <= max(4 * size, 16 * 1024**2):
             blob.close()
             blob = None
         if blob is None:
-            blob = Blob(size, self._keep)
+            blob = MessageMemory(size, self._keep)
         blob.size = size
         return blob
 
-    def _keep(self, blob: Blob) -> None:
+    def _keep(self, blob: MessageMemory) -> None:
         if self._kept is not None or self._is_closed:
             blob.close()
             return

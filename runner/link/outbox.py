@@ -16,7 +16,7 @@ CONGESTED_MESSAGES = 1000
 PIECE = 64 * 1024
 
 
-class Source(Protocol):
+class MessageSource(Protocol):
     """A large message to send that does not lie in our memory."""
 
     size: int
@@ -33,7 +33,7 @@ class Outgoing:
 
     __slots__ = ("data", "final", "source")
 
-    def __init__(self, data: bytes, source: Source | None, final: bool) -> None:
+    def __init__(self, data: bytes, source: MessageSource | None, final: bool) -> None:
         self.data = data
         self.source = source
         self.final = final

@@ -18,7 +18,7 @@ from ...sandbox.shared.messages import Protection, Sample
 from ...sandbox.shared.outcome import Exit
 from ..io.loop import Timer
 from ..link.answer_blob import AnswerBlob
-from ..link.connection import Message
+from ..link.connection import WorkerMessage
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 from .task_usage import TaskUsage
@@ -52,7 +52,7 @@ class ActiveTask:
         self,
         number: int,
         began: float,
-        message: Message,
+        message: WorkerMessage,
         *,
         limit_bytes: int | None = None,
         keep_bytes: int | None = None,
@@ -62,7 +62,7 @@ class ActiveTask:
         self.number = number
         self.began = began
         self.started_at = time.time()
-        self.message: Message | None = message  #: its initialize, until the child has read it
+        self.message: WorkerMessage | None = message  #: its initialize, until the child has read it
         self.input_bytes = message.size
         self.limit_bytes = limit_bytes
         self.keep_bytes = keep_bytes

@@ -1,7 +1,7 @@
 """Serves one worker with one algorithm: puts the parts together, and does what the table of a task says.
 
-    worker -ws-> Link -> WorkerMessages -> TaskControl -> TaskHandover -> Child -> the child's main thread
-    worker <-ws- Link <- WorkerReplies <- TaskEnd <- TaskControl <- ChildMessages <- the child encodes once
+    worker -ws-> Link -> WorkerListener -> TaskControl -> TaskHandover -> Child -> the child's main thread
+    worker <-ws- Link <- WorkerReplies <- TaskEnd <- TaskControl <- ChildListener <- the child encodes once
 
 What may happen when stands in protocol/task_state.TABLE. Messages of HKube carry no task id, so each task has
 a running number: what a child says with another number belongs to a task that is over, and is dropped. A
@@ -20,13 +20,13 @@ from ...sandbox.shared.entry import Location
 from ...sandbox.shared.outcome import Cause, Exit, report
 from ..console.terminal import Output
 from ..io.loop import Loop, Timer
-from ..link.connection import Link, Message
+from ..link.connection import Link, WorkerMessage
 from ..protocol import encoding
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 from ..protocol.task_state import ENDING, Action, Event
 from ..settings.settings import Settings
-from .child_messages import ChildMessages
+from .child_messages import ChildListener
 from .child_pool import ChildPool
 from .log_redirect import LogRedirect
 from .notices import Notices
@@ -34,7 +34,7 @@ from .task_control import TaskControl
 from .task_end import TaskEnd
 from .task_handover import TaskHandover
 from .task_opener import TaskOpener
-from .worker_messages import WorkerMessages
+from .worker_messages import WorkerListener
 from .worker_replies import WorkerLink, WorkerReplies
 
 
@@ -90,7 +90,7 @@ class Supervisor:
             notices=notices,
             on_result=hooks.on_result,
         )
-        self._worker_messages = WorkerMessages(
+        self._worker_messages = WorkerListener(
             control=control,
             pool=pool,
             replies=replies,
@@ -100,7 +100,7 @@ class Supervisor:
             on_given_up=hooks.on_given_up,
         )
         pool.listen(
-            ChildMessages(
+            ChildListener(
                 control=control,
                 pool=pool,
                 replies=replies,
@@ -166,7 +166,7 @@ class Supervisor:
         """Serve a worker of this process, which calls on_link_message()."""
         self._replies.link = link
 
-    def on_link_message(self, message: Message) -> None:
+    def on_link_message(self, message: WorkerMessage) -> None:
         """A message of a worker of this process has arrived."""
         self._worker_messages.on_link_message(message)
 

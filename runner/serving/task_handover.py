@@ -16,7 +16,7 @@ from ...sandbox.shared.message_format import Blob
 from ...sandbox.shared.messages import Begin, Initialize, Start, UseFolder
 from ...sandbox.shared.outcome import Cause, Exit
 from ..io.loop import Loop
-from ..link.connection import Message
+from ..link.connection import WorkerMessage
 from ..protocol import encoding
 from ..protocol.task_state import Event, State
 from ..settings.settings import Settings
@@ -67,7 +67,7 @@ class TaskHandover:
         self._children = 0  #: that it was handed to
         self._kept_begin: Begin | None = None  #: goes to the child with Start
 
-    def begin(self, message: Message) -> None:
+    def begin(self, message: WorkerMessage) -> None:
         """Make the task of this initialize, and hand it to the serving child."""
         control, limits = self._control, self._settings.limits
         control.number += 1
@@ -131,7 +131,7 @@ class TaskHandover:
             task.exit = exit
             self._control.step(Event.CHILD_GONE)
 
-    def _begin(self, task: ActiveTask, message: Message, *, is_announced: bool) -> Begin:
+    def _begin(self, task: ActiveTask, message: WorkerMessage, *, is_announced: bool) -> Begin:
         if task.record is None:
             return Begin(message.data, is_announced)
         place = self._folders(task)

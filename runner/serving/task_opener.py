@@ -9,7 +9,7 @@ from typing import Any
 
 from ...boards.runs.store import Store
 from ...boards.runs.task_ids import TaskIds, local_job_id
-from ..link.connection import Message
+from ..link.connection import WorkerMessage
 from ..protocol import encoding
 from ..settings.settings import Settings
 from .active_task import ActiveTask
@@ -57,7 +57,7 @@ class TaskOpener:
         if task.ids is None:
             self.open(task, self._names_in(task.message) if task.message is not None else {})
 
-    def is_repeated(self, task: ActiveTask, message: Message) -> bool:
+    def is_repeated(self, task: ActiveTask, message: WorkerMessage) -> bool:
         """Whether the message is the initialize of this very task. Only a task with a name can be told."""
         if task.ids is None:
             return False
@@ -66,7 +66,7 @@ class TaskOpener:
         # Of another job it is another task: a stand-in that was started again counts its tasks from 1.
         return name != "" and name == task.ids.task and job in ("", task.ids.job)
 
-    def _names_in(self, message: Message) -> Mapping[str, Any]:
+    def _names_in(self, message: WorkerMessage) -> Mapping[str, Any]:
         if message.blob is None:
             return encoding.ids_of(self._settings.encoding, message.data) or {}
         with message.blob.view() as view:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...sandbox.shared.code_api import ANSWERS
 from ...sandbox.shared.message_format import Blob
-from ..link.connection import Message
+from ..link.connection import WorkerMessage
 from ..protocol import encoding, messages
 from ..protocol.task_state import ENDING, WORKING, Event, State
 from .child_pool import ChildPool
@@ -20,7 +20,7 @@ from .worker_replies import WorkerReplies
 _WORKER_SAYS = frozenset((messages.INITIALIZE, messages.START, messages.STOP, messages.EXIT, *ANSWERS))
 
 
-class WorkerMessages:
+class WorkerListener:
     """Listens to the link."""
 
     def __init__(
@@ -41,7 +41,7 @@ class WorkerMessages:
         self._notices = notices
         self._encoding = wire_encoding
         self._on_given_up = on_given_up
-        self._handlers: dict[str, Callable[[Message], None]] = {
+        self._handlers: dict[str, Callable[[WorkerMessage], None]] = {
             messages.INITIALIZE: self._initialize,
             messages.START: lambda message: control.step(Event.START),
             messages.STOP: self._stop,
@@ -99,7 +99,7 @@ class WorkerMessages:
 
     # ---- messages
 
-    def on_link_message(self, message: Message) -> None:
+    def on_link_message(self, message: WorkerMessage) -> None:
         """A message of the worker has arrived."""
         is_kept = False
         try:
@@ -122,7 +122,7 @@ class WorkerMessages:
             if not is_kept:
                 message.release()
 
-    def _initialize(self, message: Message) -> None:
+    def _initialize(self, message: WorkerMessage) -> None:
         control, task = self._control, self._control.task
         if task is not None and control.state in WORKING and self._opener.is_repeated(task, message):
             # HKube's debug server repeats it after each reconnect; the task is not run twice.
@@ -139,19 +139,19 @@ class WorkerMessages:
             self._replies.drop_unsent()
             control.step(Event.INITIALIZE, message)
 
-    def _stop(self, message: Message) -> None:
+    def _stop(self, message: WorkerMessage) -> None:
         self._control.step(Event.STOP, messages.data_of(self._decoded(message)) or {"forceStop": True})
 
-    def _exit(self, message: Message) -> None:
+    def _exit(self, message: WorkerMessage) -> None:
         decoded = self._decoded(message)
         if self._control.state is not State.EXITING:
             self._control.exit_status = messages.exit_code_of(decoded)
         self._control.step(Event.EXIT, messages.data_of(decoded) or {"exitCode": 0})
 
-    def _already_connected(self, message: Message) -> None:
+    def _already_connected(self, message: WorkerMessage) -> None:
         self._notices.already_connected(messages.data_of(self._decoded(message)).get("hostname"))
 
-    def _decoded(self, message: Message) -> Any:
+    def _decoded(self, message: WorkerMessage) -> Any:
         """Return a message that carries little; {} for one that is large, or cannot be decoded."""
         if message.blob is not None:
             return {}
@@ -162,7 +162,7 @@ class WorkerMessages:
             self._notices.unreadable_data(error)
             return {}
 
-    def _pass_answer(self, message: Message) -> None:
+    def _pass_answer(self, message: WorkerMessage) -> None:
         """Pass an answer to a call of the code API on to the child, as it came."""
         child, task = self._pool.child, self._control.task
         if child is None or task is None or self._control.state not in WORKING:

@@ -11,7 +11,7 @@ from hkrunner.boards.runs.store import Store
 from hkrunner.runner.console.event_sink import EventSink
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.link.answer_blob import AnswerBlob
-from hkrunner.runner.link.connection import Message
+from hkrunner.runner.link.connection import WorkerMessage
 from hkrunner.runner.protocol.messages import Failure
 from hkrunner.runner.protocol.result import Result
 from hkrunner.runner.protocol.task_state import State
@@ -301,7 +301,7 @@ class FakeServing:
     def worker(self, command: str, data: object = None) -> None:
         """Have the worker send this."""
         text = json.dumps({"command": command, "data": data})
-        self.link.listener.on_link_message(Message(text.encode()))
+        self.link.listener.on_link_message(WorkerMessage(text.encode()))
 
     def initialize(self, task: str | None = "t1", *, job: str = "j", size: int = 0) -> None:
         """Have the worker begin a task; `size`: of its input, in bytes."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.link import connection as links
-from hkrunner.runner.link.connection import SETTLE_S, SILENT_S, Link, Message, State
+from hkrunner.runner.link.connection import SETTLE_S, SILENT_S, Link, LinkState, WorkerMessage
 from hkrunner.runner.link.identity import RESTART_S, listener_of, listening_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,7 +43,7 @@ class Listener:
     def on_link_open(self) -> None:
         self.opened += 1
 
-    def on_link_message(self, message: Message) -> None:
+    def on_link_message(self, message: WorkerMessage) -> None:
         self.kinds.append("bytes" if message.blob is None else "blob")
         assert message.whole().startswith(message.head)
         self.messages.append(message.whole())
@@ -175,7 +175,7 @@ class World:
         end = time.monotonic() + DEADLINE_S
         while not condition():
             assert time.monotonic() < end, f"{what}: not within {DEADLINE_S:g} s"
-            if self.ticks and self.link.state is State.BACKOFF:
+            if self.ticks and self.link.state is LinkState.BACKOFF:
                 self.clock.now += 0.005
             self.loop.turn(0.001)
 
@@ -834,7 +834,7 @@ def test_refused_connections_are_tried_again_with_growing_bounded_pauses_for_eve
         for number in range(1, 40):
             world.until(lambda n=number: len(world.listener.unreachable) >= n, "a try")  # type: ignore[misc]
             waited = 0.0
-            while world.link.state is State.BACKOFF:
+            while world.link.state is LinkState.BACKOFF:
                 world.pass_time(0.005)
                 waited += 0.005
                 assert waited < 5, "it does not try any more"
@@ -873,7 +873,7 @@ def test_a_handshake_without_an_end_is_given_up_before_the_next_one_begins() -> 
         assert world.listener.unreachable == ["no answer in time"]
         world.pass_time(1.0)
         world.accept()
-        assert world.link.state is State.OPEN
+        assert world.link.state is LinkState.OPEN
     finally:
         world.close()
 
@@ -912,7 +912,7 @@ def test_the_connect_timeout_is_told_once_and_ends_it() -> None:
         world.until(lambda: world.listener.given_up, "the end of trying")
         assert world.listener.given_up == ["connection refused"]
         assert world.clock.now - began >= 3.0
-        assert world.link.state is State.CLOSED
+        assert world.link.state is LinkState.CLOSED
     finally:
         world.close()
 
