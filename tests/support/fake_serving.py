@@ -22,8 +22,9 @@ from hkrunner.runner.settings.settings import Settings
 from hkrunner.sandbox.parent import warden_launch
 from hkrunner.sandbox.parent.child_handle import Child, Listener
 from hkrunner.sandbox.shared.entry import Location
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Wire
+from hkrunner.sandbox.shared.message_format import Message as ChildMessage
 from hkrunner.sandbox.shared.messages import (
-    PROTOCOL_VERSION,
     Done,
     Failed,
     Initialized,
@@ -32,9 +33,7 @@ from hkrunner.sandbox.shared.messages import (
     Sample,
     StopReturned,
     TaskRead,
-    Wire,
 )
-from hkrunner.sandbox.shared.messages import Message as ChildMessage
 from hkrunner.sandbox.shared.outcome import Cause, Exit
 
 from .clock import Clock

@@ -12,11 +12,10 @@ from hkrunner.boards.runs.store import Store
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving.task_handover import Handover, choose
 from hkrunner.sandbox.shared.channel import seal
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Blob
 from hkrunner.sandbox.shared.messages import (
-    PROTOCOL_VERSION,
     ApiCall,
     Begin,
-    Blob,
     Done,
     Initialized,
     Loaded,
