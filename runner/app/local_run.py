@@ -81,14 +81,14 @@ class LocalRun:
         self._connected = False
         self._status_line = None
         # With --in-process the code owns the terminal, and the line would cut its prompts.
-        if not settings.quiet and not settings.in_process and can_be_drawn(os.environ):
+        if not settings.console.quiet and not settings.local_run.in_process and can_be_drawn(os.environ):
             self._status_line = StatusLine(
                 loop,
                 output,
                 total=length_hint(inputs),
                 limit_bytes=settings.limits.memory_bytes if settings.limits.enforced else None,
                 samples=lambda: self.supervisor.samples,
-                color=wants_color(settings.color, os.environ),
+                color=wants_color(settings.console.color, os.environ),
             )
 
     def begin(self) -> None:
@@ -115,7 +115,7 @@ class LocalRun:
         if not self._connected:
             self._connected = True
             url = f"ws://127.0.0.1:{self._port}"
-            self.supervisor.connect(worker_url(url, {}, self._settings.encoding))
+            self.supervisor.connect(worker_url(url, {}, self._settings.serving.encoding))
             self._next()
 
     def _load_failed(self, failure: Failure) -> None:
@@ -128,7 +128,7 @@ class LocalRun:
     def _next(self) -> None:
         """Start the next task, or end the run."""
         if self._output.out.broken:
-            if self._settings.output_file is not None:
+            if self._settings.console.output_file is not None:
                 self.report.note_status(1)  # reported at the end of the run
             else:
                 self.report.note_broken_stdout()

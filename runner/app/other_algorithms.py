@@ -68,7 +68,7 @@ class LocalAlgorithms:
 
     def _new_worker(self, name: str) -> AlgorithmWorker:
         settings, where = self._ready[name]
-        store = Store(settings.state_dir) if settings.state_dir is not None else None
+        store = Store(settings.records.state_dir) if settings.records.state_dir is not None else None
         worker = AlgorithmWorker(
             self._loop, settings, where, self._output, store, self.catalog, self._on_problem
         )

@@ -45,7 +45,7 @@ def run(settings: Settings) -> int:
             "/proc is not mounted; hkrunner measures memory and CPU there: mount -t proc proc /proc"
         )
     with contextlib.ExitStack() as stack:
-        if settings.in_process:
+        if settings.local_run.in_process:
             from . import in_process
 
             return in_process.run(*prepare(settings, os.environ, stack))
@@ -61,22 +61,22 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
     loop = Loop()
     output = _output(loop, settings, file)
     store = None
-    if settings.state_dir is not None:
+    if settings.records.state_dir is not None:
         # In a cluster: the volume that is shared between us and HKube's worker.
         store = Store(
-            settings.state_dir,
+            settings.records.state_dir,
             # In a cluster the one folder that HKube's worker uploads; in a local run the tasks' own go there.
-            metrics_dir=None if settings.local else settings.metrics_dir,
-            metrics_root=settings.metrics_dir if settings.local else None,
-            logs_ahead=settings.local,
+            metrics_dir=None if settings.local_run.is_wanted else settings.records.metrics_dir,
+            metrics_root=settings.records.metrics_dir if settings.local_run.is_wanted else None,
+            logs_ahead=settings.local_run.is_wanted,
         )
-    for note in settings.notes:
+    for note in settings.console.notes:
         output.say(f"◌ {note}")
     boards = _start_boards(loop, settings, where, output)
     try:
-        run_it = _run_locally if settings.local else _serve
+        run_it = _run_locally if settings.local_run.is_wanted else _serve
         status = run_it(loop, settings, where, output, store, user_process)
-        if boards is not None and settings.local:
+        if boards is not None and settings.local_run.is_wanted:
             boards.wait(BOARD_DEADLINE_S)  # so that its address is shown even after a short run
         if boards is not None and boards.failed:
             status = max(status, BoardFailed.exit_status)
@@ -84,7 +84,10 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
     finally:
         if boards is not None:
             boards.close()
-        if settings.keep is not None and (retention := _retention(loop, settings, output)) is not None:
+        if (
+            settings.records.keep is not None
+            and (retention := _retention(loop, settings, output)) is not None
+        ):
             retention.remove_surplus()
         output.close()
         if file is not None:
@@ -93,24 +96,24 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
 
 
 def _output_file(settings: Settings) -> OutputFile | None:
-    if settings.output_file is None:
+    if settings.console.output_file is None:
         return None
     from ..console.output_file import OutputFile
 
-    return OutputFile(settings.output_file, settings.cwd)
+    return OutputFile(settings.console.output_file, settings.code.cwd)
 
 
 def _output(loop: Loop, settings: Settings, file: OutputFile | None = None) -> Output:
     output = Output(
         loop,
-        local=settings.local or settings.events,
-        quiet=settings.quiet,
-        verbose=settings.verbose,
+        local=settings.local_run.is_wanted or settings.console.events,
+        quiet=settings.console.quiet,
+        verbose=settings.console.verbose,
         encoding=sys.stderr.encoding if sys.stderr is not None else "utf-8",
-        color=wants_color(settings.color, os.environ),
+        color=wants_color(settings.console.color, os.environ),
         results=1 if file is None else file.fd,
     )
-    if settings.events:
+    if settings.console.events:
         from ..console.json_events import JsonEvents
 
         output.events = JsonEvents(output.out)
@@ -137,34 +140,34 @@ def _put_in_place(file: OutputFile | None, output: Output, status: int) -> int:
 
 def _start_boards(loop: Loop, settings: Settings, where: Location, output: Output) -> BoardAlongside | None:
     """Start the board and the routes that were asked for; return None when neither was."""
-    if not settings.board and settings.api_port is None:
+    if not settings.boards.board and settings.boards.api_port is None:
         return None
-    if settings.state_dir is None:
+    if settings.records.state_dir is None:
         raise SettingsError("--board and --api-port need the records of tasks: remove --no-state")
     from pathlib import Path
 
     from ...boards.targets import all_target, node_target
     from .board_alongside import BoardAlongside
 
-    root = Path(settings.state_dir)
-    boards = BoardAlongside(loop, output, root, detached=settings.local)
-    if settings.board:
+    root = Path(settings.records.state_dir)
+    boards = BoardAlongside(loop, output, root, detached=settings.local_run.is_wanted)
+    if settings.boards.board:
         node = os.path.splitext(os.path.basename(where.shown))[0]
-        target = node_target(root, "local", node) if settings.local else all_target(root)
-        boards.start_board(target, port=settings.board_port, open_it=settings.open)
-    if settings.api_port is not None:
-        boards.start_routes(settings.api_port)
+        target = node_target(root, "local", node) if settings.local_run.is_wanted else all_target(root)
+        boards.start_board(target, port=settings.boards.board_port, open_it=settings.boards.open)
+    if settings.boards.api_port is not None:
+        boards.start_routes(settings.boards.api_port)
     return boards
 
 
 def _retention(loop: Loop, settings: Settings, output: Output) -> Retention | None:
     """Return what enforces --keep; None when every record is kept, or none is written."""
-    most = settings.keep if settings.keep is not None else settings.keep_own
-    if most is None or settings.state_dir is None:
+    most = settings.records.keep if settings.records.keep is not None else settings.records.keep_own
+    if most is None or settings.records.state_dir is None:
         return None
     from .retention import Retention
 
-    return Retention(loop, settings.state_dir, most, output)
+    return Retention(loop, settings.records.state_dir, most, output)
 
 
 def _run_locally(
@@ -178,10 +181,10 @@ def _run_locally(
     from ..prepare.inputs import check_encoding, read_inputs
 
     # All inputs are checked before the first task runs.
-    inputs = list(read_inputs(settings.inputs, settings.tasks, settings.cwd))
-    if settings.encoding != "json":
-        check_encoding(inputs, settings.encoding)
-    if settings.watch:
+    inputs = list(read_inputs(settings.local_run.inputs, settings.local_run.tasks, settings.code.cwd))
+    if settings.serving.encoding != "json":
+        check_encoding(inputs, settings.serving.encoding)
+    if settings.local_run.watch:
         return _run_watching(loop, settings, where, output, store, inputs)
     pool = _begin_child(loop, settings, where, store, user_process)
     from .local_run import LocalRun
@@ -209,8 +212,8 @@ def _run_watching(
     with contextlib.ExitStack() as stack:
 
         def read_again() -> tuple[Settings, Location]:
-            assert settings.read_again is not None, "--watch has set it"
-            return prepare(settings.read_again(), os.environ, stack)
+            assert settings.local_run.read_again is not None, "--watch has set it"
+            return prepare(settings.local_run.read_again(), os.environ, stack)
 
         watch = Watch(loop, settings, where, output, make_store, inputs, read_again)
         obey_signals(loop, watch.interrupt, child_pid=watch.child_pid)
@@ -225,11 +228,11 @@ def run_worker(asked: WorkerSettings) -> int:
 
     fill_standard_streams()
     settings = asked.settings
-    tasks = None if settings.tasks == "-" else settings.tasks
-    inputs = list(read_inputs(settings.inputs, tasks, settings.cwd))
+    tasks = None if settings.local_run.tasks == "-" else settings.local_run.tasks
+    inputs = list(read_inputs(settings.local_run.inputs, tasks, settings.code.cwd))
     loop = Loop()
     output = _output(loop, settings)
-    store = Store(settings.state_dir) if settings.state_dir is not None else None
+    store = Store(settings.records.state_dir) if settings.records.state_dir is not None else None
     try:
         worker = StandaloneWorker(loop, asked, output, store, inputs)
         obey_signals(loop, worker.interrupt)
@@ -280,10 +283,10 @@ def _serve(
             return
         output.warn("  every task is answered with this error; loading is retried for each task")
 
+    serving = settings.serving
+
     def given_up(reason: str) -> None:
-        output.warn(
-            f"hkrunner: no worker at {settings.url} within {settings.connect_timeout_s:g} s: {reason}"
-        )
+        output.warn(f"hkrunner: no worker at {serving.url} within {serving.connect_timeout_s:g} s: {reason}")
         supervisor.shutdown(5)
 
     retention = _retention(loop, settings, output)
@@ -305,7 +308,7 @@ def _serve(
         # No other process can take the next task.
         user_process.on_gone = lambda: loop.after(0, end_with_user_process)
     supervisor.preload()
-    supervisor.connect(settings.url)
+    supervisor.connect(settings.serving.url)
     resume_garbage_collection()
     loop.run()
     return supervisor.exit_status

@@ -26,7 +26,9 @@ def algorithms_of(
 ) -> LocalAlgorithms:
     """Return the algorithms with a complete catalog. Raises SettingsError, EntryNotFound."""
     stack = contextlib.ExitStack()
-    ready = {name: _ready(name, path, settings, stack) for name, path in settings.algorithms.items()}
+    ready = {
+        name: _ready(name, path, settings, stack) for name, path in settings.local_run.algorithms.items()
+    }
     algorithms = LocalAlgorithms(loop, output, ready, on_problem)
     algorithms.on_close = stack.close
     said: set[str] = set()
@@ -38,13 +40,19 @@ def algorithms_of(
 
     algorithms.catalog = replace(
         algorithms.catalog,
-        pipelines={name: _pipeline(name, path, settings.cwd) for name, path in settings.pipelines.items()},
-        sources={name: _folder(name, path, settings.cwd) for name, path in settings.sources.items()},
+        pipelines={
+            name: _pipeline(name, path, settings.code.cwd)
+            for name, path in settings.local_run.pipelines.items()
+        },
+        sources={
+            name: _folder(name, path, settings.code.cwd)
+            for name, path in settings.local_run.data_sources.items()
+        },
         on_missing=say_once,
         on_retry=say_once,
     )
     for name, (own, _) in ready.items():
-        for note in own.notes:
+        for note in own.console.notes:
             say_once(f"{name}: {note}")
     return algorithms
 
@@ -59,31 +67,29 @@ def _ready(
     """
     common = replace(
         settings,
-        encoding="json",
-        local=True,
-        spare=False,
-        redirect_logs=False,
-        in_process=False,
-        path=None,
-        notes=(),
+        code=replace(settings.code, path=None),
+        serving=replace(settings.serving, encoding="json", spare=False, redirect_logs=False),
+        local_run=replace(settings.local_run, is_wanted=True, in_process=False),
+        console=replace(settings.console, notes=()),
     )
     try:
         descriptor = _descriptor(path, settings)
         if descriptor is not None:
             return prepare(_with(descriptor, path, common), os.environ, stack)
-        where = locate(path, None, settings.cwd)
+        where = locate(path, None, settings.code.cwd)
     except (SettingsError, EntryNotFound) as error:
         raise type(error)(f"--algorithm {name}: {error}") from None
     except EntryError as error:
         raise EntryNotFound(f"--algorithm {name}: {error.code}: {error}") from None
-    others = settings.descriptor.variables if settings.descriptor is not None else {}
-    env = {key: value for key, value in settings.child_env.items() if others.get(key) != value}
-    return replace(common, entry=where.file or where.module, descriptor=None, child_env=env), where
+    others = settings.code.descriptor.variables if settings.code.descriptor is not None else {}
+    env = {key: value for key, value in settings.code.variables.items() if others.get(key) != value}
+    code = replace(common.code, entry=where.file or where.module, descriptor=None, variables=env)
+    return replace(common, code=code), where
 
 
 def _descriptor(path: str, settings: Settings) -> Descriptor | None:
     """Return the descriptor of this algorithm: the file itself, or one in its folder that belongs to it."""
-    place = os.path.join(settings.cwd, os.path.expanduser(path))
+    place = os.path.join(settings.code.cwd, os.path.expanduser(path))
     if path.endswith((".yml", ".yaml", ".json")):
         return descriptors.read(place)
     file = descriptors.find(place, None, os.path.dirname(place))
@@ -97,28 +103,31 @@ def _descriptor(path: str, settings: Settings) -> Descriptor | None:
     named = os.path.join(found.code_path or found.folder, descriptors.without_function(found.entry or ""))
     stem = os.path.splitext(os.path.basename(file))[0] == os.path.splitext(os.path.basename(code))[0]
     is_its = found.entry is not None and os.path.splitext(named)[0] == os.path.splitext(code)[0]
-    is_runs = settings.descriptor is not None and settings.descriptor.file == found.file
+    is_runs = settings.code.descriptor is not None and settings.code.descriptor.file == found.file
     return found if is_its or stem or (found.entry is None and not is_runs) else None
 
 
 def _with(descriptor: Descriptor, path: str, common: Settings) -> Settings:
-    given = {name: value for name, value in common.given.items() if name not in ("cpu", "mem")}
+    given = {name: value for name, value in common.records.options.items() if name not in ("cpu", "mem")}
     for name in ("cpu", "mem"):
-        if getattr(descriptor, name) is None and name in common.given:
-            given[name] = common.given[name]
+        if getattr(descriptor, name) is None and name in common.records.options:
+            given[name] = common.records.options[name]
     limits, limits_from = limits_of(given, {}, descriptor)
     is_file = path.endswith((".yml", ".yaml", ".json"))
+    code = replace(
+        common.code,
+        entry=None if is_file else path,
+        is_descriptor_named=is_file,
+        descriptor=descriptor,
+        variables=dict(descriptor.variables),
+    )
     return replace(
         common,
-        entry=None if is_file else path,
-        file_given=is_file,
-        descriptor=descriptor,
-        notes=descriptor.notes,
+        code=code,
+        console=replace(common.console, notes=descriptor.notes),
         limits=limits,
         limits_from=limits_from,
-        child_env=dict(descriptor.variables),
-        gpus=descriptor.gpus,
-        gpus_from=f"gpu: in {descriptor.shown}",
+        gpus=replace(common.gpus, count=descriptor.gpus, set_by=f"gpu: in {descriptor.shown}"),
     )
 
 

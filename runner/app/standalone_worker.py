@@ -57,9 +57,9 @@ class StandaloneWorker:
         self._store = store
         self._inputs = deque(inputs)
         settings = asked.settings
-        self._reading = settings.tasks == "-"
+        self._reading = settings.local_run.tasks == "-"
         #: Whether only a signal ends it: there are no inputs.
-        self._endless = not self._inputs and not self._reading and settings.tasks is None
+        self._endless = not self._inputs and not self._reading and settings.local_run.tasks is None
         self.report = TaskReport(settings, output)
         self._others = algorithms_of(loop, settings, output, self._problem)
         self._worker = LocalWorker(

@@ -109,8 +109,8 @@ class LoadTest:
 
 def validate(settings: Settings, environ: Mapping[str, str]) -> Validation:
     """Return what was found; problems of the code are part of it, not raised."""
-    found = Validation(notes=list(settings.notes))
-    descriptor = settings.descriptor
+    found = Validation(notes=list(settings.console.notes))
+    descriptor = settings.code.descriptor
     if descriptor is not None:
         found.descriptor = {
             "file": descriptor.file,
@@ -125,13 +125,13 @@ def validate(settings: Settings, environ: Mapping[str, str]) -> Validation:
             found.fail(error.exit_status, str(error))
             return found
         found.entry, found.folder = where.shown, where.folder
-        found.python = {"path": settings.python, "version": None}
+        found.python = {"path": settings.code.python, "version": None}
         _load(found, settings, where)
-        env = {**environ, **settings.child_env}
+        env = {**environ, **settings.code.variables}
         if where.file:
             imports = imports_of(where.file, where.folder)
-            for one in missing(imports, python=settings.python, folder=where.folder, environ=env):
-                _note_missing(found, one, settings.python)
+            for one in missing(imports, python=settings.code.python, folder=where.folder, environ=env):
+                _note_missing(found, one, settings.code.python)
     return found
 
 

@@ -230,16 +230,20 @@ class Watch:
     def _use(self, settings: Settings, where: Location) -> None:
         # Python considers a compiled file current if the source's time in seconds and its size are the same:
         # of two versions saved within a second, the first would be run twice.
-        env = {"PYTHONDONTWRITEBYTECODE": "1", **settings.child_env}
-        self._settings = replace(settings, child_env=env)
+        env = {"PYTHONDONTWRITEBYTECODE": "1", **settings.code.variables}
+        self._settings = replace(settings, code=replace(settings.code, variables=env))
         self._where = where
-        found = [settings.descriptor.file] if settings.descriptor is not None else []
+        found = [settings.code.descriptor.file] if settings.code.descriptor is not None else []
         # A descriptor may be added to the folder.
-        possible = [os.path.join(where.folder, name) for name in NAMES] if not settings.file_given else []
-        self._sources = (*dict.fromkeys((*found, *possible)), *settings.env_files)
+        possible = (
+            [os.path.join(where.folder, name) for name in NAMES]
+            if not settings.code.is_descriptor_named
+            else []
+        )
+        self._sources = (*dict.fromkeys((*found, *possible)), *settings.code.env_files)
 
     def _watch_changes(self) -> Changes:
-        return Changes(self._loop, self._where.folder, self._sources, self._settings.state_dir)
+        return Changes(self._loop, self._where.folder, self._sources, self._settings.records.state_dir)
 
     def _refresh(self) -> None:
         """Read the descriptor and the variables again; keep the old ones if they cannot be read."""
@@ -313,7 +317,9 @@ class Watch:
         text = (good.result.output or b"").decode("utf-8", "replace")
         shown = text if len(text) <= OUTPUT_MAX else f"{text[:OUTPUT_MAX]}…"
         at = time.strftime("%H:%M:%S", time.localtime(good.at))
-        folder = f" · {os.path.relpath(good.result.folder, self._settings.cwd)}" if good.result.folder else ""
+        folder = (
+            f" · {os.path.relpath(good.result.folder, self._settings.code.cwd)}" if good.result.folder else ""
+        )
         self._output.say(f"◌ last good result: {good.result.task} at {at} → {shown}{folder}")
 
     def _wait(self) -> None:

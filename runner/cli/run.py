@@ -101,7 +101,7 @@ def _print_plan(settings: Settings) -> None:
     from ..prepare.dry_run import lines, plan
 
     told = plan(settings, os.environ)
-    if settings.json:
+    if settings.console.json:
         click.echo(json.dumps(told))
         return
     encoding = sys.stdout.encoding or "ascii"

@@ -43,9 +43,9 @@ class TaskReport:
         """Print the result of a task, and report how it ended."""
         self.note_status(result.exit_status)
         self._output.events.result(result)
-        if self._settings.events:
+        if self._settings.console.events:
             pass  # written as an event
-        elif self._settings.json:
+        elif self._settings.console.json:
             self._output.result(result.line())
         elif result.output is not None:
             self._output.result(result.output)
@@ -62,7 +62,7 @@ class TaskReport:
         else:
             place = f" · {self._shown(result.folder)}" if result.folder is not None else ""
             # With --in-process, hkrunner itself is part of what was measured.
-            used = "" if self._settings.in_process else _used(result)
+            used = "" if self._settings.local_run.in_process else _used(result)
             output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{used}{place}")
         for problem in result.problems:
             output.warn(f"  {problem}")
@@ -76,16 +76,16 @@ class TaskReport:
 
     def words(self, failure: Failure) -> str:
         """Return the failure's text: its sentence, and the user's own lines or the whole traceback."""
-        if not (self._settings.full_trace and failure.details):
+        if not (self._settings.console.full_trace and failure.details):
             return failure.message
         return failure.message.partition("\n")[0] + "\n" + failure.details.rstrip()
 
     def _shown(self, folder: str) -> str:
         parent, name = os.path.split(folder)
         if self._parent[0] != parent:  # computed once: the folders of all tasks have one parent
-            short = os.path.relpath(parent, self._settings.cwd)
+            short = os.path.relpath(parent, self._settings.code.cwd)
             # In / the relative path would be the absolute one without its slash.
-            at_root = self._settings.cwd == os.sep
+            at_root = self._settings.code.cwd == os.sep
             self._parent = (parent, parent if at_root else min(parent, short, key=len))
         return f"{self._parent[1]}/{name}"
 

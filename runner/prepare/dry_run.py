@@ -21,31 +21,31 @@ from .prepare import prepare
 def plan(settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
     """Return what the run would do. Raises the HkrunnerError that the run would raise before its start."""
     with contextlib.ExitStack() as stack:
-        state_dir = settings.state_dir
+        state_dir = settings.records.state_dir
         # Without a state folder, an archive is unpacked into a temporary one.
-        looked = replace(settings, state_dir=None)
+        looked = replace(settings, records=replace(settings.records, state_dir=None))
         ready, where = prepare(looked, environ, stack, runs=False)
-        tasks = _count_tasks(settings) if settings.local else None
+        tasks = _count_tasks(settings) if settings.local_run.is_wanted else None
         return {
-            "local": settings.local,
-            "inProcess": settings.in_process,
-            "outputFile": settings.output_file,
+            "local": settings.local_run.is_wanted,
+            "inProcess": settings.local_run.in_process,
+            "outputFile": settings.console.output_file,
             "tasks": tasks,
-            "url": None if settings.local else settings.url,
-            "encoding": settings.encoding,
+            "url": None if settings.local_run.is_wanted else settings.serving.url,
+            "encoding": settings.serving.encoding,
             "entry": where.shown,
             "function": where.function,
             "folder": _folder(settings, where),
-            "python": ready.python,
-            "descriptor": None if settings.descriptor is None else settings.descriptor.file,
+            "python": ready.code.python,
+            "descriptor": None if settings.code.descriptor is None else settings.code.descriptor.file,
             "limits": _limits(settings.limits),
             "limitsEnforced": settings.limits.enforced,
-            "graceS": settings.grace_s,
+            "graceS": settings.serving.grace_s,
             "stateDir": state_dir,
             "env": _variables(ready, state_dir, environ),
-            "board": settings.board,
-            "apiPort": settings.api_port,
-            "notes": list(settings.notes),
+            "board": settings.boards.board,
+            "apiPort": settings.boards.api_port,
+            "notes": list(settings.console.notes),
         }
 
 
@@ -53,14 +53,14 @@ def _count_tasks(settings: Settings) -> int | None:
     """Return the number of inputs, which are checked; None when some come from stdin, which is not read."""
     from .inputs import read_inputs
 
-    if "-" in settings.inputs or settings.tasks == "-":
+    if "-" in settings.local_run.inputs or settings.local_run.tasks == "-":
         return None
-    return sum(1 for _ in read_inputs(settings.inputs, settings.tasks, settings.cwd))
+    return sum(1 for _ in read_inputs(settings.local_run.inputs, settings.local_run.tasks, settings.code.cwd))
 
 
 def _folder(settings: Settings, where: Location) -> str:
     """Return the working folder; for packed code, the archive that the run would unpack."""
-    descriptor = settings.descriptor
+    descriptor = settings.code.descriptor
     temporary = os.path.join(tempfile.gettempdir(), "hkrunner-code-")
     if descriptor is not None and descriptor.code_path and where.folder.startswith(temporary):
         return descriptor.code_path
@@ -82,11 +82,15 @@ def _limits(limits: Limits) -> list[dict[str, Any]]:
 
 def _variables(settings: Settings, state_dir: str | None, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that are set for the algorithm in addition to the inherited environment."""
-    metrics = None if settings.local else settings.metrics_dir
+    metrics = None if settings.local_run.is_wanted else settings.records.metrics_dir
     own = {"ALGO_METRICS_DIR": metrics or f"{state_dir}/…"} if state_dir is not None else {}
     limits = settings.limits
     cores = limits.cpu_cores if limits.enforced else None
-    return {**own, **settings.child_env, **thread_variables(cores, {**environ, **settings.child_env})}
+    return {
+        **own,
+        **settings.code.variables,
+        **thread_variables(cores, {**environ, **settings.code.variables}),
+    }
 
 
 def lines(told: Mapping[str, Any]) -> list[str]:

@@ -28,24 +28,26 @@ def prepare(
     """
     where = place(settings, stack)
     more = _metrics(settings, environ, stack) if runs else {}
-    if settings.python != sys.executable:
+    if settings.code.python != sys.executable:
         # Late: most runs use hkrunner's own interpreter.
         from .interpreter import check_encoding, probe, variables
 
-        interpreter = probe(settings.python, settings.cwd)
-        check_encoding(interpreter, settings.encoding)
-        settings = replace(settings, python=interpreter.path)
-        more.update(variables(interpreter, settings.child_env.get("PATH", environ.get("PATH", ""))))
+        interpreter = probe(settings.code.python, settings.code.cwd)
+        check_encoding(interpreter, settings.serving.encoding)
+        settings = replace(settings, code=replace(settings.code, python=interpreter.path))
+        more.update(variables(interpreter, settings.code.variables.get("PATH", environ.get("PATH", ""))))
     more.update(_gpus(settings, environ))
     if more:
-        settings = replace(settings, child_env={**settings.child_env, **more})
-    return replace(settings, given={**settings.given, **_found(settings, where)}), where
+        code = replace(settings.code, variables={**settings.code.variables, **more})
+        settings = replace(settings, code=code)
+    options = {**settings.records.options, **_found(settings, where)}
+    return replace(settings, records=replace(settings.records, options=options)), where
 
 
 def _metrics(settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack) -> dict[str, str]:
     """Return a temporary folder for metrics if there are no records: user code expects one."""
     name = "ALGO_METRICS_DIR"
-    if settings.state_dir is not None or name in settings.child_env or environ.get(name):
+    if settings.records.state_dir is not None or name in settings.code.variables or environ.get(name):
         return {}
     root = os.path.abspath(environ.get("TMPDIR") or "/tmp")
     folder = os.path.join(root, f"hkrunner-metrics-{os.getpid()}-{os.urandom(4).hex()}")
@@ -71,43 +73,43 @@ def _found(settings: Settings, where: Location) -> dict[str, object]:
     found: dict[str, object] = {"entry": where.file, "path": where.folder}
     if not where.file or os.path.basename(where.file) == "__init__.py":
         found["entry"] = where.module
-    descriptor = settings.descriptor
+    descriptor = settings.code.descriptor
     if descriptor is not None:
         found["file"] = descriptor.file
         if descriptor.code_path is not None and os.path.isfile(descriptor.code_path):
-            unpacked = os.path.join(settings.state_dir or "", "code")
+            unpacked = os.path.join(settings.records.state_dir or "", "code")
             if is_below(where.folder, unpacked):
                 # Record the archive instead of the unpacked code: its content may change.
                 found = {"entry": where.shown, "file": descriptor.file}
     if where.function != "start":
         found["entry"] = f"{found['entry']}:{where.function}"
-    if settings.python != sys.executable:
-        found["python"] = settings.python
+    if settings.code.python != sys.executable:
+        found["python"] = settings.code.python
     return found
 
 
 def _gpus(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     name = "CUDA_VISIBLE_DEVICES"
-    if settings.no_gpu:
+    if settings.gpus.none:
         return {name: ""}
-    if not settings.gpus or name in settings.child_env:
+    if not settings.gpus.count or name in settings.code.variables:
         return {}
     from .gpu import choose
 
-    return {name: choose(settings.gpus, settings.gpus_from, environ.get(name))}
+    return {name: choose(settings.gpus.count, settings.gpus.set_by, environ.get(name))}
 
 
 def place(settings: Settings, stack: contextlib.ExitStack) -> Location:
     """Return the location of the code, unpacked if needed. Raises EntryNotFound or SettingsError."""
-    entry, path = settings.entry, settings.path
-    if settings.descriptor is not None and path is None:
-        entry, path = _of_descriptor(settings, settings.descriptor, stack)
-    elif settings.descriptor is not None and entry is None:
-        entry = settings.descriptor.entry
+    entry, path = settings.code.entry, settings.code.path
+    if settings.code.descriptor is not None and path is None:
+        entry, path = _of_descriptor(settings, settings.code.descriptor, stack)
+    elif settings.code.descriptor is not None and entry is None:
+        entry = settings.code.descriptor.entry
     try:
-        return locate(entry, path, settings.cwd)
+        return locate(entry, path, settings.code.cwd)
     except EntryError as error:
-        hint = _wrapped(path) if path is not None and settings.descriptor is not None else ""
+        hint = _wrapped(path) if path is not None and settings.code.descriptor is not None else ""
         raise EntryNotFound(f"{error.code}: {error}{hint}") from None
 
 
@@ -119,10 +121,10 @@ def _of_descriptor(
     An entry that was named and exists is run, with the descriptor's folder of code if it is below that. The
     descriptor's own entry is used if the descriptor was named (--file), or if no entry was.
     """
-    entry = settings.entry
-    if entry is not None and not settings.file_given:
+    entry = settings.code.entry
+    if entry is not None and not settings.code.is_descriptor_named:
         name = without_function(entry)
-        given = os.path.join(settings.cwd, os.path.expanduser(name))
+        given = os.path.join(settings.code.cwd, os.path.expanduser(name))
         if os.path.isdir(given):
             # A folder that contains its descriptor, which names the entry.
             function = entry[len(name) :]
@@ -147,8 +149,8 @@ def _root(settings: Settings, descriptor: Descriptor, stack: contextlib.ExitStac
         raise EntryNotFound(f"ENTRY_NOT_FOUND: {at}: code.path: there is no {code}")
     from .code_archive import unpack
 
-    if settings.state_dir is not None:
-        cache = os.path.join(settings.state_dir, "code")
+    if settings.records.state_dir is not None:
+        cache = os.path.join(settings.records.state_dir, "code")
     else:
         import tempfile  # late: it imports random and shutil, for a rare case
 

@@ -91,7 +91,7 @@ class ChildPool:
 
     def prepare_spare(self) -> None:
         """Start the spare, if one was asked for and there is a serving child."""
-        if self._settings.spare and self._spare is None and self.child is not None:
+        if self._settings.serving.spare and self._spare is None and self.child is not None:
             with contextlib.suppress(OSError):  # no process to be had: serving goes on without a spare
                 self._spare = self._start()
 
@@ -116,12 +116,12 @@ class ChildPool:
             env.update(thread_variables(settings.limits.cpu_cores, env))
         python_path = [one for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]
         folders = [self._where.folder]
-        if settings.state_dir is not None:
-            folders.append(settings.state_dir)
+        if settings.records.state_dir is not None:
+            folders.append(settings.records.state_dir)
         child = WardedChild(
             self._loop,
             self._listener,
-            argv=[settings.python, "-u"],
+            argv=[settings.code.python, "-u"],
             cwd=self._where.folder,
             env=env,
             setup=self._setup({}, python_path),
@@ -133,7 +133,7 @@ class ChildPool:
         return child
 
     def _own_variables(self) -> dict[str, str]:
-        return {**self._env, **self._settings.child_env}
+        return {**self._env, **self._settings.code.variables}
 
     def _setup(self, env: dict[str, str], python_path: list[str] | None = None) -> Setup:
         where = self._where
@@ -143,9 +143,9 @@ class ChildPool:
             module=where.module,
             function=where.function,
             file=where.file,
-            encoding=self._settings.encoding,
+            encoding=self._settings.serving.encoding,
             python_path=[os.path.abspath(one) for one in python_path or []],
-            returned_errors=self._settings.api_errors == "return",
+            returned_errors=self._settings.serving.api_errors == "return",
             env=env,
         )
 
@@ -196,7 +196,7 @@ class ChildPool:
             self._leaving.add(child)
             if ask:
                 child.exit({"exitCode": 0})
-            self._loop.after(self._settings.grace_s, lambda: child.kill(cause))
+            self._loop.after(self._settings.serving.grace_s, lambda: child.kill(cause))
 
     def drop_spare(self) -> None:
         """End the spare."""

@@ -39,7 +39,7 @@ class Notices:
         #: Whether state_changed() shows anything.
         self.shows_states = output.verbose or type(output.events) is not EventSink
         #: For lines that a local run shows with --verbose only.
-        self._say = output.debug if settings.local else output.say
+        self._say = output.debug if settings.local_run.is_wanted else output.say
 
     # ---- the worker
 
@@ -48,7 +48,7 @@ class Notices:
         self._is_waiting_shown = False
         self._unreachable = None
         self._say(f"● connected to {url}")
-        self._output.events.emit("connected", {"url": url, "encoding": self._settings.encoding})
+        self._output.events.emit("connected", {"url": url, "encoding": self._settings.serving.encoding})
 
     def unreachable(self, url: str, reason: str, *, is_loading: bool) -> None:
         """No worker can be reached. Said once, and not before the code is loaded (`is_loading`), for a while:
@@ -60,7 +60,7 @@ class Notices:
             return
         self._is_waiting_shown = True
         self._output.say(f"◌ waiting for an HKube worker at {url}: {reason}; retrying")
-        if not self._settings.local:
+        if not self._settings.local_run.is_wanted:
             self._output.say(f"  no worker here? run one task without it:  {self._settings.local_command}")
 
     def connection_lost(self, reason: str) -> None:
@@ -162,7 +162,7 @@ class Notices:
     def task_begins(self, ids: TaskIds) -> None:
         """The task is known by name."""
         self._output.events.begin(ids)
-        if not self._settings.local:
+        if not self._settings.local_run.is_wanted:
             line = f"▶ task {ids.task}  job {ids.job}  {ids.pipeline}/{ids.node}"
             self._output.say(printable(line, 1000))
 
@@ -183,7 +183,7 @@ class Notices:
         self._output.say(f"■ stopping: {self._patience(may_kill)}")
 
     def _patience(self, may_kill: bool) -> str:
-        return f"{self._settings.grace_s:g} s to end" if may_kill else "it is waited for"
+        return f"{self._settings.serving.grace_s:g} s to end" if may_kill else "it is waited for"
 
     def stop_failed(self, name: str, error: object) -> None:
         """The user's stop() has raised."""

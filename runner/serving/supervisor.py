@@ -74,8 +74,10 @@ class Supervisor:
         if pool is None:
             pool = ChildPool(loop, settings, where, store.environment() if store is not None else {})
         self._pool = pool
-        replies = self._replies = WorkerReplies(loop, control, pool, settings.encoding)
-        redirect = LogRedirect(replies.log_demand, replies.log_lines) if settings.redirect_logs else None
+        replies = self._replies = WorkerReplies(loop, control, pool, settings.serving.encoding)
+        redirect = (
+            LogRedirect(replies.log_demand, replies.log_lines) if settings.serving.redirect_logs else None
+        )
         opener = TaskOpener(settings, where.shown, store, notices)
         self._handover = TaskHandover(loop, settings, control, pool, opener)
         self._end = TaskEnd(
@@ -96,7 +98,7 @@ class Supervisor:
             replies=replies,
             opener=opener,
             notices=notices,
-            wire_encoding=settings.encoding,
+            wire_encoding=settings.serving.encoding,
             on_given_up=hooks.on_given_up,
         )
         pool.listen(
@@ -156,8 +158,8 @@ class Supervisor:
             self._loop,
             self._worker_messages,
             url,
-            text=encoding.is_text(self._settings.encoding),
-            connect_timeout_s=self._settings.connect_timeout_s,
+            text=encoding.is_text(self._settings.serving.encoding),
+            connect_timeout_s=self._settings.serving.connect_timeout_s,
         )
         self._replies.link = link
         link.open()
@@ -233,7 +235,7 @@ class Supervisor:
     def _arm_grace(self) -> None:
         if self._may_kill:
             self._grace = self._loop.after(
-                self._settings.grace_s, lambda: self._control.step(Event.GRACE_OVER)
+                self._settings.serving.grace_s, lambda: self._control.step(Event.GRACE_OVER)
             )
 
     def _disarm_grace(self) -> None:

@@ -120,10 +120,10 @@ class TaskEnd:
         duration_s = self._loop.clock() - task.began
         if answer is not None:
             self._replies.last_answered = (task.name, task.record)
-        if answer is not None and task.record is None and not self._settings.local:
+        if answer is not None and task.record is None and not self._settings.local_run.is_wanted:
             self._replies.answer(*answer)  # nothing has to be on disk or shown before it
             answer = None
-        result = task.close(status, failure, duration_s, with_output=self._settings.local)
+        result = task.close(status, failure, duration_s, with_output=self._settings.local_run.is_wanted)
         self._control.task = None
         self._pool.served += 1
         if answer is not None:
@@ -136,7 +136,7 @@ class TaskEnd:
         """End what the task has left running, warn of a leak, and replace a child that has served enough."""
         usage = task.usage
         if usage is not None and usage.processes > 1:
-            if self._settings.end_children:
+            if self._settings.serving.end_children:
                 child.end_others()
             else:
                 self._notices.left_running(result.task, usage.processes - 1)
@@ -144,7 +144,7 @@ class TaskEnd:
         leak = self._leaks.look(served, result)
         if leak is not None:
             self._notices.leak(leak)
-        recycle = self._settings.recycle_after
+        recycle = self._settings.serving.recycle_after
         if recycle is not None and served >= recycle and self._control.state is State.IDLE:
             self._notices.recycled(served)
             self._pool.recycle()

@@ -76,7 +76,7 @@ class TaskHandover:
             self._loop.clock(),
             message,
             limit_bytes=limits.memory_bytes if limits.enforced else None,
-            keep_bytes=self._settings.keep_values_bytes,
+            keep_bytes=self._settings.records.keep_values_bytes,
         )
         self._children = 0
         self.hand_over()
@@ -143,11 +143,11 @@ class TaskHandover:
         if record is None:
             return UseFolder()
         env = record.environment
-        if not self._settings.local:
+        if not self._settings.local_run.is_wanted:
             # glibc keeps every value that a variable ever had: 130 bytes a task, for ever (measured).
             del env["HKRUNNER_TASK_METRICS_DIR"]
         folder = record.folder_text if record.has_folder else None
-        return UseFolder(folder, self._settings.keep_values_bytes, env)
+        return UseFolder(folder, self._settings.records.keep_values_bytes, env)
 
     # ---- what the child does with it
 

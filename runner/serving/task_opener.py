@@ -38,7 +38,7 @@ class TaskOpener:
             node=_text(names, "nodeName") or _text(names, "algorithmName") or default.node,
             pipeline=_text(names, "pipelineName") or default.pipeline,
         )
-        task.open(self._store, ids, self._shown, self._settings.given)
+        task.open(self._store, ids, self._shown, self._settings.records.options)
         self._notices.task_begins(ids)
 
     def open_ahead(self, task: ActiveTask) -> bool:
@@ -46,7 +46,7 @@ class TaskOpener:
         open."""
         if task.ids is None:
             assert task.message is not None, "a task has its message until a child has begun it"
-            names = encoding.ids_of(self._settings.encoding, task.message.data)
+            names = encoding.ids_of(self._settings.serving.encoding, task.message.data)
             if names is None:
                 return False
             self.open(task, names)
@@ -68,9 +68,9 @@ class TaskOpener:
 
     def _names_in(self, message: WorkerMessage) -> Mapping[str, Any]:
         if message.blob is None:
-            return encoding.ids_of(self._settings.encoding, message.data) or {}
+            return encoding.ids_of(self._settings.serving.encoding, message.data) or {}
         with message.blob.view() as view:
-            return encoding.ids_of(self._settings.encoding, view) or {}
+            return encoding.ids_of(self._settings.serving.encoding, view) or {}
 
 
 def _text(names: Mapping[str, Any], name: str) -> str:

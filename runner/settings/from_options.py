@@ -14,7 +14,18 @@ from ..errors import SettingsError
 from .limit_options import limits_of
 from .options import BY_NAME, OPTIONS
 from .parsing import parse_count, parse_named_paths, parse_seconds, parse_variables
-from .settings import NO_LIMITS, Settings, WorkerSettings
+from .settings import (
+    NO_LIMITS,
+    Boards,
+    CodeSource,
+    Console,
+    Gpus,
+    LocalRunSettings,
+    Records,
+    Serving,
+    Settings,
+    WorkerSettings,
+)
 from .worker_url import DEFAULT_URL, worker_url
 
 if TYPE_CHECKING:
@@ -32,88 +43,127 @@ def worker_settings_of(values: Mapping[str, Any]) -> WorkerSettings:
     port = str(values["port"])
     if not port.isdecimal() or int(port) > 65535:
         raise SettingsError(f"--port wants a number from 0 (any free one) to 65535, not {port!r}")
-    settings = replace(settings, local=True, keep_own=None, keep_values_bytes=None)
+    settings = replace(
+        settings,
+        local_run=replace(settings.local_run, is_wanted=True),
+        records=replace(settings.records, keep_own=None, keep_values_bytes=None),
+    )
     return WorkerSettings(settings, str(values["host"]), int(port), bool(values["once"]))
 
 
 def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     """Return the settings for these option values; raises SettingsError with one sentence."""
-    grace_s = parse_seconds(values, BY_NAME["grace_s"], least=0.0)
-    connect_timeout_s = parse_seconds(values, BY_NAME["connect_timeout_s"], least=0.0)
-    inputs = tuple(values.get("input") or ())
-    tasks = values.get("tasks")
-    assert grace_s is not None, "--grace has a default"
-    if values.get("watch") and not inputs and tasks is None:
-        raise SettingsError("--watch runs inputs again when the code has changed: give --input or --tasks")
+    local_run = _local_run(values, environ)
     descriptor = _descriptor(values)
     limits, limits_from = limits_of(values, environ, descriptor)
-    in_process = bool(values.get("in_process") or values.get("pdb"))
     notes: tuple[str, ...] = ()
-    if in_process:
+    if local_run.in_process:
         limits, notes = _in_process(values, limits)
-    gpus, gpus_from = _gpus(values, descriptor)
-    child_env, env_files = _own_variables(values)
-    as_json, events = _format(values, environ)
-    quiet, verbose, level_note = _loudness(values, environ)
-    metrics_dir = values.get("metrics_dir")
-    metrics_dir = os.path.abspath(os.path.expanduser(metrics_dir)) if metrics_dir else None
-    if metrics_dir is not None and values.get("no_state"):
-        child_env = {"ALGO_METRICS_DIR": metrics_dir, **child_env}  # without records, nothing else sets it
-    local = bool(inputs) or tasks is not None
+    code = _code(values, descriptor)
+    if descriptor is not None:
+        notes = (*_notes(descriptor, code.variables), *notes)
     return Settings(
-        entry=values.get("entry"),
-        path=values.get("path"),
-        cwd=os.getcwd(),
-        url=worker_url(
-            values.get("url"), environ, values["encoding"], hostname=bool(values.get("redirect_logs"))
-        ),
-        encoding=values["encoding"],
-        grace_s=grace_s,
-        connect_timeout_s=connect_timeout_s,
-        state_dir=None if values.get("no_state") else os.path.abspath(values["state_dir"]),
-        json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-        local=local,
-        inputs=inputs,
-        tasks=tasks,
-        python=values.get("python") or sys.executable,
-        # The descriptor's variables override those of the shell, as they override the image's in the cluster.
-        child_env=child_env if descriptor is None else {**descriptor.variables, **child_env},
+        code,
+        _serving(values, environ),
+        _records(values, local=local_run.is_wanted),
         limits=limits,
         limits_from=limits_from,
+        gpus=_gpus(values, descriptor),
+        local_run=local_run,
+        console=_console(values, environ, notes),
+        boards=Boards(
+            board=bool(values.get("board")),
+            open=bool(values.get("open")),
+            board_port=parse_count(values, BY_NAME["board_port"], least=0) or 0,
+            api_port=parse_count(values, BY_NAME["api_port"], least=0),
+        ),
+    )
+
+
+def _local_run(values: Mapping[str, Any], environ: Mapping[str, str]) -> LocalRunSettings:
+    inputs = tuple(values.get("input") or ())
+    tasks = values.get("tasks")
+    watch = bool(values.get("watch"))
+    if watch and not inputs and tasks is None:
+        raise SettingsError("--watch runs inputs again when the code has changed: give --input or --tasks")
+    return LocalRunSettings(
+        is_wanted=bool(inputs) or tasks is not None,
+        inputs=inputs,
+        tasks=tasks,
+        watch=watch,
+        read_again=partial(settings_of, values, environ) if watch else None,
+        in_process=bool(values.get("in_process") or values.get("pdb")),
+        pdb=bool(values.get("pdb")),
+        algorithms=parse_named_paths(values, BY_NAME["algorithm"]),
+        pipelines=parse_named_paths(values, BY_NAME["pipeline"]),
+        data_sources=parse_named_paths(values, BY_NAME["datasource"]),
+    )
+
+
+def _code(values: Mapping[str, Any], descriptor: Descriptor | None) -> CodeSource:
+    variables, env_files = _own_variables(values)
+    metrics_dir = _metrics_dir(values)
+    if metrics_dir is not None and values.get("no_state"):
+        variables = {"ALGO_METRICS_DIR": metrics_dir, **variables}  # without records, nothing else sets it
+    # The descriptor's variables override those of the shell, as they override the image's in the cluster.
+    inherited = {} if descriptor is None else descriptor.variables
+    return CodeSource(
+        os.getcwd(),
+        entry=values.get("entry"),
+        path=values.get("path"),
         descriptor=descriptor,
-        file_given=values.get("file") is not None,
-        gpus=gpus,
-        gpus_from=gpus_from,
-        no_gpu=bool(values.get("no_gpu")),
-        notes=(*(() if descriptor is None else _notes(descriptor, child_env)), *notes, *level_note),
+        is_descriptor_named=values.get("file") is not None,
+        python=values.get("python") or sys.executable,
+        variables={**inherited, **variables},
+        env_files=env_files,
+    )
+
+
+def _serving(values: Mapping[str, Any], environ: Mapping[str, str]) -> Serving:
+    encoding, redirect_logs = values["encoding"], bool(values.get("redirect_logs"))
+    grace_s = parse_seconds(values, BY_NAME["grace_s"], least=0.0)
+    assert grace_s is not None, "--grace has a default"
+    return Serving(
+        worker_url(values.get("url"), environ, encoding, hostname=redirect_logs),
+        encoding,
+        connect_timeout_s=parse_seconds(values, BY_NAME["connect_timeout_s"], least=0.0),
+        grace_s=grace_s,
         spare=bool(values.get("spare")),
         recycle_after=parse_count(values, BY_NAME["recycle_after"]),
         end_children=bool(values.get("end_children")),
         api_errors=values.get("api_errors") or "raise",
-        events=events,
-        output_file=values.get("output_file"),
-        full_trace=bool(values.get("full_trace")),
-        color=values.get("color") or "auto",
-        metrics_dir=metrics_dir,
-        env_files=env_files,
-        watch=bool(values.get("watch")),
-        read_again=partial(settings_of, values, environ) if values.get("watch") else None,
-        in_process=in_process,
-        pdb=bool(values.get("pdb")),
-        board=bool(values.get("board")),
-        open=bool(values.get("open")),
-        board_port=parse_count(values, BY_NAME["board_port"], least=0) or 0,
-        api_port=parse_count(values, BY_NAME["api_port"], least=0),
+        redirect_logs=redirect_logs,
+    )
+
+
+def _records(values: Mapping[str, Any], *, local: bool) -> Records:
+    return Records(
+        None if values.get("no_state") else os.path.abspath(values["state_dir"]),
+        metrics_dir=_metrics_dir(values),
         keep=None if values.get("keep") == "all" else parse_count(values, BY_NAME["keep"], least=0),
         keep_own=KEEP_SERVING if not local and values.get("keep") is None else None,
         keep_values_bytes=_keep_values(values, local=local),
-        given=_recorded(values),
-        redirect_logs=bool(values.get("redirect_logs")),
-        algorithms=parse_named_paths(values, BY_NAME["algorithm"]),
-        pipelines=parse_named_paths(values, BY_NAME["pipeline"]),
-        sources=parse_named_paths(values, BY_NAME["datasource"]),
+        options=_recorded(values),
+    )
+
+
+def _metrics_dir(values: Mapping[str, Any]) -> str | None:
+    asked = values.get("metrics_dir")
+    return os.path.abspath(os.path.expanduser(asked)) if asked else None
+
+
+def _console(values: Mapping[str, Any], environ: Mapping[str, str], notes: tuple[str, ...]) -> Console:
+    as_json, events = _format(values, environ)
+    quiet, verbose, level_note = _loudness(values, environ)
+    return Console(
+        json=as_json,
+        events=events,
+        output_file=values.get("output_file"),
+        quiet=quiet,
+        verbose=verbose,
+        full_trace=bool(values.get("full_trace")),
+        color=values.get("color") or "auto",
+        notes=(*notes, *level_note),
     )
 
 
@@ -151,11 +201,12 @@ def _notes(descriptor: Descriptor, given: Mapping[str, str]) -> tuple[str, ...]:
     return (*descriptor.notes, f"{told} (--env {missing[0]}=… sets it)")
 
 
-def _gpus(values: Mapping[str, Any], descriptor: Descriptor | None) -> tuple[int, str]:
+def _gpus(values: Mapping[str, Any], descriptor: Descriptor | None) -> Gpus:
+    none = bool(values.get("no_gpu"))
     count = parse_count(values, BY_NAME["gpu"], least=0)
     if count is None and descriptor is not None:
-        return descriptor.gpus, f"gpu: in {descriptor.at('/resources/gpu', '/gpu')}"
-    return count or 0, "--gpu"
+        return Gpus(descriptor.gpus, f"gpu: in {descriptor.at('/resources/gpu', '/gpu')}", none)
+    return Gpus(count or 0, none=none)
 
 
 def _recorded(values: Mapping[str, Any]) -> dict[str, object]:

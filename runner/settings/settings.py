@@ -1,4 +1,4 @@
-"""The frozen Settings of one run; from_options.py makes them."""
+"""The frozen Settings of one run, in groups by subject; from_options.py makes them."""
 
 from __future__ import annotations
 
@@ -17,85 +17,135 @@ NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What one run of hkrunner was asked to do."""
+class CodeSource:
+    """Which code runs, with which Python, and with which variables."""
 
-    entry: str | None
-    path: str | None
-    cwd: str
-    url: str
-    encoding: str
-    grace_s: float
-    connect_timeout_s: float | None
-    state_dir: str | None  #: None: no records
-    json: bool
-    quiet: bool
-    verbose: bool
-    local: bool
-    inputs: tuple[str, ...] = ()
-    tasks: str | None = None
-    python: str = sys.executable
-    child_env: Mapping[str, str] = field(default_factory=dict)
-    limits: Limits = NO_LIMITS
-    limits_from: str = ""  #: where limits come from that no option or variable named; "" otherwise
+    cwd: str  #: working folder of the command: relative paths start here
+    entry: str | None = None
+    path: str | None = None
     descriptor: Descriptor | None = None
-    file_given: bool = False  #: the descriptor was named, not found
-    gpus: int = 0
-    gpus_from: str = "--gpu"
-    no_gpu: bool = False
-    notes: tuple[str, ...] = ()  #: what the user is told before anything begins
+    is_descriptor_named: bool = False  #: by --file; False: it was found
+    python: str = sys.executable
+    variables: Mapping[str, str] = field(default_factory=dict)  #: added to the algorithm's environment
+    env_files: tuple[str, ...] = ()  #: absolute paths of --env-file
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """How many GPUs the algorithm gets to see."""
+
+    count: int = 0
+    set_by: str = "--gpu"  #: source of the count, for messages
+    none: bool = False  #: --no-gpu: hide all, whatever `count` says
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How tasks are served: the worker's connection, and the processes of the algorithm."""
+
+    url: str
+    encoding: str = "json"
+    connect_timeout_s: float | None = None  #: None: wait forever
+    grace_s: float = 5.0
     spare: bool = False
     recycle_after: int | None = None
     end_children: bool = False
-    api_errors: str = "raise"
+    api_errors: str = "raise"  #: raise or return
     redirect_logs: bool = False
-    events: bool = False  #: every event goes to stdout, a JSON object a line
-    output_file: str | None = None  #: what would go to stdout goes there
-    full_trace: bool = False
-    color: str = "auto"  #: auto, always or never
-    metrics_dir: str | None = None  #: what ALGO_METRICS_DIR is for every task; None: one of its own
-    env_files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LocalRunSettings:
+    """What a run without HKube's worker does. `inputs` and `tasks` as written."""
+
+    is_wanted: bool = False  #: False: serve the worker
+    inputs: tuple[str, ...] = ()
+    tasks: str | None = None
     watch: bool = False
-    #: With --watch: these settings once more, with the files that they come from read again.
+    #: With --watch: makes the settings again, from files that may have changed.
     read_again: Callable[[], Settings] | None = None
     in_process: bool = False
     pdb: bool = False
-    board: bool = False
-    open: bool = False
-    board_port: int = 0
-    api_port: int | None = None
-    keep: int | None = None  #: records of that many tasks, whoever made them; None: all
-    keep_own: int | None = None  #: records of that many tasks of this process; None: all
-    keep_values_bytes: int | None = None  #: inputs and results up to this size; None: all
-    #: The option values of this run, as `runs again` gives them once more; prepare() adds where the code is.
-    given: Mapping[str, object] = field(default_factory=dict)
     algorithms: Mapping[str, str] = field(default_factory=dict)  #: name -> file, as written
-    pipelines: Mapping[str, str] = field(default_factory=dict)
-    sources: Mapping[str, str] = field(default_factory=dict)
+    pipelines: Mapping[str, str] = field(default_factory=dict)  #: name -> file, as written
+    data_sources: Mapping[str, str] = field(default_factory=dict)  #: id -> folder, as written
+
+
+@dataclass(frozen=True)
+class Records:
+    """What is kept of tasks, and where."""
+
+    state_dir: str | None  #: None: no records
+    metrics_dir: str | None = None  #: --metrics-dir; None: each task's own folder
+    keep: int | None = None  #: number of latest tasks that are kept; None: all
+    keep_own: int | None = None  #: number of latest tasks of this process that are kept; None: all
+    keep_values_bytes: int | None = None  #: largest input or result that is kept; None: all
+    #: Option values that repeat a task, for `runs again`; prepare() adds where the code is.
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Console:
+    """What is printed."""
+
+    json: bool = False  #: one object per task
+    events: bool = False  #: every event, as one object per line
+    output_file: str | None = None  #: replaces stdout for results
+    quiet: bool = False
+    verbose: bool = False
+    full_trace: bool = False
+    color: str = "auto"  #: auto, always or never
+    notes: tuple[str, ...] = ()  #: shown before the run starts
+
+
+@dataclass(frozen=True)
+class Boards:
+    """The board of the run, and the routes for boards."""
+
+    board: bool = False
+    open: bool = False  #: in the browser
+    board_port: int = 0  #: 0: any free port
+    api_port: int | None = None  #: None: no routes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run of hkrunner was asked to do."""
+
+    code: CodeSource
+    serving: Serving
+    records: Records
+    limits: Limits = NO_LIMITS
+    limits_from: str = ""  #: source of limits that neither an option nor a variable set; "" if none
+    gpus: Gpus = Gpus()
+    local_run: LocalRunSettings = LocalRunSettings()
+    console: Console = Console()
+    boards: Boards = Boards()
 
     @property
     def name(self) -> str | None:
-        """What the descriptor calls the algorithm."""
-        return None if self.descriptor is None else self.descriptor.name
+        """The algorithm's name in the descriptor."""
+        return None if self.code.descriptor is None else self.code.descriptor.name
 
     @property
     def local_command(self) -> str:
         """The command that runs this code at once, without a worker."""
-        import shlex  # a word for people, once
+        import shlex  # late: it is needed once, for a message
 
+        code = self.code
         words = ["hkrunner"]
-        if self.entry is not None:
-            words += ["--entry", self.entry]
-        if self.path is not None:
-            words += ["--path", self.path]
-        if self.file_given and self.descriptor is not None:
-            words += ["--file", os.path.relpath(self.descriptor.file, self.cwd)]
+        if code.entry is not None:
+            words += ["--entry", code.entry]
+        if code.path is not None:
+            words += ["--path", code.path]
+        if code.is_descriptor_named and code.descriptor is not None:
+            words += ["--file", os.path.relpath(code.descriptor.file, code.cwd)]
         return f"{shlex.join(words)} --input '[1, 2, 3]'"
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What `hkrunner worker` was asked to do; `settings` holds for the algorithms it runs for others."""
+    """What `hkrunner worker` was asked to do; `settings` are those of the algorithms that it runs itself."""
 
     settings: Settings
     host: str

@@ -18,7 +18,7 @@ from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving import supervisor as supervisor_module
 from hkrunner.runner.serving.child_pool import ChildPool
 from hkrunner.runner.serving.supervisor import Hooks, Supervisor
-from hkrunner.runner.settings.settings import Settings
+from hkrunner.runner.settings.settings import CodeSource, Records, Serving, Settings
 from hkrunner.sandbox.parent import warden_launch
 from hkrunner.sandbox.parent.child_handle import Child, Listener
 from hkrunner.sandbox.shared.entry import Location
@@ -214,10 +214,11 @@ class FakeServing:
         child: Callable[[Listener], Any] | None = None,
         loop: Loop | None = None,
         clock: Clock | None = None,
-        **settings: Any,
+        state_dir: str | None = None,
+        **serving: Any,
     ) -> None:
         """`methods`: what the code of the first child has; None: it does not load yet. `child`: makes
-        another one than a FakeChild."""
+        another one than a FakeChild. `serving`: fields of the settings."""
         self.prepared = 0  #: wardens begun for the child that follows
 
         def prepare() -> None:
@@ -236,12 +237,7 @@ class FakeServing:
         self.children: list[FakeChild] = []
         self.refuses_children = False
         self._make = child
-        asked = {
-            "entry": "main.py", "path": None, "cwd": "/code", "url": URL, "encoding": "json", "grace_s": 5.0,
-            "connect_timeout_s": None, "state_dir": None, "json": False, "quiet": False, "verbose": False,
-            "local": False, **settings,
-        }  # fmt: skip
-        options = Settings(**asked)
+        options = Settings(CodeSource("/code", "main.py"), Serving(URL, **serving), Records(state_dir))
         hooks = Hooks(
             on_result=self.results.append,
             on_load_failed=self.load_failures.append,

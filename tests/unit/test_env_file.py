@@ -75,4 +75,4 @@ def test_a_flag_goes_before_the_files_and_they_before_the_descriptor(
     (tmp_path / "two").write_text("A=2\nB=2\n")
     values = {option.name: option.default for option in OPTIONS}
     values.update(env_file=("one", "two"), env=("A=3",), file="algorithm.json")
-    assert settings_of(values, {}).child_env == {"A": "3", "B": "2", "C": "1", "D": "0"}
+    assert settings_of(values, {}).code.variables == {"A": "3", "B": "2", "C": "1", "D": "0"}

@@ -23,14 +23,15 @@ def made(**values: Any) -> Settings:
 
 def test_nothing_given_serves_the_default_worker() -> None:
     settings = made()
-    assert (settings.local, settings.url, settings.grace_s) == (False, DEFAULT_URL + QUERY, 5.0)
-    assert settings.connect_timeout_s is None
-    assert settings.state_dir is not None and settings.state_dir.endswith("/.hkrunner")
+    assert not settings.local_run.is_wanted
+    assert (settings.serving.url, settings.serving.grace_s) == (DEFAULT_URL + QUERY, 5.0)
+    assert settings.serving.connect_timeout_s is None
+    assert settings.records.state_dir is not None and settings.records.state_dir.endswith("/.hkrunner")
 
 
 @pytest.mark.parametrize("values", [{"input": ("1",)}, {"tasks": "f"}, {"input": ("1", "2"), "tasks": "f"}])
 def test_an_input_makes_a_local_run(values: dict[str, Any]) -> None:
-    assert made(**values).local
+    assert made(**values).local_run.is_wanted
 
 
 def test_the_command_for_one_task_without_a_worker_works_as_it_stands(tmp_path: Path) -> None:
@@ -43,25 +44,26 @@ def test_the_command_for_one_task_without_a_worker_works_as_it_stands(tmp_path: 
 
 
 def test_no_state_means_no_folder() -> None:
-    assert made(no_state=True).state_dir is None
+    assert made(no_state=True).records.state_dir is None
 
 
 def test_one_that_serves_keeps_its_own_latest_records_and_no_large_values() -> None:
-    serving, local = made(), made(input=("1",))
-    assert (serving.keep, serving.keep_own, serving.keep_values_bytes) == (None, 1000, 256 * 1024)
-    assert (local.keep, local.keep_own, local.keep_values_bytes) == (None, None, None)
-    told = made(keep="5", keep_values="1Mi")
-    assert (told.keep, told.keep_own, told.keep_values_bytes) == (5, None, 1 << 20)
-    everything = made(keep="all", keep_values="all")
-    assert (everything.keep, everything.keep_own, everything.keep_values_bytes) == (None, None, None)
-    assert made(keep_values="0").keep_values_bytes == 0
+    def kept(**values: Any) -> tuple[int | None, int | None, int | None]:
+        records = made(**values).records
+        return records.keep, records.keep_own, records.keep_values_bytes
+
+    assert kept() == (None, 1000, 256 * 1024)
+    assert kept(input=("1",)) == (None, None, None)
+    assert kept(keep="5", keep_values="1Mi") == (5, None, 1 << 20)
+    assert kept(keep="all", keep_values="all") == (None, None, None)
+    assert kept(keep_values="0")[2] == 0
     with pytest.raises(SettingsError, match="--keep-values much"):
         made(keep_values="much")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("2.5", 2.5), ("1e3", 1000.0), (7, 7.0)])
 def test_seconds_are_numbers(text: Any, seconds: float) -> None:
-    assert made(grace_s=text).grace_s == seconds
+    assert made(grace_s=text).serving.grace_s == seconds
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "nan", "inf", "1e10", "5s"])
@@ -71,7 +73,7 @@ def test_what_is_no_number_of_seconds_is_told(text: str) -> None:
 
 
 def test_variables_for_the_algorithm() -> None:
-    assert made(env=("A=1", "B=x=y", "C=")).child_env == {"A": "1", "B": "x=y", "C": ""}
+    assert made(env=("A=1", "B=x=y", "C=")).code.variables == {"A": "1", "B": "x=y", "C": ""}
 
 
 @pytest.mark.parametrize("pair", ["A", "=1", ""])
