@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 
 from ...sandbox.child import in_user_process
 from ...sandbox.linux.terminal import TerminalMode
-from ...sandbox.parent.child_handle import Listener
+from ...sandbox.parent.child_handle import ChildListener
 from ...sandbox.parent.user_process import UserProcess
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.messages import Setup
@@ -142,7 +142,7 @@ class UserProcessAttachment:
         #: Called after the end of the process has been handled.
         self.on_gone: Callable[[], object] = lambda: None
 
-    def begin(self, loop: Loop, listener: Listener, setup: Setup) -> UserProcess:
+    def begin(self, loop: Loop, listener: ChildListener, setup: Setup) -> UserProcess:
         """Make it load the code. Raises OSError after its end: there is no other process."""
         if self._begun:
             raise ProcessLookupError(0, "the process of --in-process has ended")

@@ -14,7 +14,7 @@ from typing import Any
 from ...sandbox.child import requirements
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.entry import METHODS, Location
-from ...sandbox.shared.message_format import Blob, Message
+from ...sandbox.shared.message_format import Memfd, ProcessMessage
 from ...sandbox.shared.messages import ApiCall, Done, Loaded, LoadFailed, Sample
 from ...sandbox.shared.outcome import Cause, Exit, report
 from ..errors import EntryUnusable, HkrunnerError
@@ -80,9 +80,9 @@ class LoadTest:
         self.interrupted = 128 + number
         self._pool.abandon(Cause.INTERRUPTED)
 
-    def on_message(self, child: Child, task: int, message: Message) -> None:
+    def on_message(self, child: Child, task: int, message: ProcessMessage) -> None:
         """Note Loaded and LoadFailed; ignore other messages."""
-        if isinstance(message, (Done, ApiCall)) and isinstance(message.wire, Blob):
+        if isinstance(message, (Done, ApiCall)) and isinstance(message.wire, Memfd):
             os.close(message.wire.fd)
         elif isinstance(message, (Loaded, LoadFailed)) and child is self._pool.child:
             if isinstance(message, Loaded):

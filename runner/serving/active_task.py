@@ -13,7 +13,7 @@ from ...boards.runs.resource_series import ResourceSeries
 from ...boards.runs.store import Store
 from ...boards.runs.task_ids import TaskIds
 from ...boards.runs.task_record import TaskRecord
-from ...sandbox.shared.message_format import Blob, Wire
+from ...sandbox.shared.message_format import Memfd, Wire
 from ...sandbox.shared.messages import Protection, Sample
 from ...sandbox.shared.outcome import Exit
 from ..io.loop import Timer
@@ -85,7 +85,7 @@ class ActiveTask:
         if self.answer_blob is not None:
             self.answer_blob.close()
             self.answer_blob = None
-        if isinstance(wire, Blob):
+        if isinstance(wire, Memfd):
             self.answer_blob = AnswerBlob(wire.fd, wire.size)
         else:
             self.answer = wire

@@ -14,7 +14,7 @@ from typing import Any
 from ...sandbox.codec.codec import MESSAGE_LIMIT
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.channel import blob_problem
-from ...sandbox.shared.message_format import Blob, Message
+from ...sandbox.shared.message_format import Memfd, ProcessMessage
 from ...sandbox.shared.messages import (
     ApiCall,
     Done,
@@ -86,7 +86,7 @@ class ChildListener:
 
     # ---- messages
 
-    def on_message(self, child: Child, number: int, message: Message) -> None:
+    def on_message(self, child: Child, number: int, message: ProcessMessage) -> None:
         """A message of a child has arrived; `number`: of its task, 0 for none."""
         task = self._control.task
         is_current = task is not None and number == task.number
@@ -112,7 +112,7 @@ class ChildListener:
             _drop(message)  # user code has written into the channel: the first answer counts
             return
         wire = message.wire
-        if isinstance(wire, Blob):
+        if isinstance(wire, Memfd):
             problem = blob_problem(wire.fd, wire.size)
             if problem is None and wire.size > MESSAGE_LIMIT:
                 problem = f"{wire.size:,} bytes, HKube's worker takes at most {MESSAGE_LIMIT:,}"
@@ -135,7 +135,7 @@ class ChildListener:
 
     def _api_call(self, child: Child, task: ActiveTask, message: ApiCall) -> None:
         wire = message.wire
-        if not isinstance(wire, Blob):
+        if not isinstance(wire, Memfd):
             self._replies.call(wire)
             return
         problem = blob_problem(wire.fd, wire.size)
@@ -250,7 +250,7 @@ class ChildListener:
             self._notices.died_between_tasks(exit)
 
 
-def _drop(message: Message) -> None:
+def _drop(message: ProcessMessage) -> None:
     """Close what the message holds."""
-    if isinstance(message, (Done, ApiCall)) and isinstance(message.wire, Blob):
+    if isinstance(message, (Done, ApiCall)) and isinstance(message.wire, Memfd):
         os.close(message.wire.fd)

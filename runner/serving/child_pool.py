@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable
 
-from ...sandbox.parent.child_handle import Child, Listener
+from ...sandbox.parent.child_handle import Child, ChildListener
 from ...sandbox.parent.warded_child import WardedChild
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.limits import thread_variables
@@ -17,7 +17,7 @@ from ..io.loop import Loop
 from ..settings.settings import Settings
 
 #: Takes a process that exists already as the child: (loop, listener, setup) -> its handle. May raise OSError.
-Attach = Callable[[Loop, Listener, Setup], Child]
+Attach = Callable[[Loop, ChildListener, Setup], Child]
 #: After this long without a task the warden looks only where a limit could be broken meanwhile.
 IDLE_S = 1.0
 
@@ -40,7 +40,7 @@ class ChildPool:
         self._loop = loop
         self._settings = settings
         self._where = where
-        self._listener: Listener | None = None
+        self._listener: ChildListener | None = None
         self._env = env
         self._attach = attach
         self.child: Child | None = None  #: the serving child
@@ -67,7 +67,7 @@ class ChildPool:
             with contextlib.suppress(OSError):  # ready() meets the same trouble, and returns it
                 self.child = self._start()
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: ChildListener) -> None:
         """Have this listener called for everything that comes from a child."""
         self._listener = listener
         if self.child is not None:

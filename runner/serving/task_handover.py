@@ -12,7 +12,7 @@ from enum import Enum
 
 from ...sandbox.parent import warden_launch
 from ...sandbox.parent.child_handle import Child
-from ...sandbox.shared.message_format import Blob
+from ...sandbox.shared.message_format import Memfd
 from ...sandbox.shared.messages import Begin, Initialize, Start, UseFolder
 from ...sandbox.shared.outcome import Cause, Exit
 from ..io.loop import Loop
@@ -110,7 +110,7 @@ class TaskHandover:
             case Handover.CHILD_NAMES_IT:
                 blob = message.blob
                 child.send(
-                    task.number, Initialize(message.data if blob is None else Blob(blob.fd, blob.size))
+                    task.number, Initialize(message.data if blob is None else Memfd(blob.fd, blob.size))
                 )
                 return
             case Handover.NAMED_AHEAD:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...sandbox.shared.code_api import ANSWERS
-from ...sandbox.shared.message_format import Blob
+from ...sandbox.shared.message_format import Memfd
 from ..link.connection import WorkerMessage
 from ..protocol import encoding, messages
 from ..protocol.task_state import ENDING, WORKING, Event, State
@@ -170,6 +170,6 @@ class WorkerListener:
         if message.blob is None:
             child.reply(task.number, message.data)
         else:
-            child.reply(task.number, Blob(message.blob.fd, message.blob.size))
+            child.reply(task.number, Memfd(message.blob.fd, message.blob.size))
             # The child reads it in its own time: this memory is not used again for the next message.
             message.blob.disown()

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 
-from .fork_log_pipes import Descriptor, RecordSender
+from .fork_log_pipes import OwnedDescriptor, RecordSender
 from .fork_log_reader import RecordReader
 from .fork_log_records import packed
 
@@ -44,8 +44,8 @@ class Hub:
         self._count = 0
         self._is_fork = False
         inner, outer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._inner = Descriptor(inner.detach())
-        self._outer = Descriptor(outer.detach())
+        self._inner = OwnedDescriptor(inner.detach())
+        self._outer = OwnedDescriptor(outer.detach())
         os.set_blocking(self._outer.fd, False)
         self._reader = RecordReader(self._inner.fd, self._handlers)
         self._knocks = 0

@@ -23,7 +23,7 @@ HIGH = min(100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 STALL_S = 5.0
 
 
-class Descriptor:
+class OwnedDescriptor:
     """A descriptor out of the user's way, and the means to see that it is still ours."""
 
     def __init__(self, fd: int) -> None:
@@ -50,9 +50,9 @@ class Descriptor:
 class RecordSender:
     """The writing end of one process's pipe, made when the process logs for the first time."""
 
-    def __init__(self, door: Descriptor) -> None:
+    def __init__(self, door: OwnedDescriptor) -> None:
         self._door = door
-        self._pipe: Optional[Descriptor] = None
+        self._pipe: Optional[OwnedDescriptor] = None
         self._lost = False
         # A signal handler may log in the middle of a record of the same thread.
         self._lock = threading.RLock()
@@ -79,12 +79,12 @@ class RecordSender:
                 self._busy = False
         return True
 
-    def _introduce(self) -> Descriptor:
+    def _introduce(self) -> OwnedDescriptor:
         if not self._door.is_ours():
             raise OSError("closed by the user's code")
         reading, writing = os.pipe()
         try:
-            pipe = Descriptor(writing)
+            pipe = OwnedDescriptor(writing)
             os.set_blocking(pipe.fd, False)
             with socket.socket(fileno=os.dup(self._door.fd)) as door:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, reading.to_bytes(4, sys.byteorder))]

@@ -25,7 +25,7 @@ from ..shared.channel import (
     header,
     seal,
 )
-from ..shared.message_format import Blob, Message, body_of, decode
+from ..shared.message_format import Memfd, ProcessMessage, body_of, decode
 from ..shared.messages import TO_CHILD, ApiCall, Done
 from . import exception_report, fork_logging
 
@@ -42,12 +42,12 @@ class FrameSocket:
         self._socket = socket.socket(fileno=fd)
         self._reader = FrameReader()
         self._scratch = bytearray(65536)  # what is read, until it is decoded
-        self._ready: List[Tuple[int, Message]] = []
+        self._ready: List[Tuple[int, ProcessMessage]] = []
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._blob: Optional[int] = None
 
-    def receive(self) -> Optional[Tuple[int, Message]]:
+    def receive(self) -> Optional[Tuple[int, ProcessMessage]]:
         """Wait for the next message; return it with its task's number, None when no more will come."""
         while not self._ready:
             try:
@@ -67,7 +67,7 @@ class FrameSocket:
         poll.register(self._socket, select.POLLIN)
         return not self._ready and not poll.poll(seconds * 1000)
 
-    def send(self, task: int, message: Message) -> None:
+    def send(self, task: int, message: ProcessMessage) -> None:
         """Send a message, whole. Waits while the parent does not read."""
         self._send(task, message.kind, [_short_body(message)], reuse=False)
 
@@ -122,7 +122,7 @@ class FrameSocket:
         return fd
 
 
-def _short_body(message: Message) -> bytes:
+def _short_body(message: ProcessMessage) -> bytes:
     """Return the body of the message, its texts cut if it is too long for the stream."""
     body = body_of(message)
     if len(body) <= INLINE_MAX:
@@ -164,7 +164,7 @@ def write_all(fd: int, data: Buffer, at: int = 0) -> None:
         view, at = view[done:], at + done
 
 
-def mapped(blob: Blob) -> memoryview:
+def mapped(blob: Memfd) -> memoryview:
     """Return the content of a memfd, which may be closed then."""
     import mmap
 

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from ..shared.message_format import Message, encode
+from ..shared.message_format import ProcessMessage, encode
 from ..shared.messages import EndAsked, Failed, LastWord
 from . import exception_report
 from .api import Api
@@ -118,7 +118,7 @@ class UserProcessServer(TaskServer):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _tell(self, message: Message) -> None:
+    def _tell(self, message: ProcessMessage) -> None:
         # A supervisor that is gone is noticed by whoever reads.
         with contextlib.suppress(OSError):
             self._news.sendall(encode(0, message))

@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from ..codec import codec
 from ..shared import entry as entries
 from ..shared.channel import STACK_SIGNAL, FrameReader, fds_of
-from ..shared.message_format import Blob, Wire, decode
+from ..shared.message_format import Memfd, Wire, decode
 from ..shared.messages import TO_CONTROL, EndProcess, Reply, StopReturned, StopTask
 from . import exception_report
 from .api import Api
@@ -167,7 +167,7 @@ class StopControl:
                 api._cannot_read(bytes(data[:EDGE_BYTES]) + bytes(data[-EDGE_BYTES:]), len(data), error)
             return
         finally:
-            if isinstance(wire, Blob):
+            if isinstance(wire, Memfd):
                 os.close(wire.fd)
         if isinstance(message, dict):
             api._answer(message)

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, FrozenSet, NoReturn, Optional, Tuple, Un
 from ..codec import codec
 from ..shared import entry as entries
 from ..shared.channel import ChannelError
-from ..shared.message_format import PROTOCOL_VERSION, Blob, Message, Wire
+from ..shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage, Wire
 from ..shared.messages import (
     ApiCall,
     Begin,
@@ -89,7 +89,7 @@ class TaskServer:
         self._files: Optional[ResultFiles] = None
         self._pid = os.getpid()
         #: A message that came instead of the one that was due.
-        self._next: Optional[Tuple[int, Message]] = None
+        self._next: Optional[Tuple[int, ProcessMessage]] = None
         #: How the user's functions are called, by name.
         self._calls: Dict[str, Tuple[int, Optional[str]]] = {}
         self._may_accelerate = False  #: msgspec is still to be imported
@@ -236,7 +236,7 @@ class TaskServer:
     ) -> Tuple[Dict[str, Any], ResultFiles, bool]:
         """Read the task; return what init and start get, its files, and whether the worker takes it for
         initialized."""
-        size = message.wire.size if isinstance(message.wire, Blob) else len(message.wire)
+        size = message.wire.size if isinstance(message.wire, Memfd) else len(message.wire)
         args, ids = codec.ids_of(self._decode(message.wire))
         if isinstance(message, Begin):
             place: Union[Begin, UseFolder] = message
@@ -267,13 +267,13 @@ class TaskServer:
 
     def _decode(self, wire: Wire) -> Any:
         try:
-            return codec.decode(self._encoding, mapped(wire) if isinstance(wire, Blob) else wire)
+            return codec.decode(self._encoding, mapped(wire) if isinstance(wire, Memfd) else wire)
         except ValueError as error:
             raise entries.EntryError(
                 "RUNNER_ERROR", f"the worker's initialize is no {self._encoding}: {error}"
             ) from None
         finally:
-            if isinstance(wire, Blob):
+            if isinstance(wire, Memfd):
                 os.close(wire.fd)
 
     def _call(self, function: Callable[..., Any], name: str, most: int, args: Any, api: Api) -> Any:

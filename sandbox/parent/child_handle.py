@@ -39,13 +39,13 @@ from typing import Any, Protocol
 
 from ..shared.channel import INLINE_MAX, ChannelError
 from ..shared.limits import Limits
-from ..shared.message_format import Blob, Message, Wire
+from ..shared.message_format import Memfd, ProcessMessage, Wire
 from ..shared.messages import FROM_CHILD, EndProcess, Initialize, Loaded, Protection, Reply, Sample, StopTask
 from ..shared.outcome import Cause, Exit
 from .exit_report import fault_text, user_stack
 from .frame_receiver import FrameReceiver
 from .frame_sender import FrameSender
-from .loop_protocol import Cancellable, Loop
+from .loop_protocol import Cancellable, EventLoop
 from .output_pipes import OutputPipes
 
 #: An EOF on the channel says that the child is ending, or that it has closed our sockets. After this
@@ -53,10 +53,10 @@ from .output_pipes import OutputPipes
 CHANNEL_GRACE_S = 1.0
 
 
-class Listener(Protocol):
+class ChildListener(Protocol):
     """Who is told. Calls come from the loop, in the order in which things happened."""
 
-    def on_message(self, child: Child, task: int, message: Message) -> None:
+    def on_message(self, child: Child, task: int, message: ProcessMessage) -> None:
         """A message of the child, of this task (0: of none); a memfd in it is the listener's to close."""
 
     def on_output(self, child: Child, stream: str, data: bytes) -> None:
@@ -75,7 +75,7 @@ class Child:
     #: Whether it is killed when it does not end in its grace.
     may_kill = True
 
-    def __init__(self, loop: Loop, listener: Listener | None, limits: Limits) -> None:
+    def __init__(self, loop: EventLoop, listener: ChildListener | None, limits: Limits) -> None:
         """Prepare the handle. `listener`: None if tell() follows before the loop turns."""
         self._loop = loop
         if listener is not None:
@@ -95,7 +95,7 @@ class Child:
         self._timers: list[Cancellable] = []
         self._pipes = OutputPipes(loop, lambda name, data: self._listener.on_output(self, name, data))
 
-    def tell(self, listener: Listener) -> None:
+    def tell(self, listener: ChildListener) -> None:
         """Tell this listener from now on."""
         self._listener = listener
 
@@ -127,17 +127,17 @@ class Child:
 
     # ---- what the parent says
 
-    def send(self, task: int, *messages: Message) -> None:
+    def send(self, task: int, *messages: ProcessMessage) -> None:
         """Send messages on the task socket, with one write; a memfd stays the caller's."""
         first = messages[0]
-        if isinstance(first, Initialize) and isinstance(first.wire, Blob):
+        if isinstance(first, Initialize) and isinstance(first.wire, Memfd):
             self._to_main.send_blob(task, first.kind, first.wire)
         else:
             self._to_main.send(task, *messages)
 
     def reply(self, task: int, wire: Wire) -> None:
         """Pass a reply of the worker to the control thread; a memfd stays the caller's."""
-        if isinstance(wire, Blob):
+        if isinstance(wire, Memfd):
             self._to_control.send_blob(task, Reply.kind, wire)
         else:
             self._to_control.send(task, Reply(wire))
@@ -187,7 +187,7 @@ class Child:
 
     # ---- what the child says
 
-    def _on_message(self, task: int, message: Message) -> None:
+    def _on_message(self, task: int, message: ProcessMessage) -> None:
         if isinstance(message, Loaded):
             self.loaded = True
             self.has_init = "init" in message.methods

@@ -11,7 +11,7 @@ from ..linux.process_tree import Left
 from ..shared.channel import EXIT_CHANNEL_LOST
 from ..shared.limits import Limits
 from ..shared.messages import Ended, ProcessMemory, SharedMemoryUse
-from ..shared.outcome import Breach, Cause, Exit, Process
+from ..shared.outcome import Cause, Exit, LimitBreach
 
 #: So many of the processes that were left are named.
 NAMED = 20
@@ -37,16 +37,16 @@ def exit_of(
     code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
     number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
     cause, detail = Cause.EXITED if number is None else Cause.SIGNALLED, kill[1] if kill is not None else ""
-    breach: Breach | None = None
+    breach: LimitBreach | None = None
     if problem:
         cause, detail = Cause.NOT_STARTED, problem
     elif broken is not None:
         cause = Cause(broken.cause)
-        breach = Breach(
+        breach = LimitBreach(
             broken.used,
             broken.allowed,
             broken.after_s,
-            _processes(broken.top),
+            tuple(broken.top),
             _objects(broken.objects),
             broken.objects_count,
             broken.objects_bytes,
@@ -57,7 +57,7 @@ def exit_of(
         cause, detail = Cause.CHANNEL_BROKEN, "it closed the socket"
     elif number == signal.SIGKILL and account is not None and account.group_oom:
         cause = Cause.MEMORY
-        breach = Breach(limits.memory_bytes or 0, limits.memory_bytes or 0)
+        breach = LimitBreach(limits.memory_bytes or 0, limits.memory_bytes or 0)
     elif number == signal.SIGKILL and account is not None and account.machine_oom:
         cause = Cause.HOST_OOM
     others = [one for one in ended.others if one.pid != pid]
@@ -67,9 +67,9 @@ def exit_of(
         code=code,
         signal=number,
         detail=detail,
-        others=_processes(others),
+        others=tuple(others),
         others_count=ended.others_count - (len(ended.others) - len(others)),
-        left=_processes(ended.left),
+        left=tuple(ended.left),
         peak_bytes=ended.max_rss_bytes,
         limit_bytes=limits.memory_bytes if limits.enforced else None,
         origins=limits.origins,
@@ -100,7 +100,7 @@ def exit_without_warden(
     loaded: bool,
 ) -> Exit:
     """Return how a child ended whose warden was lost for this reason; the other arguments as in exit_of()."""
-    others = [Process(*one) for one in ended if one.pid != pid]
+    others = [ProcessMemory(*one) for one in ended if one.pid != pid]
     cause = Cause.NOT_STARTED if problem else kill[0] if kill is not None else Cause.GUARD_LOST
     return Exit(
         cause,
@@ -108,13 +108,9 @@ def exit_without_warden(
         detail=problem or why,
         others=tuple(others[:NAMED]),
         others_count=len(others),
-        left=tuple(Process(*one) for one in left),
+        left=tuple(ProcessMemory(*one) for one in left),
         loaded=loaded,
     )
-
-
-def _processes(found: Iterable[ProcessMemory]) -> tuple[Process, ...]:
-    return tuple(Process(one.pid, one.name, one.memory_bytes) for one in found)
 
 
 def _objects(found: Iterable[SharedMemoryUse]) -> tuple[tuple[str, int], ...]:

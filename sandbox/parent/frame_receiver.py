@@ -6,8 +6,8 @@ import socket
 from collections.abc import Callable, Mapping
 
 from ..shared.channel import ChannelError, FrameReader, fds_of
-from ..shared.message_format import Message, decode
-from .loop_protocol import Loop
+from ..shared.message_format import ProcessMessage, decode
+from .loop_protocol import EventLoop
 
 #: Read at most this much before others get their turn.
 CHUNK_BYTES = 65536
@@ -21,11 +21,11 @@ class FrameReceiver:
 
     def __init__(
         self,
-        loop: Loop,
+        loop: EventLoop,
         sock: socket.socket,
-        known: Mapping[int, type[Message]],
+        known: Mapping[int, type[ProcessMessage]],
         *,
-        on_message: Callable[[int, Message], None],
+        on_message: Callable[[int, ProcessMessage], None],
         on_error: Callable[[ChannelError], None],
         on_end: Callable[[bool], None],
     ) -> None:

@@ -9,14 +9,14 @@ import sys
 from collections import deque
 
 from ..shared.channel import header
-from ..shared.message_format import Blob, Message, encode
-from .loop_protocol import Loop
+from ..shared.message_format import Memfd, ProcessMessage, encode
+from .loop_protocol import EventLoop
 
 
 class FrameSender:
     """The writing side of one socket."""
 
-    def __init__(self, loop: Loop, sock: socket.socket) -> None:
+    def __init__(self, loop: EventLoop, sock: socket.socket) -> None:
         self._loop = loop
         self._socket = sock
         self._fd = sock.fileno()
@@ -24,11 +24,11 @@ class FrameSender:
         self._is_ending = False
         self._is_waiting = False  #: for the kernel to take more
 
-    def send(self, task: int, *messages: Message) -> None:
+    def send(self, task: int, *messages: ProcessMessage) -> None:
         """Send messages with one write, each with its bytes in the stream."""
         self._put(memoryview(b"".join([encode(task, one) for one in messages])))
 
-    def send_blob(self, task: int, kind: int, blob: Blob) -> None:
+    def send_blob(self, task: int, kind: int, blob: Memfd) -> None:
         """Send a message whose bytes are in a memfd; the descriptor stays the caller's."""
         self._put(memoryview(header(kind, task, blob.size, blob=True)), os.dup(blob.fd))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..linux import process_tree
 from ..linux.process_tree import Left
-from .loop_protocol import Loop
+from .loop_protocol import EventLoop
 
 #: A process that SIGKILL does not end in this time is in the kernel's hands.
 DEADLINE_S = 12.0
@@ -27,7 +27,7 @@ class OrphanCleanup:
 
     def __init__(
         self,
-        loop: Loop,
+        loop: EventLoop,
         *,
         spared: Callable[[], frozenset[int]],
         on_done: Callable[[list[Left], list[Left]], None],

@@ -21,13 +21,13 @@ from collections.abc import Callable, Mapping
 from ..linux.terminal import TerminalMode
 from ..shared.channel import EXIT_CHANNEL_LOST
 from ..shared.limits import Limits
-from ..shared.message_format import Message
+from ..shared.message_format import ProcessMessage
 from ..shared.messages import FROM_USER_PROCESS, EndAsked, LastWord, Setup
 from ..shared.outcome import Cause, Exit
-from .child_handle import Child, Listener
+from .child_handle import Child, ChildListener
 from .exit_report import fault_text
 from .frame_receiver import FrameReceiver
-from .loop_protocol import Loop
+from .loop_protocol import EventLoop
 
 #: A process that its user's signal does not end in this time is killed.
 KILL_S = 0.5
@@ -46,8 +46,8 @@ class UserProcess(Child):
 
     def __init__(
         self,
-        loop: Loop,
-        listener: Listener,
+        loop: EventLoop,
+        listener: ChildListener,
         *,
         pid: int,
         fds: Mapping[str, int],
@@ -99,7 +99,7 @@ class UserProcess(Child):
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._pidfd, number)
 
-    def _on_news(self, message: Message) -> None:
+    def _on_news(self, message: ProcessMessage) -> None:
         if isinstance(message, EndAsked):
             self.may_kill = True
             self._signal = message.status - 128

@@ -12,7 +12,7 @@ from ..linux import kernel
 from ..linux.process_tree import Left
 from ..shared.channel import INLINE_LIMIT, ChannelError
 from ..shared.limits import Limits
-from ..shared.message_format import PROTOCOL_VERSION, Message, body_of, encode
+from ..shared.message_format import PROTOCOL_VERSION, ProcessMessage, body_of, encode
 from ..shared.messages import (
     FROM_WARDEN,
     AskUsage,
@@ -21,19 +21,19 @@ from ..shared.messages import (
     EndOthers,
     Initialize,
     Kill,
+    LimitCpu,
     Sample,
     Setup,
     Spawn,
     Spawned,
-    Throttle,
-    Watch,
+    WatchTree,
 )
 from ..shared.outcome import STACK_WANTED, Cause, Exit
 from . import warden_launch
-from .child_handle import Child, Listener
+from .child_handle import Child, ChildListener
 from .exit_report import exit_of, exit_without_warden
 from .frame_receiver import FrameReceiver
-from .loop_protocol import Loop
+from .loop_protocol import EventLoop
 from .orphan_cleanup import OrphanCleanup
 
 #: The warden's own kill has a deadline of 10 s; after this long it is not coming back.
@@ -55,8 +55,8 @@ class WardedChild(Child):
 
     def __init__(
         self,
-        loop: Loop,
-        listener: Listener | None,
+        loop: EventLoop,
+        listener: ChildListener | None,
         *,
         argv: Sequence[str],
         cwd: str,
@@ -125,7 +125,7 @@ class WardedChild(Child):
 
     # ---- what the parent says
 
-    def send(self, task: int, *messages: Message) -> None:
+    def send(self, task: int, *messages: ProcessMessage) -> None:
         """Send messages on the task socket, with one write; a memfd stays the caller's."""
         if not self._is_throttled and any(isinstance(one, (Begin, Initialize)) for one in messages):
             self._throttle(True)
@@ -152,7 +152,7 @@ class WardedChild(Child):
 
     def watch(self, *, idle: bool) -> None:
         """Say whether a task runs: an idle tree is looked at only where a limit could be broken meanwhile."""
-        self._tell_warden(Watch(idle, self.loaded))
+        self._tell_warden(WatchTree(idle, self.loaded))
 
     def ask(self, number: int, *, restart: bool) -> None:
         """Have the usage of this moment sent, with this number; `restart`: a new peak begins with it."""
@@ -166,9 +166,9 @@ class WardedChild(Child):
         """A grace must not run out because the algorithm is held back while it winds down."""
         if self._limits.cpu_cores is not None and on != self._is_throttled:
             self._is_throttled = on
-            self._tell_warden(Throttle(on))
+            self._tell_warden(LimitCpu(on))
 
-    def _tell_warden(self, message: Message, *, fds: Iterable[int] = ()) -> None:
+    def _tell_warden(self, message: ProcessMessage, *, fds: Iterable[int] = ()) -> None:
         if self._is_gone:
             return
         # A warden that is gone is noticed by the lifeline's EOF.
@@ -182,7 +182,7 @@ class WardedChild(Child):
 
     # ---- what the warden says
 
-    def _on_news(self, message: Message) -> None:
+    def _on_news(self, message: ProcessMessage) -> None:
         if self._is_gone:
             return
         if isinstance(message, Spawned):

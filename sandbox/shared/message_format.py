@@ -34,14 +34,14 @@ else:
 PROTOCOL_VERSION = 2
 
 
-class Blob(NamedTuple):
+class Memfd(NamedTuple):
     """Bytes of a large message in a memfd; whoever gets the message closes the descriptor."""
 
     fd: int
     size: int
 
 
-Wire = Union[bytes, Blob]
+Wire = Union[bytes, Memfd]
 
 
 @dataclass_transform(frozen_default=True)
@@ -60,7 +60,7 @@ class _MessageType(type):
         return super().__new__(mcs, name, bases, namespace)
 
 
-class Message(metaclass=_MessageType):
+class ProcessMessage(metaclass=_MessageType):
     """What is common to all messages, and to the records within them."""
 
     #: The number of the message in a frame's header; 0 for a record within one.
@@ -99,14 +99,14 @@ class Message(metaclass=_MessageType):
 # ---- to frames and back
 
 
-def encode(task: int, message: Message) -> bytes:
+def encode(task: int, message: ProcessMessage) -> bytes:
     """Return the frame of a message whose bytes travel in the stream."""
     body = body_of(message)
     assert len(body) <= INLINE_LIMIT, "a larger body goes into a memfd"
     return header(message.kind, task, len(body)) + body
 
 
-def body_of(message: Message) -> bytes:
+def body_of(message: ProcessMessage) -> bytes:
     """Return the body of a message's frame, for one whose `wire` is not in a memfd."""
     cls = type(message)
     told = {}
@@ -125,14 +125,14 @@ def body_of(message: Message) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Message):
+    if isinstance(value, ProcessMessage):
         return {name: _plain(one) for name, one in value.as_dict().items()}
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
     return value
 
 
-def decode(frame: Frame, known: Mapping[int, Type[Message]]) -> Message:
+def decode(frame: Frame, known: Mapping[int, Type[ProcessMessage]]) -> ProcessMessage:
     """Return the message in a frame; its descriptor, if any, is the message's from here on.
 
     Raises ChannelError when it is none of the known kinds, or not of its declared shape; the descriptor is
@@ -145,7 +145,7 @@ def decode(frame: Frame, known: Mapping[int, Type[Message]]) -> Message:
         if frame.fd is not None:
             if list(cls.fields) != ["wire"] or cls.fields["wire"] != "Wire":
                 raise ValueError("a descriptor nobody asked for")
-            return cls(Blob(frame.fd, frame.size))
+            return cls(Memfd(frame.fd, frame.size))
         return _from_body(cls, frame.body)
     except (ValueError, RecursionError) as error:
         if frame.fd is not None:
@@ -153,7 +153,7 @@ def decode(frame: Frame, known: Mapping[int, Type[Message]]) -> Message:
         raise ChannelError(f"frame {frame.kind} with a bad body: {error}") from None
 
 
-def _from_body(cls: Type[Message], body: bytes) -> Message:
+def _from_body(cls: Type[ProcessMessage], body: bytes) -> ProcessMessage:
     fields = cls.fields
     if not fields:
         return cls()
@@ -165,7 +165,7 @@ def _from_body(cls: Type[Message], body: bytes) -> Message:
     return cls(wire, **_read_fields(cls, text))
 
 
-def _read_fields(cls: Type[Message], text: bytes) -> Dict[str, Any]:
+def _read_fields(cls: Type[ProcessMessage], text: bytes) -> Dict[str, Any]:
     told = json.loads(text) if text else {}
     if type(told) is not dict:
         raise ValueError(f"{type(told).__name__} instead of an object")
@@ -178,7 +178,7 @@ def _read_fields(cls: Type[Message], text: bytes) -> Dict[str, Any]:
     return _checked(cls, told, cls.__name__)
 
 
-def _checked(cls: Type[Message], told: Dict[str, Any], where: str) -> Dict[str, Any]:
+def _checked(cls: Type[ProcessMessage], told: Dict[str, Any], where: str) -> Dict[str, Any]:
     readers = _READERS.get(cls)
     if readers is None:
         readers = _READERS[cls] = {
@@ -197,7 +197,7 @@ def _checked(cls: Type[Message], told: Dict[str, Any], where: str) -> Dict[str, 
 
 _Reader = Callable[[Any, str], Any]
 #: The readers of a class's fields, made when its first message comes.
-_READERS: Dict[Type[Message], Dict[str, _Reader]] = {}
+_READERS: Dict[Type[ProcessMessage], Dict[str, _Reader]] = {}
 _PLAIN: Dict[str, Tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 
 
@@ -248,7 +248,7 @@ def _dict_reader(read_one: _Reader) -> _Reader:
     return read
 
 
-def _record_reader(record: Type[Message]) -> _Reader:
+def _record_reader(record: Type[ProcessMessage]) -> _Reader:
     def read(value: Any, where: str) -> Any:
         if type(value) is not dict:
             raise ValueError(f"{where} is {type(value).__name__} instead of an object")

@@ -1,6 +1,6 @@
 """All that parent, warden and child say to each other: one class a message, one schema for both directions.
 
-    parent -> warden   Spawn, Kill, Watch, Throttle, AskUsage, EndOthers
+    parent -> warden   Spawn, Kill, WatchTree, LimitCpu, AskUsage, EndOthers
     warden -> parent   Spawned, Sample, Ended
     parent -> child    Setup, Begin, Initialize, UseFolder, Start     (task socket, main thread)
                        StopTask, EndProcess, Reply                    (control socket, control thread)
@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Type
 
-from .message_format import Message, Wire
+from .message_format import ProcessMessage, Wire
 
 # ---- parent to warden, on the lifeline
 
 
-class Spawn(Message):
+class Spawn(ProcessMessage):
     """Start the child; the first message. The descriptors named by `fds` travel with it, in that order."""
 
     kind = 32
@@ -39,14 +39,14 @@ class Spawn(Message):
     folders: List[str]  #: what the disk limit counts
 
 
-class Kill(Message):
+class Kill(ProcessMessage):
     """End the whole tree; with `stack`, have the child write first where each of its threads is."""
 
     kind = 33
     stack: bool = False
 
 
-class Watch(Message):
+class WatchTree(ProcessMessage):
     """Say whether a task runs: an idle tree is looked at less often. `loaded`: the code is imported."""
 
     kind = 34
@@ -54,14 +54,14 @@ class Watch(Message):
     loaded: bool
 
 
-class Throttle(Message):
+class LimitCpu(ProcessMessage):
     """Enforce the CPU limit, or suspend it while the algorithm ends within its grace."""
 
     kind = 35
     on: bool
 
 
-class AskUsage(Message):
+class AskUsage(ProcessMessage):
     """Look now, and answer with a Sample of this number; `restart`: forget the highest use so far."""
 
     kind = 36
@@ -69,7 +69,7 @@ class AskUsage(Message):
     restart: bool
 
 
-class EndOthers(Message):
+class EndOthers(ProcessMessage):
     """End every process of the tree but the child itself."""
 
     kind = 37
@@ -78,7 +78,7 @@ class EndOthers(Message):
 # ---- warden to parent, on the lifeline
 
 
-class Protection(Message):
+class Protection(ProcessMessage):
     """Which limits are enforced, and how: a line to show, "cgroup" or "sampling", and Landlock's part."""
 
     line: str
@@ -86,7 +86,7 @@ class Protection(Message):
     signals_confined: bool
 
 
-class Spawned(Message):
+class Spawned(ProcessMessage):
     """The child runs, or could not be executed; nothing of a child is acted on before it was read."""
 
     kind = 40
@@ -96,7 +96,7 @@ class Spawned(Message):
     protection: Protection
 
 
-class Sample(Message):
+class Sample(ProcessMessage):
     """Usage of the tree: a few times a second while a task runs, and once for each AskUsage."""
 
     kind = 41
@@ -108,7 +108,7 @@ class Sample(Message):
     answers: Optional[int] = None  #: the number of the AskUsage
 
 
-class ProcessMemory(Message):
+class ProcessMemory(ProcessMessage):
     """A process as it was when the kill began, or when a limit was found broken."""
 
     pid: int
@@ -116,14 +116,14 @@ class ProcessMemory(Message):
     memory_bytes: int
 
 
-class SharedMemoryUse(Message):
+class SharedMemoryUse(ProcessMessage):
     """An object in shared memory that the run has made."""
 
     name: str
     size_bytes: int
 
 
-class BrokenLimit(Message):
+class BrokenLimit(ProcessMessage):
     """The limit for which the warden ends the tree: used and allowed in its own unit."""
 
     cause: str  #: the value of an outcome.Cause
@@ -136,7 +136,7 @@ class BrokenLimit(Message):
     objects_bytes: int  #: of all
 
 
-class Account(Message):
+class Account(ProcessMessage):
     """What the tree has used in its whole life, and what became of its shared memory."""
 
     peak_bytes: int
@@ -150,7 +150,7 @@ class Account(Message):
     kept_count: int
 
 
-class Ended(Message):
+class Ended(ProcessMessage):
     """No process of the tree is left, or `left` names them; the last message."""
 
     kind = 42
@@ -167,7 +167,7 @@ class Ended(Message):
 # ---- parent to child, on the task socket (read by the main thread)
 
 
-class Setup(Message):
+class Setup(ProcessMessage):
     """Which code to load, and how; the first message."""
 
     kind = 1
@@ -183,7 +183,7 @@ class Setup(Message):
     env: Optional[Dict[str, str]] = None  #: variables to set, where the process was not started with them
 
 
-class Begin(Message):
+class Begin(ProcessMessage):
     """A task, with all that the child needs to know of it: Initialize and UseFolder at once.
 
     At its defaults its JSON is empty, which saves a task of a millisecond the parsing.
@@ -197,14 +197,14 @@ class Begin(Message):
     env: Optional[Dict[str, str]] = None
 
 
-class Initialize(Message):
+class Initialize(ProcessMessage):
     """A task whose names the child has to find; it answers with TaskRead, and waits for UseFolder."""
 
     kind = 2
     wire: Wire
 
 
-class UseFolder(Message):
+class UseFolder(ProcessMessage):
     """Where the child keeps what a task took and returned; the answer to TaskRead."""
 
     kind = 3
@@ -213,7 +213,7 @@ class UseFolder(Message):
     env: Optional[Dict[str, str]] = None  #: variables of the task
 
 
-class Start(Message):
+class Start(ProcessMessage):
     """The worker has said `start`."""
 
     kind = 4
@@ -222,21 +222,21 @@ class Start(Message):
 # ---- parent to child, on the control socket (read by the control thread)
 
 
-class StopTask(Message):
+class StopTask(ProcessMessage):
     """Call the user's stop() with these options of the worker."""
 
     kind = 8
     options: Dict[str, Any]
 
 
-class EndProcess(Message):
+class EndProcess(ProcessMessage):
     """Stop what runs, then call the user's exit() with these options of the worker, and end."""
 
     kind = 9
     options: Dict[str, Any]
 
 
-class Reply(Message):
+class Reply(ProcessMessage):
     """A message of the worker that answers a call of the code API."""
 
     kind = 10
@@ -246,7 +246,7 @@ class Reply(Message):
 # ---- child to parent, on the task socket
 
 
-class Loaded(Message):
+class Loaded(ProcessMessage):
     """The code is imported; the first message, unless it is LoadFailed."""
 
     kind = 16
@@ -256,7 +256,7 @@ class Loaded(Message):
     calls: Dict[str, Any]  #: for each method how it is called, see entry.calls_of
 
 
-class LoadFailed(Message):
+class LoadFailed(ProcessMessage):
     """The code cannot be used; the child ends by itself."""
 
     kind = 17
@@ -265,27 +265,27 @@ class LoadFailed(Message):
     details: str = ""
 
 
-class TaskRead(Message):
+class TaskRead(ProcessMessage):
     """The task was decoded, and has begun: if the child dies now, no other child gets it."""
 
     kind = 18
     ids: Dict[str, Optional[str]]  #: as the worker's message names them
 
 
-class Initialized(Message):
+class Initialized(ProcessMessage):
     """The user's init() has returned, or there is none."""
 
     kind = 19
 
 
-class Done(Message):
+class Done(ProcessMessage):
     """The task is over: the final `done` message, ready for the worker."""
 
     kind = 20
     wire: Wire
 
 
-class Failed(Message):
+class Failed(ProcessMessage):
     """The task is over without a result; `ends`: and so is the child, which ends by itself."""
 
     kind = 21
@@ -295,21 +295,21 @@ class Failed(Message):
     ends: bool = False
 
 
-class StopReturned(Message):
+class StopReturned(ProcessMessage):
     """The user's stop() has returned, raised `error`, or does not exist."""
 
     kind = 22
     error: str = ""
 
 
-class ApiCall(Message):
+class ApiCall(ProcessMessage):
     """A call of the code API, ready for the worker."""
 
     kind = 23
     wire: Wire
 
 
-class Progress(Message):
+class Progress(ProcessMessage):
     """How far the algorithm says that it is, in percent; `details` is what it says beside."""
 
     kind = 25
@@ -317,7 +317,7 @@ class Progress(Message):
     details: Any = None
 
 
-class Problem(Message):
+class Problem(ProcessMessage):
     """Something that the user must know of, and that fails no task."""
 
     kind = 24
@@ -327,26 +327,26 @@ class Problem(Message):
 # ---- the user's own process to its supervisor, with --in-process
 
 
-class EndAsked(Message):
+class EndAsked(ProcessMessage):
     """The user, or the system, wants an end with this exit status (128 + signal)."""
 
     kind = 48
     status: int
 
 
-class LastWord(Message):
+class LastWord(ProcessMessage):
     """The process ends with this exit status; its supervisor is not its parent, and cannot know."""
 
     kind = 49
     status: int
 
 
-def _by_kind(*messages: Type[Message]) -> Dict[int, Type[Message]]:
+def _by_kind(*messages: Type[ProcessMessage]) -> Dict[int, Type[ProcessMessage]]:
     return {one.kind: one for one in messages}
 
 
 #: What each side takes from the other: any other kind is a protocol error.
-TO_WARDEN = _by_kind(Spawn, Kill, Watch, Throttle, AskUsage, EndOthers)
+TO_WARDEN = _by_kind(Spawn, Kill, WatchTree, LimitCpu, AskUsage, EndOthers)
 FROM_WARDEN = _by_kind(Spawned, Sample, Ended)
 TO_CHILD = _by_kind(Setup, Begin, Initialize, UseFolder, Start)
 TO_CONTROL = _by_kind(StopTask, EndProcess, Reply)

@@ -7,6 +7,7 @@ import signal
 from dataclasses import dataclass, field
 
 from .limits import format_bytes, set_by, suggest_memory
+from .messages import ProcessMemory
 
 
 class Cause(enum.Enum):
@@ -36,16 +37,7 @@ STACK_WANTED = frozenset((Cause.TASK_TIMEOUT, Cause.START_TIMEOUT, Cause.STOPPED
 
 
 @dataclass(frozen=True)
-class Process:
-    """A process as it was when the kill began, or when the limit was found broken."""
-
-    pid: int
-    name: str
-    memory_bytes: int
-
-
-@dataclass(frozen=True)
-class Breach:
+class LimitBreach:
     """The limit that did not hold: used and allowed in its own unit (bytes, processes, seconds).
 
     `after_s`: seconds since the child began. `top`: the largest processes, `objects` the largest of the
@@ -55,7 +47,7 @@ class Breach:
     used: float
     allowed: float
     after_s: float = 0.0
-    top: tuple[Process, ...] = ()
+    top: tuple[ProcessMemory, ...] = ()
     objects: tuple[tuple[str, int], ...] = ()
     objects_count: int = 0
     objects_bytes: int = 0
@@ -78,14 +70,14 @@ class Exit:
     code: int | None = None
     signal: int | None = None
     detail: str = ""
-    others: tuple[Process, ...] = ()
+    others: tuple[ProcessMemory, ...] = ()
     others_count: int = 0
-    left: tuple[Process, ...] = ()
+    left: tuple[ProcessMemory, ...] = ()
     peak_bytes: int = 0
     cpu_s: float = 0.0
     limit_bytes: int | None = None
     origins: tuple[tuple[str, str], ...] = ()
-    breach: Breach | None = None
+    breach: LimitBreach | None = None
     removed: tuple[tuple[str, int], ...] = ()
     removed_count: int = 0
     kept: tuple[tuple[str, int], ...] = ()
@@ -145,22 +137,22 @@ def _what(exit: Exit, during: str) -> str:
             meaning = _MEANINGS.get(name, "")
             return f"the algorithm's process was ended by {name}{f' ({meaning})' if meaning else ''} {during}"
         case Cause.MEMORY | Cause.SHARED_MEMORY:
-            return _memory(exit, exit.breach or Breach(0, 0))
+            return _memory(exit, exit.breach or LimitBreach(0, 0))
         case Cause.PROCESSES:
-            breach = exit.breach or Breach(0, 0)
+            breach = exit.breach or LimitBreach(0, 0)
             by = set_by("pids", exit.origins)
             return (
                 f"{breach.used:.0f} processes of {breach.allowed:.0f} allowed ({by})"
                 f"{_after(breach)}; {_top(breach)}. Start fewer at a time, or raise the limit"
             )
         case Cause.CPU_TIME:
-            breach = exit.breach or Breach(0, 0)
+            breach = exit.breach or LimitBreach(0, 0)
             used_s, allowed_s = f"{breach.used:.1f}", f"{breach.allowed:g}"
             by = set_by("cpu_time_s", exit.origins)
             used = f"used {used_s} of {allowed_s} s CPU time allowed ({by}){_after(breach)}"
             return f"{used}; compute less, or raise the limit"
         case Cause.DISK:
-            breach = exit.breach or Breach(0, 0)
+            breach = exit.breach or LimitBreach(0, 0)
             used, allowed = format_bytes(breach.used), format_bytes(breach.allowed)
             by = set_by("disk_bytes", exit.origins)
             return f"wrote {used} of {allowed} allowed ({by}){_after(breach)}; write less, or raise --disk"
@@ -193,7 +185,7 @@ def _what(exit: Exit, during: str) -> str:
             return f"the runner's guard process was lost ({exit.detail}); the algorithm was killed"
 
 
-def _memory(exit: Exit, breach: Breach) -> str:
+def _memory(exit: Exit, breach: LimitBreach) -> str:
     used, allowed = format_bytes(breach.used), format_bytes(breach.allowed)
     text = f"used {used} of {allowed} allowed ({set_by('memory_bytes', exit.origins)}){_after(breach)}"
     if exit.cause is Cause.SHARED_MEMORY and breach.objects:
@@ -208,11 +200,11 @@ def _memory(exit: Exit, breach: Breach) -> str:
     return f"{text}. Try --mem {wanted}, or --no-limits to see what it needs"
 
 
-def _after(breach: Breach) -> str:
+def _after(breach: LimitBreach) -> str:
     return f" after {breach.after_s:.1f} s" if breach.after_s else ""
 
 
-def _top(breach: Breach) -> str:
+def _top(breach: LimitBreach) -> str:
     named = [f"{one.name} (pid {one.pid}) {format_bytes(one.memory_bytes)}" for one in breach.top[:4]]
     return ", ".join(named)
 

@@ -34,7 +34,7 @@ from typing import Any, NoReturn
 from ..linux import kernel, process_tree
 from ..shared.channel import STACK_SIGNAL, ChannelError, FrameReader, fds_of
 from ..shared.limits import Limits
-from ..shared.message_format import PROTOCOL_VERSION, Message, decode, encode
+from ..shared.message_format import PROTOCOL_VERSION, ProcessMessage, decode, encode
 from ..shared.messages import (
     TO_WARDEN,
     Account,
@@ -43,12 +43,12 @@ from ..shared.messages import (
     Ended,
     EndOthers,
     Kill,
+    LimitCpu,
     ProcessMemory,
     Protection,
     Spawn,
     Spawned,
-    Throttle,
-    Watch,
+    WatchTree,
 )
 from ..usage.usage import Breach
 from .limit_enforcer import Guard
@@ -189,7 +189,7 @@ class Warden:
             self._act_on(message)
         return True
 
-    def _act_on(self, message: Message) -> None:
+    def _act_on(self, message: ProcessMessage) -> None:
         guard = self._guard
         if isinstance(message, Spawn):
             self._spawn(message)
@@ -199,11 +199,11 @@ class Warden:
                 self._ask_for_stack()
         elif guard is None:
             return  # it concerns a child, and there is none yet
-        elif isinstance(message, Watch):
+        elif isinstance(message, WatchTree):
             guard.idle = message.idle
             if message.loaded:
                 guard.loaded()
-        elif isinstance(message, Throttle):
+        elif isinstance(message, LimitCpu):
             guard.throttle(message.on)
         elif isinstance(message, AskUsage):
             self._send(guard.fresh_sample().replace(answers=message.number))
@@ -364,7 +364,7 @@ class Warden:
             )
         )
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: ProcessMessage) -> None:
         # A parent that is gone is noticed at the next read; there is nobody left to tell.
         with contextlib.suppress(OSError):
             self._lifeline.sendall(encode(0, message))

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from hkrunner.sandbox.parent.warden_launch import START
 from hkrunner.sandbox.shared.channel import FrameReader, fds_of, header
-from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Message, decode, encode
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, ProcessMessage, decode, encode
 from hkrunner.sandbox.shared.messages import FROM_CHILD, Loaded, Setup
 
 DEADLINE_S = 20.0
@@ -29,7 +29,7 @@ class ChildProcess:
         self.control, control = socket.socketpair()
         self._fault = os.memfd_create("test-fault", os.MFD_CLOEXEC)
         self._reader = FrameReader()
-        self._ready: list[tuple[int, Message]] = []
+        self._ready: list[tuple[int, ProcessMessage]] = []
         self._output_file = folder / "output.txt"
         fds = (tasks.fileno(), control.fileno(), self._fault)
         with tasks, control, open(self._output_file, "wb") as output:
@@ -49,11 +49,11 @@ class ChildProcess:
         """What it has printed so far."""
         return self._output_file.read_text(encoding="utf-8", errors="replace")
 
-    def say(self, task: int, *messages: Message) -> None:
+    def say(self, task: int, *messages: ProcessMessage) -> None:
         """Say these on the task socket."""
         self.tasks.sendall(b"".join(encode(task, one) for one in messages))
 
-    def say_to_control(self, task: int, message: Message) -> None:
+    def say_to_control(self, task: int, message: ProcessMessage) -> None:
         """Say this on the control socket."""
         self.control.sendall(encode(task, message))
 
@@ -61,7 +61,7 @@ class ChildProcess:
         """Send a message on the task socket whose bytes are in this memfd."""
         socket.send_fds(self.tasks, [header(kind, task, size, blob=True)], [fd])
 
-    def next(self) -> tuple[int, Message] | None:
+    def next(self) -> tuple[int, ProcessMessage] | None:
         """Wait for the next message; return it with its task's number, None when it has closed its socket."""
         deadline = time.monotonic() + DEADLINE_S
         while not self._ready:

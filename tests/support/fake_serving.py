@@ -20,10 +20,10 @@ from hkrunner.runner.serving.child_pool import ChildPool
 from hkrunner.runner.serving.supervisor import Hooks, Supervisor
 from hkrunner.runner.settings.settings import CodeSource, Records, Serving, Settings
 from hkrunner.sandbox.parent import warden_launch
-from hkrunner.sandbox.parent.child_handle import Child, Listener
+from hkrunner.sandbox.parent.child_handle import Child, ChildListener
 from hkrunner.sandbox.shared.entry import Location
 from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Wire
-from hkrunner.sandbox.shared.message_format import Message as ChildMessage
+from hkrunner.sandbox.shared.message_format import ProcessMessage as ChildMessage
 from hkrunner.sandbox.shared.messages import (
     Done,
     Failed,
@@ -47,7 +47,7 @@ WHERE = Location("/code", "main", "start", "/code/main.py")
 class FakeChild:
     """What the supervisor asks of a child, written down; it says what the test says."""
 
-    def __init__(self, listener: Listener, number: int) -> None:
+    def __init__(self, listener: ChildListener, number: int) -> None:
         self.number = number  #: 1 for the first child of the run
         self.pid = PID + number
         self.loaded = False
@@ -69,7 +69,7 @@ class FakeChild:
 
     # ---- what the supervisor asks
 
-    def tell(self, listener: Listener) -> None:
+    def tell(self, listener: ChildListener) -> None:
         self._listener = listener
 
     def send(self, task: int, *messages: ChildMessage) -> None:
@@ -211,7 +211,7 @@ class FakeServing:
         methods: tuple[str, ...] | None = ("init", "start"),
         one_core: bool = False,
         store: Store | None = None,
-        child: Callable[[Listener], Any] | None = None,
+        child: Callable[[ChildListener], Any] | None = None,
         loop: Loop | None = None,
         clock: Clock | None = None,
         state_dir: str | None = None,
@@ -252,7 +252,7 @@ class FakeServing:
         if methods is not None:
             self.child.loads(*methods)
 
-    def _attach(self, loop: Loop, listener: Listener, setup: object) -> Child:
+    def _attach(self, loop: Loop, listener: ChildListener, setup: object) -> Child:
         if self.refuses_children:
             raise OSError(11, "Resource temporarily unavailable")
         if self._make is not None:

@@ -16,7 +16,7 @@ from hkrunner.sandbox.parent.child_handle import Child
 from hkrunner.sandbox.parent.warded_child import WardedChild
 from hkrunner.sandbox.shared.channel import Frame, FrameReader, fds_of
 from hkrunner.sandbox.shared.limits import Limits
-from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Message, decode, encode
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, ProcessMessage, decode, encode
 from hkrunner.sandbox.shared.messages import (
     TO_CHILD,
     TO_CONTROL,
@@ -44,14 +44,14 @@ ACCOUNT = Account(1000, 0, 0.5, False, False, [], 0, [], 0)
 class Recorder:
     """A listener that writes down what it is told."""
 
-    messages: list[tuple[int, Message]] = field(default_factory=list)
+    messages: list[tuple[int, ProcessMessage]] = field(default_factory=list)
     output: dict[str, bytes] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     exits: list[Exit] = field(default_factory=list)
     #: What the child's handle knew of its process when it told of something first.
     pid_at_first: int | None = None
 
-    def on_message(self, child: Child, task: int, message: Message) -> None:
+    def on_message(self, child: Child, task: int, message: ProcessMessage) -> None:
         if self.pid_at_first is None:
             self.pid_at_first = child.pid
         self.messages.append((task, message))
@@ -105,7 +105,7 @@ class FakeWarden:
         self._from_parent = FrameReader()
         self._readers: dict[int, FrameReader] = {}
         self._fds: list[int] = []
-        self.told: list[Message] = []  #: to the warden
+        self.told: list[ProcessMessage] = []  #: to the warden
         self.tasks = self.control = self._lifeline  # until Spawn is read
         self.streams: dict[str, int] = {}
         self._read_spawn()
@@ -126,11 +126,11 @@ class FakeWarden:
 
     # ---- as the warden
 
-    def say(self, *messages: Message) -> None:
+    def say(self, *messages: ProcessMessage) -> None:
         """Say these on the lifeline."""
         self._lifeline.sendall(b"".join(encode(0, one) for one in messages))
 
-    def heard(self) -> list[Message]:
+    def heard(self) -> list[ProcessMessage]:
         """Return what was said to the warden since."""
         self._lifeline.setblocking(False)
         try:
@@ -155,7 +155,7 @@ class FakeWarden:
 
     # ---- as the child
 
-    def answer(self, task: int, *messages: Message) -> None:
+    def answer(self, task: int, *messages: ProcessMessage) -> None:
         """Say these on the task socket."""
         self.tasks.sendall(b"".join(encode(task, one) for one in messages))
 
@@ -163,7 +163,7 @@ class FakeWarden:
         """Write this to the child's stdout or stderr."""
         os.write(self.streams[stream], text)
 
-    def got(self, sock: socket.socket) -> list[tuple[int, Message]]:
+    def got(self, sock: socket.socket) -> list[tuple[int, ProcessMessage]]:
         """Return what the child has got on its task or control socket."""
         known = TO_CHILD if sock is self.tasks else TO_CONTROL
         return [(frame.task, decode(frame, known)) for frame in self.frames(sock)]

@@ -13,7 +13,7 @@ from hkrunner.sandbox.parent.child_handle import CHANNEL_GRACE_S
 from hkrunner.sandbox.parent.warded_child import WARDEN_DEADLINE_S
 from hkrunner.sandbox.shared.channel import EXIT_CHANNEL_LOST, INLINE_LIMIT, INLINE_MAX, header
 from hkrunner.sandbox.shared.limits import MI, Limits
-from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Blob, Message, encode
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage, encode
 from hkrunner.sandbox.shared.messages import (
     AskUsage,
     Begin,
@@ -24,6 +24,7 @@ from hkrunner.sandbox.shared.messages import (
     Initialize,
     Initialized,
     Kill,
+    LimitCpu,
     Loaded,
     Problem,
     ProcessMemory,
@@ -32,8 +33,7 @@ from hkrunner.sandbox.shared.messages import (
     Spawn,
     Start,
     StopTask,
-    Throttle,
-    Watch,
+    WatchTree,
 )
 from hkrunner.sandbox.shared.outcome import Cause
 from support.fake_warden import ACCOUNT, PID, SETUP, SPAWNED, FakeWarden
@@ -148,9 +148,9 @@ def test_a_task_goes_out_in_order_with_one_write(started: FakeWarden) -> None:
 def test_a_large_task_travels_in_its_memory_which_stays_the_callers(started: FakeWarden) -> None:
     fd = os.memfd_create("test", os.MFD_CLOEXEC)
     os.write(fd, b"12345")
-    started.child.send(7, Initialize(Blob(fd, 5)))
+    started.child.send(7, Initialize(Memfd(fd, 5)))
     ((task, message),) = started.got(started.tasks)
-    assert isinstance(message, Initialize) and isinstance(message.wire, Blob)
+    assert isinstance(message, Initialize) and isinstance(message.wire, Memfd)
     assert (task, os.pread(message.wire.fd, 9, 0)) == (7, b"12345")
     os.close(message.wire.fd)
     os.close(fd)
@@ -160,7 +160,7 @@ def test_what_the_kernel_does_not_take_at_once_is_written_when_it_does(started: 
     wires = [bytes([number]) * 200_000 for number in range(20)]
     for number, wire in enumerate(wires):
         started.child.send(number, Begin(wire))
-    found: list[tuple[int, Message]] = []
+    found: list[tuple[int, ProcessMessage]] = []
     while len(found) < len(wires):
         found += started.got(started.tasks)
         started.turn()
@@ -192,14 +192,14 @@ def test_the_cpu_limit_rests_from_a_stop_to_the_next_task(make: Make) -> None:
     warden.child.stop(1, {})
     warden.child.stop(1, {})
     warden.child.send(2, Begin(b""))
-    assert warden.heard() == [Throttle(False), Throttle(True)]
+    assert warden.heard() == [LimitCpu(False), LimitCpu(True)]
 
 
 def test_the_warden_is_told_of_tasks(started: FakeWarden) -> None:
     started.child.watch(idle=False)
     started.child.ask(5, restart=True)
     started.child.end_others()
-    assert started.heard() == [Watch(False, False), AskUsage(5, True), EndOthers()]
+    assert started.heard() == [WatchTree(False, False), AskUsage(5, True), EndOthers()]
 
 
 # ---- what the child says
@@ -210,7 +210,7 @@ def test_a_child_is_loaded_once_it_says_so(started: FakeWarden) -> None:
     started.answer(0, LOADED)
     started.turn()
     assert started.child.loaded and not started.child.has_init
-    assert started.heard() == [Watch(True, True)]
+    assert started.heard() == [WatchTree(True, True)]
     assert repr(started.child) == f"<WardedChild pid {PID} loaded>"
 
 

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 from hkrunner.sandbox.shared import messages
 from hkrunner.sandbox.shared.channel import ChannelError, Frame, FrameReader
-from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Blob, Message, body_of, decode, encode
+from hkrunner.sandbox.shared.message_format import (
+    PROTOCOL_VERSION,
+    Memfd,
+    ProcessMessage,
+    body_of,
+    decode,
+    encode,
+)
 from hkrunner.sandbox.shared.messages import (
     FROM_CHILD,
     FROM_USER_PROCESS,
@@ -32,6 +39,7 @@ from hkrunner.sandbox.shared.messages import (
     Initialized,
     Kill,
     LastWord,
+    LimitCpu,
     Loaded,
     LoadFailed,
     Problem,
@@ -48,9 +56,8 @@ from hkrunner.sandbox.shared.messages import (
     StopReturned,
     StopTask,
     TaskRead,
-    Throttle,
     UseFolder,
-    Watch,
+    WatchTree,
 )
 
 KNOWN = {**TO_WARDEN, **FROM_WARDEN, **TO_CHILD, **TO_CONTROL, **FROM_CHILD, **FROM_USER_PROCESS}
@@ -64,8 +71,8 @@ MESSAGES = [
     ),
     Kill(),
     Kill(stack=True),
-    Watch(True, False),
-    Throttle(False),
+    WatchTree(True, False),
+    LimitCpu(False),
     AskUsage(3, True),
     EndOthers(),
     Spawned(PROTOCOL_VERSION, 7, "", Protection("limits: none", "cgroup", True)),
@@ -105,7 +112,7 @@ def frame_of(kind: int, body: bytes) -> Frame:
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda one: type(one).__name__)
-def test_a_message_comes_out_as_it_went_in(message: Message) -> None:
+def test_a_message_comes_out_as_it_went_in(message: ProcessMessage) -> None:
     (frame,) = FrameReader().feed(encode(5, message))
     assert frame.task == 5
     found = decode(frame, KNOWN)
@@ -116,14 +123,14 @@ def test_every_message_has_a_number_of_its_own_and_a_case_above() -> None:
     every = {
         one
         for one in vars(messages).values()
-        if isinstance(one, type) and issubclass(one, Message) and one.kind
+        if isinstance(one, type) and issubclass(one, ProcessMessage) and one.kind
     }
     assert set(KNOWN.values()) == every == {type(one) for one in MESSAGES}
     assert len(KNOWN) == len(every)
 
 
 @pytest.mark.parametrize("message", [Initialized(), Start(), Begin(b""), UseFolder()], ids=repr)
-def test_what_is_said_for_every_task_costs_no_json(message: Message) -> None:
+def test_what_is_said_for_every_task_costs_no_json(message: ProcessMessage) -> None:
     assert body_of(message).strip() == b""
 
 
@@ -153,7 +160,7 @@ def test_a_message_cannot_be_changed_but_replaced() -> None:
     ids=lambda one: None if isinstance(one, type) else str(one),
 )
 def test_what_is_not_of_the_declared_shape_is_told(
-    message: type[Message], changes: dict[str, Any], sentence: str
+    message: type[ProcessMessage], changes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ChannelError, match=f"^frame {message.kind} with a bad body: {sentence}$"):
         decode(frame_of(message.kind, json.dumps(changes).encode()), KNOWN)
@@ -185,7 +192,7 @@ def test_a_child_may_say_only_what_a_child_says(kind: int) -> None:
 @pytest.mark.parametrize("version", [1, None, "2", PROTOCOL_VERSION + 1])
 @pytest.mark.parametrize("message", [Spawn, Spawned, Setup, Loaded])
 def test_the_first_message_of_another_version_is_told_whatever_else_it_says(
-    message: type[Message], version: object
+    message: type[ProcessMessage], version: object
 ) -> None:
     body = json.dumps({"version": version, "colour": 3}).encode()
     with pytest.raises(
@@ -195,7 +202,7 @@ def test_the_first_message_of_another_version_is_told_whatever_else_it_says(
 
 
 def test_a_large_message_has_the_descriptor_that_came_with_it() -> None:
-    assert decode(Frame(Done.kind, 1, b"", 9, 5_000_000), FROM_CHILD) == Done(Blob(9, 5_000_000))
+    assert decode(Frame(Done.kind, 1, b"", 9, 5_000_000), FROM_CHILD) == Done(Memfd(9, 5_000_000))
 
 
 @pytest.mark.parametrize("kind", [Initialized.kind, Problem.kind, 99])

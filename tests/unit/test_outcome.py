@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hkrunner.sandbox.shared.messages import ProcessMemory
 from hkrunner.sandbox.shared.outcome import (
-    Breach,
     Cause,
     Exit,
-    Process,
+    LimitBreach,
     left_behind,
     report,
     sentence,
@@ -15,7 +15,9 @@ from hkrunner.sandbox.shared.outcome import (
 )
 
 MI = 1 << 20
-BREACH = Breach(257 * MI, 256 * MI, 3.4, (Process(7, "python", 250 * MI), Process(8, "worker", 7 * MI)))
+BREACH = LimitBreach(
+    257 * MI, 256 * MI, 3.4, (ProcessMemory(7, "python", 250 * MI), ProcessMemory(8, "worker", 7 * MI))
+)
 
 
 @pytest.mark.parametrize("cause", Cause)
@@ -36,7 +38,7 @@ def test_a_breach_of_memory_names_numbers_time_processes_and_remedy() -> None:
 
 def test_shared_memory_is_named_where_it_matters() -> None:
     objects = (("/dev/shm/psm_1", 200 * MI), ("hkrunner-fault", 0))
-    breach = Breach(260 * MI, 256 * MI, 1.0, objects=objects, objects_count=41, objects_bytes=250 * MI)
+    breach = LimitBreach(260 * MI, 256 * MI, 1.0, objects=objects, objects_count=41, objects_bytes=250 * MI)
     told = sentence(Exit(Cause.SHARED_MEMORY, breach=breach))
     assert "; 250 MiB of it shared memory: /dev/shm/psm_1 200 MiB and 40 more. Try" in told
     assert "hkrunner-fault" not in told
@@ -58,7 +60,7 @@ def test_a_kill_by_the_machine_tells_the_own_use_beside_the_limit() -> None:
 
 
 def test_who_and_what_was_left_is_told_and_counted() -> None:
-    others = tuple(Process(pid, "sleep", MI) for pid in range(20, 26))
+    others = tuple(ProcessMemory(pid, "sleep", MI) for pid in range(20, 26))
     lines = left_behind(
         Exit(
             Cause.EXITED,
@@ -66,7 +68,7 @@ def test_who_and_what_was_left_is_told_and_counted() -> None:
             others_count=46,
             removed=(("/dev/shm/psm_1", 3 * MI),),
             kept=(("/dev/shm/x", MI),),
-            left=(Process(9, "stuck", 0),),
+            left=(ProcessMemory(9, "stuck", 0),),
         )
     )
     assert lines[0].startswith("46 processes left by the algorithm ended with it: sleep (pid 20), ")

@@ -12,7 +12,7 @@ from hkrunner.boards.runs.store import Store
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving.task_handover import Handover, choose
 from hkrunner.sandbox.shared.channel import seal
-from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Blob
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Memfd
 from hkrunner.sandbox.shared.messages import (
     ApiCall,
     Begin,
@@ -46,11 +46,11 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         one.close()
 
 
-def blob_of(text: bytes) -> Blob:
+def blob_of(text: bytes) -> Memfd:
     fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(fd, text)
     seal(fd)
-    return Blob(fd, len(text))
+    return Memfd(fd, len(text))
 
 
 def is_open(fd: int) -> bool:
@@ -208,7 +208,7 @@ def test_memory_that_the_child_could_shorten_is_no_answer(make: Make) -> None:
     one = make()
     one.run_to(State.RUNNING)
     fd = os.memfd_create("test", os.MFD_CLOEXEC)
-    one.child.says(Done(Blob(fd, 10)), 1)
+    one.child.says(Done(Memfd(fd, 10)), 1)
     assert one.commands[-1] == "errorMessage"
     assert "not sealed" in one.link.posted[-1]["error"]["message"]
     assert not is_open(fd)
@@ -529,7 +529,7 @@ def test_a_call_in_memory_that_could_be_shortened_ends_the_child(make: Make) -> 
     one = make()
     one.run_to(State.RUNNING)
     fd = os.memfd_create("test", os.MFD_CLOEXEC)
-    one.child.says(ApiCall(Blob(fd, 10)), 1)
+    one.child.says(ApiCall(Memfd(fd, 10)), 1)
     assert one.child.kill_cause is Cause.CHANNEL_BROKEN and not is_open(fd)
 
 

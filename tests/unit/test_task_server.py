@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from hkrunner.sandbox.shared.channel import EXIT_CHANNEL_LOST, INLINE_MAX, blob_problem
-from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Blob, Message
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage
 from hkrunner.sandbox.shared.messages import (
     ApiCall,
     Begin,
@@ -73,7 +73,7 @@ def done(value: Any) -> Done:
     return Done(text.encode())
 
 
-def one_task(child: ChildProcess, number: int, value: Any = 1) -> Message:
+def one_task(child: ChildProcess, number: int, value: Any = 1) -> ProcessMessage:
     """Hand over a task whole; return how it ended."""
     child.say(number, Begin(wire(value)), Start())
     said = child.next()
@@ -176,7 +176,7 @@ def test_a_large_result_comes_in_memory_that_cannot_become_shorter(serving: Make
     inodes = []
     for number in (1, 2):
         ended = one_task(child, number, INLINE_MAX)
-        assert isinstance(ended, Done) and isinstance(ended.wire, Blob)
+        assert isinstance(ended, Done) and isinstance(ended.wire, Memfd)
         assert blob_problem(ended.wire.fd, ended.wire.size) is None
         assert os.pread(ended.wire.fd, 30, 0).startswith(b'{"command":"done","data":"xxx')
         inodes.append(os.fstat(ended.wire.fd).st_ino)
