@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import shutil
 import sys
 from typing import NoReturn
 
@@ -35,4 +36,7 @@ def begin() -> NoReturn:
     except HkrunnerError as error:
         print(f"hkrunner: {error}", file=sys.stderr)
         status = error.exit_status
+    if os.getppid() != pid:  # it was killed, and could not remove them itself
+        for folder in settings.code.temporary_folders:
+            shutil.rmtree(folder, ignore_errors=True)
     sys.exit(status)

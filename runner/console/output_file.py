@@ -18,8 +18,9 @@ class OutputFile:
         if not path:
             raise SettingsError("--output-file needs a file name")
         place = os.path.join(cwd, os.path.expanduser(path))
-        self._part: str | None = None
         self._place = os.path.realpath(place)  # a symbolic link stays, its target is replaced
+        self._part: str | None = None  #: name of what was written so far, if it has one
+        self._is_unnamed = False  #: whether commit() has to give it a name
         try:
             mode = _mode(place)
             if mode is not None and stat.S_ISDIR(mode):
@@ -29,36 +30,66 @@ class OutputFile:
                 return
             if mode is not None and not os.access(self._place, os.W_OK):
                 raise PermissionError(0, "is not writable")
-            folder, name = os.path.split(self._place)
-            self.fd, self._part = tempfile.mkstemp(prefix=f".{name[:200]}.", suffix=".part", dir=folder)
+            self.fd = self._open_part()
             os.fchmod(self.fd, stat.S_IMODE(mode) if mode is not None else 0o666 & ~_umask())
         except OSError as error:
             self.discard()
             raise SettingsError(f"--output-file {path}: {error.strerror}") from None
 
+    def _open_part(self) -> int:
+        """Open a file in the same folder: without a name, so that nothing is left if we are killed."""
+        folder = os.path.dirname(self._place)
+        try:
+            fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            raise
+        except OSError:  # not every file system has it: NFS, an older overlay
+            fd, self._part = tempfile.mkstemp(prefix=self._prefix(), suffix=".part", dir=folder)
+        else:
+            self._is_unnamed = True
+        return fd
+
+    def _prefix(self) -> str:
+        return f".{os.path.basename(self._place)[:200]}."
+
     def commit(self) -> None:
         """Replace the file by what was written. Raises OSError, and then the old file is unchanged."""
-        if self._part is not None:
-            part, self._part = self._part, None
-            try:
+        try:
+            if self._is_unnamed or self._part is not None:
                 os.fsync(self.fd)
-                os.replace(part, self._place)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.unlink(part)
-                raise
-            finally:
-                os.close(self.fd)
-        else:
+            if self._is_unnamed:
+                self._part = self._name_part()
+            if self._part is not None:
+                os.replace(self._part, self._place)
+        except OSError:
+            self._unlink_part()
+            raise
+        finally:
+            self._part, self._is_unnamed = None, False
             os.close(self.fd)
+
+    def _name_part(self) -> str:
+        part = os.path.join(os.path.dirname(self._place), f"{self._prefix()}{os.urandom(4).hex()}.part")
+        # With a folder's descriptor it is linkat(), which follows the link to the open file (open(2)).
+        root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        try:
+            os.link(f"/proc/self/fd/{self.fd}", part, src_dir_fd=root)
+        finally:
+            os.close(root)
+        return part
 
     def discard(self) -> None:
         """Leave the old file unchanged, unless commit() was called."""
+        if self._part is None and not self._is_unnamed:
+            return
+        self._unlink_part()
+        self._part, self._is_unnamed = None, False
+        os.close(self.fd)
+
+    def _unlink_part(self) -> None:
         if self._part is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._part)
-                self._part = None
-                os.close(self.fd)
 
 
 def _mode(path: str) -> int | None:

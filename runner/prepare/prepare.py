@@ -17,6 +17,9 @@ from ..errors import EntryNotFound
 from ..settings.descriptor import Descriptor, is_below, without_function
 from ..settings.settings import Settings
 
+#: Beginning of the name of a temporary folder for the code of an archive.
+UNPACKED = "hkrunner-code-"
+
 
 def prepare(
     settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack, *, runs: bool = True
@@ -28,6 +31,9 @@ def prepare(
     """
     where = place(settings, stack)
     more = _metrics(settings, environ, stack) if runs else {}
+    temporary = (*more.values(), *_unpacked_for_this_run(settings, where))
+    if temporary:
+        settings = replace(settings, code=replace(settings.code, temporary_folders=temporary))
     if settings.code.python != sys.executable:
         # Late: most runs use hkrunner's own interpreter.
         from .interpreter import check_encoding, probe, variables
@@ -57,6 +63,20 @@ def _metrics(settings: Settings, environ: Mapping[str, str], stack: contextlib.E
         return {}
     stack.callback(_remove, folder)
     return {name: folder}
+
+
+def _unpacked_for_this_run(settings: Settings, where: Location) -> tuple[str, ...]:
+    """Return the temporary folder that holds the code of an archive, if there is one."""
+    descriptor = settings.code.descriptor
+    if settings.records.state_dir is not None or descriptor is None or descriptor.code_path is None:
+        return ()
+    if not os.path.isfile(descriptor.code_path):
+        return ()
+    import tempfile  # imported already, to make the folder
+
+    root = tempfile.gettempdir()
+    name = os.path.relpath(where.folder, root).split(os.sep)[0]
+    return (os.path.join(root, name),) if name.startswith(UNPACKED) else ()
 
 
 def _remove(folder: str) -> None:
@@ -154,7 +174,7 @@ def _root(settings: Settings, descriptor: Descriptor, stack: contextlib.ExitStac
     else:
         import tempfile  # late: it imports random and shutil, for a rare case
 
-        cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="hkrunner-code-"))
+        cache = stack.enter_context(tempfile.TemporaryDirectory(prefix=UNPACKED))
     return unpack(code, cache)
 
 

@@ -127,6 +127,7 @@ class ChildPool:
             setup=self._setup({}, python_path),
             limits=settings.limits,
             folders=folders,
+            temporary_folders=settings.code.temporary_folders,
         )
         if settings.limits.start_timeout_s is not None and settings.limits.enforced:
             self._loop.after(settings.limits.start_timeout_s, lambda: self._start_overdue(child))

@@ -28,6 +28,7 @@ class CodeSource:
     python: str = sys.executable
     variables: Mapping[str, str] = field(default_factory=dict)  #: added to the algorithm's environment
     env_files: tuple[str, ...] = ()  #: absolute paths of --env-file
+    temporary_folders: tuple[str, ...] = ()  #: made for this run, and removed at its end
 
 
 @dataclass(frozen=True)

@@ -64,12 +64,14 @@ class WardedChild(Child):
         setup: Setup,
         limits: Limits,
         folders: Sequence[str] = (),
+        temporary_folders: Sequence[str] = (),
     ) -> None:
         """Start the warden, which starts the child; on return both are under way, nothing is loaded.
 
         `listener`: None if tell() follows before the loop turns. `argv`: interpreter and options that start
         the child by file; the descriptors are appended.
-        `folders`: what limits.disk_bytes counts. Raises OSError when the warden could not be executed.
+        `folders`: what limits.disk_bytes counts. `temporary_folders`: removed if we are killed.
+        Raises OSError when the warden could not be executed.
         """
         super().__init__(loop, listener, limits)
         self._problem = ""  #: why the child could not be executed
@@ -113,6 +115,7 @@ class WardedChild(Child):
                 keep=["tasks", "control", "fault"],
                 limits=limits.to_json(),
                 folders=list(folders),
+                temporary_folders=list(temporary_folders),
             )
             if len(body_of(spec)) > INLINE_LIMIT:
                 # Nothing has been started but the warden: it ends, which is handled in the usual way.

@@ -37,6 +37,7 @@ class Spawn(ProcessMessage):
     keep: List[str]  #: those that the child inherits
     limits: Dict[str, Any]  #: Limits.to_json()
     folders: List[str]  #: what the disk limit counts
+    temporary_folders: List[str]  #: removed by the warden if the parent is killed
 
 
 class Kill(ProcessMessage):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 from support.local import ALGORITHMS
 from support.programs import HKRUNNER, Program, Result, run, run_hkrunner, serving
 from support.users import bounded_command, give_to_bounded
+from support.waiting import wait_until
 
 ADDS = ALGORITHMS / "adds.py"
 ENDS = ALGORITHMS / "ends_in_many_ways.py"
@@ -130,6 +132,41 @@ def test_a_large_environment_is_no_difference(tmp_path: Path) -> None:
     env = {f"LARGE_{number}": "x" * 100_000 for number in range(2)}
     ended = run_hkrunner("-e", ADDS, "-i", "1", cwd=tmp_path, env=env)
     assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
+
+
+def write_archive(folder: Path) -> None:
+    with tarfile.open(folder / "code.tgz", "w:gz") as archive:
+        archive.add(ALGORITHMS / "sleeps.py", "sleeps.py")
+    code = "code: {path: code.tgz, entryPoint: sleeps.py}"
+    (folder / "algorithm.yml").write_text(f"name: alg\nenv: python\n{code}\n")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("-e", str(ALGORITHMS / "sleeps.py")),
+        ("-e", str(ALGORITHMS / "sleeps.py"), "--in-process"),
+        ("-e", str(ALGORITHMS / "sleeps.py"), "-o", "results.json"),
+        ("-f", "algorithm.yml"),
+    ],
+    ids=["run", "in-process", "output file", "archive"],
+)
+def test_sigkill_leaves_no_temporary_folder_and_no_part_of_a_file(
+    args: tuple[str, ...], tmp_path: Path
+) -> None:
+    temporary, work = tmp_path / "temporary", tmp_path / "work"
+    temporary.mkdir()
+    work.mkdir()
+    write_archive(work)
+    before = sorted(work.iterdir())
+    env = {"TMPDIR": str(temporary)}
+    with serving(*args, "-i", "[60]", "--no-state", cwd=work, env=env) as program:
+        program.wait_for_line("asleep")
+        assert list(temporary.iterdir())
+        program.send_signal(signal.SIGKILL)
+        assert program.wait() == -signal.SIGKILL
+    wait_until(lambda: not list(temporary.iterdir()), what="the folders are removed")
+    assert [one for one in sorted(work.iterdir()) if one.name != "__pycache__"] == before
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

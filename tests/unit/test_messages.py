@@ -67,7 +67,15 @@ ACCOUNT = Account(1000, 10, 0.5, False, True, [OBJECT], 1, [], 0)
 BROKEN = BrokenLimit("memory", 2, 1.5, 0.25, [PROCESS], [OBJECT], 1, 4096)
 MESSAGES = [
     Spawn(
-        PROTOCOL_VERSION, ["python", "-u"], "/", {"A": "\udcff"}, ["tasks"], ["tasks"], {"pids": 3}, ["/a"]
+        PROTOCOL_VERSION,
+        ["python", "-u"],
+        "/",
+        {"A": "\udcff"},
+        ["tasks"],
+        ["tasks"],
+        {"pids": 3},
+        ["/a"],
+        ["/b"],
     ),
     Kill(),
     Kill(stack=True),
