@@ -20,7 +20,7 @@ from ...sandbox.shared.outcome import Cause, Exit, report
 from ..errors import EntryUnusable, HkrunnerError
 from ..io.loop import Loop
 from ..io.signals import STOP_SIGNALS
-from ..prepare.missing_imports import Import, imports_of, missing
+from ..prepare.missing_imports import Import, imports_of, missing, missing_distributions
 from ..prepare.prepare import prepare
 from ..serving.child_pool import ChildPool
 from ..settings.settings import Settings
@@ -132,6 +132,7 @@ def validate(settings: Settings, environ: Mapping[str, str]) -> Validation:
             imports = imports_of(where.file, where.folder)
             for one in missing(imports, python=settings.code.python, folder=where.folder, environ=env):
                 _note_missing(found, one, settings.code.python)
+        _check_requirements(found, settings.code.python, env)
     return found
 
 
@@ -156,6 +157,20 @@ def _note_missing(found: Validation, one: Import, python: str) -> None:
     at = f"{os.path.relpath(one.file, os.path.realpath(found.folder))}:{one.line}"
     hint = requirements.hint(one.module, found.folder, python).removeprefix("; ")
     found.missing.append({"module": one.module, "at": at, "optional": one.optional, "hint": hint})
+    if not one.optional:
+        found.status = max(found.status, EntryUnusable.exit_status)
+
+
+def _check_requirements(found: Validation, python: str, environ: Mapping[str, str]) -> None:
+    assert found.folder is not None, "its code was found"
+    listed = requirements.unconditional_names(found.folder)
+    absent = missing_distributions(listed, python=python, folder=found.folder, environ=environ)
+    if absent:
+        install = requirements.install_command(found.folder, python)
+        found.fail(
+            EntryUnusable.exit_status,
+            f"requirements.txt: not installed: {', '.join(absent)}; install: {install}",
+        )
 
 
 # ---- text
@@ -182,7 +197,7 @@ def lines(found: Validation) -> list[str]:
     if found.methods and lacks:
         shown.append(f"◌ optional functions that it does not have: {', '.join(lacks)}")
     for one in found.missing:
-        mark, maybe = ("◌", "; the code handles its absence") if one["optional"] else ("✘", "")
+        mark, maybe = ("◌", "; the code may work without it") if one["optional"] else ("✘", "")
         hint = f"; {one['hint']}" if one["hint"] else ""
         shown.append(f"{mark} import {one['module']} ({one['at']}): not installed{hint}{maybe}")
     shown += [f"◌ {note}" for note in found.notes]

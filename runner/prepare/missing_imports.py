@@ -37,6 +37,18 @@ for name in names:
         missing.append(name)
 print("hkrunner-missing " + json.dumps(missing))
 """
+_DISTRIBUTIONS_PROBE = """
+import importlib.metadata, json, sys
+names, more = json.loads(sys.argv[1])
+sys.path[:0] = more
+absent = []
+for name in names:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        absent.append(name)
+print("hkrunner-missing", json.dumps(absent))
+"""
 
 
 @dataclass(frozen=True)
@@ -113,18 +125,38 @@ def _beside(module: str, folder: str) -> list[str]:
     return files
 
 
+def missing_distributions(
+    names: Sequence[str], *, python: str, folder: str, environ: Mapping[str, str]
+) -> list[str]:
+    """Return the distributions that are not installed for this Python, none if it does not answer."""
+    return _ask(_DISTRIBUTIONS_PROBE, names, python=python, folder=folder, environ=environ)
+
+
 def missing(
     wanted: Sequence[Import], *, python: str, folder: str, environ: Mapping[str, str]
 ) -> list[Import]:
     """Return the imports that this Python does not find, none if it does not answer. No module is run."""
     names = sorted({one.top for one in wanted})
+    absent = set(_ask(_PROBE, names, python=python, folder=folder, environ=environ))
+    first: dict[str, Import] = {}
+    for one in wanted:
+        # Report each module once: its first import, or the first one that is not optional.
+        if one.top in absent and (one.top not in first or first[one.top].optional > one.optional):
+            first[one.top] = one
+    return list(first.values())
+
+
+def _ask(
+    probe: str, names: Sequence[str], *, python: str, folder: str, environ: Mapping[str, str]
+) -> list[str]:
+    """Return those of the names that the probe, run by this Python, does not find."""
     env = dict(environ)
     more = [os.path.abspath(one) for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]
     if not names:
         return []
     try:
         asked = subprocess.run(
-            [python, "-c", _PROBE, json.dumps([names, [folder, *more]])],
+            [python, "-c", probe, json.dumps([names, [folder, *more]])],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=env,
@@ -135,12 +167,6 @@ def missing(
         return []
     _, _, told = asked.stdout.decode("utf-8", "replace").partition("hkrunner-missing ")
     try:
-        absent = set(json.loads(told))
+        return [str(name) for name in json.loads(told)]
     except ValueError:
         return []
-    first: dict[str, Import] = {}
-    for one in wanted:
-        # Report each module once: its first import, or the first one that is not optional.
-        if one.top in absent and (one.top not in first or first[one.top].optional > one.optional):
-            first[one.top] = one
-    return list(first.values())

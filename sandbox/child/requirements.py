@@ -56,8 +56,23 @@ def hint(module: Optional[str], folder: str, python: str) -> str:
     name = _listed(module, text)
     if name is None:
         return "; requirements.txt beside it does not list it"
-    install = " ".join(_quoted(word) for word in (python, "-m", "pip", "install", "-r", file))
-    return f"; requirements.txt beside it lists {name}; install it: {install}"
+    return f"; requirements.txt beside it lists {name}; install it: {install_command(folder, python)}"
+
+
+def unconditional_names(folder: str) -> List[str]:
+    """Return the distributions in requirements.txt, without those that depend on a marker."""
+    try:
+        with open(os.path.join(folder, "requirements.txt"), encoding="utf-8", errors="replace") as stream:
+            text = stream.read(_SIZE_MAX)
+    except OSError:
+        return []
+    return _names("\n".join(line for line in text.splitlines() if ";" not in line.partition("#")[0]))
+
+
+def install_command(folder: str, python: str) -> str:
+    """Return the command that installs what requirements.txt lists."""
+    words = (python, "-m", "pip", "install", "-r", os.path.join(folder, "requirements.txt"))
+    return " ".join(_quoted(word) for word in words)
 
 
 def _quoted(word: str) -> str:

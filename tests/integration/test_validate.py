@@ -101,7 +101,8 @@ def test_missing_imports_are_named_with_the_line_of_requirements(tmp_path: Path)
     """
     write(tmp_path, "\n".join(line[8:] for line in code.splitlines()).replace(", helper_of_none", ""))
     status, told = facts(tmp_path, "my_alg.py")
-    assert status == 0
+    assert status == 4
+    assert told["problems"][0].startswith("requirements.txt: not installed: no-such-thing; install: ")
     shown = [(one["module"], one["at"], one["optional"]) for one in told["missing"]]
     assert shown == [
         ("no_such_guarded", "my_alg.py:4", True),
@@ -110,6 +111,20 @@ def test_missing_imports_are_named_with_the_line_of_requirements(tmp_path: Path)
     ]
     assert "requirements.txt beside it lists no-such-thing; install it: " in told["missing"][1]["hint"]
     assert "does not list it" in told["missing"][2]["hint"]
+
+
+def test_requirements_that_are_installed_or_not_for_here_are_no_problem(tmp_path: Path) -> None:
+    write(tmp_path, "def start(args): ...\n")
+    lines = [
+        "# needed",
+        "Psutil>=5  # installed",
+        "no-such-thing; sys_platform == 'win32'",
+        "-r other.txt",
+        "",
+    ]
+    (tmp_path / "requirements.txt").write_text("\n".join(lines))
+    status, told = facts(tmp_path, "my_alg.py")
+    assert (status, told["problems"]) == (0, [])
 
 
 def test_the_descriptor_is_told_or_its_error_with_the_line(tmp_path: Path) -> None:
