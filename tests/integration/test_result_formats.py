@@ -153,7 +153,7 @@ def test_the_wrappers_own_variable_says_how_much_is_told(tmp_path: Path) -> None
     }
     assert told["WARNING"] == ""
     assert "worker: initialize" in told["debug"]
-    assert "HKUBE_LOG_LEVEL=loud is none of DEBUG, INFO" in told["loud"]
+    assert "HKUBE_LOG_LEVEL=loud is not one of DEBUG, INFO" in told["loud"]
 
 
 def test_the_folder_for_metrics_is_absolute_with_records_and_without(tmp_path: Path) -> None:
