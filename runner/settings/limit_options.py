@@ -55,10 +55,10 @@ OPTION_OF: dict[str, Option] = {field: _option(limit) for field, limit in declar
 _MEM_MODE = Option(
     "mem_mode",
     ("--mem-mode",),
-    "How --mem is enforced. brake: an allocation beyond it fails as MemoryError in your code. rss: only"
-    " memory that is touched counts, for large sparse arrays.",
+    "What counts towards --mem. auto: memory in use; code that grows through the last of the limit gets a"
+    " MemoryError. brake: memory that is reserved, too. rss: as auto, without a MemoryError.",
     ("HKRUNNER_MEM_MODE",),
-    default="brake",
+    default=MEM_MODES[0],
     kind="choice",
     choices=MEM_MODES,
     group="Limits",
@@ -117,7 +117,7 @@ def limits_of(
             source = ", ".join(filter(None, (f"memory: {origins['memory_bytes']}", source)))
     return Limits(
         **found,
-        mem_mode=values.get("mem_mode") or "brake",
+        mem_mode=values.get("mem_mode") or MEM_MODES[0],
         enforced=is_enforced,
         origins=tuple(origins.items()),
     ), source

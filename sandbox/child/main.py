@@ -25,7 +25,7 @@ import socket
 import sys
 from typing import FrozenSet, NoReturn
 
-from ..shared.channel import STACK_SIGNAL
+from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from .frame_socket import FrameSocket, move_high
 from .task_server import TaskServer, receive_setup
 
@@ -39,6 +39,8 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     tasks, control, fault = (move_high(int(number)) for number in sys.argv[2:5])
     faulthandler.enable(fault, all_threads=True)
     faulthandler.register(STACK_SIGNAL, fault, all_threads=True, chain=False)
+    # Chained to the signal's default action, which ends the process.
+    faulthandler.register(LAST_STACK_SIGNAL, fault, all_threads=True, chain=True)
     channel = FrameSocket(tasks)
     setup = receive_setup(channel)
     if setup is None:

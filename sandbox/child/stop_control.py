@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 from ..codec import codec
 from ..shared import entry as entries
-from ..shared.channel import STACK_SIGNAL, FrameReader, fds_of
+from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL, FrameReader, fds_of
 from ..shared.message_format import Memfd, Wire, decode
 from ..shared.messages import TO_CONTROL, EndProcess, Reply, StopReturned, StopTask
 from . import exception_report
@@ -124,7 +124,7 @@ class StopControl:
 
     def _listen(self) -> None:
         # The stacks are asked for to see the user's code: the main thread is to handle this signal.
-        signal.pthread_sigmask(signal.SIG_BLOCK, [STACK_SIGNAL])
+        signal.pthread_sigmask(signal.SIG_BLOCK, [STACK_SIGNAL, LAST_STACK_SIGNAL])
         try:
             self._serve()
         finally:

@@ -270,7 +270,7 @@ def describe(limits: Limits, group: Cgroup | None, refusal: Refusal | None = Non
         return "limits: none enforced, usage is measured only"
     parts = []
     if limits.memory_bytes is not None:
-        own = "sampling and RLIMIT_DATA" if limits.mem_mode == "brake" else "sampling"
+        own = "sampling" if limits.mem_mode == "rss" else "sampling and RLIMIT_DATA"
         by = "the kernel's cgroup" if group is not None and group.holds("memory") else own
         parts.append(f"memory {format_bytes(limits.memory_bytes)} by {by}")
     if limits.cpu_cores is not None:

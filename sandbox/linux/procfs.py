@@ -186,6 +186,15 @@ def status_field(pid: int, name: bytes, base: int = 10) -> int | None:
     return int(text[start + len(name) + 2 :].split(None, 1)[0], base)
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether the process is there and has a handler of its own for this signal."""
+    try:
+        caught = status_field(pid, b"SigCgt", 16) or 0
+        return bool(caught >> (number - 1) & 1) and stat(pid).state not in b"ZX"
+    except (OSError, ValueError):
+        return False
+
+
 def name(pid: int) -> str:
     """Return the short name of a process; "?" when it is gone."""
     try:

@@ -41,6 +41,8 @@ EXIT_CHANNEL_LOST = 251
 #: Has the child write the stacks of all its threads. Few programs use a real-time signal; its handler is
 #: in C, so it works while the interpreter is held.
 STACK_SIGNAL = signal.SIGRTMAX - 1
+#: The same for a process that is to be ended: it ends by the signal itself, and can do nothing in between.
+LAST_STACK_SIGNAL = signal.SIGRTMAX - 2
 
 
 class ChannelError(Exception):

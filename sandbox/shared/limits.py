@@ -27,7 +27,7 @@ _UNIT_NAMES = ",".join(UNITS)
 #: HKube's format `algorithm-memory` refuses less.
 LEAST_MEMORY_BYTES = 4 * MI
 
-MEM_MODES = ("brake", "rss")
+MEM_MODES = ("auto", "brake", "rss")
 
 
 class Unit(enum.Enum):
@@ -138,8 +138,9 @@ class Limits(NamedTuple):
             "DISK_LIMIT",
         ),
     ] = None
-    #: "brake": an allocation beyond the limit fails; "rss": only touched memory counts.
-    mem_mode: str = "brake"
+    #: "auto": memory in use counts, and growth through the last of the limit fails; "brake": reserved memory
+    #: counts; "rss": memory in use counts, and nothing fails before the limit ends it.
+    mem_mode: str = "auto"
     enforced: bool = True
     #: (name of a limit, what set it) for those that no option of the command line has set.
     origins: tuple[tuple[str, str], ...] = ()

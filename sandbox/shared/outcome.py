@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import signal
 from dataclasses import dataclass, field
 
@@ -196,8 +197,23 @@ def _memory(exit: Exit, breach: LimitBreach) -> str:
         text += f"; {format_bytes(breach.objects_bytes)} of it shared memory: {named}{more}"
     if breach.top:
         text += f"; {_top(breach)}"
+    place = _place(exit.stack)
+    if place:
+        text += f"; it was at {place}"
     wanted = suggest_memory(int(breach.used), limit_bytes=int(breach.allowed))
     return f"{text}. Try --mem {wanted}, or --no-limits to see what it needs"
+
+
+_FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.M)
+_LIBRARY = re.compile(r"/(site|dist)-packages/|/python\d[.\d]*/|^<")
+
+
+def _place(stack: str) -> str:
+    """Return `file:line in function` of the innermost frame of a stack that is in no library; "" if none."""
+    for path, line, function in _FRAME.findall(stack):
+        if not _LIBRARY.search(path):
+            return f"{path.rpartition('/')[2]}:{line} in {function}"
+    return ""
 
 
 def _after(breach: LimitBreach) -> str:

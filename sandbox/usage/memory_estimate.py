@@ -47,6 +47,7 @@ class Books:
         """Nothing is read yet."""
         self.memory = 0  #: as well as we can tell
         self.at_most = 0  #: not less than it is
+        self.at_least = 0  #: not more than it is
         self.is_exact = True  #: no page can be in `memory` twice
         self.pss: int | None = None  #: when the books were last read
         self.is_judged = False  #: `memory` is by the books, or beyond doubt
@@ -54,7 +55,7 @@ class Books:
         self._limit = limit
         self._shared = shared
         self._clock = clock
-        self._certain = 0  # not more than it is
+        self._certain = 0  # not more than it is, private memory alone
         self._books_at = 0.0
         self._books_due_at = 0.0
         self._unmapped = 0  # shared memory beyond what mappings show, when the books were read
@@ -85,6 +86,7 @@ class Books:
         # Who is alone has nobody to share private pages with.
         self._certain = max(certain, largest_anon if len(self._members.processes) == 1 else 0)
         self.memory = max(memory, largest) + unmapped
+        self.at_least = self.memory if len(self._members.processes) == 1 else max(certain, largest_anon)
         at_most += objects_at_most
         if self._limit is not None and at_most >= TRIGGER * self._limit:
             # Copy-on-write makes a private page of a shared one without RSS moving, one fault each.
@@ -172,7 +174,7 @@ class Books:
         self.pss = anon + shmem
         self._objects_then = self._shared.total_bytes if self._shared is not None else 0
         self._unmapped = self._unmapped_shared(anon, shmem, self._objects_then)
-        self.memory = self.at_most = anon + shmem + self._unmapped
+        self.memory = self.at_most = self.at_least = anon + shmem + self._unmapped
         self.is_judged = True
         self.is_exact = True
         took = self._clock() - began

@@ -115,6 +115,11 @@ class TreeSampler:
         return self._usage
 
     @property
+    def least_bytes(self) -> int:
+        """What the tree holds at least: no page of it is counted twice."""
+        return self._books.at_least
+
+    @property
     def peak_bytes(self) -> int:
         """The most that usage.memory_bytes has been."""
         return self._peak

@@ -24,7 +24,7 @@ from ..usage.sampler import TreeSampler
 from ..usage.shared_memory import SharedMemory
 from ..usage.usage import Breach, Sampler, SharedObject, breach
 from .cpu_throttle import Throttle
-from .memory_brake import Brake
+from .memory_brake import NearLimitBrake, ReservedBrake
 
 if TYPE_CHECKING:
     from ..usage.psutil_walk import PsutilSampler
@@ -54,7 +54,7 @@ class Guard:
         self._plan = plans.rlimits(limits, user_tasks=tasks)
         self._shared = SharedMemory()
         self._sampler = self._make_sampler()
-        self._brake = self._make_brake()
+        self._brake: NearLimitBrake | ReservedBrake | None = None
         self._throttle = self._make_throttle()
         self._rests = False
         self._disk: DiskMeter | None = None
@@ -94,15 +94,15 @@ class Guard:
             self._second = PsutilSampler(os.getpid(), self.limits)
         return self._second.descendants()
 
-    def _make_brake(self) -> Brake | None:
+    def _make_brake(self, pid: int) -> NearLimitBrake | ReservedBrake | None:
         limits = self.limits
-        if limits.memory_bytes is None or not limits.enforced or limits.mem_mode != "brake":
+        if limits.memory_bytes is None or not limits.enforced or limits.mem_mode == "rss":
             return None
         if not isinstance(self._sampler, TreeSampler):
             return None
-        brake = Brake(limits.memory_bytes)
-        brake.loading = True
-        return brake
+        if limits.mem_mode == "auto":
+            return NearLimitBrake(limits.memory_bytes, pid)
+        return ReservedBrake(limits.memory_bytes, is_loading=True)
 
     def _make_throttle(self) -> Throttle | None:
         if self.limits.cpu_cores is None or not self.limits.enforced:
@@ -132,8 +132,9 @@ class Guard:
         plans.apply(self._plan)
         landlock.confine()
 
-    def began(self) -> None:
-        """The child is on its way."""
+    def began(self, pid: int) -> None:
+        """The child is on its way, under this pid."""
+        self._brake = self._make_brake(pid)
         if self._join >= 0:
             os.close(self._join)
             self._join = -1
@@ -223,11 +224,12 @@ class Guard:
 
     def loaded(self) -> None:
         """The code is imported; what it reserved meanwhile is no measure for its tasks."""
-        if self._brake is not None and self._brake.loading and isinstance(self._sampler, TreeSampler):
-            self._brake.loading = False
+        brake, sampler = self._brake, self._sampler
+        if isinstance(brake, ReservedBrake) and brake.is_loading and isinstance(sampler, TreeSampler):
+            brake.is_loading = False
             now = time.monotonic()
-            self._sampler.look(now)
-            self._brake.adjust(self._sampler, now)
+            sampler.look(now)
+            brake.adjust(sampler, now)
 
     def throttle(self, on: bool) -> None:
         """Hold the CPU limit, or let it rest while the algorithm winds down within its grace."""
@@ -282,6 +284,8 @@ class Guard:
     def restart_peak(self) -> None:
         """Forget the highest use so far: a task begins."""
         self._sampler.restart_peak()
+        if self._brake is not None:
+            self._brake.forget()
 
     def top(self) -> list[ProcessMemory]:
         """Return the largest processes, largest first."""

@@ -1,9 +1,13 @@
-"""A memory limit that an allocation runs into, so that the algorithm gets its own MemoryError, with its line.
+"""Limits of the kernel on allocations, moved along with a tree, so that its own code sees a MemoryError.
 
-The kernel's limit on private writable memory (RLIMIT_DATA) holds for each process alone and counts what is
-reserved. So it is moved along, live: the soft limit of each process is what it has reserved now, plus its
-part of what the tree has left. One process cannot then overshoot at all; of several that grow at once each
-gets a part. What is reserved and never touched is refused too: who needs that uses the mode "rss".
+RLIMIT_DATA limits the private writable memory of one process. It counts what is reserved, used or not: a
+thread's stack of 8 MiB of which 20 KiB are used, the buffers of OpenBLAS, the arenas of an allocator. So it
+can only be a help beside judging by use, never the judge. Two ways to set it:
+
+* NearLimitBrake, the mode "auto": only for the algorithm's own process, only while the tree is within a few
+  MiB of its memory limit and that process still grows. Then a list that grows gets Python's own MemoryError
+  with its line, and its process goes on. Everything else is judged by what it uses.
+* ReservedBrake, the mode "brake": for every process, at all times: what is reserved has to fit.
 
 The hard limit is never touched: lowered once, it could not be raised again. The soft limit of the user is
 never exceeded.
@@ -13,7 +17,9 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..linux import procfs
 
 if TYPE_CHECKING:
     from ..usage.process_table import Process
@@ -21,47 +27,201 @@ if TYPE_CHECKING:
 
 #: Changes smaller than this are not worth a call.
 STEP_BYTES = 1 << 20
-#: Kept back, a fiftieth of the limit within these bounds: a program that grows in small steps shall run into
-#: the brake and get its MemoryError, before it runs into the limit and is killed.
-LEAST_MARGIN_BYTES = 1 << 20
-MOST_MARGIN_BYTES = 8 << 20
+MI = 1 << 20
+
+#: ReservedBrake keeps a fiftieth of the limit back, within these bounds: a program that grows in small steps
+#: is refused memory before it breaks the limit and is killed.
+LEAST_MARGIN_BYTES = 1 * MI
+MOST_MARGIN_BYTES = 8 * MI
 #: What a process that has just been executed may reserve though the tree has less left: an interpreter
 #: and numpy's libraries reserve 60 to 120 MiB that they never touch.
-START_BYTES = 128 << 20
+START_BYTES = 128 * MI
 START_S = 2.0
-#: Somebody who reserves this little has just been executed.
-FRESH_BYTES = 48 << 20
+#: A process with less reserved memory than this has just been executed.
+FRESH_BYTES = 48 * MI
+#: A process that has computed for so long without growing may be one that repeats an allocation that was
+#: refused (OpenBLAS did so for ever): it gets room, and is judged by use.
+SPIN_S = 1.0
+SPIN_SHARE = 0.5
+
+#: NearLimitBrake is armed in the last 1/16 of the limit, within these bounds. The suggested limit leaves a
+#: fifth or 16 MiB, so that it never arms there; and a process grows by 2 MiB a millisecond at most in steps
+#: small enough to be refused in between.
+NEAR_SHARE = 1 / 16
+LEAST_NEAR_BYTES = 3 * MI
+MOST_NEAR_BYTES = 12 * MI
+#: It lets go when the process has not grown for this long.
+QUIET_S = 0.25
+#: Growth of its memory that shows that a process is still growing.
+GROWTH_BYTES = 128 * 1024
+#: Otherwise a process may reserve this much more than it has, or 16 times the limit: stacks of a thousand
+#: threads, arenas of 1 GiB, sparse arrays. An array beyond that (`np.ones(10**10)`) is an error at once.
+RESERVABLE_BYTES = 9 << 30
+RESERVABLE_LIMITS = 16
 
 Prlimit = Callable[..., tuple[int, int]]
 
 
-class _Braked:
-    """One process on the brake."""
+class Braked(NamedTuple):
+    """A process that was held close to what it had, as of one look."""
 
-    __slots__ = ("floor", "hard", "is_loading", "own", "process", "soft")
+    pid: int
+    name: str
+    room_bytes: int  #: how much more it could reserve
+    memory_bytes: int  #: of the whole tree
+    at: float
 
-    def __init__(self, process: Process, own: int, hard: int) -> None:
+
+class _DataLimit:
+    """The soft RLIMIT_DATA of one process."""
+
+    __slots__ = ("hard", "own", "process", "soft")
+
+    def __init__(self, process: Process, soft: int, own: int, hard: int) -> None:
         self.process = process
-        self.own = own  #: the soft limit it came with, which it gets back
+        self.soft = soft
+        self.own = own  #: the soft limit that the user gave it, and that it gets back
         self.hard = hard
-        self.soft = own
+
+    def set(self, soft: int, prlimit: Prlimit) -> None:
+        """Set the soft limit, never above the user's own or the hard one."""
+        for most in (self.own, self.hard):
+            if most != resource.RLIM_INFINITY and (soft == resource.RLIM_INFINITY or soft > most):
+                soft = most
+        if soft == self.soft:
+            return
+        try:
+            prlimit(self.process.pid, resource.RLIMIT_DATA, (soft, self.hard))
+        except (ProcessLookupError, PermissionError, ValueError):
+            return
+        self.soft = soft
+
+
+class NearLimitBrake:
+    """Refuses memory to the algorithm's own process while it grows through the last few MiB of the limit."""
+
+    def __init__(self, memory_bytes: int, pid: int, *, prlimit: Prlimit = resource.prlimit) -> None:
+        self._limit = memory_bytes
+        self._pid = pid
+        self._prlimit = prlimit
+        self._near = max(LEAST_NEAR_BYTES, min(MOST_NEAR_BYTES, int(memory_bytes * NEAR_SHARE)))
+        self._margin = self._near // 2
+        self._reservable = max(RESERVABLE_BYTES, RESERVABLE_LIMITS * memory_bytes)
+        self._data_limit: _DataLimit | None = None
+        self._level = 0
+        self._grew_at = float("-inf")
+        #: When it was last armed, and how things stood then; None: not since forget().
+        self.braked: Braked | None = None
+        self._was_armed = False
+        self._free: dict[int, Process] = {}
+
+    def adjust(self, sampler: TreeSampler, now: float) -> None:
+        """Set the limit for what the last look has shown. After each look."""
+        if self._was_armed and len(sampler.processes) > 1:
+            self._free_others(sampler, now)
+        process = sampler.processes.get(self._pid)
+        if process is None:
+            return
+        one = self._data_limit
+        if one is None or one.process is not process:
+            try:
+                own, hard = self._prlimit(self._pid, resource.RLIMIT_DATA)
+            except (ProcessLookupError, PermissionError):
+                return
+            one = self._data_limit = _DataLimit(process, own, own if one is None else one.own, hard)
+        if process.anon >= self._level + GROWTH_BYTES:
+            self._level, self._grew_at = process.anon, now
+        elif process.anon < self._level:
+            self._level = process.anon
+        memory = sampler.least_bytes
+        free = self._limit - memory
+        if free <= self._near and now - self._grew_at < QUIET_S:
+            room = max(0, free - self._margin)
+            self.braked = Braked(self._pid, procfs.name(self._pid), room, memory, now)
+            self._was_armed = True
+            one.set(process.data + room, self._prlimit)
+        elif not self._reservable // 2 < one.soft - process.data < self._reservable * 2:
+            one.set(process.data + self._reservable, self._prlimit)
+
+    def _free_others(self, sampler: TreeSampler, now: float) -> None:
+        """Give back their own limit to processes that were started while this one was held."""
+        one = self._data_limit
+        if one is None:
+            return
+        for pid, process in sampler.processes.items():
+            if pid != self._pid and self._free.get(pid) is not process:
+                self._free[pid] = process
+                _DataLimit(process, one.soft, one.own, one.hard).set(one.own, self._prlimit)
+        if len(self._free) > 2 * len(sampler.processes):
+            self._free = {pid: self._free[pid] for pid in self._free if pid in sampler.processes}
+
+    def forget(self) -> None:
+        """A task begins: what was braked before has nothing to do with it."""
+        self.braked = None
+
+    def off(self) -> None:
+        """Give the process its own limit back."""
+        if self._data_limit is not None:
+            self._data_limit.set(self._data_limit.own, self._prlimit)
+
+
+class _Reserving(_DataLimit):
+    """One process that may reserve no more than is left."""
+
+    __slots__ = ("cpu_ns", "data", "floor", "is_let_through", "is_loading", "quiet_since", "rss")
+
+    def __init__(self, process: Process, soft: int, own: int, hard: int) -> None:
+        super().__init__(process, soft, own, hard)
         self.floor = 0
         self.is_loading = False
+        self.is_let_through = False
+        self.data = self.rss = 0
+        self.quiet_since = float("-inf")
+        self.cpu_ns = 0
+
+    def is_spinning(self, now: float) -> bool:
+        """Whether it has computed for SPIN_S without reserving, using or giving back memory."""
+        process = self.process
+        if process.data != self.data or abs(process.rss - self.rss) > GROWTH_BYTES:
+            self.data, self.rss = process.data, process.rss
+            self.quiet_since = float("-inf")
+            self.is_let_through = False
+            return False
+        if self.is_let_through:
+            return True
+        if self.quiet_since == float("-inf"):
+            self.quiet_since, self.cpu_ns = now, _cpu_ns(process)
+        elif now - self.quiet_since >= SPIN_S:
+            used = _cpu_ns(process) - self.cpu_ns
+            self.is_let_through = used >= SPIN_SHARE * 1e9 * (now - self.quiet_since)
+            self.quiet_since, self.cpu_ns = now, self.cpu_ns + used
+        return self.is_let_through
 
 
-class Brake:
+def _cpu_ns(process: Process) -> int:
+    try:
+        return procfs.cpu_ns(process.clock)
+    except OSError:
+        return 0
+
+
+class ReservedBrake:
     """Keeps RLIMIT_DATA of all processes of a tree just above what the memory limit leaves them."""
 
-    def __init__(self, memory_bytes: int, *, prlimit: Prlimit = resource.prlimit) -> None:
+    def __init__(
+        self, memory_bytes: int, *, is_loading: bool = False, prlimit: Prlimit = resource.prlimit
+    ) -> None:
         self._limit = memory_bytes
         self._margin = max(LEAST_MARGIN_BYTES, min(MOST_MARGIN_BYTES, memory_bytes // 50))
         self._prlimit = prlimit
-        self._braked: dict[int, _Braked] = {}
+        self._limits: dict[int, _Reserving] = {}
         #: The soft limit that children of a braked process are born with is ours, not the user's.
         self._own: int | None = None
         #: The code is still being imported; its tasks have not begun.
-        self.loading = False
+        self.is_loading = is_loading
         self.refused = 0  #: processes that are not ours to limit (another user by now)
+        #: The process that had the least room near the limit; None: not since forget().
+        self.braked: Braked | None = None
 
     def adjust(self, sampler: TreeSampler, now: float) -> None:
         """Move all limits to where the last look says they belong. After each look."""
@@ -71,55 +231,50 @@ class Brake:
         processes = sampler.processes
         part = max(0, headroom - self._margin) // max(1, sampler.growing)
         for pid, process in processes.items():
-            one = self._braked.get(pid)
+            one = self._limits.get(pid)
             if one is None or one.process is not process:
-                one = self._take(process, now)
+                one = self._adopt(process)
                 if one is None:
                     continue
             soft = process.data + part
-            if one.is_loading and (not self.loading or headroom < self._limit // 2):
+            if one.is_loading and (not self.is_loading or headroom < self._limit // 2):
                 one.is_loading = False
                 one.floor -= max(0, START_BYTES - self._limit)
             if one.floor and now - process.first_seen < START_S:
                 soft = max(soft, one.floor)
+            if part < START_BYTES and one.is_spinning(now):
+                soft = max(soft, process.data + START_BYTES)
             # A process that was stopped from growing and frees memory gets its room back the same way.
             if abs(soft - one.soft) >= STEP_BYTES:
-                self._set(one, soft)
-        if len(self._braked) > len(processes):
-            for pid in [pid for pid in self._braked if pid not in processes]:
-                del self._braked[pid]
+                one.set(soft, self._prlimit)
+            if part <= MOST_NEAR_BYTES:
+                self.braked = Braked(pid, procfs.name(pid), part, sampler.least_bytes, now)
+        if len(self._limits) > len(processes):
+            for pid in [pid for pid in self._limits if pid not in processes]:
+                del self._limits[pid]
+
+    def forget(self) -> None:
+        """A task begins: what was braked before has nothing to do with it."""
+        self.braked = None
 
     def off(self) -> None:
         """Give every process its own limit back."""
-        for one in self._braked.values():
-            self._set(one, one.own)
-        self._braked.clear()
+        for one in self._limits.values():
+            one.set(one.own, self._prlimit)
+        self._limits.clear()
 
-    def _take(self, process: Process, now: float) -> _Braked | None:
+    def _adopt(self, process: Process) -> _Reserving | None:
         try:
-            own, hard = self._prlimit(process.pid, resource.RLIMIT_DATA)
+            soft, hard = self._prlimit(process.pid, resource.RLIMIT_DATA)
         except (ProcessLookupError, PermissionError):
             self.refused += 1
             return None
         if self._own is None:
-            self._own = own
-        one = _Braked(process, self._own, hard)
-        one.soft = own
+            self._own = soft
+        one = _Reserving(process, soft, self._own, hard)
         if process.data < FRESH_BYTES:
             # While the code is loaded also above the limit: numpy reserves as much, and touches little of it.
-            one.floor = process.data + (START_BYTES if self.loading else min(START_BYTES, self._limit))
-            one.is_loading = self.loading
-        self._braked[process.pid] = one
+            one.floor = process.data + (START_BYTES if self.is_loading else min(START_BYTES, self._limit))
+            one.is_loading = self.is_loading
+        self._limits[process.pid] = one
         return one
-
-    def _set(self, one: _Braked, soft: int) -> None:
-        for most in (one.own, one.hard):
-            if most != resource.RLIM_INFINITY and (soft == resource.RLIM_INFINITY or soft > most):
-                soft = most
-        if soft == one.soft:
-            return
-        try:
-            self._prlimit(one.process.pid, resource.RLIMIT_DATA, (soft, one.hard))
-        except (ProcessLookupError, PermissionError, ValueError):
-            return
-        one.soft = soft

@@ -44,8 +44,11 @@ def used_mib(message: str) -> float:
     return float(found[1])
 
 
+BRAKE = (*LIMIT, "--mem-mode", "brake")
+
+
 def test_an_allocation_beyond_the_limit_fails_in_the_users_own_line(tmp_path: Path) -> None:
-    run = misbehave("limits_numpy_ones.py", cwd=tmp_path)
+    run = misbehave("limits_numpy_ones.py", cwd=tmp_path, args=BRAKE)
     code, message = error_of(run.tasks[0])
     assert code == "MEMORY_ERROR"
     assert "Unable to allocate 1.00 GiB" in message and "limits_numpy_ones.py:11 in start" in message
@@ -55,11 +58,32 @@ def test_an_allocation_beyond_the_limit_fails_in_the_users_own_line(tmp_path: Pa
     assert run.tasks[0]["peakMemBytes"] < 64 * MI
 
 
-@pytest.mark.parametrize("mode", ["brake", "rss"])
+@pytest.mark.parametrize("mode", ["auto", "rss"])
+def test_one_that_may_have_been_a_sparse_one_is_ended_when_it_is_filled_and_its_line_is_told(
+    mode: str, tmp_path: Path
+) -> None:
+    run = misbehave("limits_numpy_ones.py", cwd=tmp_path, args=(*LIMIT, "--mem-mode", mode))
+    code, message = error_of(run.tasks[0])
+    assert code == "OUT_OF_MEMORY"
+    assert "it was at limits_numpy_ones.py:11 in start" in message.splitlines()[0]
+    assert "numeric.py" in message, "the whole stack follows"
+    assert_is_about_memory(run.tasks[0], run.status)
+    assert run.tasks[0]["peakMemBytes"] < 288 * MI
+
+
+def test_an_allocation_of_many_times_the_limit_is_an_error_at_once(tmp_path: Path) -> None:
+    run = misbehave("limits_numpy_ones.py", ["misbehave", 10**10], cwd=tmp_path)
+    code, message = error_of(run.tasks[0])
+    assert code == "MEMORY_ERROR" and "limits_numpy_ones.py:11 in start" in message
+    assert_is_about_memory(run.tasks[0], run.status)
+    assert run.tasks[0]["peakMemBytes"] < 64 * MI
+
+
+@pytest.mark.parametrize("mode", ["auto", "brake", "rss"])
 def test_a_list_that_grows_is_ended_at_the_limit(mode: str, tmp_path: Path) -> None:
     run = misbehave("limits_grows_a_list.py", cwd=tmp_path, args=(*LIMIT, "--mem-mode", mode))
     code, message = error_of(run.tasks[0])
-    assert code in (("MEMORY_ERROR", "OUT_OF_MEMORY") if mode == "brake" else ("OUT_OF_MEMORY",))
+    assert code in (("MEMORY_ERROR", "OUT_OF_MEMORY") if mode != "rss" else ("OUT_OF_MEMORY",))
     assert used_mib(message) > 0.9 * 256
     if code == "OUT_OF_MEMORY":
         assert re.search(
@@ -106,7 +130,7 @@ def test_pages_that_processes_share_count_once(tmp_path: Path) -> None:
     assert 150 * MI < run.tasks[0]["peakMemBytes"] < 200 * MI
 
 
-@pytest.mark.parametrize(("mode", "code"), [("brake", "MEMORY_ERROR"), ("rss", None)])
+@pytest.mark.parametrize(("mode", "code"), [("auto", None), ("brake", "MEMORY_ERROR"), ("rss", None)])
 def test_memory_that_is_reserved_and_not_touched_is_a_matter_of_the_mode(
     mode: str, code: str | None, tmp_path: Path
 ) -> None:
@@ -130,6 +154,7 @@ def test_code_that_fills_memory_while_it_is_loaded_gets_its_memory_error(tmp_pat
 
 def test_what_may_be_reserved_while_the_code_is_loaded_is_no_room_for_its_first_task(tmp_path: Path) -> None:
     arguments = ["-e", ALGORITHMS / "limits_tells_its_room.py", "--mem", "48Mi", "-i", "[]"]
+    arguments += ["--mem-mode", "brake"]
     with serving(*arguments, cwd=tmp_path, env={"PLACE": str(tmp_path)}) as program:
         pid = int(program.wait_for_line("loading").split()[-1])
         unlimited = resource.RLIM_INFINITY
@@ -153,8 +178,14 @@ def test_clean_pages_of_a_mapped_file_are_no_memory(tmp_path: Path) -> None:
     assert run.tasks[0]["peakMemBytes"] < 64 * MI
 
 
-def test_a_storm_of_threads_is_told_as_what_it_is(tmp_path: Path) -> None:
+def test_a_hundred_idle_threads_take_no_memory(tmp_path: Path) -> None:
     run = misbehave("limits_many_threads.py", cwd=tmp_path)
+    assert (run.status, run.outputs) == (0, ["nobody minded", "served"])
+    assert run.tasks[0]["peakMemBytes"] < 32 * MI
+
+
+def test_where_reserved_memory_counts_a_storm_of_threads_is_told_as_what_it_is(tmp_path: Path) -> None:
+    run = misbehave("limits_many_threads.py", cwd=tmp_path, args=BRAKE)
     code, message = error_of(run.tasks[0])
     assert code == "ALGORITHM_ERROR"
     assert "RuntimeError: can't start new thread" in message and "the memory limit (--mem)" in message

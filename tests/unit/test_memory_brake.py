@@ -1,4 +1,4 @@
-"""An allocation beyond the limit fails inside the algorithm, as its own error."""
+"""What does not fit fails inside the algorithm, as its own error; what may fit is let through."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.usage.sampler import TreeSampler
 from hkrunner.sandbox.usage.usage import breach
-from hkrunner.sandbox.warden.memory_brake import Brake
+from hkrunner.sandbox.warden.memory_brake import NearLimitBrake, ReservedBrake
 from support.trees import Tree
 
 pytestmark = pytest.mark.alone
@@ -24,13 +24,15 @@ WAITS_FOR_A_LINE = "import signal, sys; signal.alarm(20); sys.stdin.readline()\n
 class Braked:
     """One piece of code on the brake, with a pipe to its stdin and its output."""
 
-    def __init__(self, code: str) -> None:
-        self.sampler = TreeSampler(os.getpid(), LIMITS)
-        self.brake = Brake(128 * MI)
+    def __init__(self, code: str, *, mode: str = "brake") -> None:
+        self.sampler = TreeSampler(os.getpid(), LIMITS._replace(mem_mode=mode))
         self._tree = Tree(self.sampler)
         self._in_read, self._in = os.pipe()
         self._out, self._out_write = os.pipe()
         self.pid = self._tree.start(code=WAITS_FOR_A_LINE + code, before_exec=self._connect)
+        self.brake: NearLimitBrake | ReservedBrake = ReservedBrake(128 * MI)
+        if mode == "auto":
+            self.brake = NearLimitBrake(128 * MI, self.pid)
 
     def _connect(self) -> None:
         os.dup2(self._in_read, 0)
@@ -80,7 +82,8 @@ print("went on")
         assert one.sampler.peak_bytes < 128 * MI
 
 
-def test_small_steps_run_into_the_brake_before_they_run_into_the_limit() -> None:
+@pytest.mark.parametrize("mode", ["auto", "brake"])
+def test_small_steps_run_into_the_brake_before_they_run_into_the_limit(mode: str) -> None:
     code = """
 kept = []
 try:
@@ -90,7 +93,7 @@ except MemoryError:
     kept = None
     print("MemoryError")
 """
-    with Braked(code) as one:
+    with Braked(code, mode=mode) as one:
         seen = []
         one.watch(lambda: soft(one.pid) != resource.RLIM_INFINITY, "the brake")
         one.go()
@@ -136,7 +139,7 @@ def test_the_users_own_lower_limit_is_never_raised() -> None:
     with Tree(sampler) as tree:
         tree.start(code=WAITS_FOR_A_LINE)
         sampler.look(0.0)
-        brake = Brake(128 * MI, prlimit=prlimit)
+        brake = ReservedBrake(128 * MI, prlimit=prlimit)
         brake.adjust(sampler, 0.0)
         brake.off()
     sampler.close()
@@ -151,8 +154,132 @@ def test_processes_that_are_gone_or_anothers_are_passed_over() -> None:
     with Tree(sampler) as tree:
         tree.start(code=WAITS_FOR_A_LINE)
         sampler.look(0.0)
-        brake = Brake(128 * MI, prlimit=prlimit)
+        brake = ReservedBrake(128 * MI, prlimit=prlimit)
         brake.adjust(sampler, 0.0)
         assert brake.refused == 1
         brake.off()
     sampler.close()
+
+
+# ---- only near the limit
+
+
+def test_what_is_reserved_and_not_used_is_let_through_near_the_limit_too() -> None:
+    """64 stacks of 8 MiB at 100 of 128 MiB, and an arena of 1 GiB: what a limit by reserving would refuse."""
+    code = """
+import mmap, threading
+used = bytearray(b"x") * (88 << 20)
+wait = threading.Event()
+threads = [threading.Thread(target=wait.wait) for _ in range(64)]
+for one in threads: one.start()
+arena = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE)
+arena[0] = 1
+wait.set()
+for one in threads: one.join()
+print("all of it")
+"""
+    with Braked(code, mode="auto") as one:
+        one.watch(lambda: soft(one.pid) != resource.RLIM_INFINITY, "the brake")
+        one.go()
+        one.watch(lambda: one.is_over, "its end")
+        assert one.output() == "all of it\n"
+
+
+def test_an_allocation_far_beyond_the_limit_is_an_error_at_once() -> None:
+    code = """
+try:
+    bytearray(b"x") * 10**10
+except MemoryError:
+    print("MemoryError")
+"""
+    with Braked(code, mode="auto") as one:
+        one.watch(lambda: soft(one.pid) != resource.RLIM_INFINITY, "the brake")
+        one.go()
+        one.watch(lambda: one.is_over, "its end")
+        assert one.output() == "MemoryError\n"
+        assert one.sampler.peak_bytes < 128 * MI
+
+
+class StubProcess:
+    """As much of a process as the brake asks for."""
+
+    def __init__(self, pid: int, anon: int, data: int) -> None:
+        self.pid, self.anon, self.data = pid, anon, data
+
+
+class StubSampler:
+    """A tree whose memory is what the test says."""
+
+    def __init__(self, *processes: StubProcess) -> None:
+        self.processes = {one.pid: one for one in processes}
+
+    @property
+    def least_bytes(self) -> int:
+        return sum(one.anon for one in self.processes.values())
+
+
+class Limiter:
+    """Stands for prlimit(2), and remembers the soft limit of each process."""
+
+    def __init__(self) -> None:
+        self.soft: dict[int, int] = {}
+
+    def __call__(self, pid: int, which: int, pair: tuple[int, int] | None = None) -> tuple[int, int]:
+        before = self.soft.get(pid, resource.RLIM_INFINITY)
+        if pair is not None:
+            self.soft[pid] = pair[0]
+        return before, resource.RLIM_INFINITY
+
+
+def near_limit(process: StubProcess, *others: StubProcess) -> tuple[NearLimitBrake, StubSampler, Limiter]:
+    limiter = Limiter()
+    brake = NearLimitBrake(256 * MI, process.pid, prlimit=limiter)
+    return brake, StubSampler(process, *others), limiter
+
+
+def test_the_brake_is_armed_only_in_the_last_of_the_limit_and_only_while_the_process_grows() -> None:
+    process = StubProcess(10, anon=200 * MI, data=300 * MI)
+    brake, sampler, limiter = near_limit(process)
+    brake.adjust(sampler, 1.0)  # type: ignore[arg-type]
+    assert limiter.soft[10] > 8 << 30
+    process.anon = 250 * MI
+    brake.adjust(sampler, 1.1)  # type: ignore[arg-type]
+    assert limiter.soft[10] == 300 * MI, "6 of 256 MiB are left: what is kept back"
+    assert brake.braked is not None and brake.braked.room_bytes == 0
+    brake.adjust(sampler, 1.2)  # type: ignore[arg-type]
+    assert limiter.soft[10] == 300 * MI
+    brake.adjust(sampler, 1.4)  # type: ignore[arg-type]
+    assert limiter.soft[10] > 8 << 30, "it does not grow: judging by use is enough"
+    process.anon = 251 * MI
+    brake.adjust(sampler, 1.5)  # type: ignore[arg-type]
+    assert limiter.soft[10] == 300 * MI
+
+
+def test_a_process_that_gives_memory_back_is_let_go_at_once() -> None:
+    process = StubProcess(10, anon=250 * MI, data=300 * MI)
+    brake, sampler, limiter = near_limit(process)
+    brake.adjust(sampler, 1.0)  # type: ignore[arg-type]
+    assert limiter.soft[10] == 300 * MI
+    process.anon = 100 * MI
+    brake.adjust(sampler, 1.01)  # type: ignore[arg-type]
+    assert limiter.soft[10] > 8 << 30
+
+
+def test_a_process_started_while_another_was_held_gets_the_users_own_limit() -> None:
+    process, started = StubProcess(10, anon=250 * MI, data=300 * MI), StubProcess(11, anon=MI, data=2 * MI)
+    brake, sampler, limiter = near_limit(process)
+    brake.adjust(sampler, 1.0)  # type: ignore[arg-type]
+    limiter.soft[11] = limiter.soft[10]  # by fork
+    sampler.processes[11] = started
+    brake.adjust(sampler, 1.01)  # type: ignore[arg-type]
+    assert limiter.soft[11] == resource.RLIM_INFINITY and limiter.soft[10] < 1 << 30
+
+
+def test_no_stack_of_a_thread_fits_while_the_brake_is_armed() -> None:
+    """A thread that begins and then gets no memory for its first object is waited for by Thread.start()."""
+    for limit in (32, 64, 128, 256, 1024, 65536):
+        for free in range(0, 64):
+            process = StubProcess(10, anon=(limit - free) * MI, data=0)
+            brake, limiter = NearLimitBrake(limit * MI, 10, prlimit=(given := Limiter())), given
+            brake.adjust(StubSampler(process), 1.0)  # type: ignore[arg-type]
+            assert not 0 < limiter.soft[10] < 1 << 30 or limiter.soft[10] < 8 * MI
