@@ -30,6 +30,8 @@ CERTAIN = 1.1
 SMALL_DOUBT = 0.02
 #: The exact books of several processes, for the figures shown; and of a core for them at most.
 BOOKS_S = 1.0
+#: They are read again, so often at most, when a process has forked meanwhile.
+BOOKS_AGAIN = 2
 BOOKS_SHARE = 0.003
 
 
@@ -159,6 +161,22 @@ class Books:
         began = self._clock()
         if self._shared is not None:
             self._shared.look(self._members.processes, now, must=True)
+        anon, shmem = self._read_books()
+        for _ in range(BOOKS_AGAIN):
+            if not self._has_forked_meanwhile():
+                break
+            anon, shmem = self._read_books()
+        self.pss = anon + shmem
+        self._objects_then = self._shared.total_bytes if self._shared is not None else 0
+        self._unmapped = self._unmapped_shared(anon, shmem, self._objects_then)
+        self.memory = self.at_most = self.at_least = anon + shmem + self._unmapped
+        self.is_judged = True
+        self.is_exact = True
+        took = self._clock() - began
+        self._books_at = now + max(0.05, took / BOOKS_SHARE)
+        self._books_due_at = now + max(BOOKS_S, took / BOOKS_SHARE)
+
+    def _read_books(self) -> tuple[int, int]:
         anon = shmem = 0
         for one in self._members.processes.values():
             try:
@@ -171,15 +189,17 @@ class Books:
             one.pss = books.anon_bytes + books.shmem_bytes
             one.judged_at = one.charge
             one.anon_then = one.anon
-        self.pss = anon + shmem
-        self._objects_then = self._shared.total_bytes if self._shared is not None else 0
-        self._unmapped = self._unmapped_shared(anon, shmem, self._objects_then)
-        self.memory = self.at_most = self.at_least = anon + shmem + self._unmapped
-        self.is_judged = True
-        self.is_exact = True
-        took = self._clock() - began
-        self._books_at = now + max(0.05, took / BOOKS_SHARE)
-        self._books_due_at = now + max(BOOKS_S, took / BOOKS_SHARE)
+        return anon, shmem
+
+    def _has_forked_meanwhile(self) -> bool:
+        """Whether the largest share has shrunk since it was read: then it is in the sum of others too."""
+        if len(self._members.processes) < 2:
+            return False
+        largest = max(self._members.processes.values(), key=lambda one: one.pss)
+        try:
+            return sum(procfs.pss(largest.pid)) < largest.pss - SHARED_STEP_BYTES
+        except (OSError, ValueError):
+            return False
 
     def _unmapped_shared(self, anon: int, shmem: int, objects: int) -> int:
         """Return what the shared objects hold beyond what their mappings in the tree show already."""
