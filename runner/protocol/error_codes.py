@@ -76,7 +76,7 @@ CODES: dict[str, ErrorCode] = {
         "An allocation failed inside the code, as Python's MemoryError. With a memory limit: the allocation"
         " would have exceeded the limit.",
         "Try the size that the message suggests (`--mem 512Mi`), or `--no-limits` to measure what is needed."
-        " For large arrays of which only parts are used: `--mem-mode rss`.",
+        " For large arrays of which only parts are used: `--mem-mode auto`.",
         MEMORY_LIMIT,
         137,
         _SAME_PROCESS,

@@ -36,7 +36,7 @@ def explain_refusal(
     by = set_by("memory_bytes", limits.origins)
     hint = f"limit {format_bytes(limit_bytes)} ({by}), used {format_bytes(peak_bytes)}. Try --mem {wanted}"
     if limits.mem_mode == "brake":
-        hint += "; if large arrays are reserved and hardly touched, --mem-mode rss"
+        hint += "; if large arrays are reserved and hardly touched, --mem-mode auto"
     first, line, rest = failure.message.partition("\n")
     return replace(failure, message=f"{first}; {hint}{line}{rest}")
 

@@ -198,7 +198,7 @@ def _hint(error: BaseException, text: str, folder: str) -> str:
     if _is_a(error, RuntimeError) and "start new thread" in text:
         return (
             "; the memory limit (--mem) or the system's own leaves no room for its stack: "
-            "--mem-mode rss counts only what is used of it"
+            "--mem-mode auto counts only what is used of it"
         )
     return ""
 
