@@ -59,7 +59,7 @@ def picture_of(before: State, event: Event, row: Row) -> Picture | None:
         return END
     if event is E.INITIALIZE and before is not S.IDLE:
         return NEXT
-    if event is E.STOP or before in (S.STOPPING, S.KILLING):
+    if event is E.STOP or before in (S.STOPPING, S.KILLING, S.STOPPED):
         return STOP
     return STRAIGHT
 

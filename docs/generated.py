@@ -8,6 +8,7 @@ the code.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -375,6 +376,36 @@ def state_pictures() -> str:
     )
 
 
+# ---- rooms
+
+#: The packages, in the order in which each may import the ones below it.
+ROOMS = (
+    *("runner.cli", "runner.app", "runner.serving", "runner.console", "runner.prepare", "runner.worker_stub"),
+    *("runner.link", "runner.settings", "runner.protocol", "runner.io", "runner.python_api"),
+    *("sandbox.parent", "sandbox.child", "sandbox.warden", "sandbox.usage", "sandbox.codec", "sandbox.linux"),
+    *("sandbox.shared", "boards.tensorboard", "boards.runs"),
+)
+
+
+def rooms() -> str:
+    """Return what each package says of itself; an error when one is missing here."""
+    root = Path(inspect.getfile(Result)).parents[2]
+    there = {
+        f"{group}.{file.parent.name}"
+        for group in ("runner", "sandbox", "boards")
+        for file in (root / group).glob("*/__init__.py")
+    }
+    assert there == set(ROOMS), f"packages: {sorted(there ^ set(ROOMS))}"
+    rows = []
+    for name in ROOMS:
+        text = ast.get_docstring(
+            ast.parse((root / name.replace(".", "/") / "__init__.py").read_text("utf-8"))
+        )
+        assert text is not None, f"{name} does not say what lives there"
+        rows.append([code(name.replace(".", "/")), text.splitlines()[0]])
+    return table(["room", "what lives there, and who may import it"], rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "codes": codes,
     "commands": commands,
@@ -383,6 +414,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "exit statuses": exit_statuses,
     "options": options,
     "result fields": result_fields,
+    "rooms": rooms,
     "state pictures": state_pictures,
     "state table": state_table,
     "states": states,

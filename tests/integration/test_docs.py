@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -214,3 +215,62 @@ def assert_known(words: list[str], feature: str) -> None:
         elif word.startswith("-"):
             flags = {flag for one in group.params for flag in (*one.opts, *one.secondary_opts)}
             assert word.partition("=")[0] in flags, f"{feature}: there is no option {word}"
+
+
+# ---- the page "The code in ten minutes"
+
+CODE = DOCS / "explanation" / "code.md"
+STEP = re.compile(r"^(\d+)\. `([\w/]+\.py)`: `([\w.]+)`(.*(?:\n   .*)*)", re.M)
+
+
+def defined(path: Path) -> dict[str, str]:
+    """Everything that the file defines: its qualified name, with its source."""
+    text = path.read_text("utf-8")
+    found: dict[str, str] = {}
+
+    def add(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+                found[prefix + node.name] = ast.get_source_segment(text, node) or ""
+                add(node.body, f"{prefix}{node.name}.")
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    if isinstance(target, ast.Name):
+                        found[prefix + target.id] = ast.get_source_segment(text, node) or ""
+
+    add(ast.parse(text).body, "")
+    return found
+
+
+def ways() -> Iterator[list[tuple[Path, str, str]]]:
+    """Each numbered list of the page: file, name, and what is said of it."""
+    way: list[tuple[Path, str, str]] = []
+    for number, file, name, said in STEP.findall(CODE.read_text("utf-8")):
+        if number == "1" and way:
+            yield way
+            way = []
+        way.append((ROOT / file, name, said))
+    yield way
+
+
+def test_the_ways_through_the_code_name_what_is_there() -> None:
+    steps = [step for way in ways() for step in way]
+    assert len(steps) > 30
+    missing = [f"{path.relative_to(ROOT)}: {name}" for path, name, _ in steps if name not in defined(path)]
+    assert not missing
+
+
+def test_each_step_of_a_way_through_the_code_leads_to_the_next() -> None:
+    """By a call, which names the next function or its class; or by what both name on the page and in code."""
+    broken = []
+    for way in ways():
+        for (path, name, said), (next_path, next_name, next_said) in itertools.pairwise(way):
+            text, next_text = path.read_text("utf-8"), next_path.read_text("utf-8")
+            called = {part.strip("_") for part in next_name.split(".")}
+            carried = {*re.findall(r"`(\w+)`", said), name} & {*re.findall(r"`(\w+)`", next_said), next_name}
+            if not (
+                any(re.search(rf"\b_*{one}\b", text, re.IGNORECASE) for one in called)
+                or any(re.search(rf"\b{one}\b", text) and one in next_text for one in carried)
+            ):
+                broken.append(f"{path.relative_to(ROOT)}: {name} does not lead to {next_name}")
+    assert not broken
