@@ -861,7 +861,7 @@ def test_limits_are_told_and_usage_is_of_the_child_although_loaded_was_readable_
         assert one.output.lines == [] and not warden.child.loaded
         warden.say(SPAWNED)
         warden.turn()
-        assert one.output.shows("● limits: none; signals not confined")
+        assert one.output.shows("● limits: none")
         assert one.output.shows("loaded: start")
         warden.answer(1, TaskRead({"taskId": "t1", "jobId": "j"}), Initialized())
         warden.turn()
