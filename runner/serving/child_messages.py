@@ -234,7 +234,7 @@ class ChildListener:
         elif task is None:
             self._notices.left_behind(exit)
         elif control.state in NOT_BEGUN and self._handover.may_go_to_another(task, exit):
-            self._notices.died_before_task(control.number, exit)
+            self._notices.died_without_task(f"before task {control.number}", exit)
             task.forget_usage()
             control.step(Event.CHILD_GONE_EARLY)
             return
@@ -247,7 +247,7 @@ class ChildListener:
         if not exit.loaded:
             self._on_load_failed(Failure(exit.error_code, report(exit, during="during import")))
         elif exit.cause is not Cause.RECYCLED:
-            self._notices.died_between_tasks(exit)
+            self._notices.died_without_task("between two tasks", exit)
 
 
 def _drop(message: ProcessMessage) -> None:

@@ -89,13 +89,9 @@ class Notices:
         """The worker has refused us, because it serves another client."""
         self._output.warn(f"✘ the worker serves another client already{f', on {host}' if host else ''}")
 
-    def unreadable_message(self, error: ValueError) -> None:
-        """A message of the worker has no command that could be found."""
-        self._output.warn(f"✘ the worker sent a message that cannot be read: {error}")
-
-    def unreadable_data(self, error: ValueError) -> None:
-        """A message of the worker has a command, and data that cannot be decoded."""
-        self._output.warn(f"✘ the worker sent data that cannot be read: {error}")
+    def unreadable(self, what: str, error: ValueError) -> None:
+        """The worker has sent this, and it cannot be decoded."""
+        self._output.warn(f"✘ the worker sent {what} that cannot be read: {error}")
 
     # ---- the child
 
@@ -127,13 +123,9 @@ class Notices:
         signals = "confined" if protection.signals_confined else "not confined (this kernel cannot)"
         self._output.debug(f"  {protection.line}; signals {signals}")
 
-    def died_before_task(self, number: int, exit: Exit) -> None:
-        """The child died before it had begun the task, which goes to another one."""
-        self._output.warn(f"✘ before task {number}: {report(exit, during='while no task ran')}")
-
-    def died_between_tasks(self, exit: Exit) -> None:
-        """The serving child died while it had no task."""
-        self._output.warn(f"✘ between two tasks: {report(exit, during='while no task ran')}")
+    def died_without_task(self, when: str, exit: Exit) -> None:
+        """The serving child died while it worked on no task."""
+        self._output.warn(f"✘ {when}: {report(exit, during='while no task ran')}")
 
     def left_behind(self, exit: Exit) -> None:
         """The child's end took other things with it."""
@@ -174,16 +166,11 @@ class Notices:
         """The usage of the task was sampled."""
         self._output.events.sampled(samples)
 
-    def stopping_task(self, name: str, *, may_kill: bool) -> None:
-        """The task is asked to stop."""
-        self._output.say(f"■ stopping task {name}: stop() is called, {self._patience(may_kill)}")
-
-    def stopping(self, *, may_kill: bool) -> None:
-        """Everything ends, and a task runs."""
-        self._output.say(f"■ stopping: {self._patience(may_kill)}")
-
-    def _patience(self, may_kill: bool) -> str:
-        return f"{self._settings.serving.grace_s:g} s to end" if may_kill else "it is waited for"
+    def stopping(self, task: str | None, *, may_kill: bool) -> None:
+        """The task of this name is asked to stop; None: everything is, while a task runs."""
+        what = ":" if task is None else f" task {task}: stop() is called,"
+        patience = f"{self._settings.serving.grace_s:g} s to end" if may_kill else "it is waited for"
+        self._output.say(f"■ stopping{what} {patience}")
 
     def stop_failed(self, name: str, error: object) -> None:
         """The user's stop() has raised."""

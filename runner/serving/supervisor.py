@@ -202,7 +202,7 @@ class Supervisor:
         child, task = self._pool.child, self._control.task
         assert task is not None, "only a task is stopped"
         self._replies.stop_begins()
-        self._notices.stopping_task(task.name, may_kill=self._may_kill)
+        self._notices.stopping(task.name, may_kill=self._may_kill)
         task.stop_began = self._loop.clock()
         if child is not None:
             child.stop(task.number, options)
@@ -210,7 +210,7 @@ class Supervisor:
     def _child_exit(self, options: Mapping[str, Any]) -> None:
         task = self._control.task
         if task is not None:
-            self._notices.stopping(may_kill=self._may_kill)
+            self._notices.stopping(None, may_kill=self._may_kill)
             if task.stop_began is None:
                 task.stop_began = self._loop.clock()
         self._pool.drop_spare()

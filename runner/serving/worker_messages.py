@@ -117,7 +117,7 @@ class WorkerListener:
             else:
                 self._notices.unknown_command(command)
         except ValueError as error:
-            self._notices.unreadable_message(error)
+            self._notices.unreadable("a message", error)
         finally:
             if not is_kept:
                 message.release()
@@ -159,7 +159,7 @@ class WorkerListener:
             return encoding.decode(self._encoding, message.data)
         except ValueError as error:
             # Its command was read, and is obeyed: the worker waits 10 or 20 s, then ends the pod.
-            self._notices.unreadable_data(error)
+            self._notices.unreadable("data", error)
             return {}
 
     def _pass_answer(self, message: WorkerMessage) -> None:

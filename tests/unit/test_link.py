@@ -15,6 +15,7 @@ from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.link import connection as links
 from hkrunner.runner.link.connection import SETTLE_S, SILENT_S, Link, LinkState, WorkerMessage
 from hkrunner.runner.link.identity import RESTART_S, listener_of, listening_at
+from hkrunner.runner.link.sender import SMALL, SOON_S
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clock import Clock
@@ -983,11 +984,11 @@ def test_a_message_that_may_wait_does_not_wait_for_long() -> None:
     with conversing() as (world, wire):
         world.link.post(b"started", soon=True)
         assert wire.is_silent()
-        world.pass_time(links.SOON_S)
+        world.pass_time(SOON_S)
         assert wire.message() == b"started" and world.link.idle
 
 
-@pytest.mark.parametrize("size", [10, links.SMALL + 1, links.PIECE + 1])
+@pytest.mark.parametrize("size", [10, SMALL + 1, links.PIECE + 1])
 def test_a_message_that_may_wait_is_never_overtaken(size: int) -> None:
     with conversing() as (world, wire):
         world.link.post(b"first", soon=True)
@@ -996,7 +997,7 @@ def test_a_message_that_may_wait_is_never_overtaken(size: int) -> None:
         assert (wire.message(), wire.message(), wire.message()) == (b"first", b"second", b"x" * size)
 
 
-@pytest.mark.parametrize("size", [10, links.SMALL + 1, 1_000_000])
+@pytest.mark.parametrize("size", [10, SMALL + 1, 1_000_000])
 def test_a_message_that_may_wait_does_not_make_the_next_one_wait(size: int) -> None:
     with conversing() as (world, wire):
         world.link.post(b"started", soon=True)
@@ -1034,7 +1035,7 @@ def test_two_messages_cut_by_a_full_kernel_arrive_whole(taken: int, monkeypatch:
             def __getattr__(self, name: str) -> object:
                 return getattr(sock, name)
 
-        monkeypatch.setattr(world.link, "_socket", Full())
+        monkeypatch.setattr(world.link._sender, "_socket", Full())
         world.link.post(b"done", final=True)
         assert (wire.message(), wire.message()) == (b"started", b"done")
         assert world.link.idle

@@ -1,0 +1,150 @@
+"""Tries to connect until there is a connection: patience with one attempt, pauses between two."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any
+
+from ..io.loop import Loop, Timer
+from .connect import CONNECT_TIMEOUT_S, Attempt
+
+#: Pauses before each attempt after a drop: the first follows at once, the last pause is repeated for ever.
+BACKOFF_S = (0.0, 0.01, 0.02, 0.05, 0.05, 0.1, 0.1, 0.2, 0.3, 0.5, 1.0)
+
+
+class LinkState(Enum):
+    """Where the link stands."""
+
+    DISCONNECTED = auto()
+    CONNECTING = auto()
+    OPEN = auto()
+    BACKOFF = auto()
+    CLOSED = auto()  #: for good
+
+
+class Connector:
+    """Makes the connections to one URL, one after the other, and knows the state of the link."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        url: str,
+        connect_timeout_s: float | None,
+        *,
+        on_connected: Callable[[Any, int | None], None],
+        on_failed: Callable[[], None],
+        on_unreachable: Callable[[str], None],
+        on_given_up: Callable[[str], None],
+    ) -> None:
+        """`connect_timeout_s`: give up when there was no worker for so long; None: never.
+
+        on_connected(client of websocket-client, number of the listening socket that took the connection).
+        on_failed: an attempt has failed. on_unreachable(reason): there is no worker yet, and attempts go on;
+        on_given_up(reason): they do not.
+        """
+        self._loop = loop
+        self._url = url
+        self._connect_timeout_s = connect_timeout_s
+        self._on_connected = on_connected
+        self._on_failed = on_failed
+        self._on_unreachable = on_unreachable
+        self._on_given_up = on_given_up
+        self.state = LinkState.DISCONNECTED
+        self._attempt: Attempt | None = None
+        self._tries = 0  #: since the worker has spoken
+        self._since = 0.0  #: the time from which there was no worker
+        self._timer: Timer | None = None  #: the end of the attempt, or of the pause
+
+    def begin(self) -> None:
+        """Make the first attempt."""
+        assert self.state is LinkState.DISCONNECTED
+        self._since = self._loop.clock()
+        self._connect()
+
+    def _connect(self) -> None:
+        self.state = LinkState.CONNECTING
+        self._attempt = Attempt(self._loop, self._url, self._connected, self._failed)
+        self._set_patience()
+
+    def _set_patience(self) -> None:
+        patience_s = CONNECT_TIMEOUT_S
+        if self._connect_timeout_s is not None:
+            patience_s = min(patience_s, max(self._connect_timeout_s - self._waited_s, 0.05))
+        self._timer = self._loop.after(patience_s, self._overdue)
+
+    @property
+    def _waited_s(self) -> float:
+        """Seconds without a worker."""
+        return self._loop.clock() - self._since
+
+    @property
+    def _is_timed_out(self) -> bool:
+        return self._connect_timeout_s is not None and self._waited_s >= self._connect_timeout_s
+
+    def _overdue(self) -> None:
+        """The attempt takes too long: a peer that sends its handshake in small pieces would never end it."""
+        assert self._attempt is not None, "the timer was set with it"
+        if self._is_timed_out or self._attempt.has_socket:
+            self._attempt.give_up()
+            self._failed("no answer in time")
+        else:
+            # Names and addresses are given up by the system; a second attempt now could make two sockets.
+            self._on_unreachable("no answer in time")
+            self._set_patience()
+
+    def _connected(self, client: Any) -> None:
+        assert self._timer is not None and self._attempt is not None, "both were set with the attempt"
+        self._timer.cancel()
+        listener = self._attempt.listener
+        self._attempt = None
+        self.state = LinkState.OPEN
+        self._on_connected(client, listener)
+
+    def _failed(self, reason: str) -> None:
+        assert self._timer is not None, "it was set with the attempt"
+        self._timer.cancel()
+        self._attempt = None
+        self._on_failed()
+        if self._is_timed_out:
+            self.state = LinkState.CLOSED
+            self._on_given_up(reason)
+            return
+        # Many runners that lost one worker must not come back in step.
+        pause_s = self._next_pause_s() * random.uniform(0.8, 1.2)
+        if self._connect_timeout_s is not None:
+            pause_s = min(pause_s, max(self._connect_timeout_s - self._waited_s, 0.0))
+        self._pause(pause_s)
+        self._on_unreachable(reason)
+
+    def _next_pause_s(self) -> float:
+        pause_s = BACKOFF_S[min(self._tries, len(BACKOFF_S) - 1)]
+        self._tries += 1
+        return pause_s
+
+    def _pause(self, seconds: float) -> None:
+        self.state = LinkState.BACKOFF
+        self._timer = self._loop.after(seconds, self._connect)
+
+    def worker_spoke(self) -> None:
+        """The worker is there: the pauses after the next drop begin with the shortest."""
+        self._tries = 0
+
+    def dropped(self) -> None:
+        """The connection is lost."""
+        self._since = self._loop.clock()
+        self.state = LinkState.DISCONNECTED
+
+    def connect_again(self, least_s: float) -> None:
+        """Connect again after a pause of at least so long."""
+        self._pause(max(self._next_pause_s(), least_s))
+
+    def close(self) -> None:
+        """Make no further attempt."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._attempt is not None:
+            self._attempt.give_up()
+            self._attempt = None
+        self.state = LinkState.CLOSED

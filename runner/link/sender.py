@@ -1,0 +1,139 @@
+"""Writes what is to be sent to the socket: small messages at once, everything else through the outbox."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+
+from ..io.loop import Loop
+from .connect import reason_of
+from .frames import CLOSE, TURN_BYTES, frame
+from .outbox import MessageSource, Outbox, Outgoing
+
+#: A message up to this size is sent at once, in one piece, when nothing waits before it.
+SMALL = 16 * 1024
+#: How long one of those may wait for another.
+SOON_S = 0.001
+
+
+class LinkSender:
+    """The outbox, and the socket of the present connection that it is written to."""
+
+    def __init__(
+        self, loop: Loop, opcode: int, *, may_begin: Callable[[], bool], on_error: Callable[[str], None]
+    ) -> None:
+        """`opcode`: of our messages. may_begin: asked before a message is begun. on_error(reason): the
+        connection is lost."""
+        self._loop = loop
+        self._opcode = opcode
+        self._may_begin = may_begin
+        self._on_error = on_error
+        self.outbox = Outbox(opcode, loop.clock)
+        self._socket: socket.socket | None = None
+        self._not_now: tuple[type[OSError], ...] = (BlockingIOError,)
+        self._held: bytes | None = None  #: a small message that waits for the next one
+        self._soon = loop.alarm(self._hold_no_longer)
+
+    def use(self, sock: socket.socket, not_now: tuple[type[OSError], ...]) -> None:
+        """Write to this socket; `not_now`: what it raises when it takes no more for now."""
+        self._socket, self._not_now = sock, not_now
+
+    def detach(self) -> None:
+        """The connection is gone: write nothing until there is another."""
+        if self._socket is not None:
+            self._loop.on_writable(self._socket, None)
+            self._socket = None
+
+    def post(
+        self, data: bytes, source: MessageSource | None, *, final: bool, soon: bool, at_once: bool
+    ) -> bool:
+        """Send a message; see Link.post. `at_once`: the worker has spoken, and takes messages now."""
+        if at_once and source is None and len(data) <= SMALL and self.outbox.is_empty:
+            if soon and self._held is None:
+                self._held = data
+                self._soon.set(SOON_S)
+                return False
+            if self._post_now(data, final):
+                return False
+        self.release_held()
+        self.outbox.put(Outgoing(data, source, final))
+        self.pump()
+        return self.outbox.congested
+
+    def _post_now(self, data: bytes, final: bool) -> bool:
+        """Send a small message past the outbox, with the one that is held; False: it has to queue."""
+        assert self._socket is not None, "a worker that has spoken is connected"
+        held, self._held = self._held, None
+        frames = frame(self._opcode, data)
+        if held is not None:
+            self._soon.cancel()
+            first = frame(self._opcode, held)
+            frames = first + frames
+        try:
+            count = self._socket.send(frames)
+        except OSError:
+            self._held = held
+            return False  # the queue meets the same trouble, and deals with it
+        if count == len(frames):
+            if final:
+                self.outbox.keep(Outgoing(data, None, True))
+            return True
+        # What is cut is the first in the outbox, and the chunk the rest of its frame.
+        if held is not None and count < len(first):
+            self.outbox.put_cut(Outgoing(held, None, False), memoryview(first)[count:])
+            self.outbox.put(Outgoing(data, None, final))
+        else:
+            self.outbox.put_cut(Outgoing(data, None, final), memoryview(frames)[count:])
+        self.pump()
+        return True
+
+    def release_held(self) -> None:
+        """Put what is held for the next message into the outbox."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._soon.cancel()
+            self.outbox.put(Outgoing(held, None, False))
+
+    def _hold_no_longer(self) -> None:
+        self.release_held()
+        self.pump()
+
+    def clear(self) -> bool:
+        """Forget what is not sent; return whether an old answer has begun, which must not be completed."""
+        self._held = None
+        return self.outbox.clear()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return self._held is None and self.outbox.idle
+
+    def pump(self) -> None:
+        """Write what the kernel takes now; the rest when it takes more."""
+        sock = self._socket
+        if sock is None:
+            return
+        outbox, written = self.outbox, 0
+        try:
+            while outbox.chunk or outbox.next_chunk(self._may_begin):
+                count = sock.send(outbox.chunk)
+                outbox.chunk = outbox.chunk[count:]
+                written += count
+                if written >= TURN_BYTES:
+                    self._loop.on_writable(sock, self.pump)
+                    return
+        except self._not_now:
+            self._loop.on_writable(sock, self.pump)
+            return
+        except OSError as error:
+            self._on_error(reason_of(error))
+            return
+        self._loop.on_writable(sock, None)
+
+    def say_close(self, code: int) -> None:
+        """Say goodbye, if that is possible between two frames and without waiting."""
+        if self._socket is not None and not self.outbox.chunk:
+            with contextlib.suppress(OSError):
+                self._socket.send(frame(CLOSE, struct.pack("!H", code)))
