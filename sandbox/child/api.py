@@ -78,7 +78,11 @@ class Api(Calls):
     def begin_algorithm(
         self, algorithmName: str, input: Sequence[Any] = (), includeResult: bool = True
     ) -> Call:
-        """Start another algorithm and go on; `result()` of what is returned waits, `await` works too."""
+        """Start another algorithm and go on; `result()` of what is returned waits for it.
+
+        In a coroutine `await` does, or `await call.wait(timeout)`, which also stops it when the coroutine is
+        cancelled.
+        """
         is_other = isinstance(input, (str, bytes, bytearray, memoryview, abc.Mapping))
         if is_other or not isinstance(input, abc.Iterable):
             # The worker's own word for it; list() would take a text or a dict apart.
@@ -92,19 +96,6 @@ class Api(Calls):
             "includeResult": bool(includeResult),
         }
         return self._begin(self._algorithms, "execId", "startAlgorithmExecution", data, str(algorithmName))
-
-    async def start_algorithm_async(
-        self,
-        algorithmName: str,
-        input: Sequence[Any] = (),
-        includeResult: bool = True,
-        *,
-        timeout: Optional[float] = None,
-    ) -> Any:
-        """As start_algorithm, for coroutines; when the coroutine is cancelled, the other one is stopped."""
-        return await self._outcome_async(
-            lambda: self.begin_algorithm(algorithmName, input, includeResult), timeout, includeResult
-        )
 
     def stop_algorithm(self, execution: Any, reason: str = "stopped by the algorithm") -> None:
         """Stop what begin_algorithm returned, or its id."""
@@ -134,19 +125,6 @@ class Api(Calls):
         """Start a stored pipeline and go on."""
         pipeline = {"name": str(name), "flowInput": dict(flowInput or {})}
         return self._begin_pipeline("startStoredSubPipeline", pipeline, includeResult)
-
-    async def start_stored_subpipeline_async(
-        self,
-        name: str,
-        flowInput: Optional[Mapping[str, Any]] = None,
-        includeResult: bool = True,
-        *,
-        timeout: Optional[float] = None,
-    ) -> Any:
-        """As start_stored_subpipeline, for coroutines."""
-        return await self._outcome_async(
-            lambda: self.begin_stored_subpipeline(name, flowInput, includeResult), timeout, includeResult
-        )
 
     def start_raw_subpipeline(
         self,
@@ -184,24 +162,6 @@ class Api(Calls):
             "flowInput": dict(flowInput or {}),
         }
         return self._begin_pipeline("startRawSubPipeline", pipeline, includeResult)
-
-    async def start_raw_subpipeline_async(
-        self,
-        name: str,
-        nodes: Sequence[Mapping[str, Any]],
-        flowInput: Optional[Mapping[str, Any]] = None,
-        options: Optional[Mapping[str, Any]] = None,
-        webhooks: Optional[Mapping[str, Any]] = None,
-        includeResult: bool = True,
-        *,
-        timeout: Optional[float] = None,
-    ) -> Any:
-        """As start_raw_subpipeline, for coroutines."""
-        return await self._outcome_async(
-            lambda: self.begin_raw_subpipeline(name, nodes, flowInput, options, webhooks, includeResult),
-            timeout,
-            includeResult,
-        )
 
     def stop_subpipeline(self, pipeline: Any, reason: str = "stopped by the algorithm") -> None:
         """Stop what a begin_…_subpipeline returned, or its id."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
-from typing import Any, Callable, Dict, List, Mapping, Optional, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, Union
 
 from .api_call import (
     AlgorithmExecutionError,
@@ -84,13 +84,6 @@ class Calls:
             return self._returned(error)
         return value if include else None
 
-    async def _outcome_async(self, begin: Callable[[], Call], timeout: Optional[float], include: bool) -> Any:
-        try:
-            value = await begin().wait(timeout)
-        except ApiError as error:
-            return self._returned(error)
-        return value if include else None
-
     def _returned(self, error: ApiError) -> str:
         """Return the text of the error where that is asked for, else raise it."""
         if self._returned_errors and not isinstance(error, TaskStopped):
@@ -116,14 +109,24 @@ class Calls:
 
     def _answer(self, message: Mapping[str, Any]) -> None:
         """Take a message of the worker. In the control thread."""
-        data = message.get("data")
-        handler = getattr(self, "_on_" + _HANDLERS.get(str(message.get("command")), "other"))
-        handler(data if isinstance(data, dict) else {})
+        command, told = str(message.get("command")), message.get("data")
+        data = told if isinstance(told, dict) else {}
+        if command in _ENDINGS:
+            kind, error_of = _ENDINGS[command]
+            self._settle(self._table(kind), data.get(kind), data.get("response"), error_of(data))
+        elif command == _STARTED:
+            self._pipeline_started(data)
+        elif command == _STREAM:
+            self._on_stream_message(data)
+
+    def _table(self, kind: str) -> Dict[str, Call]:
+        """Return the calls whose id has this name in the worker's messages."""
+        return {_EXECUTION: self._algorithms, _PIPELINE: self._pipelines, _SOURCE: self._sources}[kind]
 
     def _cannot_read(self, edges: bytes, size: int, problem: BaseException) -> None:
         """An answer could not be decoded; `edges` are its beginning and its end. In the control thread."""
         found = _CALL_ID.search(edges)
-        tables = {"execId": self._algorithms, "subPipelineId": self._pipelines, "requestId": self._sources}
+        tables = {kind: self._table(kind) for kind in (_EXECUTION, _PIPELINE, _SOURCE)}
         with self._lock:
             waiting = {call.id: call for table in tables.values() for call in table.values()}
             if found is not None:
@@ -153,34 +156,11 @@ class Calls:
                 error.args = (f"{call.what}: {error}",) if not self._returned_errors else error.args
             call._settle(value, error)
 
-    def _on_algorithm_done(self, data: Mapping[str, Any]) -> None:
-        self._settle(self._algorithms, data.get("execId"), data.get("response"), None)
-
-    def _on_algorithm_error(self, data: Mapping[str, Any]) -> None:
-        self._settle(self._algorithms, data.get("execId"), None, AlgorithmExecutionError(_error_text(data)))
-
-    def _on_pipeline_started(self, data: Mapping[str, Any]) -> None:
+    def _pipeline_started(self, data: Mapping[str, Any]) -> None:
         with self._lock:
-            call = self._pipelines.get(str(data.get("subPipelineId")))
+            call = self._pipelines.get(str(data.get(_PIPELINE)))
             if call is not None:
                 call.started = True
-
-    def _on_pipeline_done(self, data: Mapping[str, Any]) -> None:
-        self._settle(self._pipelines, data.get("subPipelineId"), data.get("response"), None)
-
-    def _on_pipeline_error(self, data: Mapping[str, Any]) -> None:
-        self._settle(self._pipelines, data.get("subPipelineId"), None, SubPipelineError(_error_text(data)))
-
-    def _on_pipeline_stopped(self, data: Mapping[str, Any]) -> None:
-        reason = str(data.get("reason") or "stopped")
-        self._settle(self._pipelines, data.get("subPipelineId"), None, SubPipelineStopped(reason))
-
-    def _on_data_source(self, data: Mapping[str, Any]) -> None:
-        error = DataSourceError(_error_text(data)) if data.get("error") is not None else None
-        self._settle(self._sources, data.get("requestId"), data.get("response"), error)
-
-    def _on_data_source_error(self, data: Mapping[str, Any]) -> None:
-        self._settle(self._sources, data.get("requestId"), None, DataSourceError(_error_text(data)))
 
     def _on_stream_message(self, data: Mapping[str, Any]) -> None:
         if not self._listening:
@@ -197,9 +177,6 @@ class Calls:
         self._send(
             {"command": "streamingInMessageDone", "data": {"sendMessageId": data.get("sendMessageId")}}
         )
-
-    def _on_other(self, data: Mapping[str, Any]) -> None:
-        """A message nobody here waits for."""
 
     def _begin_start(self) -> None:
         self._working = True
@@ -240,19 +217,40 @@ class Calls:
         self._send({"command": "finishSpan", "data": data})
 
 
-#: By command: those of shared/code_api.ANSWERS, which the parent passes on.
-_HANDLERS = {
-    "algorithmExecutionDone": "algorithm_done",
-    "algorithmExecutionError": "algorithm_error",
-    "subPipelineStarted": "pipeline_started",
-    "subPipelineDone": "pipeline_done",
-    "subPipelineError": "pipeline_error",
-    "subPipelineStopped": "pipeline_stopped",
-    "subPiplineStopped": "pipeline_stopped",  # as HKube's documentation spells it
-    "dataSourceResponse": "data_source",
-    "dataSourceResponseError": "data_source_error",
-    "streamingInMessage": "stream_message",
+#: How the worker names the id of a call, for each of the three kinds.
+_EXECUTION, _PIPELINE, _SOURCE = "execId", "subPipelineId", "requestId"
+
+
+def _no_error(data: Mapping[str, Any]) -> Optional[ApiError]:
+    return None
+
+
+def _stopped(data: Mapping[str, Any]) -> Optional[ApiError]:
+    return SubPipelineStopped(str(data.get("reason") or "stopped"))
+
+
+def _error(error: Type[ApiError]) -> Callable[[Mapping[str, Any]], Optional[ApiError]]:
+    return lambda data: error(_error_text(data))
+
+
+def _source_error(data: Mapping[str, Any]) -> Optional[ApiError]:
+    return DataSourceError(_error_text(data)) if data.get("error") is not None else None
+
+
+#: Answers that end a call: the name of its id, and the error that it ends with.
+_ENDINGS: Dict[str, Tuple[str, Callable[[Mapping[str, Any]], Optional[ApiError]]]] = {
+    "algorithmExecutionDone": (_EXECUTION, _no_error),
+    "algorithmExecutionError": (_EXECUTION, _error(AlgorithmExecutionError)),
+    "subPipelineDone": (_PIPELINE, _no_error),
+    "subPipelineError": (_PIPELINE, _error(SubPipelineError)),
+    "subPipelineStopped": (_PIPELINE, _stopped),
+    "subPiplineStopped": (_PIPELINE, _stopped),  # as HKube's documentation spells it
+    "dataSourceResponse": (_SOURCE, _source_error),
+    "dataSourceResponseError": (_SOURCE, _error(DataSourceError)),
 }
+_STARTED, _STREAM = "subPipelineStarted", "streamingInMessage"
+#: What is handled here: the commands of shared/code_api.ANSWERS, which the parent passes on.
+HANDLED = frozenset((*_ENDINGS, _STARTED, _STREAM))
 
 #: An id of ours in a message of any encoding; it is text, so its length or a quote stands before it.
 _CALL_ID = re.compile(rb"(execId|subPipelineId|requestId)[^0-9A-Za-z]{1,12}([0-9]{1,18})(?![0-9])")

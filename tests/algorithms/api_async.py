@@ -4,12 +4,12 @@ import asyncio
 
 
 async def start(args, api):
-    algorithm = api.start_algorithm_async("adds", [1, 2])
+    algorithm = api.begin_algorithm("adds", [1, 2])
     calls = [api.begin_algorithm("adds", [number]) for number in range(3)]
     nodes = [{"nodeName": "n", "algorithmName": "adds", "input": [4, 5]}]
-    pipeline = api.start_raw_subpipeline_async("p", nodes)
+    pipeline = api.begin_raw_subpipeline("p", nodes)
 
     async def result_of(call):
         return await call
 
-    return await asyncio.gather(algorithm, pipeline, *(result_of(call) for call in calls))
+    return await asyncio.gather(algorithm.wait(20), pipeline.wait(20), *(result_of(call) for call in calls))
