@@ -5,7 +5,26 @@ ours needs to be installed for the interpreter that runs the child, and no modul
 taken for one of ours or the other way round. Python 3.8 and newer.
 """
 
+from __future__ import annotations
+
 import sys
+
+
+def __getattr__(name: str) -> object:
+    """Return what the algorithm's file defines: pickles that it wrote as a script name it `__main__`.
+
+    This file is `__main__` in the algorithm's process, and in those that multiprocessing spawns for it: there
+    it is run once more, under another name.
+    """
+    import importlib
+    import os
+
+    entry = os.environ.get("_HKRUNNER_ENTRY")
+    if not entry or name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(entry), name)
+    return value
+
 
 if __name__ == "__main__":
     # What a bare interpreter has loaded: the only modules that a user's own files cannot stand in for.

@@ -184,6 +184,9 @@ def _hint(error: BaseException, text: str, folder: str) -> str:
     if _is_a(error, ModuleNotFoundError):
         module = _field(ImportError, "name", error)
         return requirements.hint(_exact(module) if _is_a(module, str) else None, folder, interpreter())
+    if _is_a(error, AttributeError) and "on <module '__main__'" in text:
+        file = os.path.basename(os.environ.get("_HKRUNNER_ENTRY_FILE", "")) or "the algorithm"
+        return f"; the pickle is of a script, which it calls __main__: define or import its names in {file}"
     number = _number(OSError, error)
     if number == errno.EMFILE:
         return f"; {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files are allowed (--files)"

@@ -28,7 +28,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from ..shared.message_format import ProcessMessage, encode
@@ -107,6 +107,7 @@ class UserProcessServer(TaskServer):
         os.register_at_fork(after_in_child=self._be_ordinary)
         if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:
             sys.breakpointhook = _breakpoint
+        main, sys.modules["__main__"] = sys.modules["__main__"], _stand_in_for_main()
         exit_now, os._exit = os._exit, self._last_word(os._exit)  # type: ignore[assignment]
         try:
             self.run(BARE)
@@ -114,6 +115,7 @@ class UserProcessServer(TaskServer):
             pass
         finally:
             os._exit = exit_now
+            sys.modules["__main__"] = main
             self._tell(LastWord(0))
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -227,6 +229,17 @@ class UserProcessServer(TaskServer):
         except KeyboardInterrupt:
             self._ask_to_end(signal.SIGINT)
             raise _ServingEnds from None
+
+
+def _stand_in_for_main() -> ModuleType:
+    """Return a `__main__` like a child's: it has what the algorithm's file defines, and spawned processes of
+    multiprocessing run start.py again instead of the command that has started this process."""
+    import runpy
+
+    start = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "start.py")
+    found = ModuleType("__main__")
+    found.__dict__.update(runpy.run_path(start, run_name="__mp_main__"), __name__="__main__")
+    return found
 
 
 def _breakpoint(*args: Any, **more: Any) -> None:

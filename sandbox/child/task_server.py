@@ -33,7 +33,7 @@ from ..shared.messages import (
     TaskRead,
     UseFolder,
 )
-from . import exception_report, fork_logging
+from . import entry_import, exception_report, fork_logging
 from .api import Api
 from .frame_socket import FrameSocket, exit_fork, flush_output, mapped
 from .memory_reserve import MemoryReserve, lower_brake
@@ -143,10 +143,10 @@ class TaskServer:
     def _load(self, bare: FrozenSet[str]) -> None:
         python_path = self._setup.python_path
         folders = [self._where.folder, *python_path]
-        later = not entries.stands_in(folders, frozenset(("msgspec", "typing_extensions")))
+        later = not entry_import.stands_in(folders, frozenset(("msgspec", "typing_extensions")))
         self._may_accelerate = codec.prepare(self._encoding, later=later)
         try:
-            loaded = entries.load(self._where, bare=bare, python_path=python_path)
+            loaded = entry_import.load(self._where, bare=bare, python_path=python_path)
         except entries.EntryError as error:
             self._refuse(_failed(error.code, error))
         except BaseException as error:  # noqa: BLE001 - the edge of user code: whatever it raises is an answer

@@ -1,24 +1,14 @@
-"""Find and import the user's code; say in one sentence what is missing.
+"""Where the user's code lies, which functions it has and how they are called; in a sentence, what is missing.
 
-`locate` runs in the parent (before anything is started), `load` in the child. Python 3.8 and newer.
-
-How the code is imported: its folder is first on sys.path and is the working folder, as in HKube, so
-`import helper` finds the helper beside it. An entry that says `from . import helper` needs a package:
-then the folder becomes one, under its own name, with its `__init__.py` run first if it has one. Otherwise
-the entry is an ordinary top-level module, so that what it defines can be pickled and found again by
-multiprocessing's spawn.
+`locate` runs in the parent, before anything is started. Python 3.8 and newer.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
 import os
 import re
-import sys
 from types import FunctionType
-from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 DEFAULT_ENTRY = "main.py"
 METHODS = ("start", "init", "stop", "exit")
@@ -130,123 +120,6 @@ class Entry(NamedTuple):
     init: Optional[Callable[..., Any]]
     stop: Optional[Callable[..., Any]]
     exit: Optional[Callable[..., Any]]
-
-
-def load(where: Location, *, bare: FrozenSet[str], python_path: List[str]) -> Entry:
-    """Import the entry and return its functions.
-
-    `bare`: names of the modules a bare interpreter has, which no file of the user's can stand in for.
-    Raises EntryError for what is missing; what the user's code itself raises passes through.
-    """
-    sys.path[:0] = [where.folder, *python_path]
-    make_way(where.folder, bare)
-    module = _import(where)
-    return entry_of(module, where)
-
-
-@functools.lru_cache(maxsize=1)
-def _modules_in(folder: str) -> FrozenSet[str]:
-    """Names that `import` may find in the folder; raises OSError."""
-    return frozenset(name.partition(".")[0] for name in os.listdir(folder))
-
-
-def stands_in(folders: Sequence[str], names: FrozenSet[str]) -> bool:
-    """Whether a file there may be imported in place of a module of the standard library, or of `names`."""
-    library: FrozenSet[str] = getattr(sys, "stdlib_module_names", frozenset())
-    if not library:
-        return True  # before Python 3.10 nobody knows
-    try:
-        return any(not _modules_in(folder).isdisjoint(library | names) for folder in folders)
-    except OSError:
-        return True
-
-
-def make_way(folder: str, bare: FrozenSet[str]) -> None:
-    """Forget modules we have imported for ourselves that the user's folder has files of the same name for.
-
-    Our own code keeps the ones it holds; the user's `import json` then finds the user's json.py, as it
-    would in a plain interpreter.
-    """
-    try:
-        own = _modules_in(folder)
-    except OSError:
-        return
-    for name in list(sys.modules):
-        top = name.partition(".")[0]
-        if top in own and name not in bare and top not in bare and top != "_hkrunner":
-            del sys.modules[name]
-
-
-def _import(where: Location) -> Any:
-    name = where.module
-    if not where.file:
-        return importlib.import_module(name)
-    package = _package_needed(where)
-    if package:
-        return importlib.import_module(f"{package}.{name}")
-    path = os.path.join(where.folder, *name.split(".")) + (".py" if where.file.endswith(".py") else "")
-    is_module = all(part.isidentifier() for part in name.split(".")) and (
-        path == where.file or where.file.endswith("__init__.py")
-    )
-    if not is_module or ("." not in name and name in sys.modules):
-        # A file named like something the interpreter itself runs on (io.py), or like no module at all
-        # (my-alg.v2.py): under a name of its own.
-        return _import_file("entry_" + re.sub(r"\W", "_", name), where.file)
-    return importlib.import_module(name)
-
-
-def _import_file(name: str, file: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None, "a .py file always has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _is_taken(where: Location) -> bool:
-    """A folder of the user's without an __init__.py cannot be imported as `code` or `test`: a module of that
-    name anywhere on the path goes before it. HKube imports it below its own package, where it is alone."""
-    top = where.module.partition(".")[0]
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return False
-    return spec is not None and spec.origin is not None and not spec.origin.startswith(where.folder + os.sep)
-
-
-def _package_needed(where: Location) -> str:
-    """Return the name under which the folder must be a package, "" when it need not be one."""
-    init = os.path.join(where.folder, "__init__.py")
-    try:
-        with open(where.file, "rb") as file:
-            relative = re.search(rb"^[ \t]*from[ \t]+\.", file.read(), re.MULTILINE)
-        has_init = os.path.exists(init) and os.path.getsize(init) > 0
-    except OSError:
-        return ""
-    inside = "." in where.module
-    taken = inside and _is_taken(where)
-    if not taken and not has_init and (relative is None or inside):
-        return ""
-    name = os.path.basename(where.folder)
-    if taken or not name.isidentifier() or name in sys.modules:
-        name = "algorithm_unique_folder"
-    else:
-        # Only so that a process started by multiprocessing's spawn finds the package again.
-        sys.path.append(os.path.dirname(where.folder))
-    spec = importlib.util.spec_from_file_location(
-        name, init if os.path.exists(init) else None, submodule_search_locations=[where.folder]
-    )
-    if spec is None:
-        from importlib.machinery import ModuleSpec
-
-        spec = ModuleSpec(name, None, is_package=True)
-        spec.submodule_search_locations = [where.folder]
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    if spec.loader is not None:
-        spec.loader.exec_module(module)
-    return name
 
 
 def entry_of(module: Any, where: Location) -> Entry:

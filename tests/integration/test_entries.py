@@ -114,6 +114,60 @@ def test_hkrunner_runs_in_a_folder_with_files_named_like_ours(tmp_path: Path) ->
     assert (ended.status, ended.stdout) == (0, str(["user"] * 12).replace("'", '"').replace(" ", "") + "\n")
 
 
+#: Where the file that spawns lies, how the entry is named, and how the file begins.
+PLACES = {
+    "a name that is no identifier": ("train-model.py", "train-model.py", ""),
+    "a name with dots": ("model.v2.py", "model.v2.py", ""),
+    "a name that the interpreter has taken": ("io.py", "io.py", ""),
+    "a name of Python's own": ("__main__.py", "__main__.py", ""),
+    "a folder": ("main.py", ".", ""),
+    "a folder that is a package": ("pack/main.py", "pack", "from .helper import nothing"),
+    "a package whose folder is no identifier": (
+        "my-pack.v1/main.py",
+        "my-pack.v1",
+        "from .helper import nothing",
+    ),
+    "a package that is called as one of Python's": ("email/main.py", "email", "from .helper import nothing"),
+    "a dotted module": ("inner/deep/alg.py", "inner.deep.alg", ""),
+    "a dotted module that is called as one of Python's": ("test/alg.py", "test.alg", ""),
+}
+
+
+def placed(file: str, first_line: str, folder: Path) -> None:
+    """Have the file that spawns workers there, with a helper beside it."""
+    target = folder / file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    code = (ALGORITHMS / "spawns-its-workers.py").read_text()
+    target.write_text(f"{first_line}\n{code}")
+    (target.parent / "helper.py").write_text("nothing = None\n")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_spawned_workers_find_what_the_entry_defines(place: str, tmp_path: Path) -> None:
+    file, entry, first_line = PLACES[place]
+    placed(file, first_line, tmp_path)
+    inputs = ("-i", '["spawn", [1, 2]]', "-i", '["forkserver", [3]]', "-i", '["pool", [4]]')
+    ended = run_hkrunner("--no-state", "-e", entry, *inputs, "--timeout", "60", cwd=tmp_path)
+    results = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert results == [[[1, 4], [2, 4], [3, 6]], [[9], [6], [9]], [[16], [8], [12]]], ended.stderr
+
+
+@pytest.mark.parametrize("place", ["a name that is no identifier", "a name with dots"])
+def test_workers_spawned_in_process_find_what_the_entry_defines(place: str, tmp_path: Path) -> None:
+    file, entry, first_line = PLACES[place]
+    placed(file, first_line, tmp_path)
+    ended = run_hkrunner("--no-state", "--in-process", "-e", entry, "-i", '["spawn", [1, 2]]', cwd=tmp_path)
+    assert json.loads(ended.stdout) == [[1, 4], [2, 4], [3, 6]], ended.stderr
+
+
+def test_a_pickle_of_a_script_that_names_what_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    run = run_tasks("reads_a_pickle_of_another_script.py", [1], cwd=tmp_path)
+    assert (
+        "the pickle is of a script, which it calls __main__: define or import its names in "
+        "reads_a_pickle_of_another_script.py" in run.stderr
+    )
+
+
 def test_two_entries_are_one_too_many(tmp_path: Path) -> None:
     ended = run_hkrunner("a.py", "--entry", "b.py", "-i", "1", cwd=tmp_path)
     assert ended.status == 2 and "two entries: a.py and --entry b.py" in ended.stderr

@@ -97,6 +97,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ("usage",),
         ("codec", "linux", "typing_stand_in"),
         ("shared",),
+        ("importable",),
     ],
     "boards": [
         ("start",),
@@ -270,8 +271,10 @@ def test_the_root_module_imports_nothing_when_it_is_imported() -> None:
 
 
 def child_files() -> list[Path]:
-    """What starts the child, sandbox/child/main.py, and all of ours that it imports, however deep."""
-    waiting, seen = [ROOT / "sandbox" / "child" / "main.py"], {START}
+    """What starts the child, sandbox/child/main.py, and all of ours that it imports, however deep; and what
+    the user's processes import by its name."""
+    importable = (ROOT / "sandbox" / "importable").rglob("*.py")
+    waiting, seen = [ROOT / "sandbox" / "child" / "main.py", *importable], {START}
     while waiting:
         file = waiting.pop()
         if file in seen or not file.exists():

@@ -1,0 +1,41 @@
+"""Sends functions and objects of its own to processes that import this file again."""
+
+import concurrent.futures
+import multiprocessing
+import pickle
+
+#: What `pickle.dumps(Model(3), 0)` gives where this file runs as a script.
+OF_A_SCRIPT = b"ccopy_reg\n_reconstructor\n(c__main__\nModel\nc__builtin__\nobject\nNtR(dVfactor\nI3\nsb."
+
+
+class Model:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, value):
+        return value * self.factor
+
+
+def square(value):
+    return value * value
+
+
+def read_and_apply(value):
+    return pickle.loads(OF_A_SCRIPT)(value)
+
+
+def start(args, api):
+    how, values = args["input"]
+    if how == "pool":
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            return [pool.map(one, values) for one in (square, Model(2), read_and_apply)]
+    if how == "loky":
+        from joblib import Parallel, delayed
+
+        return [Parallel(n_jobs=2)(delayed(one)(value) for value in values) for one in (square, Model(2))]
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(how)) as pool:
+        return [list(pool.map(one, values)) for one in (square, Model(2), read_and_apply)]
+
+
+if __name__ in ("__main__", "__mp_main__"):
+    raise SystemExit("run as a script")
