@@ -18,7 +18,7 @@ from ...boards.runs.task_ids import local_job_id
 from ...sandbox.codec.codec import json_text
 from ...sandbox.shared.entry import Location
 from ..console.status_line import StatusLine, can_be_drawn
-from ..console.task_report import TaskReport, progress_line
+from ..console.task_report import ProgressLog, TaskReport, progress_line
 from ..console.terminal import Output, wants_color
 from ..io.loop import Loop
 from ..protocol.messages import Failure
@@ -89,7 +89,9 @@ class LocalRun:
                 limit_bytes=settings.limits.memory_bytes if settings.limits.enforced else None,
                 samples=lambda: self.supervisor.samples,
                 color=wants_color(settings.console.color, os.environ),
+                code=where.shown,
             )
+        self._progress_log = ProgressLog(output.say, loop.clock)
 
     def begin(self) -> None:
         """Start the run; it stops the loop at its end."""
@@ -145,6 +147,7 @@ class LocalRun:
         name = self._store.next_local_task() if self._store is not None else f"t{self._count}"
         if self._status_line is not None:
             self._status_line.begin(name)
+        self._progress_log.begin()
         stem = self._settings.name or os.path.splitext(os.path.basename(self._where.shown))[0]
         self._worker.submit(LocalTask(name, self._job, stem, stem, "local", data))
 
@@ -181,6 +184,8 @@ class LocalRun:
         fields = data if isinstance(data, dict) else {}
         if self._status_line is not None:
             self._status_line.progress(fields.get("progress"), fields.get("details"))
+        elif not self._output.verbose:  # which shows every line
+            self._progress_log.progress(task.task, data)
         self._output.debug(progress_line(task.task, data))
 
     def _problem(self, text: str) -> None:

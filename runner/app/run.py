@@ -271,12 +271,14 @@ def _serve(
     user_process: UserProcessAttachment | None,
 ) -> int:
     pool = _begin_child(loop, settings, where, store, user_process)
+    from ..console.status_line import LOADING_S
     from ..console.task_report import TaskReport
     from ..serving.supervisor import Hooks, Supervisor
 
     report = TaskReport(settings, output)
 
     def load_failed(failure: Failure) -> None:
+        sign_of_life.cancel()
         output.warn(f"✘ {report.words(failure)}")
         if user_process is not None:
             supervisor.shutdown(4)
@@ -301,7 +303,15 @@ def _serve(
         if not supervisor.ending:
             supervisor.shutdown(1)
 
-    hooks = Hooks(on_result=ended, on_load_failed=load_failed, on_given_up=given_up)
+    sign_of_life = loop.after(LOADING_S, lambda: output.say(f"◌ loading {where.shown} …"))
+    if not os.isatty(2):
+        sign_of_life.cancel()
+    hooks = Hooks(
+        on_result=ended,
+        on_load_failed=load_failed,
+        on_loaded=sign_of_life.cancel,
+        on_given_up=given_up,
+    )
     supervisor = Supervisor(loop, settings, where, output, store, hooks, pool)
     obey_signals(loop, supervisor.shutdown, user_process, child_pid=pool.child_pid)
     if user_process is not None:

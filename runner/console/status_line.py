@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: A shorter run shows no status line.
 START_S = 0.5
+#: Loading that takes longer is shown.
+LOADING_S = 1.0
 TICK_S = 0.2
 _CURVE = "▁▂▃▄▅▆▇█"
 _CURVE_POINTS = 8
@@ -51,8 +53,12 @@ class StatusLine:
         limit_bytes: int | None,
         samples: Callable[[], Sequence[Sample]],
         color: bool,
+        code: str,
     ) -> None:
-        """total: the number of tasks in the run; samples: returns those of the current task."""
+        """code: shown while it is loaded. total: the number of tasks.
+
+        samples: returns those of the current task.
+        """
         self._loop = loop
         self._output = output
         self._total = total
@@ -60,7 +66,8 @@ class StatusLine:
         self._samples = samples
         self._no_color = not color
         self._task: str | None = None
-        self._began = 0.0
+        self._loading: str | None = code
+        self._began = loop.clock()
         self._done = 0
         self._progress: float | None = None
         self._details = ""
@@ -69,7 +76,7 @@ class StatusLine:
 
     def begin(self, task: str) -> None:
         """Show this task from now on."""
-        self._task, self._began = task, self._loop.clock()
+        self._task, self._began, self._loading = task, self._loop.clock(), None
         self._progress, self._details = None, ""
 
     def progress(self, percent: object, details: object) -> None:
@@ -87,7 +94,7 @@ class StatusLine:
     def close(self) -> None:
         """Remove the line for good."""
         self._timer.cancel()
-        self._task = None
+        self._task = self._loading = None
         self._ready = False
         self._output.show_status(None)
 
@@ -101,8 +108,12 @@ class StatusLine:
         self._timer = self._loop.after(TICK_S, self._tick)
 
     def _tick(self) -> None:
+        elapsed_s = self._loop.clock() - self._began
         if self._ready and self._task is not None:
             self._output.show_status(self._render())
+        elif self._loading is not None and elapsed_s >= LOADING_S:
+            line = f"◌ loading {self._loading}  {_clock(elapsed_s)}"
+            self._output.show_status(line[: _columns()])
         self._timer = self._loop.after(TICK_S, self._tick)
 
     def _render(self) -> str:
@@ -112,10 +123,7 @@ class StatusLine:
         from rich.table import Table
         from rich.text import Text
 
-        try:
-            width = os.get_terminal_size(2).columns - 1  # the last column may wrap
-        except OSError:
-            width = 79
+        width = _columns()
         cells: list[Text | ProgressBar] = [Text(f"▶ {self._task}", style="bold cyan")]
         if self._total > 1:
             cells.append(Text(f"{self._done} of {self._total} done"))
@@ -168,6 +176,14 @@ def curve(values: Sequence[int], top: int | None) -> str:
     highest = top or max(values, default=0) or 1
     steps = len(_CURVE) - 1
     return "".join(_CURVE[min(steps, round(steps * value / highest))] for value in values)
+
+
+def _columns() -> int:
+    """Return the width of the terminal, without the last column, which may wrap."""
+    try:
+        return os.get_terminal_size(2).columns - 1
+    except OSError:
+        return 79
 
 
 def _clock(seconds: float) -> str:

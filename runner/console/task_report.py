@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 from ...sandbox.shared.limits import format_bytes, suggest_memory
@@ -99,6 +100,27 @@ def _how(result: Result) -> str:
     if result.failure is not None:
         return f"{text}: {result.failure.message}"  # which names the processes that were ended with it
     return text + "".join(f"\n  {line}" for line in (left_behind(result.exit) if result.exit else ()))
+
+
+class ProgressLog:
+    """Writes progress where no status line shows it, as in the log of a CI job: a line every EVERY_S."""
+
+    EVERY_S = 10.0
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self._say = say
+        self._clock = clock
+        self._next_at = 0.0
+
+    def begin(self) -> None:
+        """A task begins: its first line comes EVERY_S from now at the earliest."""
+        self._next_at = self._clock() + self.EVERY_S
+
+    def progress(self, task: str, data: Any) -> None:
+        """Write what the task reports, unless the last line is too recent."""
+        if self._clock() >= self._next_at:
+            self._say(progress_line(task, data))
+            self.begin()
 
 
 def progress_line(task: str, data: Any) -> str:

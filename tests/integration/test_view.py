@@ -98,9 +98,13 @@ class Terminal:
 
 @contextlib.contextmanager
 def terminal(
-    cwd: Path, *args: str, env: Mapping[str, str | None] | None = None, columns: int = 100
+    cwd: Path,
+    *args: str,
+    code: str = WAITS,
+    env: Mapping[str, str | None] | None = None,
+    columns: int = 100,
 ) -> Iterator[Terminal]:
-    (cwd / "alg.py").write_text(WAITS)
+    (cwd / "alg.py").write_text(code)
     one = Terminal(list(args), cwd, env or {}, columns)
     try:
         yield one
@@ -126,6 +130,20 @@ def test_a_task_that_lasts_is_told_in_one_line_that_is_gone_in_the_end(tmp_path:
     assert (status, out) == (0, '"it is done"\n' * 2)
     assert "last words\n" in shown and "✔ t1 done" in shown
     assert "▶" not in shown
+
+
+def test_code_that_takes_long_to_load_shows_a_sign_of_life(tmp_path: Path) -> None:
+    code = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.05)\ndef start(args): ...\n"
+    with terminal(tmp_path, "-i", "1", code=code) as one:
+        one.wait_for(lambda text: "◌ loading alg.py  00:02" in text, "a sign of life")
+        (tmp_path / "go").touch()
+        status, _, shown = one.end()
+    assert status == 0 and "loading" not in shown
+
+
+def test_code_that_takes_long_to_load_for_a_worker_is_said_once(tmp_path: Path) -> None:
+    with terminal(tmp_path, "--url", "ws://127.0.0.1:9", code="import time\ntime.sleep(60)\n") as one:
+        one.wait_for(lambda text: text.count("◌ loading alg.py …") == 1, "a sign of life")
 
 
 def test_a_line_of_the_algorithms_is_not_cut_in_two(tmp_path: Path) -> None:

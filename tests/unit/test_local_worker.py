@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hkrunner.runner.console.task_report import progress_line
+from hkrunner.runner.console.task_report import ProgressLog, progress_line
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.worker_stub.pipeline import MISSING, PipelineError, read
 from hkrunner.runner.worker_stub.pipeline_values import Outcome, inputs_of, tolerance_passed
@@ -74,6 +74,16 @@ def talk() -> Any:
 )
 def test_progress_is_shown_in_whole_percent_and_odd_values_as_they_are(data: Any, shown: str) -> None:
     assert progress_line("t1", data) == shown
+
+
+def test_progress_in_a_log_is_a_line_every_ten_seconds() -> None:
+    now, lines = 0.0, list[str]()
+    log = ProgressLog(lines.append, lambda: now)
+    log.begin()
+    for second in range(26):
+        now = float(second)
+        log.progress("t1", {"progress": second})
+    assert lines == ["  t1: 10 %", "  t1: 20 %"]
 
 
 def test_a_message_that_cannot_be_read_ends_the_task_with_a_sentence(talk: Talk) -> None:
