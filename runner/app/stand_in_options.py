@@ -65,12 +65,11 @@ def _ready(
     Its limits and variables come from its own descriptor, as in the cluster; what that does not set, or all
     of them without a descriptor, from the options of the run.
     """
-    common = replace(
-        settings,
-        code=replace(settings.code, path=None),
-        serving=replace(settings.serving, encoding="json", spare=False, redirect_logs=False),
-        local_run=replace(settings.local_run, is_wanted=True, in_process=False),
-        console=replace(settings.console, notes=()),
+    common = settings._replace(
+        code=settings.code._replace(path=None),
+        serving=settings.serving._replace(encoding="json", spare=False, redirect_logs=False),
+        local_run=settings.local_run._replace(is_wanted=True, in_process=False),
+        console=settings.console._replace(notes=()),
     )
     try:
         descriptor = _descriptor(path, settings)
@@ -83,8 +82,8 @@ def _ready(
         raise EntryNotFound(f"--algorithm {name}: {error.code}: {error}") from None
     others = settings.code.descriptor.variables if settings.code.descriptor is not None else {}
     env = {key: value for key, value in settings.code.variables.items() if others.get(key) != value}
-    code = replace(common.code, entry=where.file or where.module, descriptor=None, variables=env)
-    return replace(common, code=code), where
+    code = common.code._replace(entry=where.file or where.module, descriptor=None, variables=env)
+    return common._replace(code=code), where
 
 
 def _descriptor(path: str, settings: Settings) -> Descriptor | None:
@@ -114,20 +113,18 @@ def _with(descriptor: Descriptor, path: str, common: Settings) -> Settings:
             given[name] = common.records.options[name]
     limits, limits_from = limits_of(given, {}, descriptor)
     is_file = path.endswith((".yml", ".yaml", ".json"))
-    code = replace(
-        common.code,
+    code = common.code._replace(
         entry=None if is_file else path,
         is_descriptor_named=is_file,
         descriptor=descriptor,
         variables=dict(descriptor.variables),
     )
-    return replace(
-        common,
+    return common._replace(
         code=code,
-        console=replace(common.console, notes=descriptor.notes),
+        console=common.console._replace(notes=descriptor.notes),
         limits=limits,
         limits_from=limits_from,
-        gpus=replace(common.gpus, count=descriptor.gpus, set_by=f"gpu: in {descriptor.shown}"),
+        gpus=common.gpus._replace(number=descriptor.gpus, set_by=f"gpu: in {descriptor.shown}"),
     )
 
 

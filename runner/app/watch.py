@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ...boards.runs.store import Store
@@ -231,7 +231,7 @@ class Watch:
         # Python considers a compiled file current if the source's time in seconds and its size are the same:
         # of two versions saved within a second, the first would be run twice.
         env = {"PYTHONDONTWRITEBYTECODE": "1", **settings.code.variables}
-        self._settings = replace(settings, code=replace(settings.code, variables=env))
+        self._settings = settings._replace(code=settings.code._replace(variables=env))
         self._where = where
         found = [settings.code.descriptor.file] if settings.code.descriptor is not None else []
         # A descriptor may be added to the folder.

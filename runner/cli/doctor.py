@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import click
 
@@ -40,13 +40,12 @@ command = Sections(
     "doctor",
     callback=_doctor,
     options=[
-        replace(
-            _OPTIONS["json"],
+        _OPTIONS["json"]._replace(
             name="json_wanted",
             help="Print the findings as one JSON object.",
             group="Doctor",
         ),
-        replace(_OPTIONS["state_dir"], group="Doctor"),
+        _OPTIONS["state_dir"]._replace(group="Doctor"),
     ],
     help="Check this machine: versions, how limits are enforced, protection, proxies, ports, folders.\n\n"
     "One line for each finding; a line with ✘ names the remedy. No process is started, and only one "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -61,8 +60,8 @@ command = Sections(
         click.Argument(["entry_argument"], required=False, metavar="[ENTRY]", shell_complete=complete_files)
     ],
     options=[
-        replace(
-            one, help=_HELP.get(one.name, one.help), group=one.group if one.group == "Limits" else "Algorithm"
+        one._replace(
+            help=_HELP.get(one.name, one.help), group=one.group if one.group == "Limits" else "Algorithm"
         )
         for one in _CHOSEN
     ],

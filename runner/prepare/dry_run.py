@@ -9,7 +9,6 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ...sandbox.shared.entry import Location
@@ -23,7 +22,7 @@ def plan(settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         state_dir = settings.records.state_dir
         # Without a state folder, an archive is unpacked into a temporary one.
-        looked = replace(settings, records=replace(settings.records, state_dir=None))
+        looked = settings._replace(records=settings.records._replace(state_dir=None))
         ready, where = prepare(looked, environ, stack, runs=False)
         tasks = _count_tasks(settings) if settings.local_run.is_wanted else None
         return {

@@ -10,7 +10,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ...sandbox.shared.entry import EntryError, Location, locate
 from ..errors import EntryNotFound
@@ -33,21 +32,21 @@ def prepare(
     more = _metrics(settings, environ, stack) if runs else {}
     temporary = (*more.values(), *_unpacked_for_this_run(settings, where))
     if temporary:
-        settings = replace(settings, code=replace(settings.code, temporary_folders=temporary))
+        settings = settings._replace(code=settings.code._replace(temporary_folders=temporary))
     if settings.code.python != sys.executable:
         # Late: most runs use hkrunner's own interpreter.
         from .interpreter import check_encoding, probe, variables
 
         interpreter = probe(settings.code.python, settings.code.cwd)
         check_encoding(interpreter, settings.serving.encoding)
-        settings = replace(settings, code=replace(settings.code, python=interpreter.path))
+        settings = settings._replace(code=settings.code._replace(python=interpreter.path))
         more.update(variables(interpreter, settings.code.variables.get("PATH", environ.get("PATH", ""))))
     more.update(_gpus(settings, environ))
     if more:
-        code = replace(settings.code, variables={**settings.code.variables, **more})
-        settings = replace(settings, code=code)
+        code = settings.code._replace(variables={**settings.code.variables, **more})
+        settings = settings._replace(code=code)
     options = {**settings.records.options, **_found(settings, where)}
-    return replace(settings, records=replace(settings.records, options=options)), where
+    return settings._replace(records=settings.records._replace(options=options)), where
 
 
 def _metrics(settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack) -> dict[str, str]:
@@ -112,11 +111,11 @@ def _gpus(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     name = "CUDA_VISIBLE_DEVICES"
     if settings.gpus.none:
         return {name: ""}
-    if not settings.gpus.count or name in settings.code.variables:
+    if not settings.gpus.number or name in settings.code.variables:
         return {}
     from .gpu import choose
 
-    return {name: choose(settings.gpus.count, settings.gpus.set_by, environ.get(name))}
+    return {name: choose(settings.gpus.number, settings.gpus.set_by, environ.get(name))}
 
 
 def place(settings: Settings, stack: contextlib.ExitStack) -> Location:

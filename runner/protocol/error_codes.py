@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...sandbox.shared.limits import Limit, declared_limits
 
@@ -26,8 +26,7 @@ _NEW_PROCESS = "a new process takes the next task"
 _LOADED_AGAIN = "the next task is given to a new process, which loads the code again"
 
 
-@dataclass(frozen=True)
-class ErrorCode:
+class ErrorCode(NamedTuple):
     """The declaration of one error code."""
 
     meaning: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +42,9 @@ def worker_settings_of(values: Mapping[str, Any]) -> WorkerSettings:
     port = str(values["port"])
     if not port.isdecimal() or int(port) > 65535:
         raise SettingsError(f"--port wants a number from 0 (any free one) to 65535, not {port!r}")
-    settings = replace(
-        settings,
-        local_run=replace(settings.local_run, is_wanted=True),
-        records=replace(settings.records, keep_own=None, keep_values_bytes=None),
+    settings = settings._replace(
+        local_run=settings.local_run._replace(is_wanted=True),
+        records=settings.records._replace(keep_own=None, keep_values_bytes=None),
     )
     return WorkerSettings(settings, str(values["host"]), int(port), bool(values["once"]))
 

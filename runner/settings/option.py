@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One option of `hkrunner run`, and of each other command or interface that it names."""
 
     name: str
@@ -54,4 +52,4 @@ def flag(name: str, flags: tuple[str, ...], help: str, env: tuple[str, ...] = ()
 
 def in_group(title: str, options: Iterable[Option]) -> list[Option]:
     """Return the options in the group of this title."""
-    return [replace(option, group=title) for option in options]
+    return [option._replace(group=title) for option in options]

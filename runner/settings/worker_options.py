@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .option import Option, flag
 from .options import OPTIONS
 
@@ -34,7 +32,7 @@ OWN_OPTIONS: tuple[Option, ...] = (
 
 def _as_of_worker(option: Option) -> Option:
     group = _GROUP if option.group == "Local run" else option.group
-    return replace(option, help=option.worker_help or option.help, group=group)
+    return option._replace(help=option.worker_help or option.help, group=group)
 
 
 WORKER_OPTIONS: tuple[Option, ...] = (

@@ -387,14 +387,14 @@ def test_a_flag_goes_before_a_variable_before_the_file_and_each_is_named(
         "memory_bytes": "mem: in algorithm.yml",
         "cpu_cores": "cpu: in algorithm.yml",
     }
-    assert (found.name, found.gpus.count, found.gpus.set_by) == ("my-alg", 2, "gpu: in algorithm.yml:2")
+    assert (found.name, found.gpus.number, found.gpus.set_by) == ("my-alg", 2, "gpu: in algorithm.yml:2")
     assert found.limits_from == "algorithm.yml"
     environ = {"HKRUNNER_MEM": "128Mi"}
     found = settings(place, monkeypatch, environ)
     assert found.limits.memory_bytes == 128 * MIB
     assert dict(found.limits.origins)["memory_bytes"] == "HKRUNNER_MEM"
     found = settings(place, monkeypatch, environ, mem="256Mi", cpu="2", gpu="0")
-    assert (found.limits.memory_bytes, found.limits.cpu_cores, found.gpus.count) == (256 * MIB, 2, 0)
+    assert (found.limits.memory_bytes, found.limits.cpu_cores, found.gpus.number) == (256 * MIB, 2, 0)
     assert found.limits.origins == () and found.limits_from == ""
 
 
