@@ -1,7 +1,7 @@
-"""One thread, one epoll: descriptors, timers and signals, in the order in which they become due.
+"""One thread, one epoll: serves descriptors, timers and signals in the order in which they become due.
 
-Callbacks must not block. An exception that a callback lets out ends `run()`: there is no state to go on
-in after it. The clock is injectable and monotonic.
+Callbacks must not block. An exception that escapes from a callback ends `run()`: the state after it is
+unknown. The clock is injectable and monotonic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol
 
 Callback = Callable[[], None]
 
-#: How long something that is due in a moment is looked for.
+#: Poll for this long for what expect() has announced, before sleeping.
 SPIN_S = 0.0003
 #: epoll counts milliseconds in 31 bits.
 WAIT_MAX_S = 86_400.0
@@ -27,13 +27,13 @@ _WRITE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
 
 class HasFileno(Protocol):
-    """A socket, a file."""
+    """A socket or a file."""
 
     def fileno(self) -> int: ...
 
 
 class Timer:
-    """One call in the future; cancel() is harmless at any time."""
+    """One call in the future. cancel() is allowed at any time."""
 
     __slots__ = ("_callback", "at")
 
@@ -42,12 +42,12 @@ class Timer:
         self._callback: Callback | None = callback
 
     def cancel(self) -> None:
-        """Forget the call, if it was not made yet."""
+        """Do not make the call, unless it was made already."""
         self._callback = None
 
     @property
     def pending(self) -> bool:
-        """The call is still to be made."""
+        """Whether the call is still to be made."""
         return self._callback is not None
 
     def fire(self) -> None:
@@ -58,9 +58,9 @@ class Timer:
 
 
 class Alarm:
-    """A timer that is set anew far more often than it goes off: setting it costs an assignment.
+    """A timer that is set far more often than it goes off: setting it again costs an assignment.
 
-    It may wake the loop once for a time that was taken back meanwhile.
+    It may wake the loop once for a time that was cancelled or moved since.
     """
 
     __slots__ = ("_at", "_callback", "_loop", "_timer")
@@ -72,7 +72,7 @@ class Alarm:
         self._timer: Timer | None = None
 
     def set(self, seconds: float) -> None:
-        """Call back once, that many seconds from now; any time set before is forgotten."""
+        """Call back once, that many seconds from now; this replaces any time set before."""
         at = self._at = self._loop.clock() + seconds
         timer = self._timer
         if timer is None or not timer.pending or timer.at > at:
@@ -86,7 +86,7 @@ class Alarm:
 
     @property
     def pending(self) -> bool:
-        """The call is still to be made."""
+        """Whether the call is still to be made."""
         return self._at is not None
 
     def _due(self) -> None:
@@ -112,12 +112,12 @@ class Loop:
         self._order = itertools.count()
         self._stopped = False
         self._spins = False
-        #: We and whoever we wait for share one core: nothing goes on beside us.
+        #: Whether this process shares one core with those it waits for: only one of them runs at a time.
         self.one_core = len(os.sched_getaffinity(0)) == 1
         self._signals: dict[int, Callback] = {}
         self._old: dict[int, object] = {}
         self._old_wakeup = -1
-        # Signals and other threads wake it through this pipe.
+        # Signals and other threads wake the loop through this pipe.
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._posted: list[Callback] = []
         self._readers: dict[int, Callback] = {self._wake_read: self._woken}
@@ -128,11 +128,11 @@ class Loop:
     # ---- descriptors
 
     def on_readable(self, fd: int | HasFileno, callback: Callback | None) -> None:
-        """Call back whenever the descriptor can be read; None takes the call back."""
+        """Call back whenever the descriptor can be read; None: no longer."""
         self._set(self._readers, fd if isinstance(fd, int) else fd.fileno(), callback)
 
     def on_writable(self, fd: int | HasFileno, callback: Callback | None) -> None:
-        """Call back whenever the descriptor can be written; None takes the call back."""
+        """Call back whenever the descriptor can be written; None: no longer."""
         self._set(self._writers, fd if isinstance(fd, int) else fd.fileno(), callback)
 
     def _set(self, table: dict[int, Callback], fd: int, callback: Callback | None) -> None:
@@ -156,7 +156,7 @@ class Loop:
             else:
                 self._epoll.register(fd, events)
         except OSError:
-            # Not one that epoll takes (a regular file), or closed by others: as if it had not been asked.
+            # A regular file, which epoll refuses, or a descriptor that was closed: undo the request.
             self._readers.pop(fd, None)
             self._writers.pop(fd, None)
             self._watched.pop(fd, None)
@@ -175,7 +175,7 @@ class Loop:
         return timer
 
     def alarm(self, callback: Callback) -> Alarm:
-        """Return a timer for a time that is set anew again and again."""
+        """Return a timer that can be set again and again."""
         return Alarm(self, callback)
 
     # ---- signals and threads
@@ -189,9 +189,9 @@ class Loop:
             self._old[number] = signal.signal(number, lambda number, frame: None)
 
     def post_from_thread(self, callback: Callback) -> None:
-        """Call back in the loop. The one method that another thread may call."""
+        """Call back in the loop. The only method that another thread may call."""
         self._posted.append(callback)  # list.append is atomic
-        # A full pipe means that a wake-up is under way already; a closed one, that the loop is gone.
+        # If the pipe is full, a wake-up is pending already; if it is closed, the loop has ended.
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b"\0")
 
@@ -208,7 +208,7 @@ class Loop:
     # ---- running
 
     def run(self) -> None:
-        """Serve until stop()."""
+        """Serve until stop() is called."""
         self._stopped = False
         while not self._stopped:
             self.turn()
@@ -218,23 +218,23 @@ class Loop:
         self._stopped = True
 
     def expect(self) -> None:
-        """Something is due in a moment: the next turn looks for it up to SPIN_S before it sleeps.
+        """Have the next turn poll for up to SPIN_S before it sleeps: something is due in a moment.
 
-        To be woken on another core takes longer than a tiny task, and costs as much as to look for it
-        (measured: init->initialized and start->done a third shorter, CPU per task the same). Not where
-        there is one core only, which is the other's.
+        Being woken on another core takes longer than a tiny task, and costs as much CPU as polling
+        (measured: init->initialized and start->done a third shorter, CPU per task the same). With one core
+        only, polling would keep that core from the process that is waited for.
         """
         self._spins = not self.one_core
 
     def turn(self, most_s: float | None = None) -> None:
-        """Wait for the next thing, at most this long, and serve what is ready or due."""
+        """Wait until something is ready or due, at most this long, and serve it."""
         found = self._spin() if self._spins else None
         if not found:
             wait_s = self._wait_s(most_s)
             found = self._epoll.poll(-1 if wait_s is None else wait_s)
         for fd, mask in found:
-            # A callback may have closed a descriptor that was ready as well: look each up again. An error
-            # or a hang-up is for whoever reads or writes to meet.
+            # Look each descriptor up again: a callback may have closed one that was ready as well. Errors and
+            # hang-ups are left to the read or write that meets them.
             if mask & _READ and (callback := self._readers.get(fd)) is not None:
                 callback()
                 if self._stopped:
@@ -270,7 +270,7 @@ class Loop:
         return wait_s if most_s is None else min(wait_s, most_s)
 
     def close(self) -> None:
-        """Give signals, descriptors and timers back."""
+        """Restore the signal handlers, and release descriptors and timers."""
         for number, handler in self._old.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         if self._signals:

@@ -1,7 +1,7 @@
-"""Connecting to a worker: the one thing that blocks, and so is done in a short-lived thread.
+"""Connects to a worker in a short-lived thread, because connecting blocks.
 
-websocket-client does it: names, proxies, TLS, handshake. Each of these can take seconds. The thread hands the
-connected socket over and ends.
+websocket-client does the work: names, proxies, TLS, handshake. Each of these can take seconds. The thread
+passes the connected socket to the loop and ends.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ..protocol.messages import printable
 from .identity import listener_of, listening_at, port_of
 
 CONNECT_TIMEOUT_S = 10.0
-#: What hashlib needs when OpenSSL is not there; an interpreter may be built without them.
+#: Modules that hashlib needs where OpenSSL is missing; an interpreter may be built without them.
 _HASHES = ("_md5", "_sha1", "_blake2", "_sha3", "_sha2" if sys.version_info >= (3, 12) else "_sha256")
 
 
 class Attempt:
-    """One try to connect, begun when it is made."""
+    """One attempt to connect, which begins at once."""
 
     def __init__(
         self, loop: Loop, url: str, connected: Callable[[Any], None], failed: Callable[[str], None]
     ) -> None:
-        """Later, in the loop: connected(the package's client), or failed(why, for a user); neither after
-        give_up()."""
+        """Later, in the loop, call connected(client of the package) or failed(reason for a user); neither
+        after give_up()."""
         self._loop = loop
         self._url = url
         self._connected = connected
@@ -46,11 +46,11 @@ class Attempt:
 
     @property
     def has_socket(self) -> bool:
-        """Somebody is connected, and has to answer the handshake."""
+        """Whether a peer is connected, which has to answer the handshake."""
         return getattr(self._client, "sock", None) is not None
 
     def give_up(self) -> None:
-        """It has taken too long. Its socket, if it has one by now, is of no use to anybody any more."""
+        """End the attempt: it has taken too long. Its socket, if it has one by now, is closed."""
         self._is_over = True
         sock = getattr(self._client, "sock", None)
         if sock is not None:
@@ -58,7 +58,7 @@ class Attempt:
                 sock.shutdown(socket.SHUT_RDWR)  # the thread wakes up, and closes it
 
     def _run(self) -> None:
-        """Connect, and hand the result over. The one piece of code that runs outside the loop."""
+        """Connect, and pass the result to the loop. This runs in the thread."""
         try:
             port = port_of(self._url)
             before = listening_at(port)
@@ -77,7 +77,7 @@ class Attempt:
             self._client.shutdown()
 
     def _connect(self) -> None:
-        """Have a connected client; raises whatever the package raises."""
+        """Connect the client. Raises whatever the package raises."""
         with contextlib.nullcontext() if self._url.startswith("wss:") else _without_openssl():
             import websocket
         try:
@@ -86,7 +86,7 @@ class Attempt:
         except websocket.WebSocketException as error:
             if "SSL not available" not in str(error):
                 raise
-        # A ws:// address that redirects to wss://: the package once more, whole.
+        # A ws:// address redirects to wss://: import the package again, with TLS.
         for name in [one for one in sys.modules if one.partition(".")[0] == "websocket"]:
             del sys.modules[name]
         import websocket
@@ -100,14 +100,14 @@ class Attempt:
 
 @contextlib.contextmanager
 def _without_openssl() -> Iterator[None]:
-    """The package is imported as by an interpreter that was built without OpenSSL, a case that it knows.
+    """Import the package as if the interpreter had been built without OpenSSL, which it supports.
 
-    What ws:// needs is SHA-1, which hashlib then has from the interpreter itself: 5 MB less for as long as
-    we live, and 6 ms less until we are connected.
+    ws:// needs only SHA-1, which hashlib then takes from the interpreter itself. That saves 5 MB of memory
+    for good, and 6 ms until we are connected.
     """
     withheld = [name for name in ("ssl", "_hashlib") if name not in sys.modules]
     if not all(map(importlib.util.find_spec, _HASHES)):
-        withheld = []  # hashlib logs an error for each that it has from nobody
+        withheld = []  # hashlib logs an error for each hash that is missing
     sys.modules.update(dict.fromkeys(withheld))  # type: ignore[arg-type]
     try:
         yield
@@ -117,7 +117,7 @@ def _without_openssl() -> Iterator[None]:
 
 
 def all_has_arrived(sock: socket.socket | None) -> bool:
-    """The peer's machine has taken every byte that was written; True where that cannot be told."""
+    """Return whether the peer's machine has received every byte that was written; True if unknown."""
     left = array.array("i", [0])
     try:
         if sock is not None:
@@ -128,7 +128,7 @@ def all_has_arrived(sock: socket.socket | None) -> bool:
 
 
 def watch_peer(sock: socket.socket) -> None:
-    """Have the kernel notice a peer that fell silent: no frame of ours is allowed to ask it first."""
+    """Have the kernel notice a peer that is gone without a word: we may not send it a ping (PROTOCOL)."""
     with contextlib.suppress(OSError, AttributeError):  # not TCP, or a kernel without the option
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -148,6 +148,6 @@ def reason_of(error: BaseException) -> str:
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    # A refused handshake is told with all its headers, behind this mark.
+    # The package puts all headers of a refused handshake behind this mark.
     text = printable(str(error).partition("\n")[0].partition(" -+-+- ")[0])
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -54,40 +54,40 @@ __all__ = [
     "WorkerMessage",
 ]
 
-#: An answer written this shortly before a drop may not have been read.
+#: An answer that was written at most this long before a drop may not have been read.
 LOST_S = 1.0
-#: The peer's kernel may have handed data on for so long before it says so (TCP_DELACK_MAX of Linux).
+#: The peer's kernel may acknowledge data this long after delivering it (TCP_DELACK_MAX of Linux).
 DELAYED_ACK_S = 0.2
-#: The same worker, back after a drop, is given so long to speak first.
+#: After a reconnect, the same worker has this long to speak first.
 SILENT_S = 1.0
-#: After a reconnect, wait this long for a word of the worker before such an answer is sent again.
+#: After a reconnect, wait this long for a message before an answer that may be lost is sent again.
 SETTLE_S = 0.1
-#: A refusal by the worker itself (4001: another client is connected) is not asked again so soon.
+#: Wait at least this long after the worker refused us (4001: another client is connected).
 REFUSED_S = 1.0
 
 
 class LinkListener(Protocol):
-    """Who is told, from the loop."""
+    """What the link calls, from the loop."""
 
     def on_link_open(self) -> None: ...
     def on_link_message(self, message: WorkerMessage) -> None:
-        """A message; the listener releases it, and calls worker_spoke() if it is one of HKube's worker."""
+        """A message has arrived. The listener releases it, and calls worker_spoke() if HKube sent it."""
 
     def on_link_resumed(self, *, all_written: bool) -> None:
-        """The same worker is back after a drop, and silent: it takes up where it was.
+        """The same worker is back after a drop, and silent: it goes on where it was.
 
         `all_written`: nothing waited to be sent when the connection was lost; what was sent last may be lost.
         """
 
     def on_link_answer_lost(self) -> None:
-        """An answer that waited is not sent any more: the worker does not wait for it."""
+        """An answer that waited is dropped: the worker does not wait for it."""
 
     def on_link_drop(self, reason: str) -> None: ...
     def on_link_unreachable(self, reason: str) -> None:
-        """A try has failed; the next one follows."""
+        """An attempt has failed; the next one follows."""
 
     def on_link_given_up(self, reason: str) -> None:
-        """No worker within the connect timeout; no further try follows."""
+        """No worker within the connect timeout; no further attempt follows."""
 
 
 class Link:
@@ -136,7 +136,7 @@ class Link:
     # ---- connecting
 
     def open(self) -> None:
-        """Begin to connect, and keep at it."""
+        """Begin to connect, and stay connected."""
         self._connector.begin()
 
     @property
@@ -174,30 +174,30 @@ class Link:
                 self._again.set(SETTLE_S)
 
     def _is_waiting(self) -> bool:
-        """The worker is certainly the one before the drop, and has not begun to speak since."""
+        """Whether the worker is certainly the one from before the drop, and has not begun to speak since."""
         if self.state is LinkState.OPEN:
             self._on_readable()  # a busy machine: it may have spoken since the loop last looked
         is_silent = self.state is LinkState.OPEN and not self._spoken and not self._reader.is_amid
         return is_silent and self._identity.is_certain
 
     def _send_again(self) -> None:
-        """The last answer may have been lost with the old connection: a second one in ready is harmless
-        (PROTOCOL 3.8). Only while the worker is silent: whatever it says first, it is not waiting for it."""
+        """Send the last answer again, which may have been lost with the old connection. A second one does no
+        harm (PROTOCOL 3.8). Only while the worker is silent: one that speaks does not wait for an answer."""
         if self._is_waiting() and self._outbox.written is not None:
             self._outbox.put_last_again()
             self._sender.pump()
 
     def _resumed(self) -> None:
-        """It is the worker that it was, and waits for us."""
+        """Send everything: it is the same worker, and it waits for us."""
         if self._is_waiting():
             self._spoken = True
             self._sender.pump()
             self._listener.on_link_resumed(all_written=self._all_written)
 
     def worker_spoke(self) -> None:
-        """It has said something that only HKube's worker says: from now on it is sent what waits.
+        """Send what waits: the worker has said something that only HKube's worker says.
 
-        Answers of tasks that have ended only if it is certainly the worker that has handed them out.
+        Answers of tasks that have ended are sent only to the worker that has certainly given the tasks.
         """
         if self._spoken or self.state is not LinkState.OPEN:
             return
@@ -208,7 +208,7 @@ class Link:
     # ---- losing it
 
     def _drop(self, reason: str, *, least_s: float = 0.0) -> None:
-        """The socket is of no use any more: close it, tell, begin again."""
+        """Close the socket, report why, and connect again."""
         if self.state is not LinkState.OPEN:
             return
         arrived, self._arrived = self._arrived, None
@@ -229,7 +229,7 @@ class Link:
             self._connector.connect_again(least_s)
 
     def _judge_last_answer(self, *, arrived: bool) -> None:
-        """An answer that the worker cannot have heard waits again; one that it has heard is forgotten."""
+        """Have an answer that the worker cannot have received wait again; forget one that it has received."""
         if self._outbox.written is None:
             return
         age_s = self._loop.clock() - self._outbox.written[1]
@@ -249,7 +249,7 @@ class Link:
         self._reader.forget()
 
     def close(self) -> None:
-        """Say goodbye (1000) and close, for good. What is in the outbox is dropped."""
+        """Send a close frame (1000) and close for good. The outbox is dropped."""
         self._resume.cancel()
         self._again.cancel()
         if self.state is LinkState.OPEN:
@@ -266,11 +266,11 @@ class Link:
     ) -> bool:
         """Send a message as soon as the worker can take it; `source` instead of data for a large one.
 
-        `final`: the answer of a task, which is worth sending again when it may have been lost.
-        `soon`: a small message that waits up to SOON_S for the next one, to go out with it: a system call,
-        and a wake-up of the worker, less for a task that is over in no time.
+        `final`: the answer of a task, which is sent again when it may have been lost.
+        `soon`: a small message may wait up to SOON_S for the next one, to be sent with it: that saves a
+        system call, and a wake-up of the worker, for a task of a millisecond.
 
-        True when so much waits to be sent now that nothing should be added (see `congested`).
+        Return whether so much waits now that nothing should be added (see `congested`).
         """
         if self.state is LinkState.CLOSED:
             if source is not None:
@@ -279,16 +279,16 @@ class Link:
         return self._sender.post(data, source, final=final, soon=soon, at_once=self._spoken)
 
     def _may_begin(self) -> bool:
-        """The next message may go out; a final answer goes first where nothing else may."""
+        """Whether the next message may be sent; where only a final answer may, it becomes the next."""
         if self._spoken:
             return True
         is_silent = self._identity.is_certain and not self._reader.is_amid
         return is_silent and self._outbox.lead_with_answer()
 
     def clear(self) -> None:
-        """Forget everything that is not sent: it belongs to a task that the worker has given up.
+        """Drop everything that is not sent: it belongs to a task that the worker has given up.
 
-        If an old answer has begun to go out it must not be completed: the connection is dropped instead.
+        An old answer that is partly sent must not be completed: the connection is dropped instead.
         """
         had_answer = self._outbox.has_answer
         has_begun = self._sender.clear()
@@ -299,17 +299,17 @@ class Link:
 
     @property
     def is_open(self) -> bool:
-        """A worker is connected, and has spoken."""
+        """Whether a worker is connected, and has spoken."""
         return self.state is LinkState.OPEN and self._spoken
 
     @property
     def congested(self) -> bool:
-        """So much waits to be sent that nothing should be added; on_relieved is called when it is less."""
+        """Whether so much waits that nothing should be added; on_relieved is called when it is less."""
         return self._outbox.congested
 
     @property
     def on_relieved(self) -> Callable[[], None] | None:
-        """Called once when what waits has become little again, after `congested` was seen."""
+        """Called once when the link is no longer congested."""
         return self._outbox.on_relieved
 
     @on_relieved.setter
@@ -318,13 +318,13 @@ class Link:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits to be sent."""
+        """Whether nothing waits to be sent."""
         return self._sender.idle
 
     # ---- receiving
 
     def _on_readable(self) -> None:
-        """Read what is there, at most TURN_BYTES, and hand on the messages that are complete."""
+        """Read what has arrived, at most TURN_BYTES, and pass on the complete messages."""
         taken = 0
         sock = self._socket
         try:
@@ -334,7 +334,7 @@ class Link:
                     self._drop("the worker closed the connection without a word")
                     return
                 taken += count
-                # A TLS socket may hold bytes that the selector cannot see: read until it says so.
+                # A TLS socket may hold bytes that epoll cannot see: read until it has no more.
                 if not more and not self._is_tls:
                     return
         except self._not_now:
@@ -346,7 +346,7 @@ class Link:
             self._drop(reason_of(error))
 
     def _deliver(self, message: WorkerMessage) -> None:
-        # Whatever it says, it is not waiting: nothing is said again.
+        # A worker that speaks does not wait for an answer: nothing is sent again.
         self._resume.cancel()
         self._again.cancel()
         self._connector.worker_spoke()

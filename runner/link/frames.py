@@ -1,6 +1,6 @@
-"""Frames of RFC 6455 as bytes: a client's made, a server's read. No I/O but the reads into a blob.
+"""Frames of RFC 6455: makes those of a client, and reads those of a server.
 
-The payload of a large frame is received where it stays: into a blob, without a copy.
+The payload of a large frame is received into the memory that it stays in, without a copy.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from .message_memory import MessageMemory, MessageMemoryPool, WorkerMessage
 
 #: A message from this size on is received into a memfd, and passed on without a copy.
 BLOB_MIN = 256 * 1024
-#: Largest message taken. HKube's worker has no limit of its own in this direction.
+#: Largest message that is accepted. HKube's worker has no limit of its own in this direction.
 MESSAGE_MAX = 2 * 1024**3
-#: At most this much is written or read before the loop looks at others.
+#: Read or write at most this much before the loop serves other descriptors.
 TURN_BYTES = 1024 * 1024
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -52,14 +52,14 @@ def _masked(data: bytes | memoryview, key: bytes) -> bytes:
         except ImportError:
             from websockets.utils import apply_mask
         return apply_mask(data, key)
-    # As one large number: for short messages faster than anything that has to be imported.
+    # XOR of one large number: for short messages faster than importing anything.
     pad = key * (length // 4 + 1)
     number = int.from_bytes(data, "little") ^ int.from_bytes(pad[:length], "little")
     return number.to_bytes(length, "little")
 
 
 class Reader:
-    """Takes the worker's bytes off a socket and hands on whole messages and control frames."""
+    """Reads the worker's bytes from a socket, and passes on whole messages and control frames."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Reader:
         self.begin()
 
     def begin(self) -> None:
-        """A new connection, and nothing of it read."""
+        """Forget everything of the connection before: a new one begins."""
         self._is_open = True
         self._input = bytearray()  # bytes of a frame whose header or small payload is not complete
         self._fragments: list[bytes] = []
@@ -87,7 +87,7 @@ class Reader:
         self._target_opcode = TEXT
 
     def forget(self) -> None:
-        """The connection is gone: drop what is not whole."""
+        """Drop what is incomplete: the connection is gone."""
         if self._target is not None:
             self._target.close()
         self.begin()
@@ -95,7 +95,7 @@ class Reader:
 
     @property
     def is_amid(self) -> bool:
-        """A part of a message, or of a frame, has come: the worker has begun to speak."""
+        """Whether part of a message or of a frame has arrived: the worker has begun to speak."""
         return bool(self._input or self._fragments) or self._target is not None
 
     def receive(self, sock: socket.socket) -> tuple[int, bool]:
@@ -116,7 +116,7 @@ class Reader:
         return count, more
 
     def _took_whole(self, count: int) -> bool:
-        """Hand on what was read if it is one small message in one frame, as it is as good as always."""
+        """Pass on what was read if it is one small message in one frame, which is nearly always the case."""
         scratch = self._scratch
         if count < 4 or scratch[0] not in (0x80 | TEXT, 0x80 | BINARY):
             return False
@@ -141,7 +141,7 @@ class Reader:
         return count
 
     def _parse(self) -> None:
-        """Take the complete frames off the input."""
+        """Remove the complete frames from the input, and pass them on."""
         data = self._input
         while self._is_open and len(data) >= 2:
             first, second = data[0], data[1]
@@ -185,14 +185,14 @@ class Reader:
                 self._whole(opcode, payload)
 
     def _whole(self, opcode: int, payload: bytes | MessageMemory) -> None:
-        """A data frame is complete: hand its message on, or wait for the rest of it."""
+        """Pass on the message of a complete data frame, or wait for its other frames."""
         if (opcode == CONTINUATION) != bool(self._fragments) or opcode > BINARY:
             raise Refused("the worker mixed up the frames of its messages")
         if self._final and not self._fragments:
             self._deliver(payload)
             return
         if isinstance(payload, MessageMemory):
-            # A descriptor for each of a thousand fragments would be too many.
+            # One descriptor for each of a thousand fragments would be too many.
             part = bytes(payload.view())
             payload.release()
         else:

@@ -1,4 +1,4 @@
-"""Whether the worker that is connected now is certainly the one that was there before the drop.
+"""Decides whether the connected worker is certainly the one from before the drop.
 
 No message of HKube's names its sender, and a worker that was started anew takes an answer for that of its
 own task. Three facts together make it certain, and where one is missing it is another worker:
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 #: (measured); HKube's services, which load hundreds of packages and connect to etcd and redis, over 1 s.
 RESTART_S = 0.25
 
-#: So long the kernel is waited for, which answers at once.
+#: Wait at most this long for the kernel, which answers at once.
 ANSWER_S = 1.0
 #: linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h.
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, _NLMSG_ERROR, _NLMSG_DONE = 4, 20, 0x301, 2, 3
@@ -40,19 +40,19 @@ Listening = frozenset[tuple[str, int]]
 
 
 class Identity:
-    """What is known of the worker, through all connections to it."""
+    """What is known about the worker, over all connections to it."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        #: The worker of this connection is certainly the one that had spoken before the drop.
+        #: Whether the worker of this connection is certainly the one that had spoken before the drop.
         self.is_certain = False
         self._listener: int | None = None  #: the socket that took this connection
         self._known: int | None = None  #: the one that took the last connection, if its worker was known
         self._dropped_at = 0.0
-        self._was_away = False  #: a try to come back has failed
+        self._was_away = False  #: whether an attempt to come back has failed
 
     def connected(self, listener: int | None) -> None:
-        """A connection is made; `listener`: the number of the socket that took it, None if not to be seen."""
+        """Judge the worker of a new connection; `listener`: number of the socket that took it, if known."""
         self._listener = listener
         self.is_certain = (
             self._known is not None
@@ -62,11 +62,11 @@ class Identity:
         )
 
     def failed(self) -> None:
-        """A try to connect has failed."""
+        """Note that an attempt to connect has failed."""
         self._was_away = True
 
     def dropped(self, *, spoken: bool) -> None:
-        """The connection is lost; `spoken`: its worker had said something, and is known from then on."""
+        """Note that the connection is lost; `spoken`: its worker had said something, and so is known."""
         # A worker that was in doubt and said nothing stays unknown, and so does whoever comes after it.
         self._known = self._listener if spoken or self.is_certain else None
         self.is_certain, self._was_away = False, False
@@ -74,14 +74,14 @@ class Identity:
 
 
 def port_of(url: str) -> int:
-    """The port that a connection to `url` is made to."""
+    """Return the port that a connection to `url` is made to."""
     return urlsplit(url).port or (443 if url.startswith("wss:") else 80)
 
 
 def listening_at(port: int) -> Listening:
-    """The sockets of this machine, or this pod, that listen at the port; none where that is not told."""
-    # Asked for with sock_diag(7): a look into /proc/net/tcp takes 4 ms (measured), since the kernel goes
-    # through the table of all connections for it.
+    """Return the sockets of this machine, or this pod, that listen at the port; none if unknown."""
+    # sock_diag(7), because reading /proc/net/tcp takes 4 ms (measured): the kernel goes through the table of
+    # all connections for it.
     found: set[tuple[str, int]] = set()
     with (
         contextlib.suppress(OSError),
@@ -99,7 +99,7 @@ def listening_at(port: int) -> Listening:
 
 
 def _take(data: bytes, family: int, found: set[tuple[str, int]]) -> bool:
-    """Add what one answer of the kernel tells; True when it was the last one."""
+    """Add the sockets in one answer of the kernel; return whether it was the last one."""
     while len(data) >= _HEADER.size:
         size, kind, _, _, _ = _HEADER.unpack_from(data)
         if kind in (_NLMSG_DONE, _NLMSG_ERROR) or size < _HEADER.size:
@@ -111,7 +111,7 @@ def _take(data: bytes, family: int, found: set[tuple[str, int]]) -> bool:
 
 
 def listener_of(sock: socket.socket, port: int, before: Listening) -> int | None:
-    """The number of the listening socket that took this connection; None when that is not certain.
+    """Return the number of the listening socket that took this connection; None if that is not certain.
 
     `before`: what listened at the port before the connection was begun.
     """

@@ -1,6 +1,6 @@
-"""Messages of the worker as they lie in memory: bytes, or for a large one a memfd that is passed on uncopied.
+"""Messages of the worker in memory: bytes, or for a large one a memfd that is passed on without a copy.
 
-A child gets the memfd itself. One is kept for the next large message, whose pages are there already.
+A child gets the memfd itself. One memfd is kept for the next large message, so that its pages are reused.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from collections.abc import Callable
 from ...sandbox.shared.channel import seal
 from ..io.loop import Loop, Timer
 
-#: The memfd kept for the next large message is given back after this long without one.
+#: Release the kept memfd after this long without a large message.
 KEEP_BLOB_S = 5.0
 
 
 class MessageMemory:
-    """A memfd with a message in it; `release()` when its content is not needed any more."""
+    """A memfd that holds a message. Call release() when its content is not needed any more."""
 
     def __init__(self, capacity: int, released: Callable[[MessageMemory], None] | None = None) -> None:
         self.fd = os.memfd_create("hkrunner-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.fd, capacity)
-        # Handed to the child, which must not be able to shorten it under our mapping (SIGBUS).
+        # The child gets it, and must not be able to shorten it under our mapping (SIGBUS).
         seal(self.fd)
         self.capacity = capacity
         self.size = 0
@@ -35,20 +35,20 @@ class MessageMemory:
         return memoryview(self.map)[: self.size]
 
     def release(self) -> None:
-        """The content is not needed any more."""
+        """Give the memory back for the next message, or to the system."""
         if self._released is not None:
             self._released(self)
         else:
             self.close()
 
     def disown(self) -> None:
-        """Release it for good: whoever else holds the descriptor has it alone."""
+        """Leave the memory to the other holder of the descriptor: release() closes it here."""
         self._released = None
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Give the memory back to the system."""
         if self.fd >= 0:
-            # A view somebody still holds keeps the mapping until it goes.
+            # A view that is still in use keeps the mapping alive.
             with contextlib.suppress(BufferError):
                 self.map.close()
             os.close(self.fd)
@@ -66,26 +66,26 @@ class WorkerMessage:
 
     @property
     def head(self) -> bytes:
-        """The first bytes, enough to find the command."""
+        """The first bytes, which are enough to find the command."""
         return self.data if self.blob is None else bytes(self.blob.map[: min(256, self.blob.size)])
 
     @property
     def size(self) -> int:
-        """Bytes of all of it."""
+        """Size of the whole message in bytes."""
         return len(self.data) if self.blob is None else self.blob.size
 
     def whole(self) -> bytes:
-        """All of it, copied if it is large."""
+        """Return the whole message; a large one is copied."""
         return self.data if self.blob is None else bytes(self.blob.view())
 
     def release(self) -> None:
-        """Nothing of it is needed any more."""
+        """Give its memory back: the message is not needed any more."""
         if self.blob is not None:
             self.blob.release()
 
 
 class MessageMemoryPool:
-    """Where blobs come from, and where they go back to."""
+    """Makes memory for large messages, and keeps one for the next."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -94,7 +94,7 @@ class MessageMemoryPool:
         self._is_closed = False
 
     def new(self, size: int) -> MessageMemory:
-        """Return a blob for this many bytes: the kept one if it fits, whose pages are there already."""
+        """Return memory for this many bytes: the kept one if it fits, whose pages exist already."""
         blob, self._kept = self._kept, None
         if blob is not None and not size <= blob.capacity <= max(4 * size, 16 * 1024**2):
             blob.close()
@@ -114,12 +114,12 @@ class MessageMemoryPool:
         self._timer = self._loop.after(KEEP_BLOB_S, self.forget)
 
     def close(self) -> None:
-        """Keep none, from now on."""
+        """Keep no memory from now on."""
         self._is_closed = True
         self.forget()
 
     def forget(self) -> None:
-        """Give the memory of the kept one back."""
+        """Give the kept memory back to the system."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

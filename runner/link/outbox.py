@@ -1,4 +1,4 @@
-"""What waits to be sent to the worker, in order: the messages, and the frame that is being written."""
+"""The messages that wait to be sent to the worker, in order, and the frame that is being written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 from .frames import CONTINUATION, frame
 
-#: From here on the child is made to wait with what it wants to send.
+#: Above either, the child has to wait before it can send more.
 CONGESTED_BYTES = 128 * 1024 * 1024
 CONGESTED_MESSAGES = 1000
 #: A large message goes out in frames of this size, so that a pong or a kill never waits for it. From 128 KiB
@@ -17,15 +17,15 @@ PIECE = 64 * 1024
 
 
 class MessageSource(Protocol):
-    """A large message to send that does not lie in our memory."""
+    """A large message to send whose bytes are not in our memory."""
 
     size: int
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return exactly that piece; raises OSError when it is not there."""
+        """Return exactly this piece. Raises OSError when it cannot be read."""
 
     def close(self) -> None:
-        """The message is sent, or will not be."""
+        """Release the bytes: the message is sent, or never will be."""
 
 
 class Outgoing:
@@ -40,7 +40,7 @@ class Outgoing:
 
     @property
     def size(self) -> int:
-        """Bytes of the message."""
+        """Size of the message in bytes."""
         return len(self.data) if self.source is None else self.source.size
 
     def frames(self, opcode: int) -> Iterator[bytes]:
@@ -59,13 +59,13 @@ class Outgoing:
             yield frame(opcode if begin == 0 else CONTINUATION, piece, last=begin + length == size)
 
     def close(self) -> None:
-        """It is sent, or will not be."""
+        """Release the message: it is sent, or never will be."""
         if self.source is not None:
             self.source.close()
 
 
 class Outbox:
-    """The messages to one worker, through all its connections. The caller writes `chunk` where it goes."""
+    """The messages to one worker, over all connections to it. The caller writes `chunk` to the socket."""
 
     def __init__(self, opcode: int, clock: Callable[[], float]) -> None:
         self._opcode = opcode
@@ -74,34 +74,34 @@ class Outbox:
         self._waiting_bytes = 0
         self._frames: Iterator[bytes] | None = None  #: of the first message, once it is being sent
         self._control: deque[bytes] = deque()
-        #: What is to be written next: the rest of a frame.
+        #: Bytes to be written next: the rest of a frame.
         self.chunk = memoryview(b"")
-        #: The final answer that was written last, and when: lost on the way if the worker drops right then.
+        #: The final answer that was written last, and when: a drop right after it may lose it.
         self.written: tuple[Outgoing, float] | None = None
-        #: Called when what waits has become little again, after `congested` was seen.
+        #: Called once when the outbox is no longer congested.
         self.on_relieved: Callable[[], None] | None = None
 
     def __bool__(self) -> bool:
-        """Messages wait."""
+        """Whether messages wait."""
         return bool(self._queue)
 
     @property
     def congested(self) -> bool:
-        """So much waits to be sent that nothing should be added; on_relieved is called when it is less."""
+        """Whether so much waits that nothing should be added; on_relieved is called when it is less."""
         return self._waiting_bytes > CONGESTED_BYTES or len(self._queue) > CONGESTED_MESSAGES
 
     @property
     def idle(self) -> bool:
-        """Nothing waits to be sent."""
+        """Whether nothing waits to be sent."""
         return not self._queue and not self.chunk
 
     @property
     def is_empty(self) -> bool:
-        """No message waits, none is half sent, and no control frame waits."""
+        """Whether no message waits, none is partly sent, and no control frame waits."""
         return not (self._queue or self.chunk or self._control)
 
     def put(self, one: Outgoing) -> None:
-        """Have it sent when its turn comes."""
+        """Add a message, to be sent after those before it."""
         self._queue.append(one)
         self._waiting_bytes += one.size
 
@@ -110,24 +110,24 @@ class Outbox:
         self._control.append(frame)
 
     def put_cut(self, one: Outgoing, rest: memoryview) -> None:
-        """Put it after a write past the queue that was cut; `rest`: of the first message's only frame."""
+        """Add a message whose direct write was cut; `rest`: the unwritten bytes of its only frame."""
         self.chunk = rest
         self.put(one)
         self._frames = iter(())
 
     def keep(self, answer: Outgoing) -> None:
-        """A final answer was written, perhaps past the queue: it may have to be sent again."""
+        """Keep a final answer that was written: it may have to be sent again."""
         self.forget_written()
         self.written = (answer, self._clock())
 
     def put_last_again(self) -> None:
-        """Have the answer that was written last sent once more."""
+        """Send the answer that was written last once more."""
         if self.written is not None:
             (answer, _), self.written = self.written, None
             self.put(answer)
 
     def put_last_first(self) -> None:
-        """The answer that was written last has not left this machine: it is the next to be sent."""
+        """Send the answer that was written last next: it has not left this machine."""
         if self.written is not None:
             (answer, _), self.written = self.written, None
             self._queue.appendleft(answer)
@@ -135,11 +135,11 @@ class Outbox:
 
     @property
     def has_answer(self) -> bool:
-        """A final answer waits, or is half sent."""
+        """Whether a final answer waits, or is partly sent."""
         return any(one.final for one in self._queue)
 
     def forget_ended(self) -> bool:
-        """Forget what waits of tasks that are over, their answers included; True if there was an answer."""
+        """Drop the messages of tasks that are over; return whether an answer was among them."""
         if not self.lead_with_answer():
             return False
         while self.has_answer:
@@ -150,9 +150,9 @@ class Outbox:
         return True
 
     def lead_with_answer(self) -> bool:
-        """Have a final answer that waits be the next; what stood before it belongs to a task that is over.
+        """Make a waiting final answer the next message; return whether there is one.
 
-        False when there is none.
+        Messages before it are dropped: they belong to a task that is over.
         """
         if not self.has_answer:
             return False
@@ -164,9 +164,9 @@ class Outbox:
         return True
 
     def next_chunk(self, may_begin: Callable[[], bool]) -> bool:
-        """Take up the next frame; control frames go between the frames of a large message.
+        """Make the next frame the chunk; return False when there is nothing to write.
 
-        `may_begin`: asked before a message is begun; False when there is nothing to write.
+        Control frames go between the frames of a large message. `may_begin`: asked before a message begins.
         """
         if self._control:
             self.chunk = memoryview(self._control.popleft())
@@ -180,7 +180,7 @@ class Outbox:
             if frame is not None:
                 self.chunk = memoryview(frame)
                 return True
-            # All of it is the kernel's now.
+            # The kernel has all of it now.
             self._frames = None
             self._sent(self._queue.popleft())
 
@@ -198,14 +198,13 @@ class Outbox:
             callback()
 
     def dropped(self) -> None:
-        """The connection is gone: a message that was cut goes out again, whole; one that was written is the
-        worker's."""
+        """Prepare for the next connection: a message that was cut is sent again, whole."""
         self._frames = None
         self.chunk = memoryview(b"")
         self._control.clear()
 
     def clear(self) -> bool:
-        """Forget every message not begun; True if an old answer has begun, which must not be completed."""
+        """Drop every message that has not begun; return whether an answer has, and must not be completed."""
         cut = self._frames is not None and bool(self._queue) and self._queue[0].final
         kept = self._queue.popleft() if self._frames is not None and not cut else None
         for one in self._queue:
@@ -219,7 +218,7 @@ class Outbox:
         return cut
 
     def forget_written(self) -> None:
-        """Whatever was written has arrived, or does not matter any more."""
+        """Release the kept answer: it has arrived, or does not matter any more."""
         if self.written is not None:
             self.written[0].close()
             self.written = None

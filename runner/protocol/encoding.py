@@ -1,7 +1,7 @@
-"""json | bson | msgpack as HKube frames them on the socket, on the parent's side; no I/O.
+"""The parent's side of json, bson and msgpack, as HKube frames them on the socket; no I/O.
 
 The parent never decodes a payload: `command_of` finds the command in the first bytes of a message, and
-the message travels on as it came. What it does decode and encode itself is small.
+the message is forwarded as it came. What the parent decodes and encodes itself is small.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from ...sandbox.codec import codec
 
-#: In a message up to this size the names are found at once; for a larger one the child tells them.
+#: The parent looks for the names in messages up to this size; in larger ones the child does.
 NAMES_MAX = 8192
 _HEAD = 256
 _JSON_HEAD = re.compile(rb'\s*\{\s*"command"\s*:\s*"([A-Za-z]{1,64})"\s*[,}]')
@@ -26,19 +26,19 @@ _HEADS = {"json": _JSON_HEAD, "bson": _BSON_HEAD, "msgpack": _MSGPACK_HEAD}
 
 
 def is_text(encoding: str) -> bool:
-    """The encoding travels in text frames."""
+    """Whether the encoding uses text frames."""
     return encoding == "json"
 
 
 def command_of(encoding: str, head: bytes | memoryview, whole: Any) -> str:
     """Return the command of a message; raises ValueError if it has none.
 
-    `head` is its first bytes (256 are enough), `whole` a callable that returns all of it for the case
-    that the command does not stand first (another worker may order its keys as it likes).
+    `head`: its first bytes (256 are enough). `whole`: returns all of it, needed when the command is not the
+    first key, which another worker may do.
     """
     data = bytes(head[:_HEAD])
     match = _HEADS[encoding].match(data)
-    # A name that runs into the end of the head may be cut.
+    # A name that ends with the head may be cut off.
     if match is not None and match.end() < len(data) + (len(data) < _HEAD):
         name = match.group(1)
         if encoding == "msgpack":
@@ -53,7 +53,7 @@ def command_of(encoding: str, head: bytes | memoryview, whole: Any) -> str:
 
 
 def _msgpack_name(data: bytes) -> bytes:
-    """In msgpack the length of the text is told, not its end."""
+    """Return the command: in msgpack a length comes before the text, and nothing marks its end."""
     at = 9
     length = data[at] & 0x1F if data[at] != 0xD9 else data[at + 1]
     begin = at + 1 if data[at] != 0xD9 else at + 2
@@ -61,9 +61,9 @@ def _msgpack_name(data: bytes) -> bytes:
 
 
 def ids_of(encoding: str, data: bytes | memoryview) -> dict[str, str] | None:
-    """Return the names in an `initialize` without decoding its payload; None where that is not plain.
+    """Return the names in an `initialize` without decoding its payload; None when they are not plain text.
 
-    Of 4 KiB of json: 30 µs, where the round trip to the child, which decodes anyway, costs 80.
+    For 4 KiB of json this takes 30 µs; the round trip to the child, which decodes anyway, takes 80 µs.
     """
     found: dict[str, str] = {}
     try:
@@ -74,7 +74,7 @@ def ids_of(encoding: str, data: bytes | memoryview) -> dict[str, str] | None:
                 found[name] = value[:1000]
                 if type(value) is not str:
                     return None
-    except Exception:  # noqa: BLE001 - whatever a library says of foreign bytes: the child decodes them, and tells
+    except Exception:  # noqa: BLE001 - any error of a library for foreign bytes: the child decodes them, and reports
         return None
     return found
 
@@ -84,10 +84,10 @@ _NAMES = ("taskId", "jobId", "nodeName", "algorithmName", "pipelineName")
 
 @functools.cache
 def _top_of(encoding: str, large: bool) -> Callable[[Any], Any]:
-    """Return what decodes `data` of a message, as far as its names; `large`: nothing else of it is made."""
+    """Return a decoder that gives the names in `data` of a message; `large`: it makes no other objects."""
     if encoding == "json" and not large:
-        # msgspec would skip the input: 50 µs less of 8 KiB, and 2.5 MB more for as long as we live.
-        decode = json.JSONDecoder().decode  # json.loads() looks for the kind of UTF first
+        # msgspec would skip the input: that saves 50 µs for 8 KiB, and costs 2.5 MB of memory for good.
+        decode = json.JSONDecoder().decode  # json.loads() would detect the encoding first
         return lambda wire: decode(wire.decode())["data"]
     if encoding in ("json", "msgpack"):
         import msgspec
@@ -101,20 +101,20 @@ def _top_of(encoding: str, large: bool) -> Callable[[Any], Any]:
     from bson.codec_options import CodecOptions
     from bson.raw_bson import RawBSONDocument
 
-    # What is nested below the top stays bytes until it is asked for.
+    # Nested documents stay bytes until they are accessed.
     options: Any = CodecOptions(document_class=RawBSONDocument)
     return lambda wire: bson.decode(wire, options)["data"]["data"]
 
 
 def decode(encoding: str, data: bytes | memoryview) -> Any:
-    """Return a small message. Raises ValueError for bytes that are none of this encoding."""
+    """Return a small message, decoded. Raises ValueError for bytes that are not of this encoding."""
     return codec.decode(encoding, data)
 
 
 def encode(encoding: str, message: dict[str, Any]) -> bytes:
-    """Return a message of ours, ready for the wire; what the encoding cannot carry is put as text.
+    """Return a message of ours, encoded; values that the encoding cannot carry become text.
 
-    An answer must not be lost for a character in a file's name.
+    An answer must not be lost because of a character in a file name.
     """
     try:
         return codec.encode(encoding, message, name="message")

@@ -1,7 +1,7 @@
-"""The worker's messages as values, and ours to it; no I/O.
+"""The messages of the worker and those to it, as values; no I/O.
 
 Source: HKube core/worker lib/algorithm-communication/messages.js. The envelope in both directions is
-`{command, data?, error?}`; data may be absent or null, and unknown keys and commands are to be expected.
+`{command, data?, error?}`; data may be absent or null, and unknown keys and commands must be expected.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ STOPPED: Final[dict[str, Any]] = {"command": "stopped"}
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a task has no result. `message` is all that HKube's worker keeps: it says everything."""
+    """Why a task has no result. HKube's worker keeps only `message`, so it has to say everything."""
 
     code: str
     message: str
     details: str = ""
 
     def to_message(self) -> dict[str, Any]:
-        """Return the errorMessage for the worker; `error` stands at the top level, never under data."""
-        # A message that is empty becomes "unknown error" in the worker.
+        """Return the errorMessage for the worker. `error` is at the top level, never under data."""
+        # The worker turns an empty message into "unknown error".
         text = self.message or f"{self.code}: no text"
         return {
             "command": "errorMessage",
@@ -44,7 +44,7 @@ class Failure:
 
 
 def printable(text: str, most: int = 200) -> str:
-    """Return text from the wire as one line of a terminal can show it: cut, control characters escaped."""
+    """Return text from the network as one line for a terminal: cut, with control characters escaped."""
     if len(text) > most:
         text = text[:most] + "…"
     if text.isprintable():
@@ -53,12 +53,12 @@ def printable(text: str, most: int = 200) -> str:
 
 
 def data_of(message: Any) -> dict[str, Any]:
-    """Return the data of a decoded message; {} when it is absent, null, or no object."""
+    """Return the data of a decoded message; {} when it is absent, null, or not an object."""
     data = message.get("data") if isinstance(message, dict) else None
     return data if isinstance(data, dict) else {}
 
 
 def exit_code_of(message: Any) -> int:
-    """Return the exit code an `exit` asks for; 0 when it names none that a process could have."""
+    """Return the exit code that an `exit` asks for; 0 when it asks for none that a process can have."""
     code = data_of(message).get("exitCode")
     return code & 0xFF if isinstance(code, int) and not isinstance(code, bool) else 0

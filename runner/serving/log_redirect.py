@@ -1,4 +1,4 @@
-"""What an algorithm prints, in whole lines, as HKube's logData messages (--redirect-logs)."""
+"""--redirect-logs: sends what an algorithm prints to the worker, whole lines in HKube's logData messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to tell beside a figure: an allocation that was refused, memory that grows from task to task."""
+"""Advice about memory: after a refused allocation, and when memory grows from task to task."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ...sandbox.shared.limits import GI, UNITS, Limits, format_bytes, set_by, su
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 
-#: numpy says how much it asked for.
+#: How numpy says which size it asked for.
 _ASKED = re.compile(r"Unable to allocate ([\d.]+) ([KMGT]i)B")
 ASKED_MAX = 1024 * GI
-#: A leak is worth a word from here on: share of the limit, and tasks it was seen over.
+#: Warn of a leak from this share of the limit on, and after this many tasks.
 LEAK_SHARE = 0.8
 LEAK_TASKS = 10
 
@@ -21,7 +21,7 @@ LEAK_TASKS = 10
 def explain_refusal(
     failure: Failure, limits: Limits, limit_bytes: int | None, peak: Callable[[], int]
 ) -> Failure:
-    """Return an allocation that our own brake has refused with what was used, and what can be done.
+    """Return the failure of a refused allocation with what was used and what can be done added.
 
     Any other failure is returned as it is.
     """
@@ -30,7 +30,7 @@ def explain_refusal(
     peak_bytes = peak()
     asked = _ASKED.search(failure.message)
     asked_bytes = float(asked[1]) * UNITS[asked[2]] if asked is not None else 0
-    # One that is far beyond every machine is an error of the code, no matter of limits.
+    # A request far beyond any machine is an error in the code, whatever the limit.
     asked_bytes = min(asked_bytes, ASKED_MAX)
     wanted = suggest_memory(peak_bytes + int(asked_bytes), limit_bytes=limit_bytes)
     by = set_by("memory_bytes", limits.origins)
@@ -42,14 +42,14 @@ def explain_refusal(
 
 
 class LeakWatch:
-    """Memory of one child over its tasks; says once that it grows towards the limit."""
+    """Watches the memory of one child over its tasks, and warns once that it grows towards the limit."""
 
     def __init__(self) -> None:
         self._first_bytes = 0
         self._told = False
 
     def look(self, served: int, result: Result) -> str | None:
-        """Return the sentence, or None. `served`: tasks of this child, this one included."""
+        """Return the warning, or None. `served`: number of tasks of this child, this one included."""
         peak, limit = result.peak_bytes, result.limit_bytes
         if peak is None:
             return None
