@@ -56,8 +56,8 @@ CODES: dict[str, ErrorCode] = {
     "RESULT_INVALID": ErrorCode(
         "start() returned a value that cannot be sent. The message names its place in the result and its"
         " type.",
-        "Return what the encoding supports. json: numbers, strings, lists, dicts, None; bytes need"
-        " `--encoding bson` or `msgpack`. Convert numpy values with `.item()` or `.tolist()`.",
+        'Where one call makes the value plain, the message names it, such as `.to_dict("records")` for a'
+        " DataFrame. Otherwise return numbers, strings, lists, dicts or None.",
         ALGORITHM_ERROR,
         1,
         _SAME_PROCESS,

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any
 
+from ...sandbox.codec import codec
 from ..errors import SettingsError
 from .command import Command, error_of
 from .keywords import RunOptions, arguments, complete_signature, variables_file
@@ -69,14 +70,22 @@ def run(
 def _write_tasks(file: IO[bytes], inputs: Iterable[Any]) -> int:
     count = 0
     for value in inputs:
-        try:
-            text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise SettingsError(f"inputs[{count}] cannot be sent as JSON: {error}") from error
-        file.write(text.encode() + b"\n")
+        file.write(_json_of(value, f"inputs[{count}]").encode() + b"\n")
         count += 1
     file.seek(0)
     return count
+
+
+def _json_of(value: Any, place: str) -> str:
+    """Return an input as JSON, converted as a result of start() is; raises SettingsError naming the place."""
+    if codec.is_native(value, "json"):
+        # What it refuses after all is behind the first values, or is a NaN: the conversion decides.
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
+            return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    try:
+        return json.dumps(codec.plain(value, "json", place), allow_nan=False, separators=(",", ":"))
+    except codec.ResultInvalid as error:
+        raise SettingsError(str(error)) from None
 
 
 complete_signature(run)

@@ -6,18 +6,25 @@ json, measured on 50,000 floats and 20,000 rows); without it json is the standar
 
 What a result may hold beyond the types of the encoding is converted where there is one honest way:
 
-    numpy scalars and arrays, anything with tolist()   numbers and lists
-    tuple, set, frozenset, deque, range                list
-    dataclass, namedtuple, Mapping                     object, list, object
+    numpy scalars and arrays, tensors, Arrow scalars   numbers and lists
+    and arrays, pandas' and polars' Series, anything
+    with tolist()
+    tuple, set, frozenset, deque, range, a Sequence    list
+    dataclass, attrs class, msgspec.Struct, Mapping,   object (a model of one root value: that value)
+    pydantic model
+    namedtuple                                         list
     datetime, date, time, timedelta, UUID, Path,       text (Enum: its value); bson keeps datetimes
-    Enum, Decimal
+    Enum, Decimal, datetime64, timedelta64
+    pandas.NA, NaT                                     null
     bytes                                              base64 text under json; as they are otherwise
     NaN, Infinity                                      null under json; as they are otherwise
     int keys                                           text
     int                                                as it is; HKube's worker, being JavaScript, rounds
                                                        above 2**53 under json and msgpack
 
-Anything else is a ResultInvalid that names the place: `result['a'][3]: Foo`. Python 3.8 and newer.
+Anything else is a ResultInvalid that names the place, and the call that helps where one is certain to:
+`result['a'][3]: pandas.DataFrame cannot be sent; use its .to_dict("records")`. A Series whose index has texts
+or times is one of these: a list would lose the index. Python 3.8 and newer.
 
 msgspec and bson have conversions of their own for some of these, which differ from one another (a dataclass
 without its private fields, a zone written as Z). So a value that holds more than JSON's own types goes the
@@ -170,12 +177,20 @@ def _is_known(value: Any, kind: type, encoding: str) -> bool:
     if not callable(getattr(kind, "tolist", None)):
         return False
     try:
-        # Without a dtype of that kind: torch's tensors, array.array. Objects and times have to be looked at.
-        return getattr(value.dtype, "kind", "f") not in "OmMV"
+        # Tensors of torch have a dtype without a kind. Objects and times have to be looked at.
+        if getattr(value.dtype, "kind", "f") in "OmMV":
+            return False
+        return not hasattr(kind, "to_dict") or not _is_labelled(value)
     except AttributeError:
-        return True
+        return kind.__module__ == "array"
     except Exception:  # noqa: BLE001 - whatever the user's own type does
         return False
+
+
+def _is_labelled(value: Any) -> bool:
+    from . import library_values
+
+    return library_values.is_labelled(value)
 
 
 def encode_pieces(encoding: str, message: Dict[str, Any]) -> List[Buffer]:
@@ -354,9 +369,11 @@ def ids_of(message: Any) -> Tuple[Dict[str, Any], Dict[str, Any]]:
 def json_text(value: Any) -> Optional[bytes]:
     """Return a value as JSON for the task's folder, None if it has no JSON form."""
     try:
-        return _ENCODERS["json"](value)
+        if is_native(value, "json"):
+            return _ENCODERS["json"](value)
     except Exception:  # noqa: BLE001 - whatever a library says of a foreign type: the slow way decides
-        try:
-            return _SLOW_ENCODERS["json"](plain(value, "json", "value"))
-        except ResultInvalid:
-            return None
+        pass
+    try:
+        return _SLOW_ENCODERS["json"](plain(value, "json", "value"))
+    except ResultInvalid:
+        return None

@@ -32,17 +32,18 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
         return _text(value, encoding, place)
     if isinstance(value, enum.Enum):
         return plain(value.value, encoding, place, depth + 1)
-    if isinstance(value, int) and type(value).__module__ != "numpy":
+    if isinstance(value, int):
         return _whole(int(value), encoding, place)
     if isinstance(value, float):
         return None if encoding == "json" and not math.isfinite(value) else float(value)
     if isinstance(value, str):
         return _text(str.__str__(value), encoding, place)
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return binascii.b2a_base64(value, newline=False).decode() if encoding == "json" else bytes(value)
+        data = bytes(value)  # what is not contiguous, too
+        return binascii.b2a_base64(data, newline=False).decode() if encoding == "json" else data
     if isinstance(value, (list, tuple, set, frozenset, collections.deque, range)):
         return [plain(one, encoding, f"{place}[{i}]", depth + 1) for i, one in enumerate(value)]
-    if isinstance(value, abc.Mapping):
+    if isinstance(value, abc.Mapping) and _module_of(kind) != "pyarrow.lib":  # a MapScalar is none, in truth
         return _plain_dict(value, encoding, place, depth)
     if encoding == "bson" and is_of_bson(kind):
         return value
@@ -53,40 +54,71 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
         return value if encoding == "bson" else value.isoformat()
     if known in ("date", "time"):
         return value.isoformat()
-    if known == "timedelta":
-        return None if value != value else _duration(value)
     if known in ("UUID", "Decimal"):
         return str(value)
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return plain(os.fspath(value), encoding, place, depth + 1)
     if hasattr(kind, "__dataclass_fields__"):
         return {
-            name: plain(getattr(value, name), encoding, f"{place}.{name}", depth + 1)
+            name: plain(_attribute(value, name, place), encoding, f"{place}.{name}", depth + 1)
             for name, field in kind.__dataclass_fields__.items()
             if field._field_type.name == "_FIELD"  # as dataclasses.fields() does: no ClassVar, no InitVar
         }
-    tolist = getattr(value, "tolist", None)
-    if callable(tolist) and not isinstance(value, type):
-        converted = tolist()
-        if type(converted) is not kind:  # numpy.longdouble has no other form
-            return plain(converted, encoding, place, depth + 1)
-    raise ResultInvalid(
-        f"{_short(place)}: {_hint(value)} cannot be sent; numbers, texts, lists, dicts and None can"
-    )
+    return _plain_of_library(value, encoding, place, depth, known)
 
 
-def _duration(value: Any) -> str:
-    """Return it as ISO 8601 has it, in days and seconds: P1DT5S."""
-    sign, value = ("-", -value) if value.days < 0 else ("", value)
-    seconds = f"{value.seconds}.{value.microseconds:06}".rstrip("0").rstrip(".")
-    parts = [f"{value.days}D" if value.days else "", f"T{seconds}S" if seconds != "0" else ""]
-    return f"{sign}P{''.join(parts) or '0D'}"
+def _plain_of_library(value: Any, encoding: str, place: str, depth: int, known: Optional[str]) -> Any:
+    from . import library_values
+
+    if known == "timedelta":
+        if value != value:
+            return None
+        microseconds = (value.days * 86_400 + value.seconds) * 10**6 + value.microseconds
+        # A Timedelta of pandas' has nanoseconds as well.
+        return library_values.duration(microseconds * 1000 + getattr(value, "nanoseconds", 0), 9)
+    kind = type(value)
+    fields = library_values.fields_of(kind)
+    if fields is not None:
+        return {
+            **library_values.tag_of(kind),
+            **{
+                shown: plain(_attribute(value, name, place), encoding, f"{place}.{name}", depth + 1)
+                for name, shown in fields.items()
+            },
+        }
+    failure = ""
+    try:
+        form = library_values.form_of(value, encoding)
+        if form is not library_values.NO_FORM:
+            return plain(form, encoding, place, depth + 1)
+    except library_values.ConversionFailed as error:
+        failure = f": {error}"
+    sentence = f"{_short(place)}: {library_values.shown(value)} cannot be sent{failure}"
+    call = library_values.call_for(value, _key_of)
+    if call:
+        raise ResultInvalid(f"{sentence}; use {call}")
+    raise ResultInvalid(sentence if failure else f"{sentence}; numbers, texts, lists, dicts and None can")
+
+
+def _attribute(value: Any, name: str, place: str) -> Any:
+    try:
+        return getattr(value, name)
+    except AttributeError as error:  # a field that was never set
+        raise ResultInvalid(f"{_short(place)}.{name} cannot be read: AttributeError: {error}") from None
+
+
+def _key_of(value: Any) -> Optional[str]:
+    """Return the text that a value is as a key, None where it can be none."""
+    try:
+        return _key(value, "")
+    except ResultInvalid:
+        return None
 
 
 def _plain_dict(value: Any, encoding: str, place: str, depth: int) -> Dict[str, Any]:
     found: Dict[str, Any] = {}
     for key, one in value.items():
-        inner = f"{place}[{key!r}]"
+        inner = f"{place}[{_shown(key)}]"
         name = _text(_key(key, place), encoding, inner)
         if encoding == "bson" and "\0" in name:
             raise ResultInvalid(f"{_short(inner)}: a key with a null character, bson cannot carry it")
@@ -96,7 +128,14 @@ def _plain_dict(value: Any, encoding: str, place: str, depth: int) -> Dict[str, 
     return found
 
 
-#: Told by name: these four modules together are a third of what the child needs for its start.
+def _shown(key: Any) -> str:
+    try:
+        return repr(key)
+    except Exception:  # noqa: BLE001 - the user's own __repr__
+        return f"<{type(key).__qualname__}>"
+
+
+#: Recognised by name: these four modules together are a third of what the child needs for its start.
 _KNOWN = {
     ("datetime", "datetime"): "datetime",
     ("datetime", "date"): "date",
@@ -117,21 +156,17 @@ def _known_type(kind: type) -> Optional[str]:
 
 
 def known_name(kind: type) -> Optional[str]:
-    return _KNOWN.get((kind.__module__, kind.__qualname__))
+    return _KNOWN.get((_module_of(kind), kind.__qualname__))
 
 
 def is_of_bson(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == "bson"
+    return _module_of(kind).partition(".")[0] == "bson"
 
 
-def _hint(value: Any) -> str:
-    kind = type(value)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    if isinstance(value, abc.Coroutine):
-        return f"{name} (a coroutine that was never awaited)"
-    if isinstance(value, abc.Iterator):
-        return f"{name} (return list(...) of it)"
-    return name
+def _module_of(kind: type) -> str:
+    """Return the module that a class says it is from, "" where the user's class says anything but a name."""
+    module = kind.__module__
+    return module if type(module) is str else ""
 
 
 def _short(place: str) -> str:
@@ -169,8 +204,10 @@ def _key(key: Any, place: str) -> str:
         return repr(int(key))
     if isinstance(key, float):
         return repr(float(key))
-    if type(key).__module__ == "numpy" and type(key.tolist()) is not type(key):
-        return _key(key.tolist(), place)  # a number, as numpy.unique() gives them
+    if _module_of(type(key)) == "numpy":
+        form = _number_of_numpy(key)
+        if type(form) is not type(key):
+            return _key(form, place)
     if isinstance(key, os.PathLike):
         return os.fsdecode(key)
     known = _known_type(type(key))
@@ -178,4 +215,16 @@ def _key(key: Any, place: str) -> str:
         return str(key.isoformat())
     if known in ("UUID", "Decimal"):
         return str(key)
-    raise ResultInvalid(f"{_short(place)}: a key of type {_hint(key)}; keys must be text")
+    from . import library_values
+
+    raise ResultInvalid(
+        f"{_short(place)}: a key of type {library_values.name_of(type(key))}; keys must be text"
+    )
+
+
+def _number_of_numpy(key: Any) -> Any:
+    """Return a scalar of numpy, such as numpy.unique() gives, as a plain one; itself where it has no form."""
+    from . import library_values
+
+    form = library_values.form_of(key, "json")
+    return key if form is library_values.NO_FORM else form

@@ -12,7 +12,7 @@ REFUSED = {
     "object": "result['a'][3]: ",
     "circle": "or it contains itself",
     "deep": "deep, or it contains itself",
-    "generator": "generator (return list(...) of it)",
+    "generator": "result: generator cannot be sent; use list(...) of it",
     "function": "result: function",
     "key": "keys must be text",
 }
@@ -71,3 +71,22 @@ def test_an_api_that_is_used_after_its_task_changes_nothing(tmp_path: Path) -> N
 def test_an_algorithm_without_an_output_is_served(algorithm: str, tmp_path: Path) -> None:
     run = run_tasks(f"{algorithm}.py", ["misbehave"], ["behave"], cwd=tmp_path)
     assert (run.status, run.outputs) == (0, ["served", "served"])
+
+
+def test_a_value_of_a_library_is_converted_or_refused_with_the_call_that_mends_it(tmp_path: Path) -> None:
+    taken: dict[str, Any] = {
+        "frame as its message says": {"a": [0, 0, 0, [{"a": 1, "b": None}]]},
+        "not available": [1, None],
+        "array": ["2024-01-01T00:00:00.000000001", None],
+        "attrs": {"x": 1, "y": {"at": "2024-02-29"}},
+        "pydantic": {"a": [None]},
+    }
+    refused = {
+        "frame": """result['a'][3]: pandas.DataFrame cannot be sent; use its .to_dict("records")""",
+        "buffer": "result: _io.BytesIO cannot be sent; use its .getvalue()",
+        "namespace": "result[0]: types.SimpleNamespace cannot be sent; use vars(...) of it",
+    }
+    run = run_tasks("returns_values_of_libraries.py", *[[kind] for kind in (*refused, *taken)], cwd=tmp_path)
+    assert run.outputs == [None, None, None, *taken.values()]
+    for task, message in zip(run.tasks, refused.values(), strict=False):
+        assert error_of(task) == ("RESULT_INVALID", f"RESULT_INVALID: {message}")

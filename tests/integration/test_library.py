@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import decimal
 import inspect
+import io
 import os
 import signal
 import sys
@@ -11,6 +14,7 @@ import threading
 from pathlib import Path
 
 import hkrunner
+import numpy
 import pytest
 from hkrunner.runner.python_api.keywords import KEYWORDS, RunOptions
 from hkrunner.runner.settings.options import OPTIONS
@@ -177,8 +181,32 @@ def test_a_wrong_limit_and_an_input_that_is_no_json_are_settings_errors() -> Non
     entry = algorithm("def start(args): ...\n")
     with pytest.raises(hkrunner.SettingsError, match=r"^--mem 12Q: Q is not a valid unit"):
         hkrunner.run(entry, [1], mem="12Q")
-    with pytest.raises(hkrunner.SettingsError, match=r"^inputs\[1\] cannot be sent as JSON: "):
-        hkrunner.run(entry, [1, {1, 2}])
+    with pytest.raises(hkrunner.SettingsError, match=r"^inputs\[1\]\['a'\]\[2\]: object cannot be sent; "):
+        hkrunner.run(entry, [1, {"a": [1, 2, object()]}])
+
+
+def test_inputs_are_converted_as_results_are() -> None:
+    entry = algorithm("def start(args):\n    return args['input']\n")
+    inputs = [
+        numpy.arange(3),
+        [numpy.float32(0.5), {"at": datetime.date(2024, 2, 29), "path": Path("/a")}, float("nan")],
+        ({1}, decimal.Decimal("1.10"), b"\x00\xff"),
+        [numpy.datetime64("2024-01-01T00:00:00", "ns"), [0] * 2000, {2}],
+    ]
+    assert [result.output for result in hkrunner.run(entry, inputs)] == [
+        [0, 1, 2],
+        [0.5, {"at": "2024-02-29", "path": "/a"}, None],
+        [[1], "1.10", "AP8="],
+        ["2024-01-01T00:00:00", [0] * 2000, [2]],
+    ]
+
+
+def test_an_input_without_one_form_is_refused_with_the_call_that_mends_it() -> None:
+    entry = algorithm("def start(args): ...\n")
+    with pytest.raises(
+        hkrunner.SettingsError, match=r"^inputs\[0\]\[1\]: _io.BytesIO .* its \.getvalue\(\)$"
+    ):
+        hkrunner.run(entry, [[1, io.BytesIO(b"x")]])
 
 
 def test_an_hkrunner_that_is_ended_by_others_gives_what_it_has() -> None:

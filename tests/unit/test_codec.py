@@ -116,10 +116,10 @@ def test_a_value_has_one_form(value: Any, form: Any, library: str) -> None:
     [
         ({"a": [1, 2, 3, Foo()]}, "result['a'][3]: "),
         (Foo, "result: "),
-        ((n for n in range(3)), "generator (return list(...) of it)"),
+        ((n for n in range(3)), "generator cannot be sent; use list(...) of it"),
         ({(1, 2): 3}, "a key of type tuple; keys must be text"),
         ({"a": Point(1, Foo())}, "result['a'].y: "),
-        (1 + 2j, "result: complex cannot be sent; numbers, texts, "),
+        (1 + 2j, "result: complex cannot be sent; use [it.real, it.imag]"),
     ],
     ids=lambda value: repr(value)[:30],
 )

@@ -1,0 +1,56 @@
+"""Returns what its input names: values of libraries, or of classes that look like a library's."""
+
+import datetime
+import io
+import types
+
+
+def stand_in(module, name, **members):
+    return type(name, (), {"__module__": module, **members})()
+
+
+class Columns(list):
+    is_unique = True
+
+
+def frame():
+    return stand_in(
+        "pandas",
+        "DataFrame",
+        columns=Columns("ab"),
+        reset_index=None,
+        to_dict=lambda self, how: [{"a": 1, "b": NA}],
+    )
+
+
+def array():
+    import numpy
+
+    return numpy.array(["2024-01-01T00:00:00.000000001", "NaT"], "M8[ns]")
+
+
+def model():
+    import attrs
+
+    return attrs.make_class("Model", ["x", "y"])(1, {"at": datetime.date(2024, 2, 29)})
+
+
+def pydantic():
+    return stand_in("alg", "Model", __pydantic_validator__=0, model_dump=lambda self: {"a": [NA]})
+
+
+NA = stand_in("pandas", "NAType")
+VALUES = {
+    "frame": lambda: {"a": [0, 0, 0, frame()]},
+    "frame as its message says": lambda: {"a": [0, 0, 0, frame().to_dict("records")]},
+    "buffer": lambda: io.BytesIO(b"x"),
+    "namespace": lambda: [types.SimpleNamespace(a=1)],
+    "not available": lambda: [1, NA],
+    "array": array,
+    "attrs": model,
+    "pydantic": pydantic,
+}
+
+
+def start(args):
+    return VALUES[args["input"][0]]()

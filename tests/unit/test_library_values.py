@@ -1,0 +1,449 @@
+"""Values of libraries have one form in every encoding, or are refused with the call that makes them plain.
+
+numpy, attrs, msgspec, bson and protobuf are real here. The heavy libraries are stood in for by classes of the
+same module, name and methods. Each of those was also tried for real, each hint by doing what it says, on
+Python 3.12 with pydantic 2.14, pandas 3.1, polars 2.1, pyarrow 26.0, torch 2.13, jax 0.12, tensorflow 2.21,
+scipy 1.18 and xarray 2026.9.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import concurrent.futures
+import datetime
+import decimal
+import enum
+import fractions
+import io
+import ipaddress
+import itertools
+import re
+import subprocess
+import sys
+import types
+import zoneinfo
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import bson
+import google.protobuf.json_format
+import google.protobuf.struct_pb2
+import hkrunner
+import msgspec
+import numpy
+import pytest
+from hkrunner.sandbox.codec import codec
+
+codec.accelerate()
+
+
+def stand_in(module: str, name: str, **members: Any) -> Any:
+    """Return an object of a class that says it is another library's."""
+    return type(name, (), {"__module__": module, **members})()
+
+
+def returning(value: Any) -> Callable[..., Any]:
+    return lambda *_args: value
+
+
+def raising(_self: object) -> Any:
+    raise RuntimeError("no data\nand more")
+
+
+class Index(list[Any]):
+    """An index or the columns of pandas."""
+
+    nlevels = 1
+    is_unique = True
+
+    def __init__(self, labels: Any, kind: str) -> None:
+        super().__init__(labels)
+        self.dtype = types.SimpleNamespace(kind=kind)
+        self.is_unique = len(set(labels)) == len(labels)
+
+
+def series(labels: Any, kind: str, values: list[Any]) -> Any:
+    return stand_in(
+        "pandas",
+        "Series",
+        index=Index(labels, kind),
+        dtype=numpy.dtype("O"),
+        reset_index=None,
+        tolist=returning(values),
+        to_dict=returning(dict(zip(labels, values, strict=True))),
+    )
+
+
+def frame(columns: Any) -> Any:
+    def to_dict(_self: object, how: str) -> Any:
+        rows = [[1] * len(columns)]
+        if how == "split":
+            return {"columns": columns, "data": rows}
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    return stand_in("pandas", "DataFrame", columns=Index(columns, "O"), reset_index=None, to_dict=to_dict)
+
+
+NA = stand_in("pandas.api.typing", "NAType")
+
+
+@attrs.define
+class Attrs:
+    x: Any = 1
+    _hidden: int = 2
+
+
+@attrs.define
+class Unset:
+    never: int = attrs.field(init=False)
+
+
+class Struct(msgspec.Struct, tag="point", rename="camel"):
+    first_name: str = "a"
+    inner: Any = None
+
+
+class AsList(msgspec.Struct, array_like=True):
+    x: int = 1
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Plain:
+    def __init__(self) -> None:
+        self.x, self.y = 1, [2]
+
+
+class Opaque:
+    pass
+
+
+class WithToDict:
+    __slots__ = ()
+
+    def to_dict(self, deep: bool = True) -> dict[str, bool]:
+        return {"deep": deep}
+
+
+class NeedsMore:
+    __slots__ = ()
+
+    def to_dict(self, how: str) -> str:
+        return how
+
+
+async def coroutine() -> None: ...
+
+
+async def async_generator() -> Any:
+    yield 1
+
+
+FORMS: list[tuple[str, Any, Any]] = [
+    ("numpy datetime64", numpy.datetime64("2024-01-01T00:00:00.000000001"), "2024-01-01T00:00:00.000000001"),
+    ("numpy date", numpy.datetime64("2024-01-01"), "2024-01-01"),
+    ("numpy time before the year 1", numpy.datetime64("-0044-03-15"), "-044-03-15"),
+    ("numpy not a time", numpy.datetime64("NaT", "ns"), None),
+    ("numpy nanoseconds", numpy.timedelta64(-1_500_000_001, "ns"), "-PT1.500000001S"),
+    ("numpy years", numpy.timedelta64(5, "Y"), "P5Y"),
+    ("numpy steps of ten minutes", numpy.timedelta64(18, "h").astype("m8[10m]"), "PT64800S"),
+    ("numpy days beyond timedelta", numpy.timedelta64(10**12, "D"), "P1000000000000D"),
+    ("numpy durations", numpy.array([[1], [2]], "m8[ns]"), [["PT0.000000001S"], ["PT0.000000002S"]]),
+    ("numpy not a duration", numpy.array(["NaT"], "m8[ns]"), [None]),
+    ("numpy masked", numpy.ma.array([1, 2], mask=[0, 1]), [1, None]),
+    ("numpy objects", numpy.array([1, None, decimal.Decimal("1.5")], object), [1, None, "1.5"]),
+    ("pandas NA", NA, None),
+    ("pandas NA in an array", stand_in("pandas", "IntegerArray", tolist=returning([1, NA])), [1, None]),
+    ("pandas Series", series(range(2), "i", [1, NA]), [1, None]),
+    ("pandas Index", stand_in("pandas", "Index", dtype=numpy.dtype("O"), tolist=returning(["a"])), ["a"]),
+    ("polars Series", stand_in("polars.series.series", "Series", to_list=returning([1, None])), [1, None]),
+    ("Arrow scalar", stand_in("pyarrow.lib", "Int64Scalar", as_py=returning(5)), 5),
+    ("Arrow array", stand_in("pyarrow.lib", "Int64Array", to_pylist=returning([1, None])), [1, None]),
+    ("Arrow chunked array", stand_in("pyarrow.lib", "ChunkedArray", to_pylist=returning([1])), [1]),
+    ("torch tensor", stand_in("torch", "Tensor", tolist=returning([1.5]), layout="torch.strided"), [1.5]),
+    ("jax array", stand_in("jaxlib", "ArrayImpl", dtype=numpy.dtype("f4"), tolist=returning([1.5])), [1.5]),
+    (
+        "tensorflow tensor",
+        stand_in("tensorflow.python", "EagerTensor", numpy=returning(numpy.ones(1))),
+        [1.0],
+    ),
+    (
+        "tensorflow ragged tensor",
+        stand_in("tensorflow.python", "RaggedTensor", numpy=raising, to_list=returning([[1], []])),
+        [[1], []],
+    ),
+    (
+        "pydantic model",
+        stand_in(
+            "alg", "Model", __pydantic_validator__=0, model_dump=returning({"a": datetime.date(2024, 2, 29)})
+        ),
+        {"a": "2024-02-29"},
+    ),
+    (
+        "pydantic model of version 1",
+        stand_in("alg", "Model", __validators__={}, __fields__={}, dict=returning({"a": 1})),
+        {"a": 1},
+    ),
+    ("attrs", Attrs(Attrs()), {"x": {"x": 1, "_hidden": 2}, "_hidden": 2}),
+    (
+        "msgspec Struct",
+        Struct(inner=Attrs()),
+        {"type": "point", "firstName": "a", "inner": {"x": 1, "_hidden": 2}},
+    ),
+    ("UserList", collections.UserList([1]), [1]),
+    ("keys", {"a": 1}.keys(), ["a"]),
+    ("values", {"a": 1}.values(), [1]),
+    ("items", {"a": 1}.items(), [["a", 1]]),
+    ("duration", datetime.timedelta(days=-1, microseconds=5), "-PT86399.999995S"),
+    (
+        "duration of pandas",
+        type("Timedelta", (datetime.timedelta,), {"nanoseconds": 7})(0, 1),
+        "PT1.000000007S",
+    ),
+    ("path in an object", {"a": Path("/a")}, {"a": "/a"}),
+    ("numpy time as a key", {numpy.datetime64("2024-01-01", "ns"): 1}, {"2024-01-01T00:00:00": 1}),
+]
+
+#: name, value, what the message says of it, the value made plain by what the message says, as "json" has it.
+REFUSED: list[tuple[str, Callable[[], Any], str, Any]] = [
+    ("frame", lambda: frame(["a", 1]), "pandas.DataFrame", [{"a": 1, "1": 1}]),
+    (
+        "frame with two columns of a name",
+        lambda: frame(["a", "a"]),
+        "pandas.DataFrame",
+        {"columns": ["a", "a"], "data": [[1, 1]]},
+    ),
+    (
+        "frame with columns of one text",
+        lambda: frame([1, "1"]),
+        "pandas.DataFrame",
+        {"columns": [1, "1"], "data": [[1, 1]]},
+    ),
+    (
+        "frame with levels",
+        lambda: frame([("a", "b")]),
+        "pandas.DataFrame",
+        {"columns": [["a", "b"]], "data": [[1]]},
+    ),
+    ("labelled series", lambda: series(["a", "b"], "O", [1, 2]), "pandas.Series", {"a": 1, "b": 2}),
+    ("series with a label twice", lambda: series(["a", "a"], "O", [1, 2]), "pandas.Series", [1, 2]),
+    ("series with levels", lambda: series([("a", 1)], "O", [1]), "pandas.Series", [1]),
+    (
+        "polars frame",
+        lambda: stand_in("polars.dataframe.frame", "DataFrame", to_dicts=returning([{"a": 1}])),
+        "polars.dataframe.frame.DataFrame",
+        [{"a": 1}],
+    ),
+    (
+        "Arrow table",
+        lambda: stand_in("pyarrow.lib", "Table", to_pylist=returning([{"a": 1}])),
+        "pyarrow.lib.Table",
+        [{"a": 1}],
+    ),
+    (
+        "Arrow buffer",
+        lambda: stand_in("pyarrow.lib", "Buffer", to_pybytes=returning(b"x")),
+        "pyarrow.lib.Buffer",
+        "eA==",
+    ),
+    (
+        "sparse tensor",
+        lambda: stand_in(
+            "torch", "Tensor", tolist=raising, layout="torch.sparse_coo", to_dense=returning([1])
+        ),
+        "torch.Tensor",
+        [1],
+    ),
+    (
+        "sparse matrix",
+        lambda: stand_in("scipy.sparse", "csr_array", toarray=returning([1])),
+        "scipy.sparse.csr_array",
+        [1],
+    ),
+    (
+        "secret",
+        lambda: stand_in("pydantic.types", "SecretStr", get_secret_value=lambda self: "x"),
+        "pydantic.types.SecretStr",
+        "x",
+    ),
+    ("BytesIO", lambda: io.BytesIO(b"x"), "_io.BytesIO", "eA=="),
+    ("StringIO", lambda: io.StringIO("x"), "_io.StringIO", "x"),
+    ("file", lambda: open("/dev/null"), "_io.TextIOWrapper", ""),  # noqa: SIM115 - the hint reads it
+    ("complex", lambda: 1 + 2j, "complex", [1.0, 2.0]),
+    ("numpy complex", lambda: numpy.complex64(1 + 2j), "complex", [1.0, 2.0]),
+    ("numpy longdouble", lambda: numpy.longdouble(1), "numpy.longdouble", 1.0),
+    ("numpy dtype", lambda: numpy.dtype("i4"), "numpy.dtypes.Int32DType", "int32"),
+    ("Fraction", lambda: fractions.Fraction(1, 3), "fractions.Fraction", "1/3"),
+    ("SimpleNamespace", lambda: types.SimpleNamespace(a=1), "types.SimpleNamespace", {"a": 1}),
+    ("Namespace", lambda: argparse.Namespace(a=1), "argparse.Namespace", {"a": 1}),
+    ("error", lambda: ValueError("no"), "ValueError", "no"),
+    ("iterator", lambda: zip([1], [2], strict=True), "zip", [[1, 2]]),
+    ("enum class", lambda: Colour, f"class {__name__}.Colour (itself, not an instance of it)", ["red"]),
+    ("address", lambda: ipaddress.ip_address("::1"), "ipaddress.IPv6Address", "::1"),
+    ("zone", lambda: zoneinfo.ZoneInfo("UTC"), "zoneinfo.ZoneInfo", "UTC"),
+    ("pattern", lambda: re.compile("a"), "re.Pattern", "a"),
+    ("match", lambda: re.match("a", "a"), "re.Match", "a"),
+    ("UserString", lambda: collections.UserString("a"), "collections.UserString", "a"),
+    (
+        "protobuf",
+        lambda: google.protobuf.struct_pb2.Value(string_value="a"),
+        "google.protobuf.struct_pb2.Value",
+        "a",
+    ),
+    ("Struct that is a list", AsList, f"{__name__}.AsList", [1]),
+    ("object with attributes", Plain, f"{__name__}.Plain", {"x": 1, "y": [2]}),
+    ("object with to_dict", WithToDict, f"{__name__}.WithToDict", {"deep": True}),
+]
+
+#: What nothing is certain to help with, and the end of its sentence.
+HELPLESS: list[tuple[str, Callable[[], Any], str]] = [
+    (
+        "object",
+        Opaque,
+        f"{__name__}.Opaque cannot be sent; numbers, texts, lists, dicts and None can",
+    ),
+    (
+        "to_dict that wants more",
+        NeedsMore,
+        "NeedsMore cannot be sent; numbers, texts, lists, dicts and None can",
+    ),
+    (
+        "class",
+        lambda: Plain,
+        f"class {__name__}.Plain (itself, not an instance of it) cannot be sent; n",
+    ),
+    ("function", lambda: stand_in, "function stand_in (it was not called) cannot be sent; numbers, "),
+    ("endless iterator", itertools.count, "itertools.count cannot be sent; numbers, "),
+    ("closed file", lambda: closed(io.BytesIO()), "_io.BytesIO cannot be sent; numbers, "),
+    ("file to write to", lambda: open("/dev/null", "w"), "_io.TextIOWrapper cannot be sent; numbers, "),  # noqa: SIM115
+    ("async generator", async_generator, "async_generator cannot be sent; use [one async for one in it]"),
+    (
+        "future",
+        concurrent.futures.Future,
+        "concurrent.futures._base.Future cannot be sent; use its .result()",
+    ),
+    (
+        "pandas group",
+        lambda: stand_in("pandas", "DataFrameGroupBy"),
+        "pandas.DataFrameGroupBy cannot be sent; n",
+    ),
+    (
+        "tensor without data",
+        lambda: stand_in("torch", "Tensor", tolist=raising),
+        "torch.Tensor cannot be sent: its tolist() raised RuntimeError: no data",
+    ),
+    ("field that was never set", Unset, "result['a'][3].never cannot be read: AttributeError: "),
+]
+
+
+def closed(file: Any) -> Any:
+    file.close()
+    return file
+
+
+def sent(value: Any, encoding: str) -> Any:
+    """Return a result as the worker reads it, sent in pieces as the child does."""
+    wire = b"".join(map(bytes, codec.encode_pieces(encoding, {"data": value})))
+    return codec.decode(encoding, wire)["data"]
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+@pytest.mark.parametrize(("value", "form"), [row[1:] for row in FORMS], ids=[row[0] for row in FORMS])
+def test_a_value_of_a_library_has_one_form(value: Any, form: Any, encoding: str) -> None:
+    assert sent(value, encoding) == form
+    assert sent({"a": [value]}, encoding) == {"a": [form]}
+
+
+@pytest.mark.parametrize(("value", "form"), [row[1:] for row in FORMS], ids=[row[0] for row in FORMS])
+def test_bson_has_the_same_forms_and_keeps_times(value: Any, form: Any) -> None:
+    found = sent({"a": value}, "bson")["a"]
+    assert found == form or isinstance(found, datetime.datetime)
+
+
+def test_bson_gets_times_of_numpy_as_its_own() -> None:
+    times = numpy.array(["2024-01-01T00:00:00.123456789", "NaT"], "M8[ns]")
+    assert sent(times, "bson") == [datetime.datetime(2024, 1, 1, 0, 0, 0, 123_000), None]
+    assert sent(bson.ObjectId("0" * 24), "bson") == bson.ObjectId("0" * 24)
+
+
+def mended(value: Any, call: str) -> Any:
+    """Do to a value what the message says: 'its .tolist()', 'str(...) of it'."""
+    code = re.sub(r"([\w.]+)\(\.\.\.\) of it", r"\1(it)", call).replace("its .", "it.")
+    return eval(code, {"it": value, "google": google, "msgspec": msgspec})
+
+
+@pytest.mark.parametrize("encoding", codec.ENCODINGS)
+@pytest.mark.parametrize(
+    ("make", "name", "plain"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
+)
+def test_the_call_that_a_refusal_names_makes_the_value_plain(
+    make: Callable[[], Any], name: str, plain: Any, encoding: str
+) -> None:
+    value = make()
+    try:
+        with pytest.raises(codec.ResultInvalid) as caught:
+            sent({"a": [0, 0, 0, value]}, encoding)
+        message = str(caught.value)
+        result = mended(value, message.partition("; use ")[2])
+    finally:
+        if isinstance(value, io.IOBase):
+            value.close()
+    assert message.startswith(f"result['a'][3]: {name} cannot be sent; use ")
+    sent(result, encoding)
+    assert sent(result, "json") == plain
+
+
+@pytest.mark.parametrize("encoding", codec.ENCODINGS)
+@pytest.mark.parametrize(("make", "end"), [row[1:] for row in HELPLESS], ids=[row[0] for row in HELPLESS])
+def test_no_call_is_named_where_none_is_certain_to_help(
+    make: Callable[[], Any], end: str, encoding: str
+) -> None:
+    value = make()
+    try:
+        with pytest.raises(codec.ResultInvalid) as caught:
+            sent({"a": [0, 0, 0, value]}, encoding)
+    finally:
+        if isinstance(value, io.IOBase):
+            value.close()
+    assert str(caught.value).startswith("result['a'][3]") and end in str(caught.value)
+
+
+def test_what_was_never_awaited_is_told_so() -> None:
+    made = coroutine()
+    with pytest.raises(codec.ResultInvalid, match=r"coroutine \(a coroutine that was never awaited\)"):
+        sent([made], "json")
+    made.close()
+    loop = asyncio.new_event_loop()
+    with pytest.raises(codec.ResultInvalid, match=r"Future \(it was never awaited\)"):
+        sent([loop.create_future()], "json")
+    loop.close()
+
+
+@pytest.mark.parametrize("module", [None, ["no", "name"], 5])
+def test_a_class_whose_module_is_no_name_is_refused_by_its_place(module: Any) -> None:
+    odd = type("Odd", (), {"__module__": module})()
+    for encoding in codec.ENCODINGS:
+        with pytest.raises(codec.ResultInvalid, match=r"^result\[1\]: Odd cannot be sent"):
+            sent([0, odd], encoding)
+
+
+def test_the_record_of_a_result_has_the_same_forms() -> None:
+    moment = datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc)
+    assert codec.json_text([moment, Attrs(), NA]) == b'["2024-01-01T00:00:00+00:00",{"x":1,"_hidden":2},null]'
+
+
+def test_plain_results_do_not_load_what_is_for_libraries() -> None:
+    check = (
+        "import sys; from hkrunner.sandbox.codec import codec; codec.accelerate()\n"
+        "for encoding in codec.ENCODINGS:\n"
+        "    codec.encode_pieces(encoding, {'data': {'a': [1, 2.5, 'x', None, b'y', (1, {2})]}})\n"
+        "sys.exit('hkrunner.sandbox.codec.library_values' in sys.modules)"
+    )
+    folder = Path(hkrunner.__file__).parent.parent
+    assert subprocess.run([sys.executable, "-c", check], cwd=folder, timeout=30).returncode == 0
