@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..sandbox.parent import orphan_cleanup
+
 _START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
 #: Variables of the libraries that a board is made of: they are set for user code with other versions of them.
 #: PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=cpp, for one, makes TensorBoard fail with protobuf 4 or newer.
@@ -34,6 +36,7 @@ def spawn(module: str, first_line: bytes, log: Path) -> subprocess.Popen[bytes]:
         )
     finally:
         os.close(log_fd)
+    orphan_cleanup.spare(process)
     assert process.stdin is not None and process.stdout is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(first_line)  # far shorter than a pipe's buffer, so this never blocks

@@ -17,7 +17,7 @@ TYPE_CHECKING = False  # not typing's: its import would take 2 ms of a user's fo
 if TYPE_CHECKING:
     from typing import Optional, Tuple
 
-#: As in child.py: descriptors of ours go above this.
+#: As in frame_socket.py: our descriptors are above this.
 HIGH = min(100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 #: A worker waits this long for the child to take a record, then goes its own way for good.
 STALL_S = 5.0

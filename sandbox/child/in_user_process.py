@@ -1,4 +1,4 @@
-"""The child's work done in the process that the user has started: for breakpoints, prompts and debuggers.
+"""Serves tasks in the process that the user has started: for breakpoints, prompts and debuggers.
 
 Theory of operation
 -------------------
@@ -10,11 +10,11 @@ has; a third pair tells of signals and of the end:
     this process -> supervisor    EndAsked, LastWord (see messages.py)
     EOF                           the other side is gone
 
-So while the code stands at a breakpoint the supervisor answers the worker; it never waits for us.
+So while the code is at a breakpoint the supervisor answers the worker; it never waits for this process.
 
-Ctrl-C is Python's own while the user's code runs: a KeyboardInterrupt, which pdb and input() know. One that
-comes out of the user's code ends the run, as does one between two tasks. SIGTERM and SIGHUP are passed on:
-the supervisor asks us to end, and kills after the grace.
+While the user's code runs, Ctrl-C raises KeyboardInterrupt, which pdb and input() handle. If the user's code
+lets it out, the run ends, as it does by a Ctrl-C between two tasks. The other signals that end a run are
+passed on: the supervisor asks this process to end, and kills it after the grace.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class UserProcessServer(TaskServer):
         self._quit_ends = quit_ends
         self._news = news
         self._post_mortem = post_mortem
-        self._asked = False
+        self._end_asked = False
         self._owner = os.getpid()
         setup = receive_setup(channel)
         if setup is None:
@@ -101,10 +101,10 @@ class UserProcessServer(TaskServer):
 
     def serve(self) -> None:
         """Load the code and serve until the supervisor asks to end, or is gone."""
-        ours: dict[int, _Handler] = {signal.SIGINT: self._interrupted}
-        ours.update(dict.fromkeys(_END_SIGNALS, self._told_to_end))
+        ours: dict[int, _Handler] = {signal.SIGINT: self._on_interrupt}
+        ours.update(dict.fromkeys(_END_SIGNALS, self._on_end_signal))
         before = {number: signal.signal(number, handler) for number, handler in ours.items()}
-        os.register_at_fork(after_in_child=self._be_ordinary)
+        os.register_at_fork(after_in_child=self._restore_signals)
         if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:
             sys.breakpointhook = _breakpoint
         main, sys.modules["__main__"] = sys.modules["__main__"], _stand_in_for_main()
@@ -116,21 +116,21 @@ class UserProcessServer(TaskServer):
         finally:
             os._exit = exit_now
             sys.modules["__main__"] = main
-            self._tell(LastWord(0))
+            self._send_news(LastWord(0))
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _tell(self, message: ProcessMessage) -> None:
-        # A supervisor that is gone is noticed by whoever reads.
+    def _send_news(self, message: ProcessMessage) -> None:
+        # That the supervisor is gone is noticed by the reading side.
         with contextlib.suppress(OSError):
             self._news.sendall(encode(0, message))
 
     def _last_word(self, exit_now: Callable[[int], NoReturn]) -> Callable[[int], NoReturn]:
-        """Return an os._exit() that tells the supervisor first: it is not our parent, and cannot know."""
+        """Return an os._exit() that sends the status first: the supervisor is not our parent."""
 
         def telling(status: int) -> NoReturn:
             if os.getpid() == self._owner:
-                self._tell(LastWord(status))
+                self._send_news(LastWord(status))
             exit_now(status)
 
         return telling
@@ -138,30 +138,30 @@ class UserProcessServer(TaskServer):
     # ---- signals
 
     def _ask_to_end(self, number: int) -> None:
-        is_under_way = self._stops.exit_known.is_set() and number == signal.SIGINT and not self._asked
-        self._asked = True
-        if not is_under_way:  # asked for again, it kills
-            self._tell(EndAsked(128 + number))
+        is_under_way = self._stops.exit_known.is_set() and number == signal.SIGINT and not self._end_asked
+        self._end_asked = True
+        if not is_under_way:  # a second EndAsked would make the supervisor kill
+            self._send_news(EndAsked(128 + number))
             # The same signal once more, from whoever it comes, ends this process as it ends any other.
             signal.signal(number, signal.SIG_DFL)
 
-    def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        """Ctrl-C while our own code runs, mostly between two tasks."""
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Handle a Ctrl-C while our own code runs, mostly between two tasks."""
         self._ask_to_end(number)
 
-    def _told_to_end(self, number: int, frame: FrameType | None) -> None:
+    def _on_end_signal(self, number: int, frame: FrameType | None) -> None:
         self._ask_to_end(number)
 
-    def _be_ordinary(self) -> None:
+    def _restore_signals(self) -> None:
         """In a process that the user's code has forked: signals do what they do in any other."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in _END_SIGNALS:
-            if signal.getsignal(number) == self._told_to_end:  # not one that the user's code has set
+            if signal.getsignal(number) == self._on_end_signal:  # not one that the user's code has set
                 signal.signal(number, signal.SIG_DFL)
 
     @contextlib.contextmanager
-    def _users(self) -> Iterator[None]:
-        """The user's code runs: Ctrl-C is Python's. Afterwards it is ours again, whatever pdb has set."""
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C raises KeyboardInterrupt within; afterwards it is ours again, whatever pdb has set."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -169,12 +169,12 @@ class UserProcessServer(TaskServer):
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, self._interrupted)
+            signal.signal(signal.SIGINT, self._on_interrupt)
 
     # ---- where this differs from a child
 
     def _load(self, bare: frozenset[str]) -> None:
-        with self._users():
+        with self._interruptible():
             super()._load(bare)
 
     def _import_failure(self, error: BaseException) -> Failed:
@@ -189,7 +189,7 @@ class UserProcessServer(TaskServer):
         raise _ServingEnds
 
     def _call(self, function: Callable[..., Any], name: str, most: int, args: Any, api: Api) -> Any:
-        with self._users():
+        with self._interruptible():
             try:
                 return super()._call(function, name, most, args, api)
             except bdb.BdbQuit:
@@ -216,7 +216,7 @@ class UserProcessServer(TaskServer):
 
     def _fail(self, task: int, failed: Failed) -> None:
         kind = sys.exc_info()[0]  # not isinstance() of the error: it would ask __class__ of the user's
-        if kind is not None and issubclass(kind, KeyboardInterrupt) and not self._asked:
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and not self._end_asked:
             # Ctrl-C, or as good as: the run ends. The supervisor has heard of it before it gets the answer.
             self._ask_to_end(signal.SIGINT)
             self._stops.exit_known.wait(5.0)
@@ -224,7 +224,7 @@ class UserProcessServer(TaskServer):
 
     def _end(self) -> NoReturn:
         try:
-            with self._users():
+            with self._interruptible():
                 super()._end()
         except KeyboardInterrupt:
             self._ask_to_end(signal.SIGINT)

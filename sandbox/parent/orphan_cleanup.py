@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
+from weakref import WeakSet
 
 from ..linux import process_tree
 from ..linux.process_tree import Left
@@ -20,6 +22,19 @@ STEP_S = 0.002
 #: A process being handed from its dead parent to us is nobody's child for a moment: so many steps in a row
 #: must find nobody.
 QUIET_STEPS = 5
+
+#: Processes that this one has started for other purposes.
+_no_orphans: WeakSet[subprocess.Popen[bytes]] = WeakSet()
+
+
+def spare(process: subprocess.Popen[bytes]) -> None:
+    """Never take this process for an orphan of a lost warden: it serves another purpose."""
+    _no_orphans.add(process)
+
+
+def spared() -> frozenset[int]:
+    """Return the pids of the processes that are spared and were not reaped yet."""
+    return frozenset(one.pid for one in _no_orphans if one.returncode is None)
 
 
 class OrphanCleanup:

@@ -34,7 +34,7 @@ from .child_handle import Child, ChildListener
 from .exit_report import exit_of, exit_without_warden
 from .frame_receiver import FrameReceiver
 from .loop_protocol import EventLoop
-from .orphan_cleanup import OrphanCleanup
+from .orphan_cleanup import OrphanCleanup, spared
 
 #: The warden's own kill has a deadline of 10 s; after this long it is not coming back.
 WARDEN_DEADLINE_S = 12.0
@@ -42,9 +42,6 @@ WARDEN_DEADLINE_S = 12.0
 WARDEN_READS_S = 5.0
 #: After Ended the warden only has to end: at most a scheduling delay.
 WARDEN_ENDS_S = 0.5
-
-#: Pids of processes that the program using us has started for other purposes (boards): not orphans.
-other_children: set[int] = set()
 
 
 class WardedChild(Child):
@@ -241,9 +238,7 @@ class WardedChild(Child):
         OrphanCleanup(
             self._loop,
             spared=lambda: (
-                frozenset(one._warden.pid for one in WardedChild.alive)
-                | warden_launch.waiting()
-                | frozenset(other_children)
+                frozenset(one._warden.pid for one in WardedChild.alive) | warden_launch.waiting() | spared()
             ),
             on_done=lambda ended, left: self._on_orphans_ended(why, ended, left),
         ).step()

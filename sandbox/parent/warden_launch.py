@@ -1,8 +1,8 @@
-"""Wardens on their way: one may be begun before anybody knows what it will have to start.
+"""Starts wardens, one of them before it is known which child it will start.
 
-An interpreter and the warden's imports take 30 ms, a third of what a new child needs. So one is begun as
-early as can be: by the command before its own imports, and at a kill after which a new child will be
-needed. It waits for SPAWN, and ends by itself when its lifeline does.
+An interpreter and the warden's imports take 30 ms, a third of the start of a child. So a warden is started as
+early as possible: by the command before its own imports, and at a kill after which a new child will be
+needed. It waits for Spawn, and ends by itself when its lifeline is closed.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import NamedTuple
 START = os.path.join(os.path.dirname(os.path.dirname(__file__)), "start.py")
 
 
-class Launched(NamedTuple):
-    """A warden that waits for SPAWN, and our end of its lifeline."""
+class WaitingWarden(NamedTuple):
+    """A warden that waits for Spawn, and our end of its lifeline."""
 
     process: subprocess.Popen[bytes]
     lifeline: socket.socket
 
 
-_waiting: list[Launched] = []
+_waiting: list[WaitingWarden] = []
 
 
 def prepare() -> None:
-    """Begin a warden for the next take(), if none waits for it."""
+    """Start a warden for the next take(), unless one is waiting."""
     if not _waiting:
-        with contextlib.suppress(OSError):  # take() meets the same trouble, and tells it
+        with contextlib.suppress(OSError):  # take() meets the same error, and raises it
             _waiting.append(_begin())
 
 
-def take() -> Launched:
-    """Return the warden that waits, or a new one. Raises OSError when it cannot be executed."""
+def take() -> WaitingWarden:
+    """Return the waiting warden, or a new one. Raises OSError when it cannot be executed."""
     while _waiting:
         one = _waiting.pop()
         if one.process.poll() is None:
@@ -46,27 +46,27 @@ def take() -> Launched:
 
 
 def waiting() -> frozenset[int]:
-    """Pids of wardens that nobody has taken yet."""
+    """Return the pids of wardens that were not taken yet."""
     return frozenset(one.process.pid for one in _waiting)
 
 
 def discard() -> None:
-    """No warden waits any more."""
+    """End the warden that was not taken."""
     while _waiting:
         one = _waiting.pop()
-        one.process.kill()  # it has nobody below it yet
+        one.process.kill()  # it has no child yet
         one.process.wait()
         one.lifeline.close()
 
 
 def has_ended(process: subprocess.Popen[bytes], most_s: float) -> bool:
-    """Wait until the process ends, at most so long; it is left to be reaped.
+    """Return whether the process ends within so many seconds. It is left to be reaped.
 
-    At once: Popen.wait sleeps in growing steps.
+    Returns at the moment of the end: Popen.wait polls in growing steps.
     """
     try:
         fd = os.pidfd_open(process.pid)
-    except OSError:  # a kernel without it, or none to be had
+    except OSError:  # a kernel without pidfds, or no descriptor left
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=most_s)
         return process.returncode is not None
@@ -78,7 +78,7 @@ def has_ended(process: subprocess.Popen[bytes], most_s: float) -> bool:
         os.close(fd)
 
 
-def _begin() -> Launched:
+def _begin() -> WaitingWarden:
     ours, theirs = socket.socketpair()
     with theirs:
         try:
@@ -92,4 +92,4 @@ def _begin() -> Launched:
         except BaseException:
             ours.close()
             raise
-    return Launched(process, ours)
+    return WaitingWarden(process, ours)

@@ -14,8 +14,8 @@ Three processes: parent -> warden -> child (which runs the user's code, and may 
   the day the warden itself is shot; the parent is a subreaper too and then ends the rest.
 * The child's own channel and its output pipes lead straight from the parent to the child. The warden
   inherits their ends, passes them on at exec, and closes its copies.
-* The end: the child has exited, or KILL came, or the lifeline broke. Then freeze, kill, reap to ECHILD
-  (tree.py), ENDED to the parent, exit. ENDED is sent after the last process is gone, never before.
+* The end: the child has exited, or Kill came, or the lifeline broke. Then freeze, kill, reap to ECHILD
+  (process_tree.py), Ended to the parent, exit. Ended is sent after the last process is gone, never before.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main() -> NoReturn:
 
 
 class Warden:
-    """One child, from SPAWN to ENDED."""
+    """One child, from Spawn to Ended."""
 
     def __init__(self, lifeline: socket.socket) -> None:
         self._lifeline = lifeline

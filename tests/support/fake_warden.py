@@ -93,7 +93,7 @@ class FakeWarden:
         self.seen = Recorder()
         self.process = _Process()
         ours, self._lifeline = socket.socketpair()
-        launched = warden_launch.Launched(self.process, ours)  # type: ignore[arg-type]
+        launched = warden_launch.WaitingWarden(self.process, ours)  # type: ignore[arg-type]
         # What concerns the real processes below this one, those of other tests among them, is left out.
         patch.setattr(kernel, "become_subreaper", lambda: None)
         patch.setattr(process_tree, "freeze", lambda root, **more: {})

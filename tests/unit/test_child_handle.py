@@ -108,7 +108,9 @@ def test_what_a_child_said_before_its_warden_was_lost_is_not_acted_on_without_sp
 
 
 def test_the_warden_gets_all_that_it_takes_to_start_the_child(make: Make) -> None:
-    warden = make(env={"A": "1"}, limits=Limits(memory_bytes=64 * MI, pids=3), folders=["/code"])
+    warden = make(
+        env={"A": "1"}, limits=Limits(memory_bytes=64 * MI, pids=3, mem_mode="brake"), folders=["/code"]
+    )
     (spawn,) = warden.told
     assert isinstance(spawn, Spawn)
     assert (spawn.version, spawn.cwd, spawn.env, spawn.folders) == (
@@ -124,7 +126,8 @@ def test_the_warden_gets_all_that_it_takes_to_start_the_child(make: Make) -> Non
 
 
 @pytest.mark.parametrize(
-    "limits", [Limits(64 * MI, mem_mode="rss"), Limits(64 * MI, enforced=False), Limits()]
+    "limits",
+    [Limits(memory_bytes=64 * MI), Limits(memory_bytes=64 * MI, mem_mode="brake", enforced=False), Limits()],
 )
 def test_a_child_without_a_brake_is_not_told_of_one(make: Make, limits: Limits) -> None:
     warden = make(limits=limits)
