@@ -1,9 +1,7 @@
 """What the reference takes from the code: options, variables, statuses, JSON fields, error codes, states.
 
-A page has the line `<!-- here: options -->`; when the documentation is built, conf.py puts in its place what
-PARTS["options"] returns, as Markdown. Nothing of it is kept in the repository, so nothing of it gets old.
-What the code does not say (the meaning of a JSON field) stands here, and is an error where it does not fit
-the code.
+When the documentation is built, conf.py replaces a line `<!-- here: options -->` by the Markdown that
+PARTS["options"] returns, so that the reference is never older than the code.
 """
 
 from __future__ import annotations
@@ -11,8 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +27,11 @@ from hkrunner.runner.settings.option import Option
 from hkrunner.runner.settings.options import OPTIONS
 from hkrunner.runner.settings.worker_options import OWN_OPTIONS, WORKER_OPTIONS
 from hkrunner.sandbox.shared.limits import thread_variables
+from json_fields import EVENTS, RESULT
 
 
 def cell(text: str) -> str:
-    """Return text that may stand in a table's cell."""
+    """Return the text, escaped for a cell of a table."""
     return " ".join(text.split()).replace("|", r"\|")
 
 
@@ -44,7 +42,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def code(text: str) -> str:
-    """Return it as code; "" stays empty."""
+    """Return the text as code, or "" for an empty text."""
     return f"`{text}`" if text else ""
 
 
@@ -88,12 +86,12 @@ def _option_tables(options: tuple[Option, ...]) -> str:
 
 
 def options() -> str:
-    """Return the options of `hkrunner run`, one table a group."""
+    """Return the options of `hkrunner run`, one table per group."""
     return _option_tables(OPTIONS)
 
 
 def worker_options() -> str:
-    """Return those of `hkrunner worker` that `run` does not have, or has with another meaning."""
+    """Return the options of `hkrunner worker` that `run` lacks, or that have another meaning there."""
     own = tuple(one for one in WORKER_OPTIONS if one in OWN_OPTIONS or one.worker_help)
     shared = [one.flag for one in WORKER_OPTIONS if one not in own]
     return (
@@ -175,7 +173,7 @@ _STATUS = re.compile(r"128 \+ N|\d+")
 
 
 def exit_statuses() -> str:
-    """Return what each exit status means, from the errors and the codes."""
+    """Return the meaning of each exit status, and the error codes that lead to it."""
     by_status: dict[str, list[str]] = {}
     for name, one in CODES.items():
         if name != "CLIENT_LOST":
@@ -196,7 +194,7 @@ def anchor(name: str) -> str:
 
 
 def codes() -> str:
-    """Return one section an error code."""
+    """Return one section per error code."""
     parts = []
     for name, one in CODES.items():
         status = _STATUS.sub(r"`\g<0>`", one.shown_status)
@@ -214,72 +212,8 @@ def codes() -> str:
 # ---- JSON
 
 
-@dataclass(frozen=True)
-class Field:
-    """A field of a JSON object: its type as JSON Schema names it, its unit, its meaning, when it is null."""
-
-    kind: str
-    unit: str
-    meaning: str
-    null: str = ""
-
-
-RESULT: Mapping[str, Field] = {
-    "taskId": Field("string", "", "The task. Local ones are `t1`, `t2`, …; HKube's have ids of HKube's."),
-    "jobId": Field("string", "", "The job; all tasks of one local run have one, named after its time."),
-    "nodeName": Field("string", "", "The node; in a local run the algorithm's name."),
-    "pipelineName": Field("string", "", "The pipeline; `local` in a local run."),
-    "status": Field("string", "", "`succeed`, `failed` or `stopped`: HKube's words."),
-    "reason": Field(
-        "string",
-        "",
-        "`AlgorithmError`, `MemoryLimit`, `CpuLimit`, `Timeout`, `LoadError`, `Crashed` or `Stopped`. Which "
-        "code has which: [error codes](errors.md).",
-        "it has succeeded",
-    ),
-    "error": Field(
-        "object",
-        "",
-        "`code`, `message` and `details`, all texts: [error codes](errors.md). `details` is the traceback, "
-        "or empty.",
-        "there is none",
-    ),
-    "startTime": Field("integer", "ms since 1970", "When the task began."),
-    "endTime": Field("integer", "ms since 1970", "When it ended."),
-    "durationMs": Field("number", "ms", "How long it took, by a clock that nobody sets back."),
-    "peakMemBytes": Field(
-        "integer",
-        "bytes",
-        "The most memory at a time, of all its processes together; what they share counts once.",
-        "it was not measured: the code could not be loaded, or another wrapper ran it (`hkrunner worker`)",
-    ),
-    "memLimitBytes": Field("integer", "bytes", "The memory limit that held.", "there was none"),
-    "cpuSeconds": Field("number", "s", "CPU time of all its processes.", "as `peakMemBytes`"),
-    "protection": Field(
-        "object",
-        "",
-        "What held the limits: `line` is the sentence of the start, `level` is `cgroup` or `sampling`, "
-        "`signals_confined` tells whether the algorithm could signal others.",
-        "no process was started for it",
-    ),
-    "metricsDir": Field(
-        "string", "", "The folder of its event files, absolute.", "nothing is kept (`--no-state`)"
-    ),
-    "logs": Field(
-        "object",
-        "",
-        "`stdout` and `stderr`: the files with what it printed. One that serves makes them when something is "
-        "printed.",
-        "nothing is kept (`--no-state`)",
-    ),
-    "output": Field(
-        "any", "", "What start() returned. Only of `--json`.", "it has not succeeded, or returned None"
-    ),
-}
-
-
 def result_fields() -> str:
-    """Return the fields of `--json`; an error when the code has others."""
+    """Return the fields of `--json`. Raises AssertionError if the code has others."""
     empty = Result("", "", "", "", "succeed", 0, 0, 0).facts()
     assert [*empty, "output"] == list(RESULT), f"runner/protocol/result.py has {[*empty, 'output']}"
     rows = [
@@ -289,37 +223,8 @@ def result_fields() -> str:
     return table(["field", "type, unit", "meaning", "null when"], rows)
 
 
-@dataclass(frozen=True)
-class Happening:
-    """An event of `--output jsonl`: when it comes, and its fields beside event, time and taskId."""
-
-    when: str
-    fields: str
-
-
-EVENTS: Mapping[str, Happening] = {
-    "loaded": Happening("the code is loaded, once a process", "`entry`, `methods`, `python`"),
-    "connected": Happening("the connection to the worker is there", "`url`, `encoding`"),
-    "initialized": Happening("a task has begun, init() has returned", "`jobId`, `nodeName`, `pipelineName`"),
-    "started": Happening("start() is called", ""),
-    "progress": Happening("`api.progress(…)`", "`progress` (0 to 100), `details`"),
-    "sample": Happening(
-        "what it uses, about once a second", "`cpuCores` (cores), `memoryBytes` (bytes), `processes`"
-    ),
-    "log": Happening("it has printed a line", "`stream` (`stdout`, `stderr`), `line`"),
-    "killed": Happening(
-        "hkrunner has ended it; the `errorMessage` follows",
-        "`code`, `used` and `allowed` in the limit's unit, `processes` as `[pid, name, bytes]`",
-    ),
-    "done": Happening("the task has a result", "all of the result object"),
-    "errorMessage": Happening("the task has failed", "all of the result object"),
-    "stopped": Happening("the task was stopped", "all of the result object"),
-    "board": Happening("the board of `--board` answers", "`id`, `url`"),
-}
-
-
 def events() -> str:
-    """Return the events of `--output jsonl`; an error when the code tells others."""
+    """Return the events of `--output jsonl`. Raises AssertionError if the code has others."""
     said = set(_ENDED.values())
     for file in Path(inspect.getfile(Result)).parents[1].rglob("*.py"):
         said.update(re.findall(r"\.emit\(\s*\"(\w+)\"", file.read_text("utf-8")))
@@ -350,7 +255,7 @@ def states() -> str:
 
 
 def state_table() -> str:
-    """Return State x Event: the next state, and what is done."""
+    """Return the table of states and events: the next state, and the actions."""
     rows = []
     for state in State:
         cells = []
@@ -368,7 +273,7 @@ def state_table() -> str:
 
 
 def state_pictures() -> str:
-    """Return the pictures; an error when one is out of date."""
+    """Return the state diagrams. Raises AssertionError if one is out of date."""
     old = diagrams.out_of_date()
     assert not old, f"out of date: {', '.join(old)}; run: python docs/diagrams.py"
     return "\n".join(

@@ -1,4 +1,4 @@
-"""From Option to click: every command shows its options in their groups."""
+"""Makes click's options from ours, and shows them in their groups in the help of every command."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import click
 from ..errors import SettingsError
 from ..settings.option import Option
 
-#: What a command of ours is made with.
+#: Settings of every command.
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class Sections(click.Command):
-    """A command whose help shows its options in their groups, in the order of `options`."""
+    """A command whose help shows its options in groups, in the order of `options`."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Sections(click.Command):
         make_epilog: Callable[[], str] | None = None,
         **more: Any,
     ) -> None:
-        """`make_epilog` returns the epilog, as it is to be shown; it is called when help is asked for."""
+        """`make_epilog` returns the epilog, preformatted; it is called when the help is shown."""
         settings = {**CONTEXT_SETTINGS, **more.pop("context_settings", {})}
         all_params = [*params, *(parameter(option) for option in options)]
         super().__init__(name, params=all_params, context_settings=settings, **more)
@@ -34,13 +34,13 @@ class Sections(click.Command):
         self._make_epilog = make_epilog
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Tell an input that the shell took apart as that, not by what its pieces are mistaken for."""
+        """Parse the arguments. Raises SettingsError for an unquoted input, which the shell has split."""
         for at, flag in enumerate(args):
             if flag in ("-i", "--input") and (apart := _taken_apart(args[at + 1 :])) is not None:
                 raise SettingsError(
-                    f"the shell took the input apart at its spaces: {apart}; put it in quotes: -i '[1, 2, 3]'"
+                    f"the shell split the input at its spaces: {apart}; put it in quotes: -i '[1, 2, 3]'"
                 )
-        words = list(args)  # click takes them out
+        words = list(args)  # click removes them from the list
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
@@ -53,7 +53,7 @@ class Sections(click.Command):
             raise
 
     def get_epilog(self) -> str:
-        """Return the epilog, made if it has not been needed before."""
+        """Return the epilog, made at the first call."""
         if self.epilog is None and self._make_epilog is not None:
             self.epilog = f"\b\n{self._make_epilog()}"
         return self.epilog or ""
@@ -64,7 +64,7 @@ class Sections(click.Command):
         super().format_epilog(ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section a group."""
+        """Write one section per group."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for one in self.get_params(ctx):
             record = None if isinstance(one, click.Argument) else one.get_help_record(ctx)
@@ -77,12 +77,12 @@ class Sections(click.Command):
 
 
 def stands_alone(word: str) -> SettingsError:
-    """Return what to raise for an input that no option introduces."""
-    return SettingsError(f"{word} stands alone; an input is given with -i: -i '{word}'")
+    """Return the error for an input without --input."""
+    return SettingsError(f"{word} has no option; use -i for an input: -i '{word}'")
 
 
 def _taken_apart(words: Sequence[str]) -> str | None:
-    """Return the words that are one list or object together, as without quotes; None: the first is whole."""
+    """Return the words that form one list or object, joined; None if the first word is complete."""
     depth = 0
     for count, word in enumerate(words):
         if count == 0 and (word[:1] not in ("[", "{") or _is_json(word)):
@@ -96,19 +96,19 @@ def _taken_apart(words: Sequence[str]) -> str | None:
 def _is_json(word: str) -> bool:
     if word[-1:] not in ("]", "}"):
         return False
-    import json  # a bracket in a text of it is no bracket
+    import json  # late; brackets in strings do not count, so parse it
 
     try:
         json.loads(word)
     except ValueError:
         return False
     except RecursionError:
-        pass  # whoever reads it has the sentence for that
+        pass  # the reader of the input reports it
     return True
 
 
 def parameter(option: Option) -> click.Option:
-    """Return the option as click has it."""
+    """Return the option for click."""
     kind: Any = str
     if option.kind == "choice":
         kind = click.Choice(option.choices)
