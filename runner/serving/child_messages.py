@@ -42,7 +42,7 @@ from .task_handover import TaskHandover
 from .worker_replies import WorkerReplies
 
 
-class ChildListener:
+class ChildMessageHandler:
     """Listens to the children."""
 
     def __init__(

@@ -1,7 +1,7 @@
 """Serves one worker with one algorithm: puts the parts together, and does what the table of a task says.
 
-    worker -ws-> Link -> WorkerListener -> TaskControl -> TaskHandover -> Child -> the child's main thread
-    worker <-ws- Link <- WorkerReplies <- TaskEnd <- TaskControl <- ChildListener <- the child encodes once
+    worker -ws-> Link -> WorkerMessageHandler -> TaskControl -> TaskHandover -> Child -> its main thread
+    worker <-ws- Link <- WorkerReplies <- TaskEnd <- TaskControl <- ChildMessageHandler <- Child
 
 What may happen when stands in protocol/task_state.TABLE. Messages of HKube carry no task id, so each task has
 a running number: what a child says with another number belongs to a task that is over, and is dropped. A
@@ -26,7 +26,7 @@ from ..protocol.messages import Failure
 from ..protocol.result import Result
 from ..protocol.task_state import ENDING, Action, Event
 from ..settings.settings import Settings
-from .child_messages import ChildListener
+from .child_messages import ChildMessageHandler
 from .child_pool import ChildPool
 from .log_redirect import LogRedirect
 from .notices import Notices
@@ -34,7 +34,7 @@ from .task_control import TaskControl
 from .task_end import TaskEnd
 from .task_handover import TaskHandover
 from .task_opener import TaskOpener
-from .worker_messages import WorkerListener
+from .worker_messages import WorkerMessageHandler
 from .worker_replies import WorkerLink, WorkerReplies
 
 
@@ -92,7 +92,7 @@ class Supervisor:
             notices=notices,
             on_result=hooks.on_result,
         )
-        self._worker_messages = WorkerListener(
+        self._worker_messages = WorkerMessageHandler(
             control=control,
             pool=pool,
             replies=replies,
@@ -102,7 +102,7 @@ class Supervisor:
             on_given_up=hooks.on_given_up,
         )
         pool.listen(
-            ChildListener(
+            ChildMessageHandler(
                 control=control,
                 pool=pool,
                 replies=replies,

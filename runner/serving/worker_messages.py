@@ -20,7 +20,7 @@ from .worker_replies import WorkerReplies
 _WORKER_SAYS = frozenset((messages.INITIALIZE, messages.START, messages.STOP, messages.EXIT, *ANSWERS))
 
 
-class WorkerListener:
+class WorkerMessageHandler:
     """Listens to the link."""
 
     def __init__(

@@ -1,0 +1,230 @@
+"""Children that die at any moment, and what the supervisor makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hkrunner.runner.protocol.task_state import State
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION
+from hkrunner.sandbox.shared.messages import Initialized, Loaded, LoadFailed, TaskRead
+from hkrunner.sandbox.shared.outcome import Cause, Exit
+from support.fake_serving import Serve
+from support.fake_warden import SPAWNED, FakeWarden
+
+# ---- children that die
+
+
+@pytest.mark.parametrize(
+    "state",
+    [State.INITIALIZING, State.STARTING, State.INITIALIZED, State.RUNNING],
+    ids=lambda one: one.name,
+)
+def test_a_task_whose_child_dies_is_answered_once(state: State, serve: Serve) -> None:
+    one = serve()
+    one.run_to(state)
+    if state in (State.INITIALIZING, State.STARTING):
+        one.child_reads()  # init() runs
+    one.child.goes()
+    assert one.commands.count("errorMessage") == 1 and "done" not in one.commands
+    assert one.link.posted[-1]["error"]["code"] == "EXITED"
+    assert one.state is State.IDLE and len(one.children) == 2, "the next child is on its way"
+
+
+@pytest.mark.parametrize(
+    ("state", "answer"),
+    [
+        (State.ANSWERED, "done"),
+        (State.STOPPED, "stopped"),
+        (State.STOPPING, "stopped"),
+        (State.KILLING, "stopped"),
+    ],
+    ids=lambda one: getattr(one, "name", one),
+)
+def test_a_child_that_dies_at_the_end_of_its_task_changes_no_answer(
+    state: State, answer: str, serve: Serve
+) -> None:
+    one = serve()
+    one.run_to(state)
+    one.children[0].goes()
+    assert one.commands[-1] == answer and one.commands.count(answer) == 1
+    assert one.state is State.IDLE and len(one.children) == 2
+
+
+def test_a_child_that_dies_between_two_tasks_is_told_and_replaced(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.RUNNING)
+    one.child_answers()
+    one.child.goes()
+    assert one.output.shows("✘ between two tasks: EXITED") and len(one.children) == 2
+
+
+def test_a_child_that_cannot_load_its_code_fails_the_task_and_is_not_started_over_and_over(
+    serve: Serve,
+) -> None:
+    one = serve(methods=None)
+    one.child.says(LoadFailed("IMPORT_FAILED", "IMPORT_FAILED: no"))
+    assert [failure.code for failure in one.load_failures] == ["IMPORT_FAILED"]
+    one.child.goes()
+    assert len(one.children) == 1
+    one.initialize()
+    assert len(one.children) == 2
+    one.child.says(LoadFailed("IMPORT_FAILED", "IMPORT_FAILED: no"))
+    assert one.link.posted[-1]["error"]["code"] == "IMPORT_FAILED" and one.results[0].reason == "LoadError"
+    one.child.goes()
+    assert len(one.children) == 2 and one.state is State.IDLE
+
+
+@pytest.mark.parametrize("methods", [("start",), ("init", "start")], ids=["no init", "init"])
+@pytest.mark.parametrize("has_spare", [False, True], ids=["a new one", "the spare"])
+@pytest.mark.parametrize("starts_before", [False, True], ids=["start after", "start before"])
+def test_a_task_whose_child_dies_before_it_has_begun_goes_to_another(
+    methods: tuple[str, ...], has_spare: bool, starts_before: bool, serve: Serve
+) -> None:
+    """The worker gets one `initialized`, and the child gets the task before its start."""
+    one = serve(methods=methods, spare=has_spare)
+    if has_spare:
+        one.children[1].loads(*methods)
+    one.initialize()
+    one.children[0].goes()
+    assert one.output.shows("✘ before task 1: EXITED")
+    second = one.child
+    assert second is one.children[1]
+    if starts_before:
+        one.start()
+    if not second.loaded:
+        second.loads(*methods)
+    if second.kinds[0] == "Initialize" or "init" in methods:
+        one.child_reads()
+        one.child_initializes()
+    if not starts_before:
+        one.start()
+    assert second.kinds[0] in ("Begin", "Initialize") and second.kinds[-1] == "Start"
+    one.child_answers()
+    assert one.commands == ["initialized", "started", "done"]
+
+
+def test_a_start_that_came_before_the_second_child_was_ready_goes_after_the_task(serve: Serve) -> None:
+    one = serve(methods=("init", "start"), spare=True)
+    first, spare = one.children
+    spare.loads("start")  # the code has changed meanwhile: nothing is left to be waited for
+    one.initialize()
+    one.start()
+    first.goes()
+    assert spare.kinds == ["Begin", "Start"] and one.commands == ["initialized", "started"]
+
+
+def test_a_second_child_that_dies_too_early_ends_the_task(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.INITIALIZING)
+    one.children[0].goes()
+    one.children[1].loads("init", "start")
+    one.children[1].goes()
+    assert one.commands == ["errorMessage"] and one.state is State.IDLE
+
+
+@pytest.mark.parametrize("cause", [Cause.MEMORY, Cause.START_TIMEOUT], ids=lambda one: one.name)
+def test_a_child_that_was_killed_for_a_limit_gives_its_task_to_no_other(cause: Cause, serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.INITIALIZING)
+    one.child.goes(Exit(cause, limit_bytes=1))
+    assert one.commands == ["errorMessage"]
+
+
+def test_a_repeated_initialize_while_a_second_child_prepares_is_answered_when_that_is_ready(
+    serve: Serve,
+) -> None:
+    one = serve(methods=("start",))
+    one.initialize()
+    one.children[0].goes()
+    assert one.state is State.REINITIALIZING
+    one.initialize()
+    assert one.state is State.INITIALIZING and one.commands == ["initialized"]
+    one.child.loads("start")
+    one.child_reads()
+    one.child_initializes()
+    assert one.commands == ["initialized", "initialized"]
+
+
+def test_a_task_for_which_the_system_has_no_process_is_answered(serve: Serve) -> None:
+    one = serve()
+    one.child.goes()
+    one.refuses_children = True
+    one.initialize()
+    one.turn()
+    error = one.link.posted[-1]["error"]
+    assert error["code"] == "RUNNER_ERROR" and "Resource temporarily unavailable" in error["message"]
+    one.refuses_children = False
+    one.initialize("t2")
+    assert one.state is State.INITIALIZING and one.child.kinds == ["Initialize"]
+
+
+def test_a_process_that_could_not_be_had_for_one_task_does_not_end_the_next(serve: Serve) -> None:
+    one = serve()
+    one.child.goes()
+    one.refuses_children = True
+    one.initialize()
+    one.refuses_children = False
+    one.initialize("t2")
+    one.turn()
+    assert one.state is State.INITIALIZING and "errorMessage" not in one.commands
+
+
+def test_a_child_is_replaced_after_the_tasks_that_were_asked_for(serve: Serve) -> None:
+    one = serve(methods=("start",), recycle_after=2)
+    for name in ("t1", "t2"):
+        assert len(one.children) == 1
+        one.initialize(name)
+        one.start()
+        one.child_answers()
+    old, new = one.children
+    assert old.exits == [{"exitCode": 0}] and new.kill_cause is None
+    old.goes(Exit(Cause.EXITED, code=0))
+    assert one.state is State.IDLE
+
+
+def test_the_warden_rests_a_second_after_the_last_task_and_looks_again_at_the_next(serve: Serve) -> None:
+    one = serve(methods=("start",))
+    one.initialize()
+    one.start()
+    one.child_answers()
+    one.after(0.9)
+    assert one.child.idle == []
+    one.after(0.2)
+    assert one.child.idle == [True]
+    one.initialize("t2")
+    assert one.child.idle == [True, False]
+
+
+# ---- the order of the lifeline and the task socket
+
+
+def test_limits_are_told_and_usage_is_of_the_child_although_loaded_was_readable_first(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing orders the warden's Spawned and the child's Loaded: they come over two sockets."""
+    warden = FakeWarden(monkeypatch)
+
+    def attach(listener: Any) -> Any:
+        warden.child.tell(listener)
+        return warden.child
+
+    one = serve(methods=None, child=attach, loop=warden.loop, clock=warden.clock)
+    try:
+        warden.answer(0, Loaded(PROTOCOL_VERSION, ["start"], "3.11", {}))
+        warden.turn()
+        one.initialize()
+        warden.turn()
+        assert one.output.lines == [] and not warden.child.loaded
+        warden.say(SPAWNED)
+        warden.turn()
+        assert one.output.shows("● limits: none")
+        assert one.output.shows("loaded: start")
+        warden.answer(1, TaskRead({"taskId": "t1", "jobId": "j"}), Initialized())
+        warden.turn()
+        task = one.supervisor._control.task
+        assert task is not None and task.usage is not None and task.protection == SPAWNED.protection
+        assert task.usage._child.pid == SPAWNED.pid
+    finally:
+        warden.child.tell(warden.seen)
+        warden.close()

@@ -1,0 +1,138 @@
+"""How a task ends, with children that say what the test says."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hkrunner.boards.runs.store import Store
+from hkrunner.runner.protocol.task_state import State
+from hkrunner.sandbox.shared.message_format import Memfd
+from hkrunner.sandbox.shared.messages import Begin, Done, Problem, Progress
+from hkrunner.sandbox.shared.outcome import Cause
+from support.fake_serving import Serve, blob_of, is_open
+
+# ---- the end of a task
+
+
+def test_a_large_answer_is_read_out_of_the_childs_memory(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.RUNNING)
+    answer = blob_of(b'{"command":"done","data":[1]}')
+    one.child.says(Done(answer), 1)
+    assert one.link.posted[-1] == {"command": "done", "data": [1]}
+    assert not is_open(answer.fd)
+
+
+def test_memory_that_the_child_could_shorten_is_no_answer(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.RUNNING)
+    fd = os.memfd_create("test", os.MFD_CLOEXEC)
+    one.child.says(Done(Memfd(fd, 10)), 1)
+    assert one.commands[-1] == "errorMessage"
+    assert "not sealed" in one.link.posted[-1]["error"]["message"]
+    assert not is_open(fd)
+
+
+def test_a_task_that_lasted_is_answered_when_its_final_usage_is_there(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.ANSWERED)
+    assert one.commands == ["initialized", "started"]
+    one.child.samples(memory=10_000)
+    assert one.state is State.ANSWERED
+    one.child.samples(answers=one.child.asked[-1], memory=20_000)
+    assert one.commands[-1] == "done" and one.results[0].peak_bytes == 20_000
+
+
+def test_a_final_usage_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.ANSWERED)
+    one.after(0.3)
+    assert one.commands[-1] == "done" and one.state is State.IDLE
+    one.child.samples(answers=one.child.asked[-1])
+    one.after(1.0)
+    assert one.commands.count("done") == 1
+
+
+def test_the_first_of_two_answers_counts(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.ANSWERED)
+    second = blob_of(b'{"command":"done","data":2}')
+    one.child.says(Done(second), 1)
+    one.child_fails()
+    one.after(0.3)
+    assert one.link.posted[-1] == {"command": "done", "data": 1} and one.commands.count("done") == 1
+    assert not is_open(second.fd)
+
+
+def test_a_failure_is_answered_and_the_child_serves_on(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.RUNNING)
+    one.child_fails()
+    assert one.link.posted[-1]["error"]["code"] == "ALGORITHM_ERROR"
+    one.initialize("t2")
+    assert len(one.children) == 1 and one.child.sent[-1][0] == 2
+
+
+def test_a_child_that_exits_in_its_task_is_answered_at_once_and_the_next_task_has_a_new_one(
+    serve: Serve,
+) -> None:
+    one = serve()
+    one.run_to(State.RUNNING)
+    one.child_fails(ends=True)
+    assert one.commands[-1] == "errorMessage"
+    one.initialize("t2")
+    assert len(one.children) == 2
+    one.children[0].goes()
+    assert one.state is State.INITIALIZING and one.children[0].kill_cause is None
+
+
+def test_a_child_that_says_it_ends_and_does_not_is_killed_after_the_grace(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.RUNNING)
+    one.child_fails(ends=True)
+    one.after(5.1)
+    assert one.child.kill_cause is Cause.STOPPED
+
+
+def test_a_problem_is_kept_with_the_task_and_shown_where_there_is_none(serve: Serve) -> None:
+    one = serve()
+    one.child.says(Problem("no disk"))
+    assert one.output.shows("✘ no disk")
+    one.run_to(State.RUNNING)
+    one.child.says(Problem("output.json was not kept"), 1)
+    one.child_answers()
+    assert one.results[0].problems == ["output.json was not kept"]
+
+
+def test_progress_reaches_the_worker_while_the_task_runs_only(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.RUNNING)
+    one.child.says(Progress(50.0, "half"), 1)
+    assert one.link.posted[-1] == {"command": "progress", "data": {"progress": 50.0, "details": "half"}}
+    one.stop()
+    one.child.says(Progress(60.0), 1)
+    assert one.commands.count("progress") == 1
+
+
+# ---- what is kept
+
+
+def test_all_about_a_task_is_on_disk_when_its_answer_leaves(serve: Serve, tmp_path: Any) -> None:
+    one = serve(methods=("start",), store=Store(tmp_path), state_dir=str(tmp_path))
+    one.initialize()
+    begin = one.child.sent[0][1]
+    assert isinstance(begin, Begin) and begin.folder == str(tmp_path / "tasks" / "t1")
+    one.start()
+    there: list[bool] = []
+    post = one.link.post
+
+    def look(*args: Any, **more: Any) -> bool:
+        there.append('"succeed"' in (tmp_path / "tasks/t1/task.json").read_text())
+        return post(*args, **more)
+
+    one.link.post = look  # type: ignore[method-assign]
+    one.child_answers()
+    assert there == [True]
+    one.supervisor.shutdown(0)
+    one.child.goes()

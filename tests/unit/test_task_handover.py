@@ -1,0 +1,142 @@
+"""How a task gets to its child, with children that say what the test says."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hkrunner.runner.protocol.task_state import State
+from hkrunner.runner.serving.task_handover import Handover, choose
+from hkrunner.sandbox.shared.messages import ApiCall, Begin, Done
+from support.fake_serving import Serve, blob_of, is_open
+
+#: Too large for its names to be found by the parent.
+LARGE = 9000
+
+
+@pytest.mark.parametrize("bits", list(itertools.product((False, True), repeat=3)), ids=str)
+def test_the_quickest_way_is_chosen_that_what_is_known_allows(bits: tuple[bool, bool, bool]) -> None:
+    is_named, needs_no_init, waits_for_start = bits
+    way = choose(is_named=is_named, needs_no_init=needs_no_init, waits_for_start=waits_for_start)
+    if not is_named:
+        assert way is Handover.CHILD_NAMES_IT
+    elif not needs_no_init:
+        assert way is Handover.NAMED_AHEAD
+    else:
+        assert way is (Handover.WITH_START if waits_for_start else Handover.AT_ONCE)
+
+
+def test_a_task_whose_names_the_child_has_to_find_gets_its_folder_when_they_are_there(serve: Serve) -> None:
+    one = serve()
+    one.initialize(size=LARGE)
+    assert one.child.kinds == ["Initialize"]
+    one.child_reads()
+    assert one.child.kinds == ["Initialize", "UseFolder"]
+    one.child_initializes()
+    one.start()
+    one.child_answers()
+    assert one.commands == ["initialized", "started", "done"]
+    assert [result.task for result in one.results] == ["t1"]
+
+
+def test_a_named_task_goes_with_its_folder_and_init_is_waited_for(serve: Serve) -> None:
+    one = serve()
+    one.initialize()
+    assert one.child.kinds == ["Begin"] and one.commands == []
+    one.child_reads()
+    one.child_initializes()
+    assert one.child.kinds == ["Begin"] and one.commands == ["initialized"]
+
+
+def test_without_an_init_the_worker_is_told_before_the_child_has_the_task(serve: Serve) -> None:
+    one = serve(methods=("start",))
+    one.initialize()
+    assert one.child.kinds == ["Begin"] and one.commands == ["initialized"]
+    begin = one.child.sent[0][1]
+    assert isinstance(begin, Begin) and begin.is_announced
+    one.start()
+    one.child_answers()
+    assert one.commands == ["initialized", "started", "done"]
+
+
+def test_on_one_core_the_task_goes_to_the_child_together_with_its_start(serve: Serve) -> None:
+    one = serve(methods=("start",), one_core=True)
+    one.initialize()
+    assert one.child.kinds == [] and one.commands == ["initialized"]
+    one.start()
+    assert one.child.kinds == ["Begin", "Start"]
+
+
+@pytest.mark.parametrize("asked", ["stop", "exit", "initialize"])
+def test_a_task_that_waits_for_its_start_goes_to_the_child_when_there_will_be_none(
+    asked: str, serve: Serve
+) -> None:
+    one = serve(methods=("start",), one_core=True)
+    one.initialize()
+    getattr(one, asked)(*(("t2",) if asked == "initialize" else ()))
+    assert one.child.sent[0][0] == 1 and one.child.kinds == ["Begin"]
+
+
+@pytest.mark.parametrize("what", ["unread", "unkillable"])
+def test_a_child_that_may_not_be_waiting_is_waited_for(what: str, serve: Serve) -> None:
+    one = serve(methods=("start",))
+    one.child.is_quiet = what != "unread"
+    one.child.may_kill = what != "unkillable"
+    one.initialize()
+    assert one.child.kinds == ["Begin"] and one.commands == []
+    begin = one.child.sent[0][1]
+    assert isinstance(begin, Begin) and not begin.is_announced
+
+
+def test_a_task_that_comes_while_the_code_loads_is_handed_over_at_once(serve: Serve) -> None:
+    one = serve(methods=None)
+    one.initialize()
+    assert one.child.kinds == ["Initialize"]
+    one.child.loads("start")
+    one.child_reads()
+    one.child_initializes()
+    assert one.commands == ["initialized"]
+
+
+def test_a_start_that_comes_before_initialized_is_passed_on_when_the_child_is_ready(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.STARTING)
+    one.start()
+    assert one.commands == [] and one.child.kinds == ["Begin"]
+    one.child_reads()
+    one.child_initializes()
+    assert one.commands == ["initialized", "started"] and one.child.kinds == ["Begin", "Start"]
+
+
+def test_many_tasks_are_answered_once_each_by_one_child(serve: Serve) -> None:
+    one = serve(methods=("start",))
+    for number in range(5):
+        one.initialize(f"t{number}")
+        one.start()
+        one.child_answers(number)
+    assert one.commands == ["initialized", "started", "done"] * 5
+    assert [message["data"] for message in one.link.posted if message["command"] == "done"] == [0, 1, 2, 3, 4]
+    assert len(one.children) == 1
+
+
+def test_a_task_without_a_name_gets_one(serve: Serve) -> None:
+    one = serve(methods=("start",))
+    one.initialize(None)
+    one.start()
+    one.child_answers()
+    (result,) = one.results
+    assert (result.task, result.pipeline, result.node) == ("task-1", "local", "main")
+
+
+def test_what_is_said_of_a_task_that_is_over_is_dropped_and_its_memory_closed(serve: Serve) -> None:
+    one = serve(methods=("start",))
+    one.initialize("t1")
+    one.start()
+    one.child_answers(1)
+    one.initialize("t2")
+    one.start()
+    late = blob_of(b'{"command":"done","data":1}')
+    one.child.says(Done(late), 1)
+    one.child.says(ApiCall(b'{"command":"late"}'), 1)
+    assert one.commands.count("done") == 1 and "late" not in one.commands
+    assert not is_open(late.fd)
