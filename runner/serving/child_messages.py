@@ -7,6 +7,7 @@ a child that does not serve or is being killed.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -28,7 +29,7 @@ from ...sandbox.shared.messages import (
     StopReturned,
     TaskRead,
 )
-from ...sandbox.shared.outcome import Cause, Exit, report
+from ...sandbox.shared.outcome import Cause, Exit, LimitBreach, report
 from ..console.terminal import Output
 from ..link.answer_blob import AnswerBlob
 from ..protocol.messages import Failure
@@ -240,7 +241,7 @@ class ChildMessageHandler:
             return
         else:
             self._end_logs()
-            task.exit = replace(exit, last_lines=task.last_lines())
+            task.exit = replace(exit, breach=_since_begin(exit, child, task), last_lines=task.last_lines())
         control.step(Event.CHILD_GONE)
 
     def _died_between_tasks(self, exit: Exit) -> None:
@@ -248,6 +249,15 @@ class ChildMessageHandler:
             self._on_load_failed(Failure(exit.error_code, report(exit, during="during import")))
         elif exit.cause is not Cause.RECYCLED:
             self._notices.died_without_task("between two tasks", exit)
+
+
+def _since_begin(exit: Exit, child: Child, task: ActiveTask) -> LimitBreach | None:
+    """Return the limit that did not hold, with the time since the task began instead of the child."""
+    if exit.breach is None or child.began_at is None or not exit.loaded:
+        return exit.breach
+    # The parent may hear late that the child has begun; the task has not lasted longer than until now.
+    after_s = exit.breach.after_s - max(0.0, task.began - child.began_at)
+    return replace(exit.breach, after_s=max(0.0, min(after_s, time.monotonic() - task.began)))
 
 
 def _drop(message: ProcessMessage) -> None:

@@ -141,7 +141,7 @@ class TaskEnd:
             else:
                 self._notices.left_running(result.task, usage.processes - 1)
         served = self._pool.served
-        leak = self._leaks.look(served, result)
+        leak = self._leaks.look(served, result, usage.stays_bytes if usage is not None else 0)
         if leak is not None:
             self._notices.leak(leak)
         recycle = self._settings.serving.recycle_after

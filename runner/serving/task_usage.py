@@ -47,6 +47,7 @@ class TaskUsage:
         self._tree_cpu_s: float | None = None
         self._before_ns = 0
         self.peak_bytes = 0
+        self.stays_bytes = 0  #: memory after the task, once it has ended; 0: not known
         self._files_bytes = 0
         self.processes = 0
         self._final: Sample | None = None
@@ -104,6 +105,8 @@ class TaskUsage:
         own_ns = _cpu_ns(self._clock) - self._cpu_ns
         high = self._high()
         cpu_s = own_ns / 1e9
+        if self._final is not None:
+            self.stays_bytes = self._final.memory_bytes
         if self._final is not None and self._tree_cpu_s is not None:
             cpu_s = self._before_ns / 1e9 + self._final.cpu_s - self._tree_cpu_s
         return max(self.peak_bytes, high), max(cpu_s, 0.0)
@@ -117,11 +120,13 @@ class TaskUsage:
         if not self._exact and at - self._began < BRIEF_S and self._child in _HIGH:
             read_at, known = _HIGH[self._child]
             if at - read_at < FRESH_S:
+                self.stays_bytes = known
                 return known
         high, now = _high_water(self._child.pid, self._files_bytes)
         if high - now > _SPIKE_BYTES:
             _reset_high_water(self._child.pid)
         _HIGH[self._child] = (at, now)
+        self.stays_bytes = now
         return high
 
 

@@ -83,6 +83,7 @@ class Child:
         self._limits = limits
         self.pid = 0
         self.loaded = False
+        self.began_at: float | None = None  #: on the monotonic clock; None: not known
         #: Whether its code has an init(), as far as the child has told.
         self.has_init = True
         #: How the limits are enforced, as the warden said; None until it has, or where there is no warden.

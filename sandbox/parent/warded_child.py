@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
@@ -187,6 +188,7 @@ class WardedChild(Child):
             return
         if isinstance(message, Spawned):
             self.pid, self._problem, self.protection = message.pid, message.problem, message.protection
+            self.began_at = time.monotonic()
             self._hear()
         elif isinstance(message, Sample):
             self._listener.on_sample(self, message)

@@ -41,8 +41,9 @@ STACK_WANTED = frozenset((Cause.TASK_TIMEOUT, Cause.START_TIMEOUT, Cause.STOPPED
 class LimitBreach:
     """The limit that did not hold: used and allowed in its own unit (bytes, processes, seconds).
 
-    `after_s`: seconds since the child began. `top`: the largest processes, `objects` the largest of the
-    run's shared memory as (name, bytes), both largest first; `objects_count` and `objects_bytes` are of all.
+    `after_s`: seconds since the child began, or its task where it has one. `top`: the largest processes,
+    `objects` the largest of the run's shared memory as (name, bytes), both largest first; `objects_count`
+    and `objects_bytes` are of all.
     """
 
     used: float

@@ -304,3 +304,11 @@ def test_the_limit_holds_between_two_tasks(tmp_path: Path) -> None:
         assert client.run(["behave"])["data"] == "served"
         client.exit()
         assert program.wait() == 0
+
+
+def test_the_time_until_a_limit_did_not_hold_is_counted_from_the_begin_of_the_task(tmp_path: Path) -> None:
+    run = run_tasks("limits_peaks_and_gives_back.py", [3, 1], [0.2, 400], cwd=tmp_path, args=LIMIT)
+    code, message = error_of(run.tasks[1])
+    found = re.search(r" after ([\d.]+) s", message)
+    assert code == "OUT_OF_MEMORY" and found is not None, message
+    assert 0.1 <= float(found[1]) <= run.tasks[1]["durationMs"] / 1000 + 0.05

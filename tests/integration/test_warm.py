@@ -49,9 +49,16 @@ def test_memory_that_grows_with_each_task_is_told_before_the_limit(tmp_path: Pat
     run = run_tasks("limits_leaks.py", *[[5]] * 17, cwd=tmp_path, args=("--mem", "100Mi"))
     assert run.status == 0
     (line,) = (line for line in run.stderr.splitlines() if "memory grew" in line)
-    assert "MiB per task over " in line and "of 100 MiB; --recycle-after would begin anew" in line
+    assert "MiB per task over " in line and "of 100 MiB; --recycle-after would start a new process" in line
 
 
 def test_memory_that_stays_the_same_is_no_leak(tmp_path: Path) -> None:
     run = run_tasks("counts_its_tasks.py", *[["go"]] * 30, cwd=tmp_path, args=("--mem", "64Mi"))
     assert run.status == 0 and "memory grew" not in run.stderr
+
+
+def test_tasks_that_give_their_memory_back_are_no_leak(tmp_path: Path) -> None:
+    inputs = [[0, 1], *[[0, 75]] * 14]
+    run = run_tasks("limits_peaks_and_gives_back.py", *inputs, cwd=tmp_path, args=("--mem", "100Mi"))
+    assert run.status == 0 and "memory grew" not in run.stderr
+    assert all(task["peakMemBytes"] > 80 << 20 for task in run.tasks[1:])

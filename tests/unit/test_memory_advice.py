@@ -37,14 +37,44 @@ def test_a_failure_of_another_kind_stays_as_it_is() -> None:
     assert explain_refusal(refused(), Limits(), None, lambda: pytest.fail("nobody asked")) == refused()
 
 
+def warnings(stays: list[int], *, peak: int | None = None, limit: int | None = 100 * MI) -> list[str]:
+    """Return the warnings after tasks that leave so much memory; `peak`: of each, else what it leaves."""
+    watch = LeakWatch()
+    looks = [
+        watch.look(task, ended(one if peak is None else peak, limit), one)
+        for task, one in enumerate(stays, 1)
+    ]
+    return [one for one in looks if one is not None]
+
+
 def test_a_leak_is_told_once_before_it_reaches_the_limit() -> None:
-    watch = LeakWatch()
-    told = [watch.look(task, ended(10 * MI + task * 4 * MI)) for task in range(1, 25)]
-    (sentence,) = [one for one in told if one is not None]
-    assert "memory grew " in sentence and "of 100 MiB" in sentence
+    (sentence,) = warnings([10 * MI + task * 4 * MI for task in range(24)])
+    assert sentence.startswith("◌ memory grew 4 MiB per task over 19 tasks, to 82 MiB of 100 MiB; ")
 
 
-@pytest.mark.parametrize(("peak", "limit"), [(95 * MI, 100 * MI), (95 * MI, None), (None, 100 * MI)])
-def test_memory_that_does_not_grow_or_has_no_limit_is_no_leak(peak: int | None, limit: int | None) -> None:
+def test_a_slow_leak_is_told_over_thousands_of_tasks() -> None:
+    (sentence,) = warnings([10 * MI + task * MI // 50 for task in range(4000)])
+    assert "memory grew 20.5 KiB per task over 3" in sentence
+
+
+def test_a_task_with_a_high_peak_is_no_leak() -> None:
+    assert warnings([10 * MI] * 40, peak=95 * MI) == []
+
+
+@pytest.mark.parametrize("at", [1, 5, 9, 15])
+def test_a_model_that_one_task_loads_for_good_is_no_leak(at: int) -> None:
+    assert warnings([10 * MI] * at + [85 * MI] * (40 - at)) == []
+
+
+def test_a_new_process_begins_anew() -> None:
     watch = LeakWatch()
-    assert not any(watch.look(task, ended(peak, limit)) for task in range(1, 3 * LEAK_TASKS))
+    for _ in range(2):
+        looks = [watch.look(task, ended(80 * MI), 10 * MI + task * 2 * MI) for task in range(1, 30)]
+        assert len([one for one in looks if one is not None]) == 1
+
+
+@pytest.mark.parametrize(("peak", "limit"), [(95 * MI, None), (None, 100 * MI)])
+def test_memory_without_a_limit_or_a_figure_is_no_leak(peak: int | None, limit: int | None) -> None:
+    watch = LeakWatch()
+    looks = [watch.look(task, ended(peak, limit), task * MI) for task in range(1, 3 * LEAK_TASKS)]
+    assert not any(looks)
