@@ -21,6 +21,7 @@ from ..console.status_line import StatusLine, can_be_drawn
 from ..console.task_report import ProgressLog, TaskReport, progress_line
 from ..console.terminal import Output, wants_color
 from ..io.loop import Loop
+from ..protocol.error_codes import MEMORY_CODES, exit_status_of
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 from ..serving.child_pool import ChildPool
@@ -124,8 +125,9 @@ class LocalRun:
         if self._connected:
             return  # a later process: its task is answered with the failure
         self._output.warn(f"✘ {self.report.words(failure)}")
-        self.report.note_status(4)
-        self.supervisor.shutdown(4)
+        status = exit_status_of(failure.code) if failure.code in MEMORY_CODES else 4
+        self.report.note_status(status)
+        self.supervisor.shutdown(status)
 
     def _next(self) -> None:
         """Start the next task, or end the run."""

@@ -259,6 +259,16 @@ def meaning_of_status(status: int) -> str | None:
     return known
 
 
+#: Codes of a memory limit that was reached: the reason also where the code was still being imported.
+MEMORY_CODES = frozenset(code for code, one in CODES.items() if one.reason == MEMORY_LIMIT)
+
+
+def exit_status_of(code: str) -> int:
+    """Return hkrunner's exit status for a failure with this code alone."""
+    status = CODES[code].exit_status if code in CODES else None
+    return 1 if status is None else status
+
+
 def exit_status_help() -> str:
     """Return the list of exit statuses for --help."""
     rows = {**{str(status): text for status, text in EXIT_STATUSES.items()}, "128+N": SIGNAL_STATUS}

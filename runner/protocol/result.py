@@ -41,7 +41,9 @@ class Result:
     def _code(self) -> str:
         code = self.failure.code if self.failure is not None else ""
         # Without a limit, a MemoryError is an exception of the code like any other.
-        return "ALGORITHM_ERROR" if code == "MEMORY_ERROR" and self.limit_bytes is None else code
+        if code == "MEMORY_ERROR" and self.limit_bytes is None:
+            return "ALGORITHM_ERROR" if self.loaded else "IMPORT_FAILED"
+        return code
 
     @property
     def reason(self) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any
 from ...sandbox.codec.codec import MESSAGE_LIMIT
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.channel import blob_problem
+from ...sandbox.shared.limits import Limits
 from ...sandbox.shared.message_format import Memfd, ProcessMessage
 from ...sandbox.shared.messages import (
     ApiCall,
@@ -37,6 +38,7 @@ from ..protocol.task_state import MEASURING, NOT_BEGUN, Event, State
 from .active_task import ActiveTask
 from .child_pool import ChildPool
 from .log_redirect import LogRedirect
+from .memory_advice import explain_refusal
 from .notices import Notices
 from .task_control import TaskControl
 from .task_handover import TaskHandover
@@ -56,6 +58,7 @@ class ChildMessageHandler:
         redirect: LogRedirect | None,
         output: Output,
         notices: Notices,
+        limits: Limits,
         on_loaded: Callable[[], None],
         on_load_failed: Callable[[Failure], None],
     ) -> None:
@@ -66,6 +69,8 @@ class ChildMessageHandler:
         self._redirect = redirect
         self._output = output
         self._notices = notices
+        self._limits = limits
+        self._last_sample: Sample | None = None
         self._on_loaded = on_loaded
         self._on_load_failed = on_load_failed
         self._held: set[Child] = set()  #: children whose output is not read for now
@@ -175,6 +180,15 @@ class ChildMessageHandler:
         """This child ends by itself; the next task tries the code again in a new one."""
         failure = Failure(message.code, message.message, message.details)
         task = self._control.task
+        if self._limits.enforced:
+            last = self._last_sample
+            failure = explain_refusal(
+                failure,
+                self._limits,
+                self._limits.memory_bytes,
+                lambda: last.peak_bytes if last is not None else 0,
+                held=last.held_back if last is not None else None,
+            )
         if task is not None:
             task.failure = failure
             task.exit = Exit(Cause.EXITED, loaded=False)
@@ -188,7 +202,10 @@ class ChildMessageHandler:
     def on_sample(self, child: Child, sample: Sample) -> None:
         """The warden has measured a child's process tree."""
         task = self._control.task
-        if task is None or child is not self._pool.child or task.usage is None:
+        if child is not self._pool.child:
+            return
+        self._last_sample = sample
+        if task is None or task.usage is None:
             return
         task.on_sample(sample)
         self._notices.sampled(task.usage.samples)

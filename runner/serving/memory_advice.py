@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ...sandbox.shared.limits import GI, UNITS, Limits, format_bytes, set_by, suggest_memory
+from ...sandbox.shared.messages import HeldBack
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 
 #: How numpy says which size it asked for.
 _ASKED = re.compile(r"Unable to allocate ([\d.]+) ([KMGT]i)B")
+#: So do torch, tensorflow and jax, in bytes.
+_ASKED_BYTES = re.compile(r"(?:allocate|allocating) (\d+) bytes")
+#: Texts of libraries about an allocation that failed.
+_ALLOCATION = re.compile(
+    r"bad_alloc|DefaultCPUAllocator|[Cc]annot allocate memory|can't allocate memory|[Oo]ut of memory"
+    r"|RESOURCE_EXHAUSTED|[Ff]ailed to allocate|[Mm]emory allocation|Unable to allocate|MemoryError"
+    r"|ArrowMemoryError|OutOfMemoryError"
+)
+#: About a thread, whose stack had no room.
+_THREAD = re.compile(r"start new thread|pthread_create failed")
+#: About what a process may do for other reasons, too: OpenBLAS sends itself a SIGINT, workers end.
+_PROCESS = re.compile(
+    r"[Rr]esource temporarily unavailable|BrokenProcessPool|TerminatedWorkerError|CalledProcessError"
+    r"|DataLoader worker|died unexpectedly|KeyboardInterrupt"
+)
+_OF_A_GPU = re.compile(r"CUDA|cuda|\bGPU\b|HIP out of memory")
 ASKED_MAX = 1024 * GI
 #: Warn of a leak from this share of the limit on, and after this many tasks.
 LEAK_SHARE = 0.8
@@ -20,18 +37,60 @@ LEAK_TASKS = 10
 LOOKS_MAX = 64
 
 
-def explain_refusal(
-    failure: Failure, limits: Limits, limit_bytes: int | None, peak: Callable[[], int]
-) -> Failure:
-    """Return the failure of a refused allocation with what was used and what can be done added.
+def may_be_refusal(failure: Failure, printed: Sequence[str] = ()) -> bool:
+    """Whether the text of a failure, or what was printed before it, may tell of memory that was refused."""
+    return _kind(failure, printed) is not None
 
-    Any other failure is returned as it is.
+
+def _kind(failure: Failure, printed: Sequence[str]) -> str | None:
+    if failure.code == "MEMORY_ERROR":
+        return "raised"
+    if failure.code not in ("ALGORITHM_ERROR", "IMPORT_FAILED"):
+        return None
+    text = "\n".join((failure.message, failure.details, *printed))
+    if _OF_A_GPU.search(text):
+        return None
+    if _ALLOCATION.search(text) or _THREAD.search(text):
+        return "allocation"
+    return "process" if _PROCESS.search(text) else None
+
+
+def is_refusal(failure: Failure, limits: Limits, held: HeldBack | None, printed: Sequence[str] = ()) -> bool:
+    """Whether a failure comes of memory that the limit refused.
+
+    The fact is that the process was held back in this task; the text only says that the failure is of that
+    kind. Where reserved memory counts (mode "brake") requests are refused far from the limit, too.
     """
-    if failure.code != "MEMORY_ERROR" or limit_bytes is None:
+    kind = _kind(failure, printed)
+    if kind is None or kind == "raised":
+        return kind is not None
+    return held is not None or (kind == "allocation" and limits.mem_mode == "brake")
+
+
+def explain_refusal(
+    failure: Failure,
+    limits: Limits,
+    limit_bytes: int | None,
+    peak: Callable[[], int],
+    *,
+    held: HeldBack | None = None,
+    printed: Sequence[str] = (),
+) -> Failure:
+    """Return a failure that comes of refused memory with the limit, what was used, and what can be done.
+
+    Any other failure is returned as it is. `held`: the process that was held back most recently in this task,
+    `printed`: the last lines it printed.
+    """
+    if limit_bytes is None or not is_refusal(failure, limits, held, printed):
         return failure
+    if failure.code != "MEMORY_ERROR":
+        message = failure.message.replace(f"{failure.code}: ", "MEMORY_ERROR: ", 1)
+        failure = replace(failure, code="MEMORY_ERROR", message=message)
     peak_bytes = peak()
     asked = _ASKED.search(failure.message)
     asked_bytes = float(asked[1]) * UNITS[asked[2]] if asked is not None else 0
+    if asked is None and (bytes_asked := _ASKED_BYTES.search(failure.message)) is not None:
+        asked_bytes = int(bytes_asked[1])
     # A request far beyond any machine is an error in the code, whatever the limit.
     asked_bytes = min(asked_bytes, ASKED_MAX)
     wanted = suggest_memory(peak_bytes + int(asked_bytes), limit_bytes=limit_bytes)

@@ -110,6 +110,7 @@ class Supervisor:
                 redirect=redirect,
                 output=output,
                 notices=notices,
+                limits=settings.limits,
                 on_loaded=hooks.on_loaded,
                 on_load_failed=hooks.on_load_failed,
             )

@@ -15,7 +15,7 @@ from ..settings.settings import Settings
 from .active_task import ActiveTask
 from .child_pool import ChildPool
 from .log_redirect import LogRedirect
-from .memory_advice import LeakWatch, explain_refusal
+from .memory_advice import LeakWatch, explain_refusal, may_be_refusal
 from .notices import Notices
 from .task_control import TaskControl
 from .task_handover import TaskHandover
@@ -58,8 +58,8 @@ class TaskEnd:
         control, task = self._control, self._control.task
         assert task is not None, "the child has answered for it"
         usage, failure = task.usage, task.failure
-        is_memory_error = failure is not None and failure.code == "MEMORY_ERROR"
-        if usage is None or not (usage.is_watched or is_memory_error):
+        is_memory = failure is not None and may_be_refusal(failure, task.last_lines())
+        if usage is None or not (usage.is_watched or is_memory):
             control.step(Event.USAGE_KNOWN)
             return
         task.usage_deadline = self._loop.after(FINAL_WAIT_S, lambda: control.step(Event.USAGE_KNOWN))
@@ -73,7 +73,14 @@ class TaskEnd:
             self._close(task, "succeed", answer=(task.answer, task.answer_blob))
         else:
             limits = self._settings.limits
-            self._fail(task, explain_refusal(task.failure, limits, task.limit_bytes, task.peak))
+            held = task.usage.held_back if task.usage is not None else None
+            printed = task.last_lines()
+            self._fail(
+                task,
+                explain_refusal(
+                    task.failure, limits, task.limit_bytes, task.peak, held=held, printed=printed
+                ),
+            )
 
     def post_death(self) -> None:
         """End the task with how its child ended."""

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from ...sandbox.linux import procfs
 from ...sandbox.parent.child_handle import Child
-from ...sandbox.shared.messages import Sample
+from ...sandbox.shared.messages import HeldBack, Sample
 
 #: The warden is asked about a task that lasts longer than this, now and at its end.
 WATCH_S = 0.05
@@ -48,6 +48,8 @@ class TaskUsage:
         self._before_ns = 0
         self.peak_bytes = 0
         self.stays_bytes = 0  #: memory after the task, once it has ended; 0: not known
+        #: The process that was held back most recently in this task, for the memory limit.
+        self.held_back: HeldBack | None = None
         self._files_bytes = 0
         self.processes = 0
         self._final: Sample | None = None
@@ -82,6 +84,8 @@ class TaskUsage:
         self.peak_bytes = max(self.peak_bytes, sample.peak_bytes)
         self._files_bytes = max(self._files_bytes, sample.files_bytes)
         self.processes = sample.processes
+        if sample.held_back is not None and sample.held_back.ago_s < time.monotonic() - self._began:
+            self.held_back = sample.held_back
         if ask == self._final_ask:
             self._final = sample
         now, (at, cpu_s) = time.time(), self._last

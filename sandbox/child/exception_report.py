@@ -25,6 +25,8 @@ from . import requirements
 #: Longest text taken from an exception, longest message, longest details; in characters.
 TEXT_MAX = 4_000
 MESSAGE_MAX = 12_000
+#: So many errors of a chain are looked at.
+CHAIN_MAX = 20
 DETAILS_MAX = 60_000
 #: Frames read from the end of a traceback.
 FRAMES_MAX = 200
@@ -169,8 +171,28 @@ def _is_signal_denied(error: BaseException) -> bool:
     return _number(PermissionError, error) == errno.EPERM and _field(OSError, "filename", error) is None
 
 
+def is_about_memory(error: Optional[BaseException]) -> bool:
+    """Whether the error, or one that it was raised from, is an allocation that failed. Never raises."""
+    for _ in range(CHAIN_MAX):
+        if error is None:
+            return False
+        if _is_a(error, MemoryError) or _number(OSError, error) == errno.ENOMEM:
+            return True
+        cause = _field(BaseException, "__cause__", error)
+        error = cause if cause is not None else _field(BaseException, "__context__", error)
+    return False
+
+
+def import_code(error: BaseException) -> str:
+    """Return the code for code that cannot be imported: a memory limit is named before that. Never raises."""
+    code = "IMPORT_FAILED"
+    if is_about_memory(error) and resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY:
+        code = "MEMORY_ERROR"
+    return code
+
+
 def _code(error: BaseException) -> str:
-    if _is_a(error, MemoryError):
+    if is_about_memory(error):
         return "MEMORY_ERROR"
     if _number(OSError, error) in (errno.EMFILE, errno.ENFILE):
         return "TOO_MANY_FILES"

@@ -164,7 +164,7 @@ class TaskServer:
 
     def _import_failure(self, error: BaseException) -> Failed:
         told = exception_report.describe(
-            error, self._where.folder, code="IMPORT_FAILED", during=" during import"
+            error, self._where.folder, code=exception_report.import_code(error), during=" during import"
         )
         text: str = told["message"]
         if issubclass(type(error), ModuleNotFoundError):  # isinstance() would ask the user's class

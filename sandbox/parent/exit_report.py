@@ -10,12 +10,15 @@ from dataclasses import replace
 from ..linux.process_tree import Left
 from ..shared.channel import EXIT_CHANNEL_LOST
 from ..shared.limits import Limits
-from ..shared.messages import Ended, ProcessMemory, SharedMemoryUse
+from ..shared.messages import Ended, HeldBack, ProcessMemory, SharedMemoryUse
 from ..shared.outcome import Cause, Exit, LimitBreach
 
 #: So many of the processes that were left are named.
 NAMED = 20
 _STACK_MAX = 32_000
+#: A child that ends within this time after memory was refused to it has most likely ended for that.
+REFUSED_S = 0.5
+_OF_A_REFUSAL = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGTRAP, signal.SIGINT)
 
 
 def exit_of(
@@ -60,6 +63,9 @@ def exit_of(
         breach = LimitBreach(limits.memory_bytes or 0, limits.memory_bytes or 0)
     elif number == signal.SIGKILL and account is not None and account.machine_oom:
         cause = Cause.HOST_OOM
+    elif account is not None and _was_refused_memory(account.held_back, code, number):
+        assert account.held_back is not None, "it was held back"
+        cause, breach = Cause.MEMORY, refused(account.held_back, limits)
     others = [one for one in ended.others if one.pid != pid]
     exit = Exit(
         cause,
@@ -87,6 +93,23 @@ def exit_of(
         kept=_objects(account.kept),
         kept_count=account.kept_count,
     )
+
+
+def _was_refused_memory(held: HeldBack | None, code: int | None, number: int | None) -> bool:
+    """Whether a child that ended by itself was kept from reserving memory just then.
+
+    Libraries answer a refused allocation with exit(1), abort(), a signal to themselves, or by using the null
+    pointer.
+    """
+    if held is None or held.ago_s > REFUSED_S:
+        return False
+    return number in _OF_A_REFUSAL or bool(code)
+
+
+def refused(held: HeldBack, limits: Limits) -> LimitBreach:
+    """Return the memory limit as broken by a process that was refused more."""
+    process = ProcessMemory(held.pid, held.name, held.memory_bytes)
+    return LimitBreach(held.memory_bytes, limits.memory_bytes or 0, top=(process,), is_refusal=True)
 
 
 def exit_without_warden(

@@ -97,6 +97,16 @@ class Spawned(ProcessMessage):
     protection: Protection
 
 
+class HeldBack(ProcessMessage):
+    """A process that may reserve no more than `room_bytes`, since the tree is at its memory limit."""
+
+    pid: int
+    name: str
+    room_bytes: int
+    memory_bytes: int  #: of the whole tree
+    ago_s: float
+
+
 class Sample(ProcessMessage):
     """Usage of the tree: a few times a second while a task runs, and once for each AskUsage."""
 
@@ -107,6 +117,7 @@ class Sample(ProcessMessage):
     processes: int
     cpu_s: float
     answers: Optional[int] = None  #: the number of the AskUsage
+    held_back: Optional[HeldBack] = None  #: most recent one since the task began
 
 
 class ProcessMemory(ProcessMessage):
@@ -149,6 +160,7 @@ class Account(ProcessMessage):
     removed_count: int
     kept: List[SharedMemoryUse]  #: may be the run's, but is not proven to be: the largest
     kept_count: int
+    held_back: Optional[HeldBack] = None  #: most recent one before the child ended
 
 
 class Ended(ProcessMessage):

@@ -53,6 +53,7 @@ class LimitBreach:
     objects: tuple[tuple[str, int], ...] = ()
     objects_count: int = 0
     objects_bytes: int = 0
+    is_refusal: bool = False  #: not exceeded: more memory was refused, and the child ended by itself
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,9 @@ def _memory(exit: Exit, breach: LimitBreach) -> str:
         text += f"; {format_bytes(breach.objects_bytes)} of it shared memory: {named}{more}"
     if breach.top:
         text += f"; {_top(breach)}"
+    if breach.is_refusal:
+        how = f"with code {exit.code}" if exit.signal is None else f"by {signal_name(exit.signal)}"
+        text += f"; more was refused, and it ended {how}"
     place = _place(exit.stack)
     if place:
         text += f"; it was at {place}"

@@ -162,16 +162,16 @@ class Books:
         if self._shared is not None:
             self._shared.look(self._members.processes, now, must=True)
         anon, shmem = self._read_books()
+        has_forked = self._has_forked_meanwhile()
         for _ in range(BOOKS_AGAIN):
-            if not self._has_forked_meanwhile():
-                break
-            anon, shmem = self._read_books()
+            if has_forked:
+                anon, shmem = self._read_books()
+                has_forked = self._has_forked_meanwhile()
         self.pss = anon + shmem
         self._objects_then = self._shared.total_bytes if self._shared is not None else 0
         self._unmapped = self._unmapped_shared(anon, shmem, self._objects_then)
         self.memory = self.at_most = self.at_least = anon + shmem + self._unmapped
-        self.is_judged = True
-        self.is_exact = True
+        self.is_judged = self.is_exact = not has_forked
         took = self._clock() - began
         self._books_at = now + max(0.05, took / BOOKS_SHARE)
         self._books_due_at = now + max(BOOKS_S, took / BOOKS_SHARE)

@@ -18,7 +18,7 @@ from ..linux import cgroup, kernel, landlock, scheduling
 from ..linux.oom_counter import OomWatch
 from ..shared import limits as plans
 from ..shared.limits import Limits
-from ..shared.messages import Account, ProcessMemory, Protection, Sample, SharedMemoryUse
+from ..shared.messages import Account, HeldBack, ProcessMemory, Protection, Sample, SharedMemoryUse
 from ..usage.disk_usage import DiskMeter
 from ..usage.sampler import TreeSampler
 from ..usage.shared_memory import SharedMemory
@@ -55,6 +55,8 @@ class Guard:
         self._shared = SharedMemory()
         self._sampler = self._make_sampler()
         self._brake: NearLimitBrake | ReservedBrake | None = None
+        self._child = 0
+        self._child_ended_at = math.inf
         self._throttle = self._make_throttle()
         self._rests = False
         self._disk: DiskMeter | None = None
@@ -135,6 +137,7 @@ class Guard:
     def began(self, pid: int) -> None:
         """The child is on its way, under this pid."""
         self._brake = self._make_brake(pid)
+        self._child = pid
         if self._join >= 0:
             os.close(self._join)
             self._join = -1
@@ -243,6 +246,8 @@ class Guard:
 
     def reaped(self, pid: int, usage: Any) -> None:
         """Account for a process that has been collected."""
+        if pid == self._child:
+            self._child_ended_at = time.monotonic()
         self._sampler.reaped(pid, usage)
 
     def sample(self) -> Sample:
@@ -254,7 +259,15 @@ class Guard:
             files_bytes=getattr(self._sampler, "files_peak_bytes", 0),
             processes=usage.processes,
             cpu_s=usage.cpu_s if self._is_hurried else self._sampler.cpu_ns() / 1e9,
+            held_back=self._held_back(time.monotonic()),
         )
+
+    def _held_back(self, now: float) -> HeldBack | None:
+        """Return the process that was last kept from reserving, as of this time."""
+        braked = self._brake.braked if self._brake is not None else None
+        if braked is None:
+            return None
+        return HeldBack(braked.pid, braked.name, braked.room_bytes, braked.memory_bytes, now - braked.at)
 
     @property
     def _is_hurried(self) -> bool:
@@ -318,6 +331,7 @@ class Guard:
             removed_count=len(removed),
             kept=_named(kept[:NAMED]),
             kept_count=len(kept),
+            held_back=self._held_back(self._child_ended_at),
         )
         if self._group is not None:
             self._group.remove()

@@ -187,8 +187,9 @@ def test_a_hundred_idle_threads_take_no_memory(tmp_path: Path) -> None:
 def test_where_reserved_memory_counts_a_storm_of_threads_is_told_as_what_it_is(tmp_path: Path) -> None:
     run = misbehave("limits_many_threads.py", cwd=tmp_path, args=BRAKE)
     code, message = error_of(run.tasks[0])
-    assert code == "ALGORITHM_ERROR"
+    assert code == "MEMORY_ERROR"
     assert "RuntimeError: can't start new thread" in message and "the memory limit (--mem)" in message
+    assert_is_about_memory(run.tasks[0], run.status)
 
 
 def test_nothing_is_enforced_that_nobody_wrote_down(tmp_path: Path) -> None:

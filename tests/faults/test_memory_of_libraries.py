@@ -1,0 +1,80 @@
+"""Memory with real libraries: what fits is let through, and whatever fails for the limit names the limit."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.local import ALGORITHMS, Run, error_of, run_tasks
+from support.programs import run_hkrunner
+
+pytestmark = pytest.mark.alone
+
+MI = 1 << 20
+PROGRAM = "limits_in_libraries.py"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("built") / "libgrow.so"
+    subprocess.run(["g++", "-shared", "-fPIC", "-o", path, ALGORITHMS / "limits_grow.cpp"], check=True)
+    return str(path)
+
+
+def assert_names_the_limit(run: Run, limit: int) -> None:
+    task = run.tasks[0]
+    _, message = error_of(task)
+    assert (task["reason"], task["memLimitBytes"], run.status) == ("MemoryLimit", limit, 137), message
+    first = message.splitlines()[0]
+    assert "(--mem)" in first and "Try --mem " in first and re.search(r"used [\d.]+ MiB", first), message
+    assert run.tasks[-1]["output"] == "served"
+
+
+@pytest.mark.parametrize("what", ["grow_in_cpp", "grow_in_c"])
+@pytest.mark.parametrize("mode", ["auto", "brake", "rss"])
+def test_a_library_that_ends_the_process_when_it_is_refused_memory_is_told_as_the_limit(
+    what: str, mode: str, library: str, tmp_path: Path
+) -> None:
+    args = ("--mem", "192Mi", "--mem-mode", mode)
+    run = run_tasks(PROGRAM, [what, library], ["behave"], cwd=tmp_path, args=args)
+    assert_names_the_limit(run, 192 * MI)
+
+
+@pytest.mark.parametrize("what", ["wrap", "subprocess_fails"])
+@pytest.mark.parametrize("mode", ["auto", "brake", "rss"])
+def test_an_error_that_comes_of_refused_memory_is_told_as_the_limit(
+    what: str, mode: str, tmp_path: Path
+) -> None:
+    args = ("--mem", "192Mi", "--mem-mode", mode)
+    run = run_tasks(PROGRAM, [what, 0], ["behave"], cwd=tmp_path, args=args)
+    assert_names_the_limit(run, 192 * MI)
+
+
+def test_an_exit_far_from_the_limit_is_no_matter_of_memory(tmp_path: Path) -> None:
+    run = run_tasks("exits_at_once.py", ["misbehave"], cwd=tmp_path, args=("--mem", "192Mi"))
+    assert run.tasks[0]["reason"] == "Crashed"
+
+
+@pytest.mark.parametrize(
+    ("what", "argument"),
+    [("threads", 4), ("threads", 16), ("threads", 64), ("one_after_another", 60), ("dot", 20), ("solve", 20)],
+)
+def test_the_limit_that_is_suggested_is_enough(what: str, argument: int, tmp_path: Path) -> None:
+    given = ("--entry", ALGORITHMS / PROGRAM, "--no-state", "--input", f'["{what}", {argument}]')
+    free = run_hkrunner(*given, cwd=tmp_path)
+    found = re.search(r"--mem (\w+) would do", free.stderr)
+    assert found is not None, free.stderr
+    for _ in range(3):
+        limited = run_hkrunner(*given, "--mem", found[1], cwd=tmp_path)
+        assert (limited.status, limited.stdout) == (0, free.stdout), (found[1], limited.stderr)
+
+
+@pytest.mark.parametrize("mib", [70, 80, 90])
+def test_openblas_near_the_limit_is_let_through_or_ended_but_never_hangs(mib: int, tmp_path: Path) -> None:
+    run = run_tasks(PROGRAM, ["solve", mib], ["behave"], cwd=tmp_path, args=("--mem", "128Mi"), deadline_s=15)
+    if run.status == 0:
+        assert run.outputs == [True, "served"]
+    else:
+        assert_names_the_limit(run, 128 * MI)
