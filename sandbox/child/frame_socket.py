@@ -13,7 +13,7 @@ import select
 import socket
 import sys
 import threading
-from typing import List, NoReturn, Optional, Sequence, Tuple, Type, Union
+from typing import Callable, List, NoReturn, Optional, Sequence, Tuple, Type, Union
 
 from ..codec.codec import Buffer
 from ..shared.channel import (
@@ -46,10 +46,14 @@ class FrameSocket:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._blob: Optional[int] = None
+        #: Called with the socket's descriptor before each wait for a message.
+        self.before_waiting: Optional[Callable[[int], None]] = None
 
     def receive(self) -> Optional[Tuple[int, ProcessMessage]]:
         """Wait for the next message; return it with its task's number, None when no more will come."""
         while not self._ready:
+            if self.before_waiting is not None:
+                self.before_waiting(self._socket.fileno())
             try:
                 count, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], 256, CLOEXEC)
             except OSError:

@@ -6,12 +6,10 @@ Nothing here waits with a deadline: the parent has the clock and the kill. Pytho
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import threading
-from types import CoroutineType
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from ..codec import codec
@@ -21,29 +19,40 @@ from ..shared.message_format import Memfd, Wire, decode
 from ..shared.messages import TO_CONTROL, EndProcess, Reply, StopReturned, StopTask
 from . import exception_report
 from .api import Api
+from .event_loop import EventLoop, can_be_awaited, is_async_generator
 from .frame_socket import CLOEXEC, FrameSocket, exit_fork, mapped
 
 #: Of a reply that cannot be read, so many bytes at both ends are searched for the call that it belongs to.
 EDGE_BYTES = 1024
 
 
+def not_run(name: str, shown: str) -> TypeError:
+    """Return the error for an `async def` with a yield, whose code only runs as somebody iterates over it."""
+    return TypeError(f"{name}() in {shown} has a yield, so nothing of it was run: take the yield out")
+
+
 class StopControl:
     """Which task can be stopped, and how; the end of the process, once it was asked for."""
 
     def __init__(
-        self, control: socket.socket, replies: FrameSocket, where: entries.Location, encoding: str
+        self,
+        control: socket.socket,
+        replies: FrameSocket,
+        where: entries.Location,
+        encoding: str,
+        loop: EventLoop,
     ) -> None:
         self._control = control
         self._replies = replies
         self._where = where
         self._encoding = encoding
+        self._loop = loop
         #: The user's stop() and exit(), once they are loaded.
         self.entry: Optional[entries.Entry] = None
         self._lock = threading.Lock()
         self._task = 0
         self._api: Optional[Api] = None
         self._stopper: Optional[threading.Thread] = None
-        self._cancel: Optional[Callable[[], object]] = None
         #: A stop that came when there was no such task.
         self._early: Optional[Tuple[int, Dict[str, Any]]] = None
         #: The worker's options for the end, once it was asked for.
@@ -59,6 +68,7 @@ class StopControl:
     def renew_locks(self) -> None:
         """Replace the locks; for a forked process, in which nobody is left to release them."""
         self._lock = threading.Lock()
+        self._loop.renew_locks()
         if self._api is not None:
             self._api._lock = threading.Lock()
 
@@ -73,6 +83,7 @@ class StopControl:
         """The task can be stopped from here on; at once, if that was asked for before it was read."""
         with self._lock:
             self._task, self._api = task, api
+            self._loop.forget_cancel()
             early = self._early
             if early is not None and early[0] <= task:  # one for a later task waits for that one
                 self._early = None
@@ -91,34 +102,28 @@ class StopControl:
         with self._lock:
             stopper, self._stopper = self._stopper, None
         if stopper is not None:
+            self._loop.finish_handed()
             stopper.join()
 
-    async def awaited(self, coroutine: Any) -> Any:
-        """Run the coroutine so that a stop can cancel it."""
-        import asyncio
+    def await_task(self, awaitable: Any, name: str) -> Any:
+        """Await what init() or start() has given, so that a stop can cancel it; then it gives None."""
+        import asyncio  # 40 ms, and most algorithms are not written for it
 
-        running = asyncio.ensure_future(coroutine)
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            self._cancel = lambda: loop.call_soon_threadsafe(running.cancel)
         try:
-            return await running
+            return self._loop.run(awaitable, name, is_cancelled_by_stop=True)
         except asyncio.CancelledError:
             if self._api is not None and self._api.stopping:
                 return None
             raise
-        finally:
-            with self._lock:
-                self._cancel = None
 
     def call_with_options(self, function: Callable[..., Any], name: str, options: Dict[str, Any]) -> None:
-        """Call the user's stop() or exit(); a coroutine is run to its end."""
+        """Call the user's stop() or exit(); what it gives is awaited if it can be."""
         places, _ = entries.call_with(function, name, self._where.shown, 1)
         result = function(*(options,)[:places])
-        if isinstance(result, CoroutineType):
-            import asyncio
-
-            asyncio.run(result)
+        if can_be_awaited(result):
+            self._loop.run(result, name, is_cancelled_by_stop=False)
+        elif is_async_generator(result):
+            raise not_run(name, self._where.shown)
 
     # ---- in the control thread
 
@@ -188,7 +193,7 @@ class StopControl:
     # ---- in the thread of the user's stop()
 
     def _stop(self, task: int, options: Dict[str, Any]) -> None:
-        """Call the user's stop(), then cancel a start() that is a coroutine."""
+        """Call the user's stop(), then cancel an init() or start() that is awaited."""
         failure = ""
         function = self.entry.stop if self.entry is not None else None
         if function is not None:
@@ -199,9 +204,5 @@ class StopControl:
                 failure = told["message"]
             if os.getpid() != self._pid:
                 exit_fork()
-        with self._lock:
-            cancel = self._cancel
-        if cancel is not None:
-            with contextlib.suppress(RuntimeError):  # its loop has closed meanwhile
-                cancel()
+        self._loop.cancel()
         self._replies.send(task, StopReturned(failure))

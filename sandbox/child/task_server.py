@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import sys
-from types import CoroutineType
 from typing import Any, Callable, Dict, FrozenSet, NoReturn, Optional, Tuple, Union
 
 from ..codec import codec
@@ -35,10 +34,11 @@ from ..shared.messages import (
 )
 from . import entry_import, exception_report, fork_logging
 from .api import Api
+from .event_loop import EventLoop, can_be_awaited, is_async_generator
 from .frame_socket import FrameSocket, exit_fork, flush_output, mapped
 from .memory_reserve import MemoryReserve, lower_brake
 from .result_files import ResultFiles, result_json
-from .stop_control import StopControl
+from .stop_control import StopControl, not_run
 
 #: msgspec is imported after so many tasks, or in a pause of so many seconds before that.
 ENOUGH_TASKS = 3
@@ -82,7 +82,9 @@ class TaskServer:
         #: What stands for the program's name in sys.argv.
         self.program = setup.file or setup.module
         self._encoding = setup.encoding
-        self._stops = self._stop_control(control, channel, self._where, setup.encoding)
+        self._loop = EventLoop(self._report_problem)
+        channel.before_waiting = self._loop.run_until_readable
+        self._stops = self._stop_control(control, channel, self._where, setup.encoding, self._loop)
         self._reserve = MemoryReserve()
         self._entry: Optional[entries.Entry] = None
         self._api: Optional[Api] = None
@@ -223,6 +225,7 @@ class TaskServer:
             told = exception_report.describe(error, self._where.folder)
             self._fail(task, Failed(told["code"], told["message"], told["details"], ends))
             if ends:
+                self._finish_loop()
                 raise
         finally:
             if self._files is not None:
@@ -282,13 +285,19 @@ class TaskServer:
             how = self._calls[name] = entries.call_with(function, name, self._where.shown, most)
         places, keyword = how
         given = (args, api)[:places]
+        self._loop.adopt()
         result = function(*given, **({keyword: api} if keyword else {}))
-        if isinstance(result, CoroutineType):
-            import asyncio  # 40 ms, and most algorithms are not written for it
-
-            result = asyncio.run(self._stops.awaited(result))
+        if can_be_awaited(result):
+            result = self._stops.await_task(result, name)
         if os.getpid() != self._pid:
             exit_fork()  # a fork of the user's that returned from their function
+        if is_async_generator(result):
+            if most == 1:
+                raise not_run(name, self._where.shown)
+            raise codec.ResultInvalid(
+                f"{name}() in {self._where.shown} gives an async generator: have it return a list, "
+                f"[one async for one in …]"
+            )
         return result
 
     def _finish(self, task: int, files: ResultFiles, result: Any) -> None:
@@ -339,6 +348,18 @@ class TaskServer:
 
     # ---- the end
 
+    def _finish_loop(self) -> None:
+        """Cancel asyncio tasks that are left; what goes wrong then changes no answer any more."""
+        try:
+            self._loop.finish()
+        except Exception as error:  # noqa: BLE001 - a loop may be any class of the user's
+            self._report_problem("the asyncio loop could not be closed", error)
+
+    def _report_problem(self, text: str, error: Optional[BaseException]) -> None:
+        if error is not None:
+            text += ": " + exception_report.describe(error, self._where.folder)["message"]
+        self._channel.send(0, Problem(text))
+
     def _end(self) -> NoReturn:
         """Call the user's exit(), and end with the status the worker asked for."""
         # EndProcess comes on the other socket, and was sent before the EOF that has brought us here.
@@ -354,6 +375,7 @@ class TaskServer:
             except BaseException as error:  # noqa: BLE001 - the edge of user code
                 told = exception_report.describe(error, self._where.folder, during=" in exit()")
                 self._channel.send(0, Problem(told["message"]))
+        self._finish_loop()
         code = (options or {}).get("exitCode")
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -1,0 +1,310 @@
+"""The one asyncio event loop of this process, on which everything of the user's that is awaited runs.
+
+So what init() or an earlier task has made can be used: locks, queues, sessions, connections. The main thread
+runs the loop while init(), start() or exit() is awaited, and between two tasks until the next message comes;
+it stands still while a plain function of the user's runs. A stop() that is awaited is handed to the thread
+that runs the loop, and is run by its own thread when none does.
+
+The loop is the one that the user's code has set, with asyncio.set_event_loop() or by its first use of
+asyncio.get_event_loop(), else one that the policy makes. asyncio is imported when something is to be awaited.
+Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any, Callable, Coroutine, Dict, List, Optional, Set
+
+if TYPE_CHECKING:
+    import asyncio
+    import concurrent.futures
+
+#: A generator that @types.coroutine has made awaitable (inspect.CO_ITERABLE_COROUTINE).
+_ITERABLE_COROUTINE = 0x100
+#: Cancelled tasks get so long at the end of the process. It is less than the grace, so that they are named.
+CANCEL_S = 2.0
+
+
+def can_be_awaited(value: Any) -> bool:
+    """Whether `await value` can be written. As inspect.isawaitable(), which takes an import of 5 ms."""
+    kind = type(value)
+    if kind is CoroutineType:
+        return True
+    if kind is GeneratorType:
+        return bool(value.gi_code.co_flags & _ITERABLE_COROUTINE)
+    return any(vars(base).get("__await__") is not None for base in kind.__mro__)
+
+
+def is_async_generator(value: Any) -> bool:
+    """Whether it is what a call of an `async def` with a `yield` gives."""
+    return isinstance(value, AsyncGeneratorType)
+
+
+async def _awaited(value: Any) -> Any:
+    """Return what awaiting gives in the end: a coroutine may return another, or a task."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    while can_be_awaited(value):
+        if asyncio.isfuture(value) and not value.done() and value.get_loop() is not loop:
+            raise RuntimeError(
+                f"a {type(value).__name__} of another event loop cannot be awaited: make it in a coroutine, or "
+                "await it there and return the value"
+            )
+        value = await value
+    return value
+
+
+class EventLoop:
+    """Runs what can be awaited; made in the main thread, which alone may call all of it."""
+
+    def __init__(self, report: Callable[[str, Optional[BaseException]], None]) -> None:
+        """`report` is called for each task that was left running and has failed, or does not end."""
+        self._report = report
+        self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._main = threading.get_ident()
+        self._changed = threading.Condition()
+        #: Whether run() or run_until_readable() has the loop.
+        self._is_taken = False
+        #: The task of an init() or a start() that is awaited.
+        self._current: Optional[asyncio.Task[Any]] = None
+        self._is_cancelled = False
+        #: What other threads have handed to the one that runs the loop.
+        self._handed: Set[concurrent.futures.Future[Any]] = set()
+        #: Tasks that went on when the function that made them had returned, and those of them that failed.
+        self._left: Set[asyncio.Task[Any]] = set()
+        self._failed: List[asyncio.Task[Any]] = []
+        self._is_between_tasks = False
+
+    def renew_locks(self) -> None:
+        """Replace the lock; for a forked process, in which nobody is left to release it."""
+        self._changed = threading.Condition()
+        self._handed = set()
+
+    # ---- which loop
+
+    def adopt(self) -> None:
+        """Take the loop that the user's code has set for the main thread, if it has."""
+        module = sys.modules.get("asyncio")
+        if module is not None:
+            loop = _set_loop(module)
+            if loop is not None and not loop.is_closed():
+                self._loop = loop
+
+    def _usable(self) -> asyncio.AbstractEventLoop:
+        import asyncio
+
+        if threading.get_ident() == self._main:
+            self.adopt()
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.new_event_loop()
+        return self._loop
+
+    # ---- running
+
+    def run(self, awaitable: Any, name: str, *, is_cancelled_by_stop: bool) -> Any:
+        """Return what awaiting it gives; raises what it raises."""
+        import asyncio
+
+        is_main = threading.get_ident() == self._main
+        with self._changed:
+            while is_main and self._is_taken:
+                self._changed.wait()
+            loop = self._usable()
+            handed: Optional[concurrent.futures.Future[Any]] = None
+            if self._is_taken or loop.is_running():  # a thread of the user's may run it, or a plain start()
+                handed = asyncio.run_coroutine_threadsafe(_awaited(awaitable), loop)
+                self._handed.add(handed)
+            else:
+                self._is_taken = True
+        if handed is not None:
+            try:
+                return handed.result()
+            finally:
+                self._handed.discard(handed)
+        try:
+            if is_main:  # asyncio.run() in the user's code takes it away
+                asyncio.set_event_loop(loop)
+            return self._run(loop, _awaited(awaitable), name, is_cancelled_by_stop)
+        finally:
+            self._release(loop)
+            if is_main:
+                self._look_at_left(loop)
+
+    def _run(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], name: str, cancel: bool
+    ) -> Any:
+        task = loop.create_task(coroutine)
+        task.set_name(name)
+        if cancel:
+            with self._changed:
+                self._current = task
+                if self._is_cancelled:
+                    task.cancel()
+        try:
+            return loop.run_until_complete(task)
+        except BaseException:
+            if not task.done():  # a KeyboardInterrupt: as asyncio.run(), let it clean up
+                task.cancel()
+                with contextlib.suppress(BaseException):
+                    loop.run_until_complete(task)
+            raise
+        finally:
+            if cancel:
+                with self._changed:
+                    self._current = None
+
+    def _release(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End what was handed over meanwhile, then let others run the loop."""
+        try:
+            self._finish_handed(loop)
+        finally:
+            with self._changed:
+                self._is_taken = False
+                self._changed.notify_all()
+
+    def finish_handed(self) -> None:
+        """Run what a stop() has handed to a loop that start() itself ran, and that nobody runs any more."""
+        loop = self._loop
+        if loop is None or loop.is_closed() or loop.is_running() or not self._handed:
+            return
+        with self._changed:
+            if self._is_taken:
+                return
+            self._is_taken = True
+        self._release(loop)
+
+    def _finish_handed(self, loop: asyncio.AbstractEventLoop) -> None:
+        import asyncio
+
+        while self._handed:
+            with self._changed:
+                waiting = [asyncio.wrap_future(one, loop=loop) for one in self._handed if not one.done()]
+            if not waiting:
+                return
+            loop.run_until_complete(_all_done(waiting))
+
+    def run_until_readable(self, fd: int) -> None:
+        """Run the loop, if there is one, until the descriptor can be read: its tasks go on meanwhile."""
+        loop = self._loop
+        if loop is None or loop.is_closed() or loop.is_running():
+            return
+        with self._changed:
+            while self._is_taken:
+                self._changed.wait()
+            self._is_taken = True
+        self._is_between_tasks = True
+        try:
+            readable = loop.create_future()
+            loop.add_reader(fd, _resolve, readable)
+            try:
+                loop.run_until_complete(readable)
+            finally:
+                loop.remove_reader(fd)
+        except Exception:  # noqa: BLE001 - the user's code has stopped it, or closed its descriptors
+            return  # the caller's own read waits as well
+        finally:
+            self._is_between_tasks = False
+            self._release(loop)
+
+    # ---- stops
+
+    def forget_cancel(self) -> None:
+        """A new task begins: the stop of the last one is not meant for it."""
+        self._is_cancelled = False
+
+    def cancel(self) -> None:
+        """Cancel the init() or start() that is awaited, or will be. For the thread of stop()."""
+        with self._changed:
+            self._is_cancelled = True
+            task, loop = self._current, self._loop
+            if task is not None and loop is not None:
+                with contextlib.suppress(RuntimeError):  # it has closed meanwhile
+                    loop.call_soon_threadsafe(task.cancel)
+
+    # ---- tasks that were left running
+
+    def _look_at_left(self, loop: asyncio.AbstractEventLoop) -> None:
+        import asyncio
+
+        for task in asyncio.all_tasks(loop) - self._left:
+            self._left.add(task)
+            task.add_done_callback(self._left_has_ended)
+        self._report_failed()
+
+    def _left_has_ended(self, task: asyncio.Task[Any]) -> None:
+        self._left.discard(task)
+        if not task.cancelled():
+            self._failed.append(task)
+            if self._is_between_tasks and self._loop is not None:
+                # Not yet: whoever awaits it has to be woken first.
+                self._loop.call_soon(self._report_failed)
+
+    def _report_failed(self) -> None:
+        failed, self._failed = self._failed, []
+        for task in failed:
+            # False when the exception was taken, by an await or by exception().
+            if getattr(task, "_log_traceback", True) and task.exception() is not None:
+                text = f"the asyncio task {_shown(task)}, which was left running, failed"
+                self._report(text, task.exception())
+
+    def finish(self) -> None:
+        """Cancel what is left and close the loop; what fails of it is named, and what does not end."""
+        loop = self._loop
+        if loop is None or loop.is_closed() or loop.is_running():
+            return
+        import asyncio
+
+        self._look_at_left(loop)
+        tasks = asyncio.all_tasks(loop)
+        loop.set_exception_handler(_leave_out_cancels)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=CANCEL_S))
+        self._report_failed()
+        for task in tasks:
+            if not task.done():
+                self._report(f"the asyncio task {_shown(task)} was cancelled at the end, and goes on", None)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+def _leave_out_cancels(loop: asyncio.AbstractEventLoop, context: Dict[str, Any]) -> None:
+    """Handle what goes wrong while everything is cancelled. Until Python 3.12 asyncio's own streams raise the
+    CancelledError of a connection's task a second time."""
+    import asyncio
+
+    if not isinstance(context.get("exception"), asyncio.CancelledError):
+        loop.default_exception_handler(context)
+
+
+def _set_loop(module: Any) -> Optional[asyncio.AbstractEventLoop]:
+    """Return the loop set for this thread. Never makes one, as get_event_loop() does before Python 3.14."""
+    if sys.version_info >= (3, 14):
+        with contextlib.suppress(RuntimeError):
+            found: asyncio.AbstractEventLoop = module.get_event_loop()
+            return found
+        return None
+    policy = getattr(module, "get_event_loop_policy", lambda: None)()  # not there while asyncio is imported
+    loop: Optional[asyncio.AbstractEventLoop] = getattr(getattr(policy, "_local", None), "_loop", None)
+    return loop
+
+
+async def _all_done(futures: List[asyncio.Future[Any]]) -> None:
+    import asyncio
+
+    await asyncio.gather(*futures, return_exceptions=True)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _shown(task: asyncio.Task[Any]) -> str:
+    name = getattr(task.get_coro(), "__qualname__", "")
+    return f"{task.get_name()} ({name})" if name else task.get_name()
