@@ -65,6 +65,8 @@ class EventLoop:
         """`report` is called for each task that was left running and has failed, or does not end."""
         self._report = report
         self._loop: Optional[asyncio.AbstractEventLoop] = None
+        #: The loop of ours, which the user's code did not make and so does not close.
+        self._made: Optional[asyncio.AbstractEventLoop] = None
         self._main = threading.get_ident()
         self._changed = threading.Condition()
         #: Whether run() or run_until_readable() has the loop.
@@ -100,7 +102,7 @@ class EventLoop:
         if threading.get_ident() == self._main:
             self.adopt()
         if self._loop is None or self._loop.is_closed():
-            self._loop = asyncio.new_event_loop()
+            self._loop = self._made = asyncio.new_event_loop()
         return self._loop
 
     # ---- running
@@ -252,7 +254,7 @@ class EventLoop:
                 self._report(text, task.exception())
 
     def finish(self) -> None:
-        """Cancel what is left and close the loop; what fails of it is named, and what does not end."""
+        """Cancel what is left and close a loop of ours; what fails of it is named, and what does not end."""
         loop = self._loop
         if loop is None or loop.is_closed() or loop.is_running():
             return
@@ -270,7 +272,8 @@ class EventLoop:
             if not task.done():
                 self._report(f"the asyncio task {_shown(task)} was cancelled at the end, and goes on", None)
         loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+        if loop is self._made:
+            loop.close()
 
 
 def _leave_out_cancels(loop: asyncio.AbstractEventLoop, context: Dict[str, Any]) -> None:
