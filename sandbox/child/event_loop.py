@@ -51,8 +51,8 @@ async def _awaited(value: Any) -> Any:
     while can_be_awaited(value):
         if asyncio.isfuture(value) and not value.done() and value.get_loop() is not loop:
             raise RuntimeError(
-                f"a {type(value).__name__} of another event loop cannot be awaited: make it in a coroutine, or "
-                "await it there and return the value"
+                f"a {type(value).__name__} of another event loop cannot be awaited: make it in a coroutine, "
+                "or await it there and return the value"
             )
         value = await value
     return value
