@@ -20,6 +20,7 @@ from ...sandbox.shared.message_format import Memfd, ProcessMessage
 from ...sandbox.shared.messages import (
     ApiCall,
     Done,
+    EndedProcessesPeak,
     Failed,
     Initialized,
     Loaded,
@@ -82,6 +83,7 @@ class ChildMessageHandler:
             TaskRead: self._task_read,
             ApiCall: self._api_call,
             Progress: self._progress,
+            EndedProcessesPeak: self._ended_processes_peak,
         }
         self._of_child: dict[type, Callable[[Any], None]] = {
             Loaded: self._loaded,
@@ -156,6 +158,10 @@ class ChildMessageHandler:
         data = {"progress": message.value, "details": message.details}
         self._notices.progress(data)
         self._replies.progress(data)
+
+    def _ended_processes_peak(self, child: Child, task: ActiveTask, message: EndedProcessesPeak) -> None:
+        if task.usage is not None:
+            task.usage.on_ended_processes(message.rss_bytes)
 
     def _stop_returned(self, message: StopReturned) -> None:
         if message.error:

@@ -69,7 +69,7 @@ class TaskUsage:
 
     def watch(self) -> None:
         """Have the warden measure the whole tree from here on."""
-        self._child.ask(self._first_ask, restart=True)
+        self._child.ask(self._first_ask, began_at=self._began)
 
     def on_sample(self, sample: Sample) -> None:
         """Take a sample of the tree."""
@@ -96,13 +96,18 @@ class TaskUsage:
             if len(self.samples) > 4000:
                 self.samples = self.samples[::2]
 
+    def on_ended_processes(self, rss_bytes: int) -> None:
+        """Take the peak of a process that lived too short to be seen: what it started from was there, too."""
+        own = _high_water(self._child.pid, self._files_bytes)[1]
+        self.peak_bytes = max(self.peak_bytes, own + rss_bytes)
+
     def peak(self) -> int:
         """Return the highest memory so far, in bytes."""
         return max(self.peak_bytes, _high_water(self._child.pid, self._files_bytes)[0])
 
     def ask_final(self) -> None:
         """Ask for the usage of the whole tree; on_sample() gets it."""
-        self._child.ask(self._final_ask, restart=False)
+        self._child.ask(self._final_ask)
 
     def end(self) -> tuple[int, float]:
         """Return (highest memory in bytes, CPU seconds) of the task."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import socket
 import sys
 from typing import Any, Callable, Dict, FrozenSet, NoReturn, Optional, Tuple, Union
@@ -20,6 +21,7 @@ from ..shared.messages import (
     ApiCall,
     Begin,
     Done,
+    EndedProcessesPeak,
     Failed,
     Initialize,
     Initialized,
@@ -45,6 +47,8 @@ ENOUGH_TASKS = 3
 PAUSE_S = 0.02
 #: Details of a progress up to this size are sent as they are.
 DETAILS_MAX = 16 * 1024
+#: A process that was forked from this one and ended took as much as this one, and this much more by counting.
+FORKED_KIB = 4096
 #: The user's exit() waits so long for the options that the worker gave for it.
 EXIT_OPTIONS_S = 5.0
 
@@ -96,6 +100,7 @@ class TaskServer:
         self._calls: Dict[str, Tuple[int, Optional[str]]] = {}
         self._may_accelerate = False  #: msgspec is still to be imported
         self._served = 0  #: tasks until it is
+        self._ended_kib = 0  #: ru_maxrss of the processes that have ended, as of the last task
 
     def run(self, bare: FrozenSet[str]) -> NoReturn:
         """Load the entry, serve, and end as the user's exit() and the interpreter end."""
@@ -309,11 +314,24 @@ class TaskServer:
             files.write_output(result_json(wire) if is_json else codec.json_text(result))
         del result
         self._wind_up(None)
+        self._send_peak_of_processes(task)
         self._channel.send_wire(task, Done, wire, reuse=True)
 
     def _fail(self, task: int, failed: Failed) -> None:
         self._wind_up(failed.message)
         self._channel.send(task, failed)
+
+    def _send_peak_of_processes(self, task: int) -> None:
+        """Say what the largest process took that the task has started and waited for, if that is news.
+
+        ru_maxrss of a process begins with that of the one that it was forked from.
+        """
+        ended_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        if ended_kib <= self._ended_kib:
+            return
+        self._ended_kib = ended_kib
+        if ended_kib > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + FORKED_KIB:
+            self._channel.send(task, EndedProcessesPeak(ended_kib * 1024))
 
     def _wind_up(self, error: Optional[str]) -> None:
         """The last of a task before its answer: stop() comes to its end, spans are closed, output is out."""

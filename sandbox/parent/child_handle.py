@@ -180,8 +180,8 @@ class Child:
     def watch(self, *, idle: bool) -> None:
         """Say whether a task runs: an idle tree is looked at only where a limit could be broken meanwhile."""
 
-    def ask(self, number: int, *, restart: bool) -> None:
-        """Have the usage of this moment sent, with this number; `restart`: a new peak begins with it."""
+    def ask(self, number: int, *, began_at: float | None = None) -> None:
+        """Have the usage of this moment sent, with this number; with `began_at` the peak is of then on."""
 
     def end_others(self) -> None:
         """End every process of the tree but the child itself."""

@@ -155,9 +155,9 @@ class WardedChild(Child):
         """Say whether a task runs: an idle tree is looked at only where a limit could be broken meanwhile."""
         self._tell_warden(WatchTree(idle, self.loaded))
 
-    def ask(self, number: int, *, restart: bool) -> None:
-        """Have the usage of this moment sent, with this number; `restart`: a new peak begins with it."""
-        self._tell_warden(AskUsage(number, restart))
+    def ask(self, number: int, *, began_at: float | None = None) -> None:
+        """Have the usage of this moment sent, with this number; with `began_at` the peak is of then on."""
+        self._tell_warden(AskUsage(number, began_at is not None, began_at or 0.0))
 
     def end_others(self) -> None:
         """End every process of the tree but the child itself."""

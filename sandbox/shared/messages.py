@@ -63,11 +63,15 @@ class LimitCpu(ProcessMessage):
 
 
 class AskUsage(ProcessMessage):
-    """Look now, and answer with a Sample of this number; `restart`: forget the highest use so far."""
+    """Look now, and answer with a Sample of this number; `restart`: a task has begun.
+
+    Then the highest use before `began_at`, a time of the monotonic clock, is forgotten.
+    """
 
     kind = 36
     number: int
     restart: bool
+    began_at: float = 0.0
 
 
 class EndOthers(ProcessMessage):
@@ -330,6 +334,13 @@ class Progress(ProcessMessage):
     details: Any = None
 
 
+class EndedProcessesPeak(ProcessMessage):
+    """The most memory that one process had which this one has started and waited for, file pages included."""
+
+    kind = 26
+    rss_bytes: int
+
+
 class Problem(ProcessMessage):
     """Something that the user must know of, and that fails no task."""
 
@@ -364,6 +375,16 @@ FROM_WARDEN = _by_kind(Spawned, Sample, Ended)
 TO_CHILD = _by_kind(Setup, Begin, Initialize, UseFolder, Start)
 TO_CONTROL = _by_kind(StopTask, EndProcess, Reply)
 FROM_CHILD = _by_kind(
-    Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall, Progress, Problem
+    Loaded,
+    LoadFailed,
+    TaskRead,
+    Initialized,
+    Done,
+    Failed,
+    StopReturned,
+    ApiCall,
+    Progress,
+    Problem,
+    EndedProcessesPeak,
 )
 FROM_USER_PROCESS = _by_kind(EndAsked, LastWord)

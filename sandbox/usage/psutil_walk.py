@@ -60,7 +60,7 @@ class PsutilSampler:
         """The most that usage.memory_bytes has been."""
         return self._peak
 
-    def restart_peak(self) -> None:
+    def restart_peak(self, began_at: float) -> None:
         """Forget the peak: from the next look on it is that of the time after this call."""
         self._peak = 0
 

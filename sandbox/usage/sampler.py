@@ -10,6 +10,7 @@ memory_estimate.py what they hold together.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,6 +28,13 @@ RATE_MANY = 16e9
 SHARED_RATE = 4e9
 SOONEST_S = 0.0003
 LATEST_S = 0.1
+#: Without a memory limit the peak is wanted, of processes that live for 20 ms too. A look takes 20 µs.
+MEASURING_S = 0.01
+#: Of a core, at most, for walks then.
+MEASURING_WALK_SHARE = 0.02
+#: What was used in the last third of a second, in steps: a task is asked about after it has begun.
+RECENT_STEP_S = 0.005
+RECENT = 64
 #: Births a second that a fork bomb may reach, at most; 9,000 were measured.
 BIRTH_RATE = 10_000.0
 #: With a limit on processes, births are asked for this often at most (peek(): a read of one short file), and
@@ -78,6 +86,7 @@ class TreeSampler:
         self.is_frozen = False
         self._shared_at = 0.0
         self._peak = 0
+        self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT)
         self._quiet = 0
         self._usage: Usage | None = None
 
@@ -124,9 +133,9 @@ class TreeSampler:
         """The most that usage.memory_bytes has been."""
         return self._peak
 
-    def restart_peak(self) -> None:
-        """Forget the peak: from the next look on it is that of the time after this call."""
-        self._peak = 0
+    def restart_peak(self, began_at: float) -> None:
+        """Forget the peak of the time before, as far as it is known what came when."""
+        self._peak = max((memory for at, memory in self._recent if at >= began_at), default=0)
         self._members.files_peak_bytes = 0
 
     @property
@@ -172,8 +181,8 @@ class TreeSampler:
             books.decide(now, self._limit, is_frozen=self.is_frozen)
         elif books.are_due(now, count_first=self._pids is not None, peak=self._peak):
             books.read(now)
-        if books.memory > self._peak and (books.is_exact or books.is_judged):
-            self._peak = books.memory
+        if books.is_exact or books.is_judged:
+            self._note_peak(now, books.memory)
         if now - self._cpu_at >= CPU_EVERY_S:
             self._cpu_at = now
             self._cpu_s = self.cpu_ns() / 1e9
@@ -182,6 +191,13 @@ class TreeSampler:
         self._look_at = now + self._pause()
         self.next_at = min(self._look_at, now + self._pause_of_births())
         return self.next_at
+
+    def _note_peak(self, now: float, memory: int) -> None:
+        self._peak = max(self._peak, memory)
+        if not self._recent or now - self._recent[-1][0] >= RECENT_STEP_S:
+            self._recent.append((now, memory))
+        elif memory > self._recent[-1][1]:
+            self._recent[-1] = (self._recent[-1][0], memory)
 
     def peek(self, now: float) -> bool:
         """Return whether a look can still wait: memory is not due, and too few were born to be too many."""
@@ -231,7 +247,8 @@ class TreeSampler:
         if not births:
             return False
         # Far from the limit a busy machine must not make us walk at every look.
-        wait_s = min(members.walk_cost / WALK_SHARE, self._time_to_limit())
+        share = WALK_SHARE if self._limit is not None else MEASURING_WALK_SHARE
+        wait_s = min(members.walk_cost / share, self._time_to_limit())
         if self._pids is not None and len(self.processes) + births > self._pids:
             wait_s = min(wait_s, members.walk_cost / COUNT_SHARE)
         return now - members.walked_at >= wait_s
@@ -240,7 +257,7 @@ class TreeSampler:
 
     def _time_to_limit(self, rate: float = RATE_ONE) -> float:
         if self._limit is None:
-            return LATEST_S
+            return MEASURING_S
         return max(0.0, (self._limit - self._books.at_most) / (RATE_MANY if self.growing > 1 else rate))
 
     def _pause_of_births(self, births: int = 0) -> float:

@@ -80,8 +80,8 @@ class Sampler(Protocol):
     def peak_bytes(self) -> int:
         """The most memory_bytes ever seen."""
 
-    def restart_peak(self) -> None:
-        """Forget the peak so far."""
+    def restart_peak(self, began_at: float) -> None:
+        """Forget the peak of the time before."""
 
     def look(self, now: float) -> float:
         """Look at the tree; return when to look next."""

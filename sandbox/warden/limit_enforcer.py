@@ -294,9 +294,9 @@ class Guard:
         """Whether the tree may have left shared memory that is not proven to be its own."""
         return self._shared.has_unproven
 
-    def restart_peak(self) -> None:
-        """Forget the highest use so far: a task begins."""
-        self._sampler.restart_peak()
+    def restart_peak(self, began_at: float) -> None:
+        """Forget the highest use before a task began."""
+        self._sampler.restart_peak(began_at)
         if self._brake is not None:
             self._brake.forget()
 

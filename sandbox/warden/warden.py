@@ -224,7 +224,7 @@ class Warden:
         elif isinstance(message, AskUsage):
             self._send(guard.fresh_sample().replace(answers=message.number))
             if message.restart:
-                guard.restart_peak()
+                guard.restart_peak(message.began_at)
                 guard.idle = False
         elif isinstance(message, EndOthers):
             self._end_others()

@@ -63,7 +63,7 @@ class FakeChild:
     def is_being_killed(self) -> bool:
         return self.kill_cause is not None
 
-    def ask(self, number: int, *, restart: bool) -> None:
+    def ask(self, number: int, *, began_at: float | None = None) -> None:
         self.asked.append(number)
 
     def watch(self, *, idle: bool) -> None:

@@ -200,9 +200,9 @@ def test_the_cpu_limit_rests_from_a_stop_to_the_next_task(make: Make) -> None:
 
 def test_the_warden_is_told_of_tasks(started: FakeWarden) -> None:
     started.child.watch(idle=False)
-    started.child.ask(5, restart=True)
+    started.child.ask(5, began_at=7.0)
     started.child.end_others()
-    assert started.heard() == [WatchTree(False, False), AskUsage(5, True), EndOthers()]
+    assert started.heard() == [WatchTree(False, False), AskUsage(5, True, 7.0), EndOthers()]
 
 
 # ---- what the child says
