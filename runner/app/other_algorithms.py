@@ -237,7 +237,7 @@ class LoopbackLink:
     def clear(self) -> None:
         """Drop the messages that wait: there are none."""
 
-    def close(self) -> None:
+    def close(self, cut_short: str = "") -> None:
         """Drop the messages that have not arrived yet."""
         self._closed = True
 

@@ -248,12 +248,15 @@ class Link:
         self._socket, self._client, self._fd = None, None, -1
         self._reader.forget()
 
-    def close(self) -> None:
-        """Send a close frame (1000) and close for good. The outbox is dropped."""
+    def close(self, cut_short: str = "") -> None:
+        """Send a close frame and close for good. The outbox is dropped.
+
+        The frame says 1000; or 1001 (going away) with the reason `cut_short`, where a task has no answer.
+        """
         self._resume.cancel()
         self._again.cancel()
         if self.state is LinkState.OPEN:
-            self._sender.say_close(1000)
+            self._sender.say_close(1001 if cut_short else 1000, cut_short)
             self._close_socket()
         self._connector.close()
         self.clear()

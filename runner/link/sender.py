@@ -132,8 +132,13 @@ class LinkSender:
             return
         self._loop.on_writable(sock, None)
 
-    def say_close(self, code: int) -> None:
+    def say_close(self, code: int, reason: str = "") -> None:
         """Say goodbye, if that is possible between two frames and without waiting."""
         if self._socket is not None and not self.outbox.chunk:
             with contextlib.suppress(OSError):
-                self._socket.send(frame(CLOSE, struct.pack("!H", code)))
+                self._socket.send(frame(CLOSE, struct.pack("!H", code) + _cut(reason)))
+
+
+def _cut(reason: str) -> bytes:
+    """Return the reason as UTF-8, not longer than a close frame takes (RFC 6455, 5.5: 125 bytes in all)."""
+    return reason.encode("utf-8", "replace")[:123].decode("utf-8", "ignore").encode()

@@ -69,6 +69,9 @@ class Supervisor:
         self._store = store
         self._hooks = hooks
         self._grace: Timer | None = None
+        #: For the worker, where the end was not its own word: `stopped` would make the task succeed, and
+        #: `errorMessage` would rob it of the repetition that a lost pod gets (OnCrash).
+        self._cut_short = ""
         notices = self._notices = Notices(output, settings, where.shown, loop.clock)
         control = self._control = TaskControl(notices)
         if pool is None:
@@ -178,6 +181,9 @@ class Supervisor:
         if self.ending:
             self._control.step(Event.KILL_NOW)
             return
+        task = self._control.task
+        if task is not None:
+            self._cut_short = f"hkrunner was told to end during task {task.name}"
         self._control.exit_status = status
         self._control.step(Event.EXIT, {"exitCode": 0})
 
@@ -250,7 +256,7 @@ class Supervisor:
             self._pool.on_empty = self._finish  # the last of them comes back here
             return
         if self._replies.link is not None:
-            self._replies.link.close()
+            self._replies.link.close(self._cut_short)
         if self._store is not None:
             self._store.close()
         (self._hooks.on_finished or self._loop.stop)()

@@ -301,7 +301,7 @@ def test_exit_before_any_task(tmp_path: Path) -> None:
 # ---- signals
 
 
-def test_sigterm_ends_with_143_and_drops_the_socket_without_an_answer(tmp_path: Path) -> None:
+def test_sigterm_ends_with_143_and_says_so_in_the_close_frame_without_an_answer(tmp_path: Path) -> None:
     with serving_worker(tmp_path, *SHORT) as (client, program):
         client.initialize(["sleep"])
         client.expect("initialized")
@@ -313,6 +313,10 @@ def test_sigterm_ends_with_143_and_drops_the_socket_without_an_answer(tmp_path: 
         client.wait_for_end()
         with pytest.raises(AssertionError, match="the connection ended"):
             client.receive()
+        assert (client.close_code, client.close_reason) == (
+            1001,
+            "hkrunner was told to end during task b6thsibs",
+        )
         assert not [process for process in family if runs(process)]
         assert "Traceback" not in "\n".join(program.stderr)
 

@@ -71,7 +71,7 @@ class RecordingLink:
     def clear(self) -> None:
         self.clears += 1
 
-    def close(self) -> None:
+    def close(self, cut_short: str = "") -> None:
         self.is_closed = True
 
 

@@ -363,6 +363,7 @@ class Client:
         self.connected_at = time.monotonic()
         #: The close code the client sent; None without a close frame.
         self.close_code: int | None = None
+        self.close_reason = ""
         #: Frames of the last whole message.
         self.frame_count = 0
         self.opcode: int | None = None
@@ -601,6 +602,7 @@ class Client:
             self._pongs.put(bytes(event.data))
         elif event.opcode is Opcode.CLOSE:
             self.close_code = int.from_bytes(bytes(event.data[:2]), "big") if event.data else 1005
+            self.close_reason = bytes(event.data[2:]).decode()
         elif event.opcode <= 2:
             if event.opcode is not Opcode.CONT:
                 self._parts.clear()

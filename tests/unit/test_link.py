@@ -928,6 +928,15 @@ def test_a_refusal_with_4001_is_not_asked_again_so_soon() -> None:
         world.accept()
 
 
+@pytest.mark.parametrize("length", [10, 122, 123, 124, 1000])
+def test_close_in_the_middle_of_a_task_says_that_we_go_away_and_why(length: int) -> None:
+    with conversing() as (world, wire):
+        world.link.close("é" + "x" * (length - 2))
+        code, is_last, data = wire.frame()
+        assert (code, is_last, data[:2]) == (CLOSE, True, struct.pack("!H", 1001))
+        assert data[2:].decode() == ("é" + "x" * (length - 2)).encode()[:123].decode()
+
+
 def test_close_says_1000_and_that_was_all() -> None:
     with conversing() as (world, wire):
         world.link.post(b"last word")
