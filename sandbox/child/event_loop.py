@@ -43,6 +43,11 @@ def is_async_generator(value: Any) -> bool:
     return isinstance(value, AsyncGeneratorType)
 
 
+def was_not_run(value: Any) -> bool:
+    """Whether a function gave a generator, so that its code waits for somebody to iterate over it."""
+    return isinstance(value, (AsyncGeneratorType, GeneratorType))
+
+
 async def _awaited(value: Any) -> Any:
     """Return what awaiting gives in the end: a coroutine may return another, or a task."""
     import asyncio

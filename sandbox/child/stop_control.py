@@ -19,7 +19,7 @@ from ..shared.message_format import Memfd, Wire, decode
 from ..shared.messages import TO_CONTROL, EndProcess, Reply, StopReturned, StopTask
 from . import exception_report
 from .api import Api
-from .event_loop import EventLoop, can_be_awaited, is_async_generator
+from .event_loop import EventLoop, can_be_awaited, was_not_run
 from .frame_socket import CLOEXEC, FrameSocket, exit_fork, mapped
 
 #: Of a reply that cannot be read, so many bytes at both ends are searched for the call that it belongs to.
@@ -27,7 +27,7 @@ EDGE_BYTES = 1024
 
 
 def not_run(name: str, shown: str) -> TypeError:
-    """Return the error for an `async def` with a yield, whose code only runs as somebody iterates over it."""
+    """Return the error for a function with a yield, whose code only runs as somebody iterates over it."""
     return TypeError(f"{name}() in {shown} has a yield, so nothing of it was run: take the yield out")
 
 
@@ -122,7 +122,7 @@ class StopControl:
         result = function(*(options,)[:places])
         if can_be_awaited(result):
             self._loop.run(result, name, is_cancelled_by_stop=False)
-        elif is_async_generator(result):
+        elif was_not_run(result):
             raise not_run(name, self._where.shown)
 
     # ---- in the control thread

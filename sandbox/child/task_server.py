@@ -36,7 +36,7 @@ from ..shared.messages import (
 )
 from . import entry_import, exception_report, fork_logging
 from .api import Api
-from .event_loop import EventLoop, can_be_awaited, is_async_generator
+from .event_loop import EventLoop, can_be_awaited, is_async_generator, was_not_run
 from .frame_socket import FrameSocket, exit_fork, flush_output, mapped
 from .memory_reserve import MemoryReserve, lower_brake
 from .result_files import ResultFiles, result_json
@@ -296,9 +296,9 @@ class TaskServer:
             result = self._stops.await_task(result, name)
         if os.getpid() != self._pid:
             exit_fork()  # a fork of the user's that returned from their function
+        if most == 1 and was_not_run(result):
+            raise not_run(name, self._where.shown)
         if is_async_generator(result):
-            if most == 1:
-                raise not_run(name, self._where.shown)
             raise codec.ResultInvalid(
                 f"{name}() in {self._where.shown} gives an async generator: have it return a list, "
                 f"[one async for one in …]"

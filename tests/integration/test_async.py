@@ -71,11 +71,11 @@ def test_what_cannot_be_awaited_is_told(way: str, sentence: str, tmp_path: Path)
     assert run.outputs[-1] == 4, "the next task is served"
 
 
-def test_an_init_that_is_an_async_generator_fails_the_task(tmp_path: Path) -> None:
-    run = run_tasks("async_init_yields.py", [1], cwd=tmp_path)
-    assert (
-        "TypeError: init() in async_init_yields.py has a yield, so nothing of it was run: take the yield out"
-        in run.stderr
+@pytest.mark.parametrize("algorithm", ["async_init_yields.py", "init_yields.py"])
+def test_an_init_that_is_a_generator_fails_the_task(algorithm: str, tmp_path: Path) -> None:
+    run = run_tasks(algorithm, [1], cwd=tmp_path)
+    assert f"TypeError: init() in {algorithm} has a yield, so nothing of it was run: take the yield out" in (
+        run.stderr
     )
 
 

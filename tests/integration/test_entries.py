@@ -146,10 +146,21 @@ def placed(file: str, first_line: str, folder: Path) -> None:
 def test_spawned_workers_find_what_the_entry_defines(place: str, tmp_path: Path) -> None:
     file, entry, first_line = PLACES[place]
     placed(file, first_line, tmp_path)
-    inputs = ("-i", '["spawn", [1, 2]]', "-i", '["forkserver", [3]]', "-i", '["pool", [4]]')
+    inputs = (
+        "-i",
+        '["spawn", [1, 2]]',
+        "-i",
+        '["forkserver", [3]]',
+        "-i",
+        '["pool", [4]]',
+        "-i",
+        '["command", [5]]',
+    )
     ended = run_hkrunner("--no-state", "-e", entry, *inputs, "--timeout", "60", cwd=tmp_path)
     results = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert results == [[[1, 4], [2, 4], [3, 6]], [[9], [6], [9]], [[16], [8], [12]]], ended.stderr
+    assert results == [[[1, 4], [2, 4], [3, 6]], [[9], [6], [9]], [[16], [8], [12]], [[25], [10]]], (
+        ended.stderr
+    )
 
 
 @pytest.mark.parametrize("place", ["a name that is no identifier", "a name with dots"])
