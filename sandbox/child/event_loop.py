@@ -72,6 +72,7 @@ class EventLoop:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         #: The loop of ours, which the user's code did not make and so does not close.
         self._made: Optional[asyncio.AbstractEventLoop] = None
+        self._broken: List[asyncio.AbstractEventLoop] = []
         self._main = threading.get_ident()
         self._changed = threading.Condition()
         #: Whether run() or run_until_readable() has the loop.
@@ -109,6 +110,17 @@ class EventLoop:
         if self._loop is None or self._loop.is_closed():
             self._loop = self._made = asyncio.new_event_loop()
         return self._loop
+
+    def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A loop that runs no more is replaced, for the next that is awaited."""
+        import asyncio
+
+        # Its __del__ would close descriptors by their numbers, which may be those of others by now.
+        self._broken.append(loop)
+        if self._loop is loop:
+            self._loop = None
+            if threading.get_ident() == self._main:
+                asyncio.set_event_loop(None)
 
     # ---- running
 
@@ -158,6 +170,8 @@ class EventLoop:
                 task.cancel()
                 with contextlib.suppress(BaseException):
                     loop.run_until_complete(task)
+                if not task.done():
+                    self._forget(loop)
             raise
         finally:
             if cancel:
@@ -211,7 +225,9 @@ class EventLoop:
                 loop.run_until_complete(readable)
             finally:
                 loop.remove_reader(fd)
-        except Exception:  # noqa: BLE001 - the user's code has stopped it, or closed its descriptors
+        except OSError:  # the user's code has closed its descriptors
+            self._forget(loop)
+        except Exception:  # noqa: BLE001 - stopped by the user's code, or of a class without add_reader()
             return  # the caller's own read waits as well
         finally:
             self._is_between_tasks = False

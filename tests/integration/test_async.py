@@ -132,3 +132,10 @@ def test_tasks_that_are_left_are_cancelled_at_the_end_and_named_if_they_fail(tmp
 def test_tasks_that_are_left_are_cancelled_when_start_exits(tmp_path: Path) -> None:
     run = run_tasks("leaves_asyncio_tasks.py", ["cleans_up", "exit"], cwd=tmp_path)
     assert "cleaned up" in run.stderr and "EXITED" in run.stderr
+
+
+def test_a_loop_whose_descriptors_were_closed_is_replaced(tmp_path: Path) -> None:
+    inputs = ["-i", '["now"]', "-i", '["later"]', "-i", '["next"]', "-i", '["last"]']
+    ended = run_hkrunner("--no-state", "-e", ALGORITHMS / "breaks_its_loop.py", *inputs, cwd=tmp_path)
+    assert "task t1 failed: ALGORITHM_ERROR: OSError: [Errno 9] Bad file descriptor" in ended.stderr
+    assert [json.loads(line) for line in ended.stdout.splitlines()] == [["later"], ["next"], ["last"]]
