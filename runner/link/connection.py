@@ -34,7 +34,7 @@ from typing import Any, Protocol
 from ..io.loop import Loop
 from ..protocol.messages import printable
 from .connect import all_has_arrived, reason_of, watch_peer
-from .connector import Connector, LinkState
+from .connector import ConnectionState, Connector
 from .frames import BINARY, BLOB_MIN, CLOSE, MESSAGE_MAX, PING, PONG, TEXT, TURN_BYTES, Reader, Refused, frame
 from .identity import Identity
 from .message_memory import KEEP_BLOB_S, MessageMemory, MessageMemoryPool, WorkerMessage
@@ -46,9 +46,9 @@ __all__ = [
     "KEEP_BLOB_S",
     "MESSAGE_MAX",
     "PIECE",
+    "ConnectionState",
     "Link",
     "LinkListener",
-    "LinkState",
     "MessageMemory",
     "MessageSource",
     "WorkerMessage",
@@ -140,7 +140,7 @@ class Link:
         self._connector.begin()
 
     @property
-    def state(self) -> LinkState:
+    def state(self) -> ConnectionState:
         """Where the link stands."""
         return self._connector.state
 
@@ -168,16 +168,16 @@ class Link:
         self._listener.on_link_open()
         # First what the worker has to say: if it begins another task, the old one's answer must not go out.
         self._on_readable()
-        if self.state is LinkState.OPEN:
+        if self.state is ConnectionState.OPEN:
             self._sender.pump()
             if self._outbox.written is not None and not self._spoken:
                 self._again.set(SETTLE_S)
 
     def _is_waiting(self) -> bool:
         """Whether the worker is certainly the one from before the drop, and has not begun to speak since."""
-        if self.state is LinkState.OPEN:
+        if self.state is ConnectionState.OPEN:
             self._on_readable()  # a busy machine: it may have spoken since the loop last looked
-        is_silent = self.state is LinkState.OPEN and not self._spoken and not self._reader.is_amid
+        is_silent = self.state is ConnectionState.OPEN and not self._spoken and not self._reader.is_amid
         return is_silent and self._identity.is_certain
 
     def _send_again(self) -> None:
@@ -199,7 +199,7 @@ class Link:
 
         Answers of tasks that have ended are sent only to the worker that has certainly given the tasks.
         """
-        if self._spoken or self.state is not LinkState.OPEN:
+        if self._spoken or self.state is not ConnectionState.OPEN:
             return
         self._spoken = True
         if not self._identity.is_certain and self._outbox.forget_ended():
@@ -209,7 +209,7 @@ class Link:
 
     def _drop(self, reason: str, *, least_s: float = 0.0) -> None:
         """Close the socket, report why, and connect again."""
-        if self.state is not LinkState.OPEN:
+        if self.state is not ConnectionState.OPEN:
             return
         arrived, self._arrived = self._arrived, None
         if arrived is None:
@@ -225,7 +225,7 @@ class Link:
         self._judge_last_answer(arrived=arrived)
         self._connector.dropped()
         self._listener.on_link_drop(reason)
-        if self._connector.state is LinkState.DISCONNECTED:  # the listener has not closed it
+        if self._connector.state is ConnectionState.DISCONNECTED:  # the listener has not closed it
             self._connector.connect_again(least_s)
 
     def _judge_last_answer(self, *, arrived: bool) -> None:
@@ -255,7 +255,7 @@ class Link:
         """
         self._resume.cancel()
         self._again.cancel()
-        if self.state is LinkState.OPEN:
+        if self.state is ConnectionState.OPEN:
             self._sender.say_close(1001 if cut_short else 1000, cut_short)
             self._close_socket()
         self._connector.close()
@@ -275,7 +275,7 @@ class Link:
 
         Return whether so much waits now that nothing should be added (see `congested`).
         """
-        if self.state is LinkState.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             if source is not None:
                 source.close()
             return False
@@ -295,7 +295,7 @@ class Link:
         """
         had_answer = self._outbox.has_answer
         has_begun = self._sender.clear()
-        if had_answer and self.state is not LinkState.CLOSED:
+        if had_answer and self.state is not ConnectionState.CLOSED:
             self._listener.on_link_answer_lost()
         if has_begun:
             self._drop("the worker began another task in the middle of an answer")
@@ -303,7 +303,7 @@ class Link:
     @property
     def is_open(self) -> bool:
         """Whether a worker is connected, and has spoken."""
-        return self.state is LinkState.OPEN and self._spoken
+        return self.state is ConnectionState.OPEN and self._spoken
 
     @property
     def congested(self) -> bool:

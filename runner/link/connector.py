@@ -14,7 +14,7 @@ from .connect import CONNECT_TIMEOUT_S, Attempt
 BACKOFF_S = (0.0, 0.01, 0.02, 0.05, 0.05, 0.1, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 
-class LinkState(Enum):
+class ConnectionState(Enum):
     """Where the link stands."""
 
     DISCONNECTED = auto()
@@ -51,7 +51,7 @@ class Connector:
         self._on_failed = on_failed
         self._on_unreachable = on_unreachable
         self._on_given_up = on_given_up
-        self.state = LinkState.DISCONNECTED
+        self.state = ConnectionState.DISCONNECTED
         self._attempt: Attempt | None = None
         self._tries = 0  #: since the worker has spoken
         self._since = 0.0  #: the time from which there was no worker
@@ -59,12 +59,12 @@ class Connector:
 
     def begin(self) -> None:
         """Make the first attempt."""
-        assert self.state is LinkState.DISCONNECTED
+        assert self.state is ConnectionState.DISCONNECTED
         self._since = self._loop.clock()
         self._connect()
 
     def _connect(self) -> None:
-        self.state = LinkState.CONNECTING
+        self.state = ConnectionState.CONNECTING
         self._attempt = Attempt(self._loop, self._url, self._connected, self._failed)
         self._set_patience()
 
@@ -99,7 +99,7 @@ class Connector:
         self._timer.cancel()
         listener = self._attempt.listener
         self._attempt = None
-        self.state = LinkState.OPEN
+        self.state = ConnectionState.OPEN
         self._on_connected(client, listener)
 
     def _failed(self, reason: str) -> None:
@@ -108,7 +108,7 @@ class Connector:
         self._attempt = None
         self._on_failed()
         if self._is_timed_out:
-            self.state = LinkState.CLOSED
+            self.state = ConnectionState.CLOSED
             self._on_given_up(reason)
             return
         # Many runners that lost one worker must not come back in step.
@@ -124,7 +124,7 @@ class Connector:
         return pause_s
 
     def _pause(self, seconds: float) -> None:
-        self.state = LinkState.BACKOFF
+        self.state = ConnectionState.BACKOFF
         self._timer = self._loop.after(seconds, self._connect)
 
     def worker_spoke(self) -> None:
@@ -134,7 +134,7 @@ class Connector:
     def dropped(self) -> None:
         """The connection is lost."""
         self._since = self._loop.clock()
-        self.state = LinkState.DISCONNECTED
+        self.state = ConnectionState.DISCONNECTED
 
     def connect_again(self, least_s: float) -> None:
         """Connect again after a pause of at least so long."""
@@ -147,4 +147,4 @@ class Connector:
         if self._attempt is not None:
             self._attempt.give_up()
             self._attempt = None
-        self.state = LinkState.CLOSED
+        self.state = ConnectionState.CLOSED

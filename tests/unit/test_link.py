@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.link import connection as links
-from hkrunner.runner.link.connection import SETTLE_S, SILENT_S, Link, LinkState, WorkerMessage
+from hkrunner.runner.link.connection import SETTLE_S, SILENT_S, ConnectionState, Link, WorkerMessage
 from hkrunner.runner.link.identity import RESTART_S, listener_of, listening_at
 from hkrunner.runner.link.sender import SMALL, SOON_S
 from hypothesis import given, settings
@@ -176,7 +176,7 @@ class World:
         end = time.monotonic() + DEADLINE_S
         while not condition():
             assert time.monotonic() < end, f"{what}: not within {DEADLINE_S:g} s"
-            if self.ticks and self.link.state is LinkState.BACKOFF:
+            if self.ticks and self.link.state is ConnectionState.BACKOFF:
                 self.clock.now += 0.005
             self.loop.turn(0.001)
 
@@ -835,7 +835,7 @@ def test_refused_connections_are_tried_again_with_growing_bounded_pauses_for_eve
         for number in range(1, 40):
             world.until(lambda n=number: len(world.listener.unreachable) >= n, "a try")  # type: ignore[misc]
             waited = 0.0
-            while world.link.state is LinkState.BACKOFF:
+            while world.link.state is ConnectionState.BACKOFF:
                 world.pass_time(0.005)
                 waited += 0.005
                 assert waited < 5, "it does not try any more"
@@ -874,7 +874,7 @@ def test_a_handshake_without_an_end_is_given_up_before_the_next_one_begins() -> 
         assert world.listener.unreachable == ["no answer in time"]
         world.pass_time(1.0)
         world.accept()
-        assert world.link.state is LinkState.OPEN
+        assert world.link.state is ConnectionState.OPEN
     finally:
         world.close()
 
@@ -913,7 +913,7 @@ def test_the_connect_timeout_is_told_once_and_ends_it() -> None:
         world.until(lambda: world.listener.given_up, "the end of trying")
         assert world.listener.given_up == ["connection refused"]
         assert world.clock.now - began >= 3.0
-        assert world.link.state is LinkState.CLOSED
+        assert world.link.state is ConnectionState.CLOSED
     finally:
         world.close()
 
