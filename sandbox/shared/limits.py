@@ -332,8 +332,15 @@ _THREAD_VARIABLES = (
     "RAYON_NUM_THREADS",
     "POLARS_MAX_THREADS",
     "LOKY_MAX_CPU_COUNT",
+    "OPENCV_FOR_THREADS_NUM",
+    "ARROW_IO_THREADS",  # 8 by itself; Arrow's other pool reads OMP_NUM_THREADS
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
     "PYTHON_CPU_COUNT",  # os.cpu_count() from Python 3.13, and so the size of its pools
 )
+
+
+_JAVA = "JAVA_TOOL_OPTIONS"
 
 
 def thread_variables(cpu_cores: float | None, environ: Mapping[str, str]) -> dict[str, str]:
@@ -345,7 +352,10 @@ def thread_variables(cpu_cores: float | None, environ: Mapping[str, str]) -> dic
         return {}
     count = str(max(1, math.ceil(cpu_cores - 1e-9)))
     left_to_omp = _FOLLOW_OMP if "OMP_NUM_THREADS" in environ else ()
-    return {name: count for name in _THREAD_VARIABLES if name not in environ and name not in left_to_omp}
+    added = {name: count for name in _THREAD_VARIABLES if name not in environ and name not in left_to_omp}
+    if _JAVA not in environ:
+        added[_JAVA] = f"-XX:ActiveProcessorCount={count}"  # also sizes its garbage collector
+    return added
 
 
 class Rlimit(NamedTuple):

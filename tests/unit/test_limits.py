@@ -209,12 +209,14 @@ def test_numeric_libraries_are_told_how_many_threads_to_start() -> None:
     assert limits.thread_variables(0.5, {})["OMP_NUM_THREADS"] == "1"
     assert limits.thread_variables(1.5, {})["OPENBLAS_NUM_THREADS"] == "2"
     assert limits.thread_variables(2.0, {})["MKL_NUM_THREADS"] == "2"
+    assert limits.thread_variables(2.0, {})["JAVA_TOOL_OPTIONS"] == "-XX:ActiveProcessorCount=2"
     assert limits.thread_variables(None, {}) == {}
 
 
 def test_what_the_user_set_is_never_overridden() -> None:
     added = limits.thread_variables(1, {"MKL_NUM_THREADS": "7"})
     assert "MKL_NUM_THREADS" not in added
+    assert "JAVA_TOOL_OPTIONS" not in limits.thread_variables(1, {"JAVA_TOOL_OPTIONS": "-Xmx1g"})
     assert "OPENBLAS_NUM_THREADS" in added
     # OpenBLAS would follow OMP_NUM_THREADS if nobody told it otherwise.
     assert "OPENBLAS_NUM_THREADS" not in limits.thread_variables(1, {"OMP_NUM_THREADS": "7"})
