@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ...sandbox.parent.exit_report import REFUSED_S
 from ...sandbox.shared.limits import GI, UNITS, Limits, format_bytes, set_by, suggest_memory
 from ...sandbox.shared.messages import HeldBack
 from ..protocol.messages import Failure
@@ -28,6 +29,13 @@ _PROCESS = re.compile(
     r"[Rr]esource temporarily unavailable|BrokenProcessPool|TerminatedWorkerError|CalledProcessError"
     r"|DataLoader worker|died unexpectedly|KeyboardInterrupt"
 )
+#: Errors of the code itself, whatever memory is left.
+_OF_CODE = frozenset((
+    "ArithmeticError", "AssertionError", "AttributeError", "FileNotFoundError", "IndentationError",
+    "IndexError", "KeyError", "LookupError", "ModuleNotFoundError", "NameError",
+    "NotImplementedError", "StopIteration", "SyntaxError", "TypeError", "UnboundLocalError",
+    "UnicodeDecodeError", "ValueError", "ZeroDivisionError",
+))  # fmt: skip
 _OF_A_GPU = re.compile(r"CUDA|cuda|\bGPU\b|HIP out of memory")
 ASKED_MAX = 1024 * GI
 #: Warn of a leak from this share of the limit on, and after this many tasks.
@@ -35,11 +43,6 @@ LEAK_SHARE = 0.8
 LEAK_TASKS = 10
 #: Keep this many figures of one child; of more, every second one is dropped.
 LOOKS_MAX = 64
-
-
-def may_be_refusal(failure: Failure, printed: Sequence[str] = ()) -> bool:
-    """Whether the text of a failure, or what was printed before it, may tell of memory that was refused."""
-    return _kind(failure, printed) is not None
 
 
 def _kind(failure: Failure, printed: Sequence[str]) -> str | None:
@@ -52,18 +55,24 @@ def _kind(failure: Failure, printed: Sequence[str]) -> str | None:
         return None
     if _ALLOCATION.search(text) or _THREAD.search(text):
         return "allocation"
-    return "process" if _PROCESS.search(text) else None
+    if _PROCESS.search(text):
+        return "process"
+    # "CODE: module.Type: text": a library may make any error of a null pointer (SystemError, ImportError).
+    name = failure.message.partition(": ")[2].partition(":")[0].partition(" ")[0]
+    return None if name in _OF_CODE else "unknown"
 
 
 def is_refusal(failure: Failure, limits: Limits, held: HeldBack | None, printed: Sequence[str] = ()) -> bool:
     """Whether a failure comes of memory that the limit refused.
 
-    The fact is that the process was held back in this task; the text only says that the failure is of that
-    kind. Where reserved memory counts (mode "brake") requests are refused far from the limit, too.
+    The fact is that the process was held back in this task, or just now; the text only says that the failure
+    is of that kind. Where reserved memory counts (mode "brake") requests are refused far from the limit, too.
     """
     kind = _kind(failure, printed)
     if kind is None or kind == "raised":
         return kind is not None
+    if kind == "unknown":
+        return held is not None and held.ago_s <= REFUSED_S
     return held is not None or (kind == "allocation" and limits.mem_mode == "brake")
 
 

@@ -15,7 +15,7 @@ from ..settings.settings import Settings
 from .active_task import ActiveTask
 from .child_pool import ChildPool
 from .log_redirect import LogRedirect
-from .memory_advice import LeakWatch, explain_refusal, may_be_refusal
+from .memory_advice import LeakWatch, explain_refusal
 from .notices import Notices
 from .task_control import TaskControl
 from .task_handover import TaskHandover
@@ -58,7 +58,8 @@ class TaskEnd:
         control, task = self._control, self._control.task
         assert task is not None, "the child has answered for it"
         usage, failure = task.usage, task.failure
-        is_memory = failure is not None and may_be_refusal(failure, task.last_lines())
+        # Only the warden knows whether memory was refused just before.
+        is_memory = failure is not None and task.limit_bytes is not None
         if usage is None or not (usage.is_watched or is_memory):
             control.step(Event.USAGE_KNOWN)
             return

@@ -7,6 +7,7 @@ from hkrunner.runner.protocol.messages import Failure
 from hkrunner.runner.protocol.result import Result
 from hkrunner.runner.serving.memory_advice import LEAK_TASKS, LeakWatch, explain_refusal
 from hkrunner.sandbox.shared.limits import Limits
+from hkrunner.sandbox.shared.messages import HeldBack
 
 MI = 1024**2
 
@@ -78,3 +79,68 @@ def test_memory_without_a_limit_or_a_figure_is_no_leak(peak: int | None, limit: 
     watch = LeakWatch()
     looks = [watch.look(task, ended(peak, limit), task * MI) for task in range(1, 3 * LEAK_TASKS)]
     assert not any(looks)
+
+
+# ---- failures of libraries
+
+
+def held(ago_s: float = 0.01) -> HeldBack:
+    return HeldBack(7, "python", 0, 250 * MI, ago_s)
+
+
+def told(
+    text: str, held_back: HeldBack | None, *, mode: str = "auto", printed: tuple[str, ...] = ()
+) -> Failure:
+    failure = Failure("ALGORITHM_ERROR", f"ALGORITHM_ERROR: {text}")
+    limits = Limits(memory_bytes=256 * MI, mem_mode=mode)
+    return explain_refusal(failure, limits, 256 * MI, lambda: 250 * MI, held=held_back, printed=printed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 16777216 bytes",
+        "jaxlib.xla_extension.XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 4096 bytes.",
+        "RuntimeError: can't start new thread",
+        "subprocess.CalledProcessError: Command 'x' returned non-zero exit status 1.",
+        "concurrent.futures.process.BrokenProcessPool: A process in the process pool was terminated abruptly",
+        "KeyboardInterrupt: (without a text)",
+        "SystemError: error return without exception set (us.py:2 in start)",
+        "ImportError: libx.so: failed to map segment from shared object",
+    ],
+)
+def test_what_fails_just_after_memory_was_refused_is_told_as_the_limit(text: str) -> None:
+    failure = told(text, held())
+    assert failure.code == "MEMORY_ERROR" and failure.message.startswith(
+        f"MEMORY_ERROR: {text}; limit 256 MiB"
+    )
+    assert "Try --mem " in failure.message
+    assert told(text, None).code == "ALGORITHM_ERROR", "the text alone is no fact"
+
+
+@pytest.mark.parametrize(
+    "text", ["KeyError: 'age'", "ValueError: no", "torch.cuda.OutOfMemoryError: CUDA out of memory"]
+)
+def test_errors_of_the_code_itself_and_of_a_gpu_are_no_matter_of_the_limit(text: str) -> None:
+    assert told(text, held()).code == "ALGORITHM_ERROR"
+
+
+def test_an_error_of_unknown_kind_counts_only_just_after_a_refusal() -> None:
+    assert told("SystemError: error return", held(ago_s=3.0)).code == "ALGORITHM_ERROR"
+
+
+def test_where_reserved_memory_counts_the_text_of_an_allocation_is_enough() -> None:
+    assert told("RuntimeError: can't start new thread", None, mode="brake").code == "MEMORY_ERROR"
+    assert told("CalledProcessError: Command 'git' returned 1", None, mode="brake").code == "ALGORITHM_ERROR"
+
+
+def test_what_a_library_printed_counts_with_its_error() -> None:
+    printed = ("OpenBLAS blas_thread_init: pthread_create failed for thread 1 of 2",)
+    assert (
+        told("KeyboardInterrupt: (without a text)", held(ago_s=3.0), printed=printed).code == "MEMORY_ERROR"
+    )
+
+
+def test_what_torch_asked_for_counts() -> None:
+    failure = told("RuntimeError: you tried to allocate 1073741824 bytes, can't allocate memory", held())
+    assert "Try --mem 1600Mi" in failure.message

@@ -1,0 +1,258 @@
+"""Whether limits are true with real libraries: each in every mode, with all kinds of limits.
+
+    scripts/bench libraries [--rounds 20] [--only numpy,torch] [--modes auto,rss] [--venv FOLDER]
+
+Makes a virtual environment with the libraries (about 4 GB; --venv keeps and reuses one), measures each
+program without a limit, runs it `--rounds` times with the limit that was suggested, once at 40 % and at 70 %
+of its peak, and once with half a core and one. A cell holds what happened; ✘ marks what is wrong there:
+a suggested limit that was not enough, a failure whose reason is not MemoryLimit, or a run that hangs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import textwrap
+import venv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hkrunner.sandbox.shared.limits import format_bytes, suggest_memory
+
+PACKAGES = [
+    "numpy", "scipy", "pandas", "scikit-learn", "joblib", "numba", "pyarrow", "polars", "duckdb",
+    "xgboost", "lightgbm", "opencv-python-headless", "torch", "tensorflow-cpu", "jax", "onnxruntime",
+    "dask[array]", "ray",
+]  # fmt: skip
+#: A run of a few seconds that takes longer hangs.
+DEADLINE_S = 120.0
+MI = 1 << 20
+
+#: Body of start(), by library; each works with some 100 MB, and imports what it needs.
+PROGRAMS = {
+    "numpy": """
+import numpy as np
+a = np.ones((2000, 2000))
+return float((a @ a)[0, 0])
+""",
+    "scipy": """
+import numpy as np, scipy.linalg as l
+return float(l.det(np.eye(1500)))
+""",
+    "pandas": """
+import pandas as p, numpy as n
+f = p.DataFrame({'k': n.arange(10**6) % 9, 'v': n.ones(10**6)})
+return float(f.groupby('k').v.sum().sum())
+""",
+    "sklearn": """
+import numpy as n
+from sklearn.ensemble import RandomForestClassifier as R
+x = n.random.default_rng(0).random((4000, 20))
+return int(R(20, n_jobs=2).fit(x, x[:, 0] > .5).n_features_in_)
+""",
+    "joblib": """
+import joblib
+return sum(joblib.Parallel(2)(joblib.delayed(abs)(-i) for i in range(50)))
+""",
+    "numba": """
+import numba, numpy as n
+f = numba.njit(parallel=True)(lambda a: a.sum())
+return float(f(n.ones(10**7)))
+""",
+    "pyarrow": """
+import pyarrow as p, pyarrow.compute as c
+return c.sum(p.array(range(10**6))).as_py()
+""",
+    "polars": """
+import polars as p
+return p.DataFrame({'a': range(10**6)}).select(p.col('a').sum()).item()
+""",
+    "duckdb": """
+import duckdb
+return int(duckdb.sql('select sum(i) from range(20000000) t(i)').fetchone()[0])
+""",
+    "xgboost": """
+import numpy as n, xgboost as x
+r = n.random.default_rng(0).random((20000, 20))
+return int(x.XGBClassifier(n_estimators=20).fit(r, r[:, 0] > .5).predict(r).sum() > 0)
+""",
+    "lightgbm": """
+import numpy as n, lightgbm as x
+r = n.random.default_rng(0).random((20000, 20))
+return int(x.LGBMClassifier(n_estimators=20, verbose=-1).fit(r, r[:, 0] > .5).predict(r).sum() > 0)
+""",
+    "opencv": """
+import cv2, numpy as n
+return int(cv2.GaussianBlur(n.ones((4000, 4000, 3), 'uint8'), (31, 31), 0).max())
+""",
+    "torch": """
+import torch
+a = torch.ones(2000, 2000)
+return float((a @ a)[0, 0])
+""",
+    "dataloader": """
+import torch.utils.data as d, torch
+data = d.TensorDataset(torch.ones(4000, 100))
+return sum(len(b[0]) for b in d.DataLoader(data, batch_size=100, num_workers=2))
+""",
+    "tensorflow": """
+import tensorflow as t
+a = t.ones((2000, 2000))
+return float((a @ a)[0, 0])
+""",
+    "jax": """
+import jax.numpy as j
+a = j.ones((2000, 2000))
+return float((a @ a)[0, 0])
+""",
+    "dask": """
+import dask.array as d
+return float(d.ones((5000, 5000), chunks=1000).sum().compute())
+""",
+    "ray": """
+import ray
+ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
+f = ray.remote(lambda i: i)
+r = sum(ray.get([f.remote(i) for i in range(8)]))
+ray.shutdown()
+return r
+""",
+    "java": """
+import subprocess
+return subprocess.run(['java', '-version'], check=True, capture_output=True).returncode
+""",
+    "node": """
+import subprocess
+return subprocess.run(['node', '-e', 'a = Array(1e7).fill(1)'], check=True).returncode
+""",
+    "threads4": """
+from concurrent.futures import ThreadPoolExecutor as T
+import time
+return sum(T(4).map(lambda i: time.sleep(.05) or 1, range(4)))
+""",
+    "threads64": """
+from concurrent.futures import ThreadPoolExecutor as T
+import time
+return sum(T(64).map(lambda i: time.sleep(.05) or 1, range(64)))
+""",
+    "subprocesses": """
+import subprocess as s, sys
+return sum(s.run([sys.executable, '-c', 'b"x" * (80 << 20)']).returncode for _ in range(10))
+""",
+}
+
+
+@dataclass
+class Outcome:
+    """One run as the command told it."""
+
+    reason: str  #: "done", the reason of --json, or "hangs"
+    peak_bytes: int = 0
+
+
+@dataclass
+class Row:
+    """All cells of one library in one mode."""
+
+    name: str
+    mode: str
+    cells: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether no cell is wrong."""
+        return not any("✘" in cell for cell in self.cells.values())
+
+
+def run(hkrunner: Sequence[str], python: Path, program: Path, *options: str) -> Outcome:
+    """Run a program once through the command."""
+    argv = [*hkrunner, "run", "--entry", str(program), "--python", str(python)]
+    argv += ["--no-state", "--json", "-i", "1", *options]
+    try:
+        ended = subprocess.run(
+            argv, cwd=program.parent, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome("hangs")
+    if not ended.stdout:  # its code could not be loaded: no task was begun
+        return Outcome("MemoryLimit" if ended.returncode == 137 else f"status {ended.returncode}")
+    task = json.loads(ended.stdout.splitlines()[-1])
+    reason = "done" if task["status"] == "succeed" else task["reason"]
+    return Outcome(reason, task["peakMemBytes"] or 0)
+
+
+def judged(outcome: Outcome, right: Sequence[str]) -> str:
+    """Return the cell for one run: its reason, marked where it is none of the right ones."""
+    return outcome.reason if outcome.reason in right else f"✘ {outcome.reason}"
+
+
+def measure(name: str, mode: str, folder: Path, python: Path, hkrunner: Sequence[str], rounds: int) -> Row:
+    """Fill one row."""
+    row = Row(name, mode)
+    program = folder / f"uses_{name}.py"
+    body = textwrap.indent(PROGRAMS[name].strip(), "    ")
+    program.write_text(f"def start(args):\n{body}\n", encoding="utf-8")
+    with_mode = ("--mem-mode", mode)
+    free = run(hkrunner, python, program, *with_mode)
+    row.cells["free"] = judged(free, ["done"])
+    if free.reason != "done":
+        return row
+    suggested = suggest_memory(free.peak_bytes)
+    row.cells["peak"] = format_bytes(free.peak_bytes)
+    enough = [run(hkrunner, python, program, "--mem", suggested, *with_mode) for _ in range(rounds)]
+    done = sum(one.reason == "done" for one in enough)
+    others = {one.reason for one in enough} - {"done"}
+    wrong = f"✘ {', '.join(sorted(others))}" if others else ""
+    row.cells[f"suggested x{rounds}"] = f"{suggested} {done}/{rounds} {wrong}".strip()
+    for share in (0.4, 0.7):
+        little = max(4, int(free.peak_bytes * share) // MI)
+        outcome = run(hkrunner, python, program, "--mem", f"{little}Mi", *with_mode)
+        row.cells[f"{share:.0%}"] = judged(outcome, ["MemoryLimit"])
+    for cores in ("0.5", "1"):
+        row.cells[f"cpu {cores}"] = judged(
+            run(hkrunner, python, program, "--cpu", cores, *with_mode), ["done"]
+        )
+    return row
+
+
+def interpreter(folder: Path) -> Path:
+    """Return an interpreter that has the libraries, made if it is not there."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    return python
+
+
+def main() -> int:
+    """Print the table; the exit status is 1 if a cell is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--only", default=",".join(PROGRAMS))
+    parser.add_argument("--modes", default="auto,rss")
+    parser.add_argument("--venv", type=Path)
+    parser.add_argument("--hkrunner", default=str(Path(sys.executable).with_name("hkrunner")))
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="hkrunner-libraries-") as made:
+        python = interpreter(options.venv or Path(made) / "venv")
+        for name in options.only.split(","):
+            for mode in options.modes.split(","):
+                row = measure(name, mode, Path(made), python, [options.hkrunner], options.rounds)
+                print(
+                    f"{row.name:13}{row.mode:6}",
+                    " | ".join(f"{k}: {v}" for k, v in row.cells.items()),
+                    flush=True,
+                )
+                rows.append(row)
+    wrong = [f"{row.name} ({row.mode})" for row in rows if not row.is_right]
+    print(f"{len(rows)} rows, wrong: {', '.join(wrong) or 'none'}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
