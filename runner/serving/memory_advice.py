@@ -111,6 +111,16 @@ def explain_refusal(
     return replace(failure, message=f"{first}; {hint}{line}{rest}")
 
 
+def refused_all_the_same(held: HeldBack, limit_bytes: int) -> str:
+    """Return what to say of a task that ended well although it was held back at its memory limit."""
+    used, limit = format_bytes(held.memory_bytes), format_bytes(limit_bytes)
+    wanted = suggest_memory(held.memory_bytes, limit_bytes=limit_bytes)
+    return (
+        f"at {used} of {limit} (--mem), {held.name} (pid {held.pid}) may have been refused memory. "
+        f"Try --mem {wanted}"
+    )
+
+
 class LeakWatch:
     """Watches what stays in the memory of one child after its tasks; warns once that it grows to the limit.
 

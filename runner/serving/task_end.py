@@ -15,7 +15,7 @@ from ..settings.settings import Settings
 from .active_task import ActiveTask
 from .child_pool import ChildPool
 from .log_redirect import LogRedirect
-from .memory_advice import LeakWatch, explain_refusal
+from .memory_advice import LeakWatch, explain_refusal, refused_all_the_same
 from .notices import Notices
 from .task_control import TaskControl
 from .task_handover import TaskHandover
@@ -71,6 +71,9 @@ class TaskEnd:
         task = self._control.task
         assert task is not None, "the child has answered for it"
         if task.failure is None:
+            held = task.usage.held_back if task.usage is not None else None
+            if held is not None and task.limit_bytes is not None:
+                task.problems.append(refused_all_the_same(held, task.limit_bytes))
             self._close(task, "succeed", answer=(task.answer, task.answer_blob))
         else:
             limits = self._settings.limits

@@ -47,8 +47,8 @@ ENOUGH_TASKS = 3
 PAUSE_S = 0.02
 #: Details of a progress up to this size are sent as they are.
 DETAILS_MAX = 16 * 1024
-#: A process that was forked from this one and ended took as much as this one, and this much more by counting.
-FORKED_KIB = 4096
+#: The pages of this process count in that of a forked one, too: only one of more than twice its size is news.
+FORKED_TIMES = 2
 #: The user's exit() waits so long for the options that the worker gave for it.
 EXIT_OPTIONS_S = 5.0
 
@@ -330,7 +330,7 @@ class TaskServer:
         if ended_kib <= self._ended_kib:
             return
         self._ended_kib = ended_kib
-        if ended_kib > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + FORKED_KIB:
+        if ended_kib > FORKED_TIMES * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
             self._channel.send(task, EndedProcessesPeak(ended_kib * 1024))
 
     def _wind_up(self, error: Optional[str]) -> None:

@@ -32,6 +32,17 @@ def wrap(_):
         raise RuntimeError("could not build the model") from error
 
 
+def swallow(_):
+    """Grow until an allocation fails, and be content with less."""
+    time.sleep(0.1)
+    kept = []
+    try:
+        while True:
+            kept.append(bytearray(b"x") * BLOCK)
+    except MemoryError:
+        return "as much as there was"
+
+
 def threads(count):
     """Run a pool of threads, each of which reserves a stack of 8 MiB."""
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
