@@ -73,7 +73,7 @@ return p.DataFrame({'a': range(10**6)}).select(p.col('a').sum()).item()
 """,
     "duckdb": """
 import duckdb
-return int(duckdb.sql('select sum(i) from range(20000000) t(i)').fetchone()[0])
+return int(duckdb.connect().execute('select sum(i) from range(20000000) t(i)').fetchone()[0])
 """,
     "xgboost": """
 import numpy as n, xgboost as x
