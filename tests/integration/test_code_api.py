@@ -164,7 +164,7 @@ def test_another_algorithm_has_its_own_limits_and_variables(tmp_path: Path) -> N
                 "name: own\nmem: 64Mi\nalgorithmEnv: {WHOSE: own}\n"
             )
     (tmp_path / "run.yml").write_text("name: the-run\nalgorithmEnv: {WHOSE: runs}\n")
-    args = ("-f", "run.yml", "-E", "ALSO=given", "--mem", "256Mi")
+    args = ("-f", "run.yml", "-E", "ALSO=given", "--mem", "256Mi", "--mem-mode", "brake")
     for name, expected in (("own", [False, "own", None]), ("bare", [True, None, "given"])):
         given = (f"--algorithm={name}={tmp_path / name}", *args)
         assert told(ask(tmp_path, "run", name, [100 << 20], args=given)) == expected

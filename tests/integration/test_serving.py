@@ -550,6 +550,7 @@ def _pinging(client: Any) -> Iterator[list[float]]:
         thread.join()
 
 
+@pytest.mark.alone  # what others make in /dev/shm wakes the warden
 def test_between_tasks_no_process_wakes_up(tmp_path: Path) -> None:
     """Without a limit to hold; before the first task, and after one that was long enough to be watched."""
 

@@ -94,10 +94,10 @@ def test_a_client_that_comes_back_gets_its_task_again() -> None:
 @pytest.mark.parametrize(
     ("mistake", "said"),
     [
-        ('{"command":"done","data":NaN}', "no json"),
-        ("{", "no json"),
+        ('{"command":"done","data":NaN}', "not json"),
+        ("{", "not json"),
         ("null", "without a command"),
-        ('{"command":"initialized"}', "unasked"),
+        ('{"command":"initialized"}', "without an initialize"),
     ],
 )
 def test_what_hkubes_worker_would_die_of_is_said(mistake: str, said: str) -> None:
