@@ -99,7 +99,9 @@ def test_one_that_serves_makes_no_file_for_what_was_not_printed(tmp_path: Path) 
         client.initialize([], taskId="loud")
         client.expect("initialized")
         client.start()
-        client.ping()
+        # Two threads that print at once may mix their lines.
+        log = tmp_path / ".hkrunner" / "tasks" / "loud" / "stdout.log"
+        wait_until(lambda: log.exists() and log.read_text() == "at work\n", what="the first line")
         client.stop()
         client.expect("stopped")
     shown = run_hkrunner("runs", "logs", "loud", cwd=tmp_path)
