@@ -11,8 +11,7 @@ import itertools
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from .files import write_all
 
@@ -52,8 +51,7 @@ class EventWriter:
         write_all(self._fd, _record(struct.pack("<Bd", 0x09, at_s) + _bytes_field(3, b"brain.Event:2")))
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """One value of a scalar series."""
 
     at_s: float

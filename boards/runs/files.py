@@ -7,8 +7,8 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 NAME_MAX_BYTES = 255
 # Control characters are encoded too: a name is printed on terminals.
@@ -117,8 +117,7 @@ def read_json_bytes(data: bytes) -> dict[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
-@dataclass(frozen=True)
-class ProcessIdentity:
+class ProcessIdentity(NamedTuple):
     """A process, identified beyond its end: a pid alone may be used again."""
 
     pid: int

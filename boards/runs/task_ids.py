@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class TaskIds:
+class TaskIds(NamedTuple):
     """A task's names: HKube's, as the worker sent them, or the defaults of a local run."""
 
     task: str

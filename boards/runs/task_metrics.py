@@ -14,7 +14,7 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .files import is_empty_folder, safe_part
 from .layout import RESOURCES, VOLUME_LINK, Layout
@@ -25,8 +25,7 @@ _EARLIER_FOLDERS = 8
 _FILES_LOOKED_AT = 1000
 
 
-@dataclass(frozen=True)
-class MetricsOptions:
+class MetricsOptions(NamedTuple):
     """Where metrics go instead of a task's own run folder; at most one of the two is set."""
 
     #: The cluster's shared folder: ALGO_METRICS_DIR as it was set for hkrunner.

@@ -14,8 +14,9 @@ from ..console.terminal import Output
 from ..errors import EntryNotFound, SettingsError
 from ..io.loop import Loop
 from ..prepare.prepare import prepare
-from ..settings import descriptor as descriptors
-from ..settings.descriptor import Descriptor
+from ..settings.descriptor import read
+from ..settings.descriptor_schema import Descriptor
+from ..settings.descriptor_search import find, without_function
 from ..settings.limit_options import limits_of
 from ..settings.settings import Settings
 from .other_algorithms import LocalAlgorithms
@@ -90,16 +91,16 @@ def _descriptor(path: str, settings: Settings) -> Descriptor | None:
     """Return the descriptor of this algorithm: the file itself, or one in its folder that belongs to it."""
     place = os.path.join(settings.code.cwd, os.path.expanduser(path))
     if path.endswith((".yml", ".yaml", ".json")):
-        return descriptors.read(place)
-    file = descriptors.find(place, None, os.path.dirname(place))
+        return read(place)
+    file = find(place, None, os.path.dirname(place))
     if file is None:
         return None
-    found = descriptors.read(file)
+    found = read(file)
     if os.path.isdir(place):
         return found
     # With several algorithms in one folder, a descriptor belongs to the one that its entry point names.
-    code = descriptors.without_function(place)
-    named = os.path.join(found.code_path or found.folder, descriptors.without_function(found.entry or ""))
+    code = without_function(place)
+    named = os.path.join(found.code_path or found.folder, without_function(found.entry or ""))
     stem = os.path.splitext(os.path.basename(file))[0] == os.path.splitext(os.path.basename(code))[0]
     is_its = found.entry is not None and os.path.splitext(named)[0] == os.path.splitext(code)[0]
     is_runs = settings.code.descriptor is not None and settings.code.descriptor.file == found.file

@@ -24,7 +24,7 @@ from ..console.terminal import Output
 from ..errors import HkrunnerError
 from ..io.loop import Loop, Timer
 from ..protocol.result import Result
-from ..settings.descriptor import NAMES, is_below
+from ..settings.descriptor_search import NAMES, is_below
 from ..settings.settings import Settings
 from .local_run import LocalRun
 

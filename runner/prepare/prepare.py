@@ -10,11 +10,16 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ...sandbox.shared.entry import EntryError, Location, locate
 from ..errors import EntryNotFound
-from ..settings.descriptor import Descriptor, is_below, without_function
+from ..settings.descriptor_search import is_below, without_function
 from ..settings.settings import Settings
+
+if TYPE_CHECKING:
+    from ..settings.descriptor_schema import Descriptor
+
 
 #: Beginning of the name of a temporary folder for the code of an archive.
 UNPACKED = "hkrunner-code-"

@@ -6,8 +6,7 @@ Source: HKube core/worker lib/algorithm-communication/messages.js. The envelope 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 # worker -> algorithm
 INITIALIZE: Final = "initialize"
@@ -25,8 +24,7 @@ STOPPING: Final[dict[str, Any]] = {"command": "stopping"}
 STOPPED: Final[dict[str, Any]] = {"command": "stopped"}
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """Why a task has no result. HKube's worker keeps only `message`, so it has to say everything."""
 
     code: str

@@ -8,8 +8,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from ...boards.runs.resource_series import ResourceSeries
 from ...boards.runs.store import Store
 from ...boards.runs.task_ids import TaskIds
 from ...boards.runs.task_record import TaskRecord
@@ -22,6 +22,10 @@ from ..link.connection import WorkerMessage
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 from .task_usage import TaskUsage
+
+if TYPE_CHECKING:
+    from ...boards.runs.resource_series import ResourceSeries
+
 
 #: Lines of output that go into the message of a task that died.
 LAST_LINES = 10
@@ -119,6 +123,9 @@ class ActiveTask:
 
     def _need_series(self, record: TaskRecord) -> ResourceSeries:
         if self.series is None:
+            # Late: a short task has no curve, and writing event files costs a start 1 ms.
+            from ...boards.runs.resource_series import ResourceSeries
+
             self.series = ResourceSeries(record.metrics_dir, started_at=self.started_at)
         return self.series
 

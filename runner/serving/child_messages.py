@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from ...sandbox.codec.codec import MESSAGE_LIMIT
@@ -39,7 +38,6 @@ from ..protocol.task_state import MEASURING, NOT_BEGUN, Event, State
 from .active_task import ActiveTask
 from .child_pool import ChildPool
 from .log_redirect import LogRedirect
-from .memory_advice import explain_refusal
 from .notices import Notices
 from .task_control import TaskControl
 from .task_handover import TaskHandover
@@ -187,6 +185,8 @@ class ChildMessageHandler:
         failure = Failure(message.code, message.message, message.details)
         task = self._control.task
         if self._limits.enforced:
+            from .memory_advice import explain_refusal  # late, as in task_end.py
+
             last = self._last_sample
             failure = explain_refusal(
                 failure,
@@ -264,7 +264,7 @@ class ChildMessageHandler:
             return
         else:
             self._end_logs()
-            task.exit = replace(exit, breach=_since_begin(exit, child, task), last_lines=task.last_lines())
+            task.exit = exit._replace(breach=_since_begin(exit, child, task), last_lines=task.last_lines())
         control.step(Event.CHILD_GONE)
 
     def _died_between_tasks(self, exit: Exit) -> None:
@@ -280,7 +280,7 @@ def _since_begin(exit: Exit, child: Child, task: ActiveTask) -> LimitBreach | No
         return exit.breach
     # The parent may hear late that the child has begun; the task has not lasted longer than until now.
     after_s = exit.breach.after_s - max(0.0, task.began - child.began_at)
-    return replace(exit.breach, after_s=max(0.0, min(after_s, time.monotonic() - task.began)))
+    return exit.breach._replace(after_s=max(0.0, min(after_s, time.monotonic() - task.began)))
 
 
 def _drop(message: ProcessMessage) -> None:

@@ -1,16 +1,14 @@
-"""Advice about memory: after a refused allocation, and when memory grows from task to task."""
+"""Advice after refused memory: whether a failure comes of it, and which limit would do."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from ...sandbox.parent.exit_report import REFUSED_S
 from ...sandbox.shared.limits import GI, UNITS, Limits, format_bytes, set_by, suggest_memory
 from ...sandbox.shared.messages import HeldBack
 from ..protocol.messages import Failure
-from ..protocol.result import Result
 
 #: How numpy says which size it asked for.
 _ASKED = re.compile(r"Unable to allocate ([\d.]+) ([KMGT]i)B")
@@ -38,11 +36,6 @@ _OF_CODE = frozenset((
 ))  # fmt: skip
 _OF_A_GPU = re.compile(r"CUDA|cuda|\bGPU\b|HIP out of memory")
 ASKED_MAX = 1024 * GI
-#: Warn of a leak from this share of the limit on, and after this many tasks.
-LEAK_SHARE = 0.8
-LEAK_TASKS = 10
-#: Keep this many figures of one child; of more, every second one is dropped.
-LOOKS_MAX = 64
 
 
 def _kind(failure: Failure, printed: Sequence[str]) -> str | None:
@@ -94,7 +87,7 @@ def explain_refusal(
         return failure
     if failure.code != "MEMORY_ERROR":
         message = failure.message.replace(f"{failure.code}: ", "MEMORY_ERROR: ", 1)
-        failure = replace(failure, code="MEMORY_ERROR", message=message)
+        failure = failure._replace(code="MEMORY_ERROR", message=message)
     peak_bytes = peak()
     asked = _ASKED.search(failure.message)
     asked_bytes = float(asked[1]) * UNITS[asked[2]] if asked is not None else 0
@@ -108,7 +101,7 @@ def explain_refusal(
     if limits.mem_mode == "brake":
         hint += "; if large arrays are reserved and hardly touched, --mem-mode auto"
     first, line, rest = failure.message.partition("\n")
-    return replace(failure, message=f"{first}; {hint}{line}{rest}")
+    return failure._replace(message=f"{first}; {hint}{line}{rest}")
 
 
 def refused_all_the_same(held: HeldBack, limit_bytes: int) -> str:
@@ -119,52 +112,3 @@ def refused_all_the_same(held: HeldBack, limit_bytes: int) -> str:
         f"at {used} of {limit} (--mem), {held.name} (pid {held.pid}) may have been refused memory. "
         f"Try --mem {wanted}"
     )
-
-
-class LeakWatch:
-    """Watches what stays in the memory of one child after its tasks; warns once that it grows to the limit.
-
-    The peak of a task is no leak: the memory is given back. Nor is one step, such as a model that the first
-    tasks load: only what has grown in both halves of the tasks goes on growing.
-    """
-
-    def __init__(self) -> None:
-        self._stays: list[int] = []  #: bytes after every so many tasks, oldest first
-        self._every = 1
-        self._was_said = False
-
-    def look(self, served: int, result: Result, stays_bytes: int) -> str | None:
-        """Return the warning, or None. `served`: number of tasks of this child, this one included.
-
-        `stays_bytes`: its memory after the task; 0: not known.
-        """
-        peak, limit = result.peak_bytes, result.limit_bytes
-        if served == 1:
-            self._stays, self._every, self._was_said = [], 1, False
-        if peak is None or limit is None or not stays_bytes:
-            return None
-        if served % self._every == 0:
-            self._stays.append(stays_bytes)
-        if len(self._stays) > LOOKS_MAX:
-            del self._stays[1::2]
-            self._every *= 2
-        if (
-            self._was_said
-            or served < LEAK_TASKS
-            or peak < LEAK_SHARE * limit
-            or not self._goes_on(0.1 * limit)
-        ):
-            return None
-        self._was_said = True
-        first, last = self._stays[0], self._stays[-1]
-        per_task = (last - first) / ((len(self._stays) - 1) * self._every)
-        return (
-            f"◌ memory grew {format_bytes(per_task)} per task over {served} tasks, to {format_bytes(last)}"
-            f" of {format_bytes(limit)}; --recycle-after would start a new process before that"
-        )
-
-    def _goes_on(self, least_bytes: float) -> bool:
-        """Whether it has grown by so much, and at least a quarter of that in each half of the tasks."""
-        first, middle, last = (self._stays[at] for at in (0, len(self._stays) // 2, -1))
-        grown = last - first
-        return grown >= least_bytes and min(middle - first, last - middle) >= grown / 4

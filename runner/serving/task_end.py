@@ -14,8 +14,8 @@ from ..protocol.task_state import Event, State
 from ..settings.settings import Settings
 from .active_task import ActiveTask
 from .child_pool import ChildPool
+from .leak_watch import LeakWatch
 from .log_redirect import LogRedirect
-from .memory_advice import LeakWatch, explain_refusal, refused_all_the_same
 from .notices import Notices
 from .task_control import TaskControl
 from .task_handover import TaskHandover
@@ -73,9 +73,14 @@ class TaskEnd:
         if task.failure is None:
             held = task.usage.held_back if task.usage is not None else None
             if held is not None and task.limit_bytes is not None:
+                from .memory_advice import refused_all_the_same  # see below
+
                 task.problems.append(refused_all_the_same(held, task.limit_bytes))
             self._close(task, "succeed", answer=(task.answer, task.answer_blob))
         else:
+            # Late: most runs have nothing to explain, and its patterns would cost each start 0.7 ms.
+            from .memory_advice import explain_refusal
+
             limits = self._settings.limits
             held = task.usage.held_back if task.usage is not None else None
             printed = task.last_lines()

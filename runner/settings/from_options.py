@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...sandbox.shared.limits import Limits, parse_size
 from ..errors import SettingsError
+from .descriptor_search import find
 from .limit_options import limits_of
 from .options import BY_NAME, OPTIONS
 from .parsing import parse_count, parse_named_paths, parse_seconds, parse_variables
@@ -28,7 +29,7 @@ from .settings import (
 from .worker_url import DEFAULT_URL, worker_url
 
 if TYPE_CHECKING:
-    from .descriptor import Descriptor
+    from .descriptor_schema import Descriptor
 
 #: Limits of the records when serving, which may take weeks: HKube's storage has the larger values.
 KEEP_SERVING = 1000
@@ -166,13 +167,14 @@ def _console(values: Mapping[str, Any], environ: Mapping[str, str], notes: tuple
 
 
 def _descriptor(values: Mapping[str, Any]) -> Descriptor | None:
-    # Late: --help does not need it.
-    from . import descriptor as descriptors
-
     file = values.get("file")
     if file is None:
-        file = descriptors.find(values.get("entry"), values.get("path"), os.getcwd())
-    return None if file is None else descriptors.read(file)
+        file = find(values.get("entry"), values.get("path"), os.getcwd())
+    if file is None:
+        return None
+    from .descriptor import read  # late: with YAML and the schema it costs a start 2 ms
+
+    return read(file)
 
 
 def _in_process(values: Mapping[str, Any], limits: Limits) -> tuple[Limits, tuple[str, ...]]:

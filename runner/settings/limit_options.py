@@ -20,7 +20,7 @@ from .option import Option
 from .parsing import parse_count, parse_quantity, parse_seconds
 
 if TYPE_CHECKING:
-    from .descriptor import Descriptor
+    from .descriptor_schema import Descriptor
 
 #: Types of the keywords of hkrunner.run().
 _PYTHON = {

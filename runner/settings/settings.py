@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ...sandbox.shared.limits import Limits
 
 if TYPE_CHECKING:
-    from .descriptor import Descriptor
+    from .descriptor_schema import Descriptor
 
 NO_LIMITS = Limits()
 

@@ -34,7 +34,6 @@ import os
 import select
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 
 from ..shared.channel import INLINE_MAX, ChannelError
@@ -226,7 +225,7 @@ class Child:
         self._pipes.drain()
         stack = user_stack(fault_text(self._fault))
         self._close()
-        self._listener.on_exit(self, replace(exit, stack=stack))
+        self._listener.on_exit(self, exit._replace(stack=stack))
 
     def _close(self) -> None:
         for timer in self._timers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable
-from dataclasses import replace
 
 from ..linux.process_tree import Left
 from ..shared.channel import EXIT_CHANNEL_LOST
@@ -84,8 +83,7 @@ def exit_of(
     )
     if account is None:
         return exit
-    return replace(
-        exit,
+    return exit._replace(
         peak_bytes=max(account.peak_bytes, ended.max_rss_bytes - account.files_bytes),
         cpu_s=account.cpu_s,
         removed=_objects(account.removed),

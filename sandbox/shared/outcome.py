@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 import signal
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .limits import format_bytes, set_by, suggest_memory
 from .messages import ProcessMemory
@@ -37,8 +37,7 @@ class Cause(enum.Enum):
 STACK_WANTED = frozenset((Cause.TASK_TIMEOUT, Cause.START_TIMEOUT, Cause.STOPPED))
 
 
-@dataclass(frozen=True)
-class LimitBreach:
+class LimitBreach(NamedTuple):
     """The limit that did not hold: used and allowed in its own unit (bytes, processes, seconds).
 
     `after_s`: seconds since the child began, or its task where it has one. `top`: the largest processes,
@@ -56,8 +55,7 @@ class LimitBreach:
     is_refusal: bool = False  #: not exceeded: more memory was refused, and the child ended by itself
 
 
-@dataclass(frozen=True)
-class Exit:
+class Exit(NamedTuple):
     """How a child ended. `code` or `signal` as the kernel told; None where it was not told.
 
     `others` are the processes that were still there beside the child (at most 20 named, `others_count`
@@ -86,7 +84,7 @@ class Exit:
     kept: tuple[tuple[str, int], ...] = ()
     kept_count: int = 0
     stack: str = ""
-    last_lines: tuple[str, ...] = field(default=())
+    last_lines: tuple[str, ...] = ()
     loaded: bool = True
 
     @property

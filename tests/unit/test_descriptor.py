@@ -17,7 +17,9 @@ import pytest
 from hkrunner.runner.errors import SettingsError
 from hkrunner.runner.prepare import gpu
 from hkrunner.runner.prepare.code_archive import unpack
-from hkrunner.runner.settings.descriptor import Descriptor, find, read
+from hkrunner.runner.settings.descriptor import read
+from hkrunner.runner.settings.descriptor_schema import Descriptor
+from hkrunner.runner.settings.descriptor_search import find
 from hkrunner.runner.settings.from_options import settings_of
 from hkrunner.runner.settings.limit_options import limits_of
 from hkrunner.runner.settings.options import OPTIONS

@@ -134,7 +134,7 @@ def test_an_end_during_import_is_a_failure_to_load_unless_a_limit_ended_it() -> 
 def test_a_memory_error_without_a_limit_is_the_codes_own() -> None:
     one = Result("t1", "j", "n", "p", "failed", 0, 1, 1, failure=Failure("MEMORY_ERROR", ""))
     assert (one.reason, one.exit_status) == ("AlgorithmError", 1)
-    assert (replace(one, limit_bytes=1).reason, replace(one, limit_bytes=1).exit_status) == (
+    assert (one._replace(limit_bytes=1).reason, one._replace(limit_bytes=1).exit_status) == (
         "MemoryLimit",
         137,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hkrunner.runner.protocol.messages import Failure
 from hkrunner.runner.protocol.result import Result
-from hkrunner.runner.serving.memory_advice import LEAK_TASKS, LeakWatch, explain_refusal
+from hkrunner.runner.serving.leak_watch import LEAK_TASKS, LeakWatch
+from hkrunner.runner.serving.memory_advice import explain_refusal
 from hkrunner.sandbox.shared.limits import Limits
 from hkrunner.sandbox.shared.messages import HeldBack
 
