@@ -11,6 +11,7 @@ __all__ = [
     "HkrunnerError",
     "Incomplete",
     "Printed",
+    "RunEvent",
     "SettingsError",
     "TaskError",
     "TaskFailed",
@@ -24,7 +25,15 @@ __all__ = [
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .runner.errors import EntryNotFound, EntryUnusable, HkrunnerError, SettingsError
-    from .runner.python_api.results import Incomplete, Printed, TaskError, TaskFailed, TaskLogs, TaskResult
+    from .runner.python_api.results import (
+        Incomplete,
+        Printed,
+        RunEvent,
+        TaskError,
+        TaskFailed,
+        TaskLogs,
+        TaskResult,
+    )
     from .runner.python_api.run import run
 else:
 

@@ -91,6 +91,7 @@ EVENTS: Mapping[str, Happening] = {
         "what it uses, about once a second", "`cpuCores` (cores), `memoryBytes` (bytes), `processes`"
     ),
     "log": Happening("it has printed a line", "`stream` (`stdout`, `stderr`), `line`"),
+    "warning": Happening("hkrunner has said something that `--quiet` does not silence", "`text`"),
     "killed": Happening(
         "hkrunner has ended it; the `errorMessage` follows",
         "`code`, `used` and `allowed` in the limit's unit, `processes` as `[pid, name, bytes]`",

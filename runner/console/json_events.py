@@ -3,7 +3,7 @@
     {"event": "connected", "time": …, "url": …}           time: milliseconds since the epoch
     {"event": "initialized", "time": …, "taskId": "t1", …}
 
-loaded, connected, initialized, started, progress, sample, log, then for each task one of done, stopped and
+loaded, connected, initialized, started, progress, sample, log, warning, then for each task one of done, stopped and
 errorMessage (with the fields of --json); killed before an errorMessage that follows from a kill of ours;
 board.
 

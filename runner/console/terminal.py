@@ -118,7 +118,8 @@ class Output:
             self._joined.set(JOIN_LINES_S)
 
     def warn(self, text: str) -> None:
-        """Write a line to stderr, even with --quiet."""
+        """Write a line to stderr, even with --quiet, and a `warning` event."""
+        self.events.emit("warning", {"text": text})
         self._line(text)
 
     def debug(self, text: str) -> None:

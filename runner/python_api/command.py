@@ -1,8 +1,8 @@
 """The hkrunner command that hkrunner.run() starts: its pipes, its end, and the error it ended with.
 
     stdin   a temporary file, one input a line         (--tasks -)
-    stdout  one result object a line                   (--json)
-    stderr  what the algorithm prints, and errors      -> sys.stderr, or on_event
+    stdout  every event, one object a line             (--output jsonl)    -> on_event
+    stderr  what the algorithm prints, and errors      -> sys.stderr where there is no on_event
 
 All of it is read in the caller's thread. Whatever ends the call early (Ctrl-C, an exception in on_event) asks
 the command to stop in order and waits for it; a second Ctrl-C kills the algorithm. When the caller is killed,
@@ -23,13 +23,15 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO
 
-from ..errors import BY_EXIT_STATUS, HkrunnerError
+from ..errors import BY_EXIT_STATUS, EntryUnusable, HkrunnerError
 from .begin import PROGRAM
-from .results import Incomplete, Printed, TaskResult, read_result
+from .results import Incomplete, Printed, RunEvent, TaskResult, read_events
 
 _CHUNK = 65536
 #: Characters of stderr that are kept: the error's sentence is at the end.
 _TAIL = 65536
+#: Lines of warnings that are kept: an error's sentence, and the lines of the user's below it.
+_WARNINGS = 200
 #: Beginnings of the line with the error that ended hkrunner: its own, click's, a load that failed.
 _SENTENCES = ("hkrunner: ", "Error: ", "✘ ", "error: ")
 
@@ -41,14 +43,14 @@ class Command:
         self,
         arguments: list[str],
         stdin: IO[bytes],
-        on_event: Callable[[Printed | TaskResult], object] | None,
+        on_event: Callable[[Printed | RunEvent | TaskResult], object] | None,
         variables: IO[bytes] | None,
     ) -> None:
         self.results: list[TaskResult] = []
-        self.tail = ""  #: the last of stderr
+        self.tail = ""  #: the last of stderr, with what the algorithm printed
+        self.warnings: list[str] = []  #: the last lines that are hkrunner's own for certain
         self._on_event = on_event
         self._was_left = False  #: by an exception
-        self._line = ""  #: of stderr, not ended yet
         self._object = bytearray()  #: of stdout, not ended yet
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._process = subprocess.Popen(
@@ -95,29 +97,25 @@ class Command:
         *lines, rest = data.split(b"\n")
         for line in lines:
             self._object += line
-            result = read_result(bytes(self._object))
+            for event in read_events(bytes(self._object)):
+                self._take_event(event)
             self._object.clear()
-            self.results.append(result)
-            if self._on_event is not None:
-                self._on_event(result)
         self._object += rest
+
+    def _take_event(self, event: Printed | RunEvent | TaskResult) -> None:
+        if isinstance(event, TaskResult):
+            self.results.append(event)
+        elif isinstance(event, Printed) and event.stream is None:
+            self.warnings = [*self.warnings[-_WARNINGS:], event.line]
+        if self._on_event is not None:
+            self._on_event(event)
 
     def _take_stderr(self, data: bytes) -> None:
         text = self._decode(data, not data)
         self.tail = (self.tail + text)[-_TAIL:]
-        if self._was_left and self._on_event is not None:
-            return  # it may be what has raised
-        if self._on_event is None:
-            if sys.stderr is not None:
-                sys.stderr.write(text)
-                sys.stderr.flush()
-            return
-        *lines, self._line = (self._line + text).split("\n")
-        if self._line and (not data or len(self._line) > _TAIL):
-            lines.append(self._line)
-            self._line = ""
-        for line in lines:
-            self._on_event(Printed(line))
+        if self._on_event is None and sys.stderr is not None:
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -141,9 +139,11 @@ def _ready(selector: selectors.BaseSelector, *, wait: bool) -> list[selectors.Se
 def error_of(status: int, command: Command, count: int) -> HkrunnerError:
     """Return what to raise for a command that ended before all `count` tasks."""
     results = command.results
-    sentence = _sentence(command.tail)
+    kind = BY_EXIT_STATUS.get(status)
+    # Where code was loaded, stderr has its prints as well, and they may look like a sentence of hkrunner's.
+    own = "\n".join(command.warnings)
+    sentence = _sentence(own if own and not results and kind in (None, EntryUnusable) else command.tail)
     if not results:
-        kind = BY_EXIT_STATUS.get(status)
         if kind is not None:
             return kind(sentence)
     how = f"by signal {-status}" if status < 0 else f"with status {status}"

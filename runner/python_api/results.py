@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,11 +83,41 @@ class Printed:
     """A line of the algorithm's output, or of hkrunner's about it, without its end."""
 
     line: str
+    task_id: str | None = None  #: None: printed outside tasks, as while the code loads
+    stream: str | None = None  #: "stdout" or "stderr" of the algorithm; None: hkrunner says it
 
 
-def read_result(line: bytes) -> TaskResult:
-    """Return the result in a line of --json."""
-    told: Mapping[str, Any] = json.loads(line)
+@dataclass(frozen=True)
+class RunEvent:
+    """Something that happened in the run: an event of `--output jsonl` that is no line and no result."""
+
+    name: str  #: loaded, connected, initialized, started, progress, sample or killed; dropped: see run()
+    task_id: str | None  #: None: it belongs to no task
+    time_s: float  #: when, in seconds since the epoch
+    fields: Mapping[str, Any]  #: its other fields, as `--output jsonl` has them
+
+
+def read_events(line: bytes) -> Iterator[Printed | RunEvent | TaskResult]:
+    """Return what a line of --output jsonl says; an event that follows lost ones says so first."""
+    told: dict[str, Any] = json.loads(line)
+    name, time_s = told.pop("event"), told.pop("time") / 1000
+    dropped = told.pop("dropped", None)
+    if dropped is not None:
+        yield RunEvent("dropped", None, time_s, {"events": dropped})
+    if name in ("done", "errorMessage", "stopped"):
+        yield _result(told)
+        return
+    task_id = told.pop("taskId", None)
+    if name == "log":
+        yield Printed(told["line"], task_id, told["stream"])
+    elif name == "warning":
+        for text in told["text"].split("\n"):
+            yield Printed(text, task_id)
+    else:
+        yield RunEvent(name, task_id, time_s, told)
+
+
+def _result(told: Mapping[str, Any]) -> TaskResult:
     error, logs = told["error"], told["logs"]
     return TaskResult(
         task_id=told["taskId"],

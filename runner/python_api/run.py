@@ -23,7 +23,7 @@ from ...sandbox.codec import codec
 from ..errors import SettingsError
 from .command import Command, error_of
 from .keywords import RunOptions, arguments, complete_signature, variables_file
-from .results import Printed, TaskResult
+from .results import Printed, RunEvent, TaskResult
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,7 +33,7 @@ def run(
     entry: str | os.PathLike[str],
     inputs: Iterable[Any],
     *,
-    on_event: Callable[[Printed | TaskResult], object] | None = None,
+    on_event: Callable[[Printed | RunEvent | TaskResult], object] | None = None,
     **options: Unpack[RunOptions],
 ) -> list[TaskResult]:
     """Run the algorithm with each of the inputs, one task each; return their results in order.
@@ -46,8 +46,11 @@ def run(
 
         (see KEYWORDS)
 
-    `on_event` is called with each line that is printed and each result as it comes; without it, what is
-    printed goes to sys.stderr.
+    `on_event` is called with everything that happens, in its order, in the caller's thread while run() waits:
+    a Printed for each line, a TaskResult for each task that has ended, and a RunEvent for what is between
+    them, as progress; each says which task it belongs to. What it raises stops the algorithm in order and
+    comes out of run(). Where it is too slow, lines, samples and progress are dropped, never results; a
+    RunEvent `dropped` then says how many. Without `on_event`, what is printed goes to sys.stderr.
 
     Raises EntryNotFound, EntryUnusable (the code cannot be loaded) or SettingsError before the first task,
     and Incomplete when hkrunner itself was ended.
@@ -56,7 +59,14 @@ def run(
     with contextlib.ExitStack() as stack:
         tasks = stack.enter_context(tempfile.TemporaryFile())
         count = _write_tasks(tasks, inputs)
-        words = ["run", f"--entry={os.fspath(entry)}", "--tasks=-", "--json", "--quiet", *arguments(options)]
+        words = [
+            "run",
+            f"--entry={os.fspath(entry)}",
+            "--tasks=-",
+            "--output=jsonl",
+            "--quiet",
+            *arguments(options),
+        ]
         variables = stack.enter_context(variables_file(env)) if env else None
         if variables is not None:
             words.append(f"--env-file=/dev/fd/{variables.fileno()}")

@@ -171,9 +171,13 @@ def test_an_entry_that_is_not_there_is_said_in_its_sentence() -> None:
         hkrunner.run("nope.py", [1])
 
 
-def test_an_entry_that_cannot_be_loaded_is_said_with_its_line() -> None:
-    entry = algorithm("print('✘ hkrunner: loading')\nimport no_such_module\n")
-    with pytest.raises(hkrunner.EntryUnusable, match=r"^IMPORT_FAILED: .*no_such_module.*alg\.py:2"):
+@pytest.mark.parametrize(
+    "how", ["", "import atexit, functools\nprint = functools.partial(atexit.register, print)\n"]
+)
+def test_an_entry_that_cannot_be_loaded_is_said_with_its_line(how: str) -> None:
+    """Its prints, before the failure and after it, look like a sentence of hkrunner's and are none."""
+    entry = algorithm(f"{how}print('✘ hkrunner: loading')\nimport no_such_module\n")
+    with pytest.raises(hkrunner.EntryUnusable, match=r"^IMPORT_FAILED: .*no_such_module.*alg\.py:\d"):
         hkrunner.run(entry, [1])
 
 
@@ -242,36 +246,7 @@ def test_what_the_algorithm_prints_goes_to_the_callers_stderr(capsys: pytest.Cap
     assert sorted(err.splitlines()) == ["to err", "to out ✔"]
 
 
-def test_events_come_while_the_tasks_run(capsys: pytest.CaptureFixture[str]) -> None:
-    """The second task ends when the listener to the first one's line has made a file."""
-    entry = algorithm(
-        "import os, time\ndef start(args):\n    print('task', args['input'][0], flush=True)\n"
-        "    while args['input'][0] == 2 and not os.path.exists('go'):\n        time.sleep(0.005)\n"
-        "    return args['input'][0]\n"
-    )
-    seen: list[object] = []
-
-    def listen(event: hkrunner.Printed | hkrunner.TaskResult) -> None:
-        seen.append(event.line if isinstance(event, hkrunner.Printed) else event.output)
-        if "task 2" in seen:
-            Path("go").touch()
-
-    hkrunner.run(entry, [1, 2], on_event=listen, timeout=60)
-    assert sorted(map(str, seen)) == ["1", "2", "task 1", "task 2"]
-    assert seen.index("task 2") < seen.index(2)
-    assert capsys.readouterr() == ("", "")
-
-
 # ---- how it ends early
-
-
-def test_a_listener_that_raises_stops_the_algorithm_in_order() -> None:
-    def listen(event: object) -> None:
-        raise LookupError("enough")
-
-    with pytest.raises(LookupError, match="enough"):
-        hkrunner.run(STOPS, [1], on_event=listen)
-    assert "work has ended\nexit called" in Path(".hkrunner/tasks/t1/stdout.log").read_text()
 
 
 CALLS = """
