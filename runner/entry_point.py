@@ -28,9 +28,9 @@ def main() -> NoReturn:
         try:
             _run()
         except SystemExit as end:
-            _leave(end)
+            leave(end)
         except KeyboardInterrupt:  # before the loop handles SIGINT
-            _leave(SystemExit(130))
+            leave(SystemExit(130))
         finally:
             warden_launch.discard()
     try:
@@ -39,7 +39,7 @@ def main() -> NoReturn:
         sys.exit(130)
 
 
-def _leave(end: SystemExit) -> None:
+def leave(end: SystemExit) -> None:
     """Exit without finalizing the interpreter, which takes 10 ms; everything is closed already."""
     if not isinstance(end.code, int):
         raise end

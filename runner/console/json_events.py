@@ -3,9 +3,9 @@
     {"event": "connected", "time": …, "url": …}           time: milliseconds since the epoch
     {"event": "initialized", "time": …, "taskId": "t1", …}
 
-loaded, connected, initialized, started, progress, sample, log, warning, then for each task one of done, stopped and
-errorMessage (with the fields of --json); killed before an errorMessage that follows from a kill of ours;
-board.
+loaded, connected, initialized, started, progress, sample, log, warning, then for each task one of done,
+stopped and errorMessage (with the fields of --json); killed before an errorMessage that follows from a kill
+of ours; board.
 
 Writing never blocks. When the reader is too slow, log, sample and progress events are dropped, and the next
 event that is written says how many: `dropped`.

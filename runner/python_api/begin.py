@@ -28,5 +28,11 @@ def begin() -> NoReturn:
     if os.getppid() != caller:
         sys.exit(143)  # the caller ended before the kernel watched it
     from ..cli.main import main_with
+    from ..entry_point import leave
 
-    main_with(sys.argv[2:])
+    try:
+        main_with(sys.argv[2:])
+    except SystemExit as end:
+        if not sys.flags.inspect:
+            raise
+        leave(end)  # PYTHONINSPECT of the caller: the interpreter would not exit with this status

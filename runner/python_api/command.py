@@ -143,9 +143,8 @@ def error_of(status: int, command: Command, count: int) -> HkrunnerError:
     # Where code was loaded, stderr has its prints as well, and they may look like a sentence of hkrunner's.
     own = "\n".join(command.warnings)
     sentence = _sentence(own if own and not results and kind in (None, EntryUnusable) else command.tail)
-    if not results:
-        if kind is not None:
-            return kind(sentence)
+    if not results and kind is not None:
+        return kind(sentence)
     how = f"by signal {-status}" if status < 0 else f"with status {status}"
     told = f": {sentence}" if sentence else ""
     return Incomplete(f"hkrunner ended {how} after {len(results)} of {count} tasks{told}", results)

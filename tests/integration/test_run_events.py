@@ -111,3 +111,17 @@ def test_a_listener_that_raises_while_the_code_loads_comes_out_as_itself() -> No
 
     with pytest.raises(LookupError, match=r"^loaded$"):
         hkrunner.run(algorithm("def start(args): ...\n"), [1], on_event=listen)
+
+
+@pytest.mark.parametrize(
+    "variable", ["PYTHONINSPECT=1", "PYTHONWARNINGS=error", "PYTHONDEVMODE=1", "PYTHONOPTIMIZE=2"]
+)
+def test_a_variable_of_the_callers_interpreter_changes_no_error(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(*variable.split("="))
+    with pytest.raises(hkrunner.EntryUnusable, match=r"^IMPORT_FAILED: .*no_such_module"):
+        hkrunner.run(algorithm("import no_such_module\n"), [1])
+    entry = algorithm("import os\ndef start(args):\n    return os.environ[args['input'][0]]\n")
+    (result,) = hkrunner.run(entry, [variable.partition("=")[0]])
+    assert result.output == variable.partition("=")[2]

@@ -169,10 +169,10 @@ def test_sigkill_leaves_no_temporary_folder_and_no_part_of_a_file(
     assert [one for one in sorted(work.iterdir()) if one.name != "__pycache__"] == before
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_difference(closed: str, tmp_path: Path) -> None:
     ended = run(["sh", "-c", f'exec "$0" "$@" {closed}', HKRUNNER, "-e", ADDS, "-i", "1"], cwd=tmp_path)
     assert ended.status in (0, 141)
     assert (tmp_path / ".hkrunner" / "tasks" / "t1" / "output.json").read_text() == "1"
-    if closed in ("<&-", "2>&-"):
+    if ">&-" not in closed.split():
         assert (ended.status, ended.stdout) == (0, "1\n")
