@@ -17,6 +17,7 @@ _NO_WARDEN = frozenset(("-h", "--help", "--version", "--dry-run", "--in-process"
 
 def main() -> NoReturn:
     """Run the command with the arguments of this process."""
+    look_last_in_python_path()
     reset_inherited_signals()
     # On other systems, cli/main.py reports that hkrunner needs Linux.
     if sys.platform == "linux" and _starts_algorithm(sys.argv[1:]):
@@ -37,6 +38,17 @@ def main() -> NoReturn:
         _run()
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def look_last_in_python_path() -> None:
+    """Move the folders of PYTHONPATH to the end of sys.path: they are for the algorithm.
+
+    A socket.py or a random.py in one of them replaced the standard library's for hkrunner as well. They stay
+    at the end, for an hkrunner that is itself found by PYTHONPATH.
+    """
+    folders = {os.path.abspath(one) for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one}
+    if folders:
+        sys.path.sort(key=lambda one: os.path.abspath(one) in folders)
 
 
 def leave(end: SystemExit) -> NoReturn:

@@ -33,6 +33,7 @@ from ..settings.settings import Settings
 #: The supervisor's code. As in python_api.py, no folder of the user's is on its path.
 _BEGIN = (
     "import sys; sys.path[:] = filter(None, sys.path);"
+    "from hkrunner.runner.entry_point import look_last_in_python_path; look_last_in_python_path();"
     "from hkrunner.runner.app.in_process_supervisor import begin; begin()"
 )
 #: Starts the supervisor through a shell, because debuggers attach to every Python that a process starts

@@ -16,6 +16,7 @@ _PR_SET_PDEATHSIG = 1
 #: sys.path, where a random.py replaces the standard library's.
 PROGRAM = (
     "import sys; sys.path[:] = filter(None, sys.path);"
+    "from hkrunner.runner.entry_point import look_last_in_python_path; look_last_in_python_path();"
     "from hkrunner.runner.python_api.begin import begin; begin()"
 )
 

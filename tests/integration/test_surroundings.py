@@ -176,3 +176,50 @@ def test_closed_streams_are_no_difference(closed: str, tmp_path: Path) -> None:
     assert (tmp_path / ".hkrunner" / "tasks" / "t1" / "output.json").read_text() == "1"
     if ">&-" not in closed.split():
         assert (ended.status, ended.stdout) == (0, "1\n")
+
+
+#: The interpreter, without the script of the command, which imports re before any line of hkrunner's.
+AS_MODULE = "import sys; sys.path[:] = filter(None, sys.path); from hkrunner.__main__ import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("args", "module"),
+    # In one process with hkrunner, a module of the standard library is there already.
+    [((), "random"), (("--in-process",), "its_own")],
+    ids=["run", "in-process"],
+)
+def test_modules_in_python_path_are_the_algorithms_alone(
+    args: tuple[str, ...], module: str, tmp_path: Path
+) -> None:
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
+    (hostile / f"{module}.py").write_text("WHOSE = 'the algorithm'\n")
+    for name in ("socket", "selectors", "tempfile"):
+        (hostile / f"{name}.py").write_text("raise SystemExit('a module of the algorithm was imported')\n")
+    entry = tmp_path / "alg.py"
+    entry.write_text(f"import {module}\ndef start(args):\n    return {module}.WHOSE\n")
+    command = [sys.executable, "-c", AS_MODULE, "-e", entry, "-i", "1", "--no-state", *args]
+    ended = run(command, cwd=tmp_path, env={"PYTHONPATH": str(hostile)})
+    assert (ended.status, ended.stdout) == (0, '"the algorithm"\n'), ended.stderr
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "PYTHONSTARTUP=/nowhere.py",
+        "PYTHONWARNINGS=error",
+        "PYTHONOPTIMIZE=2",
+        "PYTHONMALLOC=debug",
+        "PYTHONUTF8=0",
+        "PYTHONIOENCODING=ascii",
+        "PYTHONDEVMODE=1",
+        "PYTHONPYCACHEPREFIX=/nowhere",
+    ],
+)
+def test_a_variable_of_pythons_is_the_algorithms_alone(variable: str, tmp_path: Path) -> None:
+    name, _, value = variable.partition("=")
+    entry = tmp_path / "alg.py"
+    entry.write_text("import os\ndef start(args):\n    return os.environ[args['input'][0]]\n")
+    ended = run_hkrunner("-e", entry, "-i", f'["{name}"]', "--no-state", cwd=tmp_path, env={name: value})
+    assert (ended.status, ended.stdout) == (0, f'"{value}"\n'), ended.stderr
+    one_sentence(ended, "t1 done in")
