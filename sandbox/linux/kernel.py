@@ -64,26 +64,6 @@ def exchange(one: str, other: str) -> None:
         raise OSError(number, os.strerror(number))
 
 
-_IN_CREATE, _IN_MOVED_TO, _IN_ONLYDIR = 0x100, 0x80, 0x1000000
-
-
-def open_name_watch() -> int:
-    """Return an inotify descriptor that can be read without waiting. Raises OSError: none is to be had."""
-    fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    if fd < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return fd
-
-
-def watch_names_in(fd: int, folder: str) -> None:
-    """The descriptor becomes readable when a name appears in this folder. Raises OSError."""
-    events = ctypes.c_uint32(_IN_CREATE | _IN_MOVED_TO | _IN_ONLYDIR)
-    if _libc.inotify_add_watch(fd, ctypes.c_char_p(os.fsencode(folder)), events) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
 _STATX_BTIME = 0x800
 #: Offsets in struct statx (linux: include/uapi/linux/stat.h): the mask, and the time of birth.
 _STX_MASK, _STX_BTIME = 0, 80

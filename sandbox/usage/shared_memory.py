@@ -4,9 +4,9 @@ Three kinds: files below /dev/shm (shared_memory_files.py), memfds, System V seg
 made it, so only what is proven to be the run's counts towards a limit, and only that is removed when the run
 is over.
 
-A look is cheap: the kernel's own sum of all shared memory (Shmem of /proc/meminfo) and inotify tell whether
-a scan is worth while. Scans take SCAN_SHARE of a core, and BURST_S at once after a quiet time: what is
-made and closed again within milliseconds has to be seen while it is open.
+A look is cheap: the kernel's own sum of all shared memory (Shmem of /proc/meminfo) and name_watch.py tell
+whether a scan is worth while. Scans take SCAN_SHARE of a core, and BURST_S at once after a quiet time: what
+is made and closed again within milliseconds has to be seen while it is open.
 """
 
 from __future__ import annotations

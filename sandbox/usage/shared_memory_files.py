@@ -6,7 +6,8 @@
   so soon after that nobody else can have come to know of it, and nobody else holds a file in it.
 * What existed before the run is never the run's, nor is what belongs to another user.
 
-inotify tells at once when a name appears, so that a look finds the file still open. Names are never proof.
+The kernel says at once when a name appears (name_watch.py), so that a look finds the file still open. Names
+are never proof.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from ..linux import kernel
+from ..linux.name_watch import NameWatch
 from . import shared_memory_holders as holders
 from .shared_memory_holders import Key
 
 #: Entries looked at in one scan; a folder of others may hold any number.
 ENTRIES_A_SCAN = 20_000
 #: Folders watched for new names.
-WATCHES = 256
+WATCHES = 64
 #: A folder at most this old is known to its maker alone.
 FRESH_S = 0.1
 #: What may be the run's, and is not proven to be, is told from this size on: any program on this machine that
@@ -59,11 +61,10 @@ class ShmFiles:
         self._clock = clock  # the one that the kernel dates births by
         self._uid = os.getuid()
         self.devices = {os.stat(folder).st_dev for folder in self._folders}
-        #: Readable when a name has appeared; -1: no inotify to be had.
-        self.names_fd = -1
+        self._name_watch: NameWatch | None = None  #: None: none to be had
         self._watched: set[str] = set()
         with contextlib.suppress(OSError):
-            self.names_fd = kernel.open_name_watch()
+            self._name_watch = NameWatch()
         #: Old folders with more in them than is read at the start: nothing in them is ever the run's.
         self._closed: set[str] = set()
         self._before = self._read_all()
@@ -79,16 +80,14 @@ class ShmFiles:
         """Whether anything appeared that no look saw in the hands of the tree."""
         return bool(self._others)
 
+    @property
+    def names_fd(self) -> int:
+        """A descriptor that is readable when a name has appeared; -1: there is none."""
+        return self._name_watch.fd if self._name_watch is not None else -1
+
     def hear(self) -> bool:
-        """Read what inotify says; whether a name has appeared."""
-        heard = False
-        while self.names_fd >= 0:
-            try:
-                os.read(self.names_fd, 65536)
-            except OSError:  # EAGAIN: that was all
-                break
-            heard = True
-        return heard
+        """Whether a name has appeared since this was asked before."""
+        return self._name_watch is not None and self._name_watch.has_news()
 
     def scan(self, written: Callable[[], dict[Key, str]], pids: Collection[int]) -> None:
         """Find all files of the run. `written` reads what the processes have open for writing."""
@@ -146,16 +145,16 @@ class ShmFiles:
         return removed, kept
 
     def close(self) -> None:
-        """Give back the descriptor."""
-        if self.names_fd >= 0:
-            os.close(self.names_fd)
-            self.names_fd = -1
+        """Give back the descriptors."""
+        if self._name_watch is not None:
+            self._name_watch.close()
+            self._name_watch = None
 
     def _watch(self, folder: str) -> None:
-        if self.names_fd >= 0 and folder not in self._watched and len(self._watched) < WATCHES:
+        if self._name_watch is not None and folder not in self._watched and len(self._watched) < WATCHES:
             self._watched.add(folder)
-            with contextlib.suppress(OSError):  # gone already, or no more watches: the regular scans see it
-                kernel.watch_names_in(self.names_fd, folder)
+            with contextlib.suppress(OSError):  # gone already, or cannot be watched: the regular scans see it
+                self._name_watch.add(folder)
 
     def _read_all(self) -> set[Key]:
         """Return everything that is there, and note the folders that hold too much to be read."""

@@ -332,6 +332,7 @@ class Warden:
             signal.SIGXFSZ,
         ):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the watch on names has one blocked
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.dup2(fds["stdout"], 1)

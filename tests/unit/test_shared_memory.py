@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.sandbox.linux import kernel
+from hkrunner.sandbox.usage import shared_memory_files
 from hkrunner.sandbox.usage.shared_memory import SharedMemory
 from support.trees import Tree
 from support.waiting import wait_until
@@ -189,17 +190,17 @@ def test_a_new_name_makes_a_look_due_at_once(folder: Path, shared: SharedMemory)
     shared.scan([], 0.0)
     assert not shared.look([], 0.0)
     (folder / "a").touch()
-    wait_until(shared.hear, what="inotify")
+    wait_until(shared.hear, what="a new name")
     assert shared.look([], 1000.0)
 
 
-def test_without_inotify_the_regular_looks_find_the_same(
+def test_without_a_watch_on_names_the_regular_looks_find_the_same(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> int:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(kernel, "open_name_watch", refuse)
+    monkeypatch.setattr(shared_memory_files, "NameWatch", refuse)
     shared = SharedMemory(folders=[str(folder)])
     assert (shared.names_fd(0.0), shared.hear()) == (-1, False)
     with Tree() as tree:
@@ -215,7 +216,7 @@ def test_a_neighbour_that_makes_files_all_the_time_does_not_keep_us_busy(folder:
     scans = 0
     while shared.names_fd(now) >= 0:  # a name appears after each look
         (folder / f"frame{scans}").touch()
-        wait_until(shared.hear, what="inotify")
+        wait_until(shared.hear, what="a new name")
         assert shared.look([], now)
         scans += 1
     assert scans == 11  # 10 ms each: those of the quiet time before, and one more
