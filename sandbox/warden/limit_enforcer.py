@@ -19,7 +19,6 @@ from ..linux.oom_counter import OomWatch
 from ..shared import limits as plans
 from ..shared.limits import Limits
 from ..shared.messages import Account, HeldBack, ProcessMemory, Protection, Sample, SharedMemoryUse
-from ..usage.disk_usage import DiskMeter
 from ..usage.sampler import TreeSampler
 from ..usage.shared_memory import SharedMemory
 from ..usage.usage import Breach, Sampler, SharedObject, breach
@@ -27,6 +26,7 @@ from .cpu_throttle import Throttle
 from .memory_brake import NearLimitBrake, ReservedBrake
 
 if TYPE_CHECKING:
+    from ..usage.disk_usage import DiskMeter
     from ..usage.psutil_walk import PsutilSampler
 
 #: While no task runs, and only the limit on CPU time could be broken, the tree is looked at this often.
@@ -61,6 +61,9 @@ class Guard:
         self._rests = False
         self._disk: DiskMeter | None = None
         if limits.enforced and limits.disk_bytes is not None:
+            # Here: without this limit the start does not pay for the module.
+            from ..usage.disk_usage import DiskMeter
+
             self._disk = DiskMeter(folders, limit_bytes=limits.disk_bytes)
             self._disk.measure_before()
         self._idle_next = 0.0
