@@ -44,7 +44,7 @@ from ..shared.outcome import Cause, Exit
 from .exit_report import fault_text, user_stack
 from .frame_receiver import FrameReceiver
 from .frame_sender import FrameSender
-from .loop_protocol import Cancellable, EventLoop
+from .loop_protocol import Cancellable, LoopProtocol
 from .output_pipes import OutputPipes
 
 #: An EOF on the channel says that the child is ending, or that it has closed our sockets. After this
@@ -74,7 +74,7 @@ class Child:
     #: Whether it is killed when it does not end in its grace.
     may_kill = True
 
-    def __init__(self, loop: EventLoop, listener: ChildListener | None, limits: Limits) -> None:
+    def __init__(self, loop: LoopProtocol, listener: ChildListener | None, limits: Limits) -> None:
         """Prepare the handle. `listener`: None if tell() follows before the loop turns."""
         self._loop = loop
         if listener is not None:

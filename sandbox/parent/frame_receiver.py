@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from ..shared.channel import ChannelError, FrameReader, fds_of
 from ..shared.message_format import ProcessMessage, decode
-from .loop_protocol import EventLoop
+from .loop_protocol import LoopProtocol
 
 #: Read at most this much before others get their turn.
 CHUNK_BYTES = 65536
@@ -21,7 +21,7 @@ class FrameReceiver:
 
     def __init__(
         self,
-        loop: EventLoop,
+        loop: LoopProtocol,
         sock: socket.socket,
         known: Mapping[int, type[ProcessMessage]],
         *,

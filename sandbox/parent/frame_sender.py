@@ -10,13 +10,13 @@ from collections import deque
 
 from ..shared.channel import header
 from ..shared.message_format import Memfd, ProcessMessage, encode
-from .loop_protocol import EventLoop
+from .loop_protocol import LoopProtocol
 
 
 class FrameSender:
     """The writing side of one socket."""
 
-    def __init__(self, loop: EventLoop, sock: socket.socket) -> None:
+    def __init__(self, loop: LoopProtocol, sock: socket.socket) -> None:
         self._loop = loop
         self._socket = sock
         self._fd = sock.fileno()

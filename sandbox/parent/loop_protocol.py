@@ -12,7 +12,7 @@ class Cancellable(Protocol):
     def cancel(self) -> None: ...
 
 
-class EventLoop(Protocol):
+class LoopProtocol(Protocol):
     """Calls back from one thread, one after the other."""
 
     def on_readable(self, fd: int, callback: Callable[[], None] | None) -> None: ...

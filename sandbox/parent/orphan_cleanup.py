@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from ..linux import process_tree
 from ..linux.process_tree import Left
-from .loop_protocol import EventLoop
+from .loop_protocol import LoopProtocol
 
 #: A process that SIGKILL does not end in this time is in the kernel's hands.
 DEADLINE_S = 12.0
@@ -42,7 +42,7 @@ class OrphanCleanup:
 
     def __init__(
         self,
-        loop: EventLoop,
+        loop: LoopProtocol,
         *,
         spared: Callable[[], frozenset[int]],
         on_done: Callable[[list[Left], list[Left]], None],

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from .loop_protocol import EventLoop
+from .loop_protocol import LoopProtocol
 
 #: Read at most this much before others get their turn.
 CHUNK_BYTES = 65536
@@ -22,7 +22,7 @@ REST_S = 0.002
 class OutputPipes:
     """The reading ends; nothing is read before start()."""
 
-    def __init__(self, loop: EventLoop, on_data: Callable[[str, bytes], None]) -> None:
+    def __init__(self, loop: LoopProtocol, on_data: Callable[[str, bytes], None]) -> None:
         """`on_data`: gets "stdout" or "stderr", and the bytes."""
         self._loop = loop
         self._on_data = on_data

@@ -27,7 +27,7 @@ from ..shared.outcome import Cause, Exit
 from .child_handle import Child, ChildListener
 from .exit_report import fault_text
 from .frame_receiver import FrameReceiver
-from .loop_protocol import EventLoop
+from .loop_protocol import LoopProtocol
 
 #: A process that its user's signal does not end in this time is killed.
 KILL_S = 0.5
@@ -46,7 +46,7 @@ class UserProcess(Child):
 
     def __init__(
         self,
-        loop: EventLoop,
+        loop: LoopProtocol,
         listener: ChildListener,
         *,
         pid: int,

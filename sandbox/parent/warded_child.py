@@ -34,7 +34,7 @@ from . import warden_launch
 from .child_handle import Child, ChildListener
 from .exit_report import exit_of, exit_without_warden
 from .frame_receiver import FrameReceiver
-from .loop_protocol import EventLoop
+from .loop_protocol import LoopProtocol
 from .orphan_cleanup import OrphanCleanup, spared
 
 #: The warden's own kill has a deadline of 10 s; after this long it is not coming back.
@@ -53,7 +53,7 @@ class WardedChild(Child):
 
     def __init__(
         self,
-        loop: EventLoop,
+        loop: LoopProtocol,
         listener: ChildListener | None,
         *,
         argv: Sequence[str],

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,6 +244,16 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 )
 def test_circles_are_found(edges: list[tuple[str, str]], expected: list[list[str]]) -> None:
     assert circles(edges) == expected
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    names = [
+        node.name
+        for file in SOURCES
+        for node in ast.parse(file.read_text(encoding="utf-8"), str(file)).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
 def test_every_package_says_what_lives_there() -> None:
