@@ -6,11 +6,13 @@ Where the kernel refuses such a namespace, as in a container without CAP_SYS_ADM
 from __future__ import annotations
 
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.local import ALGORITHMS
-from support.programs import HKRUNNER, Result, run
+from support.programs import HKRUNNER, ROOT, Result, run
 
 ADDS = ALGORITHMS / "adds.py"
 #: In a user namespace too: for one that is not root.
@@ -33,16 +35,24 @@ def run_with(mounts: str, folder: Path, *args: str) -> Result:
     return run(command, cwd=folder, env={"HERE": str(folder)})
 
 
-def full(place: str) -> str:
-    return f"mount -t tmpfs -o size=4k none {place}; head -c 4096 /dev/zero > {place}/full"
+def full(place: str, keep: str = ":") -> str:
+    return f"mount -t tmpfs -o size=4k none {place}; {keep}; head -c 4096 /dev/zero > {place}/full"
 
 
-def read_only(place: str) -> str:
-    return f"mount -t tmpfs -o ro none {place}"
+def read_only(place: str, keep: str = ":") -> str:
+    return f"mount -t tmpfs none {place}; {keep}; mount -o remount,ro {place}"
 
 
-#: The working folder of a test may be below /tmp, which is covered: it is mounted once more.
-COVER_TMP = 'mkdir -p /mnt; mount --bind "$HERE" /mnt; HERE=/mnt; {}'
+def covering_tmp(make: Callable[[str, str], str]) -> str:
+    """Make /tmp so. What the test needs may lie below it, and is mounted again: its folder, us, Python."""
+    needed = [place for place in (ROOT, Path(sys.prefix)) if place.is_relative_to("/tmp")]
+    before = ["mount -t tmpfs none /mnt; mkdir /mnt/here", 'mount --bind "$HERE" /mnt/here; HERE=/mnt/here']
+    again = [":"]
+    for number, place in enumerate(needed):
+        before.append(f"mkdir /mnt/{number}; mount --bind {place} /mnt/{number}")
+        again.append(f"mkdir -p {place}; mount --bind /mnt/{number} {place}")
+    return "; ".join((*before, make("/tmp", "; ".join(again))))
+
 
 if NAMESPACE is not None:
 
@@ -50,11 +60,9 @@ if NAMESPACE is not None:
     @pytest.mark.parametrize("make", [full, read_only])
     @pytest.mark.parametrize("place", ["/dev/shm", "/tmp"])
     def test_a_place_that_cannot_be_written_is_no_difference(
-        place: str, make: object, args: tuple[str, ...], tmp_path: Path
+        place: str, make: Callable[..., str], args: tuple[str, ...], tmp_path: Path
     ) -> None:
-        assert callable(make)
-        mounts = make(place)
-        ended = run_with(COVER_TMP.format(mounts) if place == "/tmp" else mounts, tmp_path, *args)
+        ended = run_with(covering_tmp(make) if place == "/tmp" else make(place), tmp_path, *args)
         assert (ended.status, ended.stdout) == (0, "3\n"), ended.stderr
         (line,) = ended.stderr.splitlines()
         assert "t1 done in" in line

@@ -12,8 +12,8 @@ from support.programs import Program, run_hkrunner, serving
 from support.waiting import wait_until
 
 WATCHING = "watching "
-#: With it on the path there is no such package.
-NO_PACKAGE = "raise ImportError('not installed here')\n"
+#: With it on the path, Python begins as if there were no such package.
+NO_PACKAGE = "import sys\nsys.modules['watchfiles'] = None\n"
 
 
 def returns(value: str) -> str:
@@ -48,7 +48,7 @@ def watched(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Pr
     hide.mkdir()
     env: dict[str, str | None] = {}
     if request.param != "watchfiles":
-        (hide / "watchfiles.py").write_text(NO_PACKAGE)
+        (hide / "sitecustomize.py").write_text(NO_PACKAGE)
         env["PYTHONPATH"] = str(hide)
     with serving("my_alg.py", "-i", "[1]", "--watch", cwd=folder, env=env) as program:
         wait_for_runs(program, 1)

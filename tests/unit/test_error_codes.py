@@ -134,10 +134,8 @@ def test_an_end_during_import_is_a_failure_to_load_unless_a_limit_ended_it() -> 
 def test_a_memory_error_without_a_limit_is_the_codes_own() -> None:
     one = Result("t1", "j", "n", "p", "failed", 0, 1, 1, failure=Failure("MEMORY_ERROR", ""))
     assert (one.reason, one.exit_status) == ("AlgorithmError", 1)
-    assert (one._replace(limit_bytes=1).reason, one._replace(limit_bytes=1).exit_status) == (
-        "MemoryLimit",
-        137,
-    )
+    one = replace(one, limit_bytes=1)
+    assert (one.reason, one.exit_status) == ("MemoryLimit", 137)
 
 
 def test_each_limit_names_a_code_that_there_is() -> None:
