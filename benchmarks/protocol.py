@@ -68,7 +68,7 @@ BARS = [
     Bar("GIL held: slowest pong", 100.0, is_ratio=False, stretch=20.0, always=True),
     Bar("GIL held: longest time without alive", 5500.0, is_ratio=False, always=True),
     Bar("dropped: back", 20.0, is_ratio=False),
-    Bar("worker away at the end: done kept", 1.0, is_ratio=False, at_least=True, always=True),
+    Bar("worker replaced at the end: hears an old answer", 0.0, is_ratio=False, always=True),
     Bar("result of 101 MB: told why", 1.0, is_ratio=False, at_least=True, always=True),
     Bar("exit: code kept", 1.0, is_ratio=False, at_least=True, always=True),
     Bar("exit: gone", 50.0, is_ratio=False),
@@ -278,7 +278,7 @@ def holding(report: Report, peer: peers.Peer, seconds: float) -> None:
 
 
 def dropping(report: Report, peer: peers.Peer) -> None:
-    """The connection is lost in idleness, then the worker is away while a task ends."""
+    """The connection is lost in idleness, then another worker takes the port while a task ends."""
     with Driver() as driver, peer.started(driver.port, BAD):
         client = driver.accept()
         next_task(client)
@@ -294,18 +294,20 @@ def dropping(report: Report, peer: peers.Peer) -> None:
         driver.close()
         client.close()
         time.sleep(1.2)  # it has ended by now
-        kept = 0.0
+        heard = 0.0
         with Driver(port) as again:
             began = time.perf_counter()
             client = again.accept()
-            report.add("worker away at the end: back", "ms", peer.name, (time.perf_counter() - began) * 1000)
+            report.add(
+                "worker replaced at the end: back", "ms", peer.name, (time.perf_counter() - began) * 1000
+            )
             client.deadline(PATIENCE_S)
             with contextlib.suppress(OSError, RuntimeError):
                 _until(client, b"done")
-                kept = 1.0
+                heard = 1.0
             with contextlib.suppress(OSError):
                 client.send(exit())
-    report.add("worker away at the end: done kept", "", peer.name, kept)
+    report.add("worker replaced at the end: hears an old answer", "", peer.name, heard)
 
 
 def too_large(report: Report, peer: peers.Peer) -> None:
