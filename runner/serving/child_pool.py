@@ -87,6 +87,8 @@ class ChildPool:
             self._last_exit = exit
             return exit
         self.child, self.served, self._is_resting = child, 0, False
+        if child.loaded:  # the spare: it was loaded before it served, so nothing else asks for the next one
+            self.prepare_spare()
         return child
 
     def prepare_spare(self) -> None:

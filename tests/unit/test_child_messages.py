@@ -114,6 +114,16 @@ def test_a_start_that_came_before_the_second_child_was_ready_goes_after_the_task
     assert spare.kinds == ["Begin", "Start"] and one.commands == ["initialized", "started"]
 
 
+def test_a_spare_that_takes_over_is_followed_by_the_next_spare(serve: Serve) -> None:
+    one = serve(spare=True)
+    for deaths in (1, 2, 3):
+        one.children[deaths].loads("start")  # the spare, before it serves
+        one.run_to(State.RUNNING)
+        one.child.goes()
+        assert one.child is one.children[deaths], "the spare serves"
+        assert len(one.children) == deaths + 2, "the next spare is on its way"
+
+
 def test_a_second_child_that_dies_too_early_ends_the_task(serve: Serve) -> None:
     one = serve()
     one.run_to(State.INITIALIZING)
