@@ -28,7 +28,12 @@ def text_of(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int):
         # JavaScript's numbers are doubles, shown without an exponent below 10**21.
-        return str(value) if abs(value) < 2**53 else text_of(float(value))
+        if abs(value) < 2**53:
+            return str(value)
+        try:
+            return text_of(float(value))
+        except OverflowError:  # beyond the range of a double
+            return "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, float):
         if math.isnan(value):
             return "NaN"

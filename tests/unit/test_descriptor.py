@@ -138,6 +138,7 @@ def test_yaml_is_read_as_javascript_reads_it(tmp_path: Path) -> None:
         *((1e20, "100000000000000000000"), (1e21, "1e+21"), (1e-7, "1e-7"), (0.00001, "0.00001")),
         *((1.5e-6, "0.0000015"), (1.25e-10, "1.25e-10"), (-2.5e-5, "-0.000025"), (1e300, "1e+300")),
         *((9007199254740993, "9007199254740992"), ("x", "x"), ("", "")),
+        *((10**400, "Infinity"), (-(10**400), "-Infinity")),
     ],
 )
 def test_a_variable_is_the_text_that_javascript_makes_of_its_value(
