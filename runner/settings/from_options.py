@@ -13,7 +13,7 @@ from ..errors import SettingsError
 from .descriptor_search import find
 from .limit_options import limits_of
 from .options import BY_NAME, OPTIONS
-from .parsing import parse_count, parse_named_paths, parse_seconds, parse_variables
+from .parsing import PORT_MAX, parse_count, parse_named_paths, parse_seconds, parse_variables
 from .settings import (
     NO_LIMITS,
     Boards,
@@ -41,7 +41,7 @@ def worker_settings_of(values: Mapping[str, Any]) -> WorkerSettings:
     missing = {option.name: option.default for option in OPTIONS if option.name not in values}
     settings = settings_of({**missing, **values, "url": DEFAULT_URL}, {})
     port = str(values["port"])
-    if not port.isdecimal() or int(port) > 65535:
+    if not port.isdecimal() or int(port) > PORT_MAX:
         raise SettingsError(f"--port wants a number from 0 (any free one) to 65535, not {port!r}")
     settings = settings._replace(
         local_run=settings.local_run._replace(is_wanted=True),
@@ -73,8 +73,8 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
         boards=Boards(
             board=bool(values.get("board")),
             open=bool(values.get("open")),
-            board_port=parse_count(values, BY_NAME["board_port"], least=0) or 0,
-            api_port=parse_count(values, BY_NAME["api_port"], least=0),
+            board_port=parse_count(values, BY_NAME["board_port"], least=0, most=PORT_MAX) or 0,
+            api_port=parse_count(values, BY_NAME["api_port"], least=0, most=PORT_MAX),
         ),
     )
 

@@ -10,6 +10,10 @@ from .option import Option
 
 Number = TypeVar("Number", int, float)
 
+COUNT_MAX = 2**31 - 1
+SECONDS_MAX = 10**9
+PORT_MAX = 65535
+
 
 def parse_quantity(
     values: Mapping[str, Any], option: Option, parse: Callable[[str], Number]
@@ -24,8 +28,10 @@ def parse_quantity(
         raise SettingsError(f"{option.flag} {value}: {error}") from None
 
 
-def parse_count(values: Mapping[str, Any], option: Option, *, least: int = 1) -> int | None:
-    """Return a whole number from `least` on, None if there is none. Raises SettingsError."""
+def parse_count(
+    values: Mapping[str, Any], option: Option, *, least: int = 1, most: int = COUNT_MAX
+) -> int | None:
+    """Return a whole number from `least` to `most`, None if there is none. Raises SettingsError."""
     value = values.get(option.name)
     if value is None:
         return None
@@ -33,7 +39,9 @@ def parse_count(values: Mapping[str, Any], option: Option, *, least: int = 1) ->
         number = int(str(value))
     except ValueError:
         raise SettingsError(f"{option.flag} wants a whole number, not {value!r}") from None
-    if not least <= number < 2**31:
+    if number > most:
+        raise SettingsError(f"{option.flag} wants a whole number up to {most}, not {value!r}")
+    if number < least:
         raise SettingsError(f"{option.flag} wants a whole number from {least} on, not {value!r}")
     return number
 
@@ -47,7 +55,9 @@ def parse_seconds(values: Mapping[str, Any], option: Option, *, least: float) ->
         number = float(value)
     except ValueError:
         raise SettingsError(f"{option.flag} wants a number of seconds, not {value!r}") from None
-    if not least <= number < 1e9:
+    if number > SECONDS_MAX:
+        raise SettingsError(f"{option.flag} wants a number of seconds up to {SECONDS_MAX}, not {value!r}")
+    if not number >= least:  # so written, it refuses nan too
         raise SettingsError(f"{option.flag} wants a number of seconds from {least:g} on, not {value!r}")
     return number
 

@@ -72,7 +72,10 @@ def test_a_process_that_has_ended_still_counts(tmp_path: Path) -> None:
         ("--mem", "1Mi", "memory must be at least 4 Mi"),
         ("--cpu", "many", "cpu should be number of cores"),
         ("--pids", "0", "--pids wants a whole number from 1 on"),
+        ("--pids", "99999999999", "--pids wants a whole number up to 2147483647, not '99999999999'"),
         ("--timeout", "-1", "--timeout wants a number of seconds"),
+        ("--timeout", "nan", "--timeout wants a number of seconds from 0.001 on, not 'nan'"),
+        ("--timeout", "1e10", "--timeout wants a number of seconds up to 1000000000, not '1e10'"),
         ("--disk", "1", "memory unit must be one of"),
     ],
 )

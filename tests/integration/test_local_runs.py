@@ -80,6 +80,8 @@ def test_tasks_may_come_one_a_line(tmp_path: Path) -> None:
         (["--tasks", "binary"], "is not UTF-8 text"),
         (["-i", "1", "--grace", "soon"], "--grace wants a number of seconds, not 'soon'"),
         (["-i", "1", "--grace", "-1"], "--grace wants a number of seconds from 0 on"),
+        (["-i", "1", "--api-port", "70000"], "--api-port wants a whole number up to 65535, not '70000'"),
+        (["-i", "1", "--board-port", "70000"], "--board-port wants a whole number up to 65535, not '70000'"),
         (["-i", "1", "--env", "NOVALUE"], "--env wants NAME=VALUE, not 'NOVALUE'"),
         (["[1,2]"], "[1,2] has no option; use -i for an input: -i '[1,2]'"),
         (["-i", "1", "[2]"], "[2] has no option; use -i for an input: -i '[2]'"),
