@@ -104,11 +104,12 @@ def explain_refusal(
     return failure._replace(message=f"{first}; {hint}{line}{rest}")
 
 
-def refused_all_the_same(held: HeldBack, limit_bytes: int) -> str:
+def refused_all_the_same(held: HeldBack, limits: Limits, limit_bytes: int) -> str:
     """Return what to say of a task that ended well although it was held back at its memory limit."""
     used, limit = format_bytes(held.memory_bytes), format_bytes(limit_bytes)
     wanted = suggest_memory(held.memory_bytes, limit_bytes=limit_bytes)
+    by = set_by("memory_bytes", limits.origins)
     return (
-        f"at {used} of {limit} (--mem), {held.name} (pid {held.pid}) may have been refused memory. "
+        f"at {used} of {limit} ({by}), {held.name} (pid {held.pid}) may have been refused memory. "
         f"Try --mem {wanted}"
     )

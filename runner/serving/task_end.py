@@ -75,7 +75,7 @@ class TaskEnd:
             if held is not None and task.limit_bytes is not None:
                 from .memory_advice import refused_all_the_same  # see below
 
-                task.problems.append(refused_all_the_same(held, task.limit_bytes))
+                task.problems.append(refused_all_the_same(held, self._settings.limits, task.limit_bytes))
             self._close(task, "succeed", answer=(task.answer, task.answer_blob))
         else:
             # Late: most runs have nothing to explain, and its patterns would cost each start 0.7 ms.

@@ -6,7 +6,7 @@ import pytest
 from hkrunner.runner.protocol.messages import Failure
 from hkrunner.runner.protocol.result import Result
 from hkrunner.runner.serving.leak_watch import LEAK_TASKS, LeakWatch
-from hkrunner.runner.serving.memory_advice import explain_refusal
+from hkrunner.runner.serving.memory_advice import explain_refusal, refused_all_the_same
 from hkrunner.sandbox.shared.limits import Limits
 from hkrunner.sandbox.shared.messages import HeldBack
 
@@ -25,6 +25,13 @@ def test_a_refused_allocation_is_told_with_what_would_do() -> None:
     told = explain_refusal(refused(), Limits(), 256 * MI, lambda: 250 * MI).message
     first, frames = told.split("\n")
     assert "limit 256 MiB (--mem), used 250 MiB. Try --mem 512Mi" in first and frames == "  frames"
+
+
+def test_a_refusal_that_failed_no_task_names_what_has_set_the_limit() -> None:
+    held = HeldBack(7, "python3", 0, 120 * MI, 0.1)
+    limits = Limits(memory_bytes=128 * MI, origins=(("memory_bytes", "mem: in algorithm.yml"),))
+    assert "of 128 MiB (mem: in algorithm.yml)" in refused_all_the_same(held, limits, 128 * MI)
+    assert "of 128 MiB (--mem)" in refused_all_the_same(held, Limits(), 128 * MI)
 
 
 def test_what_numpy_asked_for_counts() -> None:
