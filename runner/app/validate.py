@@ -60,7 +60,6 @@ class LoadTest:
         self._loop = Loop()
         self._pool = ChildPool(self._loop, settings, where, {})
         self._pool.listen(self)
-        self._start_timeout_s = settings.limits.start_timeout_s
 
     def run(self) -> None:
         """Load the code; on return the child has ended."""

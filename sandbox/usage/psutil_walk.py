@@ -40,8 +40,6 @@ class PsutilSampler:
         self._limit = limits.memory_bytes if limits.enforced else None
         self._clock = clock
         self._processes: dict[int, Any] = {}
-        self._cpu_seen: dict[int, float] = {}
-        self._children_seen: dict[int, float] = {}
         self._rss: dict[int, int] = {}
         self._ended_s = 0.0
         self._highest_s = 0.0
