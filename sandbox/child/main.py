@@ -12,7 +12,7 @@ are moved above 100 and closed on exec, so programs started by the user never se
 the user's code forks does have them: it never writes, because every frame checks the pid.
 
 The order at the end of a task: the user's output is flushed, the result is kept in the task's folder,
-then Done or Failed goes out. Nothing here waits with a deadline: the parent has the clock and the kill.
+then Done or Failed goes out. No time limit of a task is enforced here: the parent has the timers, and kills.
 
 Runs on Python 3.8 and newer; imports the standard library and our own few modules only.
 """

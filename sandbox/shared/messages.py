@@ -327,7 +327,7 @@ class ApiCall(ProcessMessage):
 
 
 class Progress(ProcessMessage):
-    """How far the algorithm says that it is, in percent; `details` is what it says beside."""
+    """The progress that the algorithm reports, in percent; `details`: any value that it adds."""
 
     kind = 25
     value: float

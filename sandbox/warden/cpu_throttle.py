@@ -1,9 +1,9 @@
 """A CPU limit for a whole tree without the kernel's help: stop everybody while the account is empty.
 
 A token bucket. CPU time flows in at the quota and out as the tree uses it. Empty: the tree is stopped.
-As soon as there is enough for the next stretch it goes on. A debt stays, so what one stretch took too much
-the next pause gives back, and over a few periods the sum is exact, whatever the shape of the tree. A program
-below its quota is never stopped, and after a rest may use up to BURST_S of quota at once.
+As soon as there is enough for the next stretch, the tree continues. A debt is kept: what one stretch uses
+beyond the quota lengthens the next pause, so over a few periods the sum is exact for a tree of any shape. A
+program below its quota is never stopped, and after a rest may use up to BURST_S of quota at once.
 
 SIGSTOP and SIGCONT can be seen from inside: parents get SIGCHLD for stopped children, epoll_wait returns
 EINTR. A tree must never be left stopped: off() is on every way out.
@@ -17,31 +17,31 @@ from typing import Protocol
 
 PERIOD_S = 0.04
 BURST_S = 0.2
-#: Between two looks at a running tree, and between its stops; what it takes too much meanwhile stays a debt.
+#: Shortest time between two looks at a running tree, and between its stops; overuse meanwhile stays a debt.
 SHORTEST_S = 0.01
-#: Between two looks at a tree that has much left; sooner where that could be gone by then.
+#: Longest time between two looks at a running tree; less if its tokens could be used up by then.
 LONGEST_S = 0.1
 #: The time over which the sum of what was used is compared with the quota.
 WINDOW_S = 4.0
 #: How far the quota may be corrected for what signals and sampling lose.
 MOST_CORRECTION = 0.08
-#: CPU time that a stopped tree may still use without anybody being awake: signals arrive a little late.
+#: CPU time that a tree may use after its stop before it is stopped again: signals arrive a little late.
 AWAKE_S = 0.002
 #: Sweeps for one stop: a tree that forks all the time has new members after each.
 SWEEPS = 4
 
 
 class Tree(Protocol):
-    """The part of a sampler that is needed here."""
+    """What the throttle needs of a sampler."""
 
     def walk_if_born(self) -> bool:
-        """Bring the list of processes up to date if it may not be; whether that was necessary."""
+        """Bring the list of processes up to date if it may not be; return whether it was necessary."""
 
     def pids(self) -> list[int]:
-        """The processes of the tree."""
+        """Return the pids of the tree's processes."""
 
     def cpu_ns(self) -> int:
-        """CPU time of the tree up to now."""
+        """Return the CPU time of the tree up to now, in nanoseconds."""
 
 
 class Throttle:

@@ -118,7 +118,7 @@ class Guard:
         return one if one.is_needed else None
 
     def describe(self) -> Protection:
-        """Return what holds and who holds it, for the line at the start and for --json."""
+        """Return which limits are enforced, and how, for the line at the start and for --json."""
         signals = landlock.abi() >= landlock.SCOPES_SINCE_ABI
         level = "cgroup" if self._group is not None else "sampling"
         line = cgroup.describe(self.limits, self._group, self._refusal)
@@ -218,13 +218,13 @@ class Guard:
         return self._breach()
 
     def pause(self) -> None:
-        """A kill begins: nobody is woken by the limiter any more."""
+        """Stop the CPU throttle, because a kill begins: no process is stopped or continued by it any more."""
         if self._throttle is not None:
             self._throttle.off()
             self._throttle = None
 
     def resume(self) -> None:
-        """The kill was called off."""
+        """Start the CPU throttle again: the kill was called off."""
         if self._throttle is None and not self._rests:
             self._throttle = self._make_throttle()
 

@@ -2,7 +2,7 @@
 
 RLIMIT_DATA limits the private writable memory of one process. It counts what is reserved, used or not: a
 thread's stack of 8 MiB of which 20 KiB are used, the buffers of OpenBLAS, the arenas of an allocator. So it
-can only be a help beside judging by use, never the judge. Two ways to set it:
+only assists: memory in use decides what is killed. Two ways to set it:
 
 * NearLimitBrake, the mode "auto": only for the algorithm's own process, only while the tree is within a few
   MiB of its memory limit and that process still grows. Then a list that grows gets Python's own MemoryError

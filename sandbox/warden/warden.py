@@ -8,10 +8,10 @@ Three processes: parent -> warden -> child (which runs the user's code, and may 
   no user data. It is the subreaper of everything the child starts and has no other children, so that
   "nobody is left" is exact: waitpid() says ECHILD.
 * The *lifeline* is a socketpair between parent and warden; the parent holds the only other end. Frames go
-  both ways (messages.py). When the parent is gone, whatever ended
-  it, the read gives EOF, and the warden ends the tree and itself. No PDEATHSIG on the warden: it would be
-  shot before it can clean up (measured: 56 of 56 processes survived). PDEATHSIG is on the child only, for
-  the day the warden itself is shot; the parent is a subreaper too and then ends the rest.
+  both ways (messages.py). When the parent has ended, for any reason, the read returns EOF, and the warden
+  ends the tree and itself. The warden has no PDEATHSIG: it would be killed before it can clean up (measured:
+  56 of 56 processes survived). Only the child has it, in case the warden itself is killed; the parent is a
+  subreaper too, and then ends the rest.
 * The child's own channel and its output pipes lead straight from the parent to the child. The warden
   inherits their ends, passes them on at exec, and closes its copies.
 * The end: the child has exited, or Kill came, or the lifeline broke. Then freeze, kill, reap to ECHILD
