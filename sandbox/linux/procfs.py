@@ -19,6 +19,9 @@ TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _CPUS = os.cpu_count() or 1
 RSS_DOUBT_BYTES = _CPUS * max(32, 2 * _CPUS) * PAGE
 
+#: In the flags of a task from the first step of its end on (linux: include/linux/sched.h, kernel/exit.c).
+_PF_EXITING = 0x4
+
 
 def read(path: str, size: int = 4096) -> bytes:
     """Return the beginning of a file in one read; OSError when the process is gone."""
@@ -105,6 +108,15 @@ def stat(pid: int) -> Stat:
         started=int(f[19]),
         rss_bytes=int(f[21]) * PAGE,
     )
+
+
+def is_ending(pid: int) -> bool:
+    """Whether the process has ended or has begun to; OSError when it is gone.
+
+    A process that ends closes its descriptors first, and is still its children's parent while it does.
+    """
+    fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)
 
 
 def parents() -> dict[int, int]:

@@ -135,11 +135,18 @@ class Warden:
 
     def _remove_temporary_folders(self) -> None:
         """Remove what the parent would have removed at its end, if SIGKILL has ended it."""
-        if self._temporary_folders and os.getppid() != self._parent:
+        if self._temporary_folders and self._parent_ends():
             import shutil  # imported here: a parent is hardly ever killed
 
             for folder in self._temporary_folders:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _parent_ends(self) -> bool:
+        """Whether the lifeline broke by the end of the parent; a parent that lives still uses the folders."""
+        try:
+            return os.getppid() != self._parent or procfs.is_ending(self._parent)
+        except OSError:  # no /proc, or gone since the first question
+            return os.getppid() != self._parent
 
     def _pause_s(self) -> float | None:
         if self._guard is None or not self._pid:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.scripted_worker import BINARY, TASK, TEXT, Client, encode, frame
 from support.served import serving_worker
+from support.waiting import wait_until
 
 
 def to_answer(client: Client, message: dict[str, Any]) -> dict[str, Any]:
@@ -282,7 +283,9 @@ def test_messages_out_of_their_turn_change_nothing(tmp_path: Path) -> None:
         assert client.answer()["data"] == 1
         client.start()
         still_serves(client)
-        assert program.stdout.count("start") == 2
+        # The answer comes by the network, what was printed by a pipe that the test's own thread reads.
+        wait_until(lambda: len(program.stdout) >= 2, what="both tasks printed")
+    assert program.stdout.count("start") == 2
 
 
 def test_many_messages_in_one_packet_are_taken_in_order(tmp_path: Path) -> None:

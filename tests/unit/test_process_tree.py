@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from hkrunner.sandbox.linux import process_tree
+from hkrunner.sandbox.linux import process_tree, procfs
 from support.processes import runs
 from support.waiting import wait_until
 
@@ -99,3 +99,12 @@ def test_ending_a_tree_collects_everybody() -> None:
         [sys.executable, "-I", "-c", ENDING, place], capture_output=True, text=True, timeout=20, check=False
     )
     assert ended.stdout == "True []\n", ended.stderr
+
+
+def test_a_process_is_ending_from_its_last_breath_until_it_is_reaped() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert not procfs.is_ending(process.pid)
+        process.kill()
+        wait_until(lambda: procfs.is_ending(process.pid), what="its end is seen, though nobody has reaped it")
+    with pytest.raises(OSError):
+        procfs.is_ending(process.pid)
