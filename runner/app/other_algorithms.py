@@ -26,8 +26,8 @@ from ..link.connection import MessageMemory, WorkerMessage
 from ..protocol.result import Result
 from ..serving.supervisor import Hooks, Supervisor
 from ..settings.settings import Settings
+from ..worker_stub.catalog import SLOTS, Catalog
 from ..worker_stub.session import Session, SessionListener
-from ..worker_stub.subtasks import SLOTS, Catalog
 from ..worker_stub.task import Answer, LocalTask
 
 

@@ -7,19 +7,20 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...sandbox.shared.entry import EntryError, Location, locate
 from ..console.terminal import Output
 from ..errors import EntryNotFound, SettingsError
 from ..io.loop import Loop
 from ..prepare.prepare import prepare
-from ..settings.descriptor import read
-from ..settings.descriptor_schema import Descriptor
 from ..settings.descriptor_search import find, without_function
 from ..settings.limit_options import limits_of
 from ..settings.settings import Settings
 from .other_algorithms import LocalAlgorithms
+
+if TYPE_CHECKING:
+    from ..settings.descriptor_schema import Descriptor
 
 
 def algorithms_of(
@@ -89,6 +90,8 @@ def _ready(
 
 def _descriptor(path: str, settings: Settings) -> Descriptor | None:
     """Return the descriptor of this algorithm: the file itself, or one in its folder that belongs to it."""
+    from ..settings.descriptor import read  # late: a run without other algorithms reads no descriptor
+
     place = os.path.join(settings.code.cwd, os.path.expanduser(path))
     if path.endswith((".yml", ".yaml", ".json")):
         return read(place)

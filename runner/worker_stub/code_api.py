@@ -13,25 +13,13 @@ from typing import Any
 from ...sandbox.codec import codec
 from ..io.loop import Loop, Timer
 from . import data_sources
+from .catalog import DEPTH_MAX, Catalog, Execution
 from .pipeline import MISSING, Node, PipelineError, Retry
 from .pipeline import read as read_pipeline
-from .pipeline_run import Execution, PipelineRun
+from .pipeline_run import PipelineRun
 from .spans import Spans
-from .subtasks import DEPTH_MAX, Catalog, Subtask
+from .subtasks import Subtask
 from .task import Answer, LocalTask
-
-COMMANDS = frozenset(
-    (
-        "startAlgorithmExecution",
-        "stopAlgorithmExecution",
-        "startRawSubPipeline",
-        "startStoredSubPipeline",
-        "stopSubPipeline",
-        "dataSourceRequest",
-        "startSpan",
-        "finishSpan",
-    )
-)
 
 
 class CodeApi:
@@ -58,7 +46,7 @@ class CodeApi:
         self._spans = Spans()
 
     def handle(self, command: str, data: Any, *, working: bool) -> None:
-        """Serve one of COMMANDS. working: start() runs, not only init()."""
+        """Serve a call of the code API except a dataSourceRequest. working: start() runs, not only init()."""
         match command:
             case "startAlgorithmExecution":
                 self._start_algorithm(data)

@@ -6,15 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .catalog import Execution
 from .pipeline import MISSING, Node, Pipeline, PipelineError
 from .pipeline_values import Outcome, inputs_of, tolerance_passed
-
-
-class Execution(Protocol):
-    """A started task of another algorithm."""
-
-    def stop(self) -> None:
-        """Stop it; its end is not reported any more."""
 
 
 class StartTask(Protocol):

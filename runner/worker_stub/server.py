@@ -14,9 +14,9 @@ from typing import Any
 
 from ...sandbox.codec import codec
 from ..io.loop import Loop
+from .catalog import Catalog
 from .connection import ClientConnection, ConnectionListener
 from .session import Session, SessionListener
-from .subtasks import Catalog
 from .task import Answer, LocalTask
 
 __all__ = ["Answer", "LocalTask", "LocalWorker"]

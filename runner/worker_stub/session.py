@@ -12,14 +12,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...sandbox.codec import codec
 from ..io.loop import Loop, Timer
 from ..protocol import encoding
-from .code_api import COMMANDS, CodeApi, as_error, data_source
-from .subtasks import Catalog
+from .catalog import Catalog
 from .task import Answer, LocalTask
+
+# The code API is imported with its first call: few algorithms call it, and it costs 5 ms of each start.
+if TYPE_CHECKING:
+    from .code_api import CodeApi
+
+#: The commands of the code API.
+CODE_API = frozenset(
+    (
+        "startAlgorithmExecution",
+        "stopAlgorithmExecution",
+        "startRawSubPipeline",
+        "startStoredSubPipeline",
+        "stopSubPipeline",
+        "dataSourceRequest",
+        "startSpan",
+        "finishSpan",
+    )
+)
 
 #: HKube's worker tolerates this much silence after an `alive`, a stop or a `stopping` (PROTOCOL 3.2).
 SILENCE_S = 10.0
@@ -67,7 +84,7 @@ class Session:
         self._listener = listener
         self._report = listener.on_problem
         self._state = TaskState.NONE
-        self._code_api: CodeApi | None = None
+        self._code_api: CodeApi | None = None  #: that of the task, from its first call on
         self._silence: Timer | None = None
         self._ttl: Timer | None = None
         self._is_expired = False  #: whether the task was stopped because its ttl has passed
@@ -84,7 +101,6 @@ class Session:
         self._end_silence()
         self.task, self._state = task, TaskState.INITIALIZING
         self._is_expired = False
-        self._code_api = CodeApi(self._loop, self._catalog, task, self._say, self._listener.on_problem)
         self._link.send(wire)
 
     def stop(self, *, force: bool = True, at_once: bool = False) -> bool:
@@ -123,6 +139,8 @@ class Session:
             wire = codec.encode(self._link.encoding, message, name="answer", most=None)
         except codec.ResultInvalid as error:
             # The result of another algorithm came as JSON, and this client's encoding cannot carry it.
+            from .code_api import as_error
+
             wire = encoding.encode(self._link.encoding, as_error(message, str(error)))
         self._link.send(wire)
 
@@ -162,7 +180,7 @@ class Session:
             self._alive()
         elif command == "stopping":
             self._stopping()
-        elif command in COMMANDS:
+        elif command in CODE_API:
             self._call(command, data)
         elif command == "progress" and self.task is not None:
             self._listener.on_progress(self.task, data)
@@ -223,10 +241,16 @@ class Session:
     def _call(self, command: str, data: Any) -> None:
         if command == "dataSourceRequest":
             if isinstance(data, dict):
+                from .code_api import data_source
+
                 self._say(data_source(self._catalog, data))
             else:
                 self._report("the client sent a dataSourceRequest without data; HKube's worker would crash")
-        elif self._code_api is not None and self._state is not TaskState.STOPPING:
+        elif self.task is not None and self._state is not TaskState.STOPPING:
+            if self._code_api is None:
+                from .code_api import CodeApi
+
+                self._code_api = CodeApi(self._loop, self._catalog, self.task, self._say, self._report)
             self._code_api.handle(command, data, working=self._state is TaskState.WORKING)
         elif command == "startAlgorithmExecution":
             told = {"error": "execution cannot start in this state"}

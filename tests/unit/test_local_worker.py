@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hkrunner.runner.console.task_report import ProgressLog, progress_line
 from hkrunner.runner.io.loop import Loop
+from hkrunner.runner.worker_stub.catalog import DEPTH_MAX, SLOTS, Catalog
 from hkrunner.runner.worker_stub.pipeline import MISSING, PipelineError, read
 from hkrunner.runner.worker_stub.pipeline_values import Outcome, inputs_of, tolerance_passed
 from hkrunner.runner.worker_stub.session import Session, SessionListener
 from hkrunner.runner.worker_stub.spans import UNFINISHED, Spans
-from hkrunner.runner.worker_stub.subtasks import DEPTH_MAX, SLOTS, Catalog
 from hkrunner.runner.worker_stub.task import Answer, LocalTask
 
 ONE = {"nodeName": "a", "algorithmName": "x"}
