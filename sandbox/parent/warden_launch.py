@@ -82,8 +82,10 @@ def _begin() -> WaitingWarden:
     ours, theirs = socket.socketpair()
     with theirs:
         try:
+            # -S: to look for installed packages takes a quarter of an interpreter's start. Who needs psutil
+            # looks for it then (psutil_walk.py).
             process = subprocess.Popen(
-                [sys.executable, "-I", START, "warden", str(theirs.fileno())],
+                [sys.executable, "-I", "-S", START, "warden", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),

@@ -7,6 +7,7 @@ is not seen.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,10 +34,8 @@ class PsutilSampler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Import psutil, which takes 30 ms: make this once the child is on its way."""
-        import psutil
-
-        self._psutil: Any = psutil
-        self._root = psutil.Process(root_pid)
+        self._psutil = _psutil()
+        self._root = self._psutil.Process(root_pid)
         self._limit = limits.memory_bytes if limits.enforced else None
         self._clock = clock
         self._processes: dict[int, Any] = {}
@@ -174,3 +173,14 @@ class PsutilSampler:
             total += getattr(full, "pss", None) or getattr(full, "uss", None) or full.rss
             total += getattr(full, "swap", 0)
         return total
+
+
+def _psutil() -> Any:
+    """Import psutil, also in an interpreter that has not looked for installed packages (-S): the warden."""
+    if sys.flags.no_site and "site" not in sys.modules:
+        import site
+
+        site.main()
+    import psutil
+
+    return psutil

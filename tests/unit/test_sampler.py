@@ -6,11 +6,14 @@ import ctypes
 import mmap
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import hkrunner
 import psutil
 import pytest
 from hkrunner.sandbox.linux import kernel, procfs
@@ -529,3 +532,22 @@ def test_the_books_of_this_very_process_are_near_psutils() -> None:
     full = psutil.Process().memory_full_info()
     assert books.anon_bytes + books.shmem_bytes <= full.pss
     assert books.shmem_bytes >= 32 * MI  # mmap of -1 is shared anonymous memory in Python
+
+
+LIKE_THE_WARDEN = """
+import os, sys
+package = type(sys)("_hkrunner")
+package.__path__ = [sys.argv[1]]
+sys.modules["_hkrunner"] = package
+assert not any(place.endswith("site-packages") for place in sys.path)
+from _hkrunner.sandbox.shared.limits import Limits
+from _hkrunner.sandbox.usage.psutil_walk import PsutilSampler
+print(os.getpid() in PsutilSampler(os.getppid(), Limits()).descendants())
+"""
+
+
+def test_psutil_walks_the_tree_in_an_interpreter_started_as_the_wardens_is() -> None:
+    where = Path(hkrunner.__file__).parent
+    command = [sys.executable, "-I", "-S", "-c", LIKE_THE_WARDEN, where]
+    walked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert walked.stdout == "True\n", walked.stderr
