@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ SETTLE_S = 2.0
 # The time of one example says nothing on a shared machine; pytest-timeout bounds the whole.
 settings.register_profile("hkrunner", deadline=None)
 settings.load_profile("hkrunner")
+
+# A shell starts what it runs in the background with SIGINT ignored, and so would be all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -181,19 +181,29 @@ class EventLoop:
     def _release(self, loop: asyncio.AbstractEventLoop) -> None:
         """End what was handed over meanwhile, then let others run the loop."""
         try:
-            self._finish_handed(loop)
-        finally:
-            with self._changed:
-                self._is_taken = False
-                self._changed.notify_all()
+            while not self._let_go():
+                self._finish_handed(loop)
+        except BaseException:
+            self._let_go(at_once=True)
+            raise
+
+    def _let_go(self, *, at_once: bool = False) -> bool:
+        """Let others run the loop, unless something handed over has not ended; return whether they may."""
+        # In one step: whoever hands something over a moment later finds a loop that nobody has taken.
+        with self._changed:
+            if not at_once and any(not one.done() for one in self._handed):
+                return False
+            self._is_taken = False
+            self._changed.notify_all()
+            return True
 
     def finish_handed(self) -> None:
         """Run what a stop() has handed to a loop that start() itself ran, and that nobody runs any more."""
         loop = self._loop
-        if loop is None or loop.is_closed() or loop.is_running() or not self._handed:
+        if loop is None or loop.is_closed() or loop.is_running():
             return
-        with self._changed:
-            if self._is_taken:
+        with self._changed:  # a stop() may be about to note what it has handed over
+            if self._is_taken or not self._handed:
                 return
             self._is_taken = True
         self._release(loop)
@@ -201,11 +211,9 @@ class EventLoop:
     def _finish_handed(self, loop: asyncio.AbstractEventLoop) -> None:
         import asyncio
 
-        while self._handed:
-            with self._changed:
-                waiting = [asyncio.wrap_future(one, loop=loop) for one in self._handed if not one.done()]
-            if not waiting:
-                return
+        with self._changed:
+            waiting = [asyncio.wrap_future(one, loop=loop) for one in self._handed if not one.done()]
+        if waiting:
             loop.run_until_complete(_all_done(waiting))
 
     def run_until_readable(self, fd: int) -> None:

@@ -270,6 +270,7 @@ def test_exit_ends_with_the_code_the_worker_asks_for_and_calls_exit(tmp_path: Pa
         client.exit({"command": "exit", "data": {"exitCode": 5}})
         assert program.wait(deadline_s=5) == 5
         assert "exit {'exitCode': 5}" in program.stdout
+        client.wait_for_end()
         assert client.close_code == 1000
 
 

@@ -135,6 +135,8 @@ class ScriptedWorker:
         self.violations: list[str] = []
         self.queries: list[str] = []
         self.clients: list[Client] = []
+        #: A task that the next client gets with its handshake, before anything else can be said.
+        self.next_task: dict[str, Any] | None = None
         self.begin_life()
         self._accepted: queue.Queue[Client] = queue.Queue()
         self._listener: socket.socket | None = None
@@ -239,6 +241,9 @@ class ScriptedWorker:
                 # The debug server says both again for the task that has no answer yet.
                 client.send({"command": "initialize", "data": self.task})
                 client.send({"command": "start", "data": self.task})
+            task, self.next_task = self.next_task, None
+            if task is not None:
+                client.send_initialize({"command": "initialize", "data": task})
         self._accepted.put(client)
 
     # ---- the rules
@@ -474,6 +479,12 @@ class Client:
         message = self.receive(deadline_s=deadline_s)
         assert message["command"] in FINAL, f"{message!r:.2000} instead of an answer"
         return message
+
+    def confirm(self) -> None:
+        """Have the client know that its last answer was read, so that it does not say it again after a drop:
+        the worker has said something since."""
+        self.send({"command": "subPipelineDone", "data": {}})
+        self.ping()
 
     def nothing_more(self) -> None:
         """Nothing was sent that is not expected: a ping goes through everything that was under way."""
