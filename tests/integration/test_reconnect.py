@@ -68,6 +68,7 @@ def back(worker: ScriptedWorker) -> Client:
 def test_it_comes_back_after_a_drop_between_tasks(tmp_path: Path, fault: Fault) -> None:
     with serving_worker(tmp_path) as (client, _):
         assert client.run(["give", 1])["data"] == 1
+        client.confirm()
         fault(client)
         client = back(client.worker)
         client.nothing_more()
