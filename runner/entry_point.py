@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+# What every interpreter contains or has loaded before it searches PYTHONPATH; everything else is imported
+# after look_last_in_python_path().
 import gc
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
 
-from .io.signals import reset_inherited_signals
-from .io.standard_streams import fill_standard_streams
+# Not typing's, for the same reason.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 #: With one of these options no algorithm is started, or not below a warden.
 _NO_WARDEN = frozenset(("-h", "--help", "--version", "--dry-run", "--in-process", "--pdb"))
@@ -18,6 +21,9 @@ _NO_WARDEN = frozenset(("-h", "--help", "--version", "--dry-run", "--in-process"
 def main() -> NoReturn:
     """Run the command with the arguments of this process."""
     look_last_in_python_path()
+    from .io.signals import reset_inherited_signals
+    from .io.standard_streams import fill_standard_streams
+
     reset_inherited_signals()
     # On other systems, cli/main.py reports that hkrunner needs Linux.
     if sys.platform == "linux" and _starts_algorithm(sys.argv[1:]):
@@ -49,6 +55,21 @@ def look_last_in_python_path() -> None:
     folders = {os.path.abspath(one) for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one}
     if folders:
         sys.path.sort(key=lambda one: os.path.abspath(one) in folders)
+        _forget_replaced_modules(folders)
+
+
+def _forget_replaced_modules(folders: set[str]) -> None:
+    """Have the next import of a standard module find the real one, where one of the folders had another.
+
+    The script that an older pip (24.2) writes for the command imports re before it calls main().
+    """
+    real = os.path.dirname(os.__file__) + os.sep  # PYTHONPATH may name the standard library itself
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if name.partition(".")[0] in sys.stdlib_module_names and not file.startswith(real):
+            folder = os.path.dirname(file)
+            if folder in folders or os.path.dirname(folder) in folders:
+                del sys.modules[name]
 
 
 def leave(end: SystemExit) -> NoReturn:

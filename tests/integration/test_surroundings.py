@@ -203,6 +203,38 @@ def test_modules_in_python_path_are_the_algorithms_alone(
     assert (ended.status, ended.stdout) == (0, '"the algorithm"\n'), ended.stderr
 
 
+#: What a recent pip writes as the script of the command; that of an older one imports re first.
+SCRIPT = (
+    "import sys; sys.path[:] = filter(None, sys.path); from hkrunner.runner.entry_point import main; main()"
+)
+
+
+@pytest.mark.parametrize("name", ["re", "enum", "signal", "typing", "functools", "collections", "types"])
+def test_a_module_in_python_path_replaces_none_that_the_command_begins_with(
+    name: str, tmp_path: Path
+) -> None:
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
+    (hostile / f"{name}.py").write_text("raise SystemExit('a module of the algorithm was imported')\n")
+    entry = tmp_path / "alg.py"
+    entry.write_text("def start(args):\n    return 'served'\n")
+    command = [sys.executable, "-c", SCRIPT, "-e", entry, "-i", "1", "--no-state"]
+    ended = run(command, cwd=tmp_path, env={"PYTHONPATH": str(hostile)})
+    assert (ended.status, ended.stdout) == (0, '"served"\n'), ended.stderr
+
+
+def test_a_module_that_was_imported_before_the_first_line_of_the_command_is_imported_again(
+    tmp_path: Path,
+) -> None:
+    """As by the script that an older pip writes."""
+    (tmp_path / "re.py").write_text("def sub(*args):\n    return args[-1]\n")
+    entry = tmp_path / "alg.py"
+    entry.write_text("def start(args):\n    import re\n    return re.sub('a', 'b', 'a')\n")
+    command = [sys.executable, "-c", f"import re; {SCRIPT}", "-e", entry, "-i", "1", "--no-state"]
+    ended = run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert (ended.status, ended.stdout) == (0, '"a"\n'), ended.stderr
+
+
 @pytest.mark.parametrize(
     "variable",
     [
