@@ -51,13 +51,14 @@ class LocalRun:
     ) -> None:
         """pool: holds the algorithm's process, if that was started already."""
         self._settings = settings
-        self._where = where
         self._output = output
         self._store = store
         self._inputs = inputs
         self._job = local_job_id(time.time())
         self._count = 0
         self._results: dict[str, Result] = {}
+        #: The name of the algorithm, and of its node.
+        self._name = settings.name or os.path.splitext(os.path.basename(where.shown))[0]
         self.report = TaskReport(settings, output)
         hooks = Hooks(
             on_result=self._ended,
@@ -150,8 +151,7 @@ class LocalRun:
         if self._status_line is not None:
             self._status_line.begin(name)
         self._progress_log.begin()
-        stem = self._settings.name or os.path.splitext(os.path.basename(self._where.shown))[0]
-        self._worker.submit(LocalTask(name, self._job, stem, stem, "local", data))
+        self._worker.submit(LocalTask(name, self._job, self._name, self._name, "local", data))
 
     def _end(self) -> None:
         if self._worker.connected:

@@ -257,15 +257,20 @@ def _foreign(value: Any) -> Any:
 
 
 def _json_decode(data: Buffer) -> Any:
-    return json.loads(bytes(data), parse_constant=_no_constant)
+    return _json_decoder.decode(str(data, "utf-8", "surrogatepass"))
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
+# json.loads() and json.dumps() would make new ones each time, and ask for UTF-16 and UTF-32.
+_json_decoder = json.JSONDecoder(parse_constant=_no_constant)
+_json_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
 def _json_encode(message: Any) -> bytes:
-    return json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
+    return _json_encoder.encode(message).encode()
 
 
 def _bson() -> Any:
