@@ -16,11 +16,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ...sandbox.linux.abandoned import remove_abandoned, signed_name
 from .files import is_empty_folder, safe_part
 from .layout import RESOURCES, VOLUME_LINK, Layout
 from .metrics_link import MetricsLink
 from .task_ids import TaskIds
 
+#: Beginning of the name of a temporary folder that keeps a task's metrics.
+TEMPORARY_PREFIX = "hkrunner-task-metrics-"
 _EARLIER_FOLDERS = 8
 _FILES_LOOKED_AT = 1000
 
@@ -137,6 +140,8 @@ class TaskMetrics:
     def close(self, earlier: EarlierMetrics, *, has_failed: bool) -> None:
         """An empty temporary folder is gone; metrics that went to an earlier task's folder are reported."""
         if self.place is MetricsPlace.TEMPORARY:
+            # Those of runs that SIGKILL has ended too, unless somebody may still want what is in them.
+            remove_abandoned(os.path.dirname(self.folder), TEMPORARY_PREFIX, only_empty=True)
             try:
                 os.rmdir(self.folder)
             except FileNotFoundError:
@@ -170,7 +175,9 @@ class TaskMetrics:
         import tempfile  # late: it imports random and hashlib, for a case that is rare
 
         try:
-            self.folder = self.link = tempfile.mkdtemp(prefix="hkrunner-metrics-")
+            folder = os.path.join(tempfile.gettempdir(), signed_name(TEMPORARY_PREFIX))
+            os.mkdir(folder, 0o700)
+            self.folder = self.link = folder
             self.place = MetricsPlace.TEMPORARY
         except OSError:
             self.place = MetricsPlace.NOWHERE  # the first error was reported, and has the same cause

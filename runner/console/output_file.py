@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 
+from ...sandbox.linux.abandoned import remove_abandoned, signed_name
 from ..errors import SettingsError
+
+#: Ending of the name of what is not whole yet.
+PART = ".part"
 
 
 class OutputFile:
@@ -44,16 +47,27 @@ class OutputFile:
         except FileNotFoundError:
             raise
         except OSError:  # not every file system has it: NFS, an older overlay
-            fd, self._part = tempfile.mkstemp(prefix=self._prefix(), suffix=".part", dir=folder)
+            part = self._new_name()
+            fd = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            self._part = part
         else:
             self._is_unnamed = True
         return fd
 
     def _prefix(self) -> str:
-        return f".{os.path.basename(self._place)[:200]}."
+        return f".{os.path.basename(self._place)[:150]}."
+
+    def _new_name(self) -> str:
+        return os.path.join(os.path.dirname(self._place), signed_name(self._prefix(), PART))
+
+    def _remove_abandoned(self) -> None:
+        """Remove what earlier runs with the same file have left, if SIGKILL has ended them."""
+        if self._part is not None and not self._is_unnamed:
+            remove_abandoned(os.path.dirname(self._place), self._prefix(), PART)
 
     def commit(self) -> None:
         """Replace the file by what was written. Raises OSError, and then the old file is unchanged."""
+        self._remove_abandoned()
         try:
             if self._is_unnamed or self._part is not None:
                 os.fsync(self.fd)
@@ -69,7 +83,7 @@ class OutputFile:
             os.close(self.fd)
 
     def _name_part(self) -> str:
-        part = os.path.join(os.path.dirname(self._place), f"{self._prefix()}{os.urandom(4).hex()}.part")
+        part = self._new_name()
         # With a folder's descriptor it is linkat(), which follows the link to the open file (open(2)).
         root = os.open("/", os.O_PATH | os.O_CLOEXEC)
         try:
@@ -82,6 +96,7 @@ class OutputFile:
         """Leave the old file unchanged, unless commit() was called."""
         if self._part is None and not self._is_unnamed:
             return
+        self._remove_abandoned()
         self._unlink_part()
         self._part, self._is_unnamed = None, False
         os.close(self.fd)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ...sandbox.linux.abandoned import remove_abandoned, signed_name
 from ...sandbox.shared.entry import EntryError, Location, locate
 from ..errors import EntryNotFound
 from ..settings.descriptor_search import is_below, without_function
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from ..settings.descriptor_schema import Descriptor
 
 
-#: Beginning of the name of a temporary folder for the code of an archive.
+#: Beginnings of the names of temporary folders: for the code of an archive, and for metrics.
 UNPACKED = "hkrunner-code-"
+METRICS = "hkrunner-metrics-"
 
 
 def prepare(
@@ -59,14 +61,20 @@ def _metrics(settings: Settings, environ: Mapping[str, str], stack: contextlib.E
     name = "ALGO_METRICS_DIR"
     if settings.records.state_dir is not None or name in settings.code.variables or environ.get(name):
         return {}
-    root = os.path.abspath(environ.get("TMPDIR") or "/tmp")
-    folder = os.path.join(root, f"hkrunner-metrics-{os.getpid()}-{os.urandom(4).hex()}")
     try:
-        os.mkdir(folder, 0o700)
+        folder = _temporary_folder(os.path.abspath(environ.get("TMPDIR") or "/tmp"), METRICS, stack)
     except OSError:
         return {}
-    stack.callback(_remove, folder)
     return {name: folder}
+
+
+def _temporary_folder(root: str, prefix: str, stack: contextlib.ExitStack) -> str:
+    """Make a folder that `stack` removes, with those of runs that SIGKILL has ended. Raises OSError."""
+    folder = os.path.join(root, signed_name(prefix))
+    os.mkdir(folder, 0o700)
+    stack.callback(remove_abandoned, root, prefix)
+    stack.callback(_remove, folder)
+    return folder
 
 
 def _unpacked_for_this_run(settings: Settings, where: Location) -> tuple[str, ...]:
@@ -178,7 +186,7 @@ def _root(settings: Settings, descriptor: Descriptor, stack: contextlib.ExitStac
     else:
         import tempfile  # late: it imports random and shutil, for a rare case
 
-        cache = stack.enter_context(tempfile.TemporaryDirectory(prefix=UNPACKED))
+        cache = _temporary_folder(tempfile.gettempdir(), UNPACKED, stack)
     return unpack(code, cache)
 
 

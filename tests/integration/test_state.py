@@ -164,6 +164,36 @@ def test_a_state_folder_that_cannot_be_made_is_one_sentence_about_what_is_true(t
     shutil.rmtree(run.outputs[0])
 
 
+WRITES_AND_SLEEPS = """
+import os, time
+def start(args):
+    writes, sleeps = args["input"]
+    if writes:
+        open(os.environ["ALGO_METRICS_DIR"] + "/metrics.txt", "w").close()
+    print("about to sleep", flush=True)
+    time.sleep(sleeps)
+"""
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_the_temporary_folder_of_a_killed_run_goes_with_the_next_unless_it_has_metrics(
+    writes: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "alg.py").write_text(WRITES_AND_SLEEPS)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    args, env = ("-e", "alg.py", "--state-dir", "file/state"), {"TMPDIR": str(folder)}
+    with serving(*args, "-i", f"[{int(writes)}, 60]", cwd=tmp_path, env=env) as program:
+        program.wait_for_line("about to sleep")
+        program.send_signal(signal.SIGKILL)
+        assert program.wait() == -signal.SIGKILL
+    (left,) = folder.iterdir()
+    ended = run_hkrunner(*args, "-i", "[0, 0]", cwd=tmp_path, env=env)
+    assert ended.status == 0, ended.stderr
+    assert list(folder.iterdir()) == ([left] if writes else [])
+
+
 def test_a_state_folder_that_vanishes_does_not_cost_the_result(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text(
         "import shutil\n\n\ndef start(args):\n    shutil.rmtree('.hkrunner')\n    return 'done'\n"

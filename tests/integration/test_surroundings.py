@@ -169,6 +169,29 @@ def test_sigkill_leaves_no_temporary_folder_and_no_part_of_a_file(
     assert [one for one in sorted(work.iterdir()) if one.name != "__pycache__"] == before
 
 
+#: Is killed when the folder for metrics is there, and the warden does not know of it yet.
+KILLED_AT_THE_START = """
+import os, signal, sys
+from hkrunner.runner.prepare import prepare
+prepare._gpus = lambda settings, environ: os.kill(os.getpid(), signal.SIGKILL)
+from hkrunner.runner.entry_point import main
+main()
+"""
+
+
+def test_a_folder_that_sigkill_left_at_the_very_start_goes_with_the_next_run(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    args, env = ("-e", ADDS, "-i", "1", "--no-state"), {"TMPDIR": str(temporary)}
+    ended = run([sys.executable, "-c", KILLED_AT_THE_START, *args], cwd=tmp_path, env=env)
+    (left,) = temporary.iterdir()
+    assert ended.status == -signal.SIGKILL and left.name.startswith("hkrunner-metrics-")
+    (temporary / "hkrunner-metrics-kept-by-hand").mkdir()
+    ended = run_hkrunner(*args, cwd=tmp_path, env=env)
+    assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
+    assert [one.name for one in temporary.iterdir()] == ["hkrunner-metrics-kept-by-hand"]
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_difference(closed: str, tmp_path: Path) -> None:
     ended = run(["sh", "-c", f'exec "$0" "$@" {closed}', HKRUNNER, "-e", ADDS, "-i", "1"], cwd=tmp_path)

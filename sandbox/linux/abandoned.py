@@ -1,0 +1,84 @@
+"""Names that say which process made them, so that a later one can remove what SIGKILL has left.
+
+A pid alone proves nothing: it is used again, and a folder may be shared by containers, or by machines over a
+network. So a name holds the boot of the machine, the pid namespace, the pid, and when its process started.
+Only a process of the same boot and namespace can say that the maker has ended, and only then is it removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import stat
+
+from . import procfs
+
+#: Entries looked at in one folder: it may be a temporary directory that holds any number.
+ENTRIES_LOOKED_AT = 10_000
+
+
+def signed_name(prefix: str, suffix: str = "") -> str:
+    """Return a new name that says which process has made it, where /proc can tell."""
+    return f"{prefix}{_maker()}{os.urandom(4).hex()}{suffix}"
+
+
+def remove_abandoned(folder: str, prefix: str, suffix: str = "", *, only_empty: bool = False) -> None:
+    """Remove from the folder what processes of this user left under signed names and have ended since.
+
+    `only_empty`: folders with anything in them stay.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in itertools.islice(entries, ENTRIES_LOOKED_AT):
+            name = entry.name
+            if name.startswith(prefix) and name.endswith(suffix):
+                maker, dash, _ = name[len(prefix) : len(name) - len(suffix)].rpartition("-")
+                if dash and _has_ended(maker) and entry.stat(follow_symlinks=False).st_uid == os.getuid():
+                    _remove(entry.path, only_empty)
+
+
+def _maker() -> str:
+    """Return what identifies this process; empty where /proc cannot tell: it may be another namespace's."""
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return ""
+        return f"{_here()}-{os.getpid()}-{procfs.stat(os.getpid()).started}-"
+    except OSError:
+        return ""
+
+
+def _here() -> str:
+    """Return what identifies this boot and this pid namespace; OSError when /proc does not tell."""
+    boot = procfs.read("/proc/sys/kernel/random/boot_id").decode()
+    return f"{boot.replace('-', '')[:16]}-{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def _has_ended(maker: str) -> bool:
+    """Whether the process that signed is certainly gone; False for one of elsewhere."""
+    here, pid, started = [*maker.rsplit("-", 2), "", ""][:3]
+    if not (pid.isdecimal() and started.isdecimal() and _maker() and here == _here()):
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    try:
+        return procfs.stat(int(pid)).started != int(started)
+    except OSError:
+        return False
+
+
+def _remove(path: str, only_empty: bool) -> None:
+    with contextlib.suppress(OSError):
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            return
+        try:
+            os.rmdir(path)
+        except OSError:
+            if not only_empty:
+                import shutil  # late: it is large, and needed for what is rarely there
+
+                shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,111 @@
+"""What a killed process left is removed by a later one; what is in use, or made elsewhere, stays."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hkrunner.runner.console.output_file import OutputFile
+from hkrunner.sandbox.linux import abandoned
+from hkrunner.sandbox.linux.abandoned import remove_abandoned, signed_name
+
+#: Makes a folder with a signed name, with a file in it if asked to, and is killed.
+KILLED = """
+import os, signal, sys
+from hkrunner.sandbox.linux.abandoned import signed_name
+place = signed_name(sys.argv[1])
+os.mkdir(place)
+if sys.argv[2:]:
+    open(f"{place}/{sys.argv[2]}", "w").close()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def leave(place: Path, *file: str) -> str:
+    """Have a process that is killed make a folder there; return its name."""
+    before = set(os.listdir(place))
+    subprocess.run([sys.executable, "-c", KILLED, f"{place}/test-", *file], check=False)
+    (made,) = set(os.listdir(place)) - before
+    return made
+
+
+def test_what_a_killed_process_made_goes_and_what_a_living_one_made_stays(tmp_path: Path) -> None:
+    leave(tmp_path)
+    leave(tmp_path, "data")
+    os.mkdir(mine := signed_name(f"{tmp_path}/test-"))
+    remove_abandoned(str(tmp_path), "test-")
+    assert os.listdir(tmp_path) == [os.path.basename(mine)]
+
+
+def test_a_folder_with_something_in_it_stays_where_only_empty_ones_may_go(tmp_path: Path) -> None:
+    leave(tmp_path)
+    full = leave(tmp_path, "data")
+    remove_abandoned(str(tmp_path), "test-", only_empty=True)
+    assert os.listdir(tmp_path) == [full]
+
+
+def test_a_pid_that_is_in_use_again_is_not_the_maker(tmp_path: Path) -> None:
+    boot, space, pid, started, number = os.path.basename(signed_name("/x/")).split("-")
+    earlier = tmp_path / f"test-{boot}-{space}-{pid}-{int(started) - 1}-{number}"
+    earlier.mkdir()
+    remove_abandoned(str(tmp_path), "test-")
+    assert not earlier.exists()
+
+
+@pytest.mark.parametrize("part", ["boot", "namespace"])
+def test_what_was_made_on_another_machine_or_in_another_container_stays(part: str, tmp_path: Path) -> None:
+    name = leave(tmp_path)
+    _, boot, space, *rest = name.split("-")
+    elsewhere = ["0" * 16, space, *rest] if part == "boot" else [boot, "1", *rest]
+    (tmp_path / name).rename(moved := tmp_path / "-".join(["test", *elsewhere]))
+    remove_abandoned(str(tmp_path), "test-")
+    assert moved.exists()
+
+
+@pytest.mark.parametrize("name", ["test-backup", "test-1-2-3-4-5", "test-4711-0a1b2c3d", "test-", "other"])
+def test_a_name_that_nobody_has_signed_is_left_alone(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    remove_abandoned(str(tmp_path), "test-")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_where_proc_belongs_to_another_namespace_nothing_is_signed_and_nothing_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = leave(tmp_path)
+    monkeypatch.setattr(abandoned.os, "readlink", lambda path: "1")
+    assert "-" not in signed_name("")
+    remove_abandoned(str(tmp_path), "test-")
+    assert os.listdir(tmp_path) == [left]
+
+
+def test_a_folder_that_cannot_be_read_is_no_error(tmp_path: Path) -> None:
+    remove_abandoned(str(tmp_path / "none"), "test-")
+
+
+@pytest.mark.parametrize("ending", [OutputFile.commit, OutputFile.discard], ids=["commit", "discard"])
+def test_the_unfinished_part_of_an_output_file_goes_with_the_next_run(
+    ending: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system without O_TMPFILE, where it has a name from the start."""
+    name = leave(tmp_path)
+    (tmp_path / name).rename(tmp_path / f".out.json.{name.removeprefix('test-')}.part")
+    (tmp_path / ".out.json.mine.part").touch()
+    really = os.open
+
+    def refuse(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return really(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    file = OutputFile("out.json", str(tmp_path))
+    os.write(file.fd, b"result")
+    assert callable(ending)
+    ending(file)
+    made = ["out.json"] if ending is OutputFile.commit else []
+    assert sorted(os.listdir(tmp_path)) == [".out.json.mine.part", *made]
