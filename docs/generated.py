@@ -1,7 +1,7 @@
-"""What the reference takes from the code: options, variables, statuses, JSON fields, error codes, states.
+"""The parts of the reference that are made from the code: options, variables, statuses, fields, codes, states.
 
 When the documentation is built, conf.py replaces a line `<!-- here: options -->` by the Markdown that
-PARTS["options"] returns, so that the reference is never older than the code.
+PARTS["options"] returns, so that the reference always matches the code.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def worker_options() -> str:
     shared = [one.flag for one in WORKER_OPTIONS if one not in own]
     return (
         _option_tables(own)
-        + "\nAs of `run`, for the algorithms that it runs for others: "
+        + "\nThe following options have the same meaning as for `hkrunner run`. Limits and the other options of an"
+        " algorithm apply to the algorithms of `--algorithm`, which this command runs itself: "
         + ", ".join(code(one) for one in shared)
         + ".\n\n"
         + _epilog(worker_command)
@@ -127,7 +128,7 @@ def _command(one: click.Command, parent: click.Context, name: str) -> str:
     rows = [
         [_click_flags(record[0]), record[1]]
         for record in (param.get_help_record(context) for param in one.get_params(context))
-        # An argument stands in the usage; its help is the command's.
+        # Arguments are part of the usage line, and described by the command's help.
         if record is not None and record[1] and "--help" not in record[0]
     ]
     parts = [f"## {path}\n", f"`{usage}`\n", _help(one) + "\n"]
@@ -158,7 +159,7 @@ def environment() -> str:
             where = " of `hkrunner worker`" if option in OWN_OPTIONS else ""
             found.setdefault(name, []).append(code(option.flag) + where)
     rows = [[code(name), ", ".join(of)] for name, of in sorted(found.items())]
-    return table(["variable", "stands for"], rows)
+    return table(["variable", "sets the option"], rows)
 
 
 def thread_counts() -> str:
@@ -180,7 +181,7 @@ def exit_statuses() -> str:
             for status in _STATUS.findall(one.shown_status):
                 by_status.setdefault(status, []).append(f"[{name}](errors.md#{anchor(name)})")
     meanings = {**{str(status): text for status, text in EXIT_STATUSES.items()}, "128 + N": SIGNAL_STATUS}
-    assert set(by_status) <= set(meanings), "each has its line"
+    assert set(by_status) <= set(meanings), "each status has a meaning"
     rows = [
         [code(status), f"{text[0].upper()}{text[1:]}.", ", ".join(by_status.get(status, []))]
         for status, text in meanings.items()
@@ -203,7 +204,7 @@ def codes() -> str:
             f"## {name}\n\n{one.meaning}\n\n"
             f"- **What to do:** {one.remedy}\n"
             + (f"- **Limit:** {code(limit.option)}\n" if limit is not None else "")
-            + f"- **What is next:** {one.next_task}.\n"
+            + f"- **Afterwards:** {one.next_task}.\n"
             f"- **In programs:** `reason` is `{one.reason}`, the exit status {status}.\n"
         )
     return "\n".join(parts)
@@ -237,7 +238,7 @@ def events() -> str:
 
 
 def _comments(kind: type[Any]) -> Iterator[tuple[str, str]]:
-    """Each member of an enum with the comment behind it."""
+    """Yield each member of an enum with the comment on its line."""
     for line in inspect.getsource(kind).splitlines():
         found = re.match(r"\s+([A-Z_]+) = [^#]*(?:#:? (.*))?$", line)
         if found and found[1] in kind.__members__:
@@ -281,10 +282,10 @@ def state_pictures() -> str:
     )
 
 
-# ---- rooms
+# ---- packages
 
 #: The packages, in the order in which each may import the ones below it.
-ROOMS = (
+PACKAGES = (
     *("runner.cli", "runner.app", "runner.serving", "runner.console", "runner.prepare", "runner.worker_stub"),
     *("runner.link", "runner.settings", "runner.protocol", "runner.io", "runner.python_api"),
     *("sandbox.parent", "sandbox.child", "sandbox.warden", "sandbox.usage", "sandbox.codec", "sandbox.linux"),
@@ -292,23 +293,23 @@ ROOMS = (
 )
 
 
-def rooms() -> str:
-    """Return what each package says of itself; an error when one is missing here."""
+def packages() -> str:
+    """Return a table of the packages and their docstrings. Raises AssertionError if one is missing here."""
     root = Path(inspect.getfile(Result)).parents[2]
     there = {
         f"{group}.{file.parent.name}"
         for group in ("runner", "sandbox", "boards")
         for file in (root / group).glob("*/__init__.py")
     }
-    assert there == set(ROOMS), f"packages: {sorted(there ^ set(ROOMS))}"
+    assert there == set(PACKAGES), f"packages: {sorted(there ^ set(PACKAGES))}"
     rows = []
-    for name in ROOMS:
+    for name in PACKAGES:
         text = ast.get_docstring(
             ast.parse((root / name.replace(".", "/") / "__init__.py").read_text("utf-8"))
         )
-        assert text is not None, f"{name} does not say what lives there"
+        assert text is not None, f"{name} has no docstring"
         rows.append([code(name.replace(".", "/")), text.splitlines()[0]])
-    return table(["room", "what lives there, and who may import it"], rows)
+    return table(["package", "what it contains, and who may import it"], rows)
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -318,8 +319,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "events": events,
     "exit statuses": exit_statuses,
     "options": options,
+    "packages": packages,
     "result fields": result_fields,
-    "rooms": rooms,
     "state pictures": state_pictures,
     "state table": state_table,
     "states": states,

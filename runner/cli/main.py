@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Each command, with its line in --help.
 COMMANDS = {
     "run": "Run an algorithm: locally with --input, otherwise for HKube's worker. The default.",
-    "worker": "Stand in for HKube's worker, to test a wrapper in any language.",
+    "worker": "Stand in for HKube's worker, to test without a cluster.",
     "runs": "List, show, repeat and remove recorded tasks.",
     "board": "Show recorded tasks in TensorBoard.",
     "boards": "Serve HKube's REST routes for boards.",

@@ -1,4 +1,4 @@
-"""`hkrunner worker`: stand in for HKube's worker, to test a wrapper in any language."""
+"""`hkrunner worker`: stand in for HKube's worker, to test without a cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .click_options import Sections
 EPILOG = """\b
 Exit status:
   0    every task has a result
-  1    a task failed, or its wrapper disconnected
+  1    a task failed, or the wrapper disconnected
   2    bad usage, or the port is in use
   3    an algorithm of --algorithm was not found
   130, 143  stopped by Ctrl-C or SIGTERM
@@ -31,7 +31,8 @@ command = Sections(
     "worker",
     callback=_worker,
     options=WORKER_OPTIONS,
-    help="Stand in for HKube's worker: send inputs to the wrapper that connects, and print the results.\n\n"
+    help="Stand in for HKube's worker: send inputs to the wrapper that connects, and print the results. A "
+    "wrapper is the program that runs the algorithm: hkrunner without --input, or one of HKube's.\n\n"
     "It listens on port 3000 as the worker does, in the encoding that the wrapper chooses (json, bson, "
     "msgpack), with storage v1. Where a mistake of the wrapper would crash HKube's worker, it reports that "
     "and continues. It ends when every input is answered; without inputs, when it is stopped.",

@@ -55,8 +55,8 @@ OPTION_OF: dict[str, Option] = {field: _option(limit) for field, limit in declar
 _MEM_MODE = Option(
     "mem_mode",
     ("--mem-mode",),
-    "What counts towards --mem. auto: memory in use; code that grows through the last of the limit gets a"
-    " MemoryError. brake: memory that is reserved, too. rss: as auto, without a MemoryError.",
+    "What counts towards --mem. auto: memory in use; code that comes close to the limit gets a MemoryError."
+    " brake: memory that is reserved, too. rss: memory in use, without a MemoryError.",
     ("HKRUNNER_MEM_MODE",),
     default=MEM_MODES[0],
     kind="choice",

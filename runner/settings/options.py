@@ -1,4 +1,4 @@
-"""Every option of `hkrunner run`, declared once; the command line and all else that names it follows."""
+"""Every option of `hkrunner run`, declared once: the command line, hkrunner.run() and the docs are made of it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _ALGORITHM = (
     Option(
         "grace_s",
         ("--grace",),
-        "Seconds between asking the algorithm to stop and killing it. HKube's worker waits 10.",
+        "Seconds between asking the algorithm to stop and killing it. HKube's worker waits 10 s.",
         ("HKRUNNER_GRACE",),
         default=5.0,
         kind="seconds",
@@ -97,7 +97,7 @@ _ALGORITHM = (
     Option(
         "recycle_after",
         ("--recycle-after",),
-        "Start a new process after this many tasks.",
+        "Start a new process for the code after this many tasks.",
         ("HKRUNNER_RECYCLE_AFTER",),
         metavar="N",
         is_recorded=True,
@@ -174,6 +174,7 @@ _LOCAL_RUN = (
         "Print one JSON object per task: status, output, error, times, folders. Same as --output json.",
         in_validate=True,
         in_worker=True,
+        worker_help="Print one JSON object per task: status, output, error, times, folders.",
     ),
     Option(
         "output",
@@ -188,7 +189,7 @@ _LOCAL_RUN = (
     Option(
         "output_file",
         ("-o", "--output-file"),
-        "Write the results to FILE atomically when the run ends.",
+        "Write the results to FILE when the run ends, atomically.",
         metavar="FILE",
     ),
     flag(
@@ -200,13 +201,13 @@ _LOCAL_RUN = (
     flag(
         "dry_run",
         ("--dry-run",),
-        "Show what the run would do, as one object with --json, and start nothing.",
+        "Show what the run would do, and start nothing. With --json, as one object.",
     ),
     Option(
         "algorithm",
         ("--algorithm",),
-        "Another algorithm that the code may start through the code API, by this name; repeatable. Limits and"
-        " variables come from its own algorithm.yml.",
+        "Another algorithm that the code may start by this name through the code API (`api`); repeatable. Its"
+        " own algorithm.yml sets its limits and variables.",
         kind="many",
         metavar="NAME=FILE",
         in_worker=True,
@@ -215,7 +216,8 @@ _LOCAL_RUN = (
     Option(
         "pipeline",
         ("--pipeline",),
-        "A stored pipeline, in JSON or YAML, that the code may start through the code API; repeatable.",
+        "A stored pipeline, in JSON or YAML, that the code may start by this name through the code API;"
+        " repeatable.",
         kind="many",
         metavar="NAME=FILE",
         in_worker=True,
@@ -224,8 +226,7 @@ _LOCAL_RUN = (
     Option(
         "datasource",
         ("--datasource",),
-        "A folder that the code may ask for through the code API as the data source with this dataSourceId;"
-        " repeatable.",
+        "A folder that the code API returns as the data source with this dataSourceId; repeatable.",
         kind="many",
         metavar="NAME=DIR",
         in_worker=True,
@@ -319,7 +320,7 @@ _RECORDS_AND_MESSAGES = (
         ("--keep",),
         "Number of latest tasks whose records are kept, or all.",
         ("HKRUNNER_KEEP",),
-        default_text="all in a local run; the 1000 latest of its own when serving",
+        default_text="all in a local run, 1000 of its own tasks when serving",
         metavar="N",
     ),
     Option(
@@ -361,7 +362,7 @@ _RECORDS_AND_MESSAGES = (
         "quiet",
         ("-q", "--quiet"),
         "Print only errors.",
-        default_text="HKUBE_LOG_LEVEL",
+        default_text="as HKUBE_LOG_LEVEL says, else off",
         in_worker=True,
     ),
     flag(
