@@ -1,4 +1,4 @@
-"""The parts of the reference that are made from the code: options, variables, statuses, fields, codes, states.
+"""The parts of the reference that are made from the code: options, variables, JSON fields, codes, states.
 
 When the documentation is built, conf.py replaces a line `<!-- here: options -->` by the Markdown that
 PARTS["options"] returns, so that the reference always matches the code.
@@ -96,7 +96,7 @@ def worker_options() -> str:
     shared = [one.flag for one in WORKER_OPTIONS if one not in own]
     return (
         _option_tables(own)
-        + "\nThe following options have the same meaning as for `hkrunner run`. Limits and the other options of an"
+        + "\nThe following options have the same meaning as for `hkrunner run`. Limits and other options of an"
         " algorithm apply to the algorithms of `--algorithm`, which this command runs itself: "
         + ", ".join(code(one) for one in shared)
         + ".\n\n"
@@ -294,7 +294,7 @@ PACKAGES = (
 
 
 def packages() -> str:
-    """Return a table of the packages and their docstrings. Raises AssertionError if one is missing here."""
+    """Return the packages and their docstrings. Raises AssertionError if one is missing here."""
     root = Path(inspect.getfile(Result)).parents[2]
     there = {
         f"{group}.{file.parent.name}"

@@ -1,4 +1,4 @@
-"""Every option of `hkrunner run`, declared once: the command line, hkrunner.run() and the docs are made of it."""
+"""Every option of `hkrunner run`, declared once; the command line, hkrunner.run() and the docs use it."""
 
 from __future__ import annotations
 

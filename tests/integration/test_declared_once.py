@@ -130,7 +130,7 @@ def test_the_reference_has_the_option_its_variable_and_the_code(copy: Path) -> N
     ).stdout
     assert "| `--moons N` | Number of moons. | none | `HKRUNNER_MOONS` |" in pages
     assert "| `HKRUNNER_MOONS` | `--moons` |" in pages
-    assert "`--moons`, " in pages.partition("As of `run`, for the algorithms that it runs")[2]
+    assert "`--moons`, " in pages.partition("have the same meaning as for `hkrunner run`")[2]
     section = pages.partition("## MOON_LIMIT\n")[2].partition("\n## ")[0]
     assert "More moons than allowed." in section and "- **Limit:** `--moons`" in section
     assert "`reason` is `CpuLimit`, the exit status `77`" in section
