@@ -96,7 +96,7 @@ def worker_options() -> str:
     shared = [one.flag for one in WORKER_OPTIONS if one not in own]
     return (
         _option_tables(own)
-        + "\nThe following options have the same meaning as for `hkrunner run`. Limits and other options of an"
+        + "\nThese options have the same meaning as for `hkrunner run`. Limits and other options of an"
         " algorithm apply to the algorithms of `--algorithm`, which this command runs itself: "
         + ", ".join(code(one) for one in shared)
         + ".\n\n"
