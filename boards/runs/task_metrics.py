@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ...sandbox.linux.abandoned import remove_abandoned, signed_name
 from .files import is_empty_folder, safe_part
 from .layout import RESOURCES, VOLUME_LINK, Layout
 from .metrics_link import MetricsLink
@@ -140,6 +139,8 @@ class TaskMetrics:
     def close(self, earlier: EarlierMetrics, *, has_failed: bool) -> None:
         """An empty temporary folder is gone; metrics that went to an earlier task's folder are reported."""
         if self.place is MetricsPlace.TEMPORARY:
+            from ...sandbox.linux.abandoned import remove_abandoned
+
             # Those of runs that SIGKILL has ended too, unless somebody may still want what is in them.
             remove_abandoned(os.path.dirname(self.folder), TEMPORARY_PREFIX, only_empty=True)
             try:
@@ -172,7 +173,9 @@ class TaskMetrics:
         if self._options.volume is not None:
             self.place, self.link = MetricsPlace.VOLUME, self._options.volume
             return
-        import tempfile  # late: it imports random and hashlib, for a case that is rare
+        import tempfile  # late, as what follows: it imports random and hashlib, for a case that is rare
+
+        from ...sandbox.linux.abandoned import signed_name
 
         try:
             folder = os.path.join(tempfile.gettempdir(), signed_name(TEMPORARY_PREFIX))

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ...sandbox.linux.abandoned import remove_abandoned, signed_name
 from ...sandbox.shared.entry import EntryError, Location, locate
 from ..errors import EntryNotFound
 from ..settings.descriptor_search import is_below, without_function
@@ -70,6 +69,8 @@ def _metrics(settings: Settings, environ: Mapping[str, str], stack: contextlib.E
 
 def _temporary_folder(root: str, prefix: str, stack: contextlib.ExitStack) -> str:
     """Make a folder that `stack` removes, with those of runs that SIGKILL has ended. Raises OSError."""
+    from ...sandbox.linux.abandoned import remove_abandoned, signed_name  # late: not with a state folder
+
     folder = os.path.join(root, signed_name(prefix))
     os.mkdir(folder, 0o700)
     stack.callback(remove_abandoned, root, prefix)
