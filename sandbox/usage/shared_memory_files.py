@@ -72,13 +72,15 @@ class ShmFiles:
         self._claimed: dict[Key, str] = {}
         self._made: dict[Key, str] = {}  # folders of the run
         self._others: set[Key] = set()  # files and folders that somebody else has made, or nobody knows who
+        #: Folders without any file that appeared during the run: nothing in them can prove whose they are.
+        self._empty: dict[Key, str] = {}
         #: The run's files, as of the last scan.
         self.found: dict[Key, File] = {}
 
     @property
     def has_unproven(self) -> bool:
         """Whether anything appeared that no look saw in the hands of the tree."""
-        return bool(self._others)
+        return bool(self._others) or any(_key(path) == key for key, path in self._empty.items())
 
     @property
     def names_fd(self) -> int:
@@ -100,11 +102,14 @@ class ShmFiles:
             if key not in self._before and key not in self._others and not self._is_closed(path):
                 self._claimed[key] = path
         found: dict[Key, File] = {}
+        self._empty = {}
         for entry in top:
             if entry.key in self._made or self._is_made_by_the_run(entry, pids):
                 self._made[entry.key] = entry.path
                 found.update(_files_below(entry.path))
                 continue
+            if entry.is_folder and not entry.files:
+                self._empty[entry.key] = entry.path
             for key, file in entry.files.items():
                 if key in self._claimed:
                     found[key] = file

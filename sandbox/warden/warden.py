@@ -251,6 +251,8 @@ class Warden:
         """Kill everybody but the resource trackers, which then remove what the others left, and end."""
         below = list(process_tree.descendants(os.getpid()))
         trackers = {pid for pid in below if process_tree.is_resource_tracker(pid)}
+        for pid in trackers:
+            process_tree.signal_to(pid, signal.SIGCONT)  # it is frozen when a limit was broken
         deadline = time.monotonic() + TRACKERS_S
         while trackers and time.monotonic() < deadline:
             for pid in below:
