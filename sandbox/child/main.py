@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import os
 import socket
 import sys
-from typing import FrozenSet, NoReturn
+from typing import Any, FrozenSet, NoReturn, Optional
 
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from .frame_socket import FrameSocket, move_high
@@ -31,7 +32,8 @@ from .task_server import TaskServer, receive_setup
 
 
 def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
-    """Run as the child; argv: role, task socket, control socket, file for faulthandler's stacks.
+    """Run as the child; argv: role, task socket, control socket, file for faulthandler's stacks, and the pipe
+    in which to report folders of shared memory, if there is one.
 
     `bare`: the modules that the interpreter came up with. `collects`: whether garbage is collected once our
     own modules are imported, as when the interpreter came up.
@@ -41,6 +43,8 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     faulthandler.register(STACK_SIGNAL, fault, all_threads=True, chain=False)
     # Chained to the signal's default action, which ends the process.
     faulthandler.register(LAST_STACK_SIGNAL, fault, all_threads=True, chain=True)
+    for number in sys.argv[5:6]:
+        report_made_folders(move_high(int(number)))
     channel = FrameSocket(tasks)
     setup = receive_setup(channel)
     if setup is None:
@@ -51,3 +55,33 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     if collects:
         gc.enable()
     server.run(bare)
+
+
+def report_made_folders(fd: int) -> None:
+    """Have os.mkdir() report folders of shared memory to this descriptor, a pipe that never blocks.
+
+    A file shows by being open or mapped whose it is; nobody could say later who has made an empty folder. So
+    device, inode and path of each one on the file system of /dev/shm go to the warden, also from processes
+    that the user's code forks.
+    """
+    try:
+        device = os.stat("/dev/shm").st_dev
+    except OSError:
+        return
+    pipe = os.fstat(fd).st_ino
+    make = os.mkdir
+
+    def mkdir(path: Any, mode: int = 0o777, *, dir_fd: Optional[int] = None) -> None:
+        make(path, mode, dir_fd=dir_fd)
+        try:
+            made = os.lstat(path) if dir_fd is None else os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+            # The user's code may have closed the descriptor, and have another file under its number.
+            if made.st_dev == device and os.fstat(fd).st_ino == pipe:
+                where = os.fsencode(os.path.abspath(path)) if dir_fd is None else b""
+                os.write(fd, b"%d %d %s\0" % (made.st_dev, made.st_ino, where))
+        except (OSError, ValueError):  # it is gone again, the pipe is full, or the warden has ended
+            pass
+
+    mkdir.__module__, mkdir.__qualname__, mkdir.__doc__ = "os", "mkdir", make.__doc__
+    os.supports_dir_fd.add(mkdir)
+    os.mkdir = mkdir

@@ -2,8 +2,9 @@
 
 * A file is the run's when a look sees it open for writing, or mapped shared and writable, by a process of
   the tree, unless an earlier look saw it held by nobody in the tree: then somebody else has made it.
-* A folder is the run's, with everything in it, when it was made during the run, the tree writes a file in it
-  so soon after that nobody else can have come to know of it, and nobody else holds a file in it.
+* A folder is the run's, with everything in it, when a process of the run has reported that it made it. Or it
+  was made during the run, the tree writes a file in it so soon after that nobody else can have come to know
+  of it, and nobody else holds a file in it.
 * What existed before the run is never the run's, nor is what belongs to another user.
 
 The kernel says at once when a name appears (name_watch.py), so that a look finds the file still open. Names
@@ -35,6 +36,8 @@ FRESH_S = 0.1
 WORTH_TELLING_BYTES = 64 << 10
 #: Files remembered as the run's or not the run's.
 KEYS_KEPT = 200_000
+#: A pipe's capacity.
+PIPE_BYTES = 1 << 16
 
 
 class File(NamedTuple):
@@ -56,8 +59,16 @@ class _Entry(NamedTuple):
 class ShmFiles:
     """What one run has made below the folders, from the construction of this object on."""
 
-    def __init__(self, folders: Collection[str], *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        folders: Collection[str],
+        *,
+        made_folders: int = -1,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`made_folders`: the pipe in which processes of the run report the folders they make; -1: none."""
         self._folders = list(folders)
+        self._made_folders = made_folders
         self._clock = clock  # the one that the kernel dates births by
         self._uid = os.getuid()
         self.devices = {os.stat(folder).st_dev for folder in self._folders}
@@ -70,7 +81,7 @@ class ShmFiles:
         self._before = self._read_all()
         #: By key: files proven to be the run's, with the last path known.
         self._claimed: dict[Key, str] = {}
-        self._made: dict[Key, str] = {}  # folders of the run
+        self._made: dict[Key, str] = {}  # folders of the run; "" while the path is not known
         self._others: set[Key] = set()  # files and folders that somebody else has made, or nobody knows who
         #: Folders without any file that appeared during the run: nothing in them can prove whose they are.
         self._empty: dict[Key, str] = {}
@@ -80,7 +91,9 @@ class ShmFiles:
     @property
     def has_unproven(self) -> bool:
         """Whether anything appeared that no look saw in the hands of the tree."""
-        return bool(self._others) or any(_key(path) == key for key, path in self._empty.items())
+        return bool(self._others) or any(
+            key not in self._made and _key(path) == key for key, path in self._empty.items()
+        )
 
     @property
     def names_fd(self) -> int:
@@ -89,11 +102,29 @@ class ShmFiles:
 
     def hear(self) -> bool:
         """Whether a name has appeared since this was asked before."""
+        self._hear_of_folders()
         return self._name_watch is not None and self._name_watch.has_news()
+
+    def _hear_of_folders(self) -> None:
+        """Take what the tree reports of the folders that it has made. Whatever the pipe holds is no error."""
+        if self._made_folders < 0:
+            return
+        try:
+            reports = os.read(self._made_folders, PIPE_BYTES).split(b"\0")[:-1]
+        except BlockingIOError:
+            return
+        for report in reports:
+            device, _, rest = report.partition(b" ")
+            inode, _, path = rest.partition(b" ")
+            if device.isdigit() and inode.isdigit() and len(self._made) < KEYS_KEPT:
+                key = (int(device), int(inode))
+                if key not in self._before:
+                    self._made[key] = os.fsdecode(path)
 
     def scan(self, written: Callable[[], dict[Key, str]], pids: Collection[int]) -> None:
         """Find all files of the run. `written` reads what the processes have open for writing."""
         held = written()  # at once: a file may be open for a moment only
+        self._hear_of_folders()
         # First what there is, then who holds it: what is made in between waits for the next scan.
         top = list(self._new_entries())
         held.update(written())
@@ -116,6 +147,10 @@ class ShmFiles:
                     self._claimed[key] = file.path  # it may have been renamed
                 elif len(self._others) < KEYS_KEPT:
                     self._others.add(key)
+        tops = {entry.key for entry in top}
+        for key, path in self._made.items():
+            if key not in tops and path and _key(path) == key:  # in a folder that was there before
+                found.update(_files_below(path))
         for key, path in list(self._claimed.items()):
             if key not in found:
                 if _key(path) == key:  # made since the list was read, or in a folder that was there before
@@ -144,8 +179,10 @@ class ShmFiles:
             if key not in held:
                 (removed if _unlink_same(file.path, key) else kept).append(file)
         for key, path in self._made.items():
-            if _key(path) == key:
+            if path and _key(path) == key:
                 _remove_empty_folders(path)
+                if _key(path) is None and not any(file.path.startswith(f"{path}/") for file in removed):
+                    removed.append(File(f"{path}/", 0))
         self.found = {}
         return removed, kept
 
@@ -154,6 +191,9 @@ class ShmFiles:
         if self._name_watch is not None:
             self._name_watch.close()
             self._name_watch = None
+        if self._made_folders >= 0:
+            os.close(self._made_folders)
+            self._made_folders = -1
 
     def _watch(self, folder: str) -> None:
         if self._name_watch is not None and folder not in self._watched and len(self._watched) < WATCHES:

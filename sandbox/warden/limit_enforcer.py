@@ -40,8 +40,14 @@ OOM_SCORE = 500
 class Guard:
     """The limits of one child."""
 
-    def __init__(self, limits: Limits, *, folders: list[str], ours: list[int]) -> None:
-        """Make what must be there before the child is. `ours`: pids that hkrunner itself consists of."""
+    def __init__(
+        self, limits: Limits, *, folders: list[str], ours: list[int], made_folders: int = -1
+    ) -> None:
+        """Make what must be there before the child is.
+
+        `ours`: pids that hkrunner itself consists of. `made_folders`: the pipe in which processes of the tree
+        report the folders that they make in shared memory; it is closed at the end.
+        """
         self.limits = limits
         self.idle = False
         self._second: PsutilSampler | None = None
@@ -52,7 +58,7 @@ class Guard:
             self._make_group(ours)
         tasks = plans.count_user_tasks() if limits.pids is not None and os.getuid() != 0 else None
         self._plan = plans.rlimits(limits, user_tasks=tasks)
-        self._shared = SharedMemory()
+        self._shared = SharedMemory(made_folders=made_folders)
         self._sampler = self._make_sampler()
         self._brake: NearLimitBrake | ReservedBrake | None = None
         self._child = 0

@@ -302,7 +302,10 @@ class Warden:
         keep: list[int] = [fds[name] for name in spec.keep]
         me = os.getpid()
         try:
-            guard = Guard(limits, folders=spec.folders, ours=[os.getppid(), me])
+            made_read, made_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            guard = Guard(limits, folders=spec.folders, ours=[os.getppid(), me], made_folders=made_read)
+            fds["made"] = made_write
+            keep.append(made_write)
             self._fault = os.dup(fds["fault"])
             error_read, error_write = os.pipe2(os.O_CLOEXEC)
             pid = os.fork()

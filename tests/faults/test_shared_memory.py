@@ -104,6 +104,30 @@ def test_a_folder_that_the_run_made_is_removed_with_everything_in_it(how: str, t
         assert re.search(rf"/dev/shm/dumps_test_\w+/{re.escape(name)}", told), told
 
 
+@pytest.mark.parametrize("how", ["hang", "return", "exit"])
+@pytest.mark.parametrize("way", ["bare", "nested", "odd", "forked"])
+def test_a_folder_that_the_run_made_is_removed_whatever_is_in_it(way: str, how: str, tmp_path: Path) -> None:
+    args = ("--timeout", "1")
+    run = run_tasks("makes_folders_in_shared_memory.py", [way, how], cwd=tmp_path, args=args)
+    assert run.status == {"hang": 124, "return": 0, "exit": 1}[how]
+    assert not list(Path("/dev/shm").glob("folders_test_*"))
+    (told,) = [line for line in run.stderr.splitlines() if "left by the algorithm was removed" in line]
+    assert "/dev/shm/folders_test_" in told
+    assert Path("/etc/passwd").exists()
+
+
+@pytest.mark.parametrize(("how", "args"), [("hang", ("--timeout", "1")), ("grow", ("--mem", "100Mi"))])
+def test_an_empty_folder_of_unknown_make_is_left_to_a_resource_tracker_of_the_tree(
+    how: str, args: tuple[str, ...], tmp_path: Path
+) -> None:
+    run = run_tasks(
+        "leaves_a_folder_to_its_tracker.py", [how], cwd=tmp_path, args=(*args, "--mem-mode", "rss")
+    )
+    assert run.status == (124 if how == "hang" else 137)
+    assert "made True" in (tmp_path / ".hkrunner" / "tasks" / "t1" / "stdout.log").read_text()
+    assert not list(Path("/dev/shm").glob("tracked_test_*"))
+
+
 @pytest.mark.parametrize("pause", [0.05, 0])
 def test_files_that_are_closed_again_at_once_count_and_a_cut_list_says_so(
     pause: float, tmp_path: Path

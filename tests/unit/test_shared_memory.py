@@ -222,3 +222,70 @@ def test_a_neighbour_that_makes_files_all_the_time_does_not_keep_us_busy(folder:
     assert scans == 11  # 10 ms each: those of the quiet time before, and one more
     assert shared.names_at(now) > now and not shared.look([], now)
     shared.close()
+
+
+@pytest.fixture
+def reports(folder: Path) -> Iterator[tuple[SharedMemory, int]]:
+    """A run whose processes report their folders to the descriptor."""
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    one = SharedMemory(folders=[str(folder)], made_folders=reading)
+    yield one, writing
+    one.close()
+    os.close(writing)
+
+
+def report(writing: int, folder: Path) -> None:
+    facts = folder.stat()
+    os.write(writing, b"%d %d %s\0" % (facts.st_dev, facts.st_ino, bytes(folder)))
+
+
+def test_a_folder_that_was_reported_is_the_runs_with_all_in_it(
+    folder: Path, reports: tuple[SharedMemory, int]
+) -> None:
+    shared, writing = reports
+    for name in ("empty", "full", "full/deep", "neighbours"):
+        (folder / name).mkdir()
+    report(writing, folder / "empty")
+    (folder / "full" / "deep" / "data").write_bytes(b"x" * MI)
+    report(writing, folder / "full")
+    shared.scan([], 0.0)
+    assert shared.total_bytes == MI
+    assert removed_by(shared) == ({"empty", "data"}, set())
+    assert [path.name for path in folder.iterdir()] == ["neighbours"]
+
+
+def test_a_reported_folder_below_one_that_was_there_is_the_runs_alone(folder: Path) -> None:
+    (folder / "old").mkdir()
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    shared = SharedMemory(folders=[str(folder)], made_folders=reading)
+    (folder / "old" / "new").mkdir()
+    (folder / "old" / "new" / "data").write_bytes(b"x" * MI)
+    report(writing, folder / "old" / "new")
+    (folder / "old" / "theirs").mkdir()
+    report(writing, folder / "old")  # as by a process that lies, or by an inode that is used again
+    assert removed_by(shared) == ({"data"}, set())
+    assert [path.name for path in (folder / "old").iterdir()] == ["theirs"]
+    shared.close()
+    os.close(writing)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"x", b"\0\0\0", b"1 x /\0", b"-1 2 /\0", b"1 2\0", b"\xff" * 4000, b"9" * 4000],
+)
+def test_garbage_in_the_reports_is_no_error(text: bytes, reports: tuple[SharedMemory, int]) -> None:
+    shared, writing = reports
+    os.write(writing, text)
+    assert not shared.has_unproven
+    shared.scan([], 0.0)
+    assert removed_by(shared) == (set(), set())
+
+
+def test_an_empty_folder_that_nobody_reported_is_doubtful_while_it_is_there(
+    folder: Path, shared: SharedMemory
+) -> None:
+    (folder / "whose").mkdir()
+    shared.scan([], 0.0)
+    assert shared.has_unproven
+    (folder / "whose").rmdir()
+    assert not shared.has_unproven

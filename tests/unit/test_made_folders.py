@@ -1,0 +1,97 @@
+"""os.mkdir() in the algorithm's process: what it was, and reports folders of shared memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPORT = """
+import os, pathlib, pickle, sys, tempfile
+from hkrunner.sandbox.child.main import report_made_folders
+reading, writing = os.pipe2(os.O_NONBLOCK)
+report_made_folders(writing)
+
+def reported():
+    try:
+        return os.read(reading, 65536).split(b"\\0")[:-1]
+    except BlockingIOError:
+        return []
+"""
+
+
+def in_a_process(action: str, *args: object) -> None:
+    command = [sys.executable, "-c", REPORT + action, *map(str, args)]
+    subprocess.run(command, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        "os.mkdir(sys.argv[1] + '/made')",
+        "os.mkdir(os.fsencode(sys.argv[1] + '/made'))",
+        "os.mkdir(path=pathlib.Path(sys.argv[1], 'made'), mode=0o700)",
+        "os.makedirs(sys.argv[1] + '/made')",
+        "pathlib.Path(sys.argv[1], 'made').mkdir()",
+        "os.chdir(sys.argv[1]); os.mkdir('made')",
+        "tempfile.mkdtemp(dir=sys.argv[1])",
+        "pid = os.fork() or os._exit(os.mkdir(sys.argv[1] + '/made') or 0); os.waitpid(pid, 0)",
+    ],
+)
+def test_each_way_to_make_a_folder_of_shared_memory_is_reported(make: str) -> None:
+    action = f"""
+{make}
+(name,) = os.listdir(sys.argv[1])
+path = os.path.join(sys.argv[1], name)
+facts = os.stat(path)
+os.rmdir(path)
+assert reported() == [b"%d %d %s" % (facts.st_dev, facts.st_ino, os.fsencode(path))]
+"""
+    folder = Path(f"/dev/shm/hkrunner_unit_made_{os.getpid()}")
+    folder.mkdir()
+    try:
+        in_a_process(action, folder)
+    finally:
+        folder.rmdir()
+
+
+def test_elsewhere_nothing_is_reported_and_errors_are_as_they_were(tmp_path: Path) -> None:
+    action = """
+os.mkdir(sys.argv[1] + "/made", dir_fd=None)
+taken = (sys.argv[1] + "/made", FileExistsError)
+for path, kind in (taken, ("/dev/shm", FileExistsError), ("a\\0b", ValueError), (None, TypeError)):
+    try:
+        os.mkdir(path)
+    except kind:
+        continue
+    raise AssertionError(path)
+assert reported() == []
+assert pickle.loads(pickle.dumps(os.mkdir)) is os.mkdir and os.mkdir in os.supports_dir_fd
+"""
+    in_a_process(action, tmp_path)
+
+
+def test_a_descriptor_that_is_another_file_by_now_is_not_written_to(tmp_path: Path) -> None:
+    action = """
+file = os.open(sys.argv[1] + "/file", os.O_CREAT | os.O_RDWR)
+os.dup2(file, writing)
+os.rmdir(tempfile.mkdtemp(dir="/dev/shm"))
+os.close(writing)
+os.rmdir(tempfile.mkdtemp(dir="/dev/shm"))
+assert os.fstat(file).st_size == 0
+"""
+    in_a_process(action, tmp_path)
+
+
+def test_a_pipe_that_is_full_or_has_no_reader_is_no_error() -> None:
+    action = """
+import signal
+os.write(writing, bytes(65536))
+os.rmdir(tempfile.mkdtemp(dir="/dev/shm"))
+os.close(reading)
+os.rmdir(tempfile.mkdtemp(dir="/dev/shm"))
+"""
+    in_a_process(action)
