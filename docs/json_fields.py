@@ -1,6 +1,6 @@
-"""The meaning of the fields of --json and of the events of --output jsonl, which the code does not state.
+"""The meaning of the fields of --json and of the events of --output jsonl, as the reference shows them.
 
-generated.py compares the names with those in the code.
+generated.py checks that the code has the same names.
 """
 
 from __future__ import annotations
@@ -20,55 +20,58 @@ class Field:
 
 
 RESULT: Mapping[str, Field] = {
-    "taskId": Field("string", "", "The task. Local ones are `t1`, `t2`, …; HKube's have ids of HKube's."),
-    "jobId": Field("string", "", "The job; all tasks of one local run have one, named after its time."),
-    "nodeName": Field("string", "", "The node; in a local run the algorithm's name."),
+    "taskId": Field("string", "", "The task: `t1`, `t2`, … in a local run, otherwise HKube's id."),
+    "jobId": Field("string", "", "The job. The tasks of one local run share a job, named after its time."),
+    "nodeName": Field("string", "", "The node of the pipeline; in a local run the algorithm's name."),
     "pipelineName": Field("string", "", "The pipeline; `local` in a local run."),
-    "status": Field("string", "", "`succeed`, `failed` or `stopped`: HKube's words."),
+    "status": Field("string", "", "`succeed`, `failed` or `stopped`, as HKube names them."),
     "reason": Field(
         "string",
         "",
-        "`AlgorithmError`, `MemoryLimit`, `CpuLimit`, `Timeout`, `LoadError`, `Crashed` or `Stopped`. Which "
-        "code has which: [error codes](errors.md).",
-        "it has succeeded",
+        "Why there is no result: `AlgorithmError`, `MemoryLimit`, `CpuLimit`, `Timeout`, `LoadError`, `Crashed`"
+        " or `Stopped`. The list of [error codes](errors.md) has the reason of each code.",
+        "the task succeeded",
     ),
     "error": Field(
         "object",
         "",
-        "`code`, `message` and `details`, all texts: [error codes](errors.md). `details` is the traceback, "
-        "or empty.",
-        "there is none",
+        "`code`, `message` and `details`, all strings. The [error codes](errors.md) are in a list. `details` is"
+        " the traceback, or empty.",
+        "there is no error",
     ),
     "startTime": Field("integer", "ms since 1970", "When the task began."),
-    "endTime": Field("integer", "ms since 1970", "When it ended."),
-    "durationMs": Field("number", "ms", "How long it took, by a clock that nobody sets back."),
+    "endTime": Field("integer", "ms since 1970", "When the task ended."),
+    "durationMs": Field("number", "ms", "How long the task took, by a monotonic clock."),
     "peakMemBytes": Field(
         "integer",
         "bytes",
-        "The most memory at a time, of all its processes together; what they share counts once.",
+        "The most memory in use at one time, by all processes of the task together; shared memory counts once.",
         "it was not measured: the code could not be loaded, or another wrapper ran it (`hkrunner worker`)",
     ),
-    "memLimitBytes": Field("integer", "bytes", "The memory limit that held.", "there was none"),
-    "cpuSeconds": Field("number", "s", "CPU time of all its processes.", "as `peakMemBytes`"),
+    "memLimitBytes": Field("integer", "bytes", "The memory limit of the task.", "there was no limit"),
+    "cpuSeconds": Field("number", "s", "CPU time of all processes of the task.", "`peakMemBytes` is null"),
     "protection": Field(
         "object",
         "",
-        "What held the limits: `line` is the sentence of the start, `level` is `cgroup` or `sampling`, "
-        "`signals_confined` tells whether the algorithm could signal others.",
-        "no process was started for it",
+        "How the limits were enforced: `line` is a sentence, `level` is `cgroup` or `sampling`, and"
+        " `signals_confined` says whether the algorithm was prevented from sending signals to other processes.",
+        "no process was started for the task",
     ),
     "metricsDir": Field(
-        "string", "", "The folder of its event files, absolute.", "nothing is kept (`--no-state`)"
+        "string", "", "Absolute path of the folder of the task's event files.", "`--no-state` was given"
     ),
     "logs": Field(
         "object",
         "",
-        "`stdout` and `stderr`: the files with what it printed. One that serves makes them when something is "
-        "printed.",
-        "nothing is kept (`--no-state`)",
+        "`stdout` and `stderr`: the paths of the files with the task's output. When hkrunner serves a worker,"
+        " they exist only if something was printed.",
+        "`--no-state` was given",
     ),
     "output": Field(
-        "any", "", "What start() returned. Only of `--json`.", "it has not succeeded, or returned None"
+        "any",
+        "",
+        "What start() returned. Only `--json` has this field.",
+        "the task has no result, or returned None",
     ),
 }
 
@@ -82,22 +85,23 @@ class Happening:
 
 
 EVENTS: Mapping[str, Happening] = {
-    "loaded": Happening("the code is loaded, once a process", "`entry`, `methods`, `python`"),
-    "connected": Happening("the connection to the worker is there", "`url`, `encoding`"),
+    "loaded": Happening("a process has loaded the code", "`entry`, `methods`, `python`"),
+    "connected": Happening("hkrunner has connected to the worker", "`url`, `encoding`"),
     "initialized": Happening("a task has begun, init() has returned", "`jobId`, `nodeName`, `pipelineName`"),
     "started": Happening("start() is called", ""),
-    "progress": Happening("`api.progress(…)`", "`progress` (0 to 100), `details`"),
+    "progress": Happening("the algorithm has called `api.progress(…)`", "`progress` (0 to 100), `details`"),
     "sample": Happening(
-        "what it uses, about once a second", "`cpuCores` (cores), `memoryBytes` (bytes), `processes`"
+        "about once a second: the resource usage",
+        "`cpuCores` (cores), `memoryBytes` (bytes), `processes`",
     ),
-    "log": Happening("it has printed a line", "`stream` (`stdout`, `stderr`), `line`"),
-    "warning": Happening("hkrunner has said something that `--quiet` does not silence", "`text`"),
+    "log": Happening("the algorithm has printed a line", "`stream` (`stdout` or `stderr`), `line`"),
+    "warning": Happening("hkrunner has printed a message that `--quiet` does not hide", "`text`"),
     "killed": Happening(
-        "hkrunner has ended it; the `errorMessage` follows",
+        "hkrunner has killed the algorithm; the event `errorMessage` follows",
         "`code`, `used` and `allowed` in the limit's unit, `processes` as `[pid, name, bytes]`",
     ),
-    "done": Happening("the task has a result", "all of the result object"),
-    "errorMessage": Happening("the task has failed", "all of the result object"),
-    "stopped": Happening("the task was stopped", "all of the result object"),
-    "board": Happening("the board of `--board` answers", "`id`, `url`"),
+    "done": Happening("the task has a result", "all fields of the result object"),
+    "errorMessage": Happening("the task has failed", "all fields of the result object"),
+    "stopped": Happening("the task was stopped", "all fields of the result object"),
+    "board": Happening("the board of `--board` is ready to be opened", "`id`, `url`"),
 }
