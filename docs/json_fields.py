@@ -28,15 +28,15 @@ RESULT: Mapping[str, Field] = {
     "reason": Field(
         "string",
         "",
-        "Why there is no result: `AlgorithmError`, `MemoryLimit`, `CpuLimit`, `Timeout`, `LoadError`, `Crashed`"
-        " or `Stopped`. The list of [error codes](errors.md) has the reason of each code.",
+        "Why there is no result: `AlgorithmError`, `MemoryLimit`, `CpuLimit`, `Timeout`, `LoadError`,"
+        " `Crashed` or `Stopped`. The list of [error codes](errors.md) has the reason of each code.",
         "the task succeeded",
     ),
     "error": Field(
         "object",
         "",
-        "`code`, `message` and `details`, all strings. The [error codes](errors.md) are in a list. `details` is"
-        " the traceback, or empty.",
+        "`code` (one of the [error codes](errors.md)), `message` and `details`, all strings. `details` is the"
+        " traceback, or empty.",
         "there is no error",
     ),
     "startTime": Field("integer", "ms since 1970", "When the task began."),
@@ -45,7 +45,7 @@ RESULT: Mapping[str, Field] = {
     "peakMemBytes": Field(
         "integer",
         "bytes",
-        "The most memory in use at one time, by all processes of the task together; shared memory counts once.",
+        "The most memory in use at one time, by all processes together; shared memory counts once.",
         "it was not measured: the code could not be loaded, or another wrapper ran it (`hkrunner worker`)",
     ),
     "memLimitBytes": Field("integer", "bytes", "The memory limit of the task.", "there was no limit"),
@@ -54,7 +54,7 @@ RESULT: Mapping[str, Field] = {
         "object",
         "",
         "How the limits were enforced: `line` is a sentence, `level` is `cgroup` or `sampling`, and"
-        " `signals_confined` says whether the algorithm was prevented from sending signals to other processes.",
+        " `signals_confined` says whether the algorithm could not send signals to other processes.",
         "no process was started for the task",
     ),
     "metricsDir": Field(
