@@ -1,4 +1,4 @@
-"""The errors of hkrunner: whose fault each is, and the exit status for it.
+"""The errors of hkrunner, with the exit status of each.
 
 HkrunnerError
   SettingsError      a bad option, variable or file          2
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 
 class HkrunnerError(Exception):
-    """One clear sentence for the user; `exit_status` is what hkrunner ends with."""
+    """An error that hkrunner reports in one sentence, and ends with `exit_status`."""
 
     exit_status = 1
 
@@ -30,7 +30,7 @@ class EntryNotFound(HkrunnerError):
 
 
 class EntryUnusable(HkrunnerError):
-    """The code was found and cannot be loaded."""
+    """The code was found, but it cannot be loaded."""
 
     exit_status = 4
 

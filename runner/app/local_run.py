@@ -101,7 +101,7 @@ class LocalRun:
         self.supervisor.preload()
 
     def interrupt(self, status: int) -> None:
-        """Stop in order, with this exit status; the second call kills."""
+        """Shut down, with this exit status; the second call kills."""
         self.supervisor.shutdown(status)
         self._others.shutdown()
 

@@ -94,7 +94,7 @@ class LocalAlgorithms:
             on_empty()
 
     def shutdown(self) -> None:
-        """Stop all workers in order; the second call kills them."""
+        """Shut down all workers; the second call kills them."""
         self._closing = True
         for worker in list(self._all):
             worker.shutdown()
@@ -170,7 +170,7 @@ class AlgorithmWorker:
             self._session.stop(at_once=True)
 
     def shutdown(self) -> None:
-        """Stop the process in order; the second call kills it."""
+        """Shut down the process; the second call kills it."""
         self._supervisor.shutdown(0)
 
     def _note_folder(self, result: Result) -> None:

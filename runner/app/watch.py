@@ -282,7 +282,7 @@ class Watch:
         return self._run.child_pid() if self._run is not None else 0
 
     def interrupt(self, status: int) -> None:
-        """End in order; immediately while no run is going on."""
+        """Shut down; immediately while nothing runs."""
         self._ended_by = status
         if self._run is not None:
             self._run.interrupt(status)

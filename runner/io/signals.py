@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-#: Signals after which hkrunner ends in order.
+#: Signals after which hkrunner shuts down: stop(), the grace, exit(), complete records.
 STOP_SIGNALS = (
     signal.SIGINT,
     signal.SIGTERM,

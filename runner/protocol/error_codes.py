@@ -215,8 +215,8 @@ CODES: dict[str, ErrorCode] = {
         "the next wrapper that connects gets the next task",
     ),
     "RUNNER_ERROR": ErrorCode(
-        "hkrunner itself failed: the process could not be started, its guard process was killed, or a message"
-        " of the worker could not be read. The error message says which.",
+        "hkrunner itself failed: the process could not be started, the warden (the process that watches the"
+        " algorithm) was killed, or a message of the worker could not be read. The error message says which.",
         "Check `--python` and run `hkrunner doctor`. If neither explains the error, it is a bug in hkrunner.",
         CRASHED,
         1,
@@ -241,11 +241,11 @@ EXIT_STATUSES: dict[int, str] = {
     5: "no worker answered in time",
     6: "the requested board failed",
     124: "a time limit was exceeded",
-    129: "ended in order by SIGHUP: the terminal was closed",
-    130: "ended in order by Ctrl-C",
+    129: "shut down after SIGHUP: the terminal was closed",
+    130: "shut down after Ctrl-C",
     137: "a memory limit was exceeded, or another process sent SIGKILL",
-    141: "the reader of the results has gone",
-    143: "ended in order by SIGTERM",
+    141: "the program that read the results has closed its pipe",
+    143: "shut down after SIGTERM",
 }
 SIGNAL_STATUS = "the algorithm was ended by signal N: 139 is a segmentation fault, 134 an abort"
 

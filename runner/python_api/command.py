@@ -5,7 +5,7 @@
     stderr  what the algorithm prints, and errors      -> sys.stderr where there is no on_event
 
 All of it is read in the caller's thread. Whatever ends the call early (Ctrl-C, an exception in on_event) asks
-the command to stop in order and waits for it; a second Ctrl-C kills the algorithm. When the caller is killed,
+the command to shut down and waits for it; a second Ctrl-C kills the algorithm. When the caller is killed,
 the kernel sends SIGTERM to the command.
 """
 

@@ -1,4 +1,4 @@
-"""What hkrunner.run() returns, hands to on_event, and raises."""
+"""The types that hkrunner.run() returns, passes to on_event, and raises."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import HkrunnerError
 
 
 class TaskFailed(HkrunnerError):
-    """A task has no result; `result` says all that is known."""
+    """A task failed or was stopped; `result` is its TaskResult."""
 
     def __init__(self, result: TaskResult) -> None:
         super().__init__(f"task {result.task_id} {result.status} ({result.reason}): {result.message}")
@@ -20,7 +20,7 @@ class TaskFailed(HkrunnerError):
 
 
 class Incomplete(HkrunnerError):
-    """hkrunner ended before every task had run; `results` are those that had."""
+    """hkrunner ended before every task had run; `results` has the tasks that did run."""
 
     def __init__(self, sentence: str, results: list[TaskResult]) -> None:
         super().__init__(sentence)
@@ -29,7 +29,7 @@ class Incomplete(HkrunnerError):
 
 @dataclass(frozen=True)
 class TaskError:
-    """Why a task failed. `code` is one of hkrunner's list, `details` the traceback if there is one."""
+    """Why a task failed: `code` is one of hkrunner's error codes, `details` the traceback, or empty."""
 
     code: str
     message: str
@@ -38,7 +38,7 @@ class TaskError:
 
 @dataclass(frozen=True)
 class TaskLogs:
-    """The files with what the algorithm printed."""
+    """The files with the output of the algorithm."""
 
     stdout: Path
     stderr: Path
@@ -46,29 +46,29 @@ class TaskLogs:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One task, ended."""
+    """A task that has ended: its status, output, error and resource usage."""
 
     task_id: str
     job_id: str
-    status: str  #: "succeed", "failed" or "stopped", HKube's words
-    reason: str | None  #: None when it succeeded; else MemoryLimit, Timeout, AlgorithmError, …
-    output: Any  #: what start() returned, as it comes out of JSON; None when the task did not succeed
+    status: str  #: "succeed", "failed" or "stopped", as HKube names them
+    reason: str | None  #: None if the task succeeded; else MemoryLimit, Timeout, AlgorithmError, …
+    output: Any  #: what start() returned, read from JSON; None if the task did not succeed
     error: TaskError | None
     duration_s: float
-    peak_bytes: int | None  #: most memory at a time, all its processes together; None: not measured
-    limit_bytes: int | None  #: the memory limit that held; None: there was none
-    cpu_s: float | None
-    metrics_dir: Path | None  #: its event files
+    peak_bytes: int | None  #: most memory in use at one time, all processes together; None: not measured
+    limit_bytes: int | None  #: the memory limit; None: no limit
+    cpu_s: float | None  #: CPU time of all processes
+    metrics_dir: Path | None  #: folder of the task's event files
     logs: TaskLogs | None
 
     @property
     def ok(self) -> bool:
-        """It has a result."""
+        """Whether the task succeeded."""
         return self.status == "succeed"
 
     @property
     def message(self) -> str:
-        """Why there is no result, in a sentence; "" when there is one."""
+        """Why the task did not succeed, in a sentence; "" if it did."""
         return self.error.message if self.error is not None else self.reason or ""
 
     def raise_for_status(self) -> TaskResult:
@@ -80,25 +80,25 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Printed:
-    """A line of the algorithm's output, or of hkrunner's about it, without its end."""
+    """A line that the algorithm or hkrunner has printed, without the line break."""
 
     line: str
-    task_id: str | None = None  #: None: printed outside tasks, as while the code loads
-    stream: str | None = None  #: "stdout" or "stderr" of the algorithm; None: hkrunner says it
+    task_id: str | None = None  #: None: printed outside of tasks, for example while the code loads
+    stream: str | None = None  #: "stdout" or "stderr" of the algorithm; None: a line of hkrunner
 
 
 @dataclass(frozen=True)
 class RunEvent:
-    """Something that happened in the run: an event of `--output jsonl` that is no line and no result."""
+    """Another event of the run: one of `--output jsonl` that is neither a line nor a result."""
 
     name: str  #: loaded, connected, initialized, started, progress, sample or killed; dropped: see run()
-    task_id: str | None  #: None: it belongs to no task
-    time_s: float  #: when, in seconds since the epoch
-    fields: Mapping[str, Any]  #: its other fields, as `--output jsonl` has them
+    task_id: str | None  #: None: the event belongs to no task
+    time_s: float  #: when it happened, in seconds since 1970
+    fields: Mapping[str, Any]  #: its other fields, as in `--output jsonl`
 
 
 def read_events(line: bytes) -> Iterator[Printed | RunEvent | TaskResult]:
-    """Return what a line of --output jsonl says; an event that follows lost ones says so first."""
+    """Yield the event of a line of --output jsonl, after an event `dropped` if others were lost before it."""
     told: dict[str, Any] = json.loads(line)
     name, time_s = told.pop("event"), told.pop("time") / 1000
     dropped = told.pop("dropped", None)

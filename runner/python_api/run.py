@@ -5,9 +5,9 @@
     (result,) = hkrunner.run("my_alg.py", [[1, 2, 3]], mem="512Mi", timeout=60)
     print(result.output, result.peak_bytes)
 
-The tasks run under an hkrunner command of their own, in a process below the caller's: the parent of an
-algorithm adopts orphans, handles signals and runs a loop, and the caller may be a notebook's kernel with
-threads and an event loop. command.py has the pipes between the two.
+The tasks run under a separate hkrunner command, a child process of the caller: hkrunner adopts orphans,
+handles signals and runs an event loop, and the caller may be a notebook with threads and an event loop of its
+own. command.py has the pipes between the two.
 """
 
 from __future__ import annotations
@@ -36,24 +36,25 @@ def run(
     on_event: Callable[[Printed | RunEvent | TaskResult], object] | None = None,
     **options: Unpack[RunOptions],
 ) -> list[TaskResult]:
-    """Run the algorithm with each of the inputs, one task each; return their results in order.
+    """Run the algorithm once for each input; return the results in the order of the inputs.
 
-    An input is what `--input` takes: the list that start() finds as args["input"]; a value that is not a list
-    becomes a list of one. A task that fails or is killed is a result too: see raise_for_status().
+    start() gets the input as args["input"]; a value that is not a list becomes a list of one. A task that
+    fails or is killed also has a result: see raise_for_status().
 
-    The options are those of `hkrunner run`; None: as if the option was not given. A size may also be a number
-    of bytes.
+    The options are those of `hkrunner run`; None means that the option is not given. A size may also be a
+    number of bytes.
 
         (see KEYWORDS)
 
-    `on_event` is called with everything that happens, in its order, in the caller's thread while run() waits:
-    a Printed for each line, a TaskResult for each task that has ended, and a RunEvent for what is between
-    them, as progress; each says which task it belongs to. What it raises stops the algorithm in order and
-    comes out of run(). Where it is too slow, lines, samples and progress are dropped, never results; a
-    RunEvent `dropped` then says how many. Without `on_event`, what is printed goes to sys.stderr.
+    `on_event` is called in the caller's thread while run() waits, for every event in its order: with a
+    Printed for each line of output, with a TaskResult for each task that has ended, and with a RunEvent for
+    everything else, such as progress. Each event names its task. If `on_event` raises, the algorithm is
+    stopped and run() raises the same exception. If `on_event` is too slow, lines, samples and progress are
+    dropped, but never results; a RunEvent `dropped` then has their number. Without `on_event`, the output
+    goes to sys.stderr.
 
     Raises EntryNotFound, EntryUnusable (the code cannot be loaded) or SettingsError before the first task,
-    and Incomplete when hkrunner itself was ended.
+    and Incomplete if hkrunner itself was killed.
     """
     env = options.get("env")
     with contextlib.ExitStack() as stack:

@@ -177,7 +177,7 @@ class Supervisor:
         self._worker_messages.on_link_message(message)
 
     def shutdown(self, status: int) -> None:
-        """End in order: the user's stop(), the grace, exit(), nothing left. The second call kills."""
+        """Shut down: the user's stop(), the grace, exit(), no process left. The second call kills."""
         if self.ending:
             self._control.step(Event.KILL_NOW)
             return

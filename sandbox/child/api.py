@@ -1,4 +1,4 @@
-"""The object handed to start(args, api): HKube's code API, with HKube's names, and what it lacks.
+"""The object passed to start(args, api): HKube's code API, with HKube's names, and some additions.
 
 Calls may come from any thread and overlap. An answer is matched to its call by id; a call that waits is
 released by its answer, its timeout, or the end of the task. Errors are raised; with `returned_errors`
@@ -7,8 +7,8 @@ released by its answer, its timeout, or the end of the task. Errors are raised; 
 Protocol: HKube core/worker lib/code-api. Ids are text, `input` is always a list; the worker refuses
 anything else. Runs in the child, on Python 3.8 and newer.
 
-Here: what users call. api_call.py: one call, and its errors. api_answers.py: the calls that wait, by id, and
-what the worker says to them.
+This file has the methods that users call, api_call.py a single call and its errors, api_answers.py the calls
+that wait, by id, and the worker's answers to them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from .api_call import (
     Timeout,
 )
 
-#: Progress goes to the worker at most this often; what comes faster is thinned, the last value is kept.
+#: Shortest time between two progress messages to the worker; of faster ones only the last is sent.
 PROGRESS_EVERY_S = 0.1
 
 
 class Api(Calls):
-    """What an algorithm may ask of HKube, and of its runner, while a task runs."""
+    """What an algorithm can ask of HKube and of hkrunner while a task runs."""
 
     Error = ApiError
     AlgorithmExecutionError = AlgorithmExecutionError
@@ -50,11 +50,11 @@ class Api(Calls):
 
     @property
     def stopping(self) -> bool:
-        """True once a stop was asked for: a long loop that looks at it can end early and cleanly."""
+        """Whether the task is to stop; check it in long loops to end early and cleanly."""
         return self._stopping.is_set()
 
     def wait_for_stop(self, timeout_s: Optional[float] = None) -> bool:
-        """Wait until a stop is asked for, at most this long; True if it was."""
+        """Wait until the task is to stop, at most this long; return whether it is."""
         return self._stopping.wait(timeout_s)
 
     # ---- other algorithms
@@ -69,7 +69,8 @@ class Api(Calls):
     ) -> Any:
         """Run another algorithm of the cluster; return its result, None with includeResult=False.
 
-        Raises AlgorithmExecutionError, Timeout (then it is stopped), TaskStopped.
+        Raises AlgorithmExecutionError, TaskStopped, or Timeout after `timeout` seconds; then the other
+        algorithm is stopped.
         """
         return self._outcome(
             lambda: self.begin_algorithm(algorithmName, input, includeResult), timeout, includeResult
@@ -78,14 +79,14 @@ class Api(Calls):
     def begin_algorithm(
         self, algorithmName: str, input: Sequence[Any] = (), includeResult: bool = True
     ) -> Call:
-        """Start another algorithm and go on; `result()` of what is returned waits for it.
+        """Start another algorithm without waiting for it; `result()` of the returned call waits.
 
-        In a coroutine `await` does, or `await call.wait(timeout)`, which also stops it when the coroutine is
-        cancelled.
+        In a coroutine, `await call` or `await call.wait(timeout)` waits, and stops the other algorithm when
+        the coroutine is cancelled.
         """
         is_other = isinstance(input, (str, bytes, bytearray, memoryview, abc.Mapping))
         if is_other or not isinstance(input, abc.Iterable):
-            # The worker's own word for it; list() would take a text or a dict apart.
+            # The text of HKube's worker. list() would split a string or a dict.
             kind = type(input).__name__
             raise AlgorithmExecutionError(
                 f"algorithm {algorithmName}: data.input should be array: a list of arguments, not {kind}"
@@ -98,7 +99,7 @@ class Api(Calls):
         return self._begin(self._algorithms, "execId", "startAlgorithmExecution", data, str(algorithmName))
 
     def stop_algorithm(self, execution: Any, reason: str = "stopped by the algorithm") -> None:
-        """Stop what begin_algorithm returned, or its id."""
+        """Stop an algorithm: `execution` is what begin_algorithm returned, or its id."""
         self._stop_call(self._algorithms, execution, reason)
 
     # ---- sub-pipelines
@@ -111,9 +112,10 @@ class Api(Calls):
         *,
         timeout: Optional[float] = None,
     ) -> Any:
-        """Run a stored pipeline; return its results, a list with one item a sink node.
+        """Run a stored pipeline; return its results, one item for each node without successors.
 
-        Raises SubPipelineError, SubPipelineStopped, Timeout (then it is stopped), TaskStopped.
+        Raises SubPipelineError, SubPipelineStopped, TaskStopped, or Timeout after `timeout` seconds; then the
+        pipeline is stopped.
         """
         return self._outcome(
             lambda: self.begin_stored_subpipeline(name, flowInput, includeResult), timeout, includeResult
@@ -122,7 +124,7 @@ class Api(Calls):
     def begin_stored_subpipeline(
         self, name: str, flowInput: Optional[Mapping[str, Any]] = None, includeResult: bool = True
     ) -> Call:
-        """Start a stored pipeline and go on."""
+        """Start a stored pipeline without waiting for it; see begin_algorithm()."""
         pipeline = {"name": str(name), "flowInput": dict(flowInput or {})}
         return self._begin_pipeline("startStoredSubPipeline", pipeline, includeResult)
 
@@ -137,7 +139,7 @@ class Api(Calls):
         *,
         timeout: Optional[float] = None,
     ) -> Any:
-        """Run a pipeline that is described here; as start_stored_subpipeline otherwise."""
+        """Run a pipeline that the arguments describe; otherwise as start_stored_subpipeline()."""
         return self._outcome(
             lambda: self.begin_raw_subpipeline(name, nodes, flowInput, options, webhooks, includeResult),
             timeout,
@@ -153,7 +155,7 @@ class Api(Calls):
         webhooks: Optional[Mapping[str, Any]] = None,
         includeResult: bool = True,
     ) -> Call:
-        """Start a pipeline that is described here, and go on."""
+        """Start a pipeline that the arguments describe, without waiting for it; see begin_algorithm()."""
         pipeline = {
             "name": str(name),
             "nodes": [dict(node) for node in nodes],
@@ -164,7 +166,7 @@ class Api(Calls):
         return self._begin_pipeline("startRawSubPipeline", pipeline, includeResult)
 
     def stop_subpipeline(self, pipeline: Any, reason: str = "stopped by the algorithm") -> None:
-        """Stop what a begin_…_subpipeline returned, or its id."""
+        """Stop a pipeline: `pipeline` is what a begin_…_subpipeline method returned, or its id."""
         self._stop_call(self._pipelines, pipeline, reason)
 
     # ---- data sources
@@ -172,7 +174,7 @@ class Api(Calls):
     def getDataSource(self, dataSource: Mapping[str, Any], *, timeout: Optional[float] = None) -> Any:
         """Return the pair (error, data source), as HKube's wrapper does.
 
-        Errors are raised (DataSourceError), so error is None, unless returned errors were asked for.
+        The error is None, because errors are raised (DataSourceError), except with `--api-errors return`.
         """
         try:
             return None, self.get_data_source(dataSource, timeout=timeout)
@@ -190,7 +192,7 @@ class Api(Calls):
     # ---- progress, spans, log
 
     def progress(self, progress: float, details: Any = None) -> None:
-        """Say how far the task is, 0 to 100; shown by the runner, logged by the worker."""
+        """Report how far the task is, 0 to 100: hkrunner shows it, and HKube's worker logs it."""
         with self._lock:
             now = time.monotonic()
             if now - self._progressed_at < PROGRESS_EVERY_S and progress < 100:
@@ -200,7 +202,7 @@ class Api(Calls):
         self._show_progress(float(progress), details)
 
     def start_span(self, name: str, tags: Optional[Mapping[str, Any]] = None) -> None:
-        """Begin a span of the task's trace; spans nest, the last one begun is finished first."""
+        """Begin a span of the task's trace; spans nest, so the one begun last is finished first."""
         self._need_start("a span")
         self._send({"command": "startSpan", "data": {"name": str(name), "tags": dict(tags or {})}})
         with self._lock:
@@ -216,7 +218,7 @@ class Api(Calls):
 
     @contextlib.contextmanager
     def span(self, name: str, tags: Optional[Mapping[str, Any]] = None) -> Iterator[None]:
-        """A span around a block; what the block raises becomes the span's error."""
+        """Make a context manager with a span around its block; an exception becomes the span's error."""
         self.start_span(name, tags)
         try:
             yield
@@ -226,18 +228,18 @@ class Api(Calls):
         self.finish_span()
 
     def log(self, *lines: Any) -> None:
-        """Print lines, flushed, in order with everything else the task prints."""
+        """Print lines and flush them."""
         for line in lines:
             print(line, flush=True)
 
     # ---- streaming, as far as HKube's debug server carries it
 
     def registerInputListener(self, onMessage: Callable[..., Any]) -> None:
-        """Have onMessage(message, origin) called for each message of the stream."""
+        """Call onMessage(message, origin) for each message of the stream."""
         self._listener = onMessage
 
     def startMessageListening(self) -> None:
-        """From now on messages are delivered; those that came before, first."""
+        """Begin to deliver messages, first those that have arrived before."""
         self._listening = True
         with self._lock:
             waiting, self._waiting_messages = self._waiting_messages, []
@@ -245,15 +247,15 @@ class Api(Calls):
             self._deliver(one)
 
     def isListeningToMessages(self) -> bool:
-        """Messages are delivered."""
+        """Whether messages are delivered."""
         return self._listening
 
     def stopStreaming(self, force: bool = True) -> None:
-        """No more messages are delivered."""
+        """Deliver no more messages."""
         self._listening = False
 
     def sendMessage(self, msg: Any, flowName: Optional[str] = None) -> None:
-        """Send a message down the stream."""
+        """Send a message to the next nodes of the stream."""
         self._send(
             {
                 "command": "streamingOutMessage",

@@ -1,4 +1,4 @@
-"""A call of the code API that may still run, and all the ways in which one fails.
+"""A call of the code API that may still run, and the exceptions of failed calls.
 
 Runs in the child, on Python 3.8 and newer.
 """
@@ -11,7 +11,7 @@ from typing import Any, Callable, List, Optional, Union
 
 
 class ApiError(Exception):
-    """A call of the code API has failed; `id` is the one it was sent with."""
+    """A call of the code API has failed; `id` is the id of the call."""
 
     def __init__(self, text: str, call_id: str = "") -> None:
         super().__init__(text)
@@ -27,7 +27,7 @@ class SubPipelineError(ApiError):
 
 
 class SubPipelineStopped(ApiError):
-    """The sub-pipeline was stopped by somebody."""
+    """The sub-pipeline was stopped before it ended."""
 
 
 class DataSourceError(ApiError):
@@ -35,7 +35,7 @@ class DataSourceError(ApiError):
 
 
 class Timeout(ApiError, TimeoutError):
-    """No answer within `timeout` seconds; what was started has been told to stop."""
+    """There was no answer within `timeout` seconds; the algorithm or pipeline has been told to stop."""
 
 
 class TaskStopped(ApiError):
@@ -43,7 +43,7 @@ class TaskStopped(ApiError):
 
 
 class Call:
-    """Something that was started and may still run."""
+    """An algorithm or pipeline that was started and may still run."""
 
     def __init__(self, call_id: str, what: str, stop: Callable[[str], None]) -> None:
         self.id = call_id
@@ -57,11 +57,11 @@ class Call:
         self.started = False
 
     def done(self) -> bool:
-        """The answer is there."""
+        """Whether the answer has arrived."""
         return self._done.is_set()
 
     def result(self, timeout: Optional[float] = None) -> Any:
-        """Wait for the answer and return it; raises what went wrong, Timeout after `timeout` seconds."""
+        """Wait for the answer and return it. Raises the call's error, or Timeout after `timeout` seconds."""
         if not self._done.wait(timeout):
             self._give_up(timeout)
         if self._error is not None:
@@ -69,7 +69,7 @@ class Call:
         return self._value
 
     def stop(self, reason: str = "stopped by the algorithm") -> None:
-        """Have it stopped; whoever waits for it gets TaskStopped (the worker itself may never answer)."""
+        """Stop it; threads that wait for it get TaskStopped, because the worker may never answer."""
         if not self.done():
             self._stop(reason)
             self._settle(None, TaskStopped(f"{self.what} was stopped: {reason}", self.id))
@@ -79,7 +79,7 @@ class Call:
         self._stop("timeout")
 
     async def wait(self, timeout: Optional[float] = None) -> Any:
-        """As result(), in a coroutine; when that is cancelled, what was started is told to stop."""
+        """As result(), in a coroutine; if the coroutine is cancelled, what it waits for is stopped."""
         import asyncio
 
         try:
@@ -88,12 +88,12 @@ class Call:
             self.stop("cancelled")
             raise
         except asyncio.TimeoutError:
-            if not self.done():  # else it is what the call itself has ended with
+            if not self.done():  # otherwise the call itself has ended with a TimeoutError
                 self._give_up(timeout)
             return self.result(0)
 
     def __await__(self) -> Any:
-        """`await` it in a coroutine."""
+        """Wait for the answer in a coroutine."""
         import asyncio
 
         loop = asyncio.get_running_loop()

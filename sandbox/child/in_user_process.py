@@ -43,7 +43,7 @@ from .task_server import TaskServer, receive_setup
 _BARE_NAMES = "__main__ abc codecs encodings genericpath io os posixpath site stat types warnings"
 BARE = frozenset((*sys.builtin_module_names, *_BARE_NAMES.split(), "_collections_abc", "_sitebuiltins"))
 _Handler = Callable[[int, FrameType | None], Any]
-#: Signals that end the run in order, unless the user's code handles them itself.
+#: Signals that shut the run down, unless the user's code handles them itself.
 _END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 

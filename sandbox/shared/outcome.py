@@ -183,7 +183,7 @@ def _what(exit: Exit, during: str) -> str:
         case Cause.NOT_STARTED:
             return f"the algorithm's process could not be started: {exit.detail}"
         case Cause.GUARD_LOST:
-            return f"the runner's guard process was lost ({exit.detail}); the algorithm was killed"
+            return f"hkrunner's warden process was lost ({exit.detail}); the algorithm was killed"
 
 
 def _memory(exit: Exit, breach: LimitBreach) -> str:

@@ -71,7 +71,7 @@ def test_nothing_of_a_hostile_tree_outlives_its_warden_and_the_next_task_is_serv
         assert program.wait() == 1
         assert not living(tree)
     assert program.stdout == ['"served"']
-    assert "RUNNER_ERROR: the runner's guard process was lost" in "\n".join(program.stderr)
+    assert "RUNNER_ERROR: hkrunner's warden process was lost" in "\n".join(program.stderr)
 
 
 def test_nothing_outlives_hkrunner_and_its_warden_killed_one_after_the_other(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_warden_shot_by_its_algorithm_costs_one_task(tmp_path: Path) -> None:
         # The kernel can keep signals inside the sandbox.
         assert "PermissionError" in message
     else:
-        assert code == "RUNNER_ERROR" and "guard process was lost" in message
+        assert code == "RUNNER_ERROR" and "warden process was lost" in message
     assert run.status == 1
 
 

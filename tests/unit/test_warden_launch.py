@@ -1,4 +1,4 @@
-"""A guard process may be begun before it is needed, and never outlives the need."""
+"""The warden may be started before it is needed, and never outlives the need."""
 
 from __future__ import annotations
 
