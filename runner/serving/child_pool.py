@@ -114,6 +114,8 @@ class ChildPool:
             assert self._listener is not None, "listen() comes before ready()"
             return self._attach(self._loop, self._listener, self._setup(self._own_variables()))
         env = {**os.environ, **self._own_variables()}
+        # Python would go on to a prompt, and show the SystemExit of an orderly end.
+        env.pop("PYTHONINSPECT", None)
         if settings.limits.enforced:
             env.update(thread_variables(settings.limits.cpu_cores, env))
         python_path = [one for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]

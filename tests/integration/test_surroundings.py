@@ -134,6 +134,12 @@ def test_a_large_environment_is_no_difference(tmp_path: Path) -> None:
     assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
 
 
+def test_pythoninspect_is_no_difference(tmp_path: Path) -> None:
+    ended = run_hkrunner("-e", ADDS, "-i", "1", cwd=tmp_path, env={"PYTHONINSPECT": "1"})
+    assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def write_archive(folder: Path) -> None:
     with tarfile.open(folder / "code.tgz", "w:gz") as archive:
         archive.add(ALGORITHMS / "sleeps.py", "sleeps.py")
