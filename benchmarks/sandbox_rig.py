@@ -25,7 +25,7 @@ from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.usage.sampler import TreeSampler
 from hkrunner.sandbox.usage.shared_memory import SharedMemory
 from hkrunner.sandbox.usage.usage import Breach, breach
-from hkrunner.sandbox.warden.cpu_throttle import Throttle
+from hkrunner.sandbox.warden.cpu_throttle import CpuThrottle
 from hkrunner.sandbox.warden.memory_brake import ReservedBrake
 
 PROGRAMS = Path(__file__).resolve().parent.parent / "tests" / "algorithms"
@@ -69,7 +69,7 @@ def run(argv: list[str], limits: Limits, *, seconds: float, own_stop: bool = Tru
     shared = SharedMemory()
     sampler = TreeSampler(os.getpid(), limits, shared=shared)
     brake = ReservedBrake(limits.memory_bytes) if limits.memory_bytes and limits.mem_mode == "brake" else None
-    throttle = Throttle(limits.cpu_cores, sampler) if limits.cpu_cores else None
+    throttle = CpuThrottle(limits.cpu_cores, sampler) if limits.cpu_cores else None
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:

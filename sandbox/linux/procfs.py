@@ -156,7 +156,7 @@ class Pss(NamedTuple):
 
 
 def pss(pid: int) -> Pss:
-    """Read the exact books of a process (smaps_rollup); OSError when it is gone or not ours to read.
+    """Read the exact sums of a process (smaps_rollup); OSError when it is gone or not ours to read.
 
     Takes the kernel about 170 microseconds for 300 MiB, and waits for the process's own mmap lock.
     """
@@ -165,7 +165,7 @@ def pss(pid: int) -> Pss:
         name, _, rest = line.partition(b":")
         values[name] = int(rest.split(None, 1)[0]) * 1024
     if not values:
-        raise ProcessLookupError  # a zombie has no memory and no books
+        raise ProcessLookupError  # a zombie has no memory and no exact sums
     swapped = values.get(b"SwapPss", 0)
     if b"Pss_Anon" in values:
         return Pss(values[b"Pss_Anon"] + swapped, values.get(b"Pss_Shmem", 0))

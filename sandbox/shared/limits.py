@@ -10,9 +10,7 @@ from __future__ import annotations
 import enum
 import functools
 import math
-import os
 import re
-import resource
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -356,54 +354,3 @@ def thread_variables(cpu_cores: float | None, environ: Mapping[str, str]) -> dic
     if _JAVA not in environ:
         added[_JAVA] = f"-XX:ActiveProcessorCount={count}"  # also sizes its garbage collector
     return added
-
-
-class Rlimit(NamedTuple):
-    """One setrlimit call; the name is for messages."""
-
-    name: str
-    which: int
-    value: int
-
-
-def rlimits(limits: Limits, *, user_tasks: int | None = None) -> list[Rlimit]:
-    """Return what to set in the child before exec. Never RLIMIT_AS: it breaks threads and numpy.
-
-    `user_tasks` is how many threads this user has on the machine now (count_user_tasks()); without it
-    there is no RLIMIT_NPROC, which counts all of a user's threads wherever they run.
-    """
-    if not limits.enforced:
-        return []
-    plan = []
-    if limits.files is not None:
-        plan.append(Rlimit("RLIMIT_NOFILE", resource.RLIMIT_NOFILE, limits.files))
-    if limits.cpu_time_s is not None:
-        # The warden counts the tree and reports; this is for the day it cannot.
-        plan.append(Rlimit("RLIMIT_CPU", resource.RLIMIT_CPU, math.ceil(limits.cpu_time_s * 1.1) + 10))
-    if limits.pids is not None and user_tasks is not None and os.getuid() != 0:
-        # A net under the warden's own count for bombs. Threads count here, so leave room for them.
-        plan.append(Rlimit("RLIMIT_NPROC", resource.RLIMIT_NPROC, user_tasks + 4 * limits.pids + 512))
-    return plan
-
-
-def apply(plan: list[Rlimit]) -> None:
-    """Set the limits on this process, soft and hard, never above the hard limit it has already."""
-    for one in plan:
-        _, hard = resource.getrlimit(one.which)
-        value = one.value if hard == resource.RLIM_INFINITY else min(one.value, hard)
-        resource.setrlimit(one.which, (value, value))
-
-
-def count_user_tasks(*, proc: str = "/proc") -> int:
-    """Return how many threads the processes of this user have now: what RLIMIT_NPROC counts."""
-    uid = os.getuid()
-    count = 0
-    for name in os.listdir(proc):
-        if name.isdigit():
-            try:
-                if os.stat(f"{proc}/{name}").st_uid == uid:
-                    with open(f"{proc}/{name}/stat", "rb") as file:
-                        count += int(file.read().rpartition(b")")[2].split()[17])
-            except (OSError, IndexError, ValueError):
-                continue
-    return count

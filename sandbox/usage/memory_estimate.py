@@ -1,11 +1,11 @@
-"""What a tree of processes holds: an estimate at each look, the kernel's exact books when it matters.
+"""What a tree of processes holds: an estimate at each look, the kernel's exact sums when it matters.
 
 RSS summed up counts shared pages several times (a pool of five that shares 150 MiB is not 750 MiB), and
 clean pages of files that the kernel can drop at will. So the sum of RSS without file pages only *triggers*:
-at 90 % of the limit the kernel's exact books (smaps_rollup: PSS, what is shared is shared out) are read, and
+at 90 % of the limit the kernel's exact sums (smaps_rollup: PSS, what is shared is shared out) are read, and
 never is a limit called broken without them. Between two readings the estimate is the last PSS
 plus what RSS has grown, plus the pages that copy-on-write may have doubled without any RSS growing, of which
-there are at most as many as minor faults. The books of 256 MiB in small pages take 2 ms, in which a process
+there are at most as many as minor faults. The sums of 256 MiB in small pages take 2 ms, in which a process
 touches 4 MiB more. So they are not read again when private memory has grown beyond the limit since the last
 reading, or in the only process there is: such pages are nobody else's.
 Shared memory that nobody maps is added (shared_memory.py).
@@ -19,28 +19,28 @@ import signal
 from collections.abc import Callable
 
 from ..linux import procfs
-from .process_table import GROWING_BYTES, SHARED_STEP_BYTES, Members
+from .process_table import GROWING_BYTES, SHARED_STEP_BYTES, ProcessTable
 from .shared_memory import SharedMemory
 
-#: From here on the books are read.
+#: From here on the exact sums are read.
 TRIGGER = 0.9
-#: One process above this needs no books.
+#: One process above this needs no exact sums.
 CERTAIN = 1.1
-#: The doubt in the kernel's counters, as a part of the limit, up to which another look beats the books.
+#: The doubt in the kernel's counters, as a part of the limit, up to which another look beats the exact sums.
 SMALL_DOUBT = 0.02
-#: The exact books of several processes, for the figures shown; and of a core for them at most.
+#: The exact sums of several processes, for the figures shown; and of a core for them at most.
 BOOKS_S = 1.0
 #: They are read again, so often at most, when a process has forked meanwhile.
 BOOKS_AGAIN = 2
-BOOKS_SHARE = 0.003
+EXACT_SHARE = 0.003
 
 
-class Books:
+class MemoryEstimate:
     """The memory of a tree, in bytes."""
 
     def __init__(
         self,
-        members: Members,
+        table: ProcessTable,
         limit: int | None,
         *,
         shared: SharedMemory | None,
@@ -51,22 +51,22 @@ class Books:
         self.at_most = 0  #: not less than it is
         self.at_least = 0  #: not more than it is
         self.is_exact = True  #: no page can be in `memory` twice
-        self.pss: int | None = None  #: when the books were last read
-        self.is_judged = False  #: `memory` is by the books, or beyond doubt
-        self._members = members
+        self.pss: int | None = None  #: when the exact sums were last read
+        self.is_judged = False  #: `memory` is by the exact sums, or beyond doubt
+        self._table = table
         self._limit = limit
         self._shared = shared
         self._clock = clock
         self._certain = 0  # not more than it is, private memory alone
-        self._books_at = 0.0
-        self._books_due_at = 0.0
-        self._unmapped = 0  # shared memory beyond what mappings show, when the books were read
+        self._exact_at = 0.0
+        self._exact_due_at = 0.0
+        self._unmapped = 0  # shared memory beyond what mappings show, when the exact sums were read
         self._objects_then = 0
 
     def estimate(self) -> None:
-        """Work out what the run holds, as well as it can be told without the books, and at most."""
+        """Work out what the run holds, as well as it can be told without the exact sums, and at most."""
         memory = hidden = largest = largest_anon = unknown = certain = 0
-        for one in self._members.processes.values():
+        for one in self._table.processes.values():
             charge = one.anon + one.shmem
             if charge > largest:
                 largest, largest_anon = charge, one.anon
@@ -77,29 +77,29 @@ class Books:
                 memory += one.pss + max(0, charge - one.judged_at)
                 certain += max(0, one.pss + one.anon - one.anon_then)
                 hidden += max(0, one.judged_at - one.pss)
-        at_most = self._members.charge
+        at_most = self._table.charge
         objects_now = objects_at_most = unmapped = 0
         if self._shared is not None:
             objects_now = self._shared.total_bytes
             objects_at_most = self._shared.at_most_bytes
             unmapped = self._unmapped + max(0, objects_now - self._objects_then)
             unmapped = min(unmapped, objects_now)
-        self.is_exact = unknown == 0 or len(self._members.processes) == 1
+        self.is_exact = unknown == 0 or len(self._table.processes) == 1
         # Who is alone has nobody to share private pages with.
-        self._certain = max(certain, largest_anon if len(self._members.processes) == 1 else 0)
+        self._certain = max(certain, largest_anon if len(self._table.processes) == 1 else 0)
         self.memory = max(memory, largest) + unmapped
-        self.at_least = self.memory if len(self._members.processes) == 1 else max(certain, largest_anon)
+        self.at_least = self.memory if len(self._table.processes) == 1 else max(certain, largest_anon)
         at_most += objects_at_most
         if self._limit is not None and at_most >= TRIGGER * self._limit:
             # Copy-on-write makes a private page of a shared one without RSS moving, one fault each.
             if hidden > GROWING_BYTES:
-                hidden = min(hidden, self._faults_since_books() * procfs.PAGE)
+                hidden = min(hidden, self._faults_since_exact() * procfs.PAGE)
             at_most = min(at_most, self.memory + hidden + objects_at_most - objects_now)
         self.at_most = max(at_most, self.memory)
 
-    def _faults_since_books(self) -> int:
+    def _faults_since_exact(self) -> int:
         faults = 0
-        for one in self._members.processes.values():
+        for one in self._table.processes.values():
             if one.pss >= 0:
                 try:
                     faults += max(0, procfs.stat(one.pid).minor_faults - one.faults_then)
@@ -108,13 +108,13 @@ class Books:
         return faults
 
     def are_due(self, now: float, *, count_first: bool, peak: int) -> bool:
-        """Whether the exact books are worth reading though no limit is in question."""
-        if now < self._books_at:
+        """Whether the exact sums are worth reading though no limit is in question."""
+        if now < self._exact_at:
             return False
-        if count_first and self._members.births():
+        if count_first and self._table.births():
             return False
-        if now >= self._books_due_at:
-            return len(self._members.processes) > 1
+        if now >= self._exact_due_at:
+            return len(self._table.processes) > 1
         if self.is_exact:
             return False
         near = self._limit is not None and self.at_most >= TRIGGER * self._limit
@@ -125,12 +125,12 @@ class Books:
 
         `is_frozen`: the tree has been stopped already, by somebody who will continue it.
         """
-        doubt = procfs.RSS_DOUBT_BYTES * 2 * len(self._members.processes)
-        alone = max((one.anon for one in self._members.processes.values()), default=0)
+        doubt = procfs.RSS_DOUBT_BYTES * 2 * len(self._table.processes)
+        alone = max((one.anon for one in self._table.processes.values()), default=0)
         if self._certain > limit + doubt or alone > CERTAIN * limit + doubt:
             self.is_judged = True
-        elif self._members.growing and self._certain > limit - doubt and doubt < SMALL_DOUBT * limit:
-            # The next look, in a third of a millisecond, will know; the books would take longer.
+        elif self._table.growing and self._certain > limit - doubt and doubt < SMALL_DOUBT * limit:
+            # The next look, in a third of a millisecond, will know; the exact sums would take longer.
             self.memory = min(self.memory, limit)
         else:
             stopped = [] if is_frozen else self._stop_who_fills_shared_memory(limit)
@@ -142,13 +142,13 @@ class Books:
                         os.kill(pid, signal.SIGCONT)
 
     def _stop_who_fills_shared_memory(self, limit: int) -> list[int]:
-        """Stop the processes whose shared memory has grown since the books were last read; return their pids.
+        """Stop the processes whose shared memory has grown since the last reading; return their pids.
 
-        The books of a process that fills a shared map took up to 58 ms, in which it touches 100 MiB more;
-        those of a stopped one were read in half the time, and nothing grows meanwhile.
+        The sums of a process that fills a shared map took up to 58 ms, in which it touches 100 MiB more; of a
+        stopped one they were read in half the time, and nothing grows meanwhile.
         """
         stopped: list[int] = []
-        for one in self._members.processes.values():
+        for one in self._table.processes.values():
             if one.shmem - max(0, one.judged_at - one.anon_then) > SMALL_DOUBT * limit:
                 with contextlib.suppress(OSError, ValueError):
                     if procfs.stat(one.pid).state != b"T":  # else somebody else will continue it
@@ -157,15 +157,15 @@ class Books:
         return stopped
 
     def read(self, now: float) -> None:
-        """Replace the estimate by what the kernel's exact books say."""
+        """Replace the estimate by what the kernel's exact sums say."""
         began = self._clock()
         if self._shared is not None:
-            self._shared.look(self._members.processes, now, must=True)
-        anon, shmem = self._read_books()
+            self._shared.look(self._table.processes, now, must=True)
+        anon, shmem = self._read_exact()
         has_forked = self._has_forked_meanwhile()
         for _ in range(BOOKS_AGAIN):
             if has_forked:
-                anon, shmem = self._read_books()
+                anon, shmem = self._read_exact()
                 has_forked = self._has_forked_meanwhile()
         self.pss = anon + shmem
         self._objects_then = self._shared.total_bytes if self._shared is not None else 0
@@ -173,29 +173,29 @@ class Books:
         self.memory = self.at_most = self.at_least = anon + shmem + self._unmapped
         self.is_judged = self.is_exact = not has_forked
         took = self._clock() - began
-        self._books_at = now + max(0.05, took / BOOKS_SHARE)
-        self._books_due_at = now + max(BOOKS_S, took / BOOKS_SHARE)
+        self._exact_at = now + max(0.05, took / EXACT_SHARE)
+        self._exact_due_at = now + max(BOOKS_S, took / EXACT_SHARE)
 
-    def _read_books(self) -> tuple[int, int]:
+    def _read_exact(self) -> tuple[int, int]:
         anon = shmem = 0
-        for one in self._members.processes.values():
+        for one in self._table.processes.values():
             try:
-                books = procfs.pss(one.pid)
+                sums = procfs.pss(one.pid)
                 one.faults_then = procfs.stat(one.pid).minor_faults
             except (OSError, ValueError):
-                books = procfs.Pss(one.anon, one.shmem)  # ended, or another user's by now
-            anon += books.anon_bytes
-            shmem += books.shmem_bytes
-            one.pss = books.anon_bytes + books.shmem_bytes
+                sums = procfs.Pss(one.anon, one.shmem)  # ended, or another user's by now
+            anon += sums.anon_bytes
+            shmem += sums.shmem_bytes
+            one.pss = sums.anon_bytes + sums.shmem_bytes
             one.judged_at = one.charge
             one.anon_then = one.anon
         return anon, shmem
 
     def _has_forked_meanwhile(self) -> bool:
         """Whether the largest share has shrunk since it was read: then it is in the sum of others too."""
-        if len(self._members.processes) < 2:
+        if len(self._table.processes) < 2:
             return False
-        largest = max(self._members.processes.values(), key=lambda one: one.pss)
+        largest = max(self._table.processes.values(), key=lambda one: one.pss)
         try:
             return sum(procfs.pss(largest.pid)) < largest.pss - SHARED_STEP_BYTES
         except (OSError, ValueError):
@@ -208,7 +208,7 @@ class Books:
         if self._limit is not None and anon + max(shmem, objects) > self._limit:
             return max(0, objects - shmem)  # too much even if all that can be is in both: do not lose time
         mapped = 0
-        for one in self._members.processes.values():
+        for one in self._table.processes.values():
             if one.shmem:
                 try:
                     mapped += procfs.mapped_objects_bytes(one.pid)

@@ -67,13 +67,13 @@ class Process:
 
     @property
     def held(self) -> int:
-        """Its share of the tree's memory, as well as can be told since the books were read."""
+        """Its share of the tree's memory, as well as can be told since the exact sums were read."""
         if self.pss < 0:
             return self.charge
         return self.pss + max(0, self.charge - self.judged_at)
 
 
-class Members:
+class ProcessTable:
     """All processes below `root_pid`, which itself does not count."""
 
     def __init__(

@@ -57,6 +57,11 @@ class PsutilSampler:
         """The most that usage.memory_bytes has been."""
         return self._peak
 
+    @property
+    def files_peak_bytes(self) -> int:
+        """Not measured."""
+        return 0
+
     def restart_peak(self, began_at: float) -> None:
         """Forget the peak: from the next look on it is that of the time after this call."""
         self._peak = 0

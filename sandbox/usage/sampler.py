@@ -3,7 +3,7 @@
 The next look comes after headroom / (how fast memory can be touched at most), but not sooner than a third
 of a millisecond and not later than a tenth of a second. A look must therefore be cheap.
 
-Here: when to look, and in which order. members.py keeps the processes and the quick counters of each,
+Here: when to look, and in which order. process_table.py keeps the processes and the quick counters of each,
 memory_estimate.py what they hold together.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 
 from ..linux import procfs
 from ..shared.limits import Limits
-from .memory_estimate import Books
-from .process_table import Members, Process
+from .memory_estimate import MemoryEstimate
+from .process_table import Process, ProcessTable
 from .shared_memory import SharedMemory
 from .usage import ProcessUse, Usage
 
@@ -76,8 +76,8 @@ class TreeSampler:
         self._limit = limits.memory_bytes if limits.enforced else None
         self._pids = limits.pids if limits.enforced else None
         self._shared = shared
-        self._members = Members(root_pid, clock=clock, full_walk=full_walk, kept_fds=kept_fds)
-        self._books = Books(self._members, self._limit, shared=shared, clock=clock)
+        self._table = ProcessTable(root_pid, clock=clock, full_walk=full_walk, kept_fds=kept_fds)
+        self._memory = MemoryEstimate(self._table, self._limit, shared=shared, clock=clock)
         self._cpu_s = 0.0
         self._cpu_at = 0.0
         #: The last look was cut short, since there are or may soon be too many processes.
@@ -95,38 +95,38 @@ class TreeSampler:
     @property
     def processes(self) -> dict[int, Process]:
         """Those of the tree as of the last look or walk, by pid."""
-        return self._members.processes
+        return self._table.processes
 
     @property
     def growing(self) -> int:
         """How many of them grew between the last two looks."""
-        return self._members.growing
+        return self._table.growing
 
     @property
     def files_peak_bytes(self) -> int:
         """The most pages of files that one process had mapped, in bytes: no limit counts them."""
-        return self._members.files_peak_bytes
+        return self._table.files_peak_bytes
 
     @property
     def usage(self) -> Usage:
         """The last look."""
         if self._usage is None:
             self._usage = Usage(
-                rss_bytes=self._members.rss,
-                pss_bytes=self._books.pss,
+                rss_bytes=self._table.rss,
+                pss_bytes=self._memory.pss,
                 shared_bytes=self._shared.total_bytes if self._shared is not None else 0,
-                processes=max(len(self.processes), self._members.counted),
+                processes=max(len(self.processes), self._table.counted),
                 threads=sum(one.threads for one in self.processes.values()),
                 cpu_s=self._cpu_s,
-                memory_bytes=self._books.memory,
-                is_judged=self._books.is_judged,
+                memory_bytes=self._memory.memory,
+                is_judged=self._memory.is_judged,
             )
         return self._usage
 
     @property
     def least_bytes(self) -> int:
         """What the tree holds at least: no page of it is counted twice."""
-        return self._books.at_least
+        return self._memory.at_least
 
     @property
     def peak_bytes(self) -> int:
@@ -136,12 +136,12 @@ class TreeSampler:
     def restart_peak(self, began_at: float) -> None:
         """Forget the peak of the time before, as far as it is known what came when."""
         self._peak = max((memory for at, memory in self._recent if at >= began_at), default=0)
-        self._members.files_peak_bytes = 0
+        self._table.files_peak_bytes = 0
 
     @property
     def headroom_bytes(self) -> int | None:
         """What is left of the memory limit; None without one."""
-        return None if self._limit is None else self._limit - self._books.at_most
+        return None if self._limit is None else self._limit - self._memory.at_most
 
     def pids(self) -> list[int]:
         """The processes of the tree as of the last look or walk."""
@@ -149,40 +149,40 @@ class TreeSampler:
 
     def look(self, now: float) -> float:
         """Look at the tree; return when to look next. From then on `usage` tells what was seen."""
-        members, books = self._members, self._books
+        table, memory = self._table, self._memory
         self._usage = None
-        books.is_judged = False
+        memory.is_judged = False
         if self._is_walk_due(now):
-            members.walk(self._pids)
+            table.walk(self._pids)
             if self._has_too_many:
                 # They leave us little of the processor: not a word more before they are stopped.
                 self.is_hurried = True
                 self.next_at = self._look_at = now + SOONEST_S
                 return self.next_at
-        members.read()
+        table.read()
         self.is_hurried = False
-        if self._pids is not None and members.newborn >= BURST:
+        if self._pids is not None and table.newborn >= BURST:
             # There may be too many in a moment: whatever takes long comes after the next count.
-            members.newborn = 0
-            books.estimate()
-            if self._limit is None or books.at_most <= self._limit:
-                members.walk_due = self.is_hurried = True
+            table.newborn = 0
+            memory.estimate()
+            if self._limit is None or memory.at_most <= self._limit:
+                table.walk_due = self.is_hurried = True
                 self.next_at = self._look_at = now + SOONEST_S
                 return self.next_at
-        members.full_check(now)
+        table.full_check(now)
         is_shared_seen = False
         if self._shared is not None and now >= self._shared_at:
             if self._shared.hear():
-                members.walk_if_born()  # a new file may be a new process's
+                table.walk_if_born()  # a new file may be a new process's
             self._shared.look(self.processes, now)
             is_shared_seen = True
-        books.estimate()
-        if self._limit is not None and books.at_most > self._limit:
-            books.decide(now, self._limit, is_frozen=self.is_frozen)
-        elif books.are_due(now, count_first=self._pids is not None, peak=self._peak):
-            books.read(now)
-        if books.is_exact or books.is_judged:
-            self._note_peak(now, books.memory)
+        memory.estimate()
+        if self._limit is not None and memory.at_most > self._limit:
+            memory.decide(now, self._limit, is_frozen=self.is_frozen)
+        elif memory.are_due(now, count_first=self._pids is not None, peak=self._peak):
+            memory.read(now)
+        if memory.is_exact or memory.is_judged:
+            self._note_peak(now, memory.memory)
         if now - self._cpu_at >= CPU_EVERY_S:
             self._cpu_at = now
             self._cpu_s = self.cpu_ns() / 1e9
@@ -201,9 +201,9 @@ class TreeSampler:
 
     def peek(self, now: float) -> bool:
         """Return whether a look can still wait: memory is not due, and too few were born to be too many."""
-        if self._members.walk_due or self._pids is None or now >= self._look_at - SOONEST_S:
+        if self._table.walk_due or self._pids is None or now >= self._look_at - SOONEST_S:
             return False
-        births = self._members.births()
+        births = self._table.births()
         if len(self.processes) + births > self._pids:
             return False
         self.next_at = min(self._look_at, now + self._pause_of_births(births))
@@ -211,23 +211,23 @@ class TreeSampler:
 
     def walk(self) -> None:
         """Bring the list of processes up to date now."""
-        self._members.walk(None)
+        self._table.walk(None)
 
     def walk_if_born(self) -> bool:
         """Walk if anybody may have been born since the last walk; whether that was so."""
-        return self._members.walk_if_born()
+        return self._table.walk_if_born()
 
     @property
     def _has_too_many(self) -> bool:
-        return self._pids is not None and self._members.counted > self._pids
+        return self._pids is not None and self._table.counted > self._pids
 
     def cpu_ns(self) -> int:
         """Return the CPU time of the tree up to now, ended processes included; it never falls."""
-        return self._members.cpu_ns()
+        return self._table.cpu_ns()
 
     def reaped(self, pid: int, usage: Any) -> None:
         """Take into account a process that the warden has collected with wait4, and its rusage."""
-        self._members.reaped(pid, usage)
+        self._table.reaped(pid, usage)
         self._usage = None
 
     def top(self, count: int = 5) -> list[ProcessUse]:
@@ -237,28 +237,28 @@ class TreeSampler:
 
     def close(self) -> None:
         """Give back all descriptors."""
-        self._members.close()
+        self._table.close()
 
     def _is_walk_due(self, now: float) -> bool:
-        members = self._members
-        if members.walk_due:
+        table = self._table
+        if table.walk_due:
             return True
-        births = members.births()
+        births = table.births()
         if not births:
             return False
         # Far from the limit a busy machine must not make us walk at every look.
         share = WALK_SHARE if self._limit is not None else MEASURING_WALK_SHARE
-        wait_s = min(members.walk_cost / share, self._time_to_limit())
+        wait_s = min(table.walk_cost / share, self._time_to_limit())
         if self._pids is not None and len(self.processes) + births > self._pids:
-            wait_s = min(wait_s, members.walk_cost / COUNT_SHARE)
-        return now - members.walked_at >= wait_s
+            wait_s = min(wait_s, table.walk_cost / COUNT_SHARE)
+        return now - table.walked_at >= wait_s
 
     # --- when to look next ---
 
     def _time_to_limit(self, rate: float = RATE_ONE) -> float:
         if self._limit is None:
             return MEASURING_S
-        return max(0.0, (self._limit - self._books.at_most) / (RATE_MANY if self.growing > 1 else rate))
+        return max(0.0, (self._limit - self._memory.at_most) / (RATE_MANY if self.growing > 1 else rate))
 
     def _pause_of_births(self, births: int = 0) -> float:
         """How soon there could be too many processes."""

@@ -17,7 +17,7 @@ class Usage(NamedTuple):
     threads: int | None = None
     cpu_s: float = 0.0  #: of all that ever ran in the tree, those that have ended too
     memory_bytes: int = 0  #: the best estimate of what the run holds; this is held against the limit
-    is_judged: bool = False  #: memory_bytes was taken from the kernel's exact books at this very look
+    is_judged: bool = False  #: memory_bytes was taken from the kernel's exact sums at this very look
     disk_bytes: int | None = None
 
 
@@ -79,6 +79,10 @@ class Sampler(Protocol):
     @property
     def peak_bytes(self) -> int:
         """The most memory_bytes ever seen."""
+
+    @property
+    def files_peak_bytes(self) -> int:
+        """The most that one process had of files in its memory; 0 where it is not measured."""
 
     def restart_peak(self, began_at: float) -> None:
         """Forget the peak of the time before."""

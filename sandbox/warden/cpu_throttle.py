@@ -6,11 +6,12 @@ beyond the quota lengthens the next pause, so over a few periods the sum is exac
 program below its quota is never stopped, and after a rest may use up to BURST_S of quota at once.
 
 SIGSTOP and SIGCONT can be seen from inside: parents get SIGCHLD for stopped children, epoll_wait returns
-EINTR. A tree must never be left stopped: off() is on every way out.
+EINTR. A tree must never be left stopped: close() is on every way out.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 import signal
 from typing import Protocol
@@ -31,6 +32,14 @@ AWAKE_S = 0.002
 SWEEPS = 4
 
 
+class ThrottleState(enum.Enum):
+    """What the throttle does with its tree."""
+
+    RUNNING = "the tree runs"
+    STOPPED = "the tree stands still until there is CPU time again"
+    CLOSED = "the tree runs, and is never stopped again"
+
+
 class Tree(Protocol):
     """What the throttle needs of a sampler."""
 
@@ -44,7 +53,7 @@ class Tree(Protocol):
         """Return the CPU time of the tree up to now, in nanoseconds."""
 
 
-class Throttle:
+class CpuThrottle:
     """Holds one tree to `cores` of CPU on average."""
 
     def __init__(self, cores: float, tree: Tree, *, cpus: int | None = None) -> None:
@@ -59,21 +68,13 @@ class Throttle:
         self._at: float | None = None
         self._used = 0.0
         self._stopped: set[int] = set()
-        self._is_stopped = False
-        self._is_off = False
-        self._stopped_since = 0.0
+        self.state = ThrottleState.RUNNING
         self._correction = 0.0
         self._window_at = 0.0
         self._window_used = 0.0
         self._window_busy = True
-        self.stops = 0
-        self.stopped_s = 0.0
+        self._stops = 0
         self.next_at = 0.0
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the tree is stopped at the moment; time-outs of handshakes should not run then."""
-        return self._is_stopped
 
     @property
     def is_needed(self) -> bool:
@@ -82,26 +83,30 @@ class Throttle:
 
     def tick(self, now: float) -> float:
         """Account, stop or continue the tree as it must be; return when to call again."""
-        if self._is_off or not self.is_needed:
+        if self.state is ThrottleState.CLOSED or not self.is_needed:
             self.next_at = now + 3600.0
             return self.next_at
         used = self._used
         self._account(now)
-        if self._is_stopped:
+        if self.state is ThrottleState.STOPPED:
             if self._tokens >= self._enough():
-                self._continue(now)
+                self._continue()
+                self.state = ThrottleState.RUNNING
             elif self._used - used > AWAKE_S:
                 self._stopped.clear()  # somebody was born, or woken by others: stop them all again
-                self._stop(now)
+                self._stop()
         elif self._tokens <= 0:
-            self._stop(now)
+            self._stops += 1
+            self.state = ThrottleState.STOPPED
+            self._stop()
         self.next_at = now + self._pause()
         return self.next_at
 
-    def off(self, now: float | None = None) -> None:
+    def close(self) -> None:
         """Let everybody run, for good. Safe to call at any time and more than once."""
-        self._is_off = True
-        self._continue(self._at if now is None else now)
+        was, self.state = self.state, ThrottleState.CLOSED
+        if was is ThrottleState.STOPPED:
+            self._continue()
 
     # --- the account ---
 
@@ -125,7 +130,7 @@ class Throttle:
         passed = now - self._window_at
         if passed < WINDOW_S / 4:
             return
-        if self._window_busy and self.stops:
+        if self._window_busy and self._stops:
             error = (self._cores * passed - (used - self._window_used)) / (self._cores * passed)
             self._correction += 0.5 * error
             self._correction = max(-MOST_CORRECTION, min(MOST_CORRECTION, self._correction))
@@ -136,18 +141,14 @@ class Throttle:
         return min(self._burst, self._cores * PERIOD_S)
 
     def _pause(self) -> float:
-        if self._is_stopped:
+        if self.state is ThrottleState.STOPPED:
             return max(SHORTEST_S / 2, min(PERIOD_S, (self._enough() - self._tokens) / self._cores))
         # How soon it could be empty, if every processor ran for this tree.
         return max(SHORTEST_S, min(LONGEST_S, self._tokens / max(0.1, self._cpus - self._cores)))
 
     # --- the signals ---
 
-    def _stop(self, now: float) -> None:
-        if not self._is_stopped:
-            self._is_stopped = True
-            self.stops += 1
-            self._stopped_since = now
+    def _stop(self) -> None:
         self._tree.walk_if_born()
         for _ in range(SWEEPS):
             for pid in self._tree.pids():
@@ -157,17 +158,12 @@ class Throttle:
             if not self._tree.walk_if_born():
                 return
 
-    def _continue(self, now: float | None) -> None:
-        if not self._is_stopped:
-            return
-        self._is_stopped = False
+    def _continue(self) -> None:
         # A pid of somebody who has ended since may be anybody's now; the tree says who is there.
         self._tree.walk_if_born()
         for pid in self._tree.pids():
             _send(pid, signal.SIGCONT)
         self._stopped.clear()
-        if now is not None:
-            self.stopped_s += max(0.0, now - self._stopped_since)
 
 
 def _send(pid: int, number: int) -> None:

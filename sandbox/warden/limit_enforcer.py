@@ -1,28 +1,27 @@
-"""Everything that limits one child's tree, in the hands of the warden: one object to prepare, look, end.
+"""Looks at one child's tree as often as its limits need it, and says which limit does not hold.
 
-Order: Guard(...) before the fork; in_child() between fork and exec; began() after it; look() whenever
-next_at has come; reaped() for every process that is collected; confirm() with the tree frozen, before a
-kill; ended() after the last process is gone.
+Order: LimitEnforcer(...) before the fork; confinement.enter() between fork and exec; began() after it; look()
+whenever next_at has come; reaped() for every process that is collected; confirm() with the tree frozen,
+before a kill; ended() after the last process is gone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..linux import cgroup, kernel, landlock, scheduling
+from ..linux import scheduling
 from ..linux.oom_counter import OomWatch
-from ..shared import limits as plans
 from ..shared.limits import Limits
-from ..shared.messages import Account, HeldBack, ProcessMemory, Protection, Sample, SharedMemoryUse
+from ..shared.messages import Account, BrokenLimit, HeldBack, ProcessMemory, Sample, SharedMemoryUse
 from ..usage.sampler import TreeSampler
 from ..usage.shared_memory import SharedMemory
 from ..usage.usage import Breach, Sampler, SharedObject, breach
-from .cpu_throttle import Throttle
+from .confinement import Confinement
+from .cpu_throttle import CpuThrottle
 from .memory_brake import NearLimitBrake, ReservedBrake
 
 if TYPE_CHECKING:
@@ -33,11 +32,9 @@ if TYPE_CHECKING:
 IDLE_LOOK_S = 1.0
 #: Objects of shared memory that a report names; the rest are counted.
 NAMED = 5
-#: The machine's own killer of processes takes the algorithm before it takes us.
-OOM_SCORE = 500
 
 
-class Guard:
+class LimitEnforcer:
     """The limits of one child."""
 
     def __init__(
@@ -50,21 +47,14 @@ class Guard:
         """
         self.limits = limits
         self.idle = False
-        self._second: PsutilSampler | None = None
-        self._group: cgroup.Cgroup | None = None
-        self._join = -1
-        self._refusal: cgroup.Refusal | None = None
-        if limits.enforced and (limits.memory_bytes or limits.cpu_cores or limits.pids):
-            self._make_group(ours)
-        tasks = plans.count_user_tasks() if limits.pids is not None and os.getuid() != 0 else None
-        self._plan = plans.rlimits(limits, user_tasks=tasks)
+        self.confinement = Confinement(limits, ours=ours)
         self._shared = SharedMemory(made_folders=made_folders)
-        self._sampler = self._make_sampler()
+        self._sampler = _sampler_of(limits, self._shared)
         self._brake: NearLimitBrake | ReservedBrake | None = None
         self._child = 0
         self._child_ended_at = math.inf
-        self._throttle = self._make_throttle()
-        self._rests = False
+        self._throttle = self._new_throttle()
+        self._may_throttle = True  #: False: the algorithm winds down within its grace
         self._disk: DiskMeter | None = None
         if limits.enforced and limits.disk_bytes is not None:
             # Here: without this limit the start does not pay for the module.
@@ -76,80 +66,18 @@ class Guard:
         self.began_at = time.monotonic()
         self._oom = OomWatch(self.began_at)
 
-    def _make_group(self, ours: list[int]) -> None:
-        place = cgroup.find(may_move=ours)
-        if isinstance(place, cgroup.Refusal):
-            self._refusal = place
-            return
-        try:
-            self._group = cgroup.Cgroup(place, self.limits)
-            self._join = self._group.open_for_join()
-        except OSError as error:
-            self._refusal = cgroup.Refusal(f"the kernel refused a cgroup: {error.strerror}")
-
-    def _make_sampler(self) -> Sampler:
-        try:
-            return TreeSampler(
-                os.getpid(), self.limits, shared=self._shared, full_walk=self._walk_with_psutil
-            )
-        except OSError:  # a system without /proc as Linux has it: psutil knows its way
-            from ..usage.psutil_walk import PsutilSampler
-
-            return PsutilSampler(os.getpid(), self.limits)
-
-    def _walk_with_psutil(self) -> Iterable[int]:
-        """The second opinion, once a second. psutil is imported by then: the child is on its way."""
-        if self._second is None:
-            from ..usage.psutil_walk import PsutilSampler
-
-            self._second = PsutilSampler(os.getpid(), self.limits)
-        return self._second.descendants()
-
-    def _make_brake(self, pid: int) -> NearLimitBrake | ReservedBrake | None:
-        limits = self.limits
-        if limits.memory_bytes is None or not limits.enforced or limits.mem_mode == "rss":
+    def _new_throttle(self) -> CpuThrottle | None:
+        if self.limits.cpu_cores is None or not self.limits.enforced or self.confinement.holds_cpu:
             return None
-        if not isinstance(self._sampler, TreeSampler):
-            return None
-        if limits.mem_mode == "auto":
-            return NearLimitBrake(limits.memory_bytes, pid)
-        return ReservedBrake(limits.memory_bytes, is_loading=True)
-
-    def _make_throttle(self) -> Throttle | None:
-        if self.limits.cpu_cores is None or not self.limits.enforced:
-            return None
-        if self._group is not None and self._group.holds("cpu"):
-            return None
-        one = Throttle(self.limits.cpu_cores, self._sampler)
-        return one if one.is_needed else None
-
-    def describe(self) -> Protection:
-        """Return which limits are enforced, and how, for the line at the start and for --json."""
-        signals = landlock.abi() >= landlock.SCOPES_SINCE_ABI
-        level = "cgroup" if self._group is not None else "sampling"
-        line = cgroup.describe(self.limits, self._group, self._refusal)
-        return Protection(line, level, signals)
-
-    def in_child(self) -> None:
-        """Between fork and exec: what holds for this process and all that it starts."""
-        if self._join >= 0:
-            cgroup.Cgroup.join(self._join)
-        with contextlib.suppress(OSError):
-            kernel.show_to_same_user()
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(OOM_SCORE))
-        if self.limits.enforced and self.limits.memory_bytes is not None:
-            scheduling.step_back()
-        plans.apply(self._plan)
-        landlock.confine()
+        throttle = CpuThrottle(self.limits.cpu_cores, self._sampler)
+        return throttle if throttle.is_needed else None
 
     def began(self, pid: int) -> None:
         """The child is on its way, under this pid."""
-        self._brake = self._make_brake(pid)
+        if isinstance(self._sampler, TreeSampler):
+            self._brake = _brake_of(self.limits, pid)
         self._child = pid
-        if self._join >= 0:
-            os.close(self._join)
-            self._join = -1
+        self.confinement.entered()
         scheduling.ask_for_short_slices()
         self.began_at = time.monotonic()
 
@@ -223,16 +151,21 @@ class Guard:
             self._sampler.is_frozen = False
         return self._breach()
 
-    def pause(self) -> None:
-        """Stop the CPU throttle, because a kill begins: no process is stopped or continued by it any more."""
+    def stop_throttle(self) -> None:
+        """No process is stopped or continued by the CPU throttle any more, and none stays stopped."""
         if self._throttle is not None:
-            self._throttle.off()
+            self._throttle.close()
             self._throttle = None
 
-    def resume(self) -> None:
-        """Start the CPU throttle again: the kill was called off."""
-        if self._throttle is None and not self._rests:
-            self._throttle = self._make_throttle()
+    def restart_throttle(self) -> None:
+        """Hold the CPU limit again: the kill was called off."""
+        if self._throttle is None and self._may_throttle:
+            self._throttle = self._new_throttle()
+
+    def limit_cpu(self, on: bool) -> None:
+        """Hold the CPU limit, or let it rest while the algorithm winds down within its grace."""
+        self._may_throttle = on
+        (self.restart_throttle if on else self.stop_throttle)()
 
     def loaded(self) -> None:
         """The code is imported; what it reserved meanwhile is no measure for its tasks."""
@@ -242,16 +175,6 @@ class Guard:
             now = time.monotonic()
             sampler.look(now)
             brake.adjust(sampler, now)
-
-    def throttle(self, on: bool) -> None:
-        """Hold the CPU limit, or let it rest while the algorithm winds down within its grace."""
-        self._rests = not on
-        (self.resume if on else self.pause)()
-
-    def kill_hook(self) -> None:
-        """The kernel's own kill of the whole group, where we have one."""
-        if self._group is not None:
-            self._group.kill()
 
     def reaped(self, pid: int, usage: Any) -> None:
         """Account for a process that has been collected."""
@@ -265,7 +188,7 @@ class Guard:
         return Sample(
             memory_bytes=usage.memory_bytes,
             peak_bytes=max(self._sampler.peak_bytes, usage.memory_bytes),
-            files_bytes=getattr(self._sampler, "files_peak_bytes", 0),
+            files_bytes=self._sampler.files_peak_bytes,
             processes=usage.processes,
             cpu_s=usage.cpu_s if self._is_hurried else self._sampler.cpu_ns() / 1e9,
             held_back=self._held_back(time.monotonic()),
@@ -309,24 +232,25 @@ class Guard:
         if self._brake is not None:
             self._brake.forget()
 
-    def top(self) -> list[ProcessMemory]:
-        """Return the largest processes, largest first."""
-        return [ProcessMemory(*one) for one in self._sampler.top(5)]
-
-    def objects(self) -> list[SharedMemoryUse]:
-        """Return the largest of the run's shared memory, largest first."""
-        return _named(self._shared.objects()[:NAMED])
-
-    def objects_sum(self) -> tuple[int, int]:
-        """Return how much shared memory the run holds: how many, and bytes."""
-        found = self._shared.objects()
-        return len(found), sum(one.size_bytes for one in found)
+    def broken(self, found: Breach) -> BrokenLimit:
+        """Return what is told of a limit that does not hold: how far, since when, and by whom."""
+        objects = self._shared.objects()
+        return BrokenLimit(
+            cause=found.kind,
+            used=found.used,
+            allowed=found.allowed,
+            after_s=time.monotonic() - self.began_at,
+            top=[ProcessMemory(*one) for one in self._sampler.top(5)],
+            objects=_named(objects[:NAMED]),
+            objects_count=len(objects),
+            objects_bytes=sum(one.size_bytes for one in objects),
+        )
 
     def ended(self) -> Account:
         """After the last process: remove what was left, and return the account."""
-        self.pause()
+        self.stop_throttle()
         last = self.sample()
-        events = self._group.read() if self._group is not None else None
+        events = self.confinement.events()
         removed, kept = self._shared.remove_left_over()
         account = Account(
             peak_bytes=max(last.peak_bytes, events.peak_bytes or 0)
@@ -342,8 +266,7 @@ class Guard:
             kept_count=len(kept),
             held_back=self._held_back(self._child_ended_at),
         )
-        if self._group is not None:
-            self._group.remove()
+        self.confinement.remove()
         if self._disk is not None:
             self._disk.close()
         self._sampler.close()
@@ -353,3 +276,31 @@ class Guard:
 
 def _named(objects: list[SharedObject]) -> list[SharedMemoryUse]:
     return [SharedMemoryUse(one.name, one.size_bytes) for one in objects]
+
+
+def _sampler_of(limits: Limits, shared: SharedMemory) -> Sampler:
+    """Return what looks at the tree below this process."""
+    second: list[PsutilSampler] = []
+
+    def walk_with_psutil() -> Iterable[int]:
+        """Another way to find the processes, once a second. By then the child is on its way."""
+        if not second:
+            from ..usage.psutil_walk import PsutilSampler
+
+            second.append(PsutilSampler(os.getpid(), limits))
+        return second[0].descendants()
+
+    try:
+        return TreeSampler(os.getpid(), limits, shared=shared, full_walk=walk_with_psutil)
+    except OSError:  # a system without /proc as Linux has it: psutil knows its way
+        from ..usage.psutil_walk import PsutilSampler
+
+        return PsutilSampler(os.getpid(), limits)
+
+
+def _brake_of(limits: Limits, pid: int) -> NearLimitBrake | ReservedBrake | None:
+    if limits.memory_bytes is None or not limits.enforced or limits.mem_mode == "rss":
+        return None
+    if limits.mem_mode == "auto":
+        return NearLimitBrake(limits.memory_bytes, pid)
+    return ReservedBrake(limits.memory_bytes, is_loading=True)

@@ -159,11 +159,6 @@ class NearLimitBrake:
         """A task begins: what was braked before has nothing to do with it."""
         self.braked = None
 
-    def off(self) -> None:
-        """Give the process its own limit back."""
-        if self._data_limit is not None:
-            self._data_limit.set(self._data_limit.own, self._prlimit)
-
 
 class _Reserving(_DataLimit):
     """One process that may reserve no more than is left."""
@@ -219,7 +214,6 @@ class ReservedBrake:
         self._own: int | None = None
         #: The code is still being imported; its tasks have not begun.
         self.is_loading = is_loading
-        self.refused = 0  #: processes that are not ours to limit (another user by now)
         #: The process that had the least room near the limit; None: not since forget().
         self.braked: Braked | None = None
 
@@ -257,17 +251,10 @@ class ReservedBrake:
         """A task begins: what was braked before has nothing to do with it."""
         self.braked = None
 
-    def off(self) -> None:
-        """Give every process its own limit back."""
-        for one in self._limits.values():
-            one.set(one.own, self._prlimit)
-        self._limits.clear()
-
     def _adopt(self, process: Process) -> _Reserving | None:
         try:
             soft, hard = self._prlimit(process.pid, resource.RLIMIT_DATA)
-        except (ProcessLookupError, PermissionError):
-            self.refused += 1
+        except (ProcessLookupError, PermissionError):  # gone, or another user's by now
             return None
         if self._own is None:
             self._own = soft

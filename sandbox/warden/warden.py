@@ -51,7 +51,8 @@ from ..shared.messages import (
     WatchTree,
 )
 from ..usage.usage import Breach
-from .limit_enforcer import Guard
+from .child_start import become_child
+from .limit_enforcer import LimitEnforcer
 
 #: How many processes a report names; the rest are counted.
 NAMED = 20
@@ -100,7 +101,7 @@ class Warden:
         self._usage: Any = None
         self._was_told_to_kill = False
         self._broken: BrokenLimit | None = None
-        self._guard: Guard | None = None
+        self._enforcer: LimitEnforcer | None = None
         self._sample_at = 0.0
         self._given: list[int] = []  #: descriptors that are the child's
         self._account: Account | None = None
@@ -116,7 +117,7 @@ class Warden:
         fds = [self._wake, self._lifeline.fileno()]
         while True:
             # select, not poll: its timeout is finer than a millisecond.
-            shared = self._guard.names_fds() if self._guard is not None and self._pid else []
+            shared = self._enforcer.names_fds() if self._enforcer is not None and self._pid else []
             ready, _, _ = select.select([*fds, *shared], [], [], self._pause_s())
             if fds[1] in ready and not self._receive():
                 self._end()
@@ -128,10 +129,10 @@ class Warden:
             if self._pid and (self._status is not None or self._was_told_to_kill or self._broken is not None):
                 self._report(*self._end())
                 return
-            if self._pid and self._guard is not None:
+            if self._pid and self._enforcer is not None:
                 if shared and shared[0] in ready:
-                    self._guard.names_appeared()
-                self._watch(self._guard)
+                    self._enforcer.names_appeared()
+                self._watch(self._enforcer)
 
     def _remove_temporary_folders(self) -> None:
         """Remove what the parent would have removed at its end, if SIGKILL has ended it."""
@@ -149,47 +150,37 @@ class Warden:
             return os.getppid() != self._parent
 
     def _pause_s(self) -> float | None:
-        if self._guard is None or not self._pid:
+        if self._enforcer is None or not self._pid:
             return None
-        at = self._guard.next_at
-        if not self._guard.idle:
+        at = self._enforcer.next_at
+        if not self._enforcer.idle:
             at = min(at, self._sample_at)
         return max(0.0, at - time.monotonic()) if at < math.inf else None
 
-    def _watch(self, guard: Guard) -> None:
+    def _watch(self, enforcer: LimitEnforcer) -> None:
         """Look if it is time to; begin the kill when a limit does not hold."""
         now = time.monotonic()
-        if now >= guard.next_at:
-            found = guard.look(now)
+        if now >= enforcer.next_at:
+            found = enforcer.look(now)
             if found is not None:
-                self._breached(guard, found)
+                self._breached(enforcer, found)
                 return
-        if now >= self._sample_at and not guard.idle:
+        if now >= self._sample_at and not enforcer.idle:
             self._sample_at = now + SAMPLE_S
-            self._send(guard.sample())
+            self._send(enforcer.sample())
 
-    def _breached(self, guard: Guard, found: Breach) -> None:
+    def _breached(self, enforcer: LimitEnforcer, found: Breach) -> None:
         """Freeze everybody, look once more, and decide."""
-        guard.pause()
+        enforcer.stop_throttle()
         frozen = process_tree.freeze(os.getpid(), deadline=time.monotonic() + process_tree.FREEZE_S)
-        sure = guard.confirm()
+        sure = enforcer.confirm()
         if sure is None and found.kind in ("memory", "shared_memory"):
             for pid in frozen:
                 process_tree.signal_to(pid, signal.SIGCONT)
-            guard.resume()
+            enforcer.restart_throttle()
             return
         sure = sure if sure is not None else found
-        objects_count, objects_bytes = guard.objects_sum()
-        self._broken = BrokenLimit(
-            cause=sure.kind,
-            used=sure.used,
-            allowed=sure.allowed,
-            after_s=time.monotonic() - guard.began_at,
-            top=guard.top(),
-            objects=guard.objects(),
-            objects_count=objects_count,
-            objects_bytes=objects_bytes,
-        )
+        self._broken = enforcer.broken(sure)
         if sure.kind in ("memory", "shared_memory"):
             self._end_with_stack([one.pid for one in self._broken.top[:1]])
 
@@ -213,26 +204,26 @@ class Warden:
         return True
 
     def _act_on(self, message: ProcessMessage) -> None:
-        guard = self._guard
+        enforcer = self._enforcer
         if isinstance(message, Spawn):
             self._spawn(message)
         elif isinstance(message, Kill):
             self._was_told_to_kill = self._broken is None
             if message.stack and self._pid:
                 self._ask_for_stack()
-        elif guard is None:
+        elif enforcer is None:
             return  # it concerns a child, and there is none yet
         elif isinstance(message, WatchTree):
-            guard.idle = message.idle
+            enforcer.idle = message.idle
             if message.loaded:
-                guard.loaded()
+                enforcer.loaded()
         elif isinstance(message, LimitCpu):
-            guard.throttle(message.on)
+            enforcer.limit_cpu(message.on)
         elif isinstance(message, AskUsage):
-            self._send(guard.fresh_sample().replace(answers=message.number))
+            self._send(enforcer.fresh_sample().replace(answers=message.number))
             if message.restart:
-                guard.restart_peak(message.began_at)
-                guard.idle = False
+                enforcer.restart_peak(message.began_at)
+                enforcer.idle = False
         elif isinstance(message, EndOthers):
             self._end_others()
 
@@ -272,6 +263,7 @@ class Warden:
         size = same = 0
         while time.monotonic() - before < STACK_S and self._status is None:
             self._wait(0.001)
+            process_tree.reap(self._reaped)
             found = os.fstat(self._fault).st_size
             same = same + 1 if found and found == size else 0
             if same == 3:
@@ -303,7 +295,8 @@ class Warden:
         me = os.getpid()
         try:
             made_read, made_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            guard = Guard(limits, folders=spec.folders, ours=[os.getppid(), me], made_folders=made_read)
+            ours = [os.getppid(), me]
+            enforcer = LimitEnforcer(limits, folders=spec.folders, ours=ours, made_folders=made_read)
             fds["made"] = made_write
             keep.append(made_write)
             self._fault = os.dup(fds["fault"])
@@ -315,47 +308,21 @@ class Warden:
             os._exit(1)
         if pid == 0:
             try:
-                self._become_child(spec, fds, keep, me, guard)
+                become_child(spec, fds, keep, warden_pid=me, confinement=enforcer.confinement)
             except BaseException as error:  # noqa: BLE001
                 text = f"{type(error).__name__}: {error}"
                 os.write(error_write, text.encode("utf-8", "replace")[:4000])
             os._exit(127)
         self._pid = pid
-        self._guard = guard
-        guard.began(pid)
+        self._enforcer = enforcer
+        enforcer.began(pid)
         os.close(error_write)
         for fd in fds.values():
             os.close(fd)
         # EOF: exec has closed the other end, so it worked.
         problem = os.read(error_read, 4096).decode("utf-8", "replace")
         os.close(error_read)
-        self._send(Spawned(PROTOCOL_VERSION, pid, problem, guard.describe()))
-
-    def _become_child(self, spec: Spawn, fds: dict[str, int], keep: list[int], me: int, guard: Guard) -> None:
-        """In the forked process: arrange descriptors, session and signals, then exec. Never returns."""
-        os.setsid()
-        for number in (
-            signal.SIGINT,
-            signal.SIGTERM,
-            signal.SIGHUP,
-            signal.SIGQUIT,
-            signal.SIGCHLD,
-            signal.SIGPIPE,
-            signal.SIGXFSZ,
-        ):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the watch on names has one blocked
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.dup2(fds["stdout"], 1)
-        os.dup2(fds["stderr"], 2)
-        for fd in fds.values():
-            os.set_inheritable(fd, fd in keep)
-        os.chdir(spec.cwd)
-        guard.in_child()
-        kernel.die_with_parent(me)
-        argv = [*spec.argv, *map(str, keep)]
-        os.execve(argv[0], argv, spec.env)
+        self._send(Spawned(PROTOCOL_VERSION, pid, problem, enforcer.confinement.describe()))
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -363,8 +330,8 @@ class Warden:
                 pass
 
     def _reaped(self, pid: int, status: int, usage: Any) -> None:
-        if self._guard is not None:
-            self._guard.reaped(pid, usage)
+        if self._enforcer is not None:
+            self._enforcer.reaped(pid, usage)
         if pid == self._pid:
             self._status = status
             self._usage = usage
@@ -379,17 +346,17 @@ class Warden:
         """End every process that is left; return who was there, who could not be ended, seconds it took."""
         began = time.monotonic()
         hook = None
-        if self._guard is not None:
-            self._guard.pause()
-            self._guard.before_the_end()
-            hook = self._guard.kill_hook
-            if self._guard.has_unproven:
+        if self._enforcer is not None:
+            self._enforcer.stop_throttle()
+            self._enforcer.before_the_end()
+            hook = self._enforcer.confinement.kill
+            if self._enforcer.has_unproven:
                 self._wait_for_trackers()
         there, left = process_tree.kill_all(
             reaped=self._reaped, wait=self._wait, deadline_s=KILL_DEADLINE_S, also=hook
         )
         took_s = time.monotonic() - began
-        self._account = self._guard.ended() if self._guard is not None else None
+        self._account = self._enforcer.ended() if self._enforcer is not None else None
         return there, left, took_s
 
     def _report(

@@ -20,7 +20,7 @@ def start(args, api):
     seen = b""
     while len(seen) < 4:
         seen += os.read(ready_read, 4)
-    time.sleep(1.5)  # long enough for the books to be read again and again
+    time.sleep(1.5)  # long enough for the exact sums to be read again and again
     os.close(done)
     for _ in range(4):
         os.wait()

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from hkrunner.sandbox.shared.limits import Limits
 from hkrunner.sandbox.usage.sampler import TreeSampler
-from hkrunner.sandbox.warden.cpu_throttle import Throttle
+from hkrunner.sandbox.warden.cpu_throttle import CpuThrottle, ThrottleState
 from support.trees import Tree
 from support.waiting import wait_until
 
@@ -22,7 +22,7 @@ BAR = 0.05
 TRIES = 3
 
 
-def drive(throttle: Throttle, sampler: TreeSampler, tree: Tree, seconds: float) -> None:
+def drive(throttle: CpuThrottle, sampler: TreeSampler, tree: Tree, seconds: float) -> None:
     end = time.monotonic() + seconds
     while (now := time.monotonic()) < end:
         if now >= sampler.next_at:
@@ -39,14 +39,14 @@ def test_the_quota_holds_for_any_shape_of_tree(shape: str) -> None:
     errors = []
     for _ in range(TRIES):
         sampler = TreeSampler(os.getpid(), Limits())
-        throttle = Throttle(0.5, sampler, cpus=2)
+        throttle = CpuThrottle(0.5, sampler, cpus=2)
         with Tree(sampler) as tree:
             tree.start("sandbox_spin.py", shape, "20")
             drive(throttle, sampler, tree, 0.5)  # the interpreter's start
             began, used = time.monotonic(), sampler.cpu_ns()
             drive(throttle, sampler, tree, SECONDS)
             errors.append((sampler.cpu_ns() - used) / 1e9 / (time.monotonic() - began) / 0.5 - 1)
-            throttle.off()
+            throttle.close()
         sampler.close()
         if abs(errors[-1]) <= BAR:
             break
@@ -55,39 +55,38 @@ def test_the_quota_holds_for_any_shape_of_tree(shape: str) -> None:
 
 def test_a_program_below_its_quota_is_never_stopped() -> None:
     sampler = TreeSampler(os.getpid(), Limits())
-    throttle = Throttle(0.5, sampler, cpus=2)
+    throttle = CpuThrottle(0.5, sampler, cpus=2)
     with Tree(sampler) as tree:
         tree.start("sandbox_spin.py", "light", "10")
         drive(throttle, sampler, tree, 0.7)  # the interpreter's start may use it all
-        stops = throttle.stops
+        stops = throttle._stops
         drive(throttle, sampler, tree, 2.0)
-        assert throttle.stops == stops
-        throttle.off()
+        assert throttle._stops == stops
+        throttle.close()
     sampler.close()
 
 
-def test_off_lets_everybody_run_for_good() -> None:
+def test_a_closed_throttle_lets_everybody_run_for_good() -> None:
     sampler = TreeSampler(os.getpid(), Limits())
-    throttle = Throttle(0.05, sampler, cpus=2)
+    throttle = CpuThrottle(0.05, sampler, cpus=2)
     with Tree(sampler) as tree:
         tree.start("sandbox_spin.py", "processes", "10")
         end = time.monotonic() + 10
-        while not throttle.is_stopping and time.monotonic() < end:
+        while throttle.state is not ThrottleState.STOPPED and time.monotonic() < end:
             drive(throttle, sampler, tree, 0.02)
-        assert throttle.is_stopping
+        assert throttle.state is ThrottleState.STOPPED
         wait_until(
             lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in sampler.pids()),
             what="everybody to be stopped",
         )
-        throttle.off(time.monotonic())
-        throttle.off()
+        throttle.close()
+        throttle.close()
         wait_until(
             lambda: all(psutil.Process(pid).status() != psutil.STATUS_STOPPED for pid in sampler.pids()),
             what="everybody to run",
         )
-        assert throttle.stopped_s > 0
         assert throttle.tick(time.monotonic()) > time.monotonic() + 1000
-        assert not throttle.is_stopping
+        assert throttle.state is not ThrottleState.STOPPED
     sampler.close()
 
 
@@ -116,13 +115,13 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Account:
 
 
 def test_a_debt_is_paid_before_anybody_runs_again(account: Account) -> None:
-    throttle = Throttle(0.5, account, cpus=2)
+    throttle = CpuThrottle(0.5, account, cpus=2)
     throttle.tick(0.0)
     account.used_s = 0.1
     throttle.tick(0.05)
     assert account.sent == [signal.SIGSTOP]
     now = 0.05
-    while throttle.is_stopping:
+    while throttle.state is ThrottleState.STOPPED:
         now = throttle.next_at
         throttle.tick(now)
     # 0.1 s at half a processor take 0.2 s, and a little for the next stretch.
@@ -131,27 +130,27 @@ def test_a_debt_is_paid_before_anybody_runs_again(account: Account) -> None:
 
 
 def test_a_rest_is_worth_no_more_than_the_burst(account: Account) -> None:
-    throttle = Throttle(0.5, account, cpus=2)
+    throttle = CpuThrottle(0.5, account, cpus=2)
     throttle.tick(0.0)
     throttle.tick(100.0)
     account.used_s = 0.11  # 0.2 s at half a processor are 0.1
     throttle.tick(100.0)
-    assert throttle.is_stopping
+    assert throttle.state is ThrottleState.STOPPED
 
 
 def test_a_tree_that_somebody_else_wakes_is_stopped_again(account: Account) -> None:
-    throttle = Throttle(0.1, account, cpus=2)
+    throttle = CpuThrottle(0.1, account, cpus=2)
     throttle.tick(0.0)
     account.used_s = 0.2
     throttle.tick(0.05)
     account.used_s = 0.25
     throttle.tick(0.06)
     assert account.sent == [signal.SIGSTOP, signal.SIGSTOP]
-    assert throttle.stops == 1
+    assert throttle._stops == 1
 
 
 def test_a_quota_of_all_processors_needs_no_stops(account: Account) -> None:
-    throttle = Throttle(2, account, cpus=2)
+    throttle = CpuThrottle(2, account, cpus=2)
     assert not throttle.is_needed
     account.used_s = 50
     throttle.tick(1.0)
@@ -160,13 +159,13 @@ def test_a_quota_of_all_processors_needs_no_stops(account: Account) -> None:
 
 def test_the_quota_is_corrected_for_what_is_lost(account: Account) -> None:
     """A machine that wakes us late each time costs the tree time, which the correction gives back."""
-    throttle = Throttle(0.5, account, cpus=2)
+    throttle = CpuThrottle(0.5, account, cpus=2)
     now = 0.0
     while now < 40.0:
         throttle.tick(now)
         late = 0.004
         step = max(throttle.next_at - now, 0.0) + late
-        if not throttle.is_stopping:
+        if throttle.state is not ThrottleState.STOPPED:
             account.used_s += step
         now += step
     assert account.used_s / now == pytest.approx(0.5, rel=0.02)

@@ -12,149 +12,149 @@ import pytest
 from hkrunner.sandbox.linux.oom_counter import OomWatch
 from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.usage.usage import Breach
-from hkrunner.sandbox.warden import limit_enforcer as guards
-from hkrunner.sandbox.warden.cpu_throttle import Throttle
-from hkrunner.sandbox.warden.limit_enforcer import Guard
+from hkrunner.sandbox.warden import limit_enforcer
+from hkrunner.sandbox.warden.cpu_throttle import CpuThrottle
+from hkrunner.sandbox.warden.limit_enforcer import LimitEnforcer
 from support.trees import Tree
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.alone
 
-Make = Callable[[Limits], Guard]
+Make = Callable[[Limits], LimitEnforcer]
 SLEEPER = "import signal, time; signal.alarm(20); time.sleep(15)"
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    made: list[Guard] = []
+    made: list[LimitEnforcer] = []
 
-    def guard(limits: Limits) -> Guard:
-        made.append(Guard(limits, folders=[str(tmp_path)], ours=[]))
+    def enforcer(limits: Limits) -> LimitEnforcer:
+        made.append(LimitEnforcer(limits, folders=[str(tmp_path)], ours=[]))
         return made[-1]
 
-    yield guard
+    yield enforcer
     for one in made:
         one.ended()
 
 
-def breach_of(guard: Guard, tree: Tree, *, deadline_s: float = 15.0) -> Breach:
+def breach_of(enforcer: LimitEnforcer, tree: Tree, *, deadline_s: float = 15.0) -> Breach:
     """Look as the warden does until a limit is broken."""
     deadline = time.monotonic() + deadline_s
     while (now := time.monotonic()) < deadline:
-        if now >= guard.next_at and (found := guard.look(now)) is not None:
+        if now >= enforcer.next_at and (found := enforcer.look(now)) is not None:
             return found
         tree.reap()
-        time.sleep(max(0.0, min(guard.next_at - time.monotonic(), 0.05)))
+        time.sleep(max(0.0, min(enforcer.next_at - time.monotonic(), 0.05)))
     raise AssertionError("no limit was broken")
 
 
 def test_an_idle_tree_without_a_limit_wakes_nobody(make: Make) -> None:
-    guard = make(Limits())
-    guard.look(time.monotonic())
-    guard.idle = True
-    assert guard.next_at == math.inf
-    guard.idle = False
-    assert guard.next_at < time.monotonic() + 0.2
+    enforcer = make(Limits())
+    enforcer.look(time.monotonic())
+    enforcer.idle = True
+    assert enforcer.next_at == math.inf
+    enforcer.idle = False
+    assert enforcer.next_at < time.monotonic() + 0.2
 
 
 def test_an_idle_tree_with_a_limit_on_cpu_time_is_looked_at_once_a_second(make: Make) -> None:
-    guard = make(Limits(cpu_time_s=60.0))
-    guard.idle = True
+    enforcer = make(Limits(cpu_time_s=60.0))
+    enforcer.idle = True
     now = time.monotonic()
-    guard.look(now)
-    assert guard.next_at == now + guards.IDLE_LOOK_S
+    enforcer.look(now)
+    assert enforcer.next_at == now + limit_enforcer.IDLE_LOOK_S
 
 
 def test_shared_memory_made_while_nobody_looked_is_removed_in_the_end(make: Make) -> None:
-    guard = Guard(Limits(), folders=[], ours=[])
-    guard.look(time.monotonic())
-    guard.idle = True
+    enforcer = LimitEnforcer(Limits(), folders=[], ours=[])
+    enforcer.look(time.monotonic())
+    enforcer.idle = True
     path = Path(f"/dev/shm/hkrunner-test-{os.getpid()}")
     with Tree() as tree:
         tree.start(code=f"held = open('{path}', 'w'); held.write('x' * 5000); held.flush(); {SLEEPER}")
         wait_until(lambda: path.exists() and path.stat().st_size == 5000, what="the file")
-        guard.before_the_end()
-    assert [one.name for one in guard.ended().removed] == [str(path)]
+        enforcer.before_the_end()
+    assert [one.name for one in enforcer.ended().removed] == [str(path)]
     assert not path.exists()
 
 
 @pytest.mark.parametrize("limits", [Limits(memory_bytes=512 * MI), Limits(pids=4000)])
 def test_an_idle_tree_with_a_limit_is_looked_at_as_often_as_a_busy_one(make: Make, limits: Limits) -> None:
-    guard = make(limits)
-    guard.idle = True
+    enforcer = make(limits)
+    enforcer.idle = True
     now = time.monotonic()
-    guard.look(now)
-    assert guard.next_at < now + 0.2
+    enforcer.look(now)
+    assert enforcer.next_at < now + 0.2
 
 
 def test_a_limit_that_is_not_enforced_costs_no_sleep(make: Make) -> None:
-    guard = make(Limits(memory_bytes=512 * MI, pids=1, enforced=False))
-    guard.idle = True
-    assert guard.look(time.monotonic()) is None
-    assert guard.next_at == math.inf
+    enforcer = make(Limits(memory_bytes=512 * MI, pids=1, enforced=False))
+    enforcer.idle = True
+    assert enforcer.look(time.monotonic()) is None
+    assert enforcer.next_at == math.inf
 
 
 def test_memory_beyond_the_limit_is_found_and_confirmed(make: Make) -> None:
-    guard = make(Limits(memory_bytes=100 * MI, mem_mode="rss"))
+    enforcer = make(Limits(memory_bytes=100 * MI, mem_mode="rss"))
     with Tree() as tree:
         tree.start("sandbox_hog.py", "pages", "300")
-        found = breach_of(guard, tree)
+        found = breach_of(enforcer, tree)
         assert (found.kind, found.allowed) == ("memory", 100 * MI) and found.used > 100 * MI
-        sure = guard.confirm()
+        sure = enforcer.confirm()
         assert sure is not None and sure.kind == "memory"
-        assert guard.top()[0].memory_bytes > 90 * MI
-        assert guard.sample().peak_bytes >= 100 * MI
+        assert enforcer.broken(found).top[0].memory_bytes > 90 * MI
+        assert enforcer.sample().peak_bytes >= 100 * MI
 
 
 def test_a_process_too_many_is_found_and_the_others_are_named_after_it(make: Make) -> None:
-    guard = make(Limits(pids=3))
+    enforcer = make(Limits(pids=3))
     with Tree() as tree:
         for _ in range(5):
             tree.start(code=SLEEPER)
-        found = breach_of(guard, tree)
+        found = breach_of(enforcer, tree)
         assert found.kind == "processes" and found.used > 3
-        sure = guard.confirm()
+        sure = enforcer.confirm()
         assert sure is not None and sure.used == 5
-        assert len(guard.top()) == 5
+        assert len(enforcer.broken(found).top) == 5
 
 
 def test_written_bytes_are_found(make: Make, tmp_path: Path) -> None:
-    guard = make(Limits(disk_bytes=1 * MI))
+    enforcer = make(Limits(disk_bytes=1 * MI))
     (tmp_path / "large").write_bytes(os.urandom(2 * MI))
     with Tree() as tree:
-        found = breach_of(guard, tree)
+        found = breach_of(enforcer, tree)
     assert found.kind == "disk" and found.used >= 2 * MI
 
 
 def test_a_cpu_limit_that_rests_stays_at_rest_when_a_kill_is_called_off(make: Make) -> None:
-    guard = make(Limits(cpu_cores=0.01))
-    assert isinstance(guard._throttle, Throttle)
-    guard.throttle(False)
-    guard.pause()
-    guard.resume()
-    assert guard._throttle is None
-    guard.throttle(True)
-    assert isinstance(guard._throttle, Throttle)
+    enforcer = make(Limits(cpu_cores=0.01))
+    assert isinstance(enforcer._throttle, CpuThrottle)
+    enforcer.limit_cpu(False)
+    enforcer.stop_throttle()
+    enforcer.restart_throttle()
+    assert enforcer._throttle is None
+    enforcer.limit_cpu(True)
+    assert isinstance(enforcer._throttle, CpuThrottle)
 
 
 def test_a_kill_that_is_called_off_leaves_the_cpu_limit_on(make: Make) -> None:
-    guard = make(Limits(cpu_cores=0.01))
-    guard.pause()
-    guard.resume()
-    assert isinstance(guard._throttle, Throttle)
+    enforcer = make(Limits(cpu_cores=0.01))
+    enforcer.stop_throttle()
+    enforcer.restart_throttle()
+    assert isinstance(enforcer._throttle, CpuThrottle)
 
 
 def test_what_holds_is_described_in_one_line(make: Make) -> None:
-    told = make(Limits(memory_bytes=256 * MI, pids=9, task_timeout_s=60.0)).describe()
+    told = make(Limits(memory_bytes=256 * MI, pids=9, task_timeout_s=60.0)).confinement.describe()
     assert told.line.startswith("limits: memory 256 MiB by ") and "\n" not in told.line
     assert "processes 9 by counting" in told.line and "task 60 s" in told.line
     assert told.level in ("sampling", "cgroup") and isinstance(told.signals_confined, bool)
 
 
 def test_the_account_at_the_end_has_what_the_answer_tells(make: Make) -> None:
-    guard = Guard(Limits(memory_bytes=256 * MI), folders=[], ours=[])
-    guard.look(time.monotonic())
-    account = guard.ended()
+    enforcer = LimitEnforcer(Limits(memory_bytes=256 * MI), folders=[], ours=[])
+    enforcer.look(time.monotonic())
+    account = enforcer.ended()
     assert (account.removed, account.kept) == ([], [])
     assert (account.group_oom, account.peak_bytes) == (False, 0)
 
@@ -163,8 +163,8 @@ def test_a_kill_for_want_of_memory_elsewhere_is_not_held_against_a_later_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kills = [3]
-    monkeypatch.setattr(guards, "OomWatch", lambda now: OomWatch(now, count=lambda: kills[0]))
-    first, second = (Guard(Limits(), folders=[], ours=[]) for _ in range(2))
+    monkeypatch.setattr(limit_enforcer, "OomWatch", lambda now: OomWatch(now, count=lambda: kills[0]))
+    first, second = (LimitEnforcer(Limits(), folders=[], ours=[]) for _ in range(2))
     began = time.monotonic()
     first.look(began + 1)
     kills[0] += 1

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hkrunner.sandbox.shared import container_memory, limits
 from hkrunner.sandbox.shared.limits import GI, MI, Limits, format_bytes, parse_cpu, parse_memory
+from hkrunner.sandbox.warden import rlimits
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -223,21 +224,21 @@ def test_what_the_user_set_is_never_overridden() -> None:
 
 
 def test_each_limit_of_a_process_is_one_call_and_address_space_is_none_of_them() -> None:
-    plan = limits.rlimits(Limits(files=64, cpu_time_s=10, memory_bytes=64 * MI))
+    plan = rlimits.rlimits_of(Limits(files=64, cpu_time_s=10, memory_bytes=64 * MI))
     assert [(one.name, one.value) for one in plan] == [
         ("RLIMIT_NOFILE", 64),
         ("RLIMIT_CPU", 21),
     ]
-    assert limits.rlimits(Limits(files=64, enforced=False)) == []
+    assert rlimits.rlimits_of(Limits(files=64, enforced=False)) == []
 
 
 def test_a_hard_limit_that_is_lower_already_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, tuple[int, int]]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda which: (50, 60))
     monkeypatch.setattr(resource, "setrlimit", lambda which, pair: calls.append((which, pair)))
-    limits.apply(limits.rlimits(Limits(files=64)))
+    rlimits.set_rlimits(rlimits.rlimits_of(Limits(files=64)))
     assert calls == [(resource.RLIMIT_NOFILE, (60, 60))]
 
 
 def test_the_users_tasks_are_counted_with_their_threads(tmp_path: Path) -> None:
-    assert limits.count_user_tasks() >= len(os.listdir("/proc/self/task"))
+    assert rlimits.count_user_tasks() >= len(os.listdir("/proc/self/task"))

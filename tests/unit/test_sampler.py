@@ -122,7 +122,7 @@ def test_both_samplers_agree_on_memory(fast: TreeSampler) -> None:
         assert fast.top(1)[0].name.startswith("python")
 
 
-def test_a_single_process_over_its_limit_is_a_breach_after_the_books_were_read() -> None:
+def test_a_single_process_over_its_limit_is_a_breach_after_the_exact_sums_were_read() -> None:
     limits = Limits(memory_bytes=64 * MI)
     sampler = TreeSampler(os.getpid(), limits)
     with Tree(sampler) as tree:
@@ -249,7 +249,7 @@ time.sleep(15)
     shared.close()
 
 
-def test_a_process_that_fills_a_shared_map_stands_still_while_its_books_are_read(
+def test_a_process_that_fills_a_shared_map_stands_still_while_its_exact_sums_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     states: list[bytes] = []
@@ -474,7 +474,9 @@ def test_closing_gives_back_every_descriptor() -> None:
         assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def test_a_process_that_has_changed_its_user_does_not_stop_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_has_changed_its_user_does_not_stop_the_sums(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(pid: int) -> procfs.Pss:
         raise PermissionError(pid)
 
@@ -490,7 +492,7 @@ def test_a_process_that_has_changed_its_user_does_not_stop_the_books(monkeypatch
 def test_a_kernel_without_lists_of_children_is_served_by_everybodys_parents(
     fast: TreeSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fast._members, "_has_children_files", False)
+    monkeypatch.setattr(fast._table, "_has_children_files", False)
     monkeypatch.setattr(procfs, "children", lambda parent: pytest.fail("asked"))
     with Tree(fast) as tree:
         pid = tree.start(code=SLEEPER)
@@ -525,7 +527,7 @@ def test_names_with_brackets_and_blanks_do_not_shift_the_fields() -> None:
         assert procfs.stat(pid).rss_bytes > MI
 
 
-def test_the_books_of_this_very_process_are_near_psutils() -> None:
+def test_the_exact_sums_of_this_very_process_are_near_psutils() -> None:
     kept = mmap.mmap(-1, 32 * MI)
     ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(kept)), 1, 32 * MI)
     books = procfs.pss(os.getpid())

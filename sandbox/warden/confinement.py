@@ -1,0 +1,86 @@
+"""What is made before the child is, and then holds for it and all that it starts, without the warden's looks:
+the control group where there is one, the kernel's limits, and the signals that it may send."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from ..linux import cgroup, kernel, landlock, scheduling
+from ..shared.limits import Limits
+from ..shared.messages import Protection
+from .rlimits import count_user_tasks, rlimits_of, set_rlimits
+
+#: The machine's own killer of processes takes the algorithm before it takes us.
+OOM_SCORE = 500
+
+
+class Confinement:
+    """Made in the warden before the fork, entered between fork and exec, removed after the last process."""
+
+    def __init__(self, limits: Limits, *, ours: list[int]) -> None:
+        """Make the group. `ours`: pids that hkrunner itself consists of."""
+        self._limits = limits
+        self._group: cgroup.Cgroup | None = None
+        self._join = -1  #: descriptor by which the child joins the group
+        self._refusal: cgroup.Refusal | None = None
+        if limits.enforced and (limits.memory_bytes or limits.cpu_cores or limits.pids):
+            self._make_group(ours)
+        tasks = count_user_tasks() if limits.pids is not None and os.getuid() != 0 else None
+        self._rlimits = rlimits_of(limits, user_tasks=tasks)
+
+    def _make_group(self, ours: list[int]) -> None:
+        place = cgroup.find(may_move=ours)
+        if isinstance(place, cgroup.Refusal):
+            self._refusal = place
+            return
+        try:
+            self._group = cgroup.Cgroup(place, self._limits)
+            self._join = self._group.open_for_join()
+        except OSError as error:
+            self._refusal = cgroup.Refusal(f"the kernel refused a cgroup: {error.strerror}")
+
+    @property
+    def holds_cpu(self) -> bool:
+        """Whether the kernel holds the limit on CPU."""
+        return self._group is not None and self._group.holds("cpu")
+
+    def describe(self) -> Protection:
+        """Return which limits are enforced, and how, for `-v` and --json."""
+        signals = landlock.abi() >= landlock.SCOPES_SINCE_ABI
+        level = "cgroup" if self._group is not None else "sampling"
+        line = cgroup.describe(self._limits, self._group, self._refusal)
+        return Protection(line, level, signals)
+
+    def enter(self) -> None:
+        """Confine this process; called in the child, between fork and exec."""
+        if self._join >= 0:
+            cgroup.Cgroup.join(self._join)
+        with contextlib.suppress(OSError):
+            kernel.show_to_same_user()
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(OOM_SCORE))
+        if self._limits.enforced and self._limits.memory_bytes is not None:
+            scheduling.step_back()
+        set_rlimits(self._rlimits)
+        landlock.confine()
+
+    def entered(self) -> None:
+        """Close what only the child needed; called in the warden, after the fork."""
+        if self._join >= 0:
+            os.close(self._join)
+            self._join = -1
+
+    def kill(self) -> None:
+        """Have the kernel kill the whole group, where there is one."""
+        if self._group is not None:
+            self._group.kill()
+
+    def events(self) -> cgroup.Events | None:
+        """Return what the group has counted; None without a group."""
+        return self._group.read() if self._group is not None else None
+
+    def remove(self) -> None:
+        """The group is gone; called after its last process."""
+        if self._group is not None:
+            self._group.remove()
