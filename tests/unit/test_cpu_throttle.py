@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -33,6 +34,11 @@ def drive(throttle: CpuThrottle, sampler: TreeSampler, tree: Tree, seconds: floa
         time.sleep(max(0.0, min(sampler.next_at, throttle.next_at) - time.monotonic()))
 
 
+def _idle_s() -> float:
+    """Seconds for which processors of this machine had nothing to do, added up."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=5)[4]) / os.sysconf("SC_CLK_TCK")
+
+
 # The others are held through the command: tests/faults/test_cpu.py.
 @pytest.mark.parametrize("shape", ["threads", "forks"])
 def test_the_quota_holds_for_any_shape_of_tree(shape: str) -> None:
@@ -43,9 +49,11 @@ def test_the_quota_holds_for_any_shape_of_tree(shape: str) -> None:
         with Tree(sampler) as tree:
             tree.start("sandbox_spin.py", shape, "20")
             drive(throttle, sampler, tree, 0.5)  # the interpreter's start
-            began, used = time.monotonic(), sampler.cpu_ns()
+            began, used, idle_s = time.monotonic(), sampler.cpu_ns(), _idle_s()
             drive(throttle, sampler, tree, SECONDS)
-            errors.append((sampler.cpu_ns() - used) / 1e9 / (time.monotonic() - began) / 0.5 - 1)
+            error = (sampler.cpu_ns() - used) / 1e9 / (time.monotonic() - began) / 0.5 - 1
+            # On a machine that others keep busy a tree may get less than its quota, and never more.
+            errors.append(error if _idle_s() - idle_s > 0.1 * SECONDS else max(0.0, error))
             throttle.close()
         sampler.close()
         if abs(errors[-1]) <= BAR:
