@@ -1,8 +1,8 @@
-# A base image for algorithms in HKube: hkrunner in place of the wrapper, in HKube's layout.
+# A base image for algorithms in HKube, with hkrunner instead of HKube's wrapper and with HKube's folders.
 #
 #     docker build --build-arg PYTHON_IMAGE=python:3.12-slim --tag hkrunner-algorithm:3.12 .
 #
-# How an algorithm's image is made from it, and what changes for operators: docs/how-to/cluster.md.
+# docs/how-to/cluster.md says how to build an algorithm's image from it, and what changes for operators.
 ARG PYTHON_IMAGE=python:3.12-slim
 
 FROM ${PYTHON_IMAGE} AS build
@@ -11,20 +11,20 @@ COPY LICENSE README.md __init__.py __main__.py py.typed pyproject.toml setup.cfg
 COPY boards boards
 COPY runner runner
 COPY sandbox sandbox
-# In an environment of its own: what hkrunner needs and what the algorithm needs never meet.
+# In a virtual environment, so that the packages of hkrunner and of the algorithm do not conflict.
 RUN python -m venv /opt/hkrunner \
     && /opt/hkrunner/bin/pip install --no-cache-dir .
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/hkrunner /opt/hkrunner
 COPY scripts/algorithm-entrypoint /usr/local/bin/
-# The algorithm's own Python decodes what the worker sends: bson and msgpack need these there.
+# The algorithm's own Python decodes the worker's messages, and needs these packages for bson and msgpack.
 RUN pip install --no-cache-dir 'pymongo>=4.9.1' 'msgspec>=0.19' \
     && ln -s /opt/hkrunner/bin/hkrunner /usr/local/bin/hkrunner \
     && useradd --uid 10001 --user-group --create-home algorithm \
     && mkdir -p /hkube/algorithm-runner/algorithm_unique_folder \
     && touch /hkube/algorithm-runner/algorithm_unique_folder/__init__.py
-# The Python that the algorithm runs in: the image's.
+# The algorithm runs in the image's Python.
 ENV HKRUNNER_PYTHON=python
 WORKDIR /hkube/algorithm-runner
 USER algorithm

@@ -1,4 +1,4 @@
-"""Takes more and more memory, in blocks: what a limit is for. Run it with --mem 256Mi."""
+"""An algorithm that uses more and more memory. Run it with --mem 256Mi to see the limit work."""
 
 import time
 

@@ -1,7 +1,7 @@
-"""A small neural network learns to tell two half moons apart: real training, in numpy alone.
+"""Train a small neural network, with numpy, to distinguish the points of two half moons.
 
-The input is [learning rate]. Loss and accuracy of each epoch go to TensorBoard: one run per task, so that a
-board compares learning rates. Try 0.02, 0.2 and 2.
+The input is the learning rate: try 0.02, 0.2 and 2. Each task writes the loss and the accuracy of each epoch
+for TensorBoard, so a board compares the learning rates.
 """
 
 import os
@@ -16,9 +16,9 @@ BATCH = 20
 
 
 def start(args, api=None):
-    """Train with the learning rate of the input; return what came of it."""
+    """Train with the learning rate of the input; return it with the final loss and accuracy."""
     rate = float(args["input"][0])
-    # Made here and not at import: each task writes to its own folder.
+    # Created here, not at import, because each task has its own folder.
     writer = Writer(os.environ["ALGO_METRICS_DIR"])
     try:
         return train(rate, writer)
@@ -81,7 +81,7 @@ class Network:
 
 
 def half_moons(random):
-    """Points on two interleaved half circles, with noise; and the label of each."""
+    """Return points on two interleaved half circles, with noise, and the label of each point."""
     labels = (random.random(POINTS) < 0.5).astype(float)
     angles = np.pi * random.random(POINTS)
     upper = np.stack([np.cos(angles), np.sin(angles)], axis=1)

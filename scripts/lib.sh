@@ -1,14 +1,14 @@
-# Read by the scripts beside it, with `scripts` set to their folder. POSIX sh.
+# Functions of the other scripts, which source this file with `scripts` set to their folder. POSIX sh.
 #
-# A virtual environment is whole when its file `made` is there. The file holds the
-# repository's path and the PYTHON that was asked for; its time is the moment just before the
-# sources were copied, so that any source changed later is newer. It is taken away before pip
-# starts and put back when pip is done: an interrupted install leaves none, and is made anew.
+# A virtual environment is complete if it has a file `made`. The file contains the path of the repository and the
+# variable PYTHON. Its time is the moment before the sources were copied, so any source that changes later is newer.
+# The file is removed before pip starts and written again when pip is done: after an interrupted install it is
+# missing, and the environment is made again.
 
 root=$(cd "$scripts/.." && pwd -P)
-# Where the environments are, an absolute path. Another place keeps two that test one source tree out of each other's way.
+# Folder of the environments, an absolute path. Two runs on one source tree need two folders.
 venvs=${HKRUNNER_VENVS:-$root/.venv}
-# What the distribution is built from.
+# The files from which the distribution is built.
 sources='LICENSE README.md __init__.py __main__.py py.typed pyproject.toml setup.cfg boards runner sandbox'
 
 say() { printf 'hkrunner: %s\n' "$*" >&2; }
@@ -32,7 +32,7 @@ if sys.version_info >= (3, 10):
 # probe_python NAME: "ready PATH", "lacking PATH" (no venv module) or nothing.
 probe_python() { "$1" -I -c "$probe" 2>/dev/null || :; }
 
-# find_python: print the path of the interpreter to use: $PYTHON, else the newest on PATH.
+# find_python: print the path of the interpreter to use: $PYTHON, or the newest one on PATH.
 find_python() {
     if [ -n "${PYTHON-}" ]; then set -- "$PYTHON"; else
         set -- python3.13 python3.12 python3.11 python3.10 python3 python
@@ -51,8 +51,8 @@ find_python() {
     fail "no Python 3.10 or newer on PATH: install one, or name it with PYTHON="
 }
 
-# other_pythons VERSION: one line "VERSION PATH" for each supported Python found, but for VERSION.
-# The oldest and the newest come first, should there be no time for all.
+# other_pythons VERSION: print "VERSION PATH" for each supported Python that is found, except VERSION. The oldest and
+# the newest come first, because there may be no time for all.
 other_pythons() {
     for version in 3.10 3.13 3.12 3.11; do
         [ "$version" != "$1" ] || continue
@@ -65,15 +65,15 @@ other_pythons() {
     done
 }
 
-# is_whole VENV: its install was finished, for this folder and for the PYTHON asked for.
+# is_whole VENV: whether its install was completed, for this folder and for the variable PYTHON.
 is_whole() {
     [ -x "$1/bin/python" ] && [ -r "$1/made" ] || return 1
     { IFS= read -r made_for && IFS= read -r made_with; } < "$1/made" || return 1
     [ "$made_for" = "$root" ] && { [ -z "${PYTHON-}" ] || [ "$PYTHON" = "$made_with" ]; }
 }
 
-# is_current VENV: is_whole, and no source changed since. Folders count too: they change when a file goes.
-# Change time, not modification time: a file copied over another may carry an old one.
+# is_current VENV: whether it is complete and no source has changed since. Folders count too: they change when a file
+# is removed. The change time is compared, because a copied file may have an old modification time.
 is_current() {
     is_whole "$1" && [ -x "$1/bin/hkrunner" ] || return 1
     present=
@@ -86,8 +86,8 @@ is_current() {
 }
 also_watched=
 
-# stage_sources FOLDER: copy what the distribution is built from. A build in the source tree would leave
-# build/lib behind, and the next build would pack modules that are gone.
+# stage_sources FOLDER: copy the files from which the distribution is built. A build in the source tree would leave
+# build/lib behind, and the next build would include modules that were removed meanwhile.
 stage_sources() {
     rm -rf "$1"
     mkdir -p "$1"
@@ -97,18 +97,18 @@ stage_sources() {
     find "$1" -name __pycache__ -type d -prune -exec rm -rf {} +
 }
 
-# in_venv VENV WORD...: run python in it, and in its log; end with the log's last lines if it fails.
+# in_venv VENV WORD...: run its python, with the output in VENV.log; if it fails, print the end of the log and exit.
 in_venv() {
     venv=$1
     shift
     "$venv/bin/python" -I "$@" >> "$venv.log" 2>&1 && return
     tail -n 8 "$venv.log" >&2
-    fail "installing into $venv failed; all of it is in $venv.log"
+    fail "installing into $venv failed; the whole log is $venv.log"
 }
 
-# ensure_venv VENV [test|others]: on return it holds the package as the sources are now, with `test` also what
-# tests need, with `others` what they need on another than the default Python. One at a time: who comes
-# second waits, and finds the work done.
+# ensure_venv VENV [test|others]: on return, hkrunner is installed there from the current sources. With `test`, the
+# packages for the tests are installed too; with `others`, those for the tests on another than the default Python. A
+# second call waits until the first one is done.
 ensure_venv() {
     is_current "$1" && return
     mkdir -p "$venvs"
@@ -132,7 +132,7 @@ bring_up_to_date() {
             tail -n 8 "$1.log" >&2
             fail "$python could not make a virtual environment"
         }
-        # tensorboard asks for setuptools anyway; with it here, later installs build without a download.
+        # tensorboard requires setuptools anyway; with it, later installs of hkrunner download nothing.
         in_venv "$1" -m pip install --quiet --disable-pip-version-check --upgrade 'setuptools>=77'
     fi
     rm -f "$1/made"
@@ -144,12 +144,12 @@ bring_up_to_date() {
     mv "$1.making" "$1/made"
 }
 
-# install_lock VENV test|others: what the lock of its Python version names, exactly.
+# install_lock VENV test|others: install the exact versions that are locked for its Python version.
 install_lock() {
     version=$("$1/bin/python" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     lock=$root/requirements/test-$version.txt
     [ -r "$lock" ] || {
-        say "there is no lock for Python $version: installing the newest of what the tests need"
+        say "no versions are locked for Python $version: installing the newest packages for the tests"
         in_venv "$1" -m pip install --quiet --disable-pip-version-check -r "$root/requirements/test.in"
         return
     }
