@@ -28,6 +28,7 @@ from typing import Any, FrozenSet, NoReturn, Optional
 
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from .frame_socket import FrameSocket, move_high
+from .memory_reserve import notice_lost_threads
 from .task_server import TaskServer, receive_setup
 
 
@@ -45,6 +46,7 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     faulthandler.register(LAST_STACK_SIGNAL, fault, all_threads=True, chain=True)
     for number in sys.argv[5:6]:
         report_made_folders(move_high(int(number)))
+    notice_lost_threads()
     channel = FrameSocket(tasks)
     setup = receive_setup(channel)
     if setup is None:

@@ -1,4 +1,6 @@
-"""Memory for the answer to a MemoryError, where the brake (RLIMIT_DATA) has refused an allocation.
+"""What keeps a process answering where the brake (RLIMIT_DATA) has refused it memory.
+
+A reserve for the answer to a MemoryError, and an error from Thread.start() where it would wait for ever.
 
 Python 3.8 and newer.
 """
@@ -7,12 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import resource
-from typing import Optional
+import threading
+from _weakref import ref
+from typing import Any, Callable, Optional
 
 #: Two arenas of Python's allocator.
 RESERVE_BYTES = 2 << 20
 #: How much the soft limit is raised for the answer.
 RAISE_BYTES = 4 << 20
+#: How soon Thread.start() notices that its thread has ended without having begun.
+LOST_THREAD_S = 0.1
 
 
 class MemoryReserve:
@@ -59,3 +65,40 @@ def lower_brake(brake_bytes: Optional[int]) -> None:
         most = int(file.read().split()[5]) * resource.getpagesize() + brake_bytes
         if most < soft:
             resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+class _ThreadBegun(threading.Event):
+    """What Thread.start() waits for. wait() raises RuntimeError where the thread ended without setting it."""
+
+    def __init__(self, thread: threading.Thread, bootstrap: Callable[[], object]) -> None:
+        super().__init__()
+        self._thread = ref(thread)
+        # The thread holds it until its end, and nobody else does.
+        self._bootstrap = ref(bootstrap)
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        if timeout is not None:
+            return super().wait(timeout)
+        while not super().wait(LOST_THREAD_S):
+            if self._bootstrap() is None and not self.is_set():
+                with threading._active_limbo_lock:  # type: ignore[attr-defined]
+                    threading._limbo.pop(self._thread(), None)  # type: ignore[attr-defined]
+                raise RuntimeError("can't start new thread")
+        return True
+
+
+def notice_lost_threads() -> None:
+    """Have Thread.start() raise where its thread had no memory for its first allocation.
+
+    CPython prints "Exception ignored in thread started by" then, and start() waits for the thread for ever.
+    """
+    name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+    begin = getattr(threading, name)
+
+    def start_noticing(bootstrap: Callable[[], object], *args: Any, **more: Any) -> object:
+        thread = getattr(bootstrap, "__self__", None)
+        if isinstance(thread, threading.Thread):
+            thread._started = _ThreadBegun(thread, bootstrap)  # type: ignore[attr-defined]
+        return begin(bootstrap, *args, **more)
+
+    setattr(threading, name, start_noticing)

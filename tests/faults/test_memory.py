@@ -313,3 +313,14 @@ def test_the_time_until_a_limit_did_not_hold_is_counted_from_the_begin_of_the_ta
     found = re.search(r" after ([\d.]+) s", message)
     assert code == "OUT_OF_MEMORY" and found is not None, message
     assert 0.1 <= float(found[1]) <= run.tasks[1]["durationMs"] / 1000 + 0.05
+
+
+@pytest.mark.parametrize("mode", ["auto", "brake"])
+def test_a_thread_that_finds_no_memory_for_its_first_allocation_is_waited_for_by_nobody(
+    mode: str, tmp_path: Path
+) -> None:
+    args = ("--mem", "64Mi", "--mem-mode", mode, "--timeout", "30")
+    entry = "limits_starts_threads_in_the_last_of_its_memory.py"
+    run = run_tasks(entry, [32], cwd=tmp_path, args=args)
+    task = run.tasks[0]
+    assert task["status"] == "succeed" or task["reason"] == "MemoryLimit", run.stderr
