@@ -26,7 +26,7 @@ from hkrunner.runner.protocol.task_state import TABLE, Action, Event, State
 from hkrunner.runner.settings.option import Option
 from hkrunner.runner.settings.options import OPTIONS
 from hkrunner.runner.settings.worker_options import OWN_OPTIONS, WORKER_OPTIONS
-from hkrunner.sandbox.shared.limits import thread_variables
+from hkrunner.sandbox.parent.thread_variables import thread_variables
 from json_fields import EVENTS, RESULT
 
 

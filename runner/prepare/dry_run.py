@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from ...sandbox.parent.thread_variables import thread_variables
 from ...sandbox.shared.entry import Location
-from ...sandbox.shared.limits import Limits, declared_limits, set_by, thread_variables
+from ...sandbox.shared.limits import Limits, declared_limits, set_by
 from ..settings.settings import Settings
 from .prepare import prepare
 

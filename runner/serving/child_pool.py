@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 
 from ...sandbox.parent.child_handle import Child, ChildListener
+from ...sandbox.parent.thread_variables import thread_variables
 from ...sandbox.parent.warded_child import WardedChild
 from ...sandbox.shared.entry import Location
-from ...sandbox.shared.limits import thread_variables
 from ...sandbox.shared.message_format import PROTOCOL_VERSION
 from ...sandbox.shared.messages import Setup
 from ...sandbox.shared.outcome import Cause, Exit

@@ -199,7 +199,7 @@ class Api(Calls):
                 self._progress_left = [progress, details]
                 return
             self._progressed_at, self._progress_left = now, None
-        self._show_progress(float(progress), details)
+        self._show_progress(progress, details)
 
     def start_span(self, name: str, tags: Optional[Mapping[str, Any]] = None) -> None:
         """Begin a span of the task's trace; spans nest, so the one begun last is finished first."""

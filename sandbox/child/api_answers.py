@@ -7,10 +7,13 @@ newer.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import threading
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, Union
 
+from ..codec import codec
+from . import exception_report
 from .api_call import (
     AlgorithmExecutionError,
     ApiError,
@@ -20,6 +23,9 @@ from .api_call import (
     SubPipelineStopped,
     TaskStopped,
 )
+
+#: Details of a progress up to this size are sent as they are.
+PROGRESS_DETAILS_MAX = 16 * 1024
 
 
 class Calls:
@@ -35,9 +41,9 @@ class Calls:
         *,
         returned_errors: bool = False,
     ) -> None:
-        """`send` posts a message to the worker; `show_progress` tells the runner."""
+        """`send` posts a message to the worker, `show_progress` a progress and its details to the parent."""
         self._send = send
-        self._show_progress = show_progress
+        self._send_progress = show_progress
         self._returned_errors = returned_errors
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -178,6 +184,9 @@ class Calls:
             {"command": "streamingInMessageDone", "data": {"sendMessageId": data.get("sendMessageId")}}
         )
 
+    def _show_progress(self, value: float, details: Any) -> None:
+        self._send_progress(float(value), _short_details(details))
+
     def _begin_start(self) -> None:
         self._working = True
 
@@ -201,7 +210,7 @@ class Calls:
             spans, self._spans = self._spans, []
             left, self._progress_left = self._progress_left, None
         if left is not None:
-            self._show_progress(float(left[0]), left[1])
+            self._show_progress(left[0], left[1])
         for _ in spans:
             self._send_finish({}, error)
         with self._lock:
@@ -254,6 +263,21 @@ HANDLED = frozenset((*_ENDINGS, _STARTED, _STREAM))
 
 #: An id of ours in a message of any encoding; it is text, so its length or a quote stands before it.
 _CALL_ID = re.compile(rb"(execId|subPipelineId|requestId)[^0-9A-Za-z]{1,12}([0-9]{1,18})(?![0-9])")
+
+
+def _short_details(value: Any) -> Any:
+    """Return what fits into a message to the parent: the value as JSON has it, or its text."""
+    try:
+        plain = None if codec.is_large(value) else codec.plain(value, "json", "details")
+        if plain is not None and len(json.dumps(plain)) <= PROGRESS_DETAILS_MAX:
+            return plain
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever the user's own types do when they are looked at
+        pass
+    if value is None:
+        return None
+    return exception_report.cut(exception_report.text_of(value), PROGRESS_DETAILS_MAX // 12)
 
 
 def _unreadable(call: Call, size: int, problem: BaseException) -> Union[ApiError, MemoryError]:

@@ -19,6 +19,7 @@ from ..codec.codec import Buffer
 from ..shared.channel import (
     EXIT_CHANNEL_LOST,
     INLINE_MAX,
+    ChannelError,
     FrameReader,
     encode,
     fds_of,
@@ -26,7 +27,7 @@ from ..shared.channel import (
     seal,
 )
 from ..shared.message_format import Memfd, ProcessMessage, body_of, decode
-from ..shared.messages import TO_CHILD, ApiCall, Done
+from ..shared.messages import TO_CHILD, ApiCall, Done, LoadFailed, Setup
 from . import exception_report, fork_logging
 
 #: Our descriptors are above this, where no program expects any; with few allowed (--files), above half.
@@ -124,6 +125,21 @@ class FrameSocket:
             write_all(fd, one, at)
             at += len(one)
         return fd
+
+
+def receive_setup(channel: FrameSocket) -> Optional[Setup]:
+    """Return the first message of the parent, None when it is gone. A parent of another version is refused,
+    and this process ends."""
+    try:
+        received = channel.receive()
+    except ChannelError as error:
+        channel.send(0, LoadFailed("RUNNER_ERROR", f"RUNNER_ERROR: {error}"))
+        os._exit(0)
+    if received is None:
+        return None
+    setup = received[1]
+    assert isinstance(setup, Setup), "the first message says what to load"
+    return setup
 
 
 def _short_body(message: ProcessMessage) -> bytes:

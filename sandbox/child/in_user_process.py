@@ -35,9 +35,9 @@ from ..shared.message_format import ProcessMessage, encode
 from ..shared.messages import EndAsked, Failed, LastWord
 from . import exception_report
 from .api import Api
-from .frame_socket import FrameSocket
+from .frame_socket import FrameSocket, receive_setup
 from .stop_control import StopControl
-from .task_server import TaskServer, receive_setup
+from .task_server import TaskServer
 
 #: The modules that a bare interpreter has: no file of the user's stands in for them.
 _BARE_NAMES = "__main__ abc codecs encodings genericpath io os posixpath site stat types warnings"

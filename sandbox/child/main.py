@@ -27,9 +27,9 @@ import sys
 from typing import Any, FrozenSet, NoReturn, Optional
 
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
-from .frame_socket import FrameSocket, move_high
+from .frame_socket import FrameSocket, move_high, receive_setup
 from .memory_reserve import notice_lost_threads
-from .task_server import TaskServer, receive_setup
+from .task_server import TaskServer
 
 
 def main(bare: FrozenSet[str], collects: bool) -> NoReturn:

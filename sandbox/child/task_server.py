@@ -6,7 +6,6 @@ Python 3.8 and newer.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import socket
@@ -15,7 +14,6 @@ from typing import Any, Callable, Dict, FrozenSet, NoReturn, Optional, Tuple, Un
 
 from ..codec import codec
 from ..shared import entry as entries
-from ..shared.channel import ChannelError
 from ..shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage, Wire
 from ..shared.messages import (
     ApiCall,
@@ -45,8 +43,6 @@ from .stop_control import StopControl, not_run
 #: msgspec is imported after so many tasks, or in a pause of so many seconds before that.
 ENOUGH_TASKS = 3
 PAUSE_S = 0.02
-#: Details of a progress up to this size are sent as they are.
-DETAILS_MAX = 16 * 1024
 #: The pages of this process count in that of a forked one, too: only one of more than twice its size is news.
 FORKED_TIMES = 2
 #: The user's exit() waits so long for the options that the worker gave for it.
@@ -55,21 +51,6 @@ EXIT_OPTIONS_S = 5.0
 
 class _Superseded(Exception):
     """The supervisor wants no more of this task; it has sent the next one, or closed the socket."""
-
-
-def receive_setup(channel: FrameSocket) -> Optional[Setup]:
-    """Return the first message of the parent, None when it is gone. A parent of another version is refused,
-    and this process ends."""
-    try:
-        received = channel.receive()
-    except ChannelError as error:
-        channel.send(0, LoadFailed("RUNNER_ERROR", f"RUNNER_ERROR: {error}"))
-        os._exit(0)
-    if received is None:
-        return None
-    setup = received[1]
-    assert isinstance(setup, Setup), "the first message says what to load"
-    return setup
 
 
 class TaskServer:
@@ -355,7 +336,7 @@ class TaskServer:
 
     def _show_progress(self, task: int, value: float, details: Any) -> None:
         self._need_own_process()
-        self._channel.send(task, Progress(value, _plain(details)))
+        self._channel.send(task, Progress(value, details))
 
     def _need_own_process(self) -> None:
         if os.getpid() != self._pid:
@@ -396,19 +377,6 @@ class TaskServer:
         self._finish_loop()
         code = (options or {}).get("exitCode")
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _plain(value: Any) -> Any:
-    """Return what can go into a message of ours: the value as JSON has it, or its text."""
-    try:
-        plain = None if codec.is_large(value) else codec.plain(value, "json", "details")
-        if plain is not None and len(json.dumps(plain)) <= DETAILS_MAX:
-            return plain
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001 - whatever the user's own types do when they are looked at
-        pass
-    return None if value is None else exception_report.cut(exception_report.text_of(value), DETAILS_MAX // 12)
 
 
 def _failed(code: str, error: Exception) -> Failed:

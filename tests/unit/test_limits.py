@@ -8,6 +8,7 @@ import resource
 from pathlib import Path
 
 import pytest
+from hkrunner.sandbox.parent.thread_variables import thread_variables
 from hkrunner.sandbox.shared import container_memory, limits
 from hkrunner.sandbox.shared.limits import GI, MI, Limits, format_bytes, parse_cpu, parse_memory
 from hkrunner.sandbox.warden import rlimits
@@ -207,20 +208,20 @@ def test_the_child_gets_what_its_container_has_left_but_never_less_than_half() -
 
 
 def test_numeric_libraries_are_told_how_many_threads_to_start() -> None:
-    assert limits.thread_variables(0.5, {})["OMP_NUM_THREADS"] == "1"
-    assert limits.thread_variables(1.5, {})["OPENBLAS_NUM_THREADS"] == "2"
-    assert limits.thread_variables(2.0, {})["MKL_NUM_THREADS"] == "2"
-    assert limits.thread_variables(2.0, {})["JAVA_TOOL_OPTIONS"] == "-XX:ActiveProcessorCount=2"
-    assert limits.thread_variables(None, {}) == {}
+    assert thread_variables(0.5, {})["OMP_NUM_THREADS"] == "1"
+    assert thread_variables(1.5, {})["OPENBLAS_NUM_THREADS"] == "2"
+    assert thread_variables(2.0, {})["MKL_NUM_THREADS"] == "2"
+    assert thread_variables(2.0, {})["JAVA_TOOL_OPTIONS"] == "-XX:ActiveProcessorCount=2"
+    assert thread_variables(None, {}) == {}
 
 
 def test_what_the_user_set_is_never_overridden() -> None:
-    added = limits.thread_variables(1, {"MKL_NUM_THREADS": "7"})
+    added = thread_variables(1, {"MKL_NUM_THREADS": "7"})
     assert "MKL_NUM_THREADS" not in added
-    assert "JAVA_TOOL_OPTIONS" not in limits.thread_variables(1, {"JAVA_TOOL_OPTIONS": "-Xmx1g"})
+    assert "JAVA_TOOL_OPTIONS" not in thread_variables(1, {"JAVA_TOOL_OPTIONS": "-Xmx1g"})
     assert "OPENBLAS_NUM_THREADS" in added
     # OpenBLAS would follow OMP_NUM_THREADS if nobody told it otherwise.
-    assert "OPENBLAS_NUM_THREADS" not in limits.thread_variables(1, {"OMP_NUM_THREADS": "7"})
+    assert "OPENBLAS_NUM_THREADS" not in thread_variables(1, {"OMP_NUM_THREADS": "7"})
 
 
 def test_each_limit_of_a_process_is_one_call_and_address_space_is_none_of_them() -> None:
