@@ -81,7 +81,7 @@ def start_plain(folder: Path, count: int) -> Start:
     try:
         assert process.stderr is not None
         for line in process.stderr:
-            # Not any address: that of an issue is printed as well.
+            # Match the board's address only: TensorBoard prints other addresses, too.
             if match := re.search(r"http://127\.0\.0\.1:\S+", line):
                 return _watch(match.group(), count, began, lambda: psutil.Process(process.pid))
         raise RuntimeError("plain TensorBoard did not start")
@@ -203,7 +203,7 @@ def orphans(rounds: int) -> None:
             family = psutil.Process(owner.pid).children(recursive=True)
             owner.kill()
             began = time.perf_counter()
-            # A zombie has ended; how soon the system's first process collects it is not ours to measure.
+            # A zombie has ended; when init reaps it is not part of the measurement.
             while (
                 alive := [process for process in family if _runs(process)]
             ) and time.perf_counter() - began < 10:

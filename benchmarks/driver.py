@@ -1,6 +1,6 @@
-"""Plays HKube's worker as fast as it can be played: raw sockets, one thread, frames made beforehand.
+"""Play HKube's worker as fast as possible: raw sockets, one thread, frames made beforehand.
 
-Nothing here decodes a payload. An echo of undecoded bytes under it takes 0.08 ms there and back.
+Nothing here decodes a payload. A round trip with a client that only echoes the bytes takes 0.08 ms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 DEADLINE_S = 60.0
 TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 
-#: The keys a real worker sends under storage v1.
+#: The keys that a real worker sends with storage v1.
 TASK: dict[str, Any] = {
     "useCache": False,
     "flatInput": None,
@@ -87,7 +87,7 @@ def initialize(input: list[Any], task: str = "b6thsibs", encoding: str = "json")
 
 @dataclass
 class Times:
-    """What a number of tasks took, in seconds."""
+    """The times of a number of tasks, in seconds."""
 
     initialized: list[float] = field(default_factory=list)
     done: list[float] = field(default_factory=list)
@@ -104,13 +104,13 @@ class Driver:
         self._clients: list[Connection] = []
 
     def accept(self) -> Connection:
-        """Return the next client, its handshake done."""
+        """Return the next client, after its handshake."""
         sock, _ = self._listener.accept()
         self._clients.append(Connection(sock))
         return self._clients[-1]
 
     def close(self) -> None:
-        """Listen no more; connections go on."""
+        """Stop listening; existing connections stay open."""
         self._listener.close()
 
     def __enter__(self) -> Driver:
@@ -123,14 +123,14 @@ class Driver:
 
 
 class Connection:
-    """One client; messages come as (payload's first bytes, payload's length)."""
+    """The connection of one client; a message is (first bytes of the payload, length of the payload)."""
 
     def __init__(self, sock: socket.socket) -> None:
-        #: So much of a payload is unmasked: enough for the command.
+        #: Number of bytes of a payload that are unmasked: enough for the command.
         self.head = 64
-        #: When what came: (command's first bytes, seconds); kept by those who want to know.
+        #: Arrivals as (first bytes of the command, seconds); None: not recorded.
         self.seen: list[tuple[bytes, float]] | None = None
-        #: When the answer to a ping came, by what was in it.
+        #: Time of the answer to each ping, by the ping's payload.
         self.pongs: dict[bytes, float] = {}
         self._socket = sock
         sock.settimeout(DEADLINE_S)
@@ -182,7 +182,7 @@ class Connection:
         self.send(frame(PING, payload))
 
     def deadline(self, seconds: float) -> None:
-        """Every wait from now on ends after so long, with a TimeoutError."""
+        """Let every later wait end after this time, with a TimeoutError."""
         self._socket.settimeout(seconds)
 
     def _frame(self) -> tuple[int, bool, bytes, int]:
@@ -238,7 +238,7 @@ class Connection:
                 raise RuntimeError(f"{head!r} instead of {command!r}")
 
     def run(self, first: bytes, count: int, encoding: str = "json") -> Times:
-        """Run this task so many times."""
+        """Run this task the given number of times."""
         times = Times()
         second = start(encoding)
         clock = time.perf_counter

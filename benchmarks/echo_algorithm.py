@@ -1,4 +1,4 @@
-"""Gives its input back."""
+"""Return the input."""
 
 
 def start(args, api):

@@ -1,4 +1,4 @@
-"""Hello-task round trip and start-up: hkrunner beside hkube-python-wrapper on one scripted worker.
+"""Measure round trip and start-up of a minimal task: hkrunner and hkube-python-wrapper on a scripted worker.
 
     scripts/bench hello [--rounds 3] [--tasks 1000] [--json]
 
@@ -33,9 +33,9 @@ BARS = [
 
 
 def measure_tasks(report: Report, peer: peers.Peer, count: int) -> None:
-    """Many tasks, one after the other."""
+    """Measure many tasks, one after the other."""
     task = initialize(["world"])
-    # A worker of its own for each: a peer that is leaving may knock once more.
+    # Each peer has its own worker: a peer that is ending may connect once more.
     with Driver() as driver, peer.started(driver.port, ENTRY):
         client = driver.accept()
         client.run(task, WARM_UP)
@@ -49,7 +49,7 @@ def measure_tasks(report: Report, peer: peers.Peer, count: int) -> None:
 
 
 def measure_start(report: Report, peer: peers.Peer) -> None:
-    """From the command to the first answer."""
+    """Measure the time from the start of the command to the first answer."""
     with Driver() as driver:
         began = time.perf_counter()
         with peer.started(driver.port, ENTRY):
@@ -63,7 +63,7 @@ def measure_start(report: Report, peer: peers.Peer) -> None:
 
 
 def measure_local_run(report: Report) -> None:
-    """From the command to the first byte of its result."""
+    """Measure the time from the start of the command to the first byte of its result."""
     command = [str(peers.HKRUNNER), "--entry", str(ENTRY), "--input", '["world"]']
     with tempfile.TemporaryDirectory(prefix="hkrunner-bench-") as folder:
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Two clients that run the algorithm in the process of the socket, as fast as that can be: what to be near.
+"""Two clients that run the algorithm in the process of the connection, as fast as possible: the lower bound.
 
     in_process.py floor|fast PORT ENTRY ENCODING
 
@@ -32,7 +32,7 @@ def codecs(encoding: str, fast: bool) -> tuple[Decode, Encode]:
 
 
 class Algorithm:
-    """Answers one message after the other."""
+    """Answers the worker's messages, one after the other."""
 
     def __init__(self, path: str) -> None:
         spec = importlib.util.spec_from_file_location("algorithm", path)

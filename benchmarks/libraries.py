@@ -1,11 +1,11 @@
-"""Whether limits are true with real libraries: each in every mode, with all kinds of limits.
+"""Check limits with real libraries, in every memory mode.
 
     scripts/bench libraries [--rounds 20] [--only numpy,torch] [--modes auto,rss] [--venv FOLDER]
 
-Makes a virtual environment with the libraries (about 4 GB; --venv keeps and reuses one), measures each
-program without a limit, runs it `--rounds` times with the limit that was suggested, once at 40 % and at 70 %
-of its peak, and once with half a core and one. A cell holds what happened; ✘ marks what is wrong there:
-a suggested limit that was not enough, a failure whose reason is not MemoryLimit, or a run that hangs.
+Makes a virtual environment with the libraries (about 4 GB; --venv keeps and reuses one). Measures each
+program without a limit; runs it `--rounds` times with the suggested limit, once with 40 % and once with 70 %
+of its peak, and once with half a core and with one core. A cell shows the outcome; ✘ marks a wrong one: a
+suggested limit that was too small, a failure whose reason is not MemoryLimit, or a run that hangs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PACKAGES = [
     "xgboost", "lightgbm", "opencv-python-headless", "torch", "tensorflow-cpu", "jax", "onnxruntime",
     "dask[array]", "ray",
 ]  # fmt: skip
-#: A run of a few seconds that takes longer hangs.
+#: A run takes a few seconds; one that takes longer than this hangs.
 DEADLINE_S = 120.0
 MI = 1 << 20
 
@@ -148,7 +148,7 @@ return sum(s.run([sys.executable, '-c', 'b"x" * (80 << 20)']).returncode for _ i
 
 @dataclass
 class Outcome:
-    """One run as the command told it."""
+    """The outcome of one run, as the command reports it."""
 
     reason: str  #: "done", the reason of --json, or "hangs"
     peak_bytes: int = 0
@@ -178,7 +178,7 @@ def run(hkrunner: Sequence[str], python: Path, program: Path, *options: str) -> 
         )
     except subprocess.TimeoutExpired:
         return Outcome("hangs")
-    if not ended.stdout:  # its code could not be loaded: no task was begun
+    if not ended.stdout:  # the code could not be loaded, so no task began
         return Outcome("MemoryLimit" if ended.returncode == 137 else f"status {ended.returncode}")
     task = json.loads(ended.stdout.splitlines()[-1])
     reason = "done" if task["status"] == "succeed" else task["reason"]
@@ -186,12 +186,12 @@ def run(hkrunner: Sequence[str], python: Path, program: Path, *options: str) -> 
 
 
 def judged(outcome: Outcome, right: Sequence[str]) -> str:
-    """Return the cell for one run: its reason, marked where it is none of the right ones."""
+    """Return the cell for one run: its reason, marked if it is not one of the expected ones."""
     return outcome.reason if outcome.reason in right else f"✘ {outcome.reason}"
 
 
 def measure(name: str, mode: str, folder: Path, python: Path, hkrunner: Sequence[str], rounds: int) -> Row:
-    """Fill one row."""
+    """Make the runs of one row."""
     row = Row(name, mode)
     program = folder / f"uses_{name}.py"
     body = textwrap.indent(PROGRAMS[name].strip(), "    ")
@@ -220,7 +220,7 @@ def measure(name: str, mode: str, folder: Path, python: Path, hkrunner: Sequence
 
 
 def interpreter(folder: Path) -> Path:
-    """Return an interpreter that has the libraries, made if it is not there."""
+    """Return an interpreter that has the libraries; make its environment if it does not exist."""
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)

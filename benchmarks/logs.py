@@ -1,4 +1,4 @@
-"""What hkrunner costs an algorithm that prints 100,000 lines: `scripts/bench logs`.
+"""Measure the cost of output, with an algorithm that prints 100,000 lines: `scripts/bench logs`.
 
 The same algorithm prints the same lines to a pipe that is read as fast as it can be: once with the pipe as
 its own stdout, in a bare interpreter, and once in hkrunner, which reads them, keeps them and passes them on.
@@ -37,7 +37,7 @@ HKRUNNER = Path(sysconfig.get_path("scripts"), "hkrunner")
 
 @dataclass(frozen=True)
 class Round:
-    """One run, in seconds."""
+    """The times of one run, in seconds."""
 
     printing_s: float
     seen_s: float
@@ -89,7 +89,7 @@ def main() -> int:
         (folder / "algorithm.py").write_text(ALGORITHM.format(lines=LINES))
         for number in range(rounds + 1):
             pair = run_inherited(folder, LINES), run_ours(folder, LINES)
-            if number:  # the first one warms the machine up
+            if number:  # the first run is a warm-up
                 inherited.append(pair[0])
                 ours.append(pair[1])
     print(f"{LINES:,} lines, {rounds} rounds: median (min..max); all seen, in order\n")

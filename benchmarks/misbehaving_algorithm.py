@@ -1,4 +1,4 @@
-"""Does what the task asks for, which nobody should."""
+"""Misbehave in the way that the task's input names."""
 
 import ctypes
 import os

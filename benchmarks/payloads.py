@@ -1,11 +1,11 @@
-"""Payloads that cross twice: hkrunner beside hkube-python-wrapper and two in-process clients.
+"""Measure large payloads: hkrunner, hkube-python-wrapper and two clients in one process.
 
     scripts/bench payloads [--rounds 3] [--quick] [--json]
 
-The task's input comes back as its result. `ms` is initialize sent to done received, so a payload is
-received, decoded, encoded and sent once each. 100 MB are 99,000,000 bytes: HKube's worker takes 100,000,000.
-All clients are connected at the same time, and take turns with each payload.
-`no records` is hkrunner --no-state: the others keep none of input and result on disk.
+The algorithm returns its input. `ms` is the time from sending initialize to receiving done, so a payload is
+received, decoded, encoded and sent once each. 100 MB are 99,000,000 bytes, because HKube's worker accepts at
+most 100,000,000. All clients are connected at the same time, and take turns with each payload. `no records`
+is hkrunner --no-state: the other clients write no input and result to disk either.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from report import Bar, Report, interleaved, to_json
 ENTRY = Path(__file__).with_name("echo_algorithm.py")
 MB = 1_000_000
 SIZES = {1: MB, 10: 10 * MB, 100: 99 * MB}
-#: Measured tasks a turn; one more goes before them.
+#: Measured tasks per turn, after a warm-up task.
 TASKS = {1: 9, 10: 5, 100: 2}
 RECORDS = "no records"
 BARE = ", child without msgspec"
@@ -38,7 +38,7 @@ SETTLED_S = 10.0
 
 @dataclass(frozen=True)
 class Case:
-    """One payload: bars are (limit, stretch) as a ratio to the wrapper."""
+    """A payload to measure; its bars are pairs (limit, stretch), as ratios to the wrapper."""
 
     kind: str
     encoding: str
@@ -76,12 +76,12 @@ BARS = [
 
 
 def payload(case: Case) -> bytes:
-    """Return its initialize, in a frame."""
+    """Return the payload's `initialize` message as a WebSocket frame."""
     return initialize([value(case)], encoding=case.encoding)
 
 
 def value(case: Case) -> object:
-    """Return about this many bytes once encoded, never more; always the same ones."""
+    """Return a value with at most, and about, this many bytes once encoded; always the same value."""
     size = SIZES[case.size] - 1000
     chance = random.Random(7)
     if case.kind == "str":
@@ -108,7 +108,7 @@ def _record(chance: random.Random) -> dict[str, object]:
 
 @contextlib.contextmanager
 def connected(everybody: list[peers.Peer], encoding: str) -> Iterator[dict[str, tuple[Connection, int]]]:
-    """Start them all; yields (connection, pid) by name."""
+    """Start all peers; yield their (connection, pid) by name."""
     with contextlib.ExitStack() as stack:
         clients: dict[str, tuple[Connection, int]] = {}
         for peer in everybody:
@@ -146,10 +146,10 @@ def measure(
 
 
 def measure_memory(report: Report, peer: peers.Peer) -> None:
-    """What one large task leaves behind in memory, 10 s later."""
+    """Measure the memory 10 s after one large task."""
     with Driver() as driver, peer.started(driver.port, ENTRY) as process:
         client = driver.accept()
-        # What a first large message has imported stays, and is not this one's.
+        # Send a large message first: the modules that it imports are not part of the measurement.
         client.run(payload(Case("str", "json", 1, None)), 2)
         time.sleep(SETTLED_S)
         parent, all_before = rss(process.pid)
@@ -170,7 +170,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def rss(pid: int) -> tuple[int, int]:
-    """Return that of the process itself and of its whole tree."""
+    """Return the memory of the process itself and of its whole tree."""
     each = [one.memory_info().rss for one in family(pid)]
     return each[0], sum(each)
 
@@ -200,7 +200,7 @@ def main() -> int:
     for encoding in filter(wanted, ("json", "bson", "msgpack")):
         cases = [c for c in CASES if c.encoding == encoding and not (options.quick and c.size > 10)]
         measure(report, peers.everybody(encoding), encoding, cases, rounds)
-    # The algorithm's own interpreter need not have msgspec: then json is the standard library's.
+    # The algorithm's interpreter may lack msgspec; then it uses the json of the standard library.
     bare = [peers.hkrunner_with_bare_child(), *(peer for peer in everybody if peer.name == "wrapper")]
     cases = [c for c in CASES if c.kind == "str" and c.size != 10 and not (options.quick and c.size > 10)]
     if wanted("bare"):

@@ -1,4 +1,4 @@
-"""Who is measured: how each one is started against the driver, and what it is called in the tables."""
+"""The clients that the benchmarks measure (peers): how each is started, and its name in the tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HKRUNNER = Path(sysconfig.get_path("scripts"), "hkrunner")
 
 @dataclass(frozen=True)
 class Peer:
-    """A program that serves a worker; {port} and {entry} stand in its command and variables."""
+    """A program that serves a worker; its command and variables may contain {port} and {entry}."""
 
     name: str
     version: str
@@ -35,7 +35,7 @@ class Peer:
 
     @contextlib.contextmanager
     def started(self, port: int, entry: Path) -> Iterator[subprocess.Popen[bytes]]:
-        """Run it in a folder of its own; on exit it is gone."""
+        """Run it in a new folder; on exit it has ended."""
 
         def filled(text: str) -> str:
             return text.replace("{port}", str(port)).replace("{entry}", str(entry))
@@ -59,16 +59,16 @@ class Peer:
 
 @functools.cache
 def _folders() -> tempfile.TemporaryDirectory[str]:
-    """Where the folders of all that run are, until this process ends.
+    """Return the parent folder of the peers' folders, which is removed when this process ends.
 
-    Not removed in between: ext4 looks at each inode deleted in the last minutes before it hands one out, so
-    the records of one round would have slowed the next one down (measured: 0.3 ms a file).
+    Nothing is removed earlier, because ext4 checks each inode that was deleted in the last minutes before it
+    creates one: deletions in one round would slow the next one down (measured: 0.3 ms per file).
     """
     return tempfile.TemporaryDirectory(prefix="hkrunner-bench-")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """It was told to exit, or has failed; hkrunner leaves nothing, and neither does a killed group."""
+    """Wait for the end of a peer that was told to exit, and kill its process group if it does not end."""
     try:
         process.wait(timeout=5)
     except subprocess.TimeoutExpired:
@@ -87,24 +87,24 @@ def hkrunner(*options: str, name: str = "hkrunner", encoding: str = "json") -> P
 
 
 def hkrunner_without_records(encoding: str = "json") -> Peer:
-    """As the others are, which keep none."""
+    """hkrunner without records, like the other peers."""
     return hkrunner("--no-state", name="no records", encoding=encoding)
 
 
 def hkrunner_with_bare_child() -> Peer:
-    """The algorithm in the interpreter that our environment was made from, which has no packages."""
+    """hkrunner with the algorithm in the base interpreter of its environment, which has no packages."""
     base = getattr(sys, "_base_executable", sys.executable)
     return hkrunner("--no-state", "--python", base, name="no records")
 
 
 def floor(encoding: str = "json") -> Peer:
-    """The simplest client, in one process, with the masking in C where that can be installed."""
+    """The simplest client, in one process, with masking in C if that can be installed."""
     extra = _extra("wsaccel")
     return Peer("floor", version("websocket-client"), *_in_process("floor", encoding, extra))
 
 
 def fast(encoding: str = "json") -> Peer | None:
-    """The fastest client, in one process. None where its packages cannot be installed."""
+    """The fastest client, in one process; None if its packages cannot be installed."""
     extra = _extra("picows", "uvloop")
     if extra is None:
         return None
@@ -143,13 +143,13 @@ def _in_process(
 
 
 def everybody(encoding: str = "json") -> list[Peer]:
-    """Whoever can be measured here."""
+    """Return the peers that can run on this machine."""
     there = [hkrunner(encoding=encoding), hkrunner_without_records(encoding), wrapper(encoding)]
     return [peer for peer in [*there, floor(encoding), fast(encoding)] if peer is not None]
 
 
 def wrapper(encoding: str = "json") -> Peer | None:
-    """hkube-python-wrapper, installed on first use; None when no interpreter serves it."""
+    """hkube-python-wrapper, installed on first use; None if there is no Python that it supports."""
     python = python_wrapper.find_python()
     if python is None:
         return None

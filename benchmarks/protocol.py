@@ -1,12 +1,12 @@
-"""Tiny tasks, what they cost, and what becomes of them in trouble: hkrunner beside hkube-python-wrapper.
+"""Measure tiny tasks, and tasks that crash, hang or lose the connection: hkrunner and hkube-python-wrapper.
 
     scripts/bench protocol [--rounds 3] [--quick] [--json]
 
-All play against the same scripted worker and take turns. `no records` is hkrunner --no-state: the others
-keep none. `floor` and `fast` are clients with the algorithm in the socket's process; they do not stop,
-isolate or reconnect, and take no part in the second half. CPU is that of all processes of a client. `1 core`:
-the worker and the client share one. In trouble the wrapper is given 5 s; what it has not done by then has no
-figure.
+All clients use the same scripted worker and take turns. `no records` is hkrunner --no-state: the others write
+no records either. `floor` and `fast` run the algorithm in the process of the connection; they do not stop,
+isolate or reconnect, so the second half leaves them out. CPU is the sum of all processes of a client. With `1
+core`, the worker and the client share a core. In the second half the wrapper has 5 s; what it has not done by
+then has no figure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GRACE_S = 1.0
 PATIENCE_S = 5.0
 GIL_S = 10.0
 CRASHES = ("exits", "exits_at_once", "aborts", "segfaults", "is_killed", "is_terminated", "divides_by_zero")
-#: What the message has to name.
+#: Text that the error message must contain, by kind of crash.
 NAMED = (b"3", b"3", b"SIGABRT", b"SIGSEGV", b"SIGKILL", b"SIGTERM", b"SIGFPE")
 
 JSON_P50 = "tiny json: start->done p50"
@@ -76,7 +76,7 @@ BARS = [
 ]
 
 
-# --- what a client uses
+# --- resources of a client
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -85,12 +85,12 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def cpu_s(pid: int) -> float:
-    """Return the CPU time of its processes, threads that have ended included."""
+    """Return the CPU time of the client's processes, including threads that have ended."""
     return sum(time.clock_gettime_ns((~one.pid << 3) | 2) for one in family(pid)) / 1e9
 
 
 def wake_ups(pid: int) -> int:
-    """Return how often any of its threads has given up its core of its own will."""
+    """Return the number of voluntary context switches of the client's threads."""
     total = 0
     for one in family(pid):
         for thread in Path(f"/proc/{one.pid}/task").iterdir():
@@ -101,7 +101,7 @@ def wake_ups(pid: int) -> int:
 
 
 def held(pid: int) -> tuple[int, int, int]:
-    """Return (threads, descriptors, bytes of RSS) of all its processes."""
+    """Return (threads, descriptors, bytes of RSS) of all processes of the client."""
     each = [(one.num_threads(), one.num_fds(), one.memory_info().rss) for one in family(pid)]
     threads, descriptors, resident = (sum(column) for column in zip(*each, strict=True))
     return threads, descriptors, resident
@@ -112,7 +112,7 @@ def held(pid: int) -> tuple[int, int, int]:
 
 @contextlib.contextmanager
 def serving(peer: peers.Peer, entry: Path, encoding: str = "json") -> Iterator[tuple[Connection, int]]:
-    """Start it; yields (connection, pid)."""
+    """Start the client; yield (connection, pid)."""
     with Driver() as driver, peer.started(driver.port, entry) as process:
         client = driver.accept()
         yield client, process.pid
@@ -151,7 +151,7 @@ def tiny_on_one_core(report: Report, peer: peers.Peer, count: int) -> None:
 
 
 def begin(report: Report, peer: peers.Peer) -> None:
-    """From the command to the first answer."""
+    """Measure the time from the start of the command to the first answer."""
     with Driver() as driver:
         began = time.perf_counter()
         with peer.started(driver.port, HELLO):
@@ -165,7 +165,7 @@ def begin(report: Report, peer: peers.Peer) -> None:
 def idle(report: Report, peer: peers.Peer, seconds: float) -> None:
     with serving(peer, HELLO) as (client, pid):
         client.run(initialize(["world"]), 20)
-        time.sleep(6.0)  # kept memory and the wrapper's threads of the last tasks have gone
+        time.sleep(6.0)  # until cached memory and the wrapper's threads of the last tasks are released
         pss = sum(one.memory_full_info().pss for one in family(pid))
         woken, used = wake_ups(pid), cpu_s(pid)
         time.sleep(seconds)
@@ -190,7 +190,7 @@ def many(report: Report, peer: peers.Peer, count: int) -> None:
     report.add("many tiny: second half to the first", "", peer.name, second / first)
 
 
-# --- trouble
+# --- stops, crashes, lost connections
 
 
 def begin_task(client: Connection, *input: object) -> None:
@@ -200,7 +200,7 @@ def begin_task(client: Connection, *input: object) -> None:
 
 
 def next_task(client: Connection) -> float:
-    """Return the ms that a task takes from initialize to done."""
+    """Run a task; return its time from initialize to done, in ms."""
     began = time.perf_counter()
     begin_task(client, "nothing")
     client.expect(b"done")
@@ -222,7 +222,7 @@ def stopping(report: Report, peer: peers.Peer) -> None:
 
 
 def _until(client: Connection, command: bytes) -> bytes:
-    """Wait for it, whatever comes before."""
+    """Wait for the message with this command; ignore other messages."""
     end = time.perf_counter() + PATIENCE_S
     while time.perf_counter() < end:
         head, _ = client.receive()
@@ -248,7 +248,7 @@ def crashing(report: Report, peer: peers.Peer) -> None:
 
 
 def holding(report: Report, peer: peers.Peer, seconds: float) -> None:
-    """A C call keeps Python's lock; the worker pings four times a second."""
+    """Measure the pongs while a C call holds Python's lock and the worker pings four times a second."""
     with serving(peer, BAD) as (client, _):
         begin_task(client, "nothing")
         client.expect(b"done")
@@ -278,7 +278,7 @@ def holding(report: Report, peer: peers.Peer, seconds: float) -> None:
 
 
 def dropping(report: Report, peer: peers.Peer) -> None:
-    """The connection is lost in idleness, then another worker takes the port while a task ends."""
+    """Measure the reconnect of an idle client, and one to another worker while a task ends."""
     with Driver() as driver, peer.started(driver.port, BAD):
         client = driver.accept()
         next_task(client)
@@ -293,7 +293,7 @@ def dropping(report: Report, peer: peers.Peer) -> None:
         port = driver.port
         driver.close()
         client.close()
-        time.sleep(1.2)  # it has ended by now
+        time.sleep(1.2)  # until the task has ended
         heard = 0.0
         with Driver(port) as again:
             began = time.perf_counter()
@@ -378,7 +378,7 @@ def main() -> int:
     step("drops", 1, both, lambda peer: dropping(report, peer))
     step("too large", 1, both, lambda peer: too_large(report, peer))
     step("exit", rounds, both, lambda peer: leaving(report, peer))
-    # Last: the wrapper's threads keep the machine busy for a while.
+    # At the end, because the wrapper's threads keep the machine busy for a while.
     step("many", 1, isolating, lambda peer: many(report, peer, total))
 
     facts = report.facts(BARS, ours.name, "no records")

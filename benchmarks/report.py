@@ -1,4 +1,4 @@
-"""From values a round to a table, ratios and bars."""
+"""Turn the values of each round into a table, ratios and bars."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ REFERENCE = "wrapper"
 
 @dataclass(frozen=True)
 class Bar:
-    """What has to hold: `value` of the figure, absolute or as a ratio to the reference, against `limit`.
+    """A target: the figure, absolute or as a ratio to the reference, is compared with `limit`.
 
-    `stretch` is a better value that is wished for. The worst round counts for a bar that is `always`.
+    `stretch` is a harder target. For a bar that is `always`, the worst round counts instead of the median.
     """
 
     figure: Figure
@@ -35,7 +35,7 @@ class Bar:
 
 
 class Report:
-    """Figures by peer, one value a round."""
+    """Figures by peer, with one value per round."""
 
     def __init__(self, title: str) -> None:
         self.title = f"{title}; load {os.getloadavg()[0]:.2f} before"
@@ -52,12 +52,12 @@ class Report:
         return self._values.get(figure, {}).get(peer, [])
 
     def ratios(self, figure: Figure, peer: str) -> list[float]:
-        """The peer against the reference, round by round: both had the same noise."""
+        """Return the ratios of the peer to the reference in each round, in which both had the same noise."""
         pairs = zip(self.values(figure, peer), self.values(figure, REFERENCE), strict=False)
         return [mine / other for mine, other in pairs if other]
 
     def check(self, bar: Bar, peer: str) -> dict[str, Any]:
-        """Return whether the bar holds; None when there is nothing to say so from."""
+        """Return whether the bar holds; None if it was not measured."""
         values = (self.ratios if bar.is_ratio else self.values)(bar.figure, peer)
         seen = statistics.median(values) if values else None
         if bar.always and values:
@@ -71,7 +71,7 @@ class Report:
         }
 
     def facts(self, bars: list[Bar], *peers: str) -> dict[str, Any]:
-        """All of it, for --json; each bar is checked for each of these peers."""
+        """Return the whole report, for --json; each bar is checked for each of these peers."""
         return {
             "title": self.title,
             "machine": machine(),
@@ -95,8 +95,8 @@ class Report:
         }
 
     def text(self, bars: list[Bar], *peers: str) -> str:
-        """The table: median (min..max), and the ratio to the reference."""
-        # In the order they came in, the reference last.
+        """Return the table: median (min..max), and the ratio to the reference."""
+        # Peers in the order in which they were added, the reference last.
         names = list(dict.fromkeys(name for peers in self._values.values() for name in peers))
         names.sort(key=lambda name: name == REFERENCE)
         rows = [["", *(cell for name in names for cell in ((name,) if name == REFERENCE else (name, "")))]]
@@ -123,7 +123,7 @@ class Report:
 
 
 def interleaved(rounds: int, peers: list[Any], measure: Callable[[Any], None]) -> None:
-    """Measure A B A B ..., in reversed order each other round."""
+    """Measure all peers in each round, in reversed order every other round."""
     for number in range(rounds):
         for peer in peers if number % 2 == 0 else peers[::-1]:
             measure(peer)
@@ -135,7 +135,7 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def summary(values: list[float]) -> dict[str, float] | None:
-    """Median, min and max."""
+    """Return median, min and max."""
     if not values:
         return None
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}

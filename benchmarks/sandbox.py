@@ -1,11 +1,11 @@
-"""How well limits hold and how clean a kill is: the command hkrunner beside what is used instead of it.
+"""Measure how exactly limits are enforced and how completely a tree is killed: hkrunner and its alternatives.
 
     scripts/bench sandbox [--rounds 5] [--quick] [--json]
 
-hkrunner is called as a user calls it. Beside it: a loop around psutil that sums up RSS and kills the tree
-(100 ms and 1 s), cpulimit (Debian's package), pebble and loky (PyPI), a cgroup v1 where this machine lets us
-make one; who is not there is left out. All take their turns in each round. Memory is counted by the program
-itself as it touches it, not by whoever limits it; CPU time and lateness likewise.
+The alternatives are a loop with psutil that sums up RSS and kills the tree (every 100 ms or 1 s), cpulimit
+(Debian's package), pebble and loky (PyPI), and a cgroup v1 where this machine permits one. An alternative
+that is not installed is left out. All of them take turns in each round. The limited program itself measures
+its memory, CPU time and lateness. sandbox_kill.py has the kills, sandbox_runs.py what both files need.
 """
 
 from __future__ import annotations
@@ -19,35 +19,25 @@ import json
 import os
 import random
 import shutil
-import signal
 import statistics
 import struct
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
-import uuid
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 from report import interleaved, machine, summary
+from sandbox_kill import kill
+from sandbox_runs import HKRUNNER, PROGRAMS, call, end_session, hkrunner, values
 
 MI = 1 << 20
 ALLOWED = 256 * MI
 CORES = 0.5
-ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ROOT / "tests" / "algorithms"
-HKRUNNER = Path(sysconfig.get_path("scripts"), "hkrunner")
 V1 = Path("/sys/fs/cgroup")
-MARKER = "HKRUNNER_BENCH_TREE"
-TREE = 56
-
-#: (figure, peer) -> values; None for what a peer cannot do at all.
-values: dict[tuple[str, str], list[float]] = defaultdict(list)
 BARS = [
     ("overshoot, 1 process, MiB", "median", 4.0),
     ("overshoot, 4 processes, MiB", "median", 32.0),
@@ -59,23 +49,6 @@ BARS = [
     ("monitor, % of a core", "median", 1.0),
     ("restart to first answer with --spare, ms", "median", 5.0),
 ]
-
-
-def call(program: str, given: list[Any]) -> list[str]:
-    """The command that runs one of the programs without hkrunner."""
-    code = "import importlib, json, sys; sys.path.insert(0, sys.argv[1])\n"
-    code += "made = importlib.import_module(sys.argv[2]).start({'input': json.loads(sys.argv[3])}, None)\n"
-    code += "print(json.dumps(made))"
-    return [sys.executable, "-c", code, str(PROGRAMS), program.removesuffix(".py"), json.dumps(given)]
-
-
-def hkrunner(program: str, *given: list[Any], args: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """Run tasks with the real command, and return the objects of --json."""
-    inputs = [word for one in given for word in ("-i", json.dumps(one))]
-    with tempfile.TemporaryDirectory(prefix="hkrunner-bench-") as folder:
-        command = [str(HKRUNNER), "-e", str(PROGRAMS / program), *args, *inputs, "-j", "-q"]
-        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-    return [json.loads(line) for line in ended.stdout.splitlines()]
 
 
 # --- memory
@@ -114,8 +87,8 @@ def overshoot(peer: str, processes: int) -> None:
         if peer == "hkrunner":
             hkrunner("limits_touches.py", given, args=("--mem", "256Mi", "--mem-mode", "rss"))
         elif peer == "cgroup v1":
-            # The kernel shoots one process after the other there: what each has touched never was there at
-            # once. Its own high-water mark knows.
+            # There the kernel kills one process after the other, so their peaks are not simultaneous: read
+            # the group's high-water mark.
             with v1_group("memory", "memory.limit_in_bytes", str(ALLOWED)) as group:
                 ended_by_itself(call("limits_touches.py", given), joined(group))
                 highest = int((group / "memory.max_usage_in_bytes").read_text())
@@ -139,14 +112,8 @@ def ended_by_itself(command: list[str], before: Callable[[], None]) -> None:
         end_session(process)
 
 
-def end_session(process: subprocess.Popen[Any]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 def poll_with_psutil(command: list[str], every_s: float) -> None:
-    """What is written down in many a project."""
+    """Poll the RSS of the tree and kill it above the limit, as many projects do."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     root = psutil.Process(process.pid)
     deadline = time.monotonic() + 15
@@ -205,7 +172,7 @@ def cpu(peer: str, shape: str, seconds: float) -> None:
 
 @functools.cache
 def cpulimit_for_trees() -> str:
-    """The option for a process and its children: there are two tools of this name."""
+    """Return the option for a process and its children: there are two tools of this name."""
     told = subprocess.run(["cpulimit", "--help"], capture_output=True, text=True, check=False)
     for option in ("--monitor-forks", "--include-children"):
         if option in told.stdout + told.stderr:
@@ -218,105 +185,6 @@ def printed(command: list[str], before: Callable[[], None]) -> Any:
     return json.loads(ended.stdout)
 
 
-# --- the end
-
-
-def living(tree: str) -> set[int]:
-    found = set()
-    for one in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            environ = Path(f"/proc/{one.pid}/environ").read_bytes()
-            if f"{MARKER}={tree}".encode() in environ and one.status() != psutil.STATUS_ZOMBIE:
-                found.add(one.pid)
-    return found - {os.getpid()}
-
-
-def command_of(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
-
-
-def kill(peer: str) -> None:
-    tree = uuid.uuid4().hex
-    env = {**os.environ, MARKER: tree}
-    helpers = {"pebble": PEBBLE, "loky": LOKY}
-    with tempfile.TemporaryDirectory(prefix="hkrunner-bench-") as folder:
-        if peer == "hkrunner":
-            command = [str(HKRUNNER), "-e", str(PROGRAMS / "hostile_tree.py"), "-i", '["misbehave"]']
-        elif peer in helpers:
-            command = [sys.executable, "-c", helpers[peer], str(PROGRAMS)]
-        else:
-            command = call("hostile_tree.py", ["misbehave"])
-        process = subprocess.Popen(
-            command, cwd=folder, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        assert process.stdin is not None
-        deadline = time.monotonic() + 20
-        extra = {"hkrunner": 2, "pebble": 1, "loky": 1}.get(peer, 0)
-        while len(living(tree)) < TREE + extra and time.monotonic() < deadline:
-            time.sleep(0.02)
-        # loky's and multiprocessing's own helpers are no part of the tree.
-        there = {pid for pid in living(tree) if b"resource_tracker" not in command_of(pid)}
-        began = time.perf_counter()
-        if peer == "hkrunner":
-            process.kill()  # the worst case: nobody is left to ask the warden
-        elif peer in helpers:
-            process.stdin.write(b"end\n")
-            process.stdin.flush()
-        else:
-            root = psutil.Process(process.pid)
-            for one in [*root.children(recursive=True), root]:
-                with contextlib.suppress(psutil.Error):
-                    one.kill()
-        there.discard(process.pid)
-        deadline = began + 4
-        while any(map(is_alive, there)) and time.perf_counter() < deadline:
-            time.sleep(0.0005)
-        took_ms = (time.perf_counter() - began) * 1000
-        left = [pid for pid in there if is_alive(pid)]
-        process.stdin.close()
-        process.kill()
-        process.wait()
-        for pid in living(tree):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-    values["survivors of 56", peer].append(len(left))
-    if not left:
-        values["kill of 56, ms", peer].append(took_ms)
-
-
-PEBBLE = """
-import sys; sys.path.insert(0, sys.argv[1])
-import hostile_tree, pebble
-pool = pebble.ProcessPool(max_workers=1)
-future = pool.schedule(hostile_tree.start, args=[{"input": ["misbehave"]}, None])
-sys.stdin.readline()
-future.cancel()
-pool.stop()
-sys.stdin.readline()
-"""
-LOKY = """
-import sys; sys.path.insert(0, sys.argv[1])
-import hostile_tree, loky
-pool = loky.ProcessPoolExecutor(max_workers=1)
-future = pool.submit(hostile_tree.start, {"input": ["misbehave"]}, None)
-sys.stdin.readline()
-pool.shutdown(kill_workers=True)
-sys.stdin.readline()
-"""
-
-
 # --- cost
 
 
@@ -325,7 +193,7 @@ def cpu_of(pid: int) -> float:
 
 
 def cost(peer: str, seconds: float) -> None:
-    """Of a core, while the program sleeps a gigabyte below its limit."""
+    """Measure the monitor's CPU use while the program sleeps, far below a limit of 1 GiB."""
     with tempfile.TemporaryDirectory(prefix="hkrunner-bench-") as folder:
         if peer == "hkrunner":
             entry = ["-e", str(PROGRAMS / "sleeps.py"), "-i", '["misbehave"]', "--grace", "0.1"]
@@ -357,14 +225,14 @@ while True:
 
 
 def restart() -> None:
-    """The first task dies after a while; the second is served by the spare."""
+    """Measure the second task after the first one has killed its process, with and without --spare."""
     tasks = hkrunner("limits_dies_late.py", ["misbehave"], ["behave"], args=("--spare",))
     values["restart to first answer with --spare, ms", "hkrunner"].append(tasks[1]["durationMs"])
     tasks = hkrunner("limits_dies_late.py", ["misbehave"], ["behave"])
     values["restart to first answer without, ms", "hkrunner"].append(tasks[1]["durationMs"])
 
 
-# --- all of it
+# --- the command
 
 
 def peers_of(names: list[str]) -> list[str]:
@@ -439,5 +307,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # what a peer leaves behind comes to us, and is collected
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # adopt and reap what a peer leaves behind
     sys.exit(main())

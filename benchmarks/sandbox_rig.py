@@ -2,8 +2,9 @@
 
     python benchmarks/sandbox_rig.py memory|cpu|cost|all [--trials N]
 
-Not hkrunner itself: no parent, no channel. What this prints is what the classes can do; the ruler for memory
-is the kernel's own (the high-water mark of a cgroup v1, where this machine lets us make one; else ru_maxrss).
+This does not run hkrunner itself: it shows what the classes can do without a parent process. Memory is
+measured by the kernel: by the high-water mark of a cgroup v1 where this machine permits one, otherwise by
+ru_maxrss.
 """
 
 from __future__ import annotations

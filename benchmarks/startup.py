@@ -1,9 +1,9 @@
-"""What hkrunner's commands cost over a bare interpreter, before they do anything.
+"""Measure the start of hkrunner's commands, compared with a bare interpreter.
 
     scripts/bench startup [--rounds 15] [--json]
 
-Each round starts the bare interpreter and each command once, one after the other, so that all have the same
-noise; the figure is the difference of the two.
+Each round starts the bare interpreter and each command once, so that all have the same noise; a figure is the
+difference between a command and the bare interpreter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from report import Bar, Report, interleaved, to_json
 
 HKRUNNER = str(Path(sysconfig.get_path("scripts"), "hkrunner"))
-# As the command itself is started: with its site-packages.
+# Not isolated (-I), so that it processes site-packages as the command does.
 BARE = [sys.executable, "-c", ""]
 COMMANDS = {
     "--version": [HKRUNNER, "--version"],
@@ -34,7 +34,7 @@ BARS = [
 
 
 def took_ms(command: list[str], cwd: str) -> float:
-    """Run it to its end."""
+    """Run the command to its end; return the time in ms."""
     began = time.perf_counter()
     ended = subprocess.run(
         command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -56,7 +56,7 @@ def main() -> int:
     report = Report(f"startup: {options.rounds} rounds")
     with tempfile.TemporaryDirectory(prefix="hkrunner-bench-") as folder:
         for command in (BARE, *COMMANDS.values()):
-            took_ms(command, folder)  # its files are in the page cache, compiled
+            took_ms(command, folder)  # warm-up: afterwards its files are compiled and in the page cache
 
         def measure(name: str) -> None:
             bare = took_ms(BARE, folder)
