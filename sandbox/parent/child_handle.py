@@ -29,6 +29,7 @@ process of --in-process, which the user has started.
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 import select
@@ -68,6 +69,15 @@ class ChildListener(Protocol):
         """No process of this child is left (or exit.left names them); the last call."""
 
 
+class State(enum.Enum):
+    """How far the life of a child is, as its handle knows it. States follow one another in this order."""
+
+    STARTING = "its pid is not known, and nothing that it says is read"
+    RUNNING = "what it says and prints is read"
+    ENDED = "what ended it is known; the last that it said is being read"
+    GONE = "nothing of it is open, and on_exit is called"
+
+
 class Child:
     """A process that serves tasks. After on_exit nothing of it is open."""
 
@@ -87,11 +97,10 @@ class Child:
         self.has_init = True
         #: How the limits are enforced, as the warden said; None until it has, or where there is no warden.
         self.protection: Protection | None = None
+        self._state = State.STARTING
         self._kill: tuple[Cause, str] | None = None  #: why it is being killed, and a few words more
-        self._is_gone = False
-        self._has_ended = False  #: what ended it is known
-        self._is_heard = False  #: what it says is read
-        self._is_paused = False  #: see listen()
+        #: Whether its messages wait; listen() can be called before they are read at all.
+        self._is_paused = False
         self._timers: list[Cancellable] = []
         self._pipes = OutputPipes(loop, lambda name, data: self._listener.on_output(self, name, data))
 
@@ -100,8 +109,8 @@ class Child:
         self._listener = listener
 
     def __repr__(self) -> str:
-        state = "gone" if self._is_gone else "loaded" if self.loaded else "starting"
-        return f"<{type(self).__name__} pid {self.pid or '?'} {state}>"
+        loaded = " loaded" if self.loaded else ""
+        return f"<{type(self).__name__} pid {self.pid or '?'} {self._state.name.lower()}{loaded}>"
 
     def _connect(self, tasks: socket.socket, control: socket.socket, fault: int) -> None:
         """Take our ends of its sockets, and the file for its stacks."""
@@ -119,9 +128,10 @@ class Child:
             on_end=self._channel_closed,
         )
 
-    def _hear(self) -> None:
-        """Its pid is known: read what it says and prints from here on."""
-        self._is_heard = True
+    def _begin_reading(self) -> None:
+        """Read what it says and prints from here on; its pid is known."""
+        self._state = State.RUNNING
+        self._said.resume()
         self.listen(not self._is_paused)
         self._pipes.start()
 
@@ -152,7 +162,7 @@ class Child:
     def listen(self, on: bool) -> None:
         """Read what the child says, or let it wait: its answers cannot be passed on for now."""
         self._is_paused = not on
-        if self._is_heard and not self._is_gone:
+        if self._state is State.RUNNING:
             (self._said.resume if on else self._said.pause)()
 
     def stop(self, task: int, options: Mapping[str, object]) -> None:
@@ -198,13 +208,13 @@ class Child:
         self.kill(Cause.CHANNEL_BROKEN, str(error))
 
     def _channel_closed(self, cut: bool) -> None:
-        if not self._has_ended and not self._is_gone:
+        if self._state is State.RUNNING:
             what = "it closed the socket" + (" in the middle of a frame" if cut else "")
             self._later(CHANNEL_GRACE_S, lambda: self.kill(Cause.CHANNEL_BROKEN, what))
 
     def hold_output(self, on: bool) -> None:
         """Leave what the child prints in its pipes, so that it waits itself once they are full."""
-        if not self._is_gone:
+        if self._state is not State.GONE:
             self._pipes.hold(on)
 
     def drain_output(self) -> None:
@@ -213,15 +223,10 @@ class Child:
 
     # ---- the end
 
-    def _drain(self) -> None:
-        """Read all that the child has said, unless nothing is known of it."""
-        if self._is_heard:
-            self._said.drain()
-
     def _finish(self, exit: Exit) -> None:
         """Read what is left, close everything, and tell of the end."""
-        self._drain()
-        self._is_gone = True
+        self._said.drain()
+        self._state = State.GONE
         self._pipes.drain()
         stack = user_stack(fault_text(self._fault))
         self._close()

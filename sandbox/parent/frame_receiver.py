@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import socket
 from collections.abc import Callable, Mapping
 
@@ -16,8 +17,19 @@ _scratch = bytearray(CHUNK_BYTES)
 _scratch_view = memoryview(_scratch)
 
 
+class Reading(enum.Enum):
+    """How far the reading of one socket is."""
+
+    NOT_BEGUN = "nothing is read, not by drain() either"
+    ON = "what comes is read"
+    PAUSED = "what has come is read by drain() only"
+    BROKEN = "something that is no message has come: nothing is read any more"
+    ENDED = "the other side has closed the socket"
+    CLOSED = "close() was called"
+
+
 class FrameReceiver:
-    """The reading side of one socket; it reads nothing before resume()."""
+    """The reading side of one socket; it reads nothing before the first resume()."""
 
     def __init__(
         self,
@@ -39,35 +51,44 @@ class FrameReceiver:
         self._on_error = on_error
         self._on_end = on_end
         self._reader = FrameReader()
-        self.has_ended = False
+        self._reading = Reading.NOT_BEGUN
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the other side has closed the socket, and all that it sent was read."""
+        return self._reading is Reading.ENDED
 
     def resume(self) -> None:
-        """Read whatever comes from here on."""
-        if not self.has_ended and self._socket.fileno() >= 0:
+        """Read whatever comes from here on, unless the socket has ended or is broken."""
+        if self._reading in (Reading.NOT_BEGUN, Reading.PAUSED):
+            self._reading = Reading.ON
             self._loop.on_readable(self._socket.fileno(), self._read_once)
 
     def pause(self) -> None:
         """Read nothing until resume(): the other side waits once the socket is full."""
-        if self._socket.fileno() >= 0:
-            self._loop.on_readable(self._socket.fileno(), None)
+        if self._reading is Reading.ON:
+            self._stop(Reading.PAUSED)
 
     def drain(self) -> None:
-        """Read all that there is now."""
-        while not self.has_ended and self._read():
+        """Read all that there is now, if reading has begun."""
+        while self._reading in (Reading.ON, Reading.PAUSED) and self._read():
             pass
 
     def close(self) -> None:
-        """Forget what was not complete."""
-        self.pause()
+        """Read nothing any more, and forget what was not complete."""
+        self._stop(Reading.CLOSED)
         self._reader.close()
+
+    def _stop(self, why: Reading) -> None:
+        if self._reading is Reading.ON:
+            self._loop.on_readable(self._socket.fileno(), None)
+        self._reading = why
 
     def _read_once(self) -> None:
         self._read()
 
     def _read(self) -> bool:
         """Read once; return False when there is nothing more for now."""
-        if self._socket.fileno() < 0:
-            return False
         try:
             count, ancillary, _, _ = self._socket.recvmsg_into([_scratch], 64, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
@@ -76,8 +97,7 @@ class FrameReceiver:
             count, ancillary = 0, []
         fds = fds_of(ancillary)
         if not count and not fds:
-            self.has_ended = True
-            self.pause()
+            self._stop(Reading.ENDED)
             self._on_end(self._reader.partial > 0)
             return False
         try:
@@ -95,5 +115,5 @@ class FrameReceiver:
         return True
 
     def _fail(self, error: ChannelError) -> None:
-        self.pause()
+        self._stop(Reading.BROKEN)
         self._on_error(error)

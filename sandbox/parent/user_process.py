@@ -24,7 +24,7 @@ from ..shared.limits import Limits
 from ..shared.message_format import ProcessMessage
 from ..shared.messages import FROM_USER_PROCESS, EndAsked, LastWord, Setup
 from ..shared.outcome import Cause, Exit
-from .child_handle import Child, ChildListener
+from .child_handle import Child, ChildListener, State
 from .exit_report import fault_text
 from .frame_receiver import FrameReceiver
 from .loop_protocol import LoopProtocol
@@ -83,13 +83,15 @@ class UserProcess(Child):
         self._status: int | None = None  #: as it has said itself
         self._signal: int = signal.SIGKILL  #: the one that its user has sent, so that it ends by that
         self._news.resume()
-        self._hear()
+        self._begin_reading()
         loop.on_readable(self._pidfd, self._on_end)
         self.send(0, setup)
 
     def kill(self, cause: Cause, detail: str = "") -> None:
         """End it, if its user wants it to end or has broken the channel; on_exit follows."""
-        if self._is_gone or self._kill is not None or not (self.may_kill or cause is Cause.CHANNEL_BROKEN):
+        if self._state is State.GONE or self._kill is not None:
+            return
+        if not self.may_kill and cause is not Cause.CHANNEL_BROKEN:
             return
         self._kill = (cause, detail)
         self._send_signal(self._signal)
@@ -109,9 +111,9 @@ class UserProcess(Child):
             self._on_end()
 
     def _on_end(self) -> None:
-        if self._has_ended:
+        if self._state is not State.RUNNING:
             return
-        self._has_ended = True
+        self._state = State.ENDED
         self._loop.on_readable(self._pidfd, None)
         self._news.drain()  # the last word may not have been read yet
         if self._kill is not None:

@@ -209,12 +209,12 @@ def test_the_warden_is_told_of_tasks(started: FakeWarden) -> None:
 
 
 def test_a_child_is_loaded_once_it_says_so(started: FakeWarden) -> None:
-    assert started.child.has_init and repr(started.child) == f"<WardedChild pid {PID} starting>"
+    assert started.child.has_init and repr(started.child) == f"<WardedChild pid {PID} running>"
     started.answer(0, LOADED)
     started.turn()
     assert started.child.loaded and not started.child.has_init
     assert started.heard() == [WatchTree(True, True)]
-    assert repr(started.child) == f"<WardedChild pid {PID} loaded>"
+    assert repr(started.child) == f"<WardedChild pid {PID} running loaded>"
 
 
 def test_a_child_that_waits_is_quiet(started: FakeWarden) -> None:
@@ -266,6 +266,18 @@ def test_a_child_that_says_what_is_no_message_is_killed_for_it(
     started.turn()
     (exit,) = started.seen.exits
     assert exit.cause is Cause.CHANNEL_BROKEN and exit.detail.startswith(sentence)
+
+
+def test_a_child_that_said_what_is_no_message_is_not_listened_to_again(started: FakeWarden) -> None:
+    started.tasks.sendall(b"garbage, and enough of it")
+    started.turn()
+    started.child.listen(False)
+    started.child.listen(True)
+    started.answer(0, LOADED)
+    started.turn()
+    started.end(signal.SIGKILL, was_killed=True)
+    started.turn()
+    assert not started.seen.messages and started.seen.exits[0].cause is Cause.CHANNEL_BROKEN
 
 
 def test_a_child_that_closes_its_socket_and_lives_on_is_killed_after_a_while(started: FakeWarden) -> None:
@@ -412,4 +424,4 @@ def test_nothing_can_be_asked_of_a_child_that_is_gone(started: FakeWarden) -> No
     started.child.hold_output(False)
     started.child.watch(idle=True)
     started.turn()
-    assert len(started.seen.exits) == 1
+    assert len(started.seen.exits) == 1 and repr(started.child) == f"<WardedChild pid {PID} gone>"

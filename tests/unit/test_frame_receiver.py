@@ -1,0 +1,102 @@
+"""The reading side of a socket between two of the processes."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hkrunner.runner.io.loop import Loop
+from hkrunner.sandbox.parent.frame_receiver import FrameReceiver
+from hkrunner.sandbox.shared.channel import ChannelError
+from hkrunner.sandbox.shared.message_format import ProcessMessage, encode
+from hkrunner.sandbox.shared.messages import FROM_CHILD, Problem
+
+
+class Receiving:
+    """A receiver, what it has passed on, and the other end of its socket."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        ours, self.theirs = socket.socketpair()
+        ours.setblocking(False)
+        self.socket = ours
+        self.messages: list[ProcessMessage] = []
+        self.errors: list[ChannelError] = []
+        self.ends: list[bool] = []
+        self.receiver = FrameReceiver(
+            self.loop,
+            ours,
+            FROM_CHILD,
+            on_message=lambda task, message: self.messages.append(message),
+            on_error=self.errors.append,
+            on_end=self.ends.append,
+        )
+
+    def say(self, *texts: str) -> None:
+        """Send a Problem with each of these texts, and let the loop serve what is ready."""
+        self.theirs.sendall(b"".join(encode(0, Problem(text)) for text in texts))
+        self.loop.turn(0)
+
+    @property
+    def texts(self) -> list[str]:
+        """Return the texts that were passed on."""
+        return [message.text for message in self.messages if isinstance(message, Problem)]
+
+
+@pytest.fixture
+def receiving() -> Iterator[Receiving]:
+    made = Receiving()
+    yield made
+    made.receiver.close()
+    made.socket.close()
+    made.theirs.close()
+    made.loop.close()
+
+
+def test_nothing_is_read_before_the_first_resume(receiving: Receiving) -> None:
+    receiving.say("one")
+    receiving.receiver.pause()
+    receiving.receiver.drain()
+    assert not receiving.messages
+    receiving.receiver.resume()
+    receiving.loop.turn(0)
+    assert receiving.texts == ["one"]
+
+
+def test_what_comes_in_a_pause_is_read_by_drain_or_after_it(receiving: Receiving) -> None:
+    receiving.receiver.resume()
+    receiving.receiver.pause()
+    receiving.say("one")
+    assert not receiving.messages
+    receiving.receiver.drain()
+    assert receiving.texts == ["one"]
+    receiving.say("two")
+    assert receiving.texts == ["one"]
+    receiving.receiver.resume()
+    receiving.loop.turn(0)
+    assert receiving.texts == ["one", "two"]
+
+
+def test_nothing_is_read_after_an_error_whoever_asks_for_it(receiving: Receiving) -> None:
+    receiving.receiver.resume()
+    receiving.theirs.sendall(b"garbage, and enough of it")
+    receiving.loop.turn(0)
+    assert len(receiving.errors) == 1
+    receiving.receiver.pause()
+    receiving.receiver.resume()
+    receiving.say("one")
+    receiving.receiver.drain()
+    receiving.theirs.shutdown(socket.SHUT_WR)
+    receiving.loop.turn(0)
+    assert not receiving.messages and len(receiving.errors) == 1 and not receiving.ends
+
+
+def test_the_end_comes_once_after_all_that_was_sent(receiving: Receiving) -> None:
+    receiving.say("one")
+    receiving.theirs.shutdown(socket.SHUT_WR)
+    receiving.receiver.resume()
+    receiving.receiver.drain()
+    receiving.receiver.resume()
+    receiving.loop.turn(0)
+    assert receiving.texts == ["one"] and receiving.ends == [False] and receiving.receiver.has_ended
