@@ -73,7 +73,7 @@ def unpack(archive: str, cache: str, *, bytes_max: int = BYTES_MAX, files_max: i
             _move(part, folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    except _Refused as error:
+    except _ArchiveRefused as error:
         raise SettingsError(f"{shown}: {error}") from None
     except _BROKEN as error:
         raise SettingsError(f"{shown} cannot be unpacked: {error or type(error).__name__}") from None
@@ -82,7 +82,7 @@ def unpack(archive: str, cache: str, *, bytes_max: int = BYTES_MAX, files_max: i
     return folder
 
 
-class _Refused(Exception):
+class _ArchiveRefused(Exception):
     """The archive contains something that is refused."""
 
 
@@ -131,7 +131,7 @@ def _of_tar(archive: str) -> Generator[_Member, None, None]:
     try:
         opened = tarfile.open(archive, "r:gz")  # noqa: SIM115 - closed below
     except tarfile.ReadError as error:
-        raise _Refused(f"it is gzip, and holds no tar: {error}") from None
+        raise _ArchiveRefused(f"it is gzip, and holds no tar: {error}") from None
     with opened:
         for info in opened:
             if info.isdir():
@@ -143,13 +143,13 @@ def _of_tar(archive: str) -> Generator[_Member, None, None]:
                 try:
                     content = opened.extractfile(info)
                 except KeyError:
-                    raise _Refused(f"{info.name} is a link to nothing in the archive") from None
+                    raise _ArchiveRefused(f"{info.name} is a link to nothing in the archive") from None
                 if content is None:
-                    raise _Refused(f"{info.name} is a link to what is no file")
+                    raise _ArchiveRefused(f"{info.name} is a link to what is no file")
                 with content:
                     yield _Member(info.name, None, content, bool(info.mode & 0o100))
             else:
-                raise _Refused(f"{info.name} is a device or a pipe")
+                raise _ArchiveRefused(f"{info.name} is a device or a pipe")
 
 
 def _fill(root: str, members: Iterator[_Member], bytes_max: int, files_max: int) -> None:
@@ -158,14 +158,14 @@ def _fill(root: str, members: Iterator[_Member], bytes_max: int, files_max: int)
     number = 0
     for number, member in enumerate(members, start=1):
         if number > files_max:
-            raise _Refused(f"it holds more than {files_max:,} files")
+            raise _ArchiveRefused(f"it holds more than {files_max:,} files")
         path = _inside(root, member.name)
         if path == root:
             continue
         parent = os.path.dirname(path)
         os.makedirs(parent, exist_ok=True)
         if os.path.realpath(parent) != parent:
-            raise _Refused(f"{member.name} would be written through a link")
+            raise _ArchiveRefused(f"{member.name} would be written through a link")
         if member.content is not None:
             left -= _write(path, member.content, left, bytes_max, member.executable)
         elif member.link is not None:
@@ -174,17 +174,19 @@ def _fill(root: str, members: Iterator[_Member], bytes_max: int, files_max: int)
             os.symlink(member.link, path)
         else:
             if os.path.islink(path):
-                raise _Refused(f"{member.name} would be written through a link")
+                raise _ArchiveRefused(f"{member.name} would be written through a link")
             os.makedirs(path, exist_ok=True)
     if not number:
-        raise _Refused("it is empty")
+        raise _ArchiveRefused("it is empty")
 
 
 def _inside(root: str, name: str, *, link: str = "") -> str:
-    """Return the path for this name; raises _Refused if it is outside."""
+    """Return the path for this name; raises _ArchiveRefused if it is outside."""
     parts = os.path.normpath(name).split(os.sep)
     if "\0" in name or os.path.isabs(name) or parts[0] == os.pardir:
-        raise _Refused(f"{link} is a link that leads outside: {name}" if link else f"{name} lies outside")
+        raise _ArchiveRefused(
+            f"{link} is a link that leads outside: {name}" if link else f"{name} lies outside"
+        )
     return os.path.normpath(os.path.join(root, name))
 
 
@@ -196,7 +198,7 @@ def _write(path: str, content: IO[bytes], most: int, bytes_max: int, executable:
         while chunk := content.read(_CHUNK):
             written += len(chunk)
             if written > most:
-                raise _Refused(f"it holds more than {bytes_max:,} bytes")
+                raise _ArchiveRefused(f"it holds more than {bytes_max:,} bytes")
             file.write(chunk)
     return written
 

@@ -119,7 +119,7 @@ class Calls:
         data = told if isinstance(told, dict) else {}
         if command in _ENDINGS:
             kind, error_of = _ENDINGS[command]
-            self._settle(self._table(kind), data.get(kind), data.get("response"), error_of(data))
+            self._end_call(self._table(kind), data.get(kind), data.get("response"), error_of(data))
         elif command == _STARTED:
             self._pipeline_started(data)
         elif command == _STREAM:
@@ -143,9 +143,9 @@ class Calls:
                 for call_id in waiting:
                     table.pop(call_id, None)
         for call in waiting.values():
-            call._settle(None, _unreadable(call, size, problem))
+            call._set_outcome(None, _unreadable(call, size, problem))
 
-    def _take(self, table: Dict[str, Call], call_id: Any) -> Optional[Call]:
+    def _pop(self, table: Dict[str, Call], call_id: Any) -> Optional[Call]:
         with self._lock:
             if call_id is None and table:
                 # The worker leaves the id out when it could not read the request: the last one sent
@@ -154,13 +154,13 @@ class Calls:
                 call_id = open_ids[-1] if open_ids else None
             return table.pop(str(call_id), None) if call_id is not None else None
 
-    def _settle(self, table: Dict[str, Call], call_id: Any, value: Any, error: Optional[ApiError]) -> None:
-        call = self._take(table, call_id)
+    def _end_call(self, table: Dict[str, Call], call_id: Any, value: Any, error: Optional[ApiError]) -> None:
+        call = self._pop(table, call_id)
         if call is not None:
             if error is not None:
                 error.id = call.id
                 error.args = (f"{call.what}: {error}",) if not self._returned_errors else error.args
-            call._settle(value, error)
+            call._set_outcome(value, error)
 
     def _pipeline_started(self, data: Mapping[str, Any]) -> None:
         with self._lock:
@@ -202,7 +202,7 @@ class Calls:
             self._pipelines.clear()
             self._sources.clear()
         for call in calls:
-            call._settle(None, TaskStopped(f"{call.what}: {why}", call.id))
+            call._set_outcome(None, TaskStopped(f"{call.what}: {why}", call.id))
 
     def _end(self, error: Optional[str]) -> None:
         """The task is over: finish open spans, the last first, tell the last progress, release who waits."""

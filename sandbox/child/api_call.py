@@ -72,10 +72,10 @@ class Call:
         """Stop it; threads that wait for it get TaskStopped, because the worker may never answer."""
         if not self.done():
             self._stop(reason)
-            self._settle(None, TaskStopped(f"{self.what} was stopped: {reason}", self.id))
+            self._set_outcome(None, TaskStopped(f"{self.what} was stopped: {reason}", self.id))
 
     def _give_up(self, timeout: Optional[float]) -> None:
-        self._settle(None, Timeout(f"{self.what}: no answer within {timeout:g} s", self.id))
+        self._set_outcome(None, Timeout(f"{self.what}: no answer within {timeout:g} s", self.id))
         self._stop("timeout")
 
     async def wait(self, timeout: Optional[float] = None) -> Any:
@@ -99,13 +99,13 @@ class Call:
         loop = asyncio.get_running_loop()
         future = loop.create_future()
 
-        def settle() -> None:
+        def mark_done() -> None:
             if not future.done():
                 future.set_result(None)
 
         def wake() -> None:
             with contextlib.suppress(RuntimeError):  # the loop has closed
-                loop.call_soon_threadsafe(settle)
+                loop.call_soon_threadsafe(mark_done)
 
         self._when_done(wake)
         yield from future.__await__()
@@ -118,7 +118,7 @@ class Call:
                 return
         callback()
 
-    def _settle(self, value: Any, error: Union[ApiError, MemoryError, None]) -> None:
+    def _set_outcome(self, value: Any, error: Union[ApiError, MemoryError, None]) -> None:
         with self._lock:
             if self._done.is_set():
                 return

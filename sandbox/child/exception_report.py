@@ -52,7 +52,7 @@ _LIBRARIES = tuple(
 _INSTALLED = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
 
 
-class _Frame(NamedTuple):
+class _StackFrame(NamedTuple):
     filename: str
     lineno: Optional[int]
     name: str
@@ -275,7 +275,7 @@ def _marked_line(error: BaseException) -> str:
     return f"\n    {line}\n    {' ' * (column - 1)}^"
 
 
-def _frames(error: BaseException) -> List[_Frame]:
+def _frames(error: BaseException) -> List[_StackFrame]:
     """Return the frames of the traceback, without our own and the import system's: the last FRAMES_MAX."""
     last = collections.deque(traceback.walk_tb(traceback_of(error)), maxlen=FRAMES_MAX)
     frames = []
@@ -283,7 +283,7 @@ def _frames(error: BaseException) -> List[_Frame]:
         filename = _exact(frame.f_code.co_filename)
         if filename.startswith((_OURS, "<frozen importlib")) or "importlib" + os.sep in filename:
             continue
-        frames.append(_Frame(filename, lineno, _exact(frame.f_code.co_name), _source(frame, lineno)))
+        frames.append(_StackFrame(filename, lineno, _exact(frame.f_code.co_name), _source(frame, lineno)))
     return frames
 
 
@@ -303,9 +303,9 @@ def _is_installed(filename: str) -> bool:
     return any(one in filename for one in _INSTALLED)
 
 
-def _place(frames: List[_Frame], folder: str) -> str:
+def _place(frames: List[_StackFrame], folder: str) -> str:
     """Return `file:line in function` of the last frame in the user's own code."""
-    own: Optional[_Frame] = None
+    own: Optional[_StackFrame] = None
     for frame in frames:
         if frame.filename.startswith(folder + os.sep) and not _is_installed(frame.filename):
             own = frame
@@ -320,7 +320,7 @@ def _relative(filename: str, folder: str) -> str:
     return filename[len(folder) + 1 :] if filename.startswith(folder + os.sep) else filename
 
 
-def _shown(frames: List[_Frame], folder: str) -> str:
+def _shown(frames: List[_StackFrame], folder: str) -> str:
     """Return the frames from the first one of the user's on; of many, the two ends."""
     first = next((i for i, one in enumerate(frames) if not _is_library(one.filename)), 0)
     lines = [_line(one, folder) for one in frames[first:]]
@@ -329,12 +329,12 @@ def _shown(frames: List[_Frame], folder: str) -> str:
     return "\n".join(lines)
 
 
-def _line(frame: _Frame, folder: str) -> str:
+def _line(frame: _StackFrame, folder: str) -> str:
     source = f"\n    {frame.line[:200]}" if frame.line else ""
     return f"  {_relative(frame.filename, folder)}:{frame.lineno} in {frame.name}{source}"
 
 
-def _traceback(error: BaseException, frames: List[_Frame], summary: str) -> str:
+def _traceback(error: BaseException, frames: List[_StackFrame], summary: str) -> str:
     """Return the traceback as Python prints it; where that fails, the frames and the summary."""
     try:
         # Never the whole of a recursion: 200 frames from the end are enough for anybody.

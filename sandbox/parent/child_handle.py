@@ -69,7 +69,7 @@ class ChildListener(Protocol):
         """No process of this child is left (or exit.left names them); the last call."""
 
 
-class State(enum.Enum):
+class ChildState(enum.Enum):
     """How far the life of a child is, as its handle knows it. States follow one another in this order."""
 
     STARTING = "its pid is not known, and nothing that it says is read"
@@ -97,7 +97,7 @@ class Child:
         self.has_init = True
         #: How the limits are enforced, as the warden said; None until it has, or where there is no warden.
         self.protection: Protection | None = None
-        self._state = State.STARTING
+        self._state = ChildState.STARTING
         self._kill: tuple[Cause, str] | None = None  #: why it is being killed, and a few words more
         #: Whether its messages wait; listen() can be called before they are read at all.
         self._is_paused = False
@@ -130,7 +130,7 @@ class Child:
 
     def _begin_reading(self) -> None:
         """Read what it says and prints from here on; its pid is known."""
-        self._state = State.RUNNING
+        self._state = ChildState.RUNNING
         self._said.resume()
         self.listen(not self._is_paused)
         self._pipes.start()
@@ -162,7 +162,7 @@ class Child:
     def listen(self, on: bool) -> None:
         """Read what the child says, or let it wait: its answers cannot be passed on for now."""
         self._is_paused = not on
-        if self._state is State.RUNNING:
+        if self._state is ChildState.RUNNING:
             (self._said.resume if on else self._said.pause)()
 
     def stop(self, task: int, options: Mapping[str, object]) -> None:
@@ -208,13 +208,13 @@ class Child:
         self.kill(Cause.CHANNEL_BROKEN, str(error))
 
     def _channel_closed(self, cut: bool) -> None:
-        if self._state is State.RUNNING:
+        if self._state is ChildState.RUNNING:
             what = "it closed the socket" + (" in the middle of a frame" if cut else "")
             self._later(CHANNEL_GRACE_S, lambda: self.kill(Cause.CHANNEL_BROKEN, what))
 
     def hold_output(self, on: bool) -> None:
         """Leave what the child prints in its pipes, so that it waits itself once they are full."""
-        if self._state is not State.GONE:
+        if self._state is not ChildState.GONE:
             self._pipes.hold(on)
 
     def drain_output(self) -> None:
@@ -226,7 +226,7 @@ class Child:
     def _finish(self, exit: Exit) -> None:
         """Read what is left, close everything, and tell of the end."""
         self._said.drain()
-        self._state = State.GONE
+        self._state = ChildState.GONE
         self._pipes.drain()
         stack = user_stack(fault_text(self._fault))
         self._close()

@@ -24,7 +24,7 @@ from ..shared.limits import Limits
 from ..shared.message_format import ProcessMessage
 from ..shared.messages import FROM_USER_PROCESS, EndAsked, LastWord, Setup
 from ..shared.outcome import Cause, Exit
-from .child_handle import Child, ChildListener, State
+from .child_handle import Child, ChildListener, ChildState
 from .exit_report import fault_text
 from .frame_receiver import FrameReceiver
 from .loop_protocol import LoopProtocol
@@ -89,7 +89,7 @@ class UserProcess(Child):
 
     def kill(self, cause: Cause, detail: str = "") -> None:
         """End it, if its user wants it to end or has broken the channel; on_exit follows."""
-        if self._state is State.GONE or self._kill is not None:
+        if self._state is ChildState.GONE or self._kill is not None:
             return
         if not self.may_kill and cause is not Cause.CHANNEL_BROKEN:
             return
@@ -111,9 +111,9 @@ class UserProcess(Child):
             self._on_end()
 
     def _on_end(self) -> None:
-        if self._state is not State.RUNNING:
+        if self._state is not ChildState.RUNNING:
             return
-        self._state = State.ENDED
+        self._state = ChildState.ENDED
         self._loop.on_readable(self._pidfd, None)
         self._news.drain()  # the last word may not have been read yet
         if self._kill is not None:

@@ -31,7 +31,7 @@ from ..shared.messages import (
 )
 from ..shared.outcome import STACK_WANTED, Cause, Exit
 from . import warden_launch
-from .child_handle import Child, ChildListener, State
+from .child_handle import Child, ChildListener, ChildState
 from .exit_report import exit_of, exit_without_warden
 from .frame_receiver import FrameReceiver
 from .loop_protocol import LoopProtocol
@@ -145,7 +145,7 @@ class WardedChild(Child):
 
     def kill(self, cause: Cause, detail: str = "") -> None:
         """End the whole tree now. on_exit follows, within 100 ms unless the kernel holds a process."""
-        if self._state is State.GONE or self._kill is not None:
+        if self._state is ChildState.GONE or self._kill is not None:
             return
         self._kill = (cause, detail)
         self._tell_warden(Kill(cause in STACK_WANTED))
@@ -170,7 +170,7 @@ class WardedChild(Child):
             self._tell_warden(LimitCpu(on))
 
     def _tell_warden(self, message: ProcessMessage, *, fds: Iterable[int] = ()) -> None:
-        if self._state is State.GONE:
+        if self._state is ChildState.GONE:
             return
         # A warden that is gone is noticed by the lifeline's EOF.
         with contextlib.suppress(OSError):
@@ -184,7 +184,7 @@ class WardedChild(Child):
     # ---- what the warden says
 
     def _on_news(self, message: ProcessMessage) -> None:
-        if self._state is State.GONE:
+        if self._state is ChildState.GONE:
             return
         if isinstance(message, Spawned):
             self.pid, self._problem, self.protection = message.pid, message.problem, message.protection
@@ -193,7 +193,7 @@ class WardedChild(Child):
         elif isinstance(message, Sample):
             self._listener.on_sample(self, message)
         elif isinstance(message, Ended):
-            self._state = State.ENDED
+            self._state = ChildState.ENDED
             self._said.drain()  # whether the child has closed its socket is part of how it ended
             self._finish(
                 exit_of(
@@ -213,7 +213,7 @@ class WardedChild(Child):
         self._on_warden_lost(str(error))
 
     def _on_lifeline_end(self) -> None:
-        if self._state in (State.STARTING, State.RUNNING):
+        if self._state in (ChildState.STARTING, ChildState.RUNNING):
             self._on_warden_lost("it ended unexpectedly")
 
     # ---- the end
@@ -232,7 +232,7 @@ class WardedChild(Child):
 
     def _on_warden_lost(self, why: str) -> None:
         """The warden is gone or does not answer: end the tree from here."""
-        if self._state is State.GONE or self not in WardedChild.alive:
+        if self._state is ChildState.GONE or self not in WardedChild.alive:
             return
         self._warden.kill()
         self._warden.wait()
@@ -246,7 +246,7 @@ class WardedChild(Child):
         ).step()
 
     def _on_orphans_ended(self, why: str, ended: list[Left], left: list[Left]) -> None:
-        if self._state is State.GONE:
+        if self._state is ChildState.GONE:
             return
         self._finish(
             exit_without_warden(

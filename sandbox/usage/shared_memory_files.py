@@ -47,7 +47,7 @@ class File(NamedTuple):
     size: int  #: occupied bytes
 
 
-class _Entry(NamedTuple):
+class _ShmEntry(NamedTuple):
     """What appeared at the top of a folder during the run."""
 
     key: Key
@@ -230,7 +230,7 @@ class ShmFiles:
     def _is_closed(self, path: str) -> bool:
         return any(path.startswith(folder + "/") for folder in self._closed)
 
-    def _new_entries(self, *, others: bool = False) -> Iterator[_Entry]:
+    def _new_entries(self, *, others: bool = False) -> Iterator[_ShmEntry]:
         """Yield what this user has made at the top since the start; `others`: also what is not the run's."""
         count = 0
         for folder in self._folders:
@@ -255,12 +255,12 @@ class ShmFiles:
                         continue
                     if stat.S_ISDIR(facts.st_mode):
                         self._watch(entry.path)
-                        yield _Entry(key, entry.path, True, _files_below(entry.path))
+                        yield _ShmEntry(key, entry.path, True, _files_below(entry.path))
                     else:
                         file = File(entry.path, facts.st_blocks * 512)
-                        yield _Entry(key, entry.path, False, {key: file})
+                        yield _ShmEntry(key, entry.path, False, {key: file})
 
-    def _is_made_by_the_run(self, entry: _Entry, pids: Collection[int]) -> bool:
+    def _is_made_by_the_run(self, entry: _ShmEntry, pids: Collection[int]) -> bool:
         """Whether a folder is proven to be the run's."""
         if not entry.is_folder:
             return False
