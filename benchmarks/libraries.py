@@ -32,6 +32,20 @@ PACKAGES = [
 DEADLINE_S = 120.0
 MI = 1 << 20
 
+
+def pool_of_threads(size: int) -> str:
+    """Return a program whose threads work at the same time, each with 1 MiB."""
+    return f"""
+from concurrent.futures import ThreadPoolExecutor as T
+import time
+def fill(i):
+    block = b'x' * (1 << 20)
+    time.sleep(.2)
+    return len(block)
+return sum(T({size}).map(fill, range({size})))
+"""
+
+
 #: Body of start(), by library; each works with some 100 MB, and imports what it needs.
 PROGRAMS = {
     "numpy": """
@@ -121,27 +135,35 @@ r = sum(ray.get([f.remote(i) for i in range(8)]))
 ray.shutdown()
 return r
 """,
+    "onnxruntime": """
+import numpy as n, onnxruntime as o
+def field(i, value):  # of a protobuf message; each of these is shorter than 128 bytes
+    return bytes([8 * i, value]) if isinstance(value, int) else bytes([8 * i + 2, len(value)]) + value
+floats = field(2, field(1, field(1, 1)))
+graph = field(1, field(1, b'x') + field(1, b'x') + field(2, b'y') + field(4, b'MatMul')) + field(2, b'g')
+graph += field(11, field(1, b'x') + floats) + field(12, field(1, b'y') + floats)
+model = field(1, 8) + field(7, graph) + field(8, field(1, b'') + field(2, 13))
+session = o.InferenceSession(model, providers=['CPUExecutionProvider'])
+return float(session.run(None, {'x': n.ones((2000, 2000), 'float32')})[0][0, 0])
+""",
     "java": """
-import subprocess
-return subprocess.run(['java', '-version'], check=True, capture_output=True).returncode
+import pathlib, subprocess, tempfile
+with tempfile.TemporaryDirectory() as folder:
+    source = pathlib.Path(folder, 'Fills.java')
+    source.write_text('class Fills { public static void main(String[] a) {'
+                      ' java.util.Arrays.fill(new long[10_000_000], 1); } }')
+    return subprocess.run(['java', source], check=True, capture_output=True).returncode
 """,
     "node": """
 import subprocess
-return subprocess.run(['node', '-e', 'a = Array(1e7).fill(1)'], check=True).returncode
+return subprocess.run(['node', '-e', 'Array(1e7).fill(1)'], check=True).returncode
 """,
-    "threads4": """
-from concurrent.futures import ThreadPoolExecutor as T
-import time
-return sum(T(4).map(lambda i: time.sleep(.05) or 1, range(4)))
-""",
-    "threads64": """
-from concurrent.futures import ThreadPoolExecutor as T
-import time
-return sum(T(64).map(lambda i: time.sleep(.05) or 1, range(64)))
-""",
+    "threads4": pool_of_threads(4),
+    "threads16": pool_of_threads(16),
+    "threads64": pool_of_threads(64),
     "subprocesses": """
 import subprocess as s, sys
-return sum(s.run([sys.executable, '-c', 'b"x" * (80 << 20)']).returncode for _ in range(10))
+return sum(s.run([sys.executable, '-c', 'b"x" * (80 << 20)'], check=True).returncode for _ in range(10))
 """,
 }
 
