@@ -22,7 +22,7 @@ from ..usage.shared_memory import SharedMemory
 from ..usage.usage import Breach, Sampler, SharedObject, breach
 from .confinement import Confinement
 from .cpu_throttle import CpuThrottle
-from .memory_brake import NearLimitBrake, ReservedBrake
+from .memory_brake import DeadlockWatch, NearLimitBrake, ReservedBrake
 
 if TYPE_CHECKING:
     from ..usage.disk_usage import DiskMeter
@@ -51,6 +51,7 @@ class LimitEnforcer:
         self._shared = SharedMemory(made_folders=made_folders)
         self._sampler = _sampler_of(limits, self._shared)
         self._brake: NearLimitBrake | ReservedBrake | None = None
+        self._deadlocks = DeadlockWatch()
         self._child = 0
         self._child_ended_at = math.inf
         self._throttle = self._new_throttle()
@@ -125,6 +126,9 @@ class LimitEnforcer:
             found = self._breach()
             if self._brake is not None and isinstance(self._sampler, TreeSampler):
                 self._brake.adjust(self._sampler, now)
+        braked = self._brake.braked if self._brake is not None and not self.idle else None
+        if self._brake is not None and braked is not None and braked.pid in self._sampler.pids():
+            self._brake.braked = self._deadlocks.look(braked, now)
         if self._throttle is not None and now >= self._throttle.next_at:
             self._throttle.tick(now)
         if self._disk is not None and now >= self._disk.next_at:

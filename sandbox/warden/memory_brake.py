@@ -15,7 +15,10 @@ never exceeded.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,6 +62,12 @@ GROWTH_BYTES = 128 * 1024
 RESERVABLE_BYTES = 9 << 30
 RESERVABLE_LIMITS = 16
 
+#: What its threads wait for is read so often, for so long after a process was held; a wait for a lock that
+#: nobody can release is certain when it has lasted this long.
+WAITS_EACH_S = 0.5
+WAITS_AFTER_S = 10.0
+DEADLOCK_S = 1.0
+
 Prlimit = Callable[..., tuple[int, int]]
 
 
@@ -70,6 +79,31 @@ class Braked(NamedTuple):
     room_bytes: int  #: how much more it could reserve
     memory_bytes: int  #: of the whole tree
     at: float
+
+
+class DeadlockWatch:
+    """Ends a process that was refused memory and waits for a lock of its own since: nothing else ends it."""
+
+    def __init__(self, kill: Callable[[int, int], None] = os.kill) -> None:
+        self._kill = kill
+        self._next_at = self._since = float("-inf")
+        self._seen: object = None
+
+    def look(self, braked: Braked, now: float) -> Braked:
+        """Abort the process if it is in a deadlock; return how it was held last: now, if it was aborted."""
+        if now < self._next_at or now - braked.at > WAITS_AFTER_S:
+            return braked
+        self._next_at = now + WAITS_EACH_S
+        from ..linux.deadlock import waits_of_deadlock  # here: few programs are ever held
+
+        waits = waits_of_deadlock(braked.pid)
+        if waits is None or waits != self._seen:
+            self._seen, self._since = waits, now
+        elif now - self._since >= DEADLOCK_S:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                self._kill(braked.pid, signal.SIGABRT)
+                return braked._replace(at=now)  # it ends now for what was refused then
+        return braked
 
 
 class _DataLimit:

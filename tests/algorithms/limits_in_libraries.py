@@ -32,6 +32,19 @@ def wrap(_):
         raise RuntimeError("could not build the model") from error
 
 
+def wait_for_itself(_):
+    """Report the refused allocation under a lock, and want the same lock again, as Rust's runtime does."""
+    acquire = ctypes.CDLL(None).pthread_mutex_lock
+    lock = ctypes.create_string_buffer(128)  # zeros are a lock that nobody holds
+    kept = []
+    try:
+        while True:
+            kept.append(bytearray(b"x") * BLOCK)
+    except MemoryError:
+        acquire(lock)
+        acquire(lock)
+
+
 def swallow(_):
     """Grow until an allocation fails, and be content with less."""
     time.sleep(0.1)

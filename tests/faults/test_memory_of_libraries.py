@@ -52,6 +52,15 @@ def test_an_error_that_comes_of_refused_memory_is_told_as_the_limit(
     assert_names_the_limit(run, 192 * MI)
 
 
+@pytest.mark.parametrize("mode", ["auto", "brake", "rss"])
+def test_a_library_that_waits_for_its_own_lock_after_refused_memory_is_ended(
+    mode: str, tmp_path: Path
+) -> None:
+    args = ("--mem", "192Mi", "--mem-mode", mode)
+    run = run_tasks(PROGRAM, ["wait_for_itself", 0], ["behave"], cwd=tmp_path, args=args)
+    assert_names_the_limit(run, 192 * MI)
+
+
 def test_an_exit_far_from_the_limit_is_no_matter_of_memory(tmp_path: Path) -> None:
     run = run_tasks("exits_at_once.py", ["misbehave"], cwd=tmp_path, args=("--mem", "192Mi"))
     assert run.tasks[0]["reason"] == "Crashed"

@@ -1,0 +1,68 @@
+"""Whether a process waits for a lock that nobody is left to release, by what its threads wait for.
+
+Imported only when a process has been refused memory. A runtime may allocate while it reports a failed
+allocation. Rust's prints a backtrace under a lock; when an allocation for the backtrace failed, its report
+wanted the same lock, and the process (with polars) waited for itself.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from . import procfs
+
+#: The numbers of futex and recvmsg (linux: arch/x86/entry/syscalls/syscall_64.tbl and, for aarch64,
+#: include/uapi/asm-generic/unistd.h).
+_NUMBERS = {"x86_64": (202, 47), "aarch64": (98, 212)}
+#: Of a futex (linux: include/uapi/linux/futex.h): only for threads of one process, and the two ways to wait.
+_PRIVATE = 0x80
+_WAIT, _WAIT_BITSET = 0, 9
+_CLOCK_REALTIME = 0x100
+#: What the lock of glibc, and that of Rust's std, holds while others wait for it.
+_LOCKED_AND_WANTED = 2
+
+
+class Waits(NamedTuple):
+    """What all threads of a process wait for; two that are equal with no CPU used in between are one wait."""
+
+    threads: tuple[tuple[str, bytes], ...]
+    cpu_ns: int
+
+
+def waits_of_deadlock(pid: int) -> Waits | None:
+    """Return what the threads wait for if one waits for a lock and none is left that could release it.
+
+    All others have to wait for a futex too, without a time-out, but for one in recvmsg: our own, which waits
+    for the next message and holds no lock. None also where the kernel does not tell.
+    """
+    threads: list[tuple[str, bytes]] = []
+    for_a_lock = for_messages = 0
+    try:
+        futex, recvmsg = _NUMBERS[os.uname().machine]
+        for tid in sorted(os.listdir(f"/proc/{pid}/task")):
+            text = procfs.read(f"/proc/{pid}/task/{tid}/syscall", 256)
+            words = text.split()
+            if len(words) < 7:  # b"running"
+                return None
+            number, arguments = int(words[0]), [int(word, 16) for word in words[1:7]]
+            if number == recvmsg:
+                for_messages += 1
+            elif number == futex and _is_without_end(*arguments):
+                for_a_lock += _is_for_a_lock(*arguments)
+            else:
+                return None
+            threads.append((tid, text))
+        cpu_ns = procfs.cpu_ns(procfs.process_clock(pid))
+    except (KeyError, OSError):
+        return None
+    return Waits(tuple(threads), cpu_ns) if for_a_lock and for_messages <= 1 else None
+
+
+def _is_without_end(_address: int, operation: int, _value: int, timeout: int, *_rest: int) -> bool:
+    return operation & ~(_PRIVATE | _CLOCK_REALTIME) in (_WAIT, _WAIT_BITSET) and timeout == 0
+
+
+def _is_for_a_lock(_address: int, operation: int, value: int, *_rest: int) -> bool:
+    """A semaphore (a lock of Python's) waits by the clock of the day, a condition for other values."""
+    return operation in (_PRIVATE | _WAIT, _PRIVATE | _WAIT_BITSET) and value == _LOCKED_AND_WANTED

@@ -1,0 +1,123 @@
+"""A process that waits for a lock which nobody can release is told from one that waits for something else."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hkrunner.sandbox.linux import deadlock
+from hkrunner.sandbox.linux.deadlock import Waits, waits_of_deadlock
+from hkrunner.sandbox.warden.memory_brake import Braked, DeadlockWatch
+from support.waiting import wait_until
+
+BEGIN = """
+import ctypes, signal, socket, sys, threading, time
+signal.alarm(60)
+libc = ctypes.CDLL(None)
+lock = ctypes.create_string_buffer(128)
+def wait_for_itself():
+    libc.pthread_mutex_lock(lock)
+    libc.pthread_mutex_lock(lock)
+ours, theirs = socket.socketpair()
+def start(function):
+    threading.Thread(target=function, daemon=True).start()
+"""
+#: One thread that waits for a message is hkrunner's own.
+DEADLOCKS = {
+    "the only thread": "wait_for_itself()",
+    "the main thread": "start(lambda: ours.recvmsg(1)); wait_for_itself()",
+    "a thread that is joined": "t = threading.Thread(target=wait_for_itself); t.start(); t.join()",
+}
+#: With a part of the name of the kernel's function in which the main thread waits.
+OTHERS = {
+    "a lock of Python's": ("start(lambda: ours.recvmsg(1)); threading.Event().wait()", "futex"),
+    "a thread that sleeps with the lock": ("start(lambda: time.sleep(60)); wait_for_itself()", "futex"),
+    "messages in two threads": (
+        "start(lambda: ours.recvmsg(1)); start(lambda: theirs.recvmsg(1)); wait_for_itself()",
+        "futex",
+    ),
+    "a time": ("time.sleep(60)", "nanosleep"),
+}
+
+
+@contextmanager
+def process(code: str) -> Iterator[int]:
+    with subprocess.Popen([sys.executable, "-c", BEGIN + code]) as one:
+        try:
+            yield one.pid
+        finally:
+            one.kill()
+
+
+@pytest.mark.parametrize("which", DEADLOCKS)
+def test_a_lock_that_nobody_can_release_is_a_deadlock(which: str) -> None:
+    with process(DEADLOCKS[which]) as pid:
+
+        def seen_twice() -> bool:
+            first = waits_of_deadlock(pid)
+            return first is not None and waits_of_deadlock(pid) == first
+
+        wait_until(seen_twice, what="the process waits for its own lock, and nothing moves in it")
+
+
+@pytest.mark.parametrize("which", OTHERS)
+def test_any_other_wait_is_none(which: str) -> None:
+    code, where = OTHERS[which]
+    with process(code) as pid:
+        waits_in = Path(f"/proc/{pid}/wchan")
+        threads = Path(f"/proc/{pid}/task")
+        wanted = 1 + code.count("start(")
+        wait_until(
+            lambda: len(list(threads.iterdir())) == wanted and where in waits_in.read_text(),
+            what=f"the process waits for {which}",
+        )
+        # Not at once: a thread that begins may wait for Python's own lock for a moment.
+        wait_until(lambda: waits_of_deadlock(pid) is None, what=f"waiting for {which} is no deadlock")
+
+
+def test_a_process_that_is_gone_is_in_no_deadlock() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as one:
+        one.wait()
+    assert waits_of_deadlock(one.pid) is None
+
+
+class StubWaits:
+    """Stands for the kernel: what the threads of pid 10 wait for is what the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now: Waits | None = Waits((("10", b"202 0x1 0x80 0x2 0x0 0x0 0x0"),), 5)
+        self.aborted: list[tuple[int, int]] = []
+        monkeypatch.setattr(deadlock, "waits_of_deadlock", lambda pid: self.now)
+        self.watch = DeadlockWatch(kill=lambda pid, number: self.aborted.append((pid, number)))
+
+    def look(self, *times: float, held_at: float = 0.0) -> Braked:
+        braked = Braked(10, "python", 0, 100, held_at)
+        for now in times:
+            braked = self.watch.look(braked, now)
+        return braked
+
+
+def test_a_deadlock_that_lasts_ends_the_process_as_held_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = StubWaits(monkeypatch)
+    assert stub.look(0.1, 0.7, 1.0).at == 0.0 and stub.aborted == []
+    assert stub.look(1.3).at == 1.3 and stub.aborted == [(10, signal.SIGABRT)]
+
+
+def test_a_wait_that_ends_and_begins_again_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = StubWaits(monkeypatch)
+    assert stub.now is not None
+    for step in range(1, 9):
+        stub.now = stub.now._replace(cpu_ns=step)
+        stub.look(step * 1.0)
+    assert stub.aborted == []
+
+
+def test_a_process_that_was_never_held_lately_may_wait_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = StubWaits(monkeypatch)
+    stub.look(11.0, 12.0, 13.0, 14.0, held_at=0.0)
+    assert stub.aborted == []
