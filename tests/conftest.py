@@ -16,19 +16,19 @@ from support.leftovers import left_processes, leftovers, take_stock
 from support.processes import MARKER, kill_all, reap
 from support.waiting import wait_until
 
-# How long what a test closed may take to go.
+# How long the processes, threads and files that a test has closed may take to disappear.
 SETTLE_S = 2.0
 
-# The time of one example says nothing on a shared machine; pytest-timeout bounds the whole.
+# No deadline for one example of hypothesis: its time varies on a shared machine. pytest-timeout limits tests.
 settings.register_profile("hkrunner", deadline=None)
 settings.load_profile("hkrunner")
 
-# A shell starts what it runs in the background with SIGINT ignored, and so would be all that the tests start.
+# A shell ignores SIGINT in background commands, and the programs that the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse names that are different in each process: tests that run side by side are known by them."""
+    """Refuse test names that differ between processes: pytest-xdist identifies tests by their names."""
     for item in items:
         if re.search(r" at 0x[0-9a-f]+", item.name):
             raise pytest.UsageError(f"the name of a case holds an address: give ids for {item.nodeid}")
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A system temporary folder of this run: what another run leaves in /tmp is not ours."""
+    """Give this run its own temporary folder, so that files of another run in /tmp do not matter."""
     folder = tmp_path_factory.mktemp("tmp")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))

@@ -1,4 +1,4 @@
-"""What tests of boards share: runs to show, and visitors."""
+"""Helpers for tests of boards: recorded runs, board managers, browsers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hkrunner.boards.runs.task_record import TaskRecord
 
 from .waiting import wait_until
 
-# A machine with other work takes its time: a board is ready within a second on a quiet one.
+# Long, for a busy machine; on an idle one a board is ready within a second.
 BOARD_DEADLINE_S = 60.0
 
 
@@ -34,7 +34,7 @@ def add_run(
     pipeline: str = "mnist",
     points: int = 20,
 ) -> TaskRecord:
-    """A finished task with a curve loss = 1/step."""
+    """Write a finished task with a curve loss = 1/step."""
     store = Store(root)
     record = store.open(TaskIds(task, job, node, pipeline), entry="train.py", started_at=1000.0)
     writer = EventWriter(record.metrics_dir)
@@ -48,7 +48,7 @@ def add_run(
 
 @contextlib.contextmanager
 def boards_of(root: Path) -> Iterator[BoardManager]:
-    """The boards of a state folder; on exit none runs any more, whoever started them."""
+    """Manage the boards of a state folder; on exit none of them runs, whoever started it."""
     manager = BoardManager(root)
     try:
         yield manager
@@ -58,7 +58,7 @@ def boards_of(root: Path) -> Iterator[BoardManager]:
 
 
 def holds_none(manager: BoardManager) -> bool:
-    """Whether every board that the manager has started is reaped."""
+    """Whether every board that the manager has started was reaped."""
     manager.poll()
     return not manager.fds()
 
@@ -78,7 +78,7 @@ def python_with(folder: Path, script: Path, *, first: str = "pass") -> Path:
 
 
 def recording_browser(folder: Path) -> dict[str, str]:
-    """Variables that make a browser of a script, which writes each address to folder/visited."""
+    """Return variables by which a script is the browser; it writes each address to folder/visited."""
     script = folder / "browser"
     script.write_text(f'#!/bin/sh\necho "$1" >> {shlex.quote(str(folder / "visited"))}\n')
     script.chmod(0o755)
@@ -86,7 +86,7 @@ def recording_browser(folder: Path) -> dict[str, str]:
 
 
 def visited(folder: Path) -> list[str]:
-    """The addresses that the recording browser was sent to."""
+    """Return the addresses that the recording browser was asked to open."""
     try:
         return (folder / "visited").read_text().splitlines()
     except FileNotFoundError:
@@ -94,14 +94,14 @@ def visited(folder: Path) -> list[str]:
 
 
 def no_browser(folder: Path) -> dict[str, str | None]:
-    """Variables of a system without any browser."""
+    """Return variables of a system without a browser."""
     (folder / "empty").mkdir()
     return {"PATH": str(folder / "empty"), "BROWSER": None, "DISPLAY": None, "WAYLAND_DISPLAY": None}
 
 
 @contextlib.contextmanager
 def taken_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that somebody else listens on."""
+    """Listen on a port of 127.0.0.1, so that it is taken."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -116,7 +116,7 @@ def free_port() -> int:
 
 
 def get(url: str, *, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
-    """Status and body of a page, asked for without any proxy."""
+    """Return status and body of a page, without any proxy."""
     parts = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
     try:
@@ -135,7 +135,7 @@ def get_json(url: str) -> Any:
 
 
 def runs_of(url: str) -> list[str]:
-    """The names of the runs that a board shows; empty while it does not answer."""
+    """Return the names of the runs that a board shows; none while it does not answer."""
     try:
         status, body = get(f"{url}data/runs")
     except OSError:

@@ -1,4 +1,4 @@
-"""A child started by file, as its warden starts it, with the test in the parent's place at its sockets."""
+"""Start a child as the warden does, with the test at the other ends of its sockets instead of the parent."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ DEADLINE_S = 20.0
 
 
 class ChildProcess:
-    """The process, until the test is done with it; what it prints is in `output`."""
+    """The child's process; it ends with the `with` block, and `output` has what it prints."""
 
     def __init__(self, code: str, folder: Path, *, setup: dict[str, object] | None = None) -> None:
-        """Start it, and say which code to load. `setup`: other values for fields of Setup."""
+        """Start it and tell it which code to load; `setup` replaces fields of the message Setup."""
         (folder / "alg.py").write_text(code, encoding="utf-8")
         self.tasks, tasks = socket.socketpair()
         self.control, control = socket.socketpair()
@@ -46,15 +46,15 @@ class ChildProcess:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """Return what it has printed so far."""
         return self._output_file.read_text(encoding="utf-8", errors="replace")
 
     def say(self, task: int, *messages: ProcessMessage) -> None:
-        """Say these on the task socket."""
+        """Send these messages on the task socket."""
         self.tasks.sendall(b"".join(encode(task, one) for one in messages))
 
     def say_to_control(self, task: int, message: ProcessMessage) -> None:
-        """Say this on the control socket."""
+        """Send this message on the control socket."""
         self.control.sendall(encode(task, message))
 
     def send_blob(self, task: int, kind: int, fd: int, size: int) -> None:
@@ -62,14 +62,14 @@ class ChildProcess:
         socket.send_fds(self.tasks, [header(kind, task, size, blob=True)], [fd])
 
     def next(self) -> tuple[int, ProcessMessage] | None:
-        """Wait for the next message; return it with its task's number, None when it has closed its socket."""
+        """Return the next message with the number of its task; None once the child has closed the socket."""
         deadline = time.monotonic() + DEADLINE_S
         while not self._ready:
             ready, _, _ = select.select([self.tasks], [], [], max(0.0, deadline - time.monotonic()))
             assert ready, f"no message within {DEADLINE_S:g} s; it printed: {self.output}"
             try:
                 data, ancillary, _, _ = self.tasks.recvmsg(1 << 20, 256, socket.MSG_CMSG_CLOEXEC)
-            except ConnectionResetError:  # it ended before it had read all that was sent
+            except ConnectionResetError:  # the child ended before it had read everything
                 return None
             fds = fds_of(ancillary)
             if not data and not fds:
@@ -78,7 +78,7 @@ class ChildProcess:
         return self._ready.pop(0)
 
     def loaded(self) -> Loaded:
-        """Wait until its code is loaded."""
+        """Wait until the code is loaded."""
         said = self.next()
         assert said is not None and isinstance(said[1], Loaded), said
         return said[1]

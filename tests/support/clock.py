@@ -1,10 +1,10 @@
-"""A time that passes when it is told to."""
+"""A clock that a test sets."""
 
 from __future__ import annotations
 
 
 class Clock:
-    """Stands still until `now` is set."""
+    """A clock that shows `now` until the test changes it."""
 
     def __init__(self) -> None:
         self.now = 100.0

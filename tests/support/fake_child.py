@@ -1,4 +1,4 @@
-"""A child of the supervisor that says what the test says; no process."""
+"""A child handle without a process: it records what the supervisor asks, and the test sends the messages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hkrunner.sandbox.shared.message_format import ProcessMessage as ChildMessag
 from hkrunner.sandbox.shared.messages import Loaded, Protection, Sample
 from hkrunner.sandbox.shared.outcome import Cause, Exit
 
-#: No pid of this machine, which has at most 2**22.
+#: Not a pid of a real process: Linux has at most 2**22.
 PID = 2**23
 
 
 class FakeChild:
-    """What the supervisor asks of a child, written down; it says what the test says."""
+    """Records the requests of the supervisor; the test calls methods to send the child's messages."""
 
     def __init__(self, listener: ChildListener, number: int) -> None:
         self.number = number  #: 1 for the first child of the run
@@ -31,14 +31,14 @@ class FakeChild:
         self.stops: list[tuple[int, Mapping[str, object]]] = []
         self.exits: list[Mapping[str, object]] = []
         self.kill_cause: Cause | None = None
-        self.asked: list[int] = []  #: numbers of what the warden was asked
+        self.asked: list[int] = []  #: numbers of the requests to the warden
         self.is_listened_to = True
         self.idle: list[bool] = []
         self.ended_others = 0
         self.is_gone = False
         self._listener = listener
 
-    # ---- what the supervisor asks
+    # ---- requests of the supervisor
 
     def tell(self, listener: ChildListener) -> None:
         self._listener = listener
@@ -81,7 +81,7 @@ class FakeChild:
     def drain_output(self) -> None:
         pass
 
-    # ---- what the test has it say
+    # ---- messages that the test sends
 
     def says(self, message: ChildMessage, task: int = 0) -> None:
         self._listener.on_message(cast(Child, self), task, message)
@@ -96,7 +96,7 @@ class FakeChild:
         self._listener.on_sample(cast(Child, self), sample)
 
     def goes(self, exit: Exit | None = None) -> None:
-        """End; by default as it was killed, or with code 3."""
+        """End the child; by default as killed if the supervisor has killed it, otherwise with code 3."""
         self.is_gone = True
         if exit is None:
             cause = self.kill_cause or Cause.EXITED
@@ -106,5 +106,5 @@ class FakeChild:
 
     @property
     def kinds(self) -> list[str]:
-        """The names of what was sent to it."""
+        """Return the names of the messages that it got."""
         return [type(message).__name__ for _, message in self.sent]

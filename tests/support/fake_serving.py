@@ -1,4 +1,4 @@
-"""A supervisor with a recording link, children that say what the test says, and a clock that it turns."""
+"""A supervisor with a recording link, fake children, and a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WHERE = Location("/code", "main", "start", "/code/main.py")
 
 
 class RecordingLink:
-    """The connection to a worker, whose messages are those of the test."""
+    """A link that records what is posted; the test delivers the messages of the worker."""
 
     def __init__(self, loop: Loop, listener: Any, url: str, **more: object) -> None:
         self.url = url
@@ -76,7 +76,7 @@ class RecordingLink:
 
 
 class RecordingOutput:
-    """The terminal, as lines."""
+    """A terminal that records its lines."""
 
     verbose = False
     holding = False
@@ -103,7 +103,7 @@ class RecordingOutput:
 
 
 class FakeServing:
-    """A supervisor, and all that it deals with."""
+    """A supervisor with its link, children, terminal and clock."""
 
     def __init__(
         self,
@@ -118,9 +118,13 @@ class FakeServing:
         state_dir: str | None = None,
         **serving: Any,
     ) -> None:
-        """`methods`: what the code of the first child has; None: it does not load yet. `child`: makes
-        another one than a FakeChild. `serving`: fields of the settings."""
-        self.prepared = 0  #: wardens begun for the child that follows
+        """Make the supervisor and its first child.
+
+        methods: the functions of the code; None: the code is not loaded yet
+        child: makes a child; FakeChild by default
+        serving: fields of the settings
+        """
+        self.prepared = 0  #: wardens that were started for the next child
 
         def prepare() -> None:
             self.prepared += 1
@@ -170,7 +174,7 @@ class FakeServing:
 
     @property
     def child(self) -> FakeChild:
-        """The serving child; the one that was started last where none serves."""
+        """The child that serves; the one that was started last if none serves."""
         serving = self.supervisor._pool.child
         return self.children[-1] if serving is None else cast(FakeChild, serving)
 
@@ -184,23 +188,23 @@ class FakeServing:
         return self.supervisor._control.number
 
     def turn(self) -> None:
-        """Have the loop serve what is due."""
+        """Let the loop run everything that is due."""
         self.loop.turn(0)
 
     def after(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Advance the clock, and run what is due."""
         self.clock.now += seconds
         self.turn()
 
     # ---- the worker
 
     def worker(self, command: str, data: object = None) -> None:
-        """Have the worker send this."""
+        """Deliver this message of the worker."""
         text = json.dumps({"command": command, "data": data})
         self.link.listener.on_link_message(WorkerMessage(text.encode()))
 
     def initialize(self, task: str | None = "t1", *, job: str = "j", size: int = 0) -> None:
-        """Have the worker begin a task; `size`: of its input, in bytes."""
+        """Deliver an `initialize` of the worker, with an input of `size` bytes."""
         names = {} if task is None else {"taskId": task, "jobId": job}
         self.worker("initialize", {**names, "input": ["x" * size]})
 
@@ -215,10 +219,10 @@ class FakeServing:
 
     @property
     def commands(self) -> list[str]:
-        """What was posted to the worker, by command."""
+        """Return the commands of the messages that were posted to the worker."""
         return [str(message["command"]) for message in self.link.posted]
 
-    # ---- the child, for the present task
+    # ---- the child, for the current task
 
     def child_reads(self) -> None:
         self.child.says(TaskRead({"taskId": "t1", "jobId": "j"}), self.number)
@@ -237,7 +241,7 @@ class FakeServing:
         self.child.says(StopReturned(error), self.number)
 
     def run_to(self, state: State) -> None:
-        """Bring a first task of code with an init() to this state."""
+        """Bring the first task, of code that has an init(), to this state."""
         _WAYS[state](self)
         assert self.state is state
 
@@ -263,7 +267,7 @@ def _running(one: FakeServing) -> None:
 
 
 def _lasting(one: FakeServing) -> None:
-    """The warden has begun to measure the task."""
+    """Let the warden begin to measure the task."""
     _running(one)
     one.after(0.06)
     one.child.samples(answers=one.child.asked[-1])

@@ -1,4 +1,4 @@
-"""A warden and a child that do what the test says, at the other ends of a handle's sockets; no process."""
+"""A warden and a child without processes: the test acts for them at the other ends of a handle's sockets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from hkrunner.sandbox.shared.outcome import Exit
 
 from .clock import Clock
 
-#: The pid that the child is said to have; none of this machine, which has at most 2**22.
+#: The pid of the child; not one of a real process, because Linux has at most 2**22.
 PID = 2**23
 SETUP = Setup(PROTOCOL_VERSION, "/code", "main", "start", "/code/main.py", "json", [])
 SPAWNED = Spawned(PROTOCOL_VERSION, PID, "", Protection("limits: none", "sampling", False))
@@ -42,13 +42,13 @@ ACCOUNT = Account(1000, 0, 0.5, False, False, [], 0, [], 0)
 
 @dataclass
 class Recorder:
-    """A listener that writes down what it is told."""
+    """A listener that records its calls."""
 
     messages: list[tuple[int, ProcessMessage]] = field(default_factory=list)
     output: dict[str, bytes] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     exits: list[Exit] = field(default_factory=list)
-    #: What the child's handle knew of its process when it told of something first.
+    #: What the handle knew about the process at its first call.
     pid_at_first: int | None = None
 
     def on_message(self, child: Child, task: int, message: ProcessMessage) -> None:
@@ -67,7 +67,7 @@ class Recorder:
 
 
 class _Process:
-    """What the handle asks of the warden's process."""
+    """The part of subprocess.Popen that the handle uses."""
 
     pid = PID + 1
 
@@ -84,17 +84,17 @@ class _Process:
 
 
 class FakeWarden:
-    """Both the warden and the child of one handle, which is made with it."""
+    """The warden and the child of one handle, and the handle itself."""
 
     def __init__(self, patch: pytest.MonkeyPatch, *, limits: Limits | None = None, **more: Any) -> None:
-        """`more`: other arguments of WardedChild."""
+        """Make the handle; `more` are arguments of WardedChild."""
         self.clock = Clock()
         self.loop = Loop(clock=self.clock)
         self.seen = Recorder()
         self.process = _Process()
         ours, self._lifeline = socket.socketpair()
         launched = warden_launch.WaitingWarden(self.process, ours)  # type: ignore[arg-type]
-        # What concerns the real processes below this one, those of other tests among them, is left out.
+        # Do not touch real child processes: they belong to other tests.
         patch.setattr(kernel, "become_subreaper", lambda: None)
         patch.setattr(process_tree, "freeze", lambda root, **more: {})
         patch.setattr(process_tree, "children", lambda pid: [])
@@ -105,7 +105,7 @@ class FakeWarden:
         self._from_parent = FrameReader()
         self._readers: dict[int, FrameReader] = {}
         self._fds: list[int] = []
-        self.told: list[ProcessMessage] = []  #: to the warden
+        self.told: list[ProcessMessage] = []  #: messages to the warden
         self.tasks = self.control = self._lifeline  # until Spawn is read
         self.streams: dict[str, int] = {}
         self._read_spawn()
@@ -127,11 +127,11 @@ class FakeWarden:
     # ---- as the warden
 
     def say(self, *messages: ProcessMessage) -> None:
-        """Say these on the lifeline."""
+        """Send these messages on the lifeline, the warden's socket to the parent."""
         self._lifeline.sendall(b"".join(encode(0, one) for one in messages))
 
     def heard(self) -> list[ProcessMessage]:
-        """Return what was said to the warden since."""
+        """Return the messages to the warden since the last call."""
         self._lifeline.setblocking(False)
         try:
             data = self._lifeline.recv(1 << 20)
@@ -142,11 +142,11 @@ class FakeWarden:
         return found
 
     def hang_up(self) -> None:
-        """Be gone without a word."""
+        """End without a message."""
         self._lifeline.close()
 
     def end(self, status: int | None = 0, **more: Any) -> None:
-        """Say that the child has ended with this wait status."""
+        """Report that the child has ended with this wait status."""
         told: dict[str, Any] = {
             "was_killed": False, "broken": None, "others": [], "others_count": 0, "left": [],
             "max_rss_bytes": 0, "account": ACCOUNT, **more,
@@ -156,7 +156,7 @@ class FakeWarden:
     # ---- as the child
 
     def answer(self, task: int, *messages: ProcessMessage) -> None:
-        """Say these on the task socket."""
+        """Send these messages on the task socket."""
         self.tasks.sendall(b"".join(encode(task, one) for one in messages))
 
     def print(self, stream: str, text: bytes) -> None:
@@ -164,12 +164,12 @@ class FakeWarden:
         os.write(self.streams[stream], text)
 
     def got(self, sock: socket.socket) -> list[tuple[int, ProcessMessage]]:
-        """Return what the child has got on its task or control socket."""
+        """Return the messages that the child has received on its task or control socket."""
         known = TO_CHILD if sock is self.tasks else TO_CONTROL
         return [(frame.task, decode(frame, known)) for frame in self.frames(sock)]
 
     def frames(self, sock: socket.socket) -> Sequence[Frame]:
-        """Return the frames that have come on one of the child's sockets."""
+        """Return the frames that have arrived on one of the child's sockets."""
         reader = self._readers.setdefault(sock.fileno(), FrameReader())
         sock.setblocking(False)
         found: list[Frame] = []
@@ -185,17 +185,17 @@ class FakeWarden:
     # ----
 
     def turn(self, times: int = 4) -> None:
-        """Have the parent's loop serve what is ready, and the timers that are due."""
+        """Let the parent's loop handle ready sockets and due timers."""
         for _ in range(times):
             self.loop.turn(0)
 
     def after(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Advance the clock, and run what is due."""
         self.clock.now += seconds
         self.turn()
 
     def until_gone(self) -> None:
-        """Have the parent end what a lost warden left, which takes it some steps."""
+        """Let the parent kill what a lost warden has left, which takes several turns of the loop."""
         for _ in range(200):
             self.after(0.01)
             if self.seen.exits:
@@ -203,7 +203,7 @@ class FakeWarden:
         raise AssertionError("its end was never told")
 
     def close(self) -> None:
-        """End the child if the test has not, and close all that is left."""
+        """End the child if the test has not done so, and close everything."""
         if not self.seen.exits:
             self.hang_up()
             self.until_gone()

@@ -1,4 +1,4 @@
-"""The Pythons of this machine that can be an algorithm's, one of each minor version."""
+"""The Pythons of this machine that can run an algorithm, one of each minor version."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-#: The versions that sandbox/child/main.py is written for, and one that is too old.
+#: The versions that sandbox/child/main.py supports, and one that is too old.
 VERSIONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
 
 
 @functools.cache
 def found(version: str) -> Path | None:
-    """Return an interpreter of this version, None when there is none."""
+    """Return an interpreter of this version, or None."""
     root = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
     names = sorted(glob.glob(f"{root}/versions/{version}.*/bin/python"))
     on_path = shutil.which(f"python{version}")
@@ -34,5 +34,5 @@ def _version_of(path: str) -> str:
 
 
 def all_found() -> dict[str, Path]:
-    """Return version -> interpreter, for each that the child may be."""
+    """Return version -> interpreter, for each that is supported."""
     return {version: path for version in VERSIONS if (path := found(version)) is not None}

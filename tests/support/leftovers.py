@@ -1,4 +1,4 @@
-"""What a test can leave behind: taken stock of before it, compared after it."""
+"""Find what a test leaves behind, by comparing the state of the machine before and after it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Stock:
-    """What there is at one moment."""
+    """Everything that a test could leave behind, at one moment."""
 
     children: frozenset[psutil.Process]
     threads: frozenset[threading.Thread]
@@ -41,7 +41,7 @@ def take_stock() -> Stock:
 
 
 def leftovers(before: Stock, marker: str) -> list[str]:
-    """A sentence for each thing that is here now and was not before."""
+    """Return a sentence for each thing that exists now and did not exist before."""
     now = take_stock()
     processes = left_processes(before, now, marker)
     return [
@@ -67,14 +67,14 @@ def leftovers(before: Stock, marker: str) -> list[str]:
 
 
 def left_processes(before: Stock, now: Stock, marker: str) -> set[psutil.Process]:
-    """Ours by descent or, for those that left the family, by the marker in their environment."""
+    """Return the new processes: descendants of this one, and those with the marker in their environment."""
     return (set(now.children) | marked(marker)) - before.children
 
 
 def open_descriptors() -> dict[int, str]:
     found = {}
     for name in os.listdir("/proc/self/fd"):
-        # The descriptor that lists the folder has gone by now.
+        # The descriptor by which the folder is listed is closed by now.
         with contextlib.suppress(OSError):
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
     return found
@@ -88,7 +88,7 @@ def entries(folder: Path, prefix: str) -> frozenset[Path]:
 
 
 def own_cgroups() -> frozenset[Path]:
-    """Folders named hkrunner* in each hierarchy: at its top, and where this process is."""
+    """Return the folders hkrunner* of each hierarchy: at its top, and below the group of this process."""
     found: set[Path] = set()
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, place = line.split(":", 2)
@@ -98,7 +98,7 @@ def own_cgroups() -> frozenset[Path]:
 
 
 def is_held_by_others(path: Path, ours: set[psutil.Process]) -> bool:
-    """Whether a process that is not ours has mapped it: other programs use shared memory too."""
+    """Whether a process of another program has mapped the shared memory."""
     our_pids = {os.getpid(), *(process.pid for process in ours)}
     for pid in psutil.pids():
         if pid in our_pids:
@@ -110,7 +110,7 @@ def is_held_by_others(path: Path, ours: set[psutil.Process]) -> bool:
 
 
 def has_other_members(group: Path, ours: set[psutil.Process]) -> bool:
-    """Whether a process that is not ours is in it: hkrunner may run on this machine for someone else."""
+    """Whether a process of another program is in the group: hkrunner may also run for other users."""
     our_pids = {os.getpid(), *(process.pid for process in ours)}
     members: set[int] = set()
     for folder in [group, *group.rglob("*/")]:

@@ -1,4 +1,4 @@
-"""Local runs of the programs below tests/algorithms."""
+"""Run the programs of tests/algorithms locally."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALGORITHMS = Path(__file__).parents[1] / "algorithms"
 
 @dataclass(frozen=True)
 class Run:
-    """A local run that has ended: the objects of --json, one a task."""
+    """A local run that has ended: the objects of --json, one per task."""
 
     status: int
     tasks: list[dict[str, Any]]
@@ -34,12 +34,12 @@ def run_tasks(
     env: Mapping[str, str | None] | None = None,
     deadline_s: float = 30.0,
 ) -> Run:
-    """Run a program with each input as a task of its own, its record below cwd."""
+    """Run a program with each input as a separate task; the records are below cwd."""
     given = [word for value in inputs for word in ("--input", json.dumps(value))]
     ended = run_hkrunner(
         "--entry", ALGORITHMS / algorithm, *given, "--json", *args, cwd=cwd, env=env, deadline_s=deadline_s
     )
-    # What the user's code raised is told without one; so this would be hkrunner's own.
+    # Exceptions of the user's code are shown without "Traceback", so this would be one of hkrunner.
     assert "Traceback (most recent call last)" not in ended.stderr, ended.stderr
     return Run(ended.status, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr)
 
@@ -47,7 +47,7 @@ def run_tasks(
 def misbehave_once(
     algorithm: str | Path, *, cwd: Path, args: tuple[str | Path, ...] = (), deadline_s: float = 30.0
 ) -> Run:
-    """Two tasks: the program misbehaves in the first, and must be served in the second all the same."""
+    """Run two tasks: the program misbehaves in the first one, and the second one must still succeed."""
     run = run_tasks(algorithm, ["misbehave"], ["behave"], args=args, cwd=cwd, deadline_s=deadline_s)
     assert len(run.tasks) == 2, run
     assert (run.tasks[1]["status"], run.tasks[1]["output"]) == ("succeed", "served"), run
@@ -55,7 +55,7 @@ def misbehave_once(
 
 
 def error_of(task: dict[str, Any]) -> tuple[str, str]:
-    """Return code and message of a task that failed; the code stands in front of the message."""
+    """Return code and message of a task that failed; the message begins with the code."""
     assert task["status"] == "failed", task
     code, message = task["error"]["code"], task["error"]["message"]
     assert message.startswith(f"{code}: "), message

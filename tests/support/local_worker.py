@@ -1,4 +1,4 @@
-"""hkrunner's local worker in a process of its own, for clients that are not hkrunner."""
+"""Run hkrunner's local worker in a separate process, for clients other than hkrunner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_name("run_local_worker.py")
 
 
 class LocalWorker:
-    """What it prints, as values."""
+    """The worker's output, parsed."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -26,15 +26,15 @@ class LocalWorker:
         self.port = int(program.stdout[0])
 
     def answers(self) -> list[dict[str, Any]]:
-        """The answers so far, as the client sent them."""
+        """Return the answers of the client so far."""
         return [fact["message"] for fact in self._facts() if "message" in fact]
 
     def problems(self) -> list[str]:
-        """The sentences about mistakes of the client."""
+        """Return the messages about mistakes of the client."""
         return [fact["problem"] for fact in self._facts() if "problem" in fact]
 
     def tell_to_stop(self) -> None:
-        """Have it stop the task that its client works on."""
+        """Stop the task that the client is working on."""
         self.program.send_signal(signal.SIGUSR1)
 
     def _facts(self) -> list[dict[str, Any]]:
@@ -43,6 +43,6 @@ class LocalWorker:
 
 @contextlib.contextmanager
 def running_local_worker(*inputs: Any) -> Iterator[LocalWorker]:
-    """Run it with these inputs as its tasks; it ends by itself once all are answered."""
+    """Run the worker with these inputs; it ends by itself when all of them are answered."""
     with Program([sys.executable, SCRIPT, *map(json.dumps, inputs)]) as program:
         yield LocalWorker(program)

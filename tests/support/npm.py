@@ -1,4 +1,4 @@
-"""Packages of npm that tests talk to, installed once below build/."""
+"""npm packages for tests, installed once below build/."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ABSENT = "node and npm are not here: what HKube wrote for Node.js cannot be trie
 
 
 def is_there() -> bool:
-    """Node and npm are on the PATH."""
+    """Whether node and npm are on the PATH."""
     return shutil.which("node") is not None and shutil.which("npm") is not None
 
 

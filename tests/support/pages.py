@@ -1,4 +1,4 @@
-"""Pages of the documentation, run as they are written.
+"""Run the commands of a documentation page and compare their output with the page.
 
 A ```console block is what a terminal showed: `$ command`, then what it printed. All blocks of a page are run
 in order, in one shell in one new folder, so that `cd` and `$?` mean what they mean to a reader, and what is
@@ -31,10 +31,10 @@ from types import TracebackType
 from .programs import environment
 from .waiting import wait_until
 
-#: One command may take so long.
+#: Longest time of one command.
 COMMAND_S = 30.0
 _END = "\x1e"
-# A command must see the status of the one before; what it starts must not read our commands.
+# $? of a command is the status of the previous one; programs must not read the commands from this pipe.
 _DRIVER = f"""
 commands=$1
 trap : INT
@@ -51,7 +51,7 @@ done
 
 @dataclass
 class Step:
-    """A command and what the page shows of it; `command` is None where one that runs says more."""
+    """A command and its output on the page; `command` is None for further output of a running command."""
 
     command: str | None
     shown: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Step:
 
 @dataclass
 class Block:
-    """One fenced block: `terminal` is its name, `why_not` says why it is not run."""
+    """A fenced block: `terminal` is where it runs, `why_not` says why it does not run."""
 
     line: int
     language: str
@@ -71,12 +71,12 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The name of the file that this block is; None when it is none."""
+        """The name of the file that the block contains; None if it is not a file."""
         found = re.fullmatch(r"(?:#|//) (\S+\.\w+)", self.lines[0]) if self.lines else None
         return found[1] if found and self.language != "console" else None
 
     def steps(self) -> list[Step]:
-        """Return the commands with what is shown of each."""
+        """Return the commands with their output on the page."""
         steps: list[Step] = []
         for line in self.lines:
             if line.startswith("$ "):
@@ -112,12 +112,12 @@ def blocks(text: str) -> Iterator[Block]:
             notes = {}
 
 
-#: What may differ from what the page shows, and what may stand there instead. In this order.
+#: Texts of the page that may differ, and what is accepted instead; applied in this order.
 _OTHERS = [
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( [+-]\d{4})?", r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( [+-]\d{4})?"),
     (r"\d{8}-\d{6}-[0-9a-f]{4}", r"\d{8}-\d{6}-[0-9a-f]{4}"),  # a job
     (r"(task|job) [a-z0-9-]{8,}", r"\w+ [a-z0-9-]{8,}"),
-    # A test has a port of its own for the worker, and names it, which says 127.0.0.1.
+    # A test uses another port for the worker, and sets a variable for it, so 127.0.0.1 is shown.
     (r"(127\.0\.0\.1|localhost):\d+", r"(127\.0\.0\.1|localhost):\d+"),
     (r"/board/[a-z0-9]+/", r"/board/[a-z0-9]+/"),
     (r"\b\d+\.\d+\.\d+\b", r"\d+\.\d+\.\d+"),
@@ -133,7 +133,7 @@ _ANY = re.compile("|".join(f"(?P<_{number}>{shown})" for number, (shown, _) in e
 
 
 def pattern(shown: list[str]) -> str:
-    """Return the regular expression of what the page shows."""
+    """Return the regular expression that accepts the output shown on the page."""
     return "".join(r"(?:[^\n]*\n)*" if line.strip() == "…" else _line_pattern(line) + r"\n" for line in shown)
 
 
@@ -147,7 +147,7 @@ def _line_pattern(line: str) -> str:
 
 
 class Terminal:
-    """A shell; `printed` is what has come and was not compared yet."""
+    """A shell; `printed` is its output that was not compared yet."""
 
     def __init__(self, folder: Path, env: dict[str, str | None]) -> None:
         commands, self._commands = os.pipe()
@@ -167,26 +167,26 @@ class Terminal:
         assert self._shell.stdout is not None, "it is a pipe"
         os.set_blocking(self._shell.stdout.fileno(), False)
         self._bytes = b""
-        self.runs = False  #: a command that has not ended
+        self.runs = False  #: whether a command is running
 
     @property
     def folder(self) -> Path:
-        """Where the shell is."""
+        """The working folder of the shell."""
         return Path(os.readlink(f"/proc/{self._shell.pid}/cwd"))
 
     @property
     def printed(self) -> str:
-        """What has come and was not compared yet, without the marks of ends."""
+        """The output that was not compared yet, without the marks after each command."""
         return re.sub(f"{_END}.*?{_END}", "", self._bytes.decode("utf-8", "replace"))
 
     def begin(self, command: str) -> None:
-        """Type it."""
+        """Start the command."""
         assert not self.runs, f"the command before {command!r} has not ended; it said:\n{self.printed}"
         os.write(self._commands, command.encode() + b"\0")
         self.runs = True
 
     def compare(self, shown: list[str], *, to_the_end: bool) -> None:
-        """Wait for what is shown, and with `to_the_end` for the end of the command and nothing else."""
+        """Wait for the output; with `to_the_end`, also for the end of the command without further output."""
         while "^C" in shown:
             at = shown.index("^C")
             self._wait_for(shown[:at], to_the_end=False)
@@ -218,7 +218,7 @@ class Terminal:
             self._bytes = self.printed[found.end() :].encode()
 
     def is_idle(self) -> bool:
-        """Nothing runs in it."""
+        """Wait until no command runs."""
         self._read()
         return not self.runs
 
@@ -231,7 +231,7 @@ class Terminal:
                 self.runs = self._bytes.count(_END.encode()) < 2
 
     def close(self) -> None:
-        """End the shell, and what still runs in it."""
+        """End the shell and everything that still runs in it."""
         os.close(self._commands)
         try:
             os.killpg(self._shell.pid, signal.SIGKILL if self.runs else signal.SIGTERM)
@@ -248,7 +248,7 @@ def _difference(shown: list[str], printed: str) -> str:
 
 
 class Reader:
-    """Somebody who does what a page says, in a folder of their own."""
+    """Follows the pages as a reader would, in a folder."""
 
     def __init__(self, folder: Path, env: dict[str, str | None]) -> None:
         self._folder = folder
@@ -256,7 +256,7 @@ class Reader:
         self._terminals: dict[str, Terminal] = {}
 
     def follow(self, page: Path) -> None:
-        """Do it. Raises AssertionError with the line of the page where it shows something else."""
+        """Run the commands of the page. Raises AssertionError with the line whose output differs."""
         for block in blocks(page.read_text("utf-8")):
             if block.why_not is not None:
                 continue

@@ -1,4 +1,4 @@
-"""Finding and ending the processes that a test has started, wherever they went."""
+"""Find and kill the processes that a test has started, whatever their parent is now."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import psutil
 
 from .waiting import wait_until
 
-# In the environment of everything that a test starts: its value is different for each test.
+# A variable in the environment of every process that a test starts, with a different value for each test.
 MARKER = "HKRUNNER_TEST_MARKER"
 
 
 def marked(value: str, *, variable: str = MARKER) -> set[psutil.Process]:
-    """The processes, whoever their parent is now, that were started with variable=value."""
+    """Return the processes that were started with variable=value, whatever their parent is now."""
     wanted = f"{variable}={value}".encode()
     found = set()
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
-        # Another user's process, or one that has just gone: neither is of this test.
+        # A process of another user, or one that has just ended.
         with contextlib.suppress(OSError, psutil.Error):
             if wanted in Path("/proc", name, "environ").read_bytes().split(b"\0"):
                 found.add(psutil.Process(int(name)))
@@ -29,7 +29,7 @@ def marked(value: str, *, variable: str = MARKER) -> set[psutil.Process]:
 
 
 def family(pid: int) -> set[psutil.Process]:
-    """The process and all below it; empty when it has gone."""
+    """Return the process and its descendants; none if it has ended."""
     try:
         process = psutil.Process(pid)
         return {process, *process.children(recursive=True)}
@@ -38,7 +38,7 @@ def family(pid: int) -> set[psutil.Process]:
 
 
 def kill_all(processes: set[psutil.Process], *, deadline_s: float = 5.0) -> None:
-    """SIGKILL; on return none of them runs. Those that are children of ours stay to be reaped."""
+    """Kill the processes; on return none of them runs. Children of this process remain to be reaped."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -50,13 +50,13 @@ def kill_all(processes: set[psutil.Process], *, deadline_s: float = 5.0) -> None
 
 
 def reap(process: psutil.Process) -> None:
-    """Collect a dead child of ours that nobody waits for."""
+    """Reap a dead child for which nothing else waits."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(process.pid, os.WNOHANG)
 
 
 def runs(process: psutil.Process) -> bool:
-    """Whether it can still do anything: a zombie cannot."""
+    """Whether the process runs, and is not a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

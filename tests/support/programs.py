@@ -1,4 +1,4 @@
-"""Running the installed hkrunner command as a user does."""
+"""Run the installed hkrunner command as a user does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROGRAM_MARKER = f"{MARKER}_PROGRAM"
 
 @dataclass(frozen=True)
 class Result:
-    """What a program that has ended left: its exit status as subprocess gives it, and its output."""
+    """The exit status, as subprocess gives it, and the output of a program that has ended."""
 
     status: int
     stdout: str
@@ -36,9 +36,9 @@ class Result:
 
 
 class Program:
-    """A command that runs in the background, in a session of its own.
+    """A command that runs in the background, in a new session.
 
-    stdout and stderr are lists of lines without their ends, which grow as the lines come.
+    stdout and stderr are lists of lines without line breaks; another thread appends each line as it arrives.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Program:
         self.command = [str(word) for word in command]
         self.stdout: list[str] = []
         self.stderr: list[str] = []
-        # Beside the marker of the test: it finds what this program started, and nothing of another.
+        # A second marker, by which the processes of this program are found among those of the test.
         self._own_marker = uuid.uuid4().hex
         self._process = subprocess.Popen(
             self.command,
@@ -85,18 +85,18 @@ class Program:
 
     @property
     def status(self) -> int | None:
-        """The exit status, None while it runs."""
+        """The exit status; None while the program runs."""
         return self._process.poll()
 
     def send_signal(self, number: int) -> None:
         self._process.send_signal(number)
 
     def family(self) -> set[psutil.Process]:
-        """The program, and all that it has started: below it, or gone from there."""
+        """Return the program and all processes that it has started, also those that have left its tree."""
         return family(self.pid) | marked(self._own_marker, variable=PROGRAM_MARKER)
 
     def wait_for_line(self, text: str, *, stream: str = "stderr", deadline_s: float = 10.0) -> str:
-        """Return the first line of the stream that holds text."""
+        """Wait for a line of the stream that contains the text; return it."""
         lines: list[str] = getattr(self, stream)
 
         def found() -> str | None:
@@ -134,14 +134,14 @@ class Program:
         return self._process.returncode
 
     def stop(self, *, deadline_s: float = 15.0) -> None:
-        """Ask it with SIGTERM, if it still runs, and wait for its end as wait() does."""
+        """Send SIGTERM if the program still runs, and wait for its end as wait() does."""
         if self.status is None:
             self.send_signal(signal.SIGTERM)
         self.wait(deadline_s=deadline_s)
 
     def kill(self) -> None:
-        """End it and all that it has started; on return nothing of it is left."""
-        # Again until nobody new is found: what is killed may have started another just before.
+        """Kill the program and all processes that it has started; on return none is left."""
+        # Repeat until no process is found: a killed one may have started another just before.
         while alive := {process for process in self.family() if runs(process)}:
             kill_all(alive)
         self._process.wait(timeout=5)
@@ -150,7 +150,7 @@ class Program:
         self._close()
 
     def report(self) -> str:
-        """The command and its output so far, for the message of a test that failed."""
+        """Return the command and its output so far, for the message of a failed test."""
         return "\n".join(
             [
                 f"command: {' '.join(self.command)}",
@@ -175,7 +175,7 @@ class Program:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            # The test has failed already: what it says counts, not how the program ends.
+            # The test has already failed: its own error is more important than the program's end.
             self.kill()
         elif self in _started:
             self.stop()
@@ -188,7 +188,7 @@ def run_hkrunner(
     input: str | None = None,
     deadline_s: float = 30.0,
 ) -> Result:
-    """Run hkrunner to its end. A variable that env maps to None is taken out of the environment."""
+    """Run hkrunner to its end. A variable that env maps to None is removed from the environment."""
     return run([HKRUNNER, *args], cwd=cwd, env=env, input=input, deadline_s=deadline_s)
 
 
@@ -213,19 +213,19 @@ def serving(
     env: Mapping[str, str | None] | None = None,
     input: str | None = None,
 ) -> Iterator[Program]:
-    """Run hkrunner in the background; on exit it is stopped with SIGTERM, and gone."""
+    """Run hkrunner in the background; on exit it has been stopped with SIGTERM and has ended."""
     with Program([HKRUNNER, *args], cwd=cwd, env=env, input=input) as program:
         yield program
 
 
 def environment(changes: Mapping[str, str | None]) -> dict[str, str]:
-    """This process's environment with the changes; a value of None takes the variable out."""
+    """Return this process's environment with the changes; a value of None removes the variable."""
     merged: dict[str, str | None] = {**os.environ, **changes}
     return {name: value for name, value in merged.items() if value is not None}
 
 
 def kill_started() -> list[str]:
-    """Kill the programs that nobody has stopped; return a line for each."""
+    """Kill the programs that the test has not stopped; return a line for each."""
     lines = []
     for program in list(_started):
         lines.append(f"program {program.pid} ({' '.join(program.command)[:160]})")

@@ -1,4 +1,4 @@
-"""HKube's own wrapper for Python, in an environment of its own; the standard library only.
+"""Install HKube's own wrapper for Python in a virtual environment; uses the standard library only.
 
 It installs on Python 3.8 to 3.10. The environment is made once, below build/ of the checkout.
 """
@@ -14,18 +14,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MAIN = Path(__file__).with_name("wrapper_main.py")
-#: What HKube's builder installs, then the newest stable one.
+#: The version that HKube's image builder installs, then the newest stable one.
 VERSIONS = ("2.6.0.dev27", "2.4.2")
 PYTHONS = ("3.8", "3.9", "3.10")
 ABSENT = "hkube-python-wrapper needs Python 3.8, 3.9 or 3.10, and there is none on PATH or in PYENV_ROOT"
 
 
 class WrapperNotInstalled(Exception):
-    """pip could not install it; the text is pip's."""
+    """pip could not install the wrapper; the text is pip's."""
 
 
 def find_python() -> str | None:
-    """Return an interpreter the wrapper installs on."""
+    """Return an interpreter that the wrapper supports."""
     pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
     for version in PYTHONS:
         on_path = shutil.which(f"python{version}")
@@ -35,12 +35,12 @@ def find_python() -> str | None:
     return None
 
 
-# A shim of pyenv's is on PATH for versions that are not chosen here.
+# pyenv puts shims on PATH also for versions that are not selected, and such a shim fails.
 _IS = "sys.exit('%d.%d' % sys.version_info[:2] != '{}')"
 
 
 def environment(python: str) -> tuple[Path, str]:
-    """Return (interpreter with the wrapper, its version), made if need be.
+    """Return (interpreter with the wrapper, its version); install it on first use.
 
     Two runs at a time: the second one waits. Raises WrapperNotInstalled.
     """
@@ -58,7 +58,7 @@ def environment(python: str) -> tuple[Path, str]:
 def _make(python: str, venv: Path) -> str:
     shutil.rmtree(venv, ignore_errors=True)
     _run([python, "-I", "-m", "venv", venv])
-    # Its old pins bring setup.py files that newer setuptools refuse.
+    # Its old requirements have setup.py files that newer setuptools refuse.
     _pip(venv, "setuptools<60", "wheel")
     said = ""
     for version in VERSIONS:
@@ -78,7 +78,7 @@ def _install(venv: Path, wanted: str) -> None:
 
 
 def _install_without_accelerator(venv: Path, wanted: str) -> None:
-    """wsaccel needs a C compiler; websocket-client does without it, more slowly."""
+    """Install all requirements but wsaccel, which needs a C compiler and only makes the wrapper faster."""
     _pip(venv, "--no-deps", wanted)
     told = _run(
         [
@@ -118,7 +118,7 @@ def _ok(command: list[str]) -> bool:
 
 
 def variables(port: int, encoding: str) -> dict[str, str | None]:
-    """The wrapper's environment: this worker, storage v1, no server of its own for its peers."""
+    """Return the wrapper's environment: this worker, storage v1, no data server for other algorithms."""
     return {
         "WORKER_SOCKET_URL": None,
         "WORKER_SOCKET_PROTOCOL": "ws",

@@ -1,4 +1,4 @@
-"""A client of HKube's board routes that holds every answer against HKube's published description."""
+"""A client of HKube's board routes that compares every answer with HKube's OpenAPI description."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .waiting import wait_until
 OPENAPI = json.loads(
     (Path(__file__).parents[1] / "integration" / "data" / "hkube-boards.openapi.json").read_text()
 )
-# The description documents a defect here: an object where the server means to answer, and we do, a text.
+# The description has a mistake here: an object instead of the string that the server means to send.
 OPENAPI["paths"]["/boards/optunas"]["post"]["responses"]["200"]["content"]["application/json"]["schema"][
     "properties"
 ]["boardUrl"] = {"type": "string"}
 
 
 class Client:
-    """A client of the routes; every answer is held against the description."""
+    """A client of the routes; it checks every answer against the description."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -46,7 +46,7 @@ class Client:
 
 
 def check(method: str, path: str, status: int, value: object) -> None:
-    """The answer has the form that HKube's description gives for it."""
+    """Check that the answer has the form that HKube's description gives."""
     parts = path.strip("/").split("/")
     if len(parts) == 2:
         place = f"/boards/{parts[0]}/{{id}}"
@@ -61,7 +61,7 @@ def check(method: str, path: str, status: int, value: object) -> None:
 
 
 def as_json_schema(schema: Any) -> Any:
-    """OpenAPI 3.0 says nullable where JSON Schema has a list of types; named fields are all wanted."""
+    """Convert OpenAPI 3.0 to JSON Schema: `nullable` becomes a list of types; all fields are required."""
     if isinstance(schema, list):
         return [as_json_schema(item) for item in schema]
     if not isinstance(schema, dict):

@@ -1,9 +1,9 @@
-"""hkrunner's local worker alone, for a wrapper of any language to connect to.
+"""Run hkrunner's local worker, to which a wrapper in any language connects.
 
     python run_local_worker.py '[1, 2]' '["second task"]'
 
-Prints the port on its first line, then one JSON line an answer or problem. Ends when all tasks are answered.
-SIGUSR1 has it stop the task that its client works on.
+It prints the port on its first line, then one line of JSON for each answer or problem, and ends when all
+tasks are answered. SIGUSR1 stops the task that the client is working on.
 """
 
 from __future__ import annotations

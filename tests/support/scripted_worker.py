@@ -1,4 +1,4 @@
-"""A stand-in for HKube's worker that a test scripts line by line, and that dies of what the real one dies of.
+"""A stand-in for HKube's worker that a test scripts line by line; it breaks where the real worker crashes.
 
     with ScriptedWorker() as worker, serving("--entry", entry, "--url", worker.url):
         client = worker.accept()
@@ -7,10 +7,11 @@
         client.start()
         assert client.expect("done")["data"] == 3
 
-Nothing of hkrunner is used here. The test sends; one thread accepts, one thread a connection reads and holds
-every message against the rules of the real worker (core/worker lib/states/stateManager.js, lib/worker.js,
-lib/algorithm-communication/ws.js). A broken rule is written to `violations` and ends the worker as it would
-end the real one: the connection is reset. On exit a violation that the test has not taken fails it.
+This file uses nothing of hkrunner. The test sends; one thread accepts connections, and one thread for each
+connection reads and checks every message against the rules of the real worker (HKube's core/worker:
+lib/states/stateManager.js, lib/worker.js, lib/algorithm-communication/ws.js). A broken rule is added to
+`violations` and ends the worker as it would end the real one: the connection is reset. On exit, a violation
+that the test has not taken makes it fail.
 """
 
 from __future__ import annotations
@@ -39,18 +40,18 @@ from websockets.server import ServerProtocol
 
 #: WORKER_SOCKET_MAX_PAYLOAD_BYTES
 MESSAGE_MAX = 100_000_000
-#: timeouts.stop: without `stopped` or `stopping` for so long the pod is killed.
+#: timeouts.stop: the pod is killed without `stopped` or `stopping` for this long.
 STOP_S = 10.0
-#: WRAPPER_TIMEOUT_DURATION: silence after an `alive`.
+#: WRAPPER_TIMEOUT_DURATION: the longest silence after an `alive`.
 ALIVE_S = 10.0
-#: How long the production worker waits for an algorithm that was lost.
+#: How long the production worker waits for an algorithm that has disconnected.
 WINDOW_S = 5.0
-#: What any message may take on a busy machine.
+#: Deadline of a message on a busy machine.
 DEADLINE_S = 20.0
 
 TEXT, BINARY, CONTINUATION, CLOSE, PING = 1, 2, 0, 8, 9
 FINAL = ("done", "errorMessage", "stopped")
-#: What the worker has a handler for, and what only the debug server knows.
+#: Commands that the worker handles, and those that only the debug server handles.
 KNOWN = {
     *FINAL,
     *("initialized", "started", "stopping", "alive", "progress", "storing", "servingStatus"),
@@ -89,7 +90,7 @@ def encode(encoding: str, message: Any) -> bytes:
 
 
 def decode(encoding: str, data: bytes) -> Any:
-    """Raises ValueError where the worker's own decoder throws."""
+    """Decode a message. Raises ValueError where the worker's own decoder throws."""
     try:
         if encoding == "json":
             return json.loads(data.decode(), parse_constant=_no_json)
@@ -115,7 +116,7 @@ def frame(opcode: int, payload: bytes, *, last: bool = True) -> bytes:
 
 
 class ScriptedWorker:
-    """Listens on a loopback port until the end of the `with`; see the top of the file."""
+    """The worker; it listens on a loopback port until the end of the `with` block."""
 
     def __init__(
         self,
@@ -126,16 +127,20 @@ class ScriptedWorker:
         stop_s: float = STOP_S,
         window_s: float | None = WINDOW_S,
     ) -> None:
-        """`listens` False: only from listen() on. `debug`: HKube's debug server, which forwards no stop, says
-        initialize and start again after a reconnect, and sends a second client away with 4001. `window_s`
-        None: DEV_MODE, where a client may come back at any time."""
+        """Make a worker.
+
+        listens: whether it listens at once; otherwise from listen() on
+        debug: be HKube's debug server, which forwards no stop, sends initialize and start again after a
+            reconnect, and closes the connection of a second client with 4001
+        window_s: how long a client may be disconnected; None: for ever, as in DEV_MODE
+        """
         self.debug = debug
         self.stop_s = stop_s
         self.window_s = window_s
         self.violations: list[str] = []
         self.queries: list[str] = []
         self.clients: list[Client] = []
-        #: A task that the next client gets with its handshake, before anything else can be said.
+        #: A task that the next client gets together with its handshake.
         self.next_task: dict[str, Any] | None = None
         self.begin_life()
         self._accepted: queue.Queue[Client] = queue.Queue()
@@ -148,7 +153,7 @@ class ScriptedWorker:
             self.listen()
 
     def begin_life(self) -> None:
-        """As a worker that was started just now."""
+        """Forget everything, as a worker that has just been started."""
         self.state = "bootstrap"
         self.has_spoken = False
         self.task: dict[str, Any] | None = None
@@ -161,7 +166,7 @@ class ScriptedWorker:
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}"
 
-    # ---- coming and going
+    # ---- connections
 
     def listen(self) -> None:
         listener = socket.create_server(("127.0.0.1", self.port), backlog=16)
@@ -169,7 +174,7 @@ class ScriptedWorker:
         self._run(self._accept, listener)
 
     def stop_listening(self) -> None:
-        """From here on a client is refused."""
+        """Refuse further clients."""
         listener, self._listener = self._listener, None
         if listener is not None:
             with contextlib.suppress(OSError):
@@ -177,7 +182,7 @@ class ScriptedWorker:
             listener.close()
 
     def restart(self, *, fresh: bool = True) -> None:
-        """Go down and come up again on the same port; `fresh`: knowing nothing."""
+        """Restart on the same port; `fresh`: forget everything."""
         self.go_down()
         if fresh:
             self.begin_life()
@@ -189,7 +194,7 @@ class ScriptedWorker:
             client.reset()
 
     def accept(self, *, deadline_s: float = DEADLINE_S) -> Client:
-        """Return the next client, once its handshake is done."""
+        """Return the next client, after its handshake."""
         try:
             return self._accepted.get(timeout=deadline_s)
         except queue.Empty:
@@ -224,7 +229,7 @@ class ScriptedWorker:
             self._run(client.read)
 
     def greeted(self, client: Client) -> None:
-        """A client's handshake is done."""
+        """Begin to serve a client whose handshake is done, or refuse it."""
         with self.lock:
             others = [one for one in self.clients if one is not client and one.greeted and one.is_connected]
             if self.debug and others:
@@ -238,7 +243,7 @@ class ScriptedWorker:
                 if away_s > self.window_s:
                     client.broken(f"it came back after {away_s:.1f} s, when the pod was gone")
             if self.debug and self.task is not None:
-                # The debug server says both again for the task that has no answer yet.
+                # The debug server sends both again for a task without an answer.
                 client.send({"command": "initialize", "data": self.task})
                 client.send({"command": "start", "data": self.task})
             task, self.next_task = self.next_task, None
@@ -246,10 +251,10 @@ class ScriptedWorker:
                 client.send_initialize({"command": "initialize", "data": task})
         self._accepted.put(client)
 
-    # ---- the rules
+    # ---- rules of the real worker
 
     def judge(self, client: Client, message: Any) -> None:
-        """Hold one message against the rules of the real worker."""
+        """Check one message against the rules of the real worker."""
         now = time.monotonic()
         if not isinstance(message, dict):
             client.broken(f"a message that is no object: {message!r:.80}")
@@ -280,7 +285,7 @@ class ScriptedWorker:
                 client.broken(f"`initialized` in {self.state}")
             self.state = "working"
         elif command == "alive":
-            # One that crosses a stop is disarmed by the `stopped` that follows.
+            # If it crosses a stop, the `stopped` that follows cancels this timer.
             if self.state not in ("init", "working", "stop"):
                 client.broken(f"`alive` in {self.state}: the worker exits 10 s later")
             self.alive_by = now + ALIVE_S
@@ -315,9 +320,9 @@ class ScriptedWorker:
         ):
             client.broken("an errorMessage that the worker would call an unknown error")
         if self.state == "stop":
-            return  # dropped; the worker goes on waiting for `stopped`
+            return  # ignored: the worker still waits for `stopped`
         if self.state == "ready" and message == self.last_answer and not client.has_spoken:
-            return  # sent again after a reconnect, to be on the safe side: the worker does nothing
+            return  # may be repeated after a reconnect: the worker ignores it
         self.last_answer = message
         if command == "done" and self.state == "init":
             client.broken("`done` in init: the task succeeds without ever having been started")
@@ -347,7 +352,7 @@ class ScriptedWorker:
 
 
 class Client:
-    """One connection of the algorithm's; the test sends and expects with it."""
+    """One connection of a client, with which the test sends and expects messages."""
 
     def __init__(self, worker: ScriptedWorker, sock: socket.socket) -> None:
         self.worker = worker
@@ -366,25 +371,25 @@ class Client:
         self.greeted = False
         self.has_spoken = False
         self.connected_at = time.monotonic()
-        #: The close code the client sent; None without a close frame.
+        #: Close code of the client; None without a close frame.
         self.close_code: int | None = None
         self.close_reason = ""
-        #: Frames of the last whole message.
+        #: Number of frames of the last complete message.
         self.frame_count = 0
         self.opcode: int | None = None
-        #: Reset the connection once so many bytes have come.
+        #: Reset the connection after this many received bytes.
         self.reset_after_bytes: int | None = None
-        #: Bytes that have come, the handshake among them.
+        #: Received bytes, including the handshake.
         self.received = 0
 
-    # ---- what the test says
+    # ---- messages to the client
 
     def send(self, message: Any) -> None:
         """Send one message."""
         self.send_payload(encode(self.encoding, message))
 
     def send_payload(self, payload: bytes, *, pieces: int = 1, ping_between: bool = False) -> None:
-        """Send bytes as one message, in so many frames, a ping before each further one."""
+        """Send bytes as one message, split into frames, with a ping before each frame after the first."""
         opcode = TEXT if self.encoding == "json" else BINARY
         size = -(-len(payload) // pieces) or 1
         parts = [payload[at : at + size] for at in range(0, len(payload), size)] or [b""]
@@ -400,13 +405,13 @@ class Client:
             self._socket.sendall(data)
 
     def spoke(self) -> None:
-        """What was sent as bytes was a message."""
+        """Record that the worker has sent a message."""
         self.has_spoken = self.worker.has_spoken = True
         if self.worker.state == "bootstrap":
             self.worker.state = "ready"
 
     def initialize(self, input: Any = (), **more: Any) -> None:
-        """Send initialize with the keys of a real worker under storage v1, and more."""
+        """Send initialize with the keys of a real worker with storage v1, and with these."""
         task = {**TASK, "input": list(input) if isinstance(input, tuple) else input, **more}
         self.send_initialize({"command": "initialize", "data": task})
 
@@ -423,7 +428,7 @@ class Client:
             self.send_payload(payload)
 
     def start(self, data: Any = ..., **more: Any) -> None:
-        """Send start as the worker does it; with an argument, with this as data."""
+        """Send start as the worker does; with an argument, this is its data."""
         self.send({"command": "start", "data": {"spanId": {}} if data is ... else data, **more})
 
     def stop(self, message: dict[str, Any] | None = None) -> None:
@@ -436,7 +441,7 @@ class Client:
         self.send(message or {"command": "exit", "data": {"exitCode": 0}})
 
     def run(self, input: Any = (), **more: Any) -> dict[str, Any]:
-        """Take one task to its answer and return that."""
+        """Run one task to its end and return the answer."""
         self.initialize(input, **more)
         self.expect("initialized")
         self.start()
@@ -454,10 +459,10 @@ class Client:
             except queue.Empty:
                 raise AssertionError(f"no pong within {deadline_s:g} s{self.worker._told()}") from None
 
-    # ---- what the test waits for
+    # ---- messages of the client
 
     def receive(self, *, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-        """Return the next message but `started`, which the worker has no handler for."""
+        """Return the next message; skip `started`, which the worker does not handle."""
         end = time.monotonic() + deadline_s
         while True:
             try:
@@ -469,7 +474,7 @@ class Client:
                 return message
 
     def expect(self, command: str, *, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-        """Return the next message, which must have this command."""
+        """Return the next message; it must have this command."""
         message = self.receive(deadline_s=deadline_s)
         assert message["command"] == command, f"{message!r:.2000} instead of {command}"
         return message
@@ -481,50 +486,49 @@ class Client:
         return message
 
     def confirm(self) -> None:
-        """Have the client know that its last answer was read, so that it does not say it again after a drop:
-        the worker has said something since."""
+        """Send something, so that the client knows that its last answer was read and does not repeat it."""
         self.send({"command": "subPipelineDone", "data": {}})
         self.ping()
 
     def nothing_more(self) -> None:
-        """Nothing was sent that is not expected: a ping goes through everything that was under way."""
+        """Check that no further message arrives: a ping is answered after everything that was sent before."""
         self.ping()
         left = list(self._messages.queue)
         assert not [one for one in left if one is None or one.get("command") != "started"], left
 
     def wait_for_end(self, *, deadline_s: float = DEADLINE_S) -> None:
-        """Return when the client has closed the connection."""
+        """Wait until the client has closed the connection."""
         assert self._ended.wait(deadline_s), f"the connection was not closed within {deadline_s:g} s"
 
     # ---- faults
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close with a close frame, and let go at once."""
+        """Close with a close frame, without waiting for the client's."""
         self._dropped()
         self.send_bytes(frame(CLOSE, struct.pack("!H", code) + reason.encode()))
         self._let_go()
 
     def vanish(self) -> None:
-        """End the connection without a word (1006)."""
+        """End the connection without a close frame (1006)."""
         self._dropped()
         self._let_go()
 
     def reset(self) -> None:
-        """End the connection with a TCP reset: what the client has under way is lost."""
+        """End the connection with a TCP reset: what the client has in flight is lost."""
         self._dropped()
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._let_go()
 
     def stop_reading(self) -> None:
-        """Leave what comes in the kernel's buffers."""
+        """Stop reading: what the client sends stays in the kernel's buffers."""
         self._reads.clear()
 
     def go_on_reading(self) -> None:
         self._reads.set()
 
     def unread(self) -> int:
-        """The number of bytes that have come and were not read, after stop_reading()."""
+        """Return the number of bytes that have arrived since stop_reading()."""
         count = array.array("i", [0])
         fcntl.ioctl(self._socket, termios.FIONREAD, count)
         return count[0]
@@ -532,7 +536,7 @@ class Client:
     def _let_go(self) -> None:
         self._ended.set()
         self._reads.set()
-        # The reader wakes up and closes: a descriptor must not go while it is read.
+        # Wake the reader, which closes: a descriptor must not be closed while another thread reads it.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -541,15 +545,15 @@ class Client:
             self.worker.dropped_at = time.monotonic()
 
     def broken(self, rule: str) -> None:
-        """The real worker would have died of this; so does this one."""
+        """Record a violation and reset the connection: the real worker would have crashed."""
         self.worker.violations.append(rule)
         self.reset()
 
-    # ---- the reader's side
+    # ---- reader thread
 
     @property
     def is_connected(self) -> bool:
-        """The client has not closed its end, by what the kernel knows."""
+        """Whether the client's end is open, according to the kernel."""
         if self._ended.is_set():
             return False
         try:
@@ -590,7 +594,7 @@ class Client:
         if answer:
             self.send_bytes(answer)
         if self.close_code is not None:
-            # The server is the one who closes the TCP connection (RFC 6455, 7.1.1).
+            # The server closes the TCP connection first (RFC 6455, 7.1.1).
             self._dropped()
             self._let_go()
         elif self._protocol.parser_exc is not None:

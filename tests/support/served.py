@@ -1,4 +1,4 @@
-"""hkrunner serving a scripted worker with a program of tests/algorithms."""
+"""Run hkrunner with a scripted worker and a program of tests/algorithms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def serving_worker(
     env: Mapping[str, str | None] | None = None,
     worker: ScriptedWorker | None = None,
 ) -> Iterator[tuple[Client, Program]]:
-    """Run both; yields the worker's first client, which knows the worker, and the program."""
+    """Run both; yield the worker's first client, which has the worker as attribute, and the program."""
     with contextlib.ExitStack() as stack:
         if worker is None:
             worker = stack.enter_context(ScriptedWorker())

@@ -1,4 +1,4 @@
-"""hkrunner at a terminal of its own, as a user has it: one session, one controlling terminal, Ctrl-C."""
+"""Run hkrunner at a pseudo-terminal, as a user does: one session, a controlling terminal, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .waiting import wait_until
 
 
 class AtTerminal:
-    """A command whose stdin and stderr are the terminal, and stdout too unless it is piped."""
+    """A command whose stdin and stderr are the terminal; so is stdout unless it is piped."""
 
     def __init__(
         self, args: list[str], *, cwd: Path, env: Mapping[str, str | None] | None = None, piped: bool = False
@@ -40,14 +40,14 @@ class AtTerminal:
         os.close(slave)
 
     def read(self) -> str:
-        """Return all that was shown so far."""
-        with contextlib.suppress(BlockingIOError, OSError):  # EIO: the other end has gone
+        """Return everything that was shown so far."""
+        with contextlib.suppress(BlockingIOError, OSError):  # EIO: the other end was closed
             while True:
                 self.shown += os.read(self._master, 65536).decode("utf-8", "replace").replace("\r\n", "\n")
         return self.shown
 
     def wait_for(self, text: str, *, times: int = 1, deadline_s: float = 20.0) -> None:
-        """Wait until it is shown, that many times in all."""
+        """Wait until the text was shown this many times."""
         try:
             wait_until(lambda: self.read().count(text) >= times, deadline_s=deadline_s, what=repr(text))
         except AssertionError as error:
@@ -58,13 +58,13 @@ class AtTerminal:
         os.write(self._master, text.encode())
 
     def hang_up(self) -> None:
-        """The terminal goes away."""
+        """Close the terminal."""
         self.read()
         os.close(self._master)
         self._master = -1
 
     def end(self, *, deadline_s: float = 20.0) -> tuple[int, str]:
-        """Wait for its end; return the exit status and what went to a piped stdout."""
+        """Wait for the end; return the exit status and the content of a piped stdout."""
 
         def ended() -> bool:
             if self._master >= 0:
@@ -94,7 +94,7 @@ class AtTerminal:
 def at_terminal(
     cwd: Path, *args: str, env: Mapping[str, str | None] | None = None, piped: bool = False
 ) -> Iterator[AtTerminal]:
-    """Run hkrunner there; on exit it is gone."""
+    """Run hkrunner at a terminal; on exit it has ended."""
     one = AtTerminal(list(args), cwd=cwd, env=env, piped=piped)
     try:
         yield one

@@ -1,4 +1,4 @@
-"""A tree of processes below the test itself, watched the way the warden watches its own."""
+"""A process tree below the test, watched as the warden watches a tree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALGORITHMS = Path(__file__).resolve().parent.parent / "algorithms"
 
 
 class Tree:
-    """Programs started by this process, which collects them and tells its sampler.
+    """Programs that this process starts and reaps, and reports to the sampler.
 
     Leaving the context kills and reaps whatever is left.
     """
@@ -48,7 +48,7 @@ class Tree:
     ) -> int:
         """Start a program of tests/algorithms, or a piece of code; return its pid."""
         words = ["-c", code, *argv] if code is not None else [str(ALGORITHMS / argv[0]), *argv[1:]]
-        # Until exec the child is a copy of a test process of hundreds of megabytes: not what is measured.
+        # Until exec the child is a copy of a test process of hundreds of megabytes: do not measure that.
         executed, closed_by_exec = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
@@ -66,7 +66,7 @@ class Tree:
         return pid
 
     def reap(self) -> None:
-        """Collect those that have ended, without waiting."""
+        """Reap those that have ended, without waiting."""
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -79,7 +79,7 @@ class Tree:
                 self.sampler.reaped(pid, usage)
 
     def watch(self, until: Callable[[], object], *, deadline_s: float = 15.0, what: str) -> None:
-        """Look as the sampler asks for, until the condition holds; AssertionError at the deadline."""
+        """Measure when the sampler is due, until the condition holds; AssertionError at the deadline."""
         assert self.sampler is not None
         deadline = time.monotonic() + deadline_s
         while True:

@@ -1,10 +1,10 @@
-"""Running a command as a user whose processes the kernel counts: what bounds a fork bomb.
+"""Run a command as a user whose number of processes the kernel limits, to bound a fork bomb.
 
     bounded_command([HKRUNNER, ...], tasks=300)
 
-As root it runs as a user of its own that has nothing else on this machine, since RLIMIT_NPROC does not hold
-for root; it may read what root may read, for the interpreter may lie in root's home. Anybody else gets a
-limit of what they run now, and so many more.
+As root, the command runs as another user without other processes, because RLIMIT_NPROC does not apply to
+root. It may read what root may read, because the interpreter may be in root's home. As any other user, the
+limit is the number of the user's current processes plus `tasks`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import resource
 import sys
 from pathlib import Path
 
-#: Nobody's user.
+#: A user id that no user of the machine has.
 UID = 54321
 _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
 _CAP_DAC_READ_SEARCH = 2
@@ -23,12 +23,12 @@ _CAPABILITIES_V3 = 0x20080522
 
 
 def bounded_command(command: list[str | Path], *, tasks: int) -> list[str | Path]:
-    """Return the command that runs this one with at most so many processes and threads of its user."""
+    """Return a command that runs this one with a limit on the processes and threads of its user."""
     return [sys.executable, "-I", __file__, str(tasks), *command]
 
 
 def give_to_bounded(folder: Path) -> None:
-    """Let the bounded user write here."""
+    """Let the limited user write to the folder."""
     if os.getuid() == 0:
         os.chown(folder, UID, UID)
 
