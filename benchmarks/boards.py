@@ -63,7 +63,7 @@ def start_ours(folder: Path, count: int) -> Start:
         url = manager.wait("bench", deadline_s=DEADLINE_S).url or ""
         return _watch(url, count, began, lambda: psutil.Process())
     finally:
-        manager.stop_all()
+        list(manager.stop_each())
         manager.close()
         manager.wait_for_end()
         shutil.rmtree(root)
@@ -170,7 +170,7 @@ def ten_at_once() -> None:
         listening_s = time.perf_counter() - began
         pss = _pss(psutil.Process().children(recursive=True))
         before = time.perf_counter()
-        manager.stop_all()
+        list(manager.stop_each())
         stopped_s = time.perf_counter() - before
         manager.close()
         manager.wait_for_end()

@@ -27,7 +27,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -229,9 +229,19 @@ class BoardManager:
         self.poll()
         return board
 
-    def stop_all(self) -> list[Board]:
-        """No board of the state folder runs or is listed; returns those that were."""
-        return [self.stop(board.reference) for board in self.records.all()]
+    def stop_each(self, ids: Collection[str] | None = None) -> Iterator[Board | BoardError]:
+        """Stop these boards, or all of the state folder; yield each that has ended, or why it has not.
+
+        Every board is tried, whatever became of those before it.
+        """
+        for id in [board.reference for board in self.records.all()] if ids is None else ids:
+            try:
+                yield self.stop(id)
+            except NotFound as error:
+                if ids is not None:  # a board that nobody has named may have ended by itself meanwhile
+                    yield error
+            except BoardError as error:
+                yield error
 
     def reap(self, reference: str) -> None:
         """A child whose record says it is gone is reaped; its last thread may end after its first."""

@@ -196,9 +196,22 @@ def _logs(state_dir: str, id: str) -> None:
 def _stop(state_dir: str, ids: tuple[str, ...], all: bool) -> None:
     if not ids and not all:
         raise SettingsError("no board given: name one (hkrunner board ls), or use --all")
-    manager = _manager(state_dir)
-    for board in manager.stop_all() if all else (manager.stop(one) for one in ids):
-        click.echo(f"■ board {board.id} stopped")
+    from ...boards.errors import BoardError
+
+    failures = []
+    stopped = 0
+    for result in _manager(state_dir).stop_each(None if all else ids):
+        if isinstance(result, BoardError):
+            failures.append(result)
+        else:
+            stopped += 1
+            click.echo(f"■ board {result.id} stopped")
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        for failure in failures:
+            click.echo(f"✘ {failure}", err=True)
+        raise BoardError(f"{len(failures)} of {stopped + len(failures)} boards were not stopped")
 
 
 def _serve(state_dir: str, port: int) -> None:

@@ -15,6 +15,7 @@ from support.boards import (
     BOARD_DEADLINE_S,
     add_run,
     boards_of,
+    boards_of_another_host,
     free_port,
     no_browser,
     python_with,
@@ -142,6 +143,22 @@ def test_a_board_is_stopped_by_its_id_or_its_reference(folder: Path) -> None:
     ended = hkrunner(folder, "board", "stop", "t1", by_reference["boardReference"])
     assert ended.stdout == "■ board t1 stopped\n■ board t2 stopped\n"
     assert runs_of(by_id["url"]) == runs_of(by_reference["url"]) == []
+
+
+def test_every_board_is_tried_and_every_failure_told(folder: Path) -> None:
+    board = started(folder, "t1")
+    with boards_of_another_host(folder / ".hkrunner", "a", "b"):
+        ended = hkrunner(folder, "board", "stop", "a", "t1", "nothing")
+        assert (ended.status, ended.stdout) == (6, "■ board t1 stopped\n")
+        assert ended.stderr.splitlines() == [
+            "✘ board a runs on the host elsewhere; stop it from there",
+            "✘ board nothing Not Found",
+            "hkrunner: 2 of 3 boards were not stopped",
+        ]
+        assert runs_of(board["url"]) == []
+        ended = hkrunner(folder, "board", "stop", "--all")
+        assert ended.status == 6 and ended.stderr.endswith("hkrunner: 2 of 2 boards were not stopped\n")
+        assert "✘ board b runs on the host elsewhere" in ended.stderr
 
 
 def test_a_board_ends_with_its_command_in_the_foreground(folder: Path) -> None:

@@ -20,7 +20,7 @@ from hkrunner.boards.errors import BoardError, NotFound
 from hkrunner.boards.manager import BoardManager
 from hkrunner.boards.runs.files import ProcessIdentity, own_identity
 from hkrunner.boards.targets import all_target, node_target, task_target
-from support.boards import BOARD_DEADLINE_S, add_run, holds_none, runs_of
+from support.boards import BOARD_DEADLINE_S, add_run, boards_of_another_host, holds_none, runs_of
 from support.waiting import wait_until
 
 Make = Callable[..., BoardManager]
@@ -42,7 +42,7 @@ def make(root: Path) -> Iterator[Make]:
 
     yield make
     for manager in made:
-        manager.stop_all()
+        list(manager.stop_each())
         wait_until(lambda manager=manager: holds_none(manager), what="the end of its boards")
         manager.close()
 
@@ -64,7 +64,7 @@ def are_gone(board: Board) -> bool:
 def test_starting_a_board_does_not_wait(make: Make) -> None:
     manager = make()
     manager.start(task_target(manager.root, "t1"))  # what is done once: the lock, the folder
-    manager.stop_all()
+    list(manager.stop_each())
     began = time.monotonic()
     started = manager.start(task_target(manager.root, "t1"))
     took_s = time.monotonic() - began
@@ -121,7 +121,7 @@ def test_several_boards_at_once_have_ports_of_their_own(make: Make) -> None:
     urls = {manager.wait(target.id, deadline_s=BOARD_DEADLINE_S).url for target in targets}
     assert len(urls) == 3
     assert len(manager.boards()) == 3
-    assert len(manager.stop_all()) == 3
+    assert len(list(manager.stop_each())) == 3
     assert manager.boards() == []
 
 
@@ -161,6 +161,17 @@ def test_a_loop_that_only_polls_kills_a_board_that_does_not_answer(
     manager.request_stop("t1")
     wait_until(lambda: manager.poll() and are_gone(board), what="its end")
     assert manager.boards() == []
+
+
+def test_boards_that_cannot_be_stopped_do_not_keep_the_others(make: Make) -> None:
+    manager = make()
+    with boards_of_another_host(manager.root, "a", "b"):
+        board = ready(manager)
+        results = list(manager.stop_each())
+        assert [str(one) for one in results if isinstance(one, BoardError)] == [
+            f"board {id} runs on the host elsewhere; stop it from there" for id in "ab"
+        ]
+        assert are_gone(board) and [one.id for one in manager.boards()] == ["a", "b"]
 
 
 # --- who is left behind

@@ -29,7 +29,7 @@ from support.waiting import wait_until
 def manager(tmp_path: Path) -> Iterator[BoardManager]:
     manager = BoardManager(tmp_path / "state", attached=True)
     yield manager
-    manager.stop_all()
+    list(manager.stop_each())
     manager.close()
     manager.wait_for_end()
 
@@ -291,7 +291,7 @@ def test_limits_of_the_shell_that_can_be_lifted_do_not_hold_a_board(tmp_path: Pa
         "manager.start(all_target(manager.root))\n"
         "try: print(manager.wait('all').status.value)\n"
         "except Exception as error: print(error)\n"
-        "manager.stop_all()\n"
+        "list(manager.stop_each())\n"
     )
     assert resource.getrlimit(resource.RLIMIT_AS)[1] == resource.RLIM_INFINITY
     said = {

@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hkrunner.boards.board_record import Board, BoardRecords, BoardStatus
 from hkrunner.boards.manager import BoardManager
 from hkrunner.boards.runs.event_files import EventWriter
+from hkrunner.boards.runs.files import ProcessIdentity
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.boards.runs.task_record import TaskRecord
@@ -53,8 +55,27 @@ def boards_of(root: Path) -> Iterator[BoardManager]:
     try:
         yield manager
     finally:
-        manager.stop_all()
+        list(manager.stop_each())
         wait_until(lambda: holds_none(manager), what="the end of its boards")
+
+
+@contextlib.contextmanager
+def boards_of_another_host(root: Path, *ids: str) -> Iterator[None]:
+    """Boards in the list that this host cannot stop; on exit they are no longer listed."""
+    records = BoardRecords(root)
+    records.make_folder()
+    process = ProcessIdentity(1, "then", "elsewhere")
+    boards = [
+        Board(id, f"reference-{id}", "all", str(root), BoardStatus.RUNNING, number, process=process)
+        for number, id in enumerate(ids)
+    ]
+    for board in boards:
+        records.save(board)
+    try:
+        yield
+    finally:
+        for board in boards:
+            records.forget(board)
 
 
 def holds_none(manager: BoardManager) -> bool:
