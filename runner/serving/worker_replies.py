@@ -112,6 +112,8 @@ class WorkerReplies:
     ) -> None:
         link = self.link
         if link is None:
+            if blob is not None:
+                blob.close()
             return
         is_full = link.post(wire, blob, final=final, soon=soon)
         if is_full and self._pool.child is not None and link.on_relieved is None:

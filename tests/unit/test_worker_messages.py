@@ -119,6 +119,15 @@ def test_a_call_is_posted_while_its_task_runs_only(serve: Serve) -> None:
     assert one.commands[-1] == "large" and not is_open(late.fd)
 
 
+def test_a_large_answer_without_a_connection_is_released(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.RUNNING)
+    one.supervisor._replies.link = None
+    large = blob_of(b'{"command":"done"}')
+    one.child.says(Done(large), 1)
+    assert one.results[0].status == "succeed" and not is_open(large.fd)
+
+
 def test_a_call_in_memory_that_could_be_shortened_ends_the_child(serve: Serve) -> None:
     one = serve()
     one.run_to(State.RUNNING)
