@@ -36,7 +36,7 @@ from ..link.answer_blob import AnswerBlob
 from ..protocol.messages import Failure
 from ..protocol.task_state import MEASURING, NOT_BEGUN, Event, State
 from .active_task import ActiveTask
-from .child_pool import ChildPool
+from .child_pool import ChildPool, ChildRole
 from .log_redirect import LogRedirect
 from .notices import Notices
 from .task_control import TaskControl
@@ -249,7 +249,10 @@ class ChildMessageHandler:
 
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Nothing of this child is left."""
-        if not self._pool.gone(child, exit):
+        role = self._pool.gone(child, exit)
+        if role is ChildRole.SPARE:
+            self._notices.spare_died(exit)
+        if role is not ChildRole.SERVING:
             return
         control, task = self._control, self._control.task
         if control.state is State.IDLE or control.state in MEASURING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from enum import Enum, auto
 
 from ...sandbox.parent.child_handle import Child, ChildListener
 from ...sandbox.parent.thread_variables import thread_variables
@@ -20,6 +21,14 @@ from ..settings.settings import Settings
 Attach = Callable[[Loop, ChildListener, Setup], Child]
 #: After this long without a task the warden looks only where a limit could be broken meanwhile.
 IDLE_S = 1.0
+
+
+class ChildRole(Enum):
+    """What a child is to the pool."""
+
+    SERVING = auto()  #: it gets the tasks
+    SPARE = auto()  #: it has loaded the code, and takes over when the serving child ends
+    LEAVING = auto()  #: its end was asked for; nothing of it is read any more
 
 
 class ChildPool:
@@ -44,8 +53,9 @@ class ChildPool:
         self._env = env
         self._attach = attach
         self.child: Child | None = None  #: the serving child
-        self.served = 0  #: tasks that the serving child has ended
+        self.served = 0  #: tasks that the serving child has taken up, and that are over
         self._spare: Child | None = None
+        self._spare_has_died = False  #: whether a spare has ended by itself since the last task ended
         self._leaving: set[Child] = set()
         self._last_exit: Exit | None = None  #: of the last serving child
         self._idle_alarm = loop.alarm(self._rest)
@@ -98,7 +108,10 @@ class ChildPool:
                 self._spare = self._start()
 
     def replace(self) -> None:
-        """Start the next child now, unless it would only end like the last one did."""
+        """Start the next child now, unless the last one has ended without having taken up a task.
+
+        A next one would probably end in the same way, again and again; it is started for the next task.
+        """
         exit = self._last_exit
         if exit is not None and exit.loaded and self.served:
             self.ready()
@@ -168,8 +181,11 @@ class ChildPool:
             self.child.watch(idle=False)
 
     def task_ended(self) -> None:
-        """Let the warden rest if no further task begins within IDLE_S."""
+        """Let the warden rest if no further task begins within IDLE_S; have a spare again."""
         self._idle_alarm.set(IDLE_S)
+        if self._spare_has_died:
+            self._spare_has_died = False
+            self.prepare_spare()
 
     def _rest(self) -> None:
         if self.child is not None and not self._is_resting:
@@ -210,17 +226,24 @@ class ChildPool:
             self._leaving.add(child)
             child.kill(Cause.RECYCLED)
 
-    def gone(self, child: Child, exit: Exit) -> bool:
-        """Forget a child of which nothing is left; return whether it was the serving one."""
+    def gone(self, child: Child, exit: Exit) -> ChildRole:
+        """Forget a child of which nothing is left; return what it was until now.
+
+        A spare is replaced: at once, or after the next task where the new one would probably end, too.
+        """
         if child is self.child:
             self.child, self._last_exit = None, exit
-            return True
+            return ChildRole.SERVING
         if child is self._spare:
             self._spare = None
+            is_first, self._spare_has_died = not self._spare_has_died, True
+            if is_first and exit.loaded:
+                self.prepare_spare()
+            return ChildRole.SPARE
         self._leaving.discard(child)
         if self.is_empty and self.on_empty is not None:
             self.on_empty()
-        return False
+        return ChildRole.LEAVING
 
     @property
     def is_empty(self) -> bool:

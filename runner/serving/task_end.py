@@ -139,9 +139,12 @@ class TaskEnd:
         if answer is not None and task.record is None and not self._settings.local_run.is_wanted:
             self._replies.answer(*answer)  # nothing has to be on disk or shown before it
             answer = None
+        # Otherwise the child died before it had read the task.
+        was_taken_up = child is not None or task.message is None
         result = task.close(status, failure, duration_s, with_output=self._settings.local_run.is_wanted)
         self._control.task = None
-        self._pool.served += 1
+        if was_taken_up:
+            self._pool.served += 1
         if answer is not None:
             self._replies.answer(*answer)
         if child is not None:

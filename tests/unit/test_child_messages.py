@@ -124,13 +124,51 @@ def test_a_spare_that_takes_over_is_followed_by_the_next_spare(serve: Serve) -> 
         assert len(one.children) == deaths + 2, "the next spare is on its way"
 
 
-def test_a_second_child_that_dies_too_early_ends_the_task(serve: Serve) -> None:
+def test_a_spare_that_dies_is_told_and_replaced_once_before_the_next_task(serve: Serve) -> None:
+    one = serve(spare=True)
+    for death in (1, 2):
+        one.children[death].loads("init", "start")
+        one.children[death].goes()
+        assert one.output.shows("✘ spare process: EXITED")
+        assert len(one.children) == 3, "the second spare, and no third one"
+    assert len([line for line in one.output.lines if "spare process" in line]) == 2
+    one.run_to(State.RUNNING)
+    one.child_answers()
+    assert len(one.children) == 4 and one.child is one.children[0]
+    one.children[3].loads("init", "start")
+    one.child.goes()
+    assert one.child is one.children[3], "the spare serves"
+
+
+def test_a_spare_that_cannot_load_the_code_is_told_and_not_started_over_and_over(serve: Serve) -> None:
+    one = serve(spare=True)
+    one.children[1].goes()
+    assert one.output.shows("✘ spare process: EXITED") and len(one.children) == 2
+    one.run_to(State.RUNNING)
+    one.child_answers()
+    assert len(one.children) == 3
+
+
+def test_a_child_that_dies_without_ever_taking_up_a_task_is_started_again_for_the_next_one(
+    serve: Serve,
+) -> None:
+    one = serve()
+    one.child.goes()
+    assert len(one.children) == 1
+    one.initialize()
+    assert len(one.children) == 2
+
+
+def test_a_second_child_that_dies_too_early_ends_the_task_and_is_not_replaced(serve: Serve) -> None:
     one = serve()
     one.run_to(State.INITIALIZING)
     one.children[0].goes()
     one.children[1].loads("init", "start")
     one.children[1].goes()
     assert one.commands == ["errorMessage"] and one.state is State.IDLE
+    assert len(one.children) == 2, "a third one would die like the two before it"
+    one.initialize("t2")
+    assert len(one.children) == 3
 
 
 @pytest.mark.parametrize("cause", [Cause.MEMORY, Cause.START_TIMEOUT], ids=lambda one: one.name)
