@@ -33,8 +33,9 @@ class Waits(NamedTuple):
 def waits_of_deadlock(pid: int) -> Waits | None:
     """Return what the threads wait for if one waits for a lock and none is left that could release it.
 
-    All others have to wait for a futex too, without a time-out, but for one in recvmsg: our own, which waits
-    for the next message and holds no lock. None also where the kernel does not tell.
+    All others have to wait for a futex too, without a time-out and one that no other process shares, but for
+    one in recvmsg: our own, which waits for the next message and holds no lock. None also where the kernel
+    does not tell.
     """
     threads: list[tuple[str, bytes]] = []
     for_a_lock = for_messages = 0
@@ -60,7 +61,8 @@ def waits_of_deadlock(pid: int) -> Waits | None:
 
 
 def _is_without_end(_address: int, operation: int, _value: int, timeout: int, *_rest: int) -> bool:
-    return operation & ~(_PRIVATE | _CLOCK_REALTIME) in (_WAIT, _WAIT_BITSET) and timeout == 0
+    is_private = bool(operation & _PRIVATE)
+    return is_private and operation & ~(_PRIVATE | _CLOCK_REALTIME) in (_WAIT, _WAIT_BITSET) and timeout == 0
 
 
 def _is_for_a_lock(_address: int, operation: int, value: int, *_rest: int) -> bool:

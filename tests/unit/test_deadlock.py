@@ -37,6 +37,10 @@ DEADLOCKS = {
 OTHERS = {
     "a lock of Python's": ("start(lambda: ours.recvmsg(1)); threading.Event().wait()", "futex"),
     "a thread that sleeps with the lock": ("start(lambda: time.sleep(60)); wait_for_itself()", "futex"),
+    "another process": (
+        "from multiprocessing import Semaphore; start(Semaphore(0).acquire); wait_for_itself()",
+        "futex",
+    ),
     "messages in two threads": (
         "start(lambda: ours.recvmsg(1)); start(lambda: theirs.recvmsg(1)); wait_for_itself()",
         "futex",
