@@ -1,10 +1,10 @@
-"""Look through the built site, and the Markdown of the repository, for links that lead nowhere.
+"""Check the links of the built site and of the repository's Markdown files. Needs no network.
 
     python docs/check.py build/docs
 
-Of the site: every link inside it leads to a page and an anchor that are there, and no page makes a browser
-fetch anything from outside (links that somebody clicks are another matter). Of the repository: every relative
-link of a Markdown file leads to a file, and to a heading where it names one. No network is needed.
+In the site, the target of every internal link must exist, page and anchor, and no page may make a browser
+load anything from another site (links that a reader clicks may lead there). In a Markdown file, the file and
+the heading of every relative link must exist.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).parents[1]
-#: Attributes that a browser follows by itself.
+#: Attributes whose address a browser loads without a click.
 _FETCHED = {
     "img": "src",
     "script": "src",
@@ -30,7 +30,7 @@ _FETCHED = {
 
 
 class _Page(HTMLParser):
-    """What a page refers to, and the anchors that it has."""
+    """The links, the loaded addresses and the anchors of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class _Page(HTMLParser):
 
 
 def problems_of_site(site: Path) -> Iterator[str]:
-    """Return a line for each link of the site that leads nowhere, and each thing it wants from outside."""
+    """Yield a line for each internal link without a target, and for each address on another site."""
     pages = {file: _Page(file.read_text("utf-8")) for file in sorted(site.rglob("*.html"))}
     assert pages, f"there is no page in {site}"
     for file, page in pages.items():
@@ -74,7 +74,7 @@ def problems_of_site(site: Path) -> Iterator[str]:
 
 
 def problems_of_repository() -> Iterator[str]:
-    """Return a line for each relative link of a Markdown file that leads nowhere."""
+    """Yield a line for each relative link of a Markdown file without a target."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md"],
         cwd=ROOT,

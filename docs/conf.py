@@ -1,4 +1,4 @@
-"""Settings of Sphinx, which builds this folder: scripts/docs."""
+"""Settings of Sphinx, by which scripts/docs builds this folder."""
 
 import re
 import sys
@@ -17,7 +17,7 @@ release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["*.py"]
 nitpicky = True
-# What the signatures of the standard library's own types would lead to is not part of these pages.
+# Types of the standard library in signatures have no page here.
 nitpick_ignore_regex = [(r"py:.*", r".*")]
 # Docstrings of the code write names `like this`.
 default_role = "code"
@@ -35,7 +35,7 @@ html_show_copyright = False
 html_copy_source = False
 html_static_path = ["static"]
 html_css_files = ["wide.css"]
-# The system's fonts, as furo has them: nothing is fetched from anywhere.
+# furo uses the fonts of the system, so no page loads anything from another site.
 html_theme_options = {"navigation_with_keys": True}
 
 _COLUMNS = re.compile(r"\S {2,}\S")
@@ -44,20 +44,20 @@ _HERE = re.compile(r"^<!-- here: ([a-z ]+) -->$", re.M)
 
 
 def put_generated(app, name, source):
-    """Put what comes from the code in the place of its mark, and say what no test runs."""
+    """Replace each mark by the generated part, and show which commands no test runs."""
     text = _HERE.sub(lambda found: generated.PARTS[found[1]](), source[0])
     source[0] = _NOT_RUN.sub(r"*Not run by a test: \1.*\n", text)
 
 
 def show_as_written(app, what, name, subject, options, lines):
-    """Make of a docstring, which is plain text, what reStructuredText shows as that text."""
+    """Convert a docstring, which is plain text, to reStructuredText that shows the same text."""
     shown = []
     for paragraph in "\n".join(lines).strip().split("\n\n"):
         inside = paragraph.splitlines()
         if any(_COLUMNS.search(line) or line.startswith(" ") for line in inside):
             shown += ["::", "", *(f"    {line}" for line in inside), ""]
         else:
-            # A name that ends in an underscore would be a reference, a lone asterisk begin an emphasis.
+            # Escape what is markup in reStructuredText: an underscore at the end of a word, an asterisk.
             shown += [*(re.sub(r"_(?=\W|$)|\*", r"\\\g<0>", line) for line in inside), ""]
     lines[:] = shown
 

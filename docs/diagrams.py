@@ -1,10 +1,10 @@
-"""The diagrams of a task's states, made of runner/protocol/task_state.py TABLE: no row is drawn by hand.
+"""The diagrams of a task's states, generated from TABLE in runner/protocol/task_state.py.
 
     python docs/diagrams.py          write images/task-*.svg; needs the command dot (Debian: graphviz)
-    python docs/diagrams.py --dot    print what dot is given
+    python docs/diagrams.py --dot    print the input of dot
 
-Each picture keeps the digest of its source. The build of the documentation and a test compare it with the
-table's: a picture that is out of date is an error, while neither needs dot.
+Each picture contains the digest of its source. The build of the documentation and a test compare it with the
+digest of the table, without dot: a picture that is out of date is an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hkrunner.runner.protocol.task_state import TABLE, Action, Event, Row, State
 IMAGES = Path(__file__).with_name("images")
 E, S = Event, State
 _DIGEST = re.compile(r"<!-- source: ([0-9a-f]{64}) -->")
-#: Events of the worker, drawn in one colour; those of the child, of time and of signals in others.
+#: Events of the worker, which have their own color; the others are of the child, of timers and of signals.
 _WORKER = {E.INITIALIZE, E.START, E.STOP, E.EXIT}
 _COLORS = {"worker": "#1d5fa8", "child": "#2f7d32", "other": "#a35200"}
 _FILLS = {
@@ -37,7 +37,7 @@ _FILLS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A part of the table: `name` of the file, what it shows, and which way it runs."""
+    """A part of the table: name of the file, title of the picture, and direction of its arrows."""
 
     name: str
     title: str
@@ -52,7 +52,7 @@ PICTURES = (STRAIGHT, STOP, NEXT, END)
 
 
 def picture_of(before: State, event: Event, row: Row) -> Picture | None:
-    """Return where this row is drawn; None for one that changes nothing and does nothing."""
+    """Return the picture with this row; None for a row without a change of state and without actions."""
     if row.state is before and not row.actions:
         return None
     if row.state in (S.EXITING, S.EXITED):
@@ -77,11 +77,11 @@ def words(one: Event | Action) -> str:
 
 
 def dot(picture: Picture) -> str:
-    """Return the picture as dot reads it. Rows that differ in their event alone share an arrow."""
+    """Return the picture in dot's language. Rows that differ only in their event share an arrow."""
     arrows: dict[tuple[State, State, str, tuple[Action, ...]], list[Event]] = {}
     for before, event, row in rows(picture):
         arrows.setdefault((before, row.state, _origin(event), row.actions), []).append(event)
-    # States that do the same on the same event are one arrow from one box.
+    # States that have the same rows share a box.
     joined: dict[tuple[State, str, tuple[Event, ...], tuple[Action, ...]], list[State]] = {}
     for (before, after, origin, actions), events in arrows.items():
         joined.setdefault((after, origin, tuple(events), actions), []).append(before)
@@ -135,12 +135,12 @@ def _label(events: tuple[Event, ...], actions: tuple[Action, ...]) -> str:
 
 
 def digest(picture: Picture) -> str:
-    """Return what tells whether the file was made of the table as it is now."""
+    """Return the digest by which out_of_date() compares the file with the table."""
     return hashlib.sha256(dot(picture).encode()).hexdigest()
 
 
 def out_of_date() -> list[str]:
-    """Return the names of the pictures that do not show the table as it is."""
+    """Return the names of the pictures that do not match the table."""
     wrong = []
     for picture in PICTURES:
         file = IMAGES / f"{picture.name}.svg"
@@ -153,7 +153,7 @@ def out_of_date() -> list[str]:
 def render(picture: Picture) -> None:
     """Write the picture."""
     made = subprocess.run(["dot", "-Tsvg"], input=dot(picture), capture_output=True, text=True, check=True)
-    # From <svg on: what is before names the version of dot.
+    # Keep only the part from <svg on: the part before contains the version of dot.
     svg = re.sub(r"<!-- (?!source).*?-->\n?", "", made.stdout[made.stdout.index("<svg") :], flags=re.S)
     (IMAGES / f"{picture.name}.svg").write_text(f"<!-- source: {digest(picture)} -->\n{svg}", "utf-8")
 

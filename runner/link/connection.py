@@ -181,8 +181,11 @@ class Link:
         return is_silent and self._identity.is_certain
 
     def _send_again(self) -> None:
-        """Send the last answer again, which may have been lost with the old connection. A second one does no
-        harm (PROTOCOL 3.8). Only while the worker is silent: one that speaks does not wait for an answer."""
+        """Send the last answer again if the worker is silent: it may have been lost with the old connection.
+
+        A worker that speaks does not wait for an answer. HKube's worker ignores a second answer (core/worker
+        lib/states/stateManager.js, state `ready`).
+        """
         if self._is_waiting() and self._outbox.written is not None:
             self._outbox.put_last_again()
             self._sender.pump()

@@ -97,11 +97,11 @@ S, E, A = State, Event, Action
 
 #: The child may still die without having begun the task, which another child can take then.
 NOT_BEGUN = (S.INITIALIZING, S.STARTING, S.REINITIALIZING, S.RESTARTING, S.INITIALIZED)
-#: The task is being worked on: the worker takes messages of the code API (PROTOCOL 2.2).
+#: The task is being worked on: the worker takes messages of the code API (HKube core/worker lib/code-api).
 WORKING = frozenset((*NOT_BEGUN, S.RUNNING, S.ANSWERED))
-#: The worker takes `alive`: between `initialized` and the answer (PROTOCOL 3.3).
+#: The worker takes `alive`: between `initialized` and the answer (HKube core/worker lib/worker.js).
 TAKES_ALIVE = frozenset((S.INITIALIZED, S.REINITIALIZING, S.RESTARTING, S.RUNNING, S.ANSWERED))
-#: The worker takes `stopping`: between a stop and `stopped` (PROTOCOL 3.5).
+#: The worker takes `stopping`: between a stop and `stopped` (HKube core/worker lib/worker.js).
 TAKES_STOPPING = frozenset((S.STOPPING, S.STOPPED, S.KILLING))
 #: The child has done with the task, whose answer waits for its final usage.
 MEASURING = frozenset((S.ANSWERED, S.STOPPED))

@@ -1,6 +1,6 @@
 """The worker's side of the code API, for one task: other algorithms, sub-pipelines, data sources, spans.
 
-The answers, their texts and their order are those of HKube's worker (core/worker lib/code-api, PROTOCOL 6):
+The answers, their texts and their order are those of HKube's worker (core/worker lib/code-api):
 it validates with ajv, answers a request that it cannot read without an id, and does not answer a stop.
 """
 

@@ -12,7 +12,7 @@ FILES_MAX = 100_000
 
 
 class SourceError(Exception):
-    """There is no such data source; the text is that of HKube's worker (PROTOCOL 6.4)."""
+    """There is no such data source; the text is that of HKube's worker."""
 
 
 def find(sources: Mapping[str, str], wanted: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Sub-pipelines of a local run: the descriptor, read and checked. No I/O; pipeline_run.py runs it.
 
-A subset of HKube's pipelines, each part as HKube's own driver does it (PROTOCOL 9): nodes of the kind
+A subset of HKube's pipelines, each part as in HKube's core/pipeline-driver: nodes of the kind
 `algorithm`; `@flowInput…`, `@node…` and their batch forms `#@…` and `#[…]`; indexed and cartesian batches;
 batch tolerance; retries; the ttl of pipelines and of nodes. Anything else is refused by name.
 

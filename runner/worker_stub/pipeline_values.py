@@ -1,6 +1,6 @@
 """The inputs of a sub-pipeline's tasks, from the flow input and the results of its nodes. No I/O.
 
-What is null, undefined or skipped follows HKube's driver (PROTOCOL 9).
+What is null, undefined or skipped follows HKube's core/pipeline-driver.
 """
 
 from __future__ import annotations

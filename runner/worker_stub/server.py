@@ -116,7 +116,7 @@ class LocalWorker:
         with contextlib.suppress(OSError):
             sock, _ = self._listener.accept()
             if self._client is not None:
-                # HKube's worker would accept it and then lose both (PROTOCOL 1.9).
+                # HKube's worker would accept it and then lose both connections.
                 self._refuse()
                 sock.close()
                 return

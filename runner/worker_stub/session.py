@@ -38,11 +38,11 @@ CODE_API = frozenset(
     )
 )
 
-#: HKube's worker tolerates this much silence after an `alive`, a stop or a `stopping` (PROTOCOL 3.2).
+#: HKube's worker tolerates this much silence after an `alive`, a stop or a `stopping` (config/main).
 SILENCE_S = 10.0
 #: The longest that `stopping` messages extend a stop.
 STOPPING_S = 600.0
-#: The error of HKube's worker for a task that was stopped because its node's ttl has passed (PROTOCOL 3.4).
+#: The error of HKube's worker for a task that was stopped because its node's ttl has passed.
 TTL_EXPIRED = "Algorithm TTL expired"
 
 
@@ -135,7 +135,7 @@ class Session:
 
     def _say(self, message: dict[str, Any]) -> None:
         try:
-            # Messages of the worker have no size limit (PROTOCOL 1.4).
+            # Messages of the worker have no size limit.
             wire = codec.encode(self._link.encoding, message, name="answer", most=None)
         except codec.ResultInvalid as error:
             # The result of another algorithm came as JSON, and this client's encoding cannot carry it.

@@ -48,7 +48,7 @@ class LocalTask:
         message = {"command": "initialize", "data": data}
         if encoding != "json":
             data["input"] = codec.decode("json", self.input)
-            # Messages of the worker have no size limit (PROTOCOL 1.4).
+            # Messages of the worker have no size limit.
             return codec.encode(encoding, message, name="input", most=None)
         # Insert the input's text as it is: decoding it would round numbers.
         whole = codec.encode("json", message, name="input")
