@@ -9,6 +9,7 @@ lies, a __module__ of None, properties that raise, texts whose methods are the u
 
 from __future__ import annotations
 
+import builtins
 import collections
 import errno
 import linecache
@@ -28,9 +29,13 @@ MESSAGE_MAX = 12_000
 #: So many errors of a chain are looked at.
 CHAIN_MAX = 20
 DETAILS_MAX = 60_000
+#: So many notes of an error, and so many errors of a group, stand in a message; each one cut to this length.
+LISTED_MAX = 10
+LISTED_TEXT_MAX = 500
 #: Frames read from the end of a traceback.
 FRAMES_MAX = 200
 
+_GROUP: Optional[Type[BaseException]] = getattr(builtins, "BaseExceptionGroup", None)  # from Python 3.11 on
 #: Module of the code API's errors, left out when they are shown. It stays their __module__, by which an error
 #: that comes out of a pool of processes is unpickled.
 _API = __name__.rpartition(".")[0] + ".api_call"
@@ -110,10 +115,8 @@ def _describe(error: BaseException, folder: str, code: str, during: str) -> Dict
     code = code or _code(error)
     syntax = _syntax_place(error)
     if _is_a(error, SystemExit):
-        code, sentence = (
-            "EXITED",
-            f"sys.exit({_exit_text(error)}) ended the algorithm{during} before it answered",
-        )
+        code = "EXITED"
+        sentence = f"sys.exit({_exit_text(error)}) ended the algorithm{during} before it answered"
     elif syntax is not None:
         filename, lineno = syntax
         message = _field(SyntaxError, "msg", error)
@@ -124,6 +127,7 @@ def _describe(error: BaseException, folder: str, code: str, during: str) -> Dict
         nothing = "an allocation failed" if _is_a(error, MemoryError) else "(without a text)"
         sentence = f"{name}: {text or nothing}{during}"
     message = f"{code}: {sentence}" + (f" ({place})" if place else "") + _hint(error, text, folder) + below
+    message += _notes_and_members(error, folder)
     shown = _shown(frames, folder)
     if shown:
         message += "\n" + shown
@@ -172,14 +176,20 @@ def _is_signal_denied(error: BaseException) -> bool:
 
 
 def is_about_memory(error: Optional[BaseException]) -> bool:
-    """Whether the error, or one that it was raised from, is an allocation that failed. Never raises."""
+    """Whether the error, one that it was raised from, or one in its group, is an allocation that failed.
+    Never raises."""
+    waiting = [] if error is None else [error]
     for _ in range(CHAIN_MAX):
-        if error is None:
+        if not waiting:
             return False
-        if _is_a(error, MemoryError) or _number(OSError, error) == errno.ENOMEM:
+        one = waiting.pop()
+        if _is_a(one, MemoryError) or _number(OSError, one) == errno.ENOMEM:
             return True
-        cause = _field(BaseException, "__cause__", error)
-        error = cause if cause is not None else _field(BaseException, "__context__", error)
+        waiting += _members(one)[:CHAIN_MAX]
+        cause = _field(BaseException, "__cause__", one)
+        cause = cause if cause is not None else _field(BaseException, "__context__", one)
+        if cause is not None:
+            waiting.append(cause)
     return False
 
 
@@ -273,6 +283,33 @@ def _marked_line(error: BaseException) -> str:
         return ""
     column = min(max(_whole(_field(SyntaxError, "offset", error)), 1), 300)
     return f"\n    {line}\n    {' ' * (column - 1)}^"
+
+
+def _members(error: BaseException) -> List[BaseException]:
+    """Return the errors that an exception group holds, [] for any other error."""
+    return list(_field(_GROUP, "exceptions", error)) if _GROUP is not None and _is_a(error, _GROUP) else []
+
+
+def _notes_and_members(error: BaseException, folder: str) -> str:
+    """Return a line for each note of the error and for each error of its group, "" where there are none."""
+    try:
+        notes: Any = dict.get(_field(BaseException, "__dict__", error), "__notes__")
+        notes = list(list.__iter__(notes)) if _is_a(notes, list) else []
+        lines = _listed([text_of(note) for note in notes[:LISTED_MAX]], len(notes))
+        members = []
+        for one in _members(error)[:LISTED_MAX]:
+            place = _place(_frames(one), folder)
+            members.append(f"{_full_name(one)}: {text_of(one)}" + (f" ({place})" if place else ""))
+        lines += _listed(members, len(_members(error)))
+    except BaseException as second:  # noqa: BLE001 - keys of its __dict__ may be the user's
+        lines = [f"<its notes cannot be shown: {name_of(second)}>"]
+    return "".join(f"\n  • {line}" for line in lines)
+
+
+def _listed(texts: List[str], count: int) -> List[str]:
+    """Return the first LISTED_MAX of `count` texts, cut to their length, and how many are left out."""
+    lines = [cut(text, LISTED_TEXT_MAX).replace("\n", "\n    ") for text in texts[:LISTED_MAX]]
+    return lines + ([f"… {count - LISTED_MAX:,} more"] if count > LISTED_MAX else [])
 
 
 def _frames(error: BaseException) -> List[_StackFrame]:

@@ -23,6 +23,7 @@ RAISED = {
     "raises_surrogate": ["ValueError: bad file name: \udcff"],
     "raises_in_a_circle": ["ValueError: first"],
     "raises_a_group": ["200 pages failed"],
+    "raises_with_notes": ["ValueError: 7 is no date", "\n  • in sales.csv, line 12"],
     "recurses_without_end": ["RecursionError: maximum recursion depth exceeded", "more calls"],
     "raises_in_init": ["LookupError: no model", "raises_in_init.py:6 in init"],
 }

@@ -344,6 +344,7 @@ def test_an_error_of_any_class_is_described_and_nothing_is_raised(
     assert set(report) == {"code", "message", "details", "type", "line"}
     # The last resort is for a lack of memory: no class of the user's leads to it.
     assert "describing it raised" not in report["message"]
+    assert "notes cannot be shown" not in report["message"]
     assert report["message"].startswith(f"{report['code']}: ")
     assert len(report["message"]) < MESSAGE_MAX + 100 and len(report["details"]) < DETAILS_MAX + 100
     is_exit = issubclass(type(error), SystemExit)
@@ -389,3 +390,53 @@ def test_details_have_the_frames_when_python_cannot_format_the_error() -> None:
     assert "Traceback (most recent call last)" in details and "in raise_" in details
     assert "WithNotes: its text\n" in details
     assert "cannot be shown: SystemExit" in details
+
+
+def with_notes(error: BaseException, *notes: object) -> BaseException:
+    error.__dict__["__notes__"] = list(notes)  # as add_note(), which Python 3.10 has not
+    return error
+
+
+def test_notes_of_an_error_stand_below_its_text() -> None:
+    error = with_notes(ValueError("bad row"), "file a.csv\nline 3", 4, Silent())
+    lines = describe(caught(lambda: raise_(error)), HERE)["message"].split("\n")
+    assert lines[0].startswith("ALGORITHM_ERROR: ValueError: bad row (")
+    assert lines[1:5] == [
+        "  • file a.csv",
+        "    line 3",
+        "  • 4",
+        "  • <its text cannot be shown: __str__ raised SystemExit>",
+    ]
+
+
+def test_notes_are_bounded_in_number_and_length() -> None:
+    message = describe(with_notes(ValueError(), *["x" * 5000] * 1_000), HERE)["message"]
+    assert message.count("  • ") == 11 and message.endswith("\n  • … 990 more") and len(message) < 7_000
+
+
+GROUP: Any = getattr(builtins, "ExceptionGroup", None)
+if GROUP is not None:
+
+    def test_each_error_of_a_group_is_named_with_its_text_and_place() -> None:
+        members: list[Exception] = [
+            OSError("no disk"),
+            GROUP("inner", [ValueError("a"), KeyError("b")]),
+        ]
+        members.append(caught(lambda: raise_(ValueError("raised"))))  # type: ignore[arg-type]
+        message = describe(GROUP("three failed", members), HERE)["message"]
+        line = raise_.__code__.co_firstlineno + 1
+        assert message.split("\n") == [
+            "ALGORITHM_ERROR: ExceptionGroup: three failed (3 sub-exceptions)",
+            "  • OSError: no disk",
+            "  • ExceptionGroup: inner (2 sub-exceptions)",
+            f"  • ValueError: raised ({FILE}:{line} in raise_)",
+        ]
+
+    def test_a_group_of_200_errors_names_the_first_and_says_how_many_more() -> None:
+        group = GROUP("many", [ValueError(f"page {number}") for number in range(200)])
+        message = describe(group, HERE)["message"]
+        assert "  • ValueError: page 9\n  • … 190 more" in message and "page 10" not in message
+
+    def test_a_group_with_a_failed_allocation_is_about_memory() -> None:
+        inner = GROUP("inner", [MemoryError()])
+        assert describe(GROUP("some", [ValueError(), inner]), HERE)["code"] == "MEMORY_ERROR"
