@@ -29,9 +29,9 @@ CERTAIN = 1.1
 #: The doubt in the kernel's counters, as a part of the limit, up to which another look beats the exact sums.
 SMALL_DOUBT = 0.02
 #: The exact sums of several processes, for the figures shown; and of a core for them at most.
-BOOKS_S = 1.0
+EXACT_EVERY_S = 1.0
 #: They are read again, so often at most, when a process has forked meanwhile.
-BOOKS_AGAIN = 2
+EXACT_RETRIES = 2
 EXACT_SHARE = 0.003
 
 
@@ -107,7 +107,7 @@ class MemoryEstimate:
                     continue
         return faults
 
-    def are_due(self, now: float, *, count_first: bool, peak: int) -> bool:
+    def is_exact_reading_due(self, now: float, *, count_first: bool, peak: int) -> bool:
         """Whether the exact sums are worth reading though no limit is in question."""
         if now < self._exact_at:
             return False
@@ -120,14 +120,14 @@ class MemoryEstimate:
         near = self._limit is not None and self.at_most >= TRIGGER * self._limit
         return near or self.memory > peak * 1.05
 
-    def decide(self, now: float, limit: int, *, is_frozen: bool) -> None:
+    def judge(self, now: float, limit: int, *, is_frozen: bool) -> None:
         """Find out whether the limit is really broken, now that it may be.
 
         `is_frozen`: the tree has been stopped already, by somebody who will continue it.
         """
         doubt = procfs.RSS_DOUBT_BYTES * 2 * len(self._table.processes)
-        alone = max((one.anon for one in self._table.processes.values()), default=0)
-        if self._certain > limit + doubt or alone > CERTAIN * limit + doubt:
+        largest = max((one.anon for one in self._table.processes.values()), default=0)
+        if self._certain > limit + doubt or largest > CERTAIN * limit + doubt:
             self.is_judged = True
         elif self._table.growing and self._certain > limit - doubt and doubt < SMALL_DOUBT * limit:
             # The next look, in a third of a millisecond, will know; the exact sums would take longer.
@@ -135,7 +135,7 @@ class MemoryEstimate:
         else:
             stopped = [] if is_frozen else self._stop_who_fills_shared_memory(limit)
             try:
-                self.read(now)
+                self.read_exact(now)
             finally:
                 for pid in stopped:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -156,16 +156,16 @@ class MemoryEstimate:
                         stopped.append(one.pid)
         return stopped
 
-    def read(self, now: float) -> None:
+    def read_exact(self, now: float) -> None:
         """Replace the estimate by what the kernel's exact sums say."""
         began = self._clock()
         if self._shared is not None:
-            self._shared.look(self._table.processes, now, must=True)
-        anon, shmem = self._read_exact()
+            self._shared.scan_if_changed(self._table.processes, now, must=True)
+        anon, shmem = self._sum_exact()
         has_forked = self._has_forked_meanwhile()
-        for _ in range(BOOKS_AGAIN):
+        for _ in range(EXACT_RETRIES):
             if has_forked:
-                anon, shmem = self._read_exact()
+                anon, shmem = self._sum_exact()
                 has_forked = self._has_forked_meanwhile()
         self.pss = anon + shmem
         self._objects_then = self._shared.total_bytes if self._shared is not None else 0
@@ -174,9 +174,9 @@ class MemoryEstimate:
         self.is_judged = self.is_exact = not has_forked
         took = self._clock() - began
         self._exact_at = now + max(0.05, took / EXACT_SHARE)
-        self._exact_due_at = now + max(BOOKS_S, took / EXACT_SHARE)
+        self._exact_due_at = now + max(EXACT_EVERY_S, took / EXACT_SHARE)
 
-    def _read_exact(self) -> tuple[int, int]:
+    def _sum_exact(self) -> tuple[int, int]:
         anon = shmem = 0
         for one in self._table.processes.values():
             try:

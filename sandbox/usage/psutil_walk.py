@@ -75,7 +75,7 @@ class PsutilSampler:
         self.walk()
         return self.pids()
 
-    def peek(self, now: float) -> bool:
+    def can_wait(self, now: float) -> bool:
         """A look is a look."""
         return False
 

@@ -37,9 +37,9 @@ RECENT_STEP_S = 0.005
 RECENT = 64
 #: Births a second that a fork bomb may reach, at most; 9,000 were measured.
 BIRTH_RATE = 10_000.0
-#: With a limit on processes, births are asked for this often at most (peek(): a read of one short file), and
-#: this share of a core goes into walks while those who were born may have reached it.
-SOONEST_PEEK_S = 0.005
+#: With a limit on processes: least time between counts of forks (can_wait() reads one short file), and the
+#: share of a core for walks while the new processes may have reached the limit.
+SOONEST_COUNT_S = 0.005
 COUNT_SHARE = 0.05
 #: So many new ones at once may be the beginning of a bomb.
 BURST = 4
@@ -172,15 +172,15 @@ class TreeSampler:
         table.full_check(now)
         is_shared_seen = False
         if self._shared is not None and now >= self._shared_at:
-            if self._shared.hear():
+            if self._shared.poll_new_files():
                 table.walk_if_born()  # a new file may be a new process's
-            self._shared.look(self.processes, now)
+            self._shared.scan_if_changed(self.processes, now)
             is_shared_seen = True
         memory.estimate()
         if self._limit is not None and memory.at_most > self._limit:
-            memory.decide(now, self._limit, is_frozen=self.is_frozen)
-        elif memory.are_due(now, count_first=self._pids is not None, peak=self._peak):
-            memory.read(now)
+            memory.judge(now, self._limit, is_frozen=self.is_frozen)
+        elif memory.is_exact_reading_due(now, count_first=self._pids is not None, peak=self._peak):
+            memory.read_exact(now)
         if memory.is_exact or memory.is_judged:
             self._note_peak(now, memory.memory)
         if now - self._cpu_at >= CPU_EVERY_S:
@@ -199,7 +199,7 @@ class TreeSampler:
         elif memory > self._recent[-1][1]:
             self._recent[-1] = (self._recent[-1][0], memory)
 
-    def peek(self, now: float) -> bool:
+    def can_wait(self, now: float) -> bool:
         """Return whether a look can still wait: memory is not due, and too few were born to be too many."""
         if self._table.walk_due or self._pids is None or now >= self._look_at - SOONEST_S:
             return False
@@ -264,7 +264,7 @@ class TreeSampler:
         """How soon there could be too many processes."""
         if self._pids is None:
             return LATEST_S
-        return max(SOONEST_PEEK_S, (self._pids - len(self.processes) - births) / BIRTH_RATE)
+        return max(SOONEST_COUNT_S, (self._pids - len(self.processes) - births) / BIRTH_RATE)
 
     def _pause(self) -> float:
         pause = min(LATEST_S, self._time_to_limit())

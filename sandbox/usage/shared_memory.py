@@ -54,7 +54,7 @@ class SharedMemory:
         self._pids: set[int] = set()
         self._sysv: dict[int, int] = {}  # size by shmid
         self._total = 0
-        self._has_news = False  # a name has appeared since the last scan
+        self._has_new_files = False  # a name has appeared since the last scan
         self._next_scan_at = 0.0
         self._idle_scan_at = 0.0
         self._meminfo = _open_or_none("/proc/meminfo")
@@ -76,21 +76,21 @@ class SharedMemory:
         """Whether files appeared that may be the run's, and no look saw in its hands."""
         return self._files.has_unproven
 
-    def names_fd(self, now: float) -> int:
+    def new_file_fd(self, now: float) -> int:
         """Return a descriptor that is readable when a name has appeared in a folder; -1: do not wait now."""
-        return self._files.names_fd if now >= self._next_scan_at else -1
+        return self._files.new_file_fd if now >= self._next_scan_at else -1
 
-    def names_at(self, now: float) -> float:
+    def wait_again_at(self, now: float) -> float:
         """When to wait for new names again; infinity: they are waited for."""
-        return self._next_scan_at if self._files.names_fd >= 0 and now < self._next_scan_at else math.inf
+        return self._next_scan_at if self._files.new_file_fd >= 0 and now < self._next_scan_at else math.inf
 
-    def hear(self) -> bool:
+    def poll_new_files(self) -> bool:
         """Whether a name has appeared in a folder since the last scan."""
-        if self._files.hear():
-            self._has_news = True
-        return self._has_news
+        if self._files.poll_new_files():
+            self._has_new_files = True
+        return self._has_new_files
 
-    def look(self, pids: Collection[int], now: float, *, must: bool = False) -> bool:
+    def scan_if_changed(self, pids: Collection[int], now: float, *, must: bool = False) -> bool:
         """Scan if something has changed and it is time to; True when a scan was made.
 
         `must` scans as soon as there is any doubt: the caller is about to judge.
@@ -98,7 +98,7 @@ class SharedMemory:
         self._remember(pids)
         self._shmem_now = self._shmem()
         changed = abs(self._shmem_now - self._shmem_at_scan)
-        is_new = self.hear()
+        is_new = self.poll_new_files()
         if must and not is_new and changed < WORTH_BYTES // 4:
             return False
         if not must:
@@ -111,8 +111,8 @@ class SharedMemory:
     def scan(self, pids: Collection[int], now: float) -> None:
         """Find all shared memory of the run."""
         began = self._perf()
-        self.hear()
-        self._has_news = False
+        self.poll_new_files()
+        self._has_new_files = False
         self._shmem_at_scan = self._shmem_now = self._shmem()
         self._remember(pids)
         self._files.scan(lambda: self._written(pids), pids)

@@ -96,16 +96,16 @@ class ShmFiles:
         )
 
     @property
-    def names_fd(self) -> int:
+    def new_file_fd(self) -> int:
         """A descriptor that is readable when a name has appeared; -1: there is none."""
         return self._name_watch.fd if self._name_watch is not None else -1
 
-    def hear(self) -> bool:
+    def poll_new_files(self) -> bool:
         """Whether a name has appeared since this was asked before."""
-        self._hear_of_folders()
+        self._read_folder_reports()
         return self._name_watch is not None and self._name_watch.has_news()
 
-    def _hear_of_folders(self) -> None:
+    def _read_folder_reports(self) -> None:
         """Take what the tree reports of the folders that it has made. Whatever the pipe holds is no error."""
         if self._made_folders < 0:
             return
@@ -124,7 +124,7 @@ class ShmFiles:
     def scan(self, written: Callable[[], dict[Key, str]], pids: Collection[int]) -> None:
         """Find all files of the run. `written` reads what the processes have open for writing."""
         held = written()  # at once: a file may be open for a moment only
-        self._hear_of_folders()
+        self._read_folder_reports()
         # First what there is, then who holds it: what is made in between waits for the next scan.
         top = list(self._new_entries())
         held.update(written())

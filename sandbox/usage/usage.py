@@ -90,7 +90,7 @@ class Sampler(Protocol):
     def look(self, now: float) -> float:
         """Look at the tree; return when to look next."""
 
-    def peek(self, now: float) -> bool:
+    def can_wait(self, now: float) -> bool:
         """Whether the look that is due can still wait; then next_at is later."""
 
     def walk(self) -> None:

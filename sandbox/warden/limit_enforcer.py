@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..usage.psutil_walk import PsutilSampler
 
 #: While no task runs, and only the limit on CPU time could be broken, the tree is looked at this often.
-IDLE_LOOK_S = 1.0
+IDLE_CHECK_S = 1.0
 #: Objects of shared memory that a report names; the rest are counted.
 NAMED = 5
 
@@ -63,7 +63,7 @@ class LimitEnforcer:
 
             self._disk = DiskMeter(folders, limit_bytes=limits.disk_bytes)
             self._disk.measure_before()
-        self._idle_next = 0.0
+        self._idle_check_at = 0.0
         self.began_at = time.monotonic()
         self._oom = OomWatch(self.began_at)
 
@@ -73,7 +73,7 @@ class LimitEnforcer:
         throttle = CpuThrottle(self.limits.cpu_cores, self._sampler)
         return throttle if throttle.is_needed else None
 
-    def began(self, pid: int) -> None:
+    def child_started(self, pid: int) -> None:
         """The child is on its way, under this pid."""
         if isinstance(self._sampler, TreeSampler):
             self._brake = _brake_of(self.limits, pid)
@@ -85,44 +85,44 @@ class LimitEnforcer:
     @property
     def next_at(self) -> float:
         """When to look again; infinity: not before a task begins."""
-        at = self._look_at
+        at = self._check_at
         if self._throttle is not None:
             at = min(at, self._throttle.next_at)
         if self._disk is not None:
             at = min(at, max(self._disk.next_at, time.monotonic() + 0.01))
-        return min(at, self._shared.names_at(time.monotonic()))
+        return min(at, self._shared.wait_again_at(time.monotonic()))
 
     @property
-    def _look_at(self) -> float:
+    def _check_at(self) -> float:
         """When the tree has to be looked at: limits hold between tasks too, threads and processes go on."""
         limits = self.limits
         if not self.idle or (limits.enforced and (limits.memory_bytes or limits.pids)):
             return self._sampler.next_at
-        return self._idle_next if limits.enforced and limits.cpu_time_s is not None else math.inf
+        return self._idle_check_at if limits.enforced and limits.cpu_time_s is not None else math.inf
 
-    def names_fds(self) -> list[int]:
+    def new_file_fds(self) -> list[int]:
         """Return what becomes readable when shared memory is made; nothing while it was looked at enough."""
-        fd = self._shared.names_fd(time.monotonic())
+        fd = self._shared.new_file_fd(time.monotonic())
         return [fd] if fd >= 0 else []
 
-    def names_appeared(self) -> None:
+    def on_new_files(self) -> None:
         """Look who holds the new files before they are closed."""
-        self._shared.hear()
+        self._shared.poll_new_files()
         if not self._is_hurried:
-            self._look_at_shared(time.monotonic())
+            self._scan_shared_memory(time.monotonic())
 
-    def _look_at_shared(self, now: float, *, must: bool = False) -> None:
+    def _scan_shared_memory(self, now: float, *, must: bool = False) -> None:
         if isinstance(self._sampler, TreeSampler):
             self._sampler.walk_if_born()
-        self._shared.look(self._sampler.pids(), now, must=must)
+        self._shared.scan_if_changed(self._sampler.pids(), now, must=must)
 
-    def look(self, now: float) -> Breach | None:
+    def check(self, now: float) -> Breach | None:
         """Look, brake and throttle; return the limit that does not hold any more."""
         found: Breach | None = None
         self._oom.look(now)
-        if now >= self._look_at and not self._sampler.peek(now):
+        if now >= self._check_at and not self._sampler.can_wait(now):
             self._sampler.look(now)
-            self._idle_next = now + IDLE_LOOK_S
+            self._idle_check_at = now + IDLE_CHECK_S
             found = self._breach()
             if self._brake is not None and isinstance(self._sampler, TreeSampler):
                 self._brake.adjust(self._sampler, now)
@@ -142,7 +142,7 @@ class LimitEnforcer:
             usage = usage._replace(disk_bytes=self._disk.growth_bytes)
         return breach(usage, self.limits)
 
-    def confirm(self) -> Breach | None:
+    def check_frozen_tree(self) -> Breach | None:
         """Look once more while the tree stands still; None when it was an error after all."""
         if not isinstance(self._sampler, TreeSampler):
             self._sampler.look(time.monotonic())
@@ -171,7 +171,7 @@ class LimitEnforcer:
         self._may_throttle = on
         (self.restart_throttle if on else self.stop_throttle)()
 
-    def loaded(self) -> None:
+    def code_loaded(self) -> None:
         """The code is imported; what it reserved meanwhile is no measure for its tasks."""
         brake, sampler = self._brake, self._sampler
         if isinstance(brake, ReservedBrake) and brake.is_loading and isinstance(sampler, TreeSampler):
@@ -200,10 +200,10 @@ class LimitEnforcer:
 
     def _held_back(self, now: float) -> HeldBack | None:
         """Return the process that was last kept from reserving, as of this time."""
-        braked = self._brake.braked if self._brake is not None else None
-        if braked is None:
+        held = self._brake.held_back if self._brake is not None else None
+        if held is None:
             return None
-        return HeldBack(braked.pid, braked.name, braked.room_bytes, braked.memory_bytes, now - braked.at)
+        return HeldBack(held.pid, held.name, held.room_bytes, held.memory_bytes, now - held.at)
 
     @property
     def _is_hurried(self) -> bool:
@@ -218,12 +218,12 @@ class LimitEnforcer:
             self._shared.scan(self._sampler.pids(), now)
         return self.sample()
 
-    def before_the_end(self) -> None:
+    def check_before_kill(self) -> None:
         """The tree is about to be ended: see what it has made while nobody looked."""
-        if self._look_at == math.inf:
+        if self._check_at == math.inf:
             self.fresh_sample()
         elif not self._is_hurried:
-            self._look_at_shared(time.monotonic(), must=True)
+            self._scan_shared_memory(time.monotonic(), must=True)
 
     @property
     def has_unproven(self) -> bool:
@@ -234,9 +234,9 @@ class LimitEnforcer:
         """Forget the highest use before a task began."""
         self._sampler.restart_peak(began_at)
         if self._brake is not None:
-            self._brake.forget()
+            self._brake.forget_held_back()
 
-    def broken(self, found: Breach) -> BrokenLimit:
+    def describe_breach(self, found: Breach) -> BrokenLimit:
         """Return what is told of a limit that does not hold: how far, since when, and by whom."""
         objects = self._shared.objects()
         return BrokenLimit(
@@ -250,7 +250,7 @@ class LimitEnforcer:
             objects_bytes=sum(one.size_bytes for one in objects),
         )
 
-    def ended(self) -> Account:
+    def finish(self) -> Account:
         """After the last process: remove what was left, and return the account."""
         self.stop_throttle()
         last = self.sample()

@@ -71,7 +71,7 @@ DEADLOCK_S = 1.0
 Prlimit = Callable[..., tuple[int, int]]
 
 
-class Braked(NamedTuple):
+class HeldProcess(NamedTuple):
     """A process that was held close to what it had, as of one look."""
 
     pid: int
@@ -144,8 +144,8 @@ class NearLimitBrake:
         self._data_limit: _DataLimit | None = None
         self._level = 0
         self._grew_at = float("-inf")
-        #: When it was last armed, and how things stood then; None: not since forget().
-        self.braked: Braked | None = None
+        #: When it was last armed, and how things stood then; None: not since forget_held_back().
+        self.held_back: HeldProcess | None = None
         self._was_armed = False
         self._free: dict[int, Process] = {}
 
@@ -171,7 +171,7 @@ class NearLimitBrake:
         free = self._limit - memory
         if free <= self._near and now - self._grew_at < QUIET_S:
             room = max(0, free - self._margin)
-            self.braked = Braked(self._pid, procfs.name(self._pid), room, memory, now)
+            self.held_back = HeldProcess(self._pid, procfs.name(self._pid), room, memory, now)
             self._was_armed = True
             one.set(process.data + room, self._prlimit)
         elif not self._reservable // 2 < one.soft - process.data < self._reservable * 2:
@@ -189,9 +189,9 @@ class NearLimitBrake:
         if len(self._free) > 2 * len(sampler.processes):
             self._free = {pid: self._free[pid] for pid in self._free if pid in sampler.processes}
 
-    def forget(self) -> None:
+    def forget_held_back(self) -> None:
         """A task begins: what was braked before has nothing to do with it."""
-        self.braked = None
+        self.held_back = None
 
 
 class _Reserving(_DataLimit):
@@ -248,8 +248,8 @@ class ReservedBrake:
         self._own: int | None = None
         #: The code is still being imported; its tasks have not begun.
         self.is_loading = is_loading
-        #: The process that had the least room near the limit; None: not since forget().
-        self.braked: Braked | None = None
+        #: The process that had the least room near the limit; None: not since forget_held_back().
+        self.held_back: HeldProcess | None = None
 
     def adjust(self, sampler: TreeSampler, now: float) -> None:
         """Move all limits to where the last look says they belong. After each look."""
@@ -276,14 +276,14 @@ class ReservedBrake:
             if abs(soft - one.soft) >= STEP_BYTES:
                 one.set(soft, self._prlimit)
             if part <= MOST_NEAR_BYTES:
-                self.braked = Braked(pid, procfs.name(pid), part, sampler.least_bytes, now)
+                self.held_back = HeldProcess(pid, procfs.name(pid), part, sampler.least_bytes, now)
         if len(self._limits) > len(processes):
             for pid in [pid for pid in self._limits if pid not in processes]:
                 del self._limits[pid]
 
-    def forget(self) -> None:
+    def forget_held_back(self) -> None:
         """A task begins: what was braked before has nothing to do with it."""
-        self.braked = None
+        self.held_back = None
 
     def _adopt(self, process: Process) -> _Reserving | None:
         try:

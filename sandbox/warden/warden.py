@@ -1,21 +1,22 @@
-"""The process between the parent and the child: starts it, watches it, ends its tree, accounts for it.
+"""The process between the parent and the child: starts the child, enforces its limits, ends its tree.
 
 Theory of operation
 -------------------
 Three processes: parent -> warden -> child (which runs the user's code, and may start many more).
 
-* The warden is started by file, in a session of its own, by the parent. It has one thread, no network and
-  no user data. It is the subreaper of everything the child starts and has no other children, so that
-  "nobody is left" is exact: waitpid() says ECHILD.
+* The parent executes the warden by its file name, in a session of its own. The warden has one thread, no
+  network and no user data. It is the subreaper of every process that the child starts, and has no other
+  children: when waitpid() fails with ECHILD, no process of the tree is left.
 * The *lifeline* is a socketpair between parent and warden; the parent holds the only other end. Frames go
   both ways (messages.py). When the parent has ended, for any reason, the read returns EOF, and the warden
   ends the tree and itself. The warden has no PDEATHSIG: it would be killed before it can clean up (measured:
-  56 of 56 processes survived). Only the child has it, in case the warden itself is killed; the parent is a
-  subreaper too, and then ends the rest.
-* The child's own channel and its output pipes lead straight from the parent to the child. The warden
-  inherits their ends, passes them on at exec, and closes its copies.
-* The end: the child has exited, or Kill came, or the lifeline broke. Then freeze, kill, reap to ECHILD
-  (process_tree.py), Ended to the parent, exit. Ended is sent after the last process is gone, never before.
+  56 of 56 processes survived). Only the child has PDEATHSIG, in case the warden itself is killed; the parent
+  is a subreaper too, and then ends the other processes.
+* The child's sockets and output pipes lead straight from the parent to the child. The warden receives the
+  child's ends, passes them on at exec, and closes its copies.
+* The tree is ended when the child has exited, a limit is exceeded, Kill arrives or the lifeline breaks: the
+  warden freezes, kills and reaps until ECHILD (process_tree.py), sends Ended to the parent, and exits. Ended
+  is sent after the last process is gone, never before.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ..linux import kernel, process_tree, procfs
@@ -54,18 +56,19 @@ from ..usage.usage import Breach
 from .child_start import become_child
 from .limit_enforcer import LimitEnforcer
 
-#: How many processes a report names; the rest are counted.
+#: A report names this many processes, and counts the others.
 NAMED = 20
-#: A process that SIGKILL does not end in this time is in the kernel's hands (state D): report it.
+#: A process that SIGKILL does not end in this time is blocked in the kernel (state D) and reported as left.
 KILL_DEADLINE_S = 10.0
-#: Usage goes to the parent this often while a task runs.
+#: Interval between samples of usage sent to the parent while a task runs.
 SAMPLE_S = 0.25
-#: faulthandler gets this long to write the stacks of a child that is about to be killed.
+#: Time for faulthandler to write the stacks of a child that is about to be killed.
 STACK_S = 0.25
-#: Resource trackers get this long to remove what the processes they served have left. Python starts in 20 ms.
+#: Time for resource trackers to remove what the processes that they served have left; one that has just been
+#: started needs 20 ms for Python's own start.
 TRACKERS_S = 1.0
-#: A process that is ended for its memory gets this long to write its stacks, at the price of what its other
-#: threads use meanwhile; it takes 0.2 ms where there is a processor for it.
+#: Time for a process that exceeds the memory limit to write its stacks, in which its other threads may use
+#: more memory. Writing takes 0.2 ms once the process gets a processor.
 LAST_STACK_S = 0.03
 
 
@@ -74,24 +77,33 @@ def main() -> NoReturn:
     kernel.become_subreaper()
     with contextlib.suppress(OSError):
         kernel.hide_from_same_user()
-    # The terminal's Ctrl-C and a polite TERM are the parent's business: it asks us in frames.
+    # The parent handles Ctrl-C and SIGTERM, and says on the lifeline what the warden is to do.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     lifeline = socket.socket(fileno=int(sys.argv[2]))
-    # It came to us by inheritance; a copy of it in the tree would keep our parent alive in our eyes.
+    # A copy of it in the tree would keep the lifeline open after the parent's end.
     lifeline.set_inheritable(False)
     gc.freeze()
     gc.enable()
     Warden(lifeline).run()
-    # Nothing is buffered here; interpreter shutdown would cost milliseconds of everybody's waiting.
+    # Nothing is buffered, and the parent would wait some milliseconds for the interpreter's shutdown.
     os._exit(0)
 
 
 class Warden:
-    """One child, from Spawn to Ended."""
+    """Starts one child, enforces its limits, and ends its tree: from Spawn to Ended."""
 
-    def __init__(self, lifeline: socket.socket) -> None:
+    def __init__(
+        self,
+        lifeline: socket.socket,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        select: Callable[..., tuple[list[int], list[int], list[int]]] = select.select,
+    ) -> None:
+        """Nothing is read yet. Tests pass their own `clock` and `select`, in place of the system's."""
         self._lifeline = lifeline
+        self._clock = clock
+        self._select = select
         self._parent = os.getppid()
         self._temporary_folders: list[str] = []
         lifeline.setblocking(True)
@@ -103,100 +115,100 @@ class Warden:
         self._broken: BrokenLimit | None = None
         self._enforcer: LimitEnforcer | None = None
         self._sample_at = 0.0
-        self._given: list[int] = []  #: descriptors that are the child's
+        self._child_fds: list[int] = []  #: received for the child
         self._account: Account | None = None
-        self._fault = -1
-        # SIGCHLD only has to wake the select; a handler must exist for the wake-up descriptor to be used.
+        self._stack_fd = -1  #: the file into which the child's faulthandler writes stacks
+        # SIGCHLD only has to wake select(). Without a handler nothing would be written to the descriptor.
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._wake = wake_read
+        self._wake_fd = wake_read
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
 
     def run(self) -> None:
-        """Serve until the tree is gone and the parent knows."""
-        fds = [self._wake, self._lifeline.fileno()]
+        """Serve until no process of the tree is left and the parent has been told so."""
+        fds = [self._wake_fd, self._lifeline.fileno()]
         while True:
             # select, not poll: its timeout is finer than a millisecond.
-            shared = self._enforcer.names_fds() if self._enforcer is not None and self._pid else []
-            ready, _, _ = select.select([*fds, *shared], [], [], self._pause_s())
+            shared = self._enforcer.new_file_fds() if self._enforcer is not None and self._pid else []
+            ready, _, _ = self._select([*fds, *shared], [], [], self._timeout_s())
             if fds[1] in ready and not self._receive():
-                self._end()
+                self._end_tree()
                 self._remove_temporary_folders()
                 return
             if fds[0] in ready:
                 self._drain_wake()
                 process_tree.reap(self._reaped)
             if self._pid and (self._status is not None or self._was_told_to_kill or self._broken is not None):
-                self._report(*self._end())
+                self._send_ended(*self._end_tree())
                 return
             if self._pid and self._enforcer is not None:
                 if shared and shared[0] in ready:
-                    self._enforcer.names_appeared()
-                self._watch(self._enforcer)
+                    self._enforcer.on_new_files()
+                self._check_limits(self._enforcer)
 
     def _remove_temporary_folders(self) -> None:
-        """Remove what the parent would have removed at its end, if SIGKILL has ended it."""
+        """Remove the folders that a parent ended by SIGKILL could not remove itself."""
         if self._temporary_folders and self._parent_ends():
-            import shutil  # imported here: a parent is hardly ever killed
+            import shutil  # here: needed only when the parent was killed
 
             for folder in self._temporary_folders:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _parent_ends(self) -> bool:
-        """Whether the lifeline broke by the end of the parent; a parent that lives still uses the folders."""
+        """Whether the lifeline broke because the parent ended; otherwise it still uses the folders."""
         try:
             return os.getppid() != self._parent or procfs.is_ending(self._parent)
-        except OSError:  # no /proc, or gone since the first question
+        except OSError:  # no /proc, or it has ended since the first condition was read
             return os.getppid() != self._parent
 
-    def _pause_s(self) -> float | None:
+    def _timeout_s(self) -> float | None:
         if self._enforcer is None or not self._pid:
             return None
         at = self._enforcer.next_at
         if not self._enforcer.idle:
             at = min(at, self._sample_at)
-        return max(0.0, at - time.monotonic()) if at < math.inf else None
+        return max(0.0, at - self._clock()) if at < math.inf else None
 
-    def _watch(self, enforcer: LimitEnforcer) -> None:
-        """Look if it is time to; begin the kill when a limit does not hold."""
-        now = time.monotonic()
+    def _check_limits(self, enforcer: LimitEnforcer) -> None:
+        """Check the limits and send a sample, each if it is due."""
+        now = self._clock()
         if now >= enforcer.next_at:
-            found = enforcer.look(now)
+            found = enforcer.check(now)
             if found is not None:
-                self._breached(enforcer, found)
+                self._confirm_breach(enforcer, found)
                 return
         if now >= self._sample_at and not enforcer.idle:
             self._sample_at = now + SAMPLE_S
             self._send(enforcer.sample())
 
-    def _breached(self, enforcer: LimitEnforcer, found: Breach) -> None:
-        """Freeze everybody, look once more, and decide."""
+    def _confirm_breach(self, enforcer: LimitEnforcer, found: Breach) -> None:
+        """Freeze the tree and measure again: note the exceeded limit, or continue the tree after an error."""
         enforcer.stop_throttle()
-        frozen = process_tree.freeze(os.getpid(), deadline=time.monotonic() + process_tree.FREEZE_S)
-        sure = enforcer.confirm()
+        frozen = process_tree.freeze(os.getpid(), deadline=self._clock() + process_tree.FREEZE_S)
+        sure = enforcer.check_frozen_tree()
         if sure is None and found.kind in ("memory", "shared_memory"):
             for pid in frozen:
                 process_tree.signal_to(pid, signal.SIGCONT)
             enforcer.restart_throttle()
             return
         sure = sure if sure is not None else found
-        self._broken = enforcer.broken(sure)
+        self._broken = enforcer.describe_breach(sure)
         if sure.kind in ("memory", "shared_memory"):
             self._end_with_stack([one.pid for one in self._broken.top[:1]])
 
     def _receive(self) -> bool:
-        """Take what the parent says; False when there is no parent any more."""
+        """Read the parent's messages and act on each; False when the lifeline is broken."""
         try:
             data, ancillary, _, _ = self._lifeline.recvmsg(65536, 256, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             return False
         if not data:
             return False
-        self._given += fds_of(ancillary)
+        self._child_fds += fds_of(ancillary)
         try:
             messages = [decode(frame, TO_WARDEN) for frame in self._reader.feed(data)]
         except ChannelError as error:
-            # Only a parent of another version says what we do not know.
+            # Only a parent of another version sends a message that this one cannot read.
             self._send(Spawned(PROTOCOL_VERSION, 0, str(error), Protection("", "", False)))
             return False
         for message in messages:
@@ -212,11 +224,11 @@ class Warden:
             if message.stack and self._pid:
                 self._ask_for_stack()
         elif enforcer is None:
-            return  # it concerns a child, and there is none yet
+            return  # all other messages concern the child, which has not been started
         elif isinstance(message, WatchTree):
             enforcer.idle = message.idle
             if message.loaded:
-                enforcer.loaded()
+                enforcer.code_loaded()
         elif isinstance(message, LimitCpu):
             enforcer.limit_cpu(message.on)
         elif isinstance(message, AskUsage):
@@ -228,7 +240,7 @@ class Warden:
             self._end_others()
 
     def _end_others(self) -> None:
-        """Kill everybody but the child itself; who is born meanwhile is found by the next sweep."""
+        """Kill every process but the child itself; the next sweep finds those forked meanwhile."""
         for _ in range(10):
             others = [pid for pid in process_tree.descendants(os.getpid()) if pid != self._pid]
             if not others:
@@ -239,13 +251,13 @@ class Warden:
             process_tree.reap(self._reaped)
 
     def _wait_for_trackers(self) -> None:
-        """Kill everybody but the resource trackers, which then remove what the others left, and end."""
+        """Kill all processes but the resource trackers, which then remove what those have left, and end."""
         below = list(process_tree.descendants(os.getpid()))
         trackers = {pid for pid in below if process_tree.is_resource_tracker(pid)}
         for pid in trackers:
-            process_tree.signal_to(pid, signal.SIGCONT)  # it is frozen when a limit was broken
-        deadline = time.monotonic() + TRACKERS_S
-        while trackers and time.monotonic() < deadline:
+            process_tree.signal_to(pid, signal.SIGCONT)  # it is frozen if a limit was exceeded
+        deadline = self._clock() + TRACKERS_S
+        while trackers and self._clock() < deadline:
             for pid in below:
                 if pid not in trackers:
                     process_tree.signal_to(pid, signal.SIGKILL)
@@ -255,40 +267,40 @@ class Warden:
             trackers.intersection_update(below)
 
     def _ask_for_stack(self) -> None:
-        """Have faulthandler write where every thread is; it does so even while C code holds the GIL."""
-        # In this order: one that has stopped itself shows where, before it goes on.
+        """Have faulthandler write the stack of every thread, which works even while C code holds the GIL."""
+        # In this order: a process that has stopped itself writes where it did so, before it continues.
         process_tree.signal_to(self._pid, STACK_SIGNAL)
         process_tree.signal_to(self._pid, signal.SIGCONT)
-        before = time.monotonic()
+        deadline = self._clock() + STACK_S
         size = same = 0
-        while time.monotonic() - before < STACK_S and self._status is None:
+        while self._clock() < deadline and self._status is None:
             self._wait(0.001)
             process_tree.reap(self._reaped)
-            found = os.fstat(self._fault).st_size
+            found = os.fstat(self._stack_fd).st_size
             same = same + 1 if found and found == size else 0
             if same == 3:
-                return  # it has stopped growing: it is whole
+                return  # the file has stopped growing: the stacks are complete
             size = found
 
     def _end_with_stack(self, largest: list[int]) -> None:
-        """End the largest process in such a way that it says where it was; else the child.
+        """End the largest process with a signal whose handler writes its stacks first; else the child.
 
-        Both are frozen. Only what has the child's handler, by fork, can say anything.
+        All processes are frozen. Only the child, and a process that it has forked, has that handler.
         """
         pid = next((one for one in largest if procfs.catches(one, LAST_STACK_SIGNAL)), self._pid)
         if not procfs.catches(pid, LAST_STACK_SIGNAL):
             return
         process_tree.signal_to(pid, LAST_STACK_SIGNAL)
         process_tree.signal_to(pid, signal.SIGCONT)
-        deadline = time.monotonic() + LAST_STACK_S
-        while time.monotonic() < deadline and self._status is None and procfs.catches(pid, LAST_STACK_SIGNAL):
+        deadline = self._clock() + LAST_STACK_S
+        while self._clock() < deadline and self._status is None and procfs.catches(pid, LAST_STACK_SIGNAL):
             self._wait(0.0005)
             process_tree.reap(self._reaped)
 
     def _spawn(self, spec: Spawn) -> None:
-        """Fork and execute the child; tells the parent its pid, or why it could not be executed."""
-        # They came with the first bytes of this frame, in this order.
-        fds: dict[str, int] = dict(zip(spec.fds, self._given, strict=True))
+        """Fork and execute the child; tell the parent its pid, or why it could not be executed."""
+        # The descriptors came with the first bytes of this frame, in this order.
+        fds: dict[str, int] = dict(zip(spec.fds, self._child_fds, strict=True))
         limits = Limits.from_json(spec.limits)
         self._temporary_folders = spec.temporary_folders
         keep: list[int] = [fds[name] for name in spec.keep]
@@ -299,11 +311,11 @@ class Warden:
             enforcer = LimitEnforcer(limits, folders=spec.folders, ours=ours, made_folders=made_read)
             fds["made"] = made_write
             keep.append(made_write)
-            self._fault = os.dup(fds["fault"])
+            self._stack_fd = os.dup(fds["fault"])
             error_read, error_write = os.pipe2(os.O_CLOEXEC)
             pid = os.fork()
         except OSError as error:
-            # RLIMIT_NPROC, RLIMIT_NOFILE, no /proc. The end of this process tells the parent the rest.
+            # RLIMIT_NPROC or RLIMIT_NOFILE is reached, or /proc is missing.
             self._send(Spawned(PROTOCOL_VERSION, 0, str(error), Protection("", "", False)))
             os._exit(1)
         if pid == 0:
@@ -315,18 +327,18 @@ class Warden:
             os._exit(127)
         self._pid = pid
         self._enforcer = enforcer
-        enforcer.began(pid)
+        enforcer.child_started(pid)
         os.close(error_write)
         for fd in fds.values():
             os.close(fd)
-        # EOF: exec has closed the other end, so it worked.
+        # Empty at EOF: exec has succeeded, and has closed the other end.
         problem = os.read(error_read, 4096).decode("utf-8", "replace")
         os.close(error_read)
         self._send(Spawned(PROTOCOL_VERSION, pid, problem, enforcer.confinement.describe()))
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while os.read(self._wake, 4096):
+            while os.read(self._wake_fd, 4096):
                 pass
 
     def _reaped(self, pid: int, status: int, usage: Any) -> None:
@@ -337,31 +349,28 @@ class Warden:
             self._usage = usage
 
     def _wait(self, seconds: float) -> None:
-        """Pass time until a child has ended, at most this long."""
-        ready, _, _ = select.select([self._wake], [], [], seconds)
+        """Wait until a process has ended, for at most this long."""
+        ready, _, _ = self._select([self._wake_fd], [], [], seconds)
         if ready:
             self._drain_wake()
 
-    def _end(self) -> tuple[dict[int, process_tree.Left], list[process_tree.Left], float]:
-        """End every process that is left; return who was there, who could not be ended, seconds it took."""
-        began = time.monotonic()
+    def _end_tree(self) -> tuple[dict[int, process_tree.Left], list[process_tree.Left]]:
+        """End all processes of the tree; return those that were there, and those that could not be ended."""
         hook = None
         if self._enforcer is not None:
             self._enforcer.stop_throttle()
-            self._enforcer.before_the_end()
+            self._enforcer.check_before_kill()
             hook = self._enforcer.confinement.kill
             if self._enforcer.has_unproven:
                 self._wait_for_trackers()
         there, left = process_tree.kill_all(
             reaped=self._reaped, wait=self._wait, deadline_s=KILL_DEADLINE_S, also=hook
         )
-        took_s = time.monotonic() - began
-        self._account = self._enforcer.ended() if self._enforcer is not None else None
-        return there, left, took_s
+        self._account = self._enforcer.finish() if self._enforcer is not None else None
+        return there, left
 
-    def _report(
-        self, there: dict[int, process_tree.Left], left: list[process_tree.Left], took_s: float
-    ) -> None:
+    def _send_ended(self, there: dict[int, process_tree.Left], left: list[process_tree.Left]) -> None:
+        """Report the end to the parent; `there` and `left` as _end_tree() returned them."""
         largest = sorted(there.values(), key=lambda one: -one.rss_bytes)
         self._send(
             Ended(
@@ -377,6 +386,6 @@ class Warden:
         )
 
     def _send(self, message: ProcessMessage) -> None:
-        # A parent that is gone is noticed at the next read; there is nobody left to tell.
+        # A parent that has ended receives nothing; the next read finds the lifeline broken.
         with contextlib.suppress(OSError):
             self._lifeline.sendall(encode(0, message))

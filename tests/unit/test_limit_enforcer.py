@@ -34,14 +34,14 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
     yield enforcer
     for one in made:
-        one.ended()
+        one.finish()
 
 
 def breach_of(enforcer: LimitEnforcer, tree: Tree, *, deadline_s: float = 15.0) -> Breach:
     """Look as the warden does until a limit is broken."""
     deadline = time.monotonic() + deadline_s
     while (now := time.monotonic()) < deadline:
-        if now >= enforcer.next_at and (found := enforcer.look(now)) is not None:
+        if now >= enforcer.next_at and (found := enforcer.check(now)) is not None:
             return found
         tree.reap()
         time.sleep(max(0.0, min(enforcer.next_at - time.monotonic(), 0.05)))
@@ -50,7 +50,7 @@ def breach_of(enforcer: LimitEnforcer, tree: Tree, *, deadline_s: float = 15.0) 
 
 def test_an_idle_tree_without_a_limit_wakes_nobody(make: Make) -> None:
     enforcer = make(Limits())
-    enforcer.look(time.monotonic())
+    enforcer.check(time.monotonic())
     enforcer.idle = True
     assert enforcer.next_at == math.inf
     enforcer.idle = False
@@ -61,20 +61,20 @@ def test_an_idle_tree_with_a_limit_on_cpu_time_is_looked_at_once_a_second(make: 
     enforcer = make(Limits(cpu_time_s=60.0))
     enforcer.idle = True
     now = time.monotonic()
-    enforcer.look(now)
-    assert enforcer.next_at == now + limit_enforcer.IDLE_LOOK_S
+    enforcer.check(now)
+    assert enforcer.next_at == now + limit_enforcer.IDLE_CHECK_S
 
 
 def test_shared_memory_made_while_nobody_looked_is_removed_in_the_end(make: Make) -> None:
     enforcer = LimitEnforcer(Limits(), folders=[], ours=[])
-    enforcer.look(time.monotonic())
+    enforcer.check(time.monotonic())
     enforcer.idle = True
     path = Path(f"/dev/shm/hkrunner-test-{os.getpid()}")
     with Tree() as tree:
         tree.start(code=f"held = open('{path}', 'w'); held.write('x' * 5000); held.flush(); {SLEEPER}")
         wait_until(lambda: path.exists() and path.stat().st_size == 5000, what="the file")
-        enforcer.before_the_end()
-    assert [one.name for one in enforcer.ended().removed] == [str(path)]
+        enforcer.check_before_kill()
+    assert [one.name for one in enforcer.finish().removed] == [str(path)]
     assert not path.exists()
 
 
@@ -83,14 +83,14 @@ def test_an_idle_tree_with_a_limit_is_looked_at_as_often_as_a_busy_one(make: Mak
     enforcer = make(limits)
     enforcer.idle = True
     now = time.monotonic()
-    enforcer.look(now)
+    enforcer.check(now)
     assert enforcer.next_at < now + 0.2
 
 
 def test_a_limit_that_is_not_enforced_costs_no_sleep(make: Make) -> None:
     enforcer = make(Limits(memory_bytes=512 * MI, pids=1, enforced=False))
     enforcer.idle = True
-    assert enforcer.look(time.monotonic()) is None
+    assert enforcer.check(time.monotonic()) is None
     assert enforcer.next_at == math.inf
 
 
@@ -100,9 +100,9 @@ def test_memory_beyond_the_limit_is_found_and_confirmed(make: Make) -> None:
         tree.start("sandbox_hog.py", "pages", "300")
         found = breach_of(enforcer, tree)
         assert (found.kind, found.allowed) == ("memory", 100 * MI) and found.used > 100 * MI
-        sure = enforcer.confirm()
+        sure = enforcer.check_frozen_tree()
         assert sure is not None and sure.kind == "memory"
-        assert enforcer.broken(found).top[0].memory_bytes > 90 * MI
+        assert enforcer.describe_breach(found).top[0].memory_bytes > 90 * MI
         assert enforcer.sample().peak_bytes >= 100 * MI
 
 
@@ -113,9 +113,9 @@ def test_a_process_too_many_is_found_and_the_others_are_named_after_it(make: Mak
             tree.start(code=SLEEPER)
         found = breach_of(enforcer, tree)
         assert found.kind == "processes" and found.used > 3
-        sure = enforcer.confirm()
+        sure = enforcer.check_frozen_tree()
         assert sure is not None and sure.used == 5
-        assert len(enforcer.broken(found).top) == 5
+        assert len(enforcer.describe_breach(found).top) == 5
 
 
 def test_written_bytes_are_found(make: Make, tmp_path: Path) -> None:
@@ -153,8 +153,8 @@ def test_what_holds_is_described_in_one_line(make: Make) -> None:
 
 def test_the_account_at_the_end_has_what_the_answer_tells(make: Make) -> None:
     enforcer = LimitEnforcer(Limits(memory_bytes=256 * MI), folders=[], ours=[])
-    enforcer.look(time.monotonic())
-    account = enforcer.ended()
+    enforcer.check(time.monotonic())
+    account = enforcer.finish()
     assert (account.removed, account.kept) == ([], [])
     assert (account.group_oom, account.peak_bytes) == (False, 0)
 
@@ -166,8 +166,8 @@ def test_a_kill_for_want_of_memory_elsewhere_is_not_held_against_a_later_end(
     monkeypatch.setattr(limit_enforcer, "OomWatch", lambda now: OomWatch(now, count=lambda: kills[0]))
     first, second = (LimitEnforcer(Limits(), folders=[], ours=[]) for _ in range(2))
     began = time.monotonic()
-    first.look(began + 1)
+    first.check(began + 1)
     kills[0] += 1
     for later in range(2, 5):
-        first.look(began + later)
-    assert (first.ended().machine_oom, second.ended().machine_oom) == (False, True)
+        first.check(began + later)
+    assert (first.finish().machine_oom, second.finish().machine_oom) == (False, True)

@@ -153,7 +153,7 @@ def test_processes_that_are_gone_or_anothers_are_passed_over() -> None:
         sampler.look(0.0)
         brake = ReservedBrake(128 * MI, prlimit=prlimit)
         brake.adjust(sampler, 0.0)
-        assert brake.braked is None
+        assert brake.held_back is None
     sampler.close()
 
 
@@ -241,7 +241,7 @@ def test_the_brake_is_armed_only_in_the_last_of_the_limit_and_only_while_the_pro
     process.anon = 250 * MI
     brake.adjust(sampler, 1.1)  # type: ignore[arg-type]
     assert limiter.soft[10] == 300 * MI, "6 of 256 MiB are left: what is kept back"
-    assert brake.braked is not None and brake.braked.room_bytes == 0
+    assert brake.held_back is not None and brake.held_back.room_bytes == 0
     brake.adjust(sampler, 1.2)  # type: ignore[arg-type]
     assert limiter.soft[10] == 300 * MI
     brake.adjust(sampler, 1.4)  # type: ignore[arg-type]

@@ -188,10 +188,10 @@ def test_a_file_that_is_renamed_stays_the_runs(folder: Path, shared: SharedMemor
 
 def test_a_new_name_makes_a_look_due_at_once(folder: Path, shared: SharedMemory) -> None:
     shared.scan([], 0.0)
-    assert not shared.look([], 0.0)
+    assert not shared.scan_if_changed([], 0.0)
     (folder / "a").touch()
-    wait_until(shared.hear, what="a new name")
-    assert shared.look([], 1000.0)
+    wait_until(shared.poll_new_files, what="a new name")
+    assert shared.scan_if_changed([], 1000.0)
 
 
 def test_without_a_watch_on_names_the_regular_looks_find_the_same(
@@ -202,7 +202,7 @@ def test_without_a_watch_on_names_the_regular_looks_find_the_same(
 
     monkeypatch.setattr(shared_memory_files, "NameWatch", refuse)
     shared = SharedMemory(folders=[str(folder)])
-    assert (shared.names_fd(0.0), shared.hear()) == (-1, False)
+    assert (shared.new_file_fd(0.0), shared.poll_new_files()) == (-1, False)
     with Tree() as tree:
         shared.scan([hold(tree, folder, tmp_path, 'held.append(open("a", "wb"))')], 0.0)
     assert removed_by(shared) == ({"a"}, set())
@@ -214,13 +214,13 @@ def test_a_neighbour_that_makes_files_all_the_time_does_not_keep_us_busy(folder:
     shared = SharedMemory(folders=[str(folder)], perf=lambda: next(ticks) * 0.01)
     now = 100.0
     scans = 0
-    while shared.names_fd(now) >= 0:  # a name appears after each look
+    while shared.new_file_fd(now) >= 0:  # a name appears after each look
         (folder / f"frame{scans}").touch()
-        wait_until(shared.hear, what="a new name")
-        assert shared.look([], now)
+        wait_until(shared.poll_new_files, what="a new name")
+        assert shared.scan_if_changed([], now)
         scans += 1
     assert scans == 11  # 10 ms each: those of the quiet time before, and one more
-    assert shared.names_at(now) > now and not shared.look([], now)
+    assert shared.wait_again_at(now) > now and not shared.scan_if_changed([], now)
     shared.close()
 
 
