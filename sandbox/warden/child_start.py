@@ -1,4 +1,4 @@
-"""The steps of the forked process between fork and exec: it becomes the child."""
+"""The steps between fork and exec, by which a forked process becomes the child."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def become_child(
         signal.SIGXFSZ,
     ):
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the watch on names has one blocked
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # name_watch.py blocks SIGIO in the warden
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(fds["stdout"], 1)

@@ -1,5 +1,7 @@
-"""What is made before the child is, and then holds for it and all that it starts, without the warden's looks:
-the control group where there is one, the kernel's limits, and the signals that it may send."""
+"""What the kernel enforces on the child and its descendants by itself: control group, rlimits, Landlock.
+
+All of it is made before the child is executed, and every process that the child starts inherits it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from ..shared.limits import Limits
 from ..shared.messages import Protection
 from .rlimits import count_user_tasks, rlimits_of, set_rlimits
 
-#: The machine's own killer of processes takes the algorithm before it takes us.
+#: When the machine runs out of memory, the kernel kills the algorithm before hkrunner.
 OOM_SCORE = 500
 
 
@@ -19,7 +21,7 @@ class Confinement:
     """Made in the warden before the fork, entered between fork and exec, removed after the last process."""
 
     def __init__(self, limits: Limits, *, ours: list[int]) -> None:
-        """Make the group. `ours`: pids that hkrunner itself consists of."""
+        """Make the control group, where possible. `ours`: the pids of hkrunner's own processes."""
         self._limits = limits
         self._group: cgroup.Cgroup | None = None
         self._join = -1  #: descriptor by which the child joins the group
@@ -42,7 +44,7 @@ class Confinement:
 
     @property
     def holds_cpu(self) -> bool:
-        """Whether the kernel holds the limit on CPU."""
+        """Whether the kernel enforces the CPU limit."""
         return self._group is not None and self._group.holds("cpu")
 
     def describe(self) -> Protection:
@@ -77,10 +79,10 @@ class Confinement:
             self._group.kill()
 
     def events(self) -> cgroup.Events | None:
-        """Return what the group has counted; None without a group."""
+        """Return the events and usage that the group has counted; None without a group."""
         return self._group.read() if self._group is not None else None
 
     def remove(self) -> None:
-        """The group is gone; called after its last process."""
+        """Remove the group; called after its last process has ended."""
         if self._group is not None:
             self._group.remove()

@@ -1,12 +1,13 @@
-"""A CPU limit for a whole tree without the kernel's help: stop everybody while the account is empty.
+"""A CPU limit for a whole process tree without the kernel's help: SIGSTOP all processes while over quota.
 
-A token bucket. CPU time flows in at the quota and out as the tree uses it. Empty: the tree is stopped.
-As soon as there is enough for the next stretch, the tree continues. A debt is kept: what one stretch uses
-beyond the quota lengthens the next pause, so over a few periods the sum is exact for a tree of any shape. A
-program below its quota is never stopped, and after a rest may use up to BURST_S of quota at once.
+A token bucket. Tokens, in seconds of CPU time, are added at the rate of the quota and spent as the tree uses
+CPU. When the bucket is empty, the tree is stopped. It continues once there are tokens for the next run phase.
+A debt is kept: what one phase uses beyond its tokens lengthens the next stop, so that over a few periods the
+sum is exact, however many processes there are. A program below its quota is never stopped, and after a rest
+may use up to BURST_S of quota at once.
 
-SIGSTOP and SIGCONT can be seen from inside: parents get SIGCHLD for stopped children, epoll_wait returns
-EINTR. A tree must never be left stopped: close() is on every way out.
+A program can notice SIGSTOP and SIGCONT: a parent gets SIGCHLD for stopped children, and epoll_wait returns
+EINTR. A tree must never be left stopped: every way out calls close().
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from typing import Protocol
 
 PERIOD_S = 0.04
 BURST_S = 0.2
-#: Shortest time between two looks at a running tree, and between its stops; overuse meanwhile stays a debt.
+#: Shortest time between two readings of a running tree, and between its stops; overuse remains as a debt.
 SHORTEST_S = 0.01
-#: Longest time between two looks at a running tree; less if its tokens could be used up by then.
+#: Longest time between two readings of a running tree; less if its tokens could be used up by then.
 LONGEST_S = 0.1
-#: The time over which the sum of what was used is compared with the quota.
+#: Time over which the CPU time used is compared with the quota.
 WINDOW_S = 4.0
-#: How far the quota may be corrected for what signals and sampling lose.
+#: Largest correction of the quota, as a share, for the delays of signals and sampling.
 MOST_CORRECTION = 0.08
-#: CPU time that a tree may use after its stop before it is stopped again: signals arrive a little late.
+#: CPU time that a stopped tree may use before it is stopped again: signals arrive a little late.
 AWAKE_S = 0.002
-#: Sweeps for one stop: a tree that forks all the time has new members after each.
+#: Sweeps for one stop: a tree that keeps forking has new processes after each.
 SWEEPS = 4
 
 
@@ -36,7 +37,7 @@ class ThrottleState(enum.Enum):
     """What the throttle does with its tree."""
 
     RUNNING = "the tree runs"
-    STOPPED = "the tree stands still until there is CPU time again"
+    STOPPED = "the tree is stopped until there are tokens again"
     CLOSED = "the tree runs, and is never stopped again"
 
 
@@ -44,7 +45,7 @@ class Tree(Protocol):
     """What the throttle needs of a sampler."""
 
     def walk_if_born(self) -> bool:
-        """Bring the list of processes up to date if it may not be; return whether it was necessary."""
+        """Update the list of processes if any may have been forked; return whether that was so."""
 
     def pids(self) -> list[int]:
         """Return the pids of the tree's processes."""
@@ -78,11 +79,11 @@ class CpuThrottle:
 
     @property
     def is_needed(self) -> bool:
-        """Whether the quota is below what the machine has; else nobody is ever stopped."""
+        """Whether the quota is below what the machine has; else no process is ever stopped."""
         return self._cores < self._cpus
 
     def tick(self, now: float) -> float:
-        """Account, stop or continue the tree as it must be; return when to call again."""
+        """Update the tokens, and stop or continue the tree accordingly; return when to call again."""
         if self.state is ThrottleState.CLOSED or not self.is_needed:
             self.next_at = now + 3600.0
             return self.next_at
@@ -93,7 +94,7 @@ class CpuThrottle:
                 self._continue()
                 self.state = ThrottleState.RUNNING
             elif self._used - used > AWAKE_S:
-                self._stopped.clear()  # somebody was born, or woken by others: stop them all again
+                self._stopped.clear()  # a process was forked, or continued by another: stop all again
                 self._stop()
         elif self._tokens <= 0:
             self._stops += 1
@@ -103,12 +104,12 @@ class CpuThrottle:
         return self.next_at
 
     def close(self) -> None:
-        """Let everybody run, for good. Safe to call at any time and more than once."""
+        """Continue the tree for good. Safe to call at any time and more than once."""
         was, self.state = self.state, ThrottleState.CLOSED
         if was is ThrottleState.STOPPED:
             self._continue()
 
-    # --- the account ---
+    # --- tokens ---
 
     def _account(self, now: float) -> None:
         used = self._tree.cpu_ns() / 1e9
@@ -119,14 +120,14 @@ class CpuThrottle:
         passed = now - self._at
         self._tokens += passed * self._cores * (1 + self._correction) - (used - self._used)
         if self._tokens > self._burst:
-            # It did not want all it may have: nothing to correct in this window.
+            # The tree uses less than its quota: nothing to correct in this window.
             self._tokens = self._burst
             self._window_busy = False
         self._at, self._used = now, used
         self._correct(now, used)
 
     def _correct(self, now: float, used: float) -> None:
-        """Follow the error of the last seconds with the quota: signals and sampling lose a little."""
+        """Correct the quota by the error of the last seconds, which signals and sampling cause."""
         passed = now - self._window_at
         if passed < WINDOW_S / 4:
             return
@@ -137,16 +138,16 @@ class CpuThrottle:
         self._window_at, self._window_used, self._window_busy = now, used, True
 
     def _enough(self) -> float:
-        """The CPU time worth waking the tree for."""
+        """Return the tokens with which a stopped tree continues."""
         return min(self._burst, self._cores * PERIOD_S)
 
     def _pause(self) -> float:
         if self.state is ThrottleState.STOPPED:
             return max(SHORTEST_S / 2, min(PERIOD_S, (self._enough() - self._tokens) / self._cores))
-        # How soon it could be empty, if every processor ran for this tree.
+        # The soonest the bucket could be empty: every processor runs this tree.
         return max(SHORTEST_S, min(LONGEST_S, self._tokens / max(0.1, self._cpus - self._cores)))
 
-    # --- the signals ---
+    # --- signals ---
 
     def _stop(self) -> None:
         self._tree.walk_if_born()
@@ -159,7 +160,7 @@ class CpuThrottle:
                 return
 
     def _continue(self) -> None:
-        # A pid of somebody who has ended since may be anybody's now; the tree says who is there.
+        # The pid of a process that has ended may be a stranger's now: ask the tree for its processes.
         self._tree.walk_if_born()
         for pid in self._tree.pids():
             _send(pid, signal.SIGCONT)

@@ -1,8 +1,8 @@
-"""Looks at one child's tree as often as its limits need it, and says which limit does not hold.
+"""Measures one child's process tree as often as its limits require, and finds the limit that is exceeded.
 
-Order: LimitEnforcer(...) before the fork; confinement.enter() between fork and exec; began() after it; look()
-whenever next_at has come; reaped() for every process that is collected; confirm() with the tree frozen,
-before a kill; ended() after the last process is gone.
+Order of calls: LimitEnforcer(...) before the fork; confinement.enter() between fork and exec; child_started()
+after the fork; check() whenever next_at has come; reaped() for every process that was waited for;
+check_frozen_tree() with all processes stopped, before a kill; finish() after the last process is gone.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from ..usage.disk_usage import DiskMeter
     from ..usage.psutil_walk import PsutilSampler
 
-#: While no task runs, and only the limit on CPU time could be broken, the tree is looked at this often.
+#: Interval between checks while no task runs and only the limit on CPU time can be exceeded.
 IDLE_CHECK_S = 1.0
-#: Objects of shared memory that a report names; the rest are counted.
+#: A report names this many objects in shared memory, and counts the others.
 NAMED = 5
 
 
 class LimitEnforcer:
-    """The limits of one child."""
+    """Enforces the limits of one child and its descendants."""
 
     def __init__(
         self, limits: Limits, *, folders: list[str], ours: list[int], made_folders: int = -1
     ) -> None:
-        """Make what must be there before the child is.
+        """Make what must exist before the child does.
 
-        `ours`: pids that hkrunner itself consists of. `made_folders`: the pipe in which processes of the tree
-        report the folders that they make in shared memory; it is closed at the end.
+        `ours`: the pids of hkrunner's own processes. `made_folders`: the pipe in which processes of the tree
+        report the folders that they make in shared memory; finish() closes it.
         """
         self.limits = limits
         self.idle = False
@@ -55,10 +55,10 @@ class LimitEnforcer:
         self._child = 0
         self._child_ended_at = math.inf
         self._throttle = self._new_throttle()
-        self._may_throttle = True  #: False: the algorithm winds down within its grace
+        self._may_throttle = True  #: False while the algorithm ends within its grace period
         self._disk: DiskMeter | None = None
         if limits.enforced and limits.disk_bytes is not None:
-            # Here: without this limit the start does not pay for the module.
+            # Imported here: the start without this limit must not take longer.
             from ..usage.disk_usage import DiskMeter
 
             self._disk = DiskMeter(folders, limit_bytes=limits.disk_bytes)
@@ -74,7 +74,7 @@ class LimitEnforcer:
         return throttle if throttle.is_needed else None
 
     def child_started(self, pid: int) -> None:
-        """The child is on its way, under this pid."""
+        """Begin to measure the child, which has been forked with this pid."""
         if isinstance(self._sampler, TreeSampler):
             self._brake = _brake_of(self.limits, pid)
         self._child = pid
@@ -84,7 +84,7 @@ class LimitEnforcer:
 
     @property
     def next_at(self) -> float:
-        """When to look again; infinity: not before a task begins."""
+        """Time of the next check; infinity: none is needed before a task begins."""
         at = self._check_at
         if self._throttle is not None:
             at = min(at, self._throttle.next_at)
@@ -94,19 +94,19 @@ class LimitEnforcer:
 
     @property
     def _check_at(self) -> float:
-        """When the tree has to be looked at: limits hold between tasks too, threads and processes go on."""
+        """Time of the next measurement. Limits hold between tasks too: threads and processes may go on."""
         limits = self.limits
         if not self.idle or (limits.enforced and (limits.memory_bytes or limits.pids)):
             return self._sampler.next_at
         return self._idle_check_at if limits.enforced and limits.cpu_time_s is not None else math.inf
 
     def new_file_fds(self) -> list[int]:
-        """Return what becomes readable when shared memory is made; nothing while it was looked at enough."""
+        """Return the descriptor that is readable when a file appears in shared memory; [] during a pause."""
         fd = self._shared.new_file_fd(time.monotonic())
         return [fd] if fd >= 0 else []
 
     def on_new_files(self) -> None:
-        """Look who holds the new files before they are closed."""
+        """Find the processes that hold the new files in shared memory, before they close them."""
         self._shared.poll_new_files()
         if not self._is_hurried:
             self._scan_shared_memory(time.monotonic())
@@ -117,7 +117,7 @@ class LimitEnforcer:
         self._shared.scan_if_changed(self._sampler.pids(), now, must=must)
 
     def check(self, now: float) -> Breach | None:
-        """Look, brake and throttle; return the limit that does not hold any more."""
+        """Measure the tree, adjust brake and throttle; return the limit that is exceeded, if any."""
         found: Breach | None = None
         self._oom.look(now)
         if now >= self._check_at and not self._sampler.can_wait(now):
@@ -143,7 +143,7 @@ class LimitEnforcer:
         return breach(usage, self.limits)
 
     def check_frozen_tree(self) -> Breach | None:
-        """Look once more while the tree stands still; None when it was an error after all."""
+        """Measure again while all processes are stopped; None: no limit is exceeded."""
         if not isinstance(self._sampler, TreeSampler):
             self._sampler.look(time.monotonic())
             return self._breach()
@@ -156,23 +156,23 @@ class LimitEnforcer:
         return self._breach()
 
     def stop_throttle(self) -> None:
-        """No process is stopped or continued by the CPU throttle any more, and none stays stopped."""
+        """End the CPU throttle: all processes run, and it sends no more signals."""
         if self._throttle is not None:
             self._throttle.close()
             self._throttle = None
 
     def restart_throttle(self) -> None:
-        """Hold the CPU limit again: the kill was called off."""
+        """Enforce the CPU limit again, after a kill that was called off."""
         if self._throttle is None and self._may_throttle:
             self._throttle = self._new_throttle()
 
     def limit_cpu(self, on: bool) -> None:
-        """Hold the CPU limit, or let it rest while the algorithm winds down within its grace."""
+        """Enforce the CPU limit, or suspend it while the algorithm ends within its grace period."""
         self._may_throttle = on
         (self.restart_throttle if on else self.stop_throttle)()
 
     def code_loaded(self) -> None:
-        """The code is imported; what it reserved meanwhile is no measure for its tasks."""
+        """End the larger allowance that the brake gives to a process while it imports the code."""
         brake, sampler = self._brake, self._sampler
         if isinstance(brake, ReservedBrake) and brake.is_loading and isinstance(sampler, TreeSampler):
             brake.is_loading = False
@@ -181,13 +181,13 @@ class LimitEnforcer:
             brake.adjust(sampler, now)
 
     def reaped(self, pid: int, usage: Any) -> None:
-        """Account for a process that has been collected."""
+        """Add the resource usage of a process that was waited for."""
         if pid == self._child:
             self._child_ended_at = time.monotonic()
         self._sampler.reaped(pid, usage)
 
     def sample(self) -> Sample:
-        """Return the usage as of the last look, for the parent."""
+        """Return the usage as of the last measurement, for the parent."""
         usage = self._sampler.usage
         return Sample(
             memory_bytes=usage.memory_bytes,
@@ -199,7 +199,7 @@ class LimitEnforcer:
         )
 
     def _held_back(self, now: float) -> HeldBack | None:
-        """Return the process that was last kept from reserving, as of this time."""
+        """Return the process that the brake last kept from reserving memory; its `ago_s` is as of `now`."""
         held = self._brake.held_back if self._brake is not None else None
         if held is None:
             return None
@@ -207,11 +207,11 @@ class LimitEnforcer:
 
     @property
     def _is_hurried(self) -> bool:
-        """There are or may soon be too many processes: nothing is read that can wait."""
+        """Whether there are, or may soon be, too many processes: then only what decides this is read."""
         return isinstance(self._sampler, TreeSampler) and self._sampler.is_hurried
 
     def fresh_sample(self) -> Sample:
-        """Look now, and return what is seen. Shared memory is easiest told to be the run's while it runs."""
+        """Measure now and return the usage. Shared memory is scanned too, while its owner still holds it."""
         now = time.monotonic()
         self._sampler.look(now)
         if not self._is_hurried:
@@ -219,7 +219,7 @@ class LimitEnforcer:
         return self.sample()
 
     def check_before_kill(self) -> None:
-        """The tree is about to be ended: see what it has made while nobody looked."""
+        """Find the shared memory made since the last scan; called before the tree is killed."""
         if self._check_at == math.inf:
             self.fresh_sample()
         elif not self._is_hurried:
@@ -227,17 +227,17 @@ class LimitEnforcer:
 
     @property
     def has_unproven(self) -> bool:
-        """Whether the tree may have left shared memory that is not proven to be its own."""
+        """Whether there is shared memory that may be the tree's, without proof."""
         return self._shared.has_unproven
 
     def restart_peak(self, began_at: float) -> None:
-        """Forget the highest use before a task began."""
+        """Forget the peak usage of the time before `began_at`, when a task began."""
         self._sampler.restart_peak(began_at)
         if self._brake is not None:
             self._brake.forget_held_back()
 
     def describe_breach(self, found: Breach) -> BrokenLimit:
-        """Return what is told of a limit that does not hold: how far, since when, and by whom."""
+        """Return the report of an exceeded limit: the usage, the time, the largest processes and objects."""
         objects = self._shared.objects()
         return BrokenLimit(
             cause=found.kind,
@@ -251,7 +251,7 @@ class LimitEnforcer:
         )
 
     def finish(self) -> Account:
-        """After the last process: remove what was left, and return the account."""
+        """Remove what the tree has left, close all descriptors, and return what the tree has used in all."""
         self.stop_throttle()
         last = self.sample()
         events = self.confinement.events()
@@ -283,11 +283,11 @@ def _named(objects: list[SharedObject]) -> list[SharedMemoryUse]:
 
 
 def _sampler_of(limits: Limits, shared: SharedMemory) -> Sampler:
-    """Return what looks at the tree below this process."""
+    """Return the sampler of the tree below this process."""
     second: list[PsutilSampler] = []
 
     def walk_with_psutil() -> Iterable[int]:
-        """Another way to find the processes, once a second. By then the child is on its way."""
+        """Find the processes in another way, once a second, as a check of the fast one."""
         if not second:
             from ..usage.psutil_walk import PsutilSampler
 
@@ -296,7 +296,7 @@ def _sampler_of(limits: Limits, shared: SharedMemory) -> Sampler:
 
     try:
         return TreeSampler(os.getpid(), limits, shared=shared, full_walk=walk_with_psutil)
-    except OSError:  # a system without /proc as Linux has it: psutil knows its way
+    except OSError:  # a system without Linux's /proc: psutil has other means
         from ..usage.psutil_walk import PsutilSampler
 
         return PsutilSampler(os.getpid(), limits)

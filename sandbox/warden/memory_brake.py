@@ -1,16 +1,16 @@
-"""Limits of the kernel on allocations, moved along with a tree, so that its own code sees a MemoryError.
+"""RLIMIT_DATA, adjusted to what a tree uses, so that an allocation beyond the limit raises MemoryError in it.
 
-RLIMIT_DATA limits the private writable memory of one process. It counts what is reserved, used or not: a
-thread's stack of 8 MiB of which 20 KiB are used, the buffers of OpenBLAS, the arenas of an allocator. So it
-only assists: memory in use decides what is killed. Two ways to set it:
+RLIMIT_DATA limits the private writable memory of one process. It counts memory that is reserved, used or not:
+a thread's stack of 8 MiB of which 20 KiB are used, the buffers of OpenBLAS, the arenas of an allocator. So it
+only assists: memory in use decides whether a tree is killed. Two ways to set it:
 
 * NearLimitBrake, the mode "auto": only for the algorithm's own process, only while the tree is within a few
   MiB of its memory limit and that process still grows. Then a list that grows gets Python's own MemoryError
-  with its line, and its process goes on. Everything else is judged by what it uses.
-* ReservedBrake, the mode "brake": for every process, at all times: what is reserved has to fit.
+  with its line, and its process goes on. For all other processes only memory in use counts.
+* ReservedBrake, the mode "brake": for every process, at all times: what it reserves must fit into the limit.
 
-The hard limit is never touched: lowered once, it could not be raised again. The soft limit of the user is
-never exceeded.
+The hard limit is never changed: once lowered, it could not be raised again. The soft limit is never raised
+above the one that the user has set.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from ..usage.process_table import Process
     from ..usage.sampler import TreeSampler
 
-#: Changes smaller than this are not worth a call.
+#: Smallest change of the limit that is worth a system call.
 STEP_BYTES = 1 << 20
 MI = 1 << 20
 
 #: ReservedBrake keeps a fiftieth of the limit back, within these bounds: a program that grows in small steps
-#: is refused memory before it breaks the limit and is killed.
+#: is refused memory before it exceeds the limit and is killed.
 LEAST_MARGIN_BYTES = 1 * MI
 MOST_MARGIN_BYTES = 8 * MI
-#: What a process that has just been executed may reserve though the tree has less left: an interpreter
-#: and numpy's libraries reserve 60 to 120 MiB that they never touch.
+#: Memory that a process may reserve just after exec, though less is left of the limit: an interpreter and
+#: numpy's libraries reserve 60 to 120 MiB that they never touch.
 START_BYTES = 128 * MI
 START_S = 2.0
 #: A process with less reserved memory than this has just been executed.
 FRESH_BYTES = 48 * MI
-#: A process that has computed for so long without growing may be one that repeats an allocation that was
-#: refused (OpenBLAS did so for ever): it gets room, and is judged by use.
+#: A process that has computed for this long without growing may be repeating an allocation that was refused
+#: (OpenBLAS did so for ever): it may reserve more, and only its memory in use counts.
 SPIN_S = 1.0
 SPIN_SHARE = 0.5
 
@@ -53,12 +53,12 @@ SPIN_SHARE = 0.5
 NEAR_SHARE = 1 / 16
 LEAST_NEAR_BYTES = 3 * MI
 MOST_NEAR_BYTES = 12 * MI
-#: It lets go when the process has not grown for this long.
+#: It is disarmed when the process has not grown for this long.
 QUIET_S = 0.25
-#: Growth of its memory that shows that a process is still growing.
+#: Least growth between two readings of a process that counts as growing.
 GROWTH_BYTES = 128 * 1024
-#: Otherwise a process may reserve this much more than it has, or 16 times the limit: stacks of a thousand
-#: threads, arenas of 1 GiB, sparse arrays. An array beyond that (`np.ones(10**10)`) is an error at once.
+#: While disarmed, a process may reserve this much more than it has, or 16 times the limit if that is more:
+#: stacks of a thousand threads, arenas of 1 GiB, sparse arrays. A larger one (`np.ones(10**10)`) is refused.
 RESERVABLE_BYTES = 9 << 30
 RESERVABLE_LIMITS = 16
 
@@ -72,7 +72,7 @@ Prlimit = Callable[..., tuple[int, int]]
 
 
 class HeldProcess(NamedTuple):
-    """A process that was held close to what it had, as of one look."""
+    """A process whose limit was set close to the memory that it has reserved, as of one measurement."""
 
     pid: int
     name: str
@@ -114,7 +114,7 @@ class _DataLimit:
     def __init__(self, process: Process, soft: int, own: int, hard: int) -> None:
         self.process = process
         self.soft = soft
-        self.own = own  #: the soft limit that the user gave it, and that it gets back
+        self.own = own  #: the user's soft limit, restored afterwards
         self.hard = hard
 
     def set(self, soft: int, prlimit: Prlimit) -> None:
@@ -132,7 +132,7 @@ class _DataLimit:
 
 
 class NearLimitBrake:
-    """Refuses memory to the algorithm's own process while it grows through the last few MiB of the limit."""
+    """Refuses memory to the algorithm's own process while it grows within the last few MiB of the limit."""
 
     def __init__(self, memory_bytes: int, pid: int, *, prlimit: Prlimit = resource.prlimit) -> None:
         self._limit = memory_bytes
@@ -144,13 +144,13 @@ class NearLimitBrake:
         self._data_limit: _DataLimit | None = None
         self._level = 0
         self._grew_at = float("-inf")
-        #: When it was last armed, and how things stood then; None: not since forget_held_back().
+        #: The process and its memory when last armed; None: not armed since forget_held_back().
         self.held_back: HeldProcess | None = None
         self._was_armed = False
         self._free: dict[int, Process] = {}
 
     def adjust(self, sampler: TreeSampler, now: float) -> None:
-        """Set the limit for what the last look has shown. After each look."""
+        """Set the limit according to the last measurement; called after each."""
         if self._was_armed and len(sampler.processes) > 1:
             self._free_others(sampler, now)
         process = sampler.processes.get(self._pid)
@@ -178,7 +178,7 @@ class NearLimitBrake:
             one.set(process.data + self._reservable, self._prlimit)
 
     def _free_others(self, sampler: TreeSampler, now: float) -> None:
-        """Give back their own limit to processes that were started while this one was held."""
+        """Restore the user's limit in processes that have inherited this one's lowered limit."""
         one = self._data_limit
         if one is None:
             return
@@ -190,12 +190,12 @@ class NearLimitBrake:
             self._free = {pid: self._free[pid] for pid in self._free if pid in sampler.processes}
 
     def forget_held_back(self) -> None:
-        """A task begins: what was braked before has nothing to do with it."""
+        """Set `held_back` to None: a task begins, which must not be blamed for what was before it."""
         self.held_back = None
 
 
 class _Reserving(_DataLimit):
-    """One process that may reserve no more than is left."""
+    """One process that may reserve no more than what is left of the memory limit."""
 
     __slots__ = ("cpu_ns", "data", "floor", "is_let_through", "is_loading", "quiet_since", "rss")
 
@@ -209,7 +209,7 @@ class _Reserving(_DataLimit):
         self.cpu_ns = 0
 
     def is_spinning(self, now: float) -> bool:
-        """Whether it has computed for SPIN_S without reserving, using or giving back memory."""
+        """Whether it has computed for SPIN_S without reserving, using or freeing memory."""
         process = self.process
         if process.data != self.data or abs(process.rss - self.rss) > GROWTH_BYTES:
             self.data, self.rss = process.data, process.rss
@@ -244,15 +244,15 @@ class ReservedBrake:
         self._margin = max(LEAST_MARGIN_BYTES, min(MOST_MARGIN_BYTES, memory_bytes // 50))
         self._prlimit = prlimit
         self._limits: dict[int, _Reserving] = {}
-        #: The soft limit that children of a braked process are born with is ours, not the user's.
+        #: The user's soft limit. A child inherits its parent's limit, which may be one that was set here.
         self._own: int | None = None
-        #: The code is still being imported; its tasks have not begun.
+        #: Whether the code is still being imported.
         self.is_loading = is_loading
-        #: The process that had the least room near the limit; None: not since forget_held_back().
+        #: The process last limited near the memory limit; None: none since forget_held_back().
         self.held_back: HeldProcess | None = None
 
     def adjust(self, sampler: TreeSampler, now: float) -> None:
-        """Move all limits to where the last look says they belong. After each look."""
+        """Set all limits according to the last measurement; called after each."""
         headroom = sampler.headroom_bytes
         if headroom is None:
             return
@@ -272,7 +272,7 @@ class ReservedBrake:
                 soft = max(soft, one.floor)
             if part < START_BYTES and one.is_spinning(now):
                 soft = max(soft, process.data + START_BYTES)
-            # A process that was stopped from growing and frees memory gets its room back the same way.
+            # Memory that a process frees may be reserved again in the same way.
             if abs(soft - one.soft) >= STEP_BYTES:
                 one.set(soft, self._prlimit)
             if part <= MOST_NEAR_BYTES:
@@ -282,19 +282,19 @@ class ReservedBrake:
                 del self._limits[pid]
 
     def forget_held_back(self) -> None:
-        """A task begins: what was braked before has nothing to do with it."""
+        """Set `held_back` to None: a task begins, which must not be blamed for what was before it."""
         self.held_back = None
 
     def _adopt(self, process: Process) -> _Reserving | None:
         try:
             soft, hard = self._prlimit(process.pid, resource.RLIMIT_DATA)
-        except (ProcessLookupError, PermissionError):  # gone, or another user's by now
+        except (ProcessLookupError, PermissionError):  # it has ended, or has become another user
             return None
         if self._own is None:
             self._own = soft
         one = _Reserving(process, soft, self._own, hard)
         if process.data < FRESH_BYTES:
-            # While the code is loaded also above the limit: numpy reserves as much, and touches little of it.
+            # While the code is loaded even above the limit: numpy reserves so much, and touches little of it.
             one.floor = process.data + (START_BYTES if self.is_loading else min(START_BYTES, self._limit))
             one.is_loading = self.is_loading
         self._limits[process.pid] = one

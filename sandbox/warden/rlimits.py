@@ -1,4 +1,4 @@
-"""The kernel's own limits on each process (setrlimit), as a net below what the warden counts for the tree."""
+"""The kernel's limits on each process (setrlimit), in case the warden cannot enforce those on the tree."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def rlimits_of(limits: Limits, *, user_tasks: int | None = None) -> list[Rlimit]
     if limits.files is not None:
         plan.append(Rlimit("RLIMIT_NOFILE", resource.RLIMIT_NOFILE, limits.files))
     if limits.cpu_time_s is not None:
-        # The warden counts the tree and reports; this is for the day it cannot.
+        # A second line of defence: the warden counts the whole tree's CPU time, and ends it earlier.
         plan.append(Rlimit("RLIMIT_CPU", resource.RLIMIT_CPU, math.ceil(limits.cpu_time_s * 1.1) + 10))
     if limits.pids is not None and user_tasks is not None and os.getuid() != 0:
-        # A net under the warden's own count for bombs. Threads count here, so leave room for them.
+        # Stops a fork bomb that outruns the warden's count. Threads count here too, so leave room for them.
         plan.append(Rlimit("RLIMIT_NPROC", resource.RLIMIT_NPROC, user_tasks + 4 * limits.pids + 512))
     return plan
 
 
 def set_rlimits(plan: list[Rlimit]) -> None:
-    """Set the limits on this process, soft and hard, never above the hard limit it has already."""
+    """Set soft and hard limits of this process, never above its present hard limit."""
     for one in plan:
         _, hard = resource.getrlimit(one.which)
         value = one.value if hard == resource.RLIM_INFINITY else min(one.value, hard)
