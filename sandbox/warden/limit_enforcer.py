@@ -126,9 +126,9 @@ class LimitEnforcer:
             found = self._breach()
             if self._brake is not None and isinstance(self._sampler, TreeSampler):
                 self._brake.adjust(self._sampler, now)
-        braked = self._brake.braked if self._brake is not None and not self.idle else None
-        if self._brake is not None and braked is not None and braked.pid in self._sampler.pids():
-            self._brake.braked = self._deadlocks.look(braked, now)
+        held = self._brake.held_back if self._brake is not None and not self.idle else None
+        if self._brake is not None and held is not None and held.pid in self._sampler.pids():
+            self._brake.held_back = self._deadlocks.check(held, now)
         if self._throttle is not None and now >= self._throttle.next_at:
             self._throttle.tick(now)
         if self._disk is not None and now >= self._disk.next_at:

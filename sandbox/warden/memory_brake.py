@@ -62,8 +62,8 @@ GROWTH_BYTES = 128 * 1024
 RESERVABLE_BYTES = 9 << 30
 RESERVABLE_LIMITS = 16
 
-#: What its threads wait for is read so often, for so long after a process was held; a wait for a lock that
-#: nobody can release is certain when it has lasted this long.
+#: Interval between readings of what a held process's threads wait for, the time after which they end, and
+#: how long a wait for a lock that no thread can release must last to be taken for a deadlock.
 WAITS_EACH_S = 0.5
 WAITS_AFTER_S = 10.0
 DEADLOCK_S = 1.0
@@ -82,28 +82,28 @@ class HeldProcess(NamedTuple):
 
 
 class DeadlockWatch:
-    """Ends a process that was refused memory and waits for a lock of its own since: nothing else ends it."""
+    """Aborts a process that waits for a lock of its own since it was refused memory: nothing else ends it."""
 
     def __init__(self, kill: Callable[[int, int], None] = os.kill) -> None:
         self._kill = kill
         self._next_at = self._since = float("-inf")
         self._seen: object = None
 
-    def look(self, braked: Braked, now: float) -> Braked:
-        """Abort the process if it is in a deadlock; return how it was held last: now, if it was aborted."""
-        if now < self._next_at or now - braked.at > WAITS_AFTER_S:
-            return braked
+    def check(self, held: HeldProcess, now: float) -> HeldProcess:
+        """Abort the process if it is in a deadlock; return `held`, as of now if it was aborted."""
+        if now < self._next_at or now - held.at > WAITS_AFTER_S:
+            return held
         self._next_at = now + WAITS_EACH_S
         from ..linux.deadlock import waits_of_deadlock  # here: few programs are ever held
 
-        waits = waits_of_deadlock(braked.pid)
+        waits = waits_of_deadlock(held.pid)
         if waits is None or waits != self._seen:
             self._seen, self._since = waits, now
         elif now - self._since >= DEADLOCK_S:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                self._kill(braked.pid, signal.SIGABRT)
-                return braked._replace(at=now)  # it ends now for what was refused then
-        return braked
+                self._kill(held.pid, signal.SIGABRT)
+                return held._replace(at=now)  # its end, now, is due to the earlier refusal
+        return held
 
 
 class _DataLimit:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hkrunner.sandbox.linux import deadlock
 from hkrunner.sandbox.linux.deadlock import Waits, waits_of_deadlock
-from hkrunner.sandbox.warden.memory_brake import Braked, DeadlockWatch
+from hkrunner.sandbox.warden.memory_brake import DeadlockWatch, HeldProcess
 from support.waiting import wait_until
 
 BEGIN = """
@@ -99,11 +99,11 @@ class StubWaits:
         monkeypatch.setattr(deadlock, "waits_of_deadlock", lambda pid: self.now)
         self.watch = DeadlockWatch(kill=lambda pid, number: self.aborted.append((pid, number)))
 
-    def look(self, *times: float, held_at: float = 0.0) -> Braked:
-        braked = Braked(10, "python", 0, 100, held_at)
+    def look(self, *times: float, held_at: float = 0.0) -> HeldProcess:
+        held = HeldProcess(10, "python", 0, 100, held_at)
         for now in times:
-            braked = self.watch.look(braked, now)
-        return braked
+            held = self.watch.check(held, now)
+        return held
 
 
 def test_a_deadlock_that_lasts_ends_the_process_as_held_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
