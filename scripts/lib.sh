@@ -126,7 +126,7 @@ bring_up_to_date() {
         say "the sources changed: installing them again"
     else
         python=$(find_python) || exit 1
-        say "making ${1#"$root"/} with $python (once; this can take a minute)"
+        say "making the virtual environment ${1#"$root"/} with $python (only this time; up to a minute)"
         rm -rf "$1"
         "$python" -I -m venv "$1" >> "$1.log" 2>&1 || {
             tail -n 8 "$1.log" >&2

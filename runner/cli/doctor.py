@@ -14,8 +14,8 @@ from .click_options import Sections
 
 EPILOG = """\b
 Exit status:
-  0    everything that is needed is there
-  1    something that is needed is missing
+  0    everything that is needed is there, whatever is marked ◌
+  1    something that is needed is missing: a line with ✘
 """
 
 
@@ -48,7 +48,7 @@ command = Sections(
         _OPTIONS["state_dir"]._replace(group="Doctor"),
     ],
     help="Check this machine: versions, how limits are enforced, protection, proxies, ports, folders.\n\n"
-    "One line for each finding; a line with ✘ names the remedy. No process is started, and only one "
-    "temporary file is written.",
+    "One line for each finding, with the remedy where something is wrong: ✘ marks what no run or board can do "
+    "without, ◌ what is optional. No process is started, and only one temporary file is written.",
     epilog=EPILOG,
 )

@@ -56,7 +56,7 @@ class Finding:
 
     def line(self) -> str:
         """Return the line for the terminal."""
-        mark = "✔" if self.ok else "✘"
+        mark = "✔" if self.ok else "✘" if self.needed else "◌"
         return f"{mark} {self.name}: {self.text}" + (f" → {self.remedy}" if self.remedy else "")
 
 
@@ -95,7 +95,7 @@ def summary(findings: list[Finding]) -> str:
     if missing:
         return f"needed, but missing: {', '.join(missing)}"
     others = sum(not one.ok for one in findings)
-    optional = f"; {others} optional ✘" if others else ""
+    optional = f"; {others} optional ◌" if others else ""
     return f"everything that is needed is there{optional}"
 
 

@@ -39,7 +39,7 @@ def test_every_finding_is_one_line_and_what_is_wrong_has_a_remedy(tmp_path: Path
     assert (ended.status, ended.stderr) == (0, "")
     assert len(lines) > 15
     for line in lines:
-        assert line[:2] in ("✔ ", "✘ "), line
+        assert line[:2] in ("✔ ", "◌ "), line  # ✘ only where something that is needed is missing
         assert line.startswith("✔") or " → " in line, line
     assert last.startswith("everything that is needed is there")
 
@@ -82,6 +82,7 @@ def test_a_state_folder_that_cannot_be_written_is_needed_and_missing(tmp_path: P
     assert "cannot be written: Not a directory" in state["text"]
     assert "--no-state" in state["remedy"]
     shown = run_hkrunner("doctor", "--state-dir", "file/state", cwd=tmp_path)
+    assert "\n✘ state folder: " in shown.stdout
     assert shown.stdout.splitlines()[-1] == "needed, but missing: state folder"
 
 
