@@ -46,7 +46,7 @@ class Layout:
         return f"{self.root_text}/runs"
 
     @property
-    def current(self) -> str:
+    def metrics_links(self) -> str:
         """The folder of the links that ALGO_METRICS_DIR names."""
         return f"{self.root_text}/current"
 
@@ -63,7 +63,7 @@ class Layout:
             if not os.path.exists(ignore):
                 replace_file(ignore, b"# made by hkrunner\n*\n")
         os.makedirs(self.runs, exist_ok=True)
-        os.makedirs(self.current, exist_ok=True)
+        os.makedirs(self.metrics_links, exist_ok=True)
         self._is_made = True
 
     def next_local_task(self) -> str:

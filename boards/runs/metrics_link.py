@@ -57,11 +57,11 @@ class MetricsLink:
         number = 0
         while self._state is LinkState.UNCLAIMED:
             number += 1
-            folder = f"{self._layout.current}/{number}"
+            folder = f"{self._layout.metrics_links}/{number}"
             try:
                 self._lock_fd = _lock(f"{folder}.lock")
             except _NoLocksError:
-                self._folder = f"{self._layout.current}/pid{os.getpid()}-{id(self):x}"
+                self._folder = f"{self._layout.metrics_links}/pid{os.getpid()}-{id(self):x}"
                 self._state = LinkState.CLAIMED
             if self._lock_fd is not None:
                 self._folder = folder

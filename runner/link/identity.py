@@ -93,12 +93,12 @@ def listening_at(port: int) -> Listening:
             size = _HEADER.size + _REQUEST_SIZE
             head = _HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, family, 0)
             sock.send(head + request.ljust(_REQUEST_SIZE, b"\0"))
-            while not _take(sock.recv(65536), family, found):
+            while not _add_sockets(sock.recv(65536), family, found):
                 pass
     return frozenset(found)
 
 
-def _take(data: bytes, family: int, found: set[tuple[str, int]]) -> bool:
+def _add_sockets(data: bytes, family: int, found: set[tuple[str, int]]) -> bool:
     """Add the sockets in one answer of the kernel; return whether it was the last one."""
     while len(data) >= _HEADER.size:
         size, kind, _, _, _ = _HEADER.unpack_from(data)

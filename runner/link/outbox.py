@@ -115,7 +115,7 @@ class Outbox:
         self.put(one)
         self._frames = iter(())
 
-    def keep(self, answer: Outgoing) -> None:
+    def keep_written(self, answer: Outgoing) -> None:
         """Keep a final answer that was written: it may have to be sent again."""
         self.forget_written()
         self.written = (answer, self._clock())
@@ -187,7 +187,7 @@ class Outbox:
     def _sent(self, one: Outgoing) -> None:
         self._waiting_bytes -= one.size
         if one.final:
-            self.keep(one)
+            self.keep_written(one)
         else:
             one.close()
         self._relieve()

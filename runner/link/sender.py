@@ -78,7 +78,7 @@ class LinkSender:
             return False  # the queue meets the same trouble, and deals with it
         if count == len(frames):
             if final:
-                self.outbox.keep(Outgoing(data, None, True))
+                self.outbox.keep_written(Outgoing(data, None, True))
             return True
         # What is cut is the first in the outbox, and the chunk the rest of its frame.
         if held is not None and count < len(first):
