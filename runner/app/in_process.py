@@ -73,7 +73,7 @@ def run(settings: Settings, where: Location) -> int:
             socket.socket(fileno=high[1]),
             socket.socket(fileno=high[2]),
             post_mortem=settings.local_run.pdb,
-            quit_ends=settings.local_run.is_wanted,
+            quit_ends=settings.local_run.is_local,
         )
     except EOFError:
         return supervisor_end.status()
@@ -90,7 +90,7 @@ def _high(fd: int) -> int:
 
 def _reserve_stdout_for_results(settings: Settings) -> None:
     """Send what the code prints, and its prompts, to stderr, unless stdout is a terminal."""
-    if settings.local_run.is_wanted and not os.isatty(1):
+    if settings.local_run.is_local and not os.isatty(1):
         if sys.stdout is not None:
             sys.stdout.flush()
         os.dup2(2, 1)

@@ -66,17 +66,17 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
         store = Store(
             settings.records.state_dir,
             # In a cluster the one folder that HKube's worker uploads; in a local run the tasks' own go there.
-            metrics_dir=None if settings.local_run.is_wanted else settings.records.metrics_dir,
-            metrics_root=settings.records.metrics_dir if settings.local_run.is_wanted else None,
-            logs_ahead=settings.local_run.is_wanted,
+            metrics_dir=None if settings.local_run.is_local else settings.records.metrics_dir,
+            metrics_root=settings.records.metrics_dir if settings.local_run.is_local else None,
+            logs_ahead=settings.local_run.is_local,
         )
     for note in settings.console.notes:
         output.say(f"◌ {note}")
     boards = _start_boards(loop, settings, where, output)
     try:
-        run_it = _run_locally if settings.local_run.is_wanted else _serve
+        run_it = _run_locally if settings.local_run.is_local else _serve
         status = run_it(loop, settings, where, output, store, user_process)
-        if boards is not None and settings.local_run.is_wanted:
+        if boards is not None and settings.local_run.is_local:
             boards.wait(BOARD_DEADLINE_S)  # so that its address is shown even after a short run
         if boards is not None and boards.failed:
             status = max(status, BoardFailed.exit_status)
@@ -106,7 +106,7 @@ def _output_file(settings: Settings) -> OutputFile | None:
 def _output(loop: Loop, settings: Settings, file: OutputFile | None = None) -> Output:
     output = Output(
         loop,
-        local=settings.local_run.is_wanted or settings.console.events,
+        local=settings.local_run.is_local or settings.console.events,
         quiet=settings.console.quiet,
         verbose=settings.console.verbose,
         encoding=sys.stderr.encoding if sys.stderr is not None else "utf-8",
@@ -150,10 +150,10 @@ def _start_boards(loop: Loop, settings: Settings, where: Location, output: Outpu
     from .board_alongside import BoardAlongside
 
     root = Path(settings.records.state_dir)
-    boards = BoardAlongside(loop, output, root, detached=settings.local_run.is_wanted)
+    boards = BoardAlongside(loop, output, root, detached=settings.local_run.is_local)
     if settings.boards.board:
         node = os.path.splitext(os.path.basename(where.shown))[0]
-        target = node_target(root, "local", node) if settings.local_run.is_wanted else all_target(root)
+        target = node_target(root, "local", node) if settings.local_run.is_local else all_target(root)
         boards.start_board(target, port=settings.boards.board_port, open_it=settings.boards.open)
     if settings.boards.api_port is not None:
         boards.start_routes(settings.boards.api_port)
@@ -203,6 +203,7 @@ def _run_locally(
 def _run_watching(
     loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None, inputs: list[bytes]
 ) -> int:
+    from ..settings.from_options import settings_of
     from .watch import Watch
 
     def make_store() -> Store | None:
@@ -212,8 +213,7 @@ def _run_watching(
     with contextlib.ExitStack() as stack:
 
         def read_again() -> tuple[Settings, Location]:
-            assert settings.local_run.read_again is not None, "--watch has set it"
-            return prepare(settings.local_run.read_again(), os.environ, stack)
+            return prepare(settings_of(settings.local_run.option_values, os.environ), os.environ, stack)
 
         watch = Watch(loop, settings, where, output, make_store, inputs, read_again)
         obey_signals(loop, watch.interrupt, child_pid=watch.child_pid)

@@ -70,7 +70,7 @@ def _ready(
     common = settings._replace(
         code=settings.code._replace(path=None),
         serving=settings.serving._replace(encoding="json", spare=False, redirect_logs=False),
-        local_run=settings.local_run._replace(is_wanted=True, in_process=False),
+        local_run=settings.local_run._replace(is_local=True, in_process=False),
         console=settings.console._replace(notes=()),
     )
     try:

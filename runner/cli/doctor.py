@@ -48,7 +48,7 @@ command = Sections(
         _OPTIONS["state_dir"]._replace(group="Doctor"),
     ],
     help="Check this machine: versions, how limits are enforced, protection, proxies, ports, folders.\n\n"
-    "One line for each finding, with the remedy where something is wrong: ✘ marks what no run or board can do "
-    "without, ◌ what is optional. No process is started, and only one temporary file is written.",
+    "One line for each finding, with the remedy where something is wrong: ✘ marks what no run or board can "
+    "do without, ◌ what is optional. No process is started, and only one temporary file is written.",
     epilog=EPILOG,
 )

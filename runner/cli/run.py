@@ -50,7 +50,7 @@ def _run(entry_argument: str | None, **values: Any) -> None:
     try:
         settings = settings_of(values, os.environ)
         if values.get("dry_run"):
-            _print_plan(settings)
+            _print_dry_run(settings)
             return
         # Imported here to keep --help and --version fast.
         from ..app.run import run
@@ -93,19 +93,19 @@ def _recorded(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _print_plan(settings: Settings) -> None:
+def _print_dry_run(settings: Settings) -> None:
     """Print what a run would do."""
     import json
 
     from ..console.terminal import plain
-    from ..prepare.dry_run import lines, plan
+    from ..prepare.dry_run import describe_run, lines_of
 
-    told = plan(settings, os.environ)
+    description = describe_run(settings, os.environ)
     if settings.console.json:
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(description))
         return
     encoding = sys.stdout.encoding or "ascii"
-    for line in lines(told):
+    for line in lines_of(description):
         click.echo(plain(line, encoding).encode(encoding, "backslashreplace"))
 
 

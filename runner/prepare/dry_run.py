@@ -18,20 +18,20 @@ from ..settings.settings import Settings
 from .prepare import prepare
 
 
-def plan(settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
+def describe_run(settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
     """Return what the run would do. Raises the HkrunnerError that the run would raise before its start."""
     with contextlib.ExitStack() as stack:
         state_dir = settings.records.state_dir
         # Without a state folder, an archive is unpacked into a temporary one.
         looked = settings._replace(records=settings.records._replace(state_dir=None))
         ready, where = prepare(looked, environ, stack, runs=False)
-        tasks = _count_tasks(settings) if settings.local_run.is_wanted else None
+        tasks = _count_tasks(settings) if settings.local_run.is_local else None
         return {
-            "local": settings.local_run.is_wanted,
+            "local": settings.local_run.is_local,
             "inProcess": settings.local_run.in_process,
             "outputFile": settings.console.output_file,
             "tasks": tasks,
-            "url": None if settings.local_run.is_wanted else settings.serving.url,
+            "url": None if settings.local_run.is_local else settings.serving.url,
             "encoding": settings.serving.encoding,
             "entry": where.shown,
             "function": where.function,
@@ -82,7 +82,7 @@ def _limits(limits: Limits) -> list[dict[str, Any]]:
 
 def _variables(settings: Settings, state_dir: str | None, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that are set for the algorithm in addition to the inherited environment."""
-    metrics = None if settings.local_run.is_wanted else settings.records.metrics_dir
+    metrics = None if settings.local_run.is_local else settings.records.metrics_dir
     own = {"ALGO_METRICS_DIR": metrics or f"{state_dir}/…"} if state_dir is not None else {}
     limits = settings.limits
     cores = limits.cpu_cores if limits.enforced else None
@@ -93,35 +93,35 @@ def _variables(settings: Settings, state_dir: str | None, environ: Mapping[str, 
     }
 
 
-def lines(told: Mapping[str, Any]) -> list[str]:
-    """Return the plan as lines of text."""
-    if told["local"]:
-        count = told["tasks"]
+def lines_of(run: Mapping[str, Any]) -> list[str]:
+    """Return what describe_run() has returned as lines of text."""
+    if run["local"]:
+        count = run["tasks"]
         what = "the tasks from stdin" if count is None else f"{count} task{'s' if count != 1 else ''}"
         shown = [f"would run {what} locally, and end"]
     else:
-        shown = [f"would serve the worker at {told['url']} until stopped"]
-    function = "" if told["function"] == "start" else f":{told['function']}"
+        shown = [f"would serve the worker at {run['url']} until stopped"]
+    function = "" if run["function"] == "start" else f":{run['function']}"
     rows = [
-        ("entry", told["entry"] + function),
-        ("folder", told["folder"]),
-        ("python", told["python"]),
-        ("descriptor", told["descriptor"] or "none"),
+        ("entry", run["entry"] + function),
+        ("folder", run["folder"]),
+        ("python", run["python"]),
+        ("descriptor", run["descriptor"] or "none"),
     ]
-    off = "" if told["limitsEnforced"] else ", measured only (--no-limits)"
-    rows += [("limit", f"{one['name']} {one['shown']} ({one['from']}){off}") for one in told["limits"]]
-    if not told["limits"]:
+    off = "" if run["limitsEnforced"] else ", measured only (--no-limits)"
+    rows += [("limit", f"{one['name']} {one['shown']} ({one['from']}){off}") for one in run["limits"]]
+    if not run["limits"]:
         rows.append(("limit", f"none{off}"))
-    rows.append(("grace", f"{told['graceS']:g} s between stop and kill"))
-    rows.append(("state", told["stateDir"] or "no records (--no-state)"))
-    if told["inProcess"]:
+    rows.append(("grace", f"{run['graceS']:g} s between stop and kill"))
+    rows.append(("state", run["stateDir"] or "no records (--no-state)"))
+    if run["inProcess"]:
         rows.append(("process", "this one, without limits (--in-process)"))
-    if told["outputFile"] is not None:
-        rows.append(("results", told["outputFile"]))
-    rows += [("variable", f"{name}={value}") for name, value in sorted(told["env"].items())]
-    if told["board"]:
+    if run["outputFile"] is not None:
+        rows.append(("results", run["outputFile"]))
+    rows += [("variable", f"{name}={value}") for name, value in sorted(run["env"].items())]
+    if run["board"]:
         rows.append(("board", "of the runs of this algorithm"))
-    if told["apiPort"] is not None:
-        rows.append(("routes", f"HKube's board routes on port {told['apiPort']} of 127.0.0.1"))
+    if run["apiPort"] is not None:
+        rows.append(("routes", f"HKube's board routes on port {run['apiPort']} of 127.0.0.1"))
     shown += [f"  {name:<10} {text}" for name, text in rows]
-    return shown + [f"◌ {note}" for note in told["notes"]]
+    return shown + [f"◌ {note}" for note in run["notes"]]

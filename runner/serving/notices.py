@@ -39,7 +39,7 @@ class Notices:
         #: Whether state_changed() shows anything.
         self.shows_states = output.verbose or type(output.events) is not EventSink
         #: For lines that a local run shows with --verbose only.
-        self._say = output.debug if settings.local_run.is_wanted else output.say
+        self._say = output.debug if settings.local_run.is_local else output.say
 
     # ---- the worker
 
@@ -60,7 +60,7 @@ class Notices:
             return
         self._is_waiting_shown = True
         self._output.say(f"◌ waiting for an HKube worker at {url}: {reason}; retrying")
-        if not self._settings.local_run.is_wanted:
+        if not self._settings.local_run.is_local:
             self._output.say(f"  no worker here? run one task without it:  {self._settings.local_command}")
 
     def connection_lost(self, reason: str) -> None:
@@ -159,7 +159,7 @@ class Notices:
     def task_begins(self, ids: TaskIds) -> None:
         """The task is known by name."""
         self._output.events.begin(ids)
-        if not self._settings.local_run.is_wanted:
+        if not self._settings.local_run.is_local:
             line = f"▶ task {ids.task}  job {ids.job}  {ids.pipeline}/{ids.node}"
             self._output.say(printable(line, 1000))
 

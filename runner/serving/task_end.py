@@ -136,12 +136,12 @@ class TaskEnd:
         duration_s = self._loop.clock() - task.began
         if answer is not None:
             self._replies.last_answered = (task.name, task.record)
-        if answer is not None and task.record is None and not self._settings.local_run.is_wanted:
+        if answer is not None and task.record is None and not self._settings.local_run.is_local:
             self._replies.answer(*answer)  # nothing has to be on disk or shown before it
             answer = None
         # Otherwise the child died before it had read the task.
         was_taken_up = child is not None or task.message is None
-        result = task.close(status, failure, duration_s, with_output=self._settings.local_run.is_wanted)
+        result = task.close(status, failure, duration_s, with_output=self._settings.local_run.is_local)
         self._control.task = None
         if was_taken_up:
             self._pool.served += 1

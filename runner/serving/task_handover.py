@@ -143,7 +143,7 @@ class TaskHandover:
         if record is None:
             return UseFolder()
         env = record.environment
-        if not self._settings.local_run.is_wanted:
+        if not self._settings.local_run.is_local:
             # glibc keeps every value that a variable ever had: 130 bytes a task, for ever (measured).
             del env["HKRUNNER_TASK_METRICS_DIR"]
         folder = record.folder_text if record.has_folder else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...sandbox.shared.limits import Limits, parse_size
@@ -44,7 +43,7 @@ def worker_settings_of(values: Mapping[str, Any]) -> WorkerSettings:
     if not port.isdecimal() or int(port) > PORT_MAX:
         raise SettingsError(f"--port wants a number from 0 (any free one) to 65535, not {port!r}")
     settings = settings._replace(
-        local_run=settings.local_run._replace(is_wanted=True),
+        local_run=settings.local_run._replace(is_local=True),
         records=settings.records._replace(keep_own=None, keep_values_bytes=None),
     )
     return WorkerSettings(settings, str(values["host"]), int(port), bool(values["once"]))
@@ -52,7 +51,7 @@ def worker_settings_of(values: Mapping[str, Any]) -> WorkerSettings:
 
 def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     """Return the settings for these option values; raises SettingsError with one sentence."""
-    local_run = _local_run(values, environ)
+    local_run = _local_run(values)
     descriptor = _descriptor(values)
     limits, limits_from = limits_of(values, environ, descriptor)
     notes: tuple[str, ...] = ()
@@ -64,7 +63,7 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
     return Settings(
         code,
         _serving(values, environ),
-        _records(values, local=local_run.is_wanted),
+        _records(values, local=local_run.is_local),
         limits=limits,
         limits_from=limits_from,
         gpus=_gpus(values, descriptor),
@@ -79,18 +78,18 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
     )
 
 
-def _local_run(values: Mapping[str, Any], environ: Mapping[str, str]) -> LocalRunSettings:
+def _local_run(values: Mapping[str, Any]) -> LocalRunSettings:
     inputs = tuple(values.get("input") or ())
     tasks = values.get("tasks")
     watch = bool(values.get("watch"))
     if watch and not inputs and tasks is None:
         raise SettingsError("--watch runs inputs again when the code has changed: give --input or --tasks")
     return LocalRunSettings(
-        is_wanted=bool(inputs) or tasks is not None,
+        is_local=bool(inputs) or tasks is not None,
         inputs=inputs,
         tasks=tasks,
         watch=watch,
-        read_again=partial(settings_of, values, environ) if watch else None,
+        option_values=values if watch else {},
         in_process=bool(values.get("in_process") or values.get("pdb")),
         pdb=bool(values.get("pdb")),
         algorithms=parse_named_paths(values, BY_NAME["algorithm"]),

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...sandbox.shared.limits import Limits
 
@@ -57,12 +57,12 @@ class Serving(NamedTuple):
 class LocalRunSettings(NamedTuple):
     """What a run without HKube's worker does. `inputs` and `tasks` as written."""
 
-    is_wanted: bool = False  #: False: serve the worker
+    is_local: bool = False  #: False: serve the worker
     inputs: tuple[str, ...] = ()
     tasks: str | None = None
     watch: bool = False
-    #: With --watch: makes the settings again, from files that may have changed.
-    read_again: Callable[[], Settings] | None = None
+    #: With --watch: the options that the settings were made of, to make them again when their files change.
+    option_values: Mapping[str, Any] = {}
     in_process: bool = False
     pdb: bool = False
     algorithms: Mapping[str, str] = {}  #: name -> file, as written

@@ -23,7 +23,7 @@ def made(**values: Any) -> Settings:
 
 def test_nothing_given_serves_the_default_worker() -> None:
     settings = made()
-    assert not settings.local_run.is_wanted
+    assert not settings.local_run.is_local
     assert (settings.serving.url, settings.serving.grace_s) == (DEFAULT_URL + QUERY, 5.0)
     assert settings.serving.connect_timeout_s is None
     assert settings.records.state_dir is not None and settings.records.state_dir.endswith("/.hkrunner")
@@ -31,7 +31,7 @@ def test_nothing_given_serves_the_default_worker() -> None:
 
 @pytest.mark.parametrize("values", [{"input": ("1",)}, {"tasks": "f"}, {"input": ("1", "2"), "tasks": "f"}])
 def test_an_input_makes_a_local_run(values: dict[str, Any]) -> None:
-    assert made(**values).local_run.is_wanted
+    assert made(**values).local_run.is_local
 
 
 def test_the_command_for_one_task_without_a_worker_works_as_it_stands(tmp_path: Path) -> None:
