@@ -139,14 +139,14 @@ def _used(result: Result) -> str:
     """Return what a successful task used, and a memory limit that suffices."""
     if result.peak_bytes is None:
         return ""
-    peak, more = _peak(result.peak_bytes, result.limit_bytes)
+    peak, more = _peak(result.peak_bytes, result.limit_bytes, result.reserved_peak_bytes)
     return f"{peak} · {result.cpu_s:.2f} s cpu{more}"
 
 
 @functools.lru_cache(maxsize=8)
-def _peak(peak_bytes: int, limit_bytes: int | None) -> tuple[str, str]:
+def _peak(peak_bytes: int, limit_bytes: int | None, reserved_bytes: int) -> tuple[str, str]:
     # Cached: tasks that follow each other mostly have the same peak.
     peak = f" · peak {format_bytes(peak_bytes)}"
     if limit_bytes is not None:
         return f"{peak} of {format_bytes(limit_bytes)}", ""
-    return peak, f" · --mem {suggest_memory(peak_bytes)} would do"
+    return peak, f" · --mem {suggest_memory(max(peak_bytes, reserved_bytes))} would do"

@@ -30,6 +30,7 @@ class Result:
     metrics_dir: str | None = None
     folder: str | None = None
     peak_bytes: int | None = None
+    reserved_peak_bytes: int = 0  #: where a limit would refuse reserved memory; 0: not measured
     limit_bytes: int | None = None
     cpu_s: float | None = None
     #: What holds the limits, as the warden told: {"line", "level", "signals_confined"}.

@@ -176,6 +176,7 @@ class ActiveTask:
             metrics_dir=record.metrics_text if record is not None else None,
             folder=record.folder_text if record is not None and record.has_folder else None,
             peak_bytes=peak_bytes or None,
+            reserved_peak_bytes=self.usage.reserved_peak_bytes if self.usage is not None else 0,
             limit_bytes=self.limit_bytes,
             cpu_s=cpu_s,
             protection=self.protection.as_dict() if self.protection is not None else None,

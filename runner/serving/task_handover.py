@@ -167,9 +167,11 @@ class TaskHandover:
     def _measure(self, task: ActiveTask, child: Child) -> None:
         """Measure and time the task from here on."""
         task.protection = child.protection
-        task.usage = TaskUsage(child, exact=task.limit_bytes is not None)
-        self._usage_alarm.set(WATCH_S)
         limits = self._settings.limits
+        task.usage = TaskUsage(
+            child, exact=task.limit_bytes is not None, reserved_counts=limits.mem_mode == "brake"
+        )
+        self._usage_alarm.set(WATCH_S)
         if limits.task_timeout_s is not None and limits.enforced:
             limit_s = limits.task_timeout_s
             task.timeout = self._loop.after(limit_s, lambda: self._overdue(child, f"{limit_s:g} s"))

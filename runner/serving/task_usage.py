@@ -32,12 +32,14 @@ class TaskUsage:
 
     _number = 0
 
-    def __init__(self, child: Child, *, exact: bool) -> None:
+    def __init__(self, child: Child, *, exact: bool, reserved_counts: bool = False) -> None:
         """Begin. watch() is to be called after WATCH_S if the task still runs.
 
         `exact`: read the memory of the briefest task too, because it is compared with a limit.
+        `reserved_counts`: a limit would refuse reserved memory, used or not.
         """
         self._exact = exact
+        self._reserved_counts = reserved_counts
         TaskUsage._number += 2
         self._child = child
         self._clock = procfs.process_clock(child.pid)
@@ -47,6 +49,7 @@ class TaskUsage:
         self._tree_cpu_s: float | None = None
         self._before_ns = 0
         self.peak_bytes = 0
+        self.reserved_peak_bytes = 0  #: at most so much was reserved at a time; 0: not measured
         self.stays_bytes = 0  #: memory after the task, once it has ended; 0: not known
         #: The process that was held back most recently in this task, for the memory limit.
         self.held_back: HeldBack | None = None
@@ -82,6 +85,7 @@ class TaskUsage:
         if self._tree_cpu_s is None and ask != self._final_ask:
             return
         self.peak_bytes = max(self.peak_bytes, sample.peak_bytes)
+        self.reserved_peak_bytes = max(self.reserved_peak_bytes, sample.reserved_peak_bytes)
         self._files_bytes = max(self._files_bytes, sample.files_bytes)
         self.processes = sample.processes
         if sample.held_back is not None and sample.held_back.ago_s < time.monotonic() - self._began:
@@ -113,6 +117,8 @@ class TaskUsage:
         """Return (highest memory in bytes, CPU seconds) of the task."""
         own_ns = _cpu_ns(self._clock) - self._cpu_ns
         high = self._high()
+        if self._reserved_counts:
+            self.reserved_peak_bytes = max(self.reserved_peak_bytes, _reserved_peak(self._child.pid))
         cpu_s = own_ns / 1e9
         if self._final is not None:
             self.stays_bytes = self._final.memory_bytes
@@ -160,6 +166,23 @@ def _high_water(pid: int, files_bytes: int) -> tuple[int, int]:
     except (OSError, ValueError, IndexError):
         return 0, 0
     return max(high - max(file, files_bytes), now - file, 0), max(now - file, 0)
+
+
+def _reserved_peak(pid: int) -> int:
+    """Return what a process has had reserved at a time, at most; 0 when it is gone.
+
+    The kernel keeps a peak of the whole address space alone: whatever was mapped then and is no longer may
+    have been reserved memory, such as the stacks of a pool of threads that has ended.
+    """
+    try:
+        text = procfs.read(f"/proc/{pid}/status")
+        peak, size, data = (
+            int(text[text.index(name) + len(name) :].split(None, 1)[0]) * 1024
+            for name in (b"VmPeak:", b"VmSize:", b"VmData:")
+        )
+    except (OSError, ValueError, IndexError):
+        return 0
+    return data + peak - size
 
 
 def _reset_high_water(pid: int) -> None:

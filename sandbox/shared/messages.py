@@ -122,6 +122,7 @@ class Sample(ProcessMessage):
     cpu_s: float
     answers: Optional[int] = None  #: the number of the AskUsage
     held_back: Optional[HeldBack] = None  #: most recent one since the task began
+    reserved_peak_bytes: int = 0  #: in the mode "brake", since the task began
 
 
 class ProcessMemory(ProcessMessage):

@@ -86,6 +86,8 @@ class TreeSampler:
         self.is_frozen = False
         self._shared_at = 0.0
         self._peak = 0
+        #: The most that the processes have had reserved together, where that is what the limit refuses.
+        self.reserved_peak_bytes = 0
         self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT)
         self._quiet = 0
         self._usage: Usage | None = None
@@ -136,7 +138,7 @@ class TreeSampler:
     def restart_peak(self, began_at: float) -> None:
         """Forget the peak of the time before, as far as it is known what came when."""
         self._peak = max((memory for at, memory in self._recent if at >= began_at), default=0)
-        self._table.files_peak_bytes = 0
+        self._table.files_peak_bytes = self.reserved_peak_bytes = 0
 
     @property
     def headroom_bytes(self) -> int | None:
@@ -183,6 +185,13 @@ class TreeSampler:
             memory.read_exact(now)
         if memory.is_exact or memory.is_judged:
             self._note_peak(now, memory.memory)
+        if self._limits.mem_mode == "brake":
+            reserved = [one.data for one in self.processes.values()]
+            # Processes that grow get an equal part each, and whoever starts another may grow then: one that
+            # reserves all it needs at once needs the limit to leave as much for the others.
+            if len(reserved) > 1:
+                reserved.append(max(reserved))
+            self.reserved_peak_bytes = max(self.reserved_peak_bytes, sum(reserved))
         if now - self._cpu_at >= CPU_EVERY_S:
             self._cpu_at = now
             self._cpu_s = self.cpu_ns() / 1e9

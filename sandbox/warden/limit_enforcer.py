@@ -196,6 +196,7 @@ class LimitEnforcer:
             processes=usage.processes,
             cpu_s=usage.cpu_s if self._is_hurried else self._sampler.cpu_ns() / 1e9,
             held_back=self._held_back(time.monotonic()),
+            reserved_peak_bytes=getattr(self._sampler, "reserved_peak_bytes", 0),
         )
 
     def _held_back(self, now: float) -> HeldBack | None:

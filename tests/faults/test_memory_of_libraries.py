@@ -70,8 +70,10 @@ def test_an_exit_far_from_the_limit_is_no_matter_of_memory(tmp_path: Path) -> No
     ("what", "argument"),
     [("threads", 4), ("threads", 16), ("threads", 64), ("one_after_another", 60), ("dot", 20), ("solve", 20)],
 )
-def test_the_limit_that_is_suggested_is_enough(what: str, argument: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["auto", "brake"])
+def test_the_limit_that_is_suggested_is_enough(what: str, argument: int, mode: str, tmp_path: Path) -> None:
     given = ("--entry", ALGORITHMS / PROGRAM, "--no-state", "--input", f'["{what}", {argument}]')
+    given += ("--mem-mode", mode)
     free = run_hkrunner(*given, cwd=tmp_path)
     found = re.search(r"--mem (\w+) would do", free.stderr)
     assert found is not None, free.stderr
