@@ -31,7 +31,7 @@ def test_an_answer_without_a_channel_is_no_answer(tmp_path: Path) -> None:
     assert run.status == 1
 
 
-def test_a_death_in_the_middle_of_a_frame_is_told_as_that_death(tmp_path: Path) -> None:
+def test_a_death_in_the_middle_of_a_frame_is_reported_as_that_death(tmp_path: Path) -> None:
     run = misbehave_once("killed_in_a_frame.py", cwd=tmp_path)
     code, message = error_of(run.tasks[0])
     assert code == "KILLED_BY_SIGNAL" and "SIGKILL" in message

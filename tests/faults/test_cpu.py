@@ -95,7 +95,7 @@ def test_libraries_are_told_to_start_as_many_threads_as_there_are_cores_to_use(t
     assert run.outputs == [[None, None, "3"]], "without a limit nothing is set"
 
 
-def test_who_holds_the_quota_is_said_and_time_used_is_told(tmp_path: Path) -> None:
+def test_the_run_shows_what_enforces_the_quota_and_how_much_time_was_used(tmp_path: Path) -> None:
     run = run_tasks("limits_spins.py", ["thread", 1.0], cwd=tmp_path, args=("--cpu", str(CORES)))
     line = run.tasks[0]["protection"]["line"]
     assert line.startswith("limits: cpu 0.5 by ") and ("stop and continue" in line or "cgroup" in line)

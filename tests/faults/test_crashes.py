@@ -18,7 +18,9 @@ CRASHES = {
 
 
 @pytest.mark.parametrize("algorithm", CRASHES)
-def test_a_crash_is_told_by_its_signal_and_the_line_it_happened_in(algorithm: str, tmp_path: Path) -> None:
+def test_a_crash_is_reported_by_its_signal_and_the_line_it_happened_in(
+    algorithm: str, tmp_path: Path
+) -> None:
     run = misbehave_once(f"{algorithm}.py", cwd=tmp_path)
     number = CRASHES[algorithm]
     code, message = error_of(run.tasks[0])
@@ -29,13 +31,13 @@ def test_a_crash_is_told_by_its_signal_and_the_line_it_happened_in(algorithm: st
     assert (run.status, run.tasks[0]["reason"]) == (128 + number, "Crashed")
 
 
-def test_the_last_output_before_a_crash_is_told(tmp_path: Path) -> None:
+def test_the_last_output_before_a_crash_is_reported(tmp_path: Path) -> None:
     run = misbehave_once("crashes_by_segfault.py", cwd=tmp_path)
     assert "last output:\n  reading address 0" in error_of(run.tasks[0])[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_signal_from_elsewhere_is_told_as_not_ours(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_from_elsewhere_is_reported_as_not_ours(number: signal.Signals, tmp_path: Path) -> None:
     run = misbehave_once(f"killed_by_{number.name.lower()}.py", cwd=tmp_path)
     code, message = error_of(run.tasks[0])
     assert code == "KILLED_BY_SIGNAL"

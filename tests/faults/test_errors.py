@@ -55,7 +55,7 @@ def test_an_error_does_not_cost_the_child(tmp_path: Path) -> None:
     assert run.status == 1
 
 
-def test_a_stack_overflow_in_c_code_is_told_as_what_python_makes_of_it(tmp_path: Path) -> None:
+def test_a_stack_overflow_in_c_code_is_reported_as_what_python_makes_of_it(tmp_path: Path) -> None:
     run = misbehave_once("overflows_the_stack.py", cwd=tmp_path)
     code, message = error_of(run.tasks[0])
     if code == "ALGORITHM_ERROR":

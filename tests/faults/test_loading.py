@@ -43,7 +43,7 @@ FAILS = {
 
 
 @pytest.mark.parametrize("algorithm", FAILS)
-def test_code_that_cannot_be_loaded_is_told_before_any_task(algorithm: str, tmp_path: Path) -> None:
+def test_code_that_cannot_be_loaded_is_reported_before_any_task(algorithm: str, tmp_path: Path) -> None:
     status, begins, parts = FAILS[algorithm]
     ended = run_hkrunner("--entry", ALGORITHMS / f"{algorithm}.py", "--input", "1", cwd=tmp_path)
     assert ended.status == status, ended

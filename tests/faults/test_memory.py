@@ -59,7 +59,7 @@ def test_an_allocation_beyond_the_limit_fails_in_the_users_own_line(tmp_path: Pa
 
 
 @pytest.mark.parametrize("mode", ["auto", "rss"])
-def test_one_that_may_have_been_a_sparse_one_is_ended_when_it_is_filled_and_its_line_is_told(
+def test_an_array_that_might_be_sparse_is_ended_when_it_is_filled_and_its_line_is_reported(
     mode: str, tmp_path: Path
 ) -> None:
     run = misbehave("limits_numpy_ones.py", cwd=tmp_path, args=(*LIMIT, "--mem-mode", mode))
@@ -104,7 +104,7 @@ def test_the_example_of_the_handbook_ends_near_its_limit_with_a_message_to_act_o
     assert re.search(r"^◌ more: hkrunner explain (MEMORY_ERROR|OUT_OF_MEMORY)$", ended.stderr, re.M)
 
 
-def test_the_last_lines_and_the_largest_processes_are_told(tmp_path: Path) -> None:
+def test_the_last_lines_and_the_largest_processes_are_reported(tmp_path: Path) -> None:
     run = misbehave(
         "limits_grows_in_blocks.py",
         [600, 20, 0.02, None],
@@ -184,7 +184,7 @@ def test_a_hundred_idle_threads_take_no_memory(tmp_path: Path) -> None:
     assert run.tasks[0]["peakMemBytes"] < 32 * MI
 
 
-def test_where_reserved_memory_counts_a_storm_of_threads_is_told_as_what_it_is(tmp_path: Path) -> None:
+def test_where_reserved_memory_counts_a_storm_of_threads_is_reported_as_what_it_is(tmp_path: Path) -> None:
     run = misbehave("limits_many_threads.py", cwd=tmp_path, args=BRAKE)
     code, message = error_of(run.tasks[0])
     assert code == "MEMORY_ERROR"
@@ -207,7 +207,7 @@ def test_no_limits_measures_only(tmp_path: Path) -> None:
     assert run.tasks[0]["peakMemBytes"] > 200 * MI
 
 
-def test_a_healthy_task_is_told_with_what_it_used_and_which_limit_would_do(tmp_path: Path) -> None:
+def test_a_healthy_task_is_reported_with_what_it_used_and_which_limit_would_do(tmp_path: Path) -> None:
     ended = run_hkrunner(
         "-e", ALGORITHMS / "limits_grows_in_blocks.py", "-i", "[100, 10, 0.01, null]", cwd=tmp_path
     )

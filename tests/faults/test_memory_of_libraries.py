@@ -34,7 +34,7 @@ def assert_names_the_limit(run: Run, limit: int) -> None:
 
 @pytest.mark.parametrize("what", ["grow_in_cpp", "grow_in_c"])
 @pytest.mark.parametrize("mode", ["auto", "brake", "rss"])
-def test_a_library_that_ends_the_process_when_it_is_refused_memory_is_told_as_the_limit(
+def test_a_library_that_ends_the_process_when_it_is_refused_memory_is_reported_as_the_limit(
     what: str, mode: str, library: str, tmp_path: Path
 ) -> None:
     args = ("--mem", "192Mi", "--mem-mode", mode)
@@ -44,7 +44,7 @@ def test_a_library_that_ends_the_process_when_it_is_refused_memory_is_told_as_th
 
 @pytest.mark.parametrize("what", ["wrap", "subprocess_fails"])
 @pytest.mark.parametrize("mode", ["auto", "brake", "rss"])
-def test_an_error_that_comes_of_refused_memory_is_told_as_the_limit(
+def test_an_error_that_comes_of_refused_memory_is_reported_as_the_limit(
     what: str, mode: str, tmp_path: Path
 ) -> None:
     args = ("--mem", "192Mi", "--mem-mode", mode)

@@ -112,7 +112,7 @@ def remove(group: Path) -> bool:
     return True
 
 
-def test_the_machines_own_killer_is_told_as_such(tmp_path: Path, full_machine: Path | None) -> None:
+def test_the_machines_own_killer_is_reported_as_such(tmp_path: Path, full_machine: Path | None) -> None:
     """The kernel's killer takes the algorithm, not us, and the message says so: use is below the limit."""
     if full_machine is None:
         return  # tests/unit/test_outcome.py holds the wording, and process.py's decision

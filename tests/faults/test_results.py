@@ -34,7 +34,7 @@ TAKEN: dict[str, Any] = {
 }
 
 
-def test_a_result_that_cannot_be_sent_is_told_by_its_place(tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_sent_is_reported_by_its_place(tmp_path: Path) -> None:
     run = run_tasks("returns_what_it_is_told.py", *[[kind] for kind in REFUSED], ["behave"], cwd=tmp_path)
     assert run.status == 1 and run.outputs[-1] == "served"
     for task, place in zip(run.tasks, REFUSED.values(), strict=False):
@@ -54,7 +54,7 @@ def test_a_coroutine_that_start_returns_is_awaited(tmp_path: Path) -> None:
     assert (run.status, run.outputs) == (0, [None])
 
 
-def test_a_result_that_is_too_large_is_told_with_both_numbers(tmp_path: Path) -> None:
+def test_a_result_that_is_too_large_is_reported_with_both_numbers(tmp_path: Path) -> None:
     run = run_tasks("returns_what_it_is_told.py", ["too large"], ["behave"], cwd=tmp_path)
     code, message = error_of(run.tasks[0])
     assert code == "RESULT_TOO_LARGE"

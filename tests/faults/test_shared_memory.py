@@ -69,7 +69,7 @@ def test_what_a_healthy_run_leaves_is_removed_and_told(tmp_path: Path) -> None:
     assert not Path("/dev/shm", name).exists() and segments() <= before
 
 
-def test_what_is_not_proven_to_be_the_runs_is_told_and_kept(tmp_path: Path) -> None:
+def test_what_is_not_proven_to_be_the_runs_is_reported_and_kept(tmp_path: Path) -> None:
     run = run_tasks("limits_leaves_shared_memory.py", ["brief"], cwd=tmp_path, args=LIMIT)
     name, _ = run.outputs[0]
     block = Path("/dev/shm", name)

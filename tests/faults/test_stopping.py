@@ -79,7 +79,7 @@ def test_what_happens_at_the_end_does_not_change_the_result(algorithm: str, tmp_
     assert (run.status, run.outputs) == (0, ["served"])
 
 
-def test_what_exit_raises_is_told(tmp_path: Path) -> None:
+def test_what_exit_raises_is_reported(tmp_path: Path) -> None:
     run = run_tasks("raises_in_exit.py", [1], cwd=tmp_path)
     assert "OSError: the database is gone in exit() (raises_in_exit.py:9 in exit)" in run.stderr
 

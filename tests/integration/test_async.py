@@ -65,7 +65,7 @@ def test_whatever_can_be_awaited_is_awaited(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_awaited_is_told(way: str, sentence: str, tmp_path: Path) -> None:
+def test_what_cannot_be_awaited_is_reported(way: str, sentence: str, tmp_path: Path) -> None:
     run = run_tasks("gives_what_can_be_awaited.py", [way, 4], ["object", 4], cwd=tmp_path)
     assert sentence in run.stderr
     assert run.outputs[-1] == 4, "the next task is served"

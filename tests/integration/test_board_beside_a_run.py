@@ -108,7 +108,7 @@ def test_warnings_that_the_user_made_errors_do_not_fail_a_board(
     wait_until(lambda: runs_of(url), deadline_s=BOARD_DEADLINE_S, what="the run")
 
 
-def test_a_missing_browser_is_told_and_the_board_stays(manager: BoardManager, tmp_path: Path) -> None:
+def test_a_missing_browser_is_reported_and_the_board_stays(manager: BoardManager, tmp_path: Path) -> None:
     ended = local(tmp_path, "--board", "--open", env=no_browser(tmp_path))
     assert ended.status == 0, ended
     assert (
@@ -180,7 +180,7 @@ def test_hkubes_routes_answer_beside_a_run(tmp_path: Path) -> None:
     assert not any(map(runs, family))
 
 
-def test_a_taken_port_of_the_routes_is_told_and_tasks_are_served(tmp_path: Path) -> None:
+def test_a_taken_port_of_the_routes_is_reported_and_tasks_are_served(tmp_path: Path) -> None:
     with (
         taken_port() as port,
         serving_worker(tmp_path, "--api-port", str(port), entry=HELLO) as (client, program),

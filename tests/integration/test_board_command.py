@@ -96,7 +96,7 @@ def test_a_job_is_named_by_one_word_and_everything_by_none(folder: Path) -> None
     )
 
 
-def test_a_board_is_told_on_one_line(folder: Path) -> None:
+def test_a_board_is_reported_on_one_line(folder: Path) -> None:
     ended = hkrunner(folder, "board", "start", "job1")
     assert ended.status == 0 and ended.stderr == ""
     (line,) = ended.stdout.splitlines()
@@ -124,7 +124,7 @@ def test_a_board_opens_in_the_browser(folder: Path) -> None:
     assert visited(folder) == [url, url]
 
 
-def test_without_a_browser_the_address_is_told(folder: Path) -> None:
+def test_without_a_browser_the_address_is_reported(folder: Path) -> None:
     url = started(folder, "t1")["url"]
     ended = hkrunner(folder, "board", "open", "t1", env=no_browser(folder))
     assert (ended.status, ended.stdout) == (6, f"{url}\n")
@@ -173,7 +173,7 @@ def test_a_board_ends_with_its_command_in_the_foreground(folder: Path) -> None:
     assert hkrunner(folder, "board", "ls").stdout == ""
 
 
-def test_a_board_that_ends_in_the_foreground_is_told(folder: Path) -> None:
+def test_a_board_that_ends_in_the_foreground_is_reported(folder: Path) -> None:
     with serving("board", "start", "--all", "--foreground", cwd=folder) as program:
         program.wait_for_line("Ctrl-C stops it", deadline_s=BOARD_DEADLINE_S)
         (board,) = BoardManager(folder / ".hkrunner").boards()
@@ -206,7 +206,7 @@ def test_what_cannot_be_is_one_sentence(
     refused(hkrunner(folder, "board", *words), sentence, status=status)
 
 
-def test_a_port_in_use_is_told_and_listed(folder: Path) -> None:
+def test_a_port_in_use_is_reported_and_listed(folder: Path) -> None:
     with taken_port() as port:
         sentence = f"board all failed: port {port} is in use; choose another one, or 0 for a free one"
         refused(hkrunner(folder, "board", "start", "--port", str(port)), sentence)
@@ -215,7 +215,7 @@ def test_a_port_in_use_is_told_and_listed(folder: Path) -> None:
     assert started(folder)["status"] == "running"
 
 
-def test_a_broken_tensorboard_is_told(folder: Path) -> None:
+def test_a_broken_tensorboard_is_reported(folder: Path) -> None:
     broken = folder / "path" / "tensorboard"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text(
@@ -227,7 +227,7 @@ def test_a_broken_tensorboard_is_told(folder: Path) -> None:
     assert "run: pip install 'tensorboard>=2.21'" in ended.stderr
 
 
-def test_a_state_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_state_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / ".hkrunner").write_text("")
     refused(hkrunner(tmp_path, "board", "start"), "board all cannot be started: ")
 

@@ -174,7 +174,7 @@ def test_a_board_of_the_command_line_is_seen_and_stopped_by_the_routes(client: C
     manager.close()
 
 
-def test_a_port_in_use_is_told(client: Client, root: Path) -> None:
+def test_a_port_in_use_is_reported(client: Client, root: Path) -> None:
     port = int(client.url.split(":")[2].split("/")[0])
     process = RestProcess(root, port=port)
     with pytest.raises(

@@ -197,7 +197,7 @@ def test_a_tensorboard_that_only_pythonpath_leads_to_is_found(
 # --- what cannot be
 
 
-def test_a_port_in_use_is_told(manager: BoardManager) -> None:
+def test_a_port_in_use_is_reported(manager: BoardManager) -> None:
     for listens in (True, False):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -246,7 +246,7 @@ def test_what_is_no_port_is_refused(manager: BoardManager, port: int) -> None:
         ),
     ],
 )
-def test_a_tensorboard_that_cannot_be_imported_is_told(
+def test_a_tensorboard_that_cannot_be_imported_is_reported(
     manager: BoardManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, words: str
 ) -> None:
     broken = tmp_path / "path" / "tensorboard"

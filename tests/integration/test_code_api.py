@@ -230,7 +230,7 @@ def test_a_data_source_is_a_folder(tmp_path: Path) -> None:
     ("name", "said"),
     [("nope", "could not find dataSource:nope"), ("", "unable to find matching data-source")],
 )
-def test_a_data_source_that_is_not_there_is_told_as_the_worker_does(
+def test_a_data_source_that_is_not_there_is_reported_as_the_worker_does(
     tmp_path: Path, name: str, said: str
 ) -> None:
     assert said in told(ask(tmp_path, "no_source", name))

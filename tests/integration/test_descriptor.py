@@ -128,7 +128,7 @@ def test_without_records_an_archive_leaves_nothing(summarize: Path, tmp_path: Pa
 # ---- what runs
 
 
-def test_alone_in_its_folder_it_says_all(place: Path) -> None:
+def test_a_descriptor_alone_in_its_folder_is_enough(place: Path) -> None:
     describe(
         place, "name: my-alg\ncode: {path: ./code, entryPoint: src/other.py}\nalgorithmEnv: {MODEL: small}\n"
     )
@@ -276,11 +276,11 @@ def test_a_wrong_descriptor_is_one_sentence(place: Path, text: str, status: int,
     assert refused(cwd=place, status=status).startswith(f"hkrunner: {sentence}")
 
 
-def test_a_descriptor_that_was_named_and_is_not_there_is_told(place: Path) -> None:
+def test_a_descriptor_that_was_named_and_is_not_there_is_reported(place: Path) -> None:
     assert refused("-f", "gone.yml", cwd=place).endswith("gone.yml: No such file or directory")
 
 
-def test_code_packed_with_its_folder_around_it_is_told(place: Path) -> None:
+def test_code_packed_with_its_folder_around_it_is_reported(place: Path) -> None:
     with tarfile.open(place / "code.tar.gz", "w:gz") as archive:
         archive.add(place / "code", "code")
     describe(place, "code: {path: code.tar.gz, entryPoint: main.py}\n")

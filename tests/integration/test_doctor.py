@@ -61,7 +61,7 @@ def test_it_takes_less_than_a_second(tmp_path: Path) -> None:
     assert min(times) < 1.0
 
 
-def test_a_proxy_that_swallows_localhost_is_told_and_does_no_harm_to_the_status(tmp_path: Path) -> None:
+def test_a_proxy_that_swallows_localhost_is_reported_and_does_no_harm_to_the_status(tmp_path: Path) -> None:
     status, findings = examine(tmp_path, env={"http_proxy": "http://proxy.example:3128"})
     proxy = findings["proxy"]
     assert (status, proxy["ok"]) == (0, False)
@@ -91,7 +91,7 @@ def test_nothing_is_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tensorboard_that_misses_pkg_resources_is_told_before_a_board_dies_of_it(
+def test_a_tensorboard_that_misses_pkg_resources_is_reported_before_a_board_dies_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = {"tensorboard": "2.20.0", "setuptools": "82.0.0"}
@@ -118,7 +118,7 @@ def test_a_missing_fast_loader_slows_boards_and_fails_nothing(
     assert not findings["fast loader"].needed
 
 
-def test_the_limit_of_a_small_container_is_told(tmp_path: Path) -> None:
+def test_the_limit_of_a_small_container_is_reported(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text("0::/\n")

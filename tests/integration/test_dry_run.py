@@ -21,7 +21,7 @@ def plan(cwd: Path, *args: str | Path, env: dict[str, str | None] | None = None)
     return told
 
 
-def test_a_local_run_is_told_and_nothing_is_started_or_written(tmp_path: Path) -> None:
+def test_a_local_run_is_reported_and_nothing_is_started_or_written(tmp_path: Path) -> None:
     (tmp_path / "my_alg.py").write_text(CODE)
     args = ("run", "my_alg.py:start", "-i", "1", "-i", "[2]", "--timeout", "3", "--dry-run")
     ended = run_hkrunner(*args, cwd=tmp_path, env=CLEAN)
@@ -35,7 +35,7 @@ def test_a_local_run_is_told_and_nothing_is_started_or_written(tmp_path: Path) -
     assert f"  variable   ALGO_METRICS_DIR={tmp_path}/.hkrunner/…" in rows
 
 
-def test_serving_is_told_with_the_url_of_the_worker(tmp_path: Path) -> None:
+def test_serving_is_reported_with_the_url_of_the_worker(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(CODE)
     told = plan(tmp_path, "--encoding", "bson", env={"WORKER_SOCKET_URL": "ws://10.0.0.7:3001"})
     assert (told["local"], told["tasks"]) == (False, None)

@@ -41,7 +41,7 @@ def begin(client: Client, *input: Any, **more: Any) -> None:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_an_error_with_a_lone_surrogate_is_told(tmp_path: Path, encoding: str) -> None:
+def test_an_error_with_a_lone_surrogate_is_reported(tmp_path: Path, encoding: str) -> None:
     with serving_worker(tmp_path, "--encoding", encoding, entry="raises_surrogate.py") as (client, _):
         begin(client, "misbehave")
         text = message_of(client)
@@ -49,7 +49,7 @@ def test_an_error_with_a_lone_surrogate_is_told(tmp_path: Path, encoding: str) -
         assert client.run(["behave"])["data"] == "served"
 
 
-def test_a_long_error_of_foreign_letters_is_told_as_an_error(tmp_path: Path) -> None:
+def test_a_long_error_of_foreign_letters_is_reported_as_an_error(tmp_path: Path) -> None:
     with serving_worker(tmp_path, entry="raises_a_long_foreign_text.py") as (client, _):
         begin(client, "misbehave")
         assert message_of(client).startswith("ALGORITHM_ERROR: ValueError: 漢")
@@ -180,7 +180,7 @@ def test_a_task_that_is_being_stopped_and_comes_again_is_a_new_task(tmp_path: Pa
         client.nothing_more()
 
 
-def test_an_initialized_that_was_lost_is_said_again_to_a_worker_that_waits(tmp_path: Path) -> None:
+def test_an_initialized_that_was_lost_is_sent_again_to_a_worker_that_waits(tmp_path: Path) -> None:
     with (
         ScriptedWorker(window_s=None) as worker,
         serving_worker(tmp_path, worker=worker) as (client, _),

@@ -59,7 +59,7 @@ def test_the_function_may_be_named(function: str, output: list[Any], tmp_path: P
     assert run.outputs == [output]
 
 
-def test_a_function_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_a_function_that_is_not_there_is_reported_with_those_that_are(tmp_path: Path) -> None:
     entry = f"{ALGORITHMS / 'has_several_functions.py'}:run"
     ended = run_hkrunner("--entry", entry, "--input", "1", cwd=tmp_path)
     assert ended.status == 4

@@ -182,7 +182,7 @@ def test_no_shell_stays_between_the_container_and_hkrunner(image: Image) -> None
         assert str(HKRUNNER).encode() in words
 
 
-def test_an_entry_that_is_not_there_is_said_at_the_start(image: Image) -> None:
+def test_an_entry_that_is_not_there_is_reported_at_the_start(image: Image) -> None:
     with ScriptedWorker() as worker:
         env = {**image.environment(worker), "ALGORITHM_ENTRY_POINT": "nope.py"}
         ended = run([SCRIPT], cwd=image.runner, env=env)

@@ -112,7 +112,7 @@ def test_a_worker_is_served_with_calls_a_stop_and_an_exit(python: Path, tmp_path
     assert "stop ['forceStop']" in program.stdout and "exit ['exitCode']" in program.stdout
 
 
-def test_a_process_that_ends_is_told_and_replaced(python: Path, tmp_path: Path) -> None:
+def test_a_process_that_ends_is_reported_and_replaced(python: Path, tmp_path: Path) -> None:
     ended = run_tasks(ANY, ["exit", None], ["give", 1], args=("--python", python), cwd=tmp_path)
     assert error_of(ended.tasks[0])[0] == "EXITED"
     assert ended.tasks[1]["output"] == 1

@@ -165,7 +165,7 @@ def test_memory_may_be_a_number_of_bytes() -> None:
 # ---- what goes wrong before a task
 
 
-def test_an_entry_that_is_not_there_is_said_in_its_sentence() -> None:
+def test_an_entry_that_is_not_there_is_reported_in_one_sentence() -> None:
     algorithm("def start(args): ...\n", "other.py")
     with pytest.raises(hkrunner.EntryNotFound, match=r"^ENTRY_NOT_FOUND: no file nope\.py in .*other\.py"):
         hkrunner.run("nope.py", [1])
@@ -174,7 +174,7 @@ def test_an_entry_that_is_not_there_is_said_in_its_sentence() -> None:
 @pytest.mark.parametrize(
     "how", ["", "import atexit, functools\nprint = functools.partial(atexit.register, print)\n"]
 )
-def test_an_entry_that_cannot_be_loaded_is_said_with_its_line(how: str) -> None:
+def test_an_entry_that_cannot_be_loaded_is_reported_with_its_line(how: str) -> None:
     """Its prints, before the failure and after it, look like a sentence of hkrunner's and are none."""
     entry = algorithm(f"{how}print('✘ hkrunner: loading')\nimport no_such_module\n")
     with pytest.raises(hkrunner.EntryUnusable, match=r"^IMPORT_FAILED: .*no_such_module.*alg\.py:\d"):

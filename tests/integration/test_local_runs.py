@@ -125,7 +125,7 @@ def test_no_tasks_at_all_end_well(tmp_path: Path) -> None:
     assert (ended.status, ended.stdout) == (0, "")
 
 
-def test_json_tells_all_of_a_task_on_one_line(tmp_path: Path) -> None:
+def test_json_has_everything_about_a_task_on_one_line(tmp_path: Path) -> None:
     run = run_tasks("adds.py", [1, 2], ["a"], cwd=tmp_path)
     good, bad = run.tasks
     assert good.keys() >= {

@@ -144,7 +144,7 @@ def test_a_reader_that_comes_late_but_within_the_cap_loses_nothing(tmp_path: Pat
     assert text == b"x" * 30_000_000 + b"\n" and took_s < 30
 
 
-def test_a_line_of_100_mb_passes_and_its_log_is_cut_with_a_word(tmp_path: Path) -> None:
+def test_a_line_of_100_mb_passes_and_its_log_is_cut_with_a_note(tmp_path: Path) -> None:
     with running({"bytes": 100_000_000}, "-q", cwd=tmp_path) as process:
         text, _ = shown_and_result(process)
     assert len(text) == 100_000_001 and text.count(b"x") == 100_000_000

@@ -207,7 +207,9 @@ def test_an_exit_of_any_shape_ends(tmp_path: Path, message: dict[str, Any], stat
 # ---- what is not served, what makes no sense
 
 
-def test_commands_that_nobody_waits_for_are_ignored_and_unknown_ones_said_once(tmp_path: Path) -> None:
+def test_commands_that_nobody_waits_for_are_ignored_and_unknown_ones_are_reported_once(
+    tmp_path: Path,
+) -> None:
     commands = [
         *("cleanup", "subPipelineStarted", "subPipelineDone", "subPipelineError", "subPipelineStopped"),
         *("subPiplineStopped", "algorithmExecutionDone", "algorithmExecutionError", "dataSourceResponse"),
@@ -243,7 +245,7 @@ def test_commands_that_nobody_waits_for_are_ignored_and_unknown_ones_said_once(t
     ],
     ids=lambda payload: payload[:24].decode("ascii", "replace") + f" ({len(payload)})",
 )
-def test_what_makes_no_sense_is_said_and_changes_nothing(tmp_path: Path, payload: bytes) -> None:
+def test_a_senseless_message_is_reported_and_changes_nothing(tmp_path: Path, payload: bytes) -> None:
     with serving_worker(tmp_path) as (client, program):
         client.send_payload(payload)
         if payload.startswith(b'{"command":"exit"'):

@@ -58,7 +58,7 @@ def test_each_task_has_its_own_curve(algorithm: str, tmp_path: Path) -> None:
     assert "metrics of this task went" not in run.stderr
 
 
-def test_a_file_that_stays_open_across_tasks_is_told_once(tmp_path: Path) -> None:
+def test_a_file_that_stays_open_across_tasks_is_reported_once(tmp_path: Path) -> None:
     run = three_tasks("metrics_one_open_file.py", cwd=tmp_path)
     # No path can lead an open file elsewhere: nothing is lost, and it is said where it is.
     assert losses("t1", "t2", "t3", cwd=tmp_path) == [12, 0, 0]

@@ -91,7 +91,7 @@ def test_print_in_one_task_is_kept_with_that_task(tmp_path: Path) -> None:
         assert log(tmp_path, "stdout", task) == b'{"output": "not this one"}\n"nor this"\n'
 
 
-def test_nobody_is_on_the_algorithms_stdin(tmp_path: Path) -> None:
+def test_the_algorithms_stdin_is_empty(tmp_path: Path) -> None:
     ended = run_hkrunner("-e", ALGORITHMS / "reads_stdin.py", "-i", "-", cwd=tmp_path, input="[1]")
     assert json.loads(ended.stdout) == ["", False]
 

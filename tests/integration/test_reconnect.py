@@ -325,7 +325,7 @@ def test_a_worker_that_comes_late_is_found_soon(tmp_path: Path) -> None:
     ],
     ids=["503", "404", "200", "another protocol", "noise", "nothing"],
 )
-def test_whoever_answers_wrongly_is_asked_again_until_the_worker_is_there(
+def test_a_server_that_answers_wrongly_is_asked_again_until_the_worker_is_there(
     tmp_path: Path, answer: bytes
 ) -> None:
     with (
@@ -374,7 +374,7 @@ def test_a_worker_that_serves_another_client_is_asked_again_slowly(tmp_path: Pat
         program.wait_for_line("4001")
 
 
-def test_the_debug_server_says_the_task_again_and_it_is_not_run_twice(tmp_path: Path) -> None:
+def test_the_debug_server_sends_the_task_again_and_it_is_not_run_twice(tmp_path: Path) -> None:
     with (
         ScriptedWorker(debug=True, window_s=None) as worker,
         serving_worker(tmp_path, worker=worker) as (client, program),

@@ -29,7 +29,7 @@ blocks = []
 """
 
 
-def test_events_tell_a_run_from_its_first_word_to_its_last_and_are_alone_on_stdout(tmp_path: Path) -> None:
+def test_events_describe_a_run_from_its_begin_to_its_end_and_are_alone_on_stdout(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text(TALKS)
     ended = run_hkrunner(
         *("alg.py", "-i", '"last"', "-i", '"raise"', "-i", '"grow"', "--mem", "64Mi", "--mem-mode", "rss"),
@@ -86,7 +86,7 @@ def test_results_in_a_file_are_there_whole_and_leave_stdout_empty(tmp_path: Path
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
 
 
-def test_an_output_file_that_cannot_be_is_told_before_anything_runs(tmp_path: Path) -> None:
+def test_an_output_file_that_cannot_be_is_reported_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text("raise SystemExit('it was loaded')\n")
     for place, sentence in [
         ("none/out", "--output-file none/out: No such file or directory"),
@@ -145,7 +145,7 @@ def test_a_kept_task_is_run_again_but_for_what_is_given(tmp_path: Path) -> None:
     wait_until(lambda: (tmp_path / ".hkrunner/tasks/t3/task.json").exists(), deadline_s=5, what="its record")
 
 
-def test_the_wrappers_own_variable_says_how_much_is_told(tmp_path: Path) -> None:
+def test_the_wrappers_own_variable_says_how_much_is_reported(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text("def start(args):\n    return 1\n")
     told = {
         level: run_hkrunner("alg.py", "-i", "1", cwd=tmp_path, env={"HKUBE_LOG_LEVEL": level}).stderr

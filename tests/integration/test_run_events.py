@@ -75,7 +75,7 @@ def test_events_come_while_the_tasks_run() -> None:
     assert seen[-1] == "succeed of t2"
 
 
-def test_a_kill_is_told_before_the_result_that_it_leads_to() -> None:
+def test_a_kill_is_reported_before_the_result_that_it_leads_to() -> None:
     entry = algorithm("import time\ndef start(args):\n    time.sleep(60)\n")
     heard: list[Heard] = []
     (result,) = hkrunner.run(entry, [1], on_event=heard.append, timeout=0.3, grace=0.1)

@@ -186,7 +186,7 @@ def test_a_task_of_a_worker_is_run_again_without_it(tmp_path: Path) -> None:
     assert task["output"] == [[1, {"a": "b"}], "é"] and task["memLimitBytes"] == 300 << 20
 
 
-def test_large_values_of_a_worker_are_not_kept_and_that_is_said(tmp_path: Path) -> None:
+def test_large_values_of_a_worker_are_not_recorded_and_that_is_reported(tmp_path: Path) -> None:
     large = "x" * 300_000
     with serving_worker(tmp_path, entry=INPUT_BACK) as (client, _):
         assert client.run([large])["data"] == [large]

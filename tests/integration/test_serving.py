@@ -456,7 +456,7 @@ def test_the_worker_is_found_where_option_and_environment_say(
             assert client.query == {"storage": "v1", "encoding": "json"}
 
 
-def test_without_any_word_the_worker_is_at_port_3000_of_this_machine(tmp_path: Path) -> None:
+def test_by_default_the_worker_is_at_port_3000_of_this_machine(tmp_path: Path) -> None:
     names = ("URL", "PROTOCOL", "HOST", "PORT")
     clean: dict[str, str | None] = {f"WORKER_SOCKET_{name}": None for name in names}
     with serving("--entry", OBEYS, cwd=tmp_path, env=clean) as program:
@@ -472,7 +472,7 @@ def test_a_query_that_the_user_gives_is_kept(tmp_path: Path) -> None:
             assert client.path == "/hkube/debug/green?hostname=pc1&storage=v1&encoding=json"
 
 
-def test_what_it_waits_for_is_said_once_with_the_way_to_run_without(tmp_path: Path) -> None:
+def test_the_wait_for_a_worker_is_reported_once_with_the_way_to_run_without_one(tmp_path: Path) -> None:
     with (
         ScriptedWorker(listens=False) as worker,
         serving("--entry", OBEYS, "--url", worker.url, cwd=tmp_path) as program,
@@ -504,7 +504,7 @@ def test_connect_timeout_ends_with_5_and_a_sentence(tmp_path: Path) -> None:
         assert "Traceback" not in ended.stderr
 
 
-def test_a_host_that_nobody_knows_is_said(tmp_path: Path) -> None:
+def test_an_unknown_host_is_reported(tmp_path: Path) -> None:
     ended = run_hkrunner(
         *("--entry", OBEYS, "--url", "ws://no-such-host.invalid:3000", "--connect-timeout", "0.2"),
         cwd=tmp_path,

@@ -38,7 +38,7 @@ def test_nothing_heavy_is_imported_for_the_help_of_a_command(name: str, tmp_path
     assert heavy(imported_by(name, "--help", cwd=tmp_path)) == set()
 
 
-def test_the_version_is_told_without_the_options(tmp_path: Path) -> None:
+def test_the_version_is_reported_without_the_options(tmp_path: Path) -> None:
     ours = {name for name in imported_by("--version", cwd=tmp_path) if name.startswith("hkrunner.")}
     rooms = {"", ".cli", ".io"}
     modules = {".entry_point", ".cli.main", ".errors", ".io.signals", ".io.standard_streams"}

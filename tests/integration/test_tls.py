@@ -101,7 +101,7 @@ def test_a_plain_address_that_redirects_to_tls_is_followed(tmp_path: Path) -> No
             check(f"ws://127.0.0.1:{plain_port}", worker, tmp_path)
 
 
-def test_a_certificate_that_nobody_vouches_for_is_told(tmp_path: Path) -> None:
+def test_a_certificate_that_no_authority_has_signed_is_reported(tmp_path: Path) -> None:
     with (
         behind_tls(Worker()) as port,
         serving(

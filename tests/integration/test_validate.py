@@ -24,7 +24,7 @@ def facts(cwd: Path, *args: str | Path) -> tuple[int, dict[str, Any]]:
     return ended.status, told
 
 
-def test_what_is_there_is_told_and_no_task_runs(tmp_path: Path) -> None:
+def test_what_is_there_is_reported_and_no_task_runs(tmp_path: Path) -> None:
     write(tmp_path, "print('imported')\ndef start(args, hkubeApi=None):\n    print('started')\n")
     ended = run_hkrunner("validate", "my_alg.py", cwd=tmp_path)
     assert ended.status == 0
@@ -35,7 +35,7 @@ def test_what_is_there_is_told_and_no_task_runs(tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir() if one.name != "__pycache__") == ["my_alg.py"]
 
 
-def test_the_methods_are_told_with_what_each_is_called_with(tmp_path: Path) -> None:
+def test_the_methods_are_reported_with_what_each_is_called_with(tmp_path: Path) -> None:
     code = "def initialize(a): ...\ndef go(): ...\ndef stop(*all): ...\ndef exit(o=1): ...\n"
     write(tmp_path, code)
     status, told = facts(tmp_path, "my_alg.py:go")
@@ -51,7 +51,7 @@ def test_the_methods_are_told_with_what_each_is_called_with(tmp_path: Path) -> N
     }
 
 
-def test_a_method_that_no_call_fits_is_told_before_it_is_called(tmp_path: Path) -> None:
+def test_a_method_that_no_call_fits_is_reported_before_it_is_called(tmp_path: Path) -> None:
     write(tmp_path, "def start(args): ...\ndef stop(reason, signal): ...\n")
     status, told = facts(tmp_path, "my_alg.py")
     assert status == 4
@@ -127,7 +127,7 @@ def test_requirements_that_are_installed_or_not_for_here_are_no_problem(tmp_path
     assert (status, told["problems"]) == (0, [])
 
 
-def test_the_descriptor_is_told_or_its_error_with_the_line(tmp_path: Path) -> None:
+def test_the_descriptor_is_reported_or_its_error_with_the_line(tmp_path: Path) -> None:
     write(tmp_path, "def start(args): ...\n")
     descriptor = tmp_path / "algorithm.yml"
     descriptor.write_text("name: my-alg\nresources: {cpu: 0.5, mem: 512Mi}\ncode: {entryPoint: my_alg.py}\n")

@@ -79,7 +79,7 @@ def test_an_input_that_an_encoding_cannot_carry_is_refused_before_anything_runs(
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_results_that_a_full_disk_does_not_take_are_told(tmp_path: Path) -> None:
+def test_results_that_a_full_disk_does_not_take_are_reported(tmp_path: Path) -> None:
     command = 'exec "$0" --entry "$1" -i 1 > /dev/full'
     from support.programs import HKRUNNER, run
 
@@ -130,7 +130,7 @@ def test_api_in_a_forked_process_raises_and_ends_nothing(tmp_path: Path) -> None
     assert run.tasks[1]["output"] == 7
 
 
-def test_an_answer_that_does_not_fit_into_memory_is_told_as_that(tmp_path: Path) -> None:
+def test_an_answer_that_does_not_fit_into_memory_is_reported_as_that(tmp_path: Path) -> None:
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "main.py").write_text("def start(args):\n    return [0.5] * args['input'][0]\n")

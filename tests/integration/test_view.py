@@ -116,7 +116,7 @@ def without_colors(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def test_a_task_that_lasts_is_told_in_one_line_that_is_gone_in_the_end(tmp_path: Path) -> None:
+def test_a_task_that_lasts_is_reported_in_one_line_that_is_gone_in_the_end(tmp_path: Path) -> None:
     with terminal(tmp_path, "-i", '["progress", "last words"]', "-i", '["", ""]', "--mem", "512Mi") as one:
         text = one.wait_for(lambda text: "mem " in text and "epoch 3" in text, "the line with everything")
         line = without_colors(text.rpartition(ERASE)[2])
@@ -141,7 +141,7 @@ def test_code_that_takes_long_to_load_shows_a_sign_of_life(tmp_path: Path) -> No
     assert status == 0 and "loading" not in shown
 
 
-def test_code_that_takes_long_to_load_for_a_worker_is_said_once(tmp_path: Path) -> None:
+def test_code_that_takes_long_to_load_for_a_worker_is_reported_once(tmp_path: Path) -> None:
     with terminal(tmp_path, "--url", "ws://127.0.0.1:9", code="import time\ntime.sleep(60)\n") as one:
         one.wait_for(lambda text: text.count("◌ loading alg.py …") == 1, "a sign of life")
 

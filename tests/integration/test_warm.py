@@ -45,7 +45,7 @@ def test_a_process_is_changed_after_as_many_tasks_as_were_asked_for(tmp_path: Pa
     assert (run.status, len(set(pids))) == (0, 3)
 
 
-def test_memory_that_grows_with_each_task_is_told_before_the_limit(tmp_path: Path) -> None:
+def test_memory_that_grows_with_each_task_is_reported_before_the_limit(tmp_path: Path) -> None:
     run = run_tasks("limits_leaks.py", *[[5]] * 17, cwd=tmp_path, args=("--mem", "100Mi"))
     assert run.status == 0
     (line,) = (line for line in run.stderr.splitlines() if "memory grew" in line)

@@ -162,7 +162,7 @@ def test_run_is_the_command_where_none_is_named(args: tuple[str, ...]) -> None:
     assert (ended.status, ended.stdout) == (0, "3\n"), ended.stderr
 
 
-def test_a_command_with_a_slip_of_the_pen_is_told_what_was_meant(tmp_path: Path) -> None:
+def test_a_mistyped_command_is_answered_with_the_one_that_was_meant(tmp_path: Path) -> None:
     ended = run_hkrunner("worke", cwd=tmp_path)
     assert ended.status == 2
     assert "Did you mean 'worker'?" in ended.stderr

@@ -100,7 +100,7 @@ def test_a_client_that_comes_back_gets_its_task_again() -> None:
         ('{"command":"initialized"}', "without an initialize"),
     ],
 )
-def test_what_hkubes_worker_would_die_of_is_said(mistake: str, said: str) -> None:
+def test_what_hkubes_worker_would_die_of_is_reported(mistake: str, said: str) -> None:
     with running_local_worker([1]) as worker, connected(worker.port) as wire:
         receive(wire)
         send(wire, "initialized")

@@ -107,7 +107,7 @@ def sentence(error: BaseException, *, tail: str = "") -> str:
     return f"{failure.error} | {failure.hint}"
 
 
-def test_an_old_tensorboard_beside_a_new_setuptools_is_told_with_the_remedy(
+def test_an_old_tensorboard_beside_a_new_setuptools_is_reported_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     versions = {"tensorboard": "2.20.0", "setuptools": "84.2.1"}

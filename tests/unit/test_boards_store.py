@@ -273,7 +273,7 @@ def test_the_path_of_a_killed_hkrunner_is_used_again(root: Path) -> None:
     store.close()
 
 
-def test_metrics_that_go_to_an_earlier_task_are_told_once(store: Store) -> None:
+def test_metrics_that_go_to_an_earlier_task_are_reported_once(store: Store) -> None:
     first = open_task(store, "t1")
     writer = (first.metrics_dir / "events.out.tfevents.1").open("wb", buffering=0)
     writer.write(b"first")
@@ -360,7 +360,7 @@ def test_files_of_nobody_in_the_clusters_folder_are_kept(root: Path, tmp_path: P
     store.close()
 
 
-def test_a_cluster_folder_that_cannot_be_emptied_is_told(root: Path, tmp_path: Path) -> None:
+def test_a_cluster_folder_that_cannot_be_emptied_is_reported(root: Path, tmp_path: Path) -> None:
     volume = tmp_path / "metrics"
     volume.write_text("a file, not a folder")
     store = Store(root, metrics_dir=volume)
@@ -374,7 +374,7 @@ def test_a_cluster_folder_that_cannot_be_emptied_is_told(root: Path, tmp_path: P
 # --- disks that refuse
 
 
-def test_a_full_disk_is_told_once_and_the_task_goes_on(store: Store) -> None:
+def test_a_full_disk_is_reported_once_and_the_task_goes_on(store: Store) -> None:
     record = open_task(store)
     for stream in ("stdout", "stderr"):
         (record.folder / f"{stream}.log").unlink()

@@ -118,7 +118,7 @@ def test_a_frame_that_announces_too_much_is_refused_at_its_header(
 
 
 @pytest.mark.parametrize("start", [b"\x02", b"{", b"\x00"])
-def test_bytes_that_are_no_frame_are_told_with_their_place(start: bytes) -> None:
+def test_bytes_that_are_no_frame_are_reported_with_their_place(start: bytes) -> None:
     good = encode(PROBLEM, 0, b"{}")
     with pytest.raises(ChannelError, match=rf"^bad frame at byte {len(good)}: {start.hex()}"):
         FrameReader().feed(good + start + bytes(20))

@@ -391,7 +391,7 @@ def test_a_child_that_could_not_be_executed_says_why(make: Make) -> None:
     assert (exit.cause, exit.detail) == (Cause.NOT_STARTED, "FileNotFoundError: /no/python")
 
 
-def test_a_warden_of_another_version_is_told_as_such(make: Make) -> None:
+def test_a_warden_of_another_version_is_reported_as_such(make: Make) -> None:
     warden = make()
     warden.say(SPAWNED.replace(version=PROTOCOL_VERSION + 1))
     warden.turn()

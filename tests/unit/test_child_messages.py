@@ -51,7 +51,7 @@ def test_a_child_that_dies_at_the_end_of_its_task_changes_no_answer(
     assert one.state is State.IDLE and len(one.children) == 2
 
 
-def test_a_child_that_dies_between_two_tasks_is_told_and_replaced(serve: Serve) -> None:
+def test_a_child_that_dies_between_two_tasks_is_reported_and_replaced(serve: Serve) -> None:
     one = serve()
     one.run_to(State.RUNNING)
     one.child_answers()
@@ -124,7 +124,7 @@ def test_a_spare_that_takes_over_is_followed_by_the_next_spare(serve: Serve) -> 
         assert len(one.children) == deaths + 2, "the next spare is on its way"
 
 
-def test_a_spare_that_dies_is_told_and_replaced_once_before_the_next_task(serve: Serve) -> None:
+def test_a_spare_that_dies_is_reported_and_replaced_once_before_the_next_task(serve: Serve) -> None:
     one = serve(spare=True)
     for death in (1, 2):
         one.children[death].loads("init", "start")
@@ -140,7 +140,7 @@ def test_a_spare_that_dies_is_told_and_replaced_once_before_the_next_task(serve:
     assert one.child is one.children[3], "the spare serves"
 
 
-def test_a_spare_that_cannot_load_the_code_is_told_and_not_started_over_and_over(serve: Serve) -> None:
+def test_a_spare_that_cannot_load_the_code_is_reported_and_not_started_over_and_over(serve: Serve) -> None:
     one = serve(spare=True)
     one.children[1].goes()
     assert one.output.shows("✘ spare process: EXITED") and len(one.children) == 2
@@ -247,7 +247,7 @@ def test_the_warden_rests_a_second_after_the_last_task_and_looks_again_at_the_ne
 # ---- the order of the lifeline and the task socket
 
 
-def test_limits_are_told_and_usage_is_of_the_child_although_loaded_was_readable_first(
+def test_limits_are_reported_and_usage_is_of_the_child_although_loaded_was_readable_first(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing orders the warden's Spawned and the child's Loaded: they come over two sockets."""

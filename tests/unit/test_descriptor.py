@@ -214,7 +214,7 @@ def test_what_only_the_cluster_knows_is_left_out(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["algorithm.yml", "algorithm.json"])
-def test_what_the_server_refuses_is_told_with_its_text_and_the_line(
+def test_what_the_server_refuses_is_reported_with_its_text_and_the_line(
     tmp_path: Path, name: str, text: str, sentence: str
 ) -> None:
     import yaml as library
@@ -248,7 +248,7 @@ def test_what_the_server_refuses_is_told_with_its_text_and_the_line(
         (f"cpu: {'9' * 5000}\n", "algorithm.yml:1: "),
     ],
 )
-def test_what_is_no_yaml_is_told_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
+def test_what_is_no_yaml_is_reported_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
     assert wrong(tmp_path, text).startswith(sentence)
 
 
@@ -267,7 +267,7 @@ def test_what_is_no_yaml_is_told_with_its_line(tmp_path: Path, text: str, senten
         ),
     ],
 )
-def test_what_is_no_json_is_told_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
+def test_what_is_no_json_is_reported_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
     assert wrong(tmp_path, text, "algorithm.json").startswith(sentence)
 
 
@@ -567,13 +567,13 @@ def test_what_no_code_archive_holds_is_refused(tmp_path: Path, members: list[Any
     ],
     ids=["text", "empty", "gzip", "gzip cut", "zip cut", "gzip broken"],
 )
-def test_what_is_no_archive_by_its_content_is_told(tmp_path: Path, content: bytes, sentence: str) -> None:
+def test_what_is_no_archive_by_its_content_is_reported(tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(SettingsError, match=f"^{sentence}"):
         unpack(str(tmp_path / "x"), str(tmp_path / "cache"))
 
 
-def test_an_archive_cut_anywhere_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_archive_cut_anywhere_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     whole = Path(packed(tmp_path / "whole", ("main.py", os.urandom(3000)))).read_bytes()
     for size in range(4, len(whole) - 8, 97):
         (tmp_path / "cut").write_bytes(whole[:size])
@@ -626,7 +626,9 @@ def test_devices_that_nobody_uses_are_chosen_the_emptiest_first(
         (1, "1", "asked for 1 GPU (--gpu), and 0 of 1 are free; CUDA_VISIBLE_DEVICES is 1; --no-gpu"),
     ],
 )
-def test_too_few_free_devices_are_told(driver: Path, count: int, visible: str | None, sentence: str) -> None:
+def test_too_few_free_devices_are_reported(
+    driver: Path, count: int, visible: str | None, sentence: str
+) -> None:
     with pytest.raises(SettingsError) as caught:
         gpu.choose(count, "--gpu", visible)
     assert str(caught.value).startswith(sentence)
@@ -639,7 +641,7 @@ def test_too_few_free_devices_are_told(driver: Path, count: int, visible: str | 
         ("echo what is this", "the NVIDIA driver's answer cannot be read (nvidia-smi)"),
     ],
 )
-def test_a_driver_that_does_not_answer_is_told(driver: Path, script: str, sentence: str) -> None:
+def test_a_driver_that_does_not_answer_is_reported(driver: Path, script: str, sentence: str) -> None:
     driver.write_text(f"#!/bin/sh\n{script}\n")
     with pytest.raises(SettingsError) as caught:
         gpu.choose(1, "gpu: in algorithm.yml:5", None)

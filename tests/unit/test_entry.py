@@ -96,7 +96,9 @@ def test_the_entry_of_a_folder_may_stand_in_a_variable(code: Path, monkeypatch: 
         ("notes.ipynb", None, "notes.ipynb is a notebook; save its code as a .py file"),
     ],
 )
-def test_an_entry_that_is_not_there_is_told(entry: str, path: str | None, sentence: str, code: Path) -> None:
+def test_an_entry_that_is_not_there_is_reported(
+    entry: str, path: str | None, sentence: str, code: Path
+) -> None:
     with pytest.raises(EntryError) as caught:
         locate(entry, path, str(code))
     assert caught.value.code == "ENTRY_NOT_FOUND"
@@ -174,7 +176,7 @@ def test_stop_gets_one_argument_at_most() -> None:
         (lambda args, *, model: None, "start in alg.py wants (args, model); it is called with (args, api)"),
     ],
 )
-def test_a_function_that_no_call_fits_is_told(function: Callable[..., Any], sentence: str) -> None:
+def test_a_function_that_no_call_fits_is_reported(function: Callable[..., Any], sentence: str) -> None:
     with pytest.raises(EntryError, match="^" + re.escape(sentence)) as caught:
         call_with(function, "start", "alg.py", 2)
     assert caught.value.code == "ENTRY_INVALID"
@@ -210,7 +212,7 @@ def test_functions_that_are_not_there_are_none() -> None:
         ),
     ],
 )
-def test_a_module_that_cannot_be_an_entry_is_told(module: Any, sentence: str) -> None:
+def test_a_module_that_cannot_be_an_entry_is_reported(module: Any, sentence: str) -> None:
     with pytest.raises(EntryError) as caught:
         entry_of(module, WHERE)
     assert (caught.value.code, str(caught.value)) == ("ENTRY_INVALID", sentence)

@@ -47,7 +47,7 @@ def test_a_line_sets_a_variable(line: str, value: str, tmp_path: Path) -> None:
         ("A=sec\0ret", "A: a variable cannot hold a null character"),
     ],
 )
-def test_a_line_that_sets_nothing_is_told_by_its_number_and_not_shown(
+def test_a_line_that_sets_nothing_is_reported_by_its_number_and_not_shown(
     line: str, sentence: str, tmp_path: Path
 ) -> None:
     (tmp_path / "env").write_text(f"B=1\n{line}\n")
@@ -57,7 +57,7 @@ def test_a_line_that_sets_nothing_is_told_by_its_number_and_not_shown(
     assert "secret" not in str(caught.value)
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"A=\xe4\n")
     for name, sentence in [("none", "No such file"), ("latin", "not UTF-8"), (".", "Is a directory")]:
         with pytest.raises(SettingsError, match=sentence):

@@ -117,7 +117,7 @@ def test_the_exit_status_tells_the_kind(cause: Cause, status: int) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(11, 139), (9, 137), (6, 134)])
-def test_a_signal_is_told_by_its_shells_status(number: int, status: int) -> None:
+def test_a_signal_is_reported_by_its_shells_status(number: int, status: int) -> None:
     assert ended(Cause.SIGNALLED, signal=number).exit_status == status
 
 

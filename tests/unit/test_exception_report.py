@@ -93,7 +93,7 @@ def test_the_function_is_named_when_it_is_not_start() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 3, None, "a text", object()])
-def test_an_exit_is_told_with_what_it_was_given(code: object) -> None:
+def test_an_exit_is_reported_with_what_it_was_given(code: object) -> None:
     told = describe(caught(lambda: raise_(SystemExit(code))), HERE)
     shown = "" if code is None else repr(code)
     assert told["code"] == "EXITED"

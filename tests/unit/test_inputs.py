@@ -53,7 +53,7 @@ def test_whatever_is_no_json_is_one_short_sentence(data: bytes) -> None:
         (b"x" * 10_000, "..."),
     ],
 )
-def test_what_is_wrong_is_told(data: bytes, sentence: str) -> None:
+def test_what_is_wrong_is_reported(data: bytes, sentence: str) -> None:
     with pytest.raises(SettingsError) as caught:
         as_list(data, "--input")
     assert sentence in str(caught.value)
@@ -66,7 +66,7 @@ def test_files_lie_in_the_working_folder_and_empty_lines_are_no_tasks(tmp_path: 
     assert found == [b"[1]", b"[5]", b"[2]", b'[{"a": 3}]']
 
 
-def test_a_line_that_is_no_json_is_told_by_its_number(tmp_path: Path) -> None:
+def test_a_line_that_is_no_json_is_reported_by_its_number(tmp_path: Path) -> None:
     (tmp_path / "many.jsonl").write_text("1\n\n{\n")
     with pytest.raises(SettingsError, match=r"^line 3 of many\.jsonl \(--tasks\) is not JSON"):
         list(read_inputs((), "many.jsonl", str(tmp_path)))
@@ -78,7 +78,7 @@ def test_a_line_may_hold_signs_that_other_texts_break_lines_at(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("values", "tasks"), [(("@no.json",), None), ((), "no.jsonl"), (("@.",), None)])
-def test_a_file_that_cannot_be_read_is_told(
+def test_a_file_that_cannot_be_read_is_reported(
     values: tuple[str, ...], tasks: str | None, tmp_path: Path
 ) -> None:
     with pytest.raises(SettingsError, match=r"cannot read (no\.jsonl?|\.): (No such file|Is a dir)"):

@@ -76,7 +76,7 @@ def test_what_does_not_suit_is_left_to_the_encoder(encoding: str, value: Any) ->
 
 
 @pytest.mark.parametrize("encoding", ENCODERS)
-def test_what_contains_itself_is_told(encoding: str) -> None:
+def test_what_contains_itself_is_reported(encoding: str) -> None:
     value: list[Any] = [LARGE]
     value.append(value)
     with pytest.raises(codec.ResultInvalid, match="contains itself"):

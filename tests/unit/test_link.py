@@ -903,7 +903,7 @@ def test_large_fragments_take_no_descriptor_each() -> None:
         assert world.listener.messages[-1] == part * 21
 
 
-def test_the_connect_timeout_is_told_once_and_ends_it() -> None:
+def test_the_connect_timeout_is_reported_once_and_ends_it() -> None:
     world = World(connect_timeout_s=3.0)
     try:
         world.refuse()

@@ -278,7 +278,7 @@ def test_stopping_puts_the_end_of_a_stop_off(talk: Talk) -> None:
         ({"nothing": 1}, "without a command"),
     ],
 )
-def test_a_mistake_of_the_client_is_said(talk: Talk, message: Any, said: str) -> None:
+def test_a_mistake_of_the_client_is_reported(talk: Talk, message: Any, said: str) -> None:
     talk.working().session.hear(json.dumps(message).encode())
     assert said in talk.problems[0]
 

@@ -21,7 +21,7 @@ def ended(peak: int | None, limit: int | None = 100 * MI) -> Result:
     return Result("t", "j", "n", "p", "succeed", 0, 0, 0, peak_bytes=peak, limit_bytes=limit)
 
 
-def test_a_refused_allocation_is_told_with_what_would_do() -> None:
+def test_a_refused_allocation_is_reported_with_what_would_do() -> None:
     told = explain_refusal(refused(), Limits(), 256 * MI, lambda: 250 * MI).message
     first, frames = told.split("\n")
     assert "limit 256 MiB (--mem), used 250 MiB. Try --mem 512Mi" in first and frames == "  frames"
@@ -56,12 +56,12 @@ def warnings(stays: list[int], *, peak: int | None = None, limit: int | None = 1
     return [one for one in looks if one is not None]
 
 
-def test_a_leak_is_told_once_before_it_reaches_the_limit() -> None:
+def test_a_leak_is_reported_once_before_it_reaches_the_limit() -> None:
     (sentence,) = warnings([10 * MI + task * 4 * MI for task in range(24)])
     assert sentence.startswith("◌ memory grew 4 MiB per task over 19 tasks, to 82 MiB of 100 MiB; ")
 
 
-def test_a_slow_leak_is_told_over_thousands_of_tasks() -> None:
+def test_a_slow_leak_is_reported_over_thousands_of_tasks() -> None:
     (sentence,) = warnings([10 * MI + task * MI // 50 for task in range(4000)])
     assert "memory grew 20.5 KiB per task over 3" in sentence
 
@@ -117,7 +117,7 @@ def told(
         "ImportError: libx.so: failed to map segment from shared object",
     ],
 )
-def test_what_fails_just_after_memory_was_refused_is_told_as_the_limit(text: str) -> None:
+def test_what_fails_just_after_memory_was_refused_is_reported_as_the_limit(text: str) -> None:
     failure = told(text, held())
     assert failure.code == "MEMORY_ERROR" and failure.message.startswith(
         f"MEMORY_ERROR: {text}; limit 256 MiB"

@@ -169,7 +169,7 @@ def test_a_message_cannot_be_changed_but_replaced() -> None:
     ],
     ids=lambda one: None if isinstance(one, type) else str(one),
 )
-def test_what_is_not_of_the_declared_shape_is_told(
+def test_what_is_not_of_the_declared_shape_is_reported(
     message: type[ProcessMessage], changes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ChannelError, match=f"^frame {message.kind} with a bad body: {sentence}$"):

@@ -45,11 +45,11 @@ def test_shared_memory_is_named_where_it_matters() -> None:
 
 
 @pytest.mark.parametrize("number", [11, 9, 6])
-def test_a_signal_is_told_by_its_name(number: int) -> None:
+def test_a_signal_is_reported_by_its_name(number: int) -> None:
     assert signal_name(number) in sentence(Exit(Cause.SIGNALLED, signal=number))
 
 
-def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+def test_a_signal_without_a_name_is_reported_by_its_number() -> None:
     assert signal_name(45) == "signal 45"
 
 
@@ -59,7 +59,7 @@ def test_a_kill_by_the_machine_tells_the_own_use_beside_the_limit() -> None:
     assert "own use 80 MiB of 256 MiB allowed" in told
 
 
-def test_who_and_what_was_left_is_told_and_counted() -> None:
+def test_who_and_what_was_left_is_reported_and_counted() -> None:
     others = tuple(ProcessMemory(pid, "sleep", MI) for pid in range(20, 26))
     lines = left_behind(
         Exit(

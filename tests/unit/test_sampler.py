@@ -409,7 +409,7 @@ def test_without_descriptors_to_keep_the_figures_are_the_same() -> None:
     sampler.close()
 
 
-def test_a_reused_pid_without_a_kept_descriptor_is_told_by_its_start_time() -> None:
+def test_a_reused_pid_without_a_kept_descriptor_is_reported_by_its_start_time() -> None:
     sampler = TreeSampler(os.getpid(), Limits(), kept_fds=0)
     with Tree(sampler) as tree:
         pid = tree.start(code=SLEEPER)

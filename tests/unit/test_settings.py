@@ -67,7 +67,7 @@ def test_seconds_are_numbers(text: Any, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "nan", "inf", "1e10", "5s"])
-def test_what_is_no_number_of_seconds_is_told(text: str) -> None:
+def test_what_is_no_number_of_seconds_is_reported(text: str) -> None:
     with pytest.raises(SettingsError, match=rf"^--grace wants a number of seconds.*{text}"):
         made(grace_s=text)
 
@@ -77,7 +77,7 @@ def test_variables_for_the_algorithm() -> None:
 
 
 @pytest.mark.parametrize("pair", ["A", "=1", ""])
-def test_a_variable_without_a_name_or_value_is_told(pair: str) -> None:
+def test_a_variable_without_a_name_or_value_is_reported(pair: str) -> None:
     with pytest.raises(SettingsError, match=f"^--env wants NAME=VALUE, not '{pair}'"):
         made(env=(pair,))
 
@@ -106,7 +106,7 @@ def test_the_workers_url(url: str | None, environ: dict[str, str], expected: str
 @pytest.mark.parametrize(
     "url", ["http://host", "host:3000", "ws://", "ws://h:0", "ws://h:99999", "ws://h:x", "ws:///x"]
 )
-def test_a_url_of_another_kind_is_told(url: str) -> None:
+def test_a_url_of_another_kind_is_reported(url: str) -> None:
     with pytest.raises(SettingsError) as caught:
         worker_url(url, {}, "json")
     assert url in str(caught.value) and "\n" not in str(caught.value)

@@ -84,7 +84,7 @@ def one_task(child: ChildProcess, number: int, value: Any = 1) -> ProcessMessage
 # ---- loading
 
 
-def test_what_the_code_offers_is_told_once_it_is_loaded(make: Make) -> None:
+def test_what_the_code_offers_is_reported_once_it_is_loaded(make: Make) -> None:
     loaded = make("def init(args): ...\ndef start(args, api): ...\ndef exit(data): ...\n").loaded()
     assert (loaded.version, loaded.methods) == (PROTOCOL_VERSION, ["start", "init", "exit"])
     assert loaded.calls["start"] == {"function": "start", "parameters": "args, api", "given": ["args", "api"]}
@@ -99,7 +99,7 @@ def test_what_the_code_offers_is_told_once_it_is_loaded(make: Make) -> None:
         ("raise SystemExit(3)\n", "EXITED", "sys.exit(3) ended the algorithm during import"),
     ],
 )
-def test_code_that_cannot_be_used_is_told_and_the_child_ends(
+def test_code_that_cannot_be_used_is_reported_and_the_child_ends(
     make: Make, code: str, expected: str, sentence: str
 ) -> None:
     child = make(code)
@@ -199,7 +199,7 @@ def test_input_and_result_are_kept_up_to_a_size(serving: Make, tmp_path: Path, l
     )
 
 
-def test_a_folder_that_is_gone_fails_no_task_and_is_told(serving: Make, tmp_path: Path) -> None:
+def test_a_folder_that_is_gone_fails_no_task_and_is_reported(serving: Make, tmp_path: Path) -> None:
     child = serving(ECHO)
     child.say(1, Begin(wire(), folder=str(tmp_path / "gone")), Start())
     assert child.next() == (1, Problem("input.json was not kept: No such file or directory"))
@@ -228,7 +228,7 @@ def test_a_task_that_the_supervisor_gives_up_leaves_room_for_the_next(serving: M
         ("raise ValueError('é' * 100_000)", "ALGORITHM_ERROR", "characters left out"),
     ],
 )
-def test_a_task_that_fails_is_told_and_the_next_one_is_served(
+def test_a_task_that_fails_is_reported_and_the_next_one_is_served(
     serving: Make, body: str, code: str, sentence: str
 ) -> None:
     child = serving(f"""
@@ -338,7 +338,7 @@ def test_a_stop_reaches_the_algorithm_while_it_runs(serving: Make) -> None:
     assert child.output == "stop {'forceStop': False}\n"
 
 
-def test_a_stop_that_raises_is_told(serving: Make) -> None:
+def test_a_stop_that_raises_is_reported(serving: Make) -> None:
     child = serving(
         "def start(args, api):\n    api.progress(1)\n    api.wait_for_stop(20)\ndef stop(): 1 / 0\n"
     )
@@ -391,7 +391,7 @@ def test_the_process_ends_as_the_worker_asked(
     assert child.output == (f"bye {options}\n" if "bye" in code else "")
 
 
-def test_an_exit_that_raises_is_told_and_ends_the_process_all_the_same(serving: Make) -> None:
+def test_an_exit_that_raises_is_reported_and_ends_the_process_all_the_same(serving: Make) -> None:
     child = serving(f"{ECHO}\ndef exit(data): 1 / 0\n")
     child.say_to_control(0, EndProcess({"exitCode": 6}))
     child.tasks.shutdown(1)

@@ -90,7 +90,7 @@ def test_an_initialized_that_may_be_lost_with_the_connection_is_posted_again(
     assert one.commands == ["initialized"] * (1 + (all_written and was_before))
 
 
-def test_an_unknown_command_is_told_once(serve: Serve) -> None:
+def test_an_unknown_command_is_reported_once(serve: Serve) -> None:
     one = serve()
     for _ in range(3):
         one.worker("dance")
