@@ -1,39 +1,42 @@
-"""A local run: one input after another through an embedded worker, results to stdout.
+"""A local run: one input after another, results to stdout.
+
+    inputs -> LocalRun -> a free LocalProcess -> LocalRun -> results, in the order of the inputs
 
 The algorithm is loaded before the connection to the worker, so that code that cannot be loaded is reported
 at once. The next task starts once the result of the last one is printed: a slow reader of stdout slows the
-run down instead of filling memory.
+run down instead of filling memory. With --parallel there are several processes, and the next input goes to
+the next free one.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from operator import length_hint
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from ...boards.runs.store import Store
 from ...boards.runs.task_ids import local_job_id
-from ...sandbox.codec.codec import json_text
 from ...sandbox.shared.entry import Location
-from ..console.status_line import StatusLine, can_be_drawn
-from ..console.task_report import ProgressLog, TaskReport, progress_line
+from ..console.process_output import ProcessOutput
+from ..console.status_line import Sample, StatusLine, can_be_drawn
+from ..console.task_report import TaskReport, progress_line
 from ..console.terminal import Output, wants_color
 from ..io.loop import Loop
 from ..protocol.error_codes import MEMORY_CODES, exit_status_of
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 from ..serving.child_pool import ChildPool
-from ..serving.supervisor import Hooks, Supervisor
 from ..settings.settings import Settings
-from ..settings.worker_url import worker_url
-from ..worker_stub.server import Answer, LocalTask, LocalWorker
-from .other_algorithms import save_spans
+from ..worker_stub.server import LocalTask
+from .local_process import LocalProcess, LocalProcessListener
 from .stand_in_options import algorithms_of
 
 #: Bytes that may wait for a slow reader of stdout before the next task starts.
 HOLD_BACK = 1024 * 1024
+#: Bytes of results that may wait for the result of an earlier input before the next task starts.
+OUT_OF_ORDER_MAX = 256 * 1024 * 1024
 
 
 class LocalRun:
@@ -45,151 +48,205 @@ class LocalRun:
         settings: Settings,
         where: Location,
         output: Output,
-        store: Store | None,
-        inputs: Iterator[bytes],
+        stores: Sequence[Store | None],
+        inputs: Sequence[bytes],
         pool: ChildPool | None = None,
     ) -> None:
-        """pool: holds the algorithm's process, if that was started already."""
+        """stores: one for each process. pool: that of the first process, if it was started already."""
+        self._loop = loop
         self._settings = settings
         self._output = output
-        self._store = store
-        self._inputs = inputs
+        self._inputs = enumerate(inputs)
         self._job = local_job_id(time.time())
-        self._count = 0
-        self._results: dict[str, Result] = {}
         #: The name of the algorithm, and of its node.
         self._name = settings.name or os.path.splitext(os.path.basename(where.shown))[0]
         self.report = TaskReport(settings, output)
-        hooks = Hooks(
-            on_result=self._ended,
-            on_loaded=self._loaded,
-            on_load_failed=self._load_failed,
-            on_finished=self._finished,
-        )
-        pool = pool or ChildPool(loop, settings, where, store.environment() if store is not None else {})
-        #: Returns the pid of the algorithm's process; 0 when there is none.
-        self.child_pid = pool.child_pid
-        self.supervisor = Supervisor(loop, settings, where, output, store, hooks, pool)
-        self._loop = loop
+        self._is_over = False  #: whether the processes were told to end
+        self._count = 0  #: tasks that have begun
+        self._is_ordered = not (settings.local_run.unordered or settings.console.events)
+        self._next_printed = 0  #: position of the input whose result is printed next
+        self._waiting: dict[int, Result] = {}  #: results of later inputs, by position
         #: The algorithms that tasks may start; their processes end with the run.
         self._others = algorithms_of(loop, settings, output, self._problem)
-        self._worker = LocalWorker(
-            loop,
-            on_answer=self._answered,
-            on_problem=self._problem,
+        listener = LocalProcessListener(
+            on_loaded=self._free_again,
+            on_load_failed=self._load_failed,
+            on_result=self._ended,
+            on_free=self._free_again,
             on_progress=self._progressed,
-            catalog=self._others.catalog,
+            on_finished=self._finished,
         )
-        self._connected = False
+        said: set[str] = set()
+        self._processes = [
+            LocalProcess(
+                *(loop, settings, where),
+                output if len(stores) == 1 else ProcessOutput(output, said),
+                store,
+                self._others.catalog,
+                listener,
+                pool if number == 0 else None,
+            )
+            for number, store in enumerate(stores)
+        ]
+        self._left = set(self._processes)  #: those that have not finished
+        self._usable = set(self._processes)  #: those that have loaded the code, or still do
+        self._load_failures: set[str] = set()  #: what was said of those that could not
+        self._free: deque[LocalProcess] = deque()
+        self._working: set[LocalProcess] = set()
         self._status_line = None
         # With --in-process the code owns the terminal, and the line would cut its prompts.
         if not settings.console.quiet and not settings.local_run.in_process and can_be_drawn(os.environ):
+            limit_bytes = settings.limits.memory_bytes if settings.limits.enforced else None
             self._status_line = StatusLine(
                 loop,
                 output,
-                total=length_hint(inputs),
-                limit_bytes=settings.limits.memory_bytes if settings.limits.enforced else None,
-                samples=lambda: self.supervisor.samples,
+                total=len(inputs),
+                limit_bytes=None if limit_bytes is None else limit_bytes * len(stores),
+                samples=self._samples,
                 color=wants_color(settings.console.color, os.environ),
                 code=where.shown,
             )
-        self._progress_log = ProgressLog(output.say, loop.clock)
 
     def begin(self) -> None:
         """Start the run; it stops the loop at its end."""
-        self._port = self._worker.listen()
-        self.supervisor.preload()
+        for process in self._processes:
+            process.begin()
 
     def interrupt(self, status: int) -> None:
         """Shut down, with this exit status; the second call kills."""
-        self.supervisor.shutdown(status)
+        self._is_over = True
+        for process in tuple(self._left):
+            process.supervisor.shutdown(status)
         self._others.shutdown()
 
     def close(self) -> None:
-        """Close the worker."""
+        """Close the workers."""
         if self._status_line is not None:
             self._status_line.close()
-        self._worker.close()
+        for process in self._processes:
+            process.close()
         self._others.close()
 
-    def _finished(self) -> None:
-        self._others.when_gone(self._loop.stop)
+    @property
+    def exit_status(self) -> int:
+        """The highest of the tasks' and of what the end was asked for with."""
+        return max(self.report.status, *(one.supervisor.exit_status for one in self._processes))
 
-    def _loaded(self) -> None:
-        if not self._connected:
-            self._connected = True
-            url = f"ws://127.0.0.1:{self._port}"
-            self.supervisor.connect(worker_url(url, {}, self._settings.serving.encoding))
-            self._next()
+    def child_pids(self) -> list[int]:
+        """Return the pids of the algorithm's processes."""
+        return [pid for one in self._processes if (pid := one.child_pid())]
 
-    def _load_failed(self, failure: Failure) -> None:
-        if self._connected:
-            return  # a later process: its task is answered with the failure
-        self._output.warn(f"✘ {self.report.words(failure)}")
-        status = exit_status_of(failure.code) if failure.code in MEMORY_CODES else 4
-        self.report.note_status(status)
-        self.supervisor.shutdown(status)
+    # ---- tasks
 
-    def _next(self) -> None:
-        """Start the next task, or end the run."""
-        if self._output.out.broken:
-            if self._settings.console.output_file is not None:
-                self.report.note_status(1)  # reported at the end of the run
-            else:
-                self.report.note_broken_stdout()
-            self._end()
+    def _free_again(self, process: LocalProcess) -> None:
+        self._working.discard(process)
+        self._free.append(process)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Start a task in each free process, or end the run."""
+        if self._is_over:
             return
-        if self._output.out.waiting > HOLD_BACK:
-            self._output.out.on_drained = self._next
+        out = self._output.out
+        while self._free and not out.broken:
+            if out.waiting > HOLD_BACK:
+                out.on_drained = self._hand_out
+                return
+            if self._working and self._out_of_order_bytes() > OUT_OF_ORDER_MAX:
+                return  # the result that is waited for comes back here
+            position, data = next(self._inputs, (-1, b""))
+            if position < 0:
+                break
+            self._begin_task(self._free.popleft(), position, data)
+        if self._working:
             return
-        data = next(self._inputs, None)
-        if data is None:
+        if not out.broken:
             self._output.when_taken(self._end)  # a signal may end it before
             return
+        if self._settings.console.output_file is not None:
+            self.report.note_status(1)  # reported at the end of the run
+        else:
+            self.report.note_broken_stdout()
+        self._end()
+
+    def _begin_task(self, process: LocalProcess, position: int, data: bytes) -> None:
+        self._working.add(process)
         self._count += 1
-        name = self._store.next_local_task() if self._store is not None else f"t{self._count}"
+        store = process.store
+        name = store.next_local_task() if store is not None else f"t{self._count}"
         if self._status_line is not None:
             self._status_line.begin(name)
-        self._progress_log.begin()
-        self._worker.submit(LocalTask(name, self._job, self._name, self._name, "local", data))
+        process.begin_task(LocalTask(name, self._job, self._name, self._name, "local", data), position)
 
     def _end(self) -> None:
-        if self._worker.connected:
-            self._worker.exit(0)
-        else:
-            self.supervisor.shutdown(0)  # there was no task
+        if not self._is_over:
+            self._is_over = True
+            for process in tuple(self._left):
+                process.end()
 
-    def _ended(self, result: Result) -> None:
-        self._results[result.task] = result
-        if self.supervisor.ending:
-            # The worker gets no answer any more, so _answered() will not be called for this task.
-            save_spans(result.folder, self._worker.spans())
-            self._show(result)
+    def _finished(self, process: LocalProcess) -> None:
+        self._left.discard(process)
+        if self._left:
+            return
+        for position in sorted(self._waiting):  # the tasks before them were not run
+            self.report.print_result(self._waiting.pop(position))
+        self._others.when_gone(self._loop.stop)
 
-    def _answered(self, answer: Answer) -> None:
-        result = self._results.get(answer.task.task)
-        if result is not None:
-            save_spans(result.folder, answer.spans)
-            if result.output is None and result.status == "succeed":
-                # Another encoding: the JSON text is made of what the worker has decoded.
-                result.output = json_text(answer.message.get("data"))
-            self._show(result)
-            self._next()
+    def _load_failed(self, process: LocalProcess, failure: Failure) -> None:
+        """End the process; the others go on, and the last one ends the run."""
+        words = self.report.words(failure)
+        if words not in self._load_failures:  # mostly, what one cannot load no other can
+            self._load_failures.add(words)
+            self._output.warn(f"✘ {words}")
+        self._usable.discard(process)
+        if self._usable:
+            process.supervisor.shutdown(0)
+            return
+        status = exit_status_of(failure.code) if failure.code in MEMORY_CODES else 4
+        self.report.note_status(status)
+        self._is_over = True
+        process.supervisor.shutdown(status)
 
-    def _show(self, result: Result) -> None:
-        del self._results[result.task]
+    # ---- results
+
+    def _ended(self, process: LocalProcess, result: Result) -> None:
         if self._status_line is not None:
-            self._status_line.end()
-        self.report.show(result)
+            self._status_line.end(result.task)
+        if self._settings.local_run.parallel is not None:
+            result.position = process.position
+        self.report.note_status(result.exit_status)
+        process.output.end_lines()
+        process.output.events.result(result)
+        if self._is_ordered:
+            self._waiting[process.position] = result
+            while (next_one := self._waiting.pop(self._next_printed, None)) is not None:
+                self._next_printed += 1
+                self.report.print_result(next_one)
+        else:
+            self.report.print_result(result)
+        self.report.show_end(result)
 
-    def _progressed(self, task: LocalTask, data: Any) -> None:
+    def _out_of_order_bytes(self) -> int:
+        return sum(len(one.output or b"") for one in self._waiting.values())
+
+    # ---- the view
+
+    def _samples(self) -> Sequence[Sample]:
+        """Return those of the task; of several tasks, the sum of the last ones."""
+        each = [samples for one in self._working if (samples := one.supervisor.samples)]
+        if len(each) <= 1:
+            return each[0] if each else []
+        at, cores, memory, processes = zip(*(samples[-1] for samples in each), strict=True)
+        return [(max(at), sum(cores), sum(memory), sum(processes))]
+
+    def _progressed(self, process: LocalProcess, task: LocalTask, data: Any) -> None:
         fields = data if isinstance(data, dict) else {}
         if self._status_line is not None:
-            self._status_line.progress(fields.get("progress"), fields.get("details"))
+            self._status_line.progress(task.task, fields.get("progress"), fields.get("details"))
         elif not self._output.verbose:  # which shows every line
-            self._progress_log.progress(task.task, data)
+            process.progress_log.progress(task.task, data)
         self._output.debug(progress_line(task.task, data))
 
     def _problem(self, text: str) -> None:
-        if not self.supervisor.ending:
+        if not self._is_over:
             self._output.warn(f"✘ local worker: {text}")

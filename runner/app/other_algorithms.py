@@ -254,6 +254,10 @@ class BackgroundOutput(Output):
         """Pass on bytes that an algorithm has printed, unchanged."""
         self._to.user(stream, data)
 
+    def when_released(self, callback: Callable[[], None]) -> None:
+        """Call back once when the algorithms' pipes may be read again."""
+        self._to.when_released(callback)
+
     def say(self, text: str) -> None:
         """Write a line with --verbose only."""
         self._to.debug(text)

@@ -189,15 +189,17 @@ def _run_locally(
     pool = _begin_child(loop, settings, where, store, user_process)
     from .local_run import LocalRun
 
-    one = LocalRun(loop, settings, where, output, store, iter(inputs), pool)
-    obey_signals(loop, one.interrupt, user_process, child_pid=one.child_pid)
+    more = settings.local_run.processes(len(inputs)) - 1
+    stores = [store, *(_another(store) for _ in range(more))]
+    one = LocalRun(loop, settings, where, output, stores, inputs, pool)
+    obey_signals(loop, one.interrupt, user_process, child_pids=one.child_pids)
     try:
         one.begin()
         resume_garbage_collection()
         loop.run()
     finally:
         one.close()
-    return max(one.report.status, one.supervisor.exit_status)
+    return one.exit_status
 
 
 def _run_watching(
@@ -206,19 +208,20 @@ def _run_watching(
     from ..settings.from_options import settings_of
     from .watch import Watch
 
-    def make_store() -> Store | None:
-        # Each run closes its own store.
-        return None if store is None else Store(store.root_text, metrics_root=store.metrics_root)
-
     with contextlib.ExitStack() as stack:
 
         def read_again() -> tuple[Settings, Location]:
             return prepare(settings_of(settings.local_run.option_values, os.environ), os.environ, stack)
 
-        watch = Watch(loop, settings, where, output, make_store, inputs, read_again)
-        obey_signals(loop, watch.interrupt, child_pid=watch.child_pid)
+        watch = Watch(loop, settings, where, output, lambda: _another(store), inputs, read_again)
+        obey_signals(loop, watch.interrupt, child_pids=watch.child_pids)
         resume_garbage_collection()
         return watch.run()
+
+
+def _another(store: Store | None) -> Store | None:
+    """Return a store of the same folders: each process of the algorithm has one, and closes it at its end."""
+    return None if store is None else Store(store.root_text, metrics_root=store.metrics_root)
 
 
 def run_worker(asked: WorkerSettings) -> int:
@@ -313,7 +316,7 @@ def _serve(
         on_given_up=given_up,
     )
     supervisor = Supervisor(loop, settings, where, output, store, hooks, pool)
-    obey_signals(loop, supervisor.shutdown, user_process, child_pid=pool.child_pid)
+    obey_signals(loop, supervisor.shutdown, user_process, child_pids=lambda: [pool.child_pid()])
     if user_process is not None:
         # No other process can take the next task.
         user_process.on_gone = lambda: loop.after(0, end_with_user_process)
@@ -336,18 +339,18 @@ def obey_signals(
     shutdown: Callable[[int], None],
     user_process: UserProcessAttachment | None = None,
     *,
-    child_pid: Callable[[], int] = lambda: 0,
+    child_pids: Callable[[], list[int]] = list,
 ) -> None:
     """Have each of STOP_SIGNALS call shutdown(128 + N), and what the user's process passes on.
 
-    child_pid: returns the algorithm's process, which gets the USER_SIGNALS that it handles; 0 when there is
-    none.
+    child_pids: returns the algorithm's processes, which get the USER_SIGNALS that they handle.
     """
     if user_process is not None:
         user_process.interrupt = shutdown
 
     def received(number: int) -> None:
-        if number not in USER_SIGNALS or not _pass_on(number, child_pid()):
+        passed_on = [pid for pid in child_pids() if number in USER_SIGNALS and _pass_on(number, pid)]
+        if not passed_on:
             shutdown(128 + number)
 
     for number in STOP_SIGNALS:

@@ -195,8 +195,8 @@ class LastResultReport(TaskReport):
 
     last: Result | None = None
 
-    def show(self, result: Result) -> None:
-        super().show(result)
+    def print_result(self, result: Result) -> None:
+        super().print_result(result)
         self.last = result
 
 
@@ -277,9 +277,9 @@ class Watch:
         finally:
             self._changes.close()
 
-    def child_pid(self) -> int:
-        """Return the pid of the algorithm's process; 0 when there is none."""
-        return self._run.child_pid() if self._run is not None else 0
+    def child_pids(self) -> list[int]:
+        """Return the pids of the algorithm's processes."""
+        return self._run.child_pids() if self._run is not None else []
 
     def interrupt(self, status: int) -> None:
         """Shut down; immediately while nothing runs."""
@@ -292,8 +292,8 @@ class Watch:
     def _run_once(self) -> int:
         run = LocalRun(
             *(self._loop, self._settings, self._where, self._output),
-            self._make_store(),
-            iter(self._inputs),
+            [self._make_store() for _ in range(self._settings.local_run.processes(len(self._inputs)))],
+            self._inputs,
         )
         report = run.report = LastResultReport(self._settings, self._output)
         self._run = run
@@ -303,7 +303,7 @@ class Watch:
         finally:
             self._run = None
             run.close()
-        status = max(report.status, run.supervisor.exit_status)
+        status = run.exit_status
         if status == 0 and report.last is not None:
             self._good = GoodResult(report.last, time.time())
         elif self._ended_by is None:

@@ -13,6 +13,10 @@ from ..protocol.task_state import State
 class EventSink:
     """Ignores every event: the sink of a run without --output jsonl."""
 
+    def for_one_process(self) -> EventSink:
+        """Return the sink for one of several processes that run at once."""
+        return self
+
     def begin(self, ids: TaskIds) -> None:
         """Events from now on belong to this task."""
 

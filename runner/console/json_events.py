@@ -46,6 +46,10 @@ class JsonEvents(EventSink):
         self._lines: dict[str, LineSplitter] = {}
         self._dropped = 0
 
+    def for_one_process(self) -> JsonEvents:
+        """Return a sink whose events carry the task of that process."""
+        return JsonEvents(self._writer)
+
     def begin(self, ids: TaskIds) -> None:
         """Events from now on carry this task's id."""
         self._end_lines()

@@ -1,6 +1,7 @@
 """The status line at the bottom of a terminal during a local run: what the task is doing.
 
     ▶ t3  2 of 10 done  00:14  cpu 0.98  mem 212 MiB of 512 MiB ▂▃▅▇  40 %  ━━━━━━────  epoch 3
+    ▶ 4 tasks  2 of 10 done  00:14  cpu 3.91  mem 848 MiB of 2 GiB ▄      with --parallel: of all together
 
 It is drawn a few times a second from the samples that exist anyway, removed before anything else is written,
 and not drawn while the terminal is slow or the algorithm is in the middle of a line of its own. rich renders
@@ -36,6 +37,16 @@ _LEAST_DETAILS = 8
 Sample = tuple[float, float, int, int]
 
 
+class ShownTask:
+    """What the line shows of a task."""
+
+    progress: float | None = None
+    details: str = ""
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+
+
 def can_be_drawn(environ: Mapping[str, str], fd: int = 2) -> bool:
     """Whether the descriptor is a terminal that can erase a line."""
     return os.isatty(fd) and environ.get("TERM", "dumb") != "dumb"
@@ -65,36 +76,38 @@ class StatusLine:
         self._limit_bytes = limit_bytes
         self._samples = samples
         self._no_color = not color
-        self._task: str | None = None
+        self._tasks: dict[str, ShownTask] = {}
         self._loading: str | None = code
         self._began = loop.clock()
         self._done = 0
-        self._progress: float | None = None
-        self._details = ""
         self._ready = False
         self._timer: Timer = loop.after(START_S, self._load)
 
     def begin(self, task: str) -> None:
         """Show this task from now on."""
-        self._task, self._began, self._loading = task, self._loop.clock(), None
-        self._progress, self._details = None, ""
+        self._loading = None
+        self._tasks[task] = ShownTask(self._loop.clock())
 
-    def progress(self, percent: object, details: object) -> None:
-        """Show the progress that the algorithm has reported."""
+    def progress(self, task: str, percent: object, details: object) -> None:
+        """Show the progress that a task has reported."""
+        shown = self._tasks.get(task)
+        if shown is None:
+            return
         if isinstance(percent, int | float):
-            self._progress = min(100.0, max(0.0, float(percent)))
-        self._details = "" if details is None else " ".join(str(details).split())[:200]
+            shown.progress = min(100.0, max(0.0, float(percent)))
+        shown.details = "" if details is None else " ".join(str(details).split())[:200]
 
-    def end(self) -> None:
-        """Remove the line: the task is over."""
-        self._task = None
+    def end(self, task: str) -> None:
+        """Remove the line: the task is over. Where others run, the next tick draws it again."""
+        self._tasks.pop(task, None)
         self._done += 1
         self._output.show_status(None)
 
     def close(self) -> None:
         """Remove the line for good."""
         self._timer.cancel()
-        self._task = self._loading = None
+        self._loading = None
+        self._tasks.clear()
         self._ready = False
         self._output.show_status(None)
 
@@ -109,7 +122,7 @@ class StatusLine:
 
     def _tick(self) -> None:
         elapsed_s = self._loop.clock() - self._began
-        if self._ready and self._task is not None:
+        if self._ready and self._tasks:
             self._output.show_status(self._render())
         elif self._loading is not None and elapsed_s >= LOADING_S:
             line = f"◌ loading {self._loading}  {_clock(elapsed_s)}"
@@ -124,27 +137,30 @@ class StatusLine:
         from rich.text import Text
 
         width = _columns()
-        cells: list[Text | ProgressBar] = [Text(f"▶ {self._task}", style="bold cyan")]
+        (name, task), *others = self._tasks.items()
+        what = f"{1 + len(others)} tasks" if others else name
+        cells: list[Text | ProgressBar] = [Text(f"▶ {what}", style="bold cyan")]
         if self._total > 1:
             cells.append(Text(f"{self._done} of {self._total} done"))
-        cells.append(Text(_clock(self._loop.clock() - self._began)))
+        cells.append(Text(_clock(self._loop.clock() - task.began)))
         samples = self._samples()
         if samples:
             _, cores, used_bytes, _ = samples[-1]
             cells.append(Text(f"cpu {cores:.2f}"))
             cells.append(self._memory(Text, used_bytes, samples))
-        if self._progress is not None:
-            cells.append(Text(f"{self._progress:.0f} %"))
-            cells.append(ProgressBar(total=100, completed=self._progress, width=_BAR))
-        if self._details:
-            cells.append(Text(self._details, style="dim"))
+        if task.progress is not None and not others:
+            cells.append(Text(f"{task.progress:.0f} %"))
+            cells.append(ProgressBar(total=100, completed=task.progress, width=_BAR))
+        details = "" if others else task.details
+        if details:
+            cells.append(Text(details, style="dim"))
         # A narrow terminal drops the last cells first; only the details are shortened.
         grid = Table.grid(padding=(0, 2), pad_edge=False)
         row, left = [], width
         for cell in cells:
             own = _BAR if isinstance(cell, ProgressBar) else cell.cell_len
             if own > left:
-                if left < _LEAST_DETAILS or cell is not cells[-1] or not self._details:
+                if left < _LEAST_DETAILS or cell is not cells[-1] or not details:
                     break
                 own = left
             row.append(cell)

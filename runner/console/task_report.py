@@ -44,13 +44,17 @@ class TaskReport:
         """Print the result of a task, and report how it ended."""
         self.note_status(result.exit_status)
         self._output.events.result(result)
+        self.print_result(result)
+        self.show_end(result)
+
+    def print_result(self, result: Result) -> None:
+        """Print the result of a task to stdout."""
         if self._settings.console.events:
             pass  # written as an event
         elif self._settings.console.json:
             self._output.result(result.line())
         elif result.output is not None:
             self._output.result(result.output)
-        self.show_end(result)
 
     def show_end(self, result: Result) -> None:
         """Report in a line how a task ended."""

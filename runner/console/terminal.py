@@ -56,8 +56,8 @@ class Output:
         self._has_status = False
         self._lines: list[str] = []  #: lines that wait for others
         self._joined = loop.alarm(self._write_lines)
-        #: Called when the algorithm's pipes may be read again.
-        self.on_release: Callable[[], None] = lambda: None
+        #: Called once when the algorithm's pipes may be read again.
+        self._held_back: list[Callable[[], None]] = []
         self.out.on_release = self.err.on_release = self._release
 
     def show_status(self, line: str | None) -> None:
@@ -81,20 +81,33 @@ class Output:
 
     def user(self, stream: str, data: bytes) -> None:
         """Pass on bytes that the algorithm has printed, unchanged."""
+        self.events.printed(stream, data)
+        self.pass_on(stream, data)
+
+    def pass_on(self, stream: str, data: bytes) -> None:
+        """Write what the algorithm has printed; no event."""
         if self._lines:
             self._write_lines()
         self.show_status(None)
-        self.events.printed(stream, data)
         (self.out if stream == "stdout" and not self._local else self.err).write(data)
+
+    def end_lines(self) -> None:
+        """Pass on lines that are kept until they are finished: none."""
 
     @property
     def holding(self) -> bool:
-        """Whether the algorithm's output must stay in its pipes until on_release() is called."""
+        """Whether the algorithm's output must stay in its pipes; when_released() says until when."""
         return self.out.state is WriterState.HOLDING or self.err.state is WriterState.HOLDING
+
+    def when_released(self, callback: Callable[[], None]) -> None:
+        """Call back once when the algorithm's pipes may be read again."""
+        self._held_back.append(callback)
 
     def _release(self) -> None:
         if not self.holding:
-            self.on_release()
+            callbacks, self._held_back = self._held_back, []
+            for callback in callbacks:
+                callback()
 
     def when_taken(self, callback: Callable[[], None]) -> None:
         """Call back once the readers have taken everything: immediately if they have already."""
@@ -110,24 +123,29 @@ class Output:
         if self._quiet:
             return
         if self._local:
-            self._line(text)
+            self.line(text)
             return
         # Wait for further lines about tasks, to write them together.
         self._lines.append(text)
         if len(self._lines) == 1:
             self._joined.set(JOIN_LINES_S)
 
+    def announce(self, text: str) -> None:
+        """Write a line as say() does; with several processes, once for all of them."""
+        self.say(text)
+
     def warn(self, text: str) -> None:
         """Write a line to stderr, even with --quiet, and a `warning` event."""
         self.events.emit("warning", {"text": text})
-        self._line(text)
+        self.line(text)
 
     def debug(self, text: str) -> None:
         """Write a line to stderr with --verbose only."""
         if self.verbose:
-            self._line(text)
+            self.line(text)
 
-    def _line(self, text: str) -> None:
+    def line(self, text: str) -> None:
+        """Write a line to stderr, even with --quiet."""
         self._lines.append(text)
         self._write_lines()
 

@@ -31,6 +31,7 @@ def describe_run(settings: Settings, environ: Mapping[str, str]) -> dict[str, An
             "inProcess": settings.local_run.in_process,
             "outputFile": settings.console.output_file,
             "tasks": tasks,
+            "processes": _processes(settings, tasks),
             "url": None if settings.local_run.is_local else settings.serving.url,
             "encoding": settings.serving.encoding,
             "entry": where.shown,
@@ -56,6 +57,11 @@ def _count_tasks(settings: Settings) -> int | None:
     if "-" in settings.local_run.inputs or settings.local_run.tasks == "-":
         return None
     return sum(1 for _ in read_inputs(settings.local_run.inputs, settings.local_run.tasks, settings.code.cwd))
+
+
+def _processes(settings: Settings, tasks: int | None) -> int:
+    most = settings.local_run.parallel or 1
+    return most if tasks is None else settings.local_run.processes(tasks)
 
 
 def _folder(settings: Settings, where: Location) -> str:
@@ -98,7 +104,9 @@ def lines_of(run: Mapping[str, Any]) -> list[str]:
     if run["local"]:
         count = run["tasks"]
         what = "the tasks from stdin" if count is None else f"{count} task{'s' if count != 1 else ''}"
-        shown = [f"would run {what} locally, and end"]
+        count = run["processes"]
+        several = f" in {count} processes" if count > 1 else ""
+        shown = [f"would run {what} locally{several}, and end"]
     else:
         shown = [f"would serve the worker at {run['url']} until stopped"]
     function = "" if run["function"] == "start" else f":{run['function']}"

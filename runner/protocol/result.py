@@ -37,6 +37,7 @@ class Result:
     protection: dict[str, Any] | None = None
     stop_s: float | None = None  #: from the asking to the end, of a task that was asked
     problems: list[str] = field(default_factory=list)
+    position: int | None = None  #: of its input, in a run with --parallel
 
     @property
     def _code(self) -> str:
@@ -99,5 +100,8 @@ class Result:
 
     def line(self) -> bytes:
         """Return the object of --json, on one line."""
-        facts = json.dumps(self.facts(), separators=(",", ":"))
-        return b'%s,"output":%s}' % (facts[:-1].encode(), self.output if self.output is not None else b"null")
+        facts = self.facts()
+        if self.position is not None:
+            facts["inputIndex"] = self.position
+        text = json.dumps(facts, separators=(",", ":"))
+        return b'%s,"output":%s}' % (text[:-1].encode(), self.output if self.output is not None else b"null")

@@ -36,7 +36,10 @@ class RunOptions(TypedDict, total=False):
     files: int | None
     disk: int | str | None
     no_limits: bool
+    total_mem: int | str | None
+    total_cpu: float | str | None
     gpu: int | None
+    parallel: int | None
     state_dir: str | os.PathLike[str] | None
 
 

@@ -60,6 +60,7 @@ class TaskResult:
     cpu_s: float | None  #: CPU time of all processes
     metrics_dir: Path | None  #: folder of the task's event files
     logs: TaskLogs | None
+    input_index: int | None = None  #: position of its input, from 0; None: not run with parallel=
 
     @property
     def ok(self) -> bool:
@@ -132,4 +133,5 @@ def _result(told: Mapping[str, Any]) -> TaskResult:
         cpu_s=told["cpuSeconds"],
         metrics_dir=None if told["metricsDir"] is None else Path(told["metricsDir"]),
         logs=None if logs is None else TaskLogs(Path(logs["stdout"]), Path(logs["stderr"])),
+        input_index=told.get("inputIndex"),
     )

@@ -75,7 +75,8 @@ def run(
         status = command.wait()
     if len(command.results) < count or (count == 0 and status != 0):
         raise error_of(status, command, count)
-    return command.results
+    # With parallel= they have come as their tasks ended.
+    return sorted(command.results, key=lambda result: result.input_index or 0)
 
 
 def _write_tasks(file: IO[bytes], inputs: Iterable[Any]) -> int:

@@ -73,7 +73,6 @@ class ChildMessageHandler:
         self._on_loaded = on_loaded
         self._on_load_failed = on_load_failed
         self._held: set[Child] = set()  #: children whose output is not read for now
-        output.on_release = self._release_output
         self._of_task: dict[type, Callable[[Child, ActiveTask, Any], None]] = {
             Initialized: self._initialized,
             Done: self._done,
@@ -224,6 +223,8 @@ class ChildMessageHandler:
         """A child has printed: that goes on as it came, and into the task's record."""
         self._output.user(stream, data)
         if self._output.holding:
+            if not self._held:
+                self._output.when_released(self._release_output)
             self._held.add(child)
             child.hold_output(True)
         if child is not self._pool.child:

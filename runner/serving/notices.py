@@ -113,7 +113,7 @@ class Notices:
 
     def _protection(self, protection: Protection) -> None:
         limits = self._settings.limits
-        say = self._output.say if limits != NO_LIMITS else self._say
+        say = self._output.announce if limits != NO_LIMITS else self._say
         shown = "none" if limits == NO_LIMITS else limits.shown()
         if not limits.enforced:
             shown = "none, usage is only measured"

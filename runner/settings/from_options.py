@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...sandbox.shared.limits import Limits, parse_size
 from ..errors import SettingsError
 from .descriptor_search import find
-from .limit_options import limits_of
+from .limit_options import TOTAL_OPTIONS, limits_of, recorded_shares
 from .options import BY_NAME, OPTIONS
 from .parsing import PORT_MAX, parse_count, parse_named_paths, parse_seconds, parse_variables
 from .settings import (
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 #: Limits of the records when serving, which may take weeks: HKube's storage has the larger values.
 KEEP_SERVING = 1000
 KEEP_VALUES_SERVING = 256 * 1024
+#: Each process of --parallel takes some 30 descriptors of ours, of the usual 1024.
+PARALLEL_MAX = 1000
 
 
 def worker_settings_of(values: Mapping[str, Any]) -> WorkerSettings:
@@ -53,7 +55,7 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
     """Return the settings for these option values; raises SettingsError with one sentence."""
     local_run = _local_run(values)
     descriptor = _descriptor(values)
-    limits, limits_from = limits_of(values, environ, descriptor)
+    limits, limits_from = limits_of(values, environ, descriptor, processes=local_run.parallel or 1)
     notes: tuple[str, ...] = ()
     if local_run.in_process:
         limits, notes = _in_process(values, limits)
@@ -63,7 +65,7 @@ def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settin
     return Settings(
         code,
         _serving(values, environ),
-        _records(values, local=local_run.is_local),
+        _records({**values, **recorded_shares(values, limits)}, local=local_run.is_local),
         limits=limits,
         limits_from=limits_from,
         gpus=_gpus(values, descriptor),
@@ -84,18 +86,33 @@ def _local_run(values: Mapping[str, Any]) -> LocalRunSettings:
     watch = bool(values.get("watch"))
     if watch and not inputs and tasks is None:
         raise SettingsError("--watch runs inputs again when the code has changed: give --input or --tasks")
+    is_local = bool(inputs) or tasks is not None
     return LocalRunSettings(
-        is_local=bool(inputs) or tasks is not None,
+        is_local=is_local,
         inputs=inputs,
         tasks=tasks,
         watch=watch,
         option_values=values if watch else {},
         in_process=bool(values.get("in_process") or values.get("pdb")),
         pdb=bool(values.get("pdb")),
+        parallel=_parallel(values, local=is_local),
+        unordered=bool(values.get("unordered")),
         algorithms=parse_named_paths(values, BY_NAME["algorithm"]),
         pipelines=parse_named_paths(values, BY_NAME["pipeline"]),
         data_sources=parse_named_paths(values, BY_NAME["datasource"]),
     )
+
+
+def _parallel(values: Mapping[str, Any], *, local: bool) -> int | None:
+    count = parse_count(values, BY_NAME["parallel"], most=PARALLEL_MAX)
+    if count is not None and not local:
+        raise SettingsError(
+            "--parallel is for local runs: give --input or --tasks; HKube's worker serves one task"
+        )
+    for option in (*TOTAL_OPTIONS, BY_NAME["unordered"]):
+        if count is None and values.get(option.name) not in (None, False):
+            raise SettingsError(f"{option.flag} is for several processes at once: give --parallel with it")
+    return count
 
 
 def _code(values: Mapping[str, Any], descriptor: Descriptor | None) -> CodeSource:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...sandbox.shared.container_memory import child_memory_bytes, container_memory_bytes
 from ...sandbox.shared.limits import (
+    LEAST_MEMORY_BYTES,
     MEM_MODES,
     Limit,
     Limits,
@@ -16,6 +17,7 @@ from ...sandbox.shared.limits import (
     parse_cpu,
     parse_memory,
 )
+from ..errors import SettingsError
 from .option import Option
 from .parsing import parse_count, parse_quantity, parse_seconds
 
@@ -79,6 +81,26 @@ _NO_LIMITS = Option(
     in_worker=True,
     is_recorded=True,
 )
+_TOTAL_MEM = Option(
+    "total_mem",
+    ("--total-mem",),
+    "Memory limit for all processes of --parallel N together: each gets an N-th of it as its limit, or --mem"
+    " if that is less.",
+    metavar=Unit.BYTES.value,
+    group="Limits",
+    python=_PYTHON[Unit.BYTES],
+)
+_TOTAL_CPU = Option(
+    "total_cpu",
+    ("--total-cpu",),
+    "CPU limit for all processes of --parallel N together: each gets an N-th of it as its limit, or --cpu if"
+    " that is less.",
+    metavar=Unit.CORES.value,
+    group="Limits",
+    python=_PYTHON[Unit.CORES],
+)
+#: The limits for all processes of a run together.
+TOTAL_OPTIONS = (_TOTAL_MEM, _TOTAL_CPU)
 #: In the order in which help texts show them.
 LIMIT_OPTIONS: tuple[Option, ...] = (
     *(
@@ -86,6 +108,7 @@ LIMIT_OPTIONS: tuple[Option, ...] = (
         for one in OPTION_OF.values()
         for option in ((one, _MEM_MODE) if one is OPTION_OF["memory_bytes"] else (one,))
     ),
+    *TOTAL_OPTIONS,
     _NO_LIMITS,
 )
 
@@ -95,25 +118,30 @@ def limits_of(
     environ: Mapping[str, str] | None = None,
     descriptor: Descriptor | None = None,
     *,
+    processes: int = 1,
     root: str = "/",
 ) -> tuple[Limits, str]:
     """Return the limits, and the source of those that neither an option nor a variable set ("" if none).
 
     A limit that nobody wrote down is not enforced, with one exception: in a container that has a memory
     limit, the algorithm gets that limit less what hkrunner needs, so that it is ended with a reason before
-    the container is ended without one. Raises SettingsError.
+    the container is ended without one. What is for all `processes` together, they share equally: so none of
+    them is ever killed for what another one uses. Raises SettingsError.
     """
     values, origins = _with_descriptor(values, environ or {}, descriptor)
     found = {field: _value(limit, OPTION_OF[field], values) for field, limit in declared_limits().items()}
     source = ""
     if descriptor is not None and any(one.endswith(f"in {descriptor.shown}") for one in origins.values()):
         source = descriptor.shown
+    _share_totals(values, processes, found, origins)
     is_enforced = not values.get("no_limits")
     if found["memory_bytes"] is None and is_enforced:
         container = container_memory_bytes(root=root)
         if container is not None:
-            found["memory_bytes"] = child_memory_bytes(container)
+            found["memory_bytes"] = child_memory_bytes(container, processes=processes)
             origins["memory_bytes"] = f"the container's {format_bytes(container)} less what hkrunner needs"
+            if processes > 1:
+                origins["memory_bytes"] += f", shared by {processes} processes"
             source = ", ".join(filter(None, (f"memory: {origins['memory_bytes']}", source)))
     return Limits(
         **found,
@@ -121,6 +149,39 @@ def limits_of(
         enforced=is_enforced,
         origins=tuple(origins.items()),
     ), source
+
+
+def _share_totals(
+    values: Mapping[str, Any], processes: int, found: dict[str, Any], origins: dict[str, str]
+) -> None:
+    """Lower the limits to each process's share of the totals."""
+    for field, option, parse in (
+        ("memory_bytes", _TOTAL_MEM, parse_memory),
+        ("cpu_cores", _TOTAL_CPU, parse_cpu),
+    ):
+        total = parse_quantity(values, option, parse)
+        if total is None:
+            continue
+        # Whole KiB, so that the record of a task can contain it as text.
+        share = total / processes if field == "cpu_cores" else int(total) // processes // 1024 * 1024
+        if field == "memory_bytes" and share < LEAST_MEMORY_BYTES:
+            least = format_bytes(LEAST_MEMORY_BYTES)
+            raise SettingsError(
+                f"{option.flag} {values[option.name]}: {processes} processes would get less than {least} each"
+            )
+        if found[field] is None or share < found[field]:
+            found[field] = share
+            origins[field] = f"{option.flag} {values[option.name]} for {processes} processes"
+
+
+def recorded_shares(values: Mapping[str, Any], limits: Limits) -> dict[str, str]:
+    """Return the options that give one process the limits that the totals have set."""
+    found = {}
+    if values.get("total_mem") is not None and limits.memory_bytes is not None:
+        found["mem"] = f"{limits.memory_bytes // 1024}Ki"
+    if values.get("total_cpu") is not None and limits.cpu_cores is not None:
+        found["cpu"] = repr(limits.cpu_cores)
+    return found
 
 
 def _with_descriptor(

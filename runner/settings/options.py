@@ -168,6 +168,21 @@ _LOCAL_RUN = (
         " ones.",
         metavar="TASK",
     ),
+    Option(
+        "parallel",
+        ("--parallel",),
+        "Run the tasks in up to N processes at once, each under its own limits. Results come in the order of"
+        " the inputs.",
+        default_text="one process",
+        metavar="N",
+        python="int | None",
+        needs_process=True,
+    ),
+    flag(
+        "unordered",
+        ("--unordered",),
+        "With --parallel, print the results as the tasks end.",
+    ),
     flag(
         "json",
         ("-j", "--json"),

@@ -65,9 +65,15 @@ class LocalRunSettings(NamedTuple):
     option_values: Mapping[str, Any] = {}
     in_process: bool = False
     pdb: bool = False
+    parallel: int | None = None  #: most processes at once; None: --parallel was not given, which means one
+    unordered: bool = False  #: print results as tasks end
     algorithms: Mapping[str, str] = {}  #: name -> file, as written
     pipelines: Mapping[str, str] = {}  #: name -> file, as written
     data_sources: Mapping[str, str] = {}  #: id -> folder, as written
+
+    def processes(self, inputs: int) -> int:
+        """Return the number of processes for so many inputs."""
+        return max(1, min(self.parallel or 1, inputs))
 
 
 class Records(NamedTuple):

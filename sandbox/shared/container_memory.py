@@ -56,7 +56,10 @@ def _limits_upwards(mount: str, path: str, name: str) -> list[int]:
     return found
 
 
-def child_memory_bytes(container_bytes: int, *, boards: int = 0) -> int:
-    """Return what the child's tree may use of its container: the rest after us, never less than half."""
-    ours = PARENT_BYTES + WARDEN_BYTES + boards * BOARD_BYTES + int(container_bytes * KERNEL_SHARE)
-    return max(container_bytes - ours, container_bytes // 2)
+def child_memory_bytes(container_bytes: int, *, boards: int = 0, processes: int = 1) -> int:
+    """Return what each child's tree may use of its container: the rest after us, never less than half, shared
+    equally by the processes of the algorithm.
+    """
+    ours = PARENT_BYTES + boards * BOARD_BYTES + processes * WARDEN_BYTES
+    ours += int(container_bytes * KERNEL_SHARE)
+    return max(container_bytes - ours, container_bytes // 2) // processes

@@ -85,12 +85,14 @@ class RecordingOutput:
         self.lines: list[str] = []
         self.printed = b""
         self.events = EventSink()
-        self.on_release: Callable[[], None] = lambda: None
 
     def say(self, text: str) -> None:
         self.lines.append(text)
 
-    warn = say
+    warn = announce = say
+
+    def when_released(self, callback: Callable[[], None]) -> None:
+        raise AssertionError("nothing is held")
 
     def debug(self, text: str) -> None:
         pass

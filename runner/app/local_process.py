@@ -1,0 +1,145 @@
+"""One process of the algorithm in a local run, with both sides of its connection.
+
+    LocalRun -> LocalProcess: LocalWorker <-ws-> Supervisor -> child
+
+A run with --parallel has several, each with its own child, record link and embedded worker: what happens to
+one of them is nothing to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ...boards.runs.store import Store
+from ...sandbox.codec.codec import json_text
+from ...sandbox.shared.entry import Location
+from ..console.task_report import ProgressLog
+from ..console.terminal import Output
+from ..io.loop import Loop
+from ..protocol.messages import Failure
+from ..protocol.result import Result
+from ..serving.child_pool import ChildPool
+from ..serving.supervisor import Hooks, Supervisor
+from ..settings.settings import Settings
+from ..settings.worker_url import worker_url
+from ..worker_stub.catalog import Catalog
+from ..worker_stub.server import Answer, LocalTask, LocalWorker
+from .other_algorithms import save_spans
+
+
+@dataclass
+class LocalProcessListener:
+    """Callbacks for what a process does."""
+
+    on_loaded: Callable[[LocalProcess], None]  #: it takes tasks from now on
+    on_load_failed: Callable[[LocalProcess, Failure], None]
+    on_result: Callable[[LocalProcess, Result], None]  #: of its task
+    on_free: Callable[[LocalProcess], None]  #: its task has ended, and it takes the next one
+    on_progress: Callable[[LocalProcess, LocalTask, Any], None]
+    on_finished: Callable[[LocalProcess], None]  #: nothing is left of it
+
+
+class LocalProcess:
+    """Runs one task after another in a child of its own."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        where: Location,
+        output: Output,
+        store: Store | None,
+        catalog: Catalog,
+        listener: LocalProcessListener,
+        pool: ChildPool | None = None,
+    ) -> None:
+        """pool: holds the algorithm's process, if that was started already."""
+        self.output = output
+        self.store = store
+        self.progress_log = ProgressLog(output.say, loop.clock)
+        self.position = 0  #: of the input of its task
+        self._encoding = settings.serving.encoding
+        self._listener = listener
+        self._result: Result | None = None
+        self._is_loaded = False
+        hooks = Hooks(
+            on_result=self._ended,
+            on_loaded=self._loaded,
+            on_load_failed=self._load_failed,
+            on_finished=self._finished,
+        )
+        pool = pool or ChildPool(loop, settings, where, store.environment() if store is not None else {})
+        #: Returns the pid of the algorithm's process; 0 when there is none.
+        self.child_pid = pool.child_pid
+        self.supervisor = Supervisor(loop, settings, where, output, store, hooks, pool)
+        self._worker = LocalWorker(
+            loop,
+            on_answer=self._answered,
+            on_problem=self._problem,
+            on_progress=lambda task, data: listener.on_progress(self, task, data),
+            catalog=catalog,
+        )
+
+    def begin(self) -> None:
+        """Start the child."""
+        self._port = self._worker.listen()
+        self.supervisor.preload()
+
+    def begin_task(self, task: LocalTask, position: int) -> None:
+        """Start the task; the process must be free. `position`: of its input."""
+        self.position = position
+        self.progress_log.begin()
+        self._worker.submit(task)
+
+    def end(self) -> None:
+        """End in order: there are no more tasks."""
+        if self._worker.connected:
+            self._worker.exit(0)
+            return
+        self.supervisor.shutdown(0)  # there was no task
+        if not self._is_loaded:
+            self.supervisor.shutdown(0)  # what it loads has no use any more
+
+    def close(self) -> None:
+        """Close the worker."""
+        self._worker.close()
+
+    def _loaded(self) -> None:
+        if not self._is_loaded:
+            self._is_loaded = True
+            self.supervisor.connect(worker_url(f"ws://127.0.0.1:{self._port}", {}, self._encoding))
+            self._listener.on_loaded(self)
+
+    def _load_failed(self, failure: Failure) -> None:
+        if not self._is_loaded:  # else it is a later child: its task is answered with the failure
+            self._listener.on_load_failed(self, failure)
+
+    def _ended(self, result: Result) -> None:
+        self._result = result
+        if self.supervisor.ending:
+            # The worker gets no answer any more, so _answered() will not be called for this task.
+            save_spans(result.folder, self._worker.spans())
+            self._pass_on(result)
+
+    def _answered(self, answer: Answer) -> None:
+        result = self._result
+        if result is not None and result.task == answer.task.task:
+            save_spans(result.folder, answer.spans)
+            if result.output is None and result.status == "succeed":
+                # Another encoding: the JSON text is made of what the worker has decoded.
+                result.output = json_text(answer.message.get("data"))
+            self._pass_on(result)
+            self._listener.on_free(self)
+
+    def _pass_on(self, result: Result) -> None:
+        self._result = None
+        self._listener.on_result(self, result)
+
+    def _problem(self, text: str) -> None:
+        if not self.supervisor.ending:
+            self.output.warn(f"✘ local worker: {text}")
+
+    def _finished(self) -> None:
+        self._listener.on_finished(self)
