@@ -175,7 +175,8 @@ class Notices:
         """The task of this name is asked to stop; None: everything is, while a task runs."""
         what = ":" if task is None else f" task {task}: stop() is called,"
         patience = f"{self._settings.serving.grace_s:g} s to end" if may_kill else "it is waited for"
-        self._output.say(f"■ stopping{what} {patience}")
+        say = self._output.announce if task is None else self._output.say
+        say(f"■ stopping{what} {patience}")
 
     def stop_failed(self, name: str, error: object) -> None:
         """The user's stop() has raised."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 #: Limits of the records when serving, which may take weeks: HKube's storage has the larger values.
 KEEP_SERVING = 1000
 KEEP_VALUES_SERVING = 256 * 1024
-#: Each process of --parallel takes some 30 descriptors of ours, of the usual 1024.
+#: More processes than any machine of today has use for: a typing mistake.
 PARALLEL_MAX = 1000
 
 

@@ -203,3 +203,27 @@ def test_a_line_that_may_wait_goes_out_with_the_next_or_by_itself(loop: Loop, pi
     output.say("last")
     output.close()
     assert os.read(reading, 100) == b"last\n"
+
+
+def test_everybody_who_waits_is_called_once_when_pipes_may_be_read_again(
+    loop: Loop, pipe: tuple[int, int]
+) -> None:
+    reading, writing = pipe
+    output = Output(loop, local=True)
+    output.err = NonblockingWriter(loop, writing)
+    output.err.on_release = output.out.on_release
+    output.user("stderr", b"x" * (BUFFER_MAX + 1_000_000))
+    assert output.holding
+    called: list[str] = []
+    output.when_released(lambda: called.append("first"))
+    output.when_released(lambda: called.append("second"))
+
+    def reads() -> bool:
+        while select.select([reading], [], [], 0)[0]:
+            os.read(reading, 1_000_000)
+        return len(called) >= 2
+
+    turn_until(loop, reads)
+    output.user("stderr", b"x" * (BUFFER_MAX + 1_000_000))
+    turn_until(loop, lambda: (reads(), not output.holding)[1])
+    assert called == ["first", "second"]
