@@ -227,3 +227,5 @@ def test_everybody_who_waits_is_called_once_when_pipes_may_be_read_again(
     output.user("stderr", b"x" * (BUFFER_MAX + 1_000_000))
     turn_until(loop, lambda: (reads(), not output.holding)[1])
     assert called == ["first", "second"]
+    turn_until(loop, lambda: (reads(), not output.err.waiting)[1])
+    output.close()
