@@ -1,8 +1,8 @@
-"""Names that say which process made them, so that a later one can remove what SIGKILL has left.
+"""Names that identify the process that made them, so that a later one can remove what a killed one has left.
 
-A pid alone proves nothing: it is used again, and a folder may be shared by containers, or by machines over a
-network. So a name holds the boot of the machine, the pid namespace, the pid, and when its process started.
-Only a process of the same boot and namespace can say that the maker has ended, and only then is it removed.
+A pid alone proves nothing: pids are reused, and a folder may be shared by containers, or by machines over a
+network. So a name holds the boot id of the machine, the pid namespace, the pid, and the process's start time.
+Only a process of the same boot and namespace can know that the maker has ended, and only then is it removed.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import stat
 
 from . import procfs
 
-#: Entries looked at in one folder: it may be a temporary directory that holds any number.
+#: Most entries read in one folder: a temporary directory may hold any number.
 ENTRIES_LOOKED_AT = 10_000
 
 
 def signed_name(prefix: str, suffix: str = "") -> str:
-    """Return a new name that says which process has made it, where /proc can tell."""
+    """Return a new name that identifies this process, where /proc allows it."""
     return f"{prefix}{_maker()}{os.urandom(4).hex()}{suffix}"
 
 
 def remove_abandoned(folder: str, prefix: str, suffix: str = "", *, only_empty: bool = False) -> None:
-    """Remove from the folder what processes of this user left under signed names and have ended since.
+    """Remove from the folder what ended processes of this user have left there under signed names.
 
     `only_empty`: folders with anything in them stay.
     """
@@ -38,7 +38,7 @@ def remove_abandoned(folder: str, prefix: str, suffix: str = "", *, only_empty: 
 
 
 def _maker() -> str:
-    """Return what identifies this process; empty where /proc cannot tell: it may be another namespace's."""
+    """Return what identifies this process; "" where /proc is missing, or is another namespace's."""
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
             return ""
@@ -54,7 +54,7 @@ def _here() -> str:
 
 
 def _has_ended(maker: str) -> bool:
-    """Whether the process that signed is certainly gone; False for one of elsewhere."""
+    """Whether the process that made the name has certainly ended; False for another machine's or boot's."""
     here, pid, started = [*maker.rsplit("-", 2), "", ""][:3]
     if not (pid.isdecimal() and started.isdecimal() and _maker() and here == _here()):
         return False

@@ -1,4 +1,4 @@
-"""What we ask of Linux that the standard library has no word for."""
+"""Linux system calls that the standard library does not offer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def become_subreaper(on: bool = True) -> None:
-    """From now on, orphans below us become our children instead of init's."""
+    """From now on, orphaned descendants become children of this process instead of init."""
     _prctl(_PR_SET_CHILD_SUBREAPER, int(on))
 
 
@@ -40,19 +40,19 @@ def die_with_parent(parent: int) -> None:
 
 
 def show_to_same_user() -> None:
-    """Undo hide_from_same_user(), whose effect a forked process inherits: /proc/self is its own again."""
+    """Undo hide_from_same_user(), which a forked process inherits: it can open its own /proc/self again."""
     _prctl(_PR_SET_DUMPABLE, 1)
 
 
 def hide_from_same_user() -> None:
-    """Make /proc/PID/{environ,mem,fd} of this process unreadable for others of the same user."""
+    """Make /proc/PID/{environ,mem,fd} of this process unreadable for other processes of the same user."""
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def exchange(one: str, other: str) -> None:
-    """The two paths have changed places, at one moment. Raises OSError where that cannot be.
+    """Exchange the two paths atomically. Raises OSError where that is not possible.
 
-    renameat2(2) is in glibc since 2.28, and not for every file system.
+    renameat2(2) needs glibc 2.28, and not every file system supports it.
     """
     try:
         call = _libc.renameat2
@@ -65,12 +65,12 @@ def exchange(one: str, other: str) -> None:
 
 
 _STATX_BTIME = 0x800
-#: Offsets in struct statx (linux: include/uapi/linux/stat.h): the mask, and the time of birth.
+#: Offsets in struct statx (linux: include/uapi/linux/stat.h): the mask, and the time of creation.
 _STX_MASK, _STX_BTIME = 0, 80
 
 
 def birth_s(path: str) -> float | None:
-    """Return when this file or folder was made, in seconds since the epoch; None: nobody knows."""
+    """Return when this file or folder was made, in seconds since the epoch; None: it is not recorded."""
     try:
         call = _libc.statx
     except AttributeError:

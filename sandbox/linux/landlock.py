@@ -1,11 +1,11 @@
-"""Keep the algorithm from signalling anybody outside its own tree, where the kernel can (Landlock ABI 6).
+"""Keep the algorithm from sending signals to processes outside its own tree, by Landlock ABI 6.
 
-Called in the forked child just before exec, so everything it starts is confined too. Costs 0.3 ms. With it
-the algorithm cannot shoot the warden or the parent, kill(-1) reaches its own tree only, and abstract unix
-sockets of others are out of reach. Not covered: prlimit, setpriority and sched_setaffinity on processes of
-the same user.
+Called in the forked child just before exec, so that every process it starts is confined too. Costs 0.3 ms.
+Then the algorithm cannot kill the warden or the parent, kill(-1) reaches its own tree only, and it cannot
+connect to abstract unix sockets of other processes. Not covered: prlimit, setpriority and sched_setaffinity
+on processes of the same user.
 
-Landlock asks for no_new_privs, which takes the effect from setuid programs (sudo, ping): it is set only when
+Landlock requires no_new_privs, with which setuid programs (sudo, ping) get no privileges: it is set only when
 a ruleset is really going to be applied.
 """
 
@@ -27,14 +27,14 @@ SCOPES_SINCE_ABI = 6
 
 
 class Applied(NamedTuple):
-    """What holds from now on."""
+    """The confinement that is now in effect, or the reason for none."""
 
     abi: int  #: 0: the kernel has no Landlock, or it is switched off
     scopes: int
     why_not: str = ""  #: empty when it was applied
 
     def describe(self) -> str:
-        """Return half a sentence for the line at the start."""
+        """Return a clause for the line that describes the limits."""
         if self.why_not:
             return f"signals unconfined: {self.why_not}"
         return "signals confined to the algorithm's own processes"
@@ -65,10 +65,10 @@ def confine(
     handled_fs: int = 0,
     handled_net: int = 0,
 ) -> Applied:
-    """Confine this process and all it starts, for ever; on a kernel that cannot, change nothing and say why.
+    """Confine this process and all that it starts, for ever; where the kernel cannot, change nothing.
 
-    `handled_fs` and `handled_net` are the rights that the strict profile is to deny everywhere; with the
-    default of none, files and network are untouched. Never raises: less protection is no reason not to run.
+    `handled_fs` and `handled_net` are the rights on files and network to deny; none by default. Never raises:
+    the algorithm runs without this protection where there is none.
     """
     version = abi()
     if version == 0:

@@ -1,17 +1,17 @@
-"""The processes below us, and the one routine that ends them.
+"""The processes below this one, and kill_all(), the one routine that ends them.
 
-Freeze, kill, reap, in that order, until the kernel says that nobody is left:
+Freeze, kill, reap, in that order, until the kernel says that no process is left:
 
-1. Sweep the tree and send SIGSTOP to everybody not seen before, at the moment of discovery; repeat until
-   a sweep finds nobody new. A process that is stopped cannot fork, and leaves the CPU to us.
-2. SIGKILL to all of them.
-3. Reap until waitpid() says ECHILD. We are the subreaper of this tree and have no other children, so
-   ECHILD is the one exact proof that nobody is left: a scan of /proc can show nobody while a child is
-   just being handed from its dead parent to us.
+1. Sweep the tree and send SIGSTOP to every process not seen before, as soon as it is found; repeat until a
+   sweep finds no new one. A stopped process cannot fork, and uses no CPU time.
+2. Send SIGKILL to all of them.
+3. Reap until waitpid() fails with ECHILD. This process is the subreaper of the tree and has no other
+   children, so ECHILD is the one exact proof that no process is left: a scan of /proc can find none while a
+   child is being passed from its dead parent to this process.
 
-While freezing nothing is reaped: an unreaped zombie keeps its pid, so a pid we saw cannot come to mean
-another process. Walks that kill as they go lose most fork bombs (measured: 0 to 4 of 20 ended), this way
-ended 80 of 80.
+Nothing is reaped during the freeze: an unreaped zombie keeps its pid, so that no pid seen can be reused.
+Walks that kill as they go lose against most fork bombs (measured: 0 to 4 of 20 ended); this way ended 80 of
+80.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from . import procfs
 
-#: Freezing is a help, not a must: a bomb on few cores may out-run it for a while. Then kill anyway.
+#: Longest time for the freeze: a fork bomb on few cores may outrun it for a while. Then kill anyway.
 FREEZE_S = 2.0
 
 
@@ -49,8 +49,8 @@ _HAS_CHILDREN_FILES = procfs.has_children_files()
 def descendants(pid: int, *, except_for: frozenset[int] = frozenset()) -> Iterator[int]:
     """Yield every process below this one, parents before their children, each as it is found.
 
-    Whole branches that start with a pid in `except_for` are left out. What the caller does to a
-    process before it asks for the next is done before that process's children are looked up.
+    Processes in `except_for` are left out, with all below them. A process's children are read only when the
+    caller asks for the next process: it can stop a process before that.
     """
     stack = children(pid)
     known: set[int] = set()
@@ -64,7 +64,7 @@ def descendants(pid: int, *, except_for: frozenset[int] = frozenset()) -> Iterat
 
 
 def look(pid: int) -> Left:
-    """Return name and resident memory of a process; zeros for one that is gone."""
+    """Return name and resident memory of a process; "?" and 0 for one that has ended."""
     try:
         return Left(pid, procfs.name(pid), int(procfs.read(f"/proc/{pid}/statm").split()[1]) * _PAGE)
     except (OSError, IndexError, ValueError):
@@ -72,7 +72,7 @@ def look(pid: int) -> Left:
 
 
 def is_resource_tracker(pid: int) -> bool:
-    """Whether this is the process in which Python's multiprocessing, or loky, keeps what is to be removed."""
+    """Whether this is the resource tracker of Python's multiprocessing or of loky."""
     try:
         return b"resource_tracker import main" in procfs.read(f"/proc/{pid}/cmdline")
     except OSError:
@@ -83,8 +83,10 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def signal_to(pid: int, number: int) -> None:
-    """Send a signal; a process that is gone already is no error, nor is one that is not ours to signal
-    (it became another user): ECHILD, later, tells whether it is left."""
+    """Send a signal, unless the process has ended, or has become another user, which does not permit it.
+
+    Whether such a process is left, ECHILD tells later.
+    """
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -92,7 +94,7 @@ def signal_to(pid: int, number: int) -> None:
 
 
 def freeze(root: int, *, deadline: float, except_for: frozenset[int] = frozenset()) -> dict[int, Left]:
-    """Stop every process below `root`; return them as they were. Ends at the deadline at the latest."""
+    """Stop every process below `root`; return their names and sizes. It ends at the deadline."""
     seen: set[int] = set()
     while True:
         new = 0
@@ -114,9 +116,10 @@ def kill_all(
 ) -> tuple[dict[int, Left], list[Left]]:
     """End every process below this one; return those that were there, and those that are left.
 
-    For a subreaper that has no other children. `reaped(pid, status, rusage)` is called for each one that
-    is collected, `wait(seconds)` to pass time until a SIGCHLD, `also()` before each round of signals (the
-    kernel's own kill, where we have one). Whoever is left after the deadline is beyond signals (state D).
+    For a subreaper that has no other children. `reaped(pid, status, rusage)` is called for each process that
+    was waited for, `wait(seconds)` to wait until a SIGCHLD at most so long, and `also()` before each round of
+    signals (to kill the control group, where there is one). A process that is left after the deadline is
+    blocked in the kernel (state D).
     """
     me = os.getpid()
     deadline = time.monotonic() + deadline_s
@@ -142,7 +145,7 @@ def kill_all(
 
 
 def reap(reaped: Callable[[int, int, object], None]) -> bool:
-    """Collect every child that has ended; True when there is no child left at all (ECHILD)."""
+    """Wait for every child that has ended; return whether no child is left at all (ECHILD)."""
     while True:
         try:
             pid, status, usage = os.wait4(-1, os.WNOHANG)

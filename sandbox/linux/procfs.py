@@ -1,7 +1,7 @@
-"""Reading /proc with as few system calls as it can be done with. Everything here expects processes to vanish.
+"""Reads /proc with as few system calls as possible. A process may end before or during any of these calls.
 
-psutil reads the same files; what is here is read up to two thousand times a second, where psutil's 13 to
-1,000 microseconds a question would cost more than the programs that are watched.
+psutil reads the same files, in 13 to 1,000 microseconds a call. These are read up to two thousand times a
+second, where psutil would use more CPU time than the programs that are watched.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PF_EXITING = 0x4
 
 
 def read(path: str, size: int = 4096) -> bytes:
-    """Return the beginning of a file in one read; OSError when the process is gone."""
+    """Return the beginning of a file in one read; OSError when the process has ended."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, size)
@@ -33,7 +33,7 @@ def read(path: str, size: int = 4096) -> bytes:
 
 
 def read_all(path: str) -> bytes:
-    """Return a whole file of /proc, which tells no size and gives at most a page or so at once."""
+    """Return a whole file of /proc, which has no size, and which the kernel may return in several parts."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = []
@@ -55,7 +55,7 @@ def handles_signal(pid: int, number: int) -> bool:
 
 
 def has_children_files() -> bool:
-    """Whether this kernel tells a thread's children (CONFIG_PROC_CHILDREN)."""
+    """Whether this kernel lists a thread's children (CONFIG_PROC_CHILDREN)."""
     me = os.getpid()
     return os.path.exists(f"/proc/{me}/task/{me}/children")
 
@@ -63,7 +63,7 @@ def has_children_files() -> bool:
 def children(pid: int) -> list[int]:
     """Return the direct children of all threads of a process; empty when it is gone.
 
-    The kernel may leave out one while others end. Who needs all of them looks again, or uses parents().
+    The kernel may omit one while others end. A caller that needs all of them repeats it, or uses parents().
     """
     found: list[int] = []
     base = f"/proc/{pid}/task/"
@@ -82,7 +82,7 @@ def children(pid: int) -> list[int]:
 
 
 class Stat(NamedTuple):
-    """What we need of /proc/PID/stat."""
+    """The fields of /proc/PID/stat that are used here."""
 
     state: bytes
     parent: int
@@ -133,7 +133,7 @@ def parents() -> dict[int, int]:
 
 
 def below(root: int, parent_of: dict[int, int]) -> dict[int, int]:
-    """Return those below a root, with their parents, out of a list of everybody's parents."""
+    """Return the processes below a root, with their parents; `parent_of` has every process's parent."""
     children_of: dict[int, list[int]] = {}
     for pid, parent in parent_of.items():
         children_of.setdefault(parent, []).append(pid)
@@ -149,14 +149,14 @@ def below(root: int, parent_of: dict[int, int]) -> dict[int, int]:
 
 
 class Pss(NamedTuple):
-    """A process's share of memory that nobody can take back from it: without clean pages of files."""
+    """A process's share of memory that the kernel cannot reclaim: without clean pages of files."""
 
     anon_bytes: int  #: with what of it is swapped out
     shmem_bytes: int
 
 
 def pss(pid: int) -> Pss:
-    """Read the exact sums of a process (smaps_rollup); OSError when it is gone or not ours to read.
+    """Read the exact sums of a process (smaps_rollup); OSError when it has ended or must not be read.
 
     Takes the kernel about 170 microseconds for 300 MiB, and waits for the process's own mmap lock.
     """
@@ -199,7 +199,7 @@ def status_field(pid: int, name: bytes, base: int = 10) -> int | None:
 
 
 def catches(pid: int, number: int) -> bool:
-    """Whether the process is there and has a handler of its own for this signal."""
+    """Whether the process is alive and has a handler for this signal."""
     try:
         caught = status_field(pid, b"SigCgt", 16) or 0
         return bool(caught >> (number - 1) & 1) and stat(pid).state not in b"ZX"

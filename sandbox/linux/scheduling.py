@@ -1,7 +1,7 @@
-"""Who gets the processor first: the warden, which needs little and needs it now, before what it watches.
+"""Scheduling: the warden, which needs little CPU time but at once, runs before the processes that it watches.
 
-With the default time slice a warden that wakes up on a busy machine waits for up to 3 ms, in which four
-processes touch 15 MiB each. Both calls work without privileges, and neither is ever an error.
+With the default time slice, a warden that wakes up on a busy machine waits for up to 3 ms, in which four
+processes touch 15 MiB each. Both functions work without privileges, and ignore that the kernel refuses.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 import os
 
 SLICE_NS = 100_000
-#: Enough for the warden to come first, little enough to be nothing among the child's own processes.
+#: Enough for the warden to be scheduled first. Among the child's own processes it makes no difference.
 CHILD_NICE = 5
 
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "ppc64le": 355, "s390x": 345}
@@ -43,7 +43,7 @@ def ask_for_short_slices(slice_ns: int = SLICE_NS) -> bool:
 
 
 def step_back(nice: int = CHILD_NICE) -> None:
-    """In the child before exec: let the warden go first."""
+    """Lower this process's priority below the warden's; called in the child before exec."""
     try:
         os.nice(nice)
     except OSError:

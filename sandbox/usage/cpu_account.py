@@ -1,12 +1,12 @@
-"""CPU time of a tree, of the processes that have ended too, each nanosecond once.
+"""CPU time of a process tree, ended processes included; each nanosecond is counted once.
 
-A process's own time is its CPU clock. What its ended children used is added up by the kernel in the parent
-that waits for them, with all that *they* had waited for. So at any moment
+A process's own time is its CPU clock. When a parent waits for an ended child, the kernel adds the child's
+time to the parent's sum, with that of all children for which the child had waited. So at any moment
 
-    total = sum over the living of (own clock + waited-for children) + what wait4 told us of those we reaped
+    total = sum over the living of (own clock + sum of waited-for children) + rusage of those we waited for
 
-and a process that ends only moves from one term to another. One gap: a parent that ignores SIGCHLD never
-waits, and the kernel adds nothing up. For those children the last reading is kept.
+and the time of a process that ends only moves from one term to another. One gap: a parent that ignores
+SIGCHLD never waits, and the kernel adds nothing. For those children the last reading of their clock is kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SIGCHLD_BIT = 1 << (17 - 1)
 
 
 class Timed(Protocol):
-    """The part of a process record that is accounted here."""
+    """The attributes of a process that CpuAccount reads and updates."""
 
     pid: int
     parent: int
@@ -30,7 +30,7 @@ class Timed(Protocol):
 
 
 class CpuAccount:
-    """The sum for one tree."""
+    """Sums up the CPU time of one tree."""
 
     def __init__(self) -> None:
         self._ended_ns = 0
@@ -48,14 +48,14 @@ class CpuAccount:
         if not all_there and not some_ended:
             self._read_parents(living)
             total, _ = self._read_clocks(living)
-        # A child that ends between the two readings is in neither; it is back at the next one.
+        # A child that ends between the two readings is in neither; the next call counts it again.
         self._highest_ns = max(self._highest_ns, total)
         return self._highest_ns
 
     def _read_parents(self, living: dict[int, Any]) -> None:
-        """Read what the living have waited for.
+        """Read the sums of waited-for children.
 
-        Always before the clocks: the other way round a child that ends in between is counted twice.
+        Always before the clocks: in the other order a child that ends in between is counted twice.
         """
         for one in living.values():
             try:
@@ -78,11 +78,11 @@ class CpuAccount:
         return total, all_there
 
     def reaped(self, usage: Any) -> None:
-        """Add a process that we have waited for: its own time and all that it had waited for."""
+        """Add the rusage of a process that the warden has waited for, its waited-for children included."""
         self._ended_ns += int((usage.ru_utime + usage.ru_stime) * 1e9)
 
     def vanished(self, one: Timed, parent: Timed | None) -> None:
-        """Take note of a process that somebody else has waited for, or nobody."""
+        """Add the last reading of an ended process if its parent ignores SIGCHLD, and so never waits."""
         if parent is None:
             return
         try:

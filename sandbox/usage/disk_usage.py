@@ -1,4 +1,4 @@
-"""How much a run has written: the growth of its folders, measured in small steps."""
+"""The bytes that a run has written: the growth of its folders, measured in small steps."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ import os
 import time
 from collections.abc import Callable, Generator
 
-#: Entries looked at in one step, so that a folder of a million files does not hold up the warden.
+#: Entries read in one step, so that a folder of a million files does not delay the warden.
 STEP_ENTRIES = 500
-#: A whole pass is begun this often at most; a pass that takes long is begun less often: of a core, at most.
+#: Shortest interval between passes over all folders, largest share of a core for them, and longest pause
+#: between two steps.
 EVERY_S = 0.05
 SHARE = 0.005
 LATEST_S = 5.0
-#: So often the free space is looked at. When so much of the limit is gone since the last whole pass began,
-#: steps take the larger share: in a folder of 10,000 files a pass takes 10 s otherwise.
+#: Interval between readings of the free space, and the share of the limit by which it must have fallen since
+#: the last whole pass began for steps to take the larger share of a core. Otherwise a pass over 10,000 files
+#: takes 10 s.
 CHECK_S = 0.1
 HURRY_AT = 0.25
 HURRIED_SHARE = 0.2
 
 
 class DiskMeter:
-    """The bytes on disk below some folders, less what was there at first. Other file systems mounted
-    inside and links are left out; a file with several names counts once."""
+    """Measures the growth of the bytes on disk below some folders.
+
+    Other file systems mounted inside are left out, and symbolic links are not followed; a file with several
+    names counts once.
+    """
 
     def __init__(
         self,
@@ -31,9 +36,9 @@ class DiskMeter:
         limit_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is read yet; the first whole pass is what counts as there before.
+        """Nothing is read yet; what the first whole pass finds is the size from which growth is counted.
 
-        `limit_bytes`: what is held; the meter makes haste when a good part of it may have been written.
+        `limit_bytes`: steps come faster once a large part of this limit may have been written.
         """
         kept: list[str] = []
         for folder in sorted({os.path.realpath(one) for one in folders}):
@@ -51,7 +56,7 @@ class DiskMeter:
         self.next_at = 0.0
 
     def measure_before(self) -> None:
-        """Take the whole first pass now, before the run begins."""
+        """Make the whole first pass now, before the run begins."""
         self._free_begun = self._free_known = self._free_bytes()
         for size in self._walk():
             self._total += size
@@ -59,14 +64,13 @@ class DiskMeter:
 
     @property
     def growth_bytes(self) -> int:
-        """What has been added since the first pass, as of the last whole pass; what an unfinished pass
-        has found already counts."""
+        """Growth since the first pass, as of the last whole pass, or of the present one if that is more."""
         if self._before is None:
             return 0
         return max(0, max(self._now, self._total) - self._before)
 
     def look(self, now: float) -> None:
-        """Take one step, if it is time for one."""
+        """Make one step, if it is due."""
         if now < self.next_at:
             return
         hurried = False
@@ -87,7 +91,7 @@ class DiskMeter:
                 break
             self._total += size
         took = self._clock() - began
-        # Of a whole pass the steps have been paid for one by one: the last one is what is left to pay.
+        # The earlier steps of a pass have been followed by their own pauses: count the last step only.
         pause = took / (HURRIED_SHARE if hurried else SHARE)
         if self._pass is None:
             pause = max(EVERY_S, pause)
@@ -103,13 +107,13 @@ class DiskMeter:
         return total
 
     def close(self) -> None:
-        """Give back the folder that an unfinished pass holds open."""
+        """Close the folder that an unfinished pass holds open."""
         if self._pass is not None:
             self._pass.close()
             self._pass = None
 
     def _walk(self) -> Generator[int, None, None]:
-        """Yield what each entry takes on disk."""
+        """Yield the bytes that each entry occupies on disk."""
         seen: set[int] = set()
         for folder in self._folders:
             try:

@@ -1,12 +1,12 @@
-"""The processes of a tree, and what the kernel's quick counters say of each.
+"""The processes of a tree, with the kernel's quick counters of each.
 
 A look must be cheap:
 
-* One descriptor on /proc/PID/statm is kept for each process, and read by pread: 1.2 microseconds. It stays
-  bound to that very process: once that has ended, the read says ESRCH, whoever has the pid by then.
-* The tree is walked again only when the last pid of /proc/loadavg has moved: else nobody was born.
-  Once a second everybody on the machine is listed as a check, because the kernel's lists of children may
-  miss one while others end.
+* One descriptor of /proc/PID/statm is kept open for each process, and read by pread() in 1.2 microseconds. It
+  stays bound to that very process: once it has ended, reading fails with ESRCH, even if the pid is reused.
+* The tree is walked again only when the last pid in /proc/loadavg has changed: otherwise no process was
+  forked. Once a second all processes on the machine are listed as a check, because the kernel's lists of
+  children may omit one while others end.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from ..linux import procfs
 from .cpu_account import CpuAccount
 
 MANY = 1 << 22
-#: Growth between two looks that makes a process a growing one.
+#: Least growth between two looks of a process that counts as growing.
 GROWING_BYTES = 256 * 1024
-#: Growth of the shared pages of a process after which it is asked what they are.
+#: Growth of a process's shared pages after which its /proc/PID/status is read, to tell their kinds.
 SHARED_STEP_BYTES = 1 << 20
 
 FULL_CHECK_S = 1.0
-#: Of a core, at most, for the full check.
+#: Largest share of a core for the full check.
 FULL_CHECK_SHARE = 0.003
 
 
 class Process:
-    """What is kept of one process of the tree."""
+    """One process of the tree, with its counters as of the last look."""
 
     __slots__ = (
         "anon", "anon_then", "children_ns", "clock", "data", "faults_then", "fd", "first_seen", "judged_at",
@@ -42,9 +42,9 @@ class Process:
     def __init__(self, pid: int, parent: int, fd: int, now: float) -> None:
         self.pid = pid
         self.parent = parent
-        self.fd = fd  #: kept on statm; -1 when there are too many
+        self.fd = fd  #: of its statm; -1: too many are open
         self.first_seen = now
-        self.started = -1  #: identity of a process without a kept descriptor
+        self.started = -1  #: start time, to identify a process without a descriptor
         self.clock = procfs.process_clock(pid)
         self.own_ns = 0
         self.children_ns = 0
@@ -55,19 +55,19 @@ class Process:
         self.shared_asked = 0
         self.shmem = 0
         self.data = 0
-        self.pss = -1  #: at the last judgement; -1: not judged since
-        self.judged_at = 0  #: the charge then
-        self.anon_then = 0  #: private memory then
-        self.faults_then = 0  #: minor faults then
+        self.pss = -1  #: at the last exact reading; -1: none yet
+        self.judged_at = 0  #: `charge` at that time
+        self.anon_then = 0  #: private memory at that time
+        self.faults_then = 0  #: minor faults at that time
 
     @property
     def charge(self) -> int:
-        """Memory that cannot be taken back from it, shared or not."""
+        """Its memory that the kernel cannot reclaim, shared or not."""
         return self.anon + self.shmem
 
     @property
     def held(self) -> int:
-        """Its share of the tree's memory, as well as can be told since the exact sums were read."""
+        """Estimate of its share of the tree's memory since the exact sums were read."""
         if self.pss < 0:
             return self.charge
         return self.pss + max(0, self.charge - self.judged_at)
@@ -84,19 +84,19 @@ class ProcessTable:
         full_walk: Callable[[], Iterable[int]] | None,
         kept_fds: int | None,
     ) -> None:
-        """Open what is read at each look; the parameters are TreeSampler's."""
+        """Open the files that each look reads; the parameters are TreeSampler's."""
         self.processes: dict[int, Process] = {}
-        #: Processes whose memory has grown since the read before the last.
+        #: Number of processes whose memory grew between the last two reads.
         self.growing = 0
-        #: Sums as of the last read: RSS, and memory that cannot be taken back.
+        #: Sums as of the last read: RSS, and memory that the kernel cannot reclaim.
         self.rss = 0
         self.charge = 0
         #: The most pages of files that one process had mapped, in bytes: no limit counts them.
         self.files_peak_bytes = 0
         self.walk_due = True
-        #: By the last walk, if it found more than may be; they are not in `processes` then.
+        #: Number found by the last walk if it exceeds the limit; they are not in `processes` then.
         self.counted = 0
-        #: Found by the last walk, and not by the one before.
+        #: Number found by the last walk, and not by the one before.
         self.newborn = 0
         self.walk_cost = 0.0
         self.walked_at = 0.0
@@ -112,13 +112,13 @@ class ProcessTable:
         self._last_born = b""
         self._check_at = 0.0
 
-    # --- who there is ---
+    # --- the list of processes ---
 
     def walk(self, most: int | None) -> None:
-        """Walk, but only count when there are more than `most`, and no further than that."""
-        # In CPU time: a bomb makes it long, and must not put the next one off by that.
+        """Update the list of processes; stop, with `counted` alone set, once more than `most` are found."""
+        # In CPU time: beside a fork bomb a walk takes long, which must not delay the next one.
         began, cost = self._clock(), time.thread_time()
-        # Before the walk: who is born during it makes the next one due.
+        # Read before the walk: a process forked during the walk triggers another one.
         self._last_born = self._read_last_born()
         self.walk_due = False
         self.walked_at = began
@@ -144,7 +144,7 @@ class ProcessTable:
         self.walk_cost = time.thread_time() - cost
 
     def walk_if_born(self) -> bool:
-        """Walk if anybody may have been born since the last walk; whether that was so."""
+        """Walk if any process may have been forked since the last walk; return whether that was so."""
         if not self.walk_due and self._read_last_born() == self._last_born:
             return False
         self.walk(None)
@@ -154,7 +154,7 @@ class ProcessTable:
         return os.pread(self._loadavg, 128, 0).rpartition(b" ")[2]
 
     def births(self) -> int:
-        """Return how many processes and threads were born since the last walk, on the whole machine."""
+        """Return how many processes and threads were started since the last walk, on the whole machine."""
         last_born = self._read_last_born()
         if last_born == self._last_born:
             return 0
@@ -162,7 +162,7 @@ class ProcessTable:
             born = int(last_born) - int(self._last_born)
         except ValueError:
             return MANY
-        return born if born >= 0 else MANY  # pids began anew
+        return born if born >= 0 else MANY  # pids have wrapped around
 
     def _add(self, found: dict[int, int], now: float) -> None:
         for pid, parent in found.items():
@@ -178,7 +178,7 @@ class ProcessTable:
                 except FileNotFoundError:
                     continue
                 except OSError:
-                    self._fds_left = 0  # EMFILE: somebody else needs them too
+                    self._fds_left = 0  # EMFILE: leave the rest to others
             one = Process(pid, parent, fd, now)
             try:
                 text = os.pread(fd, 128, 0) if fd >= 0 else procfs.read(f"/proc/{pid}/statm", 128)
@@ -203,9 +203,9 @@ class ProcessTable:
             del self.processes[one.pid]
         self._cpu.vanished(one, self.processes.get(one.parent))
         self._some_ended = True
-        self.walk_due = True  # its pid may be somebody else's already
+        self.walk_due = True  # its pid may have been reused already
         if one.pss >= 0 and one.judged_at - one.pss > GROWING_BYTES:
-            # What it shared is now shared out among the others: their part has grown unseen.
+            # What it shared is now divided among the others: their shares have grown.
             for other in self.processes.values():
                 other.pss = -1
 
@@ -216,7 +216,7 @@ class ProcessTable:
             self._fds_left += 1
 
     def full_check(self, now: float) -> None:
-        """Look for processes that walks have missed, if it is time to."""
+        """Add the processes that walks have missed, if a check is due."""
         if now < self._check_at:
             return
         began = self._clock()
@@ -228,10 +228,10 @@ class ProcessTable:
         took = self._clock() - began
         self._check_at = now + max(FULL_CHECK_S, took / FULL_CHECK_SHARE)
 
-    # --- what each uses ---
+    # --- the counters ---
 
     def read(self) -> None:
-        """Read the memory of every process known; forget those that are gone."""
+        """Read the memory of every known process; forget those that have ended."""
         page = procfs.PAGE
         rss_sum = charge_sum = growing = 0
         gone: list[Process] = []
@@ -266,7 +266,7 @@ class ProcessTable:
             self._forget(one)
 
     def _read_unkept(self, one: Process) -> tuple[int, int]:
-        """Read a process that has no kept descriptor, and see that it is still the same."""
+        """Read a process without a kept descriptor; ProcessLookupError if its pid was reused."""
         fields = procfs.read(f"/proc/{one.pid}/statm", 128).split()
         started = procfs.stat(one.pid).started
         if one.started < 0:
@@ -277,13 +277,13 @@ class ProcessTable:
         return int(fields[1]) * procfs.PAGE, int(fields[2]) * procfs.PAGE
 
     def _ask_shared(self, one: Process) -> None:
-        """Tell shared memory, which counts, from pages of files, which do not."""
+        """Read how much of its shared pages is shared memory, which counts; pages of files do not."""
         one.shared_asked = one.shared
         try:
             kib = procfs.status_field(one.pid, b"RssShmem")
         except (OSError, ValueError):
             return
-        # Before Linux 4.5 nobody tells: then count it all.
+        # Before Linux 4.5 the kernel does not say: then count all of it.
         one.shmem = one.shared if kib is None else kib * 1024
 
     def cpu_ns(self) -> int:
@@ -294,7 +294,7 @@ class ProcessTable:
         return self._cpu.refresh(self.processes, some_ended=some_ended)
 
     def reaped(self, pid: int, usage: Any) -> None:
-        """Take into account a process that the warden has collected with wait4, and its rusage."""
+        """Remove a process that the warden has waited for, and add its rusage."""
         one = self.processes.pop(pid, None)
         if one is not None:
             self._close(one)
@@ -302,7 +302,7 @@ class ProcessTable:
         self._some_ended = True
 
     def close(self) -> None:
-        """Give back all descriptors."""
+        """Close all descriptors."""
         for one in self.processes.values():
             self._close(one)
         self.processes.clear()

@@ -1,8 +1,8 @@
-"""The tree through psutil alone: for every system it knows, and the reference for the fast path's tests.
+"""Measures a tree with psutil alone: on every system that psutil supports, and as a reference in tests.
 
-The same answers as TreeSampler, for a hundred times the price a look: so it looks every 10 to 100 ms. Beyond
-RSS it judges by PSS where psutil has it (Linux), by USS or RSS elsewhere; shared memory outside of mappings
-is not seen.
+It gives the same answers as TreeSampler at a hundred times the cost of a look, so it looks every 10 to
+100 ms. Near the limit it uses PSS where psutil has it (Linux), and USS or RSS elsewhere. It does not see
+shared memory that no process maps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SOONEST_S = 0.01
 LATEST_S = 0.1
 RATE = 8e9
 TRIGGER = 0.9
-#: Of a core, at most, for looks while far from the limit.
+#: Largest share of a core for looks while far from the limit.
 SHARE = 0.01
 
 
@@ -33,7 +33,7 @@ class PsutilSampler:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Import psutil, which takes 30 ms: make this once the child is on its way."""
+        """Import psutil, which takes 30 ms: construct it only after the child was started."""
         self._psutil = _psutil()
         self._root = self._psutil.Process(root_pid)
         self._limit = limits.memory_bytes if limits.enforced else None
@@ -49,12 +49,12 @@ class PsutilSampler:
 
     @property
     def usage(self) -> Usage:
-        """The last look."""
+        """The usage as of the last look."""
         return self._usage
 
     @property
     def peak_bytes(self) -> int:
-        """The most that usage.memory_bytes has been."""
+        """The highest usage.memory_bytes so far."""
         return self._peak
 
     @property
@@ -63,24 +63,24 @@ class PsutilSampler:
         return 0
 
     def restart_peak(self, began_at: float) -> None:
-        """Forget the peak: from the next look on it is that of the time after this call."""
+        """Forget the peak of the time before this call; `began_at` is not used."""
         self._peak = 0
 
     def pids(self) -> list[int]:
-        """The processes of the tree as of the last look or walk."""
+        """Return the pids of the tree, as of the last look or walk."""
         return list(self._processes)
 
     def descendants(self) -> list[int]:
-        """Walk, and return the processes: another way than the fast path's, to check it by."""
+        """Walk, and return the pids: TreeSampler checks its own list by them."""
         self.walk()
         return self.pids()
 
     def can_wait(self, now: float) -> bool:
-        """A look is a look."""
+        """False: no part of a look is cheaper than the whole."""
         return False
 
     def walk(self) -> None:
-        """Bring the list of processes up to date now."""
+        """Update the list of processes now."""
         try:
             found = self._root.children(recursive=True)
         except self._psutil.Error:
@@ -91,13 +91,13 @@ class PsutilSampler:
         }
 
     def walk_if_born(self) -> bool:
-        """Walk; whether somebody new was there."""
+        """Walk; return whether there was a new process."""
         before = set(self._processes)
         self.walk()
         return not before.issuperset(self._processes)
 
     def look(self, now: float) -> float:
-        """Look at the tree; return when to look next. From then on `usage` tells what was seen."""
+        """Measure the tree, which updates `usage`; return when to look next."""
         began = self._clock()
         self.walk()
         self._rss = {}
@@ -145,7 +145,7 @@ class PsutilSampler:
         return int(self._highest_s * 1e9)
 
     def reaped(self, pid: int, usage: Any) -> None:
-        """Take into account a process that the warden has collected with wait4, and its rusage."""
+        """Add the rusage of a process that the warden has waited for."""
         self._processes.pop(pid, None)
         self._rss.pop(pid, None)
         self._ended_s += usage.ru_utime + usage.ru_stime
@@ -167,7 +167,7 @@ class PsutilSampler:
         self._processes.clear()
 
     def _judged(self) -> int:
-        """Return what the tree holds with shared pages shared out, as well as this system tells."""
+        """Return the tree's memory with shared pages counted once, as exactly as this system allows."""
         total = 0
         for pid, one in self._processes.items():
             try:
@@ -181,7 +181,7 @@ class PsutilSampler:
 
 
 def _psutil() -> Any:
-    """Import psutil, also in an interpreter that has not looked for installed packages (-S): the warden."""
+    """Import psutil, also where the interpreter was started without site-packages (-S), as the warden is."""
     if sys.flags.no_site and "site" not in sys.modules:
         import site
 

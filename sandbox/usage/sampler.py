@@ -1,10 +1,10 @@
-"""Looks at a tree of processes as often as it has to, and no more often.
+"""Measures the usage of a process tree as often as its limits require, and no more often.
 
-The next look comes after headroom / (how fast memory can be touched at most), but not sooner than a third
-of a millisecond and not later than a tenth of a second. A look must therefore be cheap.
+The next measurement (a "look") comes after headroom / (the highest rate at which memory can be touched), but
+not sooner than a third of a millisecond and not later than a tenth of a second. So a look must be cheap.
 
-Here: when to look, and in which order. process_table.py keeps the processes and the quick counters of each,
-memory_estimate.py what they hold together.
+This file decides when to look, and in which order to read. process_table.py keeps the processes with the
+quick counters of each; memory_estimate.py computes what they hold together.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from .process_table import Process, ProcessTable
 from .shared_memory import SharedMemory
 from .usage import ProcessUse, Usage
 
-#: How fast a tree can touch memory, at most. Measured 1.2 to 4.7 GB/s for one process (huge pages fastest).
+#: Highest rate at which a tree can touch memory. Measured: 1.2 to 4.7 GB/s for one process.
 RATE_ONE = 8e9
 RATE_MANY = 16e9
-#: write() to memory that nobody maps is slower: 1.7 to 2.4 GB/s.
+#: write() to memory that no process maps is slower: 1.7 to 2.4 GB/s.
 SHARED_RATE = 4e9
 SOONEST_S = 0.0003
 LATEST_S = 0.1
-#: Without a memory limit the peak is wanted, of processes that live for 20 ms too. A look takes 20 µs.
+#: Interval without a memory limit: a process that lives for 20 ms must be seen. A look takes 20 µs.
 MEASURING_S = 0.01
-#: Of a core, at most, for walks then.
+#: Largest share of a core for walks through the tree without a memory limit.
 MEASURING_WALK_SHARE = 0.02
-#: What was used in the last third of a second, in steps: a task is asked about after it has begun.
+#: Usage is remembered for a third of a second, in steps: a task's peak is asked for after its begin.
 RECENT_STEP_S = 0.005
 RECENT = 64
-#: Births a second that a fork bomb may reach, at most; 9,000 were measured.
+#: Highest number of forks a second by a fork bomb; 9,000 were measured.
 BIRTH_RATE = 10_000.0
 #: With a limit on processes: least time between counts of forks (can_wait() reads one short file), and the
 #: share of a core for walks while the new processes may have reached the limit.
 SOONEST_COUNT_S = 0.005
 COUNT_SHARE = 0.05
-#: So many new ones at once may be the beginning of a bomb.
+#: This many new processes at once may be the beginning of a fork bomb.
 BURST = 4
 
-#: Of a core, at most, for walks while far from any limit.
+#: Largest share of a core for walks while far from any limit.
 WALK_SHARE = 0.005
 CPU_EVERY_S = 0.05
 
@@ -52,7 +52,7 @@ CPU_EVERY_S = 0.05
 class TreeSampler:
     """The usage of all processes below `root_pid`, which itself does not count. Linux; one thread.
 
-    The root is a subreaper without other children (the warden), so that the tree has no way out.
+    The root is a subreaper without other children (the warden), so that no process can leave the tree.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class TreeSampler:
         full_walk: Callable[[], Iterable[int]] | None = None,
         kept_fds: int | None = None,
     ) -> None:
-        """Open what is read at each look.
+        """Open the files that each look reads.
 
         `full_walk` lists the tree in another way than the kernel's lists of children, once a second; the
-        default goes through everybody's parents. `kept_fds` caps the descriptors.
+        default reads the parent of every process on the machine. `kept_fds`: most descriptors kept open.
         """
         self.next_at = 0.0
         self._look_at = 0.0
@@ -80,9 +80,9 @@ class TreeSampler:
         self._memory = MemoryEstimate(self._table, self._limit, shared=shared, clock=clock)
         self._cpu_s = 0.0
         self._cpu_at = 0.0
-        #: The last look was cut short, since there are or may soon be too many processes.
+        #: Whether the last look was cut short, because there are or may soon be too many processes.
         self.is_hurried = False
-        #: The tree has been stopped, and whoever did so continues it.
+        #: Whether the caller has stopped the tree, and will continue it.
         self.is_frozen = False
         self._shared_at = 0.0
         self._peak = 0
@@ -96,12 +96,12 @@ class TreeSampler:
 
     @property
     def processes(self) -> dict[int, Process]:
-        """Those of the tree as of the last look or walk, by pid."""
+        """The processes of the tree by pid, as of the last look or walk."""
         return self._table.processes
 
     @property
     def growing(self) -> int:
-        """How many of them grew between the last two looks."""
+        """Number of processes that grew between the last two looks."""
         return self._table.growing
 
     @property
@@ -111,7 +111,7 @@ class TreeSampler:
 
     @property
     def usage(self) -> Usage:
-        """The last look."""
+        """The usage as of the last look."""
         if self._usage is None:
             self._usage = Usage(
                 rss_bytes=self._table.rss,
@@ -127,44 +127,44 @@ class TreeSampler:
 
     @property
     def least_bytes(self) -> int:
-        """What the tree holds at least: no page of it is counted twice."""
+        """Lower bound of the tree's memory: no page of it is counted twice."""
         return self._memory.at_least
 
     @property
     def peak_bytes(self) -> int:
-        """The most that usage.memory_bytes has been."""
+        """The highest usage.memory_bytes so far."""
         return self._peak
 
     def restart_peak(self, began_at: float) -> None:
-        """Forget the peak of the time before, as far as it is known what came when."""
+        """Forget the peak of the time before `began_at`, if that is recent; else all of it."""
         self._peak = max((memory for at, memory in self._recent if at >= began_at), default=0)
         self._table.files_peak_bytes = self.reserved_peak_bytes = 0
 
     @property
     def headroom_bytes(self) -> int | None:
-        """What is left of the memory limit; None without one."""
+        """What is left of the memory limit; None without a limit."""
         return None if self._limit is None else self._limit - self._memory.at_most
 
     def pids(self) -> list[int]:
-        """The processes of the tree as of the last look or walk."""
+        """Return the pids of the tree, as of the last look or walk."""
         return list(self.processes)
 
     def look(self, now: float) -> float:
-        """Look at the tree; return when to look next. From then on `usage` tells what was seen."""
+        """Measure the tree, which updates `usage`; return when to look next."""
         table, memory = self._table, self._memory
         self._usage = None
         memory.is_judged = False
         if self._is_walk_due(now):
             table.walk(self._pids)
             if self._has_too_many:
-                # They leave us little of the processor: not a word more before they are stopped.
+                # They leave little of the processor to the warden: read nothing more before they are stopped.
                 self.is_hurried = True
                 self.next_at = self._look_at = now + SOONEST_S
                 return self.next_at
         table.read()
         self.is_hurried = False
         if self._pids is not None and table.newborn >= BURST:
-            # There may be too many in a moment: whatever takes long comes after the next count.
+            # There may be too many in a moment: what takes long is left until after the next count.
             table.newborn = 0
             memory.estimate()
             if self._limit is None or memory.at_most <= self._limit:
@@ -209,7 +209,7 @@ class TreeSampler:
             self._recent[-1] = (self._recent[-1][0], memory)
 
     def can_wait(self, now: float) -> bool:
-        """Return whether a look can still wait: memory is not due, and too few were born to be too many."""
+        """Return whether a look can wait: memory is not due, and too few were forked to exceed the limit."""
         if self._table.walk_due or self._pids is None or now >= self._look_at - SOONEST_S:
             return False
         births = self._table.births()
@@ -219,11 +219,11 @@ class TreeSampler:
         return True
 
     def walk(self) -> None:
-        """Bring the list of processes up to date now."""
+        """Update the list of processes now."""
         self._table.walk(None)
 
     def walk_if_born(self) -> bool:
-        """Walk if anybody may have been born since the last walk; whether that was so."""
+        """Walk if any process may have been forked since the last walk; return whether that was so."""
         return self._table.walk_if_born()
 
     @property
@@ -235,7 +235,7 @@ class TreeSampler:
         return self._table.cpu_ns()
 
     def reaped(self, pid: int, usage: Any) -> None:
-        """Take into account a process that the warden has collected with wait4, and its rusage."""
+        """Add the rusage of a process that the warden has waited for."""
         self._table.reaped(pid, usage)
         self._usage = None
 
@@ -245,7 +245,7 @@ class TreeSampler:
         return [ProcessUse(pid, procfs.name(pid), size) for size, pid in sorted(held, reverse=True)[:count]]
 
     def close(self) -> None:
-        """Give back all descriptors."""
+        """Close all descriptors."""
         self._table.close()
 
     def _is_walk_due(self, now: float) -> bool:
@@ -255,7 +255,7 @@ class TreeSampler:
         births = table.births()
         if not births:
             return False
-        # Far from the limit a busy machine must not make us walk at every look.
+        # Far from the limit, forks elsewhere on a busy machine must not cause a walk at every look.
         share = WALK_SHARE if self._limit is not None else MEASURING_WALK_SHARE
         wait_s = min(table.walk_cost / share, self._time_to_limit())
         if self._pids is not None and len(self.processes) + births > self._pids:
@@ -270,15 +270,15 @@ class TreeSampler:
         return max(0.0, (self._limit - self._memory.at_most) / (RATE_MANY if self.growing > 1 else rate))
 
     def _pause_of_births(self, births: int = 0) -> float:
-        """How soon there could be too many processes."""
+        """Return the soonest time in which there could be too many processes."""
         if self._pids is None:
             return LATEST_S
         return max(SOONEST_COUNT_S, (self._pids - len(self.processes) - births) / BIRTH_RATE)
 
     def _pause(self) -> float:
         pause = min(LATEST_S, self._time_to_limit())
-        # Near the limit and nothing moves: each quiet look makes the pause longer, up to four times. Further
-        # away, up to twice, and only where the brake holds off what a single process could do meanwhile.
+        # Near the limit, each look without growth makes the pause longer, up to four times. Further away, up
+        # to twice, and only where the brake limits what a process can reserve meanwhile.
         self._quiet = 0 if self.growing else min(self._quiet + 1, 60)
         if pause < 0.005:
             pause *= 1 + self._quiet / 20

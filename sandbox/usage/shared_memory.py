@@ -1,12 +1,12 @@
-"""Shared memory that a run makes: it costs memory, and no process's RSS need show it.
+"""Shared memory made by a run, which uses memory that may appear in no process's RSS.
 
-Three kinds: files below /dev/shm (shared_memory_files.py), memfds, System V segments. None of them tells who
-made it, so only what is proven to be the run's counts towards a limit, and only that is removed when the run
-is over.
+Three kinds: files below /dev/shm (shared_memory_files.py), memfds, System V segments. The kernel does not
+tell which process made a file, so only objects proven to be the run's count towards a limit and are removed
+when the run is over.
 
-A look is cheap: the kernel's own sum of all shared memory (Shmem of /proc/meminfo) and name_watch.py tell
-whether a scan is worth while. Scans take SCAN_SHARE of a core, and BURST_S at once after a quiet time: what
-is made and closed again within milliseconds has to be seen while it is open.
+Most looks need no scan: the kernel's sum of all shared memory (Shmem in /proc/meminfo) and name_watch.py show
+whether anything has changed. Scans take SCAN_SHARE of a core, and BURST_S at once after a quiet time: a file
+that is made and closed again within milliseconds has to be seen while it is open.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .shared_memory_files import ShmFiles
 from .shared_memory_holders import Descriptors, Key
 from .usage import SharedObject
 
-#: Of a core, at most, for scans.
+#: Largest share of a core for scans.
 SCAN_SHARE = 0.01
-#: Scans made at once after a quiet time.
+#: Time for scans without a pause, after a quiet time.
 BURST_S = 0.1
-#: A change of the machine's shared memory that is worth a scan.
+#: Change of the machine's shared memory that triggers a scan.
 WORTH_BYTES = 1 << 20
-#: A scan without any sign, for what grew while something else shrank.
+#: Interval of scans without such a change, for one object that grew while another shrank.
 IDLE_SCAN_S = 2.0
-#: Pids remembered as the run's, for System V segments.
+#: Most pids of the run that are remembered, for System V segments.
 PIDS_KEPT = 200_000
 
 
 class SharedMemory:
-    """The shared memory made by one run, from the construction of this object on."""
+    """Finds the shared memory made by one run since the construction of this object."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class SharedMemory:
         self._pids: set[int] = set()
         self._sysv: dict[int, int] = {}  # size by shmid
         self._total = 0
-        self._has_new_files = False  # a name has appeared since the last scan
+        self._has_new_files = False  # a file has appeared since the last scan
         self._next_scan_at = 0.0
         self._idle_scan_at = 0.0
         self._meminfo = _open_or_none("/proc/meminfo")
@@ -63,37 +63,37 @@ class SharedMemory:
 
     @property
     def total_bytes(self) -> int:
-        """What the last scan found."""
+        """Size of all objects that the last scan found."""
         return self._total
 
     @property
     def at_most_bytes(self) -> int:
-        """What it can have become since then, if all the growth on this machine were the run's."""
+        """Upper bound of the size now: all growth on this machine since the last scan counts as the run's."""
         return self._total + max(0, self._shmem_now - self._shmem_at_scan)
 
     @property
     def has_unproven(self) -> bool:
-        """Whether files appeared that may be the run's, and no look saw in its hands."""
+        """Whether files have appeared that may be the run's, without proof."""
         return self._files.has_unproven
 
     def new_file_fd(self, now: float) -> int:
-        """Return a descriptor that is readable when a name has appeared in a folder; -1: do not wait now."""
+        """Return a descriptor that is readable when a file has appeared; -1: none, or a pause."""
         return self._files.new_file_fd if now >= self._next_scan_at else -1
 
     def wait_again_at(self, now: float) -> float:
-        """When to wait for new names again; infinity: they are waited for."""
+        """Return when the pause of scans ends; infinity: there is no pause."""
         return self._next_scan_at if self._files.new_file_fd >= 0 and now < self._next_scan_at else math.inf
 
     def poll_new_files(self) -> bool:
-        """Whether a name has appeared in a folder since the last scan."""
+        """Return whether a file has appeared since the last scan."""
         if self._files.poll_new_files():
             self._has_new_files = True
         return self._has_new_files
 
     def scan_if_changed(self, pids: Collection[int], now: float, *, must: bool = False) -> bool:
-        """Scan if something has changed and it is time to; True when a scan was made.
+        """Scan if something has changed and no pause is due; return whether a scan was made.
 
-        `must` scans as soon as there is any doubt: the caller is about to judge.
+        `must`: scan in a pause too, and after a smaller change, since the caller decides on the result.
         """
         self._remember(pids)
         self._shmem_now = self._shmem()
@@ -121,21 +121,21 @@ class SharedMemory:
         self._total += sum(size for _, size in self._nameless.values())
         self._total += sum(self._sysv.values())
         took = self._perf() - began
-        # What was not used of the share in a quiet time may be used at once.
+        # The share of a core that was not used in a quiet time may be used at once.
         self._next_scan_at = max(self._next_scan_at, now - BURST_S / SCAN_SHARE) + took / SCAN_SHARE
         self._idle_scan_at = now + max(IDLE_SCAN_S, took / SCAN_SHARE)
 
     def objects(self) -> list[SharedObject]:
-        """Return what the last scan found and is not empty, largest first."""
+        """Return the objects that the last scan found, but for empty ones, largest first."""
         found = [SharedObject("file", one.path, one.size) for one in self._files.found.values()]
         found += [SharedObject("memfd", name, size) for name, size in self._nameless.values()]
         found += [SharedObject("sysv", f"shmid {one}", size) for one, size in self._sysv.items()]
         return sorted((one for one in found if one.size_bytes), key=_by_size)
 
     def remove_left_over(self) -> tuple[list[SharedObject], list[SharedObject]]:
-        """Remove what the run left; return that, and what may be the run's too but is not proven to be.
+        """Remove what the run has left; return what was removed, and what may be the run's without proof.
 
-        For after the last process of the tree is gone: then whoever still holds an object is somebody else.
+        Called after the last process of the tree has ended: a process that holds an object is a stranger.
         """
         files, doubtful = self._files.remove()
         removed = [SharedObject("file", *one) for one in files]
@@ -148,7 +148,7 @@ class SharedMemory:
         return sorted(removed, key=_by_size), sorted(kept, key=_by_size)
 
     def close(self) -> None:
-        """Give back the descriptors."""
+        """Close all descriptors."""
         self._files.close()
         if self._meminfo is not None:
             os.close(self._meminfo)
@@ -177,12 +177,12 @@ class SharedMemory:
         return self._descriptors.written
 
     def _scan_sysv(self, pids: Collection[int]) -> None:
-        """Find the segments whose maker, as the kernel names it, is of the tree or was until it ended."""
+        """Find the segments whose creator, as the kernel names it, is or was a process of the tree."""
         found = {}
         for shmid, creator, uid, size in _sysv_segments():
             if shmid in self._before_sysv or uid != self._uid or creator not in self._pids:
                 continue
-            # A pid that is no longer the tree's, and in use, has passed to somebody else.
+            # A pid in use that is no longer the tree's has been reused by a stranger.
             if shmid in self._sysv or creator in pids or not os.path.exists(f"/proc/{creator}"):
                 found[shmid] = size
         self._sysv = found

@@ -1,14 +1,14 @@
-"""The files and folders below /dev/shm that a run has made, told by proof from those of everybody else.
+"""The files and folders below /dev/shm that a run has made, each by proof.
 
-* A file is the run's when a look sees it open for writing, or mapped shared and writable, by a process of
-  the tree, unless an earlier look saw it held by nobody in the tree: then somebody else has made it.
+* A file is the run's when a scan finds it open for writing, or mapped shared and writable, in a process of
+  the tree; unless an earlier scan found it held by no process of the tree: then a stranger has made it.
 * A folder is the run's, with everything in it, when a process of the run has reported that it made it. Or it
-  was made during the run, the tree writes a file in it so soon after that nobody else can have come to know
-  of it, and nobody else holds a file in it.
+  was made during the run, the tree writes a file in it so soon afterwards that no stranger can know the
+  folder, and no stranger holds a file in it.
 * What existed before the run is never the run's, nor is what belongs to another user.
 
-The kernel says at once when a name appears (name_watch.py), so that a look finds the file still open. Names
-are never proof.
+The kernel reports a new file at once (name_watch.py), so that a scan finds it while it is open. A file's
+name is never a proof.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from ..linux.name_watch import NameWatch
 from . import shared_memory_holders as holders
 from .shared_memory_holders import Key
 
-#: Entries looked at in one scan; a folder of others may hold any number.
+#: Most entries read in one scan; a stranger's folder may hold any number.
 ENTRIES_A_SCAN = 20_000
-#: Folders watched for new names.
+#: Most folders watched for new files.
 WATCHES = 64
-#: A folder at most this old is known to its maker alone.
+#: Age up to which a folder is known to its maker alone.
 FRESH_S = 0.1
-#: What may be the run's, and is not proven to be, is told from this size on: any program on this machine that
-#: has a pool of spawned processes leaves semaphores of 4 KiB for a moment when it ends.
+#: Least size of an object reported as possibly the run's: any program on this machine with a pool of spawned
+#: processes leaves semaphores of 4 KiB for a moment when it ends.
 WORTH_TELLING_BYTES = 64 << 10
-#: Files remembered as the run's or not the run's.
+#: Most files remembered as the run's, and as strangers'.
 KEYS_KEPT = 200_000
 #: A pipe's capacity.
 PIPE_BYTES = 1 << 16
@@ -48,7 +48,7 @@ class File(NamedTuple):
 
 
 class _ShmEntry(NamedTuple):
-    """What appeared at the top of a folder during the run."""
+    """A file or folder that appeared at the top of a watched folder during the run."""
 
     key: Key
     path: str
@@ -57,7 +57,7 @@ class _ShmEntry(NamedTuple):
 
 
 class ShmFiles:
-    """What one run has made below the folders, from the construction of this object on."""
+    """Finds what one run has made below the folders since the construction of this object."""
 
     def __init__(
         self,
@@ -69,44 +69,44 @@ class ShmFiles:
         """`made_folders`: the pipe in which processes of the run report the folders they make; -1: none."""
         self._folders = list(folders)
         self._made_folders = made_folders
-        self._clock = clock  # the one that the kernel dates births by
+        self._clock = clock  # the one by which the kernel dates a file's birth
         self._uid = os.getuid()
         self.devices = {os.stat(folder).st_dev for folder in self._folders}
-        self._name_watch: NameWatch | None = None  #: None: none to be had
+        self._name_watch: NameWatch | None = None  #: None: not available here
         self._watched: set[str] = set()
         with contextlib.suppress(OSError):
             self._name_watch = NameWatch()
-        #: Old folders with more in them than is read at the start: nothing in them is ever the run's.
+        #: Folders too large to be read at the start: nothing in them ever counts as the run's.
         self._closed: set[str] = set()
         self._before = self._read_all()
-        #: By key: files proven to be the run's, with the last path known.
+        #: Last known paths of the files proven to be the run's, by key.
         self._claimed: dict[Key, str] = {}
         self._made: dict[Key, str] = {}  # folders of the run; "" while the path is not known
-        self._others: set[Key] = set()  # files and folders that somebody else has made, or nobody knows who
-        #: Folders without any file that appeared during the run: nothing in them can prove whose they are.
+        self._others: set[Key] = set()  # files and folders that strangers have made, or may have made
+        #: Folders that appeared during the run and hold no file that could prove who made them.
         self._empty: dict[Key, str] = {}
         #: The run's files, as of the last scan.
         self.found: dict[Key, File] = {}
 
     @property
     def has_unproven(self) -> bool:
-        """Whether anything appeared that no look saw in the hands of the tree."""
+        """Whether anything has appeared that may be the run's, without proof."""
         return bool(self._others) or any(
             key not in self._made and _key(path) == key for key, path in self._empty.items()
         )
 
     @property
     def new_file_fd(self) -> int:
-        """A descriptor that is readable when a name has appeared; -1: there is none."""
+        """Descriptor that is readable when a file has appeared; -1: there is none."""
         return self._name_watch.fd if self._name_watch is not None else -1
 
     def poll_new_files(self) -> bool:
-        """Whether a name has appeared since this was asked before."""
+        """Return whether a file has appeared since the last call."""
         self._read_folder_reports()
         return self._name_watch is not None and self._name_watch.has_news()
 
     def _read_folder_reports(self) -> None:
-        """Take what the tree reports of the folders that it has made. Whatever the pipe holds is no error."""
+        """Read the tree's reports of the folders that it has made; anything else in the pipe is ignored."""
         if self._made_folders < 0:
             return
         try:
@@ -122,10 +122,10 @@ class ShmFiles:
                     self._made[key] = os.fsdecode(path)
 
     def scan(self, written: Callable[[], dict[Key, str]], pids: Collection[int]) -> None:
-        """Find all files of the run. `written` reads what the processes have open for writing."""
-        held = written()  # at once: a file may be open for a moment only
+        """Find all files of the run. `written` returns the files that its processes have open for writing."""
+        held = written()  # first: a file may be open for a moment only
         self._read_folder_reports()
-        # First what there is, then who holds it: what is made in between waits for the next scan.
+        # First the files, then their holders: a file made in between is left to the next scan.
         top = list(self._new_entries())
         held.update(written())
         held.update(holders.mapped_by(pids, self.devices, for_writing=True))
@@ -149,20 +149,20 @@ class ShmFiles:
                     self._others.add(key)
         tops = {entry.key for entry in top}
         for key, path in self._made.items():
-            if key not in tops and path and _key(path) == key:  # in a folder that was there before
+            if key not in tops and path and _key(path) == key:  # in an older folder
                 found.update(_files_below(path))
         for key, path in list(self._claimed.items()):
             if key not in found:
-                if _key(path) == key:  # made since the list was read, or in a folder that was there before
+                if _key(path) == key:  # made since the list was read, or in an older folder
                     found[key] = File(path, os.lstat(path).st_blocks * 512)
                 elif key not in held:
                     del self._claimed[key]
         self.found = found
 
     def remove(self) -> tuple[list[File], list[File]]:
-        """Remove what the run left; return that, and what may be the run's too but is not proven to be.
+        """Remove what the run has left; return what was removed, and what may be the run's without proof.
 
-        For after the last process of the tree is gone: whoever still holds a file is somebody else.
+        Called after the last process of the tree has ended: a process that holds a file is a stranger.
         """
         self.scan(dict, ())
         doubtful = []
@@ -187,7 +187,7 @@ class ShmFiles:
         return removed, kept
 
     def close(self) -> None:
-        """Give back the descriptors."""
+        """Close all descriptors."""
         if self._name_watch is not None:
             self._name_watch.close()
             self._name_watch = None
@@ -198,16 +198,16 @@ class ShmFiles:
     def _watch(self, folder: str) -> None:
         if self._name_watch is not None and folder not in self._watched and len(self._watched) < WATCHES:
             self._watched.add(folder)
-            with contextlib.suppress(OSError):  # gone already, or cannot be watched: the regular scans see it
+            with contextlib.suppress(OSError):  # gone already, or cannot be watched: regular scans read it
                 self._name_watch.add(folder)
 
     def _read_all(self) -> set[Key]:
-        """Return everything that is there, and note the folders that hold too much to be read."""
+        """Return all files and folders, and note those folders that are too large to be read."""
         found: set[Key] = set()
         waiting = list(self._folders)
         while waiting:
             folder = waiting.pop(0)
-            self._watch(folder)  # first, so that nothing is missed
+            self._watch(folder)  # first, so that no file is missed
             if len(found) > ENTRIES_A_SCAN and folder not in self._folders:
                 self._closed.add(folder)
                 continue
@@ -231,7 +231,7 @@ class ShmFiles:
         return any(path.startswith(folder + "/") for folder in self._closed)
 
     def _new_entries(self, *, others: bool = False) -> Iterator[_ShmEntry]:
-        """Yield what this user has made at the top since the start; `others`: also what is not the run's."""
+        """Yield what this user has made at the top since the start; `others`: strangers' files too."""
         count = 0
         for folder in self._folders:
             try:
@@ -268,7 +268,7 @@ class ShmFiles:
         if not ours:
             return False
         born = kernel.birth_s(entry.path)
-        if born is None:  # a kernel that does not tell
+        if born is None:  # the kernel or the file system does not say
             return ours == len(entry.files)
         if not 0 <= self._clock() - born < FRESH_S:
             return False
@@ -277,7 +277,7 @@ class ShmFiles:
 
 
 def _files_below(folder: str) -> dict[Key, File]:
-    """Return the files in this folder, however deep."""
+    """Return the files in this folder and in the folders below it."""
     found: dict[Key, File] = {}
     waiting = [folder]
     while waiting and len(found) < ENTRIES_A_SCAN:
@@ -299,7 +299,7 @@ def _files_below(folder: str) -> dict[Key, File]:
 
 
 def _remove_empty_folders(top: str) -> None:
-    """Remove the folder and those in it, as far as they are empty."""
+    """Remove the folder and the folders in it, if they are empty."""
     for folder, _, _ in os.walk(top, topdown=False):
         with contextlib.suppress(OSError):
             os.rmdir(folder)

@@ -1,7 +1,7 @@
-"""Who holds which file of shared memory, as /proc shows it: open descriptors and maps.
+"""Which process holds which file of shared memory, by /proc: open descriptors and maps.
 
-Device and inode are compared, never names: a semaphore is made under a temporary name, linked to its own
-and unlinked, so that the map of its maker shows the temporary name as deleted.
+Device and inode are compared, never names: a semaphore is made under a temporary name, linked to its final
+name and unlinked, so that its maker's map shows the temporary name as deleted.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from ..linux import procfs
 
 Key = tuple[int, int]  # device and inode
 
-#: Descriptors of one process looked at in one scan; the next scan goes on from there.
+#: Most descriptors of one process read in one scan; the next scan continues after them.
 FDS_A_SCAN = 4096
 _DELETED = " (deleted)"
 
 
 class Descriptors:
-    """What the open descriptors of a tree show; it remembers how far it came in a process that has many."""
+    """Reads the open descriptors of a tree, over several scans for a process that has many."""
 
     def __init__(self, folders: Collection[str]) -> None:
         self._folders = tuple(folder + "/" for folder in folders)
         self._offset: dict[int, int] = {}
-        #: Memory files, and files without a name left: by key, title and occupied bytes.
+        #: Memfds, and files whose names were removed: name and occupied bytes by key.
         self.nameless: dict[Key, tuple[str, int]] = {}
-        #: Files that are open for writing, with their paths.
+        #: Paths of files that are open for writing, by key.
         self.written: dict[Key, str] = {}
 
     def read(self, pids: Iterable[int]) -> None:
@@ -71,7 +71,7 @@ class Descriptors:
 
 
 def mapped_by(pids: Iterable[int], devices: Collection[int], *, for_writing: bool = False) -> dict[Key, str]:
-    """Return the files on these devices that the processes have mapped, with the paths they had then.
+    """Return the files on these devices that the processes have mapped, with their paths at that time.
 
     `for_writing`: only shared maps that can be written.
     """
@@ -114,7 +114,7 @@ def held_by(pids: Iterable[int], devices: Collection[int]) -> set[Key]:
 
 
 def pids_to_ask(uid: int) -> list[int]:
-    """Return the processes that may hold a file of this user and show what they hold."""
+    """Return the processes that may hold a file of this user and whose descriptors can be read."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():

@@ -1,4 +1,4 @@
-"""What a tree of processes uses, and whether that is more than it may: values and pure decisions."""
+"""Usage of a process tree, and its comparison with the limits: values and functions without I/O."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from ..shared.limits import Limits
 
 
 class Usage(NamedTuple):
-    """One look at the tree. Bytes and seconds; None where nobody has looked yet or the system cannot say."""
+    """Usage as of one look, in bytes and seconds; None: not measured yet, or not measurable here."""
 
-    rss_bytes: int = 0  #: sum over the processes, as ps shows them: shared pages count several times
-    pss_bytes: int | None = None  #: what was found when last judged: shared pages count once, file pages not
+    rss_bytes: int = 0  #: sum over the processes, as ps shows it: shared pages count several times
+    pss_bytes: int | None = None  #: last exact sums: shared pages count once, file pages not
     shared_bytes: int = 0  #: shared memory made by the run: /dev/shm files, memfds, System V segments
     processes: int = 0
     threads: int | None = None
-    cpu_s: float = 0.0  #: of all that ever ran in the tree, those that have ended too
-    memory_bytes: int = 0  #: the best estimate of what the run holds; this is held against the limit
-    is_judged: bool = False  #: memory_bytes was taken from the kernel's exact sums at this very look
+    cpu_s: float = 0.0  #: of all processes of the tree, ended ones included
+    memory_bytes: int = 0  #: best estimate of the memory; compared with the limit
+    is_judged: bool = False  #: whether memory_bytes is from the kernel's exact sums at this very look
     disk_bytes: int | None = None
 
 
@@ -30,7 +30,7 @@ class ProcessUse(NamedTuple):
 
 
 class SharedObject(NamedTuple):
-    """Shared memory made by the run that lives on when nobody maps it."""
+    """Shared memory made by the run that exists even while no process maps it."""
 
     kind: str  #: "file", "memfd" or "sysv"
     name: str
@@ -38,19 +38,19 @@ class SharedObject(NamedTuple):
 
 
 class Breach(NamedTuple):
-    """A limit that does not hold any more."""
+    """A limit that is exceeded."""
 
     kind: str  #: "memory", "shared_memory", "processes", "cpu_time" or "disk"
     used: float
     allowed: float
 
 
-#: From here on a breach of memory is one of shared memory: that is where the user has to look.
+#: Share of shared memory above which a breach of the memory limit is reported as one of "shared_memory".
 _MOSTLY = 0.5
 
 
 def breach(usage: Usage, limits: Limits) -> Breach | None:
-    """Return the limit that this usage is above, the one that hurts others most first; None: all hold."""
+    """Return the limit that this usage exceeds, the one that harms others most first; None: none."""
     if not limits.enforced:
         return None
     allowed = limits.memory_bytes
@@ -68,48 +68,48 @@ def breach(usage: Usage, limits: Limits) -> Breach | None:
 
 
 class Sampler(Protocol):
-    """What the warden asks of a sampler; TreeSampler and PsutilSampler both give it."""
+    """What the warden needs of a sampler; TreeSampler and PsutilSampler implement it."""
 
     next_at: float
 
     @property
     def usage(self) -> Usage:
-        """The last look."""
+        """The usage as of the last look."""
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory_bytes ever seen."""
+        """The highest memory_bytes so far."""
 
     @property
     def files_peak_bytes(self) -> int:
-        """The most that one process had of files in its memory; 0 where it is not measured."""
+        """The most pages of files that one process had mapped, in bytes; 0 where not measured."""
 
     def restart_peak(self, began_at: float) -> None:
-        """Forget the peak of the time before."""
+        """Forget the peak of the time before `began_at`."""
 
     def look(self, now: float) -> float:
-        """Look at the tree; return when to look next."""
+        """Measure the tree, which updates `usage`; return when to look next."""
 
     def can_wait(self, now: float) -> bool:
-        """Whether the look that is due can still wait; then next_at is later."""
+        """Whether the look that is due can wait; then next_at has moved."""
 
     def walk(self) -> None:
-        """Bring the list of processes up to date now."""
+        """Update the list of processes now."""
 
     def walk_if_born(self) -> bool:
-        """Walk if anybody may have been born since; whether that was so."""
+        """Walk if any process may have been forked since; return whether that was so."""
 
     def pids(self) -> list[int]:
-        """The processes of the tree as of the last look or walk."""
+        """Return the pids of the tree, as of the last look or walk."""
 
     def cpu_ns(self) -> int:
-        """CPU time of the tree up to now, ended processes included."""
+        """Return the CPU time of the tree up to now, ended processes included."""
 
     def reaped(self, pid: int, usage: Any) -> None:
-        """Take into account a process that the warden has collected with wait4."""
+        """Add the rusage of a process that the warden has waited for."""
 
     def top(self, count: int = 5) -> list[ProcessUse]:
-        """The largest processes, largest first."""
+        """Return the largest processes, largest first."""
 
     def close(self) -> None:
-        """Give back all descriptors."""
+        """Close all descriptors."""
