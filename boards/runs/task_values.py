@@ -1,0 +1,123 @@
+"""Inputs and results of tasks as flat, short values: for run names, hyperparameters and `runs ls`.
+
+[{"lr": 0.02, "model": {"layers": [64, 64]}}]   lr=0.02  model.layers[0]=64  model.layers[1]=64
+[0.02]                                          input=0.02
+["a.csv", {"lr": 0.02}]                         [0]=a.csv  [1].lr=0.02
+[{"data": [… 1,000 numbers …]}]                 len(data)=1000
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+
+from .files import safe_part
+
+Scalar = bool | int | float | str
+
+_MAX_FILE_BYTES = 1 << 20  # a larger value is not parsed: a board may show thousands of tasks
+_MAX_VALUES = 64
+_MAX_DEPTH = 6
+_MAX_ITEMS = 8  # of a list: a longer one is shown by its length
+_MAX_TEXT = 100
+_MAX_KEY = 100
+
+
+def flatten(value: object, name: str) -> dict[str, Scalar]:
+    """Return the scalars in the value by their place; of a long list its length. At most 64.
+
+    name: of a value that has no place in a larger one.
+    """
+    found: dict[str, Scalar] = {}
+    for place, scalar in _scalars(value, "", 0):
+        key = _cut_begin((place or name).replace("len()", f"len({name})"))
+        while key in found:  # {"a.b": 1, "a": {"b": 2}}
+            key += "'"
+        found[key] = scalar
+        if len(found) == _MAX_VALUES:
+            break
+    return found
+
+
+def _cut_begin(key: str) -> str:
+    """Return the key, of a long one its end, which says most."""
+    return key if len(key) <= _MAX_KEY else f"…{key[1 - _MAX_KEY :]}"
+
+
+def flatten_input(value: object) -> dict[str, Scalar]:
+    """Return the scalars of a task's input, a list: a single element stands without its position."""
+    if isinstance(value, list) and len(value) == 1:
+        return flatten(value[0], "input")
+    return flatten(value, "input")
+
+
+def _scalars(value: object, place: str, depth: int) -> Iterator[tuple[str, Scalar]]:
+    if isinstance(value, (bool, int, float)):
+        yield place, value
+    elif isinstance(value, str):
+        yield place, value if len(value) <= _MAX_TEXT else f"{value[: _MAX_TEXT - 1]}…"
+    elif value is None:
+        yield place, "null"
+    elif isinstance(value, (dict, list)) and (depth == _MAX_DEPTH or not value):
+        yield f"len({place})", len(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _scalars(item, f"{place}.{key}" if place else str(key), depth + 1)
+    elif isinstance(value, list):
+        if len(value) > _MAX_ITEMS:
+            yield f"len({place})", len(value)
+        else:
+            for number, item in enumerate(value):
+                yield from _scalars(item, f"{place}[{number}]", depth + 1)
+
+
+def numbers(values: Mapping[str, Scalar]) -> dict[str, float]:
+    """Return the values that are numbers; true and false count as 1 and 0."""
+    return {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
+
+
+def shown(value: Scalar, *, limit: int = 16) -> str:
+    """Return the value as it stands in names and tables: on one line, cut at the limit."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = " ".join(str(value).split())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def read_input(task_folder: str, facts: Mapping[str, object]) -> dict[str, Scalar] | None:
+    """Return the scalars of a recorded task's input; None when its record has none (yet)."""
+    size = _unrecorded_bytes(facts, "input")
+    if size is not None:
+        return {"bytes(input)": size}
+    value = _read(f"{task_folder}/input.json")
+    return None if value is None else flatten_input(value[0])
+
+
+def read_result(task_folder: str) -> dict[str, Scalar]:
+    """Return the scalars of a recorded task's result; empty when its record has none."""
+    value = _read(f"{task_folder}/output.json")
+    return {} if value is None else flatten(value[0], "result")
+
+
+def task_folder(root: str, name: str) -> str:
+    """Return the folder of a task's record below the state folder."""
+    return f"{root}/tasks/{safe_part(name)}"
+
+
+def _unrecorded_bytes(facts: Mapping[str, object], what: str) -> int | None:
+    sizes = facts.get("notKept")
+    size = sizes.get(what) if isinstance(sizes, dict) else None
+    return size if isinstance(size, int) else None
+
+
+def _read(path: str) -> tuple[object] | None:
+    """Return the JSON value in the file, in a tuple as it may be null; of a large one the size."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return ({"bytes": size},) if size > _MAX_FILE_BYTES else (json.loads(file.read()),)
+    except (OSError, ValueError, RecursionError):
+        return None
