@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from .files import write_all
@@ -33,7 +33,7 @@ class EventWriter:
         """The values are in the file under their tags. at_s: seconds since the epoch. Raises OSError."""
         if self._fd < 0:
             self._create(at_s)
-        write_all(self._fd, _record(_event(at_s, step, scalars)))
+        write_all(self._fd, file_record(_event(at_s, step, scalars)))
 
     def close(self) -> None:
         """The file is closed."""
@@ -48,7 +48,7 @@ class EventWriter:
         name = f"events.out.tfevents.{int(at_s):010d}.{os.uname().nodename}.{os.getpid()}.{next(_numbers)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(f"{self._folder}/{name}", flags, 0o666)
-        write_all(self._fd, _record(struct.pack("<Bd", 0x09, at_s) + _bytes_field(3, b"brain.Event:2")))
+        write_all(self._fd, version_record(at_s))
 
 
 class Point(NamedTuple):
@@ -94,13 +94,26 @@ def read_file(path: Path) -> Iterator[tuple[str, Point]]:
 
 
 def _event(at_s: float, step: int, scalars: Mapping[str, float]) -> bytes:
-    # Summary.Value: tag = 1 (string), simple_value = 2 (float). Summary: value = 1, repeated.
-    values = b"".join(
-        _bytes_field(1, _bytes_field(1, tag.encode()) + struct.pack("<Bf", 0x15, _as_float32(value)))
-        for tag, value in scalars.items()
-    )
-    # Event: wall_time = 1 (double), step = 2 (int64), summary = 5.
-    return struct.pack("<Bd", 0x09, at_s) + b"\x10" + _varint(step & (1 << 64) - 1) + _bytes_field(5, values)
+    return summary_event(at_s, step, [scalar_value(tag, value) for tag, value in scalars.items()])
+
+
+def scalar_value(tag: str, value: float) -> bytes:
+    """Return a Summary.Value: tag = 1 (string), simple_value = 2 (float)."""
+    return bytes_field(1, tag.encode("utf-8", "replace")) + struct.pack("<Bf", 0x15, _as_float32(value))
+
+
+def summary_event(at_s: float, step: int, values: Iterable[bytes]) -> bytes:
+    """Return an Event with a summary of these Summary.Values.
+
+    Event: wall_time = 1 (double), step = 2 (int64), summary = 5. Summary: value = 1, repeated.
+    """
+    summary = b"".join([bytes_field(1, value) for value in values])
+    return struct.pack("<Bd", 0x09, at_s) + b"\x10" + _varint(step & (1 << 64) - 1) + bytes_field(5, summary)
+
+
+def version_record(at_s: float) -> bytes:
+    """Return the first record of an event file: an Event with file_version = 3."""
+    return file_record(struct.pack("<Bd", 0x09, at_s) + bytes_field(3, b"brain.Event:2"))
 
 
 def _as_float32(value: float) -> float:
@@ -111,7 +124,8 @@ def _as_float32(value: float) -> float:
     return value
 
 
-def _bytes_field(number: int, data: bytes) -> bytes:
+def bytes_field(number: int, data: bytes) -> bytes:
+    """Return a field of a protobuf message: a string, bytes or a message."""
     return bytes([number << 3 | 2]) + _varint(len(data)) + data
 
 
@@ -124,7 +138,8 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _record(data: bytes) -> bytes:
+def file_record(data: bytes) -> bytes:
+    """Return the TFRecord that holds the data."""
     length = struct.pack("<Q", len(data))
     return b"".join((length, _masked_crc(length), data, _masked_crc(data)))
 
