@@ -17,7 +17,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from .runs.files import ProcessIdentity, read_json, remove_quietly, replace_file, to_json
+from .runs.files import (
+    ProcessIdentity,
+    own_identity,
+    read_json,
+    remove_quietly,
+    replace_file,
+    safe_part,
+    to_json,
+)
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 OPTUNA = "optuna"  # the type of a board that shows an optuna study instead of TensorBoard
@@ -233,12 +241,31 @@ class BoardRecords:
             return board
         return self._failed(board, f"the board's process (pid {board.process.pid}) is gone")
 
+    def view_folder(self, process: ProcessIdentity) -> Path:
+        """Return the folder that the TensorBoard of this board process reads, see tensorboard/run_view.py.
+
+        Not named by the reference, which is a secret: others can read the data server's arguments.
+        """
+        return self.folder / f"view-{safe_part(process.host, limit=200)}-{process.pid}"
+
+    def remove_dead_views(self) -> None:
+        """No view is left of a board's process of this host that was killed."""
+        host = own_identity().host
+        for folder in self.folder.glob("view-*"):
+            pid = folder.name.rpartition("-")[2]
+            if not pid.isdigit() or folder != self.view_folder(ProcessIdentity(int(pid), "", host)):
+                continue
+            if ProcessIdentity.of(int(pid)) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def forget(self, board: Board) -> None:
         """Nothing of the board is left on disk; its runs are not touched."""
         remove_quietly(str(self.path(board.reference)))
         remove_quietly(str(self.log_path(board.reference)))
         if board.type == "pick" and Path(board.log_dir).parent == self.folder:
             shutil.rmtree(board.log_dir, ignore_errors=True)
+        if board.process is not None and not board.process.is_alive():
+            shutil.rmtree(self.view_folder(board.process), ignore_errors=True)
 
     def log_tail(self, reference: str, *, lines: int = 5) -> str:
         """Return the last lines of the log of the board's process."""

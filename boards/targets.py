@@ -151,11 +151,6 @@ def task_depth(type: str, log_dir: Path) -> int:
     return depth
 
 
-def count_tasks(names: Sequence[str], depth: int) -> int:
-    """Return how many tasks these runs of TensorBoard's belong to: resources are a run of their own."""
-    return len({tuple(name.split("/")[:depth]) for name in names})
-
-
 def _shortest_names(runs: Path, folders: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     """Yield the shortest distinct name of each run folder: task, or job/task, or node/job/task, ..."""
     for depth in range(1, 5):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Callable
 from typing import Any
 
-from ..targets import count_tasks
 from .host_check import PROBE_HEADER
 
 _TIMEOUT_S = 10.0
@@ -22,20 +22,20 @@ class BoardProbe:
         health_path: str,
         list_path: str,
         list_key: str | None = None,
-        depth: int = 0,
+        count: Callable[[Any], int] = len,
         cookie: str = "",
     ) -> None:
         """Below the URL, health_path answers once the board listens, and list_path lists what it shows.
 
-        list_key: where the list is in the answer, if the answer is not the list. depth: for a list of
-        TensorBoard's runs, how many parts of a name belong to the task.
+        list_key: where the list is in the answer, if the answer is not the list. count: of tasks or studies
+        in that list.
         """
         address, _, base = url.removeprefix("http://").partition("/")
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._health_path, self._list_path = f"/{base}{health_path}", f"/{base}{list_path}"
         self._list_key = list_key
-        self._depth = depth
+        self._count = count
         self._headers = {PROBE_HEADER: "1", "Cookie": cookie}
 
     def is_answered(self) -> bool:
@@ -46,9 +46,7 @@ class BoardProbe:
         """Return how many tasks or studies the board shows; None when it gives no usable answer."""
         value = self._get(self._list_path)
         try:
-            if self._list_key is None:
-                return count_tasks(value, self._depth)
-            return len(value[self._list_key])
+            return self._count(value if self._list_key is None else value[self._list_key])
         except (KeyError, TypeError, AttributeError):
             return None
 

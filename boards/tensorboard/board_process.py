@@ -48,6 +48,7 @@ from .board_probe import BoardProbe
 from .data_server import DataServer, DataServerError, find_binary
 from .host_check import HostCheck
 from .optuna import CookieCheck, cookie, dashboard
+from .run_view import RunView
 from .start_failures import StartFailure, failure_of, too_little_memory
 
 RELOAD_S = 2  # new points are loaded within two seconds; the page asks for them at its own intervals
@@ -80,6 +81,9 @@ class BoardProcess:
         self._data_server: DataServer | None = None
         self._host_check: HostCheck | None = None
         self._restarted_at: list[float] = []
+        self._view = RunView(
+            str(self._records.view_folder(own_identity())), root=order.root, log_dir=board.log_dir
+        )
 
     def run(self) -> NoReturn:
         """The board is served until it fails, expires or is stopped; ends this process."""
@@ -93,6 +97,8 @@ class BoardProcess:
             self._fail(failure)
         try:
             if self._order.optuna_storage is None:
+                self._records.remove_dead_views()
+                self._view.make(task_depth(self._board.type, Path(self._board.log_dir)))
                 self._start_data_server()
                 _check_port(self._order.port)
                 probe = self._launch()
@@ -112,7 +118,7 @@ class BoardProcess:
         try:
             server = DataServer(
                 find_binary(),
-                self._board.log_dir,
+                self._view.folder,
                 # Not named by the reference, which is a secret: others can read the data server's arguments.
                 port_file=self._records.folder / f".{os.getpid()}.port",
                 reload_s=RELOAD_S,
@@ -142,7 +148,7 @@ class BoardProcess:
         )
         board.configure(
             argv=("",),
-            logdir=self._board.log_dir,
+            logdir=self._view.folder,
             host="127.0.0.1",
             port=self._order.port,
             path_prefix=prefix,
@@ -154,6 +160,7 @@ class BoardProcess:
             load_fast="false",
         )
         url: str = board.launch()
+        self._view.follow()
         self._update(
             url=url,
             version=importlib.metadata.version("tensorboard"),
@@ -161,8 +168,7 @@ class BoardProcess:
             data_server=self._data_server.identity() if self._data_server else None,
             notes=(*self._board.notes, *notes),
         )
-        depth = task_depth(self._board.type, Path(self._board.log_dir))
-        return BoardProbe(url, health_path="data/environment", list_path="data/runs", depth=depth)
+        return BoardProbe(url, health_path="data/environment", list_path="data/runs", count=self._view.count)
 
     def _launch_optuna(self, storage: str) -> BoardProbe:
         """The dashboard of an optuna study serves; returns how to probe it."""
@@ -313,6 +319,7 @@ class BoardProcess:
         """End at once: TensorBoard's own shutdown takes half a second, and has nothing to save."""
         if self._data_server is not None:
             self._data_server.kill()
+        self._view.remove()
         os._exit(status)
 
     # --- reporting

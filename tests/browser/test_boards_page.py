@@ -6,7 +6,10 @@ Needs Debian's chromium. HKRUNNER_SCREENSHOT=FILE keeps the picture of the docs.
 from __future__ import annotations
 
 import io
+import json
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +18,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Error, Locator, Page, sync_playwright
 from support.boards import BOARD_DEADLINE_S, boards_of, runs_of
-from support.programs import run_hkrunner
+from support.local import ALGORITHMS
+from support.programs import run_hkrunner, serving
 from support.waiting import wait_until
 
+WAITS = ALGORITHMS / "trains_until_the_gate_opens.py"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train.py"
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -97,8 +102,7 @@ def chart(page: Page, tag: str) -> Locator:
 
 def test_runs_of_the_example_are_compared_in_the_browser(folder: Path, page: Page) -> None:
     url = train(folder, *RATES)
-    (job,) = (folder / ".hkrunner" / "runs" / "local" / "train").iterdir()
-    runs = {f"{job.name}/{task}{series}" for task in ("t1", "t2", "t3") for series in ("", "/resources")}
+    runs = {"t1 0.02", "t2 0.2", "t3 2"}
     wait_until(lambda: set(runs_of(url)) == runs, deadline_s=60, what="three runs")
     open_page(page, url)
     wait_until(lambda: legend(page) == runs, deadline_s=60, what="the names of three runs")
@@ -118,8 +122,7 @@ def test_runs_of_the_example_are_compared_in_the_browser(folder: Path, page: Pag
 
     # A further run, of another job, appears by itself: neither a restart nor a click.
     assert train(folder, 20.0) == url
-    (further,) = {path.name for path in job.parent.iterdir()} - {job.name}
-    runs |= {f"{further}/t4", f"{further}/t4/resources"}
+    runs.add("t4 20")
     wait_until(lambda: legend(page) == runs, deadline_s=70, what="the name of the further run")
 
     # What was counted are the curves: with all runs unchecked nothing of a strong colour is left.
@@ -127,6 +130,60 @@ def test_runs_of_the_example_are_compared_in_the_browser(folder: Path, page: Pag
     wait_until(lambda: curve_pixels(shown) > 900, deadline_s=60, what="the curves")
     page.locator("runs-data-table input[type=checkbox]").first.click()
     wait_until(lambda: 0 <= curve_pixels(shown) < 100, deadline_s=60, what="an empty chart")
+
+
+def test_a_running_task_is_named_by_its_input_and_marked_when_it_fails(folder: Path, page: Page) -> None:
+    url = train_two_rates(folder)
+    open_page(page, url)
+    good = {"t1 rate=0.5", "t2 rate=0.25"}
+    wait_until(lambda: legend(page) == good, deadline_s=60, what="two names")
+    gate = folder / "gate"
+    value = json.dumps({"rate": -1, "gate": str(gate)})
+    with serving("--entry", WAITS, "-i", value, cwd=folder) as program:
+        # The page asks for runs twice a minute.
+        wait_until(lambda: len(legend(page)) == 3, deadline_s=70, what="the name of the running task")
+        (live,) = legend(page) - good
+        assert live.startswith("t3 rate=-1")
+        gate.touch()
+        assert program.wait() == 1
+    wait_until(lambda: legend(page) == good | {f"{live} ✘"}, deadline_s=70, what="the mark")
+
+
+def test_inputs_and_outcomes_are_compared_in_the_hparams_tab(folder: Path, page: Page) -> None:
+    url = train_two_rates(folder)
+    wait_until(lambda: count_rows(url) == 2, deadline_s=60, what="two outcomes")  # the tab reads them once
+    page.goto(f"{url}?darkMode=false#hparams", wait_until="domcontentloaded")
+    table = page.locator("tf-hparams-table-view vaadin-grid")
+    wait_until(
+        lambda: table.count() == 1 and "t2 rate=0.25" in table.inner_text(), deadline_s=60, what="the table"
+    )
+    columns, first, second = table.inner_text().split("\nt")
+    assert columns.splitlines()[2:5] == ["rate", "score", "~output/loss"]
+    assert first.splitlines()[:4] == ["1 rate=0.5", "0.50000", "4.5000", "0.25000"]
+    assert second.splitlines()[:4] == ["2 rate=0.25", "0.25000", "2.2500", "0.062500"]
+
+
+def count_rows(url: str) -> int:
+    """How many rows the HParams tab has for tasks that ended well."""
+    asked = {"allowedStatuses": ["STATUS_SUCCESS"], "startIndex": 0, "sliceSize": 100}
+    body = json.dumps(asked).encode()
+    request = urllib.request.Request(
+        f"{url}data/plugin/hparams/session_groups", body, {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return len(json.load(answer)["sessionGroups"])
+    except urllib.error.HTTPError:  # 400 while no run has hyperparameters
+        return 0
+
+
+def train_two_rates(folder: Path) -> str:
+    """Run two tasks with a board; return its address."""
+    inputs = [word for rate in (0.5, 0.25) for word in ("-i", json.dumps({"rate": rate}))]
+    ended = run_hkrunner("--entry", WAITS, *inputs, "--board", cwd=folder, deadline_s=BOARD_DEADLINE_S)
+    assert ended.status == 0, ended
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("● board ")]
+    return line.split()[-1]
 
 
 def keep_screenshot(page: Page) -> None:

@@ -82,7 +82,7 @@ def test_the_link_leads_a_visitor_to_the_board(client: Client) -> None:
     connection.request("GET", f"/{link}")
     location = connection.getresponse().headers["Location"]
     connection.close()
-    wait_until(lambda: runs_of(location) == ["."], what="the run")
+    wait_until(lambda: runs_of(location) == ["task1"], what="the run")
 
 
 @pytest.mark.parametrize(

@@ -66,11 +66,12 @@ def test_a_board_shows_the_curves_of_its_runs(manager: BoardManager) -> None:
 def test_each_kind_of_board_names_runs_by_what_tells_them_apart(manager: BoardManager) -> None:
     add_run(manager.root, "t1", job="j1")
     add_run(manager.root, "t2", job="j2")
+    add_run(manager.root, "t3", job="j2", node="test")
     for target, names in (
-        (task_target(manager.root, "t1"), ["."]),
-        (node_target(manager.root, "mnist", "train"), ["j1/t1", "j2/t2"]),
-        (all_target(manager.root), ["mnist/train/j1/t1", "mnist/train/j2/t2"]),
-        (pick_target(manager.root, ["t1", "t2"]), ["t1", "t2"]),
+        (task_target(manager.root, "t1"), ["t1"]),
+        (node_target(manager.root, "mnist", "train"), ["t1", "t2"]),
+        (all_target(manager.root), ["t1 train", "t2 train", "t3 test"]),
+        (pick_target(manager.root, ["t1", "t3"]), ["t1 train", "t3 test"]),
     ):
         url = address(start(manager, target))
         wait_until(lambda url=url, names=names: runs_of(url) == names, what=f"the runs {names}")
@@ -88,12 +89,12 @@ def test_new_runs_and_points_appear_while_it_runs(manager: BoardManager) -> None
     assert (first.readiness, first.runs) == (Readiness.LISTENING, 0)
     url = address(first)
     record = add_run(manager.root, "t1", points=1)
-    wait_until(lambda: runs_of(url) == ["job1/t1"], what="the new run")
+    wait_until(lambda: runs_of(url) == ["t1"], what="the new run")
     manager.wait(first.id, Readiness.READY, deadline_s=BOARD_DEADLINE_S)
     writer = EventWriter(record.metrics_dir / "later")
     writer.add({"loss": 1.0}, step=7, at_s=1007.0)
     writer.close()
-    wait_until(lambda: runs_of(url) == ["job1/t1", "job1/t1/later"], what="the new sub-run")
+    wait_until(lambda: runs_of(url) == ["t1", "t1/later"], what="the new sub-run")
 
 
 def test_only_loopback_names_and_the_secret_address_lead_to_a_board(manager: BoardManager) -> None:
@@ -277,7 +278,7 @@ def test_a_data_server_that_cannot_run_gives_a_slow_board_that_says_so(
     assert (board.loader, board.data_server) == ("slow", None)
     (note,) = board.notes
     assert note.startswith(f"the fast loader cannot be used: {broken} ")
-    assert len(get_json(f"{address(board)}data/plugin/scalars/scalars?run=.&tag=loss")) == 20
+    assert len(get_json(f"{address(board)}data/plugin/scalars/scalars?run=t1&tag=loss")) == 20
 
 
 def test_limits_of_the_shell_that_can_be_lifted_do_not_hold_a_board(tmp_path: Path) -> None:
