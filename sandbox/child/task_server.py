@@ -80,6 +80,7 @@ class TaskServer:
         #: How the user's functions are called, by name.
         self._calls: Dict[str, Tuple[int, Optional[str]]] = {}
         self._may_accelerate = False  #: msgspec is still to be imported
+        self._lost_number_was_told = False  #: see _report_lost_number()
         self._served = 0  #: tasks until it is
         self._ended_kib = 0  #: ru_maxrss of the processes that have ended, as of the last task
 
@@ -290,13 +291,26 @@ class TaskServer:
         if self._may_accelerate and codec.is_large(result):
             self._accelerate()
         wire = codec.encode_pieces(self._encoding, {"command": "done", "data": result})
+        is_json = self._encoding == "json"
         if files.wants(sum(map(len, wire))):
-            is_json = self._encoding == "json"
             files.write_output(result_json(wire) if is_json else codec.json_text(result))
+        if is_json and b"null" in wire[0] and result is not None and not self._lost_number_was_told:
+            self._report_lost_number(task, result)
         del result
         self._wind_up(None)
         self._send_peak_of_processes(task)
         self._channel.send_wire(task, Done, wire, reuse=True)
+
+    def _report_lost_number(self, task: int, result: Any) -> None:
+        """Say once where a NaN or an Infinity of a result has become null."""
+        from ..codec import not_finite
+
+        place = not_finite.place_of_first(result)
+        if place is not None:
+            self._lost_number_was_told = True
+            self._channel.send(
+                task, Problem(f"{place} is NaN or Infinity; JSON has neither, so null was sent")
+            )
 
     def _fail(self, task: int, failed: Failed) -> None:
         self._wind_up(failed.message)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 import io
+import os
 import re
+import sys
 from collections import abc
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +26,12 @@ class ConversionFailed(Exception):
 
 def root_of(kind: type) -> str:
     """Return the name of the package that a class comes from, "" where it does not say."""
+    return _module_of(kind).partition(".")[0]
+
+
+def _module_of(kind: type) -> str:
     module = type.__dict__["__module__"].__get__(kind)
-    return module.partition(".")[0] if type(module) is str else ""
+    return module if type(module) is str else ""
 
 
 def name_of(kind: type) -> str:
@@ -247,13 +253,21 @@ def call_for(value: Any, key_of: Callable[[Any], str | None]) -> str:
         return "google.protobuf.json_format.MessageToDict(...) of it"
     if root_of(type(kind)) == "msgspec":
         return "msgspec.to_builtins(...) of it"
+    model = _call_for_model(kind)
+    if model:
+        return model
     for method in _METHODS:
         if _takes_nothing(getattr(kind, method, None)):
             return f"its .{method}()"
     if root in ("pydantic", "pydantic_core") and name.endswith("Url"):
         return "str(...) of it"
     attributes = getattr(value, "__dict__", None)
-    if type(attributes) is dict and attributes and _PLAIN.issuperset(map(type, attributes.values())):
+    if (
+        type(attributes) is dict
+        and attributes
+        and _PLAIN.issuperset(map(type, attributes.values()))
+        and not any(map(_is_of_library, kind.__mro__[:-1]))
+    ):
         return "vars(...) of it"
     return ""
 
@@ -286,6 +300,24 @@ def _are_keys(values: Any, key_of: Callable[[Any], str | None]) -> bool:
     """Whether the values can be the keys of one object: two of them may become the same text."""
     keys: list[str | None] = [key_of(one) for one in values]
     return None not in keys and len(set(keys)) == len(keys)
+
+
+def _call_for_model(kind: type) -> str:
+    """Return what to send instead of a model of scikit-learn or a library like it, "" for anything else."""
+    if not callable(getattr(kind, "fit", None)) or not callable(getattr(kind, "get_params", None)):
+        return ""
+    found = "predictions" if callable(getattr(kind, "predict", None)) else "output"
+    return f"its {found}, or joblib.dump(...) it to a file and return the path"
+
+
+def _is_of_library(kind: type) -> bool:
+    """Whether a class is of an installed package or of the standard library: what its attributes are for is
+    its library's own business."""
+    file = getattr(sys.modules.get(_module_of(kind)), "__file__", None)
+    if type(file) is not str:
+        return False
+    installed = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
+    return file.startswith(os.path.dirname(os.__file__) + os.sep) or any(one in file for one in installed)
 
 
 def _call_for_tensor(value: Any) -> str:

@@ -24,7 +24,7 @@ class ResultInvalid(Exception):
 def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
     """Return a copy made of the encoding's own types; raises ResultInvalid naming the place."""
     if depth > DEPTH_MAX:
-        raise ResultInvalid(f"{_short(place)}: nested more than {DEPTH_MAX} deep, or it contains itself")
+        raise ResultInvalid(f"{shortened(place)}: nested more than {DEPTH_MAX} deep, or it contains itself")
     if value is None or value is True or value is False:
         return value
     kind = type(value)
@@ -93,7 +93,7 @@ def _plain_of_library(value: Any, encoding: str, place: str, depth: int, known: 
             return plain(form, encoding, place, depth + 1)
     except library_values.ConversionFailed as error:
         failure = f": {error}"
-    sentence = f"{_short(place)}: {library_values.shown(value)} cannot be sent{failure}"
+    sentence = f"{shortened(place)}: {library_values.shown(value)} cannot be sent{failure}"
     call = library_values.call_for(value, _key_of)
     if call:
         raise ResultInvalid(f"{sentence}; use {call}")
@@ -104,7 +104,7 @@ def _attribute(value: Any, name: str, place: str) -> Any:
     try:
         return getattr(value, name)
     except AttributeError as error:  # a field that was never set
-        raise ResultInvalid(f"{_short(place)}.{name} cannot be read: AttributeError: {error}") from None
+        raise ResultInvalid(f"{shortened(place)}.{name} cannot be read: AttributeError: {error}") from None
 
 
 def _key_of(value: Any) -> Optional[str]:
@@ -118,17 +118,18 @@ def _key_of(value: Any) -> Optional[str]:
 def _plain_dict(value: Any, encoding: str, place: str, depth: int) -> Dict[str, Any]:
     found: Dict[str, Any] = {}
     for key, one in value.items():
-        inner = f"{place}[{_shown(key)}]"
+        inner = f"{place}[{key_shown(key)}]"
         name = _text(_key(key, place), encoding, inner)
         if encoding == "bson" and "\0" in name:
-            raise ResultInvalid(f"{_short(inner)}: a key with a null character, bson cannot carry it")
+            raise ResultInvalid(f"{shortened(inner)}: a key with a null character, bson cannot carry it")
         if name in found:
-            raise ResultInvalid(f"{_short(inner)}: two keys become {name!r}: keys are text there")
+            raise ResultInvalid(f"{shortened(inner)}: two keys become {name!r}: keys are text there")
         found[name] = plain(one, encoding, inner, depth + 1)
     return found
 
 
-def _shown(key: Any) -> str:
+def key_shown(key: Any) -> str:
+    """Return a key as messages show it."""
     try:
         return repr(key)
     except Exception:  # noqa: BLE001 - the user's own __repr__
@@ -169,7 +170,8 @@ def _module_of(kind: type) -> str:
     return module if type(module) is str else ""
 
 
-def _short(place: str) -> str:
+def shortened(place: str) -> str:
+    """Return the place of a value, without its middle where it is long."""
     return place if len(place) <= 300 else place[:140] + " … " + place[-140:]
 
 
@@ -179,7 +181,7 @@ def _text(value: str, encoding: str, place: str) -> str:
     except UnicodeEncodeError:
         if encoding != "json":
             raise ResultInvalid(
-                f"{_short(place)}: text with a lone surrogate, {encoding} cannot carry it"
+                f"{shortened(place)}: text with a lone surrogate, {encoding} cannot carry it"
             ) from None
     return value
 
@@ -188,7 +190,7 @@ def _whole(value: int, encoding: str, place: str) -> int:
     most = 2**63 if encoding == "bson" else 2**64
     if encoding != "json" and not -(2**63) <= value < most:
         raise ResultInvalid(
-            f"{_short(place)}: int of {value.bit_length()} bits, {encoding} carries 64: return it as text"
+            f"{shortened(place)}: int of {value.bit_length()} bits, {encoding} carries 64: return it as text"
         )
     return value
 
@@ -217,8 +219,10 @@ def _key(key: Any, place: str) -> str:
         return str(key)
     from . import library_values
 
+    # As pairs nothing is lost; a text made of a tuple would have to be taken apart again.
+    hint = "; use list(its .items())" if type(key) is tuple else ""
     raise ResultInvalid(
-        f"{_short(place)}: a key of type {library_values.name_of(type(key))}; keys must be text"
+        f"{shortened(place)}: a key of type {library_values.name_of(type(key))}; keys must be text{hint}"
     )
 
 

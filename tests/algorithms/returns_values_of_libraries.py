@@ -39,11 +39,19 @@ def pydantic():
     return stand_in("alg", "Model", __pydantic_validator__=0, model_dump=lambda self: {"a": [NA]})
 
 
+def model_of_sklearn():
+    members = dict.fromkeys(("fit", "predict", "get_params"), lambda self: None)
+    fitted = stand_in("sklearn.svm", "SVC", **members)
+    fitted.C = 1.0
+    return fitted
+
+
 NA = stand_in("pandas", "NAType")
 VALUES = {
     "frame": lambda: {"a": [0, 0, 0, frame()]},
     "frame as its message says": lambda: {"a": [0, 0, 0, frame().to_dict("records")]},
     "buffer": lambda: io.BytesIO(b"x"),
+    "model": model_of_sklearn,
     "namespace": lambda: [types.SimpleNamespace(a=1)],
     "not available": lambda: [1, NA],
     "array": array,

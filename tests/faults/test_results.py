@@ -49,6 +49,12 @@ def test_a_result_with_one_honest_form_is_sent_in_that_form(tmp_path: Path) -> N
     assert run.status == 0
 
 
+def test_numbers_that_json_has_not_are_told_once_by_their_place(tmp_path: Path) -> None:
+    run = run_tasks("returns_what_it_is_told.py", ["nan"], ["none"], ["nan"], cwd=tmp_path)
+    assert run.outputs == [[None, None, 1.5], None, [None, None, 1.5]] and run.status == 0
+    assert run.stderr.count("result[0] is NaN or Infinity; JSON has neither, so null was sent") == 1
+
+
 def test_a_coroutine_that_start_returns_is_awaited(tmp_path: Path) -> None:
     run = run_tasks("returns_what_it_is_told.py", ["coroutine"], cwd=tmp_path)
     assert (run.status, run.outputs) == (0, [None])
@@ -84,9 +90,11 @@ def test_a_value_of_a_library_is_converted_or_refused_with_the_call_that_mends_i
     refused = {
         "frame": """result['a'][3]: pandas.DataFrame cannot be sent; use its .to_dict("records")""",
         "buffer": "result: _io.BytesIO cannot be sent; use its .getvalue()",
+        "model": "result: sklearn.svm.SVC cannot be sent; use its predictions, or joblib.dump(...) it "
+        "to a file and return the path",
         "namespace": "result[0]: types.SimpleNamespace cannot be sent; use vars(...) of it",
     }
     run = run_tasks("returns_values_of_libraries.py", *[[kind] for kind in (*refused, *taken)], cwd=tmp_path)
-    assert run.outputs == [None, None, None, *taken.values()]
+    assert run.outputs == [None, None, None, None, *taken.values()]
     for task, message in zip(run.tasks, refused.values(), strict=False):
         assert error_of(task) == ("RESULT_INVALID", f"RESULT_INVALID: {message}")

@@ -22,6 +22,7 @@ import itertools
 import re
 import subprocess
 import sys
+import textwrap
 import types
 import zoneinfo
 from collections.abc import Callable
@@ -129,6 +130,10 @@ class WithToDict:
 
     def to_dict(self, deep: bool = True) -> dict[str, bool]:
         return {"deep": deep}
+
+
+class Wrapper(textwrap.TextWrapper):
+    pass
 
 
 class NeedsMore:
@@ -329,6 +334,18 @@ HELPLESS: list[tuple[str, Callable[[], Any], str]] = [
         "concurrent.futures._base.Future cannot be sent; use its .result()",
     ),
     (
+        "model",
+        lambda: stand_in("sklearn.svm", "SVC", fit=raising, predict=raising, get_params=raising),
+        "sklearn.svm.SVC cannot be sent; use its predictions, or joblib.dump(...) it to a file",
+    ),
+    (
+        "transformer",
+        lambda: stand_in("sklearn.base", "Scaler", fit=raising, transform=raising, get_params=raising),
+        "sklearn.base.Scaler cannot be sent; use its output, or joblib.dump(...) it to a file",
+    ),
+    ("object of a library", textwrap.TextWrapper, "textwrap.TextWrapper cannot be sent; numbers, texts, "),
+    ("object made from a library's", Wrapper, "Wrapper cannot be sent; numbers, texts, "),
+    (
         "pandas group",
         lambda: stand_in("pandas", "DataFrameGroupBy"),
         "pandas.DataFrameGroupBy cannot be sent; n",
@@ -397,6 +414,16 @@ def test_the_call_that_a_refusal_names_makes_the_value_plain(
     assert message.startswith(f"result['a'][3]: {name} cannot be sent; use ")
     sent(result, encoding)
     assert sent(result, "json") == plain
+
+
+@pytest.mark.parametrize("encoding", codec.ENCODINGS)
+def test_a_dict_with_tuples_as_keys_is_sent_as_pairs_as_its_refusal_says(encoding: str) -> None:
+    value = {("a", 1): 2}
+    with pytest.raises(codec.ResultInvalid) as caught:
+        sent({"counts": value}, encoding)
+    message = str(caught.value)
+    assert message == "result['counts']: a key of type tuple; keys must be text; use list(its .items())"
+    assert sent(mended(value, message.partition("; use ")[2]), encoding) == [[["a", 1], 2]]
 
 
 @pytest.mark.parametrize("encoding", codec.ENCODINGS)
