@@ -63,10 +63,15 @@ def descendants(pid: int, *, except_for: frozenset[int] = frozenset()) -> Iterat
         stack.extend(children(child))
 
 
+#: Name given to the process of is_resource_tracker(): longer than any that the kernel gives.
+TRACKER = "python resource_tracker"
+
+
 def look(pid: int) -> Left:
     """Return name and resident memory of a process; "?" and 0 for one that has ended."""
     try:
-        return Left(pid, procfs.name(pid), int(procfs.read(f"/proc/{pid}/statm").split()[1]) * _PAGE)
+        name = TRACKER if is_resource_tracker(pid) else procfs.name(pid)
+        return Left(pid, name, int(procfs.read(f"/proc/{pid}/statm").split()[1]) * _PAGE)
     except (OSError, IndexError, ValueError):
         return Left(pid, "?", 0)
 

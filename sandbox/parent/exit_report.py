@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterable
 
-from ..linux.process_tree import Left
+from ..linux.process_tree import TRACKER, Left
 from ..shared.channel import EXIT_CHANNEL_LOST
 from ..shared.limits import Limits
 from ..shared.messages import Ended, HeldBack, ProcessMemory, SharedMemoryUse
@@ -121,7 +121,7 @@ def exit_without_warden(
     loaded: bool,
 ) -> Exit:
     """Return how a child ended whose warden was lost for this reason; the other arguments as in exit_of()."""
-    others = [ProcessMemory(*one) for one in ended if one.pid != pid]
+    others = [ProcessMemory(*one) for one in ended if one.pid != pid and one.name != TRACKER]
     cause = Cause.NOT_STARTED if problem else kill[0] if kill is not None else Cause.GUARD_LOST
     return Exit(
         cause,

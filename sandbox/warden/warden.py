@@ -371,14 +371,16 @@ class Warden:
 
     def _send_ended(self, there: dict[int, process_tree.Left], left: list[process_tree.Left]) -> None:
         """Report the end to the parent; `there` and `left` as _end_tree() returned them."""
-        largest = sorted(there.values(), key=lambda one: -one.rss_bytes)
+        # A resource tracker is Python's own and ends by itself: the algorithm has not left it.
+        others = [one for one in there.values() if one.name != process_tree.TRACKER]
+        largest = sorted(others, key=lambda one: -one.rss_bytes)
         self._send(
             Ended(
                 status=self._status,
                 was_killed=self._was_told_to_kill,
                 broken=self._broken,
                 others=[ProcessMemory(*one) for one in largest[:NAMED]],
-                others_count=len(there),
+                others_count=len(others),
                 left=[ProcessMemory(*one) for one in left[:NAMED]],
                 max_rss_bytes=self._usage.ru_maxrss * 1024 if self._usage is not None else 0,
                 account=self._account,

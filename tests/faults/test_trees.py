@@ -120,6 +120,12 @@ def test_daemons_left_behind_are_ended_with_the_run(tmp_path: Path) -> None:
     assert not living(tree)
 
 
+def test_a_resource_tracker_is_none_of_the_processes_that_an_algorithm_left(tmp_path: Path) -> None:
+    run = run_tasks("leaves_a_resource_tracker.py", ["misbehave"], cwd=tmp_path)
+    assert (run.status, run.outputs) == (0, ["served"])
+    assert "1 process left by the algorithm ended with it: " in run.stderr
+
+
 def test_a_program_that_holds_the_output_open_holds_nothing_up(tmp_path: Path) -> None:
     algorithm = "leaves_a_program_that_holds_its_output.py"
     run = misbehave_once(algorithm, cwd=tmp_path, deadline_s=10)
