@@ -12,17 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...boards.runs.store import Store
 from ...sandbox.codec.codec import json_text
-from ...sandbox.shared.entry import Location
 from ..console.task_report import ProgressLog
-from ..console.terminal import Output
-from ..io.loop import Loop
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 from ..serving.child_pool import ChildPool
+from ..serving.run_context import RunContext
 from ..serving.supervisor import Hooks, Supervisor
-from ..settings.settings import Settings
 from ..settings.worker_url import worker_url
 from ..worker_stub.catalog import Catalog
 from ..worker_stub.server import Answer, LocalTask, LocalWorker
@@ -46,21 +42,17 @@ class LocalProcess:
 
     def __init__(
         self,
-        loop: Loop,
-        settings: Settings,
-        where: Location,
-        output: Output,
-        store: Store | None,
+        context: RunContext,
         catalog: Catalog,
         listener: LocalProcessListener,
         pool: ChildPool | None = None,
     ) -> None:
         """pool: holds the algorithm's process, if that was started already."""
-        self.output = output
-        self.store = store
-        self.progress_log = ProgressLog(output.say, loop.clock)
+        self.output = context.output
+        self.store = context.store
+        self.progress_log = ProgressLog(context.output.say, context.loop.clock)
         self.position = 0  #: of the input of its task
-        self._encoding = settings.serving.encoding
+        self._encoding = context.settings.serving.encoding
         self._listener = listener
         self._result: Result | None = None
         self._is_loaded = False
@@ -70,12 +62,12 @@ class LocalProcess:
             on_load_failed=self._load_failed,
             on_finished=self._finished,
         )
-        pool = pool or ChildPool(loop, settings, where, store.environment() if store is not None else {})
+        pool = pool or context.child_pool()
         #: Returns the pid of the algorithm's process; 0 when there is none.
         self.child_pid = pool.child_pid
-        self.supervisor = Supervisor(loop, settings, where, output, store, hooks, pool)
+        self.supervisor = Supervisor(context, hooks, pool)
         self._worker = LocalWorker(
-            loop,
+            context.loop,
             on_answer=self._answered,
             on_problem=self._problem,
             on_progress=lambda task, data: listener.on_progress(self, task, data),

@@ -16,24 +16,21 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from ...boards.runs.store import Store
 from ...boards.runs.task_ids import local_job_id
-from ...sandbox.shared.entry import Location
 from ..console.process_output import ProcessOutput
 from ..console.status_line import Sample, StatusLine, can_be_drawn
 from ..console.task_report import TaskReport, progress_line
-from ..console.terminal import Output, wants_color
-from ..io.loop import Loop
+from ..console.terminal import wants_color
 from ..protocol.error_codes import MEMORY_CODES, exit_status_of
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 from ..serving.child_pool import ChildPool
-from ..settings.settings import Settings
+from ..serving.run_context import RunContext
 from ..worker_stub.server import LocalTask
 from .local_process import LocalProcess, LocalProcessListener
 from .stand_in_options import algorithms_of
 
-#: Bytes that may wait for a slow reader of stdout before the next task starts.
+#: The next task starts only while fewer bytes than this wait for a slow reader of stdout.
 HOLD_BACK = 1024 * 1024
 #: Bytes of results that may wait for the result of an earlier input before the next task starts.
 OUT_OF_ORDER_MAX = 256 * 1024 * 1024
@@ -44,15 +41,14 @@ class LocalRun:
 
     def __init__(
         self,
-        loop: Loop,
-        settings: Settings,
-        where: Location,
-        output: Output,
-        stores: Sequence[Store | None],
+        context: RunContext,
         inputs: Sequence[bytes],
         pool: ChildPool | None = None,
+        *,
+        processes: int = 1,
     ) -> None:
-        """stores: one for each process. pool: that of the first process, if it was started already."""
+        """pool: that of the first process, if it was started already. processes: how many run at a time."""
+        loop, settings, where, output, _ = context
         self._loop = loop
         self._settings = settings
         self._output = output
@@ -77,16 +73,15 @@ class LocalRun:
             on_finished=self._finished,
         )
         said: set[str] = set()
+        contexts = [context, *(context.with_new_store() for _ in range(processes - 1))]
         self._processes = [
             LocalProcess(
-                *(loop, settings, where),
-                output if len(stores) == 1 else ProcessOutput(output, said),
-                store,
+                one if processes == 1 else one._replace(output=ProcessOutput(output, said)),
                 self._others.catalog,
                 listener,
                 pool if number == 0 else None,
             )
-            for number, store in enumerate(stores)
+            for number, one in enumerate(contexts)
         ]
         self._left = set(self._processes)  #: those that have not finished
         self._usable = set(self._processes)  #: those that have loaded the code, or still do
@@ -101,7 +96,7 @@ class LocalRun:
                 loop,
                 output,
                 total=len(inputs),
-                limit_bytes=None if limit_bytes is None else limit_bytes * len(stores),
+                limit_bytes=None if limit_bytes is None else limit_bytes * processes,
                 samples=self._samples,
                 color=wants_color(settings.console.color, os.environ),
                 code=where.shown,

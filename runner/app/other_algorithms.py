@@ -24,6 +24,7 @@ from ..io.loop import Loop
 from ..link.answer_blob import AnswerBlob
 from ..link.connection import MessageMemory, WorkerMessage
 from ..protocol.result import Result
+from ..serving.run_context import RunContext
 from ..serving.supervisor import Hooks, Supervisor
 from ..settings.settings import Settings
 from ..worker_stub.catalog import SLOTS, Catalog
@@ -69,9 +70,8 @@ class LocalAlgorithms:
     def _new_worker(self, name: str) -> AlgorithmWorker:
         settings, where = self._ready[name]
         store = Store(settings.records.state_dir) if settings.records.state_dir is not None else None
-        worker = AlgorithmWorker(
-            self._loop, settings, where, self._output, store, self.catalog, self._on_problem
-        )
+        context = RunContext(self._loop, settings, where, self._output, store)
+        worker = AlgorithmWorker(context, self.catalog, self._on_problem)
         worker.on_free = lambda: self._freed(name, worker)
         worker.on_gone = lambda: self._gone(name, worker)
         self._all.add(worker)
@@ -128,18 +128,8 @@ class WorkerTask:
 class AlgorithmWorker:
     """One process of an algorithm, with both sides of its connection."""
 
-    def __init__(
-        self,
-        loop: Loop,
-        settings: Settings,
-        where: Location,
-        output: Output,
-        store: Store | None,
-        catalog: Catalog,
-        on_problem: Callable[[str], None],
-    ) -> None:
-        self._loop = loop
-        self._output = output
+    def __init__(self, context: RunContext, catalog: Catalog, on_problem: Callable[[str], None]) -> None:
+        self._output = context.output
         self._number = 0
         self._on_end: Callable[[Answer], None] = lambda answer: None
         self._ends_on_error = False
@@ -147,11 +137,12 @@ class AlgorithmWorker:
         self.on_free: Callable[[], None] = lambda: None
         self.on_gone: Callable[[], None] = lambda: None
         hooks = Hooks(on_result=self._note_folder, on_finished=self._finished)
-        supervisor = Supervisor(loop, settings, where, output, store, hooks)
+        supervisor = Supervisor(context, hooks)
         self._supervisor = supervisor
-        self._link = LoopbackLink(loop, supervisor)
-        listener = SessionListener(self._answered, lambda text: on_problem(f"{where.shown}: {text}"))
-        self._session = Session(loop, self._link, catalog, listener)
+        self._link = LoopbackLink(context.loop, supervisor)
+        shown = context.where.shown
+        listener = SessionListener(self._answered, lambda text: on_problem(f"{shown}: {text}"))
+        self._session = Session(context.loop, self._link, catalog, listener)
         self._link.on_post = self._session.hear
         supervisor.attach(self._link)
 

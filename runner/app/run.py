@@ -22,6 +22,7 @@ from ..io.signals import STOP_SIGNALS, USER_SIGNALS
 from ..io.standard_streams import fill_standard_streams
 from ..prepare.prepare import prepare
 from ..serving.child_pool import ChildPool
+from ..serving.run_context import RunContext
 from ..settings.settings import Settings, WorkerSettings
 
 # Other imports wait until the algorithm's process is starting.
@@ -78,7 +79,7 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
     boards = _start_boards(loop, settings, where, output)
     try:
         run_it = _run_locally if settings.local_run.is_local else _serve
-        status = run_it(loop, settings, where, output, store, user_process)
+        status = run_it(RunContext(loop, settings, where, output, store), user_process)
         if boards is not None and settings.local_run.is_local:
             boards.wait(BOARD_DEADLINE_S)  # so that its address is shown even after a short run
         if boards is not None and boards.failed:
@@ -173,16 +174,10 @@ def _retention(loop: Loop, settings: Settings, output: Output) -> Retention | No
     return Retention(loop, settings.records.state_dir, most, output)
 
 
-def _run_locally(
-    loop: Loop,
-    settings: Settings,
-    where: Location,
-    output: Output,
-    store: Store | None,
-    user_process: UserProcessAttachment | None,
-) -> int:
+def _run_locally(context: RunContext, user_process: UserProcessAttachment | None) -> int:
     from ..prepare.inputs import check_encoding, read_inputs
 
+    settings = context.settings
     # All inputs are checked before the first task runs.
     inputs = list(read_inputs(settings.local_run.inputs, settings.local_run.tasks, settings.code.cwd))
     if settings.serving.encoding != "json":
@@ -191,17 +186,16 @@ def _run_locally(
     if processes > 1:
         _check_open_files(processes)
     if settings.local_run.watch:
-        return _run_watching(loop, settings, where, output, store, inputs)
-    pool = _begin_child(loop, settings, where, store, user_process)
+        return _run_watching(context, inputs)
+    pool = _begin_child(context, user_process)
     from .local_run import LocalRun
 
-    stores = [store, *(_another(store) for _ in range(processes - 1))]
-    one = LocalRun(loop, settings, where, output, stores, inputs, pool)
-    obey_signals(loop, one.interrupt, user_process, child_pids=one.child_pids)
+    one = LocalRun(context, inputs, pool, processes=processes)
+    obey_signals(context.loop, one.interrupt, user_process, child_pids=one.child_pids)
     try:
         one.begin()
         resume_garbage_collection()
-        loop.run()
+        context.loop.run()
     finally:
         one.close()
     return one.exit_status
@@ -219,26 +213,20 @@ def _check_open_files(processes: int) -> None:
         )
 
 
-def _run_watching(
-    loop: Loop, settings: Settings, where: Location, output: Output, store: Store | None, inputs: list[bytes]
-) -> int:
+def _run_watching(context: RunContext, inputs: list[bytes]) -> int:
     from ..settings.from_options import settings_of
     from .watch import Watch
 
+    option_values = context.settings.local_run.option_values
     with contextlib.ExitStack() as stack:
 
         def read_again() -> tuple[Settings, Location]:
-            return prepare(settings_of(settings.local_run.option_values, os.environ), os.environ, stack)
+            return prepare(settings_of(option_values, os.environ), os.environ, stack)
 
-        watch = Watch(loop, settings, where, output, lambda: _another(store), inputs, read_again)
-        obey_signals(loop, watch.interrupt, child_pids=watch.child_pids)
+        watch = Watch(context, inputs, read_again)
+        obey_signals(context.loop, watch.interrupt, child_pids=watch.child_pids)
         resume_garbage_collection()
         return watch.run()
-
-
-def _another(store: Store | None) -> Store | None:
-    """Return a store of the same folders: each process of the algorithm has one, and closes it at its end."""
-    return None if store is None else Store(store.root_text, metrics_root=store.metrics_root)
 
 
 def run_worker(asked: WorkerSettings) -> int:
@@ -269,28 +257,15 @@ def run_worker(asked: WorkerSettings) -> int:
         loop.close()
 
 
-def _begin_child(
-    loop: Loop,
-    settings: Settings,
-    where: Location,
-    store: Store | None,
-    user_process: UserProcessAttachment | None,
-) -> ChildPool:
-    attach = None if user_process is None else user_process.begin
-    pool = ChildPool(loop, settings, where, store.environment() if store is not None else {}, attach)
+def _begin_child(context: RunContext, user_process: UserProcessAttachment | None) -> ChildPool:
+    pool = context.child_pool(None if user_process is None else user_process.begin)
     pool.begin()
     return pool
 
 
-def _serve(
-    loop: Loop,
-    settings: Settings,
-    where: Location,
-    output: Output,
-    store: Store | None,
-    user_process: UserProcessAttachment | None,
-) -> int:
-    pool = _begin_child(loop, settings, where, store, user_process)
+def _serve(context: RunContext, user_process: UserProcessAttachment | None) -> int:
+    loop, settings, where, output, _ = context
+    pool = _begin_child(context, user_process)
     from ..console.status_line import LOADING_S
     from ..console.task_report import TaskReport
     from ..serving.supervisor import Hooks, Supervisor
@@ -332,7 +307,7 @@ def _serve(
         on_loaded=sign_of_life.cancel,
         on_given_up=given_up,
     )
-    supervisor = Supervisor(loop, settings, where, output, store, hooks, pool)
+    supervisor = Supervisor(context, hooks, pool)
     obey_signals(loop, supervisor.shutdown, user_process, child_pids=lambda: [pool.child_pid()])
     if user_process is not None:
         # No other process can take the next task.

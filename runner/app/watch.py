@@ -17,13 +17,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ...boards.runs.store import Store
 from ...sandbox.shared.entry import Location
 from ..console.task_report import TaskReport
-from ..console.terminal import Output
 from ..errors import HkrunnerError
 from ..io.loop import Loop, Timer
 from ..protocol.result import Result
+from ..serving.run_context import RunContext
 from ..settings.descriptor_search import NAMES, is_below
 from ..settings.settings import Settings
 from .local_run import LocalRun
@@ -205,19 +204,13 @@ class Watch:
 
     def __init__(
         self,
-        loop: Loop,
-        settings: Settings,
-        where: Location,
-        output: Output,
-        make_store: Callable[[], Store | None],
+        context: RunContext,
         inputs: list[bytes],
         read_again: Callable[[], tuple[Settings, Location]],
     ) -> None:
         """read_again: returns new settings and code after a change of their files; raises HkrunnerError."""
-        self._loop = loop
-        self._output = output
+        self._loop, settings, where, self._output, self._store = context
         self._read_again = read_again
-        self._make_store = make_store
         self._inputs = inputs
         self._is_stale = False  #: whether a file that the settings come from has changed
         self._use(settings, where)
@@ -290,11 +283,9 @@ class Watch:
             self._loop.stop()
 
     def _run_once(self) -> int:
-        run = LocalRun(
-            *(self._loop, self._settings, self._where, self._output),
-            [self._make_store() for _ in range(self._settings.local_run.processes(len(self._inputs)))],
-            self._inputs,
-        )
+        context = RunContext(self._loop, self._settings, self._where, self._output, self._store)
+        processes = self._settings.local_run.processes(len(self._inputs))
+        run = LocalRun(context.with_new_store(), self._inputs, processes=processes)
         report = run.report = LastResultReport(self._settings, self._output)
         self._run = run
         try:

@@ -14,22 +14,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...boards.runs.store import Store
 from ...sandbox.parent import warden_launch
-from ...sandbox.shared.entry import Location
 from ...sandbox.shared.outcome import Cause, Exit, report
-from ..console.terminal import Output
-from ..io.loop import Loop, Timer
+from ..io.loop import Timer
 from ..link.connection import Link, WorkerMessage
 from ..protocol import encoding
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 from ..protocol.task_state import ENDING, Action, Event
-from ..settings.settings import Settings
 from .child_messages import ChildMessageHandler
 from .child_pool import ChildPool
 from .log_redirect import LogRedirect
 from .notices import Notices
+from .run_context import RunContext
 from .task_control import TaskControl
 from .task_end import TaskEnd
 from .task_handover import TaskHandover
@@ -53,17 +50,9 @@ class Hooks:
 class Supervisor:
     """Serves one worker with one algorithm until the end is asked for."""
 
-    def __init__(
-        self,
-        loop: Loop,
-        settings: Settings,
-        where: Location,
-        output: Output,
-        store: Store | None,
-        hooks: Hooks,
-        pool: ChildPool | None = None,
-    ) -> None:
+    def __init__(self, context: RunContext, hooks: Hooks, pool: ChildPool | None = None) -> None:
         """`pool`: with the serving child, if that was started already."""
+        loop, settings, where, output, store = context
         self._loop = loop
         self._settings = settings
         self._store = store
@@ -75,7 +64,7 @@ class Supervisor:
         notices = self._notices = Notices(output, settings, where.shown, loop.clock)
         control = self._control = TaskControl(notices)
         if pool is None:
-            pool = ChildPool(loop, settings, where, store.environment() if store is not None else {})
+            pool = context.child_pool()
         self._pool = pool
         replies = self._replies = WorkerReplies(loop, control, pool, settings.serving.encoding)
         redirect = (

@@ -18,6 +18,7 @@ from hkrunner.runner.protocol.result import Result
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving import supervisor as supervisor_module
 from hkrunner.runner.serving.child_pool import ChildPool
+from hkrunner.runner.serving.run_context import RunContext
 from hkrunner.runner.serving.supervisor import Hooks, Supervisor
 from hkrunner.runner.settings.settings import CodeSource, Records, Serving, Settings
 from hkrunner.sandbox.parent import warden_launch
@@ -152,7 +153,8 @@ class FakeServing:
         )
         pool = ChildPool(self.loop, options, WHERE, {}, self._attach)
         output = cast(Any, self.output)
-        self.supervisor = Supervisor(self.loop, options, WHERE, output, store, hooks, pool)
+        context = RunContext(self.loop, options, WHERE, output, store)
+        self.supervisor = Supervisor(context, hooks, pool)
         self.supervisor.preload()
         self.supervisor.connect(URL)
         self.link = cast(RecordingLink, self.supervisor._replies.link)
