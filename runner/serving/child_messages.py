@@ -1,4 +1,4 @@
-"""What comes from the children: messages, output, samples, their end; turned into events of the task.
+"""Turns what comes from the children into events of the task: messages, output, samples, their end.
 
 A message carries the number of its task. Those of a task that is over are dropped, and so is everything from
 a child that does not serve or is being killed.
@@ -114,7 +114,7 @@ class ChildMessageHandler:
 
     def _done(self, child: Child, task: ActiveTask, message: Done) -> None:
         if self._control.state in MEASURING:
-            _drop(message)  # user code has written into the channel: the first answer counts
+            _drop(message)  # user code has written into the channel; only the first answer counts
             return
         wire = message.wire
         if isinstance(wire, Memfd):
@@ -220,7 +220,7 @@ class ChildMessageHandler:
     # ---- output
 
     def on_output(self, child: Child, stream: str, data: bytes) -> None:
-        """A child has printed: that goes on as it came, and into the task's record."""
+        """A child has printed: pass the bytes on unchanged, and add them to the task's record."""
         self._output.user(stream, data)
         if self._output.holding:
             if not self._held:
@@ -252,7 +252,7 @@ class ChildMessageHandler:
         """Nothing of this child is left."""
         role = self._pool.gone(child, exit)
         if role is ChildRole.SPARE:
-            self._notices.spare_died(exit)
+            self._notices.died_without_task("spare process", exit)
         if role is not ChildRole.SERVING:
             return
         control, task = self._control, self._control.task

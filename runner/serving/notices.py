@@ -124,13 +124,9 @@ class Notices:
         self._output.debug(f"  {protection.line}; signals {signals}")
 
     def died_without_task(self, when: str, exit: Exit) -> None:
-        """The serving child died while it worked on no task."""
-        self._output.warn(f"✘ {when}: {report(exit, during='while no task ran')}")
-
-    def spare_died(self, exit: Exit) -> None:
-        """The child that waits to take over (--spare) has ended by itself."""
-        during = "while it waited" if exit.loaded else "during import"
-        self._output.warn(f"✘ spare process: {report(exit, during=during)}")
+        """A child died while it worked on no task; `when`, or which child it was."""
+        during = "while no task ran" if exit.loaded else "during import"
+        self._output.warn(f"✘ {when}: {report(exit, during=during)}")
 
     def left_behind(self, exit: Exit) -> None:
         """The child's end took other things with it."""
