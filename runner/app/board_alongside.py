@@ -26,7 +26,7 @@ BROWSER_DEADLINE_S = 1.0
 
 
 class BoardState(enum.Enum):
-    """What is known of the run's board."""
+    """The state of the run's board, as far as it is known."""
 
     NOT_WANTED = "the run has no board"
     STARTING = "this process has started it, and it does not answer yet"
@@ -151,7 +151,7 @@ class BoardAlongside:
     # ---- reports
 
     def _watch(self) -> None:
-        """Every pipe there is wakes the loop; a timer does where there may be news without a pipe."""
+        """Watch every pipe, and set a timer where a change may come without one."""
         fds = set(self._manager.fds()) if self._manager is not None else set()
         if self._routes is not None:
             fds.add(self._routes.fileno())

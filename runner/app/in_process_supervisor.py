@@ -1,4 +1,4 @@
-"""--in-process, the supervisor's side: read what the user's process decided, and run with it as the child."""
+"""--in-process, the supervisor's side: get the settings of the user's process, which is the child."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Retention:
         self._has_reported = False
 
     def remove_surplus(self) -> None:
-        """Of all tasks in the state folder, whoever made them, the latest are left; 100 µs a task."""
+        """Only the latest tasks are left in the state folder, counting those of other runs; 100 µs a task."""
         from pathlib import Path
 
         from ...boards.errors import BoardError

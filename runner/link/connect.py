@@ -128,7 +128,7 @@ def all_has_arrived(sock: socket.socket | None) -> bool:
 
 
 def watch_peer(sock: socket.socket) -> None:
-    """Have the kernel notice a peer that is gone without a word: we may not send it a ping (PROTOCOL)."""
+    """Have the kernel notice a peer that has vanished: neither HKube's worker nor we send pings."""
     with contextlib.suppress(OSError, AttributeError):  # not TCP, or a kernel without the option
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

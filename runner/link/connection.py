@@ -10,9 +10,9 @@ kernel takes only a part, and both cost more than the network (measured: PING in
 supervisor; 47 ms against 456 ms to send 100 MB).
 
 There is at most one socket: a next connection is begun after the last one is closed. Nothing is sent
-before the worker has spoken: it ends a worker that has just been started (PROTOCOL, rule 1), and an answer
-would count for another task there, since messages carry no task id. Only after a drop, and only to a worker
-that is certainly the same (identity.py), something goes out sooner:
+before the worker has spoken: a message ends a worker that has just been started, and an answer would count
+for another task there, since messages carry no task id. Only after a drop, and only to a worker that is
+certainly the same (identity.py), something goes out sooner:
 * a final answer that it cannot have heard, at once: HKube's worker gives the task up after 5 s;
 * one that it may have heard, if it stays silent for SETTLE_S;
 * everything, if it stays silent for SILENT_S: it waits for us (DEV_MODE: it says nothing again after a
@@ -337,7 +337,7 @@ class Link:
             while sock is not None and sock is self._socket and taken < TURN_BYTES:
                 count, more = self._reader.receive(sock)
                 if not count:
-                    self._drop("the worker closed the connection without a word")
+                    self._drop("the worker closed the connection without a close frame")
                     return
                 taken += count
                 # A TLS socket may hold bytes that epoll cannot see: read until it has no more.

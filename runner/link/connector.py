@@ -1,4 +1,4 @@
-"""Tries to connect until there is a connection: patience with one attempt, pauses between two."""
+"""Connects to the worker, with a time limit for each attempt and a pause between two attempts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Connector:
         on_unreachable: Callable[[str], None],
         on_given_up: Callable[[str], None],
     ) -> None:
-        """`connect_timeout_s`: give up when there was no worker for so long; None: never.
+        """`connect_timeout_s`: give up after so long without a worker; None: never.
 
         on_connected(client of websocket-client, number of the listening socket that took the connection).
         on_failed: an attempt has failed. on_unreachable(reason): there is no worker yet, and attempts go on;
@@ -53,7 +53,7 @@ class Connector:
         self._on_given_up = on_given_up
         self.state = ConnectionState.DISCONNECTED
         self._attempt: Attempt | None = None
-        self._tries = 0  #: since the worker has spoken
+        self._tries = 0  #: attempts since the worker has last sent something
         self._since = 0.0  #: the time from which there was no worker
         self._timer: Timer | None = None  #: the end of the attempt, or of the pause
 
@@ -84,13 +84,14 @@ class Connector:
         return self._connect_timeout_s is not None and self._waited_s >= self._connect_timeout_s
 
     def _overdue(self) -> None:
-        """The attempt takes too long: a peer that sends its handshake in small pieces would never end it."""
+        """End an attempt that takes too long: a peer could send its handshake byte by byte, without end."""
         assert self._attempt is not None, "the timer was set with it"
         if self._is_timed_out or self._attempt.has_socket:
             self._attempt.give_up()
             self._failed("no answer in time")
         else:
-            # Names and addresses are given up by the system; a second attempt now could make two sockets.
+            # The system ends a lookup of a name or a TCP connect by itself. A second attempt before that
+            # could result in two sockets.
             self._on_unreachable("no answer in time")
             self._set_patience()
 
@@ -111,7 +112,7 @@ class Connector:
             self.state = ConnectionState.CLOSED
             self._on_given_up(reason)
             return
-        # Many runners that lost one worker must not come back in step.
+        # Processes that have lost the same worker must not all reconnect at the same moment.
         pause_s = self._next_pause_s() * random.uniform(0.8, 1.2)
         if self._connect_timeout_s is not None:
             pause_s = min(pause_s, max(self._connect_timeout_s - self._waited_s, 0.0))
@@ -128,7 +129,7 @@ class Connector:
         self._timer = self._loop.after(seconds, self._connect)
 
     def worker_spoke(self) -> None:
-        """The worker is there: the pauses after the next drop begin with the shortest."""
+        """The worker has sent something: after the next drop, begin with the shortest pause again."""
         self._tries = 0
 
     def dropped(self) -> None:

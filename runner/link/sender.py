@@ -75,12 +75,13 @@ class LinkSender:
             count = self._socket.send(frames)
         except OSError:
             self._held = held
-            return False  # the queue meets the same trouble, and deals with it
+            return False  # writing from the queue meets the same error, and handles it
         if count == len(frames):
             if final:
                 self.outbox.keep_written(Outgoing(data, None, True))
             return True
-        # What is cut is the first in the outbox, and the chunk the rest of its frame.
+        # The message that was written in part becomes the first of the outbox; the rest of its frame is the
+        # chunk.
         if held is not None and count < len(first):
             self.outbox.put_cut(Outgoing(held, None, False), memoryview(first)[count:])
             self.outbox.put(Outgoing(data, None, final))
@@ -133,7 +134,7 @@ class LinkSender:
         self._loop.on_writable(sock, None)
 
     def say_close(self, code: int, reason: str = "") -> None:
-        """Say goodbye, if that is possible between two frames and without waiting."""
+        """Send a close frame, if no frame is partly written and the kernel takes it at once."""
         if self._socket is not None and not self.outbox.chunk:
             with contextlib.suppress(OSError):
                 self._socket.send(frame(CLOSE, struct.pack("!H", code) + _cut(reason)))

@@ -75,7 +75,7 @@ class ActiveTask:
 
     @property
     def name(self) -> str:
-        """What the task is called in messages."""
+        """The name of the task in messages."""
         return self.ids.task if self.ids is not None else str(self.number)
 
     def release_message(self) -> None:
@@ -108,7 +108,7 @@ class ActiveTask:
             self.record = store.open(ids, entry=entry, started_at=self.started_at, extra=extra)
 
     def printed(self, stream: str, data: bytes) -> None:
-        """Keep what the algorithm has printed, and the end of it at hand."""
+        """Record what the algorithm has printed, and remember its last lines."""
         if self.record is not None:
             self.record.append(stream, data)
         self._tail.append(data[-_TAIL_BYTES:])

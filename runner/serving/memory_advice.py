@@ -1,4 +1,4 @@
-"""Advice after refused memory: whether a failure comes of it, and which limit would do."""
+"""Advice after refused memory: whether it caused a failure, and which limit would be enough."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ...sandbox.shared.limits import GI, UNITS, Limits, format_bytes, set_by, su
 from ...sandbox.shared.messages import HeldBack
 from ..protocol.messages import Failure
 
-#: How numpy says which size it asked for.
+#: numpy's text for the size of an allocation that failed.
 _ASKED = re.compile(r"Unable to allocate ([\d.]+) ([KMGT]i)B")
-#: So do torch, tensorflow and jax, in bytes.
+#: The same of torch, tensorflow and jax, in bytes.
 _ASKED_BYTES = re.compile(r"(?:allocate|allocating) (\d+) bytes")
 #: Texts of libraries about an allocation that failed.
 _ALLOCATION = re.compile(
@@ -56,7 +56,7 @@ def _kind(failure: Failure, printed: Sequence[str]) -> str | None:
 
 
 def is_refusal(failure: Failure, limits: Limits, held: HeldBack | None, printed: Sequence[str] = ()) -> bool:
-    """Whether a failure comes of memory that the limit refused.
+    """Whether a failure was caused by memory that the limit refused.
 
     The fact is that the process was held back in this task, or just now; the text only says that the failure
     is of that kind. Where reserved memory counts (mode "brake") requests are refused far from the limit, too.
@@ -78,7 +78,7 @@ def explain_refusal(
     held: HeldBack | None = None,
     printed: Sequence[str] = (),
 ) -> Failure:
-    """Return a failure that comes of refused memory with the limit, what was used, and what can be done.
+    """Return a failure that refused memory caused, with the limit, the usage and a remedy added.
 
     Any other failure is returned as it is. `held`: the process that was held back most recently in this task,
     `printed`: the last lines it printed.

@@ -1,4 +1,4 @@
-"""How a task gets to its child: four ways, and what is done when it has arrived.
+"""Hands a task to its child in one of four ways, and begins to measure it once the child has it.
 
 The child has to read the task, its folders have to be made, init() has to run, and the worker waits for
 `initialized` and then says `start`. Each way below saves a round trip or a wake-up against the one before,

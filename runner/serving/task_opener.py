@@ -58,7 +58,7 @@ class TaskOpener:
             self.open(task, self._names_in(task.message) if task.message is not None else {})
 
     def is_repeated(self, task: ActiveTask, message: WorkerMessage) -> bool:
-        """Whether the message is the initialize of this very task. Only a task with a name can be told."""
+        """Whether the message is the initialize of this very task: only a task id can show that."""
         if task.ids is None:
             return False
         names = self._names_in(message)

@@ -101,7 +101,7 @@ class TaskUsage:
                 self.samples = self.samples[::2]
 
     def on_ended_processes(self, rss_bytes: int) -> None:
-        """Take the peak of a process that lived too short to be seen: what it started from was there, too."""
+        """Count the peak of a process that ended before it was sampled, together with the child's memory."""
         own = _high_water(self._child.pid, self._files_bytes)[1]
         self.peak_bytes = max(self.peak_bytes, own + rss_bytes)
 

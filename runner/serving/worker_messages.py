@@ -1,4 +1,4 @@
-"""What comes from the worker: messages, and the ups and downs of the connection. Turned into events."""
+"""Turns what comes from the worker into events of the task: its messages, and changes of the connection."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class WorkerMessageHandler:
         self._notices.connected(self._url)
 
     def on_link_unreachable(self, reason: str) -> None:
-        """A try to connect has failed."""
+        """An attempt to connect has failed."""
         child = self._pool.child
         self._notices.unreachable(self._url, reason, is_loading=child is not None and not child.loaded)
 
@@ -72,7 +72,7 @@ class WorkerMessageHandler:
             self._notices.connection_lost(reason)
 
     def on_link_resumed(self, *, all_written: bool) -> None:
-        """The same worker is back, and silent: an `initialized` that went out last may have been lost."""
+        """The same worker is connected again and sends nothing: repeat an `initialized` that may be lost."""
         task = self._control.task
         if (
             all_written
@@ -83,7 +83,7 @@ class WorkerMessageHandler:
             self._control.step(Event.INITIALIZE_AGAIN)
 
     def on_link_answer_lost(self) -> None:
-        """The answer of the last task has reached no worker: say so, and in the task's record."""
+        """Report that the answer of the last task has reached no worker, also in the task's record."""
         if self._replies.last_answered is None:
             return
         name, record = self._replies.last_answered
@@ -128,7 +128,7 @@ class WorkerMessageHandler:
             # HKube's debug server repeats it after each reconnect; the task is not run twice.
             self._notices.repeated_initialize()
             if control.state is State.INITIALIZED:
-                # The first `initialized` is lost, or still waits to be sent: one in all.
+                # The first `initialized` is lost or still waits to be sent: the worker gets exactly one.
                 self._replies.drop_unsent()
             control.step(Event.INITIALIZE_AGAIN)
             message.release()
@@ -152,7 +152,7 @@ class WorkerMessageHandler:
         self._notices.already_connected(messages.data_of(self._decoded(message)).get("hostname"))
 
     def _decoded(self, message: WorkerMessage) -> Any:
-        """Return a message that carries little; {} for one that is large, or cannot be decoded."""
+        """Return the data of a small message; {} for one that is large, or cannot be decoded."""
         if message.blob is not None:
             return {}
         try:

@@ -1,4 +1,4 @@
-"""What is said to the worker, in its encoding; and the child, which waits while the worker is slow."""
+"""Sends our messages to the worker in its encoding, and makes the child wait while the worker is slow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIGN_OF_LIFE_S = 4.0
 
 
 class WorkerLink(Protocol):
-    """The way to the worker: a link.connection.Link, or what stands in for it inside this process."""
+    """The connection to the worker: a link.connection.Link, or its substitute inside this process."""
 
     url: str
     on_relieved: Callable[[], None] | None
@@ -37,7 +37,7 @@ class WorkerLink(Protocol):
 
 
 class WorkerReplies:
-    """Posts our messages to the link, as soon as there is one."""
+    """Posts our messages to the link; without a link they are dropped."""
 
     def __init__(self, loop: Loop, control: TaskControl, pool: ChildPool, wire_encoding: str) -> None:
         self.link: WorkerLink | None = None
