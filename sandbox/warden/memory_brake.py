@@ -42,10 +42,11 @@ START_BYTES = 128 * MI
 START_S = 2.0
 #: A process with less reserved memory than this has just been executed.
 FRESH_BYTES = 48 * MI
-#: A process that has computed for this long without growing may be repeating an allocation that was refused
-#: (OpenBLAS did so for ever): it may reserve more, and only its memory in use counts.
+#: A process that has run for this long without growing may be repeating an allocation that was refused, at
+#: once (OpenBLAS did so for ever) or after pauses: it may reserve more, and only its memory in use counts.
+#: A process that sleeps uses no processor; one that asks twenty times a second uses this much in a second.
 SPIN_S = 1.0
-SPIN_SHARE = 0.5
+SPIN_CPU_NS = 100_000
 
 #: NearLimitBrake is armed in the last 1/16 of the limit, within these bounds. The suggested limit leaves a
 #: fifth or 16 MiB, so that it never arms there; and a process grows by 2 MiB a millisecond at most in steps
@@ -208,21 +209,28 @@ class _Reserving(_DataLimit):
         self.quiet_since = float("-inf")
         self.cpu_ns = 0
 
-    def is_spinning(self, now: float) -> bool:
-        """Whether it has computed for SPIN_S without reserving, using or freeing memory."""
+    def is_spinning(self, now: float, *, is_at_limit: bool) -> bool:
+        """Whether it has run for SPIN_S without reserving, using or freeing memory.
+
+        `is_at_limit`: hardly anything is left to reserve. A process that got room there and uses it keeps it:
+        otherwise it would repeat each further request for a second.
+        """
         process = self.process
-        if process.data != self.data or abs(process.rss - self.rss) > GROWTH_BYTES:
+        has_grown = process.data > self.data or process.rss > self.rss + GROWTH_BYTES
+        # Less than that comes and goes with each attempt.
+        has_shrunk = min(process.data - self.data, process.rss - self.rss) < -MOST_NEAR_BYTES
+        if has_grown or has_shrunk:
+            self.is_let_through = self.is_let_through and is_at_limit and not has_shrunk
             self.data, self.rss = process.data, process.rss
             self.quiet_since = float("-inf")
-            self.is_let_through = False
-            return False
+            return self.is_let_through
         if self.is_let_through:
             return True
         if self.quiet_since == float("-inf"):
             self.quiet_since, self.cpu_ns = now, _cpu_ns(process)
         elif now - self.quiet_since >= SPIN_S:
             used = _cpu_ns(process) - self.cpu_ns
-            self.is_let_through = used >= SPIN_SHARE * 1e9 * (now - self.quiet_since)
+            self.is_let_through = used >= SPIN_CPU_NS * (now - self.quiet_since)
             self.quiet_since, self.cpu_ns = now, self.cpu_ns + used
         return self.is_let_through
 
@@ -270,7 +278,7 @@ class ReservedBrake:
                 one.floor -= max(0, START_BYTES - self._limit)
             if one.floor and now - process.first_seen < START_S:
                 soft = max(soft, one.floor)
-            if part < START_BYTES and one.is_spinning(now):
+            if part < START_BYTES and one.is_spinning(now, is_at_limit=part <= MOST_NEAR_BYTES):
                 soft = max(soft, process.data + START_BYTES)
             # Memory that a process frees may be reserved again in the same way.
             if abs(soft - one.soft) >= STEP_BYTES:

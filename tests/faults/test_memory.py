@@ -324,3 +324,13 @@ def test_a_thread_that_finds_no_memory_for_its_first_allocation_is_waited_for_by
     run = run_tasks(entry, [32], cwd=tmp_path, args=args)
     task = run.tasks[0]
     assert task["status"] == "succeed" or task["reason"] == "MemoryLimit", run.stderr
+
+
+@pytest.mark.parametrize("how", ["spin", "sleep", "map_and_sleep", "threads", "small"])
+@pytest.mark.parametrize("mode", ["auto", "brake"])
+def test_a_program_that_repeats_a_refused_allocation_for_ever_is_ended(
+    how: str, mode: str, tmp_path: Path
+) -> None:
+    args = (*LIMIT, "--mem-mode", mode, "--timeout", "30")
+    run = misbehave("limits_repeats_what_was_refused.py", [how], cwd=tmp_path, args=args)
+    assert_is_about_memory(run.tasks[0], run.status)
