@@ -2,8 +2,8 @@
 
     LocalRun -> LocalProcess: LocalWorker <-ws-> Supervisor -> child
 
-A run with --parallel has several, each with its own child, record link and embedded worker: what happens to
-one of them is nothing to the others.
+A run with --parallel has several, each with its own child, embedded worker and ALGO_METRICS_DIR, so a crash
+or a limit in one of them does not affect the others.
 """
 
 from __future__ import annotations

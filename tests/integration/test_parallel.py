@@ -133,25 +133,25 @@ def test_more_processes_than_open_files_allow_are_refused_before_one_is_started(
 # ---- one of them has trouble
 
 
-TROUBLE = {
-    "die": ("Crashed", ["die"]),
-    "leave": ("AlgorithmError", ["leave", 3]),
-    "raise": ("AlgorithmError", ["raise", "no"]),
-    "hang": ("Timeout", ["hold the GIL"]),
-    "breach": ("MemoryLimit", ["text", 300_000_000]),
+#: kind -> (the input that brings it about, the limits for it)
+TROUBLE: dict[str, tuple[list[Any], tuple[str, ...]]] = {
+    "die": (["die"], ()),
+    "leave": (["leave", 3], ()),
+    "raise": (["raise", "no"], ()),
+    "hang": (["hold the GIL"], ("--timeout", "3")),
+    "breach": (["text", 300_000_000], ("--mem", "100Mi")),
 }
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
 def test_trouble_fails_its_own_task_only(trouble: str, tmp_path: Path) -> None:
-    _, bad = TROUBLE[trouble]
+    bad, limits = TROUBLE[trouble]
     inputs = (bad, ["give", 1], bad, ["give", 2], ["give", 3])
-    args = ("--parallel", "2", "--mem", "100Mi", "--timeout", "3")
-    ran = run_tasks(OBEYS, *inputs, args=args, cwd=tmp_path)
+    ran = run_tasks(OBEYS, *inputs, args=("--parallel", "2", *limits), cwd=tmp_path)
     assert [task["status"] for task in ran.tasks] == ["failed", "succeed", "failed", "succeed", "succeed"]
     assert ran.outputs == [None, 1, None, 2, 3]
     # As with one process after the other.
-    alone = run_tasks(OBEYS, bad, args=("--mem", "100Mi", "--timeout", "3"), cwd=tmp_path)
+    alone = run_tasks(OBEYS, bad, args=limits, cwd=tmp_path)
     assert (ran.status, ran.tasks[0]["reason"]) == (alone.status, alone.tasks[0]["reason"])
 
 
