@@ -84,7 +84,7 @@ _NO_LIMITS = Option(
 _TOTAL_MEM = Option(
     "total_mem",
     ("--total-mem",),
-    "Memory limit for all processes of --parallel N together: each gets an N-th of it as its limit, or --mem"
+    "Memory limit for all processes of --parallel N together: each gets 1/N of it as its limit, or --mem"
     " if that is less.",
     metavar=Unit.BYTES.value,
     group="Limits",
@@ -93,7 +93,7 @@ _TOTAL_MEM = Option(
 _TOTAL_CPU = Option(
     "total_cpu",
     ("--total-cpu",),
-    "CPU limit for all processes of --parallel N together: each gets an N-th of it as its limit, or --cpu if"
+    "CPU limit for all processes of --parallel N together: each gets 1/N of it as its limit, or --cpu if"
     " that is less.",
     metavar=Unit.CORES.value,
     group="Limits",
