@@ -81,7 +81,7 @@ class ChildPool:
         """Have this listener called for everything that comes from a child."""
         self._listener = listener
         if self.child is not None:
-            self.child.tell(listener)
+            self.child.set_listener(listener)
 
     def ready(self) -> Child | Exit:
         """Return the serving child: the present one, the spare, or a new one.

@@ -130,13 +130,16 @@ class Calls:
         return {_EXECUTION: self._algorithms, _PIPELINE: self._pipelines, _SOURCE: self._sources}[kind]
 
     def _cannot_read(self, edges: bytes, size: int, problem: BaseException) -> None:
-        """An answer could not be decoded; `edges` are its beginning and its end. In the control thread."""
+        """End the calls that an unreadable answer may belong to; `edges`: its beginning and its end.
+
+        In the control thread.
+        """
         found = _CALL_ID.search(edges)
         tables = {kind: self._table(kind) for kind in (_EXECUTION, _PIPELINE, _SOURCE)}
         with self._lock:
             waiting = {call.id: call for table in tables.values() for call in table.values()}
             if found is not None:
-                # As good as always: the worker puts the id in front of the answer.
+                # This is the usual case: the worker puts the id in front of the answer.
                 call = tables[found.group(1).decode()].get(found.group(2).decode())
                 waiting = {call.id: call} if call is not None else {}
             for table in tables.values():
@@ -191,7 +194,7 @@ class Calls:
         self._working = True
 
     def _stop_asked(self) -> None:
-        """Release everybody who waits."""
+        """Release every thread that waits for a call."""
         self._stopping.set()
         self._release("the task is being stopped")
 
@@ -205,7 +208,7 @@ class Calls:
             call._set_outcome(None, TaskStopped(f"{call.what}: {why}", call.id))
 
     def _end(self, error: Optional[str]) -> None:
-        """The task is over: finish open spans, the last first, tell the last progress, release who waits."""
+        """Finish open spans, the last first, send the last progress, release calls that wait."""
         with self._lock:
             spans, self._spans = self._spans, []
             left, self._progress_left = self._progress_left, None

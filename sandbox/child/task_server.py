@@ -50,7 +50,7 @@ EXIT_OPTIONS_S = 5.0
 
 
 class _Superseded(Exception):
-    """The supervisor wants no more of this task; it has sent the next one, or closed the socket."""
+    """The parent has dropped this task: it has sent the next one, or closed the socket."""
 
 
 class TaskServer:
@@ -123,7 +123,7 @@ class TaskServer:
             codec.accelerate()
 
     def _renew_locks(self) -> None:
-        """In a process that the user's code has forked, nobody is left to release a lock that was held."""
+        """Make new locks in a fork of the user's: no thread is left there to release a held one."""
         self._channel.renew_lock()
         self._stops.renew_locks()
 
@@ -162,7 +162,7 @@ class TaskServer:
 
     def _refuse(self, failed: Failed) -> NoReturn:
         self._send_load_failed(failed)
-        # Nothing of the user's has to be wound down; a thread it started must not hold us up.
+        # No task has begun, so nothing is to be ended in order; os._exit() waits for no thread of the user's.
         os._exit(0)
 
     def _send_load_failed(self, failed: Failed) -> None:
@@ -329,7 +329,7 @@ class TaskServer:
             self._channel.send(task, EndedProcessesPeak(ended_kib * 1024))
 
     def _wind_up(self, error: Optional[str]) -> None:
-        """The last of a task before its answer: stop() comes to its end, spans are closed, output is out."""
+        """Finish a task before its answer: wait for stop(), close its spans, flush its output."""
         self._stops.join_stop()
         if self._api is not None:
             self._api._end(error)

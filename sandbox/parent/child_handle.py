@@ -11,20 +11,20 @@ Three processes: parent -> warden -> child. Between them:
     stderr
     fault      a memory file that faulthandler writes into; read once, at the end.
 
-What is said stands in shared/messages.py. Nothing orders the lifeline and the task socket: so nothing is read
+The messages stand in shared/messages.py. Nothing orders the lifeline and the task socket: so nothing is read
 from a child before Spawned was, which has its pid and how its limits are enforced.
 
 The parent closes its copies of the child's ends as soon as the warden runs, the warden as soon as the
 child runs. Nothing here blocks: writes go out as far as the kernel takes them, the rest when it takes
-more. What ended the child is told by the warden, never guessed from an EOF: a grandchild may hold the
-sockets open, and a child may close them and live on.
+more. The warden reports what ended the child; an EOF does not tell: a grandchild may hold the sockets open,
+and a child may close them and go on running.
 
 The end, in this order: the warden has killed and reaped the tree and says Ended; the channel and the
 output are drained; the warden is reaped; on_exit is called. If the warden itself is lost, its orphans
 have become our children (the parent is a subreaper), and they are ended from here, in small steps.
 
-Here: what holds for every child. warded_child.py: the usual one, which a warden starts; user_process.py: the
-process of --in-process, which the user has started.
+This file has what every child needs, warded_child.py the usual child, which a warden starts, user_process.py
+the process of --in-process, which the user has started.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ CHANNEL_GRACE_S = 1.0
 
 
 class ChildListener(Protocol):
-    """Who is told. Calls come from the loop, in the order in which things happened."""
+    """What gets the events of a child. The loop makes the calls, in the order in which things happened."""
 
     def on_message(self, child: Child, task: int, message: ProcessMessage) -> None:
         """A message of the child, of this task (0: of none); a memfd in it is the listener's to close."""
@@ -85,10 +85,10 @@ class Child:
     may_kill = True
 
     def __init__(self, loop: LoopProtocol, listener: ChildListener | None, limits: Limits) -> None:
-        """Prepare the handle. `listener`: None if tell() follows before the loop turns."""
+        """Prepare the handle. `listener`: None if set_listener() follows before the loop runs."""
         self._loop = loop
         if listener is not None:
-            self.tell(listener)
+            self.set_listener(listener)
         self._limits = limits
         self.pid = 0
         self.loaded = False
@@ -104,8 +104,8 @@ class Child:
         self._timers: list[Cancellable] = []
         self._pipes = OutputPipes(loop, lambda name, data: self._listener.on_output(self, name, data))
 
-    def tell(self, listener: ChildListener) -> None:
-        """Tell this listener from now on."""
+    def set_listener(self, listener: ChildListener) -> None:
+        """Report what happens to this listener from now on."""
         self._listener = listener
 
     def __repr__(self) -> str:
@@ -160,7 +160,7 @@ class Child:
         return not poll.poll(0)
 
     def listen(self, on: bool) -> None:
-        """Read what the child says, or let it wait: its answers cannot be passed on for now."""
+        """Read the messages of the child, or leave them unread while its answers cannot be passed on."""
         self._is_paused = not on
         if self._state is ChildState.RUNNING:
             (self._said.resume if on else self._said.pause)()
@@ -176,7 +176,7 @@ class Child:
         self._to_main.end()
 
     def kill(self, cause: Cause, detail: str = "") -> None:
-        """End it now; on_exit follows."""
+        """End the child now; on_exit follows."""
         raise NotImplementedError
 
     @property
@@ -187,7 +187,7 @@ class Child:
     # ---- what only a warden can do
 
     def watch(self, *, idle: bool) -> None:
-        """Say whether a task runs: an idle tree is looked at only where a limit could be broken meanwhile."""
+        """Set whether a task runs: an idle tree is sampled only where it could break a limit."""
 
     def ask(self, number: int, *, began_at: float | None = None) -> None:
         """Have the usage of this moment sent, with this number; with `began_at` the peak is of then on."""
@@ -224,7 +224,7 @@ class Child:
     # ---- the end
 
     def _finish(self, exit: Exit) -> None:
-        """Read what is left, close everything, and tell of the end."""
+        """Read what is left, close everything, and report the end."""
         self._said.drain()
         self._state = ChildState.GONE
         self._pipes.drain()

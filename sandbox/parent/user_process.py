@@ -5,8 +5,8 @@ warden: nothing is limited, sampled or swept up, and the kernel does not tell wh
 is no child of ours. A crash is known by what faulthandler has written, os._exit() by a LastWord; else the end
 is all that is known.
 
-It is at a breakpoint for as long as its user likes. So it is killed only when its user has asked for an end
-that did not come; a stop or an exit of the worker is passed on, and waited for.
+Its user may stay at a breakpoint for any time. So it is killed only when its user has asked for an end
+that did not come; a stop or an exit from the worker is passed on, and waited for.
 """
 
 from __future__ import annotations

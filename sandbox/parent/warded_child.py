@@ -66,8 +66,8 @@ class WardedChild(Child):
     ) -> None:
         """Start the warden, which starts the child; on return both are under way, nothing is loaded.
 
-        `listener`: None if tell() follows before the loop turns. `argv`: interpreter and options that start
-        the child by file; the descriptors are appended.
+        `listener`: None if set_listener() follows before the loop runs. `argv`: interpreter and options
+        that start the child by file; the descriptors are appended.
         `folders`: what limits.disk_bytes counts. `temporary_folders`: removed if we are killed.
         Raises OSError when the warden could not be executed.
         """
@@ -152,7 +152,7 @@ class WardedChild(Child):
         self._later(WARDEN_DEADLINE_S, lambda: self._on_warden_lost("it did not answer"))
 
     def watch(self, *, idle: bool) -> None:
-        """Say whether a task runs: an idle tree is looked at only where a limit could be broken meanwhile."""
+        """Set whether a task runs: an idle tree is sampled only where it could break a limit."""
         self._tell_warden(WatchTree(idle, self.loaded))
 
     def ask(self, number: int, *, began_at: float | None = None) -> None:
@@ -164,7 +164,7 @@ class WardedChild(Child):
         self._tell_warden(EndOthers())
 
     def _throttle(self, on: bool) -> None:
-        """A grace must not run out because the algorithm is held back while it winds down."""
+        """Switch the CPU limit off while a stop or an exit runs, so that its grace suffices, and on again."""
         if self._limits.cpu_cores is not None and on != self._is_throttled:
             self._is_throttled = on
             self._tell_warden(LimitCpu(on))
@@ -208,7 +208,7 @@ class WardedChild(Child):
             )
 
     def _on_bad_news(self, error: ChannelError) -> None:
-        """The warden is of another version, or nobody knows what it is."""
+        """End the tree from here: the warden is of another version, or has sent what is no message."""
         self._problem = self._problem or str(error)
         self._on_warden_lost(str(error))
 
@@ -231,7 +231,7 @@ class WardedChild(Child):
         super()._close()
 
     def _on_warden_lost(self, why: str) -> None:
-        """The warden is gone or does not answer: end the tree from here."""
+        """End the tree from here: the warden is gone or does not answer."""
         if self._state is ChildState.GONE or self not in WardedChild.alive:
             return
         self._warden.kill()

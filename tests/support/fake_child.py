@@ -40,7 +40,7 @@ class FakeChild:
 
     # ---- requests of the supervisor
 
-    def tell(self, listener: ChildListener) -> None:
+    def set_listener(self, listener: ChildListener) -> None:
         self._listener = listener
 
     def send(self, task: int, *messages: ChildMessage) -> None:

@@ -254,7 +254,7 @@ def test_limits_are_reported_and_usage_is_of_the_child_although_loaded_was_reada
     warden = FakeWarden(monkeypatch)
 
     def attach(listener: Any) -> Any:
-        warden.child.tell(listener)
+        warden.child.set_listener(listener)
         return warden.child
 
     one = serve(methods=None, child=attach, loop=warden.loop, clock=warden.clock)
@@ -274,5 +274,5 @@ def test_limits_are_reported_and_usage_is_of_the_child_although_loaded_was_reada
         assert task is not None and task.usage is not None and task.protection == SPAWNED.protection
         assert task.usage._child.pid == SPAWNED.pid
     finally:
-        warden.child.tell(warden.seen)
+        warden.child.set_listener(warden.seen)
         warden.close()
