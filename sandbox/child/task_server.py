@@ -303,8 +303,10 @@ class TaskServer:
 
     def _report_lost_number(self, task: int, result: Any) -> None:
         """Say once where a NaN or an Infinity of a result has become null."""
-        from ..codec import not_finite
-
+        try:
+            from ..codec import not_finite
+        except ImportError:  # the task has taken Python's own folders off sys.path: its answer goes without
+            return
         place = not_finite.place_of_first(result)
         if place is not None:
             self._lost_number_was_told = True
