@@ -84,3 +84,19 @@ def birth_s(path: str) -> float | None:
         return None
     seconds, nanoseconds = struct.unpack_from("=qI", buffer, _STX_BTIME)
     return float(seconds + nanoseconds / 1e9)
+
+
+#: The number of kcmp(2) (linux: arch/x86/entry/syscalls/syscall_64.tbl and, for aarch64,
+#: include/uapi/asm-generic/unistd.h).
+_KCMP = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine)
+_KCMP_VM = 1
+
+
+def shares_memory(one: int, other: int) -> bool | None:
+    """Whether two processes have one memory, as after vfork(); None where the kernel does not tell."""
+    if _KCMP is None:
+        return None
+    arguments = [ctypes.c_long(number) for number in (_KCMP, one, other, _KCMP_VM, 0, 0)]
+    result = _libc.syscall(*arguments)
+    # Docker's seccomp profile allows it to CAP_SYS_PTRACE only.
+    return None if result < 0 and ctypes.get_errno() != errno.ESRCH else bool(result == 0)

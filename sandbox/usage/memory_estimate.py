@@ -184,7 +184,8 @@ class MemoryEstimate:
         anon = shmem = 0
         for one in self._table.processes.values():
             try:
-                sums = procfs.pss(one.pid)
+                is_borrowed = one.borrows and self._table.borrows_memory(one)
+                sums = procfs.Pss(0, 0) if is_borrowed else procfs.pss(one.pid)
                 one.faults_then = procfs.stat(one.pid).minor_faults
             except (OSError, ValueError):
                 sums = procfs.Pss(one.anon, one.shmem)  # it has ended, or has become another user

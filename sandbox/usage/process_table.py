@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..linux import procfs
+from ..linux import kernel, procfs
 from .cpu_account import CpuAccount
 
 MANY = 1 << 22
@@ -35,13 +35,15 @@ class Process:
     """One process of the tree, with its counters as of the last look."""
 
     __slots__ = (
-        "anon", "anon_then", "children_ns", "clock", "data", "faults_then", "fd", "first_seen", "judged_at",
-        "own_ns", "parent", "pid", "pss", "rss", "shared", "shared_asked", "shmem", "started", "threads",
+        "anon", "anon_then", "borrows", "children_ns", "clock", "data", "faults_then", "fd", "first_seen",
+        "judged_at", "own_ns", "parent", "pid", "pss", "rss", "shared", "shared_asked", "shmem", "started",
+        "threads",
     )  # fmt: skip
 
     def __init__(self, pid: int, parent: int, fd: int, now: float) -> None:
         self.pid = pid
         self.parent = parent
+        self.borrows = False  #: its memory is its parent's: between vfork() and exec()
         self.fd = fd  #: of its statm; -1: too many are open
         self.first_seen = now
         self.started = -1  #: start time, to identify a process without a descriptor
@@ -180,6 +182,7 @@ class ProcessTable:
                 except OSError:
                     self._fds_left = 0  # EMFILE: leave the rest to others
             one = Process(pid, parent, fd, now)
+            one.borrows = self.borrows_memory(one)  # before it is read: it may execute meanwhile
             try:
                 text = os.pread(fd, 128, 0) if fd >= 0 else procfs.read(f"/proc/{pid}/statm", 128)
                 fields = text.split()
@@ -191,11 +194,21 @@ class ProcessTable:
             except (OSError, IndexError):
                 self._close(one)
                 continue
+            if one.borrows:
+                one.rss = one.shared = 0
+            else:
+                self._ask_shared(one)
             one.anon = one.rss - one.shared
-            self._ask_shared(one)
             self.processes[pid] = one
             self.rss += one.rss
             self.charge += one.charge
+
+    def borrows_memory(self, one: Process) -> bool:
+        """Whether the memory that the kernel shows of this process is its parent's, and counts there."""
+        if one.parent not in self.processes:
+            return False
+        is_shared = kernel.shares_memory(one.pid, one.parent)
+        return _shows_parents_memory(one.pid, one.parent) if is_shared is None else is_shared
 
     def _forget(self, one: Process) -> None:
         self._close(one)
@@ -237,6 +250,7 @@ class ProcessTable:
         gone: list[Process] = []
         pread = os.pread
         for one in self.processes.values():
+            one.borrows = one.borrows and self.borrows_memory(one)
             try:
                 if one.fd >= 0:
                     fields = pread(one.fd, 128, 0).split()
@@ -247,6 +261,8 @@ class ProcessTable:
                     rss, shared = self._read_unkept(one)
             except (OSError, IndexError):
                 gone.append(one)
+                continue
+            if one.borrows:
                 continue
             if rss > one.rss + GROWING_BYTES:
                 growing += 1
@@ -309,3 +325,14 @@ class ProcessTable:
         if self._loadavg >= 0:
             os.close(self._loadavg)
             self._loadavg = -1
+
+
+def _shows_parents_memory(pid: int, parent: int) -> bool:
+    """Whether the counters of both are equal while a thread of the parent waits, as it does in vfork()."""
+    try:
+        if procfs.read(f"/proc/{pid}/statm", 128) != procfs.read(f"/proc/{parent}/statm", 128):
+            return False
+        threads = os.listdir(f"/proc/{parent}/task")
+        return any(b") D " in procfs.read(f"/proc/{parent}/task/{tid}/stat", 512) for tid in threads)
+    except OSError:
+        return False

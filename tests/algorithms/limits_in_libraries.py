@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 BLOCK = 1 << 20
@@ -66,6 +67,19 @@ def one_after_another(mib):
     """Run subprocesses that fit one at a time; return how many failed."""
     code = f"b'x' * ({mib} << 20)"
     return sum(subprocess.run([sys.executable, "-c", code]).returncode != 0 for _ in range(10))
+
+
+def start_slowly(mib):
+    """Start a process that shares our memory for half a second, as all do until they have executed."""
+    kept = b"x" * (mib << 20)
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = os.path.join(folder, "pipe")
+        os.mkfifo(pipe)
+        with subprocess.Popen(["sh", "-c", 'sleep 0.5; : > "$0"', pipe]):
+            # The new process waits for a writer before it executes.
+            waits = [(os.POSIX_SPAWN_OPEN, 0, pipe, os.O_RDONLY, 0)]
+            pid = os.posix_spawn("/bin/true", ["true"], os.environ, file_actions=waits)
+        return os.waitpid(pid, 0)[1] == 0 and len(kept) == mib << 20
 
 
 def subprocess_fails(_):

@@ -66,6 +66,16 @@ def test_an_exit_far_from_the_limit_is_no_matter_of_memory(tmp_path: Path) -> No
     assert run.tasks[0]["reason"] == "Crashed"
 
 
+@pytest.mark.parametrize("mode", ["auto", "rss"])
+def test_a_process_that_shares_its_parents_memory_until_it_executes_counts_nothing(
+    mode: str, tmp_path: Path
+) -> None:
+    args = ("--mem", "192Mi", "--mem-mode", mode)
+    run = run_tasks(PROGRAM, ["start_slowly", 120], cwd=tmp_path, args=args)
+    assert (run.status, run.outputs) == (0, [True]), run.stderr
+    assert run.tasks[0]["peakMemBytes"] < 192 * MI
+
+
 @pytest.mark.parametrize(
     ("what", "argument"),
     [("threads", 4), ("threads", 16), ("threads", 64), ("one_after_another", 60), ("dot", 20), ("solve", 20)],
