@@ -1,12 +1,12 @@
-"""The one asyncio event loop of this process, on which everything of the user's that is awaited runs.
+"""The only asyncio event loop of this process; everything of the user's that is awaited runs on it.
 
-So what init() or an earlier task has made can be used: locks, queues, sessions, connections. The main thread
-runs the loop while init(), start() or exit() is awaited, and between two tasks until the next message comes;
-it stands still while a plain function of the user's runs. A stop() that is awaited is handed to the thread
-that runs the loop, and is run by its own thread when none does.
+So objects that init() or an earlier task created can be used: locks, queues, sessions, connections. The main
+thread runs the loop while it awaits init(), start() or exit(), and between two tasks until the next message
+arrives. The loop does not run during a plain function of the user's. A stop() that is awaited is passed to
+the thread that runs the loop; if no thread does, the thread of stop() runs the loop itself.
 
-The loop is the one that the user's code has set, with asyncio.set_event_loop() or by its first use of
-asyncio.get_event_loop(), else one that the policy makes. asyncio is imported when something is to be awaited.
+The loop is the one that the user's code has set, by asyncio.set_event_loop() or by its first call of
+asyncio.get_event_loop(); otherwise hkrunner creates one. asyncio is imported when something is to be awaited.
 Python 3.8 and newer.
 """
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 #: A generator that @types.coroutine has made awaitable (inspect.CO_ITERABLE_COROUTINE).
 _ITERABLE_COROUTINE = 0x100
-#: Cancelled tasks get so long at the end of the process. It is less than the grace, so that they are named.
+#: How long cancelled tasks may take at the end of the process; less than the grace, so they are reported.
 CANCEL_S = 2.0
 
 
 def can_be_awaited(value: Any) -> bool:
-    """Whether `await value` can be written. As inspect.isawaitable(), which takes an import of 5 ms."""
+    """Whether the value is awaitable. As inspect.isawaitable(), whose import takes 5 ms."""
     kind = type(value)
     if kind is CoroutineType:
         return True
@@ -39,17 +39,17 @@ def can_be_awaited(value: Any) -> bool:
 
 
 def is_async_generator(value: Any) -> bool:
-    """Whether it is what a call of an `async def` with a `yield` gives."""
+    """Whether the value comes from an `async def` with a `yield`."""
     return isinstance(value, AsyncGeneratorType)
 
 
 def was_not_run(value: Any) -> bool:
-    """Whether a function gave a generator, so that its code waits for somebody to iterate over it."""
+    """Whether a function returned a generator, so that none of its code has run."""
     return isinstance(value, (AsyncGeneratorType, GeneratorType))
 
 
 async def _awaited(value: Any) -> Any:
-    """Return what awaiting gives in the end: a coroutine may return another, or a task."""
+    """Return the final result: a coroutine may return another coroutine, or a task."""
     import asyncio
 
     loop = asyncio.get_running_loop()
@@ -64,38 +64,38 @@ async def _awaited(value: Any) -> Any:
 
 
 class EventLoop:
-    """Runs what can be awaited; made in the main thread, which alone may call all of it."""
+    """Runs awaitables. Created in the main thread; other threads may call run() and cancel() only."""
 
     def __init__(self, report: Callable[[str, Optional[BaseException]], None]) -> None:
-        """`report` is called for each task that was left running and has failed, or does not end."""
+        """`report` is called for each task that was left running and failed, or does not end."""
         self._report = report
         self._loop: Optional[asyncio.AbstractEventLoop] = None
-        #: The loop of ours, which the user's code did not make and so does not close.
+        #: The loop that hkrunner created; nobody else closes it.
         self._made: Optional[asyncio.AbstractEventLoop] = None
         self._broken: List[asyncio.AbstractEventLoop] = []
         self._main = threading.get_ident()
         self._changed = threading.Condition()
-        #: Whether run() or run_until_readable() has the loop.
+        #: Whether run() or run_until_readable() uses the loop.
         self._is_taken = False
-        #: The task of an init() or a start() that is awaited.
+        #: The asyncio task of the init() or start() that is awaited.
         self._current: Optional[asyncio.Task[Any]] = None
         self._is_cancelled = False
-        #: What other threads have handed to the one that runs the loop.
+        #: Results of what other threads have passed to the thread that runs the loop.
         self._handed: Set[concurrent.futures.Future[Any]] = set()
-        #: Tasks that went on when the function that made them had returned, and those of them that failed.
+        #: Tasks that outlived the function that created them, and those of them that failed.
         self._left: Set[asyncio.Task[Any]] = set()
         self._failed: List[asyncio.Task[Any]] = []
         self._is_between_tasks = False
 
     def renew_locks(self) -> None:
-        """Replace the lock; for a forked process, in which nobody is left to release it."""
+        """Replace the lock, in a forked process: the thread that may hold it does not exist there."""
         self._changed = threading.Condition()
         self._handed = set()
 
     # ---- which loop
 
     def adopt(self) -> None:
-        """Take the loop that the user's code has set for the main thread, if it has."""
+        """Use the loop that the user's code has set for the main thread, if it has set one."""
         module = sys.modules.get("asyncio")
         if module is not None:
             loop = _set_loop(module)
@@ -112,10 +112,10 @@ class EventLoop:
         return self._loop
 
     def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
-        """A loop that runs no more is replaced, for the next that is awaited."""
+        """Replace a loop that cannot run any more; the next awaitable gets a new one."""
         import asyncio
 
-        # Its __del__ would close descriptors by their numbers, which may be those of others by now.
+        # Keep it: its __del__ would close descriptors by numbers that may belong to other files by now.
         self._broken.append(loop)
         if self._loop is loop:
             self._loop = None
@@ -125,7 +125,7 @@ class EventLoop:
     # ---- running
 
     def run(self, awaitable: Any, name: str, *, is_cancelled_by_stop: bool) -> Any:
-        """Return what awaiting it gives; raises what it raises."""
+        """Return the result of the awaitable; raises what it raises."""
         import asyncio
 
         is_main = threading.get_ident() == self._main
@@ -134,7 +134,7 @@ class EventLoop:
                 self._changed.wait()
             loop = self._usable()
             handed: Optional[concurrent.futures.Future[Any]] = None
-            if self._is_taken or loop.is_running():  # a thread of the user's may run it, or a plain start()
+            if self._is_taken or loop.is_running():  # by a thread of the user's, or by a plain start()
                 handed = asyncio.run_coroutine_threadsafe(_awaited(awaitable), loop)
                 self._handed.add(handed)
             else:
@@ -145,7 +145,7 @@ class EventLoop:
             finally:
                 self._handed.discard(handed)
         try:
-            if is_main:  # asyncio.run() in the user's code takes it away
+            if is_main:  # asyncio.run() in the user's code has unset it
                 asyncio.set_event_loop(loop)
             return self._run(loop, _awaited(awaitable), name, is_cancelled_by_stop)
         finally:
@@ -166,7 +166,7 @@ class EventLoop:
         try:
             return loop.run_until_complete(task)
         except BaseException:
-            if not task.done():  # a KeyboardInterrupt: as asyncio.run(), let it clean up
+            if not task.done():  # a KeyboardInterrupt: let the task clean up, as asyncio.run() does
                 task.cancel()
                 with contextlib.suppress(BaseException):
                     loop.run_until_complete(task)
@@ -179,7 +179,7 @@ class EventLoop:
                     self._current = None
 
     def _release(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End what was handed over meanwhile, then let others run the loop."""
+        """Finish what other threads have passed on meanwhile, then let them run the loop."""
         try:
             while not self._let_go():
                 self._finish_handed(loop)
@@ -188,8 +188,8 @@ class EventLoop:
             raise
 
     def _let_go(self, *, at_once: bool = False) -> bool:
-        """Let others run the loop, unless something handed over has not ended; return whether they may."""
-        # In one step: whoever hands something over a moment later finds a loop that nobody has taken.
+        """Let other threads run the loop, unless something they passed on is unfinished; return whether."""
+        # Checked and released under one lock, so that nothing can be passed on in between.
         with self._changed:
             if not at_once and any(not one.done() for one in self._handed):
                 return False
@@ -198,11 +198,11 @@ class EventLoop:
             return True
 
     def finish_handed(self) -> None:
-        """Run what a stop() has handed to a loop that start() itself ran, and that nobody runs any more."""
+        """Finish a stop() that was passed to a loop that start() itself ran and that has stopped since."""
         loop = self._loop
         if loop is None or loop.is_closed() or loop.is_running():
             return
-        with self._changed:  # a stop() may be about to note what it has handed over
+        with self._changed:  # the thread of stop() may be about to add to _handed
             if self._is_taken or not self._handed:
                 return
             self._is_taken = True
@@ -217,7 +217,7 @@ class EventLoop:
             loop.run_until_complete(_all_done(waiting))
 
     def run_until_readable(self, fd: int) -> None:
-        """Run the loop, if there is one, until the descriptor can be read: its tasks go on meanwhile."""
+        """Run the loop, if there is one, until the descriptor is readable, so that its tasks continue."""
         loop = self._loop
         if loop is None or loop.is_closed() or loop.is_running():
             return
@@ -233,10 +233,10 @@ class EventLoop:
                 loop.run_until_complete(readable)
             finally:
                 loop.remove_reader(fd)
-        except OSError:  # the user's code has closed its descriptors
+        except OSError:  # the user's code has closed the loop's descriptors
             self._forget(loop)
-        except Exception:  # noqa: BLE001 - stopped by the user's code, or of a class without add_reader()
-            return  # the caller's own read waits as well
+        except Exception:  # noqa: BLE001 - stopped by the user's code, or a class without add_reader()
+            return  # the caller's read waits by itself
         finally:
             self._is_between_tasks = False
             self._release(loop)
@@ -244,16 +244,16 @@ class EventLoop:
     # ---- stops
 
     def forget_cancel(self) -> None:
-        """A new task begins: the stop of the last one is not meant for it."""
+        """A new task begins, for which the stop of the last one does not count."""
         self._is_cancelled = False
 
     def cancel(self) -> None:
-        """Cancel the init() or start() that is awaited, or will be. For the thread of stop()."""
+        """Cancel the init() or start() that is awaited now or next. Called by the thread of stop()."""
         with self._changed:
             self._is_cancelled = True
             task, loop = self._current, self._loop
             if task is not None and loop is not None:
-                with contextlib.suppress(RuntimeError):  # it has closed meanwhile
+                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                     loop.call_soon_threadsafe(task.cancel)
 
     # ---- tasks that were left running
@@ -271,19 +271,19 @@ class EventLoop:
         if not task.cancelled():
             self._failed.append(task)
             if self._is_between_tasks and self._loop is not None:
-                # Not yet: whoever awaits it has to be woken first.
+                # Later: a task that awaits this one is woken first, and may handle the error.
                 self._loop.call_soon(self._report_failed)
 
     def _report_failed(self) -> None:
         failed, self._failed = self._failed, []
         for task in failed:
-            # False when the exception was taken, by an await or by exception().
+            # False if the exception was retrieved, by an await or by exception().
             if getattr(task, "_log_traceback", True) and task.exception() is not None:
                 text = f"the asyncio task {_shown(task)}, which was left running, failed"
                 self._report(text, task.exception())
 
     def finish(self) -> None:
-        """Cancel what is left and close a loop of ours; what fails of it is named, and what does not end."""
+        """Cancel the tasks that are left, report those that fail or do not end, and close a loop of ours."""
         loop = self._loop
         if loop is None or loop.is_closed() or loop.is_running():
             return
@@ -306,8 +306,8 @@ class EventLoop:
 
 
 def _leave_out_cancels(loop: asyncio.AbstractEventLoop, context: Dict[str, Any]) -> None:
-    """Handle what goes wrong while everything is cancelled. Until Python 3.12 asyncio's own streams raise the
-    CancelledError of a connection's task a second time."""
+    """Ignore CancelledError while everything is cancelled: until Python 3.12, asyncio's streams raise it a
+    second time for the task of a connection."""
     import asyncio
 
     if not isinstance(context.get("exception"), asyncio.CancelledError):
@@ -315,7 +315,7 @@ def _leave_out_cancels(loop: asyncio.AbstractEventLoop, context: Dict[str, Any])
 
 
 def _set_loop(module: Any) -> Optional[asyncio.AbstractEventLoop]:
-    """Return the loop set for this thread. Never makes one, as get_event_loop() does before Python 3.14."""
+    """Return the loop set for this thread; never create one, as get_event_loop() does before Python 3.14."""
     if sys.version_info >= (3, 14):
         with contextlib.suppress(RuntimeError):
             found: asyncio.AbstractEventLoop = module.get_event_loop()

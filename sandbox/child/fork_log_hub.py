@@ -1,4 +1,4 @@
-"""The door through which forked processes hand in their log records, and what is behind it on both sides.
+"""Connects forked processes, which send log records, with the child, which writes them.
 
 Imported by the first fork that finds handlers. See fork_logging.py. Python 3.8 and newer.
 """
@@ -18,12 +18,12 @@ TYPE_CHECKING = False  # not typing's: its import would take 2 ms of a user's fo
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
-#: A fork waits this long for a record that is just being written.
+#: The longest time that a fork waits for a handler that is writing a record.
 FORK_S = 1.0
 
 
 def loggers_with_handlers() -> List[Any]:
-    """All loggers that have handlers of their own."""
+    """Return all loggers that have handlers."""
     import logging
 
     known = list(logging.Logger.manager.loggerDict.values())
@@ -31,10 +31,10 @@ def loggers_with_handlers() -> List[Any]:
 
 
 class Hub:
-    """The door, and what is behind it: a thread in the child, a pipe's writer in each forked process."""
+    """The registration socket, with the reader in the child or the sender in a forked process."""
 
     def __init__(self) -> None:
-        # A process may fork while another thread imports: what forks need is loaded here.
+        # Imported here, because a process may fork while another thread holds the import lock.
         import pickle  # noqa: F401
         from weakref import WeakValueDictionary
 
@@ -48,13 +48,13 @@ class Hub:
         self._outer = OwnedDescriptor(outer.detach())
         os.set_blocking(self._outer.fd, False)
         self._reader = RecordReader(self._inner.fd, self._handlers)
-        self._knocks = 0
+        self._flushes = 0
         self._paused: Dict[int, bool] = {}
         self._sender: Optional[RecordSender] = None
         self._reader.start()
 
     def know(self, loggers: List[Any]) -> None:
-        """Number the handlers there are now, for the processes that are about to know them too."""
+        """Number the current handlers: a forked process names a handler by its number."""
         for handler in {id(one): one for logger in loggers for one in logger.handlers}.values():
             number = self._numbers.get(id(handler))
             if number is None or self._handlers.get(number) is not handler:
@@ -63,28 +63,28 @@ class Hub:
                 self._handlers[self._count] = handler
 
     def pause(self) -> None:
-        """Keep the reader from the handlers, until resume() in the same thread."""
+        """Keep the reader from using handlers until resume() in the same thread."""
         self._paused[threading.get_ident()] = self._reader.writing.acquire(timeout=FORK_S)
 
     def resume(self) -> None:
-        """The fork is done."""
+        """Let the reader use the handlers again."""
         if self._paused.pop(threading.get_ident(), False):
             self._reader.writing.release()
 
     def drain(self, most_s: float, *, end: bool = False) -> None:
-        """See the module's drain(); `end`: nothing is taken after that."""
-        self._knocks += 1
-        seen = self._reader.expect(self._knocks)
+        """See fork_logging.drain(). `end`: no record is received after that."""
+        self._flushes += 1
+        seen = self._reader.expect(self._flushes)
         if self._reader.is_alive() and self._outer.is_ours():
             with contextlib.suppress(OSError):
-                os.write(self._outer.fd, b"%d" % self._knocks + (b" end" if end else b""))
+                os.write(self._outer.fd, b"%d" % self._flushes + (b" end" if end else b""))
                 seen.wait(most_s)
 
     # ---- in a forked process
 
     def enter_fork(self) -> None:
-        """Have this process's records go through the door. Called with logging's locks in any state."""
-        # A process forked by a forked one has inherited the other's pipe, and must not write to it.
+        """The records of this process are sent to the child. Logging's locks may be held by anybody."""
+        # A process that was forked by a forked one has inherited that one's pipe, and must not write to it.
         if self._sender is not None:
             self._sender.close()
         self._sender = RecordSender(self._outer)
@@ -106,24 +106,24 @@ class Hub:
         return made[number]
 
     def send(self, number: int, record: Any) -> bool:
-        """Send a record of this process to the handler of that number; False when that cannot be."""
+        """Send a record to the handler with that number; return False if that fails."""
         sender = self._sender
         return sender is not None and sender.send(packed(number, record))
 
 
 def _forwarder_class() -> Any:
-    """Return the handler that stands in for one of the child's in a process that the child has forked."""
+    """Return the class of the handlers that replace the child's in a forked process."""
     import copy
     import logging
 
-    # It loads multiprocessing, as a pool has done already.
+    # It imports multiprocessing, which a pool has already imported.
     from multiprocessing_logging import MultiProcessingHandler
 
     class Forwarder(MultiProcessingHandler):  # type: ignore[misc]
-        """Theirs up to the queue: it formats what cannot travel, and hands the record to _send()."""
+        """The package's handler without its queue: it formats what cannot be pickled, and calls _send()."""
 
         def __init__(self, wrapped: Any, hub: Hub, number: int) -> None:
-            # Not theirs: it would make the queue, and a thread that reads it.
+            # Not super().__init__(), which would make the queue and a thread that reads it.
             logging.Handler.__init__(self, wrapped.level)
             self.sub_handler = wrapped
             self.filters = wrapped.filters
@@ -133,7 +133,7 @@ def _forwarder_class() -> Any:
             self._is_closed = True
 
         def emit(self, record: Any) -> None:
-            super().emit(copy.copy(record))  # it is changed below, and others may have it too
+            super().emit(copy.copy(record))  # the copy is changed below
 
         def _format_record(self, record: Any) -> Any:
             if record.args:

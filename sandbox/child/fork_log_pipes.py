@@ -1,4 +1,4 @@
-"""The writing side of forked processes' log records: descriptors that stay ours, a pipe for each process.
+"""Sending of log records by forked processes: checked descriptors, and one pipe for each process.
 
 See fork_logging.py. Python 3.8 and newer.
 """
@@ -17,14 +17,14 @@ TYPE_CHECKING = False  # not typing's: its import would take 2 ms of a user's fo
 if TYPE_CHECKING:
     from typing import Optional, Tuple
 
-#: As in frame_socket.py: our descriptors are above this.
+#: Lowest number of our descriptors, as in frame_socket.py.
 HIGH = min(100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-#: A worker waits this long for the child to take a record, then goes its own way for good.
+#: The longest time that a worker waits for the child to read a record; then it never sends one again.
 STALL_S = 5.0
 
 
 class OwnedDescriptor:
-    """A descriptor out of the user's way, and the means to see that it is still ours."""
+    """A descriptor with a high number, which knows whether the user's code has replaced it."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
@@ -36,42 +36,43 @@ class OwnedDescriptor:
         return state.st_dev, state.st_ino
 
     def is_ours(self) -> bool:
-        """The user's code may have closed everything, and opened a file under this number."""
+        """Whether it is still the same file: the user's code may have closed it and opened another."""
         try:
             return self._look() == self._identity
         except OSError:
             return False
 
     def close(self) -> None:
+        """Close the descriptor, unless the user's code has replaced it."""
         if self.is_ours():
             os.close(self.fd)
 
 
 class RecordSender:
-    """The writing end of one process's pipe, made when the process logs for the first time."""
+    """Sends the records of one process over a pipe that is made with the first of them."""
 
-    def __init__(self, door: OwnedDescriptor) -> None:
-        self._door = door
+    def __init__(self, registration: OwnedDescriptor) -> None:
+        self._registration = registration
         self._pipe: Optional[OwnedDescriptor] = None
         self._lost = False
-        # A signal handler may log in the middle of a record of the same thread.
+        # Reentrant: a signal handler may log while the same thread sends a record.
         self._lock = threading.RLock()
         self._busy = False
 
     def send(self, frame: bytes) -> bool:
-        """Write the frame, whole; False: nobody takes it, and it is to leave by another way."""
+        """Write the whole frame; return False if the child does not receive it."""
         with self._lock:
             if self._busy or self._lost:
                 return False
             self._busy = True
             try:
                 if self._pipe is None:
-                    self._pipe = self._introduce()
+                    self._pipe = self._register()
                 if not self._pipe.is_ours():
                     raise OSError("closed by the user's code")
                 self._write(self._pipe.fd, frame)
             except OSError:
-                # What was written of the frame is dropped by the reader at the end of the pipe.
+                # The reader drops the part of the frame that was written, at the end of the pipe.
                 self._lost = True
                 self.close()
                 return False
@@ -79,21 +80,21 @@ class RecordSender:
                 self._busy = False
         return True
 
-    def _introduce(self) -> OwnedDescriptor:
-        if not self._door.is_ours():
+    def _register(self) -> OwnedDescriptor:
+        if not self._registration.is_ours():
             raise OSError("closed by the user's code")
         reading, writing = os.pipe()
         try:
             pipe = OwnedDescriptor(writing)
             os.set_blocking(pipe.fd, False)
-            with socket.socket(fileno=os.dup(self._door.fd)) as door:
+            with socket.socket(fileno=os.dup(self._registration.fd)) as registration:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, reading.to_bytes(4, sys.byteorder))]
                 while True:
                     try:
-                        door.sendmsg([b"pipe"], rights, socket.MSG_DONTWAIT)
+                        registration.sendmsg([b"pipe"], rights, socket.MSG_DONTWAIT)
                         return pipe
                     except BlockingIOError:
-                        _wait_writable(door.fileno())
+                        _wait_writable(registration.fileno())
         finally:
             os.close(reading)
 

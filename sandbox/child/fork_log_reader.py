@@ -1,4 +1,4 @@
-"""The reading side of forked processes' log records: one thread of the child.
+"""Receiving of log records from forked processes, in one thread of the child.
 
 See fork_logging.py. Python 3.8 and newer.
 """
@@ -16,62 +16,63 @@ import threading
 
 from .fork_log_pipes import HIGH
 from .fork_log_records import LENGTH, unpacked
+from .frame_socket import CLOEXEC
 
 TYPE_CHECKING = False  # not typing's: its import would take 2 ms of a user's fork
 if TYPE_CHECKING:
     from typing import Any, Dict
 
-#: What a pipe holds: whatever was written before drain() is within this much of it.
+#: Capacity of a pipe: what was written before drain() is within this many bytes.
 _PIPE = 65536
 
 
 class RecordReader:
-    """Behind the door: gives what comes through the pipes to the handlers."""
+    """Passes the records that arrive in the pipes to the handlers."""
 
-    def __init__(self, door: int, handlers: Any) -> None:
-        self._door = door
+    def __init__(self, registration: int, handlers: Any) -> None:
+        self._registration = registration
         self._handlers = handlers
         self._poll = select.poll()
-        self._poll.register(door, select.POLLIN)
+        self._poll.register(registration, select.POLLIN)
         self._pipes: Dict[int, bytearray] = {}
         self._expected: Dict[int, threading.Event] = {}
-        #: Held while a record is with its handler.
+        #: Held while a handler writes a record.
         self.writing = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="hkrunner-records", daemon=True)
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start the thread."""
         self._thread.start()
 
     def is_alive(self) -> bool:
-        """It listens."""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
-    def expect(self, knock: int) -> threading.Event:
-        """Return what is set once everything written before that knock is done with."""
-        event = self._expected[knock] = threading.Event()
+    def expect(self, flush: int) -> threading.Event:
+        """Return the event that is set once everything written before that flush is handled."""
+        event = self._expected[flush] = threading.Event()
         return event
 
     def close_pipes(self) -> None:
-        """In a forked process: these are the child's."""
+        """Close the pipes that a forked process has inherited: they belong to the child."""
         for fd in self._pipes:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._pipes.clear()
 
     def _run(self) -> None:
-        """Until the door is closed, which only the user's code can do."""
-        # They are for the user's threads, one of which may wait for them.
+        """Read until the registration socket is closed, by the end of the child or by the user's code."""
+        # Signals are for the user's threads, one of which may wait for them.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            door = socket.socket(fileno=self._door)
+            registration = socket.socket(fileno=self._registration)
         except OSError:
             return
         try:
             while True:
                 for fd, _ in self._poll.poll():
-                    if fd == self._door:
-                        self._open(door)
+                    if fd == self._registration:
+                        self._open(registration)
                     elif fd in self._pipes:
                         self._read(fd)
         except OSError:
@@ -79,29 +80,29 @@ class RecordReader:
         finally:
             for event in list(self._expected.values()):
                 event.set()
-            door.detach()
+            registration.detach()
 
-    def _open(self, door: socket.socket) -> None:
-        data, ancillary, _, _ = door.recvmsg(64, socket.CMSG_SPACE(4), getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+    def _open(self, registration: socket.socket) -> None:
+        data, ancillary, _, _ = registration.recvmsg(64, socket.CMSG_SPACE(4), CLOEXEC)
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(content) == 4:
                 self._add(int.from_bytes(content, sys.byteorder))
         if data[:1].isdigit():
-            self._take_knock(*data.split())
+            self._flush(*data.split())
         elif not data:
             raise OSError("closed by the user's code")
 
-    def _take_knock(self, number: bytes, end: bytes = b"") -> None:
+    def _flush(self, number: bytes, end: bytes = b"") -> None:
         for fd in list(self._pipes):
             self._read_what_is_there(fd)
         if end:
             self.close_pipes()
-            os.close(self._door)
+            os.close(self._registration)
         event = self._expected.pop(int(number), None)
         if event is not None:
             event.set()
         if end:
-            raise OSError("this is the end")
+            raise OSError("the child exits")
 
     def _add(self, fd: int) -> None:
         try:
@@ -113,7 +114,7 @@ class RecordReader:
         self._poll.register(high, select.POLLIN)
 
     def _read_what_is_there(self, fd: int) -> None:
-        """All that was written up to now, and not for ever what is written meanwhile."""
+        """Read what was written up to now, and at most one pipe's capacity of what is written meanwhile."""
         left = _PIPE
         while left > 0 and fd in self._pipes:
             count = self._read(fd)
@@ -122,7 +123,7 @@ class RecordReader:
             left -= count
 
     def _read(self, fd: int) -> int:
-        """Read once, and give whole records on. 0: nothing is there, or the pipe has ended."""
+        """Read once, and handle whole records; return the number of bytes, 0 if there were none."""
         try:
             data = os.read(fd, _PIPE)
         except BlockingIOError:
@@ -130,7 +131,7 @@ class RecordReader:
         except OSError:
             data = b""
         if not data:
-            # Its process has gone; what is half written is nobody's.
+            # Its process has ended; a record that was cut is dropped.
             self._poll.unregister(fd)
             del self._pipes[fd]
             with contextlib.suppress(OSError):
@@ -150,12 +151,12 @@ class RecordReader:
         return len(data)
 
     def _handle(self, frame: bytes) -> None:
-        """Give one record to its handler, as its own process would have. Nothing of it may end the thread."""
+        """Have the record's handler write it. No error of user code ends the thread."""
         try:
             number, record = unpacked(frame)
             handler = self._handlers.get(number)
             if handler is None:
-                # The child has set up others since.
+                # The child has replaced its handlers since.
                 import logging
 
                 logging.getLogger(record.name).callHandlers(record)

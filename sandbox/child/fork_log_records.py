@@ -1,4 +1,4 @@
-"""A log record as bytes from one process to another. See fork_logging.py. Python 3.8 and newer."""
+"""Encoding of log records that are sent between processes. See fork_logging.py. Python 3.8 and newer."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ TYPE_CHECKING = False  # not typing's: its import would take 2 ms of a user's fo
 if TYPE_CHECKING:
     from typing import Any, Dict, Tuple
 
-#: In front of each record: how long it is.
+#: Header of each record: its length.
 LENGTH = struct.Struct("=I")
-#: Values of a record that are the same in every process; anything else is pickled apart.
+#: Types of values that every process can unpickle; each other value is pickled separately.
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
 def packed(number: int, record: Any) -> bytes:
-    """Return the frame. What one process may be unable to read of another's is pickled apart."""
+    """Return the frame. A value that another process may be unable to unpickle is pickled separately."""
     import pickle
 
     plain: Dict[str, Any] = {}
@@ -40,6 +40,7 @@ def _shown(value: Any) -> str:
 
 
 def unpacked(frame: bytes) -> Tuple[int, Any]:
+    """Return the handler's number and the record; a value that cannot be unpickled here becomes a text."""
     import logging
     import pickle
 

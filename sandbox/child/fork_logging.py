@@ -1,31 +1,33 @@
-"""`logging` records of the processes that an algorithm forks leave through the child's own handlers, whole.
+"""`logging` records of forked processes are written by the handlers of the child, whole and in one place.
 
 Theory of operation
 -------------------
-A forked worker has copies of the child's handlers. Two of them writing at once tear each other's lines, and
-a copy of a rotating file rotates alone. So a worker sends its records to the child, whose handlers see them:
-what the package multiprocessing-logging is for. Its handler is used here, its queue is not: that has one
-lock for all writers, and a worker killed while it holds the lock silences everybody for good.
+A forked worker has copies of the child's handlers. When two of them write at once, their lines are mixed up,
+and a copy of a rotating file handler rotates by itself. So a worker sends its records to the child, whose
+handlers write them. The package multiprocessing-logging does this, and its handler class is used here. Its
+queue is not used: all writers share one lock, and a worker that is killed while it holds the lock silences
+all others for good.
 
-    door    one SOCK_SEQPACKET pair for the whole tree. A forked process that logs for the first time makes
-            a pipe and sends the reading end through the door; the message is there whole or not at all.
-    pipe    one per process: nobody else writes to it. Frames of a length and a pickle. What a process that
-            is killed leaves half written is dropped at the end of its pipe, and concerns nobody else.
-    reader  one thread of the child: takes pipes from the door and records from pipes, and gives them to
-            the very handlers that the child had when it forked.
+    registration  one SOCK_SEQPACKET pair for the whole process tree. A forked process that logs for the first
+                  time makes a pipe, and sends the reading end over the pair, in one indivisible message.
+    pipe          one for each process, so nobody else writes to it. It carries frames: a length and a pickle.
+                  A frame that was cut by the death of its process is dropped, and affects no other process.
+    reader        one thread of the child. It receives pipes from the registration socket and records from
+                  the pipes, and passes them to the handlers that the child had when it forked.
 
-The child's own records go straight to its handlers, which stay in their places: only the copies in forked
-processes are stood in for. Processes forked by those use the same door. Where a record cannot be sent (the
-child is gone, does not take it for STALL_S, the user's code has closed our descriptors) it leaves through
-the copy of the handler: in one write, which the kernel keeps whole up to 4096 bytes. So it is also with the
-start methods spawn and forkserver, whose processes have no handlers but those they set up themselves.
+The child's own records go directly to its handlers, which stay in place; only the copies in forked processes
+are replaced. Processes that are forked by forked processes use the same registration socket. A record that
+cannot be sent (the child is gone, does not read for STALL_S, or the user's code has closed our descriptors)
+is written by the copy of the handler, in one write, which the kernel keeps whole up to 4096 bytes. The start
+methods spawn and forkserver are not affected: their processes have only the handlers that they set up
+themselves.
 
-Everything is set up by the first fork that finds handlers; before that it costs two entries in a list. The
-reader is kept from the handlers while the child forks, so that no copy of a stream is in the middle of a
-write; a forked process takes no lock that a thread of the child could hold. Both sides are the user's own
-code, so pickle opens nothing to anybody.
+The first fork that finds handlers sets everything up; before that, the cost is two entries in a list. The
+reader does not use the handlers while the child forks, so that no copy of a stream is in the middle of a
+write. A forked process takes no lock that a thread of the child could hold. Both sides run the user's own
+code, so unpickling gives nobody a right that it did not have.
 
-Runs on Python 3.8 and newer; imports the standard library only, the package where it is installed.
+Runs on Python 3.8 and newer; imports only the standard library, and the package if it is installed.
 """
 
 from __future__ import annotations
@@ -39,31 +41,31 @@ from typing import TYPE_CHECKING, Optional
 if TYPE_CHECKING:
     from .fork_log_hub import Hub
 
-#: The end of a task waits this long, at most, for records that are under way.
+#: The longest time that the end of a task waits for records that are not written yet.
 DRAIN_S = 2.0
 
 _hub: Optional[Hub] = None
 _home = 0  #: the pid of the child itself
-_cannot = False  #: the package is not installed, or there were no descriptors left
+_cannot = False  #: whether the package is missing, or no descriptor was left
 
 
 def watch() -> None:
-    """Have the records of processes forked from now on come to this one. Called once, by the child."""
+    """Processes forked from now on send their records to this one. Called once, by the child."""
     global _home
     _home = os.getpid()
-    # Registered first, called last: what multiprocessing's own end of the program still brings.
+    # Registered first, so called last: after multiprocessing's own exit handler, which may still log.
     atexit.register(_end)
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_fork)
 
 
 def drain(most_s: float = DRAIN_S) -> None:
-    """Records written before this call have left through their handlers, or `most_s` have gone."""
+    """Records that were logged before this call are written, or `most_s` seconds have passed."""
     if _hub is not None and os.getpid() == _home:
         _hub.drain(most_s)
 
 
 def _end() -> None:
-    """The child ends: what processes that live longer log from now on leaves through their own copies."""
+    """The child exits: processes that outlive it write records with their own copies of the handlers."""
     if _hub is not None and os.getpid() == _home:
         _hub.drain(DRAIN_S, end=True)
 
@@ -78,7 +80,7 @@ def _set_up() -> None:
     global _hub, _cannot
     if os.getpid() != _home or "logging" not in sys.modules or _cannot:
         return
-    # Not before a fork needs it: it costs the child's start 0.5 ms.
+    # Imported by the first fork that needs it: the import takes 0.5 ms of the child's start.
     from .fork_log_hub import Hub, loggers_with_handlers
 
     loggers = loggers_with_handlers()
@@ -88,7 +90,7 @@ def _set_up() -> None:
         _cannot = True
         _hub = Hub()
         _cannot = False
-        # Before logging's own end, which closes the handlers.
+        # Called before logging's own exit handler, which closes the handlers.
         atexit.register(drain)
     _hub.know(loggers)
     _hub.pause()

@@ -1,7 +1,7 @@
-"""The control thread: reads stops, the end and the worker's replies while the user's start() runs.
+"""The control thread: reads stop and exit requests, and the worker's replies, while the user's start() runs.
 
-The user's stop() runs in a thread of its own, so that one that hangs does not keep replies from arriving.
-Nothing here waits with a deadline: the parent has the clock and the kill. Python 3.8 and newer.
+The user's stop() runs in a separate thread, so that replies still arrive if it hangs. Nothing here has a time
+limit: the parent has the timers, and kills. Python 3.8 and newer.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from .api import Api
 from .event_loop import EventLoop, can_be_awaited, was_not_run
 from .frame_socket import CLOEXEC, FrameSocket, exit_fork, mapped
 
-#: Of a reply that cannot be read, so many bytes at both ends are searched for the call that it belongs to.
+#: How many bytes at both ends of an unreadable reply are searched for the call that it belongs to.
 EDGE_BYTES = 1024
 
 
 def not_run(name: str, shown: str) -> TypeError:
-    """Return the error for a function with a yield, whose code only runs as somebody iterates over it."""
+    """Return the error for a generator function, none of whose code has run."""
     return TypeError(f"{name}() in {shown} has a yield, so nothing of it was run: take the yield out")
 
 
 class StopControl:
-    """Which task can be stopped, and how; the end of the process, once it was asked for."""
+    """Stops the current task, and has the process end, when the parent requests it."""
 
     def __init__(
         self,
@@ -47,26 +47,26 @@ class StopControl:
         self._where = where
         self._encoding = encoding
         self._loop = loop
-        #: The user's stop() and exit(), once they are loaded.
+        #: The user's stop() and exit(), once the code is loaded.
         self.entry: Optional[entries.Entry] = None
         self._lock = threading.Lock()
         self._task = 0
         self._api: Optional[Api] = None
         self._stopper: Optional[threading.Thread] = None
-        #: A stop that came when there was no such task.
+        #: A stop request that arrived before its task.
         self._early: Optional[Tuple[int, Dict[str, Any]]] = None
-        #: The worker's options for the end, once it was asked for.
+        #: The worker's options for exit(), once the end was requested.
         self.exit_options: Optional[Dict[str, Any]] = None
-        #: Set when the end was asked for, or nothing more will be heard.
+        #: Set when the end was requested, or the control socket is closed.
         self.exit_known = threading.Event()
         self._pid = os.getpid()
 
     def start(self) -> None:
-        """Begin to listen, in a thread of its own."""
+        """Start the control thread."""
         threading.Thread(target=self._listen, name="hkrunner-control", daemon=True).start()
 
     def renew_locks(self) -> None:
-        """Replace the locks; for a forked process, in which nobody is left to release them."""
+        """Replace the locks, in a forked process: the threads that may hold them do not exist there."""
         self._lock = threading.Lock()
         self._loop.renew_locks()
         if self._api is not None:
@@ -80,12 +80,12 @@ class StopControl:
         return self._task
 
     def open_task(self, task: int, api: Api) -> None:
-        """The task can be stopped from here on; at once, if that was asked for before it was read."""
+        """The task can be stopped from here on; it is stopped at once if the request came before the task."""
         with self._lock:
             self._task, self._api = task, api
             self._loop.forget_cancel()
             early = self._early
-            if early is not None and early[0] <= task:  # one for a later task waits for that one
+            if early is not None and early[0] <= task:  # a request for a later task is kept
                 self._early = None
         if early is not None and early[0] == task:
             self._begin_stop(*early)
@@ -93,7 +93,7 @@ class StopControl:
             self._begin_stop(task, {"forceStop": True})
 
     def close_task(self) -> None:
-        """A stop that comes from now on is for a task that is over."""
+        """The task cannot be stopped any more."""
         with self._lock:
             self._task, self._api = 0, None
 
@@ -106,8 +106,8 @@ class StopControl:
             stopper.join()
 
     def await_task(self, awaitable: Any, name: str) -> Any:
-        """Await what init() or start() has given, so that a stop can cancel it; then it gives None."""
-        import asyncio  # 40 ms, and most algorithms are not written for it
+        """Return the result of an awaitable that init() or start() returned; None if a stop cancelled it."""
+        import asyncio  # takes 40 ms, and most algorithms do not use it
 
         try:
             return self._loop.run(awaitable, name, is_cancelled_by_stop=True)
@@ -117,7 +117,7 @@ class StopControl:
             raise
 
     def call_with_options(self, function: Callable[..., Any], name: str, options: Dict[str, Any]) -> None:
-        """Call the user's stop() or exit(); what it gives is awaited if it can be."""
+        """Call the user's stop() or exit(), and await its result if that is awaitable."""
         places, _ = entries.call_with(function, name, self._where.shown, 1)
         result = function(*(options,)[:places])
         if can_be_awaited(result):
@@ -128,7 +128,7 @@ class StopControl:
     # ---- in the control thread
 
     def _listen(self) -> None:
-        # The stacks are asked for to see the user's code: the main thread is to handle this signal.
+        # The main thread handles the signals that ask for stacks: it runs the user's code.
         signal.pthread_sigmask(signal.SIG_BLOCK, [STACK_SIGNAL, LAST_STACK_SIGNAL])
         try:
             self._serve()
@@ -157,7 +157,7 @@ class StopControl:
                     self._on_reply(frame.task, message.wire)
 
     def _on_reply(self, task: int, wire: Wire) -> None:
-        """Hand a reply of the worker to the call that waits for it."""
+        """Pass a reply of the worker to the call that waits for it."""
         with self._lock:
             api = self._api if task == self._task else None
         data: codec.Buffer = b""
@@ -168,7 +168,7 @@ class StopControl:
             message = codec.decode(self._encoding, data)
         except (ValueError, MemoryError) as error:
             if api is not None:
-                # The caller must not wait for ever.
+                # Otherwise the caller would wait for ever.
                 api._cannot_read(bytes(data[:EDGE_BYTES]) + bytes(data[-EDGE_BYTES:]), len(data), error)
             return
         finally:
@@ -181,7 +181,7 @@ class StopControl:
         with self._lock:
             api, running = self._api, self._task
             if api is None or (task and task != running):
-                # That task has ended meanwhile, and its answer is on its way; or it is still to be read.
+                # The task has ended, and its answer is being sent; or the task was not read yet.
                 self._early = (task, options)
                 return
             api._stop_asked()

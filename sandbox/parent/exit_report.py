@@ -122,7 +122,7 @@ def exit_without_warden(
 ) -> Exit:
     """Return how a child ended whose warden was lost for this reason; the other arguments as in exit_of()."""
     others = [ProcessMemory(*one) for one in ended if one.pid != pid and one.name != TRACKER]
-    cause = Cause.NOT_STARTED if problem else kill[0] if kill is not None else Cause.GUARD_LOST
+    cause = Cause.NOT_STARTED if problem else kill[0] if kill is not None else Cause.WARDEN_LOST
     return Exit(
         cause,
         pid=pid,

@@ -1,4 +1,4 @@
-"""Where the user's code lies, which functions it has and how they are called; in a sentence, what is missing.
+"""Locates the user's code, finds its functions, and decides with which arguments they are called.
 
 `locate` runs in the parent, before anything is started. Python 3.8 and newer.
 """
@@ -15,7 +15,7 @@ METHODS = ("start", "init", "stop", "exit")
 
 
 class EntryError(Exception):
-    """The entry cannot be used: a code of our list, and one sentence."""
+    """The entry cannot be used; holds an error code of hkrunner's, and a sentence."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -23,8 +23,8 @@ class EntryError(Exception):
 
 
 class Location(NamedTuple):
-    """Where the code lies: `folder` is the working folder, `module` the dotted name below it,
-    `function` what stands in for `start`; `file` is empty for a module that is only known by name."""
+    """Location of the code. `folder`: the working folder; `module`: the dotted name below it; `function`: the
+    function called as `start`; `file`: empty for a module of which only the name is known."""
 
     folder: str
     module: str
@@ -33,12 +33,12 @@ class Location(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The name a user knows it by."""
+        """The name of the code as the user knows it."""
         return os.path.relpath(self.file, self.folder) if self.file else self.module
 
 
 def locate(entry: Optional[str], path: Optional[str], cwd: str) -> Location:
-    """Return where the entry lies. Raises EntryError(ENTRY_NOT_FOUND) when there is no such code.
+    """Return the location of the entry. Raises EntryError(ENTRY_NOT_FOUND) if there is no such code.
 
     `entry`: a file, `file.py:function`, a folder, or a dotted module; None means main.py.
     `path`: the folder of the code; None means the folder of the entry's file, else `cwd`.
@@ -64,7 +64,7 @@ def locate(entry: Optional[str], path: Optional[str], cwd: str) -> Location:
             if os.path.isfile(os.path.join(base, tail)):
                 return Location(base, name, function, os.path.join(base, tail))
         if len(parts) > 1:
-            return Location(base, name, function, "")  # an installed package: the import tells
+            return Location(base, name, function, "")  # maybe an installed package: the import will show it
     base = folder or os.path.dirname(os.path.join(cwd, name)) or cwd
     hint = _python_files(base)
     raise EntryError(
@@ -114,7 +114,7 @@ def _python_files(folder: str) -> List[str]:
 
 
 class Entry(NamedTuple):
-    """The user's functions; None for those that are not there."""
+    """The user's functions; None for each that the code does not have."""
 
     start: Callable[..., Any]
     init: Optional[Callable[..., Any]]
@@ -149,12 +149,12 @@ def entry_of(module: Any, where: Location) -> Entry:
     return Entry(**found)
 
 
-#: How many arguments there are for each method: (args, api), (args), (options), (options).
+#: Number of arguments for each method: (args, api), (args), (options), (options).
 GIVEN = {"start": 2, "init": 1, "stop": 1, "exit": 1}
 
 
 def calls_of(entry: Entry, where: Location) -> Dict[str, Dict[str, Any]]:
-    """Return for each method that is there its parameters, and what it is called with or why no call fits."""
+    """Return the parameters of each method, and the arguments of its call or the reason why no call fits."""
     found: Dict[str, Dict[str, Any]] = {}
     for method in METHODS:
         function = getattr(entry, method)
@@ -174,7 +174,7 @@ def calls_of(entry: Entry, where: Location) -> Dict[str, Dict[str, Any]]:
 
 
 def _parameters(function: Callable[..., Any]) -> Optional[str]:
-    """Return the parameters as they stand there, without the values of defaults; None: it does not tell."""
+    """Return the parameters as written, without values of defaults; None if they are unknown."""
     parameters = _signature(function)
     if parameters is None:
         return None
@@ -188,12 +188,12 @@ def _parameters(function: Callable[..., Any]) -> Optional[str]:
 def call_with(function: Callable[..., Any], name: str, shown: str, most: int) -> Tuple[int, Optional[str]]:
     """Return how to call: the number of positional arguments, and a keyword for the code API or None.
 
-    `most` is the number of arguments we have to give. Bound methods, partials and callable objects
-    count as inspect.signature sees them. Raises EntryError(ENTRY_INVALID) when no call can fit.
+    `most` is the number of arguments that hkrunner has. Bound methods, partials and callable objects
+    are treated as by inspect.signature. Raises EntryError(ENTRY_INVALID) if no call fits.
     """
     parameters = _signature(function)
     if parameters is None:
-        return 1, None  # a builtin that does not tell
+        return 1, None  # a builtin without a known signature
     places = [one for one in parameters if one.kind == "place"]
     needed = [one for one in places if not one.has_default]
     keywords = [one for one in parameters if one.kind == "keyword"]
@@ -217,9 +217,9 @@ class Parameter(NamedTuple):
 
 
 def _signature(function: Callable[..., Any]) -> Optional[List[Parameter]]:
-    """Return the parameters as inspect.signature sees them; None for a builtin that does not tell.
+    """Return the parameters as by inspect.signature; None for a builtin without a known signature.
 
-    A plain function is read without inspect, which is a fifth of what the child needs for its start.
+    A plain function is read without inspect, whose import takes a fifth of the child's start.
     """
     wrapped = hasattr(function, "__wrapped__") or hasattr(function, "__signature__")
     if type(function) is FunctionType and not wrapped:
@@ -259,5 +259,5 @@ def _plain_signature(function: FunctionType) -> List[Parameter]:
 #: Flags of a code object (inspect.CO_VARARGS, CO_VARKEYWORDS).
 _VARARGS = 0x04
 _VARKEYWORDS = 0x08
-#: Names under which a keyword-only parameter of start() is taken for the code API.
+#: Names of a keyword-only parameter of start() that gets the code API.
 API_NAMES = ("api", "hkube_api", "hkubeApi", "hkubeapi")

@@ -1,4 +1,4 @@
-"""How a child ended: a value, and the one place that puts it into words."""
+"""How a child ended, and the sentences that report it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .messages import ProcessMemory
 
 
 class Cause(enum.Enum):
-    """Why the child is gone."""
+    """Why the child has ended."""
 
     EXITED = "exited"  #: it ended by itself, with an exit code
-    SIGNALLED = "signalled"  #: a signal that was not ours
+    SIGNALLED = "signalled"  #: a signal that hkrunner did not send
     MEMORY = "memory"  #: killed by us, or by our cgroup: above the memory limit
     SHARED_MEMORY = "shared_memory"  #: the same, most of it in /dev/shm, memory files or System V segments
     PROCESSES = "processes"  #: killed by us: too many processes
@@ -27,18 +27,18 @@ class Cause(enum.Enum):
     STOPPED = "stopped"  #: killed by us: it did not end within the grace of a stop or an exit
     INTERRUPTED = "interrupted"  #: killed by us: the user of the runner pressed Ctrl-C twice
     REPLACED = "replaced"  #: killed by us: the worker has moved on to another task
-    RECYCLED = "recycled"  #: ended by us between two tasks, as was asked
-    CHANNEL_BROKEN = "channel_broken"  #: killed by us: its channel was closed or carried no frames
+    RECYCLED = "recycled"  #: ended by us between two tasks (--recycle-after)
+    CHANNEL_BROKEN = "channel_broken"  #: killed by us: its channel was closed, or carried no frames
     NOT_STARTED = "not_started"  #: it could not be executed
-    GUARD_LOST = "guard_lost"  #: the warden is gone, and the tree was ended without it
+    WARDEN_LOST = "warden_lost"  #: the warden ended unexpectedly, and the process tree was killed without it
 
 
-#: Where the answer shows what every thread was doing.
+#: Causes for which the answer shows the stack of every thread.
 STACK_WANTED = frozenset((Cause.TASK_TIMEOUT, Cause.START_TIMEOUT, Cause.STOPPED))
 
 
 class LimitBreach(NamedTuple):
-    """The limit that did not hold: used and allowed in its own unit (bytes, processes, seconds).
+    """The limit that was exceeded: used and allowed in its own unit (bytes, processes, seconds).
 
     `after_s`: seconds since the child began, or its task where it has one. `top`: the largest processes,
     `objects` the largest of the run's shared memory as (name, bytes), both largest first; `objects_count`
@@ -52,18 +52,18 @@ class LimitBreach(NamedTuple):
     objects: tuple[tuple[str, int], ...] = ()
     objects_count: int = 0
     objects_bytes: int = 0
-    is_refusal: bool = False  #: not exceeded: more memory was refused, and the child ended by itself
+    is_refusal: bool = False  #: whether more memory was refused, and the child ended by itself
 
 
 class Exit(NamedTuple):
-    """How a child ended. `code` or `signal` as the kernel told; None where it was not told.
+    """How a child ended. `code` or `signal` as the kernel reported it; None if it did not.
 
-    `others` are the processes that were still there beside the child (at most 20 named, `others_count`
-    in all), `left` those that even SIGKILL did not end. `detail` says more of the cause in a few words.
+    `others` are the other processes that still existed (at most 20 listed, `others_count` in all), `left`
+    those that even SIGKILL did not end. `detail` describes the cause in a few more words.
     `peak_bytes` and `cpu_s` are of the whole tree over the child's whole life. `removed` is shared memory
-    that the run left behind, `kept` what may be its but was not proven to be, each with the largest as
-    (name, bytes) and the count of all. `last_lines` is the end of what it printed, `stack` what
-    faulthandler wrote. `origins` is what set the limits, as in Limits.
+    that the run left behind, `kept` shared memory that may be the run's without proof, each with the
+    largest as (name, bytes) and the count of all. `last_lines` is the end of its output, `stack` the
+    output of faulthandler. `origins` says what set the limits, as in Limits.
     """
 
     cause: Cause
@@ -89,7 +89,7 @@ class Exit(NamedTuple):
 
     @property
     def error_code(self) -> str:
-        """The code that goes in front of the message."""
+        """The error code at the beginning of the message."""
         return _CODES[self.cause]
 
 
@@ -110,12 +110,12 @@ _CODES = {
     Cause.RECYCLED: "STOP_FORCED",
     Cause.CHANNEL_BROKEN: "CHANNEL_BROKEN",
     Cause.NOT_STARTED: "RUNNER_ERROR",
-    Cause.GUARD_LOST: "RUNNER_ERROR",
+    Cause.WARDEN_LOST: "RUNNER_ERROR",
 }
 
 
 def signal_name(number: int) -> str:
-    """Return SIGSEGV for 11."""
+    """Return the name of a signal: SIGSEGV for 11."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -123,7 +123,7 @@ def signal_name(number: int) -> str:
 
 
 def sentence(exit: Exit, *, during: str = "before answering") -> str:
-    """Return the one line that says how it ended, code in front."""
+    """Return the line that says how it ended; it begins with the error code."""
     return f"{exit.error_code}: {_what(exit, during)}"
 
 
@@ -182,7 +182,7 @@ def _what(exit: Exit, during: str) -> str:
             return f"the algorithm broke the runner's channel ({exit.detail}) and was killed"
         case Cause.NOT_STARTED:
             return f"the algorithm's process could not be started: {exit.detail}"
-        case Cause.GUARD_LOST:
+        case Cause.WARDEN_LOST:
             return f"hkrunner's warden process was lost ({exit.detail}); the algorithm was killed"
 
 
@@ -190,7 +190,7 @@ def _memory(exit: Exit, breach: LimitBreach) -> str:
     used, allowed = format_bytes(breach.used), format_bytes(breach.allowed)
     text = f"used {used} of {allowed} allowed ({set_by('memory_bytes', exit.origins)}){_after(breach)}"
     if exit.cause is Cause.SHARED_MEMORY and breach.objects:
-        # Small ones, our own among them, do not tell where to look.
+        # Small objects, such as our own, are no help.
         large = [(name, size) for name, size in breach.objects[:3] if size > 0.01 * breach.used]
         named = ", ".join(f"{name} {format_bytes(size)}" for name, size in large)
         more = _more(breach.objects_count - len(large))
@@ -212,7 +212,7 @@ _LIBRARY = re.compile(r"/(site|dist)-packages/|/python\d[.\d]*/|^<")
 
 
 def _place(stack: str) -> str:
-    """Return `file:line in function` of the innermost frame of a stack that is in no library; "" if none."""
+    """Return `file:line in function` of the innermost frame outside of libraries; "" if there is none."""
     for path, line, function in _FRAME.findall(stack):
         if not _LIBRARY.search(path):
             return f"{path.rpartition('/')[2]}:{line} in {function}"
@@ -241,7 +241,7 @@ _MEANINGS = {
 
 
 def left_behind(exit: Exit) -> list[str]:
-    """Return a line for each kind of thing that the algorithm left, and that is gone now or cannot go."""
+    """Return a line for each kind of thing that the algorithm left behind: removed, kept, or not killable."""
     parts = []
     if exit.others_count:
         named = ", ".join(f"{one.name} (pid {one.pid})" for one in exit.others[:5])
@@ -270,7 +270,7 @@ def _more(count: int) -> str:
 
 
 def report(exit: Exit, *, during: str = "before answering") -> str:
-    """Return the whole message for the worker: the sentence, who was left, stack and last lines."""
+    """Return the whole message for the worker: the sentence, what was left, stack and last lines."""
     parts = [sentence(exit, during=during), *left_behind(exit)]
     if exit.stack:
         parts.append(exit.stack)

@@ -404,7 +404,7 @@ def test_a_warden_that_ends_without_a_word_is_the_cause(started: FakeWarden) -> 
     started.hang_up()
     started.until_gone()
     (exit,) = started.seen.exits
-    assert (exit.cause, exit.detail) == (Cause.GUARD_LOST, "it ended unexpectedly")
+    assert (exit.cause, exit.detail) == (Cause.WARDEN_LOST, "it ended unexpectedly")
     assert started.process.was_killed and started.process.was_reaped
 
 
