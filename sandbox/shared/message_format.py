@@ -1,12 +1,12 @@
-"""How a message is declared, becomes a frame, and is read from one: driven by its declared fields.
+"""Declares messages, and converts them to frames and back by their declared fields.
 
-A message's fields are a JSON object, without those that have their default value; a field `wire` is bytes of
-HKube's own messages, which follow as they are after a line feed, or are the whole body where there is no
-other field. What comes from a child is hostile until proven otherwise: decode() holds it against the declared
-fields, and answers anything else with ChannelError.
+The fields of a message are a JSON object, without those that have their default value. A field `wire` holds
+the bytes of one of HKube's messages, unchanged: they follow after a line feed, or are the whole body if there
+is no other field. The child may send anything: decode() checks its messages against the declared fields, and
+raises ChannelError for anything else.
 
-The classes are frozen dataclasses to a type checker. They are not made by `dataclasses`, since every child
-and warden would wait for it: its import takes 9 to 16 ms of a start of 30 ms, and each class 0.4 ms more
+The classes are frozen dataclasses to a type checker. They are not made by `dataclasses`, for which every
+child and warden would wait: its import takes 9 to 16 ms of a start of 30 ms, and each class 0.4 ms more
 (a NamedTuple 0.05 ms). The metaclass below takes 0.01 ms a class.
 
 This module also runs inside the child, on Python 3.8 and newer.
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 else:
 
     def dataclass_transform(**options):
-        """Only type checkers take anything from it."""
+        """Return the class unchanged: only type checkers need the decorator."""
         return lambda decorated: decorated
 
 
-#: Of messages.py. Raised whenever a message changes.
+#: Version of messages.py, increased whenever a message changes.
 PROTOCOL_VERSION = 2
 
 
 class Memfd(NamedTuple):
-    """Bytes of a large message in a memfd; whoever gets the message closes the descriptor."""
+    """The bytes of a large message in a memfd; the receiver of the message closes the descriptor."""
 
     fd: int
     size: int
@@ -48,10 +48,10 @@ Wire = Union[bytes, Memfd]
 class _MessageType(type):
     """Turns the annotations of a class body into slots, and their values into defaults."""
 
-    #: The annotation of each field, as it is written.
+    #: The annotation of each field, as written.
     fields: Dict[str, str]
     defaults: Dict[str, Any]
-    #: What sets each field of an instance, past __setattr__: a third of the time of object.__setattr__.
+    #: Setter of each field, which bypasses __setattr__: a third of the time of object.__setattr__.
     setters: Tuple[Tuple[str, Callable[[Any, Any], None]], ...]
 
     def __new__(mcs, name: str, bases: Tuple[type, ...], namespace: Dict[str, Any]) -> Any:
@@ -65,9 +65,9 @@ class _MessageType(type):
 
 
 class ProcessMessage(metaclass=_MessageType):
-    """What is common to all messages, and to the records within them."""
+    """Base of all messages, and of the records inside them."""
 
-    #: The number of the message in a frame's header; 0 for a record within one.
+    #: Number of the message in the header of its frame; 0 for a record inside a message.
     kind = 0
 
     def __init__(self, *values: Any, **named: Any) -> None:
@@ -98,7 +98,7 @@ class ProcessMessage(metaclass=_MessageType):
         return {name: getattr(self, name) for name in type(self).fields}
 
     def replace(self, **changes: Any) -> Any:
-        """Return the same message with other values for these fields."""
+        """Return a copy with other values for these fields."""
         return type(self)(**{**self.as_dict(), **changes})
 
 

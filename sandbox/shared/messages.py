@@ -1,4 +1,4 @@
-"""All that parent, warden and child say to each other: one class a message, one schema for both directions.
+"""The messages between parent, warden and child: one class for each, one schema for both directions.
 
     parent -> warden   Spawn, Kill, WatchTree, LimitCpu, AskUsage, EndOthers
     warden -> parent   Spawned, Sample, Ended
@@ -92,7 +92,7 @@ class Protection(ProcessMessage):
 
 
 class Spawned(ProcessMessage):
-    """The child runs, or could not be executed; nothing of a child is acted on before it was read."""
+    """The child runs, or could not be executed. The parent reads it before anything else of the child."""
 
     kind = 40
     version: int
@@ -172,14 +172,14 @@ class Ended(ProcessMessage):
     """No process of the tree is left, or `left` names them; the last message."""
 
     kind = 42
-    status: Optional[int]  #: of the child, as waitpid() told; None: it could not be reaped
-    was_killed: bool  #: on the parent's word
-    broken: Optional[BrokenLimit]  #: killed by the warden itself, for this
-    others: List[ProcessMemory]  #: the largest of those that were still there, the child among them
+    status: Optional[int]  #: of the child, from waitpid(); None: it could not be reaped
+    was_killed: bool  #: whether the parent had requested it
+    broken: Optional[BrokenLimit]  #: the limit for which the warden killed the tree
+    others: List[ProcessMemory]  #: the largest processes that still existed, the child included
     others_count: int
     left: List[ProcessMemory]  #: those that even SIGKILL did not end
     max_rss_bytes: int
-    account: Optional[Account]  #: None: the child was never begun
+    account: Optional[Account]  #: None: the child never ran
 
 
 # ---- parent to child, on the task socket (read by the main thread)
@@ -202,32 +202,32 @@ class Setup(ProcessMessage):
 
 
 class Begin(ProcessMessage):
-    """A task, with all that the child needs to know of it: Initialize and UseFolder at once.
+    """A task with all that the child needs: Initialize and UseFolder in one.
 
-    At its defaults its JSON is empty, which saves a task of a millisecond the parsing.
+    With default values its JSON is empty, which saves a task of a millisecond the parsing.
     """
 
     kind = 5
     wire: bytes
-    is_announced: bool = True  #: the worker takes it for initialized already
+    is_announced: bool = True  #: whether the worker was already told that it is initialized
     folder: Optional[str] = None
     keep_max_bytes: Optional[int] = None
     env: Optional[Dict[str, str]] = None
 
 
 class Initialize(ProcessMessage):
-    """A task whose names the child has to find; it answers with TaskRead, and waits for UseFolder."""
+    """A task whose ids only the child can read; it answers with TaskRead, and waits for UseFolder."""
 
     kind = 2
     wire: Wire
 
 
 class UseFolder(ProcessMessage):
-    """Where the child keeps what a task took and returned; the answer to TaskRead."""
+    """The folder in which the child records a task's input and result; the answer to TaskRead."""
 
     kind = 3
-    folder: Optional[str] = None  #: None: nothing is kept
-    keep_max_bytes: Optional[int] = None  #: larger values are not kept; None: all are
+    folder: Optional[str] = None  #: None: nothing is recorded
+    keep_max_bytes: Optional[int] = None  #: larger values are not recorded; None: all are
     env: Optional[Dict[str, str]] = None  #: variables of the task
 
 
