@@ -16,7 +16,6 @@ import threading
 
 from .fork_log_pipes import HIGH
 from .fork_log_records import LENGTH, unpacked
-from .frame_socket import CLOEXEC
 
 TYPE_CHECKING = False  # not typing's: its import would take 2 ms of a user's fork
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 #: Capacity of a pipe: what was written before drain() is within this many bytes.
 _PIPE = 65536
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class RecordReader:
@@ -83,7 +83,7 @@ class RecordReader:
             registration.detach()
 
     def _open(self, registration: socket.socket) -> None:
-        data, ancillary, _, _ = registration.recvmsg(64, socket.CMSG_SPACE(4), CLOEXEC)
+        data, ancillary, _, _ = registration.recvmsg(64, socket.CMSG_SPACE(4), _CLOEXEC)
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(content) == 4:
                 self._add(int.from_bytes(content, sys.byteorder))

@@ -36,6 +36,7 @@ import atexit
 import contextlib
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
@@ -43,9 +44,13 @@ if TYPE_CHECKING:
 
 #: The longest time that the end of a task waits for records that are not written yet.
 DRAIN_S = 2.0
+#: The longest time that a fork waits for another thread's: that one may need a module that this one imports.
+SET_UP_S = 1.0
 
 _hub: Optional[Hub] = None
 _home = 0  #: the pid of the child itself
+#: Held while the first fork sets everything up: records of a fork by another thread meanwhile were lost.
+_setting_up = threading.RLock()
 _cannot = False  #: whether the package is missing, or no descriptor was left
 
 
@@ -78,21 +83,26 @@ def _before_fork() -> None:
 
 def _set_up() -> None:
     global _hub, _cannot
-    if os.getpid() != _home or "logging" not in sys.modules or _cannot:
+    if os.getpid() != _home or "logging" not in sys.modules:
         return
     # Imported by the first fork that needs it: the import takes 0.5 ms of the child's start.
     from .fork_log_hub import Hub, loggers_with_handlers
 
     loggers = loggers_with_handlers()
-    if _hub is None:
-        if not loggers:
-            return
-        _cannot = True
-        _hub = Hub()
-        _cannot = False
-        # Called before logging's own exit handler, which closes the handlers.
-        atexit.register(drain)
-    _hub.know(loggers)
+    if not _setting_up.acquire(timeout=SET_UP_S):
+        return
+    try:
+        if _hub is None:
+            if not loggers or _cannot:
+                return
+            _cannot = True
+            _hub = Hub()
+            _cannot = False
+            # Called before logging's own exit handler, which closes the handlers.
+            atexit.register(drain)
+        _hub.know(loggers)
+    finally:
+        _setting_up.release()
     _hub.pause()
 
 
