@@ -158,11 +158,7 @@ def _high_water(pid: int, files_bytes: int) -> tuple[int, int]:
     File pages are left out, as the limit leaves them out: those of now, or `files_bytes` if that is more.
     """
     try:
-        text = procfs.read(f"/proc/{pid}/status")
-        high, now, file = (
-            int(text[text.index(name) + len(name) :].split(None, 1)[0]) * 1024
-            for name in (b"VmHWM:", b"VmRSS:", b"RssFile:")
-        )
+        high, now, file = _sizes(pid, b"VmHWM:", b"VmRSS:", b"RssFile:")
     except (OSError, ValueError, IndexError):
         return 0, 0
     return max(high - max(file, files_bytes), now - file, 0), max(now - file, 0)
@@ -175,14 +171,16 @@ def _reserved_peak(pid: int) -> int:
     have been reserved memory, such as the stacks of a pool of threads that has ended.
     """
     try:
-        text = procfs.read(f"/proc/{pid}/status")
-        peak, size, data = (
-            int(text[text.index(name) + len(name) :].split(None, 1)[0]) * 1024
-            for name in (b"VmPeak:", b"VmSize:", b"VmData:")
-        )
+        peak, size, data = _sizes(pid, b"VmPeak:", b"VmSize:", b"VmData:")
     except (OSError, ValueError, IndexError):
         return 0
     return data + peak - size
+
+
+def _sizes(pid: int, *names: bytes) -> list[int]:
+    """Return sizes of /proc/PID/status in bytes; OSError, ValueError or IndexError if one is missing."""
+    text = procfs.read(f"/proc/{pid}/status")
+    return [int(text[text.index(name) + len(name) :].split(None, 1)[0]) * 1024 for name in names]
 
 
 def _reset_high_water(pid: int) -> None:
