@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 #: Capacity of a pipe: what was written before drain() is within this many bytes.
 _PIPE = 65536
-_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class RecordReader:
@@ -83,7 +82,7 @@ class RecordReader:
             registration.detach()
 
     def _open(self, registration: socket.socket) -> None:
-        data, ancillary, _, _ = registration.recvmsg(64, socket.CMSG_SPACE(4), _CLOEXEC)
+        data, ancillary, _, _ = registration.recvmsg(64, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(content) == 4:
                 self._add(int.from_bytes(content, sys.byteorder))
