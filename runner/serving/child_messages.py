@@ -153,7 +153,7 @@ class ChildMessageHandler:
     def _progress(self, child: Child, task: ActiveTask, message: Progress) -> None:
         task.progressed(message.value)
         data = {"progress": message.value, "details": message.details}
-        self._notices.progress(data)
+        self._notices.task.progress(data)
         self._replies.progress(data)
 
     def _ended_processes_peak(self, child: Child, task: ActiveTask, message: EndedProcessesPeak) -> None:
@@ -163,19 +163,19 @@ class ChildMessageHandler:
     def _stop_returned(self, message: StopReturned) -> None:
         if message.error:
             task = self._control.task
-            self._notices.stop_failed(task.name if task is not None else "", message.error)
+            self._notices.task.stop_failed(task.name if task is not None else "", message.error)
 
     def _problem(self, message: Problem) -> None:
         task = self._control.task
         if task is not None:
             task.problems.append(message.text)  # shown with the end of the task
         else:
-            self._notices.problem(message.text)
+            self._notices.child.problem(message.text)
 
     def _loaded(self, message: Loaded) -> None:
         child = self._pool.child
         assert child is not None, "the message is the serving child's"
-        self._notices.loaded(message.methods, message.python, child.protection)
+        self._notices.child.loaded(message.methods, message.python, child.protection)
         self._pool.prepare_spare()
         self._on_loaded()
 
@@ -213,7 +213,7 @@ class ChildMessageHandler:
         if task is None or task.usage is None:
             return
         task.on_sample(sample)
-        self._notices.sampled(task.usage.samples)
+        self._notices.task.sampled(task.usage.samples)
         if task.usage.is_final and self._control.state in MEASURING:
             self._control.step(Event.USAGE_KNOWN)
 
@@ -252,7 +252,7 @@ class ChildMessageHandler:
         """Nothing of this child is left."""
         role = self._pool.gone(child, exit)
         if role is ChildRole.SPARE:
-            self._notices.died_without_task("spare process", exit)
+            self._notices.child.died_without_task("spare process", exit)
         if role is not ChildRole.SERVING:
             return
         control, task = self._control, self._control.task
@@ -260,9 +260,9 @@ class ChildMessageHandler:
             # A task that is measured has its answer, which counts whatever became of the child since.
             self._died_between_tasks(exit)
         elif task is None:
-            self._notices.left_behind(exit)
+            self._notices.child.left_behind(exit)
         elif control.state in NOT_BEGUN and self._handover.may_go_to_another(task, exit):
-            self._notices.died_without_task(f"before task {control.number}", exit)
+            self._notices.child.died_without_task(f"before task {control.number}", exit)
             task.forget_usage()
             control.step(Event.CHILD_GONE_EARLY)
             return
@@ -275,7 +275,7 @@ class ChildMessageHandler:
         if not exit.loaded:
             self._on_load_failed(Failure(exit.error_code, report(exit, during="during import")))
         elif exit.cause is not Cause.RECYCLED:
-            self._notices.died_without_task("between two tasks", exit)
+            self._notices.child.died_without_task("between two tasks", exit)
 
 
 def _since_begin(exit: Exit, child: Child, task: ActiveTask) -> LimitBreach | None:

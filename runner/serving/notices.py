@@ -21,27 +21,28 @@ _UNKNOWN_MAX = 100
 
 
 class Notices:
-    """The lines of one supervisor."""
+    """The lines of one supervisor, by what they are about."""
 
     def __init__(self, output: Output, settings: Settings, shown: str, clock: Callable[[], float]) -> None:
         """`shown`: the name of the entry, for people."""
+        self.worker = WorkerNotices(output, settings, clock)
+        self.child = ChildNotices(output, settings, shown, self.worker)
+        self.task = TaskNotices(output, settings)
+
+
+class WorkerNotices:
+    """What is said of the worker and the connection to it."""
+
+    def __init__(self, output: Output, settings: Settings, clock: Callable[[], float]) -> None:
         self._output = output
         self._settings = settings
-        self._shown = shown
         self._clock = clock
         self._began = clock()
         self._unreachable: tuple[str, str] | None = None  #: (url, reason), suppressed while the code loads
         self._is_waiting_shown = False
-        self._was_loaded = False
-        self._were_left_running = False
         self._unknown: set[str] = set()
+        self._say = _say_unless_local(output, settings)
         self.shows_commands = output.verbose  #: whether command() shows anything
-        #: Whether state_changed() shows anything.
-        self.shows_states = output.verbose or type(output.events) is not EventSink
-        #: For lines that a local run shows with --verbose only.
-        self._say = output.debug if settings.local_run.is_local else output.say
-
-    # ---- the worker
 
     def connected(self, url: str) -> None:
         """A worker is connected."""
@@ -62,6 +63,13 @@ class Notices:
         self._output.say(f"◌ waiting for an HKube worker at {url}: {reason}; retrying")
         if not self._settings.local_run.is_local:
             self._output.say(f"  no worker here? run one task without it:  {self._settings.local_command}")
+
+    def code_loaded(self) -> None:
+        """The code is loaded: say now that no worker can be reached, if that was suppressed."""
+        if self._unreachable is not None:
+            url, reason = self._unreachable
+            self._unreachable = None
+            self.unreachable(url, reason, is_loading=False)
 
     def connection_lost(self, reason: str) -> None:
         """The connection is lost, the next one is being made."""
@@ -93,7 +101,17 @@ class Notices:
         """The worker has sent this, and it cannot be decoded."""
         self._output.warn(f"✘ the worker sent {what} that cannot be read: {error}")
 
-    # ---- the child
+
+class ChildNotices:
+    """What is said of the algorithm's process."""
+
+    def __init__(self, output: Output, settings: Settings, shown: str, worker: WorkerNotices) -> None:
+        self._output = output
+        self._settings = settings
+        self._shown = shown
+        self._worker = worker
+        self._was_loaded = False
+        self._say = _say_unless_local(output, settings)
 
     def loaded(self, methods: Sequence[str], python: str, protection: Protection | None) -> None:
         """A child has loaded the code. `protection`: the limits, and how they are enforced."""
@@ -104,14 +122,11 @@ class Notices:
         event = {"entry": self._shown, "methods": list(methods), "python": python}
         self._output.events.emit("loaded", event)
         if protection is not None and not self._was_loaded:
-            self._protection(protection)
+            self._limits(protection)
         self._was_loaded = True
-        if self._unreachable is not None:
-            url, reason = self._unreachable
-            self._unreachable = None
-            self.unreachable(url, reason, is_loading=False)
+        self._worker.code_loaded()
 
-    def _protection(self, protection: Protection) -> None:
+    def _limits(self, protection: Protection) -> None:
         limits = self._settings.limits
         say = self._output.announce if limits != NO_LIMITS else self._say
         shown = "none" if limits == NO_LIMITS else limits.shown()
@@ -141,7 +156,16 @@ class Notices:
         """The child is replaced by a new one."""
         self._output.debug(f"a new process after {served} tasks (--recycle-after)")
 
-    # ---- the task
+
+class TaskNotices:
+    """What is said of a task."""
+
+    def __init__(self, output: Output, settings: Settings) -> None:
+        self._output = output
+        self._settings = settings
+        self._were_left_running = False
+        #: Whether state_changed() shows anything.
+        self.shows_states = output.verbose or type(output.events) is not EventSink
 
     def unexpected(self, error: UnexpectedEvent) -> None:
         """An event came at a time when it means nothing."""
@@ -152,7 +176,7 @@ class Notices:
         self._output.debug(f"task {number}: {before.name} -> {after.name}")
         self._output.events.moved(before, after)
 
-    def task_begins(self, ids: TaskIds) -> None:
+    def begins(self, ids: TaskIds) -> None:
         """The task is known by name."""
         self._output.events.begin(ids)
         if not self._settings.local_run.is_local:
@@ -190,3 +214,8 @@ class Notices:
     def leak(self, sentence: str) -> None:
         """The memory of the child grows from task to task."""
         self._output.warn(sentence)
+
+
+def _say_unless_local(output: Output, settings: Settings) -> Callable[[str], None]:
+    """Return what shows a line, in a local run with --verbose only."""
+    return output.debug if settings.local_run.is_local else output.say

@@ -62,7 +62,7 @@ class Supervisor:
         #: `errorMessage` would rob it of the repetition that a lost pod gets (OnCrash).
         self._cut_short = ""
         notices = self._notices = Notices(output, settings, where.shown, loop.clock)
-        control = self._control = TaskControl(notices)
+        control = self._control = TaskControl(notices.task)
         if pool is None:
             pool = context.child_pool()
         self._pool = pool
@@ -70,7 +70,7 @@ class Supervisor:
         redirect = (
             LogRedirect(replies.log_demand, replies.log_lines) if settings.serving.redirect_logs else None
         )
-        opener = TaskOpener(settings, where.shown, store, notices)
+        opener = TaskOpener(settings, where.shown, store, notices.task)
         self._handover = TaskHandover(loop, settings, control, pool, opener)
         self._end = TaskEnd(
             loop=loop,
@@ -89,7 +89,7 @@ class Supervisor:
             pool=pool,
             replies=replies,
             opener=opener,
-            notices=notices,
+            notices=notices.worker,
             wire_encoding=settings.serving.encoding,
             on_given_up=hooks.on_given_up,
         )
@@ -198,7 +198,7 @@ class Supervisor:
         child, task = self._pool.child, self._control.task
         assert task is not None, "only a task is stopped"
         self._replies.stop_begins()
-        self._notices.stopping(task.name, may_kill=self._may_kill)
+        self._notices.task.stopping(task.name, may_kill=self._may_kill)
         task.stop_began = self._loop.clock()
         if child is not None:
             child.stop(task.number, options)
@@ -206,7 +206,7 @@ class Supervisor:
     def _child_exit(self, options: Mapping[str, Any]) -> None:
         task = self._control.task
         if task is not None:
-            self._notices.stopping(None, may_kill=self._may_kill)
+            self._notices.task.stopping(None, may_kill=self._may_kill)
             if task.stop_began is None:
                 task.stop_began = self._loop.clock()
         self._pool.drop_spare()

@@ -7,13 +7,13 @@ from typing import Any
 
 from ..protocol.task_state import Action, Event, State, UnexpectedEvent, row_of
 from .active_task import ActiveTask
-from .notices import Notices
+from .notices import TaskNotices
 
 
 class TaskControl:
     """Takes events through the table of protocol/task_state.py, and has the actions of their rows done."""
 
-    def __init__(self, notices: Notices) -> None:
+    def __init__(self, notices: TaskNotices) -> None:
         self._notices = notices
         self.state = State.IDLE  #: where the current task stands; only step() changes it
         self.task: ActiveTask | None = None

@@ -158,14 +158,14 @@ class TaskEnd:
             if self._settings.serving.end_children:
                 child.end_others()
             else:
-                self._notices.left_running(result.task, usage.processes - 1)
+                self._notices.task.left_running(result.task, usage.processes - 1)
         served = self._pool.served
         leak = self._leaks.look(served, result, usage.stays_bytes if usage is not None else 0)
         if leak is not None:
-            self._notices.leak(leak)
+            self._notices.task.leak(leak)
         recycle = self._settings.serving.recycle_after
         if recycle is not None and served >= recycle and self._control.state is State.IDLE:
-            self._notices.recycled(served)
+            self._notices.child.recycled(served)
             self._pool.recycle()
         self._pool.task_ended()
 

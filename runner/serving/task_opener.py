@@ -13,13 +13,13 @@ from ..link.connection import WorkerMessage
 from ..protocol import encoding
 from ..settings.settings import Settings
 from .active_task import ActiveTask
-from .notices import Notices
+from .notices import TaskNotices
 
 
 class TaskOpener:
     """Names tasks, and opens their records."""
 
-    def __init__(self, settings: Settings, shown: str, store: Store | None, notices: Notices) -> None:
+    def __init__(self, settings: Settings, shown: str, store: Store | None, notices: TaskNotices) -> None:
         """`shown`: the name of the entry, for people."""
         self._settings = settings
         self._shown = shown
@@ -39,7 +39,7 @@ class TaskOpener:
             pipeline=_text(names, "pipelineName") or default.pipeline,
         )
         task.open(self._store, ids, self._shown, self._settings.records.options)
-        self._notices.task_begins(ids)
+        self._notices.begins(ids)
 
     def open_ahead(self, task: ActiveTask) -> bool:
         """Open the task before its child has read it, if its names are easily found; return whether it is

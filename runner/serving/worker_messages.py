@@ -11,7 +11,7 @@ from ..link.connection import WorkerMessage
 from ..protocol import encoding, messages
 from ..protocol.task_state import ENDING, WORKING, Event, State
 from .child_pool import ChildPool
-from .notices import Notices
+from .notices import WorkerNotices
 from .task_control import TaskControl
 from .task_opener import TaskOpener
 from .worker_replies import WorkerReplies
@@ -30,7 +30,7 @@ class WorkerMessageHandler:
         pool: ChildPool,
         replies: WorkerReplies,
         opener: TaskOpener,
-        notices: Notices,
+        notices: WorkerNotices,
         wire_encoding: str,
         on_given_up: Callable[[str], None],
     ) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import socket
 import sys
 from typing import Any, Callable, Dict, FrozenSet, NoReturn, Optional, Tuple, Union
@@ -16,17 +15,14 @@ from ..codec import codec
 from ..shared import entry as entries
 from ..shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage, Wire
 from ..shared.messages import (
-    ApiCall,
     Begin,
     Done,
-    EndedProcessesPeak,
     Failed,
     Initialize,
     Initialized,
     Loaded,
     LoadFailed,
     Problem,
-    Progress,
     Setup,
     Start,
     TaskRead,
@@ -39,12 +35,11 @@ from .frame_socket import FrameSocket, exit_fork, flush_output, mapped
 from .memory_reserve import MemoryReserve, lower_brake
 from .result_files import ResultFiles, result_json
 from .stop_control import StopControl, not_run
+from .task_reports import TaskReports
 
 #: msgspec is imported after so many tasks, or in a pause of so many seconds before that.
 ENOUGH_TASKS = 3
 PAUSE_S = 0.02
-#: The pages of this process count in that of a forked one, too: only one of more than twice its size is news.
-FORKED_TIMES = 2
 #: The user's exit() waits so long for the options that the worker gave for it.
 EXIT_OPTIONS_S = 5.0
 
@@ -75,14 +70,13 @@ class TaskServer:
         self._api: Optional[Api] = None
         self._files: Optional[ResultFiles] = None
         self._pid = os.getpid()
+        self._reports = TaskReports(channel, setup.encoding)
         #: A message that came instead of the one that was due.
         self._next: Optional[Tuple[int, ProcessMessage]] = None
         #: How the user's functions are called, by name.
         self._calls: Dict[str, Tuple[int, Optional[str]]] = {}
         self._may_accelerate = False  #: msgspec is still to be imported
-        self._lost_number_was_told = False  #: see _report_lost_number()
         self._served = 0  #: tasks until it is
-        self._ended_kib = 0  #: ru_maxrss of the processes that have ended, as of the last task
 
     def run(self, bare: FrozenSet[str]) -> NoReturn:
         """Load the entry, serve, and end as the user's exit() and the interpreter end."""
@@ -177,8 +171,8 @@ class TaskServer:
         try:
             args, files, announced = self._open(task, message, entry)
             api = self._api = Api(
-                lambda message: self._call_worker(task, message),
-                lambda value, details: self._show_progress(task, value, details),
+                lambda message: self._reports.send_api_call(task, message),
+                lambda value, details: self._reports.send_progress(task, value, details),
                 returned_errors=self._setup.returned_errors,
             )
             self._stops.open_task(task, api)
@@ -294,41 +288,16 @@ class TaskServer:
         is_json = self._encoding == "json"
         if files.wants(sum(map(len, wire))):
             files.write_output(result_json(wire) if is_json else codec.json_text(result))
-        if is_json and b"null" in wire[0] and result is not None and not self._lost_number_was_told:
-            self._report_lost_number(task, result)
+        if is_json and b"null" in wire[0] and result is not None:
+            self._reports.send_place_of_lost_number(task, result)
         del result
         self._wind_up(None)
-        self._send_peak_of_processes(task)
+        self._reports.send_peak_of_ended_processes(task)
         self._channel.send_wire(task, Done, wire, reuse=True)
-
-    def _report_lost_number(self, task: int, result: Any) -> None:
-        """Say once where a NaN or an Infinity of a result has become null."""
-        try:
-            from ..codec import not_finite
-        except ImportError:  # the task has taken Python's own folders off sys.path: its answer goes without
-            return
-        place = not_finite.place_of_first(result)
-        if place is not None:
-            self._lost_number_was_told = True
-            self._channel.send(
-                task, Problem(f"{place} is NaN or Infinity; JSON has neither, so null was sent")
-            )
 
     def _fail(self, task: int, failed: Failed) -> None:
         self._wind_up(failed.message)
         self._channel.send(task, failed)
-
-    def _send_peak_of_processes(self, task: int) -> None:
-        """Say what the largest process took that the task has started and waited for, if that is news.
-
-        ru_maxrss of a process begins with that of the one that it was forked from.
-        """
-        ended_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        if ended_kib <= self._ended_kib:
-            return
-        self._ended_kib = ended_kib
-        if ended_kib > FORKED_TIMES * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
-            self._channel.send(task, EndedProcessesPeak(ended_kib * 1024))
 
     def _wind_up(self, error: Optional[str]) -> None:
         """Finish a task before its answer: wait for stop(), close its spans, flush its output."""
@@ -338,28 +307,6 @@ class TaskServer:
         self._stops.close_task()
         self._api = None
         flush_output()
-
-    # ---- for the api object
-
-    def _call_worker(self, task: int, message: Dict[str, Any]) -> None:
-        """Send a message of the code API, encoded once, for the wire. Raises ApiError."""
-        self._need_own_process()
-        try:
-            wire = codec.encode(self._encoding, message, name=f"{message['command']} data")
-        except (codec.ResultInvalid, codec.ResultTooLarge) as error:
-            raise Api.Error(str(error)) from None
-        self._channel.send_wire(task, ApiCall, [wire], reuse=False)
-
-    def _show_progress(self, task: int, value: float, details: Any) -> None:
-        self._need_own_process()
-        self._channel.send(task, Progress(value, details))
-
-    def _need_own_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise Api.Error(
-                "api can be used in the algorithm's own process only; this one was forked by it: return what "
-                "it has found, and call api from there"
-            )
 
     # ---- the end
 

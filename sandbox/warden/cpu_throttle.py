@@ -13,6 +13,7 @@ EINTR. A tree must never be left stopped: every way out calls close().
 from __future__ import annotations
 
 import enum
+import math
 import os
 import signal
 from typing import Protocol
@@ -165,6 +166,56 @@ class CpuThrottle:
         for pid in self._tree.pids():
             _send(pid, signal.SIGCONT)
         self._stopped.clear()
+
+
+class CpuLimit:
+    """The CPU limit of one tree, enforced by a throttle, which can be switched off.
+
+    It is off during a kill, whose signals SIGCONT would undo, and while the algorithm ends
+    within its grace period.
+    """
+
+    def __init__(self, cores: float | None, tree: Tree) -> None:
+        """`cores`: what the tree may use; None: there is no limit, or the kernel enforces it."""
+        self._cores = cores
+        self._tree = tree
+        self._is_suspended = False
+        self.throttle = self._new_throttle()
+
+    def _new_throttle(self) -> CpuThrottle | None:
+        throttle = CpuThrottle(self._cores, self._tree) if self._cores is not None else None
+        return throttle if throttle is not None and throttle.is_needed else None
+
+    @property
+    def next_at(self) -> float:
+        """Time of the next tick(); infinity while nothing is throttled."""
+        return self.throttle.next_at if self.throttle is not None else math.inf
+
+    def tick(self, now: float) -> None:
+        """Stop or continue the tree if that is due."""
+        if self.throttle is not None and now >= self.throttle.next_at:
+            self.throttle.tick(now)
+
+    def stop(self) -> None:
+        """Let all processes run, and send no more signals."""
+        if self.throttle is not None:
+            self.throttle.close()
+            self.throttle = None
+
+    def restart(self) -> None:
+        """Enforce the limit again after a kill that was called off, unless it is suspended."""
+        if self.throttle is None and not self._is_suspended:
+            self.throttle = self._new_throttle()
+
+    def suspend(self) -> None:
+        """Enforce no limit until resume(): the algorithm ends within its grace period."""
+        self._is_suspended = True
+        self.stop()
+
+    def resume(self) -> None:
+        """Enforce the limit again after suspend()."""
+        self._is_suspended = False
+        self.restart()
 
 
 def _send(pid: int, number: int) -> None:

@@ -21,7 +21,7 @@ from ..usage.sampler import TreeSampler
 from ..usage.shared_memory import SharedMemory
 from ..usage.usage import Breach, Sampler, SharedObject, breach
 from .confinement import Confinement
-from .cpu_throttle import CpuThrottle
+from .cpu_throttle import CpuLimit
 from .memory_brake import DeadlockWatch, NearLimitBrake, ReservedBrake
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class LimitEnforcer:
         self._deadlocks = DeadlockWatch()
         self._child = 0
         self._child_ended_at = math.inf
-        self._throttle = self._new_throttle()
-        self._may_throttle = True  #: False while the algorithm ends within its grace period
+        throttled = limits.enforced and not self.confinement.holds_cpu
+        self.cpu_limit = CpuLimit(limits.cpu_cores if throttled else None, self._sampler)
         self._disk: DiskMeter | None = None
         if limits.enforced and limits.disk_bytes is not None:
             # Imported here: the start without this limit must not take longer.
@@ -66,12 +66,6 @@ class LimitEnforcer:
         self._idle_check_at = 0.0
         self.began_at = time.monotonic()
         self._oom = OomWatch(self.began_at)
-
-    def _new_throttle(self) -> CpuThrottle | None:
-        if self.limits.cpu_cores is None or not self.limits.enforced or self.confinement.holds_cpu:
-            return None
-        throttle = CpuThrottle(self.limits.cpu_cores, self._sampler)
-        return throttle if throttle.is_needed else None
 
     def child_started(self, pid: int) -> None:
         """Begin to measure the child, which has been forked with this pid."""
@@ -85,9 +79,7 @@ class LimitEnforcer:
     @property
     def next_at(self) -> float:
         """Time of the next check; infinity: none is needed before a task begins."""
-        at = self._check_at
-        if self._throttle is not None:
-            at = min(at, self._throttle.next_at)
+        at = min(self._check_at, self.cpu_limit.next_at)
         if self._disk is not None:
             at = min(at, max(self._disk.next_at, time.monotonic() + 0.01))
         return min(at, self._shared.wait_again_at(time.monotonic()))
@@ -129,8 +121,7 @@ class LimitEnforcer:
         held = self._brake.held_back if self._brake is not None and not self.idle else None
         if self._brake is not None and held is not None and held.pid in self._sampler.pids():
             self._brake.held_back = self._deadlocks.check(held, now)
-        if self._throttle is not None and now >= self._throttle.next_at:
-            self._throttle.tick(now)
+        self.cpu_limit.tick(now)
         if self._disk is not None and now >= self._disk.next_at:
             self._disk.look(now)
             found = found or self._breach()
@@ -154,22 +145,6 @@ class LimitEnforcer:
         finally:
             self._sampler.is_frozen = False
         return self._breach()
-
-    def stop_throttle(self) -> None:
-        """End the CPU throttle: all processes run, and it sends no more signals."""
-        if self._throttle is not None:
-            self._throttle.close()
-            self._throttle = None
-
-    def restart_throttle(self) -> None:
-        """Enforce the CPU limit again, after a kill that was called off."""
-        if self._throttle is None and self._may_throttle:
-            self._throttle = self._new_throttle()
-
-    def limit_cpu(self, on: bool) -> None:
-        """Enforce the CPU limit, or suspend it while the algorithm ends within its grace period."""
-        self._may_throttle = on
-        (self.restart_throttle if on else self.stop_throttle)()
 
     def code_loaded(self) -> None:
         """End the larger allowance that the brake gives to a process while it imports the code."""
@@ -253,7 +228,7 @@ class LimitEnforcer:
 
     def finish(self) -> Account:
         """Remove what the tree has left, close all descriptors, and return what the tree has used in all."""
-        self.stop_throttle()
+        self.cpu_limit.stop()
         last = self.sample()
         events = self.confinement.events()
         removed, kept = self._shared.remove_left_over()

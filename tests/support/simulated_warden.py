@@ -116,6 +116,18 @@ class FakeConfinement:
     def kill(self) -> None: ...
 
 
+class FakeCpuLimit:
+    """Records what is asked of it among the calls of its enforcer."""
+
+    def __init__(self, enforcer: FakeEnforcer) -> None:
+        self._calls = enforcer.calls
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        if name not in ("stop", "restart", "suspend", "resume"):
+            raise AttributeError(name)
+        return lambda: self._calls.append(f"cpu {name}")
+
+
 class FakeEnforcer:
     """Says what the test has it find, and writes down what is asked of it, and when."""
 
@@ -132,6 +144,7 @@ class FakeEnforcer:
         self.confinement = FakeConfinement()
         self.next_at = world.clock.now
         self.calls: list[str] = []
+        self.cpu_limit = FakeCpuLimit(self)
         self.checks: list[float] = []
 
     def new_file_fds(self) -> list[int]:
@@ -164,9 +177,6 @@ class FakeEnforcer:
     def restart_peak(self, began_at: float) -> None:
         self.calls.append(f"restart_peak {began_at:g}")
 
-    def limit_cpu(self, on: bool) -> None:
-        self.calls.append(f"limit_cpu {on}")
-
     def reaped(self, pid: int, usage: object) -> None:
         self.calls.append(f"reaped {pid}")
 
@@ -178,8 +188,6 @@ class FakeEnforcer:
         if name not in (
             "child_started",
             "code_loaded",
-            "stop_throttle",
-            "restart_throttle",
             "check_before_kill",
         ):
             raise AttributeError(name)
@@ -291,6 +299,7 @@ class SimulatedWarden:
         signal.signal(signal.SIGCHLD, self._handler)
         for sock in (self.parent, self._lifeline):
             sock.close()
-        stacks_of_the_warden = [self.warden._stack_fd] if self.warden._stack_fd >= 0 else []
-        for fd in (self._wake_write, self.warden._wake_fd, self.stacks, *stacks_of_the_warden):
+        tree = self.warden._tree
+        stacks_of_the_warden = [tree.stack_fd] if tree.stack_fd >= 0 else []
+        for fd in (self._wake_write, tree.wake_fd, self.stacks, *stacks_of_the_warden):
             os.close(fd)

@@ -126,22 +126,22 @@ def test_written_bytes_are_found(make: Make, tmp_path: Path) -> None:
     assert found.kind == "disk" and found.used >= 2 * MI
 
 
-def test_a_cpu_limit_that_rests_stays_at_rest_when_a_kill_is_called_off(make: Make) -> None:
+def test_a_suspended_cpu_limit_stays_suspended_when_a_kill_is_called_off(make: Make) -> None:
     enforcer = make(Limits(cpu_cores=0.01))
-    assert isinstance(enforcer._throttle, CpuThrottle)
-    enforcer.limit_cpu(False)
-    enforcer.stop_throttle()
-    enforcer.restart_throttle()
-    assert enforcer._throttle is None
-    enforcer.limit_cpu(True)
-    assert isinstance(enforcer._throttle, CpuThrottle)
+    assert isinstance(enforcer.cpu_limit.throttle, CpuThrottle)
+    enforcer.cpu_limit.suspend()
+    enforcer.cpu_limit.stop()
+    enforcer.cpu_limit.restart()
+    assert enforcer.cpu_limit.throttle is None
+    enforcer.cpu_limit.resume()
+    assert isinstance(enforcer.cpu_limit.throttle, CpuThrottle)
 
 
 def test_a_kill_that_is_called_off_leaves_the_cpu_limit_on(make: Make) -> None:
     enforcer = make(Limits(cpu_cores=0.01))
-    enforcer.stop_throttle()
-    enforcer.restart_throttle()
-    assert isinstance(enforcer._throttle, CpuThrottle)
+    enforcer.cpu_limit.stop()
+    enforcer.cpu_limit.restart()
+    assert isinstance(enforcer.cpu_limit.throttle, CpuThrottle)
 
 
 def test_what_holds_is_described_in_one_line(make: Make) -> None:

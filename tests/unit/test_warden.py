@@ -20,7 +20,8 @@ from hkrunner.sandbox.shared.messages import (
     WatchTree,
 )
 from hkrunner.sandbox.usage.usage import Breach
-from hkrunner.sandbox.warden.warden import LAST_STACK_S, SAMPLE_S, STACK_S, TRACKERS_S
+from hkrunner.sandbox.warden.child_tree import LAST_STACK_S, STACK_S, TRACKERS_S
+from hkrunner.sandbox.warden.warden import SAMPLE_S
 from support.simulated_warden import CHECK_S, CHILD, OTHER, THIRD, SimulatedWarden
 
 MEMORY = Breach("memory", 300.0, 256.0)
@@ -110,7 +111,7 @@ def test_memory_that_the_second_look_does_not_confirm_lets_the_tree_go_on(
     for pid in (CHILD, OTHER, THIRD):
         assert world.tree.received(pid)[:1] == [signal.SIGCONT]
     calls = world.enforcer.calls
-    assert calls.index("stop_throttle") < calls.index("check_frozen_tree") < calls.index("restart_throttle")
+    assert calls.index("cpu stop") < calls.index("check_frozen_tree") < calls.index("cpu restart")
 
 
 @pytest.mark.parametrize("kind", ["processes", "disk", "cpu_time"])
@@ -280,8 +281,8 @@ def test_the_cpu_limit_is_suspended_and_enforced_on_the_parents_word(world: Simu
     world.at(1.5, lambda: world.say(LimitCpu(True)))
     world.at(2.0, lambda: world.tree.end(CHILD))
     world.run()
-    assert [one for one in world.enforcer.calls if one.startswith("limit_cpu")] == [
-        "limit_cpu False", "limit_cpu True",
+    assert [one for one in world.enforcer.calls if one.startswith("cpu")] == [
+        "cpu suspend", "cpu resume", "cpu stop",
     ]  # fmt: skip
 
 

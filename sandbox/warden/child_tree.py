@@ -1,0 +1,126 @@
+"""Waits for the child and its descendants, signals them, and has them write their stacks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from ..linux import process_tree, procfs
+from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
+
+#: Time for faulthandler to write the stacks of a child that is about to be killed.
+STACK_S = 0.25
+#: Time for resource trackers to remove what the processes that they served have left; one that has just been
+#: started needs 20 ms for Python's own start.
+TRACKERS_S = 1.0
+#: Time for a process that exceeds the memory limit to write its stacks, in which its other threads may use
+#: more memory. Writing takes 0.2 ms once the process gets a processor.
+LAST_STACK_S = 0.03
+
+
+class ChildTree:
+    """All processes below the warden."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        select: Callable[..., tuple[list[int], list[int], list[int]]],
+    ) -> None:
+        """From here on SIGCHLD makes `wake_fd` readable."""
+        self._clock = clock
+        self._select = select
+        self.child = 0  #: pid of the child, 0 before it was started
+        self.status: int | None = None  #: wait status of the child, once it has ended
+        self.usage: Any = None  #: rusage of the child, once it has ended
+        self.stack_fd = -1  #: the file into which the child's faulthandler writes stacks
+        self.on_reaped: Callable[[int, Any], None] | None = None  #: called for every process waited for
+        # SIGCHLD only has to wake select(). Without a handler nothing would be written to the descriptor.
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.wake_fd = wake_read
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.wake_fd, 4096):
+                pass
+
+    def reap(self) -> None:
+        """Reap every process that has ended."""
+        self._drain_wake()
+        process_tree.reap(self.reaped)
+
+    def reaped(self, pid: int, status: int, usage: Any) -> None:
+        """A process was waited for."""
+        if self.on_reaped is not None:
+            self.on_reaped(pid, usage)
+        if pid == self.child:
+            self.status = status
+            self.usage = usage
+
+    def wait(self, seconds: float) -> None:
+        """Wait until a process has ended, for at most this long."""
+        ready, _, _ = self._select([self.wake_fd], [], [], seconds)
+        if ready:
+            self._drain_wake()
+
+    def end_others(self) -> None:
+        """Kill every process but the child itself; the next sweep finds those forked meanwhile."""
+        for _ in range(10):
+            others = [pid for pid in process_tree.descendants(os.getpid()) if pid != self.child]
+            if not others:
+                return
+            for pid in others:
+                process_tree.signal_to(pid, signal.SIGKILL)
+            self.wait(0.002)
+            process_tree.reap(self.reaped)
+
+    def wait_for_trackers(self) -> None:
+        """Kill all processes but the resource trackers, which then remove what those have left, and end."""
+        below = list(process_tree.descendants(os.getpid()))
+        trackers = {pid for pid in below if process_tree.is_resource_tracker(pid)}
+        for pid in trackers:
+            process_tree.signal_to(pid, signal.SIGCONT)  # it is frozen if a limit was exceeded
+        deadline = self._clock() + TRACKERS_S
+        while trackers and self._clock() < deadline:
+            for pid in below:
+                if pid not in trackers:
+                    process_tree.signal_to(pid, signal.SIGKILL)
+            self.wait(0.005)
+            process_tree.reap(self.reaped)
+            below = list(process_tree.descendants(os.getpid()))
+            trackers.intersection_update(below)
+
+    def write_stacks(self) -> None:
+        """Have faulthandler write the stack of every thread, which works even while C code holds the GIL."""
+        # In this order: a process that has stopped itself writes where it did so, before it continues.
+        process_tree.signal_to(self.child, STACK_SIGNAL)
+        process_tree.signal_to(self.child, signal.SIGCONT)
+        deadline = self._clock() + STACK_S
+        size = same = 0
+        while self._clock() < deadline and self.status is None:
+            self.wait(0.001)
+            process_tree.reap(self.reaped)
+            found = os.fstat(self.stack_fd).st_size
+            same = same + 1 if found and found == size else 0
+            if same == 3:
+                return  # the file has stopped growing: the stacks are complete
+            size = found
+
+    def write_last_stacks(self, largest: list[int]) -> None:
+        """End the largest process with a signal whose handler writes its stacks first; else the child.
+
+        All processes are frozen. Only the child, and a process that it has forked, has that handler.
+        """
+        pid = next((one for one in largest if procfs.catches(one, LAST_STACK_SIGNAL)), self.child)
+        if not procfs.catches(pid, LAST_STACK_SIGNAL):
+            return
+        process_tree.signal_to(pid, LAST_STACK_SIGNAL)
+        process_tree.signal_to(pid, signal.SIGCONT)
+        deadline = self._clock() + LAST_STACK_S
+        while self._clock() < deadline and self.status is None and procfs.catches(pid, LAST_STACK_SIGNAL):
+            self.wait(0.0005)
+            process_tree.reap(self.reaped)
