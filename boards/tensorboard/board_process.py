@@ -24,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import mimetypes
 import os
 import resource
 import signal
@@ -33,7 +32,6 @@ import sys
 import threading
 import time
 import types
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +48,7 @@ from .host_check import HostCheck
 from .optuna import CookieCheck, cookie, dashboard
 from .run_view import RunView
 from .start_failures import StartFailure, failure_of, too_little_memory
+from .tensorboard_parts import load_plugins, shipped_assets
 
 RELOAD_S = 2  # new points are loaded within two seconds; the page asks for them at its own intervals
 SCALAR_POINTS = 10_000  # kept per curve; TensorBoard's own default is 1,000
@@ -137,10 +136,10 @@ class BoardProcess:
             sys.modules["tensorboard.compat.notf"] = types.ModuleType("tensorboard.compat.notf")
         from tensorboard import program
 
-        plugins, notes = _plugins()
+        plugins, notes = load_plugins()
         address = self._data_server_address()
         prefix = "/" + self._board.link.rstrip("/")
-        assets = _assets()
+        assets = shipped_assets()
         board = program.TensorBoard(
             plugins=plugins,
             assets_zip_provider=assets.pages if assets else None,
@@ -356,33 +355,6 @@ def _check_port(port: int) -> None:
         with socket.socket() as attempt:
             attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             attempt.bind(("127.0.0.1", port))
-
-
-def _plugins() -> tuple[list[Any], list[str]]:
-    """Return TensorBoard's plugins and the installed ones, and a note for each that does not load."""
-    from tensorboard import default
-
-    plugins, notes = list(default.get_static_plugins()), []
-    for entry in importlib.metadata.entry_points(group="tensorboard_plugins"):
-        try:
-            plugins.append(entry.load())
-        except Exception as error:  # noqa: BLE001 - foreign code; the board serves without it
-            notes.append(f"the plugin {entry.name} does not load: {type(error).__name__}: {error}")
-    return plugins, notes
-
-
-def _assets() -> Assets | None:
-    """Return TensorBoard's files; None in a version that keeps them elsewhere, and serves them itself."""
-    try:
-        from tensorboard.assets import get_default_assets_zip_provider
-
-        provider = get_default_assets_zip_provider()
-        # Types that a system's own table gets wrong (TensorBoard's program.py has the reports).
-        mimetypes.add_type("text/javascript", ".js")
-        mimetypes.add_type("font/woff2", ".woff2")
-        return Assets(provider) if provider else None
-    except (ImportError, OSError, zipfile.BadZipFile):
-        return None
 
 
 def _truncate_log() -> None:

@@ -22,7 +22,8 @@ Exit status:
 def _doctor(*, json_wanted: bool, state_dir: str) -> None:
     # Imported here to keep --help fast.
     from ..console.terminal import plain
-    from .doctor_checks import Machine, all_needed, examine, summary
+    from .doctor_checks import all_needed, examine, summary
+    from .doctor_finding import Machine
 
     findings = examine(Machine(os.environ, os.path.abspath(state_dir)))
     if json_wanted:

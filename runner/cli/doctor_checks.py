@@ -7,26 +7,19 @@ reports that, and the others still run.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
-import importlib.util
 import os
 import platform
-import re
 import resource
 import socket
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from ... import __version__
-from ...boards.tensorboard.data_server import DataServerError, find_binary
-from ...boards.tensorboard.start_failures import too_little_memory
 from ...sandbox.linux import cgroup, kernel, landlock, procfs
 from ...sandbox.shared.container_memory import child_memory_bytes, container_memory_bytes
 from ...sandbox.shared.limits import MI, format_bytes
+from .doctor_finding import Check, Finding, Machine
+from .doctor_packages import check_packages, check_python, check_tensorboard, numbers
 
 #: Docker's default for /dev/shm, too small for PyTorch's data loaders and joblib.
 SMALL_SHM_BYTES = 64 * MI
@@ -41,35 +34,6 @@ EARLIEST = 1_704_067_200.0
 #: A larger difference between a file's time and ours comes from a clock, not from slow I/O.
 SKEW_S = 5.0
 LOOPBACK = "127.0.0.1"
-INSTALL = "run: pip install --upgrade hkrunner"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line; `remedy` is empty if there is nothing to do."""
-
-    name: str
-    ok: bool
-    text: str
-    remedy: str = ""
-    needed: bool = False
-
-    def line(self) -> str:
-        """Return the line for the terminal."""
-        mark = "✔" if self.ok else "✘" if self.needed else "◌"
-        return f"{mark} {self.name}: {self.text}" + (f" → {self.remedy}" if self.remedy else "")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What is checked; tests pass another one."""
-
-    environ: Mapping[str, str]
-    state_dir: str
-    root: str = "/"
-
-
-Check = Callable[[Machine], Iterator[Finding]]
 
 
 def examine(machine: Machine) -> list[Finding]:
@@ -79,7 +43,7 @@ def examine(machine: Machine) -> list[Finding]:
         try:
             found.extend(check(machine))
         except Exception as error:  # noqa: BLE001 - a strange machine can break any check
-            name = check.__name__.strip("_").replace("_", " ")
+            name = check.__name__.removeprefix("check").strip("_").replace("_", " ")
             found.append(Finding(name, False, f"the check failed: {type(error).__name__}: {error}"))
     return found
 
@@ -97,108 +61,6 @@ def summary(findings: list[Finding]) -> str:
     others = sum(not one.ok for one in findings)
     optional = f"; {others} optional ◌" if others else ""
     return f"everything that is needed is there{optional}"
-
-
-# ---- versions
-
-
-def _python(machine: Machine) -> Iterator[Finding]:
-    version = platform.python_version()
-    ok = sys.version_info >= (3, 10) and sys.implementation.name == "cpython"
-    kind = "" if sys.implementation.name == "cpython" else f" ({sys.implementation.name})"
-    remedy = (
-        "" if ok else "install CPython 3.10 or newer for hkrunner; --python runs your code in another version"
-    )
-    yield Finding("python", ok, f"{version}{kind}, {sys.executable}", remedy, needed=True)
-    yield Finding("hkrunner", True, __version__)
-
-
-def _packages(machine: Machine) -> Iterator[Finding]:
-    try:
-        required = importlib.metadata.requires("hkrunner") or []
-    except importlib.metadata.PackageNotFoundError:
-        yield Finding("packages", False, "hkrunner runs from its source and is not installed", INSTALL)
-        return
-    good = []
-    for line in required:
-        match = re.match(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?\s*$", line)
-        if match is None or match[1] == "tensorboard":  # an extra, or told by itself
-            continue
-        name, least = match[1], match[2] or "0"
-        version = _version(name)
-        if version is None:
-            yield Finding(name, False, "not installed", f"run: pip install '{name}>={least}'", needed=True)
-        elif _numbers(version) < _numbers(least):
-            remedy = f"run: pip install --upgrade '{name}>={least}'"
-            yield Finding(name, False, f"{version}, older than {least}", remedy, needed=True)
-        else:
-            good.append(f"{name} {version}")
-    yield Finding("packages", True, ", ".join(good))
-    if _version("bson") is not None:
-        remedy = "run: pip uninstall bson && pip install --force-reinstall pymongo"
-        yield Finding("bson", False, "the package `bson` replaces the bson of pymongo", remedy)
-
-
-def _tensorboard(machine: Machine) -> Iterator[Finding]:
-    version = _version("tensorboard")
-    install = "run: pip install 'tensorboard>=2.21'"
-    if version is None:
-        yield Finding("tensorboard", False, "not installed", install, needed=True)
-        return
-    if _numbers(version) < (2, 21) and importlib.util.find_spec("pkg_resources") is None:
-        text = f"{version} needs pkg_resources, which setuptools {_version('setuptools') or ''} no longer has"
-        yield Finding("tensorboard", False, text, f"{install} (or 'setuptools<82')", needed=True)
-        return
-    if (failure := too_little_memory()) is not None:
-        yield Finding("tensorboard", False, f"{version}; {failure.error}", failure.hint, needed=True)
-        return
-    slow = _why_slow(machine)
-    if slow is None:
-        yield Finding("tensorboard", True, f"{version} (fast loader)", needed=True)
-    else:
-        yield Finding("tensorboard", True, version, needed=True)
-        why, remedy = slow
-        yield Finding("fast loader", False, f"{why}: boards load 5 to 30 times slower", remedy)
-
-
-def _why_slow(machine: Machine) -> tuple[str, str] | None:
-    """Return why boards use TensorBoard's own, slow loader, and the remedy; None if they do not."""
-    try:
-        find_binary()
-    except DataServerError as error:
-        return str(error), "run: pip install tensorboard-data-server, on x86-64 with GLIBC"
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        wheel = importlib.metadata.distribution("tensorboard-data-server").read_text("WHEEL") or ""
-        wanted = re.search(r"manylinux_(\d+)_(\d+)_", wheel)
-        here = _glibc()
-        if wanted is not None and here < (int(wanted[1]), int(wanted[2])):
-            has = ".".join(map(str, here)) if here else "no GLIBC"
-            return (
-                f"the data server needs GLIBC {wanted[1]}.{wanted[2]}; this machine has {has}",
-                "use a newer base system",
-            )
-    return None
-
-
-def _glibc() -> tuple[int, ...]:
-    try:
-        told = os.confstr("CS_GNU_LIBC_VERSION") or ""
-    except (ValueError, OSError):
-        return ()
-    return _numbers(told.removeprefix("glibc "))
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers: (2, 21, 0) for 2.21.0rc1."""
-    match = re.match(r"\d+(?:\.\d+)*", version.strip())
-    return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 # ---- what the kernel grants
@@ -273,7 +135,7 @@ def _brake() -> Finding:
     except OSError as error:
         text = f"prlimit: {error.strerror}: at the limit the processes are killed, without a MemoryError"
         return Finding("memory brake", False, text, "use a seccomp profile that allows prlimit64")
-    if _numbers(release) < BRAKE_SINCE:
+    if numbers(release) < BRAKE_SINCE:
         text = f"RLIMIT_DATA of Linux {release} ignores private mappings: the processes are killed"
         return Finding("memory brake", False, text, "use Linux 4.7 or newer")
     return Finding("memory brake", True, "an allocation beyond --mem raises MemoryError (RLIMIT_DATA)")
@@ -391,7 +253,7 @@ def _clock(now: float, written: float) -> Finding:
 
 
 CHECKS: tuple[Check, ...] = (
-    *(_python, _packages, _tensorboard),
+    *(check_python, check_packages, check_tensorboard),
     *(_kernel, _limits, _container),
     *(_proxies, _loopback, _state_folder),
 )

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hkrunner.runner.cli import doctor_checks
+from hkrunner.runner.cli import doctor_checks, doctor_packages
+from hkrunner.runner.cli.doctor_finding import Finding, Machine
 from support.programs import Result, run_hkrunner
 
 #: The variables that decide about proxies, taken out.
@@ -27,9 +28,9 @@ def examine(cwd: Path, *args: str, env: dict[str, str | None] | None = None) -> 
     return ended.status, {one["name"]: one for one in told["findings"]}
 
 
-def found(folder: Path, **environ: str) -> dict[str, doctor_checks.Finding]:
+def found(folder: Path, **environ: str) -> dict[str, Finding]:
     """Return the findings of this process."""
-    place = doctor_checks.Machine(environ, str(folder), root=str(folder / "root"))
+    place = Machine(environ, str(folder), root=str(folder / "root"))
     return {one.name: one for one in doctor_checks.examine(place)}
 
 
@@ -95,7 +96,7 @@ def test_a_tensorboard_that_misses_pkg_resources_is_reported_before_a_board_dies
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = {"tensorboard": "2.20.0", "setuptools": "82.0.0"}
-    monkeypatch.setattr(doctor_checks, "_version", installed.get)
+    monkeypatch.setattr(doctor_packages, "_version", installed.get)
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -111,7 +112,7 @@ def test_a_tensorboard_that_misses_pkg_resources_is_reported_before_a_board_dies
 def test_a_missing_fast_loader_slows_boards_and_fails_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_checks, "_glibc", lambda: (2, 17))
+    monkeypatch.setattr(doctor_packages, "_glibc", lambda: (2, 17))
     findings = found(tmp_path)
     assert findings["tensorboard"].ok
     assert "GLIBC" in findings["fast loader"].text and "slower" in findings["fast loader"].text
@@ -130,7 +131,7 @@ def test_the_limit_of_a_small_container_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_check_that_breaks_is_a_finding_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(place: doctor_checks.Machine) -> Any:
+    def broken(place: Machine) -> Any:
         raise RuntimeError("strange")
 
     monkeypatch.setattr(doctor_checks, "CHECKS", (broken,))
