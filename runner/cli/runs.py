@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,27 +16,98 @@ from ..errors import SettingsError
 from .board import STATE_DIR, ErrorReportingGroup
 
 if TYPE_CHECKING:
+    from ...boards.runs.compared_tasks import ComparedTask
     from ...boards.runs.history import TaskSummary
+    from ...boards.runs.task_values import Scalar
 
 
 def _root(state_dir: str) -> Path:
     return Path(state_dir).absolute()
 
 
-def _ls(state_dir: str, json: bool) -> None:
+def _ls(state_dir: str, as_json: bool, sort: str | None, where: str | None) -> None:
+    from ...boards.runs.compared_tasks import compare_tasks
     from ...boards.runs.history import list_tasks
 
-    tasks = list_tasks(_root(state_dir))
-    if not tasks and not json:
+    root = _root(state_dir)
+    recorded = list_tasks(root)
+    tasks = _chosen(compare_tasks(root, recorded), sort=sort, where=where)
+    if as_json:
+        for one in tasks:
+            _print_json(_compared_facts(one))
+        return
+    if not recorded:
         click.echo(f"no tasks are recorded in {state_dir}", err=True)
-    for one in tasks:
-        if json:
-            _print_json(_facts(one))
+    elif not tasks:
+        click.echo(f"none of {len(recorded)} tasks matches", err=True)
+    for line in _lines(tasks):
+        click.echo(line)
+
+
+def _chosen(tasks: list[ComparedTask], *, sort: str | None, where: str | None) -> list[ComparedTask]:
+    """Return the tasks that --where and --sort ask for, in that order. Raises SettingsError."""
+    from ...boards.runs.task_filter import Condition, FilterError, check_keys
+
+    try:
+        if where is not None:
+            condition = Condition.parse(where)
+            check_keys(condition.keys, [one.by_key for one in tasks])
+            chosen = [one for one in tasks if condition.holds(one.by_key)]
         else:
-            click.echo(_line(one))
+            chosen = tasks
+        if sort is None:
+            return chosen
+        key = sort.removeprefix("-")
+        check_keys([key], [one.by_key for one in tasks])
+    except FilterError as error:
+        raise SettingsError(str(error)) from None
+    return _sorted(chosen, key, is_reversed=sort.startswith("-"))
 
 
-def _line(one: TaskSummary) -> str:
+def _sorted(tasks: list[ComparedTask], key: str, *, is_reversed: bool) -> list[ComparedTask]:
+    """Return the tasks by this value: numbers before text, and last those without the value or with NaN."""
+    numbers, texts, others = [], [], []
+    for one in tasks:
+        value = one.by_key.get(key)
+        if isinstance(value, str):
+            texts.append((value, one))
+        elif value is None or value != value:
+            others.append(one)
+        else:
+            numbers.append((value, one))
+    parts = [
+        [one for _, one in sorted(part, key=lambda pair: pair[0], reverse=is_reversed)]
+        for part in (numbers, texts)
+    ]
+    return [*parts[0], *parts[1], *others]
+
+
+_MAX_METRICS = 44  # characters of a line of `runs ls`
+
+
+def _lines(tasks: list[ComparedTask]) -> list[str]:
+    metrics = [_metrics_of(one) for one in tasks]
+    name_width = max([12, *(len(one.run) for one in tasks)])
+    metrics_width = max([0, *map(len, metrics)])
+    return [
+        _line(one.summary, f"{one.run:<{name_width}}", f"{shown:<{metrics_width}}  " if metrics_width else "")
+        for one, shown in zip(tasks, metrics, strict=True)
+    ]
+
+
+def _metrics_of(one: ComparedTask) -> str:
+    """Return the last values of its metrics, as many as fit; without metrics the numbers of its output."""
+    from ...boards.runs.task_values import numbers, shown
+
+    text = ""
+    for key, value in (one.values.metrics or numbers(one.values.output)).items():
+        part = f"{shown(key, limit=24)}={shown(value)}"
+        if len(text) + 1 + len(part) <= _MAX_METRICS:
+            text += f" {part}" if text else part
+    return text
+
+
+def _line(one: TaskSummary, name: str = "", metrics: str = "") -> str:
     from ...sandbox.shared.limits import format_bytes
 
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.start_time / 1000))
@@ -44,7 +117,7 @@ def _line(one: TaskSummary) -> str:
     files = "event file" if one.event_files == 1 else "event files"
     events = f"  {one.event_files} {files}" if one.event_files else ""
     return (
-        f"{one.name:<12} {when}  {took}  {peak:>9}  {status:<22} {one.pipeline}/{one.node}"
+        f"{name or one.name:<12} {when}  {took}  {peak:>9}  {status:<22} {metrics}{one.pipeline}/{one.node}"
         f"  {format_bytes(one.size_bytes)}{events}"
     )
 
@@ -67,6 +140,25 @@ def _facts(one: TaskSummary) -> dict[str, Any]:
         "eventFiles": one.event_files,
         "folder": str(one.folder),
         "metricsDir": str(one.metrics_dir) if one.metrics_dir else None,
+    }
+
+
+def _compared_facts(one: ComparedTask) -> dict[str, Any]:
+    values = one.values
+    return {
+        **_facts(one.summary),
+        "run": one.run,
+        "input": _finite(values.inputs),
+        "output": _finite(values.output),
+        "metrics": _finite(values.metrics),
+    }
+
+
+def _finite(values: Mapping[str, Scalar]) -> dict[str, Scalar | None]:
+    """Return the values with null for what JSON has no number for: NaN and the infinities."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
     }
 
 
@@ -203,8 +295,21 @@ command = ErrorReportingGroup(
         click.Command(
             "ls",
             callback=_ls,
-            help="List recorded tasks, the latest last.",
-            params=[click.Option(["-j", "--json"], is_flag=True, help="Print JSON."), STATE_DIR],
+            help="List recorded tasks, the latest last.\n\n"
+            "KEY is an input, a number of the output, a metric, or "
+            "one of name, status, reason, node, job, pipeline, started, duration, peak and size.",
+            params=[
+                click.Option(
+                    ["--where"],
+                    metavar="CONDITION",
+                    help="List only tasks that match, for example: 'loss < 0.3 and status = succeed'.",
+                ),
+                click.Option(
+                    ["--sort"], metavar="KEY", help="Sort by this value; -KEY lists the highest first."
+                ),
+                _JSON,
+                STATE_DIR,
+            ],
         ),
         click.Command(
             "show", callback=_show, help="Show everything about one task.", params=[_TASK, _JSON, STATE_DIR]

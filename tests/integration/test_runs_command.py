@@ -69,6 +69,34 @@ def test_tasks_are_listed_with_how_they_ended_and_what_they_take(tmp_path: Path)
     assert first["sizeBytes"] == sum(on_disk)
 
 
+def test_tasks_are_listed_filtered_and_sorted_by_their_inputs_and_metrics(tmp_path: Path) -> None:
+    inputs = [{"rate": 0.5}, {"rate": -1}, {"rate": 0.25}]
+    run_tasks("trains_until_the_gate_opens.py", *inputs, cwd=tmp_path)
+    lines = runs(tmp_path, "ls").stdout.splitlines()
+    names = ["t1 rate=0.5", "t2 rate=-1 ✘", "t3 rate=0.25"]
+    assert all(line.startswith(f"{name} ") for name, line in zip(names, lines, strict=True)), lines
+    assert "  score=4.5  " in lines[0] and "  score=2.25  " in lines[2]
+    first, failed, third = listed(tmp_path)
+    assert [one["run"] for one in (first, failed, third)] == names
+    assert (first["input"], first["output"]) == ({"rate": 0.5}, {"loss": 0.25, "model": "mlp"})
+    assert (third["metrics"], failed["output"]) == ({"score": 2.25}, {})
+
+    def chosen(*options: str) -> list[str]:
+        return [line.split()[0] for line in runs(tmp_path, "ls", *options).stdout.splitlines()]
+
+    assert chosen("--where", "loss<0.2") == chosen("--where", "score < 3 and rate > 0") == ["t3"]
+    assert chosen("--where", "not status=succeed") == ["t2"]
+    assert chosen("--sort", "output.loss") == ["t3", "t1", "t2"], "those without the value come last"
+    assert chosen("--sort", "-rate") == ["t1", "t3", "t2"]
+    assert chosen("--where", "duration>=0", "--sort", "name") == ["t1", "t2", "t3"]
+    assert runs(tmp_path, "ls", "--where", "rate>9").stderr == "none of 3 tasks matches\n"
+    refused(runs(tmp_path, "ls", "--where", "rate<"), "lacks a value after rate < at its end")
+    refused(
+        runs(tmp_path, "ls", "--sort", "rates"),
+        "no recorded task has a value called 'rates'; did you mean rate?",
+    )
+
+
 def test_an_empty_folder_has_no_tasks(tmp_path: Path) -> None:
     ended = runs(tmp_path, "ls")
     assert (ended.status, ended.stdout, ended.stderr) == (0, "", "no tasks are recorded in ./.hkrunner\n")

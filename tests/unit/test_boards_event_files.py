@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hkrunner.boards.runs.event_files import EventWriter, Point, read_file, read_scalars
+from hkrunner.boards.runs.event_files import EventWriter, Point, read_file, read_last_scalars, read_scalars
 from hkrunner.boards.runs.resource_series import CPU, LIMIT, MEMORY, PROCESSES, PROGRESS, ResourceSeries
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,3 +186,30 @@ def test_a_linked_folder_is_read_and_a_circle_of_links_ends(tmp_path: Path) -> N
     (run / "metrics").symlink_to(tmp_path / "volume")
     (tmp_path / "volume" / "circle").symlink_to(tmp_path / "volume")
     assert list(read_scalars(run)) == ["metrics/deeper"]
+
+
+def test_last_values_are_those_of_all_points(tmp_path: Path) -> None:
+    from tensorboard.summary import Writer
+
+    theirs = Writer(str(tmp_path / "validation"))
+    for step in range(300):  # a step and a length of two bytes
+        theirs.add_scalar("loss", step / 3, step)
+        theirs.add_scalar("x" * 200, -step, step)
+    theirs.close()
+    ours = EventWriter(tmp_path)
+    ours.add({"loss": 2.0, "once": 1.0}, step=-1, at_s=1.0)
+    ours.add({"loss": 1.0, "שגיאה": math.inf}, step=1 << 40, at_s=1.0)
+    ours.close()
+    whole = read_scalars(tmp_path)
+    last = {
+        (tag if run == "." else f"{run}/{tag}"): points[-1].value
+        for run, series in whole.items()
+        for tag, points in series.items()
+    }
+    assert len(last) == 5 and read_last_scalars(tmp_path) == last
+    assert set(read_last_scalars(tmp_path, left_out=["validation"])) == {"loss", "once", "שגיאה"}
+    # Of a damaged file what comes before the damage.
+    data = only_file(tmp_path / "validation").read_bytes()
+    only_file(tmp_path / "validation").write_bytes(data[: len(data) // 2] + b"\xff" * 100)
+    half = read_scalars(tmp_path)["validation"]["loss"]
+    assert 0 < len(half) < 300 and read_last_scalars(tmp_path)["validation/loss"] == half[-1].value
