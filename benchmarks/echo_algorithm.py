@@ -1,5 +1,10 @@
-"""Return the input."""
+"""Return the input; with "in" only its length, and with "out" a text of the length that is the input."""
 
 
 def start(args, api):
-    return args["input"][0]
+    value, *direction = args["input"]
+    if direction == ["in"]:
+        return len(value)
+    if direction == ["out"]:
+        return "x" * value
+    return value

@@ -2,7 +2,8 @@
 
     scripts/bench payloads [--rounds 3] [--quick] [--json]
 
-The algorithm returns its input. `ms` is the time from sending initialize to receiving done, so a payload is
+The algorithm returns its input; with `in` it returns the length of its input, and with `out` it makes its
+result. `ms` is the time from sending initialize to receiving done, so a payload is
 received, decoded, encoded and sent once each. 100 MB are 99,000,000 bytes, because HKube's worker accepts at
 most 100,000,000. All clients are connected at the same time, and take turns with each payload. `no records`
 is hkrunner --no-state: the other clients write no input and result to disk either.
@@ -28,9 +29,17 @@ from report import Bar, Report, interleaved, to_json
 
 ENTRY = Path(__file__).with_name("echo_algorithm.py")
 MB = 1_000_000
-SIZES = {1: MB, 10: 10 * MB, 100: 99 * MB}
+SIZES = {
+    "1 KB": 1000,
+    "10 KB": 10_000,
+    "100 KB": 100_000,
+    "300 KB": 300_000,
+    "1 MB": MB,
+    "10 MB": 10 * MB,
+    "100 MB": 99 * MB,
+}
 #: Measured tasks per turn, after a warm-up task.
-TASKS = {1: 9, 10: 5, 100: 2}
+TASKS = {"1 KB": 200, "10 KB": 100, "100 KB": 40, "300 KB": 20, "1 MB": 9, "10 MB": 5, "100 MB": 2}
 RECORDS = "no records"
 BARE = ", child without msgspec"
 SETTLED_S = 10.0
@@ -38,37 +47,55 @@ SETTLED_S = 10.0
 
 @dataclass(frozen=True)
 class Case:
-    """A payload to measure; its bars are pairs (limit, stretch), as ratios to the wrapper."""
+    """A payload to measure; its bar is a ratio to the wrapper."""
 
     kind: str
     encoding: str
-    size: int
-    bar: tuple[float, float | None] | None
+    size: str
+    bar: float | None
     once: bool = False
+    direction: str = ""  #: "in": only the input has this size; "out": only the result
 
     @property
     def figure(self) -> str:
-        return f"{self.kind} {self.size} MB {self.encoding}"
+        return f"{self.kind} {self.size} {self.encoding}{self.direction and ' ' + self.direction}"
 
 
 CASES = [
-    Case("str", "json", 1, (0.22, 0.15)),
-    Case("str", "json", 10, (0.25, 0.15)),
-    Case("str", "json", 100, (0.25, 0.15)),
-    Case("num", "json", 10, (0.22, 0.16)),
-    Case("num", "json", 100, (0.22, 0.16), once=True),
-    Case("rec", "json", 10, (0.20, 0.14)),
-    Case("rec", "json", 100, (0.20, 0.14), once=True),
-    Case("bytes", "bson", 10, (0.65, 0.5)),
-    Case("bytes", "bson", 100, (0.50, 0.5)),
-    Case("bytes", "msgpack", 10, (0.55, 0.35)),
-    Case("bytes", "msgpack", 100, (0.40, 0.35)),
+    Case("str", "json", "1 KB", 0.22),
+    Case("str", "json", "10 KB", 0.22),
+    Case("str", "json", "100 KB", 0.22),
+    Case("str", "json", "300 KB", 0.22),
+    Case("str", "json", "1 MB", 0.20),
+    Case("str", "json", "10 MB", 0.20),
+    Case("str", "json", "100 MB", 0.20),
+    *(
+        Case("str", "json", size, None, direction=direction)
+        for direction in ("in", "out")
+        for size in ("1 KB", "10 KB", "100 KB", "300 KB")
+    ),
+    Case("num", "json", "10 MB", 0.22),
+    Case("num", "json", "100 MB", 0.22, once=True),
+    Case("rec", "json", "10 MB", 0.20),
+    Case("rec", "json", "100 MB", 0.20, once=True),
+    *(
+        Case("bytes", encoding, size, bar)
+        for encoding in ("bson", "msgpack")
+        for size, bar in (
+            ("1 KB", None),
+            ("10 KB", None),
+            ("100 KB", None),
+            ("300 KB", None),
+            ("10 MB", 0.35),
+            ("100 MB", 0.30),
+        )
+    ),
 ]
 GROWTH = "RSS 10 s after 100 MB, above before: all processes"
 PARENTS = "RSS 10 s after 100 MB, above before: parent"
 PEAK = "PSS right after 100 MB: all processes"
 BARS = [
-    *(Bar(one.figure, one.bar[0], is_ratio=True, stretch=one.bar[1]) for one in CASES if one.bar),
+    *(Bar(one.figure, one.bar, is_ratio=True) for one in CASES if one.bar),
     Bar(f"str 1 MB json{BARE}", 0.7, is_ratio=True),
     Bar(f"str 100 MB json{BARE}", 1.0, is_ratio=True),
     Bar(PARENTS, 2.0, is_ratio=False),
@@ -77,12 +104,14 @@ BARS = [
 
 def payload(case: Case) -> bytes:
     """Return the payload's `initialize` message as a WebSocket frame."""
-    return initialize([value(case)], encoding=case.encoding)
+    if case.direction == "out":
+        return initialize([SIZES[case.size], "out"], encoding=case.encoding)
+    return initialize([value(case), *([case.direction] if case.direction else [])], encoding=case.encoding)
 
 
 def value(case: Case) -> object:
     """Return a value with at most, and about, this many bytes once encoded; always the same value."""
-    size = SIZES[case.size] - 1000
+    size = SIZES[case.size] - min(1000, SIZES[case.size] // 10)
     chance = random.Random(7)
     if case.kind == "str":
         block = "".join(chance.choices("abcdefghijklmnopqrstuvwxyz 0123456789", k=10_000))
@@ -150,10 +179,10 @@ def measure_memory(report: Report, peer: peers.Peer) -> None:
     with Driver() as driver, peer.started(driver.port, ENTRY) as process:
         client = driver.accept()
         # Send a large message first: the modules that it imports are not part of the measurement.
-        client.run(payload(Case("str", "json", 1, None)), 2)
+        client.run(payload(Case("str", "json", "1 MB", None)), 2)
         time.sleep(SETTLED_S)
         parent, all_before = rss(process.pid)
-        frame = payload(Case("str", "json", 100, None))
+        frame = payload(Case("str", "json", "100 MB", None))
         client.run(frame, 1)
         pss = sum(one.memory_full_info().pss for one in family(process.pid))
         time.sleep(SETTLED_S)
@@ -198,11 +227,12 @@ def main() -> int:
         return options.only in (None, part)
 
     for encoding in filter(wanted, ("json", "bson", "msgpack")):
-        cases = [c for c in CASES if c.encoding == encoding and not (options.quick and c.size > 10)]
+        cases = [c for c in CASES if c.encoding == encoding and not (options.quick and c.size == "100 MB")]
         measure(report, peers.everybody(encoding), encoding, cases, rounds)
     # The algorithm's interpreter may lack msgspec; then it uses the json of the standard library.
     bare = [peers.hkrunner_with_bare_child(), *(peer for peer in everybody if peer.name == "wrapper")]
-    cases = [c for c in CASES if c.kind == "str" and c.size != 10 and not (options.quick and c.size > 10)]
+    sizes = ["1 MB"] if options.quick else ["1 MB", "100 MB"]
+    cases = [c for c in CASES if c.kind == "str" and not c.direction and c.size in sizes]
     if wanted("bare"):
         measure(report, bare, "json", cases, rounds, BARE)
     if wanted("memory") and not options.quick:

@@ -71,7 +71,8 @@ class Reader:
         self._blobs = blobs
         self._on_message = on_message
         self._on_control = on_control
-        self._scratch = bytearray(65536)
+        # So large that most messages below BLOB_MIN take one read; its pages are used as messages need them.
+        self._scratch = bytearray(BLOB_MIN)
         self._scratch_view = memoryview(self._scratch)
         self.begin()
 
@@ -116,17 +117,36 @@ class Reader:
         return count, more
 
     def _took_whole(self, count: int) -> bool:
-        """Pass on what was read if it is one small message in one frame, which is nearly always the case."""
+        """Deal with what was read if it is one small message in one frame, which is nearly always the case,
+        or begins a large one."""
         scratch = self._scratch
         if count < 4 or scratch[0] not in (0x80 | TEXT, 0x80 | BINARY):
             return False
         length, at = scratch[1], 2
         if length == 126:
             length, at = scratch[2] << 8 | scratch[3], 4
-        if length > 0xFFFF or at + length != count or (at == 2 and length > 125):
+        elif length == 127 and count >= 10:
+            length, at = int.from_bytes(self._scratch_view[2:10], "big"), 10
+            if BLOB_MIN <= length <= MESSAGE_MAX and at + length >= count:
+                self._final = True
+                self._begin_large(scratch[0] & 0x0F, length, self._scratch_view[at:count])
+                return True
+        elif length > 125:
+            return False
+        if at + length != count:
             return False
         self._on_message(WorkerMessage(bytes(self._scratch_view[at:count])))
         return True
+
+    def _begin_large(self, opcode: int, length: int, beginning: bytes | memoryview) -> None:
+        """Receive a large payload into memory of its own from here on, or pass it on if it is all there."""
+        blob, there = self._blobs.new(length), len(beginning)
+        blob.map[:there] = beginning
+        self._target_opcode = opcode
+        if there < length:
+            self._target, self._got = blob, there
+        else:
+            self._whole(opcode, blob)
 
     def _receive_into(self, sock: socket.socket, blob: MessageMemory) -> int:
         view = memoryview(blob.map)[self._got : min(blob.size, self._got + TURN_BYTES)]
@@ -164,15 +184,11 @@ class Reader:
                 if length > 125 or not self._final:
                     raise Refused("the worker sent a control frame that RFC 6455 does not allow")
             elif length >= BLOB_MIN:
-                blob = self._blobs.new(length)
-                there = min(len(data) - at, length)
-                blob.map[:there] = data[at : at + there]
-                del data[: at + there]
-                self._target_opcode = opcode
-                if there < length:
-                    self._target, self._got = blob, there
+                beginning = bytes(data[at : at + length])
+                del data[: at + length]
+                self._begin_large(opcode, length, beginning)
+                if self._target is not None:
                     return
-                self._whole(opcode, blob)
                 continue
             end = at + length
             if len(data) < end:

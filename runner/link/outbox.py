@@ -73,6 +73,7 @@ class Outbox:
         self._queue: deque[Outgoing] = deque()
         self._waiting_bytes = 0
         self._frames: Iterator[bytes] | None = None  #: of the first message, once it is being sent
+        self._frames_left = 0  #: after the one in the chunk
         self._control: deque[bytes] = deque()
         #: Bytes to be written next: the rest of a frame.
         self.chunk = memoryview(b"")
@@ -96,6 +97,14 @@ class Outbox:
         return not self._queue and not self.chunk
 
     @property
+    def more_follows(self) -> bool:
+        """Whether the next chunk follows at once: of the same message, or of one that goes with this one."""
+        if self._frames is None:
+            return False
+        # A message that is no answer is begun only for a worker that takes whatever comes after it, too.
+        return self._frames_left > 0 or (len(self._queue) > 1 and not self._queue[0].final)
+
+    @property
     def is_empty(self) -> bool:
         """Whether no message waits, none is partly sent, and no control frame waits."""
         return not (self._queue or self.chunk or self._control)
@@ -113,7 +122,7 @@ class Outbox:
         """Add a message whose direct write was cut; `rest`: the unwritten bytes of its only frame."""
         self.chunk = rest
         self.put(one)
-        self._frames = iter(())
+        self._frames, self._frames_left = iter(()), 0
 
     def keep_written(self, answer: Outgoing) -> None:
         """Keep a final answer that was written: it may have to be sent again."""
@@ -176,8 +185,10 @@ class Outbox:
                 if not self._queue or not may_begin():
                     return False
                 self._frames = self._queue[0].frames(self._opcode)
+                self._frames_left = max(1, -(-self._queue[0].size // PIECE))
             frame = next(self._frames, None)
             if frame is not None:
+                self._frames_left -= 1
                 self.chunk = memoryview(frame)
                 return True
             # The kernel has all of it now.

@@ -33,12 +33,15 @@ class LinkSender:
         self.outbox = Outbox(opcode, loop.clock)
         self._socket: socket.socket | None = None
         self._not_now: tuple[type[OSError], ...] = (BlockingIOError,)
+        self._more = 0
         self._held: bytes | None = None  #: a small message that waits for the next one
         self._soon = loop.alarm(self._hold_no_longer)
 
     def use(self, sock: socket.socket, not_now: tuple[type[OSError], ...]) -> None:
         """Write to this socket; `not_now`: what it raises when it takes no more for now."""
         self._socket, self._not_now = sock, not_now
+        # The kernel then fills a packet with the beginning of what follows. TLS takes no flags.
+        self._more = 0 if hasattr(sock, "pending") else socket.MSG_MORE
 
     def detach(self) -> None:
         """The connection is gone: write nothing until there is another."""
@@ -119,7 +122,7 @@ class LinkSender:
         outbox, written = self.outbox, 0
         try:
             while outbox.chunk or outbox.next_chunk(self._may_begin):
-                count = sock.send(outbox.chunk)
+                count = sock.send(outbox.chunk, self._more if outbox.more_follows else 0)
                 outbox.chunk = outbox.chunk[count:]
                 written += count
                 if written >= TURN_BYTES:

@@ -12,7 +12,7 @@ from enum import Enum
 
 from ...sandbox.parent import warden_launch
 from ...sandbox.parent.child_handle import Child
-from ...sandbox.shared.message_format import Memfd
+from ...sandbox.shared.message_format import Memfd, ProcessMessage
 from ...sandbox.shared.messages import Begin, Initialize, Start, UseFolder
 from ...sandbox.shared.outcome import Cause, Exit
 from ..io.loop import Loop
@@ -25,6 +25,9 @@ from .child_pool import ChildPool
 from .task_control import TaskControl
 from .task_opener import TaskOpener
 from .task_usage import WATCH_S, TaskUsage
+
+#: The parent prepares to read the names in messages of this kind so long after the first one.
+PREPARE_AFTER_S = 0.05
 
 
 class Handover(Enum):
@@ -65,7 +68,7 @@ class TaskHandover:
         # Of the current task:
         self._way = Handover.CHILD_NAMES_IT
         self._children = 0  #: that it was handed to
-        self._kept_begin: Begin | None = None  #: goes to the child with Start
+        self._kept_begin: tuple[ProcessMessage, ...] = ()  #: goes to the child with Start
 
     def begin(self, message: WorkerMessage) -> None:
         """Make the task of this initialize, and hand it to the serving child."""
@@ -91,15 +94,9 @@ class TaskHandover:
             self._loop.after(0, lambda: self._not_started(task, exit))
             return
         self._children += 1
-        self._kept_begin = None
+        self._kept_begin = ()
         self._pool.task_begins()
-        # A small task for a child that is ready: its names are found here. Of a larger one, by the child.
-        is_named = (
-            child.loaded
-            and message.blob is None
-            and message.size <= encoding.NAMES_MAX
-            and self._opener.open_ahead(task)
-        )
+        is_named = child.loaded and self._can_name(message) and self._opener.open_ahead(task)
         way = self._way = choose(
             is_named=is_named,
             needs_no_init=is_named and not child.has_init and child.may_kill and child.is_quiet,
@@ -108,16 +105,13 @@ class TaskHandover:
         )
         match way:
             case Handover.CHILD_NAMES_IT:
-                blob = message.blob
-                child.send(
-                    task.number, Initialize(message.data if blob is None else Memfd(blob.fd, blob.size))
-                )
+                child.send(task.number, _initialize(message))
                 return
             case Handover.NAMED_AHEAD:
-                child.send(task.number, self._begin(task, message, is_announced=False))
+                child.send(task.number, *self._begin(task, message, is_announced=False))
             case Handover.AT_ONCE:
                 control.step(Event.CHILD_INITIALIZED)
-                child.send(task.number, self._begin(task, message, is_announced=True))
+                child.send(task.number, *self._begin(task, message, is_announced=True))
                 self._measure(task, child)
             case Handover.WITH_START:
                 self._kept_begin = self._begin(task, message, is_announced=True)
@@ -125,34 +119,53 @@ class TaskHandover:
                 self._measure(task, child)
         self._loop.expect()  # the child is ready in a moment, or the worker says `start`
 
+    def _can_name(self, message: WorkerMessage) -> bool:
+        """Whether the names of a task are found here: quicker than by the child, but for a large message."""
+        wire_encoding = self._settings.serving.encoding
+        if message.size > encoding.NAMES_MAX:
+            return False
+        if encoding.finds_names_at_once(wire_encoding, message.size):
+            return True
+        # In a pause: no task shall wait for an import.
+        self._loop.after(PREPARE_AFTER_S, lambda: encoding.prepare_for_larger(wire_encoding))
+        return False
+
     def _not_started(self, task: ActiveTask, exit: Exit) -> None:
         """The system had no process for this task's child."""
         if task is self._control.task:
             task.exit = exit
             self._control.step(Event.CHILD_GONE)
 
-    def _begin(self, task: ActiveTask, message: WorkerMessage, *, is_announced: bool) -> Begin:
+    def _begin(
+        self, task: ActiveTask, message: WorkerMessage, *, is_announced: bool
+    ) -> tuple[ProcessMessage, ...]:
+        """Return what the child needs to begin. Begin has no room for a memfd: it is two messages then."""
+        if message.blob is not None:
+            return _initialize(message), self._folders(task, is_announced=is_announced)
         if task.record is None:
-            return Begin(message.data, is_announced)
+            return (Begin(message.data, is_announced),)
         place = self._folders(task)
-        return Begin(message.data, is_announced, place.folder, place.keep_max_bytes, place.env)
+        return (Begin(message.data, is_announced, place.folder, place.keep_max_bytes, place.env),)
 
-    def _folders(self, task: ActiveTask) -> UseFolder:
+    def _folders(self, task: ActiveTask, *, is_announced: bool = False) -> UseFolder:
         """Return where the child finds the task's folders, and what it is to keep there."""
         record = task.record
         if record is None:
-            return UseFolder()
+            return UseFolder(is_announced=is_announced)
         env = record.environment
         if not self._settings.local_run.is_local:
             # glibc keeps every value that a variable ever had: 130 bytes a task, for ever (measured).
             del env["HKRUNNER_TASK_METRICS_DIR"]
         folder = record.folder_text if record.has_folder else None
-        return UseFolder(folder, self._settings.records.keep_values_bytes, env)
+        return UseFolder(folder, self._settings.records.keep_values_bytes, env, is_announced)
 
     # ---- what the child does with it
 
     def task_read(self, child: Child, task: ActiveTask, names: Mapping[str, str | None]) -> None:
         """The child has read the task and reports its names: open it, and give the child its folders."""
+        if self._way in (Handover.AT_ONCE, Handover.WITH_START):
+            task.release_message()  # everything else was done when it was announced
+            return
         if task.ids is None:
             self._opener.open(task, names)
         self.begun(task, child)
@@ -190,16 +203,16 @@ class TaskHandover:
         child, task = self._pool.child, self._control.task
         if child is None or task is None:
             return
-        begin, self._kept_begin = self._kept_begin, None
-        child.send(task.number, *(() if begin is None else (begin,)), Start())
+        begin, self._kept_begin = self._kept_begin, ()
+        child.send(task.number, *begin, Start())
         self._loop.expect()  # a tiny task is done in no time
 
     def send_kept_begin(self) -> None:
         """Send the Begin that waits for Start: there will be no Start."""
-        begin, self._kept_begin = self._kept_begin, None
+        begin, self._kept_begin = self._kept_begin, ()
         child, task = self._pool.child, self._control.task
-        if begin is not None and child is not None and task is not None:
-            child.send(task.number, begin)
+        if begin and child is not None and task is not None:
+            child.send(task.number, *begin)
 
     def may_go_to_another(self, task: ActiveTask, exit: Exit) -> bool:
         """Whether another child may take the task of one that has died: it had not begun with it.
@@ -213,3 +226,8 @@ class TaskHandover:
             and exit.loaded
             and exit.cause in (Cause.EXITED, Cause.SIGNALLED)
         )
+
+
+def _initialize(message: WorkerMessage) -> Initialize:
+    blob = message.blob
+    return Initialize(message.data if blob is None else Memfd(blob.fd, blob.size))

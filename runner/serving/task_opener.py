@@ -46,7 +46,7 @@ class TaskOpener:
         open."""
         if task.ids is None:
             assert task.message is not None, "a task has its message until a child has begun it"
-            names = encoding.ids_of(self._settings.serving.encoding, task.message.data)
+            names = self._names_in(task.message)
             if names is None:
                 return False
             self.open(task, names)
@@ -55,22 +55,22 @@ class TaskOpener:
     def open_late(self, task: ActiveTask) -> None:
         """Open a task that ends without its child having read it."""
         if task.ids is None:
-            self.open(task, self._names_in(task.message) if task.message is not None else {})
+            self.open(task, (self._names_in(task.message) if task.message is not None else None) or {})
 
     def is_repeated(self, task: ActiveTask, message: WorkerMessage) -> bool:
         """Whether the message is the initialize of this very task: only a task id can show that."""
         if task.ids is None:
             return False
-        names = self._names_in(message)
+        names = self._names_in(message) or {}
         name, job = _text(names, "taskId"), _text(names, "jobId")
         # Of another job it is another task: a stand-in that was started again counts its tasks from 1.
         return name != "" and name == task.ids.task and job in ("", task.ids.job)
 
-    def _names_in(self, message: WorkerMessage) -> Mapping[str, Any]:
+    def _names_in(self, message: WorkerMessage) -> Mapping[str, Any] | None:
         if message.blob is None:
-            return encoding.ids_of(self._settings.serving.encoding, message.data) or {}
+            return encoding.ids_of(self._settings.serving.encoding, message.data)
         with message.blob.view() as view:
-            return encoding.ids_of(self._settings.serving.encoding, view) or {}
+            return encoding.ids_of(self._settings.serving.encoding, view)
 
 
 def _text(names: Mapping[str, Any], name: str) -> str:

@@ -42,7 +42,7 @@ class FrameSocket:
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
         self._reader = FrameReader()
-        self._scratch = bytearray(65536)  # what is read, until it is decoded
+        self._scratch = bytearray(INLINE_MAX)  # what is read, until it is decoded
         self._ready: List[Tuple[int, ProcessMessage]] = []
         self._lock = threading.Lock()
         self._pid = os.getpid()

@@ -224,13 +224,12 @@ class TaskServer:
         args, ids = codec.ids_of(self._decode(message.wire))
         if isinstance(message, Begin):
             place: Union[Begin, UseFolder] = message
-            announced = message.is_announced
             if entry.init is not None:
                 # From here on the task has begun: if we die now, it is not given to another child.
                 self._channel.send(task, TaskRead(ids))
         else:
             self._channel.send(task, TaskRead(ids))
-            place, announced = self._wait_for(UseFolder), False
+            place = self._wait_for(UseFolder)
         if place.env:
             os.environ.update(place.env)
         files = self._files = ResultFiles(
@@ -239,7 +238,7 @@ class TaskServer:
         if files.wants(size):
             files.write_input(codec.json_text(args.get("input")))
         files.prepare_output()
-        return args, files, announced
+        return args, files, place.is_announced
 
     def _wait_for(self, wanted: Any) -> Any:
         """Return the next message, which is to be of this type; raises _Superseded for another."""

@@ -138,11 +138,12 @@ class Child:
     # ---- what the parent says
 
     def send(self, task: int, *messages: ProcessMessage) -> None:
-        """Send messages on the task socket, with one write; a memfd stays the caller's."""
+        """Send messages on the task socket, with one write but for a memfd, which stays the caller's."""
         first = messages[0]
         if isinstance(first, Initialize) and isinstance(first.wire, Memfd):
             self._to_main.send_blob(task, first.kind, first.wire)
-        else:
+            messages = messages[1:]
+        if messages:
             self._to_main.send(task, *messages)
 
     def reply(self, task: int, wire: Wire) -> None:

@@ -223,12 +223,13 @@ class Initialize(ProcessMessage):
 
 
 class UseFolder(ProcessMessage):
-    """The folder in which the child records a task's input and result; the answer to TaskRead."""
+    """Where the child records input and result; the answer to TaskRead, or sent before it comes."""
 
     kind = 3
     folder: Optional[str] = None  #: None: nothing is recorded
     keep_max_bytes: Optional[int] = None  #: larger values are not recorded; None: all are
     env: Optional[Dict[str, str]] = None  #: variables of the task
+    is_announced: bool = False  #: whether the worker was already told that it is initialized
 
 
 class Start(ProcessMessage):

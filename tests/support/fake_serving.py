@@ -12,7 +12,7 @@ from hkrunner.boards.runs.store import Store
 from hkrunner.runner.console.event_sink import EventSink
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.link.answer_blob import AnswerBlob
-from hkrunner.runner.link.connection import WorkerMessage
+from hkrunner.runner.link.connection import BLOB_MIN, MessageMemory, WorkerMessage
 from hkrunner.runner.protocol.messages import Failure
 from hkrunner.runner.protocol.result import Result
 from hkrunner.runner.protocol.task_state import State
@@ -204,8 +204,13 @@ class FakeServing:
 
     def worker(self, command: str, data: object = None) -> None:
         """Deliver this message of the worker."""
-        text = json.dumps({"command": command, "data": data})
-        self.link.listener.on_link_message(WorkerMessage(text.encode()))
+        wire = json.dumps({"command": command, "data": data}).encode()
+        if len(wire) < BLOB_MIN:
+            self.link.listener.on_link_message(WorkerMessage(wire))
+            return
+        memory = MessageMemory(len(wire))
+        memory.size, memory.map[:] = len(wire), wire
+        self.link.listener.on_link_message(WorkerMessage(b"", memory))
 
     def initialize(self, task: str | None = "t1", *, job: str = "j", size: int = 0) -> None:
         """Deliver an `initialize` of the worker, with an input of `size` bytes."""

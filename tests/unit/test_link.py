@@ -1038,8 +1038,8 @@ def test_two_messages_cut_by_a_full_kernel_arrive_whole(taken: int, monkeypatch:
         class Full:
             """Takes only so much of the first write."""
 
-            def send(self, data: bytes) -> int:
-                return sock.send(data[: next(sends, len(data))])
+            def send(self, data: bytes, flags: int = 0) -> int:
+                return sock.send(data[: next(sends, len(data))], flags)
 
             def __getattr__(self, name: str) -> object:
                 return getattr(sock, name)

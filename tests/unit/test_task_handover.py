@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from hkrunner.runner.link.frames import BLOB_MIN
+from hkrunner.runner.protocol import encoding
 from hkrunner.runner.protocol.task_state import State
-from hkrunner.runner.serving.task_handover import Handover, choose
-from hkrunner.sandbox.shared.messages import ApiCall, Begin, Done
+from hkrunner.runner.serving.task_handover import PREPARE_AFTER_S, Handover, choose
+from hkrunner.sandbox.shared.messages import ApiCall, Begin, Done, UseFolder
 from support.fake_serving import Serve, blob_of, is_open
 
 #: Too large for its names to be found by the parent.
-LARGE = 9000
+LARGE = encoding.NAMES_MAX
 
 
 @pytest.mark.parametrize("bits", list(itertools.product((False, True), repeat=3)), ids=str)
@@ -37,6 +39,46 @@ def test_a_task_whose_names_the_child_has_to_find_gets_its_folder_when_they_are_
     one.child_answers()
     assert one.commands == ["initialized", "started", "done"]
     assert [result.task for result in one.results] == ["t1"]
+
+
+@pytest.mark.parametrize(
+    ("size", "kinds"),
+    [(0, ["Begin"]), (100_000, ["Begin"]), (BLOB_MIN, ["Initialize", "UseFolder"])],
+)
+def test_of_a_task_of_any_usual_size_the_worker_is_told_before_the_child_has_read_it(
+    serve: Serve, size: int, kinds: list[str]
+) -> None:
+    one = serve(methods=("start",))
+    one.initialize(size=size)
+    assert one.child.kinds == kinds and one.commands == ["initialized"]
+    last = one.child.sent[-1][1]
+    assert isinstance(last, Begin | UseFolder) and last.is_announced
+    if size >= BLOB_MIN:
+        one.child_reads()
+    one.start()
+    one.child_answers()
+    assert one.commands == ["initialized", "started", "done"]
+    assert [result.task for result in one.results] == ["t1"]
+
+
+def test_what_reads_the_names_in_larger_messages_is_imported_in_the_pause_after_the_first_one(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[str] = []
+    monkeypatch.setattr(encoding, "finds_names_at_once", lambda encoding, size: bool(prepared))
+    monkeypatch.setattr(encoding, "prepare_for_larger", prepared.append)
+    one = serve(methods=("start",))
+    one.initialize(size=9000)
+    one.turn()
+    assert one.child.kinds == ["Initialize"] and not prepared
+    one.child_reads()
+    one.child_initializes()
+    one.start()
+    one.child_answers()
+    one.after(PREPARE_AFTER_S)
+    assert prepared == ["json"]
+    one.initialize("t2", size=9000)
+    assert one.child.kinds[-1] == "Begin"
 
 
 def test_a_named_task_goes_with_its_folder_and_init_is_waited_for(serve: Serve) -> None:
