@@ -17,14 +17,16 @@ to move: ourselves and those we are told of. describe() says which limit is held
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from ..shared.limits import Limits, format_bytes
+from . import cgroup_files
+from .cgroup_files import LEAF
 
 WANTED = ("memory", "cpu", "pids")
 #: The kernel's default period of cpu.max.
@@ -35,8 +37,6 @@ REMOVE_S = 2.0
 #: pids.max counts threads; our own count is of processes. This is the net under it.
 THREADS_PER_PROCESS = 4
 THREADS_FREE = 512
-
-LEAF = "hkrunner-leaf"
 
 Sleep = Callable[[float], None]
 
@@ -73,32 +73,41 @@ def find(*, root: str = "/", may_move: Collection[int] = ()) -> Place | Refusal:
     `may_move` are the processes that hkrunner itself consists of; other processes in our cgroup make it
     one that we share, and dividing it would move strangers.
     """
-    mount, unified = _mount(root), _own_path(root)
-    if mount is None or unified is None:
+    own = _own_folder(root)
+    if own is None:
         return Refusal("no cgroup v2 is mounted")
-    own = os.path.normpath(f"{root}/{mount}/{unified}")
-    if not os.path.isdir(own):
-        # A bind mount of the host's tree without a cgroup namespace: the mount's top is what we have.
-        own = os.path.normpath(f"{root}/{mount}")
-    if os.path.basename(own) == LEAF:
-        own = os.path.dirname(own)  # another warden of ours has been here before
     if not os.access(own, os.W_OK) or not os.access(f"{own}/cgroup.procs", os.W_OK):
         return Refusal("the cgroup is not writable: none was delegated")
-    there = frozenset(_words(f"{own}/cgroup.controllers")) & frozenset(WANTED)
+    there = frozenset(cgroup_files.words(f"{own}/cgroup.controllers")) & frozenset(WANTED)
     if not there:
         return Refusal("the cgroup has none of the controllers memory, cpu and pids")
     if not os.access(f"{own}/cgroup.subtree_control", os.W_OK):
         return Refusal("cgroup.subtree_control is not writable")
-    enabled = frozenset(_words(f"{own}/cgroup.subtree_control"))
+    enabled = frozenset(cgroup_files.words(f"{own}/cgroup.subtree_control"))
     if there <= enabled or _is_top(own):
         return Place(own, there)
-    inside = frozenset(int(pid) for pid in _words(f"{own}/cgroup.procs"))
+    inside = frozenset(int(pid) for pid in cgroup_files.words(f"{own}/cgroup.procs"))
     strangers = inside - frozenset(may_move) - {os.getpid()}
     if not strangers:
         return Place(own, there, must_move=inside)
     if there & enabled:
         return Place(own, there & enabled)
     return Refusal(f"the cgroup is shared with {len(strangers)} other processes")
+
+
+def is_ours_to_write(*, root: str = "/") -> bool:
+    """Whether this process could leave its cgroup, change the limits there, or kill all in it."""
+    own = _own_folder(root)
+    return own is not None and os.access(f"{own}/cgroup.procs", os.W_OK)
+
+
+def remove_dead_groups(*, root: str = "/") -> None:
+    """Remove the groups whose wardens were killed, and undo the division if no group is left."""
+    own = _own_folder(root)
+    if own is not None and os.access(own, os.W_OK) and cgroup_files.runs_in(own):
+        with contextlib.suppress(OSError), cgroup_files.locked(own):
+            cgroup_files.sweep(own, os.rmdir)
+            cgroup_files.undivide(own, os.rmdir)
 
 
 class Cgroup:
@@ -120,15 +129,22 @@ class Cgroup:
         self._leaf = f"{place.path}/{LEAF}"
         Cgroup._count += 1
         self.path = f"{place.path}/hkrunner-{os.getpid()}-{Cgroup._count}"
-        with _locked(place.path):
+        self._enabled: list[str] = []  #: controllers that were off before
+        self._claim = -1  #: descriptor whose lock says that the group's warden lives
+        with cgroup_files.locked(place.path):
+            cgroup_files.sweep(place.path, rmdir)
             try:
                 self._move_ourselves()
                 self._enable()
                 self._mkdir(self.path)
+                self._claim = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fcntl.flock(self._claim, fcntl.LOCK_SH)
             except OSError:
-                self._move_back()
+                self._release()
+                cgroup_files.undivide(place.path, rmdir, self._enabled)
                 raise
-        self.controllers = frozenset(_words(f"{self.path}/cgroup.controllers")) & place.controllers
+        found = cgroup_files.words(f"{self.path}/cgroup.controllers")
+        self.controllers = frozenset(found) & place.controllers
         self.applied: dict[str, str] = {}
         try:
             for name, value in plan(limits):
@@ -160,14 +176,14 @@ class Cgroup:
 
     def read(self) -> Events:
         """Return usage and events so far."""
-        memory_events = _pairs(f"{self.path}/memory.events")
-        cpu = _pairs(f"{self.path}/cpu.stat")
-        populated = _pairs(f"{self.path}/cgroup.events").get("populated")
+        memory_events = cgroup_files.pairs(f"{self.path}/memory.events")
+        cpu = cgroup_files.pairs(f"{self.path}/cpu.stat")
+        populated = cgroup_files.pairs(f"{self.path}/cgroup.events").get("populated")
         return Events(
-            memory_bytes=_number(f"{self.path}/memory.current"),
-            peak_bytes=_number(f"{self.path}/memory.peak"),
+            memory_bytes=cgroup_files.number(f"{self.path}/memory.current"),
+            peak_bytes=cgroup_files.number(f"{self.path}/memory.peak"),
             oom_kills=memory_events.get("oom_kill"),
-            pids_refused=_pairs(f"{self.path}/pids.events").get("max"),
+            pids_refused=cgroup_files.pairs(f"{self.path}/pids.events").get("max"),
             cpu_s=cpu["usage_usec"] / 1e6 if "usage_usec" in cpu else None,
             throttled_s=cpu["throttled_usec"] / 1e6 if "throttled_usec" in cpu else None,
             is_populated=None if populated is None else populated == 1,
@@ -195,20 +211,27 @@ class Cgroup:
         """
         deadline = clock() + deadline_s
         pause = 0.0005
-        while not _remove_tree(self.path, self._rmdir):
+        while not cgroup_files.remove_tree(self.path, self._rmdir):
             if clock() >= deadline:
+                self._release()  # whoever makes a group next removes this one
                 return False
             sleep(pause)
             pause = min(pause * 2, 0.02)
-        with _locked(self._place.path):
-            self._move_back()
+        self._release()
+        with cgroup_files.locked(self._place.path):
+            cgroup_files.undivide(self._place.path, self._rmdir, self._enabled)
         return True
 
     # --- the parts ---
 
+    def _release(self) -> None:
+        if self._claim >= 0:
+            os.close(self._claim)
+            self._claim = -1
+
     def _write(self, name: str, value: str) -> None:
         try:
-            _write(f"{self.path}/{name}", value)
+            cgroup_files.write(f"{self.path}/{name}", value)
         except FileNotFoundError:
             return  # an older kernel, or one without swap accounting
         self.applied[name] = value
@@ -220,30 +243,16 @@ class Cgroup:
             self._mkdir(self._leaf)
         for pid in self._place.must_move:
             try:
-                _write(f"{self._leaf}/cgroup.procs", str(pid))
+                cgroup_files.write(f"{self._leaf}/cgroup.procs", str(pid))
             except ProcessLookupError:
                 continue
 
     def _enable(self) -> None:
         control = f"{self._place.path}/cgroup.subtree_control"
-        missing = self._place.controllers - frozenset(_words(control))
+        missing = sorted(self._place.controllers - frozenset(cgroup_files.words(control)))
         if missing:
-            _write(control, " ".join(f"+{name}" for name in sorted(missing)))
-
-    def _move_back(self) -> None:
-        """Undo the division, unless another run is still in it: its limits would go with the controllers."""
-        own = self._place.path
-        try:
-            if not os.path.isdir(self._leaf) or len(_runs_in(own)) > 0:
-                return
-            enabled = _words(f"{own}/cgroup.subtree_control")
-            if enabled:
-                _write(f"{own}/cgroup.subtree_control", " ".join(f"-{name}" for name in enabled))
-            for pid in _words(f"{self._leaf}/cgroup.procs"):
-                _write(f"{own}/cgroup.procs", pid)
-            _remove_tree(self._leaf, self._rmdir)
-        except OSError:
-            return  # it costs an empty group, no more
+            cgroup_files.write(control, " ".join(f"+{name}" for name in missing))
+            self._enabled = missing
 
 
 def plan(limits: Limits) -> list[tuple[str, str]]:
@@ -277,7 +286,10 @@ def describe(limits: Limits, group: Cgroup | None, refusal: Refusal | None = Non
         by = "the kernel's cgroup" if group is not None and group.holds("cpu") else "stop and continue"
         parts.append(f"cpu {limits.cpu_cores:g} by {by}")
     if limits.pids is not None:
-        parts.append(f"processes {limits.pids} by counting")
+        held = group is not None and group.holds("pids")
+        threads = limits.pids * THREADS_PER_PROCESS + THREADS_FREE
+        by = f", and {threads} threads by the kernel's cgroup" if held else ""
+        parts.append(f"processes {limits.pids} by counting{by}")
     if limits.cpu_time_s is not None:
         parts.append(f"cpu time {limits.cpu_time_s:g} s")
     if limits.files is not None:
@@ -303,6 +315,18 @@ def _mount(root: str) -> str | None:
     return min(mounts, key=len, default=None)
 
 
+def _own_folder(root: str) -> str | None:
+    """Return the folder of our cgroup v2; that above, if a warden of ours has moved us to a leaf."""
+    mount, unified = _mount(root), _own_path(root)
+    if mount is None or unified is None:
+        return None
+    own = os.path.normpath(f"{root}/{mount}/{unified}")
+    if not os.path.isdir(own):
+        # A bind mount of the host's tree without a cgroup namespace: the mount's top is what we have.
+        own = os.path.normpath(f"{root}/{mount}")
+    return os.path.dirname(own) if os.path.basename(own) == LEAF else own
+
+
 def _own_path(root: str) -> str | None:
     try:
         with open(f"{root}/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
@@ -317,59 +341,3 @@ def _own_path(root: str) -> str | None:
 def _is_top(path: str) -> bool:
     """The real top of the hierarchy alone has no cgroup.type; there processes and groups may mix."""
     return not os.path.exists(f"{path}/cgroup.type")
-
-
-def _write(path: str, value: str) -> None:
-    # Never creates: a limit in a file that the kernel did not make would hold nobody.
-    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
-    try:
-        os.write(fd, value.encode("ascii"))
-    finally:
-        os.close(fd)
-
-
-def _words(path: str) -> list[str]:
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read().split()
-    except OSError:
-        return []
-
-
-def _number(path: str) -> int | None:
-    words = _words(path)
-    return int(words[0]) if words and words[0].isdigit() else None
-
-
-def _pairs(path: str) -> dict[str, int]:
-    words = _words(path)
-    return {name: int(value) for name, value in zip(words[::2], words[1::2], strict=False) if value.isdigit()}
-
-
-def _runs_in(own: str) -> list[str]:
-    return [name for name in os.listdir(own) if name.startswith("hkrunner-") and name != LEAF]
-
-
-@contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Keep other wardens from dividing the same group meanwhile; they hold it for a millisecond."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _remove_tree(path: str, rmdir: Callable[[str], None]) -> bool:
-    """Remove a group and the groups below it; their files go with them. True when it is gone."""
-    try:
-        below = [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
-        for one in below:
-            _remove_tree(one, rmdir)
-        rmdir(path)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True

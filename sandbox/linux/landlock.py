@@ -1,4 +1,4 @@
-"""Keep the algorithm from sending signals to processes outside its own tree, by Landlock ABI 6.
+"""Restrict this process, and all that it starts, by Landlock: signals, abstract Unix sockets, and files.
 
 Called in the forked child just before exec, so that every process it starts is confined too. Costs 0.3 ms.
 Then the algorithm cannot kill the warden or the parent, kill(-1) reaches its own tree only, and it cannot
@@ -13,17 +13,39 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
+from collections.abc import Iterable
 from typing import NamedTuple
 
 #: The same numbers on every architecture but alpha (include/uapi/asm-generic/unistd.h).
 _CREATE_RULESET = 444
+_ADD_RULE = 445
 _RESTRICT_SELF = 446
 _VERSION_FLAG = 1
+_RULE_PATH_BENEATH = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
 SCOPE_ABSTRACT_UNIX_SOCKET = 1
 SCOPE_SIGNAL = 2
 SCOPES_SINCE_ABI = 6
+
+#: Rights on files (include/uapi/linux/landlock.h).
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE = (1 << bit for bit in range(6))
+MAKE_CHAR, MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM = (1 << bit for bit in range(6, 13))
+REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+READ = EXECUTE | READ_FILE | READ_DIR
+#: All but the making of device files.
+WRITE = READ | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | MAKE_SOCK | MAKE_FIFO | MAKE_SYM
+WRITE |= REFER | TRUNCATE
+#: The rights that a file has: others are refused for it.
+_OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
+
+
+class Rule(NamedTuple):
+    """A path, and the rights on it and on everything below it."""
+
+    path: str
+    rights: int
 
 
 class Applied(NamedTuple):
@@ -48,6 +70,11 @@ class _RulesetAttributes(ctypes.Structure):
     ]
 
 
+class _PathBeneath(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = [("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32)]
+
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -59,24 +86,49 @@ def abi() -> int:
     )
 
 
+def all_rights(version: int) -> int:
+    """Return every right on files that this ABI knows."""
+    known = (1 << 13) - 1
+    for since, right in ((2, REFER), (3, TRUNCATE), (5, IOCTL_DEV)):
+        if version >= since:
+            known |= right
+    return known
+
+
 def confine(
     *,
     scopes: int = SCOPE_SIGNAL | SCOPE_ABSTRACT_UNIX_SOCKET,
     handled_fs: int = 0,
     handled_net: int = 0,
+    rules: Iterable[Rule] = (),
 ) -> Applied:
     """Confine this process and all that it starts, for ever; where the kernel cannot, change nothing.
 
-    `handled_fs` and `handled_net` are the rights on files and network to deny; none by default. Never raises:
-    the algorithm runs without this protection where there is none.
+    `handled_fs` and `handled_net` are the rights on files and network to deny, but for what `rules` allow;
+    none by default. Never raises: the algorithm runs without this protection where there is none.
     """
     version = abi()
     if version == 0:
         return Applied(0, 0, "this kernel has no Landlock")
     if version < SCOPES_SINCE_ABI:
         return Applied(version, 0, f"Landlock ABI {version} has no scopes, they came with {SCOPES_SINCE_ABI}")
+    try:
+        restrict(version, scopes=scopes, handled_fs=handled_fs, handled_net=handled_net, rules=rules)
+    except OSError as error:
+        return Applied(version, 0, f"not applied: {error.strerror}")
+    return Applied(version, scopes)
+
+
+def restrict(
+    version: int, *, scopes: int = 0, handled_fs: int = 0, handled_net: int = 0, rules: Iterable[Rule] = ()
+) -> None:
+    """Confine this process as confine() does, on a kernel of this ABI. Raises OSError.
+
+    A path that does not exist needs no rule, and gets none.
+    """
     attributes = _RulesetAttributes(handled_fs, handled_net, scopes)
-    ruleset = int(
+    # Older kernels refuse a structure that is larger than they know, unless the rest is zero.
+    ruleset = _checked(
         _libc.syscall(
             _CREATE_RULESET,
             ctypes.byref(attributes),
@@ -84,13 +136,51 @@ def confine(
             ctypes.c_uint32(0),
         )
     )
-    if ruleset < 0:
-        return Applied(version, 0, f"no ruleset: {os.strerror(ctypes.get_errno())}")
     try:
-        if _libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0) != 0:
-            return Applied(version, 0, f"no_new_privs: {os.strerror(ctypes.get_errno())}")
-        if _libc.syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0)) != 0:
-            return Applied(version, 0, f"not applied: {os.strerror(ctypes.get_errno())}")
+        for rule in rules:
+            _allow(ruleset, rule, handled_fs)
+        _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0))
+        _checked(_libc.syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0)))
     finally:
         os.close(ruleset)
-    return Applied(version, scopes)
+
+
+def all_but_sys(root: str = "/") -> list[Rule]:
+    """Return rules that allow writing below every folder of the root but /sys: there lie the cgroups."""
+    rules = []
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.name != "sys" and entry.is_dir(follow_symlinks=False):
+                rules.append(Rule(entry.path, WRITE_FILE | REFER))
+    return rules
+
+
+def _allow(ruleset: int, rule: Rule, handled_fs: int) -> None:
+    try:
+        fd = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    try:
+        rights = rule.rights & handled_fs
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            rights &= _OF_A_FILE
+        if rights:
+            beneath = _PathBeneath(rights, fd)
+            _checked(
+                _libc.syscall(
+                    _ADD_RULE,
+                    ctypes.c_int(ruleset),
+                    ctypes.c_int(_RULE_PATH_BENEATH),
+                    ctypes.byref(beneath),
+                    ctypes.c_uint32(0),
+                )
+            )
+    finally:
+        os.close(fd)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(result)

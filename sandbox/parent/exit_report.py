@@ -59,7 +59,8 @@ def exit_of(
         cause, detail = Cause.CHANNEL_BROKEN, "it closed the socket"
     elif number == signal.SIGKILL and account is not None and account.group_oom:
         cause = Cause.MEMORY
-        breach = LimitBreach(limits.memory_bytes or 0, limits.memory_bytes or 0)
+        limit = limits.memory_bytes or 0
+        breach = LimitBreach(limit, limit, account.after_s, tuple(account.top or ()))
     elif number == signal.SIGKILL and account is not None and account.machine_oom:
         cause = Cause.HOST_OOM
     elif account is not None and _was_refused_memory(account.held_back, code, number):

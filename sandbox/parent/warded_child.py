@@ -248,6 +248,9 @@ class WardedChild(Child):
     def _on_orphans_ended(self, why: str, ended: list[Left], left: list[Left]) -> None:
         if self._state is ChildState.GONE:
             return
+        from ..linux import cgroup  # late: a warden is lost only if somebody kills it
+
+        cgroup.remove_dead_groups()
         self._finish(
             exit_without_warden(
                 why,

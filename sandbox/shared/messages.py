@@ -166,6 +166,9 @@ class Account(ProcessMessage):
     kept: List[SharedMemoryUse]  #: may be the run's, but is not proven to be: the largest
     kept_count: int
     held_back: Optional[HeldBack] = None  #: most recent one before the child ended
+    after_s: float = 0.0  #: from the begin of the child to its end
+    #: The largest processes, as last seen near the memory limit; None: it never came near.
+    top: Optional[List[ProcessMemory]] = None
 
 
 class Ended(ProcessMessage):

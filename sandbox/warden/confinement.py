@@ -65,7 +65,12 @@ class Confinement:
         if self._limits.enforced and self._limits.memory_bytes is not None:
             scheduling.step_back()
         set_rlimits(self._rlimits)
-        landlock.confine()
+        if self._group is not None or cgroup.is_ours_to_write():
+            # Else it could raise its limits there, leave its group, or kill hkrunner by cgroup.kill.
+            handled = landlock.WRITE_FILE | landlock.REFER
+            landlock.confine(handled_fs=handled, rules=landlock.all_but_sys())
+        else:
+            landlock.confine()
 
     def entered(self) -> None:
         """Close what only the child needed; called in the warden, after the fork."""

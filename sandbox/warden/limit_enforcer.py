@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 #: Interval between checks while no task runs and only the limit on CPU time can be exceeded.
 IDLE_CHECK_S = 1.0
+#: From this share of the memory limit on, the largest processes are remembered, so often.
+REMEMBER_FROM = 0.5
+REMEMBER_S = 0.1
 #: A report names this many objects in shared memory, and counts the others.
 NAMED = 5
 
@@ -64,6 +67,9 @@ class LimitEnforcer:
             self._disk = DiskMeter(folders, limit_bytes=limits.disk_bytes)
             self._disk.measure_before()
         self._idle_check_at = 0.0
+        #: The largest processes, for a report on a tree that the kernel has killed, and when they were read.
+        self._last_top: list[ProcessMemory] = []
+        self._last_top_at = 0.0
         self.began_at = time.monotonic()
         self._oom = OomWatch(self.began_at)
 
@@ -116,6 +122,10 @@ class LimitEnforcer:
             self._sampler.look(now)
             self._idle_check_at = now + IDLE_CHECK_S
             found = self._breach()
+            share = REMEMBER_FROM * (self.limits.memory_bytes or math.inf)
+            if self._sampler.usage.memory_bytes >= share and now - self._last_top_at >= REMEMBER_S:
+                self._last_top_at = now
+                self._last_top = [ProcessMemory(*one) for one in self._sampler.top(NAMED)]
             if self._brake is not None and isinstance(self._sampler, TreeSampler):
                 self._brake.adjust(self._sampler, now)
         held = self._brake.held_back if self._brake is not None and not self.idle else None
@@ -245,6 +255,8 @@ class LimitEnforcer:
             kept=_named(kept[:NAMED]),
             kept_count=len(kept),
             held_back=self._held_back(self._child_ended_at),
+            after_s=min(self._child_ended_at, time.monotonic()) - self.began_at,
+            top=self._last_top,
         )
         self.confinement.remove()
         if self._disk is not None:

@@ -52,6 +52,8 @@ def start(args, api):
             score = int(file.read())
         names = sorted(os.readlink(f"/proc/self/fd/{one}").partition(":")[0] for one in fds())
         return {"oom_score_adj": score, "fds": names}
+    if what == "open the cgroup":
+        return attempt(lambda: os.close(os.open(args["input"][1], os.O_WRONLY)))
     if what == "limit the runner":
         return attempt(resource.prlimit, runner, resource.RLIMIT_NOFILE, (64, 64))
     return "served"

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hkrunner.sandbox.linux import landlock
+from hkrunner.sandbox.linux import cgroup, landlock
 from support.local import ALGORITHMS, run_tasks
 from support.programs import HKRUNNER, run, serving
 from support.users import bounded_command, give_to_bounded
@@ -60,6 +60,16 @@ def test_memory_and_environment_of_the_runner_cannot_be_read(tmp_path: Path) -> 
 def test_killing_everybody_kills_the_own_tree_only(tmp_path: Path) -> None:
     if CONFINED:  # without it the runner itself is among everybody: docs/reference/limits.md says so
         assert attack("kill all", tmp_path) == signal.SIGKILL
+
+
+def test_an_algorithm_cannot_write_to_its_cgroup(tmp_path: Path) -> None:
+    """There it could raise its memory limit, leave its group, or kill hkrunner by cgroup.kill."""
+    folder = cgroup._own_folder("/")
+    if not (CONFINED and folder is not None and cgroup.is_ours_to_write()):
+        return  # no group is ours: there is nothing to write to
+    wanted = f"{folder}/cgroup.procs"
+    run_of = run_tasks(ATTACKS, ["open the cgroup", wanted], ["behave"], cwd=tmp_path)
+    assert run_of.outputs == ["PermissionError", "served"]
 
 
 def test_limits_of_the_runner_can_be_lowered_by_the_same_user_and_it_serves_on(tmp_path: Path) -> None:

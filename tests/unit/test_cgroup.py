@@ -134,6 +134,35 @@ def test_a_second_warden_in_the_leaf_divides_the_same_group(tmp_path: Path) -> N
     assert not (laid.own / LEAF).exists()
 
 
+def test_the_group_of_a_warden_that_was_killed_is_removed_and_the_division_undone(tmp_path: Path) -> None:
+    laid = Laid(tmp_path)
+    (laid.own / "cgroup.procs").write_text(str(os.getpid()))
+    lost, living = laid.group(found(laid)), laid.group(found(laid))
+    (laid.own / "cgroup.subtree_control").write_text("cpu memory pids")
+    lost._release()  # as the kernel does at the end of its warden
+    third = laid.group(found(laid))
+    assert [os.path.exists(one.path) for one in (lost, living, third)] == [False, True, True]
+    assert third.remove()
+    assert (laid.own / LEAF).exists(), "the controllers hold the limits of the living one"
+    living._release()
+    # The kernel's rmdir removes the files of a group with it; here they are files like others.
+    shutil.rmtree(living.path)
+    Path(living.path).mkdir()
+    (laid.own / LEAF / "cgroup.procs").write_text("")
+    for left in (laid.own / LEAF).iterdir():
+        left.unlink()
+    cgroup.remove_dead_groups(root=str(tmp_path))
+    assert not list(laid.own.glob("hkrunner*"))
+    assert "-cpu" in (laid.own / "cgroup.subtree_control").read_text()
+
+
+def test_a_group_can_be_written_only_where_one_was_delegated(tmp_path: Path) -> None:
+    laid = Laid(tmp_path)
+    assert cgroup.is_ours_to_write(root=str(tmp_path))
+    (laid.own / "cgroup.procs").unlink()
+    assert not cgroup.is_ours_to_write(root=str(tmp_path))
+
+
 def test_strangers_in_our_group_are_not_moved(tmp_path: Path) -> None:
     laid = Laid(tmp_path)
     (laid.own / "cgroup.procs").write_text(f"{os.getpid()}\n4711\n4712\n")

@@ -6,13 +6,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hkrunner.sandbox.linux import landlock
 from hkrunner.sandbox.linux.landlock import SCOPES_SINCE_ABI, Applied, confine
 
 
-def needs_scopes(test: Callable[[], None]) -> Callable[[], None]:
+def needs_scopes(test: Callable[..., None]) -> Callable[..., None]:
     """Where the kernel has no scopes, the test is that we are told so."""
     if landlock.abi() >= SCOPES_SINCE_ABI:
         return test
@@ -109,6 +110,31 @@ def test_files_and_network_are_left_alone() -> None:
         return "fine"
 
     assert in_child(act) == "fine"
+
+
+@needs_scopes
+def test_nothing_below_sys_can_be_written_and_all_else_as_before(tmp_path: Path) -> None:
+    """An algorithm with a cgroup of its own could raise its limits there, or kill hkrunner."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    # A file that only the superuser may write; to open it changes nothing.
+    below_sys = "/sys/kernel/mm/transparent_hugepage/enabled"
+
+    def act() -> str:
+        handled = landlock.WRITE_FILE | landlock.REFER
+        assert not confine(handled_fs=handled, rules=landlock.all_but_sys()).why_not
+        (tmp_path / "one/file").write_text("text")
+        os.truncate(tmp_path / "one/file", 2)
+        os.rename(tmp_path / "one/file", tmp_path / "other/file")
+        os.link(tmp_path / "other/file", tmp_path / "one/again")
+        Path("/dev/null").write_text("text")
+        Path("/proc/self/comm").write_text("other")
+        assert Path(below_sys).read_text()
+        os.close(os.open(below_sys, os.O_WRONLY))
+        return "opened"
+
+    assert in_child(act) == "PermissionError"
+    assert (tmp_path / "one/again").read_text() == "te"
 
 
 @needs_scopes
