@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 
 from ...sandbox.linux import cgroup, kernel, landlock, procfs
-from ...sandbox.shared.container_memory import child_memory_bytes, container_memory_bytes
+from ...sandbox.shared.container_limits import child_memory_bytes, container_memory_bytes
 from ...sandbox.shared.limits import MI, format_bytes
 from .doctor_finding import Check, Finding, Machine
 from .doctor_packages import check_packages, check_python, check_tensorboard, numbers

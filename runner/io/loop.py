@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from ...sandbox.shared.container_limits import available_cores
+
 Callback = Callable[[], None]
 
 #: Poll for this long for what expect() has announced, before sleeping.
@@ -112,8 +114,8 @@ class Loop:
         self._order = itertools.count()
         self._stopped = False
         self._spins = False
-        #: Whether this process shares one core with those it waits for: only one of them runs at a time.
-        self.one_core = len(os.sched_getaffinity(0)) == 1
+        #: Whether this process shares the time of one core with those it waits for.
+        self.one_core = available_cores() <= 1
         self._signals: dict[int, Callback] = {}
         self._old: dict[int, object] = {}
         self._old_wakeup = -1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...sandbox.shared.container_memory import child_memory_bytes, container_memory_bytes
+from ...sandbox.shared.container_limits import child_memory_bytes, container_memory_bytes
 from ...sandbox.shared.limits import (
     LEAST_MEMORY_BYTES,
     MEM_MODES,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.runner.settings.options import OPTIONS
-from hkrunner.sandbox.shared.container_memory import PARENT_BYTES, WARDEN_BYTES, child_memory_bytes
+from hkrunner.sandbox.shared.container_limits import PARENT_BYTES, WARDEN_BYTES, child_memory_bytes
 from hkrunner.sandbox.shared.limits import MI, format_bytes
 from support.processes import runs
 from support.programs import HKRUNNER, Program, run

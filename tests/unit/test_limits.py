@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.sandbox.parent.thread_variables import thread_variables
-from hkrunner.sandbox.shared import container_memory, limits
+from hkrunner.sandbox.shared import container_limits, limits
 from hkrunner.sandbox.shared.limits import GI, MI, Limits, format_bytes, parse_cpu, parse_memory
 from hkrunner.sandbox.warden import rlimits
 from hypothesis import given
@@ -166,7 +166,7 @@ def test_the_smallest_limit_on_the_way_up_is_the_containers(tmp_path: Path) -> N
             "sys/fs/cgroup/a/b/memory.max": f"{600 * MI}\n",
         },
     )
-    assert container_memory.container_memory_bytes(root=root) == 512 * MI
+    assert container_limits.container_memory_bytes(root=root) == 512 * MI
 
 
 def test_a_container_with_the_old_cgroups_is_understood(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_container_with_the_old_cgroups_is_understood(tmp_path: Path) -> None:
             "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{256 * MI}\n",
         },
     )
-    assert container_memory.container_memory_bytes(root=root) == 256 * MI
+    assert container_limits.container_memory_bytes(root=root) == 256 * MI
 
 
 @pytest.mark.parametrize("text", ["9223372036854771712\n", "max\n", "\n", "nonsense"])
@@ -191,17 +191,49 @@ def test_no_limit_is_no_limit(tmp_path: Path, text: str) -> None:
             "sys/fs/cgroup/memory.max": text,
         },
     )
-    assert container_memory.container_memory_bytes(root=root) is None
-    assert container_memory.container_memory_bytes(root=str(tmp_path / "nowhere")) is None
+    assert container_limits.container_memory_bytes(root=root) is None
+    assert container_limits.container_memory_bytes(root=str(tmp_path / "nowhere")) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "50000 100000\n"}, 0.5),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "max 100000\n"}, 2.0),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "nonsense\n"}, 2.0),
+        (
+            {
+                "proc/self/cgroup": "5:cpu,cpuacct:/docker/x\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            1.0,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:cpu:/\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            2.0,
+        ),
+        ({}, 2.0),
+    ],
+)
+def test_the_cores_are_those_of_the_affinity_or_of_the_containers_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: float
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    assert container_limits.available_cores(root=lay(tmp_path, files)) == cores
 
 
 def test_the_child_gets_what_its_container_has_left_but_never_less_than_half() -> None:
     for size in (64 * MI, 512 * MI, 4 * GI):
         for boards in (0, 1, 4):
-            got = container_memory.child_memory_bytes(size, boards=boards)
+            got = container_limits.child_memory_bytes(size, boards=boards)
             assert size // 2 <= got < size
-    assert container_memory.child_memory_bytes(4 * GI) > 3.7 * GI
-    assert container_memory.child_memory_bytes(4 * GI, boards=1) < container_memory.child_memory_bytes(4 * GI)
+    assert container_limits.child_memory_bytes(4 * GI) > 3.7 * GI
+    assert container_limits.child_memory_bytes(4 * GI, boards=1) < container_limits.child_memory_bytes(4 * GI)
 
 
 # --- the child ---

@@ -1,6 +1,10 @@
-"""The memory limit of the container around us, and how much of it is left for the algorithm."""
+"""The limits of the container around us, and how much of its memory is left for the algorithm."""
 
 from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 
 from .limits import MI
 
@@ -19,41 +23,60 @@ _V1_NO_LIMIT = 2**62
 
 def container_memory_bytes(*, root: str = "/") -> int | None:
     """Return the memory limit of the container we are in, the smallest on the way up; None: it has none."""
+    found = [
+        int(text)
+        for (text,) in _upwards(root, "memory", ("memory.max",), ("memory.limit_in_bytes",))
+        if text.isdigit() and int(text) < _V1_NO_LIMIT
+    ]
+    return min(found, default=None)
+
+
+def available_cores(*, root: str = "/") -> float:
+    """Return how many cores' time this process and those it starts get: of its affinity, or its container's
+    quota, which leaves all cores visible."""
+    cores = float(len(os.sched_getaffinity(0)))
+    for values in _upwards(root, "cpu", ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        quota, _, period = " ".join(values).partition(" ")
+        if quota.isdigit() and period.isdigit() and int(period):
+            cores = min(cores, int(quota) / int(period))
+    return cores
+
+
+def _upwards(
+    root: str, controller: str, v2_files: Sequence[str], v1_files: Sequence[str]
+) -> Iterator[list[str]]:
+    """Yield the texts of these files in each cgroup that this process is in, the topmost included."""
     try:
         with open(f"{root}/proc/self/cgroup", encoding="ascii", errors="replace") as file:
             lines = file.read().splitlines()
     except OSError:
-        return None
-    found: list[int] = []
+        return
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers == "":
             # Unified, or the unified half of a mixed set-up, which has no memory.max then.
             for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified"):
-                found += _limits_upwards(f"{root}/{mount}", path, "memory.max")
-        elif "memory" in controllers.split(","):
-            found += _limits_upwards(f"{root}/sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
-    return min(found, default=None)
+                yield from _texts_upwards(f"{root}/{mount}", path, v2_files)
+        elif controller in controllers.split(","):
+            yield from _texts_upwards(f"{root}/sys/fs/cgroup/{controller}", path, v1_files)
 
 
-def _limits_upwards(mount: str, path: str, name: str) -> list[int]:
-    """Return the limits set in a cgroup and all above it.
+def _texts_upwards(mount: str, path: str, files: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the texts of the files in a cgroup and in all above it.
 
     In a container the path may be the one outside, which does not exist inside: then only the mount's
     own top is read, and that is the container's.
     """
-    found = []
     parts = [part for part in path.split("/") if part and part != ".."]
     for depth in range(len(parts), -1, -1):
-        try:
-            with open("/".join([mount, *parts[:depth], name]), encoding="ascii") as file:
-                text = file.read().strip()
-        except OSError:
-            continue
-        if text.isdigit() and int(text) < _V1_NO_LIMIT:
-            found.append(int(text))
-    return found
+        texts = []
+        for name in files:
+            path_of_file = "/".join([mount, *parts[:depth], name])
+            with contextlib.suppress(OSError), open(path_of_file, encoding="ascii") as file:
+                texts.append(file.read().strip())
+        if len(texts) == len(files):
+            yield texts
 
 
 def child_memory_bytes(container_bytes: int, *, boards: int = 0, processes: int = 1) -> int:
