@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from ...sandbox.codec import ENCODINGS
 from .option import Option, flag
 from .worker_url import DEFAULT_URL
-
-ENCODINGS = ("json", "bson", "msgpack")
 
 SERVING_OPTIONS = (
     Option(

@@ -17,7 +17,7 @@ from websockets.http11 import Request
 from websockets.protocol import State as WireState
 from websockets.server import ServerProtocol
 
-from ...sandbox.codec import codec
+from ...sandbox.codec import ENCODINGS
 from ..io.loop import Loop
 
 #: Bytes read at a time.
@@ -98,10 +98,10 @@ class ClientConnection:
         query = parse_qs(urlsplit(request.path).query)
         self.encoding = query.get("encoding", ["json"])[0]
         storage = query.get("storage", ["v1"])[0]
-        if self.encoding not in codec.ENCODINGS or storage != "v1":
+        if self.encoding not in ENCODINGS or storage != "v1":
             self._listener.on_problem(
                 f"a client asked for encoding={self.encoding}, storage={storage}; "
-                f"available are the encodings {', '.join(codec.ENCODINGS)}, and storage v1"
+                f"available are the encodings {', '.join(ENCODINGS)}, and storage v1"
                 " (HKube's wrappers read STORAGE_PROTOCOL)"
             )
             self._protocol.send_response(self._protocol.reject(400, "encoding or storage not served\n"))

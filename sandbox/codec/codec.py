@@ -50,7 +50,6 @@ from .plain_values import is_of_bson, known_name
 from .plain_values import plain as plain
 
 Buffer = Union[bytes, bytearray, memoryview]
-ENCODINGS = ("json", "bson", "msgpack")
 #: So many values are looked at for types that the libraries would convert in their own ways.
 LOOKED_AT = 1000
 #: From this size on a message is worth the import of msgspec (as long as json.loads() of a megabyte).

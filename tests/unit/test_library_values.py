@@ -37,7 +37,7 @@ import hkrunner
 import msgspec
 import numpy
 import pytest
-from hkrunner.sandbox.codec import codec
+from hkrunner.sandbox.codec import ENCODINGS, codec
 
 codec.accelerate()
 
@@ -395,7 +395,7 @@ def mended(value: Any, call: str) -> Any:
     return eval(code, {"it": value, "google": google, "msgspec": msgspec})
 
 
-@pytest.mark.parametrize("encoding", codec.ENCODINGS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize(
     ("make", "name", "plain"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
 )
@@ -416,7 +416,7 @@ def test_the_call_that_a_refusal_names_makes_the_value_plain(
     assert sent(result, "json") == plain
 
 
-@pytest.mark.parametrize("encoding", codec.ENCODINGS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_dict_with_tuples_as_keys_is_sent_as_pairs_as_its_refusal_says(encoding: str) -> None:
     value = {("a", 1): 2}
     with pytest.raises(codec.ResultInvalid) as caught:
@@ -426,7 +426,7 @@ def test_a_dict_with_tuples_as_keys_is_sent_as_pairs_as_its_refusal_says(encodin
     assert sent(mended(value, message.partition("; use ")[2]), encoding) == [[["a", 1], 2]]
 
 
-@pytest.mark.parametrize("encoding", codec.ENCODINGS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize(("make", "end"), [row[1:] for row in HELPLESS], ids=[row[0] for row in HELPLESS])
 def test_no_call_is_named_where_none_is_certain_to_help(
     make: Callable[[], Any], end: str, encoding: str
@@ -455,7 +455,7 @@ def test_what_was_never_awaited_is_told_so() -> None:
 @pytest.mark.parametrize("module", [None, ["no", "name"], 5])
 def test_a_class_whose_module_is_no_name_is_refused_by_its_place(module: Any) -> None:
     odd = type("Odd", (), {"__module__": module})()
-    for encoding in codec.ENCODINGS:
+    for encoding in ENCODINGS:
         with pytest.raises(codec.ResultInvalid, match=r"^result\[1\]: Odd cannot be sent"):
             sent([0, odd], encoding)
 
@@ -467,8 +467,8 @@ def test_the_record_of_a_result_has_the_same_forms() -> None:
 
 def test_plain_results_do_not_load_what_is_for_libraries() -> None:
     check = (
-        "import sys; from hkrunner.sandbox.codec import codec; codec.accelerate()\n"
-        "for encoding in codec.ENCODINGS:\n"
+        "import sys; from hkrunner.sandbox.codec import ENCODINGS, codec; codec.accelerate()\n"
+        "for encoding in ENCODINGS:\n"
         "    codec.encode_pieces(encoding, {'data': {'a': [1, 2.5, 'x', None, b'y', (1, {2})]}})\n"
         "sys.exit('hkrunner.sandbox.codec.library_values' in sys.modules)"
     )
