@@ -13,7 +13,7 @@ import hkrunner
 import pytest
 from support.local import ALGORITHMS, run_tasks
 from support.programs import HKRUNNER, Program, run, run_hkrunner
-from support.status_terminal import terminal, without_colors
+from support.status_terminal import left_on_screen, status_terminal, without_colors
 from support.waiting import wait_until
 
 OBEYS = ALGORITHMS / "obeys.py"
@@ -235,69 +235,6 @@ def test_a_reader_that_has_gone_ends_the_run(tmp_path: Path) -> None:
     assert (ended.status, ended.stdout) == (141, "1\n1\n")
 
 
-# ---- limits for all together
-
-
-def test_what_all_may_use_together_is_shared(tmp_path: Path) -> None:
-    inputs = (["text", 300_000_000], ["give", 1], ["give", 2])
-    args = ("--parallel", "3", "--total-mem", "384Mi")
-    ran = run_tasks(OBEYS, *inputs, args=args, cwd=tmp_path)
-    assert [task["memLimitBytes"] for task in ran.tasks] == [128 << 20] * 3
-    assert (ran.status, ran.tasks[0]["reason"], ran.outputs) == (137, "MemoryLimit", [None, 1, 2])
-    again = run_hkrunner("--again", "t2", "--json", cwd=tmp_path)
-    assert json.loads(again.stdout)["memLimitBytes"] == 128 << 20
-
-
-def plan(cwd: Path, *args: str) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(
-        run_hkrunner(OBEYS, *("-i", "1") * 5, "--dry-run", "--json", *args, cwd=cwd).stdout
-    )
-    return {one["name"]: (one["value"], one["from"]) for one in told["limits"]} | {"in": told["processes"]}
-
-
-def test_the_plan_tells_the_shares_and_where_they_come_from(tmp_path: Path) -> None:
-    shares = plan(tmp_path, "--parallel", "4", "--total-mem", "1Gi", "--total-cpu", "2")
-    assert shares["memory"] == (256 << 20, "--total-mem 1Gi for 4 processes")
-    assert shares["cpu"] == (0.5, "--total-cpu 2 for 4 processes")
-    assert shares["in"] == 4
-    less = plan(
-        tmp_path, "--parallel", "8", "--mem", "64Mi", "--cpu", "100m", "--total-mem=1Gi", "--total-cpu=2"
-    )
-    assert less == {"memory": (64 << 20, "--mem"), "cpu": (0.1, "--cpu"), "in": 5}
-
-
-@pytest.mark.parametrize(
-    ("args", "sentence"),
-    [
-        (("--parallel", "2"), "--parallel is for local runs: give --input or --tasks"),
-        (("-i", "1", "--parallel", "0"), "--parallel wants a whole number from 1 on, not '0'"),
-        (("-i", "1", "--parallel", "two"), "--parallel wants a whole number, not 'two'"),
-        (
-            ("-i", "1", "--parallel", "2", "--in-process"),
-            "--in-process runs the code in this one process: leave",
-        ),
-        (
-            ("-i", "1", "--parallel", "2", "--pdb"),
-            "--pdb runs the code in this one process: leave --parallel out",
-        ),
-        (("-i", "1", "--unordered"), "--unordered is for several processes at once: give --parallel with it"),
-        (("-i", "1", "--total-mem", "1Gi"), "--total-mem is for several processes at once: give --parallel"),
-        (("-i", "1", "--total-cpu", "2"), "--total-cpu is for several processes at once: give --parallel"),
-        (
-            ("-i", "1", "--parallel", "2", "--total-mem", "6Mi"),
-            "--total-mem 6Mi: 2 processes would get less than 4 MiB",
-        ),
-        (("-i", "1", "--parallel", "2", "--total-cpu", "x"), "--total-cpu x: cpu should be number of cores"),
-    ],
-)
-def test_what_does_not_go_together_is_refused_in_a_sentence(
-    args: tuple[str, ...], sentence: str, tmp_path: Path
-) -> None:
-    ended = run_hkrunner(OBEYS, *args, cwd=tmp_path)
-    assert (ended.status, ended.stdout) == (2, "") and ended.stderr.startswith(f"hkrunner: {sentence}")
-    assert ended.stderr.count("\n") == 1
-
-
 # ---- records and the view
 
 
@@ -378,7 +315,7 @@ def test_the_terminal_shows_all_tasks_in_one_line(tmp_path: Path) -> None:
         "    while not os.path.exists('go') and time.monotonic() < end:\n"
         "        time.sleep(0.01)\n"
     )
-    with terminal(tmp_path, *("-i", "1") * 3, "--parallel", "2", "--mem", "256Mi", code=code) as one:
+    with status_terminal(tmp_path, *("-i", "1") * 3, "--parallel", "2", "--mem", "256Mi", code=code) as one:
 
         def shows_both(text: str) -> bool:
             line = without_colors(text.rpartition("\r\x1b[2K")[2])
@@ -388,9 +325,10 @@ def test_the_terminal_shows_all_tasks_in_one_line(tmp_path: Path) -> None:
                 )
             )
 
-        one.wait_for(shows_both, "both tasks, and their memory together")
+        one.wait_until(shows_both, "both tasks, and their memory together")
         (tmp_path / "go").touch()
-        status, out, shown = one.end()
+        status, out = one.end()
+        shown = left_on_screen(one.shown)
     assert (status, out) == (0, "null\n" * 3)
     assert "▶" not in shown and shown.count("● limits") == 1
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from hkrunner.runner.console.status_line import curve
-from support.status_terminal import ERASE, terminal, without_colors
+from support.status_terminal import ERASE, left_on_screen, status_terminal, without_colors
 from support.waiting import wait_until
 
 
 def test_a_task_that_lasts_is_reported_in_one_line_that_is_gone_in_the_end(tmp_path: Path) -> None:
-    with terminal(tmp_path, "-i", '["progress", "last words"]', "-i", '["", ""]', "--mem", "512Mi") as one:
-        text = one.wait_for(lambda text: "mem " in text and "epoch 3" in text, "the line with everything")
+    with status_terminal(
+        tmp_path, "-i", '["progress", "last words"]', "-i", '["", ""]', "--mem", "512Mi"
+    ) as one:
+        text = one.wait_until(lambda text: "mem " in text and "epoch 3" in text, "the line with everything")
         line = without_colors(text.rpartition(ERASE)[2])
         assert re.match(
             r"▶ t1  0 of 2 done  00:0\d  cpu \d\.\d\d  mem \d\d(\.\d)? MiB of 512 MiB [▁▂▃▄▅▆▇█]", line
@@ -21,7 +23,8 @@ def test_a_task_that_lasts_is_reported_in_one_line_that_is_gone_in_the_end(tmp_p
         assert re.search(r"  40 %  ━+[╸╺]?━+  epoch 3", line), line
         assert len(line) < 100 and "\n" not in line
         (tmp_path / "go").touch()
-        status, out, shown = one.end()
+        status, out = one.end()
+        shown = left_on_screen(one.shown)
     assert (status, out) == (0, '"it is done"\n' * 2)
     assert "last words\n" in shown and "✔ t1 done" in shown
     assert "▶" not in shown
@@ -29,30 +32,32 @@ def test_a_task_that_lasts_is_reported_in_one_line_that_is_gone_in_the_end(tmp_p
 
 def test_code_that_takes_long_to_load_shows_a_sign_of_life(tmp_path: Path) -> None:
     code = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.05)\ndef start(args): ...\n"
-    with terminal(tmp_path, "-i", "1", code=code) as one:
-        one.wait_for(lambda text: "◌ loading alg.py  00:02" in text, "a sign of life")
+    with status_terminal(tmp_path, "-i", "1", code=code) as one:
+        one.wait_until(lambda text: "◌ loading alg.py  00:02" in text, "a sign of life")
         (tmp_path / "go").touch()
-        status, _, shown = one.end()
+        status, _ = one.end()
+        shown = left_on_screen(one.shown)
     assert status == 0 and "loading" not in shown
 
 
 def test_code_that_takes_long_to_load_for_a_worker_is_reported_once(tmp_path: Path) -> None:
-    with terminal(tmp_path, "--url", "ws://127.0.0.1:9", code="import time\ntime.sleep(60)\n") as one:
-        one.wait_for(lambda text: text.count("◌ loading alg.py …") == 1, "a sign of life")
+    with status_terminal(tmp_path, "--url", "ws://127.0.0.1:9", code="import time\ntime.sleep(60)\n") as one:
+        one.wait_until(lambda text: text.count("◌ loading alg.py …") == 1, "a sign of life")
 
 
 def test_a_line_of_the_algorithms_is_not_cut_in_two(tmp_path: Path) -> None:
-    with terminal(tmp_path, "-i", '["half a ", "line"]') as one:
-        one.wait_for(lambda text: "half a " in text, "the first half")
+    with status_terminal(tmp_path, "-i", '["half a ", "line"]') as one:
+        one.wait_until(lambda text: "half a " in text, "the first half")
         (tmp_path / "go").touch()
-        _, _, shown = one.end()
+        one.end()
+        shown = left_on_screen(one.shown)
     assert "half a line\n" in shown
 
 
 def test_a_narrow_terminal_gets_what_counts_most(tmp_path: Path) -> None:
-    with terminal(tmp_path, "-i", '["progress", ""]', "--mem", "512Mi", columns=60) as one:
-        one.wait_for(lambda text: "mem " in text and "40 %" in text, "the line")
-        line = without_colors(one.text.rpartition(ERASE)[2])
+    with status_terminal(tmp_path, "-i", '["progress", ""]', "--mem", "512Mi", columns=60) as one:
+        one.wait_until(lambda text: "mem " in text and "40 %" in text, "the line")
+        line = without_colors(one.shown.rpartition(ERASE)[2])
         assert re.match(
             r"▶ t1  00:0\d  cpu \d\.\d\d  mem \d\d(\.\d)? MiB of 512 MiB [▁▂▃▄▅▆▇█]+  40 %", line
         ), line
@@ -62,14 +67,14 @@ def test_a_narrow_terminal_gets_what_counts_most(tmp_path: Path) -> None:
 
 
 def test_a_terminal_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> None:
-    with terminal(tmp_path, "-i", '["progress", ""]', "--timeout", "1.5") as one:
+    with status_terminal(tmp_path, "-i", '["progress", ""]', "--timeout", "1.5") as one:
         wait_until(lambda: one.process.poll() is not None, deadline_s=15, what="its end by the time limit")
         assert one.process.returncode == 124
 
 
 def test_no_color_means_no_color(tmp_path: Path) -> None:
-    with terminal(tmp_path, "-i", '["progress", ""]', env={"NO_COLOR": "1"}) as one:
-        text = one.wait_for(lambda text: "epoch 3" in text, "the line")
+    with status_terminal(tmp_path, "-i", '["progress", ""]', env={"NO_COLOR": "1"}) as one:
+        text = one.wait_until(lambda text: "epoch 3" in text, "the line")
         assert without_colors(text) == text
         (tmp_path / "go").touch()
         one.end()
@@ -79,17 +84,18 @@ def test_no_color_means_no_color(tmp_path: Path) -> None:
 def test_nothing_is_drawn_with_quiet_or_on_a_terminal_that_cannot(
     args: list[str], env: dict[str, str], tmp_path: Path
 ) -> None:
-    with terminal(tmp_path, "-i", '["progress", ""]', "--timeout", "1.5", *args, env=env) as one:
-        status, _, _ = one.end()
+    with status_terminal(tmp_path, "-i", '["progress", ""]', "--timeout", "1.5", *args, env=env) as one:
+        status, _ = one.end()
         assert status != 0
-        assert ERASE not in one.text and "epoch" not in one.text
+        assert ERASE not in one.shown and "epoch" not in one.shown
 
 
 def test_a_short_run_does_not_import_what_draws(tmp_path: Path) -> None:
     (tmp_path / "go").touch()
-    with terminal(tmp_path, "-i", '["", ""]', env={"PYTHONVERBOSE": None}) as one:
-        status, _, shown = one.end()
-    assert status == 0 and ERASE not in one.text and "✔ t1 done" in shown
+    with status_terminal(tmp_path, "-i", '["", ""]', env={"PYTHONVERBOSE": None}) as one:
+        status, _ = one.end()
+        shown = left_on_screen(one.shown)
+    assert status == 0 and ERASE not in one.shown and "✔ t1 done" in shown
 
 
 def test_the_curve_is_drawn_against_the_limit() -> None:

@@ -10,7 +10,7 @@ import signal
 import struct
 import subprocess
 import termios
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from .programs import HKRUNNER, environment
@@ -18,40 +18,60 @@ from .waiting import wait_until
 
 
 class AtTerminal:
-    """A command whose stdin and stderr are the terminal; so is stdout unless it is piped."""
+    """A command whose stderr is the terminal; so are stdin and stdout, unless the test asks for less."""
 
     def __init__(
-        self, args: list[str], *, cwd: Path, env: Mapping[str, str | None] | None = None, piped: bool = False
+        self,
+        args: list[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str | None] | None = None,
+        piped: bool = False,
+        typed: bool = True,
+        columns: int = 200,
     ) -> None:
+        """`piped`: stdout is a pipe. `typed`: stdin is the terminal, which is then the controlling one."""
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         os.set_blocking(self._master, False)
-        self.shown = ""
+        self._written = ""
         self.process = subprocess.Popen(
             [HKRUNNER, *args],
             cwd=cwd,
             env=environment({"TERM": "dumb", **(env or {})}),
-            stdin=slave,
+            stdin=slave if typed else subprocess.DEVNULL,
             stdout=subprocess.PIPE if piped else slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=_take_terminal,
+            preexec_fn=_take_terminal if typed else None,
         )
         os.close(slave)
+        #: A debugger at the terminal need not heed SIGTERM.
+        self._end_signal = signal.SIGKILL if typed else signal.SIGTERM
+
+    @property
+    def shown(self) -> str:
+        """What was written to the terminal, as far as it was read."""
+        return self._written.replace("\r\n", "\n")
 
     def read(self) -> str:
-        """Return everything that was shown so far."""
+        """Return everything that was written so far."""
         with contextlib.suppress(BlockingIOError, OSError):  # EIO: the other end was closed
             while True:
-                self.shown += os.read(self._master, 65536).decode("utf-8", "replace").replace("\r\n", "\n")
+                self._written += os.read(self._master, 65536).decode("utf-8", "replace")
         return self.shown
 
     def wait_for(self, text: str, *, times: int = 1, deadline_s: float = 20.0) -> None:
         """Wait until the text was shown this many times."""
+        self.wait_until(lambda shown: shown.count(text) >= times, repr(text), deadline_s=deadline_s)
+
+    def wait_until(self, condition: Callable[[str], object], what: str, *, deadline_s: float = 20.0) -> str:
+        """Wait until the condition holds for what was written; return that."""
         try:
-            wait_until(lambda: self.read().count(text) >= times, deadline_s=deadline_s, what=repr(text))
+            wait_until(lambda: bool(condition(self.read())), deadline_s=deadline_s, what=what)
         except AssertionError as error:
-            raise AssertionError(f"{error}; the terminal has: {self.shown}") from None
+            raise AssertionError(f"{error}; the terminal has: {self.shown!r}") from None
+        return self.shown
 
     def type(self, text: str) -> None:
         """Press these keys; \\x03 is Ctrl-C."""
@@ -82,7 +102,7 @@ class AtTerminal:
 
     def close(self) -> None:
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
+            self.process.send_signal(self._end_signal)
             self.process.wait(timeout=10)
         if self.process.stdout is not None:
             self.process.stdout.close()
@@ -92,10 +112,15 @@ class AtTerminal:
 
 @contextlib.contextmanager
 def at_terminal(
-    cwd: Path, *args: str, env: Mapping[str, str | None] | None = None, piped: bool = False
+    cwd: Path,
+    *args: str,
+    env: Mapping[str, str | None] | None = None,
+    piped: bool = False,
+    typed: bool = True,
+    columns: int = 200,
 ) -> Iterator[AtTerminal]:
     """Run hkrunner at a terminal; on exit it has ended."""
-    one = AtTerminal(list(args), cwd=cwd, env=env, piped=piped)
+    one = AtTerminal(list(args), cwd=cwd, env=env, piped=piped, typed=typed, columns=columns)
     try:
         yield one
     finally:
