@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from support.local import ALGORITHMS
 from support.programs import Program, serving
-from support.scripted_worker import TASK, TEXT, Client, ScriptedWorker, encode, frame
+from support.scripted_client import Client
+from support.scripted_worker import ScriptedWorker
 from support.served import serving_worker
 from support.waiting import wait_until
+from support.worker_wire import TASK, TEXT, encode, frame
 
 ENCODINGS = ["json", "bson", "msgpack"]
 

@@ -17,7 +17,8 @@ from hkrunner.sandbox.shared.container_limits import PARENT_BYTES, WARDEN_BYTES,
 from hkrunner.sandbox.shared.limits import MI, format_bytes
 from support.processes import runs
 from support.programs import HKRUNNER, Program, run
-from support.scripted_worker import Client, ScriptedWorker
+from support.scripted_client import Client
+from support.scripted_worker import ScriptedWorker
 from support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripted_worker import BINARY, TASK, TEXT, Client, encode, frame
+from support.scripted_client import Client
 from support.served import serving_worker
 from support.waiting import wait_until
+from support.worker_wire import BINARY, TASK, TEXT, encode, frame
 
 
 def to_answer(client: Client, message: dict[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import pytest
 from hkrunner.boards.runs.event_files import read_scalars
 from support.local import Run, run_tasks
 from support.programs import run_hkrunner, serving
-from support.scripted_worker import TASK, Client
+from support.scripted_client import Client
 from support.served import serving_worker
 from support.waiting import wait_until
+from support.worker_wire import TASK
 
 TROUBLE = "metrics_and_trouble.py"
 RESOURCES = {f"~resources/{name}" for name in ("cpu_cores", "memory_mib", "processes")}

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from support.local import ALGORITHMS, run_tasks
 from support.programs import Program, Result, run_hkrunner, serving
-from support.scripted_worker import TASK
 from support.served import serving_worker
 from support.waiting import wait_until
+from support.worker_wire import TASK
 
 METRICS = "metrics_names_its_folder.py"
 INPUT_BACK = "gives_its_input_back.py"

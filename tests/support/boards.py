@@ -27,6 +27,11 @@ from .waiting import wait_until
 BOARD_DEADLINE_S = 60.0
 
 
+def open_task(store: Store, task: str = "t1", *, job: str = "job") -> TaskRecord:
+    """Return the record of a task that has just begun."""
+    return store.open(TaskIds(task, job, "node", "pipeline"), entry="a.py", started_at=1000.0)
+
+
 def add_run(
     root: Path,
     task: str,

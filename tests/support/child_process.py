@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from hkrunner.sandbox.parent.warden_launch import START
 from hkrunner.sandbox.shared.channel import FrameReader, fds_of, header
 from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, ProcessMessage, decode, encode
-from hkrunner.sandbox.shared.messages import FROM_CHILD, Loaded, Setup
+from hkrunner.sandbox.shared.messages import FROM_CHILD, Begin, Done, Loaded, Setup, Start
 
 DEADLINE_S = 20.0
+#: Code that returns its input.
+ECHO = "def start(args, api):\n    return args['input']\n"
 
 
 class ChildProcess:
@@ -99,3 +104,25 @@ class ChildProcess:
         self.control.close()
         self._reader.close()
         os.close(self._fault)
+
+
+#: Starts a child with this code and these fields of Setup.
+StartChild = Callable[..., ChildProcess]
+
+
+def wire(value: Any = 1, **ids: str) -> bytes:
+    """The worker's `initialize` with this input."""
+    return json.dumps({"command": "initialize", "data": {"input": value, **ids}}).encode()
+
+
+def done(value: Any) -> Done:
+    text = json.dumps({"command": "done", "data": value}, separators=(",", ":"))
+    return Done(text.encode())
+
+
+def one_task(child: ChildProcess, number: int, value: Any = 1) -> ProcessMessage:
+    """Hand over a task whole; return how it ended."""
+    child.say(number, Begin(wire(value)), Start())
+    said = child.next()
+    assert said is not None and said[0] == number
+    return said[1]

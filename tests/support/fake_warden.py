@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from hkrunner.sandbox.shared.messages import (
     TO_WARDEN,
     Account,
     Ended,
+    Loaded,
     Protection,
     Sample,
     Setup,
@@ -37,6 +38,7 @@ from .clock import Clock
 PID = 2**23
 SETUP = Setup(PROTOCOL_VERSION, "/code", "main", "start", "/code/main.py", "json", [])
 SPAWNED = Spawned(PROTOCOL_VERSION, PID, "", Protection("limits: none", "sampling", False))
+LOADED = Loaded(PROTOCOL_VERSION, ["start"], "3.12.1", {})
 ACCOUNT = Account(1000, 0, 0.5, False, False, [], 0, [], 0)
 
 
@@ -212,3 +214,7 @@ class FakeWarden:
         for fd in self._fds:
             os.close(fd)
         self.loop.close()
+
+
+#: Starts a warden whose child gets these arguments of FakeWarden.
+StartWarden = Callable[..., FakeWarden]

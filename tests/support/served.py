@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .local import ALGORITHMS
 from .programs import Program, serving
-from .scripted_worker import Client, ScriptedWorker
+from .scripted_client import Client
+from .scripted_worker import ScriptedWorker
 
 OBEYS = ALGORITHMS / "obeys.py"
 
@@ -28,3 +30,17 @@ def serving_worker(
         given = ("--entry", str(ALGORITHMS / entry), "--url", worker.url, *args)
         program = stack.enter_context(serving(*given, cwd=cwd, env=env))
         yield worker.accept(), program
+
+
+def has_record(folder: Path, status: str) -> bool:
+    """Whether the record of a task on disk has this status."""
+    records = (folder / ".hkrunner" / "tasks").glob("*/task.json")
+    return any(json.loads(path.read_text())["status"] == status for path in records)
+
+
+def accept_again(worker: ScriptedWorker) -> Client:
+    """Return the client that has reconnected, with the query it had."""
+    client = worker.accept()
+    assert client.query == {"storage": "v1", "encoding": "json"}
+    assert len(set(worker.queries)) == 1
+    return client

@@ -9,34 +9,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hkrunner.boards.runs.layout import RESOURCES
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds, local_job_id
 from hkrunner.boards.runs.task_record import TaskRecord
-from hkrunner.sandbox.linux import kernel
+from support.boards import open_task
 from support.waiting import wait_until
 
 IDS = TaskIds("t1", "job", "node", "pipeline")
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def store(root: Path) -> Iterator[Store]:
-    with_slot = Store(root)
-    yield with_slot
-    with_slot.close()
-
-
-def open_task(store: Store, task: str = "t1", *, job: str = "job") -> TaskRecord:
-    return store.open(TaskIds(task, job, "node", "pipeline"), entry="a.py", started_at=1000.0)
 
 
 def facts(record: TaskRecord) -> dict[str, object]:
@@ -45,15 +27,15 @@ def facts(record: TaskRecord) -> dict[str, object]:
     return value
 
 
-def test_a_store_creates_nothing_before_it_is_used(root: Path) -> None:
-    Store(root)
-    assert not root.exists()
+def test_a_store_creates_nothing_before_it_is_used(state_root: Path) -> None:
+    Store(state_root)
+    assert not state_root.exists()
 
 
-def test_an_open_task_is_on_disk_and_active(store: Store, root: Path) -> None:
+def test_an_open_task_is_on_disk_and_active(store: Store, state_root: Path) -> None:
     record = store.open(IDS, entry="a.py", started_at=1000.25, extra={"limits": {"mem": 1}})
-    assert record.name == "t1" and record.folder == root / "tasks" / "t1"
-    assert record.metrics_dir == root / "runs" / "pipeline" / "node" / "job" / "t1"
+    assert record.name == "t1" and record.folder == state_root / "tasks" / "t1"
+    assert record.metrics_dir == state_root / "runs" / "pipeline" / "node" / "job" / "t1"
     assert facts(record) == facts(record) | {
         "taskId": "t1",
         "jobId": "job",
@@ -119,41 +101,41 @@ def test_metrics_of_a_task_whose_record_was_removed_are_not_mixed_with_new_ones(
 
 
 @pytest.mark.parametrize("text", ["", ".", "..", "a/b", "../../../etc", "x" * 300, "a\0b", "\ud800", "né"])
-def test_a_task_is_never_lost_for_its_names(store: Store, root: Path, text: str) -> None:
+def test_a_task_is_never_lost_for_its_names(store: Store, state_root: Path, text: str) -> None:
     record = store.open(TaskIds(text, text, text, text), entry="a.py", started_at=1.0)
     again = store.open(TaskIds(text, text, text, text), entry="a.py", started_at=2.0)
     for one in (record, again):
         assert one.problems == []
-        assert one.folder.parent == root / "tasks" and one.metrics_dir.parents[3] == root / "runs"
+        assert one.folder.parent == state_root / "tasks" and one.metrics_dir.parents[3] == state_root / "runs"
         assert facts(one)["taskId"] == facts(one)["jobId"] == text
         one.finish({})
     assert record.folder != again.folder
 
 
-def test_local_tasks_are_numbered_on(store: Store, root: Path) -> None:
+def test_local_tasks_are_numbered_on(store: Store, state_root: Path) -> None:
     assert [store.next_local_task() for _ in range(3)] == ["t1", "t2", "t3"]
     record = open_task(store, "t2")
     assert record.name == "t2"
     record.finish({})
-    assert Store(root).next_local_task() == "t4"
+    assert Store(state_root).next_local_task() == "t4"
 
 
-def test_two_hkrunners_never_share_a_local_task(root: Path) -> None:
+def test_two_hkrunners_never_share_a_local_task(state_root: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from hkrunner.boards.runs.store import Store\n"
         "store = Store(Path(sys.argv[1]))\n"
         "print(*[store.next_local_task() for _ in range(100)])"
     )
     both = [
-        subprocess.Popen([sys.executable, "-c", program, root], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", program, state_root], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     names = [name for process in both for name in process.communicate()[0].split()]
     assert len(names) == 200 == len(set(names))
 
 
-def test_output_is_bounded_and_says_so(root: Path) -> None:
-    store = Store(root, stream_limit_bytes=10)
+def test_output_is_bounded_and_says_so(state_root: Path) -> None:
+    store = Store(state_root, stream_limit_bytes=10)
     record = open_task(store)
     for _ in range(5):
         record.append("stdout", b"abcdef")
@@ -165,213 +147,6 @@ def test_output_is_bounded_and_says_so(root: Path) -> None:
     ]
     assert (record.folder / "stderr.log").read_bytes() == b"whole"
     store.close()
-
-
-# --- ALGO_METRICS_DIR
-
-
-def test_the_metrics_path_stays_and_leads_to_each_task_in_turn(store: Store) -> None:
-    links = set()
-    for name in ("t1", "t2"):
-        record = open_task(store, name)
-        links.add(record.metrics_link)
-        (record.metrics_link / "mark").write_text(name)
-        assert (record.metrics_dir / "mark").read_text() == name
-        assert record.environment == {
-            "ALGO_METRICS_DIR": str(record.metrics_link),
-            "HKRUNNER_TASK_METRICS_DIR": str(record.metrics_dir),
-        }
-        record.finish({})
-    assert len(links) == 1
-
-
-def test_code_that_resolves_the_path_at_import_writes_to_each_task_in_turn(store: Store) -> None:
-    resolved = Path(store.environment()["ALGO_METRICS_DIR"]).resolve(strict=True)
-    (resolved / "header").write_text("made at import")
-    for name in ("t1", "t2"):
-        record = open_task(store, name)
-        (resolved / "mark").write_text(name)
-        assert (record.metrics_dir / "mark").read_text() == name
-        record.finish({})
-    (header,) = store.root.rglob("header")
-    assert header.parent.name == "t1"
-
-
-@pytest.mark.parametrize("more", [(), ("with a task",)])
-def test_what_an_import_wrote_is_kept_when_its_hkrunner_is_killed(root: Path, more: tuple[str, ...]) -> None:
-    program = (
-        "import os, sys; from pathlib import Path; from hkrunner.boards.runs.store import Store\n"
-        "from hkrunner.boards.runs.task_ids import TaskIds\n"
-        "store = Store(Path(sys.argv[1])); place = Path(store.environment()['ALGO_METRICS_DIR'])\n"
-        "(place / 'header').write_text('')\n"
-        "if sys.argv[2:]: store.open(TaskIds('t1', 'job', 'node', 'mnist'), entry='e', started_at=1.0)\n"
-        "os.kill(os.getpid(), 9)"
-    )
-    subprocess.run([sys.executable, "-c", program, root, *more], check=False)
-    store = Store(root)
-    place = Path(store.environment()["ALGO_METRICS_DIR"])
-    # Nothing of the next one goes there.
-    assert (
-        place == root / "current" / "1" / "metrics" and not place.is_symlink() and list(place.iterdir()) == []
-    )
-    (kept,) = (root / "runs").rglob("header")
-    assert kept.relative_to(root / "runs").parts[0] == ("mnist" if more else "earlier")
-    store.close()
-    assert list((root / "current").iterdir()) == []
-
-
-@pytest.mark.parametrize("can_exchange", [True, False])
-def test_each_task_keeps_the_link_to_its_metrics(
-    root: Path, can_exchange: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: str) -> None:
-        raise OSError(errno.EINVAL, "not on this file system")
-
-    if not can_exchange:
-        monkeypatch.setattr(kernel, "exchange", refuse)
-    store = Store(root)
-    records = [open_task(store, name) for name in ("t1", "t2", "t3")]
-    for record in records:
-        record.finish({})
-        assert record.problems == []
-    store.close()
-    for record in records[0 if can_exchange else -1 :]:
-        assert (record.folder / "metrics").resolve(strict=True) == record.metrics_dir
-        assert not os.path.isabs(os.readlink(record.folder / "metrics")), "the state folder may be moved"
-
-
-def test_a_task_removed_while_the_next_begins_does_no_harm(store: Store) -> None:
-    first = open_task(store, "t1")
-    first.finish({})
-    shutil.rmtree(first.folder)
-    second = open_task(store, "t2")
-    second.finish({})
-    assert second.problems == [] and second.metrics_link.resolve() == second.metrics_dir
-
-
-def test_two_stores_at_once_have_paths_of_their_own(root: Path) -> None:
-    stores = [Store(root), Store(root)]
-    records = [open_task(store, f"t{number}") for number, store in enumerate(stores)]
-    assert records[0].metrics_link != records[1].metrics_link
-    for store in stores:
-        store.close()
-    assert list((root / "current").iterdir()) == []
-
-
-def test_the_path_of_a_killed_hkrunner_is_used_again(root: Path) -> None:
-    program = (
-        "import os, sys; from pathlib import Path; from hkrunner.boards.runs.store import Store\n"
-        "from hkrunner.boards.runs.task_ids import TaskIds\n"
-        "store = Store(Path(sys.argv[1]))\n"
-        "store.open(TaskIds('a', 'b', 'c', 'd'), entry='e', started_at=1.0)\n"
-        "os.kill(os.getpid(), 9)"
-    )
-    subprocess.run([sys.executable, "-c", program, root], check=False)
-    assert (root / "current" / "1" / "metrics").is_symlink()
-    store = Store(root)
-    assert open_task(store).metrics_link == root / "current" / "1" / "metrics"
-    store.close()
-
-
-def test_metrics_that_go_to_an_earlier_task_are_reported_once(store: Store) -> None:
-    first = open_task(store, "t1")
-    writer = (first.metrics_dir / "events.out.tfevents.1").open("wb", buffering=0)
-    writer.write(b"first")
-    first.finish({})
-    problems = []
-    for name in ("t2", "t3"):
-        record = open_task(store, name)
-        (record.metrics_dir / RESOURCES).mkdir()
-        (record.metrics_dir / RESOURCES / "events.out.tfevents.2").write_bytes(b"our own do not count")
-        writer.write(b"more")
-        record.finish({})
-        problems.append(record.problems)
-    writer.close()
-    (sentence,) = problems[0]
-    assert "metrics of this task went to task t1" in sentence and "create it inside start()" in sentence
-    assert problems[1] == []
-
-
-def test_a_task_without_metrics_after_one_with_them_is_no_problem(store: Store) -> None:
-    first = open_task(store, "t1")
-    (first.metrics_dir / "events.out.tfevents.1").write_bytes(b"first")
-    first.finish({})
-    second = open_task(store, "t2")
-    second.finish({})
-    assert second.problems == []
-
-
-# --- the cluster's own folder
-
-
-def test_a_task_in_the_cluster_sees_the_clusters_folder_fresh(root: Path, tmp_path: Path) -> None:
-    volume = tmp_path / "metrics"
-    store = Store(root, metrics_dir=volume)
-    first = open_task(store, "t1")
-    assert first.metrics_link == volume and list(volume.iterdir()) == []
-    assert first.environment["HKRUNNER_TASK_METRICS_DIR"] == str(volume)
-    (volume / "train").mkdir()
-    (volume / "train" / "events").write_text("of t1")
-    assert (first.metrics_dir / "metrics" / "train" / "events").read_text() == "of t1"
-    first.finish({})
-    # The worker uploads now: nothing may have moved yet.
-    assert (volume / "train" / "events").exists()
-
-    second = open_task(store, "t2")
-    assert list(volume.iterdir()) == []
-    assert (first.metrics_dir / "metrics" / "train" / "events").read_text() == "of t1"
-    assert not (first.metrics_dir / "metrics").is_symlink()
-    assert second.problems == []
-    second.finish({})
-    store.close()
-
-
-def test_what_a_killed_hkrunner_left_in_the_clusters_folder_goes_to_its_task(
-    root: Path, tmp_path: Path
-) -> None:
-    volume = tmp_path / "metrics"
-    program = (
-        "import os, sys; from pathlib import Path; from hkrunner.boards.runs.store import Store\n"
-        "from hkrunner.boards.runs.task_ids import TaskIds\n"
-        "store = Store(Path(sys.argv[1]), metrics_dir=Path(sys.argv[2]))\n"
-        "store.open(TaskIds('a', 'b', 'c', 'd'), entry='e', started_at=1.0)\n"
-        "(Path(sys.argv[2]) / 'events').write_text('of a')\n"
-        "os.kill(os.getpid(), 9)"
-    )
-    subprocess.run([sys.executable, "-c", program, root, volume], check=False)
-    store = Store(root, metrics_dir=volume)
-    record = open_task(store)
-    assert list(volume.iterdir()) == []
-    assert (root / "runs" / "d" / "c" / "b" / "a" / "metrics" / "events").read_text() == "of a"
-    record.finish({})
-    store.close()
-
-
-def test_files_of_nobody_in_the_clusters_folder_are_kept(root: Path, tmp_path: Path) -> None:
-    volume = tmp_path / "metrics"
-    volume.mkdir()
-    (volume / "events").write_text("of somebody")
-    store = Store(root, metrics_dir=volume)
-    record = open_task(store)
-    assert list(volume.iterdir()) == []
-    (kept,) = (root / "runs" / "earlier" / "found").rglob("events")
-    assert kept.read_text() == "of somebody"
-    record.finish({})
-    store.close()
-
-
-def test_a_cluster_folder_that_cannot_be_emptied_is_reported(root: Path, tmp_path: Path) -> None:
-    volume = tmp_path / "metrics"
-    volume.write_text("a file, not a folder")
-    store = Store(root, metrics_dir=volume)
-    record = open_task(store)
-    (sentence,) = record.problems
-    assert str(volume) in sentence and "could not be emptied" in sentence
-    record.finish({})
-    store.close()
-
-
-# --- disks that refuse
 
 
 def test_a_full_disk_is_reported_once_and_the_task_goes_on(store: Store) -> None:
@@ -423,9 +198,9 @@ def test_a_disk_that_refuses_in_the_middle_is_one_sentence(
     assert facts(record)["status"] == "active", "the record stays valid JSON"
 
 
-def test_a_state_folder_removed_while_running_comes_back(store: Store, root: Path) -> None:
+def test_a_state_folder_removed_while_running_comes_back(store: Store, state_root: Path) -> None:
     first = open_task(store, "t1")
-    shutil.rmtree(root)
+    shutil.rmtree(state_root)
     first.finish({"status": "succeed"})
     second = open_task(store, "t2")
     second.finish({"status": "succeed"})
@@ -433,7 +208,7 @@ def test_a_state_folder_removed_while_running_comes_back(store: Store, root: Pat
     assert second.metrics_link.resolve() == second.metrics_dir.resolve()
 
 
-def test_a_kill_at_any_moment_leaves_readable_records(root: Path) -> None:
+def test_a_kill_at_any_moment_leaves_readable_records(state_root: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from hkrunner.boards.runs.store import Store\n"
         "from hkrunner.boards.runs.task_ids import TaskIds\n"
@@ -443,7 +218,7 @@ def test_a_kill_at_any_moment_leaves_readable_records(root: Path) -> None:
         "    record.finish({'status': 'succeed', 'text': 'x' * (number % 5000)})\n"
     )
     for number in range(5):
-        folder = root / str(number)
+        folder = state_root / str(number)
         run_and_kill([sys.executable, "-c", program, str(folder)], folder / "tasks", 20 * number)
         for path in folder.glob("tasks/*/task.json"):
             assert json.loads(path.read_bytes())["status"] in ("active", "succeed")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 import zipfile
 from collections import Counter
@@ -256,71 +255,6 @@ def test_no_two_classes_have_the_same_name() -> None:
     assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
-LONGEST_FILE = 400
-MOST_METHODS = 25
-#: In the docstring or the first comment of a longer file, before the reason why it is not divided.
-REASON = re.compile(rf"(?i)longer than {LONGEST_FILE} lines[,:]? (?:because|since) \w+")
-
-
-def is_too_long(text: str) -> bool:
-    """Whether a file has too many lines, and does not begin with the reason."""
-    if len(text.splitlines()) <= LONGEST_FILE:
-        return False
-    first_comment = re.match(r"(?:#.*\n)*", text)
-    assert first_comment is not None
-    beginning = f"{ast.get_docstring(ast.parse(text)) or ''} {first_comment.group()}"
-    return not REASON.search(re.sub(r"[\s#]+", " ", beginning))
-
-
-def classes_with_too_many_methods(text: str) -> list[str]:
-    """Return the classes, nested ones too, with more methods than a reader can keep in mind."""
-    return [
-        node.name
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.ClassDef)
-        and sum(isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) for one in node.body) > MOST_METHODS
-    ]
-
-
-def test_a_file_of_ours_is_short_or_says_why_it_is_not() -> None:
-    files = [file for file in SOURCES if is_too_long(file.read_text(encoding="utf-8"))]
-    assert not files, "\n".join(map(str, files))
-
-
-def test_a_class_of_ours_has_few_methods() -> None:
-    found = [
-        f"{file.relative_to(ROOT)}: {name}"
-        for file in SOURCES
-        for name in classes_with_too_many_methods(file.read_text(encoding="utf-8"))
-    ]
-    assert not found, "\n".join(found)
-
-
-@pytest.mark.parametrize(
-    ("beginning", "lines", "too_long"),
-    [
-        ('"""A file."""', 400, False),
-        ('"""A file."""', 401, True),
-        ('"""A file.\n\nLonger than 400 lines, since the table\nis read as a whole.\n"""', 401, False),
-        ("# Longer than 400\n# lines: because it is generated.", 401, False),
-        ('"""Longer than 400 lines."""', 401, True),
-        ('"""A file."""\n\n# Longer than 400 lines, since nobody divided it.', 401, True),
-    ],
-    ids=["at the limit", "above it", "a reason", "a reason in a comment", "no reason", "a later comment"],
-)
-def test_long_files_are_found(beginning: str, lines: int, too_long: bool) -> None:
-    text = beginning + "\nNUMBER = 1" * (lines - beginning.count("\n") - 1) + "\n"
-    assert len(text.splitlines()) == lines
-    assert is_too_long(text) is too_long
-
-
-@pytest.mark.parametrize("methods", [MOST_METHODS, MOST_METHODS + 1])
-def test_large_classes_are_found(methods: int) -> None:
-    body = "".join(f"        async def m{number}(self): ...\n" for number in range(methods))
-    found = classes_with_too_many_methods(f"class Small:\n    class Large:\n{body}")
-    assert found == (["Large"] if methods > MOST_METHODS else [])
-
-
 def test_every_package_says_what_lives_there() -> None:
     for file in (path for path in SOURCES if path.name == "__init__.py"):
         assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), file
@@ -404,54 +338,3 @@ def test_a_wheel_holds_our_modules_and_nothing_else(tmp_path: Path) -> None:
     assert {name for name in names if name.endswith(".py")} == {
         f"hkrunner/{path.relative_to(ROOT)}" for path in sources
     }
-
-
-def tracked_texts() -> Iterator[tuple[str, str]]:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
-    for name in listed.decode().split("\0"):
-        path = ROOT / name
-        if name and path.is_file():
-            content = path.read_bytes()
-            if b"\0" not in content:
-                yield name, content.decode("utf-8", "replace")
-
-
-# Put together here, so that this file does not hold what it looks for.
-HOSTS = ["pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "npmjs" + ".com", "deb." + "debian.org"]
-HOMES = ["root", "work", "farm", "opt/pypi", "opt/wheels"]
-A_HOST = "|".join(map(re.escape, HOSTS))
-# A slash that begins a path: not the one in examples/work, $root/work or ~/work.
-A_HOME = rf"(?<![\w.$}}~*])/(?:{'|'.join(HOMES)})/"
-FORBIDDEN = re.compile(f"{A_HOST}|{A_HOME}")
-
-
-def test_no_file_names_a_registry_or_a_place_on_one_machine() -> None:
-    hits = [
-        f"{name}:{number}: {line.strip()[:120]}"
-        for name, text in tracked_texts()
-        for number, line in enumerate(text.splitlines(), start=1)
-        if FORBIDDEN.search(line)
-    ]
-    assert not hits, "\n".join(hits)
-
-
-@pytest.mark.parametrize("line", ["cd /" + "work/main", "index https://" + HOSTS[0], "'/" + "root/.cache'"])
-def test_the_search_for_places_finds_them(line: str) -> None:
-    assert FORBIDDEN.search(line)
-
-
-@pytest.mark.parametrize("line", ["examples/work/a.py", "root / work", "$root/.venv", "/hkube/algorithm"])
-def test_the_search_for_places_leaves_others_alone(line: str) -> None:
-    assert not FORBIDDEN.search(line)
-
-
-def test_no_test_is_skipped_or_expected_to_fail() -> None:
-    words = {"skip", "skipif", "xfail", "importorskip", "skipTest", "skipUnless", "skipIf", "expectedFailure"}
-    hits = [
-        f"{file.relative_to(ROOT)}:{node.lineno}: {node.attr}"
-        for file in sorted((ROOT / "tests").rglob("*.py"))
-        if "algorithms" not in file.parts
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file)))
-        if isinstance(node, ast.Attribute) and node.attr in words
-    ]
-    assert not hits, "\n".join(hits)

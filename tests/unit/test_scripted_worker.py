@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.scripted_worker import MESSAGE_MAX, Client, ScriptedWorker
+from support.scripted_client import Client
+from support.scripted_worker import ScriptedWorker
 from support.waiting import wait_until
+from support.worker_wire import MESSAGE_MAX
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -229,7 +231,7 @@ def test_a_violation_that_nobody_takes_fails_the_test() -> None:
 
 @pytest.mark.parametrize("encoding", ["json", "bson", "msgpack"])
 def test_it_speaks_the_encoding_of_the_query(encoding: str) -> None:
-    from support.scripted_worker import decode, encode
+    from support.worker_wire import decode, encode
 
     with ScriptedWorker() as worker, talking(worker, f"?encoding={encoding}") as (wire, client):
         client.initialize([1, "a"])
@@ -243,7 +245,7 @@ def test_it_speaks_the_encoding_of_the_query(encoding: str) -> None:
 
 
 def test_bson_on_the_socket_is_wrapped_as_hkube_wraps_it() -> None:
-    from support.scripted_worker import encode
+    from support.worker_wire import encode
 
     wrapped = "290000000364617461001e00000002636f6d6d616e64000c000000696e697469616c697a6564000000"
     assert encode("bson", {"command": "initialized"}).hex() == wrapped

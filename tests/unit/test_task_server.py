@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hkrunner.sandbox.shared.channel import EXIT_CHANNEL_LOST, INLINE_MAX, blob_problem
-from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Memfd
 from hkrunner.sandbox.shared.messages import (
     ApiCall,
     Begin,
@@ -19,73 +17,25 @@ from hkrunner.sandbox.shared.messages import (
     Failed,
     Initialize,
     Initialized,
-    Loaded,
     LoadFailed,
     Problem,
     Progress,
     Reply,
     Start,
-    StopReturned,
-    StopTask,
     TaskRead,
     UseFolder,
 )
-from support.child_process import ChildProcess
+from support.child_process import ECHO, StartChild, done, one_task, wire
 from support.waiting import wait_until
 
-Make = Callable[..., ChildProcess]
-ECHO = "def start(args, api):\n    return args['input']\n"
 IDS = {"taskId": "t1", "jobId": "j1", "nodeName": "n", "algorithmName": None, "pipelineName": None}
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    made: list[ChildProcess] = []
-
-    def child(code: str, **setup: Any) -> ChildProcess:
-        made.append(ChildProcess(code, tmp_path, setup=setup))
-        return made[-1]
-
-    yield child
-    for one in made:
-        one.__exit__(None, None, None)
-
-
-@pytest.fixture
-def serving(make: Make) -> Callable[..., ChildProcess]:
-    """Return a child whose code is loaded."""
-
-    def child(code: str, **setup: Any) -> ChildProcess:
-        one = make(code, **setup)
-        one.loaded()
-        return one
-
-    return child
-
-
-def wire(value: Any = 1, **ids: str) -> bytes:
-    """The worker's `initialize` with this input."""
-    return json.dumps({"command": "initialize", "data": {"input": value, **ids}}).encode()
-
-
-def done(value: Any) -> Done:
-    text = json.dumps({"command": "done", "data": value}, separators=(",", ":"))
-    return Done(text.encode())
-
-
-def one_task(child: ChildProcess, number: int, value: Any = 1) -> ProcessMessage:
-    """Hand over a task whole; return how it ended."""
-    child.say(number, Begin(wire(value)), Start())
-    said = child.next()
-    assert said is not None and said[0] == number
-    return said[1]
 
 
 # ---- loading
 
 
-def test_what_the_code_offers_is_reported_once_it_is_loaded(make: Make) -> None:
-    loaded = make("def init(args): ...\ndef start(args, api): ...\ndef exit(data): ...\n").loaded()
+def test_what_the_code_offers_is_reported_once_it_is_loaded(start_child: StartChild) -> None:
+    loaded = start_child("def init(args): ...\ndef start(args, api): ...\ndef exit(data): ...\n").loaded()
     assert (loaded.version, loaded.methods) == (PROTOCOL_VERSION, ["start", "init", "exit"])
     assert loaded.calls["start"] == {"function": "start", "parameters": "args, api", "given": ["args", "api"]}
 
@@ -100,9 +50,9 @@ def test_what_the_code_offers_is_reported_once_it_is_loaded(make: Make) -> None:
     ],
 )
 def test_code_that_cannot_be_used_is_reported_and_the_child_ends(
-    make: Make, code: str, expected: str, sentence: str
+    start_child: StartChild, code: str, expected: str, sentence: str
 ) -> None:
-    child = make(code)
+    child = start_child(code)
     said = child.next()
     assert said is not None
     failed = said[1]
@@ -111,8 +61,8 @@ def test_code_that_cannot_be_used_is_reported_and_the_child_ends(
     assert child.status() == 0
 
 
-def test_a_parent_of_another_version_is_refused_with_what_to_do(make: Make) -> None:
-    child = make(ECHO, version=PROTOCOL_VERSION + 1)
+def test_a_parent_of_another_version_is_refused_with_what_to_do(start_child: StartChild) -> None:
+    child = start_child(ECHO, version=PROTOCOL_VERSION + 1)
     said = child.next()
     assert said is not None
     failed = said[1]
@@ -121,8 +71,8 @@ def test_a_parent_of_another_version_is_refused_with_what_to_do(make: Make) -> N
     assert child.status() == 0
 
 
-def test_a_parent_that_says_nothing_is_gone(make: Make) -> None:
-    child = make(ECHO)
+def test_a_parent_that_says_nothing_is_gone(start_child: StartChild) -> None:
+    child = start_child(ECHO)
     child.tasks.close()
     assert child.status() in (0, EXIT_CHANNEL_LOST)
 
@@ -130,14 +80,16 @@ def test_a_parent_that_says_nothing_is_gone(make: Make) -> None:
 # ---- tasks
 
 
-def test_a_task_handed_over_whole_is_answered_without_a_word_between(serving: Make) -> None:
-    child = serving(ECHO)
+def test_a_task_handed_over_whole_is_answered_without_a_word_between(serving_child: StartChild) -> None:
+    child = serving_child(ECHO)
     assert one_task(child, 1, [1, 2]) == done([1, 2])
     assert one_task(child, 2, "next") == done("next")
 
 
-def test_a_task_goes_step_by_step_where_its_names_have_to_be_found(serving: Make, tmp_path: Path) -> None:
-    child = serving("import os\ndef start(args, api):\n    return os.environ['OF_THE_TASK']\n")
+def test_a_task_goes_step_by_step_where_its_names_have_to_be_found(
+    serving_child: StartChild, tmp_path: Path
+) -> None:
+    child = serving_child("import os\ndef start(args, api):\n    return os.environ['OF_THE_TASK']\n")
     child.say(5, Initialize(wire(taskId="t1", jobId="j1", nodeName="n")))
     assert child.next() == (5, TaskRead(IDS))
     child.say(5, UseFolder(env={"OF_THE_TASK": "yes"}))
@@ -146,8 +98,8 @@ def test_a_task_goes_step_by_step_where_its_names_have_to_be_found(serving: Make
     assert child.next() == (5, done("yes"))
 
 
-def test_a_task_with_init_has_begun_before_init_runs(serving: Make) -> None:
-    child = serving(
+def test_a_task_with_init_has_begun_before_init_runs(serving_child: StartChild) -> None:
+    child = serving_child(
         "state = []\ndef init(args): state.append(args['input'])\ndef start(args, api): return state\n"
     )
     child.say(1, Begin(wire(7, taskId="t1", jobId="j1", nodeName="n"), is_announced=False))
@@ -157,8 +109,8 @@ def test_a_task_with_init_has_begun_before_init_runs(serving: Make) -> None:
     assert child.next() == (1, done([7]))
 
 
-def test_a_task_in_memory_is_read_from_there(serving: Make) -> None:
-    child = serving("def start(args, api):\n    return len(args['input'])\n")
+def test_a_task_in_memory_is_read_from_there(serving_child: StartChild) -> None:
+    child = serving_child("def start(args, api):\n    return len(args['input'])\n")
     data = wire("x" * 500_000)
     fd = os.memfd_create("test", os.MFD_CLOEXEC)
     os.write(fd, data)
@@ -171,8 +123,8 @@ def test_a_task_in_memory_is_read_from_there(serving: Make) -> None:
     assert child.next() == (1, done(500_000))
 
 
-def test_a_large_result_comes_in_memory_that_cannot_become_shorter(serving: Make) -> None:
-    child = serving("def start(args, api):\n    return 'x' * args['input']\n")
+def test_a_large_result_comes_in_memory_that_cannot_become_shorter(serving_child: StartChild) -> None:
+    child = serving_child("def start(args, api):\n    return 'x' * args['input']\n")
     inodes = []
     for number in (1, 2):
         ended = one_task(child, number, INLINE_MAX)
@@ -185,8 +137,10 @@ def test_a_large_result_comes_in_memory_that_cannot_become_shorter(serving: Make
 
 
 @pytest.mark.parametrize("limit", [None, 10, 1_000_000])
-def test_input_and_result_are_kept_up_to_a_size(serving: Make, tmp_path: Path, limit: int | None) -> None:
-    child = serving(ECHO)
+def test_input_and_result_are_kept_up_to_a_size(
+    serving_child: StartChild, tmp_path: Path, limit: int | None
+) -> None:
+    child = serving_child(ECHO)
     folder = tmp_path / "record"
     folder.mkdir()
     child.say(1, Begin(wire("value of the task"), folder=str(folder), keep_max_bytes=limit), Start())
@@ -199,16 +153,18 @@ def test_input_and_result_are_kept_up_to_a_size(serving: Make, tmp_path: Path, l
     )
 
 
-def test_a_folder_that_is_gone_fails_no_task_and_is_reported(serving: Make, tmp_path: Path) -> None:
-    child = serving(ECHO)
+def test_a_folder_that_is_gone_fails_no_task_and_is_reported(
+    serving_child: StartChild, tmp_path: Path
+) -> None:
+    child = serving_child(ECHO)
     child.say(1, Begin(wire(), folder=str(tmp_path / "gone")), Start())
     assert child.next() == (1, Problem("input.json was not kept: No such file or directory"))
     assert child.next() == (1, Problem("output.json was not kept: No such file or directory"))
     assert child.next() == (1, done(1))
 
 
-def test_a_task_that_the_supervisor_gives_up_leaves_room_for_the_next(serving: Make) -> None:
-    child = serving(ECHO)
+def test_a_task_that_the_supervisor_gives_up_leaves_room_for_the_next(serving_child: StartChild) -> None:
+    child = serving_child(ECHO)
     child.say(1, Begin(wire("old")))
     child.say(2, Begin(wire("new")), Start())
     assert child.next() == (2, done("new"))
@@ -229,9 +185,9 @@ def test_a_task_that_the_supervisor_gives_up_leaves_room_for_the_next(serving: M
     ],
 )
 def test_a_task_that_fails_is_reported_and_the_next_one_is_served(
-    serving: Make, body: str, code: str, sentence: str
+    serving_child: StartChild, body: str, code: str, sentence: str
 ) -> None:
-    child = serving(f"""
+    child = serving_child(f"""
 def misbehave():
     {body}
 def start(args, api):
@@ -243,8 +199,8 @@ def start(args, api):
     assert one_task(child, 2, "again") == done("served")
 
 
-def test_a_message_that_is_no_task_fails_that_task(serving: Make) -> None:
-    child = serving(ECHO)
+def test_a_message_that_is_no_task_fails_that_task(serving_child: StartChild) -> None:
+    child = serving_child(ECHO)
     child.say(1, Begin(b"{oops"))
     said = child.next()
     assert said is not None and isinstance(said[1], Failed)
@@ -252,23 +208,25 @@ def test_a_message_that_is_no_task_fails_that_task(serving: Make) -> None:
     assert one_task(child, 2) == done(1)
 
 
-def test_an_algorithm_that_exits_fails_its_task_and_ends_its_process(serving: Make) -> None:
-    child = serving("import sys\ndef start(args, api):\n    sys.exit(7)\n")
+def test_an_algorithm_that_exits_fails_its_task_and_ends_its_process(serving_child: StartChild) -> None:
+    child = serving_child("import sys\ndef start(args, api):\n    sys.exit(7)\n")
     failed = one_task(child, 1)
     assert isinstance(failed, Failed) and (failed.code, failed.ends) == ("EXITED", True)
     assert child.status() == 7
 
 
-def test_a_process_that_the_algorithm_forked_answers_nothing(serving: Make) -> None:
-    child = serving("import os\ndef start(args, api):\n    return 'child' if os.fork() == 0 else 'parent'\n")
+def test_a_process_that_the_algorithm_forked_answers_nothing(serving_child: StartChild) -> None:
+    child = serving_child(
+        "import os\ndef start(args, api):\n    return 'child' if os.fork() == 0 else 'parent'\n"
+    )
     assert one_task(child, 1) == done("parent")
     child.tasks.shutdown(1)  # SHUT_WR: no more tasks
     child.say_to_control(0, EndProcess({}))
     assert child.next() is None
 
 
-def test_a_process_that_lost_its_socket_ends_with_a_status_of_its_own(serving: Make) -> None:
-    child = serving("def start(args, api):\n    while True: api.progress(1)\n")
+def test_a_process_that_lost_its_socket_ends_with_a_status_of_its_own(serving_child: StartChild) -> None:
+    child = serving_child("def start(args, api):\n    while True: api.progress(1)\n")
     child.say(1, Begin(wire()), Start())
     child.next()
     child.tasks.close()
@@ -278,8 +236,8 @@ def test_a_process_that_lost_its_socket_ends_with_a_status_of_its_own(serving: M
 # ---- what it says while a task runs
 
 
-def test_progress_and_output_come_before_the_answer(serving: Make) -> None:
-    child = serving(
+def test_progress_and_output_come_before_the_answer(serving_child: StartChild) -> None:
+    child = serving_child(
         "def start(args, api):\n    print('hello')\n    api.progress(50, {'a': (1,)})\n    return 2\n"
     )
     child.say(1, Begin(wire()), Start())
@@ -288,8 +246,8 @@ def test_progress_and_output_come_before_the_answer(serving: Make) -> None:
     assert child.output == "hello\n"
 
 
-def test_a_call_of_the_code_api_gets_the_reply_of_the_worker(serving: Make) -> None:
-    child = serving("def start(args, api):\n    return api.start_algorithm('adds', [1, 2])\n")
+def test_a_call_of_the_code_api_gets_the_reply_of_the_worker(serving_child: StartChild) -> None:
+    child = serving_child("def start(args, api):\n    return api.start_algorithm('adds', [1, 2])\n")
     child.say(1, Begin(wire()), Start())
     said = child.next()
     assert said is not None and isinstance(said[1], ApiCall) and isinstance(said[1].wire, bytes)
@@ -299,8 +257,8 @@ def test_a_call_of_the_code_api_gets_the_reply_of_the_worker(serving: Make) -> N
     assert child.next() == (1, done(3))
 
 
-def test_a_reply_that_cannot_be_read_fails_the_call_it_belongs_to(serving: Make) -> None:
-    child = serving("def start(args, api):\n    return api.start_algorithm('adds', [1, 2])\n")
+def test_a_reply_that_cannot_be_read_fails_the_call_it_belongs_to(serving_child: StartChild) -> None:
+    child = serving_child("def start(args, api):\n    return api.start_algorithm('adds', [1, 2])\n")
     child.say(1, Begin(wire()), Start())
     child.next()
     child.say_to_control(1, Reply(b'{"command": "algorithmExecutionDone", "data": {"execId": "1", oops'))
@@ -309,110 +267,8 @@ def test_a_reply_that_cannot_be_read_fails_the_call_it_belongs_to(serving: Make)
     assert "ApiError: adds: its answer of 66 bytes cannot be read" in said[1].message
 
 
-def test_a_reply_for_a_task_that_is_over_is_dropped(serving: Make) -> None:
-    child = serving(ECHO)
+def test_a_reply_for_a_task_that_is_over_is_dropped(serving_child: StartChild) -> None:
+    child = serving_child(ECHO)
     assert one_task(child, 1) == done(1)
     child.say_to_control(1, Reply(b"{oops"))
     assert one_task(child, 2) == done(1)
-
-
-# ---- stop and end
-
-WAITS = """
-def start(args, api):
-    api.progress(1)
-    api.wait_for_stop(20)
-    return "stopped"
-def stop(data):
-    print("stop", data)
-"""
-
-
-def test_a_stop_reaches_the_algorithm_while_it_runs(serving: Make) -> None:
-    child = serving(WAITS)
-    child.say(1, Begin(wire()), Start())
-    assert child.next() == (1, Progress(1.0))
-    child.say_to_control(1, StopTask({"forceStop": False}))
-    # In either order: they come from two threads.
-    assert {repr(child.next()), repr(child.next())} == {repr((1, StopReturned())), repr((1, done("stopped")))}
-    assert child.output == "stop {'forceStop': False}\n"
-
-
-def test_a_stop_that_raises_is_reported(serving: Make) -> None:
-    child = serving(
-        "def start(args, api):\n    api.progress(1)\n    api.wait_for_stop(20)\ndef stop(): 1 / 0\n"
-    )
-    child.say(1, Begin(wire()), Start())
-    child.next()
-    child.say_to_control(1, StopTask({}))
-    said = {type(one[1]): one[1] for one in (child.next(), child.next()) if one is not None}
-    assert "ZeroDivisionError: division by zero in stop()" in getattr(said[StopReturned], "error", "")
-
-
-def test_a_stop_that_came_before_its_task_stops_it_once_it_is_read(serving: Make) -> None:
-    child = serving("def start(args, api):\n    return [args['input'], api.wait_for_stop(args['input'])]\n")
-    child.say_to_control(2, StopTask({}))
-    # A task before it does not take it, and it stays that of its own task.
-    assert one_task(child, 1, 0) == done([0, False])
-    child.say(2, Begin(wire(20)), Start())
-    assert {repr(child.next()), repr(child.next())} == {
-        repr((2, StopReturned())),
-        repr((2, done([20, True]))),
-    }
-
-
-def test_a_stop_cancels_an_algorithm_that_is_a_coroutine(serving: Make) -> None:
-    child = serving(
-        "import asyncio\nasync def start(args, api):\n    api.progress(1)\n    await asyncio.sleep(20)\n"
-    )
-    child.say(1, Begin(wire()), Start())
-    child.next()
-    child.say_to_control(1, StopTask({}))
-    assert {repr(child.next()), repr(child.next())} == {repr((1, StopReturned())), repr((1, done(None)))}
-
-
-@pytest.mark.parametrize(
-    ("code", "options", "status"),
-    [
-        ("", {"exitCode": 5}, 5),
-        ("def exit(data): print('bye', data)", {"exitCode": 0}, 0),
-        ("import sys\ndef exit(data): sys.exit(9)", {"exitCode": 4}, 4),
-        ("", {"exitCode": "odd"}, 0),
-    ],
-    ids=["no exit", "exit", "exit that exits", "no number"],
-)
-def test_the_process_ends_as_the_worker_asked(
-    serving: Make, code: str, options: dict[str, Any], status: int
-) -> None:
-    child = serving(f"{ECHO}\n{code}\n")
-    child.say_to_control(0, EndProcess(options))
-    child.tasks.shutdown(1)  # SHUT_WR: no more tasks
-    assert child.status() == status
-    assert child.output == (f"bye {options}\n" if "bye" in code else "")
-
-
-def test_an_exit_that_raises_is_reported_and_ends_the_process_all_the_same(serving: Make) -> None:
-    child = serving(f"{ECHO}\ndef exit(data): 1 / 0\n")
-    child.say_to_control(0, EndProcess({"exitCode": 6}))
-    child.tasks.shutdown(1)
-    said = child.next()
-    assert said is not None and isinstance(said[1], Problem)
-    assert "ZeroDivisionError: division by zero in exit()" in said[1].text
-    assert child.status() == 6
-
-
-def test_the_end_stops_the_task_that_runs(serving: Make) -> None:
-    child = serving(WAITS)
-    child.say(1, Begin(wire()), Start())
-    child.next()
-    child.say_to_control(0, EndProcess({"exitCode": 3}))
-    child.tasks.shutdown(1)
-    assert {repr(child.next()), repr(child.next())} == {repr((1, StopReturned())), repr((1, done("stopped")))}
-    assert child.status() == 3
-
-
-def test_the_loaded_message_is_the_first_of_all(make: Make) -> None:
-    child = make("import sys\nsys.stdout.write('printed while it loads')\n" + ECHO)
-    said = child.next()
-    assert said is not None and isinstance(said[1], Loaded)
-    assert child.output == "printed while it loads", "output is flushed before the message"

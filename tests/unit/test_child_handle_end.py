@@ -1,0 +1,147 @@
+"""How the parent learns of a child's end, and of its cause."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+from hkrunner.sandbox.parent.warded_child import WARDEN_DEADLINE_S
+from hkrunner.sandbox.shared.channel import EXIT_CHANNEL_LOST
+from hkrunner.sandbox.shared.limits import MI
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION
+from hkrunner.sandbox.shared.messages import (
+    BrokenLimit,
+    Kill,
+    ProcessMemory,
+)
+from hkrunner.sandbox.shared.outcome import Cause
+from support.fake_warden import ACCOUNT, LOADED, PID, SPAWNED, FakeWarden, StartWarden
+
+
+def test_all_that_a_child_said_comes_before_its_end(started: FakeWarden) -> None:
+    started.answer(0, LOADED)
+    started.print("stdout", b"last words")
+    started.end(3 << 8)
+    started.turn()
+    assert started.seen.messages == [(0, LOADED)] and started.seen.output == {"stdout": b"last words"}
+    (exit,) = started.seen.exits
+    assert (exit.cause, exit.code, exit.signal, exit.pid) == (Cause.EXITED, 3, None, PID)
+    assert exit.loaded and (exit.peak_bytes, exit.cpu_s) == (1000, 0.5)
+    assert started.process.was_reaped and not started.process.was_killed
+
+
+BROKEN = BrokenLimit("memory", 3 * MI, 2 * MI, 1.5, [ProcessMemory(PID, "python", 3 * MI)], [], 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("told", "cause"),
+    [
+        ({"status": signal.SIGSEGV}, Cause.SIGNALLED),
+        ({"status": signal.SIGKILL, "broken": BROKEN}, Cause.MEMORY),
+        ({"status": signal.SIGKILL, "account": ACCOUNT.replace(group_oom=True)}, Cause.MEMORY),
+        ({"status": signal.SIGKILL, "account": ACCOUNT.replace(machine_oom=True)}, Cause.HOST_OOM),
+        ({"status": signal.SIGTERM, "account": ACCOUNT.replace(machine_oom=True)}, Cause.SIGNALLED),
+        ({"status": None}, Cause.EXITED),
+        ({"status": 0, "account": None}, Cause.EXITED),
+    ],
+    ids=[
+        "a signal",
+        "a limit",
+        "the group's memory",
+        "the machine's",
+        "another signal",
+        "unknown",
+        "no account",
+    ],
+)
+def test_the_cause_of_an_end_is_what_the_warden_told(
+    started: FakeWarden, told: dict[str, Any], cause: Cause
+) -> None:
+    started.end(**told)
+    started.turn()
+    assert started.seen.exits[0].cause is cause
+
+
+def test_a_kill_of_ours_is_the_cause_of_the_end_unless_a_limit_was_before_it(started: FakeWarden) -> None:
+    started.child.kill(Cause.TASK_TIMEOUT, "2 s")
+    started.child.kill(Cause.STOPPED)
+    assert started.heard() == [Kill(stack=True)]
+    os.pwrite(started.child._fault, b'Thread 0x1:\n  File "/code/main.py", line 3 in start\n', 0)
+    started.end(signal.SIGKILL, was_killed=True)
+    started.turn()
+    (exit,) = started.seen.exits
+    assert (exit.cause, exit.detail) == (Cause.TASK_TIMEOUT, "2 s")
+    assert exit.stack == 'Thread 0x1:\n  File "/code/main.py", line 3 in start'
+
+
+def test_a_limit_that_broke_before_our_kill_is_the_cause(started: FakeWarden) -> None:
+    started.child.kill(Cause.TASK_TIMEOUT, "2 s")
+    started.end(signal.SIGKILL, broken=BROKEN)
+    started.turn()
+    (exit,) = started.seen.exits
+    assert exit.cause is Cause.MEMORY and exit.breach is not None
+    assert (exit.breach.used, exit.breach.top[0].name) == (3 * MI, "python")
+
+
+def test_the_child_itself_is_none_of_the_others(started: FakeWarden) -> None:
+    others = [ProcessMemory(PID, "python", 9), ProcessMemory(8, "sleep", 1)]
+    started.end(0, others=others, others_count=25, left=[ProcessMemory(9, "stuck", 0)])
+    started.turn()
+    (exit,) = started.seen.exits
+    assert [one.name for one in exit.others] == ["sleep"] and exit.others_count == 24
+    assert [one.pid for one in exit.left] == [9]
+
+
+def test_a_child_that_found_its_socket_closed_is_one_whose_channel_broke(started: FakeWarden) -> None:
+    started.tasks.close()
+    started.end(EXIT_CHANNEL_LOST << 8)
+    started.turn()
+    (exit,) = started.seen.exits
+    assert (exit.cause, exit.detail) == (Cause.CHANNEL_BROKEN, "it closed the socket")
+
+
+def test_a_child_that_could_not_be_executed_says_why(start_warden: StartWarden) -> None:
+    warden = start_warden()
+    warden.say(SPAWNED.replace(problem="FileNotFoundError: /no/python"))
+    warden.end(127 << 8)
+    warden.turn()
+    (exit,) = warden.seen.exits
+    assert (exit.cause, exit.detail) == (Cause.NOT_STARTED, "FileNotFoundError: /no/python")
+
+
+def test_a_warden_of_another_version_is_reported_as_such(start_warden: StartWarden) -> None:
+    warden = start_warden()
+    warden.say(SPAWNED.replace(version=PROTOCOL_VERSION + 1))
+    warden.turn()
+    warden.until_gone()
+    (exit,) = warden.seen.exits
+    assert exit.cause is Cause.NOT_STARTED and "was hkrunner replaced while it ran?" in exit.detail
+
+
+def test_a_warden_that_ends_without_a_word_is_the_cause(started: FakeWarden) -> None:
+    started.hang_up()
+    started.until_gone()
+    (exit,) = started.seen.exits
+    assert (exit.cause, exit.detail) == (Cause.WARDEN_LOST, "it ended unexpectedly")
+    assert started.process.was_killed and started.process.was_reaped
+
+
+def test_a_warden_that_does_not_answer_a_kill_is_given_up(started: FakeWarden) -> None:
+    started.child.kill(Cause.STOPPED)
+    started.after(WARDEN_DEADLINE_S + 0.1)
+    started.until_gone()
+    (exit,) = started.seen.exits
+    assert (exit.cause, exit.detail) == (Cause.STOPPED, "it did not answer")
+
+
+def test_nothing_can_be_asked_of_a_child_that_is_gone(started: FakeWarden) -> None:
+    started.end(0)
+    started.turn()
+    started.child.kill(Cause.STOPPED)
+    started.child.listen(True)
+    started.child.hold_output(False)
+    started.child.watch(idle=True)
+    started.turn()
+    assert len(started.seen.exits) == 1 and repr(started.child) == f"<WardedChild pid {PID} gone>"

@@ -1,0 +1,144 @@
+"""Archives with the algorithm's code: unpacked once, and never outside their folder."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hkrunner.runner.errors import SettingsError
+from hkrunner.runner.prepare.code_archive import unpack
+
+
+def packed(path: Path, *members: tuple[str, Any], kind: str = "gz") -> str:
+    """An archive of (name, bytes | ("link", target) | ("hard", target) | "fifo" | "folder")."""
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members:
+                info = zipfile.ZipInfo(name)
+                mode = stat.S_IFLNK | 0o777 if isinstance(content, tuple) else 0o755
+                info.external_attr = mode << 16
+                info.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(info, content[1] if isinstance(content, tuple) else content)
+        return str(path)
+    with tarfile.open(path, "w:gz") as opened:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.mode = 0o755
+            if isinstance(content, bytes):
+                entry.size = len(content)
+                opened.addfile(entry, io.BytesIO(content))
+                continue
+            kinds = {"link": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "fifo": tarfile.FIFOTYPE}
+            entry.type = kinds.get(content[0] if isinstance(content, tuple) else content, tarfile.DIRTYPE)
+            entry.linkname = content[1] if isinstance(content, tuple) else ""
+            opened.addfile(entry)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["gz", "zip"])
+def test_an_archive_is_unpacked_once_by_its_content(tmp_path: Path, kind: str) -> None:
+    archive = packed(tmp_path / "any.name", ("main.py", b"1"), ("a/b/c.txt", b"2"), kind=kind)
+    cache = str(tmp_path / "cache")
+    folder = unpack(archive, cache)
+    assert Path(folder, "main.py").read_bytes() == b"1" and Path(folder, "a/b/c.txt").read_bytes() == b"2"
+    Path(folder, "mark").touch()
+    os.rename(archive, archive + "2")
+    assert unpack(archive + "2", cache) == folder and Path(folder, "mark").exists()
+    packed(tmp_path / "other", ("main.py", b"2"), kind=kind)
+    assert unpack(str(tmp_path / "other"), cache) != folder
+    assert len(os.listdir(cache)) == 2
+
+
+def test_links_inside_and_modes_are_kept(tmp_path: Path) -> None:
+    archive = packed(
+        tmp_path / "a",
+        ("./", "folder"),
+        ("./run.sh", b"#!/bin/sh"),
+        ("./sub/", "folder"),
+        ("sub/soft", ("link", "../run.sh")),
+        ("hard", ("hard", "./run.sh")),
+        ("run.sh", b"second"),
+    )
+    folder = Path(unpack(archive, str(tmp_path / "cache")))
+    assert (folder / "run.sh").read_bytes() == (folder / "sub/soft").read_bytes() == b"second"
+    assert (folder / "hard").read_bytes() == b"#!/bin/sh" and os.access(folder / "run.sh", os.X_OK)
+
+
+OUTSIDE = [
+    ([("../evil", b"x")], "../evil lies outside"),
+    ([("/tmp/evil", b"x")], "/tmp/evil lies outside"),
+    ([("a/../../evil", b"x")], "a/../../evil lies outside"),
+    ([("link", ("link", "../..")), ("link/evil", b"x")], "link is a link that leads outside"),
+    ([("link", ("link", "/tmp")), ("link/evil", b"x")], "link is a link that leads outside"),
+    (
+        [("d", ("link", ".")), ("l", ("link", "d/..")), ("l/evil", b"x")],
+        "l/evil would be written through a link",
+    ),
+]
+
+
+@pytest.mark.parametrize(("members", "sentence"), OUTSIDE)
+@pytest.mark.parametrize("kind", ["gz", "zip"])
+def test_nothing_is_written_outside(tmp_path: Path, kind: str, members: list[Any], sentence: str) -> None:
+    archive = packed(tmp_path / "evil.archive", *members, kind=kind)
+    with pytest.raises(SettingsError) as caught:
+        unpack(archive, str(tmp_path / "a/b/cache"))
+    assert str(caught.value).startswith(f"evil.archive: {sentence}")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        *("a", "a/b", "a/b/cache", "evil.archive"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("members", "sentence"),
+    [
+        ([("pipe", "fifo")], "pipe is a device or a pipe"),
+        ([("hard", ("hard", "nowhere"))], "hard is a link to nothing in the archive"),
+        ([("hard", ("hard", "../../etc/passwd"))], "hard is a link to nothing in the archive"),
+        ([("a", b"x" * 600), ("b", b"x" * 600)], "it holds more than 1,000 bytes"),
+        ([(str(number), b"") for number in range(11)], "it holds more than 10 files"),
+    ],
+)
+def test_what_no_code_archive_holds_is_refused(tmp_path: Path, members: list[Any], sentence: str) -> None:
+    archive = packed(tmp_path / "odd.tgz", *members)
+    with pytest.raises(SettingsError) as caught:
+        unpack(archive, str(tmp_path / "cache"), bytes_max=1000, files_max=10)
+    assert str(caught.value) == f"odd.tgz: {sentence}"
+    assert not os.listdir(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            b"no archive",
+            r"x: data.fileExt should be equal to one of the allowed values \(zip,gz\): it is neither",
+        ),
+        (b"", "x: data.fileExt"),
+        (gzip.compress(b"one file"), "x: it is gzip, and holds no tar"),
+        (gzip.compress(b"\0" * 20000)[:-9], "x"),
+        (b"PK\x03\x04 and no more", "x cannot be unpacked: File is not a zip file"),
+        (b"\x1f\x8b\xff\xff\xff\xff", "x"),
+    ],
+    ids=["text", "empty", "gzip", "gzip cut", "zip cut", "gzip broken"],
+)
+def test_what_is_no_archive_by_its_content_is_reported(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(SettingsError, match=f"^{sentence}"):
+        unpack(str(tmp_path / "x"), str(tmp_path / "cache"))
+
+
+def test_an_archive_cut_anywhere_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
+    whole = Path(packed(tmp_path / "whole", ("main.py", os.urandom(3000)))).read_bytes()
+    for size in range(4, len(whole) - 8, 97):
+        (tmp_path / "cut").write_bytes(whole[:size])
+        with pytest.raises(SettingsError):
+            unpack(str(tmp_path / "cut"), str(tmp_path / "cache"))
+    assert not os.listdir(tmp_path / "cache")

@@ -1,0 +1,113 @@
+"""Which of a descriptor, a variable and an option applies, and where a message says it came from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hkrunner.runner.settings.from_options import settings_of
+from hkrunner.runner.settings.limit_options import limits_of
+from hkrunner.runner.settings.options import OPTIONS
+from hkrunner.runner.settings.settings import Settings
+
+FLAT = {"name": "my-alg", "env": "python", "cpu": 0.5, "gpu": 1, "mem": "512Mi", "entryPoint": "src/main.py"}
+MIB = 2**20
+
+
+def yaml(folder: Path, text: str, name: str = "algorithm.yml") -> Path:
+    file = folder / name
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    for name in ("work/main.py", "work/alg.py", "work/sub/alg.py", "elsewhere/alg.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path / "work"
+
+
+def settings(
+    place: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], **values: Any
+) -> Settings:
+    monkeypatch.chdir(place)
+    defaults = {option.name: option.default for option in OPTIONS}
+    from_environ = {
+        option.name: environ[name] for option in OPTIONS for name in option.env if name in environ
+    }
+    return settings_of({**defaults, **from_environ, **values}, environ)
+
+
+def test_a_flag_goes_before_a_variable_before_the_file_and_each_is_named(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml(place, "name: my-alg\nresources: {cpu: 0.5, mem: 64Mi, gpu: 2}\n")
+    found = settings(place, monkeypatch, {})
+    assert (found.limits.memory_bytes, found.limits.cpu_cores) == (64 * MIB, 0.5)
+    assert dict(found.limits.origins) == {
+        "memory_bytes": "mem: in algorithm.yml",
+        "cpu_cores": "cpu: in algorithm.yml",
+    }
+    assert (found.name, found.gpus.number, found.gpus.set_by) == ("my-alg", 2, "gpu: in algorithm.yml:2")
+    assert found.limits_from == "algorithm.yml"
+    environ = {"HKRUNNER_MEM": "128Mi"}
+    found = settings(place, monkeypatch, environ)
+    assert found.limits.memory_bytes == 128 * MIB
+    assert dict(found.limits.origins)["memory_bytes"] == "HKRUNNER_MEM"
+    found = settings(place, monkeypatch, environ, mem="256Mi", cpu="2", gpu="0")
+    assert (found.limits.memory_bytes, found.limits.cpu_cores, found.gpus.number) == (256 * MIB, 2, 0)
+    assert found.limits.origins == () and found.limits_from == ""
+
+
+def test_the_files_variables_are_the_algorithms_and_env_goes_before_them(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml(place, "algorithmEnv:\n  A: file\n  B: file\n  S: {secretKeyRef: {name: a}}\n  T: {fieldRef: {}}\n")
+    found = settings(place, monkeypatch, {}, env=("B=flag", "T=flag"))
+    assert found.code.variables == {"A": "file", "B": "flag", "T": "flag"}
+    assert found.console.notes == (
+        "algorithm.yml:4: only the cluster knows the value of S: left out (--env S=… sets it)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "cpu"),
+    [("cpu: 0", None), ("cpu: '0.25'", 0.25), ("applyCpuLimits: false\ncpu: 1", None), ("name: ab", None)],
+)
+def test_cpu_is_limited_where_the_cluster_would(
+    place: Path, monkeypatch: pytest.MonkeyPatch, text: str, cpu: float | None
+) -> None:
+    yaml(place, text)
+    assert settings(place, monkeypatch, {}).limits.cpu_cores == cpu
+
+
+def test_reserved_memory_is_the_wrappers_and_is_not_added(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml(place, "mem: 64Mi\nreservedMemory: 1Mi\n")
+    assert settings(place, monkeypatch, {}).limits.memory_bytes == 64 * MIB
+
+
+def test_a_containers_limit_is_named_where_nobody_wrote_one(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text(str(1024 * MIB))
+    limits, came_from = limits_of({}, root=str(tmp_path))
+    assert came_from == "memory: the container's 1 GiB less what hkrunner needs"
+    assert dict(limits.origins)["memory_bytes"] == "the container's 1 GiB less what hkrunner needs"
+
+
+def test_yaml_is_imported_only_where_a_yaml_file_is_read(tmp_path: Path) -> None:
+    from support.programs import run
+
+    (tmp_path / "algorithm.json").write_text(json.dumps(FLAT))
+    code = (
+        "import sys; from hkrunner.runner.settings.descriptor import read; read('algorithm.json');"
+        " print('yaml' in sys.modules)"
+    )
+    assert run([sys.executable, "-c", code], cwd=tmp_path).stdout == "False\n"
