@@ -10,6 +10,7 @@ __all__ = [
     "EntryUnusable",
     "HkrunnerError",
     "Incomplete",
+    "InstallFailed",
     "Printed",
     "RunEvent",
     "SettingsError",
@@ -24,7 +25,7 @@ __all__ = [
 # Not typing's: nothing is imported here, since every process of ours begins with this file.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .runner.errors import EntryNotFound, EntryUnusable, HkrunnerError, SettingsError
+    from .runner.errors import EntryNotFound, EntryUnusable, HkrunnerError, InstallFailed, SettingsError
     from .runner.python_api.results import (
         Incomplete,
         Printed,

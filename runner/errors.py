@@ -6,6 +6,7 @@ HkrunnerError
   EntryUnusable      the code could not be loaded            4
   LinkError          no worker                               5
   BoardFailed        a board cannot do what was asked        6
+  InstallFailed      no environment could be made            7
 """
 
 from __future__ import annotations
@@ -47,6 +48,13 @@ class BoardFailed(HkrunnerError):
     exit_status = 6
 
 
+class InstallFailed(HkrunnerError):
+    """The environment of --install could not be made."""
+
+    exit_status = 7
+
+
 BY_EXIT_STATUS: dict[int, type[HkrunnerError]] = {
-    kind.exit_status: kind for kind in (SettingsError, EntryNotFound, EntryUnusable, LinkError, BoardFailed)
+    kind.exit_status: kind
+    for kind in (SettingsError, EntryNotFound, EntryUnusable, LinkError, BoardFailed, InstallFailed)
 }

@@ -24,6 +24,7 @@ from ..prepare.prepare import prepare
 from ..serving.child_pool import ChildPool
 from ..serving.run_context import RunContext
 from ..settings.settings import Settings, WorkerSettings
+from .install_progress import install_progress
 
 # Other imports wait until the algorithm's process is starting.
 if TYPE_CHECKING:
@@ -52,11 +53,12 @@ def run(settings: Settings) -> int:
         if settings.local_run.in_process:
             from . import in_process
 
-            return in_process.run(*prepare(settings, os.environ, stack))
+            return in_process.run(*prepare(settings, os.environ, stack))  # without --install
         with contextlib.suppress(OSError):
             # The algorithm runs as the same user, and must not read our environment and memory.
             hide_from_same_user()
-        return run_with(*prepare(settings, os.environ, stack))
+        progress = install_progress(settings)
+        return run_with(*prepare(settings, os.environ, stack, progress=progress))
 
 
 def run_with(settings: Settings, where: Location, user_process: UserProcessAttachment | None = None) -> int:
@@ -221,7 +223,8 @@ def _run_watching(context: RunContext, inputs: list[bytes]) -> int:
     with contextlib.ExitStack() as stack:
 
         def read_again() -> tuple[Settings, Location]:
-            return prepare(settings_of(option_values, os.environ), os.environ, stack)
+            progress = install_progress(context.settings)
+            return prepare(settings_of(option_values, os.environ), os.environ, stack, progress=progress)
 
         watch = Watch(context, inputs, read_again)
         obey_signals(context.loop, watch.interrupt, child_pids=watch.child_pids)

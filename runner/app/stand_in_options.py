@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from ...sandbox.shared.entry import EntryError, Location, locate
 from ..console.terminal import Output
-from ..errors import EntryNotFound, SettingsError
+from ..errors import EntryNotFound, InstallFailed, SettingsError
 from ..io.loop import Loop
-from ..prepare.prepare import prepare
+from ..prepare.prepare import prepare, with_python
 from ..settings.descriptor_search import find, without_function
 from ..settings.limit_options import limits_of
-from ..settings.settings import Settings
+from ..settings.settings import CodeSource, Settings
+from .install_progress import install_progress
 from .other_algorithms import LocalAlgorithms
 
 if TYPE_CHECKING:
@@ -67,8 +68,10 @@ def _ready(
     Its limits and variables come from its own descriptor, as in the cluster; what that does not set, or all
     of them without a descriptor, from the options of the run.
     """
+    progress = install_progress(settings)
+    asked = settings.code.base_python or settings.code.python
     common = settings._replace(
-        code=settings.code._replace(path=None),
+        code=settings.code._replace(path=None, python=asked, base_python=None),
         serving=settings.serving._replace(encoding="json", spare=False, redirect_logs=False),
         local_run=settings.local_run._replace(is_local=True, in_process=False),
         console=settings.console._replace(notes=()),
@@ -76,16 +79,27 @@ def _ready(
     try:
         descriptor = _descriptor(path, settings)
         if descriptor is not None:
-            return prepare(_with(descriptor, path, common), os.environ, stack)
+            return prepare(_with(descriptor, path, common), os.environ, stack, progress=progress)
         where = locate(path, None, settings.code.cwd)
-    except (SettingsError, EntryNotFound) as error:
+        own = common._replace(code=_code(settings, common, where))
+        if settings.code.install:
+            own = with_python(own, where, os.environ, stack, progress)
+    except (SettingsError, EntryNotFound, InstallFailed) as error:
         raise type(error)(f"--algorithm {name}: {error}") from None
     except EntryError as error:
         raise EntryNotFound(f"--algorithm {name}: {error.code}: {error}") from None
-    others = settings.code.descriptor.variables if settings.code.descriptor is not None else {}
-    env = {key: value for key, value in settings.code.variables.items() if others.get(key) != value}
-    code = common.code._replace(entry=where.file or where.module, descriptor=None, variables=env)
-    return common._replace(code=code), where
+    return own, where
+
+
+def _code(settings: Settings, common: Settings, where: Location) -> CodeSource:
+    """Return the code of an algorithm without a descriptor: it has the variables of the options only."""
+    code = settings.code
+    others = code.descriptor.variables if code.descriptor is not None else {}
+    env = {key: value for key, value in code.variables.items() if others.get(key) != value}
+    if code.base_python is not None and env.pop("VIRTUAL_ENV", None) is not None:
+        # What activates the environment of the run's own algorithm.
+        env["PATH"] = env["PATH"].removeprefix(os.path.dirname(code.python)).removeprefix(os.pathsep)
+    return common.code._replace(entry=where.file or where.module, descriptor=None, variables=env)
 
 
 def _descriptor(path: str, settings: Settings) -> Descriptor | None:

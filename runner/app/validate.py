@@ -17,13 +17,15 @@ from ...sandbox.shared.entry import METHODS, Location
 from ...sandbox.shared.message_format import Memfd, ProcessMessage
 from ...sandbox.shared.messages import ApiCall, Done, Loaded, LoadFailed, Sample
 from ...sandbox.shared.outcome import Cause, Exit, report
-from ..errors import EntryUnusable, HkrunnerError
+from ..errors import EntryUnusable, HkrunnerError, SettingsError
 from ..io.loop import Loop
 from ..io.signals import STOP_SIGNALS
+from ..prepare.installation import install_line, installation_for
 from ..prepare.missing_imports import Import, imports_of, missing, missing_distributions
 from ..prepare.prepare import prepare
 from ..serving.child_pool import ChildPool
 from ..settings.settings import Settings
+from .install_progress import install_progress
 
 
 @dataclass
@@ -34,6 +36,7 @@ class Validation:
     entry: str | None = None
     folder: str | None = None
     python: dict[str, Any] = field(default_factory=dict)
+    install: dict[str, Any] | None = None
     descriptor: dict[str, Any] | None = None
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: list[dict[str, Any]] = field(default_factory=list)
@@ -119,10 +122,15 @@ def validate(settings: Settings, environ: Mapping[str, str]) -> Validation:
         }
     with contextlib.ExitStack() as stack:
         try:
-            settings, where = prepare(settings, environ, stack)
+            settings, where = prepare(settings, environ, stack, progress=install_progress(settings))
+            found.notes = list(settings.console.notes)
         except HkrunnerError as error:
             found.fail(error.exit_status, str(error))
             return found
+        try:
+            found.install = _install(settings, where, environ)
+        except SettingsError as error:  # not given: what these files hold is no matter without it
+            found.notes.append(f"--install: {error}")
         found.entry, found.folder = where.shown, where.folder
         found.python = {"path": settings.code.python, "version": None}
         _load(found, settings, where)
@@ -130,9 +138,15 @@ def validate(settings: Settings, environ: Mapping[str, str]) -> Validation:
         if where.file:
             imports = imports_of(where.file, where.folder)
             for one in missing(imports, python=settings.code.python, folder=where.folder, environ=env):
-                _note_missing(found, one, settings.code.python)
+                _note_missing(found, one, settings.code.python, where.file)
         _check_requirements(found, settings.code.python, env)
     return found
+
+
+def _install(settings: Settings, where: Location, environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what --install has installed, or would; None if nothing says what the code requires."""
+    found = installation_for(settings.code, where, settings.serving.encoding, environ)
+    return None if found is None else found.facts(environ)
 
 
 def _load(found: Validation, settings: Settings, where: Location) -> None:
@@ -151,10 +165,10 @@ def _load(found: Validation, settings: Settings, where: Location) -> None:
                 found.fail(EntryUnusable.exit_status, f"ENTRY_INVALID: {told['problem']}")
 
 
-def _note_missing(found: Validation, one: Import, python: str) -> None:
+def _note_missing(found: Validation, one: Import, python: str, entry: str) -> None:
     assert found.folder is not None, "its code was found"
     at = f"{os.path.relpath(one.file, os.path.realpath(found.folder))}:{one.line}"
-    hint = requirements.hint(one.module, found.folder, python).removeprefix("; ")
+    hint = requirements.hint(one.module, found.folder, python, entry).removeprefix("; ")
     found.missing.append({"module": one.module, "at": at, "optional": one.optional, "hint": hint})
     if not one.optional:
         found.status = max(found.status, EntryUnusable.exit_status)
@@ -168,7 +182,7 @@ def _check_requirements(found: Validation, python: str, environ: Mapping[str, st
         install = requirements.install_command(found.folder, python)
         found.fail(
             EntryUnusable.exit_status,
-            f"requirements.txt: not installed: {', '.join(absent)}; install: {install}",
+            f"requirements.txt: not installed: {', '.join(absent)}; give --install, or install: {install}",
         )
 
 
@@ -187,6 +201,8 @@ def lines(found: Validation) -> list[str]:
     if found.python:
         version = f"{found.python['version']}, " if found.python["version"] else ""
         shown.append(f"✔ python: {version}{found.python['path']}")
+    if found.install is not None:
+        shown.append(f"◌ --install: {install_line(found.install)}")
     for told in found.methods.values():
         if "given" in told:
             parameters = "…" if told["parameters"] is None else told["parameters"]

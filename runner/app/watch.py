@@ -19,7 +19,7 @@ from typing import Any
 
 from ...sandbox.shared.entry import Location
 from ..console.task_report import TaskReport
-from ..errors import HkrunnerError
+from ..errors import HkrunnerError, InstallFailed
 from ..io.loop import Loop, Timer
 from ..protocol.result import Result
 from ..serving.run_context import RunContext
@@ -233,18 +233,25 @@ class Watch:
             if not settings.code.is_descriptor_named
             else []
         )
+        if settings.code.install:
+            from ..prepare.requirement_sources import watched_files  # late: it is rarely asked for
+
+            possible += [where.file, *watched_files(where, settings.code.cwd)]
         self._sources = (*dict.fromkeys((*found, *possible)), *settings.code.env_files)
 
     def _watch_changes(self) -> Changes:
         return Changes(self._loop, self._where.folder, self._sources, self._settings.records.state_dir)
 
     def _refresh(self) -> None:
-        """Read the descriptor and the variables again; keep the old ones if they cannot be read."""
+        """Read the descriptor, variables and requirements again; keep what there was if that fails."""
         if not self._is_stale:
             return
         before = (self._where.folder, self._sources)
         try:
             self._use(*self._read_again())
+        except InstallFailed as error:
+            self._output.warn(f"✘ {error}\n  the packages stay as they were")
+            return
         except HkrunnerError as error:
             self._output.warn(f"✘ {error}; limits and variables stay as they were")
             return

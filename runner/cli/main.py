@@ -33,6 +33,7 @@ COMMANDS = {
     "runs": "List, show, repeat and remove recorded tasks.",
     "board": "Show recorded tasks in TensorBoard.",
     "boards": "Serve HKube's REST routes for boards.",
+    "env": "List and remove the virtual environments of --install.",
     "init": "Create a folder with a first algorithm.",
     "validate": "Load the code without running a task, and report what is missing.",
     "doctor": "Check what this machine provides, with a remedy for what is missing.",

@@ -126,7 +126,7 @@ class StatusLine:
             self._output.show_status(self._render())
         elif self._loading is not None and elapsed_s >= LOADING_S:
             line = f"◌ loading {self._loading}  {_clock(elapsed_s)}"
-            self._output.show_status(line[: _columns()])
+            self._output.show_status(line[: columns()])
         self._timer = self._loop.after(TICK_S, self._tick)
 
     def _render(self) -> str:
@@ -136,7 +136,7 @@ class StatusLine:
         from rich.table import Table
         from rich.text import Text
 
-        width = _columns()
+        width = columns()
         (name, task), *others = self._tasks.items()
         what = f"{1 + len(others)} tasks" if others else name
         cells: list[Text | ProgressBar] = [Text(f"▶ {what}", style="bold cyan")]
@@ -194,7 +194,7 @@ def curve(values: Sequence[int], top: int | None) -> str:
     return "".join(_CURVE[min(steps, round(steps * value / highest))] for value in values)
 
 
-def _columns() -> int:
+def columns() -> int:
     """Return the width of the terminal, without the last column, which may wrap."""
     try:
         return os.get_terminal_size(2).columns - 1

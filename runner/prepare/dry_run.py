@@ -1,6 +1,6 @@
 """hkrunner run --dry-run: reports what the run would do, and starts and writes nothing.
 
-One exception: the Python of --python is started once to learn its version.
+One exception: the Python of --python or --install is started once to learn its version.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def describe_run(settings: Settings, environ: Mapping[str, str]) -> dict[str, An
             "function": where.function,
             "folder": _folder(settings, where),
             "python": ready.code.python,
+            "install": _install(settings, where, environ),
             "descriptor": None if settings.code.descriptor is None else settings.code.descriptor.file,
             "limits": _limits(settings.limits),
             "limitsEnforced": settings.limits.enforced,
@@ -46,8 +47,18 @@ def describe_run(settings: Settings, environ: Mapping[str, str]) -> dict[str, An
             "env": _variables(ready, state_dir, environ),
             "board": settings.boards.board,
             "apiPort": settings.boards.api_port,
-            "notes": list(settings.console.notes),
+            "notes": list(ready.console.notes),
         }
+
+
+def _install(settings: Settings, where: Location, environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what --install does; None if there is nothing to install, or it was not given."""
+    if not settings.code.install:
+        return None
+    from .installation import installation_for  # late: it is rarely asked for
+
+    found = installation_for(settings.code, where, settings.serving.encoding, environ)
+    return None if found is None else found.facts(environ)
 
 
 def _count_tasks(settings: Settings) -> int | None:
@@ -116,6 +127,10 @@ def lines_of(run: Mapping[str, Any]) -> list[str]:
         ("python", run["python"]),
         ("descriptor", run["descriptor"] or "none"),
     ]
+    if run["install"] is not None:
+        from .installation import install_line
+
+        rows.append(("install", install_line(run["install"])))
     off = "" if run["limitsEnforced"] else ", measured only (--no-limits)"
     rows += [("limit", f"{one['name']} {one['shown']} ({one['from']}){off}") for one in run["limits"]]
     if not run["limits"]:

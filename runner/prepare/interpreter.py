@@ -26,9 +26,14 @@ _PROBE = (
     "if v >= (3, 8):\n"
     "    from importlib.util import find_spec\n"
     "    print(' '.join(n for n in ('msgspec', 'bson', 'pymongo') if find_spec(n)))\n"
+    "    import os, sysconfig\n"
+    "    base = os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable)\n"
+    "    print(sys.implementation.cache_tag, sysconfig.get_platform(), base)\n"
 )
 #: Encoding -> modules that the child needs for it, and the package to install.
 _NEEDED = {"bson": (("bson", "pymongo"), "pymongo"), "msgpack": (("msgspec",), "msgspec")}
+#: Encoding -> packages that --install adds for it.
+ENCODING_PACKAGES = {encoding: (package,) for encoding, (_, package) in _NEEDED.items()}
 
 
 class Interpreter(NamedTuple):
@@ -37,6 +42,12 @@ class Interpreter(NamedTuple):
     path: str
     version: tuple[int, int, int]
     has: frozenset[str]
+    build: str = ""  #: implementation, platform, and the program that virtual environments of it use
+
+    @property
+    def shown_version(self) -> str:
+        """The version as text."""
+        return ".".join(map(str, self.version))
 
     @property
     def environment(self) -> str | None:
@@ -73,7 +84,7 @@ def probe(given: str, cwd: str) -> Interpreter:
     shown = given if given == path else f"{given} ({path})"
     # A sitecustomize module may print something first.
     _, _, told = _ask(path, shown).partition(_MARK)
-    number, *has = told.split() or [""]
+    number, modules, build, *_ = [*told.strip().split("\n"), "", "", ""]
     try:
         major, minor, micro = (int(part) for part in number.split("."))
     except ValueError:
@@ -82,7 +93,7 @@ def probe(given: str, cwd: str) -> Interpreter:
         raise SettingsError(
             f"--python {shown}: it is Python {number}, too old; {OLDEST[0]}.{OLDEST[1]} or newer is needed"
         )
-    return Interpreter(path, (major, minor, micro), frozenset(has))
+    return Interpreter(path, (major, minor, micro), frozenset(modules.split()), build)
 
 
 def _ask(path: str, shown: str) -> str:

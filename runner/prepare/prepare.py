@@ -19,6 +19,7 @@ from ..settings.settings import Settings
 
 if TYPE_CHECKING:
     from ..settings.descriptor_schema import Descriptor
+    from .installation import InstallProgress
 
 
 #: Beginnings of the names of temporary folders: for the code of an archive, and for metrics.
@@ -27,32 +28,81 @@ METRICS = "hkrunner-metrics-"
 
 
 def prepare(
-    settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack, *, runs: bool = True
+    settings: Settings,
+    environ: Mapping[str, str],
+    stack: contextlib.ExitStack,
+    *,
+    runs: bool = True,
+    progress: InstallProgress | None = None,
 ) -> tuple[Settings, Location]:
     """Return the settings to run with, and the location of the code. Raises HkrunnerError.
 
     `stack` gets the callbacks that clean up at the end. `runs`: whether tasks will run, which need a folder
-    for metrics.
+    for metrics. `progress` shows what --install does; None: nothing is installed.
     """
     where = place(settings, stack)
     more = _metrics(settings, environ, stack) if runs else {}
     temporary = (*more.values(), *_unpacked_for_this_run(settings, where))
     if temporary:
         settings = settings._replace(code=settings.code._replace(temporary_folders=temporary))
-    if settings.code.python != sys.executable:
-        # Late: most runs use hkrunner's own interpreter.
-        from .interpreter import check_encoding, probe, variables
-
-        interpreter = probe(settings.code.python, settings.code.cwd)
-        check_encoding(interpreter, settings.serving.encoding)
-        settings = settings._replace(code=settings.code._replace(python=interpreter.path))
-        more.update(variables(interpreter, settings.code.variables.get("PATH", environ.get("PATH", ""))))
+    settings = with_python(settings, where, environ, stack, progress)
     more.update(_gpus(settings, environ))
     if more:
         code = settings.code._replace(variables={**settings.code.variables, **more})
         settings = settings._replace(code=code)
     options = {**settings.records.options, **_found(settings, where)}
     return settings._replace(records=settings.records._replace(options=options)), where
+
+
+def with_python(
+    settings: Settings,
+    where: Location,
+    environ: Mapping[str, str],
+    stack: contextlib.ExitStack,
+    progress: InstallProgress | None,
+) -> Settings:
+    """Return the settings with the Python for this code, and the variables of its virtual environment.
+
+    With --install it is that of an environment, which is made if it is missing and `progress` is not None.
+    Raises SettingsError, InstallFailed.
+    """
+    if settings.code.install:
+        settings = _installed(settings, where, environ, stack, progress)
+    if settings.code.python == sys.executable:
+        return settings
+    # Late: most runs use hkrunner's own interpreter.
+    from .interpreter import check_encoding, probe, variables
+
+    interpreter = probe(settings.code.python, settings.code.cwd)
+    check_encoding(interpreter, settings.serving.encoding)
+    more = variables(interpreter, settings.code.variables.get("PATH", environ.get("PATH", "")))
+    code = settings.code._replace(python=interpreter.path, variables={**settings.code.variables, **more})
+    return settings._replace(code=code)
+
+
+def _installed(
+    settings: Settings,
+    where: Location,
+    environ: Mapping[str, str],
+    stack: contextlib.ExitStack,
+    progress: InstallProgress | None,
+) -> Settings:
+    from .installation import installation_for
+
+    found = installation_for(settings.code, where, settings.serving.encoding, environ)
+    if found is None:
+        note = (
+            f"--install: nothing to install: {where.shown} has no inline metadata, and there is no"
+            f" requirements.txt, nor pyproject.toml with dependencies, in {where.folder}"
+        )
+        return settings._replace(console=settings.console._replace(notes=(*settings.console.notes, note)))
+    made = found.existing if progress is None else found.environment(environ, stack, progress)
+    asked = settings.code.base_python or settings.code.python
+    code = settings.code._replace(
+        python=found.base.path if made is None else made.python,
+        base_python=asked if asked == sys.executable else found.base.path,
+    )
+    return settings._replace(code=code)
 
 
 def _metrics(settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack) -> dict[str, str]:
@@ -116,8 +166,9 @@ def _found(settings: Settings, where: Location) -> dict[str, object]:
                 found = {"entry": where.shown, "file": descriptor.file}
     if where.function != "start":
         found["entry"] = f"{found['entry']}:{where.function}"
-    if settings.code.python != sys.executable:
-        found["python"] = settings.code.python
+    python = settings.code.base_python or settings.code.python
+    if python != sys.executable:
+        found["python"] = python
     return found
 
 

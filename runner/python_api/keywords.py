@@ -24,6 +24,7 @@ class RunOptions(TypedDict, total=False):
     path: str | os.PathLike[str] | None
     file: str | os.PathLike[str] | None
     python: str | os.PathLike[str] | None
+    install: bool
     env: Mapping[str, str] | None
     grace: float | None
     cpu: float | str | None

@@ -49,6 +49,17 @@ ALGORITHM_OPTIONS = (
         is_recorded=True,
         needs_process=True,
     ),
+    flag(
+        "install",
+        ("--install",),
+        "Run the code in a virtual environment of its own, with what its inline metadata (PEP 723),"
+        " requirements.txt or pyproject.toml lists. It is made once, of --python, and kept for later runs.",
+        ("HKRUNNER_INSTALL",),
+        python="bool",
+        in_validate=True,
+        is_recorded=True,
+        needs_process=True,
+    ),
     Option(
         "env",
         ("-E", "--env"),

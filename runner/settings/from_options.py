@@ -129,6 +129,7 @@ def _code(values: Mapping[str, Any], descriptor: Descriptor | None) -> CodeSourc
         descriptor=descriptor,
         is_descriptor_named=values.get("file") is not None,
         python=values.get("python") or sys.executable,
+        install=bool(values.get("install")),
         variables={**inherited, **variables},
         env_files=env_files,
     )

@@ -27,6 +27,8 @@ class CodeSource(NamedTuple):
     descriptor: Descriptor | None = None
     is_descriptor_named: bool = False  #: by --file; False: it was found
     python: str = sys.executable
+    install: bool = False  #: run in a virtual environment that is made of `base_python`
+    base_python: str | None = None  #: where `python` is that of such an environment: what was asked for
     variables: Mapping[str, str] = {}  #: added to the algorithm's environment
     env_files: tuple[str, ...] = ()  #: absolute paths of --env-file
     temporary_folders: tuple[str, ...] = ()  #: made for this run, and removed at its end

@@ -215,7 +215,8 @@ def _hint(error: BaseException, text: str, folder: str) -> str:
     """Return what helps against this error, or the limit that it ran into, where there is one to name."""
     if _is_a(error, ModuleNotFoundError):
         module = _field(ImportError, "name", error)
-        return requirements.hint(_exact(module) if _is_a(module, str) else None, folder, interpreter())
+        entry = os.environ.get("_HKRUNNER_ENTRY_FILE", "")
+        return requirements.hint(_exact(module) if _is_a(module, str) else None, folder, interpreter(), entry)
     if _is_a(error, AttributeError) and "on <module '__main__'" in text:
         file = os.path.basename(os.environ.get("_HKRUNNER_ENTRY_FILE", "")) or "the algorithm"
         return f"; the pickle is of a script, which it calls __main__: define or import its names in {file}"

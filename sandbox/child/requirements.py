@@ -1,4 +1,4 @@
-"""Which line of requirements.txt a missing module belongs to: for the sentence that says how to install it.
+"""Which requirement of the code a missing module belongs to: for the sentence that says how to install it.
 
 Runs in the child, on Python 3.8 and newer.
 """
@@ -43,29 +43,60 @@ _DISTRIBUTIONS = {
 _SIZE_MAX = 1024 * 1024
 
 
-def hint(module: Optional[str], folder: str, python: str) -> str:
-    """Return what to add to the error about this missing module; "" where there are no requirements."""
-    file = os.path.join(folder, "requirements.txt")
-    try:
-        with open(file, encoding="utf-8", errors="replace") as stream:
-            text = stream.read(_SIZE_MAX)
-    except OSError:
-        return ""
+def hint(module: Optional[str], folder: str, python: str, entry: str = "") -> str:
+    """Return what to add to the error about this missing module, of the code in this folder and file."""
     if not module:
         return ""
-    name = _listed(module, text)
-    if name is None:
-        return "; requirements.txt beside it does not list it"
-    return f"; requirements.txt beside it lists {name}; install it: {install_command(folder, python)}"
+    inline = _block(_read(entry)) if entry else ""
+    if inline:
+        name = _listed(module, _dependencies(inline))
+        if name is None:
+            return "; the inline metadata does not list it: add it, and give --install"
+        return f"; the inline metadata lists {name}: give --install"
+    if os.path.exists(os.path.join(folder, "requirements.txt")):
+        name = _listed(module, _read(os.path.join(folder, "requirements.txt")))
+        if name is None:
+            return "; requirements.txt beside it does not list it: add it, and give --install"
+        command = install_command(folder, python)
+        return f"; requirements.txt beside it lists {name}: give --install, or install it: {command}"
+    name = _listed(module, _dependencies(_read(os.path.join(folder, "pyproject.toml"))))
+    if name is not None:
+        return f"; pyproject.toml beside it lists {name}: give --install"
+    if "." in module:
+        return ""  # the package itself is there, and has no such module
+    known = _DISTRIBUTIONS.get(module)
+    package = f"{known[0]}, which has it," if known else "its package"
+    return f"; list {package} in requirements.txt, and give --install"
+
+
+def _read(file: str) -> str:
+    try:
+        with open(file, encoding="utf-8", errors="replace") as stream:
+            return stream.read(_SIZE_MAX)
+    except OSError:
+        return ""
+
+
+def _block(text: str) -> str:
+    """Return the content of the inline metadata (PEP 723), "" where there is none."""
+    found = re.search(r"(?m)^# /// script$\s((?:^#(?:| .*)$\s)+)^# ///$", text)
+    return re.sub(r"(?m)^# ?", "", found.group(1)) if found else ""
+
+
+def _dependencies(toml: str) -> str:
+    """Return the strings in the first list `dependencies`, one a line."""
+    found = re.search(r"(?m)^\s*dependencies\s*=\s*\[", toml)
+    names = []
+    while found:
+        found = re.compile(r"(?:\s|,|#.*)*(?:\"([^\"\n]*)\"|'([^'\n]*)')").match(toml, found.end())
+        if found:
+            names.append(found.group(1) or found.group(2) or "")
+    return "\n".join(names)
 
 
 def unconditional_names(folder: str) -> List[str]:
     """Return the distributions in requirements.txt, without those that depend on a marker."""
-    try:
-        with open(os.path.join(folder, "requirements.txt"), encoding="utf-8", errors="replace") as stream:
-            text = stream.read(_SIZE_MAX)
-    except OSError:
-        return []
+    text = _read(os.path.join(folder, "requirements.txt"))
     return _names("\n".join(line for line in text.splitlines() if ";" not in line.partition("#")[0]))
 
 

@@ -225,7 +225,7 @@ def test_a_failed_import_names_the_line_of_requirements_and_the_command(bare: Pa
     python, file = bare / "bin" / "python", tmp_path / "requirements.txt"
     assert (
         f"No module named 'cv2' (python: {python}) (needs.py:1 in <module>); requirements.txt beside it lists"
-        f" opencv-python; install it: '{python}' -m pip install -r {file}"
+        f" opencv-python: give --install, or install it: '{python}' -m pip install -r {file}"
     ) in ended.stderr
 
 
@@ -233,7 +233,7 @@ def test_a_module_that_is_not_listed_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "needs.py").write_text("def start(args):\n    import no_such_module_at_all\n")
     (tmp_path / "requirements.txt").write_text("# nothing\n-r other.txt\n")
     ended = run_hkrunner("-e", "needs.py", "-i", "1", cwd=tmp_path)
-    assert "; requirements.txt beside it does not list it" in ended.stderr
+    assert "; requirements.txt beside it does not list it: add it, and give --install" in ended.stderr
 
 
 def test_nothing_of_ours_is_seen_by_the_code(bare: Path, tmp_path: Path) -> None:

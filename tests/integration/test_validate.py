@@ -102,14 +102,17 @@ def test_missing_imports_are_named_with_the_line_of_requirements(tmp_path: Path)
     write(tmp_path, "\n".join(line[8:] for line in code.splitlines()).replace(", helper_of_none", ""))
     status, told = facts(tmp_path, "my_alg.py")
     assert status == 4
-    assert told["problems"][0].startswith("requirements.txt: not installed: no-such-thing; install: ")
+    assert told["problems"][0].startswith(
+        "requirements.txt: not installed: no-such-thing; give --install, or install: "
+    )
     shown = [(one["module"], one["at"], one["optional"]) for one in told["missing"]]
     assert shown == [
         ("no_such_guarded", "my_alg.py:4", True),
         ("no_such_thing", "my_alg.py:8", True),
         ("no_such_other.part", "helper.py:1", True),
     ]
-    assert "requirements.txt beside it lists no-such-thing; install it: " in told["missing"][1]["hint"]
+    hint = "requirements.txt beside it lists no-such-thing: give --install, or install it: "
+    assert hint in told["missing"][1]["hint"]
     assert "does not list it" in told["missing"][2]["hint"]
 
 

@@ -1,0 +1,215 @@
+"""Makes a virtual environment with uv where it is on PATH, else with venv and pip, and installs into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import IO, Any, NoReturn
+
+from ..errors import InstallFailed
+from .interpreter import Interpreter
+from .requirement_sources import Requirements
+
+#: Lines of the installer's output that are searched for the reason of a failure, and that are shown.
+_LINES_KEPT = 200
+_LINES_SHOWN = 6
+_LINE_MAX = 400
+_PIP_OPTIONS = ("--no-input", "--progress-bar", "off")
+_PIP_WITH_PYTHON = [22, 3]
+#: How long the installer may take to clean up when it is interrupted.
+_INTERRUPTED_S = 3.0
+#: What would make pip or uv install elsewhere, or take packages of other places for installed.
+_LEFT_OUT = (
+    *("PYTHONPATH", "PYTHONHOME", "PYTHONINSPECT", "VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV_LAUNCHER__"),
+    *("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "UV_PYTHON", "UV_TARGET", "UV_PREFIX"),
+    *("UV_SYSTEM_PYTHON", "UV_PROJECT_ENVIRONMENT"),
+)
+#: uv does not read pip's variables. These mean the same in both.
+_FOR_UV = {
+    "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
+    "PIP_EXTRA_INDEX_URL": "UV_EXTRA_INDEX_URL",
+    "PIP_FIND_LINKS": "UV_FIND_LINKS",
+    "PIP_NO_INDEX": "UV_NO_INDEX",
+    "PIP_CONSTRAINT": "UV_CONSTRAINT",
+    "PIP_CERT": "SSL_CERT_FILE",
+}
+#: The installer's process ends with hkrunner, whatever ends that. exec keeps the death signal.
+_STARTER = (
+    "import ctypes, os, signal, sys\n"
+    f"ctypes.CDLL(None).prctl(1, {int(signal.SIGKILL)}, 0, 0, 0)\n"
+    "if os.getppid() != int(sys.argv[1]): sys.exit(143)\n"
+    "os.execvp(sys.argv[2], sys.argv[2:])\n"
+)
+
+
+def installer_name(environ: Mapping[str, str]) -> str:
+    """Return the installer that would be used: uv or pip."""
+    return "uv" if shutil.which("uv", path=environ.get("PATH")) else "pip"
+
+
+def install(
+    folder: str,
+    base: Interpreter,
+    requirements: Requirements,
+    packages: Sequence[str],
+    environ: Mapping[str, str],
+    on_line: Callable[[str], None],
+) -> None:
+    """Make an environment in the folder, of the base interpreter, with the requirements and packages in it.
+
+    `on_line` is called with each line that the installer prints. Raises InstallFailed. An exception that a
+    signal raises ends the installer first.
+    """
+    temporary = f"{folder}.tmp"  # not TMPDIR, which is often small: packages are unpacked there
+    os.makedirs(temporary, mode=0o700)
+    try:
+        env = _environment(environ, temporary)
+        listed = requirements.file
+        if requirements.lines is not None:
+            listed = os.path.join(temporary, "requirements.txt")
+            with open(listed, "w", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in requirements.lines)
+        python = os.path.join(folder, "bin", "python")
+        uv = shutil.which("uv", path=environ.get("PATH"))
+        if uv is not None:
+            make = [uv, "venv", "--no-project", "--python", base.path, folder]
+            fill = [uv, "pip", "install", "--python", python]
+        elif _pip_installs_elsewhere(base):
+            make = [base.path, "-I", "-m", "venv", "--without-pip", folder]
+            fill = [base.path, "-I", "-u", "-m", "pip", "--python", python, "install", *_PIP_OPTIONS]
+        else:
+            make = [base.path, "-I", "-m", "venv", folder]
+            fill = [python, "-I", "-u", "-m", "pip", "install", *_PIP_OPTIONS]
+        name = installer_name(environ)
+        _run(make, requirements, f"{name} could not make an environment of {base.path}", env, on_line)
+        if packages or requirements.shown:
+            words = [*fill, "-r", listed, *packages]
+            _run(words, requirements, f"{name} could not install {requirements.source}", env, on_line)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _pip_installs_elsewhere(base: Interpreter) -> bool:
+    """Whether this Python has a pip that installs into another environment (pip 22.3).
+
+    A pip of the new environment's own takes seconds to install, and Debian's Python has none to install.
+    """
+    code = "import pip; print(*pip.__version__.split('.')[:2])"
+    asked = subprocess.run([base.path, "-I", "-c", code], stdin=subprocess.DEVNULL, capture_output=True)
+    version = [int(part) for part in asked.stdout.split() if part.isdigit()]
+    return asked.returncode == 0 and version >= _PIP_WITH_PYTHON
+
+
+def _environment(environ: Mapping[str, str], temporary: str) -> dict[str, str]:
+    env = {name: value for name, value in environ.items() if name not in _LEFT_OUT}
+    for pips, uvs in _FOR_UV.items():
+        if env.get(pips):
+            value = env[pips]
+            env.setdefault(uvs, ",".join(value.split()) if pips == "PIP_FIND_LINKS" else value)
+    return {
+        **env,
+        "TMPDIR": temporary,
+        "PIP_USER": "0",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "NO_COLOR": "1",
+        "UV_NO_PROGRESS": "1",
+    }
+
+
+def _run(
+    words: Sequence[str],
+    requirements: Requirements,
+    failure: str,
+    env: Mapping[str, str],
+    on_line: Callable[[str], None],
+) -> None:
+    """Run an installer until it has ended. Raises InstallFailed if it fails."""
+    kept: deque[str] = deque(maxlen=_LINES_KEPT)
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _STARTER, str(os.getpid()), *words],
+        cwd=requirements.folder,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None, "it is a pipe"
+    try:
+        for line in _lines(process.stdout):
+            kept.append(line)
+            on_line(line)
+        status = process.wait()
+    except BaseException:
+        _end(process)
+        raise
+    finally:
+        process.stdout.close()
+    if status != 0:
+        how = f"by signal {-status}" if status < 0 else f"with status {status}"
+        raise InstallFailed("\n  ".join([f"--install: {failure}; it ended {how}:", *_reason(list(kept))]))
+
+
+def _lines(stream: IO[bytes]) -> Iterator[str]:
+    for data in stream:
+        line = data.decode("utf-8", "replace").rstrip().rpartition("\r")[2]
+        shown = "".join(one if one.isprintable() else " " for one in line).rstrip()
+        if shown:
+            yield shown[:_LINE_MAX]
+
+
+def _reason(lines: list[str]) -> list[str]:
+    """Return the lines that say why the installer failed."""
+    if not lines:
+        return ["it printed nothing"]
+    errors = [at for at, line in enumerate(lines) if re.match(r"\s*(error\b|\u00d7 )", line, re.IGNORECASE)]
+    # pip's last error is only the consequence where its index did not answer.
+    offline = [line for line in lines if "Retrying (" in line or "NewConnectionError" in line]
+    shown = lines[errors[0] :] if errors else lines
+    return [*offline[-1:], *shown[-_LINES_SHOWN:]]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the installer with all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_INTERRUPTED_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextlib.contextmanager
+def signals_raise() -> Iterator[None]:
+    """Have the first signal that ends hkrunner raise an exception, so that nothing half made is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # of another program: it keeps its handlers
+        return
+    old: dict[int, Any] = {}
+
+    def interrupted(number: int, frame: FrameType | None) -> NoReturn:
+        for caught in old:
+            signal.signal(caught, signal.SIG_IGN)  # what was begun is cleaned up, which does not take long
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                old[number] = signal.getsignal(number)
+                signal.signal(number, interrupted)
+        yield
+    finally:
+        for caught, handler in old.items():
+            signal.signal(caught, handler)

@@ -1,0 +1,231 @@
+"""Finds what the code requires: inline metadata (PEP 723), requirements.txt or pyproject.toml."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ...sandbox.shared.entry import Location
+from ..errors import SettingsError
+from ..settings.descriptor_search import is_below
+
+#: The block of comments that PEP 723 defines, with the expression that it gives.
+_BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
+#: An option of requirements.txt that reads another file, and one that installs a folder in place.
+_NESTED = re.compile(r"(?:-r|-c|--requirement|--constraint)(?:\s+|\s*=\s*|(?=[^-\s]))(.+)")
+_EDITABLE = re.compile(r"(?:-e|--editable)(?:\s+|\s*=\s*)(.+)")
+#: Files that say how a local folder is built, and the suffixes of code in it.
+_BUILD_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
+_CODE_SUFFIXES = (".py", ".pyi", ".pyx", ".c", ".cc", ".cpp", ".h", ".rs")
+_CODE_FILES_MAX = 10_000
+
+
+class Requirements(NamedTuple):
+    """What the code requires, and the file that says so."""
+
+    source: str  #: the file as messages name it
+    file: str  #: absolute path
+    shown: tuple[str, ...]  #: each requirement, for messages
+    content: tuple[str, ...]  #: all that decides what is installed; for equal content it is the same
+    lines: tuple[str, ...] | None = None  #: the requirements; None: installers read `file` itself
+    requires_python: str = ""  #: the versions of Python that the code supports; "": all
+
+    @property
+    def folder(self) -> str:
+        """The folder in which relative paths of the requirements start."""
+        return os.path.dirname(self.file)
+
+    def accepts(self, version: tuple[int, int, int]) -> bool:
+        """Whether the code supports this version of Python. Raises SettingsError for bad metadata."""
+        if not self.requires_python:
+            return True
+        from packaging.specifiers import InvalidSpecifier, SpecifierSet  # late: only with --install
+
+        try:
+            supported = SpecifierSet(self.requires_python)
+        except InvalidSpecifier:
+            raise SettingsError(
+                f"{self.source}: requires-python: no versions: {self.requires_python}"
+            ) from None
+        return supported.contains(".".join(map(str, version)), prereleases=True)
+
+
+def find_requirements(where: Location, cwd: str) -> Requirements | None:
+    """Return what the code requires; None if nothing says so. Raises SettingsError for a file that is wrong.
+
+    Inline metadata of the entry's file comes first. Then requirements.txt and pyproject.toml are searched,
+    in this order, next to the entry, in the folder of the code, and in the working folder if the code is
+    below it.
+    """
+    if where.file and (found := _inline(where.file, where.shown)) is not None:
+        return found
+    folders = [os.path.dirname(where.file)] if where.file else []
+    folders.append(where.folder)
+    if is_below(where.folder, cwd):
+        folders.append(cwd)
+    for folder in dict.fromkeys(os.path.abspath(one) for one in folders):
+        for name, read in (("requirements.txt", _listed), ("pyproject.toml", _project)):
+            file = os.path.join(folder, name)
+            if os.path.isfile(file) and (found := read(file)) is not None:
+                return found
+    return None
+
+
+def watched_files(where: Location, cwd: str) -> list[str]:
+    """Return the files in which requirements are found, or would be, besides the entry itself."""
+    folders = dict.fromkeys((where.folder, cwd) if is_below(where.folder, cwd) else (where.folder,))
+    return [
+        os.path.join(folder, name) for folder in folders for name in ("requirements.txt", "pyproject.toml")
+    ]
+
+
+def _text(file: str) -> str:
+    try:
+        with open(file, encoding="utf-8-sig", errors="replace") as stream:
+            return stream.read()
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error.strerror}") from None
+
+
+# ---- inline metadata and pyproject.toml
+
+
+def _inline(file: str, shown: str) -> Requirements | None:
+    """Return what the comments in this file require, None if it has no such block."""
+    blocks = [one for one in _BLOCK.finditer(_text(file)) if one["type"] == "script"]
+    if not blocks:
+        return None
+    source = f"inline metadata in {shown}"
+    if len(blocks) > 1:
+        raise SettingsError(f"{source}: there are {len(blocks)} blocks of type script; PEP 723 allows one")
+    lines = blocks[0]["content"].splitlines()
+    text = "\n".join(line[2:] if line.startswith("# ") else line[1:] for line in lines)
+    return _of_table(_toml(text, source), source, file)
+
+
+def _project(file: str) -> Requirements | None:
+    """Return the dependencies of the project, None where pyproject.toml has none."""
+    source = os.path.basename(file)
+    project = _toml(_text(file), source).get("project")
+    if not isinstance(project, dict):
+        return None
+    if "dependencies" in (project.get("dynamic") or ()):
+        raise SettingsError(
+            f"{source}: its dependencies are dynamic, so only its build backend knows them: list them in"
+            " requirements.txt"
+        )
+    return _of_table(project, source, file) if "dependencies" in project else None
+
+
+def _of_table(table: dict[str, Any], source: str, file: str) -> Requirements:
+    from packaging.requirements import InvalidRequirement, Requirement  # late: only with --install
+
+    lines, python = table.get("dependencies", []), table.get("requires-python", "")
+    if not isinstance(lines, list) or not all(isinstance(one, str) for one in lines):
+        raise SettingsError(f"{source}: dependencies must be a list of strings")
+    if not isinstance(python, str):
+        raise SettingsError(f"{source}: requires-python must be a string")
+    for line in lines:
+        try:
+            Requirement(line)
+        except InvalidRequirement as error:
+            reason = str(error).partition("\n")[0]
+            raise SettingsError(f"{source}: dependencies: {line!r} is no requirement: {reason}") from None
+    local = [
+        one for line in lines for one in _of_local(line.partition("@")[2].strip(), os.path.dirname(file))
+    ]
+    return Requirements(source, file, tuple(lines), (*lines, *local), tuple(lines), python)
+
+
+def _toml(text: str, source: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        loaded: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{source}: it is no TOML: {error}") from None
+    return loaded
+
+
+# ---- requirements.txt
+
+
+def _listed(file: str) -> Requirements:
+    content: list[str] = []
+    shown: list[str] = []
+    _read_list(file, content, shown, set())
+    return Requirements(os.path.basename(file), file, tuple(shown), tuple(content))
+
+
+def _read_list(file: str, content: list[str], shown: list[str], seen: set[str]) -> None:
+    """Append what this file and the files that it names say."""
+    seen.add(os.path.realpath(file))
+    folder = os.path.dirname(file)
+    for line in _lines(_text(file)):
+        content.append(line)
+        nested, editable = _NESTED.match(line), _EDITABLE.match(line)
+        if nested:
+            other = os.path.join(folder, nested[1].strip("'\""))
+            # The installer reports a file that is missing.
+            if os.path.isfile(other) and os.path.realpath(other) not in seen:
+                _read_list(other, content, shown if line[:2] != "-c" and "--c" not in line else [], seen)
+        elif editable:
+            shown.append(line)
+            content += _of_local(editable[1], folder, in_place=True)
+        elif line.startswith("-"):
+            content.append(folder)  # it may be the path of a folder, as in --find-links
+        else:
+            shown.append(re.split(r"\s+--|\s*;", line)[0])
+            content += _of_local(re.split(r"\s+--|\s;|^[\w.\[\], -]+@\s*", line)[-1].strip(), folder)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines without comments; a backslash continues a line."""
+    for line in re.sub(r"\\\r?\n", "", text).splitlines():
+        line = re.sub(r"(^|\s)#.*", "", line).strip()
+        if line:
+            yield line
+
+
+def _of_local(name: str, folder: str, *, in_place: bool = False) -> list[str]:
+    """Return what identifies the state of a local file or folder; nothing for another kind of requirement.
+
+    in_place: code that is changed later is used, so only the files that say how it is built matter.
+    """
+    path = os.path.join(folder, re.sub(r"^file:(//(localhost)?)?", "", name).partition("[")[0])
+    if not name or not os.path.exists(path) or not (os.sep in name or name.startswith(".")):
+        return []
+    path = os.path.realpath(path)
+    if not os.path.isdir(path):
+        return [_state(path)]
+    files = (os.path.join(path, name) for name in _BUILD_FILES) if in_place else _code_files(path)
+    return [
+        path,
+        *(_state(file) for file in itertools.islice(files, _CODE_FILES_MAX) if os.path.exists(file)),
+    ]
+
+
+def _code_files(folder: str) -> Iterator[str]:
+    """Yield the files of a package's source, without what a build leaves there."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            one
+            for one in folders
+            if one not in ("__pycache__", "build", "dist")
+            and not one.startswith(".")
+            and "egg-info" not in one
+        )
+        for name in sorted(names):
+            if name in _BUILD_FILES or name.endswith(_CODE_SUFFIXES):
+                yield os.path.join(root, name)
+
+
+def _state(file: str) -> str:
+    found = os.stat(file)
+    return f"{file} {found.st_size} {found.st_mtime_ns}"

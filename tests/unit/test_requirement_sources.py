@@ -1,0 +1,163 @@
+"""Where requirements are found, what of them decides about the environment, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hkrunner.runner.errors import SettingsError
+from hkrunner.runner.prepare.requirement_sources import Requirements, find_requirements
+from hkrunner.sandbox.child.requirements import hint
+from hkrunner.sandbox.shared.entry import locate
+
+INLINE = """\
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.9"
+# dependencies = [
+#   "numpy>=1",  # arrays
+#   'pandas[all] ; python_version > "3"',
+# ]
+# ///
+def start(args): ...
+"""
+PROJECT = '[project]\nname = "x"\nrequires-python = ">=3.10,<4"\ndependencies = ["pyyaml"]\n'
+
+
+def requirements_of(folder: Path, cwd: Path | None = None, entry: str = "alg.py") -> Requirements | None:
+    if not (folder / entry).exists():
+        (folder / entry).write_text("def start(args): ...\n")
+    return find_requirements(locate(str(folder / entry), None, str(folder)), str(cwd or folder))
+
+
+def test_inline_metadata_comes_before_requirements_and_these_before_the_project(tmp_path: Path) -> None:
+    assert requirements_of(tmp_path) is None
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
+    found = requirements_of(tmp_path)
+    assert found is not None and (found.source, found.lines) == ("pyproject.toml", ("pyyaml",))
+    assert found.accepts((3, 12, 1)) and not found.accepts((3, 9, 7)) and not found.accepts((4, 0, 0))
+    (tmp_path / "requirements.txt").write_text("scipy\n")
+    found = requirements_of(tmp_path)
+    assert found is not None and (found.source, found.lines, found.shown) == (
+        "requirements.txt",
+        None,
+        ("scipy",),
+    )
+    (tmp_path / "alg.py").write_text(INLINE)
+    found = requirements_of(tmp_path)
+    assert found is not None
+    assert found.source == "inline metadata in alg.py"
+    assert found.lines == ("numpy>=1", 'pandas[all] ; python_version > "3"')
+    assert found.accepts((3, 9, 0)) and not found.accepts((3, 8, 18))
+
+
+def test_the_working_folder_is_searched_only_for_code_below_it(tmp_path: Path) -> None:
+    code, other = tmp_path / "src", tmp_path / "other"
+    code.mkdir()
+    other.mkdir()
+    for folder in (tmp_path, other):
+        (folder / "requirements.txt").write_text("six\n")
+    found = requirements_of(code, cwd=tmp_path)
+    assert found is not None and found.file == str(tmp_path / "requirements.txt")
+    assert requirements_of(code, cwd=other) is None
+
+
+def test_a_project_without_dependencies_requires_nothing_that_could_be_installed(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.ruff]\nline-length = 100\n")
+    assert requirements_of(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("inline", "sentence"),
+    [
+        ("dependencies = [1]", "dependencies must be a list of strings"),
+        ("requires-python = 3", "requires-python must be a string"),
+        ('dependencies = ["--index-url=http://x"]', "'--index-url=http://x' is no requirement"),
+        ('dependencies = ["six\\n-r /etc/passwd"]', "is no requirement"),
+        ("dependencies = [", "it is no TOML"),
+    ],
+)
+def test_metadata_that_is_wrong_is_refused(inline: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "alg.py").write_text(f"# /// script\n# {inline}\n# ///\n")
+    with pytest.raises(SettingsError) as raised:
+        requirements_of(tmp_path)
+    assert str(raised.value).startswith("inline metadata in alg.py: ") and sentence in str(raised.value)
+
+
+def test_two_blocks_and_dynamic_dependencies_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "alg.py").write_text("# /// script\n# dependencies = []\n# ///\n\n" * 2)
+    with pytest.raises(SettingsError, match="there are 2 blocks of type script"):
+        requirements_of(tmp_path)
+    (tmp_path / "alg.py").write_text("")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\ndynamic = ["dependencies"]\n')
+    with pytest.raises(SettingsError, match="its dependencies are dynamic"):
+        requirements_of(tmp_path)
+
+
+def test_versions_of_python_that_are_none_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "alg.py").write_text('# /// script\n# requires-python = "three"\n# ///\n')
+    found = requirements_of(tmp_path)
+    assert found is not None
+    with pytest.raises(SettingsError, match="requires-python: no versions: three"):
+        found.accepts((3, 12, 0))
+
+
+def content(folder: Path) -> tuple[str, ...]:
+    found = requirements_of(folder)
+    assert found is not None
+    return found.content
+
+
+def test_the_content_follows_nested_files_and_local_packages_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("six\n-r requirements.txt\n")
+    library = tmp_path / "library"
+    (library / "build").mkdir(parents=True)
+    (library / "setup.py").write_text("")
+    lines = [
+        "# arrays",
+        "numpy \\",
+        "  >=1  # newest",
+        "-r more.txt",
+        "./library",
+        "-e ./library",
+        "-c none.txt",
+    ]
+    (tmp_path / "requirements.txt").write_text("\n".join(lines))
+    first = requirements_of(tmp_path)
+    assert first is not None and first.shown == (*("numpy   >=1", "six", "./library", "-e ./library"),)
+    # A comment, what a build leaves, and data of the library change nothing.
+    (tmp_path / "requirements.txt").write_text("\n".join(lines[1:]))
+    (library / "build" / "made.py").write_text("")
+    (library / "data.csv").write_text("1,2")
+    assert content(tmp_path) == first.content
+    seen = {first.content}
+    (tmp_path / "more.txt").write_text("six<2\n")
+    seen.add(content(tmp_path))
+    (library / "code.py").write_text("")
+    seen.add(content(tmp_path))
+    os.utime(library / "code.py", (1, 1))
+    seen.add(content(tmp_path))
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("module", "files", "expected"),
+    [
+        ("numpy", {"alg.py": INLINE}, "; the inline metadata lists numpy>=1: give --install"),
+        ("scipy", {"alg.py": INLINE}, "; the inline metadata does not list it: add it, and give --install"),
+        ("yaml", {"pyproject.toml": PROJECT}, "; pyproject.toml beside it lists pyyaml: give --install"),
+        ("cv2", {}, "; list opencv-python, which has it, in requirements.txt, and give --install"),
+        ("nobody", {}, "; list its package in requirements.txt, and give --install"),
+        ("numpy.nothing", {}, ""),
+        (None, {}, ""),
+    ],
+)
+def test_a_missing_module_names_the_option(
+    module: str | None, files: dict[str, str], expected: str, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert hint(module, str(tmp_path), "python3", str(tmp_path / "alg.py")) == expected.replace(
+        "numpy>=1", "numpy"
+    )
