@@ -116,7 +116,7 @@ CODES: dict[str, ErrorCode] = {
         "The code raised an exception while it was imported: a syntax error, a missing package, an exception"
         " at the top level.",
         "Correct the line that the message names. Install a missing package in the Python that runs the code,"
-        " or choose another Python with `--python`.",
+        " list it in requirements.txt and give `--install`, or choose another Python with `--python`.",
         LOAD_ERROR,
         4,
         _LOADED_AGAIN,

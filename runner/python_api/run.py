@@ -53,8 +53,9 @@ def run(
     dropped, but never results; a RunEvent `dropped` then has their number. Without `on_event`, the output
     goes to sys.stderr.
 
-    Raises EntryNotFound, EntryUnusable (the code cannot be loaded) or SettingsError before the first task,
-    and Incomplete if hkrunner itself was killed.
+    Raises EntryNotFound, EntryUnusable (the code cannot be loaded), InstallFailed (the environment of
+    `install` cannot be made) or SettingsError before the first task, and Incomplete if hkrunner itself was
+    killed.
     """
     env = options.get("env")
     with contextlib.ExitStack() as stack:

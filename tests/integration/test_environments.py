@@ -161,7 +161,7 @@ def test_inline_metadata_is_installed_into_a_python_that_it_allows(project: Proj
 
 def test_a_python_that_the_metadata_excludes_is_refused(project: Project) -> None:
     (project.folder / "alg.py").write_text('# /// script\n# requires-python = "<3.8"\n# ///\n' + CODE)
-    ended = project.run("alg.py", "-i", "1", "--install")
+    ended = project.run("alg.py", "-i", "1", "--install", env={"PATH": "/usr/bin:/bin"})
     version = ".".join(map(str, sys.version_info[:3]))
     assert (ended.status, ended.stderr) == (
         2,
