@@ -21,7 +21,7 @@ class BoardChild:
         #: The board as it reported last.
         self.board = board
         self.process = process
-        self._unread = b""  # the begin of a line whose end has not come
+        self._unread = b""  # the beginning of a line that is not complete yet
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when there is a report, or when the process has ended."""
@@ -49,22 +49,22 @@ class BoardChild:
         return ProcessIdentity.of(self.process.pid)
 
     def close_stdin(self) -> None:
-        """An attached board sees the end of its stdin, and ends."""
+        """Close the stdin of an attached board, which then ends."""
         _close(self.process.stdin)
 
     def close_pipes(self) -> None:
-        """Both pipes are closed."""
+        """Close both pipes."""
         _close(self.process.stdin)
         _close(self.process.stdout)
 
     def detach(self) -> None:
-        """The pipes are closed, and the process may live on without being reaped by this one."""
+        """Close the pipes, and do not reap the process: it may outlive this one."""
         self.close_pipes()
         if self.process.poll() is None:
             self.process.returncode = 0  # else Popen warns that the process still runs
 
     def kill_after(self, end: float) -> None:
-        """The process has ended and is reaped; killed if it still runs at `end` of the monotonic clock."""
+        """Wait for the end of the process and reap it; at `end` of the monotonic clock it is killed."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(max(0.0, end - time.monotonic()))
         if self.process.poll() is None:
@@ -72,7 +72,7 @@ class BoardChild:
             self.process.wait()
 
     def how_it_ended(self) -> str:
-        """Return what the exit status says; for a process that was reaped."""
+        """Describe the exit status of a process that was reaped."""
         status = self.process.returncode
         if status >= 0:
             return f"ended with {status}"
@@ -83,7 +83,7 @@ class BoardChild:
 
 
 def send_signal(process: ProcessIdentity, number: signal.Signals) -> None:
-    """That very process has the signal if it still runs; never another one that got its pid."""
+    """Send the signal if the process still runs, never to another one that got its pid."""
     with contextlib.suppress(OSError):
         try:
             fd = os.pidfd_open(process.pid)

@@ -34,7 +34,7 @@ PENDING_LIMIT_S = 60.0  # without a report by then, the board has failed
 
 
 class BoardStatus(str, enum.Enum):
-    """HKube's words (@hkube/consts), and the one it lacks."""
+    """What a board is doing, in HKube's words (@hkube/consts); HKube itself lacks one of them."""
 
     PENDING = "pending"
     CREATING = "creating"
@@ -56,7 +56,7 @@ class Readiness(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Board:
-    """One board. Times in ms since the epoch, as HKube has them; names that do not apply are None."""
+    """One board. Times in ms since the epoch, as HKube has them; fields that do not apply are None."""
 
     id: str
     reference: str
@@ -95,7 +95,7 @@ class Board:
         return self.status in LIVE
 
     def to_hkube(self) -> dict[str, object]:
-        """Return HKube's board object (openapi boards_successGetTensor), without names that do not apply."""
+        """Return HKube's board object (openapi boards_successGetTensor), without fields that do not apply."""
         value: dict[str, object] = {
             "id": self.id,
             "boardReference": self.reference,
@@ -193,7 +193,7 @@ class BoardRecords:
         self.folder = root / "boards"
 
     def make_folder(self) -> None:
-        """The folder exists, and other users cannot list it."""
+        """Create the folder so that other users cannot list it."""
         if not self.folder.is_dir():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
@@ -207,7 +207,7 @@ class BoardRecords:
         return self.folder / f"{reference}.log"
 
     def save(self, board: Board) -> None:
-        """The record says this. Raises OSError."""
+        """Write the record of this board. Raises OSError."""
         replace_file(str(self.path(board.reference)), to_json(board.to_dict()), mode=0o600)
 
     def read(self, reference: str) -> Board | None:
@@ -249,7 +249,7 @@ class BoardRecords:
         return self.folder / f"view-{safe_part(process.host, limit=200)}-{process.pid}"
 
     def remove_dead_views(self) -> None:
-        """No view is left of a board's process of this host that was killed."""
+        """Remove the views of board processes of this host that were killed."""
         host = own_identity().host
         for folder in self.folder.glob("view-*"):
             pid = folder.name.rpartition("-")[2]
@@ -259,7 +259,7 @@ class BoardRecords:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def forget(self, board: Board) -> None:
-        """Nothing of the board is left on disk; its runs are not touched."""
+        """Remove everything of the board from disk; its runs are not touched."""
         remove_quietly(str(self.path(board.reference)))
         remove_quietly(str(self.log_path(board.reference)))
         if board.type == "pick" and Path(board.log_dir).parent == self.folder:

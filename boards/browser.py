@@ -21,7 +21,7 @@ class BrowserProcess:
         self._url = url
 
     def problem(self, *, deadline_s: float = 0.0) -> str | None:
-        """Return one sentence when no browser could be started; None as far as is known by the deadline."""
+        """Return a sentence if no browser could be started; None if nothing is wrong by the deadline."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             if self._process.wait(deadline_s) != 0:
                 return f"no browser could be started; open {self._url} in one"
@@ -33,7 +33,7 @@ class BrowserProcess:
         return self._process.poll() is not None
 
     def detach(self) -> None:
-        """The process is not waited for any more: a browser runs for as long as its user wants."""
+        """Stop waiting for the process: a browser runs for as long as its user wants."""
         if self._process.poll() is None:
             self._process.returncode = 0  # else Popen warns that the process still runs
 

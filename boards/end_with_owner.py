@@ -23,10 +23,11 @@ def read_line(fd: int) -> bytes:
 
 
 def watch_owner(on_end: Callable[[], object]) -> None:
-    """A thread calls on_end once the process that started this one has ended.
+    """Have a thread call on_end once the process that started this one has ended.
 
-    It has ended at EOF on stdin, a pipe that it holds; or, since a fork of it may hold the pipe too, when our
-    parent changes. PR_SET_PDEATHSIG does not serve: it fires when the thread that started us ends.
+    The thread notices it by EOF on stdin, a pipe that the starter holds, or by a change of our parent, since
+    a fork of the starter may hold the pipe too. PR_SET_PDEATHSIG cannot be used: it fires as soon as the
+    thread that started us ends.
     """
     parent = os.getppid()
 

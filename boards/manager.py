@@ -81,7 +81,7 @@ class BoardManager:
     # --- what never waits
 
     def start(self, target: Target, *, port: int = 0, optuna_storage: str | None = None) -> Started:
-        """A board shows the target, or is being started. port 0: a free one. Returns at once.
+        """Start a board for the target, or find the one that shows it. port 0: a free one. Returns at once.
 
         Raises BoardError when no process could be started or the state folder cannot be written.
         """
@@ -153,7 +153,7 @@ class BoardManager:
         return changed
 
     def request_stop(self, id: str) -> Board:
-        """The board's process has SIGTERM; a board that has ended already is forgotten.
+        """Send SIGTERM to the board's process; remove the record of a board that has ended already.
 
         Raises NotFound, StillStarting, and BoardError for a board of another host.
         """
@@ -174,7 +174,7 @@ class BoardManager:
         return board
 
     def close(self) -> None:
-        """Attached boards are ending, see wait_for_end(); detached ones go on. Does not wait."""
+        """Ask attached boards to end, see wait_for_end(); detached ones run on. Does not wait."""
         for child in self._children.values():
             if self._is_attached:
                 child.close_stdin()
@@ -216,7 +216,7 @@ class BoardManager:
                 time.sleep(min(left_s, 0.02))
 
     def stop(self, id: str, *, deadline_s: float = 10.0) -> Board:
-        """The board has ended, its processes are gone and its record too. Raises NotFound, BoardError."""
+        """Stop the board; its processes and its record are gone afterwards. Raises NotFound, BoardError."""
         board = self._request_stop_until(id, time.monotonic() + deadline_s)
         processes = [p for p in (board.process or self._child_identity(board), board.data_server) if p]
         if board.is_live and processes and not wait_until_gone(processes, STOP_GRACE_S):
@@ -244,14 +244,14 @@ class BoardManager:
                 yield error
 
     def reap(self, reference: str) -> None:
-        """A child whose record says it is gone is reaped; its last thread may end after its first."""
+        """Reap a child whose record says that it is gone; its last thread may end after its first."""
         child = self._children.get(reference)
         if child is not None:
             warden_launch.has_ended(child.process, REAP_S)
             self.poll()
 
     def wait_for_end(self, *, deadline_s: float = 5.0) -> None:
-        """After close(): the attached boards are gone; those that run longer than the deadline are killed."""
+        """Wait for the attached boards after close(), and kill those that still run at the deadline."""
         end = time.monotonic() + deadline_s
         for child in list(self._children.values()):
             child.kill_after(end)
@@ -261,7 +261,7 @@ class BoardManager:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        """Only one process of this state folder is in the block."""
+        """Hold the lock of the state folder: only one process at a time runs the block."""
         fd = os.open(self.records.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             end = time.monotonic() + _LOCK_DEADLINE_S

@@ -49,7 +49,7 @@ class RestServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     allow_reuse_address = True
 
     def __init__(self, manager: BoardManager, *, port: int = 0) -> None:
-        """The socket listens; serve_forever() answers. Raises BoardError when the port is not available."""
+        """Listen; serve_forever() answers requests. Raises BoardError when the port is not available."""
         self.manager = manager
         self.routes = BoardRoutes(manager)
         self.lock = threading.Lock()  # held while a route runs
@@ -63,7 +63,7 @@ class RestServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/api/v1/boards"
 
     def service_actions(self) -> None:
-        """Called twice a second: boards that have ended are reaped, also without a request."""
+        """Reap boards that have ended; called twice a second, also without a request."""
         with self.lock:
             self.manager.poll()
 
@@ -95,7 +95,7 @@ class _RequestHandler(http.server.BaseHTTPRequestHandler):
         return super().handle_expect_100()
 
     def _answer(self) -> None:
-        """The request has its answer."""
+        """Answer the request."""
         try:
             length = self._check_headers()
         except RouteError as error:
@@ -129,7 +129,7 @@ class _RequestHandler(http.server.BaseHTTPRequestHandler):
         return int(text)
 
     def _drain(self) -> None:
-        """What the client still sends is read and dropped, within bounds, so that it can read the answer.
+        """Read and drop the rest of the body, within bounds, so that the client can read the answer.
 
         Closing a socket with unread bytes resets the connection, and a client that sends its whole body
         first, as most do, would see the reset instead of the answer (RFC 9112, 9.6).
@@ -165,7 +165,7 @@ class _RequestHandler(http.server.BaseHTTPRequestHandler):
 
 
 def serve(root: Path, *, port: int = 0, on_listening: Callable[[str], None]) -> None:
-    """Answer HKube's board routes until SIGINT or SIGTERM; the boards that they started have ended then.
+    """Answer HKube's board routes until SIGINT or SIGTERM, then end the boards that they started.
 
     on_listening: called with the base address. Raises BoardError when the port is not available. Runs in the
     main thread of a process that does nothing else.
@@ -193,11 +193,11 @@ class RestProcess:
     """The routes alongside a running hkrunner, in a process of their own. Only stop() waits."""
 
     def __init__(self, root: Path, *, port: int = 0) -> None:
-        """The process is being started; poll() learns its address. Raises BoardError."""
+        """Start the process; poll() reads its address. Raises BoardError."""
         records = BoardRecords(Path(os.path.abspath(root)))
         self.url: str | None = None
         self.error: str | None = None
-        self._unread = b""  # the begin of a line whose end has not come
+        self._unread = b""  # the beginning of a line that is not complete yet
         try:
             records.make_folder()
             order = to_json({"root": str(records.folder.parent), "port": port})
@@ -227,7 +227,7 @@ class RestProcess:
         return False
 
     def stop(self, *, deadline_s: float = 10.0) -> None:
-        """The process has ended and is reaped, and its boards have ended."""
+        """End the process and its boards, and reap it."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()

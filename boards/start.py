@@ -52,7 +52,7 @@ class PythonPathFinder:
 
 
 def main() -> None:
-    """The main() of the module that the first argument names has run."""
+    """Run main() of the module that the first argument names."""
     here = os.path.dirname(os.path.abspath(__file__))
     # Compared without links: Python has resolved those of the script's folder.
     sys.path[:] = [folder for folder in sys.path if os.path.realpath(folder) != os.path.realpath(here)]

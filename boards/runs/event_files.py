@@ -31,13 +31,13 @@ class EventWriter:
         self._fd = -1
 
     def add(self, scalars: Mapping[str, float], *, step: int, at_s: float) -> None:
-        """The values are in the file under their tags. at_s: seconds since the epoch. Raises OSError."""
+        """Add the values under their tags. at_s: seconds since the epoch. Raises OSError."""
         if self._fd < 0:
             self._create(at_s)
         write_all(self._fd, file_record(_event(at_s, step, scalars)))
 
     def close(self) -> None:
-        """The file is closed."""
+        """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -51,7 +51,7 @@ def original_text(part: str) -> str:
 
 
 def replace_file(path: str, data: bytes, *, mode: int = 0o666) -> None:
-    """The file holds exactly these bytes; a crash at any point leaves the old content or the new."""
+    """Replace the file's content by these bytes; a crash at any point leaves the old content or the new."""
     folder, name = os.path.split(path)
     temporary = f"{folder}/.{name[:200]}.{os.getpid()}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
@@ -67,14 +67,14 @@ def replace_file(path: str, data: bytes, *, mode: int = 0o666) -> None:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """All bytes are written; a regular file near a full disk takes them in parts before it refuses."""
+    """Write all bytes; a regular file near a full disk takes them in parts before it refuses."""
     written = os.write(fd, data)
     while written < len(data):
         written += os.write(fd, memoryview(data)[written:])
 
 
 def remove_quietly(path: str) -> None:
-    """The file is gone, or cannot be removed."""
+    """Remove the file, if that is possible."""
     with contextlib.suppress(OSError):
         os.unlink(path)
 

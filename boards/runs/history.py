@@ -201,7 +201,7 @@ def repeat_of(root: Path, name: str) -> Repeat:
 
 
 def remove_tasks(root: Path, names: Iterable[str]) -> Removed:
-    """The tasks and their metrics are gone. Raises NotFound or StoreError before anything is removed."""
+    """Remove the tasks and their metrics. Raises NotFound or StoreError before anything is removed."""
     summaries = []
     for name in dict.fromkeys(names):
         folder = _folder(root, name)
@@ -217,7 +217,7 @@ def remove_tasks(root: Path, names: Iterable[str]) -> Removed:
 
 
 def keep_latest(root: Path, count: int) -> Removed:
-    """Only the latest `count` records are left (`--keep`); those of running tasks are never removed.
+    """Remove all records but the latest `count` (`--keep`); those of running tasks are never removed.
 
     Takes 100 µs a removed task, so it runs at the end of a run or between tasks.
     """
@@ -305,14 +305,14 @@ def _remove(root: Path, summary: TaskSummary) -> None:
 
 
 def remove_task(root: Path, name: str) -> None:
-    """The task with this folder below tasks/ and its metrics are gone. Raises StoreError."""
+    """Remove the task with this folder below tasks/, and its metrics. Raises StoreError."""
     folder = root / "tasks" / name
     facts = read_json(str(folder / "task.json"))
     _remove_folders(root, folder, _metrics_dir(root, facts) if facts is not None else None)
 
 
 def _remove_folders(root: Path, folder: Path, metrics_dir: Path | None) -> None:
-    """Both are gone. Metrics first: a task that is listed without them can be removed again."""
+    """Remove both. Metrics first: a task that is listed without them can be removed again."""
     try:
         if metrics_dir is not None and metrics_dir.is_symlink():
             metrics_dir.unlink()  # to a folder that the user has named, and keeps

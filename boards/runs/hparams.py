@@ -53,7 +53,7 @@ class TaskOutcome:
 
 
 def write_outcome(folder: str, outcome: TaskOutcome, *, resources: Iterable[str], is_session: bool) -> None:
-    """The folder has an event file with the outcome, which an earlier call may have made. Raises OSError.
+    """Write an event file with the outcome to the folder, unless an earlier call has. Raises OSError.
 
     resources: event files that it takes in, since the data server holds every file open, and a process may
     have 20,000. is_session: not where the user's own event files have hyperparameters.
@@ -142,7 +142,7 @@ def _follows(file: BinaryIO, wanted: bytes, limit: int) -> bool:
 
 @contextlib.contextmanager
 def _open_file(path: str) -> Iterator[BinaryIO]:
-    """The regular file is open. Raises OSError, also for a pipe: one that the algorithm made would block."""
+    """Open the file. Raises OSError also for a pipe: one that the algorithm made would block."""
     with open(path, "rb", opener=_open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(f"not a file: {path}")

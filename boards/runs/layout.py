@@ -51,12 +51,12 @@ class Layout:
         return f"{self.root_text}/current"
 
     def make_folders(self) -> None:
-        """The folders below the root exist; looked at once only. Raises OSError."""
+        """Create the folders below the root, at the first call. Raises OSError."""
         if not self._is_made:
             self.make_folders_again()
 
     def make_folders_again(self) -> None:
-        """The folders below the root exist, even if someone removed them while we run. Raises OSError."""
+        """Create the folders below the root again, which someone has removed while we run. Raises OSError."""
         if not os.path.isdir(self.tasks):
             os.makedirs(self.tasks, exist_ok=True)
             ignore = f"{self.root_text}/.gitignore"

@@ -24,7 +24,7 @@ from .layout import Layout
 
 
 class LinkState(enum.Enum):
-    """What is at the path."""
+    """What there is at the path."""
 
     UNCLAIMED = "no path is reserved"
     CLAIMED = "the path is reserved, and nothing is there"
@@ -70,7 +70,7 @@ class MetricsLink:
         return f"{self._folder}/metrics"
 
     def _remove_old_folder(self) -> None:
-        """No folder is at the path: one of a process that had no task is removed; if it has files, moved."""
+        """Remove the folder at the path, left by a process that had no task; a folder with files is moved."""
         path = f"{self._folder}/metrics"
         os.makedirs(self._folder, exist_ok=True)
         if os.path.isdir(path) and not os.path.islink(path):
@@ -80,7 +80,7 @@ class MetricsLink:
                 os.rename(path, self._layout.claim_orphaned_run())
 
     def lead_to(self, run: str, task_folder: str, *, real: str) -> None:
-        """The path is a link to the run folder, which is still empty. Raises OSError.
+        """Have the path lead to the run folder, which is still empty. Raises OSError.
 
         task_folder: the task's own, which gets the link when the next task begins. real: the folder that
         `run` leads to if it is a link itself, else the same.
@@ -96,7 +96,7 @@ class MetricsLink:
         self._state, self._task_folder = LinkState.LINK, task_folder
 
     def close(self) -> None:
-        """Another process may reserve the path. Optional: the end of the process does the same."""
+        """Release the path for other processes. Optional: the end of this process does the same."""
         if self._lock_fd is None:
             return
         path = f"{self._folder}/metrics"
@@ -138,7 +138,7 @@ def _lock(path: str) -> int | None:
 
 
 def _move_content(folder: str, target: str) -> None:
-    """The folder is gone, and its content is in the target, which was empty."""
+    """Move the folder's content to the target, which is empty, and remove the folder."""
     try:
         os.rename(folder, target)
     except OSError as error:
@@ -152,7 +152,7 @@ def _move_content(folder: str, target: str) -> None:
 
 
 def _replace_link(link: str, target: str) -> None:
-    """The symlink leads to the target; at no time is there none."""
+    """Have the symlink lead to the target; at no time is there no link."""
     temporary = f"{link}.tmp"
     try:
         os.symlink(target, temporary)
@@ -163,7 +163,7 @@ def _replace_link(link: str, target: str) -> None:
 
 
 def _exchange(link: str, target: str, old: str) -> bool:
-    """The symlink leads to the target, and `old` leads where it led; False when nothing was changed.
+    """Have the symlink lead to the target, and `old` where it led; return False if nothing was changed.
 
     At no time is there no link. Some file systems cannot do it, and the folder of `old` may be gone.
     """

@@ -64,7 +64,7 @@ class ResourceSeries:
         self._write_when_due(at_s)
 
     def close(self) -> None:
-        """Every sample is in the file, which is closed."""
+        """Write the last samples, and close the file."""
         self._write(self._latest)
         self._writer.close()
 

@@ -69,7 +69,7 @@ class Store:
     def open(
         self, ids: TaskIds, *, entry: str, started_at: float, extra: Mapping[str, object] = {}
     ) -> TaskRecord:
-        """The task has its folders, its task.json says "active", and ALGO_METRICS_DIR leads to its own.
+        """Create the task's folders and its task.json ("active"), and have ALGO_METRICS_DIR lead to its own.
 
         started_at: seconds since the epoch. extra: more fields for task.json. A repeated task id gets the
         folder <task>.2, .3, ... Never raises for the disk. Blocks only in one case: files that an earlier
@@ -101,5 +101,5 @@ class Store:
         return {"ALGO_METRICS_DIR": path}
 
     def close(self) -> None:
-        """Another process may reserve our path in current/. Optional: the end of ours does the same."""
+        """Release our path in current/ for other processes. Optional: the end of ours does the same."""
         self._link.close()

@@ -111,7 +111,7 @@ class TaskMetrics:
         return self.folder[len(prefix) :] if self.folder.startswith(self._layout.runs + "/") else None
 
     def open(self, ids: TaskIds, name: str, task_folder: str) -> None:
-        """The folder exists, is empty, and ALGO_METRICS_DIR leads to it."""
+        """Create the folder, or empty it, and have ALGO_METRICS_DIR lead to it."""
         layout, options = self._layout, self._options
         parent = "/".join([layout.runs, *(safe_part(part) for part in (ids.pipeline, ids.node, ids.job))])
         self.folder = self.link = f"{parent}/{name}"
@@ -137,7 +137,7 @@ class TaskMetrics:
             self.link = self.folder
 
     def close(self, earlier: EarlierMetrics, *, has_failed: bool) -> None:
-        """An empty temporary folder is gone; metrics that went to an earlier task's folder are reported."""
+        """Remove an empty temporary folder; report metrics that went to an earlier task's folder."""
         if self.place is MetricsPlace.TEMPORARY:
             from ...sandbox.linux.abandoned import remove_abandoned
 
@@ -168,7 +168,7 @@ class TaskMetrics:
         return not self._is_empty
 
     def _use_temporary_folder(self) -> None:
-        """A writer in user code must not fail because the state folder cannot be written."""
+        """Use a temporary folder, so that a writer in user code works where the state folder does not."""
         self._user_folder = ""
         if self._options.volume is not None:
             self.place, self.link = MetricsPlace.VOLUME, self._options.volume
@@ -186,7 +186,7 @@ class TaskMetrics:
             self.place = MetricsPlace.NOWHERE  # the first error was reported, and has the same cause
 
     def _use_volume(self, volume: str, link: str, run: str) -> None:
-        """The shared folder is empty, and the task's run folder links to it."""
+        """Empty the shared folder, and have the task's run folder link to it."""
         self.place, self.link = MetricsPlace.VOLUME, volume
         try:
             os.makedirs(volume, exist_ok=True)
@@ -201,7 +201,7 @@ class TaskMetrics:
             )
 
     def _move_to_earlier_task(self, volume: str, names: list[str], link: str) -> None:
-        """The files of the shared folder are in the run folder of the task that the link still leads to."""
+        """Move the files of the shared folder to the run folder of the task that the link still leads to."""
         try:
             owner = os.path.realpath(link, strict=True)
         except OSError:  # no task of this state folder wrote them

@@ -92,7 +92,7 @@ class TaskRecord:
         return self.metrics.has_any()
 
     def open(self, entry: str, started_at: float, extra: Mapping[str, object], *, empty_logs: bool) -> None:
-        """The task is on disk as "active". The arguments are those of Store.open.
+        """Write the task to disk as "active". The arguments are those of Store.open.
 
         empty_logs: stdout.log and stderr.log exist from the start.
         """
@@ -152,7 +152,7 @@ class TaskRecord:
             self._note(f"{stream}.log", error)
 
     def write(self, name: str, data: bytes) -> None:
-        """The file holds these bytes, whole or not at all. Never raises for the disk."""
+        """Write a file with these bytes, whole or not at all. Never raises for the disk."""
         if not self.has_folder:
             return
         try:
@@ -161,7 +161,7 @@ class TaskRecord:
             self._note(name, error)
 
     def finish(self, result: Mapping[str, object]) -> None:
-        """The outcome is in task.json and the files are closed; only the first call counts."""
+        """Write the outcome to task.json and close the files; only the first call counts."""
         if self.is_finished:
             return
         self.is_finished = True
@@ -213,7 +213,7 @@ class TaskRecord:
             return False
 
     def _note(self, what: str, error: OSError) -> None:
-        """`problems` has one sentence for this kind of error: a full disk would add one with each line."""
+        """Add one sentence to `problems` for each kind of error: a full disk would add one with each line."""
         if error.errno in self._noted:
             return
         self._noted.add(error.errno)
@@ -231,7 +231,7 @@ def _path(text: str) -> Path:
 
 
 def _create(path: str) -> None:
-    """The file exists."""
+    """Create the file."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
 
 

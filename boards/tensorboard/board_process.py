@@ -85,7 +85,7 @@ class BoardProcess:
         )
 
     def run(self) -> NoReturn:
-        """The board is served until it fails, expires or is stopped; ends this process."""
+        """Serve the board until it fails, expires or is stopped; then end this process."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: self._end())
         if self._board.is_attached:
@@ -113,7 +113,7 @@ class BoardProcess:
     # --- starting
 
     def _start_data_server(self) -> None:
-        """The data server reads the runs while TensorBoard is imported."""
+        """Start the data server, which reads the runs while TensorBoard is imported."""
         try:
             server = DataServer(
                 find_binary(),
@@ -130,7 +130,7 @@ class BoardProcess:
             self._data_server = server
 
     def _launch(self) -> BoardProbe:
-        """TensorBoard serves; returns how to probe it."""
+        """Have TensorBoard serve; return how to probe it."""
         if self._data_server is None:
             # The slow loader would import TensorFlow where it is installed: 3.5 s and 450 MB more.
             sys.modules["tensorboard.compat.notf"] = types.ModuleType("tensorboard.compat.notf")
@@ -170,7 +170,7 @@ class BoardProcess:
         return BoardProbe(url, health_path="data/environment", list_path="data/runs", count=self._view.count)
 
     def _launch_optuna(self, storage: str) -> BoardProbe:
-        """The dashboard of an optuna study serves; returns how to probe it."""
+        """Have the dashboard of an optuna study serve; return how to probe it."""
         from werkzeug.serving import make_server
 
         prefix = "/" + self._board.link
@@ -258,7 +258,7 @@ class BoardProcess:
         return self._data_server.wait_for_end(pause_s)
 
     def _restart_data_server(self) -> None:
-        """A new data server has the old one's port, where TensorBoard reconnects by itself."""
+        """Start a new data server on the old one's port, to which TensorBoard reconnects by itself."""
         server = self._data_server
         if server is None:  # the slow loader reads in this very process: nothing to restart
             return
@@ -297,7 +297,7 @@ class BoardProcess:
     # --- ending
 
     def _end(self) -> NoReturn:
-        """Nothing of the board is left, for one that was stopped."""
+        """Remove everything of the board, which was stopped, and end this process."""
         self._lock.acquire(timeout=1)
         self._records.forget(self._board)
         self._leave(0)
@@ -324,7 +324,7 @@ class BoardProcess:
     # --- reporting
 
     def _update(self, **changes: Any) -> None:
-        """The record and the starter have the changes. A full disk must not end a board."""
+        """Write the changes to the record and the starter. A full disk must not end a board."""
         with self._lock:
             self._board = replace(self._board, timestamp=now_ms(), **changes)
             with contextlib.suppress(OSError):
@@ -342,7 +342,7 @@ def _keep_stdout_for_reports() -> int:
 
 
 def _lift_limits() -> None:
-    """Soft limits are raised to the hard ones: they were meant for the algorithm or its shell."""
+    """Raise soft limits to the hard ones: they were meant for the algorithm or its shell."""
     for name in ("RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_NPROC"):
         with contextlib.suppress(OSError, ValueError):
             _, hard = resource.getrlimit(getattr(resource, name))
@@ -358,7 +358,7 @@ def _check_port(port: int) -> None:
 
 
 def _truncate_log() -> None:
-    """The log never fills a disk: a damaged event file adds a line with every reload."""
+    """Empty a log that is too large: a damaged event file adds a line with every reload."""
     with contextlib.suppress(OSError):
         if os.fstat(2).st_size > _LOG_LIMIT_BYTES:
             os.ftruncate(2, 0)  # opened for appending: the next line is the first

@@ -46,7 +46,7 @@ class DataServer:
         self.port = 0
 
     def start(self) -> None:
-        """The process runs, on the port that it had before if it had one. Raises DataServerError."""
+        """Start the process, on the port that it had before if it had one. Raises DataServerError."""
         remove_quietly(str(self._port_file))
         try:
             self._process = subprocess.Popen(
@@ -60,7 +60,7 @@ class DataServer:
             self._pidfd = os.pidfd_open(self._process.pid)
 
     def wait_for_port(self, *, deadline_s: float) -> None:
-        """It listens on `port`. Raises DataServerError when it ended or did not listen in time."""
+        """Wait until it listens on `port`. Raises DataServerError when it ended or did not listen in time."""
         try:
             self.port = self._read_port(deadline_s)
         finally:
@@ -92,7 +92,7 @@ class DataServer:
         return None if self._process is None else ProcessIdentity.of(self._process.pid)
 
     def kill(self) -> None:
-        """The process has ended and is reaped."""
+        """Kill the process and reap it."""
         if self._process is None:
             return
         remove_quietly(str(self._port_file))

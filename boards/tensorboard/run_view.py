@@ -77,7 +77,7 @@ class ViewedTask:
         return NamedTask(os.path.basename(self.record), str(self.facts.get("nodeName")), self.inputs or {})
 
     def read_status(self) -> None:
-        """The facts and the status are those of now: both stay once the task has ended."""
+        """Read the facts and the status; both stay as they are once the task has ended."""
         if self.status != _ACTIVE:
             return
         self._read_facts()
@@ -120,7 +120,7 @@ class RunView:
         self._is_ended = threading.Event()
 
     def make(self, depth: int) -> None:
-        """The view has the latest tasks. Raises OSError.
+        """Make the view, with the latest tasks. Raises OSError.
 
         depth: how many folders below log_dir run folders are.
         """
@@ -128,7 +128,7 @@ class RunView:
         self.refresh(_FIRST_S)
 
     def follow(self) -> None:
-        """The view has every task before long, and follows them in a thread from now on."""
+        """Have a thread add the other tasks, and keep the view up to date from now on."""
         threading.Thread(target=self._follow, name="view", daemon=True).start()
 
     def count(self, runs: Iterable[str]) -> int:
@@ -138,13 +138,13 @@ class RunView:
         return len({next((path for path in _parents(run) if path in shown), run) for run in runs})
 
     def remove(self) -> None:
-        """The view is gone, and nothing is added to it."""
+        """Remove the view; nothing is added to it any more."""
         self._is_ended.set()
         self._lock.acquire(timeout=_LOCK_DEADLINE_S)  # not released: the process ends
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def refresh(self, budget_s: float = float("inf")) -> None:
-        """The view has the tasks and files that there are now, or as many as the time allows for.
+        """Add the tasks and files that exist now, or as many as the time allows for.
 
         Raises OSError.
         """
@@ -223,7 +223,7 @@ class RunView:
         return listed
 
     def _add(self, run: str, path: str) -> None:
-        """The task waits to be shown whose run folder it is; any other folder is in the view."""
+        """Queue the task of this run folder, to be shown; show a folder of no task at once."""
         # In the folder of a board of picked tasks, run folders are links.
         target = os.readlink(run) if self._is_pick and os.path.islink(run) else run
         record = f"{self._root}/tasks/{os.path.basename(target)}"
@@ -236,7 +236,7 @@ class RunView:
             _symlink(target, f"{self.folder}/{name}")
 
     def _forget(self, run: str) -> None:
-        """The view has nothing of this run, which was removed."""
+        """Remove from the view a run whose folder was removed."""
         self._open.pop(run, None)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self.folder}/{self._shown.pop(run)}")
@@ -244,7 +244,7 @@ class RunView:
     # --- tasks
 
     def _show_waiting(self) -> None:
-        """Every task that waits and can be named is in the view."""
+        """Show every queued task that can be named."""
         now = time.monotonic()
         ready = [task for task in self._waiting.values() if _is_ready(task, now)]
         self._names.learn([task.named for task in ready])
@@ -260,7 +260,7 @@ class RunView:
                 _link_task(task, f"{self.folder}/{shown}")
 
     def _update(self, task: ViewedTask) -> None:
-        """The task's run has all its files, and its outcome once it has ended."""
+        """Add new files to the task's run, and its outcome once it has ended."""
         task.read_status()
         self._link_files(task)
         if task.inputs is None and task.ended_s is None:
@@ -280,7 +280,7 @@ class RunView:
             del self._open[task.run]
 
     def _write_outcome(self, task: ViewedTask) -> None:
-        """The task's folder has the outcome, and the resources with it in one file."""
+        """Write one file with the task's outcome and its resources to its folder."""
         resources = [name for name, _ in self._entries(f"{task.run}/{RESOURCES}")]
         write_outcome(
             task.folder,
@@ -293,7 +293,7 @@ class RunView:
                 os.unlink(f"{task.folder}/{name}")
 
     def _rename(self, task: ViewedTask) -> None:
-        """The task is in the view under its name, with the mark of its outcome."""
+        """Show the task under its name, with the mark of its outcome."""
         shown, final = self._shown[task.run], marked(task.name, task.status)
         if shown != final:
             os.rename(f"{self.folder}/{shown}", f"{self.folder}/{final}")
@@ -320,10 +320,10 @@ def _symlink(target: str, link: str) -> None:
 
 
 def _link_task(task: ViewedTask, link: str) -> None:
-    """The link leads to the task's folder.
+    """Link the task's folder.
 
-    It is one more name of a link that all boards share: an own one for each board is an inode, and ext4 hands
-    inodes out slowly after many were deleted, as when a board of thousands of tasks is started again.
+    The link is a hard link to a symlink that all boards share. A symlink for each board would take an inode,
+    and ext4 hands inodes out slowly after many were deleted, as when a board of thousands of tasks restarts.
     """
     shared, target = f"{task.record}/board.link", f"../../tasks/{os.path.basename(task.record)}/board"
     try:

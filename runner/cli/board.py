@@ -52,7 +52,7 @@ def board_target(
     pipeline: str | None,
     everything: bool,
 ) -> Target:
-    """Return what the board is to show. Raises SettingsError for a combination that means nothing."""
+    """Return what the board is to show. Raises SettingsError for options that exclude each other."""
     from ...boards import targets
 
     if everything or (not words and job is None and node is None and pipeline is None):
@@ -103,7 +103,7 @@ def _start(state_dir: str, words: tuple[str, ...], **options: Any) -> None:
 
 
 def _has_events(board: Board) -> bool:
-    # A pick only has links, which rglob does not follow, and its tasks were just named.
+    # The folder of hand-picked tasks has links only, which rglob does not follow.
     return board.type == "pick" or any(Path(board.log_dir).rglob("*tfevents*"))
 
 
@@ -113,7 +113,7 @@ def _note_port(board: Board, port: int) -> None:
 
 
 def _show(url: str) -> None:
-    """The browser was asked to show the page. Raises BoardError when there is none."""
+    """Ask the browser to show the page. Raises BoardError when there is none."""
     from ...boards.browser import show
     from ...boards.errors import BoardError
 

@@ -39,7 +39,7 @@ def check_packages(machine: Machine) -> Iterator[Finding]:
     good = []
     for line in required:
         match = re.match(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?\s*$", line)
-        if match is None or match[1] == "tensorboard":  # an extra, or told by itself
+        if match is None or match[1] == "tensorboard":  # optional, or with a line of its own
             continue
         name, least = match[1], match[2] or "0"
         version = _version(name)

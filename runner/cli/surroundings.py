@@ -11,7 +11,7 @@ _FILES_NEEDED = 64
 
 
 def explain(error: BaseException) -> str | None:
-    """Return a sentence for what hkrunner has met in its surroundings; None for a bug of its own."""
+    """Return a sentence for an error that the system caused; None for a bug of hkrunner."""
     if isinstance(error, FileNotFoundError) and not _has_working_folder():
         return "the working folder does not exist any more: change to another one (cd) and try again"
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):

@@ -125,7 +125,7 @@ def limits_of(
 
     A limit that nobody wrote down is not enforced, with one exception: in a container that has a memory
     limit, the algorithm gets that limit less what hkrunner needs, so that it is ended with a reason before
-    the container is ended without one. What is for all `processes` together, they share equally: so none of
+    the container is ended without one. The totals for all `processes` together are shared equally: so none of
     them is ever killed for what another one uses. Raises SettingsError.
     """
     values, origins = _with_descriptor(values, environ or {}, descriptor)

@@ -57,7 +57,7 @@ def parse_seconds(values: Mapping[str, Any], option: Option, *, least: float) ->
         raise SettingsError(f"{option.flag} wants a number of seconds, not {value!r}") from None
     if number > SECONDS_MAX:
         raise SettingsError(f"{option.flag} wants a number of seconds up to {SECONDS_MAX}, not {value!r}")
-    if not number >= least:  # so written, it refuses nan too
+    if not number >= least:  # `not >=` refuses nan too
         raise SettingsError(f"{option.flag} wants a number of seconds from {least:g} on, not {value!r}")
     return number
 
