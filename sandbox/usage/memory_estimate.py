@@ -7,6 +7,10 @@ shared page among its processes). Without them a limit counts as exceeded only i
 exceeds it. Between two readings the estimate is the last PSS, plus the growth of RSS, plus the pages that
 copy-on-write may have doubled without growth of RSS, of which there are at most as many as minor faults.
 
+The estimate is not exact, and so no peak, while a page may be counted twice: processes were forked since the
+reading, or freed pages that others may still have, or map shared memory that has grown. Then only its lower
+bound counts as a peak, and the exact sums are read again.
+
 Reading the sums of 256 MiB in small pages takes 2 ms, in which a process touches 4 MiB more. So they are not
 read again when the growth of private memory since the last reading exceeds the limit, or the private memory
 of the only process does: no other process shares such pages.
@@ -22,7 +26,7 @@ import signal
 from collections.abc import Callable
 
 from ..linux import procfs
-from .process_table import GROWING_BYTES, SHARED_STEP_BYTES, ProcessTable
+from .process_table import GROWING_BYTES, SHARED_STEP_BYTES, Process, ProcessTable
 from .shared_memory import SharedMemory
 
 #: Share of the limit from which on the exact sums are read.
@@ -33,10 +37,11 @@ CERTAIN = 1.1
 SMALL_DOUBT = 0.02
 #: Interval between readings of the exact sums of several processes, for the figures shown.
 EXACT_EVERY_S = 1.0
-#: Most repetitions of a reading during which a process has forked.
+#: Most repetitions of a reading during which a process has forked, has ended or has freed memory.
 EXACT_RETRIES = 2
-#: Largest share of a core for readings.
+#: Largest share of a core for readings that only refresh the figures, and for those that decide on a peak.
 EXACT_SHARE = 0.003
+PEAK_SHARE = 0.01
 
 
 class MemoryEstimate:
@@ -69,36 +74,58 @@ class MemoryEstimate:
 
     def estimate(self) -> None:
         """Update the estimate and its bounds from the quick counters, without the exact sums."""
-        memory = hidden = largest = largest_anon = unknown = certain = 0
-        for one in self._table.processes.values():
+        memory = hidden = largest = largest_anon = unknown = certain = private = unsure = mapped = 0
+        processes = self._table.processes.values()
+        is_alone = len(processes) == 1
+        for one in processes:
             charge = one.anon + one.shmem
+            mapped += max(0, one.shmem - one.shmem_then)
             if charge > largest:
                 largest, largest_anon = charge, one.anon
             if one.pss < 0:
                 memory += charge
                 unknown += 1
+                continue
+            shared = max(0, one.judged_at - one.pss)
+            hidden += shared
+            if charge >= one.judged_at:
+                memory += one.pss + charge - one.judged_at
             else:
-                memory += one.pss + max(0, charge - one.judged_at)
-                certain += max(0, one.pss + one.anon - one.anon_then)
-                hidden += max(0, one.judged_at - one.pss)
+                # A page that is shared counts half at most: no more than twice what is hidden was shared.
+                # What was freed beyond that was private; the rest may be memory of others now.
+                kept = min(one.judged_at - charge, 2 * shared)
+                memory += max(0, one.pss - (one.judged_at - charge - kept))
+                unsure += kept
+            grown = one.anon - one.anon_then
+            certain += max(0, one.pss + grown + min(0, one.shmem - one.shmem_then))
+            private += max(0, one.pss_anon + grown)
         at_most = self._table.charge
-        objects_now = objects_at_most = unmapped = 0
+        objects_now = objects_at_most = freed = unmapped = twice = 0
         if self._shared is not None:
             objects_now = self._shared.total_bytes
             objects_at_most = self._shared.at_most_bytes
-            unmapped = self._unmapped + max(0, objects_now - self._objects_then)
-            unmapped = min(unmapped, objects_now)
-        self.is_exact = unknown == 0 or len(self._table.processes) == 1
+            grown = max(0, objects_now - self._objects_then)
+            unmapped = min(self._unmapped + grown, objects_now)
+            twice = min(unmapped, grown, mapped)  # what has grown may be what was mapped
+            freed = self._shared.freed_bytes
+            unsure += freed
+        if not is_alone:
+            unsure += mapped  # by several of them, perhaps
+        self.is_exact = (unknown == 0 or is_alone) and max(unsure, twice) < SHARED_STEP_BYTES
         # The private pages of the only process are shared with no other.
-        self._certain = max(certain, largest_anon if len(self._table.processes) == 1 else 0)
-        self.memory = max(memory, largest) + unmapped
-        self.at_least = self.memory if len(self._table.processes) == 1 else max(certain, largest_anon)
+        self._certain = max(certain, largest_anon if is_alone else 0)
+        upper = max(memory, largest) + unmapped
+        self.memory = upper - twice
+        if is_alone:
+            self.at_least = max(certain, self.memory - unsure)
+        else:
+            self.at_least = max(certain, max(private, largest_anon) + objects_now - freed)
         at_most += objects_at_most
         if self._limit is not None and at_most >= TRIGGER * self._limit:
             # Copy-on-write makes a shared page private without a change of RSS, at one fault each.
             if hidden > GROWING_BYTES:
                 hidden = min(hidden, self._faults_since_exact() * procfs.PAGE)
-            at_most = min(at_most, self.memory + hidden + objects_at_most - objects_now)
+            at_most = min(at_most, upper + hidden + objects_at_most - objects_now)
         self.at_most = max(at_most, self.memory)
 
     def _faults_since_exact(self) -> int:
@@ -165,36 +192,44 @@ class MemoryEstimate:
         began = self._clock()
         if self._shared is not None:
             self._shared.scan_if_changed(self._table.processes, now, must=True)
-        anon, shmem = self._sum_exact()
-        has_forked = self._has_forked_meanwhile()
+        anon, shmem, is_whole = self._sum_exact()
         for _ in range(EXACT_RETRIES):
-            if has_forked:
-                anon, shmem = self._sum_exact()
-                has_forked = self._has_forked_meanwhile()
+            if not is_whole:
+                self._table.read()
+                anon, shmem, is_whole = self._sum_exact()
         self.pss = anon + shmem
         self._objects_then = self._shared.total_bytes if self._shared is not None else 0
         self._unmapped = self._unmapped_shared(anon, shmem, self._objects_then)
         self.memory = self.at_most = self.at_least = anon + shmem + self._unmapped
-        self.is_judged = self.is_exact = not has_forked
+        self.is_judged = self.is_exact = is_whole
         took = self._clock() - began
-        self._exact_at = now + max(0.05, took / EXACT_SHARE)
+        self._exact_at = now + max(0.05, took / PEAK_SHARE)
         self._exact_due_at = now + max(EXACT_EVERY_S, took / EXACT_SHARE)
 
-    def _sum_exact(self) -> tuple[int, int]:
+    def _sum_exact(self) -> tuple[int, int, bool]:
+        """Return the sums of private and of shared memory, and whether both are of one moment."""
         anon = shmem = 0
         for one in self._table.processes.values():
-            try:
-                is_borrowed = one.borrows and self._table.borrows_memory(one)
-                sums = procfs.Pss(0, 0) if is_borrowed else procfs.pss(one.pid)
-                one.faults_then = procfs.stat(one.pid).minor_faults
-            except (OSError, ValueError):
-                sums = procfs.Pss(one.anon, one.shmem)  # it has ended, or has become another user
+            sums = self._read_one(one)
             anon += sums.anon_bytes
             shmem += sums.shmem_bytes
+            one.pss_anon = sums.anon_bytes
             one.pss = sums.anon_bytes + sums.shmem_bytes
-            one.judged_at = one.charge
-            one.anon_then = one.anon
-        return anon, shmem
+            # It may have grown since the counters were read, which the sums then show already.
+            one.judged_at = max(one.charge, one.pss)
+            one.anon_then = max(one.anon, sums.anon_bytes)
+            one.shmem_then = max(one.shmem, sums.shmem_bytes)
+        return anon, shmem, not (self._has_forked_meanwhile() or self._table.has_shrunk())
+
+    def _read_one(self, one: Process) -> procfs.Pss:
+        try:
+            one.faults_then = procfs.stat(one.pid).minor_faults
+            is_borrowed = one.borrows and self._table.borrows_memory(one)
+            return procfs.Pss(0, 0) if is_borrowed else procfs.pss(one.pid)
+        except (FileNotFoundError, ProcessLookupError):  # it has ended: what it shared is the others' now
+            return procfs.Pss(0, 0)
+        except (OSError, ValueError):  # it has become another user
+            return procfs.Pss(one.anon, one.shmem)
 
     def _has_forked_meanwhile(self) -> bool:
         """Whether the largest process's share has shrunk since it was read: a new process shares it."""

@@ -36,8 +36,8 @@ class Process:
 
     __slots__ = (
         "anon", "anon_then", "borrows", "children_ns", "clock", "data", "faults_then", "fd", "first_seen",
-        "judged_at", "own_ns", "parent", "pid", "pss", "rss", "shared", "shared_asked", "shmem", "started",
-        "threads",
+        "judged_at", "own_ns", "parent", "pid", "pss", "pss_anon", "rss", "shared", "shared_asked",
+        "shmem", "shmem_then", "started", "threads",
     )  # fmt: skip
 
     def __init__(self, pid: int, parent: int, fd: int, now: float) -> None:
@@ -58,8 +58,10 @@ class Process:
         self.shmem = 0
         self.data = 0
         self.pss = -1  #: at the last exact reading; -1: none yet
+        self.pss_anon = 0  #: private memory in it
         self.judged_at = 0  #: `charge` at that time
         self.anon_then = 0  #: private memory at that time
+        self.shmem_then = 0  #: shared memory at that time
         self.faults_then = 0  #: minor faults at that time
 
     @property
@@ -184,8 +186,7 @@ class ProcessTable:
             one = Process(pid, parent, fd, now)
             one.borrows = self.borrows_memory(one)  # before it is read: it may execute meanwhile
             try:
-                text = os.pread(fd, 128, 0) if fd >= 0 else procfs.read(f"/proc/{pid}/statm", 128)
-                fields = text.split()
+                fields = _statm(one)
                 one.rss = int(fields[1]) * procfs.PAGE
                 one.shared = int(fields[2]) * procfs.PAGE
                 one.data = int(fields[5]) * procfs.PAGE
@@ -217,8 +218,11 @@ class ProcessTable:
         self._cpu.vanished(one, self.processes.get(one.parent))
         self._some_ended = True
         self.walk_due = True  # its pid may have been reused already
+        self._divide_anew(one)
+
+    def _divide_anew(self, one: Process) -> None:
+        """Forget the shares of the others if one that has ended shared memory with them."""
         if one.pss >= 0 and one.judged_at - one.pss > GROWING_BYTES:
-            # What it shared is now divided among the others: their shares have grown.
             for other in self.processes.values():
                 other.pss = -1
 
@@ -281,6 +285,17 @@ class ProcessTable:
         for one in gone:
             self._forget(one)
 
+    def has_shrunk(self) -> bool:
+        """Whether a process has ended, executed another program or freed memory since the last read()."""
+        for one in self.processes.values():
+            if one.rss and not one.borrows:
+                try:
+                    if int(_statm(one)[1]) * procfs.PAGE < one.rss - SHARED_STEP_BYTES:
+                        return True
+                except (OSError, IndexError):
+                    return True
+        return False
+
     def _read_unkept(self, one: Process) -> tuple[int, int]:
         """Read a process without a kept descriptor; ProcessLookupError if its pid was reused."""
         fields = procfs.read(f"/proc/{one.pid}/statm", 128).split()
@@ -314,6 +329,7 @@ class ProcessTable:
         one = self.processes.pop(pid, None)
         if one is not None:
             self._close(one)
+            self._divide_anew(one)
         self._cpu.reaped(usage)
         self._some_ended = True
 
@@ -325,6 +341,12 @@ class ProcessTable:
         if self._loadavg >= 0:
             os.close(self._loadavg)
             self._loadavg = -1
+
+
+def _statm(one: Process) -> list[bytes]:
+    """Read /proc/PID/statm; OSError when the process is gone."""
+    text = os.pread(one.fd, 128, 0) if one.fd >= 0 else procfs.read(f"/proc/{one.pid}/statm", 128)
+    return text.split()
 
 
 def _shows_parents_memory(pid: int, parent: int) -> bool:

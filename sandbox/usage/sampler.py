@@ -132,7 +132,7 @@ class TreeSampler:
 
     @property
     def peak_bytes(self) -> int:
-        """The highest usage.memory_bytes so far."""
+        """The most memory so far, without what may have been counted twice."""
         return self._peak
 
     def restart_peak(self, began_at: float) -> None:
@@ -183,8 +183,7 @@ class TreeSampler:
             memory.judge(now, self._limit, is_frozen=self.is_frozen)
         elif memory.is_exact_reading_due(now, count_first=self._pids is not None, peak=self._peak):
             memory.read_exact(now)
-        if memory.is_exact or memory.is_judged:
-            self._note_peak(now, memory.memory)
+        self._note_peak(now, memory.memory if memory.is_exact or memory.is_judged else memory.at_least)
         if self._limits.mem_mode == "brake":
             reserved = [one.data for one in self.processes.values()]
             # Processes that grow get an equal part each, and whoever starts another may grow then: one that

@@ -72,6 +72,11 @@ class SharedMemory:
         return self._total + max(0, self._shmem_now - self._shmem_at_scan)
 
     @property
+    def freed_bytes(self) -> int:
+        """How much of it may have been freed since the last scan, at most."""
+        return min(self._total, max(0, self._shmem_at_scan - self._shmem_now))
+
+    @property
     def has_unproven(self) -> bool:
         """Whether files have appeared that may be the run's, without proof."""
         return self._files.has_unproven

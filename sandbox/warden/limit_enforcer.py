@@ -176,7 +176,7 @@ class LimitEnforcer:
         usage = self._sampler.usage
         return Sample(
             memory_bytes=usage.memory_bytes,
-            peak_bytes=max(self._sampler.peak_bytes, usage.memory_bytes),
+            peak_bytes=self._sampler.peak_bytes,
             files_bytes=self._sampler.files_peak_bytes,
             processes=usage.processes,
             cpu_s=usage.cpu_s if self._is_hurried else self._sampler.cpu_ns() / 1e9,

@@ -130,6 +130,14 @@ def test_pages_that_processes_share_count_once(tmp_path: Path) -> None:
     assert 150 * MI < run.tasks[0]["peakMemBytes"] < 200 * MI
 
 
+@pytest.mark.parametrize("args", [(), ("--mem", "1Gi")])
+def test_the_peak_counts_no_memory_twice(args: tuple[str, ...], tmp_path: Path) -> None:
+    run = run_tasks("limits_has_one_peak.py", ["shared"], ["forks"], cwd=tmp_path, args=args)
+    assert (run.status, run.outputs) == (0, ["shared", "forks"])
+    for task in run.tasks:
+        assert 68 * MI < task["peakMemBytes"] < 100 * MI, (task["output"], task["peakMemBytes"] / MI)
+
+
 @pytest.mark.parametrize(("mode", "code"), [("auto", None), ("brake", "MEMORY_ERROR"), ("rss", None)])
 def test_memory_that_is_reserved_and_not_touched_is_a_matter_of_the_mode(
     mode: str, code: str | None, tmp_path: Path
