@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import time
-from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -21,15 +20,13 @@ from ..link.answer_blob import AnswerBlob
 from ..link.connection import WorkerMessage
 from ..protocol.messages import Failure
 from ..protocol.result import Result
+from .output_tail import OutputTail
 from .task_usage import TaskUsage
 
 if TYPE_CHECKING:
     from ...boards.runs.resource_series import ResourceSeries
 
 
-#: Lines of output that go into the message of a task that died.
-LAST_LINES = 10
-_TAIL_BYTES = 4096
 _DONE = b'{"command":"done","data":'
 
 
@@ -49,7 +46,6 @@ class ActiveTask:
     exit: Exit | None = None
     protection: Protection | None = None  #: how its limits are enforced
     stop_began: float | None = None  #: the time at which it was asked to end
-    _tail_bytes: int = 0
 
     # Not a dataclass: most of the above is never set for a task of a millisecond.
     def __init__(
@@ -71,7 +67,7 @@ class ActiveTask:
         self.limit_bytes = limit_bytes
         self.keep_bytes = keep_bytes
         self.problems: list[str] = []
-        self._tail: deque[bytes] = deque()
+        self._tail = OutputTail()
 
     @property
     def name(self) -> str:
@@ -111,10 +107,7 @@ class ActiveTask:
         """Record what the algorithm has printed, and remember its last lines."""
         if self.record is not None:
             self.record.append(stream, data)
-        self._tail.append(data[-_TAIL_BYTES:])
-        self._tail_bytes += len(self._tail[-1])
-        while self._tail_bytes - len(self._tail[0]) >= _TAIL_BYTES:
-            self._tail_bytes -= len(self._tail.popleft())
+        self._tail.add(data)
 
     def progressed(self, value: float) -> None:
         """Draw the progress that the algorithm reports."""
@@ -131,9 +124,7 @@ class ActiveTask:
 
     def last_lines(self) -> tuple[str, ...]:
         """Return the last lines it printed."""
-        text = b"".join(self._tail).decode("utf-8", "replace")
-        lines = [line[:400] for line in text.splitlines() if line.strip()]
-        return tuple(lines[-LAST_LINES:])
+        return self._tail.last_lines()
 
     def on_sample(self, sample: Sample) -> None:
         """Draw the curve of what it uses."""

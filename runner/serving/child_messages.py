@@ -39,6 +39,7 @@ from .active_task import ActiveTask
 from .child_pool import ChildPool, ChildRole
 from .log_redirect import LogRedirect
 from .notices import Notices
+from .output_tail import OutputTail
 from .task_control import TaskControl
 from .task_handover import TaskHandover
 from .worker_replies import WorkerReplies
@@ -73,6 +74,7 @@ class ChildMessageHandler:
         self._on_loaded = on_loaded
         self._on_load_failed = on_load_failed
         self._held: set[Child] = set()  #: children whose output is not read for now
+        self._loading_tail = OutputTail()  #: of what the serving child prints before its code is loaded
         self._of_task: dict[type, Callable[[Child, ActiveTask, Any], None]] = {
             Initialized: self._initialized,
             Done: self._done,
@@ -233,6 +235,8 @@ class ChildMessageHandler:
             self._redirect.feed(stream, data)
         if self._control.task is not None:
             self._control.task.printed(stream, data)
+        elif not child.loaded:
+            self._loading_tail.add(data)
 
     def _release_output(self) -> None:
         held, self._held = self._held, set()
@@ -256,6 +260,8 @@ class ChildMessageHandler:
         if role is not ChildRole.SERVING:
             return
         control, task = self._control, self._control.task
+        tail, self._loading_tail = self._loading_tail, OutputTail()
+        exit = self._with_last_lines(exit, tail.last_lines() if task is None else task.last_lines())
         if control.state is State.IDLE or control.state in MEASURING:
             # A task that is measured has its answer, which counts whatever became of the child since.
             self._died_between_tasks(exit)
@@ -268,8 +274,16 @@ class ChildMessageHandler:
             return
         else:
             self._end_logs()
-            task.exit = exit._replace(breach=_since_begin(exit, child, task), last_lines=task.last_lines())
+            task.exit = exit._replace(breach=_since_begin(exit, child, task))
         control.step(Event.CHILD_GONE)
+
+    def _with_last_lines(self, exit: Exit, printed: tuple[str, ...]) -> Exit:
+        exit = exit._replace(last_lines=printed)
+        if printed and self._limits.mem_mode == "brake":
+            from .memory_advice import explain_exit  # late, as in task_end.py
+
+            exit = explain_exit(exit, self._limits, printed)
+        return exit
 
     def _died_between_tasks(self, exit: Exit) -> None:
         if not exit.loaded:

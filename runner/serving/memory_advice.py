@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from ...sandbox.parent.exit_report import REFUSED_S
 from ...sandbox.shared.limits import GI, UNITS, Limits, format_bytes, set_by, suggest_memory
 from ...sandbox.shared.messages import HeldBack
+from ...sandbox.shared.outcome import Cause, Exit, LimitBreach
 from ..protocol.messages import Failure
 
 #: numpy's text for the size of an allocation that failed.
@@ -16,12 +17,13 @@ _ASKED = re.compile(r"Unable to allocate ([\d.]+) ([KMGT]i)B")
 _ASKED_BYTES = re.compile(r"(?:allocate|allocating) (\d+) bytes")
 #: Texts of libraries about an allocation that failed.
 _ALLOCATION = re.compile(
-    r"bad_alloc|DefaultCPUAllocator|[Cc]annot allocate memory|can't allocate memory|[Oo]ut of memory"
-    r"|RESOURCE_EXHAUSTED|[Ff]ailed to allocate|[Mm]emory allocation|Unable to allocate|MemoryError"
-    r"|ArrowMemoryError|OutOfMemoryError"
+    r"bad_alloc|DefaultCPUAllocator|[Cc]annot allocate memory(?! in static TLS)|can't allocate memory"
+    r"|[Oo]ut of memory|RESOURCE_EXHAUSTED|[Ff]ailed to allocate|[Mm]emory allocation|Unable to allocate"
+    r"|MemoryError|OutOfMemoryError|[Ii]nsufficient memory|[Nn]ot enough memory"
+    r"|[Cc]ould not (?:allocate|reserve)|failed to map segment from shared object(?!: Operation not)"
 )
 #: About a thread, whose stack had no room.
-_THREAD = re.compile(r"start new thread|pthread_create failed")
+_THREAD = re.compile(r"start new thread|pthread_create failed|unable to create (?:new )?native thread")
 #: About what a process may do for other reasons, too: OpenBLAS sends itself a SIGINT, workers end.
 _PROCESS = re.compile(
     r"[Rr]esource temporarily unavailable|BrokenProcessPool|TerminatedWorkerError|CalledProcessError"
@@ -67,6 +69,23 @@ def is_refusal(failure: Failure, limits: Limits, held: HeldBack | None, printed:
     if kind == "unknown":
         return held is not None and held.ago_s <= REFUSED_S
     return held is not None or (kind == "allocation" and limits.mem_mode == "brake")
+
+
+def explain_exit(exit: Exit, limits: Limits, printed: Sequence[str]) -> Exit:
+    """Return the end of a child as one at its memory limit, if a refused request has caused it.
+
+    In the mode "brake" a request that is larger than what is left is refused far from the limit, too. The
+    kernel does not tell which one: only what the library printed shows it (OpenBLAS ends the process).
+    """
+    if limits.memory_bytes is None or not limits.enforced or limits.mem_mode != "brake":
+        return exit
+    text = "\n".join(printed)
+    is_own = exit.cause is Cause.SIGNALLED or (exit.cause is Cause.EXITED and exit.code)
+    is_refusal = _ALLOCATION.search(text) or _THREAD.search(text)
+    if not is_own or not is_refusal or _OF_A_GPU.search(text):
+        return exit
+    breach = LimitBreach(exit.peak_bytes, limits.memory_bytes, is_refusal=True)
+    return exit._replace(cause=Cause.MEMORY, breach=breach)
 
 
 def explain_refusal(

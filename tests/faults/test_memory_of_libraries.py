@@ -61,6 +61,20 @@ def test_a_library_that_waits_for_its_own_lock_after_refused_memory_is_ended(
     assert_names_the_limit(run, 192 * MI)
 
 
+def test_a_library_that_ends_the_process_when_refused_far_from_the_limit_is_a_matter_of_the_limit(
+    tmp_path: Path,
+) -> None:
+    args = ("--mem", "96Mi", "--mem-mode", "brake")
+    program = "limits_exits_when_refused.py"
+    run = run_tasks(program, ["misbehave"], ["behave"], cwd=tmp_path, args=args)
+    assert_names_the_limit(run, 96 * MI)
+    message = error_of(run.tasks[0])[1]
+    assert "more was refused, and it ended with code 1" in message and "OpenBLAS error" in message
+    run = run_tasks(program, ["behave"], cwd=tmp_path, args=args, env={"AT_IMPORT": "1"})
+    assert run.status == 137
+    assert "of 96 MiB allowed (--mem); more was refused, and it ended with code 1" in run.stderr
+
+
 def test_an_exit_far_from_the_limit_is_no_matter_of_memory(tmp_path: Path) -> None:
     run = run_tasks("exits_at_once.py", ["misbehave"], cwd=tmp_path, args=("--mem", "192Mi"))
     assert run.tasks[0]["reason"] == "Crashed"

@@ -6,9 +6,10 @@ import pytest
 from hkrunner.runner.protocol.messages import Failure
 from hkrunner.runner.protocol.result import Result
 from hkrunner.runner.serving.leak_watch import LEAK_TASKS, LeakWatch
-from hkrunner.runner.serving.memory_advice import explain_refusal, refused_all_the_same
+from hkrunner.runner.serving.memory_advice import explain_exit, explain_refusal, refused_all_the_same
 from hkrunner.sandbox.shared.limits import Limits
 from hkrunner.sandbox.shared.messages import HeldBack
+from hkrunner.sandbox.shared.outcome import Cause, Exit
 
 MI = 1024**2
 
@@ -152,3 +153,28 @@ def test_what_a_library_printed_counts_with_its_error() -> None:
 def test_what_torch_asked_for_counts() -> None:
     failure = told("RuntimeError: you tried to allocate 1073741824 bytes, can't allocate memory", held())
     assert "Try --mem 1600Mi" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("printed", "mode", "exit", "cause"),
+    [
+        ("OpenBLAS error: Memory allocation still failed", "brake", Exit(Cause.EXITED, code=1), Cause.MEMORY),
+        ("OpenBLAS error: Memory allocation still failed", "auto", Exit(Cause.EXITED, code=1), Cause.EXITED),
+        ("OpenBLAS error: Memory allocation still failed", "brake", Exit(Cause.EXITED, code=0), Cause.EXITED),
+        ("There is insufficient memory for the Java Runtime", "brake", Exit(Cause.SIGNALLED), Cause.MEMORY),
+        ("CUDA out of memory", "brake", Exit(Cause.EXITED, code=1), Cause.EXITED),
+        (
+            "cannot allocate memory in static TLS block",
+            "brake",
+            Exit(Cause.EXITED, code=1),
+            Cause.EXITED,
+        ),
+        ("no such file", "brake", Exit(Cause.EXITED, code=1), Cause.EXITED),
+        ("std::bad_alloc", "brake", Exit(Cause.TASK_TIMEOUT), Cause.TASK_TIMEOUT),
+    ],
+)
+def test_an_end_is_due_to_refused_memory_if_the_mode_refuses_it_and_the_output_says_so(
+    printed: str, mode: str, exit: Exit, cause: Cause
+) -> None:
+    limits = Limits(memory_bytes=100 * MI, mem_mode=mode)
+    assert explain_exit(exit, limits, ("before", printed)).cause is cause
