@@ -162,7 +162,8 @@ class ShmFiles:
     def remove(self) -> tuple[list[File], list[File]]:
         """Remove what the run has left; return what was removed, and what may be the run's without proof.
 
-        Called after the last process of the tree has ended: a process that holds a file is a stranger.
+        Called after the last process of the tree has ended: a process that holds a file is a stranger. Where
+        this user has other processes than hkrunner's, any of them may have made what has no proof.
         """
         self.scan(dict, ())
         doubtful = []
@@ -170,6 +171,8 @@ class ShmFiles:
             size = sum(file.size for key, file in entry.files.items() if key not in self.found)
             if size >= WORTH_TELLING_BYTES:
                 doubtful.append((entry, size))
+        if doubtful and holders.others_of(self._uid):
+            doubtful = []
         if not self.found and not doubtful and not self._made:
             return [], []
         held = holders.held_by(holders.pids_to_ask(self._uid), self.devices)

@@ -124,3 +124,13 @@ def pids_to_ask(uid: int) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def others_of(uid: int) -> list[int]:
+    """Return the processes that may make files of this user, but for this one and its ancestors."""
+    parent_of = procfs.parents()
+    pid, line = os.getpid(), set[int]()
+    while pid and pid not in line:
+        line.add(pid)
+        pid = parent_of.get(pid, 0)
+    return [pid for pid in pids_to_ask(uid) if pid not in line]

@@ -34,8 +34,6 @@ from .waiting import wait_until
 #: Longest time of one command.
 COMMAND_S = 30.0
 _END = "\x1e"
-#: What other programs of this user, such as a test beside this one, make in /dev/shm meanwhile is reported.
-_OF_OTHERS = r"  shared memory that appeared meanwhile and may be the algorithm's was kept: .*\n"
 # $? of a command is the status of the previous one; programs must not read the commands from this pipe.
 _DRIVER = f"""
 commands=$1
@@ -179,7 +177,7 @@ class Terminal:
     @property
     def printed(self) -> str:
         """The output that was not compared yet, without the marks after each command."""
-        return re.sub(f"{_END}.*?{_END}|{_OF_OTHERS}", "", self._bytes.decode("utf-8", "replace"))
+        return re.sub(f"{_END}.*?{_END}", "", self._bytes.decode("utf-8", "replace"))
 
     def begin(self, command: str) -> None:
         """Start the command."""

@@ -52,6 +52,37 @@ def test_a_pool_that_shares_its_memory_is_not_over_the_limit() -> None:
     sampler.close()
 
 
+def test_a_process_that_ends_while_the_exact_sums_are_read_is_not_counted_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = """
+import os, signal, time
+signal.alarm(20)
+memory = bytearray(b"x") * (100 << 20)
+if os.fork():
+    os.wait()
+else:
+    signal.alarm(20)
+time.sleep(15)
+"""
+    sampler = TreeSampler(os.getpid(), Limits())
+    with Tree(sampler) as tree:
+        parent = tree.start(code=code)
+        read = procfs.pss
+
+        def after_its_end(pid: int) -> procfs.Pss:
+            if pid != parent and os.path.exists(f"/proc/{pid}"):
+                os.kill(pid, signal.SIGKILL)
+                wait_until(lambda: not os.path.exists(f"/proc/{pid}"), what="the child's end")
+            return read(pid)
+
+        monkeypatch.setattr(procfs, "pss", after_its_end)
+        tree.watch(lambda: sampler.usage.pss_bytes, what="the exact sums")
+        assert 100 * MI < sampler.usage.pss_bytes < 120 * MI
+        assert sampler.peak_bytes < 120 * MI
+    sampler.close()
+
+
 def test_a_pool_that_stops_sharing_is_caught_though_its_rss_does_not_grow() -> None:
     limits = Limits(memory_bytes=200 * MI)
     sampler = TreeSampler(os.getpid(), limits)
@@ -190,21 +221,6 @@ def test_shared_memory_of_somebody_else_is_neither_counted_nor_removed() -> None
         assert path not in str(removed) + str(kept)
         assert os.path.exists(path)
     os.unlink(path)
-    shared.close()
-
-
-def test_what_nobody_holds_and_may_be_the_runs_is_told_if_it_is_worth_it() -> None:
-    shared = SharedMemory()
-    paths = {what: f"/dev/shm/hkrunner_left_{what}_{os.getpid()}" for what in ("small", "large")}
-    for what, path in paths.items():
-        with open(path, "wb") as file:
-            file.write(b"x" * (4096 if what == "small" else MI))
-    shared.scan([], 0.0)
-    removed, kept = shared.remove_left_over()
-    assert [one.name for one in kept if "hkrunner_left" in one.name] == [paths["large"]]
-    assert "hkrunner_left" not in str(removed)
-    for path in paths.values():
-        os.unlink(path)
     shared.close()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.sandbox.linux import kernel
-from hkrunner.sandbox.usage import shared_memory_files
+from hkrunner.sandbox.usage import shared_memory_files, shared_memory_holders
 from hkrunner.sandbox.usage.shared_memory import SharedMemory
 from support.trees import Tree
 from support.waiting import wait_until
@@ -40,7 +40,9 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def shared(folder: Path) -> Iterator[SharedMemory]:
+def shared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SharedMemory]:
+    """As in a container, so that what is not proven to be the run's is reported."""
+    monkeypatch.setattr(shared_memory_holders, "others_of", lambda uid: [])
     one = SharedMemory(folders=[str(folder)])
     yield one
     one.close()
@@ -69,9 +71,22 @@ def test_a_name_that_holds_a_pid_of_the_run_proves_nothing(
         (folder / f"large-{pid}").write_bytes(b"x" * MI)
         shared.scan([pid], 0.0)
         assert shared.total_bytes == 0
-    removed, kept = removed_by(shared)
-    assert (removed, kept) == (set(), {f"large-{pid}"})
+    assert removed_by(shared) == (set(), {f"large-{pid}"})
     assert len(list(folder.iterdir())) == 51
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_large_file_without_proof_is_told_only_where_the_user_has_no_other_processes(
+    is_alone: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SharedMemory(folders=[str(folder)])
+    (folder / "small").write_bytes(b"x")
+    (folder / "large").write_bytes(b"x" * MI)
+    ours = [os.getpid(), os.getppid()]
+    monkeypatch.setattr(shared_memory_holders, "pids_to_ask", lambda uid: ours if is_alone else [*ours, 2])
+    assert removed_by(shared) == (set(), {"large"} if is_alone else set())
+    assert len(list(folder.iterdir())) == 2
+    shared.close()
 
 
 def test_a_semaphore_whose_map_shows_a_deleted_temporary_name_is_the_runs(
