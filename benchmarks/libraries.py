@@ -243,7 +243,7 @@ def measure(name: str, mode: str, folder: Path, python: Path, hkrunner: Sequence
 
 def interpreter(folder: Path) -> Path:
     """Return an interpreter that has the libraries; make its environment if it does not exist."""
-    python = folder / "bin" / "python"
+    python = folder.absolute() / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
