@@ -1,4 +1,4 @@
-"""A child that is ended by a signal: told by the signal's name, with Python's stack, and replaced."""
+"""A child that is killed by a signal is reported with the signal's name and Python's stack, and replaced."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_last_output_before_a_crash_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_signal_from_elsewhere_is_reported_as_not_ours(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_sent_by_another_process_is_reported_as_such(number: signal.Signals, tmp_path: Path) -> None:
     run = misbehave_once(f"killed_by_{number.name.lower()}.py", cwd=tmp_path)
     code, message = error_of(run.tasks[0])
     assert code == "KILLED_BY_SIGNAL"

@@ -49,7 +49,7 @@ def test_the_frames_shown_are_the_users_own(tmp_path: Path) -> None:
     assert details.rstrip().endswith("ValueError: no such column: age")
 
 
-def test_an_error_does_not_cost_the_child(tmp_path: Path) -> None:
+def test_an_error_does_not_end_the_child(tmp_path: Path) -> None:
     run = run_tasks("counts_its_tasks.py", ["go"], ["raise"], ["go"], cwd=tmp_path)
     assert run.outputs == [[1, True], None, [3, True]]
     assert run.status == 1
@@ -77,7 +77,7 @@ ODD = {
 }
 
 
-def test_an_exception_that_breaks_whoever_looks_at_it_costs_its_task_alone(tmp_path: Path) -> None:
+def test_an_exception_that_breaks_its_inspection_fails_its_task_only(tmp_path: Path) -> None:
     run = run_tasks("raises_odd_exceptions.py", *[[kind] for kind in ODD], ["behave"], cwd=tmp_path)
     assert len(run.tasks) == len(ODD) + 1
     assert run.outputs[-1] == f"served {len(run.tasks)} tasks" and run.status == 1

@@ -1,4 +1,4 @@
-"""A child that ends before it has answered: told with its code, and replaced."""
+"""A child that ends before it has answered is reported with its exit status, and replaced."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_an_exit_is_the_answer_of_its_task_alone(algorithm: str, tmp_path: Path)
     assert (run.status, run.tasks[0]["reason"]) == (1, "Crashed")
 
 
-def test_a_fresh_child_serves_the_next_task(tmp_path: Path) -> None:
+def test_a_new_child_serves_the_next_task(tmp_path: Path) -> None:
     run = run_tasks("counts_its_tasks.py", ["go"], ["exit"], ["go"], cwd=tmp_path)
     assert run.outputs == [[1, True], None, [1, True]]
 
@@ -36,7 +36,7 @@ def test_every_task_may_end_its_process(tmp_path: Path) -> None:
     assert [task["status"] for task in run.tasks] == ["failed"] * 5 + ["succeed"]
 
 
-def test_a_child_that_dies_between_two_tasks_costs_neither(tmp_path: Path) -> None:
+def test_a_child_that_dies_between_two_tasks_fails_neither(tmp_path: Path) -> None:
     run = run_tasks("crashes_between_tasks.py", ["misbehave"], *[["behave"]] * 40, cwd=tmp_path)
     # It may die in the middle of a later, very short task; then that one is told so, and no other.
     failed = [task for task in run.tasks if task["status"] != "succeed"]
@@ -46,12 +46,12 @@ def test_a_child_that_dies_between_two_tasks_costs_neither(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("algorithm", ["forks_and_returns", "forks_and_raises", "forks_and_exits"])
-def test_a_copy_of_the_child_never_answers(algorithm: str, tmp_path: Path) -> None:
+def test_a_fork_of_the_child_never_answers(algorithm: str, tmp_path: Path) -> None:
     run = misbehave_once(f"{algorithm}.py", cwd=tmp_path)
     assert run.outputs == ["from the parent", "served"]
     assert run.status == 0
 
 
-def test_a_copy_made_at_import_serves_nothing(tmp_path: Path) -> None:
+def test_a_fork_made_at_import_serves_no_task(tmp_path: Path) -> None:
     run = run_tasks("forks_at_import.py", [1], [2], cwd=tmp_path)
     assert run.outputs == ["served", "served"]

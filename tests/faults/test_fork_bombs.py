@@ -1,4 +1,4 @@
-"""Four kinds of fork bomb, ten times each: ended with a reason, and nobody survives.
+"""Four kinds of fork bomb, ten times each: ended with a reason, and no process survives.
 
 Bounded: a user of its own with 300 processes at most (as root), and each process of a bomb ends itself.
 """
@@ -26,7 +26,7 @@ ENDS = {"--timeout": "TASK_TIMEOUT", "--pids": "TOO_MANY_PROCESSES"}
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_nobody_survives_a_fork_bomb(kind: str, tmp_path: Path) -> None:
+def test_no_process_survives_a_fork_bomb(kind: str, tmp_path: Path) -> None:
     """The task after each bomb counts who is there of the same program: itself."""
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text(f'["{kind}"]\n["who"]\n' * RUNS)
@@ -44,7 +44,7 @@ def test_nobody_survives_a_fork_bomb(kind: str, tmp_path: Path) -> None:
         assert "could not be ended" not in one["error"]["message"]
 
 
-def test_a_comet_is_counted_too(tmp_path: Path) -> None:
+def test_a_process_that_forks_and_exits_at_once_is_counted_too(tmp_path: Path) -> None:
     give_to_bounded(tmp_path)
     inputs = ["-i", '["comet"]', "-i", '["who"]']
     command = [HKRUNNER, "-e", ALGORITHMS / "limits_fork_bomb.py", "--pids", "6", *inputs, "-j"]

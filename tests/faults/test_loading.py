@@ -1,4 +1,4 @@
-"""Code that cannot be loaded: said before any task, with the exit status of its kind."""
+"""Code that cannot be loaded is reported before any task, with the exit status of its kind."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def test_code_that_cannot_be_loaded_ends_with_json_asked_for_too(tmp_path: Path)
         ("notes.txt", "is no Python file"),
     ],
 )
-def test_an_entry_that_is_not_there_is_one_sentence(entry: str | Path, sentence: str, tmp_path: Path) -> None:
+def test_a_missing_entry_is_reported_in_one_sentence(
+    entry: str | Path, sentence: str, tmp_path: Path
+) -> None:
     (tmp_path / "notes.txt").write_text("notes")
     ended = run_hkrunner("--entry", entry, "--input", "1", cwd=tmp_path)
     assert (ended.status, ended.stdout) == (3, "")
@@ -84,6 +86,6 @@ def test_a_folder_without_main_names_what_it_holds(tmp_path: Path) -> None:
     assert "there is: first.py, second.py: name one with --entry" in ended.stderr
 
 
-def test_much_output_at_import_holds_nothing_up(tmp_path: Path) -> None:
+def test_much_output_at_import_blocks_nothing(tmp_path: Path) -> None:
     ended = run_hkrunner("--entry", ALGORITHMS / "prints_much_at_import.py", "--input", "1", cwd=tmp_path)
     assert (ended.status, ended.stdout) == (0, '"served"\n')

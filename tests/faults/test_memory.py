@@ -93,7 +93,7 @@ def test_a_list_that_grows_is_ended_at_the_limit(mode: str, tmp_path: Path) -> N
     assert_is_about_memory(run.tasks[0], run.status)
 
 
-def test_the_example_of_the_handbook_ends_near_its_limit_with_a_message_to_act_on(tmp_path: Path) -> None:
+def test_the_example_of_the_README_ends_near_its_limit_with_a_remedy(tmp_path: Path) -> None:
     ended = run_hkrunner("--entry", GREEDY, "--mem", "256Mi", "--input", "[]", cwd=tmp_path)
     assert (ended.status, ended.stdout) == (137, "")
     failed = next(line for line in ended.stderr.splitlines() if line.startswith("✘"))
@@ -139,9 +139,7 @@ def test_the_peak_counts_no_memory_twice(args: tuple[str, ...], tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("mode", "code"), [("auto", None), ("brake", "MEMORY_ERROR"), ("rss", None)])
-def test_memory_that_is_reserved_and_not_touched_is_a_matter_of_the_mode(
-    mode: str, code: str | None, tmp_path: Path
-) -> None:
+def test_reserved_memory_counts_in_the_mode_brake_only(mode: str, code: str | None, tmp_path: Path) -> None:
     run = misbehave("limits_reserves.py", cwd=tmp_path, args=(*LIMIT, "--mem-mode", mode))
     if code is None:
         assert (run.status, run.outputs) == (0, [8, "served"])
@@ -160,7 +158,7 @@ def test_code_that_fills_memory_while_it_is_loaded_gets_its_memory_error(tmp_pat
     assert (run.status, run.outputs) == (0, ["served"])
 
 
-def test_what_may_be_reserved_while_the_code_is_loaded_is_no_room_for_its_first_task(tmp_path: Path) -> None:
+def test_the_allowance_for_loading_the_code_does_not_apply_to_the_first_task(tmp_path: Path) -> None:
     arguments = ["-e", ALGORITHMS / "limits_tells_its_room.py", "--mem", "48Mi", "-i", "[]"]
     arguments += ["--mem-mode", "brake"]
     with serving(*arguments, cwd=tmp_path, env={"PLACE": str(tmp_path)}) as program:
@@ -177,7 +175,7 @@ def test_what_may_be_reserved_while_the_code_is_loaded_is_no_room_for_its_first_
     assert 0 < int((tmp_path / "room").read_text()) <= 48 * MI
 
 
-def test_clean_pages_of_a_mapped_file_are_no_memory(tmp_path: Path) -> None:
+def test_clean_pages_of_a_mapped_file_do_not_count_as_memory(tmp_path: Path) -> None:
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(300 * MI)
@@ -192,7 +190,7 @@ def test_a_hundred_idle_threads_take_no_memory(tmp_path: Path) -> None:
     assert run.tasks[0]["peakMemBytes"] < 32 * MI
 
 
-def test_where_reserved_memory_counts_a_storm_of_threads_is_reported_as_what_it_is(tmp_path: Path) -> None:
+def test_many_threads_under_the_mode_brake_are_reported_as_a_memory_limit(tmp_path: Path) -> None:
     run = misbehave("limits_many_threads.py", cwd=tmp_path, args=BRAKE)
     code, message = error_of(run.tasks[0])
     assert code == "MEMORY_ERROR"
@@ -200,7 +198,7 @@ def test_where_reserved_memory_counts_a_storm_of_threads_is_reported_as_what_it_
     assert_is_about_memory(run.tasks[0], run.status)
 
 
-def test_nothing_is_enforced_that_nobody_wrote_down(tmp_path: Path) -> None:
+def test_a_limit_that_is_not_set_is_not_enforced(tmp_path: Path) -> None:
     run = run_tasks("limits_grows_in_blocks.py", [300, 20, 0, None], cwd=tmp_path)
     assert (run.status, run.outputs) == (0, [300])
     assert (run.tasks[0]["memLimitBytes"], run.tasks[0]["protection"]["line"]) == (None, "limits: none")
@@ -215,7 +213,7 @@ def test_no_limits_measures_only(tmp_path: Path) -> None:
     assert run.tasks[0]["peakMemBytes"] > 200 * MI
 
 
-def test_a_healthy_task_is_reported_with_what_it_used_and_which_limit_would_do(tmp_path: Path) -> None:
+def test_a_task_that_succeeds_is_reported_with_its_usage_and_a_suggested_limit(tmp_path: Path) -> None:
     ended = run_hkrunner(
         "-e", ALGORITHMS / "limits_grows_in_blocks.py", "-i", "[100, 10, 0.01, null]", cwd=tmp_path
     )
@@ -255,7 +253,7 @@ def overshoots(how: str, processes: int, folder: Path) -> tuple[list[float], lis
 
 
 @pytest.mark.parametrize(("processes", "most_ms"), [(0, 4), (4, 16)])
-def test_the_limit_is_overshot_by_what_can_be_touched_in_milliseconds(
+def test_the_limit_is_exceeded_by_what_can_be_written_in_milliseconds(
     processes: int, most_ms: float, tmp_path: Path
 ) -> None:
     seen = []
@@ -324,7 +322,7 @@ def test_the_time_until_a_limit_did_not_hold_is_counted_from_the_begin_of_the_ta
 
 
 @pytest.mark.parametrize("mode", ["auto", "brake"])
-def test_a_thread_that_finds_no_memory_for_its_first_allocation_is_waited_for_by_nobody(
+def test_a_thread_without_memory_for_its_first_allocation_is_not_waited_for(
     mode: str, tmp_path: Path
 ) -> None:
     args = ("--mem", "64Mi", "--mem-mode", mode, "--timeout", "30")

@@ -75,15 +75,13 @@ def test_a_library_that_ends_the_process_when_refused_far_from_the_limit_is_a_ma
     assert "of 96 MiB allowed (--mem); more was refused, and it ended with code 1" in run.stderr
 
 
-def test_an_exit_far_from_the_limit_is_no_matter_of_memory(tmp_path: Path) -> None:
+def test_an_exit_far_from_the_limit_is_not_reported_as_a_memory_limit(tmp_path: Path) -> None:
     run = run_tasks("exits_at_once.py", ["misbehave"], cwd=tmp_path, args=("--mem", "192Mi"))
     assert run.tasks[0]["reason"] == "Crashed"
 
 
 @pytest.mark.parametrize("mode", ["auto", "rss"])
-def test_a_process_that_shares_its_parents_memory_until_it_executes_counts_nothing(
-    mode: str, tmp_path: Path
-) -> None:
+def test_a_process_between_vfork_and_exec_counts_nothing(mode: str, tmp_path: Path) -> None:
     args = ("--mem", "192Mi", "--mem-mode", mode)
     run = run_tasks(PROGRAM, ["start_slowly", 120], cwd=tmp_path, args=args)
     assert (run.status, run.outputs) == (0, [True]), run.stderr

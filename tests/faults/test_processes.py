@@ -30,7 +30,7 @@ def test_as_many_processes_as_are_allowed_are_no_error(tmp_path: Path) -> None:
     assert (run.status, run.outputs) == (0, ["nobody minded"])
 
 
-def test_processes_that_a_task_leaves_are_kept_for_the_next_and_told(tmp_path: Path) -> None:
+def test_processes_that_a_task_leaves_are_kept_and_reported(tmp_path: Path) -> None:
     run = run_tasks("limits_leaves_children.py", [], [3], cwd=tmp_path)
     (first, _), (second, seen) = run.outputs
     assert first == second and len(seen) == 3

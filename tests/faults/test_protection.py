@@ -1,4 +1,4 @@
-"""What an algorithm can do to the one that guards it, and who else may end it."""
+"""What an algorithm can do to hkrunner, and which other programs may end the algorithm."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def attack(what: str, folder: Path) -> Any:
     return json.loads(answer)
 
 
-def test_signals_reach_nobody_outside_of_the_tree(tmp_path: Path) -> None:
+def test_signals_reach_no_process_outside_of_the_tree(tmp_path: Path) -> None:
     if not CONFINED:
         said = run_tasks(ATTACKS, ["behave"], cwd=tmp_path).tasks[0]["protection"]
         assert said["signals_confined"] is False
@@ -57,7 +57,7 @@ def test_memory_and_environment_of_the_runner_cannot_be_read(tmp_path: Path) -> 
         assert found[what] in ("PermissionError", "OSError"), found
 
 
-def test_killing_everybody_kills_the_own_tree_only(tmp_path: Path) -> None:
+def test_kill_of_all_processes_kills_the_own_tree_only(tmp_path: Path) -> None:
     if CONFINED:  # without it the runner itself is among everybody: docs/reference/limits.md says so
         assert attack("kill all", tmp_path) == signal.SIGKILL
 
@@ -72,12 +72,12 @@ def test_an_algorithm_cannot_write_to_its_cgroup(tmp_path: Path) -> None:
     assert run_of.outputs == ["PermissionError", "served"]
 
 
-def test_limits_of_the_runner_can_be_lowered_by_the_same_user_and_it_serves_on(tmp_path: Path) -> None:
+def test_limits_of_hkrunner_can_be_lowered_by_the_same_user_and_it_continues(tmp_path: Path) -> None:
     """The kernel lets users change the limits of their own processes; nothing else is promised."""
     assert attack("limit the runner", tmp_path) in ("done", "PermissionError")
 
 
-def test_the_child_has_no_descriptor_of_ours_but_its_channel_and_goes_first_when_memory_ends(
+def test_the_child_has_only_its_own_descriptors_and_is_the_first_victim_of_the_oom_killer(
     tmp_path: Path,
 ) -> None:
     found = attack("own facts", tmp_path)
@@ -86,7 +86,7 @@ def test_the_child_has_no_descriptor_of_ours_but_its_channel_and_goes_first_when
         assert target.startswith(("socket", "/memfd", "pipe", str(tmp_path), "anon_inode")), found["fds"]
 
 
-def test_a_kill_from_outside_is_not_told_as_ours(tmp_path: Path) -> None:
+def test_a_kill_by_another_process_is_not_reported_as_a_kill_by_hkrunner(tmp_path: Path) -> None:
     arguments = ["-e", ALGORITHMS / "limits_grows_in_blocks.py", "--mem", "256Mi", "-j"]
     inputs = ["-i", '[100, 10, 0, "never"]', "-i", '["behave"]']
     with serving(*arguments, *inputs, cwd=tmp_path) as program:
@@ -122,7 +122,9 @@ def remove(group: Path) -> bool:
     return True
 
 
-def test_the_machines_own_killer_is_reported_as_such(tmp_path: Path, full_machine: Path | None) -> None:
+def test_a_kill_by_the_machines_oom_killer_is_reported_as_such(
+    tmp_path: Path, full_machine: Path | None
+) -> None:
     """The kernel's killer takes the algorithm, not us, and the message says so: use is below the limit."""
     if full_machine is None:
         return  # tests/unit/test_outcome.py holds the wording, and process.py's decision
@@ -141,7 +143,7 @@ def test_the_machines_own_killer_is_reported_as_such(tmp_path: Path, full_machin
     assert (ended.status, first["reason"], second["output"]) == (137, "MemoryLimit", "served")
 
 
-def test_in_a_container_the_algorithm_gets_what_the_container_has_less_ours(
+def test_in_a_container_the_algorithm_gets_the_containers_memory_less_that_of_hkrunner(
     tmp_path: Path, full_machine: Path
 ) -> None:
     """Nobody wrote a limit down: so that the algorithm is ended with a reason, and not the container."""
@@ -159,7 +161,7 @@ def test_in_a_container_the_algorithm_gets_what_the_container_has_less_ours(
     assert (ended.status, second["output"]) == (137, "served")
 
 
-def test_no_warden_is_left_when_there_was_nothing_to_do(tmp_path: Path) -> None:
+def test_no_warden_is_left_when_no_task_was_run(tmp_path: Path) -> None:
     run_of = run_tasks("adds.py", [1, 2], cwd=tmp_path, args=("--mem", "64Mi"))
     assert run_of.status == 0
     assert not [one for one in psutil.Process().children(recursive=True) if one.is_running()]

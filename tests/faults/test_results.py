@@ -43,13 +43,13 @@ def test_a_result_that_cannot_be_sent_is_reported_by_its_place(tmp_path: Path) -
         assert place in message
 
 
-def test_a_result_with_one_honest_form_is_sent_in_that_form(tmp_path: Path) -> None:
+def test_a_result_with_one_exact_form_is_sent_in_that_form(tmp_path: Path) -> None:
     run = run_tasks("returns_what_it_is_told.py", *[[kind] for kind in TAKEN], cwd=tmp_path)
     assert run.outputs == list(TAKEN.values())
     assert run.status == 0
 
 
-def test_numbers_that_json_has_not_are_told_once_by_their_place(tmp_path: Path) -> None:
+def test_numbers_that_json_lacks_are_reported_once_with_their_place(tmp_path: Path) -> None:
     run = run_tasks("returns_what_it_is_told.py", ["nan"], ["none"], ["nan"], cwd=tmp_path)
     assert run.outputs == [[None, None, 1.5], None, [None, None, 1.5]] and run.status == 0
     assert run.stderr.count("result[0] is NaN or Infinity; JSON has neither, so null was sent") == 1
@@ -79,7 +79,7 @@ def test_an_algorithm_without_an_output_is_served(algorithm: str, tmp_path: Path
     assert (run.status, run.outputs) == (0, ["served", "served"])
 
 
-def test_a_value_of_a_library_is_converted_or_refused_with_the_call_that_mends_it(tmp_path: Path) -> None:
+def test_a_value_of_a_library_is_converted_or_refused_with_the_call_that_converts_it(tmp_path: Path) -> None:
     taken: dict[str, Any] = {
         "frame as its message says": {"a": [0, 0, 0, [{"a": 1, "b": None}]]},
         "not available": [1, None],

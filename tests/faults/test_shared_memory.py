@@ -60,7 +60,7 @@ def test_shared_memory_below_the_limit_is_no_error(how: str, tmp_path: Path) -> 
     assert 100 * MI <= run.tasks[0]["peakMemBytes"] < 140 * MI
 
 
-def test_what_a_healthy_run_leaves_is_removed_and_told(tmp_path: Path) -> None:
+def test_what_a_successful_run_leaves_is_removed_and_reported(tmp_path: Path) -> None:
     before = segments()
     run = run_tasks("limits_leaves_shared_memory.py", ["long"], cwd=tmp_path, args=LIMIT)
     assert run.status == 0
@@ -84,7 +84,7 @@ def test_what_may_be_another_programs_stays_and_is_not_told(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("how", "seconds"), [("exit", 0.2), ("exit", 0), ("hang", 0)])
-def test_semaphores_that_a_killed_tree_left_are_removed_and_told(
+def test_semaphores_that_a_killed_tree_left_are_removed_and_reported(
     how: str, seconds: float, tmp_path: Path
 ) -> None:
     before = names()
@@ -120,7 +120,7 @@ def test_a_folder_that_the_run_made_is_removed_whatever_is_in_it(way: str, how: 
 
 
 @pytest.mark.parametrize(("how", "args"), [("hang", ("--timeout", "1")), ("grow", ("--mem", "100Mi"))])
-def test_an_empty_folder_of_unknown_make_is_left_to_a_resource_tracker_of_the_tree(
+def test_an_empty_folder_of_unknown_origin_is_left_to_a_resource_tracker_of_the_tree(
     how: str, args: tuple[str, ...], tmp_path: Path
 ) -> None:
     run = run_tasks(
@@ -147,7 +147,7 @@ def test_files_that_are_closed_again_at_once_count_and_a_cut_list_says_so(
     assert not list(Path("/dev/shm").glob("fills_test_*"))
 
 
-def test_what_a_neighbour_made_stays_whatever_its_name_and_whoever_read_it(tmp_path: Path) -> None:
+def test_what_another_program_made_stays_whatever_its_name_and_readers(tmp_path: Path) -> None:
     prefix = f"neighbour_test_{os.getpid()}_"
     made: list[Path] = []
 

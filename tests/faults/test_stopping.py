@@ -1,4 +1,4 @@
-"""SIGTERM to hkrunner while an algorithm works, whatever the algorithm makes of it."""
+"""SIGTERM to hkrunner while an algorithm works, however the algorithm reacts."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_second_signal_kills_at_once(tmp_path: Path) -> None:
     assert "killed by a second interrupt" in json.dumps(record_of(tmp_path)["error"])
 
 
-def test_a_child_that_lies_stopped_can_be_ended_by_hand(tmp_path: Path) -> None:
+def test_a_stopped_child_can_be_killed_by_the_user(tmp_path: Path) -> None:
     """The task of a child that somebody else kills is answered, and the next one is served."""
     entry = ALGORITHMS / "holds_the_gil.py"
     with serving("-e", entry, "-i", '["misbehave"]', "-i", '["behave"]', "-j", cwd=tmp_path) as program:

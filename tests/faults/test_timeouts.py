@@ -79,7 +79,7 @@ def test_a_process_that_has_ended_still_counts(tmp_path: Path) -> None:
         ("--disk", "1", "memory unit must be one of"),
     ],
 )
-def test_a_limit_that_is_none_is_refused_before_anything_starts(
+def test_an_invalid_limit_is_refused_before_anything_starts(
     option: str, value: str, sentence: str, tmp_path: Path
 ) -> None:
     ended = run_hkrunner("-e", ALGORITHMS / "adds.py", option, value, "-i", "[1]", cwd=tmp_path)
@@ -88,7 +88,7 @@ def test_a_limit_that_is_none_is_refused_before_anything_starts(
     assert not (tmp_path / ".hkrunner").exists()
 
 
-def test_the_option_goes_before_the_variable(tmp_path: Path) -> None:
+def test_the_option_overrides_the_variable(tmp_path: Path) -> None:
     for args, expected in ((("--mem", "128Mi"), 128), ((), 64)):
         arguments = ["-e", ALGORITHMS / "adds.py", "-i", "[1, 2]", "-j", *args]
         ended = run_hkrunner(*arguments, cwd=tmp_path, env={"HKRUNNER_MEM": "64Mi"})

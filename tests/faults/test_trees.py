@@ -102,7 +102,7 @@ def test_nothing_of_a_hostile_tree_outlives_its_crash(tmp_path: Path) -> None:
     assert left is not None and 46 <= int(left[1]) <= 55
 
 
-def test_a_warden_shot_by_its_algorithm_costs_one_task(tmp_path: Path) -> None:
+def test_a_warden_killed_by_its_algorithm_fails_one_task(tmp_path: Path) -> None:
     run = misbehave_once("shoots_the_warden.py", cwd=tmp_path)
     code, message = error_of(run.tasks[0])
     if code == "DENIED":
@@ -120,13 +120,13 @@ def test_daemons_left_behind_are_ended_with_the_run(tmp_path: Path) -> None:
     assert not living(tree)
 
 
-def test_a_resource_tracker_is_none_of_the_processes_that_an_algorithm_left(tmp_path: Path) -> None:
+def test_a_resource_tracker_is_not_reported_as_left_by_the_algorithm(tmp_path: Path) -> None:
     run = run_tasks("leaves_a_resource_tracker.py", ["misbehave"], cwd=tmp_path)
     assert (run.status, run.outputs) == (0, ["served"])
     assert "1 process left by the algorithm ended with it: " in run.stderr
 
 
-def test_a_program_that_holds_the_output_open_holds_nothing_up(tmp_path: Path) -> None:
+def test_a_program_that_keeps_the_output_open_blocks_nothing(tmp_path: Path) -> None:
     algorithm = "leaves_a_program_that_holds_its_output.py"
     run = misbehave_once(algorithm, cwd=tmp_path, deadline_s=10)
     assert run.status == 0

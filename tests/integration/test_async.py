@@ -105,20 +105,20 @@ def test_the_loop_is_the_one_of_the_users_policy(way: str, tmp_path: Path) -> No
     assert outputs == [["Loop", True]] * 2
 
 
-def test_a_left_task_that_fails_between_two_tasks_is_named(tmp_path: Path) -> None:
+def test_an_asyncio_task_left_behind_that_fails_between_two_tasks_is_reported(tmp_path: Path) -> None:
     with serving_worker(tmp_path, entry=ALGORITHMS / "leaves_asyncio_tasks.py") as (client, program):
         assert client.run(["fails"])["data"] == "fails"
         line = program.wait_for_line("the heartbeat is lost")
         assert "(fails), which was left running, failed: ALGORITHM_ERROR: ValueError" in line
 
 
-def test_a_left_task_that_a_later_task_awaits_is_not_told_a_second_time(tmp_path: Path) -> None:
+def test_an_asyncio_task_left_behind_that_a_later_task_awaits_is_reported_once(tmp_path: Path) -> None:
     outputs, said = outputs_of("leaves_asyncio_tasks", ["fails"], ["await"], mode=[], folder=tmp_path)
     assert outputs == ["fails", "awaited: the heartbeat is lost"]
     assert said.count("heartbeat") <= 1  # between the two it may have failed with nobody waiting
 
 
-def test_tasks_that_are_left_are_cancelled_at_the_end_and_named_if_they_fail(tmp_path: Path) -> None:
+def test_asyncio_tasks_left_behind_are_cancelled_at_the_end_and_reported_if_they_fail(tmp_path: Path) -> None:
     inputs = [["cleans_up"], ["fails_when_cancelled"], ["goes_on"]]
     outputs, said = outputs_of("leaves_asyncio_tasks", *inputs, mode=[], folder=tmp_path)
     assert outputs == ["cleans_up", "fails_when_cancelled", "goes_on"]
@@ -129,7 +129,7 @@ def test_tasks_that_are_left_are_cancelled_at_the_end_and_named_if_they_fail(tmp
     assert "(goes_on) was cancelled at the end, and goes on" in said
 
 
-def test_tasks_that_are_left_are_cancelled_when_start_exits(tmp_path: Path) -> None:
+def test_asyncio_tasks_left_behind_are_cancelled_when_start_exits(tmp_path: Path) -> None:
     run = run_tasks("leaves_asyncio_tasks.py", ["cleans_up", "exit"], cwd=tmp_path)
     assert "cleaned up" in run.stderr and "EXITED" in run.stderr
 

@@ -45,9 +45,7 @@ def test_code_with_an_init_is_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", [(), ("--no-state",)], ids=["records", "no-records"])
-def test_a_stop_is_heard_by_a_child_that_has_not_read_its_task(
-    state: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_a_stop_reaches_a_child_that_has_not_read_its_task(state: tuple[str, ...], tmp_path: Path) -> None:
     entry = "waits_for_each_stop.py"
     with serving_worker(tmp_path, *state, "--grace", "20", entry=entry) as (client, program):
         program.wait_for_line("loaded")

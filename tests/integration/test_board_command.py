@@ -142,7 +142,7 @@ def test_a_board_is_stopped_by_its_id_or_its_reference(folder: Path) -> None:
     assert runs_of(by_id["url"]) == runs_of(by_reference["url"]) == []
 
 
-def test_every_board_is_tried_and_every_failure_told(folder: Path) -> None:
+def test_every_board_is_tried_and_every_failure_reported(folder: Path) -> None:
     board = started(folder, "t1")
     with boards_of_another_host(folder / ".hkrunner", "a", "b"):
         ended = hkrunner(folder, "board", "stop", "a", "t1", "nothing")
@@ -197,7 +197,7 @@ def test_a_board_that_ends_in_the_foreground_is_reported(folder: Path) -> None:
         (("logs", "nothing"), "board nothing Not Found", 6),
     ],
 )
-def test_what_cannot_be_is_one_sentence(
+def test_each_impossible_request_is_refused_in_one_sentence(
     folder: Path, words: tuple[str, ...], sentence: str, status: int
 ) -> None:
     refused(hkrunner(folder, "board", *words), sentence, status=status)

@@ -72,7 +72,7 @@ def test_starting_a_board_does_not_wait(make: Make) -> None:
     assert took_s < 0.1, f"{took_s * 1000:.0f} ms"
 
 
-def test_news_of_a_board_come_by_a_descriptor(make: Make) -> None:
+def test_changes_of_a_board_make_a_descriptor_readable(make: Make) -> None:
     manager = make()
     manager.start(task_target(manager.root, "t1"))
     seen = []
@@ -87,7 +87,7 @@ def test_news_of_a_board_come_by_a_descriptor(make: Make) -> None:
     assert manager.fds() == [] and manager.boards() == []
 
 
-def test_a_board_that_lives_is_not_started_twice(make: Make) -> None:
+def test_a_running_board_is_not_started_twice(make: Make) -> None:
     manager = make()
     first = manager.start(task_target(manager.root, "t1"))
     second = manager.start(task_target(manager.root, "t1"))
@@ -163,7 +163,7 @@ def test_a_loop_that_only_polls_kills_a_board_that_does_not_answer(
     assert manager.boards() == []
 
 
-def test_boards_that_cannot_be_stopped_do_not_keep_the_others(make: Make) -> None:
+def test_a_board_that_cannot_be_stopped_does_not_keep_others_from_being_stopped(make: Make) -> None:
     manager = make()
     with boards_of_another_host(manager.root, "a", "b"):
         board = ready(manager)
@@ -261,7 +261,7 @@ def test_a_dead_data_server_is_replaced_and_the_address_stays(make: Make) -> Non
         assert runs_of(again.url or "") == ["t1"]
 
 
-def test_a_board_that_nobody_visits_expires_and_says_so(make: Make) -> None:
+def test_a_board_without_visitors_expires_and_reports_it(make: Make) -> None:
     manager = make(attached=False, idle_timeout_s=1)
     board = ready(manager)
     for _ in range(3):
@@ -282,7 +282,7 @@ def test_a_board_ends_when_its_state_folder_is_removed(make: Make) -> None:
 # --- records that are not true
 
 
-def test_a_pid_that_is_somebody_elses_now_is_never_signalled(make: Make) -> None:
+def test_a_pid_that_was_used_again_is_never_signalled(make: Make) -> None:
     manager = make()
     board = ready(manager)
     bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -297,7 +297,7 @@ def test_a_pid_that_is_somebody_elses_now_is_never_signalled(make: Make) -> None
     bystander.communicate()
 
 
-def test_a_board_of_another_host_is_listed_and_not_touched(make: Make) -> None:
+def test_a_board_of_another_host_is_listed_and_not_changed(make: Make) -> None:
     manager = make()
     elsewhere = ProcessIdentity(os.getpid(), "1", "another-host")
     board = replace(ready(manager), reference="far", id="far", process=elsewhere, data_server=None)

@@ -152,7 +152,7 @@ def test_no_web_page_can_use_the_routes(client: Client) -> None:
     assert (status, value["error"]["message"]) == (400, "Must supply nodeName")
 
 
-def test_a_slow_client_holds_up_nobody(client: Client) -> None:
+def test_a_slow_client_delays_no_other(client: Client) -> None:
     host, _, port = client.url.removeprefix("http://").partition("/")[0].partition(":")
     slow = http.client.HTTPConnection(host, int(port))
     slow.connect()
@@ -185,7 +185,7 @@ def test_a_port_in_use_is_reported(client: Client, root: Path) -> None:
     assert process.poll() is False
 
 
-def test_routes_and_boards_end_with_the_process_that_wanted_them(root: Path) -> None:
+def test_routes_and_boards_end_with_the_process_that_started_them(root: Path) -> None:
     program = (
         "import select, sys; from pathlib import Path\n"
         "from hkrunner.boards.rest_server import RestProcess\n"

@@ -281,7 +281,7 @@ def test_a_data_server_that_cannot_run_gives_a_slow_board_that_says_so(
     assert len(get_json(f"{address(board)}data/plugin/scalars/scalars?run=t1&tag=loss")) == 20
 
 
-def test_limits_of_the_shell_that_can_be_lifted_do_not_hold_a_board(tmp_path: Path) -> None:
+def test_soft_limits_of_the_shell_do_not_apply_to_a_board(tmp_path: Path) -> None:
     program = (
         "import resource, sys; from pathlib import Path\n"
         "from hkrunner.boards.manager import BoardManager; from hkrunner.boards.targets import all_target\n"

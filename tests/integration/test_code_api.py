@@ -38,7 +38,7 @@ def test_another_algorithm_gives_its_result(tmp_path: Path) -> None:
     assert (record["status"], record["nodeName"]) == ("succeed", "api_calls:adds")
 
 
-def test_without_its_result_the_answer_says_where_it_lies(tmp_path: Path) -> None:
+def test_without_its_result_the_answer_says_where_it_is_stored(tmp_path: Path) -> None:
     link, nothing = told(ask(tmp_path, "link", "adds", [1, 2]))
     assert link["storageInfo"]["path"].startswith("local-hkube/")
     assert nothing is None
@@ -61,13 +61,13 @@ def test_an_error_of_the_other_algorithm_is_raised(tmp_path: Path) -> None:
     assert "odd 3" in told(ask(tmp_path, "fail", "odd", [3]))
 
 
-def test_an_algorithm_that_is_not_there_is_named_as_the_worker_does(tmp_path: Path) -> None:
+def test_a_missing_algorithm_is_reported_as_the_worker_does(tmp_path: Path) -> None:
     run = ask(tmp_path, "fail", "nope", [1])
     assert told(run) == "nope: Algorithm named 'nope' does not exist"
     assert "--algorithm nope=FILE.py" in run.stderr
 
 
-def test_errors_are_returned_where_that_was_asked_for(tmp_path: Path) -> None:
+def test_errors_are_returned_with_the_option_for_it(tmp_path: Path) -> None:
     assert told(ask(tmp_path, "run", "nope", [1], args=("--api-errors", "return"))) == (
         "Algorithm named 'nope' does not exist"
     )
@@ -81,7 +81,7 @@ def test_a_call_is_stopped_by_its_caller(tmp_path: Path) -> None:
     assert "was stopped: enough" in told(ask(tmp_path, "stopped", "waits"))
 
 
-def test_an_answer_without_an_id_reaches_who_waits(tmp_path: Path) -> None:
+def test_an_answer_without_an_id_reaches_the_call_that_waits(tmp_path: Path) -> None:
     assert "data should have required property 'execId'" in told(ask(tmp_path, "without_id"))
 
 
@@ -89,7 +89,7 @@ def test_what_a_task_leaves_running_ends_with_it(tmp_path: Path) -> None:
     assert told(ask(tmp_path, "leave_one_running", "waits")) == "left"
 
 
-def test_who_waits_is_released_when_the_run_is_stopped(tmp_path: Path) -> None:
+def test_a_waiting_call_is_released_when_the_run_is_stopped(tmp_path: Path) -> None:
     env = {"TOLD": str(tmp_path / "told")}
     entry = ALGORITHMS / "api_calls.py"
     input = '["wait_for", "waits"]'
@@ -195,7 +195,7 @@ def test_a_pipeline_that_cannot_be_run_says_why(tmp_path: Path, nodes: Any, flow
     assert said in told(ask(tmp_path, "raw_fails", nodes, flow))
 
 
-def test_a_pipeline_without_its_result_says_where_that_lies(tmp_path: Path) -> None:
+def test_a_pipeline_without_its_result_says_where_that_is_stored(tmp_path: Path) -> None:
     assert "storageInfo" in told(ask(tmp_path, "raw_link", [node("a", "adds", 1)], {}))
 
 
@@ -215,7 +215,7 @@ def test_a_stored_pipeline_is_a_file(tmp_path: Path, ending: str) -> None:
     assert told(run) == [{"nodeName": "n", "algorithmName": "adds", "result": 3}]
 
 
-def test_a_stored_pipeline_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+def test_a_missing_stored_pipeline_is_not_found(tmp_path: Path) -> None:
     assert "pipeline nope Not Found" in told(ask(tmp_path, "stored_fails", "nope"))
 
 
@@ -230,9 +230,7 @@ def test_a_data_source_is_a_folder(tmp_path: Path) -> None:
     ("name", "said"),
     [("nope", "could not find dataSource:nope"), ("", "unable to find matching data-source")],
 )
-def test_a_data_source_that_is_not_there_is_reported_as_the_worker_does(
-    tmp_path: Path, name: str, said: str
-) -> None:
+def test_a_missing_data_source_is_reported_as_the_worker_does(tmp_path: Path, name: str, said: str) -> None:
     assert said in told(ask(tmp_path, "no_source", name))
 
 
@@ -253,7 +251,7 @@ def test_spans_are_closed_in_reverse_order_when_the_task_fails(tmp_path: Path) -
     assert second["endTime"] <= first["endTime"]
 
 
-def test_an_algorithm_that_starts_itself_ends_with_a_sentence(tmp_path: Path) -> None:
+def test_an_algorithm_that_starts_itself_ends_with_an_error(tmp_path: Path) -> None:
     itself = f"--algorithm=itself={ALGORITHMS / 'starts_itself.py'}"
     run = run_tasks("starts_itself.py", [[1]], args=(itself,), cwd=tmp_path)
     assert run.status == 1

@@ -63,7 +63,7 @@ def hkrunner(copy: Path, *arguments: str | Path, env: dict[str, str | None] | No
     return python(copy, "-m", "hkrunner", *arguments, env=env).stdout
 
 
-def test_what_is_run_is_the_copy(copy: Path) -> None:
+def test_the_installed_copy_is_run(copy: Path) -> None:
     assert python(copy, "-c", "import hkrunner; print(hkrunner.__file__)").stdout.startswith(str(copy))
 
 
@@ -111,7 +111,7 @@ def test_a_repeated_task_has_the_limit_that_it_ran_with(copy: Path, tmp_path: Pa
     assert [one["value"] for one in told["limits"]] == [5]
 
 
-def test_the_guard_process_gets_the_limit(copy: Path) -> None:
+def test_the_warden_gets_the_limit(copy: Path) -> None:
     told = python(
         copy,
         "-c",

@@ -237,7 +237,7 @@ def test_gpus_are_shown_to_the_algorithm_where_a_driver_answers(place: Path, tmp
     assert told(cwd=place, env={**env, "CUDA_VISIBLE_DEVICES": "0"})["gpu"] == "GPU-aaaa"
 
 
-def test_gpus_without_a_driver_are_one_sentence(place: Path, tmp_path: Path) -> None:
+def test_gpus_without_a_driver_are_reported_in_one_sentence(place: Path, tmp_path: Path) -> None:
     describe(place, "name: my-alg\ngpu: 1\ncode: {path: code}\n")
     (tmp_path / "empty").mkdir()
     ended = run_hkrunner("-i", "1", cwd=place, env={"PATH": str(tmp_path / "empty")})
@@ -271,16 +271,18 @@ def test_gpus_without_a_driver_are_one_sentence(place: Path, tmp_path: Path) -> 
         ("code: {path: code, entryPoint: gone.py}\n", 3, "ENTRY_NOT_FOUND: no file gone.py in "),
     ],
 )
-def test_a_wrong_descriptor_is_one_sentence(place: Path, text: str, status: int, sentence: str) -> None:
+def test_a_wrong_descriptor_is_reported_in_one_sentence(
+    place: Path, text: str, status: int, sentence: str
+) -> None:
     describe(place, text)
     assert refused(cwd=place, status=status).startswith(f"hkrunner: {sentence}")
 
 
-def test_a_descriptor_that_was_named_and_is_not_there_is_reported(place: Path) -> None:
+def test_a_named_descriptor_that_is_missing_is_reported(place: Path) -> None:
     assert refused("-f", "gone.yml", cwd=place).endswith("gone.yml: No such file or directory")
 
 
-def test_code_packed_with_its_folder_around_it_is_reported(place: Path) -> None:
+def test_an_archive_that_contains_the_folder_of_the_code_is_reported(place: Path) -> None:
     with tarfile.open(place / "code.tar.gz", "w:gz") as archive:
         archive.add(place / "code", "code")
     describe(place, "code: {path: code.tar.gz, entryPoint: main.py}\n")

@@ -145,7 +145,7 @@ def test_the_pictures_show_the_table_as_it_is_and_every_row_that_matters_once() 
     )
 
 
-def test_json_has_the_types_and_the_nulls_that_the_reference_tells(tmp_path: Path) -> None:
+def test_json_has_the_types_and_nulls_of_the_reference(tmp_path: Path) -> None:
     imported("diagrams")
     fields = imported("generated").RESULT
     kinds = {"string": str, "integer": int, "number": (int, float), "object": dict, "any": object}
@@ -255,14 +255,14 @@ def ways() -> Iterator[list[tuple[Path, str, str]]]:
     yield way
 
 
-def test_the_ways_through_the_code_name_what_is_there() -> None:
+def test_the_paths_through_the_code_name_existing_functions() -> None:
     steps = [step for way in ways() for step in way]
     assert len(steps) > 30
     missing = [f"{path.relative_to(ROOT)}: {name}" for path, name, _ in steps if name not in defined(path)]
     assert not missing
 
 
-def test_each_step_of_a_way_through_the_code_leads_to_the_next() -> None:
+def test_each_step_of_a_path_through_the_code_leads_to_the_next() -> None:
     """By a call, which names the next function or its class; or by what both name on the page and in code."""
     broken = []
     for way in ways():

@@ -62,7 +62,7 @@ def test_it_takes_less_than_a_second(tmp_path: Path) -> None:
     assert min(times) < 1.0
 
 
-def test_a_proxy_that_swallows_localhost_is_reported_and_does_no_harm_to_the_status(tmp_path: Path) -> None:
+def test_a_proxy_for_localhost_is_reported_and_does_not_change_the_status(tmp_path: Path) -> None:
     status, findings = examine(tmp_path, env={"http_proxy": "http://proxy.example:3128"})
     proxy = findings["proxy"]
     assert (status, proxy["ok"]) == (0, False)
@@ -130,7 +130,7 @@ def test_the_limit_of_a_small_container_is_reported(tmp_path: Path) -> None:
     assert finding.text.startswith("64 MiB; without --mem the algorithm gets 32 MiB of it")
 
 
-def test_a_check_that_breaks_is_a_finding_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_fails_is_a_finding_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(place: Machine) -> Any:
         raise RuntimeError("strange")
 

@@ -80,7 +80,7 @@ def test_inputs_from_stdin_are_left_to_be_read(tmp_path: Path) -> None:
     assert ended.stdout.startswith("would run the tasks from stdin locally")
 
 
-def test_what_the_run_would_refuse_is_refused(tmp_path: Path) -> None:
+def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(CODE)
     assert run_hkrunner("--dry-run", "nope.py", cwd=tmp_path).status == 3
     assert run_hkrunner("--dry-run", "-i", "hello", cwd=tmp_path).status == 2

@@ -1,4 +1,4 @@
-"""What no worker and no algorithm should do, and what must not cost more than its own task."""
+"""What no worker and no algorithm should do: it affects its own task at most."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_an_initialized_that_waits_is_sent_once_to_a_worker_that_begins_the_task
         client.nothing_more()
 
 
-def test_a_child_that_was_made_to_wait_is_heard_again_by_the_next_task(tmp_path: Path) -> None:
+def test_a_paused_child_is_read_again_by_the_next_task(tmp_path: Path) -> None:
     with (
         ScriptedWorker(window_s=None) as worker,
         serving_worker(tmp_path, entry="says_much_and_has_init.py", worker=worker) as (client, program),
@@ -244,7 +244,9 @@ def test_a_child_that_was_made_to_wait_is_heard_again_by_the_next_task(tmp_path:
 
 
 @pytest.mark.parametrize("how", ["stopped", "replaced"])
-def test_a_line_of_a_task_that_never_began_is_not_the_next_ones(tmp_path: Path, how: str) -> None:
+def test_output_of_a_task_that_never_began_is_not_taken_for_that_of_the_next(
+    tmp_path: Path, how: str
+) -> None:
     (tmp_path / "alg.py").write_text(
         "import os\n"
         "def init(args):\n    os.write(1, b'of ' + args['input'][0].encode())\n"

@@ -102,12 +102,12 @@ def test_main_py_is_the_default(tmp_path: Path) -> None:
     assert run_hkrunner("-i", "1", cwd=tmp_path).stdout == '"main"\n'
 
 
-def test_files_named_like_ours_and_like_the_standard_librarys_are_the_users(tmp_path: Path) -> None:
+def test_files_named_like_modules_of_hkrunner_or_the_standard_library_are_the_users(tmp_path: Path) -> None:
     run = run_tasks("folder_with_our_names/my_alg.py", [1], [2], cwd=tmp_path)
     assert run.outputs == [["user"] * 12] * 2, run.stderr
 
 
-def test_hkrunner_runs_in_a_folder_with_files_named_like_ours(tmp_path: Path) -> None:
+def test_hkrunner_runs_in_a_folder_with_files_named_like_its_own(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     shutil.copytree(ALGORITHMS / "folder_with_our_names", folder, ignore=lambda *_: ["__pycache__"])
     ended = run_hkrunner("--entry", "my_alg.py", "--input", "1", cwd=folder)
@@ -179,6 +179,6 @@ def test_a_pickle_of_a_script_that_names_what_is_not_there_says_what_to_do(tmp_p
     )
 
 
-def test_two_entries_are_one_too_many(tmp_path: Path) -> None:
+def test_two_entries_are_refused(tmp_path: Path) -> None:
     ended = run_hkrunner("a.py", "--entry", "b.py", "-i", "1", cwd=tmp_path)
     assert ended.status == 2 and "two entries: a.py and --entry b.py" in ended.stderr

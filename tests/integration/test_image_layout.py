@@ -115,7 +115,7 @@ def test_records_are_below_the_temporary_folder_and_none_with_the_code(image: Im
         assert not (image.runner / ".hkrunner").exists() and not (image.code / ".hkrunner").exists()
 
 
-def test_the_place_of_records_and_the_entry_are_the_images_choice(image: Image, tmp_path: Path) -> None:
+def test_the_image_chooses_the_place_of_records_and_the_entry(image: Image, tmp_path: Path) -> None:
     (image.code / "src").mkdir()
     (image.code / "src" / "other.py").write_text("def start(args):\n    return 'other'\n")
     env = {"HKRUNNER_STATE_DIR": str(tmp_path / "kept"), "ALGORITHM_ENTRY_POINT": "src/other.py"}
@@ -132,7 +132,7 @@ def test_stdout_and_stderr_stay_what_they_are(image: Image) -> None:
         assert "to stderr" not in program.stdout and "to stdout" not in program.stderr
 
 
-def test_a_module_of_the_algorithms_is_its_own_and_not_hkrunners(image: Image) -> None:
+def test_a_module_of_the_algorithm_does_not_replace_one_of_hkrunner(image: Image) -> None:
     """PYTHONPATH names the algorithm's folder in HKube's images."""
     (image.code / "random.py").write_text("def randrange(*args): raise SystemExit('mine')\n")
     (image.code / "click.py").write_text("raise SystemExit('this is not the click you want')\n")

@@ -133,7 +133,7 @@ def test_a_worker_is_answered_while_the_code_stands_at_a_breakpoint(tmp_path: Pa
     assert status == 3
 
 
-def test_a_worker_that_begins_anew_or_ends_finds_the_code_when_it_comes_back(tmp_path: Path) -> None:
+def test_a_worker_that_begins_a_new_task_or_ends_is_served_when_the_code_returns(tmp_path: Path) -> None:
     with (
         ScriptedWorker() as worker,
         at_terminal(tmp_path, ENTRY, "--in-process", "--grace", "0", "--url", worker.url) as one,
@@ -160,9 +160,7 @@ def test_a_worker_that_begins_anew_or_ends_finds_the_code_when_it_comes_back(tmp
 
 
 @pytest.mark.parametrize("what", ["SIGHUP", "SIGTERM"])
-def test_a_debugger_whose_terminal_goes_or_that_is_told_to_end_leaves_nobody(
-    what: str, tmp_path: Path
-) -> None:
+def test_a_debugger_without_a_terminal_or_asked_to_end_leaves_no_process(what: str, tmp_path: Path) -> None:
     with at_terminal(tmp_path, ENTRY, *inputs("breakpoint"), "--in-process", "--grace", "0.2") as one:
         one.wait_for("(Pdb) ")
         supervisor = supervisor_of(one)
@@ -204,7 +202,7 @@ def test_what_needs_another_process_is_refused_in_one_sentence(tmp_path: Path) -
         assert ended.stderr.startswith(f"hkrunner: {sentence}"), ended.stderr
 
 
-def test_code_that_cannot_be_loaded_is_looked_at_too(tmp_path: Path) -> None:
+def test_code_that_cannot_be_loaded_opens_the_debugger_too(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text("value = {}\nvalue['gone']\n")
     with at_terminal(tmp_path, "alg.py", "-i", "1", "--pdb") as one:
         one.wait_for("(Pdb) ")

@@ -65,7 +65,7 @@ def test_a_folder_of_other_things_gets_the_files_beside_them(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["...", "x", "file/below"])
-def test_a_name_that_will_not_do_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+def test_an_unusable_name_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ended = run_hkrunner("init", name, cwd=tmp_path)
     assert (ended.status, ended.stdout, len(ended.stderr.splitlines())) == (2, "", 1)

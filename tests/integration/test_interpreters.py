@@ -169,7 +169,7 @@ def test_a_broken_interpreter_is_one_sentence(tmp_path: Path) -> None:
         assert line.startswith(f"hkrunner: --python {given}") and line.endswith(sentence), line
 
 
-def test_a_python_that_is_too_old_is_told_its_version(tmp_path: Path) -> None:
+def test_a_python_that_is_too_old_is_reported_with_its_version(tmp_path: Path) -> None:
     stub = tmp_path / "python3.7"
     stub.write_text("#!/bin/sh\necho hkrunner-probe 3.7.16\n")
     stub.chmod(0o755)
@@ -229,14 +229,14 @@ def test_a_failed_import_names_the_line_of_requirements_and_the_command(bare: Pa
     ) in ended.stderr
 
 
-def test_a_module_that_is_not_listed_is_told_so(tmp_path: Path) -> None:
+def test_a_missing_module_that_no_requirement_lists_is_reported_as_such(tmp_path: Path) -> None:
     (tmp_path / "needs.py").write_text("def start(args):\n    import no_such_module_at_all\n")
     (tmp_path / "requirements.txt").write_text("# nothing\n-r other.txt\n")
     ended = run_hkrunner("-e", "needs.py", "-i", "1", cwd=tmp_path)
     assert "; requirements.txt beside it does not list it: add it, and give --install" in ended.stderr
 
 
-def test_nothing_of_ours_is_seen_by_the_code(bare: Path, tmp_path: Path) -> None:
+def test_the_code_sees_nothing_of_hkrunner(bare: Path, tmp_path: Path) -> None:
     (tmp_path / "look.py").write_text(
         "import sys\n"
         "def start(args):\n"

@@ -140,7 +140,7 @@ def test_type_checkers_know_the_keywords() -> None:
     assert declared == wanted, f"RunOptions in runner/python_api/keywords.py is to have:\n{lines}"
 
 
-def test_a_keyword_that_there_is_not_is_refused() -> None:
+def test_an_unknown_keyword_is_refused() -> None:
     with pytest.raises(TypeError, match=r"^run\(\) got an unexpected keyword argument 'memory'$"):
         hkrunner.run(SUM, [1], memory="1Gi")  # type: ignore[call-arg]
 
@@ -205,7 +205,7 @@ def test_inputs_are_converted_as_results_are() -> None:
     ]
 
 
-def test_an_input_without_one_form_is_refused_with_the_call_that_mends_it() -> None:
+def test_an_input_without_a_json_form_is_refused_with_the_call_that_converts_it() -> None:
     entry = algorithm("def start(args): ...\n")
     with pytest.raises(
         hkrunner.SettingsError, match=r"^inputs\[0\]\[1\]: _io.BytesIO .* its \.getvalue\(\)$"
@@ -213,7 +213,7 @@ def test_an_input_without_one_form_is_refused_with_the_call_that_mends_it() -> N
         hkrunner.run(entry, [[1, io.BytesIO(b"x")]])
 
 
-def test_an_hkrunner_that_is_ended_by_others_gives_what_it_has() -> None:
+def test_an_hkrunner_that_is_killed_returns_the_results_it_has() -> None:
     entry = algorithm(
         "import os, signal\ndef start(args):\n    signal.alarm(60)\n"
         "    if args['input'][0]:\n        print('pid', os.getppid(), flush=True)\n        signal.pause()\n"
@@ -263,7 +263,7 @@ def calling(how: str, entry: Path = STOPS) -> Program:
     return Program([sys.executable, "-c", CALLS.format(entry=str(entry), how=how)])
 
 
-def test_ctrl_c_stops_the_algorithm_in_order_and_comes_out_as_itself() -> None:
+def test_ctrl_c_stops_the_algorithm_and_is_raised_as_keyboard_interrupt() -> None:
     with calling(IN_MAIN_THREAD) as program:
         program.wait_for_line("at work")
         program.send_signal(signal.SIGINT)

@@ -114,13 +114,13 @@ def test_a_variable_that_is_wrong_is_named(name: str, value: str, sentence: str,
     assert ended.stderr.rstrip().endswith(f"(set by {name})")
 
 
-def test_a_wrong_url_that_was_given_as_option_is_no_fault_of_a_variable(tmp_path: Path) -> None:
+def test_a_wrong_url_of_an_option_is_not_attributed_to_a_variable(tmp_path: Path) -> None:
     env = {"WORKER_SOCKET_PORT": "3000"}
     ended = run_hkrunner("-e", ADDS, "--url", "http://host:3000", cwd=tmp_path, env=env)
     assert ended.status == 2 and ended.stderr.rstrip().endswith("not 'http://host:3000'")
 
 
-def test_no_tasks_at_all_end_well(tmp_path: Path) -> None:
+def test_a_run_without_tasks_succeeds(tmp_path: Path) -> None:
     ended = run_hkrunner("-e", ADDS, "--tasks", "-", cwd=tmp_path, input="")
     assert (ended.status, ended.stdout) == (0, "")
 
@@ -185,7 +185,7 @@ def test_what_a_task_changes_stays_until_its_child_is_replaced(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("folder", ["with space", "ünïcode", "a'b\"c"])
-def test_any_folder_will_do(folder: str, tmp_path: Path) -> None:
+def test_the_working_folder_may_be_any_folder(folder: str, tmp_path: Path) -> None:
     place = tmp_path / folder
     place.mkdir()
     (place / "alg.py").write_text("def start(args):\n    return sum(args['input'])\n")

@@ -51,7 +51,7 @@ def test_records_that_a_pipe_takes_at_once_arrive_whole_without_handlers_too(
     assert sorted(lines) == sorted(f"record {number} {'x' * 4000} end" for number in range(60))
 
 
-def test_a_worker_killed_in_the_middle_of_a_record_harms_nobody_else(tmp_path: Path) -> None:
+def test_a_process_killed_in_the_middle_of_a_record_affects_no_other(tmp_path: Path) -> None:
     lines = lines_of("logs_while_workers_are_killed.py", 1, tmp_path)
     whole = [WHOLE.fullmatch(line) for line in lines]
     seen = sorted((one[1], int(one[2]), len(one[3])) for one in whole if one is not None)

@@ -208,7 +208,7 @@ def test_an_exit_of_any_shape_ends(tmp_path: Path, message: dict[str, Any], stat
 # ---- what is not served, what makes no sense
 
 
-def test_commands_that_nobody_waits_for_are_ignored_and_unknown_ones_are_reported_once(
+def test_unexpected_commands_are_ignored_and_unknown_ones_are_reported_once(
     tmp_path: Path,
 ) -> None:
     commands = [
@@ -246,7 +246,7 @@ def test_commands_that_nobody_waits_for_are_ignored_and_unknown_ones_are_reporte
     ],
     ids=lambda payload: payload[:24].decode("ascii", "replace") + f" ({len(payload)})",
 )
-def test_a_senseless_message_is_reported_and_changes_nothing(tmp_path: Path, payload: bytes) -> None:
+def test_an_invalid_message_is_reported_and_changes_nothing(tmp_path: Path, payload: bytes) -> None:
     with serving_worker(tmp_path) as (client, program):
         client.send_payload(payload)
         if payload.startswith(b'{"command":"exit"'):

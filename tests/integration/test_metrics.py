@@ -67,7 +67,7 @@ def test_a_file_that_stays_open_across_tasks_is_reported_once(tmp_path: Path) ->
     assert run.stderr.count(sentence) == 1, run.stderr
 
 
-def test_a_task_is_told_its_own_folder_too(tmp_path: Path) -> None:
+def test_a_task_gets_the_path_of_its_own_folder_too(tmp_path: Path) -> None:
     run = run_tasks("metrics_names_its_folder.py", [1], [1], cwd=tmp_path)
     assert run.outputs == [task["metricsDir"] for task in run.tasks]
     assert len(set(run.outputs)) == 2
@@ -171,7 +171,7 @@ def run_task(client: Client, input: list[Any], task: str) -> dict[str, Any]:
 # ---- a cluster's volume
 
 
-def test_a_clusters_folder_holds_one_tasks_files_and_loses_none(tmp_path: Path) -> None:
+def test_a_clusters_folder_has_the_files_of_one_task_and_loses_none(tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
     (volume / "events.of.a.task.before.us").write_text("unread")

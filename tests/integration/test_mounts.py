@@ -59,7 +59,7 @@ if NAMESPACE is not None:
     @pytest.mark.parametrize("args", [(), ("--no-state",), ("--in-process",)], ids=" ".join)
     @pytest.mark.parametrize("make", [full, read_only])
     @pytest.mark.parametrize("place", ["/dev/shm", "/tmp"])
-    def test_a_place_that_cannot_be_written_is_no_difference(
+    def test_a_folder_that_cannot_be_written_makes_no_difference(
         place: str, make: Callable[..., str], args: tuple[str, ...], tmp_path: Path
     ) -> None:
         ended = run_with(covering_tmp(make) if place == "/tmp" else make(place), tmp_path, *args)
@@ -70,7 +70,7 @@ if NAMESPACE is not None:
     @pytest.mark.parametrize(
         ("make", "said"), [(full, "No space left on device"), (read_only, "Read-only file system (EROFS)")]
     )
-    def test_a_state_folder_that_cannot_be_written_costs_no_result(
+    def test_a_state_folder_that_cannot_be_written_does_not_fail_the_task(
         make: object, said: str, tmp_path: Path
     ) -> None:
         assert callable(make)
@@ -81,7 +81,7 @@ if NAMESPACE is not None:
         assert "Traceback" not in ended.stderr
 
     @pytest.mark.parametrize("mounts", ["umount -l /proc", "mount -t tmpfs none /proc"])
-    def test_a_machine_without_proc_is_one_sentence(mounts: str, tmp_path: Path) -> None:
+    def test_a_machine_without_proc_is_reported_in_one_sentence(mounts: str, tmp_path: Path) -> None:
         ended = run_with(mounts, tmp_path)
         assert ended.status == 1
         assert ended.stderr.startswith("hkrunner: /proc is not mounted; ") and ended.stdout == ""

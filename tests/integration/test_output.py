@@ -41,12 +41,12 @@ def test_both_streams_are_kept_apart_and_in_order(tmp_path: Path) -> None:
     assert "out without an end of line" in run.stderr and "\n✔ t1 done" in run.stderr
 
 
-def test_quiet_shows_what_the_algorithm_prints_and_nothing_of_ours(tmp_path: Path) -> None:
+def test_quiet_shows_only_what_the_algorithm_prints(tmp_path: Path) -> None:
     ended = run_hkrunner("-q", "-e", ALGORITHMS / "prints_json.py", "-i", "1", cwd=tmp_path)
     assert ended.stderr.splitlines() == ['{"output": "not this one"}', '"nor this"']
 
 
-def test_100_000_lines_come_whole_and_in_order(tmp_path: Path) -> None:
+def test_100_000_lines_arrive_whole_and_in_order(tmp_path: Path) -> None:
     run = run_tasks("prints_many_lines.py", [1], cwd=tmp_path)
     expected = [f"line {number}" for number in range(100_000)]
     assert [line for line in run.stderr.splitlines() if line.startswith("line ")] == expected
@@ -54,7 +54,7 @@ def test_100_000_lines_come_whole_and_in_order(tmp_path: Path) -> None:
     assert kept[0] == expected[0] and kept[-1] == expected[-1]
 
 
-def test_output_without_an_end_of_line_holds_nothing_up(tmp_path: Path) -> None:
+def test_output_without_an_end_of_line_is_not_delayed(tmp_path: Path) -> None:
     ended = run_hkrunner("-e", ALGORITHMS / "prints_without_end_of_line.py", "-i", "1", cwd=tmp_path)
     assert (ended.status, ended.stdout) == (0, '"printed"\n')
     assert ended.stderr.count("x") > 1_000_000
@@ -97,7 +97,7 @@ def test_the_algorithms_stdin_is_empty(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_our_lines_are_readable_in_any_locale(encoding: str, tmp_path: Path) -> None:
+def test_hkrunners_own_lines_are_readable_in_any_locale(encoding: str, tmp_path: Path) -> None:
     env = {"PYTHONIOENCODING": encoding}
     ended = run_hkrunner("-e", ALGORITHMS / "adds.py", "-i", "1", "-i", '["ü"]', cwd=tmp_path, env=env)
     assert ended.stdout == "1\n"

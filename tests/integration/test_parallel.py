@@ -1,4 +1,4 @@
-"""--parallel N: several processes of one algorithm at once; trouble of one is none of the others."""
+"""--parallel N: several processes of one algorithm at once; a failure of one does not affect the others."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_trouble_fails_its_own_task_only(trouble: str, tmp_path: Path) -> None:
     assert (ran.status, ran.tasks[0]["reason"]) == (alone.status, alone.tasks[0]["reason"])
 
 
-def test_code_that_cannot_be_loaded_is_said_once(tmp_path: Path) -> None:
+def test_code_that_cannot_be_loaded_is_reported_once(tmp_path: Path) -> None:
     ended = run_hkrunner(
         ALGORITHMS / "imports_missing_module.py", *("-i", "1") * 4, "--parallel", "3", cwd=tmp_path
     )
@@ -228,7 +228,7 @@ def test_results_that_waited_for_their_turn_are_printed_when_the_run_is_stopped(
         assert running.stdout == ["1", "2"]
 
 
-def test_a_reader_that_has_gone_ends_the_run(tmp_path: Path) -> None:
+def test_a_closed_stdout_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "tasks").write_text('["give", 1]\n' * 3000)
     words = f"'{HKRUNNER}' run '{OBEYS}' --tasks tasks --parallel 3 --no-state -q 2>err | head -n 2"
     ended = run(["bash", "-c", words + "; exit ${PIPESTATUS[0]}"], cwd=tmp_path)

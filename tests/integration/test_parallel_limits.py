@@ -13,7 +13,7 @@ from support.programs import run_hkrunner
 OBEYS = ALGORITHMS / "obeys.py"
 
 
-def test_what_all_may_use_together_is_shared(tmp_path: Path) -> None:
+def test_the_total_of_all_processes_is_shared(tmp_path: Path) -> None:
     inputs = (["text", 300_000_000], ["give", 1], ["give", 2])
     args = ("--parallel", "3", "--total-mem", "384Mi")
     ran = run_tasks(OBEYS, *inputs, args=args, cwd=tmp_path)
@@ -30,7 +30,7 @@ def plan(cwd: Path, *args: str) -> dict[str, Any]:
     return {one["name"]: (one["value"], one["from"]) for one in told["limits"]} | {"in": told["processes"]}
 
 
-def test_the_plan_tells_the_shares_and_where_they_come_from(tmp_path: Path) -> None:
+def test_the_dry_run_shows_the_shares_and_their_source(tmp_path: Path) -> None:
     shares = plan(tmp_path, "--parallel", "4", "--total-mem", "1Gi", "--total-cpu", "2")
     assert shares["memory"] == (256 << 20, "--total-mem 1Gi for 4 processes")
     assert shares["cpu"] == (0.5, "--total-cpu 2 for 4 processes")
@@ -65,7 +65,7 @@ def test_the_plan_tells_the_shares_and_where_they_come_from(tmp_path: Path) -> N
         (("-i", "1", "--parallel", "2", "--total-cpu", "x"), "--total-cpu x: cpu should be number of cores"),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_a_sentence(
+def test_options_that_exclude_each_other_are_refused_in_one_sentence(
     args: tuple[str, ...], sentence: str, tmp_path: Path
 ) -> None:
     ended = run_hkrunner(OBEYS, *args, cwd=tmp_path)

@@ -42,7 +42,7 @@ Fault = Callable[[Client], None]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_it_comes_back_after_a_drop_between_tasks(tmp_path: Path, fault: Fault) -> None:
+def test_hkrunner_reconnects_between_tasks(tmp_path: Path, fault: Fault) -> None:
     with serving_worker(tmp_path) as (client, _):
         assert client.run(["give", 1])["data"] == 1
         client.confirm()
@@ -53,7 +53,7 @@ def test_it_comes_back_after_a_drop_between_tasks(tmp_path: Path, fault: Fault) 
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_it_comes_back_before_the_first_task(tmp_path: Path, fault: Fault) -> None:
+def test_hkrunner_reconnects_before_the_first_task(tmp_path: Path, fault: Fault) -> None:
     with serving_worker(tmp_path) as (client, _):
         fault(client)
         client = accept_again(client.worker)
@@ -62,7 +62,7 @@ def test_it_comes_back_before_the_first_task(tmp_path: Path, fault: Fault) -> No
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_task_goes_on_through_a_drop_in_init(tmp_path: Path, fault: Fault) -> None:
+def test_a_task_continues_after_a_lost_connection_during_init(tmp_path: Path, fault: Fault) -> None:
     with serving_worker(tmp_path) as (client, program):
         client.initialize(["give", 1], init="wait for file", file=str(tmp_path / "flag"))
         program.wait_for_line("init", stream="stdout")
@@ -76,7 +76,7 @@ def test_a_task_goes_on_through_a_drop_in_init(tmp_path: Path, fault: Fault) -> 
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_task_goes_on_through_a_drop_before_its_start(tmp_path: Path, fault: Fault) -> None:
+def test_a_task_continues_after_a_lost_connection_before_its_start(tmp_path: Path, fault: Fault) -> None:
     with serving_worker(tmp_path) as (client, _):
         client.initialize(["give", 1])
         client.expect("initialized")
@@ -122,7 +122,7 @@ def test_stopped_comes_on_the_next_socket(tmp_path: Path, fault: Fault) -> None:
 # ---- how soon, how often
 
 
-def test_it_is_back_within_100_ms(tmp_path: Path) -> None:
+def test_hkrunner_reconnects_within_100_ms(tmp_path: Path) -> None:
     times = []
     with serving_worker(tmp_path) as (client, _):
         for _ in range(10):
@@ -136,7 +136,7 @@ def test_it_is_back_within_100_ms(tmp_path: Path) -> None:
     assert sorted(times)[len(times) // 2] <= BACK_S, times
 
 
-def test_a_worker_that_comes_late_is_found_soon(tmp_path: Path) -> None:
+def test_a_worker_that_starts_late_is_found_soon(tmp_path: Path) -> None:
     with (
         ScriptedWorker(listens=False) as worker,
         serving("--entry", OBEYS, "--url", worker.url, cwd=tmp_path) as program,
@@ -159,7 +159,7 @@ def test_a_worker_that_comes_late_is_found_soon(tmp_path: Path) -> None:
     ],
     ids=["503", "404", "200", "another protocol", "noise", "nothing"],
 )
-def test_a_server_that_answers_wrongly_is_asked_again_until_the_worker_is_there(
+def test_a_server_that_answers_wrongly_is_retried_until_the_worker_is_there(
     tmp_path: Path, answer: bytes
 ) -> None:
     with (
@@ -182,7 +182,7 @@ def test_a_server_that_answers_wrongly_is_asked_again_until_the_worker_is_there(
         assert "Traceback" not in said
 
 
-def test_a_worker_that_closes_each_connection_is_not_asked_without_a_pause(tmp_path: Path) -> None:
+def test_a_worker_that_closes_each_connection_is_retried_with_a_pause(tmp_path: Path) -> None:
     with ScriptedWorker() as worker, serving("--entry", OBEYS, "--url", worker.url, cwd=tmp_path) as program:
         count, end = 0, time.monotonic() + 2
         while time.monotonic() < end:
@@ -196,7 +196,7 @@ def test_a_worker_that_closes_each_connection_is_not_asked_without_a_pause(tmp_p
 # ---- another client is there; the debug server
 
 
-def test_a_worker_that_serves_another_client_is_asked_again_slowly(tmp_path: Path) -> None:
+def test_a_worker_that_serves_another_client_is_retried_slowly(tmp_path: Path) -> None:
     with ScriptedWorker() as worker, serving("--entry", OBEYS, "--url", worker.url, cwd=tmp_path) as program:
         refused_at = 0.0
         for _ in range(2):
@@ -226,7 +226,7 @@ def test_the_debug_server_sends_the_task_again_and_it_is_not_run_twice(tmp_path:
         assert program.stdout.count("start") == 1
 
 
-def test_the_debug_server_says_a_task_again_that_was_initialized_only(tmp_path: Path) -> None:
+def test_the_debug_server_sends_a_task_again_that_was_only_initialized(tmp_path: Path) -> None:
     with (
         ScriptedWorker(debug=True, window_s=None) as worker,
         serving_worker(tmp_path, worker=worker) as (client, program),
@@ -268,7 +268,7 @@ def test_a_worker_that_is_started_again_between_tasks_is_served_at_once(tmp_path
             client.nothing_more()
 
 
-def test_a_hundred_drops_leave_nothing(tmp_path: Path) -> None:
+def test_a_hundred_lost_connections_leave_nothing_behind(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, program):
 
         def open_files() -> int:

@@ -20,9 +20,7 @@ Fault = Callable[[Client], None]
 
 
 @pytest.mark.parametrize("refuses", [False, True], ids=["at once", "after a while"])
-def test_a_worker_that_was_started_anew_hears_no_answer_of_the_one_before(
-    tmp_path: Path, refuses: bool
-) -> None:
+def test_a_restarted_worker_gets_no_answer_of_an_earlier_task(tmp_path: Path, refuses: bool) -> None:
     with serving_worker(tmp_path) as (client, program):
         worker = client.worker
         client.initialize(["wait for file", str(tmp_path / "flag")], taskId="old")
@@ -51,7 +49,7 @@ def test_a_worker_that_was_started_anew_hears_no_answer_of_the_one_before(
 
 @pytest.mark.parametrize("restarts", [False, True], ids=["the same worker", "another worker"])
 @pytest.mark.parametrize("fault", [Client.vanish, Client.reset])
-def test_a_worker_that_speaks_at_once_hears_its_answer_once(
+def test_a_worker_that_sends_a_message_at_once_gets_its_answer_once(
     tmp_path: Path, fault: Fault, restarts: bool
 ) -> None:
     with serving_worker(tmp_path) as (client, _):
@@ -100,7 +98,7 @@ def test_an_answer_that_the_worker_never_read_is_sent_again(tmp_path: Path) -> N
         assert client.answer(deadline_s=3)["command"] == "done"
 
 
-def test_nothing_of_an_old_task_reaches_a_worker_that_was_away_too_long(tmp_path: Path) -> None:
+def test_nothing_of_an_earlier_task_reaches_a_worker_that_was_away_too_long(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, program):
         worker = client.worker
         client.initialize(["wait for file", str(tmp_path / "flag")], taskId="old")
@@ -141,7 +139,7 @@ def test_an_undelivered_answer_is_dropped_when_a_new_task_begins(tmp_path: Path)
                 assert b"initialized" in _first_message(wire)
 
 
-def test_half_a_message_of_the_worker_is_forgotten_with_its_connection(tmp_path: Path) -> None:
+def test_an_incomplete_message_of_the_worker_is_dropped_with_its_connection(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, _):
         for size in (10, 400_000):
             data = {**TASK, "taskId": "half", "input": ["give", "x" * size]}

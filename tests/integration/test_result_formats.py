@@ -1,4 +1,4 @@
-"""Results as a file, as objects, as events; the whole traceback; a kept task once more."""
+"""Results as a file, as objects, as events; the whole traceback; a recorded task repeated."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_events_tell_what_is_served(tmp_path: Path) -> None:
     assert names.count("initialized") == names.count("started") == 2 and "connected" in names
 
 
-def test_results_in_a_file_are_there_whole_and_leave_stdout_empty(tmp_path: Path) -> None:
+def test_results_in_a_file_are_complete_and_leave_stdout_empty(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text(TALKS)
     place = tmp_path / "out.jsonl"
     place.write_text("as it was")
@@ -86,7 +86,7 @@ def test_results_in_a_file_are_there_whole_and_leave_stdout_empty(tmp_path: Path
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
 
 
-def test_an_output_file_that_cannot_be_is_reported_before_anything_runs(tmp_path: Path) -> None:
+def test_an_unusable_output_file_is_reported_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text("raise SystemExit('it was loaded')\n")
     for place, sentence in [
         ("none/out", "--output-file none/out: No such file or directory"),
@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path) -> None:
     assert "✘ --output-file: No space left on device" in ended.stderr
 
 
-def test_events_end_quietly_when_nobody_reads_them_any_more(tmp_path: Path) -> None:
+def test_events_end_silently_when_their_reader_is_gone(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text(TALKS)
     script = 'hkrunner alg.py -i 1 -i 2 --output jsonl 2>err | head -1 >/dev/null; echo "${PIPESTATUS[0]}"'
     ended = run(["bash", "-c", f"PATH={os.path.dirname(sys.executable)}:$PATH; {script}"], cwd=tmp_path)
@@ -113,7 +113,7 @@ def test_events_end_quietly_when_nobody_reads_them_any_more(tmp_path: Path) -> N
     assert "Traceback" not in (tmp_path / "err").read_text()
 
 
-def test_a_stdout_that_was_closed_is_nobody_elses(tmp_path: Path) -> None:
+def test_a_closed_stdout_is_not_replaced_by_another_file(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text(TALKS)
     for more in ("", "--output jsonl", "--in-process"):
         ended = run(["sh", "-c", f'exec "$0" alg.py -i 1 {more} >&-', HKRUNNER], cwd=tmp_path)
@@ -130,7 +130,7 @@ def test_the_whole_traceback_is_shown_when_it_is_asked_for(tmp_path: Path) -> No
     assert "\x1b[31m✘ task t2 failed: ALGORITHM_ERROR: KeyError: 'age'" in whole.stderr
 
 
-def test_a_kept_task_is_run_again_but_for_what_is_given(tmp_path: Path) -> None:
+def test_a_recorded_task_is_repeated_with_the_options_that_are_given(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text(
         "import os\ndef start(args):\n    return [args['input'], os.environ['A']]\n"
     )

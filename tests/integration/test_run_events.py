@@ -86,7 +86,7 @@ def test_a_kill_is_reported_before_the_result_that_it_leads_to() -> None:
     assert kill.fields["code"] == "TASK_TIMEOUT"
 
 
-def test_what_hkrunner_says_itself_is_told_from_what_the_algorithm_prints() -> None:
+def test_hkrunners_own_messages_are_distinguished_from_the_algorithms_output() -> None:
     entry = algorithm("def start(args):\n    print('✘ hkrunner: all is lost')\n    return 1 / 0\n")
     heard: list[Heard] = []
     hkrunner.run(entry, [1], on_event=heard.append)
@@ -105,7 +105,7 @@ def test_a_listener_that_raises_stops_the_algorithm_in_order() -> None:
     assert "work has ended\nexit called" in Path(".hkrunner/tasks/t1/stdout.log").read_text()
 
 
-def test_a_listener_that_raises_while_the_code_loads_comes_out_as_itself() -> None:
+def test_an_exception_of_a_listener_while_the_code_loads_is_raised_to_the_caller() -> None:
     def listen(event: Heard) -> None:
         raise LookupError(name_of(event))
 

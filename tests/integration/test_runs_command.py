@@ -113,7 +113,7 @@ def test_a_task_is_shown_with_its_error_and_its_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "logs", "metrics", "again", "rm"])
-def test_an_unknown_task_is_one_sentence(command: str, tmp_path: Path) -> None:
+def test_an_unknown_task_is_reported_in_one_sentence(command: str, tmp_path: Path) -> None:
     refused(runs(tmp_path, command, "t9"), "there is no task t9 in ")
 
 
@@ -135,7 +135,7 @@ def test_a_running_task_is_followed_to_its_end(waiting: tuple[Program, Path], tm
         assert follower.wait() == 0
 
 
-def test_metrics_are_summed_up_and_told_whole(tmp_path: Path) -> None:
+def test_metrics_are_summarized_and_listed_in_full(tmp_path: Path) -> None:
     run_tasks(METRICS, [4], cwd=tmp_path)
     lines = runs(tmp_path, "metrics", "t1").stdout.splitlines()
     assert "loss: last 0.25 at step 3, lowest 0.25, highest 1, 4 points" in lines
@@ -235,7 +235,7 @@ def test_large_values_are_kept_where_that_is_asked(tmp_path: Path) -> None:
     assert json.loads((folder / "input.json").read_bytes()) == [large]
 
 
-def test_a_task_whose_code_is_gone_is_one_sentence(tmp_path: Path) -> None:
+def test_a_task_whose_code_is_missing_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text("def start(args): return 1")
     run_hkrunner("alg.py", "-i", "1", cwd=tmp_path)
     (tmp_path / "alg.py").unlink()
@@ -256,7 +256,7 @@ def test_removed_tasks_leave_nothing(tmp_path: Path) -> None:
     assert listed(tmp_path) == []
 
 
-def test_what_is_to_be_removed_must_be_said(tmp_path: Path) -> None:
+def test_runs_rm_without_tasks_is_refused(tmp_path: Path) -> None:
     refused(
         runs(tmp_path, "rm"),
         "no tasks given: name some (hkrunner runs ls), or use --keep N to keep the latest",

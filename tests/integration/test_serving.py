@@ -1,4 +1,4 @@
-"""Serving HKube's worker: the rules that decide whether a runner survives a real one.
+"""Serving HKube's worker: the rules by which a runner works with a real one.
 
 Most rules are held by the scripted worker itself: a test fails when it would have died.
 """
@@ -65,7 +65,7 @@ def test_an_algorithm_that_is_killed_is_answered_and_the_next_task_served(tmp_pa
         assert client.run(["give", 2])["data"] == 2
 
 
-def test_nan_is_never_let_out_in_json(tmp_path: Path) -> None:
+def test_nan_is_never_sent_as_json(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, _):
         assert client.run(["nan"])["data"] == [None, None, 1.5]
 
@@ -179,7 +179,7 @@ def test_pings_are_answered_while_a_large_message_goes_out(tmp_path: Path) -> No
         assert times and max(times) <= 5.0, times
 
 
-def test_a_worker_that_does_not_read_holds_nothing_up(tmp_path: Path) -> None:
+def test_a_worker_that_does_not_read_blocks_nothing(tmp_path: Path) -> None:
     with serving_worker(tmp_path, *SHORT) as (client, program):
         client.initialize(["text", 20_000_000])
         client.expect("initialized")
@@ -199,7 +199,7 @@ def test_a_worker_that_does_not_read_holds_nothing_up(tmp_path: Path) -> None:
         assert program.wait(deadline_s=5) == 0
 
 
-def test_a_worker_that_sends_slowly_holds_nothing_up(tmp_path: Path) -> None:
+def test_a_worker_that_sends_slowly_blocks_nothing(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, _):
         payload = _json({"command": "initialize", "data": {"input": ["give", "slow"], "taskId": "slow"}})
         data = frame(1, payload)

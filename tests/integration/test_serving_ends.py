@@ -35,7 +35,7 @@ def test_stop_is_answered_with_one_stopped_by_a_cooperative_algorithm(tmp_path: 
 
 
 @pytest.mark.parametrize("what", ["sleep", "hold the GIL"])
-def test_stop_kills_an_algorithm_that_hears_nothing(tmp_path: Path, what: str) -> None:
+def test_stop_kills_an_algorithm_that_does_not_react(tmp_path: Path, what: str) -> None:
     with serving_worker(tmp_path, *SHORT) as (client, program):
         old = client.run(["who"])["data"]["pid"]
         client.initialize([what])
@@ -114,7 +114,7 @@ def test_stop_that_crosses_the_answer_still_gets_its_stopped(tmp_path: Path) -> 
         client.nothing_more()
 
 
-def test_a_stop_of_the_next_task_does_not_meet_the_last_one(tmp_path: Path) -> None:
+def test_a_stop_of_the_next_task_does_not_stop_the_earlier_one(tmp_path: Path) -> None:
     with serving_worker(tmp_path, *SHORT) as (client, _):
         for _ in range(5):
             client.initialize(["sleep"])
@@ -126,7 +126,7 @@ def test_a_stop_of_the_next_task_does_not_meet_the_last_one(tmp_path: Path) -> N
         client.nothing_more()
 
 
-def test_an_initialize_in_the_middle_of_a_task_begins_a_new_one_and_keeps_the_old_one_quiet(
+def test_an_initialize_during_a_task_begins_a_new_task_and_drops_the_messages_of_the_old_one(
     tmp_path: Path,
 ) -> None:
     flag = tmp_path / "flag"
@@ -156,7 +156,7 @@ def test_exit_ends_with_the_code_the_worker_asks_for_and_calls_exit(tmp_path: Pa
         assert client.close_code == 1000
 
 
-def test_exit_in_the_middle_of_a_task_that_hears_nothing(tmp_path: Path) -> None:
+def test_exit_during_a_task_that_does_not_react(tmp_path: Path) -> None:
     with serving_worker(tmp_path, *SHORT) as (client, program):
         client.initialize(["hold the GIL"])
         client.expect("initialized")

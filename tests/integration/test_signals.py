@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP in each moment of a local run."""
+"""Ctrl-C, SIGTERM and SIGHUP at each moment of a local run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_signal_stops_in_order(number: signal.Signals, tmp_path: Path) -> None
     assert not (tmp_path / ".hkrunner" / "tasks" / "t2").exists()
 
 
-def test_json_tells_of_a_stopped_task(tmp_path: Path) -> None:
+def test_json_reports_a_stopped_task(tmp_path: Path) -> None:
     with serving("-e", STOPS, "-i", "[1]", "--json", cwd=tmp_path) as program:
         program.wait_for_line("at work")
         program.send_signal(signal.SIGINT)
@@ -54,7 +54,7 @@ def test_a_signal_during_import_ends_at_once_after_the_grace(tmp_path: Path) -> 
     assert "Traceback" not in "\n".join(program.stderr)
 
 
-def test_a_terminals_ctrl_c_reaches_the_algorithm_through_us_only(tmp_path: Path) -> None:
+def test_a_terminals_ctrl_c_reaches_the_algorithm_through_hkrunner_only(tmp_path: Path) -> None:
     """The terminal signals its whole foreground group: the child is not in it."""
     with serving("-e", STOPS, "-i", "[1]", cwd=tmp_path) as program:
         program.wait_for_line("at work")
@@ -93,7 +93,7 @@ def test_hkrunner_ends_by_its_own_status_even_where_sigterm_was_ignored(tmp_path
         assert program.wait() == 143
 
 
-def test_a_closed_stdin_stdout_and_stderr_are_no_reason_to_fail(tmp_path: Path) -> None:
+def test_a_closed_stdin_stdout_or_stderr_does_not_fail_the_run(tmp_path: Path) -> None:
     line = 'exec "$0" -e "$1" -i 1 <&- >&- 2>&-'
     ended = run(["sh", "-c", line, HKRUNNER, ALGORITHMS / "adds.py"], cwd=tmp_path)
     assert ended.status in (0, 141)

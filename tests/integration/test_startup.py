@@ -71,7 +71,7 @@ def test_the_first_task_does_not_wait_for_what_makes_the_next_ones_faster(tmp_pa
     assert seen[0] is False and seen[5] is True and seen == sorted(seen)
 
 
-def test_a_large_result_is_worth_it_at_once(tmp_path: Path) -> None:
+def test_a_large_result_imports_the_fast_encoder_at_once(tmp_path: Path) -> None:
     run = run_tasks(copied(tmp_path / "code"), ["msgspec", 5000], ["msgspec", 1], cwd=tmp_path)
     assert run.outputs == [[False, list(range(5000))], [True, [0]]]
 

@@ -84,7 +84,7 @@ def test_a_run_that_is_killed_leaves_files_that_can_be_read(tmp_path: Path) -> N
     assert run_tasks("adds.py", [1], cwd=tmp_path).tasks[0]["taskId"] == "t3"
 
 
-def test_one_that_serves_makes_no_file_for_what_was_not_printed(tmp_path: Path) -> None:
+def test_serving_makes_no_log_files_without_output(tmp_path: Path) -> None:
     with serving_worker(tmp_path, entry="counts_its_tasks.py") as (client, _):
         client.run(["go"], taskId="silent")
     assert files(tmp_path / ".hkrunner" / "tasks" / "silent") == {
@@ -108,7 +108,7 @@ def test_one_that_serves_makes_no_file_for_what_was_not_printed(tmp_path: Path) 
     assert shown.stdout.startswith("at work\nstop called"), shown
 
 
-def test_numbers_go_on_from_run_to_run(tmp_path: Path) -> None:
+def test_task_numbers_continue_from_run_to_run(tmp_path: Path) -> None:
     names = [task["taskId"] for _ in range(2) for task in run_tasks("adds.py", [1], [2], cwd=tmp_path).tasks]
     assert names == ["t1", "t2", "t3", "t4"]
 
@@ -144,7 +144,7 @@ def test_the_folder_may_be_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("there", ["file", "below a file"])
-def test_a_state_folder_that_cannot_be_made_does_not_cost_the_result(there: str, tmp_path: Path) -> None:
+def test_a_state_folder_that_cannot_be_made_does_not_fail_the_task(there: str, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     state = "taken" if there == "file" else "taken/state"
     ended = run_hkrunner("-e", ALGORITHMS / "adds.py", "-i", "[1, 2]", "--state-dir", state, cwd=tmp_path)
@@ -152,7 +152,7 @@ def test_a_state_folder_that_cannot_be_made_does_not_cost_the_result(there: str,
     assert "taken" in ended.stderr and "Traceback" not in ended.stderr
 
 
-def test_a_state_folder_that_cannot_be_made_is_one_sentence_about_what_is_true(tmp_path: Path) -> None:
+def test_a_state_folder_that_cannot_be_made_is_reported_in_one_true_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     args = ("--state-dir", str(tmp_path / "file" / "state"))
     run = run_tasks("writes_its_metrics.py", 1, args=args, cwd=tmp_path)
@@ -176,7 +176,7 @@ def start(args):
 
 
 @pytest.mark.parametrize("writes", [True, False])
-def test_the_temporary_folder_of_a_killed_run_goes_with_the_next_unless_it_has_metrics(
+def test_the_temporary_folder_of_a_killed_run_is_removed_by_the_next_unless_it_has_metrics(
     writes: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -194,7 +194,7 @@ def test_the_temporary_folder_of_a_killed_run_goes_with_the_next_unless_it_has_m
     assert list(folder.iterdir()) == ([left] if writes else [])
 
 
-def test_a_state_folder_that_vanishes_does_not_cost_the_result(tmp_path: Path) -> None:
+def test_a_state_folder_that_vanishes_does_not_fail_the_task(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text(
         "import shutil\n\n\ndef start(args):\n    shutil.rmtree('.hkrunner')\n    return 'done'\n"
     )

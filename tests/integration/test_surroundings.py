@@ -1,4 +1,4 @@
-"""Whatever has started hkrunner: no difference, or one sentence."""
+"""However hkrunner was started, it works the same, or says in one sentence why it cannot."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def one_sentence(ended: Result, said: str) -> None:
         ("subprocess", 0, "done in"),
     ],
 )
-def test_signals_blocked_or_ignored_by_its_parent_change_nothing(
+def test_signals_blocked_or_ignored_by_the_parent_make_no_difference(
     how: str, names: str, what: str, status: int, said: str, tmp_path: Path
 ) -> None:
     args = ["--entry", ENDS, "--input", f'["{what}"]', "--no-state"]
@@ -98,12 +98,12 @@ def test_a_signal_that_the_algorithm_does_not_handle_stops_in_order(
 @pytest.mark.parametrize(
     "command", ["-e /nowhere.py -i 1", "validate /nowhere.py", "doctor", "runs ls", "init new"]
 )
-def test_a_working_folder_that_is_gone_is_one_sentence(command: str, tmp_path: Path) -> None:
+def test_a_missing_working_folder_is_reported_in_one_sentence(command: str, tmp_path: Path) -> None:
     prelude = "mkdir gone; cd gone; rmdir ../gone;"
     one_sentence(run_in(tmp_path, prelude, *command.split()), "the working folder does not exist any more")
 
 
-def test_few_open_files_are_no_difference_or_one_sentence(tmp_path: Path) -> None:
+def test_few_open_files_make_no_difference_or_are_reported_in_one_sentence(tmp_path: Path) -> None:
     for count in (6, 9, 12, 15):
         ended = run_in(tmp_path, f"ulimit -n {count};", "-e", ADDS, "-i", "1", "--no-state")
         one_sentence(ended, "oo many open files")
@@ -113,7 +113,7 @@ def test_few_open_files_are_no_difference_or_one_sentence(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("tasks", [0, 1, 2, 3])
-def test_few_processes_are_one_sentence(tasks: int, tmp_path: Path) -> None:
+def test_few_processes_are_reported_in_one_sentence(tasks: int, tmp_path: Path) -> None:
     give_to_bounded(tmp_path)
     command = bounded_command([HKRUNNER, "-e", ADDS, "-i", "1", "--no-state"], tasks=tasks)
     ended = run(command, cwd=tmp_path)
@@ -121,20 +121,20 @@ def test_few_processes_are_one_sentence(tasks: int, tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr, ended.stderr
 
 
-def test_a_user_without_a_name_or_a_home_is_no_difference(tmp_path: Path) -> None:
+def test_a_user_without_a_name_or_a_home_makes_no_difference(tmp_path: Path) -> None:
     give_to_bounded(tmp_path)
     command = bounded_command([HKRUNNER, "-e", ADDS, "-i", "1"], tasks=200)
     ended = run(command, cwd=tmp_path, env={"HOME": None, "USER": None, "LOGNAME": None})
     assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
 
 
-def test_a_large_environment_is_no_difference(tmp_path: Path) -> None:
+def test_a_large_environment_makes_no_difference(tmp_path: Path) -> None:
     env = {f"LARGE_{number}": "x" * 100_000 for number in range(2)}
     ended = run_hkrunner("-e", ADDS, "-i", "1", cwd=tmp_path, env=env)
     assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
 
 
-def test_pythoninspect_is_no_difference(tmp_path: Path) -> None:
+def test_pythoninspect_makes_no_difference(tmp_path: Path) -> None:
     ended = run_hkrunner("-e", ADDS, "-i", "1", cwd=tmp_path, env={"PYTHONINSPECT": "1"})
     assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
     assert "Traceback" not in ended.stderr
@@ -185,7 +185,7 @@ main()
 """
 
 
-def test_a_folder_that_sigkill_left_at_the_very_start_goes_with_the_next_run(tmp_path: Path) -> None:
+def test_a_folder_left_by_a_sigkill_at_the_very_start_is_removed_by_the_next_run(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     args, env = ("-e", ADDS, "-i", "1", "--no-state"), {"TMPDIR": str(temporary)}
@@ -199,7 +199,7 @@ def test_a_folder_that_sigkill_left_at_the_very_start_goes_with_the_next_run(tmp
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_no_difference(closed: str, tmp_path: Path) -> None:
+def test_closed_streams_make_no_difference(closed: str, tmp_path: Path) -> None:
     ended = run(["sh", "-c", f'exec "$0" "$@" {closed}', HKRUNNER, "-e", ADDS, "-i", "1"], cwd=tmp_path)
     assert ended.status in (0, 141)
     assert (tmp_path / ".hkrunner" / "tasks" / "t1" / "output.json").read_text() == "1"
@@ -217,7 +217,7 @@ AS_MODULE = "import sys; sys.path[:] = filter(None, sys.path); from hkrunner.__m
     [((), "random"), (("--in-process",), "its_own")],
     ids=["run", "in-process"],
 )
-def test_modules_in_python_path_are_the_algorithms_alone(
+def test_modules_in_pythonpath_are_visible_to_the_algorithm_only(
     args: tuple[str, ...], module: str, tmp_path: Path
 ) -> None:
     hostile = tmp_path / "hostile"
@@ -277,7 +277,7 @@ def test_a_module_that_was_imported_before_the_first_line_of_the_command_is_impo
         "PYTHONPYCACHEPREFIX=/nowhere",
     ],
 )
-def test_a_variable_of_pythons_is_the_algorithms_alone(variable: str, tmp_path: Path) -> None:
+def test_a_python_variable_affects_the_algorithm_only(variable: str, tmp_path: Path) -> None:
     name, _, value = variable.partition("=")
     entry = tmp_path / "alg.py"
     entry.write_text("import os\ndef start(args):\n    return os.environ[args['input'][0]]\n")

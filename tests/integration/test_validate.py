@@ -24,7 +24,7 @@ def facts(cwd: Path, *args: str | Path) -> tuple[int, dict[str, Any]]:
     return ended.status, told
 
 
-def test_what_is_there_is_reported_and_no_task_runs(tmp_path: Path) -> None:
+def test_validate_reports_what_it_finds_and_runs_no_task(tmp_path: Path) -> None:
     write(tmp_path, "print('imported')\ndef start(args, hkubeApi=None):\n    print('started')\n")
     ended = run_hkrunner("validate", "my_alg.py", cwd=tmp_path)
     assert ended.status == 0
@@ -51,7 +51,7 @@ def test_the_methods_are_reported_with_what_each_is_called_with(tmp_path: Path) 
     }
 
 
-def test_a_method_that_no_call_fits_is_reported_before_it_is_called(tmp_path: Path) -> None:
+def test_a_method_with_an_unusable_signature_is_reported_before_it_is_called(tmp_path: Path) -> None:
     write(tmp_path, "def start(args): ...\ndef stop(reason, signal): ...\n")
     status, told = facts(tmp_path, "my_alg.py")
     assert status == 4
@@ -148,6 +148,6 @@ def test_the_descriptor_is_reported_or_its_error_with_the_line(tmp_path: Path) -
     assert shown.stderr.startswith("hkrunner: algorithm.yml:2: ")
 
 
-def test_two_entries_are_one_too_many(tmp_path: Path) -> None:
+def test_two_entries_are_refused(tmp_path: Path) -> None:
     ended = run_hkrunner("validate", "a.py", "--entry", "b.py", cwd=tmp_path)
     assert (ended.status, "two entries" in ended.stderr) == (2, True)

@@ -79,7 +79,7 @@ def test_an_input_that_an_encoding_cannot_carry_is_refused_before_anything_runs(
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_results_that_a_full_disk_does_not_take_are_reported(tmp_path: Path) -> None:
+def test_results_that_do_not_fit_on_a_full_disk_are_reported(tmp_path: Path) -> None:
     command = 'exec "$0" --entry "$1" -i 1 > /dev/full'
     from support.programs import HKRUNNER, run
 

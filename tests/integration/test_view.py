@@ -54,7 +54,7 @@ def test_a_line_of_the_algorithms_is_not_cut_in_two(tmp_path: Path) -> None:
     assert "half a line\n" in shown
 
 
-def test_a_narrow_terminal_gets_what_counts_most(tmp_path: Path) -> None:
+def test_a_narrow_terminal_shows_the_most_important_parts(tmp_path: Path) -> None:
     with status_terminal(tmp_path, "-i", '["progress", ""]', "--mem", "512Mi", columns=60) as one:
         one.wait_until(lambda text: "mem " in text and "40 %" in text, "the line")
         line = without_colors(one.shown.rpartition(ERASE)[2])
@@ -66,7 +66,7 @@ def test_a_narrow_terminal_gets_what_counts_most(tmp_path: Path) -> None:
         one.end()
 
 
-def test_a_terminal_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> None:
+def test_a_terminal_that_is_not_read_blocks_nothing(tmp_path: Path) -> None:
     with status_terminal(tmp_path, "-i", '["progress", ""]', "--timeout", "1.5") as one:
         wait_until(lambda: one.process.poll() is not None, deadline_s=15, what="its end by the time limit")
         assert one.process.returncode == 124

@@ -1,4 +1,4 @@
-"""The next task after a kill, a change of process between tasks, and a word about leaks."""
+"""The next task after a kill, a change of process between tasks, and the warning about leaks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_an_end_while_a_new_child_cannot_be_loaded_is_an_end(tmp_path: Path) -> 
     assert (run.status, run.outputs) == (0, ["served", "served"])
 
 
-def test_a_spare_takes_over_at_once(tmp_path: Path) -> None:
+def test_a_spare_process_takes_over_at_once(tmp_path: Path) -> None:
     """With numpy to import: the spare has it already."""
     cold = run_tasks("limits_dies_late.py", ["misbehave"], ["behave"], cwd=tmp_path)
     warm = run_tasks("limits_dies_late.py", ["misbehave"], ["behave"], cwd=tmp_path, args=("--spare",))
@@ -26,7 +26,7 @@ def test_a_spare_takes_over_at_once(tmp_path: Path) -> None:
     assert warm.tasks[1]["durationMs"] < 60
 
 
-def test_without_it_there_is_one_process_and_the_task_after_a_death_waits_for_the_next(
+def test_without_a_spare_process_the_task_after_a_crash_waits_for_a_new_one(
     tmp_path: Path,
 ) -> None:
     run = run_tasks("counts_its_tasks.py", ["go"], ["exit"], ["go"], cwd=tmp_path)

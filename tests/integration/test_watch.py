@@ -104,7 +104,7 @@ def test_ctrl_c_during_a_run_ends_the_run(tmp_path: Path) -> None:
         assert end(program) == 130
 
 
-def test_a_helper_counts_and_a_result_beside_the_code_does_not(tmp_path: Path) -> None:
+def test_a_change_of_a_helper_module_starts_a_run_and_a_result_file_does_not(tmp_path: Path) -> None:
     (tmp_path / "helper.py").write_text("value = 1\n")
     code = "import helper\ndef start(args):\n    open('out.json', 'w').write('x')\n    return helper.value\n"
     (tmp_path / "my_alg.py").write_text(code)
@@ -140,7 +140,7 @@ def test_the_descriptor_and_a_file_of_variables_are_read_again(tmp_path: Path) -
     assert program.stdout == ['["1",null]', '["2",null]', '["2","3"]', '["2","3"]', '["2","4"]']
 
 
-def test_code_that_each_run_writes_does_not_run_for_ever(tmp_path: Path) -> None:
+def test_code_that_changes_its_own_files_does_not_run_for_ever(tmp_path: Path) -> None:
     code = (
         "import os, time\ndef start(args):\n"
         "    open('made.py', 'w').write('x = %d' % time.time_ns())\n    return os.getpid()\n"

@@ -96,7 +96,7 @@ def test_an_unknown_host_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:3000", "127.0.0.1:3000", "ws://", "ws://127.0.0.1:port"])
-def test_a_url_that_is_none_is_refused_before_anything_starts(tmp_path: Path, url: str) -> None:
+def test_an_invalid_url_is_refused_before_anything_starts(tmp_path: Path, url: str) -> None:
     ended = run_hkrunner("--entry", OBEYS, "--url", url, cwd=tmp_path)
     assert ended.status == 2
     assert len(ended.stderr.splitlines()) == 1

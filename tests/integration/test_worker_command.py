@@ -64,7 +64,7 @@ def test_inputs_go_out_and_results_come_back_on_stdout_alone(tmp_path: Path) -> 
     assert json.loads((tmp_path / ".hkrunner/tasks/t2/output.json").read_text()) == {"seen": [2]}
 
 
-def test_lines_of_stdin_are_inputs_and_a_bad_one_is_said(tmp_path: Path) -> None:
+def test_lines_of_stdin_are_inputs_and_an_invalid_one_is_reported(tmp_path: Path) -> None:
     lines = "[1]\n\nnope\n[2]"
     with worker(tmp_path, "--tasks", "-", "--json", input=lines) as (program, port), Client(port) as client:
         for expected in ([1], [2]):
@@ -141,7 +141,7 @@ def test_once_ends_with_its_client_and_counts_the_task_it_lost(tmp_path: Path) -
         program.wait_for_line("before 1 more inputs were sent")
 
 
-def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_sentence(tmp_path: Path) -> None:
     with worker(tmp_path) as (_, port):
         ended = run_hkrunner("worker", "--port", str(port), cwd=tmp_path)
     assert ended.status == 2
@@ -162,7 +162,7 @@ def test_run_is_the_command_where_none_is_named(args: tuple[str, ...]) -> None:
     assert (ended.status, ended.stdout) == (0, "3\n"), ended.stderr
 
 
-def test_a_mistyped_command_is_answered_with_the_one_that_was_meant(tmp_path: Path) -> None:
+def test_a_mistyped_command_is_reported_with_a_suggestion(tmp_path: Path) -> None:
     ended = run_hkrunner("worke", cwd=tmp_path)
     assert ended.status == 2
     assert "Did you mean 'worker'?" in ended.stderr

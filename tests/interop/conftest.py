@@ -1,4 +1,4 @@
-"""Interop tests need another project's program to run: without one they are left out, and that is said."""
+"""Interop tests need another project's program to run: without one they are left out, with a message."""
 
 from __future__ import annotations
 

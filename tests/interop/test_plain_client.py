@@ -100,7 +100,7 @@ def test_a_client_that_comes_back_gets_its_task_again() -> None:
         ('{"command":"initialized"}', "without an initialize"),
     ],
 )
-def test_what_hkubes_worker_would_die_of_is_reported(mistake: str, said: str) -> None:
+def test_what_would_crash_hkubes_worker_is_reported(mistake: str, said: str) -> None:
     with running_local_worker([1]) as worker, connected(worker.port) as wire:
         receive(wire)
         send(wire, "initialized")
@@ -126,7 +126,7 @@ def test_a_second_client_is_refused_while_the_first_is_served() -> None:
         assert worker.program.wait(deadline_s=10) == 0
 
 
-def test_a_client_that_asks_for_what_is_not_served_is_refused_with_a_word() -> None:
+def test_a_client_that_asks_for_an_unsupported_encoding_is_refused_with_a_reason() -> None:
     with running_local_worker([1]) as worker:
         with pytest.raises(websocket.WebSocketBadStatusException, match="400"):
             websocket.create_connection(f"ws://127.0.0.1:{worker.port}?encoding=protoc", timeout=5)

@@ -121,7 +121,7 @@ def test_an_algorithm_gets_the_same_from_the_code_api_under_the_wrapper_and_unde
     assert under_both[0][:2] == [3, 7]
 
 
-def test_the_wrapper_with_storage_v3_is_told_what_there_is(wrapped: Any) -> None:
+def test_the_wrapper_with_storage_v3_is_refused_with_what_is_supported(wrapped: Any) -> None:
     with running_local_worker(["give", 1]) as worker:
         program = wrapped(worker.port, "bson", STORAGE_PROTOCOL="v3")
         wait_until(worker.problems, deadline_s=20, what="a word about storage v3")

@@ -1,4 +1,4 @@
-"""A warden in a world of the test's: its time, its tree, its parent; no process is started."""
+"""A warden whose time, process tree and parent are played by the test; no process is started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a killed process left is removed by a later one; what is in use, or made elsewhere, stays."""
+"""Files that a killed process left are removed by a later one; those in use or made elsewhere stay."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def leave(place: Path, *file: str) -> str:
     return made
 
 
-def test_what_a_killed_process_made_goes_and_what_a_living_one_made_stays(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_removed_and_those_of_a_live_one_stay(tmp_path: Path) -> None:
     leave(tmp_path)
     leave(tmp_path, "data")
     os.mkdir(mine := signed_name(f"{tmp_path}/test-"))
@@ -48,7 +48,7 @@ def test_a_folder_with_something_in_it_stays_where_only_empty_ones_may_go(tmp_pa
     assert os.listdir(tmp_path) == [full]
 
 
-def test_a_pid_that_is_in_use_again_is_not_the_maker(tmp_path: Path) -> None:
+def test_a_process_that_reuses_the_pid_is_not_the_creator(tmp_path: Path) -> None:
     boot, space, pid, started, number = os.path.basename(signed_name("/x/")).split("-")
     earlier = tmp_path / f"test-{boot}-{space}-{pid}-{int(started) - 1}-{number}"
     earlier.mkdir()
@@ -67,7 +67,7 @@ def test_what_was_made_on_another_machine_or_in_another_container_stays(part: st
 
 
 @pytest.mark.parametrize("name", ["test-backup", "test-1-2-3-4-5", "test-4711-0a1b2c3d", "test-", "other"])
-def test_a_name_that_nobody_has_signed_is_left_alone(name: str, tmp_path: Path) -> None:
+def test_a_name_without_a_signature_is_left_alone(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     remove_abandoned(str(tmp_path), "test-")
     assert os.listdir(tmp_path) == [name]

@@ -1,4 +1,4 @@
-"""What is kept of earlier tasks, and how it goes."""
+"""Records of earlier tasks: listed, read, repeated, removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands before a board, and what a failed start says."""
+"""The check of the Host header in front of a board, and the messages of failed starts."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_fonts_asked_for_at_the_root_are_found() -> None:
     assert application.paths == [PREFIX + "/font-roboto/a.woff2", "/data/runs"]
 
 
-def test_our_own_looks_are_no_visits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hkrunners_own_requests_do_not_count_as_visits(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     guard = HostCheck(Application(), PREFIX)

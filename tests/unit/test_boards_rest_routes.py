@@ -135,14 +135,14 @@ def test_keys_that_were_not_given_are_absent(api: BoardRoutes) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said_in_hkubes_order_and_words(
+def test_mistakes_are_reported_in_hkubes_order_and_words(
     api: BoardRoutes, request_body: object, status: int, message: str
 ) -> None:
     assert post(api, request_body) == Response(status, {"error": {"code": status, "message": message}})
 
 
 @pytest.mark.parametrize("status", [BoardStatus.PENDING, BoardStatus.CREATING, BoardStatus.RUNNING])
-def test_a_board_that_lives_is_not_started_again(
+def test_a_running_board_is_not_started_again(
     api: BoardRoutes, manager: StillManager, status: BoardStatus
 ) -> None:
     request = {"taskId": "task1", "jobId": "job1"}
@@ -161,7 +161,7 @@ def test_a_board_that_lives_is_not_started_again(
 
 
 @pytest.mark.parametrize("status", [BoardStatus.STOPPED, BoardStatus.FAILED])
-def test_a_board_that_ended_is_started_anew_and_answered_with_its_id(
+def test_a_board_that_ended_is_started_again_and_answered_with_its_id(
     api: BoardRoutes, manager: StillManager, status: BoardStatus
 ) -> None:
     request = {"jobId": "job1", "nodeName": "green"}
@@ -266,7 +266,7 @@ def test_an_optuna_board_shows_the_study_of_its_job(api: BoardRoutes, manager: S
         ({"jobId": "job1"}, 404, "job job1 has no optuna study"),
     ],
 )
-def test_an_optuna_board_that_cannot_be_is_refused(
+def test_an_impossible_optuna_board_is_refused(
     api: BoardRoutes, request_body: object, status: int, message: str
 ) -> None:
     assert post(api, request_body, "/optunas") == Response(

@@ -104,7 +104,7 @@ def test_the_child_joins_by_a_descriptor_and_kill_is_one_write(tmp_path: Path) -
     assert not group.kill()
 
 
-def test_ourselves_go_to_a_leaf_first_and_come_back_at_the_end(tmp_path: Path) -> None:
+def test_hkrunner_moves_to_a_leaf_group_first_and_back_at_the_end(tmp_path: Path) -> None:
     laid = Laid(tmp_path)
     (laid.own / "cgroup.procs").write_text(f"{os.getpid()}\n4711\n")
     place = found(laid, 4711)
@@ -163,7 +163,7 @@ def test_a_group_can_be_written_only_where_one_was_delegated(tmp_path: Path) -> 
     assert not cgroup.is_ours_to_write(root=str(tmp_path))
 
 
-def test_strangers_in_our_group_are_not_moved(tmp_path: Path) -> None:
+def test_other_processes_in_the_group_are_not_moved(tmp_path: Path) -> None:
     laid = Laid(tmp_path)
     (laid.own / "cgroup.procs").write_text(f"{os.getpid()}\n4711\n4712\n")
     assert cgroup.find(root=str(tmp_path)) == Refusal("the cgroup is shared with 2 other processes")
@@ -217,7 +217,7 @@ def test_a_kernel_that_refuses_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list(laid.own.glob("hkrunner*"))
 
 
-def test_the_counters_are_read_as_far_as_there_are(tmp_path: Path) -> None:
+def test_the_existing_counters_are_read(tmp_path: Path) -> None:
     laid = Laid(tmp_path)
     group = laid.group(found(laid))
     path = Path(group.path)
@@ -230,7 +230,7 @@ def test_the_counters_are_read_as_far_as_there_are(tmp_path: Path) -> None:
     group.remove()
 
 
-def test_a_group_that_stays_busy_is_given_up_at_the_deadline(tmp_path: Path) -> None:
+def test_removal_of_a_busy_group_is_given_up_at_the_deadline(tmp_path: Path) -> None:
     laid = Laid(tmp_path)
     group = laid.group(found(laid))
 
@@ -245,7 +245,7 @@ def test_a_group_that_stays_busy_is_given_up_at_the_deadline(tmp_path: Path) -> 
     assert 1.0 <= now[0] < 1.1
 
 
-def test_one_line_says_which_limit_is_held_by_whom(tmp_path: Path) -> None:
+def test_one_line_says_how_each_limit_is_enforced(tmp_path: Path) -> None:
     laid = Laid(tmp_path, controllers="memory")
     group = laid.group(found(laid))
     assert cgroup.describe(LIMITS, group) == (

@@ -96,7 +96,7 @@ def test_a_body_up_to_its_limit_travels_in_the_stream(size: int) -> None:
     assert (len(frame.body), frame.size, frame.fd) == (size, size, None)
 
 
-def test_a_body_above_its_limit_is_an_error_of_ours() -> None:
+def test_a_body_above_its_limit_is_refused_by_the_sender() -> None:
     with pytest.raises(AssertionError, match="memfd"):
         encode(DONE, 1, bytes(INLINE_MAX + 1))
 
@@ -110,7 +110,7 @@ def test_a_body_above_its_limit_is_an_error_of_ours() -> None:
         (BLOB_LIMIT + 1, True, "frame of 2.15 GB, limit 2.15 GB"),
     ],
 )
-def test_a_frame_that_announces_too_much_is_refused_at_its_header(
+def test_a_frame_with_too_large_a_size_is_refused_at_its_header(
     length: int, blob: bool, sentence: str
 ) -> None:
     with pytest.raises(ChannelError, match=f"^{sentence}$"):
@@ -160,14 +160,14 @@ def test_descriptors_are_closed_after_an_error(memory: int) -> None:
     assert not is_open(taken) and not is_open(left)
 
 
-def test_descriptors_that_nobody_took_are_closed_with_the_reader(memory: int) -> None:
+def test_descriptors_that_were_not_taken_are_closed_with_the_reader(memory: int) -> None:
     reader, fd = FrameReader(), os.dup(memory)
     assert reader.feed(b"", [fd]) == []
     reader.close()
     assert not is_open(fd)
 
 
-def test_memory_is_trusted_only_when_it_cannot_become_shorter(memory: int) -> None:
+def test_memory_is_accepted_only_when_it_is_sealed_against_shrinking(memory: int) -> None:
     os.ftruncate(memory, 100)
     assert blob_problem(memory, 100) == "not sealed against truncation"
     seal(memory)
@@ -178,7 +178,7 @@ def test_memory_is_trusted_only_when_it_cannot_become_shorter(memory: int) -> No
     os.ftruncate(memory, 200)
 
 
-def test_a_descriptor_that_is_no_memory_is_not_trusted() -> None:
+def test_a_descriptor_that_is_not_a_memfd_is_refused() -> None:
     read, write = os.pipe()
     assert blob_problem(read, 0) == "not a memory file"
     os.close(read)

@@ -51,7 +51,7 @@ def test_nothing_of_a_child_is_acted_on_before_spawned_was_read(start_warden: St
     assert warden.seen.output == {"stdout": b"loading\n"}
 
 
-def test_a_child_that_may_not_be_listened_to_yet_is_not_when_spawned_comes(start_warden: StartWarden) -> None:
+def test_a_child_that_is_paused_stays_paused_when_spawned_arrives(start_warden: StartWarden) -> None:
     """The worker takes nothing for now: what an earlier child said has filled its socket."""
     warden = start_warden()
     warden.child.listen(False)
@@ -64,7 +64,7 @@ def test_a_child_that_may_not_be_listened_to_yet_is_not_when_spawned_comes(start
     assert warden.seen.messages == [(0, LOADED)]
 
 
-def test_what_a_child_said_before_its_warden_was_lost_is_not_acted_on_without_spawned(
+def test_messages_of_a_child_whose_warden_was_lost_before_spawned_are_dropped(
     start_warden: StartWarden,
 ) -> None:
     warden = start_warden()
@@ -99,7 +99,9 @@ def test_the_warden_gets_all_that_it_takes_to_start_the_child(start_warden: Star
     "limits",
     [Limits(memory_bytes=64 * MI), Limits(memory_bytes=64 * MI, mem_mode="brake", enforced=False), Limits()],
 )
-def test_a_child_without_a_brake_is_not_told_of_one(start_warden: StartWarden, limits: Limits) -> None:
+def test_a_child_without_a_memory_brake_gets_no_brake_setting(
+    start_warden: StartWarden, limits: Limits
+) -> None:
     warden = start_warden(limits=limits)
     assert warden.got(warden.tasks) == [(0, SETUP)]
 
@@ -153,14 +155,16 @@ def test_stop_exit_and_reply_go_to_the_control_thread(started: FakeWarden) -> No
 
 
 @pytest.mark.parametrize("odd", [{"a": "x" * INLINE_MAX}, {"a": float}, {}], ids=["large", "odd", "empty"])
-def test_options_of_a_stop_are_cut_down_to_what_can_be_said(started: FakeWarden, odd: dict[str, Any]) -> None:
+def test_options_of_a_stop_are_reduced_to_what_json_can_hold(
+    started: FakeWarden, odd: dict[str, Any]
+) -> None:
     circle: list[Any] = []
     circle.append(circle)
     started.child.stop(1, {"forceStop": True, "circle": circle, **odd})
     assert started.got(started.control) == [(1, StopTask({"forceStop": True}))]
 
 
-def test_the_cpu_limit_rests_from_a_stop_to_the_next_task(start_warden: StartWarden) -> None:
+def test_the_cpu_limit_is_suspended_from_a_stop_to_the_next_task(start_warden: StartWarden) -> None:
     warden = start_warden(limits=Limits(cpu_cores=1.0))
     warden.child.stop(1, {})
     warden.child.stop(1, {})
@@ -168,7 +172,7 @@ def test_the_cpu_limit_rests_from_a_stop_to_the_next_task(start_warden: StartWar
     assert warden.heard() == [LimitCpu(False), LimitCpu(True)]
 
 
-def test_the_warden_is_told_of_tasks(started: FakeWarden) -> None:
+def test_the_warden_learns_when_a_task_begins_and_ends(started: FakeWarden) -> None:
     started.child.watch(idle=False)
     started.child.ask(5, began_at=7.0)
     started.child.end_others()
@@ -200,7 +204,7 @@ def test_usage_is_passed_on(started: FakeWarden) -> None:
     assert started.seen.samples == [sample]
 
 
-def test_output_that_is_held_waits_in_its_pipe(started: FakeWarden) -> None:
+def test_paused_output_waits_in_its_pipe(started: FakeWarden) -> None:
     started.child.hold_output(True)
     started.print("stdout", b"one")
     started.turn()
@@ -211,7 +215,7 @@ def test_output_that_is_held_waits_in_its_pipe(started: FakeWarden) -> None:
     assert started.seen.output == {"stdout": b"one", "stderr": b"two"}
 
 
-def test_output_is_there_when_it_is_asked_for(started: FakeWarden) -> None:
+def test_output_is_read_when_it_is_requested(started: FakeWarden) -> None:
     started.print("stdout", b"one")
     started.child.drain_output()
     assert started.seen.output == {"stdout": b"one"}
@@ -226,7 +230,7 @@ def test_output_is_there_when_it_is_asked_for(started: FakeWarden) -> None:
     ],
     ids=["garbage", "of another", "of another shape"],
 )
-def test_a_child_that_says_what_is_no_message_is_killed_for_it(
+def test_a_child_that_sends_an_invalid_message_is_killed(
     started: FakeWarden, data: bytes, sentence: str
 ) -> None:
     started.tasks.sendall(data)
@@ -238,7 +242,7 @@ def test_a_child_that_says_what_is_no_message_is_killed_for_it(
     assert exit.cause is Cause.CHANNEL_BROKEN and exit.detail.startswith(sentence)
 
 
-def test_a_child_that_said_what_is_no_message_is_not_listened_to_again(started: FakeWarden) -> None:
+def test_a_child_that_sent_an_invalid_message_is_not_read_again(started: FakeWarden) -> None:
     started.tasks.sendall(b"garbage, and enough of it")
     started.turn()
     started.child.listen(False)

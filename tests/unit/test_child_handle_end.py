@@ -20,7 +20,7 @@ from hkrunner.sandbox.shared.outcome import Cause
 from support.fake_warden import ACCOUNT, LOADED, PID, SPAWNED, FakeWarden, StartWarden
 
 
-def test_all_that_a_child_said_comes_before_its_end(started: FakeWarden) -> None:
+def test_all_messages_of_a_child_arrive_before_its_end(started: FakeWarden) -> None:
     started.answer(0, LOADED)
     started.print("stdout", b"last words")
     started.end(3 << 8)
@@ -56,7 +56,7 @@ BROKEN = BrokenLimit("memory", 3 * MI, 2 * MI, 1.5, [ProcessMemory(PID, "python"
         "no account",
     ],
 )
-def test_the_cause_of_an_end_is_what_the_warden_told(
+def test_the_cause_of_an_end_is_what_the_warden_reported(
     started: FakeWarden, told: dict[str, Any], cause: Cause
 ) -> None:
     started.end(**told)
@@ -64,7 +64,9 @@ def test_the_cause_of_an_end_is_what_the_warden_told(
     assert started.seen.exits[0].cause is cause
 
 
-def test_a_kill_of_ours_is_the_cause_of_the_end_unless_a_limit_was_before_it(started: FakeWarden) -> None:
+def test_a_requested_kill_is_the_cause_of_the_end_unless_a_limit_was_exceeded_before(
+    started: FakeWarden,
+) -> None:
     started.child.kill(Cause.TASK_TIMEOUT, "2 s")
     started.child.kill(Cause.STOPPED)
     assert started.heard() == [Kill(stack=True)]
@@ -76,7 +78,7 @@ def test_a_kill_of_ours_is_the_cause_of_the_end_unless_a_limit_was_before_it(sta
     assert exit.stack == 'Thread 0x1:\n  File "/code/main.py", line 3 in start'
 
 
-def test_a_limit_that_broke_before_our_kill_is_the_cause(started: FakeWarden) -> None:
+def test_a_limit_that_was_exceeded_before_a_kill_is_the_cause(started: FakeWarden) -> None:
     started.child.kill(Cause.TASK_TIMEOUT, "2 s")
     started.end(signal.SIGKILL, broken=BROKEN)
     started.turn()
@@ -85,7 +87,7 @@ def test_a_limit_that_broke_before_our_kill_is_the_cause(started: FakeWarden) ->
     assert (exit.breach.used, exit.breach.top[0].name) == (3 * MI, "python")
 
 
-def test_the_child_itself_is_none_of_the_others(started: FakeWarden) -> None:
+def test_the_child_itself_is_not_counted_among_the_other_processes(started: FakeWarden) -> None:
     others = [ProcessMemory(PID, "python", 9), ProcessMemory(8, "sleep", 1)]
     started.end(0, others=others, others_count=25, left=[ProcessMemory(9, "stuck", 0)])
     started.turn()
@@ -94,7 +96,7 @@ def test_the_child_itself_is_none_of_the_others(started: FakeWarden) -> None:
     assert [one.pid for one in exit.left] == [9]
 
 
-def test_a_child_that_found_its_socket_closed_is_one_whose_channel_broke(started: FakeWarden) -> None:
+def test_a_child_that_found_its_socket_closed_is_reported_as_a_broken_channel(started: FakeWarden) -> None:
     started.tasks.close()
     started.end(EXIT_CHANNEL_LOST << 8)
     started.turn()
@@ -120,7 +122,7 @@ def test_a_warden_of_another_version_is_reported_as_such(start_warden: StartWard
     assert exit.cause is Cause.NOT_STARTED and "was hkrunner replaced while it ran?" in exit.detail
 
 
-def test_a_warden_that_ends_without_a_word_is_the_cause(started: FakeWarden) -> None:
+def test_a_warden_that_ends_without_a_report_is_the_cause(started: FakeWarden) -> None:
     started.hang_up()
     started.until_gone()
     (exit,) = started.seen.exits

@@ -1,4 +1,4 @@
-"""Children that die at any moment, and what the supervisor makes of it."""
+"""Children that die at any moment, and how the supervisor reacts."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_task_for_which_the_system_has_no_process_is_answered(serve: Serve) ->
     assert one.state is State.INITIALIZING and one.child.kinds == ["Initialize"]
 
 
-def test_a_process_that_could_not_be_had_for_one_task_does_not_end_the_next(serve: Serve) -> None:
+def test_a_process_that_could_not_be_started_for_one_task_does_not_end_the_next(serve: Serve) -> None:
     one = serve()
     one.child.goes()
     one.refuses_children = True
@@ -231,7 +231,7 @@ def test_a_child_is_replaced_after_the_tasks_that_were_asked_for(serve: Serve) -
     assert one.state is State.IDLE
 
 
-def test_the_warden_rests_a_second_after_the_last_task_and_looks_again_at_the_next(serve: Serve) -> None:
+def test_the_warden_samples_until_a_second_after_the_last_task_and_again_at_the_next(serve: Serve) -> None:
     one = serve(methods=("start",))
     one.initialize()
     one.start()

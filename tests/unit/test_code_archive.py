@@ -106,7 +106,9 @@ def test_nothing_is_written_outside(tmp_path: Path, kind: str, members: list[Any
         ([(str(number), b"") for number in range(11)], "it holds more than 10 files"),
     ],
 )
-def test_what_no_code_archive_holds_is_refused(tmp_path: Path, members: list[Any], sentence: str) -> None:
+def test_entries_that_no_code_archive_has_are_refused(
+    tmp_path: Path, members: list[Any], sentence: str
+) -> None:
     archive = packed(tmp_path / "odd.tgz", *members)
     with pytest.raises(SettingsError) as caught:
         unpack(archive, str(tmp_path / "cache"), bytes_max=1000, files_max=10)
@@ -129,7 +131,7 @@ def test_what_no_code_archive_holds_is_refused(tmp_path: Path, members: list[Any
     ],
     ids=["text", "empty", "gzip", "gzip cut", "zip cut", "gzip broken"],
 )
-def test_what_is_no_archive_by_its_content_is_reported(tmp_path: Path, content: bytes, sentence: str) -> None:
+def test_a_file_that_is_not_an_archive_is_reported(tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(SettingsError, match=f"^{sentence}"):
         unpack(str(tmp_path / "x"), str(tmp_path / "cache"))

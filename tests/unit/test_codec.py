@@ -136,7 +136,7 @@ def test_a_value_inside_itself_is_refused(library: str) -> None:
         encoded(circle)
 
 
-def test_a_value_nested_deeper_than_the_interpreter_goes_is_refused(library: str) -> None:
+def test_a_value_nested_deeper_than_the_interpreter_allows_is_refused(library: str) -> None:
     deep: list[Any] = []
     for _ in range(50_000):
         deep = [deep]

@@ -74,7 +74,7 @@ def test_a_program_below_its_quota_is_never_stopped() -> None:
     sampler.close()
 
 
-def test_a_closed_throttle_lets_everybody_run_for_good() -> None:
+def test_a_closed_throttle_lets_all_processes_run_for_good() -> None:
     sampler = TreeSampler(os.getpid(), Limits())
     throttle = CpuThrottle(0.05, sampler, cpus=2)
     with Tree(sampler) as tree:
@@ -122,7 +122,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Account:
     return one
 
 
-def test_a_debt_is_paid_before_anybody_runs_again(account: Account) -> None:
+def test_a_debt_is_paid_before_any_process_continues(account: Account) -> None:
     throttle = CpuThrottle(0.5, account, cpus=2)
     throttle.tick(0.0)
     account.used_s = 0.1
@@ -137,7 +137,7 @@ def test_a_debt_is_paid_before_anybody_runs_again(account: Account) -> None:
     assert account.sent == [signal.SIGSTOP, signal.SIGCONT]
 
 
-def test_a_rest_is_worth_no_more_than_the_burst(account: Account) -> None:
+def test_unused_quota_is_kept_up_to_the_burst_only(account: Account) -> None:
     throttle = CpuThrottle(0.5, account, cpus=2)
     throttle.tick(0.0)
     throttle.tick(100.0)
@@ -146,7 +146,7 @@ def test_a_rest_is_worth_no_more_than_the_burst(account: Account) -> None:
     assert throttle.state is ThrottleState.STOPPED
 
 
-def test_a_tree_that_somebody_else_wakes_is_stopped_again(account: Account) -> None:
+def test_a_tree_that_another_process_continues_is_stopped_again(account: Account) -> None:
     throttle = CpuThrottle(0.1, account, cpus=2)
     throttle.tick(0.0)
     account.used_s = 0.2

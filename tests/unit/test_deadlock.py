@@ -70,7 +70,7 @@ def test_a_lock_that_nobody_can_release_is_a_deadlock(which: str) -> None:
 
 
 @pytest.mark.parametrize("which", OTHERS)
-def test_any_other_wait_is_none(which: str) -> None:
+def test_any_other_wait_is_not_a_deadlock(which: str) -> None:
     code, where = OTHERS[which]
     with process(code) as pid:
         waits_in = Path(f"/proc/{pid}/wchan")
@@ -84,7 +84,7 @@ def test_any_other_wait_is_none(which: str) -> None:
         wait_until(lambda: waits_of_deadlock(pid) is None, what=f"waiting for {which} is no deadlock")
 
 
-def test_a_process_that_is_gone_is_in_no_deadlock() -> None:
+def test_a_process_that_has_ended_is_not_in_a_deadlock() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as one:
         one.wait()
     assert waits_of_deadlock(one.pid) is None
@@ -106,13 +106,15 @@ class StubWaits:
         return held
 
 
-def test_a_deadlock_that_lasts_ends_the_process_as_held_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lasting_deadlock_ends_the_process_with_refused_memory_as_the_cause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stub = StubWaits(monkeypatch)
     assert stub.look(0.1, 0.7, 1.0).at == 0.0 and stub.aborted == []
     assert stub.look(1.3).at == 1.3 and stub.aborted == [(10, signal.SIGABRT)]
 
 
-def test_a_wait_that_ends_and_begins_again_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_that_ends_and_begins_again_is_not_a_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
     stub = StubWaits(monkeypatch)
     assert stub.now is not None
     for step in range(1, 9):
@@ -121,7 +123,7 @@ def test_a_wait_that_ends_and_begins_again_is_none(monkeypatch: pytest.MonkeyPat
     assert stub.aborted == []
 
 
-def test_a_process_that_was_never_held_lately_may_wait_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_was_not_refused_memory_lately_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     stub = StubWaits(monkeypatch)
     stub.look(11.0, 12.0, 13.0, 14.0, held_at=0.0)
     assert stub.aborted == []

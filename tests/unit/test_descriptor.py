@@ -1,4 +1,4 @@
-"""algorithm.yml: what is read of it, what is wrong with it and on which line; archives; free devices."""
+"""algorithm.yml: what is read of it, what is wrong with it and on which line."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_flat_form_of_the_api_is_read_too(tmp_path: Path, name: str) -> None
     assert (found.entry, found.code_path, found.notes) == ("src/main.py", None, ())
 
 
-def test_a_top_level_entry_point_beside_code_is_left_out_with_a_word(tmp_path: Path) -> None:
+def test_a_top_level_entry_point_next_to_code_is_ignored_with_a_message(tmp_path: Path) -> None:
     found = described(tmp_path, "name: my-alg\nentryPoint: a.py\ncode: {path: .}\n")
     assert found.entry is None
     assert found.notes == (
@@ -82,7 +82,7 @@ def test_a_top_level_entry_point_beside_code_is_left_out_with_a_word(tmp_path: P
     )
 
 
-def test_resources_go_before_the_same_keys_at_the_top(tmp_path: Path) -> None:
+def test_resources_override_the_same_keys_at_the_top(tmp_path: Path) -> None:
     found = described(tmp_path, "name: my-alg\ncpu: 1\nmem: 1Gi\nresources: {cpu: 2}\n")
     assert (found.cpu, found.mem) == ("2", "1Gi")
 
@@ -98,7 +98,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert described(tmp_path, "code: {path: ~/x}").code_path == str(tmp_path / "home" / "x")
 
 
-def test_what_is_null_or_empty_is_not_there(tmp_path: Path) -> None:
+def test_null_and_empty_values_count_as_absent(tmp_path: Path) -> None:
     found = described(tmp_path, "name: null\nmem:\nresources:\ncode: ~\nalgorithmEnv: {A: null, B: ''}\n")
     assert (found.name, found.mem, found.cpu, found.gpus, found.entry) == (None, None, None, 0, None)
     assert found.variables == {"B": ""}
@@ -236,7 +236,7 @@ def test_what_the_server_refuses_is_reported_with_its_text_and_the_line(
         (f"cpu: {'9' * 5000}\n", "algorithm.yml:1: "),
     ],
 )
-def test_what_is_no_yaml_is_reported_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
+def test_invalid_yaml_is_reported_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
     assert wrong(tmp_path, text).startswith(sentence)
 
 
@@ -255,11 +255,11 @@ def test_what_is_no_yaml_is_reported_with_its_line(tmp_path: Path, text: str, se
         ),
     ],
 )
-def test_what_is_no_json_is_reported_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
+def test_invalid_json_is_reported_with_its_line(tmp_path: Path, text: str, sentence: str) -> None:
     assert wrong(tmp_path, text, "algorithm.json").startswith(sentence)
 
 
-def test_a_file_that_cannot_be_one_is_one_sentence(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_a_descriptor_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "algorithm.yml").write_bytes(b"name: ok\nx: \xff\n")
     with pytest.raises(SettingsError, match=r"^algorithm.yml:2: not UTF-8 text$"):
         read(str(tmp_path / "algorithm.yml"))
@@ -288,7 +288,7 @@ keys = st.sampled_from(
 
 
 @given(st.dictionaries(keys | st.text(max_size=4), values, max_size=6))
-def test_whatever_stands_in_it_is_read_or_told_in_one_line(
+def test_any_content_is_read_or_reported_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "algorithm.json"

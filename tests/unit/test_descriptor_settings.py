@@ -42,7 +42,7 @@ def settings(
     return settings_of({**defaults, **from_environ, **values}, environ)
 
 
-def test_a_flag_goes_before_a_variable_before_the_file_and_each_is_named(
+def test_a_flag_overrides_a_variable_and_that_the_file_and_each_is_named(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     yaml(place, "name: my-alg\nresources: {cpu: 0.5, mem: 64Mi, gpu: 2}\n")
@@ -63,7 +63,7 @@ def test_a_flag_goes_before_a_variable_before_the_file_and_each_is_named(
     assert found.limits.origins == () and found.limits_from == ""
 
 
-def test_the_files_variables_are_the_algorithms_and_env_goes_before_them(
+def test_variables_of_the_file_reach_the_algorithm_and_env_overrides_them(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     yaml(place, "algorithmEnv:\n  A: file\n  B: file\n  S: {secretKeyRef: {name: a}}\n  T: {fieldRef: {}}\n")
@@ -92,7 +92,7 @@ def test_reserved_memory_is_the_wrappers_and_is_not_added(
     assert settings(place, monkeypatch, {}).limits.memory_bytes == 64 * MIB
 
 
-def test_a_containers_limit_is_named_where_nobody_wrote_one(tmp_path: Path) -> None:
+def test_a_containers_limit_is_named_as_the_source_if_no_limit_was_set(tmp_path: Path) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("0::/\n")
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)

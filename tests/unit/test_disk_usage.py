@@ -64,7 +64,7 @@ def test_what_an_unfinished_pass_has_found_counts_already(tmp_path: Path) -> Non
     meter.close()
 
 
-def test_it_looks_often_where_that_costs_little_and_seldom_where_it_costs_much(tmp_path: Path) -> None:
+def test_small_folders_are_measured_often_and_large_ones_seldom(tmp_path: Path) -> None:
     times = iter([0.0, 0.0001, 1.0, 1.02])
     meter = DiskMeter([str(tmp_path)], clock=lambda: next(times))
     meter.look(0.0)
@@ -73,13 +73,13 @@ def test_it_looks_often_where_that_costs_little_and_seldom_where_it_costs_much(t
     assert 1.0 + 0.02 / disk_usage.SHARE + 1e-9 >= meter.next_at > 3.0
 
 
-def test_a_folder_that_vanishes_is_nothing(tmp_path: Path) -> None:
+def test_a_folder_that_vanishes_counts_as_empty(tmp_path: Path) -> None:
     meter = DiskMeter([str(tmp_path / "never there")])
     meter.measure_before()
     assert measured(meter) == 0
 
 
-def test_it_makes_haste_when_much_of_the_limit_may_have_been_written(tmp_path: Path) -> None:
+def test_measuring_is_faster_when_much_of_the_limit_may_have_been_written(tmp_path: Path) -> None:
     limit = 8 << 20
     for number in range(8 * disk_usage.STEP_ENTRIES):
         (tmp_path / f"{number}").touch()

@@ -97,7 +97,7 @@ def test_a_command_at_the_end_of_the_head_is_whole() -> None:
         (b'{"command":"start","data":"\\ud800"}', "start"),
     ],
 )
-def test_json_may_be_written_as_it_likes(wire: bytes, command: str) -> None:
+def test_json_may_have_any_layout(wire: bytes, command: str) -> None:
     assert command_of("json", wire)[0] == command
 
 
@@ -121,7 +121,7 @@ def test_a_message_without_a_command_is_a_ValueError(encoding: str, message: Any
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @given(wire=st.binary(max_size=400))
-def test_noise_is_a_ValueError_and_nothing_else(encoding: str, wire: bytes) -> None:
+def test_random_bytes_are_a_ValueError_and_nothing_else(encoding: str, wire: bytes) -> None:
     try:
         assert isinstance(command_of(encoding, wire)[0], str)
     except ValueError:
@@ -130,7 +130,7 @@ def test_noise_is_a_ValueError_and_nothing_else(encoding: str, wire: bytes) -> N
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @given(data=st.data(), message=others)
-def test_a_message_that_was_spoilt_is_a_ValueError_or_has_a_command(
+def test_a_damaged_message_is_a_ValueError_or_has_a_command(
     encoding: str, data: st.DataObject, message: dict[str, Any]
 ) -> None:
     wire = bytearray(ENCODERS[encoding]({"data": message, "command": "start"}))

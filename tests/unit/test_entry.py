@@ -176,7 +176,9 @@ def test_stop_gets_one_argument_at_most() -> None:
         (lambda args, *, model: None, "start in alg.py wants (args, model); it is called with (args, api)"),
     ],
 )
-def test_a_function_that_no_call_fits_is_reported(function: Callable[..., Any], sentence: str) -> None:
+def test_a_function_with_an_unusable_signature_is_reported(
+    function: Callable[..., Any], sentence: str
+) -> None:
     with pytest.raises(EntryError, match="^" + re.escape(sentence)) as caught:
         call_with(function, "start", "alg.py", 2)
     assert caught.value.code == "ENTRY_INVALID"
@@ -185,14 +187,14 @@ def test_a_function_that_no_call_fits_is_reported(function: Callable[..., Any], 
 WHERE = Location("/code", "alg", "start", "/code/alg.py")
 
 
-def test_init_and_initialize_are_one_and_init_goes_first() -> None:
+def test_init_and_initialize_are_one_function_and_init_has_precedence() -> None:
     both = SimpleNamespace(start=takes_two, init=takes_one, initialize=takes_none)
     assert entry_of(both, WHERE).init is takes_one
     del both.init
     assert entry_of(both, WHERE).init is takes_none
 
 
-def test_functions_that_are_not_there_are_none() -> None:
+def test_missing_functions_are_None() -> None:
     found = entry_of(SimpleNamespace(start=takes_two), WHERE)
     assert (found.start, found.init, found.stop, found.exit) == (takes_two, None, None, None)
 

@@ -1,4 +1,4 @@
-"""--env-file: what a line of it says, and what is told of one that says nothing."""
+"""--env-file: what its lines mean, and how an invalid one is reported."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
             read_variables(str(tmp_path / name))
 
 
-def test_a_flag_goes_before_the_files_and_they_before_the_descriptor(
+def test_a_flag_overrides_the_files_and_they_the_descriptor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

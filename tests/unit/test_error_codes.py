@@ -58,7 +58,7 @@ def texts(node: ast.AST) -> Iterator[str]:
             yield one.value
 
 
-def test_every_code_that_can_be_said_is_explained_and_no_other() -> None:
+def test_every_code_in_use_is_explained_and_no_other() -> None:
     assert set(said()) == set(CODES)
 
 
@@ -121,7 +121,7 @@ def test_a_signal_is_reported_by_its_shells_status(number: int, status: int) -> 
     assert ended(Cause.SIGNALLED, signal=number).exit_status == status
 
 
-def test_an_end_during_import_is_a_failure_to_load_unless_a_limit_ended_it() -> None:
+def test_an_end_during_import_is_a_load_failure_unless_a_limit_caused_it() -> None:
     for cause, reason, status in (
         (Cause.EXITED, "LoadError", 4),
         (Cause.START_TIMEOUT, "LoadError", 4),
@@ -131,7 +131,7 @@ def test_an_end_during_import_is_a_failure_to_load_unless_a_limit_ended_it() -> 
         assert (one.reason, one.exit_status) == (reason, status), cause
 
 
-def test_a_memory_error_without_a_limit_is_the_codes_own() -> None:
+def test_a_memory_error_without_a_limit_is_an_error_of_the_algorithm() -> None:
     one = Result("t1", "j", "n", "p", "failed", 0, 1, 1, failure=Failure("MEMORY_ERROR", ""))
     assert (one.reason, one.exit_status) == ("AlgorithmError", 1)
     one = replace(one, limit_bytes=1)

@@ -73,7 +73,7 @@ def test_an_error_of_the_code_api_is_named_as_users_know_it() -> None:
     assert str(pickle.loads(pickle.dumps(error))) == "square: it failed"
 
 
-def test_a_read_of_stdin_is_told_what_there_is_instead() -> None:
+def test_a_read_of_stdin_is_reported_with_what_to_use_instead() -> None:
     message = describe(caught(lambda: raise_(EOFError("EOF when reading a line"))), HERE)["message"]
     assert (
         "EOFError: EOF when reading a line (" in message
@@ -110,7 +110,7 @@ def test_a_syntax_error_shows_the_line_with_a_caret() -> None:
     assert "(their.py:2)" in told["message"]
 
 
-def test_no_memory_has_a_code_of_its_own() -> None:
+def test_a_memory_error_has_a_code_of_its_own() -> None:
     assert describe(caught(lambda: raise_(MemoryError())), HERE)["code"] == "MEMORY_ERROR"
 
 
@@ -135,13 +135,13 @@ def test_a_recursion_is_shown_by_its_two_ends() -> None:
 
 
 @pytest.mark.parametrize("size", [TEXT_MAX, 10_000_000])
-def test_what_is_told_is_bounded(size: int) -> None:
+def test_the_report_is_bounded(size: int) -> None:
     told = describe(caught(lambda: raise_(ValueError("x" * size))), HERE)
     assert len(told["message"]) < MESSAGE_MAX + 100
     assert len(told["details"]) < DETAILS_MAX + 100
 
 
-def test_a_text_that_never_ends_is_no_text() -> None:
+def test_an_endless_text_is_not_shown() -> None:
     class Mirror(Exception):
         def __str__(self) -> str:
             return f"[{self}]"

@@ -78,7 +78,7 @@ def test_what_comes_in_a_pause_is_read_by_drain_or_after_it(receiving: Receiving
     assert receiving.texts == ["one", "two"]
 
 
-def test_nothing_is_read_after_an_error_whoever_asks_for_it(receiving: Receiving) -> None:
+def test_nothing_is_read_after_an_error(receiving: Receiving) -> None:
     receiving.receiver.resume()
     receiving.theirs.sendall(b"garbage, and enough of it")
     receiving.loop.turn(0)

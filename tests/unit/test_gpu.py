@@ -39,7 +39,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (1, "GPU-cc", "GPU-cccc"),
     ],
 )
-def test_devices_that_nobody_uses_are_chosen_the_emptiest_first(
+def test_unused_devices_are_chosen_with_the_most_free_memory_first(
     driver: Path, count: int, visible: str | None, expected: str
 ) -> None:
     assert gpu.choose(count, "--gpu", visible) == expected

@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, what a wheel holds, what no file may say."""
+"""The architecture: which package may import which, and what a wheel holds."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_the_table_has_every_room_and_no_other() -> None:
         ("runner.io", "root", False),
     ],
 )
-def test_the_table_says(importer: str, imported: str, may: bool) -> None:
+def test_the_table_allows_and_forbids_imports(importer: str, imported: str, may: bool) -> None:
     assert may_import(importer, imported) is may
 
 

@@ -31,7 +31,7 @@ def test_the_text_is_passed_on_as_it_was_written() -> None:
 
 
 @given(st.binary(max_size=60))
-def test_whatever_is_no_json_is_one_short_sentence(data: bytes) -> None:
+def test_invalid_json_is_reported_in_one_short_sentence(data: bytes) -> None:
     try:
         json.loads(as_list(data, "--input"))
     except SettingsError as error:

@@ -138,7 +138,7 @@ def test_nothing_below_sys_can_be_written_and_all_else_as_before(tmp_path: Path)
 
 
 @needs_scopes
-def test_it_takes_less_than_the_start_of_anything_else() -> None:
+def test_confinement_takes_less_time_than_starting_a_program() -> None:
     def act() -> str:
         began = time.perf_counter()
         confine()
@@ -151,7 +151,7 @@ def test_it_takes_less_than_the_start_of_anything_else() -> None:
     ("abi", "why"),
     [(0, "this kernel has no Landlock"), (4, "Landlock ABI 4 has no scopes, they came with 6")],
 )
-def test_a_kernel_that_cannot_changes_nothing_and_says_why(
+def test_a_kernel_without_landlock_changes_nothing_and_reports_why(
     abi: int, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(landlock, "abi", lambda: abi)
@@ -165,7 +165,7 @@ def test_a_kernel_that_cannot_changes_nothing_and_says_why(
     assert in_child(act) == why
 
 
-def test_what_holds_is_half_a_sentence() -> None:
+def test_landlock_is_described_as_a_part_of_a_sentence() -> None:
     assert Applied(7, 3).describe() == "signals confined to the algorithm's own processes"
     assert Applied(0, 0, "this kernel has no Landlock").describe() == (
         "signals unconfined: this kernel has no Landlock"

@@ -62,7 +62,7 @@ def test_a_large_value_is_not_copied(encoding: str) -> None:
     [1, {"a": [b"x"]}, {1: LARGE}, {"a\0b": LARGE}, [LARGE, {1, 2}], [2**70, LARGE], ["\ud800", LARGE]],
     ids=str,
 )
-def test_what_does_not_suit_is_left_to_the_encoder(encoding: str, value: Any) -> None:
+def test_unsuitable_values_are_left_to_the_encoder(encoding: str, value: Any) -> None:
     def outcome(encode: Any) -> object:
         try:
             return b"".join(encode())
@@ -84,7 +84,7 @@ def test_what_contains_itself_is_reported(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ENCODERS)
-def test_pieces_are_weighed_together(encoding: str) -> None:
+def test_the_size_of_all_pieces_together_is_limited(encoding: str) -> None:
     half = bytes(codec.MESSAGE_LIMIT // 2)
     with pytest.raises(codec.ResultTooLarge, match="the result is 100,000,0"):
         codec.encode_pieces(encoding, {"command": "done", "data": [half, half]})

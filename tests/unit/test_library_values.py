@@ -441,7 +441,7 @@ def test_no_call_is_named_where_none_is_certain_to_help(
     assert str(caught.value).startswith("result['a'][3]") and end in str(caught.value)
 
 
-def test_what_was_never_awaited_is_told_so() -> None:
+def test_a_coroutine_that_was_not_awaited_is_reported_as_such() -> None:
     made = coroutine()
     with pytest.raises(codec.ResultInvalid, match=r"coroutine \(a coroutine that was never awaited\)"):
         sent([made], "json")

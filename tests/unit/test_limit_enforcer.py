@@ -1,4 +1,4 @@
-"""The warden's one object for all limits: when it looks, what it finds, what it leaves."""
+"""The enforcement of all limits: when it measures, what it finds, what it leaves."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def breach_of(enforcer: LimitEnforcer, tree: Tree, *, deadline_s: float = 15.0) 
     raise AssertionError("no limit was broken")
 
 
-def test_an_idle_tree_without_a_limit_wakes_nobody(make: Make) -> None:
+def test_an_idle_tree_without_a_limit_needs_no_check(make: Make) -> None:
     enforcer = make(Limits())
     enforcer.check(time.monotonic())
     enforcer.idle = True
@@ -57,7 +57,7 @@ def test_an_idle_tree_without_a_limit_wakes_nobody(make: Make) -> None:
     assert enforcer.next_at < time.monotonic() + 0.2
 
 
-def test_an_idle_tree_with_a_limit_on_cpu_time_is_looked_at_once_a_second(make: Make) -> None:
+def test_an_idle_tree_with_a_limit_on_cpu_time_is_checked_once_a_second(make: Make) -> None:
     enforcer = make(Limits(cpu_time_s=60.0))
     enforcer.idle = True
     now = time.monotonic()
@@ -65,7 +65,7 @@ def test_an_idle_tree_with_a_limit_on_cpu_time_is_looked_at_once_a_second(make: 
     assert enforcer.next_at == now + limit_enforcer.IDLE_CHECK_S
 
 
-def test_shared_memory_made_while_nobody_looked_is_removed_in_the_end(make: Make) -> None:
+def test_shared_memory_made_while_no_check_ran_is_removed_at_the_end(make: Make) -> None:
     enforcer = LimitEnforcer(Limits(), folders=[], ours=[])
     enforcer.check(time.monotonic())
     enforcer.idle = True
@@ -79,7 +79,7 @@ def test_shared_memory_made_while_nobody_looked_is_removed_in_the_end(make: Make
 
 
 @pytest.mark.parametrize("limits", [Limits(memory_bytes=512 * MI), Limits(pids=4000)])
-def test_an_idle_tree_with_a_limit_is_looked_at_as_often_as_a_busy_one(make: Make, limits: Limits) -> None:
+def test_an_idle_tree_with_a_limit_is_checked_as_often_as_a_busy_one(make: Make, limits: Limits) -> None:
     enforcer = make(limits)
     enforcer.idle = True
     now = time.monotonic()
@@ -87,7 +87,7 @@ def test_an_idle_tree_with_a_limit_is_looked_at_as_often_as_a_busy_one(make: Mak
     assert enforcer.next_at < now + 0.2
 
 
-def test_a_limit_that_is_not_enforced_costs_no_sleep(make: Make) -> None:
+def test_a_limit_that_is_not_enforced_needs_no_check(make: Make) -> None:
     enforcer = make(Limits(memory_bytes=512 * MI, pids=1, enforced=False))
     enforcer.idle = True
     assert enforcer.check(time.monotonic()) is None
@@ -106,7 +106,7 @@ def test_memory_beyond_the_limit_is_found_and_confirmed(make: Make) -> None:
         assert enforcer.sample().peak_bytes >= 100 * MI
 
 
-def test_a_process_too_many_is_found_and_the_others_are_named_after_it(make: Make) -> None:
+def test_too_many_processes_are_found_and_listed(make: Make) -> None:
     enforcer = make(Limits(pids=3))
     with Tree() as tree:
         for _ in range(5):
@@ -144,14 +144,14 @@ def test_a_kill_that_is_called_off_leaves_the_cpu_limit_on(make: Make) -> None:
     assert isinstance(enforcer.cpu_limit.throttle, CpuThrottle)
 
 
-def test_what_holds_is_described_in_one_line(make: Make) -> None:
+def test_enforcement_is_described_in_one_line(make: Make) -> None:
     told = make(Limits(memory_bytes=256 * MI, pids=9, task_timeout_s=60.0)).confinement.describe()
     assert told.line.startswith("limits: memory 256 MiB by ") and "\n" not in told.line
     assert "processes 9 by counting" in told.line and "task 60 s" in told.line
     assert told.level in ("sampling", "cgroup") and isinstance(told.signals_confined, bool)
 
 
-def test_the_account_at_the_end_has_what_the_answer_tells(make: Make) -> None:
+def test_the_account_at_the_end_has_the_figures_of_the_answer(make: Make) -> None:
     enforcer = LimitEnforcer(Limits(memory_bytes=256 * MI), folders=[], ours=[])
     enforcer.check(time.monotonic())
     account = enforcer.finish()
@@ -159,7 +159,7 @@ def test_the_account_at_the_end_has_what_the_answer_tells(make: Make) -> None:
     assert (account.group_oom, account.peak_bytes) == (False, 0)
 
 
-def test_a_kill_for_want_of_memory_elsewhere_is_not_held_against_a_later_end(
+def test_an_oom_kill_elsewhere_is_not_taken_for_the_cause_of_a_later_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kills = [3]

@@ -140,7 +140,7 @@ def test_a_limit_of_a_newer_version_is_left_out() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"pids": "3"}, {"pids": -1}, {"pids": True}, {"mem_mode": "hope"}, {"enforced": 1}]
 )
-def test_a_limit_that_is_none_is_refused_by_name(wrong: dict[str, object]) -> None:
+def test_an_invalid_limit_is_refused_by_name(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} cannot be "):
         Limits.from_json(wrong)
 
@@ -156,7 +156,7 @@ def lay(root: Path, files: dict[str, str]) -> str:
     return str(root)
 
 
-def test_the_smallest_limit_on_the_way_up_is_the_containers(tmp_path: Path) -> None:
+def test_the_smallest_limit_among_the_parent_groups_is_the_containers(tmp_path: Path) -> None:
     root = lay(
         tmp_path,
         {
@@ -182,7 +182,7 @@ def test_a_container_with_the_old_cgroups_is_understood(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["9223372036854771712\n", "max\n", "\n", "nonsense"])
-def test_no_limit_is_no_limit(tmp_path: Path, text: str) -> None:
+def test_absent_limits_stay_absent(tmp_path: Path, text: str) -> None:
     root = lay(
         tmp_path,
         {
@@ -239,7 +239,7 @@ def test_the_child_gets_what_its_container_has_left_but_never_less_than_half() -
 # --- the child ---
 
 
-def test_numeric_libraries_are_told_how_many_threads_to_start() -> None:
+def test_numeric_libraries_get_variables_with_the_number_of_threads() -> None:
     assert thread_variables(0.5, {})["OMP_NUM_THREADS"] == "1"
     assert thread_variables(1.5, {})["OPENBLAS_NUM_THREADS"] == "2"
     assert thread_variables(2.0, {})["MKL_NUM_THREADS"] == "2"

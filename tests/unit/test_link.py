@@ -130,7 +130,7 @@ def test_a_pong_goes_between_the_pieces_of_a_large_post() -> None:
         assert PONG in opcodes[:-1]
 
 
-def test_a_worker_that_does_not_read_holds_the_loop_up_for_no_time() -> None:
+def test_a_worker_that_does_not_read_does_not_block_the_loop() -> None:
     with conversing() as (world, _):
         world.link.post(b"x" * 50_000_000)
         began = time.monotonic()
@@ -180,7 +180,7 @@ def test_a_source_is_closed_once_it_is_sent_or_cleared() -> None:
     assert sent.closed == 1
 
 
-def test_clear_forgets_what_was_not_begun() -> None:
+def test_clear_drops_messages_whose_sending_has_not_begun() -> None:
     with conversing() as (world, wire):
         wire.close()
         world.until(lambda: world.listener.drops, "the drop")
@@ -309,7 +309,7 @@ def test_the_connect_timeout_is_reported_once_and_ends_it() -> None:
         world.close()
 
 
-def test_a_refusal_with_4001_is_not_asked_again_so_soon() -> None:
+def test_a_refusal_with_4001_is_retried_later() -> None:
     with connected() as (world, wire):
         wire.send(frame(CLOSE, struct.pack("!H", 4001)))
         world.until(lambda: world.listener.drops, "the drop")
@@ -328,7 +328,7 @@ def test_close_in_the_middle_of_a_task_says_that_we_go_away_and_why(length: int)
         assert data[2:].decode() == ("é" + "x" * (length - 2)).encode()[:123].decode()
 
 
-def test_close_says_1000_and_that_was_all() -> None:
+def test_close_sends_1000_and_ends_the_connection() -> None:
     with conversing() as (world, wire):
         world.link.post(b"last word")
         world.link.close()

@@ -24,7 +24,7 @@ def test_nothing_is_sent_before_the_worker_has_spoken() -> None:
         assert wire.message() == b"early"
 
 
-def test_a_ping_before_the_first_message_is_answered_and_is_no_speaking() -> None:
+def test_a_ping_is_answered_and_does_not_count_as_the_first_message() -> None:
     with connected() as (world, wire):
         world.link.post(b"early")
         wire.send(frame(PING, b"there?"))
@@ -32,7 +32,7 @@ def test_a_ping_before_the_first_message_is_answered_and_is_no_speaking() -> Non
         assert wire.is_silent()
 
 
-def test_noise_before_the_first_message_is_no_speaking() -> None:
+def test_an_invalid_message_does_not_count_as_the_first_message() -> None:
     with connected() as (world, wire):
         world.link.post(b"early")
         wire.send(frame(TEXT, b"noise"))
@@ -52,7 +52,7 @@ def test_the_same_worker_gets_an_answer_at_once_and_nothing_else() -> None:
         assert again.is_silent() and not world.link.is_open
 
 
-def test_a_silent_worker_whose_port_was_never_closed_gets_what_waits_after_a_moment() -> None:
+def test_a_silent_worker_whose_port_was_never_closed_gets_the_waiting_messages_after_a_moment() -> None:
     with conversing() as (world, wire):
         wire.close()
         world.until(lambda: world.listener.drops, "the drop")
@@ -77,7 +77,7 @@ def away_and_back(world: World, wire: Wire) -> Wire:
     return world.accept()
 
 
-def test_a_worker_that_was_away_may_be_another_one_and_has_to_speak_first() -> None:
+def test_a_worker_that_was_away_may_be_another_one_and_has_to_send_a_message_first() -> None:
     with conversing() as (world, wire):
         again = away_and_back(world, wire)
         world.link.post(b"call")
@@ -87,7 +87,7 @@ def test_a_worker_that_was_away_may_be_another_one_and_has_to_speak_first() -> N
         assert again.message() == b"call"
 
 
-def test_an_answer_is_not_for_a_worker_that_was_away_whatever_it_says() -> None:
+def test_an_answer_is_not_sent_to_a_worker_that_was_away_whatever_it_sends() -> None:
     with conversing() as (world, wire):
         again = away_and_back(world, wire)
         world.link.post(b"undelivered", final=True)
@@ -99,7 +99,7 @@ def test_an_answer_is_not_for_a_worker_that_was_away_whatever_it_says() -> None:
         assert world.listener.lost == 1 and again.is_silent()
 
 
-def test_a_worker_that_was_started_anew_at_once_is_another_one() -> None:
+def test_a_worker_that_was_restarted_at_once_is_another_one() -> None:
     with conversing() as (world, wire):
         world.restart()
         wire.close()
@@ -110,7 +110,7 @@ def test_a_worker_that_was_started_anew_at_once_is_another_one() -> None:
         assert world.listener.unreachable == [] and again.is_silent()
 
 
-def test_an_answer_waits_for_the_word_of_a_worker_that_is_speaking_already() -> None:
+def test_an_answer_waits_for_a_message_that_the_worker_has_begun_to_send() -> None:
     word = frame(TEXT, b"x" * 70_000)
     with conversing() as (world, wire):
         wire.close()
@@ -125,7 +125,7 @@ def test_an_answer_waits_for_the_word_of_a_worker_that_is_speaking_already() -> 
         assert again.is_silent() and world.listener.lost == 1
 
 
-def test_a_worker_that_never_spoke_gets_no_answer_of_an_old_task_after_its_first_drop() -> None:
+def test_a_worker_that_sent_nothing_gets_no_answer_of_an_earlier_task() -> None:
     with conversing() as (world, wire):
         wire.close()
         world.until(lambda: world.listener.drops, "the drop")
@@ -139,7 +139,7 @@ def test_a_worker_that_never_spoke_gets_no_answer_of_an_old_task_after_its_first
         assert world.accept().is_silent()
 
 
-def test_a_worker_that_was_away_and_drops_once_more_is_still_not_the_same() -> None:
+def test_a_worker_that_was_away_and_disconnects_again_is_still_not_the_same() -> None:
     with conversing() as (world, wire):
         away_and_back(world, wire).close()
         world.until(lambda: len(world.listener.drops) == 2, "the second drop")
@@ -150,7 +150,7 @@ def test_a_worker_that_was_away_and_drops_once_more_is_still_not_the_same() -> N
         assert again.is_silent()
 
 
-def test_who_was_made_to_wait_is_relieved_when_what_waits_is_forgotten() -> None:
+def test_a_paused_sender_continues_when_the_waiting_messages_are_dropped() -> None:
     relieved: list[bool] = []
     with conversing() as (world, wire):
         wire.close()
@@ -175,7 +175,9 @@ def test_an_answer_that_has_not_left_this_machine_is_sent_again_however_old_it_i
 
 
 @pytest.mark.parametrize("speaks", [False, True])
-def test_a_last_answer_is_sent_again_unless_the_worker_speaks_at_the_last_moment(speaks: bool) -> None:
+def test_a_last_answer_is_sent_again_unless_the_worker_sends_a_message_at_the_last_moment(
+    speaks: bool,
+) -> None:
     with conversing() as (world, wire):
         world.link.post(b"done", final=True)
         assert wire.message() == b"done"
@@ -190,7 +192,7 @@ def test_a_last_answer_is_sent_again_unless_the_worker_speaks_at_the_last_moment
         assert world.listener.messages == [b"next task"] * speaks
 
 
-def test_nothing_is_said_again_once_the_worker_has_spoken() -> None:
+def test_nothing_is_sent_again_once_the_worker_has_sent_a_message() -> None:
     with conversing() as (world, wire):
         world.link.post(b"done", final=True)
         assert wire.message() == b"done"
@@ -205,7 +207,7 @@ def test_nothing_is_said_again_once_the_worker_has_spoken() -> None:
         assert again.is_silent()
 
 
-def test_back_late_the_worker_has_to_speak_first() -> None:
+def test_after_a_late_reconnect_the_worker_has_to_send_a_message_first() -> None:
     with conversing() as (world, wire):
         wire.close()
         world.until(lambda: world.listener.drops, "the drop")
@@ -327,7 +329,7 @@ waits = st.sampled_from([0.01, SETTLE_S, SILENT_S, 3.0])
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.just("hand out") | st.just("answer") | waits | drops, max_size=12))
-def test_no_worker_ever_hears_the_answer_to_a_task_that_it_has_not_handed_out(
+def test_no_worker_ever_gets_the_answer_to_a_task_that_it_has_not_handed_out(
     steps: list[str | float | tuple[str, float, bool, bool]],
 ) -> None:
     world = World()

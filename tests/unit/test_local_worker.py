@@ -1,4 +1,4 @@
-"""The local worker's side: what it says of a client's mistakes, and what a pipeline means."""
+"""The local worker: how it reports a client's mistakes, and what it limits."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_never_saying_alive_is_legal(talk: Talk) -> None:
     assert not talk.problems
 
 
-def test_alive_after_the_answer_is_said_unless_a_task_follows(talk: Talk) -> None:
+def test_alive_after_the_answer_is_reported_unless_a_task_follows(talk: Talk) -> None:
     talk.working().hear("done", data=1)
     talk.hear("alive")
     talk.session.begin(TASK)
@@ -244,7 +244,7 @@ def test_alive_after_the_answer_is_said_unless_a_task_follows(talk: Talk) -> Non
     assert "would exit" in talk.problems[0]
 
 
-def test_a_stop_that_is_not_answered_in_ten_seconds_is_said(talk: Talk) -> None:
+def test_a_stop_that_is_not_answered_in_ten_seconds_is_reported(talk: Talk) -> None:
     talk.working().session.stop()
     talk.hear("done", data="dropped")
     talk.wait(11)
@@ -252,7 +252,7 @@ def test_a_stop_that_is_not_answered_in_ten_seconds_is_said(talk: Talk) -> None:
     assert not talk.answers
 
 
-def test_stopping_puts_the_end_of_a_stop_off(talk: Talk) -> None:
+def test_stopping_extends_the_deadline_of_a_stop(talk: Talk) -> None:
     talk.working().session.stop()
     for _ in range(5):
         talk.wait(9)
@@ -315,7 +315,7 @@ def test_executions_have_no_place_between_tasks(talk: Talk) -> None:
     assert talk.last()["data"] == {"execId": "1", "error": "execution cannot start in this state"}
 
 
-def test_what_is_not_there_cannot_be_stopped(talk: Talk) -> None:
+def test_an_unknown_execution_cannot_be_stopped(talk: Talk) -> None:
     talk.working().hear("stopAlgorithmExecution", data={"execId": "zz"})
     assert talk.last()["data"] == {"execId": "zz", "error": "unable to find execId zz"}
     talk.hear("stopSubPipeline", data={"subPipelineId": "99"})

@@ -107,7 +107,7 @@ def test_reading_and_writing_are_asked_for_one_by_one(loop: Loop, pipe: tuple[in
     assert calls == ["new"]
 
 
-def test_a_callback_may_take_another_descriptor_that_is_ready_away(loop: Loop, pipe: tuple[int, int]) -> None:
+def test_a_callback_may_remove_another_descriptor_that_is_ready(loop: Loop, pipe: tuple[int, int]) -> None:
     read, write = pipe
     other = os.dup(read)
     os.write(write, b"x")
@@ -176,9 +176,7 @@ def test_an_exception_ends_the_run(loop: Loop) -> None:
         loop.run()
 
 
-def test_what_is_expected_is_found_and_nothing_is_waited_for_longer_than_that(
-    loop: Loop, pipe: tuple[int, int]
-) -> None:
+def test_waiting_for_a_condition_ends_as_soon_as_it_holds(loop: Loop, pipe: tuple[int, int]) -> None:
     seen: list[str] = []
     loop.on_readable(pipe[0], lambda: seen.append(os.read(pipe[0], 10).decode()))
     os.write(pipe[1], b"there")

@@ -1,4 +1,4 @@
-"""Beside a figure stands what can be done about it."""
+"""Messages about memory say what can be done."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ended(peak: int | None, limit: int | None = 100 * MI) -> Result:
     return Result("t", "j", "n", "p", "succeed", 0, 0, 0, peak_bytes=peak, limit_bytes=limit)
 
 
-def test_a_refused_allocation_is_reported_with_what_would_do() -> None:
+def test_a_refused_allocation_is_reported_with_a_limit_that_would_suffice() -> None:
     told = explain_refusal(refused(), Limits(), 256 * MI, lambda: 250 * MI).message
     first, frames = told.split("\n")
     assert "limit 256 MiB (--mem), used 250 MiB. Try --mem 512Mi" in first and frames == "  frames"
@@ -35,13 +35,13 @@ def test_a_refusal_that_failed_no_task_names_what_has_set_the_limit() -> None:
     assert "of 128 MiB (--mem)" in refused_all_the_same(held, Limits(), 128 * MI)
 
 
-def test_what_numpy_asked_for_counts() -> None:
+def test_the_size_of_a_refused_numpy_array_counts() -> None:
     text = "MemoryError: Unable to allocate 2.0 GiB for an array"
     told = explain_refusal(refused(text), Limits(), 256 * MI, lambda: 100 * MI).message
     assert "Try --mem 2816Mi" in told
 
 
-def test_a_failure_of_another_kind_stays_as_it_is() -> None:
+def test_a_failure_of_another_kind_is_not_changed() -> None:
     failure = Failure("ALGORITHM_ERROR", "ALGORITHM_ERROR: KeyError: 'age'")
     assert explain_refusal(failure, Limits(), 256 * MI, lambda: pytest.fail("nobody asked")) is failure
     assert explain_refusal(refused(), Limits(), None, lambda: pytest.fail("nobody asked")) == refused()
@@ -76,7 +76,7 @@ def test_a_model_that_one_task_loads_for_good_is_no_leak(at: int) -> None:
     assert warnings([10 * MI] * at + [85 * MI] * (40 - at)) == []
 
 
-def test_a_new_process_begins_anew() -> None:
+def test_a_new_process_starts_a_new_series() -> None:
     watch = LeakWatch()
     for _ in range(2):
         looks = [watch.look(task, ended(80 * MI), 10 * MI + task * 2 * MI) for task in range(1, 30)]
@@ -150,7 +150,7 @@ def test_what_a_library_printed_counts_with_its_error() -> None:
     )
 
 
-def test_what_torch_asked_for_counts() -> None:
+def test_the_size_of_a_refused_torch_tensor_counts() -> None:
     failure = told("RuntimeError: you tried to allocate 1073741824 bytes, can't allocate memory", held())
     assert "Try --mem 1600Mi" in failure.message
 

@@ -111,7 +111,7 @@ def test_the_hard_limit_is_never_touched() -> None:
         assert resource.prlimit(one.pid, resource.RLIMIT_DATA)[1] == before[1]
 
 
-def test_room_comes_back_when_memory_is_given_back() -> None:
+def test_freed_memory_can_be_reserved_again() -> None:
     code = """
 for _ in range(4):
     kept = bytearray(b"x") * (80 << 20)
@@ -143,7 +143,7 @@ def test_the_users_own_lower_limit_is_never_raised() -> None:
     assert all(soft <= 30 * MI and hard == 40 * MI for soft, hard in calls)
 
 
-def test_processes_that_are_gone_or_anothers_are_passed_over() -> None:
+def test_processes_that_have_ended_or_changed_their_user_are_skipped() -> None:
     def prlimit(pid: int, which: int, pair: tuple[int, int] | None = None) -> tuple[int, int]:
         raise PermissionError(pid)
 
@@ -251,7 +251,7 @@ def test_the_brake_is_armed_only_in_the_last_of_the_limit_and_only_while_the_pro
     assert limiter.soft[10] == 300 * MI
 
 
-def test_a_process_that_gives_memory_back_is_let_go_at_once() -> None:
+def test_a_process_that_frees_memory_is_released_at_once() -> None:
     process = StubProcess(10, anon=250 * MI, data=300 * MI)
     brake, sampler, limiter = near_limit(process)
     brake.adjust(sampler, 1.0)  # type: ignore[arg-type]
@@ -261,7 +261,7 @@ def test_a_process_that_gives_memory_back_is_let_go_at_once() -> None:
     assert limiter.soft[10] > 8 << 30
 
 
-def test_a_process_started_while_another_was_held_gets_the_users_own_limit() -> None:
+def test_a_process_started_while_another_is_limited_gets_the_users_own_limit() -> None:
     process, started = StubProcess(10, anon=250 * MI, data=300 * MI), StubProcess(11, anon=MI, data=2 * MI)
     brake, sampler, limiter = near_limit(process)
     brake.adjust(sampler, 1.0)  # type: ignore[arg-type]

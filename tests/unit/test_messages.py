@@ -1,4 +1,4 @@
-"""What the processes say to each other comes out as it went in; anything else is refused, and told."""
+"""Messages between the processes arrive unchanged; anything else is refused and reported."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_every_message_has_a_number_of_its_own_and_a_case_above() -> None:
 
 
 @pytest.mark.parametrize("message", [Initialized(), Start(), Begin(b""), UseFolder()], ids=repr)
-def test_what_is_said_for_every_task_costs_no_json(message: ProcessMessage) -> None:
+def test_messages_of_every_task_need_no_json(message: ProcessMessage) -> None:
     assert body_of(message).strip() == b""
 
 
@@ -186,7 +186,7 @@ def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
         decode(frame_of(Problem.kind, body), FROM_CHILD)
 
 
-def test_a_record_within_a_message_is_looked_at_too() -> None:
+def test_a_record_within_a_message_is_checked_too() -> None:
     body = json.loads(body_of(Ended(9, True, None, [PROCESS], 1, [], 0, ACCOUNT)))
     body["others"][0]["pid"] = "7"
     with pytest.raises(ChannelError, match=r"Ended\.others\.pid is str instead of int"):
@@ -194,14 +194,14 @@ def test_a_record_within_a_message_is_looked_at_too() -> None:
 
 
 @pytest.mark.parametrize("kind", [0, 1, 32, 40, 48, 99, 255])
-def test_a_child_may_say_only_what_a_child_says(kind: int) -> None:
+def test_a_child_may_send_only_messages_of_a_child(kind: int) -> None:
     with pytest.raises(ChannelError, match=f"^frame {kind} with a bad body: a kind nobody sends$"):
         decode(frame_of(kind, b""), FROM_CHILD)
 
 
 @pytest.mark.parametrize("version", [1, None, "2", PROTOCOL_VERSION + 1])
 @pytest.mark.parametrize("message", [Spawn, Spawned, Setup, Loaded])
-def test_the_first_message_of_another_version_is_told_whatever_else_it_says(
+def test_the_first_message_of_another_version_is_recognized_whatever_its_content(
     message: type[ProcessMessage], version: object
 ) -> None:
     body = json.dumps({"version": version, "colour": 3}).encode()
@@ -216,7 +216,7 @@ def test_a_large_message_has_the_descriptor_that_came_with_it() -> None:
 
 
 @pytest.mark.parametrize("kind", [Initialized.kind, Problem.kind, 99])
-def test_a_descriptor_that_nobody_asked_for_is_closed(kind: int) -> None:
+def test_an_unexpected_descriptor_is_closed(kind: int) -> None:
     fd = os.memfd_create("test", os.MFD_CLOEXEC)
     with pytest.raises(ChannelError):
         decode(Frame(kind, 1, b"", fd, 10), FROM_CHILD)

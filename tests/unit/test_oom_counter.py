@@ -1,4 +1,4 @@
-"""Which ends are put down to the kernel's killer for want of memory; the counter is ours here."""
+"""Which ends are attributed to the kernel's out-of-memory killer; the tests play its counter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_kill_since_the_last_look_counts() -> None:
     assert machine.watch.has_struck()
 
 
-def test_a_kill_elsewhere_early_in_a_long_life_says_nothing_about_the_end() -> None:
+def test_an_early_kill_elsewhere_is_not_the_cause_of_a_later_end() -> None:
     machine = Machine()
     machine.watch.look(1.0)
     machine.kills += 1
@@ -31,7 +31,7 @@ def test_a_kill_elsewhere_early_in_a_long_life_says_nothing_about_the_end() -> N
     assert not machine.watch.has_struck()
 
 
-def test_a_process_may_take_a_second_to_die_of_it() -> None:
+def test_a_process_may_take_a_second_to_die_of_an_oom_kill() -> None:
     machine = Machine()
     machine.watch.look(1.0)
     machine.kills += 1
@@ -41,7 +41,7 @@ def test_a_process_may_take_a_second_to_die_of_it() -> None:
     assert machine.watch.has_struck()
 
 
-def test_a_kill_while_nobody_looked_at_an_idle_tree_is_forgotten_at_the_next_look() -> None:
+def test_a_kill_while_an_idle_tree_was_not_checked_is_dropped_at_the_next_check() -> None:
     machine = Machine()
     machine.watch.look(1.0)
     machine.kills += 1

@@ -1,4 +1,4 @@
-"""Every way to end has one sentence: code in front, numbers with units, the option, what to do."""
+"""Every end of a process is reported in one sentence: the code, numbers with units, the option, a remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BREACH = LimitBreach(
 
 
 @pytest.mark.parametrize("cause", Cause)
-def test_every_cause_has_a_code_a_sentence_and_a_status(cause: Cause) -> None:
+def test_every_cause_has_a_code_and_a_sentence_and_a_status(cause: Cause) -> None:
     one = Exit(cause, code=3, signal=11, detail="2 s", breach=BREACH)
     told = sentence(one)
     assert told.startswith(f"{one.error_code}: ") and one.error_code.isupper()
@@ -53,13 +53,13 @@ def test_a_signal_without_a_name_is_reported_by_its_number() -> None:
     assert signal_name(45) == "signal 45"
 
 
-def test_a_kill_by_the_machine_tells_the_own_use_beside_the_limit() -> None:
+def test_a_kill_by_the_machine_is_reported_with_the_own_usage_and_the_limit() -> None:
     told = sentence(Exit(Cause.HOST_OOM, peak_bytes=80 * MI, limit_bytes=256 * MI))
     assert "probably because it had no memory left" in told
     assert "own use 80 MiB of 256 MiB allowed" in told
 
 
-def test_who_and_what_was_left_is_reported_and_counted() -> None:
+def test_processes_and_files_that_were_left_are_reported_and_counted() -> None:
     others = tuple(ProcessMemory(pid, "sleep", MI) for pid in range(20, 26))
     lines = left_behind(
         Exit(

@@ -61,7 +61,7 @@ def family() -> Iterator[psutil.Process]:
         wait_until(lambda: not any(map(runs, members)), what="the end of the family")
 
 
-def test_all_below_are_found_and_nobody_else(family: psutil.Process) -> None:
+def test_all_descendants_are_found_and_no_other_process(family: psutil.Process) -> None:
     expected = {one.pid for one in family.children(recursive=True)}
     assert set(process_tree.descendants(family.pid)) == expected and len(expected) == 4
     assert set(process_tree.children(family.pid)) == {one.pid for one in family.children()}
@@ -74,7 +74,7 @@ def test_a_branch_can_be_left_out(family: psutil.Process) -> None:
     assert found == {one.pid for one in family.children(recursive=True)} - spared
 
 
-def test_freezing_stops_all_below_and_not_the_root(family: psutil.Process) -> None:
+def test_freezing_stops_all_descendants_and_not_the_root(family: psutil.Process) -> None:
     found = process_tree.freeze(family.pid, deadline=time.monotonic() + 5)
     members = family.children(recursive=True)
     assert set(found) == {one.pid for one in members}
@@ -83,7 +83,7 @@ def test_freezing_stops_all_below_and_not_the_root(family: psutil.Process) -> No
     assert all(one.rss_bytes > 0 and "python" in one.name for one in found.values())
 
 
-def test_a_process_that_is_gone_has_no_children_and_no_size() -> None:
+def test_a_process_that_has_ended_has_no_children_and_no_size() -> None:
     with subprocess.Popen(["true"]) as process:
         pass
     assert process_tree.children(process.pid) == []
@@ -91,7 +91,7 @@ def test_a_process_that_is_gone_has_no_children_and_no_size() -> None:
     process_tree.signal_to(process.pid, signal.SIGKILL)
 
 
-def test_ending_a_tree_collects_everybody() -> None:
+def test_ending_a_tree_reaps_every_process() -> None:
     import hkrunner
 
     place = os.path.dirname(os.path.dirname(hkrunner.__file__))
@@ -101,7 +101,7 @@ def test_ending_a_tree_collects_everybody() -> None:
     assert ended.stdout == "True []\n", ended.stderr
 
 
-def test_a_process_is_ending_from_its_last_breath_until_it_is_reaped() -> None:
+def test_a_process_counts_as_ending_until_it_is_reaped() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         assert not procfs.is_ending(process.pid)
         process.kill()

@@ -43,12 +43,12 @@ def test_no_file_names_a_registry_or_a_place_on_one_machine() -> None:
 
 
 @pytest.mark.parametrize("line", ["cd /" + "work/main", "index https://" + HOSTS[0], "'/" + "root/.cache'"])
-def test_the_search_for_places_finds_them(line: str) -> None:
+def test_the_search_for_forbidden_names_finds_them(line: str) -> None:
     assert FORBIDDEN.search(line)
 
 
 @pytest.mark.parametrize("line", ["examples/work/a.py", "root / work", "$root/.venv", "/hkube/algorithm"])
-def test_the_search_for_places_leaves_others_alone(line: str) -> None:
+def test_the_search_for_forbidden_names_ignores_others(line: str) -> None:
     assert not FORBIDDEN.search(line)
 
 

@@ -1,4 +1,4 @@
-"""Records of one that serves are removed when there is time for it, and never without bound."""
+"""While a worker is served, old records are removed in pauses, and their number is bounded."""
 
 from __future__ import annotations
 

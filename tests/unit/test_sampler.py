@@ -176,7 +176,7 @@ time.sleep(15)
         assert fast.cpu_ns() / 1e9 > 0.35
 
 
-def test_a_pid_that_belongs_to_somebody_else_by_now_is_not_taken_for_the_old_process(
+def test_a_reused_pid_is_not_taken_for_the_old_process(
     fast: TreeSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Tree() as tree:
@@ -222,7 +222,7 @@ def test_a_reused_pid_without_a_kept_descriptor_is_reported_by_its_start_time() 
     sampler.close()
 
 
-def test_the_next_look_comes_sooner_the_less_is_left() -> None:
+def test_the_next_measurement_comes_sooner_the_less_memory_is_left() -> None:
     with Tree() as tree:
         pid = tree.start("sandbox_hog.py", "pages", "40")
         pauses = []
@@ -240,7 +240,7 @@ def test_the_next_look_comes_sooner_the_less_is_left() -> None:
     assert pauses[-1] < 0.005
 
 
-def test_a_limit_on_processes_is_looked_at_often_enough_for_a_bomb() -> None:
+def test_a_limit_on_processes_is_checked_often_enough_for_a_fork_bomb() -> None:
     sampler = TreeSampler(os.getpid(), Limits(pids=40))
     # 9,000 births a second were measured: not many more than the limit before the next look.
     assert sampler.look(0.0) * 9000 < 64
@@ -290,7 +290,7 @@ def test_a_process_that_has_changed_its_user_does_not_stop_the_sums(
     sampler.close()
 
 
-def test_a_kernel_without_lists_of_children_is_served_by_everybodys_parents(
+def test_without_the_kernels_lists_of_children_the_parents_of_all_processes_are_read(
     fast: TreeSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast._table, "_has_children_files", False)
@@ -301,7 +301,7 @@ def test_a_kernel_without_lists_of_children_is_served_by_everybodys_parents(
         assert fast.pids() == [pid]
 
 
-def test_what_the_kernels_lists_of_children_miss_is_found_by_the_check(
+def test_processes_that_the_kernels_lists_miss_are_found_by_the_second_walk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(procfs, "children", lambda parent: [])
@@ -314,7 +314,7 @@ def test_what_the_kernels_lists_of_children_miss_is_found_by_the_check(
     sampler.close()
 
 
-def test_rusage_of_a_process_nobody_has_seen_is_in_the_sum(fast: TreeSampler) -> None:
+def test_rusage_of_a_process_that_was_never_sampled_is_in_the_sum(fast: TreeSampler) -> None:
     fast.reaped(99999999, SimpleNamespace(ru_utime=1.5, ru_stime=0.5))
     assert fast.cpu_ns() == 2_000_000_000
 

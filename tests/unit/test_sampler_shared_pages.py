@@ -83,7 +83,7 @@ time.sleep(15)
     sampler.close()
 
 
-def test_a_pool_that_stops_sharing_is_caught_though_its_rss_does_not_grow() -> None:
+def test_a_pool_that_stops_sharing_exceeds_the_limit_though_its_rss_does_not_grow() -> None:
     limits = Limits(memory_bytes=200 * MI)
     sampler = TreeSampler(os.getpid(), limits)
     with Tree(sampler) as tree:
@@ -175,7 +175,7 @@ time.sleep(15)
     shared.close()
 
 
-def test_a_process_that_fills_a_shared_map_stands_still_while_its_exact_sums_are_read(
+def test_a_process_that_fills_a_shared_map_is_stopped_while_its_exact_figures_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     states: list[bytes] = []
@@ -206,7 +206,7 @@ def test_a_process_that_fills_a_shared_map_stands_still_while_its_exact_sums_are
     sampler.close()
 
 
-def test_shared_memory_of_somebody_else_is_neither_counted_nor_removed() -> None:
+def test_shared_memory_of_another_program_is_neither_counted_nor_removed() -> None:
     shared = SharedMemory()
     path = f"/dev/shm/hkrunner_of_somebody_else_{os.getpid()}"
     with Tree() as tree, open(path, "wb") as other:

@@ -1,4 +1,4 @@
-"""The warden comes first: neither call may ever be an error."""
+"""The warden has priority over the algorithm; neither call may raise."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def in_child(number: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) - 20
 
 
-def test_short_slices_leave_the_nice_value_alone() -> None:
+def test_short_time_slices_do_not_change_the_nice_value() -> None:
     assert in_child(0) == os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def test_the_child_steps_back_behind_the_warden() -> None:
+def test_the_child_gets_a_lower_priority_than_the_warden() -> None:
     assert in_child(1) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + scheduling.CHILD_NICE)
 
 
-def test_a_machine_we_do_not_know_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_machine_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduling, "_SCHED_SETATTR", {})
     assert scheduling.ask_for_short_slices() is False

@@ -176,7 +176,9 @@ def no_input(wire: ClientConnection, client: Client) -> None:
         (no_input, "input should be array"),
     ],
 )
-def test_it_dies_of_a_mistake(mistake: Callable[[ClientConnection, Client], None], rule: str) -> None:
+def test_a_mistake_ends_the_connection(
+    mistake: Callable[[ClientConnection, Client], None], rule: str
+) -> None:
     with ScriptedWorker() as worker, talking(worker) as (wire, client):
         with contextlib.suppress(ConnectionClosed):
             mistake(wire, client)
@@ -184,21 +186,21 @@ def test_it_dies_of_a_mistake(mistake: Callable[[ClientConnection, Client], None
         client.wait_for_end()
 
 
-def test_it_dies_of_a_second_socket() -> None:
+def test_a_second_connection_is_a_violation() -> None:
     with ScriptedWorker() as worker, talking(worker):
         with contextlib.suppress(Exception), connect(worker.url):
             pass
         assert "a second socket" in violation(worker)
 
 
-def test_it_takes_a_second_socket_after_the_first_is_closed() -> None:
+def test_a_second_connection_is_accepted_after_the_first_is_closed() -> None:
     with ScriptedWorker() as worker:
         for _ in range(3):
             with talking(worker):
                 pass
 
 
-def test_it_dies_of_a_client_that_comes_back_too_late() -> None:
+def test_a_client_that_reconnects_too_late_is_refused() -> None:
     with ScriptedWorker(window_s=0.0) as worker:
         with talking(worker) as (_, client):
             client.initialize([])
@@ -206,7 +208,7 @@ def test_it_dies_of_a_client_that_comes_back_too_late() -> None:
             assert "the pod was gone" in violation(worker)
 
 
-def test_it_lives_on_with_all_that_is_allowed() -> None:
+def test_everything_that_is_allowed_is_accepted() -> None:
     with ScriptedWorker() as worker, talking(worker) as (wire, client):
         begin(wire, client)
         for command in ("alive", "progress", "started", "startSpan", "finishSpan"):
@@ -219,7 +221,7 @@ def test_it_lives_on_with_all_that_is_allowed() -> None:
         client.nothing_more()
 
 
-def test_a_violation_that_nobody_takes_fails_the_test() -> None:
+def test_a_violation_that_is_not_taken_fails_the_test() -> None:
     with (
         pytest.raises(AssertionError, match="would have died"),
         ScriptedWorker() as worker,
@@ -230,7 +232,7 @@ def test_a_violation_that_nobody_takes_fails_the_test() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["json", "bson", "msgpack"])
-def test_it_speaks_the_encoding_of_the_query(encoding: str) -> None:
+def test_messages_have_the_encoding_of_the_query(encoding: str) -> None:
     from support.worker_wire import decode, encode
 
     with ScriptedWorker() as worker, talking(worker, f"?encoding={encoding}") as (wire, client):
@@ -252,7 +254,7 @@ def test_bson_on_the_socket_is_wrapped_as_hkube_wraps_it() -> None:
     assert encode("msgpack", {"command": "initialized"}).hex() == "81a7636f6d6d616e64ab696e697469616c697a6564"
 
 
-def test_the_debug_server_says_the_task_again_and_sends_a_second_client_away() -> None:
+def test_the_debug_server_repeats_the_task_and_refuses_a_second_client() -> None:
     with ScriptedWorker(debug=True) as worker:
         with talking(worker) as (wire, client):
             client.initialize([7])

@@ -47,7 +47,7 @@ def test_no_state_means_no_folder() -> None:
     assert made(no_state=True).records.state_dir is None
 
 
-def test_one_that_serves_keeps_its_own_latest_records_and_no_large_values() -> None:
+def test_serving_keeps_its_latest_records_and_no_large_values() -> None:
     def kept(**values: Any) -> tuple[int | None, int | None, int | None]:
         records = made(**values).records
         return records.keep, records.keep_own, records.keep_values_bytes
@@ -67,7 +67,7 @@ def test_seconds_are_numbers(text: Any, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "nan", "inf", "1e10", "5s"])
-def test_what_is_no_number_of_seconds_is_reported(text: str) -> None:
+def test_an_invalid_number_of_seconds_is_reported(text: str) -> None:
     with pytest.raises(SettingsError, match=rf"^--grace wants a number of seconds.*{text}"):
         made(grace_s=text)
 
@@ -112,7 +112,7 @@ def test_a_url_of_another_kind_is_reported(url: str) -> None:
     assert url in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_each_option_is_declared_once_and_told() -> None:
+def test_each_option_is_declared_once_and_shown_in_the_help() -> None:
     flags = [flag for option in OPTIONS for flag in option.flags]
     assert len(set(flags)) == len(flags)
     variables = [variable for option in OPTIONS for variable in option.env]

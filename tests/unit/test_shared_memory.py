@@ -61,7 +61,7 @@ def removed_by(shared: SharedMemory) -> tuple[set[str], set[str]]:
     return {Path(one.name).name for one in removed}, {Path(one.name).name for one in kept}
 
 
-def test_a_name_that_holds_a_pid_of_the_run_proves_nothing(
+def test_a_name_that_contains_a_pid_of_the_run_proves_nothing(
     folder: Path, shared: SharedMemory, tmp_path: Path
 ) -> None:
     with Tree() as tree:
@@ -108,7 +108,7 @@ os.close(fd)
     assert removed_by(shared) == ({"sem.mine"}, set())
 
 
-def test_whoever_only_reads_a_file_has_not_made_it(
+def test_a_process_that_only_reads_a_file_has_not_made_it(
     folder: Path, shared: SharedMemory, tmp_path: Path
 ) -> None:
     (folder / "a").write_bytes(b"x" * MI)
@@ -123,7 +123,7 @@ held.append(mmap.mmap(os.open("b", os.O_RDONLY), 0, prot=mmap.PROT_READ))
     assert removed_by(shared) == (set(), {"a", "b"})
 
 
-def test_a_file_that_was_there_in_nobodys_hands_is_not_the_runs_by_being_written_later(
+def test_an_existing_file_is_not_the_runs_by_being_written_later(
     folder: Path, shared: SharedMemory, tmp_path: Path
 ) -> None:
     (folder / "a").write_bytes(b"x" * MI)
@@ -133,9 +133,7 @@ def test_a_file_that_was_there_in_nobodys_hands_is_not_the_runs_by_being_written
     assert removed_by(shared) == (set(), {"a"})
 
 
-def test_what_is_written_in_a_folder_that_was_there_is_the_runs_only_if_it_is_new(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_in_an_existing_folder_only_new_files_are_the_runs(folder: Path, tmp_path: Path) -> None:
     (folder / "old").mkdir()
     (folder / "old" / "data").write_bytes(b"x" * MI)
     shared = SharedMemory(folders=[str(folder)])
@@ -168,7 +166,7 @@ held[0].write(bytes(1 << 20))
 
 
 @pytest.mark.parametrize("tells_birth", [True, False])
-def test_in_a_folder_of_somebody_else_only_its_own_file_is_the_runs(
+def test_in_a_folder_of_another_program_only_its_own_file_is_the_runs(
     tells_birth: bool, folder: Path, shared: SharedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     born = time.time() - 60 if tells_birth else None
@@ -182,7 +180,7 @@ def test_in_a_folder_of_somebody_else_only_its_own_file_is_the_runs(
     assert [path.name for path in (folder / "shared").iterdir()] == ["theirs"]
 
 
-def test_a_file_of_the_run_that_somebody_else_still_holds_stays(
+def test_a_file_of_the_run_that_another_process_still_holds_stays(
     folder: Path, shared: SharedMemory, tmp_path: Path
 ) -> None:
     with Tree() as tree:
@@ -201,7 +199,7 @@ def test_a_file_that_is_renamed_stays_the_runs(folder: Path, shared: SharedMemor
     assert removed_by(shared) == ({"whole"}, set())
 
 
-def test_a_new_name_makes_a_look_due_at_once(folder: Path, shared: SharedMemory) -> None:
+def test_a_new_name_makes_a_scan_due_at_once(folder: Path, shared: SharedMemory) -> None:
     shared.scan([], 0.0)
     assert not shared.scan_if_changed([], 0.0)
     (folder / "a").touch()
@@ -209,7 +207,7 @@ def test_a_new_name_makes_a_look_due_at_once(folder: Path, shared: SharedMemory)
     assert shared.scan_if_changed([], 1000.0)
 
 
-def test_without_a_watch_on_names_the_regular_looks_find_the_same(
+def test_without_a_watch_on_names_the_regular_scans_find_the_same(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> int:
@@ -224,7 +222,7 @@ def test_without_a_watch_on_names_the_regular_looks_find_the_same(
     shared.close()
 
 
-def test_a_neighbour_that_makes_files_all_the_time_does_not_keep_us_busy(folder: Path) -> None:
+def test_a_program_that_makes_files_all_the_time_causes_few_scans(folder: Path) -> None:
     ticks = iter(range(1000))
     shared = SharedMemory(folders=[str(folder)], perf=lambda: next(ticks) * 0.01)
     now = 100.0
@@ -288,7 +286,7 @@ def test_a_reported_folder_below_one_that_was_there_is_the_runs_alone(folder: Pa
     "text",
     [b"x", b"\0\0\0", b"1 x /\0", b"-1 2 /\0", b"1 2\0", b"\xff" * 4000, b"9" * 4000],
 )
-def test_garbage_in_the_reports_is_no_error(text: bytes, reports: tuple[SharedMemory, int]) -> None:
+def test_invalid_reports_are_ignored(text: bytes, reports: tuple[SharedMemory, int]) -> None:
     shared, writing = reports
     os.write(writing, text)
     assert not shared.has_unproven
@@ -296,7 +294,7 @@ def test_garbage_in_the_reports_is_no_error(text: bytes, reports: tuple[SharedMe
     assert removed_by(shared) == (set(), set())
 
 
-def test_an_empty_folder_that_nobody_reported_is_doubtful_while_it_is_there(
+def test_an_empty_folder_that_was_not_reported_is_of_unknown_origin(
     folder: Path, shared: SharedMemory
 ) -> None:
     (folder / "whose").mkdir()

@@ -11,7 +11,7 @@ from support.fake_serving import Serve
 # ---- stop
 
 
-def test_a_stop_that_is_obeyed_is_answered_once(serve: Serve) -> None:
+def test_a_stop_that_ends_the_task_is_answered_once(serve: Serve) -> None:
     one = serve()
     one.run_to(State.STOPPING)
     assert one.child.stops == [(1, {"forceStop": True})]
@@ -24,7 +24,7 @@ def test_a_stop_that_is_obeyed_is_answered_once(serve: Serve) -> None:
     assert (one.results[0].status, one.results[0].failure) == ("stopped", None)
 
 
-def test_a_stop_that_is_not_obeyed_ends_in_a_kill_and_one_stopped(serve: Serve) -> None:
+def test_a_stop_that_is_ignored_ends_in_a_kill_and_one_stopped(serve: Serve) -> None:
     one = serve()
     one.run_to(State.STOPPING)
     one.after(4.9)
@@ -38,7 +38,7 @@ def test_a_stop_that_is_not_obeyed_ends_in_a_kill_and_one_stopped(serve: Serve) 
     assert one.state is State.IDLE and len(one.children) == 2, "the next child is on its way"
 
 
-def test_what_a_child_says_while_it_is_killed_is_not_heard(serve: Serve) -> None:
+def test_messages_of_a_child_that_is_being_killed_are_dropped(serve: Serve) -> None:
     one = serve()
     one.run_to(State.KILLING)
     one.child_answers()
@@ -101,7 +101,7 @@ def test_what_stop_raises_is_shown(serve: Serve) -> None:
     ],
     ids=lambda one: getattr(one, "name", one),
 )
-def test_a_sign_of_life_is_given_every_four_seconds(state: State, sign: str, serve: Serve) -> None:
+def test_alive_is_sent_every_four_seconds(state: State, sign: str, serve: Serve) -> None:
     one = serve(grace_s=60.0)
     one.run_to(state)
     count = len(one.commands)
@@ -121,7 +121,7 @@ def test_a_sign_of_life_is_given_every_four_seconds(state: State, sign: str, ser
 
 
 @pytest.mark.parametrize("state", [State.INITIALIZING, State.IDLE], ids=lambda one: one.name)
-def test_no_sign_is_given_where_the_worker_takes_none(state: State, serve: Serve) -> None:
+def test_no_alive_is_sent_where_the_worker_does_not_accept_it(state: State, serve: Serve) -> None:
     one = serve()
     one.run_to(state)
     one.after(9.0)
@@ -165,7 +165,7 @@ def test_a_second_interrupt_kills_at_once(serve: Serve) -> None:
     assert failure is not None and "second interrupt" in failure.message
 
 
-def test_who_does_not_end_in_the_grace_is_killed_at_the_end_too(serve: Serve) -> None:
+def test_a_child_that_does_not_end_within_the_grace_is_killed_at_the_end_too(serve: Serve) -> None:
     one = serve()
     one.run_to(State.EXITING)
     one.after(5.1)
@@ -175,9 +175,7 @@ def test_who_does_not_end_in_the_grace_is_killed_at_the_end_too(serve: Serve) ->
 
 
 @pytest.mark.parametrize("what", ["quits", "answers", "fails to load"])
-def test_what_a_child_says_while_everything_ends_does_not_keep_its_end_from_being_noticed(
-    what: str, serve: Serve
-) -> None:
+def test_messages_during_the_shutdown_do_not_hide_the_end_of_the_child(what: str, serve: Serve) -> None:
     one = serve()
     one.run_to(State.EXITING)
     if what == "quits":
@@ -205,7 +203,7 @@ def test_without_a_child_the_end_comes_at_once(serve: Serve) -> None:
     assert one.finished == 1
 
 
-def test_a_child_on_its_way_out_is_waited_for_at_the_end(serve: Serve) -> None:
+def test_a_child_that_is_ending_is_waited_for_at_the_end(serve: Serve) -> None:
     one = serve()
     one.run_to(State.RUNNING)
     one.initialize("t2")

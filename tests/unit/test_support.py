@@ -49,7 +49,7 @@ def test_a_child_left_running_is_found() -> None:
     assert leftovers(before, "none") == []
 
 
-def test_a_child_that_nobody_waits_for_is_found() -> None:
+def test_a_child_that_was_not_waited_for_is_found() -> None:
     before = take_stock()
     child = subprocess.Popen(["true"])
     zombie = f"process {child.pid} (ended, but nobody waits for it) was left"

@@ -17,7 +17,7 @@ LARGE = encoding.NAMES_MAX
 
 
 @pytest.mark.parametrize("bits", list(itertools.product((False, True), repeat=3)), ids=str)
-def test_the_quickest_way_is_chosen_that_what_is_known_allows(bits: tuple[bool, bool, bool]) -> None:
+def test_the_quickest_possible_way_is_chosen(bits: tuple[bool, bool, bool]) -> None:
     is_named, needs_no_init, waits_for_start = bits
     way = choose(is_named=is_named, needs_no_init=needs_no_init, waits_for_start=waits_for_start)
     if not is_named:
@@ -170,7 +170,7 @@ def test_a_task_without_a_name_gets_one(serve: Serve) -> None:
     assert (result.task, result.pipeline, result.node) == ("task-1", "local", "main")
 
 
-def test_what_is_said_of_a_task_that_is_over_is_dropped_and_its_memory_closed(serve: Serve) -> None:
+def test_messages_of_a_task_that_is_over_are_dropped_and_their_memory_closed(serve: Serve) -> None:
     one = serve(methods=("start",))
     one.initialize("t1")
     one.start()

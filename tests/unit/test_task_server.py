@@ -71,7 +71,7 @@ def test_a_parent_of_another_version_is_refused_with_what_to_do(start_child: Sta
     assert child.status() == 0
 
 
-def test_a_parent_that_says_nothing_is_gone(start_child: StartChild) -> None:
+def test_a_closed_socket_before_the_first_message_ends_the_child(start_child: StartChild) -> None:
     child = start_child(ECHO)
     child.tasks.close()
     assert child.status() in (0, EXIT_CHANNEL_LOST)
@@ -80,13 +80,13 @@ def test_a_parent_that_says_nothing_is_gone(start_child: StartChild) -> None:
 # ---- tasks
 
 
-def test_a_task_handed_over_whole_is_answered_without_a_word_between(serving_child: StartChild) -> None:
+def test_a_task_handed_over_whole_is_answered_without_further_messages(serving_child: StartChild) -> None:
     child = serving_child(ECHO)
     assert one_task(child, 1, [1, 2]) == done([1, 2])
     assert one_task(child, 2, "next") == done("next")
 
 
-def test_a_task_goes_step_by_step_where_its_names_have_to_be_found(
+def test_a_task_whose_names_have_to_be_found_goes_step_by_step(
     serving_child: StartChild, tmp_path: Path
 ) -> None:
     child = serving_child("import os\ndef start(args, api):\n    return os.environ['OF_THE_TASK']\n")
@@ -153,9 +153,7 @@ def test_input_and_result_are_kept_up_to_a_size(
     )
 
 
-def test_a_folder_that_is_gone_fails_no_task_and_is_reported(
-    serving_child: StartChild, tmp_path: Path
-) -> None:
+def test_a_missing_folder_is_reported_and_fails_no_task(serving_child: StartChild, tmp_path: Path) -> None:
     child = serving_child(ECHO)
     child.say(1, Begin(wire(), folder=str(tmp_path / "gone")), Start())
     assert child.next() == (1, Problem("input.json was not kept: No such file or directory"))
@@ -163,7 +161,7 @@ def test_a_folder_that_is_gone_fails_no_task_and_is_reported(
     assert child.next() == (1, done(1))
 
 
-def test_a_task_that_the_supervisor_gives_up_leaves_room_for_the_next(serving_child: StartChild) -> None:
+def test_a_task_that_the_supervisor_drops_makes_way_for_the_next(serving_child: StartChild) -> None:
     child = serving_child(ECHO)
     child.say(1, Begin(wire("old")))
     child.say(2, Begin(wire("new")), Start())
@@ -199,7 +197,7 @@ def start(args, api):
     assert one_task(child, 2, "again") == done("served")
 
 
-def test_a_message_that_is_no_task_fails_that_task(serving_child: StartChild) -> None:
+def test_a_message_that_cannot_be_read_as_a_task_fails_it(serving_child: StartChild) -> None:
     child = serving_child(ECHO)
     child.say(1, Begin(b"{oops"))
     said = child.next()

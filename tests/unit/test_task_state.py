@@ -68,7 +68,7 @@ def test_an_event_without_a_row_changes_nothing_and_is_named(state: State, event
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, WORKERS)), ids=name)
-def test_the_worker_is_never_a_cause_of_our_end(state: State, event: Event) -> None:
+def test_the_worker_never_causes_the_end_of_hkrunner(state: State, event: Event) -> None:
     """Any message of the worker at any moment has a row."""
     assert (state, event) in TABLE
 
@@ -103,7 +103,7 @@ def test_an_exit_leads_to_the_end_from_every_state(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", [State.STOPPING, State.EXITING], ids=name)
-def test_whoever_does_not_end_in_the_grace_is_killed(state: State) -> None:
+def test_a_child_that_does_not_end_within_the_grace_is_killed(state: State) -> None:
     machine = machine_in(state)
     assert Action.CHILD_KILL in machine.step(Event.GRACE_OVER)
     machine.step(Event.CHILD_GONE)
@@ -125,7 +125,7 @@ def test_a_table_of_rows_names_no_action_twice() -> None:
         assert len(set(row.actions)) == len(row.actions)
 
 
-def test_what_leads_to_the_next_event_is_the_last_of_its_row() -> None:
+def test_an_action_that_emits_the_next_event_is_the_last_of_its_row() -> None:
     for row in TABLE.values():
         assert not LEAD_ON & set(row.actions[:-1])
 

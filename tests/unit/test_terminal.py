@@ -123,7 +123,7 @@ def test_a_reader_that_has_stopped_holds_the_algorithm_for_the_cap_only(
     writer.close()
 
 
-def test_lines_of_our_own_are_not_dropped_with_the_algorithms(loop: Loop, pipe: tuple[int, int]) -> None:
+def test_hkrunners_own_lines_are_not_dropped_with_the_algorithms(loop: Loop, pipe: tuple[int, int]) -> None:
     writer = NonblockingWriter(loop, pipe[1], buffer_max=100_000, stall_s=CAP_S)
     fill(writer, b"a line\n", WriterState.HOLDING)
     turn_until(loop, lambda: writer.state is WriterState.DROPPING)
@@ -151,7 +151,7 @@ def test_without_a_limit_nothing_is_dropped(loop: Loop, pipe: tuple[int, int]) -
     writer.close()
 
 
-def test_a_reader_that_goes_releases_the_algorithm(loop: Loop) -> None:
+def test_a_reader_that_disconnects_releases_the_algorithm(loop: Loop) -> None:
     reading, writing = os.pipe()
     writer = NonblockingWriter(loop, writing, buffer_max=100_000, stall_s=60)
     released: list[bool] = []
@@ -184,7 +184,9 @@ def test_close_gives_a_stopped_reader_no_more_than_its_time(loop: Loop, pipe: tu
     assert time.monotonic() - began < 5
 
 
-def test_a_line_that_may_wait_goes_out_with_the_next_or_by_itself(loop: Loop, pipe: tuple[int, int]) -> None:
+def test_a_line_that_may_wait_is_written_with_the_next_or_by_itself(
+    loop: Loop, pipe: tuple[int, int]
+) -> None:
     reading, writing = pipe
     output = Output(loop, local=False)
     output.err = NonblockingWriter(loop, writing)
@@ -205,7 +207,7 @@ def test_a_line_that_may_wait_goes_out_with_the_next_or_by_itself(loop: Loop, pi
     assert os.read(reading, 100) == b"last\n"
 
 
-def test_everybody_who_waits_is_called_once_when_pipes_may_be_read_again(
+def test_every_waiting_callback_is_called_once_when_pipes_may_be_read_again(
     loop: Loop, pipe: tuple[int, int]
 ) -> None:
     reading, writing = pipe

@@ -1,4 +1,4 @@
-"""The stand-in for typing: enough for our own modules, and gone before anybody else imports."""
+"""The stand-in for typing: enough for our own modules, and removed before any other module is imported."""
 
 from __future__ import annotations
 

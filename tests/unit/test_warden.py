@@ -50,7 +50,7 @@ def breach_at(world: SimulatedWarden, after_s: float, found: Breach, confirmed: 
 # ---- the end of the child
 
 
-def test_the_parent_is_told_the_childs_pid_first_and_its_exit_status_last(world: SimulatedWarden) -> None:
+def test_the_parent_gets_the_childs_pid_first_and_its_exit_status_last(world: SimulatedWarden) -> None:
     world.at(1.0, lambda: world.tree.end(CHILD, 3 << 8))
     told = world.run()
     assert isinstance(told[0], Spawned) and (told[0].pid, told[0].problem) == (CHILD, "")
@@ -92,7 +92,7 @@ def test_the_tree_is_measured_before_it_is_killed_and_accounted_for_after(world:
 # ---- a limit
 
 
-def test_a_limit_that_the_second_look_confirms_ends_the_tree(world: SimulatedWarden) -> None:
+def test_a_limit_that_the_second_measurement_confirms_ends_the_tree(world: SimulatedWarden) -> None:
     breach_at(world, 0.95, MEMORY, Breach("memory", 310.0, 256.0))
     ended = world.run_to_ended()
     assert ended.broken is not None and (ended.broken.cause, ended.broken.used) == ("memory", 310.0)
@@ -101,7 +101,7 @@ def test_a_limit_that_the_second_look_confirms_ends_the_tree(world: SimulatedWar
 
 
 @pytest.mark.parametrize("kind", ["memory", "shared_memory"])
-def test_memory_that_the_second_look_does_not_confirm_lets_the_tree_go_on(
+def test_memory_that_the_second_measurement_does_not_confirm_lets_the_tree_continue(
     world: SimulatedWarden, kind: str
 ) -> None:
     breach_at(world, 0.5, Breach(kind, 300.0, 256.0), None)
@@ -115,7 +115,7 @@ def test_memory_that_the_second_look_does_not_confirm_lets_the_tree_go_on(
 
 
 @pytest.mark.parametrize("kind", ["processes", "disk", "cpu_time"])
-def test_another_limit_ends_the_tree_though_the_second_look_finds_it_held(
+def test_another_limit_ends_the_tree_though_the_second_measurement_finds_it_kept(
     world: SimulatedWarden, kind: str
 ) -> None:
     breach_at(world, 0.5, Breach(kind, 12.0, 10.0), None)
@@ -223,7 +223,9 @@ def test_temporary_folders_are_the_parents_to_remove_when_the_child_ends(
     assert tmp_path.exists()
 
 
-def test_a_parent_of_another_version_is_told_why_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parent_of_another_version_gets_the_reason_why_nothing_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with monkeypatch.context() as patch:
         world = SimulatedWarden(patch)
         world.say(Ended(None, False, None, [], 0, [], 0, None))
@@ -276,7 +278,7 @@ def test_the_peak_is_kept_if_no_task_has_begun(world: SimulatedWarden) -> None:
     assert not [one for one in world.enforcer.calls if one.startswith("restart_peak")]
 
 
-def test_the_cpu_limit_is_suspended_and_enforced_on_the_parents_word(world: SimulatedWarden) -> None:
+def test_the_cpu_limit_is_suspended_and_resumed_when_the_parent_asks(world: SimulatedWarden) -> None:
     world.at(1.0, lambda: world.say(LimitCpu(False)))
     world.at(1.5, lambda: world.say(LimitCpu(True)))
     world.at(2.0, lambda: world.tree.end(CHILD))

@@ -19,7 +19,7 @@ def none_waits() -> Iterator[None]:
     warden_launch.discard()
 
 
-def test_the_one_that_waits_is_taken_first() -> None:
+def test_a_warden_started_ahead_is_taken_first() -> None:
     warden_launch.prepare()
     warden_launch.prepare()
     (pid,) = warden_launch.waiting()
@@ -31,7 +31,7 @@ def test_the_one_that_waits_is_taken_first() -> None:
         assert one.process.wait(timeout=10) == 0, "it ends with its lifeline"
 
 
-def test_one_that_was_killed_meanwhile_is_not_taken() -> None:
+def test_a_warden_that_was_killed_meanwhile_is_not_taken() -> None:
     warden_launch.prepare()
     (pid,) = warden_launch.waiting()
     os.kill(pid, signal.SIGKILL)
@@ -42,7 +42,7 @@ def test_one_that_was_killed_meanwhile_is_not_taken() -> None:
     one.process.wait(timeout=10)
 
 
-def test_what_nobody_took_is_gone_when_discarded() -> None:
+def test_a_warden_that_was_not_taken_ends_when_it_is_discarded() -> None:
     warden_launch.prepare()
     (pid,) = warden_launch.waiting()
     warden_launch.discard()
@@ -50,14 +50,14 @@ def test_what_nobody_took_is_gone_when_discarded() -> None:
 
 
 @pytest.mark.parametrize("line", ["", "alg.py", "-e alg.py -i 1", "run alg.py", "./alg", "--mem 1Gi -e a.b"])
-def test_a_run_has_its_guard_begun(line: str) -> None:
+def test_a_run_starts_its_warden_ahead(line: str) -> None:
     assert _starts_algorithm(line.split())
 
 
 @pytest.mark.parametrize(
     "line", ["--version", "-h", "run --help", "doctor", "runs ls", "alg.py --pdb", "board start t1"]
 )
-def test_what_runs_no_algorithm_has_no_guard(line: str) -> None:
+def test_a_command_that_runs_no_algorithm_starts_no_warden(line: str) -> None:
     assert not _starts_algorithm(line.split())
 
 
@@ -66,7 +66,7 @@ def _is_zombie(pid: int) -> bool:
         return file.read().rpartition(b")")[2].split()[0] == b"Z"
 
 
-def test_ctrl_c_before_there_is_anything_to_hear_it_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_before_the_handlers_are_installed_shows_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 

@@ -39,7 +39,7 @@ def test_a_child_that_works_on_an_old_task_is_replaced_when_the_worker_begins_an
 @pytest.mark.parametrize(
     "state", [State.INITIALIZED, State.ANSWERED, State.STOPPED], ids=lambda one: one.name
 )
-def test_a_child_that_has_nothing_to_do_takes_the_next_task_itself(state: State, serve: Serve) -> None:
+def test_an_idle_child_takes_the_next_task_itself(state: State, serve: Serve) -> None:
     one = serve()
     one.run_to(state)
     count = len(one.commands)
