@@ -1,1 +1,1 @@
-"""A folder for sys.path, with one package in it: a name for the algorithm's folder where Python has none."""
+"""A folder for sys.path with one package, which gives the algorithm's folder a name that can be imported."""

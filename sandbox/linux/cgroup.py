@@ -1,18 +1,18 @@
-"""The kernel's own limits, where a cgroup v2 is ours to divide.
+"""Limits that the kernel enforces, in a cgroup v2 that was delegated to this user.
 
-Layout, below the cgroup we are in ("own"):
+Layout, below the cgroup of this process ("own"):
 
-    own/                      subtree_control: memory cpu pids, as far as there
-    own/hkrunner-leaf/        ourselves, if own had processes: the kernel allows processes in leaves only
+    own/                      subtree_control: memory cpu pids, those that exist
+    own/hkrunner-leaf/        hkrunner's processes, if own had any: the kernel allows processes in leaves only
     own/hkrunner-<pid>-<n>/   one run: memory.max, memory.oom.group, memory.swap.max, cpu.max, pids.max
 
-The warden stays outside of the run's group: the kernel kills a whole group when it is full, and a warden
-that is shot cannot report. The child joins before exec, by writing "0" to a descriptor that was opened
-beforehand, so everything it ever starts is inside.
+The warden stays outside of the run's group: at the memory limit the kernel kills a whole group, and a killed
+warden cannot report. The child joins the group before exec, by writing "0" to a descriptor that was opened
+beforehand, so every process that it starts is in the group.
 
-Several wardens may divide the same own at once: a lock on its directory keeps making and removing apart, and
-the last to go moves everybody back and takes the leaf away. We move processes only if all of own's are ours
-to move: ourselves and those we are told of. describe() says which limit is held by whom.
+Several wardens may divide the same own at once. A lock on its directory serializes creating and removing of
+groups; the last warden moves the processes back and removes the leaf. Processes are moved only if all
+processes in own belong to hkrunner. describe() says how each limit is enforced.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ WANTED = ("memory", "cpu", "pids")
 PERIOD_US = 100_000
 #: Below this the kernel refuses a quota.
 LEAST_QUOTA_US = 1_000
+#: The kernel reports a group as busy for a moment after its last process was reaped.
 REMOVE_S = 2.0
-#: pids.max counts threads; our own count is of processes. This is the net under it.
+#: pids.max counts threads, and --pids processes, which the warden counts. The kernel's limit is a second one,
+#: with room for threads.
 THREADS_PER_PROCESS = 4
 THREADS_FREE = 512
 
@@ -42,7 +44,7 @@ Sleep = Callable[[float], None]
 
 
 class Place(NamedTuple):
-    """A cgroup that is ours to divide."""
+    """A cgroup in which hkrunner may create groups."""
 
     path: str  #: of the directory
     controllers: frozenset[str]  #: those that the run's group can have
@@ -50,13 +52,13 @@ class Place(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Why there is none; for the one line at the start."""
+    """Why there is no such cgroup, for the message that says how limits are enforced."""
 
     why: str
 
 
 class Events(NamedTuple):
-    """What the kernel did, and what was used. None: the controller is missing."""
+    """What the kernel has counted in a group. None: the controller is missing."""
 
     memory_bytes: int | None
     peak_bytes: int | None
@@ -70,8 +72,8 @@ class Events(NamedTuple):
 def find(*, root: str = "/", may_move: Collection[int] = ()) -> Place | Refusal:
     """Return the cgroup v2 that was delegated to us, or why there is none. Changes nothing.
 
-    `may_move` are the processes that hkrunner itself consists of; other processes in our cgroup make it
-    one that we share, and dividing it would move strangers.
+    `may_move`: the processes of hkrunner itself. A cgroup with other processes is not divided, because they
+    would have to be moved.
     """
     own = _own_folder(root)
     if own is None:
@@ -96,7 +98,7 @@ def find(*, root: str = "/", may_move: Collection[int] = ()) -> Place | Refusal:
 
 
 def is_ours_to_write(*, root: str = "/") -> bool:
-    """Whether this process could leave its cgroup, change the limits there, or kill all in it."""
+    """Whether this process could leave its cgroup, change its limits, or kill all processes in it."""
     own = _own_folder(root)
     return own is not None and os.access(f"{own}/cgroup.procs", os.W_OK)
 
@@ -111,7 +113,7 @@ def remove_dead_groups(*, root: str = "/") -> None:
 
 
 class Cgroup:
-    """The group of one run. Usable as a context manager, which kills and removes."""
+    """The group of one run; as a context manager, it kills the processes and removes the group at the end."""
 
     _count = 0
 
@@ -123,14 +125,14 @@ class Cgroup:
         mkdir: Callable[[str], None] = os.mkdir,
         rmdir: Callable[[str], None] = os.rmdir,
     ) -> None:
-        """Make the group and set its limits; OSError when the kernel refuses, and then nothing is left."""
+        """Make the group and set its limits. Raises OSError if the kernel refuses; then nothing is left."""
         self._place = place
         self._mkdir, self._rmdir = mkdir, rmdir
         self._leaf = f"{place.path}/{LEAF}"
         Cgroup._count += 1
         self.path = f"{place.path}/hkrunner-{os.getpid()}-{Cgroup._count}"
         self._enabled: list[str] = []  #: controllers that were off before
-        self._claim = -1  #: descriptor whose lock says that the group's warden lives
+        self._claim = -1  #: descriptor that is locked for as long as the group's warden lives
         with cgroup_files.locked(place.path):
             cgroup_files.sweep(place.path, rmdir)
             try:
@@ -171,7 +173,7 @@ class Cgroup:
         os.write(fd, b"0")
 
     def holds(self, what: str) -> bool:
-        """Whether the kernel holds this limit now: "memory", "cpu" or "pids"."""
+        """Whether the kernel enforces this limit: "memory", "cpu" or "pids"."""
         return f"{what}.max" in self.applied
 
     def read(self) -> Events:
@@ -190,7 +192,7 @@ class Cgroup:
         )
 
     def kill(self) -> bool:
-        """SIGKILL everybody inside at once (Linux 5.14); False when the kernel cannot."""
+        """Kill all processes in the group at once (Linux 5.14); False if the kernel cannot."""
         try:
             with open(f"{self.path}/cgroup.kill", "w", encoding="ascii") as file:
                 file.write("1")
@@ -205,15 +207,12 @@ class Cgroup:
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = time.sleep,
     ) -> bool:
-        """Remove the group, and those that the run made below it; False if somebody is still inside.
-
-        The kernel says "busy" for a moment after the last process has been reaped.
-        """
+        """Remove the group, and those that the run made below it; False if processes are still in it."""
         deadline = clock() + deadline_s
         pause = 0.0005
         while not cgroup_files.remove_tree(self.path, self._rmdir):
             if clock() >= deadline:
-                self._release()  # whoever makes a group next removes this one
+                self._release()  # the next warden that makes a group removes this one
                 return False
             sleep(pause)
             pause = min(pause * 2, 0.02)
@@ -222,7 +221,7 @@ class Cgroup:
             cgroup_files.undivide(self._place.path, self._rmdir, self._enabled)
         return True
 
-    # --- the parts ---
+    # --- steps
 
     def _release(self) -> None:
         if self._claim >= 0:
@@ -256,13 +255,13 @@ class Cgroup:
 
 
 def plan(limits: Limits) -> list[tuple[str, str]]:
-    """Return the files to write, and what: each limit is one line."""
+    """Return the name and the content of the file for each limit."""
     if not limits.enforced:
         return []
     lines: list[tuple[str, str]] = []
     if limits.memory_bytes is not None:
         lines.append(("memory.max", str(limits.memory_bytes)))
-        # Without this the kernel shoots one process and leaves a crippled rest.
+        # Otherwise the kernel would kill one process, and the others would go on without it.
         lines.append(("memory.oom.group", "1"))
         lines.append(("memory.swap.max", "0"))
     if limits.cpu_cores is not None:
@@ -274,7 +273,7 @@ def plan(limits: Limits) -> list[tuple[str, str]]:
 
 
 def describe(limits: Limits, group: Cgroup | None, refusal: Refusal | None = None) -> str:
-    """Return one line: which limits hold, and who holds them."""
+    """Return one line: which limits are enforced, and how."""
     if not limits.enforced:
         return "limits: none enforced, usage is measured only"
     parts = []
@@ -306,7 +305,7 @@ def describe(limits: Limits, group: Cgroup | None, refusal: Refusal | None = Non
 
 
 def _mount(root: str) -> str | None:
-    """Return where cgroup v2 is mounted, without the root; a pure v2 mount is preferred to a mixed one."""
+    """Return where cgroup v2 is mounted, without `root`; a pure v2 mount is preferred to a mixed one."""
     try:
         with open(f"{root}/proc/self/mounts", encoding="utf-8", errors="replace") as file:
             mounts = [line.split()[1] for line in file if line.split()[2:3] == ["cgroup2"]]
@@ -316,13 +315,13 @@ def _mount(root: str) -> str | None:
 
 
 def _own_folder(root: str) -> str | None:
-    """Return the folder of our cgroup v2; that above, if a warden of ours has moved us to a leaf."""
+    """Return the folder of this process's cgroup v2; if that is the leaf of hkrunner, the one above it."""
     mount, unified = _mount(root), _own_path(root)
     if mount is None or unified is None:
         return None
     own = os.path.normpath(f"{root}/{mount}/{unified}")
     if not os.path.isdir(own):
-        # A bind mount of the host's tree without a cgroup namespace: the mount's top is what we have.
+        # A bind mount of the host's tree without a cgroup namespace: this process is at the mount's top.
         own = os.path.normpath(f"{root}/{mount}")
     return os.path.dirname(own) if os.path.basename(own) == LEAF else own
 
@@ -339,5 +338,5 @@ def _own_path(root: str) -> str | None:
 
 
 def _is_top(path: str) -> bool:
-    """The real top of the hierarchy alone has no cgroup.type; there processes and groups may mix."""
+    """Whether this is the root of the hierarchy: it has no cgroup.type, and may have processes and groups."""
     return not os.path.exists(f"{path}/cgroup.type")

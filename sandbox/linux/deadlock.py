@@ -1,8 +1,8 @@
-"""Whether a process waits for a lock that nobody is left to release, by what its threads wait for.
+"""Finds a deadlock: a thread of a process waits for a lock, and no other thread can release it.
 
-Imported only when a process has been refused memory. A runtime may allocate while it reports a failed
-allocation. Rust's prints a backtrace under a lock; when an allocation for the backtrace failed, its report
-wanted the same lock, and the process (with polars) waited for itself.
+Imported only when a process was refused memory. A runtime may allocate while it reports a failed allocation:
+Rust's prints a backtrace while it holds a lock. When an allocation for that backtrace failed too, reporting it
+needed the same lock, and the process (with polars) waited for itself.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from . import procfs
 #: The numbers of futex and recvmsg (linux: arch/x86/entry/syscalls/syscall_64.tbl and, for aarch64,
 #: include/uapi/asm-generic/unistd.h).
 _NUMBERS = {"x86_64": (202, 47), "aarch64": (98, 212)}
-#: Of a futex (linux: include/uapi/linux/futex.h): only for threads of one process, and the two ways to wait.
+#: Operations of a futex (linux: include/uapi/linux/futex.h): the flag for one process only, two ways to wait.
 _PRIVATE = 0x80
 _WAIT, _WAIT_BITSET = 0, 9
 _CLOCK_REALTIME = 0x100
-#: What the lock of glibc, and that of Rust's std, holds while others wait for it.
+#: The value of a lock of glibc, and of Rust's std, that is locked while other threads wait for it.
 _LOCKED_AND_WANTED = 2
 
 
 class Waits(NamedTuple):
-    """What all threads of a process wait for; two that are equal with no CPU used in between are one wait."""
+    """What all threads of a process wait for; if two are equal, CPU time included, no thread ran in between."""
 
     threads: tuple[tuple[str, bytes], ...]
     cpu_ns: int
 
 
 def waits_of_deadlock(pid: int) -> Waits | None:
-    """Return what the threads wait for if one waits for a lock and none is left that could release it.
+    """Return what the threads wait for if one waits for a lock that no other thread can release.
 
-    All others have to wait for a futex too, without a time-out and one that no other process shares, but for
-    one in recvmsg: our own, which waits for the next message and holds no lock. None also where the kernel
-    does not tell.
+    That is so if all other threads wait for a futex too, without a time-out, and for one that no other process
+    shares. One thread may be in recvmsg: it is hkrunner's own, which waits for the next message and holds no
+    lock. None also if the kernel does not say what the threads wait for.
     """
     threads: list[tuple[str, bytes]] = []
     for_a_lock = for_messages = 0
@@ -66,5 +66,8 @@ def _is_without_end(_address: int, operation: int, _value: int, timeout: int, *_
 
 
 def _is_for_a_lock(_address: int, operation: int, value: int, *_rest: int) -> bool:
-    """A semaphore (a lock of Python's) waits by the clock of the day, a condition for other values."""
+    """Whether the wait is for a lock of glibc's or of Rust's std.
+
+    Python's own locks are semaphores, which wait by the realtime clock; conditions wait for other values.
+    """
     return operation in (_PRIVATE | _WAIT, _PRIVATE | _WAIT_BITSET) and value == _LOCKED_AND_WANTED

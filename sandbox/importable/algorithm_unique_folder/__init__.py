@@ -1,16 +1,16 @@
-"""The algorithm's folder as a package, where the folder's own name cannot be imported.
+"""A package that stands for the algorithm's folder, if the folder's own name cannot be imported.
 
-Found by every process whose sys.path has the folder `importable`: the algorithm's own, and those that
-multiprocessing, loky and others start for it, which get a copy of sys.path and of the environment. What the
-algorithm's file defines can so be pickled in one and found in the other. HKube has the algorithm's folder
-under this name as well. Python 3.8 and newer.
+Every process whose sys.path has the folder `importable` finds it: the algorithm's own, and those that
+multiprocessing, loky and others start for it with a copy of sys.path and of the environment. So an object of
+the algorithm's file can be pickled in one of them and unpickled in another. In HKube's images,
+the algorithm's folder has this name too. Python 3.8 and newer.
 """
 
 from __future__ import annotations
 
 
 def _become_the_folder() -> None:
-    """Have the modules of the algorithm's folder below this package, and run its `__init__.py` here."""
+    """Make the modules of the algorithm's folder importable below this package, and run its `__init__.py`."""
     import importlib.util
     import os
     import sys
@@ -20,7 +20,7 @@ def _become_the_folder() -> None:
     entry, file = os.environ["_HKRUNNER_ENTRY"], os.environ["_HKRUNNER_ENTRY_FILE"]
 
     class EntryFinder:
-        """Finds the entry's file under its name here: the file's own name may have dots."""
+        """Finds the entry's file by the entry's module name: the file's own name may contain dots."""
 
         @staticmethod
         def find_spec(name: str, path: object = None, target: object = None) -> object:
