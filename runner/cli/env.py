@@ -131,9 +131,12 @@ command = click.Group(
             params=[
                 click.Argument(["names"], nargs=-1, metavar="[NAMES]..."),
                 click.Option(
-                    ["--unused"], type=click.IntRange(0), metavar="DAYS", help="Those not used for so long."
+                    ["--unused"],
+                    type=click.IntRange(0),
+                    metavar="DAYS",
+                    help="Remove those not used for this many days.",
                 ),
-                click.Option(["--all", "remove_all"], is_flag=True, help="All of them."),
+                click.Option(["--all", "remove_all"], is_flag=True, help="Remove all."),
             ],
         ),
     ],

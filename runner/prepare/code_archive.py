@@ -143,9 +143,11 @@ def _of_tar(archive: str) -> Generator[_Member, None, None]:
                 try:
                     content = opened.extractfile(info)
                 except KeyError:
-                    raise _ArchiveRefused(f"{info.name} is a link to nothing in the archive") from None
+                    raise _ArchiveRefused(
+                        f"{info.name} is a link to a file that is not in the archive"
+                    ) from None
                 if content is None:
-                    raise _ArchiveRefused(f"{info.name} is a link to what is no file")
+                    raise _ArchiveRefused(f"{info.name} is a link to something that is not a file")
                 with content:
                     yield _Member(info.name, None, content, bool(info.mode & 0o100))
             else:

@@ -146,5 +146,5 @@ def _hint(data: bytes, what: str) -> str:
             return f"""; a string needs quotes: '"{text}"'"""
         return f"""; a string needs quotes: '"{text}"', a file an @: @{text}"""
     if "'" in text and '"' not in text:
-        return "; JSON strings stand in double quotes"
+        return "; JSON strings need double quotes"
     return ""

@@ -76,7 +76,7 @@ class WorkerNotices:
         self._output.say(f"◌ connection lost: {reason}; reconnecting")
 
     def answer_lost(self, task: str, reason: str) -> None:
-        """The answer of a task has reached no worker."""
+        """The answer of a task was dropped."""
         self._output.warn(f"✘ task {task}: {reason}")
 
     def command(self, command: str) -> None:
@@ -194,7 +194,7 @@ class TaskNotices:
     def stopping(self, task: str | None, *, may_kill: bool) -> None:
         """The task of this name is asked to stop; None: everything is, while a task runs."""
         what = ":" if task is None else f" task {task}: stop() is called,"
-        patience = f"{self._settings.serving.grace_s:g} s to end" if may_kill else "it is waited for"
+        patience = f"{self._settings.serving.grace_s:g} s to end" if may_kill else "waiting for it to end"
         say = self._output.announce if task is None else self._output.say
         say(f"■ stopping{what} {patience}")
 

@@ -287,7 +287,7 @@ def _format(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[bool
     is_local = values.get("input") or values.get("tasks") is not None
     if values.get("output_file") is not None:
         if values.get("watch"):
-            raise SettingsError("--watch goes on until it is ended: leave --output-file out")
+            raise SettingsError("--watch runs until Ctrl-C: remove --output-file")
         if not is_local:
             raise SettingsError(
                 "--output-file takes the results of a local run: give --input or --tasks with it"

@@ -300,7 +300,7 @@ class CodeApi:
             return None
         error = (
             f"task {self._task.task} is at the end of a chain of {DEPTH_MAX} tasks that started each other; "
-            "hkrunner's local worker starts no longer one"
+            "hkrunner's local worker allows no longer chain"
         )
         self._on_problem(error)
         return error

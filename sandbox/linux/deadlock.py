@@ -1,8 +1,8 @@
 """Finds a deadlock: a thread of a process waits for a lock, and no other thread can release it.
 
 Imported only when a process was refused memory. A runtime may allocate while it reports a failed allocation:
-Rust's prints a backtrace while it holds a lock. When an allocation for that backtrace failed too, reporting it
-needed the same lock, and the process (with polars) waited for itself.
+Rust's prints a backtrace while it holds a lock. When an allocation for that backtrace failed too, reporting
+it needed the same lock, and the process (with polars) waited for itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from . import procfs
 #: The numbers of futex and recvmsg (linux: arch/x86/entry/syscalls/syscall_64.tbl and, for aarch64,
 #: include/uapi/asm-generic/unistd.h).
 _NUMBERS = {"x86_64": (202, 47), "aarch64": (98, 212)}
-#: Operations of a futex (linux: include/uapi/linux/futex.h): the flag for one process only, two ways to wait.
+#: Operations of a futex (linux: include/uapi/linux/futex.h): the flag for one process, two ways to wait.
 _PRIVATE = 0x80
 _WAIT, _WAIT_BITSET = 0, 9
 _CLOCK_REALTIME = 0x100
@@ -24,7 +24,7 @@ _LOCKED_AND_WANTED = 2
 
 
 class Waits(NamedTuple):
-    """What all threads of a process wait for; if two are equal, CPU time included, no thread ran in between."""
+    """What all threads of a process wait for. If two are equal, no thread ran in between."""
 
     threads: tuple[tuple[str, bytes], ...]
     cpu_ns: int
@@ -33,9 +33,9 @@ class Waits(NamedTuple):
 def waits_of_deadlock(pid: int) -> Waits | None:
     """Return what the threads wait for if one waits for a lock that no other thread can release.
 
-    That is so if all other threads wait for a futex too, without a time-out, and for one that no other process
-    shares. One thread may be in recvmsg: it is hkrunner's own, which waits for the next message and holds no
-    lock. None also if the kernel does not say what the threads wait for.
+    That is so if all other threads wait for a futex too, without a time-out, and for one that no other
+    process shares. One thread may be in recvmsg: it is hkrunner's own, which waits for the next message and
+    holds no lock. None also if the kernel does not say what the threads wait for.
     """
     threads: list[tuple[str, bytes]] = []
     for_a_lock = for_messages = 0

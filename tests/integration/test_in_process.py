@@ -113,7 +113,7 @@ def test_a_worker_is_answered_while_the_code_stands_at_a_breakpoint(tmp_path: Pa
         client.ping()
         client.stop()
         one.wait_for("stop() was called")
-        one.wait_for("it is waited for")
+        one.wait_for("waiting for it to end")
         client.ping()
         one.type("c\n")
         client.expect("stopped")
@@ -150,7 +150,7 @@ def test_a_worker_that_begins_a_new_task_or_ends_is_served_when_the_code_returns
         client.start()
         one.wait_for("(Pdb) ", times=2)
         client.exit()
-        one.wait_for("stopping: it is waited for")
+        one.wait_for("stopping: waiting for it to end")
         one.type("c\n")
         status, _ = one.end()
     assert status == 0 and "exit() was called" in one.shown

@@ -65,7 +65,7 @@ def test_tasks_may_come_one_a_line(tmp_path: Path) -> None:
     [
         (["-i", "hello"], "--input is not JSON: 'hello': "),
         (["-i", ""], "--input is not JSON: nothing"),
-        (["-i", "['a']"], "JSON strings stand in double quotes"),
+        (["-i", "['a']"], "JSON strings need double quotes"),
         (["-i", "[1, 2"], "--input is not JSON"),
         (["-i", "[1,", "2]"], "split the input at its spaces: [1, 2]; put it in quotes"),
         (

@@ -41,7 +41,7 @@ def test_a_restarted_worker_gets_no_answer_of_an_earlier_task(tmp_path: Path, re
         client.nothing_more()
         assert client.run(["give", "new"], taskId="new")["data"] == "new"
         client.nothing_more()
-        lost = program.wait_for_line("its answer has reached no worker")
+        lost = program.wait_for_line("its answer was dropped")
         assert "task old" in lost
         problems = json.loads((tmp_path / ".hkrunner/tasks/old/task.json").read_text())["problems"]
         assert len(problems) == 1 and problems[0] in lost

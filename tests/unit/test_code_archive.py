@@ -100,8 +100,8 @@ def test_nothing_is_written_outside(tmp_path: Path, kind: str, members: list[Any
     ("members", "sentence"),
     [
         ([("pipe", "fifo")], "pipe is a device or a pipe"),
-        ([("hard", ("hard", "nowhere"))], "hard is a link to nothing in the archive"),
-        ([("hard", ("hard", "../../etc/passwd"))], "hard is a link to nothing in the archive"),
+        ([("hard", ("hard", "nowhere"))], "hard is a link to a file that is not in the archive"),
+        ([("hard", ("hard", "../../etc/passwd"))], "hard is a link to a file that is not in the archive"),
         ([("a", b"x" * 600), ("b", b"x" * 600)], "it holds more than 1,000 bytes"),
         ([(str(number), b"") for number in range(11)], "it holds more than 10 files"),
     ],
