@@ -18,6 +18,7 @@ __all__ = [
     "TaskFailed",
     "TaskLogs",
     "TaskResult",
+    "TaskResults",
     "__version__",
     "run",
 ]
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         TaskFailed,
         TaskLogs,
         TaskResult,
+        TaskResults,
     )
     from .runner.python_api.run import run
 else:

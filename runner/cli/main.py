@@ -32,6 +32,7 @@ COMMANDS = {
     "worker": "Stand in for HKube's worker, to test without a cluster.",
     "runs": "List, show, repeat and remove recorded tasks.",
     "board": "Show recorded tasks in TensorBoard.",
+    "report": "Write a page about recorded tasks, to keep or to send.",
     "boards": "Serve HKube's REST routes for boards.",
     "env": "List and remove the virtual environments of --install.",
     "init": "Create a folder with a first algorithm.",

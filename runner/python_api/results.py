@@ -62,6 +62,9 @@ class TaskResult:
     logs: TaskLogs | None
     input_index: int | None = None  #: position of its input, from 0; None: not run with parallel=
 
+    def _repr_html_(self) -> str:
+        return TaskResults([self])._repr_html_()
+
     @property
     def ok(self) -> bool:
         """Whether the task succeeded."""
@@ -77,6 +80,34 @@ class TaskResult:
         if not self.ok:
             raise TaskFailed(self)
         return self
+
+
+class TaskResults(list[TaskResult]):
+    """The results of a run, in the order of the inputs; a notebook shows them as a report."""
+
+    def _repr_html_(self) -> str:
+        from ..app.report import html_of  # late: only notebooks ask for it
+
+        folders = [None if one.logs is None else one.logs.stdout.parent for one in self]
+        return html_of(folders, [_shown(one) for one in self])
+
+
+def _shown(result: TaskResult) -> dict[str, Any]:
+    """Return what a report shows of a result whose record is gone."""
+    error = result.error
+    output = None if result.output is None else json.dumps(result.output, ensure_ascii=False)
+    return {
+        "run": result.task_id,
+        "status": result.status,
+        "reason": result.reason,
+        "duration_s": result.duration_s,
+        "peak_bytes": result.peak_bytes,
+        "limit_bytes": result.limit_bytes,
+        "cpu_s": result.cpu_s,
+        "error": "" if error is None else error.message,
+        "details": "" if error is None else error.details,
+        "output": {} if output is None else {"result": output},
+    }
 
 
 @dataclass(frozen=True)

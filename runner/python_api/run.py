@@ -23,7 +23,7 @@ from ...sandbox.codec import codec
 from ..errors import SettingsError
 from .command import Command, error_of
 from .keywords import RunOptions, arguments, complete_signature, variables_file
-from .results import Printed, RunEvent, TaskResult
+from .results import Printed, RunEvent, TaskResult, TaskResults
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -35,7 +35,7 @@ def run(
     *,
     on_event: Callable[[Printed | RunEvent | TaskResult], object] | None = None,
     **options: Unpack[RunOptions],
-) -> list[TaskResult]:
+) -> TaskResults:
     """Run the algorithm once for each input; return the results in the order of the inputs.
 
     start() gets the input as args["input"]; a value that is not a list becomes a list of one. A task that
@@ -77,7 +77,7 @@ def run(
     if len(command.results) < count or (count == 0 and status != 0):
         raise error_of(status, command, count)
     # With parallel= they have come as their tasks ended.
-    return sorted(command.results, key=lambda result: result.input_index or 0)
+    return TaskResults(sorted(command.results, key=lambda result: result.input_index or 0))
 
 
 def _write_tasks(file: IO[bytes], inputs: Iterable[Any]) -> int:

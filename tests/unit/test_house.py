@@ -103,7 +103,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ("start",),
         ("rest_server",),
         ("rest_routes",),
-        ("manager", "tensorboard"),
+        ("manager", "report", "tensorboard"),
         ("board_child", "spawn"),
         ("board_record", "browser", "end_with_owner", "targets"),
         ("runs",),

@@ -1,0 +1,222 @@
+"""The report as HTML: one page without scripts, and without anything that is fetched.
+
+A policy in the page forbids both, should a text of somebody ever be taken for HTML.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..runs.event_files import Point
+from ..runs.layout import RESOURCES
+from ..runs.resource_series import LIMIT, MEMORY
+from ..runs.task_values import Scalar, numbers, shown
+from .charts import ChartLine, chart, line_class
+from .escaping import text
+from .reported_task import ReportedTask
+from .style import STYLE
+
+#: Columns of inputs and of metrics in the table; all of them are in the tasks' own sections.
+_COLUMNS = 6
+#: Lines in one chart, charts, and tasks with a section of their own.
+_LINES = 40
+_CHARTS = 60
+_SECTIONS = 200
+_MARKS = {"succeed": "✔", "stopped": "■", "active": "▶"}
+_MIB = 1 << 20
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def document(tasks: Sequence[ReportedTask], *, made_s: float) -> str:
+    """Return the report as a page. made_s: when it was made, in seconds since the epoch."""
+    count = "1 task" if len(tasks) == 1 else f"{len(tasks)} tasks"
+    title = f"{count} of {', '.join(dict.fromkeys(task.entry for task in tasks if task.entry)) or 'hkrunner'}"
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{text(title)}</title>\n<style>body {{ margin: 0; }}\n{STYLE}</style>\n</head>\n<body>\n"
+        f'<div class="hkrunner-report page">\n<h1>{text(title)}</h1>\n'
+        f"<p>Made by hkrunner on {_when(made_s)}.</p>\n{_content(tasks)}</div>\n</body>\n</html>\n"
+    )
+
+
+def fragment(tasks: Sequence[ReportedTask]) -> str:
+    """Return the report as an element, for a page of others: a notebook."""
+    return f'<div class="hkrunner-report">\n<style>{STYLE}</style>\n{_content(tasks)}</div>\n'
+
+
+def _content(tasks: Sequence[ReportedTask]) -> str:
+    parts = [_table(tasks), _charts(tasks)]
+    parts += [_section(number, task) for number, task in enumerate(tasks[:_SECTIONS])]
+    if len(tasks) > _SECTIONS:
+        parts.append(f"<p>{len(tasks) - _SECTIONS} more tasks are in the table only.</p>\n")
+    return "".join(parts)
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds)).strip()
+
+
+# ---- the table
+
+
+def _table(tasks: Sequence[ReportedTask]) -> str:
+    inputs = _differing([task.inputs for task in tasks])
+    # Names with a tilde are hkrunner's own, of values that have columns already.
+    results = [
+        {key: one for key, one in task.metrics.items() if key[:1] != "~"} or numbers(task.output)
+        for task in tasks
+    ]
+    metrics = list(dict.fromkeys(key for one in results for key in one))[:_COLUMNS]
+    head = ["run", "outcome", "started", "duration", "peak memory", "CPU time"]
+    heads = [*head, *(shown(key, limit=24) for key in (*inputs, *metrics))]
+    rows = "".join(
+        f'<tr><th>{_sample(number)}{text(task.run)}</th><td class="whole">{_outcome(task)}</td>'
+        + "".join(f'<td class="number">{one}</td>' for one in _measured(task))
+        + "".join(_cell(task.inputs.get(key)) for key in inputs)
+        + "".join(_cell(result.get(key)) for key in metrics)
+        + "</tr>\n"
+        for number, (task, result) in enumerate(zip(tasks, results, strict=True))
+    )
+    cells = "".join(f"<th>{text(one)}</th>" for one in heads)
+    return (
+        f'<div class="wide"><table>\n<thead><tr>{cells}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n'
+    )
+
+
+def _differing(inputs: Sequence[Mapping[str, Scalar]]) -> list[str]:
+    """Return the inputs that are not the same in all tasks; any inputs of a single task."""
+    keys = dict.fromkeys(key for one in inputs for key in one)
+    if len(inputs) > 1:
+        keys = dict.fromkeys(key for key in keys if len({repr(one.get(key)) for one in inputs}) > 1)
+    return list(keys)[:_COLUMNS]
+
+
+def _outcome(task: ReportedTask) -> str:
+    mark = _MARKS.get(task.status, "✘")
+    reason = f" ({task.reason})" if task.reason else ""
+    kind = "good" if task.status == "succeed" else "bad" if mark == "✘" else "other"
+    return f'<span class="{kind}">{mark}</span> {text(task.status + reason)}'
+
+
+def _measured(task: ReportedTask) -> Iterable[str]:
+    yield "" if task.started_s is None else _when(task.started_s)[:19]  # the zone is at the top
+    yield "" if task.duration_s is None else f"{task.duration_s:.2f} s"
+    yield "" if task.peak_bytes is None else _memory(task)
+    yield "" if task.cpu_s is None else f"{task.cpu_s:.2f} s"
+
+
+def _memory(task: ReportedTask) -> str:
+    assert task.peak_bytes is not None, "it was measured"
+    limit = "" if task.limit_bytes is None else f" of {task.limit_bytes / _MIB:,.0f}"
+    return f"{task.peak_bytes / _MIB:,.1f}{limit} MiB"
+
+
+def _cell(value: Scalar | None) -> str:
+    if value is None:
+        return "<td></td>"
+    kind = "" if isinstance(value, (str, bool)) else ' class="number"'
+    return f"<td{kind}>{text(shown(value, limit=40))}</td>"
+
+
+def _sample(number: int) -> str:
+    """Return the task's line in charts, as a legend shows it."""
+    return (
+        f'<svg class="sample" viewBox="0 0 20 8"><path class="line {line_class(number)}" d="M0 4H20"/></svg>'
+    )
+
+
+# ---- curves
+
+
+def _charts(tasks: Sequence[ReportedTask]) -> str:
+    """Return one chart for each tag, with a line for each task that has it; resources are last."""
+    lines: dict[str, list[ChartLine]] = {}
+    for number, task in enumerate(tasks):
+        for curve in task.curves:
+            name = curve.tag if curve.run in (".", RESOURCES) else f"{curve.run}/{curve.tag}"
+            if curve.tag != LIMIT and (curve.run == RESOURCES or curve.tag[:1] != "~"):
+                lines.setdefault(name, []).append(
+                    ChartLine(task.run, number, _points(curve.points, curve.run))
+                )
+    if not lines:
+        return ""
+    names = sorted(lines, key=lambda name: (name.startswith("~"), name))
+    limits = {task.limit_bytes for task in tasks}
+    # One line for all tasks, if they had the same limit.
+    limit = next(iter(limits)) if len(limits) == 1 else None
+    figures = [
+        _figure(
+            name,
+            lines[name],
+            is_resource=name.startswith("~resources"),
+            limit=limit if name == MEMORY else None,
+        )
+        for name in names[:_CHARTS]
+    ]
+    more = len(names) - _CHARTS
+    left_out = f"<p>{more} more curves: hkrunner board shows them.</p>\n" if more > 0 else ""
+    return f'<h2>Curves</h2>\n<div class="charts">\n{"".join(figures)}</div>\n{left_out}'
+
+
+def _points(points: Sequence[Point], run: str) -> list[tuple[float, float]]:
+    if run == RESOURCES:  # its steps are milliseconds since the task's start
+        return [(point.step / 1000, point.value) for point in points]
+    return [(float(point.step), point.value) for point in points]
+
+
+def _figure(name: str, lines: Sequence[ChartLine], *, is_resource: bool, limit: int | None) -> str:
+    drawn = lines[:_LINES]
+    svg = chart(
+        name,
+        drawn,
+        limit=None if limit is None else limit / _MIB,
+        x_label="seconds" if is_resource else "step",
+    )
+    legend = "".join(f"<li>{_sample(line.number)}{text(line.name)}</li>" for line in drawn)
+    more = f"<li>and {len(lines) - _LINES} more tasks, not drawn</li>" if len(lines) > _LINES else ""
+    dashed = '<li><svg class="sample" viewBox="0 0 20 8"><path class="limit" d="M0 4H20"/></svg>limit</li>'
+    told = f"{legend}{dashed if limit is not None else ''}{more}"
+    return f"<figure><figcaption>{text(name.removeprefix('~'))}</figcaption>{svg}<ul>{told}</ul></figure>\n"
+
+
+# ---- one task
+
+
+def _section(number: int, task: ReportedTask) -> str:
+    facts = {
+        "outcome": _outcome(task),
+        "entry": text(task.entry),
+        "pipeline/node": text(task.place),
+        "limits": text(task.limits),
+    }
+    rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in facts.items() if value)
+    parts = [
+        f"<details open><summary>{_sample(number)}{text(task.run)}</summary>\n",
+        f'<table class="facts"><tbody>{rows}</tbody></table>\n',
+        _values("Input", task.inputs),
+        _values("Result", task.output),
+        _values("Last metrics", task.metrics),
+    ]
+    if task.error:
+        parts.append(f'<h4>Error</h4>\n<pre class="error">{text(task.error)}</pre>\n')
+    if task.details:
+        parts.append(f"<h4>Traceback</h4>\n<pre>{text(task.details)}</pre>\n")
+    for stream, tail in task.logs.items():
+        if tail.text:
+            title = f"{stream}, the end" if tail.is_cut else stream
+            parts.append(f"<h4>{text(title)}</h4>\n<pre>{text(tail.text)}</pre>\n")
+    return "".join([*parts, "</details>\n"])
+
+
+def _values(title: str, values: Mapping[str, Scalar]) -> str:
+    if not values:
+        return ""
+    rows = "".join(
+        f"<tr><th>{text(key)}</th><td>{text(shown(value, limit=400))}</td></tr>"
+        for key, value in values.items()
+    )
+    return f'<h4>{title}</h4>\n<table class="facts"><tbody>{rows}</tbody></table>\n'
