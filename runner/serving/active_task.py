@@ -43,6 +43,7 @@ class ActiveTask:
     answer: bytes = b""
     answer_blob: AnswerBlob | None = None
     failure: Failure | None = None
+    lost_thread: str = ""  #: what there is to say of a thread of its that has ended with MemoryError
     exit: Exit | None = None
     protection: Protection | None = None  #: how its limits are enforced
     stop_began: float | None = None  #: the time at which it was asked to end

@@ -168,8 +168,11 @@ class ChildMessageHandler:
             self._notices.task.stop_failed(task.name if task is not None else "", message.error)
 
     def _problem(self, message: Problem) -> None:
-        task = self._control.task
-        if task is not None:
+        task, child = self._control.task, self._pool.child
+        if message.thread_lost and task is not None and child is not None:
+            task.lost_thread = message.text  # shown with the end of the task, too
+            child.watch(idle=False, thread_lost=True)
+        elif task is not None:
             task.problems.append(message.text)  # shown with the end of the task
         else:
             self._notices.child.problem(message.text)

@@ -97,7 +97,11 @@ class TaskEnd:
         assert task is not None and task.exit is not None, "the child's end was noted before the event"
         exit = task.exit
         during = "before answering" if exit.loaded else "during import"
-        self._fail(task, Failure(exit.error_code, report(exit, during=during), exit.stack))
+        text = report(exit, during=during)
+        if task.lost_thread:
+            first, line, rest = text.partition("\n")
+            text = f"{first}\nbefore that, {task.lost_thread}{line}{rest}"
+        self._fail(task, Failure(exit.error_code, text, exit.stack))
 
     def post_stopped(self) -> None:
         """End the task as stopped; without a task, only tell the worker so."""
@@ -125,6 +129,8 @@ class TaskEnd:
         answer: tuple[bytes, AnswerBlob | None] | None = None,
     ) -> None:
         """End the task: all about it is on disk, then the answer leaves, then the child is looked after."""
+        if task.lost_thread and task.exit is None:
+            task.problems.append(task.lost_thread)
         self._opener.open_late(task)
         self._handover.send_kept_begin()
         child = self._pool.child

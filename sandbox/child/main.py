@@ -28,7 +28,7 @@ from typing import Any, FrozenSet, NoReturn, Optional
 
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from .frame_socket import FrameSocket, move_high, receive_setup
-from .memory_reserve import notice_lost_threads
+from .memory_reserve import notice_lost_threads, report_threads_without_memory
 from .task_server import TaskServer
 
 
@@ -52,6 +52,7 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     if setup is None:
         sys.exit(0)
     server = TaskServer(channel, socket.socket(fileno=control), setup)
+    report_threads_without_memory(server.reserve, server.thread_lost)
     # As for a script: an argparse of the user's must not meet our arguments.
     sys.argv[:] = [server.program]
     if collects:

@@ -1,6 +1,7 @@
 """What keeps a process answering where the brake (RLIMIT_DATA) has refused it memory.
 
-A reserve for the answer to a MemoryError, and an error from Thread.start() where it would wait for ever.
+A reserve for the answer to a MemoryError, an error from Thread.start() where it would wait for ever, and word
+of threads that have ended with MemoryError.
 
 Python 3.8 and newer.
 """
@@ -8,6 +9,7 @@ Python 3.8 and newer.
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import threading
 from _weakref import ref
@@ -33,9 +35,7 @@ class MemoryReserve:
         First the reserve is released, which takes no memory; then the brake is raised: the warden sets it
         again when it looks next.
         """
-        # Not isinstance() and not error.__context__: both would ask the user's class, which may raise.
-        context = BaseException.__dict__["__context__"].__get__(error)
-        if not issubclass(type(error), MemoryError) and not issubclass(type(context), MemoryError):
+        if not _is_of_memory(error):
             return
         self._reserved = b""
         with contextlib.suppress(OSError, ValueError):
@@ -51,6 +51,32 @@ class MemoryReserve:
         if not self._reserved:
             with contextlib.suppress(MemoryError):
                 self._reserved = bytes(RESERVE_BYTES)
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether it is a MemoryError, or was raised while one was handled."""
+    # Not isinstance() and not error.__context__: both would ask the user's class, which may raise.
+    context = BaseException.__dict__["__context__"].__get__(error)
+    return issubclass(type(error), MemoryError) or issubclass(type(context), MemoryError)
+
+
+def report_threads_without_memory(reserve: MemoryReserve, report: Callable[[str], None]) -> None:
+    """Have `report` called with the name of each thread that ends with MemoryError, before it is printed.
+
+    Whatever waits for such a thread (an Event that it would set, the results of a Pool) waits for ever.
+    """
+    show = threading.excepthook
+    pid = os.getpid()
+
+    def excepthook(args: Any, /) -> None:
+        error = args.exc_value
+        if error is not None and _is_of_memory(error) and os.getpid() == pid:
+            reserve.release_after(error)
+            with contextlib.suppress(Exception):
+                report(getattr(args.thread, "name", "?"))
+        show(args)
+
+    threading.excepthook = excepthook
 
 
 def lower_brake(brake_bytes: Optional[int]) -> None:

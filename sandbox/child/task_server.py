@@ -65,7 +65,7 @@ class TaskServer:
         self._loop = EventLoop(self._report_problem)
         channel.before_waiting = self._loop.run_until_readable
         self._stops = self._stop_control(control, channel, self._where, setup.encoding, self._loop)
-        self._reserve = MemoryReserve()
+        self.reserve = MemoryReserve()  #: for the answer to a MemoryError
         self._entry: Optional[entries.Entry] = None
         self._api: Optional[Api] = None
         self._files: Optional[ResultFiles] = None
@@ -100,7 +100,7 @@ class TaskServer:
             if isinstance(message, (Begin, Initialize)):
                 self._serve(task, message)
                 self._accelerate_in_a_pause()
-                self._reserve.restore()
+                self.reserve.restore()
         self._end()
 
     def _accelerate_in_a_pause(self) -> None:
@@ -133,7 +133,7 @@ class TaskServer:
         except entries.EntryError as error:
             self._refuse(_failed(error.code, error))
         except BaseException as error:  # noqa: BLE001 - the edge of user code: whatever it raises is an answer
-            self._reserve.release_after(error)
+            self.reserve.release_after(error)
             self._refuse(self._import_failure(error))
         self._entry = self._stops.entry = loaded
         flush_output()
@@ -194,7 +194,7 @@ class TaskServer:
         except entries.EntryError as error:
             self._fail(task, _failed(error.code, error))
         except BaseException as error:  # the edge of user code: whatever it raises is an answer
-            self._reserve.release_after(error)
+            self.reserve.release_after(error)
             if os.getpid() != self._pid:
                 # A copy of us, forked by the user's code: it ends as a script would.
                 text = exception_report.describe(error, self._where.folder)["message"]
@@ -315,6 +315,11 @@ class TaskServer:
             self._loop.finish()
         except Exception as error:  # noqa: BLE001 - a loop may be any class of the user's
             self._report_problem("the asyncio loop could not be closed", error)
+
+    def thread_lost(self, name: str) -> None:
+        """Report a thread of the user's that has ended with MemoryError."""
+        text = f"thread {name} ended with MemoryError; what waits for it may wait for ever"
+        self._channel.send(0, Problem(text, thread_lost=True))
 
     def _report_problem(self, text: str, error: Optional[BaseException]) -> None:
         if error is not None:

@@ -187,8 +187,11 @@ class Child:
 
     # ---- what only a warden can do
 
-    def watch(self, *, idle: bool) -> None:
-        """Set whether a task runs: an idle tree is sampled only where it could break a limit."""
+    def watch(self, *, idle: bool, thread_lost: bool = False) -> None:
+        """Set whether a task runs: an idle tree is sampled only where it could break a limit.
+
+        `thread_lost`: end it at its memory limit when nothing is left that could run.
+        """
 
     def ask(self, number: int, *, began_at: float | None = None) -> None:
         """Have the usage of this moment sent, with this number; with `began_at` the peak is of then on."""

@@ -151,9 +151,9 @@ class WardedChild(Child):
         self._tell_warden(Kill(cause in STACK_WANTED))
         self._later(WARDEN_DEADLINE_S, lambda: self._on_warden_lost("it did not answer"))
 
-    def watch(self, *, idle: bool) -> None:
+    def watch(self, *, idle: bool, thread_lost: bool = False) -> None:
         """Set whether a task runs: an idle tree is sampled only where it could break a limit."""
-        self._tell_warden(WatchTree(idle, self.loaded))
+        self._tell_warden(WatchTree(idle, self.loaded, thread_lost))
 
     def ask(self, number: int, *, began_at: float | None = None) -> None:
         """Have the usage of this moment sent, with this number; with `began_at` the peak is of then on."""

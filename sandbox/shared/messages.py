@@ -53,6 +53,7 @@ class WatchTree(ProcessMessage):
     kind = 34
     idle: bool
     loaded: bool
+    thread_lost: bool = False  #: since a Problem has said so, what waits for it may wait for ever
 
 
 class LimitCpu(ProcessMessage):
@@ -351,6 +352,7 @@ class Problem(ProcessMessage):
 
     kind = 24
     text: str
+    thread_lost: bool = False  #: a thread has ended with MemoryError
 
 
 # ---- the user's own process to its supervisor, with --in-process

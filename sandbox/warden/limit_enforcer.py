@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..linux import scheduling
+from ..linux import procfs, scheduling
 from ..linux.oom_counter import OomWatch
 from ..shared.limits import Limits
 from ..shared.messages import Account, BrokenLimit, HeldBack, ProcessMemory, Sample, SharedMemoryUse
@@ -22,7 +22,8 @@ from ..usage.shared_memory import SharedMemory
 from ..usage.usage import Breach, Sampler, SharedObject, breach
 from .confinement import Confinement
 from .cpu_throttle import CpuLimit
-from .memory_brake import DeadlockWatch, NearLimitBrake, ReservedBrake
+from .deadlock_watch import DeadlockWatch
+from .memory_brake import HeldProcess, NearLimitBrake, ReservedBrake
 
 if TYPE_CHECKING:
     from ..usage.disk_usage import DiskMeter
@@ -54,7 +55,7 @@ class LimitEnforcer:
         self._shared = SharedMemory(made_folders=made_folders)
         self._sampler = _sampler_of(limits, self._shared)
         self._brake: NearLimitBrake | ReservedBrake | None = None
-        self._deadlocks = DeadlockWatch()
+        self._deadlocks = DeadlockWatch(())
         self._child = 0
         self._child_ended_at = math.inf
         throttled = limits.enforced and not self.confinement.holds_cpu
@@ -73,8 +74,12 @@ class LimitEnforcer:
         self.began_at = time.monotonic()
         self._oom = OomWatch(self.began_at)
 
-    def child_started(self, pid: int) -> None:
-        """Begin to measure the child, which has been forked with this pid."""
+    def child_started(self, pid: int, channel: Collection[int]) -> None:
+        """Begin to measure the child, which has been forked with this pid.
+
+        `channel`: the inodes of the sockets on which it hears from the parent.
+        """
+        self._deadlocks = DeadlockWatch(channel)
         if isinstance(self._sampler, TreeSampler):
             self._brake = _brake_of(self.limits, pid)
         self._child = pid
@@ -130,7 +135,7 @@ class LimitEnforcer:
                 self._brake.adjust(self._sampler, now)
         held = self._brake.held_back if self._brake is not None and not self.idle else None
         if self._brake is not None and held is not None and held.pid in self._sampler.pids():
-            self._brake.held_back = self._deadlocks.check(held, now)
+            self._brake.held_back = self._deadlocks.check(held, now, self._sampler.pids())
         self.cpu_limit.tick(now)
         if self._disk is not None and now >= self._disk.next_at:
             self._disk.look(now)
@@ -164,6 +169,15 @@ class LimitEnforcer:
             now = time.monotonic()
             sampler.look(now)
             brake.adjust(sampler, now)
+
+    def thread_lost(self) -> None:
+        """A thread of the child has ended with MemoryError: find out whether the rest waits for ever."""
+        if self._brake is not None:
+            now = time.monotonic()
+            if self._brake.held_back is None:  # it was refused far from the limit
+                used = self._sampler.usage.memory_bytes
+                self._brake.held_back = HeldProcess(self._child, procfs.name(self._child), 0, used, now)
+            self._deadlocks.thread_lost(self._child)
 
     def reaped(self, pid: int, usage: Any) -> None:
         """Add the resource usage of a process that was waited for."""
@@ -221,6 +235,7 @@ class LimitEnforcer:
         self._sampler.restart_peak(began_at)
         if self._brake is not None:
             self._brake.forget_held_back()
+            self._deadlocks.forget_lost_thread()
 
     def describe_breach(self, found: Breach) -> BrokenLimit:
         """Return the report of an exceeded limit: the usage, the time, the largest processes and objects."""

@@ -15,10 +15,7 @@ above the one that the user has set.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import resource
-import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -63,12 +60,6 @@ GROWTH_BYTES = 128 * 1024
 RESERVABLE_BYTES = 9 << 30
 RESERVABLE_LIMITS = 16
 
-#: Interval between readings of what a held process's threads wait for, the time after which they end, and
-#: how long a wait for a lock that no thread can release must last to be taken for a deadlock.
-WAITS_EACH_S = 0.5
-WAITS_AFTER_S = 10.0
-DEADLOCK_S = 1.0
-
 Prlimit = Callable[..., tuple[int, int]]
 
 
@@ -80,31 +71,6 @@ class HeldProcess(NamedTuple):
     room_bytes: int  #: how much more it could reserve
     memory_bytes: int  #: of the whole tree
     at: float
-
-
-class DeadlockWatch:
-    """Aborts a process that waits for a lock of its own since it was refused memory: nothing else ends it."""
-
-    def __init__(self, kill: Callable[[int, int], None] = os.kill) -> None:
-        self._kill = kill
-        self._next_at = self._since = float("-inf")
-        self._seen: object = None
-
-    def check(self, held: HeldProcess, now: float) -> HeldProcess:
-        """Abort the process if it is in a deadlock; return `held`, as of now if it was aborted."""
-        if now < self._next_at or now - held.at > WAITS_AFTER_S:
-            return held
-        self._next_at = now + WAITS_EACH_S
-        from ..linux.deadlock import waits_of_deadlock  # here: few programs are ever held
-
-        waits = waits_of_deadlock(held.pid)
-        if waits is None or waits != self._seen:
-            self._seen, self._since = waits, now
-        elif now - self._since >= DEADLOCK_S:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                self._kill(held.pid, signal.SIGABRT)
-                return held._replace(at=now)  # its end, now, is due to the earlier refusal
-        return held
 
 
 class _DataLimit:

@@ -214,6 +214,8 @@ class Warden:
             enforcer.idle = message.idle
             if message.loaded:
                 enforcer.code_loaded()
+            if message.thread_lost:
+                enforcer.thread_lost()
         elif isinstance(message, LimitCpu):
             (enforcer.cpu_limit.resume if message.on else enforcer.cpu_limit.suspend)()
         elif isinstance(message, AskUsage):
@@ -255,7 +257,7 @@ class Warden:
         self._tree.child = pid
         self._enforcer = enforcer
         self._tree.on_reaped = enforcer.reaped
-        enforcer.child_started(pid)
+        enforcer.child_started(pid, {os.fstat(fds[name]).st_ino for name in ("tasks", "control")})
         os.close(error_write)
         for fd in fds.values():
             os.close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -73,6 +74,27 @@ def test_a_library_that_ends_the_process_when_refused_far_from_the_limit_is_a_ma
     run = run_tasks(program, ["behave"], cwd=tmp_path, args=args, env={"AT_IMPORT": "1"})
     assert run.status == 137
     assert "of 96 MiB allowed (--mem); more was refused, and it ended with code 1" in run.stderr
+
+
+@pytest.mark.parametrize(("way", "mode"), [("event", "auto"), ("feed", "brake")])
+def test_what_waits_for_a_thread_that_had_no_memory_is_ended_at_the_limit(
+    way: str, mode: str, tmp_path: Path
+) -> None:
+    given = ("--entry", ALGORITHMS / "limits_loses_a_thread.py", "--json", "--input", f'["{way}"]')
+    given += ("--input", '["behave"]', "--mem", "96Mi", "--mem-mode", mode)
+    ended = run_hkrunner(*given, cwd=tmp_path)  # not run_tasks(): Python shows the thread's own traceback
+    run = Run(ended.status, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr)
+    assert_names_the_limit(run, 96 * MI)
+    message = error_of(run.tasks[0])[1]
+    assert "limits_loses_a_thread.py" in message.splitlines()[0]
+    assert "thread works ended with MemoryError; what waits for it may wait for ever" in message
+
+
+def test_a_thread_that_had_no_memory_is_told_though_its_task_goes_on(tmp_path: Path) -> None:
+    given = ("--entry", ALGORITHMS / "limits_loses_a_thread.py", "--input", '["timed"]', "--mem", "96Mi")
+    ended = run_hkrunner(*given, cwd=tmp_path)
+    assert (ended.status, ended.stdout) == (0, '"went on"\n'), ended.stderr
+    assert "thread works ended with MemoryError" in ended.stderr
 
 
 def test_an_exit_far_from_the_limit_is_not_reported_as_a_memory_limit(tmp_path: Path) -> None:

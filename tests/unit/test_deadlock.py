@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from hkrunner.sandbox.linux import deadlock
-from hkrunner.sandbox.linux.deadlock import Waits, waits_of_deadlock
-from hkrunner.sandbox.warden.memory_brake import DeadlockWatch, HeldProcess
+from hkrunner.sandbox.linux.deadlock import Waits, waits_of_deadlock, waits_of_tree
+from hkrunner.sandbox.warden.deadlock_watch import DeadlockWatch
+from hkrunner.sandbox.warden.memory_brake import HeldProcess
 from support.waiting import wait_until
 
 BEGIN = """
@@ -90,6 +93,52 @@ def test_a_process_that_has_ended_is_not_in_a_deadlock() -> None:
     assert waits_of_deadlock(one.pid) is None
 
 
+#: Ways in which a whole tree waits, and whether nobody outside could wake it.
+TREES = {
+    "a pipe of its own": ("import os; os.read(os.pipe()[0], 1)", True),
+    "a program that waits for it": (
+        "import subprocess; subprocess.run(['cat'], stdin=__import__('os').pipe()[0])",
+        True,
+    ),
+    "an event, beside a poll of a pipe": (
+        "import os, select; poll = select.poll(); poll.register(os.pipe()[0]); start(poll.poll);"
+        "threading.Event().wait()",
+        True,
+    ),
+    "a message on another socket": ("ours.recv(1)", False),
+    "a poll with a time-out": ("import select; select.poll().poll(60_000)", False),
+    "a time": ("time.sleep(60)", False),
+}
+
+
+@pytest.mark.parametrize("which", TREES)
+def test_a_tree_that_nobody_can_wake_is_told_from_one_that_somebody_can(which: str) -> None:
+    code, is_over = TREES[which]
+    with process(code) as pid:
+        tree = [psutil.Process(pid)]
+        wanted = 1 + code.count("start(")
+
+        def all_wait() -> bool:
+            tree[1:] = tree[0].children()
+            return (
+                len(tree) == 1 + code.count("subprocess.run")
+                and tree[0].num_threads() == wanted
+                and all(one.status() == psutil.STATUS_SLEEPING for one in tree)
+            )
+
+        wait_until(all_wait, what="all wait")
+        pids = [one.pid for one in tree]
+        # The two of `ours` and `theirs` are the channel, unless they are what is waited for.
+        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        sockets = [int(link[8:-1]) for link in links if link.startswith("socket:[")]
+        channel = sockets if "socket" not in which else []
+        if is_over:
+            wait_until(lambda: waits_of_tree(pids, channel) is not None, what=which)
+            assert waits_of_tree(pids, ()) is None, "the sockets are somebody else's"
+        else:
+            assert waits_of_tree(pids, channel) is None
+
+
 class StubWaits:
     """Stands for the kernel: what the threads of pid 10 wait for is what the test says."""
 
@@ -97,12 +146,12 @@ class StubWaits:
         self.now: Waits | None = Waits((("10", b"202 0x1 0x80 0x2 0x0 0x0 0x0"),), 5)
         self.aborted: list[tuple[int, int]] = []
         monkeypatch.setattr(deadlock, "waits_of_deadlock", lambda pid: self.now)
-        self.watch = DeadlockWatch(kill=lambda pid, number: self.aborted.append((pid, number)))
+        self.watch = DeadlockWatch((), kill=lambda pid, number: self.aborted.append((pid, number)))
 
     def look(self, *times: float, held_at: float = 0.0) -> HeldProcess:
         held = HeldProcess(10, "python", 0, 100, held_at)
         for now in times:
-            held = self.watch.check(held, now)
+            held = self.watch.check(held, now, [10])
         return held
 
 
