@@ -1,7 +1,7 @@
 """Train a small neural network, with numpy, to distinguish the points of two half moons.
 
-The input is the learning rate: try 0.02, 0.2 and 2. Each task writes the loss and the accuracy of each epoch
-for TensorBoard, so a board compares the learning rates.
+The input has the learning rate: try {"lr": 0.02}, {"lr": 0.2} and {"lr": 2}. Each task writes the loss and
+the accuracy of each epoch for TensorBoard, so a board compares the learning rates.
 """
 
 import os
@@ -17,7 +17,7 @@ BATCH = 20
 
 def start(args, api=None):
     """Train with the learning rate of the input; return it with the final loss and accuracy."""
-    rate = float(args["input"][0])
+    rate = float(args["input"][0]["lr"])
     # Created here, not at import, because each task has its own folder.
     writer = Writer(os.environ["ALGO_METRICS_DIR"])
     try:
@@ -42,7 +42,7 @@ def train(rate, writer):
         for name, value in scores.items():
             writer.add_scalar(name, value, epoch)
     return {
-        "rate": rate,
+        "lr": rate,
         "loss": round(scores["loss/validation"], 4),
         "accuracy": round(scores["accuracy/validation"], 4),
     }

@@ -14,12 +14,14 @@ import os
 import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from .board_texts import chart_value, text_value
 from .event_files import bytes_field, file_record, scalar_value, summary_event, version_record
 from .files import write_all
 from .layout import RESOURCES
+from .resource_series import LIMIT, MEMORY
 from .task_values import Scalar
 
 # TensorBoard sorts cards and metrics by name: the tilde puts these behind the user's own, and the HParams tab
@@ -28,8 +30,11 @@ OUTPUT = "~output"
 DURATION = "~task/duration_s"
 PEAK_MEMORY = "~task/peak_memory_mib"
 SUCCEEDED = "~task/succeeded"
+ERROR = "~task/error"
 #: Sorts behind every name that begins with a time.
 FILE_NAME = "events.out.tfevents.9999999999.hkrunner"
+#: Of a task that runs; sorts before all others.
+START_FILE_NAME = "events.out.tfevents.0000000000.hkrunner"
 
 _SESSION_START = "_hparams_/session_start_info"
 _SESSION_END = "_hparams_/session_end_info"
@@ -50,6 +55,20 @@ class TaskOutcome:
     started_s: float
     ended_s: float
     has_succeeded: bool
+    texts: Mapping[str, str] = field(default_factory=dict)  # for the Text tab, by tag
+    has_memory_limit: bool = False
+
+
+def write_start(folder: str, inputs: Mapping[str, Scalar], started_s: float) -> None:
+    """The folder has an event file by which the tab shows the task while it runs. Raises OSError.
+
+    Its status is "unknown", until there is an outcome: TensorBoard keeps the first status that it reads.
+    """
+    values = [_plugin_value(_SESSION_START, _session_start(inputs, started_s))]
+    _write_file(
+        f"{folder}/{START_FILE_NAME}",
+        version_record(started_s) + file_record(summary_event(started_s, 0, values)),
+    )
 
 
 def write_outcome(folder: str, outcome: TaskOutcome, *, resources: Iterable[str], is_session: bool) -> None:
@@ -59,11 +78,18 @@ def write_outcome(folder: str, outcome: TaskOutcome, *, resources: Iterable[str]
     have 20,000. is_session: not where the user's own event files have hyperparameters.
     """
     values = [scalar_value(tag, value) for tag, value in outcome.metrics.items()]
+    values += [text_value(tag, text) for tag, text in outcome.texts.items()]
+    if outcome.has_memory_limit:
+        values.append(chart_value("memory and its limit in MiB", (MEMORY, LIMIT), group="resources"))
     if is_session:
         values += _session(outcome)
     record = file_record(summary_event(outcome.ended_s, 0, values))
     data = b"".join([*map(_content, resources), version_record(outcome.ended_s), record])
-    path = f"{folder}/{FILE_NAME}"
+    _write_file(f"{folder}/{FILE_NAME}", data)
+
+
+def _write_file(path: str, data: bytes) -> None:
+    """The file has these bytes, or those of an earlier call. Raises OSError."""
     try:
         # One write(), which TensorBoard may see half of: it reads the rest when that has come.
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -93,18 +119,23 @@ def has_sessions(run: str) -> bool:
     return False
 
 
-def _session(outcome: TaskOutcome) -> list[bytes]:
+def _session_start(inputs: Mapping[str, Scalar], started_s: float) -> bytes:
+    """Return an HParamsPluginData: session_start_info = 3; version = 1 is 0, the default."""
     # SessionStartInfo: hparams = 1 (a map), start_time_secs = 5 (double).
     start = b"".join(
         bytes_field(1, bytes_field(1, _utf8(name)) + bytes_field(2, _protobuf_value(value)))
-        for name, value in outcome.inputs.items()
-    ) + struct.pack("<Bd", 0x29, outcome.started_s)
+        for name, value in inputs.items()
+    ) + struct.pack("<Bd", 0x29, started_s)
+    return bytes_field(3, start)
+
+
+def _session(outcome: TaskOutcome) -> list[bytes]:
     # SessionEndInfo: status = 1 (enum), end_time_secs = 2 (double).
     status = _SUCCESS if outcome.has_succeeded else _FAILURE
     end = struct.pack("<BBBd", 0x08, status, 0x11, outcome.ended_s)
-    # HParamsPluginData: session_start_info = 3, session_end_info = 4; version = 1 is 0, the default.
+    # HParamsPluginData: session_end_info = 4.
     return [
-        _plugin_value(_SESSION_START, bytes_field(3, start)),
+        _plugin_value(_SESSION_START, _session_start(outcome.inputs, outcome.started_s)),
         _plugin_value(_SESSION_END, bytes_field(4, end)),
     ]
 

@@ -5,33 +5,22 @@ the time to the first page. So it gets a zip of the HTML pages alone, which it m
 serves the rest. A zip holds a raw deflate stream, and so does gzip: with a header and trailer around it, an
 entry can go to the browser as it is.
 
-One script is ours. TensorBoard's page loads new data only when its user presses reload, unless a setting says
-otherwise; browsers store that by address, and each board has another address. So the script makes the setting
-for users who have not: the page then reloads every 30 s, the shortest period that TensorBoard has.
+One script is ours, see live_page.py.
 """
 
 from __future__ import annotations
 
 import io
-import mimetypes
 import struct
 import zipfile
 from collections.abc import Callable, Iterable
 from typing import IO
 
 from .host_check import Application, Environ, StartResponse
+from .live_page import SCRIPT_NAME, response_headers
 
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # RFC 1952: deflate, no flags, no time, unknown system
 _LOCAL_HEADER = struct.Struct("<26xHH")  # only the lengths of name and extra field are read
-_DAY_S = 24 * 3600
-_RELOAD = "hkrunner-reload.js"
-_RELOAD_SCRIPT = b"""\
-try {
-  const name = "_tb_global_settings", settings = JSON.parse(localStorage.getItem(name) || "{}");
-  if (!("autoReload" in settings))
-    localStorage.setItem(name, JSON.stringify({...settings, autoReload: true}));
-} catch {}  // without storage, or with another form of it, the page keeps its default
-"""
 
 
 class Assets:
@@ -45,7 +34,7 @@ class Assets:
         with open_zip() as file, zipfile.ZipFile(file) as source, zipfile.ZipFile(pages, "w") as kept:
             for info in source.infolist():
                 if info.filename.endswith(".html"):
-                    kept.writestr(info.filename, _with_reload(source.read(info)))
+                    kept.writestr(info.filename, _with_our_script(source.read(info)))
                 elif not info.is_dir():
                     self._files["/" + info.filename] = info
         self._pages = pages.getvalue()
@@ -59,9 +48,6 @@ class Assets:
 
         def serve(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             path = environ.get("PATH_INFO", "")
-            if path == f"{prefix}/{_RELOAD}":
-                start_response("200 OK", _headers(_RELOAD, _RELOAD_SCRIPT, is_kept=False))
-                return [_RELOAD_SCRIPT]
             info = self._files.get(path.removeprefix(prefix)) if path.startswith(prefix) else None
             if info is None or environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
                 return application(environ, start_response)
@@ -76,7 +62,7 @@ class Assets:
         body, headers = self._read(info, accepts_gzip)
         # The page names the script that belongs to it by its hash: that one may be kept.
         is_named = "_file_hash=" in environ.get("QUERY_STRING", "")
-        start_response("200 OK", headers + _headers(info.filename, body, is_kept=is_named))
+        start_response("200 OK", headers + response_headers(info.filename, body, is_kept=is_named))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _read(self, info: zipfile.ZipInfo, accepts_gzip: bool) -> tuple[bytes, list[tuple[str, str]]]:
@@ -92,15 +78,6 @@ class Assets:
         return _GZIP_HEADER + deflated + trailer, [("Content-Encoding", "gzip")]
 
 
-def _with_reload(page: bytes) -> bytes:
+def _with_our_script(page: bytes) -> bytes:
     """Return the page with our script before its own; a page without scripts is not changed."""
-    return page.replace(b"<script src=", f'<script src="{_RELOAD}"></script><script src='.encode(), 1)
-
-
-def _headers(name: str, body: bytes, *, is_kept: bool) -> list[tuple[str, str]]:
-    return [
-        ("Content-Type", mimetypes.guess_type(name)[0] or "application/octet-stream"),
-        ("Content-Length", str(len(body))),
-        ("Cache-Control", f"private, max-age={_DAY_S}" if is_kept else "no-cache, must-revalidate"),
-        ("X-Content-Type-Options", "nosniff"),
-    ]
+    return page.replace(b"<script src=", f'<script src="{SCRIPT_NAME}"></script><script src='.encode(), 1)

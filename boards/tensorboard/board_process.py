@@ -45,12 +45,13 @@ from .assets import Assets
 from .board_probe import BoardProbe
 from .data_server import DataServer, DataServerError, find_binary
 from .host_check import HostCheck
+from .live_page import live_page
 from .optuna import CookieCheck, cookie, dashboard
 from .run_view import RunView
 from .start_failures import StartFailure, failure_of, too_little_memory
 from .tensorboard_parts import load_plugins, shipped_assets
 
-RELOAD_S = 2  # new points are loaded within two seconds; the page asks for them at its own intervals
+RELOAD_S = 1  # new points are loaded within a second; the page asks for them at its own intervals
 SCALAR_POINTS = 10_000  # kept per curve; TensorBoard's own default is 1,000
 _HUNG_S = 20.0  # without a usable answer for this long, the data server counts as hung
 _MAX_RESTARTS = 5  # of the data server within a minute; one more, and the board has failed
@@ -205,9 +206,8 @@ class BoardProcess:
         from tensorboard import program
 
         def make(application: Any, flags: Any) -> Any:
-            self._host_check = HostCheck(
-                assets.before(application, prefix) if assets else application, prefix
-            )
+            served = assets.before(application, prefix) if assets else application
+            self._host_check = HostCheck(live_page(served, prefix, self._view.state), prefix)
             return program.WerkzeugServer(self._host_check, flags)
 
         return make

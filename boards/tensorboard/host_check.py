@@ -11,8 +11,8 @@ StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
-PROBE_HEADER = "X-Hkrunner-BoardProbe"  # requests of board_probe.py do not count as visits
-_PROBE_KEY = "HTTP_X_HKRUNNER_PROBE"
+PROBE_HEADER = "X-Hkrunner-Probe"  # requests of board_probe.py do not count as visits
+_PROBE_KEY = "HTTP_" + PROBE_HEADER.upper().replace("-", "_")  # as WSGI names it (PEP 3333)
 
 
 def is_local_host(header: str) -> bool:

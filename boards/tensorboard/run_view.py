@@ -1,8 +1,9 @@
 """The folder that TensorBoard reads for a board: one run a task, named by what tells the tasks apart.
 
     tasks/<task>/board/        a link to each entry of the task's run folder; while it runs one to each file
-                               of its resources, which make no run of their own so; after its end one file
-                               with these and the outcome, for the HParams tab (hparams.py)
+                               of its resources, which make no run of their own so, and one by which the
+                               HParams tab shows it (hparams.py); after its end one file with the
+                               resources and the outcome
     boards/view-<host>-<pid>/
         t2 lr=0.02 -> ../../tasks/<task>/board     the same link as tasks/<task>/board.link
         <path> -> …            a folder with event files that no recorded task owns
@@ -23,81 +24,25 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
-from ..runs.files import ProcessIdentity, read_json
-from ..runs.hparams import (
-    DURATION,
-    FILE_NAME,
-    OUTPUT,
-    PEAK_MEMORY,
-    SUCCEEDED,
-    TaskOutcome,
-    has_sessions,
-    write_outcome,
-)
+from ..runs.files import read_json
+from ..runs.hparams import START_FILE_NAME, has_sessions, write_outcome, write_start
 from ..runs.layout import RESOURCES
-from ..runs.run_names import NamedTask, RunNames, marked
-from ..runs.task_values import Scalar, numbers, read_input, read_result
+from ..runs.run_names import RunNames, marked
+from ..runs.task_values import read_input
+from .viewed_task import ACTIVE, SETTLED_S, ViewedTask
 
-_FIRST_S = 0.4  # how long the start of a board waits for the view: more than a thousand tasks
+_FIRST_S = 0.8  # how long the start of a board waits for the view: a thousand tasks that no board has shown
 _REFRESH_S = 0.25
 _SLICE_S = 0.3  # of work at a time while visitors are served
 _SLICE_PAUSE_S = 0.05
 _BATCH = 100  # tasks whose names are made together
 _INPUT_DEADLINE_S = 1.0  # a task without a recorded input by then is shown without it until that comes
-_SETTLED_S = 60.0  # files that appear later in the folder of an ended task are not shown
+_SESSION_AFTER_S = 2.0  # by then most algorithms that have hyperparameters of their own have written them
+_HIDDEN_S = 3.0  # the data server, which looks every second, has forgotten a run that was gone for so long
 _COARSE_CLOCK_NS = 2_000_000_000  # two changes this close may leave a folder's time as it was
 _LOCK_DEADLINE_S = 1.0
-_ACTIVE = "active"
-
-
-@dataclass
-class ViewedTask:
-    """A recorded task in the view."""
-
-    run: str  # its run folder
-    record: str  # its folder below tasks/
-    facts: Mapping[str, object]  # task.json as it was read last
-    seen_s: float  # when it was first seen, on the monotonic clock
-    inputs: Mapping[str, Scalar] | None = None
-    status: str = _ACTIVE  # HKube's word for the outcome; "lost" for a task whose hkrunner was killed
-    name: str = ""  # empty until it is shown
-    ended_s: float | None = None  # when its outcome was added, on the monotonic clock
-
-    @property
-    def folder(self) -> str:
-        """The folder that TensorBoard reads."""
-        return f"{self.record}/board"
-
-    @property
-    def named(self) -> NamedTask:
-        """What its name is made of."""
-        return NamedTask(os.path.basename(self.record), str(self.facts.get("nodeName")), self.inputs or {})
-
-    def read_status(self) -> None:
-        """Read the facts and the status; both stay as they are once the task has ended."""
-        if self.status != _ACTIVE:
-            return
-        self._read_facts()
-        owner = ProcessIdentity.from_dict(self.facts.get("owner"))
-        if self.status == _ACTIVE and owner is not None and not owner.is_alive():
-            # It may have ended the task after the facts were read, and itself then.
-            self._read_facts()
-            if self.status == _ACTIVE:
-                self.status = "lost"
-
-    def _read_facts(self) -> None:
-        self.facts = read_json(f"{self.record}/task.json") or self.facts  # None while it is being overwritten
-        self.status = str(self.facts.get("status"))
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether a board has shown the task, and it ended too long ago for further files."""
-        ended_ms = self.facts.get("endTime")
-        is_old = isinstance(ended_ms, (int, float)) and time.time() - ended_ms / 1000 > _SETTLED_S
-        return is_old and os.path.exists(f"{self.folder}/{FILE_NAME}")
 
 
 class RunView:
@@ -115,6 +60,7 @@ class RunView:
         self._shown: dict[str, str] = {}  # run folder -> its name in the view
         self._waiting: dict[str, ViewedTask] = {}  # by run folder: those not shown yet
         self._open: dict[str, ViewedTask] = {}  # by run folder: shown, and not complete
+        self._changes = 0  # of names in the view
         self._has_more = False  # there was more to do than the time allowed for
         self._lock = threading.RLock()  # held while the view changes
         self._is_ended = threading.Event()
@@ -136,6 +82,11 @@ class RunView:
         with self._lock:
             shown = set(self._shown.values())
         return len({next((path for path in _parents(run) if path in shown), run) for run in runs})
+
+    def state(self) -> dict[str, int]:
+        """Return a number that changes whenever tasks begin, end or are removed, and how many run."""
+        running = sum(task.status == ACTIVE for task in list(self._open.values()))
+        return {"changes": self._changes, "running": running}
 
     def remove(self) -> None:
         """Remove the view; nothing is added to it any more."""
@@ -238,6 +189,7 @@ class RunView:
     def _forget(self, run: str) -> None:
         """Remove from the view a run whose folder was removed."""
         self._open.pop(run, None)
+        self._changes += 1
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self.folder}/{self._shown.pop(run)}")
 
@@ -248,6 +200,7 @@ class RunView:
         now = time.monotonic()
         ready = [task for task in self._waiting.values() if _is_ready(task, now)]
         self._names.learn([task.named for task in ready])
+        self._changes += len(ready)
         for task in ready:
             del self._waiting[task.run]
             task.name = self._names.name(task.named)
@@ -269,41 +222,66 @@ class RunView:
                 self._names.learn([task.named])
                 task.name = self._names.name(task.named, earlier=task.name)
                 self._rename(task)
-        if task.status == _ACTIVE:
-            return
         now = time.monotonic()
+        if task.status == ACTIVE:
+            if not task.is_searched and task.inputs and now - task.seen_s > _SESSION_AFTER_S:
+                self._write_start(task)
+            return
         if task.ended_s is None:
             task.ended_s = now
             self._write_outcome(task)
             self._rename(task)
-        if now - task.ended_s > _SETTLED_S or task.is_complete:
+        if task.hidden_s is not None and now - task.hidden_s > _HIDDEN_S:
+            task.hidden_s = None
+            self._changes += 1
+            _link_task(task, f"{self.folder}/{self._shown[task.run]}")
+        if task.hidden_s is None and (now - task.ended_s > SETTLED_S or task.is_complete):
             del self._open[task.run]
+
+    def _write_start(self, task: ViewedTask) -> None:
+        """Have the HParams tab show the task, unless it shows the user's own hyperparameters."""
+        task.is_searched = True
+        if not has_sessions(task.run):
+            write_start(task.folder, task.inputs or {}, task.started_s)
+            task.is_session = True
 
     def _write_outcome(self, task: ViewedTask) -> None:
         """Write one file with the task's outcome and its resources to its folder."""
+        self._changes += 1
+        has_own_session = has_sessions(task.run)
         resources = [name for name, _ in self._entries(f"{task.run}/{RESOURCES}")]
         write_outcome(
             task.folder,
-            _outcome(task),
+            task.outcome(),
             resources=[f"{task.run}/{RESOURCES}/{name}" for name in resources],
-            is_session=not has_sessions(task.run),
+            is_session=not has_own_session,
         )
-        for name in resources:
+        for name in [START_FILE_NAME, *resources]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{task.folder}/{name}")
+        if has_own_session and task.is_session:
+            # They came after ours, which the data server forgets only together with the run.
+            self._hide(task)
+
+    def _hide(self, task: ViewedTask) -> None:
+        """Take the task out of the view, until _update shows it again."""
+        task.hidden_s = time.monotonic()
+        os.unlink(f"{self.folder}/{self._shown[task.run]}")
 
     def _rename(self, task: ViewedTask) -> None:
         """Show the task under its name, with the mark of its outcome."""
         shown, final = self._shown[task.run], marked(task.name, task.status)
         if shown != final:
-            os.rename(f"{self.folder}/{shown}", f"{self.folder}/{final}")
+            if task.hidden_s is None:
+                os.rename(f"{self.folder}/{shown}", f"{self.folder}/{final}")
             self._shown[task.run] = final
+            self._changes += 1
 
     def _link_files(self, task: ViewedTask) -> None:
         folder = task.folder
         for name, is_folder in self._entries(task.run):
             if is_folder and name == RESOURCES:
-                for file, _ in self._entries(f"{task.run}/{name}") if task.status == _ACTIVE else ():
+                for file, _ in self._entries(f"{task.run}/{name}") if task.status == ACTIVE else ():
                     _symlink(f"{task.run}/{name}/{file}", f"{folder}/{file}")
             else:
                 _symlink(f"{task.run}/{name}", f"{folder}/{name}")
@@ -356,7 +334,7 @@ def _is_ready(task: ViewedTask, now: float) -> bool:
     """Whether the task can be shown: its input is recorded, will not be, or is late."""
     task.read_status()
     task.inputs = read_input(task.record, task.facts)
-    return task.inputs is not None or task.status != _ACTIVE or now - task.seen_s > _INPUT_DEADLINE_S
+    return task.inputs is not None or task.status != ACTIVE or now - task.seen_s > _INPUT_DEADLINE_S
 
 
 def _is_new(record: str) -> bool:
@@ -365,22 +343,3 @@ def _is_new(record: str) -> bool:
         return time.time() - os.stat(record).st_mtime < _INPUT_DEADLINE_S
     except OSError:
         return False
-
-
-def _outcome(task: ViewedTask) -> TaskOutcome:
-    facts = task.facts
-    started_s = _seconds(facts.get("startTime"))
-    has_succeeded = task.status == "succeed"
-    metrics = {SUCCEEDED: float(has_succeeded)}
-    if (duration_ms := facts.get("durationMs")) is not None:
-        metrics[DURATION] = _seconds(duration_ms)
-    if isinstance(peak := facts.get("peakMemBytes"), (int, float)) and peak > 0:
-        metrics[PEAK_MEMORY] = peak / (1 << 20)
-    for place, number in numbers(read_result(task.record)).items():
-        metrics[OUTPUT if place == "result" else f"{OUTPUT}/{place}"] = number
-    ended_s = _seconds(facts.get("endTime")) or started_s
-    return TaskOutcome(task.inputs or {}, metrics, started_s, ended_s, has_succeeded)
-
-
-def _seconds(milliseconds: object) -> float:
-    return milliseconds / 1000 if isinstance(milliseconds, (int, float)) else 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def train(folder: Path, *rates: float) -> str:
     """Run the example with a board, as the README does; return the board's address."""
-    inputs = [word for rate in rates for word in ("-i", str(rate))]
+    inputs = [word for rate in rates for word in ("-i", json.dumps({"lr": rate}))]
     ended = run_hkrunner("--entry", EXAMPLE, *inputs, "--board", cwd=folder, deadline_s=BOARD_DEADLINE_S)
     assert ended.status == 0, ended
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("● board local:train")]
@@ -82,8 +83,9 @@ def curve_pixels(chart: Locator) -> int:
     return int(((channels.max(axis=2) - channels.min(axis=2)) > 40).sum())
 
 
-def open_page(page: Page, url: str) -> None:
-    page.goto(f"{url}?darkMode=false#timeseries", wait_until="domcontentloaded")
+def open_page(page: Page, url: str, tab: str = "timeseries") -> None:
+    page.goto("about:blank")  # an address with another tab alone would not load the page again
+    page.goto(f"{url}?darkMode=false#{tab}", wait_until="domcontentloaded")
 
 
 def legend(page: Page) -> set[str]:
@@ -102,11 +104,10 @@ def chart(page: Page, tag: str) -> Locator:
 
 def test_runs_of_the_example_are_compared_in_the_browser(folder: Path, page: Page) -> None:
     url = train(folder, *RATES)
-    runs = {"t1 0.02", "t2 0.2", "t3 2"}
+    runs = {"t1 lr=0.02", "t2 lr=0.2", "t3 lr=2"}
     wait_until(lambda: set(runs_of(url)) == runs, deadline_s=60, what="three runs")
     open_page(page, url)
     wait_until(lambda: legend(page) == runs, deadline_s=60, what="the names of three runs")
-    page.locator("button.settings-button, metrics-main-view button", has_text="Settings").first.click()
     keep_screenshot(page)
     for tag, curves in (("loss/train", 3), ("loss/validation", 3), ("accuracy/validation", 3)):
         shown = chart(page, tag)
@@ -122,7 +123,7 @@ def test_runs_of_the_example_are_compared_in_the_browser(folder: Path, page: Pag
 
     # A further run, of another job, appears by itself: neither a restart nor a click.
     assert train(folder, 20.0) == url
-    runs.add("t4 20")
+    runs.add("t4 lr=20")
     wait_until(lambda: legend(page) == runs, deadline_s=70, what="the name of the further run")
 
     # What was counted are the curves: with all runs unchecked nothing of a strong colour is left.
@@ -134,25 +135,40 @@ def test_runs_of_the_example_are_compared_in_the_browser(folder: Path, page: Pag
 
 def test_a_running_task_is_named_by_its_input_and_marked_when_it_fails(folder: Path, page: Page) -> None:
     url = train_two_rates(folder)
+    # Without TensorBoard's own reload, which comes twice a minute: it is the board that keeps the page live.
+    page.add_init_script("localStorage._tb_global_settings ??= JSON.stringify({autoReload: false})")
     open_page(page, url)
     good = {"t1 rate=0.5", "t2 rate=0.25"}
     wait_until(lambda: legend(page) == good, deadline_s=60, what="two names")
     gate = folder / "gate"
     value = json.dumps({"rate": -1, "gate": str(gate)})
-    with serving("--entry", WAITS, "-i", value, cwd=folder) as program:
-        # The page asks for runs twice a minute.
-        wait_until(lambda: len(legend(page)) == 3, deadline_s=70, what="the name of the running task")
+    with serving("--entry", WAITS, "-i", value, "--mem", "512Mi", cwd=folder) as program:
+        wait_until(lambda: len(legend(page)) == 3, deadline_s=60, what="the name of the running task")
         (live,) = legend(page) - good
         assert live.startswith("t3 rate=-1")
+        wait_until(lambda: count_rows(url, "UNKNOWN") == 1, deadline_s=60, what="the row of the running task")
         gate.touch()
         assert program.wait() == 1
-    wait_until(lambda: legend(page) == good | {f"{live} ✘"}, deadline_s=70, what="the mark")
+    wait_until(lambda: legend(page) == good | {f"{live} ✘"}, deadline_s=60, what="the mark")
+    assert [count_rows(url, status) for status in ("UNKNOWN", "SUCCESS", "FAILURE")] == [0, 2, 1]
+
+    # Why it failed.
+    open_page(page, url, "text")
+    error = page.get_by_text("ValueError: the rate is negative").first
+    wait_until(error.is_visible, deadline_s=60, what="the error")
+
+    # Its memory and the limit are two lines of one chart.
+    open_page(page, url, "custom_scalars")
+    lines = page.locator("tf-custom-scalar-multi-line-chart-card")
+    wait_until(lambda: curve_pixels(lines.first) > 20, deadline_s=60, what="the chart with the limit")
 
 
 def test_inputs_and_outcomes_are_compared_in_the_hparams_tab(folder: Path, page: Page) -> None:
     url = train_two_rates(folder)
-    wait_until(lambda: count_rows(url) == 2, deadline_s=60, what="two outcomes")  # the tab reads them once
-    page.goto(f"{url}?darkMode=false#hparams", wait_until="domcontentloaded")
+    wait_until(
+        lambda: count_rows(url, "SUCCESS") == 2, deadline_s=60, what="two outcomes"
+    )  # the tab reads them once
+    open_page(page, url, "hparams")
     table = page.locator("tf-hparams-table-view vaadin-grid")
     wait_until(
         lambda: table.count() == 1 and "t2 rate=0.25" in table.inner_text(), deadline_s=60, what="the table"
@@ -161,11 +177,22 @@ def test_inputs_and_outcomes_are_compared_in_the_hparams_tab(folder: Path, page:
     assert columns.splitlines()[2:5] == ["rate", "score", "~output/loss"]
     assert first.splitlines()[:4] == ["1 rate=0.5", "0.50000", "4.5000", "0.25000"]
     assert second.splitlines()[:4] == ["2 rate=0.25", "0.25000", "2.2500", "0.062500"]
+    for view, marks, expected in (
+        ("parallel coordinates view", "tf-hparams-parallel-coords-plot g.foreground path", 2),
+        ("scatter plot matrix view", "tf-hparams-scatter-plot-matrix-plot circle", 2),
+    ):
+        page.locator("paper-tab, [role=tab]", has_text=re.compile(view, re.IGNORECASE)).first.click()
+        drawn = page.locator(marks)
+        wait_until(
+            lambda drawn=drawn, expected=expected: drawn.count() >= expected,
+            deadline_s=60,
+            what=f"the {view}",
+        )
 
 
-def count_rows(url: str) -> int:
-    """How many rows the HParams tab has for tasks that ended well."""
-    asked = {"allowedStatuses": ["STATUS_SUCCESS"], "startIndex": 0, "sliceSize": 100}
+def count_rows(url: str, status: str) -> int:
+    """How many rows the HParams tab has for tasks with the status."""
+    asked = {"allowedStatuses": [f"STATUS_{status}"], "startIndex": 0, "sliceSize": 100}
     body = json.dumps(asked).encode()
     request = urllib.request.Request(
         f"{url}data/plugin/hparams/session_groups", body, {"Content-Type": "application/json"}

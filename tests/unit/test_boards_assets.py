@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from hkrunner.boards.tensorboard.assets import Assets
+from hkrunner.boards.tensorboard.live_page import live_page
 
 PREFIX = "/hkube/board/abc"
 FILES = {
@@ -37,13 +38,17 @@ def other(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterab
 
 
 def ask(assets: Assets, path: str, **more: str) -> tuple[str, dict[str, str], bytes]:
+    return ask_of(assets.before(other, PREFIX), path, **more)
+
+
+def ask_of(application: Any, path: str, **more: str) -> tuple[str, dict[str, str], bytes]:
     answers: list[tuple[str, dict[str, str]]] = []
 
     def start_response(status: str, headers: list[tuple[str, str]]) -> None:
         answers.append((status, dict(headers)))
 
     environ = {"PATH_INFO": path, "REQUEST_METHOD": "GET", **more}
-    body = b"".join(assets.before(other, PREFIX)(environ, start_response))
+    body = b"".join(application(environ, start_response))
     return (*answers[0], body)
 
 
@@ -53,10 +58,18 @@ def test_a_page_runs_our_script_before_its_own(assets: Assets, tmp_path: Path) -
         archive.writestr("index.html", '<body><script src="index.js?_file_hash=1"></script></body>')
     with zipfile.ZipFile(Assets(lambda: path.open("rb")).pages()) as pages:
         page = pages.read("index.html").decode()
-    ours, own = page.index('<script src="hkrunner-reload.js">'), page.index('<script src="index.js?')
+    ours, own = page.index('<script src="hkrunner-live.js">'), page.index('<script src="index.js?')
     assert ours < own
-    status, headers, body = ask(assets, f"{PREFIX}/hkrunner-reload.js")
+
+
+def test_the_script_and_the_state_it_asks_for_are_served_below_the_prefix_only() -> None:
+    page = live_page(other, PREFIX, lambda: {"changes": 3, "running": 1})
+    status, headers, body = ask_of(page, f"{PREFIX}/hkrunner-live.js")
     assert (status, headers["Content-Length"]) == ("200 OK", str(len(body))) and b"autoReload" in body
+    assert headers["Content-Type"].endswith("javascript") and b'fetch("hkrunner-state.json"' in body
+    assert ask_of(page, f"{PREFIX}/hkrunner-state.json")[2] == b'{"changes": 3, "running": 1}'
+    for path in ("/hkrunner-live.js", "/hkrunner-state.json", f"{PREFIX}/data/runs"):
+        assert ask_of(page, path)[2] == b"other"
 
 
 @pytest.mark.parametrize("name", ["index.js", "fonts/a.woff2", "empty.css"])

@@ -6,15 +6,25 @@ import errno
 import importlib.metadata
 import os
 import resource
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
+from hkrunner.boards.tensorboard.board_probe import BoardProbe
 from hkrunner.boards.tensorboard.host_check import HostCheck, is_local_host
 from hkrunner.boards.tensorboard.optuna import CookieCheck
 from hkrunner.boards.tensorboard.start_failures import failure_of, too_little_memory
 
 PREFIX = "/hkube/board/abc"
+
+
+class QuietHandler(WSGIRequestHandler):
+    """Prints no line for a request."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
 
 
 class Application:
@@ -77,9 +87,16 @@ def test_fonts_asked_for_at_the_root_are_found() -> None:
 def test_hkrunners_own_requests_do_not_count_as_visits(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    guard = HostCheck(Application(), PREFIX)
+    application = Application()
+    guard = HostCheck(application, PREFIX)
     now[0] = 150.0
-    ask(guard, HTTP_X_HKRUNNER_PROBE="1")
+    with make_server("127.0.0.1", 0, guard, handler_class=QuietHandler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        probe = BoardProbe(f"http://127.0.0.1:{server.server_port}/", health_path="x", list_path="x")
+        assert not probe.is_answered()  # the page is no JSON
+        thread.join()
+    assert application.paths == ["/x"]
     assert guard.idle_s == 50
     ask(guard, host="evil.example.com")
     assert guard.idle_s == 50

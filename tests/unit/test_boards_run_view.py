@@ -8,11 +8,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hkrunner.boards.runs.event_files import EventWriter, read_scalars
 from hkrunner.boards.runs.files import ProcessIdentity
-from hkrunner.boards.runs.hparams import TaskOutcome, has_sessions, write_outcome
+from hkrunner.boards.runs.hparams import START_FILE_NAME, TaskOutcome, has_sessions, write_outcome
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.boards.runs.task_record import TaskRecord
@@ -51,11 +52,13 @@ def tasks(tmp_path: Path) -> Iterator[Tasks]:
     made.store.close()
 
 
-def end(record: TaskRecord, status: str = "succeed", result: object = None) -> None:
+def end(record: TaskRecord, status: str = "succeed", result: object = None, **more: object) -> None:
     if result is not None:
         record.write("output.json", json.dumps(result).encode())
     now_ms = round(time.time() * 1000)
-    record.finish({"status": status, "durationMs": 1500.0, "peakMemBytes": 3 << 20, "endTime": now_ms})
+    record.finish(
+        {"status": status, "durationMs": 1500.0, "peakMemBytes": 3 << 20, "endTime": now_ms, **more}
+    )
 
 
 def write_points(folder: Path, tag: str = "loss") -> None:
@@ -159,6 +162,95 @@ def test_hyperparameters_of_the_users_own_are_left_alone(tasks: Tasks) -> None:
     with pytest.raises(KeyError):
         hparams_of(tasks.folder(name))
     assert hparams_of(tasks.folder(name) / "1700000000.1") == ({"mine": 1.0}, 1)
+
+
+def test_a_running_task_has_a_session_until_its_outcome_has_one(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hkrunner.boards.tensorboard.run_view._SESSION_AFTER_S", -1.0)
+    record = tasks.begin("t1", {"lr": 0.02})
+    (name,) = tasks.shown()
+    assert running_session_of(tasks.folder(name)) == {"lr": 0.02}
+    assert tasks.view.state()["running"] == 1
+    before = tasks.view.state()["changes"]
+    end(record)
+    assert tasks.shown() == [name]
+    assert hparams_of(tasks.folder(name)) == ({"lr": 0.02}, 1)
+    assert START_FILE_NAME not in os.listdir(tasks.folder(name))
+    assert tasks.view.state()["running"] == 0 and tasks.view.state()["changes"] > before
+
+
+def test_a_running_session_gives_way_to_hyperparameters_that_come_late(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data server forgets it when the run is gone for a while."""
+    monkeypatch.setattr("hkrunner.boards.tensorboard.run_view._SESSION_AFTER_S", -1.0)
+    record = tasks.begin("t1", {"lr": 0.02})
+    (name,) = tasks.shown()
+    theirs = TaskOutcome({"mine": 1}, {}, 1000.0, 1001.0, True)
+    write_outcome(str(record.metrics_dir), theirs, resources=(), is_session=True)
+    end(record)
+    assert tasks.shown() == []
+    monkeypatch.setattr("hkrunner.boards.tensorboard.run_view._HIDDEN_S", -1.0)
+    assert tasks.shown() == [name]
+    assert START_FILE_NAME not in os.listdir(tasks.folder(name))
+
+
+def test_a_failed_task_has_its_error_and_last_output_as_text(tasks: Tasks) -> None:
+    record = tasks.begin("t1", {"lr": 1})
+    record.append("stdout", b"x" * 5000 + b"\nepoch 1 **loss** <b>\n")
+    error = {"code": "ALGORITHM_ERROR", "message": "ALGORITHM_ERROR: bad\nrate", "details": "Traceback …"}
+    end(record, "failed", error=error, memLimitBytes=1 << 30)
+    (name,) = tasks.shown()
+    texts = {tag: text for tag, text in texts_of(tasks.folder(name)).items() if tag.startswith("~task/")}
+    assert texts == {
+        "~task/error": "    ALGORITHM_ERROR: bad\n    rate\n    \n    Traceback …",
+        "~task/stdout": "    epoch 1 **loss** <b>",
+    }
+    layout = layout_of(tasks.folder(name))
+    assert [list(chart.multiline.tag) for group in layout.category for chart in group.chart] == [
+        ["^~resources/memory_mib$", "^~resources/memory_limit_mib$"]
+    ]
+    good = tasks.begin("t2", {"lr": 2})
+    good.append("stdout", b"fine\n")
+    end(good)
+    assert texts_of(tasks.folder(tasks.shown()[1])) == {}
+
+
+def running_session_of(folder: Path) -> dict[str, object]:
+    """The hyperparameters of a session that has begun, as TensorBoard reads them."""
+    from tensorboard.plugins.hparams import metadata
+
+    contents = accumulated(folder).PluginTagToContent("hparams")
+    assert set(contents) == {metadata.SESSION_START_INFO_TAG}
+    start = metadata.parse_session_start_info_plugin_data(contents[metadata.SESSION_START_INFO_TAG])
+    return {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
+
+
+def texts_of(folder: Path) -> dict[str, str]:
+    """What the Text tab shows of the folder, by tag."""
+    accumulator = accumulated(folder)
+    try:
+        tags = accumulator.PluginTagToContent("text")
+    except KeyError:
+        return {}
+    return {tag: accumulator.Tensors(tag)[-1].tensor_proto.string_val[0].decode() for tag in tags}
+
+
+def layout_of(folder: Path) -> Any:
+    """The charts that the Custom Scalars tab draws."""
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    content = accumulated(folder).Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]
+    return layout_pb2.Layout.FromString(content)
+
+
+def accumulated(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return accumulator
 
 
 def test_a_session_is_found_where_two_parts_of_a_file_meet(tmp_path: Path) -> None:
