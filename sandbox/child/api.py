@@ -18,7 +18,7 @@ import time
 from collections import abc
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
-from . import exception_report
+from . import exception_fields
 from .api_answers import Calls
 from .api_call import (
     AlgorithmExecutionError,
@@ -214,7 +214,7 @@ class Api(Calls):
             if not self._spans:
                 raise ApiError("finish_span: no span was started")
             self._spans.pop()
-        self._send_finish(dict(tags or {}), None if error is None else exception_report.text_of(error))
+        self._send_finish(dict(tags or {}), None if error is None else exception_fields.text_of(error))
 
     @contextlib.contextmanager
     def span(self, name: str, tags: Optional[Mapping[str, Any]] = None) -> Iterator[None]:
@@ -223,7 +223,7 @@ class Api(Calls):
         try:
             yield
         except BaseException as error:
-            self.finish_span(error=f"{exception_report.name_of(error)}: {exception_report.text_of(error)}")
+            self.finish_span(error=f"{exception_fields.name_of(error)}: {exception_fields.text_of(error)}")
             raise
         self.finish_span()
 

@@ -13,7 +13,7 @@ import threading
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, Union
 
 from ..codec import codec
-from . import exception_report
+from . import exception_fields
 from .api_call import (
     AlgorithmExecutionError,
     ApiError,
@@ -280,7 +280,7 @@ def _short_details(value: Any) -> Any:
         pass
     if value is None:
         return None
-    return exception_report.cut(exception_report.text_of(value), PROGRESS_DETAILS_MAX // 12)
+    return exception_fields.cut(exception_fields.text_of(value), PROGRESS_DETAILS_MAX // 12)
 
 
 def _unreadable(call: Call, size: int, problem: BaseException) -> Union[ApiError, MemoryError]:

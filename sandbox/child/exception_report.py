@@ -9,33 +9,41 @@ lies, a __module__ of None, properties that raise, texts whose methods are the u
 
 from __future__ import annotations
 
-import builtins
 import collections
 import errno
 import linecache
 import os
-import re
 import resource
 import sys
 import traceback
-from types import FrameType, TracebackType
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Type
+from types import FrameType
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from . import requirements
+from .exception_fields import (
+    TEXT_MAX,
+    cut,
+    errno_of,
+    exact,
+    field,
+    integer_of,
+    is_a,
+    members_of,
+    name_of,
+    text_of,
+    traceback_of,
+)
 
-#: Longest text taken from an exception, longest message, longest details; in characters.
-TEXT_MAX = 4_000
+#: Longest message and longest details, in characters.
 MESSAGE_MAX = 12_000
-#: So many errors of a chain are looked at.
-CHAIN_MAX = 20
 DETAILS_MAX = 60_000
-#: So many notes of an error, and so many errors of a group, stand in a message; each one cut to this length.
+#: Number of errors of a chain that are examined.
+CHAIN_MAX = 20
+#: Number of notes of an error, and of errors of a group, in a message, and the length to which each is cut.
 LISTED_MAX = 10
 LISTED_TEXT_MAX = 500
 #: Frames read from the end of a traceback.
 FRAMES_MAX = 200
 
-_GROUP: Optional[Type[BaseException]] = getattr(builtins, "BaseExceptionGroup", None)  # from Python 3.11 on
 #: Module of the code API's errors, left out when they are shown. It stays their __module__, by which an error
 #: that comes out of a pool of processes is unpickled.
 _API = __name__.rpartition(".")[0] + ".api_call"
@@ -64,33 +72,6 @@ class _StackFrame(NamedTuple):
     line: str  #: Its source text, "" where there is none.
 
 
-def cut(text: str, most: int) -> str:
-    """Return the text, with its middle left out when it is longer than `most` characters."""
-    if len(text) <= most:
-        return text
-    head = most * 2 // 3
-    return f"{text[:head]}\n… {len(text) - most:,} characters left out …\n{text[head - most :]}"
-
-
-def text_of(error: object) -> str:
-    """Return str(error), or what its __str__ raised. Never raises."""
-    try:
-        return cut(_exact(str(error)), TEXT_MAX)
-    except BaseException as second:  # noqa: BLE001 - the user's __str__ may raise anything, SystemExit too
-        return f"<its text cannot be shown: __str__ raised {name_of(second)}>"
-
-
-def name_of(error: BaseException) -> str:
-    """Return the name of the error's class, whatever its metaclass puts in front of it. Never raises."""
-    return _exact(type.__dict__["__name__"].__get__(type(error)))[:200]
-
-
-def traceback_of(error: BaseException) -> Optional[TracebackType]:
-    """Return the error's traceback, whatever its class puts in front of it. Never raises."""
-    trace: Optional[TracebackType] = _field(BaseException, "__traceback__", error)
-    return trace
-
-
 def describe(error: BaseException, folder: str, *, code: str = "", during: str = "") -> Dict[str, Any]:
     """Return {"code", "message", "details", "type", "line"} for an exception of the user's code.
 
@@ -114,17 +95,17 @@ def _describe(error: BaseException, folder: str, code: str, during: str) -> Dict
     below = ""
     code = code or _code(error)
     syntax = _syntax_place(error)
-    if _is_a(error, SystemExit):
+    if is_a(error, SystemExit):
         code = "EXITED"
         sentence = f"sys.exit({_exit_text(error)}) ended the algorithm{during} before it answered"
     elif syntax is not None:
         filename, lineno = syntax
-        message = _field(SyntaxError, "msg", error)
-        sentence = f"{name}: {cut(_exact(message), TEXT_MAX) if _is_a(message, str) else text}"
+        message = field(SyntaxError, "msg", error)
+        sentence = f"{name}: {cut(exact(message), TEXT_MAX) if is_a(message, str) else text}"
         place = f"{_relative(filename, folder)}:{lineno}"
         below = _marked_line(error)
     else:
-        nothing = "an allocation failed" if _is_a(error, MemoryError) else "(without a text)"
+        nothing = "an allocation failed" if is_a(error, MemoryError) else "(without a text)"
         sentence = f"{name}: {text or nothing}{during}"
     message = f"{code}: {sentence}" + (f" ({place})" if place else "") + _hint(error, text, folder) + below
     message += _notes_and_members(error, folder)
@@ -144,35 +125,14 @@ def _full_name(error: BaseException) -> str:
     """Return the name of the error's class with its module, where there is one that tells more."""
     module = type.__dict__["__module__"].__get__(type(error))
     name = name_of(error)
-    if not _is_a(module, str) or len(_exact(module)) >= 60:
+    if not is_a(module, str) or len(exact(module)) >= 60:
         return name
-    module = _exact(module)
+    module = exact(module)
     return name if module in ("builtins", "__main__", _API) else f"{module}.{name}"
 
 
-def _exact(text: str) -> str:
-    """Return a str of no subclass, which cannot have methods of the user's."""
-    return str.__str__(text)
-
-
-def _is_a(value: object, kind: type) -> bool:
-    """Whether the value's real class is of this kind: isinstance() would ask its __class__ as well."""
-    return issubclass(type(value), kind)
-
-
-def _field(kind: Type[BaseException], name: str, error: BaseException) -> Any:
-    """Return what the interpreter keeps under this name, whatever a subclass puts in front of it."""
-    return kind.__dict__[name].__get__(error)
-
-
-def _number(kind: Type[OSError], error: BaseException) -> Optional[int]:
-    """Return errno of an OSError of this kind, None for another error or where it is no number."""
-    number = _field(OSError, "errno", error) if _is_a(error, kind) else None
-    return number if type(number) is int else None
-
-
 def _is_signal_denied(error: BaseException) -> bool:
-    return _number(PermissionError, error) == errno.EPERM and _field(OSError, "filename", error) is None
+    return errno_of(PermissionError, error) == errno.EPERM and field(OSError, "filename", error) is None
 
 
 def is_about_memory(error: Optional[BaseException]) -> bool:
@@ -183,11 +143,11 @@ def is_about_memory(error: Optional[BaseException]) -> bool:
         if not waiting:
             return False
         one = waiting.pop()
-        if _is_a(one, MemoryError) or _number(OSError, one) == errno.ENOMEM:
+        if is_a(one, MemoryError) or errno_of(OSError, one) == errno.ENOMEM:
             return True
-        waiting += _members(one)[:CHAIN_MAX]
-        cause = _field(BaseException, "__cause__", one)
-        cause = cause if cause is not None else _field(BaseException, "__context__", one)
+        waiting += members_of(one)[:CHAIN_MAX]
+        cause = field(BaseException, "__cause__", one)
+        cause = cause if cause is not None else field(BaseException, "__context__", one)
         if cause is not None:
             waiting.append(cause)
     return False
@@ -204,7 +164,7 @@ def import_code(error: BaseException) -> str:
 def _code(error: BaseException) -> str:
     if is_about_memory(error):
         return "MEMORY_ERROR"
-    if _number(OSError, error) in (errno.EMFILE, errno.ENFILE):
+    if errno_of(OSError, error) in (errno.EMFILE, errno.ENFILE):
         return "TOO_MANY_FILES"
     if _is_signal_denied(error):
         return "DENIED"
@@ -213,25 +173,29 @@ def _code(error: BaseException) -> str:
 
 def _hint(error: BaseException, text: str, folder: str) -> str:
     """Return what helps against this error, or the limit that it ran into, where there is one to name."""
-    if _is_a(error, ModuleNotFoundError):
-        module = _field(ImportError, "name", error)
+    if is_a(error, ModuleNotFoundError):
+        try:
+            from . import requirements  # late: few runs need it, and each start would take 0.2 ms longer
+        except Exception:  # noqa: BLE001 - the user's code may have changed how modules are found
+            return ""
+        module = field(ImportError, "name", error)
         entry = os.environ.get("_HKRUNNER_ENTRY_FILE", "")
-        return requirements.hint(_exact(module) if _is_a(module, str) else None, folder, interpreter(), entry)
-    if _is_a(error, AttributeError) and "on <module '__main__'" in text:
+        return requirements.hint(exact(module) if is_a(module, str) else None, folder, interpreter(), entry)
+    if is_a(error, AttributeError) and "on <module '__main__'" in text:
         file = os.path.basename(os.environ.get("_HKRUNNER_ENTRY_FILE", "")) or "the algorithm"
         return f"; the pickle is of a script, which it calls __main__: define or import its names in {file}"
-    number = _number(OSError, error)
+    number = errno_of(OSError, error)
     if number == errno.EMFILE:
         return f"; {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files are allowed (--files)"
     if _is_signal_denied(error):
         return "; an algorithm may send signals to its own processes only"
-    if _is_a(error, EOFError) and text == "EOF when reading a line":
+    if is_a(error, EOFError) and text == "EOF when reading a line":
         return "; its stdin is empty: values come by --input, and with --in-process it has the terminal"
     if number == errno.EFBIG:
         return "; the size of a file is limited"
     if number == errno.ENOSPC:
         return "; the disk is full"
-    if _is_a(error, RuntimeError) and "start new thread" in text:
+    if is_a(error, RuntimeError) and "start new thread" in text:
         return (
             "; the memory limit (--mem) or the system's own leaves no room for its stack: "
             "--mem-mode auto counts only what is used of it"
@@ -240,11 +204,11 @@ def _hint(error: BaseException, text: str, folder: str) -> str:
 
 
 def _exit_text(error: BaseException) -> str:
-    code = _field(SystemExit, "code", error)
+    code = field(SystemExit, "code", error)
     if code is None:
         return ""
     try:
-        return _exact(repr(code))[:200]
+        return exact(repr(code))[:200]
     except BaseException:  # noqa: BLE001 - the user's __repr__ may raise anything
         return "…"
 
@@ -254,54 +218,40 @@ def _syntax_place(error: BaseException) -> Optional[Tuple[str, int]]:
 
     Parsers of users' own raise it as well, with fields of any type: `("app.cfg", "12", "3", b"x")`.
     """
-    if not _is_a(error, SyntaxError):
+    if not is_a(error, SyntaxError):
         return None
-    filename, lineno = _field(SyntaxError, "filename", error), _whole(_field(SyntaxError, "lineno", error))
-    if _is_a(filename, bytes):
+    filename, lineno = field(SyntaxError, "filename", error), integer_of(field(SyntaxError, "lineno", error))
+    if is_a(filename, bytes):
         filename = os.fsdecode(memoryview(filename).tobytes())
-    if not _is_a(filename, str) or lineno < 1:
+    if not is_a(filename, str) or lineno < 1:
         return None
-    filename = cut(_exact(filename), TEXT_MAX)
+    filename = cut(exact(filename), TEXT_MAX)
     return (filename, lineno) if filename else None
-
-
-def _whole(value: Any) -> int:
-    """Return an int, or a text of digits, as the number it is; 0 for anything else."""
-    if _is_a(value, int):
-        return min(int.__int__(value), sys.maxsize)
-    if _is_a(value, str) and re.match(r"[0-9]{1,18}\Z", value):
-        return int(_exact(value))
-    return 0
 
 
 def _marked_line(error: BaseException) -> str:
     """Return the source line that a SyntaxError holds, with a caret below its column; "" for none."""
-    text = _field(SyntaxError, "text", error)
-    if _is_a(text, bytes):
+    text = field(SyntaxError, "text", error)
+    if is_a(text, bytes):
         text = memoryview(text)[:1000].tobytes().decode("utf-8", "replace")
-    line = _exact(text).rstrip("\n")[:300] if _is_a(text, str) else ""
+    line = exact(text).rstrip("\n")[:300] if is_a(text, str) else ""
     if not line:
         return ""
-    column = min(max(_whole(_field(SyntaxError, "offset", error)), 1), 300)
+    column = min(max(integer_of(field(SyntaxError, "offset", error)), 1), 300)
     return f"\n    {line}\n    {' ' * (column - 1)}^"
-
-
-def _members(error: BaseException) -> List[BaseException]:
-    """Return the errors that an exception group holds, [] for any other error."""
-    return list(_field(_GROUP, "exceptions", error)) if _GROUP is not None and _is_a(error, _GROUP) else []
 
 
 def _notes_and_members(error: BaseException, folder: str) -> str:
     """Return a line for each note of the error and for each error of its group, "" where there are none."""
     try:
-        notes: Any = dict.get(_field(BaseException, "__dict__", error), "__notes__")
-        notes = list(list.__iter__(notes)) if _is_a(notes, list) else []
+        notes: Any = dict.get(field(BaseException, "__dict__", error), "__notes__")
+        notes = list(list.__iter__(notes)) if is_a(notes, list) else []
         lines = _listed([text_of(note) for note in notes[:LISTED_MAX]], len(notes))
         members = []
-        for one in _members(error)[:LISTED_MAX]:
+        for one in members_of(error)[:LISTED_MAX]:
             place = _place(_frames(one), folder)
             members.append(f"{_full_name(one)}: {text_of(one)}" + (f" ({place})" if place else ""))
-        lines += _listed(members, len(_members(error)))
+        lines += _listed(members, len(members_of(error)))
     except BaseException as second:  # noqa: BLE001 - keys of its __dict__ may be the user's
         lines = [f"<its notes cannot be shown: {name_of(second)}>"]
     return "".join(f"\n  • {line}" for line in lines)
@@ -318,17 +268,17 @@ def _frames(error: BaseException) -> List[_StackFrame]:
     last = collections.deque(traceback.walk_tb(traceback_of(error)), maxlen=FRAMES_MAX)
     frames = []
     for frame, lineno in last:
-        filename = _exact(frame.f_code.co_filename)
+        filename = exact(frame.f_code.co_filename)
         if filename.startswith((_OURS, "<frozen importlib")) or "importlib" + os.sep in filename:
             continue
-        frames.append(_StackFrame(filename, lineno, _exact(frame.f_code.co_name), _source(frame, lineno)))
+        frames.append(_StackFrame(filename, lineno, exact(frame.f_code.co_name), _source(frame, lineno)))
     return frames
 
 
 def _source(frame: FrameType, lineno: Optional[int]) -> str:
     """Return the text of a line, "" where it cannot be read: a module's loader may be the user's."""
     try:
-        return _exact(linecache.getline(frame.f_code.co_filename, lineno or 0, frame.f_globals)).strip()
+        return exact(linecache.getline(frame.f_code.co_filename, lineno or 0, frame.f_globals)).strip()
     except BaseException:  # noqa: BLE001 - the loader may raise anything
         return ""
 
@@ -377,7 +327,7 @@ def _traceback(error: BaseException, frames: List[_StackFrame], summary: str) ->
     try:
         # Never the whole of a recursion: 200 frames from the end are enough for anybody.
         lines = traceback.format_exception(type(error), error, traceback_of(error), limit=-FRAMES_MAX)
-        return _exact("".join(lines)).replace(_API + ".", "")
+        return exact("".join(lines)).replace(_API + ".", "")
     except BaseException as second:  # noqa: BLE001 - it reads attributes of the user's class, which may raise
         rows = [
             f'  File "{one.filename}", line {one.lineno}, in {one.name}\n'

@@ -28,7 +28,7 @@ from ..shared.channel import (
 )
 from ..shared.message_format import Memfd, ProcessMessage, body_of, decode
 from ..shared.messages import TO_CHILD, ApiCall, Done, LoadFailed, Setup
-from . import exception_report, fork_logging
+from . import exception_fields, fork_logging
 
 #: Our descriptors are above this, where no program expects any; with few allowed (--files), above half.
 HIGH = min(100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
@@ -151,7 +151,7 @@ def _short_body(message: ProcessMessage) -> bytes:
     fields = message.as_dict()
     most = INLINE_MAX // 12 // max(1, len(fields))
     cut = {
-        name: exception_report.cut(value, most) for name, value in fields.items() if isinstance(value, str)
+        name: exception_fields.cut(value, most) for name, value in fields.items() if isinstance(value, str)
     }
     return body_of(message.replace(**cut))
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from hkrunner.sandbox.child.api_call import AlgorithmExecutionError
-from hkrunner.sandbox.child.exception_report import DETAILS_MAX, MESSAGE_MAX, TEXT_MAX, cut, describe, text_of
+from hkrunner.sandbox.child.exception_fields import TEXT_MAX, cut, text_of
+from hkrunner.sandbox.child.exception_report import DETAILS_MAX, MESSAGE_MAX, describe
 from hypothesis import given
 from hypothesis import strategies as st
 

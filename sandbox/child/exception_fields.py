@@ -1,0 +1,79 @@
+"""Reads an exception of the user's code without running code of its class, as far as that is possible.
+
+Runs in the child, on Python 3.8 and newer. The class may have a __class__ that lies, properties that raise,
+and texts whose methods are the user's.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+import sys
+from types import TracebackType
+from typing import Any, List, Optional, Type
+
+#: Longest text taken from an exception, in characters.
+TEXT_MAX = 4_000
+_GROUP: Optional[Type[BaseException]] = getattr(builtins, "BaseExceptionGroup", None)  # from Python 3.11 on
+
+
+def cut(text: str, most: int) -> str:
+    """Return the text, with its middle left out when it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    head = most * 2 // 3
+    return f"{text[:head]}\n… {len(text) - most:,} characters left out …\n{text[head - most :]}"
+
+
+def text_of(error: object) -> str:
+    """Return str(error), or what its __str__ raised. Never raises."""
+    try:
+        return cut(exact(str(error)), TEXT_MAX)
+    except BaseException as second:  # noqa: BLE001 - the user's __str__ may raise anything, SystemExit too
+        return f"<its text cannot be shown: __str__ raised {name_of(second)}>"
+
+
+def name_of(error: BaseException) -> str:
+    """Return the name of the error's class, whatever its metaclass puts in front of it. Never raises."""
+    return exact(type.__dict__["__name__"].__get__(type(error)))[:200]
+
+
+def traceback_of(error: BaseException) -> Optional[TracebackType]:
+    """Return the error's traceback, whatever its class puts in front of it. Never raises."""
+    trace: Optional[TracebackType] = field(BaseException, "__traceback__", error)
+    return trace
+
+
+def exact(text: str) -> str:
+    """Return a str of no subclass, which cannot have methods of the user's."""
+    return str.__str__(text)
+
+
+def is_a(value: object, kind: type) -> bool:
+    """Whether the value's real class is of this kind: isinstance() would ask its __class__ as well."""
+    return issubclass(type(value), kind)
+
+
+def field(kind: Type[BaseException], name: str, error: BaseException) -> Any:
+    """Return what the interpreter keeps under this name, whatever a subclass puts in front of it."""
+    return kind.__dict__[name].__get__(error)
+
+
+def errno_of(kind: Type[OSError], error: BaseException) -> Optional[int]:
+    """Return errno of an OSError of this kind, None for another error or where it is no number."""
+    number = field(OSError, "errno", error) if is_a(error, kind) else None
+    return number if type(number) is int else None
+
+
+def integer_of(value: Any) -> int:
+    """Return an int, or a text of digits, as the number it is; 0 for anything else."""
+    if is_a(value, int):
+        return min(int.__int__(value), sys.maxsize)
+    if is_a(value, str) and re.match(r"[0-9]{1,18}\Z", value):
+        return int(exact(value))
+    return 0
+
+
+def members_of(error: BaseException) -> List[BaseException]:
+    """Return the errors that an exception group holds, [] for any other error."""
+    return list(field(_GROUP, "exceptions", error)) if _GROUP is not None and is_a(error, _GROUP) else []
