@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -126,7 +127,8 @@ class EnvironmentCache:
 
     def names(self) -> list[str]:
         """Return the names of all environments, also of those that were not completed."""
-        return list(dict.fromkeys(name[:_NAME_DIGITS] for name in self._names()))
+        found = (re.match(rf"[0-9a-f]{{{_NAME_DIGITS}}}(?=[.-])", name) for name in self._names())
+        return list(dict.fromkeys(one[0] for one in found if one))
 
     def _make(self, name: str, make: Callable[[str], Mapping[str, Any]]) -> None:
         self._remove_folders(name)  # of runs that were killed

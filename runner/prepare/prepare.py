@@ -89,13 +89,19 @@ def _installed(
 ) -> Settings:
     from .installation import installation_for
 
+    descriptor = settings.code.descriptor
+    notes = settings.console.notes
+    if descriptor is not None and descriptor.fields.get("dependencyInstallCmd"):
+        at = descriptor.at("/dependencyInstallCmd")
+        notes = (*notes, f"{at}: --install does not run dependencyInstallCmd, which HKube's build runs")
+        settings = settings._replace(console=settings.console._replace(notes=notes))
     found = installation_for(settings.code, where, settings.serving.encoding, environ)
     if found is None:
         note = (
             f"--install: nothing to install: {where.shown} has no inline metadata, and there is no"
             f" requirements.txt, nor pyproject.toml with dependencies, in {where.folder}"
         )
-        return settings._replace(console=settings.console._replace(notes=(*settings.console.notes, note)))
+        return settings._replace(console=settings.console._replace(notes=(*notes, note)))
     made = found.existing if progress is None else found.environment(environ, stack, progress)
     asked = settings.code.base_python or settings.code.python
     code = settings.code._replace(

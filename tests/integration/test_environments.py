@@ -136,7 +136,9 @@ def test_an_installer_that_fails_is_one_sentence_with_its_own_last_lines(
     assert project.made == []
 
 
-def test_inline_metadata_is_installed_into_a_python_that_it_allows(project: Project) -> None:
+@pytest.mark.parametrize("installer", INSTALLERS)
+def test_inline_metadata_is_installed_into_a_python_that_it_allows(installer: str, project: Project) -> None:
+    project.env = {**project.env, "PATH": INSTALLERS[installer]}
     version = sys.version_info
     (project.folder / "alg.py").write_text(
         f'# /// script\n# requires-python = "=={version[0]}.{version[1]}.*"\n# dependencies = ["hk_tiny"]\n'
@@ -145,9 +147,15 @@ def test_inline_metadata_is_installed_into_a_python_that_it_allows(project: Proj
     before = project.run("alg.py", "-i", "1")
     assert before.status == 4 and "the inline metadata lists hk_tiny: give --install" in before.stderr
     shown = project.run("alg.py", "-i", "1", "--install", "--dry-run").stdout
-    assert "  install    inline metadata in alg.py (hk_tiny): not installed yet; pip would do it" in shown
+    assert (
+        f"  install    inline metadata in alg.py (hk_tiny): not installed yet; {installer} would do it"
+        in shown
+    )
     shown = project.run("validate", "alg.py").stdout
-    assert "◌ --install: inline metadata in alg.py (hk_tiny): not installed yet; pip would do it" in shown
+    assert (
+        f"◌ --install: inline metadata in alg.py (hk_tiny): not installed yet; {installer} would do it"
+        in shown
+    )
     assert project.made == []
     # At a terminal, the installer's latest line is shown below ours until it is done.
     with at_terminal(
@@ -155,7 +163,8 @@ def test_inline_metadata_is_installed_into_a_python_that_it_allows(project: Proj
     ) as terminal:
         status, _ = terminal.end(deadline_s=INSTALL_S)
     assert status == 0, terminal.shown
-    assert "\r\x1b[2K  Successfully installed hk_tiny-1.5\r\x1b[2K✔ installed in " in terminal.shown
+    last = {"pip": "Successfully installed hk_tiny-1.5", "uv": " + hk-tiny==1.5"}[installer]
+    assert f"\r\x1b[2K  {last}\r\x1b[2K✔ installed in " in terminal.shown
     assert "✔ t1 done" in terminal.shown
 
 
@@ -199,3 +208,6 @@ def test_code_that_requires_nothing_runs_as_without_the_option(project: Project)
     ended = project.run("alg.py", "-i", "1", env={"HKRUNNER_INSTALL": "1"})
     assert ended.stdout == "1\n"
     assert "◌ --install: nothing to install: alg.py has no inline metadata" in ended.stderr
+    (project.folder / "algorithm.yml").write_text("name: my-alg\ndependencyInstallCmd: ./install.sh\n")
+    ended = project.run("alg.py", "-i", "1", "--install")
+    assert "◌ algorithm.yml:2: --install does not run dependencyInstallCmd" in ended.stderr
