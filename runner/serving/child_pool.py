@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from enum import Enum, auto
 
 from ...sandbox.parent.child_handle import Child, ChildListener
-from ...sandbox.parent.thread_variables import thread_variables
-from ...sandbox.parent.warded_child import WardedChild
 from ...sandbox.shared.entry import Location
-from ...sandbox.shared.message_format import PROTOCOL_VERSION
 from ...sandbox.shared.messages import Setup
 from ...sandbox.shared.outcome import Cause, Exit
 from ..io.loop import Loop
 from ..settings.settings import Settings
+from .child_starter import ChildStarter
 
 #: Takes a process that exists already as the child: (loop, listener, setup) -> its handle. May raise OSError.
 Attach = Callable[[Loop, ChildListener, Setup], Child]
@@ -48,9 +45,8 @@ class ChildPool:
         """
         self._loop = loop
         self._settings = settings
-        self._where = where
+        self._starter = ChildStarter(loop, settings, where, env)
         self._listener: ChildListener | None = None
-        self._env = env
         self._attach = attach
         self.child: Child | None = None  #: the serving child
         self.served = 0  #: tasks that the serving child has taken up, and that are over
@@ -122,54 +118,10 @@ class ChildPool:
         self.ready()
 
     def _start(self) -> Child:
-        settings = self._settings
         if self._attach is not None:
             assert self._listener is not None, "listen() comes before ready()"
-            return self._attach(self._loop, self._listener, self._setup(self._own_variables()))
-        env = {**os.environ, **self._own_variables()}
-        # Python would go on to a prompt, and show the SystemExit of an orderly end.
-        env.pop("PYTHONINSPECT", None)
-        if settings.limits.enforced:
-            env.update(thread_variables(settings.limits.cpu_cores, env))
-        python_path = [one for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]
-        folders = [self._where.folder]
-        if settings.records.state_dir is not None:
-            folders.append(settings.records.state_dir)
-        child = WardedChild(
-            self._loop,
-            self._listener,
-            argv=[settings.code.python, "-u"],
-            cwd=self._where.folder,
-            env=env,
-            setup=self._setup({}, python_path),
-            limits=settings.limits,
-            folders=folders,
-            temporary_folders=settings.code.temporary_folders,
-        )
-        if settings.limits.start_timeout_s is not None and settings.limits.enforced:
-            self._loop.after(settings.limits.start_timeout_s, lambda: self._start_overdue(child))
-        return child
-
-    def _own_variables(self) -> dict[str, str]:
-        return {**self._env, **self._settings.code.variables}
-
-    def _setup(self, env: dict[str, str], python_path: list[str] | None = None) -> Setup:
-        where = self._where
-        return Setup(
-            version=PROTOCOL_VERSION,
-            folder=where.folder,
-            module=where.module,
-            function=where.function,
-            file=where.file,
-            encoding=self._settings.serving.encoding,
-            python_path=[os.path.abspath(one) for one in python_path or []],
-            returned_errors=self._settings.serving.api_errors == "return",
-            env=env,
-        )
-
-    def _start_overdue(self, child: Child) -> None:
-        if not child.loaded:
-            child.kill(Cause.START_TIMEOUT, f"{self._settings.limits.start_timeout_s:g} s")
+            return self._attach(self._loop, self._listener, self._starter.setup(self._starter.variables))
+        return self._starter.start(self._listener)
 
     # ---- how closely the warden looks
 
