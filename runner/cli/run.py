@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -58,6 +59,18 @@ def _run(entry_argument: str | None, **values: Any) -> None:
         sys.exit(run(settings))
     except HkrunnerError as error:
         raise type(error)(_with_variables(str(error))) from None
+
+
+def values_of(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the values of all options for these arguments and the variables of this process.
+
+    Raises SettingsError.
+    """
+    try:
+        with command.make_context("run", list(arguments)) as context:
+            return {name: value for name, value in context.params.items() if name != "entry_argument"}
+    except click.ClickException as error:
+        raise SettingsError(error.format_message()) from None
 
 
 def _with_variables(sentence: str) -> str:

@@ -34,13 +34,15 @@ def prepare(
     *,
     runs: bool = True,
     progress: InstallProgress | None = None,
+    where: Location | None = None,
 ) -> tuple[Settings, Location]:
     """Return the settings to run with, and the location of the code. Raises HkrunnerError.
 
     `stack` gets the callbacks that clean up at the end. `runs`: whether tasks will run, which need a folder
-    for metrics. `progress` shows what --install does; None: nothing is installed.
+    for metrics. `progress` shows what --install does; None: nothing is installed. `where`: the location of
+    the code, where that is known.
     """
-    where = place(settings, stack)
+    where = where or place(settings, stack)
     more = _metrics(settings, environ, stack) if runs else {}
     temporary = (*more.values(), *_unpacked_for_this_run(settings, where))
     if temporary:

@@ -51,10 +51,15 @@ def worker_settings_of(values: Mapping[str, Any]) -> WorkerSettings:
     return WorkerSettings(settings, str(values["host"]), int(port), bool(values["once"]))
 
 
-def settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
-    """Return the settings for these option values; raises SettingsError with one sentence."""
+def settings_of(
+    values: Mapping[str, Any], environ: Mapping[str, str], *, finds_descriptor: bool = True
+) -> Settings:
+    """Return the settings for these option values; raises SettingsError with one sentence.
+
+    `finds_descriptor`: whether one is looked for where none is named.
+    """
     local_run = _local_run(values)
-    descriptor = _descriptor(values)
+    descriptor = _descriptor(values) if finds_descriptor or values.get("file") is not None else None
     limits, limits_from = limits_of(values, environ, descriptor, processes=local_run.parallel or 1)
     notes: tuple[str, ...] = ()
     if local_run.in_process:

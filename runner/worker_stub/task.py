@@ -21,17 +21,14 @@ class LocalTask:
     more: dict[str, Any] = field(default_factory=dict)
     depth: int = 0  #: the number of tasks in the chain that started it
 
-    def initialize(self, encoding: str) -> bytes:
-        """Return its initialize message, with the keys that HKube's worker sends under storage v1.
-
-        Raises ResultInvalid for an input that this encoding cannot carry.
-        """
+    def message(self, input: Any = None) -> dict[str, Any]:
+        """Return its initialize message, with the keys that HKube's worker sends under storage v1."""
         data: dict[str, Any] = {
             "useCache": False,
             "flatInput": None,
             "jobId": self.job,
             "taskId": self.task,
-            "input": None,
+            "input": input,
             "storage": {},
             "nodeName": self.node,
             "algorithmName": self.algorithm,
@@ -45,13 +42,19 @@ class LocalTask:
             "spanId": {},
             **self.more,
         }
-        message = {"command": "initialize", "data": data}
+        return {"command": "initialize", "data": data}
+
+    def initialize(self, encoding: str) -> bytes:
+        """Return its initialize message, encoded.
+
+        Raises ResultInvalid for an input that this encoding cannot carry.
+        """
         if encoding != "json":
-            data["input"] = codec.decode("json", self.input)
+            message = self.message(codec.decode("json", self.input))
             # Messages of the worker have no size limit.
             return codec.encode(encoding, message, name="input", most=None)
         # Insert the input's text as it is: decoding it would round numbers.
-        whole = codec.encode("json", message, name="input")
+        whole = codec.encode("json", self.message(), name="input")
         begin, mark, end = whole.partition(b'"input":null')
         return begin + mark[:-4] + self.input + end
 

@@ -13,13 +13,14 @@ import select
 import socket
 import sys
 import threading
-from typing import Callable, List, NoReturn, Optional, Sequence, Tuple, Type, Union
+from typing import Callable, List, Mapping, NoReturn, Optional, Sequence, Tuple, Type, Union
 
 from ..codec.codec import Buffer
 from ..shared.channel import (
     EXIT_CHANNEL_LOST,
     INLINE_MAX,
     ChannelError,
+    Frame,
     FrameReader,
     encode,
     fds_of,
@@ -43,10 +44,11 @@ class FrameSocket:
         self._socket = socket.socket(fileno=fd)
         self._reader = FrameReader()
         self._scratch = bytearray(INLINE_MAX)  # what is read, until it is decoded
-        self._ready: List[Tuple[int, ProcessMessage]] = []
+        self._ready: List[Frame] = []
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._blob: Optional[int] = None
+        self.known: Mapping[int, Type[ProcessMessage]] = TO_CHILD  #: the messages that may come
         #: Called with the socket's descriptor before each wait for a message.
         self.before_waiting: Optional[Callable[[int], None]] = None
 
@@ -62,9 +64,9 @@ class FrameSocket:
             fds = fds_of(ancillary)
             if not count and not fds:
                 return None
-            frames = self._reader.feed(memoryview(self._scratch)[:count], fds)
-            self._ready = [(frame.task, decode(frame, TO_CHILD)) for frame in frames]
-        return self._ready.pop(0)
+            self._ready = self._reader.feed(memoryview(self._scratch)[:count], fds)
+        frame = self._ready.pop(0)
+        return frame.task, decode(frame, self.known)
 
     def stays_quiet(self, seconds: float) -> bool:
         """Whether neither a message nor the end of the stream comes for so long."""

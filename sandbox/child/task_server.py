@@ -54,6 +54,8 @@ class TaskServer:
     #: Whether the next task is served after sys.exit() in the user's code, which fails its own task only.
     _survives_exit = False
     _stop_control = StopControl
+    #: The messages with which a task begins.
+    _beginnings: Tuple[type, ...] = (Begin, Initialize)
 
     def __init__(self, channel: FrameSocket, control: socket.socket, setup: Setup) -> None:
         self._channel = channel
@@ -97,7 +99,7 @@ class TaskServer:
             if received is None:
                 break
             task, message = received
-            if isinstance(message, (Begin, Initialize)):
+            if isinstance(message, self._beginnings):
                 self._serve(task, message)
                 self._accelerate_in_a_pause()
                 self.reserve.restore()
@@ -129,7 +131,7 @@ class TaskServer:
         later = not entry_import.stands_in(folders, frozenset(("msgspec", "typing_extensions")))
         self._may_accelerate = codec.prepare(self._encoding, later=later)
         try:
-            loaded = entry_import.load(self._where, bare=bare, python_path=python_path)
+            loaded = self._import(bare)
         except entries.EntryError as error:
             self._refuse(_failed(error.code, error))
         except BaseException as error:  # noqa: BLE001 - the edge of user code: whatever it raises is an answer
@@ -144,6 +146,9 @@ class TaskServer:
             calls = {}
         lower_brake(self._setup.brake_bytes)
         self._channel.send(0, Loaded(PROTOCOL_VERSION, methods, sys.version.split()[0], calls))
+
+    def _import(self, bare: FrozenSet[str]) -> entries.Entry:
+        return entry_import.load(self._where, bare=bare, python_path=self._setup.python_path)
 
     def _import_failure(self, error: BaseException) -> Failed:
         told = exception_report.describe(
@@ -165,26 +170,11 @@ class TaskServer:
 
     # ---- one task
 
-    def _serve(self, task: int, message: Union[Begin, Initialize]) -> None:
+    def _serve(self, task: int, message: Any) -> None:
         entry = self._entry
         assert entry is not None, "tasks are served after Loaded"
         try:
-            args, files, announced = self._open(task, message, entry)
-            api = self._api = Api(
-                lambda message: self._reports.send_api_call(task, message),
-                lambda value, details: self._reports.send_progress(task, value, details),
-                returned_errors=self._setup.returned_errors,
-            )
-            self._stops.open_task(task, api)
-            if entry.init is not None:
-                self._call(entry.init, "init", 1, args, api)
-            if not announced:
-                flush_output()
-                self._channel.send(task, Initialized())
-            self._wait_for(Start)
-            api._begin_start()
-            result = self._call(entry.start, self._where.function, 2, args, api)
-            self._finish(task, files, result)
+            self._run_task(task, message, entry)
         except _Superseded:
             return
         except codec.ResultInvalid as error:
@@ -214,6 +204,28 @@ class TaskServer:
                 self._files = None
             self._stops.close_task()
             self._api = None
+
+    def _run_task(self, task: int, message: Union[Begin, Initialize], entry: entries.Entry) -> None:
+        args, files, announced = self._open(task, message, entry)
+        api = self._open_api(task)
+        if entry.init is not None:
+            self._call(entry.init, "init", 1, args, api)
+        if not announced:
+            flush_output()
+            self._channel.send(task, Initialized())
+        self._wait_for(Start)
+        api._begin_start()
+        result = self._call(entry.start, self._where.function, 2, args, api)
+        self._finish(task, files, result)
+
+    def _open_api(self, task: int) -> Api:
+        api = self._api = Api(
+            lambda message: self._reports.send_api_call(task, message),
+            lambda value, details: self._reports.send_progress(task, value, details),
+            returned_errors=self._setup.returned_errors,
+        )
+        self._stops.open_task(task, api)
+        return api
 
     def _open(
         self, task: int, message: Union[Begin, Initialize], entry: entries.Entry

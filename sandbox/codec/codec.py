@@ -192,7 +192,9 @@ def _is_labelled(value: Any) -> bool:
     return library_values.is_labelled(value)
 
 
-def encode_pieces(encoding: str, message: Dict[str, Any]) -> List[Buffer]:
+def encode_pieces(
+    encoding: str, message: Dict[str, Any], *, most: Optional[int] = MESSAGE_LIMIT
+) -> List[Buffer]:
     """Return the same as encode(), in pieces: large binary values of the result are not copied."""
     native = is_native(message.get("data"), encoding)
     if native and encoding in large_values.WRITERS:
@@ -203,9 +205,10 @@ def encode_pieces(encoding: str, message: Dict[str, Any]) -> List[Buffer]:
         except Exception:  # noqa: BLE001 - many libraries, many types: _encode() either works or explains
             found = None
         if found is not None:
-            _check_size(large_values.size_of(found), encoding, "result")
+            if most is not None:
+                _check_size(large_values.size_of(found), encoding, "result")
             return found
-    return [_encode(encoding, message, "result", MESSAGE_LIMIT, native)]
+    return [_encode(encoding, message, "result", most, native)]
 
 
 def is_large(value: Any, most: int = 1000) -> bool:

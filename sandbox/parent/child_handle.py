@@ -40,7 +40,7 @@ from typing import Any, Protocol
 from ..shared.channel import INLINE_MAX, ChannelError
 from ..shared.limits import Limits
 from ..shared.message_format import Memfd, ProcessMessage, Wire
-from ..shared.messages import FROM_CHILD, EndProcess, Initialize, Loaded, Protection, Reply, Sample, StopTask
+from ..shared.messages import FROM_CHILD, EndProcess, Loaded, Protection, Reply, Sample, StopTask
 from ..shared.outcome import Cause, Exit
 from .exit_report import fault_text, user_stack
 from .frame_receiver import FrameReceiver
@@ -139,9 +139,9 @@ class Child:
 
     def send(self, task: int, *messages: ProcessMessage) -> None:
         """Send messages on the task socket, with one write but for a memfd, which stays the caller's."""
-        first = messages[0]
-        if isinstance(first, Initialize) and isinstance(first.wire, Memfd):
-            self._to_main.send_blob(task, first.kind, first.wire)
+        wire = getattr(messages[0], "wire", None)
+        if isinstance(wire, Memfd):
+            self._to_main.send_blob(task, messages[0].kind, wire)
             messages = messages[1:]
         if messages:
             self._to_main.send(task, *messages)
