@@ -1,6 +1,7 @@
 """hkrunner runs HKube algorithms in a supervised process of their own.
 
-The command is `hkrunner`; hkrunner.run() is the same in a Python program.
+The command is `hkrunner`; hkrunner.run() is the same in a Python program,
+and hkrunner.Pool an executor of concurrent.futures.
 """
 
 __version__ = "0.1.0"
@@ -11,6 +12,7 @@ __all__ = [
     "HkrunnerError",
     "Incomplete",
     "InstallFailed",
+    "Pool",
     "Printed",
     "RunEvent",
     "SettingsError",
@@ -27,6 +29,7 @@ __all__ = [
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .runner.errors import EntryNotFound, EntryUnusable, HkrunnerError, InstallFailed, SettingsError
+    from .runner.python_api.pool import Pool
     from .runner.python_api.results import (
         Incomplete,
         Printed,
@@ -45,7 +48,7 @@ else:
         if name in __all__:
             from importlib import import_module
 
-            for place in ("errors", "python_api.results", "python_api.run"):
+            for place in ("errors", "python_api.results", "python_api.run", "python_api.pool"):
                 module = import_module(f".runner.{place}", __name__)
                 if hasattr(module, name):
                     return getattr(module, name)

@@ -21,13 +21,17 @@ PROGRAM = (
 )
 
 
-def begin() -> NoReturn:
-    """Run the command `hkrunner`. sys.argv holds the caller's pid, then the arguments of the command."""
-    caller = int(sys.argv[1])
+def end_with_caller(caller: int) -> None:
+    """Have the kernel send SIGTERM to this process when the caller's thread that started it ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-    reset_inherited_signals()
     if os.getppid() != caller:
         sys.exit(143)  # the caller ended before the kernel watched it
+
+
+def begin() -> NoReturn:
+    """Run the command `hkrunner`. sys.argv holds the caller's pid, then the arguments of the command."""
+    end_with_caller(int(sys.argv[1]))
+    reset_inherited_signals()
     from ..cli.main import main_with
     from ..entry_point import leave
 

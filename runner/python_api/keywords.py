@@ -1,4 +1,4 @@
-"""The keywords of hkrunner.run(): options of `hkrunner run`, by the same names."""
+"""The keywords of hkrunner.run() and hkrunner.Pool(): options of `hkrunner run`, by the same names."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ from ..settings.option import Option
 from ..settings.options import OPTIONS
 
 KEYWORDS: dict[str, Option] = {option.keyword: option for option in OPTIONS if option.python}
+#: Those of a Pool. CPU time and files on disk are limited for the whole life of a process, which for a worker
+#: has no end; and no task of a Pool has a record.
+POOL_KEYWORDS = {
+    name: option
+    for name, option in KEYWORDS.items()
+    if name not in ("cpu_time", "disk", "install", "parallel", "state_dir")
+}
 #: What runner/settings/env_file.py reads as one character between double quotes.
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 
 
-class RunOptions(TypedDict, total=False):
-    """KEYWORDS for type checkers, which cannot read them from the table; a test compares the two."""
+class PoolOptions(TypedDict, total=False):
+    """POOL_KEYWORDS for type checkers, which cannot read them from the table; a test compares the two."""
 
     path: str | os.PathLike[str] | None
     file: str | os.PathLike[str] | None
     python: str | os.PathLike[str] | None
-    install: bool
     env: Mapping[str, str] | None
     grace: float | None
     cpu: float | str | None
@@ -33,25 +39,31 @@ class RunOptions(TypedDict, total=False):
     pids: int | None
     timeout: float | None
     start_timeout: float | None
-    cpu_time: float | None
     files: int | None
-    disk: int | str | None
     no_limits: bool
     total_mem: int | str | None
     total_cpu: float | str | None
     gpu: int | None
+
+
+class RunOptions(PoolOptions, total=False):
+    """KEYWORDS in the same way."""
+
+    install: bool
+    cpu_time: float | None
+    disk: int | str | None
     parallel: int | None
     state_dir: str | os.PathLike[str] | None
 
 
-def complete_signature(run: Callable[..., Any]) -> None:
-    """Make `**options` of run() explicit in its signature and its docstring, for editors and notebooks."""
+def complete_signature(run: Callable[..., Any], options: Mapping[str, Option] = KEYWORDS) -> None:
+    """Make `**options` explicit in the signature and the docstring, for editors and notebooks."""
     signature = inspect.signature(run)
     keywords = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=_default(option), annotation=option.python
         )
-        for name, option in KEYWORDS.items()
+        for name, option in options.items()
     ]
     own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
     at = len([one for one in own if one.kind is not inspect.Parameter.KEYWORD_ONLY])
@@ -64,7 +76,7 @@ def complete_signature(run: Callable[..., Any]) -> None:
             initial_indent=f"        {name:<15}",
             subsequent_indent=" " * 23,
         )
-        for name, option in KEYWORDS.items()
+        for name, option in options.items()
     ]
     run.__doc__ = (run.__doc__ or "").replace("        (see KEYWORDS)", "\n".join(rows))
 
@@ -74,15 +86,17 @@ def _default(option: Option) -> bool | None:
     return False if option.kind == "flag" else None
 
 
-def arguments(options: Mapping[str, Any]) -> Iterator[str]:
+def arguments(
+    options: Mapping[str, Any], known: Mapping[str, Option] = KEYWORDS, *, of: str = "run"
+) -> Iterator[str]:
     """Return the options as arguments of the command; `env` is left out: see variables_file().
 
     Raises TypeError for a keyword that there is not.
     """
     for name, value in options.items():
-        option = KEYWORDS.get(name)
+        option = known.get(name)
         if option is None:
-            raise TypeError(f"run() got an unexpected keyword argument {name!r}")
+            raise TypeError(f"{of}() got an unexpected keyword argument {name!r}")
         if value is None or value is False or name == "env":
             continue
         # The value is in the same word: it may begin with a dash.

@@ -51,7 +51,12 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     setup = receive_setup(channel)
     if setup is None:
         sys.exit(0)
-    server = TaskServer(channel, socket.socket(fileno=control), setup)
+    if setup.is_pooled:
+        from .pool_task_server import PoolTaskServer
+
+        server: TaskServer = PoolTaskServer(channel, socket.socket(fileno=control), setup, fault)
+    else:
+        server = TaskServer(channel, socket.socket(fileno=control), setup)
     report_threads_without_memory(server.reserve, server.thread_lost)
     # As for a script: an argparse of the user's must not meet our arguments.
     sys.argv[:] = [server.program]

@@ -7,6 +7,7 @@
     child -> parent    Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall,
                        Progress, Problem
     with --in-process  EndAsked, LastWord                             (the user's process -> supervisor)
+    hkrunner.Pool      see pool_messages.py
 
 A message travels in one frame (channel.py), in the form that message_format.py gives it.
 
@@ -203,6 +204,7 @@ class Setup(ProcessMessage):
     returned_errors: bool = False  #: errors of the code API are returned instead of raised
     brake_bytes: Optional[int] = None  #: the memory limit, where an allocation beyond it fails
     env: Optional[Dict[str, str]] = None  #: variables to set, where the process was not started with them
+    is_pooled: bool = False  #: a worker of hkrunner.Pool
 
 
 class Begin(ProcessMessage):

@@ -1,0 +1,191 @@
+"""The process between an hkrunner.Pool and its workers: starts them, holds their limits, says how they ended.
+
+    user's process                this process                    warden         worker
+    Pool <--- messages below ---> PoolSupervisor <--- lifeline ---> enforces ---> serves tasks
+      ^                                                                             ^
+      +----------------- tasks and results, over the worker's own socket -----------+
+
+It never sees a task: once a worker has loaded the code, its task socket is passed to the user's process. So
+tasks take no detour, and a user's process that is busy or stopped does not delay a limit.
+
+    from the Pool   start N            start worker number N
+                    watch N, idle      it has nothing to do, or has again
+                    kill N, why        a time limit of a task, or a broken channel
+                    end, now           end all workers in order; now: also those that are at work
+    to the Pool     loaded N           with its task socket, and the file with its TaskMarks
+                    ended N            why; nothing of it is left
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ...sandbox.parent import warden_launch
+from ...sandbox.parent.child_handle import Child
+from ...sandbox.parent.pooled_child import PooledChild
+from ...sandbox.shared.entry import Location
+from ...sandbox.shared.message_format import Memfd, ProcessMessage
+from ...sandbox.shared.messages import Loaded, LoadFailed, Problem, Sample
+from ...sandbox.shared.outcome import Cause, Exit, report
+from ...sandbox.shared.pool_messages import UseFunction
+from ..console.process_output import ProcessOutput
+from ..console.terminal import Output
+from ..io.loop import Loop
+from ..io.message_socket import MessageSocket, cut
+from ..serving.child_starter import ChildStarter
+from ..settings.settings import Settings
+
+#: The next warden is started so long after the last one was taken: a worker that starts needs the CPU more.
+NEXT_WARDEN_S = 0.2
+
+
+class PoolSupervisor:
+    """Starts and ends workers as the Pool asks."""
+
+    def __init__(
+        self, loop: Loop, settings: Settings, where: Location, output: Output, function: Memfd | None
+    ) -> None:
+        """`function`: the pickled function of the Pool; None: the workers run the code at `where`."""
+        self._loop = loop
+        self._settings = settings
+        self._output = output
+        self._said: set[str] = set()  #: what was announced once for all workers
+        self._function = function
+        self._starter = ChildStarter(loop, settings, where, {})
+        self._workers: dict[int, _Worker] = {}
+        self._is_ending = False
+        self._is_ended_now = False  #: whether tasks at work were told to end
+        self._next_warden = loop.alarm(self._prepare_warden)
+        self.channel: MessageSocket | None = None  #: to the Pool
+
+    # ---- what the Pool says
+
+    def on_message(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Do what the Pool asks."""
+        worker = self._workers.get(message.get("worker", 0))
+        match message["do"]:
+            case "start" if not self._is_ending:
+                self._start(message["worker"])
+            case "watch" if worker is not None and worker.child is not None:
+                worker.child.watch(idle=message["idle"])
+            case "kill" if worker is not None and worker.child is not None:
+                worker.child.kill(Cause(message["cause"]), message["detail"])
+            case "end":
+                self.end(now=message["now"])
+
+    def end(self, *, now: bool) -> None:
+        """End all workers, then the loop.
+
+        `now`: tasks at work get the grace, a function none; the second time everything is killed.
+        """
+        is_repeated, self._is_ended_now = self._is_ended_now and now, self._is_ended_now or now
+        self._is_ending = True
+        self._next_warden.cancel()
+        for worker in list(self._workers.values()):
+            if worker.child is not None:
+                # A function has no stop() that could be called.
+                self._end_worker(worker.child, kill=is_repeated or (now and self._function is not None))
+        self._stop_if_done()
+
+    def _end_worker(self, child: PooledChild, *, kill: bool) -> None:
+        if kill:
+            child.kill(Cause.STOPPED)
+            return
+        child.exit({"exitCode": 0})
+        self._loop.after(self._settings.serving.grace_s, lambda: child.kill(Cause.STOPPED))
+
+    # ---- the workers
+
+    def _start(self, number: int) -> None:
+        worker = _Worker(number, self, ProcessOutput(self._output, self._said))
+        self._workers[number] = worker
+        try:
+            worker.child = self._starter.start_as(PooledChild, worker, is_pooled=True)
+        except OSError as error:
+            detail = error.strerror or str(error)
+            self.worker_ended(worker, Exit(Cause.NOT_STARTED, detail=detail, loaded=False))
+            return
+        if self._function is not None:
+            worker.child.send(0, UseFunction(self._function))
+        self._next_warden.set(NEXT_WARDEN_S)
+
+    def _prepare_warden(self) -> None:
+        """Have a warden wait for the worker that replaces one of these: 30 ms of its start."""
+        if not self._is_ending:
+            warden_launch.prepare()
+
+    def worker_loaded(self, number: int, child: PooledChild) -> None:
+        """Pass the worker on to the Pool."""
+        assert self.channel is not None, "it is set before the loop runs"
+        self.channel.send({"say": "loaded", "worker": number, "pid": child.pid}, child.hand_over())
+
+    def worker_ended(self, worker: _Worker, exit: Exit) -> None:
+        """Tell the Pool how the worker has ended."""
+        assert self.channel is not None, "it is set before the loop runs"
+        del self._workers[worker.number]
+        code, message, details = exit.error_code, report(exit), exit.stack
+        if not exit.loaded:
+            message = report(exit, during="during import")
+            if worker.load_failure is not None and exit.cause is Cause.EXITED:
+                failed = worker.load_failure
+                code, message, details = failed.code, failed.message, failed.details
+        self.channel.send(
+            {
+                "say": "ended",
+                "worker": worker.number,
+                "loaded": exit.loaded,
+                "code": code,
+                "message": cut(message),
+                "details": cut(details),
+                "withoutTask": cut(report(exit, during="between two tasks") if exit.loaded else message),
+                "stopped": exit.cause is Cause.STOPPED,
+                "peakBytes": exit.peak_bytes or None,
+                "limitBytes": exit.limit_bytes,
+            }
+        )
+        self._stop_if_done()
+
+    def _stop_if_done(self) -> None:
+        if self._is_ending and not self._workers:
+            self._loop.stop()
+
+
+class _Worker:
+    """One worker: what its handle calls."""
+
+    def __init__(self, number: int, supervisor: PoolSupervisor, output: Output) -> None:
+        self.number = number
+        self.child: PooledChild | None = None
+        self.load_failure: LoadFailed | None = None
+        self._supervisor = supervisor
+        self._output = output
+
+    def on_message(self, child: Child, task: int, message: ProcessMessage) -> None:
+        """Pass a worker on that has loaded the code; remember why it could not."""
+        if isinstance(message, Loaded):
+            assert isinstance(child, PooledChild), "it was started as one"
+            self._supervisor.worker_loaded(self.number, child)
+        elif isinstance(message, LoadFailed):
+            self.load_failure = message
+        elif isinstance(message, Problem):
+            self._output.warn(f"✘ {message.text}")
+        else:
+            wire = getattr(message, "wire", None)
+            if isinstance(wire, Memfd):
+                os.close(wire.fd)
+
+    def on_output(self, child: Child, stream: str, data: bytes) -> None:
+        """Pass on what the worker prints, unless the reader is slow: then it stays in the pipes."""
+        self._output.user(stream, data)
+        if self._output.holding:
+            child.hold_output(True)
+            self._output.when_released(lambda: child.hold_output(False))
+
+    def on_sample(self, child: Child, sample: Sample) -> None:
+        """Nobody asks for usage."""
+
+    def on_exit(self, child: Child, exit: Exit) -> None:
+        """Report its end."""
+        self._output.end_lines()
+        self._supervisor.worker_ended(self, exit)

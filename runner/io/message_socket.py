@@ -1,0 +1,119 @@
+"""Messages between two processes of ours, each whole and with its descriptors. Never blocks.
+
+A message is a JSON object in one datagram of a SOCK_SEQPACKET pair, so none is cut or joined. It has at most
+MESSAGE_MAX bytes.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from .loop import Loop
+
+#: More than the kernel's buffer for one datagram takes is never sent: texts are cut before (see cut()).
+MESSAGE_MAX = 160 * 1024
+#: A character takes at most 4 bytes, or 6 where it is escaped.
+TEXT_MAX = 12_000
+_FDS_MAX = 4
+
+
+class MessageSocket:
+    """One end of the pair, in the loop."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        on_message: Callable[[dict[str, Any], list[int]], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        """`on_message`: gets a message and its descriptors, which are its own to close. `on_end`: the other
+        side has closed the socket or is gone; called once."""
+        self._loop = loop
+        self._socket = sock
+        self._on_message = on_message
+        self._on_end = on_end
+        self._queue: deque[tuple[bytes, list[int]]] = deque()
+        self._is_closed = False
+        sock.setblocking(False)
+        loop.on_readable(sock, self._read)
+
+    def send(self, message: Mapping[str, Any], fds: Iterable[int] = ()) -> None:
+        """Send the message with copies of these descriptors; it waits here while the other side is slow."""
+        if self._is_closed:
+            return
+        is_idle = not self._queue
+        self._queue.append((json.dumps(message).encode(), [os.dup(fd) for fd in fds]))
+        if is_idle:
+            self._flush()
+
+    def close(self) -> None:
+        """Close the socket, and forget what was not sent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._loop.on_readable(self._socket, None)
+        self._loop.on_writable(self._socket, None)
+        for _, fds in self._queue:
+            _close_all(fds)
+        self._queue.clear()
+        self._socket.close()
+
+    def _flush(self) -> None:
+        while self._queue:
+            data, fds = self._queue[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            try:
+                self._socket.sendmsg([data], rights)
+            except BlockingIOError:
+                self._loop.on_writable(self._socket, self._flush)
+                return
+            except OSError:
+                pass  # the other side is gone, which the end of the stream tells
+            self._queue.popleft()
+            _close_all(fds)
+        self._loop.on_writable(self._socket, None)
+
+    def _read(self) -> None:
+        try:
+            data, fds, flags = self._receive()
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds, flags = b"", [], 0
+        if not data:
+            self.close()
+            self._on_end()
+            return
+        assert not flags & socket.MSG_TRUNC, "a message is never longer than MESSAGE_MAX"
+        self._on_message(json.loads(data), fds)
+
+    def _receive(self) -> tuple[bytes, list[int], int]:
+        for _ in range(2):
+            try:
+                return socket.recv_fds(self._socket, MESSAGE_MAX, _FDS_MAX, socket.MSG_CMSG_CLOEXEC)[:3]
+            except ConnectionResetError:
+                # Told once, if the other side has not read all of ours; its last messages can still be read.
+                continue
+        return b"", [], 0
+
+
+def cut(text: str) -> str:
+    """Return the text, without its middle if it is too long for a message."""
+    if len(text) <= TEXT_MAX:
+        return text
+    half = TEXT_MAX // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

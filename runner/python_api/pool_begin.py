@@ -1,0 +1,112 @@
+"""The supervising process of an hkrunner.Pool begins here: it reads its settings, and serves the Pool."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import socket
+import sys
+from typing import Any, NoReturn
+
+from ..io.signals import reset_inherited_signals
+
+#: Argument of `python -c`; see begin.py.
+PROGRAM = (
+    "import sys; sys.path[:] = filter(None, sys.path);"
+    "from hkrunner.runner.entry_point import look_last_in_python_path; look_last_in_python_path();"
+    "from hkrunner.runner.python_api.pool_begin import begin; begin()"
+)
+#: Descriptors of the process, and those for each worker: 10 measured, more while one is replaced.
+OPEN_FILES = 64
+OPEN_FILES_OF_A_WORKER = 14
+
+
+def begin() -> NoReturn:
+    """Supervise workers until the Pool ends; sys.argv holds the caller's pid and the number of the socket."""
+    from .begin import end_with_caller
+
+    end_with_caller(int(sys.argv[1]))
+    reset_inherited_signals()
+    from ..entry_point import leave
+    from ..errors import HkrunnerError
+    from ..io.standard_streams import fill_standard_streams
+
+    fill_standard_streams()
+    pool = socket.socket(fileno=int(sys.argv[2]))
+    pool.set_inheritable(False)
+    from ...sandbox.parent import warden_launch
+
+    warden_launch.prepare()
+    try:
+        _, fds, _, _ = socket.recv_fds(pool, 1, 2, socket.MSG_CMSG_CLOEXEC)
+        if fds:
+            with open(fds[0], "rb") as file:
+                order = json.loads(file.read())
+            _supervise(pool, order, fds[1] if len(fds) > 1 else None)
+    except HkrunnerError as error:
+        refusal = {"say": "refused", "exitStatus": error.exit_status, "message": str(error)}
+        with contextlib.suppress(OSError):  # the Pool is gone
+            pool.sendmsg([json.dumps(refusal).encode()])
+    leave(SystemExit(0))
+
+
+def _supervise(pool: socket.socket, order: dict[str, Any], function: int | None) -> None:
+    """`order`: the Pool's options. `function`: the file with its pickled function, if it has one."""
+    from ...sandbox.linux.kernel import hide_from_same_user
+    from ...sandbox.shared.entry import Location
+    from ...sandbox.shared.message_format import Memfd
+    from ..app.pool_supervisor import PoolSupervisor
+    from ..app.run import obey_signals
+    from ..console.terminal import Output
+    from ..io.loop import Loop
+    from ..io.message_socket import MessageSocket
+    from ..prepare.prepare import prepare
+
+    with contextlib.suppress(OSError):
+        hide_from_same_user()
+    with contextlib.ExitStack() as stack:
+        settings = _settings(order)
+        _check_open_files(order["processes"])
+        own = Location(os.getcwd(), "", "function", "") if function is not None else None
+        settings, where = prepare(settings, os.environ, stack, where=own)
+        loop = Loop()
+        stack.callback(loop.close)
+        output = Output(loop, local=False, quiet=True, encoding=sys.stderr.encoding or "utf-8")
+        stack.callback(output.close)
+        pickled = Memfd(function, os.fstat(function).st_size) if function is not None else None
+        supervisor = PoolSupervisor(loop, settings, where, output, pickled)
+        supervisor.channel = MessageSocket(
+            loop, pool, supervisor.on_message, lambda: supervisor.end(now=True)
+        )
+        stack.callback(supervisor.channel.close)
+        obey_signals(loop, lambda status: supervisor.end(now=True))
+        limits = settings.limits
+        timeout_s = limits.task_timeout_s if limits.enforced else None
+        memory = limits.memory_bytes if limits.enforced else None
+        supervisor.channel.send({"say": "ready", "timeoutS": timeout_s, "limitBytes": memory})
+        loop.run()
+
+
+def _settings(order: dict[str, Any]) -> Any:
+    """Return the settings for the options of the Pool, with those that variables and a descriptor set."""
+    from ..cli.run import values_of
+    from ..settings.from_options import settings_of
+
+    values = values_of(order["arguments"])
+    if order["isFunction"]:
+        # The variables and files that say where an algorithm is have nothing to do with a function.
+        values.update(entry=None, path=None, file=None)
+    return settings_of(values, os.environ, finds_descriptor=not order["isFunction"])
+
+
+def _check_open_files(processes: int) -> None:
+    from ..errors import SettingsError
+
+    needed = OPEN_FILES + processes * OPEN_FILES_OF_A_WORKER
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != resource.RLIM_INFINITY and needed > allowed:
+        raise SettingsError(
+            f"{processes} processes need {needed} open files, and {allowed} are allowed: ulimit -n {needed}"
+        )

@@ -1,0 +1,356 @@
+"""The thread of a Pool: gives tasks to workers, their results to futures, and has lost workers replaced.
+
+    submit() -> pending -> a worker's socket -> its answer -> the future
+                   ^             |
+                   +-------------+   what a worker has not begun when it dies, or when its task takes long
+
+Short tasks are sent ahead, as many as take AHEAD_S; a task that turns out to be long has those behind it
+recalled (task_marks.py). So no worker waits for the next task, and no task waits behind another one while
+there is a free worker. A worker that dies takes with it the one task that it has begun.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from functools import partial
+from typing import Any
+
+from ...sandbox.shared.channel import ChannelError, Frame
+from ...sandbox.shared.messages import Done
+from ...sandbox.shared.pool_messages import Recalled
+from ..errors import BY_EXIT_STATUS, EntryUnusable, HkrunnerError
+from ..io.loop import Loop
+from ..protocol.messages import Failure
+from .pool_coding import Coding, decode
+from .pool_process import SupervisorProcess
+from .pool_results import failure_of, task_failed
+from .pool_worker import AHEAD_BYTES, PoolTask, PoolWorker, body_of
+from .pool_worker_set import WorkerSet
+
+#: Tasks are sent ahead that take so long together, as far as the last ones tell.
+AHEAD_S = 0.004
+AHEAD_MAX = 128
+#: Share of the last task in the average time of tasks, and the average before the first one.
+WEIGHT, FIRST_S = 0.1, 0.01
+#: After so many workers in a row that ended without having begun a task, one task fails with the reason.
+LOSSES_MAX = 3
+
+
+class PoolDispatcher:
+    """Runs the tasks of one Pool in a thread of its own."""
+
+    def __init__(
+        self, order: dict[str, Any], coding: Coding, function: bytes | None, *, workers: int, spare: bool
+    ) -> None:
+        """Start the thread. `order`, `function`: see SupervisorProcess."""
+        self._order = order
+        self._coding = coding
+        self._function = function
+        self._loop = Loop()
+        self._workers = WorkerSet(
+            self._loop,
+            size=workers,
+            spare=spare,
+            give_back=self._give_back,
+            on_room=self._dispatch,
+            on_frame=self._on_frame,
+        )
+        self._pid = os.getpid()
+        #: Of what other threads use. Reentrant: a Pool may be collected in the middle of any line here.
+        self._lock = threading.RLock()
+        self._is_over = False  #: whether the loop is closed
+        self._pending: deque[PoolTask] = deque()
+        self._count = 0  #: tasks submitted
+        self._is_woken = False  #: whether the thread will look at the pending tasks
+        self._refusal: BaseException | None = None  #: why no task is taken any more
+        self._is_closing = False
+        self._average_s = FIRST_S  #: time that a task takes
+        self._limit_bytes: int | None = None
+        self._timeout_s: float | None = None
+        self._process: SupervisorProcess | None = None
+        #: Done once the settings are accepted, or refused.
+        self.ready: Future[None] = Future()
+        self.thread = threading.Thread(target=self._run, name="hkrunner-pool", daemon=True)
+        self.thread.start()
+
+    # ---- for other threads
+
+    def submit(
+        self, positional: tuple[Any, ...], named: dict[str, Any], timeout_s: float | None
+    ) -> Future[Any]:
+        """Queue a task; raises RuntimeError after the end, and HkrunnerError if the code cannot be loaded."""
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"this Pool belongs to process {self._pid}, from which this one was forked: make a Pool here"
+            )
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._refusal is not None:
+                raise self._refusal.with_traceback(None)
+            self._count += 1
+            self._pending.append(PoolTask(self._count, future, positional, named, timeout_s))
+            is_woken, self._is_woken = self._is_woken, True
+        if not is_woken:
+            self._post(self._dispatch)
+        return future
+
+    def close(self, *, cancel: bool = False, now: bool = False) -> None:
+        """Take no more tasks, and end after the last one. `cancel`: those that have not begun; `now`: end
+        those that have begun as well."""
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            if self._refusal is None:
+                self._refusal = RuntimeError("cannot schedule new futures after shutdown")
+        self._post(partial(self._close, cancel or now, now))
+
+    def join(self) -> None:
+        """Wait for the end of the thread, and so of every process."""
+        if os.getpid() == self._pid and threading.current_thread() is not self.thread:
+            self.thread.join()
+
+    def _post(self, callback: Callable[[], None]) -> None:
+        with self._lock:
+            if not self._is_over:
+                self._loop.post_from_thread(callback)
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        try:
+            self._start_process()
+            self._loop.run()
+            reason: BaseException = CancelledError()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, no future may wait for ever
+            reason = error
+        with self._lock:
+            self._refusal = self._refusal or RuntimeError("cannot schedule new futures after shutdown")
+        if not self.ready.done():
+            self.ready.set_exception(reason)
+        self._workers.recall_all()
+        for worker in self._workers.all():
+            for one in worker.take_all():
+                self._fail(one, reason)
+            worker.close()
+        self._fail_pending(reason)
+        if self._process is not None:
+            self._process.wait()
+        with self._lock:
+            self._is_over = True
+        self._loop.close()
+
+    def _start_process(self) -> None:
+        self._process = SupervisorProcess(
+            self._loop, self._order, self._function, self._on_message, self._on_process_end
+        )
+        self._workers.begin(self._process)
+
+    def _on_message(self, message: dict[str, Any], fds: list[int]) -> None:
+        worker = self._workers.get(message.get("worker", 0))
+        match message["say"]:
+            case "ready":
+                self._timeout_s, self._limit_bytes = message["timeoutS"], message["limitBytes"]
+                if not self.ready.done():
+                    self.ready.set_result(None)
+                self._dispatch()
+            case "refused":
+                kind = BY_EXIT_STATUS.get(message["exitStatus"], HkrunnerError)
+                self._give_up(kind(message["message"]))
+            case "loaded" if worker is not None:
+                self._workers.attach(worker, *fds)
+                self._dispatch()
+            case "ended" if worker is not None:
+                self._on_ended(worker, message)
+
+    # ---- tasks
+
+    def _dispatch(self) -> None:
+        """Send pending tasks to the workers that have room for them."""
+        with self._lock:
+            self._is_woken = False
+        pending = self._pending
+        if pending:
+            active = self._workers.active()
+            ahead = min(AHEAD_MAX, 1 + int(AHEAD_S / self._average_s))
+            for worker in active:
+                if not worker.sent and pending:
+                    self._send(worker, min(ahead, -(-len(pending) // len(active))))
+            for worker in active if ahead > 1 else ():
+                room = ahead - len(worker.sent)
+                if 2 * room >= ahead and pending and worker.sent_bytes < AHEAD_BYTES:
+                    self._send(worker, min(room, -(-len(pending) // len(active))))
+        elif self._is_closing:
+            self._end_if_done()
+
+    def _send(self, worker: PoolWorker, count: int) -> None:
+        """Send the worker up to so many of the pending tasks."""
+        chosen: list[tuple[PoolTask, bytes]] = []
+        size = worker.sent_bytes
+        while self._pending and len(chosen) < count and (size < AHEAD_BYTES or not (chosen or worker.sent)):
+            task = self._pending.popleft()
+            if not task.is_running and not task.future.set_running_or_notify_cancel():
+                continue
+            task.is_running = True
+            if task.timeout_s is None:
+                task.timeout_s = self._timeout_s
+            try:
+                data = self._coding.encode(task)
+            except Exception as error:  # noqa: BLE001 - of the arguments' own classes
+                task.future.set_exception(error)
+                continue
+            size += len(data)
+            chosen.append((task, data))
+        if chosen:
+            worker.send(chosen)
+            self._workers.note_sent(worker)
+
+    def _on_frame(self, worker: PoolWorker, frame: Frame) -> None:
+        """Give an answer to its future."""
+        if not worker.sent or worker.sent[0].number != frame.task:
+            self._workers.on_broken(worker, f"it answered task {frame.task}, which it was not to begin")
+            return
+        is_recalled = worker.sent[0].is_recalled
+        task = worker.take_first()
+        try:
+            body = body_of(frame)
+            if frame.kind == Recalled.kind:
+                self._give_back([] if is_recalled else [task])
+                return
+            if is_recalled:
+                raise ChannelError("it has begun a task that was recalled")
+            self._average_s += WEIGHT * (time.monotonic() - task.began - self._average_s)
+            if frame.kind == Done.kind:
+                task.future.set_result(decode(body))
+            else:
+                failure, ends = failure_of(frame.task, body)
+                task.future.set_exception(task_failed(task, failure, limit_bytes=self._limit_bytes))
+                if ends:
+                    worker.ends_itself = True
+                    self._workers.let_go(worker)
+        except (ChannelError, ValueError) as error:
+            if not is_recalled:
+                self._fail(task, task_failed(task, Failure("CHANNEL_BROKEN", f"CHANNEL_BROKEN: {error}")))
+            self._workers.on_broken(worker, str(error))
+        self._workers.note_answered(worker)
+
+    def _give_back(self, tasks: list[PoolTask]) -> None:
+        """Have these tasks run next, in their order."""
+        self._pending.extendleft(reversed(tasks))
+
+    def _fail(self, task: PoolTask, error: BaseException) -> None:
+        """Have the future raise this; one that has not begun is cancelled by a CancelledError."""
+        future = task.future
+        if not task.is_running:
+            if isinstance(error, CancelledError):
+                future.cancel()
+            if not future.set_running_or_notify_cancel():
+                return
+        future.set_exception(error)
+
+    # ---- workers
+
+    def _on_ended(self, worker: PoolWorker, message: dict[str, Any]) -> None:
+        """Fail the task in which the worker has died, if any, and have the others run elsewhere."""
+        worker.drain()
+        self._workers.remove(worker)
+        task, others = worker.split_at_end()
+        worker.close()
+        self._give_back(others)
+        failure = Failure(message["code"], message["message"], message["details"])
+        if task is not None:
+            self._workers.losses = 0
+            self._fail(
+                task,
+                task_failed(
+                    task,
+                    failure,
+                    is_stopped=message["stopped"],
+                    peak_bytes=message["peakBytes"],
+                    limit_bytes=message["limitBytes"],
+                ),
+            )
+        elif not self._workers.is_ending and not worker.ends_itself:
+            self._on_loss(failure._replace(message=message["withoutTask"]), is_loaded=message["loaded"])
+        if self._workers.is_ending:
+            self._fail_pending(CancelledError())
+        self._workers.fill_up()
+        self._dispatch()
+
+    def _on_loss(self, failure: Failure, *, is_loaded: bool) -> None:
+        """A worker has ended that had begun no task: the next one may do the same, for ever."""
+        workers = self._workers
+        workers.losses += 1
+        if not is_loaded and not workers.was_loaded:
+            if not workers.all():  # else another one may still load it, or say the same
+                self._give_up(EntryUnusable(failure.message))
+            return
+        if workers.losses < LOSSES_MAX or not self._pending:
+            if sys.stderr is not None:
+                print(f"hkrunner: a worker of the Pool has ended: {failure.message}", file=sys.stderr)
+            return
+        task = self._pending.popleft()
+        self._fail(task, task_failed(task, failure, is_loaded=is_loaded))
+
+    # ---- the end
+
+    def _close(self, cancel: bool, now: bool) -> None:
+        self._is_closing = True
+        if cancel:
+            self._fail_pending(CancelledError())
+        if now:
+            self._workers.recall_all()
+            self._fail_pending(CancelledError())
+            self._workers.end(now=True)
+        self._end_if_done()
+
+    def _fail_pending(self, reason: BaseException) -> None:
+        while self._pending:
+            self._fail(self._pending.popleft(), reason)
+
+    def _end_if_done(self) -> None:
+        if self._is_closing and not self._pending and not any(one.sent for one in self._workers.all()):
+            self._workers.end(now=False)
+
+    def _give_up(self, reason: BaseException) -> None:
+        """End, with this reason for every task."""
+        with self._lock:
+            self._refusal = reason
+        if not self.ready.done():
+            self.ready.set_exception(reason)
+        self._fail_pending(reason)
+        self._is_closing = True
+        self._workers.end(now=True)
+
+    def _on_process_end(self) -> None:
+        assert self._process is not None, "it has ended"
+        how = self._process.wait()
+        if self._workers.is_ending or not self.ready.done():
+            if not self.ready.done():
+                self.ready.set_exception(HkrunnerError(f"hkrunner's supervising process ended {how}"))
+            self._loop.stop()
+            return
+        self._on_process_lost(how)
+
+    def _on_process_lost(self, how: str) -> None:
+        """Fail the tasks that had begun, and go on with another supervising process."""
+        message = f"RUNNER_ERROR: hkrunner's supervising process ended {how}, and the workers with it"
+        failure = Failure("RUNNER_ERROR", message)
+        for worker in self._workers.all():
+            worker.drain()
+            self._give_back(worker.recall(all=True))
+            for task in worker.take_all():
+                self._fail(task, task_failed(task, failure))
+            worker.close()
+            self._workers.remove(worker)
+        self._workers.losses += 1
+        if self._workers.losses > LOSSES_MAX:
+            self._give_up(HkrunnerError(message))
+            self._loop.stop()
+        else:
+            self._start_process()

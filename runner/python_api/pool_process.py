@@ -1,0 +1,70 @@
+"""The supervising process of a Pool: starts it, and talks to it. See app/pool_supervisor.py for its side."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..io.loop import Loop
+from ..io.message_socket import MessageSocket
+from .pool_begin import PROGRAM
+
+
+class SupervisorProcess:
+    """The process. Start it in a thread that lives as long as it is needed: with that thread it ends."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        order: Mapping[str, Any],
+        function: bytes | None,
+        on_message: Callable[[dict[str, Any], list[int]], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        """`order`: what pool_begin.py reads. `function`: pickled. `on_end`: it has closed its socket, or is
+        gone. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
+            with theirs, contextlib.ExitStack() as files:
+                fds = [_file(json.dumps(order).encode())]
+                files.callback(os.close, fds[0])
+                if function is not None:
+                    fds.append(_file(function))
+                    files.callback(os.close, fds[1])
+                socket.send_fds(ours, [b"\0"], fds)
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", PROGRAM, str(os.getpid()), str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    # A terminal's Ctrl-C is for the caller, who decides what ends.
+                    start_new_session=True,
+                )
+            undo.pop_all()
+        self._socket = MessageSocket(loop, ours, on_message, on_end)
+
+    def say(self, what: str, **more: Any) -> None:
+        """Ask it to do this."""
+        self._socket.send({"do": what, **more})
+
+    def wait(self) -> str:
+        """Close the socket, wait for its end, and return how it ended."""
+        self._socket.close()
+        status = self._process.wait()
+        return f"by signal {-status}" if status < 0 else f"with status {status}"
+
+
+def _file(data: bytes) -> int:
+    """Return a memory file with these bytes, read from its beginning."""
+    fd = os.memfd_create("hkrunner-pool", os.MFD_CLOEXEC)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

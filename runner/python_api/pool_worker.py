@@ -1,0 +1,321 @@
+"""A worker of a Pool as the user's process knows it: its socket, and the tasks that were sent to it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from ...sandbox.shared.channel import (
+    INLINE_MAX,
+    ChannelError,
+    Frame,
+    FrameReader,
+    blob_problem,
+    encode,
+    fds_of,
+    header,
+)
+from ...sandbox.shared.messages import Done, Failed
+from ...sandbox.shared.pool_messages import Recalled, RunTask
+from ...sandbox.shared.task_marks import TaskMarks
+from ..io.loop import Alarm, Loop
+
+#: Bytes of tasks that wait in a worker's socket; more are sent when it has taken some.
+AHEAD_BYTES = 512 * 1024
+_CHUNK_BYTES = 256 * 1024
+#: A memory file up to this size is used for one large task after the other: its pages are there already.
+_MEMORY_KEPT = 16 * 1024 * 1024
+#: Frames that end a task; everything else that a worker says is of no use here.
+_ENDS = frozenset((Done.kind, Failed.kind, Recalled.kind))
+
+
+class PoolTask:
+    """A call that was submitted, until its future has a result."""
+
+    __slots__ = ("began", "future", "is_running", "named", "number", "positional", "timeout_s")
+
+    def __init__(
+        self,
+        number: int,
+        future: Future[Any],
+        positional: tuple[Any, ...],
+        named: dict[str, Any],
+        timeout_s: float | None,
+    ) -> None:
+        self.number = number
+        self.future = future
+        self.positional = positional
+        self.named = named
+        self.timeout_s = timeout_s
+        self.is_running = False  #: whether its future can be cancelled no more
+        self.began = 0.0  #: on the monotonic clock, as far as one can tell
+
+
+class Sent(NamedTuple):
+    """A task in a worker, under the number that it has there."""
+
+    number: int
+    task: PoolTask
+    is_recalled: bool = False
+
+
+class PoolWorker:
+    """A worker. It has loaded the code once attach() was called."""
+
+    def __init__(self, loop: Loop, number: int, on_overdue: Callable[[PoolWorker], None]) -> None:
+        """`on_overdue`: called when its task takes longer than its timeout."""
+        self.number = number
+        self.is_active = False  #: whether it gets tasks; else it is a spare, loads the code, or ends
+        self.is_leaving = False  #: whether its end has begun, or was asked for
+        self.ends_itself = False  #: whether it said so, after sys.exit() in a task
+        self.is_watched = False  #: whether its warden was told that it has tasks
+        self.sent: deque[Sent] = deque()
+        self.sent_bytes = 0  #: of those
+        self.progressed_at = 0.0  #: when its first task began
+        self._loop = loop
+        self._numbers = 0
+        self._overdue: Alarm = loop.alarm(lambda: on_overdue(self))
+        self._reader = FrameReader()
+        self._socket: socket.socket | None = None
+        self._marks_fd = -1
+        self._queue: deque[tuple[memoryview, int]] = deque()  #: unsent bytes, each with a descriptor or -1
+        self._sizes: deque[int] = deque()
+        self._memory = -1  #: a memory file that is used again
+        self._in_memory = 0  #: number of the task in it
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it can take tasks."""
+        return self._socket is not None
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it has not loaded the code yet."""
+        return self._socket is None and not self.is_leaving
+
+    def attach(
+        self,
+        tasks: int,
+        marks: int,
+        on_frame: Callable[[PoolWorker, Frame], None],
+        on_broken: Callable[[PoolWorker, str], None],
+        on_room: Callable[[], None],
+    ) -> None:
+        """Talk to it over this socket from here on. `on_frame`: gets each answer; `on_broken`: what came was
+        no answer, or the worker has closed the socket; `on_room`: answers have come."""
+        self._socket = socket.socket(fileno=tasks)
+        self._socket.setblocking(False)
+        self._marks_fd = marks
+        self._marks = TaskMarks(marks)
+        self._on_frame = on_frame
+        self._on_broken = on_broken
+        self._on_room = on_room
+        self._scratch = bytearray(_CHUNK_BYTES)
+        self._view = memoryview(self._scratch)
+        self._loop.on_readable(self._socket, self._read)
+
+    # ---- tasks
+
+    def send(self, tasks: list[tuple[PoolTask, bytes]]) -> None:
+        """Send these tasks, each with its message, with as few writes as can be."""
+        pieces: list[bytes] = []
+        is_first = not self.sent
+        for task, data in tasks:
+            self._numbers += 1
+            self.sent.append(Sent(self._numbers, task))
+            size = len(data)
+            self._sizes.append(size)
+            self.sent_bytes += size
+            if size <= INLINE_MAX:
+                pieces.append(encode(RunTask.kind, self._numbers, data))
+                continue
+            self._put(b"".join(pieces))
+            pieces.clear()
+            self._put(header(RunTask.kind, self._numbers, size, blob=True), self._memory_of(data))
+        self._put(b"".join(pieces))
+        if is_first:
+            self._begin_first()
+
+    def take_first(self) -> PoolTask:
+        """Forget the first of its tasks, which has ended; the next one begins."""
+        first = self.sent.popleft()
+        self.sent_bytes -= self._sizes.popleft()
+        self._begin_first()
+        return first.task
+
+    def take_all(self) -> list[PoolTask]:
+        """Forget its tasks; return those that were not recalled."""
+        left = [one.task for one in self.sent if not one.is_recalled]
+        self.sent.clear()
+        self._sizes.clear()
+        self.sent_bytes = 0
+        return left
+
+    def recall(self, *, all: bool = False) -> list[PoolTask]:
+        """Recall the tasks behind the first one, or `all`; return those that it will not begin."""
+        if len(self.sent) < (1 if all else 2):
+            return []
+        first = self.sent[0]
+        keeps_first = not all and not first.is_recalled
+        # From the first one on, because those that were recalled before may not have been read yet.
+        begun = self._marks.recall(first.number + keeps_first, self._numbers)
+        found: list[PoolTask] = []
+        for at, one in enumerate(self.sent):
+            if one.number > begun and not one.is_recalled and not (keeps_first and at == 0):
+                found.append(one.task)
+                self.sent[at] = one._replace(is_recalled=True)
+        return found
+
+    def split_at_end(self) -> tuple[PoolTask | None, list[PoolTask]]:
+        """Return the task in which the worker has died, if any, and those that it had not begun."""
+        begun = self.begun()
+        died_in = next((one.task for one in self.sent if one.number == begun and not one.is_recalled), None)
+        return died_in, [one for one in self.take_all() if one is not died_in]
+
+    def begun(self) -> int:
+        """Return the number of the task that it has begun last, 0 for none."""
+        return self._marks.begun() if self.is_loaded else 0
+
+    def _memory_of(self, data: bytes) -> int:
+        """Return a memory file with these bytes, for the task that is being sent."""
+        fits = len(data) <= _MEMORY_KEPT
+        if fits and self._memory >= 0 and self.sent[0].number > self._in_memory:
+            fd, self._in_memory = os.dup(self._memory), self._numbers
+        else:
+            fd = os.memfd_create("hkrunner", os.MFD_CLOEXEC)
+            if fits and self._memory < 0:
+                self._memory, self._in_memory = os.dup(fd), self._numbers
+        view, at = memoryview(data), 0
+        while at < len(data):
+            at += os.pwrite(fd, view[at:], at)
+        return fd
+
+    def _begin_first(self) -> None:
+        if not self.sent:
+            self._overdue.cancel()
+            return
+        task = self.sent[0].task
+        self.progressed_at = time.monotonic()
+        if not self.sent[0].is_recalled:
+            task.began = self.progressed_at
+            if task.timeout_s is not None:
+                self._overdue.set(task.timeout_s)
+                return
+        self._overdue.cancel()
+
+    # ---- the socket
+
+    def _put(self, data: bytes, fd: int = -1) -> None:
+        if not data:
+            return
+        is_idle = not self._queue
+        self._queue.append((memoryview(data), fd))
+        if is_idle:
+            self._flush()
+
+    def _flush(self) -> None:
+        sock = self._socket
+        assert sock is not None, "tasks are sent to workers that are attached"
+        while self._queue:
+            data, fd = self._queue[0]
+            try:
+                sent = sock.send(data) if fd < 0 else socket.send_fds(sock, [data], [fd])
+            except BlockingIOError:
+                self._loop.on_writable(sock, self._flush)
+                return
+            except OSError:
+                self._drop_queue()  # it is ending: what it has not begun goes to others
+                break
+            if fd >= 0:
+                os.close(fd)
+            self._queue.popleft()
+            if sent < len(data):
+                self._queue.appendleft((data[sent:], -1))
+        self._loop.on_writable(sock, None)
+
+    def _drop_queue(self) -> None:
+        for _, fd in self._queue:
+            if fd >= 0:
+                os.close(fd)
+        self._queue.clear()
+
+    def _read(self) -> None:
+        self._read_once()
+        self._on_room()
+
+    def _read_once(self) -> bool:
+        sock = self._socket
+        if sock is None:
+            return False
+        try:
+            count, ancillary, _, _ = sock.recvmsg_into([self._scratch], 256, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return False
+        except OSError:
+            count, ancillary = 0, []
+        fds = fds_of(ancillary) if ancillary else []
+        if not count and not fds:
+            self._loop.on_readable(sock, None)
+            self._on_broken(self, "it closed the socket")
+            return False
+        try:
+            frames = self._reader.feed(self._view[:count], fds)
+        except ChannelError as error:
+            self._loop.on_readable(sock, None)
+            self._on_broken(self, str(error))
+            return False
+        for frame in frames:
+            if frame.kind in _ENDS:
+                self._on_frame(self, frame)
+            elif frame.fd is not None:
+                os.close(frame.fd)
+        return True
+
+    def drain(self) -> None:
+        """Read what it has answered, as its last words."""
+        while self._read_once():
+            pass
+
+    def close(self) -> None:
+        """Close the socket; nothing of it is read any more."""
+        self._overdue.cancel()
+        sock, self._socket = self._socket, None
+        if sock is None:
+            return
+        self._loop.on_readable(sock, None)
+        self._loop.on_writable(sock, None)
+        self._drop_queue()
+        self._reader.close()
+        sock.close()
+        os.close(self._marks_fd)
+        if self._memory >= 0:
+            os.close(self._memory)
+
+
+def body_of(frame: Frame) -> bytes:
+    """Return the bytes of a frame, copied from memory that the worker could still change; closes its file.
+
+    Raises ChannelError.
+    """
+    if frame.fd is None:
+        return frame.body
+    try:
+        problem = blob_problem(frame.fd, frame.size)
+        if problem is not None:
+            raise ChannelError(f"frame {frame.kind}: {problem}")
+        pieces: list[bytes] = []
+        at = 0
+        while at < frame.size:  # the kernel reads at most 2 GiB at once
+            piece = os.pread(frame.fd, frame.size - at, at)
+            if not piece:
+                raise ChannelError(f"frame {frame.kind}: its memory ends at {at} of {frame.size} bytes")
+            pieces.append(piece)
+            at += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    finally:
+        os.close(frame.fd)

@@ -1,0 +1,197 @@
+"""The workers of a Pool: so many that are active, a spare, those that start, and those on their way out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ...sandbox.shared.channel import Frame
+from ...sandbox.shared.outcome import Cause
+from ..io.loop import Loop
+from .pool_process import SupervisorProcess
+from .pool_worker import PoolTask, PoolWorker
+
+#: Once a task has taken so long, those behind it are recalled.
+STUCK_S = 0.005
+#: A worker without a task for so long is looked at less often.
+IDLE_S = 1.0
+#: A worker has closed its socket: if it has not ended after so long, it is killed.
+BROKEN_S = 1.0
+#: After a worker that has ended without a task, the next one is started so much later for each of them in a
+#: row.
+LOSS_PAUSE_S, LOSS_PAUSE_MAX_S = 0.2, 5.0
+
+
+class WorkerSet:
+    """Has workers started and ended, so that as many are active as were asked for."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        *,
+        size: int,
+        spare: bool,
+        give_back: Callable[[list[PoolTask]], None],
+        on_room: Callable[[], None],
+        on_frame: Callable[[PoolWorker, Frame], None],
+    ) -> None:
+        """`give_back`: takes tasks that a worker has not begun. `on_room`: called when a worker may take
+        tasks. `on_frame`: gets the answers."""
+        self._loop = loop
+        self._size = size
+        self._spare = spare
+        self._give_back = give_back
+        self._on_room = on_room
+        self._on_frame = on_frame
+        self._process: SupervisorProcess | None = None
+        self._workers: dict[int, PoolWorker] = {}  #: those that are not gone
+        self._numbers = 0
+        self.is_ending = False  #: whether they were told to end
+        self.was_loaded = False  #: whether one ever has loaded the code
+        self.losses = 0  #: how many in a row have ended without having begun a task
+        self._stuck_alarm = loop.alarm(self._recall_stuck)
+        self._idle_alarm = loop.alarm(self._rest)
+        self._start_alarm = loop.alarm(self._start_after_loss)
+
+    def begin(self, process: SupervisorProcess) -> None:
+        """Have this process start the workers."""
+        self._process = process
+        for _ in range(self._size):
+            self._start()
+
+    def get(self, number: int) -> PoolWorker | None:
+        """Return the worker of this number, None if it is gone."""
+        return self._workers.get(number)
+
+    def all(self) -> list[PoolWorker]:
+        """Return those that are not gone."""
+        return list(self._workers.values())
+
+    def active(self) -> list[PoolWorker]:
+        """Return those that get tasks."""
+        return [one for one in self._workers.values() if one.is_active]
+
+    def end(self, *, now: bool) -> None:
+        """Have them end. `now`: those with tasks, too."""
+        if now or not self.is_ending:
+            self.is_ending = True
+            self._say("end", now=now)
+
+    def recall_all(self) -> None:
+        """Give back every task that was sent and has not begun."""
+        for worker in self._workers.values():
+            self._give_back(worker.recall(all=True))
+
+    def remove(self, worker: PoolWorker) -> None:
+        """Forget a worker that is gone."""
+        del self._workers[worker.number]
+
+    # ---- how many there are
+
+    def attach(self, worker: PoolWorker, tasks: int, marks: int) -> None:
+        """Use a worker that has loaded the code; `tasks`, `marks`: its socket and the file of its marks."""
+        worker.attach(tasks, marks, self._on_frame, self.on_broken, self._on_room)
+        self.was_loaded = True
+        self.fill_up()
+
+    def fill_up(self) -> None:
+        """Make workers active that are loaded, and start others, as far as some are missing."""
+        if self.is_ending:
+            return
+        usable = [one for one in self._workers.values() if not one.is_leaving]
+        missing = self._size - sum(one.is_active for one in usable)
+        for worker in usable:
+            if missing > 0 and worker.is_loaded and not worker.is_active:
+                worker.is_active = True
+                missing -= 1
+        wanted = self._size + (self._spare and missing <= 0)
+        if not self.losses:
+            for _ in range(wanted - len(usable)):
+                self._start()
+        elif len(usable) < wanted and not self._start_alarm.pending:
+            self._start_alarm.set(min(LOSS_PAUSE_S * self.losses, LOSS_PAUSE_MAX_S))
+
+    def _start_after_loss(self) -> None:
+        """Start one worker; the others follow when a worker has taken up a task again."""
+        if not self.is_ending and not any(one.is_starting for one in self._workers.values()):
+            self._start()
+
+    def _start(self) -> None:
+        self._numbers += 1
+        self._workers[self._numbers] = PoolWorker(self._loop, self._numbers, self._on_overdue)
+        self._say("start", worker=self._numbers)
+
+    # ---- the end of one
+
+    def let_go(self, worker: PoolWorker) -> None:
+        """Have another worker take the place of this one, which ends; nothing more is sent to it."""
+        if not worker.is_leaving:
+            worker.is_leaving, worker.is_active = True, False
+            self._give_back(worker.recall(all=True))
+            self.fill_up()
+
+    def on_broken(self, worker: PoolWorker, what: str) -> None:
+        """The worker has closed its socket, or has sent what is no answer.
+
+        Mostly it has died, and the supervisor will say how: only the task that it had begun waits for that.
+        """
+        if not worker.is_leaving:
+            self._loop.after(BROKEN_S, lambda: self._kill(worker, Cause.CHANNEL_BROKEN, what))
+            self.let_go(worker)
+
+    def _on_overdue(self, worker: PoolWorker) -> None:
+        """End the worker: its task takes longer than its timeout."""
+        self._give_back(worker.recall())
+        first, begun = worker.sent[0], worker.begun()
+        if begun > first.number:
+            return  # its answer is on the way
+        if begun < first.number:
+            self._kill(worker, Cause.CHANNEL_BROKEN, "it did not begin the next task")
+        else:
+            self._kill(worker, Cause.TASK_TIMEOUT, f"{first.task.timeout_s:g} s")
+        self.let_go(worker)
+        self._on_room()
+
+    def _kill(self, worker: PoolWorker, cause: Cause, detail: str) -> None:
+        if worker.number in self._workers:
+            self._say("kill", worker=worker.number, cause=cause.value, detail=detail)
+
+    # ---- what they do
+
+    def note_sent(self, worker: PoolWorker) -> None:
+        """The worker has got tasks."""
+        if not worker.is_watched:
+            worker.is_watched = True
+            self._say("watch", worker=worker.number, idle=False)
+        if len(worker.sent) > 1 and not self._stuck_alarm.pending:
+            self._stuck_alarm.set(STUCK_S)
+
+    def note_answered(self, worker: PoolWorker) -> None:
+        """The worker has answered a task."""
+        if self.losses:
+            self.losses = 0
+            self.fill_up()
+        if not worker.sent:
+            self._idle_alarm.set(IDLE_S)
+
+    def _recall_stuck(self) -> None:
+        """Give the tasks behind one that takes long to other workers."""
+        due = time.monotonic() - STUCK_S
+        for worker in self._workers.values():
+            if len(worker.sent) > 1:
+                self._stuck_alarm.set(STUCK_S)
+                if worker.progressed_at <= due:
+                    self._give_back(worker.recall())
+        self._on_room()
+
+    def _rest(self) -> None:
+        """Have the wardens of workers without a task look less often."""
+        due = time.monotonic() - IDLE_S
+        for worker in self._workers.values():
+            if worker.is_watched and not worker.sent and worker.progressed_at <= due:
+                worker.is_watched = False
+                self._say("watch", worker=worker.number, idle=True)
+
+    def _say(self, what: str, **more: object) -> None:
+        assert self._process is not None, "begin() comes first"
+        self._process.say(what, **more)

@@ -1,0 +1,338 @@
+"""hkrunner.Pool: an executor whose tasks fail alone, whatever they do to their worker."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+import operator
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import hkrunner
+import numpy
+import psutil
+import pytest
+from hkrunner.runner.python_api.keywords import POOL_KEYWORDS, PoolOptions
+from support.local import ALGORITHMS
+from support.processes import runs
+from support.programs import Program
+from support.waiting import wait_until
+
+MISBEHAVES = ALGORITHMS / "pool_misbehaves.py"
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """The file in which MISBEHAVES notes each task that has begun."""
+    path = tmp_path / "begun"
+    path.touch()
+    return path
+
+
+def failure(future: concurrent.futures.Future[Any]) -> hkrunner.TaskResult:
+    error = future.exception(timeout=30)
+    assert isinstance(error, hkrunner.TaskFailed)
+    return error.result
+
+
+# ---- an executor
+
+
+def test_a_function_of_a_script_runs_in_workers_as_with_other_executors() -> None:
+    factor = 3
+
+    class Number:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+    def times(number: Any, *, plus: int = 0) -> Any:
+        result = getattr(number, "value", number) * factor
+        return result + plus if plus else result
+
+    with hkrunner.Pool(times, workers=2) as pool:
+        assert isinstance(pool, concurrent.futures.Executor)
+        assert pool.submit(Number(2), plus=1).result(timeout=30) == 7
+        assert list(pool.map(range(500))) == [3 * one for one in range(500)]
+        assert list(pool.map(range(100), buffersize=3)) == [3 * one for one in range(100)]
+        futures = [pool.submit(one) for one in range(20)]
+        assert {one.result() for one in pool.as_completed(futures)} == set(range(0, 60, 3))
+        assert concurrent.futures.wait(futures).not_done == set()
+        assert pool.submit(numpy.ones(3)).result() == [3.0, 3.0, 3.0]
+        assert pool.submit(b"ab").result() == b"ababab"
+        large = os.urandom(3_000_000)
+        assert list(pool.map([large] * 3)) == [large * 3] * 3
+        chained: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        pool.submit(1).add_done_callback(
+            lambda one: pool.submit(one.result()).add_done_callback(
+                lambda two: chained.set_result(two.result())
+            )
+        )
+        assert chained.result(timeout=30) == 9
+        with pytest.raises(TypeError, match="pickle"):
+            pool.submit(threading.Lock()).result()  # the arguments' own error
+        with pytest.raises(concurrent.futures.TimeoutError):
+            next(pool.map([1], timeout=-1))
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(1)
+
+
+def test_a_pool_without_code_is_an_executor_of_any_functions() -> None:
+    async def doubled(value: int) -> int:
+        await asyncio.sleep(0)
+        return 2 * value
+
+    async def in_a_loop(pool: hkrunner.Pool[..., Any]) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        return list(
+            await asyncio.gather(
+                loop.run_in_executor(pool, pow, 2, 10),
+                asyncio.wrap_future(pool.submit(doubled, 4)),
+            )
+        )
+
+    with hkrunner.Pool(workers=1, spare=False) as pool:
+        assert asyncio.run(in_a_loop(pool)) == [1024, 8]
+        assert list(pool.map(operator.add, [1, 2], [3, 4])) == [4, 6]
+        assert pool.schedule([sum, [1, 2]], timeout=60).result() == 3
+        with pytest.raises(TypeError, match="wants a function"):
+            pool.submit(1)
+        assert failure(pool.submit(lambda: threading.Lock())).error.code == "RESULT_INVALID"  # type: ignore
+
+
+def test_a_file_gets_inputs_as_from_the_command_line_and_is_loaded_once(begun: Path) -> None:
+    with hkrunner.Pool(MISBEHAVES, workers=1, env={"BEGUN": str(begun)}) as pool:
+        (one, pid, loaded), other = pool.map(["a", ["b"]])
+        assert (one, other) == ("a", ["b", pid, loaded])
+        with pytest.raises(hkrunner.SettingsError, match="cannot be sent"):
+            pool.submit(object()).result()
+        with pytest.raises(TypeError, match="one argument"):
+            pool.schedule([1, 2])
+
+
+def test_tasks_are_pickled_when_a_worker_has_room_for_them(tmp_path: Path) -> None:
+    pickled: list[int] = []
+    go_on = tmp_path / "go_on"
+
+    class Counted:
+        def __reduce__(self) -> Any:
+            pickled.append(1)
+            return (int, ())
+
+    def wait(for_file: str, one: Any) -> None:
+        while for_file and not os.path.exists(for_file):
+            time.sleep(0.01)
+
+    with hkrunner.Pool(wait, workers=1) as pool:
+        first = pool.submit(str(go_on), Counted())
+        wait_until(first.running, what="the first task")
+        futures = [pool.submit("", Counted()) for _ in range(3000)]
+        assert len(pickled) == 1
+        assert futures[-1].cancel() and not first.cancel()
+        go_on.touch()
+        concurrent.futures.wait(futures)
+    assert len(pickled) >= 3000  # those that were recalled, twice
+
+
+# ---- tasks that fail
+
+
+def test_a_task_fails_alone_and_says_why(begun: Path) -> None:
+    reasons = {
+        "segfault": ("Crashed", "KILLED_BY_SIGNAL"),
+        "exit": ("Crashed", "EXITED"),
+        "sys.exit": ("Crashed", "EXITED"),
+        "raises": ("AlgorithmError", "ALGORITHM_ERROR"),
+        "fails in init": ("AlgorithmError", "ALGORITHM_ERROR"),
+        "memory": ("MemoryLimit", None),
+        "loops": ("Timeout", "TASK_TIMEOUT"),
+        "api": ("AlgorithmError", "ALGORITHM_ERROR"),
+        "object": ("AlgorithmError", "RESULT_INVALID"),
+        "lies": ("Crashed", "CHANNEL_BROKEN"),
+        "closes": ("Crashed", "CHANNEL_BROKEN"),
+    }
+    with hkrunner.Pool(MISBEHAVES, workers=2, mem="250Mi", timeout=30, env={"BEGUN": str(begun)}) as pool:
+        bad, good = {}, []
+        for number, what in enumerate(reasons):
+            bad[what] = pool.schedule([what], timeout=0.3 if what == "loops" else None)
+            good += [pool.submit(f"good {number} {one}") for one in range(5)]
+        for what, (reason, code) in reasons.items():
+            result = failure(bad[what])
+            assert (what, result.status, result.reason) == (what, "failed", reason), result.message
+            assert result.error is not None and code in (None, result.error.code)
+            assert result.limit_bytes == 250 << 20
+        assert all(one.result(timeout=30)[0].startswith("good") for one in good)
+    counts = Counter(begun.read_text().splitlines())
+    assert set(counts.values()) == {1}  # nothing was run twice
+    assert len(counts) == len(good) + len(reasons) - 1  # init() failed before start()
+
+
+def test_a_worker_that_ends_between_two_tasks_costs_none(
+    begun: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with hkrunner.Pool(MISBEHAVES, workers=1, spare=False, env={"BEGUN": str(begun)}) as pool:
+        assert pool.submit("later").result(timeout=30)[0] == "later"
+        wait_until(lambda: "with code 5 between two tasks" in capfd.readouterr().err, what="a line")
+        assert pool.submit("next").result(timeout=30)[0] == "next"
+        # One that hides what it has begun is tried again, but not for ever.
+        assert failure(pool.submit("forgets")).reason == "Crashed"
+        assert pool.submit("last").result(timeout=30)[0] == "last"
+
+
+def test_a_spare_takes_the_place_of_a_worker_and_is_replaced(begun: Path) -> None:
+    with hkrunner.Pool(MISBEHAVES, workers=1, env={"BEGUN": str(begun)}) as pool:
+        me = psutil.Process()
+        wait_until(lambda: _workers(me) == 2, what="a worker and a spare")
+        crashed, after = pool.submit("segfault"), pool.submit("after")
+        done = concurrent.futures.wait([crashed, after], return_when=concurrent.futures.ALL_COMPLETED)
+        assert failure(crashed).reason == "Crashed" and after in done.done
+        wait_until(lambda: _workers(me) == 2, what="a new spare")
+
+
+def _workers(process: psutil.Process) -> int:
+    """Return how many workers have started: each waits in two threads of its own."""
+    count = 0
+    for one in process.children(recursive=True):
+        try:
+            count += "start.py child" in " ".join(one.cmdline()) and one.num_threads() > 1
+        except psutil.Error:
+            pass
+    return count
+
+
+def test_tasks_behind_a_long_one_go_to_other_workers(begun: Path) -> None:
+    def note(name: int, wait_s: float) -> int:
+        with open(os.environ["BEGUN"], "a") as file:
+            file.write(f"{name}\n")
+        time.sleep(wait_s)
+        return name
+
+    with hkrunner.Pool(note, workers=2, env={"BEGUN": str(begun)}) as pool:
+        list(pool.map(range(300), [0.0] * 300))  # so that short tasks are expected
+        begun.write_text("")
+        long = pool.submit(-1, 20.0)
+        short = [pool.submit(one, 0.0) for one in range(300)]
+        assert [one.result(timeout=15) for one in short] == list(range(300))
+        assert not long.done()
+        pool.terminate()
+    assert failure(long).status == "stopped"
+    assert Counter(map(int, begun.read_text().split())) == Counter(range(-1, 300))
+
+
+# ---- the end
+
+
+def test_cancelling_and_terminating_end_in_order(begun: Path) -> None:
+    with hkrunner.Pool(MISBEHAVES, workers=1, env={"BEGUN": str(begun)}) as pool:
+        running = pool.submit("waits until it is stopped")
+        wait_until(lambda: begun.read_text(), what="the first task")
+        pending = [pool.submit(one) for one in range(5)]
+        pool.shutdown(wait=False, cancel_futures=True)
+        assert concurrent.futures.wait(pending, timeout=10).not_done == set()
+        assert all(one.cancelled() for one in pending) and running.running()
+        pool.terminate()
+        assert running.result() == "stopped"  # stop() has the grace
+
+
+def test_a_pool_that_nobody_has_any_more_ends_after_its_last_task() -> None:
+    future = hkrunner.Pool(pow, workers=1, spare=False).submit(2, 5)
+    assert future.result(timeout=30) == 32
+    wait_until(lambda: not any(one.name == "hkrunner-pool" for one in threading.enumerate()), what="its end")
+
+
+def test_settings_and_code_that_cannot_be_used_are_told_with_the_errors_of_run(tmp_path: Path) -> None:
+    with pytest.raises(hkrunner.EntryNotFound, match=r"no file nowhere\.py"):
+        hkrunner.Pool("nowhere.py")
+    with pytest.raises(hkrunner.SettingsError, match=r"--mem lots"):
+        hkrunner.Pool(pow, mem="lots")
+    with pytest.raises(hkrunner.SettingsError, match="workers"):
+        hkrunner.Pool(pow, workers=0)
+    with pytest.raises(hkrunner.SettingsError, match="python is for a Pool of a file"):
+        hkrunner.Pool(pow, python="python3")
+    with pytest.raises(TypeError, match=r"Pool\(\) got an unexpected keyword argument 'disk'"):
+        hkrunner.Pool(pow, disk="1Gi")  # type: ignore[call-overload]
+    with hkrunner.Pool(ALGORITHMS / "imports_missing_module.py", workers=2) as pool:
+        error = pool.submit(1).exception(timeout=30)
+        assert isinstance(error, hkrunner.EntryUnusable) and "ModuleNotFoundError" in str(error)
+        with pytest.raises(hkrunner.EntryUnusable):
+            pool.submit(2)
+
+
+def test_a_function_needs_cloudpickle_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    with pytest.raises(hkrunner.SettingsError, match=r"pip install 'hkrunner\[pool\]'"):
+        hkrunner.Pool(pow)
+
+
+def test_a_forked_process_is_told_to_make_a_pool_of_its_own() -> None:
+    with hkrunner.Pool(pow, workers=1, spare=False) as pool:
+        assert pool.submit(2, 2).result(timeout=30) == 4
+        pid = os.fork()
+        if pid == 0:
+            try:
+                pool.submit(2, 3)
+            except RuntimeError as error:
+                os._exit(7 if "forked" in str(error) else 1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        assert pool.submit(2, 3).result(timeout=30) == 8
+
+
+def test_the_pool_goes_on_when_its_supervising_process_is_killed(begun: Path) -> None:
+    with hkrunner.Pool(MISBEHAVES, workers=1, spare=False, env={"BEGUN": str(begun)}) as pool:
+        lost, later = pool.submit("loops"), pool.submit("later task")
+        wait_until(lambda: begun.read_text(), what="the first task")
+        (supervisor,) = [
+            one for one in psutil.Process().children() if "pool_begin" in " ".join(one.cmdline())
+        ]
+        supervisor.kill()
+        assert later.result(timeout=30)[0] == "later task"
+        assert failure(lost).error.code == "RUNNER_ERROR"  # type: ignore[union-attr]
+
+
+SCRIPT = """
+import hkrunner, os, sys, time
+def task(seconds):
+    print("at work", flush=True)
+    time.sleep(seconds)
+    return os.getpid()
+pool = hkrunner.Pool(task, workers=1)
+future = pool.submit(float(sys.argv[1]))
+future.add_done_callback(lambda one: print("done", one.exception() is None, flush=True))
+if len(sys.argv) > 2:
+    with pool:
+        future.result()
+"""
+
+
+def test_an_interpreter_that_exits_runs_the_tasks_and_leaves_no_process(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    with Program([sys.executable, str(script), "0.3"]) as program:
+        assert program.wait() == 0
+        assert [line.strip() for line in program.stdout] == ["at work", "done True"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
+def test_a_script_that_is_interrupted_leaves_no_process(tmp_path: Path, number: int) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    with Program([sys.executable, str(script), "60", "with"]) as program:
+        program.wait_for_line("at work", stream="stdout")
+        processes = program.family()
+        program.send_signal(number)
+        assert program.wait() in (-number, 130, -signal.SIGINT)
+        wait_until(lambda: not any(map(runs, processes)), what="the end of all processes")
+
+
+def test_the_keywords_of_a_pool_are_options_of_the_command() -> None:
+    parameters = inspect.signature(hkrunner.Pool.__init__).parameters
+    assert set(parameters) - {"self", "code", "workers", "spare"} == set(POOL_KEYWORDS)
+    declared = {name: hint.__forward_arg__ for name, hint in PoolOptions.__annotations__.items()}
+    assert declared == {name: option.python for name, option in POOL_KEYWORDS.items()}
