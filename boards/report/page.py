@@ -1,6 +1,6 @@
 """The report as HTML: one page without scripts, and without anything that is fetched.
 
-A policy in the page forbids both, should a text of somebody ever be taken for HTML.
+A policy in the page forbids both, should a user's text ever be taken for HTML.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A task that has ended changes no more, so its values are kept in one file of the state folder: reading them
 again from a thousand records and their event files would take seconds. The file is only a cache. It is
-written by whoever lists tasks, replaced as a whole, and may be removed at any time.
+written by the command that lists tasks, replaced as a whole, and may be removed at any time.
 """
 
 from __future__ import annotations

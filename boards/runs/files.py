@@ -109,7 +109,7 @@ def read_json(path: str) -> dict[str, object] | None:
 
 
 def read_json_bytes(data: bytes) -> dict[str, object] | None:
-    """Return the object that the JSON text is; None when it is none."""
+    """Return the object that the JSON text describes; None if it describes none."""
     try:
         value = json.loads(data)
     except ValueError:

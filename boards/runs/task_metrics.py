@@ -141,7 +141,7 @@ class TaskMetrics:
         if self.place is MetricsPlace.TEMPORARY:
             from ...sandbox.linux.abandoned import remove_abandoned
 
-            # Those of runs that SIGKILL has ended too, unless somebody may still want what is in them.
+            # Remove those of killed runs too, unless they have metrics that a user may still want.
             remove_abandoned(os.path.dirname(self.folder), TEMPORARY_PREFIX, only_empty=True)
             try:
                 os.rmdir(self.folder)

@@ -5,7 +5,7 @@
     this process --stdin--> data server    nothing; EOF ends the data server
     this process <--gRPC--> data server    127.0.0.1
     visitors --HTTP--> this process        127.0.0.1, host_check.py before TensorBoard's own application
-    everybody <-- boards/<reference>.json  written by this process alone once it runs
+    all processes <-- boards/<reference>.json  written by this process alone once it runs
 
 Threads: the main thread starts everything, then probes the board by HTTP as a visitor would, watches the data
 server and writes the record; `owner` watches stdin and our parent; the rest are TensorBoard's.

@@ -226,7 +226,7 @@ class LoopbackLink:
         """Send what waits: there is nothing."""
 
     def clear(self) -> None:
-        """Drop the messages that wait: there are none."""
+        """Do nothing: no messages wait."""
 
     def close(self, cut_short: str = "") -> None:
         """Drop the messages that have not arrived yet."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 #: The longest wait for a board's address: TensorBoard's first import from a cold disk took 22 s.
 BOARD_DEADLINE_S = 60.0
-#: Descriptors of ours, and those for each process with --parallel: 9 measured, more while one replaces it.
+#: Open files of hkrunner itself, and for each process of --parallel: 9 measured, more while one is replaced.
 OPEN_FILES = 64
 OPEN_FILES_OF_A_PROCESS = 12
 
@@ -204,7 +204,7 @@ def _run_locally(context: RunContext, user_process: UserProcessAttachment | None
 
 
 def _check_open_files(processes: int) -> None:
-    """Raise SettingsError if this process may not open the files that it needs for so many."""
+    """Raise SettingsError if this process may not open as many files as it needs for this many processes."""
     import resource  # late: a run of one process does not need it
 
     needed = OPEN_FILES + processes * OPEN_FILES_OF_A_PROCESS

@@ -214,7 +214,7 @@ class NonblockingWriter:
         except BlockingIOError:
             return 0
         except OSError as error:
-            # The reader has gone (`| head`), or the disk is full: nobody could read a message about it.
+            # The reader has gone (`| head`), or the disk is full: a message about it could not be read.
             self.broken, self.problem = True, error
             self._buffer.clear()
             self.waiting = self._written = self._dropped_bytes = 0

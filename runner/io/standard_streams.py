@@ -1,4 +1,4 @@
-"""Descriptors 0, 1 and 2 of this process, which whoever started it may have closed."""
+"""Descriptors 0, 1 and 2 of this process, which its parent may have closed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 def fill_standard_streams() -> None:
     """Open /dev/null in place of each of 0, 1 and 2 that is closed.
 
-    Otherwise a socket of ours would get that number, and be written to or inherited as a standard stream.
+    Otherwise a socket of hkrunner would get that number, and be written to or inherited as a standard stream.
     """
     for fd in (0, 1, 2):
         try:

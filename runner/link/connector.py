@@ -10,7 +10,7 @@ from typing import Any
 from ..io.loop import Loop, Timer
 from .connect import CONNECT_TIMEOUT_S, Attempt
 
-#: Pauses before each attempt after a drop: the first follows at once, the last pause is repeated for ever.
+#: Pauses before each attempt after a drop: the first is zero, the last one is repeated.
 BACKOFF_S = (0.0, 0.01, 0.02, 0.05, 0.05, 0.1, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 
@@ -38,7 +38,7 @@ class Connector:
         on_unreachable: Callable[[str], None],
         on_given_up: Callable[[str], None],
     ) -> None:
-        """`connect_timeout_s`: give up after so long without a worker; None: never.
+        """`connect_timeout_s`: give up after this time without a worker; None: never.
 
         on_connected(client of websocket-client, number of the listening socket that took the connection).
         on_failed: an attempt has failed. on_unreachable(reason): there is no worker yet, and attempts go on;
@@ -138,7 +138,7 @@ class Connector:
         self.state = ConnectionState.DISCONNECTED
 
     def connect_again(self, least_s: float) -> None:
-        """Connect again after a pause of at least so long."""
+        """Connect again after a pause of at least this length."""
         self._pause(max(self._next_pause_s(), least_s))
 
     def close(self) -> None:

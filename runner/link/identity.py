@@ -1,6 +1,6 @@
 """Decides whether the connected worker is certainly the one from before the drop.
 
-No message of HKube's names its sender, and a worker that was started anew takes an answer for that of its
+No message of HKube's names its sender, and a restarted worker takes an answer for that of its
 own task. Three facts together make it certain, and where one is missing it is another worker:
 
 * No try to come back has failed. A worker that ends closes its port, and connections are refused.
@@ -67,7 +67,7 @@ class Identity:
 
     def dropped(self, *, spoken: bool) -> None:
         """Note that the connection is lost; `spoken`: its worker had said something, and so is known."""
-        # A worker that was in doubt and said nothing stays unknown, and so does whoever comes after it.
+        # A worker of unknown identity that sent nothing stays unknown, and so does the next one.
         self._known = self._listener if spoken or self.is_certain else None
         self.is_certain, self._was_away = False, False
         self._dropped_at = self._clock()

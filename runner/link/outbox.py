@@ -12,7 +12,7 @@ from .frames import CONTINUATION, frame
 CONGESTED_BYTES = 128 * 1024 * 1024
 CONGESTED_MESSAGES = 1000
 #: A large message goes out in frames of this size, so that a pong or a kill never waits for it. From 128 KiB
-#: on malloc asks the kernel for each piece anew: a message of a megabyte took a tenth longer (measured).
+#: on malloc asks the kernel for each piece again: a message of a megabyte took a tenth longer (measured).
 PIECE = 64 * 1024
 
 

@@ -126,7 +126,7 @@ def decode(encoding: str, data: bytes | memoryview) -> Any:
 
 
 def encode(encoding: str, message: dict[str, Any]) -> bytes:
-    """Return a message of ours, encoded; values that the encoding cannot carry become text.
+    """Return a message of hkrunner's own, encoded; values that the encoding cannot carry become text.
 
     An answer must not be lost because of a character in a file name.
     """

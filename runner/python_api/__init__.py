@@ -1,1 +1,1 @@
-"""hkrunner.run() and its types; imported by nobody but the package hkrunner itself and the pytest plugin."""
+"""hkrunner.run() and its types; imported only by the package hkrunner itself and the pytest plugin."""

@@ -12,7 +12,7 @@ from ..io.signals import reset_inherited_signals
 
 _PR_SET_PDEATHSIG = 1
 
-#: Argument of `python -c`. Neither -m nor a file: they put a folder of the user's, or of ours, first on
+#: Argument of `python -c`. Neither -m nor a file: they put a folder of the user's, or of hkrunner's, first on
 #: sys.path, where a random.py replaces the standard library's.
 PROGRAM = (
     "import sys; sys.path[:] = filter(None, sys.path);"

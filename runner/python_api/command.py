@@ -60,7 +60,7 @@ class Command:
             stderr=subprocess.PIPE,
             bufsize=0,
             pass_fds=(variables.fileno(),) if variables is not None else (),
-            # A terminal's Ctrl-C is for the main thread, which passes it on. No other thread ever hears of
+            # A terminal's Ctrl-C is for the main thread, which passes it on. No other thread ever learns of
             # it: then it must reach the command itself, as one of the terminal's own group.
             start_new_session=threading.current_thread() is threading.main_thread(),
         )
@@ -93,7 +93,7 @@ class Command:
 
     def _take_stdout(self, data: bytes) -> None:
         if self._was_left:
-            return  # a piece may be missing, and nobody asks any more
+            return  # a piece may be missing, and the caller no longer waits
         *lines, rest = data.split(b"\n")
         for line in lines:
             self._object += line

@@ -299,7 +299,7 @@ def _since_begin(exit: Exit, child: Child, task: ActiveTask) -> LimitBreach | No
     """Return the limit that did not hold, with the time since the task began instead of the child."""
     if exit.breach is None or child.began_at is None or not exit.loaded:
         return exit.breach
-    # The parent may hear late that the child has begun; the task has not lasted longer than until now.
+    # The parent may learn late that the child has begun; the task has not lasted longer than until now.
     after_s = exit.breach.after_s - max(0.0, task.began - child.began_at)
     return exit.breach._replace(after_s=max(0.0, min(after_s, time.monotonic() - task.began)))
 

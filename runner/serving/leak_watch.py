@@ -20,7 +20,7 @@ class LeakWatch:
     """
 
     def __init__(self) -> None:
-        self._stays: list[int] = []  #: bytes after every so many tasks, oldest first
+        self._stays: list[int] = []  #: memory after every few tasks, in bytes, oldest first
         self._every = 1
         self._was_said = False
 

@@ -37,7 +37,7 @@ from .worker_replies import WorkerLink, WorkerReplies
 
 @dataclass
 class Hooks:
-    """Callbacks of whoever has made the supervisor."""
+    """Callbacks of the code that made the supervisor."""
 
     on_result: Callable[[Result], None] = lambda result: None
     on_loaded: Callable[[], None] = lambda: None
@@ -183,7 +183,7 @@ class Supervisor:
 
     @property
     def samples(self) -> list[tuple[float, float, int, int]]:
-        """Those of the current task (see TaskUsage); none when there is none."""
+        """Those of the current task (see TaskUsage); empty without a task."""
         task = self._control.task
         return task.usage.samples if task is not None and task.usage is not None else []
 

@@ -26,7 +26,7 @@ from .task_control import TaskControl
 from .task_opener import TaskOpener
 from .task_usage import WATCH_S, TaskUsage
 
-#: The parent prepares to read the names in messages of this kind so long after the first one.
+#: Time after the first message of this kind, after which the parent prepares to read names in them.
 PREPARE_AFTER_S = 0.05
 
 

@@ -123,7 +123,7 @@ def limits_of(
 ) -> tuple[Limits, str]:
     """Return the limits, and the source of those that neither an option nor a variable set ("" if none).
 
-    A limit that nobody wrote down is not enforced, with one exception: in a container that has a memory
+    A limit that is set nowhere is not enforced, with one exception: in a container that has a memory
     limit, the algorithm gets that limit less what hkrunner needs, so that it is ended with a reason before
     the container is ended without one. The totals for all `processes` together are shared equally: so none of
     them is ever killed for what another one uses. Raises SettingsError.

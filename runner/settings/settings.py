@@ -74,7 +74,7 @@ class LocalRunSettings(NamedTuple):
     data_sources: Mapping[str, str] = {}  #: id -> folder, as written
 
     def processes(self, inputs: int) -> int:
-        """Return the number of processes for so many inputs."""
+        """Return the number of processes for this many inputs."""
         return max(1, min(self.parallel or 1, inputs))
 
 

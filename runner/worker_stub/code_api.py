@@ -133,7 +133,7 @@ class CodeApi:
     def _start_pipeline(self, data: Any, *, stored: bool, working: bool) -> None:
         error = schema_error(data, {"subPipelineId": "string", "subPipeline": "object"}, {})
         if error is None and not working:
-            error = "No errors"  # the worker's own text for a state that is none of its working state
+            error = "No errors"  # the worker's own text for any other state
         if error is not None:
             self._say({"command": "subPipelineError", "data": {"error": error}})
             return

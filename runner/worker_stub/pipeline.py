@@ -222,7 +222,7 @@ def _node_ttl_s(ttl: Any, place: str) -> float | None:
         raise PipelineError(f"{place} should be integer")
     if not 0 <= ttl <= TTL_MAX_S:
         raise PipelineError(f"{place} should be {'>= 0' if ttl < 0 else f'<= {TTL_MAX_S}'}")
-    return float(ttl) or None  # HKube: 0 is none
+    return float(ttl) or None  # HKube: 0 means no ttl
 
 
 def _retry(raw: Any, place: str) -> Retry | None:

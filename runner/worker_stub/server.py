@@ -21,7 +21,7 @@ from .task import Answer, LocalTask
 
 __all__ = ["Answer", "LocalTask", "LocalWorker"]
 
-#: Connections in their handshake. The oldest is closed for a further one, so that silent ones block nobody.
+#: Connections in their handshake. With one more, the oldest is closed: silent ones must not block others.
 HANDSHAKES_MAX = 16
 
 

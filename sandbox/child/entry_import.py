@@ -54,7 +54,7 @@ def stands_in(folders: Sequence[str], names: FrozenSet[str]) -> bool:
     """Whether a file there may be imported in place of a module of the standard library, or of `names`."""
     library: FrozenSet[str] = getattr(sys, "stdlib_module_names", frozenset())
     if not library:
-        return True  # before Python 3.10 nobody knows
+        return True  # before Python 3.10 this is not known
     try:
         return any(not _modules_in(folder).isdisjoint(library | names) for folder in folders)
     except OSError:

@@ -70,7 +70,7 @@ class EventLoop:
         """`report` is called for each task that was left running and failed, or does not end."""
         self._report = report
         self._loop: Optional[asyncio.AbstractEventLoop] = None
-        #: The loop that hkrunner created; nobody else closes it.
+        #: The loop that hkrunner created, and closes.
         self._made: Optional[asyncio.AbstractEventLoop] = None
         self._broken: List[asyncio.AbstractEventLoop] = []
         self._main = threading.get_ident()
@@ -283,7 +283,7 @@ class EventLoop:
                 self._report(text, task.exception())
 
     def finish(self) -> None:
-        """Cancel the tasks that are left, report those that fail or do not end, and close a loop of ours."""
+        """Cancel the tasks that are left, report those that fail or do not end, and close our own loop."""
         loop = self._loop
         if loop is None or loop.is_closed() or loop.is_running():
             return

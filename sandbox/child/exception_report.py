@@ -61,7 +61,7 @@ _LIBRARIES = tuple(
         )
     }
 )
-#: Where packages are installed, whoever names the folder (Debian's own name is the second).
+#: Folders in which packages are installed; the second is Debian's.
 _INSTALLED = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
 
 

@@ -10,8 +10,8 @@ all others for good.
 
     registration  one SOCK_SEQPACKET pair for the whole process tree. A forked process that logs for the first
                   time makes a pipe, and sends the reading end over the pair, in one indivisible message.
-    pipe          one for each process, so nobody else writes to it. It carries frames: a length and a pickle.
-                  A frame that was cut by the death of its process is dropped, and affects no other process.
+    pipe          one for each process, the only one that writes to it. It carries frames: a length and a
+                  pickle. A frame that was cut by the death of its process is dropped, and affects no other.
     reader        one thread of the child. It receives pipes from the registration socket and records from
                   the pipes, and passes them to the handlers that the child had when it forked.
 
@@ -25,7 +25,7 @@ themselves.
 The first fork that finds handlers sets everything up; before that, the cost is two entries in a list. The
 reader does not use the handlers while the child forks, so that no copy of a stream is in the middle of a
 write. A forked process takes no lock that a thread of the child could hold. Both sides run the user's own
-code, so unpickling gives nobody a right that it did not have.
+code, so unpickling gives no process a right that it did not have.
 
 Runs on Python 3.8 and newer; imports only the standard library, and the package if it is installed.
 """

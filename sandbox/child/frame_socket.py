@@ -69,7 +69,7 @@ class FrameSocket:
         return frame.task, decode(frame, self.known)
 
     def stays_quiet(self, seconds: float) -> bool:
-        """Whether neither a message nor the end of the stream comes for so long."""
+        """Whether neither a message nor the end of the stream arrives within this time."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return not self._ready and not poll.poll(seconds * 1000)
@@ -89,7 +89,7 @@ class FrameSocket:
         self._send(task, message.kind, wire, reuse=reuse)
 
     def renew_lock(self) -> None:
-        """Replace the lock; for a forked process, in which nobody is left to release it."""
+        """Replace the lock; for a forked process, in which no thread is left to release it."""
         self._lock = threading.Lock()
 
     def _send(self, task: int, kind: int, body: Sequence[Buffer], *, reuse: bool) -> None:
@@ -197,14 +197,14 @@ def mapped(blob: Memfd) -> memoryview:
 
 
 def exit_fork(status: int = 0) -> NoReturn:
-    """End a process that the user's code has forked: nothing of ours goes on in it."""
+    """End a process that the user's code has forked: hkrunner does not continue in it."""
     with contextlib.suppress(Exception):
         flush_output()
     os._exit(status)
 
 
 def _exit_without_channel() -> NoReturn:
-    """The parent is gone, or the user's code has closed our sockets: nobody takes an answer."""
+    """End this process: the parent is gone, or the user's code has closed hkrunner's sockets."""
     with contextlib.suppress(Exception):
         flush_output()
     os._exit(EXIT_CHANNEL_LOST)

@@ -142,7 +142,7 @@ class UserProcessServer(TaskServer):
         self._end_asked = True
         if not is_under_way:  # a second EndAsked would make the supervisor kill
             self._send_news(EndAsked(128 + number))
-            # The same signal once more, from whoever it comes, ends this process as it ends any other.
+            # The same signal once more, from any sender, ends this process as it ends any other.
             signal.signal(number, signal.SIG_DFL)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:

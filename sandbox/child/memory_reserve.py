@@ -82,7 +82,7 @@ def report_threads_without_memory(reserve: MemoryReserve, report: Callable[[str]
 def lower_brake(brake_bytes: Optional[int]) -> None:
     """Take back what the brake allowed above the limit while the code was loaded.
 
-    The warden does the same when it hears of Loaded; by then a first task may have used it.
+    The warden does the same when it learns of Loaded; by then a first task may have used it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if brake_bytes is None or soft == resource.RLIM_INFINITY:
@@ -99,7 +99,7 @@ class _ThreadBegun(threading.Event):
     def __init__(self, thread: threading.Thread, bootstrap: Callable[[], object]) -> None:
         super().__init__()
         self._thread = ref(thread)
-        # The thread holds it until its end, and nobody else does.
+        # Only the thread holds it, until its end.
         self._bootstrap = ref(bootstrap)
 
     def wait(self, timeout: Optional[float] = None) -> bool:

@@ -29,7 +29,7 @@ class ResultFiles:
         self._output: Optional[Tuple[int, str]] = None
 
     def wants(self, size: int) -> bool:
-        """Whether a value of so many bytes is kept."""
+        """Whether a value of this size is kept."""
         return self._folder is not None and (self._keep_max_bytes is None or size <= self._keep_max_bytes)
 
     def write_input(self, data: Optional[bytes]) -> None:

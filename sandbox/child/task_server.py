@@ -37,10 +37,10 @@ from .result_files import ResultFiles, result_json
 from .stop_control import StopControl, not_run
 from .task_reports import TaskReports
 
-#: msgspec is imported after so many tasks, or in a pause of so many seconds before that.
+#: msgspec is imported after this many tasks, or earlier, in a pause of PAUSE_S.
 ENOUGH_TASKS = 3
 PAUSE_S = 0.02
-#: The user's exit() waits so long for the options that the worker gave for it.
+#: Time for the worker's options for exit() to arrive, before exit() is called.
 EXIT_OPTIONS_S = 5.0
 
 
@@ -61,7 +61,7 @@ class TaskServer:
         self._channel = channel
         self._setup = setup
         self._where = entries.Location(setup.folder, setup.module, setup.function, setup.file)
-        #: What stands for the program's name in sys.argv.
+        #: The program's name in sys.argv.
         self.program = setup.file or setup.module
         self._encoding = setup.encoding
         self._loop = EventLoop(self._report_problem)

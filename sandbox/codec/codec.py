@@ -78,7 +78,7 @@ def prepare(encoding: str, *, later: bool) -> bool:
 
 
 def decode(encoding: str, data: Buffer) -> Any:
-    """Return the message. Raises ValueError for bytes that are none of this encoding, MemoryError.
+    """Return the message. Raises ValueError for bytes that are not in this encoding, and MemoryError.
 
     The garbage collector rests meanwhile: it is 40 % of the time of decoding records (measured).
     """
@@ -212,7 +212,7 @@ def encode_pieces(
 
 
 def is_large(value: Any, most: int = 1000) -> bool:
-    """Whether the value has more than so many items or 256 KiB of text; a look at the first ones."""
+    """Whether the value has many items or 256 KiB of text, judged by the first ones."""
     left, size, waiting = most, 0, [value]
     while waiting:
         one = waiting.pop()
@@ -224,7 +224,7 @@ def is_large(value: Any, most: int = 1000) -> bool:
             if left >= 0:
                 waiting.extend(one.values() if kind is dict else one)
         elif hasattr(kind, "__len__"):
-            return True  # an array, a frame: whoever has one does not mind
+            return True  # an array or a data frame: its library took longer to import
         if left < 0 or size >= LARGE:
             return True
     return False

@@ -163,7 +163,7 @@ def _times(value: Any, encoding: str) -> Any:
 
 
 def _has_number(plain: Any) -> bool:
-    """Whether a time is left that is none for datetime, such as one before the year 1."""
+    """Whether a time is left that datetime does not have, such as one before the year 1."""
     return any(_has_number(one) if type(one) is list else type(one) is int for one in plain)
 
 

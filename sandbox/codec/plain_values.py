@@ -43,7 +43,9 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
         return binascii.b2a_base64(data, newline=False).decode() if encoding == "json" else data
     if isinstance(value, (list, tuple, set, frozenset, collections.deque, range)):
         return [plain(one, encoding, f"{place}[{i}]", depth + 1) for i, one in enumerate(value)]
-    if isinstance(value, abc.Mapping) and _module_of(kind) != "pyarrow.lib":  # a MapScalar is none, in truth
+    if (
+        isinstance(value, abc.Mapping) and _module_of(kind) != "pyarrow.lib"
+    ):  # a MapScalar is registered as a mapping, and is not one
         return _plain_dict(value, encoding, place, depth)
     if encoding == "bson" and is_of_bson(kind):
         return value

@@ -30,7 +30,7 @@ def sweep(own: str, rmdir: Callable[[str], None]) -> None:
 def undivide(own: str, rmdir: Callable[[str], None], enabled: Collection[str] = ()) -> None:
     """Undo the division, unless another run is still in it: its limits would go with the controllers.
 
-    `enabled`: the controllers to switch off where nobody had to move to a leaf, at the top of the hierarchy.
+    `enabled`: the controllers to switch off if no process had to move to a leaf, at the top of the hierarchy.
     """
     leaf = f"{own}/{LEAF}"
     has_leaf = os.path.isdir(leaf)
@@ -51,7 +51,7 @@ def undivide(own: str, rmdir: Callable[[str], None], enabled: Collection[str] = 
 
 def write(path: str, value: str) -> None:
     """Write the value to a file that the kernel has made. Raises OSError."""
-    # Never creates: a limit in a file that the kernel did not make would hold nobody.
+    # Never creates a file: a limit in a file that the kernel did not make has no effect.
     fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode("ascii"))

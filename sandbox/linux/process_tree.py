@@ -122,8 +122,8 @@ def kill_all(
     """End every process below this one; return those that were there, and those that are left.
 
     For a subreaper that has no other children. `reaped(pid, status, rusage)` is called for each process that
-    was waited for, `wait(seconds)` to wait until a SIGCHLD at most so long, and `also()` before each round of
-    signals (to kill the control group, where there is one). A process that is left after the deadline is
+    was waited for, `wait(seconds)` to wait for a SIGCHLD, at most this long, and `also()` before each round
+    of signals (to kill the control group, where there is one). A process that is left after the deadline is
     blocked in the kernel (state D).
     """
     me = os.getpid()

@@ -19,8 +19,8 @@ DEADLINE_S = 12.0
 #: One step takes at most this long, and the next one comes after STEP_S.
 FREEZE_S = 0.05
 STEP_S = 0.002
-#: A process being handed from its dead parent to us is nobody's child for a moment: so many steps in a row
-#: must find nobody.
+#: A process that is passed from its dead parent to this one has no parent for a moment: this many steps in a
+#: row must find no process.
 QUIET_STEPS = 5
 
 #: Processes that this one has started for other purposes.
