@@ -82,14 +82,20 @@ def _round_step(step: float) -> float:
 
 
 def chart(
-    title: str, lines: Sequence[ChartLine], *, limit: float | None = None, x_label: str = "step"
+    title: str,
+    lines: Sequence[ChartLine],
+    *,
+    limit: float | None = None,
+    x_label: str = "step",
+    from_zero: bool = False,
 ) -> str:
     """Return the chart as an SVG element; a text instead where no value is a finite number.
 
-    limit: drawn as a line across the chart.
+    limit: drawn as a line across the chart. from_zero: 0 is on the axis, so that small changes look small.
     """
     finite = [[point for point in line.points if all(map(math.isfinite, point))] for line in lines]
     values = [y for points in finite for _, y in points] + ([] if limit is None else [limit])
+    values += [0.0] if from_zero else []
     steps = [x for points in finite for x, _ in points]
     if not steps:
         return "<p>no value is a finite number</p>"

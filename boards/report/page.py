@@ -50,9 +50,10 @@ def fragment(tasks: Sequence[ReportedTask]) -> str:
 
 def _content(tasks: Sequence[ReportedTask]) -> str:
     parts = [_table(tasks), _charts(tasks)]
-    parts += [_section(number, task) for number, task in enumerate(tasks[:_SECTIONS])]
-    if len(tasks) > _SECTIONS:
-        parts.append(f"<p>{len(tasks) - _SECTIONS} more tasks are in the table only.</p>\n")
+    left_out = max(0, len(tasks) - _SECTIONS)
+    if left_out:
+        parts.append(f"<p>The first {left_out} tasks are in the table only.</p>\n")
+    parts += [_section(number, task) for number, task in enumerate(tasks) if number >= left_out]
     return "".join(parts)
 
 
@@ -169,12 +170,13 @@ def _points(points: Sequence[Point], run: str) -> list[tuple[float, float]]:
 
 
 def _figure(name: str, lines: Sequence[ChartLine], *, is_resource: bool, limit: int | None) -> str:
-    drawn = lines[:_LINES]
+    drawn = lines[-_LINES:]  # the latest, if all recorded tasks are reported
     svg = chart(
         name,
         drawn,
         limit=None if limit is None else limit / _MIB,
         x_label="seconds" if is_resource else "step",
+        from_zero=is_resource,
     )
     legend = "".join(f"<li>{_sample(line.number)}{text(line.name)}</li>" for line in drawn)
     more = f"<li>and {len(lines) - _LINES} more tasks, not drawn</li>" if len(lines) > _LINES else ""

@@ -55,7 +55,7 @@ class ReportedTask:
 def reported_tasks(root: Path, names: Sequence[str]) -> list[ReportedTask]:
     """Return the tasks with these names, in this order. Raises NotFound, and StoreError for a bad record."""
     summaries = [show_task(root, name).summary for name in dict.fromkeys(names)]
-    return [_task(root, one) for one in compare_tasks(root, summaries)]
+    return [_task(root, one) for one in compare_tasks(root, summaries, writes_cache=False)]
 
 
 def _task(root: Path, compared: ComparedTask) -> ReportedTask:

@@ -62,8 +62,13 @@ class ComparedTask:
         return found
 
 
-def compare_tasks(root: Path, summaries: Iterable[TaskSummary]) -> list[ComparedTask]:
-    """Return the tasks with their values, in the same order. Never raises for a record that is removed."""
+def compare_tasks(
+    root: Path, summaries: Iterable[TaskSummary], *, writes_cache: bool = True
+) -> list[ComparedTask]:
+    """Return the tasks with their values, in the same order. Never raises for a record that is removed.
+
+    writes_cache: not for some of the recorded tasks, since the cache would lose the others.
+    """
     summaries = list(summaries)
     cached = _read_cache(root)
     now_ms = time.time() * 1000
@@ -79,7 +84,7 @@ def compare_tasks(root: Path, summaries: Iterable[TaskSummary]) -> list[Compared
         if one.end_time is not None and now_ms - one.end_time > _SETTLED_MS:
             has_new = has_new or entry is None
             settled[one.name] = entry or [one.start_time, one.end_time, *vars(values).values()]
-    if has_new:
+    if has_new and writes_cache:
         _write_cache(root, settled)
     names = RunNames()
     named = [NamedTask(one.name, one.node, found[one.name].inputs) for one in summaries]

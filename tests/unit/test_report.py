@@ -136,6 +136,7 @@ def test_an_axis_is_logarithmic_where_values_differ_by_magnitudes(
 ) -> None:
     svg = chart("loss", [ChartLine("t1", 0, [(0.0, low), (1.0, high)])])
     assert ("step · logarithmic" in svg) is is_log
+    assert ">0</text>" in chart("memory", [ChartLine("t1", 0, [(3.0, low), (4.0, high)])], from_zero=True)
 
 
 def test_output_is_shown_as_a_terminal_does() -> None:
@@ -157,3 +158,14 @@ def test_the_table_has_the_inputs_that_differ_and_the_outcome() -> None:
     columns = re.findall("<th>(.*?)</th>", head)
     assert columns[6:] == ["lr", "loss"]
     assert "✘</span> failed (Timeout)" in page and "✔</span> succeed" in page
+
+
+def test_of_very_many_tasks_the_latest_have_sections_and_lines() -> None:
+    points = (Point(1.0, 0, 0.5), Point(2.0, 1, 0.25))
+    tasks = [ReportedTask(f"t{at}", "succeed", curves=[Curve(".", "loss", points)]) for at in range(1, 251)]
+    page = document(tasks, made_s=0)
+    assert page.count("<tr><th><svg") == 250
+    assert "The first 50 tasks are in the table only." in page
+    assert re.findall("<summary><svg.*?</svg>(.*?)</summary>", page) == [f"t{at}" for at in range(51, 251)]
+    assert re.findall("<li><svg.*?</svg>(.*?)</li>", page) == [f"t{at}" for at in range(211, 251)]
+    assert "<li>and 210 more tasks, not drawn</li>" in page
