@@ -150,7 +150,10 @@ def test_a_running_task_is_named_by_its_input_and_marked_when_it_fails(folder: P
         gate.touch()
         assert program.wait() == 1
     wait_until(lambda: legend(page) == good | {f"{live} ✘"}, deadline_s=60, what="the mark")
-    assert [count_rows(url, status) for status in ("UNKNOWN", "SUCCESS", "FAILURE")] == [0, 2, 1]
+    statuses = ("UNKNOWN", "SUCCESS", "FAILURE")
+    wait_until(
+        lambda: [count_rows(url, status) for status in statuses] == [0, 2, 1], deadline_s=60, what="its row"
+    )
 
     # Why it failed.
     open_page(page, url, "text")

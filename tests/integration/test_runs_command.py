@@ -78,7 +78,12 @@ def test_tasks_are_listed_filtered_and_sorted_by_their_inputs_and_metrics(tmp_pa
     assert "  score=4.5  " in lines[0] and "  score=2.25  " in lines[2]
     first, failed, third = listed(tmp_path)
     assert [one["run"] for one in (first, failed, third)] == names
-    assert (first["input"], first["output"]) == ({"rate": 0.5}, {"loss": 0.25, "model": "mlp"})
+    assert first["input"] == {"rate": 0.5}
+    assert first["output"] == {
+        "loss": 0.25,
+        "model": "mlp",
+        **{f"powers[{n}]": 0.5 ** (n + 1) for n in range(3)},
+    }
     assert (third["metrics"], failed["output"]) == ({"score": 2.25}, {})
 
     def chosen(*options: str) -> list[str]:
