@@ -101,5 +101,5 @@ def _path_part(name: str) -> str:
 
 
 def _short_key(key: str) -> str:
-    """Return the key, of a long one its end: `optimizer.schedule.warmup` is told apart by it."""
+    """Return the key, of a long one its end, which distinguishes it: `optimizer.schedule.warmup`."""
     return key if len(key) <= _MAX_KEY else f"…{key[1 - _MAX_KEY :]}"

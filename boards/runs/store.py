@@ -1,4 +1,4 @@
-"""The state folder of one hkrunner: opens the record of each task. `layout` says what lies where.
+"""The state folder of one hkrunner: opens the record of each task. `layout` says where things are.
 
 Everything here runs between two messages of the worker: no fsync, few system calls. Nothing raises for a disk
 that is full, read-only or someone else's: the task goes on, and its record's `problems` hold a sentence.

@@ -46,7 +46,7 @@ def _cut_begin(key: str) -> str:
 
 
 def flatten_input(value: object) -> dict[str, Scalar]:
-    """Return the scalars of a task's input, a list: a single element stands without its position."""
+    """Return the scalars of a task's input, a list: a single element is shown without its position."""
     if isinstance(value, list) and len(value) == 1:
         return flatten(value[0], "input")
     return flatten(value, "input")
@@ -78,7 +78,7 @@ def numbers(values: Mapping[str, Scalar]) -> dict[str, float]:
 
 
 def shown(value: Scalar, *, limit: int = 16) -> str:
-    """Return the value as it stands in names and tables: on one line, cut at the limit."""
+    """Return the value as names and tables show it: on one line, cut at the limit."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""The folder that TensorBoard reads for a board: one run a task, named by what tells the tasks apart.
+"""The folder that TensorBoard reads for a board: one run a task, named by what distinguishes the tasks.
 
     tasks/<task>/board/        a link to each entry of the task's run folder; while it runs one to each file
                                of its resources, which make no run of their own so, and one by which the

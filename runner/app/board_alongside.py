@@ -113,7 +113,7 @@ class BoardAlongside:
                 self._show()
 
     def close(self) -> None:
-        """What belongs to the run has ended; how to stop a detached board, which goes on, was printed."""
+        """End what belongs to the run; print how to stop a detached board, which runs on."""
         if self._timer is not None:
             self._timer.cancel()
         for fd in self._watched_fds:

@@ -57,7 +57,7 @@ class LocalRun:
         #: The name of the algorithm, and of its node.
         self._name = settings.name or os.path.splitext(os.path.basename(where.shown))[0]
         self.report = TaskReport(settings, output)
-        self._is_over = False  #: whether the processes were told to end
+        self._is_over = False  #: whether the processes were asked to end
         self._count = 0  #: tasks that have begun
         self._is_ordered = not (settings.local_run.unordered or settings.console.events)
         self._next_printed = 0  #: position of the input whose result is printed next
@@ -85,7 +85,7 @@ class LocalRun:
         ]
         self._left = set(self._processes)  #: those that have not finished
         self._usable = set(self._processes)  #: those that have loaded the code, or still do
-        self._load_failures: set[str] = set()  #: what was said of those that could not
+        self._load_failures: set[str] = set()  #: reported errors of those that could not
         self._free: deque[LocalProcess] = deque()
         self._working: set[LocalProcess] = set()
         self._status_line = None
@@ -188,7 +188,7 @@ class LocalRun:
         self._others.when_gone(self._loop.stop)
 
     def _load_failed(self, process: LocalProcess, failure: Failure) -> None:
-        """End the process; the others go on, and the last one ends the run."""
+        """End the process; the others continue, and the last one ends the run."""
         words = self.report.words(failure)
         if words not in self._load_failures:  # mostly, what one cannot load no other can
             self._load_failures.add(words)

@@ -58,7 +58,7 @@ __all__ = [
 LOST_S = 1.0
 #: The peer's kernel may acknowledge data this long after delivering it (TCP_DELACK_MAX of Linux).
 DELAYED_ACK_S = 0.2
-#: After a reconnect, the same worker has this long to speak first.
+#: After a reconnect, the same worker has this long to send a message first.
 SILENT_S = 1.0
 #: After a reconnect, wait this long for a message before an answer that may be lost is sent again.
 SETTLE_S = 0.1
@@ -74,7 +74,7 @@ class LinkListener(Protocol):
         """A message has arrived. The listener releases it, and calls worker_spoke() if HKube sent it."""
 
     def on_link_resumed(self, *, all_written: bool) -> None:
-        """The same worker is back after a drop, and silent: it goes on where it was.
+        """The same worker is back after a drop and sends nothing: it continues where it was.
 
         `all_written`: nothing waited to be sent when the connection was lost; what was sent last may be lost.
         """
@@ -141,7 +141,7 @@ class Link:
 
     @property
     def state(self) -> ConnectionState:
-        """Where the link stands."""
+        """The state of the link."""
         return self._connector.state
 
     def _connected(self, client: Any, listener: int | None) -> None:
@@ -174,9 +174,9 @@ class Link:
                 self._again.set(SETTLE_S)
 
     def _is_waiting(self) -> bool:
-        """Whether the worker is certainly the one from before the drop, and has not begun to speak since."""
+        """Whether the worker is certainly the one from before the drop, and has sent nothing since."""
         if self.state is ConnectionState.OPEN:
-            self._on_readable()  # a busy machine: it may have spoken since the loop last looked
+            self._on_readable()  # on a busy machine, it may have sent something since the loop last read
         is_silent = self.state is ConnectionState.OPEN and not self._spoken and not self._reader.is_amid
         return is_silent and self._identity.is_certain
 
@@ -198,7 +198,7 @@ class Link:
             self._listener.on_link_resumed(all_written=self._all_written)
 
     def worker_spoke(self) -> None:
-        """Send what waits: the worker has said something that only HKube's worker says.
+        """Send what waits: the worker has sent something that only HKube's worker sends.
 
         Answers of tasks that have ended are sent only to the worker that has certainly given the tasks.
         """
@@ -305,7 +305,7 @@ class Link:
 
     @property
     def is_open(self) -> bool:
-        """Whether a worker is connected, and has spoken."""
+        """Whether a worker is connected and has sent a message."""
         return self.state is ConnectionState.OPEN and self._spoken
 
     @property

@@ -15,7 +15,7 @@ BACKOFF_S = (0.0, 0.01, 0.02, 0.05, 0.05, 0.1, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 
 class ConnectionState(Enum):
-    """Where the link stands."""
+    """The state of the link."""
 
     DISCONNECTED = auto()
     CONNECTING = auto()
@@ -41,7 +41,7 @@ class Connector:
         """`connect_timeout_s`: give up after this time without a worker; None: never.
 
         on_connected(client of websocket-client, number of the listening socket that took the connection).
-        on_failed: an attempt has failed. on_unreachable(reason): there is no worker yet, and attempts go on;
+        on_failed: an attempt has failed. on_unreachable(reason): there is no worker yet; attempts go on;
         on_given_up(reason): they do not.
         """
         self._loop = loop

@@ -96,7 +96,7 @@ class Reader:
 
     @property
     def is_amid(self) -> bool:
-        """Whether part of a message or of a frame has arrived: the worker has begun to speak."""
+        """Whether part of a message or of a frame has arrived: the worker has begun to send."""
         return bool(self._input or self._fragments) or self._target is not None
 
     def receive(self, sock: socket.socket) -> tuple[int, bool]:

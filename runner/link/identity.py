@@ -44,7 +44,7 @@ class Identity:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        #: Whether the worker of this connection is certainly the one that had spoken before the drop.
+        #: Whether the worker of this connection is certainly the one that had sent messages before the drop.
         self.is_certain = False
         self._listener: int | None = None  #: the socket that took this connection
         self._known: int | None = None  #: the one that took the last connection, if its worker was known
@@ -66,7 +66,7 @@ class Identity:
         self._was_away = True
 
     def dropped(self, *, spoken: bool) -> None:
-        """Note that the connection is lost; `spoken`: its worker had said something, and so is known."""
+        """Note that the connection is lost; `spoken`: its worker had sent a message, and so is known."""
         # A worker of unknown identity that sent nothing stays unknown, and so does the next one.
         self._known = self._listener if spoken or self.is_certain else None
         self.is_certain, self._was_away = False, False

@@ -52,7 +52,7 @@ class LinkSender:
     def post(
         self, data: bytes, source: MessageSource | None, *, final: bool, soon: bool, at_once: bool
     ) -> bool:
-        """Send a message; see Link.post. `at_once`: the worker has spoken, and takes messages now."""
+        """Send a message; see Link.post. `at_once`: the worker accepts messages, as it has sent one."""
         if at_once and source is None and len(data) <= SMALL and self.outbox.is_empty:
             if soon and self._held is None:
                 self._held = data

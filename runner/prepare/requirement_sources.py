@@ -25,7 +25,7 @@ _CODE_FILES_MAX = 10_000
 
 
 class Requirements(NamedTuple):
-    """What the code requires, and the file that says so."""
+    """What the code requires, and the file that lists it."""
 
     source: str  #: the file as messages name it
     file: str  #: absolute path

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 
 class State(Enum):
-    """Where the current task stands."""
+    """The state of the current task."""
 
     __hash__ = object.__hash__  # Enum's own is written in Python: looked up several times a task
 

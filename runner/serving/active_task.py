@@ -225,7 +225,7 @@ class ActiveTask:
             large = {name: size for name, size in sizes.items() if size > self.keep_bytes}
             if large:
                 facts["notKept"] = large
-        del facts["metricsDir"]  # it lies below the record's own root: the folder may be moved
+        del facts["metricsDir"]  # it is below the record's own root, which may be moved
         record.finish(facts)
         result.problems.extend(record.problems)
 

@@ -55,8 +55,8 @@ class ChildPool:
         self._leaving: set[Child] = set()
         self._last_exit: Exit | None = None  #: of the last serving child
         self._idle_alarm = loop.alarm(self._rest)
-        self._is_resting = False  #: whether the warden of the serving child was told that no task runs
-        #: Called when the last child is gone, once all were told to go.
+        self._is_resting = False  #: whether the warden of the serving child knows that no task runs
+        #: Called when the last child has ended, once all were asked to end.
         self.on_empty: Callable[[], None] | None = None
 
     def child_pid(self) -> int:
@@ -100,7 +100,7 @@ class ChildPool:
     def prepare_spare(self) -> None:
         """Start the spare, if one was asked for and there is a serving child."""
         if self._settings.serving.spare and self._spare is None and self.child is not None:
-            with contextlib.suppress(OSError):  # no process to be had: serving goes on without a spare
+            with contextlib.suppress(OSError):  # no process can be started: serving continues without a spare
                 self._spare = self._start()
 
     def replace(self) -> None:
@@ -162,7 +162,7 @@ class ChildPool:
     def release(self, cause: Cause = Cause.STOPPED, *, ask: bool = False) -> None:
         """Give the serving child the grace to end by itself; it gets no further task.
 
-        `ask`: it does not end by itself, and is told to.
+        `ask`: it does not end by itself, and is asked to.
         """
         child, self.child = self.child, None
         if child is not None:

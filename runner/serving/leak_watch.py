@@ -15,7 +15,7 @@ LOOKS_MAX = 64
 class LeakWatch:
     """Watches what stays in the memory of one child after its tasks; warns once that it grows to the limit.
 
-    The peak of a task is no leak: the memory is given back. Nor is one step, such as a model that the first
+    The peak of a task is no leak: the memory is freed. Nor is one step, such as a model that the first
     tasks load: only what has grown in both halves of the tasks goes on growing.
     """
 

@@ -31,7 +31,7 @@ class Notices:
 
 
 class WorkerNotices:
-    """What is said of the worker and the connection to it."""
+    """Messages about the worker and the connection to it."""
 
     def __init__(self, output: Output, settings: Settings, clock: Callable[[], float]) -> None:
         self._output = output
@@ -103,7 +103,7 @@ class WorkerNotices:
 
 
 class ChildNotices:
-    """What is said of the algorithm's process."""
+    """Messages about the algorithm's process."""
 
     def __init__(self, output: Output, settings: Settings, shown: str, worker: WorkerNotices) -> None:
         self._output = output
@@ -144,7 +144,7 @@ class ChildNotices:
         self._output.warn(f"✘ {when}: {report(exit, during=during)}")
 
     def left_behind(self, exit: Exit) -> None:
-        """The child's end took other things with it."""
+        """The child has left processes or shared memory behind, which were removed or kept."""
         for line in left_behind(exit):
             self._output.say(f"  {line}")
 
@@ -158,7 +158,7 @@ class ChildNotices:
 
 
 class TaskNotices:
-    """What is said of a task."""
+    """Messages about a task."""
 
     def __init__(self, output: Output, settings: Settings) -> None:
         self._output = output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-#: So many lines are told with a failure.
+#: Number of lines that the message of a failure shows.
 LAST_LINES = 10
 _TAIL_BYTES = 4096
 

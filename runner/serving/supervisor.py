@@ -172,7 +172,7 @@ class Supervisor:
             return
         task = self._control.task
         if task is not None:
-            self._cut_short = f"hkrunner was told to end during task {task.name}"
+            self._cut_short = f"hkrunner was asked to end during task {task.name}"
         self._control.exit_status = status
         self._control.step(Event.EXIT, {"exitCode": 0})
 
@@ -225,7 +225,7 @@ class Supervisor:
 
     @property
     def _may_kill(self) -> bool:
-        """Whether the child is killed when it does not end: one that stands at a breakpoint is waited for."""
+        """Whether the child is killed when it does not end: for one at a breakpoint, hkrunner waits."""
         return self._pool.child is None or self._pool.child.may_kill
 
     def _arm_grace(self) -> None:

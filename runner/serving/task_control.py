@@ -15,7 +15,7 @@ class TaskControl:
 
     def __init__(self, notices: TaskNotices) -> None:
         self._notices = notices
-        self.state = State.IDLE  #: where the current task stands; only step() changes it
+        self.state = State.IDLE  #: the state of the current task; only step() changes it
         self.task: ActiveTask | None = None
         self.number = 0  #: of the last task; messages of the child carry it
         self.exit_status = 0  #: of hkrunner, once an end was asked for

@@ -177,7 +177,7 @@ class TaskEnd:
 
 
 def _stop_failure(task: ActiveTask) -> Failure | None:
-    """Return what there is to say of a stop: that it took a kill."""
+    """Return the note about a stopped task: that it had to be killed."""
     exit = task.exit
     if exit is None or exit.cause not in (Cause.STOPPED, Cause.INTERRUPTED):
         return None

@@ -18,7 +18,7 @@ from ...sandbox.shared.messages import HeldBack, Sample
 WATCH_S = 0.05
 #: Wait this long for the final usage of a task.
 FINAL_WAIT_S = 0.25
-#: Reset the child's high-water mark when a task has given back more than this.
+#: Reset the child's high-water mark when a task has freed more than this.
 _SPIKE_BYTES = 4 * 1024 * 1024
 #: Do not read the memory of a task that took less than this ...
 BRIEF_S = 0.005

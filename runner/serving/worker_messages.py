@@ -66,7 +66,7 @@ class WorkerMessageHandler:
         self._on_given_up(reason)
 
     def on_link_drop(self, reason: str) -> None:
-        """The connection is lost. The task goes on; what is not sent waits for the next connection."""
+        """The connection is lost. The task continues; unsent messages wait for the next connection."""
         self._replies.connection += 1
         if self._control.state is not State.EXITED:
             self._notices.connection_lost(reason)

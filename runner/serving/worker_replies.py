@@ -98,7 +98,7 @@ class WorkerReplies:
         return LogDemand.COUNT if self.link.congested else LogDemand.SEND
 
     def worker_spoke(self) -> None:
-        """Tell the link that the worker has said what only a worker says."""
+        """Tell the link that the worker has sent what only a worker sends."""
         if self.link is not None:
             self.link.worker_spoke()
 
@@ -125,7 +125,7 @@ class WorkerReplies:
     # ---- signs of life
 
     def stop_begins(self) -> None:
-        """Tell the worker from now on that the stop goes on."""
+        """Tell the worker from now on that the stop is in progress."""
         self._sign_of_life.set(SIGN_OF_LIFE_S)
 
     def task_ended(self) -> None:

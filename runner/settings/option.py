@@ -39,7 +39,7 @@ class Option(NamedTuple):
 
     @property
     def placeholder(self) -> str:
-        """What stands for the value in help texts; "" for a flag."""
+        """The placeholder for the value in help texts; "" for a flag."""
         if self.kind == "flag":
             return ""
         return self.metavar or "|".join(self.choices) or ("SECONDS" if self.kind == "seconds" else "TEXT")

@@ -224,7 +224,7 @@ class Calls:
     def _send_finish(self, tags: Dict[str, Any], error: Optional[str]) -> None:
         data: Dict[str, Any] = {"tags": tags}
         if error is not None:
-            # bson and msgpack carry no lone surrogates, and whatever was raised is told.
+            # bson and msgpack carry no lone surrogates, and every error must be sent.
             data["error"] = error[:2000].encode("utf-8", "backslashreplace").decode()
         self._send({"command": "finishSpan", "data": data})
 
@@ -264,7 +264,7 @@ _STARTED, _STREAM = "subPipelineStarted", "streamingInMessage"
 #: What is handled here: the commands of shared/code_api.ANSWERS, which the parent passes on.
 HANDLED = frozenset((*_ENDINGS, _STARTED, _STREAM))
 
-#: An id of ours in a message of any encoding; it is text, so its length or a quote stands before it.
+#: An id made by Calls, in a message of any encoding; it is text, so its length or a quote stands before it.
 _CALL_ID = re.compile(rb"(execId|subPipelineId|requestId)[^0-9A-Za-z]{1,12}([0-9]{1,18})(?![0-9])")
 
 

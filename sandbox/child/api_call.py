@@ -35,7 +35,7 @@ class DataSourceError(ApiError):
 
 
 class Timeout(ApiError, TimeoutError):
-    """There was no answer within `timeout` seconds; the algorithm or pipeline has been told to stop."""
+    """There was no answer within `timeout` seconds; the algorithm or pipeline has been asked to stop."""
 
 
 class TaskStopped(ApiError):

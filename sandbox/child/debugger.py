@@ -13,7 +13,7 @@ from . import exception_report
 
 
 class Debugger(pdb.Pdb):
-    """Goes no further than the user's code: a step past its end goes on, instead of into ours."""
+    """Stops in the user's code only: a step past its end continues, instead of entering hkrunner's code."""
 
     def dispatch_return(self, frame: FrameType, arg: Any) -> Any:
         """The frame is left."""

@@ -24,7 +24,7 @@ from typing import FrozenSet, List, Optional, Sequence, Tuple
 
 from ..shared.entry import Entry, Location, entry_of
 
-#: The package that stands for the algorithm's folder, and where it is found.
+#: The package for the algorithm's folder, and where it is found.
 STAND_IN = "algorithm_unique_folder"
 IMPORTABLE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "importable")
 

@@ -198,7 +198,7 @@ def test_sigterm_ends_with_143_and_says_so_in_the_close_frame_without_an_answer(
             client.receive()
         assert (client.close_code, client.close_reason) == (
             1001,
-            "hkrunner was told to end during task b6thsibs",
+            "hkrunner was asked to end during task b6thsibs",
         )
         assert not [process for process in family if runs(process)]
         assert "Traceback" not in "\n".join(program.stderr)
