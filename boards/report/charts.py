@@ -61,7 +61,7 @@ class Axis:
         return round(self._begin + part * (self._end - self._begin), 1)
 
     def ticks(self, count: int) -> Iterator[tuple[float, str]]:
-        """Yield places and labels, about so many."""
+        """Yield places and labels, about this many."""
         if self.is_log:
             first, last = math.ceil(self._low), math.floor(self._high)
             values = [10.0**power for power in range(first, last + 1, max(1, (last - first) // count))]

@@ -1,4 +1,4 @@
-"""CPU: the quota holds on average for any shape of tree, and stops nobody who stays below it."""
+"""CPU: the quota holds on average for any shape of tree, and no process below it is stopped."""
 
 from __future__ import annotations
 

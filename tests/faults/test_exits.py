@@ -38,7 +38,7 @@ def test_every_task_may_end_its_process(tmp_path: Path) -> None:
 
 def test_a_child_that_dies_between_two_tasks_fails_neither(tmp_path: Path) -> None:
     run = run_tasks("crashes_between_tasks.py", ["misbehave"], *[["behave"]] * 40, cwd=tmp_path)
-    # It may die in the middle of a later, very short task; then that one is told so, and no other.
+    # It may die in the middle of a later, very short task; then that one fails, and no other.
     failed = [task for task in run.tasks if task["status"] != "succeed"]
     assert len(run.tasks) == 41 and len(failed) <= 1
     for task in failed:

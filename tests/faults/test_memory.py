@@ -166,7 +166,7 @@ def test_the_allowance_for_loading_the_code_does_not_apply_to_the_first_task(tmp
         unlimited = resource.RLIM_INFINITY
         wait_until(lambda: resource.prlimit(pid, resource.RLIMIT_DATA)[0] != unlimited, what="the brake")
         (warden,) = (one for one in program.family() if "warden" in one.cmdline())
-        # A warden that is late: on a busy machine a task may begin before it hears that the code is loaded.
+        # A warden that is late: on a busy machine a task may begin before it learns that the code is loaded.
         warden.suspend()
         (tmp_path / "go").touch()
         wait_until((tmp_path / "room").exists, what="the task")
@@ -245,7 +245,7 @@ def overshoots(how: str, processes: int, folder: Path) -> tuple[list[float], lis
         rows = list(struct.iter_unpack("QQQ", account.read_bytes()))
         touched = sum(row[0] for row in rows)
         assert abs(task["peakMemBytes"] - touched) < 64 * MI, "the account and the peak agree"
-        # The interpreter's own 6 MiB and more are within the limit too, but nobody's fault here.
+        # The interpreter's own 6 MiB and more are within the limit too, and do not matter here.
         over.append(max(touched, task["peakMemBytes"]) / MI - 256)
         took_ms = (max(row[2] for row in rows) - min(row[1] for row in rows)) / 1e6
         rates.append(touched / MI / took_ms)
@@ -300,7 +300,7 @@ def test_the_limit_holds_while_a_large_answer_is_read(tmp_path: Path) -> None:
 
 
 def test_the_limit_holds_between_two_tasks(tmp_path: Path) -> None:
-    """A thread that goes on after its task, and grows when the warden has long stopped to look for tasks."""
+    """A thread that continues after its task, and grows when the warden has long ceased to sample."""
     arguments = ["-e", ALGORITHMS / "limits_grows_between_tasks.py", "--mem", "256Mi", "--mem-mode", "rss"]
     with ScriptedWorker() as worker, serving(*arguments, "--url", worker.url, cwd=tmp_path) as program:
         client = worker.accept()

@@ -58,7 +58,7 @@ def test_memory_and_environment_of_the_runner_cannot_be_read(tmp_path: Path) -> 
 
 
 def test_kill_of_all_processes_kills_the_own_tree_only(tmp_path: Path) -> None:
-    if CONFINED:  # without it the runner itself is among everybody: docs/reference/limits.md says so
+    if CONFINED:  # without it hkrunner itself gets the signal, see docs/reference/limits.md
         assert attack("kill all", tmp_path) == signal.SIGKILL
 
 

@@ -92,7 +92,7 @@ def test_semaphores_that_a_killed_tree_left_are_removed_and_reported(
     run = run_tasks("leaves_semaphores.py", [how, seconds], cwd=tmp_path, args=args)
     assert run.tasks[0]["status"] == "failed"
     assert names() <= before
-    # Whose maps nobody could read before it ended, its resource tracker is left time to remove.
+    # If its maps could not be read before it ended, its resource tracker gets time to remove the files.
     ours = re.search(r"removed: /dev/shm/sem\.mp-\S+ \(4 KiB\), .* and 4 more$", run.stderr, re.M)
     assert ours or "leaked semaphore objects to clean up" in run.stderr, run.stderr
 

@@ -101,7 +101,7 @@ def test_a_second_signal_kills_at_once(tmp_path: Path) -> None:
 
 
 def test_a_stopped_child_can_be_killed_by_the_user(tmp_path: Path) -> None:
-    """The task of a child that somebody else kills is answered, and the next one is served."""
+    """The task of a child that another process kills is answered, and the next one is served."""
     entry = ALGORITHMS / "holds_the_gil.py"
     with serving("-e", entry, "-i", '["misbehave"]', "-i", '["behave"]', "-j", cwd=tmp_path) as program:
         program.wait_for_line("at work")

@@ -16,7 +16,7 @@ MODES: list[list[str]] = [[], ["--in-process"]]
 
 
 def outputs_of(algorithm: str, *inputs: list[Any], mode: list[str], folder: Path) -> tuple[list[Any], str]:
-    """Return the results of the tasks, and what was said beside them."""
+    """Return the results of the tasks, and the messages on stderr."""
     given = [word for one in inputs for word in ("-i", json.dumps(one))]
     ended = run_hkrunner("--no-state", *mode, "-e", ALGORITHMS / f"{algorithm}.py", *given, cwd=folder)
     assert ended.status == 0, ended.stderr
@@ -115,7 +115,7 @@ def test_an_asyncio_task_left_behind_that_fails_between_two_tasks_is_reported(tm
 def test_an_asyncio_task_left_behind_that_a_later_task_awaits_is_reported_once(tmp_path: Path) -> None:
     outputs, said = outputs_of("leaves_asyncio_tasks", ["fails"], ["await"], mode=[], folder=tmp_path)
     assert outputs == ["fails", "awaited: the heartbeat is lost"]
-    assert said.count("heartbeat") <= 1  # between the two it may have failed with nobody waiting
+    assert said.count("heartbeat") <= 1  # between the two it may have failed while no task awaited it
 
 
 def test_asyncio_tasks_left_behind_are_cancelled_at_the_end_and_reported_if_they_fail(tmp_path: Path) -> None:

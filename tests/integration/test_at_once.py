@@ -1,4 +1,4 @@
-"""A small task for code without an init(): the worker is told `initialized` before the child has read it."""
+"""A small task for code without an init(): the worker gets `initialized` before the child has read it."""
 
 from __future__ import annotations
 

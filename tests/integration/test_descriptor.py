@@ -1,4 +1,4 @@
-"""Descriptors as users have them: what runs, under which limits, and what is said when it does not."""
+"""Descriptors as users have them: what runs, under which limits, and which error is reported."""
 
 from __future__ import annotations
 

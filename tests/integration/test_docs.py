@@ -35,7 +35,7 @@ NOT_RUN = {
     "README.md": 2,  # opens a browser, installs over the network
     "docs/reference/boards.md": 2,  # opens a browser
     "docs/how-to/cluster.md": 1,  # builds an image
-    "docs/how-to/debug.md": 1,  # somebody types at a prompt
+    "docs/how-to/debug.md": 1,  # a person types at a prompt
     "docs/how-to/install-requirements.md": 1,  # installs over the network
     "docs/how-to/serve.md": 1,  # needs a cluster
     "docs/explanation/performance.md": 1,  # takes many minutes
@@ -60,7 +60,7 @@ def test_the_commands_of_a_page_print_what_it_shows(page: Path, desk: Path) -> N
     path = f"{HKRUNNER.parent}:{os.environ['PATH']}"
     env = {"PATH": path, "HOME": str(desk), "TMPDIR": str(desk), "COLUMNS": "80"}
     env["XDG_CACHE_HOME"] = str(desk / ".cache")
-    port = str(free_port())  # not 3000, which somebody else may have
+    port = str(free_port())  # not 3000, which another program may have
     with Reader(desk, {**env, "WORKER_SOCKET_PORT": port}) as reader:
         reader.follow(page)
 
@@ -245,7 +245,7 @@ def defined(path: Path) -> dict[str, str]:
 
 
 def ways() -> Iterator[list[tuple[Path, str, str]]]:
-    """Each numbered list of the page: file, name, and what is said of it."""
+    """Each numbered list of the page: file, name, and the description."""
     way: list[tuple[Path, str, str]] = []
     for number, file, name, said in STEP.findall(CODE.read_text("utf-8")):
         if number == "1" and way:

@@ -213,7 +213,7 @@ def test_an_initialized_that_waits_is_sent_once_to_a_worker_that_begins_the_task
         worker.go_down()
         flag.touch()
         program.wait_for_line("connection lost")
-        # Loaded, initialized, and nobody there: what it says waits.
+        # Loaded and initialized without a worker: its messages wait.
         wait_until(lambda: "b6thsibs" in "".join(program.stderr), what="the task")
         worker.begin_life()
         worker.listen()

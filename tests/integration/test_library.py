@@ -175,7 +175,7 @@ def test_an_entry_that_is_not_there_is_reported_in_one_sentence() -> None:
     "how", ["", "import atexit, functools\nprint = functools.partial(atexit.register, print)\n"]
 )
 def test_an_entry_that_cannot_be_loaded_is_reported_with_its_line(how: str) -> None:
-    """Its prints, before the failure and after it, look like a sentence of hkrunner's and are none."""
+    """Its prints, before the failure and after it, look like messages of hkrunner, and are not."""
     entry = algorithm(f"{how}print('✘ hkrunner: loading')\nimport no_such_module\n")
     with pytest.raises(hkrunner.EntryUnusable, match=r"^IMPORT_FAILED: .*no_such_module.*alg\.py:\d"):
         hkrunner.run(entry, [1])

@@ -1,4 +1,4 @@
-"""Log records of forked processes arrive whole; output passes whoever reads it, or is counted."""
+"""Log records of forked processes arrive whole; output reaches its reader, or the lost lines are counted."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ def test_a_fork_that_logs_for_ever_does_not_hold_the_answer_up(tmp_path: Path) -
     assert (ended.status, ended.stdout) == (0, '"answered"\n') and time.monotonic() - began < 15
 
 
-# ---- whoever reads it
+# ---- readers that are slow, or stop
 
 
 @contextmanager
 def running(task: dict[str, object], *options: str, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """hkrunner with a task of logs_a_lot.py, in the background; nobody reads what it writes."""
+    """hkrunner with a task of logs_a_lot.py, in the background; its output is not read."""
     process = subprocess.Popen(
         [HKRUNNER, *options, "-e", ALGORITHMS / "logs_a_lot.py", "-i", json.dumps([task])],
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""Messages of the worker in every shape that it is known to send, and in some that nobody should send."""
+"""Messages of the worker in every shape that it is known to send, and in some that no worker should send."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def to_answer(client: Client, message: dict[str, Any]) -> dict[str, Any]:
 
 
 def still_serves(client: Client) -> None:
-    """The next task passes, and nothing else was said."""
+    """The next task succeeds, and there were no other messages."""
     assert client.run(["give", "next"])["data"] == "next"
     client.nothing_more()
 

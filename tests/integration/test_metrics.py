@@ -61,7 +61,7 @@ def test_each_task_has_its_own_curve(algorithm: str, tmp_path: Path) -> None:
 
 def test_a_file_that_stays_open_across_tasks_is_reported_once(tmp_path: Path) -> None:
     run = three_tasks("metrics_one_open_file.py", cwd=tmp_path)
-    # No path can lead an open file elsewhere: nothing is lost, and it is said where it is.
+    # No path can lead an open file elsewhere: nothing is lost, and the place is reported.
     assert losses("t1", "t2", "t3", cwd=tmp_path) == [12, 0, 0]
     sentence = "metrics of this task went to task t1: the writer is created once; create it inside start()"
     assert run.stderr.count(sentence) == 1, run.stderr
@@ -155,7 +155,7 @@ def is_measured(cwd: Path) -> bool:
 
 
 def answer(client: Client) -> dict[str, Any]:
-    """The task's answer; how far it said to be on the way does not matter here."""
+    """The task's answer; its progress messages do not matter here."""
     while (message := client.receive())["command"] == "progress":
         pass
     return message

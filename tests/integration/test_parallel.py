@@ -187,7 +187,7 @@ def test_one_process_that_cannot_load_leaves_its_tasks_to_the_others(tmp_path: P
 
 
 def wait_for_tasks(running: Program, count: int) -> None:
-    """Wait until as many tasks have said that they have begun."""
+    """Wait until this many tasks have printed that they have begun."""
     wait_until(lambda: running.stderr.count("start") >= count, what=f"{count} tasks at work")
 
 

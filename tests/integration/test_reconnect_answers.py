@@ -161,7 +161,7 @@ def test_an_incomplete_message_of_the_worker_is_dropped_with_its_connection(tmp_
 
 
 def passed(seconds: float) -> None:
-    """So long has passed, in which something could have been said that must not be."""
+    """Let this time pass, in which something could be sent that must not be."""
     end = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() > end, what="the end of the time")
 

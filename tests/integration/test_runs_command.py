@@ -36,7 +36,7 @@ def refused(ended: Result, sentence: str) -> None:
 
 @pytest.fixture
 def waiting(tmp_path: Path) -> Iterator[tuple[Program, Path]]:
-    """A task that has printed a line and goes on until the file is there."""
+    """A task that has printed a line and runs until the file exists."""
     until = tmp_path / "enough"
     given = ("--entry", ALGORITHMS / "obeys.py", "-i", json.dumps(["wait for file", str(until)]))
     with serving(*given, cwd=tmp_path) as program:

@@ -189,7 +189,7 @@ def test_a_worker_that_does_not_read_blocks_nothing(tmp_path: Path) -> None:
         wait_until(lambda: _succeeded(tmp_path) == 1, what="the task's record")
         client.go_on_reading()
         assert len(client.answer()["data"]) == 20_000_000
-        # Again, and this time it is told to leave before the worker has read.
+        # Again, and this time hkrunner is asked to end before the worker has read.
         client.initialize(["text", 20_000_000], taskId="second")
         client.expect("initialized")
         client.stop_reading()

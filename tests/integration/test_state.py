@@ -80,7 +80,7 @@ def test_a_run_that_is_killed_leaves_files_that_can_be_read(tmp_path: Path) -> N
     assert read(folder, "input.json") == [1]
     assert read(folder, "task.json")["taskId"] == "t2"
     assert read(folder.parent / "t1", "task.json")["status"] == "succeed"
-    # The next run goes on beside it.
+    # The next run works next to it.
     assert run_tasks("adds.py", [1], cwd=tmp_path).tasks[0]["taskId"] == "t3"
 
 

@@ -26,7 +26,7 @@ LARGE = "x" * 3_000_000
 
 
 class Worker:
-    """Hands out two tasks to whoever connects, and keeps the answers."""
+    """Hands out two tasks to each client, and keeps the answers."""
 
     def __init__(self) -> None:
         self.answers: list[Any] = []

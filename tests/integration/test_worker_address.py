@@ -1,4 +1,4 @@
-"""Where hkrunner looks for the worker, and what it says while nobody answers there."""
+"""Where hkrunner looks for the worker, and what it reports while no worker answers there."""
 
 from __future__ import annotations
 

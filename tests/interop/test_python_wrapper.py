@@ -60,7 +60,7 @@ def test_the_wrapper_runs_tasks_of_our_local_worker(wrapped: Any, encoding: str)
         assert measured["data"] == 100_000
         assert who["data"]["served"] == ["give", "raise", "measure", "who"]
         assert not worker.problems()
-        # `exit` ends it; its exit status is 0 whatever it was told.
+        # `exit` ends it; its exit status is 0 whatever the message asks for.
         program.wait(deadline_s=20)
 
 

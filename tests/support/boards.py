@@ -55,7 +55,7 @@ def add_run(
 
 @contextlib.contextmanager
 def boards_of(root: Path) -> Iterator[BoardManager]:
-    """Manage the boards of a state folder; on exit none of them runs, whoever started it."""
+    """Manage the boards of a state folder; on exit none of them runs."""
     manager = BoardManager(root)
     try:
         yield manager

@@ -21,7 +21,7 @@ DEADLINE_S = 10.0
 
 
 class Listener:
-    """Keeps what it is told."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         self.messages: list[bytes] = []
@@ -228,17 +228,17 @@ class World:
         self.turn()
 
     def refuse(self) -> None:
-        """From here on nobody listens."""
+        """Close the listening socket."""
         assert self.server is not None
         self.server.close()
         self.server = None
 
     def listen(self) -> None:
-        """Somebody listens at the port again."""
+        """Listen at the same port again."""
         self.server = socket.create_server(self.address)
 
     def restart(self) -> None:
-        """Another worker listens, so soon that nobody was refused."""
+        """Another worker listens, so soon that no connection was refused."""
         self.refuse()
         self.listen()
 

@@ -229,7 +229,7 @@ class SimulatedWarden:
     # ---- time
 
     def at(self, after_s: float, action: Callable[[], object]) -> None:
-        """Have something happen so long after now."""
+        """Have something happen after this time."""
         heapq.heappush(self._events, (self.clock.now + after_s, next(self._numbers), action))
 
     def _pass_time(
@@ -280,7 +280,7 @@ class SimulatedWarden:
         self.parent.shutdown(socket.SHUT_WR)
 
     def run(self) -> list[ProcessMessage]:
-        """Run the warden to its end; return all that it has told."""
+        """Run the warden to its end; return all its messages."""
         self.warden.run()
         self._lifeline.close()
         told: list[ProcessMessage] = []

@@ -285,7 +285,7 @@ def real_place(controller: str | None = None) -> Place | None:
 
 
 def needs_real(controller: str | None) -> Callable[[Callable[[Place], None]], Callable[[], None]]:
-    """Where the machine gives us no such group, the test is that we are told so and go on without."""
+    """On a machine without such a group, the test is that this is reported."""
 
     def wrap(test: Callable[[Place], None]) -> Callable[[], None]:
         def run() -> None:

@@ -52,7 +52,7 @@ def test_nothing_of_a_child_is_acted_on_before_spawned_was_read(start_warden: St
 
 
 def test_a_child_that_is_paused_stays_paused_when_spawned_arrives(start_warden: StartWarden) -> None:
-    """The worker takes nothing for now: what an earlier child said has filled its socket."""
+    """The worker accepts nothing for now: messages of an earlier child have filled its socket."""
     warden = start_warden()
     warden.child.listen(False)
     warden.say(SPAWNED)

@@ -1,4 +1,4 @@
-"""A CPU quota that holds on average, stops nobody below it, and leaves nobody stopped."""
+"""A CPU quota that holds on average, stops no tree below it, and leaves no process stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that waits for a lock which nobody can release is told from one that waits for something else."""
+"""A process that waits for a lock which no thread can release is distinguished from other waits."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_process_that_has_ended_is_not_in_a_deadlock() -> None:
     assert waits_of_deadlock(one.pid) is None
 
 
-#: Ways in which a whole tree waits, and whether nobody outside could wake it.
+#: Ways in which a whole tree waits, and whether no process outside could wake it.
 TREES = {
     "a pipe of its own": ("import os; os.read(os.pipe()[0], 1)", True),
     "a program that waits for it": (

@@ -188,7 +188,7 @@ def related_errors(draw: Callable[..., Any]) -> Callable[[], BaseException]:
     made = draw(st.lists(errors(), min_size=1, max_size=4))
     group = getattr(builtins, "BaseExceptionGroup", None)
     if group is not None and len(made) > 1 and draw(st.booleans()):
-        with contextlib.suppress(BaseException):  # an error whose __class__ lies is none for it
+        with contextlib.suppress(BaseException):  # it does not accept an error whose __class__ lies
             made[0] = group("some failed", made[1:])
     for name in ("__cause__", "__context__"):
         for one in made:

@@ -14,7 +14,7 @@ from hkrunner.sandbox.linux.landlock import SCOPES_SINCE_ABI, Applied, confine
 
 
 def needs_scopes(test: Callable[..., None]) -> Callable[..., None]:
-    """Where the kernel has no scopes, the test is that we are told so."""
+    """On a kernel without scopes, the test is that this is reported."""
     if landlock.abi() >= SCOPES_SINCE_ABI:
         return test
 

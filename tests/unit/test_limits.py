@@ -252,7 +252,7 @@ def test_what_the_user_set_is_never_overridden() -> None:
     assert "MKL_NUM_THREADS" not in added
     assert "JAVA_TOOL_OPTIONS" not in thread_variables(1, {"JAVA_TOOL_OPTIONS": "-Xmx1g"})
     assert "OPENBLAS_NUM_THREADS" in added
-    # OpenBLAS would follow OMP_NUM_THREADS if nobody told it otherwise.
+    # OpenBLAS would follow OMP_NUM_THREADS without a variable of its own.
     assert "OPENBLAS_NUM_THREADS" not in thread_variables(1, {"OMP_NUM_THREADS": "7"})
 
 

@@ -274,7 +274,7 @@ class Workers:
         self.world.link.clear()
 
     def answer(self) -> None:
-        """Our task ends, whoever is there now."""
+        """Our task ends, whichever worker is connected now."""
         if self.ours is not None:
             self.answered, self.ours = self.ours, None
             self.world.link.post(b"%d %d" % self.answered, final=True)

@@ -163,7 +163,7 @@ def test_another_thread_can_post() -> None:
     loop.run()
     thread.join()
     loop.close()
-    loop.post_from_thread(nothing)  # a thread that is late: nobody listens, nobody fails
+    loop.post_from_thread(nothing)  # from a thread that is late: it has no effect, and raises nothing
     assert ran == [True]
 
 

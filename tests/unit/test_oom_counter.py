@@ -6,7 +6,7 @@ from hkrunner.sandbox.linux.oom_counter import OomWatch, machine_kills
 
 
 class Machine:
-    """Counts kills as the kernel does, for everybody on it."""
+    """Counts kills as the kernel does, for the whole machine."""
 
     def __init__(self) -> None:
         self.kills = 7

@@ -1,4 +1,4 @@
-"""The page of a report: nothing in it is HTML of somebody else, and every curve can be drawn."""
+"""The page of a report: no text in it becomes HTML, and every curve can be drawn."""
 
 from __future__ import annotations
 

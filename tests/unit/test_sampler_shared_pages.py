@@ -196,7 +196,7 @@ def test_a_process_that_fills_a_shared_map_is_stopped_while_its_exact_figures_ar
         tree.watch(lambda: breach(sampler.usage, limits), what="a breach")
         assert states[-1] == b"T"
         wait_until(lambda: procfs.stat(pid).state != b"T", what="the process to go on")
-        # A tree that somebody else has stopped is left so.
+        # A tree that another process has stopped stays stopped.
         sampler.is_frozen = True
         tree.watch(lambda: sampler.usage.memory_bytes > 100 * MI, what="growth")
         os.kill(pid, signal.SIGSTOP)

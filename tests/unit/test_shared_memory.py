@@ -32,7 +32,7 @@ time.sleep(20)
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that stands for /dev/shm: nobody else makes anything in it."""
+    """A folder in place of /dev/shm, in which no other program makes files."""
     path = Path(f"/dev/shm/hkrunner_unit_{os.getpid()}")
     path.mkdir()
     yield path

@@ -30,7 +30,7 @@ PROCESSES = Breach("processes", 12.0, 10.0)
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedWarden]:
-    """A warden that has been told to start its child, and has not yet read so."""
+    """A warden that was asked to start its child, and has not read the message yet."""
     with monkeypatch.context() as patch:
         made = SimulatedWarden(patch)
         made.spawn()
