@@ -24,27 +24,24 @@ output are drained; the warden is reaped; on_exit is called. If the warden itsel
 have become our children (the parent is a subreaper), and they are ended from here, in small steps.
 
 This file has what every child needs, warded_child.py the usual child, which a warden starts, user_process.py
-the process of --in-process, which the user has started.
+the process of --in-process, which the user has started. The two sockets are a ChildChannel (child_channel.py);
+a program that is not ours to talk to in frames has another one (runner/program).
 """
 
 from __future__ import annotations
 
 import enum
-import json
 import os
-import select
-import socket
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
-from ..shared.channel import INLINE_MAX, ChannelError
+from ..shared.channel import ChannelError
 from ..shared.limits import Limits
-from ..shared.message_format import Memfd, ProcessMessage, Wire
-from ..shared.messages import FROM_CHILD, EndProcess, Loaded, Protection, Reply, Sample, StopTask
+from ..shared.message_format import ProcessMessage, Wire
+from ..shared.messages import Loaded, Protection, Sample
 from ..shared.outcome import Cause, Exit
+from .child_channel import ChildChannel
 from .exit_report import fault_text, user_stack
-from .frame_receiver import FrameReceiver
-from .frame_sender import FrameSender
 from .loop_protocol import Cancellable, LoopProtocol
 from .output_pipes import OutputPipes
 
@@ -112,69 +109,46 @@ class Child:
         loaded = " loaded" if self.loaded else ""
         return f"<{type(self).__name__} pid {self.pid or '?'} {self._state.name.lower()}{loaded}>"
 
-    def _connect(self, tasks: socket.socket, control: socket.socket, fault: int) -> None:
-        """Take our ends of its sockets, and the file for its stacks."""
-        self._tasks, self._control, self._fault = tasks, control, fault
-        for one in (tasks, control):
-            one.setblocking(False)
-        self._to_main = FrameSender(self._loop, tasks)
-        self._to_control = FrameSender(self._loop, control)
-        self._said = FrameReceiver(
-            self._loop,
-            tasks,
-            FROM_CHILD,
-            on_message=self._on_message,
-            on_error=self._channel_broken,
-            on_end=self._channel_closed,
-        )
+    def _connect(self, channel: ChildChannel, fault: int) -> None:
+        """Take our end of its channel, and the file for its stacks."""
+        self._channel, self._fault = channel, fault
+        channel.listen_with(self._on_message, self._channel_broken, self._channel_closed)
 
     def _begin_reading(self) -> None:
         """Read what it says and prints from here on; its pid is known."""
         self._state = ChildState.RUNNING
-        self._said.resume()
+        self._channel.resume()
         self.listen(not self._is_paused)
         self._pipes.start()
 
     # ---- what the parent says
 
     def send(self, task: int, *messages: ProcessMessage) -> None:
-        """Send messages on the task socket, with one write but for a memfd, which stays the caller's."""
-        wire = getattr(messages[0], "wire", None)
-        if isinstance(wire, Memfd):
-            self._to_main.send_blob(task, messages[0].kind, wire)
-            messages = messages[1:]
-        if messages:
-            self._to_main.send(task, *messages)
+        """Send messages of the task; a memfd stays the caller's."""
+        self._channel.send(task, *messages)
 
     def reply(self, task: int, wire: Wire) -> None:
-        """Pass a reply of the worker to the control thread; a memfd stays the caller's."""
-        if isinstance(wire, Memfd):
-            self._to_control.send_blob(task, Reply.kind, wire)
-        else:
-            self._to_control.send(task, Reply(wire))
+        """Pass on a reply of the worker to a call of the code API; a memfd stays the caller's."""
+        self._channel.reply(task, wire)
 
     @property
     def is_quiet(self) -> bool:
         """Whether all it has said was read, and its socket is open: as far as one can tell, it waits."""
-        poll = select.poll()
-        poll.register(self._tasks, select.POLLIN)
-        return not poll.poll(0)
+        return self._channel.is_quiet
 
     def listen(self, on: bool) -> None:
         """Read the messages of the child, or leave them unread while its answers cannot be passed on."""
         self._is_paused = not on
         if self._state is ChildState.RUNNING:
-            (self._said.resume if on else self._said.pause)()
+            (self._channel.resume if on else self._channel.pause)()
 
     def stop(self, task: int, options: Mapping[str, object]) -> None:
         """Have the user's stop() called. The grace is the caller's."""
-        self._to_control.send(task, StopTask(_as_json(options)))
+        self._channel.stop(task, options)
 
     def exit(self, options: Mapping[str, object]) -> None:
-        """Have the child end: the user's stop() if a task runs, exit(), interpreter shutdown."""
-        self._to_control.send(0, EndProcess(_as_json(options)))
-        # EOF on the task socket is what the main thread waits for between tasks.
-        self._to_main.end()
+        """Have the child end: the user's stop() if a task runs, exit(), then its own end."""
+        self._channel.exit(options)
 
     def kill(self, cause: Cause, detail: str = "") -> None:
         """End the child now; on_exit follows."""
@@ -229,7 +203,7 @@ class Child:
 
     def _finish(self, exit: Exit) -> None:
         """Read what is left, close everything, and report the end."""
-        self._said.drain()
+        self._channel.drain()
         self._state = ChildState.GONE
         self._pipes.drain()
         stack = user_stack(fault_text(self._fault))
@@ -240,25 +214,8 @@ class Child:
         for timer in self._timers:
             timer.cancel()
         self._pipes.close()
-        self._to_main.drop()
-        self._to_control.drop()
-        self._said.close()
-        for one in (self._tasks, self._control):
-            one.close()
+        self._channel.close()
         os.close(self._fault)
 
     def _later(self, seconds: float, callback: Callable[[], None]) -> None:
         self._timers.append(self._loop.after(seconds, callback))
-
-
-def _as_json(options: Mapping[str, object]) -> dict[str, Any]:
-    """Return a stop's or an exit's options for the child; what JSON lacks as text."""
-    try:
-        data = json.dumps(dict(options), default=str, skipkeys=True)
-    except (ValueError, RecursionError):
-        data = ""
-    if 0 < len(data) < INLINE_MAX - 64:  # the name of the field comes on top
-        found: dict[str, Any] = json.loads(data)
-        return found
-    known = ("forceStop", "exitCode")
-    return {key: options[key] for key in known if isinstance(options.get(key), int)}

@@ -24,6 +24,7 @@ from ..shared.limits import Limits
 from ..shared.message_format import ProcessMessage
 from ..shared.messages import FROM_USER_PROCESS, EndAsked, LastWord, Setup
 from ..shared.outcome import Cause, Exit
+from .child_channel import FramedChannel
 from .child_handle import Child, ChildListener, ChildState
 from .exit_report import fault_text
 from .frame_receiver import FrameReceiver
@@ -68,7 +69,8 @@ class UserProcess(Child):
         #: Its user wants it to end: it is killed when it does not.
         self.may_kill = False
         self._terminal = TerminalMode(2)
-        self._connect(socket.socket(fileno=fds["tasks"]), socket.socket(fileno=fds["control"]), fds["fault"])
+        tasks, control = (socket.socket(fileno=fds[name]) for name in ("tasks", "control"))
+        self._connect(FramedChannel(loop, tasks, control), fds["fault"])
         self._lifeline = socket.socket(fileno=fds["news"])
         self._lifeline.setblocking(False)
         self._news = FrameReceiver(

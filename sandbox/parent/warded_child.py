@@ -31,6 +31,7 @@ from ..shared.messages import (
 )
 from ..shared.outcome import STACK_WANTED, Cause, Exit
 from . import warden_launch
+from .child_channel import ChildChannel, FramedChannel
 from .child_handle import Child, ChildListener, ChildState
 from .exit_report import exit_of, exit_without_warden
 from .frame_receiver import FrameReceiver
@@ -59,15 +60,17 @@ class WardedChild(Child):
         argv: Sequence[str],
         cwd: str,
         env: Mapping[str, str],
-        setup: Setup,
+        setup: Setup | None,
         limits: Limits,
+        channel: ChildChannel | None = None,
         folders: Sequence[str] = (),
         temporary_folders: Sequence[str] = (),
     ) -> None:
         """Start the warden, which starts the child; on return both are under way, nothing is loaded.
 
         `listener`: None if set_listener() follows before the loop runs. `argv`: interpreter and options
-        that start the child by file; the descriptors are appended.
+        that start the child by file; the descriptors are appended. `channel`: to a program that is not our
+        own code; then `argv` is its whole command, it inherits no descriptor, and gets no `setup`.
         `folders`: what limits.disk_bytes counts. `temporary_folders`: removed if we are killed.
         Raises OSError when the warden could not be executed.
         """
@@ -79,19 +82,25 @@ class WardedChild(Child):
         self._lifeline.setblocking(False)
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as undo:
             undo.callback(self._lifeline.close)  # the warden ends by itself then
-            # Ours first in each pair; theirs are closed here once the warden has them.
-            tasks, their_tasks = socket.socketpair()
-            control, their_control = socket.socketpair()
-            for one in (their_tasks, their_control):
-                theirs.enter_context(one)
-            fds = {"tasks": their_tasks.fileno(), "control": their_control.fileno()}
+            keep: list[str] = []
+            fds: dict[str, int] = {}
+            if channel is None:
+                # Ours first in each pair; theirs are closed here once the warden has them.
+                tasks, their_tasks = socket.socketpair()
+                control, their_control = socket.socketpair()
+                for one in (their_tasks, their_control):
+                    theirs.enter_context(one)
+                fds = {"tasks": their_tasks.fileno(), "control": their_control.fileno()}
+                keep = ["tasks", "control", "fault"]
+                argv = [*argv, warden_launch.START, "child"]
+                channel = FramedChannel(loop, tasks, control)
             for name in ("stdout", "stderr"):
                 fds[name] = self._pipes.open(name)
                 theirs.callback(os.close, fds[name])
             fault = os.memfd_create("hkrunner-fault", os.MFD_CLOEXEC)
             fds["fault"] = os.dup(fault)
             theirs.callback(os.close, fds["fault"])
-            self._connect(tasks, control, fault)
+            self._connect(channel, fault)
             undo.pop_all()
             WardedChild.alive.add(self)
             self._news = FrameReceiver(
@@ -105,12 +114,12 @@ class WardedChild(Child):
             self._news.resume()
             spec = Spawn(
                 version=PROTOCOL_VERSION,
-                argv=[*argv, warden_launch.START, "child"],
+                argv=list(argv),
                 cwd=cwd,
                 # Not the warden's own: an LD_PRELOAD meant for the algorithm must not be loaded there.
                 env=dict(env),
                 fds=list(fds),
-                keep=["tasks", "control", "fault"],
+                keep=keep,
                 limits=limits.to_json(),
                 folders=list(folders),
                 temporary_folders=list(temporary_folders),
@@ -121,8 +130,9 @@ class WardedChild(Child):
                 self._lifeline.shutdown(socket.SHUT_WR)
                 return
             self._tell_warden(spec, fds=fds.values())
-        brake = limits.memory_bytes if limits.enforced and limits.mem_mode == "brake" else None
-        self.send(0, setup.replace(brake_bytes=brake))
+        if setup is not None:
+            brake = limits.memory_bytes if limits.enforced and limits.mem_mode == "brake" else None
+            self.send(0, setup.replace(brake_bytes=brake))
 
     # ---- what the parent says
 
@@ -148,7 +158,7 @@ class WardedChild(Child):
         if self._state is ChildState.GONE or self._kill is not None:
             return
         self._kill = (cause, detail)
-        self._tell_warden(Kill(cause in STACK_WANTED))
+        self._tell_warden(Kill(self._channel.tells_stacks and cause in STACK_WANTED))
         self._later(WARDEN_DEADLINE_S, lambda: self._on_warden_lost("it did not answer"))
 
     def watch(self, *, idle: bool, thread_lost: bool = False) -> None:
@@ -194,14 +204,14 @@ class WardedChild(Child):
             self._listener.on_sample(self, message)
         elif isinstance(message, Ended):
             self._state = ChildState.ENDED
-            self._said.drain()  # whether the child has closed its socket is part of how it ended
+            self._channel.drain()  # whether the child has closed its socket is part of how it ended
             self._finish(
                 exit_of(
                     message,
                     pid=self.pid,
                     problem=self._problem,
                     kill=self._kill,
-                    channel_closed=self._said.has_ended,
+                    channel_closed=self._channel.has_ended,
                     limits=self._limits,
                     loaded=self.loaded,
                 )

@@ -31,11 +31,11 @@ class Spawn(ProcessMessage):
 
     kind = 32
     version: int
-    argv: List[str]  #: interpreter, options and file; the descriptors in `keep` are appended
+    argv: List[str]  #: the command; the descriptors in `keep` are appended
     cwd: str
     env: Dict[str, str]
     fds: List[str]
-    keep: List[str]  #: those that the child inherits
+    keep: List[str]  #: those that the child inherits; none for a program that is not our own code
     limits: Dict[str, Any]  #: Limits.to_json()
     folders: List[str]  #: what the disk limit counts
     temporary_folders: List[str]  #: removed by the warden if the parent is killed

@@ -239,7 +239,8 @@ class Warden:
             ours = [os.getppid(), me]
             enforcer = LimitEnforcer(limits, folders=spec.folders, ours=ours, made_folders=made_read)
             fds["made"] = made_write
-            keep.append(made_write)
+            if keep:  # our own child, which reports the folders that it makes; another program cannot
+                keep.append(made_write)
             self._tree.stack_fd = os.dup(fds["fault"])
             error_read, error_write = os.pipe2(os.O_CLOEXEC)
             pid = os.fork()
@@ -257,7 +258,7 @@ class Warden:
         self._tree.child = pid
         self._enforcer = enforcer
         self._tree.on_reaped = enforcer.reaped
-        enforcer.child_started(pid, {os.fstat(fds[name]).st_ino for name in ("tasks", "control")})
+        enforcer.child_started(pid, {os.fstat(fds[name]).st_ino for name in ("tasks", "control") if name in fds})
         os.close(error_write)
         for fd in fds.values():
             os.close(fd)
