@@ -286,7 +286,8 @@ def state_pictures() -> str:
 
 #: The packages, in the order in which each may import the ones below it.
 PACKAGES = (
-    *("runner.cli", "runner.app", "runner.serving", "runner.console", "runner.prepare", "runner.worker_stub"),
+    *("runner.cli", "runner.app", "runner.serving", "runner.program", "runner.console", "runner.prepare"),
+    *("runner.worker_stub",),
     *("runner.link", "runner.settings", "runner.protocol", "runner.io", "runner.python_api"),
     *("sandbox.parent", "sandbox.child", "sandbox.warden", "sandbox.usage", "sandbox.codec", "sandbox.linux"),
     *("sandbox.shared", "sandbox.importable", "boards.tensorboard", "boards.report", "boards.runs"),

@@ -71,7 +71,7 @@ def _ready(
     progress = install_progress(settings)
     asked = settings.code.base_python or settings.code.python
     common = settings._replace(
-        code=settings.code._replace(path=None, python=asked, base_python=None),
+        code=settings.code._replace(path=None, command=None, argv=(), python=asked, base_python=None),
         serving=settings.serving._replace(encoding="json", spare=False, redirect_logs=False),
         local_run=settings.local_run._replace(is_local=True, in_process=False),
         console=settings.console._replace(notes=()),

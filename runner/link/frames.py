@@ -1,4 +1,4 @@
-"""Frames of RFC 6455: makes those of a client, and reads those of a server.
+"""Frames of RFC 6455: makes those of a client and of a server, and reads those of either.
 
 The payload of a large frame is received into the memory that it stays in, without a copy.
 """
@@ -23,7 +23,7 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 
 class Refused(Exception):
-    """The worker's bytes break the WebSocket protocol."""
+    """The other side's bytes break the WebSocket protocol, or are too many."""
 
     def __init__(self, text: str, *, too_large: bool = False) -> None:
         super().__init__(text)
@@ -32,16 +32,21 @@ class Refused(Exception):
 
 def frame(opcode: int, payload: bytes | memoryview, *, last: bool = True) -> bytes:
     """Return a masked client frame (RFC 6455, 5.2)."""
-    length = len(payload)
-    first = opcode | (0x80 if last else 0)
-    if length < 126:
-        head = bytes((first, 0x80 | length))
-    elif length < 65536:
-        head = struct.pack("!BBH", first, 0x80 | 126, length)
-    else:
-        head = struct.pack("!BBQ", first, 0x80 | 127, length)
     key = os.urandom(4)
-    return b"".join((head, key, _masked(payload, key)))
+    return b"".join((_head(opcode | (0x80 if last else 0), len(payload), 0x80), key, _masked(payload, key)))
+
+
+def server_head(opcode: int, length: int) -> bytes:
+    """Return what comes before the payload in the only frame of a server's message."""
+    return _head(opcode | 0x80, length, 0)
+
+
+def _head(first: int, length: int, mask_bit: int) -> bytes:
+    if length < 126:
+        return bytes((first, mask_bit | length))
+    if length < 65536:
+        return struct.pack("!BBH", first, mask_bit | 126, length)
+    return struct.pack("!BBQ", first, mask_bit | 127, length)
 
 
 def _masked(data: bytes | memoryview, key: bytes) -> bytes:
@@ -59,18 +64,29 @@ def _masked(data: bytes | memoryview, key: bytes) -> bytes:
 
 
 class Reader:
-    """Reads the worker's bytes from a socket, and passes on whole messages and control frames."""
+    """Reads the other side's bytes from a socket, and passes on whole messages and control frames."""
 
     def __init__(
         self,
         blobs: MessageMemoryPool,
         on_message: Callable[[WorkerMessage], None],
         on_control: Callable[[int, bytes], None],
+        *,
+        sender: str = "the worker",
+        is_client: bool = False,
+        most_bytes: int = MESSAGE_MAX,
     ) -> None:
-        """Both are called in the order of the bytes; either may call forget()."""
+        """Both are called in the order of the bytes; either may call forget().
+
+        `sender`: the name of the other side, for Refused. `is_client`: it masks its frames, as a client does.
+        `most_bytes`: of a message.
+        """
         self._blobs = blobs
         self._on_message = on_message
         self._on_control = on_control
+        self._sender = sender
+        self._mask_bit = 0x80 if is_client else 0
+        self._most_bytes = most_bytes
         # So large that most messages below BLOB_MIN take one read; its pages are used as messages need them.
         self._scratch = bytearray(BLOB_MIN)
         self._scratch_view = memoryview(self._scratch)
@@ -84,6 +100,7 @@ class Reader:
         self._total = 0  #: bytes of them
         self._target: MessageMemory | None = None  # the payload that is being received
         self._got = 0
+        self._key = b""  #: that the payload is masked with
         self._final = True
         self._target_opcode = TEXT
 
@@ -122,10 +139,11 @@ class Reader:
         scratch = self._scratch
         if count < 4 or scratch[0] not in (0x80 | TEXT, 0x80 | BINARY):
             return False
-        length, at = scratch[1], 2
+        # Without the bit of its mask it is the length alone; a wrong bit makes it too long.
+        length, at = scratch[1] ^ self._mask_bit, 2
         if length == 126:
             length, at = scratch[2] << 8 | scratch[3], 4
-        elif length == 127 and count >= 10:
+        elif length == 127 and count >= 10 and not self._mask_bit:
             length, at = int.from_bytes(self._scratch_view[2:10], "big"), 10
             if BLOB_MIN <= length <= MESSAGE_MAX and at + length >= count:
                 self._final = True
@@ -133,15 +151,17 @@ class Reader:
                 return True
         elif length > 125:
             return False
-        if at + length != count:
+        begin = at + 4 if self._mask_bit else at
+        if begin + length != count:
             return False
-        self._on_message(WorkerMessage(bytes(self._scratch_view[at:count])))
+        payload, key = self._scratch_view[begin:count], bytes(self._scratch_view[at:begin])
+        self._on_message(WorkerMessage(_masked(payload, key) if key else bytes(payload)))
         return True
 
     def _begin_large(self, opcode: int, length: int, beginning: bytes | memoryview) -> None:
         """Receive a large payload into memory of its own from here on, or pass it on if it is all there."""
         blob, there = self._blobs.new(length), len(beginning)
-        blob.map[:there] = beginning
+        blob.map[:there] = _masked(beginning, self._key) if self._key else beginning
         self._target_opcode = opcode
         if there < length:
             self._target, self._got = blob, there
@@ -152,6 +172,8 @@ class Reader:
         view = memoryview(blob.map)[self._got : min(blob.size, self._got + TURN_BYTES)]
         try:
             count = sock.recv_into(view)
+            if self._key and count:
+                self._unmask(view[:count], self._got)
         finally:
             view.release()
         self._got += count
@@ -160,13 +182,18 @@ class Reader:
             self._whole(self._target_opcode, blob)
         return count
 
+    def _unmask(self, part: memoryview, offset: int) -> None:
+        """Remove the mask from a part of the payload, which begins this far into it."""
+        turn = offset & 3
+        part[:] = _masked(part, self._key[turn:] + self._key[:turn])
+
     def _parse(self) -> None:
         """Remove the complete frames from the input, and pass them on."""
         data = self._input
         while self._is_open and len(data) >= 2:
             first, second = data[0], data[1]
-            if second & 0x80 or first & 0x70:
-                raise Refused("the worker sent a frame that RFC 6455 does not allow")
+            if second & 0x80 != self._mask_bit or first & 0x70:
+                raise Refused(f"{self._sender} sent a frame that RFC 6455 does not allow")
             length, at = second & 0x7F, 2
             if length == 126:
                 if len(data) < 4:
@@ -176,13 +203,19 @@ class Reader:
                 if len(data) < 10:
                     return
                 length, at = int.from_bytes(data[2:10], "big"), 10
-            if length > MESSAGE_MAX:
-                raise Refused(f"the worker announced a message of {length:,} bytes", too_large=True)
+            if length > self._most_bytes:
+                text = f"{self._sender} announced a message of {length:,} bytes"
+                raise Refused(text, too_large=True)
+            if self._mask_bit:
+                if len(data) < at + 4:
+                    return
+                self._key = bytes(data[at : at + 4])
+                at += 4
             opcode = first & 0x0F
             self._final = bool(first & 0x80)
             if opcode & 0x8:
                 if length > 125 or not self._final:
-                    raise Refused("the worker sent a control frame that RFC 6455 does not allow")
+                    raise Refused(f"{self._sender} sent a control frame that RFC 6455 does not allow")
             elif length >= BLOB_MIN:
                 beginning = bytes(data[at : at + length])
                 del data[: at + length]
@@ -194,6 +227,8 @@ class Reader:
             if len(data) < end:
                 return
             payload = bytes(data[at:end])
+            if self._key:
+                payload = _masked(payload, self._key)
             del data[:end]
             if opcode & 0x8:
                 self._on_control(opcode, payload)
@@ -203,7 +238,7 @@ class Reader:
     def _whole(self, opcode: int, payload: bytes | MessageMemory) -> None:
         """Pass on the message of a complete data frame, or wait for its other frames."""
         if (opcode == CONTINUATION) != bool(self._fragments) or opcode > BINARY:
-            raise Refused("the worker mixed up the frames of its messages")
+            raise Refused(f"{self._sender} mixed up the frames of its messages")
         if self._final and not self._fragments:
             self._deliver(payload)
             return
@@ -215,8 +250,9 @@ class Reader:
             part = payload
         self._fragments.append(part)
         self._total += len(part)
-        if self._total > MESSAGE_MAX:
-            raise Refused(f"the worker sent a message of more than {MESSAGE_MAX:,} bytes", too_large=True)
+        if self._total > self._most_bytes:
+            text = f"{self._sender} sent a message of more than {self._most_bytes:,} bytes"
+            raise Refused(text, too_large=True)
         if self._final:
             self._deliver(self._joined())
 

@@ -45,6 +45,13 @@ class MessageMemory:
         """Leave the memory to the other holder of the descriptor: release() closes it here."""
         self._released = None
 
+    def detach(self) -> int:
+        """Return the descriptor, which is the caller's from now on; nothing else of this is used any more."""
+        fd, self.fd = self.fd, -1
+        with contextlib.suppress(BufferError):
+            self.map.close()
+        return fd
+
     def close(self) -> None:
         """Give the memory back to the system."""
         if self.fd >= 0:

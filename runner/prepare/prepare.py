@@ -42,7 +42,8 @@ def prepare(
     for metrics. `progress` shows what --install does; None: nothing is installed. `where`: the location of
     the code, where that is known.
     """
-    where = where or place(settings, stack)
+    program = None if where is not None else _program(settings, environ, stack)
+    where = where or (program.where if program is not None else place(settings, stack))
     more = _metrics(settings, environ, stack) if runs else {}
     temporary = (*more.values(), *_unpacked_for_this_run(settings, where))
     if temporary:

@@ -29,6 +29,7 @@ class ChildStarter:
         self._where = where
         #: Variables that a child gets in addition to those of this process.
         self.variables = {**env, **settings.code.variables}
+        self._reported: set[str] = set()  #: what was said already of what programs may not send
 
     def setup(self, env: dict[str, str], python_path: list[str] | None = None) -> Setup:
         """Return what a child is told first. `env`: variables that it is to set itself."""
@@ -47,22 +48,32 @@ class ChildStarter:
 
     def start(self, listener: ChildListener | None) -> WardedChild:
         """Start a child that serves one task at a time; raises OSError."""
-        return self.start_as(WardedChild, listener)
+        if not self._settings.code.argv:
+            return self.start_as(WardedChild, listener)
+        from ..program.start import start_program  # late: most algorithms are in Python
+
+        settings = self._settings
+        child = start_program(
+            self._loop,
+            listener,
+            command=settings.code.argv,
+            cwd=self._where.folder,
+            env=self._environment(),
+            encoding=settings.serving.encoding,
+            limits=settings.limits,
+            folders=self._folders(),
+            temporary_folders=settings.code.temporary_folders,
+            reported=self._reported,
+        )
+        self._limit_start(child)
+        return child
 
     def start_as(
         self, handle: type[Handle], listener: ChildListener | None, *, is_pooled: bool = False
     ) -> Handle:
         """Start a child with a handle of this class; `is_pooled`: a worker of hkrunner.Pool."""
-        settings = self._settings
-        env = {**os.environ, **self.variables}
-        # Python would go on to a prompt, and show the SystemExit of an orderly end.
-        env.pop("PYTHONINSPECT", None)
-        if settings.limits.enforced:
-            env.update(thread_variables(settings.limits.cpu_cores, env))
+        settings, env = self._settings, self._environment()
         python_path = [one for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]
-        folders = [self._where.folder]
-        if settings.records.state_dir is not None:
-            folders.append(settings.records.state_dir)
         child = handle(
             self._loop,
             listener,
@@ -71,12 +82,29 @@ class ChildStarter:
             env=env,
             setup=self.setup({}, python_path).replace(is_pooled=is_pooled),
             limits=settings.limits,
-            folders=folders,
+            folders=self._folders(),
             temporary_folders=settings.code.temporary_folders,
         )
-        if settings.limits.start_timeout_s is not None and settings.limits.enforced:
-            self._loop.after(settings.limits.start_timeout_s, lambda: self._start_overdue(child))
+        self._limit_start(child)
         return child
+
+    def _environment(self) -> dict[str, str]:
+        env = {**os.environ, **self.variables}
+        # Python would go on to a prompt, and show the SystemExit of an orderly end.
+        env.pop("PYTHONINSPECT", None)
+        if self._settings.limits.enforced:
+            env.update(thread_variables(self._settings.limits.cpu_cores, env))
+        return env
+
+    def _folders(self) -> list[str]:
+        """Return what the disk limit counts."""
+        state_dir = self._settings.records.state_dir
+        return [self._where.folder, *([] if state_dir is None else [state_dir])]
+
+    def _limit_start(self, child: WardedChild) -> None:
+        limits = self._settings.limits
+        if limits.start_timeout_s is not None and limits.enforced:
+            self._loop.after(limits.start_timeout_s, lambda: self._start_overdue(child))
 
     def _start_overdue(self, child: WardedChild) -> None:
         if not child.loaded:

@@ -17,6 +17,17 @@ ALGORITHM_OPTIONS = (
         in_validate=True,
     ),
     Option(
+        "command",
+        ("--command",),
+        "A program that speaks HKube's protocol, in any language, as the algorithm: 'node app.js'. It is started"
+        " instead of Python code, in --path.",
+        ("HKRUNNER_COMMAND",),
+        metavar="COMMAND",
+        in_validate=True,
+        is_recorded=True,
+        needs_process=True,
+    ),
+    Option(
         "path",
         ("--path",),
         "Folder of the code: the first one on sys.path, and the working folder.",

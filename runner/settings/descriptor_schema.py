@@ -14,6 +14,9 @@ from ..errors import SettingsError
 from .js_values import escaped, number_of, short, text_of
 
 DEFAULT_ENV = "python"
+JVM_ENV = "java"
+#: What HKube's documentation calls it; its server takes only the other name.
+OTHER_JVM_ENV = "jvm"
 
 #: HKube core/api-server swagger.json, schema `algorithm`. Each accepts null, which means "absent".
 _SCHEMA: dict[str, str] = {
@@ -68,6 +71,12 @@ class Descriptor:
     def name(self) -> str | None:
         """The algorithm's name."""
         return self.fields.get("name")
+
+    @property
+    def env(self) -> str:
+        """What the code is written for: python, nodejs or java."""
+        value = self.fields.get("env") or DEFAULT_ENV
+        return JVM_ENV if value == OTHER_JVM_ENV else str(value)
 
     @property
     def cpu(self) -> str | None:
@@ -165,12 +174,6 @@ class Checker:
         name = fields.get("name")
         if name is not None:
             self._check_name(text_of(name), places["name"])
-        if fields.get("env") not in (None, DEFAULT_ENV):
-            raise self._wrong(
-                places["env"],
-                f"env is {fields['env']}, and hkrunner runs Python; hkrunner worker stands in for the worker"
-                " that its own wrapper connects to",
-            )
         for key in ("mem", "reservedMemory"):
             if fields.get(key) is None:
                 continue

@@ -130,6 +130,7 @@ def _code(values: Mapping[str, Any], descriptor: Descriptor | None) -> CodeSourc
     return CodeSource(
         os.getcwd(),
         entry=values.get("entry"),
+        command=values.get("command"),
         path=values.get("path"),
         descriptor=descriptor,
         is_descriptor_named=values.get("file") is not None,
@@ -191,7 +192,8 @@ def _console(values: Mapping[str, Any], environ: Mapping[str, str], notes: tuple
 def _descriptor(values: Mapping[str, Any]) -> Descriptor | None:
     file = values.get("file")
     if file is None:
-        file = find(values.get("entry"), values.get("path"), os.getcwd())
+        entry = values.get("entry") if values.get("command") is None else None
+        file = find(entry, values.get("path"), os.getcwd())
     if file is None:
         return None
     from .descriptor import read  # late: with YAML and the schema it costs a start 2 ms

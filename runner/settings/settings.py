@@ -23,6 +23,8 @@ class CodeSource(NamedTuple):
 
     cwd: str  #: working folder of the command: relative paths start here
     entry: str | None = None
+    command: str | None = None  #: of a program that is started instead, as written
+    argv: tuple[str, ...] = ()  #: what is executed then, or for the descriptor's environment; (): Python code
     path: str | None = None
     descriptor: Descriptor | None = None
     is_descriptor_named: bool = False  #: by --file; False: it was found
@@ -137,7 +139,9 @@ class Settings(NamedTuple):
 
         code = self.code
         words = ["hkrunner"]
-        if code.entry is not None:
+        if code.command is not None:
+            words += ["--command", code.command]
+        elif code.entry is not None:
             words += ["--entry", code.entry]
         if code.path is not None:
             words += ["--path", code.path]

@@ -46,8 +46,8 @@ class ChildChannel(Protocol):
     def stop(self, task: int, options: Mapping[str, object]) -> None:
         """Ask for the task to be stopped, with the options of the worker."""
 
-    def exit(self, options: Mapping[str, object]) -> None:
-        """Ask for the child's end, with the options of the worker."""
+    def exit(self, options: Mapping[str, object]) -> bool:
+        """Ask for the child's end, with the options of the worker; False: the child cannot be asked."""
 
     @property
     def is_quiet(self) -> bool:
@@ -115,11 +115,12 @@ class FramedChannel:
         """Have the user's stop() called."""
         self._to_control.send(task, StopTask(_as_json(options)))
 
-    def exit(self, options: Mapping[str, object]) -> None:
+    def exit(self, options: Mapping[str, object]) -> bool:
         """Have the user's stop() called if a task runs, then exit(), then the interpreter's shutdown."""
         self._to_control.send(0, EndProcess(_as_json(options)))
         # EOF on the task socket is what the main thread waits for between tasks.
         self._to_main.end()
+        return True
 
     @property
     def is_quiet(self) -> bool:

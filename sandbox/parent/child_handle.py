@@ -148,7 +148,8 @@ class Child:
 
     def exit(self, options: Mapping[str, object]) -> None:
         """Have the child end: the user's stop() if a task runs, exit(), then its own end."""
-        self._channel.exit(options)
+        if not self._channel.exit(options):
+            self.kill(Cause.STOPPED)
 
     def kill(self, cause: Cause, detail: str = "") -> None:
         """End the child now; on_exit follows."""

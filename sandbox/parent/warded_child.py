@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
-from ..linux import kernel
+from ..linux import kernel, process_tree
 from ..linux.process_tree import Left
 from ..shared.channel import INLINE_LIMIT, ChannelError
 from ..shared.limits import Limits
@@ -168,6 +168,10 @@ class WardedChild(Child):
     def ask(self, number: int, *, began_at: float | None = None) -> None:
         """Have the usage of this moment sent, with this number; with `began_at` the peak is of then on."""
         self._tell_warden(AskUsage(number, began_at is not None, began_at or 0.0))
+
+    def pids(self) -> list[int]:
+        """Return the processes of the tree."""
+        return list(process_tree.descendants(self._warden.pid))
 
     def end_others(self) -> None:
         """End every process of the tree but the child itself."""

@@ -116,6 +116,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ("cli",),
         ("app",),
         ("serving",),
+        ("program",),
         ("console", "prepare"),
         ("worker_stub", "link", "settings"),
         ("protocol", "io"),

@@ -1,0 +1,120 @@
+"""Which program is the algorithm, if it is none in Python: --command, or the environment of the descriptor."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ...sandbox.shared.entry import Location
+from ..errors import EntryNotFound, SettingsError
+from ..settings.settings import Settings
+
+#: HKube's wrapper for Node.
+NODE_WRAPPER = "@hkube/nodejs-wrapper"
+#: Its default, too.
+NODE_ENTRY = "index.js"
+#: The part of a memory limit that a JVM may use for its heap; the rest is for its code, threads and buffers.
+HEAP_PERCENT = 70
+
+
+class Program(NamedTuple):
+    """A command to be executed, and where the program is."""
+
+    argv: tuple[str, ...]
+    where: Location
+    variables: Mapping[str, str] = {}  #: that it needs
+
+
+def of_command(command: str, path: str | None, settings: Settings, environ: Mapping[str, str]) -> Program:
+    """Return the program of --command; `path`: its working folder. Raises HkrunnerError."""
+    cwd = settings.code.cwd
+    folder = os.path.abspath(os.path.join(cwd, os.path.expanduser(path))) if path else cwd
+    if not os.path.isdir(folder):
+        raise EntryNotFound(f"ENTRY_NOT_FOUND: no folder {path} in {cwd} (--path)")
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise SettingsError(f"--command {command!r}: {error}") from None
+    if not words:
+        raise SettingsError("--command names no program")
+    found = _executable(os.path.expanduser(words[0]), folder, settings, environ)
+    if found is None:
+        raise EntryNotFound(f"ENTRY_NOT_FOUND: no program {words[0]} in {folder} or on PATH (--command)")
+    return Program((found, *words[1:]), _location(folder, words))
+
+
+def of_descriptor(
+    kind: str, at: str, folder: str, entry: str | None, settings: Settings, environ: Mapping[str, str]
+) -> Program:
+    """Return the program of a descriptor with `env: nodejs` or `env: java`. Raises HkrunnerError.
+
+    `at`: the place of `env`, for messages. `folder` and `entry`: of the code.
+    """
+    if settings.local_run.in_process:
+        raise SettingsError(f"{at}: env is {kind}, and --in-process and --pdb run Python only")
+    make = _node if kind == "nodejs" else _java
+    words, variables = make(f"{at}: env is {kind}", folder, entry, settings)
+    found = _executable(words[0], folder, settings, environ)
+    if found is None:
+        raise EntryNotFound(f"ENTRY_NOT_FOUND: {at}: env is {kind}, and there is no {words[0]} on PATH")
+    return Program((found, *words[1:]), _location(folder, [words[0], entry or NODE_ENTRY]), variables)
+
+
+def _node(start: str, folder: str, entry: str | None, settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """Return the command that starts HKube's wrapper with this entry, as HKube's image does."""
+    entry = entry or NODE_ENTRY
+    _need_file(start, folder, entry)
+    places = [os.path.join(one, "node_modules") for one in _upwards(folder)]
+    places += settings.code.variables.get("NODE_PATH", os.environ.get("NODE_PATH", "")).split(os.pathsep)
+    if not any(os.path.isdir(os.path.join(place, NODE_WRAPPER)) for place in places if place):
+        raise EntryNotFound(
+            f"ENTRY_NOT_FOUND: {start}, and {NODE_WRAPPER} is not in the node_modules of {folder}:"
+            f" npm install {NODE_WRAPPER}; a program that speaks HKube's protocol itself needs no wrapper:"
+            f" --command 'node {entry}'"
+        )
+    run = f"require('{NODE_WRAPPER}').run()"
+    return ["node", "-e", run], {"ALGORITHM_PATH": ".", "ALGORITHM_ENTRY_POINT": entry}
+
+
+def _java(start: str, folder: str, entry: str | None, settings: Settings) -> tuple[list[str], dict[str, str]]:
+    if entry is None or not entry.endswith((".jar", ".java")):
+        raise SettingsError(f"{start}: the entry point must be a file .jar or .java, not {entry or 'none'}")
+    _need_file(start, folder, entry)
+    words = ["java"]
+    limits = settings.limits
+    if limits.enforced and limits.memory_bytes is not None:
+        # A JVM takes its heap's size from the machine's memory.
+        words += [f"-XX:MaxRAM={limits.memory_bytes}", f"-XX:MaxRAMPercentage={HEAP_PERCENT}"]
+    return [*words, *(("-jar",) if entry.endswith(".jar") else ()), entry], {}
+
+
+def _need_file(start: str, folder: str, entry: str) -> None:
+    if not os.path.isfile(os.path.join(folder, entry)):
+        raise EntryNotFound(f"ENTRY_NOT_FOUND: {start}, and there is no file {entry} in {folder}")
+
+
+def _upwards(folder: str) -> list[str]:
+    found = [folder]
+    while os.path.dirname(found[-1]) != found[-1]:
+        found.append(os.path.dirname(found[-1]))
+    return found
+
+
+def _executable(name: str, folder: str, settings: Settings, environ: Mapping[str, str]) -> str | None:
+    """Return the path of a program: relative to the folder if its name has a slash, else on the PATH."""
+    if os.sep in name:
+        path = os.path.join(folder, name)
+        return os.path.abspath(path) if os.path.isfile(path) and os.access(path, os.X_OK) else None
+    return shutil.which(name, path=settings.code.variables.get("PATH", environ.get("PATH")))
+
+
+def _location(folder: str, words: list[str]) -> Location:
+    """Return the location of the first word that is a file of the folder, else of the program's own name."""
+    for word in (*words[1:], words[0]):
+        file = os.path.join(folder, word)
+        if os.path.isfile(file):
+            return Location(folder, "", "start", os.path.abspath(file))
+    return Location(folder, os.path.basename(words[0]), "start", "")

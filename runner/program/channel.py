@@ -1,0 +1,201 @@
+"""The channel to a program: its WebSocket, used as the supervisor uses the sockets of our own child.
+
+    supervisor -- Begin or Initialize, Start, stop, exit --> initialize, start, stop, exit -- WebSocket --> program
+    supervisor <-- TaskRead, Initialized, Done, Failed, ApiCall -- Conversation <-- WebSocket -- program
+
+The program connects to a port of ours (port.py) and is loaded with that; conversation.py says which of its
+messages are passed on.
+"""
+
+from __future__ import annotations
+
+import mmap
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ...sandbox.parent.child_channel import OnMessage
+from ...sandbox.shared.channel import ChannelError
+from ...sandbox.shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage, Wire
+from ...sandbox.shared.messages import Begin, Initialize, Loaded, Start, TaskRead, UseFolder
+from ..io.loop import Loop
+from ..protocol import encoding
+from .connection import ProgramConnection
+from .conversation import Conversation
+from .port import ProgramPort
+
+
+class HandedOver(NamedTuple):
+    """A task on its way to the program."""
+
+    number: int
+    initialize: bytes | memoryview
+    is_named: bool  #: whether the supervisor knows its names, and has said where its files are kept
+
+
+class ProgramChannel:
+    """A ChildChannel (sandbox/parent/child_channel.py) to one program."""
+
+    tells_stacks = False
+    has_ended = False  #: told by no exit code of a program
+
+    def __init__(self, loop: Loop, wire_encoding: str, reported: set[str]) -> None:
+        """`reported`: see Conversation. Raises OSError when no port is free."""
+        self._loop = loop
+        self._encoding = wire_encoding
+        #: Set once the program is being started: returns its processes.
+        self.pids: Callable[[], Iterable[int]] = tuple
+        self._talk = Conversation(wire_encoding, lambda task, message: self._on_message(task, message), reported)
+        self._port = ProgramPort(
+            loop,
+            wire_encoding,
+            pids=lambda: self.pids(),
+            on_connected=self._connected,
+            on_refused=self._talk.report,
+        )
+        self._connection: ProgramConnection | None = None
+        #: For a program that has not connected yet:
+        self._waiting_task: HandedOver | None = None
+        self._waiting: list[bytes] = []  #: what follows it
+        self._is_paused = False
+        self._is_ending = False
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment by which the program finds us."""
+        return self._port.variables
+
+    def listen_with(
+        self,
+        on_message: OnMessage,
+        on_error: Callable[[ChannelError], None],
+        on_end: Callable[[bool], None],
+    ) -> None:
+        """See ChildChannel; a memfd in a message is the callee's to close."""
+        self._on_message, self._on_error, self._on_end = on_message, on_error, on_end
+
+    # ---- what the supervisor says
+
+    def send(self, task: int, *messages: ProcessMessage) -> None:
+        """Say these to the program, as HKube's worker does; a memfd stays the caller's."""
+        for message in messages:
+            if isinstance(message, (Begin, Initialize)):
+                self._begin(task, message)
+            elif isinstance(message, UseFolder):
+                self._talk.keep_in(message.folder, message.keep_max_bytes)
+            elif isinstance(message, Start):
+                self._talk.start()
+                self._say({"command": "start", "data": {}})
+
+    def _begin(self, task: int, message: Begin | Initialize) -> None:
+        self._talk.begin(task)
+        if isinstance(message, Begin):
+            self._talk.keep_in(message.folder, message.keep_max_bytes)
+        given = HandedOver(task, _view_of(message.wire), isinstance(message, Begin))
+        if self._connection is None:
+            self._waiting_task = given
+        else:
+            self._hand_over(self._connection, given)
+
+    def _hand_over(self, connection: ProgramConnection, task: HandedOver) -> None:
+        """Send `initialize`. The supervisor uses its memory again once it has TaskRead."""
+
+        def sent() -> None:
+            if self._talk.initialize_sent(task.number):
+                if not task.is_named:
+                    names = encoding.ids_of(self._encoding, task.initialize) or {}
+                    self._on_message(task.number, TaskRead(dict(names)))
+                self._talk.files.write_input(task.initialize)
+
+        connection.send(task.initialize, sent)
+
+    def reply(self, task: int, wire: Wire) -> None:
+        """Pass on a reply of the worker to a call of the code API; a memfd stays the caller's."""
+        if self._connection is not None:
+            self._connection.send(_view_of(wire))
+
+    def stop(self, task: int, options: Mapping[str, object]) -> None:
+        """Say `stop`, with the options of the worker."""
+        self._talk.stop()
+        self._say({"command": "stop", "data": dict(options)})
+
+    def exit(self, options: Mapping[str, object]) -> bool:
+        """Say `stop` if a task runs, then `exit`, then close. False: it has not connected, and hears nothing."""
+        self._is_ending = True
+        if self._connection is None:
+            return False
+        if self._talk.has_task:
+            self.stop(0, {"forceStop": True})
+        self._say({"command": "exit", "data": dict(options)})
+        self._connection.say_close()
+        return True
+
+    def _say(self, message: dict[str, Any]) -> None:
+        wire = encoding.encode(self._encoding, message)
+        if self._connection is None:
+            self._waiting.append(wire)
+        else:
+            self._connection.send(wire)
+
+    # ---- the connection
+
+    def _connected(self, sock: socket.socket) -> None:
+        """The program is there: it is loaded."""
+        connection = self._connection = ProgramConnection(
+            self._loop,
+            sock,
+            text=encoding.is_text(self._encoding),
+            on_message=self._talk.take,
+            on_error=lambda text: self._on_error(ChannelError(text)),
+            on_end=self._ended,
+        )
+        if not self._is_paused:
+            connection.resume()
+        task, self._waiting_task = self._waiting_task, None
+        waiting, self._waiting = self._waiting, []
+        self._on_message(0, Loaded(PROTOCOL_VERSION, ["start", "init", "stop", "exit"], "", {}))
+        if task is not None:
+            self._hand_over(connection, task)
+        for wire in waiting:
+            connection.send(wire)
+
+    def _ended(self, cut: bool) -> None:
+        if not self._is_ending:
+            self._on_end(cut)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether all that the program sent was read."""
+        return self._connection is not None and self._connection.is_quiet
+
+    def resume(self) -> None:
+        """Read what comes from here on; the first call opens the port."""
+        self._is_paused = False
+        self._port.open()
+        if self._connection is not None:
+            self._connection.resume()
+
+    def pause(self) -> None:
+        """Read nothing until resume()."""
+        self._is_paused = True
+        if self._connection is not None:
+            self._connection.pause()
+
+    def drain(self) -> None:
+        """Read all that there is now."""
+        if self._connection is not None:
+            self._connection.drain()
+
+    def close(self) -> None:
+        """Close the port and the connection."""
+        self._port.close()
+        self._talk.close()
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _view_of(wire: Wire) -> bytes | memoryview:
+    """Return the bytes of a message, which stay there when its descriptor is closed."""
+    if isinstance(wire, Memfd):
+        return memoryview(mmap.mmap(wire.fd, wire.size, prot=mmap.PROT_READ))
+    return wire

@@ -1,0 +1,194 @@
+"""The accepted connection of a program: whole messages in both directions, never blocking.
+
+A large message is read into a memfd, which goes on to the worker as it is; one of the worker's is written out
+of its memfd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ...sandbox.codec.codec import MESSAGE_LIMIT
+from ..io.loop import Loop
+from ..link.frames import BINARY, CLOSE, PING, PONG, TEXT, TURN_BYTES, Reader, Refused, server_head
+from ..link.message_memory import MessageMemoryPool, WorkerMessage
+
+OnSent = Callable[[], None]
+
+
+class Piece(NamedTuple):
+    """Bytes that wait to be written, and what is called once they are."""
+
+    data: memoryview
+    on_sent: OnSent | None = None
+
+
+class ProgramConnection:
+    """The WebSocket of one program, from its handshake to its end."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        *,
+        text: bool,
+        on_message: Callable[[WorkerMessage], None],
+        on_error: Callable[[str], None],
+        on_end: Callable[[bool], None],
+    ) -> None:
+        """Own the socket; nothing is read before resume(). `text`: our messages go in text frames (json).
+
+        `on_message`: the message is the callee's to release. `on_error`: what came is no WebSocket message that
+        the worker would take. `on_end(cut)`: the program has closed the connection, `cut`: amid a message.
+        """
+        self._loop = loop
+        self._socket = sock
+        self._opcode = TEXT if text else BINARY
+        self._on_error = on_error
+        self._on_end = on_end
+        self._blobs = MessageMemoryPool(loop)
+        self._reader = Reader(
+            self._blobs,
+            on_message,
+            self._on_control,
+            sender="the program",
+            is_client=True,
+            most_bytes=MESSAGE_LIMIT,
+        )
+        self._queue: deque[Piece] = deque()
+        self._is_reading = False
+        self._is_over = False  #: nothing more will be read
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    # ---- writing
+
+    def send(self, data: bytes | memoryview, on_sent: OnSent | None = None) -> None:
+        """Send one message; `on_sent` is called once nobody looks at `data` any more."""
+        head = server_head(self._opcode, len(data))
+        if isinstance(data, bytes):
+            self._put(Piece(memoryview(head + data), on_sent))
+        else:
+            # Written, not sendfile(): that sends references to pages, whose memory is used again.
+            self._put(Piece(memoryview(head)), Piece(data, on_sent))
+
+    def say_close(self) -> None:
+        """Tell the program that nothing more will come."""
+        self._put(Piece(memoryview(server_head(CLOSE, 2) + struct.pack("!H", 1000))))
+
+    def _put(self, *pieces: Piece) -> None:
+        was_idle = not self._queue
+        self._queue.extend(pieces)
+        if was_idle:
+            self._write()
+
+    def _write(self) -> None:
+        written = 0
+        try:
+            while self._queue:
+                piece = self._queue[0]
+                count = self._socket.send(piece.data[:TURN_BYTES])
+                written += count
+                if count < len(piece.data):
+                    self._queue[0] = piece._replace(data=piece.data[count:])
+                    if written < TURN_BYTES:
+                        continue
+                    break
+                self._queue.popleft()
+                if piece.on_sent is not None:
+                    piece.on_sent()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._queue.clear()  # the program is ending; the end of what it sends says so
+        if self._socket.fileno() >= 0:
+            self._loop.on_writable(self._socket, self._write if self._queue else None)
+
+    # ---- reading
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether all that the program sent was read."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return not poll.poll(0)
+
+    def resume(self) -> None:
+        """Read what comes from here on."""
+        if not self._is_over and not self._is_reading:
+            self._is_reading = True
+            self._loop.on_readable(self._socket, self._read_turn)
+
+    def pause(self) -> None:
+        """Read nothing until resume()."""
+        if self._is_reading:
+            self._is_reading = False
+            self._loop.on_readable(self._socket, None)
+
+    def drain(self) -> None:
+        """Read all that there is now."""
+        while not self._is_over and self._read():
+            pass
+
+    def _read_turn(self) -> None:
+        taken = 0
+        while not self._is_over and self._is_reading and taken < TURN_BYTES:
+            count = self._read()
+            if not count:
+                return
+            taken += count
+
+    def _read(self) -> int:
+        """Read once; return how many bytes, 0 when there is nothing more for now."""
+        try:
+            count, _ = self._reader.receive(self._socket)
+        except BlockingIOError:
+            return 0
+        except Refused as error:
+            self._stop()
+            limit = f"; HKube's worker takes at most {MESSAGE_LIMIT:,}" if error.too_large else ""
+            self._on_error(f"{error}{limit}")
+            return 0
+        except OSError:  # reset: it has ended with something unread
+            count = 0
+        if not count and not self._is_over:
+            self._end()
+        elif count and not self._is_over:
+            # A client that leaves Nagle's algorithm on sends its next small message once this one is
+            # acknowledged, for which the kernel waits 40 ms; the flag holds for a while only.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        return count
+
+    def _end(self) -> None:
+        was_amid = self._reader.is_amid
+        self._stop()
+        self._on_end(was_amid)
+
+    def _stop(self) -> None:
+        self.pause()
+        self._is_over = True
+        self._reader.forget()
+
+    def _on_control(self, opcode: int, payload: bytes) -> None:
+        if opcode == PING:
+            self._put(Piece(memoryview(server_head(PONG, len(payload)) + payload)))
+        elif opcode == CLOSE:
+            self._put(Piece(memoryview(server_head(CLOSE, len(payload[:2])) + payload[:2])))
+            self._end()
+        elif opcode != PONG:
+            raise Refused("the program sent a frame that RFC 6455 does not allow")
+
+    def close(self) -> None:
+        """Close the socket, and forget what was not written."""
+        self._stop()
+        self._queue.clear()
+        self._loop.on_writable(self._socket, None)
+        self._socket.close()
+        self._blobs.close()

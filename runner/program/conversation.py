@@ -1,0 +1,264 @@
+"""What a program may say, and when: its messages become those that a child sends to the supervisor.
+
+HKube's messages carry no task id, so the state of the conversation says which of them may come, and of which
+task they are. What may not come is held back, and reported once: HKube's worker would end, or take it for the
+answer of another task. What may come is passed on as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from ...sandbox.shared.message_format import Memfd, ProcessMessage, Wire
+from ...sandbox.shared.messages import ApiCall, Done, Failed, Initialized, Problem, Progress
+from ..link.message_memory import MessageMemory, WorkerMessage
+from ..protocol import encoding
+from . import program_message
+from .program_message import ProgramMessage
+from .task_files import TaskFiles
+
+#: Calls of the code API, which go to the worker.
+CALLS = frozenset(
+    (
+        *("startAlgorithmExecution", "stopAlgorithmExecution", "dataSourceRequest"),
+        *("startRawSubPipeline", "startStoredSubPipeline", "stopSubPipeline", "startSpan", "finishSpan"),
+    )
+)
+#: What hkrunner says itself, at the right times.
+SAID_BY_US = frozenset(("started", "alive", "stopping"))
+#: A longer text of an error is cut.
+ERROR_TEXT_MAX = 20_000
+#: A larger message that has to be decoded here is not looked at.
+DECODED_MAX = 1024 * 1024
+#: Sentences about what was held back, at most, for each run.
+REPORTED_MAX = 100
+
+_DONE = b'{"command":"done","data":'
+
+
+class Talk(Enum):
+    """Where the conversation about the current task stands."""
+
+    NONE = "there is no task, or it has its answer"
+    SENDING = "`initialize` is being sent"
+    INITIALIZING = "`initialize` is sent"
+    INITIALIZED = "the program has said `initialized`"
+    STARTED = "`start` is sent"
+    STOPPING = "`stop` is sent"
+
+
+class Conversation:
+    """The messages of one program, from its first task to its end."""
+
+    def __init__(
+        self, wire_encoding: str, on_message: Callable[[int, ProcessMessage], None], reported: set[str]
+    ) -> None:
+        """on_message(task, message): task 0 for a message of none; a memfd in it is the callee's to close.
+
+        `reported`: what was said already of earlier processes of this program.
+        """
+        self._encoding = wire_encoding
+        self._on_message = on_message
+        self._reported = reported
+        self._task = 0
+        self._talk = Talk.NONE
+        self._owes_stopped = False  #: a `stop` was sent, for this task or an earlier one, and no `stopped` came
+        self.files = self._no_files()
+        self._handlers: dict[str, Callable[[WorkerMessage, ProgramMessage], None]] = {
+            "initialized": self._initialized,
+            "done": self._done,
+            "errorMessage": self._error_message,
+            "stopped": self._stopped,
+            "progress": self._progress,
+            **dict.fromkeys(("logData", *CALLS), self._call),
+        }
+
+    def _no_files(self) -> TaskFiles:
+        return TaskFiles(self._encoding, None, None, self.report)
+
+    # ---- what the program is told
+
+    def begin(self, task: int) -> None:
+        """Of now on it is about this task, whose `initialize` is being sent."""
+        self.close()
+        self._task, self._talk = task, Talk.SENDING
+
+    def keep_in(self, folder: str | None, keep_max_bytes: int | None) -> None:
+        """Keep the input and the result of the task in this folder; see TaskFiles."""
+        self.files.close()
+        self.files = TaskFiles(self._encoding, folder, keep_max_bytes, self.report)
+
+    def initialize_sent(self, task: int) -> bool:
+        """The whole `initialize` is sent; return whether this task is still the current one."""
+        if self._task != task or self._talk is Talk.NONE:
+            return False
+        if self._talk is Talk.SENDING:
+            self._talk = Talk.INITIALIZING
+        return True
+
+    def start(self) -> None:
+        """`start` is sent."""
+        self._talk = Talk.STARTED
+
+    def stop(self) -> None:
+        """`stop` is sent."""
+        self._talk = Talk.STOPPING
+        self._owes_stopped = True
+
+    @property
+    def has_task(self) -> bool:
+        """Whether a task is worked on that was not asked to stop."""
+        return self._talk not in (Talk.NONE, Talk.STOPPING)
+
+    def close(self) -> None:
+        """Close the files of the task."""
+        self.files.close()
+        self.files = self._no_files()
+
+    # ---- what the program says
+
+    def take(self, message: WorkerMessage) -> None:
+        """Pass on a message of the program, or hold it back; release it."""
+        wire = message.data if message.blob is None else message.blob.view()
+        try:
+            said = program_message.read(self._encoding, wire)
+        except ValueError as error:
+            self._unreadable(message, error)
+        else:
+            self._take_readable(message, said)
+        finally:
+            message.release()
+
+    def _take_readable(self, message: WorkerMessage, said: ProgramMessage) -> None:
+        command, handler = said.command, self._handlers.get(said.command)
+        if command in SAID_BY_US:
+            if self._talk is Talk.NONE and command != "started" and not self._owes_stopped:
+                self._hold_back(f"`{command}` while it had no task")
+        elif handler is None:
+            self._hold_back(f"{command[:80]!r}, which is no message for HKube's worker")
+        elif self._talk is Talk.NONE and command != "stopped":
+            self._hold_back(f"`{command}` while it had no task")
+        elif self._talk is Talk.SENDING:
+            self._hold_back(f"`{command}` before it had read its task")
+        else:
+            handler(message, said)
+
+    def _unreadable(self, message: WorkerMessage, error: ValueError) -> None:
+        """Hold back what HKube's worker could not decode; if it was the answer, the task has failed."""
+        try:
+            command = encoding.command_of(self._encoding, message.head, bytes)
+        except ValueError:
+            command = ""
+        if command == "done" and self._talk in (Talk.STARTED, Talk.STOPPING):
+            self._fail("RESULT_INVALID", f"RESULT_INVALID: the result is no {self._encoding}: {error}")
+        else:
+            what = f"`{command}`" if command else "a message"
+            self._hold_back(f"{what} that is no {self._encoding}: {error}")
+
+    def _initialized(self, message: WorkerMessage, said: ProgramMessage) -> None:
+        if self._talk in (Talk.INITIALIZED, Talk.STARTED):
+            self._hold_back("a second `initialized` for one task")
+            return
+        if self._talk is Talk.INITIALIZING:
+            self._talk = Talk.INITIALIZED
+        self._on_message(self._task, Initialized())
+
+    def _done(self, message: WorkerMessage, said: ProgramMessage) -> None:
+        if self._talk not in (Talk.STARTED, Talk.STOPPING):
+            self._hold_back("`done` before `start`")
+        elif said.has_error:
+            self._error_message(message, said)
+        else:
+            wire = message.data if message.blob is None else message.blob.view()
+            self.files.write_output(wire, said.data_json)
+            self._answer(Done(_done_for_worker(message, said)))
+
+    def _error_message(self, message: WorkerMessage, said: ProgramMessage) -> None:
+        error = self._decoded(message).get("error")
+        told = error if isinstance(error, dict) else {"message": error}
+        text, details = told.get("message"), told.get("details")
+        if not isinstance(text, str) or not text:
+            text = "ALGORITHM_ERROR: the program reports an error, and does not say which"
+        shown = "" if details is None else str(details)
+        self._fail("ALGORITHM_ERROR", text[:ERROR_TEXT_MAX], shown[:ERROR_TEXT_MAX])
+
+    def _stopped(self, message: WorkerMessage, said: ProgramMessage) -> None:
+        asked, self._owes_stopped = self._owes_stopped, False
+        if asked and self._talk is Talk.STOPPING:
+            self._answer(Done(b""))  # nobody looks at the result of a task that is stopped
+        elif not asked and self._talk is Talk.NONE:
+            self._hold_back("`stopped` while it had no task")
+        elif not asked:
+            # HKube's worker would take it for a success without a result.
+            self._fail("ALGORITHM_ERROR", "ALGORITHM_ERROR: the program says `stopped`, which nobody asked for")
+
+    def _progress(self, message: WorkerMessage, said: ProgramMessage) -> None:
+        data = self._decoded(message).get("data")
+        told = data if isinstance(data, dict) else {"progress": data}
+        value = told.get("progress")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            self._hold_back("`progress` without a number")
+        else:
+            self._on_message(self._task, Progress(float(value), told.get("details")))
+
+    def _call(self, message: WorkerMessage, said: ProgramMessage) -> None:
+        if not said.data_is_object and said.command != "logData":
+            self._hold_back(f"`{said.command}` whose `data` is no object")
+        else:
+            self._on_message(self._task, ApiCall(_passed_on(message)))
+
+    def _decoded(self, message: WorkerMessage) -> dict[str, Any]:
+        if message.size > DECODED_MAX:
+            return {}
+        found = encoding.decode(self._encoding, message.whole())
+        return found if isinstance(found, dict) else {}
+
+    # ---- what the supervisor hears
+
+    def _answer(self, message: Done | Failed) -> None:
+        """The task has its one answer; what follows is of no task."""
+        self._talk = Talk.NONE
+        self.close()
+        self._on_message(self._task, message)
+
+    def _fail(self, code: str, text: str, details: str = "") -> None:
+        self._answer(Failed(code, text, details))
+
+    def _hold_back(self, what: str) -> None:
+        self.report(f"the program sent {what}; held back from the worker")
+
+    def report(self, text: str) -> None:
+        """Report a problem, once for each run."""
+        if text not in self._reported and len(self._reported) < REPORTED_MAX:
+            self._reported.add(text)
+            self._on_message(0, Problem(text))
+
+
+def _passed_on(message: WorkerMessage) -> Wire:
+    """Return the message for the worker; a large one in its memory, which is the receiver's then."""
+    blob = message.blob
+    if blob is None:
+        return message.data
+    message.blob = None
+    size = blob.size
+    return Memfd(blob.detach(), size)
+
+
+def _done_for_worker(message: WorkerMessage, said: ProgramMessage) -> Wire:
+    """Return a `done` for the worker, in json as hkrunner writes it, so that the result is found in it."""
+    data = said.data_json
+    if data is None:
+        return _passed_on(message)
+    size = len(_DONE) + len(data) + 1
+    if size == message.size and message.head.startswith(_DONE):
+        return _passed_on(message)
+    if message.blob is None:
+        return b"%b%b}" % (_DONE, data)
+    memory = MessageMemory(size)
+    memory.map[: len(_DONE)] = _DONE
+    memory.map[len(_DONE) : -1] = bytes(data)
+    memory.map[-1:] = b"}"
+    return Memfd(memory.detach(), size)

@@ -1,0 +1,49 @@
+"""Starts a program as a child: the same warden, limits and ends as those of our own, with another channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ...sandbox.parent.child_handle import ChildListener
+from ...sandbox.parent.warded_child import WardedChild
+from ...sandbox.shared.limits import Limits
+from ..io.loop import Loop
+from .channel import ProgramChannel
+
+
+def start_program(
+    loop: Loop,
+    listener: ChildListener | None,
+    *,
+    command: Sequence[str],
+    cwd: str,
+    env: Mapping[str, str],
+    encoding: str,
+    limits: Limits,
+    folders: Sequence[str],
+    temporary_folders: Sequence[str],
+    reported: set[str],
+) -> WardedChild:
+    """Return the handle of a program that is being started; the arguments are WardedChild's and Conversation's.
+
+    Raises OSError when no port is free, or the warden could not be executed.
+    """
+    channel = ProgramChannel(loop, encoding, reported)
+    try:
+        child = WardedChild(
+            loop,
+            listener,
+            argv=command,
+            cwd=cwd,
+            env={**env, **channel.variables},
+            setup=None,
+            limits=limits,
+            channel=channel,
+            folders=folders,
+            temporary_folders=temporary_folders,
+        )
+    except OSError:
+        channel.close()
+        raise
+    channel.pids = child.pids
+    return child
