@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,7 @@ class Validation:
     folder: str | None = None
     python: dict[str, Any] = field(default_factory=dict)
     install: dict[str, Any] | None = None
+    command: list[str] | None = None  #: of a program that is the algorithm, instead of Python code
     descriptor: dict[str, Any] | None = None
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: list[dict[str, Any]] = field(default_factory=list)
@@ -127,11 +129,15 @@ def validate(settings: Settings, environ: Mapping[str, str]) -> Validation:
         except HkrunnerError as error:
             found.fail(error.exit_status, str(error))
             return found
+        found.entry, found.folder = where.shown, where.folder
+        if settings.code.argv:
+            found.command = list(settings.code.argv)
+            _load(found, settings, where)
+            return found
         try:
             found.install = _install(settings, where, environ)
         except SettingsError as error:  # not given: what these files hold is no matter without it
             found.notes.append(f"--install: {error}")
-        found.entry, found.folder = where.shown, where.folder
         found.python = {"path": settings.code.python, "version": None}
         _load(found, settings, where)
         env = {**environ, **settings.code.variables}
@@ -157,7 +163,7 @@ def _load(found: Validation, settings: Settings, where: Location) -> None:
         return
     if load.failure is not None:
         found.fail(EntryUnusable.exit_status, load.failure)
-    if load.loaded is not None:
+    if load.loaded is not None and found.command is None:
         found.python["version"] = load.loaded.python
         found.methods = load.loaded.calls
         for told in found.methods.values():
@@ -198,6 +204,9 @@ def lines(found: Validation) -> list[str]:
         shown.append(f"✔ descriptor: {os.path.basename(found.descriptor['file'])}{_of(found.descriptor)}")
     elif found.entry is not None:
         shown.append("◌ descriptor: none (algorithm.yml in the folder of the code; hkrunner init writes one)")
+    if found.command is not None:
+        connected = "connected" if found.status == 0 else "not connected"
+        shown.append(f"{'✔' if found.status == 0 else '✘'} program: {shlex.join(found.command)}: {connected}")
     if found.python:
         version = f"{found.python['version']}, " if found.python["version"] else ""
         shown.append(f"✔ python: {version}{found.python['path']}")

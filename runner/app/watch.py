@@ -33,7 +33,7 @@ SLOW_POLL_S = 5.0
 #: Files must be unchanged for this long: an editor saves in several steps.
 SETTLE_S = 0.1
 #: Suffixes of code. Other files may be written by each run itself.
-SUFFIXES = (".py", ".pyx", ".so")
+SUFFIXES = (".py", ".pyx", ".so", ".js", ".mjs", ".cjs", ".ts", ".java", ".jar")
 FOLDERS_MAX = 2000
 OUTPUT_MAX = 60
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -37,8 +38,9 @@ def describe_run(settings: Settings, environ: Mapping[str, str]) -> dict[str, An
             "entry": where.shown,
             "function": where.function,
             "folder": _folder(settings, where),
-            "python": ready.code.python,
             "install": _install(settings, where, environ),
+            "python": None if ready.code.argv else ready.code.python,
+            "command": list(ready.code.argv) or None,
             "descriptor": None if settings.code.descriptor is None else settings.code.descriptor.file,
             "limits": _limits(settings.limits),
             "limitsEnforced": settings.limits.enforced,
@@ -124,7 +126,7 @@ def lines_of(run: Mapping[str, Any]) -> list[str]:
     rows = [
         ("entry", run["entry"] + function),
         ("folder", run["folder"]),
-        ("python", run["python"]),
+        ("python", run["python"]) if run["command"] is None else ("command", shlex.join(run["command"])),
         ("descriptor", run["descriptor"] or "none"),
     ]
     if run["install"] is not None:

@@ -20,6 +20,7 @@ from ..settings.settings import Settings
 if TYPE_CHECKING:
     from ..settings.descriptor_schema import Descriptor
     from .installation import InstallProgress
+    from .program import Program
 
 
 #: Beginnings of the names of temporary folders: for the code of an archive, and for metrics.
@@ -48,7 +49,11 @@ def prepare(
     temporary = (*more.values(), *_unpacked_for_this_run(settings, where))
     if temporary:
         settings = settings._replace(code=settings.code._replace(temporary_folders=temporary))
-    settings = with_python(settings, where, environ, stack, progress)
+    if program is not None:
+        settings = settings._replace(code=settings.code._replace(argv=program.argv))
+        more.update(program.variables)
+    else:
+        settings = with_python(settings, where, environ, stack, progress)
     more.update(_gpus(settings, environ))
     if more:
         code = settings.code._replace(variables={**settings.code.variables, **more})
@@ -162,6 +167,8 @@ def _remove(folder: str) -> None:
 
 def _found(settings: Settings, where: Location) -> dict[str, object]:
     """Return option values that lead to this code, its descriptor and its interpreter from any folder."""
+    if settings.code.command is not None:
+        return {"command": settings.code.command, "path": where.folder}
     found: dict[str, object] = {"entry": where.file, "path": where.folder}
     if not where.file or os.path.basename(where.file) == "__init__.py":
         found["entry"] = where.module
@@ -190,6 +197,23 @@ def _gpus(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     from .gpu import choose
 
     return {name: choose(settings.gpus.number, settings.gpus.set_by, environ.get(name))}
+
+
+def _program(settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack) -> Program | None:
+    """Return the program that is the algorithm; None: it is Python code. Raises HkrunnerError."""
+    code, descriptor = settings.code, settings.code.descriptor
+    if code.command is None and (descriptor is None or descriptor.env == "python"):
+        return None
+    from .program import of_command, of_descriptor  # late: most algorithms are in Python
+
+    if code.command is not None:
+        return of_command(code.command, code.path, settings, environ)
+    assert descriptor is not None, "its environment is another one"
+    entry, folder = code.entry or descriptor.entry, code.path
+    if folder is None:
+        folder = _root(settings, descriptor, stack)
+    folder = os.path.abspath(os.path.join(code.cwd, os.path.expanduser(folder)))
+    return of_descriptor(descriptor.env, descriptor.at("/env"), folder, entry, settings, environ)
 
 
 def place(settings: Settings, stack: contextlib.ExitStack) -> Location:

@@ -1,4 +1,4 @@
-"""Which program is the algorithm, if it is none in Python: --command, or the environment of the descriptor."""
+"""Which program is the algorithm instead of Python code: that of --command, or of the descriptor's `env`."""
 
 from __future__ import annotations
 

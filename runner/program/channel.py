@@ -1,7 +1,7 @@
 """The channel to a program: its WebSocket, used as the supervisor uses the sockets of our own child.
 
-    supervisor -- Begin or Initialize, Start, stop, exit --> initialize, start, stop, exit -- WebSocket --> program
-    supervisor <-- TaskRead, Initialized, Done, Failed, ApiCall -- Conversation <-- WebSocket -- program
+    supervisor: Begin or Initialize, Start, stop, exit --> program: initialize, start, stop, exit
+    supervisor: TaskRead, Initialized, Done, Failed, ApiCall <-- Conversation <-- program: its messages
 
 The program connects to a port of ours (port.py) and is loaded with that; conversation.py says which of its
 messages are passed on.
@@ -45,7 +45,7 @@ class ProgramChannel:
         self._encoding = wire_encoding
         #: Set once the program is being started: returns its processes.
         self.pids: Callable[[], Iterable[int]] = tuple
-        self._talk = Conversation(wire_encoding, lambda task, message: self._on_message(task, message), reported)
+        self._talk = Conversation(wire_encoding, self._tell, reported)
         self._port = ProgramPort(
             loop,
             wire_encoding,
@@ -73,6 +73,9 @@ class ProgramChannel:
     ) -> None:
         """See ChildChannel; a memfd in a message is the callee's to close."""
         self._on_message, self._on_error, self._on_end = on_message, on_error, on_end
+
+    def _tell(self, task: int, message: ProcessMessage) -> None:
+        self._on_message(task, message)
 
     # ---- what the supervisor says
 
@@ -120,7 +123,7 @@ class ProgramChannel:
         self._say({"command": "stop", "data": dict(options)})
 
     def exit(self, options: Mapping[str, object]) -> bool:
-        """Say `stop` if a task runs, then `exit`, then close. False: it has not connected, and hears nothing."""
+        """Say `stop` if a task runs, then `exit`, then close; False: it has not connected."""
         self._is_ending = True
         if self._connection is None:
             return False

@@ -44,8 +44,8 @@ class ProgramConnection:
     ) -> None:
         """Own the socket; nothing is read before resume(). `text`: our messages go in text frames (json).
 
-        `on_message`: the message is the callee's to release. `on_error`: what came is no WebSocket message that
-        the worker would take. `on_end(cut)`: the program has closed the connection, `cut`: amid a message.
+        `on_message`: the message is the callee's to release. `on_error`: what came breaks RFC 6455, or is too
+        large for the worker. `on_end(cut)`: the program has closed the connection, `cut`: amid a message.
         """
         self._loop = loop
         self._socket = sock

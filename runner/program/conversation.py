@@ -65,7 +65,9 @@ class Conversation:
         self._reported = reported
         self._task = 0
         self._talk = Talk.NONE
-        self._owes_stopped = False  #: a `stop` was sent, for this task or an earlier one, and no `stopped` came
+        self._owes_stopped = (
+            False  #: a `stop` was sent, for this task or an earlier one, and no `stopped` came
+        )
         self.files = self._no_files()
         self._handlers: dict[str, Callable[[WorkerMessage, ProgramMessage], None]] = {
             "initialized": self._initialized,
@@ -193,7 +195,9 @@ class Conversation:
             self._hold_back("`stopped` while it had no task")
         elif not asked:
             # HKube's worker would take it for a success without a result.
-            self._fail("ALGORITHM_ERROR", "ALGORITHM_ERROR: the program says `stopped`, which nobody asked for")
+            self._fail(
+                "ALGORITHM_ERROR", "ALGORITHM_ERROR: the program says `stopped`, which nobody asked for"
+            )
 
     def _progress(self, message: WorkerMessage, said: ProgramMessage) -> None:
         data = self._decoded(message).get("data")
@@ -256,7 +260,7 @@ def _done_for_worker(message: WorkerMessage, said: ProgramMessage) -> Wire:
     if size == message.size and message.head.startswith(_DONE):
         return _passed_on(message)
     if message.blob is None:
-        return b"%b%b}" % (_DONE, data)
+        return b"".join((_DONE, data, b"}"))
     memory = MessageMemory(size)
     memory.map[: len(_DONE)] = _DONE
     memory.map[len(_DONE) : -1] = bytes(data)

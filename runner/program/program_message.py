@@ -44,11 +44,12 @@ def read(encoding: str, wire: bytes | memoryview) -> ProgramMessage:
     except msgspec.MsgspecError:
         # The standard library takes a lone surrogate, as JavaScript does, and says what it does not take.
         return _of_decoded(codec.decode(encoding, bytes(wire)), encoding)
-    data, error = memoryview(found.data), memoryview(found.error)
+    data = memoryview(found.data)
+    has_error = memoryview(found.error)[:4].tobytes() not in (b"null", b"\xc0")
     if encoding == "json":
-        return ProgramMessage(found.command, data, data[:1] == b"{", error != b"null")
+        return ProgramMessage(found.command, data, data[0] == ord("{"), has_error)
     is_map = data[0] & 0xF0 == 0x80 or data[0] in _MSGPACK_MAPS
-    return ProgramMessage(found.command, None, is_map, error != b"\xc0")
+    return ProgramMessage(found.command, None, is_map, has_error)
 
 
 def _of_bson(wire: bytes | memoryview) -> ProgramMessage:
@@ -82,7 +83,8 @@ def _decoder(encoding: str) -> Callable[[Any], Any]:
     module, null = (msgspec.json, b"null") if encoding == "json" else (msgspec.msgpack, b"\xc0")
     raw, absent = msgspec.Raw, msgspec.Raw(null)
     fields: list[Any] = [("command", str), ("data", raw, absent), ("error", raw, absent)]
-    return module.Decoder(msgspec.defstruct("ProgramMessage", fields)).decode
+    decode: Callable[[Any], Any] = module.Decoder(msgspec.defstruct("ProgramMessage", fields)).decode
+    return decode
 
 
 def _check_utf8(wire: bytes | memoryview) -> None:
@@ -128,4 +130,7 @@ def _input_decoder() -> Callable[[Any], Any]:
 
     empty = msgspec.Raw(b"[]")
     data = msgspec.defstruct("ProgramTask", [("input", msgspec.Raw, empty)])
-    return msgspec.json.Decoder(msgspec.defstruct("ProgramInitialize", [("data", data)])).decode
+    decode: Callable[[Any], Any] = msgspec.json.Decoder(
+        msgspec.defstruct("ProgramInitialize", [("data", data)])
+    ).decode
+    return decode

@@ -24,9 +24,10 @@ def start_program(
     temporary_folders: Sequence[str],
     reported: set[str],
 ) -> WardedChild:
-    """Return the handle of a program that is being started; the arguments are WardedChild's and Conversation's.
+    """Return the handle of a program that is being started.
 
-    Raises OSError when no port is free, or the warden could not be executed.
+    The arguments are those of WardedChild and Conversation. Raises OSError when no port is free, or the
+    warden could not be executed.
     """
     channel = ProgramChannel(loop, encoding, reported)
     try:

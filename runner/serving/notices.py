@@ -118,8 +118,9 @@ class ChildNotices:
         lacks = [one for one in ("init", "stop", "exit") if one not in methods]
         without = f" (no {', '.join(lacks)})" if lacks else ""
         say = self._output.debug if self._was_loaded else self._say
-        say(f"● {self._shown} loaded: {', '.join(methods)}{without}")
-        event = {"entry": self._shown, "methods": list(methods), "python": python}
+        told = f"loaded: {', '.join(methods)}{without}" if python else "connected"  # a program of --command
+        say(f"● {self._shown} {told}")
+        event = {"entry": self._shown, "methods": list(methods), "python": python or None}
         self._output.events.emit("loaded", event)
         if protection is not None and not self._was_loaded:
             self._limits(protection)

@@ -19,9 +19,10 @@ ALGORITHM_OPTIONS = (
     Option(
         "command",
         ("--command",),
-        "A program that speaks HKube's protocol, in any language, as the algorithm: 'node app.js'. It is started"
-        " instead of Python code, in --path.",
+        "A program in any language that speaks HKube's protocol, as the algorithm instead of Python code:"
+        " 'node app.js'.",
         ("HKRUNNER_COMMAND",),
+        default_text="what the descriptor's env says, else Python code",
         metavar="COMMAND",
         in_validate=True,
         is_recorded=True,

@@ -24,8 +24,8 @@ output are drained; the warden is reaped; on_exit is called. If the warden itsel
 have become our children (the parent is a subreaper), and they are ended from here, in small steps.
 
 This file has what every child needs, warded_child.py the usual child, which a warden starts, user_process.py
-the process of --in-process, which the user has started. The two sockets are a ChildChannel (child_channel.py);
-a program that is not ours to talk to in frames has another one (runner/program).
+the process of --in-process, which the user has started. The two sockets make a ChildChannel
+(child_channel.py); a program of --command, which speaks HKube's protocol, has another one (runner/program).
 """
 
 from __future__ import annotations

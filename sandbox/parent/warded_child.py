@@ -77,6 +77,7 @@ class WardedChild(Child):
         super().__init__(loop, listener, limits)
         self._problem = ""  #: why the child could not be executed
         self._is_throttled = True
+        self._is_program = channel is not None
         kernel.become_subreaper()
         self._warden, self._lifeline = warden_launch.take()
         self._lifeline.setblocking(False)
@@ -234,7 +235,7 @@ class WardedChild(Child):
 
     def _finish(self, exit: Exit) -> None:
         WardedChild.alive.discard(self)
-        super()._finish(exit)
+        super()._finish(exit._replace(is_program=self._is_program))
 
     def _close(self) -> None:
         if not warden_launch.has_ended(self._warden, WARDEN_ENDS_S):

@@ -86,6 +86,7 @@ class Exit(NamedTuple):
     stack: str = ""
     last_lines: tuple[str, ...] = ()
     loaded: bool = True
+    is_program: bool = False  #: of --command, which is loaded once it has connected to hkrunner
 
     @property
     def error_code(self) -> str:
@@ -124,6 +125,8 @@ def signal_name(number: int) -> str:
 
 def sentence(exit: Exit, *, during: str = "before answering") -> str:
     """Return the line that says how it ended; it begins with the error code."""
+    if exit.is_program and not exit.loaded:
+        during = "before it connected to WORKER_SOCKET_URL"
     return f"{exit.error_code}: {_what(exit, during)}"
 
 
@@ -163,6 +166,10 @@ def _what(exit: Exit, during: str) -> str:
             return f"{took}; raise it if it needs longer"
         case Cause.START_TIMEOUT:
             by = set_by("start_timeout_s", exit.origins)
+            if exit.is_program:
+                return (
+                    f"the program did not connect to hkrunner (WORKER_SOCKET_URL) within {exit.detail} ({by})"
+                )
             return f"loading the code took longer than {exit.detail} ({by}); raise it if it needs longer"
         case Cause.HOST_OOM:
             limit = f" of {format_bytes(exit.limit_bytes)} allowed" if exit.limit_bytes else ""

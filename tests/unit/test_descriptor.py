@@ -177,11 +177,6 @@ def test_what_only_the_cluster_knows_is_left_out(tmp_path: Path) -> None:
         ("name: ''", "data.name should NOT be shorter than 1 characters (name)"),
         ("env: ruby", "equal to one of the allowed values (nodejs,python,java); got ruby (env)"),
         (
-            "env: nodejs",
-            "env is nodejs, and hkrunner runs Python; hkrunner worker stands in for the worker that",
-        ),
-        ("env: java", "env is java, and hkrunner runs Python; hkrunner worker stands in for the worker that"),
-        (
             "kind: other",
             "data.kind should be equal to one of the allowed values (batch,stream); got other (kind)",
         ),
