@@ -75,6 +75,8 @@ def _node(start: str, folder: str, entry: str | None, settings: Settings) -> tup
             f" npm install {NODE_WRAPPER}; a program that speaks HKube's protocol itself needs no wrapper:"
             f" --command 'node {entry}'"
         )
+    # Which the wrapper reads.
+    _need_file(start, folder, "package.json")
     run = f"require('{NODE_WRAPPER}').run()"
     return ["node", "-e", run], {"ALGORITHM_PATH": ".", "ALGORITHM_ENTRY_POINT": entry}
 
