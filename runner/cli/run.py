@@ -37,15 +37,20 @@ def _epilog() -> str:
     return exit_status_help()
 
 
+def _is_on_command_line(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
 def _run(entry_argument: str | None, **values: Any) -> None:
     if entry_argument is not None:
         if entry_argument[:1] in ("[", "{") and not os.path.exists(entry_argument):
             raise stands_alone(entry_argument)
-        if values.get("entry") and click.get_current_context().get_parameter_source("entry") is not None:
-            source = click.get_current_context().get_parameter_source("entry")
-            if source is click.core.ParameterSource.COMMANDLINE:
-                raise SettingsError(f"two entries: {entry_argument} and --entry {values['entry']}; give one")
+        if values.get("entry") and _is_on_command_line("entry"):
+            raise SettingsError(f"two entries: {entry_argument} and --entry {values['entry']}; give one")
         values["entry"] = entry_argument
+    if values.get("command") is not None and (entry_argument is not None or _is_on_command_line("entry")):
+        raise SettingsError("--command starts the algorithm itself: leave the entry out")
     if values.get("again") is not None:
         values.update(_recorded(values))
     try:

@@ -237,7 +237,7 @@ def settings_of_task(state_dir: str, task: str) -> tuple[dict[str, Any], str]:
     except BoardError as error:
         raise SettingsError(str(error)) from None
     settings = dict(one.settings)
-    if not settings.get("entry"):
+    if not (settings.get("entry") or settings.get("command")):
         raise SettingsError(f"task {task} cannot be run again: its settings were not recorded")
     files = settings.get("env_file")
     if isinstance(files, list):

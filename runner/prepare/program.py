@@ -55,6 +55,8 @@ def of_descriptor(
     """
     if settings.local_run.in_process:
         raise SettingsError(f"{at}: env is {kind}, and --in-process and --pdb run Python only")
+    if entry is not None:
+        entry = os.path.relpath(os.path.join(folder, entry), folder)
     make = _node if kind == "nodejs" else _java
     words, variables = make(f"{at}: env is {kind}", folder, entry, settings)
     found = _executable(words[0], folder, settings, environ)

@@ -163,7 +163,8 @@ class ProgramConnection:
         elif count and not self._is_over:
             # A client that leaves Nagle's algorithm on sends its next small message once this one is
             # acknowledged, for which the kernel waits 40 ms; the flag holds for a while only.
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return count
 
     def _end(self) -> None:

@@ -195,9 +195,7 @@ class Conversation:
             self._hold_back("`stopped` while it had no task")
         elif not asked:
             # HKube's worker would take it for a success without a result.
-            self._fail(
-                "ALGORITHM_ERROR", "ALGORITHM_ERROR: the program says `stopped`, which nobody asked for"
-            )
+            self._fail("ALGORITHM_ERROR", "ALGORITHM_ERROR: the program said `stopped`, unasked")
 
     def _progress(self, message: WorkerMessage, said: ProgramMessage) -> None:
         data = self._decoded(message).get("data")

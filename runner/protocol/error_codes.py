@@ -123,7 +123,8 @@ CODES: dict[str, ErrorCode] = {
         explains_itself=True,
     ),
     "START_TIMEOUT": ErrorCode(
-        "Loading the code took longer than `--start-timeout`. The message shows what each thread was doing.",
+        "Loading the code took longer than `--start-timeout`. The message shows what each thread was doing. A"
+        " program of `--command` has not connected to hkrunner in that time.",
         "Raise `--start-timeout`, or do less during import.",
         LOAD_ERROR,
         4,
@@ -202,7 +203,9 @@ CODES: dict[str, ErrorCode] = {
         status_text="130 after Ctrl-C, 143 after SIGTERM, 0 after a stop by the worker",
     ),
     "CHANNEL_BROKEN": ErrorCode(
-        "The algorithm closed the pipes between it and hkrunner, or wrote data of its own to them.",
+        "The algorithm closed the pipes between it and hkrunner, or wrote data of its own to them. A program"
+        " of `--command` closed its connection, broke the WebSocket protocol, or sent a message that is too"
+        " large.",
         "Close only descriptors that your code opened (`os.closerange` is the usual cause).",
         CRASHED,
         1,

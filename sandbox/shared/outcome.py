@@ -167,9 +167,7 @@ def _what(exit: Exit, during: str) -> str:
         case Cause.START_TIMEOUT:
             by = set_by("start_timeout_s", exit.origins)
             if exit.is_program:
-                return (
-                    f"the program did not connect to hkrunner (WORKER_SOCKET_URL) within {exit.detail} ({by})"
-                )
+                return f"the program did not connect to WORKER_SOCKET_URL within {exit.detail} ({by})"
             return f"loading the code took longer than {exit.detail} ({by}); raise it if it needs longer"
         case Cause.HOST_OOM:
             limit = f" of {format_bytes(exit.limit_bytes)} allowed" if exit.limit_bytes else ""

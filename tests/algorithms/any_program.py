@@ -42,6 +42,10 @@ class Worker:
         masked = int.from_bytes(data, "big") ^ pad
         self._socket.sendall(head + key + masked.to_bytes(length, "big"))
 
+    def announce(self, length: int) -> None:
+        """Send the head of a message of this size, and nothing of it."""
+        self._socket.sendall(struct.pack("!BBQ", 0x81, 0xFF, length) + b"mask")
+
     def say(self, command: str, **more: Any) -> None:
         self.raw(json.dumps({"command": command, **more}).encode())
 
@@ -108,15 +112,22 @@ def start(worker: Worker, what: str, values: list[Any]) -> None:
     elif what == "call":
         worker.say("progress", data={"progress": 50, "details": "half"})
         worker.say("startStoredSubPipeline", data={"subPipelineId": "1", "subPipeline": {"name": "p"}})
-        worker.say("done", data=worker.wait_for("subPipelineDone")["data"]["response"])
+        answer = worker.wait_for("subPipelineDone", "subPipelineError")["data"]
+        worker.say("done", data=answer.get("response", answer.get("error")))
     elif what == "too large":
-        worker.raw(b"x" * 100_000_001)
+        worker.announce(100_000_001)
+        time.sleep(60)
     elif what == "close":
         worker.close()
         time.sleep(60)
     elif what == "unmasked":
         worker._socket.sendall(b"\x81\x02{}")
         time.sleep(60)
+    elif what == "unasked":
+        worker.say("stopped")
+    elif what == "ignore":
+        print("ignores", flush=True)
+        worker.wait_for("exit")
     elif what == "second":
         worker.say("done", data=Worker().answer)
     elif what == "pretend":
@@ -142,7 +153,9 @@ def start(worker: Worker, what: str, values: list[Any]) -> None:
 def main() -> None:
     worker = Worker()
     for command in sys.argv[1:]:
-        worker.say(command, data="early")  # before anything was asked
+        worker.say(command, data="early")
+    if sys.argv[1:]:
+        print("spoke too early", flush=True)
     while True:
         task = worker.wait_for("initialize", "exit")
         if task["command"] == "exit":

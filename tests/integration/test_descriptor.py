@@ -260,7 +260,11 @@ def test_gpus_without_a_driver_are_reported_in_one_sentence(place: Path, tmp_pat
             2,
             "algorithm.yml:2: memory unit must be one of Ki,M,Mi,Gi,m,K,G,T,Ti (did you mean 512Mi?); got",
         ),
-        ("env: nodejs\n", 3, "ENTRY_NOT_FOUND: algorithm.yml:1: env is nodejs, and there is no file index.js in"),
+        (
+            "env: nodejs\n",
+            3,
+            "ENTRY_NOT_FOUND: algorithm.yml:1: env is nodejs, and there is no file index.js in",
+        ),
         ("a: b: c\n", 2, "algorithm.yml:1: not YAML: mapping values are not allowed here"),
         ("\ncode: {path: gone.zip}\n", 3, "ENTRY_NOT_FOUND: algorithm.yml:2: code.path: there is no "),
         (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import node_wrapper
 from support.local import ALGORITHMS
-from support.programs import Program, serving
+from support.programs import Program, run_hkrunner, serving
 
 # The first one installs the wrapper.
 pytestmark = pytest.mark.timeout(400)
@@ -82,3 +82,21 @@ def test_a_node_wrapper_that_crashes_loses_its_task(tmp_path: Path, folder: Path
         assert program.wait(deadline_s=30) == 1
         node.wait()
         program.wait_for_line("the client disconnected in the middle of task t1")
+
+
+def test_hkrunner_runs_the_wrapper_where_the_descriptor_says_nodejs(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "node_modules").symlink_to(folder / "node_modules")
+    (tmp_path / "package.json").write_text('{"name": "sums", "version": "1.0.0"}')
+    (tmp_path / "algorithm.yml").write_text("name: sums\nenv: nodejs\ncode: {entryPoint: main.js}\n")
+    (tmp_path / "main.js").write_text(
+        "exports.start = ({ input }, api) => {\n"
+        "    if (input[0] === 'ask') return api.startStoredSubpipeline('nope', {});\n"
+        "    return input.reduce((a, b) => a + b);\n"
+        "};\n"
+    )
+    tasks = ("-i", "[1, 2, 3]", "-i", '["ask"]', "-i", "[4]")
+    ended = run_hkrunner(*tasks, "--json", "--encoding", "bson", cwd=tmp_path, deadline_s=60)
+    added, asked, last = (json.loads(line) for line in ended.stdout.splitlines())
+    assert (added["status"], last["status"]) == ("succeed", "succeed"), ended.stderr
+    assert asked["error"]["message"] == "pipeline nope Not Found"
+    assert (tmp_path / ".hkrunner/tasks" / added["taskId"] / "output.json").read_text() == "6"

@@ -1,0 +1,220 @@
+"""The port of a program lets in that program, once, and a program's frames are read however they are cut."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+from hkrunner.runner.io.loop import Loop
+from hkrunner.runner.link.message_memory import WorkerMessage
+from hkrunner.runner.program.connection import ProgramConnection
+from hkrunner.runner.program.port import REQUESTS_MAX, ProgramPort
+from support.waiting import wait_until
+
+
+class Door:
+    """A port, and what came of it."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self.loop = Loop()
+        self.taken: list[socket.socket] = []
+        self.refused: list[str] = []
+        self.port = ProgramPort(
+            self.loop,
+            "json",
+            pids=lambda: pids,
+            on_connected=self.taken.append,
+            on_refused=self.refused.append,
+        )
+        self.port.open()
+        self.number = int(self.port.variables["WORKER_SOCKET_PORT"])
+        self.path = self.port.variables["WORKER_SOCKET_URL"].partition(str(self.number))[2]
+        self.clients: list[socket.socket] = []
+
+    def ask(self, path: str, *, family: int = socket.AF_INET) -> str:
+        """Connect with this path; return what is answered."""
+        sock = socket.socket(family)
+        self.clients.append(sock)
+        sock.connect(("127.0.0.1" if family == socket.AF_INET else "::ffff:127.0.0.1", self.number))
+        sock.sendall(f"GET {path} HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\n\r\n".encode())
+        sock.setblocking(False)
+        answer = b""
+
+        def answered() -> bool:
+            nonlocal answer
+            self.loop.turn(0)
+            try:
+                answer += sock.recv(65536)
+            except BlockingIOError:
+                return False
+            return b"\r\n\r\n" in answer
+
+        wait_until(answered, deadline_s=10, what="an answer")
+        return answer.decode()
+
+    def close(self) -> None:
+        self.port.close()
+        for sock in (*self.clients, *self.taken):
+            sock.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def strange() -> Iterator[Door]:
+    """The port of a program that this process is no part of."""
+    door = Door([1])
+    yield door
+    door.close()
+
+
+@pytest.fixture
+def own() -> Iterator[Door]:
+    """The port of a program that is this process."""
+    door = Door([1, os.getpid()])
+    yield door
+    door.close()
+
+
+def test_a_stranger_is_refused_unless_it_knows_the_path(strange: Door) -> None:
+    assert "it is not of a process of the program" in strange.ask("/?encoding=json")
+    assert strange.refused and not strange.taken
+    assert " 101 " in strange.ask(strange.path)
+    assert len(strange.taken) == 1
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_process_of_the_program_needs_no_path_and_comes_in_once(own: Door, family: int) -> None:
+    assert "encoding=bson, and the worker's messages are in json" in own.ask("/?encoding=bson", family=family)
+    assert "storage=v3, and only v1 is served" in own.ask("/?storage=v3", family=family)
+    assert " 101 " in own.ask("/?encoding=json&storage=v1", family=family)
+    assert "gets no second one" in own.ask(own.path, family=family)
+    assert len(own.taken) == 1
+
+
+def test_silent_and_endless_requests_block_nobody(own: Door) -> None:
+    for _ in range(REQUESTS_MAX + 1):
+        own.clients.append(socket.create_connection(("127.0.0.1", own.number)))
+        own.loop.turn(0)
+    own.clients[-1].sendall(b"x" * 20_000)
+    assert " 101 " in own.ask(own.path)
+
+
+# ---- its frames
+
+
+def masked(opcode: int, payload: bytes, *, last: bool = True) -> bytes:
+    key = b"\x01\x80\xff\x7f"
+    first = opcode | (0x80 if last else 0)
+    if len(payload) < 126:
+        head = struct.pack("!BB", first, 0x80 | len(payload))
+    elif len(payload) < 65536:
+        head = struct.pack("!BBH", first, 0xFE, len(payload))
+    else:
+        head = struct.pack("!BBQ", first, 0xFF, len(payload))
+    return head + key + bytes(one ^ key[at & 3] for at, one in enumerate(payload))
+
+
+class Program:
+    """A connection, and its other end."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        ours, self.sock = socket.socketpair()
+        self.said: list[bytes] = []
+        self.errors: list[str] = []
+        self.ends: list[bool] = []
+        self.connection = ProgramConnection(
+            self.loop,
+            ours,
+            text=True,
+            on_message=self._on_message,
+            on_error=self.errors.append,
+            on_end=self.ends.append,
+        )
+        self.connection.resume()
+
+    def _on_message(self, message: WorkerMessage) -> None:
+        self.said.append(message.whole())
+        message.release()
+
+    def sends(self, data: bytes, *, step: int) -> None:
+        for begin in range(0, len(data), step):
+            self.sock.sendall(data[begin : begin + step])
+            self.loop.turn(0)
+
+    def close(self) -> None:
+        self.connection.close()
+        self.sock.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def program() -> Iterator[Program]:
+    one = Program()
+    yield one
+    one.close()
+
+
+@pytest.mark.parametrize("step", [1, 7, 65536])
+def test_small_frames_may_be_cut_anywhere(program: Program, step: int) -> None:
+    messages = [b"", b"{}", b"x" * 125, b"y" * 126, bytes(range(256)) * 12]
+    program.sends(b"".join(masked(1, one) for one in messages), step=step)
+    assert program.said == messages
+    program.sends(masked(1, b"one ", last=False) + masked(9, b"ping") + masked(0, b"message"), step=step)
+    assert program.said[-1] == b"one message"
+    assert program.sock.recv(100) == b"\x8a\x04ping"
+
+
+@pytest.mark.parametrize("step", [65537, 100_003])
+def test_a_large_message_is_unmasked_wherever_it_is_cut(program: Program, step: int) -> None:
+    message = bytes(range(251)) * 1500
+    program.sends(masked(2, message), step=step)
+    assert program.said == [message]
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"\x81\x02{}", "the program sent a frame that RFC 6455 does not allow"),
+        (masked(1, b"")[:1] + struct.pack("!BQ", 0xFF, 100_000_001), "takes at most 100,000,000"),
+        (masked(0, b"more"), "the program mixed up the frames of its messages"),
+        (masked(3, b"what"), "the program mixed up the frames of its messages"),
+    ],
+)
+def test_what_breaks_the_protocol_is_an_error_and_ends_the_reading(
+    program: Program, data: bytes, sentence: str
+) -> None:
+    program.sends(data + masked(1, b"{}"), step=65536)
+    assert len(program.errors) == 1 and sentence in program.errors[0]
+    assert program.said == [] and program.ends == []
+
+
+def test_the_end_of_a_connection_says_whether_a_message_was_cut(program: Program) -> None:
+    program.sends(masked(1, b"a message")[:7], step=100)
+    program.sock.shutdown(socket.SHUT_WR)
+    program.loop.turn(0)
+    assert program.ends == [True]
+
+
+def test_a_program_that_says_goodbye_is_answered(program: Program) -> None:
+    program.sends(masked(8, b"\x03\xe8bye"), step=100)
+    assert program.ends == [False]
+    assert program.sock.recv(100) == b"\x88\x02\x03\xe8"
+
+
+def test_a_large_message_goes_out_while_the_loop_serves_others(program: Program) -> None:
+    sent: list[bool] = []
+    message = memoryview(bytes(range(256)) * 20_000)
+    program.connection.send(message, lambda: sent.append(True))
+    program.connection.send(b"{}")
+    assert not sent
+    program.sock.setblocking(False)
+    found = b""
+    while len(found) < 10 + len(message) + 4:
+        program.loop.turn(0)
+        found += program.sock.recv(1 << 20)
+    assert found == b"\x81\x7f" + struct.pack("!Q", len(message)) + bytes(message) + b"\x81\x02{}"
+    assert sent == [True]
