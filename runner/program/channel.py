@@ -45,7 +45,7 @@ class ProgramChannel:
         self._encoding = wire_encoding
         #: Set once the program is being started: returns its processes.
         self.pids: Callable[[], Iterable[int]] = tuple
-        self._talk = Conversation(wire_encoding, self._tell, reported)
+        self._talk = Conversation(wire_encoding, self._tell, lambda: self.exit({"exitCode": 0}), reported)
         self._port = ProgramPort(
             loop,
             wire_encoding,
@@ -105,9 +105,8 @@ class ProgramChannel:
 
         def sent() -> None:
             if self._talk.initialize_sent(task.number):
-                if not task.is_named:
-                    names = encoding.ids_of(self._encoding, task.initialize) or {}
-                    self._on_message(task.number, TaskRead(dict(names)))
+                names = {} if task.is_named else encoding.ids_of(self._encoding, task.initialize) or {}
+                self._on_message(task.number, TaskRead(dict(names)))
                 self._talk.files.write_input(task.initialize)
 
         connection.send(task.initialize, sent)
@@ -124,9 +123,11 @@ class ProgramChannel:
 
     def exit(self, options: Mapping[str, object]) -> bool:
         """Say `stop` if a task runs, then `exit`, then close; False: it has not connected."""
-        self._is_ending = True
         if self._connection is None:
             return False
+        if self._is_ending:
+            return True
+        self._is_ending = True
         if self._talk.has_task:
             self.stop(0, {"forceStop": True})
         self._say({"command": "exit", "data": dict(options)})

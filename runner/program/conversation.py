@@ -54,14 +54,20 @@ class Conversation:
     """The messages of one program, from its first task to its end."""
 
     def __init__(
-        self, wire_encoding: str, on_message: Callable[[int, ProcessMessage], None], reported: set[str]
+        self,
+        wire_encoding: str,
+        on_message: Callable[[int, ProcessMessage], None],
+        on_unsure: Callable[[], object],
+        reported: set[str],
     ) -> None:
         """on_message(task, message): task 0 for a message of none; a memfd in it is the callee's to close.
 
+        `on_unsure`: the program may send the answer of a task that is over, and must get no further task.
         `reported`: what was said already of earlier processes of this program.
         """
         self._encoding = wire_encoding
         self._on_message = on_message
+        self._on_unsure = on_unsure
         self._reported = reported
         self._task = 0
         self._talk = Talk.NONE
@@ -190,7 +196,9 @@ class Conversation:
     def _stopped(self, message: WorkerMessage, said: ProgramMessage) -> None:
         asked, self._owes_stopped = self._owes_stopped, False
         if asked and self._talk is Talk.STOPPING:
-            self._answer(Done(b""))  # nobody looks at the result of a task that is stopped
+            # It may still work on the task, and its late `done` would be that of the next one.
+            self._answer(Failed("ALGORITHM_ERROR", "ALGORITHM_ERROR: stopped", ends=True))
+            self._on_unsure()
         elif not asked and self._talk is Talk.NONE:
             self._hold_back("`stopped` while it had no task")
         elif not asked:

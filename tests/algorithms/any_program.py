@@ -125,6 +125,11 @@ def start(worker: Worker, what: str, values: list[Any]) -> None:
         time.sleep(60)
     elif what == "unasked":
         worker.say("stopped")
+    elif what == "finish":
+        print("finishes", flush=True)
+        worker.wait_for("stop")
+        worker.say("done", data="too late")
+        worker.say("stopped")
     elif what == "ignore":
         print("ignores", flush=True)
         worker.wait_for("exit")
@@ -166,6 +171,8 @@ def main() -> None:
             worker.say("errorMessage", error={"message": "no init"})
             continue
         if what == "die early":
+            with open(values[0], "a") as file:
+                file.write("died\n")
             os._exit(7)
         worker.say("initialized")
         if worker.wait_for("start", "stop")["command"] == "start":

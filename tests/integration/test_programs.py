@@ -73,7 +73,7 @@ def test_whatever_ends_a_program_its_task_has_one_answer_and_the_next_is_served(
     run = run_program(
         ["exit", 3],
         ["signal", signal.SIGSEGV],
-        ["die early"],
+        ["die early", str(tmp_path / "deaths")],
         ["close"],
         ["unmasked"],
         ["too large"],
@@ -85,6 +85,8 @@ def test_whatever_ends_a_program_its_task_has_one_answer_and_the_next_is_served(
     )
     *failed, last = run.tasks
     assert last["output"] == "served"
+    # It had its task: no other process got it.
+    assert (tmp_path / "deaths").read_text() == "died\n"
     told = [f"{task['error']['code']} {task['error']['message']}" for task in failed]
     expected = [
         "EXITED EXITED: the algorithm ended its process with code 3 before answering",
@@ -164,7 +166,7 @@ def test_a_program_is_stopped_in_time_and_its_calls_are_answered(tmp_path: Path)
         program.wait_for_line("waits", stream="stdout")
         client.stop()
         client.expect("stopped")
-        # The same process goes on, and its late answers are of no task.
+        # Whatever it still sends is of no task: another process takes the next one.
         task(client, ["call"])
         assert client.expect("progress")["data"] == {"progress": 50.0, "details": "half"}
         client.expect("startStoredSubPipeline")
@@ -183,9 +185,15 @@ def test_a_program_is_stopped_in_time_and_its_calls_are_answered(tmp_path: Path)
         assert "403 Forbidden" in answer_to_a_stranger(port)
         task(client, ["second"])
         assert "gets no second one" in client.expect("done")["data"]
+        # One that answers with its result has done with the task, and goes on.
+        task(client, ["finish"])
+        program.wait_for_line("finishes", stream="stdout")
+        client.stop()
+        client.expect("stopped")
+        task(client, ["environment", "WORKER_SOCKET_PORT"])
+        assert client.expect("done")["data"]["WORKER_SOCKET_PORT"] == str(port)
         client.send({"command": "exit", "data": {"exitCode": 0}})
         assert program.wait() == 0
-    assert program.stdout.count("exits") == 1
 
 
 def answer_to_a_stranger(port: int) -> str:
