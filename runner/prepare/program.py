@@ -31,6 +31,8 @@ class Program(NamedTuple):
 def of_command(command: str, path: str | None, settings: Settings, environ: Mapping[str, str]) -> Program:
     """Return the program of --command; `path`: its working folder. Raises HkrunnerError."""
     cwd = settings.code.cwd
+    if settings.code.install:
+        raise SettingsError("--install is for code in Python: leave it out with --command")
     folder = os.path.abspath(os.path.join(cwd, os.path.expanduser(path))) if path else cwd
     if not os.path.isdir(folder):
         raise EntryNotFound(f"ENTRY_NOT_FOUND: no folder {path} in {cwd} (--path)")
@@ -53,8 +55,8 @@ def of_descriptor(
 
     `at`: the place of `env`, for messages. `folder` and `entry`: of the code.
     """
-    if settings.local_run.in_process:
-        raise SettingsError(f"{at}: env is {kind}, and --in-process and --pdb run Python only")
+    if settings.local_run.in_process or settings.code.install:
+        raise SettingsError(f"{at}: env is {kind}; --in-process, --pdb and --install are for Python only")
     if entry is not None:
         entry = os.path.relpath(os.path.join(folder, entry), folder)
     make = _node if kind == "nodejs" else _java

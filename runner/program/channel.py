@@ -81,20 +81,22 @@ class ProgramChannel:
 
     def send(self, task: int, *messages: ProcessMessage) -> None:
         """Say these to the program, as HKube's worker does; a memfd stays the caller's."""
+        place = next((one for one in messages if isinstance(one, (Begin, UseFolder))), None)
         for message in messages:
             if isinstance(message, (Begin, Initialize)):
-                self._begin(task, message)
-            elif isinstance(message, UseFolder):
+                self._begin(task, message, place)
+            elif isinstance(message, UseFolder) and message is messages[0]:
                 self._talk.keep_in(message.folder, message.keep_max_bytes)
             elif isinstance(message, Start):
                 self._talk.start()
                 self._say({"command": "start", "data": {}})
 
-    def _begin(self, task: int, message: Begin | Initialize) -> None:
+    def _begin(self, task: int, message: Begin | Initialize, place: Begin | UseFolder | None) -> None:
+        """Hand the task over; `place`: where its files are kept, if that is known before the task is read."""
         self._talk.begin(task)
-        if isinstance(message, Begin):
-            self._talk.keep_in(message.folder, message.keep_max_bytes)
-        given = HandedOver(task, _view_of(message.wire), isinstance(message, Begin))
+        if place is not None:
+            self._talk.keep_in(place.folder, place.keep_max_bytes)
+        given = HandedOver(task, _view_of(message.wire), place is not None)
         if self._connection is None:
             self._waiting_task = given
         else:

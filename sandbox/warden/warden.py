@@ -258,7 +258,9 @@ class Warden:
         self._tree.child = pid
         self._enforcer = enforcer
         self._tree.on_reaped = enforcer.reaped
-        enforcer.child_started(pid, {os.fstat(fds[name]).st_ino for name in ("tasks", "control") if name in fds})
+        enforcer.child_started(
+            pid, {os.fstat(fds[name]).st_ino for name in ("tasks", "control") if name in fds}
+        )
         os.close(error_write)
         for fd in fds.values():
             os.close(fd)

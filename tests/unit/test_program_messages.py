@@ -18,15 +18,10 @@ ENCODERS = {
     "bson": lambda message: bson.encode({"data": message}),
     "msgpack": msgspec.msgpack.encode,
 }
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**31), 2**31)
-    | st.text(st.characters(exclude_characters="\0")),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.text(st.characters(exclude_characters="\0")), inner, max_size=4)
-    ),
+    st.none() | st.booleans() | st.integers(-(2**31), 2**31) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=10,
 )
 
