@@ -146,6 +146,11 @@ class FramedChannel:
         """Read all that there is now, if reading has begun."""
         self._said.drain()
 
+    def leave_to_another(self) -> int:
+        """Read nothing any more; return the task socket, from which another process reads then."""
+        self._said.close()
+        return self._tasks.fileno()
+
     def close(self) -> None:
         """Close both sockets, and forget what was not written."""
         self._to_main.drop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .child_channel import FramedChannel
 from .warded_child import WardedChild
 
 
@@ -13,5 +14,5 @@ class PooledChild(WardedChild):
 
         Both stay open here: the socket is ended by exit(), and the file has the stacks of a crash.
         """
-        self._said.close()
-        return self._tasks.fileno(), self._fault
+        assert isinstance(self._channel, FramedChannel), "it is our own child"
+        return self._channel.leave_to_another(), self._fault
