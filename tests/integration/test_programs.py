@@ -105,7 +105,7 @@ def test_whatever_ends_a_program_its_task_has_one_answer_and_the_next_is_served(
 
 def test_the_limits_hold_for_a_program(tmp_path: Path) -> None:
     run = run_program(
-        ["grow"], ["sleep"], ["give", "served"], cwd=tmp_path, args=("--mem", "64Mi", "--timeout", "1.5")
+        ["grow"], ["sleep"], ["give", "served"], cwd=tmp_path, args=("--mem", "64Mi", "--timeout", "3")
     )
     grew, slept, last = run.tasks
     assert error_of(grew)[0] == "OUT_OF_MEMORY"
@@ -161,7 +161,7 @@ def task(client: Client, input: Any) -> None:
 
 
 def test_a_program_is_stopped_in_time_and_its_calls_are_answered(tmp_path: Path) -> None:
-    with ScriptedWorker() as worker, at_work(worker, tmp_path, ANY, "--grace", "1") as (client, program):
+    with ScriptedWorker() as worker, at_work(worker, tmp_path, ANY, "--grace", "2") as (client, program):
         task(client, ["stop"])
         program.wait_for_line("waits", stream="stdout")
         client.stop()
