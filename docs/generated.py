@@ -289,8 +289,16 @@ PACKAGES = (
     *("runner.cli", "runner.app", "runner.serving", "runner.program", "runner.console", "runner.prepare"),
     *("runner.worker_stub",),
     *("runner.link", "runner.settings", "runner.protocol", "runner.io", "runner.python_api"),
-    *("sandbox.parent", "sandbox.child", "sandbox.warden", "sandbox.usage", "sandbox.codec", "sandbox.linux"),
-    *("sandbox.shared", "sandbox.importable", "boards.tensorboard", "boards.report", "boards.runs"),
+    *("sandbox.parent", "sandbox.child", "sandbox.warden", "sandbox.isolation", "sandbox.usage"),
+    *(
+        "sandbox.codec",
+        "sandbox.linux",
+        "sandbox.shared",
+        "sandbox.importable",
+        "boards.tensorboard",
+        "boards.report",
+        "boards.runs",
+    ),
 )
 
 

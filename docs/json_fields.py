@@ -54,7 +54,9 @@ RESULT: Mapping[str, Field] = {
         "object",
         "",
         "How the limits were enforced: `line` is a sentence, `level` is `cgroup` or `sampling`, and"
-        " `signals_confined` says whether the algorithm could not send signals to other processes.",
+        " `signals_confined` says whether the algorithm could not send signals to other processes. `sandbox`"
+        " is `basic`, or the level of `--sandbox strict` that held (`full`, `ns`, `landlock`); `refused` has"
+        " a sentence for each stronger level that this machine refused.",
         "no process was started for the task",
     ),
     "metricsDir": Field(

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from .layout import Layout
 from .metrics_link import MetricsLink
 from .task_ids import TaskIds
-from .task_metrics import EarlierMetrics, MetricsOptions
+from .task_metrics import EarlierMetrics, MetricsOptions, move_to_latest_task
 from .task_record import TaskRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: Beginning of the name of the folder of keep_metrics_apart().
+_APART = "hkrunner-metrics-"
 STREAM_LIMIT_BYTES = 64 * 1024 * 1024
 
 
@@ -49,6 +51,7 @@ class Store:
         self._logs_ahead = logs_ahead
         self._link = MetricsLink(self.layout)
         self._earlier = EarlierMetrics()
+        self._apart: str | None = None  #: see keep_metrics_apart()
 
     @property
     def root_text(self) -> str:
@@ -100,6 +103,40 @@ class Store:
             return {}
         return {"ALGO_METRICS_DIR": path}
 
+    def keep_metrics_apart(self) -> None:
+        """Have tasks write their metrics to a folder that holds nothing else, as to the cluster's.
+
+        For an algorithm that may not reach the records. close() removes the folder. Never raises.
+        """
+        if self.metrics_dir is not None or self._apart is not None:
+            return
+        from ...sandbox.linux.abandoned import remove_abandoned, signed_name
+
+        folder = f"{self.root_text}/boxes"
+        try:
+            self.layout.make_folders()
+            os.makedirs(folder, exist_ok=True)
+            remove_abandoned(folder, _APART, only_empty=True)
+            self._apart = f"{folder}/{signed_name(_APART)}"
+            os.mkdir(self._apart, 0o700)
+        except OSError:  # the first task's record meets the same error, and reports it
+            self._apart = None
+            return
+        self.metrics_dir = self._apart
+
+    def _end_metrics_apart(self) -> None:
+        """Move what the last task has written to its run folder."""
+        folder, self._apart = self._apart, None
+        if folder is None:
+            return
+        try:
+            names = os.listdir(folder)
+            move_to_latest_task(self.layout, folder, names, self._link.claim())
+            os.rmdir(folder)
+        except OSError:
+            return  # they stay where they are
+
     def close(self) -> None:
         """Release our path in current/ for other processes. Optional: the end of ours does the same."""
+        self._end_metrics_apart()
         self._link.close()

@@ -192,7 +192,7 @@ class TaskMetrics:
             os.makedirs(volume, exist_ok=True)
             names = os.listdir(volume)
             if names:
-                self._move_to_earlier_task(volume, names, link)
+                move_to_latest_task(self._layout, volume, names, link)
             os.symlink(volume, f"{run}/{VOLUME_LINK}")
         except OSError as error:  # shutil.Error is one
             self._problems.append(
@@ -200,20 +200,25 @@ class TaskMetrics:
                 f"be uploaded again: {error.strerror or error}"
             )
 
-    def _move_to_earlier_task(self, volume: str, names: list[str], link: str) -> None:
-        """Move the files of the shared folder to the run folder of the task that the link still leads to."""
-        try:
-            owner = os.path.realpath(link, strict=True)
-        except OSError:  # no task of this state folder wrote them
-            owner = self._layout.claim_orphaned_run()
-        import shutil  # late: it imports every archive format, for a move
 
-        target = f"{owner}/{VOLUME_LINK}"
-        if os.path.islink(target):
-            os.unlink(target)
-        os.makedirs(target, exist_ok=True)
-        for name in names:
-            shutil.move(f"{volume}/{name}", _free_path(f"{target}/{name}"))
+def move_to_latest_task(layout: Layout, volume: str, names: list[str], link: str) -> None:
+    """The files of the shared folder are in the run folder of the task that the link still leads to."""
+    try:
+        owner = os.path.realpath(link, strict=True)
+    except OSError:  # no task of this state folder wrote them
+        if not names:
+            return
+        owner = layout.claim_orphaned_run()
+    import shutil  # late: it imports every archive format, for a move
+
+    target = f"{owner}/{VOLUME_LINK}"
+    if os.path.islink(target):
+        os.unlink(target)
+    if not names:
+        return
+    os.makedirs(target, exist_ok=True)
+    for name in names:
+        shutil.move(f"{volume}/{name}", _free_path(f"{target}/{name}"))
 
 
 def _free_path(path: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -159,6 +160,23 @@ class TaskRecord:
             replace_file(f"{self._folder}/{safe_part(name)}", data)
         except OSError as error:
             self._note(name, error)
+
+    def take_values(self, folder: str) -> None:
+        """Input and result that a child has written to this folder are in the record. Never raises.
+
+        The child may have put anything there: only plain files of its own are taken.
+        """
+        for name in ("input.json", "output.json"):
+            path = f"{self._folder}/{name}"
+            try:
+                os.rename(f"{folder}/{name}", path)
+                facts = os.lstat(path)
+                if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+                    os.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._note(name, error)
 
     def finish(self, result: Mapping[str, object]) -> None:
         """Write the outcome to task.json and close the files; only the first call counts."""

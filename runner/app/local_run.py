@@ -21,7 +21,7 @@ from ..console.process_output import ProcessOutput
 from ..console.status_line import Sample, StatusLine, can_be_drawn
 from ..console.task_report import TaskReport, progress_line
 from ..console.terminal import wants_color
-from ..protocol.error_codes import MEMORY_CODES, exit_status_of
+from ..protocol.error_codes import MEMORY_CODES, SANDBOX_UNAVAILABLE, exit_status_of
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 from ..serving.child_pool import ChildPool
@@ -197,7 +197,8 @@ class LocalRun:
         if self._usable:
             process.supervisor.shutdown(0)
             return
-        status = exit_status_of(failure.code) if failure.code in MEMORY_CODES else 4
+        known = failure.code in MEMORY_CODES or failure.code == SANDBOX_UNAVAILABLE
+        status = exit_status_of(failure.code) if known else 4
         self.report.note_status(status)
         self._is_over = True
         process.supervisor.shutdown(status)

@@ -278,8 +278,8 @@ def _serve(context: RunContext, user_process: UserProcessAttachment | None) -> i
     def load_failed(failure: Failure) -> None:
         sign_of_life.cancel()
         output.warn(f"✘ {report.words(failure)}")
-        if user_process is not None:
-            supervisor.shutdown(4)
+        if user_process is not None or failure.code == "SANDBOX_UNAVAILABLE":
+            supervisor.shutdown(4 if user_process is not None else 2)
             return
         output.warn("  every task is answered with this error; loading is retried for each task")
 

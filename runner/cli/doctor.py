@@ -50,6 +50,7 @@ command = Sections(
     ],
     help="Check this machine: versions, how limits are enforced, protection, proxies, ports, folders.\n\n"
     "One line for each finding, with the remedy where something is wrong: ✘ marks what no run or board can "
-    "do without, ◌ what is optional. No process is started, and only one temporary file is written.",
+    "do without, ◌ what is optional. Some steps are tried in processes that are thrown away; only temporary "
+    "files are written.",
     epilog=EPILOG,
 )

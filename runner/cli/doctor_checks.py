@@ -20,6 +20,7 @@ from ...sandbox.shared.container_limits import child_memory_bytes, container_mem
 from ...sandbox.shared.limits import MI, format_bytes
 from .doctor_finding import Check, Finding, Machine
 from .doctor_packages import check_packages, check_python, check_tensorboard, numbers
+from .doctor_sandbox import check_sandbox
 
 #: Docker's default for /dev/shm, too small for PyTorch's data loaders and joblib.
 SMALL_SHM_BYTES = 64 * MI
@@ -254,6 +255,6 @@ def _clock(now: float, written: float) -> Finding:
 
 CHECKS: tuple[Check, ...] = (
     *(check_python, check_packages, check_tensorboard),
-    *(_kernel, _limits, _container),
+    *(_kernel, _limits, check_sandbox, _container),
     *(_proxies, _loopback, _state_folder),
 )

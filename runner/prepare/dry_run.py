@@ -47,6 +47,7 @@ def describe_run(settings: Settings, environ: Mapping[str, str]) -> dict[str, An
             "graceS": settings.serving.grace_s,
             "stateDir": state_dir,
             "env": _variables(ready, state_dir, environ),
+            "sandbox": _sandbox(ready._replace(records=settings.records), where, environ),
             "board": settings.boards.board,
             "apiPort": settings.boards.api_port,
             "notes": list(ready.console.notes),
@@ -99,6 +100,24 @@ def _limits(limits: Limits) -> list[dict[str, Any]]:
     ]
 
 
+def _sandbox(settings: Settings, where: Location, environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what the algorithm may read, write and reach; None: what its user may."""
+    if settings.sandbox is None:
+        return None
+    from .sandbox_policy import environment_of, isolation_of
+
+    env = {**environment_of(environ), **settings.code.variables}
+    isolation = isolation_of(settings, where, env)
+    return {
+        "level": settings.sandbox.least,
+        "read": isolation.readable,
+        "write": [*isolation.writable, "/tmp (its own)", "/dev/shm (its own)"],
+        "hidden": isolation.hidden,
+        "network": "all" if isolation.network else "none",
+        "inherited": sorted(environment_of(environ)),
+    }
+
+
 def _variables(settings: Settings, state_dir: str | None, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that are set for the algorithm in addition to the inherited environment."""
     metrics = None if settings.local_run.is_local else settings.records.metrics_dir
@@ -110,6 +129,17 @@ def _variables(settings: Settings, state_dir: str | None, environ: Mapping[str, 
         **settings.code.variables,
         **thread_variables(cores, {**environ, **settings.code.variables}),
     }
+
+
+def _rows_of_sandbox(sandbox: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("sandbox", f"strict, level {sandbox['level']} or stronger"),
+        *(("may read", path) for path in sandbox["read"]),
+        *(("hidden", path) for path in sandbox["hidden"]),
+        *(("may write", path) for path in sandbox["write"]),
+        ("network", sandbox["network"]),
+        ("inherits", " ".join(sandbox["inherited"])),
+    ]
 
 
 def lines_of(run: Mapping[str, Any]) -> list[str]:
@@ -144,6 +174,8 @@ def lines_of(run: Mapping[str, Any]) -> list[str]:
     if run["outputFile"] is not None:
         rows.append(("results", run["outputFile"]))
     rows += [("variable", f"{name}={value}") for name, value in sorted(run["env"].items())]
+    if run["sandbox"] is not None:
+        rows += _rows_of_sandbox(run["sandbox"])
     if run["board"]:
         rows.append(("board", "of the runs of this algorithm"))
     if run["apiPort"] is not None:

@@ -16,7 +16,7 @@ from ..errors import SettingsError
 OLDEST = (3, 8)
 #: Time limit for an interpreter to print its version, on a busy machine with cold disks.
 ANSWER_S = 20.0
-_ANSWER_MAX = 4096
+_ANSWER_MAX = 1 << 16
 #: Runs on Python 2 too, so that it is refused as too old. The working folder is removed from sys.path, since
 #: the child does not search it either.
 _MARK = "hkrunner-probe"
@@ -29,6 +29,7 @@ _PROBE = (
     "    import os, sysconfig\n"
     "    base = os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable)\n"
     "    print(sys.implementation.cache_tag, sysconfig.get_platform(), base)\n"
+    "    print('\\n'.join([sys.prefix, sys.base_prefix, sys.exec_prefix] + sys.path))\n"
 )
 #: Encoding -> modules that the child needs for it, and the package to install.
 _NEEDED = {"bson": (("bson", "pymongo"), "pymongo"), "msgpack": (("msgspec",), "msgspec")}
@@ -43,6 +44,7 @@ class Interpreter(NamedTuple):
     version: tuple[int, int, int]
     has: frozenset[str]
     build: str = ""  #: implementation, platform, and the program that virtual environments of it use
+    paths: tuple[str, ...] = ()  #: where it and its packages lie
 
     @property
     def shown_version(self) -> str:
@@ -84,7 +86,7 @@ def probe(given: str, cwd: str) -> Interpreter:
     shown = given if given == path else f"{given} ({path})"
     # A sitecustomize module may print something first.
     _, _, told = _ask(path, shown).partition(_MARK)
-    number, modules, build, *_ = [*told.strip().split("\n"), "", "", ""]
+    number, modules, build, *paths = [*told.strip().split("\n"), "", "", ""]
     try:
         major, minor, micro = (int(part) for part in number.split("."))
     except ValueError:
@@ -93,7 +95,8 @@ def probe(given: str, cwd: str) -> Interpreter:
         raise SettingsError(
             f"--python {shown}: it is Python {number}, too old; {OLDEST[0]}.{OLDEST[1]} or newer is needed"
         )
-    return Interpreter(path, (major, minor, micro), frozenset(modules.split()), build)
+    found = tuple(filter(None, paths))
+    return Interpreter(path, (major, minor, micro), frozenset(modules.split()), build, found)
 
 
 def _ask(path: str, shown: str) -> str:

@@ -45,6 +45,10 @@ def prepare(
     """
     program = None if where is not None else _program(settings, environ, stack)
     where = where or (program.where if program is not None else place(settings, stack))
+    if settings.sandbox is not None:
+        from .sandbox_policy import check_sandbox  # late: most runs have none
+
+        check_sandbox(settings, where, is_program=program is not None)
     more = _metrics(settings, environ, stack) if runs else {}
     temporary = (*more.values(), *_unpacked_for_this_run(settings, where))
     if temporary:
@@ -84,7 +88,11 @@ def with_python(
     interpreter = probe(settings.code.python, settings.code.cwd)
     check_encoding(interpreter, settings.serving.encoding)
     more = variables(interpreter, settings.code.variables.get("PATH", environ.get("PATH", "")))
-    code = settings.code._replace(python=interpreter.path, variables={**settings.code.variables, **more})
+    code = settings.code._replace(
+        python=interpreter.path,
+        python_paths=interpreter.paths,
+        variables={**settings.code.variables, **more},
+    )
     return settings._replace(code=code)
 
 

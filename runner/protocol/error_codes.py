@@ -21,6 +21,7 @@ LOAD_ERROR = "LoadError"
 CRASHED = "Crashed"
 STOPPED = "Stopped"
 
+SANDBOX_UNAVAILABLE = "SANDBOX_UNAVAILABLE"
 _SAME_PROCESS = "the same process takes the next task"
 _NEW_PROCESS = "a new process takes the next task"
 _LOADED_AGAIN = "the next task is given to a new process, which loads the code again"
@@ -217,6 +218,16 @@ CODES: dict[str, ErrorCode] = {
         1,
         "the next wrapper that connects gets the next task",
     ),
+    "SANDBOX_UNAVAILABLE": ErrorCode(
+        "This machine cannot hold the `--sandbox strict` that was wanted, so the code was not started. The"
+        " message names the step that was refused, what is needed, and the weaker level that would start.",
+        "Change the machine as the message says, or accept a weaker level: `--sandbox-level ns` (the"
+        " algorithm sees the list of processes) or `landlock` (it also sees names of files, and reaches Unix"
+        " sockets). `hkrunner doctor` shows what each level meets.",
+        LOAD_ERROR,
+        2,
+        "the next task tries it again",
+    ),
     "RUNNER_ERROR": ErrorCode(
         "hkrunner itself failed: the process could not be started, the warden (the process that watches the"
         " algorithm) was killed, or a message of the worker could not be read. The error message says which.",
@@ -238,7 +249,7 @@ def limit_of(code: str) -> Limit | None:
 EXIT_STATUSES: dict[int, str] = {
     0: "every task has a result, or was stopped before it had one",
     1: "the algorithm raised an exception, or ended before it answered",
-    2: "bad usage: an option or a value that hkrunner does not accept",
+    2: "bad usage: an option or a value that hkrunner does not accept, or a sandbox that cannot be held",
     3: "the code was not found",
     4: "the code could not be loaded",
     5: "no worker answered in time",

@@ -33,7 +33,7 @@ class Result:
     reserved_peak_bytes: int = 0  #: where a limit would refuse reserved memory; 0: not measured
     limit_bytes: int | None = None
     cpu_s: float | None = None
-    #: How the limits are enforced, as the warden reported: {"line", "level", "signals_confined"}.
+    #: How the limits are enforced, as the warden reported: Protection.as_dict().
     protection: dict[str, Any] | None = None
     stop_s: float | None = None  #: from the asking to the end, of a task that was asked
     problems: list[str] = field(default_factory=list)

@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, TypedDict
 
 from ..errors import SettingsError
@@ -15,11 +15,11 @@ from ..settings.options import OPTIONS
 
 KEYWORDS: dict[str, Option] = {option.keyword: option for option in OPTIONS if option.python}
 #: Those of a Pool. CPU time and files on disk are limited for the whole life of a process, which for a worker
-#: has no end; and no task of a Pool has a record.
+#: has no end; no task of a Pool has a record, and its functions are those of a script that is trusted.
 POOL_KEYWORDS = {
     name: option
     for name, option in KEYWORDS.items()
-    if name not in ("cpu_time", "disk", "install", "parallel", "state_dir")
+    if name not in ("cpu_time", "disk", "install", "parallel", "state_dir") and option.group != "Sandbox"
 }
 #: What runner/settings/env_file.py reads as one character between double quotes.
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
@@ -50,6 +50,11 @@ class RunOptions(PoolOptions, total=False):
     """KEYWORDS in the same way."""
 
     install: bool
+    sandbox: str | None
+    sandbox_level: str | None
+    read: Sequence[str | os.PathLike[str]] | None
+    write: Sequence[str | os.PathLike[str]] | None
+    net: str | None
     cpu_time: float | None
     disk: int | str | None
     parallel: int | None
@@ -100,6 +105,9 @@ def arguments(
         if value is None or value is False or name == "env":
             continue
         # The value is in the same word: it may begin with a dash.
+        if option.kind == "many" and not isinstance(value, (str, os.PathLike)):
+            yield from (f"{option.flag}={_text(option, one)}" for one in value)
+            continue
         yield option.flag if value is True else f"{option.flag}={_text(option, value)}"
 
 

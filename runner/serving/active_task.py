@@ -68,6 +68,8 @@ class ActiveTask:
         self.limit_bytes = limit_bytes
         self.keep_bytes = keep_bytes
         self.problems: list[str] = []
+        #: The folder in which its child writes the files of its record; None: in the record's own.
+        self.files_from: str | None = None
         self._tail = OutputTail()
 
     @property
@@ -197,6 +199,8 @@ class ActiveTask:
         return peak_bytes, cpu_s
 
     def _finish_record(self, record: TaskRecord, result: Result) -> None:
+        if self.files_from is not None:
+            record.take_values(self.files_from)
         facts = result.facts()
         sampled = self.usage is not None and bool(self.usage.samples)
         # The task was over before the first sample. A failed one gets its usage as a point, for whoever looks

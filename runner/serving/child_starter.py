@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ...sandbox.parent.child_handle import ChildListener
 from ...sandbox.parent.thread_variables import thread_variables
 from ...sandbox.parent.warded_child import WardedChild
 from ...sandbox.shared.entry import Location
+from ...sandbox.shared.isolation_policy import Isolation, hints_of
 from ...sandbox.shared.message_format import PROTOCOL_VERSION
 from ...sandbox.shared.messages import Setup
 from ...sandbox.shared.outcome import Cause
 from ..io.loop import Loop
 from ..settings.settings import Settings
+
+if TYPE_CHECKING:
+    from ...sandbox.parent.private_folders import PrivateFolders
 
 Handle = TypeVar("Handle", bound=WardedChild)
 
@@ -31,7 +35,12 @@ class ChildStarter:
         self.variables = {**env, **settings.code.variables}
         self._reported: set[str] = set()  #: what was said already of what programs may not send
 
-    def setup(self, env: dict[str, str], python_path: list[str] | None = None) -> Setup:
+    def setup(
+        self,
+        env: dict[str, str],
+        python_path: list[str] | None = None,
+        isolation: Isolation | None = None,
+    ) -> Setup:
         """Return what a child is told first. `env`: variables that it is to set itself."""
         where = self._where
         return Setup(
@@ -44,6 +53,7 @@ class ChildStarter:
             python_path=[os.path.abspath(one) for one in python_path or []],
             returned_errors=self._settings.serving.api_errors == "return",
             env=env,
+            isolation=None if isolation is None else hints_of(isolation),
         )
 
     def start(self, listener: ChildListener | None) -> WardedChild:
@@ -73,23 +83,36 @@ class ChildStarter:
     ) -> Handle:
         """Start a child with a handle of this class; `is_pooled`: a worker of hkrunner.Pool."""
         settings, env = self._settings, self._environment()
+        private, isolation = self._isolation(env)
         python_path = [one for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]
-        child = handle(
-            self._loop,
-            listener,
-            argv=[settings.code.python, "-u"],
-            cwd=self._where.folder,
-            env=env,
-            setup=self.setup({}, python_path).replace(is_pooled=is_pooled),
-            limits=settings.limits,
-            folders=self._folders(),
-            temporary_folders=settings.code.temporary_folders,
-        )
+        try:
+            child = handle(
+                self._loop,
+                listener,
+                argv=[settings.code.python, "-u"],
+                cwd=self._where.folder,
+                env=env,
+                setup=self.setup({}, python_path, isolation).replace(is_pooled=is_pooled),
+                limits=settings.limits,
+                folders=[*self._folders(), *([] if private is None else [private.temporary])],
+                temporary_folders=settings.code.temporary_folders,
+                isolation=isolation,
+                private=private,
+            )
+        except BaseException:
+            if private is not None:
+                private.remove()
+            raise
         self._limit_start(child)
         return child
 
     def _environment(self) -> dict[str, str]:
-        env = {**os.environ, **self.variables}
+        inherited: Mapping[str, str] = os.environ
+        if self._settings.sandbox is not None:
+            from ..prepare.sandbox_policy import environment_of  # late: most runs have none
+
+            inherited = environment_of(os.environ)
+        env = {**inherited, **self.variables}
         # Python would go on to a prompt, and show the SystemExit of an orderly end.
         env.pop("PYTHONINSPECT", None)
         if self._settings.limits.enforced:
@@ -105,6 +128,33 @@ class ChildStarter:
         limits = self._settings.limits
         if limits.start_timeout_s is not None and limits.enforced:
             self._loop.after(limits.start_timeout_s, lambda: self._start_overdue(child))
+
+    def _isolation(self, env: Mapping[str, str]) -> tuple[PrivateFolders | None, Isolation | None]:
+        """Return the folders of the next child and what it may do; None, None: what its user may do."""
+        settings = self._settings
+        if settings.sandbox is None:
+            return None, None
+        from ...sandbox.parent.private_folders import PrivateFolders  # late: most runs have none
+        from ..prepare.sandbox_policy import isolation_of
+
+        boxes = None
+        try:
+            if settings.records.state_dir is not None:
+                boxes = f"{settings.records.state_dir}/boxes"
+                os.makedirs(boxes, exist_ok=True)
+            private = PrivateFolders(os.environ.get("TMPDIR") or "/tmp", boxes)
+        except OSError as error:
+            raise OSError(error.errno, f"no folder of its own for it: {error}") from None
+        isolation = isolation_of(
+            settings,
+            self._where,
+            env,
+            temporary=private.temporary,
+            shared_memory=private.shared_memory,
+            new_root=private.new_root,
+            records=private.records,
+        )
+        return private, isolation
 
     def _start_overdue(self, child: WardedChild) -> None:
         if not child.loaded:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...boards.runs.task_ids import TaskIds
+from ...sandbox.shared.isolation_policy import NOT_HELD
 from ...sandbox.shared.messages import Protection
 from ...sandbox.shared.outcome import Exit, left_behind, report
 from ..console.event_sink import EventSink
@@ -136,8 +137,22 @@ class ChildNotices:
         elif self._settings.limits_from and limits.has_no_option():
             shown += f" ({self._settings.limits_from})"
         say(f"● limits: {shown}")
+        if self._settings.sandbox is not None:
+            self._sandbox(protection)
         signals = "confined" if protection.signals_confined else "not confined (this kernel cannot)"
         self._output.debug(f"  {protection.line}; signals {signals}")
+
+    def _sandbox(self, protection: Protection) -> None:
+        """Say which sandbox holds, and what a weaker one than the strongest does not hold."""
+        sandbox = self._settings.sandbox
+        assert sandbox is not None, "the caller has looked"
+        network = "the machine's network" if sandbox.network else "no network"
+        level = protection.sandbox
+        self._output.announce(f"● sandbox: strict, level {level}, {network}")
+        for refused in protection.refused or ():
+            self._output.announce(f"  not {refused}")
+        if not_held := NOT_HELD.get(level):
+            self._output.announce(f"  not held: {not_held}")
 
     def died_without_task(self, when: str, exit: Exit) -> None:
         """A child died while it worked on no task; `when`, or which child it was."""

@@ -32,5 +32,7 @@ class RunContext(NamedTuple):
 
         `attach`: see ChildPool.
         """
+        if self.store is not None and self.settings.sandbox is not None:
+            self.store.keep_metrics_apart()
         env = self.store.environment() if self.store is not None else {}
         return ChildPool(self.loop, self.settings, self.where, env, attach)

@@ -157,6 +157,10 @@ class TaskHandover:
             # glibc keeps every value that a variable ever had: 130 bytes a task, for ever (measured).
             del env["HKRUNNER_TASK_METRICS_DIR"]
         folder = record.folder_text if record.has_folder else None
+        child = self._pool.child
+        if folder is not None and child is not None and child.records_folder is not None:
+            # An isolated child cannot reach the records: at the end its files are moved there.
+            folder = task.files_from = child.records_folder
         return UseFolder(folder, self._settings.records.keep_values_bytes, env, is_announced)
 
     # ---- what the child does with it

@@ -75,9 +75,9 @@ ALGORITHM_OPTIONS = (
     Option(
         "env",
         ("-E", "--env"),
-        "Environment variable for the algorithm; repeatable.",
+        "Environment variable for the algorithm, without a value the one of that name here; repeatable.",
         kind="many",
-        metavar="NAME=VALUE",
+        metavar="NAME[=VALUE]",
         python="Mapping[str, str] | None",
         python_help="Environment variables for the algorithm.",
         in_validate=True,

@@ -13,6 +13,7 @@ from .descriptor_search import find
 from .limit_options import TOTAL_OPTIONS, limits_of, recorded_shares
 from .options import BY_NAME, OPTIONS
 from .parsing import PORT_MAX, parse_count, parse_named_paths, parse_seconds, parse_variables
+from .sandbox_options import sandbox_of
 from .settings import (
     NO_LIMITS,
     Boards,
@@ -74,6 +75,7 @@ def settings_of(
         limits=limits,
         limits_from=limits_from,
         gpus=_gpus(values, descriptor),
+        sandbox=sandbox_of(values),
         local_run=local_run,
         console=_console(values, environ, notes),
         boards=Boards(
@@ -123,6 +125,8 @@ def _parallel(values: Mapping[str, Any], *, local: bool) -> int | None:
 def _code(values: Mapping[str, Any], descriptor: Descriptor | None) -> CodeSource:
     variables, env_files = _own_variables(values)
     metrics_dir = _metrics_dir(values)
+    if metrics_dir is not None and values.get("sandbox") == "strict" and _is_local(values):
+        raise SettingsError("--sandbox strict keeps metrics with the records: leave --metrics-dir out")
     if metrics_dir is not None and values.get("no_state"):
         variables = {"ALGO_METRICS_DIR": metrics_dir, **variables}  # without records, nothing else sets it
     # The descriptor's variables override those of the shell, as they override the image's in the cluster.
@@ -139,6 +143,10 @@ def _code(values: Mapping[str, Any], descriptor: Descriptor | None) -> CodeSourc
         variables={**inherited, **variables},
         env_files=env_files,
     )
+
+
+def _is_local(values: Mapping[str, Any]) -> bool:
+    return bool(values.get("input")) or values.get("tasks") is not None
 
 
 def _serving(values: Mapping[str, Any], environ: Mapping[str, str]) -> Serving:
@@ -207,6 +215,8 @@ def _in_process(values: Mapping[str, Any], limits: Limits) -> tuple[Limits, tupl
     for option in OPTIONS:
         if option.needs_process and values.get(option.name):
             raise SettingsError(f"{named} runs the code in this one process: leave {option.flag} out")
+    if values.get("sandbox") == "strict":
+        raise SettingsError(f"{named} runs the code in this process, which cannot be isolated: leave it out")
     if "-" in (values.get("input") or ()) or values.get("tasks") == "-":
         raise SettingsError(
             f"{named} leaves stdin to the code: give the inputs in a file (@FILE, --tasks FILE)"
@@ -249,6 +259,9 @@ def _recorded(values: Mapping[str, Any]) -> dict[str, object]:
     for name in ("algorithm", "pipeline", "datasource"):
         if found.get(name):
             found[name] = [_absolute(pair) for pair in values[name]]
+    for name in ("read", "write"):
+        if found.get(name):
+            found[name] = [os.path.abspath(os.path.expanduser(one)) for one in values[name]]
     return found
 
 
@@ -280,7 +293,7 @@ def _own_variables(values: Mapping[str, Any]) -> tuple[dict[str, str], tuple[str
 
         for path in values["env_file"]:
             found.update(read_variables(path))
-    return {**found, **parse_variables(values.get("env") or ())}, files
+    return {**found, **parse_variables(values.get("env") or (), os.environ)}, files
 
 
 def _format(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[bool, bool]:

@@ -6,6 +6,7 @@ from .algorithm_options import ALGORITHM_OPTIONS
 from .limit_options import LIMIT_OPTIONS
 from .local_run_options import LOCAL_RUN_OPTIONS
 from .option import Option, flag, in_group
+from .sandbox_options import SANDBOX_OPTIONS
 from .serving_options import SERVING_OPTIONS
 
 _PATH = "str | os.PathLike[str] | None"
@@ -125,6 +126,7 @@ OPTIONS: tuple[Option, ...] = (
     *ALGORITHM_OPTIONS,
     *LIMIT_OPTIONS,
     *in_group("Limits", _GPUS),
+    *in_group("Sandbox", SANDBOX_OPTIONS),
     *in_group("Local run", LOCAL_RUN_OPTIONS),
     *in_group("Serving a worker", SERVING_OPTIONS),
     *in_group("Metrics", _METRICS),

@@ -62,14 +62,16 @@ def parse_seconds(values: Mapping[str, Any], option: Option, *, least: float) ->
     return number
 
 
-def parse_variables(pairs: Iterable[str]) -> dict[str, str]:
-    """Return the variables of --env. Raises SettingsError."""
+def parse_variables(pairs: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of --env; one without a value has that of `environ`. Raises SettingsError."""
     found = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise SettingsError(f"--env wants NAME=VALUE, not {pair!r}")
-        found[name] = value
+        if not name:
+            raise SettingsError(f"--env wants NAME=VALUE or NAME, not {pair!r}")
+        if not equals and name not in environ:
+            raise SettingsError(f"--env {name}: there is no such variable here to pass on; give it a value")
+        found[name] = value if equals else environ[name]
     return found
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...sandbox.shared.limits import Limits
+from .sandbox_options import Sandbox
 
 if TYPE_CHECKING:
     from .descriptor_schema import Descriptor
@@ -31,6 +32,7 @@ class CodeSource(NamedTuple):
     python: str = sys.executable
     install: bool = False  #: run in a virtual environment that is made of `base_python`
     base_python: str | None = None  #: where `python` is that of such an environment: what was asked for
+    python_paths: tuple[str, ...] = ()  #: where another Python and its packages lie
     variables: Mapping[str, str] = {}  #: added to the algorithm's environment
     env_files: tuple[str, ...] = ()  #: absolute paths of --env-file
     temporary_folders: tuple[str, ...] = ()  #: made for this run, and removed at its end
@@ -123,6 +125,7 @@ class Settings(NamedTuple):
     limits: Limits = NO_LIMITS
     limits_from: str = ""  #: source of limits that neither an option nor a variable set; "" if none
     gpus: Gpus = Gpus()
+    sandbox: Sandbox | None = None  #: None: the code may do what its user may do
     local_run: LocalRunSettings = LocalRunSettings()
     console: Console = Console()
     boards: Boards = Boards()

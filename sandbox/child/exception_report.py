@@ -19,6 +19,7 @@ import traceback
 from types import FrameType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from . import isolation_hints
 from .exception_fields import (
     TEXT_MAX,
     cut,
@@ -189,6 +190,9 @@ def _hint(error: BaseException, text: str, folder: str) -> str:
         return f"; {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files are allowed (--files)"
     if _is_signal_denied(error):
         return "; an algorithm may send signals to its own processes only"
+    refused = number and isolation_hints.hint(number, field(OSError, "filename", error), name_of(error))
+    if refused:
+        return refused
     if is_a(error, EOFError) and text == "EOF when reading a line":
         return "; its stdin is empty: values come by --input, and with --in-process it has the terminal"
     if number == errno.EFBIG:

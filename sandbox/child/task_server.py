@@ -28,7 +28,7 @@ from ..shared.messages import (
     TaskRead,
     UseFolder,
 )
-from . import entry_import, exception_report, fork_logging
+from . import entry_import, exception_report, fork_logging, isolation_hints
 from .api import Api
 from .event_loop import EventLoop, can_be_awaited, is_async_generator, was_not_run
 from .frame_socket import FrameSocket, exit_fork, flush_output, mapped
@@ -64,6 +64,7 @@ class TaskServer:
         #: The program's name in sys.argv.
         self.program = setup.file or setup.module
         self._encoding = setup.encoding
+        isolation_hints.use(setup.isolation)
         self._loop = EventLoop(self._report_problem)
         channel.before_waiting = self._loop.run_until_readable
         self._stops = self._stop_control(control, channel, self._where, setup.encoding, self._loop)

@@ -101,6 +101,11 @@ class Child:
         self._timers: list[Cancellable] = []
         self._pipes = OutputPipes(loop, lambda name, data: self._listener.on_output(self, name, data))
 
+    @property
+    def records_folder(self) -> str | None:
+        """The folder in which the child writes the files of its task; None: in the task's own."""
+        return None
+
     def set_listener(self, listener: ChildListener) -> None:
         """Report what happens to this listener from now on."""
         self._listener = listener

@@ -25,6 +25,7 @@ def exit_of(
     *,
     pid: int,
     problem: str,
+    is_refused: bool,
     kill: tuple[Cause, str] | None,
     channel_closed: bool,
     limits: Limits,
@@ -32,7 +33,8 @@ def exit_of(
 ) -> Exit:
     """Return how the child ended, as its warden told.
 
-    `problem`: why it could not be executed, "" if it could. `kill`: why the parent had it killed, and a few
+    `problem`: why it could not be executed, "" if it could. `is_refused`: the problem is that it could not be
+    isolated. `kill`: why the parent had it killed, and a few
     words more. `channel_closed`: its end of the task socket was closed.
     """
     status, account, broken = ended.status, ended.account, ended.broken
@@ -41,7 +43,7 @@ def exit_of(
     cause, detail = Cause.EXITED if number is None else Cause.SIGNALLED, kill[1] if kill is not None else ""
     breach: LimitBreach | None = None
     if problem:
-        cause, detail = Cause.NOT_STARTED, problem
+        cause, detail = Cause.NOT_ISOLATED if is_refused else Cause.NOT_STARTED, problem
     elif broken is not None:
         cause = Cause(broken.cause)
         breach = LimitBreach(

@@ -12,6 +12,7 @@ from typing import ClassVar
 from ..linux import kernel, process_tree
 from ..linux.process_tree import Left
 from ..shared.channel import INLINE_LIMIT, ChannelError
+from ..shared.isolation_policy import Isolation
 from ..shared.limits import Limits
 from ..shared.message_format import PROTOCOL_VERSION, ProcessMessage, body_of, encode
 from ..shared.messages import (
@@ -37,6 +38,7 @@ from .exit_report import exit_of, exit_without_warden
 from .frame_receiver import FrameReceiver
 from .loop_protocol import LoopProtocol
 from .orphan_cleanup import OrphanCleanup, spared
+from .private_folders import PrivateFolders
 
 #: The warden's own kill has a deadline of 10 s; after this long it is not coming back.
 WARDEN_DEADLINE_S = 12.0
@@ -65,6 +67,8 @@ class WardedChild(Child):
         channel: ChildChannel | None = None,
         folders: Sequence[str] = (),
         temporary_folders: Sequence[str] = (),
+        isolation: Isolation | None = None,
+        private: PrivateFolders | None = None,
     ) -> None:
         """Start the warden, which starts the child; on return both are under way, nothing is loaded.
 
@@ -72,10 +76,13 @@ class WardedChild(Child):
         that start the child by file; the descriptors are appended. `channel`: to a program that is not our
         own code; then `argv` is its whole command, it inherits no descriptor, and gets no `setup`.
         `folders`: what limits.disk_bytes counts. `temporary_folders`: removed if we are killed.
+        `isolation`: what it may do; None: what its user may do. `private`: folders to remove after its end.
         Raises OSError when the warden could not be executed.
         """
         super().__init__(loop, listener, limits)
         self._problem = ""  #: why the child could not be executed
+        self._is_refused = False  #: whether that was because it could not be isolated
+        self._private = private
         self._is_throttled = True
         self._is_program = channel is not None
         kernel.become_subreaper()
@@ -123,7 +130,8 @@ class WardedChild(Child):
                 keep=keep,
                 limits=limits.to_json(),
                 folders=list(folders),
-                temporary_folders=list(temporary_folders),
+                temporary_folders=[*temporary_folders, *(private.all if private is not None else ())],
+                isolation=isolation,
             )
             if len(body_of(spec)) > INLINE_LIMIT:
                 # Nothing has been started but the warden: it ends, which is handled in the usual way.
@@ -203,6 +211,11 @@ class WardedChild(Child):
             return
         if isinstance(message, Spawned):
             self.pid, self._problem, self.protection = message.pid, message.problem, message.protection
+            self._is_refused = message.is_refused
+            if message.is_refused:
+                from ..isolation.remedies import unavailable
+
+                self._problem = unavailable(message.protection.refused or (), message.protection.possible)
             self.began_at = time.monotonic()
             self._begin_reading()
         elif isinstance(message, Sample):
@@ -215,6 +228,7 @@ class WardedChild(Child):
                     message,
                     pid=self.pid,
                     problem=self._problem,
+                    is_refused=self._is_refused,
                     kill=self._kill,
                     channel_closed=self._channel.has_ended,
                     limits=self._limits,
@@ -236,6 +250,13 @@ class WardedChild(Child):
     def _finish(self, exit: Exit) -> None:
         WardedChild.alive.discard(self)
         super()._finish(exit._replace(is_program=self._is_program))
+        if self._private is not None:
+            self._private.remove()
+
+    @property
+    def records_folder(self) -> str | None:
+        """The folder in which the child writes the files of its task; None: in the task's own."""
+        return self._private.records if self._private is not None else None
 
     def _close(self) -> None:
         if not warden_launch.has_ended(self._warden, WARDEN_ENDS_S):

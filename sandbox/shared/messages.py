@@ -12,15 +12,14 @@
 A message travels in one frame (channel.py), in the form that message_format.py gives it.
 
 The first message each way carries PROTOCOL_VERSION: the child's files may be replaced, by an upgrade, while a
-parent runs.
-
-This module also runs inside the child, on Python 3.8 and newer.
+parent runs. This module also runs inside the child, on Python 3.8 and newer.
 """
 
 from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Type
 
+from .isolation_policy import Isolation
 from .message_format import ProcessMessage, Wire
 
 # ---- parent to warden, on the lifeline
@@ -39,6 +38,7 @@ class Spawn(ProcessMessage):
     limits: Dict[str, Any]  #: Limits.to_json()
     folders: List[str]  #: what the disk limit counts
     temporary_folders: List[str]  #: removed by the warden if the parent is killed
+    isolation: Optional[Isolation] = None  #: None: the child may do what its user may do
 
 
 class Kill(ProcessMessage):
@@ -91,6 +91,9 @@ class Protection(ProcessMessage):
     line: str
     level: str
     signals_confined: bool
+    sandbox: str = "basic"  #: level of the isolation; "basic": there is none
+    refused: Optional[List[str]] = None  #: what the machine refused, for each stronger level that was tried
+    possible: str = ""  #: a level that would be possible, where none is that is accepted
 
 
 class Spawned(ProcessMessage):
@@ -101,6 +104,7 @@ class Spawned(ProcessMessage):
     pid: int
     problem: str  #: why it could not be executed, "" if it could
     protection: Protection
+    is_refused: bool = False  #: whether the problem is that the machine cannot isolate the child
 
 
 class HeldBack(ProcessMessage):
@@ -169,8 +173,7 @@ class Account(ProcessMessage):
     kept_count: int
     held_back: Optional[HeldBack] = None  #: most recent one before the child ended
     after_s: float = 0.0  #: from the begin of the child to its end
-    #: The largest processes, as last seen near the memory limit; None: it never came near.
-    top: Optional[List[ProcessMemory]] = None
+    top: Optional[List[ProcessMemory]] = None  #: the largest processes, as last seen near the memory limit
 
 
 class Ended(ProcessMessage):
@@ -205,6 +208,7 @@ class Setup(ProcessMessage):
     brake_bytes: Optional[int] = None  #: the memory limit, where an allocation beyond it fails
     env: Optional[Dict[str, str]] = None  #: variables to set, where the process was not started with them
     is_pooled: bool = False  #: a worker of hkrunner.Pool
+    isolation: Optional[Dict[str, Any]] = None  #: isolation_policy.hints_of(); None: it has none
 
 
 class Begin(ProcessMessage):
@@ -384,16 +388,7 @@ FROM_WARDEN = _by_kind(Spawned, Sample, Ended)
 TO_CHILD = _by_kind(Setup, Begin, Initialize, UseFolder, Start)
 TO_CONTROL = _by_kind(StopTask, EndProcess, Reply)
 FROM_CHILD = _by_kind(
-    Loaded,
-    LoadFailed,
-    TaskRead,
-    Initialized,
-    Done,
-    Failed,
-    StopReturned,
-    ApiCall,
-    Progress,
-    Problem,
-    EndedProcessesPeak,
+    *(Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall),
+    *(Progress, Problem, EndedProcessesPeak),
 )
 FROM_USER_PROCESS = _by_kind(EndAsked, LastWord)

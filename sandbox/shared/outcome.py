@@ -30,6 +30,7 @@ class Cause(enum.Enum):
     RECYCLED = "recycled"  #: ended by us between two tasks (--recycle-after)
     CHANNEL_BROKEN = "channel_broken"  #: killed by us: its channel was closed, or carried no frames
     NOT_STARTED = "not_started"  #: it could not be executed
+    NOT_ISOLATED = "not_isolated"  #: it was not executed: the machine cannot hold the sandbox that was wanted
     WARDEN_LOST = "warden_lost"  #: the warden ended unexpectedly, and the process tree was killed without it
 
 
@@ -111,6 +112,7 @@ _CODES = {
     Cause.RECYCLED: "STOP_FORCED",
     Cause.CHANNEL_BROKEN: "CHANNEL_BROKEN",
     Cause.NOT_STARTED: "RUNNER_ERROR",
+    Cause.NOT_ISOLATED: "SANDBOX_UNAVAILABLE",
     Cause.WARDEN_LOST: "RUNNER_ERROR",
 }
 
@@ -187,6 +189,8 @@ def _what(exit: Exit, during: str) -> str:
             return f"the algorithm broke the runner's channel ({exit.detail}) and was killed"
         case Cause.NOT_STARTED:
             return f"the algorithm's process could not be started: {exit.detail}"
+        case Cause.NOT_ISOLATED:
+            return f"this machine cannot hold the sandbox, and the code was not started: {exit.detail}"
         case Cause.WARDEN_LOST:
             return f"hkrunner's warden process was lost ({exit.detail}); the algorithm was killed"
 

@@ -116,6 +116,11 @@ class ProcessTable:
         self._last_born = b""
         self._check_at = 0.0
 
+    def set_root(self, pid: int) -> None:
+        """Keep the processes below this one from now on."""
+        self._root = pid
+        self.walk_due = True
+
     # --- the list of processes ---
 
     def walk(self, most: int | None) -> None:

@@ -92,6 +92,10 @@ class TreeSampler:
         self._quiet = 0
         self._usage: Usage | None = None
 
+    def set_root(self, pid: int) -> None:
+        """Measure the processes below this one from now on."""
+        self._table.set_root(pid)
+
     # --- what the warden asks ---
 
     @property

@@ -6,10 +6,14 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..linux import process_tree, procfs
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
+from .child_start import StartedChild
+
+if TYPE_CHECKING:
+    from ..isolation.namespace_init import NamespaceInit
 
 #: Time for faulthandler to write the stacks of a child that is about to be killed.
 STACK_S = 0.25
@@ -33,6 +37,7 @@ class ChildTree:
         self._clock = clock
         self._select = select
         self.child = 0  #: pid of the child, 0 before it was started
+        self._init: NamespaceInit | None = None  #: process 1 of the child's pid namespace, if it has one
         self.status: int | None = None  #: wait status of the child, once it has ended
         self.usage: Any = None  #: rusage of the child, once it has ended
         self.stack_fd = -1  #: the file into which the child's faulthandler writes stacks
@@ -43,6 +48,20 @@ class ChildTree:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
 
+    def take(self, started: StartedChild) -> None:
+        """Look after the child that was started, or note how it ended that could not be."""
+        self.child, self.status, self._init = started.pid, started.status, started.init
+
+    @property
+    def init_pid(self) -> int:
+        """The pid of process 1 of the child's pid namespace; 0: it has none."""
+        return self._init.pid if self._init is not None else 0
+
+    @property
+    def report_fds(self) -> list[int]:
+        """The descriptor that is readable when process 1 has reaped a process; [] without one."""
+        return [self._init.fd] if self._init is not None and self._init.fd >= 0 else []
+
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while os.read(self.wake_fd, 4096):
@@ -51,10 +70,21 @@ class ChildTree:
     def reap(self) -> None:
         """Reap every process that has ended."""
         self._drain_wake()
+        self._take_reports()
         process_tree.reap(self.reaped)
+
+    def _take_reports(self) -> None:
+        """Take over what process 1 of the namespace has reaped, as if it had been reaped here."""
+        for ended in self._init.ended() if self._init is not None else ():
+            self.reaped(self.child if ended.is_algorithm else 0, ended.status, ended.usage)
 
     def reaped(self, pid: int, status: int, usage: Any) -> None:
         """A process was waited for."""
+        if self._init is not None and pid == self._init.pid:
+            self._take_reports()
+            usage = self._init.own_usage(usage)
+            if self.status is None:  # it was killed before it could report the end of the child
+                self.status, self.usage = status, usage
         if self.on_reaped is not None:
             self.on_reaped(pid, usage)
         if pid == self.child:
@@ -70,7 +100,8 @@ class ChildTree:
     def end_others(self) -> None:
         """Kill every process but the child itself; the next sweep finds those forked meanwhile."""
         for _ in range(10):
-            others = [pid for pid in process_tree.descendants(os.getpid()) if pid != self.child]
+            kept = (self.child, self.init_pid)
+            others = [pid for pid in process_tree.descendants(os.getpid()) if pid not in kept]
             if not others:
                 return
             for pid in others:
@@ -84,12 +115,15 @@ class ChildTree:
         trackers = {pid for pid in below if process_tree.is_resource_tracker(pid)}
         for pid in trackers:
             process_tree.signal_to(pid, signal.SIGCONT)  # it is frozen if a limit was exceeded
+        if trackers and self._init is not None:
+            process_tree.signal_to(self.init_pid, signal.SIGCONT)
         deadline = self._clock() + TRACKERS_S
         while trackers and self._clock() < deadline:
             for pid in below:
-                if pid not in trackers:
+                if pid not in trackers and pid != self.init_pid:
                     process_tree.signal_to(pid, signal.SIGKILL)
             self.wait(0.005)
+            self._take_reports()
             process_tree.reap(self.reaped)
             below = list(process_tree.descendants(os.getpid()))
             trackers.intersection_update(below)
@@ -103,6 +137,7 @@ class ChildTree:
         size = same = 0
         while self._clock() < deadline and self.status is None:
             self.wait(0.001)
+            self._take_reports()
             process_tree.reap(self.reaped)
             found = os.fstat(self.stack_fd).st_size
             same = same + 1 if found and found == size else 0
@@ -123,4 +158,5 @@ class ChildTree:
         deadline = self._clock() + LAST_STACK_S
         while self._clock() < deadline and self.status is None and procfs.catches(pid, LAST_STACK_SIGNAL):
             self.wait(0.0005)
+            self._take_reports()
             process_tree.reap(self.reaped)

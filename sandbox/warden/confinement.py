@@ -54,8 +54,11 @@ class Confinement:
         line = cgroup.describe(self._limits, self._group, self._refusal)
         return Protection(line, level, signals)
 
-    def enter(self) -> None:
-        """Confine this process; called in the child, between fork and exec."""
+    def enter(self, *, is_isolated: bool = False) -> None:
+        """Confine this process; called in the child, between fork and exec.
+
+        `is_isolated`: it is going to be isolated, with a ruleset of Landlock that has more.
+        """
         if self._join >= 0:
             cgroup.Cgroup.join(self._join)
         with contextlib.suppress(OSError):
@@ -65,6 +68,8 @@ class Confinement:
         if self._limits.enforced and self._limits.memory_bytes is not None:
             scheduling.step_back()
         set_rlimits(self._rlimits)
+        if is_isolated:
+            return
         if self._group is not None or cgroup.is_ours_to_write():
             # Else it could raise its limits there, leave its group, or kill hkrunner by cgroup.kill.
             handled = landlock.WRITE_FILE | landlock.REFER

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..linux import procfs, scheduling
@@ -42,18 +42,27 @@ class LimitEnforcer:
     """Enforces the limits of one child and its descendants."""
 
     def __init__(
-        self, limits: Limits, *, folders: list[str], ours: list[int], made_folders: int = -1
+        self,
+        limits: Limits,
+        *,
+        folders: list[str],
+        ours: list[int],
+        made_folders: int = -1,
+        shared_memory: str | None = None,
     ) -> None:
         """Make what must exist before the child does.
 
         `ours`: the pids of hkrunner's own processes. `made_folders`: the pipe in which processes of the tree
-        report the folders that they make in shared memory; finish() closes it.
+        report the folders that they make in shared memory; finish() closes it. `shared_memory`: the folder
+        that may be the child's /dev/shm.
         """
         self.limits = limits
         self.idle = False
         self.confinement = Confinement(limits, ours=ours)
-        self._shared = SharedMemory(made_folders=made_folders)
-        self._sampler = _sampler_of(limits, self._shared)
+        shm = ["/dev/shm"] if shared_memory is None else ["/dev/shm", shared_memory]
+        self._shared = SharedMemory(folders=shm, made_folders=made_folders)
+        self._root = os.getpid()  #: the process below which the tree is
+        self._sampler = _sampler_of(limits, self._shared, lambda: self._root)
         self._brake: NearLimitBrake | ReservedBrake | None = None
         self._deadlocks = DeadlockWatch(())
         self._child = 0
@@ -74,12 +83,16 @@ class LimitEnforcer:
         self.began_at = time.monotonic()
         self._oom = OomWatch(self.began_at)
 
-    def child_started(self, pid: int, channel: Collection[int]) -> None:
+    def child_started(self, pid: int, channel: Collection[int], root: int = 0) -> None:
         """Begin to measure the child, which has been forked with this pid.
 
-        `channel`: the inodes of the sockets on which it hears from the parent.
+        `channel`: the inodes of the sockets on which it hears from the parent. `root`: the process below
+        which the tree is; 0: this one.
         """
         self._deadlocks = DeadlockWatch(channel)
+        if root and isinstance(self._sampler, TreeSampler):
+            self._root = root
+            self._sampler.set_root(root)
         if isinstance(self._sampler, TreeSampler):
             self._brake = _brake_of(self.limits, pid)
         self._child = pid
@@ -285,8 +298,8 @@ def _named(objects: list[SharedObject]) -> list[SharedMemoryUse]:
     return [SharedMemoryUse(one.name, one.size_bytes) for one in objects]
 
 
-def _sampler_of(limits: Limits, shared: SharedMemory) -> Sampler:
-    """Return the sampler of the tree below this process."""
+def _sampler_of(limits: Limits, shared: SharedMemory, root: Callable[[], int]) -> Sampler:
+    """Return the sampler of the tree below the process that `root` returns."""
     second: list[PsutilSampler] = []
 
     def walk_with_psutil() -> Iterable[int]:
@@ -294,15 +307,15 @@ def _sampler_of(limits: Limits, shared: SharedMemory) -> Sampler:
         if not second:
             from ..usage.psutil_walk import PsutilSampler
 
-            second.append(PsutilSampler(os.getpid(), limits))
+            second.append(PsutilSampler(root(), limits))
         return second[0].descendants()
 
     try:
-        return TreeSampler(os.getpid(), limits, shared=shared, full_walk=walk_with_psutil)
+        return TreeSampler(root(), limits, shared=shared, full_walk=walk_with_psutil)
     except OSError:  # a system without Linux's /proc: psutil has other means
         from ..usage.psutil_walk import PsutilSampler
 
-        return PsutilSampler(os.getpid(), limits)
+        return PsutilSampler(root(), limits)
 
 
 def _brake_of(limits: Limits, pid: int) -> NearLimitBrake | ReservedBrake | None:

@@ -53,7 +53,7 @@ from ..shared.messages import (
     WatchTree,
 )
 from ..usage.usage import Breach
-from .child_start import become_child
+from .child_start import start_child
 from .child_tree import ChildTree
 from .limit_enforcer import LimitEnforcer
 
@@ -115,12 +115,13 @@ class Warden:
         while True:
             # select, not poll: its timeout is finer than a millisecond.
             shared = self._enforcer.new_file_fds() if self._enforcer is not None and self._tree.child else []
-            ready, _, _ = self._select([*fds, *shared], [], [], self._timeout_s())
+            watched = [*fds, *shared, *self._tree.report_fds]
+            ready, _, _ = self._select(watched, [], [], self._timeout_s())
             if fds[1] in ready and not self._receive():
                 self._end_tree()
                 self._remove_temporary_folders()
                 return
-            if fds[0] in ready:
+            if fds[0] in ready or any(fd in ready for fd in self._tree.report_fds):
                 self._tree.reap()
             must_end = self._was_told_to_kill or self._broken is not None
             if self._tree.child and (must_end or self._tree.status is not None):
@@ -233,41 +234,41 @@ class Warden:
         limits = Limits.from_json(spec.limits)
         self._temporary_folders = spec.temporary_folders
         keep: list[int] = [fds[name] for name in spec.keep]
-        me = os.getpid()
+        channel = {os.fstat(fds[name]).st_ino for name in ("tasks", "control") if name in fds}
+        shared_memory = None if spec.isolation is None else spec.isolation.shared_memory
         try:
             made_read, made_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            ours = [os.getppid(), me]
-            enforcer = LimitEnforcer(limits, folders=spec.folders, ours=ours, made_folders=made_read)
+            enforcer = LimitEnforcer(
+                limits,
+                folders=spec.folders,
+                ours=[os.getppid(), os.getpid()],
+                made_folders=made_read,
+                shared_memory=shared_memory,
+            )
             fds["made"] = made_write
             if keep:  # our own child, which reports the folders that it makes; another program cannot
                 keep.append(made_write)
             self._tree.stack_fd = os.dup(fds["fault"])
-            error_read, error_write = os.pipe2(os.O_CLOEXEC)
-            pid = os.fork()
+            self._tree.on_reaped = enforcer.reaped
+            started = start_child(
+                spec,
+                fds,
+                keep,
+                confinement=enforcer.confinement,
+                on_fork=lambda pid, root: enforcer.child_started(pid, channel, root),
+            )
         except OSError as error:
             # RLIMIT_NPROC or RLIMIT_NOFILE is reached, or /proc is missing.
             self._send(Spawned(PROTOCOL_VERSION, 0, str(error), Protection("", "", False)))
             os._exit(1)
-        if pid == 0:
-            try:
-                become_child(spec, fds, keep, warden_pid=me, confinement=enforcer.confinement)
-            except BaseException as error:  # noqa: BLE001
-                text = f"{type(error).__name__}: {error}"
-                os.write(error_write, text.encode("utf-8", "replace")[:4000])
-            os._exit(127)
-        self._tree.child = pid
         self._enforcer = enforcer
-        self._tree.on_reaped = enforcer.reaped
-        enforcer.child_started(
-            pid, {os.fstat(fds[name]).st_ino for name in ("tasks", "control") if name in fds}
-        )
-        os.close(error_write)
+        self._tree.take(started)
         for fd in fds.values():
             os.close(fd)
-        # Empty at EOF: exec has succeeded, and has closed the other end.
-        problem = os.read(error_read, 4096).decode("utf-8", "replace")
-        os.close(error_read)
-        self._send(Spawned(PROTOCOL_VERSION, pid, problem, enforcer.confinement.describe()))
+        protection = enforcer.confinement.describe().replace(
+            sandbox=started.level or "basic", refused=list(started.refused), possible=started.possible
+        )
+        self._send(Spawned(PROTOCOL_VERSION, started.pid, started.problem, protection, started.is_refused))
 
     def _end_tree(self) -> tuple[dict[int, process_tree.Left], list[process_tree.Left]]:
         """End all processes of the tree; return those that were there, and those that could not be ended."""
@@ -287,7 +288,11 @@ class Warden:
     def _send_ended(self, there: dict[int, process_tree.Left], left: list[process_tree.Left]) -> None:
         """Report the end to the parent; `there` and `left` as _end_tree() returned them."""
         # A resource tracker is Python's own and ends by itself: the algorithm has not left it.
-        others = [one for one in there.values() if one.name != process_tree.TRACKER]
+        others = [
+            one
+            for one in there.values()
+            if one.name != process_tree.TRACKER and one.pid != self._tree.init_pid
+        ]
         largest = sorted(others, key=lambda one: -one.rss_bytes)
         self._send(
             Ended(

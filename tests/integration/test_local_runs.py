@@ -82,7 +82,10 @@ def test_tasks_may_come_one_a_line(tmp_path: Path) -> None:
         (["-i", "1", "--grace", "-1"], "--grace wants a number of seconds from 0 on"),
         (["-i", "1", "--api-port", "70000"], "--api-port wants a whole number up to 65535, not '70000'"),
         (["-i", "1", "--board-port", "70000"], "--board-port wants a whole number up to 65535, not '70000'"),
-        (["-i", "1", "--env", "NOVALUE"], "--env wants NAME=VALUE, not 'NOVALUE'"),
+        (
+            ["-i", "1", "--env", "NOVALUE"],
+            "--env NOVALUE: there is no such variable here to pass on; give it a value",
+        ),
         (["[1,2]"], "[1,2] has no option; use -i for an input: -i '[1,2]'"),
         (["-i", "1", "[2]"], "[2] has no option; use -i for an input: -i '[2]'"),
         (["-i", "-", "--tasks", "-"], "both --input - and --tasks - read stdin"),

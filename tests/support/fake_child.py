@@ -26,6 +26,7 @@ class FakeChild:
         self.may_kill = True
         self.is_quiet = True
         self.protection = Protection("limits: none", "sampling", False)
+        self.records_folder: str | None = None
         self.sent: list[tuple[int, ChildMessage]] = []  #: on the task socket
         self.replies: list[tuple[int, Wire]] = []
         self.stops: list[tuple[int, Mapping[str, object]]] = []

@@ -94,6 +94,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ("start",),
         ("parent",),
         ("child", "warden"),
+        ("isolation",),
         ("usage",),
         ("codec", "linux", "typing_stand_in"),
         ("shared",),

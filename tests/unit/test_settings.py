@@ -10,6 +10,7 @@ import pytest
 from hkrunner.runner.errors import SettingsError
 from hkrunner.runner.settings.from_options import settings_of
 from hkrunner.runner.settings.options import OPTIONS
+from hkrunner.runner.settings.sandbox_options import Sandbox
 from hkrunner.runner.settings.settings import Settings
 from hkrunner.runner.settings.worker_url import DEFAULT_URL, worker_url
 
@@ -76,10 +77,42 @@ def test_variables_for_the_algorithm() -> None:
     assert made(env=("A=1", "B=x=y", "C=")).code.variables == {"A": "1", "B": "x=y", "C": ""}
 
 
-@pytest.mark.parametrize("pair", ["A", "=1", ""])
-def test_a_variable_without_a_name_or_value_is_reported(pair: str) -> None:
-    with pytest.raises(SettingsError, match=f"^--env wants NAME=VALUE, not '{pair}'"):
+@pytest.mark.parametrize("pair", ["=1", ""])
+def test_a_variable_without_a_name_is_reported(pair: str) -> None:
+    with pytest.raises(SettingsError, match=f"^--env wants NAME=VALUE or NAME, not '{pair}'"):
         made(env=(pair,))
+
+
+def test_a_variable_without_a_value_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PASSED_ON", "x")
+    assert made(env=("PASSED_ON",)).code.variables == {"PASSED_ON": "x"}
+    monkeypatch.delenv("PASSED_ON")
+    with pytest.raises(SettingsError, match=r"^--env PASSED_ON: there is no such variable"):
+        made(env=("PASSED_ON",))
+
+
+def test_a_sandbox_has_absolute_paths_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    wanted = Sandbox("ns", (str(tmp_path / "data"),), (str(tmp_path),), network=True)
+    found = made(sandbox="strict", sandbox_level="ns", read=("data",), write=(".",), net="all")
+    assert found.sandbox == wanted
+    assert made().sandbox is None and made(sandbox="strict").sandbox == Sandbox()
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"sandbox": "strict", "read": ("nowhere",)}, "--read nowhere: there is no such file or folder"),
+        ({"sandbox": "strict", "write": ("/",)}, "--write /: that is everything"),
+        ({"read": ("/usr",)}, "--read is for --sandbox strict"),
+        ({"sandbox": "strict", "in_process": True}, "--in-process runs the code in this process"),
+        ({"sandbox": "strict", "metrics_dir": "m", "input": ("1",)}, "--sandbox strict keeps metrics"),
+    ],
+)
+def test_what_a_sandbox_cannot_be_is_reported(values: dict[str, Any], text: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{text}"):
+        made(**values)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,237 @@
+"""What the algorithm may read, write and reach with --sandbox strict, by the settings and this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+
+from ...sandbox.shared.entry import Location
+from ...sandbox.shared.isolation_policy import Isolation, is_below, levels_from
+from ..errors import SettingsError
+from ..settings.settings import Settings
+
+#: hkrunner's own code, which the child and the workers that it spawns import.
+_OWN_CODE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/sys/devices/system")
+#: Where programs of a distribution lie of which a Python can be part.
+_STORES = ("/nix/store", "/gnu/store")
+#: Of /etc only this: its other files may hold secrets.
+_ETC = [
+    "alternatives",
+    "bash.bashrc",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "crypto-policies",
+    "debian_version",
+    "fonts",
+    "gai.conf",
+    "gnutls",
+    "group",
+    "host.conf",
+    "inputrc",
+    "java",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "ld.so.preload",
+    "libnl-3",
+    "locale.alias",
+    "locale.conf",
+    "localtime",
+    "lsb-release",
+    "magic",
+    "mailcap",
+    "matplotlibrc",
+    "mime.types",
+    "nsswitch.conf",
+    "OpenCL",
+    "openmpi",
+    "os-release",
+    "passwd",
+    "pki",
+    "profile",
+    "protocols",
+    "python3",
+    "services",
+    "shells",
+    "ssl",
+    "terminfo",
+    "timezone",
+    "vulkan",
+]
+_ETC_WITH_NETWORK = ("hosts", "resolv.conf", "netconfig", "networks")
+#: Where resolv.conf leads to on systems with systemd.
+_RESOLVERS = ("/run/systemd/resolve", "/run/NetworkManager/resolv.conf", "/run/resolvconf")
+
+#: Variables that the algorithm gets of hkrunner's own environment; all of these beginnings, too.
+_VARIABLES = frozenset(
+    [
+        "PATH",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TERM",
+        "COLUMNS",
+        "LINES",
+        "NO_COLOR",
+        "FORCE_COLOR",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "MALLOC_ARENA_MAX",
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_HOME",
+        "NVIDIA_VISIBLE_DEVICES",
+        "JOB_ID",
+        "TASK_ID",
+        "NODE_NAME",
+        "POD_NAME",
+        "NAMESPACE",
+        "ALGO_METRICS_DIR",
+        "JAVA_TOOL_OPTIONS",
+        "SOURCE_DATE_EPOCH",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PYTHONHASHSEED",
+        "PYTHONUNBUFFERED",
+        "PYTHONDONTWRITEBYTECODE",
+        "PYTHONUTF8",
+        "PYTHONIOENCODING",
+        "PYTHONWARNINGS",
+        "PYTHONOPTIMIZE",
+        "PYTHONFAULTHANDLER",
+        "PYTHONNOUSERSITE",
+        "PYTHONUSERBASE",
+        "PYTHONMALLOC",
+        "PYTHONDEVMODE",
+        "PYTHONTRACEMALLOC",
+        "PYTHONCOERCECLOCALE",
+        "PYTHON_GIL",
+        "PYTHON_CPU_COUNT",
+        "REQUESTS_CA_BUNDLE",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "OMP_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "BLIS_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "NUMBA_NUM_THREADS",
+        "RAYON_NUM_THREADS",
+        "POLARS_MAX_THREADS",
+        "LOKY_MAX_CPU_COUNT",
+        "OPENCV_FOR_THREADS_NUM",
+        "ARROW_IO_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+        "TF_NUM_INTEROP_THREADS",
+    ]
+)
+_BEGINNINGS = ("LC_", "HKUBE_", "ALGORITHM_", "OMP_", "KMP_")
+_USER_SITE = "PYTHONUSERBASE"
+
+
+def check_sandbox(settings: Settings, where: Location, *, is_program: bool) -> None:
+    """Raise SettingsError for what cannot be isolated, or if to read the code means to read all of a home."""
+    if is_program:
+        raise SettingsError(
+            "--sandbox strict is for algorithms in Python: a program reaches hkrunner by the network"
+        )
+    sandbox = settings.sandbox
+    home = os.path.realpath(os.path.expanduser("~"))
+    folder = os.path.realpath(where.folder)
+    if sandbox is None or not is_below(home, [folder]) or is_below(folder, sandbox.readable):
+        return
+    raise SettingsError(
+        f"--sandbox strict: the code lies in {where.folder} itself, all of which it could then read. Move it"
+        f" to a folder of its own, or allow that: --read {where.folder}"
+    )
+
+
+def environment_of(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what the algorithm gets of these variables."""
+    found = {
+        name: value for name, value in environ.items() if name in _VARIABLES or name.startswith(_BEGINNINGS)
+    }
+    # With another HOME, Python would not find what the user has installed.
+    base = environ.get(_USER_SITE) or os.path.expanduser("~/.local")
+    if os.path.isdir(base):
+        found[_USER_SITE] = base
+    return found
+
+
+def isolation_of(
+    settings: Settings,
+    where: Location,
+    env: Mapping[str, str],
+    *,
+    temporary: str = "",
+    shared_memory: str = "",
+    new_root: str = "",
+    records: str | None = None,
+) -> Isolation:
+    """Return what the algorithm may do; `env`: its variables. The other arguments are its own folders."""
+    sandbox = settings.sandbox
+    assert sandbox is not None, "the caller has looked"
+    metrics = env.get("ALGO_METRICS_DIR")
+    own = [path for path in (metrics, records, temporary) if path]
+    etc = (*_ETC, *_ETC_WITH_NETWORK) if sandbox.network else _ETC
+    readable = [
+        *_SYSTEM,
+        *(f"/etc/{name}" for name in etc),
+        *(_RESOLVERS if sandbox.network else ()),
+        _OWN_CODE,
+        *interpreter_paths(settings),
+        *_split(env.get("PYTHONPATH")),
+        *_split(env.get("LD_LIBRARY_PATH")),
+        where.folder,
+        *((where.file,) if where.file else ()),
+        *sandbox.readable,
+    ]
+    stores = [store for store in _STORES if any(is_below(os.path.realpath(one), [store]) for one in readable)]
+    state_dir = settings.records.state_dir
+    return Isolation(
+        levels=levels_from(sandbox.least),
+        readable=_both([*readable, *stores]),
+        writable=_unique(os.path.realpath(one) for one in (*own, *sandbox.writable)),
+        # The records of other tasks are no business of this one.
+        hidden=[os.path.realpath(state_dir)] if state_dir is not None else [],
+        network=sandbox.network,
+        temporary=temporary,
+        shared_memory=shared_memory,
+        new_root=new_root,
+    )
+
+
+def interpreter_paths(settings: Settings) -> list[str]:
+    """Return where the algorithm's Python and its packages lie."""
+    if settings.code.python != sys.executable:
+        return [os.path.dirname(settings.code.python), *settings.code.python_paths]
+    # The first entry is the folder of the script, or of `-m`: nothing of Python's.
+    found = [sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path[1:], os.path.dirname(sys.executable)]
+    for name, module in list(sys.modules.items()):
+        if name.startswith("__editable__"):  # how setuptools makes an installed package lead to its sources
+            found += [os.path.dirname(one) for one in getattr(module, "MAPPING", {}).values()]
+    return found
+
+
+def _split(paths: str | None) -> list[str]:
+    return [os.path.abspath(one) for one in (paths or "").split(os.pathsep) if one]
+
+
+def _both(paths: Iterable[str]) -> list[str]:
+    """Return each path as it is named, and where it leads to."""
+    found = []
+    for path in paths:
+        if path and path != "/" and os.path.lexists(path):
+            found += [os.path.abspath(path), os.path.realpath(path)]
+    return _unique(one for one in found if one != "/")
+
+
+def _unique(paths: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(paths))

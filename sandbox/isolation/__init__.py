@@ -1,0 +1,1 @@
+"""Isolates the algorithm, for `--sandbox strict`: namespaces, a root folder, a filter of system calls."""

@@ -1,0 +1,134 @@
+"""The seccomp filter: which system calls the algorithm may make.
+
+Everything is allowed but what call_numbers.py lists, and what is decided here by arguments. `sendto`, `bind`
+and `connect` are never refused: asyncio hangs without them. What a program may reach is decided when it makes
+a socket, and by the network namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+from . import call_numbers
+
+#: include/uapi/linux/audit.h
+_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+#: struct seccomp_data: the number of the call, the architecture, the low words of the arguments.
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
+_ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+#: Every CLONE_NEW… that clone(2) knows.
+_CLONE_NAMESPACES = 0x7E020000
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
+_STREAM, _DATAGRAM, _TYPE_MASK = 1, 2, 0xF
+
+_Step = tuple[int, int, int, int]
+
+
+def is_known() -> bool:
+    """Whether there is a filter for this machine's architecture."""
+    return os.uname().machine in _ARCHITECTURES
+
+
+def build(*, internet: bool, own_processes: bool) -> bytes:
+    """Return the program for this machine.
+
+    `internet`: whether the algorithm may make sockets for IPv4 and IPv6. `own_processes`: whether it is in a
+    pid namespace, so that it cannot name the processes of others.
+    """
+    machine = os.uname().machine
+    calls = call_numbers.WITH_ARGUMENTS[machine]
+    steps: list[_Step] = [
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_EQUAL, 1, 0, _ARCHITECTURES[machine]),
+        (_RETURN, 0, 0, _KILL_PROCESS),
+        (_LOAD, 0, 0, _NUMBER),
+        # Here, too, end the calls of x32.
+        (_AT_LEAST, 0, 1, call_numbers.NEWEST + 1),
+        _refuse(errno.ENOSYS),
+    ]
+    for numbers, code in (
+        (call_numbers.REFUSED[machine], errno.EPERM),
+        (call_numbers.MISSING[machine], errno.ENOSYS),
+    ):
+        for number in numbers.values():
+            steps += [(_EQUAL, 0, 1, number), _refuse(code)]
+    for name, block in _blocks(internet=internet, own_processes=own_processes).items():
+        steps += [(_EQUAL, 0, len(block), calls[name]), *block]
+    steps.append((_RETURN, 0, 0, _ALLOW))
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+
+def _blocks(*, internet: bool, own_processes: bool) -> dict[str, list[_Step]]:
+    """Return the decision for each call whose arguments matter; each block ends with a return."""
+    allow = (_RETURN, 0, 0, _ALLOW)
+    unknown_family = _refuse(errno.EAFNOSUPPORT)
+    kinds = _kinds_of_internet(internet, allow)
+    sockets = [
+        _argument(0),
+        (_EQUAL, 0, 1, _UNIX),
+        allow,
+        (_EQUAL, 0, 4, _NETLINK),
+        _argument(2),
+        (_EQUAL, 0, 1, 0),  # NETLINK_ROUTE: the addresses of the own interfaces
+        allow,
+        unknown_family,
+        (_EQUAL, 1, 0, _INET),
+        (_EQUAL, 0, len(kinds), _INET6),
+        *kinds,
+        unknown_family,
+    ]
+    blocks = {
+        "clone": [_argument(0), (_ANY_BIT, 0, 1, _CLONE_NAMESPACES), _refuse(errno.EPERM), allow],
+        "ioctl": [
+            _argument(1),
+            (_EQUAL, 1, 0, _TIOCSTI),
+            (_EQUAL, 0, 1, _TIOCLINUX),
+            _refuse(errno.EPERM),
+            allow,
+        ],
+        "socket": sockets,
+        "socketpair": [_argument(0), (_EQUAL, 0, 1, _UNIX), allow, unknown_family],
+    }
+    if not own_processes:
+        # 0 is the calling process; who knows another's number could change it.
+        itself = [_argument(0), (_EQUAL, 0, 1, 0), allow, _refuse(errno.EPERM)]
+        for name in ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam"):
+            blocks[name] = itself
+        blocks["sched_setattr"] = itself
+        for name, itself_kind in (("setpriority", 0), ("ioprio_set", 1)):
+            blocks[name] = [
+                _argument(0),
+                (_EQUAL, 0, 3, itself_kind),
+                _argument(1),
+                (_EQUAL, 0, 1, 0),
+                allow,
+                _refuse(errno.EPERM),
+            ]
+    return blocks
+
+
+def _kinds_of_internet(internet: bool, allow: _Step) -> list[_Step]:
+    """Return the steps that allow TCP and UDP, or refuse all."""
+    refuse = _refuse(errno.EACCES)
+    if not internet:
+        return [refuse]
+    return [
+        _argument(1),
+        (_AND, 0, 0, _TYPE_MASK),
+        (_EQUAL, 2, 0, _STREAM),
+        (_EQUAL, 1, 0, _DATAGRAM),
+        refuse,
+        allow,
+    ]
+
+
+def _argument(index: int) -> _Step:
+    return (_LOAD, 0, 0, _ARGUMENTS + 8 * index)
+
+
+def _refuse(code: int) -> _Step:
+    return (_RETURN, 0, 0, _ERRNO | code)

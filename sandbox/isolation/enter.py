@@ -1,0 +1,127 @@
+"""Isolates the process between fork and exec, at one of three levels; every process it starts is so, too.
+
+full      namespaces for users, mounts, IPC, network and processes; a root folder of its own; Landlock; a
+          filter of system calls
+ns        the same without a namespace for processes, where the machine allows no new /proc
+landlock  Landlock and the filter alone, where it allows no namespaces
+
+A step that the machine refuses raises StepFailed with its name: the algorithm is then not started, or a
+weaker level is tried, if that is accepted.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..linux import landlock
+from ..shared.isolation_policy import Isolation, is_below
+from . import call_filter, system_calls
+from .root_folder import DEVICES, StepFailed, make_root
+
+#: Landlock without REFER refuses every rename to another folder.
+LEAST_ABI = 2
+
+
+def enter_namespaces(level: str, isolation: Isolation) -> None:
+    """Move this process to namespaces of its own, and its next child to a pid namespace at the level `full`.
+
+    Raises StepFailed.
+    """
+    flags = system_calls.CLONE_NEWUSER | system_calls.CLONE_NEWNS | system_calls.CLONE_NEWIPC
+    if not isolation.network:
+        flags |= system_calls.CLONE_NEWNET
+    if level == "full":
+        flags |= system_calls.CLONE_NEWPID
+    user, group = os.geteuid(), os.getegid()
+    try:
+        system_calls.unshare(flags)
+    except OSError as error:
+        raise StepFailed("new namespaces (unshare)", error) from None
+    try:
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{user} {user} 1")
+        _write("/proc/self/gid_map", f"{group} {group} 1")
+    except OSError as error:
+        raise StepFailed("the user of the new namespace (uid_map)", error) from None
+    if not isolation.network:
+        try:
+            system_calls.bring_loopback_up()
+        except OSError as error:
+            raise StepFailed("the network interface lo", error) from None
+
+
+def enter_root(level: str, isolation: Isolation) -> None:
+    """Give this process a root folder of its own. Raises StepFailed."""
+    make_root(isolation, new_processes=level == "full")
+
+
+def restrict(level: str, isolation: Isolation) -> None:
+    """Give up what is left to give up: capabilities, rights on files, system calls. Raises StepFailed."""
+    try:
+        system_calls.drop_capabilities()
+    except OSError as error:
+        raise StepFailed("giving up the capabilities", error) from None
+    abi = landlock.abi()
+    if level == "landlock" and abi < LEAST_ABI:
+        raise StepFailed("Landlock", OSError(0, f"its ABI is {abi}, {LEAST_ABI} is needed"))
+    if abi >= LEAST_ABI:
+        scoped = landlock.SCOPE_SIGNAL | landlock.SCOPE_ABSTRACT_UNIX_SOCKET
+        try:
+            landlock.restrict(
+                abi,
+                scopes=scoped if abi >= landlock.SCOPES_SINCE_ABI else 0,
+                handled_fs=landlock.all_rights(abi),
+                rules=_rules(level, isolation),
+            )
+        except OSError as error:
+            raise StepFailed("Landlock", error) from None
+    try:
+        if not call_filter.is_known():
+            raise OSError(0, f"there is none for {os.uname().machine}")
+        system_calls.no_new_privileges()
+        internet = isolation.network or level != "landlock"
+        system_calls.install_filter(call_filter.build(internet=internet, own_processes=level == "full"))
+    except OSError as error:
+        raise StepFailed("the filter of system calls (seccomp)", error) from None
+
+
+def _rules(level: str, isolation: Isolation) -> list[landlock.Rule]:
+    device = landlock.READ_FILE | landlock.WRITE_FILE | landlock.IOCTL_DEV
+    rules = [landlock.Rule(f"/dev/{name}", device) for name in DEVICES]
+    writable = [*isolation.writable]
+    if level == "landlock":
+        readable = [*_without_hidden(isolation), "/proc", "/dev/fd", "/dev/shm"]
+        writable += [isolation.temporary, "/dev/shm"]
+    else:
+        readable = ["/"]  # nothing else is there
+        writable += ["/tmp", "/var/tmp", "/dev/shm"]
+    rules += [landlock.Rule(path, landlock.READ) for path in readable]
+    rules += [landlock.Rule(path, landlock.WRITE) for path in writable]
+    return rules
+
+
+def _without_hidden(isolation: Isolation) -> list[str]:
+    """Return the readable paths; instead of a folder with a hidden one in it, everything else in that folder.
+
+    A rule of Landlock holds for a folder with all that is in it.
+    """
+    found = []
+    waiting = list(isolation.readable)
+    while waiting:
+        path = waiting.pop()
+        real = os.path.realpath(path)
+        if is_below(real, isolation.hidden):
+            continue
+        if any(is_below(hidden, [real]) for hidden in isolation.hidden):
+            waiting += [os.path.join(path, name) for name in os.listdir(path)]
+        else:
+            found.append(path)
+    return found
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode("ascii"))
+    finally:
+        os.close(fd)

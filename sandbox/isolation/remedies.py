@@ -1,0 +1,64 @@
+"""Why this machine cannot hold a level, and what to do about it, in words for its user."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ..shared.isolation_policy import LEVELS
+
+_APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+_NAMESPACES = "/proc/sys/user/max_user_namespaces"
+_IN_A_CONTAINER = "in a container, a seccomp profile that allows unshare (docker: --security-opt seccomp=…)"
+
+
+def unavailable(refused: Sequence[str], possible: str) -> str:
+    """Return the sentence for a sandbox that cannot be made.
+
+    `refused`: what was refused, for each level that was accepted. `possible`: a weaker one that would do.
+    """
+    text = "; ".join(refused)
+    remedy = remedy_of(refused[0] if refused else "")
+    if remedy:
+        text += f". Needed: {remedy}"
+    if possible:
+        text += f". The level {possible} would start: --sandbox-level {possible}"
+    else:
+        text += ". No weaker level would start either"
+    return text
+
+
+def remedy_of(refused: str, root: str = "/") -> str:
+    """Return what lets this machine do what it has refused; "" if that is not known."""
+    level, _, step = refused.partition(": ")
+    if step.startswith("new namespaces"):
+        if _read(root, _NAMESPACES) == "0":
+            return "sysctl user.max_user_namespaces above 0"
+        return f"user namespaces: sysctl kernel.unprivileged_userns_clone=1; {_IN_A_CONTAINER}"
+    if step.startswith("the mount of /proc"):
+        return (
+            "a /proc of which nothing is masked (docker: --security-opt systempaths=unconfined; Kubernetes:"
+            " procMount: Unmasked)"
+        )
+    if step.startswith(("the mount", "the user of", "the network", "the change of the root")):
+        if _read(root, _APPARMOR) == "1":
+            return (
+                "an AppArmor profile for Python that allows userns, or sysctl"
+                " kernel.apparmor_restrict_unprivileged_userns=0"
+            )
+        return f"the right to mount in a user namespace; {_IN_A_CONTAINER}"
+    if step.startswith("making the mounts read-only"):
+        return "Linux 5.12 or newer"
+    if step.startswith("Landlock"):
+        return "Linux 5.19 or newer, with landlock among its security modules (lsm=…)"
+    if step.startswith("the filter"):
+        return "seccomp, on x86_64 or aarch64"
+    return "" if level in LEVELS else step
+
+
+def _read(root: str, path: str) -> str:
+    try:
+        with open(os.path.join(root, path.lstrip("/")), encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
