@@ -180,7 +180,9 @@ class RunView:
         record = f"{self._root}/tasks/{os.path.basename(target)}"
         facts = read_json(f"{record}/task.json")
         if facts is not None and f"{self._root}/{facts.get('metricsDir')}" == target:
-            self._waiting[run] = ViewedTask(run, record, facts, time.monotonic())
+            # The status of an ended task is final: its record is not read a second time.
+            status = str(facts.get("status"))
+            self._waiting[run] = ViewedTask(run, record, facts, time.monotonic(), status=status)
         elif facts is not None or not _is_new(record):
             self._shown[run] = name = path or os.path.basename(target)
             os.makedirs(os.path.dirname(f"{self.folder}/{name}"), exist_ok=True)
