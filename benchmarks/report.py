@@ -29,15 +29,17 @@ class Bar:
     stretch: float | None = None
     always: bool = False
 
-    def __str__(self) -> str:
+    def text(self, reference: str) -> str:
         sign = ">=" if self.at_least else "<="
-        return f"{self.figure} {sign} {self.limit:g}{f' of {REFERENCE}' if self.is_ratio else ''}"
+        return f"{self.figure} {sign} {self.limit:g}{f' of {reference}' if self.is_ratio else ''}"
 
 
 class Report:
     """Figures by peer, with one value per round."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, *, reference: str = REFERENCE) -> None:
+        """`reference`: the peer that the others are compared with."""
+        self.reference = reference
         self.title = f"{title}; load {os.getloadavg()[0]:.2f} before"
         self._values: dict[Figure, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self._units: dict[Figure, str] = {}
@@ -53,7 +55,7 @@ class Report:
 
     def ratios(self, figure: Figure, peer: str) -> list[float]:
         """Return the ratios of the peer to the reference in each round, in which both had the same noise."""
-        pairs = zip(self.values(figure, peer), self.values(figure, REFERENCE), strict=False)
+        pairs = zip(self.values(figure, peer), self.values(figure, self.reference), strict=False)
         return [mine / other for mine, other in pairs if other]
 
     def check(self, bar: Bar, peer: str) -> dict[str, Any]:
@@ -63,7 +65,7 @@ class Report:
         if bar.always and values:
             seen = min(values) if bar.at_least else max(values)
         return {
-            "bar": str(bar),
+            "bar": bar.text(self.reference),
             "peer": peer,
             "seen": seen,
             "holds": _reaches(seen, bar.limit, bar.at_least),
@@ -98,13 +100,15 @@ class Report:
         """Return the table: median (min..max), and the ratio to the reference."""
         # Peers in the order in which they were added, the reference last.
         names = list(dict.fromkeys(name for peers in self._values.values() for name in peers))
-        names.sort(key=lambda name: name == REFERENCE)
-        rows = [["", *(cell for name in names for cell in ((name,) if name == REFERENCE else (name, "")))]]
+        names.sort(key=lambda name: name == self.reference)
+        rows = [
+            ["", *(cell for name in names for cell in ((name,) if name == self.reference else (name, "")))]
+        ]
         for figure in self._values:
             row = [f"{figure} {self._units[figure]}".rstrip()]
             for name in names:
                 row.append(_cell(self.values(figure, name)))
-                if name != REFERENCE:
+                if name != self.reference:
                     told = summary(self.ratios(figure, name))
                     row.append(f"{_short(told['median'])}x" if told else "")
             rows.append(row)
@@ -118,7 +122,7 @@ class Report:
                 seen = "" if told["seen"] is None else f": {told['seen']:.3g}"
                 who = "" if len(peers) == 1 else f" [{peer}]"
                 more = f", and the stretch of {bar.stretch:g} too" if told["stretch"] else ""
-                lines.append(f"{word:>13}  {bar}{who}{seen}{more}")
+                lines.append(f"{word:>13}  {told['bar']}{who}{seen}{more}")
         return "\n".join([*lines, *self.notes])
 
 

@@ -172,8 +172,6 @@ class PoolDispatcher:
 
     def _dispatch(self) -> None:
         """Send pending tasks to the workers that have room for them."""
-        with self._lock:
-            self._is_woken = False
         pending = self._pending
         if pending:
             active = self._workers.active()
@@ -187,6 +185,9 @@ class PoolDispatcher:
                     self._send(worker, min(room, -(-len(pending) // len(active))))
         elif self._is_closing:
             self._end_if_done()
+        with self._lock:
+            # While tasks wait, an answer comes here anyway, and submit() need not.
+            self._is_woken = bool(pending)
 
     def _send(self, worker: PoolWorker, count: int) -> None:
         """Send the worker up to so many of the pending tasks."""
