@@ -26,10 +26,11 @@ from ...sandbox.shared.task_marks import TaskMarks
 from ..io.loop import Alarm, Loop
 
 #: Bytes of tasks that wait in a worker's socket; more are sent when it has taken some.
-AHEAD_BYTES = 512 * 1024
+AHEAD_BYTES = 4 * 1024 * 1024
 _CHUNK_BYTES = 256 * 1024
-#: A memory file up to this size is used for one large task after the other: its pages are there already.
-_MEMORY_KEPT = 16 * 1024 * 1024
+#: So many memory files up to this size are used for one large task after the other: their pages are there
+#: already.
+_MEMORIES, _MEMORY_BYTES = 4, 16 * 1024 * 1024
 #: Frames that end a task; everything else that a worker says is of no use here.
 _ENDS = frozenset((Done.kind, Failed.kind, Recalled.kind))
 
@@ -85,8 +86,7 @@ class PoolWorker:
         self._marks_fd = -1
         self._queue: deque[tuple[memoryview, int]] = deque()  #: unsent bytes, each with a descriptor or -1
         self._sizes: deque[int] = deque()
-        self._memory = -1  #: a memory file that is used again
-        self._in_memory = 0  #: number of the task in it
+        self._memories: list[tuple[int, int]] = []  #: memory files, each with the last task that was in it
 
     @property
     def is_loaded(self) -> bool:
@@ -183,13 +183,16 @@ class PoolWorker:
 
     def _memory_of(self, data: bytes) -> int:
         """Return a memory file with these bytes, for the task that is being sent."""
-        fits = len(data) <= _MEMORY_KEPT
-        if fits and self._memory >= 0 and self.sent[0].number > self._in_memory:
-            fd, self._in_memory = os.dup(self._memory), self._numbers
+        if len(data) > _MEMORY_BYTES:
+            fd = os.memfd_create("hkrunner", os.MFD_CLOEXEC)
+        elif self._memories and self._memories[0][1] < self.sent[0].number:
+            kept, _ = self._memories.pop(0)
+            self._memories.append((kept, self._numbers))
+            fd = os.dup(kept)
         else:
             fd = os.memfd_create("hkrunner", os.MFD_CLOEXEC)
-            if fits and self._memory < 0:
-                self._memory, self._in_memory = os.dup(fd), self._numbers
+            if len(self._memories) < _MEMORIES:
+                self._memories.append((os.dup(fd), self._numbers))
         view, at = memoryview(data), 0
         while at < len(data):
             at += os.pwrite(fd, view[at:], at)
@@ -293,8 +296,8 @@ class PoolWorker:
         self._reader.close()
         sock.close()
         os.close(self._marks_fd)
-        if self._memory >= 0:
-            os.close(self._memory)
+        for fd, _ in self._memories:
+            os.close(fd)
 
 
 def body_of(frame: Frame) -> bytes:
