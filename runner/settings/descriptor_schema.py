@@ -133,6 +133,12 @@ class Checker:
             self._check_type(key, one, places[key])
         self._check_rules(fields, places)
         entry, notes = self._entry(fields)
+        if fields.get("env") == OTHER_JVM_ENV:
+            line = self._lines.get("/env", 1)
+            notes = (
+                *notes,
+                f"{self._shown}:{line}: env: HKube's server takes {JVM_ENV}, not {OTHER_JVM_ENV}",
+            )
         variables, references = self._variables(fields.get("algorithmEnv") or {})
         return Descriptor(
             self._file,

@@ -347,3 +347,12 @@ def test_a_yaml_file_of_the_same_name_is_no_descriptor_unless_it_looks_like_one(
 ) -> None:
     yaml(place, text, "alg.yaml")
     assert find("alg.py", None, str(place)) is None
+
+
+@pytest.mark.parametrize("env", ["java", "jvm"])
+def test_both_names_of_the_jvm_are_read_and_the_one_of_the_server_is_named(tmp_path: Path, env: str) -> None:
+    found = described(tmp_path, f"name: my-alg\nenv: {env}\n")
+    assert found.env == "java"
+    assert found.notes == (
+        () if env == "java" else ("algorithm.yml:2: env: HKube's server takes java, not jvm",)
+    )
