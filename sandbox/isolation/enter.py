@@ -90,7 +90,9 @@ def _rules(level: str, isolation: Isolation) -> list[landlock.Rule]:
     rules = [landlock.Rule(f"/dev/{name}", device) for name in DEVICES]
     writable = [*isolation.writable]
     if level == "landlock":
-        readable = [*_without_hidden(isolation), "/proc", "/dev/fd", "/dev/shm"]
+        readable, listed = _without_hidden(isolation)
+        readable += ["/proc", "/dev/fd", "/dev/shm"]
+        rules += [landlock.Rule(path, landlock.READ_DIR) for path in listed]
         writable += [isolation.temporary, "/dev/shm"]
     else:
         readable = ["/"]  # nothing else is there
@@ -100,12 +102,14 @@ def _rules(level: str, isolation: Isolation) -> list[landlock.Rule]:
     return rules
 
 
-def _without_hidden(isolation: Isolation) -> list[str]:
+def _without_hidden(isolation: Isolation) -> tuple[list[str], list[str]]:
     """Return the readable paths; instead of a folder with a hidden one in it, everything else in that folder.
 
-    A rule of Landlock holds for a folder with all that is in it.
+    A rule of Landlock holds for a folder with all that is in it. Those folders are returned, too: they can
+    only be listed, as an import does, and so can the hidden ones in them.
     """
     found = []
+    listed = []
     waiting = list(isolation.readable)
     while waiting:
         path = waiting.pop()
@@ -113,10 +117,11 @@ def _without_hidden(isolation: Isolation) -> list[str]:
         if is_below(real, isolation.hidden):
             continue
         if any(is_below(hidden, [real]) for hidden in isolation.hidden):
+            listed.append(path)
             waiting += [os.path.join(path, name) for name in os.listdir(path)]
         else:
             found.append(path)
-    return found
+    return found, listed
 
 
 def _write(path: str, text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from ..linux.abandoned import remove_abandoned, signed_name
 
@@ -45,7 +44,10 @@ class PrivateFolders:
         import shutil  # late: the child of a run without isolation has no folders
 
         for folder in self._made:
-            shutil.rmtree(folder, onerror=_try_again)
+            shutil.rmtree(folder, ignore_errors=True)
+            if os.path.lexists(folder):
+                _open_up(folder)
+                shutil.rmtree(folder, ignore_errors=True)
         self._made = []
 
     def _make(self, root: str) -> str:
@@ -55,14 +57,14 @@ class PrivateFolders:
         return folder
 
 
-def _try_again(function: Callable[..., object], path: str, _: object) -> None:
-    """Remove what the child has made unwritable."""
-    for one in (os.path.dirname(path), path):
+def _open_up(folder: str) -> None:
+    """Give back the rights on the folders in this one: the child may have taken them away."""
+    waiting = [folder]
+    while waiting:
+        path = waiting.pop()
         try:
-            os.chmod(one, 0o700, follow_symlinks=False) if os.chmod in os.supports_follow_symlinks else None
-        except (OSError, NotImplementedError):
-            continue
-    try:
-        function(path)
-    except OSError:
-        return  # a later run removes it, as after a SIGKILL
+            os.chmod(path, 0o700)
+            with os.scandir(path) as entries:
+                waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue  # a later run removes it, as after a SIGKILL

@@ -63,7 +63,8 @@ def files(given):
         "link its code elsewhere": attempt(os.link, code, own),
         "make a device": attempt(os.mknod, own + "device", 0o600 | 0o020000, os.makedev(1, 1)),
         "read /etc/shadow": attempt(read, "/etc/shadow"),
-        "read the records of tasks": attempt(lambda: os.listdir(given["state"] + "/tasks") and None),
+        "read the record of a task": attempt(read, given["state"] + "/tasks/t1/task.json"),
+        "write to the record of a task": attempt(append, given["state"] + "/tasks/t1/task.json"),
         "write a setting of the kernel": attempt(append, "/proc/sys/kernel/core_pattern"),
         "write to /proc/sysrq-trigger": attempt(append, "/proc/sysrq-trigger"),
         "write to a cgroup": attempt(append, "/sys/fs/cgroup/cgroup.procs"),
@@ -161,6 +162,9 @@ def leftovers(given):
     for folder in (os.environ["TMPDIR"], "/dev/shm"):
         with open(os.path.join(folder, "left-by-the-task-before"), "w") as file:
             file.write("text")
+    locked = os.path.join(os.environ["TMPDIR"], "left-locked", "folder")
+    os.makedirs(locked)
+    os.chmod(os.path.dirname(locked), 0)
     return [name for name in found if name.startswith("left")]
 
 

@@ -85,7 +85,7 @@ def target(folder: Path) -> Iterator[dict[str, Any]]:
         try:
             yield {
                 "secret": str(folder / "elsewhere/secret"),
-                "state": str(folder / ".hkrunner"),
+                "state": str(folder / "code/.hkrunner"),
                 "runner": victim.pid,
                 "port": tcp.getsockname()[1],
                 "socket": path,
@@ -105,8 +105,10 @@ def target(folder: Path) -> Iterator[dict[str, Any]]:
 def attack(command: list[str | Path], folder: Path, target: dict[str, Any], *kinds: str) -> dict[str, Any]:
     """Run the attacks of these kinds; return what came of each, by name."""
     inputs = [word for kind in kinds for word in ("-i", json.dumps([kind, target]))]
-    ended = run([*command, *inputs], cwd=folder, env={"TMPDIR": "/tmp"})
+    # So the records lie in the folder of the code, all of which can be read but for them.
+    ended = run([*command, *inputs], cwd=folder / "code", env={"TMPDIR": "/tmp"})
     assert ended.status == 0, ended
+    assert os.path.exists(f"{target['state']}/tasks/t1/task.json")
     found: dict[str, Any] = {}
     for line in ended.stdout.splitlines():
         answer = json.loads(line)
@@ -305,6 +307,11 @@ def test_what_the_machine_cannot_hold_is_not_started_and_the_message_says_what_w
     assert ended.stderr.count("SANDBOX_UNAVAILABLE: ") == 1 and "served" not in ended.stdout
     for word in words:
         assert word in ended.stderr, ended.stderr
+    # To serve a worker is refused in the same way, and not retried for each task.
+    serving = [HKRUNNER, "-e", folder / "code/strict_is_refused.py", "--url", "ws://127.0.0.1:9"]
+    serving += ["--sandbox", "strict", "--sandbox-level", least]
+    served = run(machine_for(machine, serving), cwd=folder, env={"TMPDIR": "/tmp"})
+    assert served.status == 2 and "SANDBOX_UNAVAILABLE: " in served.stderr, served
 
 
 def test_the_weaker_level_that_was_accepted_says_what_it_does_not_hold(folder: Path) -> None:
