@@ -37,6 +37,10 @@ CERTAIN = 1.1
 SMALL_DOUBT = 0.02
 #: Interval between readings of the exact sums of several processes, for the figures shown.
 EXACT_EVERY_S = 1.0
+#: Age from which on a new process has most likely executed its own program, and shares no memory any more;
+#: and the largest part of its memory that it may share all the same.
+NEW_S = 0.02
+SHARED_PART = 0.05
 #: Most repetitions of a reading during which a process has forked, has ended or has freed memory.
 EXACT_RETRIES = 2
 #: Largest share of a core for readings that only refresh the figures, and for those that decide on a peak.
@@ -69,6 +73,7 @@ class MemoryEstimate:
         self._certain = 0  # lower bound of private memory
         self._exact_at = 0.0
         self._exact_due_at = 0.0
+        self._new_at = 0.0
         self._unmapped = 0  # shared memory beyond what mappings show, when the exact sums were read
         self._objects_then = 0
 
@@ -82,6 +87,7 @@ class MemoryEstimate:
             mapped += max(0, one.shmem - one.shmem_then)
             if charge > largest:
                 largest, largest_anon = charge, one.anon
+            private += max(0, one.pss_anon + one.anon - one.anon_then) if one.pss_anon else 0
             if one.pss < 0:
                 memory += charge
                 unknown += 1
@@ -96,9 +102,7 @@ class MemoryEstimate:
                 kept = min(one.judged_at - charge, 2 * shared)
                 memory += max(0, one.pss - (one.judged_at - charge - kept))
                 unsure += kept
-            grown = one.anon - one.anon_then
-            certain += max(0, one.pss + grown + min(0, one.shmem - one.shmem_then))
-            private += max(0, one.pss_anon + grown)
+            certain += max(0, one.pss + one.anon - one.anon_then + min(0, one.shmem - one.shmem_then))
         at_most = self._table.charge
         objects_now = objects_at_most = freed = unmapped = twice = 0
         if self._shared is not None:
@@ -187,6 +191,25 @@ class MemoryEstimate:
                         stopped.append(one.pid)
         return stopped
 
+    def read_new(self, now: float) -> None:
+        """Read the sums of processes that were started since the exact sums were read, and share nothing.
+
+        All the sums of a tree of many processes can be read every few seconds only.
+        """
+        if now < self._new_at:
+            return
+        began = self._clock()
+        for one in self._table.processes.values():
+            is_new = one.pss < 0 and not one.borrows and now - one.first_seen >= NEW_S
+            if is_new and abs(one.charge - one.asked_at) >= SHARED_STEP_BYTES:
+                one.asked_at = one.charge
+                sums = self._read_one(one)
+                if sums.anon_bytes >= one.anon - max(SHARED_STEP_BYTES, SHARED_PART * one.anon):
+                    self._note(one, sums)
+                    if one.shmem >= SHARED_STEP_BYTES:
+                        one.pss = -1  # the shares of others in that memory have changed
+        self._new_at = now + (self._clock() - began) / PEAK_SHARE
+
     def read_exact(self, now: float) -> None:
         """Replace the estimate by the kernel's exact sums."""
         began = self._clock()
@@ -213,13 +236,17 @@ class MemoryEstimate:
             sums = self._read_one(one)
             anon += sums.anon_bytes
             shmem += sums.shmem_bytes
-            one.pss_anon = sums.anon_bytes
-            one.pss = sums.anon_bytes + sums.shmem_bytes
-            # It may have grown since the counters were read, which the sums then show already.
-            one.judged_at = max(one.charge, one.pss)
-            one.anon_then = max(one.anon, sums.anon_bytes)
-            one.shmem_then = max(one.shmem, sums.shmem_bytes)
+            self._note(one, sums)
         return anon, shmem, not (self._has_forked_meanwhile() or self._table.has_shrunk())
+
+    @staticmethod
+    def _note(one: Process, sums: procfs.Pss) -> None:
+        one.pss_anon = sums.anon_bytes
+        one.pss = sums.anon_bytes + sums.shmem_bytes
+        # It may have grown since the counters were read, which the sums then show already.
+        one.judged_at = max(one.charge, one.pss)
+        one.anon_then = max(one.anon, sums.anon_bytes)
+        one.shmem_then = max(one.shmem, sums.shmem_bytes)
 
     def _read_one(self, one: Process) -> procfs.Pss:
         try:

@@ -35,9 +35,9 @@ class Process:
     """One process of the tree, with its counters as of the last look."""
 
     __slots__ = (
-        "anon", "anon_then", "borrows", "children_ns", "clock", "data", "faults_then", "fd", "first_seen",
-        "judged_at", "own_ns", "parent", "pid", "pss", "pss_anon", "rss", "shared", "shared_asked",
-        "shmem", "shmem_then", "started", "threads",
+        "anon", "anon_then", "asked_at", "borrows", "children_ns", "clock", "data", "faults_then", "fd",
+        "first_seen", "judged_at", "own_ns", "parent", "pid", "pss", "pss_anon", "rss", "shared",
+        "shared_asked", "shmem", "shmem_then", "started", "threads",
     )  # fmt: skip
 
     def __init__(self, pid: int, parent: int, fd: int, now: float) -> None:
@@ -58,7 +58,8 @@ class Process:
         self.shmem = 0
         self.data = 0
         self.pss = -1  #: at the last exact reading; -1: none yet
-        self.pss_anon = 0  #: private memory in it
+        self.pss_anon = 0  #: private memory in it, also where only this process's sums were read
+        self.asked_at = 0  #: `charge` when they were last read
         self.judged_at = 0  #: `charge` at that time
         self.anon_then = 0  #: private memory at that time
         self.shmem_then = 0  #: shared memory at that time
@@ -229,7 +230,8 @@ class ProcessTable:
         """Forget the shares of the others if one that has ended shared memory with them."""
         if one.pss >= 0 and one.judged_at - one.pss > GROWING_BYTES:
             for other in self.processes.values():
-                other.pss = -1
+                if other.judged_at - other.pss > GROWING_BYTES:
+                    other.pss, other.asked_at = -1, 0
 
     def _close(self, one: Process) -> None:
         if one.fd >= 0:

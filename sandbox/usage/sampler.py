@@ -182,6 +182,8 @@ class TreeSampler:
                 table.walk_if_born()  # a new file may be a new process's
             self._shared.scan_if_changed(self.processes, now)
             is_shared_seen = True
+        if len(self.processes) > 1:
+            memory.read_new(now)
         memory.estimate()
         if self._limit is not None and memory.at_most > self._limit:
             memory.judge(now, self._limit, is_frozen=self.is_frozen)
