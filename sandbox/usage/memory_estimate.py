@@ -71,7 +71,7 @@ class MemoryEstimate:
         self._shared = shared
         self._clock = clock
         self._certain = 0  # lower bound of private memory
-        self._exact_at = 0.0
+        self._exact_at = self._peak_at = 0.0
         self._exact_due_at = 0.0
         self._new_at = 0.0
         self._unmapped = 0  # shared memory beyond what mappings show, when the exact sums were read
@@ -144,7 +144,8 @@ class MemoryEstimate:
 
     def is_exact_reading_due(self, now: float, *, count_first: bool, peak: int) -> bool:
         """Whether the exact sums should be read though the limit cannot be exceeded."""
-        if now < self._exact_at:
+        near = self._limit is not None and self.at_most >= TRIGGER * self._limit
+        if now < (self._exact_at if near else self._peak_at):
             return False
         if count_first and self._table.births():
             return False
@@ -152,7 +153,6 @@ class MemoryEstimate:
             return len(self._table.processes) > 1
         if self.is_exact:
             return False
-        near = self._limit is not None and self.at_most >= TRIGGER * self._limit
         return near or self.memory > peak * 1.05
 
     def judge(self, now: float, limit: int, *, is_frozen: bool) -> None:
@@ -196,7 +196,8 @@ class MemoryEstimate:
 
         All the sums of a tree of many processes can be read every few seconds only.
         """
-        if now < self._new_at:
+        is_near = self._limit is not None and self.at_most >= TRIGGER * self._limit
+        if now < self._new_at or is_near:
             return
         began = self._clock()
         for one in self._table.processes.values():
@@ -226,7 +227,8 @@ class MemoryEstimate:
         self.memory = self.at_most = self.at_least = anon + shmem + self._unmapped
         self.is_judged = self.is_exact = is_whole
         took = self._clock() - began
-        self._exact_at = now + max(0.05, took / PEAK_SHARE)
+        self._exact_at = now + max(0.05, took / EXACT_SHARE)  # near the limit, a look is worth more
+        self._peak_at = now + max(0.05, took / PEAK_SHARE)
         self._exact_due_at = now + max(EXACT_EVERY_S, took / EXACT_SHARE)
 
     def _sum_exact(self) -> tuple[int, int, bool]:
