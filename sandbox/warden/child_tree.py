@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 #: Time for faulthandler to write the stacks of a child that is about to be killed.
 STACK_S = 0.25
 #: Time for resource trackers to remove what the processes that they served have left; one that has just been
-#: started needs 20 ms for Python's own start.
-TRACKERS_S = 1.0
+#: started needs 20 ms for Python's own start, on a busy machine many times as long.
+TRACKERS_S = 5.0
 #: Time for a process that exceeds the memory limit to write its stacks, in which its other threads may use
 #: more memory. Writing takes 0.2 ms once the process gets a processor.
 LAST_STACK_S = 0.03
@@ -109,8 +109,12 @@ class ChildTree:
             self.wait(0.002)
             process_tree.reap(self.reaped)
 
-    def wait_for_trackers(self) -> None:
-        """Kill all processes but the resource trackers, which then remove what those have left, and end."""
+    def wait_for_trackers(self) -> dict[int, process_tree.Left]:
+        """Kill all processes but the resource trackers, which then remove what those have left, and end.
+
+        Return the processes that were killed.
+        """
+        killed: dict[int, process_tree.Left] = {}
         below = list(process_tree.descendants(os.getpid()))
         trackers = {pid for pid in below if process_tree.is_resource_tracker(pid)}
         for pid in trackers:
@@ -121,12 +125,15 @@ class ChildTree:
         while trackers and self._clock() < deadline:
             for pid in below:
                 if pid not in trackers and pid != self.init_pid:
+                    if pid not in killed:
+                        killed[pid] = process_tree.look(pid)
                     process_tree.signal_to(pid, signal.SIGKILL)
             self.wait(0.005)
             self._take_reports()
             process_tree.reap(self.reaped)
             below = list(process_tree.descendants(os.getpid()))
             trackers.intersection_update(below)
+        return killed
 
     def write_stacks(self) -> None:
         """Have faulthandler write the stack of every thread, which works even while C code holds the GIL."""

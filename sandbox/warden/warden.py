@@ -273,17 +273,18 @@ class Warden:
     def _end_tree(self) -> tuple[dict[int, process_tree.Left], list[process_tree.Left]]:
         """End all processes of the tree; return those that were there, and those that could not be ended."""
         hook = None
+        killed: dict[int, process_tree.Left] = {}
         if self._enforcer is not None:
             self._enforcer.cpu_limit.stop()
             self._enforcer.check_before_kill()
             hook = self._enforcer.confinement.kill
             if self._enforcer.has_unproven:
-                self._tree.wait_for_trackers()
+                killed = self._tree.wait_for_trackers()
         there, left = process_tree.kill_all(
             reaped=self._tree.reaped, wait=self._tree.wait, deadline_s=KILL_DEADLINE_S, also=hook
         )
         self._account = self._enforcer.finish() if self._enforcer is not None else None
-        return there, left
+        return {**there, **killed}, left
 
     def _send_ended(self, there: dict[int, process_tree.Left], left: list[process_tree.Left]) -> None:
         """Report the end to the parent; `there` and `left` as _end_tree() returned them."""
