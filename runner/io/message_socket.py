@@ -19,8 +19,8 @@ from .loop import Loop
 
 #: More than the kernel's buffer for one datagram takes is never sent: texts are cut before (see cut()).
 MESSAGE_MAX = 160 * 1024
-#: A character takes at most 4 bytes, or 6 where it is escaped.
-TEXT_MAX = 12_000
+#: A message has up to three long texts. A character takes at most 6 bytes, where it is escaped.
+TEXT_MAX = 8_000
 _FDS_MAX = 4
 
 
@@ -50,7 +50,8 @@ class MessageSocket:
         if self._is_closed:
             return
         is_idle = not self._queue
-        self._queue.append((json.dumps(message).encode(), [os.dup(fd) for fd in fds]))
+        data = json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        self._queue.append((data, [os.dup(fd) for fd in fds]))
         if is_idle:
             self._flush()
 
