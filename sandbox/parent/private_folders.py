@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from ..linux.abandoned import remove_abandoned, signed_name
@@ -41,13 +42,8 @@ class PrivateFolders:
 
     def remove(self) -> None:
         """Remove the folders; the child has ended."""
-        import shutil  # late: the child of a run without isolation has no folders
-
         for folder in self._made:
-            shutil.rmtree(folder, ignore_errors=True)
-            if os.path.lexists(folder):
-                _open_up(folder)
-                shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         self._made = []
 
     def _make(self, root: str) -> str:
@@ -57,14 +53,38 @@ class PrivateFolders:
         return folder
 
 
-def _open_up(folder: str) -> None:
-    """Give back the rights on the folders in this one: the child may have taken them away."""
-    waiting = [folder]
-    while waiting:
-        path = waiting.pop()
-        try:
-            os.chmod(path, 0o700)
-            with os.scandir(path) as entries:
-                waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except OSError:
-            continue  # a later run removes it, as after a SIGKILL
+def _remove(folder: str) -> None:
+    """Remove the folder with its content, whatever a child that has ended has made there.
+
+    Its folders may be unreadable, and deeper than a path can name or a function can call itself: so each one
+    is moved to the top before it is emptied. What cannot be removed stays; a later run tries it again.
+    """
+    mark, moved = os.urandom(8).hex(), 0
+    failed: set[str] = set()
+    while below := [entry for entry in _entries(folder) if entry.name not in failed]:
+        for entry in below:
+            try:
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.path)
+                    continue
+                os.chmod(entry.path, 0o700)
+                for inner in _entries(entry.path):
+                    if inner.is_dir(follow_symlinks=False):
+                        os.chmod(inner.path, 0o700)
+                        moved += 1
+                        os.rename(inner.path, f"{folder}/{mark}-{moved}")
+                    else:
+                        os.unlink(inner.path)
+                os.rmdir(entry.path)
+            except OSError:
+                failed.add(entry.name)
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []

@@ -165,6 +165,13 @@ def leftovers(given):
     locked = os.path.join(os.environ["TMPDIR"], "left-locked", "folder")
     os.makedirs(locked)
     os.chmod(os.path.dirname(locked), 0)
+    # Deeper than a function may call itself, and than a path may be long.
+    there = os.getcwd()
+    os.chdir(os.environ["TMPDIR"])
+    for _ in range(1500):
+        os.mkdir("left-deep")
+        os.chdir("left-deep")
+    os.chdir(there)
     return [name for name in found if name.startswith("left")]
 
 
