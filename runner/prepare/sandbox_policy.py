@@ -142,6 +142,10 @@ def check_sandbox(settings: Settings, where: Location, *, is_program: bool) -> N
         raise SettingsError(
             "--sandbox strict is for algorithms in Python: a program reaches hkrunner by the network"
         )
+    if settings.gpus.number and not settings.gpus.none:
+        raise SettingsError(
+            f"--sandbox strict has no GPUs ({settings.gpus.set_by}): give --no-gpu to run without them"
+        )
     sandbox = settings.sandbox
     home = os.path.realpath(os.path.expanduser("~"))
     folder = os.path.realpath(where.folder)

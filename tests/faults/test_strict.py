@@ -339,6 +339,18 @@ def test_a_dry_run_lists_what_may_be_read_written_and_reached(folder: Path) -> N
     assert found["hidden"] == [str(folder / ".hkrunner")]
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--gpu", "1"], "--sandbox strict has no GPUs (--gpu): give --no-gpu to run without them"),
+        (["--path", "/"], "the code lies in / itself, all of which it could then read"),
+    ],
+)
+def test_what_a_sandbox_cannot_give_is_refused_at_once(folder: Path, options: list[str], text: str) -> None:
+    ended = run([*strict(folder, "-i", "1"), *options], cwd=folder)
+    assert (ended.status, text in ended.stderr) == (2, True), ended
+
+
 @pytest.mark.parametrize("killed", ["hkrunner", "warden"])
 @needs_sandbox
 def test_no_process_and_no_folder_stays_when_hkrunner_or_the_warden_is_killed(
