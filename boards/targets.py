@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import NotFound
-from .runs.files import original_text, read_json, safe_part
+from .runs.files import original_text, safe_part
+from .runs.history import read_facts
+from .runs.journal_reader import read_journals
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,24 @@ class JobNode:
 def nodes_of_job(root: Path, job: str) -> list[JobNode]:
     """Return the nodes of a job that have run folders; none for a job that is not known here."""
     name = safe_part(job)
-    return [
-        JobNode(original_text(pipeline.name), original_text(node.name), node / name)
+    found = {
+        node / name
         for pipeline in _folders(root / "runs")
         for node in _folders(pipeline)
         if (node / name).is_dir()
+    }
+    tasks = read_journals(str(root)).values()
+    found |= {(root / str(one.facts["metricsDir"])).parent for one in tasks if one.facts.get("jobId") == job}
+    return [
+        JobNode(original_text(folder.parent.parent.name), original_text(folder.parent.name), folder)
+        for folder in sorted(found)
     ]
 
 
 def task_target(root: Path, task: str, *, job: str | None = None) -> Target:
     """Return the board of one task. Raises NotFound, in HKube's words if the job was given."""
     if job is None:
-        facts = read_json(str(root / "tasks" / safe_part(task) / "task.json"))
+        facts = read_facts(root, task)
         if facts is None:
             raise NotFound(f"there is no task {task} in {root}", hint="hkrunner runs ls shows what there is")
         run = facts.get("metricsDir")
@@ -77,10 +85,15 @@ def task_target(root: Path, task: str, *, job: str | None = None) -> Target:
         raise NotFound(f"pipeline {job} Not Found")
     for found in nodes:
         folder = found.folder / safe_part(task)
-        if folder.is_dir():
+        if folder.is_dir() or _is_in_journal(root, folder):
             return Target(task, "task", folder, task=task, job=job, node=found.node, pipeline=found.pipeline)
     # HKube core/api-server lib/service/boards.js prints an undefined here; clients may match the text.
     raise NotFound(f"No task {task} in job {job} undefined Not Found")
+
+
+def _is_in_journal(root: Path, run: Path) -> bool:
+    place = str(run.relative_to(root))
+    return any(task.facts["metricsDir"] == place for task in read_journals(str(root)).values())
 
 
 def batch_target(root: Path, job: str, node: str) -> Target:
@@ -121,7 +134,7 @@ def find_target(root: Path, word: str) -> Target:
         return task_target(root, word)
     except NotFound:
         nodes = nodes_of_job(root, word)
-        if not nodes and (root / "tasks" / safe_part(word) / "task.json").exists():
+        if not nodes and read_facts(root, word) is not None:
             raise
     if len(nodes) == 1:
         return batch_target(root, word, nodes[0].node)

@@ -20,7 +20,7 @@ from .files import read_json, replace_file
 from .history import TaskSummary, show_task
 from .layout import RESOURCES
 from .run_names import NamedTask, RunNames, marked
-from .task_values import Scalar, read_input, read_result
+from .task_values import Scalar, input_in_journal, read_input, read_result, result_in_journal
 
 CACHE = "values.json"
 _SETTLED_MS = 60_000  # a board or a program may add files to a task's folder for this long after its end
@@ -117,6 +117,9 @@ def _recorded(summary: TaskSummary) -> dict[str, Scalar]:
 
 def _read_values(root: Path, summary: TaskSummary) -> TaskValues:
     """Return the values as the record has them now; empty what it lacks, or no longer has."""
+    if summary.in_journal is not None:
+        task = summary.in_journal
+        return TaskValues(input_in_journal(task) or {}, result_in_journal(task), {})
     try:
         facts = show_task(root, summary.name).facts
     except (BoardError, OSError):  # removed meanwhile

@@ -1,21 +1,23 @@
 """Lists, shows, reads, repeats and removes the records of tasks (`hkrunner runs`).
 
-The records are read from disk, where this hkrunner or another may still be writing. A task whose record says
-"active" though the process that wrote it is gone is "lost". Sizes are bytes on disk, metrics included.
+A record is a folder, or a part of a journal (journal.py). Records are read from disk, where this hkrunner or
+another may still be writing. A task whose record says "active" though the process that wrote it is gone is
+"lost". Sizes are bytes on disk, metrics included.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import NotFound, StoreError
 from .event_files import Point, read_scalars
 from .files import ProcessIdentity, read_json, safe_part
+from .folders import measure, remove_folders
+from .journal_reader import JournalReader, JournalTask, read_journals
 from .layout import STREAMS
 
 ACTIVE = "active"
@@ -40,8 +42,9 @@ class TaskSummary:
     peak_bytes: int | None
     size_bytes: int
     event_files: int
-    folder: Path
+    folder: Path | None  # None: its record is in a journal
     metrics_dir: Path | None
+    in_journal: JournalTask | None = None
 
     @property
     def is_active(self) -> bool:
@@ -51,11 +54,16 @@ class TaskSummary:
 
 @dataclass(frozen=True)
 class TaskDetails:
-    """What `runs show` prints: the summary, all of task.json, and the files by name with their sizes."""
+    """What `runs show` prints: the summary, all of task.json, and the files by name with their sizes.
+
+    input, output: as JSON, of a task that has no files; None where they were not kept.
+    """
 
     summary: TaskSummary
     facts: Mapping[str, object]
     files: Mapping[str, int]
+    input: bytes | None = None
+    output: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -117,19 +125,29 @@ class Removed:
 
 def list_tasks(root: Path) -> list[TaskSummary]:
     """Return all recorded tasks in the order of their start, without those whose record cannot be read."""
+    # First the journals: a task may be on its way from there to a folder.
+    in_journals = read_journals(str(root))
     try:
         names = os.listdir(root / "tasks")
     except OSError:
-        return []
-    found = (_summary(root, root / "tasks" / name) for name in names)
+        names = []
+    found = [_summary(root, root / "tasks" / name) for name in names]
+    summaries = [summary for summary in found if summary is not None]
+    moved = {summary.name for summary in summaries}
+    summaries += [_journal_summary(root, task) for name, task in in_journals.items() if name not in moved]
     return sorted(
-        (summary for summary in found if summary is not None),
+        summaries,
         key=lambda summary: (summary.start_time, len(summary.name), summary.name),
     )
 
 
 def show_task(root: Path, name: str) -> TaskDetails:
     """Return everything about one task. Raises NotFound, and StoreError for an unreadable record."""
+    if (task := _find_in_journals(root, name)) is not None:
+        one = _journal_summary(root, task)
+        return TaskDetails(
+            one, {**task.facts, "status": one.status}, {}, task.input_json(), task.output_json()
+        )
     folder = _folder(root, name)
     facts, summary = read_json(str(folder / "task.json")), _summary(root, folder)
     if facts is None or summary is None:
@@ -145,9 +163,10 @@ def read_log(root: Path, name: str, stream: str, *, offset: int = 0, limit_bytes
     """
     if stream not in STREAMS:
         raise StoreError(f"there is no stream {stream}", hint=f"there are {' and '.join(STREAMS)}")
-    folder = _folder(root, name)
     # The state is read first: in the other order the last lines could be missed.
-    summary = _summary(root, folder)
+    task = _find_in_journals(root, name)
+    folder = _folder(root, name) if task is None else root / "tasks" / task.name
+    summary = _summary(root, folder) if task is None else _journal_summary(root, task)
     has_ended = summary is None or not summary.is_active
     try:
         with open(folder / f"{stream}.log", "rb") as file:
@@ -162,7 +181,8 @@ def read_log(root: Path, name: str, stream: str, *, offset: int = 0, limit_bytes
 
 def read_metrics(root: Path, name: str) -> list[Curve]:
     """Return the scalar series of a task, by run and tag, its resource usage included. Raises NotFound."""
-    summary = _summary(root, _folder(root, name))
+    task = _find_in_journals(root, name)
+    summary = _summary(root, _folder(root, name)) if task is None else _journal_summary(root, task)
     if summary is None or summary.metrics_dir is None:
         return []
     return [
@@ -183,7 +203,9 @@ def repeat_of(root: Path, name: str) -> Repeat:
             hint="hkrunner records larger inputs with --keep-values",
         )
     try:
-        data = (summary.folder / "input.json").read_bytes()
+        data = details.input
+        if data is None:
+            data = (root / "tasks" / summary.name / "input.json").read_bytes()
         json.loads(data)
     except (OSError, ValueError) as error:
         raise StoreError(
@@ -202,15 +224,27 @@ def repeat_of(root: Path, name: str) -> Repeat:
 
 def remove_tasks(root: Path, names: Iterable[str]) -> Removed:
     """Remove the tasks and their metrics. Raises NotFound or StoreError before anything is removed."""
-    summaries = []
+    summaries, in_journals = [], []
+    journals = JournalReader(str(root))
+    journals.refresh()
+    known = journals.tasks()
     for name in dict.fromkeys(names):
-        folder = _folder(root, name)
-        summary = _summary(root, folder) or _unreadable(folder)
+        task = known.get(safe_part(name)) or known.get(name)
+        if task is not None:
+            in_journals.append(task)
+            summary = _journal_summary(root, task)
+        else:
+            folder = _folder(root, name)
+            summary = _summary(root, folder) or _unreadable(folder)
         if summary.is_active:
             raise StoreError(f"task {name} is still running", hint="stop it first")
         summaries.append(summary)
     for summary in summaries:
         _remove(root, summary)
+    try:
+        journals.remove(in_journals)
+    except OSError as error:
+        raise StoreError(f"tasks cannot be removed from the journal: {error}") from error
     return Removed(
         tuple(summary.name for summary in summaries), sum(summary.size_bytes for summary in summaries)
     )
@@ -224,6 +258,22 @@ def keep_latest(root: Path, count: int) -> Removed:
     tasks = list_tasks(root)
     surplus = tasks[: max(0, len(tasks) - max(0, count))]
     return remove_tasks(root, [summary.name for summary in surplus if not summary.is_active])
+
+
+def read_facts(root: Path, name: str) -> Mapping[str, object] | None:
+    """Return what the record of the task says, as task.json does; None when there is none."""
+    facts = read_json(str(root / "tasks" / safe_part(name) / "task.json"))
+    if facts is None and (task := _find_in_journals(root, name)) is not None:
+        return task.facts
+    return facts
+
+
+def _find_in_journals(root: Path, name: str) -> JournalTask | None:
+    """Return the task of this name or id, unless it has a folder."""
+    if not (root / "journal").is_dir() or (root / "tasks" / safe_part(name) / "task.json").exists():
+        return None
+    found = read_journals(str(root))
+    return found.get(safe_part(name)) or found.get(name)
 
 
 def _folder(root: Path, name: str) -> Path:
@@ -243,15 +293,25 @@ def _summary(root: Path, folder: Path) -> TaskSummary | None:
     facts = read_json(path) or read_json(path)  # again: TaskRecord.finish may be overwriting it
     if facts is None:
         return None
+    return _summary_of(root, folder.name, facts, measure(folder)[0], folder)
+
+
+def _journal_summary(root: Path, task: JournalTask) -> TaskSummary:
+    return replace(_summary_of(root, task.name, task.facts, task.size_bytes), in_journal=task)
+
+
+def _summary_of(
+    root: Path, name: str, facts: Mapping[str, object], own_bytes: int, folder: Path | None = None
+) -> TaskSummary:
     metrics_dir = _metrics_dir(root, facts)
-    size, event_files = _measure(metrics_dir) if metrics_dir is not None else (0, 0)
+    size, event_files = measure(metrics_dir) if metrics_dir is not None else (0, 0)
     status = str(facts.get("status"))
     owner = ProcessIdentity.from_dict(facts.get("owner"))
     if status == ACTIVE and owner is not None and not owner.is_alive():
         status = LOST
     return TaskSummary(
-        name=folder.name,
-        task=str(facts.get("taskId", folder.name)),
+        name=name,
+        task=str(facts.get("taskId", name)),
         job=str(facts.get("jobId", "")),
         node=str(facts.get("nodeName", "")),
         pipeline=str(facts.get("pipelineName", "")),
@@ -262,7 +322,7 @@ def _summary(root: Path, folder: Path) -> TaskSummary | None:
         end_time=_integer(facts.get("endTime")),
         duration_ms=_number(facts.get("durationMs")),
         peak_bytes=_integer(facts.get("peakMemBytes")),
-        size_bytes=size + _measure(folder)[0],
+        size_bytes=size + own_bytes,
         event_files=event_files,
         folder=folder,
         metrics_dir=metrics_dir,
@@ -284,7 +344,7 @@ def _unreadable(folder: Path) -> TaskSummary:
         end_time=None,
         duration_ms=None,
         peak_bytes=None,
-        size_bytes=_measure(folder)[0],
+        size_bytes=measure(folder)[0],
         event_files=0,
         folder=folder,
         metrics_dir=None,
@@ -301,55 +361,14 @@ def _metrics_dir(root: Path, facts: Mapping[str, object]) -> Path | None:
 
 def _remove(root: Path, summary: TaskSummary) -> None:
     """Remove the task's folders."""
-    _remove_folders(root, summary.folder, summary.metrics_dir)
+    remove_folders(root, root / "tasks" / summary.name, summary.metrics_dir)
 
 
 def remove_task(root: Path, name: str) -> None:
     """Remove the task with this folder below tasks/, and its metrics. Raises StoreError."""
     folder = root / "tasks" / name
     facts = read_json(str(folder / "task.json"))
-    _remove_folders(root, folder, _metrics_dir(root, facts) if facts is not None else None)
-
-
-def _remove_folders(root: Path, folder: Path, metrics_dir: Path | None) -> None:
-    """Remove both. Metrics first: a task that is listed without them can be removed again."""
-    try:
-        if metrics_dir is not None and metrics_dir.is_symlink():
-            metrics_dir.unlink()  # to a folder that the user has named, and keeps
-            _remove_empty_parents(metrics_dir.parent, root / "runs")
-        elif metrics_dir is not None and metrics_dir.exists():
-            shutil.rmtree(metrics_dir)
-            _remove_empty_parents(metrics_dir.parent, root / "runs")
-        if folder.exists():
-            shutil.rmtree(folder)
-    except OSError as error:
-        raise StoreError(f"task {folder.name} cannot be removed completely: {error}") from error
-
-
-def _remove_empty_parents(folder: Path, top: Path) -> None:
-    while folder != top:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
-        folder = folder.parent
-
-
-def _measure(folder: Path) -> tuple[int, int]:
-    """Return the bytes on disk below the folder, and the number of event files; links are not followed."""
-    size = event_files = 0
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    below = _measure(Path(entry.path))
-                    size, event_files = size + below[0], event_files + below[1]
-                else:
-                    size += entry.stat(follow_symlinks=False).st_blocks * 512
-                    event_files += "tfevents" in entry.name
-    except OSError:
-        pass
-    return size, event_files
+    remove_folders(root, folder, _metrics_dir(root, facts) if facts is not None else None)
 
 
 def _text(value: object) -> str | None:

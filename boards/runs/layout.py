@@ -5,12 +5,14 @@
 <root>/runs/.../<task>/resources/               CPU and memory of the same task (resource_series.py)
 <root>/current/<n>/metrics -> ../../runs/...    the path in ALGO_METRICS_DIR, outside every board's folder
 <root>/tasks/<task>/metrics -> ../../runs/...   the same link, moved here when the next task got its own
+<root>/journal/<run>-<n>.journal   served tasks that have none of these (journal.py)
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .files import is_empty_folder, replace_file, safe_part
@@ -34,6 +36,7 @@ class Layout:
         self._reserved: set[str] = set()  # local task names that have a folder and no task yet
         self._next_local: int | None = None  # None until tasks/ was read
         self._repeats: dict[str, int] = {}  # task id -> the last suffix that was given to it
+        self._run_parent: tuple[tuple[str, str, str] | None, str] = (None, "")  # the latest, and its names
 
     @property
     def tasks(self) -> str:
@@ -49,6 +52,11 @@ class Layout:
     def metrics_links(self) -> str:
         """The folder of the links that ALGO_METRICS_DIR names."""
         return f"{self.root_text}/current"
+
+    @property
+    def journal(self) -> str:
+        """The folder of the journals of all processes."""
+        return f"{self.root_text}/journal"
 
     def make_folders(self) -> None:
         """Create the folders below the root, at the first call. Raises OSError."""
@@ -72,7 +80,7 @@ class Layout:
         try:
             self.make_folders()
             if self._next_local is None:
-                number = 1 + _highest_local_number(self.tasks)
+                number = 1 + _highest_local_number([*os.listdir(self.tasks), *self._names_in_journals()])
             while not _make_new(f"{self.tasks}/t{number}"):
                 number += 1
         except OSError:
@@ -81,6 +89,13 @@ class Layout:
         name = f"t{number}"
         self._reserved.add(name)
         return name
+
+    def _names_in_journals(self) -> list[str]:
+        if not os.path.isdir(self.journal):
+            return []
+        from .journal_reader import read_journals  # late: few state folders have both
+
+        return list(read_journals(self.root_text))
 
     def claim_task(self, task: str) -> str:
         """Make the task's folder and return its name; a repeated id gets a suffix. Raises OSError."""
@@ -99,6 +114,27 @@ class Layout:
             if _make_new(f"{self.tasks}/{name}"):
                 self._repeats[task] = number
                 return name
+
+    def claim_named(self, name: str) -> str:
+        """Make the folder of a task with this name and return the name, with a suffix if it is taken.
+
+        A folder without a record is not: a child makes it for a large result. Raises OSError.
+        """
+        number, free = 1, name
+        while not _make_new(f"{self.tasks}/{free}"):
+            if not os.path.lexists(f"{self.tasks}/{free}/task.json"):
+                break
+            number += 1
+            suffix = f".{number}"
+            free = name.encode()[: 255 - len(suffix)].decode(errors="ignore") + suffix
+        return free
+
+    def run_parent(self, pipeline: str, node: str, job: str) -> str:
+        """Return the folder of the run folders of this job's node."""
+        names = (pipeline, node, job)
+        if self._run_parent[0] != names:
+            self._run_parent = (names, "/".join([self.runs, *map(safe_part, names)]))
+        return self._run_parent[1]
 
     def claim_run(self, parent: str, name: str) -> str:
         """Make an empty metrics folder below the parent and return its path. Raises OSError.
@@ -135,12 +171,11 @@ def _make_new(path: str) -> bool:
     return True
 
 
-def _highest_local_number(tasks: str) -> int:
-    """Return the highest N of the folders tN and tN.suffix; 0 when there is none."""
+def _highest_local_number(names: Iterable[str]) -> int:
+    """Return the highest N of the names tN and tN.suffix; 0 when there is none."""
     highest = 0
-    with os.scandir(tasks) as entries:
-        for entry in entries:
-            number = entry.name[1:].partition(".")[0]
-            if entry.name.startswith("t") and number.isascii() and number.isdigit() and len(number) < 10:
-                highest = max(highest, int(number))
+    for name in names:
+        number = name[1:].partition(".")[0]
+        if name.startswith("t") and number.isascii() and number.isdigit() and len(number) < 10:
+            highest = max(highest, int(number))
     return highest

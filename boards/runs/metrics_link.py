@@ -19,8 +19,11 @@ import errno
 import fcntl
 import os
 
-from .files import remove_quietly
+from .files import is_empty_folder, remove_quietly
 from .layout import Layout
+
+#: The time of change of a folder to which nobody has written: the year 2000.
+MARK_NS = 946_684_800 * 10**9
 
 
 class LinkState(enum.Enum):
@@ -28,7 +31,7 @@ class LinkState(enum.Enum):
 
     UNCLAIMED = "no path is reserved"
     CLAIMED = "the path is reserved, and nothing is there"
-    FOLDER = "a folder: no task has begun"
+    FOLDER = "a folder: no task has begun, or none has left anything there"
     LINK = "a link to the latest task's run folder"
 
 
@@ -42,15 +45,44 @@ class MetricsLink:
         self._folder = ""  # current/<n>
         self._lock_fd: int | None = None  # None where the file system has no locks
         self._task_folder = ""  # of the task that the link leads to
+        self._can_mark = False  # whether the folder's time of change shows if it is untouched
 
     def make_folder(self) -> str:
         """Return the path; it is a folder if no task has begun yet. Raises OSError."""
         path = self.claim()
         if self._state is LinkState.CLAIMED:
             remove_quietly(path)  # the link of a process that was killed
-            os.mkdir(path)
+            os.makedirs(path)
             self._state = LinkState.FOLDER
+            self._mark(path)
         return path
+
+    def make_empty_folder(self) -> str:
+        """Return the path, which is an empty folder for the next task. Raises OSError."""
+        path = self.make_folder()
+        if self._state is LinkState.LINK:
+            self._replace_by_folder(path)
+        return path
+
+    def is_untouched(self) -> bool:
+        """Whether the path is a folder and nothing was ever made in it."""
+        if self._state is not LinkState.FOLDER:
+            return self._state is LinkState.CLAIMED
+        path = f"{self._folder}/metrics"
+        try:
+            changed = os.stat(path).st_mtime_ns
+        except OSError:  # someone has removed the state folder: make_folder() makes it again
+            self._state = LinkState.CLAIMED
+            return True
+        return changed == MARK_NS if self._can_mark else is_empty_folder(path)
+
+    def _mark(self, path: str) -> None:
+        """Have a later change of the folder show in its time of change, where the file system keeps that."""
+        try:
+            os.utime(path, ns=(MARK_NS, MARK_NS))
+            self._can_mark = os.stat(path).st_mtime_ns == MARK_NS
+        except OSError:
+            self._can_mark = False
 
     def claim(self) -> str:
         """Return the path, reserved for this process. Raises OSError."""
@@ -70,30 +102,96 @@ class MetricsLink:
         return f"{self._folder}/metrics"
 
     def _remove_old_folder(self) -> None:
-        """Remove the folder at the path, left by a process that had no task; a folder with files is moved."""
-        path = f"{self._folder}/metrics"
+        """Remove the folder that a process left at the path; a folder with files is moved."""
         os.makedirs(self._folder, exist_ok=True)
-        if os.path.isdir(path) and not os.path.islink(path):
-            try:
-                os.rmdir(path)
-            except OSError:
-                os.rename(path, self._layout.claim_orphaned_run())
+        for path in (f"{self._folder}/metrics", f"{self._folder}/next"):
+            if os.path.isdir(path) and not os.path.islink(path):
+                try:
+                    os.rmdir(path)
+                except OSError:
+                    os.rename(path, self.run_of_lost_task() or self._layout.claim_orphaned_run())
+        remove_quietly(f"{self._folder}/next")
 
-    def lead_to(self, run: str, task_folder: str, *, real: str) -> None:
+    def run_of_lost_task(self) -> str | None:
+        """Return a new run folder of the task that wrote to the path before its hkrunner was killed."""
+        from .journal_reader import read_journals  # late: for a case that is rare
+
+        own = self.recorded_path
+        lost = [
+            task
+            for task in read_journals(self._layout.root_text).values()
+            if task.facts.get("metricsLink") == own and task.facts["status"] == "active"
+        ]
+        run = lost[-1].facts.get("metricsDir") if lost else None
+        if not isinstance(run, str):
+            return None
+        parent, name = os.path.split(f"{self._layout.root_text}/{run}")
+        return self._layout.claim_run(parent, name)
+
+    @property
+    def recorded_path(self) -> str:
+        """The path below the state folder, which says in a record where its task may have written."""
+        return f"current/{os.path.basename(self._folder)}/metrics"
+
+    def lead_to(self, run: str, task_folder: str, *, real: str, is_in_use: bool = False) -> None:
         """Have the path lead to the run folder, which is still empty. Raises OSError.
 
         task_folder: the task's own, which gets the link when the next task begins. real: the folder that
-        `run` leads to if it is a link itself, else the same.
+        `run` leads to if it is a link itself, else the same. is_in_use: user code may be using the path now.
         """
         path = self.claim()
-        if self._state is LinkState.FOLDER:
-            _move_content(path, real)
-            self._state = LinkState.CLAIMED
         target = "../../" + run[len(self._layout.root_text) + 1 :]
+        if self._state is LinkState.FOLDER:
+            if not (is_in_use and self._move_in_use(path, run, target)):
+                _move_content(path, real)
+            self._state = LinkState.CLAIMED
         if not (self._state is LinkState.LINK and _exchange(path, target, f"{self._task_folder}/metrics")):
             os.makedirs(self._folder, exist_ok=True)
             _replace_link(path, target)
         self._state, self._task_folder = LinkState.LINK, task_folder
+
+    def _move_in_use(self, path: str, run: str, target: str) -> bool:
+        """Move the folder at the path to `run`, and have the path lead there; False when nothing was changed.
+
+        At each moment the path leads to the folder: first as itself, then by way of `next`, which is the
+        folder and then a link to it.
+        """
+        from ...sandbox.linux.kernel import exchange  # late: ctypes takes 5 ms, and most tasks need none
+
+        step = f"{self._folder}/next"
+        remove_quietly(step)
+        os.symlink("next", step)
+        try:
+            exchange(path, step)
+        except OSError:  # not on this file system
+            os.unlink(step)
+            return False
+        os.rmdir(run)
+        os.symlink(os.path.abspath(run), run)
+        exchange(step, run)
+        _replace_link(path, target)
+        os.unlink(step)
+        return True
+
+    def _replace_by_folder(self, path: str) -> None:
+        """Make the path an empty folder, and give its link to the task that it led to. Raises OSError."""
+        from ...sandbox.linux.kernel import exchange
+
+        fresh = f"{self._folder}/next"
+        remove_quietly(fresh)
+        os.makedirs(fresh, exist_ok=True)
+        try:
+            exchange(path, fresh)
+        except OSError:  # not on this file system
+            os.rename(path, f"{path}.old")
+            os.rename(fresh, path)
+            fresh = f"{path}.old"
+        self._mark(path)
+        self._state = LinkState.FOLDER
+        try:
+            os.rename(fresh, f"{self._task_folder}/metrics")
+        except OSError:
+            remove_quietly(fresh)  # the task's folder was removed
 
     def close(self) -> None:
         """Release the path for other processes. Optional: the end of this process does the same."""

@@ -7,7 +7,7 @@ that is full, read-only or someone else's: the task goes on, and its record's `p
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .layout import Layout
@@ -18,6 +18,8 @@ from .task_record import TaskRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from .journal import Journal
 
 #: Beginning of the name of the folder of keep_metrics_apart().
 _APART = "hkrunner-metrics-"
@@ -35,6 +37,7 @@ class Store:
         metrics_root: str | Path | None = None,
         stream_limit_bytes: int = STREAM_LIMIT_BYTES,
         logs_ahead: bool = True,
+        journal: Callable[[Layout], Journal] | None = None,
     ) -> None:
         """Remember the folders; nothing is created yet.
 
@@ -43,6 +46,8 @@ class Store:
 
         logs_ahead: stdout.log and stderr.log exist from a task's start, else once something is printed. Two
         new files cost a tenth of a millisecond, which a wrapper in the cluster can do without.
+
+        journal: makes the journal for tasks that need no folder; without one each task gets a folder.
         """
         self.layout = Layout(root)
         self.metrics_dir = None if metrics_dir is None else os.path.abspath(metrics_dir)
@@ -52,6 +57,9 @@ class Store:
         self._link = MetricsLink(self.layout)
         self._earlier = EarlierMetrics()
         self._apart: str | None = None  #: see keep_metrics_apart()
+        self._journal = None if journal is None else journal(self.layout)
+        #: The latest task: metrics that are written between two tasks are its own.
+        self._last: TaskRecord | None = None
 
     @property
     def root_text(self) -> str:
@@ -70,13 +78,21 @@ class Store:
         return self.layout.next_local_task()
 
     def open(
-        self, ids: TaskIds, *, entry: str, started_at: float, extra: Mapping[str, object] = {}
+        self,
+        ids: TaskIds,
+        *,
+        entry: str,
+        started_at: float,
+        extra: Mapping[str, object] = {},
+        wire: bytes | None = None,
     ) -> TaskRecord:
-        """Create the task's folders and its task.json ("active"), and have ALGO_METRICS_DIR lead to its own.
+        """Record the task as active, and have ALGO_METRICS_DIR lead to a folder that it has for itself.
 
-        started_at: seconds since the epoch. extra: more fields for task.json. A repeated task id gets the
-        folder <task>.2, .3, ... Never raises for the disk. Blocks only in one case: files that an earlier
-        task left in the cluster's folder are copied when that lies on another file system.
+        started_at: seconds since the epoch. extra: more fields for task.json. wire: the task's `initialize`
+        for the journal, empty if it is not to be kept; None: the task needs a folder, as each does without a
+        journal. A repeated task id gets the name <task>.2, .3, ... Never raises for the disk. Blocks only in
+        one case: files that an earlier task left in the cluster's folder are copied when that lies on another
+        file system.
         """
         record = TaskRecord(
             ids,
@@ -85,9 +101,23 @@ class Store:
             MetricsOptions(volume=self.metrics_dir, root=self.metrics_root),
             self._earlier,
             stream_limit_bytes=self._stream_limit_bytes,
+            journal=self._journal,
         )
-        record.open(entry, started_at, extra, empty_logs=self._logs_ahead)
+        self._keep_late_metrics()
+        record.open(entry, started_at, extra, empty_logs=self._logs_ahead, wire=wire)
+        self._last = record if self._journal is not None else None
         return record
+
+    def forget_before(self, number: int) -> None:
+        """Remove the tasks in the journal with lower numbers. Raises OSError."""
+        if self._journal is not None:
+            self._journal.forget_before(number)
+
+    def _keep_late_metrics(self) -> None:
+        """Give what was written since the last task ended to that task: its writer may still be open."""
+        last, self._last = self._last, None
+        if last is not None and last.takes_values and last.has_metrics():
+            last.need_metrics_folder()
 
     def environment(self) -> dict[str, str]:
         """Return the algorithm's variables while it is imported, before there is a task; never raises.
@@ -131,12 +161,15 @@ class Store:
             return
         try:
             names = os.listdir(folder)
-            move_to_latest_task(self.layout, folder, names, self._link.claim())
+            move_to_latest_task(self.layout, folder, names, self._link)
             os.rmdir(folder)
         except OSError:
             return  # they stay where they are
 
     def close(self) -> None:
         """Release our path in current/ for other processes. Optional: the end of ours does the same."""
+        self._keep_late_metrics()
+        if self._journal is not None:
+            self._journal.close()
         self._end_metrics_apart()
         self._link.close()

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .files import is_empty_folder, safe_part
+from .files import is_empty_folder
 from .layout import RESOURCES, VOLUME_LINK, Layout
 from .metrics_link import MetricsLink
 from .task_ids import TaskIds
@@ -40,6 +40,7 @@ class MetricsPlace(enum.Enum):
     """Where a task's metrics are written."""
 
     NOWHERE = "no folder could be made"
+    SHARED = "the folder in current/, which the next task gets, too, if nobody has written to it by then"
     RUN_FOLDER = "runs/<pipeline>/<node>/<job>/<task>"
     USER_FOLDER = "the task's folder below the user's, to which the run folder is a link"
     VOLUME = "the cluster's shared folder, to which the run folder holds a link"
@@ -81,6 +82,8 @@ class TaskMetrics:
     ) -> None:
         """Nothing is made yet. on_error: called with what could not be kept, and why."""
         self.place = MetricsPlace.NOWHERE
+        #: Whether it has a run folder although the place is SHARED.
+        self.has_folder = False
         #: The task's run folder for good. A text: a Path costs 10 µs to make, a tenth of a short task.
         self.folder = layout.runs
         #: What ALGO_METRICS_DIR says, the same for all tasks of a store.
@@ -110,10 +113,52 @@ class TaskMetrics:
         prefix = self._layout.root_text + "/"
         return self.folder[len(prefix) :] if self.folder.startswith(self._layout.runs + "/") else None
 
+    @property
+    def recorded_link(self) -> str | None:
+        """What the task writes to until it has a run folder, relative to the state folder."""
+        return self._link.recorded_path if self.place is MetricsPlace.SHARED else None
+
+    def open_shared(self, ids: TaskIds, name: str) -> None:
+        """Have ALGO_METRICS_DIR name an empty folder, which becomes the task's own if it writes there."""
+        self.folder = f"{self._layout.run_parent(ids.pipeline, ids.node, ids.job)}/{name}"
+        volume = self._options.volume
+        try:
+            if volume is not None:
+                self._empty_volume(volume)
+            link = self._link.make_empty_folder()
+            self.link = link if volume is None else volume
+            self.place = MetricsPlace.SHARED
+        except OSError as error:
+            self._on_error("metrics", error)
+            self._use_temporary_folder()
+
+    def make_folder(self, name: str) -> None:
+        """Make the task's run folder. What it writes goes there only with take_shared()."""
+        if self.place is MetricsPlace.SHARED and not self.has_folder:
+            try:
+                self.folder = self._layout.claim_run(os.path.dirname(self.folder), name)
+                self.has_folder = True
+            except OSError as error:
+                self._on_error("metrics", error)
+
+    def take_shared(self, task_folder: str) -> None:
+        """Move what the task has written to its run folder, and have ALGO_METRICS_DIR lead there."""
+        if self.place is MetricsPlace.SHARED and self.has_folder:
+            volume = self._options.volume
+            try:
+                self._link.lead_to(self.folder, task_folder, real=self.folder, is_in_use=volume is None)
+                if volume is None:
+                    self.place = MetricsPlace.RUN_FOLDER
+                else:
+                    os.symlink(volume, f"{self.folder}/{VOLUME_LINK}")
+                    self.place = MetricsPlace.VOLUME
+            except OSError as error:
+                self._on_error("metrics", error)
+
     def open(self, ids: TaskIds, name: str, task_folder: str) -> None:
         """Create the folder, or empty it, and have ALGO_METRICS_DIR lead to it."""
         layout, options = self._layout, self._options
-        parent = "/".join([layout.runs, *(safe_part(part) for part in (ids.pipeline, ids.node, ids.job))])
+        parent = layout.run_parent(ids.pipeline, ids.node, ids.job)
         self.folder = self.link = f"{parent}/{name}"
         try:
             run = self.folder = layout.claim_run(parent, name)
@@ -129,7 +174,7 @@ class TaskMetrics:
             self._use_temporary_folder()
             return
         if options.volume is not None:
-            self._use_volume(options.volume, link, run)
+            self._use_volume(options.volume, run)
         try:
             self._link.lead_to(run, task_folder, real=self._user_folder or run)
         except OSError as error:
@@ -151,7 +196,8 @@ class TaskMetrics:
                 self._problems.append(f"metrics of this task are in {self.folder}; nothing else keeps them")
         if self.place is MetricsPlace.VOLUME:
             return
-        size = 0 if self._is_empty else _bytes_of_metrics(self.folder)
+        is_empty = self._is_empty or self.place is MetricsPlace.SHARED
+        size = 0 if is_empty else _bytes_of_metrics(self.folder)
         if size == 0 and (folder := earlier.find_grown()) is not None:
             self._problems.append(
                 f"metrics of this task went to task {os.path.basename(folder)}: the writer is created once; "
@@ -163,6 +209,9 @@ class TaskMetrics:
 
     def has_any(self) -> bool:
         """Whether the task has written anything; asked after its end, and looked up once."""
+        if self.place is MetricsPlace.SHARED:
+            volume = self._options.volume
+            return not (self._link.is_untouched() if volume is None else is_empty_folder(volume))
         if self._is_empty is None:
             self._is_empty = is_empty_folder(self._options.volume or self.folder)
         return not self._is_empty
@@ -185,30 +234,41 @@ class TaskMetrics:
         except OSError:
             self.place = MetricsPlace.NOWHERE  # the first error was reported, and has the same cause
 
-    def _use_volume(self, volume: str, link: str, run: str) -> None:
+    def _use_volume(self, volume: str, run: str) -> None:
         """Empty the shared folder, and have the task's run folder link to it."""
         self.place, self.link = MetricsPlace.VOLUME, volume
+        if self._empty_volume(volume):
+            try:
+                os.symlink(volume, f"{run}/{VOLUME_LINK}")
+            except OSError as error:
+                self._on_error("metrics", error)
+
+    def _empty_volume(self, volume: str) -> bool:
+        """Give the files in the shared folder to the task that wrote them; return whether it is empty now."""
         try:
             os.makedirs(volume, exist_ok=True)
             names = os.listdir(volume)
             if names:
-                move_to_latest_task(self._layout, volume, names, link)
-            os.symlink(volume, f"{run}/{VOLUME_LINK}")
+                move_to_latest_task(self._layout, volume, names, self._link)
+            return True
         except OSError as error:  # shutil.Error is one
             self._problems.append(
                 f"{volume} (ALGO_METRICS_DIR) could not be emptied for this task, files of earlier tasks may "
                 f"be uploaded again: {error.strerror or error}"
             )
+            return False
 
 
-def move_to_latest_task(layout: Layout, volume: str, names: list[str], link: str) -> None:
-    """The files of the shared folder are in the run folder of the task that the link still leads to."""
+def move_to_latest_task(layout: Layout, volume: str, names: list[str], link: MetricsLink) -> None:
+    """Move the files of the shared folder to the run folder of the task that the link still leads to."""
+    path = link.claim()
     try:
-        owner = os.path.realpath(link, strict=True)
-    except OSError:  # no task of this state folder wrote them
-        if not names:
-            return
-        owner = layout.claim_orphaned_run()
+        owner = os.path.realpath(path, strict=True) if os.path.islink(path) else ""
+    except OSError:  # its record was removed
+        owner = ""
+    if not owner and not names:
+        return
+    owner = owner or link.run_of_lost_task() or layout.claim_orphaned_run()
     import shutil  # late: it imports every archive format, for a move
 
     target = f"{owner}/{VOLUME_LINK}"

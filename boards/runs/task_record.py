@@ -1,5 +1,8 @@
 """The record of one task: its folder with its output and outcome, and its metrics.
 
+With a journal it begins there (journal.py), and the task gets a folder only when there is something to put
+into it: need_folder(). From then on all of it is in the folder, as without a journal.
+
 Everything here runs between two messages of the worker: no fsync, few system calls. Nothing raises for a disk
 that is full, read-only or someone else's: the task goes on, and `problems` holds a sentence.
 """
@@ -9,19 +12,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .files import own_identity, replace_file, safe_part, to_json, write_all
+from .journal_values import input_json, output_json
 from .layout import STREAMS, Layout
 from .metrics_link import MetricsLink
 from .task_ids import TaskIds
-from .task_metrics import EarlierMetrics, MetricsOptions, TaskMetrics
+from .task_metrics import EarlierMetrics, MetricsOptions, MetricsPlace, TaskMetrics
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .journal import Journal
+
 _TASK_JSON_BYTES = 4096  # one page
+_IN_BEGIN = frozenset(("taskId", "jobId", "nodeName", "pipelineName", "startTime"))  # in the journal
 
 
 class TaskRecord:
@@ -36,6 +43,7 @@ class TaskRecord:
         earlier: EarlierMetrics,
         *,
         stream_limit_bytes: int,
+        journal: Journal | None = None,
     ) -> None:
         """Nothing is on disk before open()."""
         self.ids = ids
@@ -57,6 +65,14 @@ class TaskRecord:
         self._fds: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
         self._noted: set[int | None] = set()  # errno of each error in `problems`
+        self._journal = journal
+        #: Its number in the journal; None when its record is not there.
+        self.journal_number: int | None = None
+        #: Whether its input and result, if small, are recorded here and not by its process.
+        self.takes_values = False
+        self._may_have_folder = False  # whether it gets one when it needs one
+        self._input_wire = self._output_wire = b""
+        self._begun: tuple[str, int, Mapping[str, object]] = ("", 0, {})  # entry, time in ms, extra
 
     @property
     def folder(self) -> Path:
@@ -69,9 +85,11 @@ class TaskRecord:
         return self._folder
 
     @property
-    def metrics_text(self) -> str:
-        """The folder that the user expects the task's metrics in, as text."""
-        return self.metrics.written_to
+    def metrics_text(self) -> str | None:
+        """The folder that the user expects the task's metrics in, as text; None while it has none."""
+        metrics = self.metrics
+        has_none = metrics.place is MetricsPlace.SHARED and not metrics.has_folder
+        return None if has_none else metrics.written_to
 
     @property
     def metrics_dir(self) -> Path:
@@ -92,23 +110,62 @@ class TaskRecord:
         """Whether the task has written anything to its metrics folder; asked after its end."""
         return self.metrics.has_any()
 
-    def open(self, entry: str, started_at: float, extra: Mapping[str, object], *, empty_logs: bool) -> None:
+    def open(
+        self,
+        entry: str,
+        started_at: float,
+        extra: Mapping[str, object],
+        *,
+        empty_logs: bool,
+        wire: bytes | None = None,
+    ) -> None:
         """Write the task to disk as "active". The arguments are those of Store.open.
 
         empty_logs: stdout.log and stderr.log exist from the start.
         """
-        layout, ids = self._layout, self.ids
-        self._facts = {
+        self._begun = (entry, round(started_at * 1000), extra)
+        if self._journal is not None:
+            try:
+                self._layout.make_folders()
+                self.name = self._journal.claim_name(self.ids.task)
+            except OSError as error:
+                self._note("the task", error)
+        if self._journal is None or wire is None:
+            self._open_in_folder(empty_logs)
+        else:
+            self._open_in_journal(self._journal, wire)
+
+    def _open_in_journal(self, journal: Journal, wire: bytes) -> None:
+        self._folder = f"{self._layout.tasks}/{self.name}"
+        self._input_wire, self.takes_values, self._may_have_folder = wire, True, True
+        self.metrics.open_shared(self.ids, self.name)
+        entry, started_ms, extra = self._begun
+        if (link := self.metrics.recorded_link) is not None:
+            extra = {**extra, "metricsLink": link}
+        try:
+            self.journal_number = journal.begin(entry, extra, self.name, self.ids, started_ms, wire)
+        except OSError as error:
+            self._note("the task", error)
+
+    def _first_facts(self) -> dict[str, object]:
+        ids, (entry, started_ms, extra) = self.ids, self._begun
+        facts: dict[str, object] = {
             "name": self.name,
             "taskId": ids.task,
             "jobId": ids.job,
             "nodeName": ids.node,
             "pipelineName": ids.pipeline,
             "entry": entry,
-            "startTime": round(started_at * 1000),
+            "startTime": started_ms,
             "owner": own_identity().to_dict(),
             **extra,
         }
+        if (folder := self.metrics.recorded_folder) is not None:
+            facts["metricsDir"] = folder
+        return {**facts, "status": "active"}
+
+    def _open_in_folder(self, empty_logs: bool) -> None:
+        layout = self._layout
         try:
             layout.make_folders()
             try:
@@ -118,21 +175,46 @@ class TaskRecord:
                 self._make_folder(empty_logs)
         except OSError as error:
             self._note("the task", error)
-        self.metrics.open(ids, self.name, self._folder)
-        if (folder := self.metrics.recorded_folder) is not None:
-            self._facts["metricsDir"] = folder
-        self._facts["status"] = "active"
-        data = to_json(self._facts)
-        self._task_json_is_one_page = len(data) <= _TASK_JSON_BYTES
+        self.metrics.open(self.ids, self.name, self._folder)
+        self._facts = self._first_facts()
         if self.has_folder:
-            self.write("task.json", data.ljust(_TASK_JSON_BYTES))
+            self._write_active()
+
+    def need_folder(self) -> None:
+        """Give the task a folder with all that is known of it, if that can be made; also after its end."""
+        if self.has_folder or not self._may_have_folder:
+            return
+        self._may_have_folder = False
+        try:
+            self._make_folder(empty_logs=False)
+        except OSError as error:
+            self._note("the task", error)
+            return
+        self._write_value("input.json", self._input_wire, input_json)
+        self.metrics.make_folder(self.name)
+        self._facts = {**self._first_facts(), **self._facts}
+        if self.is_finished:
+            self._write_value("output.json", self._output_wire, output_json)
+            is_written = self.write("task.json", to_json(self._facts))
+        else:
+            is_written = self._write_active()
+        self._leave_journal(is_written)
+
+    def need_metrics_folder(self) -> None:
+        """As need_folder(), and have ALGO_METRICS_DIR lead to the task's own run folder."""
+        self.need_folder()
+        if self.has_folder:
+            self.metrics.take_shared(self._folder)
 
     def append(self, stream: str, data: bytes) -> None:
         """Add output of the stream "stdout" or "stderr"; cut at the limit, with one line that says so.
 
         Never raises. Ignored after finish().
         """
-        if self.is_finished or not data or not self.has_folder:
+        if self.is_finished or not data:
+            return
+        self.need_folder()
+        if not self.has_folder:
             return
         size = self._sizes.get(stream, 0)
         room = self._stream_limit_bytes - size
@@ -152,14 +234,16 @@ class TaskRecord:
         except OSError as error:
             self._note(f"{stream}.log", error)
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file with these bytes, whole or not at all. Never raises for the disk."""
+    def write(self, name: str, data: bytes) -> bool:
+        """Write a file with these bytes, whole or not at all; return whether that was possible."""
         if not self.has_folder:
-            return
+            return False
         try:
             replace_file(f"{self._folder}/{safe_part(name)}", data)
         except OSError as error:
             self._note(name, error)
+            return False
+        return True
 
     def take_values(self, folder: str) -> None:
         """Input and result that a child has written to this folder are in the record. Never raises.
@@ -178,11 +262,15 @@ class TaskRecord:
             except OSError as error:
                 self._note(name, error)
 
-    def finish(self, result: Mapping[str, object]) -> None:
-        """Write the outcome to task.json and close the files; only the first call counts."""
+    def finish(self, result: Mapping[str, object], answer: bytes = b"") -> None:
+        """Write the outcome to disk and close the files; only the first call counts.
+
+        answer: as the worker gets it, if its result is to be recorded here (takes_values).
+        """
         if self.is_finished:
             return
         self.is_finished = True
+        self._output_wire = answer
         for fd in self._fds.values():
             try:
                 os.close(fd)
@@ -194,41 +282,68 @@ class TaskRecord:
         self.metrics.close(self._earlier, has_failed=self._facts["status"] == "failed")
         if self.problems and "problems" not in result:
             self._facts["problems"] = list(self.problems)
-        if not self.has_folder:
-            return
-        data = to_json(self._facts)
-        fits = self._task_json_is_one_page and len(data) <= _TASK_JSON_BYTES
-        if not (fits and self._overwrite(data)):
-            self.write("task.json", data)
+        if self.has_folder:
+            self._write_value("output.json", answer, output_json)
+            data = to_json(self._facts)
+            fits = self._task_json_is_one_page and len(data) <= _TASK_JSON_BYTES
+            is_written = (fits and _overwrite(f"{self._folder}/task.json", data)) or self.write("task.json", data)
+            self._leave_journal(is_written)
+        self._end_in_journal(answer)
+
+    def add_problem(self, sentence: str) -> None:
+        """Have a problem that has shown after finish() in the record as well. Never raises for the disk."""
+        self.problems.append(sentence)
+        self._facts["problems"] = list(self.problems)
+        if self.journal_number is None:
+            self.write("task.json", to_json(self._facts))
+        self._end_in_journal(b"")
 
     def _make_folder(self, empty_logs: bool) -> None:
-        self.name = self._layout.claim_task(self.ids.task)
+        layout = self._layout
+        if self._journal is None:
+            self.name = layout.claim_task(self.ids.task)
+        else:
+            self.name = layout.claim_named(self.name)
         self.has_folder = True
-        self._folder = f"{self._layout.tasks}/{self.name}"
-        self._facts["name"] = self.name
+        self._folder = f"{layout.tasks}/{self.name}"
         for stream in STREAMS if empty_logs else ():
             _create(f"{self._folder}/{stream}.log")
 
-    def add_problem(self, sentence: str) -> None:
-        """Have a problem that has shown after finish() in task.json as well. Never raises for the disk."""
-        self.problems.append(sentence)
-        self._facts["problems"] = list(self.problems)
-        self.write("task.json", to_json(self._facts))
+    def _write_active(self) -> bool:
+        data = to_json(self._facts)
+        self._task_json_is_one_page = len(data) <= _TASK_JSON_BYTES
+        return self.write("task.json", data.ljust(_TASK_JSON_BYTES))
 
-    def _overwrite(self, data: bytes) -> bool:
-        """Write the outcome over what open() wrote; False when a new file is needed.
+    def _write_value(self, name: str, wire: bytes, json_of: Callable[[str, bytes], bytes | None]) -> None:
+        """Write the value in a message of the worker's, if that was given and the value has a JSON form."""
+        if wire and self._journal is not None and (data := json_of(self._journal.encoding, wire)) is not None:
+            self.write(name, data)
 
-        Both fill one page, padded with the spaces that JSON allows: a write within one page is never cut by
-        SIGKILL, never meets a full disk, and costs a quarter of a new file and a rename.
-        """
+    def _leave_journal(self, is_in_folder: bool) -> None:
+        """Record in the journal that the task has a folder, if that has its task.json."""
+        if self._journal is None or self.journal_number is None or not is_in_folder:
+            return
         try:
-            fd = os.open(f"{self._folder}/task.json", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                return os.pwrite(fd, data.ljust(_TASK_JSON_BYTES), 0) == _TASK_JSON_BYTES
-            finally:
-                os.close(fd)
+            self._journal.moved(self.journal_number)
         except OSError:
-            return False
+            pass  # readers see the folder, which counts
+        self.journal_number = None
+
+    def _end_in_journal(self, answer: bytes) -> None:
+        """Write the outcome to the journal, unless the task has a folder."""
+        if self._journal is None or self.journal_number is None:
+            return
+        facts = {name: value for name, value in self._facts.items() if name not in _IN_BEGIN}
+        try:
+            self._journal.end(self.journal_number, facts, answer)
+            return
+        except OSError as error:
+            self._note("the result", error)
+        facts["problems"] = self._facts["problems"] = list(self.problems)
+        try:
+            self._journal.end(self.journal_number, facts)  # there is always room for this much
+        except OSError as error:
+            self._note("the outcome", error)
 
     def _note(self, what: str, error: OSError) -> None:
         """Add one sentence to `problems` for each kind of error: a full disk would add one with each line."""
@@ -240,6 +355,22 @@ class TaskRecord:
             f"{what} cannot be kept in {self._folder}: {error.strerror} ({code}); the task goes on without. "
             "--state-dir DIR keeps it elsewhere, --no-state nowhere"
         )
+
+
+def _overwrite(path: str, data: bytes) -> bool:
+    """Write the outcome over what TaskRecord.open() wrote; False when a new file is needed.
+
+    Both fill one page, padded with the spaces that JSON allows: a write within one page is never cut by
+    SIGKILL, never meets a full disk, and costs a quarter of a new file and a rename.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            return os.pwrite(fd, data.ljust(_TASK_JSON_BYTES), 0) == _TASK_JSON_BYTES
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
 
 
 def _path(text: str) -> Path:

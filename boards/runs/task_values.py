@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 from .files import safe_part
+from .journal_reader import JournalTask
 
 Scalar = bool | int | float | str
 
@@ -102,6 +103,21 @@ def read_result(task_folder: str) -> dict[str, Scalar]:
     return {} if value is None else flatten(value[0], "result")
 
 
+def input_in_journal(task: JournalTask) -> dict[str, Scalar] | None:
+    """Return the scalars of the input of a task in a journal; None when its record has none."""
+    size = _unrecorded_bytes(task.facts, "input")
+    if size is not None:
+        return {"bytes(input)": size}
+    value = _loaded(task.input_json())
+    return None if value is None else flatten_input(value[0])
+
+
+def result_in_journal(task: JournalTask) -> dict[str, Scalar]:
+    """Return the scalars of the result of a task in a journal; empty when its record has none."""
+    value = _loaded(task.output_json())
+    return {} if value is None else flatten(value[0], "result")
+
+
 def task_folder(root: str, name: str) -> str:
     """Return the folder of a task's record below the state folder."""
     return f"{root}/tasks/{safe_part(name)}"
@@ -120,4 +136,11 @@ def _read(path: str) -> tuple[object] | None:
             size = os.fstat(file.fileno()).st_size
             return ({"bytes": size},) if size > _MAX_FILE_BYTES else (json.loads(file.read()),)
     except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _loaded(data: bytes | None) -> tuple[object] | None:
+    try:
+        return None if data is None else (json.loads(data),)
+    except (ValueError, RecursionError):
         return None

@@ -4,6 +4,7 @@
                                of its resources, which make no run of their own so, and one by which the
                                HParams tab shows it (hparams.py); after its end one file with the
                                resources and the outcome
+    boards/journal/<task>/board/   the same of a task that has no folder (runs/journal.py), once it has ended
     boards/view-<host>-<pid>/
         t2 lr=0.02 -> ../../tasks/<task>/board     the same link as tasks/<task>/board.link
         <path> -> …            a folder with event files that no recorded task owns
@@ -30,7 +31,7 @@ from ..runs.files import read_json
 from ..runs.hparams import START_FILE_NAME, has_sessions, write_outcome, write_start
 from ..runs.layout import RESOURCES
 from ..runs.run_names import RunNames, marked
-from ..runs.task_values import read_input
+from .journal_view import JournalView
 from .viewed_task import ACTIVE, SETTLED_S, ViewedTask
 
 _FIRST_S = 0.8  # how long the start of a board waits for the view: a thousand tasks that no board has shown
@@ -56,6 +57,7 @@ class RunView:
         self._is_pick = log_dir.startswith(f"{root}/boards/")
         self._depth = 0  # how many folders below log_dir run folders are
         self._names = RunNames()
+        self._journal = JournalView(root)
         self._listed: dict[str, tuple[int, list[tuple[str, bool]]]] = {}  # folder -> its time and entries
         self._shown: dict[str, str] = {}  # run folder -> its name in the view
         self._waiting: dict[str, ViewedTask] = {}  # by run folder: those not shown yet
@@ -71,6 +73,7 @@ class RunView:
         depth: how many folders below log_dir run folders are.
         """
         self._depth = depth
+        self._journal.remove_old_folders()
         self.refresh(_FIRST_S)
 
     def follow(self) -> None:
@@ -114,8 +117,10 @@ class RunView:
 
     def _refresh(self, end: float) -> None:
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        moved = self._journal.refresh()
         found = dict(self._runs(self._log_dir, "", self._depth))
-        for run in self._shown.keys() - found.keys():
+        found.update(self._journal.runs_below(self._log_dir, self._depth))
+        for run in self._shown.keys() & (moved | (self._shown.keys() - found.keys())):
             self._forget(run)
         new = sorted(found.keys() - self._shown.keys() - self._waiting.keys(), key=_changed, reverse=True)
         batches = iter(new)
@@ -151,7 +156,8 @@ class RunView:
             yield folder, path
             return
         for name, is_folder in entries:
-            if is_folder:
+            # In the folder of picked tasks, a link may lead to a run folder that its task does not have.
+            if is_folder or (self._is_pick and os.path.islink(f"{folder}/{name}")):
                 below = f"{path}/{name}" if path else name
                 if depth == 1:
                     yield f"{folder}/{name}", below
@@ -179,7 +185,10 @@ class RunView:
         target = os.readlink(run) if self._is_pick and os.path.islink(run) else run
         record = f"{self._root}/tasks/{os.path.basename(target)}"
         facts = read_json(f"{record}/task.json")
-        if facts is not None and f"{self._root}/{facts.get('metricsDir')}" == target:
+        if facts is None and (task := self._journal.task_of(target)) is not None:
+            if task.status != ACTIVE:
+                self._waiting[run] = task
+        elif facts is not None and f"{self._root}/{facts.get('metricsDir')}" == target:
             # The status of an ended task is final: its record is not read a second time.
             status = str(facts.get("status"))
             self._waiting[run] = ViewedTask(run, record, facts, time.monotonic(), status=status)
@@ -209,6 +218,8 @@ class RunView:
             shown = self._shown[task.run] = marked(task.name, task.status)
             with contextlib.suppress(FileNotFoundError):  # its record was removed: it is not made again
                 if not task.is_complete:
+                    if task.in_journal is not None:
+                        os.makedirs(task.record, exist_ok=True)
                     _make_folder(task.folder)
                     self._open[task.run] = task
                     self._link_files(task)
@@ -219,7 +230,7 @@ class RunView:
         task.read_status()
         self._link_files(task)
         if task.inputs is None and task.ended_s is None:
-            task.inputs = read_input(task.record, task.facts)
+            task.read_inputs()
             if task.inputs is not None:
                 self._names.learn([task.named])
                 task.name = self._names.name(task.named, earlier=task.name)
@@ -305,7 +316,8 @@ def _link_task(task: ViewedTask, link: str) -> None:
     The link is a hard link to a symlink that all boards share. A symlink for each board would take an inode,
     and ext4 hands inodes out slowly after many were deleted, as when a board of thousands of tasks restarts.
     """
-    shared, target = f"{task.record}/board.link", f"../../tasks/{os.path.basename(task.record)}/board"
+    place = "../../tasks" if task.in_journal is None else "../journal"
+    shared, target = f"{task.record}/board.link", f"{place}/{os.path.basename(task.record)}/board"
     try:
         os.link(shared, link, follow_symlinks=False)
     except FileExistsError:
@@ -335,7 +347,7 @@ def _parents(path: str) -> Iterator[str]:
 def _is_ready(task: ViewedTask, now: float) -> bool:
     """Whether the task can be shown: its input is recorded, will not be, or is late."""
     task.read_status()
-    task.inputs = read_input(task.record, task.facts)
+    task.read_inputs()
     return task.inputs is not None or task.status != ACTIVE or now - task.seen_s > _INPUT_DEADLINE_S
 
 

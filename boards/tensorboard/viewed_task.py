@@ -12,9 +12,17 @@ from ..errors import BoardError
 from ..runs.files import ProcessIdentity, read_json
 from ..runs.history import read_log, show_task
 from ..runs.hparams import DURATION, ERROR, FILE_NAME, OUTPUT, PEAK_MEMORY, SUCCEEDED, TaskOutcome
+from ..runs.journal_reader import JournalTask
 from ..runs.layout import STREAMS
 from ..runs.run_names import NamedTask
-from ..runs.task_values import Scalar, numbers, read_result
+from ..runs.task_values import (
+    Scalar,
+    input_in_journal,
+    numbers,
+    read_input,
+    read_result,
+    result_in_journal,
+)
 
 ACTIVE = "active"
 SETTLED_S = 60.0  # files that appear later in the folder of an ended task are not shown
@@ -26,9 +34,10 @@ class ViewedTask:
     """A recorded task in the view."""
 
     run: str  # its run folder
-    record: str  # its folder below tasks/
+    record: str  # its folder below tasks/, or below boards/journal/
     facts: Mapping[str, object]  # task.json as it was read last
     seen_s: float  # when it was first seen, on the monotonic clock
+    in_journal: JournalTask | None = None  # its record, if it has no folder
     inputs: Mapping[str, Scalar] | None = None
     status: str = ACTIVE  # HKube's word for the outcome; "lost" for a task whose hkrunner was killed
     name: str = ""  # empty until it is shown
@@ -45,7 +54,8 @@ class ViewedTask:
     @property
     def named(self) -> NamedTask:
         """What its name is made of."""
-        return NamedTask(os.path.basename(self.record), str(self.facts.get("nodeName")), self.inputs or {})
+        name = os.path.basename(self.record) if self.in_journal is None else self.in_journal.name
+        return NamedTask(name, str(self.facts.get("nodeName")), self.inputs or {})
 
     def read_status(self) -> None:
         """Read the facts and the status; both stay as they are once the task has ended."""
@@ -59,8 +69,16 @@ class ViewedTask:
             if self.status == ACTIVE:
                 self.status = "lost"
 
+    def read_inputs(self) -> None:
+        """Read the input, which stays None as long as it is not recorded."""
+        if self.in_journal is None:
+            self.inputs = read_input(self.record, self.facts)
+        else:
+            self.inputs = input_in_journal(self.in_journal)
+
     def _read_facts(self) -> None:
-        self.facts = read_json(f"{self.record}/task.json") or self.facts  # None while it is being overwritten
+        if self.in_journal is None:  # task.json cannot be read while it is being overwritten
+            self.facts = read_json(f"{self.record}/task.json") or self.facts
         self.status = str(self.facts.get("status"))
 
     @property
@@ -80,7 +98,8 @@ class ViewedTask:
             metrics[DURATION] = _seconds(duration_ms)
         if isinstance(peak := facts.get("peakMemBytes"), (int, float)) and peak > 0:
             metrics[PEAK_MEMORY] = peak / (1 << 20)
-        for place, number in numbers(read_result(self.record)).items():
+        result = read_result(self.record) if self.in_journal is None else result_in_journal(self.in_journal)
+        for place, number in numbers(result).items():
             metrics[OUTPUT if place == "result" else f"{OUTPUT}/{place}"] = number
         return TaskOutcome(
             self.inputs or {},
@@ -104,6 +123,8 @@ class ViewedTask:
         if isinstance(error, dict):
             parts = (error.get("message") or error.get("code"), error.get("details"))
             texts[ERROR] = "\n\n".join(str(part) for part in parts if part)
+        if self.in_journal is not None:
+            return texts  # it has printed nothing
         root, name = Path(self.record).parent.parent, os.path.basename(self.record)
         try:
             files = show_task(root, name).files

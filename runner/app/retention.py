@@ -1,12 +1,14 @@
 """--keep: only the records of the latest tasks stay on disk.
 
-At the end of a run all records of the state folder count; while a worker is served, only our own do.
+At the end of a run all records of the state folder count; while a worker is served, only our own do. Of these
+most are in the journal, which forgets any number of them with one line.
 """
 
 from __future__ import annotations
 
 import os
 
+from ...boards.runs.store import Store
 from ..console.terminal import Output
 from ..io.loop import Loop
 from ..protocol.result import Result
@@ -19,14 +21,17 @@ MOST_TIMES = 10
 #: Records removed in one turn of the loop: 6 ms.
 AT_ONCE = 20
 NEXT_S = 0.005
+#: Stands before the number and the name of a task in the journal: no name contains it.
+_IN_JOURNAL = "\0"
 
 
 class Retention:
     """Removes the records of all but the latest tasks. The first error is reported; none ends the run."""
 
-    def __init__(self, loop: Loop, root: str, most: int, output: Output) -> None:
-        """most: how many records to keep."""
+    def __init__(self, loop: Loop, root: str, most: int, output: Output, store: Store | None = None) -> None:
+        """most: how many records to keep. store: its journal has tasks that have no folder."""
         self._loop = loop
+        self._store = store
         self._root = root
         self._most = most
         self._output = output
@@ -49,9 +54,12 @@ class Retention:
 
     def task_ended(self, result: Result) -> None:
         """One more of our tasks has a record; the surplus is removed later, from the loop."""
-        if result.folder is None:
+        if result.journal_number is not None:
+            self._ended.append(f"{_IN_JOURNAL}{result.journal_number}{_IN_JOURNAL}{result.record_name}")
+        elif result.folder is not None:
+            self._ended.append(os.path.basename(result.folder))
+        else:
             return
-        self._ended.append(os.path.basename(result.folder))
         self._last_end = self._loop.clock()
         if not self._is_scheduled and len(self._ended) > self._most:
             self._is_scheduled = True
@@ -64,22 +72,37 @@ class Retention:
         if pause_s < PAUSE_S and len(self._ended) <= MOST_TIMES * self._most:
             self._loop.after(PAUSE_S - pause_s, self._remove_in_pause)
             return
-        self._remove(min(surplus, AT_ONCE))
-        self._is_scheduled = surplus > AT_ONCE
+        self._remove(surplus)
+        self._is_scheduled = len(self._ended) > self._most
         if self._is_scheduled:
             self._loop.after(NEXT_S, self._remove_in_pause)
 
     def _remove(self, count: int) -> None:
+        """Remove the oldest records, but no more than AT_ONCE folders."""
         from pathlib import Path
 
         from ...boards.errors import BoardError
         from ...boards.runs.history import remove_task
 
-        root = Path(self._root)
+        root, folders, last_number = Path(self._root), 0, None
         for _ in range(count):
+            name = self._ended.popleft()
+            if name.startswith(_IN_JOURNAL):
+                _, number, name = name.split(_IN_JOURNAL)
+                last_number = int(number)
+                if not os.path.exists(f"{self._root}/tasks/{name}"):
+                    continue  # else it got a folder after its end, for metrics that were written late
             try:
-                remove_task(root, self._ended.popleft())
+                remove_task(root, name)
             except BoardError as error:
+                self._report(error)
+            folders += 1
+            if folders == AT_ONCE:
+                break
+        if self._store is not None and last_number is not None:
+            try:
+                self._store.forget_before(last_number + 1)
+            except OSError as error:
                 self._report(error)
 
     def _report(self, error: Exception) -> None:

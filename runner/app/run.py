@@ -28,6 +28,8 @@ from .install_progress import install_progress
 
 # Other imports wait until the algorithm's process is starting.
 if TYPE_CHECKING:
+    from ...boards.runs.journal import Journal
+    from ...boards.runs.layout import Layout
     from ..console.output_file import OutputFile
     from ..protocol.messages import Failure
     from ..protocol.result import Result
@@ -75,6 +77,7 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
             metrics_dir=None if settings.local_run.is_local else settings.records.metrics_dir,
             metrics_root=settings.records.metrics_dir if settings.local_run.is_local else None,
             logs_ahead=settings.local_run.is_local,
+            journal=None if settings.local_run.is_local else partial(_journal, settings),
         )
     for note in settings.console.notes:
         output.say(f"◌ {note}")
@@ -99,6 +102,15 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
         if file is not None:
             file.discard()
         loop.close()
+
+
+def _journal(settings: Settings, layout: Layout) -> Journal:
+    """Return the journal of one that serves: most of its tasks are too small for a folder of their own."""
+    from ...boards.runs.journal import Journal
+
+    records = settings.records
+    keep = records.keep if records.keep is not None else records.keep_own
+    return Journal(layout, settings.serving.encoding, keep=keep)
 
 
 def _output_file(settings: Settings) -> OutputFile | None:
@@ -166,14 +178,16 @@ def _start_boards(loop: Loop, settings: Settings, where: Location, output: Outpu
     return boards
 
 
-def _retention(loop: Loop, settings: Settings, output: Output) -> Retention | None:
+def _retention(
+    loop: Loop, settings: Settings, output: Output, store: Store | None = None
+) -> Retention | None:
     """Return what enforces --keep; None when every record is kept, or none is written."""
     most = settings.records.keep if settings.records.keep is not None else settings.records.keep_own
     if most is None or settings.records.state_dir is None:
         return None
     from .retention import Retention
 
-    return Retention(loop, settings.records.state_dir, most, output)
+    return Retention(loop, settings.records.state_dir, most, output, store)
 
 
 def _run_locally(context: RunContext, user_process: UserProcessAttachment | None) -> int:
@@ -267,7 +281,7 @@ def _begin_child(context: RunContext, user_process: UserProcessAttachment | None
 
 
 def _serve(context: RunContext, user_process: UserProcessAttachment | None) -> int:
-    loop, settings, where, output, _ = context
+    loop, settings, where, output, store = context
     pool = _begin_child(context, user_process)
     from ..console.status_line import LOADING_S
     from ..console.task_report import TaskReport
@@ -289,7 +303,7 @@ def _serve(context: RunContext, user_process: UserProcessAttachment | None) -> i
         output.warn(f"hkrunner: no worker at {serving.url} within {serving.connect_timeout_s:g} s: {reason}")
         supervisor.shutdown(5)
 
-    retention = _retention(loop, settings, output)
+    retention = _retention(loop, settings, output, store)
 
     def ended(result: Result) -> None:
         report.show_end(result)

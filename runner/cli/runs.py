@@ -138,7 +138,7 @@ def _facts(one: TaskSummary) -> dict[str, Any]:
         "peakMemBytes": one.peak_bytes,
         "sizeBytes": one.size_bytes,
         "eventFiles": one.event_files,
-        "folder": str(one.folder),
+        "folder": str(one.folder) if one.folder else None,
         "metricsDir": str(one.metrics_dir) if one.metrics_dir else None,
     }
 
@@ -171,14 +171,20 @@ def _show(state_dir: str, task: str, as_json: bool) -> None:
 
     details = show_task(_root(state_dir), task)
     if as_json:
-        _print_json({**details.facts, "files": dict(details.files)})
+        values = {"input": details.input, "output": details.output}
+        kept = {name: json.loads(value) for name, value in values.items() if value is not None}
+        _print_json({**details.facts, **kept, "files": dict(details.files)})
         return
     click.echo(_line(details.summary))
     error = details.facts.get("error")
     if isinstance(error, dict):
         click.echo(str(error.get("message")))
-    for name, size in details.files.items():
-        click.echo(f"  {details.summary.folder / name}  {size:,} bytes")
+    if details.summary.folder is not None:
+        for name, size in details.files.items():
+            click.echo(f"  {details.summary.folder / name}  {size:,} bytes")
+    for name, value in (("input", details.input), ("output", details.output)):
+        if value is not None:
+            click.echo(f"  {name}: {value.decode()}")
 
 
 def _logs(state_dir: str, task: str, stderr: bool, stdout: bool, follow: bool) -> None:

@@ -65,7 +65,11 @@ class TaskReport:
         elif result.status == "stopped":
             output.warn(f"■ task {result.task} stopped{_how(result)}")
         else:
-            place = f" · {self._shown(result.folder)}" if result.folder is not None else ""
+            place = ""
+            if result.folder is not None:
+                place = f" · {self._shown(result.folder)}"
+            elif result.journal_number is not None and result.record_name != result.task:
+                place = f" · recorded as {result.record_name}"
             # With --in-process, hkrunner itself is part of what was measured.
             used = "" if self._settings.local_run.in_process else _used(result)
             output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{used}{place}")

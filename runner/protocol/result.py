@@ -29,6 +29,8 @@ class Result:
     loaded: bool = True
     metrics_dir: str | None = None
     folder: str | None = None
+    journal_number: int | None = None  #: of a task that is recorded in the journal instead
+    record_name: str | None = None  #: by which `hkrunner runs` finds it
     peak_bytes: int | None = None
     reserved_peak_bytes: int = 0  #: where a limit would refuse reserved memory; 0: not measured
     limit_bytes: int | None = None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ...boards.runs.journal_values import VALUE_MAX
 from ...boards.runs.store import Store
 from ...boards.runs.task_ids import TaskIds
 from ...boards.runs.task_record import TaskRecord
@@ -99,12 +100,28 @@ class ActiveTask:
         if self.timeout is not None:
             self.timeout.cancel()
 
-    def open(self, store: Store | None, ids: TaskIds, entry: str, settings: Mapping[str, object]) -> None:
-        """Name the task, and make its folders. `settings`: what it takes to run it again."""
-        self.ids = ids
-        if store is not None:
-            extra = {"settings": settings}
-            self.record = store.open(ids, entry=entry, started_at=self.started_at, extra=extra)
+    def open_record(self, store: Store | None, entry: str, settings: Mapping[str, object]) -> None:
+        """Begin its record. `settings`: what it takes to run it again."""
+        assert self.ids is not None, "a task is named before it is recorded"
+        if store is not None and self.record is None:
+            self.record = store.open(
+                self.ids,
+                entry=entry,
+                started_at=self.started_at,
+                extra={"settings": settings},
+                wire=self._input_for_journal(),
+            )
+
+    def _input_for_journal(self) -> bytes | None:
+        """Return the initialize; empty if it is too large to be kept, None if that takes a file."""
+        if not self._is_kept(self.input_bytes):
+            return b""
+        if self.message is None or self.message.blob is not None or self.input_bytes > VALUE_MAX:
+            return None
+        return bytes(self.message.data)
+
+    def _is_kept(self, size: int) -> bool:
+        return self.keep_bytes is None or size <= self.keep_bytes
 
     def printed(self, stream: str, data: bytes) -> None:
         """Record what the algorithm has printed, and remember its last lines."""
@@ -119,6 +136,7 @@ class ActiveTask:
 
     def _need_series(self, record: TaskRecord) -> ResourceSeries:
         if self.series is None:
+            record.need_metrics_folder()
             # Late: a short task has no curve, and writing event files costs a start 1 ms.
             from ...boards.runs.resource_series import ResourceSeries
 
@@ -154,6 +172,8 @@ class ActiveTask:
                 timer.cancel()
         peak_bytes, cpu_s = self._peak_and_cpu()
         ids, record = self.ids, self.record
+        if record is not None and record.takes_values:
+            self._move_to_folder(record, status)
         result = Result(
             ids.task,
             ids.job,
@@ -169,6 +189,8 @@ class ActiveTask:
             loaded=self.exit is None or self.exit.loaded,
             metrics_dir=record.metrics_text if record is not None else None,
             folder=record.folder_text if record is not None and record.has_folder else None,
+            journal_number=record.journal_number if record is not None else None,
+            record_name=record.name if record is not None else None,
             peak_bytes=peak_bytes or None,
             reserved_peak_bytes=self.usage.reserved_peak_bytes if self.usage is not None else 0,
             limit_bytes=self.limit_bytes,
@@ -182,6 +204,14 @@ class ActiveTask:
         if status != "succeed" and self.answer_blob is not None:
             self.answer_blob.close()
         return result
+
+    def _move_to_folder(self, record: TaskRecord, status: str) -> None:
+        """The record is a folder if there is more to keep than small values."""
+        size = self._answer_bytes
+        if record.has_metrics():
+            record.need_metrics_folder()
+        elif status != "succeed" or (size > VALUE_MAX and self._is_kept(size)):
+            record.need_folder()
 
     def peak(self) -> int:
         """Return the highest memory so far, in bytes; 0 when it was not measured."""
@@ -206,7 +236,7 @@ class ActiveTask:
         # The task was over before the first sample. A failed one gets its usage as a point, for whoever looks
         # for the reason. One that succeeded gets it only beside curves of its own: serving is fast.
         wanted = self.series is not None or result.status != "succeed"
-        if result.peak_bytes and not sampled and (wanted or record.has_metrics()):
+        if result.peak_bytes and not sampled and (wanted or (record.has_folder and record.has_metrics())):
             cores = (result.cpu_s or 0.0) / max(result.duration_s, 0.001)
             self._need_series(record).sample(
                 time.time(), cpu_cores=cores, memory_bytes=result.peak_bytes, limit_bytes=self.limit_bytes
@@ -230,7 +260,8 @@ class ActiveTask:
             if large:
                 facts["notKept"] = large
         del facts["metricsDir"]  # it is below the record's own root, which may be moved
-        record.finish(facts)
+        is_here = record.takes_values and result.status == "succeed" and self._answer_bytes <= VALUE_MAX
+        record.finish(facts, self.answer if is_here and self._is_kept(self._answer_bytes) else b"")
         result.problems.extend(record.problems)
 
     @property

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
+from ...boards.runs.journal_values import VALUE_MAX
 from ...sandbox.parent import warden_launch
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.message_format import Memfd, ProcessMessage
@@ -65,6 +67,7 @@ class TaskHandover:
         self._pool = pool
         self._opener = opener
         self._usage_alarm = loop.alarm(self._watch_usage)
+        self._told_env: tuple[Child | None, dict[str, str]] = (None, {})  #: variables that a child has got
         # Of the current task:
         self._way = Handover.CHILD_NAMES_IT
         self._children = 0  #: that it was handed to
@@ -96,7 +99,10 @@ class TaskHandover:
         self._children += 1
         self._kept_begin = ()
         self._pool.task_begins()
-        is_named = child.loaded and self._can_name(message) and self._opener.open_ahead(task)
+        names: Mapping[str, Any] | None = None
+        if child.loaded and self._can_name(message):
+            names = self._opener.names_ahead(task) if task.ids is None else {}
+        is_named = names is not None
         way = self._way = choose(
             is_named=is_named,
             needs_no_init=is_named and not child.has_init and child.may_kill and child.is_quiet,
@@ -108,12 +114,17 @@ class TaskHandover:
                 child.send(task.number, _initialize(message))
                 return
             case Handover.NAMED_AHEAD:
+                self._opener.open(task, names or {})
                 child.send(task.number, *self._begin(task, message, is_announced=False))
             case Handover.AT_ONCE:
+                if task.ids is None:
+                    self._opener.name(task, names or {})
                 control.step(Event.CHILD_INITIALIZED)
+                self._opener.record(task)  # while the worker reads `initialized`
                 child.send(task.number, *self._begin(task, message, is_announced=True))
                 self._measure(task, child)
             case Handover.WITH_START:
+                self._opener.open(task, names or {})
                 self._kept_begin = self._begin(task, message, is_announced=True)
                 control.step(Event.CHILD_INITIALIZED)
                 self._measure(task, child)
@@ -142,26 +153,39 @@ class TaskHandover:
         """Return what the child needs to begin. Begin has no room for a memfd: it is two messages then."""
         if message.blob is not None:
             return _initialize(message), self._folders(task, is_announced=is_announced)
-        if task.record is None:
-            return (Begin(message.data, is_announced),)
         place = self._folders(task)
-        return (Begin(message.data, is_announced, place.folder, place.keep_max_bytes, place.env),)
+        return (
+            Begin(
+                message.data,
+                is_announced,
+                place.folder,
+                place.keep_max_bytes,
+                place.env,
+                place.recorded_bytes,
+            ),
+        )
 
     def _folders(self, task: ActiveTask, *, is_announced: bool = False) -> UseFolder:
         """Return where the child finds the task's folders, and what it is to keep there."""
-        record = task.record
+        record, keep_bytes = task.record, self._settings.records.keep_values_bytes
         if record is None:
             return UseFolder(is_announced=is_announced)
         env = record.environment
         if not self._settings.local_run.is_local:
             # glibc keeps every value that a variable ever had: 130 bytes a task, for ever (measured).
             del env["HKRUNNER_TASK_METRICS_DIR"]
-        folder = record.folder_text if record.has_folder else None
+        # A message without fields is read in no time: variables that stay the same are not sent again.
         child = self._pool.child
+        new_env = None if self._told_env == (child, env) else env
+        self._told_env = (child, env)
+        if record.takes_values and keep_bytes is not None and keep_bytes <= VALUE_MAX:
+            return UseFolder(env=new_env, is_announced=is_announced)
+        folder = record.folder_text if record.has_folder or record.takes_values else None
         if folder is not None and child is not None and child.records_folder is not None:
             # An isolated child cannot reach the records: at the end its files are moved there.
             folder = task.files_from = child.records_folder
-        return UseFolder(folder, self._settings.records.keep_values_bytes, env, is_announced)
+        recorded_bytes = VALUE_MAX if record.takes_values else 0
+        return UseFolder(folder, keep_bytes, new_env, is_announced, recorded_bytes)
 
     # ---- what the child does with it
 
@@ -170,8 +194,7 @@ class TaskHandover:
         if self._way in (Handover.AT_ONCE, Handover.WITH_START):
             task.release_message()  # everything else was done when it was announced
             return
-        if task.ids is None:
-            self._opener.open(task, names)
+        self._opener.open(task, names)
         self.begun(task, child)
         if self._way is Handover.CHILD_NAMES_IT:
             child.send(task.number, self._folders(task))

@@ -30,7 +30,13 @@ class TaskOpener:
         self._defaults = TaskIds("", local_job_id(time.time()), stem, "local")
 
     def open(self, task: ActiveTask, names: Mapping[str, Any]) -> None:
-        """Name the task with the names of its message, and make its folders."""
+        """Name the task with the names of its message, and begin its record; only the first call counts."""
+        if task.ids is None:
+            self.name(task, names)
+            self.record(task)
+
+    def name(self, task: ActiveTask, names: Mapping[str, Any]) -> None:
+        """Name the task with the names of its message."""
         default = self._defaults
         ids = TaskIds(
             task=_text(names, "taskId") or f"task-{task.number}",
@@ -38,19 +44,18 @@ class TaskOpener:
             node=_text(names, "nodeName") or _text(names, "algorithmName") or default.node,
             pipeline=_text(names, "pipelineName") or default.pipeline,
         )
-        task.open(self._store, ids, self._shown, self._settings.records.options)
+        task.ids = ids
         self._notices.begins(ids)
 
-    def open_ahead(self, task: ActiveTask) -> bool:
-        """Open the task before its child has read it, if its names are easily found; return whether it is
-        open."""
-        if task.ids is None:
-            assert task.message is not None, "a task has its message until a child has begun it"
-            names = self._names_in(task.message)
-            if names is None:
-                return False
-            self.open(task, names)
-        return True
+    def record(self, task: ActiveTask) -> None:
+        """Begin the record of a task that has its names; only the first call counts."""
+        task.open_record(self._store, self._shown, self._settings.records.options)
+
+    def names_ahead(self, task: ActiveTask) -> Mapping[str, Any] | None:
+        """Return the names in a task's message before its child has read it; None if they are not easily
+        found."""
+        assert task.message is not None, "a task has its message until a child has begun it"
+        return self._names_in(task.message)
 
     def open_late(self, task: ActiveTask) -> None:
         """Open a task that ends without its child having read it."""

@@ -20,17 +20,27 @@ class ResultFiles:
     """The files of one task. A full disk or a removed folder fails no task: it is reported."""
 
     def __init__(
-        self, folder: Optional[str], keep_max_bytes: Optional[int], report: Callable[[str], None]
+        self,
+        folder: Optional[str],
+        keep_max_bytes: Optional[int],
+        report: Callable[[str], None],
+        *,
+        recorded_bytes: int = 0,
     ) -> None:
-        """`folder`: None when nothing is kept. `keep_max_bytes`: of a value; None: any size is kept."""
+        """`folder`: None when nothing is kept. `keep_max_bytes`: of a value; None: any size is kept.
+
+        `recorded_bytes`: values up to this size are kept by the parent; then there may be no folder yet.
+        """
         self._folder = folder
         self._keep_max_bytes = keep_max_bytes
+        self._recorded_bytes = recorded_bytes
         self._report = report
         self._output: Optional[Tuple[int, str]] = None
 
     def wants(self, size: int) -> bool:
-        """Whether a value of this size is kept."""
-        return self._folder is not None and (self._keep_max_bytes is None or size <= self._keep_max_bytes)
+        """Whether a value of this size is kept here."""
+        is_small = self._keep_max_bytes is None or size <= self._keep_max_bytes
+        return self._folder is not None and is_small and size > self._recorded_bytes
 
     def write_input(self, data: Optional[bytes]) -> None:
         """Keep the input; None: it has no JSON form."""
@@ -52,8 +62,11 @@ class ResultFiles:
     def prepare_output(self) -> None:
         """Make the file for the result now: a new file costs up to 0.2 ms, which is then no part of the time
         between start and done."""
-        if self._folder is None:
-            return
+        if self._folder is not None and not self._recorded_bytes:
+            self._open_output()
+
+    def _open_output(self) -> None:
+        assert self._folder is not None, "something is kept"
         part = os.path.join(self._folder, ".output.json.part")
         try:
             self._output = (move_high(os.open(part, _FLAGS, 0o666)), part)
@@ -62,7 +75,13 @@ class ResultFiles:
 
     def write_output(self, data: Optional[bytes]) -> None:
         """Keep the result; None: it has no JSON form."""
-        if self._folder is None or self._output is None or data is None:
+        if self._folder is None or data is None:
+            return
+        if self._recorded_bytes:
+            with contextlib.suppress(OSError):  # there is one, or opening the file says why there is none
+                os.mkdir(self._folder)
+            self._open_output()
+        if self._output is None:
             return
         fd, part = self._output
         try:

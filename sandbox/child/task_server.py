@@ -72,6 +72,7 @@ class TaskServer:
         self._entry: Optional[entries.Entry] = None
         self._api: Optional[Api] = None
         self._files: Optional[ResultFiles] = None
+        self._task_env: Dict[str, str] = {}  #: variables that each task gets anew
         self._pid = os.getpid()
         self._reports = TaskReports(channel, setup.encoding)
         #: A message that came instead of the one that was due.
@@ -243,10 +244,14 @@ class TaskServer:
         else:
             self._channel.send(task, TaskRead(ids))
             place = self._wait_for(UseFolder)
-        if place.env:
-            os.environ.update(place.env)
+        if place.env is not None:
+            self._task_env = place.env
+        os.environ.update(self._task_env)
         files = self._files = ResultFiles(
-            place.folder, place.keep_max_bytes, lambda text: self._channel.send(task, Problem(text))
+            place.folder,
+            place.keep_max_bytes,
+            lambda text: self._channel.send(task, Problem(text)),
+            recorded_bytes=place.recorded_bytes,
         )
         if files.wants(size):
             files.write_input(codec.json_text(args.get("input")))

@@ -223,6 +223,7 @@ class Begin(ProcessMessage):
     folder: Optional[str] = None
     keep_max_bytes: Optional[int] = None
     env: Optional[Dict[str, str]] = None
+    recorded_bytes: int = 0
 
 
 class Initialize(ProcessMessage):
@@ -238,8 +239,9 @@ class UseFolder(ProcessMessage):
     kind = 3
     folder: Optional[str] = None  #: None: nothing is recorded
     keep_max_bytes: Optional[int] = None  #: larger values are not recorded; None: all are
-    env: Optional[Dict[str, str]] = None  #: variables of the task
+    env: Optional[Dict[str, str]] = None  #: variables of the task; None: those of the task before
     is_announced: bool = False  #: whether the worker was already told that it is initialized
+    recorded_bytes: int = 0  #: up to this size, the parent records values; the folder is not there yet then
 
 
 class Start(ProcessMessage):

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support.local import ALGORITHMS, run_tasks
 from support.programs import run_hkrunner, serving
@@ -84,17 +85,49 @@ def test_a_run_that_is_killed_leaves_files_that_can_be_read(tmp_path: Path) -> N
     assert run_tasks("adds.py", [1], cwd=tmp_path).tasks[0]["taskId"] == "t3"
 
 
-def test_serving_makes_no_log_files_without_output(tmp_path: Path) -> None:
-    with serving_worker(tmp_path, entry="counts_its_tasks.py") as (client, _):
-        client.run(["go"], taskId="silent")
-    assert files(tmp_path / ".hkrunner" / "tasks" / "silent") == {
-        "task.json",
-        "input.json",
-        "output.json",
-        "metrics",
-    }
-    shown = run_hkrunner("runs", "logs", "silent", cwd=tmp_path)
+@pytest.mark.parametrize("encoding", ["json", "bson", "msgpack"])
+def test_served_tasks_make_no_files_without_output(tmp_path: Path, encoding: str) -> None:
+    with serving_worker(tmp_path, "--encoding", encoding, entry="counts_its_tasks.py") as (client, _):
+        client.run(["first"])
+        for number in range(20):
+            client.run(["go", number], taskId=f"silent{number}")
+        # On a busy machine some may last long enough for a curve, and get a folder.
+        with_folder = {path.name for path in (tmp_path / ".hkrunner" / "tasks").iterdir()}
+        silent = next(name for name in (f"silent{number}" for number in range(20)) if name not in with_folder)
+        assert {path.name for path in (tmp_path / ".hkrunner" / "runs").glob("*/*/*/*")} == with_folder
+        assert len(list((tmp_path / ".hkrunner" / "journal").iterdir())) == 1
+    shown = run_hkrunner("runs", "logs", silent, cwd=tmp_path)
     assert (shown.status, shown.stdout) == (0, "")
+    told = json.loads(run_hkrunner("runs", "show", silent, "--json", cwd=tmp_path).stdout)
+    assert (told["status"], told["input"][0], told["files"]) == ("succeed", "go", {})
+    assert told["output"][0] == told["input"][1] + 2 and told["durationMs"] > 0
+
+
+@pytest.mark.parametrize("killed", ["hkrunner", "warden", "algorithm"])
+def test_a_kill_loses_no_task_that_was_answered(tmp_path: Path, killed: str) -> None:
+    with serving_worker(tmp_path, entry="sleeps.py") as (client, program):
+        for number in range(3):
+            client.run(["behave"], taskId=f"t{number}")
+        client.initialize(["misbehave"], taskId="running")
+        client.expect("initialized")
+        client.start()
+        wait_until(lambda: program.stdout.count("asleep") == 4, what="the fourth task")
+        hkrunner = psutil.Process(program.pid)
+        victims = [hkrunner, *hkrunner.children(recursive=True)]
+        victims[("hkrunner", "warden", "algorithm").index(killed)].kill()
+        if killed == "hkrunner":
+            program.wait()
+        else:
+            client.expect("errorMessage")
+            client.run(["behave"], taskId="next")
+    listed = run_hkrunner("runs", "ls", "--json", cwd=tmp_path).stdout.splitlines()
+    found = {one["name"]: one["status"] for one in map(json.loads, listed)}
+    expected = {f"t{number}": "succeed" for number in range(3)}
+    expected |= {"running": "lost"} if killed == "hkrunner" else {"running": "failed", "next": "succeed"}
+    assert found == expected
+
+
+def test_a_served_task_that_prints_gets_a_folder(tmp_path: Path) -> None:
     with serving_worker(tmp_path, entry="stops_when_asked.py") as (client, _):
         client.initialize([], taskId="loud")
         client.expect("initialized")

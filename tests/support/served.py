@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from hkrunner.boards.runs.history import list_tasks
 
 from .local import ALGORITHMS
 from .programs import Program, serving
@@ -34,8 +35,7 @@ def serving_worker(
 
 def has_record(folder: Path, status: str) -> bool:
     """Whether the record of a task on disk has this status."""
-    records = (folder / ".hkrunner" / "tasks").glob("*/task.json")
-    return any(json.loads(path.read_text())["status"] == status for path in records)
+    return any(one.status == status for one in list_tasks(folder / ".hkrunner"))
 
 
 def accept_again(worker: ScriptedWorker) -> Client:

@@ -206,7 +206,8 @@ def test_the_first_message_of_another_version_is_recognized_whatever_its_content
 ) -> None:
     body = json.dumps({"version": version, "colour": 3}).encode()
     with pytest.raises(
-        ChannelError, match=r"instead of 2: was hkrunner replaced while it ran\? Start it again"
+        ChannelError,
+        match=rf"instead of {PROTOCOL_VERSION}: was hkrunner replaced while it ran\? Start it again",
     ):
         decode(frame_of(message.kind, body), KNOWN)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hkrunner.boards.runs.history import list_tasks
+from hkrunner.boards.runs.journal import Journal
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.runner.app import retention
@@ -79,6 +81,29 @@ def test_many_are_removed_a_few_at_a_time(
     clock.now += retention.NEXT_S
     loop.turn(0)
     assert len(left(tmp_path)) == 3
+
+
+def test_tasks_of_the_journal_are_forgotten_and_folders_they_got_late_removed(
+    loop: Loop, clock: Clock, tmp_path: Path
+) -> None:
+    store = Store(tmp_path, logs_ahead=False, journal=lambda layout: Journal(layout, "json", keep=2))
+    output = Output(loop, local=False, quiet=True, verbose=False, encoding="utf-8")
+    enforcer = Retention(loop, str(tmp_path), 2, output, store)
+    for name in ("t1", "t2", "t3", "t4"):
+        ids = TaskIds(name, "j", "n", "p")
+        record = store.open(ids, entry="e", started_at=float(name[1:]), wire=b"")
+        record.finish({"status": "succeed"})
+        result = Result(name, "j", "n", "p", "succeed", 0.0, 0.0, 0.0)
+        result.journal_number, result.record_name = record.journal_number, record.name
+        if name == "t2":
+            (record.metrics_link / "late").write_text("of t2")
+        enforcer.task_ended(result)
+    assert left(tmp_path) == ["t2"] and len(list_tasks(tmp_path)) == 4
+    clock.now += retention.PAUSE_S
+    loop.turn(0)
+    assert left(tmp_path) == [] and list((tmp_path / "runs").rglob("late")) == []
+    assert [one.name for one in list_tasks(tmp_path)] == ["t3", "t4"]
+    store.close()
 
 
 def test_metrics_go_with_their_task(loop: Loop, clock: Clock, tmp_path: Path) -> None:

@@ -1,0 +1,196 @@
+"""The journal of one hkrunner that serves: one write at the begin of a task, and one at its end.
+
+Files <root>/journal/<run>-<n>.journal, each for some hundred tasks; journal_format.py says what is in them.
+Only their own process writes to them. The latest tasks are kept by removing whole files, so that removal
+costs the next tasks nothing. A task that has more to keep than two short messages, such as output or
+metrics, gets a folder of its own instead, and its record in the journal ends with that.
+
+Every method raises OSError for a disk that is full or read-only; the journal can be used on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Mapping
+
+from .files import own_identity, remove_quietly, to_json
+from .journal_format import BEGIN, END, FORGET, HEAD, MOVED, SUFFIX, VERSION, record_pieces
+from .journal_names import JournalNames
+from .layout import Layout
+from .task_ids import TaskIds, local_job_id
+
+#: A file of the journal is for so many tasks, or a quarter of those that are kept, and for so many bytes.
+_FILE_TASKS_MAX = 2000
+_FILE_TASKS_MIN = 16
+_FILE_BYTES_MAX = 16 * 1024 * 1024
+#: Space is reserved ahead in such pieces, and before a task begins there is enough for its outcome.
+_RESERVED_BYTES = 64 * 1024
+_OUTCOME_BYTES = 8 * 1024
+_CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+class Journal:
+    """Where one process records its tasks."""
+
+    def __init__(self, layout: Layout, encoding: str, *, keep: int | None = None) -> None:
+        """Nothing is made yet. encoding: of the worker's messages. keep: how many tasks will be kept."""
+        self._layout = layout
+        self.encoding = encoding
+        self._file_tasks = (
+            _FILE_TASKS_MAX if keep is None else min(_FILE_TASKS_MAX, max(_FILE_TASKS_MIN, keep // 4))
+        )
+        self._run = local_job_id(time.time())
+        self._names = JournalNames(layout, self._run)
+        self._common: tuple[str, Mapping[str, object]] | None = None  # what the head of the file says
+        self._fd: int | None = None
+        self._path = ""
+        self._at = 0  # where the next record goes
+        self._reserved_to = 0
+        self._can_reserve = True
+        self._files = 0
+        self._tasks_left = 0  # that the file still takes
+        self._number = 0
+        self._full: list[tuple[str, int]] = []  # earlier files, each with its last task
+
+    def claim_name(self, task: str) -> str:
+        """Return the name of a new record for the task; a repeated task id gets a suffix."""
+        return self._names.claim(task)
+
+    def begin(
+        self,
+        entry: str,
+        extra: Mapping[str, object],
+        name: str,
+        ids: TaskIds,
+        started_ms: int,
+        wire: bytes,
+    ) -> int:
+        """Record a task as active; return its number in this journal.
+
+        entry, extra: what hardly ever differs between tasks. wire: its `initialize`; empty when that is not
+        kept.
+        """
+        number = self._number + 1
+        facts = {
+            "number": number,
+            "name": name,
+            "taskId": ids.task,
+            "jobId": ids.job,
+            "nodeName": ids.node,
+            "pipelineName": ids.pipeline,
+            "startTime": started_ms,
+        }
+        pieces = record_pieces(BEGIN, to_json(facts), wire)
+        if self._is_due((entry, extra)):
+            self._begin_file(entry, extra)
+        self._reserve(sum(map(len, pieces)) + _OUTCOME_BYTES)
+        self._append(pieces)
+        self._number = number
+        self._tasks_left -= 1
+        return number
+
+    def end(self, number: int, facts: Mapping[str, object], wire: bytes = b"") -> None:
+        """Record the task's outcome. wire: its answer. A later call replaces an earlier one."""
+        self._append(record_pieces(END, to_json({"number": number, **facts}), wire))
+
+    def moved(self, number: int) -> None:
+        """Record that the task's folder has its whole record from now on."""
+        self._append(record_pieces(MOVED, to_json({"number": number})))
+
+    def forget_before(self, number: int) -> None:
+        """Remove the tasks of this journal with lower numbers: those that have no folder."""
+        self._append(record_pieces(FORGET, to_json({"before": number})))
+        while self._full and self._full[0][1] < number:
+            remove_quietly(self._full.pop(0)[0])
+
+    def close(self) -> None:
+        """Give the reserved space back. Optional: zeros at the end of a file are no records."""
+        self._names.close()
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, self._at)
+            os.close(fd)
+
+    # ---- the file
+
+    def _is_due(self, common: tuple[str, Mapping[str, object]]) -> bool:
+        """Whether the next task needs a new file. Someone may have removed the state folder."""
+        return (
+            self._fd is None
+            or self._tasks_left <= 0
+            or self._at > _FILE_BYTES_MAX
+            or self._common != common
+            or (self._names.folder_changed and os.fstat(self._fd).st_nlink == 0)
+        )
+
+    def _begin_file(self, entry: str, extra: Mapping[str, object]) -> None:
+        if self._fd is not None:
+            self._full.append((self._path, self._number))
+            os.close(self._fd)  # with the space that was reserved: ext4 takes milliseconds to free it
+            self._fd = None
+        path = f"{self._layout.journal}/{self._run}-{self._files:06}{SUFFIX}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            fd = os.open(path, flags, 0o666)
+        except FileNotFoundError:
+            self._layout.make_folders_again()
+            os.makedirs(self._layout.journal, exist_ok=True)
+            fd = os.open(path, flags, 0o666)
+        self._files += 1
+        self._fd, self._path, self._at, self._reserved_to = fd, path, 0, 0
+        head = {
+            "version": VERSION,
+            "encoding": self.encoding,
+            "owner": own_identity().to_dict(),
+            "entry": entry,
+            **extra,
+        }
+        try:
+            self._append(record_pieces(HEAD, to_json(head)))
+        except OSError:
+            os.close(fd)
+            self._fd = None
+            remove_quietly(path)
+            raise
+        self._common, self._tasks_left = (entry, extra), self._file_tasks
+
+    def _reserve(self, size: int) -> None:
+        """Make sure that so many bytes more can be written whatever becomes of the disk."""
+        if self._at + size <= self._reserved_to or not self._can_reserve:
+            return
+        assert self._fd is not None, "a file was begun"
+        for ahead in (_RESERVED_BYTES, 0):
+            try:
+                os.posix_fallocate(self._fd, self._at, size + ahead)
+            except OSError as error:
+                if error.errno in _CANNOT_RESERVE:
+                    self._can_reserve = False
+                    return
+                if ahead == 0:
+                    raise
+            else:
+                self._reserved_to = self._at + size + ahead
+                return
+
+    def _append(self, pieces: list[bytes]) -> None:
+        """Hand the whole record to the kernel; after an error there is nothing of it."""
+        if self._fd is None:
+            raise OSError(errno.EBADF, "the journal has no file")
+        size = sum(map(len, pieces))
+        written = 0
+        try:
+            written = os.pwritev(self._fd, pieces, self._at)
+            if written < size:  # the disk is full; the rest says so
+                rest = memoryview(b"".join(pieces))
+                while written < size:
+                    written += os.pwrite(self._fd, rest[written:], self._at + written)
+        except OSError:
+            # A later record that is shorter must not be followed by the rest of this one.
+            with contextlib.suppress(OSError):
+                os.pwrite(self._fd, bytes(written), self._at)
+            raise
+        self._at += size

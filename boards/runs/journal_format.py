@@ -1,0 +1,57 @@
+"""How the records of served tasks are written to the files of `journal/`, and found again.
+
+    S 000001c8 00000000\\n{"version":1,…}\\n          at the top: the process, its code, settings, encoding
+    B 000000be 000000a1\\n{"number":7,…}…161 bytes\\n  a task begins; its `initialize` as the worker sent it
+    E 00000140 00000022\\n{"number":7,…}…34 bytes\\n   it has ended; its answer as the worker got it
+    M 0000000c 00000000\\n{"number":7}\\n             it has a folder now, which has the whole record
+    F 0000000c 00000000\\n{"before":5}\\n             the tasks with lower numbers are removed (--keep)
+
+The two numbers are the lengths of the JSON and of the bytes after it, in hexadecimal. Space for the next
+records is reserved ahead, so zeros follow the last one. A record that was cut off, by SIGKILL or a full disk,
+lacks its last byte, the newline: it is not read, nor is anything after it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+VERSION = 1
+SUFFIX = ".journal"
+HEAD, BEGIN, END, MOVED, FORGET = b"S", b"B", b"E", b"M", b"F"
+
+_HEADER_SIZE = 20
+_HEADER = re.compile(rb"([SBEMF]) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
+
+
+class JournalRecord(NamedTuple):
+    """One record, by its place in the file."""
+
+    kind: bytes
+    begin: int
+    facts: bytes  #: JSON
+    values_at: int  #: where its value begins, as bytes of a message of the worker's
+    end: int  #: where the next record begins
+
+    @property
+    def value_size(self) -> int:
+        """Bytes of the value; 0: it has none."""
+        return self.end - 1 - self.values_at
+
+
+def record_pieces(kind: bytes, facts: bytes, value: bytes = b"") -> list[bytes]:
+    """Return the record in pieces for one pwritev(): a value of 100 KB is not copied."""
+    header = b"%b %08x %08x\n%b" % (kind, len(facts), len(value), facts)
+    return [header, value, b"\n"] if value else [header + b"\n"]
+
+
+def records_in(data: bytes | memoryview, at: int = 0) -> Iterator[JournalRecord]:
+    """Yield the whole records from this offset on."""
+    while (header := _HEADER.match(data, at)) is not None:
+        values_at = at + _HEADER_SIZE + int(header[2], 16)
+        end = values_at + int(header[3], 16) + 1
+        if end > len(data) or data[end - 1] != 0x0A:
+            return
+        yield JournalRecord(header[1], at, bytes(data[at + _HEADER_SIZE : values_at]), values_at, end)
+        at = end

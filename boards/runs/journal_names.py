@@ -1,0 +1,112 @@
+"""Names of the records in journals: none is given twice, also by several processes in one state folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+
+from .files import ProcessIdentity, read_json_bytes, safe_part
+from .journal_format import BEGIN, HEAD, SUFFIX, records_in
+from .layout import Layout
+
+#: So many names are remembered, up to twice: 1 MB. Older ones are told apart by the readers.
+_REMEMBERED = 10_000
+#: Two changes of a folder this close may leave its time as it was.
+_COARSE_CLOCK_NS = 20_000_000
+_NAME = re.compile(rb'"name":("(?:[^"\\]|\\.)*")')
+
+
+class JournalNames:
+    """The names that one process gives."""
+
+    def __init__(self, layout: Layout, run: str) -> None:
+        """Nothing is read yet. run: how the files of our own journal begin."""
+        self._layout = layout
+        self._run = run
+        # Hashes take a third of the memory of the names; two that are alike cost a suffix.
+        self._latest: set[int] = set()
+        self._earlier: set[int] = set()
+        self._repeats: dict[str, int] = {}  # task id -> the last suffix that was given to it
+        self._folder_time = -1
+        #: Whether files have been made or removed in the journal's folder since the claim before.
+        self.folder_changed = True
+        self._read: set[str] = set()  # files of others
+        self._growing: dict[str, tuple[int, int]] = {}  # of live processes: descriptor, offset
+
+    def claim(self, task: str) -> str:
+        """Return a name for the task that no other record has."""
+        self._read_others()
+        name = safe_part(task)
+        number = self._repeats.get(task, 1)
+        while hash(name) in self._latest or hash(name) in self._earlier or self._has_folder(name):
+            number += 1
+            suffix = f".{number}"
+            name = safe_part(task, limit=255 - len(suffix)) + suffix
+        if number > 1:
+            self._repeats[task] = number
+        self._remember(name)
+        return name
+
+    def close(self) -> None:
+        """Close the files of others."""
+        for fd, _ in self._growing.values():
+            os.close(fd)
+        self._growing.clear()
+
+    def _has_folder(self, name: str) -> bool:
+        return os.access(f"{self._layout.tasks}/{name}", os.F_OK)
+
+    def _remember(self, name: str) -> None:
+        if len(self._latest) >= _REMEMBERED:
+            self._earlier, self._latest = self._latest, set()
+        self._latest.add(hash(name))
+
+    def _read_others(self) -> None:
+        """Read the names that other processes have given up to now."""
+        folder = self._layout.journal
+        self.folder_changed = True
+        try:
+            changed = os.stat(folder).st_mtime_ns
+            self.folder_changed = changed != self._folder_time
+            if self.folder_changed:
+                self._folder_time = changed if time.time_ns() - changed > _COARSE_CLOCK_NS else -1
+                for name in os.listdir(folder):
+                    if name.endswith(SUFFIX) and not name.startswith(self._run) and name not in self._read:
+                        self._read.add(name)
+                        self._open(f"{folder}/{name}")
+            for path in tuple(self._growing):
+                self._read_on(path)
+        except OSError:
+            return  # there is no journal, or its files cannot be read: nor can they be by anybody else
+
+    def _open(self, path: str) -> None:
+        """Read the names in the file, and keep it open if it may still grow."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # removed meanwhile
+            return
+        self._growing[path] = (fd, 0)
+        head = self._read_on(path)
+        owner = ProcessIdentity.from_dict((read_json_bytes(head) or {}).get("owner"))
+        if owner is None or not owner.is_alive():
+            os.close(fd)
+            del self._growing[path]
+
+    def _read_on(self, path: str) -> bytes:
+        """Read the names that were added; return the head of the file if it is among what was read."""
+        fd, at = self._growing[path]
+        head = b""
+        if os.pread(fd, 1, at) in (b"", b"\0"):
+            return head
+        data = os.pread(fd, os.fstat(fd).st_size - at, at)
+        end = 0
+        for one in records_in(data):
+            end = one.end
+            if one.kind == HEAD:
+                head = one.facts
+            elif one.kind == BEGIN and (found := _NAME.search(one.facts)) is not None:
+                self._remember(json.loads(found[1]))
+        self._growing[path] = (fd, at + end)
+        return head

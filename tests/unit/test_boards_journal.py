@@ -1,0 +1,573 @@
+"""Served tasks in a journal: whatever ends a process, no answered task is lost, no half-written one shown."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hkrunner.boards.runs.history import keep_latest, list_tasks, read_log, remove_tasks, repeat_of, show_task
+from hkrunner.boards.runs.journal import Journal
+from hkrunner.boards.runs.store import Store
+from hkrunner.boards.runs.task_ids import TaskIds
+from hkrunner.boards.runs.task_record import TaskRecord
+from hkrunner.boards.targets import find_target
+from hkrunner.boards.tensorboard.run_view import RunView
+from hkrunner.sandbox.linux import kernel
+
+ANSWER = b'{"command":"done","data":{"sum":3}}'
+
+
+def make(root: Path, *, keep: int | None = None, volume: Path | None = None) -> Store:
+    return Store(
+        root,
+        metrics_dir=volume,
+        logs_ahead=False,
+        journal=lambda layout: Journal(layout, "json", keep=keep),
+    )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / ".hkrunner"
+
+
+@pytest.fixture
+def store(root: Path) -> Iterator[Store]:
+    store = make(root)
+    store.environment()
+    yield store
+    store.close()
+
+
+def wire(value: object = (1, 2)) -> bytes:
+    return json.dumps({"command": "initialize", "data": {"input": value}}).encode()
+
+
+def begin(store: Store, task: str = "a", *, at: float = 1.0) -> TaskRecord:
+    ids = TaskIds(task, "job", "node", "pipeline")
+    return store.open(ids, entry="e.py", started_at=at, extra={"settings": {"entry": "e.py"}}, wire=wire())
+
+
+def end(record: TaskRecord, status: str = "succeed") -> TaskRecord:
+    """End the record as ActiveTask does."""
+    if record.has_metrics():
+        record.need_metrics_folder()
+    record.finish({"status": status, "endTime": 2000, "durationMs": 5.0}, ANSWER)
+    return record
+
+
+def files(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*")}
+
+
+def journals(root: Path) -> list[Path]:
+    return sorted((root / "journal").glob("*.journal"))
+
+
+def told(root: Path) -> list[tuple[str, str]]:
+    return [(one.name, one.status) for one in list_tasks(root)]
+
+
+# ---- what a small task leaves
+
+
+def test_small_tasks_make_no_file_and_no_folder(store: Store, root: Path) -> None:
+    end(begin(store, "first"))
+    before = files(root)
+    for number in range(20):
+        record = end(begin(store, f"t{number}", at=2.0 + number))
+        assert record.problems == [] and record.metrics_text is None and not record.has_folder
+    assert files(root) == before and journals(root)
+    assert [one.name for one in list_tasks(root)] == ["first", *(f"t{number}" for number in range(20))]
+
+
+def test_a_task_of_a_journal_is_shown_repeated_and_removed_as_any_other(store: Store, root: Path) -> None:
+    end(begin(store, "a"))
+    details = show_task(root, "a")
+    assert (details.summary.status, details.summary.duration_ms, details.summary.folder) == (
+        "succeed",
+        5.0,
+        None,
+    )
+    assert details.facts == details.facts | {
+        "taskId": "a",
+        "jobId": "job",
+        "startTime": 1000,
+        "endTime": 2000,
+        "metricsDir": "runs/pipeline/node/job/a",
+    }
+    assert (details.input, details.output, dict(details.files)) == (b"[1,2]", b'{"sum":3}', {})
+    repeat = repeat_of(root, "a")
+    assert (json.loads(repeat.input), repeat.settings, repeat.entry) == ([1, 2], {"entry": "e.py"}, "e.py")
+    part = read_log(root, "a", "stdout")
+    assert (part.data, part.is_final) == (b"", True)
+    end(begin(store, "b"))
+    assert remove_tasks(root, ["a"]).freed_bytes > 0
+    assert told(root) == [("b", "succeed")]
+
+
+def test_output_gives_a_task_its_folder_with_everything(store: Store, root: Path) -> None:
+    record = begin(store)
+    record.append("stdout", b"hello\n")
+    folder = root / "tasks" / "a"
+    assert json.loads((folder / "task.json").read_bytes())["status"] == "active"
+    assert told(root) == [("a", "active")] and read_log(root, "a", "stdout").data == b"hello\n"
+    end(record)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"task.json", "input.json", "output.json", "stdout.log"}
+    assert json.loads((folder / "input.json").read_bytes()) == [1, 2]
+    assert json.loads((folder / "output.json").read_bytes()) == {"sum": 3}
+    assert told(root) == [("a", "succeed")] and (root / "runs/pipeline/node/job/a").is_dir()
+    remove_tasks(root, ["a"])
+    assert told(root) == [], "its begin in the journal does not come back"
+
+
+def test_what_goes_wrong_after_the_end_is_recorded_too(store: Store, root: Path) -> None:
+    record = end(begin(store))
+    record.add_problem("the answer reached no worker")
+    assert show_task(root, "a").facts["problems"] == ["the answer reached no worker"]
+    assert show_task(root, "a").output == b'{"sum":3}'
+
+
+def test_a_repeated_id_gets_another_name(store: Store, root: Path) -> None:
+    for _ in range(3):
+        end(begin(store))
+    (root / "tasks" / "b").mkdir()
+    end(begin(store, "b"))
+    assert sorted(name for name, _ in told(root)) == ["a", "a.2", "a.3", "b.2"]
+
+
+def test_ids_that_are_no_names_are_found_again(store: Store, root: Path) -> None:
+    for text in ("../../x", "ü/\n", "", "x" * 300):
+        end(begin(store, text))
+        assert show_task(root, text).facts["taskId"] == text
+
+
+# ---- kills and full disks
+
+
+def test_a_file_cut_at_any_byte_shows_whole_records_only(store: Store, root: Path, tmp_path: Path) -> None:
+    end(begin(store, "whole"))
+    (path,) = journals(root)
+    size_of_first = len(path.read_bytes().rstrip(b"\0"))
+    end(begin(store, "last", at=2.0))
+    data = path.read_bytes().rstrip(b"\0")
+    copy = tmp_path / "copy"
+    (copy / "journal").mkdir(parents=True)
+    seen = set()
+    for size in range(size_of_first, len(data) + 1):
+        for rest in (b"", b"\0" * 64):  # with and without space that was reserved
+            (copy / "journal" / path.name).write_bytes(data[:size] + rest)
+            first, *last = told(copy)
+            assert first == ("whole", "succeed")
+            seen.add(tuple(last))
+            if last == [("last", "succeed")]:
+                assert size == len(data) and show_task(copy, "last").output == b'{"sum":3}'
+    assert seen == {(), (("last", "active"),), (("last", "succeed"),)}
+
+
+_KILLED_AT_A_WRITE = """
+import os, sys
+from pathlib import Path
+from hkrunner.boards.runs.journal import Journal
+from hkrunner.boards.runs.store import Store
+from hkrunner.boards.runs.task_ids import TaskIds
+
+root, share = sys.argv[1], float(sys.argv[2])
+write = os.pwritev
+def until_killed(fd, pieces, at):
+    global left
+    left -= 1
+    if left < 0:
+        data = b"".join(pieces)
+        os.pwrite(fd, data[:int(len(data) * share)], at)
+        os.kill(os.getpid(), 9)
+    return write(fd, pieces, at)
+os.pwritev = until_killed
+for kill_at in range(12):
+    if os.fork():
+        os.wait()
+        continue
+    left = kill_at
+    answered = open(f"{root}/answered", "a", buffering=1)
+    store = Store(f"{root}/{kill_at}", logs_ahead=False, journal=lambda layout: Journal(layout, "json"))
+    for number in range(4):
+        ids = TaskIds(f"t{number}", "job", "node", "pipeline")
+        record = store.open(ids, entry="e", started_at=1.0, wire=b'{"data": {"input": [1]}}')
+        if number == 2:
+            record.append("stdout", b"printed")
+        record.finish({"status": "succeed"}, b'{"command":"done","data":1}')
+        answered.write(f"{kill_at} t{number}\\n")
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_a_kill_at_every_write_loses_nothing_that_was_answered(tmp_path: Path, share: float) -> None:
+    subprocess.run([sys.executable, "-c", _KILLED_AT_A_WRITE, tmp_path, str(share)], check=True)
+    answered = (tmp_path / "answered").read_text().splitlines()
+    assert len(answered) > 12
+    for kill_at in range(12):
+        found = dict(told(tmp_path / str(kill_at)))
+        for name in (line.split()[1] for line in answered if line.startswith(f"{kill_at} ")):
+            assert found.pop(name) == "succeed"
+            details = show_task(tmp_path / str(kill_at), name)
+            output = details.output or (tmp_path / str(kill_at) / "tasks" / name / "output.json").read_bytes()
+            assert output == b"1"
+        assert set(found.values()) <= {"lost", "succeed"} and len(found) <= 1
+
+
+def test_a_full_disk_costs_the_value_and_not_the_outcome(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = begin(store)
+    write = os.pwritev
+
+    def full(fd: int, pieces: Sequence[bytes], at: int) -> int:
+        if ANSWER in pieces:
+            os.pwrite(fd, b"".join(pieces)[:-9], at)
+            return sum(map(len, pieces)) - 9
+        return write(fd, pieces, at)
+
+    def refuse(fd: int, data: bytes, at: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwritev", full)
+    monkeypatch.setattr(
+        os, "pwrite", lambda fd, data, at: (refuse if data[-1:] == b"\n" else pwrite)(fd, data, at)
+    )
+    end(record)
+    (sentence,) = record.problems
+    assert "No space left on device (ENOSPC)" in sentence and "the task goes on" in sentence
+    monkeypatch.undo()
+    end(begin(store, "next", at=2.0))
+    assert told(root) == [("a", "succeed"), ("next", "succeed")]
+    assert show_task(root, "a").facts["problems"] == [sentence]
+
+
+def test_a_disk_without_room_for_a_begin_is_one_sentence(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    record = end(begin(store))
+    assert len(record.problems) == 1 and "ENOSPC" in record.problems[0]
+    monkeypatch.undo()
+    end(begin(store, "next"))
+    assert told(root) == [("next", "succeed")]
+
+
+def test_a_file_system_that_reserves_nothing_does(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    assert end(begin(store)).problems == [] and told(root) == [("a", "succeed")]
+
+
+def test_a_state_folder_removed_while_serving_comes_back(store: Store, root: Path) -> None:
+    end(begin(store))
+    shutil.rmtree(root)
+    record = begin(store, "b")
+    (record.metrics_link / "events").write_text("of b")
+    end(record)
+    end(begin(store, "c", at=3.0))
+    assert told(root) == [("b", "succeed"), ("c", "succeed")]
+    assert (root / "runs/pipeline/node/job/b/events").read_text() == "of b"
+
+
+def test_a_state_folder_that_cannot_be_made_stops_no_task(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = make(tmp_path / "file" / "state")
+    record = begin(store)
+    record.append("stdout", b"x")
+    (record.metrics_link / "events").write_text("kept")
+    end(record)
+    assert len(record.problems) == 2 and not record.has_folder
+    store.close()
+    shutil.rmtree(record.metrics_link)
+
+
+# ---- several processes
+
+
+_MANY_TASKS = """
+import sys
+from hkrunner.boards.runs.journal import Journal
+from hkrunner.boards.runs.store import Store
+from hkrunner.boards.runs.task_ids import TaskIds
+store = Store(sys.argv[1], logs_ahead=False, journal=lambda layout: Journal(layout, "json", keep=100))
+for number in range(100):
+    record = store.open(TaskIds(f"t{number}", "j", "n", "p"), entry="e", started_at=1.0, wire=b"")
+    if number % 10 == 0:
+        record.append("stdout", b"x")
+    record.finish({"status": "succeed"})
+"""
+
+
+def test_two_hkrunners_never_share_a_name(root: Path) -> None:
+    command = [sys.executable, "-c", _MANY_TASKS, str(root)]
+    both = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    found = told(root)
+    assert len(found) == 200 == len({name for name, _ in found})
+    assert {status for _, status in found} == {"succeed"}
+    # A third knows the names of both.
+    store = make(root)
+    end(begin(store, "t5"))
+    store.close()
+    assert len(told(root)) == 201 and ("t5.3", "succeed") in told(root)
+
+
+def test_two_that_begin_the_same_task_at_once_are_told_apart(root: Path) -> None:
+    both = [make(root), make(root)]
+    for store in both:
+        store.environment()
+    records = [begin(store, at=number) for number, store in enumerate(both)]
+    assert [record.name for record in records] == ["a", "a.2"], "the second has seen the first"
+    (second,) = [path for path in journals(root) if b'"a.2"' in path.read_bytes()]
+    second.write_bytes(second.read_bytes().replace(b'"a.2"', b'"a"  '))
+    assert [name for name, _ in told(root)] == ["a", "a.2"]
+    for store in both:
+        store.close()
+
+
+def test_local_tasks_get_no_name_of_a_journal(store: Store, root: Path) -> None:
+    end(begin(store, "t7"))
+    local = Store(root)
+    assert local.next_local_task() == "t8"
+    local.close()
+
+
+# ---- ALGO_METRICS_DIR
+
+
+def test_metrics_become_the_folder_of_their_task_only(store: Store, root: Path) -> None:
+    first = begin(store, "a")
+    place = first.metrics_link
+    end(first)
+    for name in ("b", "c"):
+        record = begin(store, name)
+        assert record.metrics_link == place and list(place.iterdir()) == []
+        (place / "events").write_text(name)
+        end(record)
+        assert record.problems == []
+    end(begin(store, "d"))
+    runs = {str(path.relative_to(root)): path.read_text() for path in (root / "runs").rglob("events")}
+    assert runs == {f"runs/pipeline/node/job/{name}/events": name for name in ("b", "c")}
+    assert {path.name for path in (root / "tasks").iterdir()} == {"b", "c"}
+    assert list(place.iterdir()) == []
+
+
+def test_what_a_writer_flushes_after_its_task_is_still_its_own(store: Store, root: Path) -> None:
+    record = end(begin(store, "a"))
+    assert not record.has_folder
+    (record.metrics_link / "late").write_text("of a")
+    end(begin(store, "b", at=2.0))
+    assert (root / "runs/pipeline/node/job/a/late").read_text() == "of a"
+    assert json.loads((root / "tasks/a/output.json").read_bytes()) == {"sum": 3}
+    assert told(root) == [("a", "succeed"), ("b", "succeed")] and not (root / "tasks/b").exists()
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_writer_never_meets_a_moment_without_the_folder(
+    root: Path, can_exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: str) -> None:
+        raise OSError(errno.EINVAL, "not on this file system")
+
+    if not can_exchange:
+        monkeypatch.setattr(kernel, "exchange", refuse)
+    store = make(root)
+    place = Path(store.environment()["ALGO_METRICS_DIR"])
+    errors: list[OSError] = []
+    is_over = threading.Event()
+    counts = {"written": 0}
+
+    def write() -> None:
+        while not is_over.is_set():
+            try:
+                with open(place / "events", "a") as file:
+                    file.write("x")
+                counts["written"] += 1
+                os.stat(place / "events")
+            except OSError as error:
+                errors.append(error)
+
+    for number in range(20):
+        record = begin(store, f"t{number}")
+        is_over.clear()
+        writer = threading.Thread(target=write)
+        writer.start()
+        before = counts["written"]
+        while counts["written"] == before:
+            pass
+        record.need_metrics_folder()
+        is_over.set()
+        writer.join()
+        end(record)
+        assert record.problems == []
+    store.close()
+    found = [path.read_text() for path in (root / "runs").rglob("events")]
+    assert len(found) == 20
+    if can_exchange:
+        assert errors == [] and sum(map(len, found)) == counts["written"]
+
+
+def test_metrics_of_a_killed_hkrunner_are_those_of_its_task(root: Path) -> None:
+    program = (
+        "import os, sys; from hkrunner.boards.runs.journal import Journal\n"
+        "from hkrunner.boards.runs.store import Store; from hkrunner.boards.runs.task_ids import TaskIds\n"
+        "store = Store(sys.argv[1], journal=lambda layout: Journal(layout, 'json'))\n"
+        "ids = TaskIds('a', 'job', 'node', 'pipeline')\n"
+        "record = store.open(ids, entry='e', started_at=1.0, wire=b'')\n"
+        "(record.metrics_link / 'events').write_text('of a')\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", program, root], check=False)
+    assert told(root) == [("a", "lost")]
+    store = make(root)
+    record = begin(store, "b")
+    assert list(record.metrics_link.iterdir()) == []
+    assert (root / "runs/pipeline/node/job/a/events").read_text() == "of a"
+    end(record)
+    store.close()
+    remove_tasks(root, ["a"])
+    assert not (root / "runs/pipeline/node/job/a").exists()
+
+
+def test_the_clusters_folder_is_given_to_the_task_that_wrote_there(root: Path, tmp_path: Path) -> None:
+    volume = tmp_path / "metrics"
+    store = make(root, volume=volume)
+    end(begin(store, "first"))
+    before = files(root)
+    for name in ("a", "b", "c"):
+        record = begin(store, name)
+        assert record.metrics_link == volume and list(volume.iterdir()) == []
+        if name == "b":
+            (volume / "events").write_text("of b")
+        end(record)
+        assert record.problems == []
+        if name != "b":
+            continue
+        # The worker uploads now: nothing may have moved yet, and a board sees it.
+        assert (volume / "events").exists() and files(root) > before
+        assert (record.metrics_dir / "metrics" / "events").read_text() == "of b"
+    assert (root / "runs/pipeline/node/job/b/metrics/events").read_text() == "of b"
+    assert {path.name for path in (root / "tasks").iterdir()} == {"b"}
+    (volume / "late").write_text("of c")
+    end(begin(store, "d"))
+    assert (root / "runs/pipeline/node/job/c/metrics/late").read_text() == "of c"
+    store.close()
+
+
+@pytest.mark.parametrize("earlier", [(), ("earlier",)])
+def test_what_a_killed_hkrunner_left_in_the_clusters_folder_is_its_tasks(
+    root: Path, tmp_path: Path, earlier: tuple[str, ...]
+) -> None:
+    volume = tmp_path / "metrics"
+    program = (
+        "import os, sys; from hkrunner.boards.runs.journal import Journal; from pathlib import Path\n"
+        "from hkrunner.boards.runs.store import Store; from hkrunner.boards.runs.task_ids import TaskIds\n"
+        "journal = lambda layout: Journal(layout, 'json')\n"
+        "store = Store(sys.argv[1], metrics_dir=sys.argv[2], journal=journal)\n"
+        "for name in [*sys.argv[3:], 'a']:\n"
+        "    ids = TaskIds(name, 'job', 'node', 'pipeline')\n"
+        "    record = store.open(ids, entry='e', started_at=1.0, wire=b'')\n"
+        "    Path(sys.argv[2], 'events').write_text(name)\n"
+        "    if name == 'a': os.kill(os.getpid(), 9)\n"
+        "    record.need_metrics_folder()\n"
+        "    record.finish({'status': 'succeed'})\n"
+    )
+    subprocess.run([sys.executable, "-c", program, root, volume, *earlier], check=False)
+    store = make(root, volume=volume)
+    record = begin(store, "b")
+    assert list(volume.iterdir()) == []
+    for name in ("a", *earlier):
+        assert (root / "runs/pipeline/node/job" / name / "metrics/events").read_text() == name
+    end(record)
+    store.close()
+
+
+# ---- removal
+
+
+def test_files_of_forgotten_tasks_are_removed_whole(root: Path) -> None:
+    store = make(root, keep=64)  # sixteen tasks a file
+    for number in range(200):
+        end(begin(store, f"t{number}", at=number))
+    assert len(journals(root)) == 13
+    store.forget_before(190)
+    assert [name for name, _ in told(root)] == [f"t{number}" for number in range(189, 200)]
+    assert len(journals(root)) == 2
+    end(begin(store, "next", at=500))
+    store.close()
+    assert len(told(root)) == 12
+
+
+def test_only_the_latest_of_both_kinds_are_kept(root: Path) -> None:
+    store = make(root)
+    for number in range(10):
+        record = begin(store, f"t{number}", at=number)
+        if number % 2:
+            record.append("stdout", b"x")
+        end(record)
+    running = begin(store, "t99", at=0.5)
+    keep_latest(root, 3)
+    assert [name for name, _ in told(root)] == ["t99", "t7", "t8", "t9"]
+    end(running)
+    store.close()
+    keep_latest(root, 0)
+    assert told(root) == []
+
+
+def test_a_journal_of_a_gone_process_goes_with_its_last_task(root: Path) -> None:
+    subprocess.run([sys.executable, "-c", _MANY_TASKS, str(root)], check=True)
+    assert len(journals(root)) == 4
+    keep_latest(root, 0)
+    assert journals(root) == [] and (root / "journal" / "removed").read_bytes() == b""
+    assert told(root) == []
+
+
+# ---- boards
+
+
+def test_a_board_shows_tasks_of_a_journal_once_they_have_ended(store: Store, root: Path) -> None:
+    view = RunView(str(root / "boards" / "view-x"), root=str(root), log_dir=str(root / "runs"))
+
+    def shown() -> list[str]:
+        return sorted(name.split()[0] for name in os.listdir(view.folder))
+
+    end(begin(store, "a"))
+    running = begin(store, "b")
+    view.make(4)
+    assert shown() == ["a"]
+    running.append("stdout", b"x")
+    view.refresh()
+    assert shown() == ["a", "b"]
+    end(running)
+    end(begin(store, "c"))
+    view.refresh()
+    assert shown() == ["a", "b", "c"]
+    for run in Path(view.folder).iterdir():
+        assert len(list(run.iterdir())) == 1, "the outcome"
+    assert {path.name for path in (root / "tasks").iterdir()} == {"b"}
+    for word, kind in (("a", "task"), ("job", "batch")):
+        assert find_target(root, word).type == kind
+    remove_tasks(root, ["a"])
+    view.refresh()
+    assert shown() == ["b", "c"]
+    view.remove()
