@@ -56,8 +56,15 @@ class Journal:
         self._full: list[tuple[str, int]] = []  # earlier files, each with its last task
 
     def claim_name(self, task: str) -> str:
-        """Return the name of a new record for the task; a repeated task id gets a suffix."""
-        return self._names.claim(task)
+        """Return the name of a new record for the task; a repeated task id gets a suffix.
+
+        release_name() is to follow once the record has begun.
+        """
+        return self._names.claim(task, is_first=self._fd is None)
+
+    def release_name(self) -> None:
+        """Let other processes claim names, which find the latest one of ours in the journal or in tasks/."""
+        self._names.release()
 
     def begin(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -15,6 +16,8 @@ from .layout import Layout
 _REMEMBERED = 10_000
 #: Two changes of a folder this close may leave its time as it was.
 _COARSE_CLOCK_NS = 20_000_000
+_LOCK_TRIES = 50
+_LOCK_PAUSE_S = 0.0001
 _NAME = re.compile(rb'"name":("(?:[^"\\]|\\.)*")')
 
 
@@ -29,14 +32,21 @@ class JournalNames:
         self._latest: set[int] = set()
         self._earlier: set[int] = set()
         self._repeats: dict[str, int] = {}  # task id -> the last suffix that was given to it
+        self._lock_fd: int | None = None
         self._folder_time = -1
         #: Whether files have been made or removed in the journal's folder since the claim before.
         self.folder_changed = True
         self._read: set[str] = set()  # files of others
         self._growing: dict[str, tuple[int, int]] = {}  # of live processes: descriptor, offset
 
-    def claim(self, task: str) -> str:
-        """Return a name for the task that no other record has."""
+    def claim(self, task: str, *, is_first: bool) -> str:
+        """Return a name for the task that no other record has.
+
+        is_first: no file of our own tells others of us. Beside others, nobody else claims before release():
+        they know the name once it is in our journal.
+        """
+        if is_first or self._growing:
+            self._lock()
         self._read_others()
         name = safe_part(task)
         number = self._repeats.get(task, 1)
@@ -48,6 +58,28 @@ class JournalNames:
             self._repeats[task] = number
         self._remember(name)
         return name
+
+    def release(self) -> None:
+        """Let others claim names."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def _lock(self) -> None:
+        """Keep others from claiming, if they let us within some milliseconds: readers tell equal names apart."""
+        try:
+            os.makedirs(self._layout.journal, exist_ok=True)
+            fd = self._lock_fd = os.open(self._layout.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return  # whoever writes the record meets the same error
+        for _ in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(_LOCK_PAUSE_S)
+            except OSError:  # a file system without locks
+                return
 
     def close(self) -> None:
         """Close the files of others."""

@@ -134,6 +134,8 @@ class TaskRecord:
             self._open_in_folder(empty_logs)
         else:
             self._open_in_journal(self._journal, wire)
+        if self._journal is not None:
+            self._journal.release_name()
 
     def _open_in_journal(self, journal: Journal, wire: bytes) -> None:
         self._folder = f"{self._layout.tasks}/{self.name}"
