@@ -66,7 +66,7 @@ class JournalNames:
             self._lock_fd = None
 
     def _lock(self) -> None:
-        """Keep others from claiming, if they let us within some milliseconds: readers tell equal names apart."""
+        """Keep others from claiming, waiting some milliseconds at most: readers tell equal names apart."""
         try:
             os.makedirs(self._layout.journal, exist_ok=True)
             fd = self._lock_fd = os.open(self._layout.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

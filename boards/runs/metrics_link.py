@@ -154,7 +154,7 @@ class MetricsLink:
         """Move the folder at the path to `run`, and have the path lead there; False when nothing was changed.
 
         At each moment the path leads to the folder: first as itself, then by way of `next`, which is the
-        folder and then a link to it.
+        folder and then a link to it. `next` stays until the next task: someone may be on that way.
         """
         from ...sandbox.linux.kernel import exchange  # late: ctypes takes 5 ms, and most tasks need none
 
@@ -170,7 +170,6 @@ class MetricsLink:
         os.symlink(os.path.abspath(run), run)
         exchange(step, run)
         _replace_link(path, target)
-        os.unlink(step)
         return True
 
     def _replace_by_folder(self, path: str) -> None:
@@ -204,6 +203,7 @@ class MetricsLink:
             elif self._state is LinkState.LINK:
                 os.rename(path, f"{self._task_folder}/metrics")
         remove_quietly(path)  # the task's folder was removed
+        remove_quietly(f"{self._folder}/next")
         with contextlib.suppress(OSError):
             os.rmdir(self._folder)
         remove_quietly(f"{self._folder}.lock")
