@@ -162,7 +162,7 @@ class TaskMetrics:
         self.folder = self.link = f"{parent}/{name}"
         try:
             run = self.folder = layout.claim_run(parent, name)
-            link = self.link = self._link.claim()
+            self.link = self._link.claim()
             self.place = MetricsPlace.RUN_FOLDER
             if options.root is not None:
                 self._user_folder = layout.claim_run(options.root, name)

@@ -288,7 +288,9 @@ class TaskRecord:
             self._write_value("output.json", answer, output_json)
             data = to_json(self._facts)
             fits = self._task_json_is_one_page and len(data) <= _TASK_JSON_BYTES
-            is_written = (fits and _overwrite(f"{self._folder}/task.json", data)) or self.write("task.json", data)
+            is_written = (fits and _overwrite(f"{self._folder}/task.json", data)) or self.write(
+                "task.json", data
+            )
             self._leave_journal(is_written)
         self._end_in_journal(answer)
 
