@@ -31,7 +31,7 @@ else:
 
 
 #: Version of messages.py, increased whenever a message changes.
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 class Memfd(NamedTuple):
