@@ -153,6 +153,10 @@ class ChildNotices:
             self._output.announce(f"  not {refused}")
         if not_held := NOT_HELD.get(level):
             self._output.announce(f"  not held: {not_held}")
+        if not protection.signals_confined:
+            self._output.announce(
+                "  not held: the algorithm can signal your other processes (Linux 6.12 can)"
+            )
 
     def died_without_task(self, when: str, exit: Exit) -> None:
         """A child died while it worked on no task; `when`, or which child it was."""

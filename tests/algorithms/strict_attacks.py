@@ -73,8 +73,9 @@ def files(given):
 
 def processes(given):
     runner = given["runner"]
+    kills = {"kill the runner": attempt(os.kill, runner, signal.SIGKILL)} if given["holds signals"] else {}
     return {
-        "kill the runner": attempt(os.kill, runner, signal.SIGKILL),
+        **kills,
         "ask for the runner": attempt(os.kill, runner, 0),
         "read the environment of the runner": attempt(read, f"/proc/{runner}/environ"),
         "lower a limit of the runner": attempt(prlimit, runner),
