@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -98,8 +99,12 @@ def own_cgroups() -> frozenset[Path]:
 
 
 def is_held_by_others(path: Path, ours: set[psutil.Process]) -> bool:
-    """Whether a process of another program has mapped the shared memory."""
+    """Whether a process of another program has mapped the shared memory, or has made the folder."""
     our_pids = {os.getpid(), *(process.pid for process in ours)}
+    # Folders that hkrunner makes there: the name ends with pid, start and a random number (abandoned.py).
+    maker = re.search(r"^hkrunner-.*-(\d+)-\d+-[0-9a-f]{8}$", path.name)
+    if maker is not None:
+        return int(maker[1]) not in our_pids and Path(f"/proc/{maker[1]}").exists()
     for pid in psutil.pids():
         if pid in our_pids:
             continue
