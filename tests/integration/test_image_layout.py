@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hkrunner.boards.runs.history import list_tasks
 from hkrunner.runner.settings.options import OPTIONS
 from hkrunner.sandbox.shared.container_limits import PARENT_BYTES, WARDEN_BYTES, child_memory_bytes
 from hkrunner.sandbox.shared.limits import MI, format_bytes
@@ -121,7 +122,7 @@ def test_the_image_chooses_the_place_of_records_and_the_entry(image: Image, tmp_
     env = {"HKRUNNER_STATE_DIR": str(tmp_path / "kept"), "ALGORITHM_ENTRY_POINT": "src/other.py"}
     with image.started(env=env) as (client, _):
         assert client.run([], taskId="task1")["data"] == "other"
-        assert (tmp_path / "kept" / "tasks" / "task1").is_dir()
+        assert [one.name for one in list_tasks(tmp_path / "kept")] == ["task1"]
 
 
 def test_stdout_and_stderr_stay_what_they_are(image: Image) -> None:
