@@ -40,6 +40,8 @@ from .task_reports import TaskReports
 #: msgspec is imported after this many tasks, or earlier, in a pause of PAUSE_S.
 ENOUGH_TASKS = 3
 PAUSE_S = 0.02
+#: So much of a result is searched for a number that became null: 10 MB would take 10 ms.
+SEARCHED_BYTES = 256 * 1024
 #: Time for the worker's options for exit() to arrive, before exit() is called.
 EXIT_OPTIONS_S = 5.0
 
@@ -305,7 +307,8 @@ class TaskServer:
         is_json = self._encoding == "json"
         if files.wants(sum(map(len, wire))):
             files.write_output(result_json(wire) if is_json else codec.json_text(result))
-        if is_json and b"null" in wire[0] and result is not None:
+        # A text has no number, and only the first values are looked at.
+        if is_json and type(result) is not str and result is not None and b"null" in wire[0][:SEARCHED_BYTES]:
             self._reports.send_place_of_lost_number(task, result)
         del result
         self._wind_up(None)
