@@ -22,7 +22,7 @@ from .journal_names import JournalNames
 from .layout import Layout
 from .task_ids import TaskIds, local_job_id
 
-#: A file of the journal is for so many tasks, or a quarter of those that are kept, and for so many bytes.
+#: A file of the journal takes this many tasks, at most a quarter of those that are kept, and this many bytes.
 _FILE_TASKS_MAX = 2000
 _FILE_TASKS_MIN = 16
 _FILE_BYTES_MAX = 16 * 1024 * 1024
@@ -166,7 +166,7 @@ class Journal:
         self._common, self._tasks_left = (entry, extra), self._file_tasks
 
     def _reserve(self, size: int) -> None:
-        """Make sure that so many bytes more can be written whatever becomes of the disk."""
+        """Make sure that this many bytes more can be written whatever becomes of the disk."""
         if self._at + size <= self._reserved_to or not self._can_reserve:
             return
         assert self._fd is not None, "a file was begun"

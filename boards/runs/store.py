@@ -85,14 +85,16 @@ class Store:
         started_at: float,
         extra: Mapping[str, object] = {},
         wire: bytes | None = None,
+        begins_later: bool = False,
     ) -> TaskRecord:
         """Record the task as active, and have ALGO_METRICS_DIR lead to a folder that it has for itself.
 
         started_at: seconds since the epoch. extra: more fields for task.json. wire: the task's `initialize`
         for the journal, empty if it is not to be kept; None: the task needs a folder, as each does without a
-        journal. A repeated task id gets the name <task>.2, .3, ... Never raises for the disk. Blocks only in
-        one case: files that an earlier task left in the cluster's folder are copied when that lies on another
-        file system.
+        journal. begins_later: the journal is written by TaskRecord.begin(), which has to follow soon. A
+        repeated task id gets the name <task>.2, .3, ... Never raises for the disk. Blocks only in one case:
+        files that an earlier task left in the cluster's folder are copied when that lies on another file
+        system.
         """
         record = TaskRecord(
             ids,
@@ -104,7 +106,9 @@ class Store:
             journal=self._journal,
         )
         self._keep_late_metrics()
-        record.open(entry, started_at, extra, empty_logs=self._logs_ahead, wire=wire)
+        record.open(
+            entry, started_at, extra, empty_logs=self._logs_ahead, wire=wire, begins_later=begins_later
+        )
         self._last = record if self._journal is not None else None
         return record
 

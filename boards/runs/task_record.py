@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from .files import own_identity, replace_file, safe_part, to_json, write_all
+from .files import PAGE_BYTES, overwrite_page, own_identity, replace_file, safe_part, to_json, write_all
 from .journal_values import input_json, output_json
 from .layout import STREAMS, Layout
 from .metrics_link import MetricsLink
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from .journal import Journal
 
-_TASK_JSON_BYTES = 4096  # one page
 _IN_BEGIN = frozenset(("taskId", "jobId", "nodeName", "pipelineName", "startTime"))  # in the journal
 
 
@@ -71,6 +70,7 @@ class TaskRecord:
         #: Whether its input and result, if small, are recorded here and not by its process.
         self.takes_values = False
         self._may_have_folder = False  # whether it gets one when it needs one
+        self._begins_later = False  # begin() is still to be called
         self._input_wire = self._output_wire = b""
         self._begun: tuple[str, int, Mapping[str, object]] = ("", 0, {})  # entry, time in ms, extra
 
@@ -118,6 +118,7 @@ class TaskRecord:
         *,
         empty_logs: bool,
         wire: bytes | None = None,
+        begins_later: bool = False,
     ) -> None:
         """Write the task to disk as "active". The arguments are those of Store.open.
 
@@ -132,22 +133,34 @@ class TaskRecord:
                 self._note("the task", error)
         if self._journal is None or wire is None:
             self._open_in_folder(empty_logs)
-        else:
-            self._open_in_journal(self._journal, wire)
-        if self._journal is not None:
-            self._journal.release_name()
+            if self._journal is not None:
+                self._journal.release_name()
+            return
+        self._open_in_journal(wire)
+        if not begins_later:
+            self.begin()
 
-    def _open_in_journal(self, journal: Journal, wire: bytes) -> None:
+    def _open_in_journal(self, wire: bytes) -> None:
         self._folder = f"{self._layout.tasks}/{self.name}"
         self._input_wire, self.takes_values, self._may_have_folder = wire, True, True
         self.metrics.open_shared(self.ids, self.name)
+        self._begins_later = True
+
+    def begin(self) -> None:
+        """Write what open() with begins_later has left to be written; only the first call counts."""
+        if not self._begins_later or self._journal is None:
+            return
+        self._begins_later = False
         entry, started_ms, extra = self._begun
         if (link := self.metrics.recorded_link) is not None:
             extra = {**extra, "metricsLink": link}
         try:
-            self.journal_number = journal.begin(entry, extra, self.name, self.ids, started_ms, wire)
+            self.journal_number = self._journal.begin(
+                entry, extra, self.name, self.ids, started_ms, self._input_wire
+            )
         except OSError as error:
             self._note("the task", error)
+        self._journal.release_name()
 
     def _first_facts(self) -> dict[str, object]:
         ids, (entry, started_ms, extra) = self.ids, self._begun
@@ -186,6 +199,7 @@ class TaskRecord:
         """Give the task a folder with all that is known of it, if that can be made; also after its end."""
         if self.has_folder or not self._may_have_folder:
             return
+        self.begin()
         self._may_have_folder = False
         try:
             self._make_folder(empty_logs=False)
@@ -271,6 +285,7 @@ class TaskRecord:
         """
         if self.is_finished:
             return
+        self.begin()
         self.is_finished = True
         self._output_wire = answer
         for fd in self._fds.values():
@@ -287,8 +302,8 @@ class TaskRecord:
         if self.has_folder:
             self._write_value("output.json", answer, output_json)
             data = to_json(self._facts)
-            fits = self._task_json_is_one_page and len(data) <= _TASK_JSON_BYTES
-            is_written = (fits and _overwrite(f"{self._folder}/task.json", data)) or self.write(
+            fits = self._task_json_is_one_page and len(data) <= PAGE_BYTES
+            is_written = (fits and overwrite_page(f"{self._folder}/task.json", data)) or self.write(
                 "task.json", data
             )
             self._leave_journal(is_written)
@@ -315,8 +330,8 @@ class TaskRecord:
 
     def _write_active(self) -> bool:
         data = to_json(self._facts)
-        self._task_json_is_one_page = len(data) <= _TASK_JSON_BYTES
-        return self.write("task.json", data.ljust(_TASK_JSON_BYTES))
+        self._task_json_is_one_page = len(data) <= PAGE_BYTES
+        return self.write("task.json", data.ljust(PAGE_BYTES))
 
     def _write_value(self, name: str, wire: bytes, json_of: Callable[[str, bytes], bytes | None]) -> None:
         """Write the value in a message of the worker's, if that was given and the value has a JSON form."""
@@ -359,22 +374,6 @@ class TaskRecord:
             f"{what} cannot be kept in {self._folder}: {error.strerror} ({code}); the task goes on without. "
             "--state-dir DIR keeps it elsewhere, --no-state nowhere"
         )
-
-
-def _overwrite(path: str, data: bytes) -> bool:
-    """Write the outcome over what TaskRecord.open() wrote; False when a new file is needed.
-
-    Both fill one page, padded with the spaces that JSON allows: a write within one page is never cut by
-    SIGKILL, never meets a full disk, and costs a quarter of a new file and a rename.
-    """
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            return os.pwrite(fd, data.ljust(_TASK_JSON_BYTES), 0) == _TASK_JSON_BYTES
-        finally:
-            os.close(fd)
-    except OSError:
-        return False
 
 
 def _path(text: str) -> Path:

@@ -34,7 +34,7 @@ class JournalView:
         return before.keys() - self._tasks.keys()
 
     def runs_below(self, folder: str, depth: int) -> dict[str, str]:
-        """Return the run folders so many levels below the folder, each with its path from there."""
+        """Return the run folders at this depth below the folder, each with its path from there."""
         if depth == 0:
             return {}
         prefix = f"{folder}/"

@@ -36,7 +36,7 @@ from ..io.message_socket import MessageSocket, cut
 from ..serving.child_starter import ChildStarter
 from ..settings.settings import Settings
 
-#: The next warden is started so long after the last one was taken: a worker that starts needs the CPU more.
+#: Time from taking a warden to starting the next one: a worker that starts needs the CPU more.
 NEXT_WARDEN_S = 0.2
 
 

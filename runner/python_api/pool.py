@@ -171,7 +171,7 @@ class Pool(Executor, Generic[P, R]):
 
         A Pool without code gets the function first. `timeout`: seconds from this call on, after which the
         iterator raises TimeoutError. `chunksize` has no effect: short tasks are sent several at once anyway.
-        `buffersize`: so many tasks are submitted ahead of the one whose result is next; None: all.
+        `buffersize`: how many tasks are submitted ahead of the one whose result is next; None: all.
         """
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")

@@ -33,12 +33,12 @@ from .pool_results import failure_of, task_failed
 from .pool_worker import AHEAD_BYTES, PoolTask, PoolWorker, body_of
 from .pool_worker_set import WorkerSet
 
-#: Tasks are sent ahead that take so long together, as far as the last ones tell.
+#: Tasks are sent ahead as long as they take this time together, judged by the last ones.
 AHEAD_S = 0.004
 AHEAD_MAX = 128
 #: Share of the last task in the average time of tasks, and the average before the first one.
 WEIGHT, FIRST_S = 0.1, 0.01
-#: After so many workers in a row that ended without having begun a task, one task fails with the reason.
+#: After this many workers in a row have ended without having begun a task, one task fails with the reason.
 LOSSES_MAX = 3
 
 
@@ -57,7 +57,7 @@ class PoolDispatcher:
             self._loop,
             size=workers,
             spare=spare,
-            give_back=self._give_back,
+            requeue=self._requeue,
             on_room=self._dispatch,
             on_frame=self._on_frame,
         )
@@ -190,7 +190,7 @@ class PoolDispatcher:
             self._is_woken = bool(pending)
 
     def _send(self, worker: PoolWorker, count: int) -> None:
-        """Send the worker up to so many of the pending tasks."""
+        """Send the worker up to `count` of the pending tasks."""
         chosen: list[tuple[PoolTask, bytes]] = []
         size = worker.sent_bytes
         while self._pending and len(chosen) < count and (size < AHEAD_BYTES or not (chosen or worker.sent)):
@@ -221,7 +221,7 @@ class PoolDispatcher:
         try:
             body = body_of(frame)
             if frame.kind == Recalled.kind:
-                self._give_back([] if is_recalled else [task])
+                self._requeue([] if is_recalled else [task])
                 return
             if is_recalled:
                 raise ChannelError("it has begun a task that was recalled")
@@ -233,14 +233,14 @@ class PoolDispatcher:
                 task.future.set_exception(task_failed(task, failure, limit_bytes=self._limit_bytes))
                 if ends:
                     worker.ends_itself = True
-                    self._workers.let_go(worker)
+                    self._workers.retire(worker)
         except (ChannelError, ValueError) as error:
             if not is_recalled:
                 self._fail(task, task_failed(task, Failure("CHANNEL_BROKEN", f"CHANNEL_BROKEN: {error}")))
             self._workers.on_broken(worker, str(error))
         self._workers.note_answered(worker)
 
-    def _give_back(self, tasks: list[PoolTask]) -> None:
+    def _requeue(self, tasks: list[PoolTask]) -> None:
         """Have these tasks run next, in their order."""
         self._pending.extendleft(reversed(tasks))
 
@@ -262,7 +262,7 @@ class PoolDispatcher:
         self._workers.remove(worker)
         task, others = worker.split_at_end()
         worker.close()
-        self._give_back(others)
+        self._requeue(others)
         failure = Failure(message["code"], message["message"], message["details"])
         if task is not None:
             self._workers.losses = 0
@@ -344,7 +344,7 @@ class PoolDispatcher:
         failure = Failure("RUNNER_ERROR", message)
         for worker in self._workers.all():
             worker.drain()
-            self._give_back(worker.recall(all=True))
+            self._requeue(worker.recall(all=True))
             for task in worker.take_all():
                 self._fail(task, task_failed(task, failure))
             worker.close()

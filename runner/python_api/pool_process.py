@@ -49,7 +49,7 @@ class SupervisorProcess:
             undo.pop_all()
         self._socket = MessageSocket(loop, ours, on_message, on_end)
 
-    def say(self, what: str, **more: Any) -> None:
+    def send(self, what: str, **more: Any) -> None:
         """Ask it to do this."""
         self._socket.send({"do": what, **more})
 

@@ -1,4 +1,4 @@
-"""The workers of a Pool: so many that are active, a spare, those that start, and those on their way out."""
+"""The workers of a Pool: those that get tasks, a spare, those that start, and those that end."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from ..io.loop import Loop
 from .pool_process import SupervisorProcess
 from .pool_worker import PoolTask, PoolWorker
 
-#: Once a task has taken so long, those behind it are recalled.
+#: Once a task has taken this long, those that were sent behind it are recalled.
 STUCK_S = 0.005
-#: A worker without a task for so long is looked at less often.
+#: A worker that has had no task for this long is measured less often.
 IDLE_S = 1.0
-#: A worker has closed its socket: if it has not ended after so long, it is killed.
+#: A worker that has closed its socket, and has not ended after this time, is killed.
 BROKEN_S = 1.0
-#: After a worker that has ended without a task, the next one is started so much later for each of them in a
-#: row.
+#: After workers that ended without a task, the next one waits this long for each of them in a row.
 LOSS_PAUSE_S, LOSS_PAUSE_MAX_S = 0.2, 5.0
 
 
@@ -31,16 +30,16 @@ class WorkerSet:
         *,
         size: int,
         spare: bool,
-        give_back: Callable[[list[PoolTask]], None],
+        requeue: Callable[[list[PoolTask]], None],
         on_room: Callable[[], None],
         on_frame: Callable[[PoolWorker, Frame], None],
     ) -> None:
-        """`give_back`: takes tasks that a worker has not begun. `on_room`: called when a worker may take
+        """`requeue`: takes back tasks that a worker has not begun. `on_room`: called when a worker may take
         tasks. `on_frame`: gets the answers."""
         self._loop = loop
         self._size = size
         self._spare = spare
-        self._give_back = give_back
+        self._requeue = requeue
         self._on_room = on_room
         self._on_frame = on_frame
         self._process: SupervisorProcess | None = None
@@ -75,12 +74,12 @@ class WorkerSet:
         """Have them end. `now`: those with tasks, too."""
         if now or not self.is_ending:
             self.is_ending = True
-            self._say("end", now=now)
+            self._send("end", now=now)
 
     def recall_all(self) -> None:
-        """Give back every task that was sent and has not begun."""
+        """Requeue every task that was sent and has not begun."""
         for worker in self._workers.values():
-            self._give_back(worker.recall(all=True))
+            self._requeue(worker.recall(all=True))
 
     def remove(self, worker: PoolWorker) -> None:
         """Forget a worker that is gone."""
@@ -119,15 +118,15 @@ class WorkerSet:
     def _start(self) -> None:
         self._numbers += 1
         self._workers[self._numbers] = PoolWorker(self._loop, self._numbers, self._on_overdue)
-        self._say("start", worker=self._numbers)
+        self._send("start", worker=self._numbers)
 
     # ---- the end of one
 
-    def let_go(self, worker: PoolWorker) -> None:
+    def retire(self, worker: PoolWorker) -> None:
         """Have another worker take the place of this one, which ends; nothing more is sent to it."""
         if not worker.is_leaving:
             worker.is_leaving, worker.is_active = True, False
-            self._give_back(worker.recall(all=True))
+            self._requeue(worker.recall(all=True))
             self.fill_up()
 
     def on_broken(self, worker: PoolWorker, what: str) -> None:
@@ -137,11 +136,11 @@ class WorkerSet:
         """
         if not worker.is_leaving:
             self._loop.after(BROKEN_S, lambda: self._kill(worker, Cause.CHANNEL_BROKEN, what))
-            self.let_go(worker)
+            self.retire(worker)
 
     def _on_overdue(self, worker: PoolWorker) -> None:
         """End the worker: its task takes longer than its timeout."""
-        self._give_back(worker.recall())
+        self._requeue(worker.recall())
         first, begun = worker.sent[0], worker.begun()
         if begun > first.number:
             return  # its answer is on the way
@@ -149,12 +148,12 @@ class WorkerSet:
             self._kill(worker, Cause.CHANNEL_BROKEN, "it did not begin the next task")
         else:
             self._kill(worker, Cause.TASK_TIMEOUT, f"{first.task.timeout_s:g} s")
-        self.let_go(worker)
+        self.retire(worker)
         self._on_room()
 
     def _kill(self, worker: PoolWorker, cause: Cause, detail: str) -> None:
         if worker.number in self._workers:
-            self._say("kill", worker=worker.number, cause=cause.value, detail=detail)
+            self._send("kill", worker=worker.number, cause=cause.value, detail=detail)
 
     # ---- what they do
 
@@ -162,7 +161,7 @@ class WorkerSet:
         """The worker has got tasks."""
         if not worker.is_watched:
             worker.is_watched = True
-            self._say("watch", worker=worker.number, idle=False)
+            self._send("watch", worker=worker.number, idle=False)
         if len(worker.sent) > 1 and not self._stuck_alarm.pending:
             self._stuck_alarm.set(STUCK_S)
 
@@ -181,7 +180,7 @@ class WorkerSet:
             if len(worker.sent) > 1:
                 self._stuck_alarm.set(STUCK_S)
                 if worker.progressed_at <= due:
-                    self._give_back(worker.recall())
+                    self._requeue(worker.recall())
         self._on_room()
 
     def _rest(self) -> None:
@@ -190,8 +189,8 @@ class WorkerSet:
         for worker in self._workers.values():
             if worker.is_watched and not worker.sent and worker.progressed_at <= due:
                 worker.is_watched = False
-                self._say("watch", worker=worker.number, idle=True)
+                self._send("watch", worker=worker.number, idle=True)
 
-    def _say(self, what: str, **more: object) -> None:
+    def _send(self, what: str, **more: object) -> None:
         assert self._process is not None, "begin() comes first"
-        self._process.say(what, **more)
+        self._process.send(what, **more)

@@ -100,8 +100,10 @@ class ActiveTask:
         if self.timeout is not None:
             self.timeout.cancel()
 
-    def open_record(self, store: Store | None, entry: str, settings: Mapping[str, object]) -> None:
-        """Begin its record. `settings`: what it takes to run it again."""
+    def open_record(
+        self, store: Store | None, entry: str, settings: Mapping[str, object], *, begins_later: bool
+    ) -> None:
+        """Begin its record. `settings`: what it takes to run it again. `begins_later`: see begin_record()."""
         assert self.ids is not None, "a task is named before it is recorded"
         if store is not None and self.record is None:
             self.record = store.open(
@@ -110,7 +112,13 @@ class ActiveTask:
                 started_at=self.started_at,
                 extra={"settings": settings},
                 wire=self._input_for_journal(),
+                begins_later=begins_later,
             )
+
+    def begin_record(self) -> None:
+        """Write the begin of its record, if that was left for later."""
+        if self.record is not None:
+            self.record.begin()
 
     def _input_for_journal(self) -> bytes | None:
         """Return the initialize; empty if it is too large to be kept, None if that takes a file."""

@@ -120,13 +120,18 @@ class TaskHandover:
                 if task.ids is None:
                     self._opener.name(task, names or {})
                 control.step(Event.CHILD_INITIALIZED)
-                self._opener.record(task)  # while the worker reads `initialized`
+                self._opener.record(task, begins_later=True)
                 child.send(task.number, *self._begin(task, message, is_announced=True))
+                # While the worker reads `initialized` and the child its task: `start` comes after that.
+                task.begin_record()
                 self._measure(task, child)
             case Handover.WITH_START:
-                self._opener.open(task, names or {})
+                if task.ids is None:
+                    self._opener.name(task, names or {})
+                self._opener.record(task, begins_later=True)
                 self._kept_begin = self._begin(task, message, is_announced=True)
                 control.step(Event.CHILD_INITIALIZED)
+                task.begin_record()
                 self._measure(task, child)
         self._loop.expect()  # the child is ready in a moment, or the worker says `start`
 

@@ -47,9 +47,12 @@ class TaskOpener:
         task.ids = ids
         self._notices.begins(ids)
 
-    def record(self, task: ActiveTask) -> None:
-        """Begin the record of a task that has its names; only the first call counts."""
-        task.open_record(self._store, self._shown, self._settings.records.options)
+    def record(self, task: ActiveTask, *, begins_later: bool = False) -> None:
+        """Begin the record of a task that has its names; only the first call counts.
+
+        begins_later: ActiveTask.begin_record() writes it.
+        """
+        task.open_record(self._store, self._shown, self._settings.records.options, begins_later=begins_later)
 
     def names_ahead(self, task: ActiveTask) -> Mapping[str, Any] | None:
         """Return the names in a task's message before its child has read it; None if they are not easily

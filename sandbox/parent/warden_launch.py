@@ -60,7 +60,7 @@ def discard() -> None:
 
 
 def has_ended(process: subprocess.Popen[bytes], most_s: float) -> bool:
-    """Return whether the process ends within so many seconds. It is left to be reaped.
+    """Return whether the process ends within this time. It is left to be reaped.
 
     Returns at the moment of the end: Popen.wait polls in growing steps.
     """

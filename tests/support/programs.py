@@ -220,7 +220,7 @@ def serving(
 
 def environment(changes: Mapping[str, str | None]) -> dict[str, str]:
     """Return this process's environment with the changes; a value of None removes the variable."""
-    merged: dict[str, str | None] = {**os.environ, **changes}
+    merged: dict[str, str | None] = {**os.environ, "PYTEST_ADDOPTS": None, **changes}  # those of this run
     return {name: value for name, value in merged.items() if value is not None}
 
 

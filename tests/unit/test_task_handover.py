@@ -48,6 +48,7 @@ def test_a_task_whose_names_the_child_has_to_find_gets_its_folder_when_they_are_
 def test_of_a_task_of_any_usual_size_the_worker_is_told_before_the_child_has_read_it(
     serve: Serve, size: int, kinds: list[str]
 ) -> None:
+    encoding.prepare_for_larger("json")
     one = serve(methods=("start",))
     one.initialize(size=size)
     assert one.child.kinds == kinds and one.commands == ["initialized"]
