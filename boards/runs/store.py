@@ -120,7 +120,7 @@ class Store:
     def _keep_late_metrics(self) -> None:
         """Give what was written since the last task ended to that task: its writer may still be open."""
         last, self._last = self._last, None
-        if last is not None and last.takes_values and last.has_metrics():
+        if last is not None and last.takes_values and last.metrics.has_any():
             last.need_metrics_folder()
 
     def environment(self) -> dict[str, str]:

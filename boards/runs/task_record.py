@@ -106,10 +106,6 @@ class TaskRecord:
         """The algorithm's variables that name the metrics folder."""
         return self.metrics.environment
 
-    def has_metrics(self) -> bool:
-        """Whether the task has written anything to its metrics folder; asked after its end."""
-        return self.metrics.has_any()
-
     def open(
         self,
         entry: str,

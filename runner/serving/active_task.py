@@ -216,7 +216,7 @@ class ActiveTask:
     def _move_to_folder(self, record: TaskRecord, status: str) -> None:
         """The record is a folder if there is more to keep than small values."""
         size = self._answer_bytes
-        if record.has_metrics():
+        if record.metrics.has_any():
             record.need_metrics_folder()
         elif status != "succeed" or (size > VALUE_MAX and self._is_kept(size)):
             record.need_folder()
@@ -244,7 +244,7 @@ class ActiveTask:
         # The task was over before the first sample. A failed one gets its usage as a point, for whoever looks
         # for the reason. One that succeeded gets it only beside curves of its own: serving is fast.
         wanted = self.series is not None or result.status != "succeed"
-        if result.peak_bytes and not sampled and (wanted or (record.has_folder and record.has_metrics())):
+        if result.peak_bytes and not sampled and (wanted or (record.has_folder and record.metrics.has_any())):
             cores = (result.cpu_s or 0.0) / max(result.duration_s, 0.001)
             self._need_series(record).sample(
                 time.time(), cpu_cores=cores, memory_bytes=result.peak_bytes, limit_bytes=self.limit_bytes

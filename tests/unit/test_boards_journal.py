@@ -58,7 +58,7 @@ def begin(store: Store, task: str = "a", *, at: float = 1.0) -> TaskRecord:
 
 def end(record: TaskRecord, status: str = "succeed") -> TaskRecord:
     """End the record as ActiveTask does."""
-    if record.has_metrics():
+    if record.metrics.has_any():
         record.need_metrics_folder()
     record.finish({"status": status, "endTime": 2000, "durationMs": 5.0}, ANSWER)
     return record
