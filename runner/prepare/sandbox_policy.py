@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 
+from ...sandbox.parent import thread_variables
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.isolation_policy import Isolation, is_below, levels_from
 from ..errors import SettingsError
@@ -93,7 +94,6 @@ _VARIABLES = frozenset(
         "POD_NAME",
         "NAMESPACE",
         "ALGO_METRICS_DIR",
-        "JAVA_TOOL_OPTIONS",
         "SOURCE_DATE_EPOCH",
         "PYTHONPATH",
         "PYTHONHOME",
@@ -112,24 +112,10 @@ _VARIABLES = frozenset(
         "PYTHONTRACEMALLOC",
         "PYTHONCOERCECLOCALE",
         "PYTHON_GIL",
-        "PYTHON_CPU_COUNT",
         "REQUESTS_CA_BUNDLE",
         "SSL_CERT_FILE",
         "SSL_CERT_DIR",
-        "OMP_NUM_THREADS",
-        "NUMEXPR_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "BLIS_NUM_THREADS",
-        "VECLIB_MAXIMUM_THREADS",
-        "NUMBA_NUM_THREADS",
-        "RAYON_NUM_THREADS",
-        "POLARS_MAX_THREADS",
-        "LOKY_MAX_CPU_COUNT",
-        "OPENCV_FOR_THREADS_NUM",
-        "ARROW_IO_THREADS",
-        "TF_NUM_INTRAOP_THREADS",
-        "TF_NUM_INTEROP_THREADS",
+        *thread_variables.NAMES,
     ]
 )
 _BEGINNINGS = ("LC_", "HKUBE_", "ALGORITHM_", "OMP_", "KMP_")

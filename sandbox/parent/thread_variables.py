@@ -22,6 +22,8 @@ _THREAD_VARIABLES = (
     "PYTHON_CPU_COUNT",  # os.cpu_count() from Python 3.13, and so the size of its pools
 )
 _JAVA = "JAVA_TOOL_OPTIONS"
+#: Every variable that thread_variables() may add.
+NAMES = (*_THREAD_VARIABLES, _JAVA)
 
 
 def thread_variables(cpu_cores: float | None, environ: Mapping[str, str]) -> dict[str, str]:
