@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ...sandbox.shared.channel import write_all
 from ..io.loop import Loop
 from ..io.message_socket import MessageSocket
 from .pool_begin import PROGRAM
@@ -63,8 +64,5 @@ class SupervisorProcess:
 def _file(data: bytes) -> int:
     """Return a memory file with these bytes, read from its beginning."""
     fd = os.memfd_create("hkrunner-pool", os.MFD_CLOEXEC)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
+    write_all(fd, data)
     return fd

@@ -19,6 +19,7 @@ from ...sandbox.shared.channel import (
     encode,
     fds_of,
     header,
+    write_all,
 )
 from ...sandbox.shared.messages import Done, Failed
 from ...sandbox.shared.pool_messages import Recalled, RunTask
@@ -193,9 +194,7 @@ class PoolWorker:
             fd = os.memfd_create("hkrunner", os.MFD_CLOEXEC)
             if len(self._memories) < _MEMORIES:
                 self._memories.append((os.dup(fd), self._numbers))
-        view, at = memoryview(data), 0
-        while at < len(data):
-            at += os.pwrite(fd, view[at:], at)
+        write_all(fd, data)
         return fd
 
     def _begin_first(self) -> None:

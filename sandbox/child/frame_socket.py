@@ -26,6 +26,7 @@ from ..shared.channel import (
     fds_of,
     header,
     seal,
+    write_all,
 )
 from ..shared.message_format import Memfd, ProcessMessage, body_of, decode
 from ..shared.messages import TO_CHILD, ApiCall, Done, LoadFailed, Setup
@@ -176,14 +177,6 @@ def _new_blob() -> int:
         os.close(fd)
     seal(high)
     return high
-
-
-def write_all(fd: int, data: Buffer, at: int = 0) -> None:
-    """Write all of it; the kernel takes at most 2 GiB at once, and less on a full disk."""
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, at)
-        view, at = view[done:], at + done
 
 
 def mapped(blob: Memfd) -> memoryview:

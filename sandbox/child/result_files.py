@@ -10,7 +10,8 @@ import os
 from typing import Callable, Optional, Sequence, Tuple
 
 from ..codec.codec import Buffer
-from .frame_socket import move_high, write_all
+from ..shared.channel import write_all
+from .frame_socket import move_high
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _DONE = b'{"command":"done","data":'

@@ -71,6 +71,14 @@ def encode(kind: int, task: int, body: Buffer = b"") -> bytes:
     return b"".join((HEADER.pack(VERSION, kind, 0, task, len(body)), body))
 
 
+def write_all(fd: int, data: Buffer, at: int = 0) -> None:
+    """Write all of it; the kernel takes at most 2 GiB at once, and less on a full disk."""
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, at)
+        view, at = view[done:], at + done
+
+
 class FrameReader:
     """Turns bytes and descriptors, cut anywhere, into frames. After an error it must not be used again."""
 
