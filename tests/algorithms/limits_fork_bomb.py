@@ -4,6 +4,7 @@ comet: each starts the next and goes at once, twelve heads at a time; classic: e
 then starts more. With "-sid" each in a session of its own. "who": how many of this program there are.
 """
 
+import contextlib
 import os
 import resource
 import signal
@@ -23,8 +24,10 @@ def start(args, api):
     end = time.monotonic() + LIFE_S
     explode = comet if kind.startswith("comet") else classic
     for _ in range(HEADS if explode is comet else 2):
-        if os.fork() == 0:
-            live(explode, kind.endswith("-sid"), end)
+        # Refused if the first ones have used up all processes; raised, it would be the task's own end.
+        with contextlib.suppress(OSError):
+            if os.fork() == 0:
+                live(explode, kind.endswith("-sid"), end)
     print("exploded", flush=True)
     time.sleep(LIFE_S)
     return "nobody minded"
