@@ -11,7 +11,7 @@ workers.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...boards.runs.files import replace_file, to_json
@@ -262,7 +262,7 @@ class BackgroundOutput(Output):
         self._to.debug(text)
 
 
-def save_spans(folder: str | None, spans: list[dict[str, Any]]) -> None:
+def save_spans(folder: str | None, spans: Sequence[dict[str, Any]]) -> None:
     """Write the task's spans into its folder, if it has a folder and spans."""
     if folder is not None and spans:
         # The task's record reports a full disk.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...boards.runs.store import Store
@@ -218,7 +218,7 @@ class StandaloneWorker:
             self._loop.after(0, self._next)
 
     def _conclude(
-        self, status: str, output: bytes | None, failure: Failure | None, spans: list[dict[str, Any]]
+        self, status: str, output: bytes | None, failure: Failure | None, spans: Sequence[dict[str, Any]]
     ) -> None:
         task, self._task = self._task, None
         record, self._record = self._record, None

@@ -12,7 +12,6 @@ Without the name of a command, arguments belong to `run`: `hkrunner my_alg.py -i
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -123,6 +122,8 @@ def _may_be_entry(word: str) -> bool:
 
 
 def _no_command(word: str) -> str:
+    import difflib  # late: only for a command that does not exist
+
     near = difflib.get_close_matches(word, COMMANDS, n=1)
     meant = f" Did you mean {near[0]!r}?" if near else f" The commands are {', '.join(COMMANDS)}."
     return f"There is no command {word!r}, and no such file or folder here.{meant}"

@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
-from websockets.protocol import State as WireState
-from websockets.server import ServerProtocol
-
 from ...sandbox.codec import ENCODINGS
 from ..io.loop import Loop
+from .protocol_core import Frame, Opcode, Request, ServerProtocol, WireState
 
 #: Bytes read at a time.
 CHUNK = 256 * 1024

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from .catalog import Catalog, Execution
 from .pipeline import Retry
@@ -63,7 +62,7 @@ class Subtask:
         state = f"is in CrashLoopBackOff, attempts: {self._limit}/{self._limit}"
         self._report_retry(state, answer)
         text = f"node {self.task.node} {state}"
-        return replace(answer, message={"command": "errorMessage", "error": {"message": text}})
+        return answer._replace(message={"command": "errorMessage", "error": {"message": text}})
 
     def _report_retry(self, state: str, answer: Answer) -> None:
         cause = answer.error.splitlines()[0]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ...sandbox.codec import codec
 
 
-@dataclass(frozen=True)
-class LocalTask:
+class LocalTask(NamedTuple):
     """A task for a client. input: JSON text of a list; more: further keys of its initialize message."""
 
     task: str
@@ -18,7 +18,7 @@ class LocalTask:
     algorithm: str
     pipeline: str
     input: bytes
-    more: dict[str, Any] = field(default_factory=dict)
+    more: Mapping[str, Any] = MappingProxyType({})
     depth: int = 0  #: the number of tasks in the chain that started it
 
     def message(self, input: Any = None) -> dict[str, Any]:
@@ -59,14 +59,13 @@ class LocalTask:
         return begin + mark[:-4] + self.input + end
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The answer to a task. command: done, errorMessage or stopped; message: the whole message, decoded."""
 
     task: LocalTask
     command: str
     message: dict[str, Any]
-    spans: list[dict[str, Any]] = field(default_factory=list)
+    spans: Sequence[dict[str, Any]] = ()
 
     @property
     def error(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,7 +132,7 @@ def test_a_pipeline_that_outlives_its_ttl_is_stopped(talk: Talk) -> None:
 
 
 def test_a_task_that_outlives_the_ttl_of_its_node_is_stopped_and_has_failed(talk: Talk) -> None:
-    talk.session.begin(replace(TASK, more={"ttl": 5}))
+    talk.session.begin(TASK._replace(more={"ttl": 5}))
     talk.wait(60)  # it counts from start, not from initialize
     talk.hear("initialized")
     talk.wait(4.9)
@@ -147,7 +146,7 @@ def test_a_task_that_outlives_the_ttl_of_its_node_is_stopped_and_has_failed(talk
 
 
 def test_a_task_that_ends_before_its_ttl_is_left_alone(talk: Talk) -> None:
-    talk.session.begin(replace(TASK, more={"ttl": 5}))
+    talk.session.begin(TASK._replace(more={"ttl": 5}))
     talk.hear("initialized")
     talk.hear("done", data=1)
     said = len(talk.said)
@@ -169,7 +168,7 @@ def start_one(talk: Talk, exec_id: str) -> None:
 
 def test_a_chain_of_tasks_that_start_each_other_is_bounded(talk: Talk) -> None:
     talk.catalog.algorithms = endless = Endless()
-    talk.session.begin(replace(TASK, depth=DEPTH_MAX - 1))
+    talk.session.begin(TASK._replace(depth=DEPTH_MAX - 1))
     start_one(talk, "1")
     assert [task.depth for task in endless.started] == [DEPTH_MAX]
     talk.session.close()

@@ -1,0 +1,41 @@
+"""A module that is imported late is loaded at its first use, and is then the module itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPT = """
+import sys
+from hkrunner.runner.io.late_import import import_late
+
+import_late("importlib.metadata")
+import importlib.metadata
+assert "zipfile" not in sys.modules, "it was loaded by an import"
+stand_in = importlib.metadata
+assert stand_in.version("click")
+assert "zipfile" in sys.modules
+assert importlib.metadata is sys.modules["importlib.metadata"] is not stand_in
+from importlib.metadata import distribution
+assert stand_in.distribution is distribution
+
+import_late("importlib.metadata")
+assert importlib.metadata.distribution is distribution, "one that was imported stays"
+import_late("no_such_module")
+import no_such_module
+try:
+    no_such_module.anything
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+def test_a_module_is_loaded_at_its_first_use() -> None:
+    ended = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "No module named 'no_such_module'\n"), ended.stderr
+
+
+def test_a_local_run_loads_nothing_that_only_unreleased_versions_of_websockets_use() -> None:
+    script = "import sys, hkrunner.runner.worker_stub.server; print('zipfile' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.stdout == "False\n", ended.stderr
