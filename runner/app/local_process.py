@@ -14,6 +14,7 @@ from typing import Any
 
 from ...sandbox.codec.codec import json_text
 from ..console.task_report import ProgressLog
+from ..link import connect
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 from ..serving.child_pool import ChildPool
@@ -78,6 +79,7 @@ class LocalProcess:
         """Start the child."""
         self._port = self._worker.listen()
         self.supervisor.preload()
+        connect.preload()  # while the child starts there is nothing else to do
 
     def begin_task(self, task: LocalTask, position: int) -> None:
         """Start the task; the process must be free. `position`: of its input."""

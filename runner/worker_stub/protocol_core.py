@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from ..io.late_import import import_late
+from ..link.connect import without_openssl
 
 # websockets/version.py imports it for versions that were not released; it is a tenth of the time to the
 # first result.
 import_late("importlib.metadata")
 
-from websockets.frames import Frame, Opcode  # noqa: E402
-from websockets.http11 import Request  # noqa: E402
-from websockets.protocol import State as WireState  # noqa: E402
-from websockets.server import ServerProtocol  # noqa: E402
+with without_openssl():
+    from websockets.frames import Frame, Opcode
+    from websockets.http11 import Request
+    from websockets.protocol import State as WireState
+    from websockets.server import ServerProtocol
 
 __all__ = ["Frame", "Opcode", "Request", "ServerProtocol", "WireState"]
