@@ -9,21 +9,19 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
-import importlib.util
 import socket
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+from ..io.lean_imports import without_openssl
 from ..io.loop import Loop
 from ..protocol.messages import printable
 from .identity import listener_of, listening_at, port_of
 
 CONNECT_TIMEOUT_S = 10.0
-#: Modules that hashlib needs where OpenSSL is missing; an interpreter may be built without them.
-_HASHES = ("_md5", "_sha1", "_blake2", "_sha3", "_sha2" if sys.version_info >= (3, 12) else "_sha256")
 
 
 class Attempt:
@@ -104,24 +102,6 @@ def preload() -> None:
     """Import the package as ws:// needs it; the next attempt then connects 5 ms sooner."""
     with without_openssl():
         import websocket  # noqa: F401
-
-
-@contextlib.contextmanager
-def without_openssl() -> Iterator[None]:
-    """Import something as if the interpreter had been built without OpenSSL.
-
-    websocket-client supports that. ws:// needs only SHA-1, which hashlib then takes from the interpreter
-    itself. That saves 5 MB of memory for good, and 6 ms until we are connected.
-    """
-    withheld = [name for name in ("ssl", "_hashlib") if name not in sys.modules]
-    if not all(map(importlib.util.find_spec, _HASHES)):
-        withheld = []  # hashlib logs an error for each hash that is missing
-    sys.modules.update(dict.fromkeys(withheld))  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name in withheld:
-            del sys.modules[name]
 
 
 def all_has_arrived(sock: socket.socket | None) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..io.late_import import import_late
-from ..link.connect import without_openssl
+from ..io.lean_imports import import_late, without_openssl
 
 # websockets/version.py imports it for versions that were not released; it is a tenth of the time to the
 # first result.

@@ -99,7 +99,7 @@ class FrameSocket:
             exit_fork()
         with self._lock:
             try:
-                size = sum(len(one) for one in body)
+                size = sum(map(len, body))
                 if size <= INLINE_MAX:
                     self._socket.sendall(encode(kind, task, b"".join(body)))
                 else:

@@ -42,6 +42,8 @@ ENOUGH_TASKS = 3
 PAUSE_S = 0.02
 #: So much of a result is searched for a number that became null: 10 MB would take 10 ms.
 SEARCHED_BYTES = 256 * 1024
+#: Types of results that nothing is left to run of.
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, dict, tuple))
 #: Time for the worker's options for exit() to arrive, before exit() is called.
 EXIT_OPTIONS_S = 5.0
 
@@ -105,16 +107,16 @@ class TaskServer:
             task, message = received
             if isinstance(message, self._beginnings):
                 self._serve(task, message)
-                self._accelerate_in_a_pause()
+                if self._may_accelerate:
+                    self._accelerate_in_a_pause()
                 self.reserve.restore()
         self._end()
 
     def _accelerate_in_a_pause(self) -> None:
         """Import what makes messages fast: 15 ms, for which the first task shall not wait."""
-        if self._may_accelerate:
-            self._served += 1
-            if self._served >= ENOUGH_TASKS or self._channel.stays_quiet(PAUSE_S):
-                self._accelerate()
+        self._served += 1
+        if self._served >= ENOUGH_TASKS or self._channel.stays_quiet(PAUSE_S):
+            self._accelerate()
 
     def _accelerate(self) -> None:
         self._may_accelerate = False
@@ -206,8 +208,9 @@ class TaskServer:
             if self._files is not None:
                 self._files.close()
                 self._files = None
-            self._stops.close_task()
-            self._api = None
+            if self._api is not None:
+                self._stops.close_task()
+                self._api = None
 
     def _run_task(self, task: int, message: Union[Begin, Initialize], entry: entries.Entry) -> None:
         args, files, announced = self._open(task, message, entry)
@@ -233,9 +236,9 @@ class TaskServer:
 
     def _open(
         self, task: int, message: Union[Begin, Initialize], entry: entries.Entry
-    ) -> Tuple[Dict[str, Any], ResultFiles, bool]:
-        """Read the task; return what init and start get, its files, and whether the worker takes it for
-        initialized."""
+    ) -> Tuple[Dict[str, Any], Optional[ResultFiles], bool]:
+        """Read the task; return what init and start get, its files (None: nothing of it is kept), and whether
+        the worker takes it for initialized."""
         size = message.wire.size if isinstance(message.wire, Memfd) else len(message.wire)
         args, ids = codec.ids_of(self._decode(message.wire))
         if isinstance(message, Begin):
@@ -248,17 +251,19 @@ class TaskServer:
             place = self._wait_for(UseFolder)
         if place.env is not None:
             self._task_env = place.env
-        os.environ.update(self._task_env)
-        files = self._files = ResultFiles(
-            place.folder,
-            place.keep_max_bytes,
-            lambda text: self._channel.send(task, Problem(text)),
-            recorded_bytes=place.recorded_bytes,
-        )
-        if files.wants(size):
-            files.write_input(codec.json_text(args.get("input")))
-        files.prepare_output()
-        return args, files, place.is_announced
+        if self._task_env:
+            os.environ.update(self._task_env)
+        if place.folder is not None:
+            files = self._files = ResultFiles(
+                place.folder,
+                place.keep_max_bytes,
+                lambda text: self._channel.send(task, Problem(text)),
+                recorded_bytes=place.recorded_bytes,
+            )
+            if files.wants(size):
+                files.write_input(codec.json_text(args.get("input")))
+            files.prepare_output()
+        return args, self._files, place.is_announced
 
     def _wait_for(self, wanted: Any) -> Any:
         """Return the next message, which is to be of this type; raises _Superseded for another."""
@@ -287,6 +292,8 @@ class TaskServer:
         given = (args, api)[:places]
         self._loop.adopt()
         result = function(*given, **({keyword: api} if keyword else {}))
+        if type(result) in _PLAIN and os.getpid() == self._pid:
+            return result  # as good as always; what follows asks its class
         if can_be_awaited(result):
             result = self._stops.await_task(result, name)
         if os.getpid() != self._pid:
@@ -300,12 +307,12 @@ class TaskServer:
             )
         return result
 
-    def _finish(self, task: int, files: ResultFiles, result: Any) -> None:
+    def _finish(self, task: int, files: Optional[ResultFiles], result: Any) -> None:
         if self._may_accelerate and codec.is_large(result):
             self._accelerate()
         wire = codec.encode_pieces(self._encoding, {"command": "done", "data": result})
         is_json = self._encoding == "json"
-        if files.wants(sum(map(len, wire))):
+        if files is not None and files.wants(sum(map(len, wire))):
             files.write_output(result_json(wire) if is_json else codec.json_text(result))
         # A text has no number, and only the first values are looked at.
         if is_json and type(result) is not str and result is not None and b"null" in wire[0][:SEARCHED_BYTES]:

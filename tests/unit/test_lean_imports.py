@@ -7,7 +7,7 @@ import sys
 
 SCRIPT = """
 import sys
-from hkrunner.runner.io.late_import import import_late
+from hkrunner.runner.io.lean_imports import import_late
 
 import_late("importlib.metadata")
 import importlib.metadata
