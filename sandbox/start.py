@@ -1,4 +1,4 @@
-"""Executed by file: `python start.py child|warden ARGS`. Imports our own modules, then calls main().
+"""Executed by file: `python start.py child|warden|forwarder …`. Imports our own modules, then calls main().
 
 Our modules come in under the private name `_hkrunner`, from the folder this file lies in. So nothing of
 ours needs to be installed for the interpreter that runs the child, and no module of the user's can be
@@ -51,11 +51,15 @@ if __name__ == "__main__":
         sys.modules["typing"] = stand_in
     if sys.argv[1] == "child":
         from _hkrunner.sandbox.child.main import main
+    elif sys.argv[1] == "forwarder":
+        from _hkrunner.sandbox.isolation.forwarder import main as forwarder_main
     else:
         from _hkrunner.sandbox.warden.warden import main as warden_main
     if untyped:
         del sys.modules["typing"]
     if sys.argv[1] == "child":
         main(bare, collects)
+    elif sys.argv[1] == "forwarder":
+        forwarder_main()
     else:
         warden_main()

@@ -27,6 +27,7 @@ def check_sandbox(machine: Machine) -> Iterator[Finding]:
                 temporary=folders.temporary,
                 shared_memory=folders.shared_memory,
                 new_root=folders.new_root,
+                targets=[],
             )
             refused = why_not(level, isolation)
             name = f"sandbox {level}"

@@ -102,10 +102,13 @@ def _recorded(values: dict[str, Any]) -> dict[str, Any]:
         value = settings.get(option.name)
         if value is None:
             continue
-        if option.kind == "many":
-            found[option.name] = (*value, *values[option.name])
+        many = (value,) if isinstance(value, str) else value
+        if option.kind == "many" and not option.env:
+            found[option.name] = (*many, *values[option.name])
         elif given(option.name) is not click.core.ParameterSource.COMMANDLINE:
             found[option.name] = value if isinstance(value, bool) else str(value)
+            if option.kind == "many":
+                found[option.name] = tuple(many)
     if not values["input"] and values["tasks"] is None:
         found["input"] = (input,)
     return found

@@ -113,7 +113,7 @@ def _sandbox(settings: Settings, where: Location, environ: Mapping[str, str]) ->
         "read": isolation.readable,
         "write": [*isolation.writable, "/tmp (its own)", "/dev/shm (its own)"],
         "hidden": isolation.hidden,
-        "network": "all" if isolation.network else "none",
+        "network": ["all"] if isolation.network else isolation.targets,
         "inherited": sorted(environment_of(environ)),
     }
 
@@ -137,7 +137,7 @@ def _rows_of_sandbox(sandbox: Mapping[str, Any]) -> list[tuple[str, str]]:
         *(("may read", path) for path in sandbox["read"]),
         *(("hidden", path) for path in sandbox["hidden"]),
         *(("may write", path) for path in sandbox["write"]),
-        ("network", sandbox["network"]),
+        ("network", ", ".join(sandbox["network"]) or "none"),
         ("inherits", " ".join(sandbox["inherited"])),
     ]
 

@@ -195,6 +195,7 @@ def isolation_of(
         temporary=temporary,
         shared_memory=shared_memory,
         new_root=new_root,
+        targets=list(sandbox.targets),
     )
 
 

@@ -54,7 +54,7 @@ class RunOptions(PoolOptions, total=False):
     sandbox_level: str | None
     read: Sequence[str | os.PathLike[str]] | None
     write: Sequence[str | os.PathLike[str]] | None
-    net: str | None
+    net: str | Sequence[str] | None
     cpu_time: float | None
     disk: int | str | None
     parallel: int | None

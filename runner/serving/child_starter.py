@@ -18,6 +18,7 @@ from ..io.loop import Loop
 from ..settings.settings import Settings
 
 if TYPE_CHECKING:
+    from ...sandbox.parent.pinhole_forwarder import PinholeForwarder
     from ...sandbox.parent.private_folders import PrivateFolders
 
 Handle = TypeVar("Handle", bound=WardedChild)
@@ -84,8 +85,13 @@ class ChildStarter:
         """Start a child with a handle of this class; `is_pooled`: a worker of hkrunner.Pool."""
         settings, env = self._settings, self._environment()
         private, isolation = self._isolation(env)
+        forwarder: PinholeForwarder | None = None
         python_path = [one for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]
         try:
+            if isolation is not None and isolation.targets:
+                from ...sandbox.parent.pinhole_forwarder import PinholeForwarder  # late: most have none
+
+                forwarder = PinholeForwarder(isolation.targets)
             child = handle(
                 self._loop,
                 listener,
@@ -98,8 +104,11 @@ class ChildStarter:
                 temporary_folders=settings.code.temporary_folders,
                 isolation=isolation,
                 private=private,
+                forwarder=forwarder,
             )
         except BaseException:
+            if forwarder is not None:
+                forwarder.end()
             if private is not None:
                 private.remove()
             raise

@@ -147,6 +147,8 @@ class ChildNotices:
         sandbox = self._settings.sandbox
         assert sandbox is not None, "the caller has looked"
         network = "the machine's network" if sandbox.network else "no network"
+        if sandbox.targets:
+            network = f"network only {', '.join(sandbox.targets)}"
         level = protection.sandbox
         self._output.announce(f"● sandbox: strict, level {level}, {network}")
         for refused in protection.refused or ():

@@ -75,7 +75,7 @@ def settings_of(
         limits=limits,
         limits_from=limits_from,
         gpus=_gpus(values, descriptor),
-        sandbox=sandbox_of(values),
+        sandbox=sandbox_of(values, environ),
         local_run=local_run,
         console=_console(values, environ, notes),
         boards=Boards(

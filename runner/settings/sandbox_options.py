@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ...sandbox.shared.isolation_policy import LEVELS
+from ...sandbox.shared.net_target import MOST_TARGETS, net_target
 from ..errors import SettingsError
 from .option import Option
 
@@ -65,12 +66,12 @@ _WRITE = Option(
 _NET = Option(
     "net",
     ("--net",),
-    "With --sandbox strict: whether the code may use the network.",
+    "With --sandbox strict: what the code may connect to, by TCP; repeatable. all: the whole network.",
     ("HKRUNNER_NET",),
     default_text="none",
-    kind="choice",
-    choices=("none", "all"),
-    python="str | None",
+    kind="many",
+    metavar="none|all|HOST:PORT",
+    python="str | Sequence[str] | None",
     in_validate=True,
     in_worker=True,
     is_recorded=True,
@@ -84,23 +85,45 @@ class Sandbox(NamedTuple):
     least: str = LEVELS[0]  #: the weakest level that is accepted
     readable: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
-    network: bool = False
+    network: bool = False  #: whether it may use the network of the machine
+    targets: tuple[str, ...] = ()  #: what it may connect to without that, as NetTarget shows it
 
 
-def sandbox_of(values: Mapping[str, Any]) -> Sandbox | None:
+def sandbox_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Sandbox | None:
     """Return the sandbox that is wanted; None: the code may do what its user may do. Raises SettingsError."""
     if values.get("sandbox") != "strict":
         for option in SANDBOX_OPTIONS[1:]:
             # A variable may say what holds for those runs that are strict.
-            if option.kind == "many" and values.get(option.name):
+            is_of_variable = any(environ.get(name) for name in option.env)
+            if values.get(option.name) and not is_of_variable:
                 raise SettingsError(f"{option.flag} is for --sandbox strict: give it, or leave this out")
         return None
     return Sandbox(
         values.get("sandbox_level") or LEVELS[0],
         _paths(values, _READ),
         _paths(values, _WRITE),
-        values.get("net") == "all",
+        *_network(tuple(values.get("net") or ())),
     )
+
+
+def _network(words: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
+    """Return whether all may be reached, and what else. Raises SettingsError."""
+    if words and set(words) <= {"none"}:
+        return False, ()
+    if words and set(words) <= {"all"}:
+        return True, ()
+    found = []
+    for word in words:
+        if word in ("none", "all"):
+            raise SettingsError(f"--net {word} contradicts --net {next(one for one in words if one != word)}")
+        try:
+            found.append(str(net_target(word)))
+        except ValueError as error:
+            raise SettingsError(f"--net wants none, all or HOST:PORT, not {word!r}: {error}") from None
+    targets = tuple(dict.fromkeys(found))
+    if len(targets) > MOST_TARGETS:
+        raise SettingsError(f"--net {len(targets)} times: {MOST_TARGETS} targets are possible")
+    return False, targets
 
 
 def _paths(values: Mapping[str, Any], option: Option) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any, Dict, Optional
 from ..shared.isolation_policy import is_below
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_OPENS = "--net HOST:PORT opens one address, --net all all of them"
 #: What isolation_policy.hints_of() has returned; None: the algorithm is not isolated.
 _allowed: Optional[Dict[str, Any]] = None
 
@@ -25,13 +26,11 @@ def hint(number: int, filename: object, name: str) -> str:
         return ""
     if not _allowed["network"] and filename is None:
         if name == "gaierror":
-            return "; --sandbox strict has no network, so that no name is found: --net all opens it"
+            return f"; --sandbox strict {_reached()}, so that this name is not found: {_OPENS}"
         if number == errno.ENETUNREACH:
-            return "; --sandbox strict has no network: --net all opens it"
+            return f"; --sandbox strict {_reached()}: {_OPENS}"
         if number == errno.ECONNREFUSED:
-            return (
-                "; with --sandbox strict the network is the algorithm's own, and empty: --net all opens yours"
-            )
+            return f"; --sandbox strict {_reached()}, and 127.0.0.1 is the algorithm's own: {_OPENS}"
     if type(filename) not in (str, bytes) or number not in (*_REFUSED, errno.ENOENT):
         return "; --sandbox strict refuses this call" if number in _REFUSED and filename is None else ""
     try:
@@ -50,3 +49,9 @@ def hint(number: int, filename: object, name: str) -> str:
     if number == errno.ENOENT:
         return f"; --sandbox strict hides this, if it exists: --read {path} opens it"
     return f"; --sandbox strict refuses it: --read {path} opens it, --write {path} also for writing"
+
+
+def _reached() -> str:
+    """Return the clause on what the algorithm can connect to."""
+    assert _allowed is not None, "the caller has looked"
+    return "reaches only " + ", ".join(_allowed["targets"]) if _allowed["targets"] else "has no network"

@@ -50,6 +50,23 @@ def enter_namespaces(level: str, isolation: Isolation) -> None:
             raise StepFailed("the network interface lo", error) from None
 
 
+def open_pinholes(isolation: Isolation, channel: int) -> None:
+    """Make a listening socket for each target, and send them over the channel. Raises StepFailed."""
+    import socket
+
+    from ..shared.net_target import net_target
+    from . import pinholes
+
+    try:
+        listening = pinholes.listen([net_target(one) for one in isolation.targets])
+        with socket.socket(fileno=os.dup(channel)) as one:
+            socket.send_fds(one, [b"l"], [each.fileno() for each in listening])
+    except OSError as error:
+        raise StepFailed("the listening sockets for --net", error) from None
+    for each in listening:
+        each.close()
+
+
 def enter_root(level: str, isolation: Isolation) -> None:
     """Give this process a root folder of its own. Raises StepFailed."""
     make_root(isolation, new_processes=level == "full")
@@ -57,6 +74,8 @@ def enter_root(level: str, isolation: Isolation) -> None:
 
 def restrict(level: str, isolation: Isolation) -> None:
     """Give up what is left to give up: capabilities, rights on files, system calls. Raises StepFailed."""
+    if level == "landlock" and isolation.targets:
+        raise StepFailed("--net HOST:PORT", OSError(0, "Landlock knows ports, but no hosts"))
     try:
         system_calls.drop_capabilities()
     except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 
 from ..shared.isolation_policy import Isolation, is_below
 from .system_calls import (
@@ -68,7 +69,7 @@ def make_root(isolation: Isolation, *, new_processes: bool) -> None:
         for path in below_tmp:
             _show(root, path, isolation)
         if not isolation.network:
-            _write_hosts(root)
+            _write_hosts(root, isolation.targets)
     except OSError as error:
         raise StepFailed(f"the mount of {error.filename or 'a folder'}", error) from None
     try:
@@ -147,8 +148,20 @@ def _show(root: str, path: str, isolation: Isolation) -> None:
         _bind(root, path)
 
 
-def _write_hosts(root: str) -> None:
-    """The names of the machine's network mean nothing without it."""
+def _write_hosts(root: str, targets: Sequence[str]) -> None:
+    """Give it a hosts file of its own: the names of the machine's network mean nothing without that."""
+    made, place = f"{root}/.hosts", f"{root}/etc/hosts"
+    text = _HOSTS
+    if targets:
+        from ..shared.net_target import net_target
+        from .pinholes import hosts_lines
+
+        text += hosts_lines([net_target(one) for one in targets])
+    with open(made, "x", encoding="ascii") as file:
+        file.write(text)
     os.makedirs(f"{root}/etc", exist_ok=True)
-    with open(f"{root}/etc/hosts", "x", encoding="ascii") as file:
-        file.write(_HOSTS)
+    if os.path.lexists(place):  # --read /etc shows the machine's
+        mount(made, place, None, MS_BIND)
+        os.unlink(made)
+    else:
+        os.rename(made, place)

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..linux import kernel, process_tree
 from ..linux.process_tree import Left
@@ -38,7 +38,10 @@ from .exit_report import exit_of, exit_without_warden
 from .frame_receiver import FrameReceiver
 from .loop_protocol import LoopProtocol
 from .orphan_cleanup import OrphanCleanup, spared
-from .private_folders import PrivateFolders
+
+if TYPE_CHECKING:
+    from .pinhole_forwarder import PinholeForwarder
+    from .private_folders import PrivateFolders
 
 #: The warden's own kill has a deadline of 10 s; after this long it is not coming back.
 WARDEN_DEADLINE_S = 12.0
@@ -69,6 +72,7 @@ class WardedChild(Child):
         temporary_folders: Sequence[str] = (),
         isolation: Isolation | None = None,
         private: PrivateFolders | None = None,
+        forwarder: PinholeForwarder | None = None,
     ) -> None:
         """Start the warden, which starts the child; on return both are under way, nothing is loaded.
 
@@ -77,12 +81,13 @@ class WardedChild(Child):
         own code; then `argv` is its whole command, it inherits no descriptor, and gets no `setup`.
         `folders`: what limits.disk_bytes counts. `temporary_folders`: removed if we are killed.
         `isolation`: what it may do; None: what its user may do. `private`: folders to remove after its end.
-        Raises OSError when the warden could not be executed.
+        `forwarder`: a process to end then. Raises OSError when the warden could not be executed.
         """
         super().__init__(loop, listener, limits)
         self._problem = ""  #: why the child could not be executed
         self._is_refused = False  #: whether that was because it could not be isolated
         self._private = private
+        self._forwarder = forwarder
         self._is_throttled = True
         self._is_program = channel is not None
         kernel.become_subreaper()
@@ -108,6 +113,8 @@ class WardedChild(Child):
             fault = os.memfd_create("hkrunner-fault", os.MFD_CLOEXEC)
             fds["fault"] = os.dup(fault)
             theirs.callback(os.close, fds["fault"])
+            if forwarder is not None:
+                fds["pinholes"] = forwarder.channel.fileno()
             self._connect(channel, fault)
             undo.pop_all()
             WardedChild.alive.add(self)
@@ -252,6 +259,8 @@ class WardedChild(Child):
         super()._finish(exit._replace(is_program=self._is_program))
         if self._private is not None:
             self._private.remove()
+        if self._forwarder is not None:
+            self._forwarder.end()
 
     @property
     def records_folder(self) -> str | None:

@@ -28,10 +28,11 @@ class Isolation(ProcessMessage):
     readable: List[str]  #: files and folders; those that do not exist are left out
     writable: List[str]  #: folders and files
     hidden: List[str]  #: folders below readable ones that are not to be seen
-    network: bool  #: whether it may use the network
+    network: bool  #: whether it may use the network of the machine
     temporary: str  #: the folder that is /tmp for it; at the level `landlock` it has its own name
     shared_memory: str  #: the folder that is /dev/shm for it, but at the level `landlock`
     new_root: str  #: an empty folder, on which the algorithm's root folder is made
+    targets: List[str]  #: what it may connect to without that network, each as net_target() reads it
 
 
 def levels_from(least: str) -> List[str]:
@@ -45,6 +46,7 @@ def hints_of(isolation: Isolation) -> Dict[str, Any]:
         "readable": isolation.readable,
         "writable": isolation.writable,
         "network": isolation.network,
+        "targets": isolation.targets,
     }
 
 

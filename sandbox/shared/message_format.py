@@ -31,7 +31,7 @@ else:
 
 
 #: Version of messages.py, increased whenever a message changes.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 
 class Memfd(NamedTuple):

@@ -95,6 +95,8 @@ def _start_isolated(
         confinement.enter(is_isolated=True)
         if level != "landlock":
             enter.enter_namespaces(level, isolation)
+            if isolation.targets:
+                enter.open_pinholes(isolation, fds["pinholes"])
         if init is not None:
             init.become_init()
         if level != "landlock":

@@ -95,8 +95,11 @@ def test_a_sandbox_has_absolute_paths_that_exist(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     wanted = Sandbox("ns", (str(tmp_path / "data"),), (str(tmp_path),), network=True)
-    found = made(sandbox="strict", sandbox_level="ns", read=("data",), write=(".",), net="all")
+    found = made(sandbox="strict", sandbox_level="ns", read=("data",), write=(".",), net=("all",))
     assert found.sandbox == wanted
+    opened = made(sandbox="strict", net=("DB.example.:5432", "[::1]:80", "db.example:5432", "10.0.0.1:1"))
+    assert opened.sandbox == Sandbox(targets=("db.example:5432", "[::1]:80", "10.0.0.1:1"))
+    assert made(sandbox="strict", net=("none",)).sandbox == Sandbox()
     assert made().sandbox is None and made(sandbox="strict").sandbox == Sandbox()
 
 
@@ -106,6 +109,23 @@ def test_a_sandbox_has_absolute_paths_that_exist(tmp_path: Path, monkeypatch: py
         ({"sandbox": "strict", "read": ("nowhere",)}, "--read nowhere: there is no such file or folder"),
         ({"sandbox": "strict", "write": ("/",)}, "--write /: that is everything"),
         ({"read": ("/usr",)}, "--read is for --sandbox strict"),
+        ({"net": ("none",)}, "--net is for --sandbox strict"),
+        ({"sandbox_level": "ns"}, "--sandbox-level is for --sandbox strict"),
+        *(
+            ({"sandbox": "strict", "net": words}, f"--net {text}")
+            for words, text in (
+                (("all", "db:1"), "all contradicts --net db:1"),
+                (("none", "all"), "none contradicts --net all"),
+                (("db",), "wants none, all or HOST:PORT, not 'db': it has no port"),
+                (("db:0",), "wants none, all or HOST:PORT, not 'db:0': a port is a number from 1"),
+                (("db:http",), "wants none, all or HOST:PORT, not 'db:http': a port is"),
+                (("::1:80",), "wants none, all or HOST:PORT, not '::1:80': write an IPv6 address in"),
+                (("0.0.0.0:80",), "wants none, all or HOST:PORT, not '0.0.0.0:80': nobody listens"),
+                (("1.2.3:80",), "wants none, all or HOST:PORT, not '1.2.3:80': '1.2.3' is neither"),
+                (("a b:80",), "wants none, all or HOST:PORT, not 'a b:80': 'a b' is neither"),
+                (tuple(f"a:{port}" for port in range(1, 202)), "201 times: 200 targets are possible"),
+            )
+        ),
         ({"sandbox": "strict", "in_process": True}, "--in-process runs the code in this process"),
         ({"sandbox": "strict", "metrics_dir": "m", "input": ("1",)}, "--sandbox strict keeps metrics"),
     ],

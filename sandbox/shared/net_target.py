@@ -1,0 +1,62 @@
+"""A host and a port that --net opens to an algorithm with --sandbox strict."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NamedTuple
+
+#: So many fit into one message with descriptors, with some room: SCM_MAX_FD is 253.
+MOST_TARGETS = 200
+PORT_MAX = 65535
+_HOST = re.compile(r"(?!-)[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+class NetTarget(NamedTuple):
+    """Where the algorithm may connect to: a name, or an address in its usual form."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def address(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        """The host, if it is an address; None for a name."""
+        try:
+            return ipaddress.ip_address(self.host)
+        except ValueError:
+            return None
+
+
+def net_target(text: str) -> NetTarget:
+    """Return what HOST:PORT names; an IPv6 address stands in brackets. Raises ValueError with the reason."""
+    host, colon, port_text = text.rpartition(":")
+    if not colon:
+        raise ValueError("it has no port")
+    if not (port_text.isascii() and port_text.isdigit() and 0 < int(port_text) <= PORT_MAX):
+        raise ValueError(f"a port is a number from 1 to {PORT_MAX}")
+    is_bracketed = host[:1] == "[" and host[-1:] == "]"
+    name = host[1:-1] if is_bracketed else host
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return NetTarget(_name(name), int(port_text))
+    if address.version == 6 and (not is_bracketed or address.scope_id):
+        raise ValueError("write an IPv6 address in brackets, without a zone: [::1]:80")
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError("nobody listens at this address")
+    return NetTarget(str(address), int(port_text))
+
+
+def _name(text: str) -> str:
+    """Return the name as it is looked up. Raises ValueError if it can be none."""
+    try:
+        name = text.rstrip(".").encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        name = ""
+    # A name of digits alone would be read as an address.
+    if not _HOST.fullmatch(name) or name.replace(".", "").isdigit():
+        raise ValueError(f"{text!r} is neither a name nor an address")
+    return name
