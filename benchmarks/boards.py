@@ -118,14 +118,22 @@ def _watch(url: str, count: int, began: float, top: Callable[[], psutil.Process]
     pause_s = max(0.005, count / 20_000)
     _until(lambda: _get(url) is not None, pause_s=0.005)
     listening_s = time.perf_counter() - began
-    _until(lambda: len(json.loads(_get(f"{url}data/runs") or b"[]")) >= min(count, NEWEST), pause_s=pause_s)
+    _until(lambda: _loaded(url) >= min(count, NEWEST), pause_s=pause_s)
     newest_s = time.perf_counter() - began
-    _until(lambda: len(json.loads(_get(f"{url}data/runs") or b"[]")) >= count, pause_s=pause_s)
+    _until(lambda: _loaded(url) >= count, pause_s=pause_s)
     ready_s = time.perf_counter() - began
     processes = top().children(recursive=True)
     if top().pid != os.getpid():
         processes.append(top())
     return Start(listening_s, newest_s, ready_s, _pss(processes))
+
+
+def _loaded(url: str) -> int:
+    """Return how many tasks are listed together with their curves."""
+    tags = json.loads(_get(f"{url}data/plugin/timeseries/tags") or b"{}")
+    return len(tags.get("scalars", {}).get("runTagInfo", {})) and sum(
+        "tag0" in of_run for of_run in tags["scalars"]["runTagInfo"].values()
+    )
 
 
 def _get(url: str) -> bytes | None:

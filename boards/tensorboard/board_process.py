@@ -35,7 +35,7 @@ import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..board_record import Board, BoardOrder, BoardRecords, BoardStatus, Readiness, now_ms
 from ..end_with_owner import read_line, watch_owner
@@ -51,11 +51,15 @@ from .run_view import RunView
 from .start_failures import StartFailure, failure_of, too_little_memory
 from .tensorboard_parts import load_plugins, shipped_assets
 
+if TYPE_CHECKING:
+    from .application import TaskApplication  # imports TensorBoard
+
 RELOAD_S = 1  # new points are loaded within a second; the page asks for them at its own intervals
 SCALAR_POINTS = 10_000  # kept per curve; TensorBoard's own default is 1,000
 _HUNG_S = 20.0  # without a usable answer for this long, the data server counts as hung
 _MAX_RESTARTS = 5  # of the data server within a minute; one more, and the board has failed
 _LOG_LIMIT_BYTES = 4 << 20
+_LEFT_OUT = "TensorBoard holds every event file open, and may open no more (ulimit -Hn)"
 
 
 def main() -> NoReturn:
@@ -81,8 +85,12 @@ class BoardProcess:
         self._data_server: DataServer | None = None
         self._host_check: HostCheck | None = None
         self._restarted_at: list[float] = []
+        self._left_out = 0  # tasks without their curves, as the record says
         self._view = RunView(
-            str(self._records.view_folder(own_identity())), root=order.root, log_dir=board.log_dir
+            str(self._records.view_folder(own_identity())),
+            root=order.root,
+            log_dir=board.log_dir,
+            max_files=_max_files(),
         )
 
     def run(self) -> NoReturn:
@@ -137,14 +145,17 @@ class BoardProcess:
             sys.modules["tensorboard.compat.notf"] = types.ModuleType("tensorboard.compat.notf")
         from tensorboard import program
 
+        from .application import TaskApplication
+
         plugins, notes = load_plugins()
+        tasks = TaskApplication(plugins, self._view.shown)
         address = self._data_server_address()
         prefix = "/" + self._board.link.rstrip("/")
         assets = shipped_assets()
         board = program.TensorBoard(
-            plugins=plugins,
+            plugins=tasks.unloaded_plugins(),
             assets_zip_provider=assets.pages if assets else None,
-            server_class=self._server_class(prefix, assets),
+            server_class=self._server_class(tasks, prefix, assets),
         )
         board.configure(
             argv=("",),
@@ -202,10 +213,13 @@ class BoardProcess:
             return ""
         return f"127.0.0.1:{self._data_server.port}"
 
-    def _server_class(self, prefix: str, assets: Assets | None) -> Callable[[Any, Any], Any]:
+    def _server_class(
+        self, tasks: TaskApplication, prefix: str, assets: Assets | None
+    ) -> Callable[[Any, Any], Any]:
         from tensorboard import program
 
-        def make(application: Any, flags: Any) -> Any:
+        def make(_: Any, flags: Any) -> Any:
+            application = tasks.make()
             served = assets.before(application, prefix) if assets else application
             self._host_check = HostCheck(live_page(served, prefix, self._view.state), prefix)
             return program.WerkzeugServer(self._host_check, flags)
@@ -242,6 +256,12 @@ class BoardProcess:
             _truncate_log()
 
     def _update_count(self, count: int) -> None:
+        if (left_out := self._view.left_out) != self._left_out:
+            self._left_out = left_out
+            notes = [note for note in self._board.notes if not note.endswith(_LEFT_OUT)]
+            if left_out:
+                notes.append(f"{left_out:,} older tasks are shown without their curves: {_LEFT_OUT}")
+            self._update(notes=tuple(notes))
         now = {
             "status": BoardStatus.RUNNING,
             "readiness": Readiness.READY if count else Readiness.LISTENING,
@@ -339,6 +359,12 @@ def _keep_stdout_for_reports() -> int:
     os.dup2(2, 1)
     os.set_blocking(report_fd, False)
     return report_fd
+
+
+def _max_files() -> int:
+    """Return how many files a process may open after _lift_limits."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return hard if hard != resource.RLIM_INFINITY else 1 << 30
 
 
 def _lift_limits() -> None:

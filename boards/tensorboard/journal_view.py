@@ -6,11 +6,8 @@ then it has nothing to show, and if it lasts it gets folders.
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 
-from ..runs.files import safe_part
 from ..runs.journal_reader import JournalReader, JournalTask
 from .viewed_task import ViewedTask
 
@@ -21,7 +18,6 @@ class JournalView:
     def __init__(self, root: str) -> None:
         """Nothing is read yet. root: the state folder."""
         self._root = root
-        self._folder = f"{root}/boards/journal"
         self._reader = JournalReader(root)
         self._tasks: dict[str, JournalTask] = {}
 
@@ -49,20 +45,6 @@ class JournalView:
         task = self._tasks.get(run)
         if task is None:
             return None
-        # No name is as long as that, nor given again: a board keeps files of the task in this folder.
-        record = f"{self._folder}/{safe_part(task.run)}-{task.number}"
-        viewed = ViewedTask(run, record, task.facts, time.monotonic(), in_journal=task)
+        viewed = ViewedTask(run, "", task.facts, time.monotonic(), in_journal=task)
         viewed.read_status()
         return viewed
-
-    def remove_old_folders(self) -> None:
-        """Remove what boards have made for tasks that are no longer in a journal."""
-        self.refresh()
-        used = {f"{safe_part(task.run)}-{task.number}" for task in self._tasks.values()}
-        try:
-            names = os.listdir(self._folder)
-        except OSError:
-            return
-        for name in names:
-            if name not in used:
-                shutil.rmtree(f"{self._folder}/{name}", ignore_errors=True)

@@ -1,20 +1,11 @@
-"""The folder that TensorBoard reads for a board: one run a task, named by what distinguishes the tasks.
+"""What a board shows: one run a task, named by what distinguishes the tasks.
 
-    tasks/<task>/board/        a link to each entry of the task's run folder; while it runs one to each file
-                               of its resources, which make no run of their own so, and one by which the
-                               HParams tab shows it (hparams.py); after its end one file with the
-                               resources and the outcome
-    boards/journal/<task>/board/   the same of a task that has no folder (runs/journal.py), once it has ended
-    boards/view-<host>-<pid>/
-        t2 lr=0.02 -> ../../tasks/<task>/board     the same link as tasks/<task>/board.link
-        <path> -> …            a folder with event files that no recorded task owns
+The data server reads event files through links to the run folders (run_links.py). What TensorBoard shows is
+made of them and of the tasks' records (run_data.py): nothing is written for it, and a name or a mark changes
+at once. The run folders themselves keep HKube's names and are never changed. Names belong to one board.
 
-TensorBoard follows links. The run folders themselves keep HKube's names and are never changed. The folder
-`board` is made once for all boards: two at a time do the same there. Names belong to one board.
-
-A thread of the board's process looks for new tasks and files four times a second. A folder is listed again
-only when it has changed. With thousands of tasks the latest are shown first, and the rest while the board
-serves already.
+A thread of the board's process looks for new tasks four times a second. A folder is listed again only when it
+has changed. With thousands of tasks the latest are shown first, and the rest while the board serves already.
 """
 
 from __future__ import annotations
@@ -22,69 +13,100 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
-from ..runs.files import read_json
-from ..runs.hparams import START_FILE_NAME, has_sessions, write_outcome, write_start
-from ..runs.layout import RESOURCES
+from ..runs.files import read_json, safe_part
 from ..runs.run_names import RunNames, marked
 from .journal_view import JournalView
-from .viewed_task import ACTIVE, SETTLED_S, ViewedTask
+from .run_links import RunLinks
+from .viewed_task import ACTIVE, ViewedTask
 
-_FIRST_S = 0.8  # how long the start of a board waits for the view: a thousand tasks that no board has shown
+_FIRST_S = 0.2  # how long the start of a board waits for names
 _REFRESH_S = 0.25
 _SLICE_S = 0.3  # of work at a time while visitors are served
-_SLICE_PAUSE_S = 0.05
+_SLICE_PAUSE_S = 0.02
 _BATCH = 100  # tasks whose names are made together
 _INPUT_DEADLINE_S = 1.0  # a task without a recorded input by then is shown without it until that comes
-_SESSION_AFTER_S = 2.0  # by then most algorithms that have hyperparameters of their own have written them
-_HIDDEN_S = 3.0  # the data server, which looks every second, has forgotten a run that was gone for so long
 _COARSE_CLOCK_NS = 2_000_000_000  # two changes this close may leave a folder's time as it was
 _LOCK_DEADLINE_S = 1.0
 
 
-class RunView:
-    """The view of one board's folder."""
+@dataclass(frozen=True)
+class ShownRuns:
+    """What a board shows at one moment."""
 
-    def __init__(self, folder: str, *, root: str, log_dir: str) -> None:
-        """Nothing is made yet. folder: of the view. log_dir: what the board shows, below the state folder."""
-        self.folder = folder
+    names: Mapping[str, str] = field(default_factory=dict)  # key among the links -> name on the page
+    keys: Mapping[str, str] = field(default_factory=dict)  # the other way round
+    tasks: Mapping[str, ViewedTask] = field(default_factory=dict)  # by name; some event files have none
+
+
+class RunView:
+    """What one board shows."""
+
+    def __init__(self, folder: str, *, root: str, log_dir: str, max_files: int) -> None:
+        """Nothing is made yet.
+
+        folder: of the links. log_dir: what the board shows, below the state folder. max_files: that the data
+        server may open.
+        """
         self._root = root
         self._log_dir = log_dir
         self._is_pick = log_dir.startswith(f"{root}/boards/")
         self._depth = 0  # how many folders below log_dir run folders are
         self._names = RunNames()
         self._journal = JournalView(root)
+        self._links = RunLinks(folder, root=root, max_files=max_files)
         self._listed: dict[str, tuple[int, list[tuple[str, bool]]]] = {}  # folder -> its time and entries
-        self._shown: dict[str, str] = {}  # run folder -> its name in the view
+        self._keys: dict[str, str] = {}  # run folder -> its key among the links
+        self._shown: dict[str, str] = {}  # run folder -> its name on the page
+        self._tasks: dict[str, ViewedTask] = {}  # by run folder: those shown
+        self._unread: dict[str, str] = {}  # run folder -> its path below log_dir, the latest first
         self._waiting: dict[str, ViewedTask] = {}  # by run folder: those not shown yet
         self._open: dict[str, ViewedTask] = {}  # by run folder: shown, and not complete
-        self._changes = 0  # of names in the view
+        self._changes = 0  # of what is shown
+        self._published = (-1, ShownRuns())  # after which change
         self._has_more = False  # there was more to do than the time allowed for
         self._lock = threading.RLock()  # held while the view changes
         self._is_ended = threading.Event()
 
+    @property
+    def folder(self) -> str:
+        """The folder that the data server reads."""
+        return self._links.folder
+
+    @property
+    def left_out(self) -> int:
+        """How many tasks are shown without their event files, since the data server may not open so many."""
+        return self._links.left_out
+
     def make(self, depth: int) -> None:
-        """Make the view, with the latest tasks. Raises OSError.
+        """Make the links, and the names of the latest tasks. Raises OSError.
 
         depth: how many folders below log_dir run folders are.
         """
         self._depth = depth
-        self._journal.remove_old_folders()
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
         self.refresh(_FIRST_S)
 
     def follow(self) -> None:
         """Have a thread add the other tasks, and keep the view up to date from now on."""
         threading.Thread(target=self._follow, name="view", daemon=True).start()
 
+    def shown(self) -> ShownRuns:
+        """Return what is shown now; never waits."""
+        return self._published[1]
+
     def count(self, runs: Iterable[str]) -> int:
-        """Return how many tasks TensorBoard's runs belong to: a task's run may have others below it."""
-        with self._lock:
-            shown = set(self._shown.values())
-        return len({next((path for path in _parents(run) if path in shown), run) for run in runs})
+        """Return how many tasks TensorBoard's runs belong to: a task's run may have others below it.
+
+        While records are still being read, tasks that are not shown yet are counted, too.
+        """
+        shown = self.shown().keys
+        count = len({next((path for path in parents(run) if path in shown), run) for run in runs})
+        return max(count, len(self._keys)) if count and self._has_more else count
 
     def state(self) -> dict[str, int]:
         """Return a number that changes whenever tasks begin, end or are removed, and how many run."""
@@ -92,19 +114,19 @@ class RunView:
         return {"changes": self._changes, "running": running}
 
     def remove(self) -> None:
-        """Remove the view; nothing is added to it any more."""
+        """Remove the links; nothing is added to them any more."""
         self._is_ended.set()
         self._lock.acquire(timeout=_LOCK_DEADLINE_S)  # not released: the process ends
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._links.remove_all()
 
     def refresh(self, budget_s: float = float("inf")) -> None:
-        """Add the tasks and files that exist now, or as many as the time allows for.
-
-        Raises OSError.
-        """
+        """Add the tasks that exist now, or as many as the time allows for. Raises OSError."""
         with self._lock:
             if not self._is_ended.is_set():
-                self._refresh(time.monotonic() + budget_s)
+                try:
+                    self._refresh(time.monotonic() + budget_s)
+                finally:
+                    self._publish()
 
     def _follow(self) -> None:
         while True:
@@ -115,32 +137,44 @@ class RunView:
             if self._is_ended.wait(_SLICE_PAUSE_S if self._has_more else max(_REFRESH_S, 20 * took_s)):
                 return
 
+    def _publish(self) -> None:
+        if self._published[0] == self._changes:
+            return
+        names = {self._keys[run]: name for run, name in self._shown.items()}
+        keys = {name: key for key, name in names.items()}
+        tasks = {self._shown[run]: task for run, task in self._tasks.items()}
+        self._published = (self._changes, ShownRuns(names, keys, tasks))
+
     def _refresh(self, end: float) -> None:
-        os.makedirs(self.folder, mode=0o700, exist_ok=True)
         moved = self._journal.refresh()
         found = dict(self._runs(self._log_dir, "", self._depth))
         found.update(self._journal.runs_below(self._log_dir, self._depth))
-        for run in self._shown.keys() & (moved | (self._shown.keys() - found.keys())):
+        for run in self._keys.keys() & (moved | (self._keys.keys() - found.keys())):
             self._forget(run)
-        new = sorted(found.keys() - self._shown.keys() - self._waiting.keys(), key=_changed, reverse=True)
-        batches = iter(new)
-        while batch := list(itertools.islice(batches, _BATCH)):
-            for run in batch:
-                self._add(run, found[run])
-            self._show_waiting()
-            if time.monotonic() > end:
-                break
-        else:
-            self._show_waiting()
-        self._has_more = next(batches, None) is not None
+        new = sorted(found.keys() - self._keys.keys(), key=_changed, reverse=True)
+        for run in new:
+            self._keys[run] = safe_part(found[run])
+        self._links.add((self._target(run), self._keys[run]) for run in new)
+        self._unread = {run: found[run] for run in new} | self._unread
+        self._has_more = self._read_some(end)
         for task in list(self._open.values()):
             if time.monotonic() > end:
                 self._has_more = True
                 break
-            try:
-                self._update(task)
-            except FileNotFoundError:  # its record was removed; a board of it shows no more than there was
-                self._open.pop(task.run, None)
+            self._update(task)
+
+    def _read_some(self, end: float) -> bool:
+        """Show the tasks of run folders whose records were not read yet; return whether there are more."""
+        runs = iter(list(self._unread.items()))
+        while batch := list(itertools.islice(runs, _BATCH)):
+            for run, path in batch:
+                if self._add(run, path):
+                    del self._unread[run]
+            self._show_waiting()
+            if time.monotonic() > end:
+                return next(runs, None) is not None
+        self._show_waiting()
+        return False
 
     # --- what there is
 
@@ -179,30 +213,39 @@ class RunView:
             self._listed[folder] = (changed, listed)
         return listed
 
-    def _add(self, run: str, path: str) -> None:
-        """Queue the task of this run folder, to be shown; show a folder of no task at once."""
-        # In the folder of a board of picked tasks, run folders are links.
-        target = os.readlink(run) if self._is_pick and os.path.islink(run) else run
+    def _target(self, run: str) -> str:
+        """Return the run folder itself: in the folder of a board of picked tasks, run folders are links."""
+        return os.readlink(run) if self._is_pick and os.path.islink(run) else run
+
+    def _add(self, run: str, path: str) -> bool:
+        """Queue the task of this run folder, to be shown; show a folder of no task at once.
+
+        Return False while its record may still come.
+        """
+        target = self._target(run)
         record = f"{self._root}/tasks/{os.path.basename(target)}"
         facts = read_json(f"{record}/task.json")
         if facts is None and (task := self._journal.task_of(target)) is not None:
-            if task.status != ACTIVE:
-                self._waiting[run] = task
+            if task.status == ACTIVE:
+                return False
+            self._waiting[run] = task
         elif facts is not None and f"{self._root}/{facts.get('metricsDir')}" == target:
             # The status of an ended task is final: its record is not read a second time.
             status = str(facts.get("status"))
             self._waiting[run] = ViewedTask(run, record, facts, time.monotonic(), status=status)
         elif facts is not None or not _is_new(record):
-            self._shown[run] = name = path or os.path.basename(target)
-            os.makedirs(os.path.dirname(f"{self.folder}/{name}"), exist_ok=True)
-            _symlink(target, f"{self.folder}/{name}")
+            self._shown[run] = path or os.path.basename(target)
+            self._changes += 1
+        else:
+            return False
+        return True
 
     def _forget(self, run: str) -> None:
         """Remove from the view a run whose folder was removed."""
-        self._open.pop(run, None)
+        self._links.remove(self._keys.pop(run))
+        for known in (self._unread, self._waiting, self._open, self._tasks, self._shown):
+            known.pop(run, None)
         self._changes += 1
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self.folder}/{self._shown.pop(run)}")
 
     # --- tasks
 
@@ -215,119 +258,24 @@ class RunView:
         for task in ready:
             del self._waiting[task.run]
             task.name = self._names.name(task.named)
-            shown = self._shown[task.run] = marked(task.name, task.status)
-            with contextlib.suppress(FileNotFoundError):  # its record was removed: it is not made again
-                if not task.is_complete:
-                    if task.in_journal is not None:
-                        os.makedirs(task.record, exist_ok=True)
-                    _make_folder(task.folder)
-                    self._open[task.run] = task
-                    self._link_files(task)
-                _link_task(task, f"{self.folder}/{shown}")
+            self._shown[task.run] = marked(task.name, task.status)
+            self._tasks[task.run] = self._open[task.run] = task
 
     def _update(self, task: ViewedTask) -> None:
-        """Add new files to the task's run, and its outcome once it has ended."""
+        """Show what has become known of the task: its input, its end, its outcome."""
         task.read_status()
-        self._link_files(task)
-        if task.inputs is None and task.ended_s is None:
+        if task.inputs is None:
             task.read_inputs()
             if task.inputs is not None:
                 self._names.learn([task.named])
                 task.name = self._names.name(task.named, earlier=task.name)
-                self._rename(task)
-        now = time.monotonic()
-        if task.status == ACTIVE:
-            if not task.is_searched and task.inputs and now - task.seen_s > _SESSION_AFTER_S:
-                self._write_start(task)
-            return
-        if task.ended_s is None:
-            task.ended_s = now
-            self._write_outcome(task)
-            self._rename(task)
-        if task.hidden_s is not None and now - task.hidden_s > _HIDDEN_S:
-            task.hidden_s = None
+                self._changes += 1
+        if task.status != ACTIVE:
+            task.read_outcome()
             self._changes += 1
-            _link_task(task, f"{self.folder}/{self._shown[task.run]}")
-        if task.hidden_s is None and (now - task.ended_s > SETTLED_S or task.is_complete):
+        if task.status != ACTIVE or task.is_removed:
             del self._open[task.run]
-
-    def _write_start(self, task: ViewedTask) -> None:
-        """Have the HParams tab show the task, unless it shows the user's own hyperparameters."""
-        task.is_searched = True
-        if not has_sessions(task.run):
-            write_start(task.folder, task.inputs or {}, task.started_s)
-            task.is_session = True
-
-    def _write_outcome(self, task: ViewedTask) -> None:
-        """Write one file with the task's outcome and its resources to its folder."""
-        self._changes += 1
-        has_own_session = has_sessions(task.run)
-        resources = [name for name, _ in self._entries(f"{task.run}/{RESOURCES}")]
-        write_outcome(
-            task.folder,
-            task.outcome(),
-            resources=[f"{task.run}/{RESOURCES}/{name}" for name in resources],
-            is_session=not has_own_session,
-        )
-        for name in [START_FILE_NAME, *resources]:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{task.folder}/{name}")
-        if has_own_session and task.is_session:
-            # They came after ours, which the data server forgets only together with the run.
-            self._hide(task)
-
-    def _hide(self, task: ViewedTask) -> None:
-        """Take the task out of the view, until _update shows it again."""
-        task.hidden_s = time.monotonic()
-        os.unlink(f"{self.folder}/{self._shown[task.run]}")
-
-    def _rename(self, task: ViewedTask) -> None:
-        """Show the task under its name, with the mark of its outcome."""
-        shown, final = self._shown[task.run], marked(task.name, task.status)
-        if shown != final:
-            if task.hidden_s is None:
-                os.rename(f"{self.folder}/{shown}", f"{self.folder}/{final}")
-            self._shown[task.run] = final
-            self._changes += 1
-
-    def _link_files(self, task: ViewedTask) -> None:
-        folder = task.folder
-        for name, is_folder in self._entries(task.run):
-            if is_folder and name == RESOURCES:
-                for file, _ in self._entries(f"{task.run}/{name}") if task.status == ACTIVE else ():
-                    _symlink(f"{task.run}/{name}/{file}", f"{folder}/{file}")
-            else:
-                _symlink(f"{task.run}/{name}", f"{folder}/{name}")
-
-
-def _make_folder(path: str) -> None:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path)
-
-
-def _symlink(target: str, link: str) -> None:
-    with contextlib.suppress(FileExistsError):
-        os.symlink(target, link)
-
-
-def _link_task(task: ViewedTask, link: str) -> None:
-    """Link the task's folder.
-
-    The link is a hard link to a symlink that all boards share. A symlink for each board would take an inode,
-    and ext4 hands inodes out slowly after many were deleted, as when a board of thousands of tasks restarts.
-    """
-    place = "../../tasks" if task.in_journal is None else "../journal"
-    shared, target = f"{task.record}/board.link", f"{place}/{os.path.basename(task.record)}/board"
-    try:
-        os.link(shared, link, follow_symlinks=False)
-    except FileExistsError:
-        pass
-    except OSError:  # the first board, or a file system without a second name for a link
-        _symlink(target, shared)
-        try:
-            os.link(shared, link, follow_symlinks=False)
-        except OSError:
-            _symlink(target, link)
+        self._shown[task.run] = marked(task.name, task.status)
 
 
 def _changed(run: str) -> float:
@@ -338,7 +286,7 @@ def _changed(run: str) -> float:
         return 0.0
 
 
-def _parents(path: str) -> Iterator[str]:
+def parents(path: str) -> Iterator[str]:
     """Yield the path and every path above it, the shortest first."""
     parts = path.split("/")
     return ("/".join(parts[:count]) for count in range(1, len(parts) + 1))

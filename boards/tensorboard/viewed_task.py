@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from ..errors import BoardError
 from ..runs.files import ProcessIdentity, read_json
 from ..runs.history import read_log, show_task
-from ..runs.hparams import DURATION, ERROR, FILE_NAME, OUTPUT, PEAK_MEMORY, SUCCEEDED, TaskOutcome
+from ..runs.hparams import DURATION, ERROR, OUTPUT, PEAK_MEMORY, SUCCEEDED, TaskOutcome
 from ..runs.journal_reader import JournalTask
 from ..runs.layout import STREAMS
 from ..runs.run_names import NamedTask
@@ -25,7 +24,6 @@ from ..runs.task_values import (
 )
 
 ACTIVE = "active"
-SETTLED_S = 60.0  # files that appear later in the folder of an ended task are not shown
 _MAX_OUTPUT_BYTES = 4096  # of each stream of a failed task
 
 
@@ -34,28 +32,35 @@ class ViewedTask:
     """A recorded task in the view."""
 
     run: str  # its run folder
-    record: str  # its folder below tasks/, or below boards/journal/
+    record: str  # its folder below tasks/
     facts: Mapping[str, object]  # task.json as it was read last
     seen_s: float  # when it was first seen, on the monotonic clock
     in_journal: JournalTask | None = None  # its record, if it has no folder
     inputs: Mapping[str, Scalar] | None = None
     status: str = ACTIVE  # HKube's word for the outcome; "lost" for a task whose hkrunner was killed
-    name: str = ""  # empty until it is shown
-    ended_s: float | None = None  # when its outcome was added, on the monotonic clock
-    is_searched: bool = False  # for hyperparameters of the user's own while it runs: once, files may be large
-    is_session: bool = False  # the HParams tab has shown it while it ran
-    hidden_s: float | None = None  # since when it is not in the view, on the monotonic clock
-
-    @property
-    def folder(self) -> str:
-        """The folder that TensorBoard reads."""
-        return f"{self.record}/board"
+    name: str = ""  # without a mark; empty until it is shown
+    outcome: TaskOutcome | None = None  # once it has ended, and its record was read
 
     @property
     def named(self) -> NamedTask:
         """What its name is made of."""
         name = os.path.basename(self.record) if self.in_journal is None else self.in_journal.name
         return NamedTask(name, str(self.facts.get("nodeName")), self.inputs or {})
+
+    @property
+    def started_s(self) -> float:
+        """When it began, in seconds since the epoch."""
+        return _seconds(self.facts.get("startTime"))
+
+    @property
+    def has_memory_limit(self) -> bool:
+        """Whether its resources have a curve of the limit."""
+        return isinstance(self.facts.get("memLimitBytes"), int)
+
+    @property
+    def may_have_texts(self) -> bool:
+        """Whether it has ended without a result."""
+        return self.outcome is not None and not self.outcome.has_succeeded
 
     def read_status(self) -> None:
         """Read the facts and the status; both stay as they are once the task has ended."""
@@ -69,6 +74,11 @@ class ViewedTask:
             if self.status == ACTIVE:
                 self.status = "lost"
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether its record is no longer there."""
+        return self.in_journal is None and not os.path.isdir(self.record)
+
     def read_inputs(self) -> None:
         """Read the input, which stays None as long as it is not recorded."""
         if self.in_journal is None:
@@ -81,17 +91,9 @@ class ViewedTask:
             self.facts = read_json(f"{self.record}/task.json") or self.facts
         self.status = str(self.facts.get("status"))
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether a board has shown the task, and it ended too long ago for further files."""
-        ended_ms = self.facts.get("endTime")
-        is_old = isinstance(ended_ms, (int, float)) and time.time() - ended_ms / 1000 > SETTLED_S
-        return is_old and os.path.exists(f"{self.folder}/{FILE_NAME}")
-
-    def outcome(self) -> TaskOutcome:
-        """Return what came of it, once it has ended."""
+    def read_outcome(self) -> None:
+        """Read what came of it, once it has ended."""
         facts = self.facts
-        started_s = self.started_s
         has_succeeded = self.status == "succeed"
         metrics = {SUCCEEDED: float(has_succeeded)}
         if (duration_ms := facts.get("durationMs")) is not None:
@@ -101,23 +103,13 @@ class ViewedTask:
         result = read_result(self.record) if self.in_journal is None else result_in_journal(self.in_journal)
         for place, number in numbers(result).items():
             metrics[OUTPUT if place == "result" else f"{OUTPUT}/{place}"] = number
-        return TaskOutcome(
-            self.inputs or {},
-            metrics,
-            started_s,
-            _seconds(facts.get("endTime")) or started_s,
-            has_succeeded,
-            texts={} if has_succeeded else self._texts(),
-            has_memory_limit=isinstance(facts.get("memLimitBytes"), int),
-        )
+        ended_s = _seconds(facts.get("endTime")) or self.started_s
+        self.outcome = TaskOutcome(metrics, ended_s, has_succeeded)
 
-    @property
-    def started_s(self) -> float:
-        """When it began, in seconds since the epoch."""
-        return _seconds(self.facts.get("startTime"))
-
-    def _texts(self) -> dict[str, str]:
+    def read_texts(self) -> dict[str, str]:
         """Return why there is no result, and the last lines that the algorithm printed, by tag."""
+        if not self.may_have_texts:
+            return {}
         error = self.facts.get("error")
         texts = {}
         if isinstance(error, dict):

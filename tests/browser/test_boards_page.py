@@ -146,11 +146,11 @@ def test_a_running_task_is_named_by_its_input_and_marked_when_it_fails(folder: P
         wait_until(lambda: len(legend(page)) == 3, deadline_s=60, what="the name of the running task")
         (live,) = legend(page) - good
         assert live.startswith("t3 rate=-1")
-        wait_until(lambda: count_rows(url, "UNKNOWN") == 1, deadline_s=60, what="the row of the running task")
+        wait_until(lambda: count_rows(url, "RUNNING") == 1, deadline_s=60, what="the row of the running task")
         gate.touch()
         assert program.wait() == 1
     wait_until(lambda: legend(page) == good | {f"{live} ✘"}, deadline_s=60, what="the mark")
-    statuses = ("UNKNOWN", "SUCCESS", "FAILURE")
+    statuses = ("RUNNING", "SUCCESS", "FAILURE")
     wait_until(
         lambda: [count_rows(url, status) for status in statuses] == [0, 2, 1], deadline_s=60, what="its row"
     )

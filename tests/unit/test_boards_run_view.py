@@ -1,23 +1,29 @@
-"""The folder that TensorBoard reads for a board, and what its HParams tab finds there."""
+"""What a board shows of recorded tasks, as TensorBoard's plugins read it."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hkrunner.boards.runs.event_files import EventWriter, read_scalars
+from hkrunner.boards.runs.event_files import EventWriter, bytes_field, file_record, summary_event
 from hkrunner.boards.runs.files import ProcessIdentity
-from hkrunner.boards.runs.hparams import START_FILE_NAME, TaskOutcome, has_sessions, write_outcome
+from hkrunner.boards.runs.hparams import SESSION_START, session_start
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.boards.runs.task_record import TaskRecord
+from hkrunner.boards.tensorboard.run_links import RunLinks, count_event_files
 from hkrunner.boards.tensorboard.run_view import RunView
+from tensorboard.context import RequestContext
+
+CTX = RequestContext()
+RUNNING, SUCCESS, FAILURE = 3, 1, 2  # TensorBoard's api.proto
 
 
 class Tasks:
@@ -26,7 +32,9 @@ class Tasks:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.store = Store(root)
-        self.view = RunView(str(root / "boards" / "view"), root=str(root), log_dir=str(root / "runs"))
+        self.view = RunView(
+            str(root / "boards" / "view"), root=str(root), log_dir=str(root / "runs"), max_files=100_000
+        )
         self.view._depth = 4
 
     def begin(self, task: str, value: object | None = None, *, node: str = "train") -> TaskRecord:
@@ -37,12 +45,51 @@ class Tasks:
         return record
 
     def shown(self) -> list[str]:
-        """The names in the view, brought up to date."""
+        """The names on the board, brought up to date."""
         self.view.refresh()
-        return sorted(os.listdir(self.view.folder))
+        return sorted(self.view.shown().keys)
 
-    def folder(self, name: str) -> Path:
-        return Path(os.path.realpath(f"{self.view.folder}/{name}"))
+    def data(self) -> Any:
+        """What TensorBoard's plugins read, with its own reader of event files below."""
+        from hkrunner.boards.tensorboard.run_data import RunData
+        from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+        from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+
+        multiplexer = EventMultiplexer().AddRunsFromDirectory(self.view.folder)
+        multiplexer.Reload()
+        return RunData(MultiplexerDataProvider(multiplexer, self.view.folder), self.view.shown)
+
+    def last_values(self, **filtered: Any) -> dict[str, dict[str, float]]:
+        """The last value of each scalar, by run and tag."""
+        found = self.data().read_last_scalars(CTX, experiment_id="", plugin_name="scalars", **filtered)
+        return {
+            run: {tag: datum.value for tag, datum in sorted(tags.items())}
+            for run, tags in sorted(found.items())
+        }
+
+    def sessions(self) -> dict[str, tuple[dict[str, object], int]]:
+        """The hyperparameters and the status of each row of the HParams tab, by run."""
+        from tensorboard.plugins.hparams import metadata
+
+        found = {}
+        listed = self.data().list_tensors(CTX, experiment_id="", plugin_name="hparams")
+        for run, tags in listed.items():
+            start = metadata.parse_session_start_info_plugin_data(tags[SESSION_START].plugin_content)
+            ended = metadata.parse_session_end_info_plugin_data(
+                tags[metadata.SESSION_END_INFO_TAG].plugin_content
+            )
+            values = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
+            found[run] = (values, ended.status)
+        return found
+
+    def texts(self, plugin: str = "text") -> dict[str, dict[str, bytes]]:
+        """What the Text tab shows, by run and tag; of another plugin its tensors."""
+        listed = self.data().list_tensors(CTX, experiment_id="", plugin_name=plugin)
+        read = self.data().read_tensors(CTX, experiment_id="", plugin_name=plugin, downsample=1)
+        assert {run: set(tags) for run, tags in listed.items()} == {
+            run: set(tags) for run, tags in read.items()
+        }
+        return {run: {tag: data[-1].numpy.item() for tag, data in tags.items()} for run, tags in read.items()}
 
 
 @pytest.fixture
@@ -67,36 +114,59 @@ def write_points(folder: Path, tag: str = "loss") -> None:
     writer.close()
 
 
-def hparams_of(folder: Path) -> tuple[dict[str, object], int]:
-    """The hyperparameters and the status of the session in the folder, as TensorBoard reads them."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.plugins.hparams import metadata
-
-    accumulator = EventAccumulator(str(folder))
-    accumulator.Reload()
-    contents = accumulator.PluginTagToContent("hparams")
-    start = metadata.parse_session_start_info_plugin_data(contents[metadata.SESSION_START_INFO_TAG])
-    ended = metadata.parse_session_end_info_plugin_data(contents[metadata.SESSION_END_INFO_TAG])
-    values = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
-    return values, ended.status
+def write_own_session(folder: Path) -> None:
+    """Write hyperparameters as a user's writer does."""
+    plugin = bytes_field(1, b"hparams") + bytes_field(2, session_start({"mine": 1}, 1000.0))
+    tensor = bytes_field(8, b"\x08\x01\x12\x02\x12\x00")
+    value = bytes_field(1, SESSION_START.encode()) + tensor + bytes_field(9, bytes_field(1, plugin))
+    version = file_record(struct.pack("<Bd", 0x09, 1000.0) + bytes_field(3, b"brain.Event:2"))
+    (folder / "events.out.tfevents.1700000000").write_bytes(
+        version + file_record(summary_event(1000.0, 0, [value]))
+    )
 
 
-def test_a_running_task_is_shown_and_its_new_files_follow(tasks: Tasks) -> None:
+def test_a_running_task_is_shown_with_its_resources_and_its_new_files_follow(tasks: Tasks) -> None:
     record = tasks.begin("t1", {"lr": 0.02})
     assert tasks.shown() == ["t1 lr=0.02"]
     write_points(record.metrics_dir)
     write_points(record.metrics_dir / "resources", "~resources/cpu_cores")
     write_points(record.metrics_dir / "validation")
+    assert tasks.last_values() == {
+        "t1 lr=0.02": {"loss": 0.5, "~resources/cpu_cores": 0.5},
+        "t1 lr=0.02/validation": {"loss": 0.5},
+    }
+    (one, two) = sorted(tasks.data().list_runs(CTX, experiment_id=""), key=lambda run: run.run_name)
+    assert (one.run_name, two.run_name) == ("t1 lr=0.02", "t1 lr=0.02/validation")
+    assert one.start_time == pytest.approx(time.time(), abs=60)
+    # A mark is part of the name, and changes it at once for all that was read already.
+    end(record, "failed")
     tasks.view.refresh()
-    read = read_scalars(tasks.folder("t1 lr=0.02"))
-    assert set(read["."]) == {"loss", "~resources/cpu_cores"}
-    assert set(read) == {".", "validation"}
+    assert set(tasks.last_values()) == {"t1 lr=0.02 ✘", "t1 lr=0.02 ✘/validation"}
 
-    # Afterwards they are in one file with the outcome, once.
-    end(record)
+
+def test_only_what_is_asked_for_is_read(tasks: Tasks) -> None:
+    from tensorboard.data.provider import RunTagFilter
+
+    for number in (1, 2):
+        record = tasks.begin(f"t{number}", {"lr": number})
+        write_points(record.metrics_dir)
+        write_points(record.metrics_dir / "resources", "~resources/cpu_cores")
+        write_points(record.metrics_dir / "sub")
+        end(record)
     tasks.view.refresh()
-    series = read_scalars(tasks.folder("t1 lr=0.02"))["."]
-    assert len(series["~resources/cpu_cores"]) == 1 and "~task/succeeded" in series
+    cpu = RunTagFilter(runs=["t2 lr=2"], tags=["~resources/cpu_cores", "~task/succeeded"])
+    assert tasks.last_values(run_tag_filter=cpu) == {
+        "t2 lr=2": {"~resources/cpu_cores": 0.5, "~task/succeeded": 1.0}
+    }
+    assert tasks.last_values(run_tag_filter=RunTagFilter(runs=["t1 lr=1/sub"])) == {
+        "t1 lr=1/sub": {"loss": 0.5}
+    }
+    assert tasks.last_values(run_tag_filter=RunTagFilter(runs=["t3", ""])) == {}
+    points = tasks.data().read_scalars(
+        CTX, experiment_id="", plugin_name="scalars", downsample=10, run_tag_filter=cpu
+    )
+    assert [datum.value for datum in points["t2 lr=2"]["~task/succeeded"]] == [1.0]
+    assert tasks.data().list_plugins(CTX, experiment_id="") == ["hparams", "scalars"]
 
 
 def test_a_task_whose_input_is_recorded_late_is_shown_and_then_renamed(
@@ -131,10 +201,8 @@ def test_an_ended_task_has_its_input_and_outcome_as_hyperparameters_and_metrics(
     write_points(record.metrics_dir)
     end(record, result={"loss": 0.25, "name": "x", "deep": {"n": 3}})
     (name,) = tasks.shown()
-    folder = tasks.folder(name)
-    assert hparams_of(folder) == ({"lr": 0.02, "opt.name": "sgd", "opt.nesterov": True}, 1)
-    last = {tag: points[-1].value for tag, points in read_scalars(folder)["."].items()}
-    assert last == {
+    assert tasks.sessions() == {name: ({"lr": 0.02, "opt.name": "sgd", "opt.nesterov": True}, SUCCESS)}
+    assert tasks.last_values()[name] == {
         "loss": 0.5,
         "~output/loss": 0.25,
         "~output/deep.n": 3,
@@ -145,127 +213,54 @@ def test_an_ended_task_has_its_input_and_outcome_as_hyperparameters_and_metrics(
     failed = tasks.begin("t2", {"lr": 1})
     end(failed, "failed")
     (_, name) = tasks.shown()
-    assert hparams_of(tasks.folder(name)) == ({"lr": 1.0}, 2)
-    assert read_scalars(tasks.folder(name))["."]["~task/succeeded"][-1].value == 0
+    assert tasks.sessions()[name] == ({"lr": 1.0}, FAILURE)
+    assert tasks.last_values()[name]["~task/succeeded"] == 0
 
 
-def test_hyperparameters_of_the_users_own_are_left_alone(tasks: Tasks) -> None:
+def test_a_running_task_has_a_row_that_gives_way_to_hyperparameters_of_the_users_own(tasks: Tasks) -> None:
     record = tasks.begin("t1", {"lr": 0.02})
+    (name,) = tasks.shown()
+    assert tasks.sessions() == {name: ({"lr": 0.02}, RUNNING)}
+    before = tasks.view.state()
+    assert before["running"] == 1
     theirs = record.metrics_dir / "1700000000.1"
     theirs.mkdir()
-    write_outcome(
-        str(theirs), TaskOutcome({"mine": 1}, {}, 1000.0, 1001.0, True), resources=(), is_session=True
-    )
-    assert has_sessions(str(record.metrics_dir))
-    end(record)
-    (name,) = tasks.shown()
-    with pytest.raises(KeyError):
-        hparams_of(tasks.folder(name))
-    assert hparams_of(tasks.folder(name) / "1700000000.1") == ({"mine": 1.0}, 1)
-
-
-def test_a_running_task_has_a_session_until_its_outcome_has_one(
-    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hkrunner.boards.tensorboard.run_view._SESSION_AFTER_S", -1.0)
-    record = tasks.begin("t1", {"lr": 0.02})
-    (name,) = tasks.shown()
-    assert running_session_of(tasks.folder(name)) == {"lr": 0.02}
-    assert tasks.view.state()["running"] == 1
-    before = tasks.view.state()["changes"]
+    write_own_session(theirs)
+    listed = tasks.data().list_tensors(CTX, experiment_id="", plugin_name="hparams")
+    assert {run: list(tags) for run, tags in listed.items()} == {f"{name}/1700000000.1": [SESSION_START]}
     end(record)
     assert tasks.shown() == [name]
-    assert hparams_of(tasks.folder(name)) == ({"lr": 0.02}, 1)
-    assert START_FILE_NAME not in os.listdir(tasks.folder(name))
-    assert tasks.view.state()["running"] == 0 and tasks.view.state()["changes"] > before
-
-
-def test_a_running_session_gives_way_to_hyperparameters_that_come_late(
-    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The data server forgets it when the run is gone for a while."""
-    monkeypatch.setattr("hkrunner.boards.tensorboard.run_view._SESSION_AFTER_S", -1.0)
-    record = tasks.begin("t1", {"lr": 0.02})
-    (name,) = tasks.shown()
-    theirs = TaskOutcome({"mine": 1}, {}, 1000.0, 1001.0, True)
-    write_outcome(str(record.metrics_dir), theirs, resources=(), is_session=True)
-    end(record)
-    assert tasks.shown() == []
-    monkeypatch.setattr("hkrunner.boards.tensorboard.run_view._HIDDEN_S", -1.0)
-    assert tasks.shown() == [name]
-    assert START_FILE_NAME not in os.listdir(tasks.folder(name))
+    assert set(tasks.data().list_tensors(CTX, experiment_id="", plugin_name="hparams")) == {
+        f"{name}/1700000000.1"
+    }
+    assert tasks.view.state()["running"] == 0 and tasks.view.state()["changes"] > before["changes"]
 
 
 def test_a_failed_task_has_its_error_and_last_output_as_text(tasks: Tasks) -> None:
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
     record = tasks.begin("t1", {"lr": 1})
     record.append("stdout", b"x" * 5000 + b"\nepoch 1 **loss** <b>\n")
     error = {"code": "ALGORITHM_ERROR", "message": "ALGORITHM_ERROR: bad\nrate", "details": "Traceback …"}
     end(record, "failed", error=error, memLimitBytes=1 << 30)
-    (name,) = tasks.shown()
-    texts = {tag: text for tag, text in texts_of(tasks.folder(name)).items() if tag.startswith("~task/")}
-    assert texts == {
-        "~task/error": "    ALGORITHM_ERROR: bad\n    rate\n    \n    Traceback …",
-        "~task/stdout": "    epoch 1 **loss** <b>",
-    }
-    layout = layout_of(tasks.folder(name))
-    assert [list(chart.multiline.tag) for group in layout.category for chart in group.chart] == [
-        ["^~resources/memory_mib$", "^~resources/memory_limit_mib$"]
-    ]
     good = tasks.begin("t2", {"lr": 2})
     good.append("stdout", b"fine\n")
     end(good)
-    assert texts_of(tasks.folder(tasks.shown()[1])) == {}
-
-
-def running_session_of(folder: Path) -> dict[str, object]:
-    """The hyperparameters of a session that has begun, as TensorBoard reads them."""
-    from tensorboard.plugins.hparams import metadata
-
-    contents = accumulated(folder).PluginTagToContent("hparams")
-    assert set(contents) == {metadata.SESSION_START_INFO_TAG}
-    start = metadata.parse_session_start_info_plugin_data(contents[metadata.SESSION_START_INFO_TAG])
-    return {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
-
-
-def texts_of(folder: Path) -> dict[str, str]:
-    """What the Text tab shows of the folder, by tag."""
-    accumulator = accumulated(folder)
-    try:
-        tags = accumulator.PluginTagToContent("text")
-    except KeyError:
-        return {}
-    return {tag: accumulator.Tensors(tag)[-1].tensor_proto.string_val[0].decode() for tag in tags}
-
-
-def layout_of(folder: Path) -> Any:
-    """The charts that the Custom Scalars tab draws."""
-    from tensorboard.plugins.custom_scalar import layout_pb2
-
-    content = accumulated(folder).Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]
-    return layout_pb2.Layout.FromString(content)
-
-
-def accumulated(folder: Path) -> Any:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    accumulator = EventAccumulator(str(folder))
-    accumulator.Reload()
-    return accumulator
-
-
-def test_a_session_is_found_where_two_parts_of_a_file_meet(tmp_path: Path) -> None:
-    tag = b"_hparams_/session_start_info"
-    (tmp_path / "events.out.tfevents.1").write_bytes(b"x" * ((1 << 20) - 10) + tag + b"x" * 100)
-    assert has_sessions(str(tmp_path))
-    (tmp_path / "events.out.tfevents.1").write_bytes(b"x" * (3 << 20))
-    assert not has_sessions(str(tmp_path))
-
-
-def test_a_session_is_found_at_the_end_of_a_large_file(tmp_path: Path) -> None:
-    with (tmp_path / "events.out.tfevents.1").open("wb") as file:
-        file.seek(1 << 34)  # the disk holds the last block only
-        file.write(b"_hparams_/session_start_info")
-    assert has_sessions(str(tmp_path))
+    (name, _) = tasks.shown()
+    assert tasks.texts() == {
+        name: {
+            "~task/error": "    ALGORITHM_ERROR: bad\n    rate\n    \n    Traceback …".encode(),
+            "~task/stdout": b"    epoch 1 **loss** <b>",
+        }
+    }
+    layout = layout_pb2.Layout.FromString(tasks.texts("custom_scalars")[name]["custom_scalars__config__"])
+    assert [list(chart.multiline.tag) for group in layout.category for chart in group.chart] == [
+        ["^~resources/memory_mib$", "^~resources/memory_limit_mib$"]
+    ]
+    assert {"text", "custom_scalars"} <= set(tasks.data().list_plugins(CTX, experiment_id=""))
+    # It is read again at each request: nothing of the text is left once the record is gone.
+    shutil.rmtree(record.folder)
+    assert set(tasks.texts()[name]) == {"~task/error"}
 
 
 def test_a_pipe_among_the_event_files_does_not_hold_a_board(tasks: Tasks) -> None:
@@ -324,8 +319,7 @@ def test_event_files_without_a_record_keep_their_path(tasks: Tasks) -> None:
     write_points(tasks.root / "runs" / "earlier" / "found" / "job" / "files")
     write_points(tasks.root / "runs" / "flat")
     tasks.view.refresh()
-    assert set(read_scalars(tasks.folder("earlier/found/job/files"))) == {"."}
-    assert set(read_scalars(tasks.folder("flat"))) == {"."}
+    assert set(tasks.last_values()) == {"earlier/found/job/files", "flat"}
     assert tasks.view.count(["earlier/found/job/files", "earlier/found/job/files/sub", "flat"]) == 2
 
 
@@ -335,12 +329,11 @@ def test_the_files_of_a_cluster_are_shown_while_and_after_they_are_shared(tmp_pa
     first = tasks.begin("t1", 1)
     write_points(tmp_path / "shared")
     assert tasks.shown() == ["t1 1"]
-    assert set(read_scalars(tasks.folder("t1 1"))) == {"metrics"}
+    assert set(tasks.last_values()) == {"t1 1/metrics"}
     end(first)
     tasks.begin("t2", 2)
     assert tasks.shown() == ["t1 1", "t2 2"]
-    assert set(read_scalars(tasks.folder("t1 1"))) >= {"metrics"}
-    assert set(read_scalars(tasks.folder("t2 2"))) == set()
+    assert set(tasks.last_values()) == {"t1 1", "t1 1/metrics"}
     tasks.store.close()
 
 
@@ -350,3 +343,34 @@ def test_nothing_is_left_of_a_view_and_it_does_not_come_back(tasks: Tasks) -> No
     tasks.view.remove()
     tasks.view.refresh()
     assert not Path(tasks.view.folder).exists()
+
+
+# ---- as many event files as may be open
+
+
+def test_a_board_of_many_tasks_links_the_latest_as_long_as_their_files_can_be_open(tmp_path: Path) -> None:
+    for number in range(6):
+        write_points(tmp_path / "runs" / f"r{number}", "loss")
+        write_points(tmp_path / "runs" / f"r{number}" / "resources", "cpu")
+    runs = [(f"{tmp_path}/runs/r{number}", f"r{number}") for number in range(6)]
+    assert count_event_files(runs[0][0]) == 2
+    links = RunLinks(str(tmp_path / "boards" / "view"), root=str(tmp_path), max_files=256 + 8)
+    links.add(reversed(runs[:5]))  # the latest first
+    assert sorted(os.listdir(links.folder)) == ["r1", "r2", "r3", "r4"] and links.left_out == 1
+    links.add([runs[5]])
+    assert sorted(os.listdir(links.folder)) == ["r2", "r3", "r4", "r5"] and links.left_out == 2
+    links.remove("r0")
+    links.remove("r3")
+    assert sorted(os.listdir(links.folder)) == ["r2", "r4", "r5"] and links.left_out == 1
+    assert (Path(links.folder) / "r5").resolve() == tmp_path / "runs" / "r5"
+    links.remove_all()
+
+
+def test_the_link_of_a_task_gets_a_second_name_and_no_inode(tasks: Tasks) -> None:
+    end(tasks.begin("t1", 1))
+    tasks.begin("t2", 2)  # by now the first has its link
+    tasks.shown()
+    (first, second) = sorted(Path(tasks.view.folder).iterdir())
+    own = tasks.root / "tasks" / "t1" / "metrics"
+    assert first.lstat().st_ino == own.lstat().st_ino and first.resolve() == own.resolve()
+    assert second.resolve() == tasks.root / "runs" / "local" / "train" / "job1" / "t2"
