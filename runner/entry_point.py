@@ -20,6 +20,13 @@ _NO_WARDEN = frozenset(("-h", "--help", "--version", "--dry-run", "--in-process"
 
 def main() -> NoReturn:
     """Run the command with the arguments of this process."""
+    try:
+        _main()
+    except KeyboardInterrupt:  # before a loop handles SIGINT
+        sys.exit(130)
+
+
+def _main() -> NoReturn:
     look_last_in_python_path()
     from .io.signals import reset_inherited_signals
     from .io.standard_streams import fill_standard_streams
@@ -31,19 +38,16 @@ def main() -> NoReturn:
         fill_standard_streams()  # before a socket of ours can get one of their numbers
         from ..sandbox.parent import warden_launch
 
-        warden_launch.prepare()
         try:
+            warden_launch.prepare()
             _run()
         except SystemExit as end:
             leave(end)
-        except KeyboardInterrupt:  # before the loop handles SIGINT
+        except KeyboardInterrupt:
             leave(SystemExit(130))
         finally:
             warden_launch.discard()
-    try:
-        _run()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    _run()
 
 
 def look_last_in_python_path() -> None:

@@ -18,7 +18,7 @@ from ...sandbox.shared.entry import Location
 from ..console.terminal import Output, wants_color
 from ..errors import BoardFailed, HkrunnerError, SettingsError
 from ..io.loop import Loop
-from ..io.signals import STOP_SIGNALS, USER_SIGNALS
+from ..io.signals import STOP_SIGNALS, USER_SIGNALS, signals_raise
 from ..io.standard_streams import fill_standard_streams
 from ..prepare.prepare import prepare
 from ..serving.child_pool import ChildPool
@@ -55,11 +55,14 @@ def run(settings: Settings) -> int:
         if settings.local_run.in_process:
             from . import in_process
 
-            return in_process.run(*prepare(settings, os.environ, stack))  # without --install
+            with signals_raise():
+                prepared = prepare(settings, os.environ, stack)  # without --install
+            return in_process.run(*prepared)
         with contextlib.suppress(OSError):
             # The algorithm runs as the same user, and must not read our environment and memory.
             hide_from_same_user()
         progress = install_progress(settings)
+        stack.enter_context(signals_raise())  # until a loop obeys them
         return run_with(*prepare(settings, os.environ, stack, progress=progress))
 
 
@@ -275,6 +278,7 @@ def run_worker(asked: WorkerSettings) -> int:
 
 
 def _begin_child(context: RunContext, user_process: UserProcessAttachment | None) -> ChildPool:
+    hold_signals(context.loop)
     pool = context.child_pool(None if user_process is None else user_process.begin)
     pool.begin()
     return pool
@@ -341,6 +345,16 @@ def resume_garbage_collection() -> None:
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
+
+
+def hold_signals(loop: Loop) -> None:
+    """Keep each of STOP_SIGNALS that arrives from here on until obey_signals() was called and the loop runs.
+
+    Their default action would end this process and leave the folders that it has just made.
+    """
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # SIGHUP is, under nohup
+            loop.on_signal(number, lambda: None)
 
 
 def obey_signals(

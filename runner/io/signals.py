@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, NoReturn
 
 #: Signals after which hkrunner shuts down: stop(), the grace, exit(), complete records.
 STOP_SIGNALS = (
@@ -31,3 +36,29 @@ def reset_inherited_signals() -> None:
             is_interrupt = number == signal.SIGINT
             signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+@contextlib.contextmanager
+def signals_raise() -> Iterator[None]:
+    """Have the first signal that ends hkrunner raise an exception, so that nothing half made is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # of another program: it keeps its handlers
+        return
+    old: dict[int, Any] = {}
+
+    def interrupted(number: int, frame: FrameType | None) -> NoReturn:
+        for caught in old:  # what was begun is cleaned up, which does not take long
+            signal.signal(caught, lambda number, frame: None)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    try:
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                old[number] = signal.getsignal(number)
+                signal.signal(number, interrupted)
+        yield
+    finally:
+        for caught, handler in old.items():
+            signal.signal(caught, handler)

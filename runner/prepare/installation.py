@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Protocol
 
 from ...sandbox.shared.entry import Location
 from ..errors import SettingsError
+from ..io.signals import signals_raise
 from ..settings.settings import CodeSource
 from .environments import Environment, EnvironmentCache, cache_folder, name_of
-from .installers import install, installer_name, signals_raise
+from .installers import install, installer_name
 from .interpreter import ENCODING_PACKAGES, Interpreter, probe
 from .requirement_sources import Requirements, find_requirements
 

@@ -9,11 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import IO
 
 from ..errors import InstallFailed
 from .interpreter import Interpreter
@@ -187,29 +185,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-@contextlib.contextmanager
-def signals_raise() -> Iterator[None]:
-    """Have the first signal that ends hkrunner raise an exception, so that nothing half made is left."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # of another program: it keeps its handlers
-        return
-    old: dict[int, Any] = {}
-
-    def interrupted(number: int, frame: FrameType | None) -> NoReturn:
-        for caught in old:
-            signal.signal(caught, signal.SIG_IGN)  # what was begun is cleaned up, which does not take long
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + number)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                old[number] = signal.getsignal(number)
-                signal.signal(number, interrupted)
-        yield
-    finally:
-        for caught, handler in old.items():
-            signal.signal(caught, handler)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.local import ALGORITHMS
 from support.programs import HKRUNNER, Program, run, serving
+from support.waiting import wait_until
 
 STOPS = ALGORITHMS / "stops_when_asked.py"
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -52,6 +53,17 @@ def test_a_signal_during_import_ends_at_once_after_the_grace(tmp_path: Path) -> 
         program.send_signal(signal.SIGTERM)
         assert program.wait(deadline_s=10) == 143
     assert "Traceback" not in "\n".join(program.stderr)
+
+
+def test_a_signal_while_hkrunner_starts_leaves_no_folder(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    args = ("-e", ALGORITHMS / "sleeps.py", "-i", "60", "--no-state", "--grace", "0.2")
+    with serving(*args, cwd=tmp_path, env={"TMPDIR": str(temporary)}) as program:
+        wait_until(lambda: list(temporary.iterdir()), what="the folder for metrics is made")
+        program.send_signal(signal.SIGUSR1)
+        assert program.wait(deadline_s=20) == 128 + signal.SIGUSR1
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_terminals_ctrl_c_reaches_the_algorithm_through_hkrunner_only(tmp_path: Path) -> None:
