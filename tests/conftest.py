@@ -21,6 +21,8 @@ SETTLE_S = 2.0
 
 # No deadline for one example of hypothesis: its time varies on a shared machine. pytest-timeout limits tests.
 settings.register_profile("hkrunner", deadline=None)
+# On the other Pythons: what differs between two Pythons is rarely a matter of one value in a hundred.
+settings.register_profile("fewer", deadline=None, max_examples=20)
 settings.load_profile("hkrunner")
 
 # A shell ignores SIGINT in background commands, and the programs that the tests start would inherit that.

@@ -1,4 +1,4 @@
-"""Four kinds of fork bomb, ten times each: ended with a reason, and no process survives.
+"""Four kinds of fork bomb, six times each: ended with a reason, and no process survives.
 
 Bounded: a user of its own with 300 processes at most (as root), and each process of a bomb ends itself.
 """
@@ -15,7 +15,7 @@ from support.users import bounded_command, give_to_bounded
 
 pytestmark = pytest.mark.alone
 
-RUNS = 10
+RUNS = 6
 BOMBS = {
     "comet": ("--timeout", "0.15"),
     "comet-sid": ("--timeout", "0.15"),

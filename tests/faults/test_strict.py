@@ -26,8 +26,6 @@ from support.users import bounded_command, give_to_bounded
 from support.waiting import wait_until
 from support.weaker_machines import machine_for
 
-pytestmark = pytest.mark.alone
-
 MACHINE = os.uname().machine
 #: Whether Landlock holds signals and abstract sockets.
 HAS_SCOPES = landlock.abi() >= landlock.SCOPES_SINCE_ABI

@@ -6,6 +6,7 @@ How a page is run: tests/support/pages.py.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import itertools
 import json
@@ -226,22 +227,22 @@ CODE = DOCS / "explanation" / "code.md"
 STEP = re.compile(r"^(\d+)\. `([\w/]+\.py)`: `([\w.]+)`(.*(?:\n   .*)*)", re.M)
 
 
-def defined(path: Path) -> dict[str, str]:
-    """Everything that the file defines: its qualified name, with its source."""
-    text = path.read_text("utf-8")
-    found: dict[str, str] = {}
+@functools.cache
+def defined(path: Path) -> set[str]:
+    """The qualified names of everything that the file defines."""
+    found: set[str] = set()
 
     def add(body: list[ast.stmt], prefix: str) -> None:
         for node in body:
             if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-                found[prefix + node.name] = ast.get_source_segment(text, node) or ""
+                found.add(prefix + node.name)
                 add(node.body, f"{prefix}{node.name}.")
             elif isinstance(node, (ast.Assign, ast.AnnAssign)):
                 for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                     if isinstance(target, ast.Name):
-                        found[prefix + target.id] = ast.get_source_segment(text, node) or ""
+                        found.add(prefix + target.id)
 
-    add(ast.parse(text).body, "")
+    add(ast.parse(path.read_text("utf-8")).body, "")
     return found
 
 

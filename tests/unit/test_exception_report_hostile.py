@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from hkrunner.sandbox.child.exception_report import DETAILS_MAX, MESSAGE_MAX, describe
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 HERE = str(Path(__file__).parent)
@@ -197,7 +197,6 @@ def related_errors(draw: Callable[..., Any]) -> Callable[[], BaseException]:
     return lambda: made[0]  # which hypothesis can print
 
 
-@settings(max_examples=200, deadline=None)
 @given(related_errors(), st.booleans())
 def test_an_error_of_any_class_is_described_and_nothing_is_raised(
     generated: Callable[[], BaseException], is_raised: bool
