@@ -54,11 +54,10 @@ def open_pinholes(isolation: Isolation, channel: int) -> None:
     """Make a listening socket for each target, and send them over the channel. Raises StepFailed."""
     import socket
 
-    from ..shared.net_target import net_target
     from . import pinholes
 
     try:
-        listening = pinholes.listen([net_target(one) for one in isolation.targets])
+        listening = pinholes.listen(isolation.targets)
         with socket.socket(fileno=os.dup(channel)) as one:
             socket.send_fds(one, [b"l"], [each.fileno() for each in listening])
     except OSError as error:

@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Iterable, Sequence
 
-from ..shared.net_target import NetTarget
+from ..shared.net_target import NetTarget, net_target
 
 #: The name that every hosts file has.
 _LOCALHOST = "localhost"
@@ -27,15 +27,16 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD = 1, 2, 2
 _LO = 1
 
 
-def listen(targets: Sequence[NetTarget]) -> list[socket.socket]:
+def listen(targets: Sequence[str]) -> list[socket.socket]:
     """Return a listening socket for each target, in this order. Raises OSError.
 
     This process is in its own network namespace, and may still administer it.
     """
-    named = _addresses_of_names(targets)
+    wanted = [net_target(one) for one in targets]
+    named = _addresses_of_names(wanted)
     listening = []
     added = set()
-    for target in targets:
+    for target in wanted:
         address = target.address
         if address is not None and not address.is_loopback and address not in added:
             _add_to_loopback(address.packed)
@@ -49,11 +50,10 @@ def listen(targets: Sequence[NetTarget]) -> list[socket.socket]:
     return listening
 
 
-def hosts_lines(targets: Iterable[NetTarget]) -> str:
+def hosts_lines(targets: Iterable[str]) -> str:
     """Return the lines of the algorithm's hosts file by which it finds the names."""
-    return "".join(
-        f"{address}\t{name}\n" for name, address in _addresses_of_names(targets).items() if name != _LOCALHOST
-    )
+    found = _addresses_of_names([net_target(one) for one in targets])
+    return "".join(f"{address}\t{name}\n" for name, address in found.items() if name != _LOCALHOST)
 
 
 def _addresses_of_names(targets: Iterable[NetTarget]) -> dict[str, str]:

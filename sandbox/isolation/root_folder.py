@@ -153,10 +153,9 @@ def _write_hosts(root: str, targets: Sequence[str]) -> None:
     made, place = f"{root}/.hosts", f"{root}/etc/hosts"
     text = _HOSTS
     if targets:
-        from ..shared.net_target import net_target
         from .pinholes import hosts_lines
 
-        text += hosts_lines([net_target(one) for one in targets])
+        text += hosts_lines(targets)
     with open(made, "x", encoding="ascii") as file:
         file.write(text)
     os.makedirs(f"{root}/etc", exist_ok=True)

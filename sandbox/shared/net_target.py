@@ -53,7 +53,7 @@ def net_target(text: str) -> NetTarget:
 def _name(text: str) -> str:
     """Return the name as it is looked up. Raises ValueError if it can be none."""
     try:
-        name = text.rstrip(".").encode("idna").decode("ascii").lower()
+        name = (text if text.isascii() else text.encode("idna").decode("ascii")).rstrip(".").lower()
     except UnicodeError:
         name = ""
     # A name of digits alone would be read as an address.

@@ -82,6 +82,9 @@ def _start_isolated(
 
     isolation = spec.isolation
     assert isolation is not None, "the caller has looked"
+    if isolation.targets:
+        # Not first within the namespaces: there the user may have no right to read our own files.
+        from ..isolation import pinholes  # noqa: F401
     read, write = os.pipe2(os.O_CLOEXEC)
     init = namespace_init.NamespaceInit() if level == "full" else None
 

@@ -52,8 +52,10 @@ def ends_at_once(address):
 
 def start(args, api):
     what, given = args["input"]
-    if what == "refused":
-        socket.create_connection(given, timeout=5)
+    if what == "connect":
+        with socket.create_connection(given, timeout=20) as one:
+            one.sendall(b"text")
+            return one.recv(4).decode()
     if what == "hold":
         held = [socket.create_connection(given, timeout=20) for _ in range(3)]
         if os.fork() == 0:

@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 from support.local import ALGORITHMS
 from support.processes import runs
 from support.programs import HKRUNNER, Program, run
-from support.sandboxes import BEST, POSSIBLE, check_nothing_is_left
+from support.sandboxes import BEST, POSSIBLE, check_nothing_is_left, python_for_all
+from support.users import bounded_command, give_to_bounded
 from support.waiting import wait_until
 from support.weaker_machines import machine_for
 
@@ -142,7 +144,7 @@ def test_the_code_reaches_exactly_what_was_opened(
 
 
 def test_a_level_that_knows_no_hosts_starts_nothing(folder: Path, server: EchoServer) -> None:
-    whole = command("landlock", "--net", f"127.0.0.1:{server.port}", "-i", '["refused", null]')
+    whole = command("landlock", "--net", f"127.0.0.1:{server.port}", "-i", '["connect", null]')
     strongest = machine_for("landlock", whole) if BEST != "landlock" else whole
     ended = run(strongest, cwd=folder)
     assert (ended.status, server.seen) == (2, 0), ended
@@ -152,7 +154,7 @@ def test_a_level_that_knows_no_hosts_starts_nothing(folder: Path, server: EchoSe
 
 def test_a_refused_target_is_told_with_the_option_that_opens_it(folder: Path, server: EchoServer) -> None:
     options = ["--net", f"localhost:{server.port}", "--json"]
-    inputs = [["refused", ["192.0.2.9", 80]], ["refused", ["127.0.0.1", 9]], ["refused", ["no.example", 80]]]
+    inputs = [["connect", ["192.0.2.9", 80]], ["connect", ["127.0.0.1", 9]], ["connect", ["no.example", 80]]]
     words = [word for one in inputs for word in ("-i", json.dumps(one))]
     ended = run(command(BEST, *options, *words), cwd=folder)
     if not holds_networks(BEST):
@@ -162,6 +164,19 @@ def test_a_refused_target_is_told_with_the_option_that_opens_it(folder: Path, se
     only = f"; --sandbox strict reaches only localhost:{server.port}"
     assert [only in one and "--net HOST:PORT opens one address" in one for one in messages] == [True] * 3
     assert "so that this name is not found" in messages[2]
+
+
+def test_another_user_reaches_what_was_opened(server: EchoServer) -> None:
+    with tempfile.TemporaryDirectory(prefix="pinholes-", dir="/tmp") as made:  # which that user may enter
+        place = Path(made)
+        place.chmod(0o755)
+        give_to_bounded(place)
+        shutil.copy(ALGORITHMS / "strict_pinholes.py", place)
+        words: list[str | Path] = ["-i", json.dumps(["connect", ["127.0.0.1", server.port]])]
+        words += ["--net", f"127.0.0.1:{server.port}", "--python", python_for_all()]
+        ended = run(bounded_command(command(BEST, *words), tasks=300), cwd=place, env={"TMPDIR": "/tmp"})
+    wanted = (0, '"text"') if holds_networks(BEST) else (2, "")
+    assert (ended.status, ended.stdout.strip()) == wanted, ended
 
 
 @pytest.mark.parametrize("ended_by", ["hkrunner", "a limit"])

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from hkrunner.sandbox.linux import landlock
 from support.local import ALGORITHMS
 from support.processes import runs
 from support.programs import HKRUNNER, Program, run
-from support.sandboxes import BEST, POSSIBLE, check_nothing_is_left, needs_sandbox
+from support.sandboxes import BEST, POSSIBLE, check_nothing_is_left, needs_sandbox, python_for_all
 from support.users import bounded_command, give_to_bounded
 from support.waiting import wait_until
 from support.weaker_machines import machine_for
@@ -110,13 +109,6 @@ def attack(command: list[str | Path], folder: Path, target: dict[str, Any], *kin
 def strict(folder: Path, *more: str | Path, code: str = "strict_attacks.py") -> list[str | Path]:
     level = [] if "--sandbox-level" in more else ["--sandbox-level", BEST]
     return [HKRUNNER, "-e", folder / "code" / code, "--sandbox", "strict", *level, "--json", *more]
-
-
-def python_for_all() -> str:
-    """Return a Python that any user may execute: one in the home of root is for root alone."""
-    here = os.path.realpath(sys.executable)
-    home = os.path.realpath(os.path.expanduser("~"))
-    return "/usr/bin/python3" if here.startswith(home + "/") else sys.executable
 
 
 def check(found: dict[str, Any], level: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -58,3 +59,10 @@ def private_folders() -> list[str]:
 
 def check_nothing_is_left() -> None:
     wait_until(lambda: not private_folders(), what="the end of all folders of isolated processes")
+
+
+def python_for_all() -> str:
+    """Return a Python that any user may execute: one in the home of root is for root alone."""
+    here = os.path.realpath(sys.executable)
+    home = os.path.realpath(os.path.expanduser("~"))
+    return "/usr/bin/python3" if here.startswith(home + "/") else sys.executable
