@@ -38,6 +38,7 @@ TINY, LARGE, SEGFAULT = "tiny tasks/s", "1 MB argument", "next result after a se
 MEMORY, TIMEOUT = "next result after a memory limit", "next result after a time limit"
 BARS = [
     Bar(TINY, 1.5, is_ratio=True, at_least=True),
+    Bar(LARGE, 1.5, is_ratio=True),
     Bar(SEGFAULT, 50.0, is_ratio=False),
 ]
 

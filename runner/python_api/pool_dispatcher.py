@@ -21,7 +21,7 @@ from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any
 
-from ...sandbox.shared.channel import ChannelError, Frame
+from ...sandbox.shared.channel import Buffer, ChannelError, Frame
 from ...sandbox.shared.messages import Done
 from ...sandbox.shared.pool_messages import Recalled
 from ..errors import BY_EXIT_STATUS, EntryUnusable, HkrunnerError
@@ -183,7 +183,7 @@ class PoolDispatcher:
                 room = ahead - len(worker.sent)
                 if 2 * room >= ahead and pending and worker.sent_bytes < AHEAD_BYTES:
                     self._send(worker, min(room, -(-len(pending) // len(active))))
-        elif self._is_closing:
+        if not pending and self._is_closing:
             self._end_if_done()
         with self._lock:
             # While tasks wait, an answer comes here anyway, and submit() need not.
@@ -191,7 +191,7 @@ class PoolDispatcher:
 
     def _send(self, worker: PoolWorker, count: int) -> None:
         """Send the worker up to `count` of the pending tasks."""
-        chosen: list[tuple[PoolTask, bytes]] = []
+        chosen: list[tuple[PoolTask, list[Buffer]]] = []
         size = worker.sent_bytes
         while self._pending and len(chosen) < count and (size < AHEAD_BYTES or not (chosen or worker.sent)):
             task = self._pending.popleft()
@@ -201,14 +201,15 @@ class PoolDispatcher:
             if task.timeout_s is None:
                 task.timeout_s = self._timeout_s
             try:
-                data = self._coding.encode(task)
+                pieces = self._coding.encode(task)
             except Exception as error:  # noqa: BLE001 - of the arguments' own classes
                 task.future.set_exception(error)
                 continue
-            size += len(data)
-            chosen.append((task, data))
+            size += sum(map(len, pieces))
+            chosen.append((task, pieces))
         if chosen:
-            worker.send(chosen)
+            for task, reason in worker.send(chosen):
+                task.future.set_exception(reason)
             self._workers.note_sent(worker)
 
     def _on_frame(self, worker: PoolWorker, frame: Frame) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ...sandbox.shared.channel import (
     INLINE_MAX,
+    Buffer,
     ChannelError,
     Frame,
     FrameReader,
@@ -19,19 +20,17 @@ from ...sandbox.shared.channel import (
     encode,
     fds_of,
     header,
-    write_all,
 )
 from ...sandbox.shared.messages import Done, Failed
 from ...sandbox.shared.pool_messages import Recalled, RunTask
 from ...sandbox.shared.task_marks import TaskMarks
 from ..io.loop import Alarm, Loop
+from .pool_memory import MemoryFiles
 
-#: Bytes of tasks that wait in a worker's socket; more are sent when it has taken some.
-AHEAD_BYTES = 4 * 1024 * 1024
+#: Bytes of tasks that wait in a worker's socket. With more, they fall out of the CPU's cache before it
+#: reads them.
+AHEAD_BYTES = 1536 * 1024
 _CHUNK_BYTES = 256 * 1024
-#: So many memory files up to this size are used for one large task after the other: their pages are there
-#: already.
-_MEMORIES, _MEMORY_BYTES = 4, 16 * 1024 * 1024
 #: Frames that end a task; everything else that a worker says is of no use here.
 _ENDS = frozenset((Done.kind, Failed.kind, Recalled.kind))
 
@@ -87,7 +86,7 @@ class PoolWorker:
         self._marks_fd = -1
         self._queue: deque[tuple[memoryview, int]] = deque()  #: unsent bytes, each with a descriptor or -1
         self._sizes: deque[int] = deque()
-        self._memories: list[tuple[int, int]] = []  #: memory files, each with the last task that was in it
+        self._memory = MemoryFiles()
 
     @property
     def is_loaded(self) -> bool:
@@ -122,25 +121,37 @@ class PoolWorker:
 
     # ---- tasks
 
-    def send(self, tasks: list[tuple[PoolTask, bytes]]) -> None:
-        """Send these tasks, each with its message, with as few writes as can be."""
-        pieces: list[bytes] = []
+    def send(self, tasks: list[tuple[PoolTask, list[Buffer]]]) -> list[tuple[PoolTask, OSError]]:
+        """Send these tasks, each with the pieces of its message, with as few writes as can be.
+
+        Returns those for which there was no memory file, because too many files are open, and the error.
+        """
+        inline: list[bytes] = []
+        failed: list[tuple[PoolTask, OSError]] = []
         is_first = not self.sent
-        for task, data in tasks:
-            self._numbers += 1
-            self.sent.append(Sent(self._numbers, task))
-            size = len(data)
+        for task, pieces in tasks:
+            number = self._numbers + 1
+            size = sum(map(len, pieces))
+            if size <= INLINE_MAX:
+                inline.append(encode(RunTask.kind, number, b"".join(pieces)))
+            else:
+                try:
+                    first = self.sent[0].number if self.sent else number
+                    memory = self._memory.write(pieces, size, task=number, first=first)
+                except OSError as error:
+                    failed.append((task, error))
+                    continue
+                self._put(b"".join(inline))
+                inline.clear()
+                self._put(header(RunTask.kind, number, size, blob=True), memory)
+            self._numbers = number
+            self.sent.append(Sent(number, task))
             self._sizes.append(size)
             self.sent_bytes += size
-            if size <= INLINE_MAX:
-                pieces.append(encode(RunTask.kind, self._numbers, data))
-                continue
-            self._put(b"".join(pieces))
-            pieces.clear()
-            self._put(header(RunTask.kind, self._numbers, size, blob=True), self._memory_of(data))
-        self._put(b"".join(pieces))
+        self._put(b"".join(inline))
         if is_first:
             self._begin_first()
+        return failed
 
     def take_first(self) -> PoolTask:
         """Forget the first of its tasks, which has ended; the next one begins."""
@@ -181,21 +192,6 @@ class PoolWorker:
     def begun(self) -> int:
         """Return the number of the task that it has begun last, 0 for none."""
         return self._marks.begun() if self.is_loaded else 0
-
-    def _memory_of(self, data: bytes) -> int:
-        """Return a memory file with these bytes, for the task that is being sent."""
-        if len(data) > _MEMORY_BYTES:
-            fd = os.memfd_create("hkrunner", os.MFD_CLOEXEC)
-        elif self._memories and self._memories[0][1] < self.sent[0].number:
-            kept, _ = self._memories.pop(0)
-            self._memories.append((kept, self._numbers))
-            fd = os.dup(kept)
-        else:
-            fd = os.memfd_create("hkrunner", os.MFD_CLOEXEC)
-            if len(self._memories) < _MEMORIES:
-                self._memories.append((os.dup(fd), self._numbers))
-        write_all(fd, data)
-        return fd
 
     def _begin_first(self) -> None:
         if not self.sent:
@@ -295,8 +291,7 @@ class PoolWorker:
         self._reader.close()
         sock.close()
         os.close(self._marks_fd)
-        for fd, _ in self._memories:
-            os.close(fd)
+        self._memory.close()
 
 
 def body_of(frame: Frame) -> bytes:

@@ -193,9 +193,9 @@ def _is_labelled(value: Any) -> bool:
 
 
 def encode_pieces(
-    encoding: str, message: Dict[str, Any], *, most: Optional[int] = MESSAGE_LIMIT
+    encoding: str, message: Dict[str, Any], *, name: str = "result", most: Optional[int] = MESSAGE_LIMIT
 ) -> List[Buffer]:
-    """Return the same as encode(), in pieces: large binary values of the result are not copied."""
+    """Return the same as encode(), in pieces: large binary values of the message's data are not copied."""
     native = is_native(message.get("data"), encoding)
     if native and encoding in large_values.WRITERS:
         try:
@@ -206,9 +206,9 @@ def encode_pieces(
             found = None
         if found is not None:
             if most is not None:
-                _check_size(large_values.size_of(found), encoding, "result")
+                _check_size(large_values.size_of(found), encoding, name)
             return found
-    return [_encode(encoding, message, "result", most, native)]
+    return [_encode(encoding, message, name, most, native)]
 
 
 def is_large(value: Any, most: int = 1000) -> bool:

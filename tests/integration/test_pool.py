@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import errno
 import inspect
 import operator
 import os
@@ -11,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import hkrunner
 import numpy
 import psutil
 import pytest
+from hkrunner.runner.python_api import pool_memory
 from hkrunner.runner.python_api.keywords import POOL_KEYWORDS, PoolOptions
 from support.local import ALGORITHMS
 from support.processes import runs
@@ -104,6 +107,50 @@ def test_a_pool_without_code_is_an_executor_of_any_functions() -> None:
         with pytest.raises(TypeError, match="wants a function"):
             pool.submit(1)
         assert failure(pool.submit(lambda: threading.Lock())).error.code == "RESULT_INVALID"  # type: ignore
+
+
+def test_large_arguments_arrive_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    def facts(value: Any) -> Any:
+        """What is to be equal on both sides; also whether it can be changed."""
+        if isinstance(value, dict):
+            return [(name, facts(one)) for name, one in value.items()]
+        if isinstance(value, list):
+            return [facts(one) for one in value]
+        if isinstance(value, numpy.ndarray):
+            return value.shape, value.flags.writeable, zlib.crc32(numpy.ascontiguousarray(value))
+        return type(value).__name__, zlib.crc32(value.encode() if isinstance(value, str) else value)
+
+    values: list[Any] = [
+        bytes(range(256)) * 4000,
+        bytearray(b"ab") * 200_000,
+        "äb" * 200_000,
+        {"nested": [b"c" * 300_000, {"deep": b"d" * 9_000_000}], "text": "e" * 70_000},
+        numpy.arange(900_000.0).reshape(300, 3000),
+        numpy.asfortranarray(numpy.arange(90_000).reshape(300, 300)),
+        numpy.arange(300_000)[::2],
+        b"f" * 17_000_000,
+        [b"g" * 70_000] * 5,
+    ]
+    with hkrunner.Pool(lambda value: repr(facts(value)), workers=1) as pool:
+        futures = [pool.submit(value) for value in values * 2]
+        assert [one.result() for one in futures] == [repr(facts(value)) for value in values * 2]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pool_memory, "_new_file", _refuse_memory)
+            with pytest.raises(OSError, match="Too many open files"):
+                pool.submit(b"h" * 17_000_000).result()
+        assert pool.submit(b"i").result() == repr(facts(b"i"))
+
+
+def _refuse_memory() -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_task_that_cannot_be_sent_does_not_keep_a_pool_from_its_end() -> None:
+    with hkrunner.Pool(workers=1) as pool:
+        future = pool.submit(str, threading.Lock())
+    with pytest.raises(TypeError, match="pickle"):
+        future.result(timeout=0)
 
 
 def test_a_file_gets_inputs_as_from_the_command_line_and_is_loaded_once(begun: Path) -> None:
