@@ -7,6 +7,7 @@ HkrunnerError
   LinkError          no worker                               5
   BoardFailed        a board cannot do what was asked        6
   InstallFailed      no environment could be made            7
+  ClusterError       a cluster refused, or cannot be reached 8
 """
 
 from __future__ import annotations
@@ -54,7 +55,21 @@ class InstallFailed(HkrunnerError):
     exit_status = 7
 
 
+class ClusterError(HkrunnerError):
+    """A cluster cannot be reached, refused what was asked, or lost it."""
+
+    exit_status = 8
+
+
 BY_EXIT_STATUS: dict[int, type[HkrunnerError]] = {
     kind.exit_status: kind
-    for kind in (SettingsError, EntryNotFound, EntryUnusable, LinkError, BoardFailed, InstallFailed)
+    for kind in (
+        SettingsError,
+        EntryNotFound,
+        EntryUnusable,
+        LinkError,
+        BoardFailed,
+        InstallFailed,
+        ClusterError,
+    )
 }

@@ -255,6 +255,7 @@ EXIT_STATUSES: dict[int, str] = {
     5: "no worker answered in time",
     6: "the requested board failed",
     7: "--install: the environment could not be made",
+    8: "the cluster could not be reached, refused the request, or lost the job",
     124: "a time limit was exceeded",
     129: "shut down after SIGHUP: the terminal was closed",
     130: "shut down after Ctrl-C",

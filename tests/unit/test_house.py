@@ -117,7 +117,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ("cli",),
         ("app",),
         ("serving",),
-        ("program",),
+        ("cluster", "program"),
         ("console", "prepare"),
         ("worker_stub", "link", "settings"),
         ("protocol", "io"),

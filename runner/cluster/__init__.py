@@ -1,0 +1,1 @@
+"""The client of a cluster's API server: addresses, login, requests, jobs and their results."""

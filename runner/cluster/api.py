@@ -1,0 +1,263 @@
+"""Requests to HKube's API server: paced, logged in, repeated where that is safe, refused in one sentence.
+
+    api = ClusterApi(cluster_of("lab", os.environ, os.getcwd()))
+    api.get("store/algorithms/my-alg")           the decoded JSON
+    api.post("exec/stop", {"jobId": "abc"})
+
+A request that may not be repeated (it would start a second job) is sent again only if the server has not got
+it. Everything else is sent again for PATIENCE_S after the cluster was last heard of.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode, urlsplit
+
+from ..errors import ClusterError
+from .address import Cluster
+from .login import Login
+from .pace import RequestPace
+from .refusals import RequestRefused, error_of
+from .transport import AnswerLost, Body, HttpAnswer, NotSent, Transport
+
+#: How long an outage may last: the cluster's own parts are restarted within a few minutes.
+PATIENCE_S = 300.0
+#: The pauses between attempts during an outage; the last one is repeated.
+PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
+#: How often in a row 429 is answered by waiting: other clients of the same address use up the rate.
+BUSY_MAX = 60
+#: A little more than the second that the server counts in.
+BUSY_PAUSE_S = 1.1
+#: Where the API is: behind HKube's ingress, and at the api-server itself.
+PREFIXES = ("/hkube/api-server", "")
+#: A gateway answers with these when it lost the api-server, perhaps after passing the request on.
+_GATEWAY = frozenset((502, 503, 504))
+
+
+class StorageFacts(NamedTuple):
+    """What the cluster says about its storage."""
+
+    encoding: str  #: of stored values: bson, json or msgpack
+    cluster_name: str  #: with which stored paths begin
+
+
+class ClusterApi:
+    """The API server of one cluster. For one thread; another one may only call abort()."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        on_trouble: Callable[[str], None] = lambda text: None,
+        sleep: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_trouble` gets a sentence when the connection is lost, and one when it is back.
+
+        Nothing is sent yet. Raises ClusterError for a proxy or a file of certificates that cannot be used.
+        """
+        self.cluster = cluster
+        self._on_trouble = on_trouble
+        self._sleep = sleep
+        self._clock = clock
+        self._transport = Transport(cluster)
+        self._login = Login(cluster, clock)
+        self._pace = RequestPace(sleep, clock)
+        path = urlsplit(cluster.url).path
+        self._prefix = path or None  #: the part of the path before /api/v1; None: not known yet
+        self._storage: StorageFacts | None = None
+        self._heard_at: float | None = None  #: when the cluster last answered
+        self._is_in_trouble = False
+
+    @property
+    def storage(self) -> StorageFacts:
+        """The facts about the storage. The first use sends a request, which also finds the API's path."""
+        if self._storage is None:
+            self._storage = self._connect()
+        return self._storage
+
+    def get(self, path: str, **query: object) -> Any:
+        """Return the decoded answer. `path` is below /api/v1/."""
+        words = urlencode(query)
+        return self._json(self.call("GET", f"{quote(path)}?{words}" if words else quote(path)))
+
+    def get_bytes(self, path: str) -> bytes:
+        """Return the body of the answer as it is."""
+        return self.call("GET", quote(path)).body
+
+    def post(self, path: str, value: object, *, may_repeat: bool = False) -> Any:
+        """Send the value as JSON, and return the decoded answer.
+
+        Raises AnswerLost, unless `may_repeat`, where the server may have acted without an answer.
+        """
+        return self._json(
+            self.call("POST", path, json_body(json.dumps(value).encode()), may_repeat=may_repeat)
+        )
+
+    def call(
+        self, method: str, path: str, body: Body | None = None, *, may_repeat: bool | None = None
+    ) -> HttpAnswer:
+        """Send a request, and return the answer; its status is below 300. `path` is quoted already.
+
+        may_repeat: whether a second request does no harm; None: for GET only.
+        """
+        if self._prefix is None:
+            self._storage = self._connect()
+        if self._login.is_due:
+            self._log_in()
+        answer = self._exchange(
+            method, path, body, may_repeat=method == "GET" if may_repeat is None else may_repeat
+        )
+        if answer.status == 401:
+            self._log_in()  # the token has expired, or this is the first request
+            answer = self._exchange(method, path, body, may_repeat=bool(may_repeat) or method == "GET")
+        return self._accepted(answer)
+
+    def abort(self) -> None:
+        """End the request that is being made, from another thread; until resume() no other can be made."""
+        self._transport.abort()
+
+    def resume(self) -> None:
+        """Allow requests again."""
+        self._transport.resume()
+
+    # ---- one request
+
+    def _connect(self) -> StorageFacts:
+        """Find the path of the API if the URL has none, and return the facts about the storage."""
+        if self._prefix is not None:
+            return _facts_of(self._json(self.call("GET", "storage/info")))
+        for prefix in PREFIXES:
+            facts = self._facts_at(prefix)
+            if facts is not None:
+                return facts
+        raise ClusterError(
+            f"{self.cluster.name} is reached, but there is no HKube API at"
+            f" {self.cluster.url}{PREFIXES[0]}/api/v1 and at {self.cluster.url}/api/v1; give the URL with its"
+            " path"
+        )
+
+    def _facts_at(self, prefix: str) -> StorageFacts | None:
+        """Return the facts, and use this prefix from now on; None if there is something else than the API."""
+        self._prefix = prefix
+        is_found = False
+        try:
+            facts = _facts_of(self._json(self.call("GET", "storage/info")))
+            is_found = True
+        except _NotJson:
+            return None
+        except RequestRefused as error:
+            if error.status == 404 and not error.text:  # a page of HTML
+                return None
+            raise
+        finally:
+            if not is_found:
+                self._prefix = None
+        return facts
+
+    def _exchange(self, method: str, path: str, body: Body | None, *, may_repeat: bool) -> HttpAnswer:
+        """Return the answer to the request, sent as often as it takes and may be."""
+        outage: Outage | None = None
+        busy = 0
+        while True:
+            self._pace.wait()
+            headers = {"Accept": "application/json, */*", **self._login.header}
+            try:
+                answer = self._transport.send(method, f"{self._prefix}/api/v1/{path}", headers, body)
+                if answer.status in _GATEWAY:
+                    raise AnswerLost(str(error_of("the gateway", answer.status, answer.body)))
+            except (NotSent, AnswerLost) as error:
+                if isinstance(error, AnswerLost) and not may_repeat:
+                    raise
+                outage = outage or Outage(self._heard_at, self._clock())
+                self._report_trouble(error)
+                pause_s = outage.next_pause_s(self._clock())
+                if pause_s is None:
+                    raise ClusterError(f"{self.cluster.name} cannot be reached: {error}") from None
+                self._sleep(pause_s)
+                continue
+            self._heard()
+            if answer.status != 429:
+                return answer
+            busy += 1
+            if busy == BUSY_MAX:
+                raise error_of(self.cluster.name, answer.status, answer.body)
+            self._pace.refused()
+            self._sleep(BUSY_PAUSE_S)
+
+    def _accepted(self, answer: HttpAnswer) -> HttpAnswer:
+        """Return the answer if the request was accepted; raise what it says otherwise."""
+        if 300 <= answer.status < 400:
+            location = answer.headers.get("Location", "another address")
+            raise ClusterError(f"{self.cluster.name} redirects to {location}; give that address with --on")
+        if answer.status >= 400:
+            raise error_of(self.cluster.name, answer.status, answer.body)
+        return answer
+
+    def _log_in(self) -> None:
+        body = json_body(json.dumps(self._login.credentials()).encode())
+        answer = self._exchange("POST", "auth/login", body, may_repeat=True)
+        try:
+            self._login.accept(self._json(self._accepted(answer)))
+        except RequestRefused as error:
+            # Keycloak's refusal arrives as 500 with the text of HKube's own HTTP client.
+            user = self.cluster.username
+            raise ClusterError(
+                f"{self.cluster.name} refused the login of {user}: {error.text or error} (wrong password, or"
+                " its Keycloak cannot be reached)"
+            ) from None
+
+    def _json(self, answer: HttpAnswer) -> Any:
+        try:
+            return json.loads(answer.body)
+        except (ValueError, RecursionError):
+            raise _NotJson(
+                f"{self.cluster.name} answered with something else than JSON; is this HKube?"
+            ) from None
+
+    # ---- outages
+
+    def _heard(self) -> None:
+        self._heard_at = self._clock()
+        if self._is_in_trouble:
+            self._is_in_trouble = False
+            self._on_trouble(f"● {self.cluster.name} answers again")
+
+    def _report_trouble(self, error: Exception) -> None:
+        if not self._is_in_trouble and self._heard_at is not None:
+            self._is_in_trouble = True
+            self._on_trouble(f"◌ {self.cluster.name} is not reached: {error}; retrying")
+
+
+class _NotJson(ClusterError):
+    """The body of an answer is not JSON."""
+
+
+class Outage:
+    """How long the cluster has not answered, and so how long to wait for the next attempt."""
+
+    def __init__(self, heard_at: float | None, now: float) -> None:
+        """heard_at: when it last answered; None: never, so that the address may be wrong."""
+        self._until = None if heard_at is None else now + PATIENCE_S
+        self._attempts = 0
+
+    def next_pause_s(self, now: float) -> float | None:
+        """Return the seconds to wait before the next attempt, None if there is to be no other."""
+        if self._until is None or now >= self._until:
+            return None
+        self._attempts += 1
+        return PAUSES_S[min(self._attempts, len(PAUSES_S)) - 1]
+
+
+def json_body(data: bytes) -> Body:
+    """Return the body of a request for this JSON text."""
+    return Body(len(data), "application/json", lambda: (data,))
+
+
+def _facts_of(info: Any) -> StorageFacts:
+    """Return the facts in the answer of storage/info."""
+    facts = info if isinstance(info, dict) else {}
+    return StorageFacts(str(facts.get("encoding") or "bson"), str(facts.get("clusterName") or ""))
