@@ -24,7 +24,8 @@ from .click_options import CONTEXT_SETTINGS
 def command(code: str | None) -> None:
     """Explain an error code: its meaning, what to do about it, and its exit status.
 
-    CODE may also be an exit status (137) or a word (oom, memory). Without CODE, list all error codes.
+    CODE may also be an exit status (137) or a word (oom, memory). SANDBOX explains --sandbox strict, and
+    tries what this machine can hold. Without CODE, list all error codes.
     """
     from ..console.terminal import plain
     from ..protocol.error_codes import CODES, codes_about, limit_of, meaning_of_status
@@ -40,10 +41,21 @@ def command(code: str | None) -> None:
             shown = textwrap.shorten(CODES[name].meaning, max(width - 21, 30), placeholder=" …")
             say(f"{name:<21}{shown}")
 
+    def say_rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
+        """In two columns; a long line is continued in the second one."""
+        say(title)
+        for name, text in rows:
+            say(textwrap.fill(text, width, initial_indent=f"  {name:<8}", subsequent_indent=" " * 10))
+
     if code is None:
         list_them(CODES)
         return
     name = code.strip(":").upper()
+    if name == "SANDBOX":
+        from .explain_sandbox import rows
+
+        say_rows(name, rows())
+        return
     about = [] if name in CODES else codes_about(code)
     status = meaning_of_status(int(code)) if code.isdigit() else None
     if status is not None:
@@ -61,15 +73,12 @@ def command(code: str | None) -> None:
         hint = f" Did you mean {near[0]}?" if near else " hkrunner explain lists all of them."
         raise SettingsError(f"there is no error code {code!r}.{hint}")
     limit = limit_of(name)
-    say(name)
-    for title, text in (
+    rows_of_code = (
         ("what", found.meaning),
         ("do", found.remedy),
         ("limit", "" if limit is None else limit.option),
         ("next", found.next_task),
         ("--json", f"reason {found.reason}"),
         ("exit", f"status {found.shown_status} if this was the only task"),
-    ):
-        if text:
-            # Two columns; a long line is continued in the second one.
-            say(textwrap.fill(text, width, initial_indent=f"  {title:<8}", subsequent_indent=" " * 10))
+    )
+    say_rows(name, (row for row in rows_of_code if row[1]))

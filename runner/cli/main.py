@@ -37,6 +37,7 @@ COMMANDS = {
     "init": "Create a folder with a first algorithm.",
     "validate": "Load the code without running a task, and report what is missing.",
     "doctor": "Check what this machine provides, with a remedy for what is missing.",
+    "why": "Say whether --sandbox strict lets the code use a file or an address, and by which rule.",
     "explain": "Explain an error code, and what to do about it.",
     "completion": "Print the script that completes hkrunner in bash, zsh or fish.",
     "version": "Print the version.",

@@ -73,9 +73,11 @@ def values_of(arguments: Sequence[str]) -> dict[str, Any]:
     """
     try:
         with command.make_context("run", list(arguments)) as context:
-            return {name: value for name, value in context.params.items() if name != "entry_argument"}
+            values = dict(context.params)
     except click.ClickException as error:
         raise SettingsError(error.format_message()) from None
+    entry = values.pop("entry_argument")
+    return values if entry is None else {**values, "entry": entry}
 
 
 def _with_variables(sentence: str) -> str:

@@ -106,8 +106,7 @@ def _sandbox(settings: Settings, where: Location, environ: Mapping[str, str]) ->
         return None
     from .sandbox_policy import environment_of, isolation_of
 
-    env = {**environment_of(environ), **settings.code.variables}
-    isolation = isolation_of(settings, where, env)
+    isolation = isolation_of(settings, where, {**environment_of(environ), **settings.code.variables})
     return {
         "level": settings.sandbox.least,
         "read": isolation.readable,

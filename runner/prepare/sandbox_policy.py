@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from ...sandbox.parent import thread_variables
 from ...sandbox.shared.entry import Location
@@ -122,6 +123,13 @@ _BEGINNINGS = ("LC_", "HKUBE_", "ALGORITHM_", "OMP_", "KMP_")
 _USER_SITE = "PYTHONUSERBASE"
 
 
+class PathRule(NamedTuple):
+    """A path that the algorithm may read with what is below it, and the reason."""
+
+    path: str
+    reason: str
+
+
 def check_sandbox(settings: Settings, where: Location, *, is_program: bool) -> None:
     """Raise SettingsError for what cannot be isolated, or if to read the code means to read all of a home."""
     if is_program:
@@ -170,24 +178,10 @@ def isolation_of(
     assert sandbox is not None, "the caller has looked"
     metrics = env.get("ALGO_METRICS_DIR")
     own = [path for path in (metrics, records, temporary) if path]
-    etc = (*_ETC, *_ETC_WITH_NETWORK) if sandbox.network else _ETC
-    readable = [
-        *_SYSTEM,
-        *(f"/etc/{name}" for name in etc),
-        *(_RESOLVERS if sandbox.network else ()),
-        _OWN_CODE,
-        *interpreter_paths(settings),
-        *_split(env.get("PYTHONPATH")),
-        *_split(env.get("LD_LIBRARY_PATH")),
-        where.folder,
-        *((where.file,) if where.file else ()),
-        *sandbox.readable,
-    ]
-    stores = [store for store in _STORES if any(is_below(os.path.realpath(one), [store]) for one in readable)]
     state_dir = settings.records.state_dir
     return Isolation(
         levels=levels_from(sandbox.least),
-        readable=_both([*readable, *stores]),
+        readable=_unique(rule.path for rule in readable_paths(settings, where, env)),
         writable=_unique(os.path.realpath(one) for one in (*own, *sandbox.writable)),
         # The records of other tasks are no business of this one.
         hidden=[os.path.realpath(state_dir)] if state_dir is not None else [],
@@ -197,6 +191,29 @@ def isolation_of(
         new_root=new_root,
         targets=list(sandbox.targets),
     )
+
+
+def readable_paths(settings: Settings, where: Location, env: Mapping[str, str]) -> list[PathRule]:
+    """Return what the algorithm may read, but for what it may write; `env`: its variables."""
+    sandbox = settings.sandbox
+    assert sandbox is not None, "the caller has looked"
+    etc = (*_ETC, *_ETC_WITH_NETWORK) if sandbox.network else _ETC
+    by_reason = {
+        "programs and libraries of the system": _SYSTEM,
+        "the files of /etc that libraries need": [f"/etc/{name}" for name in etc],
+        "--net all": _RESOLVERS if sandbox.network else (),
+        "hkrunner's own code": [_OWN_CODE],
+        "the Python that runs the code": interpreter_paths(settings),
+        "the variable PYTHONPATH": _split(env.get("PYTHONPATH")),
+        "the variable LD_LIBRARY_PATH": _split(env.get("LD_LIBRARY_PATH")),
+        "the folder of the code": [where.folder, *((where.file,) if where.file else ())],
+        "--read": sandbox.readable,
+    }
+    named = [path for paths in by_reason.values() for path in paths]
+    by_reason["the store of this system's programs"] = [
+        store for store in _STORES if any(is_below(os.path.realpath(one), [store]) for one in named)
+    ]
+    return [PathRule(path, reason) for reason, paths in by_reason.items() for path in _both(paths)]
 
 
 def interpreter_paths(settings: Settings) -> list[str]:
