@@ -6,11 +6,13 @@ do not load, but keep what they would be loaded with. The application that serve
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 from tensorboard.backend import application
 from tensorboard.plugins import base_plugin
+from tensorboard.plugins.hparams.hparams_plugin import HParamsPlugin
 
 from .run_data import RunData
 from .run_view import ShownRuns
@@ -37,6 +39,20 @@ class UnloadedPlugin(base_plugin.TBLoader):  # type: ignore[misc]
         self._contexts.append(context)
 
 
+class HParamsLoader(base_plugin.TBLoader):  # type: ignore[misc]
+    """Loads the HParams tab with data of its own."""
+
+    def __init__(self, data: RunData) -> None:
+        """data: what the tab reads."""
+        self._data = data
+
+    def load(self, context: Any) -> Any:
+        """Return the plugin."""
+        own = copy.copy(context)
+        own.data_provider = self._data
+        return HParamsPlugin(own)
+
+
 class TaskApplication:
     """Makes TensorBoard's application for the tasks of one board."""
 
@@ -53,10 +69,12 @@ class TaskApplication:
     def make(self) -> Any:
         """Return the application, once TensorBoard has made its own."""
         context = self._contexts[0]
+        source = context.data_provider
+        hparams = HParamsLoader(RunData(source, self._shown, has_resources=False))
         return application.TensorBoardWSGIApp(
             context.flags,
-            self._plugins,
-            RunData(context.data_provider, self._shown),
+            [hparams if plugin is HParamsPlugin else plugin for plugin in self._plugins],
+            RunData(source, self._shown),
             context.assets_zip_provider,
             context.multiplexer,
         )

@@ -5,6 +5,9 @@ browsers store that by address, and each board has another address. So the scrip
 who have not. The pane of settings is closed, since it takes a quarter of the page; the button beside it opens
 it. Every second the script asks what the view shows (10 µs here), and presses reload when tasks have begun or
 ended, and every five seconds while tasks run.
+
+The page opens the first two groups of cards. If the algorithm has a group of its own, the script folds those
+of hkrunner, whose names begin with a tilde, once: a group that the user unfolds stays so.
 """
 
 from __future__ import annotations
@@ -29,8 +32,20 @@ try {
   const running_ms = 5000;  // between two reloads while tasks run
   const loaded_ms = 1500;  // after a change the data server has loaded it
   let shown = null, reloaded = 0, due = 0;
+  const folded = new Set();
+  const fold = () => {
+    const groups = [...document.querySelectorAll("metrics-card-group-toolbar button")].map(
+      (button) => ({button, name: button.querySelector(".group-title")?.textContent ?? ""}));
+    if (groups.every(({name}) => name.startsWith("~"))) return;
+    for (const {button, name} of groups) {
+      if (!name.startsWith("~") || folded.has(name)) continue;
+      folded.add(name);
+      if (button.querySelector("[svgicon^=expand_less]")) button.click();
+    }
+  };
   const look = async () => {
     try {
+      fold();
       if (document.hidden) return;
       const answer = await fetch("hkrunner-state.json", {cache: "no-store"});
       if (!answer.ok) return;

@@ -33,10 +33,14 @@ Tensors = dict[str, tuple[float, bytes]]  # tag -> time and text
 class RunData(provider.DataProvider):  # type: ignore[misc]
     """TensorBoard's data provider for one board."""
 
-    def __init__(self, source: Any, shown: Callable[[], ShownRuns]) -> None:
-        """source: TensorBoard's own provider for the links' folder. shown: what the board shows now."""
+    def __init__(self, source: Any, shown: Callable[[], ShownRuns], *, has_resources: bool = True) -> None:
+        """source: TensorBoard's own provider for the links' folder. shown: what the board shows now.
+
+        has_resources: not in the HParams tab, whose first columns they would be, each with its last value.
+        """
         self._source = source
         self._shown = shown
+        self._has_resources = has_resources
 
     def experiment_metadata(self, ctx: Any = None, *, experiment_id: str) -> Any:
         """Return where the data is from."""
@@ -61,7 +65,7 @@ class RunData(provider.DataProvider):  # type: ignore[misc]
         shown = self._shown()
         starts = {name: task.started_s for name, task in shown.tasks.items()}
         for run in self._source.list_runs(ctx, experiment_id=experiment_id):
-            if (name := _shown_name(shown, run.run_name)) is not None:
+            if (name := self._name(shown, run.run_name)) is not None:
                 starts.setdefault(name, run.start_time)
         return [provider.Run(run_id=name, run_name=name, start_time=at) for name, at in starts.items()]
 
@@ -228,42 +232,44 @@ class RunData(provider.DataProvider):  # type: ignore[misc]
         """Return what the source has, under the names on the page."""
         shown = self._shown()
         if run_tag_filter is not None and run_tag_filter.runs is not None:
-            runs = [path for run in run_tag_filter.runs for path in _source_runs(shown, run)]
+            runs = [path for run in run_tag_filter.runs for path in self._source_runs(shown, run)]
             if not runs:
                 return {}
             run_tag_filter = provider.RunTagFilter(runs=runs, tags=run_tag_filter.tags)
         found: dict[str, ByTag] = {}
         for run, tags in (read(ctx, **arguments, run_tag_filter=run_tag_filter) or {}).items():
-            if (name := _shown_name(shown, run)) is not None:
+            if (name := self._name(shown, run)) is not None:
                 if name in found:
                     found[name].update(tags)
                 else:
                     found[name] = tags
         return found
 
+    def _name(self, shown: ShownRuns, run: str) -> str | None:
+        """Return the name on the page of a run of the source; None if it is not shown, or not yet."""
+        key, _, path = run.partition("/")
+        name = shown.names.get(key)
+        if name is None or not path:
+            return name
+        if path == RESOURCES:
+            return name if self._has_resources else None
+        return f"{name}/{path}"
+
+    def _source_runs(self, shown: ShownRuns, run: str) -> list[str]:
+        """Return the runs of the source that make up the run of this name on the page."""
+        for name in parents(run):
+            if (key := shown.keys.get(name)) is not None:
+                path = run[len(name) + 1 :]
+                if path:
+                    return [f"{key}/{path}"]
+                return [key, f"{key}/{RESOURCES}"] if self._has_resources else [key]
+        return []
+
     def _tasks(self, run_tag_filter: Any) -> Iterable[tuple[str, ViewedTask]]:
         tasks = self._shown().tasks
         if run_tag_filter is None or run_tag_filter.runs is None:
             return tasks.items()
         return [(run, tasks[run]) for run in run_tag_filter.runs if run in tasks]
-
-
-def _shown_name(shown: ShownRuns, run: str) -> str | None:
-    """Return the name on the page of a run of the source; None if its task is not shown yet."""
-    key, _, path = run.partition("/")
-    name = shown.names.get(key)
-    if name is None or not path:
-        return name
-    return name if path == RESOURCES else f"{name}/{path}"
-
-
-def _source_runs(shown: ShownRuns, run: str) -> list[str]:
-    """Return the runs of the source that make up the run of this name on the page."""
-    for name in parents(run):
-        if (key := shown.keys.get(name)) is not None:
-            path = run[len(name) + 1 :]
-            return [f"{key}/{path}"] if path else [key, f"{key}/{RESOURCES}"]
-    return []
 
 
 def _series(kind: Any, at_s: float, content: bytes = b"") -> Any:
