@@ -207,6 +207,8 @@ def repeat_of(root: Path, name: str) -> Repeat:
         if data is None:
             data = (root / "tasks" / summary.name / "input.json").read_bytes()
         json.loads(data)
+    except FileNotFoundError:
+        raise StoreError(f"task {name} cannot be run again: its input was not recorded") from None
     except (OSError, ValueError) as error:
         raise StoreError(
             f"task {name} cannot be run again: its recorded input cannot be read", hint=f"{error}"

@@ -15,11 +15,11 @@ from ..settings.options import OPTIONS
 
 KEYWORDS: dict[str, Option] = {option.keyword: option for option in OPTIONS if option.python}
 #: Those of a Pool. CPU time and files on disk are limited for the whole life of a process, which for a worker
-#: has no end; no task of a Pool has a record, and its functions are those of a script that is trusted.
+#: has no end; and its functions are those of a script that is trusted.
 POOL_KEYWORDS = {
     name: option
     for name, option in KEYWORDS.items()
-    if name not in ("cpu_time", "disk", "install", "parallel", "state_dir") and option.group != "Sandbox"
+    if name not in ("cpu_time", "disk", "install", "parallel") and option.group != "Sandbox"
 }
 #: What runner/settings/env_file.py reads as one character between double quotes.
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
@@ -44,6 +44,7 @@ class PoolOptions(TypedDict, total=False):
     total_mem: int | str | None
     total_cpu: float | str | None
     gpu: int | None
+    state_dir: str | os.PathLike[str] | None
 
 
 class RunOptions(PoolOptions, total=False):
@@ -58,7 +59,6 @@ class RunOptions(PoolOptions, total=False):
     cpu_time: float | None
     disk: int | str | None
     parallel: int | None
-    state_dir: str | os.PathLike[str] | None
 
 
 def complete_signature(run: Callable[..., Any], options: Mapping[str, Option] = KEYWORDS) -> None:

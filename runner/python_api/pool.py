@@ -55,6 +55,7 @@ class Pool(Executor, Generic[P, R]):
         workers: int | None = None,
         *,
         spare: bool = True,
+        records: bool | None = None,
         **options: Unpack[PoolOptions],
     ) -> None: ...
 
@@ -65,6 +66,7 @@ class Pool(Executor, Generic[P, R]):
         workers: int | None = None,
         *,
         spare: bool = True,
+        records: bool | None = None,
         **options: Unpack[PoolOptions],
     ) -> None: ...
 
@@ -75,6 +77,7 @@ class Pool(Executor, Generic[P, R]):
         workers: int | None = None,
         *,
         spare: bool = True,
+        records: bool | None = None,
         **options: Unpack[PoolOptions],
     ) -> None: ...
 
@@ -84,6 +87,7 @@ class Pool(Executor, Generic[P, R]):
         workers: int | None = None,
         *,
         spare: bool = True,
+        records: bool | None = None,
         **options: Any,
     ) -> None:
         """Start the workers; return once the options are accepted, while the workers load the code.
@@ -98,6 +102,9 @@ class Pool(Executor, Generic[P, R]):
 
         `workers`: the number of tasks that run at once; None: the number of CPUs. `spare`: whether one more
         process has the code loaded, and takes over at once when a worker ends.
+
+        `records`: whether `hkrunner runs` shows the tasks. None: those of a file, and with state_dir those of
+        functions, too.
 
         The other options are those of `hkrunner run`. The limits are those of each worker, `timeout` that of
         each task.
@@ -127,7 +134,11 @@ class Pool(Executor, Generic[P, R]):
             coding = FileCoding(entry)
             words.append(f"--entry={entry}")
         processes = workers + spare
-        words += ["--tasks=-", "--no-state", f"--encoding={ENCODING}", f"--parallel={processes}"]
+        if records is None:
+            records = not self._has_function or options.get("state_dir") is not None
+        if not records:
+            words.append("--no-state")
+        words += ["--tasks=-", f"--encoding={ENCODING}", f"--parallel={processes}"]
         words += [f"--env={name}={value}" for name, value in env.items()]
         order = {"arguments": words, "isFunction": self._has_function, "processes": processes}
         self._dispatcher = PoolDispatcher(order, coding, function, workers=workers, spare=spare)

@@ -85,7 +85,8 @@ def _supervise(pool: socket.socket, order: dict[str, Any], function: int | None)
         limits = settings.limits
         timeout_s = limits.task_timeout_s if limits.enforced else None
         memory = limits.memory_bytes if limits.enforced else None
-        supervisor.channel.send({"say": "ready", "timeoutS": timeout_s, "limitBytes": memory})
+        ready = {"say": "ready", "timeoutS": timeout_s, "limitBytes": memory}
+        supervisor.channel.send({**ready, "records": _records(settings, where.shown if own is None else "")})
         loop.run()
 
 
@@ -99,6 +100,21 @@ def _settings(order: dict[str, Any]) -> Any:
         # The variables and files that say where an algorithm is have nothing to do with a function.
         values.update(entry=None, path=None, file=None)
     return settings_of(values, os.environ, finds_descriptor=not order["isFunction"])
+
+
+def _records(settings: Any, entry: str) -> dict[str, Any] | None:
+    """Return what the Pool needs to record its tasks; None: it does not. `entry`: empty for a function."""
+    records = settings.records
+    if records.state_dir is None:
+        return None
+    return {
+        "folder": records.state_dir,
+        "entry": entry,
+        # Variables may be secrets: those that hkrunner.run() gets are not recorded either.
+        "settings": {name: value for name, value in records.options.items() if entry and name != "env"},
+        "valuesBytes": records.keep_values_bytes,
+        "keep": records.keep,
+    }
 
 
 def _check_open_files(processes: int) -> None:

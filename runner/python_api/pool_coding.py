@@ -16,12 +16,12 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from ...sandbox.codec import codec
 from ...sandbox.codec.codec import Buffer
+from ..app.pool_names import PoolNames
 from ..errors import SettingsError
 from ..worker_stub.task import LocalTask
 from .pool_worker import PoolTask
@@ -42,7 +42,12 @@ _FUNCTIONS_KEPT = 100
 class Coding(Protocol):
     """How the tasks of a Pool become messages."""
 
-    def encode(self, task: PoolTask) -> list[Buffer]:
+    #: What the tasks run, for people.
+    name: str
+    #: Whether the messages can be read without Python.
+    is_readable: bool
+
+    def encode(self, task: PoolTask, names: PoolNames) -> list[Buffer]:
         """Return the pieces of the task's message for a worker; raises what the arguments raise, or
         SettingsError."""
 
@@ -50,12 +55,12 @@ class Coding(Protocol):
 class FileCoding:
     """Tasks of an algorithm's file: one input each."""
 
-    def __init__(self, entry: str) -> None:
-        name = os.path.splitext(os.path.basename(entry.rpartition(":")[0] or entry))[0]
-        self._name = name
-        self._job = f"pool-{os.getpid()}-{int(time.time())}"
+    is_readable = True
 
-    def encode(self, task: PoolTask) -> list[Buffer]:
+    def __init__(self, entry: str) -> None:
+        self.name = os.path.splitext(os.path.basename(entry.rpartition(":")[0] or entry))[0]
+
+    def encode(self, task: PoolTask, names: PoolNames) -> list[Buffer]:
         """Return the `initialize` message for start(args, api)."""
         (value,) = task.positional
         if not codec.is_native(value, ENCODING):
@@ -64,7 +69,8 @@ class FileCoding:
             except codec.ResultInvalid as error:
                 raise SettingsError(str(error)) from None
         inputs = value if isinstance(value, list) else list(value) if isinstance(value, tuple) else [value]
-        named = LocalTask(f"t{task.number}", self._job, self._name, self._name, "local", b"")
+        ids = names.ids(task.number)
+        named = LocalTask(ids.task, ids.job, ids.node, ids.node, ids.pipeline, b"")
         try:
             return codec.encode_pieces(ENCODING, named.message(inputs), name="input", most=None)
         except codec.ResultInvalid as error:
@@ -73,6 +79,8 @@ class FileCoding:
 
 class FunctionCoding:
     """Tasks of a function: its arguments. Without a function of the Pool, the first argument is one."""
+
+    is_readable = False
 
     def __init__(self, function: Callable[..., Any] | None) -> None:
         try:
@@ -84,12 +92,13 @@ class FunctionCoding:
         self._dumps: Callable[[Any], bytes] = cloudpickle.dumps
         self._pickler: Callable[..., pickle.Pickler] = cloudpickle.Pickler
         self._has_function = function is not None
+        self.name: str = "functions" if function is None else getattr(function, "__name__", "function")
         self._known: dict[Callable[..., Any], bytes] = {}
         pickled = self._dumps(function) if function is not None else None
         #: For UseFunction: what is imported is found as here.
         self.order = pickle.dumps(([os.path.abspath(one) for one in sys.path], pickled))
 
-    def encode(self, task: PoolTask) -> list[Buffer]:
+    def encode(self, task: PoolTask, names: PoolNames) -> list[Buffer]:
         """Return the pickled arguments."""
         positional = task.positional
         if not self._has_function:

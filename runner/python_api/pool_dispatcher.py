@@ -19,19 +19,23 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...sandbox.shared.channel import Buffer, ChannelError, Frame
 from ...sandbox.shared.messages import Done
 from ...sandbox.shared.pool_messages import Recalled
+from ..app.pool_names import PoolNames
 from ..errors import BY_EXIT_STATUS, EntryUnusable, HkrunnerError
 from ..io.loop import Loop
 from ..protocol.messages import Failure
-from .pool_coding import Coding, decode
+from .pool_coding import ENCODING, Coding, decode
 from .pool_process import SupervisorProcess
-from .pool_results import failure_of, task_failed
+from .pool_results import failure_of, result_of, task_failed
 from .pool_worker import AHEAD_BYTES, PoolTask, PoolWorker, body_of
 from .pool_worker_set import WorkerSet
+
+if TYPE_CHECKING:
+    from ..app.pool_records import PoolRecords
 
 #: Tasks are sent ahead as long as they take this time together, judged by the last ones.
 AHEAD_S = 0.004
@@ -51,6 +55,8 @@ class PoolDispatcher:
         """Start the thread. `order`, `function`: see SupervisorProcess."""
         self._order = order
         self._coding = coding
+        self._names = PoolNames.of(coding.name)
+        self._records: PoolRecords | None = None
         self._function = function
         self._loop = Loop()
         self._workers = WorkerSet(
@@ -141,6 +147,8 @@ class PoolDispatcher:
         self._fail_pending(reason)
         if self._process is not None:
             self._process.wait()
+        if self._records is not None:
+            self._records.close()
         with self._lock:
             self._is_over = True
         self._loop.close()
@@ -156,6 +164,10 @@ class PoolDispatcher:
         match message["say"]:
             case "ready":
                 self._timeout_s, self._limit_bytes = message["timeoutS"], message["limitBytes"]
+                if message["records"] is not None and self._records is None:
+                    from ..app.pool_records import PoolRecords  # late: most Pools have none
+
+                    self._records = PoolRecords(message["records"], self._names, ENCODING)
                 if not self.ready.done():
                     self.ready.set_result(None)
                 self._dispatch()
@@ -201,15 +213,18 @@ class PoolDispatcher:
             if task.timeout_s is None:
                 task.timeout_s = self._timeout_s
             try:
-                pieces = self._coding.encode(task)
+                pieces = self._coding.encode(task, self._names)
             except Exception as error:  # noqa: BLE001 - of the arguments' own classes
                 task.future.set_exception(error)
                 continue
+            if self._records is not None and not task.recorded_at:
+                is_readable = self._coding.is_readable
+                task.recorded_at = self._records.begin(task.number, pieces if is_readable else None)
             size += sum(map(len, pieces))
             chosen.append((task, pieces))
         if chosen:
             for task, reason in worker.send(chosen):
-                task.future.set_exception(reason)
+                self._fail(task, reason)
             self._workers.note_sent(worker)
 
     def _on_frame(self, worker: PoolWorker, frame: Frame) -> None:
@@ -228,16 +243,16 @@ class PoolDispatcher:
                 raise ChannelError("it has begun a task that was recalled")
             self._average_s += WEIGHT * (time.monotonic() - task.began - self._average_s)
             if frame.kind == Done.kind:
-                task.future.set_result(decode(body))
+                self._succeed(task, body)
             else:
                 failure, ends = failure_of(frame.task, body)
-                task.future.set_exception(task_failed(task, failure, limit_bytes=self._limit_bytes))
+                self._fail(task, failure, limit_bytes=self._limit_bytes)
                 if ends:
                     worker.ends_itself = True
                     self._workers.retire(worker)
         except (ChannelError, ValueError) as error:
             if not is_recalled:
-                self._fail(task, task_failed(task, Failure("CHANNEL_BROKEN", f"CHANNEL_BROKEN: {error}")))
+                self._fail(task, Failure("CHANNEL_BROKEN", f"CHANNEL_BROKEN: {error}"))
             self._workers.on_broken(worker, str(error))
         self._workers.note_answered(worker)
 
@@ -245,15 +260,36 @@ class PoolDispatcher:
         """Have these tasks run next, in their order."""
         self._pending.extendleft(reversed(tasks))
 
-    def _fail(self, task: PoolTask, error: BaseException) -> None:
-        """Have the future raise this; one that has not begun is cancelled by a CancelledError."""
+    def _succeed(self, task: PoolTask, answer: bytes) -> None:
+        """Give the future the result; raises ValueError for what is none."""
+        value = decode(answer)
+        if self._records is not None and task.recorded_at:
+            result = result_of(task, self._names, "succeed", limit_bytes=self._limit_bytes)
+            self._records.end(task.recorded_at, result, answer)
+        task.future.set_result(value)
+
+    def _fail(
+        self, task: PoolTask, error: BaseException | Failure, *, status: str = "failed", **facts: Any
+    ) -> None:
+        """Have the future raise this, TaskFailed for a Failure. A task that has not begun is cancelled by a
+        CancelledError. `facts`: of the Result."""
         future = task.future
         if not task.is_running:
             if isinstance(error, CancelledError):
                 future.cancel()
             if not future.set_running_or_notify_cancel():
                 return
-        future.set_exception(error)
+        failure: Failure | None
+        if isinstance(error, Failure):
+            failure = error
+        elif isinstance(error, CancelledError):
+            status, failure = "stopped", None
+        else:
+            failure = Failure("RUNNER_ERROR", f"RUNNER_ERROR: {error}")
+        result = result_of(task, self._names, status, failure, **facts)
+        if self._records is not None and task.recorded_at:
+            self._records.end(task.recorded_at, result)
+        future.set_exception(task_failed(result) if isinstance(error, Failure) else error)
 
     # ---- workers
 
@@ -269,13 +305,10 @@ class PoolDispatcher:
             self._workers.losses = 0
             self._fail(
                 task,
-                task_failed(
-                    task,
-                    failure,
-                    is_stopped=message["stopped"],
-                    peak_bytes=message["peakBytes"],
-                    limit_bytes=message["limitBytes"],
-                ),
+                failure,
+                status="stopped" if message["stopped"] else "failed",
+                peak_bytes=message["peakBytes"],
+                limit_bytes=message["limitBytes"],
             )
         elif not self._workers.is_ending and not worker.ends_itself:
             self._on_loss(failure._replace(message=message["withoutTask"]), is_loaded=message["loaded"])
@@ -297,7 +330,7 @@ class PoolDispatcher:
                 print(f"hkrunner: a worker of the Pool has ended: {failure.message}", file=sys.stderr)
             return
         task = self._pending.popleft()
-        self._fail(task, task_failed(task, failure, is_loaded=is_loaded))
+        self._fail(task, failure, is_loaded=is_loaded)
 
     # ---- the end
 
@@ -347,7 +380,7 @@ class PoolDispatcher:
             worker.drain()
             self._requeue(worker.recall(all=True))
             for task in worker.take_all():
-                self._fail(task, task_failed(task, failure))
+                self._fail(task, failure)
             worker.close()
             self._workers.remove(worker)
         self._workers.losses += 1

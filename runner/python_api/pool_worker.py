@@ -38,7 +38,7 @@ _ENDS = frozenset((Done.kind, Failed.kind, Recalled.kind))
 class PoolTask:
     """A call that was submitted, until its future has a result."""
 
-    __slots__ = ("began", "future", "is_running", "named", "number", "positional", "timeout_s")
+    __slots__ = ("began", "future", "is_running", "named", "number", "positional", "recorded_at", "timeout_s")
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class PoolTask:
         self.named = named
         self.timeout_s = timeout_s
         self.is_running = False  #: whether its future can be cancelled no more
+        self.recorded_at = 0  #: its number in the journal; 0: it is not there
         self.began = 0.0  #: on the monotonic clock, as far as one can tell
 
 

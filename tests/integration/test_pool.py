@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import errno
 import inspect
+import json
 import operator
 import os
 import signal
@@ -25,10 +26,16 @@ from hkrunner.runner.python_api import pool_memory
 from hkrunner.runner.python_api.keywords import POOL_KEYWORDS, PoolOptions
 from support.local import ALGORITHMS
 from support.processes import runs
-from support.programs import Program
+from support.programs import Program, run_hkrunner
 from support.waiting import wait_until
 
 MISBEHAVES = ALGORITHMS / "pool_misbehaves.py"
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records of tasks are put into the working folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -378,8 +385,64 @@ def test_a_script_that_is_interrupted_leaves_no_process(tmp_path: Path, number: 
         wait_until(lambda: not any(map(runs, processes)), what="the end of all processes")
 
 
+# ---- records
+
+
+def test_tasks_are_recorded_as_those_of_other_runs(begun: Path, tmp_path: Path) -> None:
+    def root(number: int) -> float:
+        if number == 0:
+            os.abort()
+        if number < 0:
+            time.sleep(60)
+        return number**0.5
+
+    with hkrunner.Pool(MISBEHAVES, workers=1, env={"BEGUN": str(begun)}) as pool:
+        pool.submit(["a", "b"]).result()
+        assert failure(pool.submit("raises")).error.code == "ALGORITHM_ERROR"  # type: ignore[union-attr]
+    with hkrunner.Pool(root, workers=1, records=True) as pool:
+        assert pool.submit(4).result() == 2.0
+        crashed = failure(pool.submit(0))
+        pool.submit(-1)
+        wait_until(lambda: recorded(tmp_path)[-1]["status"] == "active", what="the record of a running task")
+        pool.terminate()
+    with hkrunner.Pool(workers=1) as pool:
+        pool.submit(len, "no record").result()
+
+    tasks = recorded(tmp_path)
+    assert [(one["entry"].rpartition("/")[2], one["status"], one["reason"]) for one in tasks] == [
+        ("pool_misbehaves.py", "succeed", None),
+        ("pool_misbehaves.py", "failed", "AlgorithmError"),
+        ("root", "succeed", None),
+        ("root", "failed", "Crashed"),
+        ("root", "stopped", "Stopped"),
+    ]
+    assert (tasks[3]["taskId"], tasks[3]["jobId"]) == (crashed.task_id, crashed.job_id)
+    shown = run_hkrunner("runs", "show", crashed.task_id, cwd=tmp_path).stdout
+    assert "KILLED_BY_SIGNAL: " in shown
+    shown = run_hkrunner("runs", "show", tasks[0]["name"], cwd=tmp_path).stdout
+    assert 'input: ["a","b"]' in shown and 'output: ["a",' in shown
+    again = run_hkrunner("runs", "again", tasks[0]["name"], "--env", f"BEGUN={begun}", cwd=tmp_path)
+    assert again.stdout.startswith('["a",') and again.status == 0
+    again = run_hkrunner("runs", "again", tasks[2]["name"], cwd=tmp_path)
+    assert again.status == 2 and "its input was not recorded" in again.stderr
+
+
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    ended = run_hkrunner("runs", "ls", "--json", cwd=folder)
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+def test_a_disk_that_takes_no_records_costs_no_task(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with hkrunner.Pool(len, workers=1, state_dir=tmp_path / "file" / "folder") as pool:
+        assert list(pool.map(["ab", "abc"])) == [2, 3]
+    assert capfd.readouterr().err.count("the Pool's tasks are recorded no more: Not a directory") == 1
+
+
 def test_the_keywords_of_a_pool_are_options_of_the_command() -> None:
     parameters = inspect.signature(hkrunner.Pool.__init__).parameters
-    assert set(parameters) - {"self", "code", "workers", "spare"} == set(POOL_KEYWORDS)
+    assert set(parameters) - {"self", "code", "workers", "spare", "records"} == set(POOL_KEYWORDS)
     declared = {name: hint.__forward_arg__ for name, hint in PoolOptions.__annotations__.items()}
     assert declared == {name: option.python for name, option in POOL_KEYWORDS.items()}

@@ -1,0 +1,83 @@
+"""The records of a Pool's tasks, in the journal of the state folder: `hkrunner runs` shows them.
+
+They are written by the process that has the tasks, the user's own. A record takes 20 µs, two thirds of a tiny
+task. What a task prints is not in it: a worker gets several short tasks at once, and has one stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ...boards.runs.journal import Journal
+from ...boards.runs.journal_values import VALUE_MAX
+from ...boards.runs.layout import Layout
+from ...sandbox.shared.channel import Buffer
+from ..protocol.result import Result
+from .pool_names import PoolNames
+
+#: The latest tasks of a Pool are kept, unless HKRUNNER_KEEP says how many: a megabyte is 2000 tiny ones.
+KEPT = 100_000
+
+
+class PoolRecords:
+    """Records tasks. An error of the disk is reported once; then nothing more is recorded."""
+
+    def __init__(self, options: Mapping[str, Any], names: PoolNames, encoding: str) -> None:
+        """`options`: from the supervising process, which has read the settings."""
+        self._names = names
+        self._entry: str = options["entry"] or names.node
+        self._extra = {"settings": options["settings"]}
+        self._values_max = min(VALUE_MAX, options["valuesBytes"] or VALUE_MAX)
+        self._keep: int = KEPT if options["keep"] is None else options["keep"]
+        self._layout = Layout(options["folder"])
+        self._journal: Journal | None = Journal(self._layout, encoding, keep=self._keep)
+
+    def begin(self, number: int, pieces: list[Buffer] | None) -> int:
+        """Record that this task has begun; return its number in the journal, 0 if it is not there.
+
+        `pieces`: its `initialize`; None: arguments that only Python can read.
+        """
+        journal = self._journal
+        if journal is None:
+            return 0
+        wire = b""
+        if pieces is not None and sum(map(len, pieces)) <= self._values_max:
+            wire = b"".join(pieces)
+        ids = self._names.ids(number)
+        try:
+            self._layout.make_folders()
+            name = journal.claim_name(ids.task)
+            try:
+                at = journal.begin(self._entry, self._extra, name, ids, round(time.time() * 1000), wire)
+            finally:
+                journal.release_name()
+            if at % 1000 == 0 and at > self._keep:
+                journal.forget_before(at - self._keep)
+        except OSError as error:
+            self._give_up(error)
+            return 0
+        return at
+
+    def end(self, at: int, result: Result, answer: bytes = b"") -> None:
+        """Record the outcome of the task that has this number in the journal. `answer`: of its worker."""
+        if self._journal is None:
+            return
+        try:
+            self._journal.end(at, result.facts(), answer if len(answer) <= self._values_max else b"")
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Give the space back that was reserved."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _give_up(self, error: OSError) -> None:
+        self.close()
+        if sys.stderr is not None:
+            reason = error.strerror or str(error)
+            print(f"hkrunner: the Pool's tasks are recorded no more: {reason}", file=sys.stderr)
