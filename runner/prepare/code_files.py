@@ -1,0 +1,165 @@
+"""The files of an algorithm's folder that go to a cluster or into an image, and those that are left out.
+
+.hkubeignore is honoured as hkubectl honours it, in every folder. Left out besides are files that are made
+from the code or by hkrunner: they change without a change of the code, and HKube would build it again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from typing import NamedTuple
+
+from ...sandbox.shared.limits import format_bytes
+from ..errors import SettingsError
+from .ignore_file import IgnoreRule, read_rules, rule_files_of
+
+#: Names of folders and files that are never part of the code.
+_NEVER_FOLDERS = {
+    "__pycache__",
+    ".hkrunner",
+    ".git",
+    ".hg",
+    ".svn",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+}
+_NEVER_SUFFIXES = (".pyc", ".pyo")
+#: Reasons for which something is left out.
+BY_RULE = ".hkubeignore"
+GENERATED = "never part of the code"
+ENVIRONMENT = "a virtual environment"
+OUTSIDE = "a link that leads outside the folder"
+SPECIAL = "neither a file nor a link"
+_NAMED = 4
+
+
+class CodeFile(NamedTuple):
+    """One file. `link`: what a symbolic link points to; None: a regular file."""
+
+    name: str  #: relative to the folder of the code
+    path: str  #: absolute
+    size: int
+    executable: bool
+    link: str | None = None
+
+
+class LeftOut(NamedTuple):
+    """A file or folder that is not part of the code. `name`: relative, a folder's with a slash at its end."""
+
+    name: str
+    reason: str
+
+
+class CodeFiles(NamedTuple):
+    """What belongs to the code of an algorithm."""
+
+    folder: str
+    files: tuple[CodeFile, ...]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(one.size for one in self.files)
+
+    def lines(self) -> list[str]:
+        """Return what a person is told: number and size, the largest file, what is left out and why."""
+        count = len(self.files)
+        text = f"{count:,} {'file' if count == 1 else 'files'}, {format_bytes(self.size)}"
+        largest = max(self.files, key=lambda one: one.size)
+        if count > 1 and largest.size * 2 > self.size:
+            text += f", of which {largest.name} is {format_bytes(largest.size)}"
+        found = [text]
+        for reason in Counter(one.reason for one in self.left_out):
+            names = [one.name for one in self.left_out if one.reason == reason]
+            more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+            found.append(f"left out ({reason}): {', '.join(names[:_NAMED])}{more}")
+        return found
+
+
+def code_files(folder: str, *, without: tuple[str, ...] = ()) -> CodeFiles:
+    """Return the files of the folder, in the order of their names. Raises SettingsError if there is none.
+
+    `without`: paths of files that are left out without a word.
+    """
+    walk = _Walk(os.path.abspath(folder), {os.path.abspath(one) for one in without})
+    walk.visit("", [])
+    if not walk.files:
+        why = f": {IGNORED_ALL}" if any(one.reason == BY_RULE for one in walk.left_out) else ""
+        raise SettingsError(f"there is no code in {folder}{why}")
+    return CodeFiles(walk.folder, tuple(sorted(walk.files)), tuple(sorted(walk.left_out)))
+
+
+IGNORED_ALL = "its .hkubeignore leaves every file out"
+
+
+class _Walk:
+    """Collects the files of a folder."""
+
+    def __init__(self, folder: str, without: set[str]) -> None:
+        self.folder = folder
+        self.files: list[CodeFile] = []
+        self.left_out: list[LeftOut] = []
+        self._without = without
+        self._real = os.path.realpath(folder)
+
+    def visit(self, inside: str, rules: list[tuple[str, list[IgnoreRule]]]) -> None:
+        """Collect the files of one folder. `rules`: those of the folders above, each with its folder."""
+        path = os.path.join(self.folder, inside)
+        if (file := rule_files_of(path)) is not None:
+            rules = [*rules, (inside, read_rules(file))]
+        try:
+            with os.scandir(path) as entries:
+                found = sorted(entries, key=lambda one: one.name)
+        except OSError as error:
+            raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+        for entry in found:
+            if entry.path not in self._without:
+                self._take(entry, os.path.join(inside, entry.name), rules)
+
+    def _take(self, entry: os.DirEntry[str], name: str, rules: list[tuple[str, list[IgnoreRule]]]) -> None:
+        is_folder = entry.is_dir(follow_symlinks=False)
+        shown = f"{name}/" if is_folder else name
+        reason = self._reason(entry, is_folder=is_folder)
+        if reason is None and _is_ignored(name, rules, is_folder=is_folder):
+            reason = BY_RULE
+        if reason is not None:
+            self.left_out.append(LeftOut(shown, reason))
+        elif is_folder:
+            self.visit(name, rules)
+        else:
+            status = entry.stat(follow_symlinks=False)
+            link = os.readlink(entry.path) if entry.is_symlink() else None
+            size = 0 if link is not None else status.st_size
+            self.files.append(CodeFile(name, entry.path, size, bool(status.st_mode & stat.S_IXUSR), link))
+
+    def _reason(self, entry: os.DirEntry[str], *, is_folder: bool) -> str | None:
+        if is_folder:
+            if entry.name in _NEVER_FOLDERS:
+                return GENERATED
+            return ENVIRONMENT if os.path.exists(os.path.join(entry.path, "pyvenv.cfg")) else None
+        if entry.is_symlink():
+            target = os.readlink(entry.path)
+            inside = os.path.relpath(os.path.realpath(entry.path), self._real)
+            leads_out = os.path.isabs(target) or inside.split(os.sep)[0] == os.pardir
+            return OUTSIDE if leads_out else None
+        if not entry.is_file():
+            return SPECIAL
+        return GENERATED if entry.name.endswith(_NEVER_SUFFIXES) else None
+
+
+def _is_ignored(name: str, rules: list[tuple[str, list[IgnoreRule]]], *, is_folder: bool) -> bool:
+    """Whether the rules leave the file out: the last one that applies decides."""
+    ignored = False
+    for folder, of_folder in rules:
+        path = os.path.relpath(name, folder) if folder else name
+        for rule in of_folder:
+            if rule.takes_in == ignored and rule.applies(path, to_folder=is_folder):
+                ignored = not rule.takes_in
+    return ignored
+
+
+__all__ = ["CodeFile", "CodeFiles", "LeftOut", "code_files"]
