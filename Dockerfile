@@ -17,7 +17,7 @@ RUN python -m venv /opt/hkrunner \
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/hkrunner /opt/hkrunner
-COPY scripts/algorithm-entrypoint /usr/local/bin/
+COPY runner/image/algorithm-entrypoint /usr/local/bin/
 # The algorithm's own Python decodes the worker's messages, and needs these packages for bson and msgpack.
 RUN pip install --no-cache-dir 'pymongo>=4.9.1' 'msgspec>=0.19' \
     && ln -s /opt/hkrunner/bin/hkrunner /usr/local/bin/hkrunner \

@@ -286,9 +286,8 @@ def state_pictures() -> str:
 
 #: The packages, in the order in which each may import the ones below it.
 PACKAGES = (
-    *("runner.cli", "runner.app", "runner.serving", "runner.cluster", "runner.program", "runner.console"),
-    "runner.prepare",
-    *("runner.worker_stub",),
+    *("runner.cli", "runner.app", "runner.serving", "runner.cluster", "runner.program", "runner.image"),
+    *("runner.console", "runner.prepare", "runner.worker_stub"),
     *("runner.link", "runner.settings", "runner.protocol", "runner.io", "runner.python_api"),
     *("sandbox.parent", "sandbox.child", "sandbox.warden", "sandbox.isolation", "sandbox.usage"),
     *(

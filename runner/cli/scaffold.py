@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 
 from ..errors import SettingsError
+from ..settings.algorithm_name import algorithm_name
 
-#: HKube's rule for names of algorithms; runner/settings/descriptor_schema.py checks the same.
-_NAME = re.compile(r"[a-z0-9][-a-z0-9.]*[a-z0-9]")
 ENTRY = "my_alg.py"
 
 _CODE = '''"""An HKube algorithm: start(args, api) gets a task and returns its result.
@@ -65,17 +63,6 @@ __pycache__/
 .venv/
 venv/
 """
-
-
-def algorithm_name(folder: str) -> str:
-    """Return the name of an algorithm in this folder. Raises SettingsError if none can be derived."""
-    name = re.sub(r"[^-a-z0-9.]+", "-", os.path.basename(folder).lower()).strip("-.")
-    if not _NAME.fullmatch(name):
-        raise SettingsError(
-            f"{os.path.basename(folder)!r} gives no name for an algorithm: HKube needs at least two of a-z, "
-            "0-9, dash and dot"
-        )
-    return name
 
 
 def make(folder: str) -> list[str]:

@@ -182,7 +182,12 @@ def _read_list(file: str, content: list[str], shown: list[str], seen: set[str]) 
             content.append(folder)  # it may be the path of a folder, as in --find-links
         else:
             shown.append(re.split(r"\s+--|\s*;", line)[0])
-            content += _of_local(re.split(r"\s+--|\s;|^[\w.\[\], -]+@\s*", line)[-1].strip(), folder)
+            content += _of_local(_name_of(line), folder)
+
+
+def _name_of(line: str) -> str:
+    """Return the requirement of a line without its options, marker, and the name before `@`."""
+    return re.split(r"\s+--|\s;|^[\w.\[\], -]+@\s*", line)[-1].strip()
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -198,10 +203,9 @@ def _of_local(name: str, folder: str, *, in_place: bool = False) -> list[str]:
 
     in_place: code that is changed later is used, so only the files that say how it is built matter.
     """
-    path = os.path.join(folder, re.sub(r"^file:(//(localhost)?)?", "", name).partition("[")[0])
-    if not name or not os.path.exists(path) or not (os.sep in name or name.startswith(".")):
+    path = _local_path(name, folder)
+    if path is None:
         return []
-    path = os.path.realpath(path)
     if not os.path.isdir(path):
         return [_state(path)]
     files = (os.path.join(path, name) for name in _BUILD_FILES) if in_place else _code_files(path)
@@ -209,6 +213,13 @@ def _of_local(name: str, folder: str, *, in_place: bool = False) -> list[str]:
         path,
         *(_state(file) for file in itertools.islice(files, _CODE_FILES_MAX) if os.path.exists(file)),
     ]
+
+
+def _local_path(name: str, folder: str) -> str | None:
+    """Return the file or folder that a requirement names, None if it names something else."""
+    path = os.path.join(folder, re.sub(r"^file:(//(localhost)?)?", "", name).partition("[")[0])
+    is_path = bool(name) and (os.sep in name or name.startswith("."))
+    return os.path.realpath(path) if is_path and os.path.exists(path) else None
 
 
 def _code_files(folder: str) -> Iterator[str]:
@@ -229,3 +240,32 @@ def _code_files(folder: str) -> Iterator[str]:
 def _state(file: str) -> str:
     found = os.stat(file)
     return f"{file} {found.st_size} {found.st_mtime_ns}"
+
+
+# ---- what an image needs to know about requirements.txt
+
+
+def nested_lists(file: str) -> list[str]:
+    """Return the file, and all lists that it names with -r and -c, as absolute paths."""
+    found = [os.path.abspath(file)]
+    for one in found:  # it grows meanwhile
+        for line in _lines(_text(one)):
+            nested = _NESTED.match(line)
+            if nested:
+                other = os.path.abspath(os.path.join(os.path.dirname(one), nested[1].strip("'\"")))
+                if os.path.isfile(other) and other not in found:
+                    found.append(other)
+    return found
+
+
+def local_paths(file: str) -> list[str]:
+    """Return the files and folders on this machine that the list and its nested lists install from."""
+    found = []
+    for one in nested_lists(file):
+        for line in _lines(_text(one)):
+            editable = _EDITABLE.match(line)
+            if editable is None and line.startswith("-"):
+                continue
+            path = _local_path(editable[1] if editable else _name_of(line), os.path.dirname(one))
+            found += [] if path is None else [path]
+    return found

@@ -37,6 +37,7 @@ NOT_RUN = {
     "docs/reference/boards.md": 2,  # opens a browser
     "docs/how-to/cluster.md": 1,  # builds an image
     "docs/how-to/debug.md": 1,  # a person types at a prompt
+    "docs/how-to/image.md": 2,  # builds an image
     "docs/how-to/install-requirements.md": 1,  # installs over the network
     "docs/how-to/serve.md": 1,  # needs a cluster
     "docs/how-to/untrusted-code.md": 1,  # what is refused depends on the machine
@@ -53,7 +54,9 @@ def desk(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "scripts").mkdir()
     (folder / "scripts" / "run").symlink_to(HKRUNNER)
-    (folder / "scripts" / "algorithm-entrypoint").symlink_to(ROOT / "scripts" / "algorithm-entrypoint")
+    (folder / "runner" / "image").mkdir(parents=True)
+    script = Path("runner", "image", "algorithm-entrypoint")
+    (folder / script).symlink_to(ROOT / script)
     return folder
 
 
@@ -99,6 +102,7 @@ def test_a_page_may_differ_in_numbers_and_ids_alone(shown: list[str], printed: s
 def test_the_site_builds_without_a_warning_and_no_link_in_it_is_broken(tmp_path: Path) -> None:
     shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    shutil.copytree(ROOT / "runner" / "image", tmp_path / "runner" / "image")
     site = tmp_path / "site"
     sphinx = [sys.executable, "-I", "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-b", "html"]
     built = run([*sphinx, "-d", tmp_path / "trees", tmp_path / "docs", site], deadline_s=90)

@@ -23,7 +23,7 @@ from support.scripted_worker import ScriptedWorker
 from support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "algorithm-entrypoint"
+SCRIPT = ROOT / "runner" / "image" / "algorithm-entrypoint"
 
 HELPER = "def name():\n    return __name__\n"
 MAIN = """
@@ -205,9 +205,9 @@ def test_the_image_copies_what_the_distribution_is_built_from() -> None:
     library = (ROOT / "scripts" / "lib.sh").read_text(encoding="utf-8")
     sources = re.search(r"^sources='(.*)'$", library, re.M)
     assert sources is not None
-    assert copied == {*sources[1].split(), "scripts/algorithm-entrypoint"}
+    assert copied == {*sources[1].split(), "runner/image/algorithm-entrypoint"}
     allowed = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.M)
-    assert set(allowed) == copied
+    assert set(allowed) == set(sources[1].split())
 
 
 def test_the_image_starts_the_script_in_hkubes_folder_as_an_ordinary_user() -> None:

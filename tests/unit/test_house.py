@@ -117,7 +117,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ("cli",),
         ("app",),
         ("serving",),
-        ("cluster", "program"),
+        ("cluster", "image", "program"),
         ("console", "prepare"),
         ("worker_stub", "link", "settings"),
         ("protocol", "io"),

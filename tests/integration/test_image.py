@@ -1,0 +1,283 @@
+"""`hkrunner image`: what an image is built from, and how it starts.
+
+The Containerfile is followed here without an engine: its COPY lines into a folder, its variables and its
+entry point as a process. Where an engine works, it builds and pushes what needs no base image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hkrunner.runner.errors import HkrunnerError, SettingsError
+from hkrunner.runner.image.engines import ENGINES, carry_out, find_engine, full_tag, is_loopback
+from support.boards import free_port
+from support.programs import HKRUNNER, Program, run_hkrunner
+from support.scripted_worker import ScriptedWorker
+from support.waiting import wait_until
+
+MAIN = """
+import os
+from . import helper
+
+def begin(args, api):
+    return {"sum": sum(args["input"]), "helper": helper.__name__, "linked": open("link.txt").read()}
+"""
+
+
+@pytest.fixture
+def algorithm(tmp_path: Path) -> Path:
+    folder = tmp_path / "adder"
+    (folder / "data").mkdir(parents=True)
+    (folder / "__pycache__").mkdir()
+    (folder / "data" / "big.bin").write_bytes(b"0" * 5000)
+    (folder / "main.py").write_text(MAIN)
+    (folder / "helper.py").touch(mode=0o600)
+    (folder / "tool.sh").touch(mode=0o700)
+    (folder / "real.txt").write_text("followed")
+    (folder / "link.txt").symlink_to("real.txt")
+    (folder / "outside").symlink_to("/etc/hostname")
+    (folder / ".hkubeignore").write_text("data/\n")
+    (folder / "common.txt").write_text("msgspec\n")
+    (folder / "requirements.txt").write_text("-r common.txt\nidna==3.10  # pinned\n")
+    (folder / "algorithm.yml").write_text(
+        "name: adder\nenv: python\nbaseImage: registry.example/py:3.12\n"
+        "code: {path: ., entryPoint: 'main.py:begin'}\nresources: {mem: 256Mi}\n"
+    )
+    return folder
+
+
+def instructions(text: str) -> list[tuple[str, str]]:
+    joined = text.replace("\\\n", " ")
+    return [
+        (word, rest)
+        for word, _, rest in (line.partition(" ") for line in joined.splitlines())
+        if word.isupper()
+    ]
+
+
+def test_an_image_starts_as_its_containerfile_says_and_serves_a_worker(
+    algorithm: Path, tmp_path: Path
+) -> None:
+    context = tmp_path / "context"
+    ended = run_hkrunner("image", "--context", context, "--json", cwd=algorithm)
+    assert ended.status == 0, ended.stderr
+    assert "left out (.hkubeignore): data/" in ended.stderr
+    assert "left out (a link that leads outside the folder): outside" in ended.stderr
+    facts = json.loads(ended.stdout)
+    assert facts["base"] == "registry.example/py:3.12" and facts["engine"] is None
+    assert re.fullmatch("adder:[0-9a-f]{12}", facts["image"])
+    lines = instructions(facts["containerfile"])
+    assert (context / "Containerfile").read_text() == facts["containerfile"]
+    # A change of code must build one layer only, and that of the code.
+    assert [word for word, _ in lines][-1] == "COPY" and lines[-1][1].startswith("code/ ")
+    assert lines[0] == ("FROM", "registry.example/py:3.12")
+    assert sorted(path.name for path in (context / "code").iterdir()) == [
+        *("common.txt", "helper.py", "link.txt", "main.py", "real.txt", "requirements.txt", "tool.sh")
+    ]
+    assert sorted(path.name for path in (context / "requirements").iterdir()) == [
+        "common.txt",
+        "requirements.txt",
+    ]
+    for path in context.rglob("*"):
+        if not path.is_symlink():
+            assert stat.S_IMODE(path.stat().st_mode) == (
+                0o755 if path.is_dir() or path.name in ("tool.sh", "algorithm-entrypoint") else 0o644
+            ), f"any user of the container must be able to read {path}"
+
+    root = tmp_path / "root"
+    for source, target in (rest.split() for word, rest in lines if word == "COPY"):
+        shutil.copytree(context / source, root / target.lstrip("/"), symlinks=True, dirs_exist_ok=True)
+    code = root / "hkube/algorithm-runner/algorithm_unique_folder"
+    (code / "__init__.py").touch()
+    words = dict(lines)
+    variables = dict(one.split("=", 1) for one in shlex.split(words["ENV"]))
+    assert words["USER"].split(":")[0].isdecimal(), "runAsNonRoot is checked by the number"
+    assert json.loads(words["ENTRYPOINT"]) == ["/usr/local/bin/algorithm-entrypoint"]
+    script = root / "opt/hkrunner-install/algorithm-entrypoint"
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    for path in (root, *root.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o555)
+    with ScriptedWorker() as worker:
+        env = {
+            **variables,
+            "HKRUNNER_PYTHON": sys.executable,
+            "PATH": f"{HKRUNNER.parent}:{os.environ['PATH']}",
+            "TMPDIR": str(temporary),
+            "WORKER_SOCKET_PORT": str(worker.port),
+            "HKRUNNER_STATE_DIR": None,
+        }
+        with Program([script], cwd=root / words["WORKDIR"].lstrip("/"), env=env) as program:
+            answer = worker.accept().run([1, 2, 3])
+            assert answer["data"] == {
+                "sum": 6,
+                "helper": "algorithm_unique_folder.helper",
+                "linked": "followed",
+            }
+            # The descriptor is the cluster's: limits in a file of the image would be older.
+            assert not any("256 MiB" in line for line in program.stderr)
+    for path in root.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o755)
+
+
+def test_the_wheel_in_the_context_is_the_hkrunner_that_runs_and_is_the_same_each_time(
+    algorithm: Path, tmp_path: Path
+) -> None:
+    images = []
+    for name in ("one", "two"):
+        ended = run_hkrunner("image", "--context", tmp_path / name, cwd=algorithm)
+        assert ended.status == 0, ended.stderr
+        images.append(ended.stdout)
+        os.utime(algorithm / "main.py")
+    assert images[0] == images[1]
+    (algorithm / "main.py").write_text(MAIN + "\n")
+    other = run_hkrunner("image", "--dry-run", "--json", cwd=algorithm)
+    assert json.loads(other.stdout)["image"] != images[0].strip(), "other code has another name"
+
+    wheels = [next((tmp_path / name / "hkrunner").glob("*.whl")) for name in ("one", "two")]
+    assert wheels[0].read_bytes() == wheels[1].read_bytes()
+    target = tmp_path / "installed"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target]
+    subprocess.run([*pip, wheels[0]], check=True, capture_output=True)
+    told = subprocess.run(
+        [target / "bin" / "hkrunner", "version"],
+        env={**os.environ, "PYTHONPATH": str(target)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout == run_hkrunner("version").stdout
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        names = wheel.namelist()
+    assert "hkrunner/runner/image/algorithm-entrypoint" in names
+    assert not [one for one in names if "/tests/" in one or one.endswith(".pyc")]
+
+
+def test_what_the_image_cannot_be_is_said_before_anything_is_built(algorithm: Path, tmp_path: Path) -> None:
+    def refused(*words: str | Path, status: int = 2) -> str:
+        ended = run_hkrunner("image", *words, cwd=algorithm)
+        assert (ended.status, ended.stdout) == (status, ""), ended.stderr
+        return ended.stderr
+
+    assert "--push wants --tag" in refused("--push")
+    assert "--tag wants the name of an image" in refused("--tag", "a@sha256:1", "--dry-run")
+    assert "already" in refused("--context", algorithm)
+    (algorithm / ".hkubeignore").write_text("*.py\n")
+    assert "the entry, is left out of the code" in refused("--dry-run")
+    (algorithm / ".hkubeignore").unlink()
+    (algorithm / "requirements.txt").write_text("./package\n-r ../shared.txt\n")
+    (algorithm / "package").mkdir()
+    (tmp_path / "shared.txt").touch()
+    assert "shared.txt lies outside of the code" in refused("--dry-run")
+    (algorithm / "requirements.txt").write_text("-e ./package\n")
+    ended = run_hkrunner("image", "--dry-run", cwd=algorithm)
+    assert "each change of the code installs all of it again" in ended.stderr
+    assert instructions(ended.stdout)[-1][0] == "CMD", "the code was copied before"
+    (algorithm / "algorithm.yml").write_text("name: adder\nenv: nodejs\n")
+    assert "images of Python code" in refused("--dry-run")
+
+
+def test_without_an_engine_one_sentence_says_what_was_tried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        HkrunnerError, match=r"docker: not installed; podman: not installed; buildah: not installed"
+    ):
+        find_engine(None)
+    (tmp_path / "docker").write_text("#!/bin/sh\necho first >&2\necho 'no daemon' >&2\nexit 1\n")
+    (tmp_path / "docker").chmod(0o755)
+    with pytest.raises(HkrunnerError, match=r"docker: no daemon; podman: not installed"):
+        find_engine(None)
+
+
+@pytest.mark.parametrize(
+    ("tag", "full"),
+    [
+        ("alg", "alg:0123"),
+        ("localhost:5000/alg", "localhost:5000/alg:0123"),
+        ("registry.example/team/alg:2", "registry.example/team/alg:2"),
+    ],
+)
+def test_a_name_without_a_version_gets_the_digest_of_the_content(tag: str, full: str) -> None:
+    assert full_tag(tag, "0123") == full
+
+
+def test_only_a_registry_on_this_machine_is_spoken_to_without_tls() -> None:
+    assert is_loopback("localhost:5000/a") and is_loopback("127.0.0.1:5000/a") and is_loopback("127.1.2.3/a")
+    assert not any(
+        map(is_loopback, ("localhost", "alg:1", "localhost/a", "registry.example:5000/a", "10.0.0.1/a"))
+    )
+    for wrong in ("", "a@b", " a", "a:"):
+        with pytest.raises(SettingsError):
+            full_tag(wrong, "0123")
+
+
+@contextlib.contextmanager
+def registry(folder: Path) -> Iterator[str]:
+    """A real registry on this machine; its address."""
+    port = free_port()
+    config = folder / "registry.yml"
+    config.write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\n"
+        f"http: {{addr: 127.0.0.1:{port}}}\nlog: {{level: error}}\n"
+    )
+    program = shutil.which("docker-registry")
+    assert program is not None
+    with Program([program, "serve", config]):
+        yield f"127.0.0.1:{port}"
+
+
+def test_an_engine_of_this_machine_builds_and_pushes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where none works, the sentence names each with its reason."""
+    storage = tmp_path / "storage.conf"
+    storage.write_text(
+        f'[storage]\ndriver = "vfs"\ngraphroot = "{tmp_path}/images"\nrunroot = "{tmp_path}/run"\n'
+    )
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(storage))
+    monkeypatch.setenv("BUILDAH_ISOLATION", "chroot")
+    try:
+        engine = find_engine(None)
+    except HkrunnerError as error:
+        assert all(f"{name}: " in str(error) for name in ENGINES)
+        return
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "code").write_text("x = 1")
+    (context / "Containerfile").write_text("FROM scratch\nCOPY code /code\n")
+    with contextlib.ExitStack() as stack:
+        if shutil.which("docker-registry") is None:
+            carry_out(engine.build("localhost/one:1", str(context), ()), "the build")
+            return
+        address = stack.enter_context(registry(tmp_path))
+        tag = f"{address}/team/one:1"
+        carry_out(engine.build(tag, str(context), ()), "the build")
+        wait_until(lambda: _pushes(engine.push(tag)), what="a push to the registry")
+        (context / "Containerfile").write_text("FROM nowhere.invalid/none:1\n")
+        with pytest.raises(HkrunnerError, match=r"the build failed: \w+ ended with status \d+"):
+            carry_out(engine.build(tag, str(context), ()), "the build")
+    assert capfd.readouterr().out == "", "what an engine says goes to stderr"
+
+
+def _pushes(words: list[str]) -> bool:
+    try:
+        carry_out(words, "the push")
+    except HkrunnerError:
+        return False  # the registry may not listen yet
+    return True
