@@ -49,11 +49,21 @@ def test_rules_mean_what_they_mean_to_hkubectl(tmp_path: Path, rules: str, left:
 
 def test_a_folder_has_rules_of_its_own(tmp_path: Path) -> None:
     folder = tree(tmp_path, FILES, top="*.csv\n", a="/main.py\n!*.csv\n")
-    assert names(folder) == "Foo.LOG a/b/x.csv a/data/y a/foo.log data/keep/z data/x main.py".split()
+    assert names(folder) == [
+        "Foo.LOG",
+        "a/b/x.csv",
+        "a/data/y",
+        "a/foo.log",
+        "data/keep/z",
+        "data/x",
+        "main.py",
+    ]
 
 
 def test_what_is_made_from_the_code_is_left_out_and_everything_left_out_is_told(tmp_path: Path) -> None:
-    tree(tmp_path, "main.py m.pyc __pycache__/m.pyc .hkrunner/x .git/x env/pyvenv.cfg a/x b c", top="[bc]\na\n")
+    tree(
+        tmp_path, "main.py m.pyc __pycache__/m.pyc .hkrunner/x .git/x env/pyvenv.cfg a/x b c", top="[bc]\na\n"
+    )
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "inside").symlink_to("main.py")
     (tmp_path / "outside").symlink_to("../x")
