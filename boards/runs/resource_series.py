@@ -2,7 +2,7 @@
 
 The step is milliseconds since the task's start. Points get rarer as a task runs on: at most one in 1/2,000 of
 its age, so after an hour one every 1.8 s, and a day's file stays below a few MB. Each point stands for all
-samples since the one before: memory, processes and progress show their maximum, CPU its mean.
+samples since the one before: memory, processes and progress show their maximum, CPU and GPUs their mean.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ MEMORY = "~resources/memory_mib"
 LIMIT = "~resources/memory_limit_mib"
 PROCESSES = "~resources/processes"
 PROGRESS = "~resources/progress"
+GPUS = "~resources/gpus_busy"
+GPU_MEMORY = "~resources/gpu_memory_mib"
 _POINTS_PER_AGE = 2000
 _MIB = 1 << 20
 
@@ -36,7 +38,7 @@ class ResourceSeries:
         self._written_at = float("-inf")
         self._latest = started_at
         self._highest: dict[str, float] = {}
-        self._cpu: list[float] = []
+        self._averaged: dict[str, list[float]] = {}
 
     def sample(
         self,
@@ -46,16 +48,21 @@ class ResourceSeries:
         memory_bytes: int | None = None,
         limit_bytes: int | None = None,
         processes: int | None = None,
+        gpus_busy: float | None = None,
+        gpu_memory_bytes: int | None = None,
     ) -> None:
         """Add one sample; a value of None is not recorded. at_s: seconds since the epoch."""
-        if cpu_cores is not None:
-            self._cpu.append(cpu_cores)
+        for tag, value in ((CPU, cpu_cores), (GPUS, gpus_busy)):
+            if value is not None:
+                self._averaged.setdefault(tag, []).append(value)
         if memory_bytes is not None:
             self._raise(MEMORY, memory_bytes / _MIB)
         if limit_bytes is not None:
             self._raise(LIMIT, limit_bytes / _MIB)
         if processes is not None:
             self._raise(PROCESSES, processes)
+        if gpu_memory_bytes is not None:
+            self._raise(GPU_MEMORY, gpu_memory_bytes / _MIB)
         self._write_when_due(at_s)
 
     def progress(self, at_s: float, value: float) -> None:
@@ -79,10 +86,10 @@ class ResourceSeries:
 
     def _write(self, at_s: float) -> None:
         values = dict(self._highest)
-        if self._cpu:
-            values[CPU] = sum(self._cpu) / len(self._cpu)
+        for tag, averaged in self._averaged.items():
+            values[tag] = sum(averaged) / len(averaged)
         self._highest.clear()
-        self._cpu.clear()
+        self._averaged.clear()
         if not values or self.problem is not None:
             return
         self._written_at = at_s

@@ -21,6 +21,7 @@ from ..link.answer_blob import AnswerBlob
 from ..link.connection import WorkerMessage
 from ..protocol.messages import Failure
 from ..protocol.result import Result
+from .gpu_sampler import GpuSampler
 from .output_tail import OutputTail
 from .task_usage import TaskUsage
 
@@ -58,9 +59,10 @@ class ActiveTask:
         *,
         limit_bytes: int | None = None,
         keep_bytes: int | None = None,
+        gpus: GpuSampler | None = None,
     ) -> None:
         """`began`: on the loop's clock. `limit_bytes`: of memory, if any. `keep_bytes`: inputs and results up
-        to this size are kept; None: all."""
+        to this size are kept; None: all. `gpus`: those that the algorithm sees."""
         self.number = number
         self.began = began
         self.started_at = time.time()
@@ -68,6 +70,7 @@ class ActiveTask:
         self.input_bytes = message.size
         self.limit_bytes = limit_bytes
         self.keep_bytes = keep_bytes
+        self._gpus = gpus
         self.problems: list[str] = []
         #: The folder in which its child writes the files of its record; None: in the record's own.
         self.files_from: str | None = None
@@ -164,8 +167,15 @@ class ActiveTask:
         if len(self.usage.samples) <= before or self.record is None:
             return
         at, cores, memory, processes = self.usage.samples[-1]
+        gpus = self._gpus.latest() if self._gpus is not None else None
         self._need_series(self.record).sample(
-            at, cpu_cores=cores, memory_bytes=memory, limit_bytes=self.limit_bytes, processes=processes
+            at,
+            cpu_cores=cores,
+            memory_bytes=memory,
+            limit_bytes=self.limit_bytes,
+            processes=processes,
+            gpus_busy=gpus.busy if gpus is not None else None,
+            gpu_memory_bytes=gpus.memory_bytes if gpus is not None else None,
         )
 
     def close(self, status: str, failure: Failure | None, duration_s: float, *, with_output: bool) -> Result:

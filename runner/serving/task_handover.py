@@ -7,6 +7,7 @@ and needs more to be known of the task and the child.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -24,12 +25,14 @@ from ..protocol.task_state import Event, State
 from ..settings.settings import Settings
 from .active_task import ActiveTask
 from .child_pool import ChildPool
+from .gpu_sampler import GpuSampler
 from .task_control import TaskControl
 from .task_opener import TaskOpener
 from .task_usage import WATCH_S, TaskUsage
 
 #: Time after the first message of this kind, after which the parent prepares to read names in them.
 PREPARE_AFTER_S = 0.05
+_VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 class Handover(Enum):
@@ -66,6 +69,8 @@ class TaskHandover:
         self._control = control
         self._pool = pool
         self._opener = opener
+        visible = settings.code.variables.get(_VISIBLE_GPUS, os.environ.get(_VISIBLE_GPUS))
+        self._gpus = GpuSampler(visible)
         self._usage_alarm = loop.alarm(self._watch_usage)
         self._told_env: tuple[Child | None, dict[str, str]] = (None, {})  #: variables that a child has got
         # Of the current task:
@@ -83,6 +88,7 @@ class TaskHandover:
             message,
             limit_bytes=limits.memory_bytes if limits.enforced else None,
             keep_bytes=self._settings.records.keep_values_bytes,
+            gpus=self._gpus,
         )
         self._children = 0
         self.hand_over()
