@@ -203,12 +203,19 @@ class LoopbackLink:
         )
 
     def post(
-        self, data: bytes, source: AnswerBlob | None = None, *, final: bool = False, soon: bool = False
+        self,
+        data: bytes,
+        source: AnswerBlob | None = None,
+        *,
+        final: bool = False,
+        soon: bool = False,
+        prelude: bytes = b"",
     ) -> bool:
         """Send a message from our side; return False: it is never congested."""
         if source is not None:
             data = source.read(0, source.size)
             source.close()
+        assert not prelude, "only storage v3 has it, and this worker has v1"
         self._loop.after(0, lambda: None if self._closed else self.on_post(data))
         return False
 

@@ -113,7 +113,7 @@ def _journal(settings: Settings, layout: Layout) -> Journal:
 
     records = settings.records
     keep = records.keep if records.keep is not None else records.keep_own
-    return Journal(layout, settings.serving.encoding, keep=keep)
+    return Journal(layout, settings.task_encoding, keep=keep)
 
 
 def _output_file(settings: Settings) -> OutputFile | None:

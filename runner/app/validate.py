@@ -151,7 +151,7 @@ def validate(settings: Settings, environ: Mapping[str, str]) -> Validation:
 
 def _install(settings: Settings, where: Location, environ: Mapping[str, str]) -> dict[str, Any] | None:
     """Return what --install has installed, or would; None if nothing says what the code requires."""
-    found = installation_for(settings.code, where, settings.serving.encoding, environ)
+    found = installation_for(settings.code, where, settings.task_encoding, environ)
     return None if found is None else found.facts(environ)
 
 

@@ -94,7 +94,7 @@ def _path(entry_argument: str | None, **values: Any) -> None:
     settings = settings_of({**missing, **values, "install": True, "no_state": True}, os.environ)
     with contextlib.ExitStack() as stack:
         where = place(settings, stack)
-        found = installation_for(settings.code, where, settings.serving.encoding, os.environ)
+        found = installation_for(settings.code, where, settings.task_encoding, os.environ)
     if found is None:
         raise HkrunnerError(f"nothing says what {where.shown} requires, so --install makes no environment")
     environment = found.existing

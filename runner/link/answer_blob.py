@@ -16,6 +16,11 @@ class AnswerBlob:
         self._fd = fd
         self.size = size
 
+    @property
+    def fd(self) -> int:
+        """The descriptor, which stays this object's."""
+        return self._fd
+
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly this piece. Raises OSError when the memory has become shorter."""
         data = os.pread(self._fd, length, offset)

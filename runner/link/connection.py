@@ -268,13 +268,20 @@ class Link:
     # ---- posting
 
     def post(
-        self, data: bytes, source: MessageSource | None = None, *, final: bool = False, soon: bool = False
+        self,
+        data: bytes,
+        source: MessageSource | None = None,
+        *,
+        final: bool = False,
+        soon: bool = False,
+        prelude: bytes = b"",
     ) -> bool:
         """Send a message as soon as the worker can take it; `source` instead of data for a large one.
 
         `final`: the answer of a task, which is sent again when it may have been lost.
         `soon`: a small message may wait up to SOON_S for the next one, to be sent with it: that saves a
         system call, and a wake-up of the worker, for a task of a millisecond.
+        `prelude`: a small message that goes right before this one, also when this one is sent again.
 
         Return whether so much waits now that nothing should be added (see `congested`).
         """
@@ -282,7 +289,7 @@ class Link:
             if source is not None:
                 source.close()
             return False
-        return self._sender.post(data, source, final=final, soon=soon, at_once=self._spoken)
+        return self._sender.post(data, source, final=final, soon=soon, at_once=self._spoken, prelude=prelude)
 
     def _may_begin(self) -> bool:
         """Whether the next message may be sent; where only a final answer may, it becomes the next."""

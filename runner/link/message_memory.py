@@ -30,6 +30,15 @@ class MessageMemory:
         self.map = mmap.mmap(self.fd, capacity)
         self._released = released
 
+    @classmethod
+    def adopt(cls, fd: int, size: int) -> MessageMemory:
+        """Return the message in a memfd that another process of ours has filled; it owns the descriptor."""
+        self = cls.__new__(cls)
+        self.fd, self.capacity, self.size = fd, size, size
+        self.map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._released = None
+        return self
+
     def view(self) -> memoryview:
         """Return the content; release the view before release()."""
         return memoryview(self.map)[: self.size]

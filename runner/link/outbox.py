@@ -31,12 +31,14 @@ class MessageSource(Protocol):
 class Outgoing:
     """A message in the outbox. A final answer is kept for a while after it was written."""
 
-    __slots__ = ("data", "final", "source")
+    __slots__ = ("data", "final", "prelude", "source")
 
-    def __init__(self, data: bytes, source: MessageSource | None, final: bool) -> None:
+    def __init__(self, data: bytes, source: MessageSource | None, final: bool, prelude: bytes = b"") -> None:
+        """`prelude`: a small message that goes right before this one, whenever this one is sent."""
         self.data = data
         self.source = source
         self.final = final
+        self.prelude = prelude
 
     @property
     def size(self) -> int:
@@ -45,6 +47,8 @@ class Outgoing:
 
     def frames(self, opcode: int) -> Iterator[bytes]:
         """Yield its frames, masked, one at a time."""
+        if self.prelude:
+            yield frame(opcode, self.prelude)
         size = self.size
         if size <= PIECE:
             yield frame(opcode, self.data if self.source is None else self.source.read(0, size))
@@ -185,7 +189,7 @@ class Outbox:
                 if not self._queue or not may_begin():
                     return False
                 self._frames = self._queue[0].frames(self._opcode)
-                self._frames_left = max(1, -(-self._queue[0].size // PIECE))
+                self._frames_left = max(1, -(-self._queue[0].size // PIECE)) + bool(self._queue[0].prelude)
             frame = next(self._frames, None)
             if frame is not None:
                 self._frames_left -= 1

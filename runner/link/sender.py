@@ -50,7 +50,14 @@ class LinkSender:
             self._socket = None
 
     def post(
-        self, data: bytes, source: MessageSource | None, *, final: bool, soon: bool, at_once: bool
+        self,
+        data: bytes,
+        source: MessageSource | None,
+        *,
+        final: bool,
+        soon: bool,
+        at_once: bool,
+        prelude: bytes = b"",
     ) -> bool:
         """Send a message; see Link.post. `at_once`: the worker accepts messages, as it has sent one."""
         if at_once and source is None and len(data) <= SMALL and self.outbox.is_empty:
@@ -58,18 +65,20 @@ class LinkSender:
                 self._held = data
                 self._soon.set(SOON_S)
                 return False
-            if self._post_now(data, final):
+            if self._post_now(data, final, prelude):
                 return False
         self.release_held()
-        self.outbox.put(Outgoing(data, source, final))
+        self.outbox.put(Outgoing(data, source, final, prelude))
         self.pump()
         return self.outbox.congested
 
-    def _post_now(self, data: bytes, final: bool) -> bool:
+    def _post_now(self, data: bytes, final: bool, prelude: bytes) -> bool:
         """Send a small message past the outbox, with the one that is held; False: it has to queue."""
         assert self._socket is not None, "a worker that has spoken is connected"
         held, self._held = self._held, None
         frames = frame(self._opcode, data)
+        if prelude:
+            frames = frame(self._opcode, prelude) + frames
         if held is not None:
             self._soon.cancel()
             first = frame(self._opcode, held)
@@ -81,15 +90,15 @@ class LinkSender:
             return False  # writing from the queue meets the same error, and handles it
         if count == len(frames):
             if final:
-                self.outbox.keep_written(Outgoing(data, None, True))
+                self.outbox.keep_written(Outgoing(data, None, True, prelude))
             return True
         # The message that was written in part becomes the first of the outbox; the rest of its frame is the
         # chunk.
         if held is not None and count < len(first):
             self.outbox.put_cut(Outgoing(held, None, False), memoryview(first)[count:])
-            self.outbox.put(Outgoing(data, None, final))
+            self.outbox.put(Outgoing(data, None, final, prelude))
         else:
-            self.outbox.put_cut(Outgoing(data, None, final), memoryview(frames)[count:])
+            self.outbox.put_cut(Outgoing(data, None, final, prelude), memoryview(frames)[count:])
         self.pump()
         return True
 

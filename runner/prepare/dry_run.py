@@ -60,7 +60,7 @@ def _install(settings: Settings, where: Location, environ: Mapping[str, str]) ->
         return None
     from .installation import installation_for  # late: it is rarely asked for
 
-    found = installation_for(settings.code, where, settings.serving.encoding, environ)
+    found = installation_for(settings.code, where, settings.task_encoding, environ)
     return None if found is None else found.facts(environ)
 
 

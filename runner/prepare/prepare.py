@@ -86,7 +86,7 @@ def with_python(
     from .interpreter import check_encoding, probe, variables
 
     interpreter = probe(settings.code.python, settings.code.cwd)
-    check_encoding(interpreter, settings.serving.encoding)
+    check_encoding(interpreter, settings.task_encoding)
     more = variables(interpreter, settings.code.variables.get("PATH", environ.get("PATH", "")))
     code = settings.code._replace(
         python=interpreter.path,
@@ -111,7 +111,7 @@ def _installed(
         at = descriptor.at("/dependencyInstallCmd")
         notes = (*notes, f"{at}: --install does not run dependencyInstallCmd, which HKube's build runs")
         settings = settings._replace(console=settings.console._replace(notes=notes))
-    found = installation_for(settings.code, where, settings.serving.encoding, environ)
+    found = installation_for(settings.code, where, settings.task_encoding, environ)
     if found is None:
         note = (
             f"--install: nothing to install: {where.shown} has no inline metadata, and there is no"

@@ -72,6 +72,25 @@ CODES: dict[str, ErrorCode] = {
         _SAME_PROCESS,
         explains_itself=True,
     ),
+    "STORAGE_READ_FAILED": ErrorCode(
+        "With `--storage v3`: an input of the task, or the answer of a call, could not be read from HKube's"
+        " storage. The message names the object and the reason.",
+        "Check that the storage is there and is the one that the cluster uses: `DEFAULT_STORAGE`,"
+        " `BASE_FS_ADAPTER_DIRECTORY` or `S3_ENDPOINT_URL`, `STORAGE_ENCODING`. A slow storage may need a"
+        " longer `--storage-timeout`.",
+        CRASHED,
+        1,
+        _SAME_PROCESS,
+    ),
+    "STORAGE_WRITE_FAILED": ErrorCode(
+        "With `--storage v3`: the result of the task could not be written to HKube's storage. The message"
+        " names the place and the reason.",
+        "Make room there, or give hkrunner the right to write: the storage is described by `DEFAULT_STORAGE`"
+        " and `BASE_FS_ADAPTER_DIRECTORY` or `S3_ENDPOINT_URL`.",
+        CRASHED,
+        1,
+        _SAME_PROCESS,
+    ),
     "MEMORY_ERROR": ErrorCode(
         "An allocation failed inside the code, as Python's MemoryError. With a memory limit: the allocation"
         " would have exceeded the limit.",

@@ -21,6 +21,7 @@ class State(Enum):
     __hash__ = object.__hash__  # Enum's own is written in Python: looked up several times a task
 
     IDLE = auto()  #: no task
+    FETCHING = auto()  #: storage v3: the storage process reads the input; no child has the task
     INITIALIZING = auto()  #: the child loads the code if need be, and runs init()
     STARTING = auto()  #: as INITIALIZING, and `start` has arrived: HKube's debug server does not wait
     INITIALIZED = auto()  #: `initialized` is posted, `start` has not arrived
@@ -28,6 +29,7 @@ class State(Enum):
     RESTARTING = auto()  #: as STARTING, in a second child; `initialized` is posted already
     RUNNING = auto()  #: start() runs
     ANSWERED = auto()  #: the child has answered; the task's final usage is awaited
+    STORING = auto()  #: storage v3: the storage process writes the result, whatever becomes of the child
     STOPPING = auto()  #: the child was asked to stop, and has the grace for it
     STOPPED = auto()  #: the child has stopped the task; the task's final usage is awaited
     KILLING = auto()  #: the grace is over, the process tree is being killed
@@ -42,6 +44,11 @@ class Event(Enum):
 
     INITIALIZE = auto()  #: the worker begins a new task
     INITIALIZE_AGAIN = auto()  #: the worker waits for the `initialized` of this task once more
+    MUST_FETCH = auto()  #: storage v3: the task's input may be in the storage
+    FETCHED = auto()  #: the input is complete
+    MUST_STORE = auto()  #: storage v3: the result goes to the storage first
+    STORED = auto()  #: the result is in the storage
+    STORAGE_FAILED = auto()  #: the input could not be read, or the result not written
     START = auto()
     STOP = auto()
     EXIT = auto()  #: from the worker, or our first SIGINT or SIGTERM
@@ -65,6 +72,8 @@ class Action(Enum):
     __hash__ = object.__hash__
 
     BEGIN = auto()  #: make the task, hand it to a child (started if there is none)
+    FETCH = auto()  #: have the storage process read the input
+    STORE = auto()  #: have the storage process write the result
     HAND_OVER = auto()  #: hand the task to another child
     ABANDON = auto()  #: kill the child in the background, nothing of it is read any more
     RELEASE_CHILD = auto()  #: give the child the grace to end by itself; it gets no further task
@@ -98,13 +107,15 @@ S, E, A = State, Event, Action
 #: The child may still die without having begun the task, which another child can take then.
 NOT_BEGUN = (S.INITIALIZING, S.STARTING, S.REINITIALIZING, S.RESTARTING, S.INITIALIZED)
 #: The task is being worked on: the worker takes messages of the code API (HKube core/worker lib/code-api).
-WORKING = frozenset((*NOT_BEGUN, S.RUNNING, S.ANSWERED))
+WORKING = frozenset((S.FETCHING, *NOT_BEGUN, S.RUNNING, S.ANSWERED, S.STORING))
 #: The worker takes `alive`: between `initialized` and the answer (HKube core/worker lib/worker.js).
-TAKES_ALIVE = frozenset((S.INITIALIZED, S.REINITIALIZING, S.RESTARTING, S.RUNNING, S.ANSWERED))
+TAKES_ALIVE = frozenset((S.INITIALIZED, S.REINITIALIZING, S.RESTARTING, S.RUNNING, S.ANSWERED, S.STORING))
 #: The worker takes `stopping`: between a stop and `stopped` (HKube core/worker lib/worker.js).
 TAKES_STOPPING = frozenset((S.STOPPING, S.STOPPED, S.KILLING))
 #: The child has done with the task, whose answer waits for its final usage.
 MEASURING = frozenset((S.ANSWERED, S.STOPPED))
+#: No child works on the task: the storage process does.
+AT_STORAGE = frozenset((S.FETCHING, S.STORING))
 #: The end of everything was asked for: no answer goes to the worker any more.
 ENDING = frozenset((S.EXITING, S.EXITED))
 
@@ -115,6 +126,16 @@ TABLE: dict[tuple[State, Event], Row] = {
     (S.INITIALIZED, E.START): Row(S.RUNNING, (A.CHILD_START, A.POST_STARTED)),
     (S.RUNNING, E.CHILD_DONE): Row(S.ANSWERED, (A.MEASURE,)),
     (S.ANSWERED, E.USAGE_KNOWN): Row(S.IDLE, (A.POST_ANSWER,)),
+    # ---- storage v3: the storage process does its part before and after the child
+    (S.INITIALIZING, E.MUST_FETCH): Row(S.FETCHING, (A.FETCH,)),
+    (S.FETCHING, E.FETCHED): Row(S.INITIALIZING, (A.HAND_OVER,)),
+    (S.FETCHING, E.STORAGE_FAILED): Row(S.IDLE, (A.POST_ANSWER,)),
+    (S.ANSWERED, E.MUST_STORE): Row(S.STORING, (A.STORE,)),
+    (S.STORING, E.STORED): Row(S.ANSWERED, (A.MEASURE,)),
+    (S.STORING, E.STORAGE_FAILED): Row(S.ANSWERED, (A.MEASURE,)),
+    (S.FETCHING, E.CHILD_QUITS): Row(S.IDLE, (A.RELEASE_CHILD, A.POST_ANSWER)),
+    **{(state, E.CHILD_GONE): Row(state, (A.REPLACE,)) for state in (S.FETCHING, S.STORING)},
+    # ---- the worker repeats itself, or does not wait
     # `start` came before `initialized` was posted.
     (S.INITIALIZING, E.START): Row(S.STARTING),
     (S.STARTING, E.CHILD_INITIALIZED): Row(S.RUNNING, (A.POST_INITIALIZED, A.CHILD_START, A.POST_STARTED)),
@@ -123,9 +144,12 @@ TABLE: dict[tuple[State, Event], Row] = {
     (S.REINITIALIZING, E.INITIALIZE_AGAIN): Row(S.INITIALIZING),
     **{
         (state, E.INITIALIZE_AGAIN): Row(state)
-        for state in (S.INITIALIZING, S.STARTING, S.RESTARTING, S.RUNNING, S.ANSWERED)
+        for state in (S.INITIALIZING, S.STARTING, S.RESTARTING, S.RUNNING, S.ANSWERED, S.FETCHING, S.STORING)
     },
-    **{(state, E.START): Row(state) for state in (S.STARTING, S.RESTARTING, S.RUNNING, S.ANSWERED)},
+    **{
+        (state, E.START): Row(state)
+        for state in (S.STARTING, S.RESTARTING, S.RUNNING, S.ANSWERED, S.FETCHING, S.STORING)
+    },
     # ---- the child died before it began the task: another child takes it
     (S.INITIALIZING, E.CHILD_GONE_EARLY): Row(S.INITIALIZING, (A.HAND_OVER,)),
     (S.STARTING, E.CHILD_GONE_EARLY): Row(S.STARTING, (A.HAND_OVER,)),
@@ -154,8 +178,9 @@ TABLE: dict[tuple[State, Event], Row] = {
     },
     # start() was not called yet, and will not be: the child takes the next task instead of a START.
     (S.INITIALIZED, E.STOP): Row(S.IDLE, (A.POST_STOPPED,)),
-    # The answer has not left: `stopped` goes in its place.
-    (S.ANSWERED, E.STOP): Row(S.IDLE, (A.POST_STOPPED,)),
+    # The answer has not left: `stopped` goes in its place. What is stored stays, and is written over by a
+    # repetition of the task.
+    **{(state, E.STOP): Row(S.IDLE, (A.POST_STOPPED,)) for state in (S.ANSWERED, S.FETCHING, S.STORING)},
     # The answer has left: the worker waits for one `stopped` all the same.
     (S.IDLE, E.STOP): Row(S.IDLE, (A.POST_STOPPED,)),
     # Stopped in init(): the child takes the next task instead of a START.
@@ -175,7 +200,7 @@ TABLE: dict[tuple[State, Event], Row] = {
     **{(state, E.START): Row(state) for state in (S.STOPPING, S.STOPPED, S.KILLING, S.IDLE)},
     **{
         (state, event): Row(state)
-        for state in (S.ANSWERED, S.STOPPED, S.KILLING)
+        for state in (S.ANSWERED, S.STORING, S.STOPPED, S.KILLING)
         for event in (E.CHILD_INITIALIZED, E.CHILD_DONE, E.CHILD_FAILED, E.CHILD_QUITS)
     },
     # ---- a worker that was restarted, or gave the task up, begins another one
@@ -187,12 +212,12 @@ TABLE: dict[tuple[State, Event], Row] = {
     # The child waits for START, or has done with the task: it takes the next one.
     **{
         (state, E.INITIALIZE): Row(S.INITIALIZING, (A.RECORD_STOPPED, A.BEGIN))
-        for state in (S.INITIALIZED, S.ANSWERED, S.STOPPED)
+        for state in (S.INITIALIZED, S.ANSWERED, S.STOPPED, S.FETCHING, S.STORING)
     },
     # ---- the end of everything
     **{
         (state, E.EXIT): Row(S.EXITING, (A.CHILD_EXIT, A.ARM_GRACE))
-        for state in (S.IDLE, *NOT_BEGUN, S.RUNNING)
+        for state in (S.IDLE, *NOT_BEGUN, S.RUNNING, S.FETCHING, S.STORING)
     },
     (S.ANSWERED, E.EXIT): Row(S.EXITING, (A.POST_ANSWER, A.CHILD_EXIT, A.ARM_GRACE)),
     (S.STOPPING, E.EXIT): Row(S.EXITING, (A.DISARM_GRACE, A.CHILD_EXIT, A.ARM_GRACE)),

@@ -45,6 +45,8 @@ class ActiveTask:
     answer: bytes = b""
     answer_blob: AnswerBlob | None = None
     failure: Failure | None = None
+    storing: bytes = b""  #: storage v3: the message that says where its result is
+    names: Mapping[str, str] | None = None  #: storage v3: the names in its initialize
     lost_thread: str = ""  #: what there is to say of a thread of its that has ended with MemoryError
     exit: Exit | None = None
     protection: Protection | None = None  #: how its limits are enforced
@@ -96,6 +98,17 @@ class ActiveTask:
             self.answer_blob = AnswerBlob(wire.fd, wire.size)
         else:
             self.answer = wire
+
+    def replace_message(self, message: WorkerMessage) -> None:
+        """Take this initialize instead: the same with its values."""
+        self.release_message()
+        self.message = message
+        self.input_bytes = message.size
+
+    def answer_wire(self) -> Wire:
+        """Return the result as the child has encoded it; a memfd stays the task's."""
+        blob = self.answer_blob
+        return self.answer if blob is None else Memfd(blob.fd, blob.size)
 
     def forget_usage(self) -> None:
         """Drop what was measured in a child that died before it began the task."""
@@ -219,7 +232,7 @@ class ActiveTask:
         )
         if record is not None:
             self._finish_record(record, result)
-        if status != "succeed" and self.answer_blob is not None:
+        if (status != "succeed" or self.storing) and self.answer_blob is not None:
             self.answer_blob.close()
         return result
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...sandbox.codec.codec import MESSAGE_LIMIT
 from ...sandbox.parent.child_handle import Child
@@ -34,7 +34,7 @@ from ...sandbox.shared.outcome import Cause, Exit, LimitBreach, report
 from ..console.terminal import Output
 from ..link.answer_blob import AnswerBlob
 from ..protocol.messages import Failure
-from ..protocol.task_state import MEASURING, NOT_BEGUN, Event, State
+from ..protocol.task_state import AT_STORAGE, MEASURING, NOT_BEGUN, Event, State
 from .active_task import ActiveTask
 from .child_pool import ChildPool, ChildRole
 from .log_redirect import LogRedirect
@@ -43,6 +43,9 @@ from .output_tail import OutputTail
 from .task_control import TaskControl
 from .task_handover import TaskHandover
 from .worker_replies import WorkerReplies
+
+if TYPE_CHECKING:
+    from .task_storage import TaskStorage
 
 
 class ChildMessageHandler:
@@ -59,6 +62,7 @@ class ChildMessageHandler:
         output: Output,
         notices: Notices,
         limits: Limits,
+        storage: TaskStorage | None = None,
         on_loaded: Callable[[], None],
         on_load_failed: Callable[[Failure], None],
     ) -> None:
@@ -72,6 +76,7 @@ class ChildMessageHandler:
         self._limits = limits
         self._last_sample: Sample | None = None
         self._on_loaded = on_loaded
+        self._storage = storage
         self._on_load_failed = on_load_failed
         self._held: set[Child] = set()  #: children whose output is not read for now
         self._loading_tail = OutputTail()  #: of what the serving child prints before its code is loaded
@@ -115,13 +120,13 @@ class ChildMessageHandler:
         self._control.step(Event.CHILD_INITIALIZED)
 
     def _done(self, child: Child, task: ActiveTask, message: Done) -> None:
-        if self._control.state in MEASURING:
+        if self._control.state in (*MEASURING, State.STORING):
             _drop(message)  # user code has written into the channel; only the first answer counts
             return
         wire = message.wire
         if isinstance(wire, Memfd):
             problem = blob_problem(wire.fd, wire.size)
-            if problem is None and wire.size > MESSAGE_LIMIT:
+            if problem is None and wire.size > MESSAGE_LIMIT and self._storage is None:
                 problem = f"{wire.size:,} bytes, HKube's worker takes at most {MESSAGE_LIMIT:,}"
             if problem is not None:
                 os.close(wire.fd)
@@ -135,18 +140,19 @@ class ChildMessageHandler:
         self._control.step(Event.CHILD_DONE)
 
     def _failed(self, child: Child, task: ActiveTask, message: Failed) -> None:
-        if self._control.state not in MEASURING:
+        if self._control.state not in (*MEASURING, State.STORING):
             task.failure = Failure(message.code, message.message, message.details)
         self._end_logs(child)
         self._control.step(Event.CHILD_QUITS if message.ends else Event.CHILD_FAILED)
 
     def _api_call(self, child: Child, task: ActiveTask, message: ApiCall) -> None:
         wire = message.wire
-        if not isinstance(wire, Memfd):
+        problem = blob_problem(wire.fd, wire.size) if isinstance(wire, Memfd) else None
+        if problem is None and self._storage is not None:
+            self._storage.call(task, wire)
+        elif not isinstance(wire, Memfd):
             self._replies.call(wire)
-            return
-        problem = blob_problem(wire.fd, wire.size)
-        if problem is None:
+        elif problem is None:
             self._replies.call(b"", AnswerBlob(wire.fd, wire.size))
         else:
             os.close(wire.fd)
@@ -265,8 +271,9 @@ class ChildMessageHandler:
         control, task = self._control, self._control.task
         tail, self._loading_tail = self._loading_tail, OutputTail()
         exit = self._with_last_lines(exit, tail.last_lines() if task is None else task.last_lines())
-        if control.state is State.IDLE or control.state in MEASURING:
-            # A task that is measured has its answer, which counts whatever became of the child since.
+        if control.state in (State.IDLE, *MEASURING, *AT_STORAGE):
+            # A task that is measured has its answer, which counts whatever became of the child since; one
+            # that is at the storage has no child.
             self._died_between_tasks(exit)
         elif task is None:
             self._notices.child.left_behind(exit)

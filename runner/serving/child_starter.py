@@ -50,11 +50,12 @@ class ChildStarter:
             module=where.module,
             function=where.function,
             file=where.file,
-            encoding=self._settings.serving.encoding,
+            encoding=self._settings.task_encoding,
             python_path=[os.path.abspath(one) for one in python_path or []],
             returned_errors=self._settings.serving.api_errors == "return",
             env=env,
             isolation=None if isolation is None else hints_of(isolation),
+            is_unlimited=self._settings.serving.storage is not None,
         )
 
     def start(self, listener: ChildListener | None) -> WardedChild:
@@ -70,7 +71,7 @@ class ChildStarter:
             command=settings.code.argv,
             cwd=self._where.folder,
             env=self._environment(),
-            encoding=settings.serving.encoding,
+            encoding=settings.task_encoding,
             limits=settings.limits,
             folders=self._folders(),
             temporary_folders=settings.code.temporary_folders,

@@ -10,9 +10,10 @@ child that is given up is killed in the background, and nothing of it is read an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...sandbox.parent import warden_launch
 from ...sandbox.shared.outcome import Cause, Exit, report
@@ -33,6 +34,9 @@ from .task_handover import TaskHandover
 from .task_opener import TaskOpener
 from .worker_messages import WorkerMessageHandler
 from .worker_replies import WorkerLink, WorkerReplies
+
+if TYPE_CHECKING:
+    from .task_storage import TaskStorage
 
 
 @dataclass
@@ -72,6 +76,7 @@ class Supervisor:
         )
         opener = TaskOpener(settings, where.shown, store, notices.task)
         self._handover = TaskHandover(loop, settings, control, pool, opener)
+        self._storage = _storage(context, control, pool, replies)
         self._end = TaskEnd(
             loop=loop,
             settings=settings,
@@ -84,6 +89,7 @@ class Supervisor:
             notices=notices,
             on_result=hooks.on_result,
         )
+        storage = self._storage
         self._worker_messages = WorkerMessageHandler(
             control=control,
             pool=pool,
@@ -91,6 +97,7 @@ class Supervisor:
             opener=opener,
             notices=notices.worker,
             wire_encoding=settings.serving.encoding,
+            storage=storage,
             on_given_up=hooks.on_given_up,
         )
         pool.listen(
@@ -103,6 +110,7 @@ class Supervisor:
                 output=output,
                 notices=notices,
                 limits=settings.limits,
+                storage=storage,
                 on_loaded=hooks.on_loaded,
                 on_load_failed=hooks.on_load_failed,
             )
@@ -113,6 +121,9 @@ class Supervisor:
             Action.CHILD_STOP: self._child_stop,
             Action.CHILD_EXIT: self._child_exit,
         }
+        if storage is not None:
+            control.actions[Action.FETCH] = storage.fetch
+            control.actions[Action.STORE] = storage.store
 
     def _actions(self) -> dict[Action, Callable[[], object]]:
         handover, end, pool, replies = self._handover, self._end, self._pool, self._replies
@@ -141,6 +152,9 @@ class Supervisor:
     def preload(self) -> None:
         """Start the child, so that its code is loaded when the first task comes."""
         ready = self._pool.ready()
+        if self._storage is not None:
+            with contextlib.suppress(OSError):  # the first task meets the same trouble, and reports it
+                self._storage.begin()
         if isinstance(ready, Exit):
             failure = Failure(ready.error_code, report(ready))
             self._loop.after(0, lambda: self._hooks.on_load_failed(failure))
@@ -246,6 +260,18 @@ class Supervisor:
             return
         if self._replies.link is not None:
             self._replies.link.close(self._cut_short)
+        if self._storage is not None:
+            self._storage.close()
         if self._store is not None:
             self._store.close()
         (self._hooks.on_finished or self._loop.stop)()
+
+
+def _storage(
+    context: RunContext, control: TaskControl, pool: ChildPool, replies: WorkerReplies
+) -> TaskStorage | None:
+    if context.settings.serving.storage is None:
+        return None
+    from .task_storage import TaskStorage  # late: under storage v1 the worker moves inputs and results
+
+    return TaskStorage(context.loop, context.settings, control, pool, replies)

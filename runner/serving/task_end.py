@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.outcome import Cause, report
 from ..io.loop import Loop
-from ..link.answer_blob import AnswerBlob
 from ..protocol.messages import Failure
 from ..protocol.result import Result
 from ..protocol.task_state import Event, State
@@ -57,10 +57,15 @@ class TaskEnd:
         """Ask for the final usage of a task that lasted; a short one has it already."""
         control, task = self._control, self._control.task
         assert task is not None, "the child has answered for it"
+        is_answer = control.state is State.ANSWERED and task.failure is None and not task.storing
+        if is_answer and self._settings.serving.storage is not None:
+            control.step(Event.MUST_STORE)  # and then this again
+            return
         usage, failure = task.usage, task.failure
         # Only the warden knows whether memory was refused just before.
         is_memory = failure is not None and task.limit_bytes is not None
-        if usage is None or not (usage.is_watched or is_memory):
+        is_gone = usage is not None and not usage.is_of(self._pool.child)  # while its result was stored
+        if usage is None or is_gone or not (usage.is_watched or is_memory):
             control.step(Event.USAGE_KNOWN)
             return
         task.usage_deadline = self._loop.after(FINAL_WAIT_S, lambda: control.step(Event.USAGE_KNOWN))
@@ -76,7 +81,11 @@ class TaskEnd:
                 from .memory_advice import refused_all_the_same  # see below
 
                 task.problems.append(refused_all_the_same(held, self._settings.limits, task.limit_bytes))
-            self._close(task, "succeed", answer=(task.answer, task.answer_blob))
+            if task.storing:
+                self._close(task, "succeed", answer=partial(self._replies.stored, task.storing))
+            else:
+                answer = partial(self._replies.answer, task.answer, task.answer_blob)
+                self._close(task, "succeed", answer=answer)
         else:
             # Late: most runs have nothing to explain, and its patterns would cost each start 0.7 ms.
             from .memory_advice import explain_refusal
@@ -109,7 +118,8 @@ class TaskEnd:
         if task is None:
             self._replies.answer(self._replies.stopped)
         else:
-            self._close(task, "stopped", _stop_failure(task), answer=(self._replies.stopped, None))
+            answer = partial(self._replies.answer, self._replies.stopped)
+            self._close(task, "stopped", _stop_failure(task), answer=answer)
 
     def record_stopped(self) -> None:
         """End the task, if there is one, as stopped. The worker wants no answer."""
@@ -118,7 +128,8 @@ class TaskEnd:
             self._close(task, "stopped", _stop_failure(task))
 
     def _fail(self, task: ActiveTask, failure: Failure) -> None:
-        self._close(task, "failed", failure, answer=(self._replies.failed(failure), None))
+        answer = partial(self._replies.answer, self._replies.failed(failure))
+        self._close(task, "failed", failure, answer=answer)
 
     def _close(
         self,
@@ -126,7 +137,7 @@ class TaskEnd:
         status: str,
         failure: Failure | None = None,
         *,
-        answer: tuple[bytes, AnswerBlob | None] | None = None,
+        answer: Callable[[], None] | None = None,
     ) -> None:
         """End the task: all about it is on disk, then the answer leaves, then the child is looked after."""
         if task.lost_thread and task.exit is None:
@@ -143,7 +154,7 @@ class TaskEnd:
         if answer is not None:
             self._replies.last_answered = (task.name, task.record)
         if answer is not None and task.record is None and not self._settings.local_run.is_local:
-            self._replies.answer(*answer)  # nothing has to be on disk or shown before it
+            answer()  # nothing has to be on disk or shown before it
             answer = None
         # Otherwise the child died before it had read the task.
         was_taken_up = child is not None or task.message is None
@@ -152,7 +163,7 @@ class TaskEnd:
         if was_taken_up:
             self._pool.served += 1
         if answer is not None:
-            self._replies.answer(*answer)
+            answer()
         if child is not None:
             self._look_after(child, task, result)
         self._on_result(result)

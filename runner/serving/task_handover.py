@@ -62,7 +62,12 @@ class TaskHandover:
     """Hands the current task to the serving child, and to a second one if the first dies too early."""
 
     def __init__(
-        self, loop: Loop, settings: Settings, control: TaskControl, pool: ChildPool, opener: TaskOpener
+        self,
+        loop: Loop,
+        settings: Settings,
+        control: TaskControl,
+        pool: ChildPool,
+        opener: TaskOpener,
     ) -> None:
         self._loop = loop
         self._settings = settings
@@ -91,7 +96,10 @@ class TaskHandover:
             gpus=self._gpus,
         )
         self._children = 0
-        self.hand_over()
+        if self._settings.serving.storage is None:
+            self.hand_over()
+        else:
+            control.step(Event.MUST_FETCH)
 
     def hand_over(self) -> None:
         """Hand the current task to the serving child, which is started if there is none."""
@@ -106,8 +114,8 @@ class TaskHandover:
         self._kept_begin = ()
         self._pool.task_begins()
         names: Mapping[str, Any] | None = None
-        if child.loaded and self._can_name(message):
-            names = self._opener.names_ahead(task) if task.ids is None else {}
+        if child.loaded and (task.names is not None or self._can_name(message)):
+            names = {} if task.ids is not None else task.names or self._opener.names_ahead(task)
         is_named = names is not None
         way = self._way = choose(
             is_named=is_named,

@@ -63,7 +63,8 @@ class TaskOpener:
     def open_late(self, task: ActiveTask) -> None:
         """Open a task that ends without its child having read it."""
         if task.ids is None:
-            self.open(task, (self._names_in(task.message) if task.message is not None else None) or {})
+            names = task.names or (self._names_in(task.message) if task.message is not None else None)
+            self.open(task, names or {})
 
     def is_repeated(self, task: ActiveTask, message: WorkerMessage) -> bool:
         """Whether the message is the initialize of this very task: only a task id can show that."""

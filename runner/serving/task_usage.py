@@ -109,6 +109,10 @@ class TaskUsage:
         """Return the highest memory so far, in bytes."""
         return max(self.peak_bytes, _high_water(self._child.pid, self._files_bytes)[0])
 
+    def is_of(self, child: Child | None) -> bool:
+        """Whether this child is measured, and is still there."""
+        return child is self._child
+
     def ask_final(self) -> None:
         """Ask for the usage of the whole tree; on_sample() gets it."""
         self._child.ask(self._final_ask)

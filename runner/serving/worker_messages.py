@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...sandbox.shared.code_api import ANSWERS
 from ...sandbox.shared.message_format import Memfd
@@ -15,6 +15,9 @@ from .notices import WorkerNotices
 from .task_control import TaskControl
 from .task_opener import TaskOpener
 from .worker_replies import WorkerReplies
+
+if TYPE_CHECKING:
+    from .task_storage import TaskStorage
 
 #: What only a worker says: unlike an unknown message, it shows that one is there and at work.
 _WORKER_SAYS = frozenset((messages.INITIALIZE, messages.START, messages.STOP, messages.EXIT, *ANSWERS))
@@ -32,6 +35,7 @@ class WorkerMessageHandler:
         opener: TaskOpener,
         notices: WorkerNotices,
         wire_encoding: str,
+        storage: TaskStorage | None = None,
         on_given_up: Callable[[str], None],
     ) -> None:
         self._control = control
@@ -40,6 +44,7 @@ class WorkerMessageHandler:
         self._opener = opener
         self._notices = notices
         self._encoding = wire_encoding
+        self._storage = storage
         self._on_given_up = on_given_up
         self._handlers: dict[str, Callable[[WorkerMessage], None]] = {
             messages.INITIALIZE: self._initialize,
@@ -167,7 +172,9 @@ class WorkerMessageHandler:
         child, task = self._pool.child, self._control.task
         if child is None or task is None or self._control.state not in WORKING:
             return  # its task is over: nothing waits for it
-        if message.blob is None:
+        if self._storage is not None:
+            self._storage.answer(task, message)
+        elif message.blob is None:
             child.reply(task.number, message.data)
         else:
             child.reply(task.number, Memfd(message.blob.fd, message.blob.size))

@@ -29,7 +29,13 @@ class WorkerLink(Protocol):
     @property
     def congested(self) -> bool: ...
     def post(
-        self, data: bytes, source: AnswerBlob | None = None, *, final: bool = False, soon: bool = False
+        self,
+        data: bytes,
+        source: AnswerBlob | None = None,
+        *,
+        final: bool = False,
+        soon: bool = False,
+        prelude: bytes = b"",
     ) -> bool: ...
     def worker_spoke(self) -> None: ...
     def clear(self) -> None: ...
@@ -52,6 +58,7 @@ class WorkerReplies:
         self._started = encoding.encode(wire_encoding, messages.STARTED)
         self._alive = encoding.encode(wire_encoding, messages.ALIVE)
         self._stopping = encoding.encode(wire_encoding, messages.STOPPING)
+        self._done = encoding.encode(wire_encoding, messages.DONE)
         #: The final answer of a task that was stopped.
         self.stopped = encoding.encode(wire_encoding, messages.STOPPED)
 
@@ -74,6 +81,10 @@ class WorkerReplies:
     def answer(self, wire: bytes, blob: AnswerBlob | None = None) -> None:
         """Post the final answer of a task, in the worker's encoding."""
         self._post(wire, blob, final=True)
+
+    def stored(self, storing: bytes) -> None:
+        """Post `storing`, which says where the result of the task is, and then its final answer."""
+        self._post(self._done, final=True, prelude=storing)
 
     def call(self, wire: bytes, blob: AnswerBlob | None = None) -> None:
         """Post a message of the code API; dropped unless a task is being worked on."""
@@ -108,14 +119,20 @@ class WorkerReplies:
             self.link.clear()
 
     def _post(
-        self, wire: bytes, blob: AnswerBlob | None = None, *, final: bool = False, soon: bool = False
+        self,
+        wire: bytes,
+        blob: AnswerBlob | None = None,
+        *,
+        final: bool = False,
+        soon: bool = False,
+        prelude: bytes = b"",
     ) -> None:
         link = self.link
         if link is None:
             if blob is not None:
                 blob.close()
             return
-        is_full = link.post(wire, blob, final=final, soon=soon)
+        is_full = link.post(wire, blob, final=final, soon=soon, prelude=prelude)
         if is_full and self._pool.child is not None and link.on_relieved is None:
             # The child waits with what it wants to send until the worker has taken some of it.
             child = self._pool.child

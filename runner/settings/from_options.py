@@ -30,6 +30,7 @@ from .worker_url import DEFAULT_URL, worker_url
 
 if TYPE_CHECKING:
     from .descriptor_schema import Descriptor
+    from .storage_settings import StorageSettings
 
 #: Limits of the records when serving, which may take weeks: HKube's storage has the larger values.
 KEEP_SERVING = 1000
@@ -151,10 +152,11 @@ def _is_local(values: Mapping[str, Any]) -> bool:
 
 def _serving(values: Mapping[str, Any], environ: Mapping[str, str]) -> Serving:
     encoding, redirect_logs = values["encoding"], bool(values.get("redirect_logs"))
+    version = values.get("storage") or "v1"
     grace_s = parse_seconds(values, BY_NAME["grace_s"], least=0.0)
     assert grace_s is not None, "--grace has a default"
     return Serving(
-        worker_url(values.get("url"), environ, encoding, hostname=redirect_logs),
+        worker_url(values.get("url"), environ, encoding, storage=version, hostname=redirect_logs),
         encoding,
         connect_timeout_s=parse_seconds(values, BY_NAME["connect_timeout_s"], least=0.0),
         grace_s=grace_s,
@@ -163,7 +165,16 @@ def _serving(values: Mapping[str, Any], environ: Mapping[str, str]) -> Serving:
         end_children=bool(values.get("end_children")),
         api_errors=values.get("api_errors") or "raise",
         redirect_logs=redirect_logs,
+        storage=_storage(values, environ) if version == "v3" and not _is_local(values) else None,
     )
+
+
+def _storage(values: Mapping[str, Any], environ: Mapping[str, str]) -> StorageSettings:
+    from .storage_settings import storage_settings  # late: a run with storage v1 has no use for it
+
+    timeout_s = parse_seconds(values, BY_NAME["storage_timeout_s"], least=0.1)
+    assert timeout_s is not None, "--storage-timeout has a default"
+    return storage_settings(environ, timeout_s)
 
 
 def _records(values: Mapping[str, Any], *, local: bool) -> Records:

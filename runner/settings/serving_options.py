@@ -27,6 +27,24 @@ SERVING_OPTIONS = (
         is_recorded=True,
     ),
     Option(
+        "storage",
+        ("--storage",),
+        "Who moves inputs and results: v1, the worker; v3, hkrunner, from and to the storage that HKube's"
+        " variables describe.",
+        ("STORAGE_PROTOCOL",),
+        default="v1",
+        kind="choice",
+        choices=("v1", "v3"),
+    ),
+    Option(
+        "storage_timeout_s",
+        ("--storage-timeout",),
+        "With --storage v3: fail a task whose storage moves no byte for this many seconds.",
+        ("HKRUNNER_STORAGE_TIMEOUT",),
+        default="60",
+        kind="seconds",
+    ),
+    Option(
         "connect_timeout_s",
         ("--connect-timeout",),
         "Give up, with exit status 5, after this many seconds without a worker.",

@@ -15,6 +15,7 @@ from .sandbox_options import Sandbox
 
 if TYPE_CHECKING:
     from .descriptor_schema import Descriptor
+    from .storage_settings import StorageSettings
 
 NO_LIMITS = Limits()
 
@@ -58,6 +59,7 @@ class Serving(NamedTuple):
     end_children: bool = False
     api_errors: str = "raise"  #: raise or return
     redirect_logs: bool = False
+    storage: StorageSettings | None = None  #: None: storage v1, the worker moves inputs and results
 
 
 class LocalRunSettings(NamedTuple):
@@ -129,6 +131,16 @@ class Settings(NamedTuple):
     local_run: LocalRunSettings = LocalRunSettings()
     console: Console = Console()
     boards: Boards = Boards()
+
+    @property
+    def task_encoding(self) -> str:
+        """The encoding of the messages that the algorithm's process gets and gives.
+
+        Under storage v3 that of the storage, so that no value is converted; but a program of --command speaks
+        the encoding that it was written for.
+        """
+        serving = self.serving
+        return serving.encoding if serving.storage is None or self.code.argv else serving.storage.encoding
 
     @property
     def name(self) -> str | None:

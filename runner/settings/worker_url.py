@@ -12,12 +12,19 @@ DEFAULT_URL = "ws://localhost:3000"
 _PARTS = ("WORKER_SOCKET_PROTOCOL", "WORKER_SOCKET_HOST", "WORKER_SOCKET_PORT")
 
 
-def worker_url(url: str | None, environ: Mapping[str, str], encoding: str, *, hostname: bool = False) -> str:
+def worker_url(
+    url: str | None,
+    environ: Mapping[str, str],
+    encoding: str,
+    *,
+    storage: str = "v1",
+    hostname: bool = False,
+) -> str:
     """Return the worker's URL, complete.
 
     `url` (--url, else WORKER_SOCKET_URL), else WORKER_SOCKET_PROTOCOL, _HOST and _PORT, else
-    ws://localhost:3000. Storage is v1: the worker moves the data. `hostname` adds this machine's name, which
-    the worker wants for redirected logs. Raises SettingsError.
+    ws://localhost:3000. `hostname` adds this machine's name, which the worker wants for redirected logs.
+    Raises SettingsError.
     """
     sources = ["WORKER_SOCKET_URL"] if url and url == environ.get("WORKER_SOCKET_URL") else []
     if not url:
@@ -32,8 +39,13 @@ def worker_url(url: str | None, environ: Mapping[str, str], encoding: str, *, ho
         raise SettingsError(f"the worker's URL {url!r} is wrong: {error}{where}") from None
     if parts.scheme not in ("ws", "wss") or not parts.hostname or port_number == 0:
         raise SettingsError(f"the worker's URL must look like {DEFAULT_URL}, not {url!r}{where}")
-    present = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    wanted = {"storage": "v1", "encoding": encoding}
+    present = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if present.get("storage", storage) != storage:
+        raise SettingsError(
+            f"the worker's URL says storage={present['storage']}, and --storage is {storage}: make them the"
+            f" same{where}"
+        )
+    wanted = {"storage": storage, "encoding": encoding}
     if hostname:
         wanted["hostname"] = quote(os.uname().nodename, safe="")
     added = [f"{name}={value}" for name, value in wanted.items() if name not in present]

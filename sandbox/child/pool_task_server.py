@@ -40,7 +40,7 @@ class PoolTaskServer(TaskServer):
         """`marks`: the file with the TaskMarks."""
         super().__init__(channel, control, setup)
         channel.known = TO_WORKER
-        self._reports = _PoolReports(channel, setup.encoding)
+        self._reports = _PoolReports(channel, setup.encoding, self._most)
         self._marks = TaskMarks(marks)
         self._is_function = not setup.module and not setup.file
 

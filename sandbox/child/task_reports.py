@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
-from typing import Any
+from typing import Any, Optional
 
 from ..codec import codec
 from ..shared.messages import ApiCall, EndedProcessesPeak, Problem, Progress
@@ -22,8 +22,10 @@ FORKED_TIMES = 2
 class TaskReports:
     """Calls of the code API, progress, and what was noticed when a task ended."""
 
-    def __init__(self, channel: FrameSocket, encoding: str) -> None:
+    def __init__(self, channel: FrameSocket, encoding: str, most: Optional[int]) -> None:
+        """`most`: bytes of a message for the worker; None: any number."""
         self._channel = channel
+        self._most = most
         self._encoding = encoding
         self._pid = os.getpid()
         self._lost_number_was_reported = False
@@ -33,7 +35,7 @@ class TaskReports:
         """Send a message of the code API, encoded once, for the worker. Raises ApiError."""
         self._need_own_process()
         try:
-            wire = codec.encode(self._encoding, message, name=f"{message['command']} data")
+            wire = codec.encode(self._encoding, message, name=f"{message['command']} data", most=self._most)
         except (codec.ResultInvalid, codec.ResultTooLarge) as error:
             raise Api.Error(str(error)) from None
         self._channel.send_wire(task, ApiCall, [wire], reuse=False)

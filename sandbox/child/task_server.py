@@ -78,7 +78,9 @@ class TaskServer:
         self._files: Optional[ResultFiles] = None
         self._task_env: Dict[str, str] = {}  #: variables that each task gets anew
         self._pid = os.getpid()
-        self._reports = TaskReports(channel, setup.encoding)
+        #: The longest message for the worker, in bytes.
+        self._most = None if setup.is_unlimited else codec.MESSAGE_LIMIT
+        self._reports = TaskReports(channel, setup.encoding, self._most)
         #: A message that came instead of the one that was due.
         self._next: Optional[Tuple[int, ProcessMessage]] = None
         #: How the user's functions are called, by name.
@@ -310,7 +312,7 @@ class TaskServer:
     def _finish(self, task: int, files: Optional[ResultFiles], result: Any) -> None:
         if self._may_accelerate and codec.is_large(result):
             self._accelerate()
-        wire = codec.encode_pieces(self._encoding, {"command": "done", "data": result})
+        wire = codec.encode_pieces(self._encoding, {"command": "done", "data": result}, most=self._most)
         is_json = self._encoding == "json"
         if files is not None and files.wants(sum(map(len, wire))):
             files.write_output(result_json(wire) if is_json else codec.json_text(result))

@@ -30,8 +30,9 @@ FLAG_BLOB = 1
 INLINE_MAX = 256 * 1024
 #: What a reader accepts in the stream. Above it is no frame of ours.
 INLINE_LIMIT = 1024 * 1024
-#: What a reader accepts in a memfd: more than any message HKube's worker takes (100,000,000 bytes).
-BLOB_LIMIT = 2 * 1024**3
+#: What a reader accepts in a memfd: more than any machine has. What is announced is compared with the memfd's
+#: own size before it is read (blob_problem).
+BLOB_LIMIT = 2**44
 
 Buffer = Union[bytes, bytearray, memoryview]
 

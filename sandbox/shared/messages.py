@@ -209,6 +209,9 @@ class Setup(ProcessMessage):
     env: Optional[Dict[str, str]] = None  #: variables to set, where the process was not started with them
     is_pooled: bool = False  #: a worker of hkrunner.Pool
     isolation: Optional[Dict[str, Any]] = None  #: isolation_policy.hints_of(); None: it has none
+    is_unlimited: bool = (
+        False  #: whether what it sends may be larger than HKube's worker takes in one message
+    )
 
 
 class Begin(ProcessMessage):

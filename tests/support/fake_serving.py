@@ -58,11 +58,19 @@ class RecordingLink:
         pass
 
     def post(
-        self, data: bytes, source: AnswerBlob | None = None, *, final: bool = False, soon: bool = False
+        self,
+        data: bytes,
+        source: AnswerBlob | None = None,
+        *,
+        final: bool = False,
+        soon: bool = False,
+        prelude: bytes = b"",
     ) -> bool:
         if source is not None:
             data = source.read(0, source.size)
             source.close()
+        if prelude:
+            self.posted.append(json.loads(prelude))
         self.posted.append(json.loads(data))
         return self.congested
 

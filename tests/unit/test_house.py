@@ -117,7 +117,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ("cli",),
         ("app",),
         ("serving",),
-        ("cluster", "image", "program"),
+        ("cluster", "image", "program", "storage"),
         ("console", "prepare"),
         ("worker_stub", "link", "settings"),
         ("protocol", "io"),

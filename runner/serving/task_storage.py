@@ -1,0 +1,143 @@
+"""Storage v3: has the storage process read a task's input, write its result, and carry its calls over.
+
+    worker -> initialize -> storage process -> the same with its values -> child
+    child -> result -> storage process -> `storing` and `done` -> worker
+    child <-> calls of the code API and their answers <-> storage process <-> worker
+
+The storage process takes one request after the other, so a result follows the calls that were made before it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+
+from ...sandbox.shared.message_format import Memfd, Wire
+from ...sandbox.shared.outcome import Cause
+from ..io.loop import Loop
+from ..link.answer_blob import AnswerBlob
+from ..link.connection import WorkerMessage
+from ..link.message_memory import MessageMemory
+from ..protocol.messages import Failure
+from ..protocol.task_state import WORKING, Event, State
+from ..settings.settings import Settings
+from ..storage.client import StorageAnswer, StorageClient
+from .active_task import ActiveTask
+from .child_pool import ChildPool
+from .task_control import TaskControl
+from .worker_replies import WorkerReplies
+
+
+class TaskStorage:
+    """What the current task needs of the storage."""
+
+    def __init__(
+        self, loop: Loop, settings: Settings, control: TaskControl, pool: ChildPool, replies: WorkerReplies
+    ) -> None:
+        assert settings.serving.storage is not None, "only with storage v3"
+        encodings = (settings.serving.encoding, settings.task_encoding, settings.serving.storage.encoding)
+        self._client = StorageClient(loop, settings.serving.storage, encodings)
+        self._control = control
+        self._pool = pool
+        self._replies = replies
+
+    def begin(self) -> None:
+        """Start the storage process ahead of the first task."""
+        self._client.begin()
+
+    def close(self) -> None:
+        """End the storage process."""
+        self._client.close()
+
+    # ---- the input and the result
+
+    def fetch(self) -> None:
+        """Have the input of the current task completed."""
+        self._client.cancel()  # what is left of a task that was given up
+        task = self._task()
+        assert task.message is not None, "no child has begun the task"
+        self._client.ask("fetch", _wire_of(task.message), partial(self._fetched, task))
+
+    def _fetched(self, task: ActiveTask, answer: StorageAnswer) -> None:
+        if task is not self._control.task or self._control.state is not State.FETCHING:
+            _drop(answer)
+            return
+        if answer.failed:
+            text = f"STORAGE_READ_FAILED: {answer.failed}"
+            task.failure = Failure("STORAGE_READ_FAILED", text, answer.details)
+            self._control.step(Event.STORAGE_FAILED)
+            return
+        task.names = answer.fields["names"]
+        task.replace_message(_message_of(answer.wire))
+        self._control.step(Event.FETCHED)
+
+    def store(self) -> None:
+        """Have the result of the current task written."""
+        task = self._task()
+        self._client.ask("store", task.answer_wire(), partial(self._stored, task))
+
+    def _stored(self, task: ActiveTask, answer: StorageAnswer) -> None:
+        if task is not self._control.task or self._control.state is not State.STORING:
+            return
+        if answer.failed:
+            text = f"STORAGE_WRITE_FAILED: {answer.failed}"
+            task.failure = Failure("STORAGE_WRITE_FAILED", text, answer.details)
+            self._control.step(Event.STORAGE_FAILED)
+            return
+        assert isinstance(answer.wire, bytes), "`storing` is small"
+        task.storing = answer.wire
+        self._control.step(Event.STORED)
+
+    def _task(self) -> ActiveTask:
+        task = self._control.task
+        assert task is not None, "the table asks for this during a task only"
+        return task
+
+    # ---- the code API
+
+    def call(self, task: ActiveTask, wire: Wire) -> None:
+        """Carry a call of the child over to the worker; a memfd in `wire` is closed."""
+        self._client.ask("call", wire, partial(self._called, task, _closing(wire)))
+
+    def answer(self, task: ActiveTask, message: WorkerMessage) -> None:
+        """Carry an answer of the worker over to the child."""
+        self._client.ask("answer", _wire_of(message), partial(self._called, task, lambda: None))
+
+    def _called(self, task: ActiveTask, close: Callable[[], None], answer: StorageAnswer) -> None:
+        close()
+        child = self._pool.child
+        if task is not self._control.task or self._control.state not in WORKING or child is None:
+            _drop(answer)
+        elif answer.failed:
+            # The code would wait for the call for ever.
+            text = f"STORAGE_READ_FAILED: a call of the code API is lost: {answer.failed}"
+            task.failure = Failure("STORAGE_READ_FAILED", text, answer.details)
+            self._pool.abandon(Cause.REPLACED)
+            self._control.step(Event.CHILD_FAILED)
+        elif answer.fields["to"] == "task":
+            child.reply(task.number, answer.wire)
+            _drop(answer)
+        elif isinstance(answer.wire, Memfd):
+            self._replies.call(b"", AnswerBlob(answer.wire.fd, answer.wire.size))
+        else:
+            self._replies.call(answer.wire)
+
+
+def _wire_of(message: WorkerMessage) -> Wire:
+    return message.data if message.blob is None else Memfd(message.blob.fd, message.blob.size)
+
+
+def _message_of(wire: Wire) -> WorkerMessage:
+    if isinstance(wire, Memfd):
+        return WorkerMessage(b"", MessageMemory.adopt(wire.fd, wire.size))
+    return WorkerMessage(wire)
+
+
+def _closing(wire: Wire) -> Callable[[], None]:
+    return partial(os.close, wire.fd) if isinstance(wire, Memfd) else lambda: None
+
+
+def _drop(answer: StorageAnswer) -> None:
+    if isinstance(answer.wire, Memfd):
+        os.close(answer.wire.fd)

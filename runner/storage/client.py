@@ -1,0 +1,195 @@
+"""hkrunner's side of the storage process: starts it, asks it, and answers for it when it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ...sandbox.parent import orphan_cleanup
+from ...sandbox.shared.message_format import Memfd, Wire
+from ..io.loop import Loop
+from ..settings.storage_settings import StorageSettings
+from .requests import INLINE_MAX, Message, receive, send
+
+_START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
+#: How long its end may take to become known, once it has closed its socket.
+END_S = 1.0
+
+
+class StorageAnswer(NamedTuple):
+    """What became of a request: `failed` says why it was not done; "" if it was."""
+
+    failed: str = ""
+    details: str = ""
+    fields: Mapping[str, Any] = MappingProxyType({})
+    wire: Wire = b""  #: its memfd is the receiver's to close
+
+
+OnAnswer = Callable[[StorageAnswer], None]
+
+
+class StorageClient:
+    """Asks the storage process, which is started by the first request or by begin()."""
+
+    def __init__(self, loop: Loop, settings: StorageSettings, encodings: tuple[str, str, str]) -> None:
+        """`encodings`: of the worker's messages, of those of the algorithm's process, and of the storage."""
+        self._loop = loop
+        self._configuration = json.dumps({"settings": settings._asdict(), "encodings": encodings}).encode()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, OnAnswer] = {}
+        self._queue: deque[Message] = deque()
+        self._is_closed = False
+
+    def begin(self) -> None:
+        """Start the process, so that it is ready when the first task comes. Raises OSError."""
+        if self._socket is not None or self._is_closed:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", _START, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    cwd="/",
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,  # Ctrl-C is for hkrunner, which closes the socket in the end
+                )
+            except OSError:
+                ours.close()
+                raise
+        orphan_cleanup.spare(self._process)
+        ours.setblocking(False)
+        self._socket = ours
+        self._loop.on_readable(ours, self._read)
+        self._post(Message({"do": "configure", "id": 0}, self._configuration))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits for its answer."""
+        return not self._waiting
+
+    def ask(self, what: str, wire: Wire, on_answer: OnAnswer) -> None:
+        """Request something for the current task; a memfd in `wire` stays the caller's until the answer."""
+        try:
+            self.begin()
+        except OSError as error:
+            text = f"the process that accesses HKube's storage cannot be started: {error.strerror or error}"
+            self._loop.after(0, lambda: on_answer(StorageAnswer(text)))
+            return
+        identifier = next(self._ids)
+        self._waiting[identifier] = on_answer
+        fields: dict[str, Any] = {"do": what, "id": identifier}
+        if isinstance(wire, Memfd):
+            self._post(Message({**fields, "size": wire.size}, b"", os.dup(wire.fd)))
+        elif len(wire) <= INLINE_MAX:
+            self._post(Message(fields, wire))
+        else:
+            fd = os.memfd_create("hkrunner-request", os.MFD_CLOEXEC)
+            with open(fd, "wb", buffering=0, closefd=False) as file:
+                view = memoryview(wire)
+                while view:
+                    view = view[file.write(view) :]
+            self._post(Message({**fields, "size": len(wire)}, b"", fd))
+
+    def cancel(self) -> None:
+        """Drop every request; no answer comes any more."""
+        if self._waiting:
+            self._waiting.clear()
+            self._post(Message({"do": "cancel", "id": 0}))
+
+    def close(self) -> None:
+        """End the process."""
+        self._is_closed = True
+        self._waiting.clear()
+        self._disconnect()
+        if self._process is not None:
+            with contextlib.suppress(OSError):
+                self._process.send_signal(signal.SIGKILL)  # it has nothing to finish, and may hang
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_S)
+
+    # ---- the socket
+
+    def _post(self, message: Message) -> None:
+        self._queue.append(message)
+        if len(self._queue) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        sock = self._socket
+        if sock is None:
+            return
+        while self._queue:
+            message = self._queue[0]
+            try:
+                send(sock, message)
+            except BlockingIOError:
+                self._loop.on_writable(sock, self._flush)
+                return
+            except OSError:
+                pass  # it is gone, which _read() finds out
+            self._queue.popleft()
+            if message.fd >= 0:
+                os.close(message.fd)
+        self._loop.on_writable(sock, None)
+
+    def _read(self) -> None:
+        assert self._socket is not None, "a socket that is read is open"
+        try:
+            message = receive(self._socket)
+        except BlockingIOError:
+            return
+        if message is None:
+            self._gone()
+            return
+        on_answer = self._waiting.pop(int(message.fields["id"]), None)
+        if on_answer is None:
+            if message.fd >= 0:
+                os.close(message.fd)
+            return
+        fields = message.fields
+        wire: Wire = message.data if message.fd < 0 else Memfd(message.fd, message.size)
+        on_answer(StorageAnswer(fields.get("failed", ""), fields.get("details", ""), fields, wire))
+
+    def _gone(self) -> None:
+        """Answer every request that waits: the process has ended. The next request starts another one."""
+        self._disconnect()
+        text = f"the process that accesses HKube's storage {self._how_it_ended()}"
+        waiting, self._waiting = self._waiting, {}
+        for on_answer in waiting.values():
+            on_answer(StorageAnswer(text))
+
+    def _how_it_ended(self) -> str:
+        process, self._process = self._process, None
+        assert process is not None, "its socket was open"
+        try:
+            status = process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return "has closed its connection, and was killed"
+        if status < 0:
+            return f"was killed by {signal.Signals(-status).name}"
+        return f"has ended with exit status {status}"
+
+    def _disconnect(self) -> None:
+        sock, self._socket = self._socket, None
+        if sock is not None:
+            self._loop.on_readable(sock, None)
+            self._loop.on_writable(sock, None)
+            sock.close()
+        for message in self._queue:
+            if message.fd >= 0:
+                os.close(message.fd)
+        self._queue.clear()

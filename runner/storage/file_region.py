@@ -1,0 +1,70 @@
+"""Bytes that are in a file, and are copied from there by the kernel, without passing through this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from ...sandbox.codec.codec import Buffer
+
+#: So much is copied between two reports of progress.
+CHUNK = 4 * 1024 * 1024
+
+
+class FileRegion:
+    """A part of an open file, which its owner keeps open."""
+
+    __slots__ = ("_begin", "_fd", "_size")
+
+    def __init__(self, fd: int, begin: int, size: int) -> None:
+        self._fd = fd
+        self._begin = begin
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, wanted: slice) -> FileRegion:
+        begin, end, step = wanted.indices(self._size)
+        assert step == 1, "a region is contiguous"
+        return FileRegion(self._fd, self._begin + begin, max(0, end - begin))
+
+    def __bytes__(self) -> bytes:
+        """Read a small region."""
+        return os.pread(self._fd, self._size, self._begin)
+
+    def read(self, progress: Callable[[], None]) -> bytearray:
+        """Read the region, a chunk at a time. Raises OSError, also when the file has become shorter."""
+        data = bytearray(self._size)
+        view, at = memoryview(data), 0
+        while at < self._size:
+            count = os.preadv(self._fd, [view[at : at + CHUNK]], self._begin + at)
+            if not count:
+                raise OSError(f"it became shorter while it was read: {at:,} of {self._size:,} bytes")
+            at += count
+            progress()
+        return data
+
+    def copy_to(self, fd: int, progress: Callable[[], None]) -> None:
+        """Append the region to the file. Raises OSError, also when this file has become shorter."""
+        at = 0
+        while at < self._size:
+            count = os.sendfile(fd, self._fd, self._begin + at, min(CHUNK, self._size - at))
+            if not count:
+                raise OSError(f"it became shorter while it was read: {at:,} of {self._size:,} bytes")
+            at += count
+            progress()
+
+
+Bytes = Buffer | FileRegion
+
+
+def append(fd: int, data: Bytes, progress: Callable[[], None]) -> None:
+    """Append these bytes to the file. Raises OSError."""
+    if isinstance(data, FileRegion):
+        data.copy_to(fd, progress)
+        return
+    view, at = memoryview(data), 0
+    while at < len(view):
+        at += os.write(fd, view[at : at + CHUNK])
+        progress()

@@ -1,0 +1,334 @@
+"""What is done for a task: its input is completed, its result stored, its calls of the code API carried over.
+
+Three encodings meet here: that of the worker's messages, that of the messages to and from the algorithm's
+process, and that of the storage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import string
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ...sandbox.codec import codec
+from ...sandbox.codec.codec import Buffer
+from .encoded_value import (
+    EncodedValue,
+    bson_document,
+    bson_length,
+    check,
+    decode,
+    describe,
+    encode,
+    in_encoding,
+    part,
+    result_of,
+)
+from .errors import StorageError
+from .file_region import Bytes, FileRegion
+from .input_links import InputLinks, LargeObject, Peers
+from .job import Job
+from .message_file import MessageFile
+from .requests import INLINE_MAX, Message
+from .splice import Filled, fill, pieces_of
+from .stored_object import ObjectStore
+from .value_cache import ValueCache
+
+_NAMES = ("taskId", "jobId", "nodeName", "algorithmName", "pipelineName")
+#: How HKube marks a text that stands for a value in the storage.
+_LINK = "$$"
+
+
+class Encodings(NamedTuple):
+    """The encodings that meet here."""
+
+    worker: str
+    task: str
+    storage: str
+
+
+class Stores(NamedTuple):
+    """Where values are looked for and kept."""
+
+    objects: ObjectStore
+    inputs: ValueCache
+    results: ValueCache  #: what peers can ask for
+    peers: Peers | None
+    discovery: Mapping[str, Any] | None  #: where peers ask for it; None: nowhere
+
+
+class Operations:
+    """Works for one task at a time."""
+
+    def __init__(self, encodings: Encodings, stores: Stores, cluster: str) -> None:
+        self._encodings = encodings
+        self._stores = stores
+        self._cluster = cluster
+        self._job_id = self._task_id = self._node = ""
+        self._save_paths: list[str] = []
+        self._to_be_cached: list[tuple[str, str, bytes, Buffer]] = []
+        self._includes_result: dict[str, bool] = {}  #: for each call of the code API, by its id
+
+    def perform(self, job: Job, memory: MessageFile) -> Message:
+        """Do what the request asks for; return the answer. Raises StorageError."""
+        does = {"fetch": self._fetch, "store": self._store, "call": self._call, "answer": self._answer}
+        return does[job.what](job, memory)
+
+    # ---- a task's input
+
+    def _fetch(self, job: Job, memory: MessageFile) -> Message:
+        message = codec.decode(self._encodings.worker, job.data())
+        data, _ = codec.ids_of(message)
+        info = data.get("info")
+        self._job_id, self._task_id = str(data.get("jobId") or ""), str(data.get("taskId") or "")
+        self._node = str(data.get("nodeName") or "")
+        paths = info.get("savePaths") if isinstance(info, dict) else None
+        self._save_paths = [path for path in paths or () if isinstance(path, str)]
+        self._includes_result.clear()
+        names = {name: str(data[name])[:1000] for name in _NAMES if data.get(name) is not None}
+        with contextlib.ExitStack() as opened:
+            links = self._links(job)
+            storage = data.get("storage")
+            filled = dict(data)
+            if isinstance(storage, dict) and storage:
+                try:
+                    filled["input"] = fill(data["input"], lambda text: _filled(text, storage, links))
+                finally:
+                    for one in links.large:
+                        opened.callback(one.close)
+            filled["storage"] = {}
+            filled["flatInput"] = None  # as under v1
+            whole = {"command": "initialize", "data": _as_filled(filled)}
+            return self._to_task({"names": names}, whole, links.large, job, memory)
+
+    def _links(self, job: Job) -> InputLinks:
+        stores = self._stores
+        return InputLinks(
+            store=stores.objects,
+            cache=stores.inputs,
+            peers=stores.peers,
+            encoding=self._encodings.storage,
+            task_encoding=self._encodings.task,
+            folder=self._folder(),
+            progress=job.progress,
+        )
+
+    def _folder(self) -> str:
+        return f"{self._cluster}-hkube/{self._job_id}"
+
+    def _to_task(
+        self,
+        fields: dict[str, Any],
+        message: dict[str, Any],
+        large: list[LargeObject],
+        job: Job,
+        memory: MessageFile,
+    ) -> Message:
+        """Return an answer that carries this message for the algorithm's process."""
+        pieces = pieces_of(self._encodings.task, message)
+        size = sum(len(one) for one in pieces)
+        if size <= INLINE_MAX:
+            return Message(fields, b"".join(bytes(one) for one in pieces))
+        try:
+            fd, size = memory.write(pieces, job.progress)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StorageError(f"the input cannot be put together: {reason}") from None
+        self._check_large(pieces, large, memory.view(size))
+        return Message({**fields, "size": size}, b"", fd)
+
+    def _check_large(self, pieces: list[Bytes], large: list[LargeObject], written: Buffer) -> None:
+        """Check the objects that were copied; those that fit into the cache are put there by finish()."""
+        waiting, at = list(large), 0
+        for piece in pieces:
+            if isinstance(piece, FileRegion):
+                one = waiting.pop(0)
+                data = memoryview(written)[at : at + len(piece)]
+                if one.value.encoding != "bson":  # only what frames the document was copied apart
+                    check(one.value._replace(data=data), one.name)
+                if self._stores.inputs.fits(len(data)):
+                    kind = one.value.data[4:5] if one.value.encoding == "bson" else b""
+                    self._to_be_cached.append((one.cache_id, one.value.encoding, bytes(kind), data))
+            at += len(piece)
+
+    def finish(self) -> None:
+        """Do what nobody waits for: call this when the answer of perform() is sent."""
+        waiting, self._to_be_cached = self._to_be_cached, []
+        for name, encoding, kind, data in waiting:
+            whole = bson_document(kind, data) if encoding == "bson" else bytes(data)
+            self._stores.inputs.put(name, EncodedValue(encoding, whole))
+
+    # ---- a task's result
+
+    def _store(self, job: Job, memory: MessageFile) -> Message:
+        data = job.data()
+        value, body = self._result(data)
+        path = f"{self._folder()}/{self._task_id}"
+        size = sum(len(one) for one in body)
+        header = value.header(self._encodings.storage)
+        self._stores.objects.write(path, header, body, job.progress)
+        told: dict[str, Any] = {
+            "storageInfo": {"path": path, "size": size},
+            "metadata": self._metadata(value, body),
+        }
+        if self._save_paths and self._stores.discovery is not None and self._stores.results.fits(size):
+            whole = b"".join(body)
+            self._stores.results.put(self._task_id, value._replace(data=whole))
+            told.update(discovery=self._stores.discovery, taskId=self._task_id)
+        return self._to_worker({"command": "storing", "data": told})
+
+    def _result(self, wire: Buffer) -> tuple[EncodedValue, list[Buffer]]:
+        """Return the result, and its bytes as they are stored."""
+        encodings = self._encodings
+        value, body = result_of(encodings.task, wire)
+        if not value.is_raw and encodings.task != encodings.storage:
+            value = in_encoding(self._whole(value, body), encodings.storage, "the result")
+            return value, [value.data]
+        return value, [bson_length(body), body] if value.encoding == "bson" else [body]
+
+    def _whole(self, value: EncodedValue, body: Buffer) -> EncodedValue:
+        return value._replace(data=bson_length(body) + bytes(body)) if value.encoding == "bson" else value
+
+    def _metadata(self, value: EncodedValue, body: list[Buffer]) -> dict[str, Any]:
+        """Return kind and size of each part of the result that other nodes ask for, where it exists."""
+        found: dict[str, Any] = {}
+        if not self._save_paths:
+            return found
+        if value.encoding == "bson" and len(body) > 1:
+            value = value._replace(data=b"".join(body))
+        for path in self._save_paths:
+            node, _, inner = path.partition(".")
+            if node != self._node:
+                continue
+            one = part(value, inner) if inner else value
+            if one is None:
+                continue
+            kind, size = describe(one)
+            if kind != "NoneType":  # HKube's wrapper leaves it out as well
+                found[path] = {"type": kind} if size is None else {"type": kind, "size": size}
+        return found
+
+    def _to_worker(self, message: dict[str, Any]) -> Message:
+        wire = codec.encode(self._encodings.worker, message, name="message", most=None)
+        return Message({"to": "worker"}, wire)
+
+    # ---- the code API
+
+    def _call(self, job: Job, memory: MessageFile) -> Message:
+        message = codec.decode(self._encodings.task, job.data())
+        command, data = str(message.get("command")), message.get("data")
+        try:
+            if command == "startAlgorithmExecution" and isinstance(data, dict):
+                message = {"command": command, "data": self._stored_call(data, job)}
+            elif command in ("startRawSubPipeline", "startStoredSubPipeline") and isinstance(data, dict):
+                self._includes_result[f"pipeline {data.get('subPipelineId')}"] = bool(data["includeResult"])
+        except StorageError as error:
+            failed = {"execId": data.get("execId"), "error": str(error)}
+            answer = {"command": "algorithmExecutionError", "data": failed}
+            return self._to_task({"to": "task"}, answer, [], job, memory)
+        wire = codec.encode(self._encodings.worker, message, name="input", most=None)
+        return self._from_bytes({"to": "worker"}, wire, memory)
+
+    def _stored_call(self, data: dict[str, Any], job: Job) -> dict[str, Any]:
+        """Return the data of a call whose arguments are in the storage."""
+        self._includes_result[f"algorithm {data.get('execId')}"] = bool(data["includeResult"])
+        storage: dict[str, Any] = {}
+        for number, argument in enumerate(data["input"]):
+            value = encode(self._encodings.storage, argument, f"input[{number}]")
+            name = _new_id()
+            path = f"{self._folder()}/{name}"
+            header = value.header(self._encodings.storage)
+            self._stores.objects.write(path, header, [value.data], job.progress)
+            storage[name] = {"storageInfo": {"path": path, "size": len(value.data)}, "metadata": {}}
+        return {
+            **{name: value for name, value in data.items() if name != "input"},
+            "storageInput": [f"{_LINK}{name}" for name in storage],
+            "storage": storage,
+        }
+
+    def _answer(self, job: Job, memory: MessageFile) -> Message:
+        message = codec.decode(self._encodings.worker, job.data())
+        data = message.get("data")
+        links = self._links(job)
+        try:
+            if isinstance(data, dict) and isinstance(data.get("response"), (dict, list)):
+                response = self._response(str(message["command"]), data, links, job)
+                message = {**message, "data": _as_filled({**data, "response": response})}
+            return self._to_task({"to": "task"}, message, links.large, job, memory)
+        except StorageError as error:
+            return self._to_task({"to": "task"}, _failed(message, error), [], job, memory)
+        finally:
+            for one in links.large:
+                one.close()
+
+    def _response(self, command: str, data: dict[str, Any], links: InputLinks, job: Job) -> Any:
+        """Return the answer of a call, read from the storage where the caller wants it."""
+        response = data["response"]
+        if command == "algorithmExecutionDone":
+            if self._includes_result.pop(f"algorithm {data.get('execId')}", False) and _is_link(response):
+                return links.value(response)
+        elif command == "subPipelineDone":
+            wanted = self._includes_result.pop(f"pipeline {data.get('subPipelineId')}", False)
+            if wanted and _is_link(response):
+                results = links.value(response)
+                return self._with_large_results(results, links)
+        return response
+
+    def _with_large_results(self, results: Any, links: InputLinks) -> Any:
+        """Return the results of a sub-pipeline with those in place that are objects of their own."""
+        if not isinstance(results, EncodedValue) or isinstance(results.data, FileRegion):
+            return results
+        items = decode(results)
+        if not isinstance(items, list):
+            return results
+        changed: list[Any] = []
+        for item in items:
+            info = item.get("info") if isinstance(item, dict) else None
+            if isinstance(info, dict) and info.get("isBigData") and info.get("path"):
+                item = _as_filled({**item, "result": links.value({"storageInfo": {"path": info["path"]}})})
+            changed.append(item)
+        return _as_filled(changed)
+
+    def _from_bytes(self, fields: dict[str, Any], wire: bytes, memory: MessageFile) -> Message:
+        if len(wire) <= INLINE_MAX:
+            return Message(fields, wire)
+        fd, size = memory.write([wire], lambda: None)
+        return Message({**fields, "size": size}, b"", fd)
+
+
+def _filled(text: str, storage: Mapping[str, Any], links: InputLinks) -> Any:
+    if not text.startswith(_LINK):
+        return text
+    name = text[len(_LINK) :]
+    if name not in storage:
+        raise StorageError(f"the input has a link {text!r}, and the message does not say where it leads")
+    return _as_filled(links.value(storage[name]))
+
+
+def _as_filled(value: Any) -> Any:
+    """Return a list or dict as one that may hold encoded values."""
+    return Filled(value) if isinstance(value, (list, dict)) else value
+
+
+def _is_link(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("storageInfo"), dict)
+
+
+def _failed(message: Mapping[str, Any], error: StorageError) -> dict[str, Any]:
+    """Return an answer of the worker as the failure of its call."""
+    data = message["data"]
+    if "execId" in data:
+        return {
+            "command": "algorithmExecutionError",
+            "data": {"execId": data["execId"], "error": str(error)},
+        }
+    identifier = data.get("subPipelineId")
+    return {"command": "subPipelineError", "data": {"subPipelineId": identifier, "error": str(error)}}
+
+
+def _new_id() -> str:
+    """Return an id of the length that HKube's have."""
+    letters = string.ascii_lowercase + string.digits
+    return "".join(secrets.choice(letters) for _ in range(8))

@@ -1,0 +1,151 @@
+"""Puts encoded values into a message as they are; the containers around them are written here."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from .encoded_value import EncodedValue, encode_plain
+from .file_region import Bytes
+
+
+class Filled:
+    """A list or dict that holds an EncodedValue, or another Filled; everything else in it is plain."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: list[Any] | dict[str, Any]) -> None:
+        self.items = items
+
+
+def fill(value: Any, found: Callable[[str], Any]) -> Any:
+    """Return the value with each text replaced by found(text), unless that is the text itself.
+
+    What holds a replaced text becomes a Filled; the rest stays as it is.
+    """
+    if isinstance(value, str):
+        return found(value)
+    if isinstance(value, dict):
+        filled: Any = {key: fill(one, found) for key, one in value.items()}
+        is_changed = any(filled[key] is not value[key] for key in value)
+    elif isinstance(value, list):
+        filled = [fill(one, found) for one in value]
+        is_changed = any(new is not old for new, old in zip(filled, value, strict=True))
+    else:
+        return value
+    return Filled(filled) if is_changed else value
+
+
+def pieces_of(encoding: str, message: dict[str, Any]) -> list[Bytes]:
+    """Return the message encoded, in pieces; its values may be Filled or EncodedValue, in this encoding."""
+    pieces: list[Bytes] = []
+    whole = Filled(dict(message))
+    if encoding == "bson":
+        _add_bson_document([("data", whole)], pieces)
+    elif encoding == "json":
+        _add_json(whole, pieces)
+    else:
+        _add_msgpack(whole, pieces)
+    return pieces
+
+
+# ---- msgpack
+
+
+def _add_msgpack(value: Any, pieces: list[Bytes]) -> None:
+    if isinstance(value, EncodedValue):
+        if value.is_raw:
+            pieces.append(_msgpack_bytes_head(len(value.data)))
+        pieces.append(value.data)
+    elif isinstance(value, Filled):
+        items = value.items
+        if isinstance(items, dict):
+            pieces.append(_msgpack_head(len(items), 0x80, 0xDE))
+            for key, one in items.items():
+                pieces.append(msgspec.msgpack.encode(key))
+                _add_msgpack(one, pieces)
+        else:
+            pieces.append(_msgpack_head(len(items), 0x90, 0xDC))
+            for one in items:
+                _add_msgpack(one, pieces)
+    else:
+        pieces.append(encode_plain("msgpack", value))
+
+
+def _msgpack_head(count: int, small: int, large: int) -> bytes:
+    if count < 16:
+        return bytes((small | count,))
+    return struct.pack(">BH", large, count) if count < 65536 else struct.pack(">BI", large + 1, count)
+
+
+def _msgpack_bytes_head(size: int) -> bytes:
+    if size < 256:
+        return bytes((0xC4, size))
+    return struct.pack(">BH", 0xC5, size) if size < 65536 else struct.pack(">BI", 0xC6, size)
+
+
+# ---- json
+
+
+def _add_json(value: Any, pieces: list[Bytes]) -> None:
+    if isinstance(value, EncodedValue):
+        # JSON has no bytes: they become base64 text, as in a result.
+        pieces.append(encode_plain("json", bytes(value.data)) if value.is_raw else value.data)
+    elif isinstance(value, Filled):
+        is_dict = isinstance(value.items, dict)
+        pieces.append(b"{" if is_dict else b"[")
+        for number, one in enumerate(value.items):
+            if number:
+                pieces.append(b",")
+            if isinstance(value.items, dict):
+                pieces.append(msgspec.json.encode(str(one)) + b":")
+                _add_json(value.items[one], pieces)
+            else:
+                _add_json(one, pieces)
+        pieces.append(b"}" if is_dict else b"]")
+    else:
+        pieces.append(encode_plain("json", value))
+
+
+# ---- bson
+
+
+def _add_bson_document(elements: list[tuple[str, Any]], pieces: list[Bytes]) -> int:
+    """Add a document; return its size, which stands at its beginning and is known at its end."""
+    at = len(pieces)
+    pieces.append(b"")
+    size = 5
+    for key, one in elements:
+        size += _add_bson_element(key, one, pieces)
+    pieces[at] = struct.pack("<i", size)
+    pieces.append(b"\0")
+    return size
+
+
+def _add_bson_element(key: str, value: Any, pieces: list[Bytes]) -> int:
+    name = key.encode() + b"\0"
+    if isinstance(value, EncodedValue) and value.is_raw:
+        head = b"\x05" + name + struct.pack("<iB", len(value.data), 0)
+        pieces += [head, value.data]
+        return len(head) + len(value.data)
+    if isinstance(value, EncodedValue):
+        # Of {data: value}: the type, then, behind the name, the value without the document's end.
+        head, rest = bytes(value.data[4:5]) + name, value.data[10:-1]
+        pieces += [head, rest]
+        return len(head) + len(rest)
+    if isinstance(value, Filled):
+        is_dict = isinstance(value.items, dict)
+        head = (b"\x03" if is_dict else b"\x04") + name
+        pieces.append(head)
+        if isinstance(value.items, dict):
+            elements = [(str(inner), one) for inner, one in value.items.items()]
+        else:
+            elements = [(str(number), one) for number, one in enumerate(value.items)]
+        return len(head) + _add_bson_document(elements, pieces)
+    rest = encode_plain("bson", value)
+    head = rest[4:5] + name
+    pieces += [head, rest[10:-1]]
+    return len(head) + len(rest) - 11

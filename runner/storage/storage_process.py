@@ -1,0 +1,183 @@
+"""The storage process: reads and writes HKube's storage for one hkrunner, one request after the other.
+
+It is neither hkrunner's loop, which must never wait, nor the algorithm's process, which is limited and may
+be killed. The main thread reads requests and watches the time, a worker thread works on them. A request on
+which nothing moves for the time-out is given up: its task gets an answer, and another thread takes the next
+request. The thread that hangs is left behind, since nothing can end it (a network file system may never
+answer).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import select
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import Any
+
+from ..settings.storage_settings import StorageSettings
+from .errors import StorageError
+from .folder_store import FolderStore
+from .job import Abandoned, Job
+from .message_file import MessageFile
+from .operations import Encodings, Operations, Stores
+from .requests import TEXT_MAX, Message, receive, send
+from .stored_object import ObjectStore
+from .value_cache import ValueCache
+
+#: How often the main thread looks whether anything moves.
+LOOK_S = 0.25
+#: With more threads that hang, this process ends: hkrunner starts another one.
+HANGING_MAX = 8
+#: After this long without a request, the memory for large inputs goes back to the system.
+REST_S = 5.0
+MEGABYTE = 1_000_000
+
+
+class StorageProcess:
+    """Serves the requests that come on a socket until it is closed."""
+
+    def __init__(self, sock: socket.socket, settings: StorageSettings, encodings: Encodings) -> None:
+        self._socket = sock
+        self._settings = settings
+        self._sending = threading.Lock()
+        self._lock = threading.Lock()  #: for what follows
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._waiting: dict[int, Job] = {}  #: requests that are not answered, by id
+        self._current: Job | None = None
+        self._hanging = 0
+        stores = Stores(
+            objects=_store(settings),
+            inputs=ValueCache(settings.input_cache_mb * MEGABYTE),
+            results=ValueCache(settings.result_cache_mb * MEGABYTE),
+            peers=None,
+            discovery=None,
+        )
+        self._operations = Operations(encodings, stores, settings.cluster)
+
+    def run(self) -> None:
+        """Serve until hkrunner closes its end."""
+        self._begin_worker()
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        while True:
+            if poll.poll(LOOK_S * 1000):
+                message = receive(self._socket)
+                if message is None:
+                    return
+                self._take(message)
+            self._give_up_what_hangs()
+
+    def _take(self, message: Message) -> None:
+        if message.fields["do"] == "cancel":
+            for job in list(self._waiting.values()):
+                self._abandon(job)
+            return
+        job = Job(message)
+        self._waiting[job.id] = job
+        self._jobs.put(job)
+
+    # ---- requests that hang
+
+    def _give_up_what_hangs(self) -> None:
+        job, limit_s = self._current, self._settings.timeout_s
+        if job is None or job.is_abandoned or time.monotonic() - job.moved_at < limit_s:
+            return
+        if self._abandon(job):
+            self._answer(job, Message({"failed": f"the storage gave no answer for {limit_s:g} s"}))
+
+    def _abandon(self, job: Job) -> bool:
+        """Give a request up; return whether it was still waiting for its answer."""
+        with self._lock:
+            if self._waiting.pop(job.id, None) is None:
+                return False
+            job.is_abandoned = True
+            if job is self._current:
+                self._hanging += 1
+                if self._hanging > HANGING_MAX:
+                    os._exit(1)
+                self._begin_worker()
+            return True
+
+    # ---- the worker thread
+
+    def _begin_worker(self) -> None:
+        self._current = None
+        threading.Thread(target=self._work, name="requests", daemon=True).start()
+
+    def _work(self) -> None:
+        memory = MessageFile()
+        while True:
+            try:
+                job = self._jobs.get(timeout=REST_S)
+            except queue.Empty:
+                memory.close()
+                continue
+            if job.is_abandoned:
+                job.close()
+                continue
+            job.moved_at = time.monotonic()
+            self._current = job
+            answer = self._perform(job, memory)
+            with self._lock:
+                if self._waiting.pop(job.id, None) is None:
+                    self._hanging -= 1
+                    break  # another thread has taken this one's place
+                self._current = None
+            self._answer(job, answer)
+            self._operations.finish()
+            job.close()
+        job.close()
+        memory.close()
+
+    def _perform(self, job: Job, memory: MessageFile) -> Message:
+        try:
+            return self._operations.perform(job, memory)
+        except Abandoned:
+            return Message({})
+        except StorageError as error:
+            return Message({"failed": str(error)[:TEXT_MAX]})
+        except MemoryError:
+            return Message({"failed": "there is not enough memory for it"})
+        except Exception as error:  # noqa: BLE001 - whatever it is, it fails this request only
+            trace = traceback.format_exc()[-TEXT_MAX:]
+            text = f"{type(error).__name__}: {error}"[:TEXT_MAX]
+            return Message({"failed": text, "details": trace})
+
+    def _answer(self, job: Job, answer: Message) -> None:
+        with self._sending:
+            try:
+                send(self._socket, Message({**answer.fields, "id": job.id}, answer.data, answer.fd))
+            except OSError:
+                os._exit(0)  # hkrunner is gone
+
+
+def _store(settings: StorageSettings) -> ObjectStore:
+    return FolderStore(settings.folder)
+
+
+def main() -> None:
+    """Serve the socket whose number is the first argument; the first message configures this process."""
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    first = receive(sock)
+    if first is None:
+        return
+    _end_first_without_memory()
+    told: dict[str, Any] = json.loads(first.data)
+    process = StorageProcess(sock, StorageSettings(**told["settings"]), Encodings(*told["encodings"]))
+    process.run()
+    os._exit(0)  # threads that hang would keep this process
+
+
+def _end_first_without_memory() -> None:
+    """Have the kernel end this process first when the machine or the container has no memory left."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("800")
+    except OSError:
+        pass  # a container may forbid it; then the order is the kernel's own

@@ -1,0 +1,165 @@
+"""Storage v3: hkrunner itself reads inputs from HKube's storage and writes results there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from support.hkube_storage import JOB, Storage
+from support.programs import Program
+from support.scripted_client import Client
+from support.scripted_worker import ScriptedWorker
+from support.served import serving_worker
+from support.waiting import wait_until
+
+
+class Worker:
+    """A worker that has hkrunner's algorithm with storage v3."""
+
+    def __init__(self, client: Client, program: Program, storage: Storage) -> None:
+        self.client = client
+        self.program = program
+        self.storage = storage
+        self._tasks = 0
+
+    def begin(self, input: Any, links: dict[str, Any] | None = None, **more: Any) -> str:
+        """Begin a task with the keys that a real worker sends; return its id."""
+        self._tasks += 1
+        task = f"task{self._tasks}"
+        info = {"savePaths": more.pop("savePaths", ["green"])}
+        flat = {str(number): one for number, one in enumerate(input)} if links else {}
+        fields = {"jobId": JOB, "taskId": task, "nodeName": "green", "info": info, "flatInput": flat}
+        self.client.initialize(input, **{**fields, "storage": links or {}, **more})
+        return task
+
+    def run(self, input: Any, links: dict[str, Any] | None = None, **more: Any) -> Any:
+        """Run a task that succeeds; return its result, as it is in the storage."""
+        task = self.begin(input, links, **more)
+        self.client.expect("initialized")
+        self.client.start()
+        self.storing = self.client.expect("storing")["data"]
+        assert self.client.expect("done").get("data") is None
+        assert self.storing["storageInfo"]["path"] == f"local-hkube/{JOB}/{task}"
+        assert self.storing["storageInfo"]["size"] == self.storage.file(task).stat().st_size - 8
+        return self.storage.read(task)
+
+    def fail(self, input: Any, links: dict[str, Any] | None = None) -> str:
+        """Run a task whose input cannot be read; return the error's text."""
+        self.begin(input, links)
+        return str(self.client.expect("errorMessage")["error"]["message"])
+
+
+@contextlib.contextmanager
+def serving_v3(tmp_path: Path, *args: str, timeout_s: float = 20, **env: str) -> Iterator[Worker]:
+    storage = Storage(tmp_path / "storage", timeout_s=timeout_s)
+    with ScriptedWorker(storage="v3") as worker:
+        given = {**storage.variables, **env}
+        with serving_worker(tmp_path, *args, worker=worker, env=given) as (client, program):
+            assert client.query["storage"] == "v3"
+            yield Worker(client, program, storage)
+
+
+def test_links_become_values_and_the_result_is_an_object(tmp_path: Path) -> None:
+    with serving_v3(tmp_path) as one:
+        storage = one.storage
+        whole = storage.put("a", {"x": [10, {"y": "deep"}], "n": 0})
+        headerless = storage.put("flow", {"items": ["p", "q"]}, with_header=False)
+        large = storage.put("large", list(range(300_000)))
+        links = {
+            "aaaaaaaa": whole,
+            "bbbbbbbb": {**whole, "path": "x.1.y"},
+            "cccccccc": {**headerless, "path": "items.1"},
+            "dddddddd": [{**storage.link(name), "path": "n"} for name in ("a", "b", "a")],
+            "eeeeeeee": [{"tasks": ["b", "a"], "path": "n"}, storage.put_bson("c", {"from": "bson"})],
+            "ffffffff": large,
+            "gggggggg": {**whole, "path": "x.7.none"},
+            "hhhhhhhh": storage.write("raw", b"\x01\x08\x01\x03\0\0HK" + b"bytes"),
+        }
+        storage.put("b", {"n": 1})
+        wanted = {
+            "aaaaaaaa": {"x": [10, {"y": "deep"}], "n": 0},
+            "bbbbbbbb": "deep",
+            "cccccccc": "q",
+            "dddddddd": [0, 1, 0],
+            "eeeeeeee": [1, 0, {"from": "bson"}],
+            "ffffffff": list(range(300_000)),
+            "gggggggg": None,
+            "hhhhhhhh": b"bytes",
+        }
+        # The second time from memory, where the path counts as well. Nothing is shared with the first task.
+        for _ in range(2):
+            given = {"nested": [f"$${name}" for name in links], "plain": 5}
+            result = one.run(["give", given], links, savePaths=["green", "green.nested", "green.none", "b.x"])
+            assert result == {"nested": [wanted[name] for name in links], "plain": 5}
+            assert one.storing["metadata"] == {
+                "green": {"type": "object"},
+                "green.nested": {"type": "array", "size": 8},
+            }
+            assert "discovery" not in one.storing
+        assert one.run(["give", None], savePaths=[]) is None
+        assert one.run(["give", 7]) == 7
+        assert one.storage.leftovers() == []
+
+
+def test_what_cannot_be_read_fails_its_task_in_a_sentence(tmp_path: Path) -> None:
+    with serving_v3(tmp_path) as one:
+        storage = one.storage
+        bad = {
+            "no object can be read at": storage.link("missing"),
+            "has a header of an unknown form: 02 08": storage.write("h", b"\x02\x08\x02\x03\0\0HK\x01"),
+            "names an unknown encoding": storage.write("e", b"\x01\x08\x02\x09\0\0HK\x01"),
+            "is not msgpack": storage.write("cut", b"\x01\x08\x02\x03\0\0HK\x93\x01"),
+            "(2 bytes) is not msgpack": storage.write("two", b"\x01\x08\x02\x03\0\0HK\x01\x02"),
+            "(200,000 bytes) is not msgpack": storage.write(
+                "big", b"\x01\x08\x02\x03\0\0HK" + b"\x01" * 200_000
+            ),
+            "is not bson": storage.write(
+                "b", b"\x01\x08\x02\x01\0\0HK" + b"\x20\0\0\0\x10data\0\x01\0\0\0\0"
+            ),
+            "leads out of the storage": {"storageInfo": {"path": "../../etc/passwd"}},
+            "a link is int": 5,
+        }
+        for text, link in bad.items():
+            message = one.fail(["give", "$$aaaaaaaa"], {"aaaaaaaa": link})
+            assert message.startswith("STORAGE_READ_FAILED: ") and text in message, message
+        assert "does not say where it leads" in one.fail(["give", "$$bbbbbbbb"], {"aaaaaaaa": 1})
+        assert one.run(["give", 1]) == 1
+        (storage.folder / "local-hkube" / JOB).rename(tmp_path / "away")
+        (storage.folder / "local-hkube" / JOB).write_text("not a folder")
+        one.begin(["give", 2])
+        one.client.expect("initialized")
+        one.client.start()
+        message = one.client.expect("errorMessage")["error"]["message"]
+        assert message.startswith("STORAGE_WRITE_FAILED: no object can be written to "), message
+        (storage.folder / "local-hkube" / JOB).unlink()
+        assert one.run(["give", 3]) == 3
+
+
+def test_a_storage_that_hangs_or_a_process_that_dies_costs_one_task_its_answer(tmp_path: Path) -> None:
+    with serving_v3(tmp_path, timeout_s=0.5) as one:
+        assert one.run(["give", 1]) == 1
+        # A FIFO without a writer: opening it never returns, as with a network file system that is gone.
+        file = one.storage.file("hangs")
+        os.mkfifo(file)
+        message = one.fail(["give", "$$aaaaaaaa"], {"aaaaaaaa": one.storage.link("hangs")})
+        assert "the storage gave no answer for 0.5 s" in message
+        assert one.run(["give", 2]) == 2
+        # A task that is stopped meanwhile is answered at once, and holds up no other.
+        one.begin(["give", "$$aaaaaaaa"], {"aaaaaaaa": one.storage.link("hangs")})
+        one.client.stop()
+        one.client.expect("stopped")
+        assert one.run(["give", 3]) == 3
+        (process,) = storage_processes(one.program)
+        process.kill()
+        wait_until(lambda: not psutil.pid_exists(process.pid), what="hkrunner has noticed")
+        assert one.run(["give", 4]) == 4
+
+
+def storage_processes(program: Program) -> list[psutil.Process]:
+    """Return the storage processes of this hkrunner."""
+    children = psutil.Process(program.pid).children()
+    return [one for one in children if any("storage/start.py" in word for word in one.cmdline())]
