@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hkrunner.runner.protocol.task_state import TABLE, Action, Event, Row, State
+from hkrunner.runner.protocol.task_state import AT_STORAGE, TABLE, Action, Event, Row, State
 
 IMAGES = Path(__file__).with_name("images")
 E, S = Event, State
@@ -48,7 +48,8 @@ STRAIGHT = Picture("task-answered", "A task that is answered")
 STOP = Picture("task-stopped", "A task that is stopped")
 NEXT = Picture("task-replaced", "The worker begins another task before this one is answered")
 END = Picture("task-end", "The end of everything")
-PICTURES = (STRAIGHT, STOP, NEXT, END)
+STORAGE = Picture("task-storage", "Storage v3: before and after the child")
+PICTURES = (STRAIGHT, STORAGE, STOP, NEXT, END)
 
 
 def picture_of(before: State, event: Event, row: Row) -> Picture | None:
@@ -59,6 +60,8 @@ def picture_of(before: State, event: Event, row: Row) -> Picture | None:
         return END
     if event is E.INITIALIZE and before is not S.IDLE:
         return NEXT
+    if before in AT_STORAGE or row.state in AT_STORAGE:
+        return STORAGE
     if event is E.STOP or before in (S.STOPPING, S.KILLING, S.STOPPED):
         return STOP
     return STRAIGHT

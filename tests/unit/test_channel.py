@@ -107,7 +107,7 @@ def test_a_body_above_its_limit_is_refused_by_the_sender() -> None:
         (INLINE_LIMIT + 1, False, "frame of 1.05 MB, limit 1.05 MB"),
         (2**60, False, "frame of 1.15 EB, limit 1.05 MB"),
         (2**64 - 1, False, "frame of 18.4 EB, limit 1.05 MB"),
-        (BLOB_LIMIT + 1, True, "frame of 2.15 GB, limit 2.15 GB"),
+        (BLOB_LIMIT + 1, True, "frame of 17.6 TB, limit 17.6 TB"),
     ],
 )
 def test_a_frame_with_too_large_a_size_is_refused_at_its_header(

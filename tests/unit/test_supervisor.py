@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hkrunner.runner.protocol.task_state import State
+from hkrunner.runner.protocol.task_state import AT_STORAGE, State
 from hkrunner.sandbox.shared.messages import LoadFailed
 from hkrunner.sandbox.shared.outcome import Cause
 from support.fake_serving import Serve
@@ -132,7 +132,7 @@ def test_no_alive_is_sent_where_the_worker_does_not_accept_it(state: State, serv
 
 
 @pytest.mark.parametrize(
-    "state", [one for one in State if one not in (State.REINITIALIZING, State.RESTARTING, State.EXITED)],
+    "state", [one for one in State if one not in (State.REINITIALIZING, State.RESTARTING, State.EXITED, *AT_STORAGE)],
     ids=lambda one: one.name,
 )  # fmt: skip
 def test_an_exit_ends_everything_in_any_state(state: State, serve: Serve) -> None:
