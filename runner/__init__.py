@@ -2,5 +2,5 @@
 
 Anybody may import `errors`; `entry_point`, `python_api` and `pytest_plugin` are what the outside calls.
 Imports between the packages go down only: cli, app, serving, then cluster and program, then console and
-prepare, then worker_stub, link and settings, then protocol and io, then errors.
+prepare, then worker_stub, then storage, then link and settings, then protocol and io, then errors.
 """

@@ -70,6 +70,7 @@ class StandaloneWorker:
             on_progress=self._progressed,
             on_logs=self._logged,
             catalog=self._others.catalog,
+            storage=asked.storage,
         )
         self._job = local_job_id(time.time())
         self._task: LocalTask | None = None

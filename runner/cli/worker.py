@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -20,7 +21,7 @@ Exit status:
 
 
 def _worker(**values: Any) -> None:
-    asked = worker_settings_of(values)
+    asked = worker_settings_of(values, os.environ)
     # Imported here to keep --help fast.
     from ..app.run import run_worker
 
@@ -34,7 +35,8 @@ command = Sections(
     help="Stand in for HKube's worker: send inputs to the wrapper that connects, and print the results. A "
     "wrapper is the program that runs the algorithm: hkrunner without --input, or one of HKube's.\n\n"
     "It listens on port 3000 as the worker does, in the encoding that the wrapper chooses (json, bson, "
-    "msgpack), with storage v1. Where a mistake of the wrapper would crash HKube's worker, it reports that "
-    "and continues. It ends when every input is answered; without inputs, when it is stopped.",
+    "msgpack), with storage v1, or v3 in a folder. Where a mistake of the wrapper would crash HKube's "
+    "worker, it reports that and continues. It ends when every input is answered; without inputs, when it is "
+    "stopped.",
     epilog=EPILOG,
 )

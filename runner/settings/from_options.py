@@ -39,7 +39,7 @@ KEEP_VALUES_SERVING = 256 * 1024
 PARALLEL_MAX = 1000
 
 
-def worker_settings_of(values: Mapping[str, Any]) -> WorkerSettings:
+def worker_settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> WorkerSettings:
     """Return the settings of `hkrunner worker`; raises SettingsError with one sentence."""
     missing = {option.name: option.default for option in OPTIONS if option.name not in values}
     settings = settings_of({**missing, **values, "url": DEFAULT_URL}, {})
@@ -50,7 +50,16 @@ def worker_settings_of(values: Mapping[str, Any]) -> WorkerSettings:
         local_run=settings.local_run._replace(is_local=True),
         records=settings.records._replace(keep_own=None, keep_values_bytes=None),
     )
-    return WorkerSettings(settings, str(values["host"]), int(port), bool(values["once"]))
+    return WorkerSettings(
+        settings, str(values["host"]), int(port), bool(values["once"]), _storage_of_worker(environ)
+    )
+
+
+def _storage_of_worker(environ: Mapping[str, str]) -> StorageSettings | None:
+    from .storage_settings import StorageSettings, storage_settings  # late, as in _storage()
+
+    found = storage_settings(environ, StorageSettings().timeout_s)
+    return found if found.kind == "fs" else None
 
 
 def settings_of(

@@ -172,3 +172,4 @@ class WorkerSettings(NamedTuple):
     host: str
     port: int
     once: bool
+    storage: StorageSettings | None = None  #: for clients with storage v3; None: they are refused

@@ -33,13 +33,18 @@ class ConnectionListener:
 class ClientConnection:
     """The connection of one client."""
 
-    def __init__(self, loop: Loop, sock: socket.socket, listener: ConnectionListener) -> None:
+    def __init__(
+        self, loop: Loop, sock: socket.socket, listener: ConnectionListener, storages: tuple[str, ...]
+    ) -> None:
+        """`storages`: the versions of the storage protocol that a client may ask for."""
         self._loop = loop
         self._socket = sock
         self._listener = listener
         self._protocol = ServerProtocol(max_size=None)
         self._out: deque[memoryview] = deque()
         self._parts: list[bytes] = []
+        self._storages = storages
+        self.storage = "v1"
         self.encoding = "json"
         self.ready = False
         sock.setblocking(False)
@@ -93,11 +98,11 @@ class ClientConnection:
     def _shake_hands(self, request: Request) -> None:
         query = parse_qs(urlsplit(request.path).query)
         self.encoding = query.get("encoding", ["json"])[0]
-        storage = query.get("storage", ["v1"])[0]
-        if self.encoding not in ENCODINGS or storage != "v1":
+        self.storage = query.get("storage", ["v1"])[0]
+        if self.encoding not in ENCODINGS or self.storage not in self._storages:
             self._listener.on_problem(
-                f"a client asked for encoding={self.encoding}, storage={storage}; "
-                f"available are the encodings {', '.join(ENCODINGS)}, and storage v1"
+                f"a client asked for encoding={self.encoding}, storage={self.storage}; "
+                f"available are the encodings {', '.join(ENCODINGS)}, and storage {', '.join(self._storages)}"
                 " (HKube's wrappers read STORAGE_PROTOCOL)"
             )
             self._protocol.send_response(self._protocol.reject(400, "encoding or storage not served\n"))

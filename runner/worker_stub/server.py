@@ -10,14 +10,19 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...sandbox.codec import codec
 from ..io.loop import Loop
+from ..storage.errors import StorageError
 from .catalog import Catalog
 from .connection import ClientConnection, ConnectionListener
 from .session import Session, SessionListener
 from .task import Answer, LocalTask
+
+if TYPE_CHECKING:
+    from ..settings.storage_settings import StorageSettings
+    from .stored_values import StoredValues
 
 __all__ = ["Answer", "LocalTask", "LocalWorker"]
 
@@ -38,8 +43,11 @@ class LocalWorker:
         on_progress: Callable[[LocalTask, Any], None] = lambda task, data: None,
         on_logs: Callable[[list[str]], None] = lambda lines: None,
         catalog: Catalog | None = None,
+        storage: StorageSettings | None = None,
     ) -> None:
-        """catalog: what the code API can start and find; None: nothing."""
+        """catalog: what the code API can start and find; None: nothing. storage: for clients with storage v3;
+        None: there are none."""
+        self._storage = storage
         self._loop = loop
         self._on_answer = on_answer
         self._on_problem = on_problem
@@ -125,7 +133,8 @@ class LocalWorker:
             listener = ConnectionListener(
                 self._client_ready, self._client_sent, self._client_gone, self._on_problem
             )
-            self._handshakes.append(ClientConnection(self._loop, sock, listener))
+            storages = ("v1",) if self._storage is None else ("v1", "v3")
+            self._handshakes.append(ClientConnection(self._loop, sock, listener, storages))
 
     def _refuse(self) -> None:
         self._on_problem("a second client connected while the first is served; it was refused")
@@ -137,9 +146,16 @@ class LocalWorker:
             client.close()
             return
         self._client = client
-        self._session = Session(self._loop, self._client, self._catalog, self._session_listener)
+        values = self._values() if client.storage == "v3" else None
+        self._session = Session(self._loop, self._client, self._catalog, self._session_listener, values)
         self._on_client(True)
         self._next()
+
+    def _values(self) -> StoredValues:
+        from .stored_values import StoredValues  # late: hardly any client has storage v3
+
+        assert self._storage is not None, "else the client was refused"
+        return StoredValues(self._storage)
 
     def _client_sent(self, data: bytes) -> None:
         if self._session is not None:
@@ -168,7 +184,7 @@ class LocalWorker:
         task = self._queue.popleft()
         try:
             self._session.begin(task)
-        except codec.ResultInvalid as error:
-            # The client's encoding cannot carry the input.
+        except (codec.ResultInvalid, StorageError) as error:
+            # The client's encoding cannot carry the input, or it cannot be stored.
             failed = {"command": "errorMessage", "error": {"code": "RESULT_INVALID", "message": str(error)}}
             self._loop.after(0, lambda: self._answered(Answer(task, "errorMessage", failed)))

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...sandbox.codec import codec
 from ..io.loop import Loop, Timer
 from ..protocol import encoding
+from ..storage.errors import StorageError
 from .catalog import Catalog
 from .task import Answer, LocalTask
 
 # The code API is imported with its first call: few algorithms call it, and it costs 5 ms of each start.
 if TYPE_CHECKING:
     from .code_api import CodeApi
+    from .stored_values import StoredValues
 
 #: The commands of the code API.
 CODE_API = frozenset(
@@ -77,7 +79,16 @@ class SessionListener:
 class Session:
     """The conversation with one client, from its first task to its end."""
 
-    def __init__(self, loop: Loop, link: ClientLink, catalog: Catalog, listener: SessionListener) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        link: ClientLink,
+        catalog: Catalog,
+        listener: SessionListener,
+        values: StoredValues | None = None,
+    ) -> None:
+        """`values`: of a client with storage v3."""
+        self._values = values
         self._loop = loop
         self._link = link
         self._catalog = catalog
@@ -95,9 +106,15 @@ class Session:
     # ---- messages to the client
 
     def begin(self, task: LocalTask) -> None:
-        """Start the task; the client must be free. Raises ResultInvalid if the input cannot be encoded."""
+        """Start the task; the client must be free.
+
+        Raises ResultInvalid if the input cannot be encoded, StorageError if it cannot be stored.
+        """
         assert self.task is None, "one task at a time"
-        wire = task.initialize(self._link.encoding)
+        if self._values is None:
+            wire = task.initialize(self._link.encoding)
+        else:
+            wire = encoding.encode(self._link.encoding, self._values.initialize(task))
         self._end_silence()
         self.task, self._state = task, TaskState.INITIALIZING
         self._is_expired = False
@@ -176,6 +193,8 @@ class Session:
             self._initialized()
         elif command in ("done", "errorMessage", "stopped"):
             self._answered(command, message)
+        elif command == "storing" and self._values is not None:
+            self._values.note_storing(data)
         elif command == "alive":
             self._alive()
         elif command == "stopping":
@@ -228,6 +247,13 @@ class Session:
             )
         self._end_silence()
         answer = Answer(self.task, command, message, self._end_task())
+        if self._values is not None:
+            try:
+                answer = self._values.with_result(answer)
+            except StorageError as problem:
+                text = f"the result that the client has stored cannot be read: {problem}"
+                failed = {"command": "errorMessage", "error": {"message": text}}
+                answer = Answer(answer.task, "errorMessage", failed, answer.spans)
         self._listener.on_answer(answer)
 
     def _end_task(self) -> list[dict[str, Any]]:
@@ -250,8 +276,16 @@ class Session:
             if self._code_api is None:
                 from .code_api import CodeApi
 
-                self._code_api = CodeApi(self._loop, self._catalog, self.task, self._say, self._report)
-            self._code_api.handle(command, data, working=self._state is TaskState.WORKING)
+                self._code_api = CodeApi(
+                    self._loop, self._catalog, self.task, self._answer_call, self._report
+                )
+            try:
+                told = data if self._values is None else self._values.call(command, data)
+            except StorageError as problem:
+                refused = {"execId": data.get("execId"), "error": str(problem)}
+                self._say({"command": "algorithmExecutionError", "data": refused})
+                return
+            self._code_api.handle(command, told, working=self._state is TaskState.WORKING)
         elif command == "startAlgorithmExecution":
             told = {"error": "execution cannot start in this state"}
             if isinstance(data, dict) and "execId" in data:
@@ -259,6 +293,16 @@ class Session:
             self._say({"command": "algorithmExecutionError", "data": told})
         elif command in ("startRawSubPipeline", "startStoredSubPipeline"):
             self._say({"command": "subPipelineError", "data": {"error": "No errors"}})
+
+    def _answer_call(self, message: dict[str, Any]) -> None:
+        if self._values is not None and self.task is not None:
+            try:
+                message = self._values.answer(self.task, message)
+            except StorageError as problem:
+                from .code_api import as_error
+
+                message = as_error(message, str(problem))
+        self._say(message)
 
     # ---- signs of life
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from support import python_wrapper
+from support.hkube_storage import Storage
 from support.local import ALGORITHMS
 from support.local_worker import running_local_worker
-from support.programs import Program, run_hkrunner, serving
+from support.programs import HKRUNNER, Program, run_hkrunner, serving
 from support.waiting import wait_until
 
 OTHERS = {"adds": "adds.py", "odd": "api_odd.py"}
@@ -77,6 +78,7 @@ def test_the_wrapper_stops_when_our_local_worker_says_so(wrapped: Any) -> None:
         assert not worker.problems()
 
 
+NODES = [{"nodeName": "n", "algorithmName": "adds", "input": ["#@flowInput.pairs", 1]}]
 #: Asked for by one algorithm that runs under both, with HKube's names.
 CALLS: list[Any] = [
     ["algorithm", "adds", [1, 2]],
@@ -85,7 +87,7 @@ CALLS: list[Any] = [
     ["algorithm", "odd", [3]],
     ["stored", "s", {"pairs": [1, 2]}],
     ["stored", "nope"],
-    ["raw", [{"nodeName": "n", "algorithmName": "adds", "input": ["#@flowInput.pairs", 1]}], {"pairs": [5]}],
+    ["raw", NODES, {"pairs": [5]}],
     ["source", "images"],
     ["source", "nothing"],
 ]
@@ -121,10 +123,33 @@ def test_an_algorithm_gets_the_same_from_the_code_api_under_the_wrapper_and_unde
     assert under_both[0][:2] == [3, 7]
 
 
-def test_the_wrapper_with_storage_v3_is_refused_with_what_is_supported(wrapped: Any) -> None:
-    with running_local_worker(["give", 1]) as worker:
-        program = wrapped(worker.port, "bson", STORAGE_PROTOCOL="v3")
-        wait_until(worker.problems, deadline_s=20, what="a word about storage v3")
-        assert "storage=v3" in worker.problems()[0]
-        program.kill()
-        worker.program.kill()
+def test_an_algorithm_gets_the_same_with_storage_v3_under_the_wrapper_and_under_hkrunner(
+    wrapper: tuple[Path, str], tmp_path: Path
+) -> None:
+    storage = Storage(tmp_path / "storage")
+    calls = [["algorithm", "adds", [1, 2]], ["algorithm", "nope", []], ["raw", NODES, {"pairs": [5]}]]
+    value = {"text": "ünïcödé", "deep": [[], {}, None, 2.5], "large": list(range(50_000))}
+    inputs = [word for task in [*calls, ["back", value]] for word in ("-i", json.dumps(task))]
+    offer = (*inputs, f"--algorithm=adds={ALGORITHMS / 'adds.py'}", "--no-state", "--json")
+    entry = ALGORITHMS / "calls_as_hkubes_wrapper_has_it.py"
+    v3 = storage.variables
+    outputs = []
+    for is_theirs in (True, False):
+        env = {"BASE_FS_ADAPTER_DIRECTORY": str(storage.folder)}
+        with serving("worker", "--port", "0", "--once", *offer, cwd=tmp_path, env=env) as program:
+            port = int(program.wait_for_line("local worker on ws://").split("ws://")[1].split(":")[1])
+            if is_theirs:
+                variables = {**python_wrapper.variables(port, "bson"), **v3}
+                command: list[str | Path] = [wrapper[0], "-u", python_wrapper.MAIN, entry]
+                client = Program(command, cwd=tmp_path, env=variables)
+            else:
+                options = ("--entry", entry, "--encoding", "bson", "--api-errors", "return", "--no-state")
+                url = f"ws://127.0.0.1:{port}"
+                client = Program([HKRUNNER, *options, "--url", url], cwd=tmp_path, env=v3)
+            with client:
+                assert program.wait(deadline_s=60) == 0, client.report()
+                client.wait()
+        outputs.append([json.loads(line)["output"] for line in program.stdout])
+    assert outputs[0] == outputs[1]
+    assert outputs[1][0] == 3
+    assert outputs[1][3] == ["back", value]

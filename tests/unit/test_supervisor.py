@@ -132,7 +132,8 @@ def test_no_alive_is_sent_where_the_worker_does_not_accept_it(state: State, serv
 
 
 @pytest.mark.parametrize(
-    "state", [one for one in State if one not in (State.REINITIALIZING, State.RESTARTING, State.EXITED, *AT_STORAGE)],
+    "state",
+    [one for one in State if one not in (State.REINITIALIZING, State.RESTARTING, State.EXITED, *AT_STORAGE)],
     ids=lambda one: one.name,
 )  # fmt: skip
 def test_an_exit_ends_everything_in_any_state(state: State, serve: Serve) -> None:
