@@ -128,7 +128,7 @@ def test_an_algorithm_gets_the_same_with_storage_v3_under_the_wrapper_and_under_
 ) -> None:
     storage = Storage(tmp_path / "storage")
     calls = [["algorithm", "adds", [1, 2]], ["algorithm", "nope", []], ["raw", NODES, {"pairs": [5]}]]
-    value = {"text": "ünïcödé", "deep": [[], {}, None, 2.5], "large": list(range(50_000))}
+    value = {"text": "ünïcödé", "deep": [[], {}, None, 2.5], "large": list(range(15_000))}
     inputs = [word for task in [*calls, ["back", value]] for word in ("-i", json.dumps(task))]
     offer = (*inputs, f"--algorithm=adds={ALGORITHMS / 'adds.py'}", "--no-state", "--json")
     entry = ALGORITHMS / "calls_as_hkubes_wrapper_has_it.py"
