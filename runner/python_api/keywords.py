@@ -15,11 +15,11 @@ from ..settings.options import OPTIONS
 
 KEYWORDS: dict[str, Option] = {option.keyword: option for option in OPTIONS if option.python}
 #: Those of a Pool. CPU time and files on disk are limited for the whole life of a process, which for a worker
-#: has no end; and its functions are those of a script that is trusted.
+#: has no end.
 POOL_KEYWORDS = {
     name: option
     for name, option in KEYWORDS.items()
-    if name not in ("cpu_time", "disk", "install", "parallel") and option.group != "Sandbox"
+    if name not in ("cpu_time", "disk", "install", "parallel")
 }
 #: What runner/settings/env_file.py reads as one character between double quotes.
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
@@ -45,17 +45,17 @@ class PoolOptions(TypedDict, total=False):
     total_cpu: float | str | None
     gpu: int | None
     state_dir: str | os.PathLike[str] | None
+    sandbox: str | None
+    sandbox_level: str | None
+    read: Sequence[str | os.PathLike[str]] | None
+    write: Sequence[str | os.PathLike[str]] | None
+    net: str | Sequence[str] | None
 
 
 class RunOptions(PoolOptions, total=False):
     """KEYWORDS in the same way."""
 
     install: bool
-    sandbox: str | None
-    sandbox_level: str | None
-    read: Sequence[str | os.PathLike[str]] | None
-    write: Sequence[str | os.PathLike[str]] | None
-    net: str | Sequence[str] | None
     cpu_time: float | None
     disk: int | str | None
     parallel: int | None
