@@ -5,6 +5,7 @@ A policy in the page forbids both, should a user's text ever be taken for HTML.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -19,6 +20,8 @@ from .style import STYLE
 
 #: Columns of inputs and of metrics in the table; all of them are in the tasks' own sections.
 _COLUMNS = 6
+#: Columns that fit on paper without words being broken.
+_PRINTED_COLUMNS = 11
 #: Lines in one chart, charts, and tasks with a section of their own.
 _LINES = 40
 _CHARTS = 60
@@ -72,20 +75,37 @@ def _table(tasks: Sequence[ReportedTask]) -> str:
         for task in tasks
     ]
     metrics = list(dict.fromkeys(key for one in results for key in one))[:_COLUMNS]
-    head = ["run", "outcome", "started", "duration", "peak memory", "CPU time"]
-    heads = [*head, *(shown(key, limit=24) for key in (*inputs, *metrics))]
+    extremes = _extremes(metrics, [one for task, one in zip(tasks, results, strict=True) if _is_good(task)])
+    compared = [shown(key, limit=24) for key in (*inputs, *metrics)]
+    heads = ["run", "outcome", *compared, "duration", "peak memory", "CPU time", "started"]
     rows = "".join(
         f'<tr><th>{_sample(number)}{text(task.run)}</th><td class="whole">{_outcome(task)}</td>'
-        + "".join(f'<td class="number">{one}</td>' for one in _measured(task))
         + "".join(_cell(task.inputs.get(key)) for key in inputs)
-        + "".join(_cell(result.get(key)) for key in metrics)
+        + "".join(_cell(result.get(key), extremes.get(key) if _is_good(task) else None) for key in metrics)
+        + "".join(f'<td class="number">{one}</td>' for one in _measured(task))
         + "</tr>\n"
         for number, (task, result) in enumerate(zip(tasks, results, strict=True))
     )
     cells = "".join(f"<th>{text(one)}</th>" for one in heads)
-    return (
-        f'<div class="wide"><table>\n<thead><tr>{cells}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n'
-    )
+    kind = "wide many" if len(heads) > _PRINTED_COLUMNS else "wide"
+    note = "<p>▲ highest and ▼ lowest of the tasks that succeeded</p>\n" if extremes else ""
+    table = f"<table>\n<thead><tr>{cells}</tr></thead>\n<tbody>\n{rows}</tbody></table>"
+    return f'<div class="{kind}">{table}</div>\n{note}'
+
+
+def _extremes(keys: Iterable[str], results: Sequence[Mapping[str, Scalar]]) -> dict[str, tuple[float, float]]:
+    """Return the lowest and the highest value of each metric in which the results differ."""
+    found = {}
+    for key in keys:
+        values = [value for one in results if isinstance(value := one.get(key), (int, float))]
+        known = [value for value in values if not math.isnan(value)]
+        if known and min(known) < max(known):
+            found[key] = (min(known), max(known))
+    return found
+
+
+def _is_good(task: ReportedTask) -> bool:
+    return task.status == "succeed"
 
 
 def _differing(inputs: Sequence[Mapping[str, Scalar]]) -> list[str]:
@@ -104,10 +124,10 @@ def _outcome(task: ReportedTask) -> str:
 
 
 def _measured(task: ReportedTask) -> Iterable[str]:
-    yield "" if task.started_s is None else _when(task.started_s)[:19]  # the zone is at the top
     yield "" if task.duration_s is None else f"{task.duration_s:.2f} s"
     yield "" if task.peak_bytes is None else _memory(task)
     yield "" if task.cpu_s is None else f"{task.cpu_s:.2f} s"
+    yield "" if task.started_s is None else _when(task.started_s)[:19]  # the zone is at the top
 
 
 def _memory(task: ReportedTask) -> str:
@@ -116,11 +136,15 @@ def _memory(task: ReportedTask) -> str:
     return f"{task.peak_bytes / _MIB:,.1f}{limit} MiB"
 
 
-def _cell(value: Scalar | None) -> str:
+def _cell(value: Scalar | None, extremes: tuple[float, float] | None = None) -> str:
+    """Return the cell of a value; one of the extremes has a sign."""
     if value is None:
         return "<td></td>"
     kind = "" if isinstance(value, (str, bool)) else ' class="number"'
-    return f"<td{kind}>{text(shown(value, limit=40))}</td>"
+    sign = ""
+    if extremes is not None:
+        sign = "▼ " if value == extremes[0] else "▲ " if value == extremes[1] else ""
+    return f"<td{kind}>{sign}{text(shown(value, limit=40))}</td>"
 
 
 def _sample(number: int) -> str:

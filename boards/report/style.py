@@ -86,9 +86,8 @@ STYLE = f"""
 @media print {{
   .hkrunner-report {{ font-size: 11px; }}
   .hkrunner-report .wide {{ overflow: visible; }}
-  .hkrunner-report .wide th, .hkrunner-report .wide td {{
-    white-space: normal; overflow-wrap: anywhere; padding-right: .4rem;
-  }}
+  .hkrunner-report .wide th, .hkrunner-report .wide td {{ white-space: normal; padding-right: .4rem; }}
+  .hkrunner-report .many th, .hkrunner-report .many td {{ overflow-wrap: anywhere; }}
   .hkrunner-report figure, .hkrunner-report tr {{ break-inside: avoid; }}
   .hkrunner-report .charts {{ grid-template-columns: 1fr 1fr; }}
   .hkrunner-report h2, .hkrunner-report h4, .hkrunner-report summary {{ break-after: avoid; }}

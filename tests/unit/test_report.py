@@ -146,6 +146,22 @@ def test_output_is_shown_as_a_terminal_does() -> None:
     assert long.is_cut and long.text.startswith("61\n") and long.text.endswith(f"\n{'x' * 400}…")
 
 
+def test_the_best_and_the_worst_of_the_tasks_that_succeeded_are_marked() -> None:
+    tasks = [
+        ReportedTask(f"t{number}", status, metrics={"loss": loss, "same": 1.0, "odd": float("nan")})
+        for number, (status, loss) in enumerate(
+            [("succeed", 0.5), ("succeed", 0.25), ("succeed", 0.3), ("failed", 0.1)]
+        )
+    ]
+    page = document(tasks, made_s=0)
+    cells = re.findall('<td class="number">(?:▲ |▼ )?[0-9n][^<]*</td>', page)
+    marked = [cell for cell in re.findall('<td class="number">(.*?)</td>', page) if cell]
+    assert len(cells) == 12 and marked[0::3] == ["▲ 0.5", "▼ 0.25", "0.3", "0.1"]
+    assert marked[1::3] == ["1"] * 4 and marked[2::3] == ["nan"] * 4
+    assert "▲ highest and ▼ lowest" in page
+    assert "▲" not in document(tasks[:1], made_s=0)
+
+
 def test_the_table_has_the_inputs_that_differ_and_the_outcome() -> None:
     tasks = [
         ReportedTask(
@@ -156,7 +172,7 @@ def test_the_table_has_the_inputs_that_differ_and_the_outcome() -> None:
     page = document(tasks, made_s=0)
     (head,) = re.findall("<thead>(.*)</thead>", page)
     columns = re.findall("<th>(.*?)</th>", head)
-    assert columns[6:] == ["lr", "loss"]
+    assert columns == ["run", "outcome", "lr", "loss", "duration", "peak memory", "CPU time", "started"]
     assert "✘</span> failed (Timeout)" in page and "✔</span> succeed" in page
 
 
