@@ -28,6 +28,7 @@ _CHARTS = 60
 _SECTIONS = 200
 _MARKS = {"succeed": "✔", "stopped": "■", "active": "▶"}
 _MIB = 1 << 20
+_NO_BREAK = "\u00a0"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -124,10 +125,14 @@ def _outcome(task: ReportedTask) -> str:
 
 
 def _measured(task: ReportedTask) -> Iterable[str]:
-    yield "" if task.duration_s is None else f"{task.duration_s:.2f} s"
+    yield "" if task.duration_s is None else f"{task.duration_s:.2f}{_NO_BREAK}s"
     yield "" if task.peak_bytes is None else _memory(task)
-    yield "" if task.cpu_s is None else f"{task.cpu_s:.2f} s"
-    yield "" if task.started_s is None else _when(task.started_s)[:19]  # the zone is at the top
+    yield "" if task.cpu_s is None else f"{task.cpu_s:.2f}{_NO_BREAK}s"
+    if task.started_s is None:
+        yield ""
+    else:
+        day, clock, *_ = _when(task.started_s).split()  # the zone is at the top
+        yield f'<span class="whole">{day}</span> {clock}'
 
 
 def _memory(task: ReportedTask) -> str:
