@@ -47,6 +47,7 @@ class ActiveTask:
     failure: Failure | None = None
     storing: bytes = b""  #: storage v3: the message that says where its result is
     names: Mapping[str, str] | None = None  #: storage v3: the names in its initialize
+    has_stream: bool = False  #: whether it is part of a stream pipeline, and has a socket process
     lost_thread: str = ""  #: what there is to say of a thread of its that has ended with MemoryError
     exit: Exit | None = None
     protection: Protection | None = None  #: how its limits are enforced

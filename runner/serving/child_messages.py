@@ -31,6 +31,7 @@ from ...sandbox.shared.messages import (
     TaskRead,
 )
 from ...sandbox.shared.outcome import Cause, Exit, LimitBreach, report
+from ...sandbox.shared.stream_messages import AskStream
 from ..console.terminal import Output
 from ..link.answer_blob import AnswerBlob
 from ..protocol.messages import Failure
@@ -40,6 +41,7 @@ from .child_pool import ChildPool, ChildRole
 from .log_redirect import LogRedirect
 from .notices import Notices
 from .output_tail import OutputTail
+from .streaming import Streaming
 from .task_control import TaskControl
 from .task_handover import TaskHandover
 from .worker_replies import WorkerReplies
@@ -61,6 +63,7 @@ class ChildMessageHandler:
         redirect: LogRedirect | None,
         output: Output,
         notices: Notices,
+        streaming: Streaming,
         limits: Limits,
         storage: TaskStorage | None = None,
         on_loaded: Callable[[], None],
@@ -73,6 +76,7 @@ class ChildMessageHandler:
         self._redirect = redirect
         self._output = output
         self._notices = notices
+        self._streaming = streaming
         self._limits = limits
         self._last_sample: Sample | None = None
         self._on_loaded = on_loaded
@@ -88,6 +92,7 @@ class ChildMessageHandler:
             ApiCall: self._api_call,
             Progress: self._progress,
             EndedProcessesPeak: self._ended_processes_peak,
+            AskStream: streaming.ask,
         }
         self._of_child: dict[type, Callable[[Any], None]] = {
             Loaded: self._loaded,
@@ -123,6 +128,8 @@ class ChildMessageHandler:
         if self._control.state in (*MEASURING, State.STORING):
             _drop(message)  # user code has written into the channel; only the first answer counts
             return
+        if task.has_stream:
+            self._streaming.catch_up()
         wire = message.wire
         if isinstance(wire, Memfd):
             problem = blob_problem(wire.fd, wire.size)
@@ -140,6 +147,8 @@ class ChildMessageHandler:
         self._control.step(Event.CHILD_DONE)
 
     def _failed(self, child: Child, task: ActiveTask, message: Failed) -> None:
+        if task.has_stream and self._streaming.catch_up():
+            return  # the child only says what follows from that
         if self._control.state not in (*MEASURING, State.STORING):
             task.failure = Failure(message.code, message.message, message.details)
         self._end_logs(child)
@@ -178,6 +187,8 @@ class ChildMessageHandler:
         if message.thread_lost and task is not None and child is not None:
             task.lost_thread = message.text  # shown with the end of the task, too
             child.watch(idle=False, thread_lost=True)
+        elif task is not None and task.has_stream:
+            self._streaming.problem(message.text)
         elif task is not None:
             task.problems.append(message.text)  # shown with the end of the task
         else:
@@ -284,6 +295,8 @@ class ChildMessageHandler:
             return
         else:
             self._end_logs()
+            if task.has_stream:
+                self._streaming.catch_up()
             task.exit = exit._replace(breach=_since_begin(exit, child, task))
         control.step(Event.CHILD_GONE)
 

@@ -22,12 +22,13 @@ from ..link.connection import Link, WorkerMessage
 from ..protocol import encoding
 from ..protocol.messages import Failure
 from ..protocol.result import Result
-from ..protocol.task_state import ENDING, Action, Event
+from ..protocol.task_state import ENDING, Action, Event, State
 from .child_messages import ChildMessageHandler
 from .child_pool import ChildPool
 from .log_redirect import LogRedirect
 from .notices import Notices
 from .run_context import RunContext
+from .streaming import DRAIN_S, Streaming
 from .task_control import TaskControl
 from .task_end import TaskEnd
 from .task_handover import TaskHandover
@@ -74,6 +75,9 @@ class Supervisor:
         redirect = (
             LogRedirect(replies.log_demand, replies.log_lines) if settings.serving.redirect_logs else None
         )
+        streaming = self._streaming = Streaming(loop, control, replies, notices.child)
+        streaming.on_stage = self._on_stream_stage
+        self._drains = False  #: whether the stop waits for a stream
         opener = TaskOpener(settings, where.shown, store, notices.task)
         self._handover = TaskHandover(loop, settings, control, pool, opener)
         self._storage = _storage(context, control, pool, replies)
@@ -87,6 +91,7 @@ class Supervisor:
             handover=self._handover,
             redirect=redirect,
             notices=notices,
+            streaming=streaming,
             on_result=hooks.on_result,
         )
         storage = self._storage
@@ -96,6 +101,7 @@ class Supervisor:
             replies=replies,
             opener=opener,
             notices=notices.worker,
+            streaming=streaming,
             wire_encoding=settings.serving.encoding,
             storage=storage,
             on_given_up=hooks.on_given_up,
@@ -109,6 +115,7 @@ class Supervisor:
                 redirect=redirect,
                 output=output,
                 notices=notices,
+                streaming=streaming,
                 limits=settings.limits,
                 storage=storage,
                 on_loaded=hooks.on_loaded,
@@ -214,10 +221,12 @@ class Supervisor:
         self._replies.stop_begins()
         self._notices.task.stopping(task.name, may_kill=self._may_kill)
         task.stop_began = self._loop.clock()
+        self._drains = task.has_stream and options.get("forceStop") is False
         if child is not None:
             child.stop(task.number, options)
 
     def _child_exit(self, options: Mapping[str, Any]) -> None:
+        self._drains = False
         task = self._control.task
         if task is not None:
             self._notices.task.stopping(None, may_kill=self._may_kill)
@@ -244,9 +253,16 @@ class Supervisor:
 
     def _arm_grace(self) -> None:
         if self._may_kill:
-            self._grace = self._loop.after(
-                self._settings.serving.grace_s, lambda: self._control.step(Event.GRACE_OVER)
-            )
+            grace_s = DRAIN_S if self._drains else self._settings.serving.grace_s
+            self._grace = self._loop.after(grace_s, lambda: self._control.step(Event.GRACE_OVER))
+
+    def _on_stream_stage(self, stage: str) -> None:
+        """The usual grace is for the user's code, not for the nodes that take what it has sent."""
+        if self._control.state is State.STOPPING and self._drains:
+            self._drains = stage == "draining"
+            self._disarm_grace()
+            self._arm_grace()
+            self._drains = True
 
     def _disarm_grace(self) -> None:
         if self._grace is not None:
@@ -258,6 +274,9 @@ class Supervisor:
         if not self._pool.is_empty:
             self._pool.on_empty = self._finish  # the last of them comes back here
             return
+        self._streaming.end(self._settings.serving.grace_s, self._close)
+
+    def _close(self) -> None:
         if self._replies.link is not None:
             self._replies.link.close(self._cut_short)
         if self._storage is not None:

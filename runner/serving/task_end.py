@@ -17,6 +17,7 @@ from .child_pool import ChildPool
 from .leak_watch import LeakWatch
 from .log_redirect import LogRedirect
 from .notices import Notices
+from .streaming import Streaming
 from .task_control import TaskControl
 from .task_handover import TaskHandover
 from .task_opener import TaskOpener
@@ -39,6 +40,7 @@ class TaskEnd:
         handover: TaskHandover,
         redirect: LogRedirect | None,
         notices: Notices,
+        streaming: Streaming,
         on_result: Callable[[Result], None],
     ) -> None:
         self._loop = loop
@@ -50,6 +52,7 @@ class TaskEnd:
         self._handover = handover
         self._redirect = redirect
         self._notices = notices
+        self._streaming = streaming
         self._on_result = on_result
         self._leaks = LeakWatch()
 
@@ -160,6 +163,8 @@ class TaskEnd:
         was_taken_up = child is not None or task.message is None
         result = task.close(status, failure, duration_s, with_output=self._settings.local_run.is_local)
         self._control.task = None
+        if task.has_stream:
+            self._streaming.task_ended(status)
         if was_taken_up:
             self._pool.served += 1
         if answer is not None:

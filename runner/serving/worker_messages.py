@@ -12,6 +12,7 @@ from ..protocol import encoding, messages
 from ..protocol.task_state import ENDING, WORKING, Event, State
 from .child_pool import ChildPool
 from .notices import WorkerNotices
+from .streaming import Streaming
 from .task_control import TaskControl
 from .task_opener import TaskOpener
 from .worker_replies import WorkerReplies
@@ -34,6 +35,7 @@ class WorkerMessageHandler:
         replies: WorkerReplies,
         opener: TaskOpener,
         notices: WorkerNotices,
+        streaming: Streaming,
         wire_encoding: str,
         storage: TaskStorage | None = None,
         on_given_up: Callable[[str], None],
@@ -43,6 +45,7 @@ class WorkerMessageHandler:
         self._replies = replies
         self._opener = opener
         self._notices = notices
+        self._streaming = streaming
         self._encoding = wire_encoding
         self._storage = storage
         self._on_given_up = on_given_up
@@ -52,7 +55,7 @@ class WorkerMessageHandler:
             messages.STOP: self._stop,
             messages.EXIT: self._exit,
             messages.ALREADY_CONNECTED: self._already_connected,
-            messages.DISCOVERY: lambda message: None,  # for streaming between peers, which is not served
+            messages.DISCOVERY: self._discovery,
         }
 
     # ---- the connection
@@ -166,6 +169,11 @@ class WorkerMessageHandler:
             # Its command was read, and is obeyed: the worker waits 10 or 20 s, then ends the pod.
             self._notices.unreadable("data", error)
             return {}
+
+    def _discovery(self, message: WorkerMessage) -> None:
+        decoded = self._decoded(message)
+        if isinstance(decoded, dict):
+            self._streaming.parents_changed(decoded.get("data"))
 
     def _pass_answer(self, message: WorkerMessage) -> None:
         """Pass an answer to a call of the code API on to the child, as it came."""

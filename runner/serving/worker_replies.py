@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ...boards.runs.task_record import TaskRecord
@@ -97,6 +97,11 @@ class WorkerReplies:
         """Post the progress of the task, if it is being worked on."""
         if self._control.state in WORKING:
             self._post(encoding.encode(self._encoding, {"command": "progress", "data": data}))
+
+    def statistics(self, items: Sequence[Any]) -> None:
+        """Post the statistics of a streaming task; dropped while the worker is slow."""
+        if self.link is not None and not self.link.congested:
+            self._post(encoding.encode(self._encoding, {"command": "streamingStatistics", "data": items}))
 
     def log_lines(self, lines: list[str]) -> None:
         """Post lines that the algorithm has printed."""

@@ -7,8 +7,8 @@ released by its answer, its timeout, or the end of the task. Errors are raised; 
 Protocol: HKube core/worker lib/code-api. Ids are text, `input` is always a list; the worker refuses
 anything else. Runs in the child, on Python 3.8 and newer.
 
-This file has the methods that users call, api_call.py a single call and its errors, api_answers.py the calls
-that wait, by id, and the worker's answers to them.
+This file has the methods that users call, api_stream.py those for streams, api_call.py a single call and its
+errors, api_answers.py the calls that wait, by id, and the worker's answers to them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import abc
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
+from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from . import exception_fields
-from .api_answers import Calls
 from .api_call import (
     AlgorithmExecutionError,
     ApiError,
@@ -30,12 +29,13 @@ from .api_call import (
     TaskStopped,
     Timeout,
 )
+from .api_stream import StreamCalls
 
 #: Shortest time between two progress messages to the worker; of faster ones only the last is sent.
 PROGRESS_EVERY_S = 0.1
 
 
-class Api(Calls):
+class Api(StreamCalls):
     """What an algorithm can ask of HKube and of hkrunner while a task runs."""
 
     Error = ApiError
@@ -231,34 +231,3 @@ class Api(Calls):
         """Print lines and flush them."""
         for line in lines:
             print(line, flush=True)
-
-    # ---- streaming, as far as HKube's debug server carries it
-
-    def registerInputListener(self, onMessage: Callable[..., Any]) -> None:
-        """Call onMessage(message, origin) for each message of the stream."""
-        self._listener = onMessage
-
-    def startMessageListening(self) -> None:
-        """Begin to deliver messages, first those that have arrived before."""
-        self._listening = True
-        with self._lock:
-            waiting, self._waiting_messages = self._waiting_messages, []
-        for one in waiting:
-            self._deliver(one)
-
-    def isListeningToMessages(self) -> bool:
-        """Whether messages are delivered."""
-        return self._listening
-
-    def stopStreaming(self, force: bool = True) -> None:
-        """Deliver no more messages."""
-        self._listening = False
-
-    def sendMessage(self, msg: Any, flowName: Optional[str] = None) -> None:
-        """Send a message to the next nodes of the stream."""
-        self._send(
-            {
-                "command": "streamingOutMessage",
-                "data": {"message": msg, "flowName": flowName, "sendMessageId": str(next(self._ids))},
-            }
-        )

@@ -6,6 +6,7 @@ limit: the parent has the timers, and kills. Python 3.8 and newer.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -184,17 +185,30 @@ class StopControl:
                 # The task has ended, and its answer is being sent; or the task was not read yet.
                 self._early = (task, options)
                 return
-            api._stop_asked()
+            stream = api._stream
+            is_graceful = stream is not None and options.get("forceStop") is False
+            if not is_graceful:
+                if stream is not None:
+                    stream.abort()
+                api._stop_asked()
             self._stopper = threading.Thread(
-                target=self._stop, args=(running, options), name="hkrunner-stop", daemon=True
+                target=self._stop, args=(running, api, options), name="hkrunner-stop", daemon=True
             )
             self._stopper.start()
 
     # ---- in the thread of the user's stop()
 
-    def _stop(self, task: int, options: Dict[str, Any]) -> None:
-        """Call the user's stop(), then cancel an init() or start() that is awaited."""
+    def _stop(self, task: int, api: Api, options: Dict[str, Any]) -> None:
+        """Call the user's stop(), then cancel an init() or start() that is awaited.
+
+        A stream that is stopped gracefully has its last message handled before.
+        """
         failure = ""
+        if api._stream is not None and options.get("forceStop") is False:
+            # The socket process may have ended, which the parent says.
+            with contextlib.suppress(OSError, RuntimeError):
+                api._stream.quiesce(force=False)
+            api._stop_asked()
         function = self.entry.stop if self.entry is not None else None
         if function is not None:
             try:

@@ -28,7 +28,7 @@ from ..shared.messages import (
     TaskRead,
     UseFolder,
 )
-from . import entry_import, exception_report, fork_logging, isolation_hints
+from . import entry_import, exception_report, fork_logging, isolation_hints, stream_serving
 from .api import Api
 from .event_loop import EventLoop, can_be_awaited, is_async_generator, was_not_run
 from .frame_socket import FrameSocket, exit_fork, flush_output, mapped
@@ -87,6 +87,7 @@ class TaskServer:
         self._calls: Dict[str, Tuple[int, Optional[str]]] = {}
         self._may_accelerate = False  #: msgspec is still to be imported
         self._served = 0  #: tasks until it is
+        self._stream: Optional[stream_serving.Stream] = None
 
     def run(self, bare: FrozenSet[str]) -> NoReturn:
         """Load the entry, serve, and end as the user's exit() and the interpreter end."""
@@ -210,6 +211,9 @@ class TaskServer:
             if self._files is not None:
                 self._files.close()
                 self._files = None
+            if self._stream is not None:
+                self._stream.close()
+                self._stream = None
             if self._api is not None:
                 self._stops.close_task()
                 self._api = None
@@ -217,15 +221,31 @@ class TaskServer:
     def _run_task(self, task: int, message: Union[Begin, Initialize], entry: entries.Entry) -> None:
         args, files, announced = self._open(task, message, entry)
         api = self._open_api(task)
+        has_start = args.get("kind") == "stream" and self._open_stream(task, args, api)
         if entry.init is not None:
             self._call(entry.init, "init", 1, args, api)
         if not announced:
             flush_output()
             self._channel.send(task, Initialized())
-        self._wait_for(Start)
+        if not has_start:
+            self._wait_for(Start)
         api._begin_start()
-        result = self._call(entry.start, self._where.function, 2, args, api)
+
+        def start(given: Dict[str, Any]) -> Any:
+            return self._call(entry.start, self._where.function, 2, given, api)
+
+        stream = self._stream
+        result = start(args) if stream is None else stream_serving.serve(stream, args, start)
         self._finish(task, files, result)
+
+    def _open_stream(self, task: int, args: Dict[str, Any], api: Api) -> bool:
+        """Open the stream of a task of a stream pipeline; return whether Start came meanwhile."""
+        self._channel.send(task, stream_serving.request(args))
+        answer, has_start = stream_serving.answer_of(self._wait_for)
+        self._stream = api._stream = stream_serving.open_stream(
+            answer, args, report=self._report_problem, before_waiting=self._loop.run_until_readable
+        )
+        return has_start
 
     def _open_api(self, task: int) -> Api:
         api = self._api = Api(
@@ -268,7 +288,7 @@ class TaskServer:
         return args, self._files, place.is_announced
 
     def _wait_for(self, wanted: Any) -> Any:
-        """Return the next message, which is to be of this type; raises _Superseded for another."""
+        """Return the next message, which is to be of this type or types; raises _Superseded for another."""
         received = self._channel.receive()
         if received is None or not isinstance(received[1], wanted):
             self._next = received
@@ -330,6 +350,8 @@ class TaskServer:
 
     def _wind_up(self, error: Optional[str]) -> None:
         """Finish a task before its answer: wait for stop(), close its spans, flush its output."""
+        if self._stream is not None and error is not None:
+            self._stream.abort()
         self._stops.join_stop()
         if self._api is not None:
             self._api._end(error)

@@ -109,6 +109,19 @@ def encode(
     return _encode(encoding, message, name, most, is_native(message.get("data"), encoding))
 
 
+def encode_value(encoding: str, value: Any, *, name: str = "message") -> bytes:
+    """Return a value alone, as HKube's wrappers encode it between nodes. Raises ResultInvalid."""
+    if is_native(value, encoding):
+        with contextlib.suppress(Exception):  # many libraries, many types: the second way works or explains
+            return _ENCODERS[encoding](value)
+    try:
+        return _ENCODERS[encoding](plain(value, encoding, name))
+    except (MemoryError, ResultInvalid):
+        raise
+    except Exception as error:
+        raise ResultInvalid(f"{name} cannot be sent as {encoding}: {_first_line(error)}") from error
+
+
 def _encode(encoding: str, message: Dict[str, Any], name: str, most: Optional[int], native: bool) -> bytes:
     wire = None
     if native:

@@ -7,7 +7,7 @@
     child -> parent    Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall,
                        Progress, Problem
     with --in-process  EndAsked, LastWord                             (the user's process -> supervisor)
-    hkrunner.Pool      see pool_messages.py
+    hkrunner.Pool      see pool_messages.py; streams: see stream_messages.py
 
 A message travels in one frame (channel.py), in the form that message_format.py gives it.
 
@@ -21,6 +21,7 @@ from typing import Any, Dict, List, Optional, Type
 
 from .isolation_policy import Isolation
 from .message_format import ProcessMessage, Wire
+from .stream_messages import AskStream, StreamRefused, UseStream
 
 # ---- parent to warden, on the lifeline
 
@@ -390,10 +391,10 @@ def _by_kind(*messages: Type[ProcessMessage]) -> Dict[int, Type[ProcessMessage]]
 #: What each side takes from the other: any other kind is a protocol error.
 TO_WARDEN = _by_kind(Spawn, Kill, WatchTree, LimitCpu, AskUsage, EndOthers)
 FROM_WARDEN = _by_kind(Spawned, Sample, Ended)
-TO_CHILD = _by_kind(Setup, Begin, Initialize, UseFolder, Start)
+TO_CHILD = _by_kind(Setup, Begin, Initialize, UseFolder, Start, UseStream, StreamRefused)
 TO_CONTROL = _by_kind(StopTask, EndProcess, Reply)
 FROM_CHILD = _by_kind(
     *(Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall),
-    *(Progress, Problem, EndedProcessesPeak),
+    *(Progress, Problem, EndedProcessesPeak, AskStream),
 )
 FROM_USER_PROCESS = _by_kind(EndAsked, LastWord)

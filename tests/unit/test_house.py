@@ -117,7 +117,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ("cli",),
         ("app",),
         ("serving",),
-        ("cluster", "image", "program"),
+        ("cluster", "image", "program", "streaming"),
         ("console", "prepare"),
         ("worker_stub",),
         ("storage",),

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import pytest
-from hkrunner.sandbox.shared import messages
+from hkrunner.sandbox.shared import messages, stream_messages
 from hkrunner.sandbox.shared.channel import ChannelError, Frame, FrameReader
 from hkrunner.sandbox.shared.message_format import (
     PROTOCOL_VERSION,
@@ -60,8 +60,26 @@ from hkrunner.sandbox.shared.messages import (
     UseFolder,
     WatchTree,
 )
+from hkrunner.sandbox.shared.stream_messages import (
+    FROM_SOCKET_PROCESS,
+    TO_SOCKET_PROCESS,
+    AskStream,
+    AttachChild,
+    EndStream,
+    OpenStream,
+    StreamOpened,
+    StreamProblem,
+    StreamRefused,
+    StreamStage,
+    StreamStatistics,
+    UpdateParents,
+    UseStream,
+)
 
-KNOWN = {**TO_WARDEN, **FROM_WARDEN, **TO_CHILD, **TO_CONTROL, **FROM_CHILD, **FROM_USER_PROCESS}
+KNOWN = {
+    **{**TO_WARDEN, **FROM_WARDEN, **TO_CHILD, **TO_CONTROL, **FROM_CHILD, **FROM_USER_PROCESS},
+    **{**TO_SOCKET_PROCESS, **FROM_SOCKET_PROCESS},
+}
 PROCESS = ProcessMemory(7, "python", 1000)
 OBJECT = SharedMemoryUse("/dev/shm/psm_1", 4096)
 ACCOUNT = Account(1000, 10, 0.5, False, True, [OBJECT], 1, [], 0)
@@ -112,6 +130,18 @@ MESSAGES = [
     Progress(50, {"a": [1, None]}),
     EndedProcessesPeak(64 << 20),
     Problem("disk full"),
+    AskStream("job", "B", ["A"], ["C", "ü"]),
+    UseStream(b""),
+    StreamRefused("no pyzmq"),
+    OpenStream("B", ["C"], "msgpack", "*", 9022, 1 << 30, 2.0),
+    AttachChild(b""),
+    UpdateParents([{"nodeName": "A", "type": "Add"}]),
+    EndStream(1.5),
+    StreamOpened(),
+    StreamOpened("port 9022: in use"),
+    StreamStatistics([{"nodeName": "C", "sent": 1}]),
+    StreamStage("quiesced"),
+    StreamProblem("3 dropped"),
     EndAsked(130),
     LastWord(3),
 ]
@@ -132,7 +162,7 @@ def test_a_message_comes_out_as_it_went_in(message: ProcessMessage) -> None:
 def test_every_message_has_a_number_of_its_own_and_a_case_above() -> None:
     every = {
         one
-        for one in vars(messages).values()
+        for one in (*vars(messages).values(), *vars(stream_messages).values())
         if isinstance(one, type) and issubclass(one, ProcessMessage) and one.kind
     }
     assert set(KNOWN.values()) == every == {type(one) for one in MESSAGES}

@@ -1,0 +1,110 @@
+"""Serves the streams of tasks: what the worker, the child and the socket process say of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...sandbox.parent.child_handle import Child
+from ...sandbox.shared.message_format import Memfd
+from ...sandbox.shared.stream_messages import AskStream, StreamRefused, UseStream
+from ..io.loop import Loop
+from ..protocol.messages import Failure
+from ..protocol.task_state import TAKES_STATISTICS, Event
+from .active_task import ActiveTask
+from .notices import ChildNotices
+from .task_control import TaskControl
+from .worker_replies import WorkerReplies
+
+if TYPE_CHECKING:
+    from ..streaming.task_streams import TaskStreams
+
+#: HKube waits so long for a node that is stopped gracefully, as long as it says `stopping`.
+DRAIN_S = 600.0
+#: Problems that the record of one task keeps.
+PROBLEMS_MAX = 20
+
+
+class Streaming:
+    """The streams of one supervisor; nothing is imported or started before the first task that has one."""
+
+    def __init__(
+        self, loop: Loop, control: TaskControl, replies: WorkerReplies, notices: ChildNotices
+    ) -> None:
+        self._loop = loop
+        self._control = control
+        self._replies = replies
+        self._notices = notices
+        self._streams: TaskStreams | None = None
+        #: Called when the end of a task gets on: "quiesced", "draining", "drained".
+        self.on_stage: Callable[[str], None] = lambda stage: None
+
+    def ask(self, child: Child, task: ActiveTask, message: AskStream) -> None:
+        """Give the child of a streaming task its data socket."""
+        number = task.number
+        if os.environ.get("STORAGE_PROTOCOL") != "v3":
+            # A worker sends no such task under v1: it is HKube's debug server, which carries the messages.
+            child.send(number, StreamRefused(""))
+            return
+        task.has_stream = True
+
+        def answer(data: socket.socket | None, problem: str) -> None:
+            if self._control.task is task:
+                refused = StreamRefused(problem)
+                child.send(number, refused if data is None else UseStream(Memfd(data.fileno(), 0)))
+
+        self._need_streams().ask(message, answer)
+
+    def _need_streams(self) -> TaskStreams:
+        if self._streams is None:
+            from ..streaming.task_streams import TaskStreams  # late: most tasks are in batch pipelines
+
+            self._streams = TaskStreams(
+                self._loop,
+                on_statistics=self._statistics,
+                on_stage=lambda stage: self.on_stage(stage),
+                on_problem=self.problem,
+                on_lost=self._lost,
+            )
+        return self._streams
+
+    def parents_changed(self, changes: object) -> None:
+        """The worker has sent a discovery update."""
+        self._need_streams().update_parents(changes)
+
+    def _statistics(self, items: Sequence[Any]) -> None:
+        if self._control.state in TAKES_STATISTICS:
+            self._replies.statistics(items)
+
+    def problem(self, text: str) -> None:
+        """Say at once what the user must know of: a streaming task may run for weeks."""
+        task = self._control.task
+        self._notices.problem(text)
+        if task is not None and len(task.problems) < PROBLEMS_MAX:
+            task.problems.append(text)
+
+    def _lost(self, how: str) -> None:
+        """The socket process has ended under a task: the task fails, and the next one has another child."""
+        task = self._control.task
+        if task is not None:
+            task.failure = Failure("STREAM_LOST", f"STREAM_LOST: {how}; what was queued there is lost")
+            self._control.step(Event.CHILD_QUITS)
+
+    def catch_up(self) -> bool:
+        """Take what was said of the stream before the child's last message; return whether the task cannot
+        go on, which is said in a moment."""
+        return self._streams is not None and self._streams.catch_up()
+
+    def task_ended(self, status: str) -> None:
+        """The task is over: succeed, stopped or failed."""
+        if self._streams is not None:
+            self._streams.task_ended(status)
+
+    def end(self, most_s: float, on_ended: Callable[[], None]) -> None:
+        """Call back once no socket process is left."""
+        if self._streams is None:
+            on_ended()
+        else:
+            self._streams.end(most_s, on_ended)

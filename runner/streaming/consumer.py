@@ -1,0 +1,215 @@
+"""Fetches messages from one producer of a parent node, over a DEALER socket."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from typing import NamedTuple
+
+import zmq
+
+from ...sandbox.codec import codec
+from . import signals
+from .producer import keep_alive
+
+#: So long a READY may remain unanswered on a connection to a producer that is not ours.
+ANSWER_S = 5.0
+#: After NO_MESSAGE, the next READY follows in this time.
+PAUSE_S = 0.005
+#: Messages are fetched ahead for so long a work, but at most so many, of at most so many bytes.
+AHEAD_S, AHEAD_MAX, AHEAD_BYTES = 0.02, 64, 4 * 1024 * 1024
+#: Weight of the newest measurement in an average.
+WEIGHT = 0.2
+
+
+class FetchedMessage(NamedTuple):
+    """A message on its way to the child, or in its hands."""
+
+    number: int
+    consumer: Consumer
+    socket_number: int  #: of the consumer's socket that it came by
+    frames: list[zmq.Frame]  #: signal, rest of the flow, header, payload
+
+
+class Consumer:
+    """One connection to a parent node."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        poller: zmq.Poller,
+        *,
+        number: int,
+        address: str,
+        parent: str,
+        node: str,
+        encoding: str,
+    ) -> None:
+        """Connect. `parent`: the name of the node at the other end; `node`: our own."""
+        self._context = context
+        self._poller = poller
+        self.number = number
+        self.address = address
+        self.parent = parent
+        self._encoding = encoding
+        self._name = codec.encode_value(encoding, node)
+        self.in_hand: deque[FetchedMessage] = deque()  #: that the child has not done
+        self._average_s = AHEAD_S  #: time that the child takes for a message
+        self._average_bytes = 0.0
+        self._done_at = 0.0
+        self._socket_number = 0
+        self.is_leaving = False  #: nothing more is fetched
+        self.is_deleted = False  #: the producer is gone, or is going
+        self._connect()
+
+    def _connect(self) -> None:
+        self._socket_number += 1
+        self._is_ours = False
+        self._asked = 0  #: READYs that were not answered
+        self._asked_at = 0.0
+        self._pause_until = 0.0
+        self._bye_at: float | None = None
+        self._goodbye = self._gives_up = False
+        socket = self.socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.IDENTITY, signals.OURS + uuid.uuid4().hex.encode())
+        socket.setsockopt(zmq.RECONNECT_IVL, 100)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.RCVHWM, 0)
+        keep_alive(socket)
+        self.monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED)
+        self.is_connected = False
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(self.monitor, zmq.POLLIN)
+        socket.connect(self.address)
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Disconnect; what was sent leaves within this time."""
+        self._poller.unregister(self.socket)
+        self._poller.unregister(self.monitor)
+        self.socket.disable_monitor()
+        self.monitor.close(0)
+        self.socket.close(int(linger_s * 1000))
+
+    # ---- asking
+
+    def ask(self, now: float) -> float | None:
+        """Ask for messages, as many as the child can use soon; return when to call again, None: not needed.
+
+        A connection to which no answer comes is made anew.
+        """
+        if self.is_leaving:
+            return self._say_bye(now)
+        if not self._is_ours:
+            if self._asked:
+                overdue = self._asked_at + ANSWER_S
+                if self.is_connected and now >= overdue:
+                    self._reconnect()
+                    return now
+                return overdue if self.is_connected else None
+            if self.in_hand:
+                return None
+            if now < self._pause_until:
+                return self._pause_until
+        for _ in range(self._window() - self._asked - len(self.in_hand)):
+            self._say(signals.READY, signals.EMPTY)
+            self._asked += 1
+            self._asked_at = now
+        return None if self._is_ours else now + ANSWER_S
+
+    def _window(self) -> int:
+        if not self._is_ours:
+            return 1
+        most = min(
+            AHEAD_MAX, AHEAD_S / max(self._average_s, 1e-6), AHEAD_BYTES / max(self._average_bytes, 1.0)
+        )
+        return max(1, int(most))
+
+    def _say_bye(self, now: float) -> float | None:
+        if not self._may_come:
+            return None
+        if self._is_ours and self._bye_at is None:
+            self._bye_at = now
+            self._say(signals.BYE, signals.EMPTY)
+        overdue = (self._asked_at if self._bye_at is None else self._bye_at) + ANSWER_S
+        if now >= overdue:
+            self._gives_up = True
+            return now
+        return overdue
+
+    @property
+    def _may_come(self) -> bool:
+        if not self.is_connected or self._gives_up:
+            return False
+        return not self._goodbye if self._is_ours else self._asked > 0
+
+    @property
+    def has_left(self) -> bool:
+        """Whether nothing more comes, and all that came is done."""
+        return self.is_leaving and not self._may_come and not self.in_hand
+
+    def _say(self, signal: bytes, data: bytes) -> None:
+        self.socket.send_multipart([signal, self._name, data])
+
+    # ---- receiving
+
+    def receive(self, most: int = 64) -> list[list[zmq.Frame]]:
+        """Return the messages that have come."""
+        found: list[list[zmq.Frame]] = []
+        while len(found) < most:
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            signal = frames[0].bytes
+            if signal == signals.MESSAGE and len(frames) == 4:
+                self._asked = max(0, self._asked - 1)
+                found.append(frames)
+                self._average_bytes += WEIGHT * (len(frames[3].buffer) - self._average_bytes)
+            elif signal == signals.HELLO:
+                self._is_ours = True
+            elif signal == signals.GOODBYE:
+                self._goodbye = True
+            elif signal == signals.NO_MESSAGE:
+                self._asked = max(0, self._asked - 1)
+                self._pause_until = time.monotonic() + PAUSE_S
+        return found
+
+    def taken(self, number: int, frames: list[zmq.Frame]) -> FetchedMessage:
+        """Return the message of these frames, which is for the child from here on."""
+        message = FetchedMessage(number, self, self._socket_number, frames)
+        self.in_hand.append(message)
+        return message
+
+    def done(self, message: FetchedMessage, duration_ms: float) -> None:
+        """The child has done a message, in this time."""
+        self.in_hand.remove(message)
+        self._average_s += WEIGHT * (duration_ms / 1000 - self._average_s)
+        if message.socket_number == self._socket_number:
+            self._say(signals.DONE, codec.encode_value(self._encoding, {"duration": duration_ms}))
+
+    def look_at_connection(self) -> None:
+        """Take what the monitor says; a connection that was lost is made anew, and what was asked for on it
+        is asked for again."""
+        while self.monitor.poll(0):
+            event = int.from_bytes(self.monitor.recv_multipart()[0][:2], "little")
+            if event == zmq.EVENT_CONNECTED:
+                self.is_connected = True
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._reconnect()
+                return
+
+    def leave(self) -> None:
+        """Fetch nothing more, from here on."""
+        self.is_leaving = True
+
+    def stay(self) -> None:
+        """Fetch again, unless the producer is gone."""
+        if self.is_leaving and not self.is_deleted:
+            self.is_leaving = False
+            if self._bye_at is not None:
+                self._reconnect()  # the producer has forgotten what was asked for
+
+    def _reconnect(self) -> None:
+        self.close()
+        self._connect()

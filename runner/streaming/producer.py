@@ -1,0 +1,240 @@
+"""Hands messages out to the consumers of the next nodes, over a ROUTER socket."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+
+from ...sandbox.codec import codec
+from . import signals
+from .message_queue import MessageQueue, QueuedMessage
+from .statistics import NodeSamples
+
+#: Time after a connection was lost at which it is looked for consumers that are gone: the socket may learn
+#: of the loss later than its monitor.
+LOOK_AGAIN_S = (0.0, 0.05, 0.5, 2.0)
+#: Consumers of other programs that are remembered: these use a new socket, with a new identity, at times.
+OTHERS_MAX = 1000
+
+
+class ConnectedConsumer:
+    """One consumer of a next node: a socket of one replica."""
+
+    def __init__(self, identity: bytes, node: str) -> None:
+        self.identity = identity
+        self.node = node
+        self.is_ours = identity.startswith(signals.OURS)
+        self.ready = 0  #: READYs that were not answered
+        self.taken: deque[tuple[QueuedMessage, float]] = deque()  #: not DONE, with the time of each
+        self.done_at = 0.0
+
+
+class Producer:
+    """The producing side of a node."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        queue: MessageQueue,
+        encoding: str,
+        *,
+        host: str,
+        port: int,
+    ) -> None:
+        """Bind the port. Raises zmq.ZMQError."""
+        self._queue = queue
+        self._encoding = encoding
+        self._names = {codec.encode_value(encoding, node): node for node in queue.nodes}
+        self.samples = {node: NodeSamples() for node in queue.nodes}
+        self._consumers: dict[bytes, ConnectedConsumer] = {}
+        #: For each next node, the consumers that are ready, in turn.
+        self._ready: dict[str, deque[ConnectedConsumer]] = {node: deque() for node in queue.nodes}
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an error for a consumer that is gone
+        self.socket.setsockopt(zmq.SNDHWM, 0)
+        keep_alive(self.socket)
+        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        try:
+            self.socket.bind(f"tcp://{host}:{port}")
+        except zmq.ZMQError:
+            self.close(0)
+            raise
+        self._look_at: list[float] = []
+
+    # ---- messages of the child
+
+    def send(self, message: QueuedMessage, nodes: Sequence[str]) -> int:
+        """Hand the message out, or queue it; return how many others were dropped for it."""
+        dropped = self._queue.append(message, nodes)
+        for node in nodes:
+            if self._ready.get(node):
+                self._hand_out(node)
+        return dropped
+
+    def _hand_out(self, node: str) -> None:
+        ready = self._ready[node]
+        while ready:
+            message = self._queue.take(node)
+            if message is None:
+                return
+            consumer = ready.popleft()
+            consumer.ready -= 1
+            if consumer.ready:
+                ready.append(consumer)  # the others have their turn first
+            if not self._send_message(consumer, message):
+                self._queue.give_back(node, message)
+
+    def _send_message(self, consumer: ConnectedConsumer, message: QueuedMessage) -> bool:
+        frames = [consumer.identity, signals.MESSAGE, message.flow, message.header, message.payload]
+        if not self._post(consumer, frames):
+            return False
+        now = time.monotonic()
+        self.samples[consumer.node].queued.append(now - message.appended_at)
+        consumer.taken.append((message, now))
+        return True
+
+    def _post(self, consumer: ConnectedConsumer, frames: list[Any]) -> bool:
+        """Send frames to the consumer; False: it is gone."""
+        try:
+            self.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[-1]) < 65536)
+        except zmq.ZMQError:
+            self._gone(consumer)
+            return False
+        return True
+
+    # ---- messages of consumers
+
+    def receive(self, most: int = 256) -> None:
+        """Take what consumers have sent."""
+        for _ in range(most):
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if len(frames) == 4:
+                self._take(*frames)
+
+    def _take(self, identity: bytes, signal: bytes, name: bytes, data: bytes) -> None:
+        consumer = self._consumers.get(identity)
+        if consumer is None:
+            node = self._names.get(name)
+            if node is None:
+                return  # HKube's wrappers ignore it as well: it is no next node
+            consumer = self._consumers[identity] = ConnectedConsumer(identity, node)
+            self._forget_others()
+            if consumer.is_ours and not self._post(consumer, [identity, signals.HELLO]):
+                return
+        if signal == signals.READY:
+            self._on_ready(consumer)
+        elif signal == signals.DONE:
+            self._on_done(consumer, data)
+        elif signal == signals.BYE:
+            self._not_ready(consumer)
+            self._post(consumer, [identity, signals.GOODBYE])
+
+    def _on_ready(self, consumer: ConnectedConsumer) -> None:
+        ready = self._ready[consumer.node]
+        if not consumer.is_ours:
+            # It asks for its next message: whatever became of the last one, it is not coming back to it.
+            consumer.taken.clear()
+            message = self._queue.take(consumer.node)
+            if message is None:
+                self._post(consumer, [consumer.identity, signals.NO_MESSAGE])
+            elif not self._send_message(consumer, message):
+                self._queue.give_back(consumer.node, message)
+            return
+        consumer.ready += 1
+        if consumer.ready == 1:
+            ready.append(consumer)
+        self._hand_out(consumer.node)
+
+    def _on_done(self, consumer: ConnectedConsumer, data: bytes) -> None:
+        if not consumer.taken:
+            return
+        _, sent_at = consumer.taken.popleft()
+        now = time.monotonic()
+        # A message that was sent ahead has waited for the one before it.
+        began = max(sent_at, consumer.done_at)
+        consumer.done_at = now
+        try:
+            told = codec.decode(self._encoding, data)
+            duration_ms = float(told["duration"])
+        except (ValueError, TypeError, KeyError):
+            duration_ms = 0.0
+        self.samples[consumer.node].responded(duration_ms, (now - began) * 1000)
+
+    # ---- consumers that are gone
+
+    def _not_ready(self, consumer: ConnectedConsumer) -> None:
+        if consumer.ready:
+            consumer.ready = 0
+            self._ready[consumer.node].remove(consumer)
+
+    def _gone(self, consumer: ConnectedConsumer) -> None:
+        """Forget a consumer; what one of ours had not done goes to another one."""
+        if self._consumers.pop(consumer.identity, None) is None:
+            return
+        if consumer.ready and consumer in self._ready[consumer.node]:
+            self._not_ready(consumer)
+        if consumer.is_ours:
+            for message, _ in reversed(consumer.taken):
+                self._queue.give_back(consumer.node, message)
+            if consumer.taken:
+                self._hand_out(consumer.node)
+
+    def connection_lost(self) -> None:
+        """A consumer has disconnected, whichever: look which one, now and later."""
+        while self.monitor.poll(0):
+            self.monitor.recv_multipart()
+        now = time.monotonic()
+        self._look_at = sorted({*self._look_at, *(now + after_s for after_s in LOOK_AGAIN_S)})[-8:]
+
+    @property
+    def next_look(self) -> float | None:
+        """The time of the next look for consumers that are gone."""
+        return self._look_at[0] if self._look_at else None
+
+    def look(self) -> None:
+        """Look for consumers of ours that are gone, if it is time."""
+        now = time.monotonic()
+        if not self._look_at or self._look_at[0] > now:
+            return
+        self._look_at = [at for at in self._look_at if at > now]
+        for consumer in list(self._consumers.values()):
+            if consumer.is_ours:
+                self._post(consumer, [consumer.identity, signals.HELLO])
+
+    def _forget_others(self) -> None:
+        if len(self._consumers) > OTHERS_MAX:
+            for identity in [one.identity for one in self._consumers.values() if not one.is_ours][:100]:
+                del self._consumers[identity]
+
+    # ---- the end
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether each message was taken, and is done as far as consumers of ours are concerned."""
+        return not self._queue.size and not any(
+            consumer.taken for consumer in self._consumers.values() if consumer.is_ours
+        )
+
+    def close(self, linger_s: float) -> None:
+        """Close the socket; what was handed out is sent within this time."""
+        self.socket.disable_monitor()
+        self.monitor.close(0)
+        self.socket.close(int(linger_s * 1000))
+
+
+def keep_alive(socket: zmq.Socket[bytes]) -> None:
+    """Have the kernel notice a machine that has vanished: 25 s."""
+    for option, value in (
+        (zmq.TCP_KEEPALIVE, 1),
+        (zmq.TCP_KEEPALIVE_IDLE, 10),
+        (zmq.TCP_KEEPALIVE_INTVL, 5),
+        (zmq.TCP_KEEPALIVE_CNT, 3),
+    ):
+        socket.setsockopt(option, value)

@@ -1,0 +1,362 @@
+"""The socket process of a streaming task: it holds the ZeroMQ sockets of a node, and serves one child.
+
+    next nodes   <- ROUTER - Producer <- MessageQueue <- SEND    <- ChildLink <- child
+    parent nodes -> DEALER - Consumer                 -> MESSAGE -> ChildLink -> child
+
+It is not the child, which runs the user's code, may hang or be killed, and is replaced: what the next nodes
+have not taken stays here, and so does what was fetched and the last child had not begun. It is not the
+parent, whose loop serves the worker. The parent says what to do over a socket; at its end this process ends.
+
+One thread. Each turn waits for all sockets, reads them as far as they go, and writes to the child.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+import time
+from typing import Any
+
+import zmq
+
+from ...sandbox.codec import codec
+from ...sandbox.shared import stream_frames
+from ...sandbox.shared.channel import ChannelError, FrameReader, fds_of
+from ...sandbox.shared.message_format import Memfd, ProcessMessage, decode, encode
+from ...sandbox.shared.stream_frames import StreamFrame
+from ...sandbox.shared.stream_messages import (
+    TO_SOCKET_PROCESS,
+    AttachChild,
+    EndStream,
+    OpenStream,
+    StreamOpened,
+    StreamProblem,
+    StreamStage,
+    StreamStatistics,
+    UpdateParents,
+)
+from . import statistics
+from .child_link import ChildLink
+from .consumer import Consumer, FetchedMessage
+from .message_queue import MessageQueue, QueuedMessage
+from .producer import Producer
+
+#: Drops and losses are said at most this often.
+SAY_EVERY_S = 5.0
+#: What was handed to ZeroMQ is sent within this time when the process ends.
+LINGER_S = 2.0
+
+
+class SocketProcess:
+    """Serves until the parent ends it."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._frames = FrameReader()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._poller = zmq.Poller()
+        self._poller.register(control, zmq.POLLIN)
+        self._open: OpenStream | None = None
+        self._queue = MessageQueue((), 0)
+        self._producer: Producer | None = None
+        self._consumers: dict[str, Consumer] = {}  #: by address
+        self._numbers = 0  #: of consumers, and of messages
+        self._fetched: dict[int, FetchedMessage] = {}  #: that are not done
+        self._child: ChildLink | None = None
+        self._child_is_polled_for = 0
+        self._listens = False  #: whether the child wants messages
+        self._quiesces = self._drains = False  #: whether the child waits for it
+        self._report_at = float("inf")
+        self._end_by: float | None = None
+        self._is_over = False
+        self._dropped = self._dropped_said = 0
+        self._say_at = 0.0
+        self._next_at = float("inf")  #: when something is due
+
+    def run(self) -> None:
+        """Serve, then close everything."""
+        while not self._is_over:
+            ready = dict(self._poller.poll(self._wait_ms()))
+            if self._control.fileno() in ready:
+                self._read_control()
+            self._serve_child(ready)
+            self._serve_sockets(ready)
+            self._do_what_is_due()
+            self._flush_child()
+        if self._producer is not None:
+            self._report()
+            self._producer.close(LINGER_S)
+        for consumer in self._consumers.values():
+            consumer.close(LINGER_S)
+        self._context.term()
+
+    # ---- the parent
+
+    def _tell(self, message: ProcessMessage) -> None:
+        try:
+            self._control.sendall(encode(0, message))
+        except OSError:
+            self._is_over = True
+
+    def _read_control(self) -> None:
+        data, ancillary, _, _ = self._control.recvmsg(65536, 256, socket.MSG_CMSG_CLOEXEC)
+        fds = fds_of(ancillary)
+        if not data and not fds:
+            self._is_over = True  # hkrunner is gone
+            return
+        for frame in self._frames.feed(data, fds):
+            message = decode(frame, TO_SOCKET_PROCESS)
+            if isinstance(message, OpenStream):
+                self._open_node(message)
+            elif isinstance(message, AttachChild) and isinstance(message.wire, Memfd):
+                self._attach(ChildLink(message.wire.fd))
+            elif isinstance(message, UpdateParents):
+                for change in message.changes:
+                    self._update_parent(change)
+            elif isinstance(message, EndStream):
+                self._listens = False
+                self._leave()
+                self._end_by = time.monotonic() + message.most_s
+
+    def _open_node(self, message: OpenStream) -> None:
+        self._open = message
+        self._queue = MessageQueue(message.children, message.buffer_bytes)
+        if message.children:
+            codec.prepare(message.encoding, later=False)
+            try:
+                self._producer = Producer(
+                    self._context, self._queue, message.encoding, host=message.host, port=message.port
+                )
+            except zmq.ZMQError as error:
+                self._tell(StreamOpened(f"port {message.port} for the next nodes: {error.strerror}"))
+                self._is_over = True
+                return
+            self._poller.register(self._producer.socket, zmq.POLLIN)
+            self._poller.register(self._producer.monitor, zmq.POLLIN)
+            self._report_at = time.monotonic()
+        self._tell(StreamOpened())
+
+    def _update_parent(self, change: Any) -> None:
+        try:
+            address = f"tcp://{change['address']['host']}:{change['address']['port']}"
+            parent, kind = str(change["nodeName"]), change["type"]
+        except (TypeError, KeyError):
+            self._tell(StreamProblem(f"serviceDiscoveryUpdate has an unreadable item: {change!r:.200}"))
+            return
+        known = self._consumers.get(address)
+        if kind == "Del" and known is not None:
+            known.is_deleted = True
+            known.leave()
+        elif kind == "Add" and known is not None:
+            known.is_deleted = False
+            if self._listens:
+                known.stay()
+        elif kind == "Add" and self._open is not None:
+            self._numbers += 1
+            self._consumers[address] = Consumer(
+                self._context,
+                self._poller,
+                number=self._numbers,
+                address=address,
+                parent=parent,
+                node=self._open.node,
+                encoding=self._open.encoding,
+            )
+            self._tell_sources()
+
+    def _tell_sources(self) -> None:
+        if self._child is not None:
+            self._child.post(stream_frames.SOURCES, len(self._consumers))
+
+    # ---- the child
+
+    def _attach(self, child: ChildLink) -> None:
+        self._detach()
+        self._child = child
+        self._listens = self._quiesces = self._drains = False
+        self._poller.register(child.socket, zmq.POLLIN)
+        self._child_is_polled_for = zmq.POLLIN
+        assert self._open is not None, "a child is attached to an open stream"
+        child.post(stream_frames.OPENED, body=(self._open.encoding.encode(),))
+        self._tell_sources()
+
+    def _detach(self) -> None:
+        """The child has ended: what it was doing is lost, what it had not begun waits for the next one."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        self._poller.unregister(child.socket)
+        child.close()
+        self._listens = False
+        for consumer in self._consumers.values():
+            if consumer.in_hand:
+                lost = consumer.in_hand[0]
+                del self._fetched[lost.number]
+                consumer.done(lost, 0.0)
+                self._tell(StreamProblem(f"the message of {consumer.parent} that was being handled is lost"))
+
+    def _serve_child(self, ready: dict[Any, int]) -> None:
+        child = self._child
+        if child is None or not ready.get(child.socket.fileno(), 0) & zmq.POLLIN:
+            return
+        try:
+            frames = child.read()
+        except EOFError:
+            self._detach()
+            return
+        for frame in frames:
+            self._on_frame(frame)
+
+    def _on_frame(self, frame: StreamFrame) -> None:
+        kind = frame.kind
+        if kind == stream_frames.SEND:
+            self._send(frame.body)
+        elif kind == stream_frames.DONE:
+            message = self._fetched.pop(frame.number, None)
+            if message is not None:
+                message.consumer.done(message, stream_frames.DURATION.unpack(frame.body)[0])
+        elif kind == stream_frames.LISTEN:
+            self._listens, self._quiesces = True, False
+            for consumer in self._consumers.values():
+                consumer.stay()
+            for number, message in sorted(self._fetched.items()):
+                self._pass_on(number, message)  # what the last child had not begun
+        elif kind == stream_frames.QUIESCE:
+            self._listens, self._quiesces = False, True
+            self._leave()
+        elif kind == stream_frames.DRAIN:
+            self._drains = True
+            self._tell(StreamStage("draining"))
+
+    def _leave(self) -> None:
+        for consumer in self._consumers.values():
+            consumer.leave()
+
+    def _send(self, body: stream_frames.Buffer) -> None:
+        names_length, flow_length = stream_frames.SEND_HEAD.unpack_from(body)
+        view = memoryview(body)
+        begin = stream_frames.SEND_HEAD.size
+        names, begin = bytes(view[begin : begin + names_length]), begin + names_length
+        flow, begin = bytes(view[begin : begin + flow_length]), begin + flow_length
+        header, begin = bytes(view[begin : begin + 8]), begin + stream_frames.PAYLOAD_HEADER
+        if self._producer is not None:
+            message = QueuedMessage(flow, header, view[begin:], time.monotonic())
+            self._dropped += self._producer.send(message, names.decode().split("\0"))
+
+    def _pass_on(self, number: int, message: FetchedMessage) -> None:
+        assert self._child is not None, "only a child asks for messages"
+        parent = message.consumer.parent.encode()
+        flow = message.frames[1].buffer
+        head = stream_frames.MESSAGE_HEAD.pack(message.consumer.number, len(parent), len(flow))
+        _, _, header, payload = message.frames
+        self._child.post(stream_frames.MESSAGE, number, (head, parent, flow, header.buffer, payload.buffer))
+
+    def _flush_child(self) -> None:
+        child = self._child
+        if child is None:
+            return
+        child.flush()
+        wanted = zmq.POLLIN | (zmq.POLLOUT if child.is_full else 0)
+        if wanted != self._child_is_polled_for:
+            self._child_is_polled_for = wanted
+            self._poller.modify(child.socket, wanted)
+
+    # ---- the sockets
+
+    def _serve_sockets(self, ready: dict[Any, int]) -> None:
+        producer = self._producer
+        if producer is not None:
+            if producer.socket in ready:
+                producer.receive()
+            if producer.monitor in ready:
+                producer.connection_lost()
+        for consumer in list(self._consumers.values()):
+            if consumer.socket in ready:
+                for frames in consumer.receive():
+                    self._numbers += 1
+                    message = self._fetched[self._numbers] = consumer.taken(self._numbers, frames)
+                    if self._child is not None and (self._listens or self._quiesces):
+                        self._pass_on(self._numbers, message)
+            if consumer.monitor in ready:
+                consumer.look_at_connection()
+
+    # ---- time
+
+    def _do_what_is_due(self) -> None:
+        now = time.monotonic()
+        self._next_at = float("inf")
+        for address, consumer in list(self._consumers.items()):
+            if self._listens or consumer.is_leaving:
+                self._note(consumer.ask(now))
+            if consumer.is_deleted and consumer.has_left:
+                consumer.close(LINGER_S)
+                del self._consumers[address]
+                self._tell_sources()
+        if self._quiesces and all(one.has_left for one in self._consumers.values()):
+            self._quiesces = False
+            self._tell_stage("quiesced", stream_frames.QUIESCED)
+        if self._producer is not None:
+            self._producer.look()
+            self._note(self._producer.next_look)
+        if self._drains and self._is_drained:
+            self._drains = False
+            self._report()
+            self._tell_stage("drained", stream_frames.DRAINED)
+        if now >= self._report_at:
+            assert self._open is not None, "only an open stream reports"
+            self._report()
+            self._report_at = now + self._open.statistics_s
+        self._note(self._report_at)
+        if self._end_by is not None:
+            self._note(self._end_by)
+            if self._is_drained or now >= self._end_by:
+                self._end()
+        if self._dropped > self._dropped_said:
+            if now >= self._say_at:
+                count, self._dropped_said = self._dropped - self._dropped_said, self._dropped
+                self._say_at = now + SAY_EVERY_S
+                self._tell(
+                    StreamProblem(f"{count} of the oldest messages were dropped: the next nodes are slower")
+                )
+            self._note(self._say_at)
+
+    def _note(self, at: float | None) -> None:
+        if at is not None and at < self._next_at:
+            self._next_at = at
+
+    def _wait_ms(self) -> int | None:
+        if self._next_at == float("inf"):
+            return None
+        return max(0, math.ceil((self._next_at - time.monotonic()) * 1000))
+
+    def _tell_stage(self, stage: str, kind: int) -> None:
+        if self._child is not None:
+            self._child.post(kind)
+        self._tell(StreamStage(stage))
+
+    @property
+    def _is_drained(self) -> bool:
+        return self._producer is None or self._producer.is_drained
+
+    def _report(self) -> None:
+        if self._producer is not None:
+            self._tell(StreamStatistics(statistics.report(self._queue, self._producer.samples)))
+
+    def _end(self) -> None:
+        left = self._queue.size
+        if left:
+            self._tell(StreamProblem(f"{left} messages were not taken by the next nodes, and are lost"))
+        self._is_over = True
+
+
+def main() -> None:
+    """Serve; argv: the descriptor of the socket to the parent."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    process = SocketProcess(control)
+    try:
+        process.run()
+    except ChannelError as error:
+        sys.exit(f"the socket process of a stream ends: {error}")
+    os._exit(0)  # everything is closed, and no thread of a library shall delay it

@@ -1,0 +1,43 @@
+"""What HKube's variables say of streams: the names and defaults are those of HKube's wrappers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+#: The wrapper for Node counts STREAMING_STATISTICS_INTERVAL in milliseconds, that for Python in seconds.
+_LONGEST_IN_SECONDS = 60.0
+
+
+class StreamSettings(NamedTuple):
+    """The settings of every stream of this run."""
+
+    encoding: str = "msgpack"
+    host: str = "*"  #: that the port is bound at
+    port: int = 9022
+    buffer_bytes: int = 1500 * 1024 * 1024
+    statistics_s: float = 2.0
+
+
+def from_environment(environment: Mapping[str, str]) -> StreamSettings:
+    """Return the settings; a variable that is no number counts as not set. Raises ValueError for an encoding
+    that HKube's wrappers cannot stream."""
+    default = StreamSettings()
+    encoding = environment.get("DISCOVERY_ENCODING") or default.encoding
+    if encoding not in ("bson", "msgpack"):
+        raise ValueError(f"DISCOVERY_ENCODING is {encoding!r}; a stream needs bson or msgpack")
+    interval = _number(environment, "STREAMING_STATISTICS_INTERVAL", default.statistics_s)
+    return default._replace(
+        encoding=encoding,
+        port=int(_number(environment, "STREAMING_DISCOVERY_PORT", default.port)),
+        buffer_bytes=int(_number(environment, "STREAMING_MAX_BUFFER_MB", 1500) * 1024 * 1024),
+        statistics_s=interval if interval < _LONGEST_IN_SECONDS else interval / 1000,
+    )
+
+
+def _number(environment: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        found = float(environment[name])
+    except (KeyError, ValueError):
+        return default
+    return found if found > 0 else default

@@ -1,0 +1,393 @@
+"""A streaming task's side of the stream: sends the user's messages, and calls the user's listeners.
+
+The ZeroMQ sockets are in another process (runner/streaming/socket_process.py), at the other end of the data
+socket. As in HKube's wrapper, a stateful task's listeners are called in one thread for each connection to a
+parent node; while there is one connection only, the reading thread makes the calls itself. A stateless task
+is called in the main thread, message after message.
+
+The flow of a message belongs to the message, not to a thread: it is a context variable, so it reaches
+coroutines and whatever else runs in a copy of the listener's context.
+
+Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import queue
+import signal
+import socket
+import threading
+import time
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set
+
+from ..codec import codec
+from ..shared import stream_frames
+from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
+from ..shared.stream_frames import DURATION, HEAD, MESSAGE_HEAD, SEND_HEAD, StreamFrame, StreamReader, frame
+from .api_call import ApiError
+
+#: HKube's header: version, its length, kind of the payload, encoding, two unused bytes, "HK".
+_ENCODINGS = {"bson": 1, "json": 2, "msgpack": 3}
+_RAW, _ENCODED = 1, 2
+_MAGIC = b"HK"
+#: Routes of flows that are remembered; a pipeline has few flows.
+ROUTES_MAX = 1000
+#: Payloads from this size on are not copied to be written with their head.
+LARGE_BYTES = 16 * 1024
+
+NOT_STREAMING = (
+    "Trying to send a message from a none stream pipeline or after close had been applied on algorithm"
+)
+
+
+class StreamLost(RuntimeError):
+    """The socket process has ended."""
+
+
+class Route(NamedTuple):
+    """Where messages of one flow go from this node."""
+
+    prefix: bytes  #: of the body of their frames: names of the next nodes, rest of the flow
+    leads_on: bool
+
+
+class StreamMessage(NamedTuple):
+    """A message for the listeners."""
+
+    number: int
+    source: int  #: number of the connection
+    origin: str  #: name of the parent node
+    flow: bytes  #: what is left of its flow, encoded
+    header: bytes
+    payload: stream_frames.Buffer
+
+
+#: The flow of the message that is being handled: where sendMessage() sends without a name of a flow.
+_flow: contextvars.ContextVar[Optional[bytes]] = contextvars.ContextVar("hkrunner_flow", default=None)
+
+
+class Stream:
+    """The stream of one task."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        args: Mapping[str, Any],
+        *,
+        report: Callable[[str, Optional[BaseException]], None],
+        before_waiting: Callable[[int], None],
+    ) -> None:
+        """Own the data socket. `report`: says what the user must know; `before_waiting`: called by the main
+        thread before each wait, with the descriptor."""
+        self._socket = sock
+        self._reader = StreamReader(sock)
+        self._node = str(args.get("nodeName"))
+        self._flows: Mapping[str, Any] = args.get("parsedFlow") or {}
+        self._default_flow: Optional[str] = args.get("defaultFlow")
+        self._children: List[str] = list(args.get("childs") or ())
+        self._parents: List[str] = list(args.get("parents") or ())
+        self._report = report
+        self._before_waiting = before_waiting
+        self._lock = threading.Lock()  #: for writing
+        self._pid = os.getpid()
+        self._routes: Dict[Any, Optional[Route]] = {}
+        self._listeners: List[Callable[[Any, str], None]] = []
+        self._queues: Dict[int, queue.SimpleQueue[Optional[StreamMessage]]] = {}
+        self._sources = 0
+        self._thread: Optional[threading.Thread] = None  #: that reads
+        self.is_listening = False
+        self._is_closed = False  #: nothing can be sent any more
+        self._is_aborted = False  #: nothing is delivered any more
+        self._is_lost = False
+        self._quiesced, self._drained = threading.Event(), threading.Event()
+        self._was_said: Set[str] = set()
+        # The first frame, from a process that never waits for us.
+        encoding = self._encoding = str(self._read_first().body, "ascii")
+        kind = _ENCODINGS[encoding]
+        self._headers = {one: bytes((1, 8, one, kind, 0, 0)) + _MAGIC for one in (_RAW, _ENCODED)}
+        codec.prepare(encoding, later=False)
+
+    def _read_first(self) -> StreamFrame:
+        frames = self._read()
+        while not frames:
+            frames = self._read()
+        for one in frames[1:]:
+            self._take(one)
+        return frames[0]
+
+    # ---- sending
+
+    def send(self, message: Any, flow_name: Optional[str] = None) -> None:
+        """Send a message to the next nodes of the flow: the named one, else that of the message which is
+        being handled, else the default."""
+        if self._is_closed or os.getpid() != self._pid:
+            raise ApiError(NOT_STREAMING)
+        route = self._route(flow_name)
+        if not route.leads_on:
+            self._say_once(f"sendMessage: nothing follows node {self._node} there; the message goes nowhere")
+            return
+        kind = type(message)
+        if kind is bytes or kind is bytearray or kind is memoryview:
+            header, payload = self._headers[_RAW], message
+        else:
+            header, payload = self._headers[_ENCODED], codec.encode_value(self._encoding, message)
+        size = payload.nbytes if kind is memoryview else len(payload)
+        head = HEAD.pack(len(route.prefix) + 8 + size, stream_frames.SEND, 0) + route.prefix + header
+        with self._lock:
+            if size < LARGE_BYTES:
+                self._write(head + payload)
+            else:
+                self._write(head)
+                self._write(payload)
+
+    def _write(self, data: Any) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError:
+            self._is_lost = True
+            raise StreamLost("the process that holds the sockets of the stream has ended") from None
+
+    def _route(self, name: Optional[str]) -> Route:
+        key: Any = name
+        if name is None:
+            key = _flow.get()
+            if not key:
+                if self._default_flow is None:
+                    raise ApiError("Streaming default flow is None")
+                key = self._default_flow
+        try:
+            route = self._routes[key]
+        except KeyError:
+            if len(self._routes) >= ROUTES_MAX:
+                self._routes.clear()
+            flow = codec.decode(self._encoding, key) if isinstance(key, bytes) else self._flows.get(key)
+            route = self._routes[key] = None if flow is None else self._route_of(flow)
+        if route is None:
+            raise ApiError(f"No such flow {key}")
+        return route
+
+    def _route_of(self, flow: List[Dict[str, Any]]) -> Route:
+        """Return where the flow goes from here, and what is left of it then: all but this node's entry."""
+        here = next((one for one in flow if one.get("source") == self._node), None)
+        nodes = [one for one in here.get("next", ()) if one in self._children] if here is not None else []
+        rest = codec.encode_value(self._encoding, [one for one in flow if one is not here])
+        names = "\0".join(nodes).encode()
+        return Route(SEND_HEAD.pack(len(names), len(rest)) + names + rest, bool(nodes))
+
+    # ---- listening
+
+    def register(self, listener: Callable[[Any, str], None]) -> None:
+        """Call this with each message and the name of its node."""
+        self._listeners.append(listener)
+
+    def listen(self) -> None:
+        """Have the listeners called from here on, in other threads."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="hkrunner-stream", daemon=True)
+            self._thread.start()
+        self._begin()
+
+    def _begin(self) -> None:
+        if not self.is_listening:
+            self.is_listening = True
+            self._quiesced.clear()
+            with self._lock:
+                self._write(frame(stream_frames.LISTEN))
+
+    def messages(self) -> Iterator[StreamMessage]:
+        """Listen in this thread: yield each message until no more will come. The caller says done()."""
+        self._begin()
+        while not self._quiesced.is_set() and not self._is_aborted:
+            self._before_waiting(self._socket.fileno())
+            for one in self._read():
+                message = self._take(one)
+                if message is not None and not self._is_aborted:
+                    yield message
+
+    def done(self, message: StreamMessage, began: float) -> None:
+        """The message is handled; `began`: when that began, on the clock of time.perf_counter()."""
+        body = DURATION.pack((time.perf_counter() - began) * 1000)
+        with self._lock:
+            self._write(frame(stream_frames.DONE, message.number, body))
+
+    def value_of(self, message: StreamMessage) -> Any:
+        """Return what was sent."""
+        header, payload = message.header, message.payload
+        if header[-2:] == _MAGIC and header[2] == _RAW:
+            return bytes(payload)
+        try:
+            return codec.decode(self._encoding, payload)
+        except ValueError:
+            if header[-2:] == _MAGIC:
+                raise
+            return bytes(payload)
+
+    @staticmethod
+    def handle(message: StreamMessage) -> None:
+        """Have sendMessage() continue the flow of this message from here on."""
+        _flow.set(message.flow)
+
+    def _read(self) -> List[StreamFrame]:
+        try:
+            return self._reader.read()
+        except (EOFError, OSError):
+            self._is_lost = True
+            self._quiesced.set()
+            self._drained.set()
+            if self._is_aborted:
+                return []
+            raise StreamLost("the process that holds the sockets of the stream has ended") from None
+
+    def _take(self, one: StreamFrame) -> Optional[StreamMessage]:
+        """Take a frame; return the message that it holds, if it holds one."""
+        if one.kind == stream_frames.MESSAGE:
+            source, origin_length, flow_length = MESSAGE_HEAD.unpack_from(one.body)
+            view = memoryview(one.body)
+            flow_at = MESSAGE_HEAD.size + origin_length
+            header_at = flow_at + flow_length
+            payload_at = header_at + stream_frames.PAYLOAD_HEADER
+            return StreamMessage(
+                one.number,
+                source,
+                str(view[MESSAGE_HEAD.size : flow_at], "utf-8"),
+                bytes(view[flow_at:header_at]),
+                bytes(view[header_at:payload_at]),
+                view[payload_at:],
+            )
+        if one.kind == stream_frames.SOURCES:
+            self._sources = one.number
+        elif one.kind == stream_frames.QUIESCED:
+            self.is_listening = False
+            self._quiesced.set()
+        elif one.kind == stream_frames.DRAINED:
+            self._drained.set()
+        return None
+
+    # ---- in the reading thread
+
+    def _run(self) -> None:
+        # The main thread handles the signals that ask for stacks: it runs the user's code.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [STACK_SIGNAL, LAST_STACK_SIGNAL])
+        try:
+            while not self._drained.is_set():
+                for one in self._read():
+                    message = self._take(one)
+                    if message is not None:
+                        self._distribute(message)
+        except StreamLost:
+            pass  # the parent says so, and ends this process
+        for waiting in self._queues.values():
+            waiting.put(None)
+
+    def _distribute(self, message: StreamMessage) -> None:
+        # With one parent node no listener can wait for the message of another one.
+        if not self._queues and self._sources <= 1 and len(self._parents) <= 1:
+            self._deliver(message)
+            return
+        waiting = self._queues.get(message.source)
+        if waiting is None:
+            waiting = self._queues[message.source] = queue.SimpleQueue()
+            name = f"hkrunner-stream-{message.origin}"
+            threading.Thread(target=self._deliver_all, args=(waiting,), name=name, daemon=True).start()
+        waiting.put(message)
+
+    def _deliver_all(self, waiting: queue.SimpleQueue[Optional[StreamMessage]]) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [STACK_SIGNAL, LAST_STACK_SIGNAL])
+        while True:
+            message = waiting.get()
+            if message is None:
+                return
+            self._deliver(message)
+
+    def _deliver(self, message: StreamMessage) -> None:
+        """Call the listeners. As in HKube's wrapper, what one raises is logged, and the stream goes on."""
+        if self._is_aborted:
+            return
+        began = time.perf_counter()
+        self.handle(message)
+        try:
+            value = self.value_of(message)
+            for listener in list(self._listeners):
+                try:
+                    listener(value, message.origin)
+                except BaseException as error:  # noqa: BLE001 - the edge of user code
+                    self._report(f"a listener raised for a message of {message.origin}", error)
+        except ValueError as error:
+            self._report(f"a message of {message.origin} cannot be read", error)
+        finally:
+            _flow.set(None)
+        if os.getpid() != self._pid:
+            os._exit(0)  # a fork of the user's that returned from the listener
+        try:
+            self.done(message, began)
+        except StreamLost:
+            self._is_aborted = True
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._was_said:
+            self._was_said.add(text)
+            self._report(text, None)
+
+    # ---- the end
+
+    def quiesce(self, *, force: bool) -> None:
+        """Fetch nothing more, and return once the last message is handled; with `force`, at once."""
+        if force:
+            self._is_aborted = True
+        if self._is_lost or not self.is_listening:
+            return
+        with self._lock:
+            self._write(frame(stream_frames.QUIESCE))
+        if force:
+            self.is_listening = False
+        elif _flow.get() is None:  # not from within a listener, whose own message would never be done
+            self._quiesced.wait()
+
+    def finish(self) -> None:
+        """Return once all that was sent is taken by the next nodes, and nothing more will be sent or
+        delivered. Raises StreamLost."""
+        if not self._is_aborted:
+            self.quiesce(force=False)
+            if self._children and not self._is_closed:
+                with self._lock:
+                    self._write(frame(stream_frames.DRAIN))
+                while not self._drained.is_set():
+                    if self._thread is not None:
+                        self._drained.wait()
+                    else:
+                        for one in self._read():
+                            self._take(one)
+                if self._is_lost:
+                    raise StreamLost("the process that holds the sockets of the stream has ended")
+        self._is_closed = True
+
+    def stop(self, *, force: bool) -> None:
+        """HKube's stopStreaming(): nothing is delivered and nothing can be sent from here on."""
+        self.quiesce(force=force)
+        if not force and _flow.get() is None:
+            self.finish()
+        self._is_closed = True
+
+    def abort(self) -> None:
+        """Deliver nothing more, and wait for nothing: the task is stopped by force."""
+        self._is_aborted = True
+        self._quiesced.set()
+        self._drained.set()
+        try:
+            self._socket.shutdown(socket.SHUT_RD)  # wakes a thread that reads
+        except OSError:  # it has ended before
+            pass
+
+    def close(self) -> None:
+        """Close the data socket: the task is over."""
+        self._is_aborted = self._is_closed = True
+        self._quiesced.set()
+        self._drained.set()
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        if self._thread is None:
+            self._socket.close()

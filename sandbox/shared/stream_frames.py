@@ -1,0 +1,100 @@
+"""Frames of the data socket between a child and the process that holds its task's ZeroMQ sockets.
+
+Only messages of a stream travel here, so that neither the parent nor its channel to the child ever waits for
+one. A frame is a head and a body:
+
+    SEND      child -> sockets   a message for the next nodes
+    DONE      child -> sockets   the listener has returned; `number` is that of its MESSAGE
+    LISTEN    child -> sockets   messages are wanted from here on
+    QUIESCE   child -> sockets   fetch nothing more, and say QUIESCED once the last message is DONE
+    DRAIN     child -> sockets   say DRAINED once every message was taken by the next nodes
+    OPENED    sockets -> child   the first frame: the encoding of messages
+    MESSAGE   sockets -> child   a message of a parent node
+    SOURCES   sockets -> child   `number` connections to parent nodes exist
+    QUIESCED, DRAINED            see above
+
+Runs inside the child as well, on Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import List, NamedTuple, Optional, Tuple, Union
+
+HEAD = struct.Struct("!IBI")  #: length of the body, kind, number
+SEND, DONE, LISTEN, QUIESCE, DRAIN, MESSAGE, SOURCES, QUIESCED, DRAINED, OPENED = range(1, 11)
+#: Length of the names of the next nodes, and of the encoded rest of the flow.
+SEND_HEAD = struct.Struct("!HI")
+#: Number of the connection, length of the name of its node, and of the encoded rest of the flow.
+MESSAGE_HEAD = struct.Struct("!IHI")
+DURATION = struct.Struct("!d")  #: of a listener's call, in ms
+#: Length of the header that HKube puts before a payload.
+PAYLOAD_HEADER = 8
+READ_BYTES = 256 * 1024
+#: A frame that lacks more than this much is read into memory of its own.
+LARGE_BYTES = 64 * 1024
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+
+class StreamFrame(NamedTuple):
+    """A frame; its body stays valid."""
+
+    kind: int
+    number: int
+    body: Buffer
+
+
+class StreamReader:
+    """Reads frames from one socket, which may block or not."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._scratch = bytearray(READ_BYTES)
+        self._rest = b""
+        self._large: Optional[Tuple[int, int, bytearray]] = None
+        self._filled = 0
+
+    def read(self) -> List[StreamFrame]:
+        """Read once; return what is complete, perhaps nothing.
+
+        Raises BlockingIOError when nothing is there, and EOFError at the end.
+        """
+        if self._large is not None:
+            return self._read_large(self._large)
+        count = self._socket.recv_into(self._scratch)
+        if not count:
+            raise EOFError
+        data = self._rest + self._scratch[:count] if self._rest else bytes(self._scratch[:count])
+        frames: List[StreamFrame] = []
+        position, end = 0, len(data)
+        while end - position >= HEAD.size:
+            length, kind, number = HEAD.unpack_from(data, position)
+            begin = position + HEAD.size
+            if end - begin < length:
+                if length - (end - begin) > LARGE_BYTES:
+                    body = bytearray(length)
+                    body[: end - begin] = data[begin:]
+                    self._large, self._filled, position = (kind, number, body), end - begin, end
+                break
+            frames.append(StreamFrame(kind, number, data[begin : begin + length]))
+            position = begin + length
+        self._rest = data[position:]
+        return frames
+
+    def _read_large(self, large: Tuple[int, int, bytearray]) -> List[StreamFrame]:
+        kind, number, body = large
+        count = self._socket.recv_into(memoryview(body)[self._filled :])
+        if not count:
+            raise EOFError
+        self._filled += count
+        if self._filled < len(body):
+            return []
+        self._large = None
+        return [StreamFrame(kind, number, body)]
+
+
+def frame(kind: int, number: int = 0, body: bytes = b"") -> bytes:
+    """Return a frame of a short body."""
+    return HEAD.pack(len(body), kind, number) + body

@@ -1,0 +1,83 @@
+"""One algorithm for every node of a stream; the first item of its input says what it does."""
+
+import os
+import threading
+import time
+
+stopped = threading.Event()
+
+
+def stop(args):
+    stopped.set()
+
+
+def start(args, api):
+    what, *more = args["input"]
+    return globals()[what](args, api, *more)
+
+
+def produces(args, api, messages, flow=None):
+    """Send these messages, then return."""
+    for one in messages:
+        api.sendMessage(one, flow)
+    return len(messages)
+
+
+def counts(args, api, number, every_s=0.0):
+    """Send 0, 1, 2, … and return at the end, or when it is stopped."""
+    sent = 0
+    while sent < number and not stopped.wait(every_s):
+        api.sendMessage({"number": sent})
+        sent += 1
+        if sent == 100:
+            print("sent 100", flush=True)
+    print("ended after", sent, flush=True)
+
+
+def sends_large(args, api, number, size):
+    """Send this many messages of this many bytes of text."""
+    for one in range(number):
+        api.sendMessage(f"{one}".ljust(size))
+
+
+def gives_back(args, api):
+    """Return the message of a stateless call."""
+    return args["streamInput"]["message"]
+
+
+def measures(args, api, number):
+    """Return the first word and the length of this many messages."""
+    return [[int(message), len(message)] for message, _ in collects(args, api, number)]
+
+
+def collects(args, api, number):
+    """Return this many messages, with their origins."""
+    got, enough = [], threading.Event()
+
+    def take(message, origin):
+        got.append([message, origin])
+        print("got", len(got), flush=True)
+        if len(got) >= number:
+            enough.set()
+
+    api.registerInputListener(take)
+    api.startMessageListening()
+    while not enough.wait(0.05) and not stopped.is_set():
+        pass
+    return got
+
+
+def misbehaves(args, api, file):
+    """Write each message to a file; some messages say what to do then."""
+
+    def take(message, origin):
+        with open(file, "a") as out:
+            out.write(f"{message}\n")
+        if message == "raise":
+            raise ValueError("a bad message")
+        if message == "die":
+            os.kill(os.getpid(), 9)
+
+    api.registerInputListener(take)
+    api.startMessageListening()
+    stopped.wait()

@@ -1,0 +1,83 @@
+"""Nodes of a stream pipeline, each served by a scripted worker."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .programs import Program
+from .scripted_client import Client
+from .served import serving_worker
+
+#: A >> B >> C, with B and C as next nodes of A.
+FLOWS = {
+    "chain": [{"source": "A", "next": ["B"]}, {"source": "B", "next": ["C"]}],
+    "both": [{"source": "A", "next": ["B", "C"]}],
+}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+    return port
+
+
+class Node:
+    """A node: a program that serves its worker."""
+
+    def __init__(self, name: str, port: int, client: Client, program: Program) -> None:
+        self.name = name
+        self.port = port
+        self.client = client
+        self.program = program
+        self.statistics: list[dict[str, Any]] = []  #: the items of the last report
+
+    def begin(
+        self,
+        *input: Any,
+        parents: Sequence[str] = (),
+        children: Sequence[str] = (),
+        state: str = "stateful",
+    ) -> None:
+        """Begin a task."""
+        self.client.initialize(
+            list(input),
+            kind="stream",
+            stateType=state,
+            nodeName=self.name,
+            parents=list(parents),
+            childs=list(children),
+            parsedFlow=FLOWS,
+            defaultFlow="chain",
+        )
+        self.client.expect("initialized")
+        self.client.start()
+
+    def connect_to(self, name: str, port: int, kind: str = "Add") -> None:
+        """Send a discovery update of one parent node."""
+        address = {"host": "127.0.0.1", "port": str(port)}
+        change = {"nodeName": name, "address": address, "type": kind}
+        self.client.send({"command": "serviceDiscoveryUpdate", "data": [change]})
+
+    def answer(self, *, deadline_s: float = 20.0) -> dict[str, Any]:
+        """Return the next message that is neither statistics nor a sign of life."""
+        while True:
+            message = self.client.receive(deadline_s=deadline_s)
+            if message["command"] == "streamingStatistics":
+                self.statistics = message["data"]
+            elif message["command"] not in ("stopping", "alive"):
+                return message
+
+
+@contextlib.contextmanager
+def node(name: str, cwd: Path, *args: str, port: int | None = None, **variables: str) -> Iterator[Node]:
+    """Run a program for one node."""
+    port = free_port() if port is None else port
+    folder = cwd / name
+    folder.mkdir(exist_ok=True)
+    env = {"STORAGE_PROTOCOL": "v3", "STREAMING_DISCOVERY_PORT": str(port), **variables}
+    with serving_worker(folder, *args, entry="streams.py", env=env) as (client, program):
+        yield Node(name, port, client, program)
