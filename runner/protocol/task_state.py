@@ -113,7 +113,7 @@ TAKES_ALIVE = frozenset((S.INITIALIZED, S.REINITIALIZING, S.RESTARTING, S.RUNNIN
 #: The worker takes `stopping`: between a stop and `stopped` (HKube core/worker lib/worker.js).
 TAKES_STOPPING = frozenset((S.STOPPING, S.STOPPED, S.KILLING))
 #: The worker takes `streamingStatistics`: from `start` to the final answer.
-TAKES_STATISTICS = frozenset((S.RUNNING, S.RESTARTING, S.ANSWERED, S.STOPPING, S.STOPPED))
+TAKES_STATISTICS = frozenset((S.RUNNING, S.RESTARTING, S.ANSWERED, S.STORING, S.STOPPING, S.STOPPED))
 #: The child has done with the task, whose answer waits for its final usage.
 MEASURING = frozenset((S.ANSWERED, S.STOPPED))
 #: No child works on the task: the storage process does.

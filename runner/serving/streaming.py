@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,12 +30,20 @@ class Streaming:
     """The streams of one supervisor; nothing is imported or started before the first task that has one."""
 
     def __init__(
-        self, loop: Loop, control: TaskControl, replies: WorkerReplies, notices: ChildNotices
+        self,
+        loop: Loop,
+        control: TaskControl,
+        replies: WorkerReplies,
+        notices: ChildNotices,
+        *,
+        is_served: bool,
     ) -> None:
+        """`is_served`: whether the worker speaks storage v3, without which it sends no streaming task."""
         self._loop = loop
         self._control = control
         self._replies = replies
         self._notices = notices
+        self._is_served = is_served
         self._streams: TaskStreams | None = None
         #: Called when the end of a task gets on: "quiesced", "draining", "drained".
         self.on_stage: Callable[[str], None] = lambda stage: None
@@ -44,7 +51,7 @@ class Streaming:
     def ask(self, child: Child, task: ActiveTask, message: AskStream) -> None:
         """Give the child of a streaming task its data socket."""
         number = task.number
-        if os.environ.get("STORAGE_PROTOCOL") != "v3":
+        if not self._is_served:
             # A worker sends no such task under v1: it is HKube's debug server, which carries the messages.
             child.send(number, StreamRefused(""))
             return

@@ -75,7 +75,9 @@ class Supervisor:
         redirect = (
             LogRedirect(replies.log_demand, replies.log_lines) if settings.serving.redirect_logs else None
         )
-        streaming = self._streaming = Streaming(loop, control, replies, notices.child)
+        streaming = self._streaming = Streaming(
+            loop, control, replies, notices.child, is_served=settings.serving.storage is not None
+        )
         streaming.on_stage = self._on_stream_stage
         self._drains = False  #: whether the stop waits for a stream
         opener = TaskOpener(settings, where.shown, store, notices.task)

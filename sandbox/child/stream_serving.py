@@ -13,6 +13,7 @@ from ..shared import entry as entries
 from ..shared.message_format import Memfd, ProcessMessage
 from ..shared.messages import Start
 from ..shared.stream_messages import AskStream, StreamRefused, UseStream
+from .event_loop import EventLoop
 from .frame_socket import move_high
 
 if TYPE_CHECKING:
@@ -43,13 +44,13 @@ def answer_of(wait_for: Callable[[Any], Any]) -> Tuple[ProcessMessage, bool]:
 def open_stream(
     answer: ProcessMessage,
     args: Mapping[str, Any],
-    *,
     report: Callable[[str, Optional[BaseException]], None],
-    before_waiting: Callable[[int], None],
+    loop: EventLoop,
 ) -> Optional[Stream]:
     """Return the stream that the parent's answer opens; None where HKube's debug server carries the messages.
 
-    Raises EntryError where there is no stream. The other arguments are those of Stream.
+    `report`: see Stream. `loop`: the user's, which runs while the main thread waits for messages. Raises
+    EntryError where there is no stream.
     """
     if isinstance(answer, StreamRefused):
         if answer.text:
@@ -59,15 +60,17 @@ def open_stream(
     from .stream import Stream  # late: most tasks are in batch pipelines
 
     data = socket.socket(fileno=move_high(answer.wire.fd))
-    return Stream(data, args, report=report, before_waiting=before_waiting)
+    return Stream(data, args, report=report, before_waiting=loop.run_until_readable)
 
 
-def serve(stream: Stream, args: Dict[str, Any], call: Callable[[Dict[str, Any]], Any]) -> Any:
-    """Return what start() returns, once all that it has sent is taken by the next nodes.
+def serve(stream: Optional[Stream], args: Dict[str, Any], call: Callable[[Dict[str, Any]], Any]) -> Any:
+    """Return what start() returns; in a stream, once all that it has sent is taken by the next nodes.
 
     The start() of a stateless algorithm is called for each message, and what it returns is sent on. As in
     HKube's wrapper for Python, any other algorithm is stateful. Raises StreamLost.
     """
+    if stream is None:
+        return call(args)
     result = None
     if args.get("stateType") == "stateless":
         _serve_messages(stream, args, call)

@@ -230,21 +230,18 @@ class TaskServer:
         if not has_start:
             self._wait_for(Start)
         api._begin_start()
-
-        def start(given: Dict[str, Any]) -> Any:
-            return self._call(entry.start, self._where.function, 2, given, api)
-
-        stream = self._stream
-        result = start(args) if stream is None else stream_serving.serve(stream, args, start)
+        start, name = entry.start, self._where.function
+        result = stream_serving.serve(
+            self._stream, args, lambda given: self._call(start, name, 2, given, api)
+        )
         self._finish(task, files, result)
 
     def _open_stream(self, task: int, args: Dict[str, Any], api: Api) -> bool:
         """Open the stream of a task of a stream pipeline; return whether Start came meanwhile."""
         self._channel.send(task, stream_serving.request(args))
         answer, has_start = stream_serving.answer_of(self._wait_for)
-        self._stream = api._stream = stream_serving.open_stream(
-            answer, args, report=self._report_problem, before_waiting=self._loop.run_until_readable
-        )
+        self._stream = stream_serving.open_stream(answer, args, self._report_problem, self._loop)
+        api._stream = self._stream
         return has_start
 
     def _open_api(self, task: int) -> Api:

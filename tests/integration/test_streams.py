@@ -19,10 +19,9 @@ def test_messages_pass_through_a_stateless_node(tmp_path: Path) -> None:
         last.begin("collects", len(values), parents=["B"])
         middle.connect_to("A", first.port)
         last.connect_to("B", middle.port)
-        got = last.answer()
-        assert got["data"] == [[value, "B"] for value in values], got
+        assert last.result() == [[value, "B"] for value in values]
         # The producer's task ends once every message was taken, not when start() has returned.
-        assert first.answer()["data"] == len(values)
+        assert first.result() == len(values)
         (told,) = first.statistics or [{"nodeName": "B", "queueSize": 0, "dropped": 0}]
         assert (told["nodeName"], told["queueSize"], told["dropped"]) == ("B", 0, 0)
         # Stopped gracefully, a stateless node ends without an answer of its own.
@@ -47,7 +46,7 @@ def test_a_killed_listener_is_reported_and_the_next_process_goes_on(tmp_path: Pa
         # HKube begins the task again.
         last.begin("misbehaves", str(file), parents=["A"])
         wait_until(lambda: file.read_text().split() == messages, deadline_s=SECOND_S, what="all messages")
-        assert first.answer()["data"] == len(messages)
+        assert first.result() == len(messages)
         last.client.stop()
         assert last.answer()["command"] == "stopped"
         assert file.read_text().split() == messages
@@ -61,9 +60,9 @@ def test_a_consumer_finds_a_producer_that_was_restarted(tmp_path: Path) -> None:
         for number in (1, 2):
             with node("A", tmp_path, port=port) as first:
                 first.begin("produces", [number], children=["B"])
-                assert first.answer()["data"] == 1
+                assert first.result() == 1
                 first.program.kill()
-        assert last.answer()["data"] == [[1, "A"], [2, "A"]]
+        assert last.result() == [[1, "A"], [2, "A"]]
 
 
 def test_a_graceful_stop_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
@@ -77,7 +76,7 @@ def test_a_graceful_stop_loses_nothing_that_was_accepted(tmp_path: Path) -> None
         count = int(line.split()[-1])
         last.begin("collects", count, parents=["A"])
         last.connect_to("A", first.port)
-        got = last.answer()["data"]
+        got = last.result()
         assert [message["number"] for message, _ in got] == list(range(count))
         assert first.answer()["command"] == "stopped"
 
@@ -88,17 +87,17 @@ def test_a_full_queue_drops_the_oldest_messages_and_says_so(tmp_path: Path) -> N
         first.program.wait_for_line("the oldest messages were dropped")
         last.begin("measures", 2, parents=["A"])
         last.connect_to("A", first.port)
-        assert last.answer()["data"] == [[3, 600_000], [4, 600_000]]
-        first.answer()
+        assert last.result() == [[3, 600_000], [4, 600_000]]
+        first.result()
         (told,) = first.statistics
         assert (told["dropped"], told["queueSize"]) == (3, 0)
 
 
 def test_a_port_in_use_fails_the_task_and_names_the_port(tmp_path: Path) -> None:
-    with node("A", tmp_path) as first, node("B", tmp_path, port=first.port) as second:
+    with node("A", tmp_path, "--grace", "0.5") as first, node("B", tmp_path, port=first.port) as second:
         first.begin("counts", 1, children=["B"])
         assert first.client.receive()["command"] == "streamingStatistics"
-        second.client.initialize(["counts", 1], kind="stream", nodeName="B", childs=["C"])
+        second.initialize("counts", 1, children=["C"])
         refused = second.answer()
         if refused["command"] == "initialized":
             refused = second.answer()
@@ -108,7 +107,7 @@ def test_a_port_in_use_fails_the_task_and_names_the_port(tmp_path: Path) -> None
 
 
 def test_a_socket_process_that_is_killed_fails_its_task(tmp_path: Path) -> None:
-    with node("A", tmp_path) as first:
+    with node("A", tmp_path, "--grace", "0.5") as first:
         first.begin("counts", 1_000_000, 0.01, children=["B"])
         first.program.wait_for_line("sent 100", stream="stdout")
         (sockets,) = [

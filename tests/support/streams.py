@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .hkube_storage import JOB, Storage
 from .programs import Program
 from .scripted_client import Client
+from .scripted_worker import ScriptedWorker
 from .served import serving_worker
 
 #: A >> B >> C, with B and C as next nodes of A.
@@ -28,24 +30,27 @@ def free_port() -> int:
 class Node:
     """A node: a program that serves its worker."""
 
-    def __init__(self, name: str, port: int, client: Client, program: Program) -> None:
+    def __init__(self, name: str, port: int, client: Client, program: Program, storage: Storage) -> None:
         self.name = name
         self.port = port
         self.client = client
         self.program = program
+        self._storage = storage
         self.statistics: list[dict[str, Any]] = []  #: the items of the last report
 
-    def begin(
+    def initialize(
         self,
         *input: Any,
         parents: Sequence[str] = (),
         children: Sequence[str] = (),
         state: str = "stateful",
     ) -> None:
-        """Begin a task."""
+        """Send `initialize`, with the keys that a real worker sends."""
         self.client.initialize(
             list(input),
             kind="stream",
+            jobId=JOB,
+            taskId=self.name,
             stateType=state,
             nodeName=self.name,
             parents=list(parents),
@@ -53,6 +58,10 @@ class Node:
             parsedFlow=FLOWS,
             defaultFlow="chain",
         )
+
+    def begin(self, *input: Any, **more: Any) -> None:
+        """Begin a task; see initialize()."""
+        self.initialize(*input, **more)
         self.client.expect("initialized")
         self.client.start()
 
@@ -61,6 +70,12 @@ class Node:
         address = {"host": "127.0.0.1", "port": str(port)}
         change = {"nodeName": name, "address": address, "type": kind}
         self.client.send({"command": "serviceDiscoveryUpdate", "data": [change]})
+
+    def result(self) -> Any:
+        """Return the result of a task that succeeds, as it is in the storage."""
+        assert self.answer()["command"] == "storing"
+        assert self.answer()["command"] == "done"
+        return self._storage.read(self.name)
 
     def answer(self, *, deadline_s: float = 20.0) -> dict[str, Any]:
         """Return the next message that is neither statistics nor a sign of life."""
@@ -78,6 +93,10 @@ def node(name: str, cwd: Path, *args: str, port: int | None = None, **variables:
     port = free_port() if port is None else port
     folder = cwd / name
     folder.mkdir(exist_ok=True)
-    env = {"STORAGE_PROTOCOL": "v3", "STREAMING_DISCOVERY_PORT": str(port), **variables}
-    with serving_worker(folder, *args, entry="streams.py", env=env) as (client, program):
-        yield Node(name, port, client, program)
+    storage = Storage(folder / "storage")
+    env = {**storage.variables, "STREAMING_DISCOVERY_PORT": str(port), **variables}
+    with (
+        ScriptedWorker(storage="v3") as worker,
+        serving_worker(folder, *args, worker=worker, entry="streams.py", env=env) as (client, program),
+    ):
+        yield Node(name, port, client, program, storage)
