@@ -27,9 +27,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from ..errors import SettingsError
-from .keywords import POOL_KEYWORDS, PoolOptions, arguments, complete_signature
-from .pool_coding import ENCODING, Coding, FileCoding, FunctionCoding
+from .keywords import POOL_KEYWORDS, PoolOptions, complete_signature
+from .pool_coding import FileCoding, FunctionCoding
 from .pool_dispatcher import PoolDispatcher
+from .pool_on_executor import ExecutorDispatcher
+from .pool_order import order_of, order_on_executor
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,7 +40,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 #: The Pools that have not ended, for the end of the interpreter.
-_live: weakref.WeakSet[PoolDispatcher] = weakref.WeakSet()
+_live: weakref.WeakSet[PoolDispatcher | ExecutorDispatcher] = weakref.WeakSet()
 
 
 class Pool(Executor, Generic[P, R]):
@@ -54,6 +56,7 @@ class Pool(Executor, Generic[P, R]):
         code: str | os.PathLike[str],
         workers: int | None = None,
         *,
+        executor: Executor | None = None,
         spare: bool = True,
         records: bool | None = None,
         **options: Unpack[PoolOptions],
@@ -65,6 +68,7 @@ class Pool(Executor, Generic[P, R]):
         code: Callable[P, R],
         workers: int | None = None,
         *,
+        executor: Executor | None = None,
         spare: bool = True,
         records: bool | None = None,
         **options: Unpack[PoolOptions],
@@ -76,6 +80,7 @@ class Pool(Executor, Generic[P, R]):
         code: None = None,
         workers: int | None = None,
         *,
+        executor: Executor | None = None,
         spare: bool = True,
         records: bool | None = None,
         **options: Unpack[PoolOptions],
@@ -86,6 +91,7 @@ class Pool(Executor, Generic[P, R]):
         code: Any = None,
         workers: int | None = None,
         *,
+        executor: Executor | None = None,
         spare: bool = True,
         records: bool | None = None,
         **options: Any,
@@ -103,6 +109,9 @@ class Pool(Executor, Generic[P, R]):
         `workers`: the number of tasks that run at once; None: the number of CPUs. `spare`: whether one more
         process has the code loaded, and takes over at once when a worker ends.
 
+        `executor`: runs the tasks, such as that of a Dask cluster (client.get_executor()); each task has a
+        worker under limits on the machine where the executor runs it. None: the Pool has its own workers.
+
         `records`: whether `hkrunner runs` shows the tasks. None: those of a file, and with state_dir those of
         functions, too.
 
@@ -113,35 +122,24 @@ class Pool(Executor, Generic[P, R]):
 
         Raises EntryNotFound or SettingsError. Code that cannot be loaded fails the tasks with EntryUnusable.
         """
-        if workers is None:
-            workers = len(os.sched_getaffinity(0))
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-            raise SettingsError(f"workers wants a whole number of 1 or more, not {workers!r}")
         self._has_code = code is not None
         self._has_function = code is None or callable(code)
-        env = dict(options.pop("env", None) or {})
-        words = list(arguments(options, POOL_KEYWORDS, of="Pool"))
-        coding: Coding
-        function = None
-        if self._has_function:
-            for name in ("python", "path", "file"):
-                if options.get(name) is not None:
-                    raise SettingsError(f"{name} is for a Pool of a file; a function runs as it does here")
-            coding = FunctionCoding(code)
-            function = coding.order
+        coding: FunctionCoding | FileCoding
+        coding = FunctionCoding(code) if self._has_function else FileCoding(os.fspath(code))
+        function = coding.order if isinstance(coding, FunctionCoding) else None
+        self._dispatcher: PoolDispatcher | ExecutorDispatcher
+        if executor is None:
+            workers = _checked_workers(workers)
+            order = order_of(coding, options, processes=workers + spare, records=records)
+            self._dispatcher = PoolDispatcher(order, coding, function, workers=workers, spare=spare)
         else:
-            entry = os.fspath(code)
-            coding = FileCoding(entry)
-            words.append(f"--entry={entry}")
-        processes = workers + spare
-        if records is None:
-            records = not self._has_function or options.get("state_dir") is not None
-        if not records:
-            words.append("--no-state")
-        words += ["--tasks=-", f"--encoding={ENCODING}", f"--parallel={processes}"]
-        words += [f"--env={name}={value}" for name, value in env.items()]
-        order = {"arguments": words, "isFunction": self._has_function, "processes": processes}
-        self._dispatcher = PoolDispatcher(order, coding, function, workers=workers, spare=spare)
+            if workers is not None:
+                raise SettingsError(
+                    "workers is for a Pool with workers of its own: an executor has its own number"
+                )
+            order = order_on_executor(coding, options, processes=1 + spare, records=records)
+            pickled = coding.pickled if isinstance(coding, FunctionCoding) else None
+            self._dispatcher = ExecutorDispatcher(executor, order, coding, pickled, spare=spare)
         _live.add(self._dispatcher)
         # A Pool that nobody has any more ends after its last task.
         weakref.finalize(self, self._dispatcher.close).atexit = False
@@ -240,7 +238,15 @@ class Pool(Executor, Generic[P, R]):
             self.terminate()
 
 
-def _join(dispatcher: PoolDispatcher) -> None:
+def _checked_workers(workers: int | None) -> int:
+    if workers is None:
+        return len(os.sched_getaffinity(0))
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise SettingsError(f"workers wants a whole number of 1 or more, not {workers!r}")
+    return workers
+
+
+def _join(dispatcher: PoolDispatcher | ExecutorDispatcher) -> None:
     """Wait for its end; a KeyboardInterrupt meanwhile kills the workers."""
     try:
         dispatcher.join()

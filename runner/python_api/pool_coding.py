@@ -51,14 +51,35 @@ class Coding(Protocol):
         """Return the pieces of the task's message for a worker; raises what the arguments raise, or
         SettingsError."""
 
+    def decode(self, answer: bytes) -> Any:
+        """Return the result in a worker's answer; raises ValueError for what is none."""
 
-class FileCoding:
+
+class _DecodesResults:
+    def decode(self, answer: bytes) -> Any:
+        """Return the result in a worker's answer; raises ValueError for what is none."""
+        message = codec.decode(ENCODING, answer)
+        if not isinstance(message, dict) or "data" not in message:
+            raise ValueError(f"{type(message).__name__} instead of a result")
+        return message["data"]
+
+
+class FileCoding(_DecodesResults):
     """Tasks of an algorithm's file: one input each."""
 
     is_readable = True
 
     def __init__(self, entry: str) -> None:
+        #: FILE, or FILE:FUNCTION.
+        self.entry = entry
         self.name = os.path.splitext(os.path.basename(entry.rpartition(":")[0] or entry))[0]
+
+    def make_path_absolute(self) -> None:
+        """Have the entry name the same file for a process in another folder."""
+        for path in (self.entry, self.entry.rpartition(":")[0]):
+            if path and os.path.exists(path):
+                self.entry = os.path.abspath(path) + self.entry[len(path) :]
+                return
 
     def encode(self, task: PoolTask, names: PoolNames) -> list[Buffer]:
         """Return the `initialize` message for start(args, api)."""
@@ -77,7 +98,7 @@ class FileCoding:
             raise SettingsError(str(error)) from None
 
 
-class FunctionCoding:
+class FunctionCoding(_DecodesResults):
     """Tasks of a function: its arguments. Without a function of the Pool, the first argument is one."""
 
     is_readable = False
@@ -94,9 +115,9 @@ class FunctionCoding:
         self._has_function = function is not None
         self.name: str = "functions" if function is None else getattr(function, "__name__", "function")
         self._known: dict[Callable[..., Any], bytes] = {}
-        pickled = self._dumps(function) if function is not None else None
+        self.pickled = self._dumps(function) if function is not None else None
         #: For UseFunction: what is imported is found as here.
-        self.order = pickle.dumps(([os.path.abspath(one) for one in sys.path], pickled))
+        self.order = pickle.dumps(([os.path.abspath(one) for one in sys.path], self.pickled))
 
     def encode(self, task: PoolTask, names: PoolNames) -> list[Buffer]:
         """Return the pickled arguments."""
@@ -154,11 +175,3 @@ def _is_large(value: Any) -> bool:
     if kind in _SIZED:
         return len(value) >= _LARGE
     return kind not in _PLAIN and bool(value.nbytes >= _LARGE)
-
-
-def decode(data: bytes) -> Any:
-    """Return the result in a worker's answer; raises ValueError for what is none."""
-    message = codec.decode(ENCODING, data)
-    if not isinstance(message, dict) or "data" not in message:
-        raise ValueError(f"{type(message).__name__} instead of a result")
-    return message["data"]

@@ -28,7 +28,7 @@ from ..app.pool_names import PoolNames
 from ..errors import BY_EXIT_STATUS, EntryUnusable, HkrunnerError
 from ..io.loop import Loop
 from ..protocol.messages import Failure
-from .pool_coding import ENCODING, Coding, decode
+from .pool_coding import ENCODING, Coding
 from .pool_process import SupervisorProcess
 from .pool_results import failure_of, result_of, task_failed
 from .pool_worker import AHEAD_BYTES, PoolTask, PoolWorker, body_of
@@ -262,7 +262,7 @@ class PoolDispatcher:
 
     def _succeed(self, task: PoolTask, answer: bytes) -> None:
         """Give the future the result; raises ValueError for what is none."""
-        value = decode(answer)
+        value = self._coding.decode(answer)
         if self._records is not None and task.recorded_at:
             result = result_of(task, self._names, "succeed", limit_bytes=self._limit_bytes)
             self._records.end(task.recorded_at, result, answer)

@@ -18,6 +18,10 @@ class TaskFailed(HkrunnerError):
         super().__init__(f"task {result.task_id} {result.status} ({result.reason}): {result.message}")
         self.result = result
 
+    def __reduce__(self) -> tuple[type[TaskFailed], tuple[TaskResult]]:
+        """Have pickle make it of its result."""
+        return type(self), (self.result,)
+
 
 class Incomplete(HkrunnerError):
     """hkrunner ended before every task had run; `results` has the tasks that did run."""

@@ -443,6 +443,6 @@ def test_a_disk_that_takes_no_records_costs_no_task(
 
 def test_the_keywords_of_a_pool_are_options_of_the_command() -> None:
     parameters = inspect.signature(hkrunner.Pool.__init__).parameters
-    assert set(parameters) - {"self", "code", "workers", "spare", "records"} == set(POOL_KEYWORDS)
+    assert set(parameters) - {"self", "code", "workers", "executor", "spare", "records"} == set(POOL_KEYWORDS)
     declared = {name: hint.__forward_arg__ for name, hint in PoolOptions.__annotations__.items()}
     assert declared == {name: option.python for name, option in POOL_KEYWORDS.items()}
