@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO
 
 from ..errors import InstallFailed
@@ -18,6 +18,11 @@ from .interpreter import Interpreter
 from .requirement_sources import Requirements
 
 #: Lines of the installer's output that are searched for the reason of a failure, and that are shown.
+#: What the system says when a host cannot be reached, in the messages of pip and uv.
+_OFFLINE = re.compile(
+    "Connection refused|Network is unreachable|No route to host|Name or service not known"
+    "|Temporary failure in name resolution|[Tt]imed out"
+)
 _LINES_KEPT = 200
 _LINES_SHOWN = 6
 _LINE_MAX = 400
@@ -154,6 +159,8 @@ def _run(
         process.stdout.close()
     if status != 0:
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
+        if offline := _why_offline(kept):
+            how += f", since a package index cannot be reached ({offline})"
         raise InstallFailed("\n  ".join([f"--install: {failure}; it ended {how}:", *_reason(list(kept))]))
 
 
@@ -170,10 +177,17 @@ def _reason(lines: list[str]) -> list[str]:
     if not lines:
         return ["it printed nothing"]
     errors = [at for at, line in enumerate(lines) if re.match(r"\s*(error\b|\u00d7 )", line, re.IGNORECASE)]
-    # pip's last error is only the consequence where its index did not answer.
-    offline = [line for line in lines if "Retrying (" in line or "NewConnectionError" in line]
     shown = lines[errors[0] :] if errors else lines
-    return [*offline[-1:], *shown[-_LINES_SHOWN:]]
+    return shown[-_LINES_SHOWN:]
+
+
+def _why_offline(lines: Iterable[str]) -> str | None:
+    """Return why the installer could not reach a package index; None if it could.
+
+    pip's own last lines do not say so: "Could not find a version that satisfies the requirement".
+    """
+    found = [match.group() for line in lines if (match := _OFFLINE.search(line))]
+    return found[-1] if found else None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -136,6 +136,24 @@ def test_an_installer_that_fails_is_one_sentence_with_its_own_last_lines(
     assert project.made == []
 
 
+def test_without_a_network_the_sentence_says_so(project: Project) -> None:
+    (project.folder / "requirements.txt").write_text("hk-nowhere\n")
+    offline = {
+        "PIP_NO_INDEX": None,
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",  # the port `discard`, on which nothing listens
+        "PIP_RETRIES": "1",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+    ended = project.run("alg.py", "-i", "1", "--install", env=offline)
+    sentence = (
+        "hkrunner: --install: pip could not install requirements.txt; it ended with status 1, since a package"
+        " index cannot be reached (Connection refused):"
+    )
+    assert ended.status == 7 and sentence in ended.stderr.splitlines(), ended
+    assert project.made == []
+
+
 @pytest.mark.parametrize("installer", INSTALLERS)
 def test_inline_metadata_is_installed_into_a_python_that_it_allows(installer: str, project: Project) -> None:
     project.env = {**project.env, "PATH": INSTALLERS[installer]}
