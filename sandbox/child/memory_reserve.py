@@ -11,14 +11,23 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import select
 import threading
 from _weakref import ref
-from typing import Any, Callable, Optional
+from types import TracebackType
+from typing import Any, Callable, Dict, List, Optional
 
 #: Two arenas of Python's allocator.
 RESERVE_BYTES = 2 << 20
 #: How much the soft limit is raised for the answer.
 RAISE_BYTES = 4 << 20
+#: The modules of multiprocessing.Pool, also of the copy that uses dill, and what its threads run.
+_POOLS = ("multiprocessing.pool", "multiprocess.pool")
+_POOL_THREADS = ("_handle_results", "_handle_tasks", "_handle_workers")
+#: How soon a job fails that a Pool got after that.
+DROP_S = 0.05
+#: How long none of its threads can have the lock for writing a result, while no worker is left.
+LOST_LOCK_S = 0.5
 #: How soon Thread.start() notices that its thread has ended without having begun.
 LOST_THREAD_S = 0.1
 
@@ -74,9 +83,79 @@ def report_threads_without_memory(reserve: MemoryReserve, report: Callable[[str]
             reserve.release_after(error)
             with contextlib.suppress(Exception):
                 report(getattr(args.thread, "name", "?"))
-        show(args)
+            show(args)
+            with contextlib.suppress(Exception):
+                _stand_in_for_thread_of_pool(args.exc_traceback)
+        else:
+            show(args)
 
     threading.excepthook = excepthook
+
+
+def _stand_in_for_thread_of_pool(traceback: Optional[TracebackType]) -> None:
+    """Have everything that waits for results of a multiprocessing.Pool raise MemoryError.
+
+    Called in a thread of the Pool that has ended so. Without it, results are waited for for ever, while the
+    Pool's other threads stay busy. It may have read half a result: what comes after that is read and dropped,
+    or the workers, and with them the end of the Pool, would wait for room in the pipe.
+    """
+    while traceback is not None:
+        name, found = traceback.tb_frame.f_code.co_name, traceback.tb_frame.f_locals
+        if traceback.tb_frame.f_globals.get("__name__") in _POOLS and name in _POOL_THREADS:
+            jobs, results = found["cache"], found.get("outqueue")
+            from traceback import clear_frames  # late: few threads end so
+
+            clear_frames(traceback)  # they hold the memory
+            del found, traceback
+            _fail_jobs(jobs)
+            if name == "_handle_results" and hasattr(results, "_reader"):
+                _drop_results(results, jobs)
+            return
+        traceback = traceback.tb_next
+
+
+def _fail_jobs(jobs: Dict[int, Any]) -> None:
+    """Have what waits for these jobs of a Pool raise MemoryError."""
+    error = MemoryError("a thread of the Pool had no memory for a result")
+    for number, job in list(jobs.items()):
+        with contextlib.suppress(AttributeError):  # another thread makes it just now: it is met again
+            if hasattr(job, "_number_left"):  # of map(): the job ends with its last chunk
+                job._number_left = 1
+            job._set(getattr(job, "_index", 0), (False, error))
+            jobs.pop(number, None)  # one of imap() has stayed
+
+
+def _drop_results(results: Any, jobs: Dict[int, Any]) -> None:
+    """Read what comes from the Pool's workers, and fail its further jobs, until the Pool and its workers end.
+
+    `results`: the queue in which they come.
+    """
+    dropped = bytearray(1 << 16)
+    workers: List[Any] = []
+    others = [one for one in threading.enumerate() if any(it is jobs for it in getattr(one, "_args", ()))]
+    for other in others:
+        for argument in getattr(other, "_args", ()):
+            if isinstance(argument, list) and argument and hasattr(argument[0], "sentinel"):
+                workers = argument  # the Pool's own list: it replaces workers
+    while True:
+        with contextlib.suppress(MemoryError):
+            if results._reader.poll(DROP_S):
+                os.readv(results._reader.fileno(), [dropped])
+            _fail_jobs(jobs)
+            if any(_runs(one) for one in workers):
+                continue
+            if not any(one.is_alive() for one in others):
+                return
+            # A worker may have been ended while it wrote, with the lock for that, which others wait for.
+            results._wlock.acquire(timeout=LOST_LOCK_S)
+            results._wlock.release()
+
+
+def _runs(process: Any) -> bool:
+    """Whether the process has not ended. It is left to be reaped."""
+    poll = select.poll()
+    poll.register(process.sentinel, select.POLLIN)
+    return not poll.poll(0)
 
 
 def lower_brake(brake_bytes: Optional[int]) -> None:

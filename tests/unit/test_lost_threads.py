@@ -46,3 +46,54 @@ def runs():
 )
 def test_a_thread_that_is_lost_is_an_error_and_all_others_run(action: str) -> None:
     subprocess.run([sys.executable, "-c", CODE + action], check=True, timeout=60)
+
+
+#: A result that cannot be read for want of memory ends the Pool's thread that reads the results.
+POOL = """
+import multiprocessing, os
+from hkrunner.sandbox.child.memory_reserve import MemoryReserve, report_threads_without_memory
+
+class Large:
+    def __reduce__(self):
+        return refuse, (os.getpid(), b"x" * 200_000)  # more than a pipe takes
+
+def refuse(made_by, text):
+    if made_by != os.getpid():
+        raise MemoryError("of the result")
+    return Large()
+
+def give(number):
+    return Large()
+
+def fails(ask):
+    try:
+        ask()
+    except MemoryError as error:
+        assert str(error) == "a thread of the Pool had no memory for a result", error
+    else:
+        raise AssertionError("it has a result")
+
+lost = []
+report_threads_without_memory(MemoryReserve(), lost.append)
+for ask in (
+    lambda pool: pool.map(give, range(40)),
+    lambda pool: pool.map(give, range(3), chunksize=1),
+    lambda pool: pool.apply(give, (1,)),
+    lambda pool: list(pool.imap(give, range(5))),
+    lambda pool: list(pool.imap_unordered(give, range(5))),
+    lambda pool: pool.starmap_async(give, [(1,), (2,)]).get(),
+):
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        fails(lambda: ask(pool))
+        fails(lambda: pool.apply(abs, (1,)))
+    assert len(lost) == 1, lost
+    lost.clear()
+pool = multiprocessing.get_context("fork").Pool(2)
+fails(lambda: pool.map(give, range(40)))
+pool.close()
+pool.join()
+"""
+
+
+def test_who_waits_for_a_pool_gets_the_memory_error_of_its_thread() -> None:
+    subprocess.run([sys.executable, "-c", POOL], check=True, timeout=60)
