@@ -98,17 +98,10 @@ def test_a_thread_that_had_no_memory_is_told_though_its_task_goes_on(tmp_path: P
 
 
 def test_a_pool_whose_results_are_too_large_ends_at_the_limit(tmp_path: Path) -> None:
-    given = (
-        "--entry",
-        ALGORITHMS / "limits_loses_a_thread.py",
-        "--json",
-        "--input",
-        '["pool"]',
-        "--mem",
-        "96Mi",
-    )
-    ended = run_hkrunner(*given, cwd=tmp_path)
-    assert_names_the_limit(Run(ended.status, [json.loads(ended.stdout)], ended.stderr), 96 * MI)
+    given = ("-e", ALGORITHMS / "limits_loses_a_thread.py", "--json", "-i", '["pool"]', "-i", '["behave"]')
+    ended = run_hkrunner(*given, "--mem", "96Mi", cwd=tmp_path)  # not run_tasks(), as above
+    run = Run(ended.status, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr)
+    assert_names_the_limit(run, 96 * MI)
 
 
 def test_an_exit_far_from_the_limit_is_not_reported_as_a_memory_limit(tmp_path: Path) -> None:
