@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from ...sandbox.parent.exit_report import REFUSED_S
-from ...sandbox.shared.limits import GI, UNITS, Limits, format_bytes, set_by, suggest_memory
+from ...sandbox.shared.limits import GI, UNITS, Limits, format_bytes, option_for_memory, set_by
 from ...sandbox.shared.messages import HeldBack
 from ...sandbox.shared.outcome import Cause, Exit, LimitBreach
 from ..protocol.messages import Failure
@@ -114,9 +114,9 @@ def explain_refusal(
         asked_bytes = int(bytes_asked[1])
     # A request far beyond any machine is an error in the code, whatever the limit.
     asked_bytes = min(asked_bytes, ASKED_MAX)
-    wanted = suggest_memory(peak_bytes + int(asked_bytes), limit_bytes=limit_bytes)
+    option = option_for_memory(peak_bytes + int(asked_bytes), limit_bytes, limits.origins)
     by = set_by("memory_bytes", limits.origins)
-    hint = f"limit {format_bytes(limit_bytes)} ({by}), used {format_bytes(peak_bytes)}. Try --mem {wanted}"
+    hint = f"limit {format_bytes(limit_bytes)} ({by}), used {format_bytes(peak_bytes)}. Try {option}"
     if limits.mem_mode == "brake":
         hint += "; if large arrays are reserved and hardly touched, --mem-mode auto"
     first, line, rest = failure.message.partition("\n")
@@ -126,9 +126,9 @@ def explain_refusal(
 def refused_all_the_same(held: HeldBack, limits: Limits, limit_bytes: int) -> str:
     """Return what to say of a task that ended well although it was held back at its memory limit."""
     used, limit = format_bytes(held.memory_bytes), format_bytes(limit_bytes)
-    wanted = suggest_memory(held.memory_bytes, limit_bytes=limit_bytes)
+    option = option_for_memory(held.memory_bytes, limit_bytes, limits.origins)
     by = set_by("memory_bytes", limits.origins)
     return (
         f"at {used} of {limit} ({by}), {held.name} (pid {held.pid}) may have been refused memory. "
-        f"Try --mem {wanted}"
+        f"Try {option}"
     )

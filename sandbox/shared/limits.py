@@ -315,4 +315,18 @@ def suggest_memory(peak_bytes: int, *, limit_bytes: int = 0) -> str:
     wanted = max(peak_bytes * 1.25, peak_bytes + 16 * MI, 2 * limit_bytes) / MI
     step = 32 if wanted <= 512 else 64 if wanted <= 2048 else 256
     size = math.ceil(wanted / step) * step
-    return f"{size // 1024}Gi" if size % 1024 == 0 else f"{size}Mi"
+    return _in_units(size)
+
+
+def option_for_memory(peak_bytes: int, limit_bytes: int, origins: Iterable[tuple[str, str]]) -> str:
+    """Return the option with which the code is more likely to succeed, after it was ended at this limit."""
+    wanted = suggest_memory(peak_bytes, limit_bytes=limit_bytes)
+    set_with = dict(origins).get("memory_bytes", "")
+    if set_with.startswith("--total-mem ") and set_with.endswith(" processes"):
+        # "--total-mem 1Gi for 4 processes": a higher --mem would change nothing.
+        return f"--total-mem {_in_units(parse_memory(wanted) // MI * int(set_with.split()[-2]))}"
+    return f"--mem {wanted}"
+
+
+def _in_units(mebibytes: int) -> str:
+    return f"{mebibytes // 1024}Gi" if mebibytes % 1024 == 0 else f"{mebibytes}Mi"

@@ -7,7 +7,7 @@ import re
 import signal
 from typing import NamedTuple
 
-from .limits import format_bytes, set_by, suggest_memory
+from .limits import format_bytes, option_for_memory, set_by
 from .messages import ProcessMemory
 
 
@@ -212,8 +212,8 @@ def _memory(exit: Exit, breach: LimitBreach) -> str:
     place = _place(exit.stack)
     if place:
         text += f"; it was at {place}"
-    wanted = suggest_memory(int(breach.used), limit_bytes=int(breach.allowed))
-    return f"{text}. Try --mem {wanted}, or --no-limits to see what it needs"
+    option = option_for_memory(int(breach.used), int(breach.allowed), exit.origins)
+    return f"{text}. Try {option}, or --no-limits to see what it needs"
 
 
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.M)

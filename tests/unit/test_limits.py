@@ -128,6 +128,20 @@ def test_a_suggested_memory_is_above_the_peak_and_can_be_read_back() -> None:
     assert limits.suggest_memory(900 * MI, limit_bytes=100 * MI) == "1152Mi"
 
 
+@pytest.mark.parametrize(
+    ("origin", "option"),
+    [
+        (None, "--mem 416Mi"),
+        ("algorithm.yml", "--mem 416Mi"),
+        ("--total-mem 400Mi for 2 processes", "--total-mem 832Mi"),
+        ("--total-mem 1 Gi for 5 processes", "--total-mem 2080Mi"),
+    ],
+)
+def test_the_option_for_more_memory_is_the_one_that_limits_it(origin: str | None, option: str) -> None:
+    origins = () if origin is None else (("memory_bytes", origin),)
+    assert limits.option_for_memory(201 * MI, 200 * MI, origins) == option
+
+
 def test_limits_come_through_the_pipe_unchanged() -> None:
     one = Limits(cpu_cores=0.5, memory_bytes=512 * MI, pids=256, files=100, mem_mode="rss", enforced=False)
     assert Limits.from_json(json.loads(json.dumps(one.to_json()))) == one
