@@ -17,6 +17,7 @@ import psutil
 import pytest
 from hkrunner.sandbox.isolation import call_numbers
 from hkrunner.sandbox.linux import landlock
+from hkrunner.sandbox.shared.isolation_policy import LEVELS
 from support.local import ALGORITHMS
 from support.processes import runs
 from support.programs import HKRUNNER, Program, run
@@ -47,8 +48,8 @@ def folder() -> Iterator[Path]:
         place = Path(made)
         place.chmod(0o755)
         (place / "code").mkdir()
-        for name in ("strict_attacks.py", "strict_uses.py", "strict_is_refused.py"):
-            shutil.copy(ALGORITHMS / name, place / "code")
+        for program in ALGORITHMS.glob("strict_*.py"):
+            shutil.copy(program, place / "code")
         (place / "elsewhere").mkdir()
         (place / "elsewhere/secret").write_text("secret")
         yield place
@@ -207,6 +208,23 @@ def test_what_ordinary_code_does_works_and_its_results_and_metrics_are_kept(fold
         assert task["cpuSeconds"] > 0.02
     assert not list((folder / ".hkrunner/boxes").iterdir())
     check_nothing_is_left()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_libraries_do_works_at_each_level(folder: Path, level: str) -> None:
+    # Without a network namespace there are no sockets for IPv4 and IPv6 at all.
+    without_network = {"names_of_its_own_network", "datagrams_to_itself", "a_server_in_a_loop"}
+    command = strict(folder, "--sandbox-level", level, "-i", "1", code="strict_many_uses.py")
+    command = machine_for(level, command) if level != BEST else command
+    ended = run(command, cwd=folder, env={"TMPDIR": "/tmp"})
+    if level not in POSSIBLE:
+        assert (ended.status, "SANDBOX_UNAVAILABLE" in ended.stderr) == (2, True), ended
+        return
+    task = json.loads(ended.stdout)
+    assert task["protection"]["sandbox"] == level
+    failed = {name: error for name, error in task["output"].items() if error is not True}
+    assert set(failed) == (without_network if level == "landlock" else set()), failed
+    assert len(task["output"]) == 33
 
 
 @pytest.mark.parametrize(
