@@ -38,13 +38,14 @@ NAMED = (b"3", b"3", b"SIGABRT", b"SIGSEGV", b"SIGKILL", b"SIGTERM", b"SIGFPE")
 JSON_P50 = "tiny json: start->done p50"
 BARS = [
     Bar(JSON_P50, 0.20, is_ratio=True, stretch=0.12),
+    Bar("tiny json: init->initialized p50", 0.20, is_ratio=True),
     Bar("tiny json: start->done p99", 0.20, is_ratio=True),
-    Bar("tiny json: start->done max", 0.10, is_ratio=True),
+    Bar("tiny json: start->done max", 0.12, is_ratio=True, stretch=0.10),
     Bar("tiny json: tasks/s", 5.0, is_ratio=True, at_least=True, stretch=8.0),
-    Bar("tiny json: CPU per task", 0.15, is_ratio=True, stretch=0.08),
+    Bar("tiny json: CPU per task", 0.18, is_ratio=True, stretch=0.15),
     Bar("tiny bson: start->done p50", 0.20, is_ratio=True, stretch=0.12),
-    Bar("tiny json, 1 core: start->done p50", 0.16, is_ratio=True),
-    Bar("tiny json, 1 core: tasks/s", 6.5, is_ratio=True, at_least=True),
+    Bar("tiny json, 1 core: start->done p50", 0.25, is_ratio=True, stretch=0.16),
+    Bar("tiny json, 1 core: tasks/s", 6.0, is_ratio=True, at_least=True, stretch=6.5),
     Bar("connected", 0.65, is_ratio=True, stretch=0.5),
     Bar("first done", 0.65, is_ratio=True, stretch=0.5),
     Bar("idle: PSS", 1.0, is_ratio=True, stretch=0.75),

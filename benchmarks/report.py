@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -10,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import noise
 
 Figure = str
 REFERENCE = "wrapper"
@@ -40,7 +43,8 @@ class Report:
     def __init__(self, title: str, *, reference: str = REFERENCE) -> None:
         """`reference`: the peer that the others are compared with."""
         self.reference = reference
-        self.title = f"{title}; load {os.getloadavg()[0]:.2f} before"
+        self.title = title
+        self.before = noise.measure()
         self._values: dict[Figure, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self._units: dict[Figure, str] = {}
         self.notes: list[str] = []
@@ -72,11 +76,18 @@ class Report:
             "stretch": None if bar.stretch is None else _reaches(seen, bar.stretch, bar.at_least),
         }
 
+    @functools.cached_property
+    def after(self) -> noise.Noise:
+        """The machine at the end of the run, when this is first asked for."""
+        return noise.measure()
+
     def facts(self, bars: list[Bar], *peers: str) -> dict[str, Any]:
         """Return the whole report, for --json; each bar is checked for each of these peers."""
         return {
             "title": self.title,
             "machine": machine(),
+            "before": self.before._asdict(),
+            "after": self.after._asdict(),
             "notes": self.notes,
             "figures": [
                 {
@@ -112,13 +123,14 @@ class Report:
                     told = summary(self.ratios(figure, name))
                     row.append(f"{_short(told['median'])}x" if told else "")
             rows.append(row)
-        lines = [self.title, f"({machine()})", "", *_aligned(rows), ""]
+        lines = [self.title, f"({machine()})", f"before: {self.before.text()}", f"after: {self.after.text()}"]
+        lines += ["", *_aligned(rows), ""]
         for bar in bars:
             for peer in peers:
                 told = self.check(bar, peer)
                 if told["seen"] is None and peer != peers[0]:
                     continue
-                word = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[told["holds"]]
+                word = {True: "ok", False: "MISSED", None: "not measured"}[told["holds"]]
                 seen = "" if told["seen"] is None else f": {told['seen']:.3g}"
                 who = "" if len(peers) == 1 else f" [{peer}]"
                 more = f", and the stretch of {bar.stretch:g} too" if told["stretch"] else ""
@@ -150,7 +162,7 @@ def _reaches(seen: float | None, limit: float, at_least: bool) -> bool | None:
 
 
 def machine() -> str:
-    return f"{os.cpu_count()} CPUs, load now {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} CPUs, Python {platform.python_version()}"
 
 
 def _cell(values: list[float]) -> str:

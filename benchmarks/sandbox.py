@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import noise
 import psutil
 from report import interleaved, machine, summary
 from sandbox_kill import kill
@@ -255,9 +256,10 @@ def check(figure: str, how: str, most: float) -> dict[str, Any]:
     }
 
 
-def text(bars: list[dict[str, Any]]) -> str:
+def text(bars: list[dict[str, Any]], before: noise.Noise, after: noise.Noise) -> str:
     figures = list(dict.fromkeys(figure for figure, _ in values))
-    lines = [f"limits and kills ({machine()}, Linux {os.uname().release}); median (min .. max)", ""]
+    lines = [f"limits and kills ({machine()}, Linux {os.uname().release}); median (min .. max)"]
+    lines += [f"before: {before.text()}", f"after: {after.text()}", ""]
     for figure in figures:
         lines.append(figure)
         for name, found in values.items():
@@ -267,7 +269,7 @@ def text(bars: list[dict[str, Any]]) -> str:
                 lines.append(f"    {name[1]:<16}{told['median']:>9.2f}  {spread:<22} {len(found)} runs")
     lines.append("")
     for bar in bars:
-        word = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[bar["holds"]]
+        word = {True: "ok", False: "MISSED", None: "not measured"}[bar["holds"]]
         seen = "" if bar["seen"] is None else f": {bar['seen']:.2f}"
         lines.append(f"{word:>13}  {bar['bar']}{seen}")
     return "\n".join(lines)
@@ -283,6 +285,7 @@ def main() -> int:
     options = parser.parse_args()
     rounds, seconds = (2, 2.0) if options.quick else (options.rounds, 5.0)
 
+    before = noise.measure()
     polled = ["psutil 100 ms", "psutil 1000 ms"]
     for processes in (0, 4):
         who = peers_of(["hkrunner", *polled, "cgroup v1"])
@@ -295,14 +298,16 @@ def main() -> int:
     for _ in range(rounds):
         restart()
 
+    after = noise.measure()
     bars = [check(*bar) for bar in BARS]
     if options.json:
         figures = [
             {"figure": f, "peer": p, "values": v, **(summary(v) or {})} for (f, p), v in values.items()
         ]
-        print(json.dumps({"machine": machine(), "figures": figures, "bars": bars}, indent=2))
+        noises = {"before": before._asdict(), "after": after._asdict()}
+        print(json.dumps({"machine": machine(), **noises, "figures": figures, "bars": bars}, indent=2))
     else:
-        print(text(bars))
+        print(text(bars, before, after))
     return 0 if all(bar["holds"] is not False for bar in bars) else 1
 
 
