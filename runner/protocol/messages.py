@@ -20,6 +20,7 @@ DISCOVERY: Final = "serviceDiscoveryUpdate"
 INITIALIZED: Final[dict[str, Any]] = {"command": "initialized"}
 STARTED: Final[dict[str, Any]] = {"command": "started"}
 DONE: Final[dict[str, Any]] = {"command": "done"}  #: under storage v3: the result is in the storage
+SERVING_STATUS: Final[dict[str, Any]] = {"command": "servingStatus", "data": True}
 ALIVE: Final[dict[str, Any]] = {"command": "alive"}
 STOPPING: Final[dict[str, Any]] = {"command": "stopping"}
 STOPPED: Final[dict[str, Any]] = {"command": "stopped"}

@@ -295,4 +295,4 @@ def _storage(
         return None
     from .task_storage import TaskStorage  # late: under storage v1 the worker moves inputs and results
 
-    return TaskStorage(context.loop, context.settings, control, pool, replies)
+    return TaskStorage(context, control, pool, replies)

@@ -15,16 +15,15 @@ from functools import partial
 
 from ...sandbox.shared.message_format import Memfd, Wire
 from ...sandbox.shared.outcome import Cause
-from ..io.loop import Loop
 from ..link.answer_blob import AnswerBlob
 from ..link.connection import WorkerMessage
 from ..link.message_memory import MessageMemory
 from ..protocol.messages import Failure
 from ..protocol.task_state import WORKING, Event, State
-from ..settings.settings import Settings
 from ..storage.client import StorageAnswer, StorageClient
 from .active_task import ActiveTask
 from .child_pool import ChildPool
+from .run_context import RunContext
 from .task_control import TaskControl
 from .worker_replies import WorkerReplies
 
@@ -33,18 +32,32 @@ class TaskStorage:
     """What the current task needs of the storage."""
 
     def __init__(
-        self, loop: Loop, settings: Settings, control: TaskControl, pool: ChildPool, replies: WorkerReplies
+        self,
+        context: RunContext,
+        control: TaskControl,
+        pool: ChildPool,
+        replies: WorkerReplies,
     ) -> None:
+        settings, output = context.settings, context.output
         assert settings.serving.storage is not None, "only with storage v3"
         encodings = (settings.serving.encoding, settings.task_encoding, settings.serving.storage.encoding)
-        self._client = StorageClient(loop, settings.serving.storage, encodings)
+        self._client = StorageClient(
+            context.loop,
+            settings.serving.storage,
+            encodings,
+            on_note=lambda text: output.say(f"◌ storage: {text}"),
+            on_serving=replies.serving,
+        )
+        self._place = settings.serving.storage.place
+        self._output = output
         self._control = control
         self._pool = pool
         self._replies = replies
 
     def begin(self) -> None:
-        """Start the storage process ahead of the first task."""
+        """Start the storage process ahead of the first task. Raises OSError."""
         self._client.begin()
+        self._output.say(f"● storage: {self._place}")
 
     def close(self) -> None:
         """End the storage process."""

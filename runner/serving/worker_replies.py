@@ -58,6 +58,7 @@ class WorkerReplies:
         self._started = encoding.encode(wire_encoding, messages.STARTED)
         self._alive = encoding.encode(wire_encoding, messages.ALIVE)
         self._stopping = encoding.encode(wire_encoding, messages.STOPPING)
+        self._serving = encoding.encode(wire_encoding, messages.SERVING_STATUS)
         self._done = encoding.encode(wire_encoding, messages.DONE)
         #: The final answer of a task that was stopped.
         self.stopped = encoding.encode(wire_encoding, messages.STOPPED)
@@ -85,6 +86,10 @@ class WorkerReplies:
     def stored(self, storing: bytes) -> None:
         """Post `storing`, which says where the result of the task is, and then its final answer."""
         self._post(self._done, final=True, prelude=storing)
+
+    def serving(self) -> None:
+        """Post that other algorithms ask for results: the worker does not pause this one then."""
+        self._post(self._serving)
 
     def call(self, wire: bytes, blob: AnswerBlob | None = None) -> None:
         """Post a message of the code API; dropped unless a task is being worked on."""

@@ -28,6 +28,7 @@ class StorageSettings(NamedTuple):
     peer_host: str = "127.0.0.1"  #: the address that other pods have for this one
     peer_port: int = 9020
     peer_encoding: str = "msgpack"
+    serving_report_s: float = 5.0  #: how often the worker is told that peers were served lately
     peer_timeout_s: float = 10.0
     ping_timeout_s: float = 1.0
     s3_endpoint: str = "http://127.0.0.1:9000"
@@ -74,6 +75,7 @@ def storage_settings(environ: Mapping[str, str], timeout_s: float) -> StorageSet
         peer_host=text("POD_IP", default.peer_host),
         peer_port=number("DISCOVERY_PORT", default.peer_port, most=_PORT_MAX),
         peer_encoding=choice("DISCOVERY_ENCODING", default.peer_encoding, ENCODINGS),
+        serving_report_s=max(1, number("DISCOVERY_SERVING_REPORT_INTERVAL", 5000)) / 1000,
         peer_timeout_s=number("DISCOVERY_TIMEOUT", 10_000) / 1000,
         ping_timeout_s=number("DISCOVERY_NETWORK_TIMEOUT", 1000) / 1000,
         s3_endpoint=text("S3_ENDPOINT_URL", default.s3_endpoint),

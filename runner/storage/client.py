@@ -41,9 +41,22 @@ OnAnswer = Callable[[StorageAnswer], None]
 class StorageClient:
     """Asks the storage process, which is started by the first request or by begin()."""
 
-    def __init__(self, loop: Loop, settings: StorageSettings, encodings: tuple[str, str, str]) -> None:
-        """`encodings`: of the worker's messages, of those of the algorithm's process, and of the storage."""
+    def __init__(
+        self,
+        loop: Loop,
+        settings: StorageSettings,
+        encodings: tuple[str, str, str],
+        *,
+        on_note: Callable[[str], None],
+        on_serving: Callable[[], None],
+    ) -> None:
+        """`encodings`: of the worker's messages, of those of the algorithm's process, and of the storage.
+
+        on_note: gets a line for people. on_serving: called while other algorithms ask for results.
+        """
         self._loop = loop
+        self._on_note = on_note
+        self._on_serving = on_serving
         self._configuration = json.dumps({"settings": settings._asdict(), "encodings": encodings}).encode()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -153,6 +166,12 @@ class StorageClient:
             return
         if message is None:
             self._gone()
+            return
+        if not message.fields["id"]:
+            if "note" in message.fields:
+                self._on_note(message.fields["note"])
+            else:
+                self._on_serving()
             return
         on_answer = self._waiting.pop(int(message.fields["id"]), None)
         if on_answer is None:

@@ -18,17 +18,21 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..settings.storage_settings import StorageSettings
 from .errors import StorageError
 from .folder_store import FolderStore
+from .input_links import Peers
 from .job import Abandoned, Job
 from .message_file import MessageFile
 from .operations import Encodings, Operations, Stores
 from .requests import TEXT_MAX, Message, receive, send
 from .stored_object import ObjectStore
 from .value_cache import ValueCache
+
+if TYPE_CHECKING:
+    from .peer_server import PeerServer
 
 #: How often the main thread looks whether anything moves.
 LOOK_S = 0.25
@@ -37,6 +41,9 @@ HANGING_MAX = 8
 #: After this long without a request, the memory for large inputs goes back to the system.
 REST_S = 5.0
 MEGABYTE = 1_000_000
+#: Peers that have asked within this time may ask again (communication/zmq/ZMQServer.py of HKube's wrapper).
+SERVED_LATELY_S = 10.0
+_NO_ZMQ = "the package pyzmq is not installed here (pip install 'hkrunner[peers]')"
 
 
 class StorageProcess:
@@ -51,14 +58,59 @@ class StorageProcess:
         self._waiting: dict[int, Job] = {}  #: requests that are not answered, by id
         self._current: Job | None = None
         self._hanging = 0
+        results = ValueCache(settings.result_cache_mb * MEGABYTE)
+        self._server = self._peer_server(results)
+        self._reported_at = float("-inf")
         stores = Stores(
             objects=_store(settings),
             inputs=ValueCache(settings.input_cache_mb * MEGABYTE),
-            results=ValueCache(settings.result_cache_mb * MEGABYTE),
-            peers=None,
-            discovery=None,
+            results=results,
+            peers=self._peer_client(),
+            discovery=None if self._server is None else self._server.discovery,
         )
         self._operations = Operations(encodings, stores, settings.cluster)
+
+    def _peer_client(self) -> Peers | None:
+        try:
+            from .peers import PeerClient
+        except ImportError:
+            self._note(f"results are not read from other algorithms' memory: {_NO_ZMQ}")
+            return None
+        return PeerClient(self._settings, self._note)
+
+    def _peer_server(self, results: ValueCache) -> PeerServer | None:
+        settings = self._settings
+        if not settings.serves_peers or not settings.result_cache_mb:
+            return None
+        try:
+            import zmq
+
+            from .peer_server import PeerServer
+        except ImportError:
+            return None  # which the client's note says
+        try:
+            server = PeerServer(settings, results, self._note)
+        except zmq.ZMQError as error:
+            where = f"{settings.peer_host}:{settings.peer_port} (POD_IP, DISCOVERY_PORT)"
+            self._note(f"results are not served to other algorithms at {where} or its next port: {error}")
+            return None
+        server.begin()
+        return server
+
+    def _note(self, text: str) -> None:
+        """Have hkrunner show a line."""
+        self._send(Message({"id": 0, "note": text[:TEXT_MAX]}))
+
+    def _report_serving(self) -> None:
+        """Have the worker told that results were asked for lately: it does not pause the algorithm then."""
+        now = time.monotonic()
+        if (
+            self._server is not None
+            and now - self._server.served_at < SERVED_LATELY_S
+            and now - self._reported_at >= self._settings.serving_report_s
+        ):
+            self._reported_at = now
+            self._send(Message({"id": 0, "serving": True}))
 
     def run(self) -> None:
         """Serve until hkrunner closes its end."""
@@ -72,6 +124,7 @@ class StorageProcess:
                     return
                 self._take(message)
             self._give_up_what_hangs()
+            self._report_serving()
 
     def _take(self, message: Message) -> None:
         if message.fields["do"] == "cancel":
@@ -150,9 +203,12 @@ class StorageProcess:
             return Message({"failed": text, "details": trace})
 
     def _answer(self, job: Job, answer: Message) -> None:
+        self._send(answer._replace(fields={**answer.fields, "id": job.id}))
+
+    def _send(self, message: Message) -> None:
         with self._sending:
             try:
-                send(self._socket, Message({**answer.fields, "id": job.id}, answer.data, answer.fd))
+                send(self._socket, message)
             except OSError:
                 os._exit(0)  # hkrunner is gone
 

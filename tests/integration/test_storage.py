@@ -2,65 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
-from support.hkube_storage import JOB, Storage
+from support.bad_peers import BadPeer, half_a_frame
+from support.hkube_storage import JOB
 from support.programs import Program
-from support.scripted_client import Client
-from support.scripted_worker import ScriptedWorker
-from support.served import serving_worker
+from support.serving_v3 import serving_v3
 from support.waiting import wait_until
-
-
-class Worker:
-    """A worker that has hkrunner's algorithm with storage v3."""
-
-    def __init__(self, client: Client, program: Program, storage: Storage) -> None:
-        self.client = client
-        self.program = program
-        self.storage = storage
-        self._tasks = 0
-
-    def begin(self, input: Any, links: dict[str, Any] | None = None, **more: Any) -> str:
-        """Begin a task with the keys that a real worker sends; return its id."""
-        self._tasks += 1
-        task = f"task{self._tasks}"
-        info = {"savePaths": more.pop("savePaths", ["green"])}
-        flat = {str(number): one for number, one in enumerate(input)} if links else {}
-        fields = {"jobId": JOB, "taskId": task, "nodeName": "green", "info": info, "flatInput": flat}
-        self.client.initialize(input, **{**fields, "storage": links or {}, **more})
-        return task
-
-    def run(self, input: Any, links: dict[str, Any] | None = None, **more: Any) -> Any:
-        """Run a task that succeeds; return its result, as it is in the storage."""
-        task = self.begin(input, links, **more)
-        self.client.expect("initialized")
-        self.client.start()
-        self.storing = self.client.expect("storing")["data"]
-        assert self.client.expect("done").get("data") is None
-        assert self.storing["storageInfo"]["path"] == f"local-hkube/{JOB}/{task}"
-        assert self.storing["storageInfo"]["size"] == self.storage.file(task).stat().st_size - 8
-        return self.storage.read(task)
-
-    def fail(self, input: Any, links: dict[str, Any] | None = None) -> str:
-        """Run a task whose input cannot be read; return the error's text."""
-        self.begin(input, links)
-        return str(self.client.expect("errorMessage")["error"]["message"])
-
-
-@contextlib.contextmanager
-def serving_v3(tmp_path: Path, *args: str, timeout_s: float = 20, **env: str) -> Iterator[Worker]:
-    storage = Storage(tmp_path / "storage", timeout_s=timeout_s)
-    with ScriptedWorker(storage="v3") as worker:
-        given = {**storage.variables, **env}
-        with serving_worker(tmp_path, *args, worker=worker, env=given) as (client, program):
-            assert client.query["storage"] == "v3"
-            yield Worker(client, program, storage)
 
 
 def test_links_become_values_and_the_result_is_an_object(tmp_path: Path) -> None:
@@ -163,3 +114,30 @@ def storage_processes(program: Program) -> list[psutil.Process]:
     """Return the storage processes of this hkrunner."""
     children = psutil.Process(program.pid).children()
     return [one for one in children if any("storage/start.py" in word for word in one.cmdline())]
+
+
+def test_a_peer_that_sends_no_reply_is_passed_over_and_the_storage_read(tmp_path: Path) -> None:
+    header = b"\x01\x08\x02\x03\0\0HK"
+    replies: dict[str, list[bytes]] = {
+        "1 frames": [b""],
+        "3 frames": [header, b"\x01", header],
+        "a header of an unknown form": [b"no header", b"\x01"],
+        "is not msgpack": [header, b"\x93\x01"],
+        "no answer from port": [header, b"x" * 3_000_000],
+    }
+    limits = {"DISCOVERY_NETWORK_TIMEOUT": "400", "DISCOVERY_TIMEOUT": "400", "DISCOVERY_MAX_CACHE_SIZE": "1"}
+    with serving_v3(tmp_path, **limits) as one:
+
+        def run_with(port: int, task: str, value: Any) -> None:
+            link = {**one.storage.put(task, value), "taskId": task}
+            link["discovery"] = {"host": "127.0.0.1", "port": str(port)}
+            assert one.run(["give", "$$aaaaaaaa"], {"aaaaaaaa": link}) == value
+
+        for number, (text, frames) in enumerate(replies.items()):
+            with BadPeer(frames) as peer:
+                run_with(peer.port, f"p{number}", number)
+                assert peer.asked == 1
+                one.program.wait_for_line(text)
+        with half_a_frame() as port:
+            run_with(port, "half", "from the storage")
+            one.program.wait_for_line(f"results of 127.0.0.1:{port} are read from the storage")

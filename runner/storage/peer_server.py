@@ -1,0 +1,100 @@
+"""Serves results from memory to other algorithms of HKube, with ZeroMQ (the package pyzmq).
+
+One thread has both sockets, so a request waits only while another one's reply is made, which copies nothing.
+They are ROUTER sockets: unlike a REP socket, one that has got a request without an answer takes the next.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import zmq
+
+from ...sandbox.codec.codec import Buffer
+from ..settings.storage_settings import StorageSettings
+from .peer_messages import PING, PONG, error, tasks_of
+from .value_cache import ValueCache
+
+#: A request is a list of ids.
+REQUEST_MAX = 16 * 1024 * 1024
+#: Replies for a client that does not read them.
+WAITING_MAX = 100
+
+
+class PeerServer:
+    """Serves the values of a cache."""
+
+    def __init__(self, settings: StorageSettings, results: ValueCache, note: Callable[[str], None]) -> None:
+        """Bind both ports; raises zmq.ZMQError. `note`: tells people what goes wrong."""
+        self._note = note
+        self._settings = settings
+        self._results = results
+        self.served_at = float("-inf")  #: when a result was last asked for, on the monotonic clock
+        context = zmq.Context()
+        self._data = self._bind(context, settings.peer_port)
+        self._ping = self._bind(context, settings.peer_port + 1)
+
+    @property
+    def discovery(self) -> Mapping[str, Any]:
+        """Where peers find this server, as links name it."""
+        return {"host": self._settings.peer_host, "port": self._settings.peer_port}
+
+    def begin(self) -> None:
+        """Serve from now on, in a thread."""
+        threading.Thread(target=self._serve, name="peers", daemon=True).start()
+
+    def _bind(self, context: zmq.Context[zmq.Socket[bytes]], port: int) -> zmq.Socket[bytes]:
+        sock = context.socket(zmq.ROUTER)
+        sock.linger = 0
+        sock.maxmsgsize = REQUEST_MAX
+        sock.sndhwm = WAITING_MAX
+        host = self._settings.peer_host
+        # Only the address that peers are told: nobody else has a reason to connect.
+        sock.bind(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
+        return sock
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._data, zmq.POLLIN)
+        poller.register(self._ping, zmq.POLLIN)
+        while True:
+            try:
+                for sock, _ in poller.poll():
+                    self._answer(sock)
+            except zmq.ZMQError as problem:
+                self._note(f"a request of a peer failed: {problem}")
+                time.sleep(0.1)  # an error that stays must not take a whole core
+
+    def _answer(self, sock: zmq.Socket[bytes]) -> None:
+        sender, *frames = sock.recv_multipart()
+        # Of a REQ socket: an empty frame, then the request.
+        if len(frames) != 2 or frames[0]:
+            return
+        if frames[1] == PING:
+            reply: list[Buffer] = [PONG]
+        elif sock is self._ping:
+            return
+        else:
+            reply = self._reply(frames[1])
+        sock.send_multipart([sender, b"", *reply], copy=False)
+
+    def _reply(self, frame: bytes) -> list[Buffer]:
+        encoding = self._settings.peer_encoding
+        try:
+            tasks = tasks_of(encoding, frame)
+        except ValueError as problem:
+            return error(encoding, "unknown", str(problem))
+        if not tasks:
+            return error(encoding, "unknown", "the request has an empty list of tasks")
+        self.served_at = time.monotonic()
+        reply: list[Buffer] = []
+        for task in tasks:
+            value = self._results.get(task)
+            if value is None:
+                reply += error(encoding, "notAvailable", "taskId notAvailable")
+            else:
+                reply += [value.header(self._settings.encoding), value.data]
+        return reply
