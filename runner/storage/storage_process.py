@@ -28,7 +28,7 @@ from .job import Abandoned, Job
 from .message_file import MessageFile
 from .operations import Encodings, Operations, Stores
 from .requests import TEXT_MAX, Message, receive, send
-from .stored_object import ObjectStore
+from .stored_object import NoStore, ObjectStore
 from .value_cache import ValueCache
 
 if TYPE_CHECKING:
@@ -214,7 +214,13 @@ class StorageProcess:
 
 
 def _store(settings: StorageSettings) -> ObjectStore:
-    return FolderStore(settings.folder)
+    if settings.kind == "fs":
+        return FolderStore(settings.folder)
+    try:
+        from .s3_store import S3Store
+    except ImportError as error:
+        return NoStore(f"S3 needs the package boto3 (pip install 'hkrunner[s3]'): {error}")
+    return S3Store(settings)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from .errors import StorageError
 from .file_region import Bytes
 
 
@@ -25,3 +26,18 @@ class ObjectStore(Protocol):
 
     def write(self, path: str, header: bytes, body: Sequence[Bytes], progress: Callable[[], None]) -> None:
         """Write an object, which is there whole or not at all; raises StorageError."""
+
+
+class NoStore:
+    """A storage that cannot be used: every task fails with the reason."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def open(self, path: str, progress: Callable[[], None]) -> StoredObject:
+        """Raise StorageError."""
+        raise StorageError(self._reason)
+
+    def write(self, path: str, header: bytes, body: Sequence[Bytes], progress: Callable[[], None]) -> None:
+        """Raise StorageError."""
+        raise StorageError(self._reason)

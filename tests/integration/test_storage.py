@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 from typing import Any
 
+import boto3
+import msgspec
 import psutil
+from moto.server import ThreadedMotoServer
 from support.bad_peers import BadPeer, half_a_frame
 from support.hkube_storage import JOB
 from support.programs import Program
@@ -141,3 +145,45 @@ def test_a_peer_that_sends_no_reply_is_passed_over_and_the_storage_read(tmp_path
         with half_a_frame() as port:
             run_with(port, "half", "from the storage")
             one.program.wait_for_line(f"results of 127.0.0.1:{port} are read from the storage")
+
+
+def test_s3_is_read_in_every_form_and_written_with_the_header_in_the_metadata(tmp_path: Path) -> None:
+    header = b"\x01\x08\x02\x03\0\0HK"
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
+        keys = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": "us-east-1"}
+        s3 = boto3.client("s3", endpoint_url=endpoint, **keys)
+        for bucket in ("local-hkube", "one"):
+            s3.create_bucket(Bucket=bucket)
+        value = msgspec.msgpack.encode({"a": [1, 2]})
+        told = {"header": base64.b64encode(header).decode()}
+        s3.put_object(Bucket="local-hkube", Key=f"{JOB}/metadata", Body=value, Metadata=told)
+        s3.put_object(Bucket="local-hkube", Key=f"{JOB}/body", Body=header + value)
+        s3.put_object(Bucket="local-hkube", Key=f"{JOB}/none", Body=value)
+        s3.put_object(Bucket="local-hkube", Key=f"{JOB}/bad", Body=value, Metadata={"header": "x"})
+        s3.put_object(Bucket="one", Key=f"local-hkube/{JOB}/none", Body=value)
+        env = {"DEFAULT_STORAGE": "s3", "S3_ENDPOINT_URL": endpoint}
+        secrets = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+        with serving_v3(tmp_path, **env, **secrets) as one:
+            links = {name: one.storage.link(name) for name in ("metadata", "body", "none")}
+            one.begin(["give", {"big": "x" * 300_000, "v": [f"$${name}" for name in links]}], links)
+            assert one.finish() == "done"
+            found = s3.get_object(Bucket="local-hkube", Key=f"{JOB}/task1")
+            assert found["Metadata"] == told
+            result = msgspec.msgpack.decode(found["Body"].read())
+            assert result == {"big": "x" * 300_000, "v": [{"a": [1, 2]}] * 3}
+            assert "header of an unknown form: 'x'" in one.fail(["$$a"], {"a": one.storage.link("bad")})
+            assert "NoSuchKey" in one.fail(["$$a"], {"a": one.storage.link("gone")})
+        with serving_v3(tmp_path, **env, **secrets, S3_BUCKET_NAME="one") as one:
+            one.begin(["give", "$$aaaaaaaa"], {"aaaaaaaa": one.storage.link("none")})
+            assert one.finish() == "done"
+            found = s3.get_object(Bucket="one", Key=f"local-hkube/{JOB}/task1")
+            assert msgspec.msgpack.decode(found["Body"].read()) == {"a": [1, 2]}
+            server.stop()
+            message = one.fail(["give", "$$aaaaaaaa"], {"aaaaaaaa": one.storage.link("other")})
+            assert "no object can be read at s3://one/" in message
+    finally:
+        server.stop()

@@ -44,6 +44,16 @@ class Worker:
         assert self.storing["storageInfo"]["size"] == self.storage.file(task).stat().st_size - 8
         return self.storage.read(task)
 
+    def finish(self) -> str:
+        """Run a task that has begun; return the command of its answer."""
+        self.client.expect("initialized")
+        self.client.start()
+        message = self.client.receive()
+        if message["command"] == "storing":
+            self.storing = message["data"]
+            message = self.client.receive()
+        return f"{message['command']}{message.get('error', '')}"
+
     def fail(self, input: Any, links: dict[str, Any] | None = None) -> str:
         """Run a task whose input cannot be read; return the error's text."""
         self.begin(input, links)

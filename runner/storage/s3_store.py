@@ -1,0 +1,172 @@
+"""HKube's storage in S3 (its s3 adapter), with the package boto3.
+
+The header of an object is in its metadata, as base64 under the key `header`. HKube's worker (storage v1)
+writes it into the body instead, and HKube's services write none: all three are read. Buckets are made by
+HKube's services, not here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import boto3
+import urllib3
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ..settings.storage_settings import StorageSettings
+from .encoded_value import HEADER_SIZE, is_header
+from .errors import StorageError
+from .file_region import CHUNK, Bytes, FileRegion
+from .stored_object import StoredObject
+
+_FAILURES = (Boto3Error, BotoCoreError, ClientError, urllib3.exceptions.HTTPError, OSError)
+_HEADER = "header"
+#: What S3 wants to hear; servers of one's own take any region.
+_REGION = "us-east-1"
+#: How long a server may take to accept a connection.
+CONNECT_S = 10.0
+#: Larger results are uploaded in parts: S3 takes no more than 5 GB at once.
+PARTS_FROM = 64 * 1024 * 1024
+
+
+class S3Store:
+    """Objects in the buckets of one server."""
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self._bucket = settings.s3_bucket
+        if not settings.s3_verifies:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        self._client: Any = boto3.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint,
+            aws_access_key_id=settings.s3_access_key or None,
+            aws_secret_access_key=settings.s3_secret_key or None,
+            region_name=settings.s3_region or _REGION,
+            verify=settings.s3_verifies,
+            config=Config(
+                connect_timeout=CONNECT_S,
+                read_timeout=settings.timeout_s,
+                retries={"total_max_attempts": 2},
+                s3={"addressing_style": "path"},
+                # Servers other than Amazon's may not know the checksums that boto3 adds otherwise.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+        self._transfer = TransferConfig(
+            multipart_threshold=PARTS_FROM, multipart_chunksize=PARTS_FROM, use_threads=False
+        )
+
+    def open(self, path: str, progress: Callable[[], None]) -> StoredObject:
+        """Return the object at this path, which is in memory then; raises StorageError."""
+        bucket, key = self._place(path)
+        name = f"s3://{bucket}/{key}"
+        try:
+            found = self._client.get_object(Bucket=bucket, Key=key)
+            progress()
+            data = _read(found["Body"], int(found["ContentLength"]), progress)
+        except _FAILURES as error:
+            raise StorageError(f"no object can be read at {name}: {_reason(error)}") from None
+        told = found.get("Metadata", {}).get(_HEADER)
+        if told:
+            return StoredObject(name, _header(told, name), data, lambda: None)
+        view = memoryview(data)
+        if len(view) > HEADER_SIZE and is_header(view[:HEADER_SIZE]):
+            return StoredObject(name, bytes(view[:HEADER_SIZE]), view[HEADER_SIZE:], lambda: None)
+        return StoredObject(name, None, view, lambda: None)
+
+    def write(self, path: str, header: bytes, body: Sequence[Bytes], progress: Callable[[], None]) -> None:
+        """Write an object, which is there whole or not at all; raises StorageError."""
+        bucket, key = self._place(path)
+        try:
+            self._client.upload_fileobj(
+                _Pieces(body, progress),
+                bucket,
+                key,
+                ExtraArgs={"Metadata": {_HEADER: base64.b64encode(header).decode()}} if header else None,
+                Config=self._transfer,
+            )
+        except _FAILURES as error:
+            name = f"s3://{bucket}/{key}"
+            raise StorageError(f"no object can be written to {name}: {_reason(error)}") from None
+
+    def _place(self, path: str) -> tuple[str, str]:
+        """Return the bucket and the key of an object."""
+        if self._bucket:
+            return self._bucket, path
+        bucket, _, key = path.lstrip("/").partition("/")
+        return bucket, key
+
+
+class _Pieces(io.RawIOBase):
+    """The bytes of an object as a file, without a copy of all of them."""
+
+    def __init__(self, pieces: Sequence[Bytes], progress: Callable[[], None]) -> None:
+        self._pieces = [memoryview(bytes(one) if isinstance(one, FileRegion) else one) for one in pieces]
+        self._size = sum(len(one) for one in self._pieces)
+        self._at = 0
+        self._progress = progress
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._progress()
+        left = self._size - self._at if size is None or size < 0 else size
+        parts, begin = [], 0
+        for piece in self._pieces:
+            part = piece[max(0, self._at - begin) :][:left]
+            begin += len(piece)
+            if part and self._at < begin:
+                parts.append(part)
+                self._at += len(part)
+                left -= len(part)
+        return b"".join(parts)
+
+
+def _read(body: Any, size: int, progress: Callable[[], None]) -> bytearray:
+    data, at = bytearray(size), 0
+    while at < size:
+        chunk = body.read(min(CHUNK, size - at))
+        if not chunk:
+            raise OSError(f"the server sent {at:,} of {size:,} bytes")
+        data[at : at + len(chunk)] = chunk
+        at += len(chunk)
+        progress()
+    return data
+
+
+def _header(told: str, name: str) -> bytes:
+    """Return the header that the metadata has; one that is none is shown as it is."""
+    try:
+        header = base64.b64decode(told, validate=True)
+    except binascii.Error:
+        header = b""
+    if len(header) != HEADER_SIZE:
+        raise StorageError(f"{name} has a header of an unknown form: {told[:40]!r}")
+    return header
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ClientError):
+        told = error.response.get("Error", {})
+        return f"{told.get('Code')}: {told.get('Message')}"
+    return str(error) or type(error).__name__
