@@ -87,7 +87,7 @@ class S3Store:
         bucket, key = self._place(path)
         try:
             self._client.upload_fileobj(
-                _Pieces(body, progress),
+                _UploadBody(body, progress),
                 bucket,
                 key,
                 ExtraArgs={"Metadata": {_HEADER: base64.b64encode(header).decode()}} if header else None,
@@ -105,7 +105,7 @@ class S3Store:
         return bucket, key
 
 
-class _Pieces(io.RawIOBase):
+class _UploadBody(io.RawIOBase):
     """The bytes of an object as a file, without a copy of all of them."""
 
     def __init__(self, pieces: Sequence[Bytes], progress: Callable[[], None]) -> None:
