@@ -13,7 +13,7 @@ COPY runner runner
 COPY sandbox sandbox
 # In a virtual environment, so that the packages of hkrunner and of the algorithm do not conflict.
 RUN python -m venv /opt/hkrunner \
-    && /opt/hkrunner/bin/pip install --no-cache-dir .
+    && /opt/hkrunner/bin/pip install --no-cache-dir '.[peers,s3,stream]'
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/hkrunner /opt/hkrunner

@@ -119,6 +119,7 @@ def test_an_image_starts_as_its_containerfile_says_and_serves_a_worker(
             "TMPDIR": str(temporary),
             "WORKER_SOCKET_PORT": str(worker.port),
             "HKRUNNER_STATE_DIR": None,
+            "STORAGE_PROTOCOL": "v1",
         }
         with Program([script], cwd=root / words["WORKDIR"].lstrip("/"), env=env) as program:
             answer = worker.accept().run([1, 2, 3])

@@ -16,6 +16,7 @@ from hkrunner.boards.runs.history import list_tasks
 from hkrunner.runner.settings.options import OPTIONS
 from hkrunner.sandbox.shared.container_limits import PARENT_BYTES, WARDEN_BYTES, child_memory_bytes
 from hkrunner.sandbox.shared.limits import MI, format_bytes
+from support.hkube_storage import JOB, Storage
 from support.processes import runs
 from support.programs import HKRUNNER, Program, run
 from support.scripted_client import Client
@@ -83,6 +84,7 @@ class Image:
             "WORKER_SOCKET_PORT": str(worker.port),
             "ALGORITHM_TYPE": "green-alg",
             "HKRUNNER_STATE_DIR": None,
+            "STORAGE_PROTOCOL": "v1",
         }
 
     @contextlib.contextmanager
@@ -107,6 +109,18 @@ def test_code_is_found_and_imported_as_in_hkubes_image(image: Image) -> None:
         assert told["cwd"] == str(image.code)
         assert told["helpers"] == ["helper", "algorithm_unique_folder.helper"]
         assert told["metrics"] == str(image.metrics)
+
+
+def test_the_image_asks_for_storage_v3_as_hkubes_does(image: Image, tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "storage")
+    with image.started(env={**storage.variables, "STORAGE_PROTOCOL": None}) as (client, _):
+        assert client.query["storage"] == "v3"
+        client.initialize(["$$aaaaaaaa"], storage={"aaaaaaaa": storage.put("a", "tell")}, jobId=JOB)
+        client.expect("initialized")
+        client.start()
+        path = client.expect("storing")["data"]["storageInfo"]["path"]
+        client.expect("done")
+        assert storage.read(Path(path).name)["cwd"] == str(image.code)
 
 
 def test_records_are_below_the_temporary_folder_and_none_with_the_code(image: Image) -> None:
