@@ -2,9 +2,9 @@
 
 hkrunner's boards and `python -m tensorboard.main` take turns on the same recorded tasks, round by round, and
 both are looked at the same way from outside: listening is the first page served, ready the first list of all
-tasks. With TensorFlow installed beside TensorBoard, plain TensorBoard imports it and hkrunner's boards do
-not: run this in such an environment for that figure. `--quick` is for a look in between, `--many` adds ten
-thousand tasks.
+tasks that has their curves. With TensorFlow installed beside TensorBoard, plain TensorBoard imports it and
+hkrunner's boards do not: run this in such an environment for that figure. `--quick` is for a look in between,
+`--many` adds ten thousand tasks.
 """
 
 from __future__ import annotations
@@ -115,12 +115,13 @@ def start_plain(folder: Path, count: int) -> Start:
 
 def _watch(url: str, count: int, began: float, top: Callable[[], psutil.Process]) -> Start:
     # A list of ten thousand takes a tenth of a second: asked for without a pause, it would hold the board up.
-    pause_s = max(0.005, count / 20_000)
+    pause_s = max(0.005, count / 50_000)
     _until(lambda: _get(url) is not None, pause_s=0.005)
     listening_s = time.perf_counter() - began
-    _until(lambda: _loaded(url) >= min(count, NEWEST), pause_s=pause_s)
+    _until(lambda: len(json.loads(_get(f"{url}data/runs") or b"[]")) >= min(count, NEWEST), pause_s=pause_s)
     newest_s = time.perf_counter() - began
-    _until(lambda: _loaded(url) >= count, pause_s=pause_s)
+    _until(lambda: len(json.loads(_get(f"{url}data/runs") or b"[]")) >= count, pause_s=pause_s)
+    _until(lambda: _with_curves(url) >= count, pause_s=pause_s)
     ready_s = time.perf_counter() - began
     processes = top().children(recursive=True)
     if top().pid != os.getpid():
@@ -128,12 +129,10 @@ def _watch(url: str, count: int, began: float, top: Callable[[], psutil.Process]
     return Start(listening_s, newest_s, ready_s, _pss(processes))
 
 
-def _loaded(url: str) -> int:
-    """Return how many tasks are listed together with their curves."""
+def _with_curves(url: str) -> int:
+    """Return of how many tasks the curves are loaded: a board of ours lists them before that."""
     tags = json.loads(_get(f"{url}data/plugin/timeseries/tags") or b"{}")
-    return len(tags.get("scalars", {}).get("runTagInfo", {})) and sum(
-        "tag0" in of_run for of_run in tags["scalars"]["runTagInfo"].values()
-    )
+    return sum("tag0" in of_run for of_run in tags.get("scalars", {}).get("runTagInfo", {}).values())
 
 
 def _get(url: str) -> bytes | None:

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 
-from .files import safe_part
+from .files import read_bytes, safe_part
 from .journal_reader import JournalTask
 
 Scalar = bool | int | float | str
@@ -132,9 +132,8 @@ def _unrecorded_bytes(facts: Mapping[str, object], what: str) -> int | None:
 def _read(path: str) -> tuple[object] | None:
     """Return the JSON value in the file, in a tuple as it may be null; of a large one the size."""
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            return ({"bytes": size},) if size > _MAX_FILE_BYTES else (json.loads(file.read()),)
+        size = os.stat(path).st_size
+        return ({"bytes": size},) if size > _MAX_FILE_BYTES else (json.loads(read_bytes(path)),)
     except (OSError, ValueError, RecursionError):
         return None
 

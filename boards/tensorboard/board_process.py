@@ -108,6 +108,7 @@ class BoardProcess:
                 self._records.remove_dead_views()
                 self._view.make(task_depth(self._board.type, Path(self._board.log_dir)))
                 self._start_data_server()
+                self._view.name_latest()
                 _check_port(self._order.port)
                 probe = self._launch()
             else:

@@ -24,10 +24,12 @@ from .journal_view import JournalView
 from .run_links import RunLinks
 from .viewed_task import ACTIVE, ViewedTask
 
-_FIRST_S = 0.2  # how long the start of a board waits for names
+_FIRST_S = 0.1  # how long the start of a board waits for names, before TensorBoard is imported
 _REFRESH_S = 0.25
-_SLICE_S = 0.3  # of work at a time while visitors are served
+_SLICE_S = 0.3  # of work at a time while visitors are served: until all tasks have names
 _SLICE_PAUSE_S = 0.02
+_OUTCOMES_SLICE_S = 0.1  # then, until all outcomes are known
+_OUTCOMES_PAUSE_S = 0.1
 _BATCH = 100  # tasks whose names are made together
 _INPUT_DEADLINE_S = 1.0  # a task without a recorded input by then is shown without it until that comes
 _COARSE_CLOCK_NS = 2_000_000_000  # two changes this close may leave a folder's time as it was
@@ -83,12 +85,16 @@ class RunView:
         return self._links.left_out
 
     def make(self, depth: int) -> None:
-        """Make the links, and the names of the latest tasks. Raises OSError.
+        """Make the links, so that the data server can begin. Raises OSError.
 
         depth: how many folders below log_dir run folders are.
         """
         self._depth = depth
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        self.refresh(0.0)
+
+    def name_latest(self) -> None:
+        """Name the latest tasks, as many as a moment allows for. Raises OSError."""
         self.refresh(_FIRST_S)
 
     def follow(self) -> None:
@@ -131,10 +137,13 @@ class RunView:
     def _follow(self) -> None:
         while True:
             began = time.monotonic()
+            slice_s, pause_s = _SLICE_S, _SLICE_PAUSE_S
+            if not self._unread:
+                slice_s, pause_s = _OUTCOMES_SLICE_S, _OUTCOMES_PAUSE_S
             with contextlib.suppress(OSError):  # a full disk: the next time may do
-                self.refresh(_SLICE_S)
+                self.refresh(slice_s)
             took_s = time.monotonic() - began
-            if self._is_ended.wait(_SLICE_PAUSE_S if self._has_more else max(_REFRESH_S, 20 * took_s)):
+            if self._is_ended.wait(pause_s if self._has_more else max(_REFRESH_S, 20 * took_s)):
                 return
 
     def _publish(self) -> None:

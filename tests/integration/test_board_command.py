@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,34 @@ def refused(ended: Result, sentence: str, *, status: int = 6) -> None:
     assert (ended.status, ended.stdout) == (status, ""), ended
     assert ended.stderr.startswith("hkrunner: ") and len(ended.stderr.splitlines()) == 1, ended.stderr
     assert sentence in ended.stderr
+
+
+def test_a_board_of_more_files_than_may_be_open_shows_every_task_and_the_curves_of_the_latest(
+    tmp_path: Path,
+) -> None:
+    """The data server would forget all of them, load them again, and so on."""
+    root = tmp_path / ".hkrunner"
+    for number in range(60):
+        add_run(root, f"t{number}", points=1)
+    with boards_of(root) as manager:
+        limited: list[str | Path] = ["sh", "-c", 'ulimit -n 300; exec "$@"', "sh", HKRUNNER]
+        ended = run(
+            [*limited, "board", "start", "--wait", "ready"], cwd=tmp_path, deadline_s=BOARD_DEADLINE_S
+        )
+        assert ended.status == 0, ended
+        board = manager.find("all")
+        assert board is not None and board.url is not None
+        wait_until(lambda: len(runs_of(str(board.url))) == 60, deadline_s=60, what="60 tasks")
+        wait_until(lambda: len(with_loss(str(board.url))) == 44, deadline_s=60, what="44 curves")
+        note = "16 older tasks are shown without their curves: TensorBoard holds every event file open"
+        wait_until(lambda: note in hkrunner(tmp_path, "board", "ls").stderr, deadline_s=60, what="the note")
+
+
+def with_loss(url: str) -> list[str]:
+    """The runs whose curve of the loss is loaded."""
+    with urllib.request.urlopen(f"{url}data/plugin/timeseries/tags", timeout=30) as answer:
+        tags = json.load(answer)["scalars"]["runTagInfo"]
+    return [run for run, of_run in tags.items() if "loss" in of_run]
 
 
 def test_every_kind_of_board_runs_at_once(folder: Path) -> None:
