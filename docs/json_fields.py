@@ -21,7 +21,12 @@ class Field:
 
 RESULT: Mapping[str, Field] = {
     "taskId": Field("string", "", "The task: `t1`, `t2`, … in a local run, otherwise HKube's id."),
-    "jobId": Field("string", "", "The job. The tasks of one local run share a job, named after its time."),
+    "jobId": Field(
+        "string",
+        "",
+        "The job. The tasks of one local run share a job, named after its time; with `--on` it has HKube's"
+        " id.",
+    ),
     "nodeName": Field("string", "", "The node of the pipeline; in a local run the algorithm's name."),
     "pipelineName": Field("string", "", "The pipeline; `local` in a local run."),
     "status": Field("string", "", "`succeed`, `failed` or `stopped`, as HKube names them."),
@@ -91,7 +96,11 @@ EVENTS: Mapping[str, Happening] = {
     "connected": Happening("hkrunner has connected to the worker", "`url`, `encoding`"),
     "initialized": Happening("a task has begun, init() has returned", "`jobId`, `nodeName`, `pipelineName`"),
     "started": Happening("start() is called", ""),
-    "progress": Happening("the algorithm has called `api.progress(…)`", "`progress` (0 to 100), `details`"),
+    "submitted": Happening("with `--on`: the cluster has taken the job", "`jobId`, `pipelineName`, `tasks`"),
+    "progress": Happening(
+        "the algorithm has called `api.progress(…)`; with `--on`, the job's own progress, without `taskId`",
+        "`progress` (0 to 100), `details`",
+    ),
     "sample": Happening(
         "about once a second: the resource usage",
         "`cpuCores` (cores), `memoryBytes` (bytes), `processes`",

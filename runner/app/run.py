@@ -68,9 +68,9 @@ def run(settings: Settings) -> int:
 
 def run_with(settings: Settings, where: Location, user_process: UserProcessAttachment | None = None) -> int:
     """Run this code; return the exit status. user_process: with --in-process, the one that runs the code."""
-    file = _output_file(settings)
+    file = open_output_file(settings)
     loop = Loop()
-    output = _output(loop, settings, file)
+    output = make_output(loop, settings, file)
     store = None
     if settings.records.state_dir is not None:
         # In a cluster: the volume that is shared between us and HKube's worker.
@@ -92,7 +92,7 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
             boards.wait(BOARD_DEADLINE_S)  # so that its address is shown even after a short run
         if boards is not None and boards.failed:
             status = max(status, BoardFailed.exit_status)
-        return max(status, _put_in_place(file, output, status))
+        return max(status, put_in_place(file, output, status))
     finally:
         if boards is not None:
             boards.close()
@@ -116,7 +116,8 @@ def _journal(settings: Settings, layout: Layout) -> Journal:
     return Journal(layout, settings.task_encoding, keep=keep)
 
 
-def _output_file(settings: Settings) -> OutputFile | None:
+def open_output_file(settings: Settings) -> OutputFile | None:
+    """Return the file of --output-file, None if there is none. Raises SettingsError."""
     if settings.console.output_file is None:
         return None
     from ..console.output_file import OutputFile
@@ -124,7 +125,8 @@ def _output_file(settings: Settings) -> OutputFile | None:
     return OutputFile(settings.console.output_file, settings.code.cwd)
 
 
-def _output(loop: Loop, settings: Settings, file: OutputFile | None = None) -> Output:
+def make_output(loop: Loop, settings: Settings, file: OutputFile | None = None) -> Output:
+    """Return stdout and stderr as the settings want them; results go to `file` if there is one."""
     output = Output(
         loop,
         local=settings.local_run.is_local or settings.console.events,
@@ -141,7 +143,7 @@ def _output(loop: Loop, settings: Settings, file: OutputFile | None = None) -> O
     return output
 
 
-def _put_in_place(file: OutputFile | None, output: Output, status: int) -> int:
+def put_in_place(file: OutputFile | None, output: Output, status: int) -> int:
     """Replace the output file by the results; return an exit status.
 
     A run that failed without any result leaves the old file unchanged.
@@ -259,7 +261,7 @@ def run_worker(asked: WorkerSettings) -> int:
     tasks = None if settings.local_run.tasks == "-" else settings.local_run.tasks
     inputs = list(read_inputs(settings.local_run.inputs, tasks, settings.code.cwd))
     loop = Loop()
-    output = _output(loop, settings)
+    output = make_output(loop, settings)
     store = Store(settings.records.state_dir) if settings.records.state_dir is not None else None
     try:
         worker = StandaloneWorker(loop, asked, output, store, inputs)

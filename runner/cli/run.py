@@ -26,6 +26,7 @@ stopped.
 Examples:
   hkrunner my_alg.py -i '[1, 2, 3]'              run one task, print its result
   hkrunner my_alg.py -i 1 -i 2 --mem 512Mi       two tasks, with a memory limit
+  hkrunner my_alg.py --tasks in.jsonl --on lab   run a task for each line in the cluster "lab"
   hkrunner my_alg.py                             serve HKube's worker
 """
 
@@ -55,6 +56,8 @@ def _run(entry_argument: str | None, **values: Any) -> None:
         values.update(_recorded(values))
     try:
         settings = settings_of(values, os.environ)
+        if settings.cluster.on is not None:
+            sys.exit(_run_in_cluster(settings))
         if values.get("dry_run"):
             _print_dry_run(settings)
             return
@@ -64,6 +67,22 @@ def _run(entry_argument: str | None, **values: Any) -> None:
         sys.exit(run(settings))
     except HkrunnerError as error:
         raise type(error)(_with_variables(str(error))) from None
+
+
+def _run_in_cluster(settings: Settings) -> int:
+    """Run the tasks in the cluster; return the exit status.
+
+    Raises SettingsError for options that concern this machine.
+    """
+    for option in OPTIONS:
+        if not option.in_cluster and _is_on_command_line(option.name):
+            raise SettingsError(
+                f"{option.flag} is for tasks on this machine, and --on runs them in a cluster: leave it out."
+                " There, the algorithm.yml that was applied sets limits and variables"
+            )
+    from ..app.cluster_run import run_in_cluster
+
+    return run_in_cluster(settings)
 
 
 def values_of(arguments: Sequence[str]) -> dict[str, Any]:

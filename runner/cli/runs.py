@@ -14,6 +14,7 @@ import click
 
 from ..errors import SettingsError
 from .board import STATE_DIR, ErrorReportingGroup
+from .cluster_jobs import FOLLOW, job_line, show_job
 
 if TYPE_CHECKING:
     from ...boards.runs.compared_tasks import ComparedTask
@@ -28,20 +29,26 @@ def _root(state_dir: str) -> Path:
 def _ls(state_dir: str, as_json: bool, sort: str | None, where: str | None) -> None:
     from ...boards.runs.compared_tasks import compare_tasks
     from ...boards.runs.history import list_tasks
+    from ...boards.runs.job_record import recorded_jobs
 
     root = _root(state_dir)
     recorded = list_tasks(root)
     tasks = _chosen(compare_tasks(root, recorded), sort=sort, where=where)
+    jobs = recorded_jobs(str(root)) if sort is None and where is None else []
     if as_json:
         for one in tasks:
             _print_json(_compared_facts(one))
+        for job in jobs:
+            _print_json(job.facts())
         return
-    if not recorded:
+    if not recorded and not jobs:
         click.echo(f"no tasks are recorded in {state_dir}", err=True)
-    elif not tasks:
+    elif recorded and not tasks:
         click.echo(f"none of {len(recorded)} tasks matches", err=True)
     for line in _lines(tasks):
         click.echo(line)
+    for job in jobs:
+        click.echo(job_line(job))
 
 
 def _chosen(tasks: list[ComparedTask], *, sort: str | None, where: str | None) -> list[ComparedTask]:
@@ -168,7 +175,12 @@ def _print_json(value: object) -> None:
 
 def _show(state_dir: str, task: str, as_json: bool) -> None:
     from ...boards.runs.history import show_task
+    from ...boards.runs.job_record import recorded_job
 
+    job = recorded_job(str(_root(state_dir)), task)
+    if job is not None:
+        show_job(job, as_json=as_json)
+        return
     details = show_task(_root(state_dir), task)
     if as_json:
         values = {"input": details.input, "output": details.output}
@@ -301,7 +313,7 @@ command = ErrorReportingGroup(
         click.Command(
             "ls",
             callback=_ls,
-            help="List recorded tasks, the latest last.\n\n"
+            help="List recorded tasks, the latest last, and then jobs in clusters.\n\n"
             "KEY is an input, a number of the output, a metric, or "
             "one of name, status, reason, node, job, pipeline, started, duration, peak and size.",
             params=[
@@ -318,8 +330,12 @@ command = ErrorReportingGroup(
             ],
         ),
         click.Command(
-            "show", callback=_show, help="Show everything about one task.", params=[_TASK, _JSON, STATE_DIR]
+            "show",
+            callback=_show,
+            help="Show everything about one task or job.",
+            params=[_TASK, _JSON, STATE_DIR],
         ),
+        FOLLOW,
         click.Command(
             "logs",
             callback=_logs,

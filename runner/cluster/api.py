@@ -93,9 +93,11 @@ class ClusterApi:
 
         Raises AnswerLost, unless `may_repeat`, where the server may have acted without an answer.
         """
-        return self._json(
-            self.call("POST", path, json_body(json.dumps(value).encode()), may_repeat=may_repeat)
-        )
+        return self.post_body(path, json_body(json.dumps(value).encode()), may_repeat=may_repeat)
+
+    def post_body(self, path: str, body: Body, *, may_repeat: bool = False) -> Any:
+        """Send a body that is JSON already, as post() does."""
+        return self._json(self.call("POST", path, body, may_repeat=may_repeat))
 
     def call(
         self, method: str, path: str, body: Body | None = None, *, may_repeat: bool | None = None

@@ -237,6 +237,15 @@ CODES: dict[str, ErrorCode] = {
         1,
         "the next wrapper that connects gets the next task",
     ),
+    "JOB_FAILED": ErrorCode(
+        "Only with `--on`: HKube ended the job before this task had a result. The message has HKube's"
+        " reason.",
+        "Look at the job in HKube's dashboard. When all tasks of a node have failed, HKube ends the whole"
+        " job; inputs with different numbers of arguments are in different nodes.",
+        CRASHED,
+        1,
+        "the job is over",
+    ),
     "SANDBOX_UNAVAILABLE": ErrorCode(
         "This machine cannot hold the `--sandbox strict` that was wanted, so the code was not started. The"
         " message names the step that was refused, what is needed, and the weaker level that would start.",

@@ -15,6 +15,7 @@ ALGORITHM_OPTIONS = (
         default_text="the descriptor's entry point, else main.py",
         metavar="FILE",
         in_validate=True,
+        in_cluster=True,
     ),
     Option(
         "command",
@@ -37,6 +38,7 @@ ALGORITHM_OPTIONS = (
         metavar="DIR",
         python=_PATH,
         in_validate=True,
+        in_cluster=True,
     ),
     Option(
         "file",
@@ -47,6 +49,7 @@ ALGORITHM_OPTIONS = (
         metavar="FILE",
         python=_PATH,
         in_validate=True,
+        in_cluster=True,
     ),
     Option(
         "python",

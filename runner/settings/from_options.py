@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...sandbox.shared.limits import Limits, parse_size
 from ..errors import SettingsError
+from .cluster_options import ClusterSettings, cluster_settings
 from .descriptor_search import find
 from .limit_options import TOTAL_OPTIONS, limits_of, recorded_shares
 from .options import BY_NAME, OPTIONS
@@ -69,8 +70,11 @@ def settings_of(
 
     `finds_descriptor`: whether one is looked for where none is named.
     """
-    local_run = _local_run(values)
     descriptor = _descriptor(values) if finds_descriptor or values.get("file") is not None else None
+    cluster = cluster_settings(
+        values, environ, local=_is_local(values), name=None if descriptor is None else descriptor.name
+    )
+    local_run = _local_run(values, cluster)
     limits, limits_from = limits_of(values, environ, descriptor, processes=local_run.parallel or 1)
     notes: tuple[str, ...] = ()
     if local_run.in_process:
@@ -94,10 +98,11 @@ def settings_of(
             board_port=parse_count(values, BY_NAME["board_port"], least=0, most=PORT_MAX) or 0,
             api_port=parse_count(values, BY_NAME["api_port"], least=0, most=PORT_MAX),
         ),
+        cluster=cluster,
     )
 
 
-def _local_run(values: Mapping[str, Any]) -> LocalRunSettings:
+def _local_run(values: Mapping[str, Any], cluster: ClusterSettings) -> LocalRunSettings:
     inputs = tuple(values.get("input") or ())
     tasks = values.get("tasks")
     watch = bool(values.get("watch"))
@@ -114,7 +119,7 @@ def _local_run(values: Mapping[str, Any]) -> LocalRunSettings:
         pdb=bool(values.get("pdb")),
         parallel=_parallel(values, local=is_local),
         unordered=bool(values.get("unordered")),
-        algorithms=parse_named_paths(values, BY_NAME["algorithm"]),
+        algorithms={} if cluster.on is not None else parse_named_paths(values, BY_NAME["algorithm"]),
         pipelines=parse_named_paths(values, BY_NAME["pipeline"]),
         data_sources=parse_named_paths(values, BY_NAME["datasource"]),
     )

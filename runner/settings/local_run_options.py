@@ -15,6 +15,7 @@ LOCAL_RUN_OPTIONS = (
         in_worker=True,
         worker_help="Hand out this input; repeatable, one task per input. JSON, @FILE, or - for stdin. A"
         " value that is not a list becomes a list of one.",
+        in_cluster=True,
     ),
     Option(
         "tasks",
@@ -23,6 +24,7 @@ LOCAL_RUN_OPTIONS = (
         metavar="FILE.jsonl",
         in_worker=True,
         worker_help="Hand out one input per line of a JSON Lines file; - for lines of stdin as they come.",
+        in_cluster=True,
     ),
     Option(
         "again",
@@ -53,6 +55,7 @@ LOCAL_RUN_OPTIONS = (
         in_validate=True,
         in_worker=True,
         worker_help="Print one JSON object per task: status, output, error, times, folders.",
+        in_cluster=True,
     ),
     Option(
         "output",
@@ -63,12 +66,14 @@ LOCAL_RUN_OPTIONS = (
         default="human",
         kind="choice",
         choices=("human", "json", "jsonl"),
+        in_cluster=True,
     ),
     Option(
         "output_file",
         ("-o", "--output-file"),
         "Write the results to FILE when the run ends, atomically.",
         metavar="FILE",
+        in_cluster=True,
     ),
     flag(
         "watch",
@@ -85,11 +90,12 @@ LOCAL_RUN_OPTIONS = (
         "algorithm",
         ("--algorithm",),
         "Another algorithm that the code may start by this name through the code API (`api`); repeatable. Its"
-        " own algorithm.yml sets its limits and variables.",
+        " own algorithm.yml sets its limits and variables. With --on, the NAME alone: the algorithm to run.",
         kind="many",
         metavar="NAME=FILE",
         in_worker=True,
         is_recorded=True,
+        in_cluster=True,
     ),
     Option(
         "pipeline",

@@ -25,6 +25,7 @@ class Option(NamedTuple):
     in_worker: bool = False  #: also an option of `hkrunner worker`
     worker_help: str = ""  #: what it means there, if that is something else
     is_recorded: bool = False  #: part of a task's record, and so used again by `hkrunner runs again`
+    in_cluster: bool = False  #: also for a run with --on, whose tasks run in a cluster
     needs_process: bool = False  #: only for a process that hkrunner has started, so not with --in-process
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .algorithm_options import ALGORITHM_OPTIONS
+from .cluster_options import CLUSTER_OPTIONS
 from .limit_options import LIMIT_OPTIONS
 from .local_run_options import LOCAL_RUN_OPTIONS
 from .option import Option, flag, in_group
@@ -90,13 +91,15 @@ _RECORDS_AND_MESSAGES = (
         python=_PATH,
         in_validate=True,
         in_worker=True,
+        in_cluster=True,
     ),
-    flag("no_state", ("--no-state",), "Keep no records.", in_worker=True),
+    flag("no_state", ("--no-state",), "Keep no records.", in_worker=True, in_cluster=True),
     flag(
         "full_trace",
         ("--full-trace",),
         "Show the whole traceback of an exception instead of the lines of your own code.",
         in_worker=True,
+        in_cluster=True,
     ),
     Option(
         "color",
@@ -106,6 +109,7 @@ _RECORDS_AND_MESSAGES = (
         kind="choice",
         choices=("auto", "always", "never"),
         in_worker=True,
+        in_cluster=True,
     ),
     flag(
         "quiet",
@@ -113,12 +117,14 @@ _RECORDS_AND_MESSAGES = (
         "Print only errors.",
         default_text="as HKUBE_LOG_LEVEL says, else off",
         in_worker=True,
+        in_cluster=True,
     ),
     flag(
         "verbose",
         ("-v", "--verbose"),
         "Print every message and every change of state.",
         in_worker=True,
+        in_cluster=True,
     ),
 )
 #: In the order in which help texts show them.
@@ -128,6 +134,7 @@ OPTIONS: tuple[Option, ...] = (
     *in_group("Limits", _GPUS),
     *in_group("Sandbox", SANDBOX_OPTIONS),
     *in_group("Local run", LOCAL_RUN_OPTIONS),
+    *in_group("Cluster", CLUSTER_OPTIONS),
     *in_group("Serving a worker", SERVING_OPTIONS),
     *in_group("Metrics", _METRICS),
     *in_group("Records and messages", _RECORDS_AND_MESSAGES),

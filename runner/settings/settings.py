@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...sandbox.shared.limits import Limits
+from .cluster_options import ClusterSettings
 from .sandbox_options import Sandbox
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class Settings(NamedTuple):
     local_run: LocalRunSettings = LocalRunSettings()
     console: Console = Console()
     boards: Boards = Boards()
+    cluster: ClusterSettings = ClusterSettings()
 
     @property
     def task_encoding(self) -> str:
