@@ -19,6 +19,7 @@ tasks take no detour, and a user's process that is busy or stopped does not dela
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from ...sandbox.parent import warden_launch
@@ -36,6 +37,9 @@ from ..io.message_socket import MessageSocket, cut
 from ..serving.child_starter import ChildStarter
 from ..settings.settings import Settings
 
+#: How often the time limits of tasks are checked. The Pool does so to the millisecond, unless C code in the
+#: user's process keeps the interpreter's lock: this long after the limit, the worker is ended from here.
+CHECK_S, LATE_S = 0.1, 0.1
 #: Time from taking a warden to starting the next one: a worker that starts needs the CPU more.
 NEXT_WARDEN_S = 0.2
 
@@ -57,6 +61,7 @@ class PoolSupervisor:
         self._is_ending = False
         self._is_ended_now = False  #: whether tasks at work were told to end
         self._next_warden = loop.alarm(self._prepare_warden)
+        self._next_check = loop.alarm(self._end_overdue)
         self.channel: MessageSocket | None = None  #: to the Pool
 
     # ---- what the Pool says
@@ -69,6 +74,9 @@ class PoolSupervisor:
                 self._start(message["worker"])
             case "watch" if worker is not None and worker.child is not None:
                 worker.child.watch(idle=message["idle"])
+                worker.has_tasks = not message["idle"]
+                if worker.has_tasks and not self._next_check.pending:
+                    self._next_check.set(CHECK_S)
             case "kill" if worker is not None and worker.child is not None:
                 worker.child.kill(Cause(message["cause"]), message["detail"])
             case "end":
@@ -115,6 +123,20 @@ class PoolSupervisor:
         if not self._is_ending:
             warden_launch.prepare()
 
+    def _end_overdue(self) -> None:
+        """End the workers whose task takes longer than its time limit."""
+        watched = [one for one in self._workers.values() if one.has_tasks and one.child is not None]
+        if watched:
+            self._next_check.set(CHECK_S)
+        for worker in watched:
+            assert worker.child is not None, "it was looked at"
+            _, began, timeout_s = running = worker.child.running()
+            is_late = began and timeout_s and time.monotonic() - began > timeout_s + LATE_S
+            # Twice, because the worker may have been writing.
+            if is_late and worker.overdue == running:
+                worker.child.kill(Cause.TASK_TIMEOUT, f"{timeout_s:g} s")
+            worker.overdue = running if is_late else None
+
     def worker_loaded(self, number: int, child: PooledChild) -> None:
         """Pass the worker on to the Pool."""
         assert self.channel is not None, "it is set before the loop runs"
@@ -158,6 +180,8 @@ class _Worker:
         self.number = number
         self.child: PooledChild | None = None
         self.load_failure: LoadFailed | None = None
+        self.has_tasks = False
+        self.overdue: tuple[int, float, float] | None = None  #: its task, when that was found to be late
         self._supervisor = supervisor
         self._output = output
 

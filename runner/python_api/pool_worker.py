@@ -146,6 +146,7 @@ class PoolWorker:
                 inline.clear()
                 self._put(header(RunTask.kind, number, size, blob=True), memory)
             self._numbers = number
+            self._marks.set_timeout(number, task.timeout_s or 0.0)
             self.sent.append(Sent(number, task))
             self._sizes.append(size)
             self.sent_bytes += size

@@ -11,7 +11,7 @@ import os
 import pickle
 import socket
 import sys
-from typing import Any, Callable, Dict, FrozenSet, Union
+from typing import Any, Callable, Dict, FrozenSet, List, Union
 
 from ..codec import codec
 from ..shared import entry as entries
@@ -65,6 +65,15 @@ class PoolTaskServer(TaskServer):
                 os.close(message.wire.fd)
             self._channel.send(task, Recalled())
             return
+        try:
+            wire = self._run_begun(task, message, entry)
+        finally:
+            self._marks.end()
+        # Not in the memory that is kept: the next task may end before the parent has read it.
+        self._channel.send_wire(task, Done, wire, reuse=False)
+
+    def _run_begun(self, task: int, message: Any, entry: entries.Entry) -> List[codec.Buffer]:
+        """Return the answer, in pieces."""
         if self._is_function:
             result = self._call_function(entry.start, _bytes_of(message))
         else:
@@ -78,8 +87,7 @@ class PoolTaskServer(TaskServer):
         wire = codec.encode_pieces(self._encoding, {"data": result}, most=None)
         del result
         self._wind_up(None)
-        # Not in the memory that is kept: the next task may end before the parent has read it.
-        self._channel.send_wire(task, Done, wire, reuse=False)
+        return wire
 
     def _call_function(self, function: Callable[..., Any], pickled: Union[bytes, memoryview]) -> Any:
         positional, named = pickle.loads(pickled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..shared.task_marks import TaskMarks
 from .child_channel import FramedChannel
 from .warded_child import WardedChild
 
@@ -16,3 +17,7 @@ class PooledChild(WardedChild):
         """
         assert isinstance(self._channel, FramedChannel), "it is our own child"
         return self._channel.leave_to_another(), self._fault
+
+    def running(self) -> tuple[int, float, float]:
+        """Return TaskMarks.running() of a worker that was handed over."""
+        return TaskMarks(self._fault).running()
