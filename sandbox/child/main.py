@@ -19,22 +19,29 @@ Runs on Python 3.8 and newer; imports the standard library and our own few modul
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import functools
 import gc
 import os
 import socket
 import sys
-from typing import Any, FrozenSet, NoReturn, Optional
+from typing import Any, Callable, FrozenSet, NoReturn, Set, Tuple
 
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from .frame_socket import FrameSocket, move_high, receive_setup
 from .memory_reserve import notice_lost_threads, report_threads_without_memory
 from .task_server import TaskServer
 
+#: Where shared memory has names.
+SHARED_MEMORY = "/dev/shm"
+#: Most names of its files that are remembered here.
+NAMES_KEPT = 10_000
+
 
 def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     """Run as the child; argv: role, task socket, control socket, file for faulthandler's stacks, and the pipe
-    in which to report folders of shared memory, if there is one.
+    in which to report what it makes of shared memory, if there is one.
 
     `bare`: the modules that the interpreter came up with. `collects`: whether garbage is collected once our
     own modules are imported, as when the interpreter came up.
@@ -45,7 +52,7 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     # Chained to the signal's default action, which ends the process.
     faulthandler.register(LAST_STACK_SIGNAL, fault, all_threads=True, chain=True)
     for number in sys.argv[5:6]:
-        report_made_folders(move_high(int(number)))
+        report_shared_memory(move_high(int(number)))
     notice_lost_threads()
     channel = FrameSocket(tasks)
     setup = receive_setup(channel)
@@ -65,31 +72,73 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     server.run(bare)
 
 
-def report_made_folders(fd: int) -> None:
-    """Have os.mkdir() report folders of shared memory to this descriptor, a pipe that never blocks.
+def report_shared_memory(fd: int) -> None:
+    """Have what Python code makes below /dev/shm reported to this descriptor, a pipe that never blocks.
 
-    A file shows by being open or mapped whose it is; nobody could say later who has made an empty folder. So
-    device, inode and path of each one on the file system of /dev/shm go to the warden, also from processes
-    that the user's code forks.
+    A file shows by being open or mapped whose it is. Nobody could say later who has made a folder, a pipe or
+    a link, or a file that is closed again within 0.1 ms. So device, inode and path of the former go to the
+    warden once they are made, and the path of a new file, as b"- - PATH", just before it is; also from
+    processes that the user's code forks.
     """
     try:
-        device = os.stat("/dev/shm").st_dev
+        device = os.stat(SHARED_MEMORY).st_dev
     except OSError:
         return
     pipe = os.fstat(fd).st_ino
-    make = os.mkdir
+    below = SHARED_MEMORY + "/"
+    made: Set[str] = set()  # files that were reported, and may be renamed before the warden looks
 
-    def mkdir(path: Any, mode: int = 0o777, *, dir_fd: Optional[int] = None) -> None:
-        make(path, mode, dir_fd=dir_fd)
-        try:
-            made = os.lstat(path) if dir_fd is None else os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
-            # The user's code may have closed the descriptor, and have another file under its number.
-            if made.st_dev == device and os.fstat(fd).st_ino == pipe:
-                where = os.fsencode(os.path.abspath(path)) if dir_fd is None else b""
-                os.write(fd, b"%d %d %s\0" % (made.st_dev, made.st_ino, where))
-        except (OSError, ValueError):  # it is gone again, the pipe is full, or the warden has ended
-            pass
+    def report(facts: bytes, path: bytes) -> None:
+        # The user's code may have closed the descriptor, and have another file under its number.
+        if os.fstat(fd).st_ino == pipe:
+            os.write(fd, b"%s %s\0" % (facts, path))
 
-    mkdir.__module__, mkdir.__qualname__, mkdir.__doc__ = "os", "mkdir", make.__doc__
-    os.supports_dir_fd.add(mkdir)
-    os.mkdir = mkdir
+    def announce(path: str) -> None:
+        if path.startswith(below) and not os.path.lexists(path):
+            report(b"- -", os.fsencode(path))
+            if len(made) < NAMES_KEPT:
+                made.add(path)
+
+    def hook(event: str, args: Tuple[Any, ...]) -> None:
+        if event == "open" and len(args) == 3 and type(args[2]) is int and args[2] & os.O_CREAT:
+            with contextlib.suppress(OSError, ValueError):
+                announce(_absolute(args[0]))
+        elif event == "socket.bind" and len(args) == 2 and isinstance(args[1], (str, bytes)):
+            with contextlib.suppress(OSError, ValueError):
+                announce(_absolute(args[1]))
+        elif event == "os.rename" and made:
+            with contextlib.suppress(OSError, ValueError):
+                if _absolute(args[0]) in made:
+                    facts = os.lstat(args[0])
+                    report(b"%d %d" % (facts.st_dev, facts.st_ino), os.fsencode(_absolute(args[1])))
+
+    def reporting(make: Callable[..., None], position: int, name: str) -> Callable[..., None]:
+        @functools.wraps(make)
+        def reported(*args: Any, **more: Any) -> None:
+            make(*args, **more)
+            path, dir_fd = more[name] if name in more else args[position], more.get("dir_fd")
+            try:
+                facts = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+                if facts.st_dev == device:
+                    where = b"" if dir_fd is not None else os.fsencode(os.path.abspath(path))
+                    report(b"%d %d" % (facts.st_dev, facts.st_ino), where)
+            except (OSError, ValueError):  # it is gone again, the pipe is full, or the warden has ended
+                pass
+
+        reported.__module__ = "os"  # for pickle
+        os.supports_dir_fd.add(reported)
+        return reported
+
+    os.mkdir = reporting(os.mkdir, 0, "path")
+    os.mkfifo = reporting(os.mkfifo, 0, "path")
+    os.symlink = reporting(os.symlink, 1, "dst")
+    sys.addaudithook(hook)
+
+
+def _absolute(path: object) -> str:
+    """Return the path, absolute; "" for what is none, as a descriptor. Raises OSError, ValueError."""
+    if isinstance(path, bytes):
+        path = os.fsdecode(path)
+    if not isinstance(path, str):
+        return ""
+    return path if path.startswith("/") else os.path.join(os.getcwd(), path)

@@ -40,14 +40,14 @@ class SharedMemory:
         self,
         *,
         folders: Sequence[str] = ("/dev/shm",),
-        made_folders: int = -1,
+        reports: int = -1,
         perf: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`made_folders`: the pipe in which processes of the run report the folders they make; -1: none."""
+        """`reports`: the pipe in which processes of the run report what they make; -1: none."""
         there = [folder for folder in folders if os.path.isdir(folder)]
         self._perf = perf
         self._uid = os.getuid()
-        self._files = ShmFiles(there, made_folders=made_folders)
+        self._files = ShmFiles(there, reports=reports)
         self._descriptors = Descriptors(there)
         self._nameless: dict[Key, tuple[str, int]] = {}
         self._before_sysv = {one[0] for one in _sysv_segments()}

@@ -2,9 +2,10 @@
 
 * A file is the run's when a scan finds it open for writing, or mapped shared and writable, in a process of
   the tree; unless an earlier scan found it held by no process of the tree: then a stranger has made it.
-* A folder is the run's, with everything in it, when a process of the run has reported that it made it. Or it
-  was made during the run, the tree writes a file in it so soon afterwards that no stranger can know the
-  folder, and no stranger holds a file in it.
+* Anything is the run's when a process of the run has reported that it made it: a folder, with everything in
+  it, a pipe or a link by device and inode, a file by its path just before it was made.
+* A folder is also the run's if it was made during the run, the tree writes a file in it so soon afterwards
+  that no stranger can know the folder, and no stranger holds a file in it.
 * What existed before the run is never the run's, nor is what belongs to another user.
 
 The kernel reports a new file at once (name_watch.py), so that a scan finds it while it is open. A file's
@@ -31,6 +32,8 @@ ENTRIES_A_SCAN = 20_000
 WATCHES = 64
 #: Age up to which a folder is known to its maker alone.
 FRESH_S = 0.1
+#: How long a file may take to be made after its report, on a busy machine.
+ANNOUNCED_S = 1.0
 #: Least size of an object reported as possibly the run's: any program on this machine with a pool of spawned
 #: processes leaves semaphores of 4 KiB for a moment when it ends.
 WORTH_TELLING_BYTES = 64 << 10
@@ -53,7 +56,8 @@ class _ShmEntry(NamedTuple):
     key: Key
     path: str
     is_folder: bool
-    files: dict[Key, File]  #: the file itself, or those in the folder
+    is_file: bool  #: a regular one, which alone uses memory
+    files: dict[Key, File]  #: the entry itself, or the files in the folder
 
 
 class ShmFiles:
@@ -63,12 +67,15 @@ class ShmFiles:
         self,
         folders: Collection[str],
         *,
-        made_folders: int = -1,
+        reports: int = -1,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`made_folders`: the pipe in which processes of the run report the folders they make; -1: none."""
+        """`reports`: the pipe in which processes of the run report what they make; -1: none."""
         self._folders = list(folders)
-        self._made_folders = made_folders
+        self._reports = reports
+        #: Whether reports of single files count. Those of an isolated tree, which has another /dev/shm than
+        #: this process, could name anybody's.
+        self._takes_files = len(self._folders) == 1
         self._clock = clock  # the one by which the kernel dates a file's birth
         self._uid = os.getuid()
         self.devices = {os.stat(folder).st_dev for folder in self._folders}
@@ -81,9 +88,11 @@ class ShmFiles:
         self._before = self._read_all()
         #: Last known paths of the files proven to be the run's, by key.
         self._claimed: dict[Key, str] = {}
-        self._made: dict[Key, str] = {}  # folders of the run; "" while the path is not known
+        self._made: dict[Key, str] = {}  # what the run has reported; "" while the path is not known
+        self._announced: dict[str, float] = {}  # when the path of a file was reported that is not there yet
         self._others: set[Key] = set()  # files and folders that strangers have made, or may have made
-        #: Folders that appeared during the run and hold no file that could prove who made them.
+        #: Folders without a file, pipes and links that appeared during the run: nothing in them proves who
+        #: made them.
         self._empty: dict[Key, str] = {}
         #: The run's files, as of the last scan.
         self.found: dict[Key, File] = {}
@@ -102,31 +111,42 @@ class ShmFiles:
 
     def poll_new_files(self) -> bool:
         """Return whether a file has appeared since the last call."""
-        self._read_folder_reports()
+        self._read_reports()
         return self._name_watch is not None and self._name_watch.has_news()
 
-    def _read_folder_reports(self) -> None:
-        """Read the tree's reports of the folders that it has made; anything else in the pipe is ignored."""
-        if self._made_folders < 0:
+    def _read_reports(self) -> None:
+        """Read the tree's reports of what it has made; anything else in the pipe is ignored."""
+        if self._reports < 0:
             return
         try:
-            reports = os.read(self._made_folders, PIPE_BYTES).split(b"\0")[:-1]
+            reports = os.read(self._reports, PIPE_BYTES).split(b"\0")[:-1]
         except BlockingIOError:
-            return
+            reports = []
+        now = self._clock()
         for report in reports:
             device, _, rest = report.partition(b" ")
             inode, _, path = rest.partition(b" ")
-            if device.isdigit() and inode.isdigit() and len(self._made) < KEYS_KEPT:
-                key = (int(device), int(inode))
-                if key not in self._before:
-                    self._made[key] = os.fsdecode(path)
+            if device.isdigit() and inode.isdigit():
+                self._made_by_the_run((int(device), int(inode)), os.fsdecode(path))
+            elif device == inode == b"-" and self._takes_files and len(self._announced) < KEYS_KEPT:
+                self._announced[os.fsdecode(path)] = now
+        for announced, since in list(self._announced.items()):
+            key = _key(announced)
+            if key is not None and any(announced.startswith(f"{folder}/") for folder in self._folders):
+                self._made_by_the_run(key, announced)
+            if key is not None or now - since > ANNOUNCED_S:
+                del self._announced[announced]
+
+    def _made_by_the_run(self, key: Key, path: str) -> None:
+        if key not in self._before and key not in self._others and len(self._made) < KEYS_KEPT:
+            self._made[key] = path
 
     def scan(self, written: Callable[[], dict[Key, str]], pids: Collection[int]) -> None:
         """Find all files of the run. `written` returns the files that its processes have open for writing."""
         held = written()  # first: a file may be open for a moment only
-        self._read_folder_reports()
         # First the files, then their holders: a file made in between is left to the next scan.
         top = list(self._new_entries())
+        self._read_reports()
         held.update(written())
         held.update(holders.mapped_by(pids, self.devices, for_writing=True))
         for key, path in held.items():
@@ -135,12 +155,14 @@ class ShmFiles:
         found: dict[Key, File] = {}
         self._empty = {}
         for entry in top:
-            if entry.key in self._made or self._is_made_by_the_run(entry, pids):
+            is_told = entry.key in self._made and (entry.is_folder or self._takes_files)
+            if is_told or self._is_made_by_the_run(entry, pids):
                 self._made[entry.key] = entry.path
-                found.update(_files_below(entry.path))
+                found.update(entry.files)
                 continue
-            if entry.is_folder and not entry.files:
-                self._empty[entry.key] = entry.path
+            if not entry.is_file and (not entry.is_folder or not entry.files):
+                self._empty[entry.key] = entry.path  # a report may follow
+                continue
             for key, file in entry.files.items():
                 if key in self._claimed:
                     found[key] = file
@@ -150,11 +172,14 @@ class ShmFiles:
         tops = {entry.key for entry in top}
         for key, path in self._made.items():
             if key not in tops and path and _key(path) == key:  # in an older folder
-                found.update(_files_below(path))
+                if os.path.isdir(path) and not os.path.islink(path):
+                    found.update(_files_below(path))
+                elif self._takes_files:
+                    found[key] = _file(path)
         for key, path in list(self._claimed.items()):
             if key not in found:
                 if _key(path) == key:  # made since the list was read, or in an older folder
-                    found[key] = File(path, os.lstat(path).st_blocks * 512)
+                    found[key] = _file(path)
                 elif key not in held:
                     del self._claimed[key]
         self.found = found
@@ -178,25 +203,42 @@ class ShmFiles:
         held = holders.held_by(holders.pids_to_ask(self._uid), self.devices)
         removed: list[File] = []
         kept = [File(entry.path, size) for entry, size in doubtful if held.isdisjoint(entry.files)]
+        names = self._names_of_linked_files()
         for key, file in self.found.items():
             if key not in held:
                 (removed if _unlink_same(file.path, key) else kept).append(file)
+                removed += [other for other in names.get(key, ()) if _unlink_same(other.path, key)]
         for key, path in self._made.items():
-            if path and _key(path) == key:
+            if path and _key(path) == key and os.path.isdir(path):
                 _remove_empty_folders(path)
                 if _key(path) is None and not any(file.path.startswith(f"{path}/") for file in removed):
                     removed.append(File(f"{path}/", 0))
         self.found = {}
         return removed, kept
 
+    def _names_of_linked_files(self) -> dict[Key, list[File]]:
+        """Return all names of the run's files that have several: a file uses memory as long as it has one."""
+        names: dict[Key, list[File]] = {
+            key: [] for key, file in self.found.items() if os.lstat(file.path).st_nlink > 1
+        }
+        folders = [*self._folders] if names else []
+        while folders:
+            with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif (key := _key(entry.path)) in names:
+                        names[key].append(File(entry.path, 0))
+        return names
+
     def close(self) -> None:
         """Close all descriptors."""
         if self._name_watch is not None:
             self._name_watch.close()
             self._name_watch = None
-        if self._made_folders >= 0:
-            os.close(self._made_folders)
-            self._made_folders = -1
+        if self._reports >= 0:
+            os.close(self._reports)
+            self._reports = -1
 
     def _watch(self, folder: str) -> None:
         if self._name_watch is not None and folder not in self._watched and len(self._watched) < WATCHES:
@@ -258,10 +300,10 @@ class ShmFiles:
                         continue
                     if stat.S_ISDIR(facts.st_mode):
                         self._watch(entry.path)
-                        yield _ShmEntry(key, entry.path, True, _files_below(entry.path))
+                        yield _ShmEntry(key, entry.path, True, False, _files_below(entry.path))
                     else:
                         file = File(entry.path, facts.st_blocks * 512)
-                        yield _ShmEntry(key, entry.path, False, {key: file})
+                        yield _ShmEntry(key, entry.path, False, stat.S_ISREG(facts.st_mode), {key: file})
 
     def _is_made_by_the_run(self, entry: _ShmEntry, pids: Collection[int]) -> bool:
         """Whether a folder is proven to be the run's."""
@@ -299,6 +341,11 @@ def _files_below(folder: str) -> dict[Key, File]:
                 except OSError:
                     continue
     return found
+
+
+def _file(path: str) -> File:
+    """Return the file at this path. Raises OSError."""
+    return File(path, os.lstat(path).st_blocks * 512)
 
 
 def _remove_empty_folders(top: str) -> None:

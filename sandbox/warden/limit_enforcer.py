@@ -47,20 +47,20 @@ class LimitEnforcer:
         *,
         folders: list[str],
         ours: list[int],
-        made_folders: int = -1,
+        reports: int = -1,
         shared_memory: str | None = None,
     ) -> None:
         """Make what must exist before the child does.
 
-        `ours`: the pids of hkrunner's own processes. `made_folders`: the pipe in which processes of the tree
-        report the folders that they make in shared memory; finish() closes it. `shared_memory`: the folder
+        `ours`: the pids of hkrunner's own processes. `reports`: the pipe in which processes of the tree
+        report what they make of shared memory; finish() closes it. `shared_memory`: the folder
         that may be the child's /dev/shm.
         """
         self.limits = limits
         self.idle = False
         self.confinement = Confinement(limits, ours=ours)
         shm = ["/dev/shm"] if shared_memory is None else ["/dev/shm", shared_memory]
-        self._shared = SharedMemory(folders=shm, made_folders=made_folders)
+        self._shared = SharedMemory(folders=shm, reports=reports)
         self._root = os.getpid()  #: the process below which the tree is
         self._sampler = _sampler_of(limits, self._shared, lambda: self._root)
         self._brake: NearLimitBrake | ReservedBrake | None = None

@@ -237,16 +237,16 @@ class Warden:
         channel = {os.fstat(fds[name]).st_ino for name in ("tasks", "control") if name in fds}
         shared_memory = None if spec.isolation is None else spec.isolation.shared_memory
         try:
-            made_read, made_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            reports, made_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             enforcer = LimitEnforcer(
                 limits,
                 folders=spec.folders,
                 ours=[os.getppid(), os.getpid()],
-                made_folders=made_read,
+                reports=reports,
                 shared_memory=shared_memory,
             )
             fds["made"] = made_write
-            if keep:  # our own child, which reports the folders that it makes; another program cannot
+            if keep:  # our own child, which reports what it makes of shared memory; another program cannot
                 keep.append(made_write)
             self._tree.stack_fd = os.dup(fds["fault"])
             self._tree.on_reaped = enforcer.reaped

@@ -208,7 +208,7 @@ class SimulatedWarden:
         self._reader = FrameReader()
         self.parent, lifeline = socket.socketpair()
         self.stacks = os.memfd_create("stacks")
-        patch.setattr(warden, "LimitEnforcer", lambda *_, **more: self._take_over(more["made_folders"]))
+        patch.setattr(warden, "LimitEnforcer", lambda *_, **more: self._take_over(more["reports"]))
         patch.setattr(os, "getppid", lambda: 1 if self.parent_has_ended else PARENT)
         patch.setattr(procfs, "is_ending", lambda pid: self.parent_has_ended)
         patch.setattr(procfs, "catches", self.tree.catches)
@@ -221,8 +221,8 @@ class SimulatedWarden:
         self._lifeline = lifeline
         self._wake_write = signal.set_wakeup_fd(-1)
 
-    def _take_over(self, made_folders: int) -> FakeEnforcer:
-        os.close(made_folders)
+    def _take_over(self, reports: int) -> FakeEnforcer:
+        os.close(reports)
         self.enforcer.next_at = self.clock.now
         return self.enforcer
 

@@ -241,7 +241,7 @@ def test_a_program_that_makes_files_all_the_time_causes_few_scans(folder: Path) 
 def reports(folder: Path) -> Iterator[tuple[SharedMemory, int]]:
     """A run whose processes report their folders to the descriptor."""
     reading, writing = os.pipe2(os.O_NONBLOCK)
-    one = SharedMemory(folders=[str(folder)], made_folders=reading)
+    one = SharedMemory(folders=[str(folder)], reports=reading)
     yield one, writing
     one.close()
     os.close(writing)
@@ -270,7 +270,7 @@ def test_a_folder_that_was_reported_is_the_runs_with_all_in_it(
 def test_a_reported_folder_below_one_that_was_there_is_the_runs_alone(folder: Path) -> None:
     (folder / "old").mkdir()
     reading, writing = os.pipe2(os.O_NONBLOCK)
-    shared = SharedMemory(folders=[str(folder)], made_folders=reading)
+    shared = SharedMemory(folders=[str(folder)], reports=reading)
     (folder / "old" / "new").mkdir()
     (folder / "old" / "new" / "data").write_bytes(b"x" * MI)
     report(writing, folder / "old" / "new")

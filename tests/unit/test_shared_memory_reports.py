@@ -1,4 +1,4 @@
-"""os.mkdir() in the algorithm's process: what it was, and reports folders of shared memory."""
+"""What os.mkdir(), open() and the like in the algorithm's process report of shared memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 REPORT = """
-import os, pathlib, pickle, sys, tempfile
-from hkrunner.sandbox.child.main import report_made_folders
+import os, pathlib, pickle, socket, stat, sys, tempfile
+from hkrunner.sandbox.child.main import report_shared_memory
 reading, writing = os.pipe2(os.O_NONBLOCK)
-report_made_folders(writing)
+report_shared_memory(writing)
 
 def reported():
     try:
@@ -39,15 +39,18 @@ def in_a_process(action: str, *args: object) -> None:
         "os.chdir(sys.argv[1]); os.mkdir('made')",
         "tempfile.mkdtemp(dir=sys.argv[1])",
         "pid = os.fork() or os._exit(os.mkdir(sys.argv[1] + '/made') or 0); os.waitpid(pid, 0)",
+        "os.mkfifo(sys.argv[1] + '/made')",
+        "os.symlink('/etc/passwd', sys.argv[1] + '/made')",
+        "pathlib.Path(sys.argv[1], 'made').symlink_to('/etc')",
     ],
 )
-def test_each_way_to_make_a_folder_of_shared_memory_is_reported(make: str) -> None:
+def test_each_way_to_make_a_folder_a_pipe_or_a_link_is_reported(make: str) -> None:
     action = f"""
 {make}
 (name,) = os.listdir(sys.argv[1])
 path = os.path.join(sys.argv[1], name)
-facts = os.stat(path)
-os.rmdir(path)
+facts = os.lstat(path)
+(os.rmdir if stat.S_ISDIR(facts.st_mode) else os.unlink)(path)
 assert reported() == [b"%d %d %s" % (facts.st_dev, facts.st_ino, os.fsencode(path))]
 """
     folder = Path(f"/dev/shm/hkrunner_unit_made_{os.getpid()}")
@@ -58,9 +61,45 @@ assert reported() == [b"%d %d %s" % (facts.st_dev, facts.st_ino, os.fsencode(pat
         folder.rmdir()
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        "open(path, 'w').close()",
+        "open(pathlib.Path(path), 'xb').close()",
+        "os.close(os.open(path.encode(), os.O_CREAT | os.O_RDWR))",
+        "os.chdir(sys.argv[1]); open('made', 'a').close()",
+        "socket.socket(socket.AF_UNIX).bind(path)",
+    ],
+)
+def test_each_way_to_make_a_file_is_reported_before_it_is_there(make: str) -> None:
+    action = f"""
+path = sys.argv[1] + "/made"
+{make}
+open(path + "", "r+").close() if os.path.isfile(path) else None
+assert reported() == [b"- - " + path.encode()], "once: it was there when it was opened again"
+if os.path.isfile(path):
+    facts = os.stat(path)
+    os.replace(path, path + "_too")
+    assert reported() == [b"%d %d %s_too" % (facts.st_dev, facts.st_ino, path.encode())]
+    path += "_too"
+os.unlink(path)
+"""
+    folder = Path(f"/dev/shm/hkrunner_unit_file_{os.getpid()}")
+    folder.mkdir()
+    try:
+        in_a_process(action, folder)
+    finally:
+        for left in folder.iterdir():
+            left.unlink()
+        folder.rmdir()
+
+
 def test_elsewhere_nothing_is_reported_and_errors_are_as_they_were(tmp_path: Path) -> None:
     action = """
 os.mkdir(sys.argv[1] + "/made", dir_fd=None)
+open(sys.argv[1] + "/file", "w").close()
+os.rename(sys.argv[1] + "/file", sys.argv[1] + "/renamed")
+sys.audit("open", 1), sys.audit("open", object(), None, os.O_CREAT), sys.audit("socket.bind", 1)
 taken = (sys.argv[1] + "/made", FileExistsError)
 for path, kind in (taken, ("/dev/shm", FileExistsError), ("a\\0b", ValueError), (None, TypeError)):
     try:
