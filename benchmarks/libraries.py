@@ -1,6 +1,7 @@
 """Check limits with real libraries, in every memory mode.
 
-    scripts/bench libraries [--rounds 20] [--only numpy,torch] [--modes auto,rss] [--venv FOLDER]
+    scripts/bench libraries [--rounds 20] [--only numpy,torch] [--modes auto,rss] [--sandbox strict]
+        [--venv FOLDER]
 
 Makes a virtual environment with the libraries (about 4 GB; --venv keeps and reuses one). Measures each
 program without a limit; runs it `--rounds` times with the suggested limit, once with 40 % and once with 70 %
@@ -108,6 +109,14 @@ import torch
 a = torch.ones(2000, 2000)
 return float((a @ a)[0, 0])
 """,
+    "gloo": """
+import torch, torch.distributed as d
+d.init_process_group('gloo', init_method='tcp://127.0.0.1:29511', rank=0, world_size=1)
+a = torch.ones(10**7)
+d.all_reduce(a)
+d.destroy_process_group()
+return float(a.sum())
+""",
     "dataloader": """
 import torch.utils.data as d, torch
 data = d.TensorDataset(torch.ones(4000, 100))
@@ -212,13 +221,15 @@ def judged(outcome: Outcome, right: Sequence[str]) -> str:
     return outcome.reason if outcome.reason in right else f"✘ {outcome.reason}"
 
 
-def measure(name: str, mode: str, folder: Path, python: Path, hkrunner: Sequence[str], rounds: int) -> Row:
+def measure(
+    name: str, mode: str, folder: Path, python: Path, hkrunner: Sequence[str], *, sandbox: str, rounds: int
+) -> Row:
     """Make the runs of one row."""
     row = Row(name, mode)
     program = folder / f"uses_{name}.py"
     body = textwrap.indent(PROGRAMS[name].strip(), "    ")
     program.write_text(f"def start(args):\n{body}\n", encoding="utf-8")
-    with_mode = ("--mem-mode", mode)
+    with_mode = ("--mem-mode", mode, "--sandbox", sandbox)
     free = run(hkrunner, python, program, *with_mode)
     row.cells["free"] = judged(free, ["done"])
     if free.reason != "done":
@@ -256,6 +267,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", default=",".join(PROGRAMS))
     parser.add_argument("--modes", default="auto,rss")
+    parser.add_argument("--sandbox", default="basic")
     parser.add_argument("--venv", type=Path)
     parser.add_argument("--hkrunner", default=str(Path(sys.executable).with_name("hkrunner")))
     options = parser.parse_args()
@@ -264,7 +276,15 @@ def main() -> int:
         python = interpreter(options.venv or Path(made) / "venv")
         for name in options.only.split(","):
             for mode in options.modes.split(","):
-                row = measure(name, mode, Path(made), python, [options.hkrunner], options.rounds)
+                row = measure(
+                    name,
+                    mode,
+                    Path(made),
+                    python,
+                    [options.hkrunner],
+                    sandbox=options.sandbox,
+                    rounds=options.rounds,
+                )
                 print(
                     f"{row.name:13}{row.mode:6}",
                     " | ".join(f"{k}: {v}" for k, v in row.cells.items()),

@@ -30,7 +30,7 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 #: Folders of which the algorithm has its own.
 _OWN = ("/tmp", "/var/tmp", "/dev/shm")
-_HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+_HOSTS = "127.0.0.1\tlocalhost{}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
 class StepFailed(Exception):
@@ -151,11 +151,14 @@ def _show(root: str, path: str, isolation: Isolation) -> None:
 def _write_hosts(root: str, targets: Sequence[str]) -> None:
     """Give it a hosts file of its own: the names of the machine's network mean nothing without that."""
     made, place = f"{root}/.hosts", f"{root}/etc/hosts"
-    text = _HOSTS
+    found = ""
     if targets:
         from .pinholes import hosts_lines
 
-        text += hosts_lines(targets)
+        found = hosts_lines(targets)
+    # Libraries look up the machine's own name to find out where to listen; a target of this name comes first.
+    own = os.uname().nodename
+    text = _HOSTS.format(f" {own}" if own and f"\t{own.lower()}\n" not in found else "") + found
     with open(made, "x", encoding="ascii") as file:
         file.write(text)
     os.makedirs(f"{root}/etc", exist_ok=True)
