@@ -30,6 +30,8 @@ def large_within(value: Any) -> bool:
         kind = type(one)
         if left < 0 or depth > _DEPTH:
             return False
+        if (kind is dict or kind is list or kind is tuple) and len(one) > left:
+            return False  # before any of them is looked at: there may be millions
         if kind is bytes or kind is bytearray:
             found = found or len(one) >= LARGE
         elif kind is dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import bson
@@ -88,3 +89,14 @@ def test_the_size_of_all_pieces_together_is_limited(encoding: str) -> None:
     half = bytes(codec.MESSAGE_LIMIT // 2)
     with pytest.raises(codec.ResultTooLarge, match="the result is 100,000,0"):
         codec.encode_pieces(encoding, {"command": "done", "data": [half, half]})
+
+
+def test_millions_of_small_values_are_not_looked_at_one_by_one() -> None:
+    values = [1.5] * 2_000_000
+    tracemalloc.start()
+    try:
+        for value in (values, {"a": values}):
+            assert not large_values.large_within(value)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
