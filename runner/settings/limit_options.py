@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...sandbox.shared.container_limits import child_memory_bytes, container_memory_bytes
+from ...sandbox.shared.container_limits import STORAGE_BYTES, child_memory_bytes, container_memory_bytes
 from ...sandbox.shared.limits import (
     LEAST_MEMORY_BYTES,
     MEM_MODES,
@@ -113,6 +113,16 @@ LIMIT_OPTIONS: tuple[Option, ...] = (
 )
 
 
+def _storage_bytes(values: Mapping[str, Any], environ: Mapping[str, str]) -> int:
+    """Return what the process of storage v3 may use; 0 where there is none."""
+    if values.get("storage") != "v3" or values.get("input") or values.get("tasks") is not None:
+        return 0
+    from .storage_settings import StorageSettings, storage_settings  # late: most runs have storage v1
+
+    found = storage_settings(environ, StorageSettings().timeout_s)
+    return STORAGE_BYTES + (found.input_cache_mb + found.result_cache_mb) * 1_000_000
+
+
 def limits_of(
     values: Mapping[str, Any],
     environ: Mapping[str, str] | None = None,
@@ -138,7 +148,9 @@ def limits_of(
     if found["memory_bytes"] is None and is_enforced:
         container = container_memory_bytes(root=root)
         if container is not None:
-            found["memory_bytes"] = child_memory_bytes(container, processes=processes)
+            found["memory_bytes"] = child_memory_bytes(
+                container, processes=processes, storage_bytes=_storage_bytes(values, environ or {})
+            )
             origins["memory_bytes"] = f"the container's {format_bytes(container)} less what hkrunner needs"
             if processes > 1:
                 origins["memory_bytes"] += f", shared by {processes} processes"

@@ -13,6 +13,8 @@ from .limits import MI
 PARENT_BYTES = 56 * MI
 WARDEN_BYTES = 24 * MI
 BOARD_BYTES = 256 * MI
+#: The process of storage v3, without what it keeps for peers and for the next task.
+STORAGE_BYTES = 40 * MI
 
 #: Share of kernel memory (page tables, sockets), which counts against a container and is in no RSS.
 KERNEL_SHARE = 0.03
@@ -79,10 +81,12 @@ def _texts_upwards(mount: str, path: str, files: Sequence[str]) -> Iterator[list
             yield texts
 
 
-def child_memory_bytes(container_bytes: int, *, boards: int = 0, processes: int = 1) -> int:
+def child_memory_bytes(
+    container_bytes: int, *, boards: int = 0, processes: int = 1, storage_bytes: int = 0
+) -> int:
     """Return what each child's tree may use of its container: the rest after us, never less than half, shared
-    equally by the processes of the algorithm.
+    equally by the processes of the algorithm. `storage_bytes`: of the process of storage v3, if there is one.
     """
-    ours = PARENT_BYTES + boards * BOARD_BYTES + processes * WARDEN_BYTES
+    ours = PARENT_BYTES + storage_bytes + boards * BOARD_BYTES + processes * WARDEN_BYTES
     ours += int(container_bytes * KERNEL_SHARE)
     return max(container_bytes - ours, container_bytes // 2) // processes

@@ -247,6 +247,10 @@ def test_the_child_gets_what_its_container_has_left_but_never_less_than_half() -
             got = container_limits.child_memory_bytes(size, boards=boards)
             assert size // 2 <= got < size
     assert container_limits.child_memory_bytes(4 * GI) > 3.7 * GI
+    caches = container_limits.STORAGE_BYTES + 800_000_000
+    without = container_limits.child_memory_bytes(4 * GI)
+    assert container_limits.child_memory_bytes(4 * GI, storage_bytes=caches) == without - caches
+    assert container_limits.child_memory_bytes(GI, storage_bytes=caches) == GI // 2
     assert container_limits.child_memory_bytes(4 * GI, boards=1) < container_limits.child_memory_bytes(4 * GI)
 
 
