@@ -41,6 +41,7 @@ class TaskStorage:
         settings, output = context.settings, context.output
         assert settings.serving.storage is not None, "only with storage v3"
         encodings = (settings.serving.encoding, settings.task_encoding, settings.serving.storage.encoding)
+        self._loop = context.loop
         self._client = StorageClient(
             context.loop,
             settings.serving.storage,
@@ -71,6 +72,7 @@ class TaskStorage:
         task = self._task()
         assert task.message is not None, "no child has begun the task"
         self._client.ask("fetch", _wire_of(task.message), partial(self._fetched, task))
+        self._loop.expect()  # a small input is there in no time
 
     def _fetched(self, task: ActiveTask, answer: StorageAnswer) -> None:
         if task is not self._control.task or self._control.state is not State.FETCHING:
@@ -89,6 +91,7 @@ class TaskStorage:
         """Have the result of the current task written."""
         task = self._task()
         self._client.ask("store", task.answer_wire(), partial(self._stored, task))
+        self._loop.expect()  # a small result is written in no time
 
     def _stored(self, task: ActiveTask, answer: StorageAnswer) -> None:
         if task is not self._control.task or self._control.state is not State.STORING:

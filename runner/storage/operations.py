@@ -68,6 +68,7 @@ class Operations:
         self._cluster = cluster
         self._job_id = self._task_id = self._node = ""
         self._save_paths: list[str] = []
+        self._to_be_served: tuple[str, EncodedValue, list[Buffer]] | None = None
         self._to_be_cached: list[tuple[str, str, bytes, Buffer]] = []
         self._includes_result: dict[str, bool] = {}  #: for each call of the code API, by its id
 
@@ -155,6 +156,9 @@ class Operations:
 
     def finish(self) -> None:
         """Do what nobody waits for: call this when the answer of perform() is sent."""
+        if self._to_be_served is not None:
+            (task, value, body), self._to_be_served = self._to_be_served, None
+            self._stores.results.put(task, value._replace(data=b"".join(body)))
         waiting, self._to_be_cached = self._to_be_cached, []
         for name, encoding, kind, data in waiting:
             whole = bson_document(kind, data) if encoding == "bson" else bytes(data)
@@ -174,8 +178,8 @@ class Operations:
             "metadata": self._metadata(value, body),
         }
         if self._save_paths and self._stores.discovery is not None and self._stores.results.fits(size):
-            whole = b"".join(body)
-            self._stores.results.put(self._task_id, value._replace(data=whole))
+            # Served a moment after it is told: until then a peer reads the storage, where it is already.
+            self._to_be_served = (self._task_id, value, body)
             told.update(discovery=self._stores.discovery, taskId=self._task_id)
         return self._to_worker({"command": "storing", "data": told})
 
