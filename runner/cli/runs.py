@@ -287,6 +287,7 @@ def _again(state_dir: str, task: str, arguments: tuple[str, ...]) -> None:
 
 def _rm(state_dir: str, tasks: tuple[str, ...], keep: int | None) -> None:
     from ...boards.runs.history import keep_latest, remove_tasks
+    from ...boards.runs.job_record import recorded_job
     from ...sandbox.shared.limits import format_bytes
 
     if not tasks and keep is None:
@@ -294,9 +295,16 @@ def _rm(state_dir: str, tasks: tuple[str, ...], keep: int | None) -> None:
             "no tasks given: name some (hkrunner runs ls), or use --keep N to keep the latest"
         )
     root = _root(state_dir)
-    removed = [remove_tasks(root, tasks)] if tasks else []
+    jobs = {name: job for name in tasks if (job := recorded_job(str(root), name)) is not None}
+    names = [name for name in tasks if name not in jobs]
+    removed = [remove_tasks(root, names)] if names else []
     if keep is not None:
         removed.append(keep_latest(root, keep))
+    for job in jobs.values():
+        job.remove(str(root))
+        click.echo(f"the record of job {job.job or job.name} removed; what is in the cluster stays", err=True)
+    if not removed:
+        return
     count = sum(len(one.names) for one in removed)
     freed = format_bytes(sum(one.freed_bytes for one in removed))
     click.echo(f"{count} {'task' if count == 1 else 'tasks'} removed, {freed} freed", err=True)
@@ -364,7 +372,7 @@ command = ErrorReportingGroup(
         click.Command(
             "rm",
             callback=_rm,
-            help="Remove tasks and their metrics.",
+            help="Remove tasks and their metrics, and the records of jobs.",
             params=[
                 click.Argument(["tasks"], nargs=-1, metavar="[TASKS]..."),
                 click.Option(

@@ -176,6 +176,8 @@ def test_a_job_that_is_left_there_is_listed_and_followed(cluster: HkubeApi, fold
         "algorithm": "sq",
         "durationMs": 500.0,
     }
+    assert run_hkrunner("runs", "rm", "job000000001", cwd=folder).status == 0
+    assert run_hkrunner("runs", "ls", cwd=folder).stdout == ""
     unknown = run_hkrunner("runs", "follow", "nope", cwd=folder)
     assert unknown.status == 2 and "there is no job nope" in unknown.stderr
 
