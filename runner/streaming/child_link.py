@@ -26,7 +26,10 @@ class ChildLink:
     def read(self) -> list[StreamFrame]:
         """Return the frames that are there; raises EOFError at the end."""
         try:
-            return self._reader.read()
+            while True:
+                frames = self._reader.read()
+                if frames or not self._reader.is_within_large:
+                    return frames
         except BlockingIOError:
             return []
         except OSError:

@@ -29,7 +29,7 @@ class FetchedMessage(NamedTuple):
     number: int
     consumer: Consumer
     socket_number: int  #: of the consumer's socket that it came by
-    frames: list[zmq.Frame]  #: signal, rest of the flow, header, payload
+    frames: list[zmq.Frame]  #: rest of the flow, header, payload
 
 
 class Consumer:
@@ -71,6 +71,7 @@ class Consumer:
         self._pause_until = 0.0
         self._bye_at: float | None = None
         self._goodbye = self._gives_up = False
+        self._done: list[float] = []  #: durations that the producer is to be told
         socket = self.socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.IDENTITY, signals.OURS + uuid.uuid4().hex.encode())
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
@@ -111,11 +112,18 @@ class Consumer:
                 return None
             if now < self._pause_until:
                 return self._pause_until
-        for _ in range(self._window() - self._asked - len(self.in_hand)):
+        number = max(0, self._window() - self._asked - len(self.in_hand))
+        if self._is_ours:
+            if number or self._done:
+                data = signals.READYS.pack(number) + b"".join(map(signals.DURATION.pack, self._done))
+                self._done.clear()
+                self._say(signals.DONES, data)
+            self._asked += number
+            return None
+        if number:
             self._say(signals.READY, signals.EMPTY)
-            self._asked += 1
-            self._asked_at = now
-        return None if self._is_ours else now + ANSWER_S
+            self._asked, self._asked_at = 1, now
+        return now + ANSWER_S
 
     def _window(self) -> int:
         if not self._is_ours:
@@ -125,7 +133,15 @@ class Consumer:
         )
         return max(1, int(most))
 
+    def say_done(self) -> None:
+        """Tell the producer what is done, without asking for more."""
+        if self._done:
+            data = signals.READYS.pack(0) + b"".join(map(signals.DURATION.pack, self._done))
+            self._done.clear()
+            self._say(signals.DONES, data)
+
     def _say_bye(self, now: float) -> float | None:
+        self.say_done()
         if not self._may_come:
             return None
         if self._is_ours and self._bye_at is None:
@@ -162,10 +178,11 @@ class Consumer:
             except zmq.Again:
                 break
             signal = frames[0].bytes
-            if signal == signals.MESSAGE and len(frames) == 4:
-                self._asked = max(0, self._asked - 1)
-                found.append(frames)
-                self._average_bytes += WEIGHT * (len(frames[3].buffer) - self._average_bytes)
+            if signal == signals.MESSAGE and len(frames) >= 4:
+                for at in range(1, len(frames) - 2, 3):
+                    found.append(frames[at : at + 3])
+                    self._average_bytes += WEIGHT * (len(frames[at + 2].buffer) - self._average_bytes)
+                    self._asked = max(0, self._asked - 1)
             elif signal == signals.HELLO:
                 self._is_ours = True
             elif signal == signals.GOODBYE:
@@ -185,7 +202,11 @@ class Consumer:
         """The child has done a message, in this time."""
         self.in_hand.remove(message)
         self._average_s += WEIGHT * (duration_ms / 1000 - self._average_s)
-        if message.socket_number == self._socket_number:
+        if message.socket_number != self._socket_number:
+            return
+        if self._is_ours:
+            self._done.append(duration_ms)  # said by ask()
+        else:
             self._say(signals.DONE, codec.encode_value(self._encoding, {"duration": duration_ms}))
 
     def look_at_connection(self) -> None:

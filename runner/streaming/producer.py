@@ -19,6 +19,10 @@ from .statistics import NodeSamples
 LOOK_AGAIN_S = (0.0, 0.05, 0.5, 2.0)
 #: Consumers of other programs that are remembered: these use a new socket, with a new identity, at times.
 OTHERS_MAX = 1000
+#: So many messages, or so many bytes, go to a consumer of ours at once.
+TOGETHER_MAX, TOGETHER_BYTES = 32, 64 * 1024
+#: When the task ends, the DONE of a consumer of another program is awaited for this long: it may be gone.
+DONE_S = 1.0
 
 
 class ConnectedConsumer:
@@ -77,25 +81,39 @@ class Producer:
 
     def _hand_out(self, node: str) -> None:
         ready = self._ready[node]
-        while ready:
-            message = self._queue.take(node)
-            if message is None:
-                return
+        while ready and self._queue.nodes[node].size:
             consumer = ready.popleft()
-            consumer.ready -= 1
+            messages = self._take(node, min(consumer.ready, TOGETHER_MAX))
+            consumer.ready -= len(messages)
             if consumer.ready:
                 ready.append(consumer)  # the others have their turn first
-            if not self._send_message(consumer, message):
-                self._queue.give_back(node, message)
+            self._send_messages(consumer, messages)
 
-    def _send_message(self, consumer: ConnectedConsumer, message: QueuedMessage) -> bool:
-        frames = [consumer.identity, signals.MESSAGE, message.flow, message.header, message.payload]
-        if not self._post(consumer, frames):
-            return False
+    def _take(self, node: str, most: int) -> list[QueuedMessage]:
+        """Take messages for this node: several small ones, or a large one."""
+        found: list[QueuedMessage] = []
+        size = 0
+        while len(found) < most and size < TOGETHER_BYTES:
+            message = self._queue.take(node)
+            if message is None:
+                break
+            found.append(message)
+            size += len(message.payload)
+        return found
+
+    def _send_messages(self, consumer: ConnectedConsumer, messages: Sequence[QueuedMessage]) -> None:
+        frames: list[Any] = [consumer.identity, signals.MESSAGE]
+        for message in messages:
+            frames += (message.flow, message.header, message.payload)
+        if not messages or not self._post(consumer, frames):
+            for message in reversed(messages):
+                self._queue.give_back(consumer.node, message)
+            return
         now = time.monotonic()
-        self.samples[consumer.node].queued.append(now - message.appended_at)
-        consumer.taken.append((message, now))
-        return True
+        queued, taken = self.samples[consumer.node].queued, consumer.taken
+        for message in messages:
+            queued.append(now - message.appended_at)
+            taken.append((message, now))
 
     def _post(self, consumer: ConnectedConsumer, frames: list[Any]) -> bool:
         """Send frames to the consumer; False: it is gone."""
@@ -116,9 +134,9 @@ class Producer:
             except zmq.Again:
                 return
             if len(frames) == 4:
-                self._take(*frames)
+                self._on_frames(*frames)
 
-    def _take(self, identity: bytes, signal: bytes, name: bytes, data: bytes) -> None:
+    def _on_frames(self, identity: bytes, signal: bytes, name: bytes, data: bytes) -> None:
         consumer = self._consumers.get(identity)
         if consumer is None:
             node = self._names.get(name)
@@ -131,28 +149,38 @@ class Producer:
         if signal == signals.READY:
             self._on_ready(consumer)
         elif signal == signals.DONE:
-            self._on_done(consumer, data)
+            self._on_done(consumer, self._duration_of(data))
+        elif signal == signals.DONES and len(data) >= signals.READYS.size:
+            for (duration_ms,) in signals.DURATION.iter_unpack(data[signals.READYS.size :]):
+                self._on_done(consumer, duration_ms)
+            self._on_ready(consumer, signals.READYS.unpack_from(data)[0])
         elif signal == signals.BYE:
             self._not_ready(consumer)
             self._post(consumer, [identity, signals.GOODBYE])
 
-    def _on_ready(self, consumer: ConnectedConsumer) -> None:
+    def _on_ready(self, consumer: ConnectedConsumer, number: int = 1) -> None:
         ready = self._ready[consumer.node]
         if not consumer.is_ours:
             # It asks for its next message: whatever became of the last one, it is not coming back to it.
             consumer.taken.clear()
-            message = self._queue.take(consumer.node)
-            if message is None:
+            messages = self._take(consumer.node, 1)
+            if messages:
+                self._send_messages(consumer, messages)
+            else:
                 self._post(consumer, [consumer.identity, signals.NO_MESSAGE])
-            elif not self._send_message(consumer, message):
-                self._queue.give_back(consumer.node, message)
             return
-        consumer.ready += 1
-        if consumer.ready == 1:
+        if not consumer.ready and number:
             ready.append(consumer)
+        consumer.ready += number
         self._hand_out(consumer.node)
 
-    def _on_done(self, consumer: ConnectedConsumer, data: bytes) -> None:
+    def _duration_of(self, data: bytes) -> float:
+        try:
+            return float(codec.decode(self._encoding, data)["duration"])
+        except (ValueError, TypeError, KeyError):
+            return 0.0
+
+    def _on_done(self, consumer: ConnectedConsumer, duration_ms: float) -> None:
         if not consumer.taken:
             return
         _, sent_at = consumer.taken.popleft()
@@ -160,11 +188,6 @@ class Producer:
         # A message that was sent ahead has waited for the one before it.
         began = max(sent_at, consumer.done_at)
         consumer.done_at = now
-        try:
-            told = codec.decode(self._encoding, data)
-            duration_ms = float(told["duration"])
-        except (ValueError, TypeError, KeyError):
-            duration_ms = 0.0
         self.samples[consumer.node].responded(duration_ms, (now - began) * 1000)
 
     # ---- consumers that are gone
@@ -217,9 +240,14 @@ class Producer:
 
     @property
     def is_drained(self) -> bool:
-        """Whether each message was taken, and is done as far as consumers of ours are concerned."""
-        return not self._queue.size and not any(
-            consumer.taken for consumer in self._consumers.values() if consumer.is_ours
+        """Whether each message was taken, and is done as far as one can tell."""
+        if self._queue.size:
+            return False
+        now = time.monotonic()
+        return not any(
+            consumer.is_ours or now - consumer.taken[-1][1] < DONE_S
+            for consumer in self._consumers.values()
+            if consumer.taken
         )
 
     def close(self, linger_s: float) -> None:

@@ -27,6 +27,8 @@ from ...sandbox.shared.stream_messages import (
 from ..io.loop import Loop, Timer
 
 _START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
+#: Memory of large messages is used again, instead of being mapped anew for each.
+_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "134217728"}
 #: Beyond what it was given to hand messages out: ZeroMQ's own end.
 ENDS_S = 3.0
 MISSING = "a stream pipeline needs the package pyzmq beside hkrunner: pip install 'hkrunner[stream]'"
@@ -69,6 +71,7 @@ class SocketProcessHandle:
                     [sys.executable, "-E", _START, str(theirs.fileno()), folder],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
+                    env={**os.environ, **_MEMORY},
                     pass_fds=(theirs.fileno(),),
                     cwd="/",
                     start_new_session=True,

@@ -47,6 +47,8 @@ from .producer import Producer
 SAY_EVERY_S = 5.0
 #: What was handed to ZeroMQ is sent within this time when the process ends.
 LINGER_S = 2.0
+#: So often it is looked whether everything is done, when the task ends.
+LOOK_S = 0.1
 
 
 class SocketProcess:
@@ -89,6 +91,7 @@ class SocketProcess:
             self._report()
             self._producer.close(LINGER_S)
         for consumer in self._consumers.values():
+            consumer.say_done()
             consumer.close(LINGER_S)
         self._context.term()
 
@@ -195,6 +198,7 @@ class SocketProcess:
                 lost = consumer.in_hand[0]
                 del self._fetched[lost.number]
                 consumer.done(lost, 0.0)
+                consumer.say_done()  # no other consumer shall get it
                 self._tell(StreamProblem(f"the message of {consumer.parent} that was being handled is lost"))
 
     def _serve_child(self, ready: dict[Any, int]) -> None:
@@ -248,10 +252,9 @@ class SocketProcess:
     def _pass_on(self, number: int, message: FetchedMessage) -> None:
         assert self._child is not None, "only a child asks for messages"
         parent = message.consumer.parent.encode()
-        flow = message.frames[1].buffer
+        flow, header, payload = (one.buffer for one in message.frames)
         head = stream_frames.MESSAGE_HEAD.pack(message.consumer.number, len(parent), len(flow))
-        _, _, header, payload = message.frames
-        self._child.post(stream_frames.MESSAGE, number, (head, parent, flow, header.buffer, payload.buffer))
+        self._child.post(stream_frames.MESSAGE, number, (head, parent, flow, header, payload))
 
     def _flush_child(self) -> None:
         child = self._child
@@ -304,6 +307,8 @@ class SocketProcess:
             self._drains = False
             self._report()
             self._tell_stage("drained", stream_frames.DRAINED)
+        elif self._drains or self._end_by is not None:
+            self._note(now + LOOK_S)
         if now >= self._report_at:
             assert self._open is not None, "only an open stream reports"
             self._report()

@@ -56,6 +56,11 @@ class StreamReader:
         self._large: Optional[Tuple[int, int, bytearray]] = None
         self._filled = 0
 
+    @property
+    def is_within_large(self) -> bool:
+        """Whether a part of a large frame was read."""
+        return self._large is not None
+
     def read(self) -> List[StreamFrame]:
         """Read once; return what is complete, perhaps nothing.
 

@@ -17,9 +17,10 @@ def start(args, api):
 
 
 def produces(args, api, messages, flow=None):
-    """Send these messages, then return."""
+    """Send these messages, then return; a text that begins with `raw:` is sent as bytes."""
     for one in messages:
-        api.sendMessage(one, flow)
+        is_raw = isinstance(one, str) and one.startswith("raw:")
+        api.sendMessage(one.encode("latin-1") if is_raw else one, flow)
     return len(messages)
 
 
@@ -55,7 +56,7 @@ def collects(args, api, number):
     got, enough = [], threading.Event()
 
     def take(message, origin):
-        got.append([message, origin])
+        got.append([message.decode("latin-1") if isinstance(message, bytes) else message, origin])
         print("got", len(got), flush=True)
         if len(got) >= number:
             enough.set()
