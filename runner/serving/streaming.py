@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.message_format import Memfd
+from ...sandbox.shared.outcome import Cause
 from ...sandbox.shared.stream_messages import AskStream, StreamRefused, UseStream
 from ..io.loop import Loop
 from ..protocol.messages import Failure
@@ -37,13 +38,19 @@ class Streaming:
         notices: ChildNotices,
         *,
         is_served: bool,
+        message_s: float | None,
     ) -> None:
-        """`is_served`: whether the worker speaks storage v3, without which it sends no streaming task."""
+        """`is_served`: whether the worker speaks storage v3, without which it sends no streaming task.
+
+        `message_s`: longest time that a message may take; None: any.
+        """
         self._loop = loop
         self._control = control
         self._replies = replies
         self._notices = notices
         self._is_served = is_served
+        self._message_s = message_s
+        self._child: Child | None = None  #: of the streaming task
         self._streams: TaskStreams | None = None
         #: Called when the end of a task gets on: "quiesced", "draining", "drained".
         self.on_stage: Callable[[str], None] = lambda stage: None
@@ -56,6 +63,9 @@ class Streaming:
             child.send(number, StreamRefused(""))
             return
         task.has_stream = True
+        self._child = child
+        if task.timeout is not None:
+            task.timeout.cancel()  # a streaming task has no end: the limit is for each message
 
         def answer(data: socket.socket | None, problem: str) -> None:
             if self._control.task is task:
@@ -71,7 +81,8 @@ class Streaming:
             self._streams = TaskStreams(
                 self._loop,
                 on_statistics=self._statistics,
-                on_stage=lambda stage: self.on_stage(stage),
+                message_s=self._message_s or 0.0,
+                on_stage=self._stage,
                 on_problem=self.problem,
                 on_lost=self._lost,
             )
@@ -80,6 +91,12 @@ class Streaming:
     def parents_changed(self, changes: object) -> None:
         """The worker has sent a discovery update."""
         self._need_streams().update_parents(changes)
+
+    def _stage(self, stage: str) -> None:
+        if stage == "overdue" and self._child is not None:
+            self._child.kill(Cause.TASK_TIMEOUT, f"{self._message_s:g} s for one message of the stream")
+        else:
+            self.on_stage(stage)
 
     def _statistics(self, items: Sequence[Any]) -> None:
         if self._control.state in TAKES_STATISTICS:
@@ -106,6 +123,7 @@ class Streaming:
 
     def task_ended(self, status: str) -> None:
         """The task is over: succeed, stopped or failed."""
+        self._child = None
         if self._streams is not None:
             self._streams.task_ended(status)
 

@@ -76,7 +76,12 @@ class Supervisor:
             LogRedirect(replies.log_demand, replies.log_lines) if settings.serving.redirect_logs else None
         )
         streaming = self._streaming = Streaming(
-            loop, control, replies, notices.child, is_served=settings.serving.storage is not None
+            loop,
+            control,
+            replies,
+            notices.child,
+            is_served=settings.serving.storage is not None,
+            message_s=settings.limits.task_timeout_s if settings.limits.enforced else None,
         )
         streaming.on_stage = self._on_stream_stage
         self._drains = False  #: whether the stop waits for a stream

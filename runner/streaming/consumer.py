@@ -18,7 +18,7 @@ ANSWER_S = 5.0
 #: After NO_MESSAGE, the next READY follows in this time.
 PAUSE_S = 0.005
 #: Messages are fetched ahead for so long a work, but at most so many, of at most so many bytes.
-AHEAD_S, AHEAD_MAX, AHEAD_BYTES = 0.02, 64, 4 * 1024 * 1024
+AHEAD_S, AHEAD_MAX, AHEAD_BYTES = 0.02, 64, 16 * 1024 * 1024
 #: Weight of the newest measurement in an average.
 WEIGHT = 0.2
 
@@ -57,7 +57,7 @@ class Consumer:
         self.in_hand: deque[FetchedMessage] = deque()  #: that the child has not done
         self._average_s = AHEAD_S  #: time that the child takes for a message
         self._average_bytes = 0.0
-        self._done_at = 0.0
+        self.since = 0.0  #: when the first message in hand became the first
         self._socket_number = 0
         self.is_leaving = False  #: nothing more is fetched
         self.is_deleted = False  #: the producer is gone, or is going
@@ -195,12 +195,15 @@ class Consumer:
     def taken(self, number: int, frames: list[zmq.Frame]) -> FetchedMessage:
         """Return the message of these frames, which is for the child from here on."""
         message = FetchedMessage(number, self, self._socket_number, frames)
+        if not self.in_hand:
+            self.since = time.monotonic()
         self.in_hand.append(message)
         return message
 
     def done(self, message: FetchedMessage, duration_ms: float) -> None:
         """The child has done a message, in this time."""
         self.in_hand.remove(message)
+        self.since = time.monotonic()
         self._average_s += WEIGHT * (duration_ms / 1000 - self._average_s)
         if message.socket_number != self._socket_number:
             return

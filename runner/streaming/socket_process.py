@@ -64,6 +64,9 @@ class SocketProcess:
         self._queue = MessageQueue((), 0)
         self._producer: Producer | None = None
         self._consumers: dict[str, Consumer] = {}  #: by address
+        self._began_at = 0.0  #: when the child has begun to listen
+        self._done_at = 0.0  #: when it had done its last message
+        self._is_overdue = False  #: whether it has taken too long for one
         self._numbers = 0  #: of consumers, and of messages
         self._fetched: dict[int, FetchedMessage] = {}  #: that are not done
         self._child: ChildLink | None = None
@@ -178,7 +181,7 @@ class SocketProcess:
     def _attach(self, child: ChildLink) -> None:
         self._detach()
         self._child = child
-        self._listens = self._quiesces = self._drains = False
+        self._listens = self._quiesces = self._drains = self._is_overdue = False
         self._poller.register(child.socket, zmq.POLLIN)
         self._child_is_polled_for = zmq.POLLIN
         assert self._open is not None, "a child is attached to an open stream"
@@ -221,8 +224,10 @@ class SocketProcess:
             message = self._fetched.pop(frame.number, None)
             if message is not None:
                 message.consumer.done(message, stream_frames.DURATION.unpack(frame.body)[0])
+                self._done_at = message.consumer.since
         elif kind == stream_frames.LISTEN:
             self._listens, self._quiesces = True, False
+            self._began_at = self._done_at = time.monotonic()
             for consumer in self._consumers.values():
                 consumer.stay()
             for number, message in sorted(self._fetched.items()):
@@ -318,6 +323,7 @@ class SocketProcess:
             self._note(self._end_by)
             if self._is_drained or now >= self._end_by:
                 self._end()
+        self._check_message_time(now)
         if self._dropped > self._dropped_said:
             if now >= self._say_at:
                 count, self._dropped_said = self._dropped - self._dropped_said, self._dropped
@@ -326,6 +332,23 @@ class SocketProcess:
                     StreamProblem(f"{count} of the oldest messages were dropped: the next nodes are slower")
                 )
             self._note(self._say_at)
+
+    def _check_message_time(self, now: float) -> None:
+        """Say once for each child that a message takes too long."""
+        opened = self._open
+        is_measured = self._child is not None and (self._listens or self._quiesces)
+        if opened is None or not opened.message_s or not is_measured or self._is_overdue:
+            return
+        begun = [max(one.since, self._began_at) for one in self._consumers.values() if one.in_hand]
+        if opened.in_turn and begun:
+            begun = [max(*begun, self._done_at)]
+        if begun:
+            overdue = min(begun) + opened.message_s
+            if now < overdue:
+                self._note(overdue)
+            else:
+                self._is_overdue = True
+                self._tell(StreamStage("overdue"))
 
     def _note(self, at: float | None) -> None:
         if at is not None and at < self._next_at:

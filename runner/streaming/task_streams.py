@@ -46,13 +46,18 @@ class TaskStreams:
         self,
         loop: Loop,
         *,
+        message_s: float,
         on_statistics: Callable[[Sequence[Any]], None],
         on_stage: Callable[[str], None],
         on_problem: Callable[[str], None],
         on_lost: Callable[[str], None],
     ) -> None:
-        """`on_lost`: the socket process has ended under a task, which cannot go on."""
+        """`message_s`: longest time for a message, 0 for any.
+
+        `on_lost`: the socket process has ended under a task, which cannot go on.
+        """
         self._loop = loop
+        self._message_s = message_s
         self._on_statistics = on_statistics
         self._on_stage = on_stage
         self._on_problem = on_problem
@@ -93,6 +98,8 @@ class TaskStreams:
             port=settings.port,
             buffer_bytes=settings.buffer_bytes,
             statistics_s=settings.statistics_s,
+            in_turn=asked.in_turn,
+            message_s=self._message_s,
         )
         sockets = SocketProcessHandle(self._loop, opens, on_message=self._take, on_end=self._ended)
         self._sockets, self._of = sockets, asked

@@ -27,6 +27,7 @@ def request(args: Mapping[str, Any]) -> AskStream:
         node=str(args.get("nodeName")),
         parents=[str(one) for one in args.get("parents") or ()],
         children=[str(one) for one in args.get("childs") or ()],
+        in_turn=args.get("stateType") == "stateless",
     )
 
 

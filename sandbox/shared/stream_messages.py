@@ -25,6 +25,7 @@ class AskStream(ProcessMessage):
     node: str
     parents: List[str]
     children: List[str]
+    in_turn: bool  #: whether the child handles one message at a time, whichever node it comes from
 
 
 class UseStream(ProcessMessage):
@@ -52,6 +53,8 @@ class OpenStream(ProcessMessage):
     port: int
     buffer_bytes: int
     statistics_s: float
+    in_turn: bool  #: see AskStream
+    message_s: float  #: longest time that the child may take for a message; 0: any
 
 
 class AttachChild(ProcessMessage):
@@ -91,7 +94,8 @@ class StreamStatistics(ProcessMessage):
 
 class StreamStage(ProcessMessage):
     """How far the end of the task is. "quiesced": the last message that was fetched is done; "draining": the
-    child waits until the next nodes have taken all messages; "drained": they have."""
+    child waits until the next nodes have taken all messages; "drained": they have. "overdue": a message takes
+    longer than it may."""
 
     kind = 74
     stage: str

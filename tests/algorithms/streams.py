@@ -76,6 +76,8 @@ def misbehaves(args, api, file):
             out.write(f"{message}\n")
         if message == "raise":
             raise ValueError("a bad message")
+        if message == "hang":
+            threading.Event().wait()
         if message == "die":
             os.kill(os.getpid(), 9)
 
