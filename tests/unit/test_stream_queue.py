@@ -1,4 +1,4 @@
-"""The queue of a producer: as in HKube's wrapper, but a message may be given back. And the frames of a stream."""
+"""The queue of a producer, and the frames of the data socket."""
 
 from __future__ import annotations
 
