@@ -228,9 +228,13 @@ class TaskNotices:
         """The task has left processes behind, which are not ended. Said once."""
         if not self._were_left_running:
             self._were_left_running = True
+            left = (
+                "1 more process running; it ends"
+                if count == 1
+                else f"{count} more processes running; they end"
+            )
             self._output.say(
-                f"  task {task} left {count} more processes running; they end with "
-                "the algorithm's own process (--end-children: with the task)"
+                f"  task {task} left {left} with the algorithm's own process (--end-children: with the task)"
             )
 
     def leak(self, sentence: str) -> None:
