@@ -37,6 +37,8 @@ COMMANDS = {
     "init": "Create a folder with a first algorithm.",
     "validate": "Load the code without running a task, and report what is missing.",
     "image": "Build a container image of the algorithm.",
+    "apply": "Send the algorithm to an HKube cluster, and follow its build.",
+    "algorithm": "List, show and remove the algorithms of a cluster, and choose their versions.",
     "doctor": "Check what this machine provides, with a remedy for what is missing.",
     "why": "Say whether --sandbox strict lets the code use a file or an address, and by which rule.",
     "explain": "Explain an error code, and what to do about it.",

@@ -118,6 +118,10 @@ class ClusterApi:
             answer = self._exchange(method, path, body, may_repeat=bool(may_repeat) or method == "GET")
         return self._accepted(answer)
 
+    def decoded(self, answer: HttpAnswer) -> Any:
+        """Return the JSON in the answer. Raises ClusterError if it is something else."""
+        return self._json(answer)
+
     def abort(self) -> None:
         """End the request that is being made, from another thread; until resume() no other can be made."""
         self._transport.abort()

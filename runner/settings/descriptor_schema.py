@@ -54,6 +54,7 @@ class Descriptor:
     variables: Mapping[str, str] = field(default_factory=dict)  #: algorithmEnv, as text
     references: tuple[str, ...] = ()  #: variables of algorithmEnv that only the cluster can fill in
     notes: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()  #: fields that are null: the cluster is to remove them
     #: JSON pointer -> line
     lines: Mapping[str, int] = field(default_factory=dict)
 
@@ -142,13 +143,13 @@ class Checker:
         variables, references = self._variables(fields.get("algorithmEnv") or {})
         return Descriptor(
             self._file,
-            # `hkubectl apply` removes a property that is null.
             {key: one for key, one in fields.items() if one is not None},
             entry=entry,
             code_path=self._code_path(),
             variables=variables,
             references=references,
             notes=notes,
+            removed=tuple(key for key, one in fields.items() if one is None),
             lines=self._lines,
         )
 

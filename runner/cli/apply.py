@@ -1,0 +1,92 @@
+"""`hkrunner apply`: send the algorithm to a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from typing import Any
+
+import click
+
+from ..settings.apply_options import APPLY_OPTIONS
+from ..settings.options import BY_NAME, OPTIONS
+from .click_options import Sections, complete_files
+
+EPILOG = """\b
+Exit status:
+  0    the algorithm is stored, and its build is completed
+  2    a bad option or descriptor
+  3    the code was not found
+  8    the cluster refused it, cannot be reached, or the build failed
+"""
+_WHAT = ("entry", "path", "file")
+
+
+def _apply(entry_argument: str | None, **values: Any) -> None:
+    # Imported here to keep --help fast.
+    from ..app.apply import Applier
+    from ..app.apply_package import ApplyRequest, prepare_apply
+    from ..console.terminal import plain
+    from ..errors import SettingsError
+    from ..settings.from_options import settings_of
+    from .cluster_access import store_of
+
+    if entry_argument is not None:
+        values["entry"] = entry_argument
+    own = {option.name: values.pop(option.name) for option in APPLY_OPTIONS}
+    on, as_json, dry_run = own.pop("on"), own.pop("json"), own.pop("dry_run")
+    if on is None and not dry_run:
+        raise SettingsError("which cluster? Give --on CLUSTER, or set HKRUNNER_CLUSTER")
+    if own["force"] and not own["current"]:
+        raise SettingsError("--force is for --current: give both")
+    missing = {option.name: option.default for option in OPTIONS if option.name not in values}
+    settings = settings_of({**missing, **values, "no_state": True}, os.environ)
+
+    def tell(line: str) -> None:
+        click.echo(plain(f"  ● {line}", sys.stderr.encoding or "ascii"), err=True)
+
+    for note in settings.console.notes:
+        tell(note)
+    request = ApplyRequest(**own)
+    with contextlib.ExitStack() as stack:
+        prepared = prepare_apply(settings, request, os.environ, stack)
+        if on is None:
+            package = prepared.package
+            for line in () if package is None or package.files is None else package.files.lines():
+                tell(line)
+            click.echo(json.dumps(prepared.payload, indent=2, ensure_ascii=False))
+            return
+        store, cluster = store_of(on, tell)
+        applier = Applier(
+            store, cluster, request, tell=tell, show_log=lambda line: click.echo(f"    {line}", err=True)
+        )
+        if dry_run:
+            outcome = applier.preview(prepared)
+            click.echo(json.dumps(prepared.payload, indent=2, ensure_ascii=False))
+            for line in outcome.changes:
+                tell(f"would change {line}")
+            return
+        outcome = applier.apply(prepared)
+    if as_json:
+        click.echo(json.dumps(outcome.facts()))
+    elif outcome.version is None and outcome.build is not None:
+        click.echo(outcome.build.id)
+    else:
+        version = outcome.version
+        click.echo(f"{outcome.name} {version.number}" if version is not None else outcome.name)
+
+
+command = Sections(
+    "apply",
+    callback=_apply,
+    params=[
+        click.Argument(["entry_argument"], required=False, metavar="[ENTRY]", shell_complete=complete_files)
+    ],
+    options=[*APPLY_OPTIONS, *(BY_NAME[name]._replace(group="Algorithm") for name in _WHAT)],
+    help="Send the algorithm to an HKube cluster: its descriptor, and its code without what .hkubeignore"
+    " leaves out.\n\nThe build in the cluster is followed until it is a version. What changes is shown, and"
+    " what HKube is silent about is found out: a change that it has not stored, a version that jobs do not use.",
+    epilog=EPILOG,
+)

@@ -1,0 +1,40 @@
+"""Packs an algorithm's code as a zip, the same bytes for the same code.
+
+HKube builds an algorithm again when the checksum of the package has changed. So nothing is in it that differs
+between two machines with the same code: no times, no owners, an order of the files that is fixed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+
+from ..errors import SettingsError
+from ..prepare.code_files import CodeFile, CodeFiles
+
+#: The oldest date that a zip can have.
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def write_package(path: str, code: CodeFiles) -> None:
+    """Write the package. Raises SettingsError for a file that cannot be read."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as package:
+        for one in code.files:
+            try:
+                _add(package, one)
+            except OSError as error:
+                raise SettingsError(f"{one.path} cannot be packed: {error.strerror}") from None
+
+
+def _add(package: zipfile.ZipFile, one: CodeFile) -> None:
+    entry = zipfile.ZipInfo(one.name, _DATE)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    if one.link is not None:
+        entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+        package.writestr(entry, one.link)
+        return
+    entry.external_attr = (stat.S_IFREG | (0o755 if one.executable else 0o644)) << 16
+    entry.file_size = one.size  # so that zip64 is used where it is needed
+    with open(one.path, "rb") as source, package.open(entry, "w") as target:
+        shutil.copyfileobj(source, target)
