@@ -167,8 +167,8 @@ class Applier:
         if prepared.package is not None and NO_BUILD in applied.codes:
             if earlier is not None and earlier.status != "completed":
                 raise ClusterError(
-                    f"the code is that of the build {earlier.id}, which {_ENDED[earlier.status]}; HKube builds"
-                    " it again only with --force-build"
+                    f"the code is that of the build {earlier.id}, which {_ENDED[earlier.status]}; HKube"
+                    " builds it again only with --force-build"
                 )
             self._tell("the code is the same as that of the last build")
         version = next((one for one in self._store.versions(name) if one.id == stored.get("version")), None)

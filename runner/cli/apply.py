@@ -87,6 +87,6 @@ command = Sections(
     options=[*APPLY_OPTIONS, *(BY_NAME[name]._replace(group="Algorithm") for name in _WHAT)],
     help="Send the algorithm to an HKube cluster: its descriptor, and its code without what .hkubeignore"
     " leaves out.\n\nThe build in the cluster is followed until it is a version. What changes is shown, and"
-    " what HKube is silent about is found out: a change that it has not stored, a version that jobs do not use.",
+    " what HKube is silent about is found out: a change that it has not stored, a version that no job uses.",
     epilog=EPILOG,
 )

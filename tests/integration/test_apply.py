@@ -1,0 +1,157 @@
+"""`hkrunner apply` and `hkrunner algorithm`, against a server that answers as the real one was seen to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hkrunner.runner.app.apply import new_lines
+from hkrunner.runner.cluster.algorithm_payload import changes, not_stored
+from support.hkube_store import HkubeStore
+from support.programs import Result, run_hkrunner
+
+RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "hkubectl-apply.json").read_text())
+
+
+@pytest.fixture
+def store() -> Iterator[HkubeStore]:
+    with HkubeStore().running() as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in RECORDED["files"].items():
+        (tmp_path / "alg" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "alg" / name).write_text(text)
+    return tmp_path / "alg"
+
+
+def command(store: HkubeStore, folder: Path, *words: str, status: int = 0) -> Result:
+    ended = run_hkrunner(*words, cwd=folder, env={"HKRUNNER_CLUSTER": store.url})
+    assert ended.status == status, ended
+    return ended
+
+
+def assert_sent(store: HkubeStore, recorded: dict[str, Any]) -> None:
+    """Assert that the last form was that of hkubectl, but for who sent it."""
+    parts = store.forms[-1]
+    payload, expected = json.loads(parts[0].content), dict(recorded["payload"])
+    assert payload.pop("userInfo").keys() == expected.pop("userInfo").keys()
+    assert payload == expected
+    assert [[part.name, part.content_type] for part in parts] == recorded["parts"]
+
+
+def test_what_is_sent_is_what_hkubectl_sends_and_the_same_for_the_same_code(
+    store: HkubeStore, folder: Path
+) -> None:
+    recorded = RECORDED["code"]
+    command(store, folder, "apply", "--no-wait", *recorded["arguments"])
+    assert_sent(store, recorded)
+    assert store.members() == recorded["members"]
+    package = store.forms[-1][1].content
+    os.utime(folder / "main.py")
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "main.pyc").touch()
+    command(store, folder, "apply", "--no-wait", "--force-build")
+    assert store.forms[-1][-1].content == package
+    assert json.loads(store.forms[-1][1].content) == {"forceBuild": True}
+
+
+def test_a_build_is_followed_until_it_is_a_version_that_jobs_use(store: HkubeStore, folder: Path) -> None:
+    ended = command(store, folder, "apply", "--json")
+    assert json.loads(ended.stdout)["version"]["semver"] == "1.0.0"
+    assert [line for line in ended.stderr.splitlines() if "step" in line] == [
+        *("    step 1", "    step 2", "    step 3")
+    ]
+    assert "left out (.hkubeignore): logs/a.log" in ended.stderr and "shapes is new in" in ended.stderr
+
+    (folder / "main.py").write_text("def start(args): return 2\n")
+    store.is_busy = True
+    ended = command(store, folder, "apply", "--mem", "1Gi")
+    assert ended.stdout == "shapes 1.0.1\n"
+    assert "changes mem: 512Mi → 1Gi" in ended.stderr
+    assert "jobs go on with the current one" in ended.stderr
+    assert store.algorithms["shapes"]["mem"] == "512Mi"
+    refused = command(store, folder, "algorithm", "versions", "shapes", "--use", "1.0.1", status=8)
+    assert "there are running pipelines; job1; --force changes it nevertheless" in refused.stderr
+    command(store, folder, "algorithm", "versions", "shapes", "--use", "1.0.1", "--force")
+    assert store.algorithms["shapes"]["mem"] == "1Gi"
+
+
+def test_a_change_that_the_cluster_drops_silently_is_sent_again(store: HkubeStore, folder: Path) -> None:
+    """While the first build has not ended, the api-server answers `messages: [null]` and stores nothing."""
+    build_id = command(store, folder, "apply", "--no-wait").stdout.strip()
+    refused = command(store, folder, "apply", "--cpu", "2", "--no-wait", status=8)
+    assert "cpu of shapes is not stored: apply again after the build" in refused.stderr
+    ended = command(store, folder, "apply", "--cpu", "2", "--current")
+    assert f"an earlier build has not ended: {build_id}" in ended.stderr
+    assert len(store.builds) == 1 and store.algorithms["shapes"]["cpu"] == 2
+    assert ended.stdout == "shapes 1.0.1\n"
+
+
+def test_a_build_that_fails_is_an_error_with_its_reason(store: HkubeStore, folder: Path) -> None:
+    store.states = [("active", 60, "pip install\n"), ("failed", 80, "pip install\nno such package\n")]
+    ended = command(store, folder, "apply", status=8)
+    assert "    no such package" in ended.stderr
+    assert ended.stderr.endswith("the build shapes-000000 of shapes has failed: Exit with code 1\n")
+
+
+def test_nothing_is_sent_by_a_dry_run(store: HkubeStore, folder: Path) -> None:
+    ended = command(store, folder, "apply", "--dry-run")
+    assert json.loads(ended.stdout)["mem"] == "512Mi"
+    assert "would change mem: 512Mi" in ended.stderr and store.forms == []
+    alone = run_hkrunner("apply", "--dry-run", cwd=folder)
+    assert alone.status == 0 and json.loads(alone.stdout) == json.loads(ended.stdout)
+    nowhere = run_hkrunner("apply", cwd=folder)
+    assert nowhere.status == 2 and "which cluster? Give --on CLUSTER" in nowhere.stderr
+    (folder / "main.py").unlink()
+    assert "ENTRY_NOT_FOUND" in command(store, folder, "apply", status=3).stderr
+    assert store.forms == []
+
+
+def test_the_algorithms_of_a_cluster_are_listed_shown_and_removed(store: HkubeStore, folder: Path) -> None:
+    command(store, folder / "sub", "apply", *RECORDED["image"]["arguments"])
+    assert_sent(store, RECORDED["image"])
+    listed = command(store, folder, "algorithm", "ls").stdout
+    assert listed.split() == ["img-alg", "1", "cpu", "256Mi", "reg/img:1"]
+    shown = command(store, folder, "algorithm", "show", "img-alg")
+    assert "algorithmImage: reg/img:1\n" in shown.stdout and "userInfo" not in shown.stdout
+    listed = command(store, folder, "algorithm", "versions", "img-alg").stdout
+    assert listed.startswith("* 1.0.0    version000") and listed.endswith("reg/img:1\n")
+    store.is_busy = True
+    assert (
+        "is stored in 1 executions" in command(store, folder, "algorithm", "rm", "img-alg", status=8).stderr
+    )
+    kept = command(store, folder, "algorithm", "rm", "img-alg", "--force")
+    assert "its versions are kept" in kept.stderr
+    assert (
+        "has no algorithm img-alg" in command(store, folder, "algorithm", "show", "img-alg", status=3).stderr
+    )
+
+
+def test_only_new_lines_of_a_builds_output_are_shown_also_when_its_middle_was_cut_out() -> None:
+    assert new_lines("", "a\nb\n") == ["a", "b"]
+    assert new_lines("a\nb\n", "a\nb\nc") == ["c"]
+    before = "\n".join(map(str, range(500)))
+    cut = "\n".join([*map(str, range(10)), "Redacted for brevity", *map(str, range(30, 520))])
+    assert new_lines(before, cut) == [str(number) for number in range(500, 520)]
+    assert new_lines("1\n2\n3", "7\n8") == ["…", "7", "8"]
+
+
+def test_a_change_is_what_the_cluster_has_otherwise() -> None:
+    stored = {
+        "cpu": 0.5,
+        "mem": "512Mi",
+        "algorithmEnv": {"A": "1", "B": "2"},
+        "labels": {"x": "yy"},
+        "gpu": "1",
+    }
+    sent = {"name": "n", "cpu": 1, "algorithmEnv": {"A": "1"}, "labels": None, "gpu": 1, "userInfo": {}}
+    assert changes(stored, sent) == ["cpu: 0.5 → 1", 'labels: {"x": "yy"} → removed']
+    assert not_stored(stored, sent) == ["cpu", "labels"]
+    assert changes(None, {"name": "n", "cpu": 1, "labels": None}) == ["cpu: 1"]
