@@ -54,6 +54,8 @@ def _run(entry_argument: str | None, **values: Any) -> None:
         raise SettingsError("--command starts the algorithm itself: leave the entry out")
     if values.get("again") is not None:
         values.update(_recorded(values))
+        if not _is_on_command_line("on"):
+            values["on"] = None  # it ran on this machine, whatever cluster the variable names
     try:
         settings = settings_of(values, os.environ)
         if settings.cluster.on is not None:
@@ -77,8 +79,8 @@ def _run_in_cluster(settings: Settings) -> int:
     for option in OPTIONS:
         if not option.in_cluster and _is_on_command_line(option.name):
             raise SettingsError(
-                f"{option.flag} is for tasks on this machine, and --on runs them in a cluster: leave it out."
-                " There, the algorithm.yml that was applied sets limits and variables"
+                f"{option.flag} is for tasks on this machine (--on local), and --on runs them in a cluster,"
+                " where the algorithm.yml that was applied sets limits and variables: leave it out"
             )
     from ..app.cluster_run import run_in_cluster
 

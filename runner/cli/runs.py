@@ -270,6 +270,7 @@ def settings_of_task(state_dir: str, task: str) -> tuple[dict[str, Any], str]:
 
 
 def _again(state_dir: str, task: str, arguments: tuple[str, ...]) -> None:
+    from ..settings.cluster_options import LOCAL
     from ..settings.options import OPTIONS
 
     settings, input = settings_of_task(state_dir, task)
@@ -282,7 +283,8 @@ def _again(state_dir: str, task: str, arguments: tuple[str, ...]) -> None:
             flags += [option.flags[-1]] if each is True else [f"{option.flags[-1]}={each}"]
     from .main import main_with
 
-    main_with(["run", *flags, "--state-dir", state_dir, "--input", input, *arguments])
+    # It ran on this machine, whatever cluster the variable names.
+    main_with(["run", "--on", LOCAL, *flags, "--state-dir", state_dir, "--input", input, *arguments])
 
 
 def _rm(state_dir: str, tasks: tuple[str, ...], keep: int | None) -> None:

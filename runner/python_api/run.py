@@ -63,6 +63,7 @@ def run(
         count = _write_tasks(tasks, inputs)
         words = [
             "run",
+            *("--on", "local"),  # whatever cluster a variable names
             f"--entry={os.fspath(entry)}",
             "--tasks=-",
             "--output=jsonl",

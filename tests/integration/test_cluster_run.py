@@ -195,7 +195,7 @@ def test_a_job_that_another_user_stops_is_no_success(cluster: HkubeApi, folder: 
     ("args", "status", "sentence"),
     [
         (["--algorithm", "nope"], 3, "has no algorithm nope: send it there with `hkrunner apply --on "),
-        (["--mem", "1Gi"], 2, "--mem is for tasks on this machine, and --on runs them in a cluster"),
+        (["--mem", "1Gi"], 2, "--mem is for tasks on this machine (--on local), and --on runs"),
         (["--algorithm", "a=b.py"], 2, "--algorithm NAME, without a file"),
         (["--on", "lab"], 2, "clusters.yml with clusters by name; give a URL, or make it"),
         (["--on", "http://127.0.0.1:9"], 8, "http://127.0.0.1:9 cannot be reached: connection refused"),
@@ -220,6 +220,11 @@ def test_a_variable_names_the_cluster_but_serving_stays_here(cluster: HkubeApi, 
     assert len(cluster.jobs) == 1
     here = run_hkrunner("sq.py", *inputs("3"), "--on", "local", cwd=folder, env=env)
     assert "t1 done" in here.stderr and len(cluster.jobs) == 1
+    again = run_hkrunner("runs", "again", "t1", "--mem", "256Mi", cwd=folder, env=env)
+    assert "t2 done" in again.stderr and len(cluster.jobs) == 1
+    library = "import hkrunner; print(hkrunner.run('sq.py', [3])[0].output)"
+    called = run([sys.executable, "-c", library], cwd=folder, env=env)
+    assert called.stdout == "[3]\n" and len(cluster.jobs) == 1, called
     url = ("--url", "ws://127.0.0.1:9", "--connect-timeout", "0")
     assert run_hkrunner("sq.py", *url, cwd=folder, env=env).status == 5
     (folder / "algorithm.yml").unlink()
