@@ -23,6 +23,7 @@ def test_results_are_read_from_hkubes_data_server_and_served_to_its_client(tmp_p
     theirs, ours = free_ports(), free_ports()
     command: list[str | Path] = [interpreter, "-u", hkube_peer.__file__]
     served = {"DISCOVERY_ENABLE": "true", "DISCOVERY_PORT": str(ours), "POD_IP": "127.0.0.1"}
+    served["DISCOVERY_NETWORK_TIMEOUT"] = "10000"
     with (
         subprocess.Popen([*command, "serve", str(theirs)], stdin=-1, stdout=-1, text=True) as server,
         serving_v3(tmp_path, **served) as one,

@@ -1,0 +1,115 @@
+"""Values of the storage as bytes: put into messages, taken out of answers, looked into, and not decoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hkrunner.runner.storage.encoded_value import (
+    EncodedValue,
+    bson_length,
+    check,
+    decode,
+    describe,
+    encode,
+    part,
+    result_of,
+    value_of,
+)
+from hkrunner.runner.storage.errors import ObjectInvalid
+from hkrunner.runner.storage.splice import Filled, fill, pieces_of
+from hkrunner.sandbox.codec import codec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+codec.accelerate()
+
+ENCODINGS = ("json", "bson", "msgpack")
+text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+leaf = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | text
+)
+value = st.recursive(
+    leaf, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4), max_leaves=10
+)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@settings(max_examples=40, deadline=None)
+@given(one=value, plain=value)
+def test_a_value_in_a_message_is_what_it_was(encoding: str, one: Any, plain: Any) -> None:
+    encoded = encode(encoding, one)
+    check(encoded, "it")
+    given_input = ["$$a", plain if not isinstance(plain, str) else 1, {"deep": ["$$a", None]}]
+    filled = fill(given_input, lambda text: encoded if text == "$$a" else text)
+    message = {"command": "initialize", "data": Filled({"input": filled, "jobId": "j"})}
+    wire = b"".join(bytes(piece) for piece in pieces_of(encoding, message))
+    told = codec.decode(encoding, wire)
+    assert told["command"] == "initialize"
+    assert told["data"] == {"input": [one, given_input[1], {"deep": [one, None]}], "jobId": "j"}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@settings(max_examples=40, deadline=None)
+@given(one=value)
+def test_a_result_is_taken_out_of_its_answer(encoding: str, one: Any) -> None:
+    wire = b"".join(codec.encode_pieces(encoding, {"command": "done", "data": one}))
+    result, body = result_of(encoding, wire)
+    whole = bson_length(body) + bytes(body) if encoding == "bson" else bytes(body)
+    check(result._replace(data=whole), "it")
+    assert decode(result._replace(data=whole)) == one
+
+
+@pytest.mark.parametrize("encoding", ["bson", "msgpack"])
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 70_000])
+def test_bytes_are_stored_as_they_are_and_come_back_as_bytes(encoding: str, size: int) -> None:
+    wire = b"".join(codec.encode_pieces(encoding, {"command": "done", "data": b"x" * size}))
+    result, body = result_of(encoding, wire)
+    assert result.is_raw and bytes(body) == b"x" * size
+    message = {"command": "initialize", "data": Filled({"input": Filled([result])})}
+    wire = b"".join(bytes(piece) for piece in pieces_of(encoding, message))
+    assert codec.decode(encoding, wire)["data"]["input"] == [b"x" * size]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_part_is_found_by_its_path(encoding: str) -> None:
+    whole = encode(encoding, {"a": {"b": [1, "two", {"c": [3]}]}, "7": "seven", "none": None})
+
+    def found(path: str) -> Any:
+        one = part(whole, path)
+        return "nothing" if one is None else decode(one)
+
+    assert [found(path) for path in ("a.b.2.c", "a.b.1", "7")] == [[3], "two", "seven"]
+    assert [found(path) for path in ("x", "a.b.3", "a.b.-1", "a.b.1.x", "a.b.2.c.0.d")] == ["nothing"] * 5
+    kinds = {path: describe(one) for path in ("a", "a.b", "7") if (one := part(whole, path)) is not None}
+    assert kinds == {"a": ("object", None), "a.b": ("array", 3), "7": ("str", None)}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data"),
+    [
+        ("msgpack", b""),
+        ("msgpack", b"\x01\x02"),
+        ("msgpack", b"\x93\x01"),
+        ("json", b"[1"),
+        ("json", b"1 2"),
+        ("bson", b"\x10\0\0\0\x10data\0\x01\0\0\0"),
+        ("bson", b"\x10\0\0\0\x10nope\0\x01\0\0\0\0"),
+    ],
+)
+def test_what_is_not_exactly_one_value_is_refused(encoding: str, data: bytes) -> None:
+    with pytest.raises(ObjectInvalid, match=f"it .* is not {encoding}"):
+        check(EncodedValue(encoding, data), "it")
+
+
+def test_a_header_says_what_follows_and_one_of_another_form_is_refused() -> None:
+    assert value_of(b"\x01\x08\x02\x01\0\0HK", b".", "msgpack", "it").encoding == "bson"
+    assert value_of(b"\x01\x08\x01\x01\0\0HK", b".", "msgpack", "it").is_raw
+    assert value_of(None, b".", "msgpack", "it").encoding == "msgpack"
+    for header in (b"\x02\x08\x02\x01\0\0HK", b"\x01\x08\x03\x01\0\0HK", b"\x01\x08\x02\x00\0\0HK"):
+        with pytest.raises(ObjectInvalid, match="header"):
+            value_of(header, b".", "msgpack", "it")
