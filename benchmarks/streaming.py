@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import socket
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -100,7 +101,7 @@ def measure(peer: Peer, size: int, count: int, every_s: float) -> dict[str, floa
         return measured
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="one round, fewer messages")
@@ -125,8 +126,10 @@ def main() -> None:
 
     interleaved(rounds, there, one_round)
     names = [peer.name for peer in there if peer.name != report.reference]
-    print(to_json(report.facts(BARS, *names)) if options.json else report.text(BARS, *names))
+    facts = report.facts(BARS, *names)
+    print(to_json(facts) if options.json else report.text(BARS, *names))
+    return 1 if any(bar["holds"] is False for bar in facts["bars"]) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
