@@ -29,6 +29,8 @@ from ..io.loop import Loop, Timer
 _START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
 #: Memory of large messages is used again, instead of being mapped anew for each.
 _MEMORY = {"MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "134217728"}
+#: Buffer of a data socket, as far as the system allows: a large message takes fewer turns.
+DATA_BYTES = 4 * 1024 * 1024
 #: Beyond what it was given to hand messages out: ZeroMQ's own end.
 ENDS_S = 3.0
 MISSING = "a stream pipeline needs the package pyzmq beside hkrunner: pip install 'hkrunner[stream]'"
@@ -125,6 +127,8 @@ class SocketProcessHandle:
         """Have a new child served; return its end of the data socket, which is the caller's to close."""
         theirs, ours = socket.socketpair()
         with ours:
+            for one in (theirs, ours):
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, DATA_BYTES)
             self._sender.send_blob(0, AttachChild.kind, Memfd(ours.fileno(), 0))
         return theirs
 
