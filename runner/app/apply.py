@@ -178,7 +178,11 @@ class Applier:
 
     def _built(self, outcome: ApplyOutcome, build: Build) -> ApplyOutcome:
         """Return the outcome when the build has become a version. Raises ClusterError if it failed."""
-        build = self._follow(build)
+        try:
+            build = self._follow(build)
+        except KeyboardInterrupt:
+            self._tell(f"the build {build.id} goes on in {self._cluster}; apply again to follow it")
+            raise
         if build.status != "completed":
             reason = f": {_last_line(build.errors)}" if build.errors else ""
             raise ClusterError(f"the build {build.id} of {outcome.name} {_ENDED[build.status]}{reason}")

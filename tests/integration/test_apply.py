@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hkrunner.runner.app.apply import new_lines
 from hkrunner.runner.cluster.algorithm_payload import changes, not_stored
 from support.hkube_store import HkubeStore
-from support.programs import Result, run_hkrunner
+from support.programs import HKRUNNER, Program, Result, run_hkrunner
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "hkubectl-apply.json").read_text())
 
@@ -99,6 +100,17 @@ def test_a_build_that_fails_is_an_error_with_its_reason(store: HkubeStore, folde
     ended = command(store, folder, "apply", status=8)
     assert "    no such package" in ended.stderr
     assert ended.stderr.endswith("the build shapes-000000 of shapes has failed: Exit with code 1\n")
+
+
+def test_an_interrupt_ends_the_waiting_and_says_that_the_build_goes_on(
+    store: HkubeStore, folder: Path
+) -> None:
+    store.states = [("active", 60, "step 1\n")]
+    with Program([HKRUNNER, "apply"], cwd=folder, env={"HKRUNNER_CLUSTER": store.url}) as program:
+        program.wait_for_line("build active", deadline_s=20)
+        program.send_signal(signal.SIGINT)
+        assert program.wait() == 130
+        assert any("the build shapes-000000 goes on in" in line for line in program.stderr)
 
 
 def test_nothing_is_sent_by_a_dry_run(store: HkubeStore, folder: Path) -> None:
