@@ -35,7 +35,7 @@ def test_messages_pass_through_a_stateless_node(tmp_path: Path) -> None:
 def test_a_killed_listener_is_reported_and_the_next_process_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "got"
     messages = ["one", "raise", "two", "die", "three", "hang", "four"]
-    with node("A", tmp_path) as first, node("B", tmp_path, "--timeout", "1") as last:
+    with node("A", tmp_path) as first, node("B", tmp_path, "--timeout", "3") as last:
         first.begin("produces", messages, children=["B"])
         last.begin("misbehaves", str(file), parents=["A"])
         last.connect_to("A", first.port)
@@ -47,7 +47,7 @@ def test_a_killed_listener_is_reported_and_the_next_process_goes_on(tmp_path: Pa
         last.begin("misbehaves", str(file), parents=["A"])
         hung = last.answer()
         assert hung["error"]["code"] == "TASK_TIMEOUT", hung
-        assert "1 s for one message of the stream" in hung["error"]["message"]
+        assert "3 s for one message of the stream" in hung["error"]["message"]
         assert "streams.py" in hung["error"]["details"]  # where it hung
         last.begin("misbehaves", str(file), parents=["A"])
         wait_until(lambda: file.read_text().split() == messages, deadline_s=SECOND_S, what="all messages")
