@@ -238,7 +238,8 @@ class Link:
         age_s = self._loop.clock() - self._outbox.written[1]
         if not arrived and age_s > DELAYED_ACK_S:
             self._outbox.put_last_first()
-        elif age_s > LOST_S:
+        elif age_s > LOST_S or self._outbox.written[0].prelude:
+            # HKube's worker takes `storing` for whatever task it has: what it may have heard is not repeated.
             self._outbox.forget_written()
 
     def _close_socket(self) -> None:

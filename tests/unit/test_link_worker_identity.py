@@ -192,6 +192,17 @@ def test_a_last_answer_is_sent_again_unless_the_worker_sends_a_message_at_the_la
         assert world.listener.messages == [b"next task"] * speaks
 
 
+def test_an_answer_with_a_message_before_it_is_not_sent_again_when_it_may_have_arrived() -> None:
+    with conversing() as (world, wire):
+        world.link.post(b"done", final=True, prelude=b"storing")
+        assert (wire.message(), wire.message()) == (b"storing", b"done")
+        wire.reset()
+        world.until(lambda: world.listener.drops, "the drop")
+        again = world.accept()
+        world.link._send_again()
+        assert again.is_silent()
+
+
 def test_nothing_is_sent_again_once_the_worker_has_sent_a_message() -> None:
     with conversing() as (world, wire):
         world.link.post(b"done", final=True)
