@@ -203,6 +203,8 @@ class ChildMessageHandler:
 
     def _load_failed(self, message: LoadFailed) -> None:
         """This child ends by itself; the next task tries the code again in a new one."""
+        if self._control.state in (*MEASURING, State.STORING):
+            return  # the task has its answer; on_exit() reports this child
         failure = Failure(message.code, message.message, message.details)
         task = self._control.task
         if self._limits.enforced:

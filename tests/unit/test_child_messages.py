@@ -51,6 +51,15 @@ def test_a_child_that_dies_at_the_end_of_its_task_changes_no_answer(
     assert one.state is State.IDLE and len(one.children) == 2
 
 
+def test_a_child_whose_code_cannot_be_loaded_changes_no_answer_that_was_given(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.ANSWERED)
+    one.child.says(LoadFailed("IMPORT_FAILED", "IMPORT_FAILED: no"))
+    one.child.goes()
+    assert one.commands[-1] == "done" and "errorMessage" not in one.commands
+    assert one.state is State.IDLE
+
+
 def test_a_child_that_dies_between_two_tasks_is_reported_and_replaced(serve: Serve) -> None:
     one = serve()
     one.run_to(State.RUNNING)
