@@ -10,7 +10,6 @@ The storage process takes one request after the other, so a result follows the c
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
 
 from ...sandbox.shared.message_format import Memfd, Wire
@@ -114,14 +113,15 @@ class TaskStorage:
 
     def call(self, task: ActiveTask, wire: Wire) -> None:
         """Carry a call of the child over to the worker; a memfd in `wire` is closed."""
-        self._client.ask("call", wire, partial(self._called, task, _closing(wire)))
+        self._client.ask("call", wire, partial(self._called, task))
+        if isinstance(wire, Memfd):
+            os.close(wire.fd)  # the client has a descriptor of its own
 
     def answer(self, task: ActiveTask, message: WorkerMessage) -> None:
         """Carry an answer of the worker over to the child."""
-        self._client.ask("answer", _wire_of(message), partial(self._called, task, lambda: None))
+        self._client.ask("answer", _wire_of(message), partial(self._called, task))
 
-    def _called(self, task: ActiveTask, close: Callable[[], None], answer: StorageAnswer) -> None:
-        close()
+    def _called(self, task: ActiveTask, answer: StorageAnswer) -> None:
         child = self._pool.child
         if task is not self._control.task or self._control.state not in WORKING or child is None:
             _drop(answer)
@@ -148,10 +148,6 @@ def _message_of(wire: Wire) -> WorkerMessage:
     if isinstance(wire, Memfd):
         return WorkerMessage(b"", MessageMemory.adopt(wire.fd, wire.size))
     return WorkerMessage(wire)
-
-
-def _closing(wire: Wire) -> Callable[[], None]:
-    return partial(os.close, wire.fd) if isinstance(wire, Memfd) else lambda: None
 
 
 def _drop(answer: StorageAnswer) -> None:

@@ -38,6 +38,11 @@ class StorageAnswer(NamedTuple):
 OnAnswer = Callable[[StorageAnswer], None]
 
 
+def start_command(fd: int) -> list[str]:
+    """Return the command that starts a storage process which serves this socket."""
+    return [sys.executable, "-I", _START, str(fd), json.dumps(sys.path)]
+
+
 class StorageClient:
     """Asks the storage process, which is started by the first request or by begin()."""
 
@@ -73,7 +78,7 @@ class StorageClient:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", _START, str(theirs.fileno())],
+                    start_command(theirs.fileno()),
                     stdin=subprocess.DEVNULL,
                     cwd="/",
                     pass_fds=(theirs.fileno(),),
@@ -94,7 +99,7 @@ class StorageClient:
         return not self._waiting
 
     def ask(self, what: str, wire: Wire, on_answer: OnAnswer) -> None:
-        """Request something for the current task; a memfd in `wire` stays the caller's until the answer."""
+        """Request something for the current task; a memfd in `wire` stays the caller's."""
         try:
             self.begin()
         except OSError as error:

@@ -30,8 +30,8 @@ class FileRegion:
         return FileRegion(self._fd, self._begin + begin, max(0, end - begin))
 
     def __bytes__(self) -> bytes:
-        """Read a small region."""
-        return os.pread(self._fd, self._size, self._begin)
+        """Read the region. Raises OSError."""
+        return bytes(self.read(lambda: None))
 
     def read(self, progress: Callable[[], None]) -> bytearray:
         """Read the region, a chunk at a time. Raises OSError, also when the file has become shorter."""

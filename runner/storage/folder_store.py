@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
+import secrets
 from collections.abc import Callable, Sequence
 
 from .encoded_value import HEADER_SIZE, is_header
@@ -18,7 +18,6 @@ class FolderStore:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._numbers = itertools.count()
 
     def open(self, path: str, progress: Callable[[], None]) -> StoredObject:
         """Return the object at this path; raises StorageError."""
@@ -43,18 +42,20 @@ class FolderStore:
         """Write an object, which is there whole or not at all; raises StorageError."""
         file = self._file(path)
         folder, name = os.path.split(file)
-        part = os.path.join(folder, f".{name}.{os.getpid()}-{next(self._numbers)}.part")
+        # Other pods write into this folder, too, and have the same process ids.
+        part = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.part")
         try:
             fd = self._create(folder, part)
             try:
-                for one in (header, *body):
-                    append(fd, one, progress)
-            finally:
-                os.close(fd)
-            os.rename(part, file)
+                with open(fd, "wb", buffering=0):
+                    for one in (header, *body):
+                        append(fd, one, progress)
+                os.rename(part, file)
+            except BaseException:  # also when nobody waits any more, or no memory is left
+                with contextlib.suppress(OSError):
+                    os.unlink(part)
+                raise
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
             reason = error.strerror or str(error)
             raise StorageError(f"no object can be written to {file}: {reason}") from None
 

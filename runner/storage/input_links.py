@@ -140,6 +140,18 @@ class InputLinks:
         self._cache.put(cache_id, value)
         return self._part(value, part_path)
 
+    def read_large(self, value: EncodedValue) -> EncodedValue:
+        """Return a value of `large` with its bytes; its file is closed. Raises StorageError."""
+        one = next(one for one in self.large if one.value is value)
+        assert isinstance(value.data, FileRegion), "the data of a large object is in its file"
+        self.large.remove(one)
+        try:
+            whole = value._replace(data=self._read(value.data, one.name))
+        finally:
+            one.close()
+        check(whole, one.name)
+        return whole
+
     def _read(self, data: FileRegion, name: str) -> bytearray:
         try:
             return data.read(self._progress)

@@ -12,7 +12,11 @@ from .file_region import Bytes, append
 
 
 class MessageFile:
-    """A memfd for one message at a time. It is used again: its pages are there already then."""
+    """A memfd for one message at a time. It is used again: its pages are there already then.
+
+    Only for messages that nobody reads any more when the next one is written: whoever got the descriptor
+    sees what is written later.
+    """
 
     def __init__(self) -> None:
         self._fd = -1

@@ -66,6 +66,7 @@ class Operations:
         self._encodings = encodings
         self._stores = stores
         self._cluster = cluster
+        self._has_task = False
         self._job_id = self._task_id = self._node = ""
         self._save_paths: list[str] = []
         self._to_be_served: tuple[str, EncodedValue, list[Buffer]] | None = None
@@ -74,6 +75,8 @@ class Operations:
 
     def perform(self, job: Job, memory: MessageFile) -> Message:
         """Do what the request asks for; return the answer. Raises StorageError."""
+        if job.what != "fetch" and not self._has_task:
+            raise StorageError("the process that accesses the storage was started again during this task")
         does = {"fetch": self._fetch, "store": self._store, "call": self._call, "answer": self._answer}
         return does[job.what](job, memory)
 
@@ -83,6 +86,7 @@ class Operations:
         message = codec.decode(self._encodings.worker, job.data())
         data, _ = codec.ids_of(message)
         info = data.get("info")
+        self._has_task = True
         self._job_id, self._task_id = str(data.get("jobId") or ""), str(data.get("taskId") or "")
         self._node = str(data.get("nodeName") or "")
         paths = info.get("savePaths") if isinstance(info, dict) else None
@@ -169,18 +173,19 @@ class Operations:
     def _store(self, job: Job, memory: MessageFile) -> Message:
         data = job.data()
         value, body = self._result(data)
-        path = f"{self._folder()}/{self._task_id}"
+        # A write may last until this task is over and the next one has begun.
+        task_id, metadata = self._task_id, self._metadata(value, body)
+        path = f"{self._folder()}/{task_id}"
         size = sum(len(one) for one in body)
         header = value.header(self._encodings.storage)
+        is_served = bool(self._save_paths) and self._stores.results.fits(size)
         self._stores.objects.write(path, header, body, job.progress)
-        told: dict[str, Any] = {
-            "storageInfo": {"path": path, "size": size},
-            "metadata": self._metadata(value, body),
-        }
-        if self._save_paths and self._stores.discovery is not None and self._stores.results.fits(size):
+        job.progress()  # raises Abandoned when the task is over
+        told: dict[str, Any] = {"storageInfo": {"path": path, "size": size}, "metadata": metadata}
+        if is_served and self._stores.discovery is not None:
             # Served a moment after it is told: until then a peer reads the storage, where it is already.
-            self._to_be_served = (self._task_id, value, body)
-            told.update(discovery=self._stores.discovery, taskId=self._task_id)
+            self._to_be_served = (task_id, value, body)
+            told.update(discovery=self._stores.discovery, taskId=task_id)
         return self._to_worker({"command": "storing", "data": told})
 
     def _result(self, wire: Buffer) -> tuple[EncodedValue, list[Buffer]]:
@@ -282,8 +287,10 @@ class Operations:
 
     def _with_large_results(self, results: Any, links: InputLinks) -> Any:
         """Return the results of a sub-pipeline with those in place that are objects of their own."""
-        if not isinstance(results, EncodedValue) or isinstance(results.data, FileRegion):
+        if not isinstance(results, EncodedValue):
             return results
+        if isinstance(results.data, FileRegion):
+            results = links.read_large(results)
         items = decode(results)
         if not isinstance(items, list):
             return results

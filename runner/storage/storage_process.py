@@ -164,18 +164,18 @@ class StorageProcess:
         threading.Thread(target=self._work, name="requests", daemon=True).start()
 
     def _work(self) -> None:
-        memory = MessageFile()
+        inputs = MessageFile()
         while True:
             try:
                 job = self._jobs.get(timeout=REST_S)
             except queue.Empty:
-                memory.close()
+                inputs.close()
                 continue
-            if job.is_abandoned:
+            if not self._begin_job(job):
                 job.close()
                 continue
-            job.moved_at = time.monotonic()
-            self._current = job
+            # What is told during a task is read in the reader's own time: its memory is never written again.
+            memory = inputs if job.what == "fetch" else MessageFile()
             answer = self._perform(job, memory)
             with self._lock:
                 if self._waiting.pop(job.id, None) is None:
@@ -185,8 +185,20 @@ class StorageProcess:
             self._answer(job, answer)
             self._operations.finish()
             job.close()
+            if memory is not inputs:
+                memory.close()
         job.close()
         memory.close()
+        inputs.close()
+
+    def _begin_job(self, job: Job) -> bool:
+        """Make this request the current one; return False when nobody waits for it any more."""
+        with self._lock:
+            if job.is_abandoned:
+                return False
+            job.moved_at = time.monotonic()
+            self._current = job
+            return True
 
     def _perform(self, job: Job, memory: MessageFile) -> Message:
         try:

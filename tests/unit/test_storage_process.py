@@ -1,0 +1,127 @@
+"""The storage process by itself: its memory, its tasks, its files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from hkrunner.runner.serving.task_storage import TaskStorage
+from hkrunner.runner.storage.errors import StorageError
+from hkrunner.runner.storage.file_region import Bytes
+from hkrunner.runner.storage.folder_store import FolderStore
+from hkrunner.runner.storage.job import Abandoned, Job
+from hkrunner.runner.storage.message_file import MessageFile
+from hkrunner.runner.storage.operations import Encodings, Operations, Stores
+from hkrunner.runner.storage.requests import Message
+from hkrunner.runner.storage.start import module_path
+from hkrunner.runner.storage.value_cache import ValueCache
+from hkrunner.sandbox.codec import codec
+from hkrunner.sandbox.shared.message_format import Memfd
+from support.hkube_storage import Storage
+from support.storage_wire import content, storage_process
+
+
+def test_what_is_told_during_a_task_keeps_its_memory(tmp_path: Path) -> None:
+    with storage_process(tmp_path) as wire:
+        wire.fetch()
+        calls = [{"command": "startStream", "data": letter * 200_000} for letter in "ab"]
+        answers = [wire.ask("call", one) for one in calls]
+        assert [content(one) for one in answers] == calls
+        answers = [wire.ask("answer", one) for one in calls]
+        assert [content(one) for one in answers] == calls
+
+
+def test_a_process_without_the_tasks_beginning_writes_nothing(tmp_path: Path) -> None:
+    with storage_process(tmp_path) as wire:
+        answer = wire.ask("store", {"command": "done", "data": 1})
+        assert answer.fields["failed"].endswith("was started again during this task")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_process_finds_packages_where_hkrunner_finds_them() -> None:
+    told = ["", "relative", "/its/folder", "/python/lib", "/home/of/user"]
+    assert module_path(["/its/folder", "/python/lib"], told, "/its/folder") == [
+        "/python/lib",
+        "/home/of/user",
+    ]
+
+
+def job_of(what: str, message: dict[str, Any]) -> Job:
+    return Job(Message({"id": 1, "do": what}, codec.encode("msgpack", message, name="it", most=None)))
+
+
+def operations_on(objects: Any, results: ValueCache) -> Operations:
+    stores = Stores(objects, ValueCache(0), results, None, {"host": "h", "port": "1"})
+    return Operations(Encodings(*["msgpack"] * 3), stores, "local")
+
+
+def begin(operations: Operations, task: str) -> None:
+    data = {"jobId": "job1", "taskId": task, "nodeName": "n", "info": {"savePaths": ["n"]}, "input": []}
+    operations.perform(job_of("fetch", {"command": "initialize", "data": data}), MessageFile())
+
+
+def test_a_result_that_is_written_when_the_next_task_has_begun_is_not_served(tmp_path: Path) -> None:
+    results = ValueCache(1000)
+
+    class SlowStore(FolderStore):
+        def write(
+            self, path: str, header: bytes, body: Sequence[Bytes], progress: Callable[[], None]
+        ) -> None:
+            super().write(path, header, body, progress)
+            begin(operations, "t2")
+            store.is_abandoned = True
+
+    operations = operations_on(SlowStore(str(tmp_path)), results)
+    begin(operations, "t1")
+    store = job_of("store", {"command": "done", "data": 1})
+    with pytest.raises(Abandoned):
+        operations.perform(store, MessageFile())
+    operations.finish()
+    assert (results.get("t1"), results.get("t2")) == (None, None)
+
+
+def test_large_items_of_a_large_result_of_a_sub_pipeline_are_read(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    path = storage.put("item", "x" * 100_000)["storageInfo"]["path"]
+    plain = {"nodeName": "a", "result": "y" * 100_000}
+    link = storage.put("result.json", [{"info": {"isBigData": True, "path": path}}, plain])
+    operations = operations_on(FolderStore(str(tmp_path)), ValueCache(0))
+    begin(operations, "t1")
+    call = {"command": "startStoredSubPipeline", "data": {"subPipelineId": "1", "includeResult": True}}
+    operations.perform(job_of("call", call), MessageFile())
+    done = {"command": "subPipelineDone", "data": {"subPipelineId": "1", "response": link}}
+    memory = MessageFile()
+    answer = operations.perform(job_of("answer", done), memory)
+    told = codec.decode("msgpack", os.pread(answer.fd, answer.size, 0))["data"]["response"]
+    memory.close()
+    assert told[0]["result"] == "x" * 100_000 and told[1] == plain
+
+
+def test_an_object_that_is_not_written_whole_leaves_nothing(tmp_path: Path) -> None:
+    def abandon() -> None:
+        raise Abandoned
+
+    store = FolderStore(str(tmp_path))
+    for error, progress in ((Abandoned, abandon), (StorageError, partial(os.stat, tmp_path / "missing"))):
+        with pytest.raises(error):
+            store.write("a/b", b"", [b"x"], progress)  # type: ignore[arg-type]
+        assert list((tmp_path / "a").iterdir()) == []
+    store.write("a/b", b"", [msgspec.msgpack.encode(1)], lambda: None)
+    assert [one.name for one in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_the_memory_of_a_call_is_closed_though_no_answer_comes() -> None:
+    storage = TaskStorage.__new__(TaskStorage)
+    asked: list[Any] = []
+    storage._client = SimpleNamespace(ask=lambda *args: asked.append(args))  # type: ignore[assignment]
+    fd = os.memfd_create("call")
+    storage.call(SimpleNamespace(), Memfd(fd, 0))  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    assert len(asked) == 1
