@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -63,11 +64,15 @@ def storage_settings(environ: Mapping[str, str], timeout_s: float) -> StorageSet
             raise SettingsError(f"{name} wants a whole number up to {most}, not {value!r}")
         return int(value)
 
+    kind = choice("DEFAULT_STORAGE", default.kind, KINDS)
+    s3_endpoint = text("S3_ENDPOINT_URL", default.s3_endpoint)
+    if kind == "s3" and not s3_endpoint.lower().startswith(("http://", "https://")):
+        raise SettingsError(f"S3_ENDPOINT_URL={s3_endpoint} does not begin with http:// or https://")
     return StorageSettings(
-        kind=choice("DEFAULT_STORAGE", default.kind, KINDS),
+        kind=kind,
         encoding=choice("STORAGE_ENCODING", default.encoding, ENCODINGS),
         cluster=text("CLUSTER_NAME", default.cluster),
-        folder=text("BASE_FS_ADAPTER_DIRECTORY", default.folder),
+        folder=os.path.abspath(text("BASE_FS_ADAPTER_DIRECTORY", default.folder)),
         timeout_s=timeout_s,
         input_cache_mb=number("STORAGE_MAX_CACHE_SIZE", default.input_cache_mb),
         result_cache_mb=number("DISCOVERY_MAX_CACHE_SIZE", default.result_cache_mb),
@@ -78,7 +83,7 @@ def storage_settings(environ: Mapping[str, str], timeout_s: float) -> StorageSet
         serving_report_s=max(1, number("DISCOVERY_SERVING_REPORT_INTERVAL", 5000)) / 1000,
         peer_timeout_s=number("DISCOVERY_TIMEOUT", 10_000) / 1000,
         ping_timeout_s=number("DISCOVERY_NETWORK_TIMEOUT", 1000) / 1000,
-        s3_endpoint=text("S3_ENDPOINT_URL", default.s3_endpoint),
+        s3_endpoint=s3_endpoint,
         s3_access_key=text("AWS_ACCESS_KEY_ID", ""),
         s3_secret_key=text("AWS_SECRET_ACCESS_KEY", ""),
         s3_bucket=text("S3_BUCKET_NAME", ""),

@@ -232,7 +232,10 @@ def _store(settings: StorageSettings) -> ObjectStore:
         from .s3_store import S3Store
     except ImportError as error:
         return NoStore(f"S3 needs the package boto3 (pip install 'hkrunner[s3]'): {error}")
-    return S3Store(settings)
+    try:
+        return S3Store(settings)
+    except ValueError as error:
+        return NoStore(f"the S3 server at {settings.s3_endpoint} cannot be used: {error}")
 
 
 def main() -> None:

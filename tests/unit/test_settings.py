@@ -12,6 +12,7 @@ from hkrunner.runner.settings.from_options import settings_of
 from hkrunner.runner.settings.options import OPTIONS
 from hkrunner.runner.settings.sandbox_options import Sandbox
 from hkrunner.runner.settings.settings import Settings
+from hkrunner.runner.settings.storage_settings import storage_settings
 from hkrunner.runner.settings.worker_url import DEFAULT_URL, worker_url
 
 QUERY = "?storage=v1&encoding=json"
@@ -42,6 +43,12 @@ def test_the_command_for_one_task_without_a_worker_works_as_it_stands(tmp_path: 
     words = shlex.split(given)
     assert words[:6] == ["hkrunner", "--entry", "my alg.py:f", "--path", "src", "--file"]
     assert Path(words[6]).resolve() == tmp_path / "alg.yml" and words[7:] == ["--input", "[1, 2, 3]"]
+
+
+def test_the_place_of_the_storage_is_absolute_and_a_url() -> None:
+    assert storage_settings({"BASE_FS_ADAPTER_DIRECTORY": "here"}, 1.0).folder == str(Path.cwd() / "here")
+    with pytest.raises(SettingsError, match=r"^S3_ENDPOINT_URL=minio:9000 does not begin with http://"):
+        storage_settings({"DEFAULT_STORAGE": "s3", "S3_ENDPOINT_URL": "minio:9000"}, 1.0)
 
 
 def test_no_state_means_no_folder() -> None:
