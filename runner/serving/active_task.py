@@ -46,6 +46,7 @@ class ActiveTask:
     answer_blob: AnswerBlob | None = None
     failure: Failure | None = None
     storing: bytes = b""  #: storage v3: the message that says where its result is
+    is_started_early: bool = False  #: storage v3: `start` has come while the input is read
     names: Mapping[str, str] | None = None  #: storage v3: the names in its initialize
     has_stream: bool = False  #: whether it is part of a stream pipeline, and has a socket process
     lost_thread: str = ""  #: what there is to say of a thread of its that has ended with MemoryError

@@ -85,6 +85,8 @@ class TaskStorage:
         task.names = answer.fields["names"]
         task.replace_message(_message_of(answer.wire))
         self._control.step(Event.FETCHED)
+        if task.is_started_early and task is self._control.task:
+            self._control.step(Event.START)
 
     def store(self) -> None:
         """Have the result of the current task written."""

@@ -125,7 +125,9 @@ class InputLinks:
         try:
             value = value_of(one.header, one.data, self._encoding, one.name)
             is_large = isinstance(one.data, FileRegion) and len(one.data) > SMALL
-            if is_large and not part_path and value.encoding in ("", self._task_encoding):
+            # JSON has no bytes: they become text there.
+            is_same = self._task_encoding != "json" if value.is_raw else value.encoding == self._task_encoding
+            if is_large and not part_path and is_same:
                 if value.encoding == "bson":
                     check(value, one.name)
                 self.large.append(LargeObject(one.name, cache_id, value, one.close))

@@ -233,11 +233,11 @@ class Operations:
                 message = {"command": command, "data": self._stored_call(data, job)}
             elif command in ("startRawSubPipeline", "startStoredSubPipeline") and isinstance(data, dict):
                 self._includes_result[f"pipeline {data.get('subPipelineId')}"] = bool(data["includeResult"])
-        except StorageError as error:
-            failed = {"execId": data.get("execId"), "error": str(error)}
-            answer = {"command": "algorithmExecutionError", "data": failed}
-            return self._to_task({"to": "task"}, answer, [], job, memory)
-        wire = codec.encode(self._encodings.worker, message, name="input", most=None)
+            wire = codec.encode(self._encodings.worker, message, name="input", most=None)
+        except (StorageError, codec.ResultInvalid) as error:
+            if not isinstance(data, dict) or not data.keys() & {"execId", "subPipelineId"}:
+                raise StorageError(str(error)) from None
+            return self._to_task({"to": "task"}, _failed(message, error), [], job, memory)
         return self._from_bytes({"to": "worker"}, wire, memory)
 
     def _stored_call(self, data: dict[str, Any], job: Job) -> dict[str, Any]:
@@ -327,8 +327,8 @@ def _is_link(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("storageInfo"), dict)
 
 
-def _failed(message: Mapping[str, Any], error: StorageError) -> dict[str, Any]:
-    """Return an answer of the worker as the failure of its call."""
+def _failed(message: Mapping[str, Any], error: Exception) -> dict[str, Any]:
+    """Return the answer that a call, or its other answer, has failed."""
     data = message["data"]
     if "execId" in data:
         return {

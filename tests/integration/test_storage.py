@@ -109,6 +109,13 @@ def test_a_storage_that_hangs_or_a_process_that_dies_costs_one_task_its_answer(t
         one.client.expect("stopped")
         assert one.run(["give", 3]) == 3
         (process,) = storage_processes(one.program)
+        # A server that does not wait for `initialized` starts the task while its input is read.
+        process.suspend()
+        one.begin(["give", "early"])
+        one.client.start()
+        process.resume()
+        for command in ("initialized", "storing", "done"):
+            one.client.expect(command)
         process.kill()
         wait_until(lambda: not psutil.pid_exists(process.pid), what="hkrunner has noticed")
         assert one.run(["give", 4]) == 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,8 +25,10 @@ from hkrunner.runner.storage.start import module_path
 from hkrunner.runner.storage.value_cache import ValueCache
 from hkrunner.sandbox.codec import codec
 from hkrunner.sandbox.shared.message_format import Memfd
-from support.hkube_storage import Storage
+from support.hkube_storage import Storage, header
 from support.storage_wire import content, storage_process
+
+JSON = 2
 
 
 def test_what_is_told_during_a_task_keeps_its_memory(tmp_path: Path) -> None:
@@ -101,6 +105,43 @@ def test_large_items_of_a_large_result_of_a_sub_pipeline_are_read(tmp_path: Path
     told = codec.decode("msgpack", os.pread(answer.fd, answer.size, 0))["data"]["response"]
     memory.close()
     assert told[0]["result"] == "x" * 100_000 and told[1] == plain
+
+
+def test_a_call_that_the_worker_cannot_take_fails_alone(tmp_path: Path) -> None:
+    encodings = Encodings(worker="bson", task="msgpack", storage="bson")
+    stores = Stores(FolderStore(str(tmp_path)), ValueCache(0), ValueCache(0), None, None)
+    operations = Operations(encodings, stores, "local")
+    task = {"jobId": "job1", "taskId": "t1", "input": []}
+    wire = codec.encode("bson", {"command": "initialize", "data": task}, name="it", most=None)
+    operations.perform(Job(Message({"id": 1, "do": "fetch"}, wire)), MessageFile())
+    too_large = 2**63
+    algorithm = {"execId": "7", "input": [too_large], "includeResult": True}
+    pipeline = {"subPipelineId": "8", "flowInput": too_large, "includeResult": True}
+    for command, data, failed in (
+        ("startAlgorithmExecution", algorithm, "algorithmExecutionError"),
+        ("startRawSubPipeline", pipeline, "subPipelineError"),
+    ):
+        answer = operations.perform(job_of("call", {"command": command, "data": data}), MessageFile())
+        assert answer.fields["to"] == "task"
+        told = content(answer)
+        assert told["command"] == failed and "input" in told["data"]["error"]
+
+
+def test_large_bytes_become_text_in_json_and_what_follows_stays_whole(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    stores = Stores(FolderStore(str(tmp_path)), ValueCache(10**6), ValueCache(0), None, None)
+    operations = Operations(Encodings("json", "json", "json"), stores, "local")
+    links = {
+        "aaaaaaaa": storage.write("raw", header(raw=True) + b"b" * 70_000),
+        "bbbbbbbb": storage.write("text", header(JSON) + json.dumps("t" * 80_000).encode()),
+    }
+    data = {"jobId": "job1", "taskId": "t1", "input": ["$$aaaaaaaa", "$$bbbbbbbb"], "storage": links}
+    wire = json.dumps({"command": "initialize", "data": data}).encode()
+    memory = MessageFile()
+    answer = operations.perform(Job(Message({"id": 1, "do": "fetch"}, wire)), memory)
+    told = json.loads(os.pread(answer.fd, answer.size, 0))["data"]["input"]
+    memory.close()
+    assert told == [base64.b64encode(b"b" * 70_000).decode(), "t" * 80_000]
 
 
 def test_an_object_that_is_not_written_whole_leaves_nothing(tmp_path: Path) -> None:
