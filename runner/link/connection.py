@@ -14,7 +14,7 @@ before the worker has spoken: a message ends a worker that has just been started
 for another task there, since messages carry no task id. Only after a drop, and only to a worker that is
 certainly the same (identity.py), something goes out sooner:
 * a final answer that it cannot have heard, at once: HKube's worker gives the task up after 5 s;
-* one that it may have heard, if it stays silent for SETTLE_S;
+* one that it may have heard, if it stays silent for SETTLE_S (none of storage v3: _judge_last_answer());
 * everything, if it stays silent for SILENT_S: it waits for us (DEV_MODE: it says nothing again after a
   reconnect).
 A worker that is not certainly the same never gets the answers of tasks that have ended, whatever it says.
