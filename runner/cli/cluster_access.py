@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
-from ..settings.apply_options import CLUSTER_VARIABLE
+from ..settings.cluster_options import CLUSTER_VARIABLE
 
 if TYPE_CHECKING:
     from ..cluster.algorithm_store import AlgorithmStore

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from . import cluster_options
 from .option import Option, flag, in_group
 
-CLUSTER_VARIABLE = "HKRUNNER_CLUSTER"
 _DESCRIPTOR = "the descriptor's"
-ON = Option(
-    "on",
-    ("--on",),
-    "The HKube cluster: its URL, a name in ~/.config/hkrunner/clusters.yml, or hkubectl for the one in"
+ON = cluster_options.ON._replace(
+    help="The HKube cluster: its URL, a name in ~/.config/hkrunner/clusters.yml, or hkubectl for the one in"
     " hkubectl's own file.",
-    (CLUSTER_VARIABLE,),
-    metavar="CLUSTER",
+    default_text="",
     group="Cluster",
+    in_cluster=False,
 )
 
 APPLY_OPTIONS = (

@@ -10,20 +10,22 @@ from .option import Option, flag
 
 #: The name with --on that means this machine, whatever the variable says.
 LOCAL = "local"
-_VARIABLE = "HKRUNNER_CLUSTER"
+CLUSTER_VARIABLE = "HKRUNNER_CLUSTER"
+
+ON = Option(
+    "on",
+    ("--on",),
+    "Run the tasks of --input or --tasks in this HKube cluster, as one job: its URL, a name in"
+    " ~/.config/hkrunner/clusters.yml, hkubectl for the one in hkubectl's own file, or local for this"
+    " machine. The algorithm is the one that the descriptor names, or --algorithm NAME.",
+    (CLUSTER_VARIABLE,),
+    default_text="this machine",
+    metavar="CLUSTER",
+    in_cluster=True,
+)
 
 CLUSTER_OPTIONS = (
-    Option(
-        "on",
-        ("--on",),
-        "Run the tasks of --input or --tasks in this HKube cluster, as one job: its URL, a name in"
-        " ~/.config/hkrunner/clusters.yml, hkubectl for the one in hkubectl's own file, or local for this"
-        " machine. The algorithm is the one that the descriptor names, or --algorithm NAME.",
-        (_VARIABLE,),
-        default_text="this machine",
-        metavar="CLUSTER",
-        in_cluster=True,
-    ),
+    ON,
     flag(
         "detach",
         ("--detach",),
@@ -49,7 +51,7 @@ def cluster_settings(
     The variable alone does not concern a run that serves a worker.
     """
     on = values.get("on")
-    is_variable = on is not None and on == environ.get(_VARIABLE)
+    is_variable = on is not None and on == environ.get(CLUSTER_VARIABLE)
     if on in (None, LOCAL) or (is_variable and not local):
         if values.get("detach"):
             raise SettingsError("--detach leaves a job in a cluster: give --on with it")
