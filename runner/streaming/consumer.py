@@ -219,6 +219,7 @@ class Consumer:
             event = int.from_bytes(self.monitor.recv_multipart()[0][:2], "little")
             if event == zmq.EVENT_CONNECTED:
                 self.is_connected = True
+                self._asked_at = time.monotonic()  # what was asked before leaves only now
             elif event == zmq.EVENT_DISCONNECTED:
                 self._reconnect()
                 return

@@ -150,7 +150,7 @@ class Producer:
             self._on_ready(consumer)
         elif signal == signals.DONE:
             self._on_done(consumer, self._duration_of(data))
-        elif signal == signals.DONES and len(data) >= signals.READYS.size:
+        elif signal == signals.DONES and _is_whole(data):
             for (duration_ms,) in signals.DURATION.iter_unpack(data[signals.READYS.size :]):
                 self._on_done(consumer, duration_ms)
             self._on_ready(consumer, signals.READYS.unpack_from(data)[0])
@@ -266,3 +266,9 @@ def keep_alive(socket: zmq.Socket[bytes]) -> None:
         (zmq.TCP_KEEPALIVE_CNT, 3),
     ):
         socket.setsockopt(option, value)
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether a peer's DONES has its head, and after it whole durations."""
+    rest = len(data) - signals.READYS.size
+    return rest >= 0 and rest % signals.DURATION.size == 0

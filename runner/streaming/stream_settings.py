@@ -40,4 +40,4 @@ def _number(environment: Mapping[str, str], name: str, default: float) -> float:
         found = float(environment[name])
     except (KeyError, ValueError):
         return default
-    return found if found > 0 else default
+    return found if 0 < found < float("inf") else default

@@ -26,7 +26,7 @@ import gc
 import os
 import socket
 import sys
-from typing import Any, Callable, FrozenSet, NoReturn, Set, Tuple
+from typing import Any, Callable, Dict, FrozenSet, NoReturn, Set, Tuple
 
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from .frame_socket import FrameSocket, move_high, receive_setup
@@ -100,7 +100,12 @@ def report_shared_memory(fd: int) -> None:
                 made.add(path)
 
     def hook(event: str, args: Tuple[Any, ...]) -> None:
-        if event == "open" and len(args) == 3 and type(args[2]) is int and args[2] & os.O_CREAT:
+        if (
+            event == "open"
+            and len(args) == 3
+            and type(args[2]) is int
+            and args[2] & (os.O_CREAT | os.O_EXCL) == os.O_CREAT
+        ):
             with contextlib.suppress(OSError, ValueError):
                 announce(_absolute(args[0]))
         elif event == "socket.bind" and len(args) == 2 and isinstance(args[1], (str, bytes)):
@@ -112,10 +117,8 @@ def report_shared_memory(fd: int) -> None:
                     facts = os.lstat(args[0])
                     report(b"%d %d" % (facts.st_dev, facts.st_ino), os.fsencode(_absolute(args[1])))
 
-    def reporting(make: Callable[..., None], position: int, name: str) -> Callable[..., None]:
-        @functools.wraps(make)
-        def reported(*args: Any, **more: Any) -> None:
-            make(*args, **more)
+    def reporting(make: Callable[..., None], position: int, name: str) -> _Reporting:
+        def tell(args: Tuple[Any, ...], more: Dict[str, Any]) -> None:
             path, dir_fd = more[name] if name in more else args[position], more.get("dir_fd")
             try:
                 facts = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
@@ -125,7 +128,7 @@ def report_shared_memory(fd: int) -> None:
             except (OSError, ValueError):  # it is gone again, the pipe is full, or the warden has ended
                 pass
 
-        reported.__module__ = "os"  # for pickle
+        reported = _Reporting(make, tell)
         os.supports_dir_fd.add(reported)
         return reported
 
@@ -133,6 +136,29 @@ def report_shared_memory(fd: int) -> None:
     os.mkfifo = reporting(os.mkfifo, 0, "path")
     os.symlink = reporting(os.symlink, 1, "dst")
     sys.addaudithook(hook)
+
+
+class _Reporting:
+    """Calls a function of `os`, then `tell` with its arguments.
+
+    No function: as an attribute of a class it would be bound, which a builtin is not; pathlib has os.mkdir as
+    one up to Python 3.10.
+    """
+
+    def __init__(
+        self, make: Callable[..., None], tell: Callable[[Tuple[Any, ...], Dict[str, Any]], None]
+    ) -> None:
+        self._make = make
+        self._tell = tell
+        functools.update_wrapper(self, make)
+        self.__module__ = "os"  # for pickle
+
+    def __call__(self, *args: Any, **more: Any) -> None:
+        self._make(*args, **more)
+        self._tell(args, more)
+
+    def __reduce__(self) -> str:
+        return str(self._make.__name__)
 
 
 def _absolute(path: object) -> str:

@@ -86,6 +86,7 @@ class Stream:
         self._node = str(args.get("nodeName"))
         self._flows: Mapping[str, Any] = args.get("parsedFlow") or {}
         self._default_flow: Optional[str] = args.get("defaultFlow")
+        _flow.set(None)  # of the last message of an earlier task
         self._children: List[str] = list(args.get("childs") or ())
         self._parents: List[str] = list(args.get("parents") or ())
         self._report = report
@@ -133,7 +134,9 @@ class Stream:
             header, payload = self._headers[_RAW], message
         else:
             header, payload = self._headers[_ENCODED], codec.encode_value(self._encoding, message)
-        size = payload.nbytes if kind is memoryview else len(payload)
+        if kind is memoryview and not payload.c_contiguous:
+            payload = bytes(payload)
+        size = payload.nbytes if type(payload) is memoryview else len(payload)
         head = HEAD.pack(len(route.prefix) + 8 + size, stream_frames.SEND, 0) + route.prefix + header
         with self._lock:
             if size < LARGE_BYTES:

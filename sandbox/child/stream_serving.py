@@ -61,6 +61,7 @@ def open_stream(
     from .stream import Stream  # late: most tasks are in batch pipelines
 
     data = socket.socket(fileno=move_high(answer.wire.fd))
+    data.settimeout(None)  # the user's code may have set a default
     return Stream(data, args, report=report, before_waiting=loop.run_until_readable)
 
 

@@ -174,12 +174,13 @@ class ShmFiles:
             if key not in tops and path and _key(path) == key:  # in an older folder
                 if os.path.isdir(path) and not os.path.islink(path):
                     found.update(_files_below(path))
-                elif self._takes_files:
-                    found[key] = _file(path)
+                elif self._takes_files and (same := _file(path)) is not None:
+                    found[key] = same
         for key, path in list(self._claimed.items()):
             if key not in found:
-                if _key(path) == key:  # made since the list was read, or in an older folder
-                    found[key] = _file(path)
+                # Made since the list was read, or in an older folder.
+                if _key(path) == key and (same := _file(path)) is not None:
+                    found[key] = same
                 elif key not in held:
                     del self._claimed[key]
         self.found = found
@@ -219,7 +220,7 @@ class ShmFiles:
     def _names_of_linked_files(self) -> dict[Key, list[File]]:
         """Return all names of the run's files that have several: a file uses memory as long as it has one."""
         names: dict[Key, list[File]] = {
-            key: [] for key, file in self.found.items() if os.lstat(file.path).st_nlink > 1
+            key: [] for key, file in self.found.items() if _has_several_names(file.path)
         }
         folders = [*self._folders] if names else []
         while folders:
@@ -343,9 +344,19 @@ def _files_below(folder: str) -> dict[Key, File]:
     return found
 
 
-def _file(path: str) -> File:
-    """Return the file at this path. Raises OSError."""
-    return File(path, os.lstat(path).st_blocks * 512)
+def _file(path: str) -> File | None:
+    """Return the file at this path; None: it has just been removed."""
+    try:
+        return File(path, os.lstat(path).st_blocks * 512)
+    except OSError:
+        return None
+
+
+def _has_several_names(path: str) -> bool:
+    try:
+        return os.lstat(path).st_nlink > 1
+    except OSError:  # it has just been removed
+        return False
 
 
 def _remove_empty_folders(top: str) -> None:

@@ -43,13 +43,13 @@ def test_files_in_dev_shm_count_are_named_and_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("how", "code"), [("memfd", "SHARED_MEMORY_LIMIT"), ("map", "OUT_OF_MEMORY")])
 def test_memory_files_and_shared_maps_count(how: str, code: str, tmp_path: Path) -> None:
-    run = run_tasks("limits_shared_memory.py", [how, 600], ["behave"], cwd=tmp_path, args=LIMIT)
+    run = run_tasks("limits_shared_memory.py", [how, 1200], ["behave"], cwd=tmp_path, args=LIMIT)
     found, message = error_of(run.tasks[0])
     assert found == code
     used = re.search(r"used (\d+) MiB of 256 MiB allowed", message)
     assert used is not None and int(used[1]) >= 256, message
-    # Seen within a tenth of a second, in which 2 GB/s come to 200 MiB.
-    assert int(used[1]) < 456, message
+    # Seen within a tenth of a second, in which 2 GB/s come to 200 MiB; a busy machine takes longer.
+    assert int(used[1]) < 756, message
     assert ("limits_test " in message) == (how == "memfd")
     assert (run.status, run.outputs[1]) == (137, "served")
 

@@ -52,6 +52,12 @@ def test_an_input_may_come_from_a_file_or_from_stdin(tmp_path: Path) -> None:
     assert (ended.status, ended.stdout) == (0, "3\n7\n")
 
 
+def test_pathlib_makes_folders_and_links_on_every_python(tmp_path: Path) -> None:
+    """hkrunner sees what is made in shared memory, and the functions stay what they are for a class."""
+    ended = run_hkrunner("-e", ALGORITHMS / "makes_folders_with_pathlib.py", "-i", "[]", cwd=tmp_path)
+    assert ended.stdout == '["link","one","three",true]\n', ended.stderr
+
+
 def test_tasks_may_come_one_a_line(tmp_path: Path) -> None:
     (tmp_path / "tasks.jsonl").write_text("[1]\n\n2\n[3, 4]")
     ended = run_hkrunner("-e", ADDS, "--tasks", "tasks.jsonl", cwd=tmp_path)
