@@ -23,7 +23,7 @@ def start(args, api):
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{path}_socket")
     if os.fork() == 0:
-        open(f"{path}_forked", "x").close()
+        open(f"{path}_forked", "w").close()
         os._exit(0)
     os.wait()
     os._exit(3)

@@ -65,7 +65,7 @@ assert reported() == [b"%d %d %s" % (facts.st_dev, facts.st_ino, os.fsencode(pat
     "make",
     [
         "open(path, 'w').close()",
-        "open(pathlib.Path(path), 'xb').close()",
+        "open(pathlib.Path(path), 'wb').close()",
         "os.close(os.open(path.encode(), os.O_CREAT | os.O_RDWR))",
         "os.chdir(sys.argv[1]); open('made', 'a').close()",
         "socket.socket(socket.AF_UNIX).bind(path)",
@@ -91,6 +91,18 @@ os.unlink(path)
     finally:
         for left in folder.iterdir():
             left.unlink()
+        folder.rmdir()
+
+
+def test_a_file_that_must_be_new_is_not_reported_since_another_program_may_make_it_first() -> None:
+    folder = Path(f"/dev/shm/hkrunner_unit_new_{os.getpid()}")
+    folder.mkdir()
+    try:
+        in_a_process(
+            "path = sys.argv[1] + '/made'\nopen(path, 'xb').close()\nassert not reported()\nos.unlink(path)",
+            folder,
+        )
+    finally:
         folder.rmdir()
 
 
