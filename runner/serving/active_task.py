@@ -49,6 +49,8 @@ class ActiveTask:
     is_started_early: bool = False  #: storage v3: `start` has come while the input is read
     names: Mapping[str, str] | None = None  #: storage v3: the names in its initialize
     has_stream: bool = False  #: whether it is part of a stream pipeline, and has a socket process
+    #: What ran already when it began, names of threads and processes: they print into the same pipes.
+    ran_before: tuple[str, ...] = ()
     lost_thread: str = ""  #: what there is to say of a thread of its that has ended with MemoryError
     exit: Exit | None = None
     protection: Protection | None = None  #: how its limits are enforced
@@ -292,6 +294,8 @@ class ActiveTask:
             large = {name: size for name, size in sizes.items() if size > self.keep_bytes}
             if large:
                 facts["notKept"] = large
+        if self.ran_before and self._tail.has_any:
+            facts["ranBefore"] = list(self.ran_before)
         del facts["metricsDir"]  # it is below the record's own root, which may be moved
         is_here = record.takes_values and result.status == "succeed" and self._answer_bytes <= VALUE_MAX
         record.finish(facts, self.answer if is_here and self._is_kept(self._answer_bytes) else b"")

@@ -284,6 +284,8 @@ class ChildMessageHandler:
         control, task = self._control, self._control.task
         tail, self._loading_tail = self._loading_tail, OutputTail()
         exit = self._with_last_lines(exit, tail.last_lines() if task is None else task.last_lines())
+        if task is not None:
+            exit = exit._replace(ran_before=task.ran_before)
         if control.state in (State.IDLE, *MEASURING, *AT_STORAGE):
             # A task that is measured has its answer, which counts whatever became of the child since; one
             # that is at the storage has no child.

@@ -179,6 +179,7 @@ class TaskEnd:
         if usage is not None and usage.processes > 1:
             if self._settings.serving.end_children:
                 child.end_others()
+                child.still_running = tuple(one for one in child.still_running if one.startswith("thread "))
             else:
                 self._notices.task.left_running(result.task, usage.processes - 1)
         served = self._pool.served

@@ -225,7 +225,7 @@ class TaskHandover:
 
     def _measure(self, task: ActiveTask, child: Child) -> None:
         """Measure and time the task from here on."""
-        task.protection = child.protection
+        task.protection, task.ran_before = child.protection, child.still_running
         limits = self._settings.limits
         task.usage = TaskUsage(
             child, exact=task.limit_bytes is not None, reserved_counts=limits.mem_mode == "brake"

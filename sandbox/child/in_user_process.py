@@ -7,7 +7,7 @@ user, or their editor, has started runs the code, in its main thread and at its 
 supervisor is a process below it, in a session of its own. Between them are the sockets that a child always
 has; a third pair tells of signals and of the end:
 
-    this process -> supervisor    EndAsked, LastWord (see messages.py)
+    this process -> supervisor    EndAsked, LastWord (see user_process_messages.py)
     EOF                           the other side is gone
 
 So while the code is at a breakpoint the supervisor answers the worker; it never waits for this process.
@@ -32,7 +32,8 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from ..shared.message_format import ProcessMessage, encode
-from ..shared.messages import EndAsked, Failed, LastWord
+from ..shared.messages import Failed
+from ..shared.user_process_messages import EndAsked, LastWord
 from . import exception_fields, exception_report
 from .api import Api
 from .frame_socket import FrameSocket, receive_setup

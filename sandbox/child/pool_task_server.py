@@ -114,6 +114,12 @@ class _PoolReports(TaskReports):
     def send_progress(self, task: int, value: float, details: Any) -> None:
         """Ignore it."""
 
+    def send_still_running(self) -> None:
+        """Ignore it: what the tasks of a Pool print is kept for none of them."""
+
+    def send_at_end(self, task: int) -> None:
+        """Ignore it."""
+
 
 class _Functions:
     """Calls the pickled functions of a Pool that has none of its own. Each is unpickled once."""

@@ -7,29 +7,49 @@ from __future__ import annotations
 
 import os
 import resource
-from typing import Any, Optional
+import threading
+import time
+from typing import Any, FrozenSet, List, Optional, Tuple
 
 from ..codec import codec
-from ..shared.messages import ApiCall, EndedProcessesPeak, Problem, Progress
+from ..shared.messages import ApiCall, EndedProcessesPeak, Problem, Progress, StillRunning
 from .api import Api
 from .frame_socket import FrameSocket
 
 #: A forked process counts the pages that it shares with this one: only a peak of more than this many times
 #: the peak of this process is known to be its own.
 FORKED_TIMES = 2
+#: Threads of this process that are there without any of the user's: the main thread, and the control thread.
+OWN_THREADS = 2
+#: To name what runs takes 0.1 ms, with many threads 1 ms: done again once this many times as long has passed,
+#: or at once if there is another number of threads or another child of the main thread.
+NAMING_PAUSES = 20
 
 
 class TaskReports:
     """Calls of the code API, progress, and what was noticed when a task ended."""
 
-    def __init__(self, channel: FrameSocket, encoding: str, most: Optional[int]) -> None:
-        """`most`: bytes of a message for the worker; None: any number."""
+    def __init__(
+        self, channel: FrameSocket, encoding: str, most: Optional[int], *, is_child: bool = True
+    ) -> None:
+        """`most`: bytes of a message for the worker; None: any number. `is_child`: of a warden, which adopts
+        the processes whose parent has ended."""
         self._channel = channel
         self._most = most
         self._encoding = encoding
         self._pid = os.getpid()
         self._lost_number_was_reported = False
         self._ended_kib = 0  #: ru_maxrss of the processes that have ended, as of the last task
+        self._is_child = is_child
+        self._ended_faults = 0  #: page faults of the processes that have ended; a process that ends adds some
+        self._still_running: Tuple[List[str], int] = ([], 0)  #: as it was sent last
+        self._name_again_at = float("-inf")
+        self._signs: Tuple[int, bytes] = (0, b"")  #: the number of threads, the children of the main thread
+        self._ignored: FrozenSet[int] = frozenset()  #: processes that were there before the user's code
+        if not is_child:
+            from .still_running import children
+
+            self._ignored = frozenset(children("self"))
 
     def send_api_call(self, task: int, message: dict[str, Any]) -> None:
         """Send a message of the code API, encoded once, for the worker. Raises ApiError."""
@@ -67,7 +87,12 @@ class TaskReports:
                 task, Problem(f"{place} is NaN or Infinity; JSON has neither, so null was sent")
             )
 
-    def send_peak_of_ended_processes(self, task: int) -> None:
+    def send_at_end(self, task: int) -> None:
+        """Report what is known only at the end of a task."""
+        self._send_peak_of_ended_processes(task)
+        self.send_still_running()
+
+    def _send_peak_of_ended_processes(self, task: int) -> None:
         """Report the peak memory of the largest process that the task has started and waited for, if it grew.
 
         The kernel keeps this peak (ru_maxrss) even for processes too short-lived to be measured.
@@ -78,3 +103,49 @@ class TaskReports:
         self._ended_kib = ended_kib
         if ended_kib > FORKED_TIMES * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
             self._channel.send(task, EndedProcessesPeak(ended_kib * 1024))
+
+    def send_still_running(self) -> None:
+        """Report the threads and processes of the user's that run now, if they are others than last time.
+
+        What they print goes into the same pipes as that of the next task.
+        """
+        ended_faults = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+        threads = threading.active_count()
+        if not self._still_running[1]:
+            has_left_none = (
+                ended_faults == self._ended_faults
+            )  # a process that has ended may have left others
+            if threads <= OWN_THREADS and has_left_none and not _has_children():
+                return
+        began = time.monotonic()
+        signs = threads, _children_of_main_thread()
+        if self._still_running[1] and signs == self._signs and began < self._name_again_at:
+            return
+        self._ended_faults, self._signs = ended_faults, signs
+        try:
+            from .still_running import named
+        except ImportError:  # the task has taken Python's own folders off sys.path
+            return
+        found = named(self._ignored, adopted=self._is_child)
+        if found != self._still_running:
+            self._still_running = found
+            self._channel.send(0, StillRunning(*found))
+        now = time.monotonic()
+        self._name_again_at = now + NAMING_PAUSES * (now - began)
+
+
+def _has_children() -> bool:
+    """Whether this process has started a process that it has not waited for."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _children_of_main_thread() -> bytes:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb", buffering=0) as file:
+            return file.read()
+    except OSError:  # CONFIG_PROC_CHILDREN is not set
+        return b""

@@ -78,9 +78,8 @@ class TaskServer:
         self._files: Optional[ResultFiles] = None
         self._task_env: Dict[str, str] = {}  #: variables that each task gets anew
         self._pid = os.getpid()
-        #: The longest message for the worker, in bytes.
-        self._most = None if setup.is_unlimited else codec.MESSAGE_LIMIT
-        self._reports = TaskReports(channel, setup.encoding, self._most)
+        self._most = None if setup.is_unlimited else codec.MESSAGE_LIMIT  #: bytes of a message for the worker
+        self._reports = TaskReports(channel, setup.encoding, self._most, is_child=not self._survives_exit)
         #: A message that came instead of the one that was due.
         self._next: Optional[Tuple[int, ProcessMessage]] = None
         #: How the user's functions are called, by name.
@@ -155,6 +154,7 @@ class TaskServer:
             calls = {}
         lower_brake(self._setup.brake_bytes)
         self._channel.send(0, Loaded(PROTOCOL_VERSION, methods, sys.version.split()[0], calls))
+        self._reports.send_still_running()
 
     def _import(self, bare: FrozenSet[str]) -> entries.Entry:
         return entry_import.load(self._where, bare=bare, python_path=self._setup.python_path)
@@ -338,11 +338,12 @@ class TaskServer:
             self._reports.send_place_of_lost_number(task, result)
         del result
         self._wind_up(None)
-        self._reports.send_peak_of_ended_processes(task)
+        self._reports.send_at_end(task)
         self._channel.send_wire(task, Done, wire, reuse=True)
 
     def _fail(self, task: int, failed: Failed) -> None:
         self._wind_up(failed.message)
+        self._reports.send_at_end(task)
         self._channel.send(task, failed)
 
     def _wind_up(self, error: Optional[str]) -> None:

@@ -38,7 +38,7 @@ from typing import Protocol
 from ..shared.channel import ChannelError
 from ..shared.limits import Limits
 from ..shared.message_format import ProcessMessage, Wire
-from ..shared.messages import Loaded, Protection, Sample
+from ..shared.messages import Loaded, Protection, Sample, StillRunning
 from ..shared.outcome import Cause, Exit
 from .child_channel import ChildChannel
 from .exit_report import fault_text, user_stack
@@ -94,6 +94,8 @@ class Child:
         self.has_init = True
         #: How the limits are enforced, as the warden said; None until it has, or where there is no warden.
         self.protection: Protection | None = None
+        #: What ran in or below the child when its last task ended: names of threads and processes.
+        self.still_running: tuple[str, ...] = ()
         self._state = ChildState.STARTING
         self._kill: tuple[Cause, str] | None = None  #: why it is being killed, and a few words more
         #: Whether its messages wait; listen() can be called before they are read at all.
@@ -186,6 +188,9 @@ class Child:
             self.loaded = True
             self.has_init = "init" in message.methods
             self.watch(idle=True)  # until a task asks for its usage
+        elif isinstance(message, StillRunning):
+            more = message.count - len(message.names)
+            self.still_running = (*message.names, *([f"{more} more"] if more > 0 else ()))
         self._listener.on_message(self, task, message)
 
     def _channel_broken(self, error: ChannelError) -> None:

@@ -22,8 +22,9 @@ from ..linux.terminal import TerminalMode
 from ..shared.channel import EXIT_CHANNEL_LOST
 from ..shared.limits import Limits
 from ..shared.message_format import ProcessMessage
-from ..shared.messages import FROM_USER_PROCESS, EndAsked, LastWord, Setup
+from ..shared.messages import Setup
 from ..shared.outcome import Cause, Exit
+from ..shared.user_process_messages import FROM_USER_PROCESS, EndAsked, LastWord
 from .child_channel import FramedChannel
 from .child_handle import Child, ChildListener, ChildState
 from .exit_report import fault_text

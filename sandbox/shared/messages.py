@@ -5,9 +5,8 @@
     parent -> child    Setup, Begin, Initialize, UseFolder, Start     (task socket, main thread)
                        StopTask, EndProcess, Reply                    (control socket, control thread)
     child -> parent    Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall,
-                       Progress, Problem
-    with --in-process  EndAsked, LastWord                             (the user's process -> supervisor)
-    hkrunner.Pool      see pool_messages.py; streams: see stream_messages.py
+                       Progress, Problem, EndedProcessesPeak, StillRunning
+    see also           pool_messages.py, stream_messages.py, user_process_messages.py (--in-process)
 
 A message travels in one frame (channel.py), in the form that message_format.py gives it.
 
@@ -210,9 +209,7 @@ class Setup(ProcessMessage):
     env: Optional[Dict[str, str]] = None  #: variables to set, where the process was not started with them
     is_pooled: bool = False  #: a worker of hkrunner.Pool
     isolation: Optional[Dict[str, Any]] = None  #: isolation_policy.hints_of(); None: it has none
-    is_unlimited: bool = (
-        False  #: whether what it sends may be larger than HKube's worker takes in one message
-    )
+    is_unlimited: bool = False  #: whether it may send more than HKube's worker takes in one message
 
 
 class Begin(ProcessMessage):
@@ -359,29 +356,20 @@ class EndedProcessesPeak(ProcessMessage):
     rss_bytes: int
 
 
+class StillRunning(ProcessMessage):
+    """Threads and processes of the user's that run now, between two tasks; sent when they have changed."""
+
+    kind = 29
+    names: List[str]  #: the first ones
+    count: int  #: of all
+
+
 class Problem(ProcessMessage):
     """Something that the user must know of, and that fails no task."""
 
     kind = 24
     text: str
     thread_lost: bool = False  #: a thread has ended with MemoryError
-
-
-# ---- the user's own process to its supervisor, with --in-process
-
-
-class EndAsked(ProcessMessage):
-    """The user, or the system, wants an end with this exit status (128 + signal)."""
-
-    kind = 48
-    status: int
-
-
-class LastWord(ProcessMessage):
-    """The process ends with this exit status; its supervisor is not its parent, and cannot know."""
-
-    kind = 49
-    status: int
 
 
 def _by_kind(*messages: Type[ProcessMessage]) -> Dict[int, Type[ProcessMessage]]:
@@ -395,6 +383,5 @@ TO_CHILD = _by_kind(Setup, Begin, Initialize, UseFolder, Start, UseStream, Strea
 TO_CONTROL = _by_kind(StopTask, EndProcess, Reply)
 FROM_CHILD = _by_kind(
     *(Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall),
-    *(Progress, Problem, EndedProcessesPeak, AskStream),
+    *(Progress, Problem, EndedProcessesPeak, StillRunning, AskStream),
 )
-FROM_USER_PROCESS = _by_kind(EndAsked, LastWord)

@@ -63,8 +63,9 @@ class Exit(NamedTuple):
     those that even SIGKILL did not end. `detail` describes the cause in a few more words.
     `peak_bytes` and `cpu_s` are of the whole tree over the child's whole life. `removed` is shared memory
     that the run left behind, `kept` shared memory that may be the run's without proof, each with the
-    largest as (name, bytes) and the count of all. `last_lines` is the end of its output, `stack` the
-    output of faulthandler. `origins` says what set the limits, as in Limits.
+    largest as (name, bytes) and the count of all. `last_lines` is the end of its output, `ran_before` names
+    what else may have printed them, `stack` is the output of faulthandler. `origins` says what set the
+    limits, as in Limits.
     """
 
     cause: Cause
@@ -86,6 +87,7 @@ class Exit(NamedTuple):
     kept_count: int = 0
     stack: str = ""
     last_lines: tuple[str, ...] = ()
+    ran_before: tuple[str, ...] = ()
     loaded: bool = True
     is_program: bool = False  #: of --command, which is loaded once it has connected to hkrunner
 
@@ -284,5 +286,9 @@ def report(exit: Exit, *, during: str = "before answering") -> str:
     if exit.stack:
         parts.append(exit.stack)
     if exit.last_lines:
-        parts.append("last output:\n" + "\n".join(f"  {line}" for line in exit.last_lines))
+        heading = "last output"
+        if exit.ran_before:
+            # The task's own process prints into the same pipe: nobody can tell the lines apart.
+            heading += f" (some of it may be of {', '.join(exit.ran_before)}, which ran before this task)"
+        parts.append(f"{heading}:\n" + "\n".join(f"  {line}" for line in exit.last_lines))
     return "\n".join(parts)

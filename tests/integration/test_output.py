@@ -125,3 +125,23 @@ def test_a_slow_reader_of_results_loses_nothing(tmp_path: Path) -> None:
     ) as program:
         assert program.wait() == 0
     assert program.stdout == ["59"]
+
+
+def test_what_an_earlier_task_left_is_named_where_it_may_have_printed_the_last_lines(tmp_path: Path) -> None:
+    tasks = ["quick", "fail", "daemon", "fail", "thread", "process", "fail", "thread", "ended", "fail"]
+    run = run_tasks("leaves_what_prints.py", *([task] for task in tasks), cwd=tmp_path)
+    told = [task["error"]["message"] for task in run.tasks if task["error"] is not None]
+    headings = [re.findall(r"^last output.*:$", message, re.M)[0] for message in told]
+    assert [re.sub(r"\(pid \d+\)", "(pid)", heading) for heading in headings] == [
+        "last output:",
+        "last output (some of it may be of process python (pid), which ran before this task):",
+        "last output (some of it may be of thread ticker, process python (pid), which ran before this task):",
+        "last output:",
+    ]
+    assert "  mine\n" in told[3] + "\n" and "of the" not in told[3].partition("last output:")[2]
+    assert "  of the daemon" in told[1] and "  of the thread" in told[2] and "  of the process" in told[2]
+    folders = tmp_path / ".hkrunner" / "tasks"
+    before = [
+        json.loads((folders / f"t{number}" / "task.json").read_text()).get("ranBefore") for number in (2, 7)
+    ]
+    assert before[0] is None and before[1][0] == "thread ticker" and len(before[1]) == 2

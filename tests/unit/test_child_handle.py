@@ -15,7 +15,6 @@ from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Memfd, Proc
 from hkrunner.sandbox.shared.messages import (
     AskUsage,
     Begin,
-    EndAsked,
     EndOthers,
     EndProcess,
     Initialize,
@@ -31,6 +30,7 @@ from hkrunner.sandbox.shared.messages import (
     WatchTree,
 )
 from hkrunner.sandbox.shared.outcome import Cause
+from hkrunner.sandbox.shared.user_process_messages import EndAsked
 from support.fake_warden import LOADED, PID, SETUP, SPAWNED, FakeWarden, StartWarden
 
 # ---- the order of two sockets

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import pytest
-from hkrunner.sandbox.shared import messages, stream_messages
+from hkrunner.sandbox.shared import messages, stream_messages, user_process_messages
 from hkrunner.sandbox.shared.channel import ChannelError, Frame, FrameReader
 from hkrunner.sandbox.shared.message_format import (
     PROTOCOL_VERSION,
@@ -19,7 +19,6 @@ from hkrunner.sandbox.shared.message_format import (
 )
 from hkrunner.sandbox.shared.messages import (
     FROM_CHILD,
-    FROM_USER_PROCESS,
     FROM_WARDEN,
     TO_CHILD,
     TO_CONTROL,
@@ -30,7 +29,6 @@ from hkrunner.sandbox.shared.messages import (
     Begin,
     BrokenLimit,
     Done,
-    EndAsked,
     Ended,
     EndedProcessesPeak,
     EndOthers,
@@ -39,7 +37,6 @@ from hkrunner.sandbox.shared.messages import (
     Initialize,
     Initialized,
     Kill,
-    LastWord,
     LimitCpu,
     Loaded,
     LoadFailed,
@@ -54,6 +51,7 @@ from hkrunner.sandbox.shared.messages import (
     Spawn,
     Spawned,
     Start,
+    StillRunning,
     StopReturned,
     StopTask,
     TaskRead,
@@ -75,6 +73,7 @@ from hkrunner.sandbox.shared.stream_messages import (
     UpdateParents,
     UseStream,
 )
+from hkrunner.sandbox.shared.user_process_messages import FROM_USER_PROCESS, EndAsked, LastWord
 
 KNOWN = {
     **{**TO_WARDEN, **FROM_WARDEN, **TO_CHILD, **TO_CONTROL, **FROM_CHILD, **FROM_USER_PROCESS},
@@ -142,6 +141,7 @@ MESSAGES = [
     StreamStatistics([{"nodeName": "C", "sent": 1}]),
     StreamStage("quiesced"),
     StreamProblem("3 dropped"),
+    StillRunning(["thread Thread-1"], 7),
     EndAsked(130),
     LastWord(3),
 ]
@@ -162,7 +162,11 @@ def test_a_message_comes_out_as_it_went_in(message: ProcessMessage) -> None:
 def test_every_message_has_a_number_of_its_own_and_a_case_above() -> None:
     every = {
         one
-        for one in (*vars(messages).values(), *vars(stream_messages).values())
+        for one in (
+            *vars(messages).values(),
+            *vars(stream_messages).values(),
+            *vars(user_process_messages).values(),
+        )
         if isinstance(one, type) and issubclass(one, ProcessMessage) and one.kind
     }
     assert set(KNOWN.values()) == every == {type(one) for one in MESSAGES}
