@@ -82,8 +82,7 @@ def _task(root: Path, compared: ComparedTask) -> ReportedTask:
         metrics=values.metrics,
         curves=read_metrics(root, summary.name),
         logs={
-            stream: _tail(root, summary.name, stream, details.files.get(f"{stream}.log", 0))
-            for stream in STREAMS
+            stream: _tail(root, summary.name, stream, details.printed.get(stream, 0)) for stream in STREAMS
         },
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import NotFound, StoreError
@@ -56,7 +56,8 @@ class TaskSummary:
 class TaskDetails:
     """What `runs show` prints: the summary, all of task.json, and the files by name with their sizes.
 
-    input, output: as JSON, of a task that has no files; None where they were not kept.
+    input, output: as JSON, of a task that has no files; None where they were not kept. printed: bytes of each
+    stream, whether in files or not.
     """
 
     summary: TaskSummary
@@ -64,6 +65,7 @@ class TaskDetails:
     files: Mapping[str, int]
     input: bytes | None = None
     output: bytes | None = None
+    printed: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,14 +148,22 @@ def show_task(root: Path, name: str) -> TaskDetails:
     if (task := _find_in_journals(root, name)) is not None:
         one = _journal_summary(root, task)
         return TaskDetails(
-            one, {**task.facts, "status": one.status}, {}, task.input_json(), task.output_json()
+            one,
+            {**task.facts, "status": one.status},
+            {},
+            task.input_json(),
+            task.output_json(),
+            {stream: task.log_size(stream) for stream in STREAMS},
         )
     folder = _folder(root, name)
     facts, summary = read_json(str(folder / "task.json")), _summary(root, folder)
     if facts is None or summary is None:
         raise StoreError(f"the record of task {name} cannot be read", hint=f"look into {folder}")
     files = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
-    return TaskDetails(summary, {**facts, "status": summary.status}, dict(sorted(files.items())))
+    printed = {stream: files.get(f"{stream}.log", 0) for stream in STREAMS}
+    return TaskDetails(
+        summary, {**facts, "status": summary.status}, dict(sorted(files.items())), printed=printed
+    )
 
 
 def read_log(root: Path, name: str, stream: str, *, offset: int = 0, limit_bytes: int = 1 << 20) -> LogPart:
@@ -164,9 +174,12 @@ def read_log(root: Path, name: str, stream: str, *, offset: int = 0, limit_bytes
     if stream not in STREAMS:
         raise StoreError(f"there is no stream {stream}", hint=f"there are {' and '.join(STREAMS)}")
     # The state is read first: in the other order the last lines could be missed.
-    task = _find_in_journals(root, name)
-    folder = _folder(root, name) if task is None else root / "tasks" / task.name
-    summary = _summary(root, folder) if task is None else _journal_summary(root, task)
+    if (task := _find_in_journals(root, name)) is not None:
+        data = task.log(stream)[offset:][:limit_bytes]
+        has_ended = not _journal_summary(root, task).is_active
+        return LogPart(data, offset + len(data), has_ended and len(data) < limit_bytes)
+    folder = _folder(root, name)
+    summary = _summary(root, folder)
     has_ended = summary is None or not summary.is_active
     try:
         with open(folder / f"{stream}.log", "rb") as file:

@@ -2,8 +2,9 @@
 
 Files <root>/journal/<run>-<n>.journal, each for some hundred tasks; journal_format.py says what is in them.
 Only their own process writes to them. The latest tasks are kept by removing whole files, so that removal
-costs the next tasks nothing. A task that has more to keep than two short messages, such as output or
-metrics, gets a folder of its own instead, and its record in the journal ends with that.
+costs the next tasks nothing. Each piece of a little output is one write more. A task that has more to keep
+than that and two short messages, such as metrics, gets a folder of its own instead, and its record in the
+journal ends with that.
 
 Every method raises OSError for a disk that is full or read-only; the journal can be used on.
 """
@@ -17,7 +18,7 @@ import time
 from collections.abc import Mapping
 
 from .files import own_identity, remove_quietly, to_json
-from .journal_format import BEGIN, END, FORGET, HEAD, MOVED, SUFFIX, VERSION, record_pieces
+from .journal_format import BEGIN, END, FORGET, HEAD, LOG, MOVED, SUFFIX, VERSION, record_pieces
 from .journal_names import JournalNames
 from .layout import Layout
 from .task_ids import TaskIds, local_job_id
@@ -98,6 +99,12 @@ class Journal:
         self._number = number
         self._tasks_left -= 1
         return number
+
+    def log(self, number: int, stream: str, data: bytes) -> None:
+        """Record what an active task has printed."""
+        pieces = record_pieces(LOG, b'{"number":%d,"stream":"%b"}\n' % (number, stream.encode()), data)
+        self._reserve(sum(map(len, pieces)) + _OUTCOME_BYTES)
+        self._append(pieces)
 
     def end(self, number: int, facts: Mapping[str, object], wire: bytes = b"") -> None:
         """Record the task's outcome. wire: its answer. A later call replaces an earlier one."""

@@ -2,6 +2,7 @@
 
     S 000001c8 00000000\\n{"version":1,…}\\n          at the top: the process, its code, settings, encoding
     B 000000be 000000a1\\n{"number":7,…}…161 bytes\\n  a task begins; its `initialize` as the worker sent it
+    L 0000001f 00000006\\n{"number":7,"stream":"stdout"}…6 bytes\\n  it has printed this
     E 00000140 00000022\\n{"number":7,…}…34 bytes\\n   it has ended; its answer as the worker got it
     M 0000000c 00000000\\n{"number":7}\\n             it has a folder now, which has the whole record
     F 0000000c 00000000\\n{"before":5}\\n             the tasks with lower numbers are removed (--keep)
@@ -19,10 +20,10 @@ from typing import NamedTuple
 
 VERSION = 1
 SUFFIX = ".journal"
-HEAD, BEGIN, END, MOVED, FORGET = b"S", b"B", b"E", b"M", b"F"
+HEAD, BEGIN, LOG, END, MOVED, FORGET = b"S", b"B", b"L", b"E", b"M", b"F"
 
 _HEADER_SIZE = 20
-_HEADER = re.compile(rb"([SBEMF]) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
+_HEADER = re.compile(rb"([SBLEMF]) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
 
 
 class JournalRecord(NamedTuple):
@@ -31,7 +32,7 @@ class JournalRecord(NamedTuple):
     kind: bytes
     begin: int
     facts: bytes  #: JSON
-    values_at: int  #: where its value begins, as bytes of a message of the worker's
+    values_at: int  #: where its value begins: bytes of a message of the worker's, or output
     end: int  #: where the next record begins
 
     @property

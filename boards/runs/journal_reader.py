@@ -25,7 +25,7 @@ from .files import (
     to_json,
     write_all,
 )
-from .journal_format import BEGIN, END, FORGET, HEAD, MOVED, SUFFIX, JournalRecord, records_in
+from .journal_format import BEGIN, END, FORGET, HEAD, LOG, MOVED, SUFFIX, JournalRecord, records_in
 from .journal_values import input_json, output_json
 
 _COARSE_CLOCK_NS = 100_000_000
@@ -33,14 +33,14 @@ _REMOVED = "removed"
 
 
 class Value(NamedTuple):
-    """A message of the worker's in a file of a journal: a task's `initialize`, or its answer."""
+    """Bytes in a file of a journal: a task's `initialize`, its answer, or what it has printed."""
 
     path: str
     at: int
     size: int
 
     def read(self) -> bytes | None:
-        """Return the message; None when the file is gone."""
+        """Return the bytes; None when the file is gone."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -64,6 +64,7 @@ class JournalTask:
     size_bytes: int
     input: Value | None = None
     output: Value | None = None
+    logs: tuple[tuple[str, Value], ...] = ()  #: pieces of output, each with its stream
 
     @property
     def key(self) -> tuple[str, int]:
@@ -79,6 +80,14 @@ class JournalTask:
         """Return the result as JSON; None when there is none, it was not kept, or has no such form."""
         wire = self.output.read() if self.output is not None else None
         return None if wire is None else output_json(self.encoding, wire)
+
+    def log(self, stream: str) -> bytes:
+        """Return what it has printed to this stream; what cannot be read any more is left out."""
+        return b"".join(piece.read() or b"" for of, piece in self.logs if of == stream)
+
+    def log_size(self, stream: str) -> int:
+        """Return how many bytes it has printed to this stream."""
+        return sum(piece.size for of, piece in self.logs if of == stream)
 
 
 @dataclass
@@ -241,6 +250,11 @@ class JournalReader:
             self._found[key] = (file, task)
         elif one.kind == MOVED:
             self._found.pop(key, None)
+        elif one.kind == LOG and value is not None and (known := self._found.get(key)) is not None:
+            first_file, task = known
+            logs = (*task.logs, (str(facts.get("stream")), value))
+            size = task.size_bytes + one.end - one.begin
+            self._found[key] = (first_file, replace(task, logs=logs, size_bytes=size))
         elif one.kind == END and (known := self._found.get(key)) is not None:
             first_file, task = known
             ended = replace(

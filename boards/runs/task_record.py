@@ -1,7 +1,7 @@
 """The record of one task: its folder with its output and outcome, and its metrics.
 
-With a journal it begins there (journal.py), and the task gets a folder only when there is something to put
-into it: need_folder(). From then on all of it is in the folder, as without a journal.
+With a journal it begins there (journal.py), and the task gets a folder only when there is more to keep than a
+few lines of output: need_folder(). From then on all of it is in the folder, as without a journal.
 
 Everything here runs between two messages of the worker: no fsync, few system calls. Nothing raises for a disk
 that is full, read-only or someone else's: the task goes on, and `problems` holds a sentence.
@@ -15,10 +15,11 @@ import stat
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from .files import PAGE_BYTES, overwrite_page, own_identity, replace_file, safe_part, to_json, write_all
+from .files import PAGE_BYTES, overwrite_page, own_identity, replace_file, safe_part, to_json
 from .journal_values import input_json, output_json
 from .layout import STREAMS, Layout
 from .metrics_link import MetricsLink
+from .recorded_output import RecordedOutput
 from .task_ids import TaskIds
 from .task_metrics import EarlierMetrics, MetricsOptions, MetricsPlace, TaskMetrics
 
@@ -56,13 +57,11 @@ class TaskRecord:
         self.metrics = TaskMetrics(layout, link, metrics, problems=self.problems, on_error=self._note)
         self._layout = layout
         self._earlier = earlier
-        self._stream_limit_bytes = stream_limit_bytes
+        self._output = RecordedOutput(stream_limit_bytes, self._note)
         # A text: a Path costs 10 µs to make, a tenth of a short task.
         self._folder = f"{layout.tasks}/{self.name}"
         self._facts: dict[str, object] = {}  # what task.json holds
         self._task_json_is_one_page = False
-        self._fds: dict[str, int] = {}
-        self._sizes: dict[str, int] = {}
         self._noted: set[int | None] = set()  # errno of each error in `problems`
         self._journal = journal
         #: Its number in the journal; None when its record is not there.
@@ -203,9 +202,11 @@ class TaskRecord:
             self._note("the task", error)
             return
         self._write_value("input.json", self._input_wire, input_json)
+        self._output.move_to_files(self._folder)
         self.metrics.make_folder(self.name)
         self._facts = {**self._first_facts(), **self._facts}
         if self.is_finished:
+            self._output.close()
             self._write_value("output.json", self._output_wire, output_json)
             is_written = self.write("task.json", to_json(self._facts))
         else:
@@ -225,26 +226,17 @@ class TaskRecord:
         """
         if self.is_finished or not data:
             return
+        self.begin()
+        journal, number = self._journal, None if self.has_folder else self.journal_number
+        if (
+            journal is not None
+            and number is not None
+            and self._output.append_to_journal(journal, number, stream, data)
+        ):
+            return
         self.need_folder()
-        if not self.has_folder:
-            return
-        size = self._sizes.get(stream, 0)
-        room = self._stream_limit_bytes - size
-        if room <= 0:
-            return
-        self._sizes[stream] = size + len(data)
-        if len(data) >= room:
-            limit = _human_bytes(self._stream_limit_bytes)
-            data = data[:room] + f"\n[hkrunner: {stream} is cut here, {limit} are kept of a task]\n".encode()
-            self._sizes[stream] = self._stream_limit_bytes
-        try:
-            fd = self._fds.get(stream)
-            if fd is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                fd = self._fds[stream] = os.open(f"{self._folder}/{stream}.log", flags, 0o666)
-            write_all(fd, data)
-        except OSError as error:
-            self._note(f"{stream}.log", error)
+        if self.has_folder:
+            self._output.append_to_file(self._folder, stream, data)
 
     def write(self, name: str, data: bytes) -> bool:
         """Write a file with these bytes, whole or not at all; return whether that was possible."""
@@ -284,12 +276,7 @@ class TaskRecord:
         self.begin()
         self.is_finished = True
         self._output_wire = answer
-        for fd in self._fds.values():
-            try:
-                os.close(fd)
-            except OSError as error:  # NFS reports a full disk as late as this
-                self._note("output", error)
-        self._fds.clear()
+        self._output.close()
         self._facts["status"] = "unknown"
         self._facts.update(result)
         self.metrics.close(self._earlier, has_failed=self._facts["status"] == "failed")
@@ -381,7 +368,3 @@ def _path(text: str) -> Path:
 def _create(path: str) -> None:
     """Create the file."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
-
-
-def _human_bytes(count: int) -> str:
-    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count} bytes"

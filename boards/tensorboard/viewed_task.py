@@ -115,20 +115,29 @@ class ViewedTask:
         if isinstance(error, dict):
             parts = (error.get("message") or error.get("code"), error.get("details"))
             texts[ERROR] = "\n\n".join(str(part) for part in parts if part)
-        if self.in_journal is not None:
-            return texts  # it has printed nothing
-        root, name = Path(self.record).parent.parent, os.path.basename(self.record)
         try:
-            files = show_task(root, name).files
-            for stream in STREAMS:
-                begin = max(0, files.get(f"{stream}.log", 0) - _MAX_OUTPUT_BYTES)
-                text = read_log(root, name, stream, offset=begin).data.decode("utf-8", "replace")
-                lines = text.splitlines()[1 if begin else 0 :]  # the first is cut
+            for stream, (data, is_cut) in self._last_output().items():
+                lines = data.decode("utf-8", "replace").splitlines()[1 if is_cut else 0 :]
                 if lines:
                     texts[f"~task/{stream}"] = "\n".join(lines)
         except (BoardError, OSError):  # its record was removed meanwhile
             pass
         return texts
+
+    def _last_output(self) -> dict[str, tuple[bytes, bool]]:
+        """Return the end of each stream, and whether more came before it. Raises BoardError, OSError."""
+        if (task := self.in_journal) is not None:
+            whole = {stream: task.log(stream) for stream in STREAMS}
+            return {
+                stream: (data[-_MAX_OUTPUT_BYTES:], len(data) > _MAX_OUTPUT_BYTES)
+                for stream, data in whole.items()
+            }
+        root, name = Path(self.record).parent.parent, os.path.basename(self.record)
+        found = {}
+        for stream, size in show_task(root, name).printed.items():
+            begin = max(0, size - _MAX_OUTPUT_BYTES)
+            found[stream] = (read_log(root, name, stream, offset=begin).data, begin > 0)
+        return found
 
 
 def _seconds(milliseconds: object) -> float:

@@ -194,6 +194,10 @@ def _show(state_dir: str, task: str, as_json: bool) -> None:
     if details.summary.folder is not None:
         for name, size in details.files.items():
             click.echo(f"  {details.summary.folder / name}  {size:,} bytes")
+    else:
+        for stream, size in details.printed.items():
+            if size:
+                click.echo(f"  {stream}: {size:,} bytes, see `hkrunner runs logs {details.summary.name}`")
     for name, value in (("input", details.input), ("output", details.output)):
         if value is not None:
             click.echo(f"  {name}: {value.decode()}")

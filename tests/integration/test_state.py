@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+from hkrunner.boards.runs.history import list_tasks, read_log
 from support.local import ALGORITHMS, run_tasks
 from support.programs import run_hkrunner, serving
 from support.served import serving_worker
@@ -127,14 +128,17 @@ def test_a_kill_loses_no_task_that_was_answered(tmp_path: Path, killed: str) -> 
     assert found == expected
 
 
-def test_a_served_task_that_prints_gets_a_folder(tmp_path: Path) -> None:
+def test_what_a_served_task_prints_is_recorded_at_once(tmp_path: Path) -> None:
     with serving_worker(tmp_path, entry="stops_when_asked.py") as (client, _):
         client.initialize([], taskId="loud")
         client.expect("initialized")
         client.start()
         # Two threads that print at once may mix their lines.
-        log = tmp_path / ".hkrunner" / "tasks" / "loud" / "stdout.log"
-        wait_until(lambda: log.exists() and log.read_text() == "at work\n", what="the first line")
+        root = tmp_path / ".hkrunner"
+        wait_until(
+            lambda: list_tasks(root) != [] and read_log(root, "loud", "stdout").data == b"at work\n",
+            what="the first line",
+        )
         client.stop()
         client.expect("stopped")
     shown = run_hkrunner("runs", "logs", "loud", cwd=tmp_path)

@@ -13,7 +13,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from hkrunner.boards.runs.history import keep_latest, list_tasks, read_log, remove_tasks, repeat_of, show_task
+from hkrunner.boards.runs import journal
+from hkrunner.boards.runs.history import (
+    LogPart,
+    keep_latest,
+    list_tasks,
+    read_log,
+    remove_tasks,
+    repeat_of,
+    show_task,
+)
 from hkrunner.boards.runs.journal import Journal
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
@@ -22,6 +31,7 @@ from hkrunner.boards.targets import find_target
 from hkrunner.boards.tensorboard.run_view import RunView
 from hkrunner.sandbox.linux import kernel
 
+MUCH = b"x" * 20_000
 ANSWER = b'{"command":"done","data":{"sum":3}}'
 
 
@@ -114,12 +124,46 @@ def test_a_task_of_a_journal_is_shown_repeated_and_removed_as_any_other(store: S
     assert told(root) == [("b", "succeed")]
 
 
-def test_output_gives_a_task_its_folder_with_everything(store: Store, root: Path) -> None:
+def test_a_few_lines_of_output_make_no_file(store: Store, root: Path) -> None:
+    end(begin(store, "first"))
+    before = files(root)
+    record = begin(store)
+    record.append("stdout", b"one\n")
+    assert read_log(root, "a", "stdout") == LogPart(b"one\n", 4, False), "it is there before the task ends"
+    record.append("stderr", b"two\n")
+    record.append("stdout", b"three\n")
+    end(record)
+    assert files(root) == before and not record.has_folder
+    assert read_log(root, "a", "stdout") == LogPart(b"one\nthree\n", 10, True)
+    assert read_log(root, "a", "stdout", offset=2, limit_bytes=3) == LogPart(b"e\nt", 5, False)
+    assert read_log(root, "a", "stderr").data == b"two\n"
+    assert read_log(root, "first", "stdout").data == b""
+    assert show_task(root, "a").printed == {"stdout": 10, "stderr": 4}
+
+
+def test_a_task_that_gets_a_folder_later_has_its_output_there(store: Store, root: Path) -> None:
+    record = begin(store)
+    record.append("stdout", b"before\n")
+    assert not record.has_folder
+    end(record, "failed")
+    record.need_folder()
+    assert (root / "tasks/a/stdout.log").read_bytes() == b"before\n"
+    assert read_log(root, "a", "stdout") == LogPart(b"before\n", 7, True)
+    many = begin(store, "many", at=2.0)
+    for number in range(100):
+        many.append("stdout", b"%d\n" % number)
+    end(many)
+    assert read_log(root, "many", "stdout").data == b"".join(b"%d\n" % number for number in range(100))
+    assert many.has_folder, "a task prints in this many pieces for long"
+
+
+def test_much_output_gives_a_task_its_folder_with_everything(store: Store, root: Path) -> None:
     record = begin(store)
     record.append("stdout", b"hello\n")
+    record.append("stdout", MUCH)
     folder = root / "tasks" / "a"
     assert json.loads((folder / "task.json").read_bytes())["status"] == "active"
-    assert told(root) == [("a", "active")] and read_log(root, "a", "stdout").data == b"hello\n"
+    assert told(root) == [("a", "active")] and read_log(root, "a", "stdout").data == b"hello\n" + MUCH
     end(record)
     names = {path.name for path in folder.iterdir()}
     assert names == {"task.json", "input.json", "output.json", "stdout.log"}
@@ -192,7 +236,7 @@ def until_killed(fd, pieces, at):
         os.kill(os.getpid(), 9)
     return write(fd, pieces, at)
 os.pwritev = until_killed
-for kill_at in range(12):
+for kill_at in range(16):
     if os.fork():
         os.wait()
         continue
@@ -202,8 +246,9 @@ for kill_at in range(12):
     for number in range(4):
         ids = TaskIds(f"t{number}", "job", "node", "pipeline")
         record = store.open(ids, entry="e", started_at=1.0, wire=b'{"data": {"input": [1]}}')
+        record.append("stdout", b"printed")
         if number == 2:
-            record.append("stdout", b"printed")
+            record.append("stdout", b"much" * 5000)
         record.finish({"status": "succeed"}, b'{"command":"done","data":1}')
         answered.write(f"{kill_at} t{number}\\n")
     os._exit(0)
@@ -214,14 +259,16 @@ for kill_at in range(12):
 def test_a_kill_at_every_write_loses_nothing_that_was_answered(tmp_path: Path, share: float) -> None:
     subprocess.run([sys.executable, "-c", _KILLED_AT_A_WRITE, tmp_path, str(share)], check=True)
     answered = (tmp_path / "answered").read_text().splitlines()
-    assert len(answered) > 12
-    for kill_at in range(12):
+    assert len(answered) > 16
+    for kill_at in range(16):
         found = dict(told(tmp_path / str(kill_at)))
         for name in (line.split()[1] for line in answered if line.startswith(f"{kill_at} ")):
             assert found.pop(name) == "succeed"
             details = show_task(tmp_path / str(kill_at), name)
             output = details.output or (tmp_path / str(kill_at) / "tasks" / name / "output.json").read_bytes()
             assert output == b"1"
+            printed = read_log(tmp_path / str(kill_at), name, "stdout").data
+            assert printed == b"printed" + b"much" * (5000 if name == "t2" else 0)
         assert set(found.values()) <= {"lost", "succeed"} and len(found) <= 1
 
 
@@ -252,6 +299,24 @@ def test_a_full_disk_costs_the_value_and_not_the_outcome(
     end(begin(store, "next", at=2.0))
     assert told(root) == [("a", "succeed"), ("next", "succeed")]
     assert show_task(root, "a").facts["problems"] == [sentence]
+
+
+def test_a_disk_without_room_for_output_keeps_the_outcome(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_RESERVED_BYTES", 0)
+    record = begin(store)
+    size = journals(root)[0].stat().st_size
+
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    record.append("stderr", b"lost\n")
+    (sentence,) = end(record).problems
+    assert "stderr.log cannot be kept" in sentence and "ENOSPC" in sentence
+    assert told(root) == [("a", "succeed")] and show_task(root, "a").output == b'{"sum":3}'
+    assert journals(root)[0].stat().st_size == size, "the outcome takes the room that was left for it"
 
 
 def test_a_disk_without_room_for_a_begin_is_one_sentence(
@@ -313,7 +378,7 @@ store = Store(sys.argv[1], logs_ahead=False, journal=lambda layout: Journal(layo
 for number in range(100):
     record = store.open(TaskIds(f"t{number}", "j", "n", "p"), entry="e", started_at=1.0, wire=b"")
     if number % 10 == 0:
-        record.append("stdout", b"x")
+        record.append("stdout", b"x" * 20_000)
     record.finish({"status": "succeed"})
 """
 
@@ -523,7 +588,7 @@ def test_only_the_latest_of_both_kinds_are_kept(root: Path) -> None:
     for number in range(10):
         record = begin(store, f"t{number}", at=number)
         if number % 2:
-            record.append("stdout", b"x")
+            record.append("stdout", MUCH)
         end(record)
     running = begin(store, "t99", at=0.5)
     keep_latest(root, 3)
@@ -557,7 +622,7 @@ def test_a_board_shows_tasks_of_a_journal_once_they_have_ended(store: Store, roo
     running = begin(store, "b")
     view.make(4)
     assert shown() == ["a"]
-    running.append("stdout", b"x")
+    running.append("stdout", MUCH)
     view.refresh()
     assert shown() == ["a", "b"]
     end(running)
