@@ -4,7 +4,8 @@
     comparison  key < value, with one of < <= > >= = == !=
 
 The key is on the left, the value on the right; quotes allow every character in either. Values of tasks and
-names of keys come from users and are only ever compared: nothing is evaluated.
+names of keys come from users and are only ever compared: nothing is evaluated. Text is neither less nor more
+than a number.
 """
 
 from __future__ import annotations
@@ -202,6 +203,8 @@ def _comparison(key: str, operator: str, token: _Token) -> Callable[[Values], bo
             order = _order(value, number)
             return operator == "!=" if order is None else is_met(order)
         own = str(value).lower() if isinstance(value, bool) else value
+        if number is not None and own != text:  # `loss < 0.3`, and the task's loss is "diverged"
+            return operator == "!="
         return is_met((own > text) - (own < text))
 
     return holds
@@ -212,8 +215,9 @@ def _order(one: float, other: float) -> int | None:
 
     Event files hold metrics in 32 bits: the 0.1 that was logged is read back as 0.10000000149, and is equal.
     """
-    if math.isnan(one) or math.isnan(other):
-        return 0 if math.isnan(one) and math.isnan(other) else None
+    # Not math.isnan(): it raises OverflowError for an integer beyond the range of a float.
+    if one != one or other != other:
+        return 0 if one != one and other != other else None
     if isinstance(one, float) and math.isclose(one, other, rel_tol=_FLOAT32_PRECISION):
         return 0
     return (one > other) - (one < other)

@@ -23,6 +23,7 @@ TASK: dict[str, Scalar] = {
     "peak": 300 << 20,
     "duration": 1.5,
     "version": "3",
+    "beyond": 10**400,
     "a b": 1,
 }
 
@@ -45,7 +46,11 @@ TASK: dict[str, Scalar] = {
         ("opt.name>=adam", True),
         ("lr=sgd", False),
         ("lr!=sgd", True),
-        ("version=3", True),
+        ("version=3 and version>=3", True),
+        ("version>2 or opt.name>2 or on<2", False),
+        ("version!=2 and opt.name!=2", True),
+        ("version>'2'", True),
+        ("beyond>1e300 and beyond<inf and beyond!=nan", True),
         ("peak>256Mi and peak<1Gi", True),
         ("duration<2s and duration>1499ms and duration<1m", True),
         ("diverged=nan", True),
