@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..runs.compared_tasks import ComparedTask, compare_tasks
+from ..runs.files import number_in
 from ..runs.history import Curve, read_log, read_metrics, show_task
 from ..runs.layout import STREAMS
 from ..runs.task_values import Scalar
@@ -73,7 +74,7 @@ def _task(root: Path, compared: ComparedTask) -> ReportedTask:
         duration_s=None if summary.duration_ms is None else summary.duration_ms / 1000,
         peak_bytes=summary.peak_bytes,
         limit_bytes=_integer(facts.get("memLimitBytes")),
-        cpu_s=_number(facts.get("cpuSeconds")),
+        cpu_s=number_in(facts.get("cpuSeconds")),
         limits=str(protection.get("line") or "").removeprefix("limits: "),
         error=str(error.get("message") or ""),
         details=str(error.get("details") or ""),
@@ -116,7 +117,3 @@ def _object(value: object) -> Mapping[str, object]:
 
 def _integer(value: object) -> int | None:
     return value if isinstance(value, int) else None
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, (int, float)) else None

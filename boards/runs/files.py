@@ -13,6 +13,7 @@ from typing import NamedTuple
 NAME_MAX_BYTES = 255
 #: A write within one page is never cut.
 PAGE_BYTES = 4096
+_MAX_NUMBER = 10**17
 # Control characters are encoded too: a name is printed on terminals.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f%/\ud800-\udfff]")
 
@@ -147,9 +148,19 @@ def read_json_bytes(data: bytes) -> dict[str, object] | None:
     """Return the object that the JSON text describes; None if it describes none."""
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def number_in(value: object) -> float | None:
+    """Return the number of a record; None for what a damaged or foreign record may have in its place.
+
+    No time or size in a record is beyond 1e17: in milliseconds that is 3 million years.
+    """
+    if not isinstance(value, (int, float)) or not -_MAX_NUMBER <= value <= _MAX_NUMBER:  # NaN fails, too
+        return None
+    return value
 
 
 class ProcessIdentity(NamedTuple):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import NotFound, StoreError
 from .event_files import Point, read_scalars
-from .files import ProcessIdentity, read_json, safe_part
+from .files import ProcessIdentity, number_in, read_json, safe_part
 from .folders import measure, remove_folders
 from .journal_reader import JournalReader, JournalTask, read_journals
 from .layout import STREAMS
@@ -335,7 +335,7 @@ def _summary_of(
         reason=_text(facts.get("reason")),
         start_time=_integer(facts.get("startTime")) or 0,
         end_time=_integer(facts.get("endTime")),
-        duration_ms=_number(facts.get("durationMs")),
+        duration_ms=number_in(facts.get("durationMs")),
         peak_bytes=_integer(facts.get("peakMemBytes")),
         size_bytes=size + own_bytes,
         event_files=event_files,
@@ -391,8 +391,5 @@ def _text(value: object) -> str | None:
 
 
 def _integer(value: object) -> int | None:
-    return round(value) if isinstance(value, (int, float)) else None
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, (int, float)) else None
+    number = number_in(value)
+    return None if number is None else round(number)

@@ -68,7 +68,7 @@ def _protobuf_value(value: Scalar) -> bytes:
         return b"\x20\x01" if value else b"\x20\x00"
     if isinstance(value, (int, float)):
         try:
-            return struct.pack("<Bd", 0x11, value)
+            return struct.pack("<Bd", 0x11, float(value))
         except OverflowError:
             return bytes_field(3, _utf8(str(value)[:100]))
     return bytes_field(3, _utf8(value))

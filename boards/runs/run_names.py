@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from .task_values import Scalar, shown
+from .task_values import Scalar, printable, shown
 
 _MARKS = {"succeed": "", "active": "", "stopped": "■"}
 _FAILED = "✘"
+_BEHIND_NAMES = (f" {_FAILED}", *(f" {mark}" for mark in _MARKS.values() if mark))  # no name ends like this
 _MAX_NAME = 40  # what TensorBoard shows of a run in the list and on a card
 _MAX_TASK = 16
 _TASK_BEGIN = 8  # of HKube's ids, which have 36 characters
@@ -68,7 +69,7 @@ class RunNames:
         name = _path_part(name)
         self._taken.discard(earlier)
         unique, number = name, 1
-        while unique in self._taken:
+        while unique in self._taken or unique[-2:] in _BEHIND_NAMES:
             number += 1
             unique = f"{name} ({number})"
         self._taken.add(unique)
@@ -92,12 +93,8 @@ def marked(name: str, status: str) -> str:
 
 
 def _path_part(name: str) -> str:
-    """Return the name as one part of a path: a slash would make a run below another.
-
-    Characters that cannot be seen, and lone surrogates, which cannot be encoded, become the sign for that.
-    """
-    name = name.replace("/", "\u2215")
-    return name if name.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in name)
+    """Return the name as one part of a path: a slash would make a run below another."""
+    return printable(name.replace("/", "\u2215"))
 
 
 def _short_key(key: str) -> str:

@@ -8,8 +8,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 
 from .files import read_bytes, safe_part
@@ -23,6 +25,9 @@ _MAX_DEPTH = 6
 _MAX_ITEMS = 8  # of a list: a longer one is shown by its length
 _MAX_TEXT = 100
 _MAX_KEY = 100
+_MAX_SHOWN = 1000
+_MAX_DIGITS = 4300  # that int() reads, and str() writes
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def flatten(value: object, name: str) -> dict[str, Scalar]:
@@ -32,10 +37,10 @@ def flatten(value: object, name: str) -> dict[str, Scalar]:
     """
     found: dict[str, Scalar] = {}
     for place, scalar in _scalars(value, "", 0):
-        key = _cut_begin((place or name).replace("len()", f"len({name})"))
+        key = _encodable(_cut_begin((place or name).replace("len()", f"len({name})")))
         while key in found:  # {"a.b": 1, "a": {"b": 2}}
             key += "'"
-        found[key] = scalar
+        found[key] = _encodable(scalar) if isinstance(scalar, str) else scalar
         if len(found) == _MAX_VALUES:
             break
     return found
@@ -44,6 +49,11 @@ def flatten(value: object, name: str) -> dict[str, Scalar]:
 def _cut_begin(key: str) -> str:
     """Return the key, of a long one its end, which says most."""
     return key if len(key) <= _MAX_KEY else f"…{key[1 - _MAX_KEY :]}"
+
+
+def _encodable(text: str) -> str:
+    """Return the text without lone surrogates, which JSON can hold: TensorBoard's pages fail at one."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def flatten_input(value: object) -> dict[str, Scalar]:
@@ -74,8 +84,16 @@ def _scalars(value: object, place: str, depth: int) -> Iterator[tuple[str, Scala
 
 
 def numbers(values: Mapping[str, Scalar]) -> dict[str, float]:
-    """Return the values that are numbers; true and false count as 1 and 0."""
-    return {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
+    """Return the values that are numbers; true and false count as 1 and 0.
+
+    An integer beyond the range of a float, as 10**400, is left out.
+    """
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, (int, float)):
+            with contextlib.suppress(OverflowError):
+                found[name] = float(value)
+    return found
 
 
 def shown(value: Scalar, *, limit: int = 16) -> str:
@@ -84,8 +102,16 @@ def shown(value: Scalar, *, limit: int = 16) -> str:
         return "true" if value else "false"
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = " ".join(str(value).split())
+    text = printable(" ".join(str(value)[:_MAX_SHOWN].split()))
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def printable(text: str) -> str:
+    """Return the text with the sign for what cannot be shown in place of control and format characters.
+
+    A value of the user's must not color a terminal, turn the direction of its text, or split a line.
+    """
+    return text if text.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in text)
 
 
 def read_input(task_folder: str, facts: Mapping[str, object]) -> dict[str, Scalar] | None:
@@ -133,13 +159,18 @@ def _read(path: str) -> tuple[object] | None:
     """Return the JSON value in the file, in a tuple as it may be null; of a large one the size."""
     try:
         size = os.stat(path).st_size
-        return ({"bytes": size},) if size > _MAX_FILE_BYTES else (json.loads(read_bytes(path)),)
-    except (OSError, ValueError, RecursionError):
+        return ({"bytes": size},) if size > _MAX_FILE_BYTES else _loaded(read_bytes(path))
+    except OSError:
         return None
 
 
 def _loaded(data: bytes | None) -> tuple[object] | None:
     try:
-        return None if data is None else (json.loads(data),)
+        return None if data is None else (json.loads(data, parse_int=_integer),)
     except (ValueError, RecursionError):
         return None
+
+
+def _integer(text: str) -> int | str:
+    """Return the number; its text if it has too many digits, for the sake of the values beside it."""
+    return int(text) if len(text) <= _MAX_DIGITS else text

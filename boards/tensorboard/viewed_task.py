@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BoardError
-from ..runs.files import ProcessIdentity, read_json
+from ..runs.files import ProcessIdentity, number_in, read_json
 from ..runs.history import read_log, show_task
 from ..runs.hparams import DURATION, ERROR, OUTPUT, PEAK_MEMORY, SUCCEEDED, TaskOutcome
 from ..runs.journal_reader import JournalTask
@@ -98,7 +98,7 @@ class ViewedTask:
         metrics = {SUCCEEDED: float(has_succeeded)}
         if (duration_ms := facts.get("durationMs")) is not None:
             metrics[DURATION] = _seconds(duration_ms)
-        if isinstance(peak := facts.get("peakMemBytes"), (int, float)) and peak > 0:
+        if (peak := number_in(facts.get("peakMemBytes"))) is not None and peak > 0:
             metrics[PEAK_MEMORY] = peak / (1 << 20)
         result = read_result(self.record) if self.in_journal is None else result_in_journal(self.in_journal)
         for place, number in numbers(result).items():
@@ -141,4 +141,4 @@ class ViewedTask:
 
 
 def _seconds(milliseconds: object) -> float:
-    return milliseconds / 1000 if isinstance(milliseconds, (int, float)) else 0.0
+    return (number_in(milliseconds) or 0.0) / 1000

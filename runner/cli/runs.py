@@ -115,16 +115,18 @@ def _metrics_of(one: ComparedTask) -> str:
 
 
 def _line(one: TaskSummary, name: str = "", metrics: str = "") -> str:
+    from ...boards.runs.task_values import printable
     from ...sandbox.shared.limits import format_bytes
 
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.start_time / 1000))
     took = f"{one.duration_ms / 1000:8.2f} s" if one.duration_ms is not None else "       … s"
     peak = format_bytes(one.peak_bytes) if one.peak_bytes else "-"
-    status = one.status if one.reason is None else f"{one.status} ({one.reason})"
+    status = printable(one.status if one.reason is None else f"{one.status} ({one.reason})")
+    place = printable(f"{one.pipeline}/{one.node}")
     files = "event file" if one.event_files == 1 else "event files"
     events = f"  {one.event_files} {files}" if one.event_files else ""
     return (
-        f"{name or one.name:<12} {when}  {took}  {peak:>9}  {status:<22} {metrics}{one.pipeline}/{one.node}"
+        f"{name or one.name:<12} {when}  {took}  {peak:>9}  {status:<22} {metrics}{place}"
         f"  {format_bytes(one.size_bytes)}{events}"
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.boards.runs.run_names import NamedTask, RunNames, marked
-from hkrunner.boards.runs.task_values import Scalar, flatten_input, read_input, read_result
+from hkrunner.boards.runs.task_values import Scalar, flatten_input, numbers, read_input, read_result, shown
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +45,7 @@ def names_of(*inputs: object, ids: list[str] | None = None, nodes: list[str] | N
         ([{"a.b": 1, "a": {"b": 2}}], {"a.b": 1, "a.b'": 2}),
         ([{"none": None}], {"none": "null"}),
         ([{"text": "x" * 200}], {"text": "x" * 99 + "…"}),
+        ([{"\ud800": "\udfff"}], {"\ufffd": "\ufffd"}),
         ([{"k" * 200: 1, "m" + "k" * 199: 2}], {"…" + "k" * 99: 1, "…" + "k" * 99 + "'": 2}),
     ],
 )
@@ -119,6 +120,21 @@ def test_every_input_gives_distinct_names_that_are_one_part_of_a_path(values: li
         assert len(marked(name, "failed").encode()) < 255
 
 
+def test_no_name_looks_like_that_of_a_task_with_another_outcome() -> None:
+    names = names_of(["✘"], ["■"], [1], ids=["t1", "t2", "t3 ✘"])
+    assert names == ["t1 ✘ (2)", "t2 ■ (2)", "t3 ✘ 1"]
+    assert names_of([{}], ids=["t3 ✘"]) == ["t3 ✘ len(input)=0"]
+
+
+def test_a_value_colors_no_terminal_and_stays_on_its_line() -> None:
+    assert shown("\x1b[31mred\n\u202eline", limit=40) == "\ufffd[31mred \ufffdline"
+
+
+def test_only_numbers_that_a_float_can_be_are_numbers() -> None:
+    values: dict[str, Scalar] = {"a": 10**400, "b": -(10**400), "c": True, "d": 2, "e": -0.0, "f": "x"}
+    assert numbers(values) == {"c": 1.0, "d": 2.0, "e": 0.0}
+
+
 @pytest.mark.parametrize(
     ("status", "name"),
     [("active", "t1"), ("succeed", "t1"), ("failed", "t1 ✘"), ("lost", "t1 ✘"), ("stopped", "t1 ■")],
@@ -135,5 +151,9 @@ def test_a_record_without_input_has_none_and_a_large_one_its_size(tmp_path: Path
     assert read_input(folder, {}) == {"bytes": (2 << 20) + 4}
     (tmp_path / "output.json").write_text('{"loss": 0.5}')
     assert read_result(folder) == {"loss": 0.5}
+    (tmp_path / "output.json").write_text(f'{{"loss": 0.5, "n": 1{"0" * 5000}}}')
+    assert read_result(folder) == {"loss": 0.5, "n": "1" + "0" * 98 + "…"}
+    (tmp_path / "output.json").write_text("[" * 100_000)
+    assert read_result(folder) == {}
     (tmp_path / "output.json").write_text("{")
     assert read_result(folder) == {}
