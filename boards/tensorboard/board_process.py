@@ -59,7 +59,6 @@ SCALAR_POINTS = 10_000  # kept per curve; TensorBoard's own default is 1,000
 _HUNG_S = 20.0  # without a usable answer for this long, the data server counts as hung
 _MAX_RESTARTS = 5  # of the data server within a minute; one more, and the board has failed
 _LOG_LIMIT_BYTES = 4 << 20
-_LEFT_OUT = "TensorBoard holds every event file open, and may open no more (ulimit -Hn)"
 
 
 def main() -> NoReturn:
@@ -85,7 +84,7 @@ class BoardProcess:
         self._data_server: DataServer | None = None
         self._host_check: HostCheck | None = None
         self._restarted_at: list[float] = []
-        self._left_out = 0  # tasks without their curves, as the record says
+        self._view_notes: tuple[str, ...] = ()  # those of the record that are the view's
         self._view = RunView(
             str(self._records.view_folder(own_identity())),
             root=order.root,
@@ -257,12 +256,10 @@ class BoardProcess:
             _truncate_log()
 
     def _update_count(self, count: int) -> None:
-        if (left_out := self._view.left_out) != self._left_out:
-            self._left_out = left_out
-            notes = [note for note in self._board.notes if not note.endswith(_LEFT_OUT)]
-            if left_out:
-                notes.append(f"{left_out:,} older tasks are shown without their curves: {_LEFT_OUT}")
-            self._update(notes=tuple(notes))
+        if (now_noted := self._view.notes()) != self._view_notes:
+            own = tuple(note for note in self._board.notes if note not in self._view_notes)
+            self._view_notes = now_noted
+            self._update(notes=own + now_noted)
         now = {
             "status": BoardStatus.RUNNING,
             "readiness": Readiness.READY if count else Readiness.LISTENING,

@@ -48,8 +48,8 @@ class RunLinks:
         fitting = self._fitting(new)
         for run, key in reversed(new):
             if key in fitting:
-                self._files[key] = fitting[key]
                 self._link(run, f"{self.folder}/{key}")
+                self._files[key] = fitting[key]  # only now: a link that failed is made by the next call
             else:
                 self._left_out.add(key)
 

@@ -6,6 +6,7 @@ at once. The run folders themselves keep HKube's names and are never changed. Na
 
 A thread of the board's process looks for new tasks four times a second. A folder is listed again only when it
 has changed. With thousands of tasks the latest are shown first, and the rest while the board serves already.
+A record that cannot be read is reported, and holds no other task up.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..runs.files import read_json, safe_part
-from ..runs.run_names import RunNames, marked
+from ..runs.run_names import NamedTask, RunNames, marked
 from .journal_view import JournalView
 from .run_links import RunLinks
 from .viewed_task import ACTIVE, ViewedTask
@@ -34,6 +36,8 @@ _BATCH = 100  # tasks whose names are made together
 _INPUT_DEADLINE_S = 1.0  # a task without a recorded input by then is shown without it until that comes
 _COARSE_CLOCK_NS = 2_000_000_000  # two changes this close may leave a folder's time as it was
 _LOCK_DEADLINE_S = 1.0
+_MAX_UNREADABLE = 5  # tasks that the notes name
+_LEFT_OUT = "TensorBoard holds every event file open, and may open no more (ulimit -Hn)"
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class RunView:
         self._links = RunLinks(folder, root=root, max_files=max_files)
         self._listed: dict[str, tuple[int, list[tuple[str, bool]]]] = {}  # folder -> its time and entries
         self._keys: dict[str, str] = {}  # run folder -> its key among the links
+        self._unlinked: dict[str, str] = {}  # the same, of those that have no link yet
         self._shown: dict[str, str] = {}  # run folder -> its name on the page
         self._tasks: dict[str, ViewedTask] = {}  # by run folder: those shown
         self._unread: dict[str, str] = {}  # run folder -> its path below log_dir, the latest first
@@ -73,16 +78,25 @@ class RunView:
         self._has_more = False  # there was more to do than the time allowed for
         self._lock = threading.RLock()  # held while the view changes
         self._is_ended = threading.Event()
+        self._unreadable: dict[str, str] = {}  # run folder -> a sentence why its record is not shown
+        self._trouble = ""  # why the view could not be brought up to date the last time
 
     @property
     def folder(self) -> str:
         """The folder that the data server reads."""
         return self._links.folder
 
-    @property
-    def left_out(self) -> int:
-        """How many tasks are shown without their event files, since the data server may not open so many."""
-        return self._links.left_out
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence for each thing that a visitor would miss on the board, and why it is missing."""
+        notes = list(self._unreadable.values())
+        if len(notes) > _MAX_UNREADABLE:
+            further = len(notes) - _MAX_UNREADABLE
+            notes[_MAX_UNREADABLE:] = [f"the records of {further:,} further tasks cannot be read"]
+        if self._trouble:
+            notes.append(self._trouble)
+        if left_out := self._links.left_out:
+            notes.append(f"{left_out:,} older tasks are shown without their curves: {_LEFT_OUT}")
+        return tuple(notes)
 
     def make(self, depth: int) -> None:
         """Make the links, so that the data server can begin. Raises OSError.
@@ -140,8 +154,14 @@ class RunView:
             slice_s, pause_s = _SLICE_S, _SLICE_PAUSE_S
             if not self._unread:
                 slice_s, pause_s = _OUTCOMES_SLICE_S, _OUTCOMES_PAUSE_S
-            with contextlib.suppress(OSError):  # a full disk: the next time may do
+            trouble = ""
+            try:
                 self.refresh(slice_s)
+            except Exception as error:  # noqa: BLE001 - without this thread the board would show no further task
+                trouble = f"new tasks cannot be shown: {_reason(error)}"
+                if trouble != self._trouble:
+                    _log(trouble)
+            self._trouble = trouble
             took_s = time.monotonic() - began
             if self._is_ended.wait(pause_s if self._has_more else max(_REFRESH_S, 20 * took_s)):
                 return
@@ -163,21 +183,33 @@ class RunView:
         new = sorted(found.keys() - self._keys.keys(), key=_changed, reverse=True)
         for run in new:
             self._keys[run] = safe_part(found[run])
-        self._links.add((self._target(run), self._keys[run]) for run in new)
         self._unread = {run: found[run] for run in new} | self._unread
-        self._has_more = self._read_some(end)
+        self._unlinked = {run: self._keys[run] for run in new} | self._unlinked
+        try:
+            self._links.add((self._target(run), key) for run, key in self._unlinked.items())
+            self._unlinked = {}
+        finally:  # a full disk: the tasks are shown, and their curves once there is room for the links
+            self._has_more = self._read_some(end)
+            self._update_some(end)
+
+    def _update_some(self, end: float) -> None:
+        """Update the tasks that are shown and not complete, or as many as the time allows for."""
         for task in list(self._open.values()):
             if time.monotonic() > end:
                 self._has_more = True
                 break
-            self._update(task)
+            with self._reporting(task.run):
+                self._update(task)
 
     def _read_some(self, end: float) -> bool:
         """Show the tasks of run folders whose records were not read yet; return whether there are more."""
         runs = iter(list(self._unread.items()))
         while batch := list(itertools.islice(runs, _BATCH)):
             for run, path in batch:
-                if self._add(run, path):
+                is_known = True
+                with self._reporting(run):
+                    is_known = self._add(run, path)
+                if is_known:
                     del self._unread[run]
             self._show_waiting()
             if time.monotonic() > end:
@@ -250,18 +282,24 @@ class RunView:
         return True
 
     def _forget(self, run: str) -> None:
-        """Remove from the view a run whose folder was removed."""
-        self._links.remove(self._keys.pop(run))
-        for known in (self._unread, self._waiting, self._open, self._tasks, self._shown):
+        """Remove from the view a run whose folder was removed. Raises OSError when only its link stays."""
+        key = self._keys.pop(run)
+        texts = (self._unlinked, self._unread, self._shown, self._unreadable)
+        for known in (*texts, self._waiting, self._open, self._tasks):
             known.pop(run, None)
         self._changes += 1
+        self._links.remove(key)
 
     # --- tasks
 
     def _show_waiting(self) -> None:
         """Show every queued task that can be named."""
         now = time.monotonic()
-        ready = [task for task in self._waiting.values() if _is_ready(task, now)]
+        ready = []
+        for task in list(self._waiting.values()):
+            with self._reporting(task.run):
+                if _is_ready(task, now):
+                    ready.append(task)
         self._names.learn([task.named for task in ready])
         self._changes += len(ready)
         for task in ready:
@@ -285,6 +323,35 @@ class RunView:
         if task.status != ACTIVE or task.is_removed:
             del self._open[task.run]
         self._shown[task.run] = marked(task.name, task.status)
+
+    @contextlib.contextmanager
+    def _reporting(self, run: str) -> Iterator[None]:
+        """If the task's record has something that no code expects, report that, and show the name alone."""
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the user's values are in it; the other tasks are to be shown
+            name = os.path.basename(run)
+            self._waiting.pop(run, None)
+            self._open.pop(run, None)
+            if run not in self._shown:
+                self._shown[run] = self._names.name(NamedTask(name, "", {}))
+            self._changes += 1
+            self._unreadable[run] = f"the record of {name} cannot be read: {_reason(error)}"
+            _log(self._unreadable[run])
+
+
+def _reason(error: Exception) -> str:
+    """Return what has happened, on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _log(text: str) -> None:
+    """Add a line to the board's log."""
+    print(f"hkrunner: {text}", file=sys.stderr, flush=True)
 
 
 def _changed(run: str) -> float:

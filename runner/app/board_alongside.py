@@ -54,6 +54,7 @@ class BoardAlongside:
         self._board_id = ""
         self._reference = ""
         self._url = ""
+        self._notes: set[str] = set()  # that were printed
         self._wants_browser = False
         self._browser: BrowserProcess | None = None
         self._routes: RestProcess | None = None
@@ -208,6 +209,10 @@ class BoardAlongside:
             self._output.say(f"● board {board.id}  {board.url}")
             self._output.events.emit("board", {"id": board.id, "url": board.url})
             self._move(BoardState.LISTENING)
+        for note in board.notes:
+            if note not in self._notes:
+                self._notes.add(note)
+                self._output.say(f"◌ board {board.id}: {note}")
         if self._state is BoardState.LISTENING and board.readiness is Readiness.READY:
             if self._wants_browser:
                 self._show()  # not before: an empty page fills only when its user reloads it

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import shutil
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +17,17 @@ from typing import Any
 import pytest
 from hkrunner.boards.runs.event_files import EventWriter, bytes_field, file_record, summary_event
 from hkrunner.boards.runs.files import ProcessIdentity
+from hkrunner.boards.runs.history import list_tasks
 from hkrunner.boards.runs.hparams import SESSION_START, session_start
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.boards.runs.task_record import TaskRecord
+from hkrunner.boards.runs.task_values import Scalar
+from hkrunner.boards.tensorboard.journal_view import JournalView
 from hkrunner.boards.tensorboard.run_links import RunLinks, count_event_files
 from hkrunner.boards.tensorboard.run_view import RunView
+from hkrunner.boards.tensorboard.viewed_task import ViewedTask
+from support.waiting import wait_until
 from tensorboard.context import RequestContext
 
 CTX = RequestContext()
@@ -293,6 +301,103 @@ def test_a_task_that_ends_just_before_its_hkrunner_does_is_not_marked(
 
     monkeypatch.setattr(ProcessIdentity, "is_alive", ends_first)
     assert tasks.shown() == ["t1 lr=1"]
+
+
+def test_no_input_or_result_takes_a_task_or_another_one_from_the_board(tasks: Tasks) -> None:
+    values: list[object] = [
+        {"n": 10**400, "loss": 0.5},
+        {"nan": math.nan, "inf": math.inf, "zero": -0.0},
+        {"a\nb": 1, "\ud800": 2, "": 3, "~task/succeeded": 4},
+        {"Loss": 1, "loss": 2, "\u00e9": 3, "e\u0301": 4},
+        {f"key{number}": number for number in range(10_000)},
+        {"text": "x" * 100_000, "on": True, "one": 1},
+    ]
+    for number, value in enumerate(values):
+        end(tasks.begin(f"t{number}", value), result=value)
+    deep = tasks.begin("t6")
+    deep.write("input.json", b"[" * 1000 + b"]" * 1000)
+    end(deep)
+    names = tasks.shown()
+    assert [name.partition(" ")[0] for name in names] == [f"t{number}" for number in range(7)]
+    assert tasks.view.notes() == ()
+    last = {name.partition(" ")[0]: values for name, values in tasks.last_values().items()}
+    assert {tag: last["t0"][tag] for tag in last["t0"] if "output" in tag} == {"~output/loss": 0.5}
+    assert last["t1"]["~output/inf"] == math.inf and math.isnan(last["t1"]["~output/nan"])
+    assert last["t2"]["~task/succeeded"] == 1 and last["t2"]["~output/~task/succeeded"] == 4
+    assert last["t2"]["~output/\ufffd"] == 2
+    assert [last["t3"][f"~output/{key}"] for key in ("Loss", "loss", "\u00e9", "e\u0301")] == [1, 2, 3, 4]
+    assert len(last["t4"]) == 64 + 3
+    rows = {name.partition(" ")[0]: row for name, (row, _) in tasks.sessions().items()}
+    assert rows["t0"] == {"n": str(10**400)[:100], "loss": 0.5}
+    assert rows["t5"]["on"] is True and rows["t5"]["one"] == 1.0
+
+
+def test_a_record_with_impossible_facts_is_shown_without_them(tasks: Tasks) -> None:
+    end(tasks.begin("t1", 1), durationMs=10**400, peakMemBytes=math.nan, endTime=math.inf)
+    assert tasks.shown() == ["t1 1"] and tasks.view.notes() == ()
+    assert tasks.last_values()["t1 1"] == {"~task/duration_s": 0.0, "~task/succeeded": 1.0}
+    (listed,) = list_tasks(tasks.root)
+    assert (listed.duration_ms, listed.peak_bytes, listed.end_time) == (None, None, None)
+
+
+def test_a_record_that_breaks_our_code_is_noted_and_holds_no_other_task_up(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(value: dict[str, Scalar]) -> dict[str, float]:
+        raise ZeroDivisionError("of\na record") if value.get("n") == 1 else AssertionError
+
+    for number in range(3):
+        end(tasks.begin(f"t{number}", number), "failed", result={"n": number})
+    monkeypatch.setattr("hkrunner.boards.tensorboard.viewed_task.numbers", breaks)
+    monkeypatch.setattr("hkrunner.boards.tensorboard.run_view._MAX_UNREADABLE", 1)
+    assert tasks.shown() == ["t0 0 ✘", "t1 1 ✘", "t2 2 ✘"]
+    assert "the record of t1 cannot be read: ZeroDivisionError: of a record\n" in capsys.readouterr().err
+    assert tasks.view.notes()[1:] == ("the records of 2 further tasks cannot be read",)
+    monkeypatch.setattr(ViewedTask, "read_inputs", lambda _: breaks({"n": 1}))
+    end(tasks.begin("t3", 3))
+    assert tasks.shown() == ["t0 0 ✘", "t1 1 ✘", "t2 2 ✘", "t3"]
+
+
+def test_a_board_goes_on_after_an_error_and_says_so_while_it_lasts(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    is_broken = threading.Event()
+    runs = JournalView.runs_below
+
+    def breaks(*args: Any) -> dict[str, str]:
+        if is_broken.is_set():
+            raise KeyError("journal")
+        return runs(*args)
+
+    monkeypatch.setattr(JournalView, "runs_below", breaks)
+    is_broken.set()
+    tasks.begin("t1", 1)
+    tasks.view.follow()
+    note = "new tasks cannot be shown: KeyError: 'journal'"
+    wait_until(lambda: tasks.view.notes() == (note,), what="the note")
+    is_broken.clear()
+    wait_until(lambda: list(tasks.view.shown().keys) == ["t1 1"], what="the task")
+    wait_until(lambda: tasks.view.notes() == (), what="the end of the note")
+    tasks.view.remove()
+    assert capsys.readouterr().err == f"hkrunner: {note}\n"
+
+
+def test_tasks_are_shown_without_links_while_none_can_be_made_and_linked_then(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    records = [tasks.begin(f"t{number}", number) for number in range(3)]
+    for name in ("link", "symlink"):
+        monkeypatch.setattr(os, name, refused)
+    with pytest.raises(OSError, match="No space"):
+        tasks.view.refresh()
+    assert sorted(tasks.view.shown().keys) == ["t0 0", "t1 1", "t2 2"]
+    monkeypatch.undo()
+    shutil.rmtree(records[0].metrics_dir)
+    assert "t0 0" not in tasks.shown()
+    assert len(os.listdir(tasks.view.folder)) == 2
 
 
 def test_a_removed_task_leaves_the_view(tasks: Tasks) -> None:
