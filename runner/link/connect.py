@@ -19,6 +19,7 @@ from typing import Any
 from ..io.lean_imports import without_openssl
 from ..io.loop import Loop
 from ..protocol.messages import printable
+from .frames import Refused
 from .identity import listener_of, listening_at, port_of
 
 CONNECT_TIMEOUT_S = 10.0
@@ -28,14 +29,23 @@ class Attempt:
     """One attempt to connect, which begins at once."""
 
     def __init__(
-        self, loop: Loop, url: str, connected: Callable[[Any], None], failed: Callable[[str], None]
+        self,
+        loop: Loop,
+        url: str,
+        connected: Callable[[Any], None],
+        failed: Callable[[str], None],
+        greet: Callable[[socket.socket], None] | None = None,
     ) -> None:
         """Later, in the loop, call connected(client of the package) or failed(reason for a user); neither
-        after give_up()."""
+        after give_up().
+
+        `greet`, called in the thread, receives what has to come first on a new connection.
+        """
         self._loop = loop
         self._url = url
         self._connected = connected
         self._failed = failed
+        self._greet = greet
         self._client: Any = None
         self._is_over = False
         #: The number of the listening socket that took the connection, once there is one; see Identity.
@@ -62,8 +72,12 @@ class Attempt:
             before = listening_at(port)
             self._connect()
             self.listener = listener_of(self._client.sock, port, before)
+            if self._greet is not None:
+                self._greet(self._client.sock)
         except Exception as error:  # noqa: BLE001 - the package's own errors, OSError, ssl, idna: all mean "not connected"
             reason = reason_of(error)
+            if self.has_socket:
+                self._client.shutdown()
             self._loop.post_from_thread(lambda: self._tell(self._failed, reason))
         else:
             self._loop.post_from_thread(lambda: self._tell(self._connected, self._client))
@@ -134,6 +148,8 @@ def reason_of(error: BaseException) -> str:
         return f"the host name is not known ({error.strerror})"
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, Refused):
+        return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     # The package puts all headers of a refused handshake behind this mark.

@@ -21,7 +21,8 @@ A worker that is not certainly the same never gets the answers of tasks that hav
 
 Here: one connection, from its first message to its drop. connector.py makes connections, in the thread of
 connect.py; identity.py says whose worker it is; frames.py has the frames in both directions; outbox.py is
-what waits to be sent, and sender.py writes it; message_memory.py is the memory of large messages.
+what waits to be sent, and sender.py writes it; message_memory.py is the memory of large messages. With
+--transport socketio, the WebSocket's messages are packets of socket.io, with HKube's in them: socketio.py.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..io.loop import Loop
 from ..protocol.messages import printable
@@ -41,6 +42,10 @@ from .message_memory import KEEP_BLOB_S, MessageMemory, MessageMemoryPool, Worke
 from .outbox import PIECE, MessageSource
 from .sender import LinkSender
 
+if TYPE_CHECKING:
+    from .listener import LinkListener
+    from .socketio import SocketIo
+
 __all__ = [
     "BLOB_MIN",
     "KEEP_BLOB_S",
@@ -48,7 +53,6 @@ __all__ = [
     "PIECE",
     "ConnectionState",
     "Link",
-    "LinkListener",
     "MessageMemory",
     "MessageSource",
     "WorkerMessage",
@@ -66,30 +70,6 @@ SETTLE_S = 0.1
 REFUSED_S = 1.0
 
 
-class LinkListener(Protocol):
-    """What the link calls, from the loop."""
-
-    def on_link_open(self) -> None: ...
-    def on_link_message(self, message: WorkerMessage) -> None:
-        """A message has arrived. The listener releases it, and calls worker_spoke() if HKube sent it."""
-
-    def on_link_resumed(self, *, all_written: bool) -> None:
-        """The same worker is back after a drop and sends nothing: it continues where it was.
-
-        `all_written`: nothing waited to be sent when the connection was lost; what was sent last may be lost.
-        """
-
-    def on_link_answer_lost(self) -> None:
-        """An answer that waited is dropped: the worker does not wait for it."""
-
-    def on_link_drop(self, reason: str) -> None: ...
-    def on_link_unreachable(self, reason: str) -> None:
-        """An attempt has failed; the next one follows."""
-
-    def on_link_given_up(self, reason: str) -> None:
-        """No worker within the connect timeout; no further attempt follows."""
-
-
 class Link:
     """The connection to one URL, kept up until close()."""
 
@@ -101,12 +81,28 @@ class Link:
         *,
         text: bool,
         connect_timeout_s: float | None = None,
+        transport: str = "ws",
     ) -> None:
-        """`text`: messages go out in text frames (json). Nothing happens before open()."""
+        """`text`: messages go out in text frames (json). `transport`: ws, or socketio, which has json only.
+
+        Nothing happens before open().
+        """
         self._loop = loop
         self._listener = listener
         self.url = url
         self._identity = Identity(loop.clock)
+        self._blobs = MessageMemoryPool(loop)
+        self._sender = LinkSender(
+            loop, TEXT if text else BINARY, may_begin=self._may_begin, on_error=self._drop
+        )
+        self._outbox = self._sender.outbox
+        self._socketio: SocketIo | None = None
+        if transport == "socketio":
+            from .socketio import SocketIo  # late: hardly any worker serves it
+
+            self._socketio = SocketIo(
+                loop, self._blobs, self._sender, on_message=self._deliver, on_end=self._drop
+            )
         self._connector = Connector(
             loop,
             url,
@@ -115,23 +111,20 @@ class Link:
             on_failed=self._identity.failed,
             on_unreachable=listener.on_link_unreachable,
             on_given_up=listener.on_link_given_up,
+            greet=None if self._socketio is None else self._socketio.greet,
         )
         self._client: Any = None  # websocket.WebSocket, which owns the socket
         self._socket: socket.socket | None = None
         self._fd = -1
         self._is_tls = False
         self._not_now: tuple[type[OSError], ...] = (BlockingIOError,)
-        self._sender = LinkSender(
-            loop, TEXT if text else BINARY, may_begin=self._may_begin, on_error=self._drop
-        )
-        self._outbox = self._sender.outbox
         self._spoken = False
         self._arrived: bool | None = None  #: all that was sent, before our goodbye; None: not said
         self._all_written = False  #: at the last drop nothing waited to be sent
         self._resume = loop.alarm(self._resumed)
         self._again = loop.alarm(self._send_again)
-        self._blobs = MessageMemoryPool(loop)
-        self._reader = Reader(self._blobs, self._deliver, self._on_control)
+        on_message = self._deliver if self._socketio is None else self._socketio.take
+        self._reader = Reader(self._blobs, on_message, self._on_control)
 
     # ---- connecting
 
@@ -158,6 +151,8 @@ class Link:
             self._not_now = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
         watch_peer(sock)
         self._reader.begin()
+        if self._socketio is not None:
+            self._socketio.begin(self._reader)
         self._sender.use(sock, self._not_now)
         self._spoken = False
         if self._identity.is_certain:
@@ -177,8 +172,13 @@ class Link:
         """Whether the worker is certainly the one from before the drop, and has sent nothing since."""
         if self.state is ConnectionState.OPEN:
             self._on_readable()  # on a busy machine, it may have sent something since the loop last read
-        is_silent = self.state is ConnectionState.OPEN and not self._spoken and not self._reader.is_amid
+        is_silent = self.state is ConnectionState.OPEN and not self._spoken and not self._is_amid
         return is_silent and self._identity.is_certain
+
+    @property
+    def _is_amid(self) -> bool:
+        """Whether part of a message has arrived: the worker has begun to send."""
+        return self._reader.is_amid or (self._socketio is not None and self._socketio.is_amid)
 
     def _send_again(self) -> None:
         """Send the last answer again if the worker is silent: it may have been lost with the old connection.
@@ -218,6 +218,8 @@ class Link:
         if arrived is None:
             arrived = all_has_arrived(self._socket)
         self._close_socket()
+        if self._socketio is not None:
+            self._socketio.end()
         self._all_written = self.idle
         self._sender.release_held()
         self._resume.cancel()
@@ -260,6 +262,8 @@ class Link:
         self._resume.cancel()
         self._again.cancel()
         if self.state is ConnectionState.OPEN:
+            if self._socketio is not None:
+                self._socketio.say_goodbye()
             self._sender.say_close(1001 if cut_short else 1000, cut_short)
             self._close_socket()
         self._connector.close()
@@ -290,13 +294,15 @@ class Link:
             if source is not None:
                 source.close()
             return False
+        if self._socketio is not None:
+            data, source, prelude = self._socketio.events(data, source, prelude)
         return self._sender.post(data, source, final=final, soon=soon, at_once=self._spoken, prelude=prelude)
 
     def _may_begin(self) -> bool:
         """Whether the next message may be sent; where only a final answer may, it becomes the next."""
         if self._spoken:
             return True
-        is_silent = self._identity.is_certain and not self._reader.is_amid
+        is_silent = self._identity.is_certain and not self._is_amid
         return is_silent and self._outbox.lead_with_answer()
 
     def clear(self) -> None:

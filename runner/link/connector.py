@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any
@@ -37,8 +38,11 @@ class Connector:
         on_failed: Callable[[], None],
         on_unreachable: Callable[[str], None],
         on_given_up: Callable[[str], None],
+        greet: Callable[[socket.socket], None] | None = None,
     ) -> None:
         """`connect_timeout_s`: give up after this time without a worker; None: never.
+
+        `greet`: see Attempt.
 
         on_connected(client of websocket-client, number of the listening socket that took the connection).
         on_failed: an attempt has failed. on_unreachable(reason): there is no worker yet; attempts go on;
@@ -51,6 +55,7 @@ class Connector:
         self._on_failed = on_failed
         self._on_unreachable = on_unreachable
         self._on_given_up = on_given_up
+        self._greet = greet
         self.state = ConnectionState.DISCONNECTED
         self._attempt: Attempt | None = None
         self._tries = 0  #: attempts since the worker has last sent something
@@ -65,7 +70,7 @@ class Connector:
 
     def _connect(self) -> None:
         self.state = ConnectionState.CONNECTING
-        self._attempt = Attempt(self._loop, self._url, self._connected, self._failed)
+        self._attempt = Attempt(self._loop, self._url, self._connected, self._failed, self._greet)
         self._set_patience()
 
     def _set_patience(self) -> None:

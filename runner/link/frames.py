@@ -116,6 +116,11 @@ class Reader:
         """Whether part of a message or of a frame has arrived: the worker has begun to send."""
         return bool(self._input or self._fragments) or self._target is not None
 
+    @property
+    def position(self) -> tuple[int, int, int]:
+        """How far the reader is in a message that has not arrived completely: another value is progress."""
+        return self._got if self._target is not None else 0, len(self._input), self._total
+
     def receive(self, sock: socket.socket) -> tuple[int, bool]:
         """Read once; return how many bytes, 0 at the end, and whether there may be more at once.
 

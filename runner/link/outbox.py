@@ -45,6 +45,11 @@ class Outgoing:
         """Size of the message in bytes."""
         return len(self.data) if self.source is None else self.source.size
 
+    @property
+    def frame_count(self) -> int:
+        """Number of its frames."""
+        return max(1, -(-self.size // PIECE)) + bool(self.prelude)
+
     def frames(self, opcode: int) -> Iterator[bytes]:
         """Yield its frames, masked, one at a time."""
         if self.prelude:
@@ -79,6 +84,7 @@ class Outbox:
         self._frames: Iterator[bytes] | None = None  #: of the first message, once it is being sent
         self._frames_left = 0  #: after the one in the chunk
         self._control: deque[bytes] = deque()
+        self._ping: bytes | None = None  #: of socket.io, which is no control frame
         #: Bytes to be written next: the rest of a frame.
         self.chunk = memoryview(b"")
         #: The final answer that was written last, and when: a drop right after it may lose it.
@@ -111,7 +117,7 @@ class Outbox:
     @property
     def is_empty(self) -> bool:
         """Whether no message waits, none is partly sent, and no control frame waits."""
-        return not (self._queue or self.chunk or self._control)
+        return not (self._queue or self.chunk or self._control or self._ping)
 
     def put(self, one: Outgoing) -> None:
         """Add a message, to be sent after those before it."""
@@ -121,6 +127,15 @@ class Outbox:
     def put_control(self, frame: bytes) -> None:
         """Have a control frame sent before any further frame of a message."""
         self._control.append(frame)
+
+    def put_ping(self, frame: bytes) -> None:
+        """Have a ping sent that is a message of its own, before the next message is begun."""
+        self._ping = frame
+
+    @property
+    def ping_waits(self) -> bool:
+        """Whether a ping waits for the end of a message that is being sent."""
+        return self._ping is not None
 
     def put_cut(self, one: Outgoing, rest: memoryview) -> None:
         """Add a message whose direct write was cut; `rest`: the unwritten bytes of its only frame."""
@@ -186,10 +201,13 @@ class Outbox:
             return True
         while True:
             if self._frames is None:
+                if self._ping is not None:
+                    self.chunk, self._ping = memoryview(self._ping), None
+                    return True
                 if not self._queue or not may_begin():
                     return False
                 self._frames = self._queue[0].frames(self._opcode)
-                self._frames_left = max(1, -(-self._queue[0].size // PIECE)) + bool(self._queue[0].prelude)
+                self._frames_left = self._queue[0].frame_count
             frame = next(self._frames, None)
             if frame is not None:
                 self._frames_left -= 1
@@ -217,6 +235,7 @@ class Outbox:
         self._frames = None
         self.chunk = memoryview(b"")
         self._control.clear()
+        self._ping = None
 
     def clear(self) -> bool:
         """Drop every message that has not begun; return whether an answer has, and must not be completed."""

@@ -145,6 +145,19 @@ class LinkSender:
             return
         self._loop.on_writable(sock, None)
 
+    def ping(self, packet: bytes) -> bool:
+        """Send a ping of socket.io; return False if it waits for the end of a message that is being sent."""
+        if not self.outbox.ping_waits:
+            self.outbox.put_ping(frame(self._opcode, packet))
+            self.pump()
+        return not self.outbox.ping_waits
+
+    def say(self, data: bytes) -> None:
+        """Send a last small message, if no frame is partly written and the kernel takes it at once."""
+        if self._socket is not None and not self.outbox.chunk:
+            with contextlib.suppress(OSError):
+                self._socket.send(frame(self._opcode, data))
+
     def say_close(self, code: int, reason: str = "") -> None:
         """Send a close frame, if no frame is partly written and the kernel takes it at once."""
         if self._socket is not None and not self.outbox.chunk:

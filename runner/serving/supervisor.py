@@ -181,6 +181,7 @@ class Supervisor:
             url,
             text=encoding.is_text(self._settings.serving.encoding),
             connect_timeout_s=self._settings.serving.connect_timeout_s,
+            transport=self._settings.serving.transport,
         )
         self._replies.link = link
         link.open()

@@ -165,13 +165,24 @@ def _is_local(values: Mapping[str, Any]) -> bool:
 
 
 def _serving(values: Mapping[str, Any], environ: Mapping[str, str]) -> Serving:
-    encoding, redirect_logs = values["encoding"], bool(values.get("redirect_logs"))
+    transport = "ws" if values.get("transport") in (None, "ws") or _is_local(values) else "socketio"
+    # The worker's socket.io has no encoding: what the cluster's variable says is for its WebSocket.
+    encoding = values["encoding"] if transport == "ws" else "json"
+    redirect_logs = bool(values.get("redirect_logs"))
     version = values.get("storage") or "v1"
     grace_s = parse_seconds(values, BY_NAME["grace_s"], least=0.0)
     assert grace_s is not None, "--grace has a default"
     return Serving(
-        worker_url(values.get("url"), environ, encoding, storage=version, hostname=redirect_logs),
+        worker_url(
+            values.get("url"),
+            environ,
+            encoding,
+            storage=version,
+            hostname=redirect_logs,
+            socketio=transport == "socketio",
+        ),
         encoding,
+        transport=transport,
         connect_timeout_s=parse_seconds(values, BY_NAME["connect_timeout_s"], least=0.0),
         grace_s=grace_s,
         spare=bool(values.get("spare")),

@@ -16,6 +16,16 @@ SERVING_OPTIONS = (
         metavar="ws://HOST:PORT",
     ),
     Option(
+        "transport",
+        ("--transport",),
+        "What the worker serves: ws, a plain WebSocket; socketio, socket.io 2, which HKube calls socket and"
+        " whose messages are json whatever --encoding says.",
+        ("WORKER_ALGORITHM_PROTOCOL",),
+        default="ws",
+        kind="choice",
+        choices=("ws", "socketio", "socket"),
+    ),
+    Option(
         "encoding",
         ("--encoding",),
         "Encoding of the messages on the WebSocket.",

@@ -53,6 +53,7 @@ class Serving(NamedTuple):
 
     url: str
     encoding: str = "json"
+    transport: str = "ws"  #: ws or socketio
     connect_timeout_s: float | None = None  #: None: wait forever
     grace_s: float = 5.0
     spare: bool = False

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from ..errors import SettingsError
 
 DEFAULT_URL = "ws://localhost:3000"
+_SOCKETIO_SCHEMES = {"http": "ws", "https": "wss"}
 _PARTS = ("WORKER_SOCKET_PROTOCOL", "WORKER_SOCKET_HOST", "WORKER_SOCKET_PORT")
 
 
@@ -19,12 +20,14 @@ def worker_url(
     *,
     storage: str = "v1",
     hostname: bool = False,
+    socketio: bool = False,
 ) -> str:
     """Return the worker's URL, complete.
 
     `url` (--url, else WORKER_SOCKET_URL), else WORKER_SOCKET_PROTOCOL, _HOST and _PORT, else
     ws://localhost:3000. `hostname` adds this machine's name, which the worker wants for redirected logs.
-    Raises SettingsError.
+    `socketio`: the URL may begin with http: too, and gets the path of socket.io if it has none. Raises
+    SettingsError.
     """
     sources = ["WORKER_SOCKET_URL"] if url and url == environ.get("WORKER_SOCKET_URL") else []
     if not url:
@@ -37,7 +40,8 @@ def worker_url(
         port_number = parts.port
     except ValueError as error:
         raise SettingsError(f"the worker's URL {url!r} is wrong: {error}{where}") from None
-    if parts.scheme not in ("ws", "wss") or not parts.hostname or port_number == 0:
+    scheme = _SOCKETIO_SCHEMES.get(parts.scheme, parts.scheme) if socketio else parts.scheme
+    if scheme not in ("ws", "wss") or not parts.hostname or port_number == 0:
         raise SettingsError(f"the worker's URL must look like {DEFAULT_URL}, not {url!r}{where}")
     present = dict(parse_qsl(parts.query, keep_blank_values=True))
     if present.get("storage", storage) != storage:
@@ -49,5 +53,9 @@ def worker_url(
     if hostname:
         wanted["hostname"] = quote(os.uname().nodename, safe="")
     added = [f"{name}={value}" for name, value in wanted.items() if name not in present]
+    path = parts.path
+    if socketio:
+        added = ["EIO=3", "transport=websocket", *added]
+        path = path if path.strip("/") else "/socket.io/"
     query = "&".join([parts.query, *added] if parts.query else added)
-    return f"{parts.scheme}://{parts.netloc}{parts.path}?{query}"
+    return f"{scheme}://{parts.netloc}{path}?{query}"

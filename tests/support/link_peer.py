@@ -18,6 +18,15 @@ from .worker_wire import CONTINUATION, TEXT, frame
 
 PONG = 10
 DEADLINE_S = 10.0
+#: What the link and the test speak: ws, or socketio.
+transport = "ws"
+#: The first two packets of a worker that serves socket.io.
+GREETING = (b'0{"sid":"a","upgrades":[],"pingInterval":60000,"pingTimeout":30000}', b"40")
+
+
+def text(payload: bytes) -> bytes:
+    """Return what brings the link this message."""
+    return frame(TEXT, payload if transport == "ws" else b'42["command",%b]' % payload)
 
 
 class Listener:
@@ -103,7 +112,11 @@ class Wire:
             opcode, last, payload = self.frame()
             assert opcode == (CONTINUATION if parts else TEXT)
             parts.append(payload)
-        return b"".join(parts)
+        whole = b"".join(parts)
+        if transport == "ws":
+            return whole
+        assert whole.startswith(b'42["') and whole.endswith(b"]"), whole[:100]
+        return whole[whole.index(b",") + 1 : -1]
 
     def _read(self, size: int) -> None:
         def there() -> bool:
@@ -160,7 +173,14 @@ class World:
         self.wires: list[Wire] = []
         self.ticks = False  #: pauses between two tries pass by themselves
         url = f"ws://127.0.0.1:{self.address[1]}?storage=v1&encoding=json"
-        self.link = Link(self.loop, self.listener, url, text=True, connect_timeout_s=connect_timeout_s)
+        self.link = Link(
+            self.loop,
+            self.listener,
+            url,
+            text=True,
+            connect_timeout_s=connect_timeout_s,
+            transport=transport,
+        )
         self.listener.link = self.link
 
     def turn(self) -> None:
@@ -176,8 +196,15 @@ class World:
 
     def accept(self) -> Wire:
         """Play the server's part of the handshake."""
-        assert self.server is not None
         opened = self.listener.opened
+        wire = self.accept_socket()
+        if transport == "socketio":
+            wire.sock.sendall(b"".join(frame(TEXT, one) for one in GREETING))
+        self.until(lambda: self.listener.opened > opened, "an open link")
+        return wire
+
+    def accept_socket(self) -> Wire:
+        """Play the server's part of the WebSocket's handshake."""
         wire = self.accept_raw()
         request = wire.data
         key = next(
@@ -189,7 +216,6 @@ class World:
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Accept: {accepted}\r\n\r\n".encode()
         )
-        self.until(lambda: self.listener.opened > opened, "an open link")
         return wire
 
     def accept_raw(self) -> Wire:
@@ -271,7 +297,7 @@ def connected(connect_timeout_s: float | None = None) -> Iterator[tuple[World, W
 def conversing() -> Iterator[tuple[World, Wire]]:
     """A link that has heard a message."""
     with connected() as (world, wire):
-        wire.send(frame(TEXT, b"hello"))
+        wire.send(text(b"hello"))
         world.until(lambda: world.listener.messages == [b"hello"], "the first message")
         world.listener.messages.clear()
         world.listener.kinds.clear()

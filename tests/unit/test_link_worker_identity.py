@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 
 import pytest
 from hkrunner.runner.link.connection import SETTLE_S, SILENT_S
 from hkrunner.runner.link.identity import RESTART_S, listener_of, listening_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.link_peer import PONG, Wire, World, connected, conversing
-from support.worker_wire import PING, TEXT, frame
+from support import link_peer
+from support.link_peer import PONG, Wire, World, connected, conversing, text
+from support.worker_wire import PING, frame
+
+
+@pytest.fixture(params=["ws", "socketio"], scope="module", autouse=True)
+def transport(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every rule holds over both transports."""
+    link_peer.transport = request.param
+    yield
+    link_peer.transport = "ws"
+
 
 # ---- who speaks first
 
@@ -20,7 +31,7 @@ def test_nothing_is_sent_before_the_worker_has_spoken() -> None:
     with connected() as (world, wire):
         world.link.post(b"early")
         assert wire.is_silent()
-        wire.send(frame(TEXT, b"hello"))
+        wire.send(text(b"hello"))
         assert wire.message() == b"early"
 
 
@@ -35,7 +46,7 @@ def test_a_ping_is_answered_and_does_not_count_as_the_first_message() -> None:
 def test_an_invalid_message_does_not_count_as_the_first_message() -> None:
     with connected() as (world, wire):
         world.link.post(b"early")
-        wire.send(frame(TEXT, b"noise"))
+        wire.send(text(b"noise"))
         world.until(lambda: world.listener.messages, "the noise")
         assert wire.is_silent()
 
@@ -83,7 +94,7 @@ def test_a_worker_that_was_away_may_be_another_one_and_has_to_send_a_message_fir
         world.link.post(b"call")
         world.pass_time(SILENT_S + 0.1)
         assert again.is_silent() and world.listener.resumed == []
-        again.sock.sendall(frame(TEXT, b"a word"))
+        again.sock.sendall(text(b"a word"))
         assert again.message() == b"call"
 
 
@@ -94,7 +105,7 @@ def test_an_answer_is_not_sent_to_a_worker_that_was_away_whatever_it_sends() -> 
         world.link.post(b"of the next task")
         world.pass_time(SILENT_S + 0.1)
         assert again.is_silent()
-        again.sock.sendall(frame(TEXT, b"a word"))
+        again.sock.sendall(text(b"a word"))
         assert again.message() == b"of the next task"
         assert world.listener.lost == 1 and again.is_silent()
 
@@ -111,7 +122,7 @@ def test_a_worker_that_was_restarted_at_once_is_another_one() -> None:
 
 
 def test_an_answer_waits_for_a_message_that_the_worker_has_begun_to_send() -> None:
-    word = frame(TEXT, b"x" * 70_000)
+    word = text(b"x" * 70_000)
     with conversing() as (world, wire):
         wire.close()
         world.until(lambda: world.listener.drops, "the drop")
@@ -186,7 +197,7 @@ def test_a_last_answer_is_sent_again_unless_the_worker_sends_a_message_at_the_la
         again = world.accept()
         assert again.is_silent()
         if speaks:
-            again.sock.sendall(frame(TEXT, b"next task"))
+            again.sock.sendall(text(b"next task"))
         world.link._send_again()  # the loop has not looked at the socket since
         assert again.is_silent() if speaks else again.message() == b"done"
         assert world.listener.messages == [b"next task"] * speaks
@@ -210,7 +221,7 @@ def test_nothing_is_sent_again_once_the_worker_has_sent_a_message() -> None:
         wire.reset()
         world.until(lambda: world.listener.drops, "the drop")
         again = world.accept()
-        again.send(frame(TEXT, b"next task"))
+        again.send(text(b"next task"))
         world.until(lambda: world.listener.messages, "the next task")
         world.link.post(b"next answer", final=True)
         assert again.message() == b"next answer"
@@ -226,7 +237,7 @@ def test_after_a_late_reconnect_the_worker_has_to_send_a_message_first() -> None
         world.clock.now += RESTART_S
         again = world.accept()
         assert again.is_silent()
-        again.send(frame(TEXT, b"hello"))
+        again.send(text(b"hello"))
         assert again.message() == b"undelivered"
 
 
@@ -275,7 +286,7 @@ class Workers:
         """This worker says what the next task is."""
         self.listen()
         self.task = (self.life, self.task[1] + 1)
-        self.wire.send(frame(TEXT, b"task %d %d" % self.task))
+        self.wire.send(text(b"task %d %d" % self.task))
         self.world.until(lambda: self.ours == self.task, "the task")
         self.is_known = True
 

@@ -1,0 +1,72 @@
+"""hkrunner as a client of the real socket.io 2 server, which HKube's worker uses."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from support.local import ALGORITHMS
+from support.programs import serving
+from support.socketio_worker import SocketioWorker
+
+# The first one installs the package.
+pytestmark = pytest.mark.timeout(400)
+
+OBEYS = ALGORITHMS / "obeys.py"
+
+
+def test_tasks_are_served_over_socketio(tmp_path: Path) -> None:
+    with SocketioWorker(ping_timeout_s=0.25) as worker:
+        variables = {
+            "WORKER_ALGORITHM_PROTOCOL": "socket",
+            "WORKER_ALGORITHM_ENCODING": "bson",
+            "WORKER_SOCKET_URL": worker.url,
+        }
+        with serving("--entry", OBEYS, cwd=tmp_path, env=variables) as program:
+            seen = worker.expect("connection")
+            assert seen == {"event": "connection", "transport": "websocket", "sockets": 1}
+            # It pings on its own, also before the worker has given it a task.
+            worker.expect_ping()
+            value = {"text": 'ünï " \\ ] \u2028', "numbers": [1, 2.5, None, True], "deep": {"er": [[]]}}
+            assert worker.answer(["give", value][0], value) == {"command": "done", "data": value}
+            error = worker.answer("raise", "boom", task="t2")
+            assert error["command"] == "errorMessage"
+            assert "boom" in error["error"]["message"]
+            # Large ones, in both directions.
+            assert worker.answer("measure", {"$text": 3_000_000}, task="t3")["data"] == 3_000_000
+            assert worker.answer("text", 20_000_000, task="t4")["data"] == {"$length": 20_000_000}
+            # Bytes in the input.
+            parts = [b"\x00\xff\x10", b"", bytes(range(256)) * 2000]
+            texts = [base64.b64encode(one).decode() for one in parts]
+            got = worker.answer("give", [{"$bytes": one} for one in texts], task="t5")
+            assert got["data"] == texts
+            # A stop, and the answers after the connection is lost in each way.
+            worker.initialize("wait for stop", task="t6")
+            worker.expect("initialized")
+            worker.send("start")
+            worker.expect("started")
+            worker.send("stop", {"forceStop": True})
+            assert worker.expect("stopped")["message"] == {"command": "stopped"}
+            for number, (act, reason) in enumerate(
+                [
+                    ("disconnect", "41: socket.io's disconnect"),
+                    ("engineClose", "1: Engine.IO's close"),
+                    ("reset", "connection reset by peer"),
+                ]
+            ):
+                gate = tmp_path / f"gate{number}"
+                worker.initialize("wait for file", str(gate), task=f"d{number}")
+                worker.expect("initialized")
+                worker.send("start")
+                worker.expect("started")
+                worker.act(act)
+                worker.expect("disconnect")
+                worker.expect("connection")
+                program.wait_for_line(reason)
+                gate.write_text("")
+                assert worker.expect("done")["message"]["data"] == "there"
+            worker.send("exit", {"exitCode": 0})
+            assert program.wait() == 0
+            assert worker.expect("disconnect")["reason"] == "client namespace disconnect"
+            assert worker.is_silent
