@@ -6,8 +6,8 @@ lib/algorithm-communication/socket-io.js). Each packet is a WebSocket message:
     0{"sid":…,"pingInterval":…,"pingTimeout":…}    worker: the first packet; times in ms
     40                                             worker: the second one; the default namespace is open
     42["initialize",{"command":"initialize",…}]    both: a message of HKube's; the event is its command
-    451-["done",{…{"_placeholder":true,"num":0}…}]  both: a message with 1 value of bytes, which follows:
-    04 then the bytes                              both: a binary message with the next value of bytes
+    451-["done",{…{"_placeholder":true,"num":0}…}]  both: a message with one value of bytes, which is
+    04 then the bytes                              an attachment: a binary message after it
     2 and 3                                        our ping and the worker's pong
     41, 44"…" and 1                                goodbye, refusal, end of the connection
 
@@ -33,7 +33,7 @@ from .outbox import MessageSource
 from .sender import LinkSender
 from .socketio_greeting import Greeting, receive_greeting
 
-#: Most values of bytes in one message.
+#: Most attachments, which are values of bytes, in one message.
 ATTACHMENTS_MAX = 100_000
 #: Bytes of a wrong packet that a message shows.
 _SHOWN = 60
@@ -133,9 +133,7 @@ class SocketIo:
             self._was_heard, self._position = False, position
             self._alarm.set(self._greeting.ping_timeout_s)
         elif position == self._position and self._missing:
-            self._on_end(
-                f"the worker sent half a message: {self._missing} of its values of bytes are missing"
-            )
+            self._on_end(f"the worker sent half a message: attachments are missing ({self._missing})")
         elif position == self._position and not self._was_heard:
             self._on_end(f"the worker answered no ping within {self._greeting.ping_timeout_s:g} s")
         else:
@@ -182,9 +180,7 @@ class SocketIo:
         kind = head[1:2]
         if self._missing and kind in b"0123456":
             message.release()
-            raise Refused(
-                f"the worker sent another packet where {self._missing} of the bytes of a message were due"
-            )
+            raise Refused("the worker sent another packet where attachments of a message were due")
         if kind == b"2":
             self._take_event(message, head, 2)
         elif kind == b"5":
@@ -230,7 +226,7 @@ class SocketIo:
         data = message.whole()[1:]
         message.release()
         if not self._missing:
-            raise Refused("the worker sent bytes that belong to no message")
+            raise Refused("the worker sent an attachment that belongs to no message")
         self._attachments.append(data)
         self._missing -= 1
         self._total += len(data)
@@ -274,7 +270,7 @@ def _with_values(text: bytes, values: list[bytes]) -> bytes:
     def value(found: re.Match[bytes]) -> bytes:
         number = int(found.group(1))
         if number >= len(values):
-            raise Refused(f"the worker sent a message whose bytes no. {number} are not there")
+            raise Refused(f"the worker sent a message without its attachment no. {number}")
         return b'"%b"' % binascii.b2a_base64(values[number], newline=False)
 
     # In a text of JSON the quotes would be escaped: what matches is an object.

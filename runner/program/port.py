@@ -51,6 +51,7 @@ class ProgramPort:
             # Nobody but the program knows the path.
             "WORKER_SOCKET_URL": f"ws://{HOST}:{self._number}{self._path}",
             "WORKER_ALGORITHM_ENCODING": self._encoding,
+            "WORKER_ALGORITHM_PROTOCOL": "ws",
             "STORAGE_PROTOCOL": "v1",
         }
 

@@ -49,13 +49,13 @@ def worker_url(
             f"the worker's URL says storage={present['storage']}, and --storage is {storage}: make them the"
             f" same{where}"
         )
-    wanted = {"storage": storage, "encoding": encoding}
+    wanted = {"EIO": "3", "transport": "websocket"} if socketio else {}
+    wanted |= {"storage": storage, "encoding": encoding}
     if hostname:
         wanted["hostname"] = quote(os.uname().nodename, safe="")
     added = [f"{name}={value}" for name, value in wanted.items() if name not in present]
     path = parts.path
     if socketio:
-        added = ["EIO=3", "transport=websocket", *added]
         path = path if path.strip("/") else "/socket.io/"
     query = "&".join([parts.query, *added] if parts.query else added)
     return f"{scheme}://{parts.netloc}{path}?{query}"

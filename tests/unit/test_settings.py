@@ -164,6 +164,25 @@ def test_the_workers_url(url: str | None, environ: dict[str, str], expected: str
 
 
 @pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (None, "ws://localhost:3000/socket.io/?EIO=3&transport=websocket&storage=v1&encoding=json"),
+        ("http://h:1", "ws://h:1/socket.io/?EIO=3&transport=websocket&storage=v1&encoding=json"),
+        ("https://h/", "wss://h/socket.io/?EIO=3&transport=websocket&storage=v1&encoding=json"),
+        (
+            "ws://h/at/socket.io/?EIO=3&a=b",
+            "ws://h/at/socket.io/?EIO=3&a=b&transport=websocket&storage=v1&encoding=json",
+        ),
+    ],
+)
+def test_the_url_of_a_worker_with_socketio(url: str | None, expected: str) -> None:
+    assert worker_url(url, {}, "json", socketio=True) == expected
+    for name in ("socketio", "socket"):
+        serving = made(url=url, transport=name, encoding="bson", input=None).serving
+        assert serving == made().serving._replace(url=expected, transport="socketio")
+
+
+@pytest.mark.parametrize(
     "url", ["http://host", "host:3000", "ws://", "ws://h:0", "ws://h:99999", "ws://h:x", "ws:///x"]
 )
 def test_a_url_of_another_kind_is_reported(url: str) -> None:
