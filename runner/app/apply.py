@@ -249,7 +249,9 @@ class Applier:
             stored = self._store.get(name)
             if stored.get("version") == version.id:
                 return True
-            if NOT_LAST_VERSION in (stored.get("errors") or ()) or self._clock() > until:
+            errors = stored.get("errors")
+            is_behind = isinstance(errors, list) and NOT_LAST_VERSION in errors
+            if is_behind or self._clock() > until:
                 return False
             self._sleep(POLL_S)
 

@@ -19,7 +19,8 @@ from functools import partial
 from ...boards.runs.job_record import JobRecord
 from ..cluster.address import cluster_of
 from ..cluster.api import ClusterApi
-from ..cluster.job import COMPLETED, ClusterJob, JobEnd, JobProgress
+from ..cluster.job import ClusterJob
+from ..cluster.job_answers import COMPLETED, JobEnd, JobProgress
 from ..cluster.pipeline import BatchPipeline, batch_pipeline
 from ..cluster.transport import Body, Interrupted
 from ..console.status_line import StatusLine, can_be_drawn
@@ -29,6 +30,7 @@ from ..errors import ClusterError, HkrunnerError
 from ..io.loop import Loop
 from ..io.standard_streams import fill_standard_streams
 from ..prepare.inputs import read_inputs
+from ..protocol.messages import printable
 from ..protocol.result import Result
 from ..settings.settings import Settings
 from .local_run import HOLD_BACK
@@ -41,6 +43,8 @@ BATCH_RESULTS = 500
 BATCH_S = 0.5
 #: How long the end waits for a thread that was interrupted; it is connecting to a network that is down.
 LEAVE_S = 0.5
+#: Characters of the cluster's reason for the end of a job; each task has the whole text of its own.
+WORDS_MAX = 500
 
 
 def run_in_cluster(settings: Settings) -> int:
@@ -92,6 +96,7 @@ def _run(settings: Settings, record: JobRecord, pipeline: BatchPipeline | None) 
 class Phase(enum.Enum):
     """What the thread does, and so what Ctrl-C means."""
 
+    CONNECTING = "nothing was submitted yet"
     SUBMITTING = "the request must not be cut off: its answer has the job's id"
     WAITING = "the job runs"
     FETCHING = "the job has ended"
@@ -112,7 +117,8 @@ class ClusterRun:
         self._pipeline = pipeline
         self.report = TaskReport(settings, output)
         self._interrupted = threading.Event()
-        self._phase = Phase.SUBMITTING if pipeline is not None else Phase.WAITING
+        self._interrupting = threading.Lock()  #: held while a request is aborted, which must not be the next
+        self._phase = Phase.CONNECTING if pipeline is not None else Phase.WAITING
         cluster = cluster_of(record.cluster, os.environ, settings.code.cwd)
         self._api = ClusterApi(cluster, on_trouble=self._post(output.say), sleep=self._pause)
         self._job = ClusterJob(self._api, record.name, record.nodes, record.job, pause=self._pause)
@@ -149,9 +155,12 @@ class ClusterRun:
             self._loop.stop()
             return
         self._status = status
-        self._interrupted.set()
-        if self._phase is not Phase.SUBMITTING:
-            self._api.abort()
+        with self._interrupting:
+            self._interrupted.set()
+            if self._phase is not Phase.SUBMITTING:
+                self._api.abort()
+        if self._pipeline is not None:
+            self._output.warn("■ stopping; Ctrl-C again ends at once, and leaves the job as it is")
 
     def close(self) -> None:
         """Remove the status line, and end the thread."""
@@ -178,6 +187,9 @@ class ClusterRun:
 
     def _run_job(self) -> None:
         if self._pipeline is not None:
+            self._job.connect()
+            self._phase = Phase.SUBMITTING
+            self._check_interrupt()
             self._submit(self._pipeline)
             self._phase = Phase.WAITING
             self._post(self._submitted)()
@@ -210,9 +222,10 @@ class ClusterRun:
 
     def _give_up(self) -> None:
         """After Ctrl-C: stop the job if this command has submitted it."""
-        was, self._phase = self._phase, Phase.STOPPING
-        self._interrupted.clear()
-        self._api.resume()
+        with self._interrupting:
+            was, self._phase = self._phase, Phase.STOPPING
+            self._interrupted.clear()
+            self._api.resume()
         if self._pipeline is None or was is Phase.FETCHING:
             self._post(self._left)(was)
             return
@@ -311,12 +324,15 @@ class ClusterRun:
             return
         self.report.note_status(1 if end.status == "failed" else ClusterError.exit_status)
         # Without the error of one task, which was printed with that task.
-        reason = "" if end.error is None else ": " + end.error.partition(", error: ")[0].partition("\n")[0]
+        words = (end.error or "").partition(", error: ")[0].partition("\n")[0]
+        reason = f": {printable(words, WORDS_MAX)}" if words else ""
         self._output.warn(f"✘ job {self._job.id} {end.status}{took}{reason}")
 
     def _stopped(self, is_stopped: bool) -> None:
         if is_stopped:
             self._output.warn(f"■ job {self._job.shown} stopped")
+        elif self._job.id is None:
+            self._output.warn(f"■ no answer to the submission yet, and no such job: {self._how_to_follow()}")
         else:
             self._output.warn(f"■ job {self._job.shown} was not running any more")
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from ..errors import SettingsError
 
@@ -19,6 +19,7 @@ HKUBECTL = "hkubectl"
 USERNAME_VARIABLE = "HKRUNNER_CLUSTER_USERNAME"
 PASSWORD_VARIABLE = "HKRUNNER_CLUSTER_PASSWORD"
 TOKEN_VARIABLE = "HKRUNNER_CLUSTER_TOKEN"
+_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _KEYS = frozenset(("url", "username", "password", "passwordFile", "token", "ca", "verify"))
 
 
@@ -32,6 +33,10 @@ class Cluster(NamedTuple):
     token: str | None = None  #: sent as it is, instead of a login
     ca: str | None = None  #: file with the certificates to trust; None: those of the system
     verify: bool = True  #: whether the server's certificate is checked
+
+    def __repr__(self) -> str:
+        """Return the name and the URL: a debugger or a log has no use for a password."""
+        return f"Cluster({self.name!r}, {self.url!r})"
 
 
 def cluster_of(name: str, environ: Mapping[str, str], cwd: str) -> Cluster:
@@ -51,11 +56,20 @@ def cluster_of(name: str, environ: Mapping[str, str], cwd: str) -> Cluster:
                 else f"--on {name}: there is no file {file} with clusters by name; give a URL, or make it"
             )
         found = _of_entry(name, entries[name], file)
+    token = (environ.get(TOKEN_VARIABLE) or found.token or "").strip()
+    if not can_be_token(token):
+        source = TOKEN_VARIABLE if environ.get(TOKEN_VARIABLE) else f"{file}: {found.name}: token"
+        raise SettingsError(f"{source}: a token is one line of ASCII, without spaces within")
     return found._replace(
         username=environ.get(USERNAME_VARIABLE) or found.username,
         password=environ.get(PASSWORD_VARIABLE) or found.password,
-        token=environ.get(TOKEN_VARIABLE) or found.token,
+        token=token or None,
     )
+
+
+def can_be_token(text: str) -> bool:
+    """Whether the text can be in a header; http.client would show it in the error for one that cannot."""
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def config_file(environ: Mapping[str, str]) -> Path:
@@ -86,9 +100,20 @@ def _entries(file: Path) -> dict[str, Any]:
         raise SettingsError(f"{file} cannot be read: {error}") from None
     import yaml
 
+    class TextLoader(yaml.SafeLoader):
+        """Reads what YAML takes for a number, a date or a truth value as the text that is written there.
+
+        A cluster may be called 12 or yes, and a password may be 0123.
+        """
+
+    def as_written(loader: TextLoader, node: yaml.ScalarNode) -> object:
+        return loader.construct_scalar(node)
+
+    for kind in ("int", "float", "timestamp", "bool"):
+        TextLoader.add_constructor(f"tag:yaml.org,2002:{kind}", as_written)
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = yaml.load(text, TextLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise SettingsError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     entries = content.get("clusters") if isinstance(content, dict) else None
     if not isinstance(entries, dict):
@@ -105,11 +130,11 @@ def _of_entry(name: str, entry: Any, file: Path) -> Cluster:
         raise SettingsError(
             f"{at} has unknown keys: {', '.join(unknown)}; known are {', '.join(sorted(_KEYS))}"
         )
-    for key in _KEYS - {"verify"}:
-        if not isinstance(entry.get(key, ""), str):
-            raise SettingsError(f"{at}: {key} is not a text; put it in quotes")
-    verify = entry.get("verify", True)
-    if not isinstance(verify, bool):
+    for key in sorted(_KEYS & entry.keys()):
+        if not isinstance(entry[key], str):
+            raise SettingsError(f"{at}: {key} is not a text")
+    verify = _TRUTH.get(entry.get("verify", "true").lower())
+    if verify is None:
         raise SettingsError(f"{at}: verify is neither true nor false")
     password = entry.get("password")
     if "passwordFile" in entry:
@@ -135,8 +160,11 @@ def _of_hkubectl(environ: Mapping[str, str], cwd: str) -> Cluster:
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{file} cannot be read: {error}") from None
+    for key in ("username", "password"):
+        if isinstance(content, dict) and not isinstance(content.get(key) or "", str):
+            raise SettingsError(f"{file}: {key} is not a text")
     endpoint = content.get("endpoint") if isinstance(content, dict) else None
     if not isinstance(endpoint, str):
         raise SettingsError(f"{file} has no endpoint")
@@ -160,12 +188,16 @@ def _checked_url(url: str, source: str) -> str:
         raise SettingsError(f"{source}: {url!r} is no URL: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise SettingsError(f"{source}: a cluster's URL looks like https://hkube.example.org, not {url!r}")
+    if not parts.netloc.isprintable() or " " in parts.netloc:
+        raise SettingsError(f"{source}: {url!r} is no URL: there is no such host")
     if parts.username is not None:
         raise SettingsError(
             f"{source}: a URL is shown in messages; instead of a password in it, set {USERNAME_VARIABLE} and"
             f" {PASSWORD_VARIABLE}"
         )
-    return url.rstrip("/").removesuffix("/api/v1").rstrip("/")
+    path = quote(parts.path, safe="/%:@!$&'()*+,;=~-._")  # a request line has no room for others
+    plain = parts._replace(path=path).geturl()
+    return plain.rstrip("/").removesuffix("/api/v1").rstrip("/")
 
 
 def _path(name: str, file: Path) -> str:
@@ -176,6 +208,6 @@ def _path(name: str, file: Path) -> str:
 def _first_line(path: str, what: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
-            return file.readline().rstrip("\n")
+            return file.readline().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{what}: cannot read {path}: {error}") from None

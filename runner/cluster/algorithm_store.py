@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ..errors import ClusterError, EntryNotFound
+from ..protocol.messages import printable
 from .api import ClusterApi
 from .form import form_body
+from .job_answers import number
 from .refusals import RequestRefused
 
 #: How a build ends.
@@ -17,6 +19,8 @@ BUILD_ENDS = ("completed", "failed", "stopped")
 NO_BUILD = 1025
 #: Code of an algorithm whose newest version is not the current one.
 NOT_LAST_VERSION = 901
+#: Characters of each message of the cluster.
+_MESSAGE_MAX = 1000
 
 
 class ApplyAnswer(NamedTuple):
@@ -66,7 +70,7 @@ class AlgorithmStore:
     def find(self, name: str) -> dict[str, Any] | None:
         """Return the algorithm; None if there is none of this name."""
         try:
-            return _object(self._api.get(f"store/algorithms/{name}"), self._api)
+            return _object(self._api.get(f"store/algorithms/{_part(name)}"), self._api)
         except EntryNotFound:
             return None
 
@@ -98,11 +102,13 @@ class AlgorithmStore:
             self._api.call("POST", "store/algorithms/apply", body, may_repeat=not builds)
         )
         content = _object(answer, self._api)
-        messages = content.get("messages") or []
+        build_id = content.get("buildId")
         return ApplyAnswer(
-            content.get("buildId"),
-            tuple(str(one) for one in messages if one is not None),
-            tuple(content.get("messagesCode") or ()),
+            build_id if isinstance(build_id, str) and build_id else None,
+            tuple(
+                printable(str(one), _MESSAGE_MAX) for one in _list(content.get("messages")) if one is not None
+            ),
+            tuple(one for one in _list(content.get("messagesCode")) if isinstance(one, int)),
         )
 
     def remove(self, name: str, *, force: bool, keeps_versions: bool) -> str:
@@ -121,23 +127,26 @@ class AlgorithmStore:
 
     def last_build(self, name: str) -> Build | None:
         """Return the latest build of the algorithm, None if it had none."""
-        found = _objects(self._api.get(f"builds/list/{name}", sort="desc", limit=1), self._api)
+        found = _objects(self._api.get(f"builds/list/{_part(name)}", sort="desc", limit=1), self._api)
         return _build(found[0]) if found else None
 
     # ---- versions
 
     def versions(self, name: str) -> list[Version]:
         """Return the versions, the oldest first."""
-        found = [
-            Version(
-                str(one.get("version")),
-                str(one.get("semver") or ""),
-                (one.get("algorithm") or {}).get("algorithmImage"),
-                one.get("created"),
-                one.get("algorithm") or {},
+        found = []
+        for one in _objects(self._api.get(f"versions/algorithms/{_part(name)}"), self._api):
+            algorithm = _mapping(one.get("algorithm"))
+            created = number(one.get("created"))
+            found.append(
+                Version(
+                    str(one.get("version")),
+                    str(one.get("semver") or ""),
+                    _word_of(algorithm.get("algorithmImage")),
+                    None if created is None else int(created),
+                    algorithm,
+                )
             )
-            for one in _objects(self._api.get(f"versions/algorithms/{name}"), self._api)
-        ]
         return sorted(found, key=lambda one: one.created_ms or 0)
 
     def make_current(self, name: str, version: Version, *, force: bool) -> None:
@@ -154,15 +163,22 @@ class AlgorithmStore:
             raise
 
 
+def _part(name: str) -> str:
+    """Return the name, which is one part of a path. Raises EntryNotFound for one that is not."""
+    if "/" in name or name in ("", ".", ".."):
+        raise EntryNotFound(f"{name!r} is not the name of an algorithm")
+    return name
+
+
 def _build(content: Mapping[str, Any]) -> Build:
-    result = content.get("result") or {}
+    result = _mapping(content.get("result"))
     errors = [result.get("errors"), content.get("error")]
     texts = dict.fromkeys(_text(one) for one in errors if one)
     return Build(
         str(content.get("buildId")),
         str(content.get("status")),
-        int(content.get("progress") or 0),
-        content.get("algorithmImage"),
+        int(number(content.get("progress")) or 0),
+        _word_of(content.get("algorithmImage")),
         _text(result.get("data")),
         "\n".join(texts),
     )
@@ -172,6 +188,18 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return "\n".join(map(str, value))
     return "" if value is None else str(value)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _word_of(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _word(flag: bool) -> str:

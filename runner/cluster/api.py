@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from ..errors import ClusterError
+from ..protocol.messages import printable
 from .address import Cluster
 from .login import Login
 from .pace import RequestPace
 from .refusals import RequestRefused, error_of
-from .transport import AnswerLost, Body, HttpAnswer, NotSent, Transport
+from .transport import ANSWER_MAX, AnswerLost, Body, HttpAnswer, NotSent, Transport
 
 #: How long an outage may last: the cluster's own parts are restarted within a few minutes.
 PATIENCE_S = 300.0
@@ -35,6 +36,10 @@ BUSY_PAUSE_S = 1.1
 PREFIXES = ("/hkube/api-server", "")
 #: A gateway answers with these when it lost the api-server, perhaps after passing the request on.
 _GATEWAY = frozenset((502, 503, 504))
+#: Bytes of the results of a job, its graph or one value: the server takes no more of a pipeline (2000 MB).
+RESULT_MAX = 2_000_000_000
+#: A body is sent in pieces of this size: a timeout holds for each, and a large one takes its time.
+_PIECE = 64 * 1024
 
 
 class StorageFacts(NamedTuple):
@@ -79,14 +84,14 @@ class ClusterApi:
             self._storage = self._connect()
         return self._storage
 
-    def get(self, path: str, **query: object) -> Any:
-        """Return the decoded answer. `path` is below /api/v1/."""
+    def get(self, path: str, *, most: int = ANSWER_MAX, **query: object) -> Any:
+        """Return the decoded answer of at most `most` bytes. `path` is below /api/v1/."""
         words = urlencode(query)
-        return self._json(self.call("GET", f"{quote(path)}?{words}" if words else quote(path)))
+        return self._json(self.call("GET", f"{quote(path)}?{words}" if words else quote(path), most=most))
 
     def get_bytes(self, path: str) -> bytes:
         """Return the body of the answer as it is."""
-        return self.call("GET", quote(path)).body
+        return self.call("GET", quote(path), most=RESULT_MAX).body
 
     def post(self, path: str, value: object, *, may_repeat: bool = False) -> Any:
         """Send the value as JSON, and return the decoded answer.
@@ -100,22 +105,27 @@ class ClusterApi:
         return self._json(self.call("POST", path, body, may_repeat=may_repeat))
 
     def call(
-        self, method: str, path: str, body: Body | None = None, *, may_repeat: bool | None = None
+        self,
+        method: str,
+        path: str,
+        body: Body | None = None,
+        *,
+        may_repeat: bool | None = None,
+        most: int = ANSWER_MAX,
     ) -> HttpAnswer:
         """Send a request, and return the answer; its status is below 300. `path` is quoted already.
 
-        may_repeat: whether a second request does no harm; None: for GET only.
+        may_repeat: whether a second request does no harm; None: for GET only. most: bytes of the answer.
         """
+        repeats = method == "GET" if may_repeat is None else may_repeat
         if self._prefix is None:
             self._storage = self._connect()
         if self._login.is_due:
             self._log_in()
-        answer = self._exchange(
-            method, path, body, may_repeat=method == "GET" if may_repeat is None else may_repeat
-        )
+        answer = self._exchange(method, path, body, may_repeat=repeats, most=most)
         if answer.status == 401:
             self._log_in()  # the token has expired, or this is the first request
-            answer = self._exchange(method, path, body, may_repeat=bool(may_repeat) or method == "GET")
+            answer = self._exchange(method, path, body, may_repeat=repeats, most=most)
         return self._accepted(answer)
 
     def decoded(self, answer: HttpAnswer) -> Any:
@@ -153,7 +163,7 @@ class ClusterApi:
         try:
             facts = _facts_of(self._json(self.call("GET", "storage/info")))
             is_found = True
-        except _NotJson:
+        except NotJson:
             return None
         except RequestRefused as error:
             if error.status == 404 and not error.text:  # a page of HTML
@@ -164,7 +174,9 @@ class ClusterApi:
                 self._prefix = None
         return facts
 
-    def _exchange(self, method: str, path: str, body: Body | None, *, may_repeat: bool) -> HttpAnswer:
+    def _exchange(
+        self, method: str, path: str, body: Body | None, *, may_repeat: bool, most: int = ANSWER_MAX
+    ) -> HttpAnswer:
         """Return the answer to the request, sent as often as it takes and may be."""
         outage: Outage | None = None
         busy = 0
@@ -172,12 +184,17 @@ class ClusterApi:
             self._pace.wait()
             headers = {"Accept": "application/json, */*", **self._login.header}
             try:
-                answer = self._transport.send(method, f"{self._prefix}/api/v1/{path}", headers, body)
+                answer = self._transport.send(
+                    method, f"{self._prefix}/api/v1/{path}", headers, body, most=most
+                )
                 if answer.status in _GATEWAY:
                     raise AnswerLost(str(error_of("the gateway", answer.status, answer.body)))
             except (NotSent, AnswerLost) as error:
                 if isinstance(error, AnswerLost) and not may_repeat:
-                    raise
+                    raise AnswerLost(
+                        f"{self.cluster.name} was sent a request, and its answer is lost ({error}): what was"
+                        " asked for may have been done"
+                    ) from None
                 outage = outage or Outage(self._heard_at, self._clock())
                 self._report_trouble(error)
                 pause_s = outage.next_pause_s(self._clock())
@@ -197,7 +214,7 @@ class ClusterApi:
     def _accepted(self, answer: HttpAnswer) -> HttpAnswer:
         """Return the answer if the request was accepted; raise what it says otherwise."""
         if 300 <= answer.status < 400:
-            location = answer.headers.get("Location", "another address")
+            location = printable(str(answer.headers.get("Location", "another address")))
             raise ClusterError(f"{self.cluster.name} redirects to {location}; give that address with --on")
         if answer.status >= 400:
             raise error_of(self.cluster.name, answer.status, answer.body)
@@ -220,7 +237,7 @@ class ClusterApi:
         try:
             return json.loads(answer.body)
         except (ValueError, RecursionError):
-            raise _NotJson(
+            raise NotJson(
                 f"{self.cluster.name} answered with something else than JSON; is this HKube?"
             ) from None
 
@@ -238,8 +255,8 @@ class ClusterApi:
             self._on_trouble(f"◌ {self.cluster.name} is not reached: {error}; retrying")
 
 
-class _NotJson(ClusterError):
-    """The body of an answer is not JSON."""
+class NotJson(ClusterError):
+    """The body of an answer is not JSON, though the request was accepted."""
 
 
 class Outage:
@@ -260,7 +277,12 @@ class Outage:
 
 def json_body(data: bytes) -> Body:
     """Return the body of a request for this JSON text."""
-    return Body(len(data), "application/json", lambda: (data,))
+    view = memoryview(data)
+    return Body(
+        len(data),
+        "application/json",
+        lambda: (bytes(view[at : at + _PIECE]) for at in range(0, len(data), _PIECE)),
+    )
 
 
 def _facts_of(info: Any) -> StorageFacts:

@@ -18,13 +18,25 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def write_package(path: str, code: CodeFiles) -> None:
-    """Write the package. Raises SettingsError for a file that cannot be read."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as package:
-        for one in code.files:
-            try:
-                _add(package, one)
-            except OSError as error:
-                raise SettingsError(f"{one.path} cannot be packed: {error.strerror}") from None
+    """Write the package. Raises SettingsError for a file that cannot be packed."""
+    try:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as package:
+            for one in code.files:
+                _add_or_explain(package, one)
+    except OSError as error:
+        raise SettingsError(f"the package {path} cannot be written: {error.strerror}") from None
+
+
+def _add_or_explain(package: zipfile.ZipFile, one: CodeFile) -> None:
+    try:
+        _add(package, one)
+    except UnicodeEncodeError:
+        raise SettingsError(
+            f"{one.path!a} cannot be packed: its name is not UTF-8; rename it, or leave it out by"
+            " .hkubeignore"
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"{one.path} cannot be packed: {error.strerror}") from None
 
 
 def _add(package: zipfile.ZipFile, one: CodeFile) -> None:

@@ -8,13 +8,17 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..errors import SettingsError
 from .transport import Body
 
 _PIECE = 256 * 1024
 
 
 def form_body(values: Mapping[str, Any], file: str | None, file_name: str = "") -> Body:
-    """Return the body: each value as JSON, then the file as the field `file`."""
+    """Return the body: each value as JSON, then the file as the field `file`.
+
+    Raises SettingsError for a file that cannot be read; its pieces() does for one that changes meanwhile.
+    """
     boundary = f"hkrunner-{secrets.token_hex(16)}"
     head = b"".join(
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode()
@@ -23,23 +27,50 @@ def form_body(values: Mapping[str, Any], file: str | None, file_name: str = "") 
         for name, value in values.items()
     )
     if file is not None:
+        shown = _quoted(file_name)
         head += (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{file_name}"\r\n'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{shown}"\r\n'
             f"Content-Type: {_content_type(file_name)}\r\n\r\n"
         ).encode()
     line_end = b"" if file is None else b"\r\n"
     tail = line_end + f"--{boundary}--\r\n".encode()
-    size = 0 if file is None else os.path.getsize(file)
+    size = 0 if file is None else _size_of(file)
 
     def pieces() -> Iterator[bytes]:
         yield head
         if file is not None:
-            with open(file, "rb") as content:
-                while piece := content.read(_PIECE):
-                    yield piece
+            yield from _content(file, size)
         yield tail
 
     return Body(len(head) + size + len(tail), f"multipart/form-data; boundary={boundary}", pieces)
+
+
+def _size_of(file: str) -> int:
+    try:
+        with open(file, "rb") as content:
+            return os.fstat(content.fileno()).st_size
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def _content(file: str, size: int) -> Iterator[bytes]:
+    """Yield the file's content. An error of the disk must not be taken for one of the network."""
+    left = size
+    try:
+        with open(file, "rb") as content:
+            while left and (piece := content.read(min(left, _PIECE))):
+                left -= len(piece)
+                yield piece
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error.strerror}") from None
+    if left:
+        raise SettingsError(f"{file} became shorter while it was sent")
+
+
+def _quoted(name: str) -> str:
+    """Return a file's name as browsers put it into a form; what is no UTF-8 is replaced."""
+    text = name.encode("utf-8", "replace").decode()
+    return text.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _content_type(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import ClusterError
-from .address import PASSWORD_VARIABLE, USERNAME_VARIABLE, Cluster
+from .address import PASSWORD_VARIABLE, USERNAME_VARIABLE, Cluster, can_be_token
 
 #: Renew this long before the token expires, or after half of its time if that is sooner.
 MARGIN_S = 10.0
@@ -50,10 +50,10 @@ class Login:
         """Use the token of the answer to a login. Raises ClusterError if it has none."""
         data = answer.get("data") if isinstance(answer, dict) else None
         token = data.get("access_token") if isinstance(data, dict) else None
-        if not isinstance(token, str) or not token:
+        if not isinstance(token, str) or not token or not can_be_token(token):
             raise ClusterError(f"{self._cluster.name} answered the login without a token")
         self._token = token
         lifetime_s = data.get("expires_in") if isinstance(data, dict) else None
         self._renew_at = None
-        if isinstance(lifetime_s, int | float) and lifetime_s > 0:
+        if isinstance(lifetime_s, int | float) and lifetime_s > 0:  # NaN is not
             self._renew_at = self._clock() + max(lifetime_s - MARGIN_S, lifetime_s / 2)

@@ -40,12 +40,21 @@ def json_of_stored(data: bytes, encoding: str) -> bytes:
 
 
 def json_of_shown(value: Any) -> bytes:
-    """Return the JSON text of a value that the API has put into its own JSON."""
-    return _json(_with_bytes(value))
+    """Return the JSON text of a value that the API has put into its own JSON. Raises ClusterError."""
+    try:
+        shown = _with_bytes(value)
+    except RecursionError:
+        raise ClusterError("a result is nested too deep") from None
+    return _json(shown)
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, default=_text_of).encode()
+    try:
+        return json.dumps(value, default=_text_of).encode()
+    except RecursionError:
+        raise ClusterError("a result is nested too deep") from None
+    except (TypeError, ValueError) as error:  # msgpack has keys that are bytes or lists
+        raise ClusterError(f"a stored result has no form in JSON: {error}") from None
 
 
 def _text_of(value: Any) -> Any:

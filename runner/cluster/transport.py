@@ -10,26 +10,37 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import io
 import socket
 import ssl
+import threading
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..errors import ClusterError
+from ..protocol.messages import printable
 from .address import Cluster
 
 CONNECT_TIMEOUT_S = 10.0
 #: How long the server may be silent: a large pipeline is checked node by node before it is answered.
 SILENCE_S = 60.0
+#: Bytes that an answer has to bring in each SILENCE_S, or be whole: a server that sends one byte a minute is
+#: never silent, and never done.
+LEAST_BYTES = 64 * 1024
+#: Bytes of an answer that are taken at most, where the caller does not expect more.
+ANSWER_MAX = 64 * 1024 * 1024
+#: Bytes that are read of an answer that refuses: enough for its text.
+REFUSAL_MAX = 256 * 1024
+_PIECE = 64 * 1024
 
 
 class NotSent(Exception):
     """The server got nothing: there was no connection. The text says why."""
 
 
-class AnswerLost(Exception):
+class AnswerLost(ClusterError):
     """The request was sent, perhaps only in part, and no whole answer came. The text says why."""
 
 
@@ -65,30 +76,72 @@ class Transport:
         self._socket: socket.socket | None = None
         self._is_aborted = False
 
-    def send(self, method: str, path: str, headers: Mapping[str, str], body: Body | None) -> HttpAnswer:
-        """Return the answer, whatever its status is. `path` begins with a slash.
+    def send(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: Body | None,
+        *,
+        most: int = ANSWER_MAX,
+    ) -> HttpAnswer:
+        """Return the answer, whatever its status is. `path` begins with a slash; `most`: bytes of the answer.
 
-        Raises NotSent, AnswerLost, Interrupted, and ClusterError where no repetition can help.
+        Raises NotSent, AnswerLost, Interrupted, and HkrunnerError where no repetition can help.
         """
         connection = self._connect()
         try:
             with contextlib.closing(connection):
                 about = {} if body is None else _headers_of(body)
                 target = path if self._is_tunnelled() or self._proxy is None else self._absolute(path)
-                connection.request(
-                    method,
-                    target,
-                    body=None if body is None else body.pieces(),
-                    headers={**self._proxy_headers(), **headers, **about, "Connection": "close"},
-                )
-                response = connection.getresponse()
-                return HttpAnswer(response.status, response.headers, response.read())
+                # A server that refuses a large body answers before it has all of it, and closes.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.request(
+                        method,
+                        target,
+                        body=None if body is None else body.pieces(),
+                        headers={**self._proxy_headers(), **headers, **about, "Connection": "close"},
+                    )
+                with _Watch(connection, self._silence_s) as watch:
+                    return self._answer(connection, watch, most)
         except (OSError, http.client.HTTPException) as error:
             if self._is_aborted:
                 raise Interrupted from None
             raise AnswerLost(reason_of(error)) from None
         finally:
             self._socket = None
+
+    def _answer(self, connection: http.client.HTTPConnection, watch: _Watch, most: int) -> HttpAnswer:
+        """Return the whole answer. An end of the connection may be its end, or one that we have made."""
+        answer = None
+        lost = "the connection was closed within the answer"
+        try:
+            answer = self._read(connection, watch, most)
+        except (OSError, http.client.HTTPException) as error:
+            lost = reason_of(error)
+        if self._is_aborted:
+            raise Interrupted
+        if watch.has_cut:
+            raise AnswerLost("the answer comes too slowly")
+        if answer is None:
+            raise AnswerLost(lost)
+        return answer
+
+    def _read(self, connection: http.client.HTTPConnection, watch: _Watch, most: int) -> HttpAnswer | None:
+        """Return the answer, None if the server has ended it too early."""
+        response = connection.getresponse()
+        if response.status >= 400:
+            return HttpAnswer(response.status, response.headers, response.read(REFUSAL_MAX))
+        watch.received(LEAST_BYTES)
+        body = io.BytesIO()
+        while piece := response.read1(_PIECE):
+            watch.received(len(piece))
+            body.write(piece)
+            if body.tell() > most:
+                raise ClusterError(
+                    f"{self._target.netloc} answers with more than {most // 2**20} MiB, which is too much"
+                )
+        return None if response.length else HttpAnswer(response.status, response.headers, body.getvalue())
 
     def abort(self) -> None:
         """End the request that waits for an answer, from another thread, and every later one."""
@@ -114,23 +167,32 @@ class Transport:
                 f"the certificate of {self._target.netloc} is not trusted: {error.verify_message}; name the"
                 " file of your certificate authority as 'ca' in clusters.yml, or in SSL_CERT_FILE"
             ) from None
+        except UnicodeError:
+            connection.close()
+            raise ClusterError(f"{self._target.hostname} cannot be the name of a host") from None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
+            if self._is_aborted:
+                raise Interrupted from None
             raise NotSent(self._with_proxy(reason_of(error))) from None
         assert connection.sock is not None, "it is connected"
         connection.sock.settimeout(self._silence_s)
         self._socket = connection.sock
+        if self._is_aborted:  # while there was no socket yet that abort() could have ended
+            connection.close()
+            raise Interrupted
         return connection
 
     def _new_connection(self) -> http.client.HTTPConnection:
         place = self._target if self._proxy is None else self._proxy
-        host, port = place.hostname, place.port
+        host = place.hostname
         assert host is not None, "both URLs were checked"
+        # Always with a port: http.client takes the end of an IPv6 address for one.
+        port = place.port or (443 if place.scheme == "https" else 80)
         if self._tls is None:
             return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
         connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S, context=self._tls)
         if self._proxy is not None:
-            connection.port = port or 80  # a proxy's port does not follow from the scheme of the target
             assert self._target.hostname is not None, "the URL was checked"
             connection.set_tunnel(
                 self._target.hostname, self._target.port or 443, headers=_proxy_login(self._proxy)
@@ -149,6 +211,39 @@ class Transport:
 
     def _with_proxy(self, reason: str) -> str:
         return reason if self._proxy is None else f"{reason} (by the proxy {_shown(self._proxy)})"
+
+
+class _Watch:
+    """Ends a connection whose answer stops coming, which a timeout for each packet does not see."""
+
+    def __init__(self, connection: http.client.HTTPConnection, period_s: float) -> None:
+        self._socket = connection.sock
+        self._period_s = period_s
+        self._bytes = 0
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hkrunner-answer", daemon=True)
+        self.has_cut = False  #: whether it has ended the connection
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def received(self, count: int) -> None:
+        """Note that so many bytes have come."""
+        self._bytes += count
+
+    def _run(self) -> None:
+        while not self._is_over.wait(self._period_s):
+            if self._bytes < LEAST_BYTES:
+                self.has_cut = True
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+                return
+            self._bytes = 0
 
 
 def _headers_of(body: Body) -> dict[str, str]:
@@ -171,17 +266,18 @@ def _proxy_of(target: SplitResult) -> SplitResult | None:
     url = urllib.request.getproxies().get(target.scheme)
     if not url or urllib.request.proxy_bypass(target.netloc.rpartition("@")[2]):
         return None
-    proxy = urlsplit(url if "://" in url else f"http://{url}")
+    shown = ""
     try:
-        is_usable = proxy.scheme == "http" and bool(proxy.hostname) and proxy.port != 0
+        proxy = urlsplit(url if "://" in url else f"http://{url}")
+        shown = f": {_shown(proxy)}"
+        if proxy.scheme == "http" and proxy.hostname and proxy.port != 0:
+            return proxy
     except ValueError:
-        is_usable = False
-    if not is_usable:
-        raise ClusterError(
-            f"the proxy in {target.scheme}_proxy is not of the form http://host:port: {_shown(proxy)}; set"
-            " no_proxy to go without it"
-        )
-    return proxy
+        pass  # a port that is no number, brackets without an IPv6 address
+    raise ClusterError(
+        f"the proxy in {target.scheme}_proxy is not of the form http://host:port{shown}; set no_proxy to go"
+        " without it"
+    )
 
 
 def _proxy_login(proxy: SplitResult) -> dict[str, str]:
@@ -213,4 +309,4 @@ def reason_of(error: Exception) -> str:
         return f"no TLS connection: {error.reason or error}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return f"{type(error).__name__}: {error}"
+    return printable(f"{type(error).__name__}: {error}")  # the text may be the server's

@@ -160,6 +160,21 @@ def test_ctrl_c_stops_the_job_and_says_so(cluster: HkubeApi, folder: Path) -> No
     assert cluster.jobs["job000000001"].status == "stopped"
 
 
+def test_ctrl_c_before_there_is_a_job_ends_at_once(cluster: HkubeApi, folder: Path) -> None:
+    with (
+        cluster._lock,  # no answer while this is held
+        serving("run", "--on", cluster.url, *inputs("3"), cwd=folder) as program,
+    ):
+        wait_until(lambda: cluster.waiting == 1, what="the first request waits")
+        program.send_signal(signal.SIGINT)
+        assert program.wait() == 130, program.report()
+    assert program.stderr[-2:] == [
+        "■ stopping; Ctrl-C again ends at once, and leaves the job as it is",
+        "■ nothing was submitted",
+    ]
+    assert not cluster.jobs and not list((folder / ".hkrunner").rglob("*.json"))
+
+
 def test_a_job_that_is_left_there_is_listed_and_followed(cluster: HkubeApi, folder: Path) -> None:
     left = on(cluster, folder, *inputs("3", '"fail"'), "--detach")
     assert (left.status, left.stdout) == (0, "job000000001\n"), left

@@ -101,6 +101,7 @@ class HkubeApi:
         self.requests: list[str] = []
         self.bodies: list[tuple[str, Any]] = []
         self.refused_by_rate = 0
+        self.waiting = 0  #: requests that are answered as soon as the lock is free
         self.tokens = 0
         self._window = (0.0, 0)
         self._token_until = 0.0
@@ -148,7 +149,9 @@ class HkubeApi:
         if path.startswith("http://"):  # as a proxy gets it
             path = "/" + path.split("/", 3)[3]
         line = f"{request.command} {path}"
+        self.waiting += 1
         with self._lock:
+            self.waiting -= 1
             self.requests.append(line)
             fault = next((one for one in self.faults if re.search(one.route, line)), None)
             if fault is not None:

@@ -1,0 +1,207 @@
+"""What hkrunner makes of the answers of a cluster: those of HKube, and those that are something else."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hkrunner.runner.cluster.address import Cluster
+from hkrunner.runner.cluster.algorithm_store import AlgorithmStore
+from hkrunner.runner.cluster.api import ClusterApi, json_body
+from hkrunner.runner.cluster.job import ClusterJob
+from hkrunner.runner.cluster.job_answers import JobEnd
+from hkrunner.runner.errors import ClusterError, HkrunnerError
+from support.clock import Clock
+from support.hkube_api import Fault, HkubeApi
+
+
+class Answers:
+    """An API with fixed answers, by the first part of the path."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self.answers = answers
+        self.cluster = Cluster("lab", "http://lab")
+        self.storage = type("Facts", (), {"encoding": "json"})
+
+    def get(self, path: str, **_: object) -> Any:
+        return self.answers[path.rpartition("/")[0]]
+
+    def post(self, path: str, *_: object, **__: object) -> Any:
+        return self.answers[path]
+
+    post_body = post
+
+    def get_bytes(self, _: str) -> bytes:
+        value = self.answers["stored"]
+        assert isinstance(value, bytes)
+        return value
+
+
+def job_with(answers: dict[str, Any]) -> ClusterJob:
+    clock = Clock()
+
+    def pause(seconds: float) -> None:
+        clock.now += seconds
+        if clock.now > 1000:
+            raise ClusterError("it has waited long enough")
+
+    return ClusterJob(Answers(answers), "sq-1", {"sq": [0, 1]}, pause=pause, clock=clock)  # type: ignore[arg-type]
+
+
+GOOD: dict[str, Any] = {
+    "exec/raw": {"jobId": "job1"},
+    "exec/search": {"hits": [{"jobId": "job1"}]},
+    "exec/status": {
+        "status": "completed",
+        "grossTimeTook": 0.5,
+        "error": None,
+        "data": {"progress": 100, "details": "100% completed"},
+    },
+    "exec/results": {
+        "data": [
+            {"nodeName": "sq", "batchIndex": 1, "result": {"type": "Buffer", "data": [1]}},
+            {"nodeName": "sq", "batchIndex": 2, "info": {"path": "a/b", "isBigData": True}},
+        ]
+    },
+    "graph/parsed": {
+        "nodes": [
+            {
+                "nodeName": "sq",
+                "batch": [
+                    {"taskId": "t1", "batchIndex": 1, "startTime": 1, "endTime": 2, "status": "succeed"},
+                    {"taskId": "t2", "batchIndex": 2, "output": {"storageInfo": {"path": "x"}}},
+                ],
+            }
+        ]
+    },
+    "stored": b"7",
+}
+#: In the place of every value.
+JUNK: list[Any] = [
+    None,
+    True,
+    "",
+    "\x1b[31m/..",
+    -1,
+    1e308,
+    float("nan"),
+    10**400,
+    [],
+    [[1]],
+    {},
+    {"a": [None]},
+]
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from _places(value[key], (*path, key))
+
+
+def _run(answers: dict[str, Any]) -> list[str]:
+    job = job_with(answers)
+    job.submit(json_body(b"{}"))
+    end = job.wait(lambda progress: None)
+    assert end.took_s is None or f"{end.took_s:.2f}"
+    found = list(job.results(end, with_times=True))
+    assert [one.position for one in found] == [0, 1]
+    return [one.status for one in found]
+
+
+def test_a_value_of_another_type_anywhere_in_an_answer_is_no_traceback() -> None:
+    """Each of them is a result or a sentence; the fields that decide about a job are not believed blindly."""
+    assert _run(GOOD) == ["succeed", "succeed"]
+    places = [path for path in _places(GOOD) if path and path != ("stored",)]
+    refused = 0
+    for path in places:
+        for junk in JUNK:
+            answers = copy.deepcopy(GOOD)
+            holder: Any = answers
+            for key in path[:-1]:
+                holder = holder[key]
+            holder[path[-1]] = junk
+            try:
+                _run(answers)
+            except HkrunnerError as error:
+                refused += 1
+                assert str(error).isprintable(), path
+    assert 10 < refused < len(places) * len(JUNK) / 2
+
+
+@pytest.mark.parametrize("stored", [b"\xff", b"[" * 5000, bytes((1, 8, 2, 3, 0, 0)) + b"HK\x81\xc4\x01a\x01"])
+def test_a_stored_value_that_cannot_be_read_is_the_failure_of_its_task_alone(stored: bytes) -> None:
+    job = job_with({**GOOD, "stored": stored})
+    job.id = "job1"
+    first, second = job.results(JobEnd("completed", 1.0, None), with_times=False)
+    assert first.output == b'"AQ=="'
+    assert second.status in ("succeed", "failed")
+    if second.failure is not None:
+        assert second.failure.code == "STORAGE_READ_FAILED"
+
+
+def test_a_result_nested_deeper_than_can_be_printed_is_the_failure_of_its_task() -> None:
+    deep: Any = 1
+    for _ in range(900):
+        deep = {"a": deep}
+    answers = copy.deepcopy(GOOD)
+    answers["exec/results"]["data"][0]["result"] = deep
+    statuses = _run(answers)
+    assert statuses[1] == "succeed"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 200, "body": b"<html>portal</html>"},
+        {"status": 200, "body": b'{"jobId":'},
+        {"status": 200, "body": b"{}"},
+        {"status": 500, "body": b'{"error":{"code":500,"message":"redis is away"}}'},
+    ],
+    ids=["HTML", "half JSON", "no id", "an error after it was stored"],
+)
+def test_a_job_whose_answer_is_no_answer_is_found_and_not_lost(fault: dict[str, Any]) -> None:
+    with HkubeApi(lambda row: row, per_second=1_000_000).running() as fake:
+        clock = Clock()
+
+        def sleep(seconds: float) -> None:
+            clock.now += seconds
+
+        api = ClusterApi(Cluster("lab", fake.url), sleep=sleep, clock=clock)
+        pipeline = {"name": "p-1", "nodes": [{"nodeName": "sq", "algorithmName": "sq", "input": []}]}
+        body = json_body(json.dumps(pipeline).encode())
+        job = ClusterJob(api, "p-1", {"sq": [0]}, pause=sleep, clock=clock)
+        job.connect()
+        fake.faults = [Fault("POST .*exec/raw", is_done=True, **fault)]
+        job.submit(body)
+        assert job.id == "job000000001" and len(fake.jobs) == 1
+        if fault["status"] == 500:
+            fake.faults = [Fault("POST .*exec/raw", **fault)]
+            other = ClusterJob(api, "p-2", {"sq": [0]}, pause=sleep, clock=clock)
+            with pytest.raises(ClusterError, match="redis is away"):
+                other.submit(body)
+            assert not other.may_be_submitted
+
+
+def test_the_answers_of_the_store_are_not_believed_blindly() -> None:
+    for junk in JUNK:
+        entry = {"version": junk, "semver": junk, "created": junk, "algorithm": junk}
+        answers = {
+            "versions/algorithms": [entry, {**entry, "algorithm": {"algorithmImage": junk}}, junk],
+            "builds/status": {
+                "buildId": junk,
+                "status": junk,
+                "progress": junk,
+                "result": junk,
+                "error": junk,
+            },
+            "store/algorithms": {"version": junk},
+        }
+        store = AlgorithmStore(Answers(answers))  # type: ignore[arg-type]
+        assert len(store.versions("a")) >= 2
+        assert not store.build("b").has_ended
+    with pytest.raises(HkrunnerError, match="has no algorithm"):
+        AlgorithmStore(Answers({})).get("../jobs")  # type: ignore[arg-type]
