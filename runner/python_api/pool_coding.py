@@ -24,7 +24,8 @@ from ...sandbox.codec.codec import Buffer
 from ..app.pool_names import PoolNames
 from ..errors import SettingsError
 from ..worker_stub.task import LocalTask
-from .pool_worker import PoolTask
+from .pool_functions import FunctionPickles
+from .pool_task import PoolTask
 
 #: Encoding of results, and of the inputs of a file.
 ENCODING = "msgpack"
@@ -35,8 +36,6 @@ _LARGE = 64 * 1024
 _SIZED = frozenset((str, bytes, bytearray))
 #: Kinds of dtypes that are no Python objects.
 _NUMBERS = "biufcSUmM"
-#: Pickled functions that are kept, for a Pool that has none of its own.
-_FUNCTIONS_KEPT = 100
 
 
 class Coding(Protocol):
@@ -114,7 +113,7 @@ class FunctionCoding(_DecodesResults):
         self._pickler: Callable[..., pickle.Pickler] = cloudpickle.Pickler
         self._has_function = function is not None
         self.name: str = "functions" if function is None else getattr(function, "__name__", "function")
-        self._known: dict[Callable[..., Any], bytes] = {}
+        self._functions = FunctionPickles(self._dumps, cloudpickle.list_registry_pickle_by_value)
         self.pickled = self._dumps(function) if function is not None else None
         #: For UseFunction: what is imported is found as here.
         self.order = pickle.dumps(([os.path.abspath(one) for one in sys.path], self.pickled))
@@ -123,7 +122,7 @@ class FunctionCoding(_DecodesResults):
         """Return the pickled arguments."""
         positional = task.positional
         if not self._has_function:
-            positional = (self._pickled(positional[0]), *positional[1:])
+            positional = (self._functions.pickled(positional[0]), *positional[1:])
         both = (positional, task.named)
         values = (*positional, *task.named.values())
         if not all(map(_is_plain, values)):
@@ -131,18 +130,6 @@ class FunctionCoding(_DecodesResults):
         if any(map(_is_large, values)):
             return _pickled_pieces(pickle.Pickler, both)
         return [pickle.dumps(both, pickle.HIGHEST_PROTOCOL)]
-
-    def _pickled(self, function: Callable[..., Any]) -> bytes:
-        try:
-            known = self._known.pop(function, None)
-        except TypeError:  # a callable that cannot be hashed
-            return self._dumps(function)
-        if known is None:
-            known = self._dumps(function)
-            while len(self._known) >= _FUNCTIONS_KEPT:
-                del self._known[next(iter(self._known))]
-        self._known[function] = known
-        return known
 
 
 class _Pieces:

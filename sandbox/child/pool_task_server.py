@@ -11,6 +11,7 @@ import os
 import pickle
 import socket
 import sys
+import types
 from typing import Any, Callable, Dict, FrozenSet, List, Union
 
 from ..codec import codec
@@ -122,7 +123,11 @@ class _PoolReports(TaskReports):
 
 
 class _Functions:
-    """Calls the pickled functions of a Pool that has none of its own. Each is unpickled once."""
+    """Calls the pickled functions of a Pool that has none of its own.
+
+    A plain function is unpickled once, and so keeps what it sets in its module, as in every process. Any
+    other object comes from the user's process each time as it is there.
+    """
 
     def __init__(self) -> None:
         self._known: Dict[bytes, Callable[..., Any]] = {}
@@ -131,6 +136,8 @@ class _Functions:
         function = self._known.pop(pickled, None)
         if function is None:
             function = pickle.loads(pickled)
+            if not isinstance(function, types.FunctionType):
+                return function(*positional, **named)
             while len(self._known) >= FUNCTIONS_KEPT:
                 del self._known[next(iter(self._known))]
         self._known[pickled] = function
