@@ -30,7 +30,8 @@ class PoolRecords:
         self._names = names
         self._entry: str = options["entry"] or names.node
         self._extra = {"settings": options["settings"]}
-        self._values_max = min(VALUE_MAX, options["valuesBytes"] or VALUE_MAX)
+        most: int | None = options["valuesBytes"]
+        self._values_max = VALUE_MAX if most is None else min(VALUE_MAX, most)
         self._keep: int = KEPT if options["keep"] is None else options["keep"]
         self._layout = Layout(options["folder"])
         self._journal: Journal | None = Journal(self._layout, encoding, keep=self._keep)
