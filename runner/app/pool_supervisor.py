@@ -12,7 +12,7 @@ tasks take no detour, and a user's process that is busy or stopped does not dela
                     watch N, idle      it has nothing to do, or has again
                     kill N, why        a time limit of a task, or a broken channel
                     end, now           end all workers in order; now: also those that are at work
-    to the Pool     loaded N           with its task socket, and the file with its TaskMarks
+    to the Pool     loaded N           with its task socket, and the files of its marks and its deadlines
                     ended N            why; nothing of it is left
 """
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...sandbox.parent import warden_launch
 from ...sandbox.parent.child_handle import Child
@@ -36,6 +36,7 @@ from ..io.loop import Loop
 from ..io.message_socket import MessageSocket, cut
 from ..serving.child_starter import ChildStarter
 from ..settings.settings import Settings
+from .pool_deadlines import PoolDeadlines
 
 #: How often the time limits of tasks are checked. The Pool does so to the millisecond, unless C code in the
 #: user's process keeps the interpreter's lock: this long after the limit, the worker is ended from here.
@@ -130,22 +131,26 @@ class PoolSupervisor:
             self._next_check.set(CHECK_S)
         for worker in watched:
             assert worker.child is not None, "it was looked at"
-            _, began, timeout_s = running = worker.child.running()
-            is_late = began and timeout_s and time.monotonic() - began > timeout_s + LATE_S
-            # Twice, because the worker may have been writing.
-            if is_late and worker.overdue == running:
-                worker.child.kill(Cause.TASK_TIMEOUT, f"{timeout_s:g} s")
-            worker.overdue = running if is_late else None
+            overdue = worker.find_overdue()
+            # Twice, because it may have been written at that moment.
+            if overdue is not None and worker.overdue == overdue:
+                worker.child.kill(Cause.TASK_TIMEOUT, f"{overdue.limit_s:g} s")
+            worker.overdue = overdue
 
     def worker_loaded(self, number: int, child: PooledChild) -> None:
         """Pass the worker on to the Pool."""
         assert self.channel is not None, "it is set before the loop runs"
-        self.channel.send({"say": "loaded", "worker": number, "pid": child.pid}, child.hand_over())
+        file = PoolDeadlines.new_file()
+        self._workers[number].deadlines = PoolDeadlines(file)
+        self.channel.send({"say": "loaded", "worker": number}, (*child.hand_over(), file))
+        os.close(file)
 
     def worker_ended(self, worker: _Worker, exit: Exit) -> None:
         """Tell the Pool how the worker has ended."""
         assert self.channel is not None, "it is set before the loop runs"
         del self._workers[worker.number]
+        if worker.deadlines is not None:
+            worker.deadlines.close()
         code, message, details = exit.error_code, report(exit), exit.stack
         if not exit.loaded:
             message = report(exit, during="during import")
@@ -173,6 +178,13 @@ class PoolSupervisor:
             self._loop.stop()
 
 
+class _Overdue(NamedTuple):
+    """A time limit that is exceeded."""
+
+    at: float  #: when the task began, or should have ended
+    limit_s: float
+
+
 class _Worker:
     """One worker: what its handle calls."""
 
@@ -181,9 +193,23 @@ class _Worker:
         self.child: PooledChild | None = None
         self.load_failure: LoadFailed | None = None
         self.has_tasks = False
-        self.overdue: tuple[int, float, float] | None = None  #: its task, when that was found to be late
+        self.deadlines: PoolDeadlines | None = None  #: once it has loaded the code
+        self.overdue: _Overdue | None = None  #: what find_overdue() has found last
         self._supervisor = supervisor
         self._output = output
+
+    def find_overdue(self) -> _Overdue | None:
+        """Return which time limit the worker exceeds, if any: that of the task which it says to run, or,
+        whatever it says, those of all tasks that were sent to it together."""
+        if self.child is None or self.deadlines is None:
+            return None
+        latest = time.monotonic() - LATE_S
+        due, first_s = self.deadlines.due()
+        if due and due < latest:
+            return _Overdue(due, first_s)
+        task, began = self.child.running()
+        limit_s = self.deadlines.limit_of(task)
+        return _Overdue(began, limit_s) if began and limit_s and began + limit_s < latest else None
 
     def on_message(self, child: Child, task: int, message: ProcessMessage) -> None:
         """Pass a worker on that has loaded the code; remember why it could not."""

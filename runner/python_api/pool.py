@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from ..errors import SettingsError
 from .keywords import POOL_KEYWORDS, PoolOptions, complete_signature
+from .pool_checks import check_map, check_pool, checked_time_limit, checked_wait, checked_workers
 from .pool_coding import FileCoding, FunctionCoding
 from .pool_dispatcher import PoolDispatcher
 from .pool_on_executor import ExecutorDispatcher
@@ -122,6 +123,7 @@ class Pool(Executor, Generic[P, R]):
 
         Raises EntryNotFound or SettingsError. Code that cannot be loaded fails the tasks with EntryUnusable.
         """
+        check_pool(code, executor, spare, records)
         self._has_code = code is not None
         self._has_function = code is None or callable(code)
         coding: FunctionCoding | FileCoding
@@ -129,7 +131,7 @@ class Pool(Executor, Generic[P, R]):
         function = coding.order if isinstance(coding, FunctionCoding) else None
         self._dispatcher: PoolDispatcher | ExecutorDispatcher
         if executor is None:
-            workers = _checked_workers(workers)
+            workers = checked_workers(workers)
             order = order_of(coding, options, processes=workers + spare, records=records)
             self._dispatcher = PoolDispatcher(order, coding, function, workers=workers, spare=spare)
         else:
@@ -163,11 +165,12 @@ class Pool(Executor, Generic[P, R]):
         """Run a task with these arguments; return its future. `timeout`: of this task, in seconds, in place
         of the Pool's."""
         positional, named = tuple(args), dict(kwargs or {})
+        limit_s = checked_time_limit(timeout)
         if not self._has_function and (len(positional) != 1 or named):
             raise TypeError("a task of a file has one argument, its input")
         if not self._has_code and not (positional and callable(positional[0])):
             raise TypeError("a Pool without code wants a function as the first argument of submit()")
-        return self._dispatcher.submit(positional, named, timeout)
+        return self._dispatcher.submit(positional, named, limit_s)
 
     def map(  # type: ignore[override]
         self,
@@ -182,8 +185,10 @@ class Pool(Executor, Generic[P, R]):
         iterator raises TimeoutError. `chunksize` has no effect: short tasks are sent several at once anyway.
         `buffersize`: how many tasks are submitted ahead of the one whose result is next; None: all.
         """
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
+        check_map(chunksize, buffersize)
+        timeout = checked_wait(timeout)
+        if not self._has_code and not (iterables and callable(iterables[0])):
+            raise TypeError("a Pool without code wants a function as the first argument of map()")
         if not self._has_code:
             iterables = (itertools.repeat(iterables[0]), *iterables[1:])
         end = None if timeout is None else time.monotonic() + timeout
@@ -236,14 +241,6 @@ class Pool(Executor, Generic[P, R]):
             self.shutdown()
         else:
             self.terminate()
-
-
-def _checked_workers(workers: int | None) -> int:
-    if workers is None:
-        return len(os.sched_getaffinity(0))
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise SettingsError(f"workers wants a whole number of 1 or more, not {workers!r}")
-    return workers
 
 
 def _join(dispatcher: PoolDispatcher | ExecutorDispatcher) -> None:

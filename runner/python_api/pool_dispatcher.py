@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...sandbox.shared.channel import Buffer, ChannelError, Frame
 from ...sandbox.shared.messages import Done
@@ -28,14 +28,12 @@ from ..app.pool_names import PoolNames
 from ..errors import BY_EXIT_STATUS, EntryUnusable, HkrunnerError
 from ..io.loop import Loop
 from ..protocol.messages import Failure
-from .pool_coding import ENCODING, Coding
+from .pool_coding import Coding
 from .pool_process import SupervisorProcess
-from .pool_results import failure_of, result_of, task_failed
-from .pool_worker import AHEAD_BYTES, PoolTask, PoolWorker, body_of
+from .pool_results import PoolResults, failure_of
+from .pool_task import PoolTask
+from .pool_worker import AHEAD_BYTES, PoolWorker, body_of
 from .pool_worker_set import WorkerSet
-
-if TYPE_CHECKING:
-    from ..app.pool_records import PoolRecords
 
 #: Tasks are sent ahead as long as they take this time together, judged by the last ones.
 AHEAD_S = 0.004
@@ -56,7 +54,7 @@ class PoolDispatcher:
         self._order = order
         self._coding = coding
         self._names = PoolNames.of(coding.name)
-        self._records: PoolRecords | None = None
+        self._results = PoolResults(coding, self._names)
         self._function = function
         self._loop = Loop()
         self._workers = WorkerSet(
@@ -77,7 +75,6 @@ class PoolDispatcher:
         self._refusal: BaseException | None = None  #: why no task is taken any more
         self._is_closing = False
         self._average_s = FIRST_S  #: time that a task takes
-        self._limit_bytes: int | None = None
         self._timeout_s: float | None = None
         self._process: SupervisorProcess | None = None
         #: Done once the settings are accepted, or refused.
@@ -142,13 +139,12 @@ class PoolDispatcher:
         self._workers.recall_all()
         for worker in self._workers.all():
             for one in worker.take_all():
-                self._fail(one, reason)
+                self._results.fail(one, reason)
             worker.close()
         self._fail_pending(reason)
         if self._process is not None:
             self._process.wait()
-        if self._records is not None:
-            self._records.close()
+        self._results.close()
         with self._lock:
             self._is_over = True
         self._loop.close()
@@ -163,11 +159,8 @@ class PoolDispatcher:
         worker = self._workers.get(message.get("worker", 0))
         match message["say"]:
             case "ready":
-                self._timeout_s, self._limit_bytes = message["timeoutS"], message["limitBytes"]
-                if message["records"] is not None and self._records is None:
-                    from ..app.pool_records import PoolRecords  # late: most Pools have none
-
-                    self._records = PoolRecords(message["records"], self._names, ENCODING)
+                self._timeout_s = message["timeoutS"]
+                self._results.begin(message["records"], message["limitBytes"])
                 if not self.ready.done():
                     self.ready.set_result(None)
                 self._dispatch()
@@ -184,6 +177,16 @@ class PoolDispatcher:
 
     def _dispatch(self) -> None:
         """Send pending tasks to the workers that have room for them."""
+        while True:
+            self._fill_workers()
+            with self._lock:
+                # While tasks wait, an answer comes here anyway, and submit() need not: unless a task came
+                # when those before it could not be sent.
+                self._is_woken = bool(self._pending)
+                if not self._pending or all(one.sent for one in self._workers.active()):
+                    return
+
+    def _fill_workers(self) -> None:
         pending = self._pending
         if pending:
             active = self._workers.active()
@@ -197,99 +200,83 @@ class PoolDispatcher:
                     self._send(worker, min(room, -(-len(pending) // len(active))))
         if not pending and self._is_closing:
             self._end_if_done()
-        with self._lock:
-            # While tasks wait, an answer comes here anyway, and submit() need not.
-            self._is_woken = bool(pending)
 
     def _send(self, worker: PoolWorker, count: int) -> None:
         """Send the worker up to `count` of the pending tasks."""
         chosen: list[tuple[PoolTask, list[Buffer]]] = []
+        try:
+            self._choose(worker, count, chosen)
+            failed = worker.send(chosen) if chosen else []
+        except BaseException:
+            # The Pool ends with it, and no future may be forgotten.
+            sent = {one.task for one in worker.sent}
+            self._requeue([one for one, _ in chosen if one not in sent])
+            raise
+        for task, reason in failed:
+            self._results.fail(task, reason)
+        if chosen:
+            self._workers.note_sent(worker)
+
+    def _choose(self, worker: PoolWorker, count: int, chosen: list[tuple[PoolTask, list[Buffer]]]) -> None:
+        """Move up to `count` of the pending tasks to `chosen`, with the pieces of their messages."""
         size = worker.sent_bytes
-        while self._pending and len(chosen) < count and (size < AHEAD_BYTES or not (chosen or worker.sent)):
-            task = self._pending.popleft()
+        last = worker.sent[-1].task if worker.sent else None
+        while self._pending and len(chosen) < count and (size < AHEAD_BYTES or last is None):
+            task = self._pending[0]
+            if task.timeout_s is None:
+                task.timeout_s = self._timeout_s
+            if last is not None and (last.timeout_s is None) is not (task.timeout_s is None):
+                return  # with no time limit among them, there would be no end by which all are due
+            self._pending.popleft()
             if not task.is_running and not task.future.set_running_or_notify_cancel():
                 continue
             task.is_running = True
-            if task.timeout_s is None:
-                task.timeout_s = self._timeout_s
             try:
                 pieces = self._coding.encode(task, self._names)
-            except Exception as error:  # noqa: BLE001 - of the arguments' own classes
+            except BaseException as error:  # noqa: BLE001 - of the arguments' own classes
                 task.future.set_exception(error)
                 continue
-            if self._records is not None and not task.recorded_at:
-                is_readable = self._coding.is_readable
-                task.recorded_at = self._records.begin(task.number, pieces if is_readable else None)
-            size += sum(map(len, pieces))
             chosen.append((task, pieces))
-        if chosen:
-            for task, reason in worker.send(chosen):
-                self._fail(task, reason)
-            self._workers.note_sent(worker)
+            last = task
+            size += sum(map(len, pieces))
+            self._results.note_begin(task, pieces)
 
     def _on_frame(self, worker: PoolWorker, frame: Frame) -> None:
         """Give an answer to its future."""
         if not worker.sent or worker.sent[0].number != frame.task:
             self._workers.on_broken(worker, f"it answered task {frame.task}, which it was not to begin")
             return
-        is_recalled = worker.sent[0].is_recalled
-        task = worker.take_first()
+        first = worker.take_first()
+        task = first.task
         try:
             body = body_of(frame)
-            if frame.kind == Recalled.kind:
-                self._requeue([] if is_recalled else [task])
+            if frame.kind == Recalled.kind and first.is_asked_back:
+                if not first.is_recalled:
+                    task.spent_s += time.monotonic() - task.began
+                    self._requeue([task])
                 return
-            if is_recalled:
+            if frame.kind == Recalled.kind:
+                raise ChannelError("it did not begin a task that was not recalled")
+            if first.is_recalled:
                 raise ChannelError("it has begun a task that was recalled")
             self._average_s += WEIGHT * (time.monotonic() - task.began - self._average_s)
             if frame.kind == Done.kind:
-                self._succeed(task, body)
+                self._results.succeed(task, body)
             else:
                 failure, ends = failure_of(frame.task, body)
-                self._fail(task, failure, limit_bytes=self._limit_bytes)
+                self._results.fail(task, failure)
                 if ends:
                     worker.ends_itself = True
                     self._workers.retire(worker)
-        except (ChannelError, ValueError) as error:
-            if not is_recalled:
-                self._fail(task, Failure("CHANNEL_BROKEN", f"CHANNEL_BROKEN: {error}"))
+        except (ChannelError, ValueError, MemoryError) as error:
+            if not first.is_recalled:
+                self._results.fail(task, Failure("CHANNEL_BROKEN", f"CHANNEL_BROKEN: {error}"))
             self._workers.on_broken(worker, str(error))
         self._workers.note_answered(worker)
 
     def _requeue(self, tasks: list[PoolTask]) -> None:
         """Have these tasks run next, in their order."""
         self._pending.extendleft(reversed(tasks))
-
-    def _succeed(self, task: PoolTask, answer: bytes) -> None:
-        """Give the future the result; raises ValueError for what is none."""
-        value = self._coding.decode(answer)
-        if self._records is not None and task.recorded_at:
-            result = result_of(task, self._names, "succeed", limit_bytes=self._limit_bytes)
-            self._records.end(task.recorded_at, result, answer)
-        task.future.set_result(value)
-
-    def _fail(
-        self, task: PoolTask, error: BaseException | Failure, *, status: str = "failed", **facts: Any
-    ) -> None:
-        """Have the future raise this, TaskFailed for a Failure. A task that has not begun is cancelled by a
-        CancelledError. `facts`: of the Result."""
-        future = task.future
-        if not task.is_running:
-            if isinstance(error, CancelledError):
-                future.cancel()
-            if not future.set_running_or_notify_cancel():
-                return
-        failure: Failure | None
-        if isinstance(error, Failure):
-            failure = error
-        elif isinstance(error, CancelledError):
-            status, failure = "stopped", None
-        else:
-            failure = Failure("RUNNER_ERROR", f"RUNNER_ERROR: {error}")
-        result = result_of(task, self._names, status, failure, **facts)
-        if self._records is not None and task.recorded_at:
-            self._records.end(task.recorded_at, result)
-        future.set_exception(task_failed(result) if isinstance(error, Failure) else error)
 
     # ---- workers
 
@@ -303,13 +290,15 @@ class PoolDispatcher:
         failure = Failure(message["code"], message["message"], message["details"])
         if task is not None:
             self._workers.losses = 0
-            self._fail(
+            self._results.fail(
                 task,
                 failure,
                 status="stopped" if message["stopped"] else "failed",
                 peak_bytes=message["peakBytes"],
                 limit_bytes=message["limitBytes"],
             )
+        elif message["code"] == "TASK_TIMEOUT":
+            pass  # its answers came in time, and were not read in time
         elif not self._workers.is_ending and not worker.ends_itself:
             self._on_loss(failure._replace(message=message["withoutTask"]), is_loaded=message["loaded"])
         if self._workers.is_ending:
@@ -330,7 +319,7 @@ class PoolDispatcher:
                 print(f"hkrunner: a worker of the Pool has ended: {failure.message}", file=sys.stderr)
             return
         task = self._pending.popleft()
-        self._fail(task, failure, is_loaded=is_loaded)
+        self._results.fail(task, failure, loaded=is_loaded)
 
     # ---- the end
 
@@ -346,7 +335,7 @@ class PoolDispatcher:
 
     def _fail_pending(self, reason: BaseException) -> None:
         while self._pending:
-            self._fail(self._pending.popleft(), reason)
+            self._results.fail(self._pending.popleft(), reason)
 
     def _end_if_done(self) -> None:
         if self._is_closing and not self._pending and not any(one.sent for one in self._workers.all()):
@@ -376,13 +365,8 @@ class PoolDispatcher:
         """Fail the tasks that had begun, and go on with another supervising process."""
         message = f"RUNNER_ERROR: hkrunner's supervising process ended {how}, and the workers with it"
         failure = Failure("RUNNER_ERROR", message)
-        for worker in self._workers.all():
-            worker.drain()
-            self._requeue(worker.recall(all=True))
-            for task in worker.take_all():
-                self._fail(task, failure)
-            worker.close()
-            self._workers.remove(worker)
+        for task in self._workers.lose_process():
+            self._results.fail(task, failure)
         self._workers.losses += 1
         if self._workers.losses > LOSSES_MAX:
             self._give_up(HkrunnerError(message))

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from ...sandbox.shared.channel import Buffer
 from ..app.pool_names import PoolNames
 from .pool_dispatcher import PoolDispatcher
-from .pool_worker import PoolTask
+from .pool_task import PoolTask
 from .results import TaskFailed, TaskResult
 
 #: Workers that have had no task for this long end.

@@ -12,18 +12,18 @@ from typing import Any
 from ..app.pool_names import PoolNames
 from .pool_coding import Coding
 from .pool_node import NodeOrder, NodeOutcome, end_here, run_task
-from .pool_worker import PoolTask
+from .pool_task import PoolTask
 from .results import TaskFailed
 
 
 class ExecutorFuture(Future[Any]):
     """The future of a task, which can be cancelled as long as the executor's can."""
 
-    inner: Future[NodeOutcome]
+    inner: Future[NodeOutcome] | None = None  #: the executor's; None: the task was not given to it
 
     def cancel(self) -> bool:
         """Cancel the task unless the executor has begun it; return whether that was possible."""
-        return self.inner.cancel() and super().cancel()
+        return (self.inner is None or self.inner.cancel()) and super().cancel()
 
 
 class ExecutorDispatcher:
@@ -111,5 +111,5 @@ class ExecutorDispatcher:
             return
         try:
             future.set_result(self._coding.decode(outcome.answer))
-        except ValueError as broken:
+        except (ValueError, MemoryError) as broken:
             future.set_exception(broken)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
 
-from ...sandbox.shared.channel import Frame
+from ...sandbox.shared.channel import Buffer, Frame
 from ...sandbox.shared.message_format import decode
 from ...sandbox.shared.messages import FROM_CHILD, Failed
 from ..app.pool_names import PoolNames
 from ..protocol.messages import Failure
 from ..protocol.result import Result
-from .pool_worker import PoolTask
+from .pool_coding import ENCODING, Coding
+from .pool_task import PoolTask
 from .results import TaskError, TaskFailed, TaskResult
+
+if TYPE_CHECKING:
+    from ..app.pool_records import PoolRecords
 
 
 def failure_of(task: int, body: bytes) -> tuple[Failure, bool]:
@@ -21,30 +28,78 @@ def failure_of(task: int, body: bytes) -> tuple[Failure, bool]:
     return Failure(message.code, message.message, message.details), message.ends
 
 
-def result_of(
-    task: PoolTask,
-    names: PoolNames,
-    status: str,
-    failure: Failure | None = None,
-    *,
-    is_loaded: bool = True,
-    peak_bytes: int | None = None,
-    limit_bytes: int | None = None,
-) -> Result:
-    """Return what is known of a task that has ended now. `status`: as in Result."""
-    duration_s = time.monotonic() - task.began if task.began else 0.0
-    now = time.time()
-    return Result(
-        *names.ids(task.number),
-        status,
-        now - duration_s,
-        now,
-        duration_s,
-        failure=failure,
-        loaded=is_loaded,
-        peak_bytes=peak_bytes,
-        limit_bytes=limit_bytes,
-    )
+class PoolResults:
+    """Gives futures their results, and has the tasks recorded where that is wanted."""
+
+    def __init__(self, coding: Coding, names: PoolNames) -> None:
+        self._coding = coding
+        self._names = names
+        self._records: PoolRecords | None = None
+        self._limit_bytes: int | None = None
+
+    def begin(self, records: Mapping[str, Any] | None, limit_bytes: int | None) -> None:
+        """Take over what the supervising process has read: see PoolRecords, and the memory limit."""
+        self._limit_bytes = limit_bytes
+        if records is not None and self._records is None:
+            from ..app.pool_records import PoolRecords  # late: most Pools have none
+
+            self._records = PoolRecords(records, self._names, ENCODING)
+
+    def close(self) -> None:
+        """Record nothing more."""
+        if self._records is not None:
+            self._records.close()
+
+    def note_begin(self, task: PoolTask, pieces: list[Buffer]) -> None:
+        """Record that the task begins; `pieces`: of its message."""
+        if self._records is not None and not task.recorded_at:
+            is_readable = self._coding.is_readable
+            task.recorded_at = self._records.begin(task.number, pieces if is_readable else None)
+
+    def succeed(self, task: PoolTask, answer: bytes) -> None:
+        """Give the future the result; raises ValueError or MemoryError for what is none."""
+        value = self._coding.decode(answer)
+        if self._records is not None and task.recorded_at:
+            self._records.end(task.recorded_at, self._result(task, "succeed"), answer)
+        task.future.set_result(value)
+
+    def fail(
+        self, task: PoolTask, error: BaseException | Failure, *, status: str = "failed", **facts: Any
+    ) -> None:
+        """Have the future raise this, TaskFailed for a Failure. A task that has not begun is cancelled by a
+        CancelledError. `facts`: of the Result."""
+        future = task.future
+        if not task.is_running:
+            if isinstance(error, CancelledError):
+                future.cancel()
+            if not future.set_running_or_notify_cancel():
+                return
+        failure: Failure | None
+        if isinstance(error, Failure):
+            failure = error
+        elif isinstance(error, CancelledError):
+            status, failure = "stopped", None
+        else:
+            failure = Failure("RUNNER_ERROR", f"RUNNER_ERROR: {error}")
+        result = self._result(task, status, failure, **facts)
+        if self._records is not None and task.recorded_at:
+            self._records.end(task.recorded_at, result)
+        future.set_exception(task_failed(result) if isinstance(error, Failure) else error)
+
+    def _result(self, task: PoolTask, status: str, failure: Failure | None = None, **facts: Any) -> Result:
+        """Return what is known of a task that has ended now. `status`, `facts`: as in Result."""
+        duration_s = time.monotonic() - task.began if task.began else 0.0
+        now = time.time()
+        facts.setdefault("limit_bytes", self._limit_bytes)
+        return Result(
+            *self._names.ids(task.number),
+            status,
+            now - duration_s,
+            now,
+            duration_s,
+            failure=failure,
+            **facts,
+        )
 
 
 def task_failed(result: Result) -> TaskFailed:

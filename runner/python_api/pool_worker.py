@@ -7,8 +7,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, NamedTuple
 
 from ...sandbox.shared.channel import (
     INLINE_MAX,
@@ -24,46 +22,19 @@ from ...sandbox.shared.channel import (
 from ...sandbox.shared.messages import Done, Failed
 from ...sandbox.shared.pool_messages import Recalled, RunTask
 from ...sandbox.shared.task_marks import TaskMarks
+from ..app.pool_deadlines import PoolDeadlines
 from ..io.loop import Alarm, Loop
 from .pool_memory import MemoryFiles
+from .pool_task import PoolTask, Sent
 
 #: Bytes of tasks that wait in a worker's socket. With more, they fall out of the CPU's cache before it
 #: reads them.
 AHEAD_BYTES = 1536 * 1024
 _CHUNK_BYTES = 256 * 1024
+#: After as many denials a task counts as begun, whatever the worker says.
+DENIALS_MAX = 3
 #: Frames that end a task; everything else that a worker says is of no use here.
 _ENDS = frozenset((Done.kind, Failed.kind, Recalled.kind))
-
-
-class PoolTask:
-    """A call that was submitted, until its future has a result."""
-
-    __slots__ = ("began", "future", "is_running", "named", "number", "positional", "recorded_at", "timeout_s")
-
-    def __init__(
-        self,
-        number: int,
-        future: Future[Any],
-        positional: tuple[Any, ...],
-        named: dict[str, Any],
-        timeout_s: float | None,
-    ) -> None:
-        self.number = number
-        self.future = future
-        self.positional = positional
-        self.named = named
-        self.timeout_s = timeout_s
-        self.is_running = False  #: whether its future can be cancelled no more
-        self.recorded_at = 0  #: its number in the journal; 0: it is not there
-        self.began = 0.0  #: on the monotonic clock, as far as one can tell
-
-
-class Sent(NamedTuple):
-    """A task in a worker, under the number that it has there."""
-
-    number: int
-    task: PoolTask
-    is_recalled: bool = False
 
 
 class PoolWorker:
@@ -79,6 +50,8 @@ class PoolWorker:
         self.sent: deque[Sent] = deque()
         self.sent_bytes = 0  #: of those
         self.progressed_at = 0.0  #: when its first task began
+        self._limits_s = 0.0  #: of those tasks, together
+        self._is_due = False  #: whether the supervising process knows an end of that
         self._loop = loop
         self._numbers = 0
         self._overdue: Alarm = loop.alarm(lambda: on_overdue(self))
@@ -86,7 +59,6 @@ class PoolWorker:
         self._socket: socket.socket | None = None
         self._marks_fd = -1
         self._queue: deque[tuple[memoryview, int]] = deque()  #: unsent bytes, each with a descriptor or -1
-        self._sizes: deque[int] = deque()
         self._memory = MemoryFiles()
 
     @property
@@ -103,12 +75,19 @@ class PoolWorker:
         self,
         tasks: int,
         marks: int,
+        deadlines: int,
         on_frame: Callable[[PoolWorker, Frame], None],
         on_broken: Callable[[PoolWorker, str], None],
         on_room: Callable[[], None],
     ) -> None:
-        """Talk to it over this socket from here on. `on_frame`: gets each answer; `on_broken`: what came was
-        no answer, or the worker has closed the socket; `on_room`: answers have come."""
+        """Talk to it over the socket `tasks` from here on.
+
+        `marks`, `deadlines`: the files with its TaskMarks and PoolDeadlines. `on_frame`: gets each answer;
+        `on_broken`: what came was no answer, or the worker has closed the socket; `on_room`: answers have
+        come.
+        """
+        self._deadlines = PoolDeadlines(deadlines)
+        os.close(deadlines)
         self._socket = socket.socket(fileno=tasks)
         self._socket.setblocking(False)
         self._marks_fd = marks
@@ -137,8 +116,8 @@ class PoolWorker:
                 inline.append(encode(RunTask.kind, number, b"".join(pieces)))
             else:
                 try:
-                    first = self.sent[0].number if self.sent else number
-                    memory = self._memory.write(pieces, size, task=number, first=first)
+                    oldest = self.sent[0].number if self.sent else number
+                    memory = self._memory.write(pieces, size, task=number, first=oldest)
                 except OSError as error:
                     failed.append((task, error))
                     continue
@@ -146,27 +125,30 @@ class PoolWorker:
                 inline.clear()
                 self._put(header(RunTask.kind, number, size, blob=True), memory)
             self._numbers = number
-            self._marks.set_timeout(number, task.timeout_s or 0.0)
-            self.sent.append(Sent(number, task))
-            self._sizes.append(size)
+            limit_s = task.left_s
+            self._deadlines.set_limit(number, limit_s)
+            self._limits_s += limit_s or 0.0
+            self.sent.append(Sent(number, task, size, limit_s))
             self.sent_bytes += size
         self._put(b"".join(inline))
         if is_first:
             self._begin_first()
+        else:
+            self._set_due()
         return failed
 
-    def take_first(self) -> PoolTask:
+    def take_first(self) -> Sent:
         """Forget the first of its tasks, which has ended; the next one begins."""
         first = self.sent.popleft()
-        self.sent_bytes -= self._sizes.popleft()
+        self.sent_bytes -= first.size
+        self._limits_s -= first.limit_s or 0.0
         self._begin_first()
-        return first.task
+        return first
 
     def take_all(self) -> list[PoolTask]:
         """Forget its tasks; return those that were not recalled."""
         left = [one.task for one in self.sent if not one.is_recalled]
         self.sent.clear()
-        self._sizes.clear()
         self.sent_bytes = 0
         return left
 
@@ -175,38 +157,69 @@ class PoolWorker:
         if len(self.sent) < (1 if all else 2):
             return []
         first = self.sent[0]
-        keeps_first = not all and not first.is_recalled
+        keeps_first = not first.is_recalled and (not all or self.has_begun_first())
         # From the first one on, because those that were recalled before may not have been read yet.
         begun = self._marks.recall(first.number + keeps_first, self._numbers)
         found: list[PoolTask] = []
         for at, one in enumerate(self.sent):
-            if one.number > begun and not one.is_recalled and not (keeps_first and at == 0):
-                found.append(one.task)
-                self.sent[at] = one._replace(is_recalled=True)
+            if not one.is_recalled and not (keeps_first and at == 0):
+                is_recalled = one.number > begun
+                if is_recalled:
+                    found.append(one.task)
+                self.sent[at] = one._replace(is_asked_back=True, is_recalled=is_recalled)
         return found
 
     def split_at_end(self) -> tuple[PoolTask | None, list[PoolTask]]:
-        """Return the task in which the worker has died, if any, and those that it had not begun."""
-        begun = self.begun()
-        died_in = next((one.task for one in self.sent if one.number == begun and not one.is_recalled), None)
+        """Return the task in which the worker has died, if any, and those that it had not begun.
+
+        Its last words must have been read. Answers come in order, so it was in the first task, or in none.
+        """
+        self.deny_first()
+        died_in = self.sent[0].task if self.has_begun_first() and not self.sent[0].is_recalled else None
         return died_in, [one for one in self.take_all() if one is not died_in]
 
-    def begun(self) -> int:
-        """Return the number of the task that it has begun last, 0 for none."""
-        return self._marks.begun() if self.is_loaded else 0
+    def has_begun_first(self) -> bool:
+        """Whether it has begun the first of its tasks: it says so, or too many workers have denied it."""
+        if not self.sent or not self.is_loaded:
+            return False
+        first = self.sent[0]
+        is_denied_too_often = not first.is_recalled and first.task.denials >= DENIALS_MAX
+        return is_denied_too_often or self._marks.begun() >= first.number
+
+    def deny_first(self) -> None:
+        """Note that it ends without having begun the first of its tasks, if that is so."""
+        if self.sent and not self.sent[0].is_recalled and not self.has_begun_first():
+            self.sent[0].task.denials += 1
+
+    def is_past_first(self) -> bool:
+        """Whether it says to have begun a task behind the first one."""
+        return bool(self.sent) and self.is_loaded and self._marks.begun() > self.sent[0].number
+
+    def reads_answer_of_first(self) -> bool:
+        """Whether there was an answer of the first of its tasks: it was sent before the next one began."""
+        number = self.sent[0].number
+        self.drain()
+        return not self.sent or self.sent[0].number != number
 
     def _begin_first(self) -> None:
-        if not self.sent:
-            self._overdue.cancel()
-            return
-        task = self.sent[0].task
-        self.progressed_at = time.monotonic()
-        if not self.sent[0].is_recalled:
-            task.began = self.progressed_at
-            if task.timeout_s is not None:
-                self._overdue.set(task.timeout_s)
-                return
         self._overdue.cancel()
+        if self.sent:
+            self.progressed_at = time.monotonic()
+            first = self.sent[0]
+            if not first.is_recalled:
+                first.task.began = self.progressed_at
+                if first.limit_s is not None:
+                    self._overdue.set(first.limit_s)
+        self._set_due()
+
+    def _set_due(self) -> None:
+        """Have the supervising process know by when all of the tasks must have ended."""
+        if self.sent and self.sent[0].limit_s is not None:
+            self._deadlines.set_due(self.progressed_at + self._limits_s, self.sent[0].limit_s)
+            self._is_due = True
+        elif self._is_due:
+            self._limits_s, self._is_due = 0.0, False
+            self._deadlines.set_due(0.0, None)
 
     # ---- the socket
 
@@ -293,6 +306,7 @@ class PoolWorker:
         self._reader.close()
         sock.close()
         os.close(self._marks_fd)
+        self._deadlines.close()
         self._memory.close()
 
 

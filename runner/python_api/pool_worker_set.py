@@ -9,7 +9,8 @@ from ...sandbox.shared.channel import Frame
 from ...sandbox.shared.outcome import Cause
 from ..io.loop import Loop
 from .pool_process import SupervisorProcess
-from .pool_worker import PoolTask, PoolWorker
+from .pool_task import PoolTask
+from .pool_worker import PoolWorker
 
 #: Once a task has taken this long, those that were sent behind it are recalled.
 STUCK_S = 0.005
@@ -53,10 +54,23 @@ class WorkerSet:
         self._start_alarm = loop.alarm(self._start_after_loss)
 
     def begin(self, process: SupervisorProcess) -> None:
-        """Have this process start the workers."""
+        """Have this process start the workers. There are none: see lose_process()."""
         self._process = process
+        self._start_alarm.cancel()
         for _ in range(self._size):
             self._start()
+
+    def lose_process(self) -> list[PoolTask]:
+        """Forget the process, which has ended, and its workers; return the tasks that these had begun."""
+        self._process = None
+        begun: list[PoolTask] = []
+        for worker in self.all():
+            worker.drain()
+            self._requeue(worker.recall(all=True))
+            begun += worker.take_all()
+            worker.close()
+            self.remove(worker)
+        return begun
 
     def get(self, number: int) -> PoolWorker | None:
         """Return the worker of this number, None if it is gone."""
@@ -74,7 +88,8 @@ class WorkerSet:
         """Have them end. `now`: those with tasks, too."""
         if now or not self.is_ending:
             self.is_ending = True
-            self._send("end", now=now)
+            if self._process is not None:
+                self._send("end", now=now)
 
     def recall_all(self) -> None:
         """Requeue every task that was sent and has not begun."""
@@ -87,15 +102,15 @@ class WorkerSet:
 
     # ---- how many there are
 
-    def attach(self, worker: PoolWorker, tasks: int, marks: int) -> None:
-        """Use a worker that has loaded the code; `tasks`, `marks`: its socket and the file of its marks."""
-        worker.attach(tasks, marks, self._on_frame, self.on_broken, self._on_room)
+    def attach(self, worker: PoolWorker, tasks: int, marks: int, deadlines: int) -> None:
+        """Use a worker that has loaded the code; the others are descriptors: see PoolWorker.attach()."""
+        worker.attach(tasks, marks, deadlines, self._on_frame, self.on_broken, self._on_room)
         self.was_loaded = True
         self.fill_up()
 
     def fill_up(self) -> None:
         """Make workers active that are loaded, and start others, as far as some are missing."""
-        if self.is_ending:
+        if self.is_ending or self._process is None:
             return
         usable = [one for one in self._workers.values() if not one.is_leaving]
         missing = self._size - sum(one.is_active for one in usable)
@@ -112,7 +127,9 @@ class WorkerSet:
 
     def _start_after_loss(self) -> None:
         """Start one worker; the others follow when a worker has taken up a task again."""
-        if not self.is_ending and not any(one.is_starting for one in self._workers.values()):
+        if self.is_ending or self._process is None:
+            return
+        if not any(one.is_starting for one in self._workers.values()):
             self._start()
 
     def _start(self) -> None:
@@ -135,24 +152,24 @@ class WorkerSet:
         Mostly it has died, and the supervisor will say how: only the task that it had begun waits for that.
         """
         if not worker.is_leaving:
+            worker.deny_first()
             self._loop.after(BROKEN_S, lambda: self._kill(worker, Cause.CHANNEL_BROKEN, what))
             self.retire(worker)
 
     def _on_overdue(self, worker: PoolWorker) -> None:
         """End the worker: its task takes longer than its timeout."""
-        self._requeue(worker.recall())
-        first, begun = worker.sent[0], worker.begun()
-        if begun > first.number:
-            return  # its answer is on the way
-        if begun < first.number:
-            self._kill(worker, Cause.CHANNEL_BROKEN, "it did not begin the next task")
-        else:
-            self._kill(worker, Cause.TASK_TIMEOUT, f"{first.task.timeout_s:g} s")
-        self.retire(worker)
+        if not worker.is_past_first() or not worker.reads_answer_of_first():
+            self._requeue(worker.recall())
+            worker.deny_first()
+            if worker.has_begun_first():
+                self._kill(worker, Cause.TASK_TIMEOUT, f"{worker.sent[0].task.timeout_s:g} s")
+            else:
+                self._kill(worker, Cause.CHANNEL_BROKEN, "it did not begin the next task")
+            self.retire(worker)
         self._on_room()
 
     def _kill(self, worker: PoolWorker, cause: Cause, detail: str) -> None:
-        if worker.number in self._workers:
+        if worker.number in self._workers and self._process is not None:
             self._send("kill", worker=worker.number, cause=cause.value, detail=detail)
 
     # ---- what they do
@@ -176,11 +193,14 @@ class WorkerSet:
     def _recall_stuck(self) -> None:
         """Give the tasks behind one that takes long to other workers."""
         due = time.monotonic() - STUCK_S
-        for worker in self._workers.values():
+        for worker in self.all():
             if len(worker.sent) > 1:
                 self._stuck_alarm.set(STUCK_S)
                 if worker.progressed_at <= due:
-                    self._requeue(worker.recall())
+                    if not worker.is_past_first():
+                        self._requeue(worker.recall())
+                    elif not worker.reads_answer_of_first():
+                        self.on_broken(worker, "it has begun a task before it answered the one before")
         self._on_room()
 
     def _rest(self) -> None:
@@ -192,5 +212,5 @@ class WorkerSet:
                 self._send("watch", worker=worker.number, idle=True)
 
     def _send(self, what: str, **more: object) -> None:
-        assert self._process is not None, "begin() comes first"
+        assert self._process is not None, "begin() comes first, and again after lose_process()"
         self._process.send(what, **more)

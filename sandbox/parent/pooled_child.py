@@ -18,6 +18,6 @@ class PooledChild(WardedChild):
         assert isinstance(self._channel, FramedChannel), "it is our own child"
         return self._channel.leave_to_another(), self._fault
 
-    def running(self) -> tuple[int, float, float]:
+    def running(self) -> tuple[int, float]:
         """Return TaskMarks.running() of a worker that was handed over."""
         return TaskMarks(self._fault).running()

@@ -145,9 +145,14 @@ def test_large_arguments_arrive_as_they_were(monkeypatch: pytest.MonkeyPatch) ->
 
         with monkeypatch.context() as patch:
             patch.setattr(pool_memory, "_new_file", _refuse_memory)
+            refused = pool.submit(b"h" * 17_000_000)
+            # Submitted while the Pool still looks at the one before.
+            after: list[concurrent.futures.Future[Any]] = []
+            refused.add_done_callback(lambda _: after.append(pool.submit(b"i")))
             with pytest.raises(OSError, match="Too many open files"):
-                pool.submit(b"h" * 17_000_000).result()
-        assert pool.submit(b"i").result() == repr(facts(b"i"))
+                refused.result()
+        wait_until(lambda: after, what="the next task")
+        assert after[0].result(timeout=30) == repr(facts(b"i"))
 
 
 def _refuse_memory() -> int:
@@ -155,10 +160,20 @@ def _refuse_memory() -> int:
 
 
 def test_a_task_that_cannot_be_sent_does_not_keep_a_pool_from_its_end() -> None:
+    class Exits:
+        def __reduce__(self) -> Any:
+            sys.exit("no")
+
     with hkrunner.Pool(workers=1) as pool:
-        future = pool.submit(str, threading.Lock())
+        future, exits = pool.submit(str, threading.Lock()), pool.submit(str, Exits())
+        with pytest.raises(hkrunner.SettingsError, match="timeout wants a number of seconds above 0"):
+            pool.schedule([str, 1], timeout="5")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"wants a function as the first argument of map\(\)"):
+            pool.map([1])
     with pytest.raises(TypeError, match="pickle"):
         future.result(timeout=0)
+    with pytest.raises(SystemExit, match="no"):
+        exits.result(timeout=0)
 
 
 def test_a_file_gets_inputs_as_from_the_command_line_and_is_loaded_once(begun: Path) -> None:
@@ -226,6 +241,19 @@ def test_a_task_fails_alone_and_says_why(begun: Path) -> None:
     counts = Counter(begun.read_text().splitlines())
     assert set(counts.values()) == {1}  # nothing was run twice
     assert len(counts) == len(good) + len(reasons) - 1  # init() failed before start()
+
+
+def test_a_time_limit_holds_whatever_the_worker_writes(begun: Path) -> None:
+    reasons = {"is far ahead": "Timeout", "has begun nothing": "Timeout", "was recalled": "Crashed"}
+    file = ALGORITHMS / "pool_lies.py"
+    with hkrunner.Pool(file, workers=2, timeout=0.4, env={"BEGUN": str(begun)}) as pool:
+        bad = {what: pool.submit(what) for what in reasons}
+        good = [pool.submit(f"good {one}") for one in range(20)]
+        assert {what: failure(one).reason for what, one in bad.items()} == reasons
+        assert [one.result(timeout=30) for one in good] == [f"good {one}" for one in range(20)]
+    counts = Counter(begun.read_text().splitlines())
+    # What a worker denies to have begun is tried again, but not for ever.
+    assert counts.pop("has begun nothing") <= 3 and set(counts.values()) == {1}
 
 
 def test_a_worker_that_ends_between_two_tasks_costs_none(
@@ -349,6 +377,9 @@ def test_the_pool_goes_on_when_its_supervising_process_is_killed(begun: Path) ->
         supervisor.kill()
         assert later.result(timeout=30)[0] == "later task"
         assert failure(lost).error.code == "RUNNER_ERROR"  # type: ignore[union-attr]
+        # As many workers as before: the place of one that dies is taken.
+        assert failure(pool.submit("segfault")).reason == "Crashed"
+        assert pool.submit("last task").result(timeout=30)[0] == "last task"
 
 
 SCRIPT = """
@@ -387,21 +418,32 @@ def test_a_script_that_is_interrupted_leaves_no_process(tmp_path: Path, number: 
 
 
 def test_a_time_limit_holds_while_the_process_of_the_pool_is_in_c_code(tmp_path: Path) -> None:
-    beats = tmp_path / "beats"
-
-    def beat(path: str) -> None:
+    def beat(path: str, lies: bool) -> None:
         while True:
+            if lies:
+                forge_marks()
             with open(path, "a") as file:
                 file.write(f"{time.monotonic()}\n")
             time.sleep(0.05)
 
-    with hkrunner.Pool(beat, workers=1) as pool:
-        future = pool.schedule([str(beats)], timeout=0.5)
-        wait_until(beats.exists, what="the begin of the task")
-        ctypes.PyDLL(None).sleep(4)  # keeps the lock of the interpreter
+    def forge_marks() -> None:
+        """Say that the task has ended, and that none of the others has a limit."""
+        for fd in range(3, 300):
+            try:
+                if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:hkrunner-fault"):
+                    os.pwrite(fd, bytes(3000), 1024 * 1024 + 8)
+            except OSError:
+                pass
+
+    paths = [tmp_path / "honest", tmp_path / "lies"]
+    with hkrunner.Pool(beat, workers=2) as pool:
+        futures = [pool.schedule([str(path), path.name == "lies"], timeout=0.5) for path in paths]
+        wait_until(lambda: all(map(Path.exists, paths)), what="the begin of the tasks")
+        ctypes.PyDLL(None).sleep(3)  # keeps the lock of the interpreter
         ended = time.monotonic()
-        assert failure(future).reason == "Timeout"
-    assert float(beats.read_text().split()[-1]) < ended - 1
+        assert [failure(one).reason for one in futures] == ["Timeout", "Timeout"]
+    for path in paths:
+        assert float(path.read_text().split()[-1]) < ended - 1
 
 
 # ---- records

@@ -55,8 +55,10 @@ def test_a_pool_with_an_executor_runs_what_other_pools_run(tmp_path: Path) -> No
         with hkrunner.Pool(executor=executor) as pool:
             assert list(pool.map(lambda one: one + 1, [1, 2])) == [2, 3]
             assert pool.submit(os.getpid).result() != os.getpid()
+            not_sent = pool.submit(str, threading.Lock())
+            assert not not_sent.cancel()
             with pytest.raises(TypeError, match="pickle"):
-                pool.submit(str, threading.Lock()).result()
+                not_sent.result()
     assert begun.read_text() == "a\nraises\n"
     assert not (tmp_path / ".hkrunner").exists()
 
