@@ -62,6 +62,7 @@ class SocketProcessHandle:
         self._is_open = False
         self._waiting: list[Callable[[str], None]] = []
         self._kill: Timer | None = None
+        self._look_again: Timer | None = None  #: since its socket is closed: to see whether it has ended
         found = importlib.util.find_spec("zmq")
         if found is None or found.origin is None:
             raise SocketProcessMissing(MISSING)
@@ -144,6 +145,8 @@ class SocketProcessHandle:
     def end(self, most_s: float) -> None:
         """Have it hand out what is queued, for at most this long, and end; a second call may shorten it."""
         self.is_ending = True
+        if self._look_again is not None:
+            return  # it ends just now
         self._sender.send(0, EndStream(most_s))
         if self._kill is not None:
             self._kill.cancel()
@@ -155,11 +158,13 @@ class SocketProcessHandle:
 
     def _ended(self) -> None:
         """Its socket is closed: it has ended, or is about to."""
+        if not warden_launch.has_ended(self._process, 0.0):
+            self._look_again = self._loop.after(0.02, self._ended)
+            if self._kill is None:
+                self._kill = self._loop.after(ENDS_S, self._process.kill)
+            return
         if self._kill is not None:
             self._kill.cancel()
-        if not warden_launch.has_ended(self._process, 0.0):
-            self._kill = self._loop.after(0.02, self._ended)
-            return
         status = self._process.wait()
         self._sender.drop()
         self._receiver.close()
