@@ -29,14 +29,16 @@ class DeadlockWatch:
         self._next_at = self._since = float("-inf")
         self._seen: object = None
         self._lost_in = 0  #: the process of which a thread has ended with MemoryError; 0: none
+        self._lost_at = float("-inf")
 
-    def thread_lost(self, pid: int) -> None:
+    def thread_lost(self, pid: int, now: float) -> None:
         """Watch this process and its tree until the task ends: a thread has ended with MemoryError."""
-        self._lost_in = pid
+        self._lost_in, self._lost_at = pid, now
 
-    def forget_lost_thread(self) -> None:
-        """Watch a process only after a refusal: a task begins."""
-        self._lost_in = 0
+    def forget_lost_thread(self, before: float) -> None:
+        """Watch a process only after a refusal if the thread ended before this time, when a task began."""
+        if self._lost_at < before:
+            self._lost_in = 0
 
     def check(self, held: HeldProcess, now: float, tree: Collection[int]) -> HeldProcess:
         """Abort the process if it is in a deadlock; return `held`, as of now if it was aborted."""
@@ -46,7 +48,8 @@ class DeadlockWatch:
         from ..linux import deadlock  # here: few programs are ever held
 
         pid, lasts_s = held.pid, DEADLOCK_S
-        waits = deadlock.waits_of_deadlock(pid)
+        # It may be gone, and another's process may have its pid.
+        waits = deadlock.waits_of_deadlock(pid) if pid in tree else None
         if waits is None and self._lost_in:
             pid, lasts_s = self._lost_in, STILL_S
             waits = deadlock.waits_of_tree(tree, self._channel)

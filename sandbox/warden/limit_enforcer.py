@@ -147,7 +147,7 @@ class LimitEnforcer:
             if self._brake is not None and isinstance(self._sampler, TreeSampler):
                 self._brake.adjust(self._sampler, now)
         held = self._brake.held_back if self._brake is not None and not self.idle else None
-        if self._brake is not None and held is not None and held.pid in self._sampler.pids():
+        if self._brake is not None and held is not None:
             self._brake.held_back = self._deadlocks.check(held, now, self._sampler.pids())
         self.cpu_limit.tick(now)
         if self._disk is not None and now >= self._disk.next_at:
@@ -190,7 +190,7 @@ class LimitEnforcer:
             if self._brake.held_back is None:  # it was refused far from the limit
                 used = self._sampler.usage.memory_bytes
                 self._brake.held_back = HeldProcess(self._child, procfs.name(self._child), 0, used, now)
-            self._deadlocks.thread_lost(self._child)
+            self._deadlocks.thread_lost(self._child, now)
 
     def reaped(self, pid: int, usage: Any) -> None:
         """Add the resource usage of a process that was waited for."""
@@ -244,11 +244,14 @@ class LimitEnforcer:
         return self._shared.has_unproven
 
     def restart_peak(self, began_at: float) -> None:
-        """Forget the peak usage of the time before `began_at`, when a task began."""
+        """Forget the peak usage, and refused memory, of the time before `began_at`, when a task began.
+
+        The parent asks only once the task has run for a while: what this has met by then is its own.
+        """
         self._sampler.restart_peak(began_at)
         if self._brake is not None:
-            self._brake.forget_held_back()
-            self._deadlocks.forget_lost_thread()
+            self._brake.forget_held_back(began_at)
+            self._deadlocks.forget_lost_thread(began_at)
 
     def describe_breach(self, found: Breach) -> BrokenLimit:
         """Return the report of an exceeded limit: the usage, the time, the largest processes and objects."""

@@ -156,9 +156,10 @@ class NearLimitBrake:
         if len(self._free) > 2 * len(sampler.processes):
             self._free = {pid: self._free[pid] for pid in self._free if pid in sampler.processes}
 
-    def forget_held_back(self) -> None:
-        """Set `held_back` to None: a task begins, which must not be blamed for what was before it."""
-        self.held_back = None
+    def forget_held_back(self, before: float) -> None:
+        """Set `held_back` to None if it is older: a task is not blamed for what was before it began."""
+        if self.held_back is not None and self.held_back.at < before:
+            self.held_back = None
 
 
 class _Reserving(_DataLimit):
@@ -255,9 +256,10 @@ class ReservedBrake:
             for pid in [pid for pid in self._limits if pid not in processes]:
                 del self._limits[pid]
 
-    def forget_held_back(self) -> None:
-        """Set `held_back` to None: a task begins, which must not be blamed for what was before it."""
-        self.held_back = None
+    def forget_held_back(self, before: float) -> None:
+        """Set `held_back` to None if it is older: a task is not blamed for what was before it began."""
+        if self.held_back is not None and self.held_back.at < before:
+            self.held_back = None
 
     def _adopt(self, process: Process) -> _Reserving | None:
         try:

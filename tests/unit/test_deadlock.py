@@ -176,3 +176,29 @@ def test_a_process_that_was_not_refused_memory_lately_may_wait(monkeypatch: pyte
     stub = StubWaits(monkeypatch)
     stub.look(11.0, 12.0, 13.0, 14.0, held_at=0.0)
     assert stub.aborted == []
+
+
+def test_a_thread_that_was_lost_since_the_task_began_is_remembered_when_the_task_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stub = StubWaits(monkeypatch)
+    monkeypatch.setattr(deadlock, "waits_of_tree", lambda pids, channel: stub.now)
+    monkeypatch.setattr(deadlock, "waits_of_deadlock", lambda pid: None)
+    stub.watch.thread_lost(10, now=20.03)
+    stub.watch.forget_lost_thread(before=20.0)  # by a parent that asks 50 ms after the task began
+    stub.look(21.0, 22.0, 23.0, 24.5)
+    assert stub.aborted == [(10, signal.SIGABRT)]
+    stub.watch.forget_lost_thread(before=25.0)
+    stub.look(26.0, 27.0, 28.0, 30.0, 34.0)
+    assert len(stub.aborted) == 1
+
+
+def test_a_lost_thread_is_noticed_though_the_process_that_was_refused_memory_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stub = StubWaits(monkeypatch)
+    monkeypatch.setattr(deadlock, "waits_of_tree", lambda pids, channel: stub.now)
+    stub.watch.thread_lost(11, now=0.0)
+    for now in (0.1, 1.0, 2.0, 3.0, 3.6):
+        stub.watch.check(HeldProcess(10, "cat", 0, 100, 0.0), now, [11])
+    assert stub.aborted == [(11, signal.SIGABRT)]
