@@ -113,11 +113,12 @@ def _plan(
     if descriptor is not None:
         without.append(descriptor.file)
     code = code_files(where.folder, without=tuple(without))
-    if where.file and not any(os.path.samefile(one.path, where.file) for one in code.files):
+    if where.file and os.path.realpath(where.file) not in {os.path.realpath(one.path) for one in code.files}:
         raise SettingsError(f"{where.shown}, the entry, is left out of the code: see {IGNORE_FILE}")
     base = request.base
     if base is None and descriptor is not None:
         base = descriptor.fields.get("baseImage")
+        base = None if base is None else str(base)
     if base is None:
         python = probe(settings.code.python, settings.code.cwd)
         if python.version < _OLDEST:
@@ -126,6 +127,8 @@ def _plan(
                 f" {python.shown_version}: name a newer one with --python, or the image with --base"
             )
         base = f"python:{python.version[0]}.{python.version[1]}-slim"
+    if not base or not base.isprintable() or " " in base:
+        raise SettingsError(f"--base wants the name of an image, such as python:3.12-slim; got {base!r}")
     name = None if descriptor is None else descriptor.name
     name = name or algorithm_name(where.folder)
     plan = ImagePlan(name, base, version, "", entry_in_image(where))

@@ -56,7 +56,7 @@ def _apply(entry_argument: str | None, **values: Any) -> None:
             package = prepared.package
             for line in () if package is None or package.files is None else package.files.lines():
                 tell(line)
-            click.echo(json.dumps(prepared.payload, indent=2, ensure_ascii=False))
+            click.echo(_readable(prepared.payload))
             return
         store, cluster = store_of(on, tell)
         applier = Applier(
@@ -64,7 +64,7 @@ def _apply(entry_argument: str | None, **values: Any) -> None:
         )
         if dry_run:
             outcome = applier.preview(prepared)
-            click.echo(json.dumps(prepared.payload, indent=2, ensure_ascii=False))
+            click.echo(_readable(prepared.payload))
             for line in outcome.changes:
                 tell(f"would change {line}")
             return
@@ -76,6 +76,16 @@ def _apply(entry_argument: str | None, **values: Any) -> None:
     else:
         version = outcome.version
         click.echo(f"{outcome.name} {version.number}" if version is not None else outcome.name)
+
+
+def _readable(payload: dict[str, Any]) -> str:
+    """Return the payload as JSON for a person, in characters that stdout has."""
+    text = json.dumps(payload, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return json.dumps(payload, indent=2)
+    return text
 
 
 command = Sections(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pwd
 import socket
@@ -30,9 +31,7 @@ def algorithm_payload(
     `fields` are a descriptor's. `removed` are those that are null in it: the cluster removes them. hkubectl
     takes `image` for `algorithmImage`, and drops an entry point that is not below `code:`; here it is sent.
     """
-    payload = {
-        key: value for key, value in fields.items() if key not in ("image", "algorithmImage", "entryPoint")
-    }
+    payload = {key: _finite(value) for key, value in fields.items() if key not in _FROM_ELSEWHERE}
     payload.update(dict.fromkeys(removed))
     payload["name"] = name
     if image is not None:
@@ -41,6 +40,15 @@ def algorithm_payload(
         payload["entryPoint"] = entry
     payload["userInfo"] = {"platform": sys.platform, "hostname": socket.gethostname(), "username": user}
     return payload
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with null for what JSON has no number for, as JavaScript sends it."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def image_of(fields: Mapping[str, Any]) -> str | None:

@@ -109,12 +109,19 @@ def _requirements(file: str) -> list[str]:
 def _start(plan: ImagePlan) -> list[str]:
     return [
         "# An ordinary user whose home is the temporary folder: the root file system may be read-only.",
-        f"ENV HKRUNNER_PYTHON=python3 HOME=/tmp ALGORITHM_ENTRY_POINT={json.dumps(plan.entry)}",
+        f"ENV HKRUNNER_PYTHON=python3 HOME=/tmp ALGORITHM_ENTRY_POINT={_value(plan.entry)}",
         f"WORKDIR {RUNNER}",
         f"USER {USER}:{USER}",
         f"ENTRYPOINT {json.dumps([ENTRYPOINT])}",
         "CMD []",
     ]
+
+
+def _value(text: str) -> str:
+    """Return the text in quotes, within which the engines replace $VARIABLE, and know no \\u00e4."""
+    for sign in ("\\", '"', "$"):
+        text = text.replace(sign, f"\\{sign}")
+    return f'"{text}"'
 
 
 def _quoted(word: str) -> str:

@@ -71,6 +71,8 @@ def digest_of(folder: str) -> str:
 def entry_in_image(where: Location) -> str:
     """Return the entry as the variable ALGORITHM_ENTRY_POINT has it, relative to the folder of the code."""
     entry = os.path.relpath(where.file, where.folder) if where.file else where.module
+    if not entry.isprintable():
+        raise SettingsError(f"{entry!r} cannot be the entry of an image: its name has a line end or no UTF-8")
     return entry if where.function in ("", "start") else f"{entry}:{where.function}"
 
 

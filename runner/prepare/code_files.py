@@ -27,9 +27,19 @@ _NEVER_FOLDERS = {
     ".ruff_cache",
 }
 _NEVER_SUFFIXES = (".pyc", ".pyo")
+#: A submodule and a second work tree have a file where a clone has a folder.
+_NEVER_FILES = {".git"}
+#: Folders and files in which programs keep passwords and keys: who runs the image could read them, and the
+#: package goes through the cluster's storage. A line such as !.env in .hkubeignore takes one in.
+_SECRET_FOLDERS = {".aws", ".azure", ".docker", ".gnupg", ".hkube", ".kube", ".ssh"}
+_SECRET_FILES = {".env", ".git-credentials", ".hkuberc", ".netrc", ".pgpass", ".pypirc"}
+_SECRET_BEGINNING = ".env."
+#: Endings with which the file is an example, and has no secrets.
+_EXAMPLES = (".dist", ".example", ".sample", ".template")
 #: Reasons for which something is left out.
 BY_RULE = ".hkubeignore"
 GENERATED = "never part of the code"
+SECRET = "it may have secrets; a line !NAME in .hkubeignore takes it in"
 ENVIRONMENT = "a virtual environment"
 OUTSIDE = "a link that leads outside the folder"
 SPECIAL = "neither a file nor a link"
@@ -126,6 +136,8 @@ class _Walk:
         reason = self._reason(entry, is_folder=is_folder)
         if reason is None and _is_ignored(name, rules, is_folder=is_folder):
             reason = BY_RULE
+        if reason is None and _is_secret(entry.name, is_folder=is_folder):
+            reason = None if _is_taken_in(shown, rules) else SECRET
         if reason is not None:
             self.left_out.append(LeftOut(shown, reason))
         elif is_folder:
@@ -143,12 +155,44 @@ class _Walk:
             return ENVIRONMENT if os.path.exists(os.path.join(entry.path, "pyvenv.cfg")) else None
         if entry.is_symlink():
             target = os.readlink(entry.path)
-            inside = os.path.relpath(os.path.realpath(entry.path), self._real)
-            leads_out = os.path.isabs(target) or inside.split(os.sep)[0] == os.pardir
-            return OUTSIDE if leads_out else None
+            real = os.path.relpath(os.path.realpath(entry.path), self._real)
+            depth = os.path.relpath(entry.path, self.folder).count(os.sep)
+            is_inside = real.split(os.sep)[0] != os.pardir and not _goes_above(target, depth)
+            return None if is_inside and not os.path.isabs(target) else OUTSIDE
         if not entry.is_file():
             return SPECIAL
-        return GENERATED if entry.name.endswith(_NEVER_SUFFIXES) else None
+        is_generated = entry.name.endswith(_NEVER_SUFFIXES) or entry.name in _NEVER_FILES
+        return GENERATED if is_generated else None
+
+
+def _goes_above(target: str, depth: int) -> bool:
+    """Whether a link in a folder so deep leads out of the top one, even if it comes back by that one's name.
+
+    In the cluster, the top folder has another name.
+    """
+    for part in target.split(os.sep):
+        depth += -1 if part == os.pardir else part not in ("", os.curdir)
+        if depth < 0:
+            return True
+    return False
+
+
+def _is_secret(name: str, *, is_folder: bool) -> bool:
+    if is_folder:
+        return name in _SECRET_FOLDERS
+    return name in _SECRET_FILES or (name.startswith(_SECRET_BEGINNING) and not name.endswith(_EXAMPLES))
+
+
+def _is_taken_in(shown: str, rules: list[tuple[str, list[IgnoreRule]]]) -> bool:
+    """Whether a line with ! names it; one that names a file in a folder does not take in the whole folder."""
+    for folder, of_folder in rules:
+        path = shown[len(folder) + 1 :] if folder else shown
+        if any(
+            rule.takes_in and any(rule.applies(one, to_folder=False) for one in (path, path.rstrip("/")))
+            for rule in of_folder
+        ):
+            return True
+    return False
 
 
 def _is_ignored(name: str, rules: list[tuple[str, list[IgnoreRule]]], *, is_folder: bool) -> bool:

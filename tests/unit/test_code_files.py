@@ -82,6 +82,32 @@ def test_what_is_made_from_the_code_is_left_out_and_everything_left_out_is_told(
     ]
 
 
+def test_what_may_have_secrets_is_left_out_unless_a_rule_names_it(tmp_path: Path) -> None:
+    secrets = ".env .env.prod a/.netrc .ssh/id_rsa .ssh/config .hkube/.hkuberc"
+    tree(tmp_path, f"main.py .env.example env.py {secrets}")
+    assert names(tmp_path) == [".env.example", "env.py", "main.py"]
+    told = "left out (it may have secrets; a line !NAME in .hkubeignore takes it in)"
+    assert code_files(tmp_path).lines()[1] == f"{told}: .env, .env.prod, .hkube/, .ssh/ and 1 more"
+    tree(tmp_path, "", top="!.env\n!.ssh/config\n!a/.netrc\n")
+    assert names(tmp_path) == [".env", ".env.example", "a/.netrc", "env.py", "main.py"]
+    tree(tmp_path, "", top="!.ssh\n")
+    assert [name for name in names(tmp_path) if "ssh" in name] == [".ssh/config", ".ssh/id_rsa"]
+
+
+def test_a_link_that_leaves_the_folder_and_comes_back_by_its_name_is_left_out(tmp_path: Path) -> None:
+    tree(tmp_path / "alg", "main.py sub/x.py .git")
+    for name, target in {
+        "back": "../alg/main.py",
+        "sub/up": "../main.py",
+        "dangling": "nowhere",
+        "loop": "loop",
+        "folder": "sub",
+        "absolute": str(tmp_path / "alg" / "main.py"),
+    }.items():
+        (tmp_path / "alg" / name).symlink_to(target)
+    assert names(tmp_path / "alg") == ["dangling", "folder", "loop", "main.py", "sub/up", "sub/x.py"]
+
+
 @pytest.mark.parametrize("rule", ["+(a|b)", "x{1..3}"])
 def test_a_rule_that_is_not_understood_is_refused_with_its_line(tmp_path: Path, rule: str) -> None:
     tree(tmp_path, "main.py", top=f"\n{rule}\n")
