@@ -124,14 +124,23 @@ class Loop:
         self._posted: list[Callback] = []
         self._readers: dict[int, Callback] = {self._wake_read: self._woken}
         self._writers: dict[int, Callback] = {}
+        self._can_wait: set[int] = set()  # descriptors that do not end the polling of expect()
         self._epoll.register(self._wake_read, select.EPOLLIN)
         self._watched[self._wake_read] = select.EPOLLIN
 
     # ---- descriptors
 
-    def on_readable(self, fd: int | HasFileno, callback: Callback | None) -> None:
-        """Call back whenever the descriptor can be read; None: no longer."""
-        self._set(self._readers, fd if isinstance(fd, int) else fd.fileno(), callback)
+    def on_readable(self, fd: int | HasFileno, callback: Callback | None, *, can_wait: bool = False) -> None:
+        """Call back whenever the descriptor can be read; None: no longer.
+
+        can_wait: what comes there is not what expect() announces, and is read after that, or SPIN_S later.
+        """
+        number = fd if isinstance(fd, int) else fd.fileno()
+        self._set(self._readers, number, callback)
+        if can_wait and callback is not None:
+            self._can_wait.add(number)
+        else:
+            self._can_wait.discard(number)
 
     def on_writable(self, fd: int | HasFileno, callback: Callback | None) -> None:
         """Call back whenever the descriptor can be written; None: no longer."""
@@ -256,11 +265,14 @@ class Loop:
 
     def _spin(self) -> list[tuple[int, int]]:
         self._spins = False
-        poll, clock = self._epoll.poll, time.perf_counter
+        poll, clock, can_wait = self._epoll.poll, time.perf_counter, self._can_wait
         end = clock() + SPIN_S
-        while not (found := poll(0)) and clock() < end:
-            pass
-        return found
+        while True:
+            found = poll(0)
+            if found and any(fd not in can_wait for fd, _ in found):
+                return found
+            if clock() >= end:
+                return found
 
     def _wait_s(self, most_s: float | None) -> float | None:
         timers = self._timers

@@ -37,6 +37,7 @@ class ProgramChannel:
     """A ChildChannel (sandbox/parent/child_channel.py) to one program."""
 
     tells_stacks = False
+    reads_at_once = True  #: so that no message waits while its task gets its record
     has_ended = False  #: told by no exit code of a program
 
     def __init__(self, loop: Loop, wire_encoding: str, reported: set[str]) -> None:
@@ -45,6 +46,7 @@ class ProgramChannel:
         self._encoding = wire_encoding
         #: Set once the program is being started: returns its processes.
         self.pids: Callable[[], Iterable[int]] = tuple
+        self._start = encoding.encode(wire_encoding, {"command": "start", "data": {}})
         self._talk = Conversation(wire_encoding, self._tell, lambda: self.exit({"exitCode": 0}), reported)
         self._port = ProgramPort(
             loop,
@@ -89,7 +91,7 @@ class ProgramChannel:
                 self._talk.keep_in(message.folder, message.keep_max_bytes)
             elif isinstance(message, Start):
                 self._talk.start()
-                self._say({"command": "start", "data": {}})
+                self._say_encoded(self._start)
 
     def _begin(self, task: int, message: Begin | Initialize, place: Begin | UseFolder | None) -> None:
         """Hand the task over; `place`: where its files are kept, if that is known before the task is read."""
@@ -137,7 +139,9 @@ class ProgramChannel:
         return True
 
     def _say(self, message: dict[str, Any]) -> None:
-        wire = encoding.encode(self._encoding, message)
+        self._say_encoded(encoding.encode(self._encoding, message))
+
+    def _say_encoded(self, wire: bytes) -> None:
         if self._connection is None:
             self._waiting.append(wire)
         else:
@@ -152,6 +156,7 @@ class ProgramChannel:
             sock,
             text=encoding.is_text(self._encoding),
             on_message=self._talk.take,
+            is_more_due=lambda: self._talk.is_more_due,
             on_error=lambda text: self._on_error(ChannelError(text)),
             on_end=self._ended,
         )

@@ -39,17 +39,20 @@ class ProgramConnection:
         *,
         text: bool,
         on_message: Callable[[WorkerMessage], None],
+        is_more_due: Callable[[], bool],
         on_error: Callable[[str], None],
         on_end: Callable[[bool], None],
     ) -> None:
         """Own the socket; nothing is read before resume(). `text`: our messages go in text frames (json).
 
-        `on_message`: the message is the callee's to release. `on_error`: what came breaks RFC 6455, or is too
+        `on_message`: the message is the callee's to release. `is_more_due`: whether the program is to send
+        something before it hears from us again. `on_error`: what came breaks RFC 6455, or is too
         large for the worker. `on_end(cut)`: the program has closed the connection, `cut`: amid a message.
         """
         self._loop = loop
         self._socket = sock
         self._opcode = TEXT if text else BINARY
+        self._is_more_due = is_more_due
         self._on_error = on_error
         self._on_end = on_end
         self._blobs = MessageMemoryPool(loop)
@@ -134,38 +137,38 @@ class ProgramConnection:
 
     def drain(self) -> None:
         """Read all that there is now."""
-        while not self._is_over and self._read():
+        while not self._is_over and self._read()[0]:
             pass
 
     def _read_turn(self) -> None:
         taken = 0
         while not self._is_over and self._is_reading and taken < TURN_BYTES:
-            count = self._read()
-            if not count:
-                return
+            count, may_be_more = self._read()
             taken += count
+            if not may_be_more:
+                return
 
-    def _read(self) -> int:
-        """Read once; return how many bytes, 0 when there is nothing more for now."""
+    def _read(self) -> tuple[int, bool]:
+        """Read once; return how many bytes, and whether there may be more now."""
         try:
-            count, _ = self._reader.receive(self._socket)
+            count, may_be_more = self._reader.receive(self._socket)
         except BlockingIOError:
-            return 0
+            return 0, False
         except Refused as error:
             self._stop()
             limit = f"; HKube's worker takes at most {MESSAGE_LIMIT:,}" if error.too_large else ""
             self._on_error(f"{error}{limit}")
-            return 0
+            return 0, False
         except OSError:  # reset: it has ended with something unread
-            count = 0
+            count, may_be_more = 0, False
         if not count and not self._is_over:
             self._end()
-        elif count and not self._is_over:
+        elif count and not self._is_over and self._is_more_due():
             # A client that leaves Nagle's algorithm on sends its next small message once this one is
             # acknowledged, for which the kernel waits 40 ms; the flag holds for a while only.
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        return count
+        return count, may_be_more
 
     def _end(self) -> None:
         was_amid = self._reader.is_amid

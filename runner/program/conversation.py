@@ -121,6 +121,11 @@ class Conversation:
         """Whether a task is worked on that was not asked to stop."""
         return self._talk not in (Talk.NONE, Talk.STOPPING)
 
+    @property
+    def is_more_due(self) -> bool:
+        """Whether the program is to send something before it hears from us again."""
+        return self._talk in (Talk.INITIALIZING, Talk.STARTED, Talk.STOPPING)
+
     def close(self) -> None:
         """Close the files of the task."""
         self.files.close()

@@ -114,7 +114,7 @@ class TaskHandover:
         self._kept_begin = ()
         self._pool.task_begins()
         names: Mapping[str, Any] | None = None
-        if child.loaded and (task.names is not None or self._can_name(message)):
+        if child.loaded and not child.reads_at_once and (task.names is not None or self._can_name(message)):
             names = {} if task.ids is not None else task.names or self._opener.names_ahead(task)
         is_named = names is not None
         way = self._way = choose(
@@ -126,10 +126,14 @@ class TaskHandover:
         match way:
             case Handover.CHILD_NAMES_IT:
                 child.send(task.number, _initialize(message))
-                return
+                if not child.reads_at_once:
+                    return
             case Handover.NAMED_AHEAD:
-                self._opener.open(task, names or {})
+                if task.ids is None:
+                    self._opener.name(task, names or {})
+                self._opener.record(task, begins_later=True)
                 child.send(task.number, *self._begin(task, message, is_announced=False))
+                task.begin_record()  # while the child reads its task
             case Handover.AT_ONCE:
                 if task.ids is None:
                     self._opener.name(task, names or {})

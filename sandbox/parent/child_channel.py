@@ -27,6 +27,8 @@ class ChildChannel(Protocol):
 
     #: Whether the child writes its threads' stacks when the warden sends it the signal for that.
     tells_stacks: bool
+    #: Whether TaskRead comes before send() returns, at the cost of reading the names here.
+    reads_at_once: bool
 
     def listen_with(
         self,
@@ -74,6 +76,7 @@ class FramedChannel:
     """Our ends of the two sockets of our own child."""
 
     tells_stacks = True
+    reads_at_once = False
 
     def __init__(self, loop: LoopProtocol, tasks: socket.socket, control: socket.socket) -> None:
         """Own the sockets: `tasks` is read by the child's main thread, `control` by its second one."""

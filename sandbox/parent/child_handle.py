@@ -92,6 +92,8 @@ class Child:
         self.began_at: float | None = None  #: on the monotonic clock; None: not known
         #: Whether its code has an init(), as far as the child has told.
         self.has_init = True
+        #: Whether it has read a small task, and has reported its names, when send() returns.
+        self.reads_at_once = False
         #: How the limits are enforced, as the warden said; None until it has, or where there is no warden.
         self.protection: Protection | None = None
         #: What ran in or below the child when its last task ended: names of threads and processes.
@@ -119,6 +121,7 @@ class Child:
     def _connect(self, channel: ChildChannel, fault: int) -> None:
         """Take our end of its channel, and the file for its stacks."""
         self._channel, self._fault = channel, fault
+        self.reads_at_once = channel.reads_at_once
         channel.listen_with(self._on_message, self._channel_broken, self._channel_closed)
 
     def _begin_reading(self) -> None:

@@ -53,14 +53,18 @@ class OutputPipes:
         self._is_held = on
         self._resting.clear()
         for fd in self._names if self._is_started else ():
-            self._loop.on_readable(fd, None if on else partial(self._on_readable, fd))
+            self._watch(fd, not on)
+
+    def _watch(self, fd: int, on: bool) -> None:
+        """Read from this pipe as output comes. A task's answer is more urgent: before it, all is read."""
+        self._loop.on_readable(fd, partial(self._on_readable, fd) if on else None, can_wait=True)
 
     def drain(self) -> None:
         """Read what the child has printed up to now (at most 16 MiB of each)."""
         for fd, _ in self._poll.poll(0):
             for _ in range(256):
-                if not self._read(fd):
-                    break
+                if self._read(fd) < CHUNK_BYTES:
+                    break  # it was all there was
 
     def close(self) -> None:
         """Close the pipes, whatever is left in them."""
@@ -81,13 +85,13 @@ class OutputPipes:
         self._quick_reads[fd] = self._quick_reads.get(fd, 0) + 1 if is_quick else 0
         if self._quick_reads[fd] > QUICK_READS and fd in self._names and not self._is_held:
             self._resting.add(fd)
-            self._loop.on_readable(fd, None)
+            self._watch(fd, False)
             self._loop.after(REST_S, partial(self._rested, fd))
 
     def _rested(self, fd: int) -> None:
         if fd in self._resting:
             self._resting.discard(fd)
-            self._loop.on_readable(fd, partial(self._on_readable, fd))
+            self._watch(fd, True)
 
     def _read(self, fd: int) -> int:
         """Read once from a pipe; return how much, 0 when there is nothing more for now."""

@@ -23,10 +23,12 @@ class FakeChild:
         self.pid = PID + number
         self.loaded = False
         self.has_init = True
+        self.reads_at_once = False
         self.may_kill = True
         self.is_quiet = True
         self.protection = Protection("limits: none", "sampling", False)
         self.records_folder: str | None = None
+        self.still_running: tuple[str, ...] = ()
         self.sent: list[tuple[int, ChildMessage]] = []  #: on the task socket
         self.replies: list[tuple[int, Wire]] = []
         self.stops: list[tuple[int, Mapping[str, object]]] = []

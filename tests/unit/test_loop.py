@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
+from hkrunner.runner.io import loop as loop_module
 from hkrunner.runner.io.loop import Loop
 from hypothesis import given
 from hypothesis import strategies as st
@@ -189,6 +191,31 @@ def test_waiting_for_a_condition_ends_as_soon_as_it_holds(loop: Loop, pipe: tupl
     loop.expect()
     loop.turn()
     assert seen == ["there", "due"]
+
+
+def test_what_can_wait_is_read_after_what_is_expected(
+    loop: Loop, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "SPIN_S", 60.0)
+    loop.one_core = False
+    seen: list[str] = []
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        loop.on_readable(pipe[0], lambda: seen.append(os.read(pipe[0], 10).decode()), can_wait=True)
+        loop.on_readable(ours, lambda: seen.append(ours.recv(10).decode()))
+        os.write(pipe[1], b"printed")
+        answer = threading.Timer(0.05, theirs.send, (b"answer",))
+        answer.start()
+        loop.expect()
+        loop.turn()
+        answer.join()
+        assert sorted(seen) == ["answer", "printed"], "one turn: the loop has polled until the answer came"
+        monkeypatch.setattr(loop_module, "SPIN_S", 0.0)
+        os.write(pipe[1], b"more")
+        loop.expect()
+        loop.turn()
+        assert seen[2:] == ["more"], "it does not wait for what does not come"
+        loop.on_readable(ours, None)
 
 
 def test_an_alarm_goes_off_once_at_the_time_set_last() -> None:

@@ -132,6 +132,7 @@ class Program:
             ours,
             text=True,
             on_message=self._on_message,
+            is_more_due=lambda: True,
             on_error=self.errors.append,
             on_end=self.ends.append,
         )
