@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, TypedDict
 
 from ..errors import SettingsError
@@ -96,7 +96,7 @@ def arguments(
 ) -> Iterator[str]:
     """Return the options as arguments of the command; `env` is left out: see variables_file().
 
-    Raises TypeError for a keyword that there is not.
+    Raises TypeError for a keyword that there is not, and SettingsError for what no option can be.
     """
     for name, value in options.items():
         option = known.get(name)
@@ -104,11 +104,25 @@ def arguments(
             raise TypeError(f"{of}() got an unexpected keyword argument {name!r}")
         if value is None or value is False or name == "env":
             continue
+        _check(name, option, value)
         # The value is in the same word: it may begin with a dash.
         if option.kind == "many" and not isinstance(value, (str, os.PathLike)):
             yield from (f"{option.flag}={_text(option, one)}" for one in value)
             continue
         yield option.flag if value is True else f"{option.flag}={_text(option, value)}"
+
+
+def _check(name: str, option: Option, value: Any) -> None:
+    """Raise SettingsError for what has the wrong type; the command will say what else is wrong."""
+    if option.kind == "flag":
+        if value is not True:
+            raise SettingsError(f"{name} wants True or False, not {value!r}")
+    elif isinstance(value, (bool, bytes)):
+        raise SettingsError(f"{name} cannot be {value!r}")
+    elif option.kind == "many" and not isinstance(value, (str, os.PathLike, Iterable)):
+        raise SettingsError(f"{name} wants one or more texts or paths, not {value!r}")
+    elif (option.python or "").startswith("str | os.PathLike") and not isinstance(value, (str, os.PathLike)):
+        raise SettingsError(f"{name} wants a path, not {value!r}")
 
 
 def _text(option: Option, value: Any) -> str:
@@ -118,15 +132,25 @@ def _text(option: Option, value: Any) -> str:
     return str(os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
+def check_variables(env: Mapping[str, str]) -> None:
+    """Raise SettingsError for a name or a value that no variable can have."""
+    if not isinstance(env, Mapping):
+        raise SettingsError(f"env wants a dict of variables, not {type(env).__name__}")
+    for name, value in env.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[^\s=#'\"\0]+", name):
+            raise SettingsError(f"env: {name!r} is no name of a variable")
+        if "\0" in str(value):
+            raise SettingsError(f"env: the value of {name} has a NUL character, which no variable can have")
+
+
 def variables_file(env: Mapping[str, str]) -> IO[bytes]:
     """Return a memory file with the variables, for --env-file: arguments are world-readable.
 
     Raises SettingsError for a name or a value that no variable can have.
     """
+    check_variables(env)
     lines: list[bytes] = []
     for name, value in env.items():
-        if not re.fullmatch(r"[^\s=#'\"]+", name):
-            raise SettingsError(f"env: {name!r} is no name of a variable")
         text = str(value).translate(_ESCAPES)
         try:
             lines.append(f'{name}="{text}"\n'.encode())

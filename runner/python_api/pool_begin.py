@@ -46,10 +46,20 @@ def begin() -> NoReturn:
                 order = json.loads(file.read())
             _supervise(pool, order, fds[1] if len(fds) > 1 else None)
     except HkrunnerError as error:
-        refusal = {"say": "refused", "exitStatus": error.exit_status, "message": str(error)}
-        with contextlib.suppress(OSError):  # the Pool is gone
-            pool.sendmsg([json.dumps(refusal).encode()])
+        _refuse(pool, error.exit_status, str(error))
+    except Exception as error:
+        _refuse(pool, 1, f"hkrunner's supervising process has ended: {type(error).__name__}: {error}")
+        raise
     leave(SystemExit(0))
+
+
+def _refuse(pool: socket.socket, status: int, message: str) -> None:
+    """Tell the Pool why it cannot go on; `status`: the exit status of a command that ends so."""
+    from ..io.message_socket import cut
+
+    refusal = {"say": "refused", "exitStatus": status, "message": cut(message)}
+    with contextlib.suppress(OSError):  # the Pool is gone
+        pool.sendmsg([json.dumps(refusal).encode()])
 
 
 def _supervise(pool: socket.socket, order: dict[str, Any], function: int | None) -> None:
@@ -73,7 +83,9 @@ def _supervise(pool: socket.socket, order: dict[str, Any], function: int | None)
         settings, where = prepare(settings, os.environ, stack, where=own)
         loop = Loop()
         stack.callback(loop.close)
-        output = Output(loop, local=False, quiet=True, encoding=sys.stderr.encoding or "utf-8")
+        output = Output(
+            loop, local=False, quiet=True, encoding=getattr(sys.stderr, "encoding", None) or "utf-8"
+        )
         stack.callback(output.close)
         pickled = Memfd(function, os.fstat(function).st_size) if function is not None else None
         supervisor = PoolSupervisor(loop, settings, where, output, pickled)

@@ -133,7 +133,8 @@ class PoolDispatcher:
         except BaseException as error:  # noqa: BLE001 - whatever it is, no future may wait for ever
             reason = error
         with self._lock:
-            self._refusal = self._refusal or RuntimeError("cannot schedule new futures after shutdown")
+            if self._refusal is None:
+                self._refusal = RuntimeError(f"the Pool has ended: {type(reason).__name__}: {reason}")
         if not self.ready.done():
             self.ready.set_exception(reason)
         self._workers.recall_all()
@@ -164,6 +165,8 @@ class PoolDispatcher:
                 if not self.ready.done():
                     self.ready.set_result(None)
                 self._dispatch()
+            case "refused" if message["exitStatus"] == 1 and self.ready.done():
+                pass  # the process ends with it, and another one may do better
             case "refused":
                 kind = BY_EXIT_STATUS.get(message["exitStatus"], HkrunnerError)
                 self._give_up(kind(message["message"]))
@@ -228,13 +231,12 @@ class PoolDispatcher:
             if last is not None and (last.timeout_s is None) is not (task.timeout_s is None):
                 return  # with no time limit among them, there would be no end by which all are due
             self._pending.popleft()
-            if not task.is_running and not task.future.set_running_or_notify_cancel():
+            if not task.start():
                 continue
-            task.is_running = True
             try:
                 pieces = self._coding.encode(task, self._names)
             except BaseException as error:  # noqa: BLE001 - of the arguments' own classes
-                task.future.set_exception(error)
+                task.set_error(error)
                 continue
             chosen.append((task, pieces))
             last = task

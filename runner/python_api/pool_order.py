@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import SettingsError
-from .keywords import POOL_KEYWORDS, arguments
+from .keywords import POOL_KEYWORDS, arguments, check_variables
 from .pool_coding import ENCODING, FileCoding, FunctionCoding
 
 #: Paths of this machine, which a relative path names.
@@ -19,6 +19,10 @@ def order_of(
 ) -> dict[str, Any]:
     """Return the order for a Pool with these options; raises SettingsError, TypeError for unknown ones."""
     is_function = isinstance(coding, FunctionCoding)
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise SettingsError(f"the working folder, in which the tasks would run: {error.strerror}") from None
     words = list(arguments(options, POOL_KEYWORDS, of="Pool"))
     if isinstance(coding, FunctionCoding):
         for name in _PATHS:
@@ -31,7 +35,9 @@ def order_of(
     if not records:
         words.append("--no-state")
     words += ["--tasks=-", f"--encoding={ENCODING}", f"--parallel={processes}"]
-    words += [f"--env={name}={value}" for name, value in (options.get("env") or {}).items()]
+    env = options.get("env") or {}
+    check_variables(env)
+    words += [f"--env={name}={value}" for name, value in env.items()]
     return {"arguments": words, "isFunction": is_function, "processes": processes}
 
 

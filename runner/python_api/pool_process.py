@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -30,7 +31,7 @@ class SupervisorProcess:
     ) -> None:
         """`order`: what pool_begin.py reads. `function`: pickled. `on_end`: it has closed its socket, or is
         gone. Raises OSError."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = map(_above_standard, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         with contextlib.ExitStack() as undo:
             undo.callback(ours.close)
             with theirs, contextlib.ExitStack() as files:
@@ -59,6 +60,13 @@ class SupervisorProcess:
         self._socket.close()
         status = self._process.wait()
         return f"by signal {-status}" if status < 0 else f"with status {status}"
+
+
+def _above_standard(sock: socket.socket) -> socket.socket:
+    """Return the socket under a number above 2: the lower ones are the new process's standard streams, also
+    where this process has closed its own."""
+    with sock:
+        return socket.socket(fileno=fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 3))
 
 
 def _file(data: bytes) -> int:

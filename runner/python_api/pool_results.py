@@ -61,19 +61,17 @@ class PoolResults:
         value = self._coding.decode(answer)
         if self._records is not None and task.recorded_at:
             self._records.end(task.recorded_at, self._result(task, "succeed"), answer)
-        task.future.set_result(value)
+        task.set_result(value)
 
     def fail(
         self, task: PoolTask, error: BaseException | Failure, *, status: str = "failed", **facts: Any
     ) -> None:
         """Have the future raise this, TaskFailed for a Failure. A task that has not begun is cancelled by a
         CancelledError. `facts`: of the Result."""
-        future = task.future
-        if not task.is_running:
-            if isinstance(error, CancelledError):
-                future.cancel()
-            if not future.set_running_or_notify_cancel():
-                return
+        if isinstance(error, CancelledError) and not task.is_running:
+            task.cancel()
+        if not task.start():
+            return
         failure: Failure | None
         if isinstance(error, Failure):
             failure = error
@@ -84,7 +82,7 @@ class PoolResults:
         result = self._result(task, status, failure, **facts)
         if self._records is not None and task.recorded_at:
             self._records.end(task.recorded_at, result)
-        future.set_exception(task_failed(result) if isinstance(error, Failure) else error)
+        task.set_error(task_failed(result) if isinstance(error, Failure) else error)
 
     def _result(self, task: PoolTask, status: str, failure: Failure | None = None, **facts: Any) -> Result:
         """Return what is known of a task that has ended now. `status`, `facts`: as in Result."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+import logging
+from concurrent.futures import Future, InvalidStateError
 from typing import Any, NamedTuple
 
 
@@ -41,10 +42,48 @@ class PoolTask:
         self.spent_s = 0.0  #: in workers that had it, and then said that they did not begin it
         self.denials = 0  #: how many workers have ended with it as the next one, which they had not begun
 
+    def start(self) -> bool:
+        """Have its future be running; return False if that was cancelled, or was set by somebody else."""
+        if not self.is_running:
+            try:
+                self.is_running = self.future.set_running_or_notify_cancel()
+            except (RuntimeError, InvalidStateError):
+                return False
+        return self.is_running
+
+    def cancel(self) -> None:
+        """Cancel its future, if it does not run."""
+        try:
+            self.future.cancel()
+        except BaseException as error:  # noqa: BLE001
+            _report(self.future, error)
+
+    def set_result(self, value: Any) -> None:
+        """Give its future the result."""
+        try:
+            self.future.set_result(value)
+        except BaseException as error:  # noqa: BLE001
+            _report(self.future, error)
+
+    def set_error(self, error: BaseException) -> None:
+        """Have its future raise this."""
+        try:
+            self.future.set_exception(error)
+        except BaseException as escaped:  # noqa: BLE001
+            _report(self.future, escaped)
+
     @property
     def left_s(self) -> float | None:
         """How much of its time limit is left when it begins; None: it has no limit."""
         return None if self.timeout_s is None else max(0.0, self.timeout_s - self.spent_s)
+
+
+def _report(future: Future[Any], error: BaseException) -> None:
+    """Log what escaped from the callbacks of a future, as concurrent.futures does for an Exception.
+
+    A callback that calls sys.exit(), or a future that its owner has set, must not end the Pool.
+    """
+    logging.getLogger("concurrent.futures").error("exception as %r ended", future, exc_info=error)
 
 
 class Sent(NamedTuple):

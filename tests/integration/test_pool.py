@@ -27,7 +27,7 @@ from hkrunner.runner.python_api import pool_memory
 from hkrunner.runner.python_api.keywords import POOL_KEYWORDS, PoolOptions
 from support.local import ALGORITHMS
 from support.processes import runs
-from support.programs import Program, run_hkrunner
+from support.programs import Program, run, run_hkrunner
 from support.waiting import wait_until
 
 MISBEHAVES = ALGORITHMS / "pool_misbehaves.py"
@@ -88,6 +88,10 @@ def test_a_function_of_a_script_runs_in_workers_as_with_other_executors() -> Non
         assert chained.result(timeout=30) == 9
         with pytest.raises(TypeError, match="pickle"):
             pool.submit(threading.Lock()).result()  # the arguments' own error
+        pool.submit(1).add_done_callback(lambda one: sys.exit("as the callback of a task"))
+        taken = pool.submit(1)
+        taken.set_result(0)  # by its owner, who gets that one
+        assert (taken.result(), pool.submit(2).result()) == (0, 6)
         with pytest.raises(concurrent.futures.TimeoutError):
             next(pool.map([1], timeout=-1))
     with pytest.raises(RuntimeError, match="after shutdown"):
@@ -345,6 +349,24 @@ def test_settings_and_code_that_cannot_be_used_are_told_with_the_errors_of_run(t
         assert isinstance(error, hkrunner.EntryUnusable) and "ModuleNotFoundError" in str(error)
         with pytest.raises(hkrunner.EntryUnusable):
             pool.submit(2)
+
+
+def test_a_script_without_standard_streams_has_a_pool(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import hkrunner, os, pathlib\n"
+        "for fd in (0, 1, 2): os.close(fd)\n"
+        "with hkrunner.Pool(pow, workers=1, spare=False) as pool: found = [pool.submit(2, 3).result()]\n"
+        "os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')\n"
+        "try: hkrunner.Pool(pow)\n"
+        "except hkrunner.SettingsError as error: found.append(str(error))\n"
+        f"pathlib.Path({str(tmp_path / 'found')!r}).write_text(repr(found))\n"
+    )
+    ended = run([sys.executable, script], cwd=tmp_path)
+    assert ended.status == 0, ended.stderr
+    assert (
+        (tmp_path / "found").read_text().startswith("[8, 'the working folder, in which the tasks would run:")
+    )
 
 
 def test_a_function_needs_cloudpickle_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

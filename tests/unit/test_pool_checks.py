@@ -53,6 +53,17 @@ def test_map_waits_as_those_of_other_executors() -> None:
         (lambda: pool_checks.checked_workers(0), hkrunner.SettingsError, "workers wants a whole number"),
         (lambda: pool_checks.checked_workers(True), hkrunner.SettingsError, "1 or more, not True"),
         (lambda: pool_checks.checked_workers(2.0), hkrunner.SettingsError, "1 or more, not 2.0"),
+        (lambda: hkrunner.Pool(pow, mem=True), hkrunner.SettingsError, "mem cannot be True"),
+        (lambda: hkrunner.Pool(pow, no_limits=1), hkrunner.SettingsError, "no_limits wants True or False"),
+        (lambda: hkrunner.Pool(pow, read=5), hkrunner.SettingsError, "read wants one or more texts or paths"),
+        (lambda: hkrunner.Pool(pow, state_dir=5), hkrunner.SettingsError, "state_dir wants a path, not 5"),
+        (lambda: hkrunner.Pool(pow, env="A=B"), hkrunner.SettingsError, "env wants a dict of variables"),
+        (
+            lambda: hkrunner.Pool(pow, env={"A=": "b"}),
+            hkrunner.SettingsError,
+            "'A=' is no name of a variable",
+        ),
+        (lambda: hkrunner.Pool(pow, env={"A": "\0"}), hkrunner.SettingsError, "the value of A has a NUL"),
         (
             lambda: hkrunner.Pool(3),
             hkrunner.SettingsError,
