@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,7 +120,12 @@ def all_target(root: Path) -> Target:
 
 def pick_target(root: Path, tasks: Sequence[str]) -> Target:
     """Return the board of these tasks, which may be of different jobs. Raises NotFound."""
-    runs = sorted({task_target(root, task).log_dir for task in tasks})
+    return pick_of_runs(root, [task_target(root, task).log_dir for task in tasks])
+
+
+def pick_of_runs(root: Path, folders: Iterable[Path]) -> Target:
+    """Return the board of these run folders, which are below runs/."""
+    runs = sorted(set(folders))
     mark = hashlib.sha256("\n".join(map(str, runs)).encode()).hexdigest()[:12]
     folder = root / "boards" / f"pick-{mark}"
     return Target(f"pick:{mark}", "pick", folder, links=tuple(_shortest_names(root / "runs", runs)))

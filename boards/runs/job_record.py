@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NotFound
-from .files import replace_file
+from .files import replace_file, safe_part
 
 _FOLDER = "jobs"
 
@@ -43,9 +43,15 @@ class JobRecord:
         replace_file(f"{folder}/{self.name}.json", json.dumps(asdict(self)).encode())
 
     def remove(self, state_dir: str | None) -> None:
-        """Remove the record of a job that the cluster has not got."""
-        if state_dir is not None:
-            Path(state_dir, _FOLDER, f"{self.name}.json").unlink(missing_ok=True)
+        """Remove the record, and the metrics that were fetched of the job."""
+        if state_dir is None:
+            return
+        Path(state_dir, _FOLDER, f"{self.name}.json").unlink(missing_ok=True)
+        if self.job is not None:
+            import shutil  # late: it imports every archive format
+
+            for node in Path(state_dir, "runs", safe_part(self.name)).glob("*"):
+                shutil.rmtree(node / safe_part(self.job), ignore_errors=True)
 
     def facts(self) -> dict[str, Any]:
         """Return the fields of `runs ls --json`."""

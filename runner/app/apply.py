@@ -22,6 +22,7 @@ from ..cluster.algorithm_store import (
 )
 from ..errors import ClusterError
 from .apply_package import ApplyContent, ApplyRequest
+from .local_peaks import LocalPeak
 
 #: Between two questions about a build.
 POLL_S = 1.0
@@ -66,10 +67,15 @@ class Applier:
         *,
         tell: Callable[[str], None],
         show_log: Callable[[str], None],
+        peak: LocalPeak | None = None,
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`tell` gets a sentence for a person, `show_log` a line of the build."""
+        """`tell` gets a sentence for a person, `show_log` a line of the build.
+
+        peak: what a task of the algorithm used here at most.
+        """
+        self._peak = peak
         self._store = store
         self._cluster = cluster
         self._request = request
@@ -82,6 +88,7 @@ class Applier:
         """Return what an apply would change."""
         self._tell_package(prepared)
         stored = self._store.find(prepared.name)
+        self._tell_limit(stored, prepared.payload)
         return ApplyOutcome(prepared.name, changes(stored, prepared.payload))
 
     def apply(self, prepared: ApplyContent) -> ApplyOutcome:
@@ -91,6 +98,7 @@ class Applier:
         outcome = ApplyOutcome(name, changes(stored, payload))
         self._tell_package(prepared)
         self._tell_changes(name, stored, outcome.changes)
+        self._tell_limit(stored, payload)
         known = {one.id for one in self._store.versions(name)} if stored is not None else set()
         applied = self._store.apply(
             payload,
@@ -129,6 +137,13 @@ class Applier:
             self._tell(f"{name} is new in {self._cluster}")
         for line in found if stored is not None else ():
             self._tell(f"changes {line}")
+
+    def _tell_limit(self, stored: Mapping[str, Any] | None, payload: Mapping[str, Any]) -> None:
+        """Say that the limit, the one sent or the stored one, is too small for a task that ran here."""
+        sent = payload.get("mem") or (None if stored is None else stored.get("mem"))
+        sentence = None if self._peak is None else self._peak.exceeds(sent)
+        if sentence is not None:
+            self._tell(sentence)
 
     # ---- without a build
 

@@ -12,6 +12,7 @@ import click
 
 from ..settings.apply_options import APPLY_OPTIONS
 from ..settings.options import BY_NAME, OPTIONS
+from .board import STATE_DIR
 from .click_options import Sections, complete_files
 
 EPILOG = """\b
@@ -24,10 +25,11 @@ Exit status:
 _WHAT = ("entry", "path", "file")
 
 
-def _apply(entry_argument: str | None, **values: Any) -> None:
+def _apply(entry_argument: str | None, state_dir: str, **values: Any) -> None:
     # Imported here to keep --help fast.
     from ..app.apply import Applier
     from ..app.apply_package import ApplyRequest, prepare_apply
+    from ..app.local_peaks import local_peak
     from ..console.terminal import plain
     from ..errors import SettingsError
     from ..settings.from_options import settings_of
@@ -52,15 +54,24 @@ def _apply(entry_argument: str | None, **values: Any) -> None:
     request = ApplyRequest(**own)
     with contextlib.ExitStack() as stack:
         prepared = prepare_apply(settings, request, os.environ, stack)
+        peak = local_peak(state_dir, prepared.name, _absolute(settings.code.cwd, settings.code.entry))
         if on is None:
             package = prepared.package
             for line in () if package is None or package.files is None else package.files.lines():
                 tell(line)
+            sentence = None if peak is None else peak.exceeds(prepared.payload.get("mem"))
+            if sentence is not None:
+                tell(sentence)
             click.echo(_readable(prepared.payload))
             return
         store, cluster = store_of(on, tell)
         applier = Applier(
-            store, cluster, request, tell=tell, show_log=lambda line: click.echo(f"    {line}", err=True)
+            store,
+            cluster,
+            request,
+            tell=tell,
+            show_log=lambda line: click.echo(f"    {line}", err=True),
+            peak=peak,
         )
         if dry_run:
             outcome = applier.preview(prepared)
@@ -78,6 +89,10 @@ def _apply(entry_argument: str | None, **values: Any) -> None:
         click.echo(f"{outcome.name} {version.number}" if version is not None else outcome.name)
 
 
+def _absolute(cwd: str, entry: str | None) -> str | None:
+    return None if entry is None else os.path.abspath(os.path.join(cwd, os.path.expanduser(entry)))
+
+
 def _readable(payload: dict[str, Any]) -> str:
     """Return the payload as JSON for a person, in characters that stdout has."""
     text = json.dumps(payload, indent=2, ensure_ascii=False)
@@ -92,7 +107,8 @@ command = Sections(
     "apply",
     callback=_apply,
     params=[
-        click.Argument(["entry_argument"], required=False, metavar="[ENTRY]", shell_complete=complete_files)
+        click.Argument(["entry_argument"], required=False, metavar="[ENTRY]", shell_complete=complete_files),
+        STATE_DIR,
     ],
     options=[*APPLY_OPTIONS, *(BY_NAME[name]._replace(group="Algorithm") for name in _WHAT)],
     help="Send the algorithm to an HKube cluster: its descriptor, and its code without what .hkubeignore"

@@ -102,6 +102,16 @@ def _start(state_dir: str, words: tuple[str, ...], **options: Any) -> None:
     manager.close()
 
 
+def show_target(state_dir: str, target: Target) -> str | None:
+    """Start the board that shows the target, and return its address. Raises BoardError."""
+    from ...boards.board_record import Readiness
+
+    manager = _manager(state_dir)
+    board = manager.wait(manager.start(target).board.reference, Readiness.READY)
+    manager.close()
+    return board.url
+
+
 def _has_events(board: Board) -> bool:
     # The folder of hand-picked tasks has links only, which rglob does not follow.
     return board.type == "pick" or any(Path(board.log_dir).rglob("*tfevents*"))

@@ -38,6 +38,7 @@ COMMANDS = {
     "validate": "Load the code without running a task, and report what is missing.",
     "image": "Build a container image of the algorithm.",
     "apply": "Send the algorithm to an HKube cluster, and follow its build.",
+    "compare": "Show a job in a cluster beside tasks that ran here.",
     "algorithm": "List, show and remove the algorithms of a cluster, and choose their versions.",
     "doctor": "Check what this machine provides, with a remedy for what is missing.",
     "why": "Say whether --sandbox strict lets the code use a file or an address, and by which rule.",

@@ -74,11 +74,14 @@ def items_of(results: Any) -> list[dict[str, Any]]:
 
 
 def tasks_of(graph: Any) -> list[dict[str, Any]]:
-    """Return what the graph says about each task, with its nodeName."""
+    """Return what the graph says about each task, with what its node says about the algorithm."""
     found = []
     for node in _objects(graph.get("nodes") if isinstance(graph, dict) else None):
+        of_node: dict[str, Any] = {
+            key: node[key] for key in ("algorithmName", "algorithmVersion") if key in node
+        }
         for one in _objects(node.get("batch")) or [node]:
-            found.append({**one, "nodeName": node.get("nodeName")})
+            found.append({**of_node, **one, "nodeName": node.get("nodeName")})
     return found
 
 

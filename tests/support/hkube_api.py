@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jsonschema
 
@@ -69,6 +69,19 @@ class FakeJob:
 
 class HkubeApi:
     """The server. `algorithm` gets the input of a task; it returns the result, or raises Failed."""
+
+    #: Each route that is served, and the method that answers.
+    routes: ClassVar[dict[str, str]] = {
+        "/auth/login": "log_in",
+        "/storage/info": "info",
+        "/storage/stream/{path}": "stream",
+        "/exec/raw": "run_raw",
+        "/exec/stop": "stop",
+        "/exec/search": "search",
+        "/exec/status/{jobId}": "status",
+        "/exec/results/{jobId}": "results",
+        "/graph/parsed/{jobId}": "graph",
+    }
 
     def __init__(
         self,
@@ -199,7 +212,7 @@ class HkubeApi:
                 self.problems.append(f"{line}: {error}")
                 return _error(400, str(error))
             self.bodies.append((route, value))
-        answer = getattr(self, _NAMES[route])(value, parameter)
+        answer = getattr(self, self.routes[route])(value, parameter)
         if isinstance(answer, bytes):
             return 200, answer, "application/octet-stream"
         status, body = answer
@@ -341,19 +354,6 @@ class HkubeApi:
         if found is None:
             return 404, {"error": {"code": 404, "message": f"{path} Not Found"}}
         return found
-
-
-_NAMES = {
-    "/auth/login": "log_in",
-    "/storage/info": "info",
-    "/storage/stream/{path}": "stream",
-    "/exec/raw": "run_raw",
-    "/exec/stop": "stop",
-    "/exec/search": "search",
-    "/exec/status/{jobId}": "status",
-    "/exec/results/{jobId}": "results",
-    "/graph/parsed/{jobId}": "graph",
-}
 
 
 def _names(job: FakeJob, value: dict[str, Any]) -> bool:
