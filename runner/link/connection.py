@@ -82,10 +82,10 @@ class Link:
         text: bool,
         connect_timeout_s: float | None = None,
         transport: str = "ws",
+        with_attachments: bool = False,
     ) -> None:
-        """`text`: messages go out in text frames (json). `transport`: ws, or socketio, which has json only.
-
-        Nothing happens before open().
+        """`text`: messages go out in text frames. `transport`: ws, or socketio, whose messages are json;
+        `with_attachments`: in the encoding socket.io, which has bytes too. Nothing happens before open().
         """
         self._loop = loop
         self._listener = listener
@@ -101,7 +101,12 @@ class Link:
             from .socketio import SocketIo  # late: hardly any worker serves it
 
             self._socketio = SocketIo(
-                loop, self._blobs, self._sender, on_message=self._deliver, on_end=self._drop
+                loop,
+                self._blobs,
+                self._sender,
+                with_attachments=with_attachments,
+                on_message=self._deliver,
+                on_end=self._drop,
             )
         self._connector = Connector(
             loop,

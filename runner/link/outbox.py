@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from .frames import CONTINUATION, frame
@@ -45,27 +45,30 @@ class Outgoing:
         """Size of the message in bytes."""
         return len(self.data) if self.source is None else self.source.size
 
+    def _parts(self, opcode: int) -> Sequence[tuple[int, int]]:
+        """Return opcode and size of each WebSocket message that it is: with attachments, several."""
+        return getattr(self.source, "parts", None) or ((opcode, self.size),)
+
     @property
     def frame_count(self) -> int:
         """Number of its frames."""
-        return max(1, -(-self.size // PIECE)) + bool(self.prelude)
+        return sum(max(1, -(-size // PIECE)) for _, size in self._parts(0)) + bool(self.prelude)
 
     def frames(self, opcode: int) -> Iterator[bytes]:
         """Yield its frames, masked, one at a time."""
         if self.prelude:
             yield frame(opcode, self.prelude)
-        size = self.size
-        if size <= PIECE:
-            yield frame(opcode, self.data if self.source is None else self.source.read(0, size))
-            return
-        view = memoryview(self.data)
-        for begin in range(0, size, PIECE):
-            length = min(PIECE, size - begin)
-            if self.source is None:
-                piece: bytes | memoryview = view[begin : begin + length]
-            else:
-                piece = self.source.read(begin, length)
-            yield frame(opcode if begin == 0 else CONTINUATION, piece, last=begin + length == size)
+        view, at = memoryview(self.data), 0
+        for kind, size in self._parts(opcode):
+            end = at + size
+            for begin in range(at, end, PIECE) if size else (at,):
+                length = min(PIECE, end - begin)
+                if self.source is None:
+                    piece: bytes | memoryview = view[begin : begin + length]
+                else:
+                    piece = self.source.read(begin, length)
+                yield frame(kind if begin == at else CONTINUATION, piece, last=begin + length == end)
+            at = end
 
     def close(self) -> None:
         """Release the message: it is sent, or never will be."""

@@ -22,12 +22,14 @@ import binascii
 import json
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from ...sandbox.codec import attachments, codec
+from ...sandbox.codec.attachments import Buffer
 from ..io.loop import Loop
 from ..protocol import encoding
-from ..protocol.messages import printable
-from .frames import BLOB_MIN, MESSAGE_MAX, Reader, Refused
+from ..protocol.messages import Failure, printable
+from .frames import BINARY, BLOB_MIN, MESSAGE_MAX, TEXT, Reader, Refused
 from .message_memory import MessageMemoryPool, WorkerMessage
 from .outbox import MessageSource
 from .sender import LinkSender
@@ -35,6 +37,8 @@ from .socketio_greeting import Greeting, receive_greeting
 
 #: Most attachments, which are values of bytes, in one message.
 ATTACHMENTS_MAX = 100_000
+#: Largest message that is sent: with its event, HKube's worker takes 100,000,000 bytes.
+_MESSAGE_MAX = codec.MESSAGE_LIMIT - 64
 #: Bytes of a wrong packet that a message shows.
 _SHOWN = 60
 _EVENT = re.compile(rb'(?:/,)?\d*\[\s*"((?:[^"\\]|\\.)*)"\s*([,\]])')
@@ -45,26 +49,47 @@ _DISCONNECT = b"41"
 
 
 class EventSource:
-    """A large message as the event that it is sent in."""
+    """A large message, or one with attachments, as the packets that it is sent in."""
 
-    def __init__(self, source: MessageSource) -> None:
-        """Own the source."""
-        self._before = _before_source(source)
-        self._source = source
-        self.size = len(self._before) + source.size + 1
+    def __init__(self, data: bytes, source: MessageSource | None, *, with_attachments: bool) -> None:
+        """`with_attachments`: it is in the encoding socket.io. Own the source. Raises ValueError, OSError."""
+        self._data, self._source = data, source
+        size = len(data) if source is None else source.size
+        places = attachments.split(size, self._read) if with_attachments else [(0, size)]
+        _, text_size = places[0]
+        count = len(places) - 1
+        before = _before(self._read(0, min(256, text_size)), lambda: self._read(0, text_size), count)
+        #: What is sent, one after the other: bytes, or a place in the message.
+        self._segments: list[bytes | tuple[int, int]] = [before, places[0], b"]"]
+        self.parts = [(TEXT, len(before) + text_size + 1)]
+        for place in places[1:]:
+            self._segments += [b"\x04", place]
+            self.parts.append((BINARY, 1 + place[1]))
+        self.size = sum(size for _, size in self.parts)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        if self._source is None:
+            return self._data[offset : offset + length]
+        return self._source.read(offset, length) if length else b""
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly this piece. Raises OSError when it cannot be read."""
-        at, end, before = offset, offset + length, self._before
-        data = before[at:end]
-        begin, stop = max(at - len(before), 0), min(end - len(before), self._source.size)
-        if stop > begin:
-            data += self._source.read(begin, stop - begin)
-        return data + b"]" if end == self.size else data
+        found, at, end = [], 0, offset + length
+        for segment in self._segments:
+            size = len(segment) if isinstance(segment, bytes) else segment[1]
+            begin, stop = max(offset - at, 0), min(end - at, size)
+            if begin < stop:
+                if isinstance(segment, bytes):
+                    found.append(segment[begin:stop])
+                else:
+                    found.append(self._read(segment[0] + begin, stop - begin))
+            at += size
+        return b"".join(found)
 
     def close(self) -> None:
         """Release the message."""
-        self._source.close()
+        if self._source is not None:
+            self._source.close()
 
 
 class SocketIo:
@@ -76,10 +101,15 @@ class SocketIo:
         blobs: MessageMemoryPool,
         sender: LinkSender,
         *,
+        with_attachments: bool,
         on_message: Callable[[WorkerMessage], None],
         on_end: Callable[[str], None],
     ) -> None:
-        """on_message: HKube's message has arrived. on_end(reason): the connection is to be dropped."""
+        """`with_attachments`: messages are in the encoding socket.io; otherwise json, where bytes are text.
+
+        on_message: HKube's message has arrived. on_end(reason): the connection is to be dropped.
+        """
+        self._with_attachments = with_attachments
         self._blobs = blobs
         self._sender = sender
         self._on_message = on_message
@@ -91,7 +121,7 @@ class SocketIo:
         self._position: tuple[int, ...] = ()  #: how much of the next message was there at the last ping
         self._text = b""  #: of the event whose attachments have not all arrived
         self._missing = 0  #: number of them
-        self._attachments: list[bytes] = []
+        self._attachments: list[Buffer] = []
         self._total = 0  #: bytes of the event so far
 
     # ---- the connection
@@ -146,9 +176,20 @@ class SocketIo:
         self, data: bytes, source: MessageSource | None, prelude: bytes
     ) -> tuple[bytes, MessageSource | None, bytes]:
         """Return a message, and the one that goes right before it, as the events that they are sent in."""
-        if source is None:
-            return _event(data), None, _event(prelude) if prelude else b""
-        return data, EventSource(source), _event(prelude) if prelude else b""
+        before = _event(prelude) if prelude else b""
+        size = len(data) if source is None else source.size
+        if size > _MESSAGE_MAX:
+            if source is not None:
+                source.close()
+            return _failed("RESULT_TOO_LARGE", f"it has {size:,} bytes"), None, before
+        if source is None and not data.endswith(b"\0"):
+            return _event(data), None, before
+        try:
+            return b"", EventSource(data, source, with_attachments=self._with_attachments), before
+        except (ValueError, OSError) as error:  # the child's memory, which its code can write
+            if source is not None:
+                source.close()
+            return _failed("RESULT_INVALID", str(error)), None, before
 
     # ---- receiving
 
@@ -234,14 +275,24 @@ class SocketIo:
             raise Refused(f"the worker sent a message of more than {MESSAGE_MAX:,} bytes", too_large=True)
         if self._missing:
             return
-        text = _with_values(self._text, self._attachments)
+        text, values = self._text, self._attachments
         self._forget_event()
-        if len(text) < BLOB_MIN:
-            self._on_message(WorkerMessage(text))
+        if self._with_attachments:
+            self._pass_on(attachments.joined(text, values))
         else:
-            blob = self._blobs.new(len(text))
-            blob.map[: len(text)] = text
-            self._on_message(WorkerMessage(b"", blob))
+            self._pass_on([_with_texts(text, values)])
+
+    def _pass_on(self, pieces: Sequence[Buffer]) -> None:
+        """Pass on a message in memory as it has after its arrival in one piece."""
+        size = sum(map(len, pieces))
+        if size < BLOB_MIN:
+            self._on_message(WorkerMessage(b"".join(pieces)))
+            return
+        blob, at = self._blobs.new(size), 0
+        for piece in pieces:
+            blob.map[at : at + len(piece)] = piece
+            at += len(piece)
+        self._on_message(WorkerMessage(b"", blob))
 
     def _forget_event(self) -> None:
         self._text, self._missing, self._attachments, self._total = b"", 0, [], 0
@@ -261,11 +312,8 @@ def _event_begins(message: WorkerMessage, head: bytes, at: int) -> int:
     return found.start(2) + 1 if found.group(2) == b"," else found.start(2)
 
 
-def _with_values(text: bytes, values: list[bytes]) -> bytes:
-    """Return the message with base64 texts where the values of bytes belong.
-
-    It is what becomes of bytes in the other direction: JSON has none.
-    """
+def _with_texts(text: bytes, values: Sequence[Buffer]) -> bytes:
+    """Return the message with base64 texts where the values of bytes belong, as codec.py has it for json."""
 
     def value(found: re.Match[bytes]) -> bytes:
         number = int(found.group(1))
@@ -277,25 +325,26 @@ def _with_values(text: bytes, values: list[bytes]) -> bytes:
     return _PLACEHOLDER.sub(value, text)
 
 
+def _failed(code: str, reason: str) -> bytes:
+    """Return the answer in place of a message that cannot be sent."""
+    failure = Failure(code, f"{code}: the message cannot be sent over socket.io: {reason}")
+    return _event(encoding.encode("json", failure.to_message()))
+
+
 def _event(data: bytes) -> bytes:
     return b"%b%b]" % (_before(data[:256], lambda: data), data)
 
 
-def _before(head: bytes, whole: Callable[[], bytes]) -> bytes:
-    """Return what comes before a message in its event, which has the name of the command."""
+def _before(head: bytes, whole: Callable[[], bytes], count: int = 0) -> bytes:
+    """Return what comes before a message with this many attachments in its event.
+
+    The event has the name of the command.
+    """
     try:
         name = encoding.command_of("json", head, whole)
     except ValueError:
         name = "message"  # which HKube's worker does not listen to
-    return b"42[%b," % json.dumps(name).encode()
-
-
-def _before_source(source: MessageSource) -> bytes:
-    try:
-        head = source.read(0, min(256, source.size))
-        return _before(head, lambda: source.read(0, source.size))
-    except OSError:  # the sender meets it again, and handles it
-        return b""
+    return b"%b[%b," % (b"45%d-" % count if count else b"42", json.dumps(name).encode())
 
 
 def _shown(data: bytes) -> str:

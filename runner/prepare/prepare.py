@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ...sandbox.codec import SOCKET_IO
 from ...sandbox.shared.entry import EntryError, Location, locate
 from ..errors import EntryNotFound
 from ..settings.descriptor_search import is_below, without_function
@@ -55,6 +56,8 @@ def prepare(
         settings = settings._replace(code=settings.code._replace(temporary_folders=temporary))
     if program is not None:
         settings = settings._replace(code=settings.code._replace(argv=program.argv))
+        if settings.serving.encoding == SOCKET_IO:  # a program of the user's need not know it
+            settings = settings._replace(serving=settings.serving._replace(encoding="json"))
         more.update(program.variables)
     else:
         settings = with_python(settings, where, environ, stack, progress)

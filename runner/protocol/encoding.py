@@ -1,4 +1,4 @@
-"""The parent's side of json, bson and msgpack, as HKube frames them on the socket; no I/O.
+"""The parent's side of the encodings, as HKube frames them on the socket; no I/O.
 
 The parent never decodes a payload: `command_of` finds the command in the first bytes of a message, and
 the message is forwarded as it came. What the parent decodes and encodes itself is small.
@@ -25,12 +25,14 @@ _BSON_HEAD = re.compile(
     rb"....\x03data\x00....\x02command\x00(?:[\x00-\x41]\x00\x00\x00)([A-Za-z]{1,64})\x00", re.DOTALL
 )
 _MSGPACK_HEAD = re.compile(rb"[\x81-\x8f]\xa7command(?:[\xa0-\xbf]|\xd9.)([A-Za-z]{1,64})", re.DOTALL)
-_HEADS = {"json": _JSON_HEAD, "bson": _BSON_HEAD, "msgpack": _MSGPACK_HEAD}
+_HEADS = {"json": _JSON_HEAD, "bson": _BSON_HEAD, "msgpack": _MSGPACK_HEAD, "socket.io": _JSON_HEAD}
+#: Those whose messages are JSON; under socket.io attachments may follow it.
+_JSONS = ("json", "socket.io")
 
 
 def is_text(encoding: str) -> bool:
     """Whether the encoding uses text frames."""
-    return encoding == "json"
+    return encoding in _JSONS
 
 
 def command_of(encoding: str, head: bytes | memoryview, whole: Any) -> str:
@@ -65,7 +67,7 @@ def _msgpack_name(data: bytes) -> bytes:
 
 def finds_names_at_once(encoding: str, size: int) -> bool:
     """Whether ids_of() reads a message of this size without importing anything large first."""
-    return encoding != "json" or size <= _WITHOUT_MSGSPEC_MAX or "msgspec" in sys.modules
+    return encoding not in _JSONS or size <= _WITHOUT_MSGSPEC_MAX or "msgspec" in sys.modules
 
 
 def prepare_for_larger(encoding: str) -> None:
@@ -99,16 +101,16 @@ _NAMES = ("taskId", "jobId", "nodeName", "algorithmName", "pipelineName")
 @functools.cache
 def _top_of(encoding: str, large: bool) -> Callable[[Any], Any]:
     """Return a decoder that gives the names in `data` of a message; `large`: it makes no other objects."""
-    if encoding == "json" and not large:
+    if encoding in _JSONS and not large:
         # msgspec would skip the input: that saves 50 µs for 8 KiB, and costs 2.5 MB of memory for good.
         decode = json.JSONDecoder().decode  # json.loads() would detect the encoding first
         return lambda wire: decode(wire.decode())["data"]
-    if encoding in ("json", "msgpack"):
+    if encoding != "bson":
         import msgspec
 
         types: list[Any] = [(name, str | None, None) for name in _NAMES]
         message = msgspec.defstruct("Initialize", [("data", msgspec.defstruct("Names", types))])
-        module = msgspec.json if encoding == "json" else msgspec.msgpack
+        module = msgspec.msgpack if encoding == "msgpack" else msgspec.json
         decoder: Any = module.Decoder(message)
         return lambda wire: msgspec.structs.asdict(decoder.decode(wire).data)
     import bson

@@ -309,7 +309,8 @@ class ActiveTask:
         """Return the result's own JSON out of the answer, None for another encoding."""
         blob = self.answer_blob
         if blob is None:
-            return self.answer[len(_DONE) : -1] if self.answer.startswith(_DONE) else None
-        if blob.read(0, min(len(_DONE), blob.size)) != _DONE:
+            is_json = self.answer.startswith(_DONE) and self.answer.endswith(b"}")
+            return self.answer[len(_DONE) : -1] if is_json else None
+        if blob.read(0, min(len(_DONE), blob.size)) != _DONE or blob.read(blob.size - 1, 1) != b"}":
             return None
         return blob.read(len(_DONE), blob.size - len(_DONE) - 1)

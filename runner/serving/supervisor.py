@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...sandbox.codec import SOCKET_IO
 from ...sandbox.parent import warden_launch
 from ...sandbox.shared.outcome import Cause, Exit, report
 from ..io.loop import Timer
@@ -182,6 +183,7 @@ class Supervisor:
             text=encoding.is_text(self._settings.serving.encoding),
             connect_timeout_s=self._settings.serving.connect_timeout_s,
             transport=self._settings.serving.transport,
+            with_attachments=self._settings.serving.encoding == SOCKET_IO,
         )
         self._replies.link = link
         link.open()

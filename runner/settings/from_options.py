@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ...sandbox.codec import SOCKET_IO
 from ...sandbox.shared.limits import Limits, parse_size
 from ..errors import SettingsError
 from .cluster_options import ClusterSettings, cluster_settings
@@ -166,7 +167,6 @@ def _is_local(values: Mapping[str, Any]) -> bool:
 
 def _serving(values: Mapping[str, Any], environ: Mapping[str, str]) -> Serving:
     transport = "ws" if values.get("transport") in (None, "ws") or _is_local(values) else "socketio"
-    # The worker's socket.io has no encoding: what the cluster's variable says is for its WebSocket.
     encoding = values["encoding"] if transport == "ws" else "json"
     redirect_logs = bool(values.get("redirect_logs"))
     version = values.get("storage") or "v1"
@@ -181,7 +181,8 @@ def _serving(values: Mapping[str, Any], environ: Mapping[str, str]) -> Serving:
             hostname=redirect_logs,
             socketio=transport == "socketio",
         ),
-        encoding,
+        # Under storage v3 the worker's messages have only the places of values.
+        SOCKET_IO if transport == "socketio" and version == "v1" else encoding,
         transport=transport,
         connect_timeout_s=parse_seconds(values, BY_NAME["connect_timeout_s"], least=0.0),
         grace_s=grace_s,

@@ -52,7 +52,7 @@ class Serving(NamedTuple):
     """How tasks are served: the worker's connection, and the processes of the algorithm."""
 
     url: str
-    encoding: str = "json"
+    encoding: str = "json"  #: json, bson or msgpack; or socket.io
     transport: str = "ws"  #: ws or socketio
     connect_timeout_s: float | None = None  #: None: wait forever
     grace_s: float = 5.0

@@ -330,7 +330,7 @@ class TaskServer:
         if self._may_accelerate and codec.is_large(result):
             self._accelerate()
         wire = codec.encode_pieces(self._encoding, {"command": "done", "data": result}, most=self._most)
-        is_json = self._encoding == "json"
+        is_json = self._encoding in ("json", "socket.io") and bytes(wire[-1][-1:]) == b"}"  # no attachments
         if files is not None and files.wants(sum(map(len, wire))):
             files.write_output(result_json(wire) if is_json else codec.json_text(result))
         # A text has no number, and only the first values are looked at.

@@ -2,3 +2,5 @@
 
 #: The encodings of HKube's WebSocket. Not in codec.py, because that takes options longer to import.
 ENCODINGS = ("json", "bson", "msgpack")
+#: The encoding of HKube's socket.io: JSON, and attachments for values of bytes (attachments.py).
+SOCKET_IO = "socket.io"

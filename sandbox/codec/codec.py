@@ -1,6 +1,7 @@
 """HKube's messages as bytes, on the child's side: a message is decoded once and an answer encoded once.
 
-`json`, `bson` and `msgpack`, framed as HKube frames them (the bson document is `{data: message}`).
+`json`, `bson` and `msgpack`, framed as HKube frames them (the bson document is `{data: message}`); and
+`socket.io`, which is json with bytes (attachments.py).
 msgspec does json and msgpack where it is installed (6 to 10 times faster than the standard library's
 json, measured on 50,000 floats and 20,000 rows); without it json is the standard library's.
 
@@ -37,7 +38,6 @@ import collections
 import contextlib
 import functools
 import gc
-import itertools
 import json
 import os
 from collections import abc
@@ -45,17 +45,18 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from . import large_values
 from .plain_values import DEPTH_MAX as DEPTH_MAX  # part of what this module offers
+from .plain_values import LOOKED_AT as LOOKED_AT
 from .plain_values import ResultInvalid as ResultInvalid
-from .plain_values import is_of_bson, known_name
+from .plain_values import is_native as is_native
 from .plain_values import plain as plain
 
 Buffer = Union[bytes, bytearray, memoryview]
-#: So many values are looked at for types that the libraries would convert in their own ways.
-LOOKED_AT = 1000
 #: From this size on a message is worth the import of msgspec (as long as json.loads() of a megabyte).
 LARGE = 256 * 1024
 #: HKube's worker closes the connection and dies above this (WORKER_SOCKET_MAX_PAYLOAD_BYTES).
 MESSAGE_LIMIT = 100_000_000
+#: A message of socket.io is in an event, with its command's name.
+_EVENT = 64
 
 
 class ResultTooLarge(Exception):
@@ -74,6 +75,8 @@ def prepare(encoding: str, *, later: bool) -> bool:
     if encoding == "bson":
         with contextlib.suppress(ImportError):  # told when the first message cannot be read
             _bson()
+    elif encoding == "socket.io":
+        from . import attachments  # noqa: F401
     return waits
 
 
@@ -143,66 +146,10 @@ def _encode_slowly(encoding: str, message: Dict[str, Any], name: str) -> bytes:
         message = {**message, "data": plain(message["data"], encoding, name)}
     try:
         return _SLOW_ENCODERS.get(encoding, _ENCODERS[encoding])(message)
-    except MemoryError:
+    except (MemoryError, ResultInvalid):
         raise
     except Exception as error:
         raise ResultInvalid(f"{name} cannot be sent as {encoding}: {_first_line(error)}") from error
-
-
-_SCALARS = frozenset((str, int, float, bool, type(None), bytes, bytearray))
-_LISTS = frozenset((list, tuple, set, frozenset))
-_DICTS = frozenset((dict, collections.OrderedDict, collections.defaultdict, collections.Counter))
-_TEXT_KEYS = frozenset((str,))
-_INT_KEYS = frozenset((int,))
-
-
-def is_native(value: Any, encoding: str) -> bool:
-    """Whether its first LOOKED_AT values are of types that every library takes as plain() does."""
-    if type(value) in _SCALARS:
-        return True
-    left, waiting = LOOKED_AT, [(value, 0)]
-    while waiting:
-        one, depth = waiting.pop()
-        kind = type(one)
-        if kind in _DICTS:
-            keys = set(map(type, itertools.islice(one, left)))
-            # Not both: two of them may become one.
-            if not (keys <= _TEXT_KEYS or (keys == _INT_KEYS and encoding != "bson")):
-                return False
-            inner = list(itertools.islice(one.values(), left))
-        elif kind in _LISTS:
-            inner = list(itertools.islice(one, left))
-        elif _is_known(one, kind, encoding):
-            continue
-        else:
-            return False
-        left -= len(inner)
-        if depth < DEPTH_MAX and not _SCALARS.issuperset(map(type, inner)):
-            waiting.extend((item, depth + 1) for item in inner if type(item) not in _SCALARS)
-    return True
-
-
-def _is_known(value: Any, kind: type, encoding: str) -> bool:
-    """What bson has of its own, or an array of numbers or texts."""
-    if encoding == "bson" and (is_of_bson(kind) or known_name(kind) == "datetime"):
-        return True
-    if not callable(getattr(kind, "tolist", None)):
-        return False
-    try:
-        # Tensors of torch have a dtype without a kind. Objects and times have to be looked at.
-        if getattr(value.dtype, "kind", "f") in "OmMV":
-            return False
-        return not hasattr(kind, "to_dict") or not _is_labelled(value)
-    except AttributeError:
-        return kind.__module__ == "array"
-    except Exception:  # noqa: BLE001 - whatever the user's own type does
-        return False
-
-
-def _is_labelled(value: Any) -> bool:
-    from . import library_values
-
-    return library_values.is_labelled(value)
 
 
 def encode_pieces(
@@ -212,9 +159,8 @@ def encode_pieces(
     native = is_native(message.get("data"), encoding)
     if native and encoding in large_values.WRITERS:
         try:
-            found = large_values.of(
-                encoding, message, _ENCODERS[encoding] if encoding == "msgpack" else _bson_bytes
-            )
+            encoders = {"msgpack": _ENCODERS["msgpack"], "bson": _bson_bytes, "socket.io": _foreign}
+            found = large_values.of(encoding, message, encoders[encoding])
         except Exception:  # noqa: BLE001 - many libraries, many types: _encode() either works or explains
             found = None
         if found is not None:
@@ -244,7 +190,7 @@ def is_large(value: Any, most: int = 1000) -> bool:
 
 
 def _check_size(size: int, encoding: str, name: str) -> None:
-    if size > MESSAGE_LIMIT:
+    if size + (_EVENT if encoding == "socket.io" else 0) > MESSAGE_LIMIT:
         raise ResultTooLarge(
             f"the {name} is {size:,} bytes as {encoding}; HKube's worker takes at most {MESSAGE_LIMIT:,}"
         )
@@ -343,6 +289,19 @@ def _needs_msgspec(codecs: Dict[str, Any]) -> Callable[[Any], Any]:
     return first
 
 
+def _socketio_decode(data: Buffer) -> Any:
+    from . import attachments
+
+    return attachments.decode(data, _DECODERS["json"])
+
+
+def _socketio_encode(message: Any) -> bytes:
+    from . import attachments
+
+    return b"".join(attachments.encode_pieces(message, _foreign))
+
+
+_DECODERS["socket.io"], _ENCODERS["socket.io"] = _socketio_decode, _socketio_encode
 _DECODERS["json"] = _json_decode_first
 _DECODERS["msgpack"] = _needs_msgspec(_DECODERS)
 _ENCODERS["msgpack"] = _needs_msgspec(_ENCODERS)

@@ -133,7 +133,18 @@ def _joined(pieces: List[Buffer]) -> List[Buffer]:
     return [*joined, b"".join(small)] if small else joined
 
 
-WRITERS: Dict[str, Callable[[Dict[str, Any], Encode], List[Buffer]]] = {"bson": bson, "msgpack": msgpack}
+def socketio(message: Dict[str, Any], foreign: Callable[[Any], Any]) -> List[Buffer]:
+    """Return the message; foreign(value) returns what JSON has instead."""
+    from . import attachments  # late: hardly any worker speaks socket.io
+
+    return attachments.encode_pieces(message, foreign)
+
+
+WRITERS: Dict[str, Callable[[Dict[str, Any], Encode], List[Buffer]]] = {
+    "bson": bson,
+    "msgpack": msgpack,
+    "socket.io": socketio,
+}
 
 
 def of(encoding: str, message: Dict[str, Any], encode: Encode) -> Optional[List[Buffer]]:

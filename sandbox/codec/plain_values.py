@@ -8,6 +8,7 @@ from __future__ import annotations
 import binascii
 import collections
 import enum
+import itertools
 import math
 import os
 from collections import abc
@@ -15,6 +16,12 @@ from typing import Any, Dict, Optional
 
 #: Two or three frames of Python a level must fit below the interpreter's recursion limit of 1000.
 DEPTH_MAX = 200
+
+
+#: The encodings that are JSON, with whatever JSON has not.
+_JSONS = ("json", "socket.io")
+#: So many values are looked at for types that the libraries would convert in their own ways.
+LOOKED_AT = 1000
 
 
 class ResultInvalid(Exception):
@@ -35,7 +42,7 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
     if isinstance(value, int):
         return _whole(int(value), encoding, place)
     if isinstance(value, float):
-        return None if encoding == "json" and not math.isfinite(value) else float(value)
+        return None if encoding in _JSONS and not math.isfinite(value) else float(value)
     if isinstance(value, str):
         return _text(str.__str__(value), encoding, place)
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -181,7 +188,7 @@ def _text(value: str, encoding: str, place: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        if encoding != "json":
+        if encoding not in _JSONS:
             raise ResultInvalid(
                 f"{shortened(place)}: text with a lone surrogate, {encoding} cannot carry it"
             ) from None
@@ -190,7 +197,7 @@ def _text(value: str, encoding: str, place: str) -> str:
 
 def _whole(value: int, encoding: str, place: str) -> int:
     most = 2**63 if encoding == "bson" else 2**64
-    if encoding != "json" and not -(2**63) <= value < most:
+    if encoding not in _JSONS and not -(2**63) <= value < most:
         raise ResultInvalid(
             f"{shortened(place)}: int of {value.bit_length()} bits, {encoding} carries 64: return it as text"
         )
@@ -234,3 +241,59 @@ def _number_of_numpy(key: Any) -> Any:
 
     form = library_values.form_of(key, "json")
     return key if form is library_values.NO_FORM else form
+
+
+_SCALARS = frozenset((str, int, float, bool, type(None), bytes, bytearray))
+_LISTS = frozenset((list, tuple, set, frozenset))
+_DICTS = frozenset((dict, collections.OrderedDict, collections.defaultdict, collections.Counter))
+_TEXT_KEYS = frozenset((str,))
+_INT_KEYS = frozenset((int,))
+
+
+def is_native(value: Any, encoding: str) -> bool:
+    """Whether its first LOOKED_AT values are of types that every library takes as plain() does."""
+    if type(value) in _SCALARS:
+        return True
+    left, waiting = LOOKED_AT, [(value, 0)]
+    while waiting:
+        one, depth = waiting.pop()
+        kind = type(one)
+        if kind in _DICTS:
+            keys = set(map(type, itertools.islice(one, left)))
+            # Not both: two of them may become one.
+            if not (keys <= _TEXT_KEYS or (keys == _INT_KEYS and encoding != "bson")):
+                return False
+            inner = list(itertools.islice(one.values(), left))
+        elif kind in _LISTS:
+            inner = list(itertools.islice(one, left))
+        elif _is_known(one, kind, encoding):
+            continue
+        else:
+            return False
+        left -= len(inner)
+        if depth < DEPTH_MAX and not _SCALARS.issuperset(map(type, inner)):
+            waiting.extend((item, depth + 1) for item in inner if type(item) not in _SCALARS)
+    return True
+
+
+def _is_known(value: Any, kind: type, encoding: str) -> bool:
+    """What bson has of its own, or an array of numbers or texts."""
+    if encoding == "bson" and (is_of_bson(kind) or known_name(kind) == "datetime"):
+        return True
+    if not callable(getattr(kind, "tolist", None)):
+        return False
+    try:
+        # Tensors of torch have a dtype without a kind. Objects and times have to be looked at.
+        if getattr(value.dtype, "kind", "f") in "OmMV":
+            return False
+        return not hasattr(kind, "to_dict") or not _is_labelled(value)
+    except AttributeError:
+        return kind.__module__ == "array"
+    except Exception:  # noqa: BLE001 - whatever the user's own type does
+        return False
+
+
+def _is_labelled(value: Any) -> bool:
+    from . import library_values
+
+    return library_values.is_labelled(value)

@@ -37,6 +37,8 @@ def do(what, value, args):
         return args
     if what == "who":
         return {"pid": os.getpid(), "served": served}
+    if what == "bytes":
+        return bytes(value)
     if what == "text":
         return "x" * value
     if what == "measure":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,20 +30,27 @@ def test_tasks_are_served_over_socketio(tmp_path: Path) -> None:
             # It pings on its own, also before the worker has given it a task.
             worker.expect_ping()
             value = {"text": 'ünï " \\ ] \u2028', "numbers": [1, 2.5, None, True], "deep": {"er": [[]]}}
-            assert worker.answer(["give", value][0], value) == {"command": "done", "data": value}
+            assert worker.answer("give", value) == {"command": "done", "data": value}
             error = worker.answer("raise", "boom", task="t2")
             assert error["command"] == "errorMessage"
             assert "boom" in error["error"]["message"]
             # Large ones, in both directions.
             assert worker.answer("measure", {"$text": 3_000_000}, task="t3")["data"] == 3_000_000
             assert worker.answer("text", 20_000_000, task="t4")["data"] == {"$length": 20_000_000}
-            # Bytes in the input.
+            # Bytes, in both directions.
             parts = [b"\x00\xff\x10", b"", bytes(range(256)) * 2000]
-            texts = [base64.b64encode(one).decode() for one in parts]
-            got = worker.answer("give", [{"$bytes": one} for one in texts], task="t5")
-            assert got["data"] == texts
+            value = {"parts": [{"$bytes": base64.b64encode(one).decode()} for one in parts], "more": [1, "x"]}
+            assert worker.answer("give", value, task="t5")["data"] == value
+            assert worker.answer("measure", {"$zeros": 5_000_000}, task="t6")["data"] == 5_000_000
+            assert worker.answer("bytes", 20_000_000, task="t7")["data"] == {"$size": 20_000_000}
+            error = worker.answer("give", [value["parts"][0]] * 11, task="t8")
+            assert (
+                error["error"]["message"]
+                .partition(": ")[2]
+                .startswith("11 values of bytes are too many for a message over")
+            )
             # A stop, and the answers after the connection is lost in each way.
-            worker.initialize("wait for stop", task="t6")
+            worker.initialize("wait for stop", task="t9")
             worker.expect("initialized")
             worker.send("start")
             worker.expect("started")
@@ -70,3 +78,17 @@ def test_tasks_are_served_over_socketio(tmp_path: Path) -> None:
             assert program.wait() == 0
             assert worker.expect("disconnect")["reason"] == "client namespace disconnect"
             assert worker.is_silent
+
+
+def test_a_program_is_served_over_socketio(tmp_path: Path) -> None:
+    program = f"{sys.executable} {ALGORITHMS / 'any_program.py'}"
+    options = ("--transport", "socketio", "--connect-timeout", "20")
+    with (
+        SocketioWorker() as worker,
+        serving("--command", program, *options, "--url", worker.url, cwd=tmp_path) as hkrunner,
+    ):
+        worker.expect("connection")
+        value = ["x", {"$bytes": "AP8="}]
+        assert worker.answer("give", value)["data"] == ["x", "AP8="]
+        worker.send("exit", {"exitCode": 0})
+        assert hkrunner.wait() == 0

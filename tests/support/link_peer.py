@@ -20,6 +20,8 @@ PONG = 10
 DEADLINE_S = 10.0
 #: What the link and the test speak: ws, or socketio.
 transport = "ws"
+#: With socketio: messages are in the encoding socket.io.
+with_attachments = False
 #: The first two packets of a worker that serves socket.io.
 GREETING = (b'0{"sid":"a","upgrades":[],"pingInterval":60000,"pingTimeout":30000}', b"40")
 
@@ -106,17 +108,21 @@ class Wire:
         return first & 0x0F, bool(first & 0x80), payload
 
     def message(self) -> bytes:
-        """Return the next whole message."""
-        parts, last = [], False
-        while not last:
-            opcode, last, payload = self.frame()
-            assert opcode == (CONTINUATION if parts else TEXT)
-            parts.append(payload)
-        whole = b"".join(parts)
+        """Return the next whole message, without what the transport has around it."""
+        whole = self.whole(TEXT)
         if transport == "ws":
             return whole
         assert whole.startswith(b'42["') and whole.endswith(b"]"), whole[:100]
         return whole[whole.index(b",") + 1 : -1]
+
+    def whole(self, kind: int) -> bytes:
+        """Return the next whole message of the WebSocket, as it is."""
+        parts, last = [], False
+        while not last:
+            opcode, last, payload = self.frame()
+            assert opcode == (CONTINUATION if parts else kind)
+            parts.append(payload)
+        return b"".join(parts)
 
     def _read(self, size: int) -> None:
         def there() -> bool:
@@ -180,6 +186,7 @@ class World:
             text=True,
             connect_timeout_s=connect_timeout_s,
             transport=transport,
+            with_attachments=with_attachments,
         )
         self.listener.link = self.link
 

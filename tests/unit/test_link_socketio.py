@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import struct
 from collections.abc import Iterator
 
 import pytest
 from hkrunner.runner.link import connection as links
 from hkrunner.runner.link import socketio_greeting
+from hkrunner.sandbox.codec import codec
 from support import link_peer
 from support.link_peer import GREETING, World, connected, conversing, text
 from support.worker_wire import BINARY, CLOSE, CONTINUATION, PING, TEXT, frame
@@ -149,20 +152,22 @@ def test_a_message_is_an_event_of_its_commands_name() -> None:
         assert wire.frame() == (TEXT, True, b'42["errorMessage",{"data":1,"command":"errorMessage"}]')
 
 
+class InMemory:
+    """A message that is not in the link's memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.size, self.closed = data, len(data), 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        assert offset + length <= self.size and length > 0
+        return self.data[offset : offset + length]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
 def test_a_large_message_outside_our_memory_is_one_event() -> None:
-    class Source:
-        data = b'{"command":"done","data":"' + bytes(range(32, 127)) * 3000 + b'"}'
-        size = len(data)
-        closed = 0
-
-        def read(self, offset: int, length: int) -> bytes:
-            assert offset + length <= self.size and length > 0
-            return self.data[offset : offset + length]
-
-        def close(self) -> None:
-            self.closed += 1
-
-    source = Source()
+    source = InMemory(b'{"command":"done","data":"' + bytes(range(32, 127)) * 3000 + b'"}')
     with conversing() as (world, wire):
         world.link.post(b"", source)
         assert wire.message() == source.data
@@ -188,20 +193,73 @@ def test_an_event_may_be_written_in_other_ways(packet: bytes) -> None:
         assert world.link.is_open
 
 
-def test_values_of_bytes_arrive_as_base64_in_their_places() -> None:
-    header = b'453-["initialize",{"a":{"_placeholder":true,"num":2},"b":[{"_placeholder":true,"num":0}],"c":'
-    header += b'{"_placeholder":true,"num":1},"d":"{\\"_placeholder\\":true,\\"num\\":0}"}]'
-    large = bytes(200_000) + b"\x01"
+HEADER = (
+    b'453-["initialize",{"a":{"_placeholder":true,"num":2},"b":[{"_placeholder":true,"num":0}],"c":'
+    b'{"_placeholder":true,"num":1},"d":"{\\"_placeholder\\":true,\\"num\\":0}"}]'
+)
+
+
+@pytest.mark.parametrize("encoding", ["json", "socket.io"])
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_bytes_arrive_in_their_places(encoding: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_peer, "with_attachments", encoding == "socket.io")
+    last = bytes(size) + b"\x01"
     with conversing() as (world, wire):
-        wire.send(frame(TEXT, header) + frame(BINARY, b"\x04"))
-        wire.send(frame(BINARY, b"\x04" + large, last=False) + frame(CONTINUATION, b"\x02"))
+        wire.send(frame(TEXT, HEADER) + frame(BINARY, b"\x04"))
+        wire.send(frame(BINARY, b"\x04" + last, last=False) + frame(CONTINUATION, b"\x02"))
         assert world.listener.messages == []
         wire.send(frame(PING, b"") + frame(BINARY, b"\x04\x00\xff"))
         world.until(lambda: world.listener.messages, "the message")
-        (message,) = world.listener.messages
-        assert message.startswith(b'{"a":"AP8=","b":[""],"c":"AAAA')
-        assert message.endswith(b'ABAg==","d":"{\\"_placeholder\\":true,\\"num\\":0}"}')
-        assert world.listener.kinds == ["blob"]
+        parts = [b"\x00\xff", b"", last + b"\x02"]
+        values = parts if encoding == "socket.io" else [base64.b64encode(one).decode() for one in parts]
+        assert codec.decode(encoding, world.listener.messages[0]) == {
+            "a": values[0],
+            "b": [values[1]],
+            "c": values[2],
+            "d": '{"_placeholder":true,"num":0}',
+        }
+        assert world.listener.kinds == ["blob" if size > links.BLOB_MIN else "bytes"]
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_bytes_are_sent_as_attachments(size: int, in_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_peer, "with_attachments", True)
+    values = [os.urandom(size), b"", b"\0"]
+    data = codec.encode("socket.io", {"command": "done", "data": values})
+    with conversing() as (world, wire):
+        if in_memory:
+            world.link.post(data, final=True)
+        else:
+            world.link.post(b"", InMemory(data), final=True)
+        world.link.post(b'{"command":"alive"}')
+        holders = b",".join(b'{"_placeholder":true,"num":%d}' % number for number in range(3))
+        assert wire.frame() == (TEXT, True, b'453-["done",{"command":"done","data":[%b]}]' % holders)
+        for value in values:
+            assert wire.whole(BINARY) == b"\x04" + value
+        assert wire.frame() == (TEXT, True, b'42["alive",{"command":"alive"}]')
+        # An answer that may be lost is repeated whole.
+        wire.reset()
+        world.until(lambda: world.listener.drops, "the drop")
+        again = world.accept()
+        world.link._send_again()
+        assert again.frame()[2].startswith(b"453-")
+        assert [again.whole(BINARY) for _ in values] == [b"\x04" + value for value in values]
+
+
+def test_an_answer_whose_attachments_are_cut_is_an_error_of_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_peer, "with_attachments", True)
+    data = codec.encode("socket.io", {"command": "done", "data": [b"bytes"]})
+    with conversing() as (world, wire):
+        for wrong in (data[1:], b"\0", bytes(8), data[:-5] + b"\xff\xff\xff\xff\0"):
+            world.link.post(wrong, final=True)
+            if len(wrong) >= 5:
+                message = json.loads(wire.message())
+                assert message["error"]["message"] == (
+                    "RESULT_INVALID: the message cannot be sent over socket.io: its attachments are cut"
+                )
+            else:
+                assert wire.message() == wrong
 
 
 BAD_PACKETS = [

@@ -179,7 +179,9 @@ def test_the_url_of_a_worker_with_socketio(url: str | None, expected: str) -> No
     assert worker_url(url, {}, "json", socketio=True) == expected
     for name in ("socketio", "socket"):
         serving = made(url=url, transport=name, encoding="bson", input=None).serving
-        assert serving == made().serving._replace(url=expected, transport="socketio")
+        assert (serving.url, serving.transport, serving.encoding) == (expected, "socketio", "socket.io")
+    assert made(transport="socketio", storage="v3").serving.encoding == "json"
+    assert made(transport="socketio", encoding="bson", input=("1",)).serving.encoding == "bson"
 
 
 @pytest.mark.parametrize(
