@@ -185,12 +185,10 @@ class StopControl:
                 # The task has ended, and its answer is being sent; or the task was not read yet.
                 self._early = (task, options)
                 return
-            stream = api._stream
-            is_graceful = stream is not None and options.get("forceStop") is False
+            is_graceful = api._stream is not None and options.get("forceStop") is False
             if not is_graceful:
-                if stream is not None:
-                    stream.abort()
                 api._stop_asked()
+                api._abort_stream()  # after that: of a stream that is opened meanwhile, one of us knows
             self._stopper = threading.Thread(
                 target=self._stop, args=(running, api, options), name="hkrunner-stop", daemon=True
             )
