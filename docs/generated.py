@@ -286,7 +286,8 @@ def state_pictures() -> str:
 
 #: The packages, in the order in which each may import the ones below it.
 PACKAGES = (
-    *("runner.cli", "runner.app", "runner.serving", "runner.streaming", "runner.cluster", "runner.program"),
+    *("runner.cli", "runner.app", "runner.local_stream", "runner.serving", "runner.streaming"),
+    *("runner.cluster", "runner.program"),
     *("runner.image", "runner.console", "runner.prepare", "runner.worker_stub", "runner.storage"),
     *("runner.link", "runner.settings", "runner.protocol", "runner.io", "runner.python_api"),
     *("sandbox.parent", "sandbox.child", "sandbox.warden", "sandbox.isolation", "sandbox.usage"),

@@ -114,5 +114,12 @@ EVENTS: Mapping[str, Happening] = {
     "done": Happening("the task has a result", "all fields of the result object"),
     "errorMessage": Happening("the task has failed", "all fields of the result object"),
     "stopped": Happening("the task was stopped", "all fields of the result object"),
+    "messages": Happening(
+        "with `--pipeline FILE`: every 10 s, for each node, the messages so far",
+        "`nodeName`, `received`, `waiting`, `dropped`, `sent`",
+    ),
+    "node": Happening(
+        "with `--pipeline FILE`: at the end, for each node", "those of `--json`, without `output`"
+    ),
     "board": Happening("the board of `--board` is ready to be opened", "`id`, `url`"),
 }

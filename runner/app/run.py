@@ -98,7 +98,7 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
             boards.close()
         if (
             settings.records.keep is not None
-            and (retention := _retention(loop, settings, output)) is not None
+            and (retention := retention_of(loop, settings, output)) is not None
         ):
             retention.remove_surplus()
         output.close()
@@ -183,7 +183,7 @@ def _start_boards(loop: Loop, settings: Settings, where: Location, output: Outpu
     return boards
 
 
-def _retention(
+def retention_of(
     loop: Loop, settings: Settings, output: Output, store: Store | None = None
 ) -> Retention | None:
     """Return what enforces --keep; None when every record is kept, or none is written."""
@@ -309,7 +309,7 @@ def _serve(context: RunContext, user_process: UserProcessAttachment | None) -> i
         output.warn(f"hkrunner: no worker at {serving.url} within {serving.connect_timeout_s:g} s: {reason}")
         supervisor.shutdown(5)
 
-    retention = _retention(loop, settings, output, store)
+    retention = retention_of(loop, settings, output, store)
 
     def ended(result: Result) -> None:
         report.show_end(result)

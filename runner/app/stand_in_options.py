@@ -30,7 +30,8 @@ def algorithms_of(
     """Return the algorithms with a complete catalog. Raises SettingsError, EntryNotFound."""
     stack = contextlib.ExitStack()
     ready = {
-        name: _ready(name, path, settings, stack) for name, path in settings.local_run.algorithms.items()
+        name: ready_algorithm(path, settings, stack, shown=f"--algorithm {name}")
+        for name, path in settings.local_run.algorithms.items()
     }
     algorithms = LocalAlgorithms(loop, output, ready, on_problem)
     algorithms.on_close = stack.close
@@ -44,7 +45,7 @@ def algorithms_of(
     algorithms.catalog = replace(
         algorithms.catalog,
         pipelines={
-            name: _pipeline(name, path, settings.code.cwd)
+            name: read_pipeline(path, settings.code.cwd, shown=f"--pipeline {name}")
             for name, path in settings.local_run.pipelines.items()
         },
         sources={
@@ -60,10 +61,12 @@ def algorithms_of(
     return algorithms
 
 
-def _ready(
-    name: str, path: str, settings: Settings, stack: contextlib.ExitStack
+def ready_algorithm(
+    path: str, settings: Settings, stack: contextlib.ExitStack, *, shown: str
 ) -> tuple[Settings, Location]:
-    """Return the settings of an algorithm, and its code.
+    """Return the settings of an algorithm, and its code. `shown`: what errors begin with.
+
+    Raises SettingsError, EntryNotFound, InstallFailed.
 
     Its limits and variables come from its own descriptor, as in the cluster; what that does not set, or all
     of them without a descriptor, from the options of the run.
@@ -85,9 +88,9 @@ def _ready(
         if settings.code.install:
             own = with_python(own, where, os.environ, stack, progress)
     except (SettingsError, EntryNotFound, InstallFailed) as error:
-        raise type(error)(f"--algorithm {name}: {error}") from None
+        raise type(error)(f"{shown}: {error}") from None
     except EntryError as error:
-        raise EntryNotFound(f"--algorithm {name}: {error.code}: {error}") from None
+        raise EntryNotFound(f"{shown}: {error.code}: {error}") from None
     return own, where
 
 
@@ -153,19 +156,20 @@ def _folder(name: str, path: str, cwd: str) -> str:
     return folder
 
 
-def _pipeline(name: str, path: str, cwd: str) -> dict[str, Any]:
+def read_pipeline(path: str, cwd: str, *, shown: str) -> dict[str, Any]:
+    """Return the document of a pipeline. `shown`: what errors begin with. Raises SettingsError."""
     place = os.path.join(cwd, os.path.expanduser(path))
     try:
         with open(place, encoding="utf-8-sig") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--pipeline {name}: cannot read {path}: {error}") from None
+        raise SettingsError(f"{shown}: cannot read {path}: {error}") from None
     try:
         value = _yaml(text) if place.endswith((".yml", ".yaml")) else json.loads(text)
     except ValueError as error:
-        raise SettingsError(f"--pipeline {name}: {path} is not valid: {error}") from None
+        raise SettingsError(f"{shown}: {path} is not valid: {error}") from None
     if not isinstance(value, dict):
-        raise SettingsError(f"--pipeline {name}: {path} must hold an object with nodes")
+        raise SettingsError(f"{shown}: {path} must hold an object with nodes")
     return value
 
 

@@ -27,6 +27,7 @@ Examples:
   hkrunner my_alg.py -i '[1, 2, 3]'              run one task, print its result
   hkrunner my_alg.py -i 1 -i 2 --mem 512Mi       two tasks, with a memory limit
   hkrunner my_alg.py --tasks in.jsonl --on lab   run a task for each line in the cluster "lab"
+  hkrunner --pipeline flow.yml                   run a stream pipeline
   hkrunner my_alg.py                             serve HKube's worker
 """
 
@@ -64,6 +65,10 @@ def _run(entry_argument: str | None, **values: Any) -> None:
             _print_dry_run(settings)
             return
         # Imported here to keep --help and --version fast.
+        if settings.local_run.stream_pipeline is not None:
+            from ..app.run_stream import run_stream
+
+            sys.exit(run_stream(settings, settings.local_run.stream_pipeline))
         from ..app.run import run
 
         sys.exit(run(settings))

@@ -31,13 +31,16 @@ class ProcessOutput(Output):
         if rest:
             self._unfinished[stream] = rest
         if lines or end:
-            self._to.pass_on(stream, lines + end)
+            self._write_lines_of(stream, lines + end)
 
     def end_lines(self) -> None:
         """Pass on the lines that were not finished, as lines."""
         for stream, rest in self._unfinished.items():
-            self._to.pass_on(stream, rest + b"\n")
+            self._write_lines_of(stream, rest + b"\n")
         self._unfinished.clear()
+
+    def _write_lines_of(self, stream: str, lines: bytes) -> None:
+        self._to.pass_on(stream, lines)
 
     def when_released(self, callback: Callable[[], None]) -> None:
         """Call back once when the algorithm's pipes may be read again."""

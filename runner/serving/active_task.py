@@ -49,6 +49,7 @@ class ActiveTask:
     is_started_early: bool = False  #: storage v3: `start` has come while the input is read
     names: Mapping[str, str] | None = None  #: storage v3: the names in its initialize
     has_stream: bool = False  #: whether it is part of a stream pipeline, and has a socket process
+    stops_in_order: bool = False  #: whether it was asked to handle and to hand out what it has before it ends
     #: What ran already when it began, names of threads and processes: they print into the same pipes.
     ran_before: tuple[str, ...] = ()
     lost_thread: str = ""  #: what there is to say of a thread of its that has ended with MemoryError
@@ -218,7 +219,7 @@ class ActiveTask:
             self.started_at,
             time.time(),
             duration_s,
-            output=self.output() if with_output and status == "succeed" else None,
+            output=self.output() if with_output and (status == "succeed" or self.stops_in_order) else None,
             failure=failure,
             exit=self.exit,
             loaded=self.exit is None or self.exit.loaded,

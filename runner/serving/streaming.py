@@ -13,6 +13,7 @@ from ...sandbox.shared.stream_messages import AskStream, StreamRefused, UseStrea
 from ..io.loop import Loop
 from ..protocol.messages import Failure
 from ..protocol.task_state import TAKES_STATISTICS, Event
+from ..settings.settings import Settings
 from .active_task import ActiveTask
 from .notices import ChildNotices
 from .task_control import TaskControl
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: HKube waits so long for a node that is stopped gracefully, as long as it says `stopping`.
 DRAIN_S = 600.0
+#: In a local pipeline, what is queued at the end is handed out for so long at most.
+LOCAL_END_S = 1.0
 #: Problems that the record of one task keeps.
 PROBLEMS_MAX = 20
 
@@ -36,20 +39,21 @@ class Streaming:
         control: TaskControl,
         replies: WorkerReplies,
         notices: ChildNotices,
-        *,
-        is_served: bool,
-        message_s: float | None,
+        settings: Settings,
     ) -> None:
-        """`is_served`: whether the worker speaks storage v3, without which it sends no streaming task.
-
-        `message_s`: longest time that a message may take; None: any.
-        """
         self._loop = loop
         self._control = control
         self._replies = replies
         self._notices = notices
-        self._is_served = is_served
-        self._message_s = message_s
+        serving, limits = settings.serving, settings.limits
+        #: Without storage v3, HKube's worker sends no streaming task.
+        self._is_served = serving.storage is not None or serving.stream_port is not None
+        self._port = serving.stream_port
+        self._is_local = (
+            self._port is not None
+        )  #: whether the worker is a part of hkrunner, and takes anything
+        #: Longest time that a message may take; None: any.
+        self._message_s = limits.task_timeout_s if limits.enforced else None
         self._child: Child | None = None  #: of the streaming task
         self._streams: TaskStreams | None = None
         #: Called when the end of a task gets on: "quiesced", "draining", "drained".
@@ -80,6 +84,7 @@ class Streaming:
 
             self._streams = TaskStreams(
                 self._loop,
+                port=self._port,
                 on_statistics=self._statistics,
                 message_s=self._message_s or 0.0,
                 on_stage=self._stage,
@@ -99,7 +104,7 @@ class Streaming:
             self.on_stage(stage)
 
     def _statistics(self, items: Sequence[Any]) -> None:
-        if self._control.state in TAKES_STATISTICS:
+        if self._control.state in TAKES_STATISTICS or self._is_local:
             self._replies.statistics(items)
 
     def problem(self, text: str) -> None:
@@ -128,8 +133,9 @@ class Streaming:
             self._streams.task_ended(status)
 
     def end(self, most_s: float, on_ended: Callable[[], None]) -> None:
-        """Call back once no socket process is left."""
+        """Call back once no socket process is left; what is queued is handed out for at most this long."""
         if self._streams is None:
             on_ended()
         else:
-            self._streams.end(most_s, on_ended)
+            # In a local pipeline no other replica comes, which might take it.
+            self._streams.end(min(most_s, LOCAL_END_S) if self._is_local else most_s, on_ended)

@@ -76,14 +76,7 @@ class Supervisor:
         redirect = (
             LogRedirect(replies.log_demand, replies.log_lines) if settings.serving.redirect_logs else None
         )
-        streaming = self._streaming = Streaming(
-            loop,
-            control,
-            replies,
-            notices.child,
-            is_served=settings.serving.storage is not None,
-            message_s=settings.limits.task_timeout_s if settings.limits.enforced else None,
-        )
+        streaming = self._streaming = Streaming(loop, control, replies, notices.child, settings)
         streaming.on_stage = self._on_stream_stage
         self._drains = False  #: whether the stop waits for a stream
         opener = TaskOpener(settings, where.shown, store, notices.task)
@@ -231,7 +224,7 @@ class Supervisor:
         self._replies.stop_begins()
         self._notices.task.stopping(task.name, may_kill=self._may_kill)
         task.stop_began = self._loop.clock()
-        self._drains = task.has_stream and options.get("forceStop") is False
+        self._drains = task.stops_in_order = task.has_stream and options.get("forceStop") is False
         if child is not None:
             child.stop(task.number, options)
 

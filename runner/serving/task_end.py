@@ -194,8 +194,14 @@ class TaskEnd:
 
 
 def _stop_failure(task: ActiveTask) -> Failure | None:
-    """Return the note about a stopped task: that it had to be killed."""
+    """Return the note about a stopped task: that it had to be killed.
+
+    What it raises once it is stopped follows from the stop; but not in a stream that ends in order.
+    """
     exit = task.exit
-    if exit is None or exit.cause not in (Cause.STOPPED, Cause.INTERRUPTED):
-        return None
-    return Failure(exit.error_code, report(exit))
+    if exit is None:
+        return task.failure if task.stops_in_order else None
+    was_killed = exit.cause in (Cause.STOPPED, Cause.INTERRUPTED)
+    if was_killed or (task.stops_in_order and exit.cause is not Cause.EXITED):
+        return Failure(exit.error_code, report(exit))
+    return None

@@ -15,6 +15,7 @@ from .descriptor_search import find
 from .limit_options import TOTAL_OPTIONS, limits_of, recorded_shares
 from .options import BY_NAME, OPTIONS
 from .parsing import PORT_MAX, parse_count, parse_named_paths, parse_seconds, parse_variables
+from .pipeline_option import check_stream_options, stored_pipelines, stream_pipeline
 from .sandbox_options import sandbox_of
 from .settings import (
     NO_LIMITS,
@@ -45,6 +46,8 @@ def worker_settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) ->
     """Return the settings of `hkrunner worker`; raises SettingsError with one sentence."""
     missing = {option.name: option.default for option in OPTIONS if option.name not in values}
     settings = settings_of({**missing, **values, "url": DEFAULT_URL}, {})
+    if settings.local_run.stream_pipeline is not None:
+        raise SettingsError(f"--pipeline wants NAME=FILE, not {settings.local_run.stream_pipeline!r}")
     port = str(values["port"])
     if not port.isdecimal() or int(port) > PORT_MAX:
         raise SettingsError(f"--port wants a number from 0 (any free one) to 65535, not {port!r}")
@@ -71,6 +74,7 @@ def settings_of(
 
     `finds_descriptor`: whether one is looked for where none is named.
     """
+    finds_descriptor = finds_descriptor and stream_pipeline(values) is None
     descriptor = _descriptor(values) if finds_descriptor or values.get("file") is not None else None
     cluster = cluster_settings(
         values, environ, local=_is_local(values), name=None if descriptor is None else descriptor.name
@@ -107,9 +111,10 @@ def _local_run(values: Mapping[str, Any], cluster: ClusterSettings) -> LocalRunS
     inputs = tuple(values.get("input") or ())
     tasks = values.get("tasks")
     watch = bool(values.get("watch"))
+    check_stream_options(values)
     if watch and not inputs and tasks is None:
         raise SettingsError("--watch runs inputs again when the code has changed: give --input or --tasks")
-    is_local = bool(inputs) or tasks is not None
+    is_local = _is_local(values)
     return LocalRunSettings(
         is_local=is_local,
         inputs=inputs,
@@ -121,7 +126,8 @@ def _local_run(values: Mapping[str, Any], cluster: ClusterSettings) -> LocalRunS
         parallel=_parallel(values, local=is_local),
         unordered=bool(values.get("unordered")),
         algorithms={} if cluster.on is not None else parse_named_paths(values, BY_NAME["algorithm"]),
-        pipelines=parse_named_paths(values, BY_NAME["pipeline"]),
+        pipelines=stored_pipelines(values),
+        stream_pipeline=stream_pipeline(values),
         data_sources=parse_named_paths(values, BY_NAME["datasource"]),
     )
 
@@ -162,7 +168,8 @@ def _code(values: Mapping[str, Any], descriptor: Descriptor | None) -> CodeSourc
 
 
 def _is_local(values: Mapping[str, Any]) -> bool:
-    return bool(values.get("input")) or values.get("tasks") is not None
+    is_stream = stream_pipeline(values) is not None
+    return is_stream or bool(values.get("input")) or values.get("tasks") is not None
 
 
 def _serving(values: Mapping[str, Any], environ: Mapping[str, str]) -> Serving:
@@ -341,11 +348,10 @@ def _format(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[bool
         if asked == "jsonl" and environ.get("HKRUNNER_OUTPUT") != asked:
             raise SettingsError("--json and --output jsonl: give one of them")
         asked = "json"
-    is_local = values.get("input") or values.get("tasks") is not None
     if values.get("output_file") is not None:
         if values.get("watch"):
             raise SettingsError("--watch runs until Ctrl-C: remove --output-file")
-        if not is_local:
+        if not _is_local(values):
             raise SettingsError(
                 "--output-file takes the results of a local run: give --input or --tasks with it"
             )

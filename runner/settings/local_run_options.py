@@ -89,8 +89,9 @@ LOCAL_RUN_OPTIONS = (
     Option(
         "algorithm",
         ("--algorithm",),
-        "Another algorithm that the code may start by this name through the code API (`api`); repeatable. Its"
-        " own algorithm.yml sets its limits and variables. With --on, the NAME alone: the algorithm to run.",
+        "Another algorithm that the code may start by this name through the code API (`api`), or an algorithm"
+        " of --pipeline FILE; repeatable. Its own algorithm.yml sets its limits and variables. With --on, the"
+        " NAME alone: the algorithm to run.",
         kind="many",
         metavar="NAME=FILE",
         in_worker=True,
@@ -100,11 +101,13 @@ LOCAL_RUN_OPTIONS = (
     Option(
         "pipeline",
         ("--pipeline",),
-        "A stored pipeline, in JSON or YAML, that the code may start by this name through the code API;"
-        " repeatable.",
+        "FILE alone: run this stream pipeline, in JSON or YAML; --input gives its flowInput. NAME=FILE: a"
+        " stored pipeline that the code may start by this name through the code API; repeatable.",
         kind="many",
-        metavar="NAME=FILE",
+        metavar="[NAME=]FILE",
         in_worker=True,
+        worker_help="A stored pipeline, in JSON or YAML, that tasks may start by this name, as NAME=FILE;"
+        " repeatable.",
         is_recorded=True,
     ),
     Option(

@@ -62,6 +62,9 @@ class Serving(NamedTuple):
     api_errors: str = "raise"  #: raise or return
     redirect_logs: bool = False
     storage: StorageSettings | None = None  #: None: storage v1, the worker moves inputs and results
+    #: Of a node of a local stream pipeline: the port at which the next nodes fetch messages, on the loopback
+    #: address; 0 if there are none. None: HKube's variables name the port.
+    stream_port: int | None = None
 
 
 class LocalRunSettings(NamedTuple):
@@ -79,6 +82,7 @@ class LocalRunSettings(NamedTuple):
     unordered: bool = False  #: print results as tasks end
     algorithms: Mapping[str, str] = {}  #: name -> file, as written
     pipelines: Mapping[str, str] = {}  #: name -> file, as written
+    stream_pipeline: str | None = None  #: file of the stream pipeline that is run, as written
     data_sources: Mapping[str, str] = {}  #: id -> folder, as written
 
     def processes(self, inputs: int) -> int:

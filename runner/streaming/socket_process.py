@@ -124,7 +124,8 @@ class SocketProcess:
             elif isinstance(message, EndStream):
                 self._listens = False
                 self._leave()
-                self._end_by = time.monotonic() + message.most_s
+                end_by = time.monotonic() + message.most_s
+                self._end_by = end_by if self._end_by is None else min(self._end_by, end_by)
 
     def _open_node(self, message: OpenStream) -> None:
         self._open = message

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 #: The wrapper for Node counts STREAMING_STATISTICS_INTERVAL in milliseconds, that for Python in seconds.
 _LONGEST_IN_SECONDS = 60.0
+#: Where the nodes of a local pipeline find each other.
+LOOPBACK = "127.0.0.1"
 
 
 class StreamSettings(NamedTuple):

@@ -22,7 +22,7 @@ from ...sandbox.shared.stream_messages import (
 )
 from ..io.loop import Loop, Timer
 from .socket_handle import SocketProcessHandle, SocketProcessMissing
-from .stream_settings import StreamSettings, from_environment
+from .stream_settings import LOOPBACK, StreamSettings, from_environment
 
 #: The time for which what a stopped task has sent is handed out: HKube stops all nodes of a pipeline at once.
 AFTER_STOP_S = 1.0
@@ -46,17 +46,21 @@ class TaskStreams:
         self,
         loop: Loop,
         *,
+        port: int | None,
         message_s: float,
         on_statistics: Callable[[Sequence[Any]], None],
         on_stage: Callable[[str], None],
         on_problem: Callable[[str], None],
         on_lost: Callable[[str], None],
     ) -> None:
-        """`message_s`: longest time for a message, 0 for any.
+        """`port`: of a node of a local pipeline, on the loopback address; None: HKube's variables name it.
+
+        `message_s`: longest time for a message, 0 for any.
 
         `on_lost`: the socket process has ended under a task, which cannot go on.
         """
         self._loop = loop
+        self._port = port
         self._message_s = message_s
         self._on_statistics = on_statistics
         self._on_stage = on_stage
@@ -83,6 +87,8 @@ class TaskStreams:
         if sockets is None:
             try:
                 settings = from_environment(os.environ)
+                if self._port is not None:
+                    settings = settings._replace(host=LOOPBACK, port=self._port)
                 sockets = self._start(asked, settings)
             except (SocketProcessMissing, ValueError) as error:
                 answer(None, str(error))
@@ -153,7 +159,7 @@ class TaskStreams:
 
     def _take(self, message: ProcessMessage) -> None:
         if isinstance(message, StreamStatistics):
-            if self._has_task:
+            if self._has_task or self._port is not None:  # a local pipeline counts to the end
                 self._on_statistics(message.items)
         elif isinstance(message, StreamStage):
             self._on_stage(message.stage)

@@ -167,14 +167,15 @@ def _nodes(raw_nodes: Any, pipeline: str) -> tuple[Node, ...]:
         raise PipelineError("pipeline must have at least one node")
     found: dict[str, Node] = {}
     for index, raw in enumerate(raw_nodes):
-        node = _node(raw, index, pipeline)
+        node = node_of(raw, index, pipeline)
         if node.name in found:
             raise PipelineError(f'found duplicate node "{node.name}"')
         found[node.name] = node
     return tuple(found.values())
 
 
-def _node(raw: Any, index: int, pipeline: str) -> Node:
+def node_of(raw: Any, index: int, pipeline: str) -> Node:
+    """Return one item of `nodes`, checked by itself. Raises PipelineError."""
     place = f"data.nodes[{index}]"
     if not isinstance(raw, dict):
         raise PipelineError(f"{place} should be object")
@@ -199,7 +200,7 @@ def _node(raw: Any, index: int, pipeline: str) -> Node:
     if operation not in ("indexed", "cartesian"):
         raise PipelineError(f"{place}.batchOperation should be equal to one of the allowed values")
     inputs = tuple(_parse(one, name, top=True) for one in raw_inputs or [])
-    parents = dict.fromkeys(one.name for one in _references(inputs) if not is_flow_input(one.name))
+    parents = dict.fromkeys(one.name for one in references(inputs) if not is_flow_input(one.name))
     # The schema says includeInResult, which has no effect: the driver reads this spelling.
     in_results = bool(raw.get("includeInResults"))
     retry = _retry(raw.get("retry"), f"{place}.retry")
@@ -279,15 +280,16 @@ def _raw_items(text: str) -> Iterator[Any]:
         yield from bare.split(",")
 
 
-def _references(value: Any) -> Iterator[Reference]:
+def references(value: Any) -> Iterator[Reference]:
+    """Yield every Reference in the value, however deep."""
     if isinstance(value, Reference):
         yield value
     elif isinstance(value, (list, tuple)):
         for one in value:
-            yield from _references(one)
+            yield from references(one)
     elif isinstance(value, dict):
         for one in value.values():
-            yield from _references(one)
+            yield from references(one)
 
 
 def is_batch(one: Any) -> bool:
@@ -301,7 +303,7 @@ def is_flow_input(name: str) -> bool:
 def _check_references(nodes: tuple[Node, ...], flow_input: dict[str, Any]) -> None:
     by_name = {node.name: node for node in nodes}
     for node in nodes:
-        for one in _references(node.inputs):
+        for one in references(node.inputs):
             if is_flow_input(one.name):
                 if at(flow_input, one.path) is MISSING:
                     raise PipelineError(f"unable to find flowInput.{'.'.join(one.path)}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...sandbox.codec import codec
 from ..io.loop import Loop, Timer
-from ..protocol import encoding
+from ..protocol import encoding, messages
 from ..storage.errors import StorageError
 from .catalog import Catalog
 from .task import Answer, LocalTask
@@ -74,6 +74,9 @@ class SessionListener:
     on_problem: Callable[[str], None]
     on_progress: Callable[[LocalTask, Any], None] = lambda task, data: None
     on_logs: Callable[[list[str]], None] = lambda lines: None
+    on_statistics: Callable[[list[Any]], None] = lambda items: (
+        None
+    )  #: of a streaming task: one for each next node
 
 
 class Session:
@@ -132,6 +135,13 @@ class Session:
             self._expect("no `stopped` came within 10 s of the stop; HKube's worker would end the container")
             self._say({"command": "stop", "data": {"forceStop": force}})
         return self._state is TaskState.STOPPING
+
+    def update_parents(self, changes: list[dict[str, Any]]) -> None:
+        """Tell the client of a streaming task where nodes that send to it are now, or are no longer.
+
+        HKube's worker sends these discovery updates from `start` on.
+        """
+        self._say({"command": messages.DISCOVERY, "data": changes})
 
     def exit(self, code: int = 0) -> None:
         """Ask the client to exit."""
@@ -205,6 +215,8 @@ class Session:
             self._listener.on_progress(self.task, data)
         elif command == "logData" and isinstance(data, list):
             self._listener.on_logs([str(line) for line in data])
+        elif command == "streamingStatistics" and isinstance(data, list):
+            self._listener.on_statistics(data)
         elif command == "error":
             self._report("the client sent the command `error`; HKube's worker would crash")
 

@@ -46,6 +46,25 @@ def gives_back(args, api):
     return args["streamInput"]["message"]
 
 
+def says_who_it_is(args, api):
+    """Return the message of a stateless call, and the process that handles it."""
+    return {**args["streamInput"]["message"], "process": os.getpid()}
+
+
+def fails_once(args, api, file):
+    """Return the message of a stateless call, but for one of them: that one fails the first time."""
+    message = args["streamInput"]["message"]
+    if message["number"] == 10 and not os.path.exists(file):
+        open(file, "w").close()
+        raise ValueError("this one fails")
+    return message
+
+
+def collects_until_it_is_stopped(args, api):
+    """Return all messages, with their origins."""
+    return collects(args, api, float("inf"))
+
+
 def measures(args, api, number):
     """Return the first word and the length of this many messages."""
     return [[int(message), len(message)] for message, _ in collects(args, api, number)]

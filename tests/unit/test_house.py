@@ -116,6 +116,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         ("entry_point",),
         ("cli",),
         ("app",),
+        ("local_stream",),
         ("serving",),
         ("cluster", "image", "program", "streaming"),
         ("console", "prepare"),

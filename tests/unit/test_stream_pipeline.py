@@ -1,0 +1,182 @@
+"""Documents of stream pipelines: what is read, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+import zmq
+from hkrunner.runner.local_stream.message_counts import MessageCount, MessageCounts
+from hkrunner.runner.local_stream.reserved_port import ReservedPort
+from hkrunner.runner.worker_stub.pipeline import PipelineError
+from hkrunner.runner.worker_stub.stream_pipeline import StreamPipeline, read_stream, with_state_types
+from hkrunner.sandbox.child.api import Api
+
+
+def document(flow: Any = "A >> B >> C", *, names: str = "ABC", **more: Any) -> dict[str, Any]:
+    nodes = [
+        {"nodeName": name, "algorithmName": f"alg-{name.lower()}", "stateType": "stateful"} for name in names
+    ]
+    return {"name": "p", "kind": "stream", "nodes": nodes, "streaming": {"flows": {"f": flow}}, **more}
+
+
+def with_node(**more: Any) -> dict[str, Any]:
+    raw = document()
+    raw["nodes"][1].update(more)
+    return raw
+
+
+def read(raw: dict[str, Any], **more_input: Any) -> StreamPipeline:
+    return with_state_types(read_stream(raw, more_input), {})
+
+
+def test_flows_are_read_as_hkubes_server_does() -> None:
+    found = read(document("A>>B & C >> D | A >> D", names="DCBA"))
+    assert [node.name for node in found.nodes] == ["A", "C", "B", "D"]  # each after those that send to it
+    assert found.flows == {
+        "f": [
+            {"source": "A", "next": ["B", "C", "D"]},
+            {"source": "B", "next": ["D"]},
+            {"source": "C", "next": ["D"]},
+        ]
+    }
+    first, *_, last = found.nodes
+    assert (first.is_source, first.children, last.parents) == (True, ("B", "C", "D"), ("B", "C", "A"))
+    assert found.task_fields(last) == {
+        "kind": "stream",
+        "stateType": "stateful",
+        "parents": ["B", "C", "A"],
+        "childs": [],
+        "parsedFlow": found.flows,
+        "defaultFlow": "f",
+    }
+
+
+def test_replicas_state_types_and_inputs_come_from_the_document() -> None:
+    raw = document(flowInput={"x": {"y": 1}, "z": 2})
+    raw["nodes"][0]["input"] = ["@flowInput.x.y", "@flowInput.z", "text", ["@B"]]
+    raw["nodes"][1].update(stateType="stateless", minStatelessCount=3, maxStatelessCount=5)
+    del raw["nodes"][2]["stateType"]
+    found = with_state_types(read_stream(raw, {"z": 3}), {"alg-c": "stateful"})
+    assert [(one.replicas, one.state_type) for one in found.nodes] == [
+        (1, "stateful"),
+        (3, "stateless"),
+        (1, "stateful"),
+    ]
+    # As in HKube, what refers to another node has no value.
+    assert found.input_of(found.nodes[0]) == [1, 3, "text", [None]]
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ({}, "a pipeline has a `name`, a text"),
+        ({"name": 7}, "a pipeline has a `name`, a text, not 7"),
+        ({"name": "p"}, "'p' is of kind 'batch'; only stream pipelines (kind: stream) run on this machine"),
+        ({"name": "p", "kind": "stream"}, "pipeline must have at least one node"),
+        ({"name": "p", "kind": "stream", "nodes": ["A"]}, "data.nodes[0] should be object"),
+        (document(names="ABCA"), 'found duplicate node "A"'),
+        (document(flowInput=[1]), "data.flowInput should be object,null, not [1]"),
+        (document(streaming=None), "please specify a stream flow"),
+        (document(streaming=["A >> B"]), "data.streaming should be object, not ['A >> B']"),
+        (document(streaming={"flows": "A >> B"}), "flows should be object (name: A >> B), not 'A >> B'"),
+        (
+            document(streaming={"flows": {"f": "A >> B", "g": "A >> C"}}),
+            "please specify a default stream flow: streaming.defaultFlow, one of f, g",
+        ),
+        (
+            document(streaming={"flows": {"f": "A >> B >> C"}, "defaultFlow": "g"}),
+            "streaming.defaultFlow is 'g'; the flows are f",
+        ),
+        (document(7), "invalid stream flow f: it should be a text such as A >> B, not 7"),
+        (document("A"), "stream flow f should have valid flow, example: A >> B, not 'A'"),
+        (document("A >> Z"), "invalid node Z in stream flow f (A>>Z); the nodes are A, B, C"),
+        (document("A >> "), "stream flow f lacks a node (A>>)"),
+        (document("A >> A"), "invalid relation found A >> A in flow f"),
+        (document("A >> B | A >> B"), "duplicate relation found A >> B in flow f"),
+        (document("A >> B"), 'node "C" is in no flow: add it to one, or remove it'),
+        (document("A >> B >> C >> B"), "the flows form a circle, B >> C >> B, which only a cluster runs"),
+        (with_node(stateType="some"), "node \"B\": stateType is stateless or stateful, not 'some'"),
+        (with_node(minStatelessCount=2), "cant have minStatelessCount or maxStatelessCount: B"),
+        (
+            with_node(stateType="stateless", minStatelessCount=3, maxStatelessCount=2),
+            'node "B": maxStatelessCount must be greater or equal to minStatelessCount: 2 < 3',
+        ),
+        (
+            with_node(stateType="stateless", minStatelessCount="2"),
+            "node \"B\": minStatelessCount is a whole number from 0 on, not '2'",
+        ),
+        (
+            with_node(stateType="stateless", minStatelessCount=1000),
+            "on this machine at most 100 replicas run",
+        ),
+        (with_node(kind="gateway"), "node \"B\": the kind 'gateway' is not served"),
+        (with_node(algorithmName=None), "please provide algorithm name"),
+        (with_node(input=["#@flowInput.x"]), 'node "B": a node of a stream pipeline has no batch input'),
+        (with_node(input=["@Z"]), 'node "B" is depend on node "Z" which is not exists'),
+        (
+            with_node(input=["@flowInput.x"]),
+            "unable to find flowInput.x: write it into flowInput, or give --input",
+        ),
+    ],
+)
+def test_a_bad_document_is_refused_in_one_sentence(raw: dict[str, Any], text: str) -> None:
+    with pytest.raises(PipelineError) as refused:
+        read(raw)
+    assert text in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_source_without_a_state_type_is_refused_as_a_stateless_one() -> None:
+    raw = document()
+    del raw["nodes"][0]["stateType"]
+    with pytest.raises(PipelineError, match='entry node "A" cannot be stateless on stream pipeline'):
+        read(raw)
+
+
+def test_counts_of_replicas_are_added_and_survive_a_new_socket_process() -> None:
+    counts = MessageCounts()
+
+    def report(replica: str, sent: int, responses: int, queued: int = 0) -> None:
+        item = {"nodeName": "B", "sent": sent, "responses": responses, "dropped": 1, "queueSize": queued}
+        counts.report("A", replica, [item])
+
+    report("A/1", 10, 8, queued=4)
+    report("A/2", 5, 5)
+    report("A/1", 12, 11, queued=3)
+    assert counts.between("A", "B") == MessageCount(sent=17, handled=16, dropped=2, queued=3)
+    report("A/1", 2, 1)  # another process, which begins at 0
+    assert counts.between("A", "B") == MessageCount(sent=19, handled=17, dropped=3, queued=0)
+    assert counts.into("B", ["A"]) == counts.out_of("A", ["B"])
+    assert counts.between("B", "A") == MessageCount()
+
+
+def test_a_stream_that_is_opened_after_the_stop_of_its_task_delivers_nothing() -> None:
+    class OpenedStream:
+        is_aborted = False
+
+        def abort(self) -> None:
+            self.is_aborted = True
+
+    early, late = OpenedStream(), OpenedStream()
+    api = Api(lambda message: None, lambda value, details: None, returned_errors=False)
+    api._use_stream(early)  # type: ignore[arg-type]
+    assert not early.is_aborted
+    api._stop_asked()
+    api._use_stream(late)  # type: ignore[arg-type]
+    assert late.is_aborted
+
+
+def test_zeromq_listens_at_a_reserved_port_which_no_other_program_gets() -> None:
+    with contextlib.closing(ReservedPort()) as port, contextlib.closing(ReservedPort()) as other:
+        assert port.number != other.number
+        for _ in range(2):  # again after the socket process was replaced
+            with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+                router.bind(f"tcp://127.0.0.1:{port.number}")
+                with context.socket(zmq.DEALER) as dealer:
+                    dealer.setsockopt(zmq.LINGER, 0)
+                    dealer.connect(f"tcp://127.0.0.1:{port.number}")
+                    dealer.send(b"there")
+                    assert router.poll(5000)
+                    assert router.recv_multipart()[1] == b"there"
