@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ...sandbox.codec import codec
 from ..link.frames import BLOB_MIN
 
-_UTF8_STEP = 1024 * 1024
+_UTF8_STEP = 256 * 1024
 #: First bytes of a map in msgpack, besides those of a small one (0x80 to 0x8f).
 _MSGPACK_MAPS = (0xDE, 0xDF)
 
@@ -93,9 +93,12 @@ def _check_utf8(wire: bytes | memoryview) -> None:
         if not wire.isascii():
             wire.decode()
         return
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder, is_amid = codecs.getincrementaldecoder("utf-8")(), False
     for begin in range(0, len(wire), _UTF8_STEP):
-        decoder.decode(wire[begin : begin + _UTF8_STEP])
+        part = bytes(wire[begin : begin + _UTF8_STEP])
+        if is_amid or not part.isascii():  # ten times as quick as decoding
+            decoder.decode(part)
+            is_amid = decoder.getstate()[0] != b""
     decoder.decode(b"", final=True)
 
 

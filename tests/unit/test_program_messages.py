@@ -79,6 +79,17 @@ def test_any_bytes_are_a_message_or_are_refused(encoding: str, data: bytes) -> N
         assert str(error)
 
 
+@pytest.mark.parametrize("before", [0, 262_115, 262_116, 262_117, 262_118, 300_000])
+def test_the_text_of_a_large_message_is_checked_wherever_it_is(before: int) -> None:
+    begin, end = b'{"command":"done","data":"' + b"x" * before, b"x" * 600_000 + b'"}'
+    assert read("json", memoryview(begin + "ü😀".encode() + end)).command == "done"
+    for wrong in (b"\xff", "😀".encode()[:3], "ü".encode()[1:]):
+        with pytest.raises(ValueError, match="utf-8"):
+            read("json", memoryview(begin + wrong + end))
+        with pytest.raises(ValueError, match="utf-8"):
+            read("json", memoryview(begin + end + wrong))
+
+
 def test_a_lone_surrogate_is_passed_on_as_javascript_writes_it() -> None:
     found = read("json", b'{"command":"done","data":"\\ud800"}')
     assert found.data_json == b'"\\ud800"'
