@@ -36,14 +36,18 @@ class FileRegion:
     def read(self, progress: Callable[[], None]) -> bytearray:
         """Read the region, a chunk at a time. Raises OSError, also when the file has become shorter."""
         data = bytearray(self._size)
-        view, at = memoryview(data), 0
+        self.read_into(memoryview(data), progress)
+        return data
+
+    def read_into(self, view: memoryview, progress: Callable[[], None]) -> None:
+        """Read the region into memory of its size; otherwise as read()."""
+        at = 0
         while at < self._size:
             count = os.preadv(self._fd, [view[at : at + CHUNK]], self._begin + at)
             if not count:
                 raise OSError(f"it became shorter while it was read: {at:,} of {self._size:,} bytes")
             at += count
             progress()
-        return data
 
     def copy_to(self, fd: int, progress: Callable[[], None]) -> None:
         """Append the region to the file. Raises OSError, also when this file has become shorter."""

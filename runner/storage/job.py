@@ -23,6 +23,7 @@ class Job:
         self.what = str(message.fields["do"])
         self.fields: dict[str, Any] = message.fields
         self.is_abandoned = False
+        self.began_at = 0.0  #: when a thread began to work on it
         self.moved_at = time.monotonic()  #: when the storage last gave or took some bytes
         self._fd = message.fd
         self._size = message.size
@@ -39,7 +40,9 @@ class Job:
         if self._fd < 0:
             return self._data
         # A view of the sender's memory, which cannot be shortened (sandbox/shared/channel.seal).
-        return memoryview(mmap.mmap(self._fd, self._size, mmap.MAP_SHARED, mmap.PROT_READ))
+        # All of it is read: its pages are mapped at once.
+        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+        return memoryview(mmap.mmap(self._fd, self._size, flags, mmap.PROT_READ))
 
     def close(self) -> None:
         """Release the memory of the request."""

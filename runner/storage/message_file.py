@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ...sandbox.codec.codec import Buffer
 from ...sandbox.shared.channel import seal
-from .file_region import Bytes, append
+from .file_region import Bytes, FileRegion, append
+
+#: Pieces up to this size are written together.
+_SMALL = 64 * 1024
 
 
 class MessageFile:
-    """A memfd for one message at a time. It is used again: its pages are there already then.
+    """A memfd for one message at a time. It is used again: its pages are there already then, and mapped.
 
     Only for messages that nobody reads any more when the next one is written: whoever got the descriptor
     sees what is written later.
@@ -21,6 +24,7 @@ class MessageFile:
     def __init__(self) -> None:
         self._fd = -1
         self._capacity = 0
+        self._map: mmap.mmap | None = None
 
     def write(self, pieces: Sequence[Bytes], progress: Callable[[], None]) -> tuple[int, int]:
         """Write a message; return the descriptor, which stays this object's, and the size."""
@@ -30,18 +34,50 @@ class MessageFile:
             self._fd = os.memfd_create("hkrunner-input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(self._fd, size)
             seal(self._fd)
+            # Not through a mapping: where there is no memory, that ends the process, and a write fails.
+            for one in _joined(pieces):
+                append(self._fd, one, progress)
             self._capacity = size
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        for one in pieces:
-            append(self._fd, one, progress)
+        else:
+            self._write_again(pieces, progress)
         return self._fd, size
+
+    def _write_again(self, pieces: Sequence[Bytes], progress: Callable[[], None]) -> None:
+        """Write into the memory that is there: half of what sendfile() costs."""
+        view, at = memoryview(self._mapped()), 0
+        for one in _joined(pieces):
+            if isinstance(one, FileRegion):
+                one.read_into(view[at : at + len(one)], progress)
+            else:
+                view[at : at + len(one)] = one
+            at += len(one)
+
+    def _mapped(self) -> mmap.mmap:
+        if self._map is None:
+            self._map = mmap.mmap(self._fd, self._capacity)
+        return self._map
 
     def view(self, size: int) -> Buffer:
         """Return what was written."""
-        return memoryview(mmap.mmap(self._fd, size, mmap.MAP_SHARED, mmap.PROT_READ))
+        return memoryview(self._mapped())[:size]
 
     def close(self) -> None:
         """Give the memory back to the system."""
+        self._map = None  # a view that is still in use keeps it
+        self._capacity = 0
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _joined(pieces: Sequence[Bytes]) -> Iterator[Bytes]:
+    """Yield the same bytes in fewer pieces."""
+    small: list[Buffer] = []
+    for one in pieces:
+        if isinstance(one, FileRegion) or len(one) > _SMALL:
+            yield b"".join(small)
+            small.clear()
+            yield one
+        else:
+            small.append(one)
+    yield b"".join(small)

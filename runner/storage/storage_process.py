@@ -1,10 +1,10 @@
 """The storage process: reads and writes HKube's storage for one hkrunner, one request after the other.
 
 It is neither hkrunner's loop, which must never wait, nor the algorithm's process, which is limited and may
-be killed. The main thread reads requests and watches the time, a worker thread works on them. A request on
-which nothing moves for the time-out is given up: its task gets an answer, and another thread takes the next
-request. The thread that hangs is left behind, since nothing can end it (a network file system may never
-answer).
+be killed. A worker thread reads requests and works on them. The main thread watches the time, and reads
+instead of the worker while that is busy for long. A request on which nothing moves for the time-out is given
+up: its task gets an answer, and another thread takes the next request. The thread that hangs is left behind,
+since nothing can end it (a network file system may never answer).
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: How often the main thread looks whether anything moves.
 LOOK_S = 0.25
+#: The main thread reads the requests when the worker has been busy for this long.
+BUSY_S = 0.05
 #: With more threads that hang, this process ends: hkrunner starts another one.
 HANGING_MAX = 8
 #: After this long without a request, the memory for large inputs goes back to the system.
@@ -54,9 +56,12 @@ class StorageProcess:
         self._settings = settings
         self._sending = threading.Lock()
         self._lock = threading.Lock()  #: for what follows
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        #: Requests that were read and are not begun; None wakes the worker, so that it reads itself.
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._waiting: dict[int, Job] = {}  #: requests that are not answered, by id
         self._current: Job | None = None
+        self._main_reads = False  #: whether the main thread reads the requests, and the worker does not
+        self._is_over = threading.Event()  #: hkrunner has closed its end
         self._hanging = 0
         results = ValueCache(settings.result_cache_mb * MEGABYTE)
         self._server = self._peer_server(results)
@@ -118,13 +123,30 @@ class StorageProcess:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         while True:
-            if poll.poll(LOOK_S * 1000):
-                message = receive(self._socket)
-                if message is None:
-                    return
-                self._take(message)
+            if not self._main_reads:
+                self._is_over.wait(LOOK_S)
+            elif poll.poll(LOOK_S * 1000):
+                self._receive()
+            if self._is_over.is_set():
+                return
             self._give_up_what_hangs()
             self._report_serving()
+            self._choose_reader()
+
+    def _choose_reader(self) -> None:
+        """Have the main thread read while the worker is busy for long: the next request may be `cancel`."""
+        with self._lock:
+            job, was_main = self._current, self._main_reads
+            self._main_reads = job is not None and time.monotonic() - job.began_at > BUSY_S
+            if was_main and not self._main_reads:
+                self._jobs.put(None)
+
+    def _receive(self) -> None:
+        message = receive(self._socket)
+        if message is None:
+            self._is_over.set()
+        else:
+            self._take(message)
 
     def _take(self, message: Message) -> None:
         if message.fields["do"] == "cancel":
@@ -166,11 +188,7 @@ class StorageProcess:
     def _work(self) -> None:
         inputs = MessageFile()
         while True:
-            try:
-                job = self._jobs.get(timeout=REST_S)
-            except queue.Empty:
-                inputs.close()
-                continue
+            job = self._next_job(inputs)
             if not self._begin_job(job):
                 job.close()
                 continue
@@ -191,12 +209,30 @@ class StorageProcess:
         memory.close()
         inputs.close()
 
+    def _next_job(self, inputs: MessageFile) -> Job:
+        """Wait for a request, in the queue or at the socket; after REST_S give the memory for inputs back."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        while True:
+            try:
+                job = self._jobs.get(self._main_reads or self._is_over.is_set(), REST_S)
+            except queue.Empty:
+                if self._main_reads or self._is_over.is_set():
+                    inputs.close()
+                elif poll.poll(REST_S * 1000):
+                    self._receive()
+                else:
+                    inputs.close()
+            else:
+                if job is not None:
+                    return job
+
     def _begin_job(self, job: Job) -> bool:
         """Make this request the current one; return False when nobody waits for it any more."""
         with self._lock:
             if job.is_abandoned:
                 return False
-            job.moved_at = time.monotonic()
+            job.began_at = job.moved_at = time.monotonic()
             self._current = job
             return True
 

@@ -24,8 +24,8 @@ class StorageWire:
         self._socket = sock
         self._id = 0
 
-    def ask(self, what: str, message: dict[str, Any]) -> Message:
-        """Send a request; return its answer."""
+    def post(self, what: str, message: dict[str, Any]) -> None:
+        """Send a request."""
         self._id += 1
         wire = b"".join(bytes(one) for one in codec.encode_pieces("msgpack", message))
         fd = os.memfd_create("request")
@@ -34,6 +34,10 @@ class StorageWire:
             send(self._socket, Message({"do": what, "id": self._id, "size": len(wire)}, b"", fd))
         finally:
             os.close(fd)
+
+    def ask(self, what: str, message: dict[str, Any]) -> Message:
+        """Send a request; return its answer."""
+        self.post(what, message)
         while True:
             answer = receive(self._socket)
             assert answer is not None, "the process has ended"

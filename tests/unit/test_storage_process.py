@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from hkrunner.runner.serving.task_storage import TaskStorage
 from hkrunner.runner.storage.errors import StorageError
-from hkrunner.runner.storage.file_region import Bytes
+from hkrunner.runner.storage.file_region import Bytes, FileRegion
 from hkrunner.runner.storage.folder_store import FolderStore
 from hkrunner.runner.storage.job import Abandoned, Job
 from hkrunner.runner.storage.message_file import MessageFile
@@ -144,6 +144,45 @@ def test_large_bytes_become_text_in_json_and_each_value_is_kept_under_its_own_na
         told = json.loads(os.pread(answer.fd, answer.size, 0))["data"]["input"]
         assert told == [base64.b64encode(b"b" * 70_000).decode(), "t" * 80_000]
     memory.close()
+
+
+def test_the_memory_of_inputs_holds_one_message_after_the_other(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(bytes(range(256)) * 2000)
+    memory = MessageFile()
+    with open(tmp_path / "object", "rb") as file:
+        region = FileRegion(file.fileno(), 8, 300_000)
+        messages: list[list[Bytes]] = [
+            [b"first", b"x" * 400_000, b"", b"end"],
+            [b"a", b"b", region, b"c", b"d" * 70_000, b"e"],
+            [region[5:100_000]],
+            [b"longer", b"y" * 500_000, region],
+        ]
+        found = []
+        for pieces in messages:
+            whole = b"".join(bytes(one) for one in pieces)
+            fd, size = memory.write(pieces, lambda: None)
+            assert (os.pread(fd, size, 0), bytes(memory.view(size))) == (whole, whole)
+            found.append(fd)
+        assert found[0] == found[1] == found[2], "only a longer message takes new memory"
+        os.truncate(tmp_path / "object", 200_000)
+        with pytest.raises(OSError, match="it became shorter while it was read"):
+            memory.write([region], lambda: None)
+        _, size = memory.write(messages[0], lambda: None)
+        view = memory.view(size)
+        memory.close()
+        assert bytes(view) == b"".join(bytes(one) for one in messages[0]), "what is still read stays there"
+
+
+def test_a_busy_process_hears_that_nobody_waits_for_it_any_more(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs")  # opening it never returns
+    storage = {"aaaaaaaa": {"storageInfo": {"path": "hangs"}}}
+    hanging = {"jobId": "job1", "taskId": "t1", "input": ["$$aaaaaaaa"], "storage": storage}
+    with storage_process(tmp_path) as wire:
+        wire.fetch()
+        for _ in range(2):
+            wire.post("fetch", {"command": "initialize", "data": hanging})
+            wire.post("cancel", {})
+            wire.fetch("t2")
 
 
 def test_an_object_that_is_not_written_whole_leaves_nothing(tmp_path: Path) -> None:
