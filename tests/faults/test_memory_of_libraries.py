@@ -11,8 +11,6 @@ import pytest
 from support.local import ALGORITHMS, Run, error_of, run_tasks
 from support.programs import run_hkrunner
 
-pytestmark = pytest.mark.alone
-
 MI = 1 << 20
 PROGRAM = "limits_in_libraries.py"
 

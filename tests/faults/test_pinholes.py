@@ -22,8 +22,6 @@ from support.users import bounded_command, give_to_bounded
 from support.waiting import wait_until
 from support.weaker_machines import machine_for
 
-pytestmark = pytest.mark.alone
-
 #: A name that only the hosts file of the test knows.
 NAME = "data.example"
 

@@ -14,8 +14,6 @@ from support.programs import HKRUNNER, run
 from support.sandboxes import BEST, POSSIBLE, check_nothing_is_left, needs_sandbox
 from support.weaker_machines import machine_for
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -14,8 +14,6 @@ from hkrunner.sandbox.usage.usage import breach
 from hkrunner.sandbox.warden.memory_brake import NearLimitBrake, ReservedBrake
 from support.trees import Tree
 
-pytestmark = pytest.mark.alone
-
 LIMITS = Limits(memory_bytes=128 * MI)
 
 WAITS_FOR_A_LINE = "import signal, sys; signal.alarm(20); sys.stdin.readline()\n"
