@@ -58,20 +58,27 @@ def run_stream(settings: Settings, file: str) -> int:
         if importlib.util.find_spec("zmq") is None:
             raise SettingsError(MISSING)
         settings = _without_pipeline(settings)
-        document = read_pipeline(file, settings.code.cwd, shown="--pipeline")
-        try:
-            pipeline = read_stream(document, _more_input(settings))
-            folder = os.path.dirname(os.path.join(settings.code.cwd, os.path.expanduser(file)))
-            algorithms = {
-                name: _algorithm(name, folder, file, settings, stack) for name in pipeline.algorithms
-            }
-            pipeline = with_state_types(
-                pipeline, {name: _state_type(own) for name, (own, _) in algorithms.items()}
-            )
-        except PipelineError as error:
-            raise SettingsError(f"--pipeline {file}: {error}") from None
+        pipeline, algorithms = prepared(settings, file, stack)
         _check_open_files(sum(node.replicas for node in pipeline.nodes))
         return _run(settings, pipeline, algorithms)
+
+
+def prepared(
+    settings: Settings, file: str, stack: contextlib.ExitStack
+) -> tuple[StreamPipeline, dict[str, tuple[Settings, Location]]]:
+    """Return the pipeline, and the settings and the code of each of its algorithms; nothing is started.
+
+    `stack` gets the callbacks that clean up at the end. Raises SettingsError, EntryNotFound, InstallFailed.
+    """
+    document = read_pipeline(file, settings.code.cwd, shown="--pipeline")
+    try:
+        pipeline = read_stream(document, _more_input(settings))
+        folder = os.path.dirname(os.path.join(settings.code.cwd, os.path.expanduser(file)))
+        algorithms = {name: _algorithm(name, folder, file, settings, stack) for name in pipeline.algorithms}
+        state_types = {name: _state_type(own) for name, (own, _) in algorithms.items()}
+        return with_state_types(pipeline, state_types), algorithms
+    except PipelineError as error:
+        raise SettingsError(f"--pipeline {file}: {error}") from None
 
 
 def _without_pipeline(settings: Settings) -> Settings:
@@ -107,13 +114,7 @@ def _algorithm(
     path, shown = settings.local_run.algorithms.get(name), f"--algorithm {name}"
     if path is None:
         path, shown = _find(name, folder, pipeline_file, settings.code.cwd), f"algorithm {name}"
-    own, where = ready_algorithm(path, settings, stack, shown=shown)
-    if own.code.argv:
-        raise SettingsError(
-            f"{shown}: a node of a stream pipeline is Python code; a program in another language is not"
-            " connected to other nodes"
-        )
-    return own, where
+    return ready_algorithm(path, settings, stack, shown=shown, in_stream=True)
 
 
 def _find(name: str, folder: str, pipeline_file: str, cwd: str) -> str:

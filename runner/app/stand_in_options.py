@@ -62,9 +62,16 @@ def algorithms_of(
 
 
 def ready_algorithm(
-    path: str, settings: Settings, stack: contextlib.ExitStack, *, shown: str
+    path: str,
+    settings: Settings,
+    stack: contextlib.ExitStack,
+    *,
+    shown: str,
+    in_stream: bool = False,
 ) -> tuple[Settings, Location]:
-    """Return the settings of an algorithm, and its code. `shown`: what errors begin with.
+    """Return the settings of an algorithm, and its code.
+
+    `shown`: what errors begin with. `in_stream`: whether it is for a node of a stream pipeline.
 
     Raises SettingsError, EntryNotFound, InstallFailed.
 
@@ -81,6 +88,11 @@ def ready_algorithm(
     )
     try:
         descriptor = _descriptor(path, settings)
+        if descriptor is not None and in_stream and descriptor.env != "python":
+            raise SettingsError(
+                f"{descriptor.at('/env')}: a node of a stream pipeline is Python code: a program in another"
+                " language is not connected to the other nodes"
+            )
         if descriptor is not None:
             return prepare(_with(descriptor, path, common), os.environ, stack, progress=progress)
         where = locate(path, None, settings.code.cwd)

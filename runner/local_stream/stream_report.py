@@ -101,34 +101,37 @@ class StreamReport:
         """A replica cannot load its code."""
         self._output.warn(f"✘ {name}: {self._words(failure)}")
 
-    def failed(self, replica: Replica, failure: Failure, *, after: str) -> None:
-        """The task of a replica has failed; `after`: what follows from that."""
-        self._output.warn(f"✘ {replica.name} failed: {self._words(failure)}")
-        self._output.line(f"  {after}")
-
     def say(self, text: str) -> None:
         """Write a line, unless --quiet."""
         self._output.say(text)
 
-    def ended(self, node: NodeRun, replica: Replica, result: Result) -> None:
-        """The task of a replica is over."""
+    def failed(self, replica: Replica, result: Result, *, after: str = "") -> None:
+        """The task of a replica has failed; `after`: what follows from that."""
+        assert result.failure is not None, "it has failed"
         replica.output.end_lines()
-        replica.output.events.result(result)
+        self._output.warn(f"✘ {replica.name} failed: {self._words(result.failure)}")
+        if after:
+            self._output.line(f"  {after}")
+        self._end_task(replica, result)
+
+    def ended(self, node: NodeRun, replica: Replica, result: Result) -> None:
+        """The task of a replica is over, and has not failed."""
+        replica.output.end_lines()
+        how = f"■ {replica.name} stopped" if node.is_cut_short else f"✔ {replica.name} ended"
         used = f" · peak {format_bytes(result.peak_bytes)}" if result.peak_bytes else ""
-        place = (
-            f" · {os.path.relpath(result.folder, self._settings.code.cwd)}"
-            if result.folder is not None
-            else ""
-        )
-        if result.status != "failed":
-            is_stopped = node.is_cut_short or result.failure is not None
-            how = f"■ {replica.name} stopped" if is_stopped else f"✔ {replica.name} ended"
-            self._output.say(f"{how} after {result.duration_s:.1f} s{used}{place}")
-            if result.failure is not None:
-                self._output.warn(f"  {replica.name}: {self._words(result.failure)}")
+        place = ""
+        if result.folder is not None:
+            place = f" · {os.path.relpath(result.folder, self._settings.code.cwd)}"
+        self._output.say(f"{how} after {result.duration_s:.1f} s{used}{place}")
+        if result.failure is not None:  # it had to be killed
+            self._output.warn(f"  {replica.name}: {self._words(result.failure)}")
+        self._end_task(replica, result)
+
+    def _end_task(self, replica: Replica, result: Result) -> None:
         for problem in result.problems:
             if f"✘ {problem}" not in replica.output.warned:
                 self._output.warn(f"  {replica.name}: {problem}")
+        replica.output.events.result(result)
 
     # ---- the end
 

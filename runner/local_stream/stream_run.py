@@ -187,15 +187,12 @@ class StreamRun:
         failure = result.failure
         if result.status == "stopped" and result.exit is not None and result.exit.cause in _ENDED_BY_STOP:
             node.is_cut_short, failure = True, None
-        self._report.ended(node, replica, result)
-        if failure is not None and self._begins_again(node, replica, failure):
+        if failure is None:
+            self._report.ended(node, replica, result)
+        elif self._begins_again(node, replica, result):
             return
-        if failure is not None and not self.is_ending:
-            node.failure = failure
-            # One that fails while it ends in order is a stopped task.
-            self.status = max(self.status, replace(result, status="failed").exit_status)
-            self._report.failed(replica, failure, after="the pipeline ends: all other nodes are stopped")
-            self._end_at_once()
+        else:
+            self._fail(node, replica, result, failure)
         if node.has_ended:
             node.ended_at = self._loop.clock()
             if any(not self._nodes[name].has_ended for name in node.node.parents):
@@ -206,16 +203,29 @@ class StreamRun:
                 other.tell_of([replica], "Del")
         self._advance()
 
-    def _begins_again(self, node: NodeRun, replica: Replica, failure: Failure) -> bool:
+    def _begins_again(self, node: NodeRun, replica: Replica, result: Result) -> bool:
         """Begin a failed task again if the document's `retry` says so; return whether it is."""
         retry = node.node.node.retry
         if retry is None or node.is_stopping or self.is_ending or replica.failures >= retry.times:
             return False
         replica.failures += 1
-        after = f"it begins again, {replica.failures} of {retry.times} times (retry: {retry.policy})"
-        self._report.failed(replica, failure, after=after)
+        times = f"{replica.failures} of {retry.times} times (retry: {retry.policy})"
+        self._report.failed(replica, result, after=f"it begins again, {times}")
         self._begin(node, replica)
         return True
+
+    def _fail(self, node: NodeRun, replica: Replica, result: Result, failure: Failure) -> None:
+        if self.is_ending:
+            self._report.failed(replica, result)  # the pipeline ends of what came before
+            return
+        node.failure = failure
+        # One that fails while it ends in order is a stopped task.
+        self.status = max(self.status, replace(result, status="failed").exit_status)
+        if node.is_stopping:
+            self._report.failed(replica, result, after="the nodes after it still end in order")
+        else:
+            self._report.failed(replica, result, after="the pipeline ends: all other nodes are stopped")
+            self._end_at_once()
 
     # ---- the end
 

@@ -36,7 +36,8 @@ def check_stream_options(values: Mapping[str, Any]) -> None:
         raise SettingsError(f"--pipeline runs one stream pipeline, not {len(files)}: {', '.join(files)}")
     for name in _OF_ONE_ALGORITHM:
         if values.get(name) not in (None, False, ()):
+            flag = BY_NAME[name].flag.partition("/")[0]
             raise SettingsError(
-                f"--pipeline {files[0]} runs the algorithms of its nodes: leave {BY_NAME[name].flag} out"
+                f"--pipeline {files[0]} runs the algorithms of its nodes: leave {flag} out"
                 " (NAME=FILE is a pipeline that tasks may start)"
             )

@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pytest
 from support.local import ALGORITHMS
 from support.programs import Program, run_hkrunner, serving
 
@@ -117,48 +116,9 @@ def test_a_failed_node_ends_the_pipeline_with_its_reason(tmp_path: Path) -> None
     assert any("the pipeline ends: all other nodes are stopped" in one for one in program.stderr)
 
 
-def test_a_node_that_takes_no_more_ends_those_that_send_to_it(tmp_path: Path) -> None:
-    file = pipeline(
-        tmp_path,
-        first=["counts", 1_000_000, 0.002],
-        middle=["gives_back"],
-        last=["collects", 3],
-        minStatelessCount=1,
-    )
-    with begin(tmp_path, file, "--no-state") as program:
-        assert program.wait(deadline_s=START_S) == 0, program.report()
-    (line,) = program.stdout
-    assert json.loads(line) == {
-        "nodeName": "C",
-        "result": [[{"number": number}, "B"] for number in range(3)],
-    }
-    assert "■ C takes no more messages: A is stopped" in program.stderr
-
-
-@pytest.mark.parametrize(
-    ("args", "status", "text"),
-    [
-        (("--pipeline", "none.yml"), 2, "--pipeline: cannot read none.yml"),
-        (
-            ("--pipeline", "flow.json"),
-            3,
-            "no algorithm 'streams' for the pipeline: neither streams.py, nor a folder",
-        ),
-        (("--pipeline", "flow.json", "-i", "[1]"), 2, "--input gives the flowInput of --pipeline: an object"),
-        (("--pipeline", "flow.json", "--entry", "a.py"), 2, "leave --entry out"),
-        (("--pipeline", "flow.json", "--pipeline", "other.json"), 2, "runs one stream pipeline, not 2"),
-        (
-            ("--pipeline", "flow.json", "--algorithm", "streams=broken.py"),
-            4,
-            "A: IMPORT_FAILED: ZeroDivisionError",
-        ),
-    ],
-)
-def test_what_cannot_run_is_said_in_one_sentence(
-    tmp_path: Path, args: tuple[str, ...], status: int, text: str
-) -> None:
+def test_code_that_cannot_be_loaded_is_said_before_anything_begins(tmp_path: Path) -> None:
     pipeline(tmp_path, first=[], middle=[], last=[])
     (tmp_path / "broken.py").write_text("1 / 0\n")
-    ended = run_hkrunner(*args, cwd=tmp_path)
-    assert (ended.status, ended.stdout) == (status, ""), ended.stderr
-    assert text in ended.stderr
+    ended = run_hkrunner("--pipeline", "flow.json", "--algorithm", "streams=broken.py", cwd=tmp_path)
+    assert (ended.status, ended.stdout) == (4, "")
+    assert "A: IMPORT_FAILED: ZeroDivisionError" in ended.stderr

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
+from hkrunner.runner.app.run_stream import prepared
+from hkrunner.runner.cli.run import values_of
+from hkrunner.runner.errors import EntryNotFound, SettingsError
 from hkrunner.runner.local_stream.message_counts import MessageCount, MessageCounts
 from hkrunner.runner.local_stream.reserved_port import ReservedPort
+from hkrunner.runner.settings.from_options import settings_of
 from hkrunner.runner.worker_stub.pipeline import PipelineError
 from hkrunner.runner.worker_stub.stream_pipeline import StreamPipeline, read_stream, with_state_types
 from hkrunner.sandbox.child.api import Api
@@ -133,6 +139,90 @@ def test_a_source_without_a_state_type_is_refused_as_a_stateless_one() -> None:
     del raw["nodes"][0]["stateType"]
     with pytest.raises(PipelineError, match='entry node "A" cannot be stateless on stream pipeline'):
         read(raw)
+
+
+NODES = [{"nodeName": name, "algorithmName": "heat-map", "stateType": "stateful"} for name in "AB"]
+FLOW = {"name": "p", "kind": "stream", "nodes": NODES, "streaming": {"flows": {"f": "A >> B"}}}
+
+
+def prepare(*args: str) -> tuple[StreamPipeline, dict[str, str]]:
+    """Return the pipeline that this command line runs, and the file of each algorithm."""
+    settings = settings_of(values_of(args), {})
+    assert settings.local_run.stream_pipeline is not None
+    with contextlib.ExitStack() as stack:
+        found, algorithms = prepared(settings, settings.local_run.stream_pipeline, stack)
+    return found, {name: where.shown for name, (_, where) in algorithms.items()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a pipeline in the folder `lab`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "flow.json").write_text(json.dumps(FLOW))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("lab/heat-map.py", ""),
+        ("lab/heat_map.py", ""),
+        ("lab/heat_map/main.py", ""),
+        ("lab/heat-map.yml", "name: heat-map\ncode: {entryPoint: other.py}\n"),
+        ("lab/algorithm.yml", "name: heat-map\ncode: {entryPoint: other.py}\n"),
+    ],
+)
+def test_an_algorithm_is_found_next_to_the_document(folder: Path, file: str, text: str) -> None:
+    code = "def start(args, api):\n    pass\n"
+    (folder / "lab" / "other.py").write_text(code)
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text(text or code)
+    _, files = prepare("--pipeline", "lab/flow.json")
+    assert files == {"heat-map": "other.py" if text else Path(file).name}
+
+
+def test_an_algorithm_may_be_named_and_an_input_replaces_fields_of_the_flow_input(folder: Path) -> None:
+    (folder / "elsewhere.py").write_text("def start(args, api):\n    pass\n")
+    given = ("-i", '{"x": 1, "y": 1}', "-i", '{"y": 2}')
+    found, files = prepare("--pipeline", "lab/flow.json", "--algorithm", "heat-map=elsewhere.py", *given)
+    assert files == {"heat-map": "elsewhere.py"}
+    assert found.flow_input == {"x": 1, "y": 2}
+
+
+@pytest.mark.parametrize(
+    ("args", "kind", "text"),
+    [
+        (("none.yml",), SettingsError, "--pipeline: cannot read none.yml"),
+        (
+            ("lab/flow.json",),
+            EntryNotFound,
+            "neither heat-map.py, nor a folder heat-map, nor heat-map.yml in lab",
+        ),
+        (
+            ("lab/flow.json", "-i", "[1]"),
+            SettingsError,
+            "--input gives the flowInput of --pipeline: an object",
+        ),
+        (("lab/flow.json", "--entry", "a.py"), SettingsError, "leave --entry out (NAME=FILE is a pipeline"),
+        (("lab/flow.json", "--board"), SettingsError, "leave --board out"),
+        (("lab/flow.json", "--pipeline", "b.yml"), SettingsError, "runs one stream pipeline, not 2"),
+        (
+            ("lab/flow.json", "--algorithm", "heat-map=node.yml"),
+            SettingsError,
+            "a node of a stream pipeline is Python code",
+        ),
+    ],
+)
+def test_what_cannot_run_is_said_in_one_sentence(
+    folder: Path, args: tuple[str, ...], kind: type[Exception], text: str
+) -> None:
+    (folder / "node.yml").write_text("name: node\nenv: nodejs\ncode: {entryPoint: app.js}\n")
+    (folder / "app.js").write_text("")
+    with pytest.raises(kind) as refused:
+        prepare("--pipeline", *args)
+    assert text in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_counts_of_replicas_are_added_and_survive_a_new_socket_process() -> None:
