@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections import deque
+import weakref
 
-from hkrunner.runner.streaming.message_queue import MessageQueue, QueuedMessage
+from hkrunner.runner.streaming.message_queue import OVERHEAD_BYTES, MessageQueue, QueuedMessage
 from hkrunner.runner.streaming.stream_settings import from_environment
 from hkrunner.sandbox.shared import stream_frames
 from hkrunner.sandbox.shared.stream_frames import StreamReader, frame
@@ -17,11 +17,18 @@ def message(name: int, size: int = 1) -> QueuedMessage:
     return QueuedMessage(b"%d" % name, b"", b"x" * size, 0.0)
 
 
+class TrackedMessage(QueuedMessage):
+    """A message that a weak set can hold."""
+
+    __slots__ = ("__weakref__",)
+
+
 def test_a_message_leaves_when_each_of_its_nodes_has_taken_it() -> None:
     queue = MessageQueue(["B", "C"], 1000)
-    queue.append(message(1, 10), ["B", "C", "unknown"])
-    assert (queue.bytes, queue.size) == (10, 2)
-    assert queue.take("B") and queue.bytes == 10
+    queue.append(message(1, 10), ["B", "C", "unknown", "B"])
+    size = OVERHEAD_BYTES + 10 + 1
+    assert (queue.bytes, queue.size) == (size, 2)
+    assert queue.take("B") and queue.bytes == size
     assert queue.take("C") and queue.bytes == 0
     assert queue.take("B") is None
     queue.append(message(2), ["unknown"])
@@ -29,7 +36,7 @@ def test_a_message_leaves_when_each_of_its_nodes_has_taken_it() -> None:
 
 
 def test_the_oldest_messages_are_dropped_and_counted_for_each_node_that_has_not_taken_them() -> None:
-    queue = MessageQueue(["B", "C"], 20)
+    queue = MessageQueue(["B", "C"], 2 * (OVERHEAD_BYTES + 11))
     for number in range(3):
         assert queue.append(message(number, 10), ["B", "C"]) == 0  # one more than the limit, as HKube has it
     assert queue.take("B") is not None
@@ -39,24 +46,64 @@ def test_the_oldest_messages_are_dropped_and_counted_for_each_node_that_has_not_
     assert left == {"B": [b"1", b"2", b"3"], "C": [b"1", b"2", b"3"]}
 
 
-@given(st.lists(st.sampled_from(["append", "take", "give back", "give all back"]), max_size=60))
-def test_a_message_is_never_lost_or_doubled_or_out_of_order(steps: list[str]) -> None:
-    queue, count = MessageQueue(["B"], 1 << 20), 0
-    taken: deque[QueuedMessage] = deque()
-    for step in steps:
+def test_what_one_node_has_taken_is_not_kept_behind_what_another_one_leaves() -> None:
+    queue = MessageQueue(["B", "C"], 1 << 20)
+    queue.append(message(0), ["C"])
+    taken = weakref.WeakSet[TrackedMessage]()
+    for _ in range(1000):
+        one = TrackedMessage(b"", b"", b"x" * 1000, 0.0)
+        taken.add(one)
+        queue.append(one, ["B"])
+        del one
+        assert queue.take("B") is not None
+    assert (len(taken), queue.size) == (0, 1)
+
+
+def test_a_dropped_message_is_dropped_for_those_only_who_have_not_taken_it() -> None:
+    queue = MessageQueue(["B", "C"], 0)
+    queue.append(message(0), ["B", "C"])
+    taken = queue.take("B")
+    assert taken is not None
+    assert queue.append(message(1), ["B", "C"]) == 1
+    queue.give_back("B", taken)  # its consumer is gone: the next one gets it
+    assert [one.flow for one in iter(lambda: queue.take("B"), None)] == [b"0", b"1"]
+    assert (queue.nodes["B"].dropped, queue.nodes["C"].dropped) == (0, 1)
+    assert queue.take("C") is not None
+    assert queue.bytes == 0
+
+
+STEPS = st.tuples(
+    st.sampled_from(["append", "take", "give back"]), st.sampled_from(["B", "C", "BC"]), st.integers(0, 9)
+)
+
+
+@given(st.lists(STEPS, max_size=80))
+def test_a_message_is_never_lost_or_doubled_or_out_of_order_whoever_gives_it_back(
+    steps: list[tuple[str, str, int]],
+) -> None:
+    queue, count = MessageQueue(["B", "C"], 1 << 20), 0
+    sent: dict[str, list[int]] = {"B": [], "C": []}
+    taken: dict[str, list[QueuedMessage]] = {"B": [], "C": []}
+    for step, nodes, at in steps:
+        for node in nodes:
+            if step == "append":
+                sent[node].append(count)
+            elif step == "take":
+                found = queue.take(node)
+                if found is not None:
+                    taken[node].append(found)
+            elif taken[node]:  # several replicas have some each, and vanish in any order
+                queue.give_back(node, taken[node].pop(at % len(taken[node])))
         if step == "append":
-            queue.append(message(count), ["B"])
+            queue.append(message(count), list(nodes))
             count += 1
-        elif step == "take":
-            found = queue.take("B")
-            if found is not None:
-                taken.append(found)
-        else:
-            for _ in range(len(taken) if step == "give all back" else min(1, len(taken))):
-                queue.give_back("B", taken.pop())
-        assert queue.bytes == queue.size == count - len(taken)
-    rest = [*taken, *iter(lambda: queue.take("B"), None)]
-    assert [int(one.flow) for one in rest if one is not None] == list(range(count))
+        for node, queued in queue.nodes.items():
+            assert queued.size == queued.appended - queued.sent == len(sent[node]) - len(taken[node])
+    for node in "BC":
+        left = [int(one.flow) for one in iter(lambda node=node: queue.take(node), None)]  # type: ignore[misc]
+        assert left == sorted(left)
+        assert sorted(left + [int(one.flow) for one in taken[node]]) == sent[node]
+    assert queue.bytes == queue.size == 0
 
 
 @settings(max_examples=30)
