@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import zmq
@@ -17,8 +18,18 @@ from .producer import keep_alive
 ANSWER_S = 5.0
 #: After NO_MESSAGE, the next READY follows in this time.
 PAUSE_S = 0.005
+#: What was said on a connection that is closed leaves within this time.
+LINGER_S = 2.0
+#: Length of the header that HKube puts before a payload.
+HEADER = 8
 #: Messages are fetched ahead for so long a work, but at most so many, of at most so many bytes.
 AHEAD_S, AHEAD_MAX, AHEAD_BYTES = 0.02, 64, 16 * 1024 * 1024
+#: What a producer sends without having been asked is left in the network beyond so many messages in hand.
+IN_HAND_MAX = 4 * AHEAD_MAX
+#: A longer message ends its connection, before memory is taken for it.
+MESSAGE_MAX = 2**32 - 1
+#: The pauses before new connections, while each one is lost at once.
+PAUSES_S = (0.0, 0.1, 0.3, 1.0)
 #: Weight of the newest measurement in an average.
 WEIGHT = 0.2
 
@@ -46,7 +57,7 @@ class Consumer:
         node: str,
         encoding: str,
     ) -> None:
-        """Connect. `parent`: the name of the node at the other end; `node`: our own."""
+        """Connect. `parent`: the name of the node at the other end; `node`: our own. Raises zmq.ZMQError."""
         self._context = context
         self._poller = poller
         self.number = number
@@ -61,6 +72,9 @@ class Consumer:
         self._socket_number = 0
         self.is_leaving = False  #: nothing more is fetched
         self.is_deleted = False  #: the producer is gone, or is going
+        self.has_sent_garbage = False  #: a message that is none of HKube's
+        self._losses = 0  #: connections that were lost soon
+        self._is_polled = False
         self._connect()
 
     def _connect(self) -> None:
@@ -72,21 +86,41 @@ class Consumer:
         self._bye_at: float | None = None
         self._goodbye = self._gives_up = False
         self._done: list[float] = []  #: durations that the producer is to be told
+        self.is_connected = False
+        self._connected_at = 0.0
+        self._connect_at: float | None = time.monotonic() + PAUSES_S[min(self._losses, len(PAUSES_S) - 1)]
         socket = self.socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.IDENTITY, signals.OURS + uuid.uuid4().hex.encode())
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        socket.setsockopt(zmq.RCVHWM, 0)
+        socket.setsockopt(zmq.RCVHWM, IN_HAND_MAX)
+        socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_MAX)
+        socket.setsockopt(zmq.IPV6, int("[" in self.address))
         keep_alive(socket)
         self.monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED)
-        self.is_connected = False
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(self.monitor, zmq.POLLIN)
-        socket.connect(self.address)
+        self._is_polled = True
+        if not self._losses:
+            self._connect_if_due(0.0, must=True)
+
+    def _connect_if_due(self, now: float, *, must: bool = False) -> float | None:
+        """Return when to call again, None: it is connected, or ZeroMQ tries it."""
+        if self._connect_at is not None:
+            if not must and now < self._connect_at:
+                return self._connect_at
+            self._connect_at = None
+            try:
+                self.socket.connect(self.address)
+            except zmq.ZMQError:
+                self.close()
+                raise
+        return None
 
     def close(self, linger_s: float = 0.0) -> None:
         """Disconnect; what was sent leaves within this time."""
-        self._poller.unregister(self.socket)
+        if self._is_polled:
+            self._poller.unregister(self.socket)
         self._poller.unregister(self.monitor)
         self.socket.disable_monitor()
         self.monitor.close(0)
@@ -99,6 +133,9 @@ class Consumer:
 
         A connection to which no answer comes is made anew.
         """
+        connect_at = self._connect_if_due(now)
+        if connect_at is not None:
+            return connect_at
         if self.is_leaving:
             return self._say_bye(now)
         if not self._is_ours:
@@ -169,17 +206,28 @@ class Consumer:
 
     # ---- receiving
 
-    def receive(self, most: int = 64) -> list[list[zmq.Frame]]:
+    def _poll(self, in_hand: int) -> None:
+        """Wait for what comes, unless so much is in hand that it is left in the network."""
+        wanted = in_hand < IN_HAND_MAX
+        if wanted != self._is_polled and not self.socket.closed:
+            self._is_polled = wanted
+            self._poller.modify(self.socket, zmq.POLLIN if wanted else 0)  # 0 unregisters it
+
+    def receive(self) -> list[list[zmq.Frame]]:
         """Return the messages that have come."""
         found: list[list[zmq.Frame]] = []
+        most = min(AHEAD_MAX, IN_HAND_MAX - len(self.in_hand))
         while len(found) < most:
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
             signal = frames[0].bytes
-            if signal == signals.MESSAGE and len(frames) >= 4:
-                for at in range(1, len(frames) - 2, 3):
+            if signal == signals.MESSAGE:
+                if not _is_readable(frames):
+                    self.has_sent_garbage = True
+                    continue
+                for at in range(1, len(frames), 3):
                     found.append(frames[at : at + 3])
                     self._average_bytes += WEIGHT * (len(frames[at + 2].buffer) - self._average_bytes)
                     self._asked = max(0, self._asked - 1)
@@ -190,6 +238,7 @@ class Consumer:
             elif signal == signals.NO_MESSAGE:
                 self._asked = max(0, self._asked - 1)
                 self._pause_until = time.monotonic() + PAUSE_S
+        self._poll(len(self.in_hand) + len(found))
         return found
 
     def taken(self, number: int, frames: list[zmq.Frame]) -> FetchedMessage:
@@ -203,10 +252,13 @@ class Consumer:
     def done(self, message: FetchedMessage, duration_ms: float) -> None:
         """The child has done a message, in this time."""
         self.in_hand.remove(message)
+        self._poll(len(self.in_hand))
         self.since = time.monotonic()
-        self._average_s += WEIGHT * (duration_ms / 1000 - self._average_s)
-        if message.socket_number != self._socket_number:
-            return
+        self._average_s += WEIGHT * (max(0.0, duration_ms) / 1000 - self._average_s)
+        if message.socket_number == self._socket_number:
+            self._report_done(duration_ms)
+
+    def _report_done(self, duration_ms: float) -> None:
         if self._is_ours:
             self._done.append(duration_ms)  # said by ask()
         else:
@@ -219,8 +271,11 @@ class Consumer:
             event = int.from_bytes(self.monitor.recv_multipart()[0][:2], "little")
             if event == zmq.EVENT_CONNECTED:
                 self.is_connected = True
-                self._asked_at = time.monotonic()  # what was asked before leaves only now
+                self._connected_at = time.monotonic()
+                self._asked_at = self._connected_at  # what was asked before leaves only now
             elif event == zmq.EVENT_DISCONNECTED:
+                was_long = time.monotonic() - self._connected_at >= ANSWER_S
+                self._losses = 0 if was_long else self._losses + 1
                 self._reconnect()
                 return
 
@@ -235,6 +290,26 @@ class Consumer:
             if self._bye_at is not None:
                 self._reconnect()  # the producer has forgotten what was asked for
 
+    @property
+    def gets_back(self) -> bool:
+        """Whether the producer gives what is not done to another consumer, when this one leaves."""
+        return self._is_ours and self.is_connected
+
+    def abandon(self, begun: Sequence[FetchedMessage]) -> None:
+        """Forget what is in hand but what the child has begun; fetch nothing more."""
+        self.leave()
+        for message in begun:
+            if message.socket_number == self._socket_number:
+                self._report_done(0.0)  # no other consumer shall get it
+        self.say_done()
+        self.in_hand = deque(begun)
+        self._reconnect()
+
     def _reconnect(self) -> None:
-        self.close()
+        self.close(LINGER_S)
         self._connect()
+
+
+def _is_readable(frames: list[zmq.Frame]) -> bool:
+    """Whether these are the frames of one message, or of several: three each, after the signal."""
+    return len(frames) >= 4 and len(frames) % 3 == 1 and all(len(one) == HEADER for one in frames[2::3])

@@ -21,6 +21,12 @@ LOOK_AGAIN_S = (0.0, 0.05, 0.5, 2.0)
 OTHERS_MAX = 1000
 #: So many messages, or so many bytes, go to a consumer of ours at once.
 TOGETHER_MAX, TOGETHER_BYTES = 32, 64 * 1024
+#: More READYs and messages that are not DONE than that, of one consumer, are no honest request.
+OUTSTANDING_MAX = 1024
+#: A frame of a consumer is short: a longer one ends its connection, before memory is taken for it.
+FRAME_MAX = 1024 * 1024
+#: A longer duration is none.
+DURATION_MAX_MS = 1e12
 #: When the task ends, the DONE of a consumer of another program is awaited for this long: it may be gone.
 DONE_S = 1.0
 
@@ -59,7 +65,8 @@ class Producer:
         self._ready: dict[str, deque[ConnectedConsumer]] = {node: deque() for node in queue.nodes}
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an error for a consumer that is gone
-        self.socket.setsockopt(zmq.SNDHWM, 0)
+        self.socket.setsockopt(zmq.SNDHWM, OUTSTANDING_MAX)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, FRAME_MAX)
         keep_alive(self.socket)
         self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         try:
@@ -106,7 +113,7 @@ class Producer:
         for message in messages:
             frames += (message.flow, message.header, message.payload)
         if not messages or not self._post(consumer, frames):
-            for message in reversed(messages):
+            for message in messages:
                 self._queue.give_back(consumer.node, message)
             return
         now = time.monotonic()
@@ -116,7 +123,7 @@ class Producer:
             taken.append((message, now))
 
     def _post(self, consumer: ConnectedConsumer, frames: list[Any]) -> bool:
-        """Send frames to the consumer; False: it is gone."""
+        """Send frames to the consumer; False: it is gone, or reads nothing, which is the same here."""
         try:
             self.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[-1]) < 65536)
         except zmq.ZMQError:
@@ -169,7 +176,10 @@ class Producer:
             else:
                 self._post(consumer, [consumer.identity, signals.NO_MESSAGE])
             return
-        if not consumer.ready and number:
+        number = min(number, OUTSTANDING_MAX - consumer.ready - len(consumer.taken))
+        if number <= 0:
+            return
+        if not consumer.ready:
             ready.append(consumer)
         consumer.ready += number
         self._hand_out(consumer.node)
@@ -177,12 +187,14 @@ class Producer:
     def _duration_of(self, data: bytes) -> float:
         try:
             return float(codec.decode(self._encoding, data)["duration"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, LookupError, OverflowError):
             return 0.0
 
     def _on_done(self, consumer: ConnectedConsumer, duration_ms: float) -> None:
         if not consumer.taken:
             return
+        if not 0.0 <= duration_ms < DURATION_MAX_MS:
+            duration_ms = 0.0  # a consumer may say anything; the worker reads numbers
         _, sent_at = consumer.taken.popleft()
         now = time.monotonic()
         # A message that was sent ahead has waited for the one before it.
@@ -201,10 +213,11 @@ class Producer:
         """Forget a consumer; what one of ours had not done goes to another one."""
         if self._consumers.pop(consumer.identity, None) is None:
             return
-        if consumer.ready and consumer in self._ready[consumer.node]:
-            self._not_ready(consumer)
+        if consumer in self._ready[consumer.node]:
+            self._ready[consumer.node].remove(consumer)
+        consumer.ready = 0
         if consumer.is_ours:
-            for message, _ in reversed(consumer.taken):
+            for message, _ in consumer.taken:
                 self._queue.give_back(consumer.node, message)
             if consumer.taken:
                 self._hand_out(consumer.node)

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import socket
+import struct
 import sys
 import time
 from typing import Any
@@ -39,12 +41,15 @@ from ...sandbox.shared.stream_messages import (
 )
 from . import statistics
 from .child_link import ChildLink
-from .consumer import Consumer, FetchedMessage
+from .consumer import FetchedMessage
 from .message_queue import MessageQueue, QueuedMessage
-from .producer import Producer
+from .parent_connections import ParentConnections
+from .producer import DURATION_MAX_MS, Producer
 
 #: Drops and losses are said at most this often.
 SAY_EVERY_S = 5.0
+#: Each connection has two, and each of them some descriptors.
+SOCKETS_MAX = 16384
 #: What was handed to ZeroMQ is sent within this time when the process ends.
 LINGER_S = 2.0
 #: So often it is looked whether everything is done, when the task ends.
@@ -58,20 +63,17 @@ class SocketProcess:
         self._control = control
         self._frames = FrameReader()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
         self._poller = zmq.Poller()
         self._poller.register(control, zmq.POLLIN)
         self._open: OpenStream | None = None
         self._queue = MessageQueue((), 0)
         self._producer: Producer | None = None
-        self._consumers: dict[str, Consumer] = {}  #: by address
-        self._began_at = 0.0  #: when the child has begun to listen
-        self._done_at = 0.0  #: when it had done its last message
-        self._is_overdue = False  #: whether it has taken too long for one
-        self._numbers = 0  #: of consumers, and of messages
-        self._fetched: dict[int, FetchedMessage] = {}  #: that are not done
+        self._parents: ParentConnections | None = None
+        self._sources_said = -1
+        self._is_overdue = False  #: whether the child has taken too long for a message
         self._child: ChildLink | None = None
         self._child_is_polled_for = 0
-        self._listens = False  #: whether the child wants messages
         self._quiesces = self._drains = False  #: whether the child waits for it
         self._report_at = float("inf")
         self._end_by: float | None = None
@@ -93,9 +95,8 @@ class SocketProcess:
         if self._producer is not None:
             self._report()
             self._producer.close(LINGER_S)
-        for consumer in self._consumers.values():
-            consumer.say_done()
-            consumer.close(LINGER_S)
+        if self._parents is not None:
+            self._parents.close()
         self._context.term()
 
     # ---- the parent
@@ -107,7 +108,11 @@ class SocketProcess:
             self._is_over = True
 
     def _read_control(self) -> None:
-        data, ancillary, _, _ = self._control.recvmsg(65536, 256, socket.MSG_CMSG_CLOEXEC)
+        try:
+            data, ancillary, _, _ = self._control.recvmsg(65536, 256, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:  # hkrunner was killed with something of ours unread
+            self._is_over = True
+            return
         fds = fds_of(ancillary)
         if not data and not fds:
             self._is_over = True  # hkrunner is gone
@@ -119,11 +124,11 @@ class SocketProcess:
             elif isinstance(message, AttachChild) and isinstance(message.wire, Memfd):
                 self._attach(ChildLink(message.wire.fd))
             elif isinstance(message, UpdateParents):
-                for change in message.changes:
-                    self._update_parent(change)
+                if self._parents is not None:
+                    self._parents.update(message.changes)
             elif isinstance(message, EndStream):
-                self._listens = False
-                self._leave()
+                if self._parents is not None:
+                    self._parents.leave()
                 end_by = time.monotonic() + message.most_s
                 self._end_by = end_by if self._end_by is None else min(self._end_by, end_by)
 
@@ -143,51 +148,35 @@ class SocketProcess:
             self._poller.register(self._producer.socket, zmq.POLLIN)
             self._poller.register(self._producer.monitor, zmq.POLLIN)
             self._report_at = time.monotonic()
+        self._parents = ParentConnections(
+            self._context,
+            self._poller,
+            node=message.node,
+            encoding=message.encoding,
+            in_turn=message.in_turn,
+            on_problem=self._tell_problem,
+            on_left=self._source_left,
+        )
         self._tell(StreamOpened())
 
-    def _update_parent(self, change: Any) -> None:
-        try:
-            address = f"tcp://{change['address']['host']}:{change['address']['port']}"
-            parent, kind = str(change["nodeName"]), change["type"]
-        except (TypeError, KeyError):
-            self._tell(StreamProblem(f"serviceDiscoveryUpdate has an unreadable item: {change!r:.200}"))
-            return
-        known = self._consumers.get(address)
-        if kind == "Del" and known is not None:
-            known.is_deleted = True
-            known.leave()
-        elif kind == "Add" and known is not None:
-            known.is_deleted = False
-            if self._listens:
-                known.stay()
-        elif kind == "Add" and self._open is not None:
-            self._numbers += 1
-            self._consumers[address] = Consumer(
-                self._context,
-                self._poller,
-                number=self._numbers,
-                address=address,
-                parent=parent,
-                node=self._open.node,
-                encoding=self._open.encoding,
-            )
-            self._tell_sources()
+    def _tell_problem(self, text: str) -> None:
+        self._tell(StreamProblem(text))
 
-    def _tell_sources(self) -> None:
+    def _source_left(self, number: int) -> None:
         if self._child is not None:
-            self._child.post(stream_frames.SOURCES, len(self._consumers))
+            self._child.post(stream_frames.LEFT, number)
 
     # ---- the child
 
     def _attach(self, child: ChildLink) -> None:
         self._detach()
         self._child = child
-        self._listens = self._quiesces = self._drains = self._is_overdue = False
+        self._quiesces = self._drains = self._is_overdue = False
         self._poller.register(child.socket, zmq.POLLIN)
         self._child_is_polled_for = zmq.POLLIN
         assert self._open is not None, "a child is attached to an open stream"
         child.post(stream_frames.OPENED, body=(self._open.encoding.encode(),))
-        self._tell_sources()
+        self._sources_said = -1  # said before the first message
 
     def _detach(self) -> None:
         """The child has ended: what it was doing is lost, what it had not begun waits for the next one."""
@@ -196,14 +185,9 @@ class SocketProcess:
             return
         self._poller.unregister(child.socket)
         child.close()
-        self._listens = False
-        for consumer in self._consumers.values():
-            if consumer.in_hand:
-                lost = consumer.in_hand[0]
-                del self._fetched[lost.number]
-                consumer.done(lost, 0.0)
-                consumer.say_done()  # no other consumer shall get it
-                self._tell(StreamProblem(f"the message of {consumer.parent} that was being handled is lost"))
+        self._quiesces = self._drains = False
+        if self._parents is not None:
+            self._parents.child_ended()
 
     def _serve_child(self, ready: dict[Any, int]) -> None:
         child = self._child
@@ -214,35 +198,36 @@ class SocketProcess:
         except EOFError:
             self._detach()
             return
-        for frame in frames:
-            self._on_frame(frame)
+        try:
+            for frame in frames:
+                self._on_frame(frame)
+        except (struct.error, ValueError) as error:
+            self._tell_problem(f"the algorithm's process has sent an unreadable frame: {error}")
+            self._detach()
 
     def _on_frame(self, frame: StreamFrame) -> None:
         kind = frame.kind
         if kind == stream_frames.SEND:
             self._send(frame.body)
+        elif self._parents is None:
+            return
         elif kind == stream_frames.DONE:
-            message = self._fetched.pop(frame.number, None)
-            if message is not None:
-                message.consumer.done(message, stream_frames.DURATION.unpack(frame.body)[0])
-                self._done_at = message.consumer.since
+            (duration_ms,) = stream_frames.DURATION.unpack(frame.body)
+            self._parents.done(frame.number, duration_ms if 0.0 <= duration_ms < DURATION_MAX_MS else 0.0)
         elif kind == stream_frames.LISTEN:
-            self._listens, self._quiesces = True, False
-            self._began_at = self._done_at = time.monotonic()
-            for consumer in self._consumers.values():
-                consumer.stay()
-            for number, message in sorted(self._fetched.items()):
-                self._pass_on(number, message)  # what the last child had not begun
+            self._quiesces = False
+            self._tell_sources()
+            for message in self._parents.fetch():
+                self._pass_on(message)
         elif kind == stream_frames.QUIESCE:
-            self._listens, self._quiesces = False, True
-            self._leave()
+            self._quiesces = True
+            self._parents.leave()
+        elif kind == stream_frames.ABANDON:
+            self._quiesces = False
+            self._parents.abandon()
         elif kind == stream_frames.DRAIN:
             self._drains = True
             self._tell(StreamStage("draining"))
-
-    def _leave(self) -> None:
-        for consumer in self._consumers.values():
-            consumer.leave()
 
     def _send(self, body: stream_frames.Buffer) -> None:
         names_length, flow_length = stream_frames.SEND_HEAD.unpack_from(body)
@@ -255,12 +240,20 @@ class SocketProcess:
             message = QueuedMessage(flow, header, view[begin:], time.monotonic())
             self._dropped += self._producer.send(message, names.decode().split("\0"))
 
-    def _pass_on(self, number: int, message: FetchedMessage) -> None:
-        assert self._child is not None, "only a child asks for messages"
+    def _tell_sources(self) -> None:
+        """Tell the child how many parent connections exist, if that has changed."""
+        if self._child is None or self._parents is None or len(self._parents) == self._sources_said:
+            return
+        self._sources_said = len(self._parents)
+        self._child.post(stream_frames.SOURCES, self._sources_said)
+
+    def _pass_on(self, message: FetchedMessage) -> None:
+        assert self._child is not None and self._parents is not None, "only a child asks for messages"
         parent = message.consumer.parent.encode()
         flow, header, payload = (one.buffer for one in message.frames)
         head = stream_frames.MESSAGE_HEAD.pack(message.consumer.number, len(parent), len(flow))
-        self._child.post(stream_frames.MESSAGE, number, (head, parent, flow, header, payload))
+        self._child.post(stream_frames.MESSAGE, message.number, (head, parent, flow, header, payload))
+        self._parents.passed(message)
 
     def _flush_child(self) -> None:
         child = self._child
@@ -281,31 +274,25 @@ class SocketProcess:
                 producer.receive()
             if producer.monitor in ready:
                 producer.connection_lost()
-        for consumer in list(self._consumers.values()):
-            if consumer.socket in ready:
-                for frames in consumer.receive():
-                    self._numbers += 1
-                    message = self._fetched[self._numbers] = consumer.taken(self._numbers, frames)
-                    if self._child is not None and (self._listens or self._quiesces):
-                        self._pass_on(self._numbers, message)
-            if consumer.monitor in ready:
-                consumer.look_at_connection()
+        if self._parents is not None:
+            found = self._parents.serve(ready)
+            if self._child is not None and (self._parents.is_fetching or self._quiesces):
+                self._tell_sources()
+                for message in found:
+                    self._pass_on(message)
 
     # ---- time
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
         self._next_at = float("inf")
-        for address, consumer in list(self._consumers.items()):
-            if self._listens or consumer.is_leaving:
-                self._note(consumer.ask(now))
-            if consumer.is_deleted and consumer.has_left:
-                consumer.close(LINGER_S)
-                del self._consumers[address]
-                self._tell_sources()
-        if self._quiesces and all(one.has_left for one in self._consumers.values()):
-            self._quiesces = False
-            self._tell_stage("quiesced", stream_frames.QUIESCED)
+        parents = self._parents
+        if parents is not None:
+            self._note(parents.ask(now))
+            self._tell_sources()
+            if self._quiesces and parents.have_left:
+                self._quiesces = False
+                self._tell_stage("quiesced", stream_frames.QUIESCED)
         if self._producer is not None:
             self._producer.look()
             self._note(self._producer.next_look)
@@ -336,20 +323,15 @@ class SocketProcess:
 
     def _check_message_time(self, now: float) -> None:
         """Say once for each child that a message takes too long."""
-        opened = self._open
-        is_measured = self._child is not None and (self._listens or self._quiesces)
-        if opened is None or not opened.message_s or not is_measured or self._is_overdue:
+        opened, parents = self._open, self._parents
+        if opened is None or parents is None or not opened.message_s or self._is_overdue:
             return
-        begun = [max(one.since, self._began_at) for one in self._consumers.values() if one.in_hand]
-        if opened.in_turn and begun:
-            begun = [max(*begun, self._done_at)]
-        if begun:
-            overdue = min(begun) + opened.message_s
-            if now < overdue:
-                self._note(overdue)
-            else:
-                self._is_overdue = True
-                self._tell(StreamStage("overdue"))
+        overdue = parents.overdue_at(opened.message_s)
+        if now < overdue:
+            self._note(overdue)
+        else:
+            self._is_overdue = True
+            self._tell(StreamStage("overdue"))
 
     def _note(self, at: float | None) -> None:
         if at is not None and at < self._next_at:
@@ -382,6 +364,8 @@ class SocketProcess:
 
 def main() -> None:
     """Serve; argv: the descriptor of the socket to the parent."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     control = socket.socket(fileno=int(sys.argv[1]))
     process = SocketProcess(control)
     try:

@@ -21,16 +21,6 @@ class StreamCalls(Calls):
     #: The stream of the task; None in a batch pipeline, and with HKube's debug server.
     _stream: Optional[Stream] = None
 
-    def _use_stream(self, stream: Optional[Stream]) -> None:
-        """Send and receive with this stream; one of a task that was stopped meanwhile delivers nothing."""
-        self._stream = stream
-        if self._stopping.is_set():
-            self._abort_stream()
-
-    def _abort_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.abort()
-
     def registerInputListener(self, onMessage: Callable[..., Any]) -> None:
         """Call onMessage(message, origin) for each message of the stream; `origin` names its node."""
         if not callable(onMessage):

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import threading
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
 from ..codec import codec
 from ..shared import entry as entries
@@ -22,6 +22,9 @@ from . import exception_report
 from .api import Api
 from .event_loop import EventLoop, can_be_awaited, was_not_run
 from .frame_socket import CLOEXEC, FrameSocket, exit_fork, mapped
+
+if TYPE_CHECKING:
+    from .stream import Stream
 
 #: How many bytes at both ends of an unreadable reply are searched for the call that it belongs to.
 EDGE_BYTES = 1024
@@ -54,6 +57,7 @@ class StopControl:
         self._task = 0
         self._api: Optional[Api] = None
         self._stopper: Optional[threading.Thread] = None
+        self._stop_options: Optional[Dict[str, Any]] = None  #: of the stop of the task that has begun
         #: A stop request that arrived before its task.
         self._early: Optional[Tuple[int, Dict[str, Any]]] = None
         #: The worker's options for exit(), once the end was requested.
@@ -83,7 +87,7 @@ class StopControl:
     def open_task(self, task: int, api: Api) -> None:
         """The task can be stopped from here on; it is stopped at once if the request came before the task."""
         with self._lock:
-            self._task, self._api = task, api
+            self._task, self._api, self._stop_options = task, api, None
             self._loop.forget_cancel()
             early = self._early
             if early is not None and early[0] <= task:  # a request for a later task is kept
@@ -92,6 +96,17 @@ class StopControl:
             self._begin_stop(*early)
         elif self.exit_options is not None:
             self._begin_stop(task, {"forceStop": True})
+
+    def open_stream(self, api: Api, stream: Optional[Stream]) -> None:
+        """Give the task its stream, which delivers nothing if the stop has begun before."""
+        with self._lock:
+            api._stream = stream
+            options = self._stop_options
+            if stream is not None and options is not None:
+                if options.get("forceStop") is False:
+                    stream.listen_no_more()
+                else:
+                    stream.abort()
 
     def close_task(self) -> None:
         """The task cannot be stopped any more."""
@@ -185,10 +200,13 @@ class StopControl:
                 # The task has ended, and its answer is being sent; or the task was not read yet.
                 self._early = (task, options)
                 return
-            is_graceful = api._stream is not None and options.get("forceStop") is False
+            self._stop_options = options
+            stream = api._stream
+            is_graceful = stream is not None and options.get("forceStop") is False
             if not is_graceful:
+                if stream is not None:
+                    stream.abort()
                 api._stop_asked()
-                api._abort_stream()  # after that: of a stream that is opened meanwhile, one of us knows
             self._stopper = threading.Thread(
                 target=self._stop, args=(running, api, options), name="hkrunner-stop", daemon=True
             )

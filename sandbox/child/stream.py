@@ -25,15 +25,14 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Opt
 from ..codec import codec
 from ..shared import stream_frames
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
-from ..shared.stream_frames import DURATION, HEAD, MESSAGE_HEAD, SEND_HEAD, StreamFrame, StreamReader, frame
+from ..shared.stream_frames import DURATION, HEAD, MESSAGE_HEAD, StreamFrame, StreamReader, frame
 from .api_call import ApiError
+from .stream_routes import Routes
 
 #: HKube's header: version, its length, kind of the payload, encoding, two unused bytes, "HK".
 _ENCODINGS = {"bson": 1, "json": 2, "msgpack": 3}
 _RAW, _ENCODED = 1, 2
 _MAGIC = b"HK"
-#: Routes of flows that are remembered; a pipeline has few flows.
-ROUTES_MAX = 1000
 #: Payloads from this size on are not copied to be written with their head.
 LARGE_BYTES = 16 * 1024
 
@@ -44,13 +43,6 @@ NOT_STREAMING = (
 
 class StreamLost(RuntimeError):
     """The socket process has ended."""
-
-
-class Route(NamedTuple):
-    """Where messages of one flow go from this node."""
-
-    prefix: bytes  #: of the body of their frames: names of the next nodes, rest of the flow
-    leads_on: bool
 
 
 class StreamMessage(NamedTuple):
@@ -84,7 +76,6 @@ class Stream:
         self._socket = sock
         self._reader = StreamReader(sock)
         self._node = str(args.get("nodeName"))
-        self._flows: Mapping[str, Any] = args.get("parsedFlow") or {}
         self._default_flow: Optional[str] = args.get("defaultFlow")
         _flow.set(None)  # of the last message of an earlier task
         self._children: List[str] = list(args.get("childs") or ())
@@ -93,12 +84,12 @@ class Stream:
         self._before_waiting = before_waiting
         self._lock = threading.Lock()  #: for writing
         self._pid = os.getpid()
-        self._routes: Dict[Any, Optional[Route]] = {}
         self._listeners: List[Callable[[Any, str], None]] = []
         self._queues: Dict[int, queue.SimpleQueue[Optional[StreamMessage]]] = {}
         self._sources = 0
         self._thread: Optional[threading.Thread] = None  #: that reads
         self.is_listening = False
+        self._may_listen = True
         self._is_closed = False  #: nothing can be sent any more
         self._is_aborted = False  #: nothing is delivered any more
         self._is_lost = False
@@ -107,6 +98,7 @@ class Stream:
         # The first frame, from a process that never waits for us.
         encoding = self._encoding = str(self._read_first().body, "ascii")
         kind = _ENCODINGS[encoding]
+        self._routes = Routes(self._node, self._children, args.get("parsedFlow") or {}, encoding)
         self._headers = {one: bytes((1, 8, one, kind, 0, 0)) + _MAGIC for one in (_RAW, _ENCODED)}
         codec.prepare(encoding, later=False)
 
@@ -125,7 +117,12 @@ class Stream:
         being handled, else the default."""
         if self._is_closed or os.getpid() != self._pid:
             raise ApiError(NOT_STREAMING)
-        route = self._route(flow_name)
+        flow: Any = flow_name
+        if flow is None:
+            flow = _flow.get() or self._default_flow
+            if flow is None:
+                raise ApiError("Streaming default flow is None")
+        route = self._routes.find(flow)
         if not route.leads_on:
             self._say_once(f"sendMessage: nothing follows node {self._node} there; the message goes nowhere")
             return
@@ -152,33 +149,6 @@ class Stream:
             self._is_lost = True
             raise StreamLost("the process that holds the sockets of the stream has ended") from None
 
-    def _route(self, name: Optional[str]) -> Route:
-        key: Any = name
-        if name is None:
-            key = _flow.get()
-            if not key:
-                if self._default_flow is None:
-                    raise ApiError("Streaming default flow is None")
-                key = self._default_flow
-        try:
-            route = self._routes[key]
-        except KeyError:
-            if len(self._routes) >= ROUTES_MAX:
-                self._routes.clear()
-            flow = codec.decode(self._encoding, key) if isinstance(key, bytes) else self._flows.get(key)
-            route = self._routes[key] = None if flow is None else self._route_of(flow)
-        if route is None:
-            raise ApiError(f"No such flow {key}")
-        return route
-
-    def _route_of(self, flow: List[Dict[str, Any]]) -> Route:
-        """Return where the flow goes from here, and what is left of it then: all but this node's entry."""
-        here = next((one for one in flow if one.get("source") == self._node), None)
-        nodes = [one for one in here.get("next", ()) if one in self._children] if here is not None else []
-        rest = codec.encode_value(self._encoding, [one for one in flow if one is not here])
-        names = "\0".join(nodes).encode()
-        return Route(SEND_HEAD.pack(len(names), len(rest)) + names + rest, bool(nodes))
-
     # ---- listening
 
     def register(self, listener: Callable[[Any, str], None]) -> None:
@@ -193,10 +163,10 @@ class Stream:
         self._begin()
 
     def _begin(self) -> None:
-        if not self.is_listening:
-            self.is_listening = True
-            self._quiesced.clear()
-            with self._lock:
+        with self._lock:
+            if not self.is_listening and self._may_listen:
+                self.is_listening = True
+                self._quiesced.clear()
                 self._write(frame(stream_frames.LISTEN))
 
     def messages(self) -> Iterator[StreamMessage]:
@@ -236,7 +206,7 @@ class Stream:
         try:
             return self._reader.read()
         except (EOFError, OSError):
-            self._is_lost = True
+            self._is_lost = not self._is_aborted  # abort() has ended it
             self._quiesced.set()
             self._drained.set()
             if self._is_aborted:
@@ -261,6 +231,10 @@ class Stream:
             )
         if one.kind == stream_frames.SOURCES:
             self._sources = one.number
+        elif one.kind == stream_frames.LEFT:
+            waiting = self._queues.pop(one.number, None)
+            if waiting is not None:
+                waiting.put(None)  # its thread ends
         elif one.kind == stream_frames.QUIESCED:
             self.is_listening = False
             self._quiesced.set()
@@ -306,17 +280,11 @@ class Stream:
 
     def _deliver(self, message: StreamMessage) -> None:
         """Call the listeners. As in HKube's wrapper, what one raises is logged, and the stream goes on."""
-        if self._is_aborted:
-            return
         began = time.perf_counter()
         self.handle(message)
         try:
-            value = self.value_of(message)
-            for listener in list(self._listeners):
-                try:
-                    listener(value, message.origin)
-                except BaseException as error:  # noqa: BLE001 - the edge of user code
-                    self._report(f"a listener raised for a message of {message.origin}", error)
+            if not self._is_aborted:
+                self._call_listeners(message)
         except ValueError as error:
             self._report(f"a message of {message.origin} cannot be read", error)
         finally:
@@ -327,6 +295,14 @@ class Stream:
             self.done(message, began)
         except StreamLost:
             self._is_aborted = True
+
+    def _call_listeners(self, message: StreamMessage) -> None:
+        value = self.value_of(message)
+        for listener in list(self._listeners):
+            try:
+                listener(value, message.origin)
+            except BaseException as error:  # noqa: BLE001 - the edge of user code
+                self._report(f"a listener raised for a message of {message.origin}", error)
 
     def _say_once(self, text: str) -> None:
         if text not in self._was_said:
@@ -339,21 +315,29 @@ class Stream:
         """Fetch nothing more, and return once the last message is handled; with `force`, at once."""
         if force:
             self._is_aborted = True
-        if self._is_lost or not self.is_listening:
-            return
         with self._lock:
-            self._write(frame(stream_frames.QUIESCE))
+            self._may_listen = False
+            if self._is_lost or not self.is_listening:
+                self._quiesced.set()
+                return
+            self._write(frame(stream_frames.ABANDON if force else stream_frames.QUIESCE))
         if force:
             self.is_listening = False
+            self._quiesced.set()
         elif _flow.get() is None:  # not from within a listener, whose own message would never be done
             self._quiesced.wait()
+
+    def listen_no_more(self) -> None:
+        """Fetch nothing: the stop came before the first message was wanted."""
+        self._may_listen = False
+        self._quiesced.set()
 
     def finish(self) -> None:
         """Return once all that was sent is taken by the next nodes, and nothing more will be sent or
         delivered. Raises StreamLost."""
         if not self._is_aborted:
             self.quiesce(force=False)
-            if self._children and not self._is_closed:
+            if self._children and not self._drained.is_set():
                 with self._lock:
                     self._write(frame(stream_frames.DRAIN))
                 while not self._drained.is_set():

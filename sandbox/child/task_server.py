@@ -241,7 +241,7 @@ class TaskServer:
         self._channel.send(task, stream_serving.request(args))
         answer, has_start = stream_serving.answer_of(self._wait_for)
         self._stream = stream_serving.open_stream(answer, args, self._report_problem, self._loop)
-        api._use_stream(self._stream)
+        self._stops.open_stream(api, self._stream)
         return has_start
 
     def _open_api(self, task: int) -> Api:

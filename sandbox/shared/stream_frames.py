@@ -7,10 +7,12 @@ one. A frame is a head and a body:
     DONE      child -> sockets   the listener has returned; `number` is that of its MESSAGE
     LISTEN    child -> sockets   messages are wanted from here on
     QUIESCE   child -> sockets   fetch nothing more, and say QUIESCED once the last message is DONE
+    ABANDON   child -> sockets   fetch nothing more: what is not begun is not wanted any more
     DRAIN     child -> sockets   say DRAINED once every message was taken by the next nodes
     OPENED    sockets -> child   the first frame: the encoding of messages
     MESSAGE   sockets -> child   a message of a parent node
     SOURCES   sockets -> child   `number` connections to parent nodes exist
+    LEFT      sockets -> child   nothing more comes of the connection `number`
     QUIESCED, DRAINED            see above
 
 Runs inside the child as well, on Python 3.8 and newer.
@@ -22,8 +24,8 @@ import socket
 import struct
 from typing import List, NamedTuple, Optional, Tuple, Union
 
-HEAD = struct.Struct("!IBI")  #: length of the body, kind, number
-SEND, DONE, LISTEN, QUIESCE, DRAIN, MESSAGE, SOURCES, QUIESCED, DRAINED, OPENED = range(1, 11)
+HEAD = struct.Struct("!QBQ")  #: length of the body, kind, number
+SEND, DONE, LISTEN, QUIESCE, DRAIN, MESSAGE, SOURCES, QUIESCED, DRAINED, OPENED, ABANDON, LEFT = range(1, 13)
 #: Length of the names of the next nodes, and of the encoded rest of the flow.
 SEND_HEAD = struct.Struct("!HI")
 #: Number of the connection, length of the name of its node, and of the encoded rest of the flow.

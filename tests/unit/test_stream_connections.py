@@ -1,0 +1,297 @@
+"""The connections of a node of a stream, without a child: what others send, and when they come and go."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+from hkrunner.runner.streaming import signals
+from hkrunner.runner.streaming.message_queue import MessageQueue, QueuedMessage
+from hkrunner.runner.streaming.parent_connections import ParentConnections, read_change
+from hkrunner.runner.streaming.producer import Producer
+from hkrunner.sandbox.codec import codec
+from support.streams import free_port
+from support.waiting import wait_until
+
+HEADER = b"\1\10\2\3\0\0HK"
+
+
+class Nodes:
+    """Parent node A, with a producer, and node B with its connections."""
+
+    def __init__(self, context: zmq.Context[Any], *, in_turn: bool = False) -> None:
+        codec.prepare("msgpack", later=False)
+        self.context = context
+        self.poller = zmq.Poller()
+        self.problems: list[str] = []
+        self.left: list[int] = []
+        self.queue = MessageQueue(["B"], 8 << 20)
+        self.port = free_port()
+        self.producer = Producer(context, self.queue, "msgpack", host="127.0.0.1", port=self.port)
+        self.poller.register(self.producer.socket, zmq.POLLIN)
+        self.poller.register(self.producer.monitor, zmq.POLLIN)
+        self.parents = self.connections(in_turn=in_turn)
+
+    def connections(self, *, in_turn: bool = False) -> ParentConnections:
+        return ParentConnections(
+            self.context,
+            self.poller,
+            node="B",
+            encoding="msgpack",
+            in_turn=in_turn,
+            on_problem=self.problems.append,
+            on_left=self.left.append,
+        )
+
+    @staticmethod
+    def is_quick(connections: ParentConnections) -> None:
+        """Have messages fetched ahead, as for a child that takes 1 ms for one."""
+        for one in connections._consumers.values():
+            one._average_s = 0.001
+
+    def send(self, *numbers: int) -> None:
+        for number in numbers:
+            self.producer.send(QueuedMessage(b"\x90", HEADER, b"%d" % number, 0.0), ["B"])
+
+    def turn(self, *connections: ParentConnections) -> list[int]:
+        """Do what the socket process does in a turn; return the messages that came."""
+        ready = dict(self.poller.poll(5))
+        if self.producer.socket in ready:
+            self.producer.receive()
+        if self.producer.monitor in ready:
+            self.producer.connection_lost()
+        self.producer.look()
+        found = []
+        for one in connections or (self.parents,):
+            for message in one.serve(ready):
+                one.passed(message)
+                found.append(int(message.frames[2].bytes))
+            one.ask(time.monotonic())
+        return found
+
+    def until(self, condition: Any, what: str, *connections: ParentConnections) -> list[int]:
+        found: list[int] = []
+
+        def holds() -> bool:
+            found.extend(self.turn(*connections))
+            return bool(condition(found))
+
+        wait_until(holds, deadline_s=20.0, what=what)
+        return found
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    with contextlib.ExitStack() as stack:
+        context: zmq.Context[Any] = zmq.Context()
+        stack.callback(context.destroy, 0)
+        found = Nodes(context)
+        stack.callback(found.producer.close, 0)
+        stack.callback(lambda: found.parents.close())
+        yield found
+
+
+def change(
+    kind: str = "Add", *, host: Any = "127.0.0.1", port: Any = 9022, node: Any = "A"
+) -> dict[str, Any]:
+    return {"type": kind, "nodeName": node, "address": {"host": host, "port": port}}
+
+
+IMPOSSIBLE: list[Any] = [
+    *(change(port=port) for port in (0, 70000, -1, "abc", "", "²", None, True, 1.5, [9022], "9" * 5000)),
+    *(change(host=host) for host in ("a b", "", None, 7, "a\n", "a/b", "*", "tcp://x", "x" * 2000, "hß")),
+    *(change(node=node) for node in (None, "", 5, "\ud800", "x" * 70_000)),
+    change("Remove"),
+    *("text", None, 7, [], {}, {"address": 1}, {"address": {"host": "a"}, "nodeName": "A", "type": "Add"}),
+]
+
+
+def test_an_impossible_item_of_a_discovery_update_is_one_warning_and_the_rest_goes_on(nodes: Nodes) -> None:
+    for item in IMPOSSIBLE:
+        with pytest.raises(ValueError, match=r"\w"):
+            read_change(item)
+    nodes.parents.fetch()
+    nodes.parents.update([*IMPOSSIBLE, change(port=str(nodes.port))])
+    (problem,) = nodes.problems
+    assert f"and {len(IMPOSSIBLE) - 1} more" in problem
+    nodes.send(1)
+    assert nodes.until(lambda found: found, "a message") == [1]
+    assert read_change(change(host="fd00::1")).address == "tcp://[fd00::1]:9022"
+
+
+def test_a_producer_that_is_announced_while_the_node_leaves_keeps_it_from_nothing(nodes: Nodes) -> None:
+    nodes.parents.fetch()
+    nodes.parents.leave()
+    nodes.parents.update([change(port=nodes.port)])
+    nodes.send(1)
+    nodes.until(lambda found: nodes.parents.have_left, "that it has left")
+    nodes.parents.fetch()
+    assert nodes.until(lambda found: found, "a message after all") == [1]
+
+
+def test_what_two_vanished_replicas_had_is_handed_out_in_order_and_the_queue_drains(nodes: Nodes) -> None:
+    replicas = [nodes.connections() for _ in range(3)]
+    for one in replicas[:2]:
+        one.update([change(port=nodes.port)])
+        nodes.is_quick(one)
+        one.fetch()
+    nodes.until(lambda found: len(nodes.producer._ready["B"]) == 2, "both replicas", *replicas[:2])
+    nodes.send(*range(12))
+    had = nodes.until(lambda found: len(found) >= 4, "some messages", *replicas[:2])
+    for one in replicas[:2]:
+        one.close()
+    nodes.until(lambda found: not nodes.producer._consumers, "that they are gone", replicas[2])
+    replicas[2].update([change(port=nodes.port)])
+    replicas[2].fetch()
+    got: list[int] = []
+
+    def drained(found: list[int]) -> bool:
+        for number in list(replicas[2].fetched):
+            replicas[2].done(number, 1.0)
+        got[:] = found
+        return nodes.producer.is_drained
+
+    nodes.until(drained, "the end of the drain", replicas[2])
+    assert got == list(range(12)), had  # they had done none of them
+    replicas[2].close()
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_what_a_child_had_not_begun_goes_to_the_next_one(nodes: Nodes, in_turn: bool) -> None:
+    nodes.parents.close()
+    parents = nodes.parents = nodes.connections(in_turn=in_turn)
+    queue = MessageQueue(["B"], 1 << 20)
+    other = Producer(nodes.context, queue, "msgpack", host="127.0.0.1", port=free_port())
+    port = int(other.socket.getsockopt(zmq.LAST_ENDPOINT).rsplit(b":", 1)[1])
+    nodes.poller.register(other.socket, zmq.POLLIN)
+    try:
+        parents.update([change(port=nodes.port), change(port=port, node="A2")])
+        nodes.is_quick(parents)
+        parents.fetch()
+        nodes.send(1, 2)
+        other.send(QueuedMessage(b"\x90", HEADER, b"3", 0.0), ["B"])
+        other.send(QueuedMessage(b"\x90", HEADER, b"4", 0.0), ["B"])
+
+        def all_came(found: list[int]) -> bool:
+            other.receive()
+            return len(found) == 4
+
+        came = nodes.until(all_came, "all messages")
+        parents.child_ended()  # while it handles one of each parent, or one only
+        begun = {came[0]} if in_turn else {1, 3}
+        assert len(nodes.problems) == len(begun)
+        parents.child_ended()  # the next one ends in init: it has begun none
+        again = [int(one.frames[2].bytes) for one in parents.fetch()]
+        assert again == [number for number in came if number not in begun]
+        assert len(nodes.problems) == len(begun)
+    finally:
+        other.close(0)
+
+
+def test_stop_by_force_returns_what_is_not_begun_and_times_only_what_is(nodes: Nodes) -> None:
+    nodes.parents.update([change(port=nodes.port)])
+    nodes.is_quick(nodes.parents)
+    nodes.parents.fetch()
+    nodes.send(*range(4))
+    nodes.until(lambda found: len(found) == 4, "four messages")
+    first = next(iter(nodes.parents.fetched))
+    nodes.parents.abandon()
+    assert nodes.parents.overdue_at(3.0) < time.monotonic() + 3.0  # the first one is still being handled
+    nodes.parents.done(first, 1.0)
+    assert nodes.parents.overdue_at(3.0) == float("inf")
+    nodes.until(lambda found: nodes.queue.size == 3, "the others back in the queue")
+    assert nodes.parents.have_left
+    assert not nodes.problems
+    # Whoever comes next gets them.
+    assert nodes.parents.fetch() == []
+    assert nodes.until(lambda found: len(found) == 3, "the rest") == [1, 2, 3]
+
+
+def test_a_connection_ends_with_its_producer(nodes: Nodes) -> None:
+    nodes.parents.fetch()
+    for number in range(1, 4):  # replicas come and go
+        nodes.parents.update([change(port=nodes.port)])
+        nodes.until(lambda found: nodes.producer._consumers, "a connection")
+        nodes.parents.update([change("Del", port=nodes.port)])
+        nodes.until(lambda found, number=number: nodes.left == list(range(1, number + 1)), "its end")
+        assert len(nodes.parents) == 0
+
+
+GARBAGE: list[list[bytes]] = [
+    [b""],
+    [b"\xff" * 1000],
+    [signals.MESSAGE],
+    [signals.MESSAGE, b"\x90", HEADER],
+    [signals.MESSAGE, b"\x90", b"short", b"1"],
+    [signals.MESSAGE, b"\x90", HEADER, b"1", b"\x90"],
+    [signals.DONES, b"x"],
+    [signals.MESSAGE, b"not a flow", HEADER, b"7"],
+]
+
+
+def test_a_producer_that_sends_garbage_harms_nobody(nodes: Nodes) -> None:
+    with nodes.context.socket(zmq.ROUTER) as hostile:
+        hostile.linger = 0
+        port = hostile.bind_to_random_port("tcp://127.0.0.1")
+        nodes.parents.update([change(port=port, node="X"), change(port=nodes.port)])
+        nodes.parents.fetch()
+        nodes.until(lambda found: hostile.poll(0), "the request")
+        identity = hostile.recv_multipart()[0]
+        for frames in GARBAGE:
+            hostile.send_multipart([identity, *frames])
+        nodes.send(1)
+        found = nodes.until(lambda found: len(found) == 2, "both messages")
+        assert sorted(found) == [1, 7]
+        (problem,) = nodes.problems
+        assert "X sends what is no message" in problem
+
+
+def test_a_producer_that_sends_unasked_is_left_in_the_network(nodes: Nodes) -> None:
+    with nodes.context.socket(zmq.ROUTER) as hostile:
+        hostile.linger = 0
+        hostile.sndhwm = 100
+        port = hostile.bind_to_random_port("tcp://127.0.0.1")
+        nodes.parents.update([change(port=port, node="X")])
+        nodes.parents.fetch()
+        nodes.until(lambda found: hostile.poll(0), "the request")
+        identity = hostile.recv_multipart()[0]
+        hostile.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        message = [identity, signals.MESSAGE, b"\x90", HEADER, b"7" * 1000]
+        blocked = 0
+        for _ in range(20_000):
+            try:
+                hostile.send_multipart(message, zmq.NOBLOCK)
+            except zmq.Again:
+                blocked += 1
+                if blocked > 50:
+                    break
+                nodes.turn()
+        assert blocked > 50
+        assert len(nodes.parents.fetched) <= 300
+
+
+def test_a_consumer_may_ask_for_anything_and_gets_what_it_may_have(nodes: Nodes) -> None:
+    with nodes.context.socket(zmq.DEALER) as hostile:
+        hostile.linger = 0
+        hostile.setsockopt(zmq.IDENTITY, signals.OURS + b"hostile")
+        hostile.connect(f"tcp://127.0.0.1:{nodes.port}")
+        nodes.send(*range(3000))
+        name = codec.encode_value("msgpack", "B")
+        nan = signals.READYS.pack(2**32 - 1) + signals.DURATION.pack(float("nan"))
+        for data in (b"", b"\0", nan, nan[:-1], nan + signals.DURATION.pack(-1e300), nan):
+            hostile.send_multipart([signals.DONES, name, data])
+        hostile.send_multipart([signals.DONE, name, codec.encode_value("msgpack", {"duration": "1e999"})])
+        hostile.send_multipart([signals.DONE, name, codec.encode_value("msgpack", {"duration": 2**63})])
+        hostile.send_multipart([signals.DONE, name, b"\xc1garbage"])
+        hostile.send_multipart([b"", b"", b"", b"", b""])
+        nodes.until(lambda found: nodes.queue.nodes["B"].sent >= 1024, "messages")
+        for _ in range(20):
+            nodes.turn()
+        assert nodes.queue.nodes["B"].sent < 1100
+        report = nodes.producer.samples["B"].take()
+        assert all(0 <= one < 1e12 for key in ("netDurations", "durations") for one in report[key])
+    nodes.until(lambda found: nodes.queue.size >= 2990, "what it had, back in the queue")
