@@ -22,8 +22,8 @@ from .replica import Replica
 
 #: A line about all nodes is written this often, where no status line shows it, as in the log of a CI job.
 LINE_EVERY_S = 10.0
-#: The status line of a terminal is drawn this often.
-STATUS_EVERY_S = 1.0
+#: The status line of a terminal is drawn this often: the statistics come as often.
+STATUS_EVERY_S = 2.0
 
 
 class StreamReport:

@@ -17,7 +17,6 @@ from hkrunner.runner.local_stream.reserved_port import ReservedPort
 from hkrunner.runner.settings.from_options import settings_of
 from hkrunner.runner.worker_stub.pipeline import PipelineError
 from hkrunner.runner.worker_stub.stream_pipeline import StreamPipeline, read_stream, with_state_types
-from hkrunner.sandbox.child.api import Api
 
 
 def document(flow: Any = "A >> B >> C", *, names: str = "ABC", **more: Any) -> dict[str, Any]:
@@ -240,22 +239,6 @@ def test_counts_of_replicas_are_added_and_survive_a_new_socket_process() -> None
     assert counts.between("A", "B") == MessageCount(sent=19, handled=17, dropped=3, queued=0)
     assert counts.into("B", ["A"]) == counts.out_of("A", ["B"])
     assert counts.between("B", "A") == MessageCount()
-
-
-def test_a_stream_that_is_opened_after_the_stop_of_its_task_delivers_nothing() -> None:
-    class OpenedStream:
-        is_aborted = False
-
-        def abort(self) -> None:
-            self.is_aborted = True
-
-    early, late = OpenedStream(), OpenedStream()
-    api = Api(lambda message: None, lambda value, details: None, returned_errors=False)
-    api._use_stream(early)  # type: ignore[arg-type]
-    assert not early.is_aborted
-    api._stop_asked()
-    api._use_stream(late)  # type: ignore[arg-type]
-    assert late.is_aborted
 
 
 def test_zeromq_listens_at_a_reserved_port_which_no_other_program_gets() -> None:
