@@ -10,6 +10,7 @@ import inspect
 import json
 import operator
 import os
+import resource
 import signal
 import sys
 import threading
@@ -115,6 +116,8 @@ def test_a_pool_without_code_is_an_executor_of_any_functions() -> None:
     with hkrunner.Pool(workers=1, spare=False) as pool:
         assert asyncio.run(in_a_loop(pool)) == [1024, 8]
         assert list(pool.map(operator.add, [1, 2], [3, 4])) == [4, 6]
+        soft, hard = pool.submit(resource.getrlimit, resource.RLIMIT_CORE).result()
+        assert (soft in (0, 1), hard) == (True, resource.getrlimit(resource.RLIMIT_CORE)[1])
         assert pool.schedule([sum, [1, 2]], timeout=60).result() == 3
         with pytest.raises(TypeError, match="wants a function"):
             pool.submit(1)
