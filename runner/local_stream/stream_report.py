@@ -41,7 +41,8 @@ class StreamReport:
         self._settings = settings
         self._output = output
         self._counts = counts
-        self._words = TaskReport(settings, output).words
+        self._task_report = TaskReport(settings, output)
+        self._words = self._task_report.words
         self._nodes = nodes
         self._is_drawn = not settings.console.quiet and can_be_drawn(os.environ)
         self._every_s = STATUS_EVERY_S if self._is_drawn else LINE_EVERY_S
@@ -151,6 +152,13 @@ class StreamReport:
                     self._output.result(b'{"nodeName":%s,"result":%s}' % (name, value))
             if one.began_at is not None:
                 self._output.say(f"  {self._last_words(one)}")
+
+    @property
+    def stdout_status(self) -> int:
+        """The exit status if stdout has not taken the results, else 0."""
+        if self._settings.console.output_file is None and self._output.out.broken:
+            self._task_report.note_broken_stdout()
+        return self._task_report.status
 
     def _last_words(self, one: NodeRun) -> str:
         node = one.node

@@ -287,4 +287,8 @@ class StreamRun:
     def _gone(self, replica: Replica) -> None:
         if all(one.state is ReplicaState.GONE for one in self._all):
             self._report.end()
-            self._output.when_taken(self._on_over)
+            self._output.when_taken(self._over)
+
+    def _over(self) -> None:
+        self.status = max(self.status, self._report.stdout_status)
+        self._on_over()

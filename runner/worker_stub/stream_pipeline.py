@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from .pipeline import Node, PipelineError, is_batch, is_flow_input, node_of, references
+from .pipeline import MISSING, Node, PipelineError, at, is_batch, is_flow_input, node_of, references
 from .pipeline_values import Outcome, inputs_of
 
 STATELESS, STATEFUL = "stateless", "stateful"
@@ -162,16 +162,11 @@ def _check_inputs(nodes: Mapping[str, Node], flow_input: dict[str, Any]) -> None
         for one in references(node.inputs):
             if not is_flow_input(one.name) and one.name not in nodes:
                 raise PipelineError(f'node "{node.name}" is depend on node "{one.name}" which is not exists')
-            if not is_flow_input(one.name):
-                continue
-            value: Any = flow_input
-            for part in one.path:
-                value = value.get(part) if isinstance(value, dict) else None
-                if value is None:
-                    raise PipelineError(
-                        f'node "{node.name}": unable to find flowInput.{".".join(one.path)}: write it into'
-                        f" flowInput, or give --input '{{\"{one.path[0]}\": …}}'"
-                    )
+            if is_flow_input(one.name) and at(flow_input, one.path) is MISSING:
+                raise PipelineError(
+                    f'node "{node.name}": unable to find flowInput.{".".join(one.path)}: write it into'
+                    f" flowInput, or give --input '{{\"{one.path[0]}\": …}}'"
+                )
 
 
 # ---- flows

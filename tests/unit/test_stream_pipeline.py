@@ -59,8 +59,8 @@ def test_flows_are_read_as_hkubes_server_does() -> None:
 
 
 def test_replicas_state_types_and_inputs_come_from_the_document() -> None:
-    raw = document(flowInput={"x": {"y": 1}, "z": 2})
-    raw["nodes"][0]["input"] = ["@flowInput.x.y", "@flowInput.z", "text", ["@B"]]
+    raw = document(flowInput={"x": {"y": [0, 1], "n": None}, "z": 2})
+    raw["nodes"][0]["input"] = ["@flowInput.x.y.1", "@flowInput.x.n", "@flowInput.z", "text", ["@B"]]
     raw["nodes"][1].update(stateType="stateless", minStatelessCount=3, maxStatelessCount=5)
     del raw["nodes"][2]["stateType"]
     found = with_state_types(read_stream(raw, {"z": 3}), {"alg-c": "stateful"})
@@ -70,7 +70,7 @@ def test_replicas_state_types_and_inputs_come_from_the_document() -> None:
         (1, "stateful"),
     ]
     # As in HKube, what refers to another node has no value.
-    assert found.input_of(found.nodes[0]) == [1, 3, "text", [None]]
+    assert found.input_of(found.nodes[0]) == [1, None, 3, "text", [None]]
 
 
 @pytest.mark.parametrize(

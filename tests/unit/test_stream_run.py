@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -30,7 +31,7 @@ class PipelineOutput(RecordingOutput):
     def __init__(self) -> None:
         super().__init__()
         self.results: list[bytes] = []
-        self.out = self.err = None
+        self.out, self.err = SimpleNamespace(broken=False), None
 
     line = RecordingOutput.say
 
@@ -316,3 +317,15 @@ def test_a_line_shows_messages_a_second_the_queue_and_what_was_dropped(play: Cal
     played["A"].listener.on_statistics(played["A"], [{**item, "responses": 240, "queueSize": 0}])
     played.wait(LINE_EVERY_S)
     assert played.output.lines[-1] == "◌ A 0/s · B x2 6/s, 2 dropped"
+
+
+def test_a_reader_of_the_results_that_has_gone_gives_the_exit_status_of_a_broken_pipe(
+    play: Callable[..., Played],
+) -> None:
+    played = play("A >> B")
+    played.output.out = SimpleNamespace(broken=True, problem=None)
+    played.begin()
+    for name in "AB":
+        played[name].ends()
+        played[name].goes()
+    assert played.over == [141]
