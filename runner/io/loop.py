@@ -22,6 +22,10 @@ Callback = Callable[[], None]
 
 #: Poll for this long for what expect() has announced, before sleeping.
 SPIN_S = 0.0003
+#: After so many times in a row in which it took longer, poll less and less often, ...
+MISSES_MAX = 4
+#: ... but at least once in so many times.
+SKIPPED_MAX = 64
 #: epoll counts milliseconds in 31 bits.
 WAIT_MAX_S = 86_400.0
 _READ = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
@@ -102,6 +106,29 @@ class Alarm:
             self._callback()
 
 
+class Promptness:
+    """Whether something usually comes within SPIN_S, as it has lately."""
+
+    __slots__ = ("_misses", "_skips")
+
+    def __init__(self) -> None:
+        self._misses = 0
+        self._skips = 0
+
+    def is_likely(self) -> bool:
+        """Whether to poll for it this time."""
+        if not self._skips:
+            return True
+        self._skips -= 1
+        return False
+
+    def note(self, has_come: bool) -> None:
+        """Note whether it has come while it was polled for."""
+        self._misses = 0 if has_come else self._misses + 1
+        over = self._misses - MISSES_MAX
+        self._skips = 0 if over < 0 else min(2**over, SKIPPED_MAX)
+
+
 class Loop:
     """Runs callbacks for what becomes ready or due, until stop()."""
 
@@ -113,7 +140,8 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._stopped = False
-        self._spins = False
+        self._expected: Promptness | None = None  # what the next turn polls for
+        self._promptness: dict[str, Promptness] = {}
         #: Whether this process shares the time of one core with those it waits for.
         self.one_core = available_cores() <= 1
         self._signals: dict[int, Callback] = {}
@@ -228,18 +256,26 @@ class Loop:
         """Have run() return after the callback that is being made."""
         self._stopped = True
 
-    def expect(self) -> None:
+    def expect(self, what: str) -> None:
         """Have the next turn poll for up to SPIN_S before it sleeps: something is due in a moment.
+
+        `what`: a name for it. What has often taken longer is polled for less often: on a busy machine the
+        polling would keep a core from the process that is waited for.
 
         Being woken on another core takes longer than a tiny task, and costs as much CPU as polling
         (measured: init->initialized and start->done a third shorter, CPU per task the same). With one core
-        only, polling would keep that core from the process that is waited for.
+        only, nothing is polled for.
         """
-        self._spins = not self.one_core
+        if self.one_core:
+            return
+        promptness = self._promptness.get(what)
+        if promptness is None:
+            promptness = self._promptness[what] = Promptness()
+        self._expected = promptness if promptness.is_likely() else None
 
     def turn(self, most_s: float | None = None) -> None:
         """Wait until something is ready or due, at most this long, and serve it."""
-        found = self._spin() if self._spins else None
+        found = self._spin(self._expected) if self._expected is not None else None
         if not found:
             wait_s = self._wait_s(most_s)
             found = self._epoll.poll(-1 if wait_s is None else wait_s)
@@ -263,15 +299,15 @@ class Loop:
             if self._stopped:
                 return
 
-    def _spin(self) -> list[tuple[int, int]]:
-        self._spins = False
+    def _spin(self, expected: Promptness) -> list[tuple[int, int]]:
+        self._expected = None
         poll, clock, can_wait = self._epoll.poll, time.perf_counter, self._can_wait
         end = clock() + SPIN_S
         while True:
             found = poll(0)
-            if found and any(fd not in can_wait for fd, _ in found):
-                return found
-            if clock() >= end:
+            has_come = bool(found) and any(fd not in can_wait for fd, _ in found)
+            if has_come or clock() >= end:
+                expected.note(has_come)
                 return found
 
     def _wait_s(self, most_s: float | None) -> float | None:

@@ -151,7 +151,7 @@ class TaskHandover:
                 control.step(Event.CHILD_INITIALIZED)
                 task.begin_record()
                 self._measure(task, child)
-        self._loop.expect()  # the child is ready in a moment, or the worker says `start`
+        self._loop.expect("ready")  # the child is ready in a moment, or the worker says `start`
 
     def _can_name(self, message: WorkerMessage) -> bool:
         """Whether the names of a task are found here: quicker than by the child, but for a large message."""
@@ -255,7 +255,7 @@ class TaskHandover:
             return
         begin, self._kept_begin = self._kept_begin, ()
         child.send(task.number, *begin, Start())
-        self._loop.expect()  # a tiny task is done in no time
+        self._loop.expect("done")  # a tiny task is done in no time
 
     def send_kept_begin(self) -> None:
         """Send the Begin that waits for Start: there will be no Start."""

@@ -71,7 +71,7 @@ class TaskStorage:
         task = self._task()
         assert task.message is not None, "no child has begun the task"
         self._client.ask("fetch", _wire_of(task.message), partial(self._fetched, task))
-        self._loop.expect()  # a small input is there in no time
+        self._loop.expect("input")  # a small one is there in no time
 
     def _fetched(self, task: ActiveTask, answer: StorageAnswer) -> None:
         if task is not self._control.task or self._control.state is not State.FETCHING:
@@ -92,7 +92,7 @@ class TaskStorage:
         """Have the result of the current task written."""
         task = self._task()
         self._client.ask("store", task.answer_wire(), partial(self._stored, task))
-        self._loop.expect()  # a small result is written in no time
+        self._loop.expect("stored")  # a small result is written in no time
 
     def _stored(self, task: ActiveTask, answer: StorageAnswer) -> None:
         if task is not self._control.task or self._control.state is not State.STORING:

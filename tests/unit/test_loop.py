@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 from hkrunner.runner.io import loop as loop_module
-from hkrunner.runner.io.loop import Loop
+from hkrunner.runner.io.loop import Loop, Promptness
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import Clock
@@ -182,13 +182,13 @@ def test_waiting_for_a_condition_ends_as_soon_as_it_holds(loop: Loop, pipe: tupl
     seen: list[str] = []
     loop.on_readable(pipe[0], lambda: seen.append(os.read(pipe[0], 10).decode()))
     os.write(pipe[1], b"there")
-    loop.expect()
+    loop.expect("it")
     loop.turn()
     assert seen == ["there"]
-    loop.expect()
+    loop.expect("it")
     loop.turn(0)
     loop.after(0, lambda: seen.append("due"))
-    loop.expect()
+    loop.expect("it")
     loop.turn()
     assert seen == ["there", "due"]
 
@@ -206,16 +206,30 @@ def test_what_can_wait_is_read_after_what_is_expected(
         os.write(pipe[1], b"printed")
         answer = threading.Timer(0.05, theirs.send, (b"answer",))
         answer.start()
-        loop.expect()
+        loop.expect("it")
         loop.turn()
         answer.join()
         assert sorted(seen) == ["answer", "printed"], "one turn: the loop has polled until the answer came"
         monkeypatch.setattr(loop_module, "SPIN_S", 0.0)
         os.write(pipe[1], b"more")
-        loop.expect()
+        loop.expect("it")
         loop.turn()
         assert seen[2:] == ["more"], "it does not wait for what does not come"
         loop.on_readable(ours, None)
+
+
+def test_what_has_often_taken_long_is_polled_for_less_often() -> None:
+    promptness = Promptness()
+    polled = []
+    for number in range(400):
+        if promptness.is_likely():
+            polled.append(number)
+            promptness.note(False)
+    assert polled[:8] == [0, 1, 2, 3, 5, 8, 13, 22] and polled[-1] - polled[-2] == 65
+    while not promptness.is_likely():
+        pass
+    promptness.note(True)
+    assert promptness.is_likely() and promptness.is_likely()
 
 
 def test_an_alarm_goes_off_once_at_the_time_set_last() -> None:
