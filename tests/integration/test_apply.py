@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,8 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hkrunner.runner.app.apply import new_lines
+from hkrunner.runner.app.apply import Applier, ApplyOutcome, new_lines
+from hkrunner.runner.app.apply_package import ApplyRequest, prepare_apply
+from hkrunner.runner.cluster.address import Cluster
 from hkrunner.runner.cluster.algorithm_payload import changes, not_stored
+from hkrunner.runner.cluster.algorithm_store import AlgorithmStore
+from hkrunner.runner.cluster.api import ClusterApi
+from hkrunner.runner.errors import ClusterError
+from hkrunner.runner.settings.from_options import settings_of
+from hkrunner.runner.settings.options import OPTIONS
+from support.clock import Clock
 from support.hkube_store import HkubeStore
 from support.programs import HKRUNNER, Program, Result, run_hkrunner
 
@@ -36,6 +45,27 @@ def command(store: HkubeStore, folder: Path, *words: str, status: int = 0) -> Re
     ended = run_hkrunner(*words, cwd=folder, env={"HKRUNNER_CLUSTER": store.url})
     assert ended.status == status, ended
     return ended
+
+
+def apply_here(
+    store: HkubeStore, folder: Path, monkeypatch: pytest.MonkeyPatch, **asked: Any
+) -> tuple[ApplyOutcome, str]:
+    """Do what `hkrunner apply` does, without waiting; return what came of it, and what was told."""
+    monkeypatch.chdir(folder)
+    clock = Clock()
+    told: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    with contextlib.ExitStack() as stack:
+        request = ApplyRequest(**asked)
+        settings = settings_of({**{one.name: one.default for one in OPTIONS}, "no_state": True}, {})
+        prepared = prepare_apply(settings, request, {}, stack)
+        store_api = AlgorithmStore(ClusterApi(Cluster("lab", store.url), sleep=sleep, clock=clock))
+        tell = told.append
+        applier = Applier(store_api, "lab", request, tell=tell, show_log=tell, sleep=sleep, clock=clock)
+        return applier.apply(prepared), "\n".join(told)
 
 
 def assert_sent(store: HkubeStore, recorded: dict[str, Any]) -> None:
@@ -63,20 +93,20 @@ def test_what_is_sent_is_what_hkubectl_sends_and_the_same_for_the_same_code(
     assert json.loads(store.forms[-1][1].content) == {"forceBuild": True}
 
 
-def test_a_build_is_followed_until_it_is_a_version_that_jobs_use(store: HkubeStore, folder: Path) -> None:
-    ended = command(store, folder, "apply", "--json")
-    assert json.loads(ended.stdout)["version"]["semver"] == "1.0.0"
-    assert [line for line in ended.stderr.splitlines() if "step" in line] == [
-        *("    step 1", "    step 2", "    step 3")
-    ]
-    assert "left out (.hkubeignore): logs/a.log" in ended.stderr and "shapes is new in" in ended.stderr
+def test_a_build_is_followed_until_it_is_a_version_that_jobs_use(
+    store: HkubeStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome, told = apply_here(store, folder, monkeypatch)
+    assert outcome.facts()["version"]["semver"] == "1.0.0" and outcome.is_current
+    assert [line for line in told.splitlines() if "step" in line] == ["step 1", "step 2", "step 3"]
+    assert "left out (.hkubeignore): logs/a.log" in told and "shapes is new in" in told
 
     (folder / "main.py").write_text("def start(args): return 2\n")
     store.is_busy = True
-    ended = command(store, folder, "apply", "--mem", "1Gi")
-    assert ended.stdout == "shapes 1.0.1\n"
-    assert "changes mem: 512Mi → 1Gi" in ended.stderr
-    assert "jobs go on with the current one" in ended.stderr
+    outcome, told = apply_here(store, folder, monkeypatch, mem="1Gi")
+    assert outcome.facts()["version"]["semver"] == "1.0.1" and not outcome.is_current
+    assert "changes mem: 512Mi → 1Gi" in told
+    assert "jobs go on with the current one" in told
     assert store.algorithms["shapes"]["mem"] == "512Mi"
     refused = command(store, folder, "algorithm", "versions", "shapes", "--use", "1.0.1", status=8)
     assert "there are running pipelines; job1; --force changes it nevertheless" in refused.stderr
@@ -84,15 +114,17 @@ def test_a_build_is_followed_until_it_is_a_version_that_jobs_use(store: HkubeSto
     assert store.algorithms["shapes"]["mem"] == "1Gi"
 
 
-def test_a_change_that_the_cluster_drops_silently_is_sent_again(store: HkubeStore, folder: Path) -> None:
+def test_a_change_that_the_cluster_drops_silently_is_sent_again(
+    store: HkubeStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While the first build has not ended, the api-server answers `messages: [null]` and stores nothing."""
     build_id = command(store, folder, "apply", "--no-wait").stdout.strip()
-    refused = command(store, folder, "apply", "--cpu", "2", "--no-wait", status=8)
-    assert "cpu of shapes is not stored: apply again after the build" in refused.stderr
-    ended = command(store, folder, "apply", "--cpu", "2", "--current")
-    assert f"an earlier build has not ended: {build_id}" in ended.stderr
+    with pytest.raises(ClusterError, match="cpu of shapes is not stored: apply again after the build"):
+        apply_here(store, folder, monkeypatch, cpu="2", no_wait=True)
+    outcome, told = apply_here(store, folder, monkeypatch, cpu="2", current=True)
+    assert f"an earlier build has not ended: {build_id}" in told
     assert len(store.builds) == 1 and store.algorithms["shapes"]["cpu"] == 2
-    assert ended.stdout == "shapes 1.0.1\n"
+    assert outcome.version is not None and outcome.version.number == "1.0.1"
 
 
 def test_a_build_that_fails_is_an_error_with_its_reason(store: HkubeStore, folder: Path) -> None:
@@ -127,7 +159,8 @@ def test_nothing_is_sent_by_a_dry_run(store: HkubeStore, folder: Path) -> None:
 
 
 def test_the_algorithms_of_a_cluster_are_listed_shown_and_removed(store: HkubeStore, folder: Path) -> None:
-    command(store, folder / "sub", "apply", *RECORDED["image"]["arguments"])
+    ended = command(store, folder / "sub", "apply", "--json", *RECORDED["image"]["arguments"])
+    assert json.loads(ended.stdout)["version"]["semver"] == "1.0.0"
     assert_sent(store, RECORDED["image"])
     listed = command(store, folder, "algorithm", "ls").stdout
     assert listed.split() == ["img-alg", "1", "cpu", "256Mi", "reg/img:1"]
