@@ -1,0 +1,240 @@
+"""HKube's own services on this machine: redis, etcd, a stand-in for MongoDB, and those of a checkout.
+
+    redis  etcd  mongo_server.py
+      |     |        |
+    api-server   pipeline-driver-queue   pipeline-driver   algorithm-queue   worker (one for each algorithm)
+
+What needs Kubernetes is left out: the algorithm-operator (add_algorithm.js does its part), the task-executor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+HERE = Path(__file__).parent
+#: The services that run, which are folders below core/ of the checkout.
+NODE_SERVICES = ("api-server", "pipeline-driver-queue", "pipeline-driver", "algorithm-queue", "worker")
+QUEUE = "interop"
+#: Seconds for a service to start, on a busy machine.
+START_S = 60.0
+#: Seconds for a service to end by itself.
+END_S = 5.0
+
+
+class Trouble(Exception):
+    """Something does not work; the text says what, for a person."""
+
+
+def find_programs() -> None:
+    """Raise Trouble for a program that is not installed."""
+    wanted = {"node": "nodejs", "npm": "npm", "redis-server": "redis-server", "etcd": "etcd-server"}
+    absent = [f"{name} (Debian: {package})" for name, package in wanted.items() if shutil.which(name) is None]
+    if absent:
+        raise Trouble(f"not installed: {', '.join(absent)}")
+
+
+def install(checkout: Path) -> None:
+    """Install the packages of each service into the checkout, where they are not there. Raises Trouble."""
+    for name in NODE_SERVICES:
+        folder = checkout / "core" / name
+        if not (folder / "package-lock.json").is_file():
+            raise Trouble(f"{checkout} is no checkout of kube-HPC/hkube: it has no core/{name}")
+        if (folder / "node_modules").is_dir():
+            continue
+        say(f"installing the packages of core/{name}")
+        words = ["npm", "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+        if subprocess.run(words, cwd=folder, check=False).returncode:
+            shutil.rmtree(folder / "node_modules", ignore_errors=True)
+            raise Trouble(f"npm ci has failed in {folder}")
+
+
+def say(text: str) -> None:
+    """Print a line about what is done."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody uses now.
+
+    It is below those that the kernel gives to outgoing connections: the services make many until all run.
+    """
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+class ControlPlane:
+    """The services, each a process group with a log of its own in the folder; close() ends them."""
+
+    def __init__(self, checkout: Path, folder: Path) -> None:
+        """Nothing is started."""
+        self._core = checkout / "core"
+        self._folder = folder
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        names = ("redis", "etcd", "etcd peers", "mongo", "api", "queue", "worker")
+        self._ports = {name: free_port() for name in names}
+        self.url = f"http://127.0.0.1:{self._ports['api']}"
+        self.worker_url = f"ws://127.0.0.1:{self._ports['worker']}"
+        self.metrics = folder / "metrics"
+
+    def __enter__(self) -> ControlPlane:
+        try:
+            self._start_stores()
+            self.start_api()
+            self._start_node("pipeline-driver-queue", {})
+            self._start_node("pipeline-driver", {})
+            self._start_node("algorithm-queue", {"QUEUE_ID": QUEUE})
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start_api(self) -> None:
+        """Start the api-server, and return when it answers. Raises Trouble."""
+        self._start_node("api-server", {"API_SERVER_REST_PORT": str(self._ports["api"])})
+        self._wait_for("api-server", lambda: _answers(f"{self.url}/api/v1/storage/info"))
+
+    def stop(self, name: str) -> None:
+        """End a service, at once if it does not end by itself."""
+        process = self._running.pop(name)
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_S)
+                return
+
+    def stop_api(self) -> None:
+        """End the api-server."""
+        self.stop("api-server")
+
+    def start_worker(self, algorithm: str) -> None:
+        """Start the worker of an algorithm, and have its jobs sent to it. Raises Trouble."""
+        self.metrics.mkdir()
+        more = {
+            "ALGORITHM_TYPE": algorithm,
+            "WORKER_SOCKET_PORT": str(self._ports["worker"]),
+            "DEV_MODE": "true",
+            "API_SERVER_SERVICE_HOST": "127.0.0.1",
+            "API_SERVER_SERVICE_PORT": str(self._ports["api"]),
+            "ALGO_METRICS_DIR": str(self.metrics),
+        }
+        folder = self._core / "worker"
+        self._start("worker", ["node", str(HERE / "worker.js"), str(folder)], self._variables(more), folder)
+        self._wait_for("worker", lambda: _listens(self._ports["worker"]))
+        queue = str(self._core / "algorithm-queue")
+        words = ["node", str(HERE / "add_algorithm.js"), queue, str(self._ports["etcd"]), QUEUE, algorithm]
+        added = subprocess.run(words, capture_output=True, text=True, timeout=START_S, check=False)
+        if added.returncode:
+            raise Trouble(f"the queue was not given {algorithm}: {added.stderr.strip()}")
+
+    def start_hkrunner(self, words: Sequence[str], cwd: Path) -> None:
+        """Start hkrunner as the algorithm of the worker."""
+        variables = {**os.environ, "ALGO_METRICS_DIR": str(self.metrics)}
+        self._start("hkrunner", [*words, "--url", self.worker_url], variables, cwd)
+
+    def log_of(self, name: str) -> Path:
+        """Return the file with what a service has printed."""
+        return self._folder / f"{name}.log"
+
+    def close(self) -> None:
+        """End all services, the last one first."""
+        for name in reversed(list(self._running)):
+            self.stop(name)
+
+    # ---- steps
+
+    def _start_stores(self) -> None:
+        redis, etcd, peers = (str(self._ports[name]) for name in ("redis", "etcd", "etcd peers"))
+        own = {**os.environ}
+        self._start("redis", ["redis-server", "--port", redis, "--bind", "127.0.0.1", "--save", ""], own)
+        client, peer = f"http://127.0.0.1:{etcd}", f"http://127.0.0.1:{peers}"
+        words = ["etcd", "--data-dir", "etcd-data", "--initial-cluster", f"default={peer}"]
+        for option, value in (("client", client), ("peer", peer)):
+            words += [f"--listen-{option}-urls", value]
+        words += ["--advertise-client-urls", client, "--initial-advertise-peer-urls", peer]
+        self._start("etcd", words, own)
+        mongo = str(self._ports["mongo"])
+        self._start("mongo", [sys.executable, "-I", str(HERE / "mongo_server.py"), mongo], own)
+        for name in ("redis", "etcd", "mongo"):
+            self._wait_for(name, partial(_listens, self._ports[name]))
+
+    def _start_node(self, name: str, more: Mapping[str, str]) -> None:
+        folder = self._core / name
+        self._start(name, ["node", "app.js"], self._variables(more), folder)
+
+    def _variables(self, more: Mapping[str, str]) -> dict[str, str]:
+        here = "127.0.0.1"
+        return {
+            **os.environ,
+            "NODE_ENV": "production",
+            "REDIS_SERVICE_HOST": here,
+            "REDIS_SERVICE_PORT": str(self._ports["redis"]),
+            "ETCD_CLIENT_SERVICE_HOST": here,
+            "ETCD_CLIENT_SERVICE_PORT": str(self._ports["etcd"]),
+            "MONGODB_SERVICE_HOST": here,
+            "MONGODB_SERVICE_PORT": str(self._ports["mongo"]),
+            "DEFAULT_STORAGE": "fs",
+            "BASE_FS_ADAPTER_DIRECTORY": str(self._folder / "storage"),
+            "STORAGE_ENCODING": "msgpack",
+            "DISCOVERY_ENCODING": "msgpack",
+            "PIPELINE_DRIVER_QUEUE_SERVICE_PORT": str(self._ports["queue"]),
+            "REST_PORT": str(self._ports["queue"]),
+            "HEALTHCHECK_PORT": str(free_port()),
+            "METRICS_PORT": str(free_port()),
+            "KC_URL": "http://127.0.0.1:9",  # nobody is there: HKube asks it also when it is not used
+            **more,
+        }
+
+    def _start(
+        self, name: str, words: Sequence[str], variables: Mapping[str, str], cwd: Path | None = None
+    ) -> None:
+        with open(self._folder / f"{name}.log", "ab") as log:
+            self._running[name] = subprocess.Popen(
+                words,
+                cwd=cwd or self._folder,
+                env=dict(variables),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _wait_for(self, name: str, is_ready: Callable[[], bool]) -> None:
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
+            status = self._running[name].poll()
+            if status is not None:
+                raise Trouble(f"{name} has ended with status {status}: see {self._folder / name}.log")
+            if is_ready():
+                return
+            time.sleep(0.1)
+        raise Trouble(f"{name} was not ready within {START_S:g} s: see {self._folder / name}.log")
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+        return bool(answer.status == 200)
+    return False
