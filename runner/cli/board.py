@@ -72,7 +72,6 @@ def board_target(
 
 def _start(state_dir: str, words: tuple[str, ...], **options: Any) -> None:
     from ...boards.board_record import Readiness
-    from ...boards.errors import BoardError
 
     root = _root(state_dir)
     target = board_target(
@@ -90,9 +89,8 @@ def _start(state_dir: str, words: tuple[str, ...], **options: Any) -> None:
     reference = started.board.reference
     wanted = Readiness.READY if options["wait"] == "ready" else Readiness.LISTENING
     board = manager.wait(reference, wanted)
-    if wanted is Readiness.LISTENING and _has_events(board):
-        with contextlib.suppress(BoardError):  # late data only lacks the count of runs
-            board = manager.wait(reference, Readiness.READY, deadline_s=READY_S)
+    if wanted is Readiness.LISTENING:
+        board = _with_first_data(manager, board)
     _print(board, as_json=options["json"])
     _note_port(board, options["port"])
     if options["open"]:
@@ -107,9 +105,21 @@ def show_target(state_dir: str, target: Target) -> str | None:
     from ...boards.board_record import Readiness
 
     manager = _manager(state_dir)
-    board = manager.wait(manager.start(target).board.reference, Readiness.READY)
+    reference = manager.start(target).board.reference
+    board = _with_first_data(manager, manager.wait(reference, Readiness.LISTENING))
     manager.close()
     return board.url
+
+
+def _with_first_data(manager: BoardManager, board: Board) -> Board:
+    """Return the board, after a moment for the first data if there is some."""
+    from ...boards.board_record import Readiness
+    from ...boards.errors import BoardError
+
+    if _has_events(board):
+        with contextlib.suppress(BoardError):  # late data only lacks the count of runs
+            return manager.wait(board.reference, Readiness.READY, deadline_s=READY_S)
+    return board
 
 
 def _has_events(board: Board) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import SettingsError
+from ..errors import BoardFailed, SettingsError
 from ..settings.apply_options import ON
 from ..settings.cluster_options import LOCAL
 from .board import STATE_DIR, show_target
@@ -52,9 +52,12 @@ def _compare(
     known = (job, None) if record is None or record.job is None else (record.job, record.algorithm)
     try:
         found = compare(api, root, known[0], tasks, algorithm=known[1])
+    except BoardError as error:  # a task that is not recorded here
+        raise SettingsError(str(error)) from None
+    try:
         url = _board(api, root, found, tasks, tell) if board else None
     except BoardError as error:
-        raise SettingsError(str(error)) from None
+        raise BoardFailed(str(error)) from None
     if as_json:
         click.echo(json.dumps({**found.facts(), "board": url}))
         return

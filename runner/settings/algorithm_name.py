@@ -11,6 +11,11 @@ from ..errors import SettingsError
 _NAME = re.compile(r"[a-z0-9][-a-z0-9.]*[a-z0-9]")
 
 
+def is_algorithm_name(text: str) -> bool:
+    """Whether HKube takes the text for the name of an algorithm."""
+    return _NAME.fullmatch(text) is not None
+
+
 def algorithm_name(folder: str) -> str:
     """Return the name of an algorithm in this folder. Raises SettingsError if none can be derived."""
     name = re.sub(r"[^-a-z0-9.]+", "-", os.path.basename(folder).lower()).strip("-.")

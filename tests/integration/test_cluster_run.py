@@ -210,6 +210,7 @@ def test_a_job_that_another_user_stops_is_no_success(cluster: HkubeApi, folder: 
     ("args", "status", "sentence"),
     [
         (["--algorithm", "nope"], 3, "has no algorithm nope: send it there with `hkrunner apply --on "),
+        (["--algorithm", "a/b"], 2, "--algorithm a/b: HKube's names have at least two of a-z, 0-9"),
         (["--mem", "1Gi"], 2, "--mem is for tasks on this machine (--on local), and --on runs"),
         (["--algorithm", "a=b.py"], 2, "--algorithm NAME, without a file"),
         (["--on", "lab"], 2, "clusters.yml with clusters by name; give a URL, or make it"),
