@@ -25,6 +25,7 @@ from ..serving.run_context import RunContext
 from ..settings.descriptor import read
 from ..settings.descriptor_search import NAMES
 from ..settings.settings import Settings
+from ..streaming import stream_settings
 from ..streaming.socket_handle import MISSING
 from ..worker_stub.pipeline import PipelineError
 from ..worker_stub.stream_pipeline import StreamPipeline, read_stream, with_state_types
@@ -70,6 +71,10 @@ def prepared(
 
     `stack` gets the callbacks that clean up at the end. Raises SettingsError, EntryNotFound, InstallFailed.
     """
+    try:
+        stream_settings.from_environment(os.environ)  # else each node would say so when its task begins
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     document = read_pipeline(file, settings.code.cwd, shown="--pipeline")
     try:
         pipeline = read_stream(document, _more_input(settings))

@@ -224,6 +224,14 @@ def test_what_cannot_run_is_said_in_one_sentence(
     assert "\n" not in str(refused.value)
 
 
+def test_an_encoding_that_streams_do_not_have_is_refused_before_anything_begins(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISCOVERY_ENCODING", "json")
+    with pytest.raises(SettingsError, match="DISCOVERY_ENCODING is 'json'; a stream needs bson or msgpack"):
+        prepare("--pipeline", "lab/flow.json")
+
+
 def test_counts_of_replicas_are_added_and_survive_a_new_socket_process() -> None:
     counts = MessageCounts()
 
