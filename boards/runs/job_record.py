@@ -90,7 +90,25 @@ def known_job(state_dir: str, name: str) -> JobRecord:
 
 def _read(file: Path) -> JobRecord | None:
     try:
-        fields = json.loads(file.read_bytes())
-        return JobRecord(**fields)
-    except (OSError, ValueError, TypeError):
+        record = JobRecord(**json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None  # removed meanwhile, or another version's
+    return record if _is_whole(record) else None
+
+
+def _is_whole(record: JobRecord) -> bool:
+    """Whether each value has its type: the file may have been edited, or be another version's."""
+    texts = (record.name, record.cluster, record.algorithm, record.status)
+    numbers = (record.tasks, record.submitted)
+    return (
+        all(isinstance(one, str) for one in texts)
+        and all(isinstance(one, int) for one in numbers)
+        and isinstance(record.job, str | None)
+        and isinstance(record.error, str | None)
+        and isinstance(record.took_s, int | float | None)
+        and isinstance(record.nodes, dict)
+        and all(
+            isinstance(positions, list) and all(isinstance(one, int) for one in positions)
+            for positions in record.nodes.values()
+        )
+    )

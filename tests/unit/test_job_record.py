@@ -1,0 +1,34 @@
+"""The records of jobs in clusters: what was edited, or cut off, is left out and no traceback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hkrunner.boards.runs.job_record import JobRecord, recorded_job, recorded_jobs
+
+
+def test_a_record_is_read_as_it_was_written_and_one_with_other_types_is_left_out(tmp_path: Path) -> None:
+    record = JobRecord("sq-1", "lab", "sq", 2, {"sq": [0, 1]}, job="job1", took_s=1, status="completed")
+    record.save(str(tmp_path))
+    assert recorded_jobs(str(tmp_path)) == [record]
+    assert recorded_job(str(tmp_path), "job1") == record == recorded_job(str(tmp_path), "sq-1")
+    file = tmp_path / "jobs" / "sq-1.json"
+    whole: dict[str, Any] = json.loads(file.read_text())
+    junk = ({"x": None}, [[None]], 1.5)
+    broken = [{**whole, name: value} for name in whole for value in junk if (name, value) != ("took_s", 1.5)]
+    texts = [json.dumps(one) for one in broken]
+    for text in (*texts, "", "null", "[]", json.dumps(whole)[:-5], "[" * 100_000):
+        file.write_text(text)
+        assert recorded_jobs(str(tmp_path)) == [], text
+
+
+def test_the_metrics_that_were_fetched_of_a_job_are_removed_with_its_record(tmp_path: Path) -> None:
+    record = JobRecord("sq-1", "lab", "sq", 1, {"sq": [0]}, job="job1")
+    record.save(str(tmp_path))
+    for job in ("job1", "other"):
+        (tmp_path / "runs" / "sq-1" / "sq" / job / "task1").mkdir(parents=True)
+    record.remove(str(tmp_path))
+    assert recorded_jobs(str(tmp_path)) == []
+    assert [one.name for one in (tmp_path / "runs" / "sq-1" / "sq").iterdir()] == ["other"]
