@@ -77,7 +77,8 @@ def endlessly(before: bytes, piece: bytes, pause_s: float) -> Callable[[socket.s
 def test_an_answer_that_never_ends_is_ended(before: bytes, piece: bytes) -> None:
     with (
         raw_server(endlessly(before, piece, 0.02)) as url,
-        pytest.raises(AnswerLost, match="the answer comes too slowly"),
+        # On a busy machine, a pause between two pieces may be longer than the silence that ends it.
+        pytest.raises(AnswerLost, match=r"the answer comes too slowly|no answer in time"),
     ):
         ask(url, silence_s=0.3)
 
