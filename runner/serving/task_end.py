@@ -148,7 +148,9 @@ class TaskEnd:
         self._opener.open_late(task)
         self._handover.send_kept_begin()
         child = self._pool.child
-        if child is not None:
+        # Whether nothing has to be on disk or shown before the answer.
+        is_answer_first = task.record is None and not self._settings.local_run.is_local
+        if child is not None and (self._redirect is not None or not is_answer_first):
             child.drain_output()
         if self._redirect is not None:
             self._redirect.forget()
@@ -156,9 +158,12 @@ class TaskEnd:
         duration_s = self._loop.clock() - task.began
         if answer is not None:
             self._replies.last_answered = (task.name, task.record)
-        if answer is not None and task.record is None and not self._settings.local_run.is_local:
-            answer()  # nothing has to be on disk or shown before it
-            answer = None
+        if is_answer_first:
+            if answer is not None:
+                answer()
+                answer = None
+            if child is not None and self._redirect is None:
+                child.drain_output()
         # Otherwise the child died before it had read the task.
         was_taken_up = child is not None or task.message is None
         result = task.close(status, failure, duration_s, with_output=self._settings.local_run.is_local)
