@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections import deque
 from collections.abc import Sequence
 
-from ...sandbox.shared import stream_frames
+from ...sandbox.shared import shared_rings, stream_frames
+from ...sandbox.shared.shared_rings import SharedRings
 from ...sandbox.shared.stream_frames import Buffer, StreamFrame, StreamReader
 
 #: Pieces that one system call may take (IOV_MAX is 1024).
@@ -22,6 +24,8 @@ class ChildLink:
         self.socket.setblocking(False)
         self._reader = StreamReader(self.socket)
         self._waiting: deque[memoryview] = deque()
+        self._rings: SharedRings | None = None  #: once the child has them, too
+        self._offered: SharedRings | None = None
 
     def read(self) -> list[StreamFrame]:
         """Return the frames that are there; raises EOFError at the end."""
@@ -34,6 +38,38 @@ class ChildLink:
             return []
         except OSError:
             raise EOFError from None
+
+    def open(self, encoding: str) -> None:
+        """Post the first frame, with memory for large payloads if there is some."""
+        opened = stream_frames.frame(stream_frames.OPENED, body=encoding.encode())
+        fd = -1
+        try:
+            fd = shared_rings.create()
+            self._offered = SharedRings(fd, is_child=False)
+            socket.send_fds(self.socket, [opened], [fd])  # nothing was written before: it takes it whole
+        except (OSError, ValueError):  # no memory, no descriptor, or no child any more, as read() says
+            self._waiting.append(memoryview(opened))
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def share(self) -> None:
+        """The child has mapped the memory."""
+        self._rings = self._offered
+
+    def post_payload(self, number: int, head: Sequence[Buffer], payload: Buffer) -> None:
+        """Have a message written by the next flush(); a large payload is in the shared memory then."""
+        place = self._rings.put(payload) if self._rings is not None else None
+        if place is None:
+            self.post(stream_frames.MESSAGE, number, (*head, payload))
+        else:
+            self.post(stream_frames.MESSAGE_PLACE, number, (*head, place))
+
+    def payload_at(self, place: Buffer) -> bytes:
+        """Return a payload that the child has put into the shared memory. Raises ValueError."""
+        if self._rings is None:
+            raise ValueError("a place in memory that is not shared")
+        return self._rings.take(place)
 
     def post(self, kind: int, number: int = 0, body: Sequence[Buffer] = ()) -> None:
         """Have a frame written by the next flush()."""

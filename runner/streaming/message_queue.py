@@ -19,7 +19,9 @@ class QueuedMessage:
 
     __slots__ = ("appended_at", "flow", "header", "number", "payload", "waits")
 
-    def __init__(self, flow: bytes, header: bytes, payload: bytes | memoryview, appended_at: float) -> None:
+    def __init__(
+        self, flow: bytes, header: bytes, payload: bytes | bytearray | memoryview, appended_at: float
+    ) -> None:
         """`flow`: the rest of its flow, encoded. `appended_at`: on the monotonic clock."""
         self.flow = flow
         self.header = header

@@ -175,7 +175,7 @@ class SocketProcess:
         self._poller.register(child.socket, zmq.POLLIN)
         self._child_is_polled_for = zmq.POLLIN
         assert self._open is not None, "a child is attached to an open stream"
-        child.post(stream_frames.OPENED, body=(self._open.encoding.encode(),))
+        child.open(self._open.encoding)
         self._sources_said = -1  # said before the first message
 
     def _detach(self) -> None:
@@ -207,8 +207,10 @@ class SocketProcess:
 
     def _on_frame(self, frame: StreamFrame) -> None:
         kind = frame.kind
-        if kind == stream_frames.SEND:
-            self._send(frame.body)
+        if kind in (stream_frames.SEND, stream_frames.SEND_PLACE):
+            self._send(frame)
+        elif kind == stream_frames.SHARES and self._child is not None:
+            self._child.share()
         elif self._parents is None:
             return
         elif kind == stream_frames.DONE:
@@ -229,15 +231,19 @@ class SocketProcess:
             self._drains = True
             self._tell(StreamStage("draining"))
 
-    def _send(self, body: stream_frames.Buffer) -> None:
+    def _send(self, frame: StreamFrame) -> None:
+        body = frame.body
         names_length, flow_length = stream_frames.SEND_HEAD.unpack_from(body)
         view = memoryview(body)
         begin = stream_frames.SEND_HEAD.size
         names, begin = bytes(view[begin : begin + names_length]), begin + names_length
         flow, begin = bytes(view[begin : begin + flow_length]), begin + flow_length
         header, begin = bytes(view[begin : begin + 8]), begin + stream_frames.PAYLOAD_HEADER
+        payload: stream_frames.Buffer = view[begin:]
+        if frame.kind == stream_frames.SEND_PLACE and self._child is not None:
+            payload = self._child.payload_at(payload)
         if self._producer is not None:
-            message = QueuedMessage(flow, header, view[begin:], time.monotonic())
+            message = QueuedMessage(flow, header, payload, time.monotonic())
             self._dropped += self._producer.send(message, names.decode().split("\0"))
 
     def _tell_sources(self) -> None:
@@ -252,7 +258,7 @@ class SocketProcess:
         parent = message.consumer.parent.encode()
         flow, header, payload = (one.buffer for one in message.frames)
         head = stream_frames.MESSAGE_HEAD.pack(message.consumer.number, len(parent), len(flow))
-        self._child.post(stream_frames.MESSAGE, message.number, (head, parent, flow, header, payload))
+        self._child.post_payload(message.number, (head, parent, flow, header), payload)
         self._parents.passed(message)
 
     def _flush_child(self) -> None:

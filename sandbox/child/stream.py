@@ -20,13 +20,14 @@ import signal
 import socket
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set
 
 from ..codec import codec
-from ..shared import stream_frames
+from ..shared import shared_rings, stream_frames
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
-from ..shared.stream_frames import DURATION, HEAD, MESSAGE_HEAD, StreamFrame, StreamReader, frame
+from ..shared.stream_frames import DURATION, HEAD, StreamFrame, StreamReader, frame
 from .api_call import ApiError
+from .stream_message import StreamMessage, read_message
 from .stream_routes import Routes
 
 #: HKube's header: version, its length, kind of the payload, encoding, two unused bytes, "HK".
@@ -41,19 +42,11 @@ NOT_STREAMING = (
 )
 
 
+LOST = "the process that holds the sockets of the stream has ended"
+
+
 class StreamLost(RuntimeError):
     """The socket process has ended."""
-
-
-class StreamMessage(NamedTuple):
-    """A message for the listeners."""
-
-    number: int
-    source: int  #: number of the connection
-    origin: str  #: name of the parent node
-    flow: bytes  #: what is left of its flow, encoded
-    header: bytes
-    payload: stream_frames.Buffer
 
 
 #: The flow of the message that is being handled: where sendMessage() sends without a name of a flow.
@@ -103,7 +96,13 @@ class Stream:
         codec.prepare(encoding, later=False)
 
     def _read_first(self) -> StreamFrame:
-        frames = self._read()
+        try:
+            frames, fd = self._reader.read_with_fd()
+        except (EOFError, OSError):
+            raise StreamLost(LOST) from None
+        self._rings = shared_rings.of_descriptor(fd)
+        if self._rings is not None:
+            self._write(frame(stream_frames.SHARES))
         while not frames:
             frames = self._read()
         for one in frames[1:]:
@@ -134,8 +133,12 @@ class Stream:
         if kind is memoryview and not payload.c_contiguous:
             payload = bytes(payload)
         size = payload.nbytes if type(payload) is memoryview else len(payload)
-        head = HEAD.pack(len(route.prefix) + 8 + size, stream_frames.SEND, 0) + route.prefix + header
         with self._lock:
+            place = self._rings.put(payload) if self._rings is not None else None
+            if place is not None:
+                self._write(frame(stream_frames.SEND_PLACE, 0, route.prefix + header + place))
+                return
+            head = HEAD.pack(len(route.prefix) + 8 + size, stream_frames.SEND, 0) + route.prefix + header
             if size < LARGE_BYTES:
                 self._write(head + payload)
             else:
@@ -147,7 +150,7 @@ class Stream:
             self._socket.sendall(data)
         except OSError:
             self._is_lost = True
-            raise StreamLost("the process that holds the sockets of the stream has ended") from None
+            raise StreamLost(LOST) from None
 
     # ---- listening
 
@@ -211,24 +214,12 @@ class Stream:
             self._drained.set()
             if self._is_aborted:
                 return []
-            raise StreamLost("the process that holds the sockets of the stream has ended") from None
+            raise StreamLost(LOST) from None
 
     def _take(self, one: StreamFrame) -> Optional[StreamMessage]:
         """Take a frame; return the message that it holds, if it holds one."""
-        if one.kind == stream_frames.MESSAGE:
-            source, origin_length, flow_length = MESSAGE_HEAD.unpack_from(one.body)
-            view = memoryview(one.body)
-            flow_at = MESSAGE_HEAD.size + origin_length
-            header_at = flow_at + flow_length
-            payload_at = header_at + stream_frames.PAYLOAD_HEADER
-            return StreamMessage(
-                one.number,
-                source,
-                str(view[MESSAGE_HEAD.size : flow_at], "utf-8"),
-                bytes(view[flow_at:header_at]),
-                bytes(view[header_at:payload_at]),
-                view[payload_at:],
-            )
+        if one.kind in (stream_frames.MESSAGE, stream_frames.MESSAGE_PLACE):
+            return read_message(one, self._rings)
         if one.kind == stream_frames.SOURCES:
             self._sources = one.number
         elif one.kind == stream_frames.LEFT:
@@ -347,7 +338,7 @@ class Stream:
                         for one in self._read():
                             self._take(one)
                 if self._is_lost:
-                    raise StreamLost("the process that holds the sockets of the stream has ended")
+                    raise StreamLost(LOST)
         self._is_closed = True
 
     def stop(self, *, force: bool) -> None:

@@ -4,12 +4,14 @@ Only messages of a stream travel here, so that neither the parent nor its channe
 one. A frame is a head and a body:
 
     SEND      child -> sockets   a message for the next nodes
+    SHARES    child -> sockets   the memory that came with OPENED is mapped: see shared_rings.py
+    SEND_PLACE, MESSAGE_PLACE    as SEND and MESSAGE, with the place of the payload in that memory
     DONE      child -> sockets   the listener has returned; `number` is that of its MESSAGE
     LISTEN    child -> sockets   messages are wanted from here on
     QUIESCE   child -> sockets   fetch nothing more, and say QUIESCED once the last message is DONE
     ABANDON   child -> sockets   fetch nothing more: what is not begun is not wanted any more
     DRAIN     child -> sockets   say DRAINED once every message was taken by the next nodes
-    OPENED    sockets -> child   the first frame: the encoding of messages
+    OPENED    sockets -> child   the first frame: the encoding of messages; a descriptor may come with it
     MESSAGE   sockets -> child   a message of a parent node
     SOURCES   sockets -> child   `number` connections to parent nodes exist
     LEFT      sockets -> child   nothing more comes of the connection `number`
@@ -20,12 +22,14 @@ Runs inside the child as well, on Python 3.8 and newer.
 
 from __future__ import annotations
 
+import array
 import socket
 import struct
 from typing import List, NamedTuple, Optional, Tuple, Union
 
 HEAD = struct.Struct("!QBQ")  #: length of the body, kind, number
 SEND, DONE, LISTEN, QUIESCE, DRAIN, MESSAGE, SOURCES, QUIESCED, DRAINED, OPENED, ABANDON, LEFT = range(1, 13)
+SHARES, SEND_PLACE, MESSAGE_PLACE = range(13, 16)
 #: Length of the names of the next nodes, and of the encoded rest of the flow.
 SEND_HEAD = struct.Struct("!HI")
 #: Number of the connection, length of the name of its node, and of the encoded rest of the flow.
@@ -63,6 +67,17 @@ class StreamReader:
         """Whether a part of a large frame was read."""
         return self._large is not None
 
+    def read_with_fd(self) -> Tuple[List[StreamFrame], Optional[int]]:
+        """Read the first bytes of all, as read() does; return the descriptor, too, that came with them."""
+        fds = array.array("i")
+        count, ancillary, _, _ = self._socket.recvmsg_into(
+            [self._scratch], socket.CMSG_LEN(fds.itemsize), socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        return self._frames_of(count), fds[0] if fds else None
+
     def read(self) -> List[StreamFrame]:
         """Read once; return what is complete, perhaps nothing.
 
@@ -70,7 +85,9 @@ class StreamReader:
         """
         if self._large is not None:
             return self._read_large(self._large)
-        count = self._socket.recv_into(self._scratch)
+        return self._frames_of(self._socket.recv_into(self._scratch))
+
+    def _frames_of(self, count: int) -> List[StreamFrame]:
         if not count:
             raise EOFError
         data = self._rest + self._scratch[:count] if self._rest else bytes(self._scratch[:count])
