@@ -26,6 +26,7 @@ import psutil
 import pytest
 from hkrunner.runner.python_api import pool_memory
 from hkrunner.runner.python_api.keywords import POOL_KEYWORDS, PoolOptions
+from hkrunner.runner.python_api.pool_worker import PoolWorker
 from support.local import ALGORITHMS
 from support.processes import runs
 from support.programs import Program, run, run_hkrunner
@@ -181,6 +182,23 @@ def test_a_task_that_cannot_be_sent_does_not_keep_a_pool_from_its_end() -> None:
         future.result(timeout=0)
     with pytest.raises(SystemExit, match="no"):
         exits.result(timeout=0)
+
+
+def test_a_pool_that_cannot_go_on_says_why_to_every_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted = threading.Event()
+
+    def fail(worker: PoolWorker, tasks: Any) -> Any:
+        assert submitted.wait(30)
+        raise RuntimeError("as a fault of hkrunner")
+
+    monkeypatch.setattr(PoolWorker, "send", fail)
+    pool = hkrunner.Pool(pow, workers=1, spare=False)
+    futures = [pool.submit(2, one) for one in range(3)]
+    submitted.set()
+    assert {str(one.exception(timeout=30)) for one in futures} == {"as a fault of hkrunner"}
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="the Pool has ended: RuntimeError: as a fault of hkrunner"):
+        pool.submit(2, 2)
 
 
 def test_a_file_gets_inputs_as_from_the_command_line_and_is_loaded_once(begun: Path) -> None:
