@@ -103,3 +103,41 @@ def misbehaves(args, api, file):
     api.registerInputListener(take)
     api.startMessageListening()
     stopped.wait()
+
+
+def abuses(args, api, number):
+    """Misuse the API in each call of the listener; return what was refused, after a forced stop."""
+    refused, enough, left = [], threading.Event(), []
+
+    def refuses(function, *given):
+        try:
+            function(*given)
+        except Exception as error:
+            refused.append(f"{type(error).__name__}: {error}")
+
+    def take(message, origin):
+        refuses(api.sendMessage, threading.Lock())
+        refuses(api.sendMessage, message, "no flow")
+        refuses(api.sendMessage, message, ["chain"])
+        if os.fork() == 0:
+            try:
+                api.sendMessage("from a fork")
+            finally:
+                os._exit(0)
+        os.wait()
+        senders = [threading.Thread(target=api.sendMessage, args=(f"{one}" * 70_000, "chain")) for one in range(10)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        left.append(message)
+        if len(left) == number:
+            api.stopStreaming(force=False)  # from within: it cannot wait for this call
+            enough.set()
+
+    api.registerInputListener(take)
+    api.startMessageListening()
+    enough.wait()
+    api.stopStreaming()
+    refuses(api.sendMessage, 1)
+    return refused

@@ -120,3 +120,27 @@ def test_a_socket_process_that_is_killed_fails_its_task(tmp_path: Path) -> None:
         ]
         sockets.send_signal(signal.SIGKILL)
         assert first.answer()["error"]["code"] == "STREAM_LOST"
+
+
+def test_a_listener_may_misuse_the_api_and_stop_the_stream(
+    tmp_path: Path,
+) -> None:
+    with (
+        node("A", tmp_path) as first,
+        node("B", tmp_path) as middle,
+        node("C", tmp_path) as last,
+    ):
+        last.begin("collects", 20, parents=["B"])
+        middle.begin("abuses", 2, parents=["A"], children=["C"])
+        first.begin("produces", list(range(100)), children=["B"])
+        last.connect_to("B", middle.port)
+        middle.connect_to("A", first.port)
+        refused = middle.result()
+        once = ["ResultInvalid", "ApiError: No such flow no flow", "ApiError: No such flow ['chain']"]
+        expected = [*once, *once, "ApiError: Trying to send"]
+        assert all(one.startswith(text) for one, text in zip(refused, expected, strict=True)), refused
+        # Ten threads have sent large messages at once, twice.
+        got = sorted(message for message, _ in last.result())
+        assert got == sorted(f"{one}" * 70_000 for one in range(10) for _ in range(2))
+        first.client.stop()
+        assert first.answer()["command"] == "stopped"
