@@ -126,7 +126,7 @@ def test_the_image_asks_for_storage_v3_as_hkubes_does(image: Image, tmp_path: Pa
 def test_records_are_below_the_temporary_folder_and_none_with_the_code(image: Image) -> None:
     with image.started() as (client, _):
         client.run(["print"], taskId="task1")
-        assert (image.temporary / "hkrunner" / "tasks" / "task1" / "task.json").exists()
+        assert [one.name for one in list_tasks(image.temporary / "hkrunner")] == ["task1"]
         assert not (image.runner / ".hkrunner").exists() and not (image.code / ".hkrunner").exists()
 
 
