@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,10 @@ from hkrunner.runner.streaming import signals
 from hkrunner.runner.streaming.message_queue import MessageQueue, QueuedMessage
 from hkrunner.runner.streaming.parent_connections import ParentConnections, read_change
 from hkrunner.runner.streaming.producer import Producer
+from hkrunner.runner.streaming.socket_process import SocketProcess
 from hkrunner.sandbox.codec import codec
+from hkrunner.sandbox.shared.message_format import encode
+from hkrunner.sandbox.shared.stream_messages import StreamProblem
 from support.streams import free_port
 from support.waiting import wait_until
 
@@ -295,3 +299,12 @@ def test_a_consumer_may_ask_for_anything_and_gets_what_it_may_have(nodes: Nodes)
         report = nodes.producer.samples["B"].take()
         assert all(0 <= one < 1e12 for key in ("netDurations", "durations") for one in report[key])
     nodes.until(lambda found: nodes.queue.size >= 2990, "what it had, back in the queue")
+
+
+def test_the_socket_process_ends_with_an_hkrunner_that_is_killed_while_something_of_it_is_unread() -> None:
+    ours, control = socket.socketpair()
+    with control:
+        process = SocketProcess(control)
+        control.sendall(encode(0, StreamProblem("nobody reads this")))
+        ours.close()
+        process.run()  # its next read raises ConnectionResetError
