@@ -59,10 +59,10 @@ def open_pinholes(isolation: Isolation, channel: int) -> None:
     try:
         listening = pinholes.listen(isolation.targets)
         with socket.socket(fileno=os.dup(channel)) as one:
-            socket.send_fds(one, [b"l"], [each.fileno() for each in listening])
+            socket.send_fds(one, [bytes(listening)], [each.fileno() for each in listening.values()])
     except OSError as error:
         raise StepFailed("the listening sockets for --net", error) from None
-    for each in listening:
+    for each in listening.values():
         each.close()
 
 

@@ -7,6 +7,7 @@ namespace (forwarder.py), so there is no other way out: no DNS, no UDP, no raw s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -18,6 +19,7 @@ from ..shared.net_target import NetTarget, net_target
 _LOCALHOST = "localhost"
 _NAMED = "127.0.88.{}"
 _BACKLOG = 128
+_FIN_TIMEOUT = "/proc/sys/net/ipv4/tcp_fin_timeout"
 
 #: include/uapi/linux/rtnetlink.h, if_addr.h, netlink.h
 _RTM_NEWADDR, _NLMSG_ERROR = 20, 2
@@ -27,16 +29,23 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD = 1, 2, 2
 _LO = 1
 
 
-def listen(targets: Sequence[str]) -> list[socket.socket]:
-    """Return a listening socket for each target, in this order. Raises OSError.
+def listen(targets: Sequence[str]) -> dict[int, socket.socket]:
+    """Return the listening sockets, by the place of their target. Raises OSError.
 
+    Of two targets that are the same address in here, as localhost and 127.0.0.1, the first one has a socket.
     This process is in its own network namespace, and may still administer it.
     """
+    _forget_closed_connections_soon()
     wanted = [net_target(one) for one in targets]
     named = _addresses_of_names(wanted)
-    listening = []
+    listening: dict[int, socket.socket] = {}
     added = set()
-    for target in wanted:
+    taken = set()
+    for place, target in enumerate(wanted):
+        bound = (named.get(target.host, target.host), target.port)
+        if bound in taken:
+            continue
+        taken.add(bound)
         address = target.address
         if address is not None and not address.is_loopback and address not in added:
             _add_to_loopback(address.packed)
@@ -44,9 +53,9 @@ def listen(targets: Sequence[str]) -> list[socket.socket]:
         family = socket.AF_INET6 if address is not None and address.version == 6 else socket.AF_INET
         one = socket.socket(family, socket.SOCK_STREAM)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        one.bind((named.get(target.host, target.host), target.port))
+        one.bind(bound)
         one.listen(_BACKLOG)
-        listening.append(one)
+        listening[place] = one
     return listening
 
 
@@ -57,10 +66,20 @@ def hosts_lines(targets: Iterable[str]) -> str:
 
 
 def _addresses_of_names(targets: Iterable[NetTarget]) -> dict[str, str]:
-    """Return name -> the address at which it is found inside."""
-    names = dict.fromkeys(one.host for one in targets if one.address is None and one.host != _LOCALHOST)
-    found = {name: _NAMED.format(index) for index, name in enumerate(names, 1)}
-    return {_LOCALHOST: "127.0.0.1", **found}
+    """Return name -> the address at which it is found inside, where no target has that address itself."""
+    hosts = {one.host: one.address for one in targets}
+    names = [host for host, address in hosts.items() if address is None and host != _LOCALHOST]
+    free = (address for number in range(1, 255) if (address := _NAMED.format(number)) not in hosts)
+    return {_LOCALHOST: "127.0.0.1", **dict(zip(names, free, strict=False))}
+
+
+def _forget_closed_connections_soon() -> None:
+    """Have the kernel refuse a probe of a connection that the algorithm has closed after 2 s, not after 60 s.
+
+    So the forwarder finds out. Where /proc/sys is read-only, as in most containers, it takes the 60 s.
+    """
+    with contextlib.suppress(OSError), open(_FIN_TIMEOUT, "w") as file:
+        file.write("2")
 
 
 def _add_to_loopback(packed: bytes) -> None:

@@ -43,8 +43,10 @@ def net_target(text: str) -> NetTarget:
         address = ipaddress.ip_address(name)
     except ValueError:
         return NetTarget(_name(name), int(port_text))
-    if address.version == 6 and (not is_bracketed or address.scope_id):
-        raise ValueError("write an IPv6 address in brackets, without a zone: [::1]:80")
+    if address.version == 6:
+        if not is_bracketed or address.scope_id:
+            raise ValueError("write an IPv6 address in brackets, without a zone: [::1]:80")
+        address = address.ipv4_mapped or address  # the kernel connects to that
     if address.is_unspecified or address.is_multicast:
         raise ValueError("nobody listens at this address")
     return NetTarget(str(address), int(port_text))

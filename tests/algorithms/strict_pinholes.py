@@ -50,6 +50,11 @@ def ends_at_once(address):
         return True
 
 
+def fin_timeout():
+    with open("/proc/sys/net/ipv4/tcp_fin_timeout") as file:
+        return file.read().strip()
+
+
 def start(args, api):
     what, given = args["input"]
     if what == "connect":
@@ -71,6 +76,8 @@ def start(args, api):
         "by name": echo((name, port), 8 << 20),
         "at once": all(at_once),
         "by address": echo((given["address"], port), 4096),
+        "by the name of this machine": echo(("localhost", port), 4096),
+        "seconds until the kernel forgets a closed connection": fin_timeout(),
         "of IPv6": echo((given["address6"], given["port6"]), 4096) if given["port6"] else True,
         "nobody listens": ends_at_once((name, given["nobody"])),
         "the address of the name": socket.gethostbyname(name),
