@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hkrunner.boards.runs.history import show_task
 from hkrunner.runner.link.connection import SETTLE_S, SILENT_S
 from support.scripted_client import Client
 from support.scripted_worker import WINDOW_S
@@ -43,8 +43,10 @@ def test_a_restarted_worker_gets_no_answer_of_an_earlier_task(tmp_path: Path, re
         client.nothing_more()
         lost = program.wait_for_line("its answer was dropped")
         assert "task old" in lost
-        problems = json.loads((tmp_path / ".hkrunner/tasks/old/task.json").read_text())["problems"]
-        assert len(problems) == 1 and problems[0] in lost
+        record = show_task(tmp_path / ".hkrunner", "old")
+        (problem,) = record.facts["problems"]
+        assert problem in lost
+        assert record.output == b'"there"'
 
 
 @pytest.mark.parametrize("restarts", [False, True], ids=["the same worker", "another worker"])

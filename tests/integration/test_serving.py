@@ -6,7 +6,6 @@ Most rules are held by the scripted worker itself: a test fails when it would ha
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hkrunner.boards.runs.history import list_tasks
 from support.served import serving_worker
 from support.waiting import wait_until
 from support.worker_wire import encode, frame
@@ -221,8 +221,7 @@ def _json(message: Any) -> bytes:
 
 def _succeeded(folder: Path) -> int:
     """The number of tasks whose record says so."""
-    records = (folder / ".hkrunner" / "tasks").glob("*/task.json")
-    return sum(json.loads(path.read_text())["status"] == "succeed" for path in records)
+    return sum(one.status == "succeed" for one in list_tasks(folder / ".hkrunner"))
 
 
 @contextlib.contextmanager
