@@ -36,6 +36,7 @@ def test_breakpoints_and_prompts_are_the_terminals_and_results_alone_go_down_a_p
         assert "no limit is enforced, so that a process can wait at a breakpoint" in one.shown
         one.type("p answer\n")
         one.wait_for("\n41\n")
+        one.wait_for("(Pdb) ", times=2)
         one.type("\x03")  # at the prompt: as pdb has it
         one.wait_for("--KeyboardInterrupt--")
         one.type("answer = 99\n")
