@@ -13,7 +13,7 @@ import select
 import socket
 import sys
 import threading
-from typing import Callable, List, Mapping, NoReturn, Optional, Sequence, Tuple, Type, Union
+from typing import Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple, Type, Union
 
 from ..codec.codec import Buffer
 from ..shared.channel import (
@@ -153,9 +153,12 @@ def _short_body(message: ProcessMessage) -> bytes:
     # JSON may write a character in 6 or 12 bytes: the text itself was no longer than its own limit.
     fields = message.as_dict()
     most = INLINE_MAX // 12 // max(1, len(fields))
-    cut = {
-        name: exception_fields.cut(value, most) for name, value in fields.items() if isinstance(value, str)
-    }
+    cut: Dict[str, object] = {}
+    for name, value in fields.items():
+        if isinstance(value, str):
+            cut[name] = exception_fields.cut(value, most)
+        elif isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+            cut[name] = [exception_fields.cut(one, most // len(value)) for one in value]
     return body_of(message.replace(**cut))
 
 

@@ -10,6 +10,8 @@ import threading
 
 #: So many are named; all are counted.
 NAMED = 5
+#: Characters of a name: a thread may have any.
+NAME_MAX = 100
 #: Names of hkrunner's own threads begin so.
 _OWN_THREADS = "hkrunner-"
 
@@ -43,7 +45,7 @@ def _name_of_process(pid: int) -> str | None:
             is_tracker = b"resource_tracker import main" in file.read()
     except OSError:
         return None
-    return None if is_tracker or rest[1:2] in (b"Z", b"X") else name.decode("utf-8", "replace") or "?"
+    return None if is_tracker or rest[1:2] in (b"Z", b"X") else _shown(name.decode("utf-8", "replace")) or "?"
 
 
 def _is_users(thread: threading.Thread) -> bool:
@@ -52,9 +54,14 @@ def _is_users(thread: threading.Thread) -> bool:
 
 def _name(thread: threading.Thread) -> str:
     try:
-        return str(thread.name)
+        return _shown(str(thread.name))
     except Exception:  # noqa: BLE001 - a class of the user's may raise anything
         return "?"
+
+
+def _shown(name: str) -> str:
+    """Return the name cut, and without what could move a terminal's cursor or break the line."""
+    return "".join(one if one.isprintable() else "?" for one in name[:NAME_MAX])
 
 
 def children(pid: str) -> list[int]:

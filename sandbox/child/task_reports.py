@@ -119,7 +119,9 @@ class TaskReports:
                 return
         began = time.monotonic()
         signs = threads, _children_of_main_thread()
-        if self._still_running[1] and signs == self._signs and began < self._name_again_at:
+        # Without a named one there may be Python's own resource tracker, which lasts.
+        is_as_before = self._still_running[1] or ended_faults == self._ended_faults
+        if is_as_before and signs == self._signs and began < self._name_again_at:
             return
         self._ended_faults, self._signs = ended_faults, signs
         try:
