@@ -9,6 +9,7 @@ since nothing can end it (a network file system may never answer).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -183,7 +184,18 @@ class StorageProcess:
 
     def _begin_worker(self) -> None:
         self._current = None
-        threading.Thread(target=self._work, name="requests", daemon=True).start()
+        threading.Thread(target=self._work_or_end, name="requests", daemon=True).start()
+
+    def _work_or_end(self) -> None:
+        """Work; if that is no longer possible, end the process: nobody else reads what hkrunner asks.
+
+        hkrunner answers what it has asked with an error, and starts another process for the next request.
+        """
+        try:
+            self._work()
+        except BaseException:  # noqa: BLE001 - whatever it is, no request may wait for ever
+            traceback.print_exc()
+            os._exit(1)
 
     def _work(self) -> None:
         inputs = MessageFile()
@@ -201,7 +213,8 @@ class StorageProcess:
                     break  # another thread has taken this one's place
                 self._current = None
             self._answer(job, answer)
-            self._operations.finish()
+            with contextlib.suppress(MemoryError):  # it only fills caches
+                self._operations.finish()
             job.close()
             if memory is not inputs:
                 memory.close()

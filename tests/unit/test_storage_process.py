@@ -22,6 +22,7 @@ from hkrunner.runner.storage.message_file import MessageFile
 from hkrunner.runner.storage.operations import Encodings, Operations, Stores
 from hkrunner.runner.storage.requests import Message
 from hkrunner.runner.storage.start import module_path
+from hkrunner.runner.storage.storage_process import StorageProcess
 from hkrunner.runner.storage.value_cache import ValueCache
 from hkrunner.sandbox.codec import codec
 from hkrunner.sandbox.shared.message_format import Memfd
@@ -39,6 +40,22 @@ def test_what_is_told_during_a_task_keeps_its_memory(tmp_path: Path) -> None:
         assert [content(one) for one in answers] == calls
         answers = [wire.ask("answer", one) for one in calls]
         assert [content(one) for one in answers] == calls
+
+
+def test_a_process_whose_thread_for_requests_ends_ends_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    process = object.__new__(StorageProcess)
+
+    def work() -> None:
+        raise MemoryError
+
+    process._work = work  # type: ignore[method-assign]
+    process._work_or_end()
+    assert ended == [1]
+    assert "MemoryError" in capsys.readouterr().err
 
 
 def test_a_process_without_the_tasks_beginning_writes_nothing(tmp_path: Path) -> None:
