@@ -5,6 +5,7 @@ Either way each piece is with the kernel when append() returns.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -30,32 +31,56 @@ class RecordedOutput:
         self._journal_bytes_left = min(JOURNAL_BYTES_MAX, stream_limit_bytes - 1)
         self._fds: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
+        self._is_stopped = False
 
     def append_to_journal(self, journal: Journal, number: int, stream: str, data: bytes) -> bool:
-        """Add output of a task with this number to the journal; return False if it needs a file."""
+        """Add output of a task with this number to the journal; return False if it needs a file.
+
+        So it does if the journal could not be written.
+        """
+        if self._is_stopped:
+            return True
         left = self._journal_bytes_left - len(data)
         if left < 0 or len(self._in_journal) == JOURNAL_PIECES_MAX:
             return False
         try:
             journal.log(number, stream, data)
-        except OSError as error:
-            self._on_error(f"{stream}.log", error)
+        except OSError:
+            return False
         self._journal_bytes_left = left
         self._in_journal.append((stream, data))
         return True
 
-    def move_to_files(self, folder: str) -> None:
-        """Write what is in the journal to the task's files."""
-        pieces, self._in_journal = self._in_journal, []
-        for stream in dict.fromkeys(stream for stream, _ in pieces):
-            self.append_to_file(folder, stream, b"".join(data for one, data in pieces if one == stream))
+    def stop(self) -> None:
+        """Keep nothing of what comes from now on: a piece could not be kept, and no hole shall be hidden."""
+        self._is_stopped = True
 
-    def append_to_file(self, folder: str, stream: str, data: bytes) -> None:
-        """Add output to the file of this stream."""
+    def move_to_files(self, folder: str) -> bool:
+        """Write what is in the journal to the task's files; return whether all of it is there.
+
+        If not, the files are removed again, and it stays in the journal only.
+        """
+        streams = dict.fromkeys(stream for stream, _ in self._in_journal)
+        for stream in streams:
+            data = b"".join(data for one, data in self._in_journal if one == stream)
+            if not self.append_to_file(folder, stream, data):
+                break
+        else:
+            self._in_journal = []
+            return True
+        self.close()
+        self._sizes.clear()
+        for stream in streams:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{folder}/{stream}.log")
+        return False
+
+    def append_to_file(self, folder: str, stream: str, data: bytes) -> bool:
+        """Add output to the file of this stream, up to the limit; return whether that was possible."""
         size = self._sizes.get(stream, 0)
         room = self._limit_bytes - size
         if room <= 0:
-            return
+            return True
         self._sizes[stream] = size + len(data)
         if len(data) >= room:
             limit = _human_bytes(self._limit_bytes)
@@ -69,6 +94,8 @@ class RecordedOutput:
             write_all(fd, data)
         except OSError as error:
             self._on_error(f"{stream}.log", error)
+            return False
+        return True
 
     def close(self) -> None:
         """Close the files."""

@@ -9,6 +9,7 @@ that is full, read-only or someone else's: the task goes on, and `problems` hold
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -196,13 +197,18 @@ class TaskRecord:
             return
         self.begin()
         self._may_have_folder = False
+        name = self.name
         try:
             self._make_folder(empty_logs=False)
         except OSError as error:
             self._note("the task", error)
             return
+        if not self._output.move_to_files(self._folder):
+            with contextlib.suppress(OSError):
+                os.rmdir(self._folder)
+            self.name, self.has_folder = name, False
+            return
         self._write_value("input.json", self._input_wire, input_json)
-        self._output.move_to_files(self._folder)
         self.metrics.make_folder(self.name)
         self._facts = {**self._first_facts(), **self._facts}
         if self.is_finished:
@@ -237,6 +243,8 @@ class TaskRecord:
         self.need_folder()
         if self.has_folder:
             self._output.append_to_file(self._folder, stream, data)
+        else:
+            self._output.stop()
 
     def write(self, name: str, data: bytes) -> bool:
         """Write a file with these bytes, whole or not at all; return whether that was possible."""

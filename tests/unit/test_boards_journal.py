@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from hkrunner.boards.runs import journal
+from hkrunner.boards.runs import journal, recorded_output
 from hkrunner.boards.runs.history import (
     LogPart,
     keep_latest,
@@ -24,6 +24,7 @@ from hkrunner.boards.runs.history import (
     show_task,
 )
 from hkrunner.boards.runs.journal import Journal
+from hkrunner.boards.runs.layout import Layout
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.boards.runs.task_record import TaskRecord
@@ -312,11 +313,64 @@ def test_a_disk_without_room_for_output_keeps_the_outcome(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
+    monkeypatch.setattr(os, "mkdir", refuse)
     record.append("stderr", b"lost\n")
     (sentence,) = end(record).problems
-    assert "stderr.log cannot be kept" in sentence and "ENOSPC" in sentence
+    assert "the task cannot be kept" in sentence and "ENOSPC" in sentence
     assert told(root) == [("a", "succeed")] and show_task(root, "a").output == b'{"sum":3}'
     assert journals(root)[0].stat().st_size == size, "the outcome takes the room that was left for it"
+
+
+def test_output_that_the_journal_cannot_take_is_kept_in_files(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = begin(store)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Journal, "log", refuse)
+    record.append("stderr", b"kept\n")
+    assert end(record).problems == []
+    assert read_log(root, "a", "stderr").data == b"kept\n"
+
+
+def test_output_that_cannot_be_moved_to_files_stays_where_it_is(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = begin(store)
+    record.append("stdout", b"one\n")
+    record.append("stderr", b"two\n")
+
+    def refuse(fd: int, data: bytes, at: int = 0) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(recorded_output, "write_all", refuse)
+        record.need_folder()
+    record.append("stdout", b"three\n")
+    (sentence,) = end(record, "failed").problems
+    assert "stdout.log cannot be kept" in sentence
+    assert told(root) == [("a", "failed")] and not record.has_folder and not os.listdir(root / "tasks")
+    assert read_log(root, "a", "stdout").data == b"one\nthree\n"
+    assert read_log(root, "a", "stderr").data == b"two\n"
+
+
+def test_after_a_piece_that_could_not_be_kept_nothing_is_joined_to_the_output(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = begin(store)
+    record.append("stdout", b"a" * 10_000)
+
+    def refuse(*_: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Layout, "claim_named", refuse)
+    record.append("stdout", b"b" * 10_000)
+    record.append("stdout", b"c" * 3_000)
+    (sentence,) = end(record).problems
+    assert "the task cannot be kept" in sentence
+    assert read_log(root, "a", "stdout").data == b"a" * 10_000
 
 
 def test_a_disk_without_room_for_a_begin_is_one_sentence(
