@@ -28,7 +28,7 @@ class ChildLink:
         self._offered: SharedRings | None = None
 
     def read(self) -> list[StreamFrame]:
-        """Return the frames that are there; raises EOFError at the end."""
+        """Return the frames that are there. Raises EOFError at the end, ValueError for too large a frame."""
         try:
             while True:
                 frames = self._reader.read()
@@ -39,8 +39,12 @@ class ChildLink:
         except OSError:
             raise EOFError from None
 
-    def open(self, encoding: str) -> None:
-        """Post the first frame, with memory for large payloads if there is some."""
+    def open(self, encoding: str, most_bytes: int) -> None:
+        """Post the first frame, with memory for large payloads if there is some.
+
+        `most_bytes`: no larger frame is read.
+        """
+        self._reader.most_bytes = most_bytes
         opened = stream_frames.frame(stream_frames.OPENED, body=encoding.encode())
         fd = -1
         try:

@@ -52,6 +52,8 @@ SAY_EVERY_S = 5.0
 SOCKETS_MAX = 16384
 #: What was handed to ZeroMQ is sent within this time when the process ends.
 LINGER_S = 2.0
+#: Frames of the child up to this size are read, and larger ones if the queue may be larger.
+FRAME_LEAST_BYTES = 256 * 1024 * 1024
 #: So often it is looked whether everything is done, when the task ends.
 LOOK_S = 0.1
 
@@ -175,7 +177,7 @@ class SocketProcess:
         self._poller.register(child.socket, zmq.POLLIN)
         self._child_is_polled_for = zmq.POLLIN
         assert self._open is not None, "a child is attached to an open stream"
-        child.open(self._open.encoding)
+        child.open(self._open.encoding, max(self._open.buffer_bytes, FRAME_LEAST_BYTES))
         self._sources_said = -1  # said before the first message
 
     def _detach(self) -> None:
@@ -194,14 +196,11 @@ class SocketProcess:
         if child is None or not ready.get(child.socket.fileno(), 0) & zmq.POLLIN:
             return
         try:
-            frames = child.read()
+            for frame in child.read():
+                self._on_frame(frame)
         except EOFError:
             self._detach()
-            return
-        try:
-            for frame in frames:
-                self._on_frame(frame)
-        except (struct.error, ValueError) as error:
+        except (struct.error, ValueError, MemoryError) as error:
             self._tell_problem(f"the algorithm's process has sent an unreadable frame: {error}")
             self._detach()
 

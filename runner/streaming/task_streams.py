@@ -28,6 +28,8 @@ from .stream_settings import LOOPBACK, StreamSettings, from_environment
 AFTER_STOP_S = 1.0
 #: A task that has failed may be started again for so long.
 AFTER_FAILURE_S = 600.0
+#: Items of discovery updates that are kept for a task whose child has not asked for its stream yet.
+CHANGES_MAX = 10_000
 
 Answer = Callable[[socket.socket | None, str], None]
 
@@ -93,6 +95,9 @@ class TaskStreams:
             except (SocketProcessMissing, ValueError) as error:
                 answer(None, str(error))
                 return
+        changes, self._changes = self._changes, []
+        if changes:
+            sockets.update_parents(changes)
         sockets.when_open(lambda problem: self._answer(sockets, problem, answer))
 
     def _start(self, asked: AskStream, settings: StreamSettings) -> SocketProcessHandle:
@@ -109,9 +114,6 @@ class TaskStreams:
         )
         sockets = SocketProcessHandle(self._loop, opens, on_message=self._take, on_end=self._ended)
         self._sockets, self._of = sockets, asked
-        changes, self._changes = self._changes, []
-        if changes:
-            sockets.update_parents(changes)
         return sockets
 
     def _answer(self, sockets: SocketProcessHandle, problem: str, answer: Answer) -> None:
@@ -125,8 +127,10 @@ class TaskStreams:
         """Take a discovery update of the worker."""
         if not isinstance(changes, list):
             return
-        if self._sockets is None or self._waiting is not None:
+        if self._sockets is None or self._waiting is not None or not self._has_task:
+            # Without a task, the process is that of the task before, and may be about to end.
             self._changes += changes
+            del self._changes[:-CHANGES_MAX]
         else:
             self._sockets.update_parents(changes)
 
@@ -136,11 +140,11 @@ class TaskStreams:
 
     def task_ended(self, status: str) -> None:
         """The task is over: succeed, stopped or failed."""
+        self._changes.clear()
         if not self._has_task:
             return
         self._has_task = False
         self._waiting = None
-        self._changes.clear()
         sockets = self._sockets
         if sockets is None:
             return

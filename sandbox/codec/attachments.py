@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, Callable, Dict, List, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from .plain_values import ResultInvalid
 
@@ -34,14 +34,17 @@ def joined(text: bytes, values: List[Buffer]) -> List[Buffer]:
     return [text, *values, struct.pack(f"<{len(sizes)}Q", *sizes) + _TAIL.pack(len(values), 0)]
 
 
-def sizes_of(size: int, read: Callable[[int, int], bytes]) -> List[int]:
+def sizes_of(size: int, read: Callable[[int, int], bytes], most: Optional[int] = None) -> List[int]:
     """Return the size of the JSON, and of each value, in a message of this size.
 
-    read(offset, length) returns a part of it. Raises ValueError if they cannot be right.
+    read(offset, length) returns a part of it. `most`: so many values are allowed. Raises ValueError if they
+    cannot be right.
     """
     if size < _TAIL.size or read(size - 1, 1) != _END:
         return [size]
     count, _ = _TAIL.unpack(read(size - _TAIL.size, _TAIL.size))
+    if most is not None and count > most:
+        raise ValueError(f"it has {count:,} values of bytes; at most {most} are sent")
     begin = size - _TAIL.size - 8 * (count + 1)
     if begin < 0:
         raise ValueError("its attachments are cut")
@@ -103,9 +106,12 @@ def encode_pieces(message: Dict[str, Any], foreign: Callable[[Any], Any]) -> Lis
 
 
 def split(size: int, read: Callable[[int, int], bytes]) -> List[Tuple[int, int]]:
-    """Return where the JSON and each value begins and its size. Raises ValueError."""
+    """Return where the JSON and each value begins and its size. Raises ValueError.
+
+    The message is the child's: that it has few values is not believed.
+    """
     parts, at = [], 0
-    for one in sizes_of(size, read):
+    for one in sizes_of(size, read, MOST):
         parts.append((at, one))
         at += one
     return parts

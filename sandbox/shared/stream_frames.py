@@ -40,6 +40,8 @@ PAYLOAD_HEADER = 8
 READ_BYTES = 256 * 1024
 #: A frame that lacks more than this much is read into memory of its own.
 LARGE_BYTES = 64 * 1024
+#: Largest frame: the message of 4 GiB that ZeroMQ is allowed to take, and what is said of it.
+FRAME_MAX = (1 << 32) + (1 << 20)
 
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -57,6 +59,8 @@ class StreamReader:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        #: Bytes of a frame. A larger one is not believed: its memory would be taken before it has come.
+        self.most_bytes = FRAME_MAX
         self._scratch = bytearray(READ_BYTES)
         self._rest = b""
         self._large: Optional[Tuple[int, int, bytearray]] = None
@@ -81,7 +85,8 @@ class StreamReader:
     def read(self) -> List[StreamFrame]:
         """Read once; return what is complete, perhaps nothing.
 
-        Raises BlockingIOError when nothing is there, and EOFError at the end.
+        Raises BlockingIOError when nothing is there, EOFError at the end, and ValueError for a frame that is
+        too large.
         """
         if self._large is not None:
             return self._read_large(self._large)
@@ -97,6 +102,8 @@ class StreamReader:
             length, kind, number = HEAD.unpack_from(data, position)
             begin = position + HEAD.size
             if end - begin < length:
+                if length > self.most_bytes:
+                    raise ValueError(f"it announces {length:,} bytes; at most {self.most_bytes:,} are read")
                 if length - (end - begin) > LARGE_BYTES:
                     body = bytearray(length)
                     body[: end - begin] = data[begin:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from typing import Any
 
 import pytest
@@ -32,6 +33,14 @@ def test_a_value_comes_back_as_it_was(data: Any) -> None:
     assert codec.decode("socket.io", wire) == {"command": "done", "data": data}
     assert b"".join(codec.encode_pieces("socket.io", {"command": "done", "data": data})) == wire
     assert encoding.command_of("socket.io", wire[:256], lambda: wire) == "done"
+
+
+def test_a_message_that_claims_many_values_is_not_taken_apart() -> None:
+    sizes = [2] + [0] * 3000
+    wire = b"{}" + struct.pack(f"<{len(sizes)}Q", *sizes) + struct.pack("<IB", 3000, 0)
+    assert len(attachments.sizes_of(len(wire), lambda at, length: wire[at : at + length])) == 3001
+    with pytest.raises(ValueError, match="it has 3,000 values of bytes; at most 10 are sent"):
+        attachments.split(len(wire), lambda at, length: wire[at : at + length])
 
 
 def test_a_large_value_of_bytes_is_not_copied() -> None:

@@ -251,7 +251,7 @@ def test_an_answer_whose_attachments_are_cut_is_an_error_of_its_task(monkeypatch
     monkeypatch.setattr(link_peer, "with_attachments", True)
     data = codec.encode("socket.io", {"command": "done", "data": [b"bytes"]})
     with conversing() as (world, wire):
-        for wrong in (data[1:], b"\0", bytes(8), data[:-5] + b"\xff\xff\xff\xff\0"):
+        for wrong in (data[1:], b"\0", bytes(8), data[:-5] + b"\x0a\0\0\0\0"):
             world.link.post(wrong, final=True)
             if len(wrong) >= 5:
                 message = json.loads(wire.message())

@@ -62,7 +62,7 @@ def test_a_child_that_does_not_map_the_memory_gets_payloads_by_the_socket() -> N
     ours, theirs = socket.socketpair()
     with theirs:
         link = ChildLink(ours.detach())
-        link.open("msgpack")
+        link.open("msgpack", 1 << 30)
         reader = StreamReader(theirs)
         (opened,), fd = reader.read_with_fd()
         assert (opened.kind, bytes(opened.body)) == (stream_frames.OPENED, b"msgpack")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import weakref
 
+import pytest
 from hkrunner.runner.streaming.message_queue import OVERHEAD_BYTES, MessageQueue, QueuedMessage
 from hkrunner.runner.streaming.stream_settings import from_environment
 from hkrunner.sandbox.shared import stream_frames
@@ -126,6 +127,17 @@ def test_frames_come_out_as_they_went_in_wherever_they_are_cut(sizes: list[int],
     assert [(one.kind, one.number, bytes(one.body)) for one in found] == [
         (stream_frames.SEND, i, bytes([i]) * size) for i, size in enumerate(sizes)
     ]
+
+
+@pytest.mark.parametrize("length", [1_000_001, 1 << 62, (1 << 64) - 1])
+def test_no_memory_is_taken_for_a_frame_that_announces_too_much(length: int) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        reader = StreamReader(theirs)
+        reader.most_bytes = 1_000_000
+        ours.sendall(stream_frames.HEAD.pack(length, stream_frames.SEND, 0))
+        with pytest.raises(ValueError, match="at most 1,000,000 are read"):
+            reader.read()
 
 
 def test_the_variables_are_those_of_hkubes_wrappers() -> None:
