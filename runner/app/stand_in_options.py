@@ -178,6 +178,10 @@ def read_pipeline(path: str, cwd: str, *, shown: str) -> dict[str, Any]:
         raise SettingsError(f"{shown}: cannot read {path}: {error}") from None
     try:
         value = _yaml(text) if place.endswith((".yml", ".yaml")) else json.loads(text)
+        # Refused here: what refers to itself, halves of characters, numbers that are too long to be shown.
+        json.dumps(value, default=repr, skipkeys=True, ensure_ascii=False).encode()
+    except RecursionError:
+        raise SettingsError(f"{shown}: {path} is not valid: it is nested too deep") from None
     except ValueError as error:
         raise SettingsError(f"{shown}: {path} is not valid: {error}") from None
     if not isinstance(value, dict):

@@ -188,7 +188,7 @@ def _flows(streaming: Any, nodes: Mapping[str, Node]) -> tuple[dict[str, list[Re
             f" {', '.join(map(str, flows))}"
         )
     default = next(iter(flows)) if default is None else default
-    if default not in flows:
+    if default not in list(flows):  # a list or an object cannot be looked for among keys
         raise PipelineError(
             f"streaming.defaultFlow is {default!r}; the flows are {', '.join(map(str, flows))}"
         )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import zmq
 from hkrunner.runner.app.run_stream import prepared
+from hkrunner.runner.app.stand_in_options import read_pipeline
 from hkrunner.runner.cli.run import values_of
 from hkrunner.runner.errors import EntryNotFound, SettingsError
 from hkrunner.runner.local_stream.message_counts import MessageCount, MessageCounts
@@ -84,6 +85,7 @@ def test_replicas_state_types_and_inputs_come_from_the_document() -> None:
         (document(names="ABCA"), 'found duplicate node "A"'),
         (document(flowInput=[1]), "data.flowInput should be object,null, not [1]"),
         (document(streaming=None), "please specify a stream flow"),
+        (document(streaming={"flows": {"f": "A >> B >> C"}, "defaultFlow": []}), "defaultFlow is []"),
         (document(streaming=["A >> B"]), "data.streaming should be object, not ['A >> B']"),
         (document(streaming={"flows": "A >> B"}), "flows should be object (name: A >> B), not 'A >> B'"),
         (
@@ -130,6 +132,24 @@ def test_a_bad_document_is_refused_in_one_sentence(raw: dict[str, Any], text: st
     with pytest.raises(PipelineError) as refused:
         read(raw)
     assert text in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("flow.yml", "nodes: &x [*x]", "Circular reference"),
+        ("flow.json", '{"name": "\\ud800"}', "surrogates not allowed"),
+        ("flow.json", "[" * 100_000, "it is nested too deep"),
+        ("flow.yml", "a: " + "[" * 3_000, "it is nested too deep"),
+    ],
+)
+def test_a_document_that_no_cluster_could_read_is_refused_in_one_sentence(
+    tmp_path: Path, name: str, text: str, sentence: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SettingsError, match=sentence) as refused:
+        read_pipeline(name, str(tmp_path), shown="--pipeline")
     assert "\n" not in str(refused.value)
 
 
