@@ -126,7 +126,7 @@ class Promptness:
         """Note whether it has come while it was polled for."""
         self._misses = 0 if has_come else self._misses + 1
         over = self._misses - MISSES_MAX
-        self._skips = 0 if over < 0 else min(2**over, SKIPPED_MAX)
+        self._skips = 0 if over < 0 else min(1 << min(over, 16), SKIPPED_MAX)
 
 
 class Loop:

@@ -190,7 +190,7 @@ def _hint(error: BaseException, text: str, folder: str) -> str:
         return f"; {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files are allowed (--files)"
     if _is_signal_denied(error):
         return "; an algorithm may send signals to its own processes only"
-    refused = number and isolation_hints.hint(number, field(OSError, "filename", error), name_of(error))
+    refused = _sandbox_hint(error)
     if refused:
         return refused
     if is_a(error, EOFError) and text == "EOF when reading a line":
@@ -204,6 +204,23 @@ def _hint(error: BaseException, text: str, folder: str) -> str:
             "; the memory limit (--mem) or the system's own leaves no room for its stack: "
             "--mem-mode auto counts only what is used of it"
         )
+    return ""
+
+
+def _sandbox_hint(error: BaseException) -> str:
+    """Return the clause about the first error of the chain that comes of the sandbox: libraries wrap it."""
+    one: Optional[BaseException] = error
+    for _ in range(CHAIN_MAX):
+        if one is None:
+            break
+        number = errno_of(OSError, one)
+        found = number and isolation_hints.hint(number, field(OSError, "filename", one), name_of(one))
+        if found:
+            return str(found)
+        cause = field(BaseException, "__cause__", one)
+        if cause is None and not field(BaseException, "__suppress_context__", one):
+            cause = field(BaseException, "__context__", one)
+        one = cause
     return ""
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import time
+import urllib.request
 
 
 def start(args, api):
@@ -40,4 +41,6 @@ def start(args, api):
         socket.create_connection(("192.0.2.1", 80), timeout=5)
     if what == "look up":
         socket.getaddrinfo("example.org", 80)
+    if what == "download":  # which wraps the error of the look-up, as requests does
+        urllib.request.urlopen("http://example.org")
     return "served"

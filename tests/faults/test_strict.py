@@ -238,6 +238,7 @@ def test_what_libraries_do_works_at_each_level(folder: Path, level: str) -> None
         ("read elsewhere", "ALGORITHM_ERROR", "--read /elsewhere/file opens it"),
         ("connect", "ALGORITHM_ERROR", "--sandbox strict has no network: --net HOST:PORT opens one address"),
         ("look up", "ALGORITHM_ERROR", "so that this name is not found: --net HOST:PORT"),
+        ("download", "ALGORITHM_ERROR", "so that this name is not found: --net HOST:PORT"),
     ],
 )
 @needs_sandbox
