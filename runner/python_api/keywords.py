@@ -101,7 +101,10 @@ def arguments(
     for name, value in options.items():
         option = known.get(name)
         if option is None:
-            raise TypeError(f"{of}() got an unexpected keyword argument {name!r}")
+            from difflib import get_close_matches  # late: only a mistake needs it
+
+            close = [f", did you mean {one!r}?" for one in get_close_matches(name, known, 1)]
+            raise TypeError(f"{of}() got an unexpected keyword argument {name!r}{''.join(close)}")
         if value is None or value is False or name == "env":
             continue
         _check(name, option, value)

@@ -107,7 +107,7 @@ class FunctionCoding(_DecodesResults):
             import cloudpickle
         except ImportError:
             raise SettingsError(
-                "a Pool of a function needs the package cloudpickle: pip install 'hkrunner[pool]'"
+                f"a Pool of a function needs cloudpickle: {sys.executable} -m pip install cloudpickle"
             ) from None
         self._dumps: Callable[[Any], bytes] = cloudpickle.dumps
         self._pickler: Callable[..., pickle.Pickler] = cloudpickle.Pickler

@@ -33,7 +33,7 @@ _MEMORY = {"MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "1342
 DATA_BYTES = 4 * 1024 * 1024
 #: Beyond what it was given to hand messages out: ZeroMQ's own end.
 ENDS_S = 3.0
-MISSING = "a stream pipeline needs the package pyzmq beside hkrunner: pip install 'hkrunner[stream]'"
+MISSING = f"a stream pipeline needs the package pyzmq beside hkrunner: {sys.executable} -m pip install pyzmq"
 
 
 class SocketProcessMissing(Exception):

@@ -209,19 +209,28 @@ def _hint(error: BaseException, text: str, folder: str) -> str:
 
 def _sandbox_hint(error: BaseException) -> str:
     """Return the clause about the first error of the chain that comes of the sandbox: libraries wrap it."""
-    one: Optional[BaseException] = error
-    for _ in range(CHAIN_MAX):
-        if one is None:
-            break
+    for one, _ in [(error, ""), *_causes(error)]:
         number = errno_of(OSError, one)
         found = number and isolation_hints.hint(number, field(OSError, "filename", one), name_of(one))
         if found:
             return str(found)
-        cause = field(BaseException, "__cause__", one)
-        if cause is None and not field(BaseException, "__suppress_context__", one):
-            cause = field(BaseException, "__context__", one)
-        one = cause
     return ""
+
+
+def _causes(error: BaseException) -> List[Tuple[BaseException, str]]:
+    """Return the errors that it was raised from, as Python shows them, and how each led to the one before."""
+    found: List[Tuple[BaseException, str]] = []
+    seen, one = {id(error)}, error
+    while len(found) < CHAIN_MAX:
+        before, how = field(BaseException, "__cause__", one), "caused by"
+        if before is None and not field(BaseException, "__suppress_context__", one):
+            before, how = field(BaseException, "__context__", one), "raised while handling"
+        if before is None or id(before) in seen:
+            break
+        seen.add(id(before))
+        found.append((before, how))
+        one = before
+    return found
 
 
 def _exit_text(error: BaseException) -> str:
@@ -263,19 +272,23 @@ def _marked_line(error: BaseException) -> str:
 
 
 def _notes_and_members(error: BaseException, folder: str) -> str:
-    """Return a line for each note of the error and for each error of its group, "" where there are none."""
+    """Return a line for each note of the error, error of its group and error that it was raised from."""
     try:
         notes: Any = dict.get(field(BaseException, "__dict__", error), "__notes__")
         notes = list(list.__iter__(notes)) if is_a(notes, list) else []
         lines = _listed([text_of(note) for note in notes[:LISTED_MAX]], len(notes))
-        members = []
-        for one in members_of(error)[:LISTED_MAX]:
-            place = _place(_frames(one), folder)
-            members.append(f"{_full_name(one)}: {text_of(one)}" + (f" ({place})" if place else ""))
+        members = [_in_one_line(one, folder) for one in members_of(error)[:LISTED_MAX]]
         lines += _listed(members, len(members_of(error)))
+        causes = [f"{how} {_in_one_line(one, folder)}" for one, how in _causes(error)]
+        lines += _listed(causes[:LISTED_MAX], len(causes))
     except BaseException as second:  # noqa: BLE001 - keys of its __dict__ may be the user's
         lines = [f"<its notes cannot be shown: {name_of(second)}>"]
     return "".join(f"\n  • {line}" for line in lines)
+
+
+def _in_one_line(error: BaseException, folder: str) -> str:
+    place = _place(_frames(error), folder)
+    return f"{_full_name(error)}: {text_of(error)}" + (f" ({place})" if place else "")
 
 
 def _listed(texts: List[str], count: int) -> List[str]:

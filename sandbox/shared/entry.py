@@ -107,7 +107,7 @@ def _of_file(file: str, folder: Optional[str], function: str) -> Location:
 
 def _python_files(folder: str) -> List[str]:
     try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".py"))
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".py") and name[:2] != "__")
     except OSError:
         return []
     return names[:8] + (["…"] if len(names) > 8 else [])

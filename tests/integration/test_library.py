@@ -141,8 +141,10 @@ def test_type_checkers_know_the_keywords() -> None:
 
 
 def test_an_unknown_keyword_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"^run\(\) got an unexpected keyword argument 'memory'$"):
-        hkrunner.run(SUM, [1], memory="1Gi")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^run\(\) got an unexpected keyword argument 'color'$"):
+        hkrunner.run(SUM, [1], color="red")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"keyword argument 'men', did you mean 'mem'\?$"):
+        hkrunner.run(SUM, [1], men="1Gi")  # type: ignore[call-arg]
 
 
 def test_the_memory_mode_is_the_callers_choice() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,34 @@ def test_a_chain_of_1000_causes_is_bounded() -> None:
         error = following
     told = describe(caught(lambda: raise_(error)), HERE)
     assert len(told["details"]) < DETAILS_MAX + 100
+
+
+def test_what_an_error_was_raised_from_stands_below_its_text() -> None:
+    def read() -> None:
+        try:
+            {}["path"]
+        except KeyError:
+            os.stat("/nowhere")
+
+    def load() -> None:
+        try:
+            read()
+        except OSError as error:
+            raise RuntimeError("no configuration") from error
+
+    def quietly() -> None:
+        try:
+            read()
+        except OSError:
+            raise ValueError("bad") from None
+
+    lines = describe(caught(load), HERE)["message"].split("\n")
+    assert lines[0].startswith("ALGORITHM_ERROR: RuntimeError: no configuration (")
+    assert lines[1].startswith(
+        "  • caused by FileNotFoundError: [Errno 2] No such file or directory: '/nowhere"
+    )
+    assert re.fullmatch(r"  • raised while handling KeyError: 'path' \(\S+:\d+ in read\)", lines[2])
+    assert "•" not in describe(caught(quietly), HERE)["message"]
 
 
 def with_notes(error: BaseException, *notes: object) -> BaseException:
