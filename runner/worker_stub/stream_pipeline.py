@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from .pipeline import MISSING, Node, PipelineError, at, is_batch, is_flow_input, node_of, references
@@ -115,6 +116,7 @@ def read_stream(raw: Mapping[str, Any], more_input: Mapping[str, Any]) -> Stream
     if not isinstance(given, dict):
         raise PipelineError("data.flowInput should be object,null" + _found(raw, "flowInput"))
     _check_inputs(nodes, {**given, **more_input})
+    _check_that_all_is_read(nodes, more_input, given)
     flows, default_flow = _flows(raw.get("streaming"), nodes)
     relations = list(dict.fromkeys(one for relations in flows.values() for one in relations))
     found = [_stream_node(*each, relations) for each in zip(nodes.values(), raw_nodes, strict=True)]
@@ -167,6 +169,19 @@ def _check_inputs(nodes: Mapping[str, Node], flow_input: dict[str, Any]) -> None
                     f'node "{node.name}": unable to find flowInput.{".".join(one.path)}: write it into'
                     f" flowInput, or give --input '{{\"{one.path[0]}\": …}}'"
                 )
+
+
+def _check_that_all_is_read(
+    nodes: Mapping[str, Node], more_input: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+    """Raise PipelineError for a field of --input that neither the document nor a node knows."""
+    read = [one.path for node in nodes.values() for one in references(node.inputs) if is_flow_input(one.name)]
+    known = {str(path[0]) if path else "" for path in read} | set(given)
+    for key in more_input:
+        if key not in known and "" not in known:
+            close = get_close_matches(key, known, 1)
+            hint = f", did you mean {close[0]!r}?" if close else f"; there is: {', '.join(sorted(known))}"
+            raise PipelineError(f"--input: no node reads flowInput.{key}{hint if known else ''}")
 
 
 # ---- flows

@@ -153,6 +153,17 @@ def test_a_document_that_no_cluster_could_read_is_refused_in_one_sentence(
     assert "\n" not in str(refused.value)
 
 
+def test_an_input_that_no_node_reads_is_refused() -> None:
+    raw = document(flowInput={"readings": 5, "rate": 1})
+    assert read_stream(raw, {"rate": 2}).flow_input == {"readings": 5, "rate": 2}
+    with pytest.raises(PipelineError, match=r"no node reads flowInput.reading, did you mean 'readings'\?$"):
+        read_stream(raw, {"reading": 5})
+    with pytest.raises(PipelineError, match=r"no node reads flowInput.x; there is: rate, readings$"):
+        read_stream(raw, {"x": 5})
+    raw["nodes"][0]["input"] = ["@flowInput"]
+    assert read_stream(raw, {"x": 5}).flow_input["x"] == 5
+
+
 def test_a_source_without_a_state_type_is_refused_as_a_stateless_one() -> None:
     raw = document()
     del raw["nodes"][0]["stateType"]
@@ -203,6 +214,7 @@ def test_an_algorithm_is_found_next_to_the_document(folder: Path, file: str, tex
 
 def test_an_algorithm_may_be_named_and_an_input_replaces_fields_of_the_flow_input(folder: Path) -> None:
     (folder / "elsewhere.py").write_text("def start(args, api):\n    pass\n")
+    (folder / "lab" / "flow.json").write_text(json.dumps({**FLOW, "flowInput": {"x": 0, "y": 0}}))
     given = ("-i", '{"x": 1, "y": 1}', "-i", '{"y": 2}')
     found, files = prepare("--pipeline", "lab/flow.json", "--algorithm", "heat-map=elsewhere.py", *given)
     assert files == {"heat-map": "elsewhere.py"}
