@@ -45,7 +45,7 @@ def command(code: str | None) -> None:
         """In two columns; a long line is continued in the second one."""
         say(title)
         for name, text in rows:
-            say(textwrap.fill(text, width, initial_indent=f"  {name:<9} ", subsequent_indent=" " * 12))
+            say(textwrap.fill(text, width, initial_indent=f"  {name:<7} ", subsequent_indent=" " * 10))
 
     if code is None:
         list_them(CODES)

@@ -96,6 +96,7 @@ def test_a_question_that_has_no_answer_is_refused(folder: Path, arguments: list[
 
 def test_the_sandbox_is_explained_with_what_this_machine_holds() -> None:
     ended = run_hkrunner("explain", "sandbox", cwd=Path("/"))
+    assert "\n  landlock " in ended.stdout
     assert ended.status == 0, ended
     text = " ".join(ended.stdout.split())
     assert ended.stdout.splitlines()[0] == "SANDBOX" and "--net none|all|HOST:PORT: what the code" in text
