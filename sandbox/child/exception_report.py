@@ -279,7 +279,13 @@ def _notes_and_members(error: BaseException, folder: str) -> str:
         lines = _listed([text_of(note) for note in notes[:LISTED_MAX]], len(notes))
         members = [_in_one_line(one, folder) for one in members_of(error)[:LISTED_MAX]]
         lines += _listed(members, len(members_of(error)))
-        causes = [f"{how} {_in_one_line(one, folder)}" for one, how in _causes(error)]
+        causes = [
+            f"{how} {_in_one_line(one, folder)}"
+            for one, how in _causes(error)
+            if not name_of(one).endswith(
+                "RemoteTraceback"
+            )  # the traceback of a worker process: in the details
+        ]
         lines += _listed(causes[:LISTED_MAX], len(causes))
     except BaseException as second:  # noqa: BLE001 - keys of its __dict__ may be the user's
         lines = [f"<its notes cannot be shown: {name_of(second)}>"]

@@ -187,6 +187,11 @@ def test_what_an_error_was_raised_from_stands_below_its_text() -> None:
     )
     assert re.fullmatch(r"  • raised while handling KeyError: 'path' \(\S+:\d+ in read\)", lines[2])
     assert "•" not in describe(caught(quietly), HERE)["message"]
+    remote = type("_RemoteTraceback", (Exception,), {})('\n"""\nTraceback of a worker process\n"""')
+    lost = ValueError("in a worker")
+    lost.__cause__ = remote
+    told = describe(caught(lambda: raise_(lost)), HERE)
+    assert "•" not in told["message"] and "Traceback of a worker process" in told["details"]
 
 
 def with_notes(error: BaseException, *notes: object) -> BaseException:
