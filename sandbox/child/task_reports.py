@@ -89,15 +89,15 @@ class TaskReports:
 
     def send_at_end(self, task: int) -> None:
         """Report what is known only at the end of a task."""
-        self._send_peak_of_ended_processes(task)
-        self.send_still_running()
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self._send_peak_of_ended_processes(task, ended.ru_maxrss)
+        self._send_still_running(ended.ru_minflt)
 
-    def _send_peak_of_ended_processes(self, task: int) -> None:
+    def _send_peak_of_ended_processes(self, task: int, ended_kib: int) -> None:
         """Report the peak memory of the largest process that the task has started and waited for, if it grew.
 
         The kernel keeps this peak (ru_maxrss) even for processes too short-lived to be measured.
         """
-        ended_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         if ended_kib <= self._ended_kib:
             return
         self._ended_kib = ended_kib
@@ -109,18 +109,17 @@ class TaskReports:
 
         What they print goes into the same pipes as that of the next task.
         """
-        ended_faults = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+        self._send_still_running(resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt)
+
+    def _send_still_running(self, ended_faults: int) -> None:
         threads = threading.active_count()
-        if not self._still_running[1]:
-            has_left_none = (
-                ended_faults == self._ended_faults
-            )  # a process that has ended may have left others
-            if threads <= OWN_THREADS and has_left_none and not _has_children():
-                return
+        has_ended_none = ended_faults == self._ended_faults  # one that has ended may have left others
+        if not self._still_running[1] and threads <= OWN_THREADS and has_ended_none and not _has_children():
+            return
         began = time.monotonic()
         signs = threads, _children_of_main_thread()
         # Without a named one there may be Python's own resource tracker, which lasts.
-        is_as_before = self._still_running[1] or ended_faults == self._ended_faults
+        is_as_before = self._still_running[1] or has_ended_none
         if is_as_before and signs == self._signs and began < self._name_again_at:
             return
         self._ended_faults, self._signs = ended_faults, signs
