@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 
 #: The longest wait for a board's address: TensorBoard's first import from a cold disk took 22 s.
 BOARD_DEADLINE_S = 60.0
-#: Open files of hkrunner itself, and for each process of --parallel: 9 measured, more while one is replaced.
-OPEN_FILES = 64
+#: Open files for each process of --parallel: 9 measured, more while one is replaced.
 OPEN_FILES_OF_A_PROCESS = 12
 
 
@@ -205,7 +204,9 @@ def _run_locally(context: RunContext, user_process: UserProcessAttachment | None
         check_encoding(inputs, settings.serving.encoding)
     processes = settings.local_run.processes(len(inputs))
     if processes > 1:
-        _check_open_files(processes)
+        from ..settings.open_files import check_open_files  # late: a run of one process does not need it
+
+        check_open_files(f"--parallel {processes} needs", processes, OPEN_FILES_OF_A_PROCESS)
     if settings.local_run.watch:
         return _run_watching(context, inputs)
     pool = _begin_child(context, user_process)
@@ -220,18 +221,6 @@ def _run_locally(context: RunContext, user_process: UserProcessAttachment | None
     finally:
         one.close()
     return one.exit_status
-
-
-def _check_open_files(processes: int) -> None:
-    """Raise SettingsError if this process may not open as many files as it needs for this many processes."""
-    import resource  # late: a run of one process does not need it
-
-    needed = OPEN_FILES + processes * OPEN_FILES_OF_A_PROCESS
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed != resource.RLIM_INFINITY and needed > allowed:
-        raise SettingsError(
-            f"--parallel {processes} needs {needed} open files, and {allowed} are allowed: ulimit -n {needed}"
-        )
 
 
 def _run_watching(context: RunContext, inputs: list[bytes]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import resource
 import time
 from collections.abc import Callable
 
@@ -24,13 +23,13 @@ from ..prepare.inputs import read_inputs
 from ..serving.run_context import RunContext
 from ..settings.descriptor import read
 from ..settings.descriptor_search import NAMES
+from ..settings.open_files import check_open_files
 from ..settings.settings import Settings
 from ..streaming import stream_settings
 from ..streaming.socket_handle import MISSING
 from ..worker_stub.pipeline import PipelineError
 from ..worker_stub.stream_pipeline import StreamPipeline, read_stream, with_state_types
 from .run import (
-    OPEN_FILES,
     make_output,
     obey_signals,
     open_output_file,
@@ -60,7 +59,8 @@ def run_stream(settings: Settings, file: str) -> int:
             raise SettingsError(MISSING)
         settings = _without_pipeline(settings)
         pipeline, algorithms = prepared(settings, file, stack)
-        _check_open_files(sum(node.replicas for node in pipeline.nodes))
+        replicas = sum(node.replicas for node in pipeline.nodes)
+        check_open_files(f"the {replicas} replicas of the pipeline need", replicas, OPEN_FILES_OF_A_REPLICA)
         return _run(settings, pipeline, algorithms)
 
 
@@ -148,16 +148,6 @@ def _state_type(settings: Settings) -> str | None:
 
 
 # ---- the run
-
-
-def _check_open_files(replicas: int) -> None:
-    needed = OPEN_FILES + replicas * OPEN_FILES_OF_A_REPLICA
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed != resource.RLIM_INFINITY and needed > allowed:
-        raise SettingsError(
-            f"the {replicas} replicas of the pipeline need {needed} open files, and {allowed} are allowed:"
-            f" ulimit -n {needed}"
-        )
 
 
 def _run(

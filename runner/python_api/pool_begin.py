@@ -18,8 +18,7 @@ PROGRAM = (
     "from hkrunner.runner.entry_point import look_last_in_python_path; look_last_in_python_path();"
     "from hkrunner.runner.python_api.pool_begin import begin; begin()"
 )
-#: Descriptors of the process, and those for each worker: 10 measured, more while one is replaced.
-OPEN_FILES = 64
+#: Open files for each worker: 10 measured, more while one is replaced.
 OPEN_FILES_OF_A_WORKER = 14
 
 
@@ -83,12 +82,14 @@ def _supervise(pool: socket.socket, order: dict[str, Any], function: int | None)
     from ..io.loop import Loop
     from ..io.message_socket import MessageSocket
     from ..prepare.prepare import prepare
+    from ..settings.open_files import check_open_files
 
     with contextlib.suppress(OSError):
         hide_from_same_user()
     with contextlib.ExitStack() as stack:
         settings = _settings(order)
-        _check_open_files(order["processes"])
+        processes = order["processes"]
+        check_open_files(f"{processes} processes need", processes, OPEN_FILES_OF_A_WORKER)
         own = Location(os.getcwd(), "", "function", "") if function is not None else None
         settings, where = prepare(settings, os.environ, stack, where=own)
         loop = Loop()
@@ -137,14 +138,3 @@ def _records(settings: Any, entry: str) -> dict[str, Any] | None:
         "valuesBytes": records.keep_values_bytes,
         "keep": records.keep,
     }
-
-
-def _check_open_files(processes: int) -> None:
-    from ..errors import SettingsError
-
-    needed = OPEN_FILES + processes * OPEN_FILES_OF_A_WORKER
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed != resource.RLIM_INFINITY and needed > allowed:
-        raise SettingsError(
-            f"{processes} processes need {needed} open files, and {allowed} are allowed: ulimit -n {needed}"
-        )
