@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from .processes import describe, marked
+from .processes import all_pids, descendants, describe, marked
 
 SHARED_MEMORY = Path("/dev/shm")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -22,7 +23,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 class Stock:
     """Everything that a test could leave behind, at one moment."""
 
-    children: frozenset[psutil.Process]
+    pids: frozenset[int]
     threads: frozenset[threading.Thread]
     descriptors: dict[int, str]
     shared_memory: frozenset[Path]
@@ -32,7 +33,7 @@ class Stock:
 
 def take_stock() -> Stock:
     return Stock(
-        children=frozenset(psutil.Process().children(recursive=True)),
+        pids=frozenset(all_pids()),
         threads=frozenset(threading.enumerate()),
         descriptors=open_descriptors(),
         shared_memory=entries(SHARED_MEMORY, ""),
@@ -69,7 +70,8 @@ def leftovers(before: Stock, marker: str) -> list[str]:
 
 def left_processes(before: Stock, now: Stock, marker: str) -> set[psutil.Process]:
     """Return the new processes: descendants of this one, and those with the marker in their environment."""
-    return (set(now.children) | marked(marker)) - before.children
+    new = now.pids - before.pids
+    return marked(marker, among=new) | descendants(new)
 
 
 def open_descriptors() -> dict[int, str]:
@@ -91,11 +93,20 @@ def entries(folder: Path, prefix: str) -> frozenset[Path]:
 def own_cgroups() -> frozenset[Path]:
     """Return the folders hkrunner* of each hierarchy: at its top, and below the group of this process."""
     found: set[Path] = set()
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, place = line.split(":", 2)
-        for top in {CGROUPS, CGROUPS / controllers.removeprefix("name="), CGROUPS / "unified"}:
-            found |= entries(top, "hkrunner") | entries(top / place.lstrip("/"), "hkrunner")
+    for folder in folders_of_groups(Path("/proc/self/cgroup").read_text()):
+        found |= entries(folder, "hkrunner")
     return frozenset(found)
+
+
+@functools.cache
+def folders_of_groups(groups: str) -> list[Path]:
+    """Return the folders that exist in which hkrunner may make a group, for the text of /proc/self/cgroup."""
+    found: set[Path] = set()
+    for line in groups.splitlines():
+        _, controllers, place = line.split(":", 2)
+        for top in (CGROUPS, CGROUPS / controllers.removeprefix("name="), CGROUPS / "unified"):
+            found |= {top, top / place.lstrip("/")}
+    return [folder for folder in found if folder.is_dir()]
 
 
 def is_held_by_others(path: Path, ours: set[psutil.Process]) -> bool:

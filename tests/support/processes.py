@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -14,17 +15,32 @@ from .waiting import wait_until
 MARKER = "HKRUNNER_TEST_MARKER"
 
 
-def marked(value: str, *, variable: str = MARKER) -> set[psutil.Process]:
-    """Return the processes that were started with variable=value, whatever their parent is now."""
+def all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def marked(value: str, *, variable: str = MARKER, among: Iterable[int] | None = None) -> set[psutil.Process]:
+    """Return those of `among`, or of all, that were started with variable=value, whatever their parent is."""
     wanted = f"{variable}={value}".encode()
     found = set()
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
+    for pid in all_pids() if among is None else among:
+        if pid == os.getpid():
             continue
         # A process of another user, or one that has just ended.
         with contextlib.suppress(OSError, psutil.Error):
-            if wanted in Path("/proc", name, "environ").read_bytes().split(b"\0"):
-                found.add(psutil.Process(int(name)))
+            if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.add(psutil.Process(pid))
+    return found
+
+
+def descendants(among: Iterable[int]) -> set[psutil.Process]:
+    """Return the descendants of this process. psutil's children() would read the state of every process."""
+    found = set()
+    for pid in among:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if any(parent.pid == os.getpid() for parent in process.parents()):
+                found.add(process)
     return found
 
 

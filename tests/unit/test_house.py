@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 import zipfile
@@ -75,7 +76,10 @@ def module_file(parts: tuple[str, ...]) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-ALL_IMPORTS = [found for file in SOURCES for found in imports_of(file)]
+@functools.cache
+def all_imports() -> list[Import]:
+    """Every import of the product. Not read when pytest collects, which it does in each of its processes."""
+    return [found for file in SOURCES for found in imports_of(file)]
 
 
 def broken(rule: Iterator[Import]) -> str:
@@ -84,7 +88,7 @@ def broken(rule: Iterator[Import]) -> str:
 
 def test_our_folders_import_each_other_by_relative_imports_only() -> None:
     ours = {"hkrunner", "_hkrunner", *FOLDERS}
-    assert not broken(found for found in ALL_IMPORTS if not found.ours and found.name.split(".")[0] in ours)
+    assert not broken(found for found in all_imports() if not found.ours and found.name.split(".")[0] in ours)
 
 
 #: A room may import the rooms of its own group that stand below it, and those of the groups in GROUPS.
@@ -160,7 +164,7 @@ def importer_of(found: Import) -> str:
 def test_a_room_imports_only_what_the_table_allows() -> None:
     assert not broken(
         found
-        for found in ALL_IMPORTS
+        for found in all_imports()
         if found.ours is not None and not may_import(importer_of(found), room_of(found.ours))
     )
 
@@ -231,7 +235,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
             ".".join(found.file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"),
             ".".join(found.ours),
         )
-        for found in ALL_IMPORTS
+        for found in all_imports()
         if found.ours
     ]
     assert not circles(edges)
@@ -268,7 +272,7 @@ def test_every_package_says_what_lives_there() -> None:
 def test_only_the_command_line_knows_click() -> None:
     assert not broken(
         found
-        for found in ALL_IMPORTS
+        for found in all_imports()
         if found.name.split(".")[0] == "click" and importer_of(found) != "runner.cli"
     )
 
@@ -276,7 +280,7 @@ def test_only_the_command_line_knows_click() -> None:
 def test_only_the_link_knows_the_websocket_client() -> None:
     assert not broken(
         found
-        for found in ALL_IMPORTS
+        for found in all_imports()
         if found.name.split(".")[0] == "websocket" and found.file != ROOT / "runner" / "link" / "connect.py"
     )
 
