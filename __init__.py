@@ -7,6 +7,7 @@ and hkrunner.Pool an executor of concurrent.futures.
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClusterError",
     "EntryNotFound",
     "EntryUnusable",
     "HkrunnerError",
@@ -28,7 +29,14 @@ __all__ = [
 # Not typing's: nothing is imported here, since every process of ours begins with this file.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .runner.errors import EntryNotFound, EntryUnusable, HkrunnerError, InstallFailed, SettingsError
+    from .runner.errors import (
+        ClusterError,
+        EntryNotFound,
+        EntryUnusable,
+        HkrunnerError,
+        InstallFailed,
+        SettingsError,
+    )
     from .runner.python_api.pool import Pool
     from .runner.python_api.results import (
         Incomplete,

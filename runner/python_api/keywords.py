@@ -14,12 +14,12 @@ from ..settings.option import Option
 from ..settings.options import OPTIONS
 
 KEYWORDS: dict[str, Option] = {option.keyword: option for option in OPTIONS if option.python}
-#: Those of a Pool. CPU time and files on disk are limited for the whole life of a process, which for a worker
-#: has no end.
+#: Those of a Pool, whose tasks run on this machine. CPU time and files on disk are limited for the whole life
+#: of a process, which for a worker has no end.
 POOL_KEYWORDS = {
     name: option
     for name, option in KEYWORDS.items()
-    if name not in ("cpu_time", "disk", "install", "parallel")
+    if name not in ("algorithm", "cpu_time", "disk", "install", "on", "parallel")
 }
 #: What runner/settings/env_file.py reads as one character between double quotes.
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
@@ -59,6 +59,8 @@ class RunOptions(PoolOptions, total=False):
     cpu_time: float | None
     disk: int | str | None
     parallel: int | None
+    algorithm: str | Sequence[str] | None
+    on: str | None
 
 
 def complete_signature(run: Callable[..., Any], options: Mapping[str, Option] = KEYWORDS) -> None:

@@ -64,7 +64,7 @@ class TaskResult:
     cpu_s: float | None  #: CPU time of all processes
     metrics_dir: Path | None  #: folder of the task's event files
     logs: TaskLogs | None
-    input_index: int | None = None  #: position of its input, from 0; None: not run with parallel=
+    input_index: int | None = None  #: position of its input, from 0; None: not run with parallel= or on=
 
     def _repr_html_(self) -> str:
         return TaskResults([self])._repr_html_()
@@ -127,7 +127,8 @@ class Printed:
 class RunEvent:
     """Another event of the run: one of `--output jsonl` that is neither a line nor a result."""
 
-    name: str  #: loaded, connected, initialized, started, progress, sample or killed; dropped: see run()
+    #: loaded, connected, submitted, initialized, started, progress, sample or killed; dropped: see run()
+    name: str
     task_id: str | None  #: None: the event belongs to no task
     time_s: float  #: when it happened, in seconds since 1970
     fields: Mapping[str, Any]  #: its other fields, as in `--output jsonl`

@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ...sandbox.codec import codec
 from ..errors import SettingsError
+from ..settings.cluster_options import LOCAL
 from .command import Command, error_of
 from .keywords import RunOptions, arguments, complete_signature, variables_file
 from .results import Printed, RunEvent, TaskResult, TaskResults
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    entry: str | os.PathLike[str],
+    entry: str | os.PathLike[str] | None,
     inputs: Iterable[Any],
     *,
     on_event: Callable[[Printed | RunEvent | TaskResult], object] | None = None,
@@ -39,7 +40,8 @@ def run(
     """Run the algorithm once for each input; return the results in the order of the inputs.
 
     start() gets the input as args["input"]; a value that is not a list becomes a list of one. A task that
-    fails or is killed also has a result: see raise_for_status().
+    fails or is killed also has a result: see raise_for_status(). entry None: the one of the algorithm.yml in
+    the working folder, or its main.py; a cluster (`on`) needs none.
 
     The options are those of `hkrunner run`; None means that the option is not given. A size may also be a
     number of bytes.
@@ -54,17 +56,23 @@ def run(
     goes to sys.stderr.
 
     Raises EntryNotFound, EntryUnusable (the code cannot be loaded), InstallFailed (the environment of
-    `install` cannot be made) or SettingsError before the first task, and Incomplete if hkrunner itself was
-    killed.
+    `install` cannot be made) or SettingsError before the first task, ClusterError if the cluster of `on`
+    cannot be reached or refuses the job, and Incomplete if hkrunner itself was killed.
     """
     env = options.get("env")
+    is_local = options.get("on") in (None, LOCAL)
+    if env and not is_local:
+        raise SettingsError(
+            "env sets variables on this machine, and on= runs the tasks in a cluster, where the algorithm.yml"
+            " that was applied sets them: leave it out"
+        )
     with contextlib.ExitStack() as stack:
         tasks = stack.enter_context(tempfile.TemporaryFile())
         count = _write_tasks(tasks, inputs)
         words = [
             "run",
-            *("--on", "local"),  # whatever cluster a variable names
-            f"--entry={os.fspath(entry)}",
+            *(("--on", LOCAL) if is_local else ()),  # whatever cluster a variable names
+            *(() if entry is None else (f"--entry={os.fspath(entry)}",)),
             "--tasks=-",
             "--output=jsonl",
             "--quiet",

@@ -22,6 +22,10 @@ ON = Option(
     (CLUSTER_VARIABLE,),
     default_text="this machine",
     metavar="CLUSTER",
+    python="str | None",
+    python_help="Run the tasks in this HKube cluster, as one job: its URL, a name in"
+    " ~/.config/hkrunner/clusters.yml, or hkubectl for the one in hkubectl's own file. None: run them on this"
+    f" machine, whatever {CLUSTER_VARIABLE} says.",
     in_cluster=True,
 )
 

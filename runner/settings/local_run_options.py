@@ -94,6 +94,9 @@ LOCAL_RUN_OPTIONS = (
         " NAME alone: the algorithm to run.",
         kind="many",
         metavar="NAME=FILE",
+        python="str | Sequence[str] | None",
+        python_help="With `on`: the name of the algorithm to run, if not that of the algorithm.yml. Else"
+        " NAME=FILE, another algorithm that the code may start through the code API.",
         in_worker=True,
         is_recorded=True,
         in_cluster=True,

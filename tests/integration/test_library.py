@@ -130,7 +130,7 @@ def test_every_keyword_is_an_option_of_the_command_with_its_type() -> None:
     assert {f"--{name.replace('_', '-')}" for name in KEYWORDS} <= flags
     for name, option in KEYWORDS.items():
         assert parameters[name].annotation == option.python
-        assert option.help.split()[0] in (hkrunner.run.__doc__ or "")
+        assert (option.python_help or option.help).split()[0] in (hkrunner.run.__doc__ or "")
 
 
 def test_type_checkers_know_the_keywords() -> None:
