@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ...sandbox.shared import shared_rings, stream_frames
 from ...sandbox.shared.shared_rings import SharedRings
@@ -13,6 +14,8 @@ from ...sandbox.shared.stream_frames import Buffer, StreamFrame, StreamReader
 
 #: Pieces that one system call may take (IOV_MAX is 1024).
 PIECES_MAX = 256
+#: What a child has written is read for so long at most: one that goes on writing must not hold us up.
+REST_S = 0.5
 
 
 class ChildLink:
@@ -38,6 +41,15 @@ class ChildLink:
             return []
         except OSError:
             raise EOFError from None
+
+    def rest(self) -> Iterator[StreamFrame]:
+        """Yield the frames of all that the child has written until now. Raises ValueError as read() does."""
+        give_up_at = time.monotonic() + REST_S
+        try:
+            while time.monotonic() < give_up_at:
+                yield from self._reader.read()
+        except (OSError, EOFError):  # nothing more is there
+            return
 
     def open(self, encoding: str, most_bytes: int) -> None:
         """Post the first frame, with memory for large payloads if there is some.

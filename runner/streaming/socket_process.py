@@ -42,18 +42,19 @@ from ...sandbox.shared.stream_messages import (
 from . import statistics
 from .child_link import ChildLink
 from .consumer import FetchedMessage
+from .drop_notice import DropNotice
 from .message_queue import MessageQueue, QueuedMessage
 from .parent_connections import ParentConnections
 from .producer import DURATION_MAX_MS, Producer
 
-#: Drops and losses are said at most this often.
-SAY_EVERY_S = 5.0
 #: Each connection has two, and each of them some descriptors.
 SOCKETS_MAX = 16384
 #: What was handed to ZeroMQ is sent within this time when the process ends.
 LINGER_S = 2.0
 #: Frames of the child up to this size are read, and larger ones if the queue may be larger.
 FRAME_LEAST_BYTES = 256 * 1024 * 1024
+#: Frames that count although their child is about to end; the others ask for something.
+_KEPT_AT_THE_END = (stream_frames.SHARES, stream_frames.SEND, stream_frames.SEND_PLACE, stream_frames.DONE)
 #: So often it is looked whether everything is done, when the task ends.
 LOOK_S = 0.1
 
@@ -78,10 +79,9 @@ class SocketProcess:
         self._child_is_polled_for = 0
         self._quiesces = self._drains = False  #: whether the child waits for it
         self._report_at = float("inf")
-        self._end_by: float | None = None
+        self._end_by = float("inf")
         self._is_over = False
-        self._dropped = self._dropped_said = 0
-        self._say_at = 0.0
+        self._drops = DropNotice(self._tell_problem)
         self._next_at = float("inf")  #: when something is due
 
     def run(self) -> None:
@@ -90,7 +90,8 @@ class SocketProcess:
             ready = dict(self._poller.poll(self._wait_ms()))
             if self._control.fileno() in ready:
                 self._read_control()
-            self._serve_child(ready)
+            if self._child is not None and ready.get(self._child.socket.fileno(), 0) & zmq.POLLIN:
+                self._read_child()
             self._serve_sockets(ready)
             self._do_what_is_due()
             self._flush_child()
@@ -129,10 +130,10 @@ class SocketProcess:
                 if self._parents is not None:
                     self._parents.update(message.changes)
             elif isinstance(message, EndStream):
+                self._read_child(rest=True)
                 if self._parents is not None:
                     self._parents.leave()
-                end_by = time.monotonic() + message.most_s
-                self._end_by = end_by if self._end_by is None else min(self._end_by, end_by)
+                self._end_by = min(self._end_by, time.monotonic() + message.most_s)
 
     def _open_node(self, message: OpenStream) -> None:
         self._open = message
@@ -171,6 +172,7 @@ class SocketProcess:
     # ---- the child
 
     def _attach(self, child: ChildLink) -> None:
+        self._read_child(rest=True)
         self._detach()
         self._child = child
         self._quiesces = self._drains = self._is_overdue = False
@@ -191,13 +193,15 @@ class SocketProcess:
         if self._parents is not None:
             self._parents.child_ended()
 
-    def _serve_child(self, ready: dict[Any, int]) -> None:
+    def _read_child(self, *, rest: bool = False) -> None:
+        """Take what the child has said; `rest`: it is ending, and what the parent said after it is here."""
         child = self._child
-        if child is None or not ready.get(child.socket.fileno(), 0) & zmq.POLLIN:
+        if child is None:
             return
         try:
-            for frame in child.read():
-                self._on_frame(frame)
+            for frame in child.rest() if rest else child.read():
+                if not rest or frame.kind in _KEPT_AT_THE_END:
+                    self._on_frame(frame)
         except EOFError:
             self._detach()
         except (struct.error, ValueError, MemoryError) as error:
@@ -243,7 +247,7 @@ class SocketProcess:
             payload = self._child.payload_at(payload)
         if self._producer is not None:
             message = QueuedMessage(flow, header, payload, time.monotonic())
-            self._dropped += self._producer.send(message, names.decode().split("\0"))
+            self._drops.count += self._producer.send(message, names.decode().split("\0"))
 
     def _tell_sources(self) -> None:
         """Tell the child how many parent connections exist, if that has changed."""
@@ -305,26 +309,18 @@ class SocketProcess:
             self._drains = False
             self._report()
             self._tell_stage("drained", stream_frames.DRAINED)
-        elif self._drains or self._end_by is not None:
+        elif self._drains or self._end_by != float("inf"):
             self._note(now + LOOK_S)
         if now >= self._report_at:
             assert self._open is not None, "only an open stream reports"
             self._report()
             self._report_at = now + self._open.statistics_s
         self._note(self._report_at)
-        if self._end_by is not None:
-            self._note(self._end_by)
-            if self._is_drained or now >= self._end_by:
-                self._end()
+        self._note(self._end_by)
+        if now >= self._end_by or (self._end_by != float("inf") and self._is_drained):
+            self._end()
         self._check_message_time(now)
-        if self._dropped > self._dropped_said:
-            if now >= self._say_at:
-                count, self._dropped_said = self._dropped - self._dropped_said, self._dropped
-                self._say_at = now + SAY_EVERY_S
-                self._tell(
-                    StreamProblem(f"{count} of the oldest messages were dropped: the next nodes are slower")
-                )
-            self._note(self._say_at)
+        self._note(self._drops.say_if_due(now))
 
     def _check_message_time(self, now: float) -> None:
         """Say once for each child that a message takes too long."""
@@ -361,9 +357,10 @@ class SocketProcess:
             self._tell(StreamStatistics(statistics.report(self._queue, self._producer.samples)))
 
     def _end(self) -> None:
+        self._drops.say()
         left = self._queue.size
         if left:
-            self._tell(StreamProblem(f"{left} messages were not taken by the next nodes, and are lost"))
+            self._tell_problem(f"{left} messages were not taken by the next nodes, and are lost")
         self._is_over = True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,13 +12,21 @@ from typing import Any
 import pytest
 import zmq
 from hkrunner.runner.streaming import signals
+from hkrunner.runner.streaming.child_link import ChildLink
 from hkrunner.runner.streaming.message_queue import MessageQueue, QueuedMessage
 from hkrunner.runner.streaming.parent_connections import ParentConnections, read_change
 from hkrunner.runner.streaming.producer import Producer
 from hkrunner.runner.streaming.socket_process import SocketProcess
 from hkrunner.sandbox.codec import codec
-from hkrunner.sandbox.shared.message_format import encode
-from hkrunner.sandbox.shared.stream_messages import StreamProblem
+from hkrunner.sandbox.shared import stream_frames
+from hkrunner.sandbox.shared.channel import FrameReader
+from hkrunner.sandbox.shared.message_format import decode, encode
+from hkrunner.sandbox.shared.stream_messages import (
+    FROM_SOCKET_PROCESS,
+    EndStream,
+    OpenStream,
+    StreamProblem,
+)
 from support.streams import free_port
 from support.waiting import wait_until
 
@@ -299,6 +308,103 @@ def test_a_consumer_may_ask_for_anything_and_gets_what_it_may_have(nodes: Nodes)
         report = nodes.producer.samples["B"].take()
         assert all(0 <= one < 1e12 for key in ("netDurations", "durations") for one in report[key])
     nodes.until(lambda found: nodes.queue.size >= 2990, "what it had, back in the queue")
+
+
+class Served:
+    """A socket process, run by the test, of node A before B; the test has the sockets of parent and child."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self.stack = stack
+        self.parent, control = (stack.enter_context(one) for one in socket.socketpair())
+        self.process = SocketProcess(control)
+        self.process._open_node(
+            OpenStream(
+                node="A",
+                children=["B"],
+                encoding="msgpack",
+                host="127.0.0.1",
+                port=free_port(),
+                buffer_bytes=2 << 20,
+                statistics_s=60.0,
+                in_turn=False,
+                message_s=0.0,
+            )
+        )
+        stack.callback(self.end)
+
+    def attach(self) -> socket.socket:
+        """Attach a child; return its data socket."""
+        child, theirs = socket.socketpair()
+        for one in (self.stack.enter_context(child), theirs):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        self.process._attach(ChildLink(theirs.detach()))
+        return child
+
+    def end(self) -> list[str]:
+        """Run it until it ends by force; return the problems that it says."""
+        if self.process._is_over:
+            return []
+        self.parent.sendall(encode(0, EndStream(0.0)))
+        self.process.run()
+        self.process._detach()
+        return self.said()
+
+    def said(self) -> list[str]:
+        """Return the problems that it has said since the last call."""
+        said = [decode(one, FROM_SOCKET_PROCESS) for one in FrameReader().feed(self.parent.recv(1 << 20), [])]
+        return [one.text for one in said if isinstance(one, StreamProblem)]
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with contextlib.ExitStack() as stack:
+        yield Served(stack)
+
+
+def send(child: socket.socket, *payloads: bytes) -> None:
+    for payload in payloads:
+        body = stream_frames.SEND_HEAD.pack(1, 1) + b"B\x90" + HEADER + payload
+        child.sendall(stream_frames.frame(stream_frames.SEND, body=body))
+
+
+def test_what_a_child_has_sent_counts_though_its_next_task_is_attached_at_once(served: Served) -> None:
+    child = served.attach()
+    child.sendall(stream_frames.frame(stream_frames.LISTEN))
+    send(child, b"1")
+    child.sendall(stream_frames.HEAD.pack(1000, stream_frames.SEND, 0) + b"x")  # the task has ended amid it
+    served.attach()
+    assert served.process._queue.size == 1
+    # What the old task asks for, the new one does not get.
+    assert served.process._parents is not None and not served.process._parents.is_fetching
+
+
+def test_what_was_sent_before_a_stop_by_force_is_handed_out_or_said_to_be_lost(served: Served) -> None:
+    send(served.attach(), *(b"x" * 1000 for _ in range(900)))  # more than is read at once
+    assert served.end() == ["900 messages were not taken by the next nodes, and are lost"]
+
+
+def test_each_dropped_message_is_said_by_the_end(served: Served) -> None:
+    child = served.attach()
+    send(child, *(b"x" * 1000 for _ in range(2000)))
+    served.process._read_child(rest=True)
+    served.process._do_what_is_due()
+    send(child, *(b"x" * 1000 for _ in range(100)))
+    lost = [int(one.split()[0]) for one in served.said() + served.end()]
+    assert len(lost) == 3 and sum(lost) == 2100
+
+
+def test_a_child_that_writes_without_end_does_not_hold_a_stop_up(served: Served) -> None:
+    child = served.attach()
+
+    def write() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                send(child, b"x" * 1000)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    served.end()  # returns
+    writer.join()
 
 
 def test_the_socket_process_ends_with_an_hkrunner_that_is_killed_while_something_of_it_is_unread() -> None:
