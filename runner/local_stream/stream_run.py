@@ -17,7 +17,6 @@ shell's pipe: the sources before it are stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -219,8 +218,7 @@ class StreamRun:
             self._report.failed(replica, result)  # the pipeline ends of what came before
             return
         node.failure = failure
-        # One that fails while it ends in order is a stopped task.
-        self.status = max(self.status, replace(result, status="failed").exit_status)
+        self.status = max(self.status, result.exit_status)
         if node.is_stopping:
             self._report.failed(replica, result, after="the nodes after it still end in order")
         else:

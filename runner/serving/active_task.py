@@ -219,7 +219,7 @@ class ActiveTask:
             self.started_at,
             time.time(),
             duration_s,
-            output=self.output() if with_output and (status == "succeed" or self.stops_in_order) else None,
+            output=self.output() if with_output and status == "succeed" else None,
             failure=failure,
             exit=self.exit,
             loaded=self.exit is None or self.exit.loaded,
@@ -237,7 +237,8 @@ class ActiveTask:
         )
         if record is not None:
             self._finish_record(record, result)
-        if (status != "succeed" or self.storing) and self.answer_blob is not None:
+        is_sent = status == "succeed" and not self.storing and not self.stops_in_order
+        if self.answer_blob is not None and not is_sent:
             self.answer_blob.close()
         return result
 

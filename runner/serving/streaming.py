@@ -49,9 +49,8 @@ class Streaming:
         #: Without storage v3, HKube's worker sends no streaming task.
         self._is_served = serving.storage is not None or serving.stream_port is not None
         self._port = serving.stream_port
-        self._is_local = (
-            self._port is not None
-        )  #: whether the worker is a part of hkrunner, and takes anything
+        #: Whether the worker is a part of hkrunner, and takes anything.
+        self.is_local = self._port is not None
         #: Longest time that a message may take; None: any.
         self._message_s = limits.task_timeout_s if limits.enforced else None
         self._child: Child | None = None  #: of the streaming task
@@ -104,7 +103,7 @@ class Streaming:
             self.on_stage(stage)
 
     def _statistics(self, items: Sequence[Any]) -> None:
-        if self._control.state in TAKES_STATISTICS or self._is_local:
+        if self._control.state in TAKES_STATISTICS or self.is_local:
             self._replies.statistics(items)
 
     def problem(self, text: str) -> None:
@@ -138,4 +137,4 @@ class Streaming:
             on_ended()
         else:
             # In a local pipeline no other replica comes, which might take it.
-            self._streams.end(min(most_s, LOCAL_END_S) if self._is_local else most_s, on_ended)
+            self._streams.end(min(most_s, LOCAL_END_S) if self.is_local else most_s, on_ended)

@@ -122,7 +122,9 @@ class TaskEnd:
             self._replies.answer(self._replies.stopped)
         else:
             answer = partial(self._replies.answer, self._replies.stopped)
-            self._close(task, "stopped", _stop_failure(task), answer=answer)
+            failure = _stop_failure(task)
+            status = _status_in_order(task, failure) if self._streaming.is_local else "stopped"
+            self._close(task, status, failure, answer=answer)
 
     def record_stopped(self) -> None:
         """End the task, if there is one, as stopped. The worker wants no answer."""
@@ -196,6 +198,15 @@ class TaskEnd:
             self._notices.child.recycled(served)
             self._pool.recycle()
         self._pool.task_ended()
+
+
+def _status_in_order(task: ActiveTask, failure: Failure | None) -> str:
+    """Return the status of a stopped task: of a local stream that ends in order, a stop is the usual end."""
+    exit = task.exit
+    was_cut = exit is not None and exit.cause in (Cause.STOPPED, Cause.INTERRUPTED, Cause.EXITED)
+    if was_cut or not task.stops_in_order:
+        return "stopped"
+    return "succeed" if failure is None else "failed"
 
 
 def _stop_failure(task: ActiveTask) -> Failure | None:

@@ -228,8 +228,8 @@ class FakeServing:
     def start(self) -> None:
         self.worker("start")
 
-    def stop(self) -> None:
-        self.worker("stop", {"forceStop": True})
+    def stop(self, *, force: bool = True) -> None:
+        self.worker("stop", {"forceStop": force})
 
     def exit(self) -> None:
         self.worker("exit", {"exitCode": 7})

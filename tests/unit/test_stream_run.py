@@ -187,11 +187,11 @@ def test_nodes_begin_from_the_end_of_the_flows_and_end_from_their_beginning(
     }
     played["A"].ends()
     assert played.asked() == {"A": ["shutdown"], "B": ["Del A", "stop"], "C": ["Del A", "stop"]}
-    played["C"].ends("stopped")
+    played["C"].ends()
     assert played.asked() == {"C": ["shutdown"], "D": ["Del C"]}  # B still sends to it
-    played["B"].ends("stopped")
+    played["B"].ends()
     assert played.asked() == {"B": ["shutdown"], "D": ["Del B", "stop"]}
-    played["D"].ends("stopped", output=b"7")
+    played["D"].ends(output=b"7")
     for name in "ABC":
         played[name].goes()
     assert not played.over
@@ -272,7 +272,7 @@ def test_a_node_that_fails_while_it_ends_in_order_has_failed(play: Callable[...,
     played.begin()
     played["A"].ends()
     played.asked()
-    played["B"].ends("stopped", failure=FAILED)  # it is not begun again: nothing sends to it any more
+    played["B"].ends("failed", failure=FAILED)  # it is not begun again: nothing sends to it any more
     assert played.asked() == {"B": ["shutdown"], "C": ["Del B", "stop"]}
     assert played.run.status == 1
     assert "  the nodes after it still end in order" in played.output.lines

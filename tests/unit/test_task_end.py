@@ -44,6 +44,29 @@ def test_a_task_that_lasted_is_answered_when_its_final_usage_is_there(serve: Ser
     assert one.commands[-1] == "done" and one.results[0].peak_bytes == 20_000
 
 
+def test_a_task_of_a_local_stream_that_is_stopped_in_order_has_succeeded(serve: Serve) -> None:
+    for force, local, failed, status in (
+        (False, True, False, "succeed"),
+        (False, True, True, "failed"),
+        (True, True, False, "stopped"),
+        (False, False, False, "stopped"),  # HKube's word for it
+    ):
+        one = serve(stream_port=0 if local else None)
+        one.run_to(State.RUNNING)
+        assert one.supervisor._control.task is not None
+        one.supervisor._control.task.has_stream = True
+        one.stop(force=force)
+        if failed:
+            one.child_fails()
+        else:
+            answer = blob_of(b'{"command":"done","data":[1]}')
+            one.child.says(Done(answer), 1)
+            assert not is_open(answer.fd)
+        (result,) = one.results
+        assert (result.status, result.failure is not None) == (status, failed)
+        assert one.commands[-1] == "stopped"  # as HKube's worker wants it
+
+
 def test_a_final_usage_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
     one = serve()
     one.run_to(State.ANSWERED)
