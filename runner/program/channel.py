@@ -30,7 +30,6 @@ class HandedOver(NamedTuple):
 
     number: int
     initialize: bytes | memoryview
-    is_named: bool  #: whether the supervisor knows its names, and has said where its files are kept
 
 
 class ProgramChannel:
@@ -98,7 +97,7 @@ class ProgramChannel:
         self._talk.begin(task)
         if place is not None:
             self._talk.keep_in(place.folder, place.keep_max_bytes)
-        given = HandedOver(task, _view_of(message.wire), place is not None)
+        given = HandedOver(task, _view_of(message.wire))
         if self._connection is None:
             self._waiting_task = given
         else:
@@ -109,8 +108,7 @@ class ProgramChannel:
 
         def sent() -> None:
             if self._talk.initialize_sent(task.number):
-                names = {} if task.is_named else encoding.ids_of(self._encoding, task.initialize) or {}
-                self._on_message(task.number, TaskRead(dict(names)))
+                self._on_message(task.number, TaskRead({}))  # the supervisor finds the names
                 self._talk.files.write_input(task.initialize)
 
         connection.send(task.initialize, sent)

@@ -217,6 +217,8 @@ class TaskHandover:
         if self._way in (Handover.AT_ONCE, Handover.WITH_START):
             task.release_message()  # everything else was done when it was announced
             return
+        if child.reads_at_once and task.ids is None:
+            names = task.names or self._opener.names_ahead(task) or {}  # the program tells none
         self._opener.open(task, names)
         self.begun(task, child)
         if self._way is Handover.CHILD_NAMES_IT:

@@ -27,7 +27,7 @@ class ChildChannel(Protocol):
 
     #: Whether the child writes its threads' stacks when the warden sends it the signal for that.
     tells_stacks: bool
-    #: Whether TaskRead comes before send() returns, at the cost of reading the names here.
+    #: Whether TaskRead comes before send() returns, without names: they are found here.
     reads_at_once: bool
 
     def listen_with(

@@ -9,7 +9,7 @@ from hkrunner.runner.link.frames import BLOB_MIN
 from hkrunner.runner.protocol import encoding
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving.task_handover import PREPARE_AFTER_S, Handover, choose
-from hkrunner.sandbox.shared.messages import ApiCall, Begin, Done, UseFolder
+from hkrunner.sandbox.shared.messages import ApiCall, Begin, Done, TaskRead, UseFolder
 from support.fake_serving import Serve, blob_of, is_open
 
 #: Too large for its names to be found by the parent.
@@ -39,6 +39,26 @@ def test_a_task_whose_names_the_child_has_to_find_gets_its_folder_when_they_are_
     one.child_answers()
     assert one.commands == ["initialized", "started", "done"]
     assert [result.task for result in one.results] == ["t1"]
+
+
+@pytest.mark.parametrize("known", [None, {"taskId": "t1", "jobId": "j"}])
+def test_the_names_of_a_programs_task_are_found_here_once(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, known: dict[str, str] | None
+) -> None:
+    found: list[int] = []
+    ids_of = encoding.ids_of
+    monkeypatch.setattr(encoding, "ids_of", lambda kind, data: found.append(len(data)) or ids_of(kind, data))
+    one = serve()
+    one.child.reads_at_once = True
+    one.initialize()
+    assert one.supervisor._control.task is not None
+    one.supervisor._control.task.names = known  # by the storage process, which has read the task already
+    one.child.says(TaskRead({}), one.number)
+    one.child_initializes()
+    one.start()
+    one.child_answers()
+    assert [result.task for result in one.results] == ["t1"]
+    assert len(found) == (known is None)
 
 
 @pytest.mark.parametrize(
