@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ..runs.compared_tasks import ComparedTask, compare_tasks
 from ..runs.files import number_in
-from ..runs.history import Curve, read_log, read_metrics, show_task
+from ..runs.history import Curve, read_metrics, show_task
 from ..runs.layout import STREAMS
+from ..runs.task_output import TaskOutput
 from ..runs.task_values import Scalar
 
 #: How much of a task's output is read, and shown.
@@ -92,7 +93,8 @@ def _tail(root: Path, name: str, stream: str, size: int) -> LogTail:
     """Return the last lines. size: of the output so far."""
     offset = max(0, size - _TAIL_BYTES)
     data = b""
-    while part := read_log(root, name, stream, offset=offset, limit_bytes=_TAIL_BYTES).data:
+    output = TaskOutput(root, name)
+    while part := output.read(stream, offset=offset, limit_bytes=_TAIL_BYTES).data:
         data = (data + part)[-_TAIL_BYTES:]
         offset += len(part)
     is_cut = offset > len(data)

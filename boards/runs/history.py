@@ -69,15 +69,6 @@ class TaskDetails:
 
 
 @dataclass(frozen=True)
-class LogPart:
-    """Output from an offset on; is_final: the task has ended, and this is the end of its output."""
-
-    data: bytes
-    next_offset: int
-    is_final: bool
-
-
-@dataclass(frozen=True)
 class Curve:
     """One scalar series of a task."""
 
@@ -155,7 +146,7 @@ def show_task(root: Path, name: str) -> TaskDetails:
             task.output_json(),
             {stream: task.log_size(stream) for stream in STREAMS},
         )
-    folder = _folder(root, name)
+    folder = task_folder(root, name)
     facts, summary = read_json(str(folder / "task.json")), _summary(root, folder)
     if facts is None or summary is None:
         raise StoreError(f"the record of task {name} cannot be read", hint=f"look into {folder}")
@@ -166,36 +157,10 @@ def show_task(root: Path, name: str) -> TaskDetails:
     )
 
 
-def read_log(root: Path, name: str, stream: str, *, offset: int = 0, limit_bytes: int = 1 << 20) -> LogPart:
-    """Return the task's output from an offset on; call again with next_offset to follow. Never waits.
-
-    Raises NotFound, and StoreError when the output cannot be read.
-    """
-    if stream not in STREAMS:
-        raise StoreError(f"there is no stream {stream}", hint=f"there are {' and '.join(STREAMS)}")
-    # The state is read first: in the other order the last lines could be missed.
-    if (task := _find_in_journals(root, name)) is not None:
-        data = task.log(stream)[offset:][:limit_bytes]
-        has_ended = not _journal_summary(root, task).is_active
-        return LogPart(data, offset + len(data), has_ended and len(data) < limit_bytes)
-    folder = _folder(root, name)
-    summary = _summary(root, folder)
-    has_ended = summary is None or not summary.is_active
-    try:
-        with open(folder / f"{stream}.log", "rb") as file:
-            file.seek(offset)
-            data = file.read(limit_bytes)
-    except FileNotFoundError:
-        data = b""  # the task has printed nothing
-    except OSError as error:
-        raise StoreError(f"{stream} of task {name} cannot be read: {error.strerror}") from error
-    return LogPart(data, offset + len(data), has_ended and len(data) < limit_bytes)
-
-
 def read_metrics(root: Path, name: str) -> list[Curve]:
     """Return the scalar series of a task, by run and tag, its resource usage included. Raises NotFound."""
     task = _find_in_journals(root, name)
-    summary = _summary(root, _folder(root, name)) if task is None else _journal_summary(root, task)
+    summary = _summary(root, task_folder(root, name)) if task is None else _journal_summary(root, task)
     if summary is None or summary.metrics_dir is None:
         return []
     return [
@@ -249,7 +214,7 @@ def remove_tasks(root: Path, names: Iterable[str]) -> Removed:
             in_journals.append(task)
             summary = _journal_summary(root, task)
         else:
-            folder = _folder(root, name)
+            folder = task_folder(root, name)
             summary = _summary(root, folder) or _unreadable(folder)
         if summary.is_active:
             raise StoreError(f"task {name} is still running", hint="stop it first")
@@ -291,7 +256,8 @@ def _find_in_journals(root: Path, name: str) -> JournalTask | None:
     return found.get(safe_part(name)) or found.get(name)
 
 
-def _folder(root: Path, name: str) -> Path:
+def task_folder(root: Path, name: str) -> Path:
+    """Return the folder of the task with this id or name. Raises NotFound."""
     folder = root / "tasks" / safe_part(name)
     if not folder.is_dir():
         # The name may be a folder's, as `runs ls` shows it.
@@ -320,10 +286,6 @@ def _summary_of(
 ) -> TaskSummary:
     metrics_dir = _metrics_dir(root, facts)
     size, event_files = measure(metrics_dir) if metrics_dir is not None else (0, 0)
-    status = str(facts.get("status"))
-    owner = ProcessIdentity.from_dict(facts.get("owner"))
-    if status == ACTIVE and owner is not None and not owner.is_alive():
-        status = LOST
     return TaskSummary(
         name=name,
         task=str(facts.get("taskId", name)),
@@ -331,7 +293,7 @@ def _summary_of(
         node=str(facts.get("nodeName", "")),
         pipeline=str(facts.get("pipelineName", "")),
         entry=str(facts.get("entry", "")),
-        status=status,
+        status=status_of(facts),
         reason=_text(facts.get("reason")),
         start_time=_integer(facts.get("startTime")) or 0,
         end_time=_integer(facts.get("endTime")),
@@ -342,6 +304,13 @@ def _summary_of(
         folder=folder,
         metrics_dir=metrics_dir,
     )
+
+
+def status_of(facts: Mapping[str, object]) -> str:
+    """Return the status of a record: one that says "active" is LOST if its process is gone."""
+    status = str(facts.get("status"))
+    owner = ProcessIdentity.from_dict(facts.get("owner"))
+    return LOST if status == ACTIVE and owner is not None and not owner.is_alive() else status
 
 
 def _unreadable(folder: Path) -> TaskSummary:

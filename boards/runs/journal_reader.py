@@ -154,6 +154,11 @@ class JournalReader:
             found[name] = task if name == task.name else replace(task, name=name)
         return found
 
+    def latest(self, task: JournalTask) -> JournalTask | None:
+        """Return a task of tasks() as the last refresh() has found it; None if it is in no journal now."""
+        found = self._found.get(task.key)
+        return None if found is None or task.key in self._removed else found[1]
+
     def remove(self, tasks: Collection[JournalTask]) -> None:
         """Remove these tasks, and files that hold nothing else. Raises OSError."""
         if not tasks:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from ..errors import BoardError
 from ..runs.files import ProcessIdentity, number_in, read_json
-from ..runs.history import read_log, show_task
+from ..runs.history import show_task
 from ..runs.hparams import DURATION, ERROR, OUTPUT, PEAK_MEMORY, SUCCEEDED, TaskOutcome
 from ..runs.journal_reader import JournalTask
 from ..runs.layout import STREAMS
 from ..runs.run_names import NamedTask
+from ..runs.task_output import read_log
 from ..runs.task_values import (
     Scalar,
     input_in_journal,

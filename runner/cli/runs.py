@@ -206,8 +206,9 @@ def _show(state_dir: str, task: str, as_json: bool) -> None:
 
 
 def _logs(state_dir: str, task: str, stderr: bool, stdout: bool, follow: bool) -> None:
-    from ...boards.runs.history import read_log
+    from ...boards.runs.task_output import TaskOutput
 
+    output = TaskOutput(_root(state_dir), task)
     streams = [name for name, asked in (("stdout", stdout), ("stderr", stderr)) if asked] or [
         "stdout",
         "stderr",
@@ -217,7 +218,7 @@ def _logs(state_dir: str, task: str, stderr: bool, stdout: bool, follow: bool) -
     while open_streams:
         quiet = True
         for stream in list(open_streams):
-            part = read_log(_root(state_dir), task, stream, offset=offsets[stream])
+            part = output.read(stream, offset=offsets[stream])
             offsets[stream] = part.next_offset
             target = sys.stdout if stream == "stdout" else sys.stderr
             if part.data:

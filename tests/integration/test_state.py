@@ -10,7 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
-from hkrunner.boards.runs.history import list_tasks, read_log
+from hkrunner.boards.runs.history import list_tasks
+from hkrunner.boards.runs.task_output import read_log
 from support.local import ALGORITHMS, run_tasks
 from support.programs import run_hkrunner, serving
 from support.served import serving_worker

@@ -14,7 +14,6 @@ from hkrunner.boards.runs.event_files import EventWriter
 from hkrunner.boards.runs.history import (
     keep_latest,
     list_tasks,
-    read_log,
     read_metrics,
     remove_tasks,
     repeat_of,
@@ -22,6 +21,7 @@ from hkrunner.boards.runs.history import (
 )
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
+from hkrunner.boards.runs.task_output import read_log
 from hkrunner.boards.runs.task_record import TaskRecord
 
 

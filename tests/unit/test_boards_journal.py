@@ -13,12 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from hkrunner.boards.runs import journal, recorded_output
+from hkrunner.boards.runs import journal, journal_reader, recorded_output
 from hkrunner.boards.runs.history import (
-    LogPart,
     keep_latest,
     list_tasks,
-    read_log,
     remove_tasks,
     repeat_of,
     show_task,
@@ -27,6 +25,7 @@ from hkrunner.boards.runs.journal import Journal
 from hkrunner.boards.runs.layout import Layout
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
+from hkrunner.boards.runs.task_output import LogPart, TaskOutput, read_log
 from hkrunner.boards.runs.task_record import TaskRecord
 from hkrunner.boards.targets import find_target
 from hkrunner.boards.tensorboard.run_view import RunView
@@ -140,6 +139,49 @@ def test_a_few_lines_of_output_make_no_file(store: Store, root: Path) -> None:
     assert read_log(root, "a", "stderr").data == b"two\n"
     assert read_log(root, "first", "stdout").data == b""
     assert show_task(root, "a").printed == {"stdout": 10, "stderr": 4}
+
+
+def test_following_a_task_reads_only_what_the_journal_has_got_since(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(200):
+        end(begin(store, f"t{number}"))
+    record = begin(store, at=2.0)
+    output = TaskOutput(root, "a")
+    assert output.read("stdout").data == b""
+    read: list[int] = []
+    pread = os.pread
+
+    def counted(fd: int, size: int, at: int) -> bytes:
+        data = pread(fd, size, at)
+        read.append(len(data))
+        return data
+
+    def looked_up(*_: object) -> None:
+        pytest.fail("the other tasks were looked up again")
+
+    monkeypatch.setattr(journal_reader.os, "pread", counted)
+    monkeypatch.setattr(journal_reader, "read_json", looked_up)
+    record.append("stdout", b"one\n")
+    part = output.read("stdout")
+    assert part == LogPart(b"one\n", 4, False)
+    record.append("stdout", b"two\n")
+    end(record)
+    assert output.read("stdout", offset=part.next_offset) == LogPart(b"two\n", 8, True)
+    # A record, the space that is reserved after it, and the pieces of output.
+    assert sum(read) < 2 * (64 * 1024 + 8 * 1024 + 1000)
+
+
+def test_the_output_of_a_followed_task_goes_on_in_its_folder(store: Store, root: Path) -> None:
+    record = begin(store)
+    record.append("stdout", b"one\n")
+    output = TaskOutput(root, "a")
+    assert output.read("stdout") == LogPart(b"one\n", 4, False)
+    record.append("stdout", MUCH)
+    assert record.has_folder
+    assert output.read("stdout", offset=4) == LogPart(MUCH, 4 + len(MUCH), False)
+    end(record)
+    assert output.read("stdout", offset=4 + len(MUCH)) == LogPart(b"", 4 + len(MUCH), True)
 
 
 def test_a_task_that_gets_a_folder_later_has_its_output_there(store: Store, root: Path) -> None:
