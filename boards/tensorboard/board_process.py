@@ -49,7 +49,7 @@ from .live_page import live_page
 from .optuna import CookieCheck, cookie, dashboard
 from .run_view import RunView
 from .start_failures import StartFailure, failure_of, too_little_memory
-from .tensorboard_parts import load_plugins, shipped_assets
+from .tensorboard_parts import load_plugins, shipped_assets, without_remote_files
 
 if TYPE_CHECKING:
     from .application import TaskApplication  # imports TensorBoard
@@ -143,9 +143,10 @@ class BoardProcess:
         if self._data_server is None:
             # The slow loader would import TensorFlow where it is installed: 3.5 s and 450 MB more.
             sys.modules["tensorboard.compat.notf"] = types.ModuleType("tensorboard.compat.notf")
-        from tensorboard import program
+        with without_remote_files():
+            from tensorboard import default, program  # noqa: F401 - default: all that load_plugins() needs
 
-        from .application import TaskApplication
+            from .application import TaskApplication
 
         plugins, notes = load_plugins()
         tasks = TaskApplication(plugins, self._view.shown)

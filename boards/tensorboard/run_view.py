@@ -76,6 +76,7 @@ class RunView:
         self._changes = 0  # of what is shown
         self._published = (-1, ShownRuns())  # after which change
         self._has_more = False  # there was more to do than the time allowed for
+        self._look_at_s = 0.0  # when to look for new tasks again while that is so, on the monotonic clock
         self._lock = threading.RLock()  # held while the view changes
         self._is_ended = threading.Event()
         self._unreadable: dict[str, str] = {}  # run folder -> a sentence why its record is not shown
@@ -163,7 +164,7 @@ class RunView:
                     _log(trouble)
             self._trouble = trouble
             took_s = time.monotonic() - began
-            if self._is_ended.wait(pause_s if self._has_more else max(_REFRESH_S, 20 * took_s)):
+            if self._is_ended.wait(pause_s if self._has_more else _pause_s(took_s)):
                 return
 
     def _publish(self) -> None:
@@ -175,6 +176,21 @@ class RunView:
         self._published = (self._changes, ShownRuns(names, keys, tasks))
 
     def _refresh(self, end: float) -> None:
+        began = time.monotonic()
+        # Listing ten thousand folders in each of a busy machine's many slices was a third of all the work.
+        if not self._has_more or began >= self._look_at_s:
+            self._look_for_runs()
+            now = time.monotonic()
+            self._look_at_s = now + _pause_s(now - began)
+        try:
+            self._links.add((self._target(run), key) for run, key in self._unlinked.items())
+            self._unlinked = {}
+        finally:  # a full disk: the tasks are shown, and their curves once there is room for the links
+            self._has_more = self._read_some(end)
+            self._update_some(end)
+
+    def _look_for_runs(self) -> None:
+        """Note which run folders are new, and forget those that were removed. Raises OSError."""
         moved = self._journal.refresh()
         found = dict(self._runs(self._log_dir, "", self._depth))
         found.update(self._journal.runs_below(self._log_dir, self._depth))
@@ -185,12 +201,6 @@ class RunView:
             self._keys[run] = safe_part(found[run])
         self._unread = {run: found[run] for run in new} | self._unread
         self._unlinked = {run: self._keys[run] for run in new} | self._unlinked
-        try:
-            self._links.add((self._target(run), key) for run, key in self._unlinked.items())
-            self._unlinked = {}
-        finally:  # a full disk: the tasks are shown, and their curves once there is room for the links
-            self._has_more = self._read_some(end)
-            self._update_some(end)
 
     def _update_some(self, end: float) -> None:
         """Update the tasks that are shown and not complete, or as many as the time allows for."""
@@ -340,6 +350,11 @@ class RunView:
             self._changes += 1
             self._unreadable[run] = f"the record of {name} cannot be read: {_reason(error)}"
             _log(self._unreadable[run])
+
+
+def _pause_s(took_s: float) -> float:
+    """Return how long to wait after work that took so long, and that is to be repeated all the time."""
+    return max(_REFRESH_S, 20 * took_s)
 
 
 def _reason(error: Exception) -> str:

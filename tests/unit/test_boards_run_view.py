@@ -23,6 +23,7 @@ from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.boards.runs.task_record import TaskRecord
 from hkrunner.boards.runs.task_values import Scalar
+from hkrunner.boards.tensorboard import run_view
 from hkrunner.boards.tensorboard.journal_view import JournalView
 from hkrunner.boards.tensorboard.run_links import RunLinks, count_event_files
 from hkrunner.boards.tensorboard.run_view import RunView
@@ -398,6 +399,30 @@ def test_tasks_are_shown_without_links_while_none_can_be_made_and_linked_then(
     shutil.rmtree(records[0].metrics_dir)
     assert "t0 0" not in tasks.shown()
     assert len(os.listdir(tasks.view.folder)) == 2
+
+
+def test_the_folders_of_many_tasks_are_not_listed_again_in_each_slice_of_work(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks = []
+    listed = tasks.view._runs
+
+    def counted(folder: str, path: str, depth: int) -> Any:
+        if depth == 4:
+            walks.append(folder)
+        return listed(folder, path, depth)
+
+    monkeypatch.setattr(tasks.view, "_runs", counted)
+    monkeypatch.setattr(run_view, "_BATCH", 1)
+    monkeypatch.setattr(run_view, "_REFRESH_S", 3600.0)
+    for number in range(5):
+        end(tasks.begin(f"t{number}", number))
+    while len(tasks.view.shown().tasks) < 5:
+        tasks.view.refresh(0.0)
+    end(tasks.begin("t5", 5))
+    assert len(tasks.shown()) == 5
+    assert walks == [str(tasks.root / "runs")]
+    assert len(tasks.shown()) == 6  # nothing was left to do, so that new ones were looked for
 
 
 def test_a_removed_task_leaves_the_view(tasks: Tasks) -> None:
