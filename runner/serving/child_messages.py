@@ -206,9 +206,10 @@ class ChildMessageHandler:
         if self._control.state in (*MEASURING, State.STORING):
             return  # the task has its answer; on_exit() reports this child
         failure = Failure(message.code, message.message, message.details)
-        task = self._control.task
+        task, child = self._control.task, self._pool.child
         if self._limits.enforced:
             from .memory_advice import explain_refusal  # late, as in task_end.py
+            from .process_advice import explain_refused_process
 
             last = self._last_sample
             failure = explain_refusal(
@@ -218,6 +219,7 @@ class ChildMessageHandler:
                 lambda: last.peak_bytes if last is not None else 0,
                 held=last.held_back if last is not None else None,
             )
+            failure = explain_refused_process(failure, self._limits, child.pid if child is not None else None)
         if task is not None:
             task.failure = failure
             task.exit = Exit(Cause.EXITED, loaded=False)

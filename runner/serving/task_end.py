@@ -92,15 +92,18 @@ class TaskEnd:
         else:
             # Late: most runs have nothing to explain, and its patterns would cost each start 0.7 ms.
             from .memory_advice import explain_refusal
+            from .process_advice import explain_refused_process
 
             limits = self._settings.limits
             held = task.usage.held_back if task.usage is not None else None
             printed = task.last_lines()
+            failure = explain_refusal(
+                task.failure, limits, task.limit_bytes, task.peak, held=held, printed=printed
+            )
+            child = self._pool.child
             self._fail(
                 task,
-                explain_refusal(
-                    task.failure, limits, task.limit_bytes, task.peak, held=held, printed=printed
-                ),
+                explain_refused_process(failure, limits, child.pid if child is not None else None, printed),
             )
 
     def post_death(self) -> None:
@@ -113,7 +116,10 @@ class TaskEnd:
         if task.lost_thread:
             first, line, rest = text.partition("\n")
             text = f"{first}\nbefore that, {task.lost_thread}{line}{rest}"
-        self._fail(task, Failure(exit.error_code, text, exit.stack))
+        from .process_advice import explain_refused_process  # late, as above
+
+        failure = Failure(exit.error_code, text, exit.stack)
+        self._fail(task, explain_refused_process(failure, self._settings.limits, None, exit.last_lines))
 
     def post_stopped(self) -> None:
         """End the task as stopped; without a task, only tell the worker so."""

@@ -199,11 +199,6 @@ def _hint(error: BaseException, text: str, folder: str) -> str:
         return "; the size of a file is limited"
     if number == errno.ENOSPC:
         return "; the disk is full"
-    if is_a(error, RuntimeError) and "start new thread" in text:
-        return (
-            "; the memory limit (--mem) or the system's own leaves no room for its stack: "
-            "--mem-mode auto counts only what is used of it"
-        )
     return ""
 
 

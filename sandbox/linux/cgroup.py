@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from ..shared.limits import Limits, format_bytes
+from ..shared.limits import Limits, format_bytes, tasks_allowed
 from . import cgroup_files
 from .cgroup_files import LEAF
 
@@ -35,11 +35,6 @@ PERIOD_US = 100_000
 LEAST_QUOTA_US = 1_000
 #: The kernel reports a group as busy for a moment after its last process was reaped.
 REMOVE_S = 2.0
-#: pids.max counts threads, and --pids processes, which the warden counts. The kernel's limit is a second one,
-#: with room for threads.
-THREADS_PER_PROCESS = 4
-THREADS_FREE = 512
-
 Sleep = Callable[[float], None]
 
 
@@ -268,7 +263,7 @@ def plan(limits: Limits) -> list[tuple[str, str]]:
         quota = max(LEAST_QUOTA_US, round(limits.cpu_cores * PERIOD_US))
         lines.append(("cpu.max", f"{quota} {PERIOD_US}"))
     if limits.pids is not None:
-        lines.append(("pids.max", str(limits.pids * THREADS_PER_PROCESS + THREADS_FREE)))
+        lines.append(("pids.max", str(tasks_allowed(limits.pids))))
     return lines
 
 
@@ -286,8 +281,7 @@ def describe(limits: Limits, group: Cgroup | None, refusal: Refusal | None = Non
         parts.append(f"cpu {limits.cpu_cores:g} by {by}")
     if limits.pids is not None:
         held = group is not None and group.holds("pids")
-        threads = limits.pids * THREADS_PER_PROCESS + THREADS_FREE
-        by = f", and {threads} threads by the kernel's cgroup" if held else ""
+        by = f", and {tasks_allowed(limits.pids)} threads by the kernel's cgroup" if held else ""
         parts.append(f"processes {limits.pids} by counting{by}")
     if limits.cpu_time_s is not None:
         parts.append(f"cpu time {limits.cpu_time_s:g} s")

@@ -44,12 +44,23 @@ def available_cores(*, root: str = "/") -> float:
     return cores
 
 
+def refusing_task_limits(pid: int, *, root: str = "/") -> list[int]:
+    """Return the limits on processes and threads (pids.max) that have refused one to the cgroup of this
+    process, and to those above it."""
+    files = ("pids.max", "pids.events")
+    return [
+        int(most)
+        for most, events in _upwards(root, "pids", files, files, process=str(pid))
+        if most.isdigit() and "max 0" not in events.splitlines()
+    ]
+
+
 def _upwards(
-    root: str, controller: str, v2_files: Sequence[str], v1_files: Sequence[str]
+    root: str, controller: str, v2_files: Sequence[str], v1_files: Sequence[str], *, process: str = "self"
 ) -> Iterator[list[str]]:
-    """Yield the texts of these files in each cgroup that this process is in, the topmost included."""
+    """Yield the texts of these files in each cgroup that the process is in, the topmost included."""
     try:
-        with open(f"{root}/proc/self/cgroup", encoding="ascii", errors="replace") as file:
+        with open(f"{root}/proc/{process}/cgroup", encoding="ascii", errors="replace") as file:
             lines = file.read().splitlines()
     except OSError:
         return

@@ -61,6 +61,11 @@ class Limit(NamedTuple):
     least: int = 1  #: smallest value of a COUNT
 
 
+#: Room for threads in the kernel's limit for --pids.
+THREADS_PER_PROCESS = 4
+THREADS_FREE = 512
+
+
 class Limits(NamedTuple):
     """What one run may use; None: without limit. Memory, processes, CPU and disk count the whole tree.
 
@@ -192,6 +197,15 @@ def declared_limits() -> dict[str, Limit]:
     """Return the declaration of each limit, by the name of its field."""
     hints = get_type_hints(Limits, include_extras=True)
     return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+
+
+def tasks_allowed(pids: int) -> int:
+    """Return how many threads, the first one of each process included, the kernel is to allow for --pids.
+
+    It counts threads, and --pids processes, which the warden counts: so this is a second limit, with room for
+    threads.
+    """
+    return pids * THREADS_PER_PROCESS + THREADS_FREE
 
 
 def set_by(limit: str, origins: Iterable[tuple[str, str]]) -> str:

@@ -7,7 +7,7 @@ import os
 import resource
 from typing import NamedTuple
 
-from ..shared.limits import Limits
+from ..shared.limits import Limits, tasks_allowed
 
 
 class Rlimit(NamedTuple):
@@ -34,7 +34,7 @@ def rlimits_of(limits: Limits, *, user_tasks: int | None = None) -> list[Rlimit]
         plan.append(Rlimit("RLIMIT_CPU", resource.RLIMIT_CPU, math.ceil(limits.cpu_time_s * 1.1) + 10))
     if limits.pids is not None and user_tasks is not None and os.getuid() != 0:
         # Stops a fork bomb that outruns the warden's count. Threads count here too, so leave room for them.
-        plan.append(Rlimit("RLIMIT_NPROC", resource.RLIMIT_NPROC, user_tasks + 4 * limits.pids + 512))
+        plan.append(Rlimit("RLIMIT_NPROC", resource.RLIMIT_NPROC, user_tasks + tasks_allowed(limits.pids)))
     return plan
 
 

@@ -194,7 +194,7 @@ def test_many_threads_under_the_mode_brake_are_reported_as_a_memory_limit(tmp_pa
     run = misbehave("limits_many_threads.py", cwd=tmp_path, args=BRAKE)
     code, message = error_of(run.tasks[0])
     assert code == "MEMORY_ERROR"
-    assert "RuntimeError: can't start new thread" in message and "the memory limit (--mem)" in message
+    assert "RuntimeError: can't start new thread" in message and "limit 256 MiB (--mem)" in message
     assert_is_about_memory(run.tasks[0], run.status)
 
 
