@@ -70,31 +70,33 @@ class Forwarder:
                 self._report(f"{target}: a connection waits: {error.strerror}")
                 time.sleep(_PAUSE_S)
                 continue
-            if not self._free.acquire(blocking=False):
-                self._report(f"{target}: a connection waits, since {MOST_CONNECTIONS} are open")
-                self._free.acquire()
-            try:
-                # Not Thread.start(): it waits for ever for a thread that finds no memory.
-                _thread.start_new_thread(self._serve, (inner, target))
-            except (RuntimeError, MemoryError) as error:
-                self._free.release()
-                self._report(f"{target}: {error or 'out of memory'}")
-                _reset(inner)
-                inner.close()
+            self._begin(inner, target)
+            del inner  # it is the thread's, and closed with it
 
-    def _serve(self, inner: socket.socket, target: NetTarget) -> None:
-        """Connect to the target, and move bytes until both directions have ended."""
+    def _begin(self, inner: socket.socket, target: NetTarget) -> None:
+        """Start a thread for the connection, once fewer than MOST_CONNECTIONS have one."""
+        if not self._free.acquire(blocking=False):
+            self._report(f"{target}: a connection waits, since {MOST_CONNECTIONS} are open")
+            self._free.acquire()
+        permit = _Permit(self._free)
         try:
-            with inner:
-                try:
-                    with socket.create_connection(target, _CONNECT_S) as outer:
-                        _probe(outer, *_TARGET_PROBES)
-                        _Connection(inner, outer, self._pipes).run()
-                except OSError as error:
-                    self._report(f"{target}: {error.strerror or error}")
-                    _reset(inner)
-        finally:
-            self._free.release()
+            # Not Thread.start(): it waits for ever for a thread that finds no memory.
+            _thread.start_new_thread(self._serve, (inner, target, permit))
+        except (RuntimeError, MemoryError) as error:
+            self._report(f"{target}: {error or 'out of memory'}")
+            _reset(inner)
+            inner.close()
+
+    def _serve(self, inner: socket.socket, target: NetTarget, permit: _Permit) -> None:
+        """Connect to the target, and move bytes until both directions have ended."""
+        with inner:
+            try:
+                with socket.create_connection(target, _CONNECT_S) as outer:
+                    _probe(outer, *_TARGET_PROBES)
+                    _Connection(inner, outer, self._pipes).run()
+            except OSError as error:
+                self._report(f"{target}: {error.strerror or error}")
+                _reset(inner)
 
     def _report(self, text: str) -> None:
         """Say once what the algorithm sees as a connection that was closed, or that waits."""
@@ -102,6 +104,19 @@ class Forwarder:
             self._reported.add(text)
             with contextlib.suppress(OSError):
                 os.write(2, f"hkrunner: --net {text}\n".encode())
+
+
+class _Permit:
+    """The right to one of MOST_CONNECTIONS, given back when nothing refers to it any more.
+
+    A thread that finds no memory for its first line runs no `finally`.
+    """
+
+    def __init__(self, free: threading.BoundedSemaphore) -> None:
+        self._free = free
+
+    def __del__(self) -> None:
+        self._free.release()
 
 
 class _Pipe(NamedTuple):

@@ -167,7 +167,7 @@ def test_no_refused_descriptor_or_thread_ends_the_loop_that_accepts(
 ) -> None:
     served: list[socket.socket] = []
 
-    def start(_: object, args: tuple[socket.socket, NetTarget]) -> None:
+    def start(_: object, args: tuple[socket.socket, NetTarget, object]) -> None:
         if args[0] is refused:
             raise RuntimeError("can't start new thread")
         served.append(args[0])
@@ -186,6 +186,24 @@ def test_no_refused_descriptor_or_thread_ends_the_loop_that_accepts(
         "hkrunner: --net db:80: a connection waits: Too many open files",
         "hkrunner: --net db:80: can't start new thread",
     ]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the socket is closed by being forgotten
+def test_a_thread_that_finds_no_memory_for_its_first_line_takes_no_connection_from_those_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_thread, "start_new_thread", lambda _, args: None)  # args are dropped with the thread
+    monkeypatch.setattr(forwarder, "MOST_CONNECTIONS", 1)
+    inner, its_end = socket.socketpair()
+    target = NetTarget("db", 80)
+    with its_end:
+        one = Forwarder(its_end, [target])
+        listening: Any = ListeningStandIn(inner)
+        del inner
+        with pytest.raises(Enough):
+            one._accept(listening, target)
+        assert its_end.recv(1) == b"", "closed"
+        assert one._free.acquire(blocking=False)
 
 
 def wait_for_reset(one: socket.socket) -> None:
