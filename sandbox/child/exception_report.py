@@ -147,10 +147,9 @@ def is_about_memory(error: Optional[BaseException]) -> bool:
         if is_a(one, MemoryError) or errno_of(OSError, one) == errno.ENOMEM:
             return True
         waiting += members_of(one)[:CHAIN_MAX]
-        cause = field(BaseException, "__cause__", one)
-        cause = cause if cause is not None else field(BaseException, "__context__", one)
-        if cause is not None:
-            waiting.append(cause)
+        before = _before(one)
+        if before is not None:
+            waiting.append(before[0])
     return False
 
 
@@ -217,15 +216,25 @@ def _causes(error: BaseException) -> List[Tuple[BaseException, str]]:
     found: List[Tuple[BaseException, str]] = []
     seen, one = {id(error)}, error
     while len(found) < CHAIN_MAX:
-        before, how = field(BaseException, "__cause__", one), "caused by"
-        if before is None and not field(BaseException, "__suppress_context__", one):
-            before, how = field(BaseException, "__context__", one), "raised while handling"
-        if before is None or id(before) in seen:
+        before = _before(one)
+        if before is None or id(before[0]) in seen:
             break
-        seen.add(id(before))
-        found.append((before, how))
-        one = before
+        seen.add(id(before[0]))
+        found.append(before)
+        one = before[0]
     return found
+
+
+def _before(error: BaseException) -> Optional[Tuple[BaseException, str]]:
+    """Return the error that it was raised from, as Python shows it, and how that led to it; None: there is
+    none, or the code says that it has nothing to do with it (`raise … from None`)."""
+    cause = field(BaseException, "__cause__", error)
+    if cause is not None:
+        return cause, "caused by"
+    if field(BaseException, "__suppress_context__", error):
+        return None
+    context = field(BaseException, "__context__", error)
+    return None if context is None else (context, "raised while handling")
 
 
 def _exit_text(error: BaseException) -> str:

@@ -244,3 +244,16 @@ if GROUP is not None:
     def test_a_group_with_a_failed_allocation_is_about_memory() -> None:
         inner = GROUP("inner", [MemoryError()])
         assert describe(GROUP("some", [ValueError(), inner]), HERE)["code"] == "MEMORY_ERROR"
+
+
+@pytest.mark.parametrize("code", ["MEMORY_ERROR", "ALGORITHM_ERROR"])
+def test_a_failed_allocation_with_which_the_error_has_nothing_to_do_is_not_its_reason(code: str) -> None:
+    def parse() -> None:
+        try:
+            raise MemoryError
+        except MemoryError:
+            if code == "MEMORY_ERROR":
+                raise ValueError("no number")  # noqa: B904
+            raise ValueError("no number") from None
+
+    assert describe(caught(parse), HERE)["code"] == code
