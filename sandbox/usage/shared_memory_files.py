@@ -39,6 +39,8 @@ ANNOUNCED_S = 1.0
 WORTH_TELLING_BYTES = 64 << 10
 #: Most files remembered as the run's, and as strangers'.
 KEYS_KEPT = 200_000
+#: Most that the run has reported and that is not there: the report of a rename comes before the rename.
+GONE_KEPT = 1000
 #: A pipe's capacity.
 PIPE_BYTES = 1 << 16
 
@@ -170,12 +172,20 @@ class ShmFiles:
                 elif len(self._others) < KEYS_KEPT:
                     self._others.add(key)
         tops = {entry.key for entry in top}
+        gone = []
         for key, path in self._made.items():
-            if key not in tops and path and _key(path) == key:  # in an older folder
+            if key in tops:
+                continue
+            if not path or _key(path) != key:
+                gone.append(key)
+            else:  # in an older folder
                 if os.path.isdir(path) and not os.path.islink(path):
                     found.update(_files_below(path))
                 elif self._takes_files and (same := _file(path)) is not None:
                     found[key] = same
+        if len(gone) > GONE_KEPT:
+            for key in gone:
+                del self._made[key]
         for key, path in list(self._claimed.items()):
             if key not in found:
                 # Made since the list was read, or in an older folder.

@@ -282,6 +282,24 @@ def test_a_reported_folder_below_one_that_was_there_is_the_runs_alone(folder: Pa
     os.close(writing)
 
 
+def test_what_was_reported_and_is_gone_is_forgotten_and_the_rest_stays_the_runs(
+    folder: Path, reports: tuple[SharedMemory, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_memory_files, "GONE_KEPT", 20)
+    shared, writing = reports
+    kept = folder / "kept"
+    kept.mkdir()
+    report(writing, kept)
+    for round_number in range(5):
+        for number in range(20):
+            (one := folder / f"{round_number}-{number}").mkdir()
+            report(writing, one)
+            one.rmdir()
+        shared.scan([], 0.0)
+        assert len(shared._files._made) <= 1 + 20
+    assert removed_by(shared) == ({"kept"}, set())
+
+
 @pytest.mark.parametrize(
     "text",
     [b"x", b"\0\0\0", b"1 x /\0", b"-1 2 /\0", b"1 2\0", b"\xff" * 4000, b"9" * 4000],
