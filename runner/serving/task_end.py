@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ...sandbox.parent.child_handle import Child
-from ...sandbox.shared.outcome import Cause, report
+from ...sandbox.shared.outcome import Cause, Exit, report
 from ..io.loop import Loop
 from ..protocol.messages import Failure
 from ..protocol.result import Result
@@ -112,13 +112,9 @@ class TaskEnd:
         assert task is not None and task.exit is not None, "the child's end was noted before the event"
         exit = task.exit
         during = "before answering" if exit.loaded else "during import"
-        text = report(exit, during=during)
-        if task.lost_thread:
-            first, line, rest = text.partition("\n")
-            text = f"{first}\nbefore that, {task.lost_thread}{line}{rest}"
         from .process_advice import explain_refused_process  # late, as above
 
-        failure = Failure(exit.error_code, text, exit.stack)
+        failure = Failure(exit.error_code, _report_of(task, exit, during), exit.stack)
         self._fail(task, explain_refused_process(failure, self._settings.limits, None, exit.last_lines))
 
     def post_stopped(self) -> None:
@@ -151,7 +147,7 @@ class TaskEnd:
         answer: Callable[[], None] | None = None,
     ) -> None:
         """End the task: all about it is on disk, then the answer leaves, then the child is looked after."""
-        if task.lost_thread and task.exit is None:
+        if task.lost_thread and (failure is None or task.lost_thread not in failure.message):
             task.problems.append(task.lost_thread)
         self._opener.open_late(task)
         self._handover.send_kept_begin()
@@ -225,5 +221,14 @@ def _stop_failure(task: ActiveTask) -> Failure | None:
         return task.failure if task.stops_in_order else None
     was_killed = exit.cause in (Cause.STOPPED, Cause.INTERRUPTED)
     if was_killed or (task.stops_in_order and exit.cause is not Cause.EXITED):
-        return Failure(exit.error_code, report(exit))
+        return Failure(exit.error_code, _report_of(task, exit))
     return None
+
+
+def _report_of(task: ActiveTask, exit: Exit, during: str = "before answering") -> str:
+    """Return how the child of this task ended, and what of the task may be the reason."""
+    text = report(exit, during=during)
+    if not task.lost_thread:
+        return text
+    first, line, rest = text.partition("\n")
+    return f"{first}\nbefore that, {task.lost_thread}{line}{rest}"

@@ -69,7 +69,7 @@ class FakeChild:
     def ask(self, number: int, *, began_at: float | None = None) -> None:
         self.asked.append(number)
 
-    def watch(self, *, idle: bool) -> None:
+    def watch(self, *, idle: bool, thread_lost: bool = False) -> None:
         self.idle.append(idle)
 
     def listen(self, on: bool) -> None:

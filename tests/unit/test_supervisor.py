@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hkrunner.runner.protocol.task_state import AT_STORAGE, State
-from hkrunner.sandbox.shared.messages import LoadFailed
+from hkrunner.sandbox.shared.messages import LoadFailed, Problem
 from hkrunner.sandbox.shared.outcome import Cause
 from support.fake_serving import Serve
 
@@ -36,6 +36,20 @@ def test_a_stop_that_is_ignored_ends_in_a_kill_and_one_stopped(serve: Serve) -> 
     failure = one.results[0].failure
     assert failure is not None and failure.code == "STOP_FORCED"
     assert one.state is State.IDLE and len(one.children) == 2, "the next child is on its way"
+
+
+def test_a_stop_that_is_ignored_since_a_thread_was_lost_says_so(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.RUNNING)
+    lost = "thread pump ended with MemoryError; what waits for it may wait for ever"
+    one.child.says(Problem(lost, thread_lost=True))
+    one.worker("stop")
+    one.after(6)
+    one.children[0].goes()
+    failure = one.results[0].failure
+    assert failure is not None
+    assert failure.message.splitlines()[1] == f"before that, {lost}"
+    assert lost not in one.results[0].problems
 
 
 def test_messages_of_a_child_that_is_being_killed_are_dropped(serve: Serve) -> None:
