@@ -195,7 +195,7 @@ class Applier:
         """Return the outcome when the build has become a version. Raises ClusterError if it failed."""
         try:
             build = self._follow(build)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             self._tell(f"the build {build.id} goes on in {self._cluster}; apply again to follow it")
             raise
         if build.status != "completed":

@@ -32,6 +32,7 @@ def _apply(entry_argument: str | None, state_dir: str, **values: Any) -> None:
     from ..app.local_peaks import local_peak
     from ..console.terminal import plain
     from ..errors import SettingsError
+    from ..io.signals import signals_raise
     from ..settings.from_options import settings_of
     from .cluster_access import store_of
 
@@ -53,6 +54,7 @@ def _apply(entry_argument: str | None, state_dir: str, **values: Any) -> None:
         tell(note)
     request = ApplyRequest(**own)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(signals_raise())  # the archive of the code is removed
         prepared = prepare_apply(settings, request, os.environ, stack)
         peak = local_peak(state_dir, prepared.name, _absolute(settings.code.cwd, settings.code.entry))
         if on is None:

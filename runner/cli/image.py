@@ -41,6 +41,7 @@ def _image(entry_argument: str | None, **values: Any) -> None:
     # Imported here to keep --help fast.
     from ..app.build_image import ImageRequest, build_image
     from ..console.terminal import plain
+    from ..io.signals import signals_raise
     from ..settings.from_options import settings_of
 
     if entry_argument is not None:
@@ -54,7 +55,8 @@ def _image(entry_argument: str | None, **values: Any) -> None:
     def tell(line: str) -> None:
         click.echo(plain(f"  ● {line}", sys.stderr.encoding or "ascii"), err=True)
 
-    built = build_image(settings, request, __version__, tell)
+    with signals_raise():
+        built = build_image(settings, request, __version__, tell)
     if as_json:
         click.echo(json.dumps(built.facts()))
     elif request.dry_run:

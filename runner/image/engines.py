@@ -72,8 +72,8 @@ def carry_out(words: Sequence[str], what: str) -> None:
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
     try:
         status = process.wait()
-    except KeyboardInterrupt:
-        # The terminal has sent the engine the signal too: it removes the container of the build.
+    except BaseException:
+        process.terminate()  # only a terminal's Ctrl-C reaches it, too; it removes the container of the build
         try:
             process.wait(_END_S)
         except subprocess.TimeoutExpired:

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -204,6 +205,29 @@ def test_without_an_engine_one_sentence_says_what_was_tried(
     (tmp_path / "docker").chmod(0o755)
     with pytest.raises(HkrunnerError, match=r"docker: no daemon; podman: not installed"):
         find_engine(None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_engine_too_and_leaves_no_folder(
+    number: signal.Signals, algorithm: Path, tmp_path: Path
+) -> None:
+    engine, temporary = tmp_path / "bin" / "docker", tmp_path / "temporary"
+    engine.parent.mkdir()
+    temporary.mkdir()
+    # One that cleans up, as all of them do; `version` says that it works.
+    engine.write_text(
+        "#!/bin/sh\n[ $1 = version ] && exit 0\ntrap 'kill $!; echo cleaned >&2; exit 1' TERM\n"
+        "sleep 60 & echo builds $$ >&2; wait\n"
+    )
+    engine.chmod(0o755)
+    env = {"PATH": f"{engine.parent}:{os.environ['PATH']}", "TMPDIR": str(temporary)}
+    with Program([HKRUNNER, "image"], cwd=algorithm, env=env) as program:
+        line = program.wait_for_line("builds ")
+        program.send_signal(number)
+        assert program.wait() == 128 + number
+    assert "cleaned" in "".join(program.stderr) and "Traceback" not in "".join(program.stderr)
+    assert not Path(f"/proc/{line.split()[-1]}").exists()
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize(
