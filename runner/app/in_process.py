@@ -28,6 +28,7 @@ from ...sandbox.shared.entry import Location
 from ...sandbox.shared.messages import Setup
 from ..errors import HkrunnerError
 from ..io.loop import Loop
+from ..settings.cluster_options import SECRET_VARIABLES
 from ..settings.settings import Settings
 
 #: The supervisor's code. As in python_api.py, no folder of the user's is on its path.
@@ -61,6 +62,8 @@ def run(settings: Settings, where: Location) -> int:
                 )
             except OSError as error:
                 raise HkrunnerError(f"the supervisor could not be started: {error}") from None
+    for name in SECRET_VARIABLES:
+        os.environ.pop(name, None)
     _reserve_stdout_for_results(settings)
     tasks, control, news = (ours for ours, _ in pairs)
     high = [_high(one.detach()) for one in (tasks, control, news)]

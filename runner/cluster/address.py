@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from ..errors import SettingsError
+from ..settings.cluster_options import PASSWORD_VARIABLE, TOKEN_VARIABLE, USERNAME_VARIABLE
 
 #: Clusters by name, below $XDG_CONFIG_HOME or ~/.config.
 FILE = "hkrunner/clusters.yml"
 #: The file in which hkubectl keeps its cluster, and the name that stands for it.
 HKUBECTL_FILE = ".hkube/.hkuberc"
 HKUBECTL = "hkubectl"
-USERNAME_VARIABLE = "HKRUNNER_CLUSTER_USERNAME"
-PASSWORD_VARIABLE = "HKRUNNER_CLUSTER_PASSWORD"
-TOKEN_VARIABLE = "HKRUNNER_CLUSTER_TOKEN"
 _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _KEYS = frozenset(("url", "username", "password", "passwordFile", "token", "ca", "verify"))
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import ClusterError
-from .address import PASSWORD_VARIABLE, USERNAME_VARIABLE, Cluster, can_be_token
+from ..settings.cluster_options import PASSWORD_VARIABLE, USERNAME_VARIABLE
+from .address import Cluster, can_be_token
 
 #: Renew this long before the token expires, or after half of its time if that is sooner.
 MARGIN_S = 10.0

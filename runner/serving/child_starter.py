@@ -15,6 +15,7 @@ from ...sandbox.shared.message_format import PROTOCOL_VERSION
 from ...sandbox.shared.messages import Setup
 from ...sandbox.shared.outcome import Cause
 from ..io.loop import Loop
+from ..settings.cluster_options import SECRET_VARIABLES
 from ..settings.settings import Settings
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ class ChildStarter:
             from ..prepare.sandbox_policy import environment_of  # late: most runs have none
 
             inherited = environment_of(os.environ)
-        env = {**inherited, **self.variables}
+        without_secrets = {name: value for name, value in inherited.items() if name not in SECRET_VARIABLES}
+        env = {**without_secrets, **self.variables}
         # Python would go on to a prompt, and show the SystemExit of an orderly end.
         env.pop("PYTHONINSPECT", None)
         if self._settings.limits.enforced:

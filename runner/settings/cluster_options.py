@@ -12,6 +12,11 @@ from .option import Option, flag
 #: The name with --on that means this machine, whatever the variable says.
 LOCAL = "local"
 CLUSTER_VARIABLE = "HKRUNNER_CLUSTER"
+USERNAME_VARIABLE = "HKRUNNER_CLUSTER_USERNAME"
+PASSWORD_VARIABLE = "HKRUNNER_CLUSTER_PASSWORD"
+TOKEN_VARIABLE = "HKRUNNER_CLUSTER_TOKEN"
+#: What logs in to a cluster; no algorithm inherits it.
+SECRET_VARIABLES = (PASSWORD_VARIABLE, TOKEN_VARIABLE)
 
 ON = Option(
     "on",
