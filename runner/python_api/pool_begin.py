@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import socket
 import sys
 from typing import Any, NoReturn
@@ -35,7 +34,6 @@ def begin() -> NoReturn:
     fill_standard_streams()
     pool = socket.socket(fileno=int(sys.argv[2]))
     pool.set_inheritable(False)
-    _dump_no_core()
     from ...sandbox.parent import warden_launch
 
     warden_launch.prepare()
@@ -51,15 +49,6 @@ def begin() -> NoReturn:
         _refuse(pool, 1, f"hkrunner's supervising process has ended: {type(error).__name__}: {error}")
         raise
     leave(SystemExit(0))
-
-
-def _dump_no_core() -> None:
-    """Have workers that crash leave no core file: writing one delays the next task by 0.1 s and more.
-
-    1 byte, and not 0, also keeps the kernel from starting a program of core_pattern. A task can raise it.
-    """
-    _, most = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (1 if most == resource.RLIM_INFINITY else min(1, most), most))
 
 
 def _refuse(pool: socket.socket, status: int, message: str) -> None:

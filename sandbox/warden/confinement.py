@@ -11,7 +11,7 @@ import os
 from ..linux import cgroup, kernel, landlock, scheduling
 from ..shared.limits import Limits
 from ..shared.messages import Protection
-from .rlimits import count_user_tasks, rlimits_of, set_rlimits
+from .rlimits import count_user_tasks, leave_no_core_file, rlimits_of, set_rlimits
 
 #: When the machine runs out of memory, the kernel kills the algorithm before hkrunner.
 OOM_SCORE = 500
@@ -68,6 +68,8 @@ class Confinement:
         if self._limits.enforced and self._limits.memory_bytes is not None:
             scheduling.step_back()
         set_rlimits(self._rlimits)
+        if self._limits.enforced:
+            leave_no_core_file()
         if is_isolated:
             return
         if self._group is not None or cgroup.is_ours_to_write():

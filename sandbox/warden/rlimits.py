@@ -46,6 +46,17 @@ def set_rlimits(plan: list[Rlimit]) -> None:
         resource.setrlimit(one.which, (value, value))
 
 
+def leave_no_core_file() -> None:
+    """Have processes that crash leave no core file, unless one of them raises this limit.
+
+    In containers there is mostly no limit on core files: each crash would write as much as the process has in
+    memory, usually into the folder of the code. 1 byte, and not 0, also keeps the kernel from starting a
+    program of core_pattern.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (1 if most == resource.RLIM_INFINITY else min(1, most), most))
+
+
 def count_user_tasks(*, proc: str = "/proc") -> int:
     """Return how many threads the processes of this user have now: what RLIMIT_NPROC counts."""
     uid = os.getuid()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import resource
 import signal
 import sys
 import tarfile
@@ -284,3 +286,34 @@ def test_a_python_variable_affects_the_algorithm_only(variable: str, tmp_path: P
     ended = run_hkrunner("-e", entry, "-i", f'["{name}"]', "--no-state", cwd=tmp_path, env={name: value})
     assert (ended.status, ended.stdout) == (0, f'"{value}"\n'), ended.stderr
     one_sentence(ended, "t1 done in")
+
+
+def test_a_crash_leaves_no_core_file_unless_the_algorithm_asks_for_one(tmp_path: Path) -> None:
+    (tmp_path / "alg.py").write_text(
+        "import ctypes, resource\n"
+        "def start(args, api):\n"
+        "    if args['input'][0] == 'limit':\n"
+        "        resource.setrlimit(resource.RLIMIT_CORE, resource.getrlimit(resource.RLIMIT_CORE))\n"
+        "        return list(resource.getrlimit(resource.RLIMIT_CORE))\n"
+        "    ctypes.string_at(0)\n"
+    )
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    raised = "ulimit -Sc $(ulimit -Hc);"
+    crashed = run_in(tmp_path, raised, "-e", "alg.py", "-i", '["crash"]', "--no-state")
+    assert crashed.status == 139, crashed.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("core")] == []
+    least = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    for args, soft in (((), least), (("--no-limits",), hard)):
+        asked = run_in(tmp_path, raised, "-e", "alg.py", "-i", '["limit"]', "--no-state", *args)
+        assert json.loads(asked.stdout) == [soft, hard], asked.stderr
+
+
+@pytest.mark.parametrize("args", [(), ("--in-process",), ("--sandbox", "strict", "--sandbox-level", "landlock")])
+def test_the_login_to_a_cluster_does_not_reach_the_algorithm(args: tuple[str, ...], tmp_path: Path) -> None:
+    names = ["HKRUNNER_CLUSTER_PASSWORD", "HKRUNNER_CLUSTER_TOKEN", "HKRUNNER_CLUSTER_USERNAME"]
+    entry = ALGORITHMS / "limits_says_its_variables.py"
+    env = dict.fromkeys(names, "known")
+    ended = run_hkrunner(
+        "-e", entry, "-i", json.dumps(names), "--no-state", *args, cwd=tmp_path, env=env
+    )
+    assert json.loads(ended.stdout) == [None, None, None if "strict" in args else "known"], ended.stderr
