@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, TypedDict
 
+from ...sandbox.shared.limits import LEAST_MEMORY_BYTES
 from ..errors import SettingsError
 from ..settings.option import Option
 from ..settings.options import OPTIONS
@@ -124,6 +125,13 @@ def _check(name: str, option: Option, value: Any) -> None:
             raise SettingsError(f"{name} wants True or False, not {value!r}")
     elif isinstance(value, (bool, bytes)):
         raise SettingsError(f"{name} cannot be {value!r}")
+    elif option.metavar == "SIZE":
+        if not isinstance(value, (int, float, str)):
+            raise SettingsError(f"{name} wants a size, such as '512Mi', not {value!r}")
+        if isinstance(value, int) and 0 < value < LEAST_MEMORY_BYTES and name in ("mem", "total_mem"):
+            raise SettingsError(
+                f"{name}={value} is {value} bytes, and at least 4 MiB are needed: did you mean '{value}Mi'?"
+            )
     elif option.kind == "many" and not isinstance(value, (str, os.PathLike, Iterable)):
         raise SettingsError(f"{name} wants one or more texts or paths, not {value!r}")
     elif (option.python or "").startswith("str | os.PathLike") and not isinstance(value, (str, os.PathLike)):

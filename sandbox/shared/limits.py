@@ -244,15 +244,16 @@ def parse_size(text: str) -> int:
 
 
 def _did_you_mean(number: str, unit: str) -> str:
-    """Return ` (did you mean 300Mi?)` for 300, 300MB, 300mb, 300 MiB and 314572800, else ""."""
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number):
-        return ""
+    """Return ` (did you mean 300Mi?)` for 300, 300MB, 300mb, 300 MiB and 314572800, else how to write one."""
+    example = " (write it like 512Mi)"
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number) or not float(number):
+        return example
     if unit in ("", "b", "B"):
         meant = _guess(number)
     elif (found := re.fullmatch(r"([KMGT])(i?b|i)?", unit, re.IGNORECASE)) is not None:
         meant = f"{number}{found[1].upper()}i"
     else:
-        return ""
+        return example
     return f" (did you mean {meant}?)"
 
 

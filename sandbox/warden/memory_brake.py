@@ -60,6 +60,9 @@ GROWTH_BYTES = 128 * 1024
 RESERVABLE_BYTES = 9 << 30
 RESERVABLE_LIMITS = 16
 
+#: Largest value of a resource limit; the next one is RLIM_INFINITY.
+RLIMIT_MAX = 2**63 - 1
+
 Prlimit = Callable[..., tuple[int, int]]
 
 
@@ -86,6 +89,8 @@ class _DataLimit:
 
     def set(self, soft: int, prlimit: Prlimit) -> None:
         """Set the soft limit, never above the user's own or the hard one."""
+        if soft > RLIMIT_MAX:
+            soft = resource.RLIM_INFINITY
         for most in (self.own, self.hard):
             if most != resource.RLIM_INFINITY and (soft == resource.RLIM_INFINITY or soft > most):
                 soft = most

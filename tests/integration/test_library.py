@@ -187,6 +187,10 @@ def test_a_wrong_limit_and_an_input_that_is_no_json_are_settings_errors() -> Non
     entry = algorithm("def start(args): ...\n")
     with pytest.raises(hkrunner.SettingsError, match=r"^--mem 12Q: Q is not a valid unit"):
         hkrunner.run(entry, [1], mem="12Q")
+    with pytest.raises(hkrunner.SettingsError, match=r"^mem=300 is 300 bytes, .*: did you mean '300Mi'\?$"):
+        hkrunner.run(entry, [1], mem=300)
+    with pytest.raises(hkrunner.SettingsError, match=r"^mem wants a size, such as '512Mi', not \["):
+        hkrunner.run(entry, [1], mem=["300Mi"])  # type: ignore[arg-type]
     with pytest.raises(hkrunner.SettingsError, match=r"^inputs\[1\]\['a'\]\[2\]: object cannot be sent; "):
         hkrunner.run(entry, [1, {"a": [1, 2, object()]}])
 

@@ -249,6 +249,14 @@ def test_the_brake_is_armed_only_in_the_last_of_the_limit_and_only_while_the_pro
     assert limiter.soft[10] == 300 * MI
 
 
+@pytest.mark.parametrize("limit", [1 << 60, 2**63 - 1])
+def test_a_limit_for_which_the_kernel_has_no_number_is_none(limit: int) -> None:
+    limiter = Limiter()
+    brake = NearLimitBrake(limit, 10, prlimit=limiter)
+    brake.adjust(StubSampler(StubProcess(10, anon=200 * MI, data=300 * MI)), 1.0)  # type: ignore[arg-type]
+    assert limiter.soft == {}, "as it was: unlimited"
+
+
 def test_a_process_that_frees_memory_is_released_at_once() -> None:
     process = StubProcess(10, anon=250 * MI, data=300 * MI)
     brake, sampler, limiter = near_limit(process)
