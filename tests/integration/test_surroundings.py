@@ -308,12 +308,12 @@ def test_a_crash_leaves_no_core_file_unless_the_algorithm_asks_for_one(tmp_path:
         assert json.loads(asked.stdout) == [soft, hard], asked.stderr
 
 
-@pytest.mark.parametrize("args", [(), ("--in-process",), ("--sandbox", "strict", "--sandbox-level", "landlock")])
+@pytest.mark.parametrize(
+    "args", [(), ("--in-process",), ("--sandbox", "strict", "--sandbox-level", "landlock")]
+)
 def test_the_login_to_a_cluster_does_not_reach_the_algorithm(args: tuple[str, ...], tmp_path: Path) -> None:
     names = ["HKRUNNER_CLUSTER_PASSWORD", "HKRUNNER_CLUSTER_TOKEN", "HKRUNNER_CLUSTER_USERNAME"]
     entry = ALGORITHMS / "limits_says_its_variables.py"
     env = dict.fromkeys(names, "known")
-    ended = run_hkrunner(
-        "-e", entry, "-i", json.dumps(names), "--no-state", *args, cwd=tmp_path, env=env
-    )
+    ended = run_hkrunner("-e", entry, "-i", json.dumps(names), "--no-state", *args, cwd=tmp_path, env=env)
     assert json.loads(ended.stdout) == [None, None, None if "strict" in args else "known"], ended.stderr

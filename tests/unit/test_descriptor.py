@@ -159,10 +159,14 @@ def test_what_only_the_cluster_knows_is_left_out(tmp_path: Path) -> None:
         ("mem: 1Mi", 'memory must be at least 4 Mi; got "1Mi" (mem)'),
         (
             "resources: {mem: abc}",
-            'abc is not a valid unit [Ki,M,Mi,Gi,m,K,G,T,Ti] (write it like 512Mi); got "abc" (resources.mem)',
+            "abc is not a valid unit [Ki,M,Mi,Gi,m,K,G,T,Ti] (write it like 512Mi);"
+            ' got "abc" (resources.mem)',
         ),
         ("mem: [1]", "data.mem should be string; got [1] (mem)"),
-        ("reservedMemory: 5X", 'X is not a valid unit [Ki,M,Mi,Gi,m,K,G,T,Ti] (write it like 512Mi); got "5X" (reservedMemory)'),
+        (
+            "reservedMemory: 5X",
+            'X is not a valid unit [Ki,M,Mi,Gi,m,K,G,T,Ti] (write it like 512Mi); got "5X" (reservedMemory)',
+        ),
         ("cpu: 500m", 'data.cpu should be number; got "500m" (cpu)'),
         ("cpu: true", "data.cpu should be number; got true (cpu)"),
         ("cpu: .inf", "data.cpu should be number; got Infinity (cpu)"),
