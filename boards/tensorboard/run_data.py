@@ -17,7 +17,7 @@ from typing import Any
 from tensorboard.data import provider
 
 from ..runs.board_texts import LAYOUT, chart_layout, shown_as_it_is
-from ..runs.hparams import SESSION_END, SESSION_START, SessionStatus, session_end, session_start
+from ..runs.hparams import EXPERIMENT, SESSION_END, SESSION_START, SessionStatus, session_end, session_start
 from ..runs.layout import RESOURCES
 from ..runs.resource_series import LIMIT, MEMORY
 from .run_view import ShownRuns, parents
@@ -127,7 +127,10 @@ class RunData(provider.DataProvider):  # type: ignore[misc]
         found = self._read(self._source.list_tensors, ctx, arguments, run_tag_filter)
         if plugin_name == _HPARAMS:
             own = self._with_own_sessions(ctx, experiment_id, found, run_tag_filter)
-            self._add_sessions(found, own, run_tag_filter)
+            if self._add_sessions(found, own, run_tag_filter):
+                # The user's own list of columns lacks the inputs: without it, TensorBoard finds all columns.
+                for tags in found.values():
+                    tags.pop(EXPERIMENT, None)
         for name, tensors in self._tensors(plugin_name, run_tag_filter):
             for tag, (at_s, _) in tensors.items():
                 found.setdefault(name, {})[tag] = _series(provider.TensorTimeSeries, at_s)
@@ -177,8 +180,12 @@ class RunData(provider.DataProvider):  # type: ignore[misc]
             found = self._read(self._source.list_tensors, ctx, arguments, None)
         return {path for run, tags in found.items() if SESSION_START in tags for path in parents(run)}
 
-    def _add_sessions(self, found: dict[str, ByTag], own: set[str], run_tag_filter: Any) -> None:
-        """Add the input and the status of each task that has no hyperparameters of the user's own."""
+    def _add_sessions(self, found: dict[str, ByTag], own: set[str], run_tag_filter: Any) -> bool:
+        """Add the input and the status of each task that has no hyperparameters of the user's own.
+
+        Return whether there was one.
+        """
+        has_added = False
         for name, task in self._tasks(run_tag_filter):
             outcome = task.outcome
             if name in own or (outcome is None and not task.inputs):
@@ -189,6 +196,7 @@ class RunData(provider.DataProvider):  # type: ignore[misc]
                 status = SessionStatus.RUNNING
             else:
                 continue  # its outcome is read in a moment
+            has_added = True
             sessions = {
                 SESSION_START: session_start(task.inputs or {}, task.started_s),
                 SESSION_END: session_end(status, outcome.ended_s if outcome is not None else 0.0),
@@ -196,6 +204,7 @@ class RunData(provider.DataProvider):  # type: ignore[misc]
             for tag in _filtered(sessions, run_tag_filter):
                 series = _series(provider.TensorTimeSeries, task.started_s, sessions[tag])
                 found.setdefault(name, {})[tag] = series
+        return has_added
 
     # --- all else is in event files only
 

@@ -10,7 +10,7 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from hkrunner.boards.runs.event_files import EventWriter, bytes_field, file_record, summary_event
 from hkrunner.boards.runs.files import ProcessIdentity
 from hkrunner.boards.runs.history import list_tasks
-from hkrunner.boards.runs.hparams import SESSION_START, session_start
+from hkrunner.boards.runs.hparams import EXPERIMENT, SESSION_START, session_start
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.boards.runs.task_record import TaskRecord
@@ -67,6 +67,12 @@ class Tasks:
         multiplexer = EventMultiplexer().AddRunsFromDirectory(self.view.folder)
         multiplexer.Reload()
         return RunData(MultiplexerDataProvider(multiplexer, self.view.folder), self.view.shown)
+
+    def context(self) -> Any:
+        """What the HParams tab is loaded with."""
+        from tensorboard.plugins.base_plugin import TBContext
+
+        return TBContext(data_provider=self.data())
 
     def last_values(self, **filtered: Any) -> dict[str, dict[str, float]]:
         """The last value of each scalar, by run and tag."""
@@ -123,14 +129,16 @@ def write_points(folder: Path, tag: str = "loss") -> None:
     writer.close()
 
 
-def write_own_session(folder: Path) -> None:
-    """Write hyperparameters as a user's writer does."""
-    plugin = bytes_field(1, b"hparams") + bytes_field(2, session_start({"mine": 1}, 1000.0))
-    tensor = bytes_field(8, b"\x08\x01\x12\x02\x12\x00")
-    value = bytes_field(1, SESSION_START.encode()) + tensor + bytes_field(9, bytes_field(1, plugin))
+def write_own_session(folder: Path, more: Mapping[str, bytes] | None = None) -> None:
+    """Write hyperparameters as a user's writer does. more: further contents of the plugin, by tag."""
+    values = []
+    for tag, content in {SESSION_START: session_start({"mine": 1}, 1000.0), **(more or {})}.items():
+        plugin = bytes_field(1, b"hparams") + bytes_field(2, content)
+        tensor = bytes_field(8, b"\x08\x01\x12\x02\x12\x00")
+        values.append(bytes_field(1, tag.encode()) + tensor + bytes_field(9, bytes_field(1, plugin)))
     version = file_record(struct.pack("<Bd", 0x09, 1000.0) + bytes_field(3, b"brain.Event:2"))
     (folder / "events.out.tfevents.1700000000").write_bytes(
-        version + file_record(summary_event(1000.0, 0, [value]))
+        version + file_record(summary_event(1000.0, 0, values))
     )
 
 
@@ -243,6 +251,32 @@ def test_a_running_task_has_a_row_that_gives_way_to_hyperparameters_of_the_users
         f"{name}/1700000000.1"
     }
     assert tasks.view.state()["running"] == 0 and tasks.view.state()["changes"] > before["changes"]
+
+
+def test_tasks_that_did_not_get_to_their_own_hyperparameters_are_compared_with_those_that_did(
+    tasks: Tasks,
+) -> None:
+    from tensorboard.plugins.hparams import api_pb2, backend_context, metadata
+
+    record = tasks.begin("t1", {"lr": 0.02})
+    declared = api_pb2.Experiment(hparam_infos=[api_pb2.HParamInfo(name="mine", type=3)])
+    content = metadata.create_summary_metadata(
+        metadata.plugin_data_pb2.HParamsPluginData(experiment=declared)
+    )
+    write_own_session(record.metrics_dir, {EXPERIMENT: content.plugin_data.content})
+    end(record)
+
+    def columns() -> set[str]:
+        context = backend_context.Context(tasks.context())
+        listed = context.hparams_metadata(CTX, "")
+        found = context.experiment_from_metadata(CTX, "", False, listed, [])
+        return {info.name for info in found.hparam_infos}
+
+    tasks.shown()
+    assert columns() == {"mine"}
+    end(tasks.begin("t2", {"lr": 0.3}), "failed")
+    tasks.shown()
+    assert columns() == {"mine", "lr"}
 
 
 def test_a_failed_task_has_its_error_and_last_output_as_text(tasks: Tasks) -> None:
