@@ -20,11 +20,20 @@ from .files import read_json, replace_file
 from .history import TaskSummary, show_task
 from .layout import RESOURCES
 from .run_names import NamedTask, RunNames, marked
-from .task_values import Scalar, input_in_journal, read_input, read_result, result_in_journal
+from .task_values import (
+    Scalar,
+    input_in_journal,
+    numbers,
+    read_input,
+    read_result,
+    result_in_journal,
+    shown,
+)
 
 CACHE = "values.json"
 _SETTLED_MS = 60_000  # a board or a program may add files to a task's folder for this long after its end
 _VERSION = 1
+_MAX_LAST_VALUES = 72  # characters of the last values in a line
 
 
 @dataclass(frozen=True)
@@ -152,3 +161,38 @@ def _write_cache(root: Path, tasks: Mapping[str, object]) -> None:
         replace_file(str(root / CACHE), data)
     except OSError:  # read-only, or a full disk: it is made the next time
         pass
+
+
+def last_values(tasks: list[ComparedTask]) -> list[str]:
+    """Return a text for each task: the last values of its metrics; without metrics the numbers of its output.
+
+    Tasks of one node show the same ones, as many as fit, below each other.
+    """
+    by_node: dict[tuple[str, str], list[dict[str, str]]] = {}
+    rows = []
+    for one in tasks:
+        values = one.values.metrics or numbers(one.values.output)
+        row = {key: f"{shown(key, limit=24)}={shown(value)}" for key, value in values.items()}
+        rows.append(row)
+        by_node.setdefault((one.summary.pipeline, one.summary.node), []).append(row)
+    widths = {node: _widths(of_node) for node, of_node in by_node.items()}
+    return [
+        " ".join(
+            f"{row.get(key, ''):<{width}}"
+            for key, width in widths[one.summary.pipeline, one.summary.node].items()
+        ).rstrip()
+        for one, row in zip(tasks, rows, strict=True)
+    ]
+
+
+def _widths(rows: list[dict[str, str]]) -> dict[str, int]:
+    """Return the keys that fit, in the order in which the rows have them, with the width of the widest."""
+    widths: dict[str, int] = {}
+    for row in rows:
+        for key, text in row.items():
+            widths[key] = max(widths.get(key, 0), len(text))
+    fitting: dict[str, int] = {}
+    for key, width in widths.items():
+        if sum(fitting.values()) + len(fitting) + width <= _MAX_LAST_VALUES:
+            fitting[key] = width
+    return fitting

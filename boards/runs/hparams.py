@@ -24,7 +24,7 @@ PEAK_MEMORY = "~task/peak_memory_mib"
 SUCCEEDED = "~task/succeeded"
 ERROR = "~task/error"
 
-#: The tag of a list of columns that a user's writer declares, as torch's add_hparams() does with each session.
+#: The tag of a list of columns that user code declares, as torch's add_hparams() does with each session.
 EXPERIMENT = "_hparams_/experiment"
 #: The tags of a session's two parts.
 SESSION_START = "_hparams_/session_start_info"

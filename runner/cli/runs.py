@@ -89,29 +89,16 @@ def _sorted(tasks: list[ComparedTask], key: str, *, is_reversed: bool) -> list[C
     return [*parts[0], *parts[1], *others]
 
 
-_MAX_METRICS = 44  # characters of a line of `runs ls`
-
-
 def _lines(tasks: list[ComparedTask]) -> list[str]:
-    metrics = [_metrics_of(one) for one in tasks]
+    from ...boards.runs.compared_tasks import last_values
+
+    metrics = last_values(tasks)
     name_width = max([12, *(len(one.run) for one in tasks)])
     metrics_width = max([0, *map(len, metrics)])
     return [
         _line(one.summary, f"{one.run:<{name_width}}", f"{shown:<{metrics_width}}  " if metrics_width else "")
         for one, shown in zip(tasks, metrics, strict=True)
     ]
-
-
-def _metrics_of(one: ComparedTask) -> str:
-    """Return the last values of its metrics, as many as fit; without metrics the numbers of its output."""
-    from ...boards.runs.task_values import numbers, shown
-
-    text = ""
-    for key, value in (one.values.metrics or numbers(one.values.output)).items():
-        part = f"{shown(key, limit=24)}={shown(value)}"
-        if len(text) + 1 + len(part) <= _MAX_METRICS:
-            text += f" {part}" if text else part
-    return text
 
 
 def _line(one: TaskSummary, name: str = "", metrics: str = "") -> str:

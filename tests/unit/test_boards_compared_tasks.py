@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.boards.runs import compared_tasks
-from hkrunner.boards.runs.compared_tasks import CACHE, ComparedTask, compare_tasks
+from hkrunner.boards.runs.compared_tasks import CACHE, ComparedTask, compare_tasks, last_values
 from hkrunner.boards.runs.event_files import EventWriter
 from hkrunner.boards.runs.history import list_tasks, remove_tasks
 from hkrunner.boards.runs.store import Store
@@ -85,3 +85,22 @@ def test_values_are_not_kept_of_a_task_that_runs_or_has_just_ended(store: Store)
     assert [task.run for task in compared(store)] == ["t2 7"]
     record.finish({"status": "succeed"})
     assert CACHE not in os.listdir(store.root)
+
+
+def test_tasks_of_a_node_show_the_same_last_values_below_each_other(store: Store) -> None:
+    for number, rate in enumerate((0.123456, 0.5)):
+        record = store.open(TaskIds("t1", "job", "train", "local"), entry="a.py", started_at=1.0)
+        writer = EventWriter(record.metrics_dir)
+        long = {f"a/long/name/{name}": rate for name in "xyz"}
+        writer.add({"loss": rate, **long, "best": float(number)}, step=0, at_s=1.0)
+        writer.close()
+        record.finish({"status": "succeed", "endTime": 1000})
+    record = store.open(TaskIds("t1", "job", "other", "local"), entry="b.py", started_at=1.0)
+    record.write("output.json", b'{"score": 3}')
+    record.finish({"status": "succeed", "endTime": 1000})
+    texts = last_values(sorted(compared(store), key=lambda task: task.summary.node))
+    assert texts == [
+        "score=3",
+        "loss=0.123456 a/long/name/x=0.123456 a/long/name/y=0.123456 best=0",
+        "loss=0.5      a/long/name/x=0.5      a/long/name/y=0.5      best=1",
+    ]
