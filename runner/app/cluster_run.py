@@ -9,6 +9,7 @@ signals:
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import threading
@@ -26,10 +27,12 @@ from ..cluster.transport import Body, Interrupted
 from ..console.status_line import StatusLine, can_be_drawn
 from ..console.task_report import ProgressLog, TaskReport
 from ..console.terminal import Output, wants_color
-from ..errors import ClusterError, HkrunnerError
+from ..errors import ClusterError, HkrunnerError, SettingsError
 from ..io.loop import Loop
 from ..io.standard_streams import fill_standard_streams
+from ..prepare.code_name import is_described
 from ..prepare.inputs import read_inputs
+from ..prepare.prepare import place
 from ..protocol.messages import printable
 from ..protocol.result import Result
 from ..settings.settings import Settings
@@ -49,6 +52,7 @@ WORDS_MAX = 500
 
 def run_in_cluster(settings: Settings) -> int:
     """Run the inputs in the cluster; return the exit status. Raises HkrunnerError before anything is sent."""
+    _check_code(settings)
     local = settings.local_run
     pipeline = batch_pipeline(
         settings.cluster.algorithm, read_inputs(local.inputs, local.tasks, settings.code.cwd)
@@ -61,6 +65,23 @@ def run_in_cluster(settings: Settings) -> int:
         pipeline.nodes,
     )
     return _run(settings, record, pipeline)
+
+
+def _check_code(settings: Settings) -> None:
+    """Raise SettingsError if a file was named that is not the code of the algorithm that would run there."""
+    descriptor, name = settings.code.descriptor, settings.cluster.algorithm
+    if settings.code.entry is None or descriptor is None or descriptor.name != name:
+        return  # --algorithm names another one
+    if descriptor.env != "python":
+        return  # its entry is no module
+    with contextlib.ExitStack() as stack:
+        where = place(settings, stack)
+    if not is_described(settings, where):
+        raise SettingsError(
+            f"--on {settings.cluster.on} runs the algorithm {name}, whose code is {descriptor.entry} as"
+            f" {os.path.basename(descriptor.file)} says, and not {where.shown}: leave the file out, or name"
+            " another algorithm of the cluster with --algorithm"
+        )
 
 
 def follow_job(settings: Settings, record: JobRecord) -> int:

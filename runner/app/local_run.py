@@ -21,6 +21,7 @@ from ..console.process_output import ProcessOutput
 from ..console.status_line import Sample, StatusLine, can_be_drawn
 from ..console.task_report import TaskReport, progress_line
 from ..console.terminal import wants_color
+from ..prepare.code_name import code_name
 from ..protocol.error_codes import MEMORY_CODES, SANDBOX_UNAVAILABLE, exit_status_of
 from ..protocol.messages import Failure
 from ..protocol.result import Result
@@ -55,7 +56,7 @@ class LocalRun:
         self._inputs = enumerate(inputs)
         self._job = local_job_id(time.time())
         #: The name of the algorithm, and of its node.
-        self._name = settings.name or os.path.splitext(os.path.basename(where.shown))[0]
+        self._name = code_name(settings, where)
         self.report = TaskReport(settings, output)
         self._is_over = False  #: whether the processes were asked to end
         self._count = 0  #: tasks that have begun

@@ -20,6 +20,7 @@ from ..errors import BoardFailed, HkrunnerError, SettingsError
 from ..io.loop import Loop
 from ..io.signals import STOP_SIGNALS, USER_SIGNALS, signals_raise
 from ..io.standard_streams import fill_standard_streams
+from ..prepare.code_name import code_name
 from ..prepare.prepare import prepare
 from ..serving.child_pool import ChildPool
 from ..serving.run_context import RunContext
@@ -174,7 +175,7 @@ def _start_boards(loop: Loop, settings: Settings, where: Location, output: Outpu
     root = Path(settings.records.state_dir)
     boards = BoardAlongside(loop, output, root, detached=settings.local_run.is_local)
     if settings.boards.board:
-        node = os.path.splitext(os.path.basename(where.shown))[0]
+        node = code_name(settings, where)
         target = node_target(root, "local", node) if settings.local_run.is_local else all_target(root)
         boards.start_board(target, port=settings.boards.board_port, open_it=settings.boards.open)
     if settings.boards.api_port is not None:

@@ -13,7 +13,7 @@ _CODE = '''"""An HKube algorithm: start(args, api) gets a task and returns its r
 
 Run it here:        hkrunner -i '[1, 2, 3]'
 Change its limits:  they are in algorithm.yml
-Send it to HKube:   hkubectl algorithm apply -f algorithm.yml
+Send it to HKube:   hkrunner apply --on CLUSTER
 """
 
 

@@ -79,7 +79,7 @@ class Supervisor:
         streaming = self._streaming = Streaming(loop, control, replies, notices.child, settings)
         streaming.on_stage = self._on_stream_stage
         self._drains = False  #: whether the stop waits for a stream
-        opener = TaskOpener(settings, where.shown, store, notices.task)
+        opener = TaskOpener(settings, where, store, notices.task)
         self._handover = TaskHandover(loop, settings, control, pool, opener)
         self._storage = _storage(context, control, pool, replies)
         self._end = TaskEnd(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from ...boards.runs.store import Store
 from ...boards.runs.task_ids import TaskIds, local_job_id
+from ...sandbox.shared.entry import Location
 from ..link.connection import WorkerMessage
+from ..prepare.code_name import code_name
 from ..protocol import encoding
 from ..settings.settings import Settings
 from .active_task import ActiveTask
@@ -19,15 +20,15 @@ from .notices import TaskNotices
 class TaskOpener:
     """Names tasks, and opens their records."""
 
-    def __init__(self, settings: Settings, shown: str, store: Store | None, notices: TaskNotices) -> None:
-        """`shown`: the name of the entry, for people."""
+    def __init__(
+        self, settings: Settings, where: Location, store: Store | None, notices: TaskNotices
+    ) -> None:
         self._settings = settings
-        self._shown = shown
+        self._shown = where.shown
         self._store = store
         self._notices = notices
-        stem = settings.name or os.path.splitext(os.path.basename(shown))[0]
         #: Default ids for tasks that carry none.
-        self._defaults = TaskIds("", local_job_id(time.time()), stem, "local")
+        self._defaults = TaskIds("", local_job_id(time.time()), code_name(settings, where), "local")
 
     def open(self, task: ActiveTask, names: Mapping[str, Any]) -> None:
         """Name the task with the names of its message, and begin its record; only the first call counts."""

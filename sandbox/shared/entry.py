@@ -67,11 +67,21 @@ def locate(entry: Optional[str], path: Optional[str], cwd: str) -> Location:
             return Location(base, name, function, "")  # maybe an installed package: the import will show it
     base = folder or os.path.dirname(os.path.join(cwd, name)) or cwd
     hint = _python_files(base)
+    if entry is None:
+        raise EntryError("ENTRY_NOT_FOUND", f"no algorithm was named, and {_without_default(base, hint)}")
+    there = "" if base == cwd else f" (working folder: {cwd})"
     raise EntryError(
         "ENTRY_NOT_FOUND",
-        f"no file {os.path.basename(name)} in {base} (working folder: {cwd})"
+        f"no file {os.path.basename(name)} in {base}{there}"
         + (f"; there is: {', '.join(hint)}" if hint else ""),
     )
+
+
+def _without_default(folder: str, files: List[str]) -> str:
+    found = f"{folder} has no {DEFAULT_ENTRY}"
+    if not files:
+        return f"{found}: name a file (hkrunner FILE.py), or make an algorithm (hkrunner init NAME)"
+    return f"{found}; there is: {', '.join(files)}: name one (hkrunner {files[0]})"
 
 
 def _split_function(entry: str) -> Tuple[str, str]:

@@ -69,6 +69,21 @@ def test_the_board_of_a_local_run_shows_it_and_stays(manager: BoardManager, tmp_
     assert runs_of(url) == [] and manager.boards() == []
 
 
+def test_the_board_of_an_algorithm_with_a_descriptor_shows_its_tasks(
+    manager: BoardManager, tmp_path: Path
+) -> None:
+    (tmp_path / "algorithm.yml").write_text("name: my-alg\n")
+    (tmp_path / "main.py").write_text(HELLO.read_text())
+    ended = run_hkrunner("-i", "3", "--board", cwd=tmp_path, deadline_s=BOARD_DEADLINE_S)
+    (board,) = manager.boards()
+    assert board.id == "local:my-alg"
+    wait_until(
+        lambda: len(runs_of(board_address(ended.stderr.splitlines()))) == 1,
+        deadline_s=BOARD_DEADLINE_S,
+        what="the run",
+    )
+
+
 def test_the_hint_to_stop_a_board_names_another_state_folder(tmp_path: Path) -> None:
     with boards_of(tmp_path / "kept"):
         ended = local(tmp_path, "--board", "--state-dir", "kept")

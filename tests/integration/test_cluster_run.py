@@ -57,7 +57,8 @@ def algorithm(row: list[Any]) -> Any:
 def folder(tmp_path: Path) -> Path:
     """A folder with an algorithm, sq."""
     (tmp_path / "algorithm.yml").write_text(DESCRIPTOR)
-    (tmp_path / "sq.py").write_text((ALGORITHMS / "gives_its_input_back.py").read_text())
+    for name in ("sq.py", "other.py"):
+        (tmp_path / name).write_text((ALGORITHMS / "gives_its_input_back.py").read_text())
     return tmp_path
 
 
@@ -211,6 +212,12 @@ def test_a_job_that_another_user_stops_is_no_success(cluster: HkubeApi, folder: 
     [
         (["--algorithm", "nope"], 3, "has no algorithm nope: send it there with `hkrunner apply --on "),
         (["--algorithm", "a/b"], 2, "--algorithm a/b: HKube's names have at least two of a-z, 0-9"),
+        (
+            ["other.py"],
+            2,
+            "runs the algorithm sq, whose code is sq.py as algorithm.yml says, and not other.py: ",
+        ),
+        (["gone.py"], 3, "ENTRY_NOT_FOUND: no file gone.py in "),
         (["--mem", "1Gi"], 2, "--mem is for tasks on this machine (--on local), and --on runs"),
         (["--algorithm", "a=b.py"], 2, "--algorithm NAME, without a file"),
         (["--on", "lab"], 2, "clusters.yml with clusters by name; give a URL, or make it"),

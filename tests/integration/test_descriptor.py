@@ -171,6 +171,27 @@ def test_a_folder_with_its_own_descriptor_is_an_entry(place: Path) -> None:
     assert (found["name"], found["folder"]) == ("inner", str(place / "code"))
 
 
+@pytest.mark.parametrize(
+    ("text", "args", "name"),
+    [
+        ("code: {path: code, entryPoint: main.py}", (), "my-alg"),
+        ("code: {path: code, entryPoint: main.py}", ("code/main.py",), "my-alg"),
+        ("code: {path: code, entryPoint: 'src/other.py:start'}", ("code/src/other.py",), "my-alg"),
+        ("code: {path: code, entryPoint: src.other}", ("code/src/other.py",), "my-alg"),
+        ("code: {path: code, entryPoint: main.py}", ("code/src/other.py",), "other"),
+        ("code: {path: code}", ("code/src/other.py",), "my-alg"),
+    ],
+)
+def test_a_file_beside_the_algorithm_has_a_name_of_its_own(
+    place: Path, text: str, args: tuple[str, ...], name: str
+) -> None:
+    describe(place, f"name: my-alg\n{text}\n")
+    found = told(*args, cwd=place)
+    assert (found["name"], found["node"]) == (name, name)
+    listed = run_hkrunner("runs", "ls", cwd=place).stdout
+    assert f"local/{name} " in listed
+
+
 def test_a_descriptor_may_be_named_by_a_variable_and_lie_anywhere(place: Path, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     describe(place, '{"name": "my-alg", "entryPoint": "main.py"}', "code/any.json")

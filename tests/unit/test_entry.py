@@ -106,6 +106,21 @@ def test_an_entry_that_is_not_there_is_reported(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("folder", "sentence"),
+    [
+        ("empty", "name a file (hkrunner FILE.py), or make an algorithm (hkrunner init NAME)"),
+        ("named", "there is: named.py: name one (hkrunner named.py)"),
+    ],
+)
+def test_without_an_entry_and_main_py_it_is_said_how_to_name_one(
+    folder: str, sentence: str, code: Path
+) -> None:
+    with pytest.raises(EntryError, match=r"^no algorithm was named, and \S+ has no main\.py[:;] ") as caught:
+        locate(None, None, str(code / folder))
+    assert str(caught.value).endswith(sentence)
+
+
 class Algorithm:
     def method(self, args: Any, api: Any) -> None: ...
 
