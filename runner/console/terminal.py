@@ -7,9 +7,12 @@ while, as if it wrote to that reader itself; after that its output is dropped an
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import functools
+import json
 import os
+import re
 from collections.abc import Callable, Mapping
 
 from ..io.loop import Loop
@@ -21,6 +24,9 @@ from .event_sink import EventSink
 JOIN_LINES_S = 0.01
 #: Our symbols where the terminal's encoding has none of them.
 _PLAIN = {"●": "*", "◌": "-", "▶": ">", "✔": "ok", "✘": "error:", "■": "*", "·": "-", "…": "...", "→": "->"}
+#: Signs in JSON that a terminal may obey or that turn the direction of writing, and ends of lines.
+_UNSAFE = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_NOT_ASCII = re.compile("[^\0-\x7f]+")
 #: ANSI colors by a line's first symbol: failures are red, successes green.
 _COLORS = {"✘": "31", "✔": "32"}
 
@@ -48,6 +54,8 @@ class Output:
         self.verbose = verbose
         self._encoding = encoding or "ascii"
         self._has_symbols = _has_symbols(self._encoding)
+        #: What is escaped in results. A file has JSON as it is, in UTF-8.
+        self._escaped = _escaped_in_results(self._encoding, results) if results == 1 else None
         self._color = color
         #: Receives every event of the run; writes them with --output jsonl only.
         self.events = EventSink()
@@ -75,8 +83,11 @@ class Output:
         self._has_status = line is not None
 
     def result(self, line: bytes) -> None:
-        """Write a result as one line to stdout."""
+        """Write a result, which is JSON, as one line to stdout."""
         self.show_status(None)
+        if self._escaped is not None and not line.isascii():
+            text = line.decode("utf-8", "replace")
+            line = self._escaped.sub(lambda found: json.dumps(found[0])[1:-1], text).encode()
         self.out.write(line + b"\n")
 
     def user(self, stream: str, data: bytes) -> None:
@@ -180,6 +191,16 @@ def wants_color(asked: str, environ: Mapping[str, str], fd: int = 2) -> bool:
     if asked != "auto":
         return asked == "always"
     return os.isatty(fd) and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") != "dumb"
+
+
+def _escaped_in_results(encoding: str, fd: int) -> re.Pattern[str] | None:
+    """Return what is written as \\u… on stdout, which is the same JSON; None for nothing."""
+    try:
+        if codecs.lookup(encoding).name != "utf-8":
+            return _NOT_ASCII
+    except LookupError:
+        return _NOT_ASCII
+    return _UNSAFE if os.isatty(fd) else None
 
 
 def plain(text: str, encoding: str) -> str:

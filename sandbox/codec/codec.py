@@ -13,9 +13,10 @@ What a result may hold beyond the types of the encoding is converted where there
     tuple, set, frozenset, deque, range, a Sequence    list
     dataclass, attrs class, msgspec.Struct, Mapping,   object (a model of one root value: that value)
     pydantic model
-    namedtuple                                         list
+    namedtuple                                         list (a row of sqlite3: object)
     datetime, date, time, timedelta, UUID, Path,       text (Enum: its value); bson keeps datetimes
-    Enum, Decimal, datetime64, timedelta64
+    Enum, Decimal, datetime64, timedelta64, Period,
+    Interval
     pandas.NA, NaT                                     null
     bytes                                              base64 text under json; as they are otherwise
     NaN, Infinity                                      null under json; as they are otherwise
@@ -24,8 +25,8 @@ What a result may hold beyond the types of the encoding is converted where there
                                                        above 2**53 under json and msgpack
 
 Anything else is a ResultInvalid that names the place, and the call that helps where one is certain to:
-`result['a'][3]: pandas.DataFrame cannot be sent; use its .to_dict("records")`. A Series whose index has texts
-or times is one of these: a list would lose the index. Python 3.8 and newer.
+`result['a'][3]: pandas.DataFrame cannot be sent; use its .to_dict("records")`. A Series whose index has a
+name, texts or times is one of these: a list would lose the index. Python 3.8 and newer.
 
 msgspec and bson have conversions of their own for some of these, which differ from one another (a dataclass
 without its private fields, a zone written as Z). So a value that holds more than JSON's own types goes the
@@ -227,11 +228,16 @@ def _no_constant(name: str) -> Any:
 
 # json.loads() and json.dumps() would make new ones each time, and ask for UTF-16 and UTF-32.
 _json_decoder = json.JSONDecoder(parse_constant=_no_constant)
-_json_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+# With characters as they are, as msgspec writes them.
+_json_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+_ascii_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def _json_encode(message: Any) -> bytes:
-    return _json_encoder.encode(message).encode()
+    try:
+        return _json_encoder.encode(message).encode()
+    except UnicodeEncodeError:  # a lone surrogate, which only an escape can express
+        return _ascii_encoder.encode(message).encode()
 
 
 def _bson() -> Any:

@@ -22,6 +22,8 @@ DEPTH_MAX = 200
 _JSONS = ("json", "socket.io")
 #: So many values are looked at for types that the libraries would convert in their own ways.
 LOOKED_AT = 1000
+#: Python may refuse to write the digits of an int that has more bits: sys.set_int_max_str_digits() takes 640.
+LONG_BITS = 2000
 
 
 class ResultInvalid(Exception):
@@ -50,9 +52,7 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
         return binascii.b2a_base64(data, newline=False).decode() if encoding == "json" else data
     if isinstance(value, (list, tuple, set, frozenset, collections.deque, range)):
         return [plain(one, encoding, f"{place}[{i}]", depth + 1) for i, one in enumerate(value)]
-    if (
-        isinstance(value, abc.Mapping) and _module_of(kind) != "pyarrow.lib"
-    ):  # a MapScalar is registered as a mapping, and is not one
+    if isinstance(value, abc.Mapping) and not _is_no_mapping(kind):
         return _plain_dict(value, encoding, place, depth)
     if encoding == "bson" and is_of_bson(kind):
         return value
@@ -80,11 +80,7 @@ def _plain_of_library(value: Any, encoding: str, place: str, depth: int, known: 
     from . import library_values
 
     if known == "timedelta":
-        if value != value:
-            return None
-        microseconds = (value.days * 86_400 + value.seconds) * 10**6 + value.microseconds
-        # A Timedelta of pandas' has nanoseconds as well.
-        return library_values.duration(microseconds * 1000 + getattr(value, "nanoseconds", 0), 9)
+        return None if value != value else _duration(value)
     kind = type(value)
     fields = library_values.fields_of(kind)
     if fields is not None:
@@ -102,11 +98,20 @@ def _plain_of_library(value: Any, encoding: str, place: str, depth: int, known: 
             return plain(form, encoding, place, depth + 1)
     except library_values.ConversionFailed as error:
         failure = f": {error}"
-    sentence = f"{shortened(place)}: {library_values.shown(value)} cannot be sent{failure}"
-    call = library_values.call_for(value, _key_of)
+    from . import conversion_hints
+
+    sentence = f"{shortened(place)}: {conversion_hints.shown(value)} cannot be sent{failure}"
+    call = conversion_hints.call_for(value, _key_of)
     if call:
         raise ResultInvalid(f"{sentence}; use {call}")
     raise ResultInvalid(sentence if failure else f"{sentence}; numbers, texts, lists, dicts and None can")
+
+
+def _is_no_mapping(kind: type) -> bool:
+    """Whether the class is a mapping of names or places in what is something else: a sparse matrix, a Dataset
+    of xarray; a MapScalar of Arrow has not even a mapping's methods."""
+    root = _module_of(kind).partition(".")[0]
+    return root in ("pyarrow", "scipy") or (root == "xarray" and kind.__name__ == "Dataset")
 
 
 def _attribute(value: Any, name: str, place: str) -> Any:
@@ -114,6 +119,14 @@ def _attribute(value: Any, name: str, place: str) -> Any:
         return getattr(value, name)
     except AttributeError as error:  # a field that was never set
         raise ResultInvalid(f"{shortened(place)}.{name} cannot be read: AttributeError: {error}") from None
+
+
+def _duration(value: Any) -> str:
+    from . import library_values
+
+    microseconds = (value.days * 86_400 + value.seconds) * 10**6 + value.microseconds
+    # A Timedelta of pandas' has nanoseconds as well.
+    return library_values.duration(microseconds * 1000 + getattr(value, "nanoseconds", 0), 9)
 
 
 def _key_of(value: Any) -> Optional[str]:
@@ -201,7 +214,20 @@ def _whole(value: int, encoding: str, place: str) -> int:
         raise ResultInvalid(
             f"{shortened(place)}: int of {value.bit_length()} bits, {encoding} carries 64: return it as text"
         )
+    if value.bit_length() > LONG_BITS:
+        _digits(value, place)
     return value
+
+
+def _digits(value: int, place: str) -> str:
+    """Return the decimal digits of an int; Python makes none of one that is too long (3.10.7 and newer)."""
+    try:
+        return repr(value)
+    except ValueError:
+        raise ResultInvalid(
+            f"{shortened(place)}: int of {value.bit_length():,} bits: Python refuses to write so many "
+            "digits; use hex(...) of it"
+        ) from None
 
 
 def _key(key: Any, place: str) -> str:
@@ -212,13 +238,9 @@ def _key(key: Any, place: str) -> str:
     if isinstance(key, bool) or key is None:
         return {True: "true", False: "false", None: "null"}[key]
     if isinstance(key, int):
-        return repr(int(key))
+        return _digits(int(key), place)
     if isinstance(key, float):
         return repr(float(key))
-    if _module_of(type(key)) == "numpy":
-        form = _number_of_numpy(key)
-        if type(form) is not type(key):
-            return _key(form, place)
     if isinstance(key, os.PathLike):
         return os.fsdecode(key)
     known = _known_type(type(key))
@@ -226,21 +248,21 @@ def _key(key: Any, place: str) -> str:
         return str(key.isoformat())
     if known in ("UUID", "Decimal"):
         return str(key)
+    if known == "timedelta" and key == key:
+        return _duration(key)
     from . import library_values
 
-    # As pairs nothing is lost; a text made of a tuple would have to be taken apart again.
-    hint = "; use list(its .items())" if type(key) is tuple else ""
+    if library_values.root_of(type(key)) in ("numpy", "pandas", "sympy"):
+        form = library_values.form_of(key, "json")
+        if form is not None and form is not library_values.NO_FORM and type(form) is not type(key):
+            return _key(form, place)
+    from . import conversion_hints
+
+    call = conversion_hints.call_for_key(key, _key_of)
+    hint = f"; use {call}" if call else ""
     raise ResultInvalid(
         f"{shortened(place)}: a key of type {library_values.name_of(type(key))}; keys must be text{hint}"
     )
-
-
-def _number_of_numpy(key: Any) -> Any:
-    """Return a scalar of numpy, such as numpy.unique() gives, as a plain one; itself where it has no form."""
-    from . import library_values
-
-    form = library_values.form_of(key, "json")
-    return key if form is library_values.NO_FORM else form
 
 
 _SCALARS = frozenset((str, int, float, bool, type(None), bytes, bytearray))

@@ -10,8 +10,10 @@ import decimal
 import enum
 import json
 import pathlib
+import sys
 import types
 import uuid
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy
@@ -223,3 +225,30 @@ def test_an_initialize_of_any_shape_has_data_and_ids(message: Any, data: Any, ta
 def test_a_value_without_a_json_form_is_not_kept() -> None:
     assert codec.json_text(Foo()) is None
     assert codec.json_text({"a": (1, numpy.float32(0.5))}) == b'{"a":[1,0.5]}'
+
+
+@pytest.mark.parametrize("value", [{"é": "日本 😀"}, ["\u2028"]])
+def test_json_has_characters_as_they_are_with_msgspec_and_without(
+    value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_msgspec = codec.json_text(value)
+    monkeypatch.setitem(codec._ENCODERS, "json", codec._json_encode)
+    assert codec.json_text(value) == with_msgspec
+    assert with_msgspec == json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def test_a_lone_surrogate_is_written_as_its_escape() -> None:
+    assert codec.json_text(["é\ud800"]) == b'["\\u00e9\\ud800"]'
+
+
+@pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="Python writes all digits")
+@pytest.mark.parametrize("make", [lambda number: {"a": number}, lambda number: {number: 1}])
+def test_an_int_with_more_digits_than_python_writes_is_refused_by_its_place(
+    make: Callable[[int], object],
+) -> None:
+    for encoding in ("json", "socket.io"):
+        with pytest.raises(codec.ResultInvalid) as caught:
+            codec.encode(encoding, {"data": make(10**5000)})
+        text = str(caught.value)
+        assert text.startswith("result")
+        assert text.endswith("int of 16,610 bits: Python refuses to write so many digits; use hex(...) of it")

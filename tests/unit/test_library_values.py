@@ -12,18 +12,22 @@ import argparse
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import datetime
 import decimal
+import email.message
 import enum
 import fractions
 import io
 import ipaddress
 import itertools
 import re
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import types
+import xml.etree.ElementTree
 import zoneinfo
 from collections.abc import Callable
 from pathlib import Path
@@ -58,20 +62,20 @@ def raising(_self: object) -> Any:
 class Index(list[Any]):
     """An index or the columns of pandas."""
 
-    nlevels = 1
-    is_unique = True
-
-    def __init__(self, labels: Any, kind: str) -> None:
+    def __init__(self, labels: Any, kind: str, names: Any = (None,)) -> None:
         super().__init__(labels)
+        self.names, self.nlevels = names, len(names)
+        self.name = names[0] if len(names) == 1 else None
         self.dtype = types.SimpleNamespace(kind=kind)
         self.is_unique = len(set(labels)) == len(labels)
 
 
-def series(labels: Any, kind: str, values: list[Any]) -> Any:
+def series(labels: Any, kind: str, values: list[Any], names: Any = (None,)) -> Any:
     return stand_in(
         "pandas",
         "Series",
-        index=Index(labels, kind),
+        index=Index(labels, kind, names),
+        items=returning(zip(labels, values, strict=True)),
         dtype=numpy.dtype("O"),
         reset_index=None,
         tolist=returning(values),
@@ -79,14 +83,22 @@ def series(labels: Any, kind: str, values: list[Any]) -> Any:
     )
 
 
-def frame(columns: Any) -> Any:
+def frame(columns: Any, index: Any = None) -> Any:
     def to_dict(_self: object, how: str) -> Any:
         rows = [[1] * len(columns)]
         if how == "split":
             return {"columns": columns, "data": rows}
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
-    return stand_in("pandas", "DataFrame", columns=Index(columns, "O"), reset_index=None, to_dict=to_dict)
+    index = Index([0], "i") if index is None else index
+    return stand_in(
+        "pandas",
+        "DataFrame",
+        columns=Index(columns, "O"),
+        index=index,
+        reset_index=lambda _self: frame([*index.names, *columns]),
+        to_dict=to_dict,
+    )
 
 
 NA = stand_in("pandas.api.typing", "NAType")
@@ -150,6 +162,13 @@ async def async_generator() -> Any:
     yield 1
 
 
+def sqlite_row(query: str) -> sqlite3.Row:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.row_factory = sqlite3.Row
+        row: sqlite3.Row = connection.execute(query).fetchone()
+        return row
+
+
 FORMS: list[tuple[str, Any, Any]] = [
     ("numpy datetime64", numpy.datetime64("2024-01-01T00:00:00.000000001"), "2024-01-01T00:00:00.000000001"),
     ("numpy date", numpy.datetime64("2024-01-01"), "2024-01-01"),
@@ -195,6 +214,27 @@ FORMS: list[tuple[str, Any, Any]] = [
         stand_in("alg", "Model", __validators__={}, __fields__={}, dict=returning({"a": 1})),
         {"a": 1},
     ),
+    (
+        "pydantic model of version 1 with one root value",
+        stand_in(
+            "alg",
+            "Model",
+            __custom_root_type__=True,
+            __validators__={},
+            __fields__={},
+            dict=returning({"__root__": [1]}),
+        ),
+        [1],
+    ),
+    ("row of sqlite3", sqlite_row("select 1 as a, 'x' as b"), {"a": 1, "b": "x"}),
+    ("pandas Period", stand_in("pandas", "Period", __str__=lambda _self: "2024-01"), "2024-01"),
+    (
+        "pandas Interval as a key",
+        {stand_in("pandas", "Interval", __str__=lambda _self: "(0, 1]"): 1},
+        {"(0, 1]": 1},
+    ),
+    ("integer of a library", stand_in("sympy", "Integer", __index__=returning(2**63 - 1)), 2**63 - 1),
+    ("duration as a key", {datetime.timedelta(days=1): 1}, {"P1D": 1}),
     ("attrs", Attrs(Attrs()), {"x": {"x": 1, "_hidden": 2}, "_hidden": 2}),
     (
         "msgspec Struct",
@@ -214,6 +254,14 @@ FORMS: list[tuple[str, Any, Any]] = [
     ("path in an object", {"a": Path("/a")}, {"a": "/a"}),
     ("numpy time as a key", {numpy.datetime64("2024-01-01", "ns"): 1}, {"2024-01-01T00:00:00": 1}),
 ]
+
+
+def mail() -> email.message.Message:
+    message = email.message.Message()
+    message["To"] = "a"
+    message.set_payload("b")
+    return message
+
 
 #: name, value, what the message says of it, the value made plain by what the message says, as "json" has it.
 REFUSED: list[tuple[str, Callable[[], Any], str, Any]] = [
@@ -236,9 +284,27 @@ REFUSED: list[tuple[str, Callable[[], Any], str, Any]] = [
         "pandas.DataFrame",
         {"columns": [["a", "b"]], "data": [[1]]},
     ),
+    (
+        "frame with labels",
+        lambda: frame(["a"], Index(["x"], "O", ["label"])),
+        "pandas.DataFrame",
+        [{"label": 1, "a": 1}],
+    ),
+    (
+        "frame with a label called as a column",
+        lambda: frame(["a"], Index([5], "i", ["a"])),
+        "pandas.DataFrame",
+        {"columns": ["a"], "data": [[1]]},
+    ),
+    ("series of groups", lambda: series([7, 3], "i", [1, 2], ["user"]), "pandas.Series", {"7": 1, "3": 2}),
     ("labelled series", lambda: series(["a", "b"], "O", [1, 2]), "pandas.Series", {"a": 1, "b": 2}),
-    ("series with a label twice", lambda: series(["a", "a"], "O", [1, 2]), "pandas.Series", [1, 2]),
-    ("series with levels", lambda: series([("a", 1)], "O", [1]), "pandas.Series", [1]),
+    (
+        "series with a label twice",
+        lambda: series(["a", "a"], "O", [1, 2]),
+        "pandas.Series",
+        [["a", 1], ["a", 2]],
+    ),
+    ("series with levels", lambda: series([("a", 1)], "O", [1], "pq"), "pandas.Series", [[["a", 1], 1]]),
     (
         "polars frame",
         lambda: stand_in("polars.dataframe.frame", "DataFrame", to_dicts=returning([{"a": 1}])),
@@ -247,10 +313,62 @@ REFUSED: list[tuple[str, Callable[[], Any], str, Any]] = [
     ),
     (
         "Arrow table",
-        lambda: stand_in("pyarrow.lib", "Table", to_pylist=returning([{"a": 1}])),
+        lambda: stand_in(
+            "pyarrow.lib",
+            "Table",
+            schema=types.SimpleNamespace(names=["a"]),
+            to_pylist=returning([{"a": 1}]),
+        ),
         "pyarrow.lib.Table",
         [{"a": 1}],
     ),
+    (
+        "Arrow table with two columns of a name",
+        lambda: stand_in(
+            "pyarrow.lib",
+            "Table",
+            schema=types.SimpleNamespace(names=["a", "a"]),
+            columns=[stand_in("pyarrow.lib", "ChunkedArray", to_pylist=returning([at])) for at in (1, 2)],
+        ),
+        "pyarrow.lib.Table",
+        [[1], [2]],
+    ),
+    (
+        "sparse matrix that is a dict of places",
+        lambda: type("dok_matrix", (dict,), {"__module__": "scipy.sparse._dok", "toarray": returning([[1]])})(
+            {(0, 0): 1}
+        ),
+        "scipy.sparse._dok.dok_matrix",
+        [[1]],
+    ),
+    (
+        "Dataset of xarray",
+        lambda: type(
+            "Dataset", (dict,), {"__module__": "xarray.core.dataset", "to_dict": lambda self: {"coords": {}}}
+        )(a=1),
+        "xarray.core.dataset.Dataset",
+        {"coords": {}},
+    ),
+    ("row with two columns of a name", lambda: sqlite_row("select 1 as a, 2 as a"), "sqlite3.Row", [1, 2]),
+    (
+        "element of XML",
+        lambda: xml.etree.ElementTree.fromstring("<a/>"),
+        "xml.etree.ElementTree.Element",
+        "<a />",
+    ),
+    (
+        "tree of XML",
+        lambda: xml.etree.ElementTree.ElementTree(xml.etree.ElementTree.fromstring("<a/>")),
+        "xml.etree.ElementTree.ElementTree",
+        "<a />",
+    ),
+    (
+        "rational of sympy",
+        lambda: stand_in("sympy", "Half", __str__=lambda _self: "1/2"),
+        "sympy.Half",
+        "1/2",
+    ),
+    ("mail", mail, "email.message.Message", "To: a\n\nb"),
     (
         "Arrow buffer",
         lambda: stand_in("pyarrow.lib", "Buffer", to_pybytes=returning(b"x")),
@@ -339,6 +457,16 @@ HELPLESS: list[tuple[str, Callable[[], Any], str]] = [
         "sklearn.svm.SVC cannot be sent; use its predictions, or joblib.dump(...) it to a file",
     ),
     (
+        "picture",
+        lambda: stand_in("PIL.Image", "Image", thumbnail=raising, save=raising),
+        "PIL.Image.Image cannot be sent; use its .save(...) to a file, and return the path",
+    ),
+    (
+        "figure",
+        lambda: stand_in("matplotlib.figure", "Figure", savefig=raising),
+        "matplotlib.figure.Figure cannot be sent; use its .savefig(...) to a file, and return the path",
+    ),
+    (
         "transformer",
         lambda: stand_in("sklearn.base", "Scaler", fit=raising, transform=raising, get_params=raising),
         "sklearn.base.Scaler cannot be sent; use its output, or joblib.dump(...) it to a file",
@@ -392,7 +520,7 @@ def test_bson_gets_times_of_numpy_as_its_own() -> None:
 def mended(value: Any, call: str) -> Any:
     """Do to a value what the message says: 'its .tolist()', 'str(...) of it'."""
     code = re.sub(r"([\w.]+)\(\.\.\.\) of it", r"\1(it)", call).replace("its .", "it.")
-    return eval(code, {"it": value, "google": google, "msgspec": msgspec})
+    return eval(code, {"it": value, "google": google, "msgspec": msgspec, "xml": xml})
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -426,6 +554,21 @@ def test_a_dict_with_tuples_as_keys_is_sent_as_pairs_as_its_refusal_says(encodin
     assert sent(mended(value, message.partition("; use ")[2]), encoding) == [[["a", 1], 2]]
 
 
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        (b"a", "; use list(its .items())"),
+        (frozenset("a"), "; use list(its .items())"),
+        (fractions.Fraction(1, 2), "; use str(...) of it"),
+        (1j, ""),
+    ],
+)
+def test_a_key_without_a_text_is_refused_with_what_helps(key: object, hint: str) -> None:
+    with pytest.raises(codec.ResultInvalid) as caught:
+        sent({key: 1}, "json")
+    assert str(caught.value).endswith(f"{type(key).__qualname__}; keys must be text{hint}")
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize(("make", "end"), [row[1:] for row in HELPLESS], ids=[row[0] for row in HELPLESS])
 def test_no_call_is_named_where_none_is_certain_to_help(
@@ -443,7 +586,11 @@ def test_no_call_is_named_where_none_is_certain_to_help(
 
 def test_a_coroutine_that_was_not_awaited_is_reported_as_such() -> None:
     made = coroutine()
-    with pytest.raises(codec.ResultInvalid, match=r"coroutine \(a coroutine that was never awaited\)"):
+    with pytest.raises(
+        codec.ResultInvalid,
+        match=r"^result\[0\]: coroutine \(a coroutine that was never awaited\) cannot be sent; "
+        r"use await on it, in `async def start`$",
+    ):
         sent([made], "json")
     made.close()
     loop = asyncio.new_event_loop()

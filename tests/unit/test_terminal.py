@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import select
 import time
@@ -231,3 +232,48 @@ def test_every_waiting_callback_is_called_once_when_pipes_may_be_read_again(
     assert called == ["first", "second"]
     turn_until(loop, lambda: (reads(), not output.err.waiting)[1])
     output.close()
+
+
+def write_result(loop: Loop, fd: int, *, encoding: str = "utf-8", to_file: bool = False) -> None:
+    """Write RESULT to this descriptor, as to stdout or as to the file of --output-file."""
+    output = Output(loop, local=True, encoding=encoding, results=fd if to_file else 1)
+    if not to_file:
+        output.out.close()
+        output.out = NonblockingWriter(loop, fd, buffer_max=None)
+    output.result(RESULT)
+    output.close()
+
+
+RESULT = '{"é":"日本 \u009b31m\u202e"}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "to_file", "line"),
+    [
+        ("utf-8", False, RESULT),
+        ("UTF8", False, RESULT),
+        ("iso8859-1", False, b'{"\\u00e9":"\\u65e5\\u672c \\u009b31m\\u202e"}'),
+        ("no encoding", False, b'{"\\u00e9":"\\u65e5\\u672c \\u009b31m\\u202e"}'),
+        ("iso8859-1", True, RESULT),
+    ],
+    ids=["utf-8", "its other name", "latin-1", "unknown", "a file"],
+)
+def test_a_result_has_its_characters_where_utf_8_is_read(
+    loop: Loop, pipe: tuple[int, int], encoding: str, to_file: bool, line: bytes
+) -> None:
+    reading, writing = pipe
+    write_result(loop, writing, encoding=encoding, to_file=to_file)
+    assert os.read(reading, 100) == line + b"\n"
+
+
+def test_a_terminal_gets_no_control_characters_in_a_result(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen, terminal = pty.openpty()
+    try:
+        monkeypatch.setattr("os.isatty", lambda _fd: True)
+        write_result(loop, terminal)
+        assert os.read(screen, 100).strip() == '{"é":"日本 \\u009b31m\\u202e"}'.encode()
+    finally:
+        os.close(screen)
+        os.close(terminal)
