@@ -14,6 +14,7 @@ from ..console.terminal import Output
 from ..errors import EntryNotFound, InstallFailed, SettingsError
 from ..io.loop import Loop
 from ..prepare.prepare import prepare, with_python
+from ..protocol.yaml_errors import yaml_fault
 from ..settings.descriptor_search import find, without_function
 from ..settings.limit_options import limits_of
 from ..settings.settings import CodeSource, Settings
@@ -195,4 +196,5 @@ def _yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        line, fault = yaml_fault(error, text)
+        raise ValueError(f"line {line}: {fault}") from None

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from ..errors import SettingsError
+from ..protocol.yaml_errors import yaml_fault
 from ..settings.cluster_options import PASSWORD_VARIABLE, TOKEN_VARIABLE, USERNAME_VARIABLE
 
 #: Clusters by name, below $XDG_CONFIG_HOME or ~/.config.
@@ -111,7 +112,12 @@ def _entries(file: Path) -> dict[str, Any]:
         TextLoader.add_constructor(f"tag:yaml.org,2002:{kind}", as_written)
     try:
         content = yaml.load(text, TextLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except yaml.YAMLError as error:
+        line, fault = yaml_fault(error, text)
+        raise SettingsError(f"{file}:{line}: it is not YAML: {fault}") from None
+    except RecursionError:
+        raise SettingsError(f"{file} is not YAML: nested too deeply") from None
+    except ValueError as error:
         raise SettingsError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     entries = content.get("clusters") if isinstance(content, dict) else None
     if not isinstance(entries, dict):

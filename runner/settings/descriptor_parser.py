@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from ..errors import SettingsError
+from ..protocol.yaml_errors import yaml_fault
 from .js_values import escaped, short, text_of
 
 #: Size limit: a descriptor is a page of text, and a larger file is something else.
@@ -95,12 +96,8 @@ def _parse_yaml(text: str, shown: str) -> tuple[Any, dict[str, int]]:
     try:
         node = yaml.compose(text, Loader=loader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        line = mark.line + 1 if mark is not None else text.count("\n", 0, getattr(error, "position", 0)) + 1
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-        if "expected a single document" in str(getattr(error, "context", "")):
-            problem = "two documents in one file"
-        raise SettingsError(f"{shown}:{line}: not YAML: {problem}") from None
+        line, fault = yaml_fault(error, text)
+        raise SettingsError(f"{shown}:{line}: not YAML: {fault}") from None
     except RecursionError:
         raise SettingsError(f"{shown}: nested too deeply") from None
     lines: dict[str, int] = {}

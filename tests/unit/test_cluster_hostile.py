@@ -179,6 +179,10 @@ def test_names_and_passwords_are_what_is_written_whatever_yaml_takes_them_for(tm
     file.write_text("[" * 800)
     with pytest.raises(SettingsError, match="is not YAML"):
         cluster_of("12", environ, "/")
+    file.write_text("clusters:\n  a: [1\nb: 2\n")
+    with pytest.raises(SettingsError) as caught:
+        cluster_of("12", environ, "/")
+    assert str(caught.value) == f"{file}:3: it is not YAML: expected ',' or ']', but got ':'"
 
 
 # ---- what is sent

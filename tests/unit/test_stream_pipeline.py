@@ -226,6 +226,11 @@ def test_an_algorithm_may_be_named_and_an_input_replaces_fields_of_the_flow_inpu
     [
         (("none.yml",), SettingsError, "--pipeline: cannot read none.yml"),
         (
+            ("bad.yml",),
+            SettingsError,
+            "--pipeline: bad.yml is not valid: line 2: mapping values are not allowed here",
+        ),
+        (
             ("lab/flow.json",),
             EntryNotFound,
             "neither heat-map.py, nor a folder heat-map, nor heat-map.yml in lab",
@@ -250,6 +255,7 @@ def test_what_cannot_run_is_said_in_one_sentence(
 ) -> None:
     (folder / "node.yml").write_text("name: node\nenv: nodejs\ncode: {entryPoint: app.js}\n")
     (folder / "app.js").write_text("")
+    (folder / "bad.yml").write_text("name: a\nnodes: b: c\n")
     with pytest.raises(kind) as refused:
         prepare("--pipeline", *args)
     assert text in str(refused.value)
