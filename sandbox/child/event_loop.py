@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any, Callable, Coroutine, Dict, List, Optional
 if TYPE_CHECKING:
     import asyncio
     import concurrent.futures
+    import contextvars
 
 #: A generator that @types.coroutine has made awaitable (inspect.CO_ITERABLE_COROUTINE).
 _ITERABLE_COROUTINE = 0x100
 #: How long cancelled tasks may take at the end of the process; less than the grace, so they are reported.
 CANCEL_S = 2.0
+_UNSET = object()
 
 
 def can_be_awaited(value: Any) -> bool:
@@ -63,6 +65,23 @@ async def _awaited(value: Any) -> Any:
     return value
 
 
+async def _with_context(coroutine: Coroutine[Any, Any, Any], contexts: List[contextvars.Context]) -> Any:
+    """Return the result of the coroutine; the context in which it ends is added to `contexts`."""
+    import contextvars
+
+    try:
+        return await coroutine
+    finally:
+        contexts.append(contextvars.copy_context())
+
+
+def _adopt_context(context: contextvars.Context) -> None:
+    """Set each context variable of this thread that has another value in the context."""
+    for variable, value in context.items():
+        if variable.get(_UNSET) is not value:
+            variable.set(value)
+
+
 class EventLoop:
     """Runs awaitables. Created in the main thread; other threads may call run() and cancel() only."""
 
@@ -86,6 +105,9 @@ class EventLoop:
         self._left: Set[asyncio.Task[Any]] = set()
         self._failed: List[asyncio.Task[Any]] = []
         self._is_between_tasks = False
+        self._is_finishing = False
+        #: The SystemExit or KeyboardInterrupt that has ended the last run(): it is reported by its caller.
+        self._raised: Optional[BaseException] = None
 
     def renew_locks(self) -> None:
         """Replace the lock, in a forked process: the thread that may hold it does not exist there."""
@@ -109,6 +131,7 @@ class EventLoop:
             self.adopt()
         if self._loop is None or self._loop.is_closed():
             self._loop = self._made = asyncio.new_event_loop()
+            self._made.set_exception_handler(self._on_loop_error)
         return self._loop
 
     def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -147,7 +170,15 @@ class EventLoop:
         try:
             if is_main:  # asyncio.run() in the user's code has unset it
                 asyncio.set_event_loop(loop)
-            return self._run(loop, _awaited(awaitable), name, is_cancelled_by_stop)
+            coroutine, contexts = _awaited(awaitable), []  # type: ignore[var-annotated]
+            if name == "init":
+                # A task has a copy of the context; what init() sets is for start(), and a plain init() sets
+                # it in the context of this thread.
+                coroutine = _with_context(coroutine, contexts)
+            result = self._run(loop, coroutine, name, is_cancelled_by_stop)
+            if contexts:
+                _adopt_context(contexts[0])
+            return result
         finally:
             self._release(loop)
             if is_main:
@@ -165,7 +196,8 @@ class EventLoop:
                     task.cancel()
         try:
             return loop.run_until_complete(task)
-        except BaseException:
+        except BaseException as error:
+            self._raised = None if isinstance(error, Exception) else error
             if not task.done():  # a KeyboardInterrupt: let the task clean up, as asyncio.run() does
                 task.cancel()
                 with contextlib.suppress(BaseException):
@@ -291,7 +323,8 @@ class EventLoop:
 
         self._look_at_left(loop)
         tasks = asyncio.all_tasks(loop)
-        loop.set_exception_handler(_leave_out_cancels)
+        self._is_finishing = True
+        loop.set_exception_handler(self._on_loop_error)
         for task in tasks:
             task.cancel()
         if tasks:
@@ -304,13 +337,17 @@ class EventLoop:
         if loop is self._made:
             loop.close()
 
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: Dict[str, Any]) -> None:
+        """Log what goes wrong in the loop as asyncio does, without what is told already or is no error."""
+        import asyncio
 
-def _leave_out_cancels(loop: asyncio.AbstractEventLoop, context: Dict[str, Any]) -> None:
-    """Ignore CancelledError while everything is cancelled: until Python 3.12, asyncio's streams raise it a
-    second time for the task of a connection."""
-    import asyncio
-
-    if not isinstance(context.get("exception"), asyncio.CancelledError):
+        error = context.get("exception")
+        if error is not None and error is self._raised:
+            return  # of a task: asyncio has raised it out of the loop, but did not mark it as retrieved
+        if self._is_finishing and isinstance(error, asyncio.CancelledError):
+            # While everything is cancelled: until Python 3.12, asyncio's streams raise it a second time for
+            # the task of a connection.
+            return
         loop.default_exception_handler(context)
 
 

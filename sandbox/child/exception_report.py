@@ -298,7 +298,8 @@ def _notes_and_members(error: BaseException, folder: str) -> str:
 
 def _in_one_line(error: BaseException, folder: str) -> str:
     place = _place(_frames(error), folder)
-    return f"{_full_name(error)}: {text_of(error)}" + (f" ({place})" if place else "")
+    text = text_of(error)
+    return _full_name(error) + (f": {text}" if text else "") + (f" ({place})" if place else "")
 
 
 def _listed(texts: List[str], count: int) -> List[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
+import gc
 import threading
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -90,3 +92,55 @@ def test_a_stop_that_comes_while_the_loop_is_given_back_is_finished(
     assert events.run(start(), "start", is_cancelled_by_stop=True) == "done"
     stop.thread.join(10)
     assert stop.results == ["stopped"]
+
+
+def test_what_an_awaited_init_sets_in_the_context_is_kept_and_what_a_task_sets_is_not(
+    events: EventLoop,
+) -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+
+    async def sets(value: str) -> str | None:
+        before = variable.get(None)
+        await asyncio.sleep(0)
+        variable.set(value)
+        return before
+
+    assert events.run(sets("of init"), "init", is_cancelled_by_stop=True) is None
+    assert variable.get() == "of init"
+    for task in ("first", "second"):
+        assert events.run(sets(task), "start", is_cancelled_by_stop=True) == "of init"
+    assert variable.get() == "of init"
+
+
+def test_an_exit_in_a_task_beside_start_is_not_logged_as_never_retrieved(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events = EventLoop(lambda text, error: None)
+
+    async def start() -> None:
+        async def exits() -> None:
+            raise SystemExit(3)
+
+        task = asyncio.create_task(exits())
+        await asyncio.sleep(60)
+        await task
+
+    with pytest.raises(SystemExit):
+        events.run(start(), "start", is_cancelled_by_stop=True)
+    events.finish()
+    asyncio.set_event_loop(None)
+    gc.collect()
+    assert not caplog.records
+
+
+def test_a_future_that_failed_unnoticed_is_still_logged(caplog: pytest.LogCaptureFixture) -> None:
+    events = EventLoop(lambda text, error: None)
+
+    async def start() -> None:
+        asyncio.get_running_loop().create_future().set_exception(ValueError("lost"))
+        gc.collect()
+
+    events.run(start(), "start", is_cancelled_by_stop=True)
+    events.finish()
+    asyncio.set_event_loop(None)
+    assert "never retrieved" in caplog.text and "ValueError: lost" in caplog.text
