@@ -101,7 +101,12 @@ def _plain_of_library(value: Any, encoding: str, place: str, depth: int, known: 
     from . import conversion_hints
 
     sentence = f"{shortened(place)}: {conversion_hints.shown(value)} cannot be sent{failure}"
-    call = conversion_hints.call_for(value, _key_of)
+    try:
+        call = conversion_hints.call_for(value, _key_of)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - a class that only looks like a library's
+        call = ""
     if call:
         raise ResultInvalid(f"{sentence}; use {call}")
     raise ResultInvalid(sentence if failure else f"{sentence}; numbers, texts, lists, dicts and None can")

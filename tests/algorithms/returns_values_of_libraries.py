@@ -18,6 +18,7 @@ def frame():
         "pandas",
         "DataFrame",
         columns=Columns("ab"),
+        index=types.SimpleNamespace(nlevels=1, name=None, dtype=types.SimpleNamespace(kind="i")),
         reset_index=None,
         to_dict=lambda self, how: [{"a": 1, "b": NA}],
     )

@@ -474,6 +474,11 @@ HELPLESS: list[tuple[str, Callable[[], Any], str]] = [
     ("object of a library", textwrap.TextWrapper, "textwrap.TextWrapper cannot be sent; numbers, texts, "),
     ("object made from a library's", Wrapper, "Wrapper cannot be sent; numbers, texts, "),
     (
+        "what only looks like a frame",
+        lambda: stand_in("pandas", "DataFrame", to_dict=raising, columns=None),
+        "pandas.DataFrame cannot be sent; n",
+    ),
+    (
         "pandas group",
         lambda: stand_in("pandas", "DataFrameGroupBy"),
         "pandas.DataFrameGroupBy cannot be sent; n",
