@@ -12,6 +12,7 @@ from ...sandbox.shared.limits import (
     Limit,
     Limits,
     Unit,
+    container_origin,
     declared_limits,
     format_bytes,
     parse_cpu,
@@ -151,9 +152,7 @@ def limits_of(
             found["memory_bytes"] = child_memory_bytes(
                 container, processes=processes, storage_bytes=_storage_bytes(values, environ or {})
             )
-            origins["memory_bytes"] = f"the container's {format_bytes(container)} less what hkrunner needs"
-            if processes > 1:
-                origins["memory_bytes"] += f", shared by {processes} processes"
+            origins["memory_bytes"] = container_origin(container, processes)
             source = ", ".join(filter(None, (f"memory: {origins['memory_bytes']}", source)))
     return Limits(
         **found,

@@ -333,10 +333,29 @@ def suggest_memory(peak_bytes: int, *, limit_bytes: int = 0) -> str:
     return _in_units(size)
 
 
+def container_origin(container_bytes: int, processes: int) -> str:
+    """Return what has set the memory limit that is a share of the container's."""
+    shared = f", shared by {processes} processes" if processes > 1 else ""
+    return f"the container's {format_bytes(container_bytes)} less what hkrunner needs{shared}"
+
+
+_OF_CONTAINER = re.compile(
+    r"the container's (\S+ \S+) less what hkrunner needs(?:, shared by (\d+) processes)?"
+)
+
+
 def option_for_memory(peak_bytes: int, limit_bytes: int, origins: Iterable[tuple[str, str]]) -> str:
-    """Return the option with which the code is more likely to succeed, after it was ended at this limit."""
+    """Return the option, or the container, with which the code is more likely to succeed, after it was ended
+    at this limit."""
     wanted = suggest_memory(peak_bytes, limit_bytes=limit_bytes)
     set_with = dict(origins).get("memory_bytes", "")
+    container = _OF_CONTAINER.fullmatch(set_with)
+    if container is not None:
+        # A --mem above what the container has left would have the kernel end the container.
+        processes = int(container[2] or 1)
+        has = parse_memory(container[1].replace(" ", "").removesuffix("B"))
+        needs = has + max(0, parse_memory(wanted) - limit_bytes) * processes * 1.05
+        return f"a container with {_in_units(math.ceil(needs / MI / 64) * 64)}"
     if set_with.startswith("--total-mem ") and set_with.endswith(" processes"):
         # "--total-mem 1Gi for 4 processes": a higher --mem would change nothing.
         return f"--total-mem {_in_units(parse_memory(wanted) // MI * int(set_with.split()[-2]))}"

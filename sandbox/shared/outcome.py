@@ -215,7 +215,9 @@ def _memory(exit: Exit, breach: LimitBreach) -> str:
     if place:
         text += f"; it was at {place}"
     option = option_for_memory(int(breach.used), int(breach.allowed), exit.origins)
-    return f"{text}. Try {option}, or --no-limits to see what it needs"
+    # Without limits, the kernel would end the container.
+    measure = "" if option.startswith("a container") else ", or --no-limits to see what it needs"
+    return f"{text}. Try {option}{measure}"
 
 
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.M)

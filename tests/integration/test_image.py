@@ -267,10 +267,11 @@ def registry(folder: Path) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
+@pytest.mark.parametrize("name", ENGINES)
 def test_an_engine_of_this_machine_builds_and_pushes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Where none works, the sentence names each with its reason."""
+    """Where it does not work, the sentence has the reason."""
     storage = tmp_path / "storage.conf"
     storage.write_text(
         f'[storage]\ndriver = "vfs"\ngraphroot = "{tmp_path}/images"\nrunroot = "{tmp_path}/run"\n'
@@ -278,9 +279,9 @@ def test_an_engine_of_this_machine_builds_and_pushes(
     monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(storage))
     monkeypatch.setenv("BUILDAH_ISOLATION", "chroot")
     try:
-        engine = find_engine(None)
+        engine = find_engine(name)
     except HkrunnerError as error:
-        assert all(f"{name}: " in str(error) for name in ENGINES)
+        assert f"({name}: " in str(error)
         return
     context = tmp_path / "context"
     context.mkdir()

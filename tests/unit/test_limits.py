@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 from pathlib import Path
 
@@ -142,6 +143,19 @@ def test_a_suggested_memory_is_above_the_peak_and_can_be_read_back() -> None:
 def test_the_option_for_more_memory_is_the_one_that_limits_it(origin: str | None, option: str) -> None:
     origins = () if origin is None else (("memory_bytes", origin),)
     assert limits.option_for_memory(201 * MI, 200 * MI, origins) == option
+
+
+@pytest.mark.parametrize("size", [256 * MI, 300 * MI, GI + 300 * MI, 16 * GI])
+@pytest.mark.parametrize("processes", [1, 4])
+def test_a_container_that_limits_memory_is_what_has_to_grow(size: int, processes: int) -> None:
+    share = container_limits.child_memory_bytes(size, processes=processes)
+    origins = (("memory_bytes", limits.container_origin(size, processes)),)
+    told = limits.option_for_memory(share + MI, share, origins)
+    text = re.fullmatch(r"a container with (\S+)", told)
+    assert text is not None
+    larger = parse_memory(text[1])
+    assert container_limits.child_memory_bytes(larger, processes=processes) >= 1.97 * share
+    assert larger <= 2.2 * size + 128 * MI
 
 
 def test_limits_come_through_the_pipe_unchanged() -> None:
