@@ -102,7 +102,8 @@ class EnvironmentCache:
                     lock.enter_context(self._lock(name, fcntl.LOCK_SH, on_wait))
                     found = self.find(name)
                     if found is not None:
-                        os.utime(self._path(name, ".lock"))
+                        with contextlib.suppress(OSError):  # in a cache that can only be read
+                            os.utime(self._path(name, ".lock"))
                         stack.push(lock.pop_all())
                         return found
                 with self._lock(name, fcntl.LOCK_EX, on_wait):
@@ -159,13 +160,22 @@ class EnvironmentCache:
     def _path(self, name: str, suffix: str) -> str:
         return os.path.join(self._folder, name + suffix)
 
+    @staticmethod
+    def _open_lock(path: str, kind: int) -> int:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:  # a cache that can only be read, as in an image, has complete environments, too
+            if kind & fcntl.LOCK_SH and os.path.exists(path):
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            raise
+
     @contextlib.contextmanager
     def _lock(self, name: str, kind: int, on_wait: Callable[[], None]) -> Iterator[None]:
         path = self._path(name, ".lock")
         fd = -1
         try:
             while True:
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fd = self._open_lock(path, kind)
                 try:
                     fcntl.flock(fd, kind | fcntl.LOCK_NB)
                 except BlockingIOError:

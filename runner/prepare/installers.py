@@ -94,9 +94,12 @@ def install(
             fill = [python, "-I", "-u", "-m", "pip", "install", *_PIP_OPTIONS]
         name = installer_name(environ)
         _run(make, requirements, f"{name} could not make an environment of {base.path}", env, on_line)
-        if packages or requirements.shown:
-            words = [*fill, "-r", listed, *packages]
+        if requirements.content:
+            words = [*fill, "-r", listed]
             _run(words, requirements, f"{name} could not install {requirements.source}", env, on_line)
+        if packages:  # apart: if the requirements have hashes, all that is installed with them needs one
+            words = [*fill, *packages]
+            _run(words, requirements, f"{name} could not install {' '.join(packages)}", env, on_line)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import os
 import re
@@ -15,6 +16,8 @@ from ..settings.descriptor_search import is_below
 
 #: The block of comments that PEP 723 defines, with the expression that it gives.
 _BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
+#: A line that was meant to begin one.
+_BLOCK_BEGIN = re.compile(r"(?m)^#[ \t]*///[ \t]*script[ \t]*$")
 #: An option of requirements.txt that reads another file, and one that installs a folder in place.
 _NESTED = re.compile(r"(?:-r|-c|--requirement|--constraint)(?:\s+|\s*=\s*|(?=[^-\s]))(.+)")
 _EDITABLE = re.compile(r"(?:-e|--editable)(?:\s+|\s*=\s*)(.+)")
@@ -84,8 +87,13 @@ def watched_files(where: Location, cwd: str) -> list[str]:
 
 
 def _text(file: str) -> str:
+    """Return the text; in UTF-16 if it begins so, as a list does that PowerShell has written."""
     try:
-        with open(file, encoding="utf-8-sig", errors="replace") as stream:
+        with open(file, "rb") as stream:
+            encoding = (
+                "utf-16" if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+            )
+        with open(file, encoding=encoding, errors="replace") as stream:
             return stream.read()
     except OSError as error:
         raise SettingsError(f"{file} cannot be read: {error.strerror}") from None
@@ -96,10 +104,17 @@ def _text(file: str) -> str:
 
 def _inline(file: str, shown: str) -> Requirements | None:
     """Return what the comments in this file require, None if it has no such block."""
-    blocks = [one for one in _BLOCK.finditer(_text(file)) if one["type"] == "script"]
-    if not blocks:
-        return None
+    content = _text(file)
+    blocks = [one for one in _BLOCK.finditer(content) if one["type"] == "script"]
     source = f"inline metadata in {shown}"
+    if not blocks:
+        if (begin := _BLOCK_BEGIN.search(content)) is None:
+            return None
+        line = content.count("\n", 0, begin.start()) + 1
+        raise SettingsError(
+            f"{source}: the block in line {line} has not the form of PEP 723: '# /// script', then lines that"
+            " begin with '# ', then '# ///'"
+        )
     if len(blocks) > 1:
         raise SettingsError(f"{source}: there are {len(blocks)} blocks of type script; PEP 723 allows one")
     lines = blocks[0]["content"].splitlines()

@@ -71,10 +71,12 @@ def hint(module: Optional[str], folder: str, python: str, entry: str = "") -> st
 
 def _read(file: str) -> str:
     try:
-        with open(file, encoding="utf-8", errors="replace") as stream:
-            return stream.read(_SIZE_MAX)
+        with open(file, "rb") as stream:
+            data = stream.read(_SIZE_MAX)
     except OSError:
         return ""
+    # PowerShell writes lists in UTF-16.
+    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
 
 
 def _block(text: str) -> str:

@@ -95,6 +95,31 @@ def test_two_blocks_and_dynamic_dependencies_are_refused(tmp_path: Path) -> None
         requirements_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        "# /// script\n# dependencies = []\n\n# ///\n",
+        "#/// script\n# dependencies = []\n# ///\n",
+        "# /// script\n#dependencies = []\n# ///\n",
+        "# /// script\n# dependencies = []\n# /// end\n",
+    ],
+)
+def test_a_block_that_is_almost_inline_metadata_is_refused_with_its_line(block: str, tmp_path: Path) -> None:
+    (tmp_path / "alg.py").write_text("import os\n" + block)
+    with pytest.raises(
+        SettingsError, match=r"inline metadata in alg\.py: the block in line 2 has not the form"
+    ):
+        requirements_of(tmp_path)
+
+
+def test_a_list_in_utf_16_is_read_as_one_with_the_line_ends_of_windows_is(tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_bytes(b"\xef\xbb\xbfpandas\r\n")
+    (tmp_path / "requirements.txt").write_bytes("numpy>=1\r\n-r more.txt\r\n".encode("utf-16"))
+    found = requirements_of(tmp_path)
+    assert found is not None and found.shown == ("numpy>=1", "pandas")
+    assert "requirements.txt beside it lists numpy" in hint("numpy", str(tmp_path), "python")
+
+
 def test_versions_of_python_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text('# /// script\n# requires-python = "three"\n# ///\n')
     found = requirements_of(tmp_path)

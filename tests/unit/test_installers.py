@@ -1,0 +1,81 @@
+"""What --install has the installer do, and the cache of environments when it can only be read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hkrunner.runner.prepare import installers
+from hkrunner.runner.prepare.environments import EnvironmentCache
+from hkrunner.runner.prepare.interpreter import probe
+from hkrunner.runner.prepare.requirement_sources import find_requirements
+from hkrunner.sandbox.shared.entry import locate
+
+NAME = "0123456789abcdef"
+
+
+def commands(folder: Path, packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The words of each call of an installer, after `install`."""
+    (folder / "alg.py").touch()
+    requirements = find_requirements(locate(str(folder / "alg.py"), None, str(folder)), str(folder))
+    assert requirements is not None
+    found: list[list[str]] = []
+    monkeypatch.setattr(installers, "_run", lambda words, *_: found.append(words))
+    base = probe(sys.executable, str(folder))
+    installers.install(str(folder / "env"), base, requirements, packages, {"PATH": ""}, print)
+    return [words[words.index("install") + 1 :] for words in found if "install" in words]
+
+
+def test_a_list_that_only_names_another_one_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = tmp_path / "requirements.txt"
+    listed.write_text("-r none.txt\n")
+    (words,) = commands(tmp_path, (), monkeypatch)
+    assert words[-2:] == ["-r", str(listed)]
+    listed.write_text("# nothing\n")
+    assert commands(tmp_path, (), monkeypatch) == []
+
+
+def test_packages_of_an_encoding_are_installed_apart_from_requirements_that_may_have_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "requirements.txt").write_text("six==1.16.0 --hash=sha256:00\n")
+    listed, encoding = commands(tmp_path, ("pymongo",), monkeypatch)
+    assert listed[-2] == "-r" and "pymongo" not in listed
+    assert encoding[-1] == "pymongo" and "-r" not in encoding
+
+
+def test_a_complete_environment_is_used_from_a_cache_that_can_only_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = EnvironmentCache(str(tmp_path))
+
+    def make(folder: str) -> dict[str, Any]:
+        os.makedirs(f"{folder}/bin")
+        os.symlink(sys.executable, f"{folder}/bin/python")
+        return {}
+
+    with contextlib.ExitStack() as stack:
+        made = cache.use(NAME, make, lambda: None, stack)
+    opened = os.open
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def open_to_read(path: str, flags: int, *more: Any) -> int:
+        if flags & (os.O_RDWR | os.O_CREAT):
+            refuse()
+        return opened(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", open_to_read)
+    monkeypatch.setattr(os, "utime", refuse)
+    with contextlib.ExitStack() as stack:
+        assert cache.use(NAME, make, lambda: None, stack) == made
+    with pytest.raises(Exception, match=r"no environment can be made .*: Read-only file system"):
+        cache.use("f" * 16, make, lambda: None, contextlib.ExitStack())
