@@ -88,7 +88,7 @@ class TaskUsage:
         self.reserved_peak_bytes = max(self.reserved_peak_bytes, sample.reserved_peak_bytes)
         self._files_bytes = max(self._files_bytes, sample.files_bytes)
         self.processes = sample.processes
-        if sample.held_back is not None and sample.held_back.ago_s < time.monotonic() - self._began:
+        if sample.held_back is not None and sample.held_back.concerns(self._began):
             self.held_back = sample.held_back
         if ask == self._final_ask:
             self._final = sample

@@ -178,13 +178,6 @@ class UserProcessServer(TaskServer):
         with self._interruptible():
             super()._load(bare)
 
-    def _import_failure(self, error: BaseException) -> Failed:
-        if issubclass(type(error), KeyboardInterrupt):  # isinstance() would ask the user's class
-            self._ask_to_end(signal.SIGINT)
-            raise _ServingEnds from None
-        self._look_at(error)
-        return super()._import_failure(error)
-
     def _refuse(self, failed: Failed) -> NoReturn:
         self._send_load_failed(failed)
         raise _ServingEnds
@@ -215,13 +208,18 @@ class UserProcessServer(TaskServer):
         with contextlib.suppress(bdb.BdbQuit):
             debugger.look_at(trace)
 
-    def _fail(self, task: int, failed: Failed) -> None:
-        kind = sys.exc_info()[0]  # not isinstance() of the error: it would ask __class__ of the user's
-        if kind is not None and issubclass(kind, KeyboardInterrupt) and not self._end_asked:
+    def _failed_by(self, error: BaseException) -> Failed:
+        is_interrupt = issubclass(type(error), KeyboardInterrupt)  # isinstance() would ask the user's class
+        if self._entry is None and is_interrupt:
+            self._ask_to_end(signal.SIGINT)
+            raise _ServingEnds from None
+        if self._entry is None:
+            self._look_at(error)
+        elif is_interrupt and not self._end_asked:
             # Ctrl-C, or as good as: the run ends. The supervisor has heard of it before it gets the answer.
             self._ask_to_end(signal.SIGINT)
             self._stops.exit_known.wait(5.0)
-        super()._fail(task, failed)
+        return super()._failed_by(error)
 
     def _end(self) -> NoReturn:
         try:

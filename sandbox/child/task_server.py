@@ -28,7 +28,7 @@ from ..shared.messages import (
     TaskRead,
     UseFolder,
 )
-from . import entry_import, exception_report, fork_logging, isolation_hints, stream_serving
+from . import entry_import, exception_report, failures, fork_logging, isolation_hints, stream_serving
 from .api import Api
 from .event_loop import EventLoop, can_be_awaited, is_async_generator, was_not_run
 from .frame_socket import FrameSocket, exit_fork, flush_output, mapped
@@ -141,10 +141,9 @@ class TaskServer:
         try:
             loaded = self._import(bare)
         except entries.EntryError as error:
-            self._refuse(_failed(error.code, error))
+            self._refuse(failures.failed(error.code, error))
         except BaseException as error:  # noqa: BLE001 - the edge of user code: whatever it raises is an answer
-            self.reserve.release_after(error)
-            self._refuse(self._import_failure(error))
+            self._refuse(self._failed_by(error))
         self._entry = self._stops.entry = loaded
         flush_output()
         methods = [name for name in entries.METHODS if getattr(loaded, name) is not None]
@@ -158,15 +157,6 @@ class TaskServer:
 
     def _import(self, bare: FrozenSet[str]) -> entries.Entry:
         return entry_import.load(self._where, bare=bare, python_path=self._setup.python_path)
-
-    def _import_failure(self, error: BaseException) -> Failed:
-        told = exception_report.describe(
-            error, self._where.folder, code=exception_report.import_code(error), during=" during import"
-        )
-        text: str = told["message"]
-        if issubclass(type(error), ModuleNotFoundError):  # isinstance() would ask the user's class
-            text = text.replace(" during import", f" (python: {exception_report.interpreter()})", 1)
-        return Failed(told["code"], text, told["details"])
 
     def _refuse(self, failed: Failed) -> NoReturn:
         self._send_load_failed(failed)
@@ -182,31 +172,29 @@ class TaskServer:
     def _serve(self, task: int, message: Any) -> None:
         entry = self._entry
         assert entry is not None, "tasks are served after Loaded"
+        failed: Optional[Failed] = None
+        leaving: Optional[BaseException] = None
         try:
-            self._run_task(task, message, entry)
-        except _Superseded:
-            return
-        except codec.ResultInvalid as error:
-            self._fail(task, _failed("RESULT_INVALID", error))
-        except codec.ResultTooLarge as error:
-            self._fail(task, _failed("RESULT_TOO_LARGE", error))
-        except entries.EntryError as error:
-            self._fail(task, _failed(error.code, error))
-        except BaseException as error:  # the edge of user code: whatever it raises is an answer
-            self.reserve.release_after(error)
-            if os.getpid() != self._pid:
-                # A copy of us, forked by the user's code: it ends as a script would.
-                text = exception_report.describe(error, self._where.folder)["message"]
-                with contextlib.suppress(Exception):
-                    print(text, file=sys.stderr)
-                exit_fork(1)
-            # Not isinstance(): it would ask __class__ of the user's, which may raise.
-            ends = issubclass(type(error), SystemExit) and not self._survives_exit
-            told = exception_report.describe(error, self._where.folder)
-            self._fail(task, Failed(told["code"], told["message"], told["details"], ends))
-            if ends:
+            try:
+                self._run_task(task, message, entry)
+            except _Superseded:
+                return
+            except codec.ResultInvalid as error:
+                failed = failures.failed("RESULT_INVALID", error)
+            except codec.ResultTooLarge as error:
+                failed = failures.failed("RESULT_TOO_LARGE", error)
+            except entries.EntryError as error:
+                failed = failures.failed(error.code, error)
+            except BaseException as error:  # noqa: BLE001 - the edge of user code: all of it is an answer
+                failed = self._failed_by(error)
+                leaving = error if failed.ends else None
+            # Only here: an error holds the frames of the user's code with all that was in them, and once the
+            # answer is sent, the memory of this task would count as that of the next one.
+            if failed is not None:
+                self._fail(task, failed)
+            if leaving is not None:
                 self._finish_loop()
-                raise
+                raise leaving
         finally:
             if self._files is not None:
                 self._files.close()
@@ -217,6 +205,18 @@ class TaskServer:
             if self._api is not None:
                 self._stops.close_task()
                 self._api = None
+
+    def _failed_by(self, error: BaseException) -> Failed:
+        """Return the answer for what the user's code has raised; in a copy of us that it forked, end."""
+        self.reserve.release_after(error)
+        if self._entry is None:
+            return failures.of_import(error, self._where)
+        failed = failures.of_task(error, self._where, may_end=not self._survives_exit)
+        if os.getpid() != self._pid:  # it ends as a script would
+            with contextlib.suppress(Exception):
+                print(failed.message, file=sys.stderr)
+            exit_fork(1)
+        return failed
 
     def _run_task(self, task: int, message: Union[Begin, Initialize], entry: entries.Entry) -> None:
         args, files, announced = self._open(task, message, entry)
@@ -394,7 +394,3 @@ class TaskServer:
         self._finish_loop()
         code = (options or {}).get("exitCode")
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _failed(code: str, error: Exception) -> Failed:
-    return Failed(code, f"{code}: {error}")

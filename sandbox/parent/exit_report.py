@@ -30,12 +30,14 @@ def exit_of(
     channel_closed: bool,
     limits: Limits,
     loaded: bool,
+    task_began: float,
 ) -> Exit:
     """Return how the child ended, as its warden told.
 
     `problem`: why it could not be executed, "" if it could. `is_refused`: the problem is that it could not be
     isolated. `kill`: why the parent had it killed, and a few
-    words more. `channel_closed`: its end of the task socket was closed.
+    words more. `channel_closed`: its end of the task socket was closed. `task_began`: when its last task was
+    sent, on the monotonic clock; 0: it had none.
     """
     status, account, broken = ended.status, ended.account, ended.broken
     code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
@@ -65,7 +67,7 @@ def exit_of(
         breach = LimitBreach(limit, limit, account.after_s, tuple(account.top or ()))
     elif number == signal.SIGKILL and account is not None and account.machine_oom:
         cause = Cause.HOST_OOM
-    elif account is not None and _was_refused_memory(account.held_back, code, number):
+    elif account is not None and _was_refused_memory(account.held_back, code, number, task_began):
         assert account.held_back is not None, "it was held back"
         cause, breach = Cause.MEMORY, refused(account.held_back, limits)
     others = [one for one in ended.others if one.pid != pid]
@@ -96,13 +98,15 @@ def exit_of(
     )
 
 
-def _was_refused_memory(held: HeldBack | None, code: int | None, number: int | None) -> bool:
-    """Whether a child that ended by itself was kept from reserving memory just then.
+def _was_refused_memory(
+    held: HeldBack | None, code: int | None, number: int | None, task_began: float
+) -> bool:
+    """Whether a child that ended by itself was kept from reserving memory just then, in its last task.
 
     Libraries answer a refused allocation with exit(1), abort(), a signal to themselves, or by using the null
     pointer.
     """
-    if held is None or held.ago_s > REFUSED_S:
+    if held is None or held.ago_s > REFUSED_S or not held.concerns(task_began):
         return False
     return number in _OF_A_REFUSAL or bool(code)
 

@@ -21,3 +21,6 @@ class PooledChild(WardedChild):
     def running(self) -> tuple[int, float]:
         """Return TaskMarks.running() of a worker that was handed over."""
         return TaskMarks(self._fault).running()
+
+    def _task_began_at(self) -> float:
+        return self.running()[1]

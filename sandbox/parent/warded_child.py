@@ -89,6 +89,7 @@ class WardedChild(Child):
         self._private = private
         self._forwarder = forwarder
         self._is_throttled = True
+        self._task_sent_at = 0.0
         self._is_program = channel is not None
         kernel.become_subreaper()
         self._warden, self._lifeline = warden_launch.take()
@@ -154,8 +155,10 @@ class WardedChild(Child):
 
     def send(self, task: int, *messages: ProcessMessage) -> None:
         """Send messages on the task socket, with one write; a memfd stays the caller's."""
-        if not self._is_throttled and any(isinstance(one, (Begin, Initialize)) for one in messages):
-            self._throttle(True)
+        if any(isinstance(one, (Begin, Initialize)) for one in messages):
+            self._task_sent_at = time.monotonic()
+            if not self._is_throttled:
+                self._throttle(True)
         super().send(task, *messages)
 
     def stop(self, task: int, options: Mapping[str, object]) -> None:
@@ -240,8 +243,13 @@ class WardedChild(Child):
                     channel_closed=self._channel.has_ended,
                     limits=self._limits,
                     loaded=self.loaded,
+                    task_began=self._task_began_at(),
                 )
             )
+
+    def _task_began_at(self) -> float:
+        """Return when its last task began, on the monotonic clock; 0: it had none."""
+        return self._task_sent_at
 
     def _on_bad_news(self, error: ChannelError) -> None:
         """End the tree from here: the warden is of another version, or has sent what is no message."""

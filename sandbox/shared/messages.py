@@ -115,6 +115,12 @@ class HeldBack(ProcessMessage):
     room_bytes: int
     memory_bytes: int  #: of the whole tree
     ago_s: float
+    at: float = 0.0  #: on the monotonic clock, which all processes share
+    is_over: bool = False  #: whether the process was let go since, or the tree has freed memory
+
+    def concerns(self, began: float) -> bool:
+        """Whether what began at this time on the monotonic clock may have been refused memory."""
+        return self.at >= began or not self.is_over
 
 
 class Sample(ProcessMessage):

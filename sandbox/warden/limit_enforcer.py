@@ -213,10 +213,13 @@ class LimitEnforcer:
 
     def _held_back(self, now: float) -> HeldBack | None:
         """Return the process that the brake last kept from reserving memory; its `ago_s` is as of `now`."""
-        held = self._brake.held_back if self._brake is not None else None
-        if held is None:
+        if self._brake is None or self._brake.held_back is None:
             return None
-        return HeldBack(held.pid, held.name, held.room_bytes, held.memory_bytes, now - held.at)
+        held = self._brake.held_back
+        is_over = not self._brake.is_holding
+        return HeldBack(
+            held.pid, held.name, held.room_bytes, held.memory_bytes, now - held.at, held.at, is_over
+        )
 
     @property
     def _is_hurried(self) -> bool:
@@ -229,6 +232,8 @@ class LimitEnforcer:
         self._sampler.look(now)
         if not self._is_hurried:
             self._shared.scan(self._sampler.pids(), now)
+        if self._brake is not None and isinstance(self._sampler, TreeSampler):
+            self._brake.note_freed(self._sampler)
         return self.sample()
 
     def check_before_kill(self) -> None:

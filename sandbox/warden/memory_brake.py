@@ -118,6 +118,7 @@ class NearLimitBrake:
         self._grew_at = float("-inf")
         #: The process and its memory when last armed; None: not armed since forget_held_back().
         self.held_back: HeldProcess | None = None
+        self.is_holding = False  #: whether it is armed now
         self._was_armed = False
         self._free: dict[int, Process] = {}
 
@@ -141,13 +142,18 @@ class NearLimitBrake:
             self._level = process.anon
         memory = sampler.least_bytes
         free = self._limit - memory
-        if free <= self._near and now - self._grew_at < QUIET_S:
+        self.is_holding = free <= self._near and now - self._grew_at < QUIET_S
+        if self.is_holding:
             room = max(0, free - self._margin)
             self.held_back = HeldProcess(self._pid, procfs.name(self._pid), room, memory, now)
             self._was_armed = True
             one.set(process.data + room, self._prlimit)
         elif not self._reservable // 2 < one.soft - process.data < self._reservable * 2:
             one.set(process.data + self._reservable, self._prlimit)
+
+    def note_freed(self, sampler: TreeSampler) -> None:
+        """Note by the last measurement whether the tree has freed memory, without setting a limit."""
+        self.is_holding = self.is_holding and self._limit - sampler.least_bytes <= self._near
 
     def _free_others(self, sampler: TreeSampler, now: float) -> None:
         """Restore the user's limit in processes that have inherited this one's lowered limit."""
@@ -230,6 +236,7 @@ class ReservedBrake:
         self.is_loading = is_loading
         #: The process last limited near the memory limit; None: none since forget_held_back().
         self.held_back: HeldProcess | None = None
+        self.is_holding = False  #: whether hardly anything is left to reserve now
 
     def adjust(self, sampler: TreeSampler, now: float) -> None:
         """Set all limits according to the last measurement; called after each."""
@@ -237,7 +244,8 @@ class ReservedBrake:
         if headroom is None:
             return
         processes = sampler.processes
-        part = max(0, headroom - self._margin) // max(1, sampler.growing)
+        part = self._part(sampler, headroom)
+        self.is_holding = part <= MOST_NEAR_BYTES
         for pid, process in processes.items():
             one = self._limits.get(pid)
             if one is None or one.process is not process:
@@ -255,11 +263,21 @@ class ReservedBrake:
             # Memory that a process frees may be reserved again in the same way.
             if abs(soft - one.soft) >= STEP_BYTES:
                 one.set(soft, self._prlimit)
-            if part <= MOST_NEAR_BYTES:
+            if self.is_holding:
                 self.held_back = HeldProcess(pid, procfs.name(pid), part, sampler.least_bytes, now)
         if len(self._limits) > len(processes):
             for pid in [pid for pid in self._limits if pid not in processes]:
                 del self._limits[pid]
+
+    def _part(self, sampler: TreeSampler, headroom: int) -> int:
+        """Return how much more each process may reserve."""
+        return max(0, headroom - self._margin) // max(1, sampler.growing)
+
+    def note_freed(self, sampler: TreeSampler) -> None:
+        """Note by the last measurement whether the tree has freed memory, without setting a limit."""
+        headroom = sampler.headroom_bytes
+        if headroom is not None:
+            self.is_holding = self.is_holding and self._part(sampler, headroom) <= MOST_NEAR_BYTES
 
     def forget_held_back(self, before: float) -> None:
         """Set `held_back` to None if it is older: a task is not blamed for what was before it began."""

@@ -340,3 +340,17 @@ def test_a_program_that_repeats_a_refused_allocation_for_ever_is_ended(
     args = (*LIMIT, "--mem-mode", mode, "--timeout", "30")
     run = misbehave("limits_repeats_what_was_refused.py", [how], cwd=tmp_path, args=args)
     assert_is_about_memory(run.tasks[0], run.status)
+
+
+@pytest.mark.parametrize("mode", ["auto", "brake"])
+def test_neither_memory_nor_blame_of_a_task_that_was_refused_memory_is_passed_to_the_next_one(
+    mode: str, tmp_path: Path
+) -> None:
+    args = (*LIMIT, "--mem-mode", mode)
+    name = "crashes_after_refused_memory.py"
+    run = misbehave(name, ["fill"], ["behave"], ["crash"], cwd=tmp_path, args=args)
+    refused, served, _, _ = run.tasks
+    assert refused["reason"] == "MemoryLimit", refused
+    assert served["peakMemBytes"] < 64 * MI, served
+    run = misbehave(name, ["fill"], ["crash"], cwd=tmp_path, args=args)
+    assert [task["reason"] for task in run.tasks[:2]] == ["MemoryLimit", "Crashed"], run.stderr
