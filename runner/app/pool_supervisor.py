@@ -11,8 +11,10 @@ tasks take no detour, and a user's process that is busy or stopped does not dela
     from the Pool   start N            start worker number N
                     watch N, idle      it has nothing to do, or has again
                     kill N, why        a time limit of a task, or a broken channel
+                    usage N            what it uses, and whether it was refused memory
                     end, now           end all workers in order; now: also those that are at work
     to the Pool     loaded N           with its task socket, and the files of its marks and its deadlines
+                    usage N            as of now; None: it is gone
                     ended N            why; nothing of it is left
 """
 
@@ -80,6 +82,10 @@ class PoolSupervisor:
                     self._next_check.set(CHECK_S)
             case "kill" if worker is not None and worker.child is not None:
                 worker.child.kill(Cause(message["cause"]), message["detail"])
+            case "usage" if worker is not None and worker.child is not None:
+                worker.ask_usage(message["number"])
+            case "usage":
+                self.send_usage(message["number"], None)
             case "end":
                 self.end(now=message["now"])
 
@@ -145,9 +151,18 @@ class PoolSupervisor:
         self.channel.send({"say": "loaded", "worker": number}, (*child.hand_over(), file))
         os.close(file)
 
+    def send_usage(self, number: int, sample: Sample | None) -> None:
+        """Answer a question of the Pool; None: the worker is gone."""
+        assert self.channel is not None, "it is set before the loop runs"
+        memory_bytes, held = (sample.memory_bytes, sample.held_back) if sample is not None else (None, None)
+        facts = None if held is None else {name: getattr(held, name) for name in held.fields}
+        self.channel.send({"say": "usage", "number": number, "memoryBytes": memory_bytes, "heldBack": facts})
+
     def worker_ended(self, worker: _Worker, exit: Exit) -> None:
         """Tell the Pool how the worker has ended."""
         assert self.channel is not None, "it is set before the loop runs"
+        for number in worker.take_questions():
+            self.send_usage(number, None)
         del self._workers[worker.number]
         if worker.deadlines is not None:
             worker.deadlines.close()
@@ -195,6 +210,9 @@ class _Worker:
         self.has_tasks = False
         self.deadlines: PoolDeadlines | None = None  #: once it has loaded the code
         self.overdue: _Overdue | None = None  #: what find_overdue() has found last
+        #: Numbers of questions of the Pool: those that the next sample answers, and those that came later.
+        self._asked: list[int] = []
+        self._asked_later: list[int] = []
         self._supervisor = supervisor
         self._output = output
 
@@ -210,6 +228,21 @@ class _Worker:
         task, began = self.child.running()
         limit_s = self.deadlines.limit_of(task)
         return _Overdue(began, limit_s) if began and limit_s and began + limit_s < latest else None
+
+    def ask_usage(self, number: int) -> None:
+        """Ask the warden for the usage of now, one question at a time: many failures do not keep it busy."""
+        assert self.child is not None, "it was looked at"
+        if self._asked:
+            self._asked_later.append(number)
+        else:
+            self._asked = [number]
+            self.child.ask(number)
+
+    def take_questions(self) -> list[int]:
+        """Return the questions that were not answered, and forget them."""
+        found = self._asked + self._asked_later
+        self._asked, self._asked_later = [], []
+        return found
 
     def on_message(self, child: Child, task: int, message: ProcessMessage) -> None:
         """Pass a worker on that has loaded the code; remember why it could not."""
@@ -233,7 +266,14 @@ class _Worker:
             self._output.when_released(lambda: child.hold_output(False))
 
     def on_sample(self, child: Child, sample: Sample) -> None:
-        """Nobody asks for usage."""
+        """Answer the Pool's questions that came before this sample was asked for."""
+        if not self._asked or sample.answers != self._asked[0]:
+            return
+        for number in self._asked:
+            self._supervisor.send_usage(number, sample)
+        self._asked, self._asked_later = self._asked_later, []
+        if self._asked:
+            child.ask(self._asked[0])
 
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Report its end."""

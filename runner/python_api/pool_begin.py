@@ -96,8 +96,7 @@ def _supervise(pool: socket.socket, order: dict[str, Any], function: int | None)
         obey_signals(loop, lambda status: supervisor.end(now=True))
         limits = settings.limits
         timeout_s = limits.task_timeout_s if limits.enforced else None
-        memory = limits.memory_bytes if limits.enforced else None
-        ready = {"say": "ready", "timeoutS": timeout_s, "limitBytes": memory}
+        ready = {"say": "ready", "timeoutS": timeout_s, "limits": limits.to_json()}
         supervisor.channel.send({**ready, "records": _records(settings, where.shown if own is None else "")})
         loop.run()
 

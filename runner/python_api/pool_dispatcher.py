@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 from ...sandbox.shared.channel import Buffer, ChannelError, Frame
+from ...sandbox.shared.limits import Limits
 from ...sandbox.shared.messages import Done
 from ...sandbox.shared.pool_messages import Recalled
 from ..app.pool_names import PoolNames
@@ -29,6 +30,7 @@ from ..errors import BY_EXIT_STATUS, EntryUnusable, HkrunnerError
 from ..io.loop import Loop
 from ..protocol.messages import Failure
 from .pool_coding import Coding
+from .pool_failures import PoolFailures
 from .pool_process import SupervisorProcess
 from .pool_results import PoolResults, failure_of
 from .pool_task import PoolTask
@@ -55,6 +57,7 @@ class PoolDispatcher:
         self._coding = coding
         self._names = PoolNames.of(coding.name)
         self._results = PoolResults(coding, self._names)
+        self._failures = PoolFailures(self._results)
         self._function = function
         self._loop = Loop()
         self._workers = WorkerSet(
@@ -137,6 +140,7 @@ class PoolDispatcher:
                 self._refusal = RuntimeError(f"the Pool has ended: {type(reason).__name__}: {reason}")
         if not self.ready.done():
             self.ready.set_exception(reason)
+        self._failures.lose_process()
         self._workers.recall_all()
         for worker in self._workers.all():
             for one in worker.take_all():
@@ -161,7 +165,9 @@ class PoolDispatcher:
         match message["say"]:
             case "ready":
                 self._timeout_s = message["timeoutS"]
-                self._results.begin(message["records"], message["limitBytes"])
+                limits = Limits.from_json(message["limits"])
+                self._results.begin(message["records"], limits.memory_bytes if limits.enforced else None)
+                self._failures.begin(limits)
                 if not self.ready.done():
                     self.ready.set_result(None)
                 self._dispatch()
@@ -175,6 +181,9 @@ class PoolDispatcher:
                 self._dispatch()
             case "ended" if worker is not None:
                 self._on_ended(worker, message)
+            case "usage":
+                self._failures.on_usage(message)
+                self._end_if_done()
 
     # ---- tasks
 
@@ -266,7 +275,7 @@ class PoolDispatcher:
                 self._results.succeed(task, body)
             else:
                 failure, ends = failure_of(frame.task, body)
-                self._results.fail(task, failure)
+                self._failures.fail(task, failure, self._process, worker.number)
                 if ends:
                     worker.ends_itself = True
                     self._workers.retire(worker)
@@ -340,7 +349,8 @@ class PoolDispatcher:
             self._results.fail(self._pending.popleft(), reason)
 
     def _end_if_done(self) -> None:
-        if self._is_closing and not self._pending and not any(one.sent for one in self._workers.all()):
+        is_done = not self._pending and not self._failures.is_waiting
+        if self._is_closing and is_done and not any(one.sent for one in self._workers.all()):
             self._workers.end(now=False)
 
     def _give_up(self, reason: BaseException) -> None:
@@ -365,6 +375,7 @@ class PoolDispatcher:
 
     def _on_process_lost(self, how: str) -> None:
         """Fail the tasks that had begun, and go on with another supervising process."""
+        self._failures.lose_process()
         message = f"RUNNER_ERROR: hkrunner's supervising process ended {how}, and the workers with it"
         failure = Failure("RUNNER_ERROR", message)
         for task in self._workers.lose_process():

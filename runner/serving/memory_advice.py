@@ -57,6 +57,11 @@ def _kind(failure: Failure, printed: Sequence[str]) -> str | None:
     return None if name in _OF_CODE else "unknown"
 
 
+def may_be_refusal(failure: Failure) -> bool:
+    """Whether refused memory may have caused the failure, as far as its text tells."""
+    return _kind(failure, ()) is not None
+
+
 def is_refusal(failure: Failure, limits: Limits, held: HeldBack | None, printed: Sequence[str] = ()) -> bool:
     """Whether a failure was caused by memory that the limit refused.
 

@@ -268,6 +268,26 @@ def test_a_task_fails_alone_and_says_why(begun: Path) -> None:
     assert len(counts) == len(good) + len(reasons) - 1  # init() failed before start()
 
 
+@pytest.mark.parametrize("mode", ["auto", "brake"])
+def test_refused_memory_is_the_reason_whatever_the_task_makes_of_it(mode: str) -> None:
+    def fill(how: str) -> None:
+        blocks: list[bytearray] = []
+        try:
+            while how:
+                blocks.append(bytearray(1 << 20))
+        except MemoryError:
+            if how == "library":
+                raise RuntimeError("std::bad_alloc") from None
+            raise
+        ctypes.string_at(0)
+
+    with hkrunner.Pool(fill, workers=1, mem="200Mi", mem_mode=mode, timeout=30) as pool:
+        results = [failure(pool.submit(how)) for how in ("python", "library", "")]
+    assert [one.reason for one in results] == ["MemoryLimit", "MemoryLimit", "Crashed"], results
+    for one in results[:2]:
+        assert "limit 200 MiB (--mem), used 1" in one.message and "Try --mem " in one.message, one.message
+
+
 def test_a_time_limit_holds_whatever_the_worker_writes(begun: Path) -> None:
     reasons = {"is far ahead": "Timeout", "has begun nothing": "Timeout", "was recalled": "Crashed"}
     file = ALGORITHMS / "pool_lies.py"

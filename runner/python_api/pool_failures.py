@@ -1,0 +1,75 @@
+"""What a task of a Pool has raised, which refused memory may have caused: its warden knows.
+
+    worker's Failed -> PoolFailures -- usage? --> supervising process -> the worker's warden
+                           |      <-- usage ---
+                           +---> the future
+
+An error that cannot come of refused memory, or in a Pool without a memory limit, goes to the future at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...sandbox.shared.limits import Limits
+from ...sandbox.shared.messages import HeldBack
+from ..protocol.messages import Failure
+from .pool_results import PoolResults
+from .pool_task import PoolTask
+
+if TYPE_CHECKING:
+    from .pool_process import SupervisorProcess
+
+
+class PoolFailures:
+    """Fails the tasks whose worker says that they have failed."""
+
+    def __init__(self, results: PoolResults) -> None:
+        self._results = results
+        self._limits = Limits()
+        self._limit_bytes: int | None = None
+        self._waiting: dict[int, tuple[PoolTask, Failure]] = {}
+        self._count = 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an answer of the supervising process is due."""
+        return bool(self._waiting)
+
+    def begin(self, limits: Limits) -> None:
+        """Take over the limits of the workers."""
+        self._limits = limits
+        self._limit_bytes = limits.memory_bytes if limits.enforced else None
+
+    def fail(self, task: PoolTask, failure: Failure, process: SupervisorProcess | None, worker: int) -> None:
+        """Fail the task, at once or after the answer of the supervising process of this worker."""
+        if self._limit_bytes is not None and process is not None:
+            from ..serving.memory_advice import may_be_refusal  # late: most Pools have no failure to explain
+
+            if may_be_refusal(failure):
+                self._count += 1
+                self._waiting[self._count] = task, failure
+                process.send("usage", worker=worker, number=self._count)
+                return
+        self._results.fail(task, failure)
+
+    def on_usage(self, message: dict[str, Any]) -> None:
+        """Fail the task for which the usage was asked; `memoryBytes` is None if the worker is gone."""
+        from ..serving.memory_advice import explain_refusal
+
+        task, failure = self._waiting.pop(message["number"])
+        used: int | None = message["memoryBytes"]
+        if used is not None:
+            held = HeldBack(**message["heldBack"]) if message["heldBack"] is not None else None
+            if held is not None and not held.concerns(task.began):
+                held = None
+            # After the error the memory may be free again.
+            at_most = used if held is None else max(used, held.memory_bytes)
+            failure = explain_refusal(failure, self._limits, self._limit_bytes, lambda: at_most, held=held)
+        self._results.fail(task, failure, peak_bytes=at_most if used is not None else None)
+
+    def lose_process(self) -> None:
+        """Fail all tasks that wait, as their workers said: the supervising process has ended."""
+        while self._waiting:
+            _, (task, failure) = self._waiting.popitem()
+            self._results.fail(task, failure)
