@@ -16,7 +16,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from ...sandbox.codec import codec
@@ -59,6 +59,7 @@ def run(
     `install` cannot be made) or SettingsError before the first task, ClusterError if the cluster of `on`
     cannot be reached or refuses the job, and Incomplete if hkrunner itself was killed.
     """
+    _check(entry, inputs)
     env = options.get("env")
     is_local = options.get("on") in (None, LOCAL)
     if env and not is_local:
@@ -87,6 +88,29 @@ def run(
         raise error_of(status, command, count)
     # With parallel= they have come as their tasks ended.
     return TaskResults(sorted(command.results, key=lambda result: result.input_index or 0))
+
+
+def _check(entry: Any, inputs: Any) -> None:
+    """Raise SettingsError for what was hardly meant: strings and dictionaries have elements, too."""
+    if callable(entry) and not isinstance(entry, os.PathLike):
+        raise SettingsError(
+            f"hkrunner.run() runs a file, and {entry!r} is no path; hkrunner.Pool(function) runs a function"
+        )
+    if entry is not None and not isinstance(entry, (str, os.PathLike)):
+        raise SettingsError(f"entry wants the path of a file, not {entry!r}")
+    if isinstance(inputs, (str, bytes, bytearray, Mapping)) or not _is_iterable(inputs):
+        raise SettingsError(
+            f"inputs wants a list with the input of each task, and got {type(inputs).__name__}: for one task,"
+            " put it into a list of one"
+        )
+
+
+def _is_iterable(value: Any) -> bool:
+    try:
+        iter(value)  # also what has only __getitem__
+    except TypeError:
+        return False
+    return True
 
 
 def _write_tasks(file: IO[bytes], inputs: Iterable[Any]) -> int:

@@ -147,6 +147,20 @@ def test_an_unknown_keyword_is_refused() -> None:
         hkrunner.run(SUM, [1], men="1Gi")  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("inputs", [5, "abc", b"abc", {"a": 1}, None])
+def test_inputs_that_are_no_list_are_refused(inputs: object) -> None:
+    kind = type(inputs).__name__
+    with pytest.raises(hkrunner.SettingsError, match=rf"^inputs wants a list .* got {kind}:"):
+        hkrunner.run(SUM, inputs)  # type: ignore[arg-type]
+
+
+def test_a_function_is_no_entry() -> None:
+    with pytest.raises(hkrunner.SettingsError, match=r"hkrunner\.Pool\(function\)"):
+        hkrunner.run(sum, [1])  # type: ignore[arg-type]
+    with pytest.raises(hkrunner.SettingsError, match=r"^entry wants the path of a file, not 5$"):
+        hkrunner.run(5, [1])  # type: ignore[arg-type]
+
+
 def test_the_memory_mode_is_the_callers_choice() -> None:
     entry = algorithm(
         "import mmap\ndef start(args):\n"
