@@ -41,6 +41,8 @@ from .stand_in_options import algorithms_of, read_pipeline, ready_algorithm
 
 #: Open files for each replica: 15 measured, more while its process is replaced.
 OPEN_FILES_OF_A_REPLICA = 20
+#: A program says how many messages it has sent, this often.
+REPORT_MS = 200
 #: Endings of the file of an algorithm, in the order in which they are looked for; "": a folder.
 _ENDINGS = (".py", "", ".yml", ".yaml", ".json")
 
@@ -119,7 +121,13 @@ def _algorithm(
     path, shown = settings.local_run.algorithms.get(name), f"--algorithm {name}"
     if path is None:
         path, shown = _find(name, folder, pipeline_file, settings.code.cwd), f"algorithm {name}"
-    return ready_algorithm(path, settings, stack, shown=shown, in_stream=True)
+    own, where = ready_algorithm(path, settings, stack, shown=shown)
+    code = own.code
+    if code.descriptor is not None and code.descriptor.env == "nodejs":
+        # HKube's wrapper for Node counts in milliseconds. What it has not reported at its end is not shown.
+        variables = {"STREAMING_STATISTICS_INTERVAL": str(REPORT_MS), **code.variables}
+        own = own._replace(code=code._replace(variables=variables))
+    return own, where
 
 
 def _find(name: str, folder: str, pipeline_file: str, cwd: str) -> str:

@@ -68,11 +68,10 @@ def ready_algorithm(
     stack: contextlib.ExitStack,
     *,
     shown: str,
-    in_stream: bool = False,
 ) -> tuple[Settings, Location]:
     """Return the settings of an algorithm, and its code.
 
-    `shown`: what errors begin with. `in_stream`: whether it is for a node of a stream pipeline.
+    `shown`: what errors begin with.
 
     Raises SettingsError, EntryNotFound, InstallFailed.
 
@@ -89,11 +88,6 @@ def ready_algorithm(
     )
     try:
         descriptor = _descriptor(path, settings)
-        if descriptor is not None and in_stream and descriptor.env != "python":
-            raise SettingsError(
-                f"{descriptor.at('/env')}: a node of a stream pipeline is Python code: a program in another"
-                " language is not connected to the other nodes"
-            )
         if descriptor is not None:
             return prepare(_with(descriptor, path, common), os.environ, stack, progress=progress)
         where = locate(path, None, settings.code.cwd)
@@ -147,8 +141,13 @@ def _with(descriptor: Descriptor, path: str, common: Settings) -> Settings:
             given[name] = common.records.options[name]
     limits, limits_from = limits_of(given, {}, descriptor)
     is_file = path.endswith((".yml", ".yaml", ".json"))
+    entry: str | None = path
+    if descriptor.env != "python":
+        # The entry of a program is a file in the folder of its code, which the descriptor names.
+        entry = os.path.abspath(os.path.join(common.code.cwd, os.path.expanduser(path)))
+        entry = None if os.path.isdir(entry) else entry
     code = common.code._replace(
-        entry=None if is_file else path,
+        entry=None if is_file else entry,
         is_descriptor_named=is_file,
         descriptor=descriptor,
         variables=dict(descriptor.variables),

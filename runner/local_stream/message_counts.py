@@ -47,6 +47,13 @@ class MessageCounts:
                 self._before[key].queued = 0  # that queue is gone
             self._last[key] = now
 
+    def ended_in_order(self, source: str, replica: str) -> None:
+        """All that the replica had is taken: a program does not report that any more."""
+        for (from_node, name, _), count in self._last.items():
+            if (from_node, name) == (source, replica):
+                count.sent, count.queued = count.sent + count.queued, 0
+                count.handled = max(count.handled, count.sent)
+
     def between(self, source: str, target: str) -> MessageCount:
         """Return the count of the messages from one node to another."""
         return _sum(

@@ -20,9 +20,14 @@ from ...sandbox.shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMes
 from ...sandbox.shared.messages import Begin, Initialize, Loaded, Start, TaskRead, UseFolder
 from ..io.loop import Loop
 from ..protocol import encoding
+from . import stream_task
 from .connection import ProgramConnection
 from .conversation import Conversation
 from .port import ProgramPort
+from .program_stream import ProgramStream
+
+#: A program that reports how many messages wait does so within this time; HKube's wrappers do it each 2 s.
+REPORT_S = 5.0
 
 
 class HandedOver(NamedTuple):
@@ -46,7 +51,14 @@ class ProgramChannel:
         #: Set once the program is being started: returns its processes.
         self.pids: Callable[[], Iterable[int]] = tuple
         self._start = encoding.encode(wire_encoding, {"command": "start", "data": {}})
-        self._talk = Conversation(wire_encoding, self._tell, lambda: self.exit({"exitCode": 0}), reported)
+        self._talk = Conversation(
+            wire_encoding,
+            self._tell,
+            on_unsure=lambda: self.exit({"exitCode": 0}),
+            on_returned=lambda: self._loop.after(REPORT_S, lambda: self._talk.hand_out(without_reports=True)),
+            on_hand_out=lambda: self._say({"command": "stop", "data": {"forceStop": False}}),
+            reported=reported,
+        )
         self._port = ProgramPort(
             loop,
             wire_encoding,
@@ -108,7 +120,11 @@ class ProgramChannel:
 
         def sent() -> None:
             if self._talk.initialize_sent(task.number):
+                stream = stream_task.read(self._encoding, task.initialize)
                 self._on_message(task.number, TaskRead({}))  # the supervisor finds the names
+                if stream is not None:
+                    self._talk.stream = ProgramStream(stream.children)
+                    self._on_message(task.number, stream)
                 self._talk.files.write_input(task.initialize)
 
         connection.send(task.initialize, sent)
@@ -120,7 +136,7 @@ class ProgramChannel:
 
     def stop(self, task: int, options: Mapping[str, object]) -> None:
         """Say `stop`, with the options of the worker."""
-        self._talk.stop()
+        self._talk.stop(in_order=options.get("forceStop") is False)
         self._say({"command": "stop", "data": dict(options)})
 
     def exit(self, options: Mapping[str, object]) -> bool:

@@ -14,10 +14,12 @@ from typing import Any
 
 from ...sandbox.shared.message_format import Memfd, ProcessMessage, Wire
 from ...sandbox.shared.messages import ApiCall, Done, Failed, Initialized, Problem, Progress
+from ...sandbox.shared.stream_messages import StreamStatistics
 from ..link.message_memory import MessageMemory, WorkerMessage
-from ..protocol import encoding
+from ..protocol import encoding, messages
 from . import program_message
 from .program_message import ProgramMessage
+from .program_stream import ProgramStream
 from .task_files import TaskFiles
 
 #: Calls of the code API, which go to the worker.
@@ -57,23 +59,30 @@ class Conversation:
         self,
         wire_encoding: str,
         on_message: Callable[[int, ProcessMessage], None],
+        *,
         on_unsure: Callable[[], object],
+        on_returned: Callable[[], object],
+        on_hand_out: Callable[[], object],
         reported: set[str],
     ) -> None:
         """on_message(task, message): task 0 for a message of none; a memfd in it is the callee's to close.
 
         `on_unsure`: the program may send the answer of a task that is over, and must get no further task.
+        `on_returned`: a task of a stream is done, what it has sent may not be taken yet. `on_hand_out`:
+        `stop` is to be sent, at which HKube's wrapper hands out what is left.
         `reported`: what was said already of earlier processes of this program.
         """
         self._encoding = wire_encoding
         self._on_message = on_message
         self._on_unsure = on_unsure
+        self._on_returned, self._on_hand_out = on_returned, on_hand_out
         self._reported = reported
         self._task = 0
         self._talk = Talk.NONE
         self._owes_stopped = (
             False  #: a `stop` was sent, for this task or an earlier one, and no `stopped` came
         )
+        self.stream: ProgramStream | None = None  #: of the task, if it is one of a stream
         self.files = self._no_files()
         self._handlers: dict[str, Callable[[WorkerMessage, ProgramMessage], None]] = {
             "initialized": self._initialized,
@@ -81,6 +90,7 @@ class Conversation:
             "errorMessage": self._error_message,
             "stopped": self._stopped,
             "progress": self._progress,
+            "streamingStatistics": self._statistics,
             **dict.fromkeys(("logData", *CALLS), self._call),
         }
 
@@ -111,10 +121,12 @@ class Conversation:
         """`start` is sent."""
         self._talk = Talk.STARTED
 
-    def stop(self) -> None:
-        """`stop` is sent."""
+    def stop(self, *, in_order: bool = False) -> None:
+        """`stop` is sent; `in_order`: a stream is to hand out what it has first."""
         self._talk = Talk.STOPPING
         self._owes_stopped = True
+        if self.stream is not None:
+            self.stream.ends_in_order = in_order
 
     @property
     def has_task(self) -> bool:
@@ -127,7 +139,10 @@ class Conversation:
         return self._talk in (Talk.INITIALIZING, Talk.STARTED, Talk.STOPPING)
 
     def close(self) -> None:
-        """Close the files of the task."""
+        """Close the files of the task, and forget its stream."""
+        if self.stream is not None:
+            self.stream.drop()
+            self.stream = None
         self.files.close()
         self.files = self._no_files()
 
@@ -187,10 +202,31 @@ class Conversation:
         else:
             wire = message.data if message.blob is None else message.blob.view()
             self.files.write_output(wire, said.data_json)
-            self._answer(Done(_done_for_worker(message, said)))
+            done = Done(_done_for_worker(message, said))
+            stream = self.stream
+            if stream is None or not stream.children:
+                self._answer(done)
+            else:
+                # Kept until the next nodes have taken all messages, which the program has until then.
+                stream.drop()
+                stream.keep(done)
+                if self._talk is Talk.STARTED:
+                    self._on_returned()
+
+    def hand_out(self, *, without_reports: bool = False) -> None:
+        """Have a task that has returned hand out what is left, and report no more; it is asked once.
+
+        `without_reports`: only if it does not report at all.
+        """
+        stream = self.stream
+        if stream is None or not stream.is_done or self._talk is not Talk.STARTED:
+            return
+        if not (without_reports and stream.is_reported):
+            self.stop(in_order=True)
+            self._on_hand_out()
 
     def _error_message(self, message: WorkerMessage, said: ProgramMessage) -> None:
-        error = self._decoded(message).get("error")
+        error = _decoded(self._encoding, message).get("error")
         told = error if isinstance(error, dict) else {"message": error}
         text, details = told.get("message"), told.get("details")
         if not isinstance(text, str) or not text:
@@ -202,7 +238,10 @@ class Conversation:
         asked, self._owes_stopped = self._owes_stopped, False
         if asked and self._talk is Talk.STOPPING:
             # It may still work on the task, and its late `done` would be that of the next one.
-            self._answer(Failed("ALGORITHM_ERROR", "ALGORITHM_ERROR: stopped", ends=True))
+            if self.stream is not None and self.stream.ends_in_order:
+                self._answer(self.stream.take() or Done(encoding.encode(self._encoding, messages.DONE)))
+            else:
+                self._answer(Failed("ALGORITHM_ERROR", "ALGORITHM_ERROR: stopped", ends=True))
             self._on_unsure()
         elif not asked and self._talk is Talk.NONE:
             self._hold_back("`stopped` while it had no task")
@@ -211,7 +250,7 @@ class Conversation:
             self._fail("ALGORITHM_ERROR", "ALGORITHM_ERROR: the program said `stopped`, unasked")
 
     def _progress(self, message: WorkerMessage, said: ProgramMessage) -> None:
-        data = self._decoded(message).get("data")
+        data = _decoded(self._encoding, message).get("data")
         told = data if isinstance(data, dict) else {"progress": data}
         value = told.get("progress")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -219,17 +258,23 @@ class Conversation:
         else:
             self._on_message(self._task, Progress(float(value), told.get("details")))
 
+    def _statistics(self, message: WorkerMessage, said: ProgramMessage) -> None:
+        stream = self.stream or ProgramStream(())
+        try:
+            items = stream.checked(_decoded(self._encoding, message).get("data"))
+        except ValueError as error:
+            self._hold_back(f"`streamingStatistics` {error}")
+            return
+        stream.is_reported = True
+        self._on_message(self._task, StreamStatistics(items))
+        if not any(one["queueSize"] for one in items):
+            self.hand_out()
+
     def _call(self, message: WorkerMessage, said: ProgramMessage) -> None:
         if not said.data_is_object and said.command != "logData":
             self._hold_back(f"`{said.command}` whose `data` is no object")
         else:
             self._on_message(self._task, ApiCall(_passed_on(message)))
-
-    def _decoded(self, message: WorkerMessage) -> dict[str, Any]:
-        if message.size > DECODED_MAX:
-            return {}
-        found = encoding.decode(self._encoding, message.whole())
-        return found if isinstance(found, dict) else {}
 
     # ---- what the supervisor hears
 
@@ -250,6 +295,13 @@ class Conversation:
         if text not in self._reported and len(self._reported) < REPORTED_MAX:
             self._reported.add(text)
             self._on_message(0, Problem(text))
+
+
+def _decoded(wire_encoding: str, message: WorkerMessage) -> dict[str, Any]:
+    if message.size > DECODED_MAX:
+        return {}
+    found = encoding.decode(wire_encoding, message.whole())
+    return found if isinstance(found, dict) else {}
 
 
 def _passed_on(message: WorkerMessage) -> Wire:

@@ -65,13 +65,17 @@ class ChildStarter:
             return self.start_as(WardedChild, listener)
         from ..program.start import start_program  # late: most algorithms are in Python
 
-        settings = self._settings
+        settings, env = self._settings, self._environment()
+        if settings.serving.stream_port is not None:
+            from ..streaming.stream_settings import variables_of
+
+            env.update(variables_of(settings.serving.stream_port, os.environ))
         child = start_program(
             self._loop,
             listener,
             command=settings.code.argv,
             cwd=self._where.folder,
-            env=self._environment(),
+            env=env,
             encoding=settings.task_encoding,
             limits=settings.limits,
             folders=self._folders(),

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.message_format import Memfd
 from ...sandbox.shared.outcome import Cause
-from ...sandbox.shared.stream_messages import AskStream, StreamRefused, UseStream
+from ...sandbox.shared.stream_messages import AskStream, StreamRefused, StreamStatistics, UseStream
 from ..io.loop import Loop
+from ..protocol import encoding, messages
 from ..protocol.messages import Failure
 from ..protocol.task_state import TAKES_STATISTICS, Event
 from ..settings.settings import Settings
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 DRAIN_S = 600.0
 #: In a local pipeline, what is queued at the end is handed out for so long at most.
 LOCAL_END_S = 1.0
+#: Items of discovery updates that are kept for a task that is not read yet.
+CHANGES_MAX = 10_000
 #: Problems that the record of one task keeps.
 PROBLEMS_MAX = 20
 
@@ -53,6 +56,10 @@ class Streaming:
         self.is_local = self._port is not None
         #: Longest time that a message may take; None: any.
         self._message_s = limits.task_timeout_s if limits.enforced else None
+        #: Whether the algorithm is a program: it has the sockets of its streams itself.
+        self._is_program = bool(settings.code.argv)
+        self._encoding = settings.task_encoding
+        self._changes: list[Any] = []  #: discovery updates for a program that has not read its task yet
         self._child: Child | None = None  #: of the streaming task
         self._streams: TaskStreams | None = None
         #: Called when the end of a task gets on: "quiesced", "draining", "drained".
@@ -61,6 +68,9 @@ class Streaming:
     def ask(self, child: Child, task: ActiveTask, message: AskStream) -> None:
         """Give the child of a streaming task its data socket."""
         number = task.number
+        if self._is_program:
+            self._begin_program(child, task)
+            return
         if not self._is_served:
             # A worker sends no such task under v1: it is HKube's debug server, which carries the messages.
             child.send(number, StreamRefused(""))
@@ -76,6 +86,19 @@ class Streaming:
                 child.send(number, refused if data is None else UseStream(Memfd(data.fileno(), 0)))
 
         self._need_streams().ask(message, answer)
+
+    def _begin_program(self, child: Child, task: ActiveTask) -> None:
+        task.has_stream = True
+        self._child = child
+        if task.timeout is not None:
+            task.timeout.cancel()
+        changes, self._changes = self._changes, []
+        if changes:
+            self.parents_changed(changes)
+
+    def statistics_of(self, child: Child, task: ActiveTask, message: StreamStatistics) -> None:
+        """A program has said how many messages it has sent."""
+        self._statistics(message.items)
 
     def _need_streams(self) -> TaskStreams:
         if self._streams is None:
@@ -94,7 +117,14 @@ class Streaming:
 
     def parents_changed(self, changes: object) -> None:
         """The worker has sent a discovery update."""
-        self._need_streams().update_parents(changes)
+        task = self._control.task
+        if not self._is_program:
+            self._need_streams().update_parents(changes)
+        elif task is not None and task.has_stream and self._child is not None:
+            told = {"command": messages.DISCOVERY, "data": changes}
+            self._child.reply(task.number, encoding.encode(self._encoding, told))
+        elif isinstance(changes, list):
+            self._changes = [*self._changes, *changes][-CHANGES_MAX:]
 
     def _stage(self, stage: str) -> None:
         if stage == "overdue" and self._child is not None:
@@ -128,6 +158,7 @@ class Streaming:
     def task_ended(self, status: str) -> None:
         """The task is over: succeed, stopped or failed."""
         self._child = None
+        self._changes.clear()
         if self._streams is not None:
             self._streams.task_ended(status)
 

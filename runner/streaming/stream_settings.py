@@ -37,6 +37,14 @@ def from_environment(environment: Mapping[str, str]) -> StreamSettings:
     )
 
 
+def variables_of(port: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a program in a local pipeline; `port`: 0 if it sends nothing."""
+    found = {"DISCOVERY_ENCODING": from_environment(environment).encoding, "POD_IP": LOOPBACK}
+    if port:
+        found["STREAMING_DISCOVERY_PORT"] = str(port)
+    return found
+
+
 def _number(environment: Mapping[str, str], name: str, default: float) -> float:
     try:
         found = float(environment[name])

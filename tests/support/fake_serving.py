@@ -127,12 +127,14 @@ class FakeServing:
         loop: Loop | None = None,
         clock: Clock | None = None,
         state_dir: str | None = None,
+        argv: tuple[str, ...] = (),
         **serving: Any,
     ) -> None:
         """Make the supervisor and its first child.
 
         methods: the functions of the code; None: the code is not loaded yet
         child: makes a child; FakeChild by default
+        argv: of a program that is the algorithm
         serving: fields of the settings
         """
         self.prepared = 0  #: wardens that were started for the next child
@@ -153,7 +155,9 @@ class FakeServing:
         self.children: list[FakeChild] = []
         self.refuses_children = False
         self._make = child
-        options = Settings(CodeSource("/code", "main.py"), Serving(URL, **serving), Records(state_dir))
+        options = Settings(
+            CodeSource("/code", "main.py", argv=argv), Serving(URL, **serving), Records(state_dir)
+        )
         hooks = Hooks(
             on_result=self.results.append,
             on_load_failed=self.load_failures.append,

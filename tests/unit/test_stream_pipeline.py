@@ -245,8 +245,8 @@ def test_an_algorithm_may_be_named_and_an_input_replaces_fields_of_the_flow_inpu
         (("lab/flow.json", "--pipeline", "b.yml"), SettingsError, "runs one stream pipeline, not 2"),
         (
             ("lab/flow.json", "--algorithm", "heat-map=node.yml"),
-            SettingsError,
-            "a node of a stream pipeline is Python code",
+            EntryNotFound,
+            "env is nodejs, and @hkube/nodejs-wrapper is not in the node_modules",
         ),
     ],
 )
@@ -260,6 +260,20 @@ def test_what_cannot_run_is_said_in_one_sentence(
         prepare("--pipeline", *args)
     assert text in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("named", ["lab/heat", "lab/heat/algorithm.yml", "lab/heat/app.js", None])
+def test_a_node_may_be_a_program_of_a_descriptor(folder: Path, named: str | None) -> None:
+    place = folder / "lab" / ("heat-map" if named is None else "heat")
+    place.mkdir()
+    (place / "algorithm.yml").write_text("name: heat\nenv: nodejs\ncode: {entryPoint: app.js}\n")
+    (place / "app.js").write_text("")
+    (place / "package.json").write_text("{}")
+    (place / "node_modules/@hkube/nodejs-wrapper").mkdir(parents=True)
+    _, files = prepare(
+        "--pipeline", "lab/flow.json", *(() if named is None else ("--algorithm", f"heat-map={named}"))
+    )
+    assert files == {"heat-map": "app.js"}
 
 
 def test_an_encoding_that_streams_do_not_have_is_refused_before_anything_begins(
@@ -285,6 +299,9 @@ def test_counts_of_replicas_are_added_and_survive_a_new_socket_process() -> None
     assert counts.between("A", "B") == MessageCount(sent=19, handled=17, dropped=3, queued=0)
     assert counts.into("B", ["A"]) == counts.out_of("A", ["B"])
     assert counts.between("B", "A") == MessageCount()
+    report("A/2", 6, 5, queued=2)  # the last report of a program: the rest is handed out at its end
+    counts.ended_in_order("A", "A/2")
+    assert counts.between("A", "B") == MessageCount(sent=22, handled=20, dropped=3, queued=0)
 
 
 def test_zeromq_listens_at_a_reserved_port_which_no_other_program_gets() -> None:

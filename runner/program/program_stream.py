@@ -1,0 +1,74 @@
+"""A task of a stream whose program has the sockets: its reports, and its result until all is taken."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ...sandbox.shared.message_format import Memfd
+from ...sandbox.shared.messages import Done
+
+_COUNTS = ("sent", "queueSize", "dropped", "responses")
+_SAMPLES = ("netDurations", "durations", "queueDurations")
+
+
+class ProgramStream:
+    """The stream of one task."""
+
+    def __init__(self, children: Sequence[str]) -> None:
+        """`children`: the next nodes."""
+        self.children = children
+        self.ends_in_order = False  #: whether all that was sent is handed out before `stopped`
+        self.is_reported = False  #: whether there was a report since the result
+        self._result: Done | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the result is kept."""
+        return self._result is not None
+
+    def keep(self, result: Done) -> None:
+        """Keep the result until take() or drop()."""
+        self._result, self.is_reported = result, False
+
+    def take(self) -> Done | None:
+        """Return the result, if there is one."""
+        result, self._result = self._result, None
+        return result
+
+    def drop(self) -> None:
+        """Forget the result."""
+        result = self.take()
+        if result is not None and isinstance(result.wire, Memfd):
+            os.close(result.wire.fd)
+
+    def checked(self, items: Any) -> list[dict[str, Any]]:
+        """Return the data of `streamingStatistics` without what does not belong there.
+
+        An item of a node that is no next node would end HKube's worker. Raises ValueError with what is wrong.
+        """
+        if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
+            raise ValueError("that are no list of objects")
+        found = []
+        for item in items:
+            node = item.get("nodeName")
+            if node not in self.children:
+                raise ValueError(f"of {str(node)[:80]!r}, which is no next node")
+            counts = {name: _count(item.get(name)) for name in _COUNTS}
+            samples = {name: _samples(item[name]) for name in _SAMPLES if isinstance(item.get(name), list)}
+            found.append({"nodeName": node, **counts, **samples})
+        return found
+
+
+def _count(value: Any) -> int:
+    return max(0, int(value)) if _is_number(value) else 0
+
+
+def _samples(values: list[Any]) -> list[float]:
+    return [one for one in values if _is_number(one)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

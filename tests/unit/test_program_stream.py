@@ -1,0 +1,156 @@
+"""A program as a node of a stream: what it hears of others, what it may report, and how its task ends."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hkrunner.runner.link.message_memory import MessageMemory, WorkerMessage
+from hkrunner.runner.program import stream_task
+from hkrunner.runner.program.conversation import Conversation
+from hkrunner.runner.program.program_stream import ProgramStream
+from hkrunner.runner.protocol import encoding
+from hkrunner.runner.protocol.task_state import State
+from hkrunner.sandbox.shared.message_format import Memfd
+from hkrunner.sandbox.shared.messages import Done, Failed, Problem, TaskRead
+from hkrunner.sandbox.shared.stream_messages import AskStream, StreamStatistics
+from support.fake_serving import Serve, is_open
+
+
+@dataclass
+class Talk:
+    """A conversation about a streaming task that is started, and what came of it."""
+
+    children: tuple[str, ...] = ("B",)
+    heard: list[Any] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.conversation = Conversation(
+            "json",
+            lambda task, message: self.heard.append(message),
+            on_unsure=lambda: self.asked.append("exit"),
+            on_returned=lambda: self.asked.append("returned"),
+            on_hand_out=lambda: self.asked.append("hand out"),
+            reported=set(),
+        )
+        self.conversation.begin(1)
+        self.conversation.initialize_sent(1)
+        self.conversation.stream = ProgramStream(self.children)
+        self.conversation.start()
+
+    def says(self, command: str, data: Any = None) -> None:
+        self.conversation.take(WorkerMessage(json.dumps({"command": command, "data": data}).encode()))
+
+    def reports(self, waiting: int, **more: Any) -> None:
+        item = {"nodeName": "B", "sent": 9, "responses": 8, "queueSize": waiting, "dropped": 0, **more}
+        self.says("streamingStatistics", [item])
+
+
+@pytest.mark.parametrize("kind", ["json", "bson", "msgpack"])
+def test_a_task_of_a_stream_is_seen_in_its_message(kind: str) -> None:
+    data = {"kind": "stream", "jobId": "j", "nodeName": "A", "parents": [], "childs": ["B"], "input": [[1]]}
+    found = stream_task.read(kind, encoding.encode(kind, {"command": "initialize", "data": data}))
+    assert found == AskStream(job="j", node="A", parents=[], children=["B"], in_turn=False)
+    for other in ({**data, "kind": "batch"}, {}, [], None, "text"):
+        assert stream_task.read(kind, encoding.encode(kind, {"command": "initialize", "data": other})) is None
+    assert stream_task.read(kind, b"garbage") is None
+
+
+def test_the_result_of_a_node_is_its_answer_once_the_next_nodes_have_taken_all_messages() -> None:
+    talk = Talk()
+    talk.says("done", 7)
+    talk.reports(waiting=3)
+    talk.conversation.hand_out(without_reports=True)  # it does report
+    assert talk.asked == ["returned"]
+    talk.reports(waiting=0)
+    assert talk.asked == ["returned", "hand out"]
+    assert {type(one) for one in talk.heard} == {StreamStatistics}
+    talk.says("stopped")
+    assert talk.heard[-1] == Done(b'{"command":"done","data":7}')
+    assert talk.asked[-1] == "exit"
+
+
+def test_a_program_that_reports_nothing_is_asked_to_hand_out_what_it_has() -> None:
+    talk = Talk()
+    talk.says("done", 7)
+    talk.conversation.hand_out(without_reports=True)
+    talk.conversation.hand_out(without_reports=True)
+    assert talk.asked == ["returned", "hand out"]
+
+
+def test_a_node_without_next_nodes_answers_at_once() -> None:
+    talk = Talk(children=())
+    talk.says("done", 7)
+    assert talk.heard == [Done(b'{"command":"done","data":7}')] and talk.asked == []
+
+
+@pytest.mark.parametrize("result", ["before", "none"])
+def test_a_stop_in_order_ends_with_stopped_and_one_by_force_is_no_result(result: str) -> None:
+    for in_order in (True, False):
+        talk = Talk()
+        talk.conversation.stop(in_order=in_order)
+        if result == "before":
+            talk.says("done", 7)
+        assert talk.heard == []
+        talk.says("stopped")
+        (answer,) = talk.heard
+        if in_order:
+            assert isinstance(answer, Done)
+            assert json.loads(bytes(answer.wire)).get("data") == (7 if result == "before" else None)
+        else:
+            assert isinstance(answer, Failed)
+
+
+def test_a_large_result_that_is_kept_is_forgotten_with_its_task() -> None:
+    talk = Talk()
+    wire = json.dumps({"command": "done", "data": "x" * 300_000}, separators=(",", ":")).encode()
+    memory = MessageMemory(len(wire))
+    memory.size, memory.map[:] = len(wire), wire
+    talk.conversation.take(WorkerMessage(b"", memory))
+    assert talk.conversation.stream is not None
+    kept = talk.conversation.stream._result
+    assert kept is not None and isinstance(kept.wire, Memfd) and is_open(kept.wire.fd)
+    talk.conversation.begin(2)
+    assert not is_open(kept.wire.fd)
+
+
+@pytest.mark.parametrize(
+    "data", [None, 7, [7], [{}], [{"nodeName": "Z"}], [{"nodeName": "B"}, {"nodeName": ["B"]}]]
+)
+def test_statistics_that_would_end_hkubes_worker_are_held_back(data: Any) -> None:
+    talk = Talk()
+    talk.says("streamingStatistics", data)
+    (said,) = talk.heard
+    assert isinstance(said, Problem) and "`streamingStatistics`" in said.text
+
+
+def test_numbers_that_are_none_count_as_nothing() -> None:
+    talk = Talk()
+    talk.reports(waiting=-3, sent="9", responses=None, durations=[1.5, "x", None, True], dropped=True, more=1)
+    (said,) = talk.heard
+    item = {"nodeName": "B", "sent": 0, "responses": 0, "queueSize": 0, "dropped": 0, "durations": [1.5]}
+    assert said == StreamStatistics([item])
+
+
+def test_discovery_updates_and_statistics_are_passed_on(serve: Serve) -> None:
+    one = serve(argv=("program",))
+    one.child.reads_at_once = True
+    one.initialize()
+    one.worker("serviceDiscoveryUpdate", [{"nodeName": "A"}])  # before the program has its task
+    one.child.says(TaskRead({}), one.number)
+    assert one.child.replies == []
+    one.child.says(AskStream("j", "B", ["A"], ["C"], False), one.number)
+    one.worker("serviceDiscoveryUpdate", [{"nodeName": "A2"}])
+    told = [json.loads(bytes(wire)) for _, wire in one.child.replies]
+    assert [message["data"] for message in told] == [[{"nodeName": "A"}], [{"nodeName": "A2"}]]
+    assert {message["command"] for message in told} == {"serviceDiscoveryUpdate"}
+    one.child_initializes()
+    one.start()
+    assert one.state is State.RUNNING
+    one.child.says(StreamStatistics([{"nodeName": "C"}]), one.number)
+    assert one.link.posted[-1] == {"command": "streamingStatistics", "data": [{"nodeName": "C"}]}
+    one.child_answers()
+    assert one.commands[-1] == "done"
