@@ -37,6 +37,7 @@ from .task_server import TaskServer
 SHARED_MEMORY = "/dev/shm"
 #: Most names of its files that are remembered here.
 NAMES_KEPT = 10_000
+_NEW = os.O_CREAT | os.O_EXCL
 
 
 def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
@@ -54,6 +55,18 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     for number in sys.argv[5:6]:
         report_shared_memory(move_high(int(number)))
     notice_lost_threads()
+    try:
+        server = _server(tasks, control, fault)
+    except (MemoryError, SystemError):  # see start.py
+        os._exit(1)  # the warden knows of the limit, which leaves no room for any code of the user's
+    # As for a script: an argparse of the user's must not meet our arguments.
+    sys.argv[:] = [server.program]
+    if collects:
+        gc.enable()
+    server.run(bare)
+
+
+def _server(tasks: int, control: int, fault: int) -> TaskServer:
     channel = FrameSocket(tasks)
     setup = receive_setup(channel)
     if setup is None:
@@ -65,20 +78,16 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     else:
         server = TaskServer(channel, socket.socket(fileno=control), setup)
     report_threads_without_memory(server.reserve, server.thread_lost)
-    # As for a script: an argparse of the user's must not meet our arguments.
-    sys.argv[:] = [server.program]
-    if collects:
-        gc.enable()
-    server.run(bare)
+    return server
 
 
 def report_shared_memory(fd: int) -> None:
     """Have what Python code makes below /dev/shm reported to this descriptor, a pipe that never blocks.
 
     A file shows by being open or mapped whose it is. Nobody could say later who has made a folder, a pipe or
-    a link, or a file that is closed again within 0.1 ms. So device, inode and path of the former go to the
-    warden once they are made, and the path of a new file, as b"- - PATH", just before it is; also from
-    processes that the user's code forks.
+    a link, or a file that is closed again within 0.1 ms. So device, inode and path of the former, and of a
+    file that os.open() made with O_EXCL, as tempfile does, go to the warden once they are made, and the path
+    of another new file, as b"- - PATH", just before it is; also from processes that the user's code forks.
     """
     try:
         device = os.stat(SHARED_MEMORY).st_dev
@@ -100,12 +109,7 @@ def report_shared_memory(fd: int) -> None:
                 made.add(path)
 
     def hook(event: str, args: Tuple[Any, ...]) -> None:
-        if (
-            event == "open"
-            and len(args) == 3
-            and type(args[2]) is int
-            and args[2] & (os.O_CREAT | os.O_EXCL) == os.O_CREAT
-        ):
+        if event == "open" and len(args) == 3 and type(args[2]) is int and args[2] & _NEW == os.O_CREAT:
             with contextlib.suppress(OSError, ValueError):
                 announce(_absolute(args[0]))
         elif event == "socket.bind" and len(args) == 2 and isinstance(args[1], (str, bytes)):
@@ -117,14 +121,20 @@ def report_shared_memory(fd: int) -> None:
                     facts = os.lstat(args[0])
                     report(b"%d %d" % (facts.st_dev, facts.st_ino), os.fsencode(_absolute(args[1])))
 
-    def reporting(make: Callable[..., None], position: int, name: str) -> _Reporting:
+    def reporting(make: Callable[..., Any], position: int, name: str) -> _Reporting:
         def tell(args: Tuple[Any, ...], more: Dict[str, Any]) -> None:
+            if make is real_open:
+                flags = more["flags"] if "flags" in more else args[1]
+                if flags & _NEW != _NEW:
+                    return
             path, dir_fd = more[name] if name in more else args[position], more.get("dir_fd")
             try:
                 facts = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
                 if facts.st_dev == device:
                     where = b"" if dir_fd is not None else os.fsencode(os.path.abspath(path))
                     report(b"%d %d" % (facts.st_dev, facts.st_ino), where)
+                    if make is real_open and len(made) < NAMES_KEPT:
+                        made.add(os.fsdecode(where))
             except (OSError, ValueError):  # it is gone again, the pipe is full, or the warden has ended
                 pass
 
@@ -132,6 +142,8 @@ def report_shared_memory(fd: int) -> None:
         os.supports_dir_fd.add(reported)
         return reported
 
+    real_open = os.open
+    os.open = reporting(os.open, 0, "path")
     os.mkdir = reporting(os.mkdir, 0, "path")
     os.mkfifo = reporting(os.mkfifo, 0, "path")
     os.symlink = reporting(os.symlink, 1, "dst")
@@ -146,16 +158,17 @@ class _Reporting:
     """
 
     def __init__(
-        self, make: Callable[..., None], tell: Callable[[Tuple[Any, ...], Dict[str, Any]], None]
+        self, make: Callable[..., Any], tell: Callable[[Tuple[Any, ...], Dict[str, Any]], None]
     ) -> None:
         self._make = make
         self._tell = tell
         functools.update_wrapper(self, make)
         self.__module__ = "os"  # for pickle
 
-    def __call__(self, *args: Any, **more: Any) -> None:
-        self._make(*args, **more)
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        result = self._make(*args, **more)
         self._tell(args, more)
+        return result
 
     def __reduce__(self) -> str:
         return str(self._make.__name__)

@@ -41,10 +41,12 @@ def in_a_process(action: str, *args: object) -> None:
         "pid = os.fork() or os._exit(os.mkdir(sys.argv[1] + '/made') or 0); os.waitpid(pid, 0)",
         "os.mkfifo(sys.argv[1] + '/made')",
         "os.symlink('/etc/passwd', sys.argv[1] + '/made')",
+        "tempfile.NamedTemporaryFile(dir=sys.argv[1], delete=False).close()",
+        "os.close(os.open(path=sys.argv[1] + '/made', flags=os.O_CREAT | os.O_EXCL))",
         "pathlib.Path(sys.argv[1], 'made').symlink_to('/etc')",
     ],
 )
-def test_each_way_to_make_a_folder_a_pipe_or_a_link_is_reported(make: str) -> None:
+def test_each_way_to_make_a_folder_a_pipe_a_link_or_a_file_of_its_own_is_reported(make: str) -> None:
     action = f"""
 {make}
 (name,) = os.listdir(sys.argv[1])
