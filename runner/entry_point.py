@@ -24,6 +24,8 @@ def main() -> NoReturn:
         _main()
     except KeyboardInterrupt:  # before a loop handles SIGINT
         sys.exit(130)
+    except MemoryError:  # during an import: cli/main.py says more
+        sys.exit("hkrunner: hkrunner itself has no memory left (ulimit -v, ulimit -d)")
 
 
 def _main() -> NoReturn:

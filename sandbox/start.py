@@ -50,7 +50,10 @@ if __name__ == "__main__":
 
         sys.modules["typing"] = stand_in
     if sys.argv[1] == "child":
-        from _hkrunner.sandbox.child.main import main
+        try:
+            from _hkrunner.sandbox.child.main import main
+        except (MemoryError, SystemError):  # the latter where an interpreter forgets the former
+            os._exit(1)  # the warden knows of the limit, which leaves no room for any code of the user's
     elif sys.argv[1] == "forwarder":
         from _hkrunner.sandbox.isolation.forwarder import main as forwarder_main
     else:

@@ -17,6 +17,10 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return f"too many open files: at most {soft} are allowed; try `ulimit -n {_FILES_NEEDED}` or more"
+    if "can't start new thread" in str(error) and (limit := _memory_limit()):
+        return (
+            f"hkrunner has no room for the stack of another thread: {limit}; raise it before hkrunner starts"
+        )
     if isinstance(error, BlockingIOError) or "can't start new thread" in str(error):
         soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
         shown = "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
@@ -28,8 +32,18 @@ def explain(error: BaseException) -> str | None:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{os.strerror(error.errno)}"
     if isinstance(error, MemoryError):
-        return "hkrunner itself has no memory left"
+        limit = _memory_limit()
+        return f"hkrunner itself has no memory left{f': {limit}' if limit else ''}"
     return None
+
+
+def _memory_limit() -> str:
+    """Return the limit on this process's own memory; "" if there is none."""
+    for option, which in (("-v", resource.RLIMIT_AS), ("-d", resource.RLIMIT_DATA)):
+        soft, _ = resource.getrlimit(which)
+        if soft != resource.RLIM_INFINITY:
+            return f"ulimit {option} is {soft // 1024}"
+    return ""
 
 
 def _has_working_folder() -> bool:

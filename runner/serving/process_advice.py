@@ -18,6 +18,7 @@ _REFUSED = re.compile(
     r"|[Tt]hread creation failed|system_error[\s\S]{0,80}Resource temporarily unavailable"
     r"|[Cc]annot fork|fork(?: failed)?: (?:retry: )?Resource temporarily unavailable"
 )
+_CODES = ("ALGORITHM_ERROR", "IMPORT_FAILED", "EXITED", "KILLED_BY_SIGNAL", "RUNNER_ERROR")
 #: Python's text for EAGAIN, which a fork raises, and a socket that does not wait, too ...
 _AGAIN = f"BlockingIOError: [Errno {11}]"
 #: ... and what a traceback has of a fork.
@@ -31,7 +32,7 @@ def explain_refused_process(
 
     `pid`: of the algorithm's process; None: it has ended.
     """
-    if failure.code not in ("ALGORITHM_ERROR", "IMPORT_FAILED", "EXITED", "KILLED_BY_SIGNAL"):
+    if failure.code not in _CODES:
         return failure
     is_fork = _AGAIN in failure.message and _FORK.search(failure.details)
     if not is_fork and not _REFUSED.search("\n".join((failure.message, *printed))):
@@ -84,6 +85,6 @@ def _limit_of_user(pid: int | None) -> int | None:
         return None
     try:
         most = resource.prlimit(pid or 0, resource.RLIMIT_NPROC)[0]
-    except OSError:  # it has ended
-        return None
+    except OSError:  # it has ended; its limit was inherited from this process
+        most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     return None if most == resource.RLIM_INFINITY else most

@@ -166,10 +166,28 @@ def lower_brake(brake_bytes: Optional[int]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if brake_bytes is None or soft == resource.RLIM_INFINITY:
         return
-    with contextlib.suppress(OSError, ValueError, MemoryError), open("/proc/self/statm", "rb") as file:
-        most = int(file.read().split()[5]) * resource.getpagesize() + brake_bytes
+    with contextlib.suppress(OSError, ValueError, MemoryError):
+        most = _data_bytes() + brake_bytes
         if most < soft:
             resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+def has_room_for_a_stack() -> bool:
+    """Whether the brake lets this process reserve the stack of another thread."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    if soft == resource.RLIM_INFINITY or stack == resource.RLIM_INFINITY:
+        return True
+    try:
+        return soft - _data_bytes() > stack
+    except (OSError, ValueError, MemoryError):
+        return False
+
+
+def _data_bytes() -> int:
+    """Return what counts towards RLIMIT_DATA. Raises OSError and ValueError."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[5]) * resource.getpagesize()
 
 
 class _ThreadBegun(threading.Event):

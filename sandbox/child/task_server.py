@@ -32,7 +32,7 @@ from . import entry_import, exception_report, failures, fork_logging, isolation_
 from .api import Api
 from .event_loop import EventLoop, can_be_awaited, is_async_generator, was_not_run
 from .frame_socket import FrameSocket, exit_fork, flush_output, mapped
-from .memory_reserve import MemoryReserve, lower_brake
+from .memory_reserve import MemoryReserve, has_room_for_a_stack, lower_brake
 from .result_files import ResultFiles, result_json
 from .stop_control import StopControl, not_run
 from .task_reports import TaskReports
@@ -97,9 +97,10 @@ class TaskServer:
         os.register_at_fork(after_in_child=self._renew_locks)
         try:
             self._stops.start()
-        except RuntimeError as error:  # RLIMIT_NPROC, the pids of a cgroup
-            text = f"RUNNER_ERROR: the algorithm's process has no room for a thread of hkrunner's: {error}"
-            self._channel.send(0, LoadFailed("RUNNER_ERROR", text))
+        except RuntimeError as error:  # RLIMIT_NPROC, the pids of a cgroup, or the brake
+            code = "RUNNER_ERROR" if has_room_for_a_stack() else "MEMORY_ERROR"
+            text = f"{code}: no thread of hkrunner's could be started in the algorithm's process: {error}"
+            self._channel.send(0, LoadFailed(code, text))
             os._exit(1)
         self._load(bare)
         while True:
@@ -137,8 +138,8 @@ class TaskServer:
         python_path = self._setup.python_path
         folders = [self._where.folder, *python_path]
         later = not entry_import.stands_in(folders, frozenset(("msgspec", "typing_extensions")))
-        self._may_accelerate = codec.prepare(self._encoding, later=later)
         try:
+            self._may_accelerate = codec.prepare(self._encoding, later=later)
             loaded = self._import(bare)
         except entries.EntryError as error:
             self._refuse(failures.failed(error.code, error))
@@ -198,10 +199,9 @@ class TaskServer:
         finally:
             if self._files is not None:
                 self._files.close()
-                self._files = None
             if self._stream is not None:
                 self._stream.close()
-                self._stream = None
+            self._files = self._stream = None
             if self._api is not None:
                 self._stops.close_task()
                 self._api = None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from types import FunctionType
@@ -65,6 +66,9 @@ def locate(entry: Optional[str], path: Optional[str], cwd: str) -> Location:
                 return Location(base, name, function, os.path.join(base, tail))
         if len(parts) > 1:
             return Location(base, name, function, "")  # maybe an installed package: the import will show it
+    unusable = _unusable(os.path.abspath(os.path.join(folder or cwd, os.path.expanduser(name))))
+    if unusable:
+        raise EntryError("ENTRY_NOT_FOUND", unusable)
     base = folder or os.path.dirname(os.path.join(cwd, name)) or cwd
     hint = _python_files(base)
     if entry is None:
@@ -95,6 +99,10 @@ def _in_folder(folder: str, function: str) -> Location:
     for name in (os.environ.get("ALGORITHM_ENTRY_POINT") or DEFAULT_ENTRY, os.path.basename(folder) + ".py"):
         if os.path.isfile(os.path.join(folder, name)):
             return _of_file(os.path.join(folder, name), folder, function)
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise EntryError(
+            "ENTRY_NOT_FOUND", f"the folder {folder} cannot be read: {os.strerror(errno.EACCES)}"
+        )
     files = _python_files(folder)
     raise EntryError(
         "ENTRY_NOT_FOUND",
@@ -115,11 +123,26 @@ def _of_file(file: str, folder: Optional[str], function: str) -> Location:
     return Location(folder, module, function, file)
 
 
+def _unusable(path: str) -> str:
+    """Return why what is at this path is no file that can be read; "" if there is nothing."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        if os.path.islink(path):
+            return f"{path} is a link to {os.readlink(path)}, which does not exist"
+        return ""
+    except OSError as error:
+        return "" if error.errno == errno.ENOTDIR else f"{path} cannot be read: {error.strerror}"
+    return f"{path} is no regular file"
+
+
 def _python_files(folder: str) -> List[str]:
     try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".py") and name[:2] != "__")
+        with os.scandir(folder) as entries:
+            found = [one.name for one in entries if one.name.endswith(".py") and one.is_file()]
     except OSError:
         return []
+    names = sorted(name for name in found if name[:2] != "__")
     return names[:8] + (["…"] if len(names) > 8 else [])
 
 

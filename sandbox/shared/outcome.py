@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import errno
+import os
 import re
 import signal
 from typing import NamedTuple
@@ -190,11 +192,23 @@ def _what(exit: Exit, during: str) -> str:
         case Cause.CHANNEL_BROKEN:
             return f"the algorithm broke the runner's channel ({exit.detail}) and was killed"
         case Cause.NOT_STARTED:
-            return f"the algorithm's process could not be started: {exit.detail}"
+            return f"the algorithm's process could not be started: {exit.detail}{_start_remedy(exit.detail)}"
         case Cause.NOT_ISOLATED:
             return f"this machine cannot hold the sandbox, and the code was not started: {exit.detail}"
         case Cause.WARDEN_LOST:
             return f"hkrunner's warden process was lost ({exit.detail}); the algorithm was killed"
+
+
+def _start_remedy(detail: str) -> str:
+    """Return what helps where the system had no process or descriptor left for the algorithm's."""
+    if os.strerror(errno.EMFILE) in detail:
+        return "; raise the limit before hkrunner starts (ulimit -n 64)"
+    if os.strerror(errno.EAGAIN) in detail:
+        return (
+            "; this user, or the container, has as many processes and threads as it may: end some, or raise"
+            " the limit (ulimit -u, pids.max) before hkrunner starts"
+        )
+    return ""
 
 
 def _memory(exit: Exit, breach: LimitBreach) -> str:

@@ -354,3 +354,12 @@ def test_neither_memory_nor_blame_of_a_task_that_was_refused_memory_is_passed_to
     assert served["peakMemBytes"] < 64 * MI, served
     run = misbehave(name, ["fill"], ["crash"], cwd=tmp_path, args=args)
     assert [task["reason"] for task in run.tasks[:2]] == ["MemoryLimit", "Crashed"], run.stderr
+
+
+@pytest.mark.parametrize("mem", ["5500Ki", "7Mi", "8Mi"])
+def test_a_limit_that_is_too_small_for_any_code_is_named_without_a_traceback(
+    mem: str, tmp_path: Path
+) -> None:
+    ended = run_hkrunner("-e", ALGORITHMS / "adds.py", "-i", "[1]", "--mem", mem, "--no-state", cwd=tmp_path)
+    assert ended.status == 137 and "Traceback" not in ended.stderr, ended.stderr
+    assert "Try --mem 32Mi" in ended.stderr

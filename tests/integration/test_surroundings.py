@@ -109,9 +109,18 @@ def test_few_open_files_make_no_difference_or_are_reported_in_one_sentence(tmp_p
     for count in (6, 9, 12, 15):
         ended = run_in(tmp_path, f"ulimit -n {count};", "-e", ADDS, "-i", "1", "--no-state")
         one_sentence(ended, "oo many open files")
-        assert ended.status in (1, 4)
+        assert ended.status in (1, 4) and "ulimit -n 64" in ended.stderr
     ended = run_in(tmp_path, "ulimit -n 32;", "-e", ADDS, "-i", "1", "--no-state")
     assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
+
+
+@pytest.mark.parametrize("option", ["-v 30000", "-v 20000", "-d 20000", "-d 8000"])
+def test_too_little_memory_for_hkrunner_itself_is_reported_in_one_sentence(
+    option: str, tmp_path: Path
+) -> None:
+    ended = run_in(tmp_path, f"ulimit {option};", "-e", ADDS, "-i", "1", "--no-state")
+    assert ended.status in (1, 4, 137) and "Traceback" not in ended.stderr, ended.stderr
+    assert "memory" in ended.stderr or f"ulimit {option[:2]}" in ended.stderr
 
 
 @pytest.mark.parametrize("tasks", [0, 1, 2, 3])
@@ -120,7 +129,7 @@ def test_few_processes_are_reported_in_one_sentence(tasks: int, tmp_path: Path) 
     command = bounded_command([HKRUNNER, "-e", ADDS, "-i", "1", "--no-state"], tasks=tasks)
     ended = run(command, cwd=tmp_path)
     assert ended.status in (1, 4)
-    assert "Traceback" not in ended.stderr, ended.stderr
+    assert "Traceback" not in ended.stderr and "ulimit -u" in ended.stderr, ended.stderr
 
 
 def test_a_user_without_a_name_or_a_home_makes_no_difference(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -264,3 +265,20 @@ def test_a_plain_function_is_read_as_inspect_reads_it(function: Callable[..., An
     assert entry._signature(function) == [
         (one.name, kinds.get(one.kind, "place"), one.default is not one.empty) for one in told
     ]
+
+
+def test_what_is_there_and_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "dangling.py").symlink_to("/nowhere/alg.py")
+    (tmp_path / "loop.py").symlink_to("loop.py")
+    os.mkfifo(tmp_path / "pipe.py")
+    for name, said in (
+        ("dangling.py", "dangling.py is a link to /nowhere/alg.py, which does not exist"),
+        ("loop.py", "loop.py cannot be read: Too many levels of symbolic links"),
+        ("pipe.py", "pipe.py is no regular file"),
+        ("other.py", "no file other.py in "),
+        ("pipe.py/other.py", "no file other.py in "),
+    ):
+        with pytest.raises(EntryError) as caught:
+            locate(name, None, str(tmp_path))
+        assert said in str(caught.value)
+        assert "there is" not in str(caught.value), "none of these can be run"
