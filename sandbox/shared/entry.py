@@ -169,17 +169,27 @@ def entry_of(module: Any, where: Location) -> Entry:
             )
         found[method] = value
     if found["start"] is None:
-        names = [
-            name
-            for name, value in vars(module).items()
-            if isinstance(value, FunctionType) and value.__module__ == module.__name__
-        ]
-        has = "it has no functions"
-        if names:
-            has = f"it has: {', '.join(names[:12])}; to run one: --entry {where.shown}:{names[0]}"
+        has = _what_is_there(module, where)
         raise EntryError("ENTRY_INVALID", f"{where.shown} has no function {where.function}(args, api); {has}")
     call_with(found["start"], where.function, where.shown, 2)
     return Entry(**found)
+
+
+def _what_is_there(module: Any, where: Location) -> str:
+    """Return what an entry without its function has in place of it."""
+    names, holders = [], []
+    for name, value in vars(module).items():
+        is_class = issubclass(type(value), type)  # isinstance() would ask the user's class
+        if isinstance(value, FunctionType) and value.__module__ == module.__name__:
+            names.append(name)
+        elif is_class and value.__module__ == module.__name__ and where.function in vars(value):
+            holders.append(name)
+    if holders:
+        start = where.function
+        return f"its class {holders[0]} has one; to use it, add a last line: {start} = {holders[0]}().{start}"
+    if names:
+        return f"it has: {', '.join(names[:12])}; to run one: --entry {where.shown}:{names[0]}"
+    return "it has no functions"
 
 
 #: Number of arguments for each method: (args, api), (args), (options), (options).

@@ -215,6 +215,10 @@ def test_missing_functions_are_None() -> None:
     assert (found.start, found.init, found.stop, found.exit) == (takes_two, None, None, None)
 
 
+class HasStart:
+    def start(self, args: Any) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("module", "sentence"),
     [
@@ -222,6 +226,11 @@ def test_missing_functions_are_None() -> None:
         (
             SimpleNamespace(__name__=__name__, main=takes_two, other=takes_two),
             "alg.py has no function start(args, api); it has: main, other; to run one: --entry alg.py:main",
+        ),
+        (
+            SimpleNamespace(__name__=__name__, main=takes_two, Alg=HasStart),
+            "alg.py has no function start(args, api); its class Alg has one; to use it, add a last line: "
+            "start = Alg().start",
         ),
         (SimpleNamespace(__name__="alg", start=42), "start in alg.py is no function but int"),
         (
