@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
 
 from ...boards.runs.journal_values import VALUE_MAX
 from ...sandbox.parent import warden_launch
@@ -113,7 +112,7 @@ class TaskHandover:
         self._children += 1
         self._kept_begin = ()
         self._pool.task_begins()
-        names: Mapping[str, Any] | None = None
+        names: Mapping[str, str | None] | None = None
         if child.loaded and not child.reads_at_once and (task.names is not None or self._can_name(message)):
             names = {} if task.ids is not None else task.names or self._opener.names_ahead(task)
         is_named = names is not None
@@ -174,19 +173,12 @@ class TaskHandover:
         self, task: ActiveTask, message: WorkerMessage, *, is_announced: bool
     ) -> tuple[ProcessMessage, ...]:
         """Return what the child needs to begin. Begin has no room for a memfd: it is two messages then."""
+        if task.record is None and message.blob is None:
+            return (Begin(message.data, is_announced),)
+        place = self._folders(task, is_announced=is_announced)
         if message.blob is not None:
-            return _initialize(message), self._folders(task, is_announced=is_announced)
-        place = self._folders(task)
-        return (
-            Begin(
-                message.data,
-                is_announced,
-                place.folder,
-                place.keep_max_bytes,
-                place.env,
-                place.recorded_bytes,
-            ),
-        )
+            return _initialize(message), place
+        return (Begin(message.data, **place.given),)
 
     def _folders(self, task: ActiveTask, *, is_announced: bool = False) -> UseFolder:
         """Return where the child finds the task's folders, and what it is to keep there."""
@@ -202,7 +194,7 @@ class TaskHandover:
         new_env = None if self._told_env == (child, env) else env
         self._told_env = (child, env)
         if record.takes_values and keep_bytes is not None and keep_bytes <= VALUE_MAX:
-            return UseFolder(env=new_env, is_announced=is_announced)
+            return UseFolder(is_announced=is_announced, env=new_env)
         folder = record.folder_text if record.has_folder or record.takes_values else None
         if folder is not None and child is not None and child.records_folder is not None:
             # An isolated child cannot reach the records: at the end its files are moved there.

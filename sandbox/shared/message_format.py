@@ -17,7 +17,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple, Type, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Type,
+    Union,
+)
 
 from .channel import INLINE_LIMIT, ChannelError, Frame, header
 
@@ -42,29 +54,23 @@ class Memfd(NamedTuple):
 
 
 Wire = Union[bytes, Memfd]
+_WIRE = frozenset(("wire",))
 
 
 @dataclass_transform(frozen_default=True)
 class _MessageType(type):
-    """Turns the annotations of a class body into slots, and their values into defaults."""
+    """Notes the annotated fields of a class body; their values stay attributes of the class, as defaults."""
 
     #: The annotation of each field, as written.
     fields: Dict[str, str]
     defaults: Dict[str, Any]
-    #: Whether an empty text is enough: every field but `wire` has a default.
-    may_be_empty: bool
-    #: Setter of each field, which bypasses __setattr__: a third of the time of object.__setattr__.
-    setters: Tuple[Tuple[str, Callable[[Any, Any], None]], ...]
+    required: FrozenSet[str]  #: the fields without a default
 
     def __new__(mcs, name: str, bases: Tuple[type, ...], namespace: Dict[str, Any]) -> Any:
         fields = namespace.get("__annotations__", {})
-        namespace["defaults"] = {field: namespace.pop(field) for field in fields if field in namespace}
-        namespace["fields"] = fields
-        namespace["may_be_empty"] = all(name in namespace["defaults"] for name in fields if name != "wire")
-        namespace["__slots__"] = tuple(fields)
-        made: Any = super().__new__(mcs, name, bases, namespace)
-        made.setters = tuple([(field, getattr(made, field).__set__) for field in fields])
-        return made
+        defaults = {field: namespace[field] for field in fields if field in namespace}
+        namespace.update(fields=fields, defaults=defaults, required=frozenset(fields.keys() - defaults))
+        return super().__new__(mcs, name, bases, namespace)
 
 
 class ProcessMessage(metaclass=_MessageType):
@@ -74,14 +80,14 @@ class ProcessMessage(metaclass=_MessageType):
     kind = 0
 
     def __init__(self, *values: Any, **named: Any) -> None:
-        cls = type(self)
-        setters = cls.setters
-        for (_, set_field), value in zip(setters, values):
-            set_field(self, value)
-        if len(values) != len(setters):
-            for name, set_field in setters[len(values) :]:
-                set_field(self, named.pop(name) if name in named else cls.defaults[name])
-        assert not named, f"{cls.__name__} has no {', '.join(named)}"
+        # Only what is given: a message is made several times a task, and most fields have their defaults.
+        cls, given = type(self), self.__dict__
+        if values:
+            given.update(zip(cls.fields, values))
+        if named:
+            given.update(named)
+        if len(given) != len(cls.fields):
+            assert cls.required <= given.keys() <= cls.fields.keys(), f"{cls.__name__}: {list(given)}"
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is frozen")
@@ -95,6 +101,11 @@ class ProcessMessage(metaclass=_MessageType):
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.as_dict().items())
         return f"{type(self).__name__}({shown})"
+
+    @property
+    def given(self) -> Dict[str, Any]:
+        """The fields that it was made with, by name; the others have their defaults."""
+        return vars(self)
 
     def as_dict(self) -> Dict[str, Any]:
         """Return the fields by name."""
@@ -118,16 +129,13 @@ def encode(task: int, message: ProcessMessage) -> bytes:
 def body_of(message: ProcessMessage) -> bytes:
     """Return the body of a message's frame, for one whose `wire` is not in a memfd."""
     cls = type(message)
+    defaults = cls.defaults
     told = {}
     wire: Optional[bytes] = None
-    fields = cls.fields
-    if not fields:
-        return b""
-    for name in fields:
-        value = getattr(message, name)
+    for name, value in vars(message).items():
         if name == "wire":
             wire = value
-        elif name not in cls.defaults or value != cls.defaults[name]:
+        elif name not in defaults or value != defaults[name]:
             told[name] = _plain(value)
     # Text from user code may hold lone surrogates: ASCII JSON carries them.
     text = json.dumps(told).encode() if told else b""
@@ -178,7 +186,7 @@ def _from_body(cls: Type[ProcessMessage], body: bytes) -> ProcessMessage:
 
 
 def _read_fields(cls: Type[ProcessMessage], text: bytes) -> Dict[str, Any]:
-    if not text and cls.may_be_empty:
+    if not text and cls.required <= _WIRE:
         return {}
     told = json.loads(text) if text else {}
     if type(told) is not dict:
