@@ -12,7 +12,7 @@ def input_json(encoding: str, wire: bytes) -> bytes | None:
     from ...sandbox.codec import codec  # late: hardly any process needs it
 
     try:
-        return codec.json_text(codec.ids_of(codec.decode(encoding, wire))[0].get("input"))
+        return codec.json_text(codec.data_of(codec.decode(encoding, wire)).get("input"))
     except ValueError:
         return None
 

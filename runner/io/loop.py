@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import math
 import os
 import select
 import signal
@@ -69,22 +70,26 @@ class Alarm:
     It may wake the loop once for a time that was cancelled or moved since.
     """
 
-    __slots__ = ("_at", "_callback", "_loop", "_timer")
+    __slots__ = ("_at", "_callback", "_loop", "_timer", "_wakes_at")
 
     def __init__(self, loop: Loop, callback: Callback) -> None:
         self._loop = loop
         self._callback = callback
         self._at: float | None = None
         self._timer: Timer | None = None
+        self._wakes_at = math.inf  #: time of the timer; infinity: it is not pending
 
     def set(self, seconds: float) -> None:
         """Call back once, that many seconds from now; this replaces any time set before."""
         at = self._at = self._loop.clock() + seconds
-        timer = self._timer
-        if timer is None or not timer.pending or timer.at > at:
-            if timer is not None:
-                timer.cancel()
-            self._timer = self._loop.after(seconds, self._due)
+        if at < self._wakes_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._wake(seconds)
+
+    def _wake(self, seconds: float) -> None:
+        self._timer = self._loop.after(seconds, self._due)
+        self._wakes_at = self._timer.at
 
     def cancel(self) -> None:
         """Do not call back."""
@@ -96,11 +101,12 @@ class Alarm:
         return self._at is not None
 
     def _due(self) -> None:
+        self._wakes_at = math.inf
         if self._at is None:
             return
         left_s = self._at - self._loop.clock()
         if left_s > 0:
-            self._timer = self._loop.after(left_s, self._due)
+            self._wake(left_s)
         else:
             self._at = None
             self._callback()

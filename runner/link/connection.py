@@ -36,10 +36,10 @@ from ..io.loop import Loop
 from ..protocol.messages import printable
 from .connect import all_has_arrived, reason_of, watch_peer
 from .connector import ConnectionState, Connector
-from .frames import BINARY, BLOB_MIN, CLOSE, MESSAGE_MAX, PING, PONG, TEXT, TURN_BYTES, Reader, Refused, frame
+from .frames import BINARY, BLOB_MIN, CLOSE, PING, PONG, TEXT, TURN_BYTES, Reader, Refused, frame
 from .identity import Identity
-from .message_memory import KEEP_BLOB_S, MessageMemory, MessageMemoryPool, WorkerMessage
-from .outbox import PIECE, MessageSource
+from .message_memory import MessageMemory, MessageMemoryPool, WorkerMessage
+from .outbox import MessageSource
 from .sender import LinkSender
 
 if TYPE_CHECKING:
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOB_MIN",
-    "KEEP_BLOB_S",
-    "MESSAGE_MAX",
-    "PIECE",
     "ConnectionState",
     "Link",
     "MessageMemory",
@@ -295,7 +292,7 @@ class Link:
 
         Return whether so much waits now that nothing should be added (see `congested`).
         """
-        if self.state is ConnectionState.CLOSED:
+        if self._connector.state is ConnectionState.CLOSED:
             if source is not None:
                 source.close()
             return False
@@ -315,6 +312,9 @@ class Link:
 
         An old answer that is partly sent must not be completed: the connection is dropped instead.
         """
+        if self._sender.idle:
+            self._outbox.forget_written()
+            return
         had_answer = self._outbox.has_answer
         has_begun = self._sender.clear()
         if had_answer and self.state is not ConnectionState.CLOSED:
@@ -371,9 +371,9 @@ class Link:
             self._drop(reason_of(error))
 
     def _deliver(self, message: WorkerMessage) -> None:
-        # A worker that speaks does not wait for an answer: nothing is sent again.
-        self._resume.cancel()
-        self._again.cancel()
+        if not self._spoken:  # a worker that speaks does not wait for an answer: nothing is sent again
+            self._resume.cancel()
+            self._again.cancel()
         self._connector.worker_spoke()
         self._outbox.forget_written()
         self._listener.on_link_message(message)

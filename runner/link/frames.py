@@ -21,6 +21,9 @@ TURN_BYTES = 1024 * 1024
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
+#: The first byte of a message in one frame.
+_WHOLE = (0x80 | TEXT, 0x80 | BINARY)
+
 
 class Refused(Exception):
     """The other side's bytes break the WebSocket protocol, or are too many."""
@@ -32,8 +35,9 @@ class Refused(Exception):
 
 def frame(opcode: int, payload: bytes | memoryview, *, last: bool = True) -> bytes:
     """Return a masked client frame (RFC 6455, 5.2)."""
-    key = os.urandom(4)
-    return b"".join((_head(opcode | (0x80 if last else 0), len(payload), 0x80), key, _masked(payload, key)))
+    first, length, key = opcode | (0x80 if last else 0), len(payload), os.urandom(4)
+    head = bytes((first, 0x80 | length)) if length < 126 else _head(first, length, 0x80)
+    return b"".join((head, key, _masked(payload, key)))
 
 
 def server_head(opcode: int, length: int) -> bytes:
@@ -142,7 +146,7 @@ class Reader:
         """Deal with what was read if it is one small message in one frame, which is nearly always the case,
         or begins a large one."""
         scratch = self._scratch
-        if count < 4 or scratch[0] not in (0x80 | TEXT, 0x80 | BINARY):
+        if count < 4 or scratch[0] not in _WHOLE:
             return False
         # Without the bit of its mask it is the length alone; a wrong bit makes it too long.
         length, at = scratch[1] ^ self._mask_bit, 2
@@ -159,8 +163,10 @@ class Reader:
         begin = at + 4 if self._mask_bit else at
         if begin + length != count:
             return False
-        payload, key = self._scratch_view[begin:count], bytes(self._scratch_view[at:begin])
-        self._on_message(WorkerMessage(_masked(payload, key) if key else bytes(payload)))
+        payload = bytes(self._scratch_view[begin:count])
+        if self._mask_bit:
+            payload = _masked(payload, bytes(self._scratch_view[at:begin]))
+        self._on_message(WorkerMessage(payload))
         return True
 
     def _begin_large(self, opcode: int, length: int, beginning: bytes | memoryview) -> None:

@@ -112,7 +112,7 @@ def input_json(encoding: str, wire: bytes | memoryview) -> bytes | memoryview | 
     try:
         if encoding == "json":
             return memoryview(_input_decoder()(wire).data.input)
-        data, _ = codec.ids_of(codec.decode(encoding, wire))
+        data = codec.data_of(codec.decode(encoding, wire))
         return codec.json_text(data["input"])
     except (msgspec.MsgspecError, ValueError):  # the program reads it itself, and says what it thinks of it
         return None

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...sandbox.shared.messages import Protection
 from ...sandbox.shared.outcome import Cause, Exit
 from .error_codes import CODES, CRASHED, LOAD_ERROR, STOPPED
 from .messages import Failure
@@ -35,8 +36,7 @@ class Result:
     reserved_peak_bytes: int = 0  #: where a limit would refuse reserved memory; 0: not measured
     limit_bytes: int | None = None
     cpu_s: float | None = None
-    #: How the limits are enforced, as the warden reported: Protection.as_dict().
-    protection: dict[str, Any] | None = None
+    protection: Protection | None = None  #: how the limits are enforced, as the warden reported
     stop_s: float | None = None  #: from the asking to the end, of a task that was asked
     problems: list[str] = field(default_factory=list)
     position: int | None = None  #: of its input, in a run with --parallel
@@ -95,7 +95,7 @@ class Result:
             "peakMemBytes": self.peak_bytes,
             "memLimitBytes": self.limit_bytes,
             "cpuSeconds": None if self.cpu_s is None else round(self.cpu_s, 6),
-            "protection": self.protection,
+            "protection": self.protection.as_dict() if self.protection is not None else None,
             "metricsDir": self.metrics_dir,
             "logs": logs,
         }

@@ -122,11 +122,11 @@ class ActiveTask:
             self.timeout.cancel()
 
     def open_record(
-        self, store: Store | None, entry: str, settings: Mapping[str, object], *, begins_later: bool
+        self, store: Store, entry: str, settings: Mapping[str, object], *, begins_later: bool
     ) -> None:
         """Begin its record. `settings`: what it takes to run it again. `begins_later`: see begin_record()."""
         assert self.ids is not None, "a task is named before it is recorded"
-        if store is not None and self.record is None:
+        if self.record is None:
             self.record = store.open(
                 self.ids,
                 entry=entry,
@@ -231,7 +231,7 @@ class ActiveTask:
             reserved_peak_bytes=self.usage.reserved_peak_bytes if self.usage is not None else 0,
             limit_bytes=self.limit_bytes,
             cpu_s=cpu_s,
-            protection=self.protection.as_dict() if self.protection is not None else None,
+            protection=self.protection,
             stop_s=None if self.stop_began is None else self.began + duration_s - self.stop_began,
             problems=self.problems,
         )

@@ -33,13 +33,12 @@ class TaskControl:
         except UnexpectedEvent as error:
             self._notices.unexpected(error)
             return
-        self.state = row.state
-        if before is not row.state and self._notices.shows_states:
-            self._notices.state_changed(self.number, before, row.state)
-        actions = self.actions
-        for action in row.actions:
-            do = actions.get(action)
-            if do is not None:
+        after, actions = row
+        self.state = after
+        if before is not after and self._notices.shows_states:
+            self._notices.state_changed(self.number, before, after)
+        for action in actions:
+            if (do := self.actions.get(action)) is not None:
                 do()
             else:
                 self.actions_with_data[action](data)

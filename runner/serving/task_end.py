@@ -60,15 +60,16 @@ class TaskEnd:
         """Ask for the final usage of a task that lasted; a short one has it already."""
         control, task = self._control, self._control.task
         assert task is not None, "the child has answered for it"
-        is_answer = control.state is State.ANSWERED and task.failure is None and not task.storing
-        if is_answer and self._settings.serving.storage is not None:
-            control.step(Event.MUST_STORE)  # and then this again
-            return
         usage, failure = task.usage, task.failure
+        if self._settings.serving.storage is not None:
+            if control.state is State.ANSWERED and failure is None and not task.storing:
+                control.step(Event.MUST_STORE)  # and then this again
+                return
+            if usage is not None and not usage.is_of(self._pool.child):
+                usage = None  # the child has gone while its result was stored
         # Only the warden knows whether memory was refused just before.
         is_memory = failure is not None and task.limit_bytes is not None
-        is_gone = usage is not None and not usage.is_of(self._pool.child)  # while its result was stored
-        if usage is None or is_gone or not (usage.is_watched or is_memory):
+        if usage is None or not (usage.is_watched or is_memory):
             control.step(Event.USAGE_KNOWN)
             return
         task.usage_deadline = self._loop.after(FINAL_WAIT_S, lambda: control.step(Event.USAGE_KNOWN))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from ...boards.runs.store import Store
 from ...boards.runs.task_ids import TaskIds, local_job_id
@@ -30,20 +29,20 @@ class TaskOpener:
         #: Default ids for tasks that carry none.
         self._defaults = TaskIds("", local_job_id(time.time()), code_name(settings, where), "local")
 
-    def open(self, task: ActiveTask, names: Mapping[str, Any]) -> None:
+    def open(self, task: ActiveTask, names: Mapping[str, str | None]) -> None:
         """Name the task with the names of its message, and begin its record; only the first call counts."""
         if task.ids is None:
             self.name(task, names)
             self.record(task)
 
-    def name(self, task: ActiveTask, names: Mapping[str, Any]) -> None:
+    def name(self, task: ActiveTask, names: Mapping[str, str | None]) -> None:
         """Name the task with the names of its message."""
         default = self._defaults
         ids = TaskIds(
-            task=_text(names, "taskId") or f"task-{task.number}",
-            job=_text(names, "jobId") or default.job,
-            node=_text(names, "nodeName") or _text(names, "algorithmName") or default.node,
-            pipeline=_text(names, "pipelineName") or default.pipeline,
+            task=names.get("taskId") or f"task-{task.number}",
+            job=names.get("jobId") or default.job,
+            node=names.get("nodeName") or names.get("algorithmName") or default.node,
+            pipeline=names.get("pipelineName") or default.pipeline,
         )
         task.ids = ids
         self._notices.begins(ids)
@@ -53,9 +52,12 @@ class TaskOpener:
 
         begins_later: ActiveTask.begin_record() writes it.
         """
-        task.open_record(self._store, self._shown, self._settings.records.options, begins_later=begins_later)
+        if self._store is not None:
+            task.open_record(
+                self._store, self._shown, self._settings.records.options, begins_later=begins_later
+            )
 
-    def names_ahead(self, task: ActiveTask) -> Mapping[str, Any] | None:
+    def names_ahead(self, task: ActiveTask) -> Mapping[str, str | None] | None:
         """Return the names in a task's message before its child has read it; None if they are not easily
         found."""
         assert task.message is not None, "a task has its message until a child has begun it"
@@ -72,17 +74,12 @@ class TaskOpener:
         if task.ids is None:
             return False
         names = self._names_in(message) or {}
-        name, job = _text(names, "taskId"), _text(names, "jobId")
+        name, job = names.get("taskId") or "", names.get("jobId") or ""
         # Of another job it is another task: a stand-in that was started again counts its tasks from 1.
         return name != "" and name == task.ids.task and job in ("", task.ids.job)
 
-    def _names_in(self, message: WorkerMessage) -> Mapping[str, Any] | None:
+    def _names_in(self, message: WorkerMessage) -> Mapping[str, str | None] | None:
         if message.blob is None:
             return encoding.ids_of(self._settings.serving.encoding, message.data)
         with message.blob.view() as view:
             return encoding.ids_of(self._settings.serving.encoding, view)
-
-
-def _text(names: Mapping[str, Any], name: str) -> str:
-    value = names.get(name)
-    return "" if value is None else str(value)

@@ -31,7 +31,18 @@ class TaskUsage:
     """CPU time and memory from the begin of a task to its end."""
 
     _number = 0
+    _tree_cpu_s: float | None = None
+    _before_ns = 0
+    peak_bytes = 0
+    reserved_peak_bytes = 0  #: at most so much was reserved at a time; 0: not measured
+    stays_bytes = 0  #: memory after the task, once it has ended; 0: not known
+    #: The process that was held back most recently in this task, for the memory limit.
+    held_back: HeldBack | None = None
+    _files_bytes = 0
+    processes = 0
+    _final: Sample | None = None
 
+    # The above is never set for a task of a millisecond.
     def __init__(self, child: Child, *, exact: bool, reserved_counts: bool = False) -> None:
         """Begin. watch() is to be called after WATCH_S if the task still runs.
 
@@ -46,16 +57,6 @@ class TaskUsage:
         self._began = time.monotonic()
         self._cpu_ns = _cpu_ns(self._clock)
         self._first_ask, self._final_ask = TaskUsage._number - 1, TaskUsage._number
-        self._tree_cpu_s: float | None = None
-        self._before_ns = 0
-        self.peak_bytes = 0
-        self.reserved_peak_bytes = 0  #: at most so much was reserved at a time; 0: not measured
-        self.stays_bytes = 0  #: memory after the task, once it has ended; 0: not known
-        #: The process that was held back most recently in this task, for the memory limit.
-        self.held_back: HeldBack | None = None
-        self._files_bytes = 0
-        self.processes = 0
-        self._final: Sample | None = None
         #: (seconds since the epoch, cores, bytes, processes) a few times a second.
         self.samples: list[tuple[float, float, int, int]] = []
         self._last = (time.time(), 0.0)

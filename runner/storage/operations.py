@@ -84,7 +84,7 @@ class Operations:
 
     def _fetch(self, job: Job, memory: MessageFile) -> Message:
         message = codec.decode(self._encodings.worker, job.data())
-        data, _ = codec.ids_of(message)
+        data = codec.data_of(message)
         info = data.get("info")
         self._has_task = True
         self._job_id, self._task_id = str(data.get("jobId") or ""), str(data.get("taskId") or "")

@@ -51,11 +51,11 @@ class Api(StreamCalls):
     @property
     def stopping(self) -> bool:
         """Whether the task is to stop; check it in long loops to end early and cleanly."""
-        return self._stopping.is_set()
+        return self._is_stopping
 
     def wait_for_stop(self, timeout_s: Optional[float] = None) -> bool:
         """Wait until the task is to stop, at most this long; return whether it is."""
-        return self._stopping.wait(timeout_s)
+        return self._stop_event().wait(timeout_s)
 
     # ---- other algorithms
 

@@ -45,6 +45,7 @@ class FrameSocket:
         self._socket = socket.socket(fileno=fd)
         self._reader = FrameReader()
         self._scratch = bytearray(INLINE_MAX)  # what is read, until it is decoded
+        self._scratch_view = memoryview(self._scratch)
         self._ready: List[Frame] = []
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -62,10 +63,10 @@ class FrameSocket:
                 count, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], 256, CLOEXEC)
             except OSError:
                 _exit_without_channel()
-            fds = fds_of(ancillary)
+            fds = fds_of(ancillary) if ancillary else []
             if not count and not fds:
                 return None
-            self._ready = self._reader.feed(memoryview(self._scratch)[:count], fds)
+            self._ready = self._reader.feed(self._scratch_view[:count], fds)
         frame = self._ready.pop(0)
         return frame.task, decode(frame, self.known)
 
@@ -210,6 +211,7 @@ def flush_output() -> None:
     """Write out what was printed and logged so far, records of forked processes included."""
     fork_logging.drain()
     for stream in (sys.stdout, sys.stderr):
-        # The user's code may have closed them, or replaced them with anything.
-        with contextlib.suppress(Exception):
+        try:
             stream.flush()
+        except Exception:  # noqa: BLE001 - the user's code may have closed them, or replaced them with anything
+            pass

@@ -78,7 +78,7 @@ class PoolTaskServer(TaskServer):
         if self._is_function:
             result = self._call_function(entry.start, _bytes_of(message))
         else:
-            args, _ = codec.ids_of(self._decode(message.wire))
+            args = codec.data_of(self._decode(message.wire))
             api = self._open_api(task)
             if entry.init is not None:
                 self._call(entry.init, "init", 1, args, api)

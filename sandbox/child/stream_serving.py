@@ -65,14 +65,12 @@ def open_stream(
     return Stream(data, args, report=report, before_waiting=loop.run_until_readable)
 
 
-def serve(stream: Optional[Stream], args: Dict[str, Any], call: Callable[[Dict[str, Any]], Any]) -> Any:
-    """Return what start() returns; in a stream, once all that it has sent is taken by the next nodes.
+def serve(stream: Stream, args: Dict[str, Any], call: Callable[[Dict[str, Any]], Any]) -> Any:
+    """Return what start() returns, once all that it has sent is taken by the next nodes.
 
     The start() of a stateless algorithm is called for each message, and what it returns is sent on. As in
     HKube's wrapper for Python, any other algorithm is stateful. Raises StreamLost.
     """
-    if stream is None:
-        return call(args)
     result = None
     if args.get("stateType") == "stateless":
         _serve_messages(stream, args, call)

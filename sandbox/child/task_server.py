@@ -230,10 +230,11 @@ class TaskServer:
         if not has_start:
             self._wait_for(Start)
         api._begin_start()
-        start, name = entry.start, self._where.function
-        result = stream_serving.serve(
-            self._stream, args, lambda given: self._call(start, name, 2, given, api)
-        )
+        start, name, stream = entry.start, self._where.function, self._stream
+        if stream is None:
+            result = self._call(start, name, 2, args, api)
+        else:
+            result = stream_serving.serve(stream, args, lambda one: self._call(start, name, 2, one, api))
         self._finish(task, files, result)
 
     def _open_stream(self, task: int, args: Dict[str, Any], api: Api) -> bool:
@@ -258,15 +259,14 @@ class TaskServer:
     ) -> Tuple[Dict[str, Any], Optional[ResultFiles], bool]:
         """Read the task; return what init and start get, its files (None: nothing of it is kept), and whether
         the worker takes it for initialized."""
-        size = message.wire.size if isinstance(message.wire, Memfd) else len(message.wire)
-        args, ids = codec.ids_of(self._decode(message.wire))
+        args, wire = codec.data_of(self._decode(message.wire)), message.wire
         if isinstance(message, Begin):
             place: Union[Begin, UseFolder] = message
             if entry.init is not None:
                 # From here on the task has begun: if we die now, it is not given to another child.
-                self._channel.send(task, TaskRead(ids))
+                self._channel.send(task, TaskRead(codec.ids_of(args)))
         else:
-            self._channel.send(task, TaskRead(ids))
+            self._channel.send(task, TaskRead(codec.ids_of(args)))
             place = self._wait_for(UseFolder)
         if place.env is not None:
             self._task_env = place.env
@@ -279,7 +279,7 @@ class TaskServer:
                 lambda text: self._channel.send(task, Problem(text)),
                 recorded_bytes=place.recorded_bytes,
             )
-            if files.wants(size):
+            if files.wants(wire.size if isinstance(wire, Memfd) else len(wire)):
                 files.write_input(codec.json_text(args.get("input")))
             files.prepare_output()
         return args, self._files, place.is_announced

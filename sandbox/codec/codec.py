@@ -42,7 +42,7 @@ import gc
 import json
 import os
 from collections import abc
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 
 from . import large_values
 from .plain_values import DEPTH_MAX as DEPTH_MAX  # part of what this module offers
@@ -337,18 +337,19 @@ def accelerate() -> None:
     _ENCODERS["msgpack"] = msgspec.msgpack.Encoder(enc_hook=_foreign).encode
 
 
-def ids_of(message: Any) -> Tuple[Dict[str, Any], Dict[str, Any]]:
-    """Return (data of an `initialize` message as a dict, its ids as text or None each)."""
-    data: Any = message.get("data") if isinstance(message, dict) else None
-    if not isinstance(data, dict):
-        data = {} if data is None else {"input": data}
+def data_of(message: Any) -> Dict[str, Any]:
+    """Return the data of an `initialize` message as a dict, with an input."""
+    found = message.get("data") if isinstance(message, dict) else None
+    data: Dict[str, Any] = found if isinstance(found, dict) else {} if found is None else {"input": found}
     data.setdefault("input", [])
+    return data
+
+
+def ids_of(data: Mapping[str, Any]) -> Dict[str, Optional[str]]:
+    """Return the ids in the data of an `initialize` message, as text or None each."""
     names = ("taskId", "jobId", "nodeName", "algorithmName", "pipelineName")
-    ids: Dict[str, Optional[str]] = {}
-    for name in names:
-        value = data.get(name)
-        ids[name] = None if value is None else str(value)[:1000]
-    return data, ids
+    values = {name: data.get(name) for name in names}
+    return {name: None if value is None else str(value)[:1000] for name, value in values.items()}
 
 
 def json_text(value: Any) -> Optional[bytes]:

@@ -84,6 +84,8 @@ class FramedChannel:
         self._tasks, self._control = tasks, control
         for one in (tasks, control):
             one.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(tasks, select.POLLIN)
         self._to_main = FrameSender(loop, tasks)
         self._to_control = FrameSender(loop, control)
 
@@ -128,9 +130,7 @@ class FramedChannel:
     @property
     def is_quiet(self) -> bool:
         """Whether all the child has said was read, and its socket is open."""
-        poll = select.poll()
-        poll.register(self._tasks, select.POLLIN)
-        return not poll.poll(0)
+        return not self._poll.poll(0)
 
     @property
     def has_ended(self) -> bool:

@@ -95,7 +95,7 @@ class FrameReceiver:
             return False
         except OSError:
             count, ancillary = 0, []
-        fds = fds_of(ancillary)
+        fds = fds_of(ancillary) if ancillary else []
         if not count and not fds:
             self._stop(Reading.ENDED)
             self._on_end(self._reader.partial > 0)

@@ -26,11 +26,14 @@ class FrameSender:
 
     def send(self, task: int, *messages: ProcessMessage) -> None:
         """Send messages with one write, each with its bytes in the stream."""
-        self._put(memoryview(b"".join([encode(task, one) for one in messages])))
+        if len(messages) == 1:  # nearly always
+            self._put(encode(task, messages[0]))
+        else:
+            self._put(b"".join([encode(task, one) for one in messages]))
 
     def send_blob(self, task: int, kind: int, blob: Memfd) -> None:
         """Send a message whose bytes are in a memfd; the descriptor stays the caller's."""
-        self._put(memoryview(header(kind, task, blob.size, blob=True)), os.dup(blob.fd))
+        self._put(header(kind, task, blob.size, blob=True), os.dup(blob.fd))
 
     def end(self) -> None:
         """Shut the stream down once everything is written."""
@@ -47,17 +50,17 @@ class FrameSender:
         if self._socket.fileno() >= 0:
             self._loop.on_writable(self._fd, None)
 
-    def _put(self, data: memoryview, fd: int | None = None) -> None:
+    def _put(self, data: bytes, fd: int | None = None) -> None:
         """Write these bytes, and this descriptor with their first; it is closed once it is sent."""
-        is_idle = not self._queue
+        is_idle, sent = not self._queue, 0
         if is_idle and fd is None:
             try:
-                data = data[self._socket.send(data) :]  # nearly always all of it
+                sent = self._socket.send(data)
             except OSError:
                 pass  # _flush() meets the same trouble, and deals with it
-            if not data:
-                return
-        self._queue.append((data, fd))
+            if sent == len(data):
+                return  # nearly always
+        self._queue.append((memoryview(data)[sent:], fd))
         if is_idle:
             self._flush()
 

@@ -155,11 +155,11 @@ class WardedChild(Child):
 
     def send(self, task: int, *messages: ProcessMessage) -> None:
         """Send messages on the task socket, with one write; a memfd stays the caller's."""
-        if any(isinstance(one, (Begin, Initialize)) for one in messages):
+        if isinstance(messages[0], (Begin, Initialize)):
             self._task_sent_at = time.monotonic()
             if not self._is_throttled:
                 self._throttle(True)
-        super().send(task, *messages)
+        self._channel.send(task, *messages)
 
     def stop(self, task: int, options: Mapping[str, object]) -> None:
         """Have the user's stop() called. The grace is the caller's; the CPU limit rests meanwhile."""

@@ -10,6 +10,9 @@ import time
 import pytest
 from hkrunner.runner.link import connection as links
 from hkrunner.runner.link.connection import SILENT_S, ConnectionState
+from hkrunner.runner.link.frames import MESSAGE_MAX
+from hkrunner.runner.link.message_memory import KEEP_BLOB_S
+from hkrunner.runner.link.outbox import PIECE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.link_peer import DEADLINE_S, PONG, World, connected, conversing
@@ -85,7 +88,7 @@ def test_a_message_may_come_in_any_fragments_and_any_packets(
         frame(TEXT, b"x", last=False) + frame(TEXT, b"y"),
         frame(PING, b"x", last=False),
         frame(PING, b"x" * 126),
-        b"\x81\x7f" + struct.pack("!Q", links.MESSAGE_MAX + 1),
+        b"\x81\x7f" + struct.pack("!Q", MESSAGE_MAX + 1),
     ],
     ids=[
         *("masked", "reserved bit", "unknown opcode", "unknown control frame", "continuation of nothing"),
@@ -106,7 +109,7 @@ def test_what_rfc_6455_forbids_ends_the_connection_and_begins_another(data: byte
 # ---- posting
 
 
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, links.PIECE, links.PIECE + 1, 5_000_000])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, PIECE, PIECE + 1, 5_000_000])
 def test_a_post_of_any_size_is_masked_and_whole(size: int) -> None:
     payload = os.urandom(size)
     with conversing() as (world, wire):
@@ -357,7 +360,7 @@ def test_the_memory_kept_for_large_messages_is_given_back() -> None:
         wire.send(frame(TEXT, b"x" * 3_000_000))
         world.until(lambda: world.listener.messages, "the message")
         assert _memfds() > 0
-        world.pass_time(links.KEEP_BLOB_S + 0.1)
+        world.pass_time(KEEP_BLOB_S + 0.1)
         assert _memfds() == 0
 
 
