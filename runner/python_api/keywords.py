@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shlex
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, TypedDict
@@ -20,7 +21,7 @@ KEYWORDS: dict[str, Option] = {option.keyword: option for option in OPTIONS if o
 POOL_KEYWORDS = {
     name: option
     for name, option in KEYWORDS.items()
-    if name not in ("algorithm", "cpu_time", "disk", "install", "on", "parallel")
+    if name not in ("algorithm", "command", "cpu_time", "disk", "install", "on", "parallel")
 }
 #: What runner/settings/env_file.py reads as one character between double quotes.
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
@@ -56,6 +57,7 @@ class PoolOptions(TypedDict, total=False):
 class RunOptions(PoolOptions, total=False):
     """KEYWORDS in the same way."""
 
+    command: str | Sequence[str] | None
     install: bool
     cpu_time: float | None
     disk: int | str | None
@@ -112,6 +114,8 @@ def arguments(
             continue
         _check(name, option, value)
         # The value is in the same word: it may begin with a dash.
+        if name == "command" and not isinstance(value, str):
+            value = shlex.join(map(os.fspath, value))
         if option.kind == "many" and not isinstance(value, (str, os.PathLike)):
             yield from (f"{option.flag}={_text(option, one)}" for one in value)
             continue
@@ -134,6 +138,10 @@ def _check(name: str, option: Option, value: Any) -> None:
             )
     elif option.kind == "many" and not isinstance(value, (str, os.PathLike, Iterable)):
         raise SettingsError(f"{name} wants one or more texts or paths, not {value!r}")
+    elif name == "command" and not isinstance(value, str):
+        words = value if isinstance(value, (list, tuple)) else ()
+        if not words or not all(isinstance(one, (str, os.PathLike)) for one in words):
+            raise SettingsError(f"command wants a text such as 'node app.js', or its words, not {value!r}")
     elif (option.python or "").startswith("str | os.PathLike") and not isinstance(value, (str, os.PathLike)):
         raise SettingsError(f"{name} wants a path, not {value!r}")
 

@@ -41,7 +41,7 @@ def run(
 
     start() gets the input as args["input"]; a value that is not a list becomes a list of one. A task that
     fails or is killed also has a result: see raise_for_status(). entry None: the one of the algorithm.yml in
-    the working folder, or its main.py; a cluster (`on`) needs none.
+    the working folder, or its main.py; a program (`command`) and a cluster (`on`) need none.
 
     The options are those of `hkrunner run`; None means that the option is not given. A size may also be a
     number of bytes.
@@ -60,6 +60,8 @@ def run(
     cannot be reached or refuses the job, and Incomplete if hkrunner itself was killed.
     """
     _check(entry, inputs)
+    if entry is not None and options.get("command") is not None:
+        raise SettingsError("command starts the algorithm itself: give None as the entry")
     env = options.get("env")
     is_local = options.get("on") in (None, LOCAL)
     if env and not is_local:

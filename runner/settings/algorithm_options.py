@@ -25,6 +25,9 @@ ALGORITHM_OPTIONS = (
         ("HKRUNNER_COMMAND",),
         default_text="what the descriptor's env says, else Python code",
         metavar="COMMAND",
+        python="str | Sequence[str] | None",
+        python_help="A program in any language that speaks HKube's protocol, as the algorithm: 'node app.js',"
+        " or a list of words. The entry is None then.",
         in_validate=True,
         is_recorded=True,
         needs_process=True,

@@ -56,6 +56,22 @@ def test_each_input_is_a_task_and_its_result_is_typed(tmp_path: Path) -> None:
         first.status = "failed"  # type: ignore[misc]
 
 
+def test_a_program_in_another_language_is_an_algorithm_too(tmp_path: Path) -> None:
+    command = [sys.executable, ALGORITHMS / "any_program.py"]
+    given, failed = hkrunner.run(None, [["give", "a b"], ["exit", 3]], command=command, timeout=60)
+    assert given.output == "a b"
+    assert failed.error is not None and failed.error.code == "EXITED"
+    for entry, command, said in (
+        ("main.py", "node app.js", "give None as the entry"),
+        (None, [], "command wants a text"),
+        (None, ["node", 7], "command wants a text"),
+        (None, 7, "command wants a text"),
+        (None, "no-such-program x", "no program no-such-program"),
+    ):
+        with pytest.raises(hkrunner.HkrunnerError, match=said):
+            hkrunner.run(entry, [[1]], command=command)  # type: ignore[arg-type]
+
+
 def test_a_value_that_is_no_list_is_wrapped_in_one() -> None:
     entry = algorithm("def start(args):\n    return args['input']\n")
     results = hkrunner.run(entry, ({"x": value} for value in (1, 2)))
