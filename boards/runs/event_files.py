@@ -70,7 +70,7 @@ def read_scalars(folder: Path) -> dict[str, dict[str, list[Point]]]:
     """
     runs: dict[str, dict[str, list[Point]]] = {}
     places = [folder, *(link for link in folder.glob("*") if link.is_symlink() and link.is_dir())]
-    for path in sorted(path for place in places for path in place.rglob("*tfevents*")):
+    for path in _event_files(places):
         series = runs.setdefault(path.parent.relative_to(folder).as_posix(), {})
         for tag, point in read_file(path):
             series.setdefault(tag, []).append(point)
@@ -85,7 +85,7 @@ def read_last_scalars(folder: Path, *, left_out: Iterable[str] = ()) -> dict[str
     """
     places = [folder, *(link for link in folder.glob("*") if link.is_symlink() and link.is_dir())]
     last: dict[str, float] = {}
-    for path in sorted(path for place in places for path in place.rglob("*tfevents*")):
+    for path in _event_files(places):
         run = path.parent.relative_to(folder).as_posix()
         if run not in left_out:
             prefix = "" if run == "." else f"{run}/"
@@ -93,10 +93,25 @@ def read_last_scalars(folder: Path, *, left_out: Iterable[str] = ()) -> dict[str
     return last
 
 
+def _event_files(places: Iterable[Path]) -> list[Path]:
+    from pathlib import Path  # late, as the next: who only writes has no use for them
+
+    from .folders import files_below
+
+    found = [entry.path for place in places for entry in files_below(str(place)) if "tfevents" in entry.name]
+    return sorted(map(Path, found))
+
+
+def _open(path: Path) -> BinaryIO:
+    from .folders import open_plain
+
+    return open_plain(path)
+
+
 def _last_values(path: Path) -> dict[str, float]:
     """Return the last value of each scalar in one event file, up to its end or the first damaged record."""
     latest: dict[bytes, bytes] = {}  # tag -> its last Summary.Value
-    with contextlib.suppress(OSError), path.open("rb") as file:
+    with contextlib.suppress(OSError), _open(path) as file:
         for data in _records(file):
             try:
                 latest.update(_values_by_tag(data))
@@ -114,7 +129,7 @@ def _last_values(path: Path) -> dict[str, float]:
 def read_file(path: Path) -> Iterator[tuple[str, Point]]:
     """Yield the scalars of one event file, in order, up to its end or the first damaged record."""
     try:
-        file = path.open("rb")
+        file = _open(path)
     except OSError:
         return
     with file:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+from ...sandbox.linux.remove_tree import remove_tree
 from ..errors import StoreError
 
 
@@ -16,12 +20,17 @@ def remove_folders(root: Path, folder: Path, metrics_dir: Path | None) -> None:
             metrics_dir.unlink()  # to a folder that the user has named, and keeps
             _remove_empty_parents(metrics_dir.parent, root / "runs")
         elif metrics_dir is not None and metrics_dir.exists():
-            shutil.rmtree(metrics_dir)
+            _remove(metrics_dir)
             _remove_empty_parents(metrics_dir.parent, root / "runs")
         if folder.exists():
-            shutil.rmtree(folder)
+            _remove(folder)
     except OSError as error:
         raise StoreError(f"task {folder.name} cannot be removed completely: {error}") from error
+
+
+def _remove(folder: Path) -> None:
+    if (error := remove_tree(str(folder))) is not None:
+        raise error
 
 
 def _remove_empty_parents(folder: Path, top: Path) -> None:
@@ -36,15 +45,38 @@ def _remove_empty_parents(folder: Path, top: Path) -> None:
 def measure(folder: Path) -> tuple[int, int]:
     """Return the bytes on disk below the folder, and the number of event files; links are not followed."""
     size = event_files = 0
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    below = measure(Path(entry.path))
-                    size, event_files = size + below[0], event_files + below[1]
-                else:
-                    size += entry.stat(follow_symlinks=False).st_blocks * 512
-                    event_files += "tfevents" in entry.name
-    except OSError:
-        pass
+    for entry in files_below(str(folder)):
+        try:
+            size += entry.stat(follow_symlinks=False).st_blocks * 512
+        except OSError:  # removed meanwhile
+            continue
+        event_files += "tfevents" in entry.name
     return size, event_files
+
+
+def files_below(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Yield all that is no folder below this one; links are not followed.
+
+    What cannot be read, or lies deeper than a path may be long, is left out. Not recursive: code may have
+    made folders deeper than a function can call itself.
+    """
+    waiting = [folder]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    else:
+                        yield entry
+        except OSError:
+            continue
+
+
+def open_plain(path: str | Path) -> BinaryIO:
+    """Open a file for reading. Raises OSError if it is none: reading from a pipe could wait for ever."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return open(fd, "rb")

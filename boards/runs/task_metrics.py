@@ -296,14 +296,15 @@ def _bytes_of_metrics(folder: str) -> int:
     Stops at 1,000 files a folder, since it runs between a task's end and its answer.
     """
     total = 0
-    try:
-        with os.scandir(folder) as entries:
-            for entry in itertools.islice(entries, _FILES_LOOKED_AT):
-                if entry.is_dir(follow_symlinks=False):
-                    if entry.name != RESOURCES:
-                        total += _bytes_of_metrics(entry.path)
-                else:
-                    total += entry.stat(follow_symlinks=False).st_size
-    except OSError:
-        pass
+    waiting = [folder]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in itertools.islice(entries, _FILES_LOOKED_AT):
+                    if not entry.is_dir(follow_symlinks=False):
+                        total += entry.stat(follow_symlinks=False).st_size
+                    elif entry.name != RESOURCES:
+                        waiting.append(entry.path)
+        except OSError:
+            continue
     return total

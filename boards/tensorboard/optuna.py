@@ -17,6 +17,7 @@ from typing import Any
 
 from ..board_record import OPTUNA
 from ..errors import NotFound
+from ..runs.folders import files_below, open_plain
 from ..targets import Target, nodes_of_job
 from .host_check import Application, Environ, StartResponse, refuse
 
@@ -35,8 +36,8 @@ def optuna_target(root: Path, job: str) -> Target:
     if not nodes:
         raise NotFound(f"pipeline {job} Not Found")
     for found in nodes:
-        for path in sorted(found.folder.rglob("*")):
-            if path.is_file() and _is_sqlite(path):
+        for path in sorted(Path(entry.path) for entry in files_below(str(found.folder))):
+            if _is_sqlite(path):
                 return Target(job, OPTUNA, path, job=job, node=found.node, pipeline=found.pipeline)
     raise NotFound(
         f"job {job} has no optuna study",
@@ -92,7 +93,7 @@ class CookieCheck:
 
 def _is_sqlite(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return file.read(len(_SQLITE)) == _SQLITE
     except OSError:
         return False

@@ -123,8 +123,11 @@ def _with_first_data(manager: BoardManager, board: Board) -> Board:
 
 
 def _has_events(board: Board) -> bool:
-    # The folder of hand-picked tasks has links only, which rglob does not follow.
-    return board.type == "pick" or any(Path(board.log_dir).rglob("*tfevents*"))
+    from ...boards.runs.folders import files_below
+
+    # The folder of hand-picked tasks has links only, which are not followed.
+    files = files_below(str(board.log_dir))
+    return board.type == "pick" or any("tfevents" in entry.name for entry in files)
 
 
 def _note_port(board: Board, port: int) -> None:

@@ -13,6 +13,7 @@ import os
 import stat
 
 from . import procfs
+from .remove_tree import remove_tree
 
 #: Most entries read in one folder: a temporary directory may hold any number.
 ENTRIES_LOOKED_AT = 10_000
@@ -79,6 +80,4 @@ def _remove(path: str, only_empty: bool) -> None:
             os.rmdir(path)
         except OSError:
             if not only_empty:
-                import shutil  # late: it is large, and needed for what is rarely there
-
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from ..linux.abandoned import remove_abandoned, signed_name
+from ..linux.remove_tree import remove_tree
 
 _PREFIX = "hkrunner-box-"
 _SHARED_MEMORY = "/dev/shm"
@@ -43,7 +43,7 @@ class PrivateFolders:
     def remove(self) -> None:
         """Remove the folders; the child has ended."""
         for folder in self._made:
-            _remove(folder)
+            remove_tree(folder)
         self._made = []
 
     def _make(self, root: str) -> str:
@@ -51,40 +51,3 @@ class PrivateFolders:
         os.mkdir(folder, 0o700)
         self._made.append(folder)
         return folder
-
-
-def _remove(folder: str) -> None:
-    """Remove the folder with its content, whatever a child that has ended has made there.
-
-    Its folders may be unreadable, and deeper than a path can name or a function can call itself: so each one
-    is moved to the top before it is emptied. What cannot be removed stays; a later run tries it again.
-    """
-    mark, moved = os.urandom(8).hex(), 0
-    failed: set[str] = set()
-    while below := [entry for entry in _entries(folder) if entry.name not in failed]:
-        for entry in below:
-            try:
-                if not entry.is_dir(follow_symlinks=False):
-                    os.unlink(entry.path)
-                    continue
-                os.chmod(entry.path, 0o700)
-                for inner in _entries(entry.path):
-                    if inner.is_dir(follow_symlinks=False):
-                        os.chmod(inner.path, 0o700)
-                        moved += 1
-                        os.rename(inner.path, f"{folder}/{mark}-{moved}")
-                    else:
-                        os.unlink(inner.path)
-                os.rmdir(entry.path)
-            except OSError:
-                failed.add(entry.name)
-    with contextlib.suppress(OSError):
-        os.rmdir(folder)
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError:
-        return []

@@ -135,10 +135,10 @@ class Warden:
     def _remove_temporary_folders(self) -> None:
         """Remove the folders that a parent ended by SIGKILL could not remove itself."""
         if self._temporary_folders and self._parent_ends():
-            import shutil  # here: needed only when the parent was killed
+            from ..linux.remove_tree import remove_tree  # here: needed only when the parent was killed
 
             for folder in self._temporary_folders:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_tree(folder)
 
     def _parent_ends(self) -> bool:
         """Whether the lifeline broke because the parent ended; otherwise it still uses the folders."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 from hkrunner.boards.runs.event_files import EventWriter, Point, read_file, read_last_scalars, read_scalars
+from hkrunner.boards.runs.folders import measure
 from hkrunner.boards.runs.resource_series import CPU, LIMIT, MEMORY, PROCESSES, PROGRESS, ResourceSeries
+from hkrunner.boards.runs.task_metrics import _bytes_of_metrics
+from hkrunner.sandbox.linux.remove_tree import remove_tree
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -213,3 +217,29 @@ def test_last_values_are_those_of_all_points(tmp_path: Path) -> None:
     only_file(tmp_path / "validation").write_bytes(data[: len(data) // 2] + b"\xff" * 100)
     half = read_scalars(tmp_path)["validation"]["loss"]
     assert 0 < len(half) < 300 and read_last_scalars(tmp_path)["validation/loss"] == half[-1].value
+
+
+def test_pipes_and_folders_of_any_depth_among_the_metrics_hold_up_nothing(tmp_path: Path) -> None:
+    with contextlib.closing(EventWriter(tmp_path)) as writer:
+        writer.add({"loss": 1.0}, step=1, at_s=1.0)
+    os.mkfifo(tmp_path / "events.out.tfevents.0000000001.pipe")
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        for _ in range(1500):  # deeper than a function may call itself, and than a path may be long
+            os.mkdir("deep-one")
+            os.chdir("deep-one")
+    finally:
+        os.chdir(here)
+    assert read_last_scalars(tmp_path) == {"loss": 1.0}
+    assert list(read_scalars(tmp_path)) == ["."]
+    size, event_files = measure(tmp_path)
+    assert size > 0 and event_files == 2
+    assert _bytes_of_metrics(str(tmp_path)) > 0
+    assert remove_tree(str(tmp_path / "deep-one")) is None and not (tmp_path / "deep-one").exists()
+
+
+def test_what_cannot_be_removed_is_told() -> None:
+    assert remove_tree("/proc/self/nowhere") is None
+    error = remove_tree("/proc/self/attr")
+    assert isinstance(error, OSError) and os.path.isdir("/proc/self/attr")
