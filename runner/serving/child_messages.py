@@ -41,13 +41,16 @@ from .child_pool import ChildPool, ChildRole
 from .log_redirect import LogRedirect
 from .notices import Notices
 from .output_tail import OutputTail
-from .streaming import Streaming
+from .streaming import PROBLEMS_MAX, Streaming
 from .task_control import TaskControl
 from .task_handover import TaskHandover
 from .worker_replies import WorkerReplies
 
 if TYPE_CHECKING:
     from .task_storage import TaskStorage
+
+#: Longest text of a problem, in characters.
+PROBLEM_MAX = 20_000
 
 
 class ChildMessageHandler:
@@ -185,15 +188,18 @@ class ChildMessageHandler:
 
     def _problem(self, message: Problem) -> None:
         task, child = self._control.task, self._pool.child
+        text = message.text[:PROBLEM_MAX]
         if message.thread_lost and task is not None and child is not None:
-            task.lost_thread = message.text  # shown with the end of the task, too
+            task.lost_thread = text  # shown with the end of the task, too
             child.watch(idle=False, thread_lost=True)
         elif task is not None and task.has_stream:
-            self._streaming.problem(message.text)
+            self._streaming.problem(text)
+        elif task is not None and len(task.problems) >= PROBLEMS_MAX:
+            return  # the code itself has written into the channel
         elif task is not None:
-            task.problems.append(message.text)  # shown with the end of the task
+            task.problems.append(text)  # shown with the end of the task
         else:
-            self._notices.child.problem(message.text)
+            self._notices.child.problem(text)
 
     def _loaded(self, message: Loaded) -> None:
         child = self._pool.child

@@ -95,7 +95,7 @@ class FrameReader:
         """
         self._fds.extend(fds)
         buffer = self._buffer
-        if not buffer and len(data) >= HEADER.size:
+        if not buffer and not self._fds and len(data) >= HEADER.size:
             # As good as always: one whole frame.
             version, kind, flags, task, length = HEADER.unpack_from(data)
             if version == VERSION and not flags and len(data) == HEADER.size + length:
@@ -126,6 +126,9 @@ class FrameReader:
                     break
                 frames.append(Frame(kind, task, bytes(buffer[position + size : end]), None, length))
                 position = end
+            # One belongs to a header that is not complete yet. Any number would use up those of this process.
+            if len(self._fds) > 1:
+                raise ChannelError(f"descriptors without a frame at byte {self._offset + position}")
         except ChannelError:
             for frame in frames:
                 if frame.fd is not None:

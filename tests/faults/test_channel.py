@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.local import error_of, misbehave_once
+from support.local import error_of, misbehave_once, run_tasks
 
 BROKEN = {
     "closes_all_descriptors": "closed the socket",
@@ -42,3 +42,14 @@ def test_a_second_answer_is_dropped(tmp_path: Path) -> None:
     run = misbehave_once("answers_twice.py", cwd=tmp_path)
     assert run.outputs == ["forged", "served"]
     assert run.status == 0
+
+
+@pytest.mark.parametrize("what", ["descriptors", "long texts"])
+def test_a_flood_of_right_frames_uses_up_nothing_of_the_runner(what: str, tmp_path: Path) -> None:
+    run = run_tasks("floods_the_channel.py", [what], ["behave"], cwd=tmp_path)
+    assert run.outputs[-1] == "served"
+    if what == "descriptors":
+        code, message = error_of(run.tasks[0])
+        assert code == "CHANNEL_BROKEN" and "descriptors without a frame" in message
+    else:
+        assert len(str(run.tasks[0])) + len(run.stderr) < 20 * 25_000  # of 400 MB

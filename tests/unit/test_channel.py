@@ -197,3 +197,14 @@ def test_descriptors_come_out_of_the_message_they_came_in(memory: int) -> None:
     for fd in found:
         os.close(fd)
     assert fds_of([(1, 2, b"1234")]) == []
+
+
+def test_descriptors_that_no_frame_takes_are_refused_before_they_are_many(memory: int) -> None:
+    reader = FrameReader()
+    sent = [os.dup(memory) for _ in range(3)]
+    assert reader.feed(encode(2, 1, b"{}"), sent[:1])  # as if the rest of its header were still to come
+    with pytest.raises(ChannelError, match="descriptors without a frame at byte"):
+        reader.feed(encode(2, 1, b"{}"), sent[1:])
+    for fd in sent:
+        with pytest.raises(OSError):
+            os.fstat(fd)

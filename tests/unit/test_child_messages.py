@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from hkrunner.runner.protocol.task_state import State
+from hkrunner.runner.serving.child_messages import PROBLEM_MAX
+from hkrunner.runner.serving.streaming import PROBLEMS_MAX
 from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION
-from hkrunner.sandbox.shared.messages import Initialized, Loaded, LoadFailed, TaskRead
+from hkrunner.sandbox.shared.messages import Initialized, Loaded, LoadFailed, Problem, TaskRead
 from hkrunner.sandbox.shared.outcome import Cause, Exit
 from support.fake_serving import Serve
 from support.fake_warden import SPAWNED, FakeWarden
@@ -285,3 +287,12 @@ def test_limits_are_reported_and_usage_is_of_the_child_although_loaded_was_reada
     finally:
         warden.child.set_listener(warden.seen)
         warden.close()
+
+
+def test_a_flood_of_problems_that_the_code_reports_itself_takes_no_memory(serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.RUNNING)
+    for _ in range(100):
+        one.child.says(Problem("x" * 200_000))
+    task = one.supervisor._control.task
+    assert task is not None and sum(map(len, task.problems)) <= PROBLEM_MAX * PROBLEMS_MAX
