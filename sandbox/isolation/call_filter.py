@@ -22,6 +22,8 @@ _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 #: Every CLONE_NEW… that clone(2) knows.
 _CLONE_NAMESPACES = 0x7E020000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+#: With a lease on a file that it may only read, code holds up whoever opens the file, for 45 s each time.
+_F_SETLEASE, _F_SETDELEG = 1024, 1040
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _STREAM, _DATAGRAM, _TYPE_MASK = 1, 2, 0xF
 
@@ -83,6 +85,13 @@ def _blocks(*, internet: bool, own_processes: bool) -> dict[str, list[_Step]]:
     ]
     blocks = {
         "clone": [_argument(0), (_ANY_BIT, 0, 1, _CLONE_NAMESPACES), _refuse(errno.EPERM), allow],
+        "fcntl": [
+            _argument(1),
+            (_EQUAL, 1, 0, _F_SETLEASE),
+            (_EQUAL, 0, 1, _F_SETDELEG),
+            _refuse(errno.EPERM),
+            allow,
+        ],
         "ioctl": [
             _argument(1),
             (_EQUAL, 1, 0, _TIOCSTI),

@@ -178,6 +178,7 @@ MISSING = {
 WITH_ARGUMENTS = {
     "x86_64": {
         "clone": 56,
+        "fcntl": 72,
         "ioctl": 16,
         "socket": 41,
         "socketpair": 53,
@@ -191,6 +192,7 @@ WITH_ARGUMENTS = {
     },
     "aarch64": {
         "clone": 220,
+        "fcntl": 25,
         "ioctl": 29,
         "socket": 198,
         "socketpair": 199,

@@ -6,6 +6,7 @@ it is not confined, and does nothing else.
 
 import ctypes
 import errno
+import fcntl
 import os
 import signal
 import socket
@@ -100,6 +101,9 @@ def calls(given):
     found["a call that does not exist"] = attempt(call, 5000)
     found["clone into a namespace"] = attempt(call, given["clone"], 0x10000000 | signal.SIGCHLD, 0, 0, 0, 0)
     # The filter comes before the look at the descriptor.
+    # Whoever opens the file would wait for 45 s, again and again.
+    with open(os.path.abspath(__file__)) as file:
+        found["take a lease on its code"] = attempt(fcntl.fcntl, file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     found["push a character into a terminal"] = attempt(call, given["ioctl"], -1, 0x5412, 0)
     if os.uname().machine == "x86_64":
         found["a call of x32"] = attempt(call, 0x40000000 | 39)
@@ -176,10 +180,37 @@ def leftovers(given):
     return [name for name in found if name.startswith("left")]
 
 
+kept = {}
+
+
+def keep(given):
+    """Keep open what the next task of this process may use."""
+    folder = os.path.join(os.environ["ALGO_METRICS_DIR"], "below")
+    os.mkdir(folder)
+    kept["file"] = os.open(os.path.join(folder, "kept"), os.O_WRONLY | os.O_CREAT)
+    kept["folder"] = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    return {"kept": "done"}
+
+
+def use_what_was_kept(given):
+    def open_above(path):
+        os.close(os.open(path, os.O_RDONLY, dir_fd=kept["folder"]))
+
+    found = {"write to the metrics of the task before": attempt(os.truncate, kept["file"], 1)}
+    for steps in range(1, 10):
+        above = "/".join([".."] * steps)
+        found[f"open the folder {steps} above them"] = attempt(open_above, above)
+        found[f"open a record {steps} above them"] = attempt(open_above, above + "/tasks/t1/task.json")
+    return found
+
+
 def start(args, api):
     what, given = args["input"]
     if not is_confined(given["secret"]):
         raise RuntimeError("not confined: nothing was tried")
     if what == "end":
         os._exit(3)
-    return {each.__name__: each for each in (files, processes, calls, network, leftovers)}[what](given)
+    return {each.__name__: each for each in KINDS}[what](given)
+
+
+KINDS = (files, processes, calls, network, leftovers, keep, use_what_was_kept)

@@ -118,7 +118,7 @@ def check(found: dict[str, Any], level: str) -> None:
     for name, came in found.items():
         if name in missing or name in ("a call that does not exist", "a call of x32"):
             assert came == "ENOSYS", (name, came)
-        elif name in refused or name.startswith(("clone ", "push ")):
+        elif name in refused or name.startswith(("clone ", "push ", "take ")):
             assert came == "EPERM", (name, came)
         elif name == "a call of i386":
             assert came in ("SIGSYS", "SIGSEGV"), came  # the latter where the kernel has no such calls
@@ -161,6 +161,24 @@ def test_nothing_that_one_process_of_the_algorithm_leaves_is_seen_by_the_next(
     first, crash, second = map(json.loads, ended.stdout.splitlines())
     assert (first["output"], crash["error"]["code"], second["output"]) == ([], "EXITED", []), ended
     check_nothing_is_left()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@needs_sandbox
+def test_what_a_process_keeps_open_leads_to_its_own_metrics_only(
+    folder: Path, target: dict[str, Any], level: str
+) -> None:
+    """A descriptor stays valid when its file is moved to the record; nothing else is reached from there."""
+    if level not in POSSIBLE:
+        return
+    command = strict(folder, "--sandbox-level", level)
+    command = machine_for(level, command) if level != BEST else command
+    found = attack(command, folder, target, "keep", "use_what_was_kept")
+    assert found.pop("kept") == found.pop("write to the metrics of the task before") == "done"
+    assert len(found) == 18
+    # Without a root folder of its own it may list the folders on the way to what it may read.
+    found = {name: came for name, came in found.items() if level != "landlock" or "record" in name}
+    assert set(found.values()) <= REFUSED, found
 
 
 @needs_sandbox
