@@ -104,9 +104,11 @@ def test_only_cgroups_that_have_refused_something_count(tmp_path: Path) -> None:
     assert refusing_task_limits(8, root=str(tmp_path)) == []
 
 
-def test_a_process_that_has_ended_has_no_limit_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_a_process_that_has_ended_is_that_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 1000)
     soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
-    assert process_advice._limit_of_user(os.getpid()) == (None if soft == resource.RLIM_INFINITY else soft)
-    assert process_advice._limit_of_user(2**22 + 1) is None
+    own = None if soft == resource.RLIM_INFINITY else soft
+    assert process_advice._limit_of_user(os.getpid()) == process_advice._limit_of_user(2**22 + 1) == own
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    assert process_advice._limit_of_user(os.getpid()) is None
     assert tasks_allowed(4) == 528
