@@ -24,6 +24,7 @@ from ..io.signals import STOP_SIGNALS
 from ..prepare.installation import install_line, installation_for
 from ..prepare.missing_imports import Import, imports_of, missing, missing_distributions
 from ..prepare.prepare import prepare
+from ..prepare.requirement_sources import Requirements, find_requirements
 from ..serving.child_pool import ChildPool
 from ..settings.settings import Settings
 from .install_progress import install_progress
@@ -145,7 +146,9 @@ def validate(settings: Settings, environ: Mapping[str, str]) -> Validation:
             imports = imports_of(where.file, where.folder)
             for one in missing(imports, python=settings.code.python, folder=where.folder, environ=env):
                 _note_missing(found, one, settings.code.python, where.file)
-        _check_requirements(found, settings.code.python, env)
+        with contextlib.suppress(SettingsError):  # noted above
+            if (required := find_requirements(where, settings.code.cwd)) is not None:
+                _check_requirements(found, required, settings.code.python, env)
     return found
 
 
@@ -180,16 +183,18 @@ def _note_missing(found: Validation, one: Import, python: str, entry: str) -> No
         found.status = max(found.status, EntryUnusable.exit_status)
 
 
-def _check_requirements(found: Validation, python: str, environ: Mapping[str, str]) -> None:
+def _check_requirements(
+    found: Validation, required: Requirements, python: str, environ: Mapping[str, str]
+) -> None:
     assert found.folder is not None, "its code was found"
-    listed = requirements.unconditional_names(found.folder)
+    listed = requirements.unconditional_names(required.marked)
     absent = missing_distributions(listed, python=python, folder=found.folder, environ=environ)
-    if absent:
-        install = requirements.install_command(found.folder, python)
-        found.fail(
-            EntryUnusable.exit_status,
-            f"requirements.txt: not installed: {', '.join(absent)}; give --install, or install: {install}",
-        )
+    if not absent:
+        return
+    remedy = "give --install"
+    if required.lines is None:
+        remedy += f", or install: {requirements.install_command(required.folder, python)}"
+    found.fail(EntryUnusable.exit_status, f"{required.source}: not installed: {', '.join(absent)}; {remedy}")
 
 
 # ---- text

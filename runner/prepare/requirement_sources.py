@@ -36,6 +36,7 @@ class Requirements(NamedTuple):
     content: tuple[str, ...]  #: all that decides what is installed; for equal content it is the same
     lines: tuple[str, ...] | None = None  #: the requirements; None: installers read `file` itself
     requires_python: str = ""  #: the versions of Python that the code supports; "": all
+    marked: tuple[str, ...] = ()  #: each requirement, with its marker if it has one
 
     @property
     def folder(self) -> str:
@@ -153,7 +154,8 @@ def _of_table(table: dict[str, Any], source: str, file: str) -> Requirements:
     local = [
         one for line in lines for one in _of_local(line.partition("@")[2].strip(), os.path.dirname(file))
     ]
-    return Requirements(source, file, tuple(lines), (*lines, *local), tuple(lines), python)
+    marked = tuple(lines)
+    return Requirements(source, file, marked, (*lines, *local), marked, python, marked)
 
 
 def _toml(text: str, source: str) -> dict[str, Any]:
@@ -173,12 +175,13 @@ def _toml(text: str, source: str) -> dict[str, Any]:
 
 def _listed(file: str) -> Requirements:
     content: list[str] = []
-    shown: list[str] = []
-    _read_list(file, content, shown, set())
-    return Requirements(os.path.basename(file), file, tuple(shown), tuple(content))
+    marked: list[str] = []
+    _read_list(file, content, marked, set())
+    shown = tuple(line if _EDITABLE.match(line) else re.split(r"\s+--|\s*;", line)[0] for line in marked)
+    return Requirements(os.path.basename(file), file, shown, tuple(content), marked=tuple(marked))
 
 
-def _read_list(file: str, content: list[str], shown: list[str], seen: set[str]) -> None:
+def _read_list(file: str, content: list[str], marked: list[str], seen: set[str]) -> None:
     """Append what this file and the files that it names say."""
     seen.add(os.path.realpath(file))
     folder = os.path.dirname(file)
@@ -189,14 +192,14 @@ def _read_list(file: str, content: list[str], shown: list[str], seen: set[str]) 
             other = os.path.join(folder, nested[1].strip("'\""))
             # The installer reports a file that is missing.
             if os.path.isfile(other) and os.path.realpath(other) not in seen:
-                _read_list(other, content, shown if line[:2] != "-c" and "--c" not in line else [], seen)
+                _read_list(other, content, marked if line[:2] != "-c" and "--c" not in line else [], seen)
         elif editable:
-            shown.append(line)
+            marked.append(line)
             content += _of_local(editable[1], folder, in_place=True)
         elif line.startswith("-"):
             content.append(folder)  # it may be the path of a folder, as in --find-links
         else:
-            shown.append(re.split(r"\s+--|\s*;", line)[0])
+            marked.append(line)
             content += _of_local(_name_of(line), folder)
 
 

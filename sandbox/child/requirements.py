@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import List, Optional
+from typing import Iterable, List, Optional
 
 #: Modules whose distribution has another name, and is asked for often.
 _DISTRIBUTIONS = {
@@ -96,10 +96,9 @@ def _dependencies(toml: str) -> str:
     return "\n".join(names)
 
 
-def unconditional_names(folder: str) -> List[str]:
-    """Return the distributions in requirements.txt, without those that depend on a marker."""
-    text = _read(os.path.join(folder, "requirements.txt"))
-    return _names("\n".join(line for line in text.splitlines() if ";" not in line.partition("#")[0]))
+def unconditional_names(lines: Iterable[str]) -> List[str]:
+    """Return the distributions of these requirements, without those that depend on a marker."""
+    return _names("\n".join(line for line in lines if ";" not in line.partition("#")[0]))
 
 
 def install_command(folder: str, python: str) -> str:

@@ -116,6 +116,40 @@ def test_missing_imports_are_named_with_the_line_of_requirements(tmp_path: Path)
     assert "does not list it" in told["missing"][2]["hint"]
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        (
+            "my_alg.py",
+            "# /// script\n# dependencies = ['no-such-thing>=2', 'psutil', 'no; os_name == \"x\"']\n# ///\n",
+            "inline metadata in my_alg.py: not installed: no-such-thing; give --install",
+        ),
+        (
+            "pyproject.toml",
+            "[project]\nname = 'x'\nversion = '1'\ndependencies = ['no-such-thing[extra]', 'psutil']\n",
+            "pyproject.toml: not installed: no-such-thing; give --install",
+        ),
+        (
+            "more.txt",
+            "no-such-thing\n",
+            "requirements.txt: not installed: no-such-thing; give --install, or ",
+        ),
+    ],
+)
+def test_requirements_that_are_not_installed_are_a_problem_wherever_they_are_listed(
+    file: str, text: str, said: str, tmp_path: Path
+) -> None:
+    write(tmp_path, "def start(args): ...\n")
+    with (tmp_path / file).open("a") as written:
+        written.write(text)
+    if file == "more.txt":
+        (tmp_path / "requirements.txt").write_text("-r more.txt\n-c more.txt\npsutil\n")
+    status, told = facts(tmp_path, "my_alg.py")
+    assert status == 4
+    (problem,) = told["problems"]
+    assert problem.startswith(said) and problem.count("no-such-thing") == 1
+
+
 def test_requirements_that_are_installed_or_not_for_here_are_no_problem(tmp_path: Path) -> None:
     write(tmp_path, "def start(args): ...\n")
     lines = [
