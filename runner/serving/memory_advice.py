@@ -62,18 +62,30 @@ def may_be_refusal(failure: Failure) -> bool:
     return _kind(failure, ()) is not None
 
 
-def is_refusal(failure: Failure, limits: Limits, held: HeldBack | None, printed: Sequence[str] = ()) -> bool:
-    """Whether a failure was caused by memory that the limit refused.
+def _is_refusal(kind: str, limits: Limits, held: HeldBack | None, *, asked: int, room: int) -> bool:
+    """Whether a failure of this kind was caused by memory that the limit refused, or does not allow.
 
     The fact is that the process was held back in this task, or just now; the text only says that the failure
     is of that kind. Where reserved memory counts (mode "brake") requests are refused far from the limit, too.
+    What the machine itself has refused is a matter of the limit if it is more than the limit leaves.
     """
-    kind = _kind(failure, printed)
-    if kind is None or kind == "raised":
-        return kind is not None
     if kind == "unknown":
         return held is not None and held.ago_s <= REFUSED_S
-    return held is not None or (kind == "allocation" and limits.mem_mode == "brake")
+    if held is not None or kind == "process":
+        return held is not None
+    if limits.mem_mode == "brake":
+        return True
+    return asked > room if asked else kind == "raised"
+
+
+def _asked(failure: Failure) -> int:
+    """Return the size of the allocation that failed; 0: it is not known."""
+    for text in (failure.message, failure.details):
+        if (found := _ASKED.search(text)) is not None:
+            return int(float(found[1]) * UNITS[found[2]])
+        if (found := _ASKED_BYTES.search(text)) is not None:
+            return int(found[1])
+    return 0
 
 
 def explain_exit(exit: Exit, limits: Limits, printed: Sequence[str]) -> Exit:
@@ -104,24 +116,27 @@ def explain_refusal(
 ) -> Failure:
     """Return a failure that refused memory caused, with the limit, the usage and a remedy added.
 
-    Any other failure is returned as it is. `held`: the process that was held back most recently in this task,
+    Any other failure is returned without. `held`: the process that was held back most recently in this task,
     `printed`: the last lines it printed.
     """
-    if limit_bytes is None or not is_refusal(failure, limits, held, printed):
+    kind = _kind(failure, printed)
+    if limit_bytes is None or kind is None:
         return failure
-    if failure.code != "MEMORY_ERROR":
-        message = failure.message.replace(f"{failure.code}: ", "MEMORY_ERROR: ", 1)
-        failure = failure._replace(code="MEMORY_ERROR", message=message)
-    peak_bytes = peak()
-    asked = _ASKED.search(failure.message)
-    asked_bytes = float(asked[1]) * UNITS[asked[2]] if asked is not None else 0
-    if asked is None and (bytes_asked := _ASKED_BYTES.search(failure.message)) is not None:
-        asked_bytes = int(bytes_asked[1])
+    peak_bytes, asked = peak(), _asked(failure)
+    is_refusal = _is_refusal(kind, limits, held, asked=asked, room=limit_bytes - peak_bytes)
+    # A MemoryError of another limit (`ulimit -v`) is an error like any other.
+    code = "MEMORY_ERROR" if is_refusal else "ALGORITHM_ERROR" if kind == "raised" else failure.code
+    message = failure.message.replace(f"{failure.code}: ", f"{code}: ", 1)
+    failure = failure._replace(code=code, message=message)
+    if not is_refusal:
+        return failure
     # A request far beyond any machine is an error in the code, whatever the limit.
-    asked_bytes = min(asked_bytes, ASKED_MAX)
-    option = option_for_memory(peak_bytes + int(asked_bytes), limit_bytes, limits.origins)
+    option = option_for_memory(peak_bytes + min(asked, ASKED_MAX), limit_bytes, limits.origins)
     by = set_by("memory_bytes", limits.origins)
-    hint = f"limit {format_bytes(limit_bytes)} ({by}), used {format_bytes(peak_bytes)}. Try {option}"
+    hint = f"limit {format_bytes(limit_bytes)} ({by}), used {format_bytes(peak_bytes)}"
+    if asked and not _asked(failure._replace(details="")):
+        hint += f", asked for {format_bytes(asked)}"
+    hint += f". Try {option}"
     if limits.mem_mode == "brake":
         hint += "; if large arrays are reserved and hardly touched, --mem-mode auto"
     first, line, rest = failure.message.partition("\n")

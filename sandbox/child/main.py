@@ -54,7 +54,6 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     faulthandler.register(LAST_STACK_SIGNAL, fault, all_threads=True, chain=True)
     for number in sys.argv[5:6]:
         report_shared_memory(move_high(int(number)))
-    notice_lost_threads()
     try:
         server = _server(tasks, control, fault)
     except (MemoryError, SystemError):  # see start.py
@@ -71,6 +70,7 @@ def _server(tasks: int, control: int, fault: int) -> TaskServer:
     setup = receive_setup(channel)
     if setup is None:
         sys.exit(0)
+    notice_lost_threads(stacks_count=setup.brake_bytes is not None)
     if setup.is_pooled:
         from .pool_task_server import PoolTaskServer
 

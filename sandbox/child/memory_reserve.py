@@ -28,6 +28,9 @@ _POOL_THREADS = ("_handle_results", "_handle_tasks", "_handle_workers")
 DROP_S = 0.05
 #: How long none of its threads can have the lock for writing a result, while no worker is left.
 LOST_LOCK_S = 0.5
+#: The stack of a thread where the system sets no size; a request beyond the brake is repeated so often.
+STACK_BYTES = 8 << 20
+STACK_TRIES = 3
 #: How soon Thread.start() notices that its thread has ended without having begun.
 LOST_THREAD_S = 0.1
 
@@ -47,19 +50,24 @@ class MemoryReserve:
         if not _is_of_memory(error):
             return
         self._reserved = b""
-        with contextlib.suppress(OSError, ValueError):
-            soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-            if soft != resource.RLIM_INFINITY:
-                more = soft + RAISE_BYTES
-                if hard != resource.RLIM_INFINITY:
-                    more = min(more, hard)
-                resource.setrlimit(resource.RLIMIT_DATA, (more, hard))
+        _raise_brake(RAISE_BYTES)
 
     def restore(self) -> None:
         """Reserve it again, if there is room."""
         if not self._reserved:
             with contextlib.suppress(MemoryError):
                 self._reserved = bytes(RESERVE_BYTES)
+
+
+def _raise_brake(more: int) -> bool:
+    """Raise the soft limit by this much; return whether there is one."""
+    with contextlib.suppress(OSError, ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if soft != resource.RLIM_INFINITY:
+            most = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
+            resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+            return True
+    return False
 
 
 def _is_of_memory(error: BaseException) -> bool:
@@ -210,10 +218,12 @@ class _ThreadBegun(threading.Event):
         return True
 
 
-def notice_lost_threads() -> None:
+def notice_lost_threads(*, stacks_count: bool) -> None:
     """Have Thread.start() raise where its thread had no memory for its first allocation.
 
     CPython prints "Exception ignored in thread started by" then, and start() waits for the thread for ever.
+
+    Without `stacks_count`, the brake refuses no thread: 20 KiB of a stack of 8 MiB are used.
     """
     name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
     begin = getattr(threading, name)
@@ -222,6 +232,19 @@ def notice_lost_threads() -> None:
         thread = getattr(bootstrap, "__self__", None)
         if isinstance(thread, threading.Thread):
             thread._started = _ThreadBegun(thread, bootstrap)  # type: ignore[attr-defined]
+        if not stacks_count:
+            for _ in range(STACK_TRIES):  # the warden may lower the limit again in between
+                try:
+                    return begin(bootstrap, *args, **more)
+                except RuntimeError:
+                    if not _raise_brake(_stack_bytes()):
+                        break
         return begin(bootstrap, *args, **more)
 
     setattr(threading, name, start_noticing)
+
+
+def _stack_bytes() -> int:
+    """Return what a new thread reserves for its stack."""
+    size = threading.stack_size() or resource.getrlimit(resource.RLIMIT_STACK)[0]
+    return max(size, STACK_BYTES) + RAISE_BYTES

@@ -6,7 +6,9 @@ only assists: memory in use decides whether a tree is killed. Two ways to set it
 
 * NearLimitBrake, the mode "auto": only for the algorithm's own process, only while the tree is within a few
   MiB of its memory limit and that process still grows. Then a list that grows gets Python's own MemoryError
-  with its line, and its process goes on. For all other processes only memory in use counts.
+  with its line, and its process goes on. At any other time, and in all other processes, only memory in use
+  counts: nobody can know of an allocation, however large, whether it will be filled (sparse arrays, a file
+  of 20 GiB mapped copy-on-write), and the kernel would tell nobody that it has refused one.
 * ReservedBrake, the mode "brake": for every process, at all times: what it reserves must fit into the limit.
 
 The hard limit is never changed: once lowered, it could not be raised again. The soft limit is never raised
@@ -55,10 +57,9 @@ MOST_NEAR_BYTES = 12 * MI
 QUIET_S = 0.25
 #: Least growth between two readings of a process that counts as growing.
 GROWTH_BYTES = 128 * 1024
-#: While disarmed, a process may reserve this much more than it has, or 16 times the limit if that is more:
-#: stacks of a thousand threads, arenas of 1 GiB, sparse arrays. A larger one (`np.ones(10**10)`) is refused.
-RESERVABLE_BYTES = 9 << 30
-RESERVABLE_LIMITS = 16
+#: For so long after it is disarmed, the user's limit is set again and again: the process may just then raise
+#: the limit that was set before (memory_reserve.py).
+SETTLE_S = 1.0
 
 #: Largest value of a resource limit; the next one is RLIM_INFINITY.
 RLIMIT_MAX = 2**63 - 1
@@ -87,14 +88,14 @@ class _DataLimit:
         self.own = own  #: the user's soft limit, restored afterwards
         self.hard = hard
 
-    def set(self, soft: int, prlimit: Prlimit) -> None:
-        """Set the soft limit, never above the user's own or the hard one."""
+    def set(self, soft: int, prlimit: Prlimit, *, again: bool = False) -> None:
+        """Set the soft limit, never above the user's own or the hard one; `again`: though it was set so."""
         if soft > RLIMIT_MAX:
             soft = resource.RLIM_INFINITY
         for most in (self.own, self.hard):
             if most != resource.RLIM_INFINITY and (soft == resource.RLIM_INFINITY or soft > most):
                 soft = most
-        if soft == self.soft:
+        if soft == self.soft and not again:
             return
         try:
             prlimit(self.process.pid, resource.RLIMIT_DATA, (soft, self.hard))
@@ -112,19 +113,18 @@ class NearLimitBrake:
         self._prlimit = prlimit
         self._near = max(LEAST_NEAR_BYTES, min(MOST_NEAR_BYTES, int(memory_bytes * NEAR_SHARE)))
         self._margin = self._near // 2
-        self._reservable = max(RESERVABLE_BYTES, RESERVABLE_LIMITS * memory_bytes)
         self._data_limit: _DataLimit | None = None
         self._level = 0
         self._grew_at = float("-inf")
         #: The process and its memory when last armed; None: not armed since forget_held_back().
         self.held_back: HeldProcess | None = None
         self.is_holding = False  #: whether it is armed now
-        self._was_armed = False
+        self._armed_at = float("-inf")
         self._free: dict[int, Process] = {}
 
     def adjust(self, sampler: TreeSampler, now: float) -> None:
         """Set the limit according to the last measurement; called after each."""
-        if self._was_armed and len(sampler.processes) > 1:
+        if self._armed_at > float("-inf") and len(sampler.processes) > 1:
             self._free_others(sampler, now)
         process = sampler.processes.get(self._pid)
         if process is None:
@@ -146,10 +146,10 @@ class NearLimitBrake:
         if self.is_holding:
             room = max(0, free - self._margin)
             self.held_back = HeldProcess(self._pid, procfs.name(self._pid), room, memory, now)
-            self._was_armed = True
+            self._armed_at = now
             one.set(process.data + room, self._prlimit)
-        elif not self._reservable // 2 < one.soft - process.data < self._reservable * 2:
-            one.set(process.data + self._reservable, self._prlimit)
+        else:
+            one.set(one.own, self._prlimit, again=now - self._armed_at < SETTLE_S)
 
     def note_freed(self, sampler: TreeSampler) -> None:
         """Note by the last measurement whether the tree has freed memory, without setting a limit."""

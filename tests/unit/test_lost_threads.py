@@ -11,7 +11,7 @@ import pytest
 CODE = """
 import os, threading
 from hkrunner.sandbox.child.memory_reserve import notice_lost_threads
-notice_lost_threads()
+notice_lost_threads(stacks_count=False)
 really = threading.Thread._bootstrap
 
 def lose(thread):
@@ -46,6 +46,27 @@ def runs():
 )
 def test_a_thread_that_is_lost_is_an_error_and_all_others_run(action: str) -> None:
     subprocess.run([sys.executable, "-c", CODE + action], check=True, timeout=60)
+
+
+def test_only_where_reserved_memory_counts_does_the_brake_refuse_a_thread_for_its_stack() -> None:
+    code = """
+import resource, sys, threading
+from hkrunner.sandbox.child.memory_reserve import notice_lost_threads
+notice_lost_threads(stacks_count=sys.argv[1] == "True")
+data = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_DATA, (data + (4 << 20), -1))  # as the warden does near the memory limit
+waits = threading.Event()
+threads = [threading.Thread(target=waits.wait) for _ in range(20)]
+try:
+    for one in threads: one.start()
+    print("20 threads")
+except RuntimeError as error:
+    print(error)
+waits.set()
+"""
+    for stacks_count, said in ((False, "20 threads\n"), (True, "can't start new thread\n")):
+        argv = [sys.executable, "-c", code, str(stacks_count)]
+        assert subprocess.run(argv, check=True, timeout=60, capture_output=True, text=True).stdout == said
 
 
 #: A result that cannot be read for want of memory ends the Pool's thread that reads the results.

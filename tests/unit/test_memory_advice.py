@@ -98,11 +98,17 @@ def held(ago_s: float = 0.01) -> HeldBack:
 
 
 def told(
-    text: str, held_back: HeldBack | None, *, mode: str = "auto", printed: tuple[str, ...] = ()
+    text: str,
+    held_back: HeldBack | None,
+    *,
+    mode: str = "auto",
+    printed: tuple[str, ...] = (),
+    details: str = "",
+    peak: int = 250 * MI,
 ) -> Failure:
-    failure = Failure("ALGORITHM_ERROR", f"ALGORITHM_ERROR: {text}")
+    failure = Failure("ALGORITHM_ERROR", f"ALGORITHM_ERROR: {text}", details)
     limits = Limits(memory_bytes=256 * MI, mem_mode=mode)
-    return explain_refusal(failure, limits, 256 * MI, lambda: 250 * MI, held=held_back, printed=printed)
+    return explain_refusal(failure, limits, 256 * MI, lambda: peak, held=held_back, printed=printed)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,7 @@ def test_what_fails_just_after_memory_was_refused_is_reported_as_the_limit(text:
         f"MEMORY_ERROR: {text}; limit 256 MiB"
     )
     assert "Try --mem " in failure.message
-    assert told(text, None).code == "ALGORITHM_ERROR", "the text alone is no fact"
+    assert told(text, None, peak=9 * MI).code == "ALGORITHM_ERROR", "the text alone is no fact"
 
 
 @pytest.mark.parametrize(
@@ -136,6 +142,22 @@ def test_errors_of_the_code_itself_and_of_a_gpu_are_no_matter_of_the_limit(text:
 
 def test_an_error_of_unknown_kind_counts_only_just_after_a_refusal() -> None:
     assert told("SystemError: error return", held(ago_s=3.0)).code == "ALGORITHM_ERROR"
+
+
+def test_what_the_machine_has_refused_is_a_matter_of_the_limit_if_it_would_not_have_fitted() -> None:
+    asked = "MemoryError: Unable to allocate 74.5 GiB for an array with shape (10000000000,)"
+    failure = told(
+        "RuntimeError: could not build the model", None, details=f"caused by {asked}", peak=20 * MI
+    )
+    assert (
+        failure.code == "MEMORY_ERROR"
+        and "used 20 MiB, asked for 74.5 GiB. Try --mem 95488Mi" in failure.message
+    )
+    little = asked.replace("74.5 GiB", "2.0 MiB")
+    assert told(f"RuntimeError: {little}", None, peak=20 * MI).code == "ALGORITHM_ERROR"
+    raised = Failure("MEMORY_ERROR", f"MEMORY_ERROR: {little}")  # of a limit that the process has set itself
+    other = explain_refusal(raised, Limits(memory_bytes=256 * MI), 256 * MI, lambda: 20 * MI)
+    assert (other.code, other.message) == ("ALGORITHM_ERROR", f"ALGORITHM_ERROR: {little}")
 
 
 def test_where_reserved_memory_counts_the_text_of_an_allocation_is_enough() -> None:

@@ -93,7 +93,7 @@ except MemoryError:
 """
     with Braked(code, mode=mode) as one:
         seen = []
-        one.watch(lambda: soft(one.pid) != resource.RLIM_INFINITY, "the brake")
+        one.watch(lambda: one.sampler.processes, "its begin")
         one.go()
         one.watch(lambda: seen.append(breach(one.sampler.usage, LIMITS)) or one.is_over, "its end")
         assert one.output() == "MemoryError\n"
@@ -159,39 +159,24 @@ def test_processes_that_have_ended_or_changed_their_user_are_skipped() -> None:
 
 
 def test_what_is_reserved_and_not_used_is_let_through_near_the_limit_too() -> None:
-    """64 stacks of 8 MiB at 100 of 128 MiB, and an arena of 1 GiB: what a limit by reserving would refuse."""
+    """64 stacks of 8 MiB at 100 of 128 MiB, and 40 GiB reserved: what a limit by reserving would refuse."""
     code = """
 import mmap, threading
 used = bytearray(b"x") * (88 << 20)
 wait = threading.Event()
 threads = [threading.Thread(target=wait.wait) for _ in range(64)]
 for one in threads: one.start()
-arena = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE)
+arena = mmap.mmap(-1, 40 << 30, flags=mmap.MAP_PRIVATE | 0x4000)  # MAP_NORESERVE
 arena[0] = 1
 wait.set()
 for one in threads: one.join()
 print("all of it")
 """
     with Braked(code, mode="auto") as one:
-        one.watch(lambda: soft(one.pid) != resource.RLIM_INFINITY, "the brake")
+        one.watch(lambda: one.sampler.processes, "its begin")
         one.go()
         one.watch(lambda: one.is_over, "its end")
         assert one.output() == "all of it\n"
-
-
-def test_an_allocation_far_beyond_the_limit_is_an_error_at_once() -> None:
-    code = """
-try:
-    bytearray(b"x") * 10**10
-except MemoryError:
-    print("MemoryError")
-"""
-    with Braked(code, mode="auto") as one:
-        one.watch(lambda: soft(one.pid) != resource.RLIM_INFINITY, "the brake")
-        one.go()
-        one.watch(lambda: one.is_over, "its end")
-        assert one.output() == "MemoryError\n"
-        assert one.sampler.peak_bytes < 128 * MI
 
 
 class StubProcess:
@@ -235,7 +220,7 @@ def test_the_brake_is_armed_only_in_the_last_of_the_limit_and_only_while_the_pro
     process = StubProcess(10, anon=200 * MI, data=300 * MI)
     brake, sampler, limiter = near_limit(process)
     brake.adjust(sampler, 1.0)  # type: ignore[arg-type]
-    assert limiter.soft[10] > 8 << 30
+    assert 10 not in limiter.soft
     process.anon = 250 * MI
     brake.adjust(sampler, 1.1)  # type: ignore[arg-type]
     assert limiter.soft[10] == 300 * MI, "6 of 256 MiB are left: what is kept back"
@@ -243,7 +228,7 @@ def test_the_brake_is_armed_only_in_the_last_of_the_limit_and_only_while_the_pro
     brake.adjust(sampler, 1.2)  # type: ignore[arg-type]
     assert limiter.soft[10] == 300 * MI
     brake.adjust(sampler, 1.4)  # type: ignore[arg-type]
-    assert limiter.soft[10] > 8 << 30, "it does not grow: judging by use is enough"
+    assert limiter.soft[10] == resource.RLIM_INFINITY, "it does not grow: judging by use is enough"
     process.anon = 251 * MI
     brake.adjust(sampler, 1.5)  # type: ignore[arg-type]
     assert limiter.soft[10] == 300 * MI
@@ -264,7 +249,10 @@ def test_a_process_that_frees_memory_is_released_at_once() -> None:
     assert limiter.soft[10] == 300 * MI
     process.anon = 100 * MI
     brake.adjust(sampler, 1.01)  # type: ignore[arg-type]
-    assert limiter.soft[10] > 8 << 30
+    assert limiter.soft[10] == resource.RLIM_INFINITY
+    limiter.soft[10] = 304 * MI  # the process has raised what it had read before
+    brake.adjust(sampler, 1.02)  # type: ignore[arg-type]
+    assert limiter.soft[10] == resource.RLIM_INFINITY
 
 
 def test_a_process_started_while_another_is_limited_gets_the_users_own_limit() -> None:
@@ -284,4 +272,4 @@ def test_no_stack_of_a_thread_fits_while_the_brake_is_armed() -> None:
             process = StubProcess(10, anon=(limit - free) * MI, data=0)
             brake, limiter = NearLimitBrake(limit * MI, 10, prlimit=(given := Limiter())), given
             brake.adjust(StubSampler(process), 1.0)  # type: ignore[arg-type]
-            assert not 0 < limiter.soft[10] < 1 << 30 or limiter.soft[10] < 8 * MI
+            assert limiter.soft.get(10, 0) < 8 * MI
