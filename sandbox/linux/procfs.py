@@ -198,6 +198,14 @@ def status_field(pid: int, name: bytes, base: int = 10) -> int | None:
     return int(text[start + len(name) + 2 :].split(None, 1)[0], base)
 
 
+def rss(pid: int) -> int:
+    """Return the memory that a process uses, pages of files included; 0 when it is gone."""
+    try:
+        return int(read(f"/proc/{pid}/statm", 128).split()[1]) * PAGE
+    except (OSError, IndexError):
+        return 0
+
+
 def catches(pid: int, number: int) -> bool:
     """Whether the process is alive and has a handler for this signal."""
     try:

@@ -17,6 +17,8 @@ NAMED = 20
 _STACK_MAX = 32_000
 #: A child that ends within this time after memory was refused to it has most likely ended for that.
 REFUSED_S = 0.5
+#: The same for a signal: the stacks of all threads are written first, which takes long on a busy machine.
+REFUSED_AND_WRITTEN_S = 2.0
 _OF_A_REFUSAL = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGTRAP, signal.SIGINT)
 
 
@@ -106,9 +108,11 @@ def _was_refused_memory(
     Libraries answer a refused allocation with exit(1), abort(), a signal to themselves, or by using the null
     pointer.
     """
-    if held is None or held.ago_s > REFUSED_S or not held.concerns(task_began):
+    if held is None or not held.concerns(task_began):
         return False
-    return number in _OF_A_REFUSAL or bool(code)
+    if number in _OF_A_REFUSAL:
+        return held.ago_s <= REFUSED_AND_WRITTEN_S
+    return bool(code) and held.ago_s <= REFUSED_S
 
 
 def refused(held: HeldBack, limits: Limits) -> LimitBreach:
@@ -161,6 +165,8 @@ def user_stack(text: str) -> str:
         frames = [line for line in lines if line.startswith("  File ")]
         if not lines or lines[0].startswith("Extension modules"):
             continue
+        if lines[1:] == ["  <no Python frame>"] and "Fatal" not in text:
+            continue  # of a thread that has just begun, or has ended
         # The most recent call comes first. A crash in our own code is shown all the same.
         crashed_here = "Fatal" in text and lines[0].startswith("Current")
         is_own = bool(frames) and frames[0].startswith(_OWN_FRAMES)

@@ -21,8 +21,11 @@ STACK_S = 0.25
 #: started needs 20 ms for Python's own start, on a busy machine many times as long.
 TRACKERS_S = 5.0
 #: Time for a process that exceeds the memory limit to write its stacks, in which its other threads may use
-#: more memory. Writing takes 0.2 ms once the process gets a processor.
+#: more memory. Writing takes 0.2 ms once the process gets a processor. It may wait for one for longer, if it
+#: uses hardly any more memory meanwhile.
 LAST_STACK_S = 0.03
+LAST_STACK_MOST_S = 0.5
+LAST_STACK_BYTES = 2 << 20
 
 
 class ChildTree:
@@ -162,8 +165,13 @@ class ChildTree:
             return
         process_tree.signal_to(pid, LAST_STACK_SIGNAL)
         process_tree.signal_to(pid, signal.SIGCONT)
-        deadline = self._clock() + LAST_STACK_S
-        while self._clock() < deadline and self.status is None and procfs.catches(pid, LAST_STACK_SIGNAL):
+        began, before = self._clock(), procfs.rss(pid)
+        while self.status is None and procfs.catches(pid, LAST_STACK_SIGNAL):
+            took = self._clock() - began
+            if took >= LAST_STACK_S and (
+                took >= LAST_STACK_MOST_S or procfs.rss(pid) >= before + LAST_STACK_BYTES
+            ):
+                return
             self.wait(0.0005)
             self._take_reports()
             process_tree.reap(self.reaped)

@@ -17,6 +17,8 @@ WAITS_AFTER_S = 10.0
 DEADLOCK_S = 1.0
 #: The same for a whole tree, which is watched without end once a thread has ended with MemoryError.
 STILL_S = 3.0
+#: It ends within this time after its abort: on a busy machine, the stacks of its threads take a second.
+ABORTED_S = 30.0
 
 
 class DeadlockWatch:
@@ -41,7 +43,7 @@ class DeadlockWatch:
             self._lost_in = 0
 
     def check(self, held: HeldProcess, now: float, tree: Collection[int]) -> HeldProcess:
-        """Abort the process if it is in a deadlock; return `held`, as of now if it was aborted."""
+        """Abort the process if it is in a deadlock; return `held`, as of its end if it was aborted."""
         if now < self._next_at or (now - held.at > WAITS_AFTER_S and not self._lost_in):
             return held
         self._next_at = now + WAITS_EACH_S
@@ -58,5 +60,5 @@ class DeadlockWatch:
         elif now - self._since >= lasts_s:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 self._kill(pid, signal.SIGABRT)
-                return held._replace(at=now)  # its end, now, is due to the earlier refusal
+                return held._replace(at=now + ABORTED_S)  # its end is due to the earlier refusal
         return held

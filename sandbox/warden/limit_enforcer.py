@@ -208,7 +208,7 @@ class LimitEnforcer:
             processes=usage.processes,
             cpu_s=usage.cpu_s if self._is_hurried else self._sampler.cpu_ns() / 1e9,
             held_back=self._held_back(time.monotonic()),
-            reserved_peak_bytes=getattr(self._sampler, "reserved_peak_bytes", 0),
+            needed_bytes=getattr(self._sampler, "needed_bytes", 0),
         )
 
     def _held_back(self, now: float) -> HeldBack | None:
@@ -217,9 +217,8 @@ class LimitEnforcer:
             return None
         held = self._brake.held_back
         is_over = not self._brake.is_holding
-        return HeldBack(
-            held.pid, held.name, held.room_bytes, held.memory_bytes, now - held.at, held.at, is_over
-        )
+        ago_s = max(0.0, now - held.at)
+        return HeldBack(held.pid, held.name, held.room_bytes, held.memory_bytes, ago_s, held.at, is_over)
 
     @property
     def _is_hurried(self) -> bool:

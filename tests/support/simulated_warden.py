@@ -54,6 +54,7 @@ class FakeTree:
         self._world = world
         self.names: dict[int, str] = {}
         self.trackers: set[int] = set()
+        self.grows_by_s = 0  #: how fast its processes use more memory, in bytes
         self.handlers: set[int] = (
             set()
         )  #: those that have a handler for the signal that asks for a last stack
@@ -212,6 +213,7 @@ class SimulatedWarden:
         patch.setattr(os, "getppid", lambda: 1 if self.parent_has_ended else PARENT)
         patch.setattr(procfs, "is_ending", lambda pid: self.parent_has_ended)
         patch.setattr(procfs, "catches", self.tree.catches)
+        patch.setattr(procfs, "rss", lambda pid: int(self.tree.grows_by_s * self.clock.now))
         patch.setattr(process_tree, "is_resource_tracker", lambda pid: pid in self.tree.trackers)
         for name in ("descendants", "freeze", "signal_to", "reap", "kill_all"):
             patch.setattr(process_tree, name, getattr(self.tree, name))

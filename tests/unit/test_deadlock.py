@@ -14,7 +14,7 @@ import psutil
 import pytest
 from hkrunner.sandbox.linux import deadlock
 from hkrunner.sandbox.linux.deadlock import Waits, waits_of_deadlock, waits_of_tree
-from hkrunner.sandbox.warden.deadlock_watch import DeadlockWatch
+from hkrunner.sandbox.warden.deadlock_watch import ABORTED_S, DeadlockWatch
 from hkrunner.sandbox.warden.memory_brake import HeldProcess
 from support.waiting import wait_until
 
@@ -160,7 +160,7 @@ def test_a_lasting_deadlock_ends_the_process_with_refused_memory_as_the_cause(
 ) -> None:
     stub = StubWaits(monkeypatch)
     assert stub.look(0.1, 0.7, 1.0).at == 0.0 and stub.aborted == []
-    assert stub.look(1.3).at == 1.3 and stub.aborted == [(10, signal.SIGABRT)]
+    assert stub.look(1.3).at == 1.3 + ABORTED_S and stub.aborted == [(10, signal.SIGABRT)]
 
 
 def test_a_wait_that_ends_and_begins_again_is_not_a_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:

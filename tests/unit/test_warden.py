@@ -20,7 +20,7 @@ from hkrunner.sandbox.shared.messages import (
     WatchTree,
 )
 from hkrunner.sandbox.usage.usage import Breach
-from hkrunner.sandbox.warden.child_tree import LAST_STACK_S, STACK_S, TRACKERS_S
+from hkrunner.sandbox.warden.child_tree import LAST_STACK_MOST_S, LAST_STACK_S, STACK_S, TRACKERS_S
 from hkrunner.sandbox.warden.warden import SAMPLE_S
 from support.simulated_warden import CHECK_S, CHILD, OTHER, THIRD, SimulatedWarden
 
@@ -125,11 +125,22 @@ def test_another_limit_ends_the_tree_though_the_second_measurement_finds_it_kept
 
 def test_the_largest_process_is_asked_for_its_stack_if_it_can_write_one(world: SimulatedWarden) -> None:
     world.tree.handlers = {CHILD, OTHER}
+    world.tree.grows_by_s = 1 << 30
     breach_at(world, 0.95, MEMORY, MEMORY)
     world.run()
     assert world.tree.received(OTHER) == [LAST_STACK_SIGNAL, signal.SIGCONT, signal.SIGKILL]
     assert world.tree.received(CHILD) == [signal.SIGKILL]
     assert world.clock.now == pytest.approx(101.0 + LAST_STACK_S, abs=0.001), "no longer than that"
+
+
+def test_a_process_that_waits_for_a_processor_to_write_its_stack_is_given_longer(
+    world: SimulatedWarden,
+) -> None:
+    world.tree.handlers = {CHILD}
+    breach_at(world, 0.95, MEMORY, MEMORY)
+    world.run()
+    assert world.tree.received(CHILD) == [LAST_STACK_SIGNAL, signal.SIGCONT, signal.SIGKILL]
+    assert world.clock.now == pytest.approx(101.0 + LAST_STACK_MOST_S, abs=0.001), "it has not grown"
 
 
 def test_the_child_is_asked_for_its_stack_if_the_largest_process_cannot_write_one(

@@ -1,0 +1,53 @@
+"""How a child ended, from what its warden, the kernel and faulthandler said."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from hkrunner.sandbox.parent.exit_report import exit_of, user_stack
+from hkrunner.sandbox.shared.limits import Limits
+from hkrunner.sandbox.shared.messages import Account, Ended, HeldBack
+from hkrunner.sandbox.shared.outcome import Cause
+
+MI = 1 << 20
+
+
+def cause_of(status: int, ago_s: float) -> Cause:
+    """Return the cause of an end with this wait status, so long after memory was refused."""
+    held = HeldBack(7, "python", 0, 250 * MI, ago_s)
+    account = Account(0, 0, 0.0, False, False, [], 0, [], 0, held_back=held)
+    return exit_of(
+        Ended(status, False, None, [], 0, [], 0, account),
+        pid=7,
+        problem="",
+        is_refused=False,
+        kill=None,
+        channel_closed=False,
+        task_began=0.0,
+        limits=Limits(memory_bytes=256 * MI),
+        loaded=True,
+    ).cause
+
+
+@pytest.mark.parametrize(
+    ("status", "ago_s", "cause"),
+    [
+        (1 << 8, 0.4, Cause.MEMORY),
+        (1 << 8, 0.6, Cause.EXITED),
+        (0, 0.1, Cause.EXITED),
+        (signal.SIGABRT, 1.5, Cause.MEMORY),
+        (signal.SIGSEGV, 2.5, Cause.SIGNALLED),
+        (signal.SIGTERM, 0.1, Cause.SIGNALLED),
+    ],
+)
+def test_an_end_just_after_refused_memory_is_due_to_it(status: int, ago_s: float, cause: Cause) -> None:
+    assert os.WIFEXITED(status) or os.WIFSIGNALED(status)
+    assert cause_of(status, ago_s) is cause
+
+
+def test_threads_that_have_no_python_frame_are_not_in_the_stack() -> None:
+    begun = "Thread 0x01 (most recent call first):\n  <no Python frame>"
+    works = 'Thread 0x02 (most recent call first):\n  File "/home/me/alg.py", line 3 in start'
+    assert user_stack(f"{begun}\n\n{works}\n\n{begun}") == works
