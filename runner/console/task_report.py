@@ -147,7 +147,7 @@ def _used(result: Result) -> str:
     """Return what a successful task used, and a memory limit that suffices."""
     if result.peak_bytes is None:
         return ""
-    peak, more = _peak(result.peak_bytes, result.limit_bytes, result.reserved_peak_bytes)
+    peak, more = _peak(result.peak_bytes, result.limit_bytes, result.needed_bytes)
     return f"{peak} · {result.cpu_s:.2f} s cpu{more}"
 
 

@@ -228,7 +228,7 @@ class ActiveTask:
             journal_number=record.journal_number if record is not None else None,
             record_name=record.name if record is not None else None,
             peak_bytes=peak_bytes or None,
-            reserved_peak_bytes=self.usage.reserved_peak_bytes if self.usage is not None else 0,
+            needed_bytes=self.usage.needed_bytes if self.usage is not None else 0,
             limit_bytes=self.limit_bytes,
             cpu_s=cpu_s,
             protection=self.protection,

@@ -68,7 +68,9 @@ class TaskEnd:
             if usage is not None and not usage.is_of(self._pool.child):
                 usage = None  # the child has gone while its result was stored
         # Only the warden knows whether memory was refused just before.
-        is_memory = failure is not None and task.limit_bytes is not None
+        is_memory = task.limit_bytes is not None and (
+            failure is not None or (usage is not None and not usage.is_watched and usage.was_near_limit)
+        )
         if usage is None or not (usage.is_watched or is_memory):
             control.step(Event.USAGE_KNOWN)
             return

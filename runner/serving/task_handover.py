@@ -226,7 +226,7 @@ class TaskHandover:
         task.protection, task.ran_before = child.protection, child.still_running
         limits = self._settings.limits
         task.usage = TaskUsage(
-            child, exact=task.limit_bytes is not None, reserved_counts=limits.mem_mode == "brake"
+            child, limit_bytes=task.limit_bytes, reserved_counts=limits.mem_mode == "brake"
         )
         self._usage_alarm.set(WATCH_S)
         if limits.task_timeout_s is not None and limits.enforced:

@@ -24,6 +24,10 @@ _SPIKE_BYTES = 4 * 1024 * 1024
 BRIEF_S = 0.005
 #: ... unless the figure of the task before is older than this.
 FRESH_S = 0.25
+#: The brake refuses memory in the last part of the limit (memory_brake.py), above this share in any case.
+NEAR_SHARE = 0.8
+#: No task comes so far sooner.
+FILLED_S = 0.001
 _HIGH: WeakKeyDictionary[Child, tuple[float, int]] = WeakKeyDictionary()
 
 
@@ -34,7 +38,7 @@ class TaskUsage:
     _tree_cpu_s: float | None = None
     _before_ns = 0
     peak_bytes = 0
-    reserved_peak_bytes = 0  #: at most so much was reserved at a time; 0: not measured
+    needed_bytes = 0  #: a limit must leave so much, if that is more than the peak; 0: not measured
     stays_bytes = 0  #: memory after the task, once it has ended; 0: not known
     #: The process that was held back most recently in this task, for the memory limit.
     held_back: HeldBack | None = None
@@ -43,13 +47,13 @@ class TaskUsage:
     _final: Sample | None = None
 
     # The above is never set for a task of a millisecond.
-    def __init__(self, child: Child, *, exact: bool, reserved_counts: bool = False) -> None:
+    def __init__(self, child: Child, *, limit_bytes: int | None, reserved_counts: bool = False) -> None:
         """Begin. watch() is to be called after WATCH_S if the task still runs.
 
-        `exact`: read the memory of the briefest task too, because it is compared with a limit.
+        `limit_bytes`: the memory limit; then the memory of the briefest task too is read.
         `reserved_counts`: a limit would refuse reserved memory, used or not.
         """
-        self._exact = exact
+        self._limit_bytes = limit_bytes
         self._reserved_counts = reserved_counts
         TaskUsage._number += 2
         self._child = child
@@ -74,6 +78,8 @@ class TaskUsage:
     def watch(self) -> None:
         """Have the warden measure the whole tree from here on."""
         self._child.ask(self._first_ask, began_at=self._began)
+        # The warden has not looked so far: what the task has mapped of files is in the high-water mark.
+        self._files_bytes = max(self._files_bytes, _file_bytes(self._child.pid))
 
     def on_sample(self, sample: Sample) -> None:
         """Take a sample of the tree."""
@@ -86,7 +92,7 @@ class TaskUsage:
         if self._tree_cpu_s is None and ask != self._final_ask:
             return
         self.peak_bytes = max(self.peak_bytes, sample.peak_bytes)
-        self.reserved_peak_bytes = max(self.reserved_peak_bytes, sample.reserved_peak_bytes)
+        self.needed_bytes = max(self.needed_bytes, sample.needed_bytes)
         self._files_bytes = max(self._files_bytes, sample.files_bytes)
         self.processes = sample.processes
         if sample.held_back is not None and sample.held_back.concerns(self._began):
@@ -108,7 +114,21 @@ class TaskUsage:
 
     def peak(self) -> int:
         """Return the highest memory so far, in bytes."""
-        return max(self.peak_bytes, _high_water(self._child.pid, self._files_bytes)[0])
+        return max(self.peak_bytes, self._within_limit(_high_water(self._child.pid, self._files_bytes)[0]))
+
+    @property
+    def was_near_limit(self) -> bool:
+        """Whether the task came so close to the memory limit that it may have been refused memory."""
+        if self._limit_bytes is None or time.monotonic() - self._began < FILLED_S:
+            return False
+        return self.peak() >= NEAR_SHARE * self._limit_bytes
+
+    def _within_limit(self, high: int) -> int:
+        """Return the high-water mark without pages of files that nobody has seen.
+
+        They count in it, and may be gone by now. But the limit holds: the warden would have seen the rest.
+        """
+        return high if self._limit_bytes is None else min(high, max(self._limit_bytes, self.peak_bytes))
 
     def is_of(self, child: Child | None) -> bool:
         """Whether this child is measured, and is still there."""
@@ -121,9 +141,9 @@ class TaskUsage:
     def end(self) -> tuple[int, float]:
         """Return (highest memory in bytes, CPU seconds) of the task."""
         own_ns = _cpu_ns(self._clock) - self._cpu_ns
-        high = self._high()
+        high = self._within_limit(self._high())
         if self._reserved_counts:
-            self.reserved_peak_bytes = max(self.reserved_peak_bytes, _reserved_peak(self._child.pid))
+            self.needed_bytes = max(self.needed_bytes, _reserved_peak(self._child.pid))
         cpu_s = own_ns / 1e9
         if self._final is not None:
             self.stays_bytes = self._final.memory_bytes
@@ -137,7 +157,7 @@ class TaskUsage:
         A task of a few milliseconds cannot have taken much: the figure of the task before serves.
         """
         at = time.monotonic()
-        if not self._exact and at - self._began < BRIEF_S and self._child in _HIGH:
+        if self._limit_bytes is None and at - self._began < BRIEF_S and self._child in _HIGH:
             read_at, known = _HIGH[self._child]
             if at - read_at < FRESH_S:
                 self.stays_bytes = known
@@ -167,6 +187,13 @@ def _high_water(pid: int, files_bytes: int) -> tuple[int, int]:
     except (OSError, ValueError, IndexError):
         return 0, 0
     return max(high - max(file, files_bytes), now - file, 0), max(now - file, 0)
+
+
+def _file_bytes(pid: int) -> int:
+    try:
+        return _sizes(pid, b"RssFile:")[0]
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _reserved_peak(pid: int) -> int:

@@ -35,8 +35,9 @@ class Process:
     """One process of the tree, with its counters as of the last look."""
 
     __slots__ = (
-        "anon", "anon_then", "asked_at", "borrows", "children_ns", "clock", "data", "faults_then", "fd",
-        "first_seen", "judged_at", "own_ns", "parent", "pid", "pss", "pss_anon", "rss", "shared",
+        "anon", "anon_peak", "anon_then", "asked_at", "borrows", "children_ns", "clock", "data",
+        "faults_then", "fd", "first_seen", "judged_at", "own_ns", "parent", "pid", "pss", "pss_anon",
+        "rss", "shared",
         "shared_asked", "shmem", "shmem_then", "started", "threads",
     )  # fmt: skip
 
@@ -53,6 +54,7 @@ class Process:
         self.threads = 1
         self.rss = 0
         self.anon = 0
+        self.anon_peak = 0  #: the most so far, of a process that works for another
         self.shared = 0
         self.shared_asked = 0
         self.shmem = 0
@@ -291,6 +293,19 @@ class ProcessTable:
         self.charge = charge_sum
         for one in gone:
             self._forget(one)
+
+    def freed_by_workers(self, seen_before: float) -> int:
+        """Return how much less the processes below the first one hold now than each at its own peak.
+
+        The first one's peak is mostly before or after theirs: what it loads for them, or makes of it.
+        `seen_before`: a process first seen later may not have executed its own program yet.
+        """
+        freed = 0
+        for one in self.processes.values():
+            if one.parent in self.processes and one.first_seen <= seen_before:
+                one.anon_peak = max(one.anon_peak, one.anon)
+                freed += one.anon_peak - one.anon
+        return freed
 
     def has_shrunk(self) -> bool:
         """Whether a process has ended, executed another program or freed memory since the last read()."""

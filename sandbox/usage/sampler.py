@@ -16,7 +16,7 @@ from typing import Any
 
 from ..linux import procfs
 from ..shared.limits import Limits
-from .memory_estimate import MemoryEstimate
+from .memory_estimate import NEW_S, MemoryEstimate
 from .process_table import Process, ProcessTable
 from .shared_memory import SharedMemory
 from .usage import ProcessUse, Usage
@@ -86,8 +86,9 @@ class TreeSampler:
         self.is_frozen = False
         self._shared_at = 0.0
         self._peak = 0
-        #: The most that the processes have had reserved together, where that is what the limit refuses.
-        self.reserved_peak_bytes = 0
+        #: What a limit must leave, if that is more than the peak: what was reserved, where that counts; else
+        #: the peak if all processes had theirs at one time, as they will in another run.
+        self.needed_bytes = 0
         self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT)
         self._quiet = 0
         self._usage: Usage | None = None
@@ -142,7 +143,9 @@ class TreeSampler:
     def restart_peak(self, began_at: float) -> None:
         """Forget the peak of the time before `began_at`, if that is recent; else all of it."""
         self._peak = max((memory for at, memory in self._recent if at >= began_at), default=0)
-        self._table.files_peak_bytes = self.reserved_peak_bytes = 0
+        self._table.files_peak_bytes = self.needed_bytes = 0
+        for one in self.processes.values():
+            one.anon_peak = one.anon
 
     @property
     def headroom_bytes(self) -> int | None:
@@ -196,7 +199,9 @@ class TreeSampler:
             # reserves all it needs at once needs the limit to leave as much for the others.
             if len(reserved) > 1:
                 reserved.append(max(reserved))
-            self.reserved_peak_bytes = max(self.reserved_peak_bytes, sum(reserved))
+            self.needed_bytes = max(self.needed_bytes, sum(reserved))
+        elif self._limit is None and len(self.processes) > 1:
+            self.needed_bytes = max(self.needed_bytes, memory.memory + table.freed_by_workers(now - NEW_S))
         if now - self._cpu_at >= CPU_EVERY_S:
             self._cpu_at = now
             self._cpu_s = self.cpu_ns() / 1e9

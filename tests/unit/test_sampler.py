@@ -354,3 +354,39 @@ def test_psutil_walks_the_tree_in_an_interpreter_started_as_the_wardens_is() -> 
     command = [sys.executable, "-I", "-S", "-c", LIKE_THE_WARDEN, where]
     walked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert walked.stdout == "True\n", walked.stderr
+
+
+def test_a_limit_must_leave_as_much_as_all_workers_take_if_they_do_so_at_one_time(fast: TreeSampler) -> None:
+    """Two workers take 30 MiB one after the other; what the first process has freed before is not added."""
+    code = """
+import os, signal, time
+signal.alarm(30)
+freed = b"x" * (90 << 20)
+del freed
+def worker():
+    read, write = os.pipe()
+    if not os.fork():
+        time.sleep(0.3)
+        taken = b"x" * (30 << 20)
+        time.sleep(0.3)
+        del taken
+        os.write(write, b".")
+        time.sleep(20)
+    os.read(read, 1)
+time.sleep(0.3)
+worker()
+worker()
+print(flush=True)
+time.sleep(20)
+"""
+    read, write = os.pipe()
+    with Tree(fast) as tree, os.fdopen(read) as said:
+        tree.start(code=code, before_exec=lambda: os.dup2(write, 1))
+        os.close(write)
+        os.set_blocking(read, False)
+        tree.watch(lambda: fast.usage.processes == 1 and fast.usage.memory_bytes > 90 * MI, what="its peak")
+        tree.watch(lambda: fast.usage.memory_bytes < 40 * MI, what="its workers")
+        fast.restart_peak(time.monotonic())
+        tree.watch(lambda: said.read(1) == "\n", what="both have had their peak")
+        assert fast.peak_bytes < 60 * MI
+        assert fast.peak_bytes + 25 * MI < fast.needed_bytes < fast.peak_bytes + 40 * MI
