@@ -26,6 +26,8 @@ JOIN_LINES_S = 0.01
 _PLAIN = {"●": "*", "◌": "-", "▶": ">", "✔": "ok", "✘": "error:", "■": "*", "·": "-", "…": "...", "→": "->"}
 #: Signs in JSON that a terminal may obey or that turn the direction of writing, and ends of lines.
 _UNSAFE = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+#: Signs in a line about a task, such as an error's text, that a terminal would obey.
+_CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _NOT_ASCII = re.compile("[^\0-\x7f]+")
 #: ANSI colors by a line's first symbol: failures are red, successes green.
 _COLORS = {"✘": "31", "✔": "32"}
@@ -172,6 +174,7 @@ class Output:
         self.err.write((begin + shown).encode(self._encoding, "backslashreplace"), ours=True)
 
     def _dressed(self, text: str) -> str:
+        text = _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
         shown = text if self._has_symbols else plain(text, self._encoding)
         if self._color and (code := _COLORS.get(text[:1])) is not None:
             first, end, rest = shown.partition("\n")

@@ -10,10 +10,14 @@ import builtins
 import re
 import sys
 from types import TracebackType
-from typing import Any, List, Optional, Type
+from typing import Any, List, Optional, Tuple, Type
 
 #: Longest text taken from an exception, in characters.
 TEXT_MAX = 4_000
+#: Number of errors in groups that are examined.
+LEAVES_MAX = 10_000
+#: Number of errors of a chain that are examined.
+CHAIN_MAX = 20
 _GROUP: Optional[Type[BaseException]] = getattr(builtins, "BaseExceptionGroup", None)  # from Python 3.11 on
 
 
@@ -74,6 +78,48 @@ def integer_of(value: Any) -> int:
     return 0
 
 
+def leaves_of(error: BaseException) -> List[BaseException]:
+    """Return the errors in a group and in the groups that it holds; [] for any other error."""
+    found: List[BaseException] = []
+    waiting = members_of(error)[::-1]
+    for _ in range(LEAVES_MAX):
+        if not waiting:
+            break
+        one = waiting.pop()
+        inner = members_of(one)
+        if inner:
+            waiting += inner[::-1]
+        else:
+            found.append(one)
+    return found
+
+
 def members_of(error: BaseException) -> List[BaseException]:
     """Return the errors that an exception group holds, [] for any other error."""
     return list(field(_GROUP, "exceptions", error)) if _GROUP is not None and is_a(error, _GROUP) else []
+
+
+def causes_of(error: BaseException) -> List[Tuple[BaseException, str]]:
+    """Return the errors that it was raised from, as Python shows them, and how each led to the one before."""
+    found: List[Tuple[BaseException, str]] = []
+    seen, one = {id(error)}, error
+    while len(found) < CHAIN_MAX:
+        link = before(one)
+        if link is None or id(link[0]) in seen:
+            break
+        seen.add(id(link[0]))
+        found.append(link)
+        one = link[0]
+    return found
+
+
+def before(error: BaseException) -> Optional[Tuple[BaseException, str]]:
+    """Return the error that it was raised from, as Python shows it, and how that led to it; None: there is
+    none, or the code says that it has nothing to do with it (`raise … from None`)."""
+    cause = field(BaseException, "__cause__", error)
+    if cause is not None:
+        return cause, "caused by"
+    if field(BaseException, "__suppress_context__", error):
+        return None
+    context = field(BaseException, "__context__", error)
+    return None if context is None else (context, "raised while handling")

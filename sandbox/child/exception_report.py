@@ -10,25 +10,23 @@ lies, a __module__ of None, properties that raise, texts whose methods are the u
 from __future__ import annotations
 
 import collections
-import errno
 import linecache
 import os
-import resource
 import sys
 import traceback
 from types import FrameType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from . import isolation_hints
+from .exception_codes import code_of, hint_of
 from .exception_fields import (
     TEXT_MAX,
+    causes_of,
     cut,
-    errno_of,
     exact,
     field,
     integer_of,
     is_a,
-    members_of,
+    leaves_of,
     name_of,
     text_of,
     traceback_of,
@@ -37,11 +35,11 @@ from .exception_fields import (
 #: Longest message and longest details, in characters.
 MESSAGE_MAX = 12_000
 DETAILS_MAX = 60_000
-#: Number of errors of a chain that are examined.
-CHAIN_MAX = 20
 #: Number of notes of an error, and of errors of a group, in a message, and the length to which each is cut.
 LISTED_MAX = 10
 LISTED_TEXT_MAX = 500
+#: Errors in groups with which Python is asked for a traceback: it examines each, however often it is held.
+GROUPED_MAX = 2_000
 #: Frames read from the end of a traceback.
 FRAMES_MAX = 200
 
@@ -84,7 +82,9 @@ def describe(error: BaseException, folder: str, *, code: str = "", during: str =
     except BaseException as second:  # noqa: BLE001 - most likely no memory: the answer must go out all the same
         code = code or "ALGORITHM_ERROR"
         name = name_of(error)
-        message = f"{code}: {name}{during} (no more can be shown: describing it raised {name_of(second)})"
+        text = text_of(error)
+        message = f"{code}: {name}{during}" + (f": {text}" if text else "")
+        message += f" (no more can be shown: describing it raised {name_of(second)})"
         return {"code": code, "message": message, "details": "", "type": name, "line": ""}
 
 
@@ -94,7 +94,7 @@ def _describe(error: BaseException, folder: str, code: str, during: str) -> Dict
     frames = _frames(error)
     place = _place(frames, folder)
     below = ""
-    code = code or _code(error)
+    code = code or code_of(error)
     syntax = _syntax_place(error)
     if is_a(error, SystemExit):
         code = "EXITED"
@@ -107,8 +107,8 @@ def _describe(error: BaseException, folder: str, code: str, during: str) -> Dict
         below = _marked_line(error)
     else:
         nothing = "an allocation failed" if is_a(error, MemoryError) else "(without a text)"
-        sentence = f"{name}: {text or nothing}{during}"
-    message = f"{code}: {sentence}" + (f" ({place})" if place else "") + _hint(error, text, folder) + below
+        sentence = f"{name}: {text if text.strip() else nothing}{during}"
+    message = f"{code}: {sentence}" + (f" ({place})" if place else "") + hint_of(error, text, folder) + below
     message += _notes_and_members(error, folder)
     shown = _shown(frames, folder)
     if shown:
@@ -130,111 +130,6 @@ def _full_name(error: BaseException) -> str:
         return name
     module = exact(module)
     return name if module in ("builtins", "__main__", _API) else f"{module}.{name}"
-
-
-def _is_signal_denied(error: BaseException) -> bool:
-    return errno_of(PermissionError, error) == errno.EPERM and field(OSError, "filename", error) is None
-
-
-def is_about_memory(error: Optional[BaseException]) -> bool:
-    """Whether the error, one that it was raised from, or one in its group, is an allocation that failed.
-    Never raises."""
-    waiting = [] if error is None else [error]
-    for _ in range(CHAIN_MAX):
-        if not waiting:
-            return False
-        one = waiting.pop()
-        if is_a(one, MemoryError) or errno_of(OSError, one) == errno.ENOMEM:
-            return True
-        waiting += members_of(one)[:CHAIN_MAX]
-        before = _before(one)
-        if before is not None:
-            waiting.append(before[0])
-    return False
-
-
-def import_code(error: BaseException) -> str:
-    """Return the code for code that cannot be imported: a memory limit is named before that. Never raises."""
-    code = "IMPORT_FAILED"
-    if is_about_memory(error) and resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY:
-        code = "MEMORY_ERROR"
-    return code
-
-
-def _code(error: BaseException) -> str:
-    if is_about_memory(error):
-        return "MEMORY_ERROR"
-    if errno_of(OSError, error) in (errno.EMFILE, errno.ENFILE):
-        return "TOO_MANY_FILES"
-    if _is_signal_denied(error):
-        return "DENIED"
-    return "ALGORITHM_ERROR"
-
-
-def _hint(error: BaseException, text: str, folder: str) -> str:
-    """Return what helps against this error, or the limit that it ran into, where there is one to name."""
-    if is_a(error, ModuleNotFoundError):
-        try:
-            from . import requirements  # late: few runs need it, and each start would take 0.2 ms longer
-        except Exception:  # noqa: BLE001 - the user's code may have changed how modules are found
-            return ""
-        module = field(ImportError, "name", error)
-        entry = os.environ.get("_HKRUNNER_ENTRY_FILE", "")
-        return requirements.hint(exact(module) if is_a(module, str) else None, folder, interpreter(), entry)
-    if is_a(error, AttributeError) and "on <module '__main__'" in text:
-        file = os.path.basename(os.environ.get("_HKRUNNER_ENTRY_FILE", "")) or "the algorithm"
-        return f"; the pickle is of a script, which it calls __main__: define or import its names in {file}"
-    number = errno_of(OSError, error)
-    if number == errno.EMFILE:
-        return f"; {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files are allowed (--files)"
-    if _is_signal_denied(error):
-        return "; an algorithm may send signals to its own processes only"
-    refused = _sandbox_hint(error)
-    if refused:
-        return refused
-    if is_a(error, EOFError) and text == "EOF when reading a line":
-        return "; its stdin is empty: values come by --input, and with --in-process it has the terminal"
-    if number == errno.EFBIG:
-        return "; the size of a file is limited"
-    if number == errno.ENOSPC:
-        return "; the disk is full"
-    return ""
-
-
-def _sandbox_hint(error: BaseException) -> str:
-    """Return the clause about the first error of the chain that comes of the sandbox: libraries wrap it."""
-    for one, _ in [(error, ""), *_causes(error)]:
-        number = errno_of(OSError, one)
-        found = number and isolation_hints.hint(number, field(OSError, "filename", one), name_of(one))
-        if found:
-            return str(found)
-    return ""
-
-
-def _causes(error: BaseException) -> List[Tuple[BaseException, str]]:
-    """Return the errors that it was raised from, as Python shows them, and how each led to the one before."""
-    found: List[Tuple[BaseException, str]] = []
-    seen, one = {id(error)}, error
-    while len(found) < CHAIN_MAX:
-        before = _before(one)
-        if before is None or id(before[0]) in seen:
-            break
-        seen.add(id(before[0]))
-        found.append(before)
-        one = before[0]
-    return found
-
-
-def _before(error: BaseException) -> Optional[Tuple[BaseException, str]]:
-    """Return the error that it was raised from, as Python shows it, and how that led to it; None: there is
-    none, or the code says that it has nothing to do with it (`raise … from None`)."""
-    cause = field(BaseException, "__cause__", error)
-    if cause is not None:
-        return cause, "caused by"
-    if field(BaseException, "__suppress_context__", error):
-        return None
-    context = field(BaseException, "__context__", error)
-    return None if context is None else (context, "raised while handling")
 
 
 def _exit_text(error: BaseException) -> str:
@@ -281,19 +176,23 @@ def _notes_and_members(error: BaseException, folder: str) -> str:
         notes: Any = dict.get(field(BaseException, "__dict__", error), "__notes__")
         notes = list(list.__iter__(notes)) if is_a(notes, list) else []
         lines = _listed([text_of(note) for note in notes[:LISTED_MAX]], len(notes))
-        members = [_in_one_line(one, folder) for one in members_of(error)[:LISTED_MAX]]
-        lines += _listed(members, len(members_of(error)))
-        causes = [
-            f"{how} {_in_one_line(one, folder)}"
-            for one, how in _causes(error)
-            if not name_of(one).endswith(
-                "RemoteTraceback"
-            )  # the traceback of a worker process: in the details
-        ]
-        lines += _listed(causes[:LISTED_MAX], len(causes))
+        leaves = leaves_of(error)
+        lines += _listed([_in_one_line(one, folder) for one in leaves[:LISTED_MAX]], len(leaves))
+        causes = [_cause(one, how, error, folder) for one, how in causes_of(error)]
+        lines += _listed([one for one in causes if one], sum(map(bool, causes)))
     except BaseException as second:  # noqa: BLE001 - keys of its __dict__ may be the user's
         lines = [f"<its notes cannot be shown: {name_of(second)}>"]
     return "".join(f"\n  • {line}" for line in lines)
+
+
+def _cause(cause: BaseException, how: str, error: BaseException, folder: str) -> str:
+    """Return the line about an error that another was raised from, "" where it has nothing to add."""
+    if not name_of(cause).endswith("RemoteTraceback"):
+        return f"{how} {_in_one_line(cause, folder)}"
+    # The traceback of a worker process, which is in the details: most often of the same error.
+    told = text_of(cause)
+    lines = [line for line in told.splitlines() if line.strip(" '\"")]
+    return f"in a worker process: {lines[-1].strip()}" if lines and text_of(error) not in told else ""
 
 
 def _in_one_line(error: BaseException, folder: str) -> str:
@@ -370,6 +269,8 @@ def _line(frame: _StackFrame, folder: str) -> str:
 def _traceback(error: BaseException, frames: List[_StackFrame], summary: str) -> str:
     """Return the traceback as Python prints it; where that fails, the frames and the summary."""
     try:
+        if any(len(leaves_of(one)) > GROUPED_MAX for one in [error, *(one for one, _ in causes_of(error))]):
+            raise OverflowError
         # Never the whole of a recursion: 200 frames from the end are enough for anybody.
         lines = traceback.format_exception(type(error), error, traceback_of(error), limit=-FRAMES_MAX)
         return exact("".join(lines)).replace(_API + ".", "")
@@ -381,11 +282,6 @@ def _traceback(error: BaseException, frames: List[_StackFrame], summary: str) ->
         ]
         head = "Traceback (most recent call last):\n" if rows else ""
         return f"{head}{''.join(rows)}{summary}\n<its causes and notes cannot be shown: {name_of(second)}>\n"
-
-
-def interpreter() -> str:
-    """Return the interpreter's path, for messages about missing modules."""
-    return sys.executable or "python"
 
 
 def is_ours(frame: FrameType) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..shared.entry import Location
 from ..shared.messages import Failed
-from . import exception_report
+from . import exception_codes, exception_report
 
 
 def failed(code: str, error: Exception) -> Failed:
@@ -18,11 +18,11 @@ def failed(code: str, error: Exception) -> Failed:
 def of_import(error: BaseException, where: Location) -> Failed:
     """Return the message for what importing the entry has raised."""
     told = exception_report.describe(
-        error, where.folder, code=exception_report.import_code(error), during=" during import"
+        error, where.folder, code=exception_codes.import_code(error), during=" during import"
     )
     text: str = told["message"]
     if issubclass(type(error), ModuleNotFoundError):  # isinstance() would ask the user's class
-        text = text.replace(" during import", f" (python: {exception_report.interpreter()})", 1)
+        text = text.replace(" during import", f" (python: {exception_codes.interpreter()})", 1)
     return Failed(told["code"], text, told["details"])
 
 

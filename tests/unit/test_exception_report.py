@@ -6,6 +6,7 @@ import builtins
 import os
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,9 @@ def test_what_an_error_was_raised_from_stands_below_its_text() -> None:
     )
     assert re.fullmatch(r"  • raised while handling KeyError: 'path' \(\S+:\d+ in read\)", lines[2])
     assert "•" not in describe(caught(quietly), HERE)["message"]
-    remote = type("_RemoteTraceback", (Exception,), {})('\n"""\nTraceback of a worker process\n"""')
+    remote = type("_RemoteTraceback", (Exception,), {})(
+        '\n"""\nTraceback of a worker process\nValueError: in a worker\n"""'
+    )
     lost = ValueError("in a worker")
     lost.__cause__ = remote
     told = describe(caught(lambda: raise_(lost)), HERE)
@@ -232,9 +235,26 @@ if GROUP is not None:
         assert message.split("\n") == [
             "ALGORITHM_ERROR: ExceptionGroup: three failed (3 sub-exceptions)",
             "  • OSError: no disk",
-            "  • ExceptionGroup: inner (2 sub-exceptions)",
+            "  • ValueError: a",
+            "  • KeyError: 'b'",
             f"  • ValueError: raised ({FILE}:{line} in raise_)",
         ]
+
+    def test_what_is_in_a_thousand_groups_is_named() -> None:
+        group = GROUP("innermost", [ValueError("the reason")])
+        for depth in range(1000):
+            group = GROUP(f"level {depth}", [group])
+        message = describe(group, HERE)["message"]
+        assert message == (
+            "ALGORITHM_ERROR: ExceptionGroup: level 999 (1 sub-exception)\n  • ValueError: the reason"
+        )
+
+    def test_groups_that_hold_one_another_many_times_are_bounded() -> None:
+        group = GROUP("innermost", [ValueError()])
+        for _ in range(30):
+            group = GROUP("twice", [group, group])
+        message = describe(group, HERE)["message"]
+        assert message.count("  • ValueError\n") == 10 and " more" in message
 
     def test_a_group_of_200_errors_names_the_first_and_says_how_many_more() -> None:
         group = GROUP("many", [ValueError(f"page {number}") for number in range(200)])
@@ -257,3 +277,39 @@ def test_a_failed_allocation_with_which_the_error_has_nothing_to_do_is_not_its_r
             raise ValueError("no number") from None
 
     assert describe(caught(parse), HERE)["code"] == code
+
+
+def test_an_error_that_broke_a_pool_is_named() -> None:
+    text = "\n'''\nTraceback (most recent call last):\nTypeError: Mine.__init__() missing 1 argument\n'''"
+    broken = RuntimeError("A process in the process pool was terminated abruptly")
+    broken.__cause__ = type("_RemoteTraceback", (Exception,), {})(text)
+    assert describe(broken, HERE)["message"].endswith(
+        "\n  • in a worker process: TypeError: Mine.__init__() missing 1 argument"
+    )
+
+
+def test_the_text_is_kept_where_the_users_code_has_broken_what_describes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("traceback.walk_tb", None)
+    assert describe(caught(lambda: raise_(ValueError("the reason"))), HERE)["message"] == (
+        "ALGORITHM_ERROR: ValueError: the reason (no more can be shown: describing it raised TypeError)"
+    )
+
+
+def test_an_error_of_blank_lines_has_no_text() -> None:
+    assert describe(ValueError("\n \n"), HERE)["message"] == "ALGORITHM_ERROR: ValueError: (without a text)"
+
+
+def test_a_file_that_stands_in_for_a_module_of_python_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hint = "; colorsys.py has the name of a module of the standard library: rename it"
+    (tmp_path / "colorsys.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    for code in ("from colorsys import rgb_to_hsv", "import colorsys; colorsys.rgb_to_hsv"):
+        error = caught(lambda code=code: exec(code))  # type: ignore[misc]
+        assert hint in describe(error, str(tmp_path))["message"]
+        assert hint not in describe(error, HERE)["message"]
+    monkeypatch.delitem(sys.modules, "colorsys")

@@ -277,3 +277,15 @@ def test_a_terminal_gets_no_control_characters_in_a_result(
     finally:
         os.close(screen)
         os.close(terminal)
+
+
+def test_a_line_about_a_task_has_no_control_characters_of_an_errors_text(
+    loop: Loop, pipe: tuple[int, int]
+) -> None:
+    reading, writing = pipe
+    output = Output(loop, local=True)
+    output.err.close()
+    output.err = NonblockingWriter(loop, writing)
+    output.warn("✘ \x1b[31mred\x9b0m\rover\tkept\n  next é")
+    assert os.read(reading, 200).decode() == "✘ \\x1b[31mred\\x9b0m\\rover\tkept\n  next é\n"
+    output.close()

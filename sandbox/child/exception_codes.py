@@ -1,0 +1,122 @@
+"""The code of an error of the user's code, and the clause about what helps against it.
+
+Runs in the child, on Python 3.8 and newer. Nothing that belongs to the exception is trusted, as in
+exception_report.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import sys
+from types import ModuleType
+from typing import Any, Optional
+
+from . import isolation_hints
+from .exception_fields import CHAIN_MAX, before, causes_of, errno_of, exact, field, is_a, members_of, name_of
+
+
+def _is_signal_denied(error: BaseException) -> bool:
+    return errno_of(PermissionError, error) == errno.EPERM and field(OSError, "filename", error) is None
+
+
+def is_about_memory(error: Optional[BaseException]) -> bool:
+    """Whether the error, one that it was raised from, or one in its group, is an allocation that failed.
+    Never raises."""
+    waiting = [] if error is None else [error]
+    for _ in range(CHAIN_MAX):
+        if not waiting:
+            return False
+        one = waiting.pop()
+        if is_a(one, MemoryError) or errno_of(OSError, one) == errno.ENOMEM:
+            return True
+        waiting += members_of(one)[:CHAIN_MAX]
+        link = before(one)
+        if link is not None:
+            waiting.append(link[0])
+    return False
+
+
+def import_code(error: BaseException) -> str:
+    """Return the code for code that cannot be imported: a memory limit is named before that. Never raises."""
+    code = "IMPORT_FAILED"
+    if is_about_memory(error) and resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY:
+        code = "MEMORY_ERROR"
+    return code
+
+
+def code_of(error: BaseException) -> str:
+    """Return the code for an error that start() or init() has raised."""
+    if is_about_memory(error):
+        return "MEMORY_ERROR"
+    if errno_of(OSError, error) in (errno.EMFILE, errno.ENFILE):
+        return "TOO_MANY_FILES"
+    if _is_signal_denied(error):
+        return "DENIED"
+    return "ALGORITHM_ERROR"
+
+
+def hint_of(error: BaseException, text: str, folder: str) -> str:
+    """Return what helps against this error, or the limit that it ran into, where there is one to name."""
+    if is_a(error, ModuleNotFoundError):
+        try:
+            from . import requirements  # late: few runs need it, and each start would take 0.2 ms longer
+        except Exception:  # noqa: BLE001 - the user's code may have changed how modules are found
+            return ""
+        module = field(ImportError, "name", error)
+        entry = os.environ.get("_HKRUNNER_ENTRY_FILE", "")
+        return requirements.hint(exact(module) if is_a(module, str) else None, folder, interpreter(), entry)
+    if is_a(error, AttributeError) and "on <module '__main__'" in text:
+        file = os.path.basename(os.environ.get("_HKRUNNER_ENTRY_FILE", "")) or "the algorithm"
+        return f"; the pickle is of a script, which it calls __main__: define or import its names in {file}"
+    shadowing = _shadowing(error, folder)
+    if shadowing:
+        return f"; {shadowing} has the name of a module of the standard library: rename it"
+    number = errno_of(OSError, error)
+    if number == errno.EMFILE:
+        return f"; {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files are allowed (--files)"
+    if _is_signal_denied(error):
+        return "; an algorithm may send signals to its own processes only"
+    refused = _sandbox_hint(error)
+    if refused:
+        return refused
+    if is_a(error, EOFError) and text == "EOF when reading a line":
+        return "; its stdin is empty: values come by --input, and with --in-process it has the terminal"
+    if number == errno.EFBIG:
+        return "; the size of a file is limited"
+    if number == errno.ENOSPC:
+        return "; the disk is full"
+    return ""
+
+
+def _shadowing(error: BaseException, folder: str) -> str:
+    """Return the user's file that a library got instead of a module of Python's, "" where none is missed."""
+    name: Any = None
+    path: Any = None
+    if is_a(error, ImportError):
+        name, path = field(ImportError, "name", error), field(ImportError, "path", error)
+    elif is_a(error, AttributeError) and "obj" in AttributeError.__dict__:  # Python 3.10
+        module = field(AttributeError, "obj", error)
+        if type(module) is ModuleType:
+            name, path = vars(module).get("__name__"), vars(module).get("__file__")
+    if not is_a(name, str) or not is_a(path, str):
+        return ""
+    file = f"{exact(name)}.py"
+    is_shadowed = exact(name) in getattr(sys, "stdlib_module_names", ())
+    return file if is_shadowed and exact(path) == os.path.join(folder, file) else ""
+
+
+def _sandbox_hint(error: BaseException) -> str:
+    """Return the clause about the first error of the chain that comes of the sandbox: libraries wrap it."""
+    for one, _ in [(error, ""), *causes_of(error)]:
+        number = errno_of(OSError, one)
+        found = number and isolation_hints.hint(number, field(OSError, "filename", one), name_of(one))
+        if found:
+            return str(found)
+    return ""
+
+
+def interpreter() -> str:
+    """Return the interpreter's path, for messages about missing modules."""
+    return sys.executable or "python"
