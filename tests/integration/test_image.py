@@ -230,6 +230,62 @@ def test_a_signal_ends_the_engine_too_and_leaves_no_folder(
     assert list(temporary.iterdir()) == []
 
 
+#: Notes its arguments, one line a call, and for a build what the context has; pushes only what it has built.
+DOCKER = """\
+#!/bin/sh
+echo "$*" >> "$0.calls"
+case $1 in
+    version) echo 28.2.2 ;;
+    build)
+        for context; do :; done
+        ls "$context" > "$0.context"
+        cp "$context/Containerfile" "$0.containerfile"
+        echo "$3" > "$0.built"
+        echo 'Successfully built'
+        ;;
+    push) [ "$2" = "$(cat "$0.built")" ] || { echo "no image $2" >&2; exit 1; } ;;
+esac
+"""
+
+
+def test_docker_gets_the_context_the_users_options_and_the_full_name(algorithm: Path, tmp_path: Path) -> None:
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    env = {"PATH": f"{docker.parent}:{os.environ['PATH']}"}
+    words = (
+        "--tag",
+        "registry.example/team/adder",
+        "--push",
+        "--",
+        "--build-arg",
+        "A=b c",
+        "--network",
+        "host",
+    )
+    ended = run_hkrunner("image", *words, cwd=algorithm, env=env)
+    assert ended.status == 0, ended.stderr
+    tag = ended.stdout.strip()
+    assert re.fullmatch("registry.example/team/adder:[0-9a-f]{12}", tag)
+    assert "Successfully built" in ended.stderr, "what the engine says is no result"
+    asked, built, pushed = Path(f"{docker}.calls").read_text().splitlines()
+    assert asked == "version --format {{.Server.Version}}"
+    found = re.fullmatch(
+        rf"build --tag {tag} --file (\S+)/Containerfile --build-arg A=b c --network host (\S+)", built
+    )
+    assert found is not None and found[1] == found[2], built
+    assert not Path(found[2]).exists(), "the context is removed"
+    assert Path(f"{docker}.context").read_text().split() == [
+        *("Containerfile", "code", "hkrunner", "requirements")
+    ]
+    assert instructions(Path(f"{docker}.containerfile").read_text())[0] == (
+        "FROM",
+        "registry.example/py:3.12",
+    )
+    assert pushed == f"push {tag}"
+
+
 @pytest.mark.parametrize(
     ("tag", "full"),
     [
