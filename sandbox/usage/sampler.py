@@ -28,8 +28,11 @@ RATE_MANY = 16e9
 SHARED_RATE = 4e9
 SOONEST_S = 0.0003
 LATEST_S = 0.1
-#: Interval without a memory limit: a process that lives for 20 ms must be seen. A look takes 20 µs.
+#: Interval without a memory limit: a process that lives for 20 ms must be seen.
 MEASURING_S = 0.01
+#: The same for one process that shares no memory: the kernel keeps its peak, and only forks are counted more
+#: often, which takes a tenth of a look.
+ALONE_S = 0.05
 #: Largest share of a core for walks through the tree without a memory limit.
 MEASURING_WALK_SHARE = 0.02
 #: Usage is remembered for a third of a second, in steps: a task's peak is asked for after its begin.
@@ -219,11 +222,15 @@ class TreeSampler:
             self._recent[-1] = (self._recent[-1][0], memory)
 
     def can_wait(self, now: float) -> bool:
-        """Return whether a look can wait: memory is not due, and too few were forked to exceed the limit."""
-        if self._table.walk_due or self._pids is None or now >= self._look_at - SOONEST_S:
+        """Return whether a look can wait: memory is not due, and too few were forked to exceed the limit, or
+        to be measured."""
+        counts = self._pids is not None or self._limit is None
+        if self._table.walk_due or not counts or now >= self._look_at - SOONEST_S:
             return False
         births = self._table.births()
-        if len(self.processes) + births > self._pids:
+        if births and self._limit is None:
+            return False
+        if self._pids is not None and len(self.processes) + births > self._pids:
             return False
         self.next_at = min(self._look_at, now + self._pause_of_births(births))
         return True
@@ -280,12 +287,16 @@ class TreeSampler:
         return max(0.0, (self._limit - self._memory.at_most) / (RATE_MANY if self.growing > 1 else rate))
 
     def _pause_of_births(self, births: int = 0) -> float:
-        """Return the soonest time in which there could be too many processes."""
+        """Return the soonest time in which there could be too many processes, or one to be measured."""
+        most_s = LATEST_S if self._limit is not None else MEASURING_S
         if self._pids is None:
-            return LATEST_S
-        return max(SOONEST_COUNT_S, (self._pids - len(self.processes) - births) / BIRTH_RATE)
+            return most_s
+        return min(most_s, max(SOONEST_COUNT_S, (self._pids - len(self.processes) - births) / BIRTH_RATE))
 
     def _pause(self) -> float:
+        shared_bytes = self._shared.total_bytes if self._shared is not None else 0
+        if self._limit is None and len(self.processes) == 1 and not shared_bytes:
+            return ALONE_S
         pause = min(LATEST_S, self._time_to_limit())
         # Near the limit, each look without growth makes the pause longer, up to four times. Further away, up
         # to twice, and only where the brake limits what a process can reserve meanwhile.

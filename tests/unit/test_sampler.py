@@ -19,7 +19,7 @@ import pytest
 from hkrunner.sandbox.linux import kernel, procfs
 from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.usage.psutil_walk import PsutilSampler
-from hkrunner.sandbox.usage.sampler import TreeSampler
+from hkrunner.sandbox.usage.sampler import ALONE_S, MEASURING_S, TreeSampler
 from hkrunner.sandbox.usage.shared_memory import SharedMemory
 from hkrunner.sandbox.usage.usage import Sampler, breach
 from support.trees import Tree
@@ -390,3 +390,22 @@ time.sleep(20)
         tree.watch(lambda: said.read(1) == "\n", what="both have had their peak")
         assert fast.peak_bytes < 60 * MI
         assert fast.peak_bytes + 25 * MI < fast.needed_bytes < fast.peak_bytes + 40 * MI
+
+
+def test_a_process_that_is_alone_is_read_again_soon_only_if_another_may_have_been_forked(
+    fast: TreeSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Tree(fast) as tree:
+        tree.start(code=SLEEPER)
+        tree.watch(lambda: fast.usage.processes == 1, what="one process")
+        born = [0]
+        monkeypatch.setattr(fast._table, "births", lambda: born[0])
+        now = time.monotonic()
+        fast.look(now)
+        at = fast.next_at
+        assert at <= now + MEASURING_S, "forks are counted as often as with several processes"
+        assert fast.can_wait(at) and at < fast.next_at <= at + MEASURING_S
+        born[0] = 1
+        assert not fast.can_wait(at)
+        born[0] = 0
+        assert not fast.can_wait(now + ALONE_S)
