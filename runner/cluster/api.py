@@ -11,8 +11,10 @@ it. Everything else is sent again for PATIENCE_S after the cluster was last hear
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -36,10 +38,17 @@ BUSY_PAUSE_S = 1.1
 PREFIXES = ("/hkube/api-server", "")
 #: A gateway answers with these when it lost the api-server, perhaps after passing the request on.
 _GATEWAY = frozenset((502, 503, 504))
+#: What the api-server answers also while its database or etcd is away, which ends no job.
+SERVER_OUTAGE = _GATEWAY | {500}
 #: Bytes of the results of a job, its graph or one value: the server takes no more of a pipeline (2000 MB).
 RESULT_MAX = 2_000_000_000
 #: A body is sent in pieces of this size: a timeout holds for each, and a large one takes its time.
 _PIECE = 64 * 1024
+
+
+#: What Keycloak's own refusal looks like: every other error of a login may be one of the way to it.
+_REFUSED_LOGIN = re.compile(r"status code 4\d\d")
+Statuses = frozenset[int]
 
 
 class StorageFacts(NamedTuple):
@@ -84,10 +93,13 @@ class ClusterApi:
             self._storage = self._connect()
         return self._storage
 
-    def get(self, path: str, *, most: int = ANSWER_MAX, **query: object) -> Any:
+    def get(
+        self, path: str, *, most: int = ANSWER_MAX, is_outage: Statuses = _GATEWAY, **query: object
+    ) -> Any:
         """Return the decoded answer of at most `most` bytes. `path` is below /api/v1/."""
         words = urlencode(query)
-        return self._json(self.call("GET", f"{quote(path)}?{words}" if words else quote(path), most=most))
+        target = f"{quote(path)}?{words}" if words else quote(path)
+        return self._json(self.call("GET", target, most=most, is_outage=is_outage))
 
     def get_bytes(self, path: str) -> bytes:
         """Return the body of the answer as it is."""
@@ -112,20 +124,25 @@ class ClusterApi:
         *,
         may_repeat: bool | None = None,
         most: int = ANSWER_MAX,
+        is_outage: Statuses = _GATEWAY,
     ) -> HttpAnswer:
         """Send a request, and return the answer; its status is below 300. `path` is quoted already.
 
         may_repeat: whether a second request does no harm; None: for GET only. most: bytes of the answer.
+        is_outage: statuses that are waited for, as a lost connection is.
         """
         repeats = method == "GET" if may_repeat is None else may_repeat
         if self._prefix is None:
             self._storage = self._connect()
         if self._login.is_due:
             self._log_in()
-        answer = self._exchange(method, path, body, may_repeat=repeats, most=most)
+        exchange = partial(
+            self._exchange, method, path, body, may_repeat=repeats, most=most, is_outage=is_outage
+        )
+        answer = exchange()
         if answer.status == 401:
             self._log_in()  # the token has expired, or this is the first request
-            answer = self._exchange(method, path, body, may_repeat=repeats, most=most)
+            answer = exchange()
         return self._accepted(answer)
 
     def decoded(self, answer: HttpAnswer) -> Any:
@@ -175,7 +192,14 @@ class ClusterApi:
         return facts
 
     def _exchange(
-        self, method: str, path: str, body: Body | None, *, may_repeat: bool, most: int = ANSWER_MAX
+        self,
+        method: str,
+        path: str,
+        body: Body | None,
+        *,
+        may_repeat: bool,
+        most: int = ANSWER_MAX,
+        is_outage: Statuses = _GATEWAY,
     ) -> HttpAnswer:
         """Return the answer to the request, sent as often as it takes and may be."""
         outage: Outage | None = None
@@ -187,8 +211,9 @@ class ClusterApi:
                 answer = self._transport.send(
                     method, f"{self._prefix}/api/v1/{path}", headers, body, most=most
                 )
-                if answer.status in _GATEWAY:
-                    raise AnswerLost(str(error_of("the gateway", answer.status, answer.body)))
+                if answer.status in is_outage:
+                    whose = "the gateway" if answer.status in _GATEWAY else "the api-server"
+                    raise AnswerLost(str(error_of(whose, answer.status, answer.body)))
             except (NotSent, AnswerLost) as error:
                 if isinstance(error, AnswerLost) and not may_repeat:
                     raise AnswerLost(
@@ -222,16 +247,28 @@ class ClusterApi:
 
     def _log_in(self) -> None:
         body = json_body(json.dumps(self._login.credentials()).encode())
-        answer = self._exchange("POST", "auth/login", body, may_repeat=True)
-        try:
-            self._login.accept(self._json(self._accepted(answer)))
-        except RequestRefused as error:
-            # Keycloak's refusal arrives as 500 with the text of HKube's own HTTP client.
-            user = self.cluster.username
-            raise ClusterError(
-                f"{self.cluster.name} refused the login of {user}: {error.text or error} (wrong password, or"
-                " its Keycloak cannot be reached)"
-            ) from None
+        # A password that was accepted before is right: Keycloak may be away for a while.
+        outage = Outage(self._heard_at if self._login.was_accepted else None, self._clock())
+        is_told = False
+        while True:
+            answer = self._exchange("POST", "auth/login", body, may_repeat=True)
+            try:
+                self._login.accept(self._json(self._accepted(answer)))
+                return
+            except RequestRefused as error:
+                # Keycloak's refusal arrives as 500 with the text of HKube's own HTTP client.
+                pause_s = None if _REFUSED_LOGIN.search(error.text) else outage.next_pause_s(self._clock())
+                if pause_s is None:
+                    raise ClusterError(
+                        f"{self.cluster.name} refused the login of {self.cluster.username}:"
+                        f" {error.text or error} (wrong password, or its Keycloak cannot be reached)"
+                    ) from None
+                if not is_told:
+                    is_told = True
+                    self._on_trouble(
+                        f"◌ {self.cluster.name} does not renew the login: {error.text or error}; retrying"
+                    )
+            self._sleep(pause_s)
 
     def _json(self, answer: HttpAnswer) -> Any:
         try:

@@ -14,7 +14,7 @@ from ..errors import ClusterError, HkrunnerError
 from ..protocol.error_codes import CODES
 from ..protocol.messages import Failure, printable
 from ..protocol.result import Result
-from .api import RESULT_MAX, ClusterApi, NotJson
+from .api import RESULT_MAX, SERVER_OUTAGE, ClusterApi, NotJson
 from .job_answers import (
     COMPLETED,
     JobEnd,
@@ -123,7 +123,7 @@ class ClusterJob:
     def status(self) -> dict[str, Any]:
         """Return the API's status object."""
         try:
-            status = self._api.get(f"exec/status/{self.id}")
+            status = self._api.get(f"exec/status/{self.id}", is_outage=SERVER_OUTAGE)
         except RequestRefused as error:
             if error.status != 404:
                 raise

@@ -21,6 +21,7 @@ class Login:
         self._cluster = cluster
         self._clock = clock
         self._token = cluster.token
+        self.was_accepted = False  #: whether the cluster has accepted the name and the password
         self._renew_at: float | None = None
 
     @property
@@ -54,6 +55,7 @@ class Login:
         if not isinstance(token, str) or not token or not can_be_token(token):
             raise ClusterError(f"{self._cluster.name} answered the login without a token")
         self._token = token
+        self.was_accepted = True
         lifetime_s = data.get("expires_in") if isinstance(data, dict) else None
         self._renew_at = None
         if isinstance(lifetime_s, int | float) and lifetime_s > 0:  # NaN is not

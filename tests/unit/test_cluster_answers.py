@@ -132,6 +132,25 @@ def test_a_value_of_another_type_anywhere_in_an_answer_is_no_traceback() -> None
     assert 10 < refused < len(places) * len(JUNK) / 2
 
 
+def test_a_job_outlives_an_api_server_whose_database_is_away() -> None:
+    said: list[str] = []
+    with HkubeApi(lambda row: row, per_second=1_000_000, active_polls=2).running() as fake:
+        api = ClusterApi(Cluster("lab", fake.url), on_trouble=said.append, sleep=lambda seconds: None)
+        job = ClusterJob(api, "sq-1", {"sq": [0]}, pause=lambda seconds: None)
+        pipeline = {
+            "name": "sq-1",
+            "nodes": [{"nodeName": "sq", "algorithmName": "sq", "input": ["#@flowInput.a"]}],
+            "flowInput": {"a": [3]},
+        }
+        job.submit(json_body(json.dumps(pipeline).encode()))
+        text = b'{"error":{"code":500,"message":"connection 3 to 10.0.0.2:27017 closed"}}'
+        fake.faults = [Fault("GET .*/exec/status", 500, text) for _ in range(4)]
+        end = job.wait(lambda progress: None)
+        assert [one.output for one in job.results(end, with_times=False)] == [b"[3]"]
+    assert "connection 3 to 10.0.0.2:27017 closed (HTTP 500); retrying" in said[0]
+    assert said[1:] == ["● lab answers again"]
+
+
 @pytest.mark.parametrize("stored", [b"\xff", b"[" * 5000, bytes((1, 8, 2, 3, 0, 0)) + b"HK\x81\xc4\x01a\x01"])
 def test_a_stored_value_that_cannot_be_read_is_the_failure_of_its_task_alone(stored: bytes) -> None:
     job = job_with({**GOOD, "stored": stored})

@@ -231,6 +231,25 @@ def test_a_login_is_made_when_it_is_asked_for_and_renewed_before_it_ends() -> No
         assert list(fake.jobs) == [job]
 
 
+def test_a_login_that_was_accepted_once_is_renewed_after_an_outage_of_keycloak() -> None:
+    said: list[str] = []
+    with server(login=("ada", "secret"), token_s=40).running() as fake:
+        api, _ = client(fake, said, username="ada", password="secret")
+        job = _run(api)
+        text = b'{"error":{"code":500,"message":"connect ECONNREFUSED 10.0.0.1:8080"}}'
+        fake.faults = [Fault("POST .*/auth/login", 500, text) for _ in range(3)]
+        fake.tokens = 7  # the token of the client is no longer accepted
+        assert api.get(f"exec/status/{job}")["jobId"] == job
+        assert said == ["◌ lab does not renew the login: connect ECONNREFUSED 10.0.0.1:8080; retrying"]
+        fake.login = ("ada", "changed")
+        fake.tokens = 20
+        with pytest.raises(
+            ClusterError, match="refused the login of ada: Request failed with status code 401"
+        ):
+            api.get(f"exec/status/{job}")
+    assert sum("login" in one for one in fake.requests) == 1 + 4 + 1
+
+
 @pytest.mark.parametrize(
     ("credentials", "sentence"),
     [
