@@ -48,7 +48,7 @@ class MessageCounts:
             self._last[key] = now
 
     def ended_in_order(self, source: str, replica: str) -> None:
-        """All that the replica had is taken: a program does not report that any more."""
+        """All that the replica had is taken, and it reports no more."""
         for (from_node, name, _), count in self._last.items():
             if (from_node, name) == (source, replica):
                 count.sent, count.queued = count.sent + count.queued, 0

@@ -76,6 +76,8 @@ class Replica:
         self.name = name
         self.output = output
         self.store = context.store
+        #: Whether its statistics are those of a program, which sends none when its task has ended.
+        self.is_program = bool(settings.code.argv)
         self.state = ReplicaState.LOADING
         self.failures = 0  #: of its task
         self._listener = listener

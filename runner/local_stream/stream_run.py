@@ -187,7 +187,7 @@ class StreamRun:
         if result.status == "stopped" and result.exit is not None and result.exit.cause in _ENDED_BY_STOP:
             node.is_cut_short, failure = True, None
         if failure is None:
-            if result.status == "succeed":
+            if result.status == "succeed" and replica.is_program:
                 self._counts.ended_in_order(replica.node, replica.name)
             self._report.ended(node, replica, result)
         elif self._begins_again(node, replica, result):

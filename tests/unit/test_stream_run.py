@@ -63,6 +63,7 @@ class MovedReplica:
         self.output = more["output"]
         self.port = more["port"]
         self.store = None
+        self.is_program = False
         self.state = ReplicaState.LOADING
         self.failures = 0
         self.asked: list[str] = []
@@ -276,6 +277,23 @@ def test_a_node_that_fails_while_it_ends_in_order_has_failed(play: Callable[...,
     assert played.asked() == {"B": ["shutdown"], "C": ["Del B", "stop"]}
     assert played.run.status == 1
     assert "  the nodes after it still end in order" in played.output.lines
+
+
+@pytest.mark.parametrize("is_program", [True, False])
+def test_what_a_program_had_at_its_end_was_taken_and_our_own_process_says_it_later(
+    play: Callable[..., Played], is_program: bool
+) -> None:
+    played = play("A >> B")
+    played.begin()
+    played["A"].is_program = is_program
+    report = {"nodeName": "B", "sent": 5, "responses": 3, "queueSize": 2, "dropped": 0}
+    played["A"].listener.on_statistics(played["A"], [report])
+    played["A"].ends()
+    if not is_program:
+        report.update(sent=7, responses=6, queueSize=0)
+        played["A"].listener.on_statistics(played["A"], [report])
+    count = played.run._counts.between("A", "B")
+    assert (count.sent, count.queued) == (7, 0)
 
 
 def test_a_node_that_had_to_be_killed_when_it_was_stopped_has_not_failed(play: Callable[..., Played]) -> None:
