@@ -116,11 +116,15 @@ def is_held_by_others(path: Path, ours: set[psutil.Process]) -> bool:
     maker = re.search(r"^hkrunner-.*-(\d+)-\d+-[0-9a-f]{8}$", path.name)
     if maker is not None:
         return int(maker[1]) not in our_pids and Path(f"/proc/{maker[1]}").exists()
-    for pid in psutil.pids():
-        if pid in our_pids:
-            continue
+    try:
+        inode = path.stat().st_ino
+    except FileNotFoundError:
+        return True  # it is gone by now
+    # Not the name: sem_open(3) maps a semaphore under a temporary one.
+    wanted = re.compile(rf"^\S+ \S+ \S+ \S+ {inode} +{SHARED_MEMORY}/", re.MULTILINE)
+    for pid in set(psutil.pids()) - our_pids:
         with contextlib.suppress(OSError):
-            if str(path) in Path(f"/proc/{pid}/maps").read_text():
+            if wanted.search(Path(f"/proc/{pid}/maps").read_text()):
                 return True
     return False
 

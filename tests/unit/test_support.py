@@ -100,6 +100,22 @@ def test_shared_memory_and_temporary_files_left_are_found() -> None:
         file.unlink()
 
 
+def test_a_semaphore_of_another_program_is_not_ours() -> None:
+    code = (
+        "import _multiprocessing as m; input(); name = '/hkrunner-test-of-support';"
+        "lock = m.SemLock(1, 1, 1, name, False); print('made', flush=True); input(); m.sem_unlink(name)"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+        assert other.stdin is not None and other.stdout is not None
+        before = take_stock()
+        other.stdin.write(b"\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == b"made\n"
+        assert leftovers(before, "none") == []
+        other.communicate(b"\n")
+
+
 def test_a_program_gives_its_output_and_status() -> None:
     ended = run(["sh", "-c", "cat; echo two >&2; exit 3"], input="one\n")
     assert (ended.status, ended.stdout, ended.stderr) == (3, "one\n", "two\n")
