@@ -17,12 +17,12 @@ from ..errors import InstallFailed
 from .interpreter import Interpreter
 from .requirement_sources import Requirements
 
-#: Lines of the installer's output that are searched for the reason of a failure, and that are shown.
 #: What the system says when a host cannot be reached, in the messages of pip and uv.
 _OFFLINE = re.compile(
     "Connection refused|Network is unreachable|No route to host|Name or service not known"
     "|Temporary failure in name resolution|[Tt]imed out"
 )
+#: Lines of the installer's output that are searched for the reason of a failure, and that are shown.
 _LINES_KEPT = 200
 _LINES_SHOWN = 6
 _LINE_MAX = 400
@@ -179,9 +179,24 @@ def _reason(lines: list[str]) -> list[str]:
     """Return the lines that say why the installer failed."""
     if not lines:
         return ["it printed nothing"]
+    if (build := _build_output(lines)) is not None:
+        return build
     errors = [at for at, line in enumerate(lines) if re.match(r"\s*(error\b|\u00d7 )", line, re.IGNORECASE)]
     shown = lines[errors[0] :] if errors else lines
     return shown[-_LINES_SHOWN:]
+
+
+def _build_output(lines: list[str]) -> list[str] | None:
+    """Return what pip could not do, and the end of what the build of a package printed; None without one.
+
+    pip shows that in the middle of its output, and at the end only that it is above.
+    """
+    ends = [at for at, line in enumerate(lines) if line.strip() == "[end of output]"]
+    begins = [at for at, line in enumerate(lines[: ends[-1]]) if "\u2570\u2500> [" in line] if ends else []
+    if not begins:
+        return None
+    what = [line.strip() for line in lines[: begins[-1]] if line.lstrip().startswith("\u00d7 ")]
+    return [*what[-1:], *lines[begins[-1] + 1 : ends[-1]][1 - _LINES_SHOWN :]]
 
 
 def _why_offline(lines: Iterable[str]) -> str | None:

@@ -51,6 +51,35 @@ def test_packages_of_an_encoding_are_installed_apart_from_requirements_that_may_
     assert encoding[-1] == "pymongo" and "-r" not in encoding
 
 
+def test_the_reason_of_a_failed_build_is_what_the_build_printed() -> None:
+    above = """\
+  error: subprocess-exited-with-error
+  \u00d7 Building wheel for lib (setup.py) did not run successfully.
+  \u2502 exit code: 1
+  \u2570\u2500> [9 lines of output]
+      1
+      2
+      3
+      4
+      lib.c:1:10: fatal error: zlib.h: No such file or directory
+      compilation terminated.
+      error: command '/usr/bin/gcc' failed with exit code 1
+      [end of output]
+  note: This error originates from a subprocess, and is likely not a problem with pip.
+error: failed-wheel-build-for-install
+\u00d7 Failed to build installable wheels for some pyproject.toml based projects
+\u2570\u2500> lib"""
+    what, *printed = installers._reason(above.splitlines())
+    assert what == "\u00d7 Building wheel for lib (setup.py) did not run successfully."
+    assert [line.strip() for line in printed] == [
+        "3",
+        "4",
+        "lib.c:1:10: fatal error: zlib.h: No such file or directory",
+        "compilation terminated.",
+        "error: command '/usr/bin/gcc' failed with exit code 1",
+    ]
+
+
 def test_a_complete_environment_is_used_from_a_cache_that_can_only_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
