@@ -65,12 +65,10 @@ def read_scalars(folder: Path) -> dict[str, dict[str, list[Point]]]:
 
     Reads files of torch, tensorboardX, tf.summary, TensorBoard's own writers and EventWriter. Of a file
     that was cut short or damaged it reads what comes before the damage, as TensorBoard does. Links in the
-    folder itself are followed (a cluster's shared folder is one), those deeper down are not: they may form a
-    cycle.
+    folder itself are followed (folder_links.py), those deeper down are not: they may form a cycle.
     """
     runs: dict[str, dict[str, list[Point]]] = {}
-    places = [folder, *(link for link in folder.glob("*") if link.is_symlink() and link.is_dir())]
-    for path in _event_files(places):
+    for path in _event_files(folder):
         series = runs.setdefault(path.parent.relative_to(folder).as_posix(), {})
         for tag, point in read_file(path):
             series.setdefault(tag, []).append(point)
@@ -83,9 +81,8 @@ def read_last_scalars(folder: Path, *, left_out: Iterable[str] = ()) -> dict[str
     Ten times as fast as read_scalars, since only the last event of each tag is decoded. left_out: names of
     folders directly below this one that are not read.
     """
-    places = [folder, *(link for link in folder.glob("*") if link.is_symlink() and link.is_dir())]
     last: dict[str, float] = {}
-    for path in _event_files(places):
+    for path in _event_files(folder):
         run = path.parent.relative_to(folder).as_posix()
         if run not in left_out:
             prefix = "" if run == "." else f"{run}/"
@@ -93,11 +90,13 @@ def read_last_scalars(folder: Path, *, left_out: Iterable[str] = ()) -> dict[str
     return last
 
 
-def _event_files(places: Iterable[Path]) -> list[Path]:
+def _event_files(folder: Path) -> list[Path]:
     from pathlib import Path  # late, as the next: who only writes has no use for them
 
+    from .folder_links import linked_folders
     from .folders import files_below
 
+    places = (folder, *linked_folders(str(folder)))
     found = [entry.path for place in places for entry in files_below(str(place)) if "tfevents" in entry.name]
     return sorted(map(Path, found))
 
@@ -218,14 +217,21 @@ def _masked_crc(data: bytes) -> bytes:
 
 # Field keys: Event has wall_time = 1 (double), step = 2 (int64) and summary = 5; Summary has value = 1.
 _WALL_TIME, _STEP, _SUMMARY, _VALUE = 0x09, 0x10, 0x2A, 0x0A
+_MAX_RECORD_BYTES = 256 << 20  # of an event that is read: a file with holes may name any length
 
 
 def _records(file: BinaryIO) -> Iterator[bytes]:
+    end = os.fstat(file.fileno()).st_size
     while True:
         head = file.read(12)
         if len(head) < 12 or head[8:] != _masked_crc(head[:8]):
             return
         (length,) = struct.unpack_from("<Q", head)
+        if length + 4 > end - file.tell():  # of a file that is written now, the rest comes later
+            return
+        if length > _MAX_RECORD_BYTES:
+            file.seek(length + 4, os.SEEK_CUR)
+            continue
         data = file.read(length + 4)
         # The data's checksum is not verified: in Python it costs 100 ns a byte, and histograms and images are
         # large. A damaged event fails below instead, where its fields are parsed.

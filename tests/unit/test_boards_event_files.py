@@ -6,11 +6,13 @@ import contextlib
 import math
 import os
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hkrunner.boards.runs import event_files
 from hkrunner.boards.runs.event_files import EventWriter, Point, read_file, read_last_scalars, read_scalars
 from hkrunner.boards.runs.folders import measure
 from hkrunner.boards.runs.resource_series import CPU, LIMIT, MEMORY, PROCESSES, PROGRESS, ResourceSeries
@@ -243,3 +245,20 @@ def test_what_cannot_be_removed_is_told() -> None:
     assert remove_tree("/proc/self/nowhere") is None
     error = remove_tree("/proc/self/attr")
     assert isinstance(error, OSError) and os.path.isdir("/proc/self/attr")
+
+
+def test_a_link_to_a_folder_above_and_a_record_of_any_length_hold_up_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for folder in (run, tmp_path / "other"):
+        writer = EventWriter(folder)
+        writer.add({"loss": 1.0}, step=1, at_s=1.0)
+        writer.close()
+    for name, target in {"root": "/", "above": "..", "here": ".", "itself": "itself"}.items():
+        (run / name).symlink_to(target)
+    for name, length, size in (("holes", 1 << 33, 1 << 34), ("long", (1 << 64) - 1, 100)):
+        with (run / f"events.out.tfevents.1.{name}").open("wb") as file:
+            head = struct.pack("<Q", length)
+            file.write(head + event_files._masked_crc(head))
+            file.truncate(size)
+    assert read_last_scalars(run) == {"loss": 1.0}
+    assert list(read_scalars(run)) == ["."]
