@@ -12,14 +12,19 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+
+from ..runs.folder_links import find_stray_link, linked_folders
+from ..runs.folders import files_below
 
 _LINK = "metrics"  # below a task's folder: layout.py
 _SPARE_FILES = 256  # that the data server opens beside event files, at least a twentieth
 _RECOUNT_S = 60.0  # event files that appear meanwhile are not counted
 _MANY_FILES = 16  # of one task: with fewer tasks than fit then, their files are not counted
 _FILES_OF_NEW = 4  # are expected of a task that has just begun
-_MAX_DEPTH = 4  # of folders below a run folder whose files are counted
+_CHECKED_AT_ONCE = 500  # new runs, before they are linked; of more, each is checked when its record is read
+_MAX_STRAY = 5  # tasks that the notes name
+_LEFT_OUT = "TensorBoard holds every event file open, and may open no more (ulimit -Hn)"
 
 
 class RunLinks:
@@ -32,12 +37,38 @@ class RunLinks:
         self._max_files = max(1, max_files - max(_SPARE_FILES, max_files // 20))
         self._files: dict[str, int] = {}  # by key, the oldest run first: its event files, or _MANY_FILES
         self._left_out: set[str] = set()  # keys
+        self._stray: dict[str, str] = {}  # key -> why it has no link any more
         self._counted_s: float | None = None  # when files were counted last; None: it was not necessary yet
 
-    @property
-    def left_out(self) -> int:
-        """How many runs have no link, since the data server may not open so many files."""
-        return len(self._left_out)
+    def notes(self) -> list[str]:
+        """Return a sentence for each reason why curves are missing."""
+        notes = list(self._stray.values())
+        if len(notes) > _MAX_STRAY:
+            notes[_MAX_STRAY:] = [f"{len(notes) - _MAX_STRAY:,} further tasks have such links"]
+        if self._left_out:
+            notes.append(f"{len(self._left_out):,} older tasks are shown without their curves: {_LEFT_OUT}")
+        return notes
+
+    def check(self, run: str, key: str) -> None:
+        """Remove the link of a run in whose folder the data server would follow a link that it must not.
+
+        From a link to /, it would look at every folder of the machine, once a second.
+        """
+        if key in self._files and self._is_stray(run, key):
+            reason = self._stray[key]
+            self.remove(key)
+            self._stray[key] = reason
+
+    def _is_stray(self, run: str, key: str) -> bool:
+        """Whether the folder has such a link; why is noted."""
+        link = find_stray_link(run)
+        if link is not None:
+            leads_to = os.path.realpath(f"{run}/{link}")
+            self._stray[key] = (
+                f"{os.path.basename(run)} is shown without its curves: {link!r} among its metrics is a link"
+                f" to {leads_to}"
+            )
+        return link is not None
 
     def add(self, runs: Iterable[tuple[str, str]]) -> None:
         """Link the runs, given the latest first, each with its key: a name in the folder. Raises OSError."""
@@ -47,6 +78,8 @@ class RunLinks:
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         fitting = self._fitting(new)
         for run, key in reversed(new):
+            if len(new) <= _CHECKED_AT_ONCE and self._is_stray(run, key):
+                continue
             if key in fitting:
                 self._link(run, f"{self.folder}/{key}")
                 self._files[key] = fitting[key]  # only now: a link that failed is made by the next call
@@ -56,6 +89,7 @@ class RunLinks:
     def remove(self, key: str) -> None:
         """Remove the link of a run."""
         self._left_out.discard(key)
+        self._stray.pop(key, None)
         if key in self._files:
             del self._files[key]
             with contextlib.suppress(FileNotFoundError):
@@ -109,16 +143,5 @@ class RunLinks:
 
 def count_event_files(folder: str) -> int:
     """Return how many event files there are in the folder and below it."""
-    return sum(1 for _ in _event_files(folder, _MAX_DEPTH))
-
-
-def _event_files(folder: str, depth: int) -> Iterator[str]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if "tfevents" in entry.name and not entry.is_dir():
-                    yield entry.path
-                elif depth and entry.is_dir():
-                    yield from _event_files(entry.path, depth - 1)
-    except OSError:  # removed meanwhile
-        return
+    places = (folder, *linked_folders(folder))
+    return sum("tfevents" in entry.name for place in places for entry in files_below(place))

@@ -37,7 +37,7 @@ _INPUT_DEADLINE_S = 1.0  # a task without a recorded input by then is shown with
 _COARSE_CLOCK_NS = 2_000_000_000  # two changes this close may leave a folder's time as it was
 _LOCK_DEADLINE_S = 1.0
 _MAX_UNREADABLE = 5  # tasks that the notes name
-_LEFT_OUT = "TensorBoard holds every event file open, and may open no more (ulimit -Hn)"
+_CHECK_S = 2.0  # between two looks at the links in the folder of a running task
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,7 @@ class RunView:
             notes[_MAX_UNREADABLE:] = [f"the records of {further:,} further tasks cannot be read"]
         if self._trouble:
             notes.append(self._trouble)
-        if left_out := self._links.left_out:
-            notes.append(f"{left_out:,} older tasks are shown without their curves: {_LEFT_OUT}")
-        return tuple(notes)
+        return (*notes, *self._links.notes())
 
     def make(self, depth: int) -> None:
         """Make the links, so that the data server can begin. Raises OSError.
@@ -327,6 +325,9 @@ class RunView:
                 self._names.learn([task.named])
                 task.name = self._names.name(task.named, earlier=task.name)
                 self._changes += 1
+        if task.status != ACTIVE or time.monotonic() - task.checked_s > _CHECK_S:
+            task.checked_s = time.monotonic()
+            self._links.check(self._target(task.run), self._keys[task.run])
         if task.status != ACTIVE:
             task.read_outcome()
             self._changes += 1

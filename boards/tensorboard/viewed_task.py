@@ -40,6 +40,7 @@ class ViewedTask:
     inputs: Mapping[str, Scalar] | None = None
     status: str = ACTIVE  # HKube's word for the outcome; "lost" for a task whose hkrunner was killed
     name: str = ""  # without a mark; empty until it is shown
+    checked_s: float = 0.0  # when its folder was searched for links, on the monotonic clock
     outcome: TaskOutcome | None = None  # once it has ended, and its record was read
 
     @property

@@ -221,6 +221,7 @@ def _logs(state_dir: str, task: str, stderr: bool, stdout: bool, follow: bool) -
 
 def _metrics(state_dir: str, task: str, as_json: bool) -> None:
     from ...boards.runs.history import read_metrics
+    from ...boards.runs.task_values import printable
 
     curves = read_metrics(_root(state_dir), task)
     if not curves and not as_json:
@@ -234,7 +235,7 @@ def _metrics(state_dir: str, task: str, as_json: bool) -> None:
             # The runs "." (the task's own folder) and "resources" need no name: their tags are distinct.
             name = one.tag if one.run in (".", "resources") else f"{one.run}/{one.tag}"
             click.echo(
-                f"{name}: last {one.last.value:g} at step {one.last.step}, "
+                f"{printable(name)}: last {one.last.value:g} at step {one.last.step}, "
                 f"lowest {one.lowest:g}, highest {one.highest:g}, {count}"
             )
 

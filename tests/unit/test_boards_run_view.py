@@ -315,6 +315,39 @@ def test_a_pipe_among_the_event_files_does_not_hold_a_board(tasks: Tasks) -> Non
     assert tasks.shown() == ["t1 1"]
 
 
+def test_a_task_with_a_link_out_of_its_metrics_is_shown_without_curves_and_noted(tasks: Tasks) -> None:
+    elsewhere = tasks.root / "elsewhere"
+    write_points(elsewhere)
+    records = {
+        name: tasks.begin(name, number) for number, name in enumerate(("root", "deep", "safe", "runs"))
+    }
+    for record in records.values():
+        write_points(record.metrics_dir)
+        (record.metrics_dir / "below").mkdir()
+    assert tasks.shown() == ["deep 1", "root 0", "runs 3", "safe 2"] and tasks.view.notes() == ()
+    (records["root"].metrics_dir / "here").symlink_to("/")
+    end(records["root"])
+    (records["deep"].metrics_dir / "below" / "link").symlink_to(elsewhere)
+    end(records["deep"], "failed")
+    # What readers of event files follow, and what leads to a place in the folder.
+    (records["safe"].metrics_dir / "latest").symlink_to("below")
+    (records["safe"].metrics_dir / "other").mkdir()
+    (records["safe"].metrics_dir / "below" / "again").symlink_to("../other")
+    (records["safe"].metrics_dir / "mine").symlink_to(elsewhere)
+    (records["safe"].metrics_dir / "file").symlink_to("/etc/hostname")
+    end(records["safe"])
+    (records["runs"].metrics_dir / "others").symlink_to("../../..")  # it still runs
+    tasks.view._open[str(records["runs"].metrics_dir)].checked_s = 0.0
+    assert tasks.shown() == ["deep 1 ✘", "root 0", "runs 3", "safe 2"]
+    assert sorted(tasks.view.notes()) == [
+        f"deep is shown without its curves: 'below/link' among its metrics is a link to {elsewhere}",
+        "root is shown without its curves: 'here' among its metrics is a link to /",
+        f"runs is shown without its curves: 'others' among its metrics is a link to {tasks.root}/runs/local",
+    ]
+    with_curves = {name for name, values in tasks.last_values().items() if "loss" in values}
+    assert with_curves == {"safe 2", "safe 2/mine"}
+
+
 def test_a_task_whose_hkrunner_was_killed_is_marked(tasks: Tasks) -> None:
     record = tasks.begin("t1", {"lr": 1})
     path = record.folder / "task.json"
@@ -520,12 +553,18 @@ def test_a_board_of_many_tasks_links_the_latest_as_long_as_their_files_can_be_op
     assert count_event_files(runs[0][0]) == 2
     links = RunLinks(str(tmp_path / "boards" / "view"), root=str(tmp_path), max_files=256 + 8)
     links.add(reversed(runs[:5]))  # the latest first
-    assert sorted(os.listdir(links.folder)) == ["r1", "r2", "r3", "r4"] and links.left_out == 1
+    assert sorted(os.listdir(links.folder)) == ["r1", "r2", "r3", "r4"] and links.notes()[0].startswith(
+        "1 older task"
+    )
     links.add([runs[5]])
-    assert sorted(os.listdir(links.folder)) == ["r2", "r3", "r4", "r5"] and links.left_out == 2
+    assert sorted(os.listdir(links.folder)) == ["r2", "r3", "r4", "r5"] and links.notes()[0].startswith(
+        "2 older task"
+    )
     links.remove("r0")
     links.remove("r3")
-    assert sorted(os.listdir(links.folder)) == ["r2", "r4", "r5"] and links.left_out == 1
+    assert sorted(os.listdir(links.folder)) == ["r2", "r4", "r5"] and links.notes()[0].startswith(
+        "1 older task"
+    )
     assert (Path(links.folder) / "r5").resolve() == tmp_path / "runs" / "r5"
     links.remove_all()
 
