@@ -60,6 +60,7 @@ class Streaming:
         self._is_program = bool(settings.code.argv)
         self._encoding = settings.task_encoding
         self._changes: list[Any] = []  #: discovery updates for a program that has not read its task yet
+        self._queued = 0  #: messages that a program has for the next nodes, when it said so last
         self._child: Child | None = None  #: of the streaming task
         self._streams: TaskStreams | None = None
         #: Called when the end of a task gets on: "quiesced", "draining", "drained".
@@ -98,6 +99,7 @@ class Streaming:
 
     def statistics_of(self, child: Child, task: ActiveTask, message: StreamStatistics) -> None:
         """A program has said how many messages it has sent."""
+        self._queued = sum(item["queueSize"] for item in message.items)
         self._statistics(message.items)
 
     def _need_streams(self) -> TaskStreams:
@@ -159,6 +161,11 @@ class Streaming:
         """The task is over: succeed, stopped or failed."""
         self._child = None
         self._changes.clear()
+        queued, self._queued = self._queued, 0
+        if queued and status == "failed":
+            self.problem(
+                f"about {queued} messages for the next nodes are lost with the program that had them"
+            )
         if self._streams is not None:
             self._streams.task_ended(status)
 

@@ -150,7 +150,28 @@ def test_discovery_updates_and_statistics_are_passed_on(serve: Serve) -> None:
     one.child_initializes()
     one.start()
     assert one.state is State.RUNNING
-    one.child.says(StreamStatistics([{"nodeName": "C"}]), one.number)
-    assert one.link.posted[-1] == {"command": "streamingStatistics", "data": [{"nodeName": "C"}]}
+    items = [{"nodeName": "C", "queueSize": 0}]
+    one.child.says(StreamStatistics(items), one.number)
+    assert one.link.posted[-1] == {"command": "streamingStatistics", "data": items}
     one.child_answers()
     assert one.commands[-1] == "done"
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_a_program_had_for_the_next_nodes_when_it_failed_is_said_to_be_lost(
+    serve: Serve, fails: bool
+) -> None:
+    one = serve(argv=("program",), stream_port=0)
+    one.child.reads_at_once = True
+    one.initialize()
+    one.child.says(TaskRead({}), one.number)
+    one.child.says(AskStream("j", "B", ["A"], ["C"], False), one.number)
+    one.child_initializes()
+    one.start()
+    one.child.says(StreamStatistics([{"nodeName": "C", "queueSize": 40}]), one.number)
+    if fails:
+        one.child_fails()
+    else:
+        one.child_answers()
+    said = [line for line in one.output.lines if "about 40 messages for the next nodes are lost" in line]
+    assert len(said) == fails
