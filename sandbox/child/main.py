@@ -26,7 +26,7 @@ import gc
 import os
 import socket
 import sys
-from typing import Any, Callable, Dict, FrozenSet, NoReturn, Set, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, NoReturn, Set, Tuple
 
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from .frame_socket import FrameSocket, move_high, receive_setup
@@ -38,6 +38,7 @@ SHARED_MEMORY = "/dev/shm"
 #: Most names of its files that are remembered here.
 NAMES_KEPT = 10_000
 _NEW = os.O_CREAT | os.O_EXCL
+_WRITES = os.O_CREAT | os.O_WRONLY | os.O_RDWR
 
 
 def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
@@ -88,6 +89,7 @@ def report_shared_memory(fd: int) -> None:
     a link, or a file that is closed again within 0.1 ms. So device, inode and path of the former, and of a
     file that os.open() made with O_EXCL, as tempfile does, go to the warden once they are made, and the path
     of another new file, as b"- - PATH", just before it is; also from processes that the user's code forks.
+    b"PID=DEVICE INODE" says that a file which is opened for writing was there: to hold it proves nothing.
     """
     try:
         device = os.stat(SHARED_MEMORY).st_dev
@@ -96,6 +98,7 @@ def report_shared_memory(fd: int) -> None:
     pipe = os.fstat(fd).st_ino
     below = SHARED_MEMORY + "/"
     made: Set[str] = set()  # files that were reported, and may be renamed before the warden looks
+    opened: Set[Tuple[int, str]] = set()  # files that need no report any more, by process
 
     def report(facts: bytes, path: bytes) -> None:
         # The user's code may have closed the descriptor, and have another file under its number.
@@ -108,10 +111,26 @@ def report_shared_memory(fd: int) -> None:
             if len(made) < NAMES_KEPT:
                 made.add(path)
 
+    def opens(path: str, flags: int) -> None:
+        """A file below SHARED_MEMORY is about to be opened for writing."""
+        this = os.getpid(), path
+        if path in made or this in opened:
+            return
+        is_there = os.path.isfile(path)
+        if is_there and flags & _NEW != _NEW:
+            facts = os.stat(path)
+            report(b"%d=%d %d" % (this[0], facts.st_dev, facts.st_ino), b"")
+        if (is_there or flags & _NEW == _NEW) and len(opened) < NAMES_KEPT:
+            opened.add(this)
+        elif flags & _NEW == os.O_CREAT:
+            announce(path)
+
     def hook(event: str, args: Tuple[Any, ...]) -> None:
-        if event == "open" and len(args) == 3 and type(args[2]) is int and args[2] & _NEW == os.O_CREAT:
+        if event == "open" and len(args) == 3 and type(args[2]) is int and args[2] & _WRITES:
             with contextlib.suppress(OSError, ValueError):
-                announce(_absolute(args[0]))
+                path = _absolute(args[0])
+                if path.startswith(below):
+                    opens(path, args[2])
         elif event == "socket.bind" and len(args) == 2 and isinstance(args[1], (str, bytes)):
             with contextlib.suppress(OSError, ValueError):
                 announce(_absolute(args[1]))
@@ -120,6 +139,29 @@ def report_shared_memory(fd: int) -> None:
                 if _absolute(args[0]) in made:
                     facts = os.lstat(args[0])
                     report(b"%d %d" % (facts.st_dev, facts.st_ino), os.fsencode(_absolute(args[1])))
+
+        elif event == "import" and "_posixshmem" in sys.modules and not has_shm_open:
+            has_shm_open.append(True)
+            watch_shm_open(sys.modules["_posixshmem"])
+
+    has_shm_open: List[bool] = []
+
+    def watch_shm_open(module: Any) -> None:
+        """Report what multiprocessing.shared_memory makes and attaches to, in C and without an event."""
+        make = module.shm_open
+
+        def shm_open(path: str, flags: int, mode: int = 0o777) -> int:
+            name = below + path.lstrip("/")
+            with contextlib.suppress(OSError, ValueError):
+                opens(name, flags)
+            fd: int = make(path, flags, mode=mode)
+            with contextlib.suppress(OSError, ValueError):
+                if flags & _NEW == _NEW:
+                    facts = os.fstat(fd)
+                    report(b"%d %d" % (facts.st_dev, facts.st_ino), os.fsencode(name))
+            return fd
+
+        module.shm_open = shm_open
 
     def reporting(make: Callable[..., Any], position: int, name: str) -> _Reporting:
         def tell(args: Tuple[Any, ...], more: Dict[str, Any]) -> None:

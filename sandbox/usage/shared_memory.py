@@ -176,7 +176,7 @@ class SharedMemory:
         start = text.find(b"\nShmem:")
         return int(text[start + 7 :].split(None, 1)[0]) * 1024 if start >= 0 else 0
 
-    def _written(self, pids: Collection[int]) -> dict[Key, str]:
+    def _written(self, pids: Collection[int]) -> dict[tuple[int, Key], str]:
         self._descriptors.read(pids)
         self._nameless = self._descriptors.nameless
         return self._descriptors.written

@@ -1,7 +1,8 @@
 """The files and folders below /dev/shm that a run has made, each by proof.
 
 * A file is the run's when a scan finds it open for writing, or mapped shared and writable, in a process of
-  the tree; unless an earlier scan found it held by no process of the tree: then a stranger has made it.
+  the tree that has not reported that it was there before; unless an earlier scan found it held by no such
+  process: then a stranger has made it.
 * Anything is the run's when a process of the run has reported that it made it: a folder, with everything in
   it, a pipe or a link by device and inode, a file by its path just before it was made.
 * A folder is also the run's if it was made during the run, the tree writes a file in it so soon afterwards
@@ -92,6 +93,7 @@ class ShmFiles:
         self._claimed: dict[Key, str] = {}
         self._made: dict[Key, str] = {}  # what the run has reported; "" while the path is not known
         self._announced: dict[str, float] = {}  # when the path of a file was reported that is not there yet
+        self._opened: set[tuple[int, Key]] = set()  # by which process, and that it was there before
         self._others: set[Key] = set()  # files and folders that strangers have made, or may have made
         #: Folders without a file, pipes and links that appeared during the run: nothing in them proves who
         #: made them.
@@ -128,7 +130,10 @@ class ShmFiles:
         for report in reports:
             device, _, rest = report.partition(b" ")
             inode, _, path = rest.partition(b" ")
-            if device.isdigit() and inode.isdigit():
+            pid, _, opened = device.partition(b"=")
+            if pid.isdigit() and opened.isdigit() and inode.isdigit() and len(self._opened) < KEYS_KEPT:
+                self._opened.add((int(pid), (int(opened), int(inode))))
+            elif device.isdigit() and inode.isdigit():
                 self._made_by_the_run((int(device), int(inode)), os.fsdecode(path))
             elif device == inode == b"-" and self._takes_files and len(self._announced) < KEYS_KEPT:
                 self._announced[os.fsdecode(path)] = now
@@ -143,14 +148,17 @@ class ShmFiles:
         if key not in self._before and key not in self._others and len(self._made) < KEYS_KEPT:
             self._made[key] = path
 
-    def scan(self, written: Callable[[], dict[Key, str]], pids: Collection[int]) -> None:
+    def scan(self, written: Callable[[], dict[tuple[int, Key], str]], pids: Collection[int]) -> None:
         """Find all files of the run. `written` returns the files that its processes have open for writing."""
-        held = written()  # first: a file may be open for a moment only
+        by_process = written()  # first: a file may be open for a moment only
         # First the files, then their holders: a file made in between is left to the next scan.
         top = list(self._new_entries())
-        self._read_reports()
-        held.update(written())
-        held.update(holders.mapped_by(pids, self.devices, for_writing=True))
+        by_process.update(written())
+        for pid in pids:
+            mapped = holders.mapped_by([pid], self.devices, for_writing=True).items()
+            by_process.update({(pid, key): path for key, path in mapped})
+        self._read_reports()  # last: what a process holds, it has reported before
+        held = {one[1]: path for one, path in by_process.items() if one not in self._opened}
         for key, path in held.items():
             if key not in self._before and key not in self._others and not self._is_closed(path):
                 self._claimed[key] = path
@@ -173,9 +181,7 @@ class ShmFiles:
                     self._others.add(key)
         tops = {entry.key for entry in top}
         gone = []
-        for key, path in self._made.items():
-            if key in tops:
-                continue
+        for key, path in ((key, path) for key, path in self._made.items() if key not in tops):
             if not path or _key(path) != key:
                 gone.append(key)
             else:  # in an older folder
@@ -246,10 +252,9 @@ class ShmFiles:
         """Close all descriptors."""
         if self._name_watch is not None:
             self._name_watch.close()
-            self._name_watch = None
         if self._reports >= 0:
             os.close(self._reports)
-            self._reports = -1
+        self._name_watch, self._reports = None, -1
 
     def _watch(self, folder: str) -> None:
         if self._name_watch is not None and folder not in self._watched and len(self._watched) < WATCHES:

@@ -27,8 +27,8 @@ class Descriptors:
         self._offset: dict[int, int] = {}
         #: Memfds, and files whose names were removed: name and occupied bytes by key.
         self.nameless: dict[Key, tuple[str, int]] = {}
-        #: Paths of files that are open for writing, by key.
-        self.written: dict[Key, str] = {}
+        #: Paths of files that are open for writing, by process and key.
+        self.written: dict[tuple[int, Key], str] = {}
 
     def read(self, pids: Iterable[int]) -> None:
         """Bring `nameless` and `written` up to date."""
@@ -48,12 +48,12 @@ class Descriptors:
                 names = (names[start:] + names[:start])[:FDS_A_SCAN]
             for name in names:
                 try:
-                    self._read_one(base + name, nameless)
+                    self._read_one(pid, base + name, nameless)
                 except OSError:
                     continue  # closed, or its process has ended
         self.nameless = nameless if is_whole else {**self.nameless, **nameless}
 
-    def _read_one(self, path: str, nameless: dict[Key, tuple[str, int]]) -> None:
+    def _read_one(self, pid: int, path: str, nameless: dict[Key, tuple[str, int]]) -> None:
         link = os.readlink(path)
         if link[:7] == "/memfd:":
             facts = os.stat(path)
@@ -67,7 +67,7 @@ class Descriptors:
             if facts.st_nlink == 0:
                 nameless[key] = (link.removesuffix(_DELETED), facts.st_blocks * 512)
             elif os.lstat(path).st_mode & stat.S_IWUSR:  # the link's own mode says how the file is open
-                self.written[key] = link
+                self.written[pid, key] = link
 
 
 def mapped_by(pids: Iterable[int], devices: Collection[int], *, for_writing: bool = False) -> dict[Key, str]:

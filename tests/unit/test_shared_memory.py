@@ -282,6 +282,22 @@ def test_a_reported_folder_below_one_that_was_there_is_the_runs_alone(folder: Pa
     os.close(writing)
 
 
+def test_a_strangers_new_file_stays_though_the_run_has_opened_it_at_once(
+    folder: Path, reports: tuple[SharedMemory, int], tmp_path: Path
+) -> None:
+    shared, writing = reports
+    for name in ("theirs", "ours"):
+        (folder / name).write_bytes(b"x")
+    action = "held += [open('theirs', 'r+b'), open('ours', 'r+b')]; held += [mmap.mmap(held[0].fileno(), 1)]"
+    with Tree() as tree:
+        pid = hold(tree, folder, tmp_path, action)
+        facts = (folder / "theirs").stat()
+        os.write(writing, b"%d=%d %d \0" % (pid, facts.st_dev, facts.st_ino))
+        shared.scan([pid], 0.0)
+    assert removed_by(shared) == ({"ours"}, set())
+    assert [path.name for path in folder.iterdir()] == ["theirs"]
+
+
 def test_what_was_reported_and_is_gone_is_forgotten_and_the_rest_stays_the_runs(
     folder: Path, reports: tuple[SharedMemory, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

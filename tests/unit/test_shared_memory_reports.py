@@ -148,3 +148,44 @@ os.close(reading)
 os.rmdir(tempfile.mkdtemp(dir="/dev/shm"))
 """
     in_a_process(action)
+
+
+def test_a_file_that_was_there_when_it_was_opened_for_writing_is_reported_as_such_once() -> None:
+    action = """
+path = "/dev/shm/hkrunner_unit_there_%d" % os.getpid()
+os.posix_spawn("/bin/sh", ["sh", "-c", "echo x > " + path], {}); os.wait()
+facts = os.stat(path)
+for mode in ("rb", "r+b", "ab", "wb"):
+    open(path, mode).close()
+try:
+    assert reported() == [b"%d=%d %d " % (os.getpid(), facts.st_dev, facts.st_ino)]
+finally:
+    os.unlink(path)
+"""
+    in_a_process(action)
+
+
+def test_shared_memory_of_multiprocessing_is_reported_when_it_is_made_and_when_it_was_there() -> None:
+    action = """
+import _posixshmem
+from multiprocessing import shared_memory
+name = "hkrunner_unit_mp_%d" % os.getpid()
+one = shared_memory.SharedMemory(create=True, size=10, name=name)
+facts = os.stat("/dev/shm/" + name)
+own = [b"%d %d /dev/shm/%s" % (facts.st_dev, facts.st_ino, name.encode())]
+assert reported() == own
+other = shared_memory.SharedMemory(name=name)
+assert reported() == []
+if os.fork() == 0:
+    shared_memory.SharedMemory(name=name).close()
+    os._exit(0)
+pid, status = os.wait()
+assert status == 0 and reported() == [b"%d=%d %d " % (pid, facts.st_dev, facts.st_ino)]
+other.close(), one.close(), one.unlink()
+try:
+    shared_memory.SharedMemory(name=name)
+    raise AssertionError(name)
+except FileNotFoundError:
+    assert reported() == []
+"""
+    in_a_process(action)
