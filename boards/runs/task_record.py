@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from .journal import Journal
 
-_IN_BEGIN = frozenset(("taskId", "jobId", "nodeName", "pipelineName", "startTime"))  # in the journal
+_IN_BEGIN = ("taskId", "jobId", "nodeName", "pipelineName", "startTime")  # in the journal
 
 
 class TaskRecord:
@@ -343,7 +343,9 @@ class TaskRecord:
         """Write the outcome to the journal, unless the task has a folder."""
         if self._journal is None or self.journal_number is None:
             return
-        facts = {name: value for name, value in self._facts.items() if name not in _IN_BEGIN}
+        facts = dict(self._facts)
+        for name in _IN_BEGIN:
+            facts.pop(name, None)
         try:
             self._journal.end(self.journal_number, facts, answer)
             return
