@@ -70,6 +70,8 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
     if is_a(error, AttributeError) and "on <module '__main__'" in text:
         file = os.path.basename(os.environ.get("_HKRUNNER_ENTRY_FILE", "")) or "the algorithm"
         return f"; the pickle is of a script, which it calls __main__: define or import its names in {file}"
+    if is_a(error, RuntimeError) and text.startswith("Task got bad yield: <class 'trio."):
+        return "; what start() returns is awaited by asyncio: call trio.run(...) in a plain start()"
     shadowing = _shadowing(error, folder)
     if shadowing:
         return f"; {shadowing} has the name of a module of the standard library: rename it"

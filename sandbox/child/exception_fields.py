@@ -123,3 +123,19 @@ def before(error: BaseException) -> Optional[Tuple[BaseException, str]]:
         return None
     context = field(BaseException, "__context__", error)
     return None if context is None else (context, "raised while handling")
+
+
+def is_larger(error: BaseException, most: int) -> bool:
+    """Whether Python's traceback of the error has more than `most` errors: those in its groups, each as often
+    as a group holds it, and those that one was raised from, each once."""
+    waiting, causes = [error], {id(error)}
+    for _ in range(most):
+        if not waiting:
+            return False
+        one = waiting.pop()
+        waiting += members_of(one)
+        link = before(one)
+        if link is not None and id(link[0]) not in causes:
+            causes.add(id(link[0]))
+            waiting.append(link[0])
+    return bool(waiting)

@@ -103,7 +103,9 @@ def _in_folder(folder: str, function: str) -> Location:
         raise EntryError(
             "ENTRY_NOT_FOUND", f"the folder {folder} cannot be read: {os.strerror(errno.EACCES)}"
         )
-    files = _python_files(folder)
+    files = _python_files(folder) or [
+        name for name in ("__main__.py", "__init__.py") if os.path.isfile(os.path.join(folder, name))
+    ]
     raise EntryError(
         "ENTRY_NOT_FOUND",
         f"no {DEFAULT_ENTRY} in the folder {folder}"

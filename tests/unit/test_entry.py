@@ -93,6 +93,7 @@ def test_the_entry_of_a_folder_may_stand_in_a_variable(code: Path, monkeypatch: 
         ("no/where/missing.py", None, "no file missing.py in "),
         ("missing.py", "nowhere", "no folder nowhere in "),
         ("empty", None, "it holds no Python file"),
+        ("package", None, "there is: __main__.py, __init__.py: name one with --entry"),
         ("notes.txt", None, "is no Python file: its name must end in .py"),
         ("notes.ipynb", None, "notes.ipynb is a notebook; save its code as a .py file"),
     ],
@@ -100,6 +101,9 @@ def test_the_entry_of_a_folder_may_stand_in_a_variable(code: Path, monkeypatch: 
 def test_an_entry_that_is_not_there_is_reported(
     entry: str, path: str | None, sentence: str, code: Path
 ) -> None:
+    (code / "package").mkdir()
+    for name in ("__main__.py", "__init__.py"):
+        (code / "package" / name).write_text("")
     with pytest.raises(EntryError) as caught:
         locate(entry, path, str(code))
     assert caught.value.code == "ENTRY_NOT_FOUND"

@@ -313,3 +313,10 @@ def test_a_file_that_stands_in_for_a_module_of_python_is_named(
         assert hint in describe(error, str(tmp_path))["message"]
         assert hint not in describe(error, HERE)["message"]
     monkeypatch.delitem(sys.modules, "colorsys")
+
+
+def test_a_coroutine_of_trio_is_told_who_awaits_it() -> None:
+    error = RuntimeError("Task got bad yield: <class 'trio._core._traps.CancelShieldedCheckpoint'>")
+    assert (
+        "; what start() returns is awaited by asyncio: call trio.run(...)" in describe(error, HERE)["message"]
+    )

@@ -82,6 +82,11 @@ def raises(error: BaseException) -> Callable[..., Any]:
     return method
 
 
+#: What a metaclass puts in front of a class's own.
+OF_METACLASSES = [
+    "__name__", "__module__", "__repr__", "__str__", "__mro__", "__class__", "__dict__",
+    "__doc__", "__instancecheck__", "__subclasscheck__", "__getattribute__",
+]  # fmt: skip
 RAISED = [
     ValueError("v"),
     AttributeError("a"),
@@ -154,7 +159,7 @@ def errors(draw: Callable[..., Any]) -> BaseException:
     meta: Any = type
     if draw(st.booleans()):
         meta = type(
-            "Meta", (type,), draw(st.dictionaries(st.sampled_from(["__name__", "__repr__"]), members))
+            "Meta", (type,), draw(st.dictionaries(st.sampled_from(OF_METACLASSES), members, max_size=4))
         )
     body = draw(st.dictionaries(st.sampled_from(NAMES), members, max_size=6))
     try:
@@ -190,6 +195,8 @@ def related_errors(draw: Callable[..., Any]) -> Callable[[], BaseException]:
     if group is not None and len(made) > 1 and draw(st.booleans()):
         with contextlib.suppress(BaseException):  # it does not accept an error whose __class__ lies
             made[0] = group("some failed", made[1:])
+            for _ in range(draw(st.sampled_from([0, 1, 3, 300]))):
+                made[0] = group("in it others failed", [made[0], made[0]][: draw(st.integers(1, 2))])
     for name in ("__cause__", "__context__"):
         for one in made:
             if draw(st.booleans()):
@@ -205,8 +212,8 @@ def test_an_error_of_any_class_is_described_and_nothing_is_raised(
     if is_raised:
         try:
             raise error
-        except BaseException:  # noqa: BLE001 - of any kind
-            pass
+        except BaseException as raised:  # noqa: BLE001 - of any kind
+            error = raised  # another one, if the metaclass denies that it is of its class
     report = describe(error, HERE)
     assert {type(value) for value in report.values()} == {str}
     assert set(report) == {"code", "message", "details", "type", "line"}
@@ -219,7 +226,7 @@ def test_an_error_of_any_class_is_described_and_nothing_is_raised(
     assert (report["code"] == "EXITED") == is_exit
     assert report["type"] in report["message"] or is_exit
     if is_raised and not issubclass(type(error), SyntaxError):
-        assert report["line"].startswith(f"{FILE}:")
+        assert report["line"].startswith(f"{FILE}:"), report["message"]
 
 
 @pytest.mark.parametrize("lineno", [12, "12", LyingText("12")], ids=["int", "text", "lie"])
@@ -258,3 +265,11 @@ def test_details_have_the_frames_when_python_cannot_format_the_error() -> None:
     assert "Traceback (most recent call last)" in details and "in raise_" in details
     assert "WithNotes: its text\n" in details
     assert "cannot be shown: SystemExit" in details
+
+
+def test_an_error_whose_class_cannot_be_compared_or_hashed_is_described() -> None:
+    meta = type("Meta", (type,), {"__eq__": raises(SystemExit(1)), "__hash__": raises(ValueError())})
+    error = caught(lambda: raise_(meta("Odd", (Exception,), {})("its text")))
+    report = describe(error, HERE)
+    assert report["message"].startswith(f"ALGORITHM_ERROR: {__name__}.Odd: its text (")
+    assert "its text" in report["details"]
