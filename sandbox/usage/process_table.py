@@ -35,10 +35,9 @@ class Process:
     """One process of the tree, with its counters as of the last look."""
 
     __slots__ = (
-        "anon", "anon_peak", "anon_then", "asked_at", "borrows", "children_ns", "clock", "data",
-        "faults_then", "fd", "first_seen", "judged_at", "own_ns", "parent", "pid", "pss", "pss_anon",
-        "rss", "shared",
-        "shared_asked", "shmem", "shmem_then", "started", "threads",
+        "anon", "anon_at_first", "anon_peak", "anon_then", "asked_at", "borrows", "children_ns", "clock",
+        "data", "faults_then", "fd", "first_seen", "judged_at", "own_ns", "parent", "pid", "pss",
+        "pss_anon", "rss", "shared", "shared_asked", "shmem", "shmem_then", "started", "threads",
     )  # fmt: skip
 
     def __init__(self, pid: int, parent: int, fd: int, now: float) -> None:
@@ -54,7 +53,7 @@ class Process:
         self.threads = 1
         self.rss = 0
         self.anon = 0
-        self.anon_peak = 0  #: the most so far, of a process that works for another
+        self.anon_at_first = self.anon_peak = -1  #: of a process that works for another; -1: not noted yet
         self.shared = 0
         self.shared_asked = 0
         self.shmem = 0
@@ -298,14 +297,23 @@ class ProcessTable:
         """Return how much less the processes below the first one hold now than each at its own peak.
 
         The first one's peak is mostly before or after theirs: what it loads for them, or makes of it.
-        `seen_before`: a process first seen later may not have executed its own program yet.
+        `seen_before`: a process first seen later may not have executed its own program yet. What a process
+        has from the start it may share with the one that has forked it.
         """
         freed = 0
         for one in self.processes.values():
-            if one.parent in self.processes and one.first_seen <= seen_before:
+            if one.rss and one.parent in self.processes and one.first_seen <= seen_before:
+                if one.anon_at_first < 0:
+                    one.anon_at_first = one.anon
                 one.anon_peak = max(one.anon_peak, one.anon)
-                freed += one.anon_peak - one.anon
+                freed += max(0, one.anon_peak - max(one.anon, one.anon_at_first))
         return freed
+
+    def forget_peaks(self) -> None:
+        """Forget what processes have had so far."""
+        self.files_peak_bytes = 0
+        for one in self.processes.values():
+            one.anon_at_first = one.anon_peak = -1
 
     def has_shrunk(self) -> bool:
         """Whether a process has ended, executed another program or freed memory since the last read()."""

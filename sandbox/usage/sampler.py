@@ -146,9 +146,8 @@ class TreeSampler:
     def restart_peak(self, began_at: float) -> None:
         """Forget the peak of the time before `began_at`, if that is recent; else all of it."""
         self._peak = max((memory for at, memory in self._recent if at >= began_at), default=0)
-        self._table.files_peak_bytes = self.needed_bytes = 0
-        for one in self.processes.values():
-            one.anon_peak = one.anon
+        self._table.forget_peaks()
+        self.needed_bytes = 0
 
     @property
     def headroom_bytes(self) -> int | None:
@@ -195,7 +194,8 @@ class TreeSampler:
             memory.judge(now, self._limit, is_frozen=self.is_frozen)
         elif memory.is_exact_reading_due(now, count_first=self._pids is not None, peak=self._peak):
             memory.read_exact(now)
-        self._note_peak(now, memory.memory if memory.is_exact or memory.is_judged else memory.at_least)
+        known = memory.memory if memory.is_exact or memory.is_judged else memory.at_least
+        self._note_peak(now, known)
         if self._limits.mem_mode == "brake":
             reserved = [one.data for one in self.processes.values()]
             # Processes that grow get an equal part each, and whoever starts another may grow then: one that
@@ -204,7 +204,7 @@ class TreeSampler:
                 reserved.append(max(reserved))
             self.needed_bytes = max(self.needed_bytes, sum(reserved))
         elif self._limit is None and len(self.processes) > 1:
-            self.needed_bytes = max(self.needed_bytes, memory.memory + table.freed_by_workers(now - NEW_S))
+            self.needed_bytes = max(self.needed_bytes, known + table.freed_by_workers(now - NEW_S))
         if now - self._cpu_at >= CPU_EVERY_S:
             self._cpu_at = now
             self._cpu_s = self.cpu_ns() / 1e9

@@ -357,19 +357,22 @@ def test_psutil_walks_the_tree_in_an_interpreter_started_as_the_wardens_is() -> 
 
 
 def test_a_limit_must_leave_as_much_as_all_workers_take_if_they_do_so_at_one_time(fast: TreeSampler) -> None:
-    """Two workers take 30 MiB one after the other; what the first process has freed before is not added."""
+    """Two workers take 30 MiB one after the other. What the first process has freed before is not added, nor
+    what a worker shares with it."""
     code = """
 import os, signal, time
 signal.alarm(30)
 freed = b"x" * (90 << 20)
 del freed
+shared = b"x" * (20 << 20)
 def worker():
+    global shared
     read, write = os.pipe()
     if not os.fork():
         time.sleep(0.3)
         taken = b"x" * (30 << 20)
         time.sleep(0.3)
-        del taken
+        del taken, shared
         os.write(write, b".")
         time.sleep(20)
     os.read(read, 1)
@@ -385,10 +388,10 @@ time.sleep(20)
         os.close(write)
         os.set_blocking(read, False)
         tree.watch(lambda: fast.usage.processes == 1 and fast.usage.memory_bytes > 90 * MI, what="its peak")
-        tree.watch(lambda: fast.usage.memory_bytes < 40 * MI, what="its workers")
+        tree.watch(lambda: fast.usage.memory_bytes < 60 * MI, what="its workers")
         fast.restart_peak(time.monotonic())
         tree.watch(lambda: said.read(1) == "\n", what="both have had their peak")
-        assert fast.peak_bytes < 60 * MI
+        assert fast.peak_bytes < 80 * MI
         assert fast.peak_bytes + 25 * MI < fast.needed_bytes < fast.peak_bytes + 40 * MI
 
 
