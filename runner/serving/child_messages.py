@@ -81,7 +81,9 @@ class ChildMessageHandler:
         self._notices = notices
         self._streaming = streaming
         self._limits = limits
-        self._last_sample: Sample | None = None
+        #: Why the code could not be loaded, until its child has ended: then it is known whether memory was
+        #: refused.
+        self._load_failure: Failure | None = None
         self._on_loaded = on_loaded
         self._storage = storage
         self._on_load_failed = on_load_failed
@@ -212,21 +214,31 @@ class ChildMessageHandler:
         """This child ends by itself; the next task tries the code again in a new one."""
         if self._control.state in (*MEASURING, State.STORING):
             return  # the task has its answer; on_exit() reports this child
-        failure = Failure(message.code, message.message, message.details)
-        task, child = self._control.task, self._pool.child
+        failure, child = Failure(message.code, message.message, message.details), self._pool.child
         if self._limits.enforced:
-            from .memory_advice import explain_refusal  # late, as in task_end.py
+            from .memory_advice import may_be_refusal  # late, as in task_end.py
             from .process_advice import explain_refused_process
 
-            last = self._last_sample
-            failure = explain_refusal(
-                failure,
-                self._limits,
-                self._limits.memory_bytes,
-                lambda: last.peak_bytes if last is not None else 0,
-                held=last.held_back if last is not None else None,
-            )
+            if self._limits.memory_bytes is not None and may_be_refusal(failure):
+                self._load_failure = failure
+                return
             failure = explain_refused_process(failure, self._limits, child.pid if child is not None else None)
+        self._not_loaded(failure)
+
+    def _explain_load_failure(self, exit: Exit) -> None:
+        """Say why the code could not be loaded, now that its child has ended."""
+        failure, self._load_failure = self._load_failure, None
+        if failure is None:
+            return
+        from .memory_advice import explain_refusal
+        from .process_advice import explain_refused_process
+
+        limit = self._limits.memory_bytes
+        failure = explain_refusal(failure, self._limits, limit, lambda: exit.peak_bytes, held=exit.held_back)
+        self._not_loaded(explain_refused_process(failure, self._limits, exit.pid))
+
+    def _not_loaded(self, failure: Failure) -> None:
+        task = self._control.task
         if task is not None:
             task.failure = failure
             task.exit = Exit(Cause.EXITED, loaded=False)
@@ -242,7 +254,6 @@ class ChildMessageHandler:
         task = self._control.task
         if child is not self._pool.child:
             return
-        self._last_sample = sample
         if task is None or task.usage is None:
             return
         task.on_sample(sample)
@@ -285,6 +296,8 @@ class ChildMessageHandler:
 
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Nothing of this child is left."""
+        if child is self._pool.child:
+            self._explain_load_failure(exit)
         role = self._pool.gone(child, exit)
         if role is ChildRole.SPARE:
             self._notices.child.died_without_task("spare process", exit)

@@ -36,6 +36,7 @@ _OF_CODE = frozenset((
     "NotImplementedError", "StopIteration", "SyntaxError", "TypeError", "UnboundLocalError",
     "UnicodeDecodeError", "ValueError", "ZeroDivisionError",
 ))  # fmt: skip
+_IN_ORDER = re.compile(r"sys\.exit\((0|None|)\)")
 _OF_A_GPU = re.compile(r"CUDA|cuda|\bGPU\b|HIP out of memory")
 ASKED_MAX = 1024 * GI
 
@@ -43,6 +44,8 @@ ASKED_MAX = 1024 * GI
 def _kind(failure: Failure, printed: Sequence[str]) -> str | None:
     if failure.code == "MEMORY_ERROR":
         return "raised"
+    if failure.code == "EXITED" and not _IN_ORDER.search(failure.message):
+        return "unknown"  # sys.exit(1) is an answer to refused memory, too
     if failure.code not in ("ALGORITHM_ERROR", "IMPORT_FAILED"):
         return None
     text = "\n".join((failure.message, failure.details, *printed))

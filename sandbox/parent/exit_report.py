@@ -93,6 +93,7 @@ def exit_of(
     return exit._replace(
         peak_bytes=max(account.peak_bytes, ended.max_rss_bytes - account.files_bytes),
         cpu_s=account.cpu_s,
+        held_back=account.held_back,
         removed=_objects(account.removed),
         removed_count=account.removed_count,
         kept=_objects(account.kept),

@@ -10,7 +10,7 @@ import signal
 from typing import NamedTuple
 
 from .limits import format_bytes, option_for_memory, set_by
-from .messages import ProcessMemory
+from .messages import HeldBack, ProcessMemory
 
 
 class Cause(enum.Enum):
@@ -83,6 +83,7 @@ class Exit(NamedTuple):
     limit_bytes: int | None = None
     origins: tuple[tuple[str, str], ...] = ()
     breach: LimitBreach | None = None
+    held_back: HeldBack | None = None  #: the process that was last refused memory; `ago_s` before the end
     removed: tuple[tuple[str, int], ...] = ()
     removed_count: int = 0
     kept: tuple[tuple[str, int], ...] = ()

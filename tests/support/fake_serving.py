@@ -25,6 +25,7 @@ from hkrunner.sandbox.parent import warden_launch
 from hkrunner.sandbox.parent.child_handle import Child, ChildListener
 from hkrunner.sandbox.shared.channel import seal
 from hkrunner.sandbox.shared.entry import Location
+from hkrunner.sandbox.shared.limits import Limits
 from hkrunner.sandbox.shared.message_format import Memfd
 from hkrunner.sandbox.shared.messages import (
     Done,
@@ -128,6 +129,7 @@ class FakeServing:
         clock: Clock | None = None,
         state_dir: str | None = None,
         argv: tuple[str, ...] = (),
+        limits: Limits | None = None,
         **serving: Any,
     ) -> None:
         """Make the supervisor and its first child.
@@ -156,7 +158,10 @@ class FakeServing:
         self.refuses_children = False
         self._make = child
         options = Settings(
-            CodeSource("/code", "main.py", argv=argv), Serving(URL, **serving), Records(state_dir)
+            CodeSource("/code", "main.py", argv=argv),
+            Serving(URL, **serving),
+            Records(state_dir),
+            limits=limits or Limits(),
         )
         hooks = Hooks(
             on_result=self.results.append,

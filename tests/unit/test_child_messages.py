@@ -8,8 +8,9 @@ import pytest
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving.child_messages import PROBLEM_MAX
 from hkrunner.runner.serving.streaming import PROBLEMS_MAX
+from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION
-from hkrunner.sandbox.shared.messages import Initialized, Loaded, LoadFailed, Problem, TaskRead
+from hkrunner.sandbox.shared.messages import HeldBack, Initialized, Loaded, LoadFailed, Problem, TaskRead
 from hkrunner.sandbox.shared.outcome import Cause, Exit
 from support.fake_serving import Serve
 from support.fake_warden import SPAWNED, FakeWarden
@@ -84,6 +85,26 @@ def test_a_child_that_cannot_load_its_code_fails_the_task_and_is_not_started_ove
     assert one.link.posted[-1]["error"]["code"] == "IMPORT_FAILED" and one.results[0].reason == "LoadError"
     one.child.goes()
     assert len(one.children) == 2 and one.state is State.IDLE
+
+
+@pytest.mark.parametrize("was_refused", [True, False])
+@pytest.mark.parametrize("in_a_task", [False, True])
+@pytest.mark.parametrize("code", ["IMPORT_FAILED", "EXITED"])
+def test_the_end_of_a_child_that_could_not_load_its_code_tells_whether_memory_was_refused(
+    code: str, in_a_task: bool, was_refused: bool, serve: Serve
+) -> None:
+    one = serve(methods=None, limits=Limits(memory_bytes=64 * MI))
+    if in_a_task:
+        one.initialize()
+    text = "sys.exit(1) ended the algorithm" if code == "EXITED" else "ImportError: cannot load the model"
+    one.child.says(LoadFailed(code, f"{code}: {text}"))
+    assert not one.load_failures and not one.results
+    held = HeldBack(7, "python", 0, 60 * MI, 0.1) if was_refused else None
+    one.child.goes(Exit(Cause.EXITED, code=0, peak_bytes=60 * MI, held_back=held, loaded=False))
+    failure = one.results[0].failure if in_a_task else one.load_failures[0]
+    assert failure is not None and failure.code == ("MEMORY_ERROR" if was_refused else code)
+    assert ("limit 64 MiB (--mem), used 60 MiB. Try --mem 128Mi" in failure.message) is was_refused
+    assert len(one.load_failures) + len(one.results) == 1 and one.state is State.IDLE
 
 
 @pytest.mark.parametrize("methods", [("start",), ("init", "start")], ids=["no init", "init"])
