@@ -18,8 +18,8 @@ from typing import Any
 
 from services import ControlPlane, Trouble, find_programs, install, say
 
-#: Seconds for a command of hkrunner: a batch of 200 tasks goes through one worker.
-COMMAND_S = 180.0
+#: Seconds for a command of hkrunner, on a busy machine: a batch of 200 tasks goes through one worker.
+COMMAND_S = 600.0
 DESCRIPTOR = "name: square\nresources: {cpu: 0.5, mem: 128Mi}\ncode: {path: ./, entryPoint: square.py}\n"
 CODE = """\
 import os, time
