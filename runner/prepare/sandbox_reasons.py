@@ -58,7 +58,8 @@ class SandboxReasons:
             rule = "the records of tasks are hidden from the code"
             return [Verdict("read", False, rule), Verdict("write", False, rule)]
         if named != "/proc" and is_below(named, ["/proc"]):
-            read = Verdict("read", True, "/proc, which shows its own processes")
+            weak = " at the level full" if self._sandbox.least != "full" else ""
+            read = Verdict("read", True, f"/proc, which shows its own processes{weak}")
         elif rule := self._rule_for_reading(named, real):
             read = _by_mode(Verdict("read", True, rule), real)
         else:
@@ -73,19 +74,23 @@ class SandboxReasons:
         if self._sandbox.network:
             return Verdict("connect", True, "--net all")
         if str(target) in self._sandbox.targets:
-            weak = " at the levels full and ns" if self._sandbox.least == "landlock" else ""
-            return Verdict("connect", True, f"--net {target}{weak}")
+            return Verdict("connect", True, f"--net {target}{self._not_at_landlock}")
         rule = "no rule opens it"
         if target.host == "localhost" or (target.address is not None and target.address.is_loopback):
             rule = "the algorithm's own servers are there, not those of the machine"
+            rule += self._not_at_landlock
         return Verdict("connect", False, rule, f"--net {target}")
+
+    @property
+    def _not_at_landlock(self) -> str:
+        return " at the levels full and ns" if self._sandbox.least == "landlock" else ""
 
     def _rule_for_both(self, named: str, real: str) -> str:
         """Return the rule by which the path may be read and written; "": there is none."""
         if is_below(real, self._isolation.writable):
             return "--write"
         if named in _OWN:
-            return f"{_OWN[named]} of its own, not that of the machine"
+            return f"{_OWN[named]} of its own, not that of the machine{self._not_at_landlock}"
         if os.path.dirname(named) == "/dev" and os.path.basename(named) in _DEVICES:
             return "a device that keeps nothing"
         return ""

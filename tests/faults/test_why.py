@@ -81,6 +81,15 @@ def test_the_answer_names_the_rule_and_the_option_that_opens_more(folder: Path) 
     assert (ended.status, run_hkrunner(*opened, cwd=folder).status) == (1, 0)
 
 
+def test_an_answer_that_a_weaker_accepted_level_would_change_says_at_which_it_holds(folder: Path) -> None:
+    asked = ("--path", "/tmp", "--path", "/proc/1/cmdline", "--net", "127.0.0.1:80")
+    run_options = ["code/strict_opens.py", "--sandbox-level", "landlock"]
+    ended = run_hkrunner("why", *asked, *run_options, cwd=folder)
+    assert "of its own, not that of the machine at the levels full and ns" in ended.stdout, ended
+    assert "shows its own processes at the level full" in ended.stdout
+    assert "those of the machine at the levels full and ns; --net 127.0.0.1:80" in ended.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
