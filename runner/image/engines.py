@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import HkrunnerError, SettingsError
+from ..io.signals import signals_wait
 
 #: Command that an engine answers only if it could build, in the order in which the engines are tried.
 _PROBES = {
@@ -69,10 +70,14 @@ def find_engine(wanted: str | None) -> Engine:
 
 def carry_out(words: Sequence[str], what: str) -> None:
     """Run the engine, with its output on stderr. Raises HkrunnerError if it fails."""
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
+    process = None
     try:
+        with signals_wait():
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
         status = process.wait()
     except BaseException:
+        if process is None:
+            raise
         process.terminate()  # only a terminal's Ctrl-C reaches it, too; it removes the container of the build
         try:
             process.wait(_END_S)

@@ -62,3 +62,26 @@ def signals_raise() -> Iterator[None]:
     finally:
         for caught, handler in old.items():
             signal.signal(caught, handler)
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Have the signals that end hkrunner wait for the end of the block, which raises their exception.
+
+    For the start of a process: an exception before Popen() has returned would leave it to nobody.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old: dict[int, Any] = {}
+    noted: list[int] = []
+    try:
+        for number in STOP_SIGNALS:
+            if callable(signal.getsignal(number)):
+                old[number] = signal.signal(number, lambda number, frame: noted.append(number))
+        yield
+    finally:
+        for caught, handler in old.items():
+            signal.signal(caught, handler)
+        for one in noted:
+            signal.raise_signal(one)
