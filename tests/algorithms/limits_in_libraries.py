@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 BLOCK = 1 << 20
@@ -59,8 +60,9 @@ def swallow(_):
 
 def threads(count):
     """Run a pool of threads, each of which reserves a stack of 8 MiB."""
+    all_are_there = threading.Barrier(count, timeout=20)  # else fewer threads may do for all
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
-        return sum(pool.map(lambda _: time.sleep(0.05) or 1, range(count)))
+        return sum(pool.map(lambda _: all_are_there.wait() >= 0 and not time.sleep(0.05), range(count)))
 
 
 def one_after_another(mib):

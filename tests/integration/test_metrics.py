@@ -103,10 +103,12 @@ def test_a_failed_task_keeps_its_metrics(tmp_path: Path) -> None:
 def test_a_task_that_fails_at_once_shows_its_usage_and_one_that_succeeds_needs_no_file(
     tmp_path: Path,
 ) -> None:
-    run = run_tasks("raises.py", ["misbehave"], ["behave"], cwd=tmp_path)
-    assert [task["status"] for task in run.tasks] == ["failed", "succeed"]
+    run = run_tasks("raises.py", ["misbehave"], *[["behave"]] * 5, cwd=tmp_path)
+    assert [task["status"] for task in run.tasks] == ["failed"] + ["succeed"] * 5
     assert {"~resources/cpu_cores", "~resources/memory_mib"} <= set(curves("t1", cwd=tmp_path))
-    assert curves("t2", cwd=tmp_path) == {}
+    # On a busy machine one may have lasted long enough to be measured.
+    quickest = min(range(1, 6), key=lambda number: run.tasks[number]["durationMs"])
+    assert curves(f"t{quickest + 1}", cwd=tmp_path) == {}
 
 
 def test_a_task_killed_for_its_memory_keeps_its_metrics_and_its_curve(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ OBEYS = ALGORITHMS / "obeys.py"
 
 
 def test_tasks_are_served_over_socketio(tmp_path: Path) -> None:
-    with SocketioWorker(ping_timeout_s=0.25) as worker:
+    with SocketioWorker(ping_timeout_s=1.0) as worker:
         variables = {
             "WORKER_ALGORITHM_PROTOCOL": "socket",
             "WORKER_ALGORITHM_ENCODING": "bson",
