@@ -24,7 +24,7 @@ from hkrunner.sandbox.shared.outcome import Cause, Exit
 
 ROOT = Path(__file__).parents[2]
 #: What makes an error of a code, the code first.
-MAKERS = {"Failure", "EntryError", "_failed"}
+MAKERS = {"Failure", "EntryError", "failed", "_failed"}
 LOADING = {"ENTRY_NOT_FOUND", "ENTRY_INVALID", "IMPORT_FAILED", "START_TIMEOUT"}
 CAUSES = {Exit(cause).error_code: cause for cause in Cause}
 
@@ -51,7 +51,7 @@ def texts(node: ast.AST) -> Iterator[str]:
             found.append(value)
         case ast.Assign(targets=[ast.Tuple(elts=[ast.Name(id="code"), *_])], value=ast.Tuple(elts=values)):
             found.append(values[0])
-        case ast.FunctionDef(name="_code"):
+        case ast.FunctionDef(name="code_of"):
             found += [one.value for one in ast.walk(node) if isinstance(one, ast.Return)]
     for one in found:
         if isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value.isupper():
