@@ -158,9 +158,9 @@ def errors(draw: Callable[..., Any]) -> BaseException:
     bases: Any = draw(st.sampled_from(BASES))
     meta: Any = type
     if draw(st.booleans()):
-        meta = type(
-            "Meta", (type,), draw(st.dictionaries(st.sampled_from(OF_METACLASSES), members, max_size=4))
-        )
+        body = draw(st.dictionaries(st.sampled_from(OF_METACLASSES), members, max_size=4))
+        with contextlib.suppress(UnicodeEncodeError):  # Python 3.10 refuses some texts as __doc__
+            meta = type("Meta", (type,), body)
     body = draw(st.dictionaries(st.sampled_from(NAMES), members, max_size=6))
     try:
         made = meta(draw(class_names), (bases,), body)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -361,36 +364,55 @@ def test_a_limit_must_leave_as_much_as_all_workers_take_if_they_do_so_at_one_tim
     what a worker shares with it."""
     code = """
 import os, signal, time
-signal.alarm(30)
+signal.alarm(60)
+go_on = lambda: os.read(0, 1)
 freed = b"x" * (90 << 20)
+go_on()
 del freed
 shared = b"x" * (20 << 20)
 def worker():
     global shared
     read, write = os.pipe()
     if not os.fork():
-        time.sleep(0.3)
+        go_on()
         taken = b"x" * (30 << 20)
-        time.sleep(0.3)
+        go_on()
         del taken, shared
         os.write(write, b".")
-        time.sleep(20)
+        time.sleep(60)
     os.read(read, 1)
-time.sleep(0.3)
+go_on()
 worker()
 worker()
-print(flush=True)
-time.sleep(20)
+os.write(1, b"e")
+time.sleep(60)
 """
-    read, write = os.pipe()
-    with Tree(fast) as tree, os.fdopen(read) as said:
-        tree.start(code=code, before_exec=lambda: os.dup2(write, 1))
-        os.close(write)
-        os.set_blocking(read, False)
-        tree.watch(lambda: fast.usage.processes == 1 and fast.usage.memory_bytes > 90 * MI, what="its peak")
-        tree.watch(lambda: fast.usage.memory_bytes < 60 * MI, what="its workers")
+    ours, its = socket.socketpair()
+    with ours, its, Tree(fast) as tree:
+
+        def watch(processes: int, what: str, *, above: int = 0, below: int = 1024) -> None:
+            """Wait until so many processes use so many MiB for 0.1 s, and have the program go on."""
+            since = math.inf
+
+            def lasts() -> bool:
+                nonlocal since
+                is_right = above * MI < fast.usage.memory_bytes < below * MI
+                now = time.monotonic()
+                since = min(since, now) if fast.usage.processes == processes and is_right else math.inf
+                return now - since > 0.1
+
+            tree.watch(lasts, what=what)
+            ours.send(b".")
+
+        tree.start(code=code, before_exec=lambda: (os.dup2(its.fileno(), 0), os.dup2(its.fileno(), 1)))
+        ours.setblocking(False)
+        watch(1, "its peak", above=90)
+        watch(1, "its memory before the workers", above=20, below=60)
         fast.restart_peak(time.monotonic())
-        tree.watch(lambda: said.read(1) == "\n", what="both have had their peak")
+        for processes in (2, 3):
+            watch(processes, "a worker", below=50)
+            watch(processes, "its peak", above=53)
+        tree.watch(lambda: select.select([ours], [], [], 0)[0], what="the end of the peaks")
         assert fast.peak_bytes < 80 * MI
         assert fast.peak_bytes + 25 * MI < fast.needed_bytes < fast.peak_bytes + 40 * MI
 
