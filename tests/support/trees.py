@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -34,10 +35,11 @@ class Tree:
     ) -> None:
         for pid in [*self._started, *(self.sampler.pids() if self.sampler is not None else ())]:
             if pid not in self.ended:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+        for pid in self._started - self.ended.keys():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # with what it has just forked, which nobody has seen yet
         deadline = time.monotonic() + 10
         while self._started - self.ended.keys() and time.monotonic() < deadline:
             self.reap()
