@@ -268,12 +268,15 @@ def _line(frame: _StackFrame, folder: str) -> str:
 
 
 def _traceback(error: BaseException, frames: List[_StackFrame], summary: str) -> str:
-    """Return the traceback as Python prints it; where that fails, the frames and the summary."""
+    """Return the traceback as Python prints it, from the user's code on; if it fails, frames and summary."""
     try:
         if is_larger(error, ERRORS_MAX):
             raise OverflowError
+        trace = traceback_of(error)
+        while trace is not None and trace.tb_next is not None and is_ours(trace.tb_frame):
+            trace = trace.tb_next
         # Never the whole of a recursion: 200 frames from the end are enough for anybody.
-        lines = traceback.format_exception(type(error), error, traceback_of(error), limit=-FRAMES_MAX)
+        lines = traceback.format_exception(type(error), error, trace, limit=-FRAMES_MAX)
         return exact("".join(lines)).replace(_API + ".", "")
     except BaseException as second:  # noqa: BLE001 - it reads attributes of the user's class, which may raise
         rows = [

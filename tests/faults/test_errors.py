@@ -46,6 +46,8 @@ def test_the_frames_shown_are_the_users_own(tmp_path: Path) -> None:
     details = run.tasks[0]["error"]["details"]
     _, message = error_of(run.tasks[0])
     assert "child.py" not in message and "_call" not in message
+    first = details.splitlines()[1]
+    assert first.startswith("  File ") and "raises.py" in first
     assert details.rstrip().endswith("ValueError: no such column: age")
 
 
