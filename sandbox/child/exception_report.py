@@ -14,7 +14,7 @@ import linecache
 import os
 import sys
 import traceback
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .exception_codes import code_of, hint_of
@@ -272,11 +272,8 @@ def _traceback(error: BaseException, frames: List[_StackFrame], summary: str) ->
     try:
         if is_larger(error, ERRORS_MAX):
             raise OverflowError
-        trace = traceback_of(error)
-        while trace is not None and trace.tb_next is not None and is_ours(trace.tb_frame):
-            trace = trace.tb_next
         # Never the whole of a recursion: 200 frames from the end are enough for anybody.
-        lines = traceback.format_exception(type(error), error, trace, limit=-FRAMES_MAX)
+        lines = traceback.format_exception(type(error), error, users_traceback(error), limit=-FRAMES_MAX)
         return exact("".join(lines)).replace(_API + ".", "")
     except BaseException as second:  # noqa: BLE001 - it reads attributes of the user's class, which may raise
         rows = [
@@ -286,6 +283,14 @@ def _traceback(error: BaseException, frames: List[_StackFrame], summary: str) ->
         ]
         head = "Traceback (most recent call last):\n" if rows else ""
         return f"{head}{''.join(rows)}{summary}\n<its causes and notes cannot be shown: {name_of(second)}>\n"
+
+
+def users_traceback(error: BaseException) -> Optional[TracebackType]:
+    """Return the traceback of the error from the user's code on; its last entry if there is none of it."""
+    trace = traceback_of(error)
+    while trace is not None and trace.tb_next is not None and is_ours(trace.tb_frame):
+        trace = trace.tb_next
+    return trace
 
 
 def is_ours(frame: FrameType) -> bool:

@@ -34,7 +34,7 @@ from typing import Any, NoReturn
 from ..shared.message_format import ProcessMessage, encode
 from ..shared.messages import Failed
 from ..shared.user_process_messages import EndAsked, LastWord
-from . import exception_fields, exception_report
+from . import exception_report
 from .api import Api
 from .frame_socket import FrameSocket, receive_setup
 from .stop_control import StopControl
@@ -198,9 +198,7 @@ class UserProcessServer(TaskServer):
         """Open pdb where the error was raised, if that was asked for."""
         if not self._post_mortem or os.getpid() != self._owner or not issubclass(type(error), Exception):
             return
-        trace = exception_fields.traceback_of(error)
-        while trace is not None and trace.tb_next is not None and exception_report.is_ours(trace.tb_frame):
-            trace = trace.tb_next
+        trace = exception_report.users_traceback(error)
         told = exception_report.describe(error, self._where.folder)["message"]
         print(f"{told}\n(pdb: where it was raised; q or Ctrl-D goes on)", file=sys.stderr, flush=True)
         from . import debugger
