@@ -85,20 +85,8 @@ def _blocks(*, internet: bool, own_processes: bool) -> dict[str, list[_Step]]:
     ]
     blocks = {
         "clone": [_argument(0), (_ANY_BIT, 0, 1, _CLONE_NAMESPACES), _refuse(errno.EPERM), allow],
-        "fcntl": [
-            _argument(1),
-            (_EQUAL, 1, 0, _F_SETLEASE),
-            (_EQUAL, 0, 1, _F_SETDELEG),
-            _refuse(errno.EPERM),
-            allow,
-        ],
-        "ioctl": [
-            _argument(1),
-            (_EQUAL, 1, 0, _TIOCSTI),
-            (_EQUAL, 0, 1, _TIOCLINUX),
-            _refuse(errno.EPERM),
-            allow,
-        ],
+        "fcntl": _either_refused(1, _F_SETLEASE, _F_SETDELEG, allow),
+        "ioctl": _either_refused(1, _TIOCSTI, _TIOCLINUX, allow),
         "socket": sockets,
         "socketpair": [_argument(0), (_EQUAL, 0, 1, _UNIX), allow, unknown_family],
     }
@@ -133,6 +121,11 @@ def _kinds_of_internet(internet: bool, allow: _Step) -> list[_Step]:
         refuse,
         allow,
     ]
+
+
+def _either_refused(index: int, one: int, other: int, allow: _Step) -> list[_Step]:
+    """Refuse a call whose argument has one of two values."""
+    return [_argument(index), (_EQUAL, 1, 0, one), (_EQUAL, 0, 1, other), _refuse(errno.EPERM), allow]
 
 
 def _argument(index: int) -> _Step:
