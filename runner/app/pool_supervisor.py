@@ -155,7 +155,7 @@ class PoolSupervisor:
         """Answer a question of the Pool; None: the worker is gone."""
         assert self.channel is not None, "it is set before the loop runs"
         memory_bytes, held = (sample.memory_bytes, sample.held_back) if sample is not None else (None, None)
-        facts = None if held is None else {name: getattr(held, name) for name in type(held).fields}
+        facts = None if held is None else held.given
         self.channel.send({"say": "usage", "number": number, "memoryBytes": memory_bytes, "heldBack": facts})
 
     def worker_ended(self, worker: _Worker, exit: Exit) -> None:

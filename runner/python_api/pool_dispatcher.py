@@ -166,8 +166,9 @@ class PoolDispatcher:
             case "ready":
                 self._timeout_s = message["timeoutS"]
                 limits = Limits.from_json(message["limits"])
-                self._results.begin(message["records"], limits.memory_bytes if limits.enforced else None)
-                self._failures.begin(limits)
+                limit_bytes = limits.memory_bytes if limits.enforced else None
+                self._results.begin(message["records"], limit_bytes)
+                self._failures.begin(limits, limit_bytes)
                 if not self.ready.done():
                     self.ready.set_result(None)
                 self._dispatch()

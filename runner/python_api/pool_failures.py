@@ -36,10 +36,9 @@ class PoolFailures:
         """Whether an answer of the supervising process is due."""
         return bool(self._waiting)
 
-    def begin(self, limits: Limits) -> None:
-        """Take over the limits of the workers."""
-        self._limits = limits
-        self._limit_bytes = limits.memory_bytes if limits.enforced else None
+    def begin(self, limits: Limits, limit_bytes: int | None) -> None:
+        """Take over the limits of the workers, and the memory limit if one is enforced."""
+        self._limits, self._limit_bytes = limits, limit_bytes
 
     def fail(self, task: PoolTask, failure: Failure, process: SupervisorProcess | None, worker: int) -> None:
         """Fail the task, at once or after the answer of the supervising process of this worker."""
@@ -58,15 +57,16 @@ class PoolFailures:
         from ..serving.memory_advice import explain_refusal
 
         task, failure = self._waiting.pop(message["number"])
-        used: int | None = message["memoryBytes"]
-        if used is not None:
+        peak: int | None = message["memoryBytes"]
+        if peak is not None:
             held = HeldBack(**message["heldBack"]) if message["heldBack"] is not None else None
-            if held is not None and not held.concerns(task.began):
+            if held is not None and held.concerns(task.began):
+                peak = max(peak, held.memory_bytes)  # after the error the memory may be free again
+            else:
                 held = None
-            # After the error the memory may be free again.
-            at_most = used if held is None else max(used, held.memory_bytes)
-            failure = explain_refusal(failure, self._limits, self._limit_bytes, lambda: at_most, held=held)
-        self._results.fail(task, failure, peak_bytes=at_most if used is not None else None)
+            used = peak
+            failure = explain_refusal(failure, self._limits, self._limit_bytes, lambda: used, held=held)
+        self._results.fail(task, failure, peak_bytes=peak)
 
     def lose_process(self) -> None:
         """Fail all tasks that wait, as their workers said: the supervising process has ended."""
