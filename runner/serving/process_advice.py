@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -20,7 +21,7 @@ _REFUSED = re.compile(
 )
 _CODES = ("ALGORITHM_ERROR", "IMPORT_FAILED", "EXITED", "KILLED_BY_SIGNAL", "RUNNER_ERROR")
 #: Python's text for EAGAIN, which a fork raises, and a socket that does not wait, too ...
-_AGAIN = f"BlockingIOError: [Errno {11}]"
+_AGAIN = f"BlockingIOError: [Errno {errno.EAGAIN}]"
 #: ... and what a traceback has of a fork.
 _FORK = re.compile(r"\bfork|_fork_exec|_execute_child|_launch\b|spawn")
 
