@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..runs.event_files import Point
 from ..runs.layout import RESOURCES
 from ..runs.resource_series import LIMIT, MEMORY
-from ..runs.task_values import Scalar, numbers, shown
+from ..runs.task_values import Scalar, numbers, shown, shown_exactly
 from .charts import ChartLine, chart, line_class
 from .escaping import text
 from .reported_task import ReportedTask
@@ -20,6 +20,8 @@ from .style import STYLE
 
 #: Columns of inputs and of metrics in the table; all of them are in the tasks' own sections.
 _COLUMNS = 6
+#: Characters of a value in the table.
+_CELL = 40
 #: Columns that fit on paper without words being broken.
 _PRINTED_COLUMNS = 11
 #: Lines in one chart, charts, and tasks with a section of their own.
@@ -77,12 +79,19 @@ def _table(tasks: Sequence[ReportedTask]) -> str:
     ]
     metrics = list(dict.fromkeys(key for one in results for key in one))[:_COLUMNS]
     extremes = _extremes(metrics, [one for task, one in zip(tasks, results, strict=True) if _is_good(task)])
+    alike = _alike(inputs, [task.inputs for task in tasks])
+    alike_metrics = _alike(metrics, results)
     compared = [shown(key, limit=24) for key in (*inputs, *metrics)]
     heads = ["run", "outcome", *compared, "duration", "peak memory", "CPU time", "started"]
     rows = "".join(
         f'<tr><th>{_sample(number)}{text(task.run)}</th><td class="whole">{_outcome(task)}</td>'
-        + "".join(_cell(task.inputs.get(key)) for key in inputs)
-        + "".join(_cell(result.get(key), extremes.get(key) if _is_good(task) else None) for key in metrics)
+        + "".join(_cell(task.inputs.get(key), exactly=key in alike) for key in inputs)
+        + "".join(
+            _cell(
+                result.get(key), extremes.get(key) if _is_good(task) else None, exactly=key in alike_metrics
+            )
+            for key in metrics
+        )
         + "".join(f'<td class="number">{one}</td>' for one in _measured(task))
         + "</tr>\n"
         for number, (task, result) in enumerate(zip(tasks, results, strict=True))
@@ -102,6 +111,17 @@ def _extremes(keys: Iterable[str], results: Sequence[Mapping[str, Scalar]]) -> d
         known = [value for value in values if not math.isnan(value)]
         if known and min(known) < max(known):
             found[key] = (min(known), max(known))
+    return found
+
+
+def _alike(keys: Iterable[str], values: Sequence[Mapping[str, Scalar]]) -> set[str]:
+    """Return the keys with values that differ, and that would be shown alike: 0.1 and 0.1000000001."""
+    found = set()
+    for key in keys:
+        texts: dict[str, Scalar] = {}
+        have = [one[key] for one in values if key in one]
+        if any(texts.setdefault(shown(value, limit=_CELL), value) != value for value in have):
+            found.add(key)
     return found
 
 
@@ -141,15 +161,16 @@ def _memory(task: ReportedTask) -> str:
     return f"{task.peak_bytes / _MIB:,.1f}{limit} MiB"
 
 
-def _cell(value: Scalar | None, extremes: tuple[float, float] | None = None) -> str:
-    """Return the cell of a value; one of the extremes has a sign."""
+def _cell(value: Scalar | None, extremes: tuple[float, float] | None = None, *, exactly: bool = False) -> str:
+    """Return the cell of a value; one of the extremes has a sign. exactly: all digits, or a text's end."""
     if value is None:
         return "<td></td>"
     kind = "" if isinstance(value, (str, bool)) else ' class="number"'
     sign = ""
     if extremes is not None:
         sign = "▼ " if value == extremes[0] else "▲ " if value == extremes[1] else ""
-    return f"<td{kind}>{sign}{text(shown(value, limit=40))}</td>"
+    value_text = (shown_exactly if exactly else shown)(value, limit=_CELL)
+    return f"<td{kind}>{sign}{text(value_text)}</td>"
 
 
 def _sample(number: int) -> str:
@@ -247,7 +268,7 @@ def _values(title: str, values: Mapping[str, Scalar]) -> str:
     if not values:
         return ""
     rows = "".join(
-        f"<tr><th>{text(key)}</th><td>{text(shown(value, limit=400))}</td></tr>"
+        f"<tr><th>{text(key)}</th><td>{text(shown_exactly(value, limit=400))}</td></tr>"
         for key, value in values.items()
     )
     return f'<h4>{title}</h4>\n<table class="facts"><tbody>{rows}</tbody></table>\n'

@@ -7,10 +7,11 @@ its name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from .task_values import Scalar, printable, shown
+from .task_values import MAX_VALUES, Scalar, printable, shown, shown_exactly
 
 _MARKS = {"succeed": "", "active": "", "stopped": "■"}
 _FAILED = "✘"
@@ -19,6 +20,9 @@ _MAX_NAME = 40  # what TensorBoard shows of a run in the list and on a card
 _MAX_TASK = 16
 _TASK_BEGIN = 8  # of HKube's ids, which have 36 characters
 _MAX_KEY = 16
+_MAX_LIST = 16  # characters of a list whose items are shown, as `[64,64]`
+_TEXTS_COMPARED = 1000  # of one input: nobody looks for two that are alike among more
+_ITEM = re.compile(r"\[(\d+)\]")
 
 
 class NamedTask(NamedTuple):
@@ -37,6 +41,9 @@ class RunNames:
         self._first: dict[str, Scalar] = {}  # the first value of each input
         self._having: dict[str, int] = {}  # how many tasks have the input
         self._varying: set[str] = set()  # inputs with more than one value
+        self._texts: dict[str, dict[str, Scalar]] = {}  # of a varying input: a value by how it is shown
+        self._alike: set[str] = set()  # inputs with values that differ, and are shown alike
+        self._lengths: dict[str, set[int]] = {}  # of lists among the inputs, by their place
         self._nodes: set[str] = set()
         self._taken: set[str] = set()
 
@@ -52,7 +59,11 @@ class RunNames:
                 first = self._first.setdefault(key, value)
                 if first is not value and (first != value or type(first) is not type(value)):
                     self._varying.add(key)
+                    self._compare(key, first)
+                    self._compare(key, value)
                 self._having[key] = self._having.get(key, 0) + 1
+            for place, length in _lengths(one).items():
+                self._lengths.setdefault(place, set()).add(length)
 
     def name(self, task: NamedTask, *, earlier: str = "") -> str:
         """Return the task's name, which no other call returns.
@@ -61,9 +72,8 @@ class RunNames:
         It has the inputs in which the tasks differ, as many as fit; any inputs while only one task is known.
         """
         name = task.id if len(task.id) <= _MAX_TASK else f"{task.id[:_TASK_BEGIN]}…"
-        keys = [key for key in task.inputs if self._count < 2 or self._differs(key)]
         node = [shown(task.node)] if len(self._nodes) > 1 else []
-        for part in node + described(task.inputs, keys):
+        for part in (*node, *self._described(task.inputs)):
             if len(name) + 1 + len(part) <= _MAX_NAME:
                 name += f" {part}"
         name = _path_part(name)
@@ -75,15 +85,70 @@ class RunNames:
         self._taken.add(unique)
         return unique
 
+    def _compare(self, key: str, value: Scalar) -> None:
+        """Note whether another value of this input is shown like this one, as 0.1 and 0.1000000001."""
+        texts = self._texts.setdefault(key, {})
+        is_compared = key not in self._alike and len(texts) < _TEXTS_COMPARED
+        if is_compared and texts.setdefault(shown(value), value) != value:
+            self._alike.add(key)
+
     def _differs(self, key: str) -> bool:
-        return key in self._varying or self._having.get(key, 0) < self._count
+        return self._count < 2 or key in self._varying or self._having.get(key, 0) < self._count
+
+    def _described(self, inputs: Mapping[str, Scalar]) -> Iterator[str]:
+        """Yield `lr=0.02` for each input in which tasks differ; of a single value the value alone.
+
+        A list that has different lengths is shown as a whole, or by its length before its items.
+        """
+        uneven = {
+            place: length
+            for place, length in _lengths(inputs).items()
+            if len(self._lengths.get(place, ())) > 1
+        }
+        told: dict[str, bool] = {}  # place of an uneven list -> whether its items are shown in one part
+        for key, value in inputs.items():
+            place = next((one for one in uneven if _is_item(key, one)), None)
+            if place is not None and place not in told:
+                whole = _whole(inputs, place, uneven[place])
+                told[place] = whole is not None
+                yield whole or f"len({_short_key(place)})={uneven[place]}"
+            if (place is None or not told[place]) and self._differs(key):
+                text = shown_exactly(value) if key in self._alike else shown(value)
+                yield text if key == "input" else f"{_short_key(key)}={text}"
 
 
-def described(inputs: Mapping[str, Scalar], keys: Iterable[str]) -> list[str]:
-    """Return `lr=0.02` for each key; the value alone of an input that is a single value."""
-    return [
-        shown(inputs[key]) if key == "input" else f"{_short_key(key)}={shown(inputs[key])}" for key in keys
-    ]
+def _lengths(inputs: Mapping[str, Scalar]) -> dict[str, int]:
+    """Return the lengths of the lists among the inputs by their place: `layers[0]=64 layers[1]=64` is 2."""
+    found: dict[str, int] = {}
+    if len(inputs) == MAX_VALUES:  # the last list may be cut
+        return found
+    for key, value in inputs.items():
+        if "[" in key:
+            for match in _ITEM.finditer(key):
+                place, number = key[: match.start()] or "input", int(match[1])
+                if number - found.get(place, 0) in (0, -1):  # else it is a key of the user's
+                    found[place] = number + 1
+        elif isinstance(value, int) and key.startswith("len(") and key.endswith(")"):
+            found[key[4:-1]] = value
+    return found
+
+
+def _is_item(key: str, place: str) -> bool:
+    """Whether the key belongs to an item of the list at this place."""
+    return key.startswith(f"{place}[") or (place == "input" and key.startswith("["))
+
+
+def _whole(inputs: Mapping[str, Scalar], place: str, length: int) -> str | None:
+    """Return the list as one part of a name; None if it is long, or has more than plain values."""
+    keys = [f"{place}[{number}]" for number in range(length)] if length <= _MAX_LIST else []
+    if place == "input" and "[0]" in inputs:
+        keys = [key.removeprefix(place) for key in keys]
+    if not keys or not all(key in inputs for key in keys):
+        return None
+    text = ",".join(shown(inputs[key]) for key in keys)
+    if len(text) + 2 > _MAX_LIST:
+        return None
+    return f"[{text}]" if place == "input" else f"{_short_key(place)}=[{text}]"
 
 
 def marked(name: str, status: str) -> str:

@@ -20,7 +20,7 @@ from .journal_reader import JournalTask
 Scalar = bool | int | float | str
 
 _MAX_FILE_BYTES = 1 << 20  # a larger value is not parsed: a board may show thousands of tasks
-_MAX_VALUES = 64
+MAX_VALUES = 64
 _MAX_DEPTH = 6
 _MAX_ITEMS = 8  # of a list: a longer one is shown by its length
 _MAX_TEXT = 100
@@ -41,7 +41,7 @@ def flatten(value: object, name: str) -> dict[str, Scalar]:
         while key in found:  # {"a.b": 1, "a": {"b": 2}}
             key += "'"
         found[key] = _encodable(scalar) if isinstance(scalar, str) else scalar
-        if len(found) == _MAX_VALUES:
+        if len(found) == MAX_VALUES:
             break
     return found
 
@@ -49,6 +49,12 @@ def flatten(value: object, name: str) -> dict[str, Scalar]:
 def _cut_begin(key: str) -> str:
     """Return the key, of a long one its end, which says most."""
     return key if len(key) <= _MAX_KEY else f"…{key[1 - _MAX_KEY :]}"
+
+
+def _cut_middle(text: str, limit: int) -> str:
+    """Return the text, of a long one both ends: the names of two files often differ only in the last one."""
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[: limit - half - 1]}…{text[-half:]}"
 
 
 def _encodable(text: str) -> str:
@@ -67,7 +73,7 @@ def _scalars(value: object, place: str, depth: int) -> Iterator[tuple[str, Scala
     if isinstance(value, (bool, int, float)):
         yield place, value
     elif isinstance(value, str):
-        yield place, value if len(value) <= _MAX_TEXT else f"{value[: _MAX_TEXT - 1]}…"
+        yield place, _cut_middle(value, _MAX_TEXT)
     elif value is None:
         yield place, "null"
     elif isinstance(value, (dict, list)) and (depth == _MAX_DEPTH or not value):
@@ -104,6 +110,14 @@ def shown(value: Scalar, *, limit: int = 16) -> str:
         return f"{value:.6g}"
     text = printable(" ".join(str(value)[:_MAX_SHOWN].split()))
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def shown_exactly(value: Scalar, *, limit: int = 16) -> str:
+    """Return the value with what may distinguish it from similar ones: all digits, or the end of a text."""
+    if isinstance(value, float):
+        return repr(value)
+    text = shown(value, limit=_MAX_SHOWN)
+    return text if len(text) <= limit else f"…{text[1 - limit :]}"
 
 
 def printable(text: str) -> str:
@@ -166,7 +180,7 @@ def _read(path: str) -> tuple[object] | None:
 
 def _loaded(data: bytes | None) -> tuple[object] | None:
     try:
-        return None if data is None else (json.loads(data, parse_int=_integer),)
+        return None if data is None else (_decoder.decode(data.decode("utf-8", "surrogatepass")),)
     except (ValueError, RecursionError):
         return None
 
@@ -174,3 +188,6 @@ def _loaded(data: bytes | None) -> tuple[object] | None:
 def _integer(text: str) -> int | str:
     """Return the number; its text if it has too many digits, for the sake of the values beside it."""
     return int(text) if len(text) <= _MAX_DIGITS else text
+
+
+_decoder = json.JSONDecoder(parse_int=_integer)  # json.loads() makes a new one each time

@@ -44,7 +44,7 @@ def names_of(*inputs: object, ids: list[str] | None = None, nodes: list[str] | N
         ([list(range(9))], {"len(input)": 9}),
         ([{"a.b": 1, "a": {"b": 2}}], {"a.b": 1, "a.b'": 2}),
         ([{"none": None}], {"none": "null"}),
-        ([{"text": "x" * 200}], {"text": "x" * 99 + "…"}),
+        ([{"text": "x" * 200}], {"text": "x" * 49 + "…" + "x" * 50}),
         ([{"\ud800": "\udfff"}], {"\ufffd": "\ufffd"}),
         ([{"k" * 200: 1, "m" + "k" * 199: 2}], {"…" + "k" * 99: 1, "…" + "k" * 99 + "'": 2}),
     ],
@@ -71,6 +71,44 @@ def test_an_input_that_one_task_lacks_differs() -> None:
 
 def test_a_value_of_another_type_differs() -> None:
     assert names_of([{"n": 1}], [{"n": True}]) == ["t1 n=1", "t2 n=true"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [
+        ([0.1, 0.1000000001, 0.2], ["0.1", "0.1000000001", "0.2"]),
+        (
+            ["/data/images/train/a.png", "/data/images/train/b.png"],
+            ["…ges\u2215train\u2215a.png", "…ges\u2215train\u2215b.png"],
+        ),
+        ([1_000_000_000_000_000_001, 1_000_000_000_000_000_002], ["…000000000000001", "…000000000000002"]),
+        (["x" * 200 + "a", "x" * 200 + "b"], ["…" + "x" * 14 + "a", "…" + "x" * 14 + "b"]),
+        ([0.1 + 0.2, 0.4], ["0.3", "0.4"]),
+    ],
+)
+def test_values_that_would_be_shown_alike_are_shown_with_what_differs(
+    inputs: list[object], named: list[str]
+) -> None:
+    assert names_of(*([one] for one in inputs)) == [f"t{at + 1} {one}" for at, one in enumerate(named)]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [
+        ([[64, 64], [128, 64], [64]], ["l=[64,64]", "l=[128,64]", "l=[64]"]),
+        ([[0, 1, 2], list(range(100)), []], ["l=[0,1,2]", "len(l)=100", "len(l)=0"]),
+        ([[1.25, 2.5, 3.75, 4.5], [1.25]], ["len(l)=4 l[1]=2.5 l[2]=3.75 l[3]=4.5", "l=[1.25]"]),
+        ([[1, 2], [1, 3]], ["l[1]=2", "l[1]=3"]),
+        ([[[1, 2], [3]], [[4]]], ["len(l)=2 l[0][0]=1 l[0][1]=2", "len(l)=1 l[0][0]=4"]),
+    ],
+)
+def test_lists_of_different_lengths_are_named_as_a_whole_or_by_their_lengths(
+    inputs: list[object], named: list[str]
+) -> None:
+    names = names_of(*([{"l": one, "same": [7]}] for one in inputs))
+    assert names == [f"t{at + 1} {one}" for at, one in enumerate(named)]
+    assert names_of([1, 2], [1, 2, 3]) == ["t1 [1,2]", "t2 [1,2,3]"]
+    assert names_of([{"a[3]": 1}], [{"a[7]": 1}]) == ["t1 a[3]=1", "t2 a[7]=1"]
 
 
 def test_a_single_value_needs_no_key_and_a_single_task_shows_its_input() -> None:
@@ -152,7 +190,7 @@ def test_a_record_without_input_has_none_and_a_large_one_its_size(tmp_path: Path
     (tmp_path / "output.json").write_text('{"loss": 0.5}')
     assert read_result(folder) == {"loss": 0.5}
     (tmp_path / "output.json").write_text(f'{{"loss": 0.5, "n": 1{"0" * 5000}}}')
-    assert read_result(folder) == {"loss": 0.5, "n": "1" + "0" * 98 + "…"}
+    assert read_result(folder) == {"loss": 0.5, "n": "1" + "0" * 48 + "…" + "0" * 50}
     (tmp_path / "output.json").write_text("[" * 100_000)
     assert read_result(folder) == {}
     (tmp_path / "output.json").write_text("{")

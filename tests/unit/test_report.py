@@ -176,6 +176,21 @@ def test_the_table_has_the_inputs_that_differ_and_the_outcome() -> None:
     assert "✘</span> failed (Timeout)" in page and "✔</span> succeed" in page
 
 
+def test_values_of_a_column_that_differ_a_little_have_all_their_digits() -> None:
+    tasks = [
+        ReportedTask("t1", "succeed", inputs={"lr": 0.1, "x": 1 / 3}, metrics={"loss": 0.25}),
+        ReportedTask(
+            "t2", "succeed", inputs={"lr": 0.1000000001, "x": 2 / 3}, metrics={"loss": 0.2500000001}
+        ),
+    ]
+    (body,) = re.findall("<table>.*?<tbody>(.*?)</tbody>", document(tasks, made_s=0), re.DOTALL)
+    cells = re.findall('<td class="number">(.*?)</td>', body)
+    assert [one for one in cells if one] == [
+        *("0.1", "0.333333", "▼ 0.25"),
+        *("0.1000000001", "0.666667", "▲ 0.2500000001"),
+    ]
+
+
 def test_of_very_many_tasks_the_latest_have_sections_and_lines() -> None:
     points = (Point(1.0, 0, 0.5), Point(2.0, 1, 0.25))
     tasks = [ReportedTask(f"t{at}", "succeed", curves=[Curve(".", "loss", points)]) for at in range(1, 251)]
