@@ -22,7 +22,6 @@ _SPARE_FILES = 256  # that the data server opens beside event files, at least a 
 _RECOUNT_S = 60.0  # event files that appear meanwhile are not counted
 _MANY_FILES = 16  # of one task: with fewer tasks than fit then, their files are not counted
 _FILES_OF_NEW = 4  # are expected of a task that has just begun
-_CHECKED_AT_ONCE = 500  # new runs, before they are linked; of more, each is checked when its record is read
 _MAX_STRAY = 5  # tasks that the notes name
 _LEFT_OUT = "TensorBoard holds every event file open, and may open no more (ulimit -Hn)"
 
@@ -78,12 +77,10 @@ class RunLinks:
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         fitting = self._fitting(new)
         for run, key in reversed(new):
-            if len(new) <= _CHECKED_AT_ONCE and self._is_stray(run, key):
-                continue
-            if key in fitting:
+            if key in fitting and not self._is_stray(run, key):
                 self._link(run, f"{self.folder}/{key}")
                 self._files[key] = fitting[key]  # only now: a link that failed is made by the next call
-            else:
+            elif key not in fitting:
                 self._left_out.add(key)
 
     def remove(self, key: str) -> None:

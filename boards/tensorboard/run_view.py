@@ -325,7 +325,7 @@ class RunView:
                 self._names.learn([task.named])
                 task.name = self._names.name(task.named, earlier=task.name)
                 self._changes += 1
-        if task.status != ACTIVE or time.monotonic() - task.checked_s > _CHECK_S:
+        if not task.is_settled and (task.status != ACTIVE or time.monotonic() - task.checked_s > _CHECK_S):
             task.checked_s = time.monotonic()
             self._links.check(self._target(task.run), self._keys[task.run])
         if task.status != ACTIVE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..runs.task_values import (
 )
 
 ACTIVE = "active"
+_SETTLED_S = 60.0
 _MAX_OUTPUT_BYTES = 4096  # of each stream of a failed task
 
 
@@ -53,6 +55,12 @@ class ViewedTask:
     def started_s(self) -> float:
         """When it began, in seconds since the epoch."""
         return _seconds(self.facts.get("startTime"))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it ended so long ago that all links in its folder were there when a board linked that."""
+        ended_s = _seconds(self.facts.get("endTime"))
+        return self.status != ACTIVE and 0 < ended_s < time.time() - _SETTLED_S
 
     @property
     def has_memory_limit(self) -> bool:

@@ -315,6 +315,17 @@ def test_a_pipe_among_the_event_files_does_not_hold_a_board(tasks: Tasks) -> Non
     assert tasks.shown() == ["t1 1"]
 
 
+def test_of_very_many_tasks_none_is_linked_that_leads_out_of_its_metrics(tmp_path: Path) -> None:
+    runs = [tmp_path / "runs" / f"r{number}" for number in range(600)]
+    for run in runs:
+        run.mkdir(parents=True)
+    (runs[300] / "all").symlink_to("/")
+    links = RunLinks(str(tmp_path / "boards" / "view"), root=str(tmp_path), max_files=100_000)
+    links.add((str(run), run.name) for run in runs)
+    assert set(os.listdir(links.folder)) == {run.name for run in runs} - {"r300"}
+    assert links.notes() == ["r300 is shown without its curves: 'all' among its metrics is a link to /"]
+
+
 def test_a_task_with_a_link_out_of_its_metrics_is_shown_without_curves_and_noted(tasks: Tasks) -> None:
     elsewhere = tasks.root / "elsewhere"
     write_points(elsewhere)
