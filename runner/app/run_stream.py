@@ -57,22 +57,21 @@ def run_stream(settings: Settings, file: str) -> int:
         with contextlib.suppress(OSError):
             hide_from_same_user()  # an algorithm must not read our environment and memory
         stack.enter_context(signals_raise())  # until the loop obeys them
-        if importlib.util.find_spec("zmq") is None:
-            raise SettingsError(MISSING)
         settings = _without_pipeline(settings)
         pipeline, algorithms = prepared(settings, file, stack)
-        replicas = sum(node.replicas for node in pipeline.nodes)
-        check_open_files(f"the {replicas} replicas of the pipeline need", replicas, OPEN_FILES_OF_A_REPLICA)
         return _run(settings, pipeline, algorithms)
 
 
 def prepared(
-    settings: Settings, file: str, stack: contextlib.ExitStack
+    settings: Settings, file: str, stack: contextlib.ExitStack, *, runs: bool = True
 ) -> tuple[StreamPipeline, dict[str, tuple[Settings, Location]]]:
     """Return the pipeline, and the settings and the code of each of its algorithms; nothing is started.
 
-    `stack` gets the callbacks that clean up at the end. Raises SettingsError, EntryNotFound, InstallFailed.
+    `stack` gets the callbacks that clean up at the end. `runs`: whether it will run; nothing is installed
+    otherwise. Raises SettingsError, EntryNotFound, InstallFailed.
     """
+    if importlib.util.find_spec("zmq") is None:
+        raise SettingsError(MISSING)
     try:
         stream_settings.from_environment(os.environ)  # else each node would say so when its task begins
     except ValueError as error:
@@ -81,11 +80,16 @@ def prepared(
     try:
         pipeline = read_stream(document, _more_input(settings))
         folder = os.path.dirname(os.path.join(settings.code.cwd, os.path.expanduser(file)))
-        algorithms = {name: _algorithm(name, folder, file, settings, stack) for name in pipeline.algorithms}
+        algorithms = {
+            name: _algorithm(name, folder, file, settings, stack, runs=runs) for name in pipeline.algorithms
+        }
         state_types = {name: _state_type(own) for name, (own, _) in algorithms.items()}
-        return with_state_types(pipeline, state_types), algorithms
+        pipeline = with_state_types(pipeline, state_types)
     except PipelineError as error:
         raise SettingsError(f"--pipeline {file}: {error}") from None
+    replicas = sum(node.replicas for node in pipeline.nodes)
+    check_open_files(f"the {replicas} replicas of the pipeline need", replicas, OPEN_FILES_OF_A_REPLICA)
+    return pipeline, algorithms
 
 
 def _without_pipeline(settings: Settings) -> Settings:
@@ -112,7 +116,13 @@ def _more_input(settings: Settings) -> dict[str, object]:
 
 
 def _algorithm(
-    name: str, folder: str, pipeline_file: str, settings: Settings, stack: contextlib.ExitStack
+    name: str,
+    folder: str,
+    pipeline_file: str,
+    settings: Settings,
+    stack: contextlib.ExitStack,
+    *,
+    runs: bool,
 ) -> tuple[Settings, Location]:
     """Return the settings and the code of an algorithm.
 
@@ -121,7 +131,7 @@ def _algorithm(
     path, shown = settings.local_run.algorithms.get(name), f"--algorithm {name}"
     if path is None:
         path, shown = _find(name, folder, pipeline_file, settings.code.cwd), f"algorithm {name}"
-    own, where = ready_algorithm(path, settings, stack, shown=shown)
+    own, where = ready_algorithm(path, settings, stack, shown=shown, runs=runs)
     code = own.code
     if code.descriptor is not None and code.descriptor.env == "nodejs":
         # HKube's wrapper for Node counts in milliseconds. What it has not reported at its end is not shown.

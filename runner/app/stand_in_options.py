@@ -68,17 +68,18 @@ def ready_algorithm(
     stack: contextlib.ExitStack,
     *,
     shown: str,
+    runs: bool = True,
 ) -> tuple[Settings, Location]:
     """Return the settings of an algorithm, and its code.
 
-    `shown`: what errors begin with.
+    `shown`: what errors begin with. `runs`: whether tasks will run; nothing is installed otherwise.
 
     Raises SettingsError, EntryNotFound, InstallFailed.
 
     Its limits and variables come from its own descriptor, as in the cluster; what that does not set, or all
     of them without a descriptor, from the options of the run.
     """
-    progress = install_progress(settings)
+    progress = install_progress(settings) if runs else None
     asked = settings.code.base_python or settings.code.python
     common = settings._replace(
         code=settings.code._replace(path=None, command=None, argv=(), python=asked, base_python=None),
@@ -89,7 +90,7 @@ def ready_algorithm(
     try:
         descriptor = _descriptor(path, settings)
         if descriptor is not None:
-            return prepare(_with(descriptor, path, common), os.environ, stack, progress=progress)
+            return prepare(_with(descriptor, path, common), os.environ, stack, runs=runs, progress=progress)
         where = locate(path, None, settings.code.cwd)
         own = common._replace(code=_code(settings, common, where))
         if settings.code.install:

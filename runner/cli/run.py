@@ -147,14 +147,23 @@ def _print_dry_run(settings: Settings) -> None:
     import json
 
     from ..console.terminal import plain
-    from ..prepare.dry_run import describe_run, lines_of
 
-    description = describe_run(settings, os.environ)
+    file = settings.local_run.stream_pipeline
+    if file is not None:
+        from ..app.dry_run_stream import describe_stream, lines_of_stream
+
+        description = describe_stream(settings, file)
+        lines = lines_of_stream(description)
+    else:
+        from ..prepare.dry_run import describe_run, lines_of
+
+        description = describe_run(settings, os.environ)
+        lines = lines_of(description)
     if settings.console.json:
         click.echo(json.dumps(description))
         return
     encoding = sys.stdout.encoding or "ascii"
-    for line in lines_of(description):
+    for line in lines:
         click.echo(plain(line, encoding).encode(encoding, "backslashreplace"))
 
 

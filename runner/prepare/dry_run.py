@@ -9,7 +9,7 @@ import contextlib
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...sandbox.parent.thread_variables import thread_variables
@@ -22,36 +22,53 @@ from .prepare import prepare
 def describe_run(settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
     """Return what the run would do. Raises the HkrunnerError that the run would raise before its start."""
     with contextlib.ExitStack() as stack:
-        state_dir = settings.records.state_dir
-        # Without a state folder, an archive is unpacked into a temporary one.
-        looked = settings._replace(records=settings.records._replace(state_dir=None))
-        ready, where = prepare(looked, environ, stack, runs=False)
+        ready, where = prepare(without_records(settings), environ, stack, runs=False)
         tasks = _count_tasks(settings) if settings.local_run.is_local else None
         return {
             "local": settings.local_run.is_local,
             "inProcess": settings.local_run.in_process,
-            "outputFile": settings.console.output_file,
             "tasks": tasks,
             "processes": _processes(settings, tasks),
             "url": None if settings.local_run.is_local else settings.serving.url,
             "encoding": settings.serving.encoding,
-            "entry": where.shown,
-            "function": where.function,
-            "folder": _folder(settings, where),
-            "python": None if ready.code.argv else ready.code.python,
-            "install": _install(settings, where, environ),
-            "command": list(ready.code.argv) or None,
-            "descriptor": None if settings.code.descriptor is None else settings.code.descriptor.file,
-            "limits": _limits(settings.limits),
-            "limitsEnforced": settings.limits.enforced,
-            "graceS": settings.serving.grace_s,
-            "stateDir": state_dir,
-            "env": _variables(ready, state_dir, environ),
-            "sandbox": _sandbox(ready._replace(records=settings.records), where, environ),
+            **describe_surroundings(settings),
+            **describe_algorithm(ready._replace(records=settings.records), where, environ),
             "board": settings.boards.board,
             "apiPort": settings.boards.api_port,
-            "notes": list(ready.console.notes),
         }
+
+
+def without_records(settings: Settings) -> Settings:
+    """Return settings with which an archive is unpacked into a temporary folder, and not into the records."""
+    return settings._replace(records=settings.records._replace(state_dir=None))
+
+
+def describe_surroundings(settings: Settings) -> dict[str, Any]:
+    """Return what holds for all processes of a run."""
+    return {
+        "outputFile": settings.console.output_file,
+        "graceS": settings.serving.grace_s,
+        "stateDir": settings.records.state_dir,
+    }
+
+
+def describe_algorithm(ready: Settings, where: Location, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return how an algorithm would run, whose settings are those of prepare()."""
+    descriptor = ready.code.descriptor
+    return {
+        "entry": where.shown,
+        "function": where.function,
+        "folder": _folder(ready, where),
+        "python": None if ready.code.argv else ready.code.python,
+        "install": _install(ready, where, environ),
+        "command": list(ready.code.argv) or None,
+        "descriptor": None if descriptor is None else descriptor.file,
+        "limits": _limits(ready.limits),
+        "limitsEnforced": ready.limits.enforced,
+        "env": _variables(ready, ready.records.state_dir, environ),
+        "sandbox": _sandbox(ready, where, environ),
+        "notes": list(ready.console.notes),
+    }
 
 
 def _install(settings: Settings, where: Location, environ: Mapping[str, str]) -> dict[str, Any] | None:
@@ -60,7 +77,9 @@ def _install(settings: Settings, where: Location, environ: Mapping[str, str]) ->
         return None
     from .installation import installation_for  # late: it is rarely asked for
 
-    found = installation_for(settings.code, where, settings.task_encoding, environ)
+    code = settings.code
+    asked = code._replace(python=code.base_python or code.python, base_python=None)
+    found = installation_for(asked, where, settings.task_encoding, environ)
     return None if found is None else found.facts(environ)
 
 
@@ -141,16 +160,24 @@ def _rows_of_sandbox(sandbox: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def lines_of(run: Mapping[str, Any]) -> list[str]:
-    """Return what describe_run() has returned as lines of text."""
-    if run["local"]:
-        count = run["tasks"]
-        what = "the tasks from stdin" if count is None else f"{count} task{'s' if count != 1 else ''}"
-        count = run["processes"]
-        several = f" in {count} processes" if count > 1 else ""
-        shown = [f"would run {what} locally{several}, and end"]
-    else:
-        shown = [f"would serve the worker at {run['url']} until stopped"]
+def lines_of_rows(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Return what has a name and a text as lines below a headline."""
+    return [f"  {name:<10} {text}" for name, text in rows]
+
+
+def rows_of_surroundings(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what describe_surroundings() has returned as names and texts."""
+    rows = [
+        ("grace", f"{run['graceS']:g} s between stop and kill"),
+        ("state", run["stateDir"] or "no records (--no-state)"),
+    ]
+    if run["outputFile"] is not None:
+        rows.append(("results", run["outputFile"]))
+    return rows
+
+
+def rows_of_algorithm(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what describe_algorithm() has returned as names and texts."""
     function = "" if run["function"] == "start" else f":{run['function']}"
     rows = [
         ("entry", run["entry"] + function),
@@ -166,18 +193,28 @@ def lines_of(run: Mapping[str, Any]) -> list[str]:
     rows += [("limit", f"{one['name']} {one['shown']} ({one['from']}){off}") for one in run["limits"]]
     if not run["limits"]:
         rows.append(("limit", f"none{off}"))
-    rows.append(("grace", f"{run['graceS']:g} s between stop and kill"))
-    rows.append(("state", run["stateDir"] or "no records (--no-state)"))
-    if run["inProcess"]:
-        rows.append(("process", "this one, without limits (--in-process)"))
-    if run["outputFile"] is not None:
-        rows.append(("results", run["outputFile"]))
     rows += [("variable", f"{name}={value}") for name, value in sorted(run["env"].items())]
     if run["sandbox"] is not None:
         rows += _rows_of_sandbox(run["sandbox"])
+    return rows
+
+
+def lines_of(run: Mapping[str, Any]) -> list[str]:
+    """Return what describe_run() has returned as lines of text."""
+    if run["local"]:
+        count = run["tasks"]
+        what = "the tasks from stdin" if count is None else f"{count} task{'s' if count != 1 else ''}"
+        count = run["processes"]
+        several = f" in {count} processes" if count > 1 else ""
+        shown = [f"would run {what} locally{several}, and end"]
+    else:
+        shown = [f"would serve the worker at {run['url']} until stopped"]
+    rows = [*rows_of_algorithm(run), *rows_of_surroundings(run)]
+    if run["inProcess"]:
+        rows.append(("process", "this one, without limits (--in-process)"))
     if run["board"]:
         rows.append(("board", "of the runs of this algorithm"))
     if run["apiPort"] is not None:
         rows.append(("routes", f"HKube's board routes on port {run['apiPort']} of 127.0.0.1"))
-    shown += [f"  {name:<10} {text}" for name, text in rows]
+    shown += lines_of_rows(rows)
     return shown + [f"◌ {note}" for note in run["notes"]]

@@ -12,7 +12,7 @@ from .parsing import parse_named_paths
 #: Options that concern the run of one algorithm.
 _OF_ONE_ALGORITHM = (
     *("entry", "command", "path", "file", "tasks", "watch", "in_process", "pdb", "parallel", "unordered"),
-    *("board", "open", "api_port", "dry_run"),
+    *("board", "open", "api_port"),
 )
 
 

@@ -85,3 +85,40 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path: Path) -> None:
     assert run_hkrunner("--dry-run", "nope.py", cwd=tmp_path).status == 3
     assert run_hkrunner("--dry-run", "-i", "hello", cwd=tmp_path).status == 2
     assert run_hkrunner("--dry-run", "--mem", "12", cwd=tmp_path).status == 2
+
+
+def test_a_stream_pipeline_is_reported_with_each_node_and_algorithm(tmp_path: Path) -> None:
+    for name in ("source", "sink"):
+        (tmp_path / f"{name}.py").write_text(CODE)
+    (tmp_path / "sink.yml").write_text(
+        "name: sink\nmem: 128Mi\nstateType: stateful\ncode: {path: sink.zip}\n"
+    )
+    with zipfile.ZipFile(tmp_path / "sink.zip", "w") as archive:
+        archive.writestr("main.py", CODE)
+    nodes = [
+        {"nodeName": "a", "algorithmName": "source", "stateType": "stateful", "input": ["@flowInput.n"]},
+        {"nodeName": "b", "algorithmName": "source", "stateType": "stateless", "minStatelessCount": 2},
+        {"nodeName": "sink", "algorithmName": "sink"},
+    ]
+    flow = {"name": "three", "kind": "stream", "nodes": nodes, "flowInput": {"n": 1}}
+    flow["streaming"] = {"flows": {"all": "a >> b >> sink"}}
+    (tmp_path / "flow.json").write_text(json.dumps(flow))
+    before = sorted(one.name for one in tmp_path.iterdir())
+    args = ("--pipeline", "flow.json", "--algorithm", "sink=sink.yml", "-i", '{"n": 5}', "--mem", "1Gi")
+    told = plan(tmp_path, *args)
+    assert [(one["nodeName"], one["stateType"], one["replicas"]) for one in told["nodes"]] == [
+        ("a", "stateful", 1),
+        ("b", "stateless", 2),
+        ("sink", "stateful", 1),
+    ]
+    assert told["nodes"][0]["input"] == [5]
+    limits = {name: one["limits"][0]["shown"] for name, one in told["algorithms"].items()}
+    assert limits == {"source": "1 GiB", "sink": "128 MiB"}
+    assert told["algorithms"]["sink"]["folder"] == str(tmp_path / "sink.zip")
+    ended = run_hkrunner("--dry-run", *args, cwd=tmp_path, env=CLEAN)
+    lines = ended.stdout.splitlines()
+    assert lines[0] == "would run the stream pipeline three, and end when its sources have ended"
+    assert "  node       b (source): stateless, 2 replicas, sends to sink" in lines
+    assert "each replica of sink:" in lines
+    assert sorted(one.name for one in tmp_path.iterdir()) == before
+    assert run_hkrunner("--dry-run", "--pipeline", "none.json", cwd=tmp_path).status == 2
