@@ -24,6 +24,10 @@ from .requests import INLINE_MAX, Message, receive, send
 _START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
 #: How long its end may take to become known, once it has closed its socket.
 END_S = 1.0
+#: With so many of its threads hanging in the storage, the process is replaced before the next task.
+HANGING_MAX = 8
+#: How long its replacement waits for its end: one that hangs in the kernel does not end.
+REPLACE_S = 0.1
 
 
 class StorageAnswer(NamedTuple):
@@ -69,6 +73,7 @@ class StorageClient:
         self._waiting: dict[int, OnAnswer] = {}
         self._queue: deque[Message] = deque()
         self._is_closed = False
+        self._hanging = 0  #: threads of the process that wait for the storage, and nobody for them
 
     def begin(self) -> None:
         """Start the process, so that it is ready when the first task comes. Raises OSError."""
@@ -100,6 +105,9 @@ class StorageClient:
 
     def ask(self, what: str, wire: Wire, on_answer: OnAnswer) -> None:
         """Request something for the current task; a memfd in `wire` stays the caller's."""
+        if what == "fetch" and self._hanging >= HANGING_MAX:
+            self._disconnect()
+            self._kill(REPLACE_S)
         try:
             self.begin()
         except OSError as error:
@@ -132,11 +140,15 @@ class StorageClient:
         self._is_closed = True
         self._waiting.clear()
         self._disconnect()
-        if self._process is not None:
+        self._kill(END_S)
+
+    def _kill(self, wait_s: float) -> None:
+        process, self._process = self._process, None
+        if process is not None:
             with contextlib.suppress(OSError):
-                self._process.send_signal(signal.SIGKILL)  # it has nothing to finish, and may hang
+                process.send_signal(signal.SIGKILL)  # it has nothing to finish, and may hang
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(END_S)
+                process.wait(wait_s)
 
     # ---- the socket
 
@@ -175,6 +187,8 @@ class StorageClient:
         if not message.fields["id"]:
             if "note" in message.fields:
                 self._on_note(message.fields["note"])
+            elif "hanging" in message.fields:
+                self._hanging = message.fields["hanging"]
             else:
                 self._on_serving()
             return
@@ -209,6 +223,7 @@ class StorageClient:
 
     def _disconnect(self) -> None:
         sock, self._socket = self._socket, None
+        self._hanging = 0
         if sock is not None:
             self._loop.on_readable(sock, None)
             self._loop.on_writable(sock, None)

@@ -88,6 +88,8 @@ def check(value: EncodedValue, name: str) -> None:
     except (ValueError, msgspec.MsgspecError) as error:
         size = f"{len(value.data):,} bytes"
         raise ObjectInvalid(f"{name} ({size}) is not {value.encoding}: {error}") from None
+    except RecursionError:
+        raise ObjectInvalid(f"{name} ({len(value.data):,} bytes) is nested too deep") from None
 
 
 def _check_bson(data: Any) -> None:

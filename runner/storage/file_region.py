@@ -35,8 +35,12 @@ class FileRegion:
 
     def read(self, progress: Callable[[], None]) -> bytearray:
         """Read the region, a chunk at a time. Raises OSError, also when the file has become shorter."""
-        data = bytearray(self._size)
-        self.read_into(memoryview(data), progress)
+        data = bytearray()
+        while len(data) < self._size:  # all of it at once would be filled with zeros, and hold up all threads
+            at, count = len(data), min(CHUNK, self._size - len(data))
+            data += bytes(count)
+            with memoryview(data) as view:
+                self[at : at + count].read_into(view[at:], progress)
         return data
 
     def read_into(self, view: memoryview, progress: Callable[[], None]) -> None:

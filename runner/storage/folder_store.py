@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from .encoded_value import HEADER_SIZE, is_header
 from .errors import StorageError
 from .file_region import Bytes, FileRegion, append
-from .stored_object import StoredObject
+from .stored_object import StoredObject, check_fits
 
 
 class FolderStore:
@@ -18,6 +18,7 @@ class FolderStore:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
+        self._real_folder = ""  #: without links, with a / at its end; "": not looked at
 
     def open(self, path: str, progress: Callable[[], None]) -> StoredObject:
         """Return the object at this path; raises StorageError."""
@@ -27,14 +28,19 @@ class FolderStore:
         except OSError as error:
             raise StorageError(f"no object can be read at {file}: {error.strerror}") from None
         try:
+            self._check_below(_path_of(fd), file)
             size = os.fstat(fd).st_size
+            check_fits(size, file)
             progress()
             begin = os.pread(fd, HEADER_SIZE, 0)
         except OSError as error:
             os.close(fd)
             raise StorageError(f"no object can be read at {file}: {error.strerror}") from None
-        # Of an object that is not longer, the bytes are the value (HKube storage-manager lib/storage).
-        header = begin if size > HEADER_SIZE and is_header(begin) else None
+        except StorageError:
+            os.close(fd)
+            raise
+        # A header alone is that of empty bytes: as a value, it is of none of the encodings.
+        header = begin if is_header(begin) else None
         at = 0 if header is None else HEADER_SIZE
         return StoredObject(file, header, FileRegion(fd, at, size - at), lambda: os.close(fd))
 
@@ -48,6 +54,7 @@ class FolderStore:
             fd = self._create(folder, part)
             try:
                 with open(fd, "wb", buffering=0):
+                    self._check_below(os.path.dirname(_path_of(fd)), folder)
                     for one in (header, *body):
                         append(fd, one, progress)
                 os.rename(part, file)
@@ -64,10 +71,31 @@ class FolderStore:
         try:
             return os.open(part, flags, 0o666)
         except FileNotFoundError:
+            self._check_below(os.path.realpath(folder), folder)
             os.makedirs(folder, exist_ok=True)
             return os.open(part, flags, 0o666)
 
+    def _check_below(self, real: str, shown: str) -> None:
+        """Raise StorageError unless this path without links is below the folder: links may lead anywhere."""
+        if self._real_folder and f"{real}/".startswith(self._real_folder):
+            return
+        self._real_folder = f"{os.path.realpath(self._folder).rstrip('/')}/"
+        if not f"{real}/".startswith(self._real_folder):
+            raise StorageError(f"a link leads out of the storage: {shown} is {real}")
+
     def _file(self, path: str) -> str:
         if ".." in path.split("/"):
-            raise StorageError(f"the path of an object leads out of the storage: {path!r}")
+            raise StorageError(f"the path of an object leads out of the storage: {path!r:.200}")
+        try:
+            if b"\0" in os.fsencode(path):
+                raise ValueError("a null byte")
+        except ValueError as error:  # also halves of characters
+            raise StorageError(
+                f"the path of an object is no path of a file: {path!r:.200}: {error}"
+            ) from None
         return os.path.join(self._folder, path.lstrip("/"))
+
+
+def _path_of(fd: int) -> str:
+    """Return the path of an open file, without links."""
+    return os.readlink(f"/proc/self/fd/{fd}")

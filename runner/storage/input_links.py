@@ -82,8 +82,10 @@ class InputLinks:
         if value is None and discovery and task:
             (value,) = self._from_peer(discovery, [str(task)])
         if value is None:
+            if not path and not task:
+                raise StorageError("a link names neither an object nor a task")
             if not path:
-                raise StorageError(f"the peer has no result of task {task}, and its link names no object")
+                raise StorageError(f"no peer has the result of task {task}, and its link names no object")
             return self._stored(path, cache_id or path, link.get("path"))
         return self._part(value, link.get("path"))
 
@@ -91,7 +93,8 @@ class InputLinks:
         link = _as_link(member)
         if _object_path(link):
             return [self._single(link)]
-        tasks = [str(task) for task in link.get("tasks") or ()]
+        told = link.get("tasks")
+        tasks = [str(task) for task in told] if isinstance(told, list) else []
         if not tasks:
             raise StorageError("a link names neither an object nor tasks")
         known = {task: value for task in tasks if (value := self._cache.get(task)) is not None}

@@ -6,6 +6,7 @@ cannot be used, is left alone for a while: a task with many links must not wait 
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +23,12 @@ REST_S = 10.0
 #: So often the wait for a peer is reported as progress: it has time limits of its own.
 LOOK_MS = 250
 MEGABYTE = 1_000_000
+
+
+def _resident_bytes() -> int:
+    """Return the memory that this process holds."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 class PeerClient:
@@ -69,8 +76,12 @@ class PeerClient:
             sock.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
             sock.send(frame)
             end = time.monotonic() + timeout_s
+            # ZeroMQ takes any number of frames, and hands out none before the last one.
+            most = _resident_bytes() + 2 * sock.maxmsgsize + 64 * MEGABYTE
             while (left_s := end - time.monotonic()) > 0:
                 progress()
                 if sock.poll(min(LOOK_MS, max(1, int(left_s * 1000)))):
                     return sock.recv_multipart()
+                if _resident_bytes() > most:
+                    raise PeerError(f"port {port} sends more than results can have")
         raise PeerError(f"no answer from port {port} within {timeout_s:g} s")

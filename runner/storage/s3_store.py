@@ -23,10 +23,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ..settings.storage_settings import StorageSettings
 from .encoded_value import HEADER_SIZE, is_header
 from .errors import StorageError
-from .file_region import CHUNK, Bytes, FileRegion
-from .stored_object import StoredObject
+from .file_region import Bytes, FileRegion
+from .stored_object import StoredObject, check_fits
 
-_FAILURES = (Boto3Error, BotoCoreError, ClientError, urllib3.exceptions.HTTPError, OSError)
+_FAILURES = (
+    *(Boto3Error, BotoCoreError, ClientError, urllib3.exceptions.HTTPError, OSError),
+    RecursionError,  # boto3 follows redirections that lead in a circle until then
+)
 _HEADER = "header"
 #: What S3 wants to hear; servers of one's own take any region.
 _REGION = "us-east-1"
@@ -34,6 +37,8 @@ _REGION = "us-east-1"
 CONNECT_S = 10.0
 #: Larger results are uploaded in parts: S3 takes no more than 5 GB at once.
 PARTS_FROM = 64 * 1024 * 1024
+#: So much is read between two reports of progress: a slow connection is to report within the time-out.
+READ_CHUNK = 64 * 1024
 
 
 class S3Store:
@@ -71,14 +76,14 @@ class S3Store:
         try:
             found = self._client.get_object(Bucket=bucket, Key=key)
             progress()
-            data = _read(found["Body"], int(found["ContentLength"]), progress)
+            data = _read(found["Body"], found.get("ContentLength"), name, progress)
         except _FAILURES as error:
             raise StorageError(f"no object can be read at {name}: {_reason(error)}") from None
         told = found.get("Metadata", {}).get(_HEADER)
         if told:
             return StoredObject(name, _header(told, name), data, lambda: None)
         view = memoryview(data)
-        if len(view) > HEADER_SIZE and is_header(view[:HEADER_SIZE]):
+        if is_header(view[:HEADER_SIZE]):
             return StoredObject(name, bytes(view[:HEADER_SIZE]), view[HEADER_SIZE:], lambda: None)
         return StoredObject(name, None, view, lambda: None)
 
@@ -142,14 +147,20 @@ class _UploadBody(io.RawIOBase):
         return b"".join(parts)
 
 
-def _read(body: Any, size: int, progress: Callable[[], None]) -> bytearray:
-    data, at = bytearray(size), 0
-    while at < size:
-        chunk = body.read(min(CHUNK, size - at))
+def _read(body: Any, size: int | None, name: str, progress: Callable[[], None]) -> bytearray:
+    """Read an object; `size`: as announced, None: until its end. Raises OSError, StorageError."""
+    if size is not None:
+        check_fits(size, name)
+    # It grows with what comes: memory for what is only announced would be filled with zeros at once.
+    data = bytearray()
+    while size is None or len(data) < size:
+        chunk = body.read(READ_CHUNK if size is None else min(READ_CHUNK, size - len(data)))
         if not chunk:
-            raise OSError(f"the server sent {at:,} of {size:,} bytes")
-        data[at : at + len(chunk)] = chunk
-        at += len(chunk)
+            if size is None:
+                break
+            raise OSError(f"the server sent {len(data):,} of {size:,} bytes")
+        data += chunk
+        check_fits(len(data), name)
         progress()
     return data
 
@@ -169,4 +180,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ClientError):
         told = error.response.get("Error", {})
         return f"{told.get('Code')}: {told.get('Message')}"
+    if isinstance(error, RecursionError):
+        return "the redirections of the server have no end"
     return str(error) or type(error).__name__

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 LOOK_S = 0.25
 #: The main thread reads the requests when the worker has been busy for this long.
 BUSY_S = 0.05
-#: With more threads that hang, this process ends: hkrunner starts another one.
-HANGING_MAX = 8
 #: After this long without a request, the memory for large inputs goes back to the system.
 REST_S = 5.0
 MEGABYTE = 1_000_000
@@ -174,11 +172,14 @@ class StorageProcess:
                 return False
             job.is_abandoned = True
             if job is self._current:
-                self._hanging += 1
-                if self._hanging > HANGING_MAX:
-                    os._exit(1)
+                self._count_hanging(1)
                 self._begin_worker()
             return True
+
+    def _count_hanging(self, change: int) -> None:
+        """Tell hkrunner how many threads hang: it starts another process when there are many."""
+        self._hanging += change
+        self._send(Message({"id": 0, "hanging": self._hanging}))
 
     # ---- the worker thread
 
@@ -209,7 +210,7 @@ class StorageProcess:
             answer = self._perform(job, memory)
             with self._lock:
                 if self._waiting.pop(job.id, None) is None:
-                    self._hanging -= 1
+                    self._count_hanging(-1)
                     break  # another thread has taken this one's place
                 self._current = None
             self._answer(job, answer)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from ...sandbox.shared.container_limits import container_memory_bytes
 from .errors import StorageError
 from .file_region import Bytes
+
+#: Of a larger object it is checked whether it fits into memory.
+CHECKED_FROM = 256 * 1024**2
 
 
 class StoredObject(NamedTuple):
@@ -16,6 +20,18 @@ class StoredObject(NamedTuple):
     header: bytes | None
     data: Bytes
     close: Callable[[], None]
+
+
+def check_fits(size: int, name: str) -> None:
+    """Raise StorageError for an object that is larger than what is left of the memory."""
+    if size < CHECKED_FROM:
+        return
+    with open("/proc/meminfo", "rb") as file:
+        known = dict(line.split(b":") for line in file)
+    free = int(known[b"MemAvailable"].split()[0]) * 1024
+    left = min(free, container_memory_bytes() or free)
+    if size > left:
+        raise StorageError(f"{name} has {size:,} bytes, and {left:,} bytes of memory are left")
 
 
 class ObjectStore(Protocol):

@@ -10,8 +10,9 @@ from typing import Any
 import boto3
 import msgspec
 import psutil
+from hkrunner.runner.storage.client import HANGING_MAX
 from moto.server import ThreadedMotoServer
-from support.bad_peers import BadPeer, half_a_frame
+from support.bad_peers import BadPeer, endless_reply, half_a_frame
 from support.hkube_storage import JOB
 from support.programs import Program
 from support.serving_v3 import serving_v3
@@ -63,6 +64,10 @@ def test_links_become_values_and_the_result_is_an_object(tmp_path: Path) -> None
 def test_what_cannot_be_read_fails_its_task_in_a_sentence(tmp_path: Path) -> None:
     with serving_v3(tmp_path) as one:
         storage = one.storage
+        (tmp_path / "outside").write_bytes(b"\x01\x08\x02\x03\0\0HK\x01")
+        storage.put("sparse", 1)
+        os.truncate(storage.file("sparse"), 10**12)
+        storage.file("outside").symlink_to(tmp_path / "outside")
         bad = {
             "no object can be read at": storage.link("missing"),
             "has a header of an unknown form: 02 08": storage.write("h", b"\x02\x08\x02\x03\0\0HK\x01"),
@@ -75,7 +80,17 @@ def test_what_cannot_be_read_fails_its_task_in_a_sentence(tmp_path: Path) -> Non
             "is not bson": storage.write(
                 "b", b"\x01\x08\x02\x01\0\0HK" + b"\x20\0\0\0\x10data\0\x01\0\0\0\0"
             ),
-            "leads out of the storage": {"storageInfo": {"path": "../../etc/passwd"}},
+            "leads out of the storage: '../../": {"storageInfo": {"path": "../../etc/passwd"}},
+            "a link leads out of the storage": storage.link("outside"),
+            "is no path of a file: 'a\\x00b'": {"storageInfo": {"path": "a\0b"}},
+            "Is a directory": storage.link(""),
+            "(0 bytes) is not msgpack": storage.write("empty", b""),
+            "(100,001 bytes) is nested too deep": storage.write(
+                "deep", b"\x01\x08\x02\x03\0\0HK" + b"\x91" * 100_000 + b"\x01"
+            ),
+            "bytes of memory are left": storage.link("sparse"),
+            "names neither an object nor a task": {"storageInfo": {}},
+            "names neither an object nor tasks": [{"tasks": 7}],
             "a link is int": 5,
         }
         for text, link in bad.items():
@@ -105,6 +120,11 @@ def test_a_storage_that_hangs_or_a_process_that_dies_costs_one_task_its_answer(t
         assert one.run(["give", 2]) == 2
         # A task that is stopped meanwhile is answered at once, and holds up no other.
         one.begin(["give", "$$aaaaaaaa"], {"aaaaaaaa": one.storage.link("hangs")})
+        for _ in range(HANGING_MAX + 1):  # more than threads may hang in one process
+            one.client.stop()
+            one.client.expect("stopped")
+            assert one.run(["give", 3]) == 3
+            one.begin(["give", "$$aaaaaaaa"], {"aaaaaaaa": one.storage.link("hangs")})
         one.client.stop()
         one.client.expect("stopped")
         assert one.run(["give", 3]) == 3
@@ -156,6 +176,9 @@ def test_a_peer_that_sends_no_reply_is_passed_over_and_the_storage_read(tmp_path
         with half_a_frame() as port:
             run_with(port, "half", "from the storage")
             one.program.wait_for_line(f"results of 127.0.0.1:{port} are read from the storage")
+        with endless_reply() as port:
+            run_with(port, "endless", "from the storage, too")
+            one.program.wait_for_line(f"port {port} sends more than results can have")
 
 
 def test_s3_is_read_in_every_form_and_written_with_the_header_in_the_metadata(tmp_path: Path) -> None:

@@ -95,3 +95,58 @@ def half_a_frame() -> Iterator[int]:
                 thread.join()
             for sock in accepted:
                 sock.close()
+
+
+@contextlib.contextmanager
+def endless_reply() -> Iterator[int]:
+    """Run a peer that answers a request with frames, each with more to come; yield its port.
+
+    ZeroMQ's own sockets send no part of a message before its end: this one speaks ZMTP 3.0 by itself.
+    """
+    port = free_ports()
+    stop = threading.Event()
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+    ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06ROUTER"
+    frame = b"\x03" + (500_000).to_bytes(8, "big") + bytes(500_000)
+
+    def serve(listener: socket.socket, reply: bytes, more: bytes) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = listener.accept()
+                with sock, contextlib.suppress(OSError):
+                    sock.settimeout(5)
+                    sock.sendall(greeting + b"\x04" + bytes([len(ready)]) + ready)
+                    _read_until(sock, b"\x00\x04ping" if reply else b"tasks")
+                    sock.sendall(b"\x01\x00" + reply)
+                    while more and not stop.is_set():
+                        sock.sendall(more)
+                    sock.recv(1)
+
+    with (
+        socket.create_server(("127.0.0.1", port)) as data,
+        socket.create_server(("127.0.0.1", port + 1)) as ping,
+    ):
+        threads = [
+            threading.Thread(target=serve, args=args, daemon=True)
+            for args in ((data, b"", frame), (ping, b"\x00\x04pong", b""))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield port
+        finally:
+            stop.set()
+            for listener in (data, ping):
+                listener.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join()
+
+
+def _read_until(sock: socket.socket, wanted: bytes) -> None:
+    """Read what comes until these bytes are among it. Raises OSError."""
+    found = b""
+    while wanted not in found:
+        part = sock.recv(65536)
+        if not part:
+            raise OSError("the connection has ended")
+        found += part

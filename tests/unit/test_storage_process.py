@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import resource
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from hkrunner.runner.serving.task_storage import TaskStorage
+from hkrunner.runner.storage.encoded_value import value_of
 from hkrunner.runner.storage.errors import StorageError
 from hkrunner.runner.storage.file_region import Bytes, FileRegion
 from hkrunner.runner.storage.folder_store import FolderStore
@@ -26,7 +28,7 @@ from hkrunner.runner.storage.storage_process import StorageProcess
 from hkrunner.runner.storage.value_cache import ValueCache
 from hkrunner.sandbox.codec import codec
 from hkrunner.sandbox.shared.message_format import Memfd
-from support.hkube_storage import Storage, header
+from support.hkube_storage import JOB, Storage, header
 from support.storage_wire import content, storage_process
 
 JSON = 2
@@ -224,3 +226,56 @@ def test_the_memory_of_a_call_is_closed_though_no_answer_comes() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
     assert len(asked) == 1
+
+
+def test_no_link_leads_to_an_object_outside_of_the_folder(tmp_path: Path) -> None:
+    storage, outside = Storage(tmp_path / "storage"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "object").write_bytes(header() + b"\x01")
+    storage.put("inside", 1)
+    folder = storage.file("inside").parent
+    (folder / "link").symlink_to(outside / "object")
+    (folder / "folder").symlink_to(outside)
+    (folder / "neighbour").symlink_to("inside")
+    (folder / "result").symlink_to(outside / "result")
+    (tmp_path / "seen as").symlink_to(storage.folder)
+    store = FolderStore(str(tmp_path / "seen as"))
+    path = f"local-hkube/{JOB}"
+    for name in ("inside", "neighbour"):
+        one = store.open(f"{path}/{name}", lambda: None)
+        assert bytes(one.data) == b"\x01"
+        one.close()
+    for name in ("link", "folder/object"):
+        with pytest.raises(StorageError, match=r"a link leads out of the storage: .* is .*outside/object"):
+            store.open(f"{path}/{name}", lambda: None)
+    for name in ("folder/result", "folder/new/result"):
+        with pytest.raises(StorageError, match=r"a link leads out of the storage: .* is .*outside"):
+            store.write(f"{path}/{name}", header(), [b"\x01"], lambda: None)
+    store.write(f"{path}/result", header(), [b"\x02"], lambda: None)  # the link is replaced
+    assert (folder / "result").read_bytes() == header() + b"\x02"
+    assert [one.name for one in outside.iterdir()] == ["object"] and storage.leftovers() == []
+    (tmp_path / "seen as").unlink()
+    (tmp_path / "seen as").symlink_to(tmp_path / "moved")
+    storage.folder.rename(tmp_path / "moved")
+    store.open(f"{path}/inside", lambda: None).close()
+
+
+def test_a_result_of_no_bytes_is_read_as_it_was_written(tmp_path: Path) -> None:
+    store = FolderStore(str(tmp_path))
+    store.write("a", header(raw=True), [b""], lambda: None)
+    one = store.open("a", lambda: None)
+    value = value_of(one.header, one.data, "msgpack", one.name)
+    assert value.is_raw and bytes(value.data) == b""
+    one.close()
+
+
+def test_a_result_that_the_disk_does_not_take_leaves_nothing_there(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = FolderStore(str(tmp_path))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(StorageError, match=r"no object can be written to .*/a: File too large"):
+            store.write("a", header(), [b"x" * 200_000], lambda: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,73 @@
+"""S3 servers that answer with what is no object: one true sentence each, in time, without much memory."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import resource
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hkrunner.runner.settings.storage_settings import StorageSettings
+from hkrunner.runner.storage.errors import StorageError
+from hkrunner.runner.storage.s3_store import S3Store
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@contextlib.contextmanager
+def server(reply: bytes) -> Iterator[str]:
+    """Run a server that answers every request with these bytes, and ends the connection; yield its URL."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = listener.accept()
+                with sock, contextlib.suppress(OSError):
+                    sock.settimeout(10)
+                    request = b""
+                    while b"\r\n\r\n" not in request and (part := sock.recv(65536)):
+                        request += part
+                    sock.sendall(reply)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def store_at(url: str) -> S3Store:
+    return S3Store(StorageSettings(s3_endpoint=url, s3_access_key="k", s3_secret_key="s", timeout_s=5))
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (OK + b"Content-Length: 10000000000\r\n\r\n\x05", "1 read, but total bytes expected is 10000000000"),
+        (OK + b"Content-Length: 100000000000000\r\n\r\n\x05", "100,000,000,000,000 bytes, and .* are left"),
+        (OK + b"Content-Length: 1\r\nx-amz-meta-header: AAAA\r\n\r\n\x05", "unknown form: 'AAAA'"),
+        (b"\0\xff" * 1000, "Connection was closed before we received a valid response"),
+        (b"HTTP/1.1 301 X\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", "redirections .* have no end"),
+        (b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n", "404: Not Found"),
+    ],
+)
+def test_what_is_no_object_is_one_sentence(reply: bytes, text: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with server(reply) as url, pytest.raises(StorageError, match=text):
+        store_at(url).open("bucket/key", lambda: None)
+    gc.collect()  # a connection of boto3 is closed with the error that it is part of
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KB
+
+
+@pytest.mark.parametrize("length", [b"", b"Transfer-Encoding: chunked\r\n"])
+def test_an_object_without_an_announced_length_is_read_to_its_end(length: bytes) -> None:
+    body = b"1\r\n\x05\r\n0\r\n\r\n" if length else b"\x05"
+    with server(OK + length + b"\r\n" + body) as url:
+        one = store_at(url).open("bucket/key", lambda: None)
+    assert bytes(one.data) == b"\x05"
