@@ -74,11 +74,11 @@ class ShmFiles:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`reports`: the pipe in which processes of the run report what they make; -1: none."""
-        self._folders = list(folders)
+        self._folders = [os.path.realpath(one) for one in folders]
         self._reports = reports
-        #: Whether reports of single files count. Those of an isolated tree, which has another /dev/shm than
-        #: this process, could name anybody's.
-        self._takes_files = len(self._folders) == 1
+        #: Whether reports count. Those of an isolated tree, which has another /dev/shm than this process,
+        #: could name anybody's files; all that it makes in its own is removed anyway.
+        self._takes_reports = len(self._folders) == 1
         self._clock = clock  # the one by which the kernel dates a file's birth
         self._uid = os.getuid()
         self.devices = {os.stat(folder).st_dev for folder in self._folders}
@@ -122,10 +122,11 @@ class ShmFiles:
         """Read the tree's reports of what it has made; anything else in the pipe is ignored."""
         if self._reports < 0:
             return
-        try:
+        reports: list[bytes] = []
+        with contextlib.suppress(BlockingIOError):
             reports = os.read(self._reports, PIPE_BYTES).split(b"\0")[:-1]
-        except BlockingIOError:
-            reports = []
+        if not self._takes_reports:
+            return
         now = self._clock()
         for report in reports:
             device, _, rest = report.partition(b" ")
@@ -135,17 +136,18 @@ class ShmFiles:
                 self._opened.add((int(pid), (int(opened), int(inode))))
             elif device.isdigit() and inode.isdigit():
                 self._made_by_the_run((int(device), int(inode)), os.fsdecode(path))
-            elif device == inode == b"-" and self._takes_files and len(self._announced) < KEYS_KEPT:
+            elif device == inode == b"-" and len(self._announced) < KEYS_KEPT:
                 self._announced[os.fsdecode(path)] = now
         for announced, since in list(self._announced.items()):
             key = _key(announced)
-            if key is not None and any(announced.startswith(f"{folder}/") for folder in self._folders):
+            if key is not None:
                 self._made_by_the_run(key, announced)
             if key is not None or now - since > ANNOUNCED_S:
                 del self._announced[announced]
 
     def _made_by_the_run(self, key: Key, path: str) -> None:
-        if key not in self._before and key not in self._others and len(self._made) < KEYS_KEPT:
+        is_new = key[0] in self.devices and key not in self._before and key not in self._others
+        if is_new and len(self._made) < KEYS_KEPT:
             self._made[key] = path
 
     def scan(self, written: Callable[[], dict[tuple[int, Key], str]], pids: Collection[int]) -> None:
@@ -165,8 +167,7 @@ class ShmFiles:
         found: dict[Key, File] = {}
         self._empty = {}
         for entry in top:
-            is_told = entry.key in self._made and (entry.is_folder or self._takes_files)
-            if is_told or self._is_made_by_the_run(entry, pids):
+            if entry.key in self._made or self._is_made_by_the_run(entry, pids):
                 self._made[entry.key] = entry.path
                 found.update(entry.files)
                 continue
@@ -182,12 +183,12 @@ class ShmFiles:
         tops = {entry.key for entry in top}
         gone = []
         for key, path in ((key, path) for key, path in self._made.items() if key not in tops):
-            if not path or _key(path) != key:
+            if not self._is_at(path, key):
                 gone.append(key)
             else:  # in an older folder
                 if os.path.isdir(path) and not os.path.islink(path):
                     found.update(_files_below(path))
-                elif self._takes_files and (same := _file(path)) is not None:
+                elif (same := _file(path)) is not None:
                     found[key] = same
         if len(gone) > GONE_KEPT:
             for key in gone:
@@ -226,12 +227,19 @@ class ShmFiles:
                 (removed if _unlink_same(file.path, key) else kept).append(file)
                 removed += [other for other in names.get(key, ()) if _unlink_same(other.path, key)]
         for key, path in self._made.items():
-            if path and _key(path) == key and os.path.isdir(path):
-                _remove_empty_folders(path)
+            if self._is_at(path, key) and os.path.isdir(path):
+                for folder, _, _ in os.walk(path, topdown=False):
+                    with contextlib.suppress(OSError):  # it is not empty
+                        os.rmdir(folder)
                 if _key(path) is None and not any(file.path.startswith(f"{path}/") for file in removed):
                     removed.append(File(f"{path}/", 0))
         self.found = {}
         return removed, kept
+
+    def _is_at(self, path: str, key: Key) -> bool:
+        """Whether this is at the path, and in one of the folders: a report may name what is anybody's."""
+        parent = os.path.realpath(os.path.dirname(path)) + "/"
+        return _key(path) == key and parent.startswith(tuple(f"{one}/" for one in self._folders))
 
     def _names_of_linked_files(self) -> dict[Key, list[File]]:
         """Return all names of the run's files that have several: a file uses memory as long as it has one."""
@@ -372,13 +380,6 @@ def _has_several_names(path: str) -> bool:
         return os.lstat(path).st_nlink > 1
     except OSError:  # it has just been removed
         return False
-
-
-def _remove_empty_folders(top: str) -> None:
-    """Remove the folder and the folders in it, if they are empty."""
-    for folder, _, _ in os.walk(top, topdown=False):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
 
 
 def _key(path: str) -> Key | None:

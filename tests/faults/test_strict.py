@@ -153,6 +153,18 @@ def test_a_weaker_level_holds_all_but_what_it_says(folder: Path, target: dict[st
 
 
 @needs_sandbox
+def test_a_folder_that_the_algorithm_falsely_reports_as_its_shared_memory_stays(folder: Path) -> None:
+    code = "strict_reports_what_it_did_not_make.py"
+    theirs = folder / "code" / "theirs"
+    theirs.mkdir()
+    (theirs / "data").write_text("x")
+    shutil.copy(ALGORITHMS / code, folder / "code")
+    ended = run([*strict(folder, code=code), "-i", json.dumps([str(theirs)])], cwd=folder)
+    assert json.loads(ended.stdout)["output"] == 1, ended
+    assert (theirs / "data").read_text() == "x"
+
+
+@needs_sandbox
 def test_nothing_that_one_process_of_the_algorithm_leaves_is_seen_by_the_next(
     folder: Path, target: dict[str, Any]
 ) -> None:

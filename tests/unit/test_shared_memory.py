@@ -316,6 +316,34 @@ def test_what_was_reported_and_is_gone_is_forgotten_and_the_rest_stays_the_runs(
     assert removed_by(shared) == ({"kept"}, set())
 
 
+@pytest.mark.parametrize("is_isolated", [True, False])
+def test_a_report_of_what_lies_elsewhere_is_ignored(is_isolated: bool, folder: Path, tmp_path: Path) -> None:
+    (own := folder / "own").mkdir()
+    (elsewhere := Path(f"{folder}_elsewhere")).mkdir()
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    folders = [str(folder), str(own)] if is_isolated else [str(folder)]
+    shared = SharedMemory(folders=folders, reports=reading)
+    theirs = [folder / "theirs", elsewhere / "theirs", tmp_path / "theirs"]
+    try:
+        for one in theirs[0 if is_isolated else 1 :]:
+            one.mkdir()
+            (one / "data").write_bytes(b"x" * MI)
+            report(writing, one)
+            (folder / "link").unlink(missing_ok=True)
+            (folder / "link").symlink_to(one.parent)
+            facts = one.stat()
+            os.write(writing, b"%d %d %s\0" % (facts.st_dev, facts.st_ino, bytes(folder / "link" / one.name)))
+        shared.scan([], 0.0)
+        assert shared.total_bytes == 0
+        shared.remove_left_over()
+        assert all((one / "data").exists() for one in theirs if one.exists())
+        assert (tmp_path / "theirs" / "data").exists() and (elsewhere / "theirs" / "data").exists()
+    finally:
+        shared.close()
+        os.close(writing)
+        shutil.rmtree(elsewhere)
+
+
 @pytest.mark.parametrize(
     "text",
     [b"x", b"\0\0\0", b"1 x /\0", b"-1 2 /\0", b"1 2\0", b"\xff" * 4000, b"9" * 4000],
