@@ -142,10 +142,15 @@ def is_labelled(value: Any) -> bool:
 
 
 def has_labels(index: Any) -> bool:
-    """Whether an index of pandas' has several levels, a name as after groupby(), or anything but integers."""
+    """Whether an index of pandas' has several levels, a name as after groupby(), or anything but 0 to n-1."""
     if getattr(index, "nlevels", 1) > 1 or getattr(index, "name", None) is not None:
         return True
-    return getattr(index.dtype, "kind", "O") not in "iu"
+    if getattr(index.dtype, "kind", "O") not in "iu" or index.hasnans:
+        return True
+    # Integers that increase from 0 to n-1 are all of them.
+    return len(index) > 0 and not (
+        index[0] == 0 and index[-1] == len(index) - 1 and index.is_monotonic_increasing and index.is_unique
+    )
 
 
 # ---- times of numpy's, which tolist() gives as bare numbers where datetime has not their unit

@@ -11,6 +11,7 @@ import enum
 import itertools
 import math
 import os
+import sys
 from collections import abc
 from typing import Any, Dict, Optional
 
@@ -33,7 +34,7 @@ class ResultInvalid(Exception):
 def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
     """Return a copy made of the encoding's own types; raises ResultInvalid naming the place."""
     if depth > DEPTH_MAX:
-        raise ResultInvalid(f"{shortened(place)}: nested more than {DEPTH_MAX} deep, or it contains itself")
+        raise _too_deep(place)
     if value is None or value is True or value is False:
         return value
     kind = type(value)
@@ -74,6 +75,24 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
             if field._field_type.name == "_FIELD"  # as dataclasses.fields() does: no ClassVar, no InitVar
         }
     return _plain_of_library(value, encoding, place, depth, known)
+
+
+def _too_deep(place: str) -> ResultInvalid:
+    """Return the error; where one of the values that are being converted is part of itself, it says so."""
+    calls = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is plain.__code__:
+            calls.append((id(frame.f_locals["value"]), frame.f_locals["place"]))
+        frame = frame.f_back  # type: ignore[assignment]
+    places: Dict[int, str] = {}
+    for one, inner in reversed(calls):
+        outer = places.setdefault(one, inner)
+        if outer is not inner:
+            return ResultInvalid(
+                f"{shortened(inner)}: it is {shortened(outer)} again, which contains itself: break the circle"
+            )
+    return ResultInvalid(f"{shortened(place)}: nested more than {DEPTH_MAX} deep")
 
 
 def _plain_of_library(value: Any, encoding: str, place: str, depth: int, known: Optional[str]) -> Any:

@@ -13,12 +13,17 @@ class Columns(list):
     is_unique = True
 
 
+class Rows(list):
+    nlevels, name, dtype = 1, None, types.SimpleNamespace(kind="i")
+    is_unique, is_monotonic_increasing, hasnans = True, True, False
+
+
 def frame():
     return stand_in(
         "pandas",
         "DataFrame",
         columns=Columns("ab"),
-        index=types.SimpleNamespace(nlevels=1, name=None, dtype=types.SimpleNamespace(kind="i")),
+        index=Rows([0, 1]),
         reset_index=None,
         to_dict=lambda self, how: [{"a": 1, "b": NA}],
     )

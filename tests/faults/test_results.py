@@ -10,8 +10,8 @@ from support.local import error_of, run_tasks
 
 REFUSED = {
     "object": "result['a'][3]: ",
-    "circle": "or it contains itself",
-    "deep": "deep, or it contains itself",
+    "circle": "result[0]: it is result again, which contains itself: break the circle",
+    "deep": "nested more than 200 deep",
     "generator": "result: generator cannot be sent; use list(...) of it",
     "function": "result: function",
     "key": "keys must be text",

@@ -133,8 +133,17 @@ def test_any_other_value_is_refused_by_its_place(value: Any, sentence: str, libr
 def test_a_value_inside_itself_is_refused(library: str) -> None:
     circle: list[Any] = []
     circle.append(circle)
-    with pytest.raises(codec.ResultInvalid, match="contains itself"):
+    with pytest.raises(
+        codec.ResultInvalid,
+        match=r"^result\[0\]: it is result again, which contains itself: break the circle$",
+    ):
         encoded(circle)
+    inner: dict[str, Any] = {"back": None}
+    inner["back"] = (1, inner)
+    with pytest.raises(
+        codec.ResultInvalid, match=r"^result\['a'\]\['back'\]\[1\]: it is result\['a'\] again"
+    ):
+        encoded({"a": inner})
 
 
 def test_a_value_nested_deeper_than_the_interpreter_allows_is_refused(library: str) -> None:

@@ -68,6 +68,8 @@ class Index(list[Any]):
         self.name = names[0] if len(names) == 1 else None
         self.dtype = types.SimpleNamespace(kind=kind)
         self.is_unique = len(set(labels)) == len(labels)
+        self.is_monotonic_increasing = self == sorted(self) if kind in "iu" else False
+        self.hasnans = None in self
 
 
 def series(labels: Any, kind: str, values: list[Any], names: Any = (None,)) -> Any:
@@ -185,6 +187,7 @@ FORMS: list[tuple[str, Any, Any]] = [
     ("pandas NA", NA, None),
     ("pandas NA in an array", stand_in("pandas", "IntegerArray", tolist=returning([1, NA])), [1, None]),
     ("pandas Series", series(range(2), "i", [1, NA]), [1, None]),
+    ("pandas Series without a row", series([], "i", []), []),
     ("pandas Index", stand_in("pandas", "Index", dtype=numpy.dtype("O"), tolist=returning(["a"])), ["a"]),
     ("polars Series", stand_in("polars.series.series", "Series", to_list=returning([1, None])), [1, None]),
     ("Arrow scalar", stand_in("pyarrow.lib", "Int64Scalar", as_py=returning(5)), 5),
@@ -297,6 +300,8 @@ REFUSED: list[tuple[str, Callable[[], Any], str, Any]] = [
         {"columns": ["a"], "data": [[1]]},
     ),
     ("series of groups", lambda: series([7, 3], "i", [1, 2], ["user"]), "pandas.Series", {"7": 1, "3": 2}),
+    ("series that was filtered", lambda: series([1, 4], "i", [1, 2]), "pandas.Series", {"1": 1, "4": 2}),
+    ("series that was sorted", lambda: series([1, 0], "i", [1, 2]), "pandas.Series", {"1": 1, "0": 2}),
     ("labelled series", lambda: series(["a", "b"], "O", [1, 2]), "pandas.Series", {"a": 1, "b": 2}),
     (
         "series with a label twice",
