@@ -64,6 +64,7 @@ class Supervisor:
         self._store = store
         self._hooks = hooks
         self._grace: Timer | None = None
+        self._was_shut_down = False
         #: For the worker, where the end was not its own word: `stopped` would make the task succeed, and
         #: `errorMessage` would rob it of the repetition that a lost pod gets (OnCrash).
         self._cut_short = ""
@@ -191,8 +192,15 @@ class Supervisor:
 
     def shutdown(self, status: int) -> None:
         """Shut down: the user's stop(), the grace, exit(), no process left. The second call kills."""
-        if self.ending:
+        if self._was_shut_down:
             self._control.step(Event.KILL_NOW)
+            return
+        self._was_shut_down = True
+        if self.ending:  # the worker has asked before, and exit() runs
+            self._control.exit_status = status
+            self._notices.task.stopping(None, may_kill=self._may_kill)
+            self._disarm_grace()
+            self._arm_grace()
             return
         task = self._control.task
         if task is not None:

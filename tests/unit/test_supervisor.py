@@ -180,6 +180,21 @@ def test_a_second_interrupt_kills_at_once(serve: Serve) -> None:
     assert failure is not None and "second interrupt" in failure.message
 
 
+def test_an_interrupt_while_exit_runs_at_the_workers_wish_gives_it_the_grace_and_a_second_one_kills(
+    serve: Serve,
+) -> None:
+    one = serve()
+    one.exit()
+    one.after(4.0)
+    one.supervisor.shutdown(143)
+    one.after(4.0)
+    assert one.child.kill_cause is None and one.output.shows("■ stopping: 5 s to end")
+    one.supervisor.shutdown(143)
+    assert one.child.kill_cause is Cause.INTERRUPTED
+    one.child.goes()
+    assert one.finished == 1 and one.supervisor.exit_status == 143
+
+
 def test_a_child_that_does_not_end_within_the_grace_is_killed_at_the_end_too(serve: Serve) -> None:
     one = serve()
     one.run_to(State.EXITING)
