@@ -24,7 +24,10 @@ def main() -> NoReturn:
         _main()
     except KeyboardInterrupt:  # before a loop handles SIGINT
         sys.exit(130)
-    except MemoryError:  # during an import: cli/main.py says more
+    except (MemoryError, SystemError) as error:  # during an import: cli/main.py says more
+        # An interpreter that forgets the MemoryError raises a SystemError.
+        if isinstance(error, SystemError) and "without exception set" not in str(error):
+            raise
         sys.exit("hkrunner: hkrunner itself has no memory left (ulimit -v, ulimit -d)")
 
 

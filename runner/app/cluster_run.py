@@ -324,7 +324,8 @@ class ClusterRun:
             if result.failure is not None:
                 place = f"{result.node}, input {(result.position or 0) + 1}"
                 self._output.warn(
-                    f"✘ task {result.task} failed ({place}): {self.report.words(result.failure)}"
+                    f"✘ task {result.task} failed ({place}): {self.report.words(result.failure)}",
+                    task=result.task,
                 )
         self._let_go_on(printed)
 

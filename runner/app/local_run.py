@@ -112,7 +112,7 @@ class LocalRun:
         """Shut down, with this exit status; the second call kills."""
         if not self._is_over and not self._count:
             grace_s = self._settings.serving.grace_s
-            self._output.announce(f"■ stopping: the code is still loading, {grace_s:g} s to end")
+            self._output.announce(f"■ stopping: the code is still loading, {grace_s:.12g} s to end")
         self._is_over = True
         for process in tuple(self._left):
             process.supervisor.shutdown(status)

@@ -201,8 +201,8 @@ class BackgroundOutput(Output):
         """Write a line with --verbose only."""
         self._to.debug(text)
 
-    def warn(self, text: str) -> None:
-        """Write a line."""
+    def warn(self, text: str, *, task: str | None = None) -> None:
+        """Write a line; the events of the run have no such task."""
         self._to.warn(text)
 
     def debug(self, text: str) -> None:

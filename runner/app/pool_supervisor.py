@@ -140,7 +140,7 @@ class PoolSupervisor:
             overdue = worker.find_overdue()
             # Twice, because it may have been written at that moment.
             if overdue is not None and worker.overdue == overdue:
-                worker.child.kill(Cause.TASK_TIMEOUT, f"{overdue.limit_s:g} s")
+                worker.child.kill(Cause.TASK_TIMEOUT, f"{overdue.limit_s:.12g} s")
             worker.overdue = overdue
 
     def worker_loaded(self, number: int, child: PooledChild) -> None:

@@ -296,7 +296,9 @@ def _serve(context: RunContext, user_process: UserProcessAttachment | None) -> i
     serving = settings.serving
 
     def given_up(reason: str) -> None:
-        output.warn(f"hkrunner: no worker at {serving.url} within {serving.connect_timeout_s:g} s: {reason}")
+        output.warn(
+            f"hkrunner: no worker at {serving.url} within {serving.connect_timeout_s:.12g} s: {reason}"
+        )
         supervisor.shutdown(5)
 
     retention = retention_of(loop, settings, output, store)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..errors import SettingsError
 from ..settings.option import Option
@@ -107,11 +109,31 @@ def _is_json(word: str) -> bool:
     return True
 
 
+class _OneOf(click.Choice):  # type: ignore[type-arg,unused-ignore]
+    """One of some words; anything else is refused in one sentence, without the usage."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word. Raises SettingsError."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            from difflib import get_close_matches  # late: only a mistake needs it
+
+            assert param is not None and ctx is not None, "it is the type of an option"
+            is_variable = ctx.get_parameter_source(param.name or "") is ParameterSource.ENVIRONMENT
+            given = (
+                [name for name in param.envvar or () if os.environ.get(name)] if is_variable else param.opts
+            )
+            close = [f"; did you mean {one}?" for one in get_close_matches(str(value), self.choices, 1)]
+            words = " or ".join((", ".join(self.choices[:-1]), self.choices[-1]))
+            raise SettingsError(f"{given[-1]} wants {words}, not {value!r}{''.join(close)}") from None
+
+
 def parameter(option: Option) -> click.Option:
     """Return the option for click."""
     kind: Any = str
     if option.kind == "choice":
-        kind = click.Choice(option.choices)
+        kind = _OneOf(option.choices)
     flag = option.kind == "flag"
     shown = option.default is not None and not flag
     return click.Option(

@@ -164,7 +164,7 @@ def main_with(args: list[str] | None) -> NoReturn:
         status = 2
     except (click.Abort, KeyboardInterrupt):
         status = 130
-    except (OSError, RuntimeError, MemoryError) as error:
+    except (OSError, RuntimeError, MemoryError, SystemError) as error:
         sentence = _explain(error)
         if sentence is None:
             raise

@@ -60,10 +60,10 @@ class TaskReport:
         """Report in a line how a task ended."""
         output = self._output
         if result.status == "failed" and result.failure is not None:
-            output.warn(f"✘ task {result.task} failed: {self.words(result.failure)}")
+            output.warn(f"✘ task {result.task} failed: {self.words(result.failure)}", task=result.task)
             self._name_explain(result.failure.code)
         elif result.status == "stopped":
-            output.warn(f"■ task {result.task} stopped{_how(result)}")
+            output.warn(f"■ task {result.task} stopped{_how(result)}", task=result.task)
         else:
             place = ""
             if result.folder is not None:
@@ -74,7 +74,7 @@ class TaskReport:
             used = "" if self._settings.local_run.in_process else _used(result)
             output.say(f"✔ {result.task} done in {_duration(result.duration_s)}{used}{place}")
         for problem in result.problems:
-            output.warn(f"  {problem}")
+            output.warn(f"  {problem}", task=result.task)
 
     def _name_explain(self, code: str) -> None:
         """Name `hkrunner explain`, once for each code that the user's code did not cause."""

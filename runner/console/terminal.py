@@ -147,9 +147,12 @@ class Output:
         """Write a line as say() does; with several processes, once for all of them."""
         self.say(text)
 
-    def warn(self, text: str) -> None:
-        """Write a line to stderr, even with --quiet, and a `warning` event."""
-        self.events.emit("warning", {"text": text})
+    def warn(self, text: str, *, task: str | None = None) -> None:
+        """Write a line to stderr, even with --quiet, and a `warning` event.
+
+        `task`: the name of the task that the line is about, where that has ended.
+        """
+        self.events.emit("warning", {"text": text} if task is None else {"taskId": task, "text": text})
         self.line(text)
 
     def debug(self, text: str) -> None:

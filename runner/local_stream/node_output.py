@@ -34,10 +34,10 @@ class NodeOutput(ProcessOutput):
         """Write a line with --verbose only: the run itself says how its nodes go."""
         self.debug(text)
 
-    def warn(self, text: str) -> None:
+    def warn(self, text: str, *, task: str | None = None) -> None:
         """Write a line, even with --quiet, and a `warning` event."""
         self.warned.add(text)
-        super().warn(text)
+        super().warn(text, task=task)
 
     def line(self, text: str) -> None:
         """Write a line, even with --quiet."""

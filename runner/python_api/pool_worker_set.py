@@ -162,7 +162,7 @@ class WorkerSet:
             self._requeue(worker.recall())
             worker.deny_first()
             if worker.has_begun_first():
-                self._kill(worker, Cause.TASK_TIMEOUT, f"{worker.sent[0].task.timeout_s:g} s")
+                self._kill(worker, Cause.TASK_TIMEOUT, f"{worker.sent[0].task.timeout_s:.12g} s")
             else:
                 self._kill(worker, Cause.CHANNEL_BROKEN, "it did not begin the next task")
             self.retire(worker)

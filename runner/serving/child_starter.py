@@ -174,4 +174,4 @@ class ChildStarter:
 
     def _start_overdue(self, child: WardedChild) -> None:
         if not child.loaded:
-            child.kill(Cause.START_TIMEOUT, f"{self._settings.limits.start_timeout_s:g} s")
+            child.kill(Cause.START_TIMEOUT, f"{self._settings.limits.start_timeout_s:.12g} s")

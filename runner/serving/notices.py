@@ -216,7 +216,7 @@ class TaskNotices:
     def stopping(self, task: str | None, *, may_kill: bool) -> None:
         """The task of this name is asked to stop; None: everything is, while a task runs."""
         what = ":" if task is None else f" task {task}: stop() is called,"
-        patience = f"{self._settings.serving.grace_s:g} s to end" if may_kill else "waiting for it to end"
+        patience = f"{self._settings.serving.grace_s:.12g} s to end" if may_kill else "waiting for it to end"
         say = self._output.announce if task is None else self._output.say
         say(f"■ stopping{what} {patience}")
 

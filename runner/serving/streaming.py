@@ -130,7 +130,7 @@ class Streaming:
 
     def _stage(self, stage: str) -> None:
         if stage == "overdue" and self._child is not None:
-            self._child.kill(Cause.TASK_TIMEOUT, f"{self._message_s:g} s for one message of the stream")
+            self._child.kill(Cause.TASK_TIMEOUT, f"{self._message_s:.12g} s for one message of the stream")
         else:
             self.on_stage(stage)
 

@@ -231,7 +231,7 @@ class TaskHandover:
         self._usage_alarm.set(WATCH_S)
         if limits.task_timeout_s is not None and limits.enforced:
             limit_s = limits.task_timeout_s
-            task.timeout = self._loop.after(limit_s, lambda: self._overdue(child, f"{limit_s:g} s"))
+            task.timeout = self._loop.after(limit_s, lambda: self._overdue(child, f"{limit_s:.12g} s"))
 
     def _watch_usage(self) -> None:
         task = self._control.task

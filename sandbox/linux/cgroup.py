@@ -278,21 +278,21 @@ def describe(limits: Limits, group: Cgroup | None, refusal: Refusal | None = Non
         parts.append(f"memory {format_bytes(limits.memory_bytes)} by {by}")
     if limits.cpu_cores is not None:
         by = "the kernel's cgroup" if group is not None and group.holds("cpu") else "stop and continue"
-        parts.append(f"cpu {limits.cpu_cores:g} by {by}")
+        parts.append(f"cpu {limits.cpu_cores:.12g} by {by}")
     if limits.pids is not None:
         held = group is not None and group.holds("pids")
         by = f", and {tasks_allowed(limits.pids)} threads by the kernel's cgroup" if held else ""
         parts.append(f"processes {limits.pids} by counting{by}")
     if limits.cpu_time_s is not None:
-        parts.append(f"cpu time {limits.cpu_time_s:g} s")
+        parts.append(f"cpu time {limits.cpu_time_s:.12g} s")
     if limits.files is not None:
         parts.append(f"files {limits.files} by rlimit")
     if limits.disk_bytes is not None:
         parts.append(f"disk {format_bytes(limits.disk_bytes)} by measuring")
     if limits.task_timeout_s is not None:
-        parts.append(f"task {limits.task_timeout_s:g} s")
+        parts.append(f"task {limits.task_timeout_s:.12g} s")
     if limits.start_timeout_s is not None:
-        parts.append(f"loading {limits.start_timeout_s:g} s")
+        parts.append(f"loading {limits.start_timeout_s:.12g} s")
     line = "limits: " + (", ".join(parts) if parts else "none")
     wanted = limits.memory_bytes is not None or limits.cpu_cores is not None
     return f"{line} ({refusal.why})" if refusal is not None and wanted else line

@@ -40,7 +40,7 @@ class Unit(enum.Enum):
         """Return the value as messages show it: 0.5 cores, 512 MiB, 3 s."""
         if self is Unit.BYTES:
             return format_bytes(value)
-        return f"{value:g}{_SUFFIXES.get(self, '')}"
+        return f"{value:.12g}{_SUFFIXES.get(self, '')}"  # six digits would show 2147483648 as 2.14748e+09
 
 
 _SUFFIXES = {Unit.CORES: " cores", Unit.SECONDS: " s"}

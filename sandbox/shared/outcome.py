@@ -158,7 +158,7 @@ def _what(exit: Exit, during: str) -> str:
             )
         case Cause.CPU_TIME:
             breach = exit.breach or LimitBreach(0, 0)
-            used_s, allowed_s = f"{breach.used:.1f}", f"{breach.allowed:g}"
+            used_s, allowed_s = f"{breach.used:.1f}", f"{breach.allowed:.12g}"
             by = set_by("cpu_time_s", exit.origins)
             used = f"used {used_s} of {allowed_s} s CPU time allowed ({by}){_after(breach)}"
             return f"{used}; compute less, or raise the limit"

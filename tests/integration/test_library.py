@@ -184,7 +184,7 @@ def test_the_memory_mode_is_the_callers_choice() -> None:
     )
     (sparse,) = hkrunner.run(entry, [1], mem="200Mi", mem_mode="rss")
     assert sparse.output == 1
-    with pytest.raises(hkrunner.SettingsError, match="'hope' is not one of"):
+    with pytest.raises(hkrunner.SettingsError, match="--mem-mode wants auto, brake or rss, not 'hope'"):
         hkrunner.run(entry, [1], mem="200Mi", mem_mode="hope")
 
 

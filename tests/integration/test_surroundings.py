@@ -114,7 +114,7 @@ def test_few_open_files_make_no_difference_or_are_reported_in_one_sentence(tmp_p
     assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
 
 
-@pytest.mark.parametrize("option", ["-v 30000", "-v 20000", "-d 20000", "-d 8000"])
+@pytest.mark.parametrize("option", ["-v 30000", "-v 20000", "-d 20000", "-d 15000", "-d 12000", "-d 8000"])
 def test_too_little_memory_for_hkrunner_itself_is_reported_in_one_sentence(
     option: str, tmp_path: Path
 ) -> None:
