@@ -284,22 +284,15 @@ def state_pictures() -> str:
 
 # ---- packages
 
-#: The packages, in the order in which each may import the ones below it.
+#: The packages, in an order in which each imports only packages below it; tests/unit/test_house.py checks it.
 PACKAGES = (
-    *("runner.cli", "runner.app", "runner.local_stream", "runner.serving", "runner.streaming"),
-    *("runner.cluster", "runner.program"),
-    *("runner.image", "runner.console", "runner.prepare", "runner.worker_stub", "runner.storage"),
-    *("runner.link", "runner.settings", "runner.protocol", "runner.io", "runner.python_api"),
+    *("runner.python_api", "runner.cli", "runner.app", "runner.local_stream", "runner.serving"),
+    *("runner.streaming", "runner.program", "runner.cluster", "runner.image", "runner.console"),
+    *("runner.prepare", "runner.worker_stub", "runner.storage", "runner.link", "runner.settings"),
+    *("runner.protocol", "runner.io"),
+    *("boards.tensorboard", "boards.report", "boards.runs"),
     *("sandbox.parent", "sandbox.child", "sandbox.warden", "sandbox.isolation", "sandbox.usage"),
-    *(
-        "sandbox.codec",
-        "sandbox.linux",
-        "sandbox.shared",
-        "sandbox.importable",
-        "boards.tensorboard",
-        "boards.report",
-        "boards.runs",
-    ),
+    *("sandbox.codec", "sandbox.linux", "sandbox.shared", "sandbox.importable"),
 )
 
 
@@ -318,7 +311,7 @@ def packages() -> str:
             ast.parse((root / name.replace(".", "/") / "__init__.py").read_text("utf-8"))
         )
         assert text is not None, f"{name} has no docstring"
-        rows.append([code(name.replace(".", "/")), text.splitlines()[0]])
+        rows.append([code(name.replace(".", "/")), text])
     return table(["package", "what it contains, and who may import it"], rows)
 
 

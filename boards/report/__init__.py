@@ -1,1 +1,1 @@
-"""Reports of recorded tasks, as one HTML page that needs no network; may import runs."""
+"""Reports of recorded tasks, as one HTML page that needs no network. Imported by runner."""

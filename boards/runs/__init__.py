@@ -1,1 +1,1 @@
-"""Records of tasks, written while they run and read back later; runner and the rest of boards import it."""
+"""Records of tasks, written while they run and read back later. All of boards and runner may import it."""

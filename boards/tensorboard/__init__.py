@@ -1,1 +1,4 @@
-"""One TensorBoard server: its process, its data server, its pages; only boards imports it."""
+"""One TensorBoard server: its process, its data server, its pages.
+
+Imported by rest_routes, rest_server and runner.
+"""

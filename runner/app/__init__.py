@@ -1,1 +1,1 @@
-"""What each command does, without click; imported by cli and python_api, it imports all other packages."""
+"""What each command does, without click. Imported by cli and python_api."""

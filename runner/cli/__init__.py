@@ -1,1 +1,4 @@
-"""The command line, one file a command: the only package that knows click, imported by `entry_point`."""
+"""The command line, one file a command, the only package that knows click.
+
+Imported by entry_point and python_api.
+"""

@@ -1,1 +1,4 @@
-"""The client of a cluster's API server: addresses, login, requests, jobs and their results."""
+"""The client of a cluster's API server: addresses, login, requests, jobs, results.
+
+Imported by app and cli.
+"""

@@ -1,1 +1,1 @@
-"""What is shown of a run: terminal, JSON events, status line, files; imported by app, serving and cli."""
+"""What is shown of a run: terminal, JSON events, status line, files. All packages above it may import it."""

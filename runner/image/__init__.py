@@ -1,1 +1,1 @@
-"""The OCI image of an algorithm: what is in it, and which engine builds it; imported by app."""
+"""The OCI image of an algorithm: what is in it, and which engine builds it. Imported by app."""

@@ -1,1 +1,1 @@
-"""The event loop and what reads and writes on it; knows nothing of tasks, and all of runner may import it."""
+"""The event loop and what reads and writes on it, without knowledge of tasks. All of runner may import it."""

@@ -1,1 +1,1 @@
-"""The WebSocket to the worker; imported by app and serving, it knows no settings."""
+"""The WebSocket to the worker, which knows no settings. Imported by app, program and serving."""

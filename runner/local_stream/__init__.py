@@ -1,1 +1,1 @@
-"""Runs a stream pipeline on this machine: its nodes, their replicas, what is shown; imported by app."""
+"""A stream pipeline on this machine: its nodes, their replicas, what is shown. Imported by app."""

@@ -1,1 +1,4 @@
-"""From settings to what can be run: code, interpreter, GPUs, inputs; imported by app and cli."""
+"""What settings name, made ready to run: code, interpreter, GPUs, inputs.
+
+All packages above it may import it.
+"""

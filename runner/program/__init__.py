@@ -1,1 +1,1 @@
-"""A program that speaks HKube's protocol as the algorithm, and what it may say; imported by serving."""
+"""A program that speaks HKube's protocol as the algorithm, and what it may say. Imported by serving."""

@@ -1,1 +1,1 @@
-"""What the worker and we say, task states, results, error codes: no I/O; all of runner may import it."""
+"""What the worker and we say, task states, results, error codes, without I/O. All of runner may import it."""

@@ -1,1 +1,1 @@
-"""hkrunner.run() and its types; imported only by the package hkrunner itself and the pytest plugin."""
+"""hkrunner.run(), hkrunner.Pool and their types, which `import hkrunner` finds. Imported by pytest_plugin."""

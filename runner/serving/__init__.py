@@ -1,1 +1,4 @@
-"""One algorithm served to one worker: the supervisor, its children, the running task; imported by app."""
+"""One algorithm served to one worker: the supervisor, its children, the running task.
+
+Imported by app, local_stream and python_api.
+"""

@@ -1,1 +1,4 @@
-"""Options, variables and descriptors, and the frozen Settings made of them; no package below imports it."""
+"""Options, variables and descriptors, and the frozen Settings made of them.
+
+All packages above it may import it.
+"""

@@ -1,1 +1,4 @@
-"""Streaming: the process that holds a task's ZeroMQ sockets, and the parent's handle on it."""
+"""The process that holds a task's ZeroMQ sockets, and the parent's handle on it.
+
+Imported by app, local_stream and serving.
+"""

@@ -1,1 +1,1 @@
-"""The process that runs user code: it loads the entry and serves tasks; imported by in-process runs alone."""
+"""The process that runs user code: it loads the entry and serves tasks. Imported by start and runner."""

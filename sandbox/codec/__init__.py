@@ -1,4 +1,4 @@
-"""HKube's messages as bytes, decoded and encoded once, in the child; child and runner import it."""
+"""HKube's messages as bytes, decoded and encoded once, in the child. Imported by child, boards and runner."""
 
 #: The encodings of HKube's WebSocket. Not in codec.py, because that takes options longer to import.
 ENCODINGS = ("json", "bson", "msgpack")

@@ -1,1 +1,1 @@
-"""A folder for sys.path with one package, which gives the algorithm's folder a name that can be imported."""
+"""A folder for sys.path with one package, which gives the algorithm's folder a name. Imported by nobody."""

@@ -1,1 +1,4 @@
-"""Isolates the algorithm, for `--sandbox strict`: namespaces, a root folder, a filter of system calls."""
+"""What isolates the algorithm with `--sandbox strict`: namespaces, a root folder, a filter of system calls.
+
+Imported by parent, start, warden and runner.
+"""

@@ -1,1 +1,4 @@
-"""What we ask of the kernel: /proc, cgroups, Landlock, signals to a tree; all of sandbox may import it."""
+"""What we ask of the kernel: /proc, cgroups, Landlock, signals to a tree.
+
+All of sandbox, boards and runner may import it.
+"""

@@ -1,1 +1,1 @@
-"""The parent's handles on its warden and child; runner imports it."""
+"""The parent's handles on its warden and child. Imported by boards and runner."""

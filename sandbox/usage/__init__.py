@@ -1,1 +1,1 @@
-"""What a tree of processes uses: memory, CPU, shared memory, disk; imported by the warden."""
+"""What a tree of processes uses: memory, CPU, shared memory, disk. Imported by warden."""

@@ -1,1 +1,1 @@
-"""The process between parent and child: starts, watches and ends the child's tree; imported by nobody."""
+"""The process between parent and child: starts, watches and ends the child's tree. Imported by start."""

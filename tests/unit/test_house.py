@@ -269,6 +269,55 @@ def test_every_package_says_what_lives_there() -> None:
         assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), file
 
 
+def importers_of(package: str) -> set[str]:
+    """Return the rooms of its group that import this one, and the other groups that do."""
+    group, _, _ = package.partition(".")
+    importers = {
+        importer_of(found)
+        for found in all_imports()
+        if found.ours is not None and room_of(found.ours) == package != importer_of(found)
+    }
+    return {
+        name.removeprefix(f"{group}.") if name.startswith(f"{group}.") else name.split(".")[0]
+        for name in importers
+    }
+
+
+def packages() -> dict[str, str]:
+    """Return the docstring of each package of a group, as one line."""
+    return {
+        room_of(file.parent.relative_to(ROOT).parts): " ".join(
+            str(ast.get_docstring(ast.parse(file.read_text()))).split()
+        )
+        for folder in FOLDERS
+        for file in (ROOT / folder).glob("*/__init__.py")
+    }
+
+
+@pytest.mark.parametrize("package", sorted(packages()))
+def test_a_package_names_those_that_import_it(package: str) -> None:
+    """Unless it says of whole groups that they may."""
+    text = packages()[package]
+    named = re.search(r"\. Imported by (.+)\.$", text)
+    if named is None:
+        assert re.search(r"\. (All .+|Everybody) may import it\.$", text), text
+    else:
+        assert set(re.split(", | and ", named[1])) == (importers_of(package) or {"nobody"})
+
+
+def test_the_page_lists_packages_so_that_each_imports_only_those_below_it() -> None:
+    text = (ROOT / "docs" / "generated.py").read_text(encoding="utf-8")
+    shown = re.findall(r'"((?:runner|boards|sandbox)\.\w+)"', text[: text.index("def packages()")])
+    upwards = [
+        found
+        for found in all_imports()
+        if found.ours is not None
+        and {importer_of(found), room_of(found.ours)} <= set(shown)
+        and shown.index(importer_of(found)) > shown.index(room_of(found.ours))
+    ]
+    assert not broken(iter(upwards))
+
+
 def test_only_the_command_line_knows_click() -> None:
     assert not broken(
         found
