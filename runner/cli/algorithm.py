@@ -147,6 +147,7 @@ command = click.Group(
         click.Command(
             "versions",
             callback=_versions,
+            short_help="List the versions of an algorithm, or choose one.",
             help="List the versions of an algorithm, the oldest first; the current one has a star.",
             params=[
                 _name(),

@@ -23,7 +23,8 @@ STATE_DIR = click.Option(
     default="./.hkrunner",
     show_default=True,
     metavar="DIR",
-    help="State folder, which holds the records of tasks.",
+    show_envvar=True,
+    help="Folder with the records of tasks.",
 )
 
 
@@ -334,6 +335,7 @@ boards_command = ErrorReportingGroup(
         click.Command(
             "serve",
             callback=_serve,
+            short_help="Serve the routes until stopped.",
             help="Serve the routes until stopped; boards that they start end with this command.",
             params=[
                 _PORT,

@@ -1,4 +1,4 @@
-"""Which levels of --sandbox strict this machine can hold, each found by trying it."""
+"""Which levels of --sandbox strict this machine can provide, each found by trying it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ...sandbox.isolation.remedies import remedy_of
 from ...sandbox.isolation.trial import why_not
 from ...sandbox.parent.private_folders import PrivateFolders
-from ...sandbox.shared.isolation_policy import LEVELS, NOT_HELD, Isolation
+from ...sandbox.shared.isolation_policy import LEVELS, NOT_PREVENTED, Isolation
 from .doctor_finding import Finding, Machine
 
 
@@ -35,4 +35,4 @@ def check_sandbox(machine: Machine) -> Iterator[Finding]:
                 remedy = remedy_of(f"{level}: {refused}") or "hkrunner explain SANDBOX"
                 yield Finding(name, False, f"refused: {refused}", remedy)
             else:
-                yield Finding(name, True, NOT_HELD[level] or "all of --sandbox strict holds")
+                yield Finding(name, True, NOT_PREVENTED[level] or "all of --sandbox strict")

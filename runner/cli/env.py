@@ -127,6 +127,7 @@ command = click.Group(
         click.Command(
             "rm",
             callback=_rm,
+            short_help="Remove environments.",
             help="Remove environments, named by the beginning of their names; those of running runs stay.",
             params=[
                 click.Argument(["names"], nargs=-1, metavar="[NAMES]..."),

@@ -25,7 +25,7 @@ def command(code: str | None) -> None:
     """Explain an error code: its meaning, what to do about it, and its exit status.
 
     CODE may also be an exit status (137) or a word (oom, memory). SANDBOX explains --sandbox strict, and
-    tries what this machine can hold. Without CODE, list all error codes.
+    tries what this machine can provide. Without CODE, list all error codes.
     """
     from ..console.terminal import plain
     from ..protocol.error_codes import CODES, codes_about, limit_of, meaning_of_status

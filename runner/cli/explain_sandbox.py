@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from ...sandbox.shared.isolation_policy import LEVELS, NOT_HELD
+from ...sandbox.shared.isolation_policy import LEVELS, NOT_PREVENTED
 from ..settings.sandbox_options import SANDBOX_OPTIONS
 from .doctor_finding import Machine
 from .doctor_sandbox import check_sandbox
@@ -13,7 +13,7 @@ from .doctor_sandbox import check_sandbox
 _WHAT = (
     "--sandbox strict runs code that you do not trust. It reads its own folder, its Python and the system's"
     " programs; it writes to temporary folders of its own, gets variables by a list, has no network, and sees"
-    " no process of yours. What this machine cannot hold is not started."
+    " no process of yours. If this machine cannot provide that, the code is not started."
 )
 _ASK = (
     "hkrunner why --path PATH ENTRY and hkrunner why --net HOST:PORT ENTRY say yes or no, and by which rule;"
@@ -27,7 +27,7 @@ def rows() -> Iterator[tuple[str, str]]:
     here = {one.name: one for one in check_sandbox(Machine(os.environ, "."))}
     for level in LEVELS:
         found = here[f"sandbox {level}"]
-        held = f"not held: {NOT_HELD[level]}" if NOT_HELD[level] else "all of it holds"
+        held = f"not prevented: {NOT_PREVENTED[level]}" if NOT_PREVENTED[level] else "nothing is left out"
         state = "possible here" if found.ok else f"not possible here: {found.text}; needed: {found.remedy}"
         yield level, f"{held}. {state[0].upper()}{state[1:]}"
     for option in SANDBOX_OPTIONS:

@@ -37,6 +37,7 @@ command = Sections(
     "It listens on port 3000 as the worker does, in the encoding that the wrapper chooses (json, bson, "
     "msgpack), with storage v1, or v3 in a folder. Where a mistake of the wrapper would crash HKube's "
     "worker, it reports that and continues. It ends when every input is answered; without inputs, when it is "
-    "stopped.",
+    "stopped.\n\n"
+    "The options for the algorithm, its limits and its sandbox are those of each --algorithm.",
     epilog=EPILOG,
 )

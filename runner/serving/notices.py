@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...boards.runs.task_ids import TaskIds
-from ...sandbox.shared.isolation_policy import NOT_HELD
+from ...sandbox.shared.isolation_policy import NOT_PREVENTED
 from ...sandbox.shared.messages import Protection
 from ...sandbox.shared.outcome import Exit, left_behind, report
 from ..console.event_sink import EventSink
@@ -153,11 +153,11 @@ class ChildNotices:
         self._output.announce(f"● sandbox: strict, level {level}, {network}")
         for refused in protection.refused or ():
             self._output.announce(f"  not {refused}")
-        if not_held := NOT_HELD.get(level):
-            self._output.announce(f"  not held: {not_held}")
+        if open_to_it := NOT_PREVENTED.get(level):
+            self._output.announce(f"  not prevented: {open_to_it}")
         if not protection.signals_confined:
             self._output.announce(
-                "  not held: the algorithm can signal your other processes (Linux 6.12 can)"
+                "  not prevented: the algorithm can signal your other processes (Linux 6.12 can)"
             )
 
     def died_without_task(self, when: str, exit: Exit) -> None:

@@ -31,7 +31,7 @@ _LEVEL = Option(
     "sandbox_level",
     ("--sandbox-level",),
     "The weakest level of --sandbox strict that is accepted; the strongest possible one is used. If this"
-    " machine cannot hold it, the code is not started.",
+    " machine cannot provide it, the code is not started.",
     ("HKRUNNER_SANDBOX_LEVEL",),
     default_text="full",
     kind="choice",

@@ -1,4 +1,4 @@
-"""Why this machine cannot hold a level, and what to do about it, in words for its user."""
+"""Why this machine cannot provide a level, and what to do about it, in words for its user."""
 
 from __future__ import annotations
 

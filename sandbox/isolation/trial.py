@@ -1,4 +1,4 @@
-"""Whether this machine can hold a level, found by trying it in a process that is thrown away."""
+"""Whether this machine can provide a level, found by trying it in a process that is thrown away."""
 
 from __future__ import annotations
 

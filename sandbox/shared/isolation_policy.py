@@ -1,4 +1,4 @@
-"""What `--sandbox strict` allows the algorithm, and what each level of it does not hold.
+"""What `--sandbox strict` allows the algorithm, and what each level of it does not prevent.
 
 This module also runs inside the child, on Python 3.8 and newer.
 """
@@ -11,8 +11,8 @@ from .message_format import ProcessMessage
 
 #: The levels, strongest first.
 LEVELS = ("full", "ns", "landlock")
-#: Level -> what it does not hold that the one before it does.
-NOT_HELD = {
+#: Level -> what it does not prevent that the one before it does.
+NOT_PREVENTED = {
     "full": "",
     "ns": "the algorithm sees the machine's processes with their command lines",
     "landlock": "the algorithm sees the machine's processes with their command lines, and the names, sizes"

@@ -32,7 +32,7 @@ class Cause(enum.Enum):
     RECYCLED = "recycled"  #: ended by us between two tasks (--recycle-after)
     CHANNEL_BROKEN = "channel_broken"  #: killed by us: its channel was closed, or carried no frames
     NOT_STARTED = "not_started"  #: it could not be executed
-    NOT_ISOLATED = "not_isolated"  #: it was not executed: the machine cannot hold the sandbox that was wanted
+    NOT_ISOLATED = "not_isolated"  #: it was not executed: the machine cannot provide the sandbox
     WARDEN_LOST = "warden_lost"  #: the warden ended unexpectedly, and the process tree was killed without it
 
 
@@ -195,7 +195,7 @@ def _what(exit: Exit, during: str) -> str:
         case Cause.NOT_STARTED:
             return f"the algorithm's process could not be started: {exit.detail}{_start_remedy(exit.detail)}"
         case Cause.NOT_ISOLATED:
-            return f"this machine cannot hold the sandbox, and the code was not started: {exit.detail}"
+            return f"this machine cannot provide the sandbox, and the code was not started: {exit.detail}"
         case Cause.WARDEN_LOST:
             return f"hkrunner's warden process was lost ({exit.detail}); the algorithm was killed"
 

@@ -322,7 +322,7 @@ def test_the_weaker_level_that_was_accepted_says_what_it_does_not_hold(folder: P
     assert (task["output"], task["protection"]["sandbox"]) == ("served", "ns")
     assert task["protection"]["refused"][0].startswith("full: the mount of /proc")
     assert "● sandbox: strict, level ns, no network" in ended.stderr
-    assert "not held: the algorithm sees the machine's processes" in ended.stderr
+    assert "not prevented: the algorithm sees the machine's processes" in ended.stderr
 
 
 def test_a_dry_run_lists_what_may_be_read_written_and_reached(folder: Path) -> None:
