@@ -114,7 +114,7 @@ command = Sections(
     ],
     options=[*APPLY_OPTIONS, *(BY_NAME[name]._replace(group="Algorithm") for name in _WHAT)],
     help="Send the algorithm to an HKube cluster: its descriptor, and its code without what .hkubeignore"
-    " leaves out.\n\nThe build in the cluster is followed to its end. hkrunner shows what changes, and what HKube does"
-    " not report: a change that it has not stored, a version that no job uses.",
+    " leaves out.\n\nThe build in the cluster is followed to its end. hkrunner shows what changes, and"
+    " what HKube does not report: a change that it has not stored, a version that no job uses.",
     epilog=EPILOG,
 )

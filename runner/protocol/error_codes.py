@@ -247,8 +247,8 @@ CODES: dict[str, ErrorCode] = {
         "the job is over",
     ),
     "SANDBOX_UNAVAILABLE": ErrorCode(
-        "This machine cannot provide the `--sandbox strict` that was requested, so the code was not started. The"
-        " message names the step that was refused, what is needed, and the weaker level that would start.",
+        "This machine cannot provide the `--sandbox strict` that was requested, so the code was not started."
+        " The message names the step that was refused, what is needed, and a weaker level that would start.",
         "Change the machine as the message says, or accept a weaker level: `--sandbox-level ns` (the"
         " algorithm sees the list of processes) or `landlock` (it also sees names of files, and reaches Unix"
         " sockets). `hkrunner doctor` shows what each level meets.",
@@ -293,7 +293,7 @@ def limit_of(code: str) -> Limit | None:
 EXIT_STATUSES: dict[int, str] = {
     0: "every task has a result, or was stopped before it had one",
     1: "the algorithm raised an exception, or ended before it answered",
-    2: "bad usage: an option or a value that hkrunner does not accept, or a sandbox that this machine cannot provide",
+    2: "bad usage: an option or a value that hkrunner does not accept, or a sandbox that the machine lacks",
     3: "the code was not found",
     4: "the code could not be loaded",
     5: "no worker answered in time",

@@ -98,8 +98,8 @@ LOCAL_RUN_OPTIONS = (
         python_help="With `on`: the name of the algorithm to run, if not that of the algorithm.yml. Else"
         " NAME=FILE, another algorithm that the code may start through the code API.",
         in_worker=True,
-        worker_help="An algorithm that tasks may start by this name through the code API (`api`); repeatable. Its"
-        " own algorithm.yml sets its limits and variables.",
+        worker_help="An algorithm that tasks may start by this name through the code API (`api`); repeatable."
+        " Its own algorithm.yml sets its limits and variables.",
         is_recorded=True,
         in_cluster=True,
     ),
