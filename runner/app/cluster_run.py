@@ -319,7 +319,6 @@ class ClusterRun:
     def _print(self, batch: list[Result], printed: threading.Event) -> None:
         for result in batch:
             self.report.note_status(result.exit_status)
-            self._output.events.result(result)
             self.report.print_result(result)
             if result.failure is not None:
                 place = f"{result.node}, input {(result.position or 0) + 1}"
@@ -327,6 +326,7 @@ class ClusterRun:
                     f"✘ task {result.task} failed ({place}): {self.report.words(result.failure)}",
                     task=result.task,
                 )
+            self._output.events.result(result)
         self._let_go_on(printed)
 
     def _let_go_on(self, printed: threading.Event) -> None:

@@ -216,7 +216,6 @@ class LocalRun:
             result.position = process.position
         self.report.note_status(result.exit_status)
         process.output.end_lines()
-        process.output.events.result(result)
         if self._is_ordered:
             self._waiting[process.position] = result
             while (next_one := self._waiting.pop(self._next_printed, None)) is not None:
@@ -225,6 +224,7 @@ class LocalRun:
         else:
             self.report.print_result(result)
         self.report.show_end(result)
+        process.output.events.result(result)
 
     def _out_of_order_bytes(self) -> int:
         return sum(len(one.output or b"") for one in self._waiting.values())

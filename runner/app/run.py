@@ -304,6 +304,7 @@ def _serve(context: RunContext, user_process: UserProcessAttachment | None) -> i
     retention = retention_of(loop, settings, output, store)
 
     def ended(result: Result) -> None:
+        output.end_lines()
         report.show_end(result)
         output.events.result(result)
         if retention is not None:

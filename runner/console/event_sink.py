@@ -32,5 +32,8 @@ class EventSink:
     def printed(self, stream: str, data: bytes) -> None:
         """The algorithm printed these bytes to stdout or stderr."""
 
+    def end_lines(self) -> None:
+        """The algorithm prints nothing more in this task."""
+
     def result(self, result: Result) -> None:
-        """A task ended."""
+        """A task ended: its last event."""

@@ -52,7 +52,7 @@ class JsonEvents(EventSink):
 
     def begin(self, ids: TaskIds) -> None:
         """Events from now on carry this task's id."""
-        self._end_lines()
+        self.end_lines()
         self._task = {"taskId": ids.task}
         self._ids = {"jobId": ids.job, "nodeName": ids.node, "pipelineName": ids.pipeline}
         self._sampled_at = 0.0
@@ -94,7 +94,8 @@ class JsonEvents(EventSink):
         for line in self._lines.setdefault(stream, LineSplitter()).feed(data):
             self.emit("log", {"stream": stream, "line": line})
 
-    def _end_lines(self) -> None:
+    def end_lines(self) -> None:
+        """Write one event for each line that was not finished."""
         for stream, lines in self._lines.items():
             for line in lines.finish():
                 self.emit("log", {"stream": stream, "line": line})
@@ -102,7 +103,7 @@ class JsonEvents(EventSink):
     def result(self, result: Result) -> None:
         """Write how a task ended, as its last event."""
         self._task = {"taskId": result.task}
-        self._end_lines()
+        self.end_lines()
         exit = result.exit
         if exit is not None and exit.cause not in _NOT_KILLED:
             self.emit("killed", _kill(exit))

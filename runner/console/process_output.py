@@ -35,6 +35,7 @@ class ProcessOutput(Output):
 
     def end_lines(self) -> None:
         """Pass on the lines that were not finished, as lines."""
+        super().end_lines()
         for stream, rest in self._unfinished.items():
             self._write_lines_of(stream, rest + b"\n")
         self._unfinished.clear()

@@ -43,9 +43,10 @@ class TaskReport:
     def show(self, result: Result) -> None:
         """Print the result of a task, and report how it ended."""
         self.note_status(result.exit_status)
-        self._output.events.result(result)
+        self._output.end_lines()
         self.print_result(result)
         self.show_end(result)
+        self._output.events.result(result)
 
     def print_result(self, result: Result) -> None:
         """Print the result of a task to stdout."""

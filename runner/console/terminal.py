@@ -105,7 +105,8 @@ class Output:
         (self.out if stream == "stdout" and not self._local else self.err).write(data)
 
     def end_lines(self) -> None:
-        """Pass on lines that are kept until they are finished: none."""
+        """Pass on lines that are kept until they are finished."""
+        self.events.end_lines()
 
     @property
     def holding(self) -> bool:

@@ -80,8 +80,7 @@ def test_a_kill_is_reported_before_the_result_that_it_leads_to() -> None:
     heard: list[Heard] = []
     (result,) = hkrunner.run(entry, [1], on_event=heard.append, timeout=0.3, grace=0.1)
     assert result.reason == "Timeout"
-    events = [one for one in heard if not isinstance(one, hkrunner.Printed)]
-    names = [name_of(one) for one in events if one.task_id == "t1" and name_of(one) != "sample"]
+    names = [name_of(one) for one in heard if one.task_id == "t1" and name_of(one) != "sample"]
     assert names[-2:] == ["killed", "failed"]
     (kill,) = [one for one in heard if isinstance(one, hkrunner.RunEvent) and one.name == "killed"]
     assert kill.fields["code"] == "TASK_TIMEOUT"
@@ -94,7 +93,7 @@ def test_hkrunners_own_messages_are_distinguished_from_the_algorithms_output() -
     lines = [one for one in heard if isinstance(one, hkrunner.Printed)]
     assert lines[0] == hkrunner.Printed("✘ hkrunner: all is lost", "t1", "stdout")
     assert lines[1].stream is None and "ALGORITHM_ERROR: ZeroDivisionError" in lines[1].line
-    assert {one.task_id for one in lines} == {"t1"}
+    assert {one.task_id for one in lines} == {"t1"} and isinstance(heard[-1], hkrunner.TaskResult)
 
 
 def test_a_listener_that_raises_stops_the_algorithm_in_order() -> None:
