@@ -146,12 +146,18 @@ def explain_refusal(
     return failure._replace(message=f"{first}; {hint}{line}{rest}")
 
 
-def refused_all_the_same(held: HeldBack, limits: Limits, limit_bytes: int) -> str:
-    """Return what to say of a task that ended well although it was held back at its memory limit."""
+def refused_all_the_same(
+    held: HeldBack, limits: Limits, limit_bytes: int, *, is_before: bool = False
+) -> str:
+    """Return what to say of a task that ended well although it was held back at its memory limit.
+
+    `is_before`: not the task was, but what came before it.
+    """
     used, limit = format_bytes(held.memory_bytes), format_bytes(limit_bytes)
     option = option_for_memory(held.memory_bytes, limit_bytes, limits.origins)
     by = set_by("memory_bytes", limits.origins)
+    before = "while the code was loaded, " if is_before else ""
     return (
-        f"at {used} of {limit} ({by}), {held.name} (pid {held.pid}) may have been refused memory. "
+        f"{before}at {used} of {limit} ({by}), {held.name} (pid {held.pid}) may have been refused memory. "
         f"Try {option}"
     )

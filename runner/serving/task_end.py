@@ -152,6 +152,13 @@ class TaskEnd:
         """End the task: all about it is on disk, then the answer leaves, then the child is looked after."""
         if task.lost_thread and (failure is None or task.lost_thread not in failure.message):
             task.problems.append(task.lost_thread)
+        usage = task.usage
+        if usage is not None and usage.held_back_before is not None and usage.held_back is None:
+            from .memory_advice import refused_all_the_same  # late, as above
+
+            limits, limit = self._settings.limits, task.limit_bytes or 0
+            told = refused_all_the_same(usage.held_back_before, limits, limit, is_before=True)
+            task.problems.append(told)
         self._opener.open_late(task)
         self._handover.send_kept_begin()
         child = self._pool.child

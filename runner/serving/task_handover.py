@@ -226,7 +226,10 @@ class TaskHandover:
         task.protection, task.ran_before = child.protection, child.still_running
         limits = self._settings.limits
         task.usage = TaskUsage(
-            child, limit_bytes=task.limit_bytes, reserved_counts=limits.mem_mode == "brake"
+            child,
+            limit_bytes=task.limit_bytes,
+            reserved_counts=limits.mem_mode == "brake",
+            is_first=not self._pool.served,
         )
         self._usage_alarm.set(WATCH_S)
         if limits.task_timeout_s is not None and limits.enforced:

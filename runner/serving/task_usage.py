@@ -42,18 +42,28 @@ class TaskUsage:
     stays_bytes = 0  #: memory after the task, once it has ended; 0: not known
     #: The process that was held back most recently in this task, for the memory limit.
     held_back: HeldBack | None = None
+    #: The same before the child's first task, mostly while its code was loaded.
+    held_back_before: HeldBack | None = None
     _files_bytes = 0
     processes = 0
     _final: Sample | None = None
 
     # The above is never set for a task of a millisecond.
-    def __init__(self, child: Child, *, limit_bytes: int | None, reserved_counts: bool = False) -> None:
+    def __init__(
+        self,
+        child: Child,
+        *,
+        limit_bytes: int | None,
+        reserved_counts: bool = False,
+        is_first: bool = False,
+    ) -> None:
         """Begin. watch() is to be called after WATCH_S if the task still runs.
 
         `limit_bytes`: the memory limit; then the memory of the briefest task too is read.
-        `reserved_counts`: a limit would refuse reserved memory, used or not.
+        `reserved_counts`: a limit would refuse reserved memory, used or not. `is_first`: of this child.
         """
         self._limit_bytes = limit_bytes
+        self._is_first = is_first
         self._reserved_counts = reserved_counts
         TaskUsage._number += 2
         self._child = child
@@ -83,7 +93,10 @@ class TaskUsage:
 
     def on_sample(self, sample: Sample) -> None:
         """Take a sample of the tree."""
-        ask = sample.answers
+        ask, held = sample.answers, sample.held_back
+        # Only the answers to the first and to the last question are sure to be of what was before, too.
+        if self._is_first and ask is not None and held is not None and held.at < self._began:
+            self.held_back_before = held
         if ask == self._first_ask:
             self._tree_cpu_s = sample.cpu_s
             self._before_ns = _cpu_ns(self._clock) - self._cpu_ns
@@ -95,8 +108,8 @@ class TaskUsage:
         self.needed_bytes = max(self.needed_bytes, sample.needed_bytes)
         self._files_bytes = max(self._files_bytes, sample.files_bytes)
         self.processes = sample.processes
-        if sample.held_back is not None and sample.held_back.concerns(self._began):
-            self.held_back = sample.held_back
+        if held is not None and held.concerns(self._began):
+            self.held_back = held
         if ask == self._final_ask:
             self._final = sample
         now, (at, cpu_s) = time.time(), self._last
@@ -118,8 +131,13 @@ class TaskUsage:
 
     @property
     def was_near_limit(self) -> bool:
-        """Whether the task came so close to the memory limit that it may have been refused memory."""
-        if self._limit_bytes is None or time.monotonic() - self._began < FILLED_S:
+        """Whether the task came so close to the memory limit that it may have been refused memory.
+
+        Of the first task, this includes what came before it: the loading of the code.
+        """
+        if self._limit_bytes is None:
+            return False
+        if not self._is_first and time.monotonic() - self._began < FILLED_S:
             return False
         return self.peak() >= NEAR_SHARE * self._limit_bytes
 

@@ -8,7 +8,7 @@ from typing import cast
 from hkrunner.sandbox.parent.child_handle import Child, ChildListener
 from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Wire
 from hkrunner.sandbox.shared.message_format import ProcessMessage as ChildMessage
-from hkrunner.sandbox.shared.messages import Loaded, Protection, Sample
+from hkrunner.sandbox.shared.messages import HeldBack, Loaded, Protection, Sample
 from hkrunner.sandbox.shared.outcome import Cause, Exit
 
 #: Not a pid of a real process: Linux has at most 2**22.
@@ -94,8 +94,10 @@ class FakeChild:
         self.has_init = "init" in methods
         self.says(Loaded(PROTOCOL_VERSION, list(methods), "3.11", {}))
 
-    def samples(self, *, answers: int | None = None, memory: int = 1000) -> None:
-        sample = Sample(memory, memory, 0, 1, 0.5, answers)
+    def samples(
+        self, *, answers: int | None = None, memory: int = 1000, held_back: HeldBack | None = None
+    ) -> None:
+        sample = Sample(memory, memory, 0, 1, 0.5, answers, held_back)
         self._listener.on_sample(cast(Child, self), sample)
 
     def goes(self, exit: Exit | None = None) -> None:

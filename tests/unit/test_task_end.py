@@ -7,8 +7,9 @@ from typing import Any
 
 from hkrunner.boards.runs.store import Store
 from hkrunner.runner.protocol.task_state import State
+from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.shared.message_format import Memfd
-from hkrunner.sandbox.shared.messages import Begin, Done, Problem, Progress
+from hkrunner.sandbox.shared.messages import Begin, Done, HeldBack, Problem, Progress
 from hkrunner.sandbox.shared.outcome import Cause
 from support.fake_serving import Serve, blob_of, is_open
 
@@ -126,6 +127,19 @@ def test_a_problem_is_kept_with_the_task_and_shown_where_there_is_none(serve: Se
     one.child.says(Problem("output.json was not kept"), 1)
     one.child_answers()
     assert one.results[0].problems == ["output.json was not kept"]
+
+
+def test_memory_refused_while_the_code_was_loaded_is_told_with_the_first_task_only(serve: Serve) -> None:
+    one = serve(limits=Limits(memory_bytes=64 * MI))
+    held = HeldBack(7, "python3", 0, 62 * MI, 1.0, at=1.0, is_over=True)  # long before the task
+    for _ in range(2):
+        one.run_to(State.ANSWERED)
+        for answers in one.child.asked:
+            one.child.samples(answers=answers, held_back=held)
+        one.child.asked.clear()
+    first, second = one.results
+    told = "while the code was loaded, at 62 MiB of 64 MiB (--mem), python3 (pid 7) may have been refused memory"
+    assert first.problems == [f"{told}. Try --mem 128Mi"] and second.problems == []
 
 
 def test_progress_reaches_the_worker_while_the_task_runs_only(serve: Serve) -> None:
