@@ -55,6 +55,9 @@ LEAST_NEAR_BYTES = 3 * MI
 MOST_NEAR_BYTES = 12 * MI
 #: It is disarmed when the process has not grown for this long.
 QUIET_S = 0.25
+#: It is disarmed, too, when the process has taken and freed memory for this long without getting further: it
+#: may be repeating for ever what is refused. Memory in use decides then, until more of the limit is free.
+REPEATING_S = 1.5
 #: Least growth between two readings of a process that counts as growing.
 GROWTH_BYTES = 128 * 1024
 #: For so long after it is disarmed, the user's limit is set again and again: the process may just then raise
@@ -116,6 +119,10 @@ class NearLimitBrake:
         self._data_limit: _DataLimit | None = None
         self._level = 0
         self._grew_at = float("-inf")
+        #: The most memory of the process since it was armed, and when it came so far.
+        self._top = 0
+        self._top_at = float("-inf")
+        self._is_let_through = False
         #: The process and its memory when last armed; None: not armed since forget_held_back().
         self.held_back: HeldProcess | None = None
         self.is_holding = False  #: whether it is armed now
@@ -142,7 +149,9 @@ class NearLimitBrake:
             self._level = process.anon
         memory = sampler.least_bytes
         free = self._limit - memory
-        self.is_holding = free <= self._near and now - self._grew_at < QUIET_S
+        self._is_let_through = self._is_let_through and free <= self._near
+        is_growing = now - self._grew_at < QUIET_S
+        self.is_holding = free <= self._near and is_growing and not self._is_repeating(process.anon, now)
         if self.is_holding:
             room = max(0, free - self._margin)
             self.held_back = HeldProcess(self._pid, procfs.name(self._pid), room, memory, now)
@@ -150,6 +159,14 @@ class NearLimitBrake:
             one.set(process.data + room, self._prlimit)
         else:
             one.set(one.own, self._prlimit, again=now - self._armed_at < SETTLE_S)
+
+    def _is_repeating(self, anon: int, now: float) -> bool:
+        """Whether the process, which is near the limit and grows, only comes as far again as it had come."""
+        if not self.is_holding or anon >= self._top + GROWTH_BYTES:
+            self._top, self._top_at = anon, now
+        elif now - self._top_at >= REPEATING_S:
+            self._is_let_through = True
+        return self._is_let_through
 
     def note_freed(self, sampler: TreeSampler) -> None:
         """Note by the last measurement whether the tree has freed memory, without setting a limit."""
@@ -247,6 +264,8 @@ class ReservedBrake:
         part = self._part(sampler, headroom)
         self.is_holding = part <= MOST_NEAR_BYTES
         for pid, process in processes.items():
+            if not process.data:  # it is ending, and holds no memory any more
+                continue
             one = self._limits.get(pid)
             if one is None or one.process is not process:
                 one = self._adopt(process)

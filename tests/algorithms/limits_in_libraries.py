@@ -58,6 +58,19 @@ def swallow(_):
         return "as much as there was"
 
 
+def take_again(mib):
+    """Beside so much, want 20 MiB more: give back what there was when that is refused, and try again."""
+    kept = [bytearray(b"x") * BLOCK for _ in range(mib)]
+    while True:
+        more = []
+        try:
+            for _ in range(20):
+                more.append(bytearray(b"x") * BLOCK)
+            return len(kept)
+        except MemoryError:
+            more.clear()
+
+
 def threads(count):
     """Run a pool of threads, each of which reserves a stack of 8 MiB."""
     all_are_there = threading.Barrier(count, timeout=20)  # else fewer threads may do for all

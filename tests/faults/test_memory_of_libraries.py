@@ -149,3 +149,20 @@ def test_a_task_that_ends_well_although_it_was_refused_memory_says_so(mode: str,
     assert re.search(
         r"at 1\d\d MiB of 128 MiB \(--mem\), \S+ \(pid \d+\) may have been refused", ended.stderr
     )
+
+
+@pytest.mark.parametrize("mode", ["auto", "brake"])
+def test_memory_that_the_import_was_refused_and_did_without_is_told_with_the_task(
+    mode: str, tmp_path: Path
+) -> None:
+    given = ("--entry", ALGORITHMS / "limits_swallows_at_import.py", "--input", "1", "--input", "2")
+    ended = run_hkrunner(*given, "--mem", "96Mi", "--mem-mode", mode, cwd=tmp_path)
+    assert (ended.status, ended.stdout) == (0, '"served"\n"served"\n'), ended.stderr
+    told = r"while the code was loaded, at [89]\d(\.\d)? MiB of 96 MiB \(--mem\), \S+ \(pid \d+\) may have"
+    assert len(re.findall(told, ended.stderr)) == 1, ended.stderr
+
+
+def test_a_process_that_repeats_what_is_refused_near_the_limit_is_ended_at_the_limit(tmp_path: Path) -> None:
+    given = ["take_again", 110], ["behave"]
+    run = run_tasks(PROGRAM, *given, cwd=tmp_path, args=("--mem", "128Mi"), deadline_s=15)
+    assert_names_the_limit(run, 128 * MI)

@@ -155,6 +155,16 @@ def test_processes_that_have_ended_or_changed_their_user_are_skipped() -> None:
     sampler.close()
 
 
+def test_what_a_process_held_is_remembered_when_it_ends_and_its_memory_is_gone() -> None:
+    process = StubProcess(10, anon=6 * MI, data=7 * MI)
+    sampler = StubSampler(process, limit=7 * MI)
+    brake = ReservedBrake(7 * MI, prlimit=Limiter())
+    brake.adjust(sampler, 1.0)  # type: ignore[arg-type]
+    process.anon = process.data = 0  # a zombie's
+    brake.adjust(sampler, 1.1)  # type: ignore[arg-type]
+    assert brake.held_back is not None and brake.held_back.memory_bytes == 6 * MI
+
+
 # ---- only near the limit
 
 
@@ -184,13 +194,21 @@ class StubProcess:
 
     def __init__(self, pid: int, anon: int, data: int) -> None:
         self.pid, self.anon, self.data = pid, anon, data
+        self.rss, self.first_seen = anon, 0.0
 
 
 class StubSampler:
     """A tree whose memory is what the test says."""
 
-    def __init__(self, *processes: StubProcess) -> None:
+    growing = 1
+
+    def __init__(self, *processes: StubProcess, limit: int = 256 * MI) -> None:
         self.processes = {one.pid: one for one in processes}
+        self._limit = limit
+
+    @property
+    def headroom_bytes(self) -> int:
+        return self._limit - self.least_bytes
 
     @property
     def least_bytes(self) -> int:
@@ -253,6 +271,29 @@ def test_a_process_that_frees_memory_is_released_at_once() -> None:
     limiter.soft[10] = 304 * MI  # the process has raised what it had read before
     brake.adjust(sampler, 1.02)  # type: ignore[arg-type]
     assert limiter.soft[10] == resource.RLIM_INFINITY
+
+
+def test_a_process_that_repeats_what_is_refused_is_let_through_until_more_is_free() -> None:
+    process = StubProcess(10, anon=250 * MI, data=300 * MI)
+    brake, sampler, limiter = near_limit(process)
+    for tenth in range(20):  # fills what there is, is refused more, frees it, and begins again
+        process.anon = (246 if tenth % 2 else 250) * MI
+        brake.adjust(sampler, 1 + tenth / 10)  # type: ignore[arg-type]
+        assert brake.is_holding == (tenth < 15)
+    assert limiter.soft[10] == resource.RLIM_INFINITY
+    for anon in (200, 250):
+        process.anon = anon * MI
+        brake.adjust(sampler, 4.0)  # type: ignore[arg-type]
+    assert brake.is_holding
+
+
+def test_a_process_that_grows_slowly_near_the_limit_is_held_back_all_the_time() -> None:
+    process = StubProcess(10, anon=245 * MI, data=300 * MI)
+    brake, sampler, _ = near_limit(process)
+    for tenth in range(60):
+        process.anon += 130 * 1024
+        brake.adjust(sampler, 1 + tenth / 10)  # type: ignore[arg-type]
+        assert brake.is_holding
 
 
 def test_a_process_started_while_another_is_limited_gets_the_users_own_limit() -> None:
