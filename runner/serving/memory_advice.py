@@ -146,9 +146,7 @@ def explain_refusal(
     return failure._replace(message=f"{first}; {hint}{line}{rest}")
 
 
-def refused_all_the_same(
-    held: HeldBack, limits: Limits, limit_bytes: int, *, is_before: bool = False
-) -> str:
+def refused_all_the_same(held: HeldBack, limits: Limits, limit_bytes: int, *, is_before: bool = False) -> str:
     """Return what to say of a task that ended well although it was held back at its memory limit.
 
     `is_before`: not the task was, but what came before it.

@@ -138,7 +138,9 @@ def test_memory_refused_while_the_code_was_loaded_is_told_with_the_first_task_on
             one.child.samples(answers=answers, held_back=held)
         one.child.asked.clear()
     first, second = one.results
-    told = "while the code was loaded, at 62 MiB of 64 MiB (--mem), python3 (pid 7) may have been refused memory"
+    told = (
+        "while the code was loaded, at 62 MiB of 64 MiB (--mem), python3 (pid 7) may have been refused memory"
+    )
     assert first.problems == [f"{told}. Try --mem 128Mi"] and second.problems == []
 
 
