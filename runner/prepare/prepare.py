@@ -107,6 +107,7 @@ def _installed(
     progress: InstallProgress | None,
 ) -> Settings:
     from .installation import installation_for
+    from .requirement_sources import not_read
 
     descriptor = settings.code.descriptor
     notes = settings.console.notes
@@ -120,6 +121,8 @@ def _installed(
             f"--install: nothing to install: {where.shown} has no inline metadata, and there is no"
             f" requirements.txt, nor pyproject.toml with dependencies, in {where.folder}"
         )
+        if others := not_read(where, settings.code.cwd):
+            note += f"; not read: {', '.join(others)}: list what the code requires in requirements.txt"
         return settings._replace(console=settings.console._replace(notes=(*notes, note)))
     made = found.existing if progress is None else found.environment(environ, stack, progress)
     asked = settings.code.base_python or settings.code.python

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ...sandbox.shared.entry import Location
 from ..errors import SettingsError
 from ..settings.descriptor_search import is_below
+from .poetry_dependencies import poetry_requirements
 
 #: The block of comments that PEP 723 defines, with the expression that it gives.
 _BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
@@ -24,6 +25,10 @@ _EDITABLE = re.compile(r"(?:-e|--editable)(?:\s+|\s*=\s*)(.+)")
 #: Files that say how a local folder is built, and the suffixes of code in it.
 _BUILD_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 _CODE_SUFFIXES = (".py", ".pyi", ".pyx", ".c", ".cc", ".cpp", ".h", ".rs")
+#: Files of other tools that say what code requires.
+_OTHER_LISTS = re.compile(
+    r"setup\.py|setup\.cfg|Pipfile|(environment|conda)\.ya?ml|requirements.+\.(txt|in)|requirements\.in|requirements|pixi\.toml"
+)
 _CODE_FILES_MAX = 10_000
 
 
@@ -67,16 +72,37 @@ def find_requirements(where: Location, cwd: str) -> Requirements | None:
     """
     if where.file and (found := _inline(where.file, where.shown)) is not None:
         return found
-    folders = [os.path.dirname(where.file)] if where.file else []
-    folders.append(where.folder)
-    if is_below(where.folder, cwd):
-        folders.append(cwd)
-    for folder in dict.fromkeys(os.path.abspath(one) for one in folders):
+    for folder in _searched(where, cwd):
         for name, read in (("requirements.txt", _listed), ("pyproject.toml", _project)):
             file = os.path.join(folder, name)
             if os.path.isfile(file) and (found := read(file)) is not None:
                 return found
     return None
+
+
+def _searched(where: Location, cwd: str) -> list[str]:
+    folders = [os.path.dirname(where.file)] if where.file else []
+    folders.append(where.folder)
+    if is_below(where.folder, cwd):
+        folders.append(cwd)
+    return list(dict.fromkeys(os.path.abspath(one) for one in folders))
+
+
+def not_read(where: Location, cwd: str) -> list[str]:
+    """Return what else lists requirements, and is not read, where find_requirements found nothing."""
+    found = []
+    for folder in _searched(where, cwd):
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        found += [name for name in names if _OTHER_LISTS.fullmatch(name)]
+        if "pyproject.toml" in names:
+            content = _toml(_text(os.path.join(folder, "pyproject.toml")), "pyproject.toml")
+            tables = (
+                ("dependency-groups",),
+                ("project", "optional-dependencies"),
+                ("tool", "poetry", "group"),
+            )
+            found += [f"[{'.'.join(keys)}] in pyproject.toml" for keys in tables if _at(content, *keys)]
+    return list(dict.fromkeys(found))
 
 
 def watched_files(where: Location, cwd: str) -> list[str]:
@@ -126,15 +152,30 @@ def _inline(file: str, shown: str) -> Requirements | None:
 def _project(file: str) -> Requirements | None:
     """Return the dependencies of the project, None where pyproject.toml has none."""
     source = os.path.basename(file)
-    project = _toml(_text(file), source).get("project")
+    content = _toml(_text(file), source)
+    project, poetry = content.get("project"), _at(content, "tool", "poetry", "dependencies")
     if not isinstance(project, dict):
-        return None
-    if "dependencies" in (project.get("dynamic") or ()):
+        project = {}
+    if "dependencies" not in project and isinstance(poetry, dict):
+        try:
+            lines, python = poetry_requirements(poetry, os.path.dirname(file))
+        except ValueError as error:
+            raise SettingsError(f"{source}: tool.poetry.dependencies: {error}") from None
+        return _of_table({"requires-python": python, **project, "dependencies": lines}, source, file)
+    dynamic = project.get("dynamic")
+    if isinstance(dynamic, (list, str)) and "dependencies" in dynamic:
         raise SettingsError(
             f"{source}: its dependencies are dynamic, so only its build backend knows them: list them in"
             " requirements.txt"
         )
     return _of_table(project, source, file) if "dependencies" in project else None
+
+
+def _at(table: Any, *keys: str) -> Any:
+    """Return the value at this path of tables, None if there is none."""
+    for key in keys:
+        table = table.get(key) if isinstance(table, dict) else None
+    return table
 
 
 def _of_table(table: dict[str, Any], source: str, file: str) -> Requirements:
@@ -152,7 +193,9 @@ def _of_table(table: dict[str, Any], source: str, file: str) -> Requirements:
             reason = str(error).partition("\n")[0]
             raise SettingsError(f"{source}: dependencies: {line!r} is no requirement: {reason}") from None
     local = [
-        one for line in lines for one in _of_local(line.partition("@")[2].strip(), os.path.dirname(file))
+        one
+        for line in lines
+        for one in _of_local(re.split(r"\s;", line.partition("@")[2])[0].strip(), os.path.dirname(file))
     ]
     marked = tuple(lines)
     return Requirements(source, file, marked, (*lines, *local), marked, python, marked)

@@ -63,25 +63,30 @@ def hint(module: Optional[str], folder: str, python: str, entry: str = "") -> st
     """Return what to add to the error about this missing module, of the code in this folder and file."""
     if not module:
         return ""
+    known = _DISTRIBUTIONS.get(module.partition(".")[0])
+    it = known[0] if known else "it"
     inline = _block(_read(entry)) if entry else ""
     if inline:
         name = _listed(module, _dependencies(inline))
         if name is None:
-            return "; the inline metadata does not list it: add it, and give --install"
+            return f"; the inline metadata does not list it: add {it}, and give --install"
         return f"; the inline metadata lists {name}: give --install"
     if os.path.exists(os.path.join(folder, "requirements.txt")):
         name = _listed(module, _read(os.path.join(folder, "requirements.txt")))
         if name is None:
-            return "; requirements.txt beside it does not list it: add it, and give --install"
+            return f"; requirements.txt beside it does not list it: add {it}, and give --install"
         command = install_command(folder, python)
         return f"; requirements.txt beside it lists {name}: give --install, or install it: {command}"
-    name = _listed(module, _dependencies(_read(os.path.join(folder, "pyproject.toml"))))
+    project = _read(os.path.join(folder, "pyproject.toml"))
+    listed = _dependencies(project) or _of_poetry(project)
+    name = _listed(module, listed)
     if name is not None:
         return f"; pyproject.toml beside it lists {name}: give --install"
     if "." in module:
         return ""  # the package itself is there, and has no such module
-    known = _DISTRIBUTIONS.get(module)
-    package = f"{known[0]}, which has it," if known else "its package"
+    if listed:  # beside a requirements.txt, pyproject.toml would not be read
+        return f"; pyproject.toml beside it does not list it: add {it}, and give --install"
+    package = f"{it}, which has it," if known else "its package"
     return f"; list {package} in requirements.txt, and give --install"
 
 
@@ -110,6 +115,14 @@ def _dependencies(toml: str) -> str:
         if found:
             names.append(found.group(1) or found.group(2) or "")
     return "\n".join(names)
+
+
+def _of_poetry(toml: str) -> str:
+    """Return the names in Poetry's table of dependencies, one a line."""
+    found = re.search(r"(?ms)^\[tool\.poetry\.dependencies\]\s*$(.*?)(?=^\[|\Z)", toml)
+    names = re.findall(r"(?m)^[\"']?([\w.-]+)[\"']?\s*=", found.group(1)) if found else []
+    names += re.findall(r"(?m)^\[tool\.poetry\.dependencies\.[\"']?([\w.-]+)[\"']?\]", toml)
+    return "\n".join(name for name in names if name != "python")
 
 
 def unconditional_names(lines: Iterable[str]) -> List[str]:

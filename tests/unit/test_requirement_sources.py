@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.runner.errors import SettingsError
-from hkrunner.runner.prepare.requirement_sources import Requirements, find_requirements
+from hkrunner.runner.prepare.requirement_sources import Requirements, find_requirements, not_read
 from hkrunner.sandbox.child.requirements import hint
 from hkrunner.sandbox.shared.entry import locate
 
@@ -185,4 +185,114 @@ def test_a_missing_module_names_the_option(
         (tmp_path / name).write_text(text)
     assert hint(module, str(tmp_path), "python3", str(tmp_path / "alg.py")) == expected.replace(
         "numpy>=1", "numpy"
+    )
+
+
+POETRY = """\
+[tool.poetry]
+name = "x"
+[tool.poetry.dependencies]
+python = "^3.9"
+a = "^1.2.3"
+b = "^0.2.3"
+c = "^0.0"
+d = "~1.2"
+e = "~2"
+f = "*"
+g = "1.4.*"
+h = "1.4"
+i = ">=1.2, <2, !=1.5"
+j = {version = "^2.0", extras = ["x", "y"], python = "<3.11", platform = "linux"}
+k = [{version = "1", python = "3.9.*"}, {version = "^2", markers = "os_name == 'posix'"}]
+l = {git = "git@host.example:org/repo.git", tag = "v1", subdirectory = "sub"}
+m = {url = "https://host.example/m-1-py3-none-any.whl"}
+n = {path = "../n", develop = true}
+o = {version = "1", optional = true}
+[tool.poetry.dependencies.p]
+version = ">=1.0"
+[tool.poetry.group.dev.dependencies]
+pytest = "*"
+"""
+
+
+def test_the_table_of_poetry_is_read_where_the_standard_one_lists_nothing(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n" / "n.py").write_text("")
+    project = tmp_path / "code" / "pyproject.toml"
+    project.write_text(POETRY)
+    found = requirements_of(tmp_path / "code")
+    assert found is not None
+    assert found.lines == (
+        *("a>=1.2.3,<2", "b>=0.2.3,<0.3", "c>=0.0,<0.1", "d>=1.2,<1.3", "e>=2,<3", "f", "g==1.4.*", "h==1.4"),
+        "i>=1.2,<2,!=1.5",
+        'j[x,y]>=2.0,<3 ; (sys_platform == "linux") and (python_version < "3.11")',
+        'k==1 ; (python_version == "3.9.*")',
+        "k>=2,<3 ; (os_name == 'posix')",
+        "l @ git+ssh://git@host.example/org/repo.git@v1#subdirectory=sub",
+        "m @ https://host.example/m-1-py3-none-any.whl",
+        f"n @ file://{tmp_path}/n",
+        "p>=1.0",
+    )
+    assert found.accepts((3, 12, 0)) and not found.accepts((3, 8, 0)) and not found.accepts((4, 0, 0))
+    assert any(str(tmp_path / "n" / "n.py") in line for line in found.content)
+    project.write_text(
+        '[project]\nname = "x"\ndynamic = ["dependencies"]\nrequires-python = ">=3.11"\n' + POETRY
+    )
+    found = requirements_of(tmp_path / "code")
+    assert found is not None and len(found.lines or ()) == 16 and not found.accepts((3, 10, 0))
+    project.write_text(PROJECT + POETRY)
+    found = requirements_of(tmp_path / "code")
+    assert found is not None and found.lines == ("pyyaml",)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            'six = "^1 || ^2"',
+            "six = '^1 || ^2': pip has no 'or' between versions: list it in requirements.txt",
+        ),
+        ('six = "^one"', "six = '^one': it is no version"),
+        ('six = "latest one"', "'six==latest,==one' is no requirement"),
+        ("six = 1", "six: expected a version or a table, found 1"),
+        ('six = {version = "1", source = "own"}', "six comes from the index 'own', which only Poetry knows"),
+        ('six = {git = ["x"]}', "six: expected a string, found ['x']"),
+        ('python = "three"', "requires-python: no versions: ==three"),
+    ],
+)
+def test_what_pip_has_no_equal_of_in_the_table_of_poetry_is_refused(
+    line: str, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(f"[tool.poetry.dependencies]\n{line}\n")
+    with pytest.raises(SettingsError) as raised:
+        found = requirements_of(tmp_path)
+        assert found is not None
+        found.accepts((3, 12, 0))
+    assert str(raised.value).startswith("pyproject.toml: ") and sentence in str(raised.value)
+
+
+def test_lists_of_other_tools_are_named_if_nothing_else_says_what_is_required(tmp_path: Path) -> None:
+    for name in ("setup.py", "Pipfile", "environment.yml", "requirements-dev.txt"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "pyproject.toml").write_text('[dependency-groups]\ndev = ["six"]\n[project]\ndynamic = 5\n')
+    assert requirements_of(tmp_path) is None
+    assert not_read(locate(str(tmp_path / "alg.py"), None, str(tmp_path)), str(tmp_path)) == [
+        *("Pipfile", "environment.yml", "requirements-dev.txt", "setup.py"),
+        "[dependency-groups] in pyproject.toml",
+    ]
+
+
+def test_the_advice_names_the_package_of_a_module_and_the_list_that_is_read(tmp_path: Path) -> None:
+    folder, project = str(tmp_path), tmp_path / "pyproject.toml"
+    project.write_text(POETRY + 'q = "*"\n')
+    assert hint("a", folder, "python") == "; pyproject.toml beside it lists a: give --install"
+    assert hint("p", folder, "python") == "; pyproject.toml beside it lists p: give --install"
+    told = "; pyproject.toml beside it does not list it: add opencv-python, and give --install"
+    assert hint("cv2", folder, "python") == told
+    project.write_text(PROJECT)
+    assert hint("cv2", folder, "python") == told and "it: add it, and" in hint("six", folder, "python")
+    (tmp_path / "requirements.txt").write_text("six\n")
+    assert hint("sklearn", folder, "python") == (
+        "; requirements.txt beside it does not list it: add scikit-learn, and give --install"
     )
