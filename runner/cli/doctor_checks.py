@@ -17,7 +17,8 @@ from collections.abc import Iterator
 
 from ...sandbox.linux import cgroup, kernel, landlock, procfs
 from ...sandbox.shared.container_limits import child_memory_bytes, container_memory_bytes
-from ...sandbox.shared.limits import MI, format_bytes
+from ...sandbox.shared.limits import MI, format_bytes, parse_memory
+from ..settings.limit_options import OPTION_OF
 from .doctor_finding import Check, Finding, Machine
 from .doctor_packages import check_packages, check_python, check_tensorboard, numbers
 from .doctor_sandbox import check_sandbox
@@ -28,6 +29,7 @@ SMALL_SHM_BYTES = 64 * MI
 SMALL_CHILD_BYTES = 64 * MI
 SMALL_DISK_BYTES = 256 * MI
 FEW_FILES = 256
+(_MEM_VARIABLE,) = OPTION_OF["memory_bytes"].env
 #: The first Linux whose RLIMIT_DATA counts private mappings, as the memory brake needs it (setrlimit(2)).
 BRAKE_SINCE = (4, 7)
 #: A correct clock shows no earlier time: 2024-01-01.
@@ -149,11 +151,20 @@ def _container(machine: Machine) -> Iterator[Finding]:
     else:
         child = child_memory_bytes(memory)
         text = f"{format_bytes(memory)}; without --mem the algorithm gets {format_bytes(child)} of it"
-        small = child < SMALL_CHILD_BYTES
-        yield Finding(
-            "container memory", not small, text, "give the container 256Mi or more" if small else ""
-        )
+        remedy = "give the container 256Mi or more" if child < SMALL_CHILD_BYTES else ""
+        if (wanted := _memory_variable(machine)) > child:
+            text += f", and {_MEM_VARIABLE} allows it {format_bytes(wanted)}: the kernel may end hkrunner first"
+            remedy = remedy or f"set {_MEM_VARIABLE} to {child // MI}Mi, or give the container more memory"
+        yield Finding("container memory", not remedy, text, remedy)
     yield _shm()
+
+
+def _memory_variable(machine: Machine) -> int:
+    """Return the limit that runs here get from a variable; 0 if none, or one that a run refuses."""
+    try:
+        return int(parse_memory(machine.environ.get(_MEM_VARIABLE, "")))
+    except ValueError:
+        return 0
 
 
 def _shm() -> Finding:

@@ -12,7 +12,7 @@ from ...sandbox.shared.limits import Limits, parse_size
 from ..errors import SettingsError
 from .cluster_options import ClusterSettings, cluster_settings
 from .descriptor_search import find
-from .limit_options import TOTAL_OPTIONS, limits_of, recorded_shares
+from .limit_options import TOTAL_OPTIONS, beyond_container, limits_of, recorded_shares
 from .options import BY_NAME, OPTIONS
 from .parsing import PORT_MAX, parse_count, parse_named_paths, parse_seconds, parse_variables
 from .pipeline_option import check_stream_options, stored_pipelines, stream_pipeline
@@ -81,7 +81,7 @@ def settings_of(
     )
     local_run = _local_run(values, cluster)
     limits, limits_from = limits_of(values, environ, descriptor, processes=local_run.parallel or 1)
-    notes: tuple[str, ...] = ()
+    notes = beyond_container(limits, values, environ, processes=local_run.parallel or 1)
     if local_run.in_process:
         limits, notes = _in_process(values, limits)
     code = _code(values, descriptor)

@@ -9,6 +9,7 @@ from ...sandbox.shared.container_limits import STORAGE_BYTES, child_memory_bytes
 from ...sandbox.shared.limits import (
     LEAST_MEMORY_BYTES,
     MEM_MODES,
+    MI,
     Limit,
     Limits,
     Unit,
@@ -55,6 +56,7 @@ def _option(limit: Limit) -> Option:
 #: Field of Limits -> its option.
 OPTION_OF: dict[str, Option] = {field: _option(limit) for field, limit in declared_limits().items()}
 
+_MEM = OPTION_OF["memory_bytes"]
 _MEM_MODE = Option(
     "mem_mode",
     ("--mem-mode",),
@@ -107,7 +109,7 @@ LIMIT_OPTIONS: tuple[Option, ...] = (
     *(
         option
         for one in OPTION_OF.values()
-        for option in ((one, _MEM_MODE) if one is OPTION_OF["memory_bytes"] else (one,))
+        for option in ((one, _MEM_MODE) if one is _MEM else (one,))
     ),
     *TOTAL_OPTIONS,
     _NO_LIMITS,
@@ -160,6 +162,35 @@ def limits_of(
         enforced=is_enforced,
         origins=tuple(origins.items()),
     ), source
+
+
+def beyond_container(
+    limits: Limits,
+    values: Mapping[str, Any],
+    environ: Mapping[str, str],
+    *,
+    processes: int = 1,
+    root: str = "/",
+) -> tuple[str, ...]:
+    """Return a note if the memory limit is more than the container leaves: the kernel then is first.
+
+    It ends hkrunner with the algorithm, so that nobody says why.
+    """
+    container = container_memory_bytes(root=root)
+    if limits.memory_bytes is None or container is None or not limits.enforced:
+        return ()
+    room = child_memory_bytes(container, processes=processes, storage_bytes=_storage_bytes(values, environ))
+    if limits.memory_bytes <= room:
+        return ()
+    shown = format_bytes(limits.memory_bytes)
+    origin = dict(limits.origins).get("memory_bytes")
+    each = f" for each of {processes} processes" if processes > 1 and origin is None else ""
+    return (
+        f"{_MEM.flag} {shown}{f' ({origin})' if origin else each}: this container allows"
+        f" {format_bytes(container)}, of which {format_bytes(room)} are left for"
+        f" {'each algorithm' if processes > 1 else 'the algorithm'}. Above that the kernel may end hkrunner as"
+        f" well, without a reason: use {_MEM.flag} {room // MI}Mi, or give the container more memory",
+    )
 
 
 def _share_totals(

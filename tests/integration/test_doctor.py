@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hkrunner.runner.cli import doctor_checks, doctor_packages
 from hkrunner.runner.cli.doctor_finding import Finding, Machine
+from hkrunner.sandbox.shared.limits import MI
 from support.programs import Result, run_hkrunner
 
 #: The variables that decide about proxies, taken out.
@@ -119,15 +120,28 @@ def test_a_missing_fast_loader_slows_boards_and_fails_nothing(
     assert not findings["fast loader"].needed
 
 
+def container(folder: Path, memory_bytes: int) -> None:
+    """The findings of found(folder) are those of a container with this memory limit."""
+    (folder / "root/proc/self").mkdir(parents=True)
+    (folder / "root/proc/self/cgroup").write_text("0::/\n")
+    (folder / "root/sys/fs/cgroup").mkdir(parents=True)
+    (folder / "root/sys/fs/cgroup/memory.max").write_text(f"{memory_bytes}\n")
+
+
 def test_the_limit_of_a_small_container_is_reported(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text("0::/\n")
-    (root / "sys/fs/cgroup").mkdir(parents=True)
-    (root / "sys/fs/cgroup/memory.max").write_text("67108864\n")
+    container(tmp_path, 64 * MI)
     finding = found(tmp_path)["container memory"]
     assert not finding.ok
     assert finding.text.startswith("64 MiB; without --mem the algorithm gets 32 MiB of it")
+
+
+def test_a_memory_limit_for_which_the_container_has_no_room_is_reported(tmp_path: Path) -> None:
+    container(tmp_path, 512 * MI)
+    finding = found(tmp_path, HKRUNNER_MEM="512Mi")["container memory"]
+    assert not finding.ok and "HKRUNNER_MEM allows it 512 MiB" in finding.text
+    assert finding.remedy == "set HKRUNNER_MEM to 416Mi, or give the container more memory"
+    assert found(tmp_path, HKRUNNER_MEM="416Mi")["container memory"].ok
+    assert found(tmp_path, HKRUNNER_MEM="much")["container memory"].ok
 
 
 def test_a_check_that_fails_is_a_finding_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hkrunner.runner.settings.from_options import settings_of
-from hkrunner.runner.settings.limit_options import limits_of
+from hkrunner.runner.settings.limit_options import beyond_container, limits_of
 from hkrunner.runner.settings.options import OPTIONS
 from hkrunner.runner.settings.settings import Settings
 
@@ -92,14 +92,42 @@ def test_reserved_memory_is_the_wrappers_and_is_not_added(
     assert settings(place, monkeypatch, {}).limits.memory_bytes == 64 * MIB
 
 
+def container(folder: Path, memory_bytes: int) -> str:
+    """Return the root of a container with this memory limit."""
+    (folder / "proc/self").mkdir(parents=True)
+    (folder / "proc/self/cgroup").write_text("0::/\n")
+    (folder / "sys/fs/cgroup").mkdir(parents=True)
+    (folder / "sys/fs/cgroup/memory.max").write_text(str(memory_bytes))
+    return str(folder)
+
+
 def test_a_containers_limit_is_named_as_the_source_if_no_limit_was_set(tmp_path: Path) -> None:
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
-    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
-    (tmp_path / "sys/fs/cgroup/memory.max").write_text(str(1024 * MIB))
+    container(tmp_path, 1024 * MIB)
     limits, came_from = limits_of({}, root=str(tmp_path))
     assert came_from == "memory: the container's 1 GiB less what hkrunner needs"
     assert dict(limits.origins)["memory_bytes"] == "the container's 1 GiB less what hkrunner needs"
+
+
+@pytest.mark.parametrize(
+    ("values", "processes", "note"),
+    [
+        ({"mem": "2Gi"}, 1, "--mem 2 GiB: this container allows 512 MiB, of which 417 MiB are left for the alg"),
+        ({"mem": "512Mi"}, 1, "use --mem 416Mi, or give the container more memory"),
+        ({"mem": "200Mi"}, 4, "--mem 200 MiB for each of 4 processes: this container allows 512 MiB, of which"),
+        ({"total_mem": "1Gi"}, 2, "--mem 512 MiB (--total-mem 1Gi for 2 processes): this container allows"),
+        ({"mem": "416Mi"}, 1, None),
+        ({"mem": "2Gi", "no_limits": True}, 1, None),
+        ({}, 1, None),
+    ],
+    ids=str,
+)
+def test_a_limit_for_which_the_container_has_no_room_is_told(
+    tmp_path: Path, values: dict[str, Any], processes: int, note: str | None
+) -> None:
+    root = container(tmp_path, 512 * MIB)
+    limits, _ = limits_of(values, processes=processes, root=root)
+    notes = beyond_container(limits, values, {}, processes=processes, root=root)
+    assert notes == () if note is None else note in notes[0], notes
 
 
 def test_yaml_is_imported_only_where_a_yaml_file_is_read(tmp_path: Path) -> None:
