@@ -13,8 +13,7 @@ import contextlib
 import enum
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 from ...boards.runs.job_record import JobRecord
@@ -36,14 +35,11 @@ from ..prepare.prepare import place
 from ..protocol.messages import printable
 from ..protocol.result import Result
 from ..settings.settings import Settings
+from .cluster_boards import show_boards
 from .local_run import HOLD_BACK
+from .result_batches import batches
 from .run import make_output, obey_signals, open_output_file, put_in_place, resume_garbage_collection
 
-#: Bytes and number of results that the thread fetches before the loop has to print them.
-BATCH_BYTES = 1024 * 1024
-BATCH_RESULTS = 500
-#: How long a result that is fetched waits for others: each large one is a request of its own.
-BATCH_S = 0.5
 #: How long the end waits for a thread that was interrupted; it is connecting to a network that is down.
 LEAVE_S = 0.5
 #: Characters of the cluster's reason for the end of a job; each task has the whole text of its own.
@@ -223,12 +219,26 @@ class ClusterRun:
         self._check_interrupt()
         console = self._settings.console
         with_times = console.json or console.events
-        for batch in _batches(self._job.results(end, with_times=with_times)):
+        for batch in batches(self._job.results(end, with_times=with_times)):
             printed = threading.Event()
             self._post(self._print)(batch, printed)
             while not printed.wait(0.2):  # a slow reader of stdout holds up the next ones
                 self._check_interrupt()
         self._post(self._ended)(end)
+        if self._settings.boards.board:
+            self._show_boards()
+
+    def _show_boards(self) -> None:
+        status = show_boards(
+            self._api,
+            str(self._job.id),
+            list(self._record.nodes),
+            self._output,
+            open_them=self._settings.boards.open,
+            post=self._post,
+            pause=self._pause,
+        )
+        self._post(self.report.note_status)(status)
 
     def _submit(self, pipeline: Body) -> None:
         """Submit the job, which is recorded before, unless it does not get to the cluster."""
@@ -380,20 +390,3 @@ class ClusterRun:
 
 def _ignore_result(function: Callable[..., object], *arguments: object) -> None:
     function(*arguments)
-
-
-def _batches(results: Iterator[Result]) -> Iterator[list[Result]]:
-    """Yield the results in lists that may be in memory at once, and that wait for each other only shortly."""
-    batch: list[Result] = []
-    size = 0
-    began = time.monotonic()
-    for result in results:
-        batch.append(result)
-        size += len(result.output or b"")
-        is_late = time.monotonic() - began >= BATCH_S
-        if size >= BATCH_BYTES or len(batch) >= BATCH_RESULTS or is_late:
-            yield batch
-            batch, size = [], 0
-            began = time.monotonic()
-    if batch:
-        yield batch

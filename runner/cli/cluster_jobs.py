@@ -36,7 +36,9 @@ def show_job(job: JobRecord, *, as_json: bool) -> None:
         click.echo(f"  {job.error}")
 
 
-def _follow(state_dir: str, job: str, as_json: bool, output_file: str | None) -> None:
+def _follow(
+    state_dir: str, job: str, as_json: bool, output_file: str | None, board: bool, open_it: bool
+) -> None:
     from ...boards.runs.job_record import known_job
     from ..app.cluster_run import follow_job
     from ..settings.from_options import settings_of
@@ -46,6 +48,7 @@ def _follow(state_dir: str, job: str, as_json: bool, output_file: str | None) ->
     values = {option.name: option.default for option in OPTIONS}
     # A run with an input is a local one: its results go to stdout, and nothing else does.
     values |= {"state_dir": state_dir, "json": as_json, "input": ("null",), "output_file": output_file}
+    values |= {"board": board, "open": open_it}
     sys.exit(follow_job(settings_of(values, {}, finds_descriptor=False), record))
 
 
@@ -57,6 +60,8 @@ FOLLOW = click.Command(
         click.Argument(["job"], metavar="JOB"),
         click.Option(["-j", "--json", "as_json"], is_flag=True, help="Print one JSON object per task."),
         click.Option(["-o", "--output-file"], metavar="FILE", help="Write the results to FILE, atomically."),
+        click.Option(["--board"], is_flag=True, help="Have the cluster show the job in a board of its own."),
+        click.Option(["--open", "open_it"], is_flag=True, help="Open the board in the browser."),
         STATE_DIR,
     ],
 )

@@ -93,6 +93,14 @@ class ClusterApi:
             self._storage = self._connect()
         return self._storage
 
+    @property
+    def base_url(self) -> str:
+        """The URL below which the API is (/api/v1). The first use may send a request, as `storage` does."""
+        if self._prefix is None:
+            self._storage = self._connect()
+        parts = urlsplit(self.cluster.url)
+        return f"{parts.scheme}://{parts.netloc}{self._prefix}"
+
     def get(
         self, path: str, *, most: int = ANSWER_MAX, is_outage: Statuses = _GATEWAY, **query: object
     ) -> Any:

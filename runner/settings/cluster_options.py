@@ -80,4 +80,9 @@ def cluster_settings(
             f"--on {on}: which algorithm of the cluster? Give --algorithm NAME, or an algorithm.yml with a"
             " name"
         )
+    if values.get("detach") and values.get("board"):
+        raise SettingsError(
+            "--detach ends before the job does, and its board has nothing to show: leave --board out, and give"
+            " it to `hkrunner runs follow`"
+        )
     return ClusterSettings(str(on), named[0] if named else str(name), bool(values.get("detach")))

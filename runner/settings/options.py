@@ -44,10 +44,12 @@ _METRICS = (
     flag(
         "board",
         ("--board/--no-board",),
-        "Show the runs of this algorithm in TensorBoard while they run.",
+        "Show the runs of this algorithm in TensorBoard while they run. With --on, the cluster shows the job in a"
+        " board of its own once it has ended.",
         ("HKRUNNER_BOARD",),
+        in_cluster=True,
     ),
-    flag("open", ("--open",), "Open the board in the browser."),
+    flag("open", ("--open",), "Open the board in the browser.", in_cluster=True),
     Option(
         "board_port",
         ("--board-port",),

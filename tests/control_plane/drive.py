@@ -143,6 +143,19 @@ class Driver:
         ended = self.end(process, *words)
         check(ended.status == 130 and ended.stderr.rstrip().endswith("stopped"), ended)
 
+    def asks_for_a_board(self) -> None:
+        """A board of the cluster is started; no operator runs here that would go on."""
+        words = ("square.py", "-i", "3", "--board")
+        process = self.begin(*words)
+        assert process.stderr is not None
+        lines: list[str] = []
+        for line in process.stderr:  # it ends after 3 minutes
+            lines.append(line)
+            if "starts the board" in line:
+                process.send_signal(signal.SIGINT)
+        ended = self.end(process, *words)
+        check(ended.status == 130 and any("has ended: hkrunner runs follow" in one for one in lines), ended)
+
     def follows_and_compares(self) -> None:
         """A job that was left is followed, and compared with its limit; its metrics are fetched."""
         left = self.run("square.py", "-i", "4", "--detach", "--quiet")
@@ -203,6 +216,7 @@ def main(hkrunner: str, checkout: Path) -> int:
                 driver.runs_a_batch,
                 driver.outlives_the_api_server,
                 driver.stops_a_job,
+                driver.asks_for_a_board,
                 driver.follows_and_compares,
                 driver.removes_the_algorithm,
             ):

@@ -378,6 +378,8 @@ def _lenient(schema: Any) -> Any:
         return [_lenient(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
+    if schema.get("nullable") is True:  # OpenAPI 3.0 has no other way to say it
+        return {**schema, "type": [schema["type"], "null"]}
     return {
         key: _lenient(value)
         for key, value in schema.items()

@@ -1,4 +1,4 @@
-"""The HKube api-server of hkube_api.py with what it knows of algorithms and of the metrics of tasks."""
+"""The HKube api-server of hkube_api.py with what it knows of algorithms, of the metrics of tasks, and boards."""
 
 from __future__ import annotations
 
@@ -15,18 +15,31 @@ DATE = "11-29-2026, 5:58:40 PM"
 
 
 class HkubeWithMetrics(HkubeApi):
-    """Each task that succeeds has an event file. The algorithm has two versions; jobs run the old one."""
+    """Each task that succeeds has an event file. The algorithm has two versions; jobs run the old one.
+
+    A board goes through `board_states`, one for each time that it is asked for, and stays in the last one.
+    """
+
+    boards: dict[str, list[dict[str, Any]]]
 
     routes: ClassVar[dict[str, str]] = {
         **HkubeApi.routes,
         "/storage/keys/{path}": "keys",
         "/store/algorithms/{name}": "stored_algorithm",
         "/versions/algorithms/{name}": "versions",
+        "/boards/tensors": "start_board",
+        "/boards/tensors/{id}": "board",
     }
     algorithms: ClassVar[dict[str, dict[str, Any]]] = {
         "old": {"name": "sq", "version": "old", "mem": "64Mi", "cpu": 0.5},
         "new": {"name": "sq", "version": "new", "mem": "1Gi", "cpu": 1},
     }
+
+    board_states: ClassVar[list[dict[str, Any]]] = [{"status": "pending"}, {"status": "running"}]
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.boards = {}
 
     def add_metrics(self, folder: Path) -> None:
         """Store an event file for each task of each job that has none yet."""
@@ -63,6 +76,25 @@ class HkubeWithMetrics(HkubeApi):
 
     def stream(self, value: Any, path: str) -> bytes | tuple[int, Any]:
         return super().stream(value, unquote(path))
+
+    def start_board(self, value: Any, _: str) -> tuple[int, Any]:
+        job, node = self.jobs[value["jobId"]], value["nodeName"]
+        if node not in [one["nodeName"] for one in job.tasks]:
+            return 404, {"error": {"code": 404, "message": f"node {node} for job {job.id} Not Found"}}
+        board = f"{job.id}:{node}"
+        if board in self.boards:
+            details = f"board {{}} \n already started and is in {self.boards[board][0]['status']} status"
+            return 400, {"error": {"code": 400, "message": "board: already started", "details": details}}
+        reference = f"ref{len(self.boards)}"
+        record = {"id": board, "boardReference": reference, "boardLink": f"hkube/board/{reference}/"}
+        record |= {"logDir": "local-hkube-algo-metrics", "type": "batch", "jobId": job.id}
+        record |= {"nodeName": node, "pipelineName": job.pipeline["name"], "result": None, "error": None}
+        self.boards[board] = [{**record, **state} for state in self.board_states]
+        return 200, {"id": board, "message": "Board started successfully"}
+
+    def board(self, _: Any, board: str) -> tuple[int, Any]:
+        states = self.boards[unquote(board)]
+        return 200, states.pop(0) if len(states) > 1 else states[0]
 
     def stored_algorithm(self, _: Any, name: str) -> tuple[int, Any]:
         if name != self.name:
