@@ -19,6 +19,7 @@ from .job_answers import (
     COMPLETED,
     JobEnd,
     JobProgress,
+    end_by_results,
     end_of,
     items_of,
     job_id_of,
@@ -33,6 +34,8 @@ from .transport import AnswerLost, Body
 
 #: The first pause between two questions for the status, the factor for the next, and the longest.
 FIRST_PAUSE_S, PAUSE_FACTOR, LONGEST_PAUSE_S = 0.3, 1.5, 2.0
+#: After so long without a change of the status, the results are asked for: they say whether it is the last.
+UNCHANGED_S = 20.0
 #: How long a submission whose answer was lost is searched: the server stores a job before it answers.
 SEARCH_S = 30.0
 #: How long results and graph may come after the status: the cluster writes them one after the other.
@@ -111,14 +114,34 @@ class ClusterJob:
         """Return how the job ended, once it has."""
         self.find()
         pause_s = FIRST_PAUSE_S
+        last: dict[str, Any] = {}
+        unchanged_since = self._clock()
         while True:
             status = self.status()
             end = end_of(status)
+            if status != last:
+                last, unchanged_since = status, self._clock()
+            elif end is None and self._clock() - unchanged_since >= UNCHANGED_S:
+                end, unchanged_since = self._end_by_results(), self._clock()
             if end is not None:
                 return end
             on_progress(progress_of(status))
             self._pause(pause_s)
             pause_s = min(pause_s * PAUSE_FACTOR, LONGEST_PAUSE_S)
+
+    def _end_by_results(self) -> JobEnd | None:
+        """Return how the job has ended as its results say; None if there are none yet.
+
+        The driver writes several states at once, and HKube keeps the one that arrives last in its database: a
+        job that has ended may stay "active" for ever.
+        """
+        try:
+            answer = self._api.get(f"exec/results/{self.id}", most=RESULT_MAX, is_outage=SERVER_OUTAGE)
+        except RequestRefused as error:
+            if error.status not in (400, 404):
+                raise
+            return None
+        return end_by_results(answer)
 
     def status(self) -> dict[str, Any]:
         """Return the API's status object."""

@@ -58,6 +58,11 @@ def end_of(status: Mapping[str, Any]) -> JobEnd | None:
     return JobEnd(str(word), number(status.get("grossTimeTook")), None if words is None else str(words))
 
 
+def end_by_results(results: Any) -> JobEnd | None:
+    """Return how the job with these results has ended, None if they do not say it."""
+    return end_of({**results, "grossTimeTook": results.get("timeTook")}) if isinstance(results, dict) else None
+
+
 def progress_of(status: Mapping[str, Any]) -> JobProgress:
     """Return how far the job of this status object is."""
     data = status.get("data")

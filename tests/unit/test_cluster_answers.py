@@ -79,6 +79,11 @@ GOOD: dict[str, Any] = {
     },
     "stored": b"7",
 }
+PIPELINE = {
+    "name": "sq-1",
+    "nodes": [{"nodeName": "sq", "algorithmName": "sq", "input": ["#@flowInput.a"]}],
+    "flowInput": {"a": [3]},
+}
 #: In the place of every value.
 JUNK: list[Any] = [
     None,
@@ -132,17 +137,40 @@ def test_a_value_of_another_type_anywhere_in_an_answer_is_no_traceback() -> None
     assert 10 < refused < len(places) * len(JUNK) / 2
 
 
+def test_a_job_that_has_ended_with_an_active_status_ends() -> None:
+    """HKube 2.11 kept "98.5% completed" for a job that had results: it had written that after "completed"."""
+    answers = copy.deepcopy(GOOD)
+    answers["exec/status"] = {"status": "active", "data": {"progress": 98.5, "details": "98.5% completed"}}
+    answers["exec/results"] |= {"status": "completed", "timeTook": 44.1}
+    job = job_with(answers)
+    job.submit(json_body(b"{}"))
+    assert job.wait(lambda progress: None) == JobEnd("completed", 44.1, None)
+    answers["exec/results"] |= {"status": "failed", "error": "no column"}
+    assert job.wait(lambda progress: None) == JobEnd("failed", 44.1, "no column")
+
+
+def test_a_job_whose_status_does_not_change_is_waited_for() -> None:
+    progress: list[object] = []
+    with HkubeApi(lambda row: row, per_second=1_000_000, active_polls=40).running() as fake:
+        clock = Clock()
+
+        def pause(seconds: float) -> None:
+            clock.now += seconds
+
+        api = ClusterApi(Cluster("lab", fake.url), sleep=lambda seconds: None)
+        job = ClusterJob(api, "sq-1", {"sq": [0]}, pause=pause, clock=clock)
+        job.submit(json_body(json.dumps(PIPELINE).encode()))
+        assert job.wait(progress.append).status == "completed"
+        asked = sum("exec/results" in one for one in fake.requests)
+        assert len(progress) == 40 and asked == 3, "every 20 s of the 80, and not more often"
+
+
 def test_a_job_outlives_an_api_server_whose_database_is_away() -> None:
     said: list[str] = []
     with HkubeApi(lambda row: row, per_second=1_000_000, active_polls=2).running() as fake:
         api = ClusterApi(Cluster("lab", fake.url), on_trouble=said.append, sleep=lambda seconds: None)
         job = ClusterJob(api, "sq-1", {"sq": [0]}, pause=lambda seconds: None)
-        pipeline = {
-            "name": "sq-1",
-            "nodes": [{"nodeName": "sq", "algorithmName": "sq", "input": ["#@flowInput.a"]}],
-            "flowInput": {"a": [3]},
-        }
-        job.submit(json_body(json.dumps(pipeline).encode()))
+        job.submit(json_body(json.dumps(PIPELINE).encode()))
         text = b'{"error":{"code":500,"message":"connection 3 to 10.0.0.2:27017 closed"}}'
         fake.faults = [Fault("GET .*/exec/status", 500, text) for _ in range(4)]
         end = job.wait(lambda progress: None)
