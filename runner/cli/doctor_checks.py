@@ -153,7 +153,9 @@ def _container(machine: Machine) -> Iterator[Finding]:
         text = f"{format_bytes(memory)}; without --mem the algorithm gets {format_bytes(child)} of it"
         remedy = "give the container 256Mi or more" if child < SMALL_CHILD_BYTES else ""
         if (wanted := _memory_variable(machine)) > child:
-            text += f", and {_MEM_VARIABLE} allows it {format_bytes(wanted)}: the kernel may end hkrunner first"
+            text += (
+                f", and {_MEM_VARIABLE} allows it {format_bytes(wanted)}: the kernel may end hkrunner first"
+            )
             remedy = remedy or f"set {_MEM_VARIABLE} to {child // MI}Mi, or give the container more memory"
         yield Finding("container memory", not remedy, text, remedy)
     yield _shm()

@@ -60,7 +60,9 @@ def end_of(status: Mapping[str, Any]) -> JobEnd | None:
 
 def end_by_results(results: Any) -> JobEnd | None:
     """Return how the job with these results has ended, None if they do not say it."""
-    return end_of({**results, "grossTimeTook": results.get("timeTook")}) if isinstance(results, dict) else None
+    return (
+        end_of({**results, "grossTimeTook": results.get("timeTook")}) if isinstance(results, dict) else None
+    )
 
 
 def progress_of(status: Mapping[str, Any]) -> JobProgress:

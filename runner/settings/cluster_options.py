@@ -82,7 +82,7 @@ def cluster_settings(
         )
     if values.get("detach") and values.get("board"):
         raise SettingsError(
-            "--detach ends before the job does, and its board has nothing to show: leave --board out, and give"
-            " it to `hkrunner runs follow`"
+            "--detach ends before the job does, and its board has nothing to show: leave --board out, and"
+            " give it to `hkrunner runs follow`"
         )
     return ClusterSettings(str(on), named[0] if named else str(name), bool(values.get("detach")))

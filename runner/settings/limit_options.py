@@ -106,11 +106,7 @@ _TOTAL_CPU = Option(
 TOTAL_OPTIONS = (_TOTAL_MEM, _TOTAL_CPU)
 #: In the order in which help texts show them.
 LIMIT_OPTIONS: tuple[Option, ...] = (
-    *(
-        option
-        for one in OPTION_OF.values()
-        for option in ((one, _MEM_MODE) if one is _MEM else (one,))
-    ),
+    *(option for one in OPTION_OF.values() for option in ((one, _MEM_MODE) if one is _MEM else (one,))),
     *TOTAL_OPTIONS,
     _NO_LIMITS,
 )
@@ -188,8 +184,8 @@ def beyond_container(
     return (
         f"{_MEM.flag} {shown}{f' ({origin})' if origin else each}: this container allows"
         f" {format_bytes(container)}, of which {format_bytes(room)} are left for"
-        f" {'each algorithm' if processes > 1 else 'the algorithm'}. Above that the kernel may end hkrunner as"
-        f" well, without a reason: use {_MEM.flag} {room // MI}Mi, or give the container more memory",
+        f" {'each algorithm' if processes > 1 else 'the algorithm'}. Above that the kernel may end hkrunner"
+        f" as well, without a reason: use {_MEM.flag} {room // MI}Mi, or give the container more memory",
     )
 
 

@@ -44,8 +44,8 @@ _METRICS = (
     flag(
         "board",
         ("--board/--no-board",),
-        "Show the runs of this algorithm in TensorBoard while they run. With --on, the cluster shows the job in a"
-        " board of its own once it has ended.",
+        "Show the runs of this algorithm in TensorBoard while they run. With --on, the cluster shows the"
+        " job in a board of its own once it has ended.",
         ("HKRUNNER_BOARD",),
         in_cluster=True,
     ),

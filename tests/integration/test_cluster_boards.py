@@ -1,4 +1,4 @@
-"""`hkrunner run --on --board`: a job that has ended in a board of the cluster's own, opened in the browser."""
+"""`hkrunner run --on --board`: a job that has ended in a board of the cluster, opened in the browser."""
 
 from __future__ import annotations
 

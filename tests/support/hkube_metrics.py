@@ -1,4 +1,4 @@
-"""The HKube api-server of hkube_api.py with what it knows of algorithms, of the metrics of tasks, and boards."""
+"""The HKube api-server of hkube_api.py with what it knows of algorithms, metrics of tasks, and boards."""
 
 from __future__ import annotations
 

@@ -111,9 +111,17 @@ def test_a_containers_limit_is_named_as_the_source_if_no_limit_was_set(tmp_path:
 @pytest.mark.parametrize(
     ("values", "processes", "note"),
     [
-        ({"mem": "2Gi"}, 1, "--mem 2 GiB: this container allows 512 MiB, of which 417 MiB are left for the alg"),
+        (
+            {"mem": "2Gi"},
+            1,
+            "--mem 2 GiB: this container allows 512 MiB, of which 417 MiB are left for the alg",
+        ),
         ({"mem": "512Mi"}, 1, "use --mem 416Mi, or give the container more memory"),
-        ({"mem": "200Mi"}, 4, "--mem 200 MiB for each of 4 processes: this container allows 512 MiB, of which"),
+        (
+            {"mem": "200Mi"},
+            4,
+            "--mem 200 MiB for each of 4 processes: this container allows 512 MiB, of which",
+        ),
         ({"total_mem": "1Gi"}, 2, "--mem 512 MiB (--total-mem 1Gi for 2 processes): this container allows"),
         ({"mem": "416Mi"}, 1, None),
         ({"mem": "2Gi", "no_limits": True}, 1, None),
