@@ -14,7 +14,19 @@ from types import ModuleType
 from typing import Any, Optional
 
 from . import isolation_hints
-from .exception_fields import CHAIN_MAX, before, causes_of, errno_of, exact, field, is_a, members_of, name_of
+from .exception_fields import (
+    CHAIN_MAX,
+    before,
+    causes_of,
+    errno_of,
+    exact,
+    field,
+    is_a,
+    leaves_of,
+    members_of,
+    name_of,
+    traceback_of,
+)
 
 
 def _is_signal_denied(error: BaseException) -> bool:
@@ -80,7 +92,7 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
         return f"; {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files are allowed (--files)"
     if _is_signal_denied(error):
         return "; an algorithm may send signals to its own processes only"
-    refused = _sandbox_hint(error)
+    refused = _sandbox_hint(error, text)
     if refused:
         return refused
     if is_a(error, EOFError) and text == "EOF when reading a line":
@@ -109,14 +121,33 @@ def _shadowing(error: BaseException, folder: str) -> str:
     return file if is_shadowed and exact(path) == os.path.join(folder, file) else ""
 
 
-def _sandbox_hint(error: BaseException) -> str:
-    """Return the clause about the first error of the chain that comes of the sandbox: libraries wrap it."""
-    for one, _ in [(error, ""), *causes_of(error)]:
-        number = errno_of(OSError, one)
-        found = number and isolation_hints.hint(number, field(OSError, "filename", one), name_of(one))
+def _sandbox_hint(error: BaseException, text: str) -> str:
+    """Return the clause about the first error of the chain, or in its groups, that comes of the sandbox.
+
+    Libraries wrap it.
+    """
+    for one in [error, *(cause for cause, _ in causes_of(error)), *leaves_of(error)]:
+        number, filename = (
+            errno_of(OSError, one),
+            field(OSError, "filename", one) if is_a(one, OSError) else None,
+        )
+        if number == errno.ENOENT and _is_raised_in_subprocess(one):
+            found = isolation_hints.hint_of_program(filename)
+        else:
+            found = isolation_hints.hint(number, filename, name_of(one)) if number else ""
+        if not found and name_of(one) == "CalledProcessError":
+            found = isolation_hints.hint_of_output(object.__getattribute__(one, "__dict__").get("stderr"))
         if found:
-            return str(found)
-    return ""
+            return found
+    return isolation_hints.hint_of_text(text, name_of(error))
+
+
+def _is_raised_in_subprocess(error: BaseException) -> bool:
+    """Whether a program could not be started: the error looks like that of a file which is opened."""
+    last = traceback_of(error)
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and os.path.basename(last.tb_frame.f_code.co_filename) == "subprocess.py"
 
 
 def interpreter() -> str:
