@@ -12,10 +12,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from .childs_files import take_file
 from .files import PAGE_BYTES, overwrite_page, own_identity, replace_file, safe_part, to_json
 from .journal_values import input_json, output_json
 from .layout import STREAMS, Layout
@@ -257,18 +257,15 @@ class TaskRecord:
             return False
         return True
 
-    def take_values(self, folder: str) -> None:
+    def take_values(self, folder: str, most_bytes: Mapping[str, int]) -> None:
         """Input and result that a child has written to this folder are in the record. Never raises.
 
-        The child may have put anything there: only plain files of its own are taken.
+        most_bytes: the most that each file can have. The child may have put anything there.
         """
-        for name in ("input.json", "output.json"):
-            path = f"{self._folder}/{name}"
+        for name, most in most_bytes.items():
             try:
-                os.rename(f"{folder}/{name}", path)
-                facts = os.lstat(path)
-                if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-                    os.unlink(path)
+                if not take_file(f"{folder}/{name}", f"{self._folder}/{name}", most_bytes=most):
+                    self.problems.append(f"{name} is not kept: the algorithm has put something else there")
             except FileNotFoundError:
                 continue
             except OSError as error:

@@ -267,7 +267,10 @@ class ActiveTask:
 
     def _finish_record(self, record: TaskRecord, result: Result) -> None:
         if self.files_from is not None:
-            record.take_values(self.files_from)
+            sizes = {"input.json": self.input_bytes, "output.json": self._answer_bytes}
+            # As JSON, a value has up to six times the bytes of another encoding.
+            most = {name: 8 * size + 1024 for name, size in sizes.items()}
+            record.take_values(self.files_from, most)
         facts = result.facts()
         sampled = self.usage is not None and bool(self.usage.samples)
         # The task was over before the first sample. A failed one gets its usage as a point, for whoever looks
