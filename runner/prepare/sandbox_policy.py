@@ -31,8 +31,8 @@ _ETC = [
     "gnutls",
     "group",
     "host.conf",
+    "glvnd",
     "inputrc",
-    "java",
     "ld.so.cache",
     "ld.so.conf",
     "ld.so.conf.d",
@@ -51,10 +51,11 @@ _ETC = [
     "openmpi",
     "os-release",
     "passwd",
+    "perl",
     "pki",
     "profile",
     "protocols",
-    "python3",
+    "R",
     "services",
     "shells",
     "ssl",
@@ -62,6 +63,8 @@ _ETC = [
     "timezone",
     "vulkan",
 ]
+#: And what begins so: distributions add versions.
+_ETC_BEGINNINGS = ("ImageMagick-", "java", "python3")
 _ETC_WITH_NETWORK = ("hosts", "resolv.conf", "netconfig", "networks")
 #: Where resolv.conf leads to on systems with systemd.
 _RESOLVERS = ("/run/systemd/resolve", "/run/NetworkManager/resolv.conf", "/run/resolvconf")
@@ -197,7 +200,7 @@ def readable_paths(settings: Settings, where: Location, env: Mapping[str, str]) 
     """Return what the algorithm may read, but for what it may write; `env`: its variables."""
     sandbox = settings.sandbox
     assert sandbox is not None, "the caller has looked"
-    etc = (*_ETC, *_ETC_WITH_NETWORK) if sandbox.network else _ETC
+    etc = [*_ETC, *(_ETC_WITH_NETWORK if sandbox.network else ()), *_versions_in_etc()]
     by_reason = {
         "programs and libraries of the system": _SYSTEM,
         "the files of /etc that libraries need": [f"/etc/{name}" for name in etc],
@@ -214,6 +217,13 @@ def readable_paths(settings: Settings, where: Location, env: Mapping[str, str]) 
         store for store in _STORES if any(is_below(os.path.realpath(one), [store]) for one in named)
     ]
     return [PathRule(path, reason) for reason, paths in by_reason.items() for path in _both(paths)]
+
+
+def _versions_in_etc() -> list[str]:
+    try:
+        return [name for name in sorted(os.listdir("/etc")) if name.startswith(_ETC_BEGINNINGS)]
+    except OSError:
+        return []
 
 
 def interpreter_paths(settings: Settings) -> list[str]:
