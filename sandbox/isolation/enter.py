@@ -114,6 +114,7 @@ def _rules(level: str, isolation: Isolation) -> list[landlock.Rule]:
         writable += [isolation.temporary, "/dev/shm"]
     else:
         readable = ["/"]  # nothing else is there
+        rules.append(landlock.Rule("/dev/pts", device))
         writable += ["/tmp", "/var/tmp", "/dev/shm"]
     rules += [landlock.Rule(path, landlock.READ) for path in readable]
     rules += [landlock.Rule(path, landlock.WRITE) for path in writable]

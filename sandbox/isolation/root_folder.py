@@ -6,6 +6,7 @@ the writable paths.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Sequence
@@ -101,6 +102,16 @@ def _make_devices(root: str) -> None:
             _bind(root, f"/dev/{name}")
     for name, target in _DEVICE_LINKS.items():
         os.symlink(target, f"{root}/dev/{name}")
+    _make_terminals(root)
+
+
+def _make_terminals(root: str) -> None:
+    """Have pty.fork() and pexpect work, with terminals of its own; where that is refused, there are none."""
+    folder = f"{root}/dev/pts"
+    os.mkdir(folder, 0o755)
+    with contextlib.suppress(OSError):
+        mount("devpts", folder, "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
+        os.symlink("pts/ptmx", f"{root}/dev/ptmx")
 
 
 def _bind(root: str, path: str) -> None:

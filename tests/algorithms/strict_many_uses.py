@@ -15,6 +15,7 @@ import mmap
 import multiprocessing
 import os
 import platform
+import pty
 import pwd
 import resource
 import secrets
@@ -220,6 +221,16 @@ def a_program_in_a_loop():
         return (await process.communicate())[0] == b"1\n"
 
     return asyncio.run(act())
+
+
+def a_terminal_of_its_own():
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execvp("sh", ["sh", "-c", "test -t 0 && stty rows 7 && tty"])
+    found = os.read(fd, 100)
+    os.close(fd)
+    os.waitpid(pid, 0)
+    return found == b"/dev/pts/0\r\n" or found
 
 
 def a_daemon():
