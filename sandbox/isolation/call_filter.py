@@ -24,6 +24,12 @@ _CLONE_NAMESPACES = 0x7E020000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 #: With a lease on a file that it may only read, code holds up whoever opens the file, for 45 s each time.
 _F_SETLEASE, _F_SETDELEG = 1024, 1040
+#: The mode that has others run a program as the user who owns it; where calls take a mode: its argument.
+_SETUID = 0o4000
+_MODES = {"creat": 1, "mknod": 1, "mknodat": 2, "chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2}
+#: The arguments that are the flags; the mode is the next one.
+_OPEN_FLAGS = {"openat": 2, "open": 1}
+_MAKES_A_FILE = 0o20000100  # O_CREAT, and what O_TMPFILE adds to O_DIRECTORY
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _STREAM, _DATAGRAM, _TYPE_MASK = 1, 2, 0xF
 
@@ -52,14 +58,16 @@ def build(*, internet: bool, own_processes: bool) -> bytes:
         (_AT_LEAST, 0, 1, call_numbers.NEWEST + 1),
         _refuse(errno.ENOSYS),
     ]
+    # First, since these are the calls for which the kernel runs the filter again each time.
+    for name, block in _blocks(internet=internet, own_processes=own_processes).items():
+        if name in calls:
+            steps += [(_EQUAL, 0, len(block), calls[name]), *block]
     for numbers, code in (
         (call_numbers.REFUSED[machine], errno.EPERM),
         (call_numbers.MISSING[machine], errno.ENOSYS),
     ):
         for number in numbers.values():
             steps += [(_EQUAL, 0, 1, number), _refuse(code)]
-    for name, block in _blocks(internet=internet, own_processes=own_processes).items():
-        steps += [(_EQUAL, 0, len(block), calls[name]), *block]
     steps.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
@@ -84,6 +92,7 @@ def _blocks(*, internet: bool, own_processes: bool) -> dict[str, list[_Step]]:
         unknown_family,
     ]
     blocks = {
+        **_setuid_refused(allow),
         "clone": [_argument(0), (_ANY_BIT, 0, 1, _CLONE_NAMESPACES), _refuse(errno.EPERM), allow],
         "fcntl": _either_refused(1, _F_SETLEASE, _F_SETDELEG, allow),
         "ioctl": _either_refused(1, _TIOCSTI, _TIOCLINUX, allow),
@@ -105,6 +114,18 @@ def _blocks(*, internet: bool, own_processes: bool) -> dict[str, list[_Step]]:
                 allow,
                 _refuse(errno.EPERM),
             ]
+    return blocks
+
+
+def _setuid_refused(allow: _Step) -> dict[str, list[_Step]]:
+    """Refuse to make a program that others run as this user: it would stay after the run."""
+    refused = (_ANY_BIT, 0, 1, _SETUID), _refuse(errno.EPERM), allow
+    blocks: dict[str, list[_Step]] = {}
+    for name, flags in _OPEN_FLAGS.items():
+        is_made = (_argument(flags), (_ANY_BIT, 0, 1, _MAKES_A_FILE), _refuse(errno.EPERM), allow)
+        blocks[name] = [_argument(flags + 1), (_ANY_BIT, 1, 0, _SETUID), allow, *is_made]
+    for name, mode in _MODES.items():
+        blocks[name] = [_argument(mode), *refused]
     return blocks
 
 

@@ -123,7 +123,7 @@ REFUSED = {
         "lsm_set_self_attr": 460,
     },
 }
-#: Calls that libraries can do without, whose objects or effects no other rule could check: ENOSYS.
+#: Calls that libraries can do without, whose objects, effects or arguments no other rule could check: ENOSYS.
 MISSING = {
     "x86_64": {
         "io_uring_setup": 425,
@@ -148,6 +148,7 @@ MISSING = {
         "mq_open": 240,
         "clone3": 435,
         "memfd_secret": 447,
+        "openat2": 437,
     },
     "aarch64": {
         "io_uring_setup": 425,
@@ -172,6 +173,7 @@ MISSING = {
         "mq_open": 180,
         "clone3": 435,
         "memfd_secret": 447,
+        "openat2": 437,
     },
 }
 #: Calls that are decided by their arguments.
@@ -189,6 +191,15 @@ WITH_ARGUMENTS = {
         "sched_setattr": 314,
         "setpriority": 141,
         "ioprio_set": 251,
+        "open": 2,
+        "openat": 257,
+        "creat": 85,
+        "mknod": 133,
+        "mknodat": 259,
+        "chmod": 90,
+        "fchmod": 91,
+        "fchmodat": 268,
+        "fchmodat2": 452,
     },
     "aarch64": {
         "clone": 220,
@@ -203,5 +214,10 @@ WITH_ARGUMENTS = {
         "sched_setattr": 274,
         "setpriority": 140,
         "ioprio_set": 30,
+        "openat": 56,
+        "mknodat": 33,
+        "fchmod": 52,
+        "fchmodat": 53,
+        "fchmodat2": 452,
     },
 }

@@ -62,6 +62,10 @@ def files(given):
         "make a file beside its code": attempt(lambda: os.mknod(code + ".new")),
         "rename its code": attempt(os.rename, code, code + ".old"),
         "link its code elsewhere": attempt(os.link, code, own),
+        "make a program that others run as its user": attempt(os.chmod, own_program(), 0o4755),
+        "make one by its descriptor": attempt(os.chmod, os.open(own_program(), os.O_RDONLY), 0o4755),
+        "make one that is new": attempt(lambda: os.open(own + "new", os.O_CREAT | os.O_WRONLY, 0o4755) and None),
+        "make one that is a node": attempt(os.mknod, own + "node", 0o104755),
         "make a device": attempt(os.mknod, own + "device", 0o600 | 0o020000, os.makedev(1, 1)),
         "read /etc/shadow": attempt(read, "/etc/shadow"),
         "read the record of a task": attempt(read, given["state"] + "/tasks/t1/task.json"),
@@ -70,6 +74,12 @@ def files(given):
         "write to /proc/sysrq-trigger": attempt(append, "/proc/sysrq-trigger"),
         "write to a cgroup": attempt(append, "/sys/fs/cgroup/cgroup.procs"),
     }
+
+
+def own_program():
+    path = os.path.join(os.environ["TMPDIR"], "program")
+    with open(path, "w"):
+        return path
 
 
 def processes(given):
@@ -83,9 +93,30 @@ def processes(given):
         "change the priority of the runner": attempt(os.setpriority, os.PRIO_PROCESS, runner, 19),
         "change the priority of the user": attempt(os.setpriority, os.PRIO_USER, 0, 19),
         "move the runner to a processor": attempt(os.sched_setaffinity, runner, {0}),
+        "make the runner the first victim": attempt(append, f"/proc/{runner}/oom_score_adj"),
+        "write to memory of the runner": attempt(append, f"/proc/{runner}/mem"),
+        "write to memory of process 1": attempt(append, "/proc/1/mem"),
+        "ask by a descriptor for the other end of its channel": attempt(ask_the_other_end),
         "trace the runner": attempt(call, given["calls"]["ptrace"], 16, runner, 0, 0),
         "read memory of the runner": attempt(call, given["calls"]["process_vm_readv"], runner, 0, 0, 0, 0, 0),
     }
+
+
+def ask_the_other_end():
+    """Signal who holds the other end of a socket that it was given, by a descriptor of the process."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            fd = os.dup(int(name))
+        except OSError:
+            continue
+        try:
+            with socket.socket(fileno=fd) as one:
+                number = one.getsockopt(socket.SOL_SOCKET, 77)  # SO_PEERPIDFD
+        except OSError:
+            continue
+        signal.pidfd_send_signal(number, 0)
+        return
+    raise ProcessLookupError(errno.ESRCH, "no such descriptor")
 
 
 def prlimit(pid):
@@ -189,6 +220,10 @@ def keep(given):
     os.mkdir(folder)
     kept["file"] = os.open(os.path.join(folder, "kept"), os.O_WRONLY | os.O_CREAT)
     kept["folder"] = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    for name in os.listdir("/proc/self/fd"):
+        path = os.path.realpath(f"/proc/self/fd/{name}")
+        if path.endswith(".output.json.part"):  # of its result, which is written when it returns
+            kept["result"] = os.open(path, os.O_RDONLY)
     return {"kept": "done"}
 
 
@@ -197,6 +232,8 @@ def use_what_was_kept(given):
         os.close(os.open(path, os.O_RDONLY, dir_fd=kept["folder"]))
 
     found = {"write to the metrics of the task before": attempt(os.truncate, kept["file"], 1)}
+    # This may be "done": whether the record was changed, the test sees.
+    attempt(lambda: os.truncate(f"/proc/self/fd/{kept['result']}", 0))
     for steps in range(1, 10):
         above = "/".join([".."] * steps)
         found[f"open the folder {steps} above them"] = attempt(open_above, above)
