@@ -11,7 +11,7 @@ import pytest
 
 REPORT = """
 import os, pathlib, pickle, socket, stat, sys, tempfile
-from hkrunner.sandbox.child.main import report_shared_memory
+from hkrunner.sandbox.child.shared_memory_reports import report_shared_memory
 reading, writing = os.pipe2(os.O_NONBLOCK)
 report_shared_memory(writing)
 
