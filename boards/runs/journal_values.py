@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ...sandbox.codec import DONE_JSON
+
 #: Inputs and results up to this size are in the journal; larger ones are files in the task's folder.
 VALUE_MAX = 256 * 1024
-_DONE = b'{"command":"done","data":'
 
 
 def input_json(encoding: str, wire: bytes) -> bytes | None:
@@ -19,8 +20,8 @@ def input_json(encoding: str, wire: bytes) -> bytes | None:
 
 def output_json(encoding: str, wire: bytes) -> bytes | None:
     """Return the result in a `done`, as JSON; None when it has no such form."""
-    if encoding == "json" and wire.startswith(_DONE):
-        return wire[len(_DONE) : -1]
+    if encoding == "json" and wire.startswith(DONE_JSON):
+        return wire[len(DONE_JSON) : -1]
     from ...sandbox.codec import codec
 
     try:

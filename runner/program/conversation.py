@@ -12,6 +12,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+from ...sandbox.codec import DONE_JSON
 from ...sandbox.shared.message_format import Memfd, ProcessMessage, Wire
 from ...sandbox.shared.messages import ApiCall, Done, Failed, Initialized, Problem, Progress
 from ...sandbox.shared.stream_messages import StreamStatistics
@@ -37,8 +38,6 @@ ERROR_TEXT_MAX = 20_000
 DECODED_MAX = 1024 * 1024
 #: Sentences about what was held back, at most, for each run.
 REPORTED_MAX = 100
-
-_DONE = b'{"command":"done","data":'
 
 
 class Talk(Enum):
@@ -319,13 +318,13 @@ def _done_for_worker(message: WorkerMessage, said: ProgramMessage) -> Wire:
     data = said.data_json
     if data is None:
         return _passed_on(message)
-    size = len(_DONE) + len(data) + 1
-    if size == message.size and message.head.startswith(_DONE):
+    size = len(DONE_JSON) + len(data) + 1
+    if size == message.size and message.head.startswith(DONE_JSON):
         return _passed_on(message)
     if message.blob is None:
-        return b"".join((_DONE, data, b"}"))
+        return b"".join((DONE_JSON, data, b"}"))
     memory = MessageMemory(size)
-    memory.map[: len(_DONE)] = _DONE
-    memory.map[len(_DONE) : -1] = bytes(data)
+    memory.map[: len(DONE_JSON)] = DONE_JSON
+    memory.map[len(DONE_JSON) : -1] = bytes(data)
     memory.map[-1:] = b"}"
     return Memfd(memory.detach(), size)

@@ -13,6 +13,7 @@ from ...boards.runs.journal_values import VALUE_MAX
 from ...boards.runs.store import Store
 from ...boards.runs.task_ids import TaskIds
 from ...boards.runs.task_record import TaskRecord
+from ...sandbox.codec import DONE_JSON
 from ...sandbox.shared.message_format import Memfd, Wire
 from ...sandbox.shared.messages import Protection, Sample
 from ...sandbox.shared.outcome import Exit
@@ -27,9 +28,6 @@ from .task_usage import TaskUsage
 
 if TYPE_CHECKING:
     from ...boards.runs.resource_series import ResourceSeries
-
-
-_DONE = b'{"command":"done","data":'
 
 
 class ActiveTask:
@@ -314,8 +312,8 @@ class ActiveTask:
         """Return the result's own JSON out of the answer, None for another encoding."""
         blob = self.answer_blob
         if blob is None:
-            is_json = self.answer.startswith(_DONE) and self.answer.endswith(b"}")
-            return self.answer[len(_DONE) : -1] if is_json else None
-        if blob.read(0, min(len(_DONE), blob.size)) != _DONE or blob.read(blob.size - 1, 1) != b"}":
+            is_json = self.answer.startswith(DONE_JSON) and self.answer.endswith(b"}")
+            return self.answer[len(DONE_JSON) : -1] if is_json else None
+        if blob.read(0, min(len(DONE_JSON), blob.size)) != DONE_JSON or blob.read(blob.size - 1, 1) != b"}":
             return None
-        return blob.read(len(_DONE), blob.size - len(_DONE) - 1)
+        return blob.read(len(DONE_JSON), blob.size - len(DONE_JSON) - 1)

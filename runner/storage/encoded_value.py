@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ...sandbox.codec import codec
+from ...sandbox.codec import DONE_JSON, codec
 from ...sandbox.codec.codec import Buffer
 from .errors import ObjectInvalid
 
@@ -244,7 +244,7 @@ def _raw_bson(data: Buffer) -> Any:
 
 
 _DONE_HEADS = {
-    "json": b'{"command":"done","data":',
+    "json": DONE_JSON,
     "msgpack": b"\x82\xa7command\xa4done\xa4data",
 }
 #: In bson's {data: {command: "done", data: …}}, the type of the result is here.

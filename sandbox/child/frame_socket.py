@@ -168,19 +168,16 @@ def _short_body(message: ProcessMessage) -> bytes:
 
 def move_high(fd: int) -> int:
     """Move a descriptor above HIGH, closed on exec; return its new number."""
-    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
-    os.close(fd)
-    return moved
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    finally:
+        os.close(fd)
 
 
 def _new_blob() -> int:
-    fd = os.memfd_create("hkrunner", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
-    finally:
-        os.close(fd)
-    seal(high)
-    return high
+    fd = move_high(os.memfd_create("hkrunner", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+    seal(fd)
+    return fd
 
 
 def mapped(blob: Memfd) -> memoryview:

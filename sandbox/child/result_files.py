@@ -9,12 +9,12 @@ import contextlib
 import os
 from typing import Callable, Optional, Sequence, Tuple
 
+from ..codec import DONE_JSON
 from ..codec.codec import Buffer
 from ..shared.channel import write_all
 from .frame_socket import move_high
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-_DONE = b'{"command":"done","data":'
 
 
 class ResultFiles:
@@ -100,8 +100,9 @@ class ResultFiles:
             fd, part = self._output
             self._output = None
             with contextlib.suppress(OSError):
-                os.close(fd)
                 os.unlink(part)
+            with contextlib.suppress(OSError):  # the user's code may have closed it
+                os.close(fd)
 
     def _not_kept(self, name: str, error: OSError) -> None:
         self._report(f"{name} was not kept: {error.strerror}")
@@ -110,4 +111,4 @@ class ResultFiles:
 def result_json(wire: Sequence[Buffer]) -> Optional[bytes]:
     """Return the result's own JSON out of a `done` message in JSON."""
     data = bytes(wire[0])
-    return data[len(_DONE) : -1] if data.startswith(_DONE) else None
+    return data[len(DONE_JSON) : -1] if data.startswith(DONE_JSON) else None

@@ -4,3 +4,5 @@
 ENCODINGS = ("json", "bson", "msgpack")
 #: The encoding of HKube's socket.io: JSON, and attachments for values of bytes (attachments.py).
 SOCKET_IO = "socket.io"
+#: How a `done` begins that hkrunner encodes in JSON: the result and a closing brace follow.
+DONE_JSON = b'{"command":"done","data":'
