@@ -236,10 +236,10 @@ class BoardRecords:
         if board.process is None:
             if time.time() - board.start_time / 1000 < PENDING_LIMIT_S:
                 return board
-            return self._failed(board, "the board's process never reported")
+            return self.failed(board, "the board's process never reported")
         if board.process.is_alive():
             return board
-        return self._failed(board, f"the board's process (pid {board.process.pid}) is gone")
+        return self.failed(board, f"the board's process (pid {board.process.pid}) is gone")
 
     def view_folder(self, process: ProcessIdentity) -> Path:
         """Return the folder that the TensorBoard of this board process reads, see tensorboard/run_view.py.
@@ -277,7 +277,8 @@ class BoardRecords:
             return ""
         return "\n".join(text.strip().splitlines()[-lines:])
 
-    def _failed(self, board: Board, what: str) -> Board:
+    def failed(self, board: Board, what: str) -> Board:
+        """Return the board as failed, with the last line of its log as the reason."""
         tail = self.log_tail(board.reference, lines=1)
         error = f"{what}; the last line of its log: {tail}" if tail else what
         return replace(

@@ -321,15 +321,8 @@ class BoardManager:
             self.records.forget(child.board)
             return replace(child.board, status=BoardStatus.STOPPED, url=None, end_time=now_ms())
         if board.is_live:
-            tail = self.records.log_tail(reference, lines=1)
-            error = f"the board's process {child.how_it_ended()}"
             board = replace(
-                board,
-                status=BoardStatus.FAILED,
-                readiness=Readiness.STARTING,
-                url=None,
-                error=error + (f"; the last line of its log: {tail}" if tail else ""),
-                end_time=now_ms(),
+                self.records.failed(board, f"the board's process {child.how_it_ended()}"), end_time=now_ms()
             )
             with contextlib.suppress(OSError):
                 self.records.save(board)
