@@ -142,9 +142,10 @@ class Wire:
             self.world.turn()
         self.sock.setblocking(False)
         try:
-            return not self.data and self.sock.recv(1, socket.MSG_PEEK) == b"?"
+            self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return not self.data
+        return False  # there is something, or the end
 
     def has_ended(self) -> bool:
         """The link has closed its end."""

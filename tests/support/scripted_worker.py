@@ -51,7 +51,6 @@ class ScriptedWorker:
         *,
         listens: bool = True,
         debug: bool = False,
-        storage: str = "v1",
         stop_s: float = STOP_S,
         window_s: float | None = WINDOW_S,
     ) -> None:

@@ -63,7 +63,7 @@ class Worker:
 @contextlib.contextmanager
 def serving_v3(tmp_path: Path, *args: str, timeout_s: float = 20, **env: str) -> Iterator[Worker]:
     storage = Storage(tmp_path / "storage", timeout_s=timeout_s)
-    with ScriptedWorker(storage="v3") as worker:
+    with ScriptedWorker() as worker:
         given = {**storage.variables, **env}
         with serving_worker(tmp_path, *args, worker=worker, env=given) as (client, program):
             assert client.query["storage"] == "v3"

@@ -96,7 +96,7 @@ def node(name: str, cwd: Path, *args: str, port: int | None = None, **variables:
     storage = Storage(folder / "storage")
     env = {**storage.variables, "STREAMING_DISCOVERY_PORT": str(port), **variables}
     with (
-        ScriptedWorker(storage="v3") as worker,
+        ScriptedWorker() as worker,
         serving_worker(folder, *args, worker=worker, entry="streams.py", env=env) as (client, program),
     ):
         yield Node(name, port, client, program, storage)
