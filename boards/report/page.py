@@ -249,7 +249,7 @@ def _section(number: int, task: ReportedTask) -> str:
     parts = [
         f"<details open><summary>{_sample(number)}{text(task.run)}</summary>\n",
         f'<table class="facts"><tbody>{rows}</tbody></table>\n',
-        _values("Input", task.inputs),
+        _values("Input", task.inputs, exactly=True),
         _values("Result", task.output),
         _values("Last metrics", task.metrics),
     ]
@@ -264,11 +264,12 @@ def _section(number: int, task: ReportedTask) -> str:
     return "".join([*parts, "</details>\n"])
 
 
-def _values(title: str, values: Mapping[str, Scalar]) -> str:
+def _values(title: str, values: Mapping[str, Scalar], *, exactly: bool = False) -> str:
     if not values:
         return ""
+    value_text = shown_exactly if exactly else shown
     rows = "".join(
-        f"<tr><th>{text(key)}</th><td>{text(shown_exactly(value, limit=400))}</td></tr>"
+        f"<tr><th>{text(key)}</th><td>{text(value_text(value, limit=400))}</td></tr>"
         for key, value in values.items()
     )
     return f'<h4>{title}</h4>\n<table class="facts"><tbody>{rows}</tbody></table>\n'

@@ -113,7 +113,8 @@ class TaskUsage:
         if ask == self._final_ask:
             self._final = sample
         now, (at, cpu_s) = time.time(), self._last
-        if now - at >= 0.05:
+        # If the task ended before the first answer, it is not known what the tree had used before the task.
+        if self._tree_cpu_s is not None and now - at >= 0.05:
             cores = max(0.0, sample.cpu_s - cpu_s) / (now - at)
             self.samples.append((now, cores, sample.memory_bytes, sample.processes))
             self._last = (now, sample.cpu_s)
