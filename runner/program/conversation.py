@@ -225,6 +225,10 @@ class Conversation:
             self._on_hand_out()
 
     def _error_message(self, message: WorkerMessage, said: ProgramMessage) -> None:
+        if message.size > DECODED_MAX:
+            what = f"the error of the program has {message.size:,} bytes; up to {DECODED_MAX:,} are read"
+            self._fail("ALGORITHM_ERROR", f"ALGORITHM_ERROR: {what}")
+            return
         error = _decoded(self._encoding, message).get("error")
         told = error if isinstance(error, dict) else {"message": error}
         text, details = told.get("message"), told.get("details")

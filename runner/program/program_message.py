@@ -32,6 +32,13 @@ class ProgramMessage(NamedTuple):
 
 def read(encoding: str, wire: bytes | memoryview) -> ProgramMessage:
     """Return the message. Raises ValueError when HKube's worker could not decode it, or finds no command."""
+    try:
+        return _read(encoding, wire)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _read(encoding: str, wire: bytes | memoryview) -> ProgramMessage:
     if encoding == "bson":
         return _of_bson(wire)
     if encoding == "json":
@@ -114,7 +121,11 @@ def input_json(encoding: str, wire: bytes | memoryview) -> bytes | memoryview | 
             return memoryview(_input_decoder()(wire).data.input)
         data = codec.data_of(codec.decode(encoding, wire))
         return codec.json_text(data["input"])
-    except (msgspec.MsgspecError, ValueError):  # the program reads it itself, and says what it thinks of it
+    except (
+        msgspec.MsgspecError,
+        ValueError,
+        RecursionError,
+    ):  # the program reads it itself, and says what it thinks of it
         return None
 
 

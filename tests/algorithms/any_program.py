@@ -139,6 +139,10 @@ def start(worker: Worker, what: str, values: list[Any]) -> None:
         worker.say("done", data=Worker("?encoding=bson&storage=v3").answer)
     elif what == "nan":
         worker.raw(b'{"command":"done","data":NaN}')
+    elif what == "deep":
+        worker.raw(b'{"command":"done","data":' + b"[" * values[0] + b"]" * values[0] + b"}")
+    elif what == "error of size":
+        worker.say("errorMessage", error={"message": "x" * values[0]})
     elif what == "babble":
         worker.say("initialized")
         worker.say("alive")

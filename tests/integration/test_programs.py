@@ -80,6 +80,8 @@ def test_whatever_ends_a_program_its_task_has_one_answer_and_the_next_is_served(
         ["unasked"],
         ["fail init"],
         ["nan"],
+        ["deep", 200_000],
+        ["error of size", 2_000_000],
         ["give", "served"],
         cwd=tmp_path,
     )
@@ -99,6 +101,8 @@ def test_whatever_ends_a_program_its_task_has_one_answer_and_the_next_is_served(
         "ALGORITHM_ERROR ALGORITHM_ERROR: the program said `stopped`, unasked",
         "ALGORITHM_ERROR no init",
         "RESULT_INVALID RESULT_INVALID: the result is no json: NaN is no JSON",
+        "RESULT_INVALID RESULT_INVALID: the result is no json: it is nested too deep",
+        "ALGORITHM_ERROR ALGORITHM_ERROR: the error of the program has 2,000,0",
     ]
     assert [one for one, begin in zip(told, expected, strict=True) if not one.startswith(begin)] == []
 

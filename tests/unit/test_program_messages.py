@@ -70,6 +70,16 @@ def test_what_the_worker_could_not_decode_is_refused(text: bytes) -> None:
         read("json", text)
 
 
+def test_what_is_nested_too_deep_to_be_read_is_refused() -> None:
+    deep = 200_000
+    with pytest.raises(ValueError, match="nested too deep"):
+        read("json", b'{"command":"done","data":' + b"[" * deep + b"]" * deep + b"}")
+    with pytest.raises(ValueError, match="nested too deep"):
+        read("msgpack", b"\x82\xa7command\xa4done\xa4data" + b"\x91" * deep + b"\xc0")
+    wire = b'{"command":"initialize","data":{"input":' + b"[" * deep + b"]" * deep + b"}}"
+    assert input_json("json", wire) is None
+
+
 @pytest.mark.parametrize("encoding", ["bson", "msgpack"])
 @given(data=st.binary(max_size=60))
 def test_any_bytes_are_a_message_or_are_refused(encoding: str, data: bytes) -> None:
