@@ -20,6 +20,8 @@ from .value_cache import ValueCache
 
 #: A request is a list of ids.
 REQUEST_MAX = 16 * 1024 * 1024
+#: Most tasks of a request: each takes two frames of the reply, also where its result is not here.
+TASKS_MAX = 100_000
 #: Replies for a client that does not read them.
 WAITING_MAX = 100
 
@@ -89,6 +91,10 @@ class PeerServer:
             return error(encoding, "unknown", str(problem))
         if not tasks:
             return error(encoding, "unknown", "the request has an empty list of tasks")
+        if len(tasks) > TASKS_MAX:
+            return error(
+                encoding, "unknown", f"the request has {len(tasks):,} tasks, more than {TASKS_MAX:,}"
+            )
         self.served_at = time.monotonic()
         reply: list[Buffer] = []
         for task in tasks:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from hkrunner.runner.serving.task_storage import TaskStorage
+from hkrunner.runner.settings.storage_settings import StorageSettings
 from hkrunner.runner.storage.encoded_value import value_of
 from hkrunner.runner.storage.errors import StorageError
 from hkrunner.runner.storage.file_region import Bytes, FileRegion
@@ -22,6 +23,7 @@ from hkrunner.runner.storage.folder_store import FolderStore
 from hkrunner.runner.storage.job import Abandoned, Job
 from hkrunner.runner.storage.message_file import MessageFile
 from hkrunner.runner.storage.operations import Encodings, Operations, Stores
+from hkrunner.runner.storage.peer_server import TASKS_MAX, PeerServer
 from hkrunner.runner.storage.requests import Message
 from hkrunner.runner.storage.start import module_path
 from hkrunner.runner.storage.storage_process import StorageProcess
@@ -279,3 +281,11 @@ def test_a_result_that_the_disk_does_not_take_leaves_nothing_there(tmp_path: Pat
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_peer_that_asks_for_too_many_results_gets_one_error() -> None:
+    server = object.__new__(PeerServer)
+    server._settings, server._results = StorageSettings(), ValueCache(0)
+    for count, frames, text in ((2, 4, b"notAvailable"), (TASKS_MAX + 1, 2, b"100,001 tasks")):
+        reply = server._reply(msgspec.msgpack.encode({"tasks": ["t"] * count}))
+        assert len(reply) == frames and text in bytes(reply[1])
