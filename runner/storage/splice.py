@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +40,10 @@ def fill(value: Any, found: Callable[[str], Any]) -> Any:
     return Filled(filled) if is_changed else value
 
 
+#: The largest integer of each encoding.
+INT_MAX = {"json": 2**64 - 1, "msgpack": 2**64 - 1, "bson": 2**63 - 1}
+
+
 def pieces_of(encoding: str, message: dict[str, Any]) -> list[Bytes]:
     """Return the message encoded, in pieces; its values may be Filled or EncodedValue, in this encoding."""
     pieces: list[Bytes] = []
@@ -50,6 +55,29 @@ def pieces_of(encoding: str, message: dict[str, Any]) -> list[Bytes]:
     else:
         _add_msgpack(whole, pieces)
     return pieces
+
+
+def _encoded(encoding: str, value: Any) -> bytes:
+    """Return a value encoded that came in another encoding, which may have other numbers."""
+    try:
+        return encode_plain(encoding, value)
+    except (TypeError, OverflowError):  # an Int64 of bson, or an integer that has too many digits
+        return encode_plain(encoding, _with_plain_numbers(value, INT_MAX[encoding]))
+
+
+def _with_plain_numbers(value: Any, most: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_plain_numbers(one, most) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_with_plain_numbers(one, most) for one in value]
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if -(2**63) <= value <= most:
+        return int(value)
+    try:
+        return float(value)  # as JavaScript has it, which writes 1e20 with all its digits
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 # ---- msgpack
@@ -72,7 +100,7 @@ def _add_msgpack(value: Any, pieces: list[Bytes]) -> None:
             for one in items:
                 _add_msgpack(one, pieces)
     else:
-        pieces.append(encode_plain("msgpack", value))
+        pieces.append(_encoded("msgpack", value))
 
 
 def _msgpack_head(count: int, small: int, large: int) -> bytes:
@@ -107,7 +135,7 @@ def _add_json(value: Any, pieces: list[Bytes]) -> None:
                 _add_json(one, pieces)
         pieces.append(b"}" if is_dict else b"]")
     else:
-        pieces.append(encode_plain("json", value))
+        pieces.append(_encoded("json", value))
 
 
 # ---- bson
@@ -145,7 +173,7 @@ def _add_bson_element(key: str, value: Any, pieces: list[Bytes]) -> int:
         else:
             elements = [(str(number), one) for number, one in enumerate(value.items)]
         return len(head) + _add_bson_document(elements, pieces)
-    rest = encode_plain("bson", value)
+    rest = _encoded("bson", value)
     head = rest[4:5] + name
     pieces += [head, rest[10:-1]]
     return len(head) + len(rest) - 11

@@ -289,3 +289,21 @@ def test_a_peer_that_asks_for_too_many_results_gets_one_error() -> None:
     for count, frames, text in ((2, 4, b"notAvailable"), (TASKS_MAX + 1, 2, b"100,001 tasks")):
         reply = server._reply(msgspec.msgpack.encode({"tasks": ["t"] * count}))
         assert len(reply) == frames and text in bytes(reply[1])
+
+
+@pytest.mark.parametrize("worker", ["json", "msgpack", "bson"])
+@pytest.mark.parametrize("task", ["json", "msgpack", "bson"])
+def test_numbers_of_one_encoding_become_those_of_another_one(tmp_path: Path, worker: str, task: str) -> None:
+    storage = Storage(tmp_path)
+    numbers = {"json": [2**63, 10**20, -(10**30)], "msgpack": [2**64 - 1], "bson": [2**62, 1]}[worker]
+    stores = Stores(FolderStore(str(tmp_path)), ValueCache(0), ValueCache(0), None, None)
+    operations = Operations(Encodings(worker, task, "msgpack"), stores, "local")
+    data = {"jobId": JOB, "taskId": "t1", "input": [{"a": numbers}, *numbers, "$$a"]}
+    data["storage"] = {"a": storage.put("a", 5)}
+    if worker == "json":
+        wire = json.dumps({"data": data}).encode()
+    else:
+        wire = codec.encode(worker, {"data": data}, name="it", most=None)
+    answer = operations.perform(Job(Message({"id": 1, "do": "fetch"}, wire)), MessageFile())
+    first, *others, last = codec.data_of(codec.decode(task, answer.data))["input"]
+    assert first["a"] == others == pytest.approx(numbers) and last == 5
