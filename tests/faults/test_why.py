@@ -110,4 +110,4 @@ def test_the_sandbox_is_explained_with_what_this_machine_holds() -> None:
     text = " ".join(ended.stdout.split())
     assert ended.stdout.splitlines()[0] == "SANDBOX" and "--net none|all|HOST:PORT: what the code" in text
     state = "Possible here" if BEST == "full" else "Not possible here: "
-    assert f"full all of it holds. {state}" in text
+    assert f"full nothing is left out. {state}" in text
