@@ -84,6 +84,8 @@ class ChildMessageHandler:
         #: Why the code could not be loaded, until its child has ended: then it is known whether memory was
         #: refused.
         self._load_failure: Failure | None = None
+        #: The task that has called sys.exit(), while the same is to be found out.
+        self._quitting: ActiveTask | None = None
         self._on_loaded = on_loaded
         self._storage = storage
         self._on_load_failed = on_load_failed
@@ -158,7 +160,32 @@ class ChildMessageHandler:
         if self._control.state not in (*MEASURING, State.STORING):
             task.failure = Failure(message.code, message.message, message.details)
         self._end_logs(child)
+        if message.ends and self._may_have_been_refused(task):
+            assert task.usage is not None, "it was near its limit"
+            self._quitting = task
+            task.usage.ask_final()
+            return
         self._control.step(Event.CHILD_QUITS if message.ends else Event.CHILD_FAILED)
+
+    def _may_have_been_refused(self, task: ActiveTask) -> bool:
+        """Whether the warden is to be asked if memory was refused, before a failed task is answered."""
+        usage, failure = task.usage, task.failure
+        if task.limit_bytes is None or usage is None or failure is None:
+            return False
+        if not (usage.is_watched or usage.was_near_limit):
+            return False
+        from .memory_advice import may_be_refusal  # late, as in task_end.py
+
+        return may_be_refusal(failure)
+
+    def _quits(self, exit: Exit | None = None) -> None:
+        """Answer the task that has called sys.exit(), if any: its usage is known, or its child has ended."""
+        task, self._quitting = self._quitting, None
+        if task is None or task is not self._control.task:
+            return
+        if exit is not None and task.usage is not None and exit.held_back is not None:
+            task.usage.take_held_back(exit.held_back)
+        self._control.step(Event.CHILD_QUITS)
 
     def _api_call(self, child: Child, task: ActiveTask, message: ApiCall) -> None:
         wire = message.wire
@@ -258,7 +285,9 @@ class ChildMessageHandler:
             return
         task.on_sample(sample)
         self._notices.task.sampled(task.usage.samples)
-        if task.usage.is_final and self._control.state in MEASURING:
+        if task.usage.is_final and self._quitting is task:
+            self._quits()
+        elif task.usage.is_final and self._control.state in MEASURING:
             self._control.step(Event.USAGE_KNOWN)
 
     # ---- output
@@ -298,6 +327,7 @@ class ChildMessageHandler:
         """Nothing of this child is left."""
         if child is self._pool.child:
             self._explain_load_failure(exit)
+            self._quits(exit)
         role = self._pool.gone(child, exit)
         if role is ChildRole.SPARE:
             self._notices.child.died_without_task("spare process", exit)

@@ -108,8 +108,8 @@ class TaskUsage:
         self.needed_bytes = max(self.needed_bytes, sample.needed_bytes)
         self._files_bytes = max(self._files_bytes, sample.files_bytes)
         self.processes = sample.processes
-        if held is not None and held.concerns(self._began):
-            self.held_back = held
+        if held is not None:
+            self.take_held_back(held)
         if ask == self._final_ask:
             self._final = sample
         now, (at, cpu_s) = time.time(), self._last
@@ -120,6 +120,11 @@ class TaskUsage:
             self._last = (now, sample.cpu_s)
             if len(self.samples) > 4000:
                 self.samples = self.samples[::2]
+
+    def take_held_back(self, held: HeldBack) -> None:
+        """Note the process that was held back most recently, if that was in this task."""
+        if held.concerns(self._began):
+            self.held_back = held
 
     def on_ended_processes(self, rss_bytes: int) -> None:
         """Count the peak of a process that ended before it was sampled, together with the child's memory."""

@@ -58,6 +58,16 @@ def swallow(_):
         return "as much as there was"
 
 
+def give_up(_):
+    """Grow until an allocation fails, and end the process as a library's command line would."""
+    kept = []
+    try:
+        while True:
+            kept.append(bytearray(b"x") * BLOCK)
+    except MemoryError:
+        sys.exit(1)
+
+
 def take_again(mib):
     """Beside so much, want 20 MiB more: give back what there was when that is refused, and try again."""
     kept = [bytearray(b"x") * BLOCK for _ in range(mib)]

@@ -41,7 +41,7 @@ def test_a_library_that_ends_the_process_when_it_is_refused_memory_is_reported_a
     assert_names_the_limit(run, 192 * MI)
 
 
-@pytest.mark.parametrize("what", ["wrap", "subprocess_fails"])
+@pytest.mark.parametrize("what", ["wrap", "give_up", "subprocess_fails"])
 @pytest.mark.parametrize("mode", ["auto", "brake", "rss"])
 def test_an_error_that_comes_of_refused_memory_is_reported_as_the_limit(
     what: str, mode: str, tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,15 @@ from hkrunner.runner.serving.child_messages import PROBLEM_MAX
 from hkrunner.runner.serving.streaming import PROBLEMS_MAX
 from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION
-from hkrunner.sandbox.shared.messages import HeldBack, Initialized, Loaded, LoadFailed, Problem, TaskRead
+from hkrunner.sandbox.shared.messages import (
+    Failed,
+    HeldBack,
+    Initialized,
+    Loaded,
+    LoadFailed,
+    Problem,
+    TaskRead,
+)
 from hkrunner.sandbox.shared.outcome import Cause, Exit
 from support.fake_serving import Serve
 from support.fake_warden import SPAWNED, FakeWarden
@@ -105,6 +114,45 @@ def test_the_end_of_a_child_that_could_not_load_its_code_tells_whether_memory_wa
     assert failure is not None and failure.code == ("MEMORY_ERROR" if was_refused else code)
     assert ("limit 64 MiB (--mem), used 60 MiB. Try --mem 128Mi" in failure.message) is was_refused
     assert len(one.load_failures) + len(one.results) == 1 and one.state is State.IDLE
+
+
+@pytest.mark.parametrize("was_refused", [True, False])
+@pytest.mark.parametrize("ends_first", [True, False])
+def test_of_a_task_that_calls_sys_exit_it_is_found_out_whether_memory_was_refused(
+    was_refused: bool, ends_first: bool, serve: Serve
+) -> None:
+    one = serve(limits=Limits(memory_bytes=64 * MI))
+    one.run_to(State.RUNNING)
+    one.after(0.1)
+    one.child.samples(answers=one.child.asked[0])
+    one.child.says(Failed("EXITED", "EXITED: sys.exit(1) ended the algorithm", "", True), one.number)
+    assert not one.results and len(one.child.asked) == 2
+    at = time.monotonic() if was_refused else 0.0  # long before the task
+    held = HeldBack(7, "python", 0, 60 * MI, 0.1, at, is_over=True)
+    if ends_first:
+        one.child.goes(Exit(Cause.EXITED, code=1, peak_bytes=60 * MI, held_back=held))
+    else:
+        one.child.samples(answers=one.child.asked[1], memory=60 * MI, held_back=held)
+    failure = one.results[0].failure
+    assert failure is not None and failure.code == ("MEMORY_ERROR" if was_refused else "EXITED")
+    assert one.state is State.IDLE and one.commands[-1] == "errorMessage"
+    one.initialize("t2")
+    assert len(one.children) == 2
+
+
+def test_a_task_that_calls_sys_exit_is_forgotten_when_the_worker_begins_another_one(serve: Serve) -> None:
+    one = serve(limits=Limits(memory_bytes=64 * MI))
+    one.run_to(State.RUNNING)
+    one.after(0.1)
+    one.child.samples(answers=one.child.asked[0])
+    one.child.says(Failed("EXITED", "EXITED: sys.exit(1) ended the algorithm", "", True), one.number)
+    one.initialize("t2")
+    one.child.loads("init", "start")
+    one.start()
+    one.child_reads()
+    one.child_initializes()
+    one.child_answers()
+    assert [result.status for result in one.results] == ["stopped", "succeed"] and one.state is State.IDLE
 
 
 @pytest.mark.parametrize("methods", [("start",), ("init", "start")], ids=["no init", "init"])
