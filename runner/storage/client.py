@@ -185,12 +185,7 @@ class StorageClient:
             self._gone()
             return
         if not message.fields["id"]:
-            if "note" in message.fields:
-                self._on_note(message.fields["note"])
-            elif "hanging" in message.fields:
-                self._hanging = message.fields["hanging"]
-            else:
-                self._on_serving()
+            self._hear(message.fields)
             return
         on_answer = self._waiting.pop(int(message.fields["id"]), None)
         if on_answer is None:
@@ -200,6 +195,16 @@ class StorageClient:
         fields = message.fields
         wire: Wire = message.data if message.fd < 0 else Memfd(message.fd, message.size)
         on_answer(StorageAnswer(fields.get("failed", ""), fields.get("details", ""), fields, wire))
+
+    def _hear(self, fields: dict[str, Any]) -> None:
+        """Take what the process says unasked."""
+        match fields["say"]:
+            case "note":
+                self._on_note(fields["text"])
+            case "hanging":
+                self._hanging = fields["threads"]
+            case "serving":
+                self._on_serving()
 
     def _gone(self) -> None:
         """Answer every request that waits: the process has ended. The next request starts another one."""

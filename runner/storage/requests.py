@@ -1,7 +1,7 @@
 """What hkrunner and its storage process say to each other: each request or answer is one datagram.
 
-    hkrunner -> storage process   configure, fetch, store, call, answer, cancel
-    storage process -> hkrunner   an answer with the same id; with id 0: note, serving, hanging
+    hkrunner -> storage process   in `do`: configure, fetch, store, call, answer, cancel
+    storage process -> hkrunner   an answer with the same id; with id 0, in `say`: note, serving, hanging
 
 A datagram is a JSON object, a newline, and the bytes; more than INLINE_MAX of them are in a memfd that
 travels with the datagram. The socket is a SOCK_SEQPACKET pair, so no datagram is cut or joined.

@@ -103,7 +103,7 @@ class StorageProcess:
 
     def _note(self, text: str) -> None:
         """Have hkrunner show a line."""
-        self._send(Message({"id": 0, "note": text[:TEXT_MAX]}))
+        self._send(Message({"id": 0, "say": "note", "text": text[:TEXT_MAX]}))
 
     def _report_serving(self) -> None:
         """Have the worker told that results were asked for lately: it does not pause the algorithm then."""
@@ -114,7 +114,7 @@ class StorageProcess:
             and now - self._reported_at >= self._settings.serving_report_s
         ):
             self._reported_at = now
-            self._send(Message({"id": 0, "serving": True}))
+            self._send(Message({"id": 0, "say": "serving"}))
 
     def run(self) -> None:
         """Serve until hkrunner closes its end."""
@@ -179,7 +179,7 @@ class StorageProcess:
     def _count_hanging(self, change: int) -> None:
         """Tell hkrunner how many threads hang: it starts another process when there are many."""
         self._hanging += change
-        self._send(Message({"id": 0, "hanging": self._hanging}))
+        self._send(Message({"id": 0, "say": "hanging", "threads": self._hanging}))
 
     # ---- the worker thread
 
