@@ -243,20 +243,3 @@ TABLE: dict[tuple[State, Event], Row] = {
     },
     **{(S.EXITED, event): Row(S.EXITED) for event in E},
 }
-
-
-class UnexpectedEvent(Exception):
-    """An event that has no row; the state has not changed."""
-
-    def __init__(self, event: Event, state: State) -> None:
-        super().__init__(f"{event.name} in state {state.name}")
-        self.event = event
-        self.state = state
-
-
-def row_of(state: State, event: Event) -> Row:
-    """Return what this event leads to in this state. Raises UnexpectedEvent."""
-    row = TABLE.get((state, event))
-    if row is None:
-        raise UnexpectedEvent(event, state)
-    return row

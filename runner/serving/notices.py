@@ -12,7 +12,7 @@ from ...sandbox.shared.outcome import Exit, left_behind, report
 from ..console.event_sink import EventSink
 from ..console.terminal import Output
 from ..protocol.messages import printable
-from ..protocol.task_state import State, UnexpectedEvent
+from ..protocol.task_state import Event, State
 from ..settings.settings import NO_LIMITS, Settings
 
 #: Suppress "waiting for an HKube worker" for this long while the code loads.
@@ -189,9 +189,9 @@ class TaskNotices:
         #: Whether state_changed() shows anything.
         self.shows_states = output.verbose or type(output.events) is not EventSink
 
-    def unexpected(self, error: UnexpectedEvent) -> None:
+    def unexpected(self, state: State, event: Event) -> None:
         """An event came at a time when it means nothing."""
-        self._output.warn(f"✘ protocol: unexpected {error}; ignored")
+        self._output.warn(f"✘ protocol: unexpected {event.name} in state {state.name}; ignored")
 
     def state_changed(self, number: int, before: State, after: State) -> None:
         """The task is a step further."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..protocol.task_state import Action, Event, State, UnexpectedEvent, row_of
+from ..protocol.task_state import TABLE, Action, Event, State
 from .active_task import ActiveTask
 from .notices import TaskNotices
 
@@ -28,10 +28,9 @@ class TaskControl:
     def step(self, event: Event, data: Any = None) -> None:
         """Do what the table says of this event in this state; an event without a row is reported."""
         before = self.state
-        try:
-            row = row_of(before, event)
-        except UnexpectedEvent as error:
-            self._notices.unexpected(error)
+        row = TABLE.get((before, event))
+        if row is None:
+            self._notices.unexpected(before, event)
             return
         after, actions = row
         self.state = after
