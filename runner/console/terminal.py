@@ -178,7 +178,8 @@ class Output:
         self.err.write((begin + shown).encode(self._encoding, "backslashreplace"), ours=True)
 
     def _dressed(self, text: str) -> str:
-        text = _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+        if not text.isprintable():  # which is told much sooner than a sign is found
+            text = _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
         shown = text if self._has_symbols else plain(text, self._encoding)
         if self._color and (code := _COLORS.get(text[:1])) is not None:
             first, end, rest = shown.partition("\n")

@@ -42,24 +42,24 @@ class HasFileno(Protocol):
 class Timer:
     """One call in the future. cancel() is allowed at any time."""
 
-    __slots__ = ("_callback", "at")
+    __slots__ = ("at", "callback")
 
     def __init__(self, at: float, callback: Callback) -> None:
         self.at = at
-        self._callback: Callback | None = callback
+        self.callback: Callback | None = callback  #: None: the call was made or cancelled
 
     def cancel(self) -> None:
         """Do not make the call, unless it was made already."""
-        self._callback = None
+        self.callback = None
 
     @property
     def pending(self) -> bool:
         """Whether the call is still to be made."""
-        return self._callback is not None
+        return self.callback is not None
 
     def fire(self) -> None:
         """Make the call, once."""
-        callback, self._callback = self._callback, None
+        callback, self.callback = self.callback, None
         if callback is not None:
             callback()
 
@@ -318,7 +318,7 @@ class Loop:
 
     def _wait_s(self, most_s: float | None) -> float | None:
         timers = self._timers
-        while timers and not timers[0][2].pending:
+        while timers and timers[0][2].callback is None:
             heapq.heappop(timers)
         if not timers:
             return most_s

@@ -74,21 +74,17 @@ class MessageMemory:
 class WorkerMessage:
     """One message of the worker: `data`, or for a large one `blob`."""
 
-    __slots__ = ("blob", "data")
+    __slots__ = ("blob", "data", "size")
 
     def __init__(self, data: bytes, blob: MessageMemory | None = None) -> None:
         self.data = data
         self.blob = blob
+        self.size = len(data) if blob is None else blob.size  #: of the whole message, in bytes
 
     @property
     def head(self) -> bytes:
         """The first bytes, which are enough to find the command."""
         return self.data if self.blob is None else bytes(self.blob.map[: min(256, self.blob.size)])
-
-    @property
-    def size(self) -> int:
-        """Size of the whole message in bytes."""
-        return len(self.data) if self.blob is None else self.blob.size
 
     def whole(self) -> bytes:
         """Return the whole message; a large one is copied."""

@@ -42,6 +42,7 @@ class ActiveTask:
     initialized_on: int = 0  #: the connection, by number, that its `initialized` was posted to
     answer: bytes = b""
     answer_blob: AnswerBlob | None = None
+    _answer_bytes: int = 0
     failure: Failure | None = None
     storing: bytes = b""  #: storage v3: the message that says where its result is
     is_started_early: bool = False  #: storage v3: `start` has come while the input is read
@@ -99,8 +100,10 @@ class ActiveTask:
             self.answer_blob = None
         if isinstance(wire, Memfd):
             self.answer_blob = AnswerBlob(wire.fd, wire.size)
+            self._answer_bytes = wire.size
         else:
             self.answer = wire
+            self._answer_bytes = len(wire)
 
     def replace_message(self, message: WorkerMessage) -> None:
         """Take this initialize instead: the same with its values."""
@@ -303,10 +306,6 @@ class ActiveTask:
         is_here = record.takes_values and result.status == "succeed" and self._answer_bytes <= VALUE_MAX
         record.finish(facts, self.answer if is_here and self._is_kept(self._answer_bytes) else b"")
         result.problems.extend(record.problems)
-
-    @property
-    def _answer_bytes(self) -> int:
-        return len(self.answer) if self.answer_blob is None else self.answer_blob.size
 
     def output(self) -> bytes | None:
         """Return the result's own JSON out of the answer, None for another encoding."""

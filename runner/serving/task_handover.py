@@ -32,6 +32,7 @@ from .task_usage import WATCH_S, TaskUsage
 #: Time after the first message of this kind, after which the parent prepares to read names in them.
 PREPARE_AFTER_S = 0.05
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+_START = Start()  # the same for every task
 
 
 class Handover(Enum):
@@ -251,7 +252,7 @@ class TaskHandover:
         if child is None or task is None:
             return
         begin, self._kept_begin = self._kept_begin, ()
-        child.send(task.number, *begin, Start())
+        child.send(task.number, *begin, _START)
         self._loop.expect("done")  # a tiny task is done in no time
 
     def send_kept_begin(self) -> None:

@@ -109,7 +109,8 @@ class ProcessMessage(metaclass=_MessageType):
 
     def as_dict(self) -> Dict[str, Any]:
         """Return the fields by name."""
-        return {name: getattr(self, name) for name in type(self).fields}
+        cls = type(self)
+        return {**cls.fields, **cls.defaults, **vars(self)}  # in the order of the fields
 
     def replace(self, **changes: Any) -> Any:
         """Return a copy with other values for these fields."""
@@ -128,11 +129,14 @@ def encode(task: int, message: ProcessMessage) -> bytes:
 
 def body_of(message: ProcessMessage) -> bytes:
     """Return the body of a message's frame, for one whose `wire` is not in a memfd."""
+    given = vars(message)
+    if not given:
+        return b""
     cls = type(message)
     defaults = cls.defaults
     told = {}
     wire: Optional[bytes] = None
-    for name, value in vars(message).items():
+    for name, value in given.items():
         if name == "wire":
             wire = value
         elif name not in defaults or value != defaults[name]:
