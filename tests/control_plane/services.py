@@ -89,6 +89,7 @@ class ControlPlane:
         self.url = f"http://127.0.0.1:{self._ports['api']}"
         self.worker_url = f"ws://127.0.0.1:{self._ports['worker']}"
         self.metrics = folder / "metrics"
+        self.storage = folder / "storage"
 
     def __enter__(self) -> ControlPlane:
         try:
@@ -126,11 +127,16 @@ class ControlPlane:
 
     def start_worker(self, algorithm: str) -> None:
         """Start the worker of an algorithm, and have its jobs sent to it. Raises Trouble."""
-        self.metrics.mkdir()
+        self.run_worker(algorithm)
+        self.add_algorithm(algorithm)
+
+    def run_worker(self, algorithm: str, *, is_developed: bool = True) -> None:
+        """Start the worker; if it `is_developed`, it waits for an algorithm that has gone. Raises Trouble."""
+        self.metrics.mkdir(exist_ok=True)
         more = {
             "ALGORITHM_TYPE": algorithm,
             "WORKER_SOCKET_PORT": str(self._ports["worker"]),
-            "DEV_MODE": "true",
+            "DEV_MODE": str(is_developed).lower(),
             "API_SERVER_SERVICE_HOST": "127.0.0.1",
             "API_SERVER_SERVICE_PORT": str(self._ports["api"]),
             "ALGO_METRICS_DIR": str(self.metrics),
@@ -138,16 +144,32 @@ class ControlPlane:
         folder = self._core / "worker"
         self._start("worker", ["node", str(HERE / "worker.js"), str(folder)], self._variables(more), folder)
         self._wait_for("worker", lambda: _listens(self._ports["worker"]))
+
+    def add_algorithm(self, algorithm: str) -> None:
+        """Have the queue serve an algorithm. Raises Trouble."""
         queue = str(self._core / "algorithm-queue")
         words = ["node", str(HERE / "add_algorithm.js"), queue, str(self._ports["etcd"]), QUEUE, algorithm]
         added = subprocess.run(words, capture_output=True, text=True, timeout=START_S, check=False)
         if added.returncode:
             raise Trouble(f"the queue was not given {algorithm}: {added.stderr.strip()}")
 
-    def start_hkrunner(self, words: Sequence[str], cwd: Path) -> None:
+    def start_hkrunner(self, words: Sequence[str], cwd: Path, **more: str) -> None:
         """Start hkrunner as the algorithm of the worker."""
-        variables = {**os.environ, "ALGO_METRICS_DIR": str(self.metrics)}
+        variables = {**os.environ, "ALGO_METRICS_DIR": str(self.metrics), **more}
         self._start("hkrunner", [*words, "--url", self.worker_url], variables, cwd)
+
+    def is_running(self, name: str) -> bool:
+        """Whether this process has not ended."""
+        return self._running[name].poll() is None
+
+    def signal(self, name: str, sign: int) -> None:
+        """Send a signal to one process, and to none that it started."""
+        self._running[name].send_signal(sign)
+
+    def wait_for_end(self, name: str) -> None:
+        """Return when the process has ended, at the latest after START_S."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._running[name].wait(START_S)
 
     def log_of(self, name: str) -> Path:
         """Return the file with what a service has printed."""
@@ -191,7 +213,7 @@ class ControlPlane:
             "MONGODB_SERVICE_HOST": here,
             "MONGODB_SERVICE_PORT": str(self._ports["mongo"]),
             "DEFAULT_STORAGE": "fs",
-            "BASE_FS_ADAPTER_DIRECTORY": str(self._folder / "storage"),
+            "BASE_FS_ADAPTER_DIRECTORY": str(self.storage),
             "STORAGE_ENCODING": "msgpack",
             "DISCOVERY_ENCODING": "msgpack",
             "PIPELINE_DRIVER_QUEUE_SERVICE_PORT": str(self._ports["queue"]),

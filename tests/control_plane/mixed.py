@@ -1,0 +1,300 @@
+"""Tasks of every kind in HKube's own services, also while hkrunner and the worker are restarted.
+
+mixed.py HKRUNNER CHECKOUT [TASKS]: each task has to have one end, the right one, in HKube's results and,
+where it is there, in the graph of the job. The first step has TASKS tasks, or 1,000. What has ended is
+started again, as Kubernetes does.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from services import ControlPlane, Trouble, find_programs, install, say
+
+NAME = "mixed"
+#: Of each kind so many tasks in 1,000.
+KINDS = {
+    **{"ok": 700, "raises": 120, "exits": 60, "exits well": 30, "segfaults": 40, "breaches": 30},
+    **{"large": 3, "nothing": 17},
+}
+#: In the end of a task of this kind, HKube has this text.
+FAILURES = {
+    "raises": "ValueError: no ",
+    "exits": "ended its process with code 3",
+    "exits well": "ended its process with code 0",
+    "segfaults": "SIGSEGV",
+    "breaches": "MEMORY",
+}
+LARGE = 200_000_000
+#: How a task ends.
+ENDS = ("succeed", "failed", "stopped", "skipped")
+#: Seconds for a task to stop: it ignores `stop`, so hkrunner waits for its grace.
+STOP_S = 60.0
+#: Seconds for one job, on a busy machine.
+JOB_S = 900.0
+CODE = f"""\
+import os, signal, time
+
+def start(args, api):
+    number, kind = args["input"][0]["number"], args["input"][0]["kind"]
+    with open("runs.txt", "a") as file:
+        file.write(f"{{number}}\\n")
+    if kind == "raises":
+        raise ValueError(f"no {{number}}")
+    if kind.startswith("exits"):
+        os._exit(3 if kind == "exits" else 0)
+    if kind == "segfaults":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if kind == "breaches":
+        blocks = []
+        while True:
+            blocks.append(bytearray(b"x" * 16_000_000))
+    if kind == "waits":
+        time.sleep(0.5)
+    if kind == "sleeps":
+        time.sleep(60)
+    if kind == "large":
+        return bytes({LARGE})
+    return None if kind == "nothing" else {{"number": number, "square": number * number}}
+"""
+
+
+class Mixed:
+    """Jobs of the algorithm, and the pod that runs it."""
+
+    def __init__(self, hkrunner: str, plane: ControlPlane, folder: Path, count: int) -> None:
+        """`count`: of the tasks of the first step."""
+        self._words = [hkrunner, "mixed.py", "--storage", "v3", "--state-dir", "served", "--mem", "600Mi"]
+        self._kinds = {kind: max(1, share * count // 1000) for kind, share in KINDS.items()}
+        self._plane = plane
+        self._folder = folder
+        (folder / "mixed.py").write_text(CODE)
+        self._restarts = 0
+
+    # ---- HKube's API
+
+    def _call(self, route: str, body: Any = None, *, absent: int | None = None) -> Any:
+        """Return the answer of a route; None if its status is `absent`."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"{self._plane.url}/api/v1/{route}", data, {"Content-Type": "application/json"}
+        )
+        for attempt in range(5):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code == absent:
+                    return None
+                if error.code != 429 or attempt == 4:
+                    raise Trouble(f"{route}: {error.code} {error.read()[:500]!r}") from None
+                time.sleep(1)
+        raise AssertionError
+
+    def _submit(self, name: str, items: list[dict[str, Any]], **node: Any) -> str:
+        pipeline = {
+            "name": name,
+            "nodes": [{"nodeName": NAME, "algorithmName": NAME, "input": ["#@flowInput.items"], **node}],
+            "flowInput": {"items": items},
+            "options": {"batchTolerance": 100},
+        }
+        return str(self._call("exec/raw", pipeline)["jobId"])
+
+    def _results(self, job: str) -> dict[str, Any] | None:
+        """Return the results of a job that is over; its status may say `active` for ever (see ClusterJob)."""
+        return self._call(f"exec/results/{job}", absent=400)
+
+    def _ends(self, job: str) -> dict[int, str]:
+        """Return the ends of tasks that the graph of a job has: the last ones may never get there."""
+        (node,) = self._call(f"graph/parsed/{job}")["nodes"]
+        return {one["batchIndex"]: one["status"] for one in node["batch"] if one["status"] in ENDS}
+
+    def _wait(self, job: str) -> None:
+        """Return when the job is over; what is dead of the pod is started again meanwhile."""
+        end = time.monotonic() + JOB_S
+        while self._results(job) is None:
+            if time.monotonic() > end:
+                raise Trouble(f"job {job} has not ended within {JOB_S:g} s")
+            self._keep_pod()
+            time.sleep(1)
+
+    # ---- the pod
+
+    def begin(self) -> None:
+        """Have the algorithm served by a pod."""
+        image = {"name": NAME, "algorithmImage": f"registry.example/{NAME}:1", "cpu": 0.5, "mem": "1Gi"}
+        self._call("store/algorithms", image)
+        self._plane.run_worker(NAME, is_developed=False)
+        self._start_hkrunner()
+        self._plane.add_algorithm(NAME)
+
+    def _start_hkrunner(self) -> None:
+        storage = {"BASE_FS_ADAPTER_DIRECTORY": str(self._plane.storage), "DISCOVERY_ENABLE": "false"}
+        self._plane.start_hkrunner(self._words, self._folder, **storage)
+
+    def _keep_pod(self) -> None:
+        """Start again what has ended. The worker ends itself when its algorithm has gone."""
+        gone = [name for name in ("worker", "hkrunner") if not self._plane.is_running(name)]
+        if not gone:
+            return
+        self._restarts += 1
+        if "hkrunner" in gone:
+            self._plane.wait_for_end("worker")
+            self._plane.stop("hkrunner")
+        self._plane.stop("worker")
+        self._plane.run_worker(NAME, is_developed=False)
+        if "hkrunner" in gone:
+            self._start_hkrunner()
+
+    # ---- steps
+
+    def ends_each_kind(self) -> None:
+        """Tasks of every kind end as they should: values, errors, exits, crashes, limits, 200 MB."""
+        items = _items(self._kinds)
+        job = self._submit("kinds", items)
+        self._wait(job)
+        self._check(job, items, once=True)
+
+    def stops(self) -> None:
+        """A job that is stopped has no task left that works, although they ignore it."""
+        job = self._submit("stopped", _items({"ok": 5, "sleeps": 3}, shuffled=False))
+        self._wait_for_runs(6)
+        self._call("exec/stop", {"jobId": job})
+        self._wait(job)
+        self._wait_for_line("■ task ")
+        found = (self._results(job) or {}).get("status")
+        if found != "stopped":
+            raise Trouble(f"job {job} was stopped and is {found}")
+
+    def _wait_for_line(self, text: str) -> None:
+        """Return when hkrunner has printed a line that begins like this."""
+        end, log = time.monotonic() + STOP_S, self._plane.log_of("hkrunner")
+        while not any(line.startswith(text) for line in log.read_text().splitlines()):
+            if time.monotonic() > end:
+                raise Trouble(f"hkrunner has printed no line {text!r}")
+            time.sleep(0.1)
+
+    def ends_what_lasts_too_long(self) -> None:
+        """A task that exceeds its ttl fails for that, and the next ones go on."""
+        items = _items({"sleeps": 2, "ok": 3}, shuffled=False)
+        job = self._submit("ttl", items, ttl=1)
+        self._wait(job)
+        self._check(job, items, {"sleeps": "Algorithm TTL expired"}, once=True)
+
+    def outlives_restarts(self) -> None:
+        """Tasks are neither lost nor doubled when hkrunner, the worker or both are killed or ended."""
+        items = _items({"ok": 220, "raises": 40, "exits": 20, "segfaults": 10, "waits": 10})
+        job = self._submit("restarts", items)
+        for names, sign in (
+            (("hkrunner",), signal.SIGKILL),
+            (("worker",), signal.SIGKILL),
+            (("worker", "hkrunner"), signal.SIGTERM),
+        ):
+            self._wait_for_runs(40)
+            for name in names:
+                self._plane.signal(name, sign)
+            self._keep_pod()
+        self._wait(job)
+        self._check(job, items, once=False)
+        if self._restarts < 3:
+            raise Trouble(f"the pod was started again {self._restarts} times")
+
+    def _wait_for_runs(self, count: int) -> None:
+        """Return when so many further tasks have begun."""
+        end, wanted = time.monotonic() + JOB_S, len(self._runs()) + count
+        while len(self._runs()) < wanted:
+            if time.monotonic() > end:
+                raise Trouble(f"{count} further tasks have not begun")
+            self._keep_pod()
+            time.sleep(0.05)
+
+    def _runs(self) -> list[str]:
+        file = self._folder / "runs.txt"
+        return file.read_text().split() if file.exists() else []
+
+    def _check(
+        self, job: str, items: list[dict[str, Any]], failures: dict[str, str] | None = None, *, once: bool
+    ) -> None:
+        """Raise Trouble unless each task has ended once and as it should; `once`: it has begun once, too."""
+        expected = {**FAILURES, **(failures or {})}
+        results = (self._results(job) or {})["data"]
+        if Counter(one["batchIndex"] for one in results) != Counter(range(1, len(items) + 1)):
+            raise Trouble(f"{len(results)} results of {len(items)} tasks of job {job}")
+        ends = self._ends(job)
+        wrong = []
+        for one in results:
+            item = items[one["batchIndex"] - 1]
+            kind, number = item["kind"], item["number"]
+            if kind in expected:
+                good, status = expected[kind] in str(one.get("error")), "failed"
+            elif kind == "large":
+                good, status = one["info"]["size"] == LARGE, "succeed"
+            else:
+                value = None if kind == "nothing" else {"number": number, "square": number * number}
+                good, status = "error" not in one and one.get("result") == value, "succeed"
+            end = ends.get(one["batchIndex"], status)
+            if not good or end != status:
+                wrong.append(f"{item}: {end} {str(one)[:300]}")
+        if wrong:
+            raise Trouble(f"{len(wrong)} tasks have a wrong end:\n" + "\n".join(wrong[:20]))
+        if once:
+            runs = Counter(self._runs())
+            many = [item["number"] for item in items if runs[str(item["number"])] != 1]
+            if many:
+                raise Trouble(f"tasks that did not begin once: {many[:20]}")
+
+
+def _items(kinds: dict[str, int], *, shuffled: bool = True) -> list[dict[str, Any]]:
+    """Return the inputs of so many tasks of each kind, each with a number of its own."""
+    found = [kind for kind, count in kinds.items() for _ in range(count)]
+    if shuffled:
+        random.Random(1).shuffle(found)
+    first = next(_numbers)
+    return [{"number": first * 10_000 + index, "kind": kind} for index, kind in enumerate(found)]
+
+
+_numbers = iter(range(1, 1000))
+
+
+def main(hkrunner: str, checkout: Path, count: int) -> int:
+    """Take all steps; return the exit status."""
+    folder = Path(tempfile.mkdtemp(prefix="hkrunner-mixed-"))
+    try:
+        find_programs()
+        install(checkout)
+        with ControlPlane(checkout, folder) as plane:
+            work = folder / NAME
+            work.mkdir()
+            mixed = Mixed(hkrunner, plane, work, count)
+            mixed.begin()
+            for step in (
+                mixed.ends_each_kind,
+                mixed.stops,
+                mixed.ends_what_lasts_too_long,
+                mixed.outlives_restarts,
+            ):
+                began = time.monotonic()
+                step()
+                say(f"✔ {step.__doc__} ({time.monotonic() - began:.1f} s)")
+    except Trouble as trouble:
+        say(f"✘ {trouble}\nthe logs are in {folder}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]).resolve(), int((sys.argv[3:] or ["1000"])[0])))
