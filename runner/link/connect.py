@@ -115,6 +115,10 @@ class Attempt:
 def preload() -> None:
     """Import the package as ws:// needs it; the next attempt then connects 5 ms sooner."""
     with without_openssl():
+        # The system's names are encoded by idna. Where no memory is left, its import in the thread would make
+        # a LookupError of that, and the attempt be repeated for ever.
+        import encodings.idna  # noqa: F401
+
         import websocket  # noqa: F401
 
 

@@ -39,3 +39,13 @@ def test_a_local_run_loads_nothing_that_only_unreleased_versions_of_websockets_u
     script = "import sys, hkrunner.runner.worker_stub.server; print('zipfile' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ended.stdout == "False\n", ended.stderr
+
+
+def test_a_connection_needs_no_codec_that_a_thread_without_memory_could_not_import() -> None:
+    """The resolver encodes names by idna, and makes a LookupError of an import that fails."""
+    script = (
+        "import sys, hkrunner.runner.link.connect as connect; connect.preload();"
+        " print('encodings.idna' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.stdout == "True\n", ended.stderr
