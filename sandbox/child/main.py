@@ -27,6 +27,7 @@ import sys
 from typing import FrozenSet, NoReturn
 
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
+from .await_stacks import write_await_stacks
 from .frame_socket import FrameSocket, move_high, receive_setup
 from .memory_reserve import notice_lost_threads, report_threads_without_memory
 from .shared_memory_reports import report_shared_memory
@@ -42,7 +43,8 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     """
     tasks, control, fault = (move_high(int(number)) for number in sys.argv[2:5])
     faulthandler.enable(fault, all_threads=True)
-    faulthandler.register(STACK_SIGNAL, fault, all_threads=True, chain=False)
+    write_await_stacks(STACK_SIGNAL, fault)
+    faulthandler.register(STACK_SIGNAL, fault, all_threads=True, chain=True)
     # Chained to the signal's default action, which ends the process.
     faulthandler.register(LAST_STACK_SIGNAL, fault, all_threads=True, chain=True)
     for number in sys.argv[5:6]:

@@ -151,9 +151,17 @@ class ChildTree:
             process_tree.reap(self.reaped)
             found = os.fstat(self.stack_fd).st_size
             same = same + 1 if found and found == size else 0
-            if same == 3:
+            if same >= 3 and not self._lacks_awaits(size):
                 return  # the file has stopped growing: the stacks are complete
             size = found
+
+    def _lacks_awaits(self, size: int) -> bool:
+        """Whether a thread waits in a selector, and what asyncio's tasks await is still to be written.
+
+        See child/await_stacks.py; it cannot be in a process that has another handler.
+        """
+        text = os.pread(self.stack_fd, size, 0)
+        return b'selectors.py", line' in text and not text.endswith(b"\n\n")
 
     def write_last_stacks(self, largest: list[int]) -> None:
         """End the largest process with a signal whose handler writes its stacks first; else the child.

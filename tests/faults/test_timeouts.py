@@ -27,6 +27,19 @@ def test_a_task_that_takes_too_long_is_ended_whatever_it_does(algorithm: str, tm
     assert 500 <= run.tasks[0]["durationMs"] < 5000
 
 
+@pytest.mark.parametrize("whose", ["start", "run"])
+def test_the_lines_at_which_coroutines_wait_are_told(whose: str, tmp_path: Path) -> None:
+    """Those of the loop of hkrunner, and those of one that start() runs itself."""
+    run = run_tasks("async_waits_for_ever.py", [whose], cwd=tmp_path, args=("--timeout", "1"))
+    code, message = error_of(run.tasks[0])
+    assert code == "TASK_TIMEOUT"
+    lines = (ALGORITHMS / "async_waits_for_ever.py").read_text().splitlines()
+    for name in ("fetch", "beat"):
+        number = next(at for at, line in enumerate(lines, 1) if line.endswith(f"# of {name}"))
+        assert f'async_waits_for_ever.py", line {number} in {name}' in message, message
+    assert "Task beat (most recent call first):" in message
+
+
 def test_a_task_in_time_is_no_error(tmp_path: Path) -> None:
     run = run_tasks("sleeps.py", *[["behave"]] * 5, cwd=tmp_path, args=("--timeout", "2"))
     assert (run.status, run.outputs) == (0, ["served"] * 5)
@@ -34,10 +47,10 @@ def test_a_task_in_time_is_no_error(tmp_path: Path) -> None:
 
 
 def test_loading_that_takes_too_long_is_ended_with_its_stack(tmp_path: Path) -> None:
-    arguments = ["-e", ALGORITHMS / "hangs_at_import.py", "--start-timeout", "0.5", "-i", "1", "-j"]
+    arguments = ["-e", ALGORITHMS / "hangs_at_import.py", "--start-timeout", "1.5", "-i", "1", "-j"]
     ended = run_hkrunner(*arguments, cwd=tmp_path)
     assert (ended.status, ended.stdout) == (4, "")
-    assert "✘ START_TIMEOUT: loading the code took longer than 0.5 s (--start-timeout); raise" in ended.stderr
+    assert "✘ START_TIMEOUT: loading the code took longer than 1.5 s (--start-timeout); raise" in ended.stderr
     assert 'hangs_at_import.py", line' in ended.stderr
 
 
