@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, TypedDict
 
-from ...sandbox.shared.limits import LEAST_MEMORY_BYTES
+from ...sandbox.shared.limits import LEAST_MEMORY_BYTES, MI
 from ..errors import SettingsError
 from ..settings.option import Option
 from ..settings.options import OPTIONS
@@ -133,8 +133,10 @@ def _check(name: str, option: Option, value: Any) -> None:
         if not isinstance(value, (int, float, str)):
             raise SettingsError(f"{name} wants a size, such as '512Mi', not {value!r}")
         if isinstance(value, int) and 0 < value < LEAST_MEMORY_BYTES and name in ("mem", "total_mem"):
+            unit = "Gi" if value * MI < LEAST_MEMORY_BYTES else "Mi"
             raise SettingsError(
-                f"{name}={value} is {value} bytes, and at least 4 MiB are needed: did you mean '{value}Mi'?"
+                f"{name}={value} is {value} bytes, and at least 4 MiB are needed:"
+                f" did you mean '{value}{unit}'?"
             )
     elif option.kind == "many" and not isinstance(value, (str, os.PathLike, Iterable)):
         raise SettingsError(f"{name} wants one or more texts or paths, not {value!r}")

@@ -258,10 +258,10 @@ def _did_you_mean(number: str, unit: str) -> str:
 
 
 def _guess(number: str) -> str:
-    """Return what a number without a unit most likely stands for: MiB, or bytes if it is large."""
+    """Return what a number without a unit most likely stands for: GiB, MiB, or bytes if it is large."""
     size = float(number)
-    if size < MI:
-        return f"{number}Mi"
+    if size < MI:  # so few MiB that they would be refused
+        return f"{number}{'Gi' if size * MI < LEAST_MEMORY_BYTES else 'Mi'}"
     name, unit = next((one for one in _BINARY if size % one[1] == 0), ("Mi", MI))
     return f"{round(size / unit)}{name}"
 

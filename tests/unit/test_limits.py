@@ -44,6 +44,7 @@ def test_memory_is_read_as_hkube_reads_it(text: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
+        ("0.5", "memory unit must be one of Ki,M,Mi,Gi,m,K,G,T,Ti (did you mean 0.5Gi?)"),
         ("512", "memory unit must be one of Ki,M,Mi,Gi,m,K,G,T,Ti (did you mean 512Mi?)"),
         ("1073741824", "memory unit must be one of Ki,M,Mi,Gi,m,K,G,T,Ti (did you mean 1Gi?)"),
         ("1000000000B", f"B is not a valid unit {ALL_UNITS} (did you mean 954Mi?)"),
