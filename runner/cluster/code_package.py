@@ -19,6 +19,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 def write_package(path: str, code: CodeFiles) -> None:
     """Write the package. Raises SettingsError for a file that cannot be packed."""
+    _check_names(code)
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as package:
             for one in code.files:
@@ -27,14 +28,22 @@ def write_package(path: str, code: CodeFiles) -> None:
         raise SettingsError(f"the package {path} cannot be written: {error.strerror}") from None
 
 
+def _check_names(code: CodeFiles) -> None:
+    """Refuse names that a zip cannot hold, before a large file is packed in vain."""
+    for one in code.files:
+        try:
+            f"{one.name}{one.link}".encode()
+        except UnicodeEncodeError:
+            what = "its name" if one.link is None else "its name, or what it points to,"
+            raise SettingsError(
+                f"{one.path!a} cannot be packed: {what} is not UTF-8; rename it, or leave it out by"
+                " .hkubeignore"
+            ) from None
+
+
 def _add_or_explain(package: zipfile.ZipFile, one: CodeFile) -> None:
     try:
         _add(package, one)
-    except UnicodeEncodeError:
-        raise SettingsError(
-            f"{one.path!a} cannot be packed: its name is not UTF-8; rename it, or leave it out by"
-            " .hkubeignore"
-        ) from None
     except OSError as error:
         raise SettingsError(f"{one.path} cannot be packed: {error.strerror}") from None
 

@@ -208,6 +208,13 @@ def test_a_name_that_a_zip_cannot_hold_is_one_sentence(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path / "alg") + b"/\xff.txt")).touch()
     with pytest.raises(SettingsError, match=r"udcff.txt' cannot be packed: its name is not UTF-8"):
         write_package(str(tmp_path / "code.zip"), code_files(str(tmp_path / "alg")))
+    assert not (tmp_path / "code.zip").exists(), "a large file before it would take minutes"
     os.unlink(os.fsencode(tmp_path / "alg") + b"/\xff.txt")
+    os.symlink(b"\xff.txt", os.fsencode(tmp_path / "alg") + b"/link")
+    with pytest.raises(
+        SettingsError, match=r"link' cannot be packed: its name, or what it points to, is not"
+    ):
+        write_package(str(tmp_path / "code.zip"), code_files(str(tmp_path / "alg")))
+    os.unlink(tmp_path / "alg" / "link")
     with pytest.raises(SettingsError, match="cannot be written: No space left on device"):
         write_package("/dev/full", code_files(str(tmp_path / "alg")))
