@@ -82,7 +82,7 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
             logs_ahead=settings.local_run.is_local,
             journal=None if settings.local_run.is_local else partial(_journal, settings),
         )
-    for note in settings.console.notes:
+    for note in (*settings.console.notes, *settings.limits_beyond):
         output.say(f"◌ {note}")
     boards = _start_boards(loop, settings, where, output)
     try:

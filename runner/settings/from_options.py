@@ -81,7 +81,8 @@ def settings_of(
     )
     local_run = _local_run(values, cluster)
     limits, limits_from = limits_of(values, environ, descriptor, processes=local_run.parallel or 1)
-    notes = beyond_container(limits, values, environ, processes=local_run.parallel or 1)
+    notes: tuple[str, ...] = ()
+    beyond = beyond_container(limits, values, environ, processes=local_run.parallel or 1)
     if local_run.in_process:
         limits, notes = _in_process(values, limits)
     code = _code(values, descriptor)
@@ -93,6 +94,7 @@ def settings_of(
         _records({**values, **recorded_shares(values, limits)}, local=local_run.is_local),
         limits=limits,
         limits_from=limits_from,
+        limits_beyond=() if local_run.in_process else beyond,
         gpus=_gpus(values, descriptor),
         sandbox=sandbox_of(values, environ),
         local_run=local_run,
