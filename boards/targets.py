@@ -21,6 +21,7 @@ from pathlib import Path
 from .errors import NotFound
 from .runs.files import original_text, safe_part
 from .runs.history import read_facts
+from .runs.job_record import no_such_task
 from .runs.journal_reader import read_journals
 
 
@@ -70,7 +71,7 @@ def task_target(root: Path, task: str, *, job: str | None = None) -> Target:
     if job is None:
         facts = read_facts(root, task)
         if facts is None:
-            raise NotFound(f"there is no task {task} in {root}", hint="hkrunner runs ls shows what there is")
+            raise no_such_task(root, task)
         run = facts.get("metricsDir")
         if not isinstance(run, str):
             raise NotFound(

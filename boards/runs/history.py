@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import NotFound, StoreError
+from ..errors import StoreError
 from .event_files import Point, read_scalars
 from .files import ProcessIdentity, number_in, read_json, safe_part
 from .folders import measure, remove_folders
+from .job_record import no_such_task
 from .journal_reader import JournalReader, JournalTask, read_journals
 from .layout import STREAMS
 
@@ -263,7 +264,7 @@ def task_folder(root: Path, name: str) -> Path:
         # The name may be a folder's, as `runs ls` shows it.
         listed = root / "tasks" / name
         if not name or "/" in name or name in (".", "..") or not listed.is_dir():
-            raise NotFound(f"there is no task {name} in {root}", hint="hkrunner runs ls shows what there is")
+            raise no_such_task(root, name)
         return listed
     return folder
 

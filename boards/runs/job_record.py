@@ -88,6 +88,17 @@ def known_job(state_dir: str, name: str) -> JobRecord:
     return found
 
 
+def no_such_task(root: Path, name: str) -> NotFound:
+    """Return the error for a task that is not recorded; the name may be that of a job in a cluster."""
+    job = recorded_job(str(root), name)
+    if job is None:
+        return NotFound(f"there is no task {name} in {root}", hint="hkrunner runs ls shows what there is")
+    return NotFound(
+        f"{name} is a job on {job.cluster}, where the records of its tasks are",
+        hint=f"`hkrunner runs follow {name}` prints its results, `hkrunner compare {name}` its tasks",
+    )
+
+
 def _read(file: Path) -> JobRecord | None:
     try:
         record = JobRecord(**json.loads(file.read_bytes()))
