@@ -157,10 +157,11 @@ class ChildStarter:
         try:
             if settings.records.state_dir is not None:
                 boxes = f"{settings.records.state_dir}/boxes"
-                os.makedirs(boxes, exist_ok=True)
             private = PrivateFolders(os.environ.get("TMPDIR") or "/tmp", boxes)
         except OSError as error:
-            raise OSError(error.errno, f"no folder of its own for it: {error}") from None
+            raise OSError(
+                error.errno, f"no folder of its own for it: {error} (TMPDIR names another place)"
+            ) from None
         isolation = isolation_of(
             settings,
             self._where,

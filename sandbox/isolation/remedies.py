@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 
 from ..shared.isolation_policy import LEVELS
 
 _APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
-_NAMESPACES = "/proc/sys/user/max_user_namespaces"
+#: How many namespaces of each kind there may be; unshare() says "No space left on device" at that limit.
+_LIMITS = [f"max_{kind}_namespaces" for kind in ("user", "mnt", "ipc", "net", "pid")]
 _IN_A_CONTAINER = "in a container, a seccomp profile that allows unshare (docker: --security-opt seccomp=…)"
 
 
@@ -32,8 +34,11 @@ def remedy_of(refused: str, root: str = "/") -> str:
     """Return what lets this machine do what it has refused; "" if that is not known."""
     level, _, step = refused.partition(": ")
     if step.startswith("new namespaces"):
-        if _read(root, _NAMESPACES) == "0":
-            return "sysctl user.max_user_namespaces above 0"
+        none = [f"user.{name}" for name in _LIMITS if _read(root, f"/proc/sys/user/{name}") == "0"]
+        if none:
+            return f"sysctl {' and '.join(none)} above 0"
+        if step.endswith(os.strerror(errno.ENOSPC)):
+            return f"a higher sysctl {', '.join(f'user.{name}' for name in _LIMITS)}: one limit is reached"
         return f"user namespaces: sysctl kernel.unprivileged_userns_clone=1; {_IN_A_CONTAINER}"
     if step.startswith("the mount of /proc"):
         return (
