@@ -311,27 +311,27 @@ def test_the_real_kernel_takes_in_a_process_before_exec_and_kills_its_whole_tree
     fd = group.open_for_join()
     code = """
 import os, signal, time
-signal.alarm(20)
+signal.alarm(90)
 for _ in range(3):
     if os.fork() == 0:
         os.setsid()
-        signal.alarm(20)
+        signal.alarm(90)
         break
-time.sleep(15)
+time.sleep(80)
 """
     with Tree() as tree:
         pid = tree.start(code=code, before_exec=lambda: group.join(fd))
         os.close(fd)
         members = Path(group.path, "cgroup.procs")
-        wait_until(lambda: len(members.read_text().split()) == 4, what="four members")
+        wait_until(lambda: len(members.read_text().split()) == 4, what="four members", deadline_s=60)
         assert str(pid) in members.read_text().split()
         assert str(os.getpid()) not in members.read_text().split()
         assert group.read().is_populated
         assert not group.remove(deadline_s=0.01)
         assert group.kill()
-        wait_until(lambda: tree.reap() or tree.ended.get(pid), what="its end")
+        wait_until(lambda: tree.reap() or tree.ended.get(pid), what="its end", deadline_s=60)
         assert os.WTERMSIG(tree.ended[pid]) == signal.SIGKILL
-        wait_until(lambda: group.read().is_populated is False, what="everybody's end")
+        wait_until(lambda: group.read().is_populated is False, what="everybody's end", deadline_s=60)
     assert group.remove()
     assert not os.path.exists(group.path)
 
@@ -343,7 +343,7 @@ def test_the_real_kernel_holds_a_memory_limit(place: Place) -> None:
     with Tree() as tree:
         pid = tree.start("sandbox_hog.py", "pages", "200", before_exec=lambda: group.join(fd))
         os.close(fd)
-        wait_until(lambda: tree.reap() or tree.ended.get(pid), what="its end", deadline_s=20)
+        wait_until(lambda: tree.reap() or tree.ended.get(pid), what="its end", deadline_s=60)
     assert group.read().oom_kills
     assert group.remove()
 
