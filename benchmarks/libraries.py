@@ -35,12 +35,14 @@ MI = 1 << 20
 
 
 def pool_of_threads(size: int) -> str:
-    """Return a program whose threads work at the same time, each with 1 MiB."""
+    """Return a program whose threads have 1 MiB each, all at the same time however busy the machine is."""
     return f"""
 from concurrent.futures import ThreadPoolExecutor as T
-import time
+import threading, time
+all_have_theirs = threading.Barrier({size}, timeout=60)
 def fill(i):
     block = b'x' * (1 << 20)
+    all_have_theirs.wait()
     time.sleep(.2)
     return len(block)
 return sum(T({size}).map(fill, range({size})))
