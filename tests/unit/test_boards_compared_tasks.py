@@ -67,7 +67,7 @@ def test_values_of_an_ended_task_are_read_once_and_never_taken_for_anothers(
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"version": 1, "tasks": {"t1": [2000, 2000, 3]}}', '{"version": 0}']
+    "content", ["", "[]", '{"version": 2, "tasks": {"t1": [2000, 2000, 3]}}', '{"version": 0}']
 )
 def test_a_damaged_cache_is_not_used(content: str, store: Store) -> None:
     run(store, 0.5, at_ms=2000)

@@ -221,6 +221,19 @@ def test_last_values_are_those_of_all_points(tmp_path: Path) -> None:
     assert 0 < len(half) < 300 and read_last_scalars(tmp_path)["validation/loss"] == half[-1].value
 
 
+def test_a_folder_that_torch_names_by_the_time_is_no_part_of_a_metrics_name(tmp_path: Path) -> None:
+    for number, folder in enumerate((".", "1796000000.1234567", "val/1796000001.5", "1.5", "1796000000.x")):
+        with contextlib.closing(EventWriter(tmp_path / folder)) as writer:
+            writer.add({f"m{number}": float(number)}, step=1, at_s=1.0)
+    assert read_last_scalars(tmp_path) == {
+        "m0": 0.0,
+        "m1": 1.0,
+        "val/m2": 2.0,
+        "1.5/m3": 3.0,
+        "1796000000.x/m4": 4.0,
+    }
+
+
 def test_pipes_and_folders_of_any_depth_among_the_metrics_hold_up_nothing(tmp_path: Path) -> None:
     with contextlib.closing(EventWriter(tmp_path)) as writer:
         writer.add({"loss": 1.0}, step=1, at_s=1.0)
