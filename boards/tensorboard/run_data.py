@@ -17,11 +17,12 @@ from typing import Any
 from tensorboard.data import provider
 
 from ..runs.board_texts import LAYOUT, chart_layout, shown_as_it_is
+from ..runs.history import ACTIVE
 from ..runs.hparams import EXPERIMENT, SESSION_END, SESSION_START, SessionStatus, session_end, session_start
 from ..runs.layout import RESOURCES
 from ..runs.resource_series import LIMIT, MEMORY
 from .run_view import ShownRuns, parents
-from .viewed_task import ACTIVE, ViewedTask
+from .viewed_task import ViewedTask
 
 _SCALARS, _HPARAMS, _TEXT, _CUSTOM_SCALARS = "scalars", "hparams", "text", "custom_scalars"
 _CHART = chart_layout("memory and its limit in MiB", (MEMORY, LIMIT), group="resources")

@@ -21,10 +21,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..runs.files import read_json, safe_part
+from ..runs.history import ACTIVE
 from ..runs.run_names import NamedTask, RunNames, marked
 from .journal_view import JournalView
 from .run_links import RunLinks
-from .viewed_task import ACTIVE, ViewedTask
+from .viewed_task import ViewedTask
 
 _FIRST_S = 0.1  # how long the start of a board waits for names, before TensorBoard is imported
 _REFRESH_S = 0.25

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import BoardError
 from ..runs.files import ProcessIdentity, number_in, read_json
-from ..runs.history import show_task
+from ..runs.history import ACTIVE, LOST, show_task
 from ..runs.hparams import DURATION, ERROR, OUTPUT, PEAK_MEMORY, SUCCEEDED, TaskOutcome
 from ..runs.journal_reader import JournalTask
 from ..runs.layout import STREAMS
@@ -25,7 +25,6 @@ from ..runs.task_values import (
     result_in_journal,
 )
 
-ACTIVE = "active"
 _SETTLED_S = 60.0
 _MAX_OUTPUT_BYTES = 4096  # of each stream of a failed task
 
@@ -82,7 +81,7 @@ class ViewedTask:
             # It may have ended the task after the facts were read, and itself then.
             self._read_facts()
             if self.status == ACTIVE:
-                self.status = "lost"
+                self.status = LOST
 
     @property
     def is_removed(self) -> bool:
