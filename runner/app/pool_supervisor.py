@@ -1,41 +1,43 @@
 """The process between an hkrunner.Pool and its workers: starts them, holds their limits, says how they ended.
 
     user's process                this process                    warden         worker
-    Pool <--- messages below ---> PoolSupervisor <--- lifeline ---> enforces ---> serves tasks
+    Pool <- supervision_messages -> PoolSupervisor <--- lifeline ---> enforces ---> serves tasks
       ^                                                                             ^
       +----------------- tasks and results, over the worker's own socket -----------+
 
 It never sees a task: once a worker has loaded the code, its task socket is passed to the user's process. So
 tasks take no detour, and a user's process that is busy or stopped does not delay a limit.
-
-    from the Pool   start N            start worker number N
-                    watch N, idle      it has nothing to do, or has again
-                    kill N, why        a time limit of a task, or a broken channel
-                    usage N            what it uses, and whether it was refused memory
-                    end, now           end all workers in order; now: also those that are at work
-    to the Pool     loaded N           with its task socket, and the files of its marks and its deadlines
-                    usage N            as of now; None: it is gone
-                    ended N            why; nothing of it is left
 """
 
 from __future__ import annotations
 
 import os
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...sandbox.parent import warden_launch
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.parent.pooled_child import PooledChild
+from ...sandbox.shared.datagrams import DATAGRAM_MAX, cut
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.message_format import Memfd, ProcessMessage
 from ...sandbox.shared.messages import Loaded, LoadFailed, Problem, Sample
 from ...sandbox.shared.outcome import Cause, Exit, report
 from ...sandbox.shared.pool_messages import UseFunction
+from ...sandbox.shared.supervision_messages import (
+    AskWorkerUsage,
+    EndWorkers,
+    KillWorker,
+    StartWorker,
+    WatchWorker,
+    WorkerEnded,
+    WorkerLoaded,
+    WorkerUsage,
+)
 from ..console.process_output import ProcessOutput
 from ..console.terminal import Output
 from ..io.loop import Loop
-from ..io.message_socket import MessageSocket, cut
+from ..io.message_socket import MessageSocket
 from ..serving.child_starter import ChildStarter
 from ..settings.settings import Settings
 from .pool_deadlines import PoolDeadlines
@@ -45,6 +47,8 @@ from .pool_deadlines import PoolDeadlines
 CHECK_S, LATE_S = 0.1, 0.1
 #: Time from taking a warden to starting the next one: a worker that starts needs the CPU more.
 NEXT_WARDEN_S = 0.2
+#: Bytes of each of the three texts in a WorkerEnded.
+TEXT_MAX = DATAGRAM_MAX * 3 // 10
 
 
 class PoolSupervisor:
@@ -69,25 +73,32 @@ class PoolSupervisor:
 
     # ---- what the Pool says
 
-    def on_message(self, message: dict[str, Any], fds: list[int]) -> None:
+    def on_message(self, message: ProcessMessage, fds: list[int]) -> None:
         """Do what the Pool asks."""
-        worker = self._workers.get(message.get("worker", 0))
-        match message["do"]:
-            case "start" if not self._is_ending:
-                self._start(message["worker"])
-            case "watch" if worker is not None and worker.child is not None:
-                worker.child.watch(idle=message["idle"])
-                worker.has_tasks = not message["idle"]
-                if worker.has_tasks and not self._next_check.pending:
-                    self._next_check.set(CHECK_S)
-            case "kill" if worker is not None and worker.child is not None:
-                worker.child.kill(Cause(message["cause"]), message["detail"])
-            case "usage" if worker is not None and worker.child is not None:
-                worker.ask_usage(message["number"])
-            case "usage":
-                self.send_usage(message["number"], None)
-            case "end":
-                self.end(now=message["now"])
+        if isinstance(message, EndWorkers):
+            self.end(now=message.now)
+        elif isinstance(message, StartWorker):
+            if not self._is_ending:
+                self._start(message.worker)
+        elif isinstance(message, (WatchWorker, KillWorker, AskWorkerUsage)):
+            worker = self._workers.get(message.worker)
+            if worker is not None and worker.child is not None:
+                self._do_with(worker, worker.child, message)
+            elif isinstance(message, AskWorkerUsage):
+                self.send_usage(message.number, None)
+
+    def _do_with(
+        self, worker: _Worker, child: PooledChild, message: WatchWorker | KillWorker | AskWorkerUsage
+    ) -> None:
+        if isinstance(message, KillWorker):
+            child.kill(Cause(message.cause), message.detail)
+        elif isinstance(message, AskWorkerUsage):
+            worker.ask_usage(message.number)
+        else:
+            child.watch(idle=message.idle)
+            worker.has_tasks = not message.idle
+            if worker.has_tasks and not self._next_check.pending:
+                self._next_check.set(CHECK_S)
 
     def end(self, *, now: bool) -> None:
         """End all workers, then the loop.
@@ -148,15 +159,16 @@ class PoolSupervisor:
         assert self.channel is not None, "it is set before the loop runs"
         file = PoolDeadlines.new_file()
         self._workers[number].deadlines = PoolDeadlines(file)
-        self.channel.send({"say": "loaded", "worker": number}, (*child.hand_over(), file))
+        self.channel.send(WorkerLoaded(number), (*child.hand_over(), file))
         os.close(file)
 
     def send_usage(self, number: int, sample: Sample | None) -> None:
         """Answer a question of the Pool; None: the worker is gone."""
         assert self.channel is not None, "it is set before the loop runs"
-        memory_bytes, held = (sample.memory_bytes, sample.held_back) if sample is not None else (None, None)
-        facts = None if held is None else held.given
-        self.channel.send({"say": "usage", "number": number, "memoryBytes": memory_bytes, "heldBack": facts})
+        if sample is None:
+            self.channel.send(WorkerUsage(number))
+        else:
+            self.channel.send(WorkerUsage(number, sample.memory_bytes, sample.held_back))
 
     def worker_ended(self, worker: _Worker, exit: Exit) -> None:
         """Tell the Pool how the worker has ended."""
@@ -173,18 +185,19 @@ class PoolSupervisor:
                 failed = worker.load_failure
                 code, message, details = failed.code, failed.message, failed.details
         self.channel.send(
-            {
-                "say": "ended",
-                "worker": worker.number,
-                "loaded": exit.loaded,
-                "code": code,
-                "message": cut(message),
-                "details": cut(details),
-                "withoutTask": cut(report(exit, during="between two tasks") if exit.loaded else message),
-                "stopped": exit.cause is Cause.STOPPED,
-                "peakBytes": exit.peak_bytes or None,
-                "limitBytes": exit.limit_bytes,
-            }
+            WorkerEnded(
+                worker.number,
+                loaded=exit.loaded,
+                code=code,
+                message=cut(message, TEXT_MAX),
+                details=cut(details, TEXT_MAX),
+                without_task=cut(
+                    report(exit, during="between two tasks") if exit.loaded else message, TEXT_MAX
+                ),
+                stopped=exit.cause is Cause.STOPPED,
+                peak_bytes=exit.peak_bytes or None,
+                limit_bytes=exit.limit_bytes,
+            )
         )
         self._stop_if_done()
 

@@ -1,26 +1,18 @@
-"""Messages between two processes of ours, each whole and with its descriptors. Never blocks.
-
-A message is a JSON object in one datagram of a SOCK_SEQPACKET pair, so none is cut or joined. It has at most
-MESSAGE_MAX bytes.
-"""
+"""Messages between two processes of ours, in datagrams and with their descriptors. Never blocks."""
 
 from __future__ import annotations
 
 import array
 import contextlib
-import json
 import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
+from ...sandbox.shared.datagrams import DATAGRAM_MAX, datagram_of, message_of
+from ...sandbox.shared.message_format import ProcessMessage
 from .loop import Loop
 
-#: More than the kernel's buffer for one datagram takes is never sent: texts are cut before (see cut()).
-MESSAGE_MAX = 160 * 1024
-#: A message has up to three long texts. A character takes at most 6 bytes, where it is escaped.
-TEXT_MAX = 8_000
 _FDS_MAX = 4
 
 
@@ -31,13 +23,16 @@ class MessageSocket:
         self,
         loop: Loop,
         sock: socket.socket,
-        on_message: Callable[[dict[str, Any], list[int]], None],
+        known: Mapping[int, type[ProcessMessage]],
+        on_message: Callable[[ProcessMessage, list[int]], None],
         on_end: Callable[[], None],
     ) -> None:
-        """`on_message`: gets a message and its descriptors, which are its own to close. `on_end`: the other
-        side has closed the socket or is gone; called once."""
+        """`known`: the messages that may come, by their kind; anything else is a ChannelError. `on_message`:
+        gets a message and its descriptors, which are its own to close. `on_end`: the other side has closed
+        the socket or is gone; called once."""
         self._loop = loop
         self._socket = sock
+        self._known = known
         self._on_message = on_message
         self._on_end = on_end
         self._queue: deque[tuple[bytes, list[int]]] = deque()
@@ -45,13 +40,12 @@ class MessageSocket:
         sock.setblocking(False)
         loop.on_readable(sock, self._read)
 
-    def send(self, message: Mapping[str, Any], fds: Iterable[int] = ()) -> None:
+    def send(self, message: ProcessMessage, fds: Iterable[int] = ()) -> None:
         """Send the message with copies of these descriptors; it waits here while the other side is slow."""
         if self._is_closed:
             return
         is_idle = not self._queue
-        data = json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        self._queue.append((data, [os.dup(fd) for fd in fds]))
+        self._queue.append((datagram_of(message), [os.dup(fd) for fd in fds]))
         if is_idle:
             self._flush()
 
@@ -93,25 +87,17 @@ class MessageSocket:
             self.close()
             self._on_end()
             return
-        assert not flags & socket.MSG_TRUNC, "a message is never longer than MESSAGE_MAX"
-        self._on_message(json.loads(data), fds)
+        assert not flags & socket.MSG_TRUNC, "a datagram is never longer than DATAGRAM_MAX"
+        self._on_message(message_of(data, self._known), fds)
 
     def _receive(self) -> tuple[bytes, list[int], int]:
         for _ in range(2):
             try:
-                return socket.recv_fds(self._socket, MESSAGE_MAX, _FDS_MAX, socket.MSG_CMSG_CLOEXEC)[:3]
+                return socket.recv_fds(self._socket, DATAGRAM_MAX, _FDS_MAX, socket.MSG_CMSG_CLOEXEC)[:3]
             except ConnectionResetError:
                 # Told once, if the other side has not read all of ours; its last messages can still be read.
                 continue
         return b"", [], 0
-
-
-def cut(text: str) -> str:
-    """Return the text, without its middle if it is too long for a message."""
-    if len(text) <= TEXT_MAX:
-        return text
-    half = TEXT_MAX // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
 
 
 def _close_all(fds: Iterable[int]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..io.signals import reset_inherited_signals
+
+if TYPE_CHECKING:
+    from ...sandbox.shared.supervision_messages import Supervise
 
 #: Argument of `python -c`; see begin.py.
 PROGRAM = (
@@ -40,9 +42,7 @@ def begin() -> NoReturn:
     try:
         _, fds, _, _ = socket.recv_fds(pool, 1, 2, socket.MSG_CMSG_CLOEXEC)
         if fds:
-            with open(fds[0], "rb") as file:
-                order = json.loads(file.read())
-            _supervise(pool, order, fds[1] if len(fds) > 1 else None)
+            _supervise(pool, _read_order(fds[0]), fds[1] if len(fds) > 1 else None)
     except HkrunnerError as error:
         _refuse(pool, error.exit_status, str(error))
     except Exception as error:
@@ -53,18 +53,31 @@ def begin() -> NoReturn:
 
 def _refuse(pool: socket.socket, status: int, message: str) -> None:
     """Tell the Pool why it cannot go on; `status`: the exit status of a command that ends so."""
-    from ..io.message_socket import cut
+    from ...sandbox.shared.datagrams import DATAGRAM_MAX, cut, datagram_of
+    from ...sandbox.shared.supervision_messages import PoolRefused
 
-    refusal = {"say": "refused", "exitStatus": status, "message": cut(message)}
+    refusal = PoolRefused(status, cut(message, DATAGRAM_MAX // 2))
     with contextlib.suppress(OSError):  # the Pool is gone
-        pool.sendmsg([json.dumps(refusal).encode()])
+        pool.sendmsg([datagram_of(refusal)])
 
 
-def _supervise(pool: socket.socket, order: dict[str, Any], function: int | None) -> None:
-    """`order`: the Pool's options. `function`: the file with its pickled function, if it has one."""
+def _read_order(fd: int) -> Supervise:
+    from ...sandbox.shared.channel import Frame
+    from ...sandbox.shared.message_format import decode
+    from ...sandbox.shared.supervision_messages import TO_SUPERVISOR, Supervise
+
+    with open(fd, "rb") as file:
+        order = decode(Frame(Supervise.kind, 0, file.read()), TO_SUPERVISOR)
+    assert isinstance(order, Supervise), "its kind is declared so"
+    return order
+
+
+def _supervise(pool: socket.socket, order: Supervise, function: int | None) -> None:
+    """`function`: the file with the pickled function of the Pool, if it has one."""
     from ...sandbox.linux.kernel import hide_from_same_user
     from ...sandbox.shared.entry import Location
-    from ...sandbox.shared.message_format import Memfd
+    from ...sandbox.shared.message_format import PROTOCOL_VERSION, Memfd
+    from ...sandbox.shared.supervision_messages import TO_SUPERVISOR, PoolReady
     from ..app.pool_supervisor import PoolSupervisor
     from ..app.run import obey_signals
     from ..console.terminal import Output
@@ -77,8 +90,7 @@ def _supervise(pool: socket.socket, order: dict[str, Any], function: int | None)
         hide_from_same_user()
     with contextlib.ExitStack() as stack:
         settings = _settings(order)
-        processes = order["processes"]
-        check_open_files(f"{processes} processes need", processes, OPEN_FILES_OF_A_WORKER)
+        check_open_files(f"{order.processes} processes need", order.processes, OPEN_FILES_OF_A_WORKER)
         own = Location(os.getcwd(), "", "function", "") if function is not None else None
         settings, where = prepare(settings, os.environ, stack, where=own)
         loop = Loop()
@@ -90,27 +102,27 @@ def _supervise(pool: socket.socket, order: dict[str, Any], function: int | None)
         pickled = Memfd(function, os.fstat(function).st_size) if function is not None else None
         supervisor = PoolSupervisor(loop, settings, where, output, pickled)
         supervisor.channel = MessageSocket(
-            loop, pool, supervisor.on_message, lambda: supervisor.end(now=True)
+            loop, pool, TO_SUPERVISOR, supervisor.on_message, lambda: supervisor.end(now=True)
         )
         stack.callback(supervisor.channel.close)
         obey_signals(loop, lambda status: supervisor.end(now=True))
         limits = settings.limits
         timeout_s = limits.task_timeout_s if limits.enforced else None
-        ready = {"say": "ready", "timeoutS": timeout_s, "limits": limits.to_json()}
-        supervisor.channel.send({**ready, "records": _records(settings, where.shown if own is None else "")})
+        records = _records(settings, where.shown if own is None else "")
+        supervisor.channel.send(PoolReady(PROTOCOL_VERSION, limits.to_json(), timeout_s, records))
         loop.run()
 
 
-def _settings(order: dict[str, Any]) -> Any:
+def _settings(order: Supervise) -> Any:
     """Return the settings for the options of the Pool, with those that variables and a descriptor set."""
     from ..cli.run import values_of
     from ..settings.from_options import settings_of
 
-    values = values_of(order["arguments"])
-    if order["isFunction"]:
+    values = values_of(order.arguments)
+    if order.is_function:
         # The variables and files that say where an algorithm is have nothing to do with a function.
         values.update(entry=None, path=None, file=None)
-    return settings_of(values, os.environ, finds_descriptor=not order["isFunction"])
+    return settings_of(values, os.environ, finds_descriptor=not order.is_function)
 
 
 def _records(settings: Any, entry: str) -> dict[str, Any] | None:

@@ -23,8 +23,17 @@ from typing import Any
 
 from ...sandbox.shared.channel import Buffer, ChannelError, Frame
 from ...sandbox.shared.limits import Limits
+from ...sandbox.shared.message_format import ProcessMessage
 from ...sandbox.shared.messages import Done
 from ...sandbox.shared.pool_messages import Recalled
+from ...sandbox.shared.supervision_messages import (
+    PoolReady,
+    PoolRefused,
+    Supervise,
+    WorkerEnded,
+    WorkerLoaded,
+    WorkerUsage,
+)
 from ..app.pool_names import PoolNames
 from ..errors import BY_EXIT_STATUS, EntryUnusable, HkrunnerError
 from ..io.loop import Loop
@@ -50,9 +59,9 @@ class PoolDispatcher:
     """Runs the tasks of one Pool in a thread of its own."""
 
     def __init__(
-        self, order: dict[str, Any], coding: Coding, function: bytes | None, *, workers: int, spare: bool
+        self, order: Supervise, coding: Coding, function: bytes | None, *, workers: int, spare: bool
     ) -> None:
-        """Start the thread. `order`, `function`: see SupervisorProcess."""
+        """Start the thread. `function`: see SupervisorProcess."""
         self._order = order
         self._coding = coding
         self._names = PoolNames.of(coding.name)
@@ -160,31 +169,33 @@ class PoolDispatcher:
         )
         self._workers.begin(self._process)
 
-    def _on_message(self, message: dict[str, Any], fds: list[int]) -> None:
-        worker = self._workers.get(message.get("worker", 0))
-        match message["say"]:
-            case "ready":
-                self._timeout_s = message["timeoutS"]
-                limits = Limits.from_json(message["limits"])
-                limit_bytes = limits.memory_bytes if limits.enforced else None
-                self._results.begin(message["records"], limit_bytes)
-                self._failures.begin(limits, limit_bytes)
-                if not self.ready.done():
-                    self.ready.set_result(None)
-                self._dispatch()
-            case "refused" if message["exitStatus"] == 1 and self.ready.done():
-                pass  # the process ends with it, and another one may do better
-            case "refused":
-                kind = BY_EXIT_STATUS.get(message["exitStatus"], HkrunnerError)
-                self._give_up(kind(message["message"]))
-            case "loaded" if worker is not None:
+    def _on_message(self, message: ProcessMessage, fds: list[int]) -> None:
+        if isinstance(message, WorkerUsage):
+            self._failures.on_usage(message)
+            self._end_if_done()
+        elif isinstance(message, (WorkerLoaded, WorkerEnded)):
+            worker = self._workers.get(message.worker)
+            assert worker is not None, "it is forgotten when its end was told"
+            if isinstance(message, WorkerEnded):
+                self._on_ended(worker, message)
+            else:
                 self._workers.attach(worker, *fds)
                 self._dispatch()
-            case "ended" if worker is not None:
-                self._on_ended(worker, message)
-            case "usage":
-                self._failures.on_usage(message)
-                self._end_if_done()
+        elif isinstance(message, PoolReady):
+            self._on_ready(message)
+        # Otherwise the process ends with it, and another one may do better.
+        elif isinstance(message, PoolRefused) and (message.exit_status != 1 or not self.ready.done()):
+            self._give_up(BY_EXIT_STATUS.get(message.exit_status, HkrunnerError)(message.message))
+
+    def _on_ready(self, message: PoolReady) -> None:
+        self._timeout_s = message.timeout_s
+        limits = Limits.from_json(message.limits)
+        limit_bytes = limits.memory_bytes if limits.enforced else None
+        self._results.begin(message.records, limit_bytes)
+        self._failures.begin(limits, limit_bytes)
+        if not self.ready.done():
+            self.ready.set_result(None)
+        self._dispatch()
 
     # ---- tasks
 
@@ -292,27 +303,27 @@ class PoolDispatcher:
 
     # ---- workers
 
-    def _on_ended(self, worker: PoolWorker, message: dict[str, Any]) -> None:
+    def _on_ended(self, worker: PoolWorker, message: WorkerEnded) -> None:
         """Fail the task in which the worker has died, if any, and have the others run elsewhere."""
         worker.drain()
         self._workers.remove(worker)
         task, others = worker.split_at_end()
         worker.close()
         self._requeue(others)
-        failure = Failure(message["code"], message["message"], message["details"])
+        failure = Failure(message.code, message.message, message.details)
         if task is not None:
             self._workers.losses = 0
             self._results.fail(
                 task,
                 failure,
-                status="stopped" if message["stopped"] else "failed",
-                peak_bytes=message["peakBytes"],
-                limit_bytes=message["limitBytes"],
+                status="stopped" if message.stopped else "failed",
+                peak_bytes=message.peak_bytes,
+                limit_bytes=message.limit_bytes,
             )
-        elif message["code"] == "TASK_TIMEOUT":
+        elif message.code == "TASK_TIMEOUT":
             pass  # its answers came in time, and were not read in time
         elif not self._workers.is_ending and not worker.ends_itself:
-            self._on_loss(failure._replace(message=message["withoutTask"]), is_loaded=message["loaded"])
+            self._on_loss(failure._replace(message=message.without_task), is_loaded=message.loaded)
         if self._workers.is_ending:
             self._fail_pending(CancelledError())
         self._workers.fill_up()

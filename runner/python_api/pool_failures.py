@@ -9,10 +9,10 @@ An error that cannot come of refused memory, or in a Pool without a memory limit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...sandbox.shared.limits import Limits
-from ...sandbox.shared.messages import HeldBack
+from ...sandbox.shared.supervision_messages import AskWorkerUsage, WorkerUsage
 from ..protocol.messages import Failure
 from .pool_results import PoolResults
 from .pool_task import PoolTask
@@ -48,18 +48,18 @@ class PoolFailures:
             if may_be_refusal(failure):
                 self._count += 1
                 self._waiting[self._count] = task, failure
-                process.send("usage", worker=worker, number=self._count)
+                process.send(AskWorkerUsage(worker, self._count))
                 return
         self._results.fail(task, failure)
 
-    def on_usage(self, message: dict[str, Any]) -> None:
-        """Fail the task for which the usage was asked; `memoryBytes` is None if the worker is gone."""
+    def on_usage(self, message: WorkerUsage) -> None:
+        """Fail the task for which the usage was asked."""
         from ..serving.memory_advice import explain_refusal
 
-        task, failure = self._waiting.pop(message["number"])
-        peak: int | None = message["memoryBytes"]
+        task, failure = self._waiting.pop(message.number)
+        peak = message.memory_bytes
         if peak is not None:
-            held = HeldBack(**message["heldBack"]) if message["heldBack"] is not None else None
+            held = message.held_back
             if held is not None and held.concerns(task.began):
                 peak = max(peak, held.memory_bytes)  # after the error the memory may be free again
             else:

@@ -16,9 +16,10 @@ import threading
 import time
 from collections import defaultdict
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...sandbox.shared.channel import Buffer
+from ...sandbox.shared.supervision_messages import Supervise
 from ..app.pool_names import PoolNames
 from .pool_dispatcher import PoolDispatcher
 from .pool_task import PoolTask
@@ -33,7 +34,7 @@ class NodeOrder(NamedTuple):
 
     pool: str  #: what identifies the Pool
     name: str  #: what its tasks run
-    order: dict[str, Any]  #: see pool_begin.py
+    order: Supervise
     function: bytes | None  #: the pickled function of the Pool
     spare: bool
 
@@ -76,7 +77,7 @@ class _NodePools:
             if idle := self._idle.get(node.pool):
                 return idle.pop()[0]
         function = None
-        if node.order["isFunction"]:
+        if node.order.is_function:
             # What the function imports is found as by this process, and not as on the machine of the Pool.
             paths = [os.path.abspath(one) for one in sys.path]
             function = pickle.dumps((paths, node.function))

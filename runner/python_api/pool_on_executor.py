@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ...sandbox.shared.supervision_messages import Supervise
 from ..app.pool_names import PoolNames
 from .pool_coding import Coding
 from .pool_node import NodeOrder, NodeOutcome, end_here, run_task
@@ -32,7 +33,7 @@ class ExecutorDispatcher:
     def __init__(
         self,
         executor: Executor,
-        order: dict[str, Any],
+        order: Supervise,
         coding: Coding,
         function: bytes | None,
         *,

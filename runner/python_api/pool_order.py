@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ...sandbox.shared.message_format import PROTOCOL_VERSION
+from ...sandbox.shared.supervision_messages import Supervise
 from ..errors import SettingsError
 from .keywords import POOL_KEYWORDS, arguments, check_variables
 from .pool_coding import ENCODING, FileCoding, FunctionCoding
@@ -16,7 +18,7 @@ _PATHS = ("python", "path", "file")
 
 def order_of(
     coding: FunctionCoding | FileCoding, options: Mapping[str, Any], *, processes: int, records: bool | None
-) -> dict[str, Any]:
+) -> Supervise:
     """Return the order for a Pool with these options; raises SettingsError, TypeError for unknown ones."""
     is_function = isinstance(coding, FunctionCoding)
     try:
@@ -38,12 +40,12 @@ def order_of(
     env = options.get("env") or {}
     check_variables(env)
     words += [f"--env={name}={value}" for name, value in env.items()]
-    return {"arguments": words, "isFunction": is_function, "processes": processes}
+    return Supervise(PROTOCOL_VERSION, words, is_function, processes)
 
 
 def order_on_executor(
     coding: FunctionCoding | FileCoding, options: Mapping[str, Any], *, processes: int, records: bool | None
-) -> dict[str, Any]:
+) -> Supervise:
     """Return the order for the workers that an executor's machines start for one task at a time."""
     if records or options.get("state_dir") is not None:
         raise SettingsError("the tasks of a Pool with an executor have no records")

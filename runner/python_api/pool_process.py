@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from ...sandbox.shared.channel import write_all
+from ...sandbox.shared.message_format import ProcessMessage, body_of
+from ...sandbox.shared.supervision_messages import TO_POOL, Supervise
 from ..io.loop import Loop
 from ..io.message_socket import MessageSocket
 from .pool_begin import PROGRAM
@@ -24,18 +24,18 @@ class SupervisorProcess:
     def __init__(
         self,
         loop: Loop,
-        order: Mapping[str, Any],
+        order: Supervise,
         function: bytes | None,
-        on_message: Callable[[dict[str, Any], list[int]], None],
+        on_message: Callable[[ProcessMessage, list[int]], None],
         on_end: Callable[[], None],
     ) -> None:
-        """`order`: what pool_begin.py reads. `function`: pickled. `on_end`: it has closed its socket, or is
+        """`function`: pickled. `on_end`: it has closed its socket, or is
         gone. Raises OSError."""
         ours, theirs = map(_above_standard, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         with contextlib.ExitStack() as undo:
             undo.callback(ours.close)
             with theirs, contextlib.ExitStack() as files:
-                fds = [_file(json.dumps(order).encode())]
+                fds = [_file(body_of(order))]
                 files.callback(os.close, fds[0])
                 if function is not None:
                     fds.append(_file(function))
@@ -49,11 +49,11 @@ class SupervisorProcess:
                     start_new_session=True,
                 )
             undo.pop_all()
-        self._socket = MessageSocket(loop, ours, on_message, on_end)
+        self._socket = MessageSocket(loop, ours, TO_POOL, on_message, on_end)
 
-    def send(self, what: str, **more: Any) -> None:
+    def send(self, message: ProcessMessage) -> None:
         """Ask it to do this."""
-        self._socket.send({"do": what, **more})
+        self._socket.send(message)
 
     def wait(self) -> str:
         """Close the socket, wait for its end, and return how it ended."""

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 
 from ...sandbox.shared.channel import Frame
+from ...sandbox.shared.message_format import ProcessMessage
 from ...sandbox.shared.outcome import Cause
+from ...sandbox.shared.supervision_messages import EndWorkers, KillWorker, StartWorker, WatchWorker
 from ..io.loop import Loop
 from .pool_process import SupervisorProcess
 from .pool_task import PoolTask
@@ -89,7 +91,7 @@ class WorkerSet:
         if now or not self.is_ending:
             self.is_ending = True
             if self._process is not None:
-                self._send("end", now=now)
+                self._send(EndWorkers(now))
 
     def recall_all(self) -> None:
         """Requeue every task that was sent and has not begun."""
@@ -135,7 +137,7 @@ class WorkerSet:
     def _start(self) -> None:
         self._numbers += 1
         self._workers[self._numbers] = PoolWorker(self._loop, self._numbers, self._on_overdue)
-        self._send("start", worker=self._numbers)
+        self._send(StartWorker(self._numbers))
 
     # ---- the end of one
 
@@ -170,7 +172,7 @@ class WorkerSet:
 
     def _kill(self, worker: PoolWorker, cause: Cause, detail: str) -> None:
         if worker.number in self._workers and self._process is not None:
-            self._send("kill", worker=worker.number, cause=cause.value, detail=detail)
+            self._send(KillWorker(worker.number, cause.value, detail))
 
     # ---- what they do
 
@@ -178,7 +180,7 @@ class WorkerSet:
         """The worker has got tasks."""
         if not worker.is_watched:
             worker.is_watched = True
-            self._send("watch", worker=worker.number, idle=False)
+            self._send(WatchWorker(worker.number, idle=False))
         if len(worker.sent) > 1 and not self._stuck_alarm.pending:
             self._stuck_alarm.set(STUCK_S)
 
@@ -209,8 +211,8 @@ class WorkerSet:
         for worker in self._workers.values():
             if worker.is_watched and not worker.sent and worker.progressed_at <= due:
                 worker.is_watched = False
-                self._send("watch", worker=worker.number, idle=True)
+                self._send(WatchWorker(worker.number, idle=True))
 
-    def _send(self, what: str, **more: object) -> None:
+    def _send(self, message: ProcessMessage) -> None:
         assert self._process is not None, "begin() comes first, and again after lose_process()"
-        self._process.send(what, **more)
+        self._process.send(message)

@@ -14,12 +14,23 @@ from functools import partial
 
 from ...sandbox.shared.message_format import Memfd, Wire
 from ...sandbox.shared.outcome import Cause
+from ...sandbox.shared.storage_messages import (
+    CarryAnswer,
+    CarryCall,
+    FetchInput,
+    ForTask,
+    ForWorker,
+    InputFetched,
+    RequestFailed,
+    StorageAnswer,
+    StoreResult,
+)
 from ..link.answer_blob import AnswerBlob
 from ..link.connection import WorkerMessage
 from ..link.message_memory import MessageMemory
 from ..protocol.messages import Failure
 from ..protocol.task_state import WORKING, Event, State
-from ..storage.client import StorageAnswer, StorageClient
+from ..storage.client import StorageClient
 from .active_task import ActiveTask
 from .child_pool import ChildPool
 from .run_context import RunContext
@@ -70,19 +81,20 @@ class TaskStorage:
         self._client.cancel()  # what is left of a task that was given up
         task = self._task()
         assert task.message is not None, "no child has begun the task"
-        self._client.ask("fetch", _wire_of(task.message), partial(self._fetched, task))
+        self._client.ask(FetchInput, _wire_of(task.message), partial(self._fetched, task))
         self._loop.expect("input")  # a small one is there in no time
 
     def _fetched(self, task: ActiveTask, answer: StorageAnswer) -> None:
         if task is not self._control.task or self._control.state is not State.FETCHING:
             _drop(answer)
             return
-        if answer.failed:
-            text = f"STORAGE_READ_FAILED: {answer.failed}"
+        if isinstance(answer, RequestFailed):
+            text = f"STORAGE_READ_FAILED: {answer.text}"
             task.failure = Failure("STORAGE_READ_FAILED", text, answer.details)
             self._control.step(Event.STORAGE_FAILED)
             return
-        task.names = answer.fields["names"]
+        assert isinstance(answer, InputFetched), "that was asked for"
+        task.names = answer.names
         task.replace_message(_message_of(answer.wire))
         self._control.step(Event.FETCHED)
         if task.is_started_early and task is self._control.task:
@@ -91,18 +103,18 @@ class TaskStorage:
     def store(self) -> None:
         """Have the result of the current task written."""
         task = self._task()
-        self._client.ask("store", task.answer_wire(), partial(self._stored, task))
+        self._client.ask(StoreResult, task.answer_wire(), partial(self._stored, task))
         self._loop.expect("stored")  # a small result is written in no time
 
     def _stored(self, task: ActiveTask, answer: StorageAnswer) -> None:
         if task is not self._control.task or self._control.state is not State.STORING:
             return
-        if answer.failed:
-            text = f"STORAGE_WRITE_FAILED: {answer.failed}"
+        if isinstance(answer, RequestFailed):
+            text = f"STORAGE_WRITE_FAILED: {answer.text}"
             task.failure = Failure("STORAGE_WRITE_FAILED", text, answer.details)
             self._control.step(Event.STORAGE_FAILED)
             return
-        assert isinstance(answer.wire, bytes), "`storing` is small"
+        assert isinstance(answer, ForWorker) and isinstance(answer.wire, bytes), "`storing` is small"
         task.storing = answer.wire
         self._control.step(Event.STORED)
 
@@ -115,25 +127,25 @@ class TaskStorage:
 
     def call(self, task: ActiveTask, wire: Wire) -> None:
         """Carry a call of the child over to the worker; a memfd in `wire` is closed."""
-        self._client.ask("call", wire, partial(self._called, task))
+        self._client.ask(CarryCall, wire, partial(self._called, task))
         if isinstance(wire, Memfd):
             os.close(wire.fd)  # the client has a descriptor of its own
 
     def answer(self, task: ActiveTask, message: WorkerMessage) -> None:
         """Carry an answer of the worker over to the child."""
-        self._client.ask("answer", _wire_of(message), partial(self._called, task))
+        self._client.ask(CarryAnswer, _wire_of(message), partial(self._called, task))
 
     def _called(self, task: ActiveTask, answer: StorageAnswer) -> None:
         child = self._pool.child
         if task is not self._control.task or self._control.state not in WORKING or child is None:
             _drop(answer)
-        elif answer.failed:
+        elif isinstance(answer, RequestFailed):
             # The code would wait for the call for ever.
-            text = f"STORAGE_READ_FAILED: a call of the code API is lost: {answer.failed}"
+            text = f"STORAGE_READ_FAILED: a call of the code API is lost: {answer.text}"
             task.failure = Failure("STORAGE_READ_FAILED", text, answer.details)
             self._pool.abandon(Cause.REPLACED)
             self._control.step(Event.CHILD_FAILED)
-        elif answer.fields["to"] == "task":
+        elif isinstance(answer, ForTask):
             child.reply(task.number, answer.wire)
             _drop(answer)
         elif isinstance(answer.wire, Memfd):
@@ -153,5 +165,5 @@ def _message_of(wire: Wire) -> WorkerMessage:
 
 
 def _drop(answer: StorageAnswer) -> None:
-    if isinstance(answer.wire, Memfd):
+    if not isinstance(answer, RequestFailed) and isinstance(answer.wire, Memfd):
         os.close(answer.wire.fd)

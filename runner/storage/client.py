@@ -11,15 +11,28 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 from ...sandbox.parent import orphan_cleanup
-from ...sandbox.shared.message_format import Memfd, Wire
+from ...sandbox.shared.channel import ChannelError
+from ...sandbox.shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage, Wire
+from ...sandbox.shared.storage_messages import (
+    ANSWERS,
+    FROM_STORAGE,
+    INLINE_MAX,
+    CancelRequests,
+    ConfigureStorage,
+    FetchInput,
+    RequestFailed,
+    StorageAnswer,
+    StorageHangs,
+    StorageNote,
+    StorageRequest,
+    StorageServes,
+)
 from ..io.loop import Loop
 from ..settings.storage_settings import StorageSettings
-from .requests import INLINE_MAX, Message, receive, send
+from .requests import Datagram, receive, send
 
 _START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
 #: How long its end may take to become known, once it has closed its socket.
@@ -30,15 +43,7 @@ HANGING_MAX = 8
 REPLACE_S = 0.1
 
 
-class StorageAnswer(NamedTuple):
-    """What became of a request: `failed` says why it was not done; "" if it was."""
-
-    failed: str = ""
-    details: str = ""
-    fields: Mapping[str, Any] = MappingProxyType({})
-    wire: Wire = b""  #: its memfd is the receiver's to close
-
-
+#: Gets what became of a request; a memfd in its `wire` is the receiver's to close.
 OnAnswer = Callable[[StorageAnswer], None]
 
 
@@ -66,12 +71,12 @@ class StorageClient:
         self._loop = loop
         self._on_note = on_note
         self._on_serving = on_serving
-        self._configuration = json.dumps({"settings": settings._asdict(), "encodings": encodings}).encode()
+        self._configuration = ConfigureStorage(PROTOCOL_VERSION, settings._asdict(), *encodings)
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._ids = itertools.count(1)
         self._waiting: dict[int, OnAnswer] = {}
-        self._queue: deque[Message] = deque()
+        self._queue: deque[Datagram] = deque()
         self._is_closed = False
         self._hanging = 0  #: threads of the process that wait for the storage, and nobody for them
 
@@ -96,44 +101,43 @@ class StorageClient:
         ours.setblocking(False)
         self._socket = ours
         self._loop.on_readable(ours, self._read)
-        self._post(Message({"do": "configure", "id": 0}, self._configuration))
+        self._post(self._configuration)
 
     @property
     def is_idle(self) -> bool:
         """Whether no request waits for its answer."""
         return not self._waiting
 
-    def ask(self, what: str, wire: Wire, on_answer: OnAnswer) -> None:
+    def ask(self, what: type[StorageRequest], wire: Wire, on_answer: OnAnswer) -> None:
         """Request something for the current task; a memfd in `wire` stays the caller's."""
-        if what == "fetch" and self._hanging >= HANGING_MAX:
+        if what is FetchInput and self._hanging >= HANGING_MAX:
             self._disconnect()
             self._kill(REPLACE_S)
         try:
             self.begin()
         except OSError as error:
             text = f"the process that accesses HKube's storage cannot be started: {error.strerror or error}"
-            self._loop.after(0, lambda: on_answer(StorageAnswer(text)))
+            self._loop.after(0, lambda: on_answer(RequestFailed(0, text)))
             return
         identifier = next(self._ids)
         self._waiting[identifier] = on_answer
-        fields: dict[str, Any] = {"do": what, "id": identifier}
         if isinstance(wire, Memfd):
-            self._post(Message({**fields, "size": wire.size}, b"", os.dup(wire.fd)))
+            self._post(what(b"", identifier, wire.size), os.dup(wire.fd))
         elif len(wire) <= INLINE_MAX:
-            self._post(Message(fields, wire))
+            self._post(what(wire, identifier))
         else:
             fd = os.memfd_create("hkrunner-request", os.MFD_CLOEXEC)
             with open(fd, "wb", buffering=0, closefd=False) as file:
                 view = memoryview(wire)
                 while view:
                     view = view[file.write(view) :]
-            self._post(Message({**fields, "size": len(wire)}, b"", fd))
+            self._post(what(b"", identifier, len(wire)), fd)
 
     def cancel(self) -> None:
         """Drop every request; no answer comes any more."""
         if self._waiting:
             self._waiting.clear()
-            self._post(Message({"do": "cancel", "id": 0}))
+            self._post(CancelRequests())
 
     def close(self) -> None:
         """End the process."""
@@ -152,8 +156,8 @@ class StorageClient:
 
     # ---- the socket
 
-    def _post(self, message: Message) -> None:
-        self._queue.append(message)
+    def _post(self, message: ProcessMessage, fd: int = -1) -> None:
+        self._queue.append(Datagram(message, fd))
         if len(self._queue) == 1:
             self._flush()
 
@@ -162,49 +166,54 @@ class StorageClient:
         if sock is None:
             return
         while self._queue:
-            message = self._queue[0]
+            first = self._queue[0]
             try:
-                send(sock, message)
+                send(sock, first)
             except BlockingIOError:
                 self._loop.on_writable(sock, self._flush)
                 return
             except OSError:
                 pass  # it is gone, which _read() finds out
             self._queue.popleft()
-            if message.fd >= 0:
-                os.close(message.fd)
+            if first.fd >= 0:
+                os.close(first.fd)
         self._loop.on_writable(sock, None)
 
     def _read(self) -> None:
         assert self._socket is not None, "a socket that is read is open"
         try:
-            message = receive(self._socket)
+            received = receive(self._socket, FROM_STORAGE)
         except BlockingIOError:
             return
-        if message is None:
+        except ChannelError as error:
+            self._on_note(str(error))
+            received = None
+        if received is None:
             self._gone()
-            return
-        if not message.fields["id"]:
-            self._hear(message.fields)
-            return
-        on_answer = self._waiting.pop(int(message.fields["id"]), None)
-        if on_answer is None:
-            if message.fd >= 0:
-                os.close(message.fd)
-            return
-        fields = message.fields
-        wire: Wire = message.data if message.fd < 0 else Memfd(message.fd, message.size)
-        on_answer(StorageAnswer(fields.get("failed", ""), fields.get("details", ""), fields, wire))
+        elif isinstance(received.message, ANSWERS):
+            self._on_answer(received.message, received.fd)
+        else:
+            self._hear(received.message)
 
-    def _hear(self, fields: dict[str, Any]) -> None:
+    def _on_answer(self, answer: StorageAnswer, fd: int) -> None:
+        on_answer = self._waiting.pop(answer.id, None)
+        if on_answer is None:
+            if fd >= 0:
+                os.close(fd)
+        elif fd < 0 or isinstance(answer, RequestFailed):
+            on_answer(answer)
+        else:
+            on_answer(answer.replace(wire=Memfd(fd, answer.size)))
+
+    def _hear(self, message: ProcessMessage) -> None:
         """Take what the process says unasked."""
-        match fields["say"]:
-            case "note":
-                self._on_note(fields["text"])
-            case "hanging":
-                self._hanging = fields["threads"]
-            case "serving":
-                self._on_serving()
+        if isinstance(message, StorageNote):
+            self._on_note(message.text)
+        elif isinstance(message, StorageHangs):
+            self._hanging = message.threads
+        else:
+            assert isinstance(message, StorageServes), "it is the only other message"
+            self._on_serving()
 
     def _gone(self) -> None:
         """Answer every request that waits: the process has ended. The next request starts another one."""
@@ -212,7 +221,7 @@ class StorageClient:
         text = f"the process that accesses HKube's storage {self._how_it_ended()}"
         waiting, self._waiting = self._waiting, {}
         for on_answer in waiting.values():
-            on_answer(StorageAnswer(text))
+            on_answer(RequestFailed(0, text))
 
     def _how_it_ended(self) -> str:
         process, self._process = self._process, None
@@ -233,7 +242,7 @@ class StorageClient:
             self._loop.on_readable(sock, None)
             self._loop.on_writable(sock, None)
             sock.close()
-        for message in self._queue:
-            if message.fd >= 0:
-                os.close(message.fd)
+        for waiting in self._queue:
+            if waiting.fd >= 0:
+                os.close(waiting.fd)
         self._queue.clear()

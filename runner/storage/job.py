@@ -5,10 +5,9 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from typing import Any
 
 from ...sandbox.codec.codec import Buffer
-from .requests import Message
+from ...sandbox.shared.storage_messages import StorageRequest
 
 
 class Abandoned(Exception):
@@ -18,16 +17,14 @@ class Abandoned(Exception):
 class Job:
     """One request."""
 
-    def __init__(self, message: Message) -> None:
-        self.id = int(message.fields["id"])
-        self.what = str(message.fields["do"])
-        self.fields: dict[str, Any] = message.fields
+    def __init__(self, request: StorageRequest, fd: int = -1) -> None:
+        """`fd`: the memfd with the bytes of a large request; it is the job's to close."""
+        self.request = request
+        self.id = request.id
         self.is_abandoned = False
         self.began_at = 0.0  #: when a thread began to work on it
         self.moved_at = time.monotonic()  #: when the storage last gave or took some bytes
-        self._fd = message.fd
-        self._size = message.size
-        self._data = message.data
+        self._fd = fd
 
     def progress(self) -> None:
         """Note that bytes were moved. Raises Abandoned when nobody waits any more."""
@@ -38,11 +35,12 @@ class Job:
     def data(self) -> Buffer:
         """Return the bytes of the request."""
         if self._fd < 0:
-            return self._data
+            assert isinstance(self.request.wire, bytes), "it was received so"
+            return self.request.wire
         # A view of the sender's memory, which cannot be shortened (sandbox/shared/channel.seal).
         # All of it is read: its pages are mapped at once.
         flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-        return memoryview(mmap.mmap(self._fd, self._size, flags, mmap.PROT_READ))
+        return memoryview(mmap.mmap(self._fd, self.request.size, flags, mmap.PROT_READ))
 
     def close(self) -> None:
         """Release the memory of the request."""

@@ -14,6 +14,15 @@ from typing import Any, NamedTuple
 
 from ...sandbox.codec import codec
 from ...sandbox.codec.codec import Buffer
+from ...sandbox.shared.storage_messages import (
+    INLINE_MAX,
+    CarryCall,
+    FetchInput,
+    ForTask,
+    ForWorker,
+    InputFetched,
+    StoreResult,
+)
 from .encoded_value import (
     EncodedValue,
     bson_document,
@@ -31,7 +40,7 @@ from .file_region import Bytes, FileRegion
 from .input_links import InputLinks, LargeObject, Peers
 from .job import Job
 from .message_file import MessageFile
-from .requests import INLINE_MAX, Message
+from .requests import Datagram
 from .splice import Filled, fill, pieces_of
 from .stored_object import ObjectStore
 from .value_cache import ValueCache
@@ -73,16 +82,21 @@ class Operations:
         self._to_be_cached: list[tuple[str, str, bytes, Buffer]] = []
         self._includes_result: dict[str, bool] = {}  #: for each call of the code API, by its id
 
-    def perform(self, job: Job, memory: MessageFile) -> Message:
+    def perform(self, job: Job, memory: MessageFile) -> Datagram:
         """Do what the request asks for; return the answer. Raises StorageError."""
-        if job.what != "fetch" and not self._has_task:
+        if isinstance(job.request, FetchInput):
+            return self._fetch(job, memory)
+        if not self._has_task:
             raise StorageError("the process that accesses the storage was started again during this task")
-        does = {"fetch": self._fetch, "store": self._store, "call": self._call, "answer": self._answer}
-        return does[job.what](job, memory)
+        if isinstance(job.request, StoreResult):
+            return Datagram(self._store(job))
+        if isinstance(job.request, CarryCall):
+            return self._call(job, memory)
+        return self._answer(job, memory)
 
     # ---- a task's input
 
-    def _fetch(self, job: Job, memory: MessageFile) -> Message:
+    def _fetch(self, job: Job, memory: MessageFile) -> Datagram:
         message = codec.decode(self._encodings.worker, job.data())
         data = codec.data_of(message)
         info = data.get("info")
@@ -106,7 +120,8 @@ class Operations:
             filled["storage"] = {}
             filled["flatInput"] = None  # as under v1
             whole = {"command": "initialize", "data": _as_filled(filled)}
-            return self._to_task({"names": names}, whole, links.large, job, memory)
+            wire, size, fd = self._for_task(whole, links.large, job, memory)
+            return Datagram(InputFetched(wire, job.id, names, size), fd)
 
     def _links(self, job: Job) -> InputLinks:
         stores = self._stores
@@ -124,25 +139,26 @@ class Operations:
         return f"{self._cluster}-hkube/{self._job_id}"
 
     def _to_task(
-        self,
-        fields: dict[str, Any],
-        message: dict[str, Any],
-        large: list[LargeObject],
-        job: Job,
-        memory: MessageFile,
-    ) -> Message:
-        """Return an answer that carries this message for the algorithm's process."""
+        self, message: dict[str, Any], large: list[LargeObject], job: Job, memory: MessageFile
+    ) -> Datagram:
+        wire, size, fd = self._for_task(message, large, job, memory)
+        return Datagram(ForTask(wire, job.id, size), fd)
+
+    def _for_task(
+        self, message: dict[str, Any], large: list[LargeObject], job: Job, memory: MessageFile
+    ) -> tuple[bytes, int, int]:
+        """Return `wire`, `size` and descriptor of an answer with this message for the algorithm's process."""
         pieces = pieces_of(self._encodings.task, message)
         size = sum(len(one) for one in pieces)
         if size <= INLINE_MAX:
-            return Message(fields, b"".join(bytes(one) for one in pieces))
+            return b"".join(bytes(one) for one in pieces), 0, -1
         try:
             fd, size = memory.write(pieces, job.progress)
         except OSError as error:
             reason = error.strerror or str(error)
             raise StorageError(f"the input cannot be put together: {reason}") from None
         self._check_large(pieces, large, memory.view(size))
-        return Message({**fields, "size": size}, b"", fd)
+        return b"", size, fd
 
     def _check_large(self, pieces: list[Bytes], large: list[LargeObject], written: Buffer) -> None:
         """Check the objects that were copied; those that fit into the cache are put there by finish()."""
@@ -170,7 +186,7 @@ class Operations:
 
     # ---- a task's result
 
-    def _store(self, job: Job, memory: MessageFile) -> Message:
+    def _store(self, job: Job) -> ForWorker:
         data = job.data()
         value, body = self._result(data)
         # A write may last until this task is over and the next one has begun.
@@ -186,7 +202,9 @@ class Operations:
             # Served a moment after it is told: until then a peer reads the storage, where it is already.
             self._to_be_served = (task_id, value, body)
             told.update(discovery=self._stores.discovery, taskId=task_id)
-        return self._to_worker({"command": "storing", "data": told})
+        message = {"command": "storing", "data": told}
+        wire = codec.encode(self._encodings.worker, message, name="message", most=None)
+        return ForWorker(wire, job.id)
 
     def _result(self, wire: Buffer) -> tuple[EncodedValue, list[Buffer]]:
         """Return the result, and its bytes as they are stored."""
@@ -219,13 +237,9 @@ class Operations:
                 found[path] = {"type": kind} if size is None else {"type": kind, "size": size}
         return found
 
-    def _to_worker(self, message: dict[str, Any]) -> Message:
-        wire = codec.encode(self._encodings.worker, message, name="message", most=None)
-        return Message({"to": "worker"}, wire)
-
     # ---- the code API
 
-    def _call(self, job: Job, memory: MessageFile) -> Message:
+    def _call(self, job: Job, memory: MessageFile) -> Datagram:
         message = codec.decode(self._encodings.task, job.data())
         command, data = str(message.get("command")), message.get("data")
         try:
@@ -237,8 +251,11 @@ class Operations:
         except (StorageError, codec.ResultInvalid) as error:
             if not isinstance(data, dict) or not data.keys() & {"execId", "subPipelineId"}:
                 raise StorageError(str(error)) from None
-            return self._to_task({"to": "task"}, _failed(message, error), [], job, memory)
-        return self._from_bytes({"to": "worker"}, wire, memory)
+            return self._to_task(_failed(message, error), [], job, memory)
+        if len(wire) <= INLINE_MAX:
+            return Datagram(ForWorker(wire, job.id))
+        fd, size = memory.write([wire], job.progress)
+        return Datagram(ForWorker(b"", job.id, size), fd)
 
     def _stored_call(self, data: dict[str, Any], job: Job) -> dict[str, Any]:
         """Return the data of a call whose arguments are in the storage."""
@@ -257,7 +274,7 @@ class Operations:
             "storage": storage,
         }
 
-    def _answer(self, job: Job, memory: MessageFile) -> Message:
+    def _answer(self, job: Job, memory: MessageFile) -> Datagram:
         message = codec.decode(self._encodings.worker, job.data())
         data = message.get("data")
         links = self._links(job)
@@ -265,9 +282,9 @@ class Operations:
             if isinstance(data, dict) and isinstance(data.get("response"), (dict, list)):
                 response = self._response(str(message["command"]), data, links, job)
                 message = {**message, "data": _as_filled({**data, "response": response})}
-            return self._to_task({"to": "task"}, message, links.large, job, memory)
+            return self._to_task(message, links.large, job, memory)
         except StorageError as error:
-            return self._to_task({"to": "task"}, _failed(message, error), [], job, memory)
+            return self._to_task(_failed(message, error), [], job, memory)
         finally:
             for one in links.large:
                 one.close()
@@ -301,12 +318,6 @@ class Operations:
                 item = _as_filled({**item, "result": links.value({"storageInfo": {"path": info["path"]}})})
             changed.append(item)
         return _as_filled(changed)
-
-    def _from_bytes(self, fields: dict[str, Any], wire: bytes, memory: MessageFile) -> Message:
-        if len(wire) <= INLINE_MAX:
-            return Message(fields, wire)
-        fd, size = memory.write([wire], lambda: None)
-        return Message({**fields, "size": size}, b"", fd)
 
 
 def _filled(text: str, storage: Mapping[str, Any], links: InputLinks) -> Any:

@@ -1,48 +1,33 @@
-"""What hkrunner and its storage process say to each other: each request or answer is one datagram.
-
-    hkrunner -> storage process   in `do`: configure, fetch, store, call, answer, cancel
-    storage process -> hkrunner   an answer with the same id; with id 0, in `say`: note, serving, hanging
-
-A datagram is a JSON object, a newline, and the bytes; more than INLINE_MAX of them are in a memfd that
-travels with the datagram. The socket is a SOCK_SEQPACKET pair, so no datagram is cut or joined.
-"""
+"""Sends and receives what hkrunner and its storage process say: see sandbox/shared/storage_messages.py."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-#: Above this a memfd is cheaper than two copies through the socket.
-INLINE_MAX = 64 * 1024
-#: The longest datagram: the bytes, and the JSON of a failure with a long text.
-DATAGRAM_MAX = 128 * 1024
-#: Failures are cut to this many characters, of which each takes at most 6 bytes.
-TEXT_MAX = 8000
+from ...sandbox.shared.datagrams import DATAGRAM_MAX, datagram_of, message_of
+from ...sandbox.shared.message_format import ProcessMessage
+
+#: Bytes of each of the two texts in a RequestFailed.
+TEXT_MAX = DATAGRAM_MAX * 3 // 10
 
 
-class Message(NamedTuple):
-    """A request or an answer. `fd` holds the bytes of a large one; it is the receiver's to close."""
+class Datagram(NamedTuple):
+    """A message, and the memfd with the bytes of a large one: the receiver's to close."""
 
-    fields: dict[str, Any]
-    data: bytes = b""
+    message: ProcessMessage
     fd: int = -1
 
-    @property
-    def size(self) -> int:
-        """Number of the bytes."""
-        return int(self.fields["size"]) if self.fd >= 0 else len(self.data)
+
+def send(sock: socket.socket, datagram: Datagram) -> None:
+    """Send it; the descriptor stays the caller's. Raises OSError."""
+    socket.send_fds(sock, [datagram_of(datagram.message)], [datagram.fd] if datagram.fd >= 0 else [])
 
 
-def send(sock: socket.socket, message: Message) -> None:
-    """Send the message; the descriptor stays the caller's. Raises OSError."""
-    datagram = json.dumps(message.fields).encode() + b"\n" + message.data
-    socket.send_fds(sock, [datagram], [message.fd] if message.fd >= 0 else [])
-
-
-def receive(sock: socket.socket) -> Message | None:
-    """Return the next message, None when the other side is gone. Raises BlockingIOError."""
+def receive(sock: socket.socket, known: Mapping[int, type[ProcessMessage]]) -> Datagram | None:
+    """Return the next one, None when the other side is gone. Raises BlockingIOError, ChannelError."""
     try:
         data, fds, _, _ = socket.recv_fds(sock, DATAGRAM_MAX, 4, socket.MSG_CMSG_CLOEXEC)
     except BlockingIOError:
@@ -53,5 +38,4 @@ def receive(sock: socket.socket) -> Message | None:
         for fd in fds:
             os.close(fd)
         return None
-    text, _, rest = data.partition(b"\n")
-    return Message(json.loads(text), rest, fds[0] if fds else -1)
+    return Datagram(message_of(data, known), fds[0] if fds else -1)

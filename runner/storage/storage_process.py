@@ -10,7 +10,6 @@ since nothing can end it (a network file system may never answer).
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
 import select
@@ -19,8 +18,21 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ...sandbox.shared.datagrams import cut
+from ...sandbox.shared.message_format import ProcessMessage
+from ...sandbox.shared.storage_messages import (
+    REQUESTS,
+    TO_STORAGE,
+    CancelRequests,
+    ConfigureStorage,
+    FetchInput,
+    RequestFailed,
+    StorageHangs,
+    StorageNote,
+    StorageServes,
+)
 from ..settings.storage_settings import StorageSettings
 from .errors import StorageError
 from .folder_store import FolderStore
@@ -28,7 +40,7 @@ from .input_links import Peers
 from .job import Abandoned, Job
 from .message_file import MessageFile
 from .operations import Encodings, Operations, Stores
-from .requests import TEXT_MAX, Message, receive, send
+from .requests import TEXT_MAX, Datagram, receive, send
 from .stored_object import NoStore, ObjectStore
 from .value_cache import ValueCache
 
@@ -103,7 +115,7 @@ class StorageProcess:
 
     def _note(self, text: str) -> None:
         """Have hkrunner show a line."""
-        self._send(Message({"id": 0, "say": "note", "text": text[:TEXT_MAX]}))
+        self._send(StorageNote(cut(text, TEXT_MAX)))
 
     def _report_serving(self) -> None:
         """Have the worker told that results were asked for lately: it does not pause the algorithm then."""
@@ -114,7 +126,7 @@ class StorageProcess:
             and now - self._reported_at >= self._settings.serving_report_s
         ):
             self._reported_at = now
-            self._send(Message({"id": 0, "say": "serving"}))
+            self._send(StorageServes())
 
     def run(self) -> None:
         """Serve until hkrunner closes its end."""
@@ -141,20 +153,21 @@ class StorageProcess:
                 self._jobs.put(None)
 
     def _receive(self) -> None:
-        message = receive(self._socket)
-        if message is None:
+        received = receive(self._socket, TO_STORAGE)
+        if received is None:
             self._is_over.set()
         else:
-            self._take(message)
+            self._take(received.message, received.fd)
 
-    def _take(self, message: Message) -> None:
-        if message.fields["do"] == "cancel":
+    def _take(self, message: ProcessMessage, fd: int) -> None:
+        if isinstance(message, REQUESTS):
+            job = Job(message, fd)
+            self._waiting[job.id] = job
+            self._jobs.put(job)
+        else:
+            assert isinstance(message, CancelRequests), "it is configured already"
             for job in list(self._waiting.values()):
                 self._abandon(job)
-            return
-        job = Job(message)
-        self._waiting[job.id] = job
-        self._jobs.put(job)
 
     # ---- requests that hang
 
@@ -163,7 +176,7 @@ class StorageProcess:
         if job is None or job.is_abandoned or time.monotonic() - job.moved_at < limit_s:
             return
         if self._abandon(job):
-            self._answer(job, Message({"failed": f"the storage gave no answer for {limit_s:g} s"}))
+            self._send(RequestFailed(job.id, f"the storage gave no answer for {limit_s:g} s"))
 
     def _abandon(self, job: Job) -> bool:
         """Give a request up; return whether it was still waiting for its answer."""
@@ -179,7 +192,7 @@ class StorageProcess:
     def _count_hanging(self, change: int) -> None:
         """Tell hkrunner how many threads hang: it starts another process when there are many."""
         self._hanging += change
-        self._send(Message({"id": 0, "say": "hanging", "threads": self._hanging}))
+        self._send(StorageHangs(self._hanging))
 
     # ---- the worker thread
 
@@ -206,14 +219,14 @@ class StorageProcess:
                 job.close()
                 continue
             # What is told during a task is read in the reader's own time: its memory is never written again.
-            memory = inputs if job.what == "fetch" else MessageFile()
+            memory = inputs if isinstance(job.request, FetchInput) else MessageFile()
             answer = self._perform(job, memory)
             with self._lock:
                 if self._waiting.pop(job.id, None) is None:
                     self._count_hanging(-1)
                     break  # another thread has taken this one's place
                 self._current = None
-            self._answer(job, answer)
+            self._send(*answer)
             with contextlib.suppress(MemoryError):  # it only fills caches
                 self._operations.finish()
             job.close()
@@ -250,27 +263,24 @@ class StorageProcess:
             self._current = job
             return True
 
-    def _perform(self, job: Job, memory: MessageFile) -> Message:
+    def _perform(self, job: Job, memory: MessageFile) -> Datagram:
+        details = ""
         try:
             return self._operations.perform(job, memory)
         except Abandoned:
-            return Message({})
+            text = "nobody waits for it any more"
         except StorageError as error:
-            return Message({"failed": str(error)[:TEXT_MAX]})
+            text = str(error)
         except MemoryError:
-            return Message({"failed": "there is not enough memory for it"})
+            text = "there is not enough memory for it"
         except Exception as error:  # noqa: BLE001 - whatever it is, it fails this request only
-            trace = traceback.format_exc()[-TEXT_MAX:]
-            text = f"{type(error).__name__}: {error}"[:TEXT_MAX]
-            return Message({"failed": text, "details": trace})
+            text, details = f"{type(error).__name__}: {error}", traceback.format_exc()
+        return Datagram(RequestFailed(job.id, cut(text, TEXT_MAX), cut(details, TEXT_MAX)))
 
-    def _answer(self, job: Job, answer: Message) -> None:
-        self._send(answer._replace(fields={**answer.fields, "id": job.id}))
-
-    def _send(self, message: Message) -> None:
+    def _send(self, message: ProcessMessage, fd: int = -1) -> None:
         with self._sending:
             try:
-                send(self._socket, message)
+                send(self._socket, Datagram(message, fd))
             except OSError:
                 os._exit(0)  # hkrunner is gone
 
@@ -291,12 +301,14 @@ def _store(settings: StorageSettings) -> ObjectStore:
 def main() -> None:
     """Serve the socket whose number is the first argument; the first message configures this process."""
     sock = socket.socket(fileno=int(sys.argv[1]))
-    first = receive(sock)
-    if first is None:
+    received = receive(sock, TO_STORAGE)
+    if received is None:
         return
+    told = received.message
+    assert isinstance(told, ConfigureStorage), "it comes first"
     _end_first_without_memory()
-    told: dict[str, Any] = json.loads(first.data)
-    process = StorageProcess(sock, StorageSettings(**told["settings"]), Encodings(*told["encodings"]))
+    encodings = Encodings(told.worker, told.task, told.storage)
+    process = StorageProcess(sock, StorageSettings(**told.settings), encodings)
     process.run()
     os._exit(0)  # threads that hang would keep this process
 

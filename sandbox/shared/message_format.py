@@ -230,9 +230,12 @@ _PLAIN: Dict[str, Tuple[type, ...]] = {"int": (int,), "float": (float, int), "st
 def _reader(annotation: str, module: Any) -> _Reader:
     """Return what checks a value against a field's annotation, and turns it into the declared type.
 
-    `module`: where the classes of records that the annotation names are declared."""
+    `module`: where the classes of records that the annotation names are declared. Files that do not run in
+    the child have the notation of Python 3.10."""
     if annotation == "Any":
         return lambda value, where: value
+    if annotation.endswith(" | None"):
+        annotation = f"Optional[{annotation[: -len(' | None')]}]"
     if annotation in _PLAIN:
         return _plain_reader(annotation, _PLAIN[annotation])
     outer, _, inner = annotation.partition("[")
@@ -240,9 +243,9 @@ def _reader(annotation: str, module: Any) -> _Reader:
     if outer == "Optional":
         read = _reader(inner, module)
         return lambda value, where: None if value is None else read(value, where)
-    if outer == "List":
+    if outer in ("List", "list"):
         return _list_reader(_reader(inner, module))
-    if outer == "Dict":
+    if outer in ("Dict", "dict"):
         return _dict_reader(_reader(inner.partition(", ")[2], module))
     return _record_reader(vars(module)[annotation])
 

@@ -6,7 +6,8 @@
                        StopTask, EndProcess, Reply                    (control socket, control thread)
     child -> parent    Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall,
                        Progress, Problem, EndedProcessesPeak, StillRunning
-    see also           pool_messages.py, stream_messages.py, user_process_messages.py (--in-process)
+    see also           pool_messages.py and supervision_messages.py (hkrunner.Pool), storage_messages.py,
+                       stream_messages.py, user_process_messages.py (--in-process)
 
 A message travels in one frame (channel.py), in the form that message_format.py gives it.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -13,8 +12,20 @@ from typing import Any
 
 from hkrunner.runner.settings.storage_settings import StorageSettings
 from hkrunner.runner.storage.client import start_command
-from hkrunner.runner.storage.requests import Message, receive, send
+from hkrunner.runner.storage.requests import Datagram, receive, send
 from hkrunner.sandbox.codec import codec
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION
+from hkrunner.sandbox.shared.storage_messages import (
+    ANSWERS,
+    FROM_STORAGE,
+    CancelRequests,
+    ConfigureStorage,
+    FetchInput,
+    ForTask,
+    ForWorker,
+    InputFetched,
+    StorageRequest,
+)
 
 
 class StorageWire:
@@ -24,54 +35,62 @@ class StorageWire:
         self._socket = sock
         self._id = 0
 
-    def post(self, what: str, message: dict[str, Any]) -> None:
+    def post(self, what: type[StorageRequest], message: dict[str, Any]) -> None:
         """Send a request."""
         self._id += 1
         wire = b"".join(bytes(one) for one in codec.encode_pieces("msgpack", message))
         fd = os.memfd_create("request")
         try:
             os.write(fd, wire)
-            send(self._socket, Message({"do": what, "id": self._id, "size": len(wire)}, b"", fd))
+            send(self._socket, Datagram(what(b"", self._id, len(wire)), fd))
         finally:
             os.close(fd)
 
-    def ask(self, what: str, message: dict[str, Any]) -> Message:
+    def cancel(self) -> None:
+        """Have all requests dropped."""
+        send(self._socket, Datagram(CancelRequests()))
+
+    def ask(self, what: type[StorageRequest], message: dict[str, Any]) -> Datagram:
         """Send a request; return its answer."""
         self.post(what, message)
         while True:
-            answer = receive(self._socket)
+            answer = receive(self._socket, FROM_STORAGE)
             assert answer is not None, "the process has ended"
-            if answer.fields["id"]:
-                assert answer.fields["id"] == self._id
+            if isinstance(answer.message, ANSWERS):
+                assert answer.message.id == self._id
                 return answer
 
     def fetch(self, task: str = "t1") -> None:
         """Begin a task."""
         data = {"jobId": "job1", "taskId": task, "input": [], "storage": {}}
-        assert "failed" not in self.ask("fetch", {"command": "initialize", "data": data}).fields
+        answer = self.ask(FetchInput, {"command": "initialize", "data": data})
+        assert isinstance(answer.message, InputFetched), answer
 
 
 @contextlib.contextmanager
 def storage_process(folder: Path) -> Iterator[StorageWire]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     settings = StorageSettings(folder=str(folder), serves_peers=False)
-    told = {"settings": settings._asdict(), "encodings": ["msgpack"] * 3}
+    told = ConfigureStorage(PROTOCOL_VERSION, settings._asdict(), *["msgpack"] * 3)
     with ours:
         with theirs:
             process = subprocess.Popen(start_command(theirs.fileno()), cwd="/", pass_fds=(theirs.fileno(),))
         try:
             ours.settimeout(20)
-            send(ours, Message({"do": "configure", "id": 0}, json.dumps(told).encode()))
+            send(ours, Datagram(told))
             yield StorageWire(ours)
         finally:
             process.kill()
             process.wait()
 
 
-def content(answer: Message) -> Any:
+def content(answer: Datagram) -> Any:
     """Return what an answer carries; closes its memory."""
+    message = answer.message
+    assert isinstance(message, (InputFetched, ForWorker, ForTask)), message
     if answer.fd < 0:
-        return codec.decode("msgpack", answer.data)
+        assert isinstance(message.wire, bytes), "it was received so"
+        return codec.decode("msgpack", message.wire)
     with open(answer.fd, "rb") as file:
         file.seek(0)
-        return codec.decode("msgpack", file.read(answer.size))
+        return codec.decode("msgpack", file.read(message.size))

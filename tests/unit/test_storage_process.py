@@ -24,12 +24,21 @@ from hkrunner.runner.storage.job import Abandoned, Job
 from hkrunner.runner.storage.message_file import MessageFile
 from hkrunner.runner.storage.operations import Encodings, Operations, Stores
 from hkrunner.runner.storage.peer_server import TASKS_MAX, PeerServer
-from hkrunner.runner.storage.requests import Message
 from hkrunner.runner.storage.start import module_path
 from hkrunner.runner.storage.storage_process import StorageProcess
 from hkrunner.runner.storage.value_cache import ValueCache
 from hkrunner.sandbox.codec import codec
 from hkrunner.sandbox.shared.message_format import Memfd
+from hkrunner.sandbox.shared.storage_messages import (
+    CarryAnswer,
+    CarryCall,
+    FetchInput,
+    ForTask,
+    InputFetched,
+    RequestFailed,
+    StorageRequest,
+    StoreResult,
+)
 from support.hkube_storage import JOB, Storage, header
 from support.storage_wire import content, storage_process
 
@@ -40,9 +49,9 @@ def test_what_is_told_during_a_task_keeps_its_memory(tmp_path: Path) -> None:
     with storage_process(tmp_path) as wire:
         wire.fetch()
         calls = [{"command": "startStream", "data": letter * 200_000} for letter in "ab"]
-        answers = [wire.ask("call", one) for one in calls]
+        answers = [wire.ask(CarryCall, one) for one in calls]
         assert [content(one) for one in answers] == calls
-        answers = [wire.ask("answer", one) for one in calls]
+        answers = [wire.ask(CarryAnswer, one) for one in calls]
         assert [content(one) for one in answers] == calls
 
 
@@ -64,8 +73,9 @@ def test_a_process_whose_thread_for_requests_ends_ends_too(
 
 def test_a_process_without_the_tasks_beginning_writes_nothing(tmp_path: Path) -> None:
     with storage_process(tmp_path) as wire:
-        answer = wire.ask("store", {"command": "done", "data": 1})
-        assert answer.fields["failed"].endswith("was started again during this task")
+        answer = wire.ask(StoreResult, {"command": "done", "data": 1}).message
+        assert isinstance(answer, RequestFailed)
+        assert answer.text.endswith("was started again during this task")
         assert list(tmp_path.iterdir()) == []
 
 
@@ -77,8 +87,8 @@ def test_the_process_finds_packages_where_hkrunner_finds_them() -> None:
     ]
 
 
-def job_of(what: str, message: dict[str, Any]) -> Job:
-    return Job(Message({"id": 1, "do": what}, codec.encode("msgpack", message, name="it", most=None)))
+def job_of(what: type[StorageRequest], message: dict[str, Any]) -> Job:
+    return Job(what(codec.encode("msgpack", message, name="it", most=None), 1))
 
 
 def operations_on(objects: Any, results: ValueCache) -> Operations:
@@ -88,7 +98,7 @@ def operations_on(objects: Any, results: ValueCache) -> Operations:
 
 def begin(operations: Operations, task: str) -> None:
     data = {"jobId": "job1", "taskId": task, "nodeName": "n", "info": {"savePaths": ["n"]}, "input": []}
-    operations.perform(job_of("fetch", {"command": "initialize", "data": data}), MessageFile())
+    operations.perform(job_of(FetchInput, {"command": "initialize", "data": data}), MessageFile())
 
 
 def test_a_result_that_is_written_when_the_next_task_has_begun_is_not_served(tmp_path: Path) -> None:
@@ -104,7 +114,7 @@ def test_a_result_that_is_written_when_the_next_task_has_begun_is_not_served(tmp
 
     operations = operations_on(SlowStore(str(tmp_path)), results)
     begin(operations, "t1")
-    store = job_of("store", {"command": "done", "data": 1})
+    store = job_of(StoreResult, {"command": "done", "data": 1})
     with pytest.raises(Abandoned):
         operations.perform(store, MessageFile())
     operations.finish()
@@ -119,11 +129,12 @@ def test_large_items_of_a_large_result_of_a_sub_pipeline_are_read(tmp_path: Path
     operations = operations_on(FolderStore(str(tmp_path)), ValueCache(0))
     begin(operations, "t1")
     call = {"command": "startStoredSubPipeline", "data": {"subPipelineId": "1", "includeResult": True}}
-    operations.perform(job_of("call", call), MessageFile())
+    operations.perform(job_of(CarryCall, call), MessageFile())
     done = {"command": "subPipelineDone", "data": {"subPipelineId": "1", "response": link}}
     memory = MessageFile()
-    answer = operations.perform(job_of("answer", done), memory)
-    told = codec.decode("msgpack", os.pread(answer.fd, answer.size, 0))["data"]["response"]
+    answer = operations.perform(job_of(CarryAnswer, done), memory)
+    assert isinstance(answer.message, ForTask)
+    told = codec.decode("msgpack", os.pread(answer.fd, answer.message.size, 0))["data"]["response"]
     memory.close()
     assert told[0]["result"] == "x" * 100_000 and told[1] == plain
 
@@ -134,7 +145,7 @@ def test_a_call_that_the_worker_cannot_take_fails_alone(tmp_path: Path) -> None:
     operations = Operations(encodings, stores, "local")
     task = {"jobId": "job1", "taskId": "t1", "input": []}
     wire = codec.encode("bson", {"command": "initialize", "data": task}, name="it", most=None)
-    operations.perform(Job(Message({"id": 1, "do": "fetch"}, wire)), MessageFile())
+    operations.perform(Job(FetchInput(wire, 1)), MessageFile())
     too_large = 2**63
     algorithm = {"execId": "7", "input": [too_large], "includeResult": True}
     pipeline = {"subPipelineId": "8", "flowInput": too_large, "includeResult": True}
@@ -142,8 +153,8 @@ def test_a_call_that_the_worker_cannot_take_fails_alone(tmp_path: Path) -> None:
         ("startAlgorithmExecution", algorithm, "algorithmExecutionError"),
         ("startRawSubPipeline", pipeline, "subPipelineError"),
     ):
-        answer = operations.perform(job_of("call", {"command": command, "data": data}), MessageFile())
-        assert answer.fields["to"] == "task"
+        answer = operations.perform(job_of(CarryCall, {"command": command, "data": data}), MessageFile())
+        assert isinstance(answer.message, ForTask)
         told = content(answer)
         assert told["command"] == failed and "input" in told["data"]["error"]
 
@@ -160,9 +171,10 @@ def test_large_bytes_become_text_in_json_and_each_value_is_kept_under_its_own_na
     wire = json.dumps({"command": "initialize", "data": data}).encode()
     memory = MessageFile()
     for _ in ("from the storage", "from memory"):
-        answer = operations.perform(Job(Message({"id": 1, "do": "fetch"}, wire)), memory)
+        answer = operations.perform(Job(FetchInput(wire, 1)), memory)
+        assert isinstance(answer.message, InputFetched)
         operations.finish()
-        told = json.loads(os.pread(answer.fd, answer.size, 0))["data"]["input"]
+        told = json.loads(os.pread(answer.fd, answer.message.size, 0))["data"]["input"]
         assert told == [base64.b64encode(b"b" * 70_000).decode(), "t" * 80_000]
     memory.close()
 
@@ -201,8 +213,8 @@ def test_a_busy_process_hears_that_nobody_waits_for_it_any_more(tmp_path: Path) 
     with storage_process(tmp_path) as wire:
         wire.fetch()
         for _ in range(2):
-            wire.post("fetch", {"command": "initialize", "data": hanging})
-            wire.post("cancel", {})
+            wire.post(FetchInput, {"command": "initialize", "data": hanging})
+            wire.cancel()
             wire.fetch("t2")
 
 
@@ -304,6 +316,7 @@ def test_numbers_of_one_encoding_become_those_of_another_one(tmp_path: Path, wor
         wire = json.dumps({"data": data}).encode()
     else:
         wire = codec.encode(worker, {"data": data}, name="it", most=None)
-    answer = operations.perform(Job(Message({"id": 1, "do": "fetch"}, wire)), MessageFile())
-    first, *others, last = codec.data_of(codec.decode(task, answer.data))["input"]
+    answer = operations.perform(Job(FetchInput(wire, 1)), MessageFile()).message
+    assert isinstance(answer, InputFetched) and isinstance(answer.wire, bytes)
+    first, *others, last = codec.data_of(codec.decode(task, answer.wire))["input"]
     assert first["a"] == others == pytest.approx(numbers) and last == 5

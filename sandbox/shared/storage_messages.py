@@ -1,0 +1,137 @@
+"""The messages between hkrunner and its storage process, each in a datagram.
+
+    hkrunner -> storage process   ConfigureStorage, then FetchInput, StoreResult, CarryCall, CarryAnswer and
+                                  CancelRequests
+    storage process -> hkrunner   for each request InputFetched, ForWorker, ForTask or RequestFailed, with its
+                                  id; unasked StorageNote, StorageHangs and StorageServes
+
+`wire` is one of HKube's messages. With more than INLINE_MAX bytes it is in a memfd that travels with the
+datagram: then `wire` is empty, and `size` says how many bytes it has there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .message_format import ProcessMessage, Wire
+
+#: Above this a memfd is cheaper than two copies through the socket.
+INLINE_MAX = 64 * 1024
+
+
+class ConfigureStorage(ProcessMessage):
+    """What the process works with; comes first."""
+
+    kind = 96
+    version: int
+    settings: dict[str, Any]  #: the fields of StorageSettings
+    worker: str  #: encoding of the worker's messages
+    task: str  #: of those to and from the algorithm's process
+    storage: str  #: of what is stored
+
+
+class FetchInput(ProcessMessage):
+    """Complete the `initialize` of a task; answered by InputFetched."""
+
+    kind = 97
+    wire: Wire
+    id: int
+    size: int = 0
+
+
+class StoreResult(ProcessMessage):
+    """Write the result of a `done`; answered by ForWorker, with `storing`."""
+
+    kind = 98
+    wire: Wire
+    id: int
+    size: int = 0
+
+
+class CarryCall(ProcessMessage):
+    """Carry a call of the code API over; answered by ForWorker, or by ForTask if it fails."""
+
+    kind = 99
+    wire: Wire
+    id: int
+    size: int = 0
+
+
+class CarryAnswer(ProcessMessage):
+    """Carry the worker's answer to such a call over; answered by ForTask."""
+
+    kind = 100
+    wire: Wire
+    id: int
+    size: int = 0
+
+
+class CancelRequests(ProcessMessage):
+    """Nobody waits for any answer any more."""
+
+    kind = 101
+
+
+class InputFetched(ProcessMessage):
+    """The complete `initialize`, in the encoding of the algorithm's process."""
+
+    kind = 104
+    wire: Wire
+    id: int
+    names: dict[str, str]  #: ids and names of the task, as the worker told them
+    size: int = 0
+
+
+class ForWorker(ProcessMessage):
+    """A message that the worker is to get."""
+
+    kind = 105
+    wire: Wire
+    id: int
+    size: int = 0
+
+
+class ForTask(ProcessMessage):
+    """A message that the algorithm's process is to get."""
+
+    kind = 106
+    wire: Wire
+    id: int
+    size: int = 0
+
+
+class RequestFailed(ProcessMessage):
+    """The request was not done."""
+
+    kind = 107
+    id: int
+    text: str
+    details: str = ""
+
+
+class StorageNote(ProcessMessage):
+    """A line for people."""
+
+    kind = 108
+    text: str
+
+
+class StorageHangs(ProcessMessage):
+    """How many threads of the process hang in the storage."""
+
+    kind = 109
+    threads: int
+
+
+class StorageServes(ProcessMessage):
+    """Other algorithms ask for results that are in the memory of this one."""
+
+    kind = 110
+
+
+StorageRequest = FetchInput | StoreResult | CarryCall | CarryAnswer
+StorageAnswer = InputFetched | ForWorker | ForTask | RequestFailed
+REQUESTS = (FetchInput, StoreResult, CarryCall, CarryAnswer)
+ANSWERS = (InputFetched, ForWorker, ForTask, RequestFailed)
+TO_STORAGE = {one.kind: one for one in (ConfigureStorage, *REQUESTS, CancelRequests)}
+FROM_STORAGE = {one.kind: one for one in (*ANSWERS, StorageNote, StorageHangs, StorageServes)}
