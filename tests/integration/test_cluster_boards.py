@@ -49,7 +49,10 @@ def test_the_board_of_the_cluster_is_told_and_opened(cluster: HkubeWithMetrics, 
     assert "hkube/board/ref1/" in again.stderr and again.status == 0, "one that runs is taken"
 
 
-def test_a_job_with_several_nodes_has_a_board_for_each(cluster: HkubeWithMetrics, folder: Path) -> None:
+def test_a_job_with_several_nodes_has_a_board_for_each(
+    cluster: HkubeWithMetrics, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HkubeWithMetrics, "board_states", [{"status": "running"}])
     words = ("-i", "[]", "-i", "[1]", "-i", "[1, 2]", "--board", "--output", "jsonl")
     ended = run_hkrunner("--on", cluster.url, *words, cwd=folder)
     events = [json.loads(line) for line in ended.stdout.splitlines()]
