@@ -19,12 +19,12 @@ def take_file(source: str, path: str, *, most_bytes: int) -> bool:
     FileNotFoundError if there is none.
     """
     try:
-        return _take(source, path, most_bytes)
+        return _copy_if_written_by_child(source, path, most_bytes)
     finally:
         remove_quietly(source)  # else the next task could be given it
 
 
-def _take(source: str, path: str, most_bytes: int) -> bool:
+def _copy_if_written_by_child(source: str, path: str, most_bytes: int) -> bool:
     try:
         fd = os.open(source, _FLAGS)
     except FileNotFoundError:

@@ -218,11 +218,11 @@ class JournalReader:
             return  # removed meanwhile, or not ours to read
         begin = file.at
         for one in records_in(data):
-            self._take(file, one, begin)
+            self._index(file, one, begin)
             file.at = begin + one.end
         file.stamp = stamp if _is_settled(stamp[0]) else None
 
-    def _take(self, file: _File, one: JournalRecord, offset: int) -> None:
+    def _index(self, file: _File, one: JournalRecord, offset: int) -> None:
         facts = read_json_bytes(one.facts)
         if facts is None:
             return

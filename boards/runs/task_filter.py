@@ -132,7 +132,7 @@ class _Parser:
 
     def _comparison(self) -> Callable[[Values], bool]:
         key = self._text("the name of a value")
-        operator = self._take("operator")
+        operator = self._accept("operator")
         if operator is None:
             raise self._missing(f"one of {' '.join(_OPERATORS)} after {key.text!r}")
         wanted = self._text(f"a value after {key.text} {operator.text}")
@@ -140,7 +140,7 @@ class _Parser:
         return _comparison(key.text, operator.text, wanted)
 
     def _text(self, what: str) -> _Token:
-        token = self._take("word") or self._take("quoted")
+        token = self._accept("word") or self._accept("quoted")
         if token is None:
             raise self._missing(what)
         return token
@@ -148,7 +148,7 @@ class _Parser:
     def _token(self) -> _Token | None:
         return self._tokens[self._next] if self._next < len(self._tokens) else None
 
-    def _take(self, kind: str) -> _Token | None:
+    def _accept(self, kind: str) -> _Token | None:
         token = self._token()
         if token is None or token.kind != kind:
             return None

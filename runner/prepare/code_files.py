@@ -128,9 +128,9 @@ class _Walk:
             raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
         for entry in found:
             if entry.path not in self._without:
-                self._take(entry, os.path.join(inside, entry.name), rules)
+                self._add(entry, os.path.join(inside, entry.name), rules)
 
-    def _take(self, entry: os.DirEntry[str], name: str, rules: list[tuple[str, list[IgnoreRule]]]) -> None:
+    def _add(self, entry: os.DirEntry[str], name: str, rules: list[tuple[str, list[IgnoreRule]]]) -> None:
         is_folder = entry.is_dir(follow_symlinks=False)
         shown = f"{name}/" if is_folder else name
         reason = self._reason(entry, is_folder=is_folder)

@@ -157,9 +157,9 @@ class StorageProcess:
         if received is None:
             self._is_over.set()
         else:
-            self._take(received.message, received.fd)
+            self._on_message(received.message, received.fd)
 
-    def _take(self, message: ProcessMessage, fd: int) -> None:
+    def _on_message(self, message: ProcessMessage, fd: int) -> None:
         if isinstance(message, REQUESTS):
             job = Job(message, fd)
             self._waiting[job.id] = job

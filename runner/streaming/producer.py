@@ -90,13 +90,13 @@ class Producer:
         ready = self._ready[node]
         while ready and self._queue.nodes[node].size:
             consumer = ready.popleft()
-            messages = self._take(node, min(consumer.ready, TOGETHER_MAX))
+            messages = self._next_messages(node, min(consumer.ready, TOGETHER_MAX))
             consumer.ready -= len(messages)
             if consumer.ready:
                 ready.append(consumer)  # the others have their turn first
             self._send_messages(consumer, messages)
 
-    def _take(self, node: str, most: int) -> list[QueuedMessage]:
+    def _next_messages(self, node: str, most: int) -> list[QueuedMessage]:
         """Take messages for this node: several small ones, or a large one."""
         found: list[QueuedMessage] = []
         size = 0
@@ -170,7 +170,7 @@ class Producer:
         if not consumer.is_ours:
             # It asks for its next message: whatever became of the last one, it is not coming back to it.
             consumer.taken.clear()
-            messages = self._take(consumer.node, 1)
+            messages = self._next_messages(consumer.node, 1)
             if messages:
                 self._send_messages(consumer, messages)
             else:

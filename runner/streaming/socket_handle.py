@@ -92,7 +92,7 @@ class SocketProcessHandle:
             loop,
             ours,
             FROM_SOCKET_PROCESS,
-            on_message=lambda task, message: self._take(message),
+            on_message=lambda task, message: self._read_message(message),
             on_error=self._broken,
             on_end=lambda cut: self._ended(),
         )
@@ -111,7 +111,7 @@ class SocketProcessHandle:
         else:
             self._waiting.append(callback)
 
-    def _take(self, message: ProcessMessage) -> None:
+    def _read_message(self, message: ProcessMessage) -> None:
         if isinstance(message, StreamOpened):
             self._is_open = not message.problem
             self.is_ending = bool(message.problem)

@@ -112,7 +112,7 @@ class TaskStreams:
             in_turn=asked.in_turn,
             message_s=self._message_s,
         )
-        sockets = SocketProcessHandle(self._loop, opens, on_message=self._take, on_end=self._ended)
+        sockets = SocketProcessHandle(self._loop, opens, on_message=self._on_message, on_end=self._ended)
         self._sockets, self._of = sockets, asked
         return sockets
 
@@ -161,7 +161,7 @@ class TaskStreams:
         self._on_ended = on_ended
         self._sockets.end(most_s)
 
-    def _take(self, message: ProcessMessage) -> None:
+    def _on_message(self, message: ProcessMessage) -> None:
         if isinstance(message, StreamStatistics):
             if self._has_task or self._port is not None:  # a local pipeline counts to the end
                 self._on_statistics(message.items)

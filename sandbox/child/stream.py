@@ -106,7 +106,7 @@ class Stream:
         while not frames:
             frames = self._read()
         for one in frames[1:]:
-            self._take(one)
+            self._read_frame(one)
         return frames[0]
 
     # ---- sending
@@ -178,7 +178,7 @@ class Stream:
         while not self._quiesced.is_set() and not self._is_aborted:
             self._before_waiting(self._socket.fileno())
             for one in self._read():
-                message = self._take(one)
+                message = self._read_frame(one)
                 if message is not None and not self._is_aborted:
                     yield message
 
@@ -216,7 +216,7 @@ class Stream:
                 return []
             raise StreamLost(LOST) from None
 
-    def _take(self, one: StreamFrame) -> Optional[StreamMessage]:
+    def _read_frame(self, one: StreamFrame) -> Optional[StreamMessage]:
         """Take a frame; return the message that it holds, if it holds one."""
         if one.kind in (stream_frames.MESSAGE, stream_frames.MESSAGE_PLACE):
             return read_message(one, self._rings)
@@ -241,7 +241,7 @@ class Stream:
         try:
             while not self._drained.is_set():
                 for one in self._read():
-                    message = self._take(one)
+                    message = self._read_frame(one)
                     if message is not None:
                         self._distribute(message)
         except StreamLost:
@@ -336,7 +336,7 @@ class Stream:
                         self._drained.wait()
                     else:
                         for one in self._read():
-                            self._take(one)
+                            self._read_frame(one)
                 if self._is_lost:
                     raise StreamLost(LOST)
         self._is_closed = True
