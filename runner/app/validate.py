@@ -22,7 +22,7 @@ from ..errors import EntryUnusable, HkrunnerError, SettingsError
 from ..io.loop import Loop
 from ..io.signals import STOP_SIGNALS
 from ..prepare.installation import install_line, installation_for
-from ..prepare.missing_imports import Import, imports_of, missing, missing_distributions
+from ..prepare.missing_imports import Import, imports_of, missing, unmet
 from ..prepare.prepare import prepare
 from ..prepare.requirement_sources import Requirements, find_requirements
 from ..serving.child_pool import ChildPool
@@ -187,8 +187,9 @@ def _check_requirements(
     found: Validation, required: Requirements, python: str, environ: Mapping[str, str]
 ) -> None:
     assert found.folder is not None, "its code was found"
-    listed = requirements.unconditional_names(required.marked)
-    absent = missing_distributions(listed, python=python, folder=found.folder, environ=environ)
+    for name in required.absent_lists:
+        found.fail(EntryUnusable.exit_status, f"{required.source}: {name}, which it names, is not there")
+    absent = unmet(required.marked, python=python, folder=found.folder, environ=environ)
     if not absent:
         return
     remedy = "give --install"

@@ -9,9 +9,13 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from ...sandbox.child.requirements import unconditional_names
 
 #: Number of files that are read, at most.
 FILES_MAX = 200
@@ -35,19 +39,19 @@ for name in names:
         there = True
     if not there:
         missing.append(name)
-print("hkrunner-missing " + json.dumps(missing))
+print("hkrunner-found " + json.dumps(missing))
 """
 _DISTRIBUTIONS_PROBE = """
 import importlib.metadata, json, sys
 names, more = json.loads(sys.argv[1])
 sys.path[:0] = more
-absent = []
+versions = {}
 for name in names:
     try:
-        importlib.metadata.distribution(name)
+        versions[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        absent.append(name)
-print("hkrunner-missing", json.dumps(absent))
+        pass
+print("hkrunner-found", json.dumps(versions))
 """
 
 
@@ -125,11 +129,29 @@ def _beside(module: str, folder: str) -> list[str]:
     return files
 
 
-def missing_distributions(
-    names: Sequence[str], *, python: str, folder: str, environ: Mapping[str, str]
-) -> list[str]:
-    """Return the distributions that are not installed for this Python, none if it does not answer."""
-    return _ask(_DISTRIBUTIONS_PROBE, names, python=python, folder=folder, environ=environ)
+def unmet(lines: Sequence[str], *, python: str, folder: str, environ: Mapping[str, str]) -> list[str]:
+    """Return which of these requirements are not met for this Python; none if it does not answer.
+
+    Those with a marker are left out.
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    names = [(name, line) for line in lines for name in unconditional_names([line])]
+    wanted = [name for name, _ in names]
+    versions = _ask(_DISTRIBUTIONS_PROBE, wanted, python=python, folder=folder, environ=environ)
+    found: list[str] = []
+    for name, line in names if isinstance(versions, dict) else ():
+        version = versions.get(name)
+        if version is None:
+            found.append(name)
+            continue
+        try:
+            required = Requirement(re.split(r"\s+--|\s+#", line)[0])
+        except InvalidRequirement:  # pip knows more forms, as that of an editable one
+            continue
+        if not required.specifier.contains(version, prereleases=True):
+            found.append(f"{name}{required.specifier} ({version} is)")
+    return list(dict.fromkeys(found))
 
 
 def missing(
@@ -137,7 +159,7 @@ def missing(
 ) -> list[Import]:
     """Return the imports that this Python does not find, none if it does not answer. No module is run."""
     names = sorted({one.top for one in wanted})
-    absent = set(_ask(_PROBE, names, python=python, folder=folder, environ=environ))
+    absent = set(_ask(_PROBE, names, python=python, folder=folder, environ=environ) or ())
     first: dict[str, Import] = {}
     for one in wanted:
         # Report each module once: its first import, or the first one that is not optional.
@@ -146,14 +168,12 @@ def missing(
     return list(first.values())
 
 
-def _ask(
-    probe: str, names: Sequence[str], *, python: str, folder: str, environ: Mapping[str, str]
-) -> list[str]:
-    """Return those of the names that the probe, run by this Python, does not find."""
+def _ask(probe: str, names: Sequence[str], *, python: str, folder: str, environ: Mapping[str, str]) -> Any:
+    """Return what the probe, run by this Python, finds out about these names; None if it does not answer."""
     env = dict(environ)
     more = [os.path.abspath(one) for one in env.pop("PYTHONPATH", "").split(os.pathsep) if one]
     if not names:
-        return []
+        return None
     try:
         asked = subprocess.run(
             [python, "-c", probe, json.dumps([names, [folder, *more]])],
@@ -164,9 +184,9 @@ def _ask(
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    _, _, told = asked.stdout.decode("utf-8", "replace").partition("hkrunner-missing ")
+        return None
+    _, _, told = asked.stdout.decode("utf-8", "replace").partition("hkrunner-found ")
     try:
-        return [str(name) for name in json.loads(told)]
+        return json.loads(told)
     except ValueError:
-        return []
+        return None

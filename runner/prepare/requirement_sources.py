@@ -42,6 +42,7 @@ class Requirements(NamedTuple):
     lines: tuple[str, ...] | None = None  #: the requirements; None: installers read `file` itself
     requires_python: str = ""  #: the versions of Python that the code supports; "": all
     marked: tuple[str, ...] = ()  #: each requirement, with its marker if it has one
+    absent_lists: tuple[str, ...] = ()  #: files that `file` names with -r or -c, and that are not there
 
     @property
     def folder(self) -> str:
@@ -219,12 +220,14 @@ def _toml(text: str, source: str) -> dict[str, Any]:
 def _listed(file: str) -> Requirements:
     content: list[str] = []
     marked: list[str] = []
-    _read_list(file, content, marked, set())
+    absent: list[str] = []
+    _read_list(file, content, marked, absent, set())
     shown = tuple(line if _EDITABLE.match(line) else re.split(r"\s+--|\s*;", line)[0] for line in marked)
-    return Requirements(os.path.basename(file), file, shown, tuple(content), marked=tuple(marked))
+    source = os.path.basename(file)
+    return Requirements(source, file, shown, tuple(content), marked=tuple(marked), absent_lists=tuple(absent))
 
 
-def _read_list(file: str, content: list[str], marked: list[str], seen: set[str]) -> None:
+def _read_list(file: str, content: list[str], marked: list[str], absent: list[str], seen: set[str]) -> None:
     """Append what this file and the files that it names say."""
     seen.add(os.path.realpath(file))
     folder = os.path.dirname(file)
@@ -232,10 +235,14 @@ def _read_list(file: str, content: list[str], marked: list[str], seen: set[str])
         content.append(line)
         nested, editable = _NESTED.match(line), _EDITABLE.match(line)
         if nested:
-            other = os.path.join(folder, nested[1].strip("'\""))
-            # The installer reports a file that is missing.
-            if os.path.isfile(other) and os.path.realpath(other) not in seen:
-                _read_list(other, content, marked if line[:2] != "-c" and "--c" not in line else [], seen)
+            named = nested[1].strip("'\"")
+            other = os.path.join(folder, named)
+            if not os.path.isfile(other):
+                if "://" not in named:  # with --install, the installer reports it
+                    absent.append(named)
+            elif os.path.realpath(other) not in seen:
+                is_constraint = line[:2] == "-c" or "--c" in line
+                _read_list(other, content, [] if is_constraint else marked, absent, seen)
         elif editable:
             marked.append(line)
             content += _of_local(editable[1], folder, in_place=True)

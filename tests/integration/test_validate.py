@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -150,13 +151,28 @@ def test_requirements_that_are_not_installed_are_a_problem_wherever_they_are_lis
     assert problem.startswith(said) and problem.count("no-such-thing") == 1
 
 
+def test_another_version_than_the_required_one_and_a_list_that_is_not_there_are_problems(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, "def start(args): ...\n")
+    lines = ["psutil>=5,<999", "click >= 999  # newer", "-r other.txt", "pytest==0.1 --hash=sha256:aa"]
+    (tmp_path / "requirements.txt").write_text("\n".join(lines))
+    status, told = facts(tmp_path, "my_alg.py")
+    assert status == 4
+    absent, unmet = told["problems"]
+    assert absent == "requirements.txt: other.txt, which it names, is not there"
+    newer = f"click>=999 ({version('click')} is)"
+    older = f"pytest==0.1 ({version('pytest')} is)"
+    assert unmet.startswith(f"requirements.txt: not installed: {newer}, {older}; give --install")
+
+
 def test_requirements_that_are_installed_or_not_for_here_are_no_problem(tmp_path: Path) -> None:
     write(tmp_path, "def start(args): ...\n")
     lines = [
         "# needed",
         "Psutil>=5  # installed",
         "no-such-thing; sys_platform == 'win32'",
-        "-r other.txt",
+        "-r https://example.invalid/other.txt",
         "",
     ]
     (tmp_path / "requirements.txt").write_text("\n".join(lines))
