@@ -105,5 +105,7 @@ class Result:
         facts = self.facts()
         if self.position is not None:
             facts["inputIndex"] = self.position
+        if self.problems:
+            facts["problems"] = self.problems
         text = json.dumps(facts, separators=(",", ":"))
         return b'%s,"output":%s}' % (text[:-1].encode(), self.output if self.output is not None else b"null")

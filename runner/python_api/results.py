@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ class TaskResult:
     metrics_dir: Path | None  #: folder of the task's event files
     logs: TaskLogs | None
     input_index: int | None = None  #: position of its input, from 0; None: not run with parallel= or on=
+    #: Sentences about what did not make it fail: a process that may have been refused memory, a lost record.
+    problems: list[str] = field(default_factory=list)
 
     def _repr_html_(self) -> str:
         return TaskResults([self])._repr_html_()
@@ -170,4 +172,5 @@ def _result(told: Mapping[str, Any]) -> TaskResult:
         metrics_dir=None if told["metricsDir"] is None else Path(told["metricsDir"]),
         logs=None if logs is None else TaskLogs(Path(logs["stdout"]), Path(logs["stderr"])),
         input_index=told.get("inputIndex"),
+        problems=told.get("problems", []),
     )

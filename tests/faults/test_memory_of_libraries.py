@@ -144,11 +144,12 @@ def test_openblas_near_the_limit_is_let_through_or_ended_but_never_hangs(mib: in
 def test_a_task_that_ends_well_although_it_was_refused_memory_says_so(mode: str, tmp_path: Path) -> None:
     args = ("--mem", "128Mi", "--mem-mode", mode)
     given = ("--entry", ALGORITHMS / PROGRAM, "--input", '["swallow", 0]')
-    ended = run_hkrunner(*given, *args, cwd=tmp_path)
-    assert (ended.status, ended.stdout) == (0, '"as much as there was"\n'), ended.stderr
-    assert re.search(
-        r"at 1\d\d MiB of 128 MiB \(--mem\), \S+ \(pid \d+\) may have been refused", ended.stderr
-    )
+    ended = run_hkrunner(*given, *args, "--json", cwd=tmp_path)
+    told = json.loads(ended.stdout)
+    assert (ended.status, told["output"]) == (0, "as much as there was"), ended.stderr
+    (problem,) = told["problems"]
+    assert re.match(r"at 1\d\d MiB of 128 MiB \(--mem\), \S+ \(pid \d+\) may have been refused", problem)
+    assert problem in ended.stderr
 
 
 @pytest.mark.parametrize("mode", ["auto", "brake"])
