@@ -7,6 +7,7 @@ shared memory that no process maps.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -186,6 +187,8 @@ def _psutil() -> Any:
         import site
 
         site.main()
+        # An hkrunner that is found by PYTHONPATH, which -I ignores, may have psutil beside it.
+        sys.path.append(os.path.abspath(f"{os.path.dirname(__file__)}/../../.."))
     import psutil
 
     return psutil

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -352,9 +353,16 @@ print(os.getpid() in PsutilSampler(os.getppid(), Limits()).descendants())
 """
 
 
-def test_psutil_walks_the_tree_in_an_interpreter_started_as_the_wardens_is() -> None:
+@pytest.mark.parametrize("is_found_by_pythonpath", [False, True])
+def test_psutil_walks_the_tree_in_an_interpreter_started_as_the_wardens_is(
+    is_found_by_pythonpath: bool, tmp_path: Path
+) -> None:
     where = Path(hkrunner.__file__).parent
-    command = [sys.executable, "-I", "-S", "-c", LIKE_THE_WARDEN, where]
+    python = sys.executable
+    if is_found_by_pythonpath:  # the interpreter itself has no packages
+        venv.create(tmp_path, symlinks=True)
+        python = str(tmp_path / "bin" / "python")
+    command = [python, "-I", "-S", "-c", LIKE_THE_WARDEN, where]
     walked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert walked.stdout == "True\n", walked.stderr
 
