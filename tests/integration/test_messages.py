@@ -124,8 +124,8 @@ def test_white_space_and_escapes_in_the_envelope(tmp_path: Path) -> None:
 def test_json_in_a_binary_frame_is_read_all_the_same(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, _):
         client.worker.state = "init"
+        client.speaks()
         client.send_bytes(frame(BINARY, encode("json", {"command": "initialize", "data": TASK})))
-        client.spoke()
         client.expect("initialized")
         assert client.opcode == TEXT
         client.start()
@@ -296,10 +296,10 @@ def test_many_messages_in_one_packet_are_taken_in_order(tmp_path: Path) -> None:
         client.worker.state = "init"
         known = encode("json", {"command": "initialize", "data": {**TASK, "input": ["give", 3]}})
         noise = encode("json", {"command": "subPipelineDone", "data": {}})
+        client.speaks()
         client.send_bytes(
             b"".join([frame(TEXT, noise)] * 50 + [frame(TEXT, known)] + [frame(TEXT, noise)] * 50)
         )
-        client.spoke()
         client.expect("initialized")
         client.start()
         assert client.answer()["data"] == 3

@@ -204,9 +204,9 @@ def test_a_worker_that_sends_slowly_blocks_nothing(tmp_path: Path) -> None:
         payload = _json({"command": "initialize", "data": {"input": ["give", "slow"], "taskId": "slow"}})
         data = frame(1, payload)
         client.worker.state = "init"
+        client.speaks()
         for i in range(len(data)):
             client.send_bytes(data[i : i + 1])
-        client.spoke()
         client.expect("initialized")
         client.start()
         assert client.answer()["data"] == "slow"

@@ -76,16 +76,18 @@ class Client:
         for i, part in enumerate(parts):
             if i and ping_between:
                 self.send_bytes(frame(PING, b"between"))
-            self.send_bytes(frame(opcode if i == 0 else CONTINUATION, part, last=i == len(parts) - 1))
-        self.spoke()
+            is_last = i == len(parts) - 1
+            if is_last:
+                self.speaks()
+            self.send_bytes(frame(opcode if i == 0 else CONTINUATION, part, last=is_last))
 
     def send_bytes(self, data: bytes) -> None:
         """Send raw bytes on the socket."""
         with self._write, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(data)
 
-    def spoke(self) -> None:
-        """Record that the worker has sent a message."""
+    def speaks(self) -> None:
+        """Record that the worker sends a message; to be called before, since the answer may come at once."""
         self.has_spoken = self.worker.has_spoken = True
         if self.worker.state == "bootstrap":
             self.worker.state = "ready"
