@@ -124,7 +124,7 @@ def kill_all(
     For a subreaper that has no other children. `reaped(pid, status, rusage)` is called for each process that
     was waited for, `wait(seconds)` to wait for a SIGCHLD, at most this long, and `also()` before each round
     of signals (to kill the control group, where there is one). A process that is left after the deadline is
-    blocked in the kernel (state D).
+    blocked in the kernel (state D), or has had no time to die.
     """
     me = os.getpid()
     deadline = time.monotonic() + deadline_s

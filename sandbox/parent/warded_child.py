@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ..linux import kernel, process_tree
@@ -24,6 +24,7 @@ from ..shared.messages import (
     Initialize,
     Kill,
     LimitCpu,
+    ProcessMemory,
     Sample,
     Setup,
     Spawn,
@@ -233,19 +234,22 @@ class WardedChild(Child):
         elif isinstance(message, Ended):
             self._state = ChildState.ENDED
             self._channel.drain()  # whether the child has closed its socket is part of how it ended
-            self._finish(
-                exit_of(
-                    message,
-                    pid=self.pid,
-                    problem=self._problem,
-                    is_refused=self._is_refused,
-                    kill=self._kill,
-                    channel_closed=self._channel.has_ended,
-                    limits=self._limits,
-                    loaded=self.loaded,
-                    task_began=self._task_began_at(),
-                )
+            exit = exit_of(
+                message,
+                pid=self.pid,
+                problem=self._problem,
+                is_refused=self._is_refused,
+                kill=self._kill,
+                channel_closed=self._channel.has_ended,
+                limits=self._limits,
+                loaded=self.loaded,
+                task_began=self._task_began_at(),
             )
+            if exit.left:
+                # On a busy machine, a killed process may not have had the time to die.
+                self._end_orphans(lambda ended, left: self._on_rest_ended(exit, left))
+            else:
+                self._finish(exit)
 
     def _task_began_at(self) -> float:
         """Return when its last task began, on the monotonic clock; 0: it had none."""
@@ -287,6 +291,10 @@ class WardedChild(Child):
         """End the tree from here: the warden is gone or does not answer."""
         if self._state is ChildState.GONE or self not in WardedChild.alive:
             return
+        self._end_orphans(lambda ended, left: self._on_orphans_ended(why, ended, left))
+
+    def _end_orphans(self, on_done: Callable[[list[Left], list[Left]], None]) -> None:
+        """End the warden, and what is below this process then."""
         self._warden.kill()
         self._warden.wait()
         WardedChild.alive.discard(self)
@@ -295,8 +303,12 @@ class WardedChild(Child):
             spared=lambda: (
                 frozenset(one._warden.pid for one in WardedChild.alive) | warden_launch.waiting() | spared()
             ),
-            on_done=lambda ended, left: self._on_orphans_ended(why, ended, left),
+            on_done=on_done,
         ).step()
+
+    def _on_rest_ended(self, exit: Exit, left: list[Left]) -> None:
+        if self._state is not ChildState.GONE:
+            self._finish(exit._replace(left=tuple(ProcessMemory(*one) for one in left)))
 
     def _on_orphans_ended(self, why: str, ended: list[Left], left: list[Left]) -> None:
         if self._state is ChildState.GONE:

@@ -59,7 +59,8 @@ from .limit_enforcer import LimitEnforcer
 
 #: A report names this many processes, and counts the others.
 NAMED = 20
-#: A process that SIGKILL does not end in this time is blocked in the kernel (state D) and reported as left.
+#: A process that SIGKILL does not end in this time is blocked in the kernel (state D), or a busy machine
+#: gives it no time to die. It is reported as left, and the parent goes on (orphan_cleanup.py).
 KILL_DEADLINE_S = 10.0
 #: Interval between samples of usage sent to the parent while a task runs.
 SAMPLE_S = 0.25

@@ -7,6 +7,8 @@ import signal
 from typing import Any
 
 import pytest
+from hkrunner.sandbox.linux import process_tree
+from hkrunner.sandbox.parent import orphan_cleanup
 from hkrunner.sandbox.parent.warded_child import WARDEN_DEADLINE_S
 from hkrunner.sandbox.shared.channel import EXIT_CHANNEL_LOST
 from hkrunner.sandbox.shared.limits import MI
@@ -89,11 +91,10 @@ def test_a_limit_that_was_exceeded_before_a_kill_is_the_cause(started: FakeWarde
 
 def test_the_child_itself_is_not_counted_among_the_other_processes(started: FakeWarden) -> None:
     others = [ProcessMemory(PID, "python", 9), ProcessMemory(8, "sleep", 1)]
-    started.end(0, others=others, others_count=25, left=[ProcessMemory(9, "stuck", 0)])
+    started.end(0, others=others, others_count=25)
     started.turn()
     (exit,) = started.seen.exits
     assert [one.name for one in exit.others] == ["sleep"] and exit.others_count == 24
-    assert [one.pid for one in exit.left] == [9]
 
 
 def test_a_child_that_found_its_socket_closed_is_reported_as_a_broken_channel(started: FakeWarden) -> None:
@@ -136,6 +137,29 @@ def test_a_warden_that_does_not_answer_a_kill_is_given_up(started: FakeWarden) -
     started.until_gone()
     (exit,) = started.seen.exits
     assert (exit.cause, exit.detail) == (Cause.STOPPED, "it did not answer")
+
+
+def test_what_the_warden_had_no_time_to_end_is_ended_before_the_end_is_reported(
+    started: FakeWarden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = [2**30]  # no process has such a pid
+    monkeypatch.setattr(process_tree, "children", lambda pid: list(there))
+    started.end(signal.SIGKILL, left=[ProcessMemory(there[0], "bomb", 0)])
+    started.turn()
+    assert not started.seen.exits
+    there.clear()
+    started.until_gone()
+    (exit,) = started.seen.exits
+    assert (exit.signal, exit.left) == (signal.SIGKILL, ())
+
+
+def test_what_cannot_be_ended_is_reported(started: FakeWarden, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orphan_cleanup, "DEADLINE_S", 0.0)
+    monkeypatch.setattr(process_tree, "children", lambda pid: [2**30])
+    started.end(signal.SIGKILL, left=[ProcessMemory(2**30, "stuck", 0)])
+    started.until_gone()
+    (exit,) = started.seen.exits
+    assert (exit.signal, [one.pid for one in exit.left]) == (signal.SIGKILL, [2**30])
 
 
 def test_nothing_can_be_asked_of_a_child_that_is_gone(started: FakeWarden) -> None:
