@@ -38,6 +38,14 @@ class BrowserProcess:
             self._process.returncode = 0  # else Popen warns that the process still runs
 
 
+def show_and_detach(url: str, *, deadline_s: float) -> str | None:
+    """Ask the browser to show the page; return what is wrong by the deadline, or None. Raises OSError."""
+    browser = show(url)
+    problem = browser.problem(deadline_s=deadline_s)
+    browser.detach()
+    return problem
+
+
 def show(url: str) -> BrowserProcess:
     """Ask the browser that BROWSER names, or the system's, to show the page; never waits. Raises OSError."""
     # A session of its own: Ctrl-C is meant for hkrunner, not for the browser.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...boards.browser import show
+from ...boards.browser import show_and_detach
 from ..cluster.api import ClusterApi
 from ..cluster.boards import start_board
 from ..console.terminal import Output
@@ -53,9 +53,6 @@ def show_boards(
 def _opened(url: str) -> str | None:
     """Open the address in the browser; return what is wrong, if anything is."""
     try:
-        browser = show(url)
+        return show_and_detach(url, deadline_s=BROWSER_DEADLINE_S)
     except OSError as error:
         return f"no browser could be started: {error.strerror}"
-    problem = browser.problem(deadline_s=BROWSER_DEADLINE_S)
-    browser.detach()
-    return problem

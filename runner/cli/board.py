@@ -138,12 +138,10 @@ def _note_port(board: Board, port: int) -> None:
 
 def _show(url: str) -> None:
     """Ask the browser to show the page. Raises BoardError when there is none."""
-    from ...boards.browser import show
+    from ...boards.browser import show_and_detach
     from ...boards.errors import BoardError
 
-    browser = show(url)
-    problem = browser.problem(deadline_s=BROWSER_DEADLINE_S)
-    browser.detach()
+    problem = show_and_detach(url, deadline_s=BROWSER_DEADLINE_S)
     if problem is not None:
         raise BoardError(problem)
 
