@@ -59,16 +59,22 @@ _WIRE = frozenset(("wire",))
 
 @dataclass_transform(frozen_default=True)
 class _MessageType(type):
-    """Notes the annotated fields of a class body; their values stay attributes of the class, as defaults."""
+    """Notes the annotated fields of a class and its bases; their values stay attributes, as defaults."""
 
     #: The annotation of each field, as written.
     fields: Dict[str, str]
     defaults: Dict[str, Any]
     required: FrozenSet[str]  #: the fields without a default
 
-    def __new__(mcs, name: str, bases: Tuple[type, ...], namespace: Dict[str, Any]) -> Any:
-        fields = namespace.get("__annotations__", {})
-        defaults = {field: namespace[field] for field in fields if field in namespace}
+    def __new__(mcs, name: str, bases: Tuple[Any, ...], namespace: Dict[str, Any]) -> Any:
+        fields: Dict[str, str] = {}
+        defaults: Dict[str, Any] = {}
+        for base in bases:
+            fields.update(base.fields)
+            defaults.update(base.defaults)
+        own = namespace.get("__annotations__", {})
+        fields.update(own)
+        defaults.update({field: namespace[field] for field in own if field in namespace})
         namespace.update(fields=fields, defaults=defaults, required=frozenset(fields.keys() - defaults))
         return super().__new__(mcs, name, bases, namespace)
 

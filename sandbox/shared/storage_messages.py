@@ -30,40 +30,36 @@ class ConfigureStorage(ProcessMessage):
     storage: str  #: of what is stored
 
 
-class FetchInput(ProcessMessage):
+class _Carrier(ProcessMessage):
+    """What belongs to the request of this id, and carries one of HKube's messages."""
+
+    wire: Wire
+    id: int
+    size: int = 0
+
+
+class FetchInput(_Carrier):
     """Complete the `initialize` of a task; answered by InputFetched."""
 
     kind = 97
-    wire: Wire
-    id: int
-    size: int = 0
 
 
-class StoreResult(ProcessMessage):
+class StoreResult(_Carrier):
     """Write the result of a `done`; answered by ForWorker, with `storing`."""
 
     kind = 98
-    wire: Wire
-    id: int
-    size: int = 0
 
 
-class CarryCall(ProcessMessage):
+class CarryCall(_Carrier):
     """Carry a call of the code API over; answered by ForWorker, or by ForTask if it fails."""
 
     kind = 99
-    wire: Wire
-    id: int
-    size: int = 0
 
 
-class CarryAnswer(ProcessMessage):
+class CarryAnswer(_Carrier):
     """Carry the worker's answer to such a call over; answered by ForTask."""
 
     kind = 100
-    wire: Wire
-    id: int
-    size: int = 0
 
 
 class CancelRequests(ProcessMessage):
@@ -82,22 +78,16 @@ class InputFetched(ProcessMessage):
     size: int = 0
 
 
-class ForWorker(ProcessMessage):
+class ForWorker(_Carrier):
     """A message that the worker is to get."""
 
     kind = 105
-    wire: Wire
-    id: int
-    size: int = 0
 
 
-class ForTask(ProcessMessage):
+class ForTask(_Carrier):
     """A message that the algorithm's process is to get."""
 
     kind = 106
-    wire: Wire
-    id: int
-    size: int = 0
 
 
 class RequestFailed(ProcessMessage):
