@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from services import ControlPlane, Trouble, find_programs, install, say
+from services import ControlPlane, Step, Trouble, take
 
 #: Seconds for a command of hkrunner, on a busy machine: a batch of 200 tasks goes through one worker.
 COMMAND_S = 600.0
@@ -201,35 +200,22 @@ def check(holds: bool, ended: Command) -> None:
 
 def main(hkrunner: str, checkout: Path) -> int:
     """Take all steps; return the exit status."""
-    folder = Path(tempfile.mkdtemp(prefix="hkrunner-interop-"))
-    try:
-        find_programs()
-        install(checkout)
-        with ControlPlane(checkout, folder) as plane:
-            work = folder / "square"
-            work.mkdir()
-            driver = Driver(hkrunner, plane, work)
-            for step in (
-                driver.applies_an_image,
-                driver.serves_the_worker,
-                driver.runs_inputs,
-                driver.runs_a_batch,
-                driver.outlives_the_api_server,
-                driver.stops_a_job,
-                driver.asks_for_a_board,
-                driver.follows_and_compares,
-                driver.removes_the_algorithm,
-            ):
-                began = time.monotonic()
-                step()
-                say(f"✔ {step.__doc__} ({time.monotonic() - began:.1f} s)")
-    except Trouble as trouble:
-        say(f"✘ {trouble}\nthe logs are in {folder}")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    shutil.rmtree(folder, ignore_errors=True)
-    return 0
+
+    def steps(plane: ControlPlane, work: Path) -> Iterable[Step]:
+        driver = Driver(hkrunner, plane, work)
+        return (
+            driver.applies_an_image,
+            driver.serves_the_worker,
+            driver.runs_inputs,
+            driver.runs_a_batch,
+            driver.outlives_the_api_server,
+            driver.stops_a_job,
+            driver.asks_for_a_board,
+            driver.follows_and_compares,
+            driver.removes_the_algorithm,
+        )
+
+    return take(steps, checkout, prefix="hkrunner-interop-", name="square")
 
 
 if __name__ == "__main__":

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import signal
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from services import ControlPlane, Trouble, find_programs, install, say
+from services import ControlPlane, Step, Trouble, take
 
 NAME = "mixed"
 #: Of each kind so many tasks in 1,000.
@@ -269,31 +268,13 @@ _numbers = iter(range(1, 1000))
 
 def main(hkrunner: str, checkout: Path, count: int) -> int:
     """Take all steps; return the exit status."""
-    folder = Path(tempfile.mkdtemp(prefix="hkrunner-mixed-"))
-    try:
-        find_programs()
-        install(checkout)
-        with ControlPlane(checkout, folder) as plane:
-            work = folder / NAME
-            work.mkdir()
-            mixed = Mixed(hkrunner, plane, work, count)
-            mixed.begin()
-            for step in (
-                mixed.ends_each_kind,
-                mixed.stops,
-                mixed.ends_what_lasts_too_long,
-                mixed.outlives_restarts,
-            ):
-                began = time.monotonic()
-                step()
-                say(f"✔ {step.__doc__} ({time.monotonic() - began:.1f} s)")
-    except Trouble as trouble:
-        say(f"✘ {trouble}\nthe logs are in {folder}")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    shutil.rmtree(folder, ignore_errors=True)
-    return 0
+
+    def steps(plane: ControlPlane, work: Path) -> Iterable[Step]:
+        mixed = Mixed(hkrunner, plane, work, count)
+        mixed.begin()
+        return mixed.ends_each_kind, mixed.stops, mixed.ends_what_lasts_too_long, mixed.outlives_restarts
+
+    return take(steps, checkout, prefix="hkrunner-mixed-", name=NAME)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -260,3 +261,33 @@ def _answers(url: str) -> bool:
     with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
         return bool(answer.status == 200)
     return False
+
+
+Step = Callable[[], None]
+
+
+def take(
+    steps: Callable[[ControlPlane, Path], Iterable[Step]], checkout: Path, *, prefix: str, name: str
+) -> int:
+    """Start the services, take the steps, and return the exit status; the folder stays if one fails.
+
+    `steps`: gets the services, and a folder of this name for the algorithm.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        find_programs()
+        install(checkout)
+        with ControlPlane(checkout, folder) as plane:
+            work = folder / name
+            work.mkdir()
+            for step in steps(plane, work):
+                began = time.monotonic()
+                step()
+                say(f"✔ {step.__doc__} ({time.monotonic() - began:.1f} s)")
+    except Trouble as trouble:
+        say(f"✘ {trouble}\nthe logs are in {folder}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
