@@ -130,6 +130,7 @@ class ChildMessageHandler:
     def _initialized(self, child: Child, task: ActiveTask, message: Initialized) -> None:
         if task.message is not None:
             self._handover.begun(task, child)  # there was no init() to call
+        child.drain_output(once=True)  # what init() printed came before
         self._control.step(Event.CHILD_INITIALIZED)
 
     def _done(self, child: Child, task: ActiveTask, message: Done) -> None:
@@ -201,6 +202,7 @@ class ChildMessageHandler:
             child.kill(Cause.CHANNEL_BROKEN, f"the memory of a call: {problem}")
 
     def _progress(self, child: Child, task: ActiveTask, message: Progress) -> None:
+        child.drain_output(once=True)  # what the code printed before it is heard before it
         task.progressed(message.value)
         data = {"progress": message.value, "details": message.details}
         self._notices.task.progress(data)
@@ -233,6 +235,7 @@ class ChildMessageHandler:
     def _loaded(self, message: Loaded) -> None:
         child = self._pool.child
         assert child is not None, "the message is the serving child's"
+        child.drain_output(once=True)  # what was printed while the code was loaded came before
         self._notices.child.loaded(message.methods, message.python, child.protection)
         self._pool.prepare_spare()
         self._on_loaded()

@@ -43,7 +43,7 @@ from ..shared.outcome import Cause, Exit
 from .child_channel import ChildChannel
 from .exit_report import fault_text, user_stack
 from .loop_protocol import Cancellable, LoopProtocol
-from .output_pipes import OutputPipes
+from .output_pipes import DRAIN_READS, OutputPipes
 
 #: An EOF on the channel says that the child is ending, or that it has closed our sockets. After this
 #: long without news from the warden it is the latter.
@@ -209,9 +209,12 @@ class Child:
         if self._state is not ChildState.GONE:
             self._pipes.hold(on)
 
-    def drain_output(self) -> None:
-        """Read what the child has printed up to now (at most 16 MiB of each stream)."""
-        self._pipes.drain()
+    def drain_output(self, *, once: bool = False) -> None:
+        """Read what the child has printed up to now: at most 16 MiB of each stream, or 64 KiB with `once`.
+
+        Messages and output travel on different ways: without this a line may be heard after what came later.
+        """
+        self._pipes.drain(reads=1 if once else DRAIN_READS)
 
     # ---- the end
 
@@ -219,7 +222,7 @@ class Child:
         """Read what is left, close everything, and report the end."""
         self._channel.drain()
         self._state = ChildState.GONE
-        self._pipes.drain()
+        self._pipes.drain(DRAIN_READS)
         stack = user_stack(fault_text(self._fault))
         self._close()
         self._listener.on_exit(self, exit._replace(stack=stack))

@@ -12,6 +12,8 @@ from .loop_protocol import LoopProtocol
 
 #: Read at most this much before others get their turn.
 CHUNK_BYTES = 65536
+#: So many reads (16 MiB) of a pipe get all that was printed before an answer; a flood ends there.
+DRAIN_READS = 256
 #: A program that prints line after line would wake us for each of them: after so many small reads without a
 #: pause between them its pipe is left alone for REST_S, in which more can come.
 QUICK_READS = 16
@@ -59,10 +61,10 @@ class OutputPipes:
         """Read from this pipe as output comes. A task's answer is more urgent: before it, all is read."""
         self._loop.on_readable(fd, partial(self._on_readable, fd) if on else None, can_wait=True)
 
-    def drain(self) -> None:
-        """Read what the child has printed up to now (at most 16 MiB of each)."""
+    def drain(self, reads: int) -> None:
+        """Read what the child has printed up to now, with so many reads of each pipe at most."""
         for fd, _ in self._poll.poll(0):
-            for _ in range(256):
+            for _ in range(reads):
                 if self._read(fd) < CHUNK_BYTES:
                     break  # it was all there was
 

@@ -43,8 +43,9 @@ def test_events_come_in_the_order_in_which_they_happened(capsys: pytest.CaptureF
     assert seen[:3] == [("loading", None), ("loaded", None), ("connected", None)]
     for task, number in (("t1", 1), ("t2", 2)):
         own = [name for name, of in seen if of == task]
-        # Progress comes by a message and lines by pipes: only each of them has an order of its own.
+        # Progress comes by a message and lines by pipes: a line printed after it may be heard before it.
         assert own[:2] == ["initialized", "started"] and own[-1] == "succeed"
+        assert own.index(f"out {number}") < own.index("progress")
         assert sorted(own[2:-1]) == sorted([f"out {number}", "progress", "err"])
     assert [of for _, of in seen[3:]] == sorted(str(of) for _, of in seen[3:])
     assert [one for one in heard if isinstance(one, hkrunner.TaskResult)] == results

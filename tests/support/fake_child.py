@@ -39,6 +39,7 @@ class FakeChild:
         self.idle: list[bool] = []
         self.ended_others = 0
         self.is_gone = False
+        self.unread = b""  #: what it has printed on stdout, and the loop has not read
         self._listener = listener
 
     # ---- requests of the supervisor
@@ -81,8 +82,10 @@ class FakeChild:
     def hold_output(self, on: bool) -> None:
         pass
 
-    def drain_output(self) -> None:
-        pass
+    def drain_output(self, *, once: bool = False) -> None:
+        data, self.unread = self.unread, b""
+        if data:
+            self._listener.on_output(cast(Child, self), "stdout", data)
 
     # ---- messages that the test sends
 

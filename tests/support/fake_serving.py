@@ -91,10 +91,10 @@ class RecordingOutput:
     verbose = False
     holding = False
 
-    def __init__(self) -> None:
+    def __init__(self, events: EventSink) -> None:
         self.lines: list[str] = []
         self.printed = b""
-        self.events = EventSink()
+        self.events = events
 
     def say(self, text: str) -> None:
         self.lines.append(text)
@@ -109,6 +109,7 @@ class RecordingOutput:
 
     def user(self, stream: str, data: bytes) -> None:
         self.printed += data
+        self.events.printed(stream, data)
 
     def shows(self, text: str) -> bool:
         return any(text in line for line in self.lines)
@@ -130,6 +131,7 @@ class FakeServing:
         state_dir: str | None = None,
         argv: tuple[str, ...] = (),
         limits: Limits | None = None,
+        events: EventSink | None = None,
         **serving: Any,
     ) -> None:
         """Make the supervisor and its first child.
@@ -137,6 +139,7 @@ class FakeServing:
         methods: the functions of the code; None: the code is not loaded yet
         child: makes a child; FakeChild by default
         argv: of a program that is the algorithm
+        events: hears what happens, as of a run with --output jsonl
         serving: fields of the settings
         """
         self.prepared = 0  #: wardens that were started for the next child
@@ -150,7 +153,7 @@ class FakeServing:
         self.loop = loop or Loop(clock=self.clock)
         self._owns_loop = loop is None
         self.loop.one_core = one_core
-        self.output = RecordingOutput()
+        self.output = RecordingOutput(events or EventSink())
         self.results: list[Result] = []
         self.load_failures: list[Failure] = []
         self.finished = 0

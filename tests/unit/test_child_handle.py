@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hkrunner.sandbox.parent.child_handle import CHANNEL_GRACE_S
@@ -219,6 +220,13 @@ def test_output_is_read_when_it_is_requested(started: FakeWarden) -> None:
     started.print("stdout", b"one")
     started.child.drain_output()
     assert started.seen.output == {"stdout": b"one"}
+
+
+def test_one_read_is_bounded_however_much_comes(started: FakeWarden) -> None:
+    started.print("stdout", b"one")
+    with patch("hkrunner.sandbox.parent.output_pipes.CHUNK_BYTES", 2):
+        started.child.drain_output(once=True)
+    assert started.seen.output == {"stdout": b"on"}
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from hkrunner.runner.console.event_sink import EventSink
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving.child_messages import PROBLEM_MAX
 from hkrunner.runner.serving.streaming import PROBLEMS_MAX
@@ -18,11 +20,42 @@ from hkrunner.sandbox.shared.messages import (
     Loaded,
     LoadFailed,
     Problem,
+    Progress,
     TaskRead,
 )
 from hkrunner.sandbox.shared.outcome import Cause, Exit
 from support.fake_serving import Serve
 from support.fake_warden import SPAWNED, FakeWarden
+
+# ---- output and messages, which come on different ways
+
+
+def test_what_was_printed_before_a_message_is_heard_before_it(serve: Serve) -> None:
+    heard: list[str] = []
+
+    class Hearing(EventSink):
+        def printed(self, stream: str, data: bytes) -> None:
+            heard.append(data.decode())
+
+        def emit(self, event: str, fields: Mapping[str, Any]) -> None:
+            heard.append(event)
+
+        def moved(self, before: State, after: State) -> None:
+            heard.append(after.name)
+
+    one = serve(methods=None, events=Hearing())
+    one.child.unread = b"loading"
+    one.child.loads("init", "start")
+    one.initialize()
+    one.start()
+    one.child_reads()
+    one.child.unread = b"init"
+    one.child_initializes()
+    one.child.unread = b"half"
+    one.child.says(Progress(50, ""), one.number)
+    order = ["loading", "loaded", "STARTING", "init", "RUNNING", "half", "progress"]
+    assert [what for what in heard if what in order] == order
+
 
 # ---- children that die
 
