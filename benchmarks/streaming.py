@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import socket
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ import peers
 from driver import EXIT, START, TASK, Connection, Driver, json_frame
 from peers import Peer
 from report import Bar, Report, interleaved, to_json
+from support.ports import free_port
 
 ENTRY = Path(__file__).with_name("stream_algorithm.py")
 FLOW = [{"source": "A", "next": ["B"]}]
@@ -32,12 +32,6 @@ BARS = [
     Bar("1 KB on its way, p50", 0.3, is_ratio=True),
     Bar("1 MB messages", 2.0, is_ratio=True, at_least=True),
 ]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-    return port
 
 
 def streaming(peer: Peer, port: int, folder: str) -> Peer:

@@ -12,7 +12,6 @@ from hkrunner.boards.manager import BoardManager
 from support.boards import (
     BOARD_DEADLINE_S,
     boards_of,
-    free_port,
     no_browser,
     recording_browser,
     runs_of,
@@ -20,6 +19,7 @@ from support.boards import (
     visited,
 )
 from support.local import ALGORITHMS
+from support.ports import free_port
 from support.processes import runs
 from support.programs import HKRUNNER, Program, Result, run_hkrunner
 from support.routes import Client, running

@@ -17,7 +17,6 @@ from support.boards import (
     add_run,
     boards_of,
     boards_of_another_host,
-    free_port,
     no_browser,
     python_with,
     recording_browser,
@@ -25,6 +24,7 @@ from support.boards import (
     taken_port,
     visited,
 )
+from support.ports import free_port
 from support.processes import runs
 from support.programs import HKRUNNER, Program, Result, run, run_hkrunner, serving
 from support.routes import Client, running

@@ -21,8 +21,8 @@ from types import ModuleType
 import click
 import pytest
 from hkrunner.runner.cli.main import command as hkrunner_command
-from support.boards import free_port
 from support.pages import Reader, blocks, pattern
+from support.ports import free_port
 from support.programs import HKRUNNER, ROOT, run, run_hkrunner
 
 DOCS = ROOT / "docs"

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from hkrunner.runner.errors import HkrunnerError, SettingsError
 from hkrunner.runner.image.engines import ENGINES, carry_out, find_engine, full_tag, is_loopback
-from support.boards import free_port
+from support.ports import free_port
 from support.programs import HKRUNNER, Program, run_hkrunner
 from support.scripted_worker import ScriptedWorker
 from support.waiting import wait_until

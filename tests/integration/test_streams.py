@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from support.streams import free_port, node
+from support.ports import free_port
+from support.streams import node
 from support.waiting import wait_until
 
 SECOND_S = 20.0

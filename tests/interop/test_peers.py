@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import hkube_peer, python_wrapper
-from support.bad_peers import free_ports
+from support.ports import free_ports
 from support.programs import Program
 from support.serving_v3 import serving_v3
 

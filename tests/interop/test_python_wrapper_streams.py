@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from support import python_wrapper
+from support.ports import free_port
 from support.programs import Program
-from support.streams import free_port, node
+from support.streams import node
 
 # The first one installs the wrapper.
 pytestmark = pytest.mark.timeout(400)

@@ -11,15 +11,7 @@ from typing import Any
 
 import zmq
 
-
-def free_ports() -> int:
-    """Return a port that is free together with the next one."""
-    while True:
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
-            first = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            port: int = first.getsockname()[1]
-            stack.enter_context(socket.create_server(("127.0.0.1", port + 1)))
-            return port
+from .ports import free_ports
 
 
 class BadPeer:

@@ -134,13 +134,6 @@ def taken_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
 def get(url: str, *, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
     """Return status and body of a page, without any proxy."""
     parts = urllib.parse.urlsplit(url)

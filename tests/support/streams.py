@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from .hkube_storage import JOB, Storage
+from .ports import free_port
 from .programs import Program
 from .scripted_client import Client
 from .scripted_worker import ScriptedWorker
@@ -19,12 +19,6 @@ FLOWS = {
     "chain": [{"source": "A", "next": ["B"]}, {"source": "B", "next": ["C"]}],
     "both": [{"source": "A", "next": ["B", "C"]}],
 }
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-    return port
 
 
 class Node:

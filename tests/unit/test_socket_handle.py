@@ -9,7 +9,7 @@ from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.streaming.socket_handle import SocketProcessHandle
 from hkrunner.sandbox.parent import warden_launch
 from hkrunner.sandbox.shared.stream_messages import OpenStream
-from support.streams import free_port
+from support.ports import free_port
 
 
 @pytest.fixture

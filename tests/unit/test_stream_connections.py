@@ -27,7 +27,7 @@ from hkrunner.sandbox.shared.stream_messages import (
     OpenStream,
     StreamProblem,
 )
-from support.streams import free_port
+from support.ports import free_port
 from support.waiting import wait_until
 
 HEADER = b"\1\10\2\3\0\0HK"
