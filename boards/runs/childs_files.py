@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from .files import remove_quietly
+from .files import remove_quietly, replacement
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -35,22 +35,10 @@ def _copy_if_written_by_child(source: str, path: str, most_bytes: int) -> bool:
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1 or facts.st_size > most_bytes:
             return False
-        _copy(fd, path, facts.st_size)
+        size = facts.st_size
+        with replacement(path) as copy:
+            while size > 0 and (sent := os.sendfile(copy, fd, None, size)):
+                size -= sent
         return True
     finally:
         os.close(fd)
-
-
-def _copy(fd: int, path: str, size: int) -> None:
-    part = f"{path}.part"
-    copy = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            while size > 0 and (sent := os.sendfile(copy, fd, None, size)):
-                size -= sent
-        finally:
-            os.close(copy)
-        os.rename(part, path)
-    except OSError:
-        remove_quietly(part)
-        raise

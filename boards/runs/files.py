@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -71,12 +71,19 @@ def overwrite_page(path: str, data: bytes) -> bool:
 
 def replace_file(path: str, data: bytes, *, mode: int = 0o666) -> None:
     """Replace the file's content by these bytes; a crash at any point leaves the old content or the new."""
+    with replacement(path, mode) as fd:
+        write_all(fd, data)
+
+
+@contextlib.contextmanager
+def replacement(path: str, mode: int = 0o666) -> Iterator[int]:
+    """Yield a descriptor; what is written to it replaces the file in the end, unless an OSError is raised."""
     folder, name = os.path.split(path)
     temporary = f"{folder}/.{name[:200]}.{os.getpid()}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         try:
-            write_all(fd, data)
+            yield fd
         finally:
             os.close(fd)
         os.rename(temporary, path)
