@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -147,4 +148,8 @@ def _hint(data: bytes, what: str) -> str:
         return f"""; a string needs quotes: '"{text}"', a file an @: @{text}"""
     if "'" in text and '"' not in text:
         return "; JSON strings need double quotes"
+    if "," in text and len(text) < 200:
+        with contextlib.suppress(ValueError):
+            json.loads(f"[{text}]")
+            return f"; a list needs brackets: '[{text}]'"
     return ""

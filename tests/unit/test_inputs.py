@@ -45,6 +45,7 @@ def test_invalid_json_is_reported_in_one_short_sentence(data: bytes) -> None:
         (b"hello", """--input is not JSON: 'hello': """),
         (b"hello", """a string needs quotes: '"hello"', a file an @: @hello"""),
         (b"['a']", "JSON strings need double quotes"),
+        (b"1, 2", "a list needs brackets: '[1, 2]'"),
         (b"", "--input is not JSON: nothing"),
         (b"NaN", "NaN is no JSON; write null"),
         (b"[1, -Infinity]", "-Infinity is no JSON; write null"),
