@@ -81,7 +81,7 @@ ALGORITHM_OPTIONS = (
     Option(
         "env",
         ("-E", "--env"),
-        "Environment variable for the algorithm, without a value the one of that name here; repeatable.",
+        "Environment variable for the algorithm; NAME alone passes on the one of your shell. Repeatable.",
         kind="many",
         metavar="NAME[=VALUE]",
         python="Mapping[str, str] | None",
