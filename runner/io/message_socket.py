@@ -9,6 +9,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
+from ...sandbox.shared.channel import ChannelError
 from ...sandbox.shared.datagrams import DATAGRAM_MAX, datagram_of, message_of
 from ...sandbox.shared.message_format import ProcessMessage
 from .loop import Loop
@@ -25,11 +26,11 @@ class MessageSocket:
         sock: socket.socket,
         known: Mapping[int, type[ProcessMessage]],
         on_message: Callable[[ProcessMessage, list[int]], None],
-        on_end: Callable[[], None],
+        on_end: Callable[[ChannelError | None], None],
     ) -> None:
-        """`known`: the messages that may come, by their kind; anything else is a ChannelError. `on_message`:
-        gets a message and its descriptors, which are its own to close. `on_end`: the other side has closed
-        the socket or is gone; called once."""
+        """`known`: the messages that may come, by their kind. `on_message`: gets a message and its
+        descriptors, which are its own to close. `on_end`: the other side has closed the socket or is gone, or
+        has sent something else, which the error describes; called once, when the socket is closed."""
         self._loop = loop
         self._socket = sock
         self._known = known
@@ -83,12 +84,19 @@ class MessageSocket:
             return
         except OSError:
             data, fds, flags = b"", [], 0
-        if not data:
-            self.close()
-            self._on_end()
-            return
-        assert not flags & socket.MSG_TRUNC, "a datagram is never longer than DATAGRAM_MAX"
-        self._on_message(message_of(data, self._known), fds)
+        error = None
+        if data:
+            assert not flags & socket.MSG_TRUNC, "a datagram is never longer than DATAGRAM_MAX"
+            try:
+                message = message_of(data, self._known)
+            except ChannelError as problem:
+                error = problem
+            else:
+                self._on_message(message, fds)
+                return
+        _close_all(fds)
+        self.close()
+        self._on_end(error)
 
     def _receive(self) -> tuple[bytes, list[int], int]:
         for _ in range(2):

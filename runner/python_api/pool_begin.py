@@ -102,7 +102,7 @@ def _supervise(pool: socket.socket, order: Supervise, function: int | None) -> N
         pickled = Memfd(function, os.fstat(function).st_size) if function is not None else None
         supervisor = PoolSupervisor(loop, settings, where, output, pickled)
         supervisor.channel = MessageSocket(
-            loop, pool, TO_SUPERVISOR, supervisor.on_message, lambda: supervisor.end(now=True)
+            loop, pool, TO_SUPERVISOR, supervisor.on_message, lambda error: supervisor.end(now=True)
         )
         stack.callback(supervisor.channel.close)
         obey_signals(loop, lambda status: supervisor.end(now=True))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from ...sandbox.shared.channel import write_all
+from ...sandbox.shared.channel import ChannelError, write_all
 from ...sandbox.shared.message_format import ProcessMessage, body_of
 from ...sandbox.shared.supervision_messages import TO_POOL, Supervise
 from ..io.loop import Loop
@@ -27,10 +27,10 @@ class SupervisorProcess:
         order: Supervise,
         function: bytes | None,
         on_message: Callable[[ProcessMessage, list[int]], None],
-        on_end: Callable[[], None],
+        on_end: Callable[[ChannelError | None], None],
     ) -> None:
-        """`function`: pickled. `on_end`: it has closed its socket, or is
-        gone. Raises OSError."""
+        """`function`: pickled. `on_end`: it has closed its socket, is gone, or has sent what cannot be read.
+        Raises OSError."""
         ours, theirs = map(_above_standard, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         with contextlib.ExitStack() as undo:
             undo.callback(ours.close)

@@ -10,11 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ...sandbox.parent import orphan_cleanup
-from ...sandbox.shared.channel import ChannelError
+from ...sandbox.shared.channel import ChannelError, write_all
 from ...sandbox.shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage, Wire
 from ...sandbox.shared.storage_messages import (
     ANSWERS,
@@ -31,8 +30,8 @@ from ...sandbox.shared.storage_messages import (
     StorageServes,
 )
 from ..io.loop import Loop
+from ..io.message_socket import MessageSocket
 from ..settings.storage_settings import StorageSettings
-from .requests import Datagram, receive, send
 
 _START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
 #: How long its end may take to become known, once it has closed its socket.
@@ -73,10 +72,9 @@ class StorageClient:
         self._on_serving = on_serving
         self._configuration = ConfigureStorage(PROTOCOL_VERSION, settings._asdict(), *encodings)
         self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
+        self._socket: MessageSocket | None = None
         self._ids = itertools.count(1)
         self._waiting: dict[int, OnAnswer] = {}
-        self._queue: deque[Datagram] = deque()
         self._is_closed = False
         self._hanging = 0  #: threads of the process that wait for the storage, and nobody for them
 
@@ -98,10 +96,8 @@ class StorageClient:
                 ours.close()
                 raise
         orphan_cleanup.spare(self._process)
-        ours.setblocking(False)
-        self._socket = ours
-        self._loop.on_readable(ours, self._read)
-        self._post(self._configuration)
+        self._socket = MessageSocket(self._loop, ours, FROM_STORAGE, self._on_message, self._gone)
+        self._socket.send(self._configuration)
 
     @property
     def is_idle(self) -> bool:
@@ -122,16 +118,13 @@ class StorageClient:
         identifier = next(self._ids)
         self._waiting[identifier] = on_answer
         if isinstance(wire, Memfd):
-            self._post(what(b"", identifier, wire.size), os.dup(wire.fd))
+            self._post(what(b"", identifier, wire.size), [wire.fd])
         elif len(wire) <= INLINE_MAX:
             self._post(what(wire, identifier))
         else:
-            fd = os.memfd_create("hkrunner-request", os.MFD_CLOEXEC)
-            with open(fd, "wb", buffering=0, closefd=False) as file:
-                view = memoryview(wire)
-                while view:
-                    view = view[file.write(view) :]
-            self._post(what(b"", identifier, len(wire)), fd)
+            with open(os.memfd_create("hkrunner-request", os.MFD_CLOEXEC), "wb", buffering=0) as file:
+                write_all(file.fileno(), wire)
+                self._post(what(b"", identifier, len(wire)), [file.fileno()])
 
     def cancel(self) -> None:
         """Drop every request; no answer comes any more."""
@@ -156,44 +149,15 @@ class StorageClient:
 
     # ---- the socket
 
-    def _post(self, message: ProcessMessage, fd: int = -1) -> None:
-        self._queue.append(Datagram(message, fd))
-        if len(self._queue) == 1:
-            self._flush()
+    def _post(self, message: ProcessMessage, fds: Iterable[int] = ()) -> None:
+        if self._socket is not None:
+            self._socket.send(message, fds)
 
-    def _flush(self) -> None:
-        sock = self._socket
-        if sock is None:
-            return
-        while self._queue:
-            first = self._queue[0]
-            try:
-                send(sock, first)
-            except BlockingIOError:
-                self._loop.on_writable(sock, self._flush)
-                return
-            except OSError:
-                pass  # it is gone, which _read() finds out
-            self._queue.popleft()
-            if first.fd >= 0:
-                os.close(first.fd)
-        self._loop.on_writable(sock, None)
-
-    def _read(self) -> None:
-        assert self._socket is not None, "a socket that is read is open"
-        try:
-            received = receive(self._socket, FROM_STORAGE)
-        except BlockingIOError:
-            return
-        except ChannelError as error:
-            self._on_note(str(error))
-            received = None
-        if received is None:
-            self._gone()
-        elif isinstance(received.message, ANSWERS):
-            self._on_answer(received.message, received.fd)
+    def _on_message(self, message: ProcessMessage, fds: list[int]) -> None:
+        if isinstance(message, ANSWERS):
+            self._on_answer(message, fds[0] if fds else -1)
         else:
-            self._hear(received.message)
+            self._hear(message)
 
     def _on_answer(self, answer: StorageAnswer, fd: int) -> None:
         on_answer = self._waiting.pop(answer.id, None)
@@ -215,10 +179,19 @@ class StorageClient:
             assert isinstance(message, StorageServes), "it is the only other message"
             self._on_serving()
 
-    def _gone(self) -> None:
-        """Answer every request that waits: the process has ended. The next request starts another one."""
+    def _gone(self, error: ChannelError | None) -> None:
+        """Answer every request that waits: the process has ended, or is ended because of what it has sent.
+
+        The next request starts another one.
+        """
         self._disconnect()
-        text = f"the process that accesses HKube's storage {self._how_it_ended()}"
+        if error is not None:
+            self._kill(END_S)
+            how = f"has sent what cannot be read, and was killed: {error}"
+            self._on_note(f"the process that accesses HKube's storage {how}")
+        else:
+            how = self._how_it_ended()
+        text = f"the process that accesses HKube's storage {how}"
         waiting, self._waiting = self._waiting, {}
         for on_answer in waiting.values():
             on_answer(RequestFailed(0, text))
@@ -239,10 +212,4 @@ class StorageClient:
         sock, self._socket = self._socket, None
         self._hanging = 0
         if sock is not None:
-            self._loop.on_readable(sock, None)
-            self._loop.on_writable(sock, None)
             sock.close()
-        for waiting in self._queue:
-            if waiting.fd >= 0:
-                os.close(waiting.fd)
-        self._queue.clear()

@@ -36,8 +36,8 @@ def received(loop: Loop, sock: socket.socket) -> list[Any]:
         for fd in fds:
             os.close(fd)
 
-    def end() -> None:
-        found.append("end")
+    def end(error: ChannelError | None) -> None:
+        found.append("end" if error is None else str(error))
         loop.stop()
 
     channel = MessageSocket(loop, sock, KNOWN, take, end)
@@ -50,7 +50,7 @@ def received(loop: Loop, sock: socket.socket) -> list[Any]:
 def test_the_last_messages_of_a_process_that_has_ended_are_read() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     loop = Loop()
-    other = MessageSocket(loop, theirs, KNOWN, lambda message, fds: None, lambda: None)
+    other = MessageSocket(loop, theirs, KNOWN, lambda message, fds: None, lambda error: None)
     with open(os.devnull, "rb") as file:
         other.send(WorkerLoaded(1), [file.fileno(), file.fileno()])
     other.send(PoolRefused(2, "no"))
@@ -59,11 +59,23 @@ def test_the_last_messages_of_a_process_that_has_ended_are_read() -> None:
     assert received(loop, ours) == [(WorkerLoaded(1), 2), (PoolRefused(2, "no"), 0), "end"]
 
 
+def test_what_is_no_message_is_told_as_the_end_and_its_descriptors_are_closed() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    loop = Loop()
+    reading, writing = os.pipe()
+    socket.send_fds(theirs, [b"\xff{}"], [writing])
+    os.close(writing)
+    assert received(loop, ours) == ["frame 255 with a bad body: a kind nobody sends"]
+    assert os.read(reading, 1) == b"", "nobody has the other end of the pipe"
+    os.close(reading)
+    theirs.close()
+
+
 def test_a_text_of_any_length_fits_into_a_message() -> None:
     assert cut("short", TEXT_MAX) == "short"
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     loop = Loop()
-    other = MessageSocket(loop, theirs, KNOWN, lambda message, fds: None, lambda: None)
+    other = MessageSocket(loop, theirs, KNOWN, lambda message, fds: None, lambda error: None)
     sent = []
     for letter in ("a", "\x01", "\U0001f600", "\udc80"):
         for count in (TEXT_MAX // 12 + 1, TEXT_MAX, 1_000_000):

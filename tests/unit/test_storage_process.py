@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import resource
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.serving.task_storage import TaskStorage
 from hkrunner.runner.settings.storage_settings import StorageSettings
+from hkrunner.runner.storage import client
 from hkrunner.runner.storage.encoded_value import value_of
 from hkrunner.runner.storage.errors import StorageError
 from hkrunner.runner.storage.file_region import Bytes, FileRegion
@@ -69,6 +72,33 @@ def test_a_process_whose_thread_for_requests_ends_ends_too(
     process._work_or_end()
     assert ended == [1]
     assert "MemoryError" in capsys.readouterr().err
+
+
+def test_a_storage_process_that_sends_no_message_is_ended_and_costs_its_request_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1])); s.send(b'?'); s.recv(9); s.recv(9)"
+    start = [sys.executable, "-c", program]
+    monkeypatch.setattr(client, "start_command", lambda fd: [*start, str(fd)])
+    answers: list[Any] = []
+    notes: list[str] = []
+    loop = Loop()
+    it = client.StorageClient(
+        loop, StorageSettings(), ("json",) * 3, on_note=notes.append, on_serving=lambda: None
+    )
+
+    def take(answer: Any) -> None:
+        answers.append(answer)
+        loop.stop()
+
+    it.ask(FetchInput, b"x" * 100_000, take)
+    loop.after(20, loop.stop)
+    loop.run()
+    it.close()
+    loop.close()
+    [answer] = answers
+    assert "has sent what cannot be read, and was killed: frame 63" in answer.text, answer
+    assert notes == [answer.text]
 
 
 def test_a_process_without_the_tasks_beginning_writes_nothing(tmp_path: Path) -> None:
