@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
+from ...sandbox.codec import unreadable
 from ..errors import SettingsError
 from ..io.loop import Loop
 
@@ -126,7 +127,8 @@ def as_list(data: bytes, what: str) -> bytes:
     except RecursionError:
         raise SettingsError(f"{what} is JSON nested too deeply") from None
     except ValueError as error:
-        raise SettingsError(f"{what} is not JSON: {_found(data)}: {error}{_hint(data, what)}") from None
+        wrong = unreadable.why(error, f"is not JSON: {_found(data)}")
+        raise SettingsError(f"{what} {wrong}{_hint(data, what)}") from None
     stripped = text.strip().encode()
     return stripped if isinstance(value, list) else b"[" + stripped + b"]"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from ...sandbox.codec import DONE_JSON
+from ...sandbox.codec import DONE_JSON, unreadable
 from ...sandbox.shared.message_format import Memfd, ProcessMessage, Wire
 from ...sandbox.shared.messages import ApiCall, Done, Failed, Initialized, Problem, Progress
 from ...sandbox.shared.stream_messages import StreamStatistics
@@ -180,10 +180,13 @@ class Conversation:
         except ValueError:
             command = ""
         if command == "done" and self._talk in (Talk.STARTED, Talk.STOPPING):
-            self._fail("RESULT_INVALID", f"RESULT_INVALID: the result is no {self._encoding}: {error}")
+            self._fail(
+                "RESULT_INVALID",
+                f"RESULT_INVALID: the result {unreadable.why(error, f'is no {self._encoding}')}",
+            )
         else:
             what = f"`{command}`" if command else "a message"
-            self._hold_back(f"{what} that is no {self._encoding}: {error}")
+            self._hold_back(f"{what} that {unreadable.why(error, f'is no {self._encoding}')}")
 
     def _initialized(self, message: WorkerMessage, said: ProgramMessage) -> None:
         if self._talk in (Talk.INITIALIZED, Talk.STARTED):

@@ -375,11 +375,9 @@ class PoolDispatcher:
         self._is_closing = True
         self._workers.end(now=True)
 
-    def _on_process_end(self, error: ChannelError | None) -> None:
+    def _on_process_end(self) -> None:
         assert self._process is not None, "it has ended"
         how = self._process.wait()
-        if error is not None:
-            how += f" (it has sent what cannot be read: {error})"
         if self._workers.is_ending or not self.ready.done():
             if not self.ready.done():
                 self.ready.set_exception(HkrunnerError(f"hkrunner's supervising process ended {how}"))

@@ -27,10 +27,12 @@ class SupervisorProcess:
         order: Supervise,
         function: bytes | None,
         on_message: Callable[[ProcessMessage, list[int]], None],
-        on_end: Callable[[ChannelError | None], None],
+        on_end: Callable[[], None],
     ) -> None:
         """`function`: pickled. `on_end`: it has closed its socket, is gone, or has sent what cannot be read.
         Raises OSError."""
+        self._error: ChannelError | None = None
+        self._on_end = on_end
         ours, theirs = map(_above_standard, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         with contextlib.ExitStack() as undo:
             undo.callback(ours.close)
@@ -49,7 +51,11 @@ class SupervisorProcess:
                     start_new_session=True,
                 )
             undo.pop_all()
-        self._socket = MessageSocket(loop, ours, TO_POOL, on_message, on_end)
+        self._socket = MessageSocket(loop, ours, TO_POOL, on_message, self._ended)
+
+    def _ended(self, error: ChannelError | None) -> None:
+        self._error = error
+        self._on_end()
 
     def send(self, message: ProcessMessage) -> None:
         """Ask it to do this."""
@@ -59,7 +65,8 @@ class SupervisorProcess:
         """Close the socket, wait for its end, and return how it ended."""
         self._socket.close()
         status = self._process.wait()
-        return f"by signal {-status}" if status < 0 else f"with status {status}"
+        how = f"by signal {-status}" if status < 0 else f"with status {status}"
+        return how if self._error is None else f"{how}, having sent what cannot be read: {self._error}"
 
 
 def _above_standard(sock: socket.socket) -> socket.socket:

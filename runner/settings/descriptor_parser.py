@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from ...sandbox.codec import unreadable
 from ..errors import SettingsError
 from ..protocol.yaml_errors import yaml_fault
 from .js_values import escaped, short, text_of
@@ -42,7 +43,7 @@ def _parse_json(text: str, shown: str) -> tuple[Any, dict[str, int]]:
     except RecursionError:
         raise SettingsError(f"{shown}: nested too deeply") from None
     except ValueError as error:
-        raise SettingsError(f"{shown}: not JSON: {error}") from None  # a number with thousands of digits
+        raise SettingsError(f"{shown} {unreadable.why(error, 'is not JSON')}") from None
     lines: dict[str, int] = {}
     _JsonLines(text, lines).walk(0, "", 0)
     return value, lines

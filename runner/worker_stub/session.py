@@ -14,7 +14,7 @@ from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...sandbox.codec import codec
+from ...sandbox.codec import codec, unreadable
 from ..io.loop import Loop, Timer
 from ..protocol import encoding, messages
 from ..storage.errors import StorageError
@@ -182,13 +182,11 @@ class Session:
         try:
             message = codec.decode(self._link.encoding, data)
         except ValueError as error:
-            self._report(
-                f"the client sent a message that is not {self._link.encoding}; HKube's worker would crash:"
-                f" {error}"
-            )
+            wrong = unreadable.why(error, f"is not {self._link.encoding}; HKube's worker would crash")
+            text = f"the client sent a message that {wrong}"
+            self._report(text)
             if self.task is not None:
                 # It may have been the answer, and no other one will come.
-                text = f"the client sent a message that is not {self._link.encoding}: {error}"
                 self._answered("errorMessage", {"command": "errorMessage", "error": {"message": text}})
             return
         command = message.get("command") if isinstance(message, dict) else None

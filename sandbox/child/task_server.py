@@ -11,7 +11,7 @@ import socket
 import sys
 from typing import Any, Callable, Dict, FrozenSet, NoReturn, Optional, Tuple, Union
 
-from ..codec import codec
+from ..codec import codec, unreadable
 from ..shared import entry as entries
 from ..shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage, Wire
 from ..shared.messages import (
@@ -297,7 +297,7 @@ class TaskServer:
             return codec.decode(self._encoding, mapped(wire) if isinstance(wire, Memfd) else wire)
         except ValueError as error:
             raise entries.EntryError(
-                "RUNNER_ERROR", f"the worker's initialize is no {self._encoding}: {error}"
+                "RUNNER_ERROR", f"the worker's initialize {unreadable.why(error, f'is no {self._encoding}')}"
             ) from None
         finally:
             if isinstance(wire, Memfd):

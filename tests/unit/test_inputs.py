@@ -52,6 +52,10 @@ def test_invalid_json_is_reported_in_one_short_sentence(data: bytes) -> None:
         (b"\xff", "--input is not UTF-8 text: invalid start byte at byte 0"),
         (b"[" * 100_000, "--input is JSON nested too deeply"),
         (b"x" * 10_000, "..."),
+        (
+            b"1" * 5000,
+            "--input has an integer of more than 4,300 digits, which Python does not read; write it",
+        ),
     ],
 )
 def test_what_is_wrong_is_reported(data: bytes, sentence: str) -> None:

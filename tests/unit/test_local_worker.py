@@ -83,10 +83,16 @@ def test_progress_in_a_log_is_a_line_every_ten_seconds() -> None:
     assert lines == ["  t1: 10 %", "  t1: 20 %"]
 
 
-def test_a_message_that_cannot_be_read_ends_the_task_with_a_sentence(talk: Talk) -> None:
-    talk.working().session.hear(b'{"command":"done","data":' + b"[" * 100_000)
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [(b"[" * 100_000, "is not json"), (b"1" * 5000 + b"}", "has an integer of more than 4,300 digits")],
+)
+def test_a_message_that_cannot_be_read_ends_the_task_with_a_sentence(
+    talk: Talk, value: bytes, wrong: str
+) -> None:
+    talk.working().session.hear(b'{"command":"done","data":' + value)
     assert len(talk.answers) == 1
-    assert talk.answers[0].error.startswith("the client sent a message that is not json")
+    assert talk.answers[0].error.startswith(f"the client sent a message that {wrong}")
 
 
 @pytest.mark.parametrize("flow_input", [[1, 2], "x", 3])

@@ -77,7 +77,9 @@ def test_a_process_whose_thread_for_requests_ends_ends_too(
 def test_a_storage_process_that_sends_no_message_is_ended_and_costs_its_request_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    program = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1])); s.send(b'?'); s.recv(9); s.recv(9)"
+    program = (
+        "import socket, sys; s = socket.socket(fileno=int(sys.argv[1])); s.send(b'?'); s.recv(9); s.recv(9)"
+    )
     start = [sys.executable, "-c", program]
     monkeypatch.setattr(client, "start_command", lambda fd: [*start, str(fd)])
     answers: list[Any] = []
