@@ -58,6 +58,14 @@ QUIET_S = 0.25
 #: It is disarmed, too, when the process has taken and freed memory for this long without getting further: it
 #: may be repeating for ever what is refused. Memory in use decides then, until more of the limit is free.
 REPEATING_S = 1.5
+#: A process has left the limit when so much of it, or twice what arms the brake, is free: a loop that drops
+#: its last part at each refusal, and fills it again, frees less.
+FREED_SHARE = 1 / 8
+#: A process that has freed so much near the limit has turned back.
+TURN_BYTES = 1 * MI
+#: A limit that the process itself has raised, for a thread or for its answer to a MemoryError
+#: (memory_reserve.py), is left for so long: the thread's first allocations come after its start.
+RAISED_S = 0.25
 #: Least growth between two readings of a process that counts as growing.
 GROWTH_BYTES = 128 * 1024
 #: For so long after it is disarmed, the user's limit is set again and again: the process may just then raise
@@ -106,6 +114,15 @@ class _DataLimit:
             return
         self.soft = soft
 
+    def is_raised(self, prlimit: Prlimit) -> bool:
+        """Whether the process has raised the soft limit since this was called last."""
+        try:
+            soft, _ = prlimit(self.process.pid, resource.RLIMIT_DATA)
+        except (ProcessLookupError, PermissionError):
+            return False
+        known, self.soft = self.soft, soft
+        return known != resource.RLIM_INFINITY and (soft == resource.RLIM_INFINITY or soft > known)
+
 
 class NearLimitBrake:
     """Refuses memory to the algorithm's own process while it grows within the last few MiB of the limit."""
@@ -116,17 +133,20 @@ class NearLimitBrake:
         self._prlimit = prlimit
         self._near = max(LEAST_NEAR_BYTES, min(MOST_NEAR_BYTES, int(memory_bytes * NEAR_SHARE)))
         self._margin = self._near // 2
+        self._left_bytes = max(2 * self._near, int(memory_bytes * FREED_SHARE))
         self._data_limit: _DataLimit | None = None
         self._level = 0
         self._grew_at = float("-inf")
-        #: The most memory of the process since it was armed, and when it came so far.
+        #: The most memory of the process since it last got further, and when it came so far.
         self._top = 0
         self._top_at = float("-inf")
+        self._has_turned = False
         self._is_let_through = False
         #: The process and its memory when last armed; None: not armed since forget_held_back().
         self.held_back: HeldProcess | None = None
         self.is_holding = False  #: whether it is armed now
         self._armed_at = float("-inf")
+        self._raised_at = float("-inf")
         self._free: dict[int, Process] = {}
 
     def adjust(self, sampler: TreeSampler, now: float) -> None:
@@ -149,22 +169,34 @@ class NearLimitBrake:
             self._level = process.anon
         memory = sampler.least_bytes
         free = self._limit - memory
-        self._is_let_through = self._is_let_through and free <= self._near
         is_growing = now - self._grew_at < QUIET_S
-        self.is_holding = free <= self._near and is_growing and not self._is_repeating(process.anon, now)
+        is_repeating = self._is_repeating(process.anon, free, now, is_growing=is_growing)
+        self.is_holding = free <= self._near and is_growing and not is_repeating
         if self.is_holding:
             room = max(0, free - self._margin)
             self.held_back = HeldProcess(self._pid, procfs.name(self._pid), room, memory, now)
             self._armed_at = now
-            one.set(process.data + room, self._prlimit)
+            if one.is_raised(self._prlimit):
+                self._raised_at = now
+            if now - self._raised_at >= RAISED_S:
+                one.set(process.data + room, self._prlimit)
         else:
             one.set(one.own, self._prlimit, again=now - self._armed_at < SETTLE_S)
 
-    def _is_repeating(self, anon: int, now: float) -> bool:
-        """Whether the process, which is near the limit and grows, only comes as far again as it had come."""
-        if not self.is_holding or anon >= self._top + GROWTH_BYTES:
+    def _is_repeating(self, anon: int, free: int, now: float, *, is_growing: bool) -> bool:
+        """Whether the process has been taking and freeing memory near the limit for REPEATING_S.
+
+        A loop that is refused memory comes a little further at each of its first attempts, so its top says
+        nothing once it has turned back; a process that only grows is held back all the time.
+        """
+        if free > self._left_bytes:
+            self._is_let_through = False
+        self._has_turned = self._has_turned or anon < self._top - TURN_BYTES
+        if free > self._left_bytes or not is_growing:
+            self._top, self._top_at, self._has_turned = anon, now, False
+        elif anon >= self._top + GROWTH_BYTES and not self._has_turned:
             self._top, self._top_at = anon, now
-        elif now - self._top_at >= REPEATING_S:
+        elif self._armed_at >= self._top_at and now - self._top_at >= REPEATING_S:
             self._is_let_through = True
         return self._is_let_through
 

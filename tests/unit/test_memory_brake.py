@@ -276,15 +276,31 @@ def test_a_process_that_frees_memory_is_released_at_once() -> None:
 def test_a_process_that_repeats_what_is_refused_is_let_through_until_more_is_free() -> None:
     process = StubProcess(10, anon=250 * MI, data=300 * MI)
     brake, sampler, limiter = near_limit(process)
-    for tenth in range(20):  # fills what there is, is refused more, frees it, and begins again
-        process.anon = (246 if tenth % 2 else 250) * MI
-        brake.adjust(sampler, 1 + tenth / 10)  # type: ignore[arg-type]
-        assert brake.is_holding == (tenth < 15)
+    for tenth in range(0, 20, 2):  # fills what there is, is refused more, frees a sixteenth, and begins again
+        for process.anon in (250 * MI + tenth * MI // 4, 236 * MI):
+            is_full = process.anon > 240 * MI
+            brake.adjust(sampler, 1 + tenth / 10)  # type: ignore[arg-type]
+            assert brake.is_holding == (is_full and tenth < 16)
     assert limiter.soft[10] == resource.RLIM_INFINITY
     for anon in (200, 250):
         process.anon = anon * MI
         brake.adjust(sampler, 4.0)  # type: ignore[arg-type]
     assert brake.is_holding
+
+
+def test_the_limit_that_a_process_has_raised_for_a_thread_is_left_until_the_thread_has_begun() -> None:
+    process = StubProcess(10, anon=250 * MI, data=300 * MI)
+    brake, sampler, limiter = near_limit(process)
+    brake.adjust(sampler, 1.0)  # type: ignore[arg-type]
+    limiter.soft[10] = 312 * MI
+    for at in (1.01, 1.2):
+        process.anon += MI // 2
+        process.data = 310 * MI
+        brake.adjust(sampler, at)  # type: ignore[arg-type]
+        assert limiter.soft[10] == 312 * MI and brake.is_holding
+    process.anon += MI // 2
+    brake.adjust(sampler, 1.3)  # type: ignore[arg-type]
+    assert limiter.soft[10] == 310 * MI
 
 
 def test_a_process_that_grows_slowly_near_the_limit_is_held_back_all_the_time() -> None:
