@@ -24,6 +24,7 @@ from ..prepare.code_name import code_name
 from ..prepare.prepare import prepare
 from ..serving.child_pool import ChildPool
 from ..serving.run_context import RunContext
+from ..settings.limit_options import beyond_container
 from ..settings.settings import Settings, WorkerSettings
 from .install_progress import install_progress
 
@@ -82,7 +83,7 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
             logs_ahead=settings.local_run.is_local,
             journal=None if settings.local_run.is_local else partial(_journal, settings),
         )
-    for note in (*settings.console.notes, *settings.limits_beyond):
+    for note in settings.console.notes:
         output.say(f"◌ {note}")
     boards = _start_boards(loop, settings, where, output)
     try:
@@ -204,6 +205,7 @@ def _run_locally(context: RunContext, user_process: UserProcessAttachment | None
     if settings.serving.encoding != "json":
         check_encoding(inputs, settings.serving.encoding)
     processes = settings.local_run.processes(len(inputs))
+    _tell_room(context, processes)
     if processes > 1:
         from ..settings.open_files import check_open_files  # late: a run of one process does not need it
 
@@ -222,6 +224,14 @@ def _run_locally(context: RunContext, user_process: UserProcessAttachment | None
     finally:
         one.close()
     return one.exit_status
+
+
+def _tell_room(context: RunContext, processes: int) -> None:
+    """Say if the container has no room for the memory limit."""
+    settings = context.settings
+    note = beyond_container(settings.limits, settings.serving.storage, processes=processes)
+    if note is not None:
+        context.output.say(f"◌ {note}")
 
 
 def _run_watching(context: RunContext, inputs: list[bytes]) -> int:
@@ -278,6 +288,7 @@ def _begin_child(context: RunContext, user_process: UserProcessAttachment | None
 
 def _serve(context: RunContext, user_process: UserProcessAttachment | None) -> int:
     loop, settings, where, output, store = context
+    _tell_room(context, 1)
     pool = _begin_child(context, user_process)
     from ..console.status_line import LOADING_S
     from ..console.task_report import TaskReport

@@ -23,6 +23,7 @@ from ..prepare.inputs import read_inputs
 from ..serving.run_context import RunContext
 from ..settings.descriptor import read
 from ..settings.descriptor_search import NAMES
+from ..settings.limit_options import replicas_beyond_container
 from ..settings.open_files import check_open_files
 from ..settings.settings import Settings
 from ..streaming import stream_settings
@@ -176,8 +177,12 @@ def _run(
     output = make_output(loop, settings, file)
     try:
         for name, (own, _) in algorithms.items():
-            for note in own.console.notes:
+            # Those of --algorithm are told by algorithms_of().
+            for note in () if name in settings.local_run.algorithms else own.console.notes:
                 output.say(f"◌ {name}: {note}")
+        limits = [algorithms[one.node.algorithm][0].limits for one in pipeline.nodes for _ in range(one.replicas)]
+        if (told := replicas_beyond_container(limits)) is not None:
+            output.say(f"◌ {told}")
 
         def context_of(name: str) -> RunContext:
             own, where = algorithms[name]

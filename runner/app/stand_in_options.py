@@ -16,7 +16,7 @@ from ..io.loop import Loop
 from ..prepare.prepare import prepare, with_python
 from ..protocol.yaml_errors import yaml_fault
 from ..settings.descriptor_search import find, without_function
-from ..settings.limit_options import limits_of
+from ..settings.limit_options import beyond_container, limits_of
 from ..settings.settings import CodeSource, Settings
 from .install_progress import install_progress
 from .other_algorithms import LocalAlgorithms
@@ -58,6 +58,10 @@ def algorithms_of(
     )
     for name, (own, _) in ready.items():
         for note in own.console.notes:
+            say_once(f"{name}: {note}")
+        # The replicas of a stream pipeline are counted together.
+        note = None if settings.local_run.stream_pipeline else beyond_container(own.limits)
+        if note is not None:
             say_once(f"{name}: {note}")
     return algorithms
 

@@ -12,7 +12,7 @@ from ...sandbox.shared.limits import Limits, parse_size
 from ..errors import SettingsError
 from .cluster_options import ClusterSettings, cluster_settings
 from .descriptor_search import find
-from .limit_options import TOTAL_OPTIONS, beyond_container, limits_of, recorded_shares
+from .limit_options import TOTAL_OPTIONS, limits_of, recorded_shares
 from .options import BY_NAME, OPTIONS
 from .parsing import PORT_MAX, parse_count, parse_named_paths, parse_seconds, parse_variables
 from .pipeline_option import check_stream_options, stored_pipelines, stream_pipeline
@@ -82,7 +82,6 @@ def settings_of(
     local_run = _local_run(values, cluster)
     limits, limits_from = limits_of(values, environ, descriptor, processes=local_run.parallel or 1)
     notes: tuple[str, ...] = ()
-    beyond = beyond_container(limits, values, environ, processes=local_run.parallel or 1)
     if local_run.in_process:
         limits, notes = _in_process(values, limits)
     code = _code(values, descriptor)
@@ -94,7 +93,6 @@ def settings_of(
         _records({**values, **recorded_shares(values, limits)}, local=local_run.is_local),
         limits=limits,
         limits_from=limits_from,
-        limits_beyond=() if local_run.in_process else beyond,
         gpus=_gpus(values, descriptor),
         sandbox=sandbox_of(values, environ),
         local_run=local_run,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...sandbox.shared.container_limits import STORAGE_BYTES, child_memory_bytes, container_memory_bytes
@@ -25,6 +25,7 @@ from .parsing import parse_count, parse_quantity, parse_seconds
 
 if TYPE_CHECKING:
     from .descriptor_schema import Descriptor
+    from .storage_settings import StorageSettings
 
 #: Types of the keywords of hkrunner.run().
 _PYTHON = {
@@ -119,7 +120,13 @@ def _storage_bytes(values: Mapping[str, Any], environ: Mapping[str, str]) -> int
     from .storage_settings import StorageSettings, storage_settings  # late: most runs have storage v1
 
     found = storage_settings(environ, StorageSettings().timeout_s)
-    return STORAGE_BYTES + (found.input_cache_mb + found.result_cache_mb) * 1_000_000
+    return _storage_process_bytes(found)
+
+
+def _storage_process_bytes(storage: StorageSettings | None) -> int:
+    if storage is None:
+        return 0
+    return STORAGE_BYTES + (storage.input_cache_mb + storage.result_cache_mb) * 1_000_000
 
 
 def limits_of(
@@ -161,31 +168,44 @@ def limits_of(
 
 
 def beyond_container(
-    limits: Limits,
-    values: Mapping[str, Any],
-    environ: Mapping[str, str],
-    *,
-    processes: int = 1,
-    root: str = "/",
-) -> tuple[str, ...]:
+    limits: Limits, storage: StorageSettings | None = None, *, processes: int = 1, root: str = "/"
+) -> str | None:
     """Return a note if the memory limit is more than the container leaves: the kernel then is first.
 
-    It ends hkrunner with the algorithm, so that nobody says why.
+    It ends hkrunner with the algorithm, so that nobody says why. `storage`: of storage v3, if it is used.
     """
     container = container_memory_bytes(root=root)
     if limits.memory_bytes is None or container is None or not limits.enforced:
-        return ()
-    room = child_memory_bytes(container, processes=processes, storage_bytes=_storage_bytes(values, environ))
+        return None
+    room = child_memory_bytes(container, processes=processes, storage_bytes=_storage_process_bytes(storage))
     if limits.memory_bytes <= room:
-        return ()
-    shown = format_bytes(limits.memory_bytes)
+        return None
     origin = dict(limits.origins).get("memory_bytes")
     each = f" for each of {processes} processes" if processes > 1 and origin is None else ""
     return (
-        f"{_MEM.flag} {shown}{f' ({origin})' if origin else each}: this container allows"
-        f" {format_bytes(container)}, of which {format_bytes(room)} are left for"
-        f" {'each algorithm' if processes > 1 else 'the algorithm'}. Above that the kernel may end hkrunner"
-        f" as well, without a reason: use {_MEM.flag} {room // MI}Mi, or give the container more memory",
+        f"{_MEM.flag} {format_bytes(limits.memory_bytes)}{f' ({origin})' if origin else each}:"
+        f" {_too_small(container, room, 'each algorithm' if processes > 1 else 'the algorithm')}"
+    )
+
+
+def replicas_beyond_container(replicas: Sequence[Limits], *, root: str = "/") -> str | None:
+    """Return the same for the replicas of a stream pipeline, which all run at the same time."""
+    container = container_memory_bytes(root=root)
+    limited = [one.memory_bytes for one in replicas if one.memory_bytes is not None and one.enforced]
+    if not limited or container is None:
+        return None
+    room = child_memory_bytes(container, processes=len(replicas))
+    if sum(limited) <= room * len(replicas):
+        return None
+    shown = f"{format_bytes(sum(limited))} for {len(replicas)} replicas together"
+    return f"{_MEM.flag} allows {shown}: {_too_small(container, room, 'each of them')}"
+
+
+def _too_small(container: int, room: int, whom: str) -> str:
+    return (
+        f"this container allows {format_bytes(container)}, of which {format_bytes(room)} are left for {whom}."
+        f" Above that the kernel may end hkrunner as well, without a reason: use {_MEM.flag} {room // MI}Mi, or"
+        " give the container more memory"
     )
 
 

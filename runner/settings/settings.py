@@ -132,7 +132,6 @@ class Settings(NamedTuple):
     records: Records
     limits: Limits = NO_LIMITS
     limits_from: str = ""  #: source of limits that neither an option nor a variable set; "" if none
-    limits_beyond: tuple[str, ...] = ()  #: notes on limits for which this machine has no room
     gpus: Gpus = Gpus()
     sandbox: Sandbox | None = None  #: None: the code may do what its user may do
     local_run: LocalRunSettings = LocalRunSettings()

@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 from hkrunner.runner.settings.from_options import settings_of
-from hkrunner.runner.settings.limit_options import beyond_container, limits_of
+from hkrunner.runner.settings.limit_options import (
+    beyond_container,
+    limits_of,
+    replicas_beyond_container,
+)
 from hkrunner.runner.settings.options import OPTIONS
 from hkrunner.runner.settings.settings import Settings
+from hkrunner.sandbox.shared.limits import Limits
 
 FLAT = {"name": "my-alg", "env": "python", "cpu": 0.5, "gpu": 1, "mem": "512Mi", "entryPoint": "src/main.py"}
 MIB = 2**20
@@ -134,8 +139,17 @@ def test_a_limit_for_which_the_container_has_no_room_is_told(
 ) -> None:
     root = container(tmp_path, 512 * MIB)
     limits, _ = limits_of(values, processes=processes, root=root)
-    notes = beyond_container(limits, values, {}, processes=processes, root=root)
-    assert notes == () if note is None else note in notes[0], notes
+    told = beyond_container(limits, processes=processes, root=root)
+    assert told == note or (note or "no note") in (told or ""), told
+
+
+def test_the_replicas_of_a_stream_pipeline_are_counted_together(tmp_path: Path) -> None:
+    root = container(tmp_path, 1024 * MIB)
+    replica = Limits(memory_bytes=300 * MIB)
+    assert replicas_beyond_container([replica] * 2, root=root) is None
+    told = replicas_beyond_container([replica] * 4, root=root)
+    assert told is not None
+    assert told.startswith("--mem allows 1.17 GiB for 4 replicas together: this container allows 1 GiB"), told
 
 
 def test_yaml_is_imported_only_where_a_yaml_file_is_read(tmp_path: Path) -> None:
