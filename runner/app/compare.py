@@ -133,7 +133,7 @@ def compare(
     local = [_local_row(state_dir, one) for one in dict.fromkeys(tasks)]
     status = ClusterJob(api, job, {}, job).status()
     end = end_of(status)
-    found = cluster_tasks(api, job)
+    found = cluster_tasks(api, job, end)
     algorithm = algorithm or next((one.algorithm for one in found if one.algorithm), None)
     version = next((one.version for one in found if one.version and one.algorithm == algorithm), None)
     limits = None if algorithm is None else limits_of(AlgorithmStore(api), algorithm, version)

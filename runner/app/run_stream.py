@@ -180,7 +180,9 @@ def _run(
             # Those of --algorithm are told by algorithms_of().
             for note in () if name in settings.local_run.algorithms else own.console.notes:
                 output.say(f"◌ {name}: {note}")
-        limits = [algorithms[one.node.algorithm][0].limits for one in pipeline.nodes for _ in range(one.replicas)]
+        limits = [
+            algorithms[one.node.algorithm][0].limits for one in pipeline.nodes for _ in range(one.replicas)
+        ]
         if (told := replicas_beyond_container(limits)) is not None:
             output.say(f"◌ {told}")
 

@@ -60,9 +60,9 @@ def algorithms_of(
         for note in own.console.notes:
             say_once(f"{name}: {note}")
         # The replicas of a stream pipeline are counted together.
-        note = None if settings.local_run.stream_pipeline else beyond_container(own.limits)
-        if note is not None:
-            say_once(f"{name}: {note}")
+        beyond = None if settings.local_run.stream_pipeline else beyond_container(own.limits)
+        if beyond is not None:
+            say_once(f"{name}: {beyond}")
     return algorithms
 
 

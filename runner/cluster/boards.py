@@ -11,7 +11,7 @@ from urllib.parse import quote
 from ..errors import ClusterError
 from ..protocol.messages import printable
 from .api import ClusterApi
-from .job import LATE_S
+from .job_answers import LATE_S
 from .refusals import RequestRefused
 
 #: How long the cluster may take to start one: Kubernetes may have to fetch its image first.

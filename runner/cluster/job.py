@@ -17,6 +17,7 @@ from ..protocol.result import Result
 from .api import RESULT_MAX, SERVER_OUTAGE, ClusterApi, NotJson
 from .job_answers import (
     COMPLETED,
+    LATE_S,
     JobEnd,
     JobProgress,
     end_by_results,
@@ -38,8 +39,6 @@ FIRST_PAUSE_S, PAUSE_FACTOR, LONGEST_PAUSE_S = 0.3, 1.5, 2.0
 UNCHANGED_S = 20.0
 #: How long a submission whose answer was lost is searched: the server stores a job before it answers.
 SEARCH_S = 30.0
-#: How long results and graph may come after the status: the cluster writes them one after the other.
-LATE_S = 5.0
 
 
 class ClusterJob:

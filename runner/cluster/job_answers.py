@@ -11,6 +11,8 @@ from ..protocol.messages import printable
 #: Statuses after which nothing happens any more; all but the first mean that there may be no results.
 COMPLETED = "completed"
 FINAL = (COMPLETED, "failed", "stopped", "crashed", "stalled")
+#: How long results and graph may come after the status: the cluster writes them one after the other.
+LATE_S = 5.0
 #: Characters of a job's id: HKube's have 8 to 36.
 _ID_MAX = 100
 

@@ -5,7 +5,8 @@ HKube's API has neither the memory nor the CPU that a task has used: they are kn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import ClusterError, EntryNotFound
@@ -13,7 +14,7 @@ from ..protocol.error_codes import CODES
 from ..protocol.messages import printable
 from .algorithm_store import AlgorithmStore
 from .api import RESULT_MAX, ClusterApi
-from .job_answers import number, tasks_of
+from .job_answers import COMPLETED, LATE_S, JobEnd, number, tasks_of
 from .refusals import RequestRefused
 
 #: What HKube gives an algorithm that names no memory (its schema's default).
@@ -56,8 +57,23 @@ class ClusterLimits(NamedTuple):
     version: str | None  #: the version that they are of
 
 
-def cluster_tasks(api: ClusterApi, job: str) -> list[ClusterTask]:
-    """Return the tasks of a job in the order of its graph. Raises ClusterError if there is no such job."""
+def cluster_tasks(
+    api: ClusterApi, job: str, end: JobEnd | None, *, pause: Callable[[float], object] = time.sleep
+) -> list[ClusterTask]:
+    """Return the tasks of a job in the order of its graph. Raises ClusterError if there is no such job.
+
+    The cluster writes the graph some time after the status: that of a job that has completed is asked for
+    again until each task in it has ended, for LATE_S.
+    """
+    for _ in range(int(LATE_S) if end is not None and end.status == COMPLETED else 0):
+        found = _tasks_now(api, job)
+        if found and all(one.end_ms is not None for one in found):
+            return found
+        pause(1.0)
+    return _tasks_now(api, job)
+
+
+def _tasks_now(api: ClusterApi, job: str) -> list[ClusterTask]:
     try:
         graph = api.get(f"graph/parsed/{job}", most=RESULT_MAX)
     except RequestRefused as error:

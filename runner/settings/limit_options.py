@@ -204,8 +204,8 @@ def replicas_beyond_container(replicas: Sequence[Limits], *, root: str = "/") ->
 def _too_small(container: int, room: int, whom: str) -> str:
     return (
         f"this container allows {format_bytes(container)}, of which {format_bytes(room)} are left for {whom}."
-        f" Above that the kernel may end hkrunner as well, without a reason: use {_MEM.flag} {room // MI}Mi, or"
-        " give the container more memory"
+        f" Above that the kernel may end hkrunner as well, without a reason: use {_MEM.flag} {room // MI}Mi,"
+        " or give the container more memory"
     )
 
 

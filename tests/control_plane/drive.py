@@ -170,6 +170,30 @@ class Driver:
         fetched = list((self._folder / ".hkrunner" / "runs").rglob("events.out.tfevents.1.interop"))
         check(len(fetched) == 1, compared)
 
+    def chooses_a_version(self) -> None:
+        """The versions are listed, and an earlier one is made the current one, by force while a job runs."""
+        words = ("algorithm", "versions", "square")
+        listed = self.run(*words, "--json")
+        numbers = [(one["number"], one["isCurrent"]) for one in listed.objects]
+        check(listed.status == 0 and numbers == [("1.0.0", False), ("1.0.1", True)], listed)
+        unknown = self.run(*words, "--use", "9.9.9")
+        check(
+            unknown.status == 8 and "no version 9.9.9 of square; it has 1.0.0, 1.0.1" in unknown.stderr,
+            unknown,
+        )
+        running = self.begin("square.py", "--tasks", "numbers.jsonl")
+        self._wait_for_tasks()
+        refused = self.run(*words, "--use", "1.0.0")
+        check(refused.status == 8 and "--force changes it nevertheless" in refused.stderr, refused)
+        used = self.run(*words, "--use", "1.0.0", "--force")
+        check(used.status == 0 and "square 1.0.0 is the current version" in used.stderr, used)
+        running.send_signal(signal.SIGINT)
+        self.end(running, "square.py", "--tasks", "numbers.jsonl")
+        shown = self.run("algorithm", "show", "square", "--json")
+        check(shown.objects[0]["mem"] == "128Mi", shown)
+        again = self.run(*words, "--use", listed.objects[1]["id"], "--force")
+        check(again.status == 0 and self.run(*words).lines[1].startswith("* 1.0.1"), again)
+
     def removes_the_algorithm(self) -> None:
         """The algorithm is removed."""
         removed = self.run("algorithm", "rm", "square", "--force")
@@ -212,6 +236,7 @@ def main(hkrunner: str, checkout: Path) -> int:
             driver.stops_a_job,
             driver.asks_for_a_board,
             driver.follows_and_compares,
+            driver.chooses_a_version,
             driver.removes_the_algorithm,
         )
 

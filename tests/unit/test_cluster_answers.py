@@ -13,6 +13,7 @@ from hkrunner.runner.cluster.algorithm_store import AlgorithmStore
 from hkrunner.runner.cluster.api import ClusterApi, json_body
 from hkrunner.runner.cluster.job import ClusterJob
 from hkrunner.runner.cluster.job_answers import JobEnd
+from hkrunner.runner.cluster.job_tasks import cluster_tasks
 from hkrunner.runner.errors import ClusterError, HkrunnerError
 from support.clock import Clock
 from support.hkube_api import Fault, HkubeApi
@@ -135,6 +136,26 @@ def test_a_value_of_another_type_anywhere_in_an_answer_is_no_traceback() -> None
                 refused += 1
                 assert str(error).isprintable(), path
     assert 10 < refused < len(places) * len(JUNK) / 2
+
+
+def test_the_tasks_of_a_completed_job_are_asked_for_until_the_graph_is_written() -> None:
+    """The driver writes the status first: right after it, the graph still had tasks that were "creating"."""
+    early = copy.deepcopy(GOOD)
+    written = early["graph/parsed"]["nodes"][0]["batch"]
+    for task in written:
+        task.pop("endTime", None)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        for task in written:
+            task["endTime"] = 2
+
+    api: Any = Answers(early)
+    found = cluster_tasks(api, "job1", JobEnd("stopped", 1.0, None), pause=pause)
+    assert [one.end_ms for one in found] == [None, None] and pauses == []
+    found = cluster_tasks(api, "job1", JobEnd("completed", 1.0, None), pause=pause)
+    assert [one.end_ms for one in found] == [2, 2] and pauses == [1.0]
 
 
 def test_a_job_that_has_ended_with_an_active_status_ends() -> None:
