@@ -16,7 +16,7 @@ from support.programs import Program, serving
 pytestmark = pytest.mark.alone
 
 CORES = 0.5
-SECONDS = 5.0
+SECONDS = 3.0
 BAR = 0.05
 TRIES = 3
 #: The machine was too busy to say anything if it had less than this left for the tree while it was measured,

@@ -16,8 +16,6 @@ from support.programs import run_hkrunner, serving
 from support.scripted_worker import ScriptedWorker
 from support.waiting import wait_until
 
-pytestmark = pytest.mark.alone
-
 MI = 1 << 20
 ALLOWED = 256 * MI
 LIMIT = ("--mem", "256Mi")
@@ -252,6 +250,7 @@ def overshoots(how: str, processes: int, folder: Path) -> tuple[list[float], lis
     return over, rates
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("processes", "most_ms"), [(0, 4), (4, 16)])
 def test_the_limit_is_exceeded_by_what_can_be_written_in_milliseconds(
     processes: int, most_ms: float, tmp_path: Path

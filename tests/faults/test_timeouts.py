@@ -10,8 +10,6 @@ import pytest
 from support.local import ALGORITHMS, error_of, run_tasks
 from support.programs import run_hkrunner
 
-pytestmark = pytest.mark.alone
-
 SHORT = ("--timeout", "0.5")
 
 

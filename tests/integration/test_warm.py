@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from support.local import run_tasks
 
-pytestmark = pytest.mark.alone
-
 
 def test_an_end_while_a_new_child_cannot_be_loaded_is_an_end(tmp_path: Path) -> None:
     args = ("--recycle-after", "1")
@@ -17,6 +15,7 @@ def test_an_end_while_a_new_child_cannot_be_loaded_is_an_end(tmp_path: Path) -> 
     assert (run.status, run.outputs) == (0, ["served", "served"])
 
 
+@pytest.mark.alone
 def test_a_spare_process_takes_over_at_once(tmp_path: Path) -> None:
     """With numpy to import: the spare has it already."""
     cold = run_tasks("limits_dies_late.py", ["misbehave"], ["behave"], cwd=tmp_path)
