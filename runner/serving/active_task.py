@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class ActiveTask:
-    """One task, from its initialize to its last byte on disk."""
+    """One task, from its `initialize` message to its last byte on disk."""
 
     ids: TaskIds | None = None
     record: TaskRecord | None = None
@@ -49,9 +49,9 @@ class ActiveTask:
     names: Mapping[str, str] | None = None  #: storage v3: the names in its initialize
     has_stream: bool = False  #: whether it is part of a stream pipeline, and has a socket process
     stops_in_order: bool = False  #: whether it was asked to handle and to hand out what it has before it ends
-    #: What ran already when it began, names of threads and processes: they print into the same pipes.
+    #: Names of the threads and processes that ran before it began: they print into the same pipes.
     ran_before: tuple[str, ...] = ()
-    lost_thread: str = ""  #: what there is to say of a thread of its that has ended with MemoryError
+    lost_thread: str = ""  #: the note on a thread of this task that ended with MemoryError
     exit: Exit | None = None
     protection: Protection | None = None  #: how its limits are enforced
     stop_began: float | None = None  #: the time at which it was asked to end
@@ -68,7 +68,7 @@ class ActiveTask:
         gpus: GpuSampler | None = None,
     ) -> None:
         """`began`: on the loop's clock. `limit_bytes`: of memory, if any. `keep_bytes`: inputs and results up
-        to this size are kept; None: all. `gpus`: those that the algorithm sees."""
+        to this size are kept; None: all. `gpus`: measures those that the algorithm sees."""
         self.number = number
         self.began = began
         self.started_at = time.time()
@@ -88,7 +88,7 @@ class ActiveTask:
         return self.ids.task if self.ids is not None else str(self.number)
 
     def release_message(self) -> None:
-        """Give the memory of its initialize back."""
+        """Release the memory of its `initialize` message."""
         if self.message is not None:
             self.message.release()
             self.message = None
@@ -106,7 +106,7 @@ class ActiveTask:
             self._answer_bytes = len(wire)
 
     def replace_message(self, message: WorkerMessage) -> None:
-        """Take this initialize instead: the same with its values."""
+        """Use this `initialize` from now on: the same message with the values that it referred to."""
         self.release_message()
         self.message = message
         self.input_bytes = message.size
@@ -138,12 +138,12 @@ class ActiveTask:
             )
 
     def begin_record(self) -> None:
-        """Write the begin of its record, if that was left for later."""
+        """Write the beginning of its record, if that was left for later."""
         if self.record is not None:
             self.record.begin()
 
     def _input_for_journal(self) -> bytes | None:
-        """Return the initialize; empty if it is too large to be kept, None if that takes a file."""
+        """Return the `initialize` for the journal: empty if it is not to be kept, None if it needs a file."""
         if not self._is_kept(self.input_bytes):
             return b""
         if self.message is None or self.message.blob is not None or self.input_bytes > VALUE_MAX:
@@ -160,7 +160,7 @@ class ActiveTask:
         self._tail.add(data)
 
     def progressed(self, value: float) -> None:
-        """Draw the progress that the algorithm reports."""
+        """Add the progress that the algorithm reports to its curve."""
         if self.record is not None:
             self._need_series(self.record).progress(time.time(), value)
 
@@ -178,7 +178,7 @@ class ActiveTask:
         return self._tail.last_lines()
 
     def on_sample(self, sample: Sample) -> None:
-        """Draw the curve of what it uses."""
+        """Add what it uses at this moment to its curves."""
         if self.usage is None:
             return
         before = len(self.usage.samples)
@@ -244,7 +244,7 @@ class ActiveTask:
         return result
 
     def _move_to_folder(self, record: TaskRecord, status: str) -> None:
-        """The record is a folder if there is more to keep than small values."""
+        """Make the record a folder if there is more to keep than small values."""
         size = self._answer_bytes
         if record.metrics.has_any():
             record.need_metrics_folder()
@@ -274,8 +274,9 @@ class ActiveTask:
             record.take_values(self.files_from, most)
         facts = result.facts()
         sampled = self.usage is not None and bool(self.usage.samples)
-        # The task was over before the first sample. A failed one gets its usage as a point, for whoever looks
-        # for the reason. One that succeeded gets it only beside curves of its own: serving is fast.
+        # If the task was over before the first sample, its usage becomes one point of the curve: of a failed
+        # task, where it may show the reason; of one that succeeded only beside curves of its own, since it
+        # costs time.
         wanted = self.series is not None or result.status != "succeed"
         if result.peak_bytes and not sampled and (wanted or (record.has_folder and record.metrics.has_any())):
             cores = (result.cpu_s or 0.0) / max(result.duration_s, 0.001)

@@ -84,7 +84,7 @@ class ChildMessageHandler:
         #: Why the code could not be loaded, until its child has ended: then it is known whether memory was
         #: refused.
         self._load_failure: Failure | None = None
-        #: The task that has called sys.exit(), while the same is to be found out.
+        #: The task that has called sys.exit(), until it is known whether memory was refused to it.
         self._quitting: ActiveTask | None = None
         self._on_loaded = on_loaded
         self._storage = storage
@@ -157,7 +157,7 @@ class ChildMessageHandler:
 
     def _failed(self, child: Child, task: ActiveTask, message: Failed) -> None:
         if task.has_stream and self._streaming.catch_up():
-            return  # the child only says what follows from that
+            return  # the stream was lost: that is reported, and the child's error follows from it
         if self._control.state not in (*MEASURING, State.STORING):
             task.failure = Failure(message.code, message.message, message.details)
         self._end_logs(child)

@@ -16,12 +16,12 @@ from .child_starter import ChildStarter
 
 #: Takes a process that exists already as the child: (loop, listener, setup) -> its handle. May raise OSError.
 Attach = Callable[[Loop, ChildListener, Setup], Child]
-#: After this long without a task the warden looks only where a limit could be broken meanwhile.
+#: After this long without a task, the warden measures only what could exceed a limit between tasks.
 IDLE_S = 1.0
 
 
 class ChildRole(Enum):
-    """What a child is to the pool."""
+    """The role of a child in the pool."""
 
     SERVING = auto()  #: it gets the tasks
     SPARE = auto()  #: it has loaded the code, and takes over when the serving child ends
@@ -70,7 +70,7 @@ class ChildPool:
         The loop must not run before listen().
         """
         if self._attach is None:
-            with contextlib.suppress(OSError):  # ready() meets the same trouble, and returns it
+            with contextlib.suppress(OSError):  # ready() gets the same error, and returns it
                 self.child = self._start()
 
     def listen(self, listener: ChildListener) -> None:
@@ -123,17 +123,17 @@ class ChildPool:
             return self._attach(self._loop, self._listener, self._starter.setup(self._starter.variables))
         return self._starter.start(self._listener)
 
-    # ---- how closely the warden looks
+    # ---- how often the warden measures
 
     def task_begins(self) -> None:
-        """Have the warden of the serving child look closely: a task is about to run."""
+        """Have the warden of the serving child measure often: a task is about to run."""
         self._idle_alarm.cancel()
         if self._is_resting and self.child is not None:
             self._is_resting = False
             self.child.watch(idle=False)
 
     def task_ended(self) -> None:
-        """Let the warden rest if no further task begins within IDLE_S; have a spare again."""
+        """Have the warden measure less if no task begins within IDLE_S; start a spare if it has died."""
         self._idle_alarm.set(IDLE_S)
         if self._spare_has_died:
             self._spare_has_died = False

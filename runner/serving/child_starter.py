@@ -35,7 +35,7 @@ class ChildStarter:
         self._where = where
         #: Variables that a child gets in addition to those of this process.
         self.variables = {**env, **settings.code.variables}
-        self._reported: set[str] = set()  #: what was said already of what programs may not send
+        self._reported: set[str] = set()  #: warnings already shown about messages that a program may not send
 
     def setup(
         self,

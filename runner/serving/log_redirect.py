@@ -29,7 +29,7 @@ class LogLines(LineSplitter):
 
 
 class LogDemand(Enum):
-    """What becomes of the lines of this moment."""
+    """What to do with lines that are printed now."""
 
     SEND = auto()
     COUNT = auto()  #: the worker is slow: the next lines that are sent say how many are missing

@@ -68,9 +68,10 @@ def may_be_refusal(failure: Failure) -> bool:
 def _is_refusal(kind: str, limits: Limits, held: HeldBack | None, *, asked: int, room: int) -> bool:
     """Whether a failure of this kind was caused by memory that the limit refused, or does not allow.
 
-    The fact is that the process was held back in this task, or just now; the text only says that the failure
-    is of that kind. Where reserved memory counts (mode "brake") requests are refused far from the limit, too.
-    What the machine itself has refused is a matter of the limit if it is more than the limit leaves.
+    `held` proves that the process was held back; the text of the failure only shows its kind. Where reserved
+    memory counts (mode "brake"), requests are refused far from the limit, too.
+    In the mode "auto", an allocation that failed though nothing was held back was refused by the machine: it
+    counts if it was larger than what the limit leaves.
     """
     if kind == "unknown":
         return held is not None and held.ago_s <= REFUSED_S
@@ -149,7 +150,7 @@ def explain_refusal(
 def refused_all_the_same(held: HeldBack, limits: Limits, limit_bytes: int, *, is_before: bool = False) -> str:
     """Return what to say of a task that ended well although it was held back at its memory limit.
 
-    `is_before`: not the task was, but what came before it.
+    `is_before`: it was held back before the task began, while the code was loaded.
     """
     used, limit = format_bytes(held.memory_bytes), format_bytes(limit_bytes)
     option = option_for_memory(held.memory_bytes, limit_bytes, limits.origins)

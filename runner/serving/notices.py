@@ -53,8 +53,10 @@ class WorkerNotices:
         self._output.events.emit("connected", {"url": url, "encoding": self._settings.serving.encoding})
 
     def unreachable(self, url: str, reason: str, *, is_loading: bool) -> None:
-        """No worker can be reached. Said once, and not before the code is loaded (`is_loading`), for a while:
-        both take their time at the start, and first comes what there is to serve."""
+        """Say once that no worker can be reached; while the code loads (`is_loading`), not before LOADING_S.
+
+        The worker may need as long to start as the code to load.
+        """
         if self._is_waiting_shown:
             return
         if is_loading and self._clock() - self._began < LOADING_S:
@@ -194,7 +196,7 @@ class TaskNotices:
         self._output.warn(f"✘ protocol: unexpected {event.name} in state {state.name}; ignored")
 
     def state_changed(self, number: int, before: State, after: State) -> None:
-        """The task is a step further."""
+        """The state of the task has changed."""
         self._output.debug(f"task {number}: {before.name} -> {after.name}")
         self._output.events.moved(before, after)
 
@@ -243,5 +245,5 @@ class TaskNotices:
 
 
 def _say_unless_local(output: Output, settings: Settings) -> Callable[[str], None]:
-    """Return what shows a line, in a local run with --verbose only."""
+    """Return the function that shows a line; in a local run, it does so with --verbose only."""
     return output.debug if settings.local_run.is_local else output.say

@@ -20,9 +20,9 @@ _REFUSED = re.compile(
     r"|[Cc]annot fork|fork(?: failed)?: (?:retry: )?Resource temporarily unavailable"
 )
 _CODES = ("ALGORITHM_ERROR", "IMPORT_FAILED", "EXITED", "KILLED_BY_SIGNAL", "RUNNER_ERROR")
-#: Python's text for EAGAIN, which a fork raises, and a socket that does not wait, too ...
+#: Python's text for EAGAIN, which a refused fork raises, and a non-blocking socket too ...
 _AGAIN = f"BlockingIOError: [Errno {errno.EAGAIN}]"
-#: ... and what a traceback has of a fork.
+#: ... and words of a traceback that show that it was a fork.
 _FORK = re.compile(r"\bfork|_fork_exec|_execute_child|_launch\b|spawn")
 
 
@@ -48,8 +48,8 @@ def _limit(limits: Limits, pid: int | None) -> str:
     own = tasks_allowed(limits.pids) if limits.pids is not None and limits.enforced else None
     refusing = refusing_task_limits(pid if pid is not None else os.getpid())
     by_user = _limit_of_user(pid)
-    # The own limit is that of the run's cgroup, which is gone with the process, or is added for the user to
-    # what it had before; root has no such limit.
+    # --pids is enforced by the run's cgroup, which is removed after the process, or by RLIMIT_NPROC, which
+    # also counts what the user had before, and does not hold for root.
     is_own = own in refusing or (
         not refusing and (by_user is None or by_user >= (own or 0)) and _is_enforced(pid)
     )
@@ -73,7 +73,7 @@ def _limit(limits: Limits, pid: int | None) -> str:
 
 
 def _is_enforced(pid: int | None) -> bool:
-    """Whether the kernel held --pids in another way than by a cgroup that still is there."""
+    """Whether --pids was enforced by RLIMIT_NPROC, or by a cgroup that has been removed since."""
     if os.getuid() != 0:
         return True
     place = cgroup.find(may_move=[os.getpid()]) if pid is None else None

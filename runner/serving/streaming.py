@@ -23,9 +23,9 @@ from .worker_replies import WorkerReplies
 if TYPE_CHECKING:
     from ..streaming.task_streams import TaskStreams
 
-#: HKube waits so long for a node that is stopped gracefully, as long as it says `stopping`.
+#: HKube waits this long for a node that is stopped gracefully, if the node keeps sending `stopping`.
 DRAIN_S = 600.0
-#: In a local pipeline, what is queued at the end is handed out for so long at most.
+#: In a local pipeline, queued messages are handed out for at most this long at the end.
 LOCAL_END_S = 1.0
 #: Items of discovery updates that are kept for a task that is not read yet.
 CHANGES_MAX = 10_000
@@ -63,7 +63,7 @@ class Streaming:
         self._queued = 0  #: messages that a program has for the next nodes, when it said so last
         self._child: Child | None = None  #: of the streaming task
         self._streams: TaskStreams | None = None
-        #: Called when the end of a task gets on: "quiesced", "draining", "drained".
+        #: Called at each stage of the end of a task: "quiesced", "draining", "drained".
         self.on_stage: Callable[[str], None] = lambda stage: None
 
     def ask(self, child: Child, task: ActiveTask, message: AskStream) -> None:
@@ -73,7 +73,7 @@ class Streaming:
             self._begin_program(child, task)
             return
         if not self._is_served:
-            # A worker sends no such task under v1: it is HKube's debug server, which carries the messages.
+            # HKube's worker sends no such task under v1: it is its debug server, which carries the messages.
             child.send(number, StreamRefused(""))
             return
         task.has_stream = True
@@ -139,7 +139,7 @@ class Streaming:
             self._replies.statistics(items)
 
     def problem(self, text: str) -> None:
-        """Say at once what the user must know of: a streaming task may run for weeks."""
+        """Report a problem at once, and not at the end of the task: it may run for weeks."""
         task = self._control.task
         self._notices.problem(text)
         if task is not None and len(task.problems) < PROBLEMS_MAX:
@@ -153,8 +153,7 @@ class Streaming:
             self._control.step(Event.CHILD_QUITS)
 
     def catch_up(self) -> bool:
-        """Take what was said of the stream before the child's last message; return whether the task cannot
-        go on, which is said in a moment."""
+        """Read all that the socket process has said; return whether it was lost, which fails the task."""
         return self._streams is not None and self._streams.catch_up()
 
     def task_ended(self, status: str) -> None:

@@ -3,9 +3,9 @@
     worker -ws-> Link -> WorkerMessageHandler -> TaskControl -> TaskHandover -> Child -> its main thread
     worker <-ws- Link <- WorkerReplies <- TaskEnd <- TaskControl <- ChildMessageHandler <- Child
 
-What may happen when stands in protocol/task_state.TABLE. Messages of HKube carry no task id, so each task has
-a running number: what a child says with another number belongs to a task that is over, and is dropped. A
-child that is given up is killed in the background, and nothing of it is read any more.
+protocol/task_state.TABLE says what happens in which state. HKube's messages carry no task id, so each task
+has a running number: what a child says with another number belongs to a task that is over, and is dropped.
+A child that is given up is killed in the background, and nothing of it is read any more.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ class Supervisor:
         self._hooks = hooks
         self._grace: Timer | None = None
         self._was_shut_down = False
-        #: For the worker, where the end was not its own word: `stopped` would make the task succeed, and
-        #: `errorMessage` would rob it of the repetition that a lost pod gets (OnCrash).
+        #: Why the connection is closed in the middle of a task, if the worker has not asked for the end. The
+        #: task gets no answer then: `stopped` would make it succeed, and after `errorMessage` HKube would not
+        #: repeat it as it repeats the task of a lost pod (OnCrash).
         self._cut_short = ""
         notices = self._notices = Notices(output, settings, where.shown, loop.clock)
         control = self._control = TaskControl(notices.task)
@@ -162,7 +163,7 @@ class Supervisor:
         """Start the child, so that its code is loaded when the first task comes."""
         ready = self._pool.ready()
         if self._storage is not None:
-            with contextlib.suppress(OSError):  # the first task meets the same trouble, and reports it
+            with contextlib.suppress(OSError):  # the first task gets the same error, and reports it
                 self._storage.begin()
         if isinstance(ready, Exit):
             failure = Failure(ready.error_code, report(ready))
@@ -210,12 +211,12 @@ class Supervisor:
 
     @property
     def exit_status(self) -> int:
-        """What the end was asked for with."""
+        """The exit status that was given with the request to end."""
         return self._control.exit_status
 
     @property
     def samples(self) -> list[tuple[float, float, int, int]]:
-        """Those of the current task (see TaskUsage); empty without a task."""
+        """The samples of the current task (see TaskUsage); empty without a task."""
         task = self._control.task
         return task.usage.samples if task is not None and task.usage is not None else []
 

@@ -63,7 +63,7 @@ class TaskEnd:
         usage, failure = task.usage, task.failure
         if self._settings.serving.storage is not None:
             if control.state is State.ANSWERED and failure is None and not task.storing:
-                control.step(Event.MUST_STORE)  # and then this again
+                control.step(Event.MUST_STORE)  # after which this is called again
                 return
             if usage is not None and not usage.is_of(self._pool.child):
                 usage = None  # the child has gone while its result was stored

@@ -80,7 +80,7 @@ class TaskHandover:
         self._told_env: tuple[Child | None, dict[str, str]] = (None, {})  #: variables that a child has got
         # Of the current task:
         self._way = Handover.CHILD_NAMES_IT
-        self._children = 0  #: that it was handed to
+        self._children = 0  #: how many it was handed to
         self._kept_begin: tuple[ProcessMessage, ...] = ()  #: goes to the child with Start
 
     def begin(self, message: WorkerMessage) -> None:

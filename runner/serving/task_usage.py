@@ -26,7 +26,7 @@ BRIEF_S = 0.005
 FRESH_S = 0.25
 #: The brake refuses memory in the last part of the limit (memory_brake.py), above this share in any case.
 NEAR_SHARE = 0.8
-#: No task comes so far sooner.
+#: A task needs at least this long to use so much memory.
 FILLED_S = 0.001
 _HIGH: WeakKeyDictionary[Child, tuple[float, int]] = WeakKeyDictionary()
 
@@ -94,7 +94,7 @@ class TaskUsage:
     def on_sample(self, sample: Sample) -> None:
         """Take a sample of the tree."""
         ask, held = sample.answers, sample.held_back
-        # Only the answers to the first and to the last question are sure to be of what was before, too.
+        # What was refused before the task: the warden forgets it once it has answered the first question.
         if self._is_first and ask is not None and held is not None and held.at < self._began:
             self.held_back_before = held
         if ask == self._first_ask:

@@ -72,7 +72,7 @@ class WorkerReplies:
         self._sign_of_life.set(SIGN_OF_LIFE_S)
 
     def started(self) -> None:
-        """Post `started`, which may wait for the answer of a task that is over in no time."""
+        """Post `started`; it may wait a moment, to be sent with the answer of a very short task."""
         self._post(self._started, soon=True)
 
     def failed(self, failure: messages.Failure) -> bytes:
@@ -113,7 +113,7 @@ class WorkerReplies:
         self._post(encoding.encode(self._encoding, {"command": "logData", "data": lines}))
 
     def log_demand(self) -> LogDemand:
-        """Return what becomes of lines that the algorithm prints now."""
+        """Return what to do with lines that the algorithm prints now."""
         if self._control.state not in WORKING or self.link is None:
             return LogDemand.IGNORE
         return LogDemand.COUNT if self.link.congested else LogDemand.SEND
