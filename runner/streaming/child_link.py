@@ -14,7 +14,7 @@ from ...sandbox.shared.stream_frames import Buffer, StreamFrame, StreamReader
 
 #: Pieces that one system call may take (IOV_MAX is 1024).
 PIECES_MAX = 256
-#: What a child has written is read for so long at most: one that goes on writing must not hold us up.
+#: Read what a child has written for at most this long: it might go on writing without end.
 REST_S = 0.5
 
 
@@ -31,7 +31,7 @@ class ChildLink:
         self._offered: SharedRings | None = None
 
     def read(self) -> list[StreamFrame]:
-        """Return the frames that are there. Raises EOFError at the end, ValueError for too large a frame."""
+        """Return the frames that have come. Raises EOFError at the end, ValueError for too large a frame."""
         try:
             while True:
                 frames = self._reader.read()
@@ -62,15 +62,15 @@ class ChildLink:
         try:
             fd = shared_rings.create()
             self._offered = SharedRings(fd, is_child=False)
-            socket.send_fds(self.socket, [opened], [fd])  # nothing was written before: it takes it whole
-        except (OSError, ValueError):  # no memory, no descriptor, or no child any more, as read() says
+            socket.send_fds(self.socket, [opened], [fd])  # the buffer is empty, so the kernel takes all of it
+        except (OSError, ValueError):  # no memory, no descriptor, or no child, which read() reports
             self._waiting.append(memoryview(opened))
         finally:
             if fd >= 0:
                 os.close(fd)
 
     def share(self) -> None:
-        """The child has mapped the memory."""
+        """Use the memory for large payloads from now on: the child has mapped it."""
         self._rings = self._offered
 
     def post_payload(self, number: int, head: Sequence[Buffer], payload: Buffer) -> None:
@@ -99,7 +99,7 @@ class ChildLink:
         return bool(self._waiting)
 
     def flush(self) -> None:
-        """Write what waits, as far as the child takes it."""
+        """Write what waits, as far as the socket takes it."""
         waiting = self._waiting
         while waiting:
             pieces = [waiting[at] for at in range(min(len(waiting), PIECES_MAX))]
@@ -108,7 +108,7 @@ class ChildLink:
             except BlockingIOError:
                 return
             except OSError:
-                waiting.clear()  # the child has ended: read() says so
+                waiting.clear()  # the child has ended, which read() reports
                 return
             while waiting and sent >= len(waiting[0]):
                 sent -= len(waiting.popleft())

@@ -14,32 +14,32 @@ from ...sandbox.codec import codec
 from . import signals
 from .producer import keep_alive
 
-#: So long a READY may remain unanswered on a connection to a producer that is not ours.
+#: A READY may remain unanswered for this long by a producer that is not hkrunner's; then connect again.
 ANSWER_S = 5.0
-#: After NO_MESSAGE, the next READY follows in this time.
+#: Pause between NO_MESSAGE and the next READY.
 PAUSE_S = 0.005
-#: What was said on a connection that is closed leaves within this time.
+#: When a connection is closed, what was sent on it has this long to leave.
 LINGER_S = 2.0
 #: Length of the header that HKube puts before a payload.
 HEADER = 8
-#: Messages are fetched ahead for so long a work, but at most so many, of at most so many bytes.
+#: Most messages to fetch ahead: the work of AHEAD_S, AHEAD_MAX messages, AHEAD_BYTES.
 AHEAD_S, AHEAD_MAX, AHEAD_BYTES = 0.02, 64, 16 * 1024 * 1024
-#: What a producer sends without having been asked is left in the network beyond so many messages in hand.
+#: With this many messages in hand, read no more: a producer may send some without having been asked.
 IN_HAND_MAX = 4 * AHEAD_MAX
-#: A longer message ends its connection, before memory is taken for it.
+#: A larger message ends its connection, before memory is allocated for it.
 MESSAGE_MAX = 2**32 - 1
-#: The pauses before new connections, while each one is lost at once.
+#: Pauses before new connections, as long as each one is lost soon.
 PAUSES_S = (0.0, 0.1, 0.3, 1.0)
 #: Weight of the newest measurement in an average.
 WEIGHT = 0.2
 
 
 class FetchedMessage(NamedTuple):
-    """A message on its way to the child, or in its hands."""
+    """A message that goes to the child, or that the child has and has not done."""
 
     number: int
     consumer: Consumer
-    socket_number: int  #: of the consumer's socket that it came by
+    socket_number: int  #: number of the consumer's socket that received it
     frames: list[zmq.Frame]  #: rest of the flow, header, payload
 
 
@@ -65,27 +65,27 @@ class Consumer:
         self.parent = parent
         self._encoding = encoding
         self._name = codec.encode_value(encoding, node)
-        self.in_hand: deque[FetchedMessage] = deque()  #: that the child has not done
+        self.in_hand: deque[FetchedMessage] = deque()  #: messages that the child has not done
         self._average_s = AHEAD_S  #: time that the child takes for a message
         self._average_bytes = 0.0
-        self.since = 0.0  #: when the first message in hand became the first
+        self.since = 0.0  #: the time at which the first message in hand became the first
         self._socket_number = 0
-        self.is_leaving = False  #: nothing more is fetched
-        self.is_deleted = False  #: the producer is gone, or is going
-        self.has_sent_garbage = False  #: a message that is none of HKube's
-        self._losses = 0  #: connections that were lost soon
+        self.is_leaving = False  #: whether nothing more is fetched
+        self.is_deleted = False  #: whether the producer is gone, or is about to go
+        self.has_sent_garbage = False  #: whether a message came that is not in HKube's format
+        self._losses = 0  #: number of connections in a row that were lost soon
         self._is_polled = False
         self._connect()
 
     def _connect(self) -> None:
         self._socket_number += 1
         self._is_ours = False
-        self._asked = 0  #: READYs that were not answered
+        self._asked = 0  #: number of READYs that were not answered
         self._asked_at = 0.0
         self._pause_until = 0.0
         self._bye_at: float | None = None
         self._goodbye = self._gives_up = False
-        self._done: list[float] = []  #: durations that the producer is to be told
+        self._done: list[float] = []  #: durations to be sent to the producer
         self.is_connected = False
         self._connected_at = 0.0
         self._connect_at: float | None = time.monotonic() + PAUSES_S[min(self._losses, len(PAUSES_S) - 1)]
@@ -105,7 +105,7 @@ class Consumer:
             self._connect_if_due(0.0, must=True)
 
     def _connect_if_due(self, now: float, *, must: bool = False) -> float | None:
-        """Return when to call again, None: it is connected, or ZeroMQ tries it."""
+        """Connect if the pause is over. Return when to call again; None: ZeroMQ does the rest."""
         if self._connect_at is not None:
             if not must and now < self._connect_at:
                 return self._connect_at
@@ -118,7 +118,7 @@ class Consumer:
         return None
 
     def close(self, linger_s: float = 0.0) -> None:
-        """Disconnect; what was sent leaves within this time."""
+        """Disconnect; what was sent has this long to leave."""
         if self._is_polled:
             self._poller.unregister(self.socket)
         self._poller.unregister(self.monitor)
@@ -131,7 +131,7 @@ class Consumer:
     def ask(self, now: float) -> float | None:
         """Ask for messages, as many as the child can use soon; return when to call again, None: not needed.
 
-        A connection to which no answer comes is made anew.
+        If no answer comes, connect again.
         """
         connect_at = self._connect_if_due(now)
         if connect_at is not None:
@@ -171,7 +171,7 @@ class Consumer:
         return max(1, int(most))
 
     def say_done(self) -> None:
-        """Tell the producer what is done, without asking for more."""
+        """Report to the producer what is done, without asking for more."""
         if self._done:
             data = signals.READYS.pack(0) + b"".join(map(signals.DURATION.pack, self._done))
             self._done.clear()
@@ -207,7 +207,7 @@ class Consumer:
     # ---- receiving
 
     def _poll(self, in_hand: int) -> None:
-        """Wait for what comes, unless so much is in hand that it is left in the network."""
+        """Poll the socket, unless so many messages are in hand that further ones are left in it."""
         wanted = in_hand < IN_HAND_MAX
         if wanted != self._is_polled and not self.socket.closed:
             self._is_polled = wanted
@@ -242,7 +242,7 @@ class Consumer:
         return found
 
     def taken(self, number: int, frames: list[zmq.Frame]) -> FetchedMessage:
-        """Return the message of these frames, which is for the child from here on."""
+        """Return these frames as a message that is in hand, and goes to the child."""
         message = FetchedMessage(number, self, self._socket_number, frames)
         if not self.in_hand:
             self.since = time.monotonic()
@@ -250,7 +250,7 @@ class Consumer:
         return message
 
     def done(self, message: FetchedMessage, duration_ms: float) -> None:
-        """The child has done a message, in this time."""
+        """Note that the child has done a message, and how long it took."""
         self.in_hand.remove(message)
         self._poll(len(self.in_hand))
         self.since = time.monotonic()
@@ -260,19 +260,18 @@ class Consumer:
 
     def _report_done(self, duration_ms: float) -> None:
         if self._is_ours:
-            self._done.append(duration_ms)  # said by ask()
+            self._done.append(duration_ms)  # ask() sends it
         else:
             self._say(signals.DONE, codec.encode_value(self._encoding, {"duration": duration_ms}))
 
     def look_at_connection(self) -> None:
-        """Take what the monitor says; a connection that was lost is made anew, and what was asked for on it
-        is asked for again."""
+        """Read the events of the monitor. If the connection was lost, connect and ask for messages again."""
         while self.monitor.poll(0):
             event = int.from_bytes(self.monitor.recv_multipart()[0][:2], "little")
             if event == zmq.EVENT_CONNECTED:
                 self.is_connected = True
                 self._connected_at = time.monotonic()
-                self._asked_at = self._connected_at  # what was asked before leaves only now
+                self._asked_at = self._connected_at  # a READY of before is sent only now
             elif event == zmq.EVENT_DISCONNECTED:
                 was_long = time.monotonic() - self._connected_at >= ANSWER_S
                 self._losses = 0 if was_long else self._losses + 1
@@ -280,7 +279,7 @@ class Consumer:
                 return
 
     def leave(self) -> None:
-        """Fetch nothing more, from here on."""
+        """Fetch nothing more from now on."""
         self.is_leaving = True
 
     def stay(self) -> None:
@@ -288,19 +287,19 @@ class Consumer:
         if self.is_leaving and not self.is_deleted:
             self.is_leaving = False
             if self._bye_at is not None:
-                self._reconnect()  # the producer has forgotten what was asked for
+                self._reconnect()  # at BYE, the producer has forgotten the READYs
 
     @property
     def gets_back(self) -> bool:
-        """Whether the producer gives what is not done to another consumer, when this one leaves."""
+        """Whether the producer passes messages that are not done to another consumer when this one ends."""
         return self._is_ours and self.is_connected
 
     def abandon(self, begun: Sequence[FetchedMessage]) -> None:
-        """Forget what is in hand but what the child has begun; fetch nothing more."""
+        """Forget the messages in hand that the child has not begun; fetch nothing more."""
         self.leave()
         for message in begun:
             if message.socket_number == self._socket_number:
-                self._report_done(0.0)  # no other consumer shall get it
+                self._report_done(0.0)  # the producer must not send it to another consumer
         self.say_done()
         self.in_hand = deque(begun)
         self._reconnect()

@@ -10,7 +10,7 @@ import heapq
 from collections import deque
 from collections.abc import Sequence
 
-#: What a message takes beside its payload and the rest of its flow: measured with those of a few bytes.
+#: Memory of a message beside its payload and the rest of its flow (measured with a few bytes of each).
 OVERHEAD_BYTES = 500
 
 
@@ -41,11 +41,11 @@ class QueuedMessage:
 
 
 class NodeQueue:
-    """What waits for one next node, and how much went there."""
+    """The messages that wait for one next node, and how many were sent there."""
 
     def __init__(self) -> None:
-        self._new: deque[QueuedMessage] = deque()  #: that were never taken
-        #: A heap of those that were taken and came back: all are older than the new ones.
+        self._new: deque[QueuedMessage] = deque()  #: messages that were never taken
+        #: A heap of the messages that were taken and came back: all are older than the new ones.
         self._returned: list[QueuedMessage] = []
         self.appended = 0
         self.sent = 0  #: handed out, without those that came back

@@ -15,7 +15,7 @@ NAME_MAX = 1000
 
 
 class Producing(NamedTuple):
-    """What one item of a discovery update says of a producer."""
+    """A producer, as one item of a discovery update describes it."""
 
     address: str
     node: str
@@ -48,10 +48,10 @@ class ParentConnections:
         self._on_problem = on_problem
         self._on_left = on_left
         self._consumers: dict[str, Consumer] = {}  #: by address
-        self._connections = self._messages = 0  #: how many there were so far
-        self.fetched: dict[int, FetchedMessage] = {}  #: that are not done, in the order in which they came
+        self._connections = self._messages = 0  #: number of each so far
+        self.fetched: dict[int, FetchedMessage] = {}  #: messages that are not done, oldest first
         self._passed: dict[int, FetchedMessage] = {}  #: those of them that the child has
-        self._garbage_said: set[int] = set()  #: numbers of connections
+        self._garbage_said: set[int] = set()  #: numbers of the connections whose wrong messages were reported
         self.is_fetching = self.is_leaving = False
         self._began_at = self._done_at = 0.0
 
@@ -61,7 +61,7 @@ class ParentConnections:
     # ---- discovery
 
     def update(self, changes: Sequence[Any]) -> None:
-        """Take a discovery update; what cannot be read or connected to is said once, and the rest counts."""
+        """Apply a discovery update; report the items that cannot be read or connected to, and skip them."""
         wrong = []
         for change in changes:
             try:
@@ -98,7 +98,7 @@ class ParentConnections:
     # ---- what is fetched
 
     def fetch(self) -> list[FetchedMessage]:
-        """Fetch messages from here on, for a new child; return what the one before had not begun."""
+        """Fetch messages for a new child from now on; return those that the last child had not begun."""
         self.is_fetching, self.is_leaving = True, False
         self._began_at = self._done_at = time.monotonic()
         for address, consumer in list(self._consumers.items()):
@@ -133,11 +133,11 @@ class ParentConnections:
         return found
 
     def passed(self, message: FetchedMessage) -> None:
-        """The child has the message from here on."""
+        """Note that the child has the message."""
         self._passed[message.number] = message
 
     def done(self, number: int, duration_ms: float) -> None:
-        """The child has done a message, in this time."""
+        """Note that the child has done a message, and how long it took."""
         message = self._passed.pop(number, None)
         if message is not None:
             self.fetched.pop(number, None)
@@ -157,7 +157,7 @@ class ParentConnections:
         return next_at
 
     def _guarded(self, address: str, function: Callable[..., float | None], *args: Any) -> float | None:
-        """Call a function of the consumer; where its connection cannot be made anew, it is removed."""
+        """Call a function of the consumer; remove the consumer if it cannot connect again."""
         try:
             return function(*args)
         except zmq.ZMQError as error:
@@ -182,14 +182,14 @@ class ParentConnections:
         return list(first.values())
 
     def overdue_at(self, most_s: float) -> float:
-        """Return when the child has taken this long for a message, if it is not done before."""
+        """Return the time at which a message that the child has will have taken it this long."""
         since = [max(one.consumer.since, self._began_at) for one in self.begun()]
         if self._in_turn and since:
             since = [max(*since, self._done_at)]
         return min(since, default=float("inf")) + most_s
 
     def abandon(self) -> None:
-        """Fetch nothing more; forget what the child has and has not begun."""
+        """Fetch nothing more; forget the messages that the child has not begun."""
         self.leave()
         begun = self.begun()
         self._lost("were fetched and not begun", [one for one in self.fetched.values() if one not in begun])
@@ -199,30 +199,30 @@ class ParentConnections:
         self._passed = dict(self.fetched)
 
     def child_ended(self) -> None:
-        """The child has ended: what it was doing is lost, what it had not begun waits for the next one."""
+        """Report the messages that the child was handling as lost; the others wait for the next child."""
         for lost in self.begun():
             self.done(lost.number, 0.0)
-            lost.consumer.say_done()  # no other consumer shall get it
+            lost.consumer.say_done()  # the producer must not send it to another consumer
             self._on_problem(f"the message of {lost.consumer.parent} that was being handled is lost")
         self._passed.clear()
         self.is_fetching = False
 
     def close(self) -> None:
-        """Close all connections; what our producers have not heard to be done goes to other consumers."""
+        """Close all connections. hkrunner's producers pass messages that are not done to other consumers."""
         self._lost("were fetched and not handled", list(self.fetched.values()))
         for consumer in self._consumers.values():
             consumer.say_done()
             consumer.close(LINGER_S)
 
     def _lost(self, how: str, messages: Sequence[FetchedMessage]) -> None:
-        """Say what is lost: a producer of another program has it no more."""
+        """Report lost messages: a producer that is not hkrunner's does not keep them."""
         count = sum(not one.consumer.gets_back for one in messages)
         if count:
             self._on_problem(f"{count} messages of parent nodes {how}, and are lost")
 
 
 def read_change(change: Any) -> Producing:
-    """Return what an item of a discovery update says. Raises ValueError with what is wrong."""
+    """Return the producer in an item of a discovery update. Raises ValueError with what is wrong."""
     try:
         host, port = change["address"]["host"], change["address"]["port"]
         node, kind = change["nodeName"], change["type"]

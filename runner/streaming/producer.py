@@ -14,20 +14,20 @@ from . import signals
 from .message_queue import MessageQueue, QueuedMessage
 from .statistics import NodeSamples
 
-#: Time after a connection was lost at which it is looked for consumers that are gone: the socket may learn
-#: of the loss later than its monitor.
+#: Times after the loss of a connection at which to look for consumers that are gone: the socket may notice
+#: the loss later than its monitor.
 LOOK_AGAIN_S = (0.0, 0.05, 0.5, 2.0)
-#: Consumers of other programs that are remembered: these use a new socket, with a new identity, at times.
+#: Most consumers of other programs to remember: these reconnect with a new identity at times.
 OTHERS_MAX = 1000
-#: So many messages, or so many bytes, go to a consumer of ours at once.
+#: Most messages, and bytes, that one of hkrunner's consumers gets at once.
 TOGETHER_MAX, TOGETHER_BYTES = 32, 64 * 1024
-#: More READYs and messages that are not DONE than that, of one consumer, are no honest request.
+#: Most READYs, and messages that are not DONE, of one honest consumer.
 OUTSTANDING_MAX = 1024
-#: A frame of a consumer is short: a longer one ends its connection, before memory is taken for it.
+#: A larger frame of a consumer ends its connection, before memory is allocated for it.
 FRAME_MAX = 1024 * 1024
-#: A longer duration is none.
+#: A longer duration is not credible.
 DURATION_MAX_MS = 1e12
-#: When the task ends, the DONE of a consumer of another program is awaited for this long: it may be gone.
+#: At the end of the task, wait this long for a DONE of another program's consumer, which may be gone.
 DONE_S = 1.0
 
 
@@ -38,8 +38,8 @@ class ConnectedConsumer:
         self.identity = identity
         self.node = node
         self.is_ours = identity.startswith(signals.OURS)
-        self.ready = 0  #: READYs that were not answered
-        self.taken: deque[tuple[QueuedMessage, float]] = deque()  #: not DONE, with the time of each
+        self.ready = 0  #: number of READYs that were not answered
+        self.taken: deque[tuple[QueuedMessage, float]] = deque()  #: not DONE, and when it was sent
         self.done_at = 0.0
 
 
@@ -61,7 +61,7 @@ class Producer:
         self._names = {codec.encode_value(encoding, node): node for node in queue.nodes}
         self.samples = {node: NodeSamples() for node in queue.nodes}
         self._consumers: dict[bytes, ConnectedConsumer] = {}
-        #: For each next node, the consumers that are ready, in turn.
+        #: The consumers of each next node that are ready, in the order of their turns.
         self._ready: dict[str, deque[ConnectedConsumer]] = {node: deque() for node in queue.nodes}
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an error for a consumer that is gone
@@ -123,7 +123,7 @@ class Producer:
             taken.append((message, now))
 
     def _post(self, consumer: ConnectedConsumer, frames: list[Any]) -> bool:
-        """Send frames to the consumer; False: it is gone, or reads nothing, which is the same here."""
+        """Send frames to the consumer; False: it is gone, or reads nothing, and is forgotten."""
         try:
             self.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[-1]) < 65536)
         except zmq.ZMQError:
@@ -148,7 +148,7 @@ class Producer:
         if consumer is None:
             node = self._names.get(name)
             if node is None:
-                return  # HKube's wrappers ignore it as well: it is no next node
+                return  # not a next node; HKube's wrappers ignore it as well
             consumer = self._consumers[identity] = ConnectedConsumer(identity, node)
             self._forget_others()
             if consumer.is_ours and not self._post(consumer, [identity, signals.HELLO]):
@@ -168,7 +168,7 @@ class Producer:
     def _on_ready(self, consumer: ConnectedConsumer, number: int = 1) -> None:
         ready = self._ready[consumer.node]
         if not consumer.is_ours:
-            # It asks for its next message: whatever became of the last one, it is not coming back to it.
+            # It asks for its next message: it will not report the last one as done any more.
             consumer.taken.clear()
             messages = self._next_messages(consumer.node, 1)
             if messages:
@@ -194,7 +194,7 @@ class Producer:
         if not consumer.taken:
             return
         if not 0.0 <= duration_ms < DURATION_MAX_MS:
-            duration_ms = 0.0  # a consumer may say anything; the worker reads numbers
+            duration_ms = 0.0  # whatever a consumer sends, the worker gets a number
         _, sent_at = consumer.taken.popleft()
         now = time.monotonic()
         # A message that was sent ahead has waited for the one before it.
@@ -210,7 +210,7 @@ class Producer:
             self._ready[consumer.node].remove(consumer)
 
     def _gone(self, consumer: ConnectedConsumer) -> None:
-        """Forget a consumer; what one of ours had not done goes to another one."""
+        """Forget a consumer; messages that one of hkrunner's had not done go to another consumer."""
         if self._consumers.pop(consumer.identity, None) is None:
             return
         if consumer in self._ready[consumer.node]:
@@ -223,7 +223,7 @@ class Producer:
                 self._hand_out(consumer.node)
 
     def connection_lost(self) -> None:
-        """A consumer has disconnected, whichever: look which one, now and later."""
+        """Look for the consumer that has disconnected, now and later: the monitor does not say which one."""
         while self.monitor.poll(0):
             self.monitor.recv_multipart()
         now = time.monotonic()
@@ -235,7 +235,7 @@ class Producer:
         return self._look_at[0] if self._look_at else None
 
     def look(self) -> None:
-        """Look for consumers of ours that are gone, if it is time."""
+        """Look for consumers of hkrunner's that are gone, if it is time."""
         now = time.monotonic()
         if not self._look_at or self._look_at[0] > now:
             return
@@ -253,7 +253,7 @@ class Producer:
 
     @property
     def is_drained(self) -> bool:
-        """Whether each message was taken, and is done as far as one can tell."""
+        """Whether each message was taken, and is done as far as is known."""
         if self._queue.size:
             return False
         now = time.monotonic()
@@ -264,14 +264,14 @@ class Producer:
         )
 
     def close(self, linger_s: float) -> None:
-        """Close the socket; what was handed out is sent within this time."""
+        """Close the socket; what was handed out has this long to be sent."""
         self.socket.disable_monitor()
         self.monitor.close(0)
         self.socket.close(int(linger_s * 1000))
 
 
 def keep_alive(socket: zmq.Socket[bytes]) -> None:
-    """Have the kernel notice a machine that has vanished: 25 s."""
+    """Have the kernel notice within 25 s that the other machine has vanished."""
     for option, value in (
         (zmq.TCP_KEEPALIVE, 1),
         (zmq.TCP_KEEPALIVE_IDLE, 10),

@@ -27,11 +27,11 @@ from ...sandbox.shared.stream_messages import (
 from ..io.loop import Loop, Timer
 
 _START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
-#: Memory of large messages is used again, instead of being mapped anew for each.
+#: Have malloc reuse the memory of large messages instead of mapping it for each.
 _MEMORY = {"MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "134217728"}
 #: Buffer of a data socket, as far as the system allows: a large message takes fewer turns.
 DATA_BYTES = 4 * 1024 * 1024
-#: Beyond what it was given to hand messages out: ZeroMQ's own end.
+#: Time for ZeroMQ to end, after the time for handing messages out.
 ENDS_S = 3.0
 MISSING = f"a stream pipeline needs the package pyzmq beside hkrunner: {sys.executable} -m pip install pyzmq"
 
@@ -51,7 +51,7 @@ class SocketProcessHandle:
         on_message: Callable[[ProcessMessage], None],
         on_end: Callable[[str], None],
     ) -> None:
-        """Start it. `on_end`: called once it has ended, with how, "" if it was asked to.
+        """Start it. `on_end`: called when it has ended, with how it ended; "" if it was asked to end.
 
         Raises SocketProcessMissing.
         """
@@ -62,7 +62,7 @@ class SocketProcessHandle:
         self._is_open = False
         self._waiting: list[Callable[[str], None]] = []
         self._kill: Timer | None = None
-        self._look_again: Timer | None = None  #: since its socket is closed: to see whether it has ended
+        self._look_again: Timer | None = None  #: after its socket was closed: checks whether it has ended
         found = importlib.util.find_spec("zmq")
         if found is None or found.origin is None:
             raise SocketProcessMissing(MISSING)
@@ -105,7 +105,7 @@ class SocketProcessHandle:
         return self._process.pid
 
     def when_open(self, callback: Callable[[str], None]) -> None:
-        """Call back once its port is bound, with "", or with why it is not."""
+        """Call back when its port is bound, with "", or with the reason why it cannot be bound."""
         if self._is_open:
             callback("")
         else:
@@ -125,7 +125,7 @@ class SocketProcessHandle:
             callback(problem)
 
     def attach(self) -> socket.socket:
-        """Have a new child served; return its end of the data socket, which is the caller's to close."""
+        """Have it serve a new child; return the child's end of the data socket, which the caller closes."""
         theirs, ours = socket.socketpair()
         with ours:
             for one in (theirs, ours):
@@ -138,7 +138,7 @@ class SocketProcessHandle:
         self._sender.send(0, UpdateParents(list(changes)))
 
     def catch_up(self) -> bool:
-        """Take all that it has said by now; return whether it has ended without having been asked to."""
+        """Read all that it has sent so far; return whether it has ended without having been asked to."""
         self._receiver.drain()
         return self._receiver.has_ended and not self.is_ending
 
@@ -146,7 +146,7 @@ class SocketProcessHandle:
         """Have it hand out what is queued, for at most this long, and end; a second call may shorten it."""
         self.is_ending = True
         if self._look_again is not None:
-            return  # it ends just now
+            return  # it has just ended
         self._sender.send(0, EndStream(most_s))
         if self._kill is not None:
             self._kill.cancel()

@@ -47,15 +47,15 @@ from .message_queue import MessageQueue, QueuedMessage
 from .parent_connections import ParentConnections
 from .producer import DURATION_MAX_MS, Producer
 
-#: Each connection has two, and each of them some descriptors.
+#: Most ZeroMQ sockets: each connection has two, and each of them several descriptors.
 SOCKETS_MAX = 16384
-#: What was handed to ZeroMQ is sent within this time when the process ends.
+#: When the process ends, what was handed to ZeroMQ has this long to be sent.
 LINGER_S = 2.0
-#: Frames of the child up to this size are read, and larger ones if the queue may be larger.
+#: Largest frame of the child that is read; more if the queue may be larger.
 FRAME_LEAST_BYTES = 256 * 1024 * 1024
 #: Frames that count although their child is about to end; the others ask for something.
 _KEPT_AT_THE_END = (stream_frames.SHARES, stream_frames.SEND, stream_frames.SEND_PLACE, stream_frames.DONE)
-#: So often it is looked whether everything is done, when the task ends.
+#: Interval between checks whether everything is done, at the end of the task.
 LOOK_S = 0.1
 
 
@@ -77,12 +77,12 @@ class SocketProcess:
         self._is_overdue = False  #: whether the child has taken too long for a message
         self._child: ChildLink | None = None
         self._child_is_polled_for = 0
-        self._quiesces = self._drains = False  #: whether the child waits for it
+        self._quiesces = self._drains = False  #: whether the child waits for each of these
         self._report_at = float("inf")
         self._end_by = float("inf")
         self._is_over = False
         self._drops = DropNotice(self._tell_problem)
-        self._next_at = float("inf")  #: when something is due
+        self._next_at = float("inf")  #: the time of the next thing to do
 
     def run(self) -> None:
         """Serve, then close everything."""
@@ -180,10 +180,10 @@ class SocketProcess:
         self._child_is_polled_for = zmq.POLLIN
         assert self._open is not None, "a child is attached to an open stream"
         child.open(self._open.encoding, max(self._open.buffer_bytes, FRAME_LEAST_BYTES))
-        self._sources_said = -1  # said before the first message
+        self._sources_said = -1  # to be sent before the first message
 
     def _detach(self) -> None:
-        """The child has ended: what it was doing is lost, what it had not begun waits for the next one."""
+        """Forget the child, which has ended: what it had not begun waits for the next one."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -194,7 +194,7 @@ class SocketProcess:
             self._parents.child_ended()
 
     def _read_child(self, *, rest: bool = False) -> None:
-        """Take what the child has said; `rest`: it is ending, and what the parent said after it is here."""
+        """Read what the child has sent; `rest`: all of it, because the child is ending."""
         child = self._child
         if child is None:
             return
@@ -250,7 +250,7 @@ class SocketProcess:
             self._drops.count += self._producer.send(message, names.decode().split("\0"))
 
     def _tell_sources(self) -> None:
-        """Tell the child how many parent connections exist, if that has changed."""
+        """Send the child the number of parent connections, if that has changed."""
         if self._child is None or self._parents is None or len(self._parents) == self._sources_said:
             return
         self._sources_said = len(self._parents)
@@ -323,7 +323,7 @@ class SocketProcess:
         self._note(self._drops.say_if_due(now))
 
     def _check_message_time(self, now: float) -> None:
-        """Say once for each child that a message takes too long."""
+        """Report once for each child that a message takes too long."""
         opened, parents = self._open, self._parents
         if opened is None or parents is None or not opened.message_s or self._is_overdue:
             return
@@ -374,4 +374,4 @@ def main() -> None:
         process.run()
     except ChannelError as error:
         sys.exit(f"the socket process of a stream ends: {error}")
-    os._exit(0)  # everything is closed, and no thread of a library shall delay it
+    os._exit(0)  # everything is closed; no library's thread must delay the end

@@ -1,4 +1,4 @@
-"""The numbers that HKube's worker gets every 2 s: its auto-scaler starts and stops replicas by them."""
+"""The statistics that HKube's worker gets every 2 s: by them its auto-scaler starts and stops replicas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class NodeSamples:
     """What was measured for one next node since the last report."""
 
     def __init__(self) -> None:
-        self.responses = 0  #: in all
+        self.responses = 0  #: number of messages done since the start of the stream
         self.queued: deque[float] = deque(maxlen=SAMPLES_MAX)  #: seconds in the queue
         self._durations: deque[float] = deque(maxlen=SAMPLES_MAX)
         self._round_trips: deque[float] = deque(maxlen=SAMPLES_MAX)
@@ -27,7 +27,7 @@ class NodeSamples:
         self._round_trips.append(round_trip_ms)
 
     def take(self) -> dict[str, Any]:
-        """Return the fields of a report, and begin anew."""
+        """Return the fields of a report, and forget the samples; `responses` goes on counting."""
         found = {
             "netDurations": [round(one, 4) for one in self._durations],
             "durations": [round(one, 4) for one in self._round_trips],

@@ -1,4 +1,4 @@
-"""What HKube's variables say of streams: the names and defaults are those of HKube's wrappers."""
+"""The settings of streams in HKube's variables: names and defaults are those of HKube's wrappers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class StreamSettings(NamedTuple):
     """The settings of every stream of this run."""
 
     encoding: str = "msgpack"
-    host: str = "*"  #: that the port is bound at
+    host: str = "*"  #: the address that the port is bound to
     port: int = 9022
     buffer_bytes: int = 1500 * 1024 * 1024
     statistics_s: float = 2.0

@@ -24,9 +24,9 @@ from ..io.loop import Loop, Timer
 from .socket_handle import SocketProcessHandle, SocketProcessMissing
 from .stream_settings import LOOPBACK, StreamSettings, from_environment
 
-#: The time for which what a stopped task has sent is handed out: HKube stops all nodes of a pipeline at once.
+#: Hand out what a stopped task has sent for this long: HKube stops all nodes of a pipeline at once.
 AFTER_STOP_S = 1.0
-#: A task that has failed may be started again for so long.
+#: Keep the socket process this long after a failed task, which may be started again.
 AFTER_FAILURE_S = 600.0
 #: Items of discovery updates that are kept for a task whose child has not asked for its stream yet.
 CHANGES_MAX = 10_000
@@ -69,15 +69,15 @@ class TaskStreams:
         self._on_problem = on_problem
         self._on_lost = on_lost
         self._sockets: SocketProcessHandle | None = None
-        self._of: AskStream | None = None  #: whose node it is
-        self._waiting: WaitingTask | None = None  #: for the end of another node's socket process
-        self._changes: list[Any] = []  #: discovery updates that came before it was there
+        self._of: AskStream | None = None  #: the stream that the socket process serves
+        self._waiting: WaitingTask | None = None  #: until another node's socket process ends
+        self._changes: list[Any] = []  #: discovery updates that came before the socket process was started
         self._has_task = False
         self._end: Timer | None = None
         self._on_ended: Callable[[], None] | None = None
 
     def ask(self, asked: AskStream, answer: Answer) -> None:
-        """Answer a child with its data socket, which is closed then; or with why there is none."""
+        """Give a child its data socket, which is closed here afterwards; or the reason why there is none."""
         self._has_task = True
         if self._end is not None:
             self._end.cancel()
@@ -135,7 +135,7 @@ class TaskStreams:
             self._sockets.update_parents(changes)
 
     def catch_up(self) -> bool:
-        """Take all that the socket process has said by now; return whether it was lost."""
+        """Read all that the socket process has sent so far; return whether it was lost."""
         return self._sockets is not None and self._sockets.catch_up()
 
     def task_ended(self, status: str) -> None:
