@@ -1,1 +1,1 @@
-"""A program that speaks HKube's protocol as the algorithm, and what it may say. Imported by serving."""
+"""Programs of --command, which speak HKube's protocol: their connection and messages. Imported by serving."""

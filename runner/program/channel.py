@@ -42,7 +42,7 @@ class ProgramChannel:
 
     tells_stacks = False
     reads_at_once = True  #: so that no message waits while its task gets its record
-    has_ended = False  #: told by no exit code of a program
+    has_ended = False  #: not tracked: it does not tell how a program has ended
 
     def __init__(self, loop: Loop, wire_encoding: str, reported: set[str]) -> None:
         """`reported`: see Conversation. Raises OSError when no port is free."""
@@ -67,15 +67,15 @@ class ProgramChannel:
             on_refused=self._talk.report,
         )
         self._connection: ProgramConnection | None = None
-        #: For a program that has not connected yet:
+        #: Kept for a program that has not connected yet: the task, ...
         self._waiting_task: HandedOver | None = None
-        self._waiting: list[bytes] = []  #: what follows it
+        self._waiting: list[bytes] = []  #: ... and the messages that follow it
         self._is_paused = False
         self._is_ending = False
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment by which the program finds us."""
+        """The environment variables by which the program finds our port."""
         return self._port.variables
 
     def listen_with(
@@ -90,10 +90,10 @@ class ProgramChannel:
     def _tell(self, task: int, message: ProcessMessage) -> None:
         self._on_message(task, message)
 
-    # ---- what the supervisor says
+    # ---- messages of the supervisor
 
     def send(self, task: int, *messages: ProcessMessage) -> None:
-        """Say these to the program, as HKube's worker does; a memfd stays the caller's."""
+        """Send these to the program, as HKube's worker does; a memfd stays the caller's."""
         place = next((one for one in messages if isinstance(one, (Begin, UseFolder))), None)
         for message in messages:
             if isinstance(message, (Begin, Initialize)):
@@ -135,12 +135,12 @@ class ProgramChannel:
             self._connection.send(_view_of(wire))
 
     def stop(self, task: int, options: Mapping[str, object]) -> None:
-        """Say `stop`, with the options of the worker."""
+        """Send `stop`, with the options of the worker."""
         self._talk.stop(in_order=options.get("forceStop") is False)
         self._say({"command": "stop", "data": dict(options)})
 
     def exit(self, options: Mapping[str, object]) -> bool:
-        """Say `stop` if a task runs, then `exit`, then close; False: it has not connected."""
+        """Send `stop` if a task runs, then `exit`, then close; False: it has not connected."""
         if self._connection is None:
             return False
         if self._is_ending:
@@ -164,7 +164,7 @@ class ProgramChannel:
     # ---- the connection
 
     def _connected(self, sock: socket.socket) -> None:
-        """The program is there: it is loaded."""
+        """Use the connection of the program, which counts as loaded now."""
         connection = self._connection = ProgramConnection(
             self._loop,
             sock,

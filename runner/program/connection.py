@@ -74,12 +74,12 @@ class ProgramConnection:
     # ---- writing
 
     def send(self, data: bytes | memoryview, on_sent: OnSent | None = None) -> None:
-        """Send one message; `on_sent` is called once nobody looks at `data` any more."""
+        """Send one message; `on_sent` is called once `data` is not read any more."""
         head = server_head(self._opcode, len(data))
         if isinstance(data, bytes):
             self._put(Piece(memoryview(head + data), on_sent))
         else:
-            # Written, not sendfile(): that sends references to pages, whose memory is used again.
+            # Not sendfile(), which sends references to pages: their memory is reused before they have left.
             self._put(Piece(memoryview(head)), Piece(data, on_sent))
 
     def say_close(self) -> None:

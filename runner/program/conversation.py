@@ -30,18 +30,18 @@ CALLS = frozenset(
         *("startRawSubPipeline", "startStoredSubPipeline", "stopSubPipeline", "startSpan", "finishSpan"),
     )
 )
-#: What hkrunner says itself, at the right times.
+#: Messages that hkrunner sends itself, at the right times.
 SAID_BY_US = frozenset(("started", "alive", "stopping"))
 #: A longer text of an error is cut.
 ERROR_TEXT_MAX = 20_000
-#: A larger message that has to be decoded here is not looked at.
+#: Largest message that is decoded here.
 DECODED_MAX = 1024 * 1024
-#: Sentences about what was held back, at most, for each run.
+#: Most reports of messages that were held back, for each run.
 REPORTED_MAX = 100
 
 
 class Talk(Enum):
-    """Where the conversation about the current task stands."""
+    """The state of the conversation about the current task."""
 
     NONE = "there is no task, or it has its answer"
     SENDING = "`initialize` is being sent"
@@ -67,7 +67,7 @@ class Conversation:
         """on_message(task, message): task 0 for a message of none; a memfd in it is the callee's to close.
 
         `on_unsure`: the program may send the answer of a task that is over, and must get no further task.
-        `on_returned`: a task of a stream is done, what it has sent may not be taken yet. `on_hand_out`:
+        `on_returned`: a task of a stream is done, its messages may not be taken yet. `on_hand_out`:
         `stop` is to be sent, at which HKube's wrapper hands out what is left.
         `reported`: what was said already of earlier processes of this program.
         """
@@ -96,10 +96,10 @@ class Conversation:
     def _no_files(self) -> TaskFiles:
         return TaskFiles(self._encoding, None, None, self.report)
 
-    # ---- what the program is told
+    # ---- messages to the program
 
     def begin(self, task: int) -> None:
-        """Of now on it is about this task, whose `initialize` is being sent."""
+        """Begin the conversation about this task, whose `initialize` is being sent."""
         self.close()
         self._task, self._talk = task, Talk.SENDING
 
@@ -145,7 +145,7 @@ class Conversation:
         self.files.close()
         self.files = self._no_files()
 
-    # ---- what the program says
+    # ---- messages of the program
 
     def take(self, message: WorkerMessage) -> None:
         """Pass on a message of the program, or hold it back; release it."""
@@ -209,14 +209,14 @@ class Conversation:
             if stream is None or not stream.children:
                 self._answer(done)
             else:
-                # Kept until the next nodes have taken all messages, which the program has until then.
+                # The result is kept until the next nodes have taken all messages, which the program holds.
                 stream.drop()
                 stream.keep(done)
                 if self._talk is Talk.STARTED:
                     self._on_returned()
 
     def hand_out(self, *, without_reports: bool = False) -> None:
-        """Have a task that has returned hand out what is left, and report no more; it is asked once.
+        """Ask the program by `stop`, once its task has returned, to hand out the messages that are left.
 
         `without_reports`: only if it does not report at all.
         """
@@ -243,7 +243,7 @@ class Conversation:
     def _stopped(self, message: WorkerMessage, said: ProgramMessage) -> None:
         asked, self._owes_stopped = self._owes_stopped, False
         if asked and self._talk is Talk.STOPPING:
-            # It may still work on the task, and its late `done` would be that of the next one.
+            # It may still work on the task, and its late `done` would be taken for that of the next one.
             if self.stream is not None and self.stream.ends_in_order:
                 self._answer(self.stream.take() or Done(encoding.encode(self._encoding, messages.DONE)))
             else:
@@ -282,7 +282,7 @@ class Conversation:
         else:
             self._on_message(self._task, ApiCall(_passed_on(message)))
 
-    # ---- what the supervisor hears
+    # ---- messages to the supervisor
 
     def _answer(self, message: Done | Failed) -> None:
         """The task has its one answer; what follows is of no task."""

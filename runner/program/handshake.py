@@ -6,7 +6,7 @@ import base64
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-#: A longer request is none of a WebSocket client.
+#: No WebSocket client sends a longer request.
 REQUEST_MAX = 16 * 1024
 _END = b"\r\n\r\n"
 _ACCEPT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

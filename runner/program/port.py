@@ -12,7 +12,7 @@ from ..io.loop import Loop
 from . import handshake
 
 HOST = "127.0.0.1"
-#: Connections whose request is not complete. The oldest is closed for a further one.
+#: Most connections whose request is not complete. For a further one the oldest is closed.
 REQUESTS_MAX = 16
 
 
@@ -110,7 +110,7 @@ class ProgramPort:
         self._loop.on_readable(sock, None)
         del self._requests[sock]
         self._is_taken = True
-        # A new connection takes so few bytes at once; if it does not, its client is gone.
+        # A new connection takes these few bytes at once, unless its client is gone.
         with contextlib.suppress(OSError):
             sock.send(handshake.accepted(request.key))
         self._on_connected(sock)

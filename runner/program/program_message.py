@@ -27,7 +27,7 @@ class ProgramMessage(NamedTuple):
     command: str
     data_json: bytes | memoryview | None  #: its payload as JSON text, in the encoding json; else None
     data_is_object: bool
-    has_error: bool  #: whether it says `error`, which makes a `done` a failure
+    has_error: bool  #: whether it has the field `error`, which makes a `done` a failure
 
 
 def read(encoding: str, wire: bytes | memoryview) -> ProgramMessage:
@@ -49,7 +49,7 @@ def _read(encoding: str, wire: bytes | memoryview) -> ProgramMessage:
     try:
         found = _decoder(encoding)(wire)
     except msgspec.MsgspecError:
-        # The standard library takes a lone surrogate, as JavaScript does, and says what it does not take.
+        # Python's json accepts a lone surrogate, as JavaScript does, and its errors say what is wrong.
         return _of_decoded(codec.decode(encoding, bytes(wire)), encoding)
     data = memoryview(found.data)
     has_error = memoryview(found.error)[:4].tobytes() not in (b"null", b"\xc0")
@@ -125,7 +125,7 @@ def input_json(encoding: str, wire: bytes | memoryview) -> bytes | memoryview | 
         msgspec.MsgspecError,
         ValueError,
         RecursionError,
-    ):  # the program reads it itself, and says what it thinks of it
+    ):  # the program reads it itself, and reports what is wrong with it
         return None
 
 

@@ -1,4 +1,4 @@
-"""A task of a stream whose program has the sockets: its reports, and its result until all is taken."""
+"""A stream task of a program: its reports, and its result until the next nodes have taken all messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ProgramStream:
     def __init__(self, children: Sequence[str]) -> None:
         """`children`: the next nodes."""
         self.children = children
-        self.ends_in_order = False  #: whether all that was sent is handed out before `stopped`
+        self.ends_in_order = False  #: whether all messages are handed out before `stopped`
         self.is_reported = False  #: whether there was a report since the result
         self._result: Done | None = None
 
@@ -45,9 +45,9 @@ class ProgramStream:
             os.close(result.wire.fd)
 
     def checked(self, items: Any) -> list[dict[str, Any]]:
-        """Return the data of `streamingStatistics` without what does not belong there.
+        """Return the data of `streamingStatistics` without items that do not belong there.
 
-        An item of a node that is no next node would end HKube's worker. Raises ValueError with what is wrong.
+        An item of another node would end HKube's worker. Raises ValueError with what is wrong.
         """
         if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
             raise ValueError("that are no list of objects")

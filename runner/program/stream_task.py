@@ -10,7 +10,7 @@ from ...sandbox.codec import codec
 from ...sandbox.shared.stream_messages import AskStream
 from ..protocol import encoding as encodings
 
-#: A larger message is not looked at: the task of a node that gets messages has a small input.
+#: Largest message that is read here: a task of a stream has a small input.
 LOOKED_AT_MAX = 1024 * 1024
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ...sandbox.child.result_files import ResultFiles
 from . import program_message
 
-#: In bson and msgpack, only values up to this size are turned into JSON: the loop waits meanwhile.
+#: Largest value of bson or msgpack that is converted to JSON: the loop waits meanwhile.
 TRANSLATED_MAX = 1024 * 1024
 
 
