@@ -34,15 +34,15 @@ from ..io.message_socket import MessageSocket
 from ..settings.storage_settings import StorageSettings
 
 _START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
-#: How long its end may take to become known, once it has closed its socket.
+#: Wait at most this long for the end of the process, once it has closed its socket.
 END_S = 1.0
-#: With so many of its threads hanging in the storage, the process is replaced before the next task.
+#: When this many of its threads hang in the storage, replace the process before the next task.
 HANGING_MAX = 8
-#: How long its replacement waits for its end: one that hangs in the kernel does not end.
+#: Before it is replaced, wait at most this long for its end: one that hangs in the kernel does not end.
 REPLACE_S = 0.1
 
 
-#: Gets what became of a request; a memfd in its `wire` is the receiver's to close.
+#: Gets the answer of a request; a memfd in its `wire` is the receiver's to close.
 OnAnswer = Callable[[StorageAnswer], None]
 
 
@@ -76,7 +76,7 @@ class StorageClient:
         self._ids = itertools.count(1)
         self._waiting: dict[int, OnAnswer] = {}
         self._is_closed = False
-        self._hanging = 0  #: threads of the process that wait for the storage, and nobody for them
+        self._hanging = 0  #: threads of the process that hang in a request which was given up
 
     def begin(self) -> None:
         """Start the process, so that it is ready when the first task comes. Raises OSError."""
@@ -170,7 +170,7 @@ class StorageClient:
             on_answer(answer.replace(wire=Memfd(fd, answer.size)))
 
     def _hear(self, message: ProcessMessage) -> None:
-        """Take what the process says unasked."""
+        """Handle a message of the process that answers no request."""
         if isinstance(message, StorageNote):
             self._on_note(message.text)
         elif isinstance(message, StorageHangs):

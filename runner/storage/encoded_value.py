@@ -1,4 +1,4 @@
-"""A value as its bytes: what its header says, parts of it, and its kind, all without decoding it.
+"""A value in its encoded form: its header, its parts and its kind are found without decoding it.
 
 HKube's storage holds a value as 8 bytes of header and the encoded value; services of HKube leave the header
 out. Under bson the value is wrapped in a document `{data: value}`, since bson has no other values than

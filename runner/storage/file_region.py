@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ...sandbox.codec.codec import Buffer
 
-#: So much is copied between two reports of progress.
+#: Bytes that are copied between two reports of progress.
 CHUNK = 4 * 1024 * 1024
 
 

@@ -18,7 +18,7 @@ class FolderStore:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._real_folder = ""  #: without links, with a / at its end; "": not looked at
+        self._real_folder = ""  #: without links, with a / at its end; "": not known yet
 
     def open(self, path: str, progress: Callable[[], None]) -> StoredObject:
         """Return the object at this path; raises StorageError."""
@@ -58,7 +58,7 @@ class FolderStore:
                     for one in (header, *body):
                         append(fd, one, progress)
                 os.rename(part, file)
-            except BaseException:  # also when nobody waits any more, or no memory is left
+            except BaseException:  # also Abandoned and MemoryError
                 with contextlib.suppress(OSError):
                     os.unlink(part)
                 raise
@@ -89,7 +89,7 @@ class FolderStore:
         try:
             if b"\0" in os.fsencode(path):
                 raise ValueError("a null byte")
-        except ValueError as error:  # also halves of characters
+        except ValueError as error:  # also a lone surrogate
             raise StorageError(
                 f"the path of an object is no path of a file: {path!r:.200}: {error}"
             ) from None

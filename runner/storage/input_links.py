@@ -36,7 +36,7 @@ class LargeObject:
     """An object that is still in its file, and goes into the task's input whole."""
 
     def __init__(self, name: str, cache_id: str, value: EncodedValue, close: Callable[[], None]) -> None:
-        self.name = name  #: where it is
+        self.name = name  #: its place, for messages
         self.cache_id = cache_id
         self.value = value  #: its data is a FileRegion, which check() cannot read yet
         self.close = close

@@ -15,10 +15,10 @@ _SMALL = 64 * 1024
 
 
 class MessageFile:
-    """A memfd for one message at a time. It is used again: its pages are there already then, and mapped.
+    """A memfd for one message at a time. It is reused, because its pages exist already, and are mapped.
 
-    Only for messages that nobody reads any more when the next one is written: whoever got the descriptor
-    sees what is written later.
+    Only for messages that are not read any more when the next one is written: a process that has the
+    descriptor sees what is written later.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class MessageFile:
             self._fd = os.memfd_create("hkrunner-input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(self._fd, size)
             seal(self._fd)
-            # Not through a mapping: where there is no memory, that ends the process, and a write fails.
+            # Not through a mapping: without memory, a write fails, but access to a mapping ends the process.
             for one in _joined(pieces):
                 append(self._fd, one, progress)
             self._capacity = size

@@ -1,4 +1,4 @@
-"""What is done for a task: its input is completed, its result stored, its calls of the code API carried over.
+"""Completes a task's input, stores its result, and passes on its calls of the code API.
 
 Three encodings meet here: that of the worker's messages, that of the messages to and from the algorithm's
 process, and that of the storage.
@@ -175,7 +175,7 @@ class Operations:
             at += len(piece)
 
     def finish(self) -> None:
-        """Do what nobody waits for: call this when the answer of perform() is sent."""
+        """Fill the caches: called after the answer of perform() was sent, so that the task need not wait."""
         if self._to_be_served is not None:
             (task, value, body), self._to_be_served = self._to_be_served, None
             self._stores.results.put(task, value._replace(data=b"".join(body)))
@@ -199,7 +199,7 @@ class Operations:
         job.progress()  # raises Abandoned when the task is over
         told: dict[str, Any] = {"storageInfo": {"path": path, "size": size}, "metadata": metadata}
         if is_served and self._stores.discovery is not None:
-            # Served a moment after it is told: until then a peer reads the storage, where it is already.
+            # Peers can ask for it a moment after they know of it; until then they read it from the storage.
             self._to_be_served = (task_id, value, body)
             told.update(discovery=self._stores.discovery, taskId=task_id)
         message = {"command": "storing", "data": told}

@@ -1,4 +1,4 @@
-"""What algorithms of HKube ask each other for results with, as bytes: no sockets here.
+"""The requests and replies by which HKube's algorithms ask each other for results; no sockets here.
 
 A request is one frame, the plain encoding of `{tasks: [id, …]}`. The reply has two frames for each task, in
 the order of the request: the header and the value. An error is a value `{hkube_error: {code, message}}`.
@@ -19,7 +19,7 @@ _ERROR = "hkube_error"
 
 
 class PeerError(StorageError):
-    """The peer has sent what is no reply; its results are read from the storage."""
+    """The peer has sent no valid reply; its results are read from the storage."""
 
 
 def request(encoding: str, tasks: Sequence[str]) -> bytes:
@@ -45,7 +45,7 @@ def error(encoding: str, code: str, message: str) -> list[Buffer]:
 def values_of(encoding: str, frames: Sequence[bytes], count: int, peer: str) -> list[EncodedValue | None]:
     """Return the values in a reply for `count` tasks; None for each that the peer does not have.
 
-    Raises PeerError for anything else than such a reply. A reply that is one error for the whole request has
+    Raises PeerError for any other reply. A reply that is one error for the whole request has
     two frames, however many tasks were asked for.
     """
     if len(frames) == 2 and count > 1 and _is_error(_value(encoding, frames[0], frames[1], peer)):

@@ -54,7 +54,7 @@ class PeerServer:
         sock.maxmsgsize = REQUEST_MAX
         sock.sndhwm = WAITING_MAX
         host = self._settings.peer_host
-        # Only the address that peers are told: nobody else has a reason to connect.
+        # Only at the address that peers get: no other client has a reason to connect.
         sock.bind(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
         return sock
 
@@ -68,7 +68,7 @@ class PeerServer:
                     self._answer(sock)
             except zmq.ZMQError as problem:
                 self._note(f"a request of a peer failed: {problem}")
-                time.sleep(0.1)  # an error that stays must not take a whole core
+                time.sleep(0.1)  # an error that repeats must not use a whole core
 
     def _answer(self, sock: zmq.Socket[bytes]) -> None:
         sender, *frames = sock.recv_multipart()

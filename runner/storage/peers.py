@@ -20,7 +20,7 @@ from .peer_messages import PING, PONG, PeerError, request, values_of
 
 #: A peer that failed is not asked again for this long.
 REST_S = 10.0
-#: So often the wait for a peer is reported as progress: it has time limits of its own.
+#: Interval at which waiting for a peer is reported as progress: the wait has time limits of its own.
 LOOK_MS = 250
 MEGABYTE = 1_000_000
 

@@ -31,13 +31,13 @@ _FAILURES = (
     RecursionError,  # boto3 follows redirections that lead in a circle until then
 )
 _HEADER = "header"
-#: What S3 wants to hear; servers of one's own take any region.
+#: The region that Amazon's S3 requires; other servers accept any.
 _REGION = "us-east-1"
 #: How long a server may take to accept a connection.
 CONNECT_S = 10.0
 #: Larger results are uploaded in parts: S3 takes no more than 5 GB at once.
 PARTS_FROM = 64 * 1024 * 1024
-#: So much is read between two reports of progress: a slow connection is to report within the time-out.
+#: Bytes that are read between two reports of progress: few, so that a slow connection reports in time.
 READ_CHUNK = 64 * 1024
 
 
@@ -151,7 +151,7 @@ def _read(body: Any, size: int | None, name: str, progress: Callable[[], None]) 
     """Read an object; `size`: as announced, None: until its end. Raises OSError, StorageError."""
     if size is not None:
         check_fits(size, name)
-    # It grows with what comes: memory for what is only announced would be filled with zeros at once.
+    # It grows with what arrives: memory of the announced size would be filled with zeros first.
     data = bytearray()
     while size is None or len(data) < size:
         chunk = body.read(READ_CHUNK if size is None else min(READ_CHUNK, size - len(data)))

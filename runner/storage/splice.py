@@ -75,7 +75,7 @@ def _with_plain_numbers(value: Any, most: int) -> Any:
     if -(2**63) <= value <= most:
         return int(value)
     try:
-        return float(value)  # as JavaScript has it, which writes 1e20 with all its digits
+        return float(value)  # as in JavaScript, which writes 1e20 with all its digits
     except OverflowError:
         return math.inf if value > 0 else -math.inf
 

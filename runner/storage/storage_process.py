@@ -1,10 +1,11 @@
 """The storage process: reads and writes HKube's storage for one hkrunner, one request after the other.
 
-It is neither hkrunner's loop, which must never wait, nor the algorithm's process, which is limited and may
-be killed. A worker thread reads requests and works on them. The main thread watches the time, and reads
-instead of the worker while that is busy for long. A request on which nothing moves for the time-out is given
-up: its task gets an answer, and another thread takes the next request. The thread that hangs is left behind,
-since nothing can end it (a network file system may never answer).
+A process of its own, because hkrunner's loop must never wait, and the algorithm's process may be killed.
+
+A worker thread reads requests and works on them. The main thread watches the time, and reads requests while
+the worker has been busy for long. If no byte of a request moves for the time-out, it is given up: its task
+gets an error, and another thread takes the next request. The thread that hangs is left behind, since nothing
+can end it (a network file system may never answer).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from .value_cache import ValueCache
 if TYPE_CHECKING:
     from .peer_server import PeerServer
 
-#: How often the main thread looks whether anything moves.
+#: Interval at which the main thread checks whether any byte has moved.
 LOOK_S = 0.25
 #: The main thread reads the requests when the worker has been busy for this long.
 BUSY_S = 0.05
@@ -118,7 +119,7 @@ class StorageProcess:
         self._send(StorageNote(cut(text, TEXT_MAX)))
 
     def _report_serving(self) -> None:
-        """Have the worker told that results were asked for lately: it does not pause the algorithm then."""
+        """Report that peers asked for results lately, so that HKube's worker does not pause the algorithm."""
         now = time.monotonic()
         if (
             self._server is not None
@@ -218,7 +219,7 @@ class StorageProcess:
             if not self._begin_job(job):
                 job.close()
                 continue
-            # What is told during a task is read in the reader's own time: its memory is never written again.
+            # Other answers are read at a time that is not known here: their memory is never written again.
             memory = inputs if isinstance(job.request, FetchInput) else MessageFile()
             answer = self._perform(job, memory)
             with self._lock:

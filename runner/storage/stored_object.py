@@ -9,14 +9,14 @@ from ...sandbox.shared.container_limits import container_memory_bytes
 from .errors import StorageError
 from .file_region import Bytes
 
-#: Of a larger object it is checked whether it fits into memory.
+#: From this size on, check whether an object fits into memory.
 CHECKED_FROM = 256 * 1024**2
 
 
 class StoredObject(NamedTuple):
     """An object: `data` is the value behind the header; it can be read until close()."""
 
-    name: str  #: for messages: where it is
+    name: str  #: its place, for messages
     header: bytes | None
     data: Bytes
     close: Callable[[], None]
