@@ -18,7 +18,7 @@ class AnswerBlob:
 
     @property
     def fd(self) -> int:
-        """The descriptor, which stays this object's."""
+        """The descriptor; this object stays its owner."""
         return self._fd
 
     def read(self, offset: int, length: int) -> bytes:

@@ -121,8 +121,8 @@ class Link:
         self._is_tls = False
         self._not_now: tuple[type[OSError], ...] = (BlockingIOError,)
         self._spoken = False
-        self._arrived: bool | None = None  #: all that was sent, before our goodbye; None: not said
-        self._all_written = False  #: at the last drop nothing waited to be sent
+        self._arrived: bool | None = None  #: all that was sent, as of our goodbye; None: not known
+        self._all_written = False  #: whether nothing waited to be sent at the last drop
         self._resume = loop.alarm(self._resumed)
         self._again = loop.alarm(self._send_again)
         on_message = self._deliver if self._socketio is None else self._socketio.take
@@ -163,7 +163,7 @@ class Link:
             self._outbox.forget_written()
         self._loop.on_readable(self._fd, self._on_readable)
         self._listener.on_link_open()
-        # First what the worker has to say: if it begins another task, the old one's answer must not go out.
+        # First read what the worker sent: if it begins another task, the old one's answer must not go out.
         self._on_readable()
         if self.state is ConnectionState.OPEN:
             self._sender.pump()
@@ -210,7 +210,7 @@ class Link:
         if not self._identity.is_certain and self._outbox.forget_ended():
             self._listener.on_link_answer_lost()
 
-    # ---- losing it
+    # ---- losing the connection
 
     def _drop(self, reason: str, *, least_s: float = 0.0) -> None:
         """Close the socket, report why, and connect again."""
@@ -243,7 +243,7 @@ class Link:
         if not arrived and age_s > DELAYED_ACK_S:
             self._outbox.put_last_first()
         elif age_s > LOST_S or self._outbox.written[0].prelude:
-            # HKube's worker takes `storing` for whatever task it has: what it may have heard is not repeated.
+            # HKube's worker takes a `storing` for its current task: never repeat one that may have arrived.
             self._outbox.forget_written()
 
     def _close_socket(self) -> None:

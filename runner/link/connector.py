@@ -81,7 +81,7 @@ class Connector:
 
     @property
     def _waited_s(self) -> float:
-        """Seconds without a worker."""
+        """The seconds without a worker so far."""
         return self._loop.clock() - self._since
 
     @property
@@ -134,7 +134,7 @@ class Connector:
         self._timer = self._loop.after(seconds, self._connect)
 
     def worker_spoke(self) -> None:
-        """The worker has sent something: after the next drop, begin with the shortest pause again."""
+        """Begin with the shortest pause after the next drop: the worker has sent something."""
         self._tries = 0
 
     def dropped(self) -> None:

@@ -91,7 +91,7 @@ class Reader:
         self._sender = sender
         self._mask_bit = 0x80 if is_client else 0
         self._most_bytes = most_bytes
-        # So large that most messages below BLOB_MIN take one read; its pages are used as messages need them.
+        # So large that most messages below BLOB_MIN take one read; its pages are allocated when used.
         self._scratch = bytearray(BLOB_MIN)
         self._scratch_view = memoryview(self._scratch)
         self.begin()
@@ -101,10 +101,10 @@ class Reader:
         self._is_open = True
         self._input = bytearray()  # bytes of a frame whose header or small payload is not complete
         self._fragments: list[bytes] = []
-        self._total = 0  #: bytes of them
+        self._total = 0  #: bytes of these frames
         self._target: MessageMemory | None = None  # the payload that is being received
         self._got = 0
-        self._key = b""  #: that the payload is masked with
+        self._key = b""  #: the mask of the payload
         self._final = True
         self._target_opcode = TEXT
 
@@ -122,7 +122,7 @@ class Reader:
 
     @property
     def position(self) -> tuple[int, int, int]:
-        """How far the reader is in a message that has not arrived completely: another value is progress."""
+        """How far the reader is in a message that is arriving: it moves on if this value changes."""
         return self._got if self._target is not None else 0, len(self._input), self._total
 
     def receive(self, sock: socket.socket) -> tuple[int, bool]:

@@ -1,4 +1,4 @@
-"""What a link tells whoever has opened it."""
+"""The events that a link reports."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class MessageMemory:
             self.close()
 
     def disown(self) -> None:
-        """Leave the memory to the other holder of the descriptor: release() closes it here."""
+        """Never reuse the memory, which another process reads: release() closes the descriptor here."""
         self._released = None
 
     def detach(self) -> int:

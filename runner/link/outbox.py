@@ -84,10 +84,10 @@ class Outbox:
         self._clock = clock
         self._queue: deque[Outgoing] = deque()
         self._waiting_bytes = 0
-        self._frames: Iterator[bytes] | None = None  #: of the first message, once it is being sent
-        self._frames_left = 0  #: after the one in the chunk
+        self._frames: Iterator[bytes] | None = None  #: of the first message, while it is being sent
+        self._frames_left = 0  #: number of its frames after the one in the chunk
         self._control: deque[bytes] = deque()
-        self._ping: bytes | None = None  #: of socket.io, which is no control frame
+        self._ping: bytes | None = None  #: a ping of socket.io, which is an ordinary message
         #: Bytes to be written next: the rest of a frame.
         self.chunk = memoryview(b"")
         #: The final answer that was written last, and when: a drop right after it may lose it.
@@ -255,7 +255,7 @@ class Outbox:
         return cut
 
     def forget_written(self) -> None:
-        """Release the kept answer: it has arrived, or does not matter any more."""
+        """Release the kept answer: it has arrived, or is not needed any more."""
         if self.written is not None:
             self.written[0].close()
             self.written = None

@@ -73,7 +73,7 @@ class LinkSender:
         return self.outbox.congested
 
     def _post_now(self, data: bytes, final: bool, prelude: bytes) -> bool:
-        """Send a small message past the outbox, with the one that is held; False: it has to queue."""
+        """Send a small message, and the one that is held, without the outbox; False: it must be queued."""
         assert self._socket is not None, "a worker that has spoken is connected"
         held, self._held = self._held, None
         frames = frame(self._opcode, data)
@@ -153,7 +153,7 @@ class LinkSender:
         return not self.outbox.ping_waits
 
     def say(self, data: bytes) -> None:
-        """Send a last small message, if no frame is partly written and the kernel takes it at once."""
+        """Send a last small message, unless a frame is partly written or the kernel takes it only later."""
         if self._socket is not None and not self.outbox.chunk:
             with contextlib.suppress(OSError):
                 self._socket.send(frame(self._opcode, data))

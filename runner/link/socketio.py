@@ -118,9 +118,9 @@ class SocketIo:
         self._alarm = loop.alarm(self._check_worker)
         self._awaits_pong = False
         self._was_heard = False
-        self._position: tuple[int, ...] = ()  #: how much of the next message was there at the last ping
+        self._position: tuple[int, ...] = ()  #: how much of the next message had arrived at the last ping
         self._text = b""  #: of the event whose attachments have not all arrived
-        self._missing = 0  #: number of them
+        self._missing = 0  #: number of these attachments
         self._attachments: list[Buffer] = []
         self._total = 0  #: bytes of the event so far
 
@@ -131,7 +131,7 @@ class SocketIo:
         self._greeting = receive_greeting(sock)
 
     def begin(self, reader: Reader) -> None:
-        """The connection is open, and this is what reads it."""
+        """Begin with a new connection; `reader` reads it."""
         assert self._greeting is not None, "the thread has greeted the worker"
         self._reader = reader
         self._forget_event()
@@ -283,7 +283,7 @@ class SocketIo:
             self._pass_on([_with_texts(text, values)])
 
     def _pass_on(self, pieces: Sequence[Buffer]) -> None:
-        """Pass on a message in memory as it has after its arrival in one piece."""
+        """Join the pieces to one message, in the kind of memory for its size, and pass it on."""
         size = sum(map(len, pieces))
         if size < BLOB_MIN:
             self._on_message(WorkerMessage(b"".join(pieces)))
