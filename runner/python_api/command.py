@@ -37,7 +37,7 @@ _SENTENCES = ("hkrunner: ", "Error: ", "✘ ", "error: ")
 
 
 class Command:
-    """The hkrunner command below us. Left early, it is asked to stop, and has ended on return."""
+    """The hkrunner command, a child process. An exception in the block stops it before the block ends."""
 
     def __init__(
         self,
@@ -47,11 +47,11 @@ class Command:
         variables: IO[bytes] | None,
     ) -> None:
         self.results: list[TaskResult] = []
-        self.tail = ""  #: the last of stderr, with what the algorithm printed
+        self.tail = ""  #: the end of stderr, with what the algorithm printed
         self.warnings: list[str] = []  #: the last lines that are hkrunner's own for certain
         self._on_event = on_event
-        self._was_left = False  #: by an exception
-        self._object = bytearray()  #: of stdout, not ended yet
+        self._was_left = False  #: whether an exception has ended the block
+        self._object = bytearray()  #: the beginning of the next object on stdout
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(os.getpid()), *arguments],
@@ -60,8 +60,8 @@ class Command:
             stderr=subprocess.PIPE,
             bufsize=0,
             pass_fds=(variables.fileno(),) if variables is not None else (),
-            # A terminal's Ctrl-C is for the main thread, which passes it on. No other thread ever learns of
-            # it: then it must reach the command itself, as one of the terminal's own group.
+            # Ctrl-C interrupts the main thread, which passes it on to the command. Any other thread does not
+            # notice it: then the command stays in the terminal's process group, and gets the signal itself.
             start_new_session=threading.current_thread() is threading.main_thread(),
         )
 
@@ -123,7 +123,7 @@ class Command:
         self._was_left = kind is not None
         while self._process.returncode is None:
             interrupt = kind is None or issubclass(kind, KeyboardInterrupt)
-            with contextlib.suppress(KeyboardInterrupt):  # again: asked for a second time, it kills
+            with contextlib.suppress(KeyboardInterrupt):  # at the second request, it kills
                 self._process.send_signal(signal.SIGINT if interrupt else signal.SIGTERM)
                 self.wait()
         for stream in (self._process.stdout, self._process.stderr):
@@ -151,7 +151,7 @@ def error_of(status: int, command: Command, count: int) -> HkrunnerError:
 
 
 def _sentence(tail: str) -> str:
-    """Return the error that ended hkrunner, which is the last it said; "" for none."""
+    """Return the error that ended hkrunner, the last one in its output; "" for none."""
     lines = tail.rstrip().splitlines()
     for at in range(len(lines) - 1, -1, -1):
         for begin in _SENTENCES:

@@ -16,8 +16,8 @@ from ..settings.option import Option
 from ..settings.options import OPTIONS
 
 KEYWORDS: dict[str, Option] = {option.keyword: option for option in OPTIONS if option.python}
-#: Those of a Pool, whose tasks run on this machine. CPU time and files on disk are limited for the whole life
-#: of a process, which for a worker has no end.
+#: Keywords of a Pool, whose tasks run on this machine. --cpu-time and --disk are not among them: they limit
+#: the whole life of a process, and that of a worker has no end.
 POOL_KEYWORDS = {
     name: option
     for name, option in KEYWORDS.items()
@@ -101,7 +101,7 @@ def arguments(
 ) -> Iterator[str]:
     """Return the options as arguments of the command; `env` is left out: see variables_file().
 
-    Raises TypeError for a keyword that there is not, and SettingsError for what no option can be.
+    Raises TypeError for an unknown keyword, and SettingsError for a value that the option cannot have.
     """
     for name, value in options.items():
         option = known.get(name)
@@ -123,7 +123,7 @@ def arguments(
 
 
 def _check(name: str, option: Option, value: Any) -> None:
-    """Raise SettingsError for what has the wrong type; the command will say what else is wrong."""
+    """Raise SettingsError for a value of the wrong type; the command reports every other mistake."""
     if option.kind == "flag":
         if value is not True:
             raise SettingsError(f"{name} wants True or False, not {value!r}")
@@ -150,7 +150,7 @@ def _check(name: str, option: Option, value: Any) -> None:
 
 def _text(option: Option, value: Any) -> str:
     if option.metavar == "SIZE" and isinstance(value, int):
-        # Bytes, of which the smallest unit that the option has is a thousandth.
+        # A number of bytes, written in the smallest unit of the option: m, a thousandth of a byte.
         return f"{value // 1024}Ki" if value % 1024 == 0 else f"{value * 1000}m"
     return str(os.fspath(value) if isinstance(value, os.PathLike) else value)
 

@@ -6,9 +6,9 @@
 
 There are three kinds of processes: this one, in which a thread gives tasks to the workers
 (pool_dispatcher.py); the workers, each below a warden; and a supervising process between the two
-(app/pool_supervisor.py). That one adopts orphans, handles signals and must always answer at once. None of it
-suits the process of a user, which may be a notebook, or hold the interpreter's lock for seconds. Tasks do not
-pass through it.
+(app/pool_supervisor.py). The supervising process adopts orphans, handles signals and must always answer at
+once. A user's process is not suited for that: it may be a notebook, or hold the interpreter's lock for
+seconds. Tasks do not pass through the supervising process.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Pool(Executor, Generic[P, R]):
             pickled = coding.pickled if isinstance(coding, FunctionCoding) else None
             self._dispatcher = ExecutorDispatcher(executor, order, coding, pickled, spare=spare)
         _live.add(self._dispatcher)
-        # A Pool that nobody has any more ends after its last task.
+        # A Pool without references ends after its last task.
         weakref.finalize(self, self._dispatcher.close).atexit = False
         try:
             self._dispatcher.ready.result()
@@ -200,7 +200,7 @@ class Pool(Executor, Generic[P, R]):
                 while futures:
                     for one in itertools.islice(calls, 1) if buffersize is not None else ():
                         futures.append(self.schedule(one))
-                    # No name for the future: an error's traceback would hold it, and it the error.
+                    # No variable for the future: an error's traceback and the future would hold each other.
                     yield futures.popleft().result(None if end is None else end - time.monotonic())
             finally:
                 while futures:
@@ -222,7 +222,7 @@ class Pool(Executor, Generic[P, R]):
             self._dispatcher.join()
 
     def terminate(self) -> None:
-        """Cancel what has not begun, end what has, and return when every process has ended.
+        """Cancel tasks that have not begun, end those that have, and return when every process has ended.
 
         An algorithm's file gets its stop() called, and the grace; a function is killed. Tasks that are ended
         so raise TaskFailed.

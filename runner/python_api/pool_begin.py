@@ -52,7 +52,7 @@ def begin() -> NoReturn:
 
 
 def _refuse(pool: socket.socket, status: int, message: str) -> None:
-    """Tell the Pool why it cannot go on; `status`: the exit status of a command that ends so."""
+    """Tell the Pool why this process cannot go on; `status`: the exit status of a command with this error."""
     from ...sandbox.shared.datagrams import DATAGRAM_MAX, cut, datagram_of
     from ...sandbox.shared.supervision_messages import PoolRefused
 
@@ -73,7 +73,7 @@ def _read_order(fd: int) -> Supervise:
 
 
 def _supervise(pool: socket.socket, order: Supervise, function: int | None) -> None:
-    """`function`: the file with the pickled function of the Pool, if it has one."""
+    """Supervise; `function`: the file with the pickled function of the Pool, if it has one."""
     from ...sandbox.linux.kernel import hide_from_same_user
     from ...sandbox.shared.entry import Location
     from ...sandbox.shared.message_format import PROTOCOL_VERSION, Memfd

@@ -21,7 +21,7 @@ def checked_workers(workers: Any) -> int:
 
 
 def check_pool(code: Any, executor: Any, spare: Any, records: Any) -> None:
-    """Raise SettingsError for what is none of these."""
+    """Raise SettingsError for a parameter of the wrong type."""
     if not (code is None or callable(code) or isinstance(code, (str, os.PathLike))):
         raise SettingsError(f"code wants a function, the path of a file or None, not {code!r}")
     if executor is not None and not isinstance(executor, Executor) and not _has_methods_of_executor(executor):
@@ -45,7 +45,7 @@ def checked_time_limit(timeout: Any) -> float | None:
 def checked_wait(timeout: Any) -> float | None:
     """Return for how many seconds map() waits, None for as long as it takes; raises SettingsError.
 
-    As with other executors, what is not above 0 does not wait.
+    As with other executors, a number that is not above 0 does not wait.
     """
     if timeout is None:
         return None

@@ -1,4 +1,4 @@
-"""What goes to the workers of a Pool, and what comes back.
+"""How the tasks and results of a Pool are encoded.
 
     a function   pickled by cloudpickle, once; its arguments by pickle or cloudpickle, for each task
     a file       an `initialize` message for each task, as a worker of HKube's sends it, in msgpack
@@ -7,8 +7,8 @@
 A message is a list of pieces. A large value is a piece by itself, not copied: it is written to the worker's
 memory from where it lies. Pickling a megabyte into one piece takes 0.8 ms, ten times as long as writing it.
 
-Pickles go down only. What a worker writes is never unpickled here: it may have been taken over by the code
-that it runs, and a pickle can call anything.
+Only tasks are pickled, never results: the code that a worker runs may control the worker, and unpickling can
+call anything.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class PoolDispatcher:
             on_frame=self._on_frame,
         )
         self._pid = os.getpid()
-        #: Of what other threads use. Reentrant: a Pool may be collected in the middle of any line here.
+        #: For what other threads use. Reentrant: a Pool may be garbage-collected at any line here.
         self._lock = threading.RLock()
         self._is_over = False  #: whether the loop is closed
         self._pending: deque[PoolTask] = deque()
@@ -183,7 +183,7 @@ class PoolDispatcher:
                 self._dispatch()
         elif isinstance(message, PoolReady):
             self._on_ready(message)
-        # Otherwise the process ends with it, and another one may do better.
+        # Otherwise the process ends with this error, and another one may succeed.
         elif isinstance(message, PoolRefused) and (message.exit_status != 1 or not self.ready.done()):
             self._give_up(BY_EXIT_STATUS.get(message.exit_status, HkrunnerError)(message.message))
 
@@ -250,7 +250,7 @@ class PoolDispatcher:
             if task.timeout_s is None:
                 task.timeout_s = self._timeout_s
             if last is not None and (last.timeout_s is None) is not (task.timeout_s is None):
-                return  # with no time limit among them, there would be no end by which all are due
+                return  # otherwise there would be no time by which all must have ended
             self._pending.popleft()
             if not task.start():
                 continue
@@ -330,11 +330,11 @@ class PoolDispatcher:
         self._dispatch()
 
     def _on_loss(self, failure: Failure, *, is_loaded: bool) -> None:
-        """A worker has ended that had begun no task: the next one may do the same, for ever."""
+        """Count a worker that ended without having begun a task: the next ones may do the same, for ever."""
         workers = self._workers
         workers.losses += 1
         if not is_loaded and not workers.was_loaded:
-            if not workers.all():  # else another one may still load it, or say the same
+            if not workers.all():  # otherwise another one may load the code, or report the same error
                 self._give_up(EntryUnusable(failure.message))
             return
         if workers.losses < LOSSES_MAX or not self._pending:

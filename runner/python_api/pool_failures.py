@@ -1,4 +1,4 @@
-"""What a task of a Pool has raised, which refused memory may have caused: its warden knows.
+"""Failures of a Pool's tasks, which refused memory may have caused: only the worker's warden knows.
 
     worker's Failed -> PoolFailures -- usage? --> supervising process -> the worker's warden
                            |      <-- usage ---

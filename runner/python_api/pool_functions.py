@@ -1,6 +1,6 @@
 """The functions of submit() in a Pool without code, pickled as they are at that moment.
 
-importable       by reference, 1.5 µs: whatever it has changed is found in its module
+importable       by reference, 1.5 µs: the worker finds its state in the module
 of a notebook    by value with cloudpickle, 55 µs; kept as long as nothing has changed that went into it
 anything else    by value, each time: a bound method, a partial or an object may have changed its state
 """

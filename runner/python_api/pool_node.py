@@ -72,13 +72,13 @@ class _NodePools:
         self._timer: threading.Timer | None = None
 
     def take(self, node: NodeOrder) -> PoolDispatcher:
-        """Return one that nobody uses; raises HkrunnerError if none can be started."""
+        """Return one that is not in use; raises HkrunnerError if none can be started."""
         with self._lock:
             if idle := self._idle.get(node.pool):
                 return idle.pop()[0]
         function = None
         if node.order.is_function:
-            # What the function imports is found as by this process, and not as on the machine of the Pool.
+            # The function's imports are searched where this process searches, not as on the Pool's machine.
             paths = [os.path.abspath(one) for one in sys.path]
             function = pickle.dumps((paths, node.function))
         made = PoolDispatcher(node.order, _Encoded(node.name), function, workers=1, spare=node.spare)
@@ -134,7 +134,7 @@ _pools = _NodePools()
 
 
 def _forget_pools() -> None:
-    """A forked process has none of the threads and connections."""
+    """Forget the Pools in a forked process, which has none of their threads and connections."""
     global _pools
     _pools = _NodePools()
 

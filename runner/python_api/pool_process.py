@@ -29,8 +29,8 @@ class SupervisorProcess:
         on_message: Callable[[ProcessMessage, list[int]], None],
         on_end: Callable[[], None],
     ) -> None:
-        """`function`: pickled. `on_end`: it has closed its socket, is gone, or has sent what cannot be read.
-        Raises OSError."""
+        """`function`: pickled. `on_end`: called when it has closed its socket, has ended, or has sent
+        what cannot be read. Raises OSError."""
         self._error: ChannelError | None = None
         self._on_end = on_end
         ours, theirs = map(_above_standard, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))

@@ -1,4 +1,4 @@
-"""The futures of a Pool get their results here, and the error that hkrunner.run() would tell of."""
+"""Gives the futures of a Pool their results, or the errors, as hkrunner.run() reports them."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class PoolTask:
         self.is_running = False  #: whether its future can be cancelled no more
         self.recorded_at = 0  #: its number in the journal; 0: it is not there
         self.began = 0.0  #: on the monotonic clock, as far as one can tell
-        self.spent_s = 0.0  #: in workers that had it, and then said that they did not begin it
-        self.denials = 0  #: how many workers have ended with it as the next one, which they had not begun
+        self.spent_s = 0.0  #: time in workers that then said that they had not begun it
+        self.denials = 0  #: how many workers had it as their next task, and ended, as they say, before it
 
     def start(self) -> bool:
         """Have its future be running; return False if that was cancelled, or was set by somebody else."""
@@ -74,7 +74,7 @@ class PoolTask:
 
     @property
     def left_s(self) -> float | None:
-        """How much of its time limit is left when it begins; None: it has no limit."""
+        """The seconds of its time limit that are left; None: it has no limit."""
         return None if self.timeout_s is None else max(0.0, self.timeout_s - self.spent_s)
 
 

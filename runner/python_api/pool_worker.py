@@ -31,9 +31,9 @@ from .pool_task import PoolTask, Sent
 #: reads them.
 AHEAD_BYTES = 1536 * 1024
 _CHUNK_BYTES = 256 * 1024
-#: After as many denials a task counts as begun, whatever the worker says.
+#: After this many denials a task counts as begun, whatever the worker says.
 DENIALS_MAX = 3
-#: Frames that end a task; everything else that a worker says is of no use here.
+#: Frames that end a task; all others are ignored here.
 _ENDS = frozenset((Done.kind, Failed.kind, Recalled.kind))
 
 
@@ -48,10 +48,10 @@ class PoolWorker:
         self.ends_itself = False  #: whether it said so, after sys.exit() in a task
         self.is_watched = False  #: whether its warden was told that it has tasks
         self.sent: deque[Sent] = deque()
-        self.sent_bytes = 0  #: of those
+        self.sent_bytes = 0  #: size of their messages
         self.progressed_at = 0.0  #: when its first task began
-        self._limits_s = 0.0  #: of those tasks, together
-        self._is_due = False  #: whether the supervising process knows an end of that
+        self._limits_s = 0.0  #: the sum of the time limits of those tasks
+        self._is_due = False  #: whether the supervising process knows by when they must have ended
         self._loop = loop
         self._numbers = 0
         self._overdue: Alarm = loop.alarm(lambda: on_overdue(self))
@@ -172,7 +172,7 @@ class PoolWorker:
     def split_at_end(self) -> tuple[PoolTask | None, list[PoolTask]]:
         """Return the task in which the worker has died, if any, and those that it had not begun.
 
-        Its last words must have been read. Answers come in order, so it was in the first task, or in none.
+        Its last answers must have been read. Answers come in order, so it was in the first task, or in none.
         """
         self.deny_first()
         died_in = self.sent[0].task if self.has_begun_first() and not self.sent[0].is_recalled else None
@@ -192,7 +192,7 @@ class PoolWorker:
             self.sent[0].task.denials += 1
 
     def is_past_first(self) -> bool:
-        """Whether it says to have begun a task behind the first one."""
+        """Whether it says that it has begun a task after the first one."""
         return bool(self.sent) and self.is_loaded and self._marks.begun() > self.sent[0].number
 
     def reads_answer_of_first(self) -> bool:
@@ -290,7 +290,7 @@ class PoolWorker:
         return True
 
     def drain(self) -> None:
-        """Read what it has answered, as its last words."""
+        """Read the last answers that it has sent."""
         while self._read_once():
             pass
 

@@ -151,7 +151,8 @@ class WorkerSet:
     def on_broken(self, worker: PoolWorker, what: str) -> None:
         """The worker has closed its socket, or has sent what is no answer.
 
-        Mostly it has died, and the supervisor will say how: only the task that it had begun waits for that.
+        Usually it has died, as the supervising process will report: only the task that it had begun waits for
+        that report.
         """
         if not worker.is_leaving:
             worker.deny_first()
@@ -174,10 +175,10 @@ class WorkerSet:
         if worker.number in self._workers and self._process is not None:
             self._send(KillWorker(worker.number, cause.value, detail))
 
-    # ---- what they do
+    # ---- their tasks
 
     def note_sent(self, worker: PoolWorker) -> None:
-        """The worker has got tasks."""
+        """Note that the worker has got tasks."""
         if not worker.is_watched:
             worker.is_watched = True
             self._send(WatchWorker(worker.number, idle=False))
@@ -185,7 +186,7 @@ class WorkerSet:
             self._stuck_alarm.set(STUCK_S)
 
     def note_answered(self, worker: PoolWorker) -> None:
-        """The worker has answered a task."""
+        """Note that the worker has answered a task."""
         if self.losses:
             self.losses = 0
             self.fill_up()
@@ -206,7 +207,7 @@ class WorkerSet:
         self._on_room()
 
     def _rest(self) -> None:
-        """Have the wardens of workers without a task look less often."""
+        """Have the wardens of workers without a task measure less often."""
         due = time.monotonic() - IDLE_S
         for worker in self._workers.values():
             if worker.is_watched and not worker.sent and worker.progressed_at <= due:

@@ -19,7 +19,7 @@ class TaskFailed(HkrunnerError):
         self.result = result
 
     def __reduce__(self) -> tuple[type[TaskFailed], tuple[TaskResult]]:
-        """Have pickle make it of its result."""
+        """Have pickle restore it from its result."""
         return type(self), (self.result,)
 
 

@@ -88,12 +88,12 @@ def run(
         status = command.wait()
     if len(command.results) < count or (count == 0 and status != 0):
         raise error_of(status, command, count)
-    # With parallel= they have come as their tasks ended.
+    # With parallel=, they came in the order in which the tasks ended.
     return TaskResults(sorted(command.results, key=lambda result: result.input_index or 0))
 
 
 def _check(entry: Any, inputs: Any) -> None:
-    """Raise SettingsError for what was hardly meant: strings and dictionaries have elements, too."""
+    """Raise SettingsError for what was hardly meant: a string or a dictionary as the list of inputs."""
     if callable(entry) and not isinstance(entry, os.PathLike):
         raise SettingsError(
             f"hkrunner.run() runs a file, and {entry!r} is no path; hkrunner.Pool(function) runs a function"
@@ -109,7 +109,7 @@ def _check(entry: Any, inputs: Any) -> None:
 
 def _is_iterable(value: Any) -> bool:
     try:
-        iter(value)  # also what has only __getitem__
+        iter(value)  # an object with only __getitem__ can be iterated, too
     except TypeError:
         return False
     return True
