@@ -27,7 +27,7 @@ class EventSink:
         """The task's resource usage was sampled: (seconds since the epoch, cores, bytes, processes)."""
 
     def emit(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Something happened that needs no state to be reported."""
+        """An event that is not a change of the task's state."""
 
     def printed(self, stream: str, data: bytes) -> None:
         """The algorithm printed these bytes to stdout or stderr."""

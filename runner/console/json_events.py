@@ -4,8 +4,8 @@
     {"event": "initialized", "time": …, "taskId": "t1", …}
 
 loaded, connected, initialized, started, progress, sample, log, warning, then for each task one of done,
-stopped and errorMessage (with the fields of --json); killed before an errorMessage that follows from a kill
-of ours; board.
+stopped and errorMessage (with the fields of --json); killed before an errorMessage if hkrunner killed the
+algorithm; board.
 
 Writing never blocks. When the reader is too slow, log, sample and progress events are dropped, and the next
 event that is written says how many: `dropped`.
@@ -26,8 +26,7 @@ from ..protocol.result import Result
 from ..protocol.task_state import State
 from .event_sink import EventSink
 
-#: The end of a task is written unless this many bytes wait: only a reader that stopped reading without
-#: closing gets there.
+#: The end of a task is written unless this many bytes wait, as for a reader that neither reads nor closes.
 _MUST_MAX = 16 * BUFFER_MAX
 _MAY_DROP = frozenset(("log", "sample", "progress"))
 _ENDED = {"succeed": "done", "failed": "errorMessage", "stopped": "stopped"}

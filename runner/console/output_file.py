@@ -9,7 +9,7 @@ import stat
 from ...sandbox.linux.abandoned import remove_abandoned, signed_name
 from ..errors import SettingsError
 
-#: Ending of the name of what is not whole yet.
+#: Ending of the name of a file that is not complete yet.
 PART = ".part"
 
 
@@ -22,8 +22,8 @@ class OutputFile:
             raise SettingsError("--output-file needs a file name")
         place = os.path.join(cwd, os.path.expanduser(path))
         self._place = os.path.realpath(place)  # a symbolic link stays, its target is replaced
-        self._part: str | None = None  #: name of what was written so far, if it has one
-        self._is_unnamed = False  #: whether commit() has to give it a name
+        self._part: str | None = None  #: name of the incomplete file, if it has one
+        self._is_unnamed = False  #: whether it has no name, so that commit() has to give it one
         try:
             mode = _mode(place)
             if mode is not None and stat.S_ISDIR(mode):
@@ -61,7 +61,7 @@ class OutputFile:
         return os.path.join(os.path.dirname(self._place), signed_name(self._prefix(), PART))
 
     def _remove_abandoned(self) -> None:
-        """Remove what earlier runs with the same file have left, if SIGKILL has ended them."""
+        """Remove incomplete files of earlier runs with the same file, if SIGKILL has ended those."""
         if self._part is not None and not self._is_unnamed:
             remove_abandoned(os.path.dirname(self._place), self._prefix(), PART)
 

@@ -24,7 +24,7 @@ class TaskReport:
         self._settings = settings
         self._output = output
         self.status = 0
-        self._explained: set[str] = set()  #: codes that `hkrunner explain` was named for
+        self._explained: set[str] = set()  #: codes for which `hkrunner explain` was mentioned
         self._parent = ("", "")  #: the parent of the tasks' folders, in full and as shown
 
     def note_status(self, status: int) -> None:
@@ -78,7 +78,7 @@ class TaskReport:
             output.warn(f"  {problem}", task=result.task)
 
     def _name_explain(self, code: str) -> None:
-        """Name `hkrunner explain`, once for each code that the user's code did not cause."""
+        """Mention `hkrunner explain`, once for each code that the user's code did not cause."""
         explains_itself = code in CODES and CODES[code].explains_itself
         if not explains_itself and code not in self._explained:
             self._explained.add(code)
@@ -101,7 +101,7 @@ class TaskReport:
 
 
 def _how(result: Result) -> str:
-    """Return how a stop went: its duration, its means, and the processes left."""
+    """Return how a stop went: how long it took, whether a kill was needed, and the processes left."""
     parts = [f" in {_duration(result.stop_s)}" if result.stop_s is not None else ""]
     if result.exit is not None and not result.exit.left:
         parts.append("no process left")

@@ -24,9 +24,9 @@ from .event_sink import EventSink
 JOIN_LINES_S = 0.01
 #: Our symbols where the terminal's encoding has none of them.
 _PLAIN = {"●": "*", "◌": "-", "▶": ">", "✔": "ok", "✘": "error:", "■": "*", "·": "-", "…": "...", "→": "->"}
-#: Signs in JSON that a terminal may obey or that turn the direction of writing, and ends of lines.
+#: Characters in JSON that a terminal may obey, that change the direction of writing, or that end lines.
 _UNSAFE = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-#: Signs in a line about a task, such as an error's text, that a terminal would obey.
+#: The same in a line about a task, and ASCII's control characters but tab and line feed.
 _CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _NOT_ASCII = re.compile("[^\0-\x7f]+")
 #: ANSI colors by a line's first symbol: failures are red, successes green.
@@ -64,7 +64,7 @@ class Output:
         self.out = NonblockingWriter(loop, results, buffer_max=None if local else BUFFER_MAX)
         self.err = NonblockingWriter(loop, 2)
         self._has_status = False
-        self._lines: list[str] = []  #: lines that wait for others
+        self._lines: list[str] = []  #: lines that wait, to be written together with others
         self._joined = loop.alarm(self._write_lines)
         #: Called once when the algorithm's pipes may be read again.
         self._held_back: list[Callable[[], None]] = []
@@ -178,7 +178,7 @@ class Output:
         self.err.write((begin + shown).encode(self._encoding, "backslashreplace"), ours=True)
 
     def _dressed(self, text: str) -> str:
-        if not text.isprintable():  # which is told much sooner than a sign is found
+        if not text.isprintable():  # much faster than the search for such a character
             text = _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
         shown = text if self._has_symbols else plain(text, self._encoding)
         if self._color and (code := _COLORS.get(text[:1])) is not None:
