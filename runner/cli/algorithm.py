@@ -80,7 +80,7 @@ def _versions(name: str, on: str | None, as_json: bool, use: str | None, force: 
     store, cluster = store_of(on, _tell)
     found, current = store.versions(name), (store.find(name) or {}).get("version")
     if not found:
-        store.get(name)  # says that there is none of this name
+        store.get(name)  # raises an error: there is no algorithm of this name
     if use is not None:
         chosen = _chosen(name, found, use, cluster)
         store.make_current(name, chosen, force=force)

@@ -54,7 +54,7 @@ def _apply(entry_argument: str | None, state_dir: str, **values: Any) -> None:
         tell(note)
     request = ApplyRequest(**own)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(signals_raise())  # the archive of the code is removed
+        stack.enter_context(signals_raise())  # so that the code's archive is removed
         prepared = prepare_apply(settings, request, os.environ, stack)
         peak = local_peak(state_dir, prepared.name, _absolute(settings.code.cwd, settings.code.entry))
         if on is None:

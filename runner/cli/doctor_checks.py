@@ -1,8 +1,8 @@
 """What this machine provides: one line for each finding, with its remedy. Starts no process.
 
-A finding is needed if no task can run without it, or no board start that works in a complete installation;
-the others are weaker protection, or known traps. Checks are independent: one that fails on a strange machine
-reports that, and the others still run.
+A finding is needed if no task can run without it, or no board can start in a complete installation;
+the others are weaker protection, or known pitfalls. Checks are independent: one that fails on an unusual
+machine reports that, and the others still run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def examine(machine: Machine) -> list[Finding]:
     for check in CHECKS:
         try:
             found.extend(check(machine))
-        except Exception as error:  # noqa: BLE001 - a strange machine can break any check
+        except Exception as error:  # noqa: BLE001 - an unusual machine can break any check
             name = check.__name__.removeprefix("check").strip("_").replace("_", " ")
             found.append(Finding(name, False, f"the check failed: {type(error).__name__}: {error}"))
     return found
@@ -66,7 +66,7 @@ def summary(findings: list[Finding]) -> str:
     return f"everything that is needed is there{optional}"
 
 
-# ---- what the kernel grants
+# ---- what the kernel allows
 
 
 def _kernel(machine: Machine) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Machine:
-    """What is checked; tests pass another one."""
+    """The machine that is checked; tests pass another one."""
 
     environ: Mapping[str, str]
     state_dir: str

@@ -42,7 +42,7 @@ def command(code: str | None) -> None:
             say(f"{name:<21}{shown}")
 
     def say_rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
-        """In two columns; a long line is continued in the second one."""
+        """Print rows in two columns; a long line continues in the second one."""
         say(title)
         for name, text in rows:
             say(textwrap.fill(text, width, initial_indent=f"  {name:<7} ", subsequent_indent=" " * 10))

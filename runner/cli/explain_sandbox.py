@@ -1,4 +1,4 @@
-"""What `hkrunner explain SANDBOX` says of --sandbox strict: what it is, its levels, and what opens more."""
+"""The text of `hkrunner explain SANDBOX`: what --sandbox strict is, its levels, what allows more."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM):
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{os.strerror(error.errno)}"
-    # An interpreter that forgets the MemoryError raises a SystemError.
+    # CPython may lose a MemoryError in C code, and raise a SystemError instead.
     if isinstance(error, MemoryError) or "without exception set" in str(error):
         limit = _memory_limit()
         return f"hkrunner itself has no memory left{f': {limit}' if limit else ''}"
