@@ -83,7 +83,7 @@ def _start_isolated(
     isolation = spec.isolation
     assert isolation is not None, "the caller has looked"
     if isolation.targets:
-        # Not first within the namespaces: there the user may have no right to read our own files.
+        # Imported before entering the namespaces: within them the user may have no right to read our files.
         from ..isolation import pinholes  # noqa: F401
     read, write = os.pipe2(os.O_CLOEXEC)
     init = namespace_init.NamespaceInit() if level == "full" else None
@@ -126,7 +126,7 @@ def _start_isolated(
 
 
 def _guarded(error_to: int, act: Callable[[], NoReturn]) -> NoReturn:
-    """Act in a forked process; what goes wrong is written to the pipe."""
+    """Call `act` in a forked process; an error is written to the pipe."""
     try:
         act()
     except BaseException as error:  # noqa: BLE001

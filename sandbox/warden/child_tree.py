@@ -36,7 +36,7 @@ class ChildTree:
         clock: Callable[[], float],
         select: Callable[..., tuple[list[int], list[int], list[int]]],
     ) -> None:
-        """From here on SIGCHLD makes `wake_fd` readable."""
+        """Have SIGCHLD make `wake_fd` readable from now on."""
         self._clock = clock
         self._select = select
         self.child = 0  #: pid of the child, 0 before it was started
@@ -52,7 +52,7 @@ class ChildTree:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
 
     def take(self, started: StartedChild) -> None:
-        """Look after the child that was started, or note how it ended that could not be."""
+        """Take over the child that was started, or note how one ended that could not be executed."""
         self.child, self.status, self._init = started.pid, started.status, started.init
 
     @property
@@ -77,12 +77,12 @@ class ChildTree:
         process_tree.reap(self.reaped)
 
     def _take_reports(self) -> None:
-        """Take over what process 1 of the namespace has reaped, as if it had been reaped here."""
+        """Handle what process 1 of the namespace has reaped, as if it had been reaped here."""
         for ended in self._init.ended() if self._init is not None else ():
             self.reaped(self.child if ended.is_algorithm else 0, ended.status, ended.usage)
 
     def reaped(self, pid: int, status: int, usage: Any) -> None:
-        """A process was waited for."""
+        """Note that a process has ended, and was reaped."""
         if self._init is not None and pid == self._init.pid:
             self._take_reports()
             usage = self._init.own_usage(usage)
@@ -140,7 +140,7 @@ class ChildTree:
 
     def write_stacks(self) -> None:
         """Have faulthandler write the stack of every thread, which works even while C code holds the GIL."""
-        # In this order: a process that has stopped itself writes where it did so, before it continues.
+        # Before SIGCONT: a process that has stopped itself then writes where it did so, before it continues.
         process_tree.signal_to(self.child, STACK_SIGNAL)
         process_tree.signal_to(self.child, signal.SIGCONT)
         deadline = self._clock() + STACK_S

@@ -46,7 +46,7 @@ class Tree(Protocol):
     """What the throttle needs of a sampler."""
 
     def walk_if_born(self) -> bool:
-        """Update the list of processes if any may have been forked; return whether that was so."""
+        """Update the list of processes if one may have been forked; return whether it was updated."""
 
     def pids(self) -> list[int]:
         """Return the pids of the tree's processes."""

@@ -1,4 +1,4 @@
-"""Ends a child that waits for ever since it was refused memory: nothing else would end it."""
+"""Ends a child that waits for ever after it was refused memory: nothing else would end it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAITS_AFTER_S = 10.0
 DEADLOCK_S = 1.0
 #: The same for a whole tree, which is watched without end once a thread has ended with MemoryError.
 STILL_S = 3.0
-#: It ends within this time after its abort: on a busy machine, the stacks of its threads take a second.
+#: After its abort, allow this time for its end: on a busy machine, writing its stacks takes a second.
 ABORTED_S = 30.0
 
 
@@ -47,10 +47,10 @@ class DeadlockWatch:
         if now < self._next_at or (now - held.at > WAITS_AFTER_S and not self._lost_in):
             return held
         self._next_at = now + WAITS_EACH_S
-        from ..linux import deadlock  # here: few programs are ever held
+        from ..linux import deadlock  # late: few programs are ever refused memory
 
         pid, lasts_s = held.pid, DEADLOCK_S
-        # It may be gone, and another's process may have its pid.
+        # It may have ended, and its pid may be that of another process.
         waits = deadlock.waits_of_deadlock(pid) if pid in tree else None
         if waits is None and self._lost_in:
             pid, lasts_s = self._lost_in, STILL_S
@@ -60,5 +60,5 @@ class DeadlockWatch:
         elif now - self._since >= lasts_s:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 self._kill(pid, signal.SIGABRT)
-                return held._replace(at=now + ABORTED_S)  # its end is due to the earlier refusal
+                return held._replace(at=now + ABORTED_S)  # so that its end is blamed on the refusal
         return held

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 #: Interval between checks while no task runs and only the limit on CPU time can be exceeded.
 IDLE_CHECK_S = 1.0
-#: From this share of the memory limit on, the largest processes are remembered, so often.
+#: From this share of the memory limit on, remember the largest processes, at this interval.
 REMEMBER_FROM = 0.5
 REMEMBER_S = 0.1
 #: A report names this many objects in shared memory, and counts the others.
@@ -110,7 +110,7 @@ class LimitEnforcer:
 
     @property
     def _check_at(self) -> float:
-        """Time of the next measurement. Limits hold between tasks too: threads and processes may go on."""
+        """Time of the next measurement. Limits hold between tasks, too: threads and processes may run on."""
         limits = self.limits
         if not self.idle or (limits.enforced and (limits.memory_bytes or limits.pids)):
             return self._sampler.next_at
@@ -187,7 +187,7 @@ class LimitEnforcer:
         """A thread of the child has ended with MemoryError: find out whether the rest waits for ever."""
         if self._brake is not None:
             now = time.monotonic()
-            if self._brake.held_back is None:  # it was refused far from the limit
+            if self._brake.held_back is None:  # the memory was refused far from the limit
                 used = self._sampler.usage.memory_bytes
                 self._brake.held_back = HeldProcess(self._child, procfs.name(self._child), 0, used, now)
             self._deadlocks.thread_lost(self._child, now)
@@ -250,7 +250,7 @@ class LimitEnforcer:
     def restart_peak(self, began_at: float) -> None:
         """Forget the peak usage, and refused memory, of the time before `began_at`, when a task began.
 
-        The parent asks only once the task has run for a while: what this has met by then is its own.
+        The parent asks only when the task has run for a while: what happened since `began_at` is kept.
         """
         self._sampler.restart_peak(began_at)
         if self._brake is not None:

@@ -7,8 +7,8 @@ only assists: memory in use decides whether a tree is killed. Two ways to set it
 * NearLimitBrake, the mode "auto": only for the algorithm's own process, only while the tree is within a few
   MiB of its memory limit and that process still grows. Then a list that grows gets Python's own MemoryError
   with its line, and its process goes on. At any other time, and in all other processes, only memory in use
-  counts: nobody can know of an allocation, however large, whether it will be filled (sparse arrays, a file
-  of 20 GiB mapped copy-on-write), and the kernel would tell nobody that it has refused one.
+  counts: it cannot be known of an allocation, however large, whether it will be filled (sparse arrays, a file
+  of 20 GiB mapped copy-on-write), and the kernel would not report that it has refused one.
 * ReservedBrake, the mode "brake": for every process, at all times: what it reserves must fit into the limit.
 
 The hard limit is never changed: once lowered, it could not be raised again. The soft limit is never raised
@@ -68,8 +68,8 @@ TURN_BYTES = 1 * MI
 RAISED_S = 0.25
 #: Least growth between two readings of a process that counts as growing.
 GROWTH_BYTES = 128 * 1024
-#: For so long after it is disarmed, the user's limit is set again and again: the process may just then raise
-#: the limit that was set before (memory_reserve.py).
+#: For this long after it is disarmed, the user's limit is set again and again: the process may set its old
+#: limit at the same moment (memory_reserve.py).
 SETTLE_S = 1.0
 
 #: Largest value of a resource limit; the next one is RLIM_INFINITY.
@@ -137,7 +137,7 @@ class NearLimitBrake:
         self._data_limit: _DataLimit | None = None
         self._level = 0
         self._grew_at = float("-inf")
-        #: The most memory of the process since it last got further, and when it came so far.
+        #: The most memory of the process since it last got further, and when that was reached.
         self._top = 0
         self._top_at = float("-inf")
         self._has_turned = False

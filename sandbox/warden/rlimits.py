@@ -33,7 +33,7 @@ def rlimits_of(limits: Limits, *, user_tasks: int | None = None) -> list[Rlimit]
         # A second line of defence: the warden counts the whole tree's CPU time, and ends it earlier.
         plan.append(Rlimit("RLIMIT_CPU", resource.RLIMIT_CPU, math.ceil(limits.cpu_time_s * 1.1) + 10))
     if limits.pids is not None and user_tasks is not None and os.getuid() != 0:
-        # Stops a fork bomb that outruns the warden's count. Threads count here too, so leave room for them.
+        # Stops a fork bomb that is faster than the warden. Threads count here too, so leave room for them.
         plan.append(Rlimit("RLIMIT_NPROC", resource.RLIMIT_NPROC, user_tasks + tasks_allowed(limits.pids)))
     return plan
 

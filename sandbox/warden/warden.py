@@ -80,7 +80,7 @@ def main() -> NoReturn:
     gc.freeze()
     gc.enable()
     Warden(lifeline).run()
-    # Nothing is buffered, and the parent would wait some milliseconds for the interpreter's shutdown.
+    # Skips the interpreter's shutdown, for which the parent would wait. Nothing is buffered.
     os._exit(0)
 
 
