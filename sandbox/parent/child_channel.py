@@ -53,7 +53,7 @@ class ChildChannel(Protocol):
 
     @property
     def is_quiet(self) -> bool:
-        """Whether all the child has said was read, and the connection is open."""
+        """Whether all messages of the child were read, and the connection is open."""
 
     @property
     def has_ended(self) -> bool:
@@ -129,7 +129,7 @@ class FramedChannel:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether all the child has said was read, and its socket is open."""
+        """Whether all messages of the child were read, and its socket is open."""
         return not self._poll.poll(0)
 
     @property
@@ -164,7 +164,7 @@ class FramedChannel:
 
 
 def _as_json(options: Mapping[str, object]) -> dict[str, Any]:
-    """Return a stop's or an exit's options for the child; what JSON lacks as text."""
+    """Return the options of a stop or an exit for the child; values that JSON lacks become text."""
     try:
         data = json.dumps(dict(options), default=str, skipkeys=True)
     except (ValueError, RecursionError):

@@ -5,14 +5,14 @@ Theory of operation
 Three processes: parent -> warden -> child. Between them:
 
     lifeline   socketpair, parent <-> warden. EOF in the warden means that the parent is gone.
-    tasks      socketpair, parent <-> child. Setup and the tasks down; all that the child says up.
+    tasks      socketpair, parent <-> child. Setup and tasks to the child; all its messages to the parent.
     control    socketpair, parent -> child. StopTask, EndProcess, Reply.
     stdout,    pipes, child -> parent.
     stderr
     fault      a memory file that faulthandler writes into; read once, at the end.
 
-The messages stand in shared/messages.py. Nothing orders the lifeline and the task socket: so nothing is read
-from a child before Spawned was, which has its pid and how its limits are enforced.
+The messages are declared in shared/messages.py. The lifeline and the task socket have no common order: so
+nothing is read from a child before Spawned, which has its pid and how its limits are enforced.
 
 The parent closes its copies of the child's ends as soon as the warden runs, the warden as soon as the
 child runs. Nothing here blocks: writes go out as far as the kernel takes them, the rest when it takes
@@ -45,13 +45,13 @@ from .exit_report import fault_text, user_stack
 from .loop_protocol import Cancellable, LoopProtocol
 from .output_pipes import DRAIN_READS, OutputPipes
 
-#: An EOF on the channel says that the child is ending, or that it has closed our sockets. After this
-#: long without news from the warden it is the latter.
+#: An EOF on the channel means that the child is ending, or that it has closed our sockets. If the warden does
+#: not report its end within this time, it is the latter.
 CHANNEL_GRACE_S = 1.0
 
 
 class ChildListener(Protocol):
-    """What gets the events of a child. The loop makes the calls, in the order in which things happened."""
+    """Receives the events of a child, from the loop, in the order in which they happened."""
 
     def on_message(self, child: Child, task: int, message: ProcessMessage) -> None:
         """A message of the child, of this task (0: of none); a memfd in it is the listener's to close."""
@@ -67,7 +67,7 @@ class ChildListener(Protocol):
 
 
 class ChildState(enum.Enum):
-    """How far the life of a child is, as its handle knows it. States follow one another in this order."""
+    """The state of a child, as its handle knows it. States follow one another in this order."""
 
     STARTING = "its pid is not known, and nothing that it says is read"
     RUNNING = "what it says and prints is read"
@@ -90,7 +90,7 @@ class Child:
         self.pid = 0
         self.loaded = False
         self.began_at: float | None = None  #: on the monotonic clock; None: not known
-        #: Whether its code has an init(), as far as the child has told.
+        #: Whether its code has an init(); True until the child has said that it has none.
         self.has_init = True
         #: Whether it has read a small task, and has reported its names, when send() returns.
         self.reads_at_once = False
@@ -99,7 +99,7 @@ class Child:
         #: What ran in or below the child when its last task ended: names of threads and processes.
         self.still_running: tuple[str, ...] = ()
         self._state = ChildState.STARTING
-        self._kill: tuple[Cause, str] | None = None  #: why it is being killed, and a few words more
+        self._kill: tuple[Cause, str] | None = None  #: why it is being killed, and details in words
         #: Whether its messages wait; listen() can be called before they are read at all.
         self._is_paused = False
         self._timers: list[Cancellable] = []
@@ -125,13 +125,13 @@ class Child:
         channel.listen_with(self._on_message, self._channel_broken, self._channel_closed)
 
     def _begin_reading(self) -> None:
-        """Read what it says and prints from here on; its pid is known."""
+        """Read its messages and its output from now on; its pid is known."""
         self._state = ChildState.RUNNING
         self._channel.resume()
         self.listen(not self._is_paused)
         self._pipes.start()
 
-    # ---- what the parent says
+    # ---- messages of the parent
 
     def send(self, task: int, *messages: ProcessMessage) -> None:
         """Send messages of the task; a memfd stays the caller's."""
@@ -143,7 +143,7 @@ class Child:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether all it has said was read, and its socket is open: as far as one can tell, it waits."""
+        """Whether all its messages were read, and its socket is open: it probably waits for a task."""
         return self._channel.is_quiet
 
     def listen(self, on: bool) -> None:
@@ -167,7 +167,7 @@ class Child:
 
     @property
     def is_being_killed(self) -> bool:
-        """Whether kill() was called; what the child says from then on may come of the kill itself."""
+        """Whether kill() was called: later errors of the child may come from the kill itself."""
         return self._kill is not None
 
     # ---- what only a warden can do
@@ -179,12 +179,12 @@ class Child:
         """
 
     def ask(self, number: int, *, began_at: float | None = None) -> None:
-        """Have the usage of this moment sent, with this number; with `began_at` the peak is of then on."""
+        """Have the usage of this moment sent, with this number; `began_at`: count the peak from then on."""
 
     def end_others(self) -> None:
         """End every process of the tree but the child itself."""
 
-    # ---- what the child says
+    # ---- messages of the child
 
     def _on_message(self, task: int, message: ProcessMessage) -> None:
         if isinstance(message, Loaded):

@@ -1,4 +1,4 @@
-"""How a child ended: one Exit of what its warden, the kernel and faulthandler said. No I/O but one read."""
+"""How a child ended: one Exit from the reports of its warden, the kernel and faulthandler."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..shared.limits import Limits
 from ..shared.messages import Ended, HeldBack, ProcessMemory, SharedMemoryUse
 from ..shared.outcome import Cause, Exit, LimitBreach
 
-#: So many of the processes that were left are named.
+#: An Exit names this many of the processes that were left.
 NAMED = 20
 _STACK_MAX = 32_000
-#: A child that ends within this time after memory was refused to it has most likely ended for that.
+#: A child that ends within this time after memory was refused to it has most likely ended for that reason.
 REFUSED_S = 0.5
 #: The same for a signal: the stacks of all threads are written first, which takes long on a busy machine.
 REFUSED_AND_WRITTEN_S = 2.0
@@ -37,9 +37,8 @@ def exit_of(
     """Return how the child ended, as its warden told.
 
     `problem`: why it could not be executed, "" if it could. `is_refused`: the problem is that it could not be
-    isolated. `kill`: why the parent had it killed, and a few
-    words more. `channel_closed`: its end of the task socket was closed. `task_began`: when its last task was
-    sent, on the monotonic clock; 0: it had none.
+    isolated. `kill`: why the parent had it killed, and details. `channel_closed`: its end of the task
+    socket was closed. `task_began`: when its last task was sent, on the monotonic clock; 0: it had none.
     """
     status, account, broken = ended.status, ended.account, ended.broken
     code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
@@ -167,14 +166,14 @@ def user_stack(text: str) -> str:
         if not lines or lines[0].startswith("Extension modules"):
             continue
         if lines[1:] == ["  <no Python frame>"] and "Fatal" not in text:
-            continue  # of a thread that has just begun, or has ended
+            continue  # the stack of a thread that has just begun, or has ended
         # The most recent call comes first. A crash in our own code is shown all the same.
         crashed_here = "Fatal" in text and lines[0].startswith("Current")
         is_own = bool(frames) and frames[0].startswith(_OWN_FRAMES)
         if is_own and not crashed_here:
             continue
         if not is_own:
-            # Below our own frame is what has called us, where we run in the user's own process.
+            # Below our own frames are those that called us, where our code runs in the user's own process.
             own = next((at for at, line in enumerate(lines) if line.startswith(_OWN_FRAMES)), len(lines))
             lines = lines[:own]
         kept.append("\n".join(line for line in lines if not line.startswith(_OWN_FRAMES)))

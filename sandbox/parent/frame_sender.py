@@ -57,7 +57,7 @@ class FrameSender:
             try:
                 sent = self._socket.send(data)
             except OSError:
-                pass  # _flush() meets the same trouble, and deals with it
+                pass  # _flush() gets the same error, and handles it
             if sent == len(data):
                 return  # nearly always
         self._queue.append((memoryview(data)[sent:], fd))
@@ -79,7 +79,7 @@ class FrameSender:
                 self._loop.on_writable(self._fd, self._flush)
                 return
             except OSError:
-                self.drop()  # the child is ending; the warden says why
+                self.drop()  # the child is ending; the warden will report why
                 return
             if sent < len(data):
                 self._queue[0] = (data[sent:], None)

@@ -1,4 +1,4 @@
-"""What the handles on a child ask of the loop that serves them."""
+"""The interface of the loop that the handles on a child need."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from ..linux import process_tree
 from ..linux.process_tree import Left
 from .loop_protocol import LoopProtocol
 
-#: A process that SIGKILL does not end in this time is in the kernel's hands.
+#: A process that SIGKILL does not end in this time is blocked in the kernel.
 DEADLINE_S = 12.0
 #: One step takes at most this long, and the next one comes after STEP_S.
 FREEZE_S = 0.05

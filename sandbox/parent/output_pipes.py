@@ -14,8 +14,8 @@ from .loop_protocol import LoopProtocol
 CHUNK_BYTES = 65536
 #: So many reads (16 MiB) of a pipe get all that was printed before an answer; a flood ends there.
 DRAIN_READS = 256
-#: A program that prints line after line would wake us for each of them: after so many small reads without a
-#: pause between them its pipe is left alone for REST_S, in which more can come.
+#: A program that prints line after line would wake this process for each: after this many small reads without
+#: a pause, its pipe is not read for REST_S, so that more can come.
 QUICK_READS = 16
 SMALL_BYTES = 16384
 REST_S = 0.002
@@ -29,11 +29,11 @@ class OutputPipes:
         self._loop = loop
         self._on_data = on_data
         self._names: dict[int, str] = {}
-        #: A read that finds nothing costs five times as much as to ask: Python makes an exception of it.
+        #: Polled before each read: one that finds nothing raises an exception, and costs five times as much.
         self._poll = select.poll()
         self._is_started = False
         self._is_held = False
-        self._resting: set[int] = set()  #: pipes that are left alone for REST_S
+        self._resting: set[int] = set()  #: pipes that are not read for REST_S
         self._read_at: dict[int, float] = {}
         self._quick_reads: dict[int, int] = {}
 

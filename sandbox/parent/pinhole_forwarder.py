@@ -20,7 +20,7 @@ class PinholeForwarder:
         self.channel, theirs = socket.socketpair()
         with theirs:
             try:
-                # What cannot be reached is said on stderr.
+                # It reports on stderr what cannot be reached.
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", START, "forwarder", str(theirs.fileno()), *targets],
                     stdin=subprocess.DEVNULL,

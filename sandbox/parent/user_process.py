@@ -80,11 +80,11 @@ class UserProcess(Child):
             FROM_USER_PROCESS,
             on_message=lambda task, message: self._on_news(message),
             on_error=self._channel_broken,
-            # A fork of the user's may hold it open, and the process may have closed it: it says nothing.
+            # An EOF proves nothing: a fork of the user's may hold it open, or the process has closed it.
             on_end=lambda cut: None,
         )
-        self._status: int | None = None  #: as it has said itself
-        self._signal: int = signal.SIGKILL  #: the one that its user has sent, so that it ends by that
+        self._status: int | None = None  #: its exit status, as it has reported itself
+        self._signal: int = signal.SIGKILL  #: the signal that its user has sent, by which it then ends
         self._news.resume()
         self._begin_reading()
         loop.on_readable(self._pidfd, self._on_end)
@@ -118,7 +118,7 @@ class UserProcess(Child):
             return
         self._state = ChildState.ENDED
         self._loop.on_readable(self._pidfd, None)
-        self._news.drain()  # the last word may not have been read yet
+        self._news.drain()  # LastWord may not have been read yet
         if self._kill is not None:
             self._terminal.restore()
         self._finish(self._exit())

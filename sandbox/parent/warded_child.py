@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from .pinhole_forwarder import PinholeForwarder
     from .private_folders import PrivateFolders
 
-#: The warden's own kill has a deadline of 10 s; after this long it is not coming back.
+#: The warden's own kill has a deadline of 10 s; after this time the warden itself hangs.
 WARDEN_DEADLINE_S = 12.0
-#: The warden reads at once, or is gone.
+#: Time for the warden to read a message: it reads at once, or has ended.
 WARDEN_READS_S = 5.0
 #: After Ended the warden only has to end: at most a scheduling delay.
 WARDEN_ENDS_S = 0.5
@@ -152,7 +152,7 @@ class WardedChild(Child):
             brake = limits.memory_bytes if limits.enforced and limits.mem_mode == "brake" else None
             self.send(0, setup.replace(brake_bytes=brake))
 
-    # ---- what the parent says
+    # ---- messages of the parent
 
     def send(self, task: int, *messages: ProcessMessage) -> None:
         """Send messages on the task socket, with one write; a memfd stays the caller's."""
@@ -170,7 +170,7 @@ class WardedChild(Child):
     def exit(self, options: Mapping[str, object]) -> None:
         """Have the child end: the user's stop() if a task runs, exit(), interpreter shutdown."""
         self._throttle(False)
-        self.watch(idle=False)  # what it has made since the last task is seen once more
+        self.watch(idle=False)  # so that what it has made since the last task is found
         super().exit(options)
 
     def kill(self, cause: Cause, detail: str = "") -> None:
@@ -186,7 +186,7 @@ class WardedChild(Child):
         self._tell_warden(WatchTree(idle, self.loaded, thread_lost))
 
     def ask(self, number: int, *, began_at: float | None = None) -> None:
-        """Have the usage of this moment sent, with this number; with `began_at` the peak is of then on."""
+        """Have the usage of this moment sent, with this number; `began_at`: count the peak from then on."""
         self._tell_warden(AskUsage(number, began_at is not None, began_at or 0.0))
 
     def pids(self) -> list[int]:
@@ -215,7 +215,7 @@ class WardedChild(Child):
             self._lifeline.sendall(data[sent:])
         self._lifeline.setblocking(False)
 
-    # ---- what the warden says
+    # ---- messages of the warden
 
     def _on_news(self, message: ProcessMessage) -> None:
         if self._state is ChildState.GONE:
@@ -294,7 +294,7 @@ class WardedChild(Child):
         self._end_orphans(lambda ended, left: self._on_orphans_ended(why, ended, left))
 
     def _end_orphans(self, on_done: Callable[[list[Left], list[Left]], None]) -> None:
-        """End the warden, and what is below this process then."""
+        """End the warden, and then the processes that are orphans below this process."""
         self._warden.kill()
         self._warden.wait()
         WardedChild.alive.discard(self)

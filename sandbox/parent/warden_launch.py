@@ -82,8 +82,8 @@ def _begin() -> WaitingWarden:
     ours, theirs = socket.socketpair()
     with theirs:
         try:
-            # -S: to look for installed packages takes a quarter of an interpreter's start. Who needs psutil
-            # looks for it then (psutil_walk.py).
+            # -S: to look for installed packages takes a quarter of an interpreter's start. psutil_walk.py
+            # looks for psutil when it is needed.
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", START, "warden", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
