@@ -1,4 +1,4 @@
-"""Names that identify the process that made them, so that a later one can remove what a killed one has left.
+"""Names that identify the process that made them: a later process can remove what a killed one has left.
 
 A pid alone proves nothing: pids are reused, and a folder may be shared by containers, or by machines over a
 network. So a name holds the boot id of the machine, the pid namespace, the pid, and the process's start time.

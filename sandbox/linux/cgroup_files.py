@@ -46,7 +46,7 @@ def undivide(own: str, rmdir: Callable[[str], None], enabled: Collection[str] = 
                 write(f"{own}/cgroup.procs", pid)
             remove_tree(leaf, rmdir)
     except OSError:
-        return  # it costs an empty group, no more
+        return  # only an empty group is left
 
 
 def write(path: str, value: str) -> None:

@@ -93,7 +93,7 @@ _KCMP_VM = 1
 
 
 def shares_memory(one: int, other: int) -> bool | None:
-    """Whether two processes have one memory, as after vfork(); None where the kernel does not tell."""
+    """Whether two processes share their memory, as after vfork(); None where the kernel does not tell."""
     if _KCMP is None:
         return None
     arguments = [ctypes.c_long(number) for number in (_KCMP, one, other, _KCMP_VM, 0, 0)]

@@ -146,7 +146,7 @@ def restrict(
 
 
 def all_but_sys(root: str = "/") -> list[Rule]:
-    """Return rules that allow writing below every folder of the root but /sys: there lie the cgroups."""
+    """Return rules that allow writing below every folder of the root but /sys, where the cgroups are."""
     rules = []
     with os.scandir(root) as entries:
         for entry in entries:

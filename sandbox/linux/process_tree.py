@@ -88,9 +88,9 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def signal_to(pid: int, number: int) -> None:
-    """Send a signal, unless the process has ended, or has become another user, which does not permit it.
+    """Send a signal, unless the process has ended, or runs as another user, so that it is not permitted.
 
-    Whether such a process is left, ECHILD tells later.
+    Whether such a process is left is known later, by ECHILD.
     """
     try:
         os.kill(pid, number)

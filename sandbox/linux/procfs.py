@@ -19,7 +19,7 @@ TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _CPUS = os.cpu_count() or 1
 RSS_DOUBT_BYTES = _CPUS * max(32, 2 * _CPUS) * PAGE
 
-#: In the flags of a task from the first step of its end on (linux: include/linux/sched.h, kernel/exit.c).
+#: The flag of a task that has begun to end (linux: include/linux/sched.h, kernel/exit.c).
 _PF_EXITING = 0x4
 
 
@@ -151,7 +151,7 @@ def below(root: int, parent_of: dict[int, int]) -> dict[int, int]:
 class Pss(NamedTuple):
     """A process's share of memory that the kernel cannot reclaim: without clean pages of files."""
 
-    anon_bytes: int  #: with what of it is swapped out
+    anon_bytes: int  #: including what is swapped out
     shmem_bytes: int
 
 

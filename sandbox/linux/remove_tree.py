@@ -1,4 +1,4 @@
-"""Remove a folder with its content, whatever code that has ended has made there."""
+"""Remove a folder with its content, which code that has ended may have made hard to remove."""
 
 from __future__ import annotations
 

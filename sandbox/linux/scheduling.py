@@ -1,7 +1,7 @@
-"""Scheduling: the warden, which needs little CPU time but at once, runs before the processes that it watches.
+"""Scheduling: the warden, which needs little CPU time but at once, runs before what it watches.
 
 With the default time slice, a warden that wakes up on a busy machine waits for up to 3 ms, in which four
-processes touch 15 MiB each. Both functions work without privileges, and ignore that the kernel refuses.
+processes touch 15 MiB each. Both functions need no privileges, and ignore a refusal of the kernel.
 """
 
 from __future__ import annotations
