@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from hkrunner.runner.console.event_sink import EventSink
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.local_stream import stream_run
 from hkrunner.runner.local_stream.replica import ReplicaListener, ReplicaState
@@ -29,7 +30,7 @@ class PipelineOutput(RecordingOutput):
     """Records lines and results."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(EventSink())
         self.results: list[bytes] = []
         self.out, self.err = SimpleNamespace(broken=False), None
 
