@@ -32,6 +32,9 @@ _OPEN_FLAGS = {"openat": 2, "open": 1}
 _MAKES_A_FILE = 0o20000100  # O_CREAT, and what O_TMPFILE adds to O_DIRECTORY
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _STREAM, _DATAGRAM, _TYPE_MASK = 1, 2, 0xF
+#: Protocols of IPv4 and IPv6: the usual one of the type, ICMP, TCP, UDP, ICMPv6. Others (SCTP, MPTCP, UDP-Lite)
+#: would have the kernel load a module, and few look for its errors.
+_PROTOCOLS = (0, 1, 6, 17, 58)
 
 _Step = tuple[int, int, int, int]
 
@@ -130,16 +133,20 @@ def _setuid_refused(allow: _Step) -> dict[str, list[_Step]]:
 
 
 def _kinds_of_internet(internet: bool, allow: _Step) -> list[_Step]:
-    """Return the steps that allow TCP and UDP, or refuse all."""
+    """Return the steps that allow TCP, UDP and ping, or refuse all."""
     refuse = _refuse(errno.EACCES)
     if not internet:
         return [refuse]
+    last = len(_PROTOCOLS) - 1
     return [
         _argument(1),
         (_AND, 0, 0, _TYPE_MASK),
         (_EQUAL, 2, 0, _STREAM),
         (_EQUAL, 1, 0, _DATAGRAM),
         refuse,
+        _argument(2),
+        *((_EQUAL, last - at + 1, 0, one) for at, one in enumerate(_PROTOCOLS)),
+        _refuse(errno.EPROTONOSUPPORT),
         allow,
     ]
 

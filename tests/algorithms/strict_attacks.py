@@ -11,6 +11,9 @@ import os
 import signal
 import socket
 
+#: MPTCP, SCTP and UDP-Lite, for each of which the kernel loads a module.
+PROTOCOLS = ((socket.AF_INET, 1, 262), (socket.AF_INET6, 1, 132), (socket.AF_INET, 2, 136))
+
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 
@@ -180,6 +183,7 @@ def network(given):
         "make a packet socket": attempt(make, 17, socket.SOCK_RAW, 0),
         "make a vsock": attempt(make, 40, socket.SOCK_STREAM),
         "make a socket for audit": attempt(make, socket.AF_NETLINK, socket.SOCK_RAW, 9),
+        **{f"make a socket of protocol {one}": attempt(make, *kind, one) for *kind, one in PROTOCOLS},
         "look up a name": attempt(lambda: look_up("example.org")),
     }
 
