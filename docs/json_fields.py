@@ -61,7 +61,8 @@ RESULT: Mapping[str, Field] = {
         "How the limits were enforced: `line` is a sentence, `level` is `cgroup` or `sampling`, and"
         " `signals_confined` says whether the algorithm could not send signals to other processes. `sandbox`"
         " is `basic`, or the level of `--sandbox strict` that held (`full`, `ns`, `landlock`); `refused` has"
-        " a sentence for each stronger level that this machine refused.",
+        " a sentence for each stronger level that this machine refused, `not_prevented` one for each thing"
+        " that this level does not prevent on this kernel.",
         "no process was started for the task",
     ),
     "metricsDir": Field(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from ...sandbox.isolation.remedies import remedy_of
+from ...sandbox.isolation.remedies import not_prevented, remedy_of
 from ...sandbox.isolation.trial import why_not
+from ...sandbox.linux import landlock
 from ...sandbox.parent.private_folders import PrivateFolders
-from ...sandbox.shared.isolation_policy import LEVELS, NOT_PREVENTED, Isolation
+from ...sandbox.shared.isolation_policy import LEVELS, Isolation
 from .doctor_finding import Finding, Machine
 
 
@@ -35,4 +36,6 @@ def check_sandbox(machine: Machine) -> Iterator[Finding]:
                 remedy = remedy_of(f"{level}: {refused}") or "hkrunner explain SANDBOX"
                 yield Finding(name, False, f"refused: {refused}", remedy)
             else:
-                yield Finding(name, True, NOT_PREVENTED[level] or "all of --sandbox strict")
+                open_to_it = not_prevented(level, landlock.abi(), network=False)
+                text = f"not prevented: {'; '.join(open_to_it)}" if open_to_it else "all of --sandbox strict"
+                yield Finding(name, True, text)

@@ -27,9 +27,11 @@ def rows() -> Iterator[tuple[str, str]]:
     here = {one.name: one for one in check_sandbox(Machine(os.environ, "."))}
     for level in LEVELS:
         found = here[f"sandbox {level}"]
-        held = f"not prevented: {NOT_PREVENTED[level]}" if NOT_PREVENTED[level] else "nothing is left out"
-        state = "possible here" if found.ok else f"not possible here: {found.text}; needed: {found.remedy}"
-        yield level, f"{held}. {state[0].upper()}{state[1:]}"
+        if found.ok:
+            yield level, f"Possible here; {found.text}"
+            continue
+        held = f"Not prevented: {NOT_PREVENTED[level]}" if NOT_PREVENTED[level] else "Nothing is left out"
+        yield level, f"{held}. Not possible here: {found.text}; needed: {found.remedy}"
     for option in SANDBOX_OPTIONS:
         text = option.help.removeprefix("With --sandbox strict: ")
         yield "option", f"{option.flag} {option.placeholder}: {text[0].lower()}{text[1:]}"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...boards.runs.task_ids import TaskIds
-from ...sandbox.shared.isolation_policy import NOT_PREVENTED
 from ...sandbox.shared.messages import Protection
 from ...sandbox.shared.outcome import Exit, left_behind, report
 from ..console.event_sink import EventSink
@@ -155,12 +154,8 @@ class ChildNotices:
         self._output.announce(f"● sandbox: strict, level {level}, {network}")
         for refused in protection.refused or ():
             self._output.announce(f"  not {refused}")
-        if open_to_it := NOT_PREVENTED.get(level):
+        for open_to_it in protection.not_prevented or ():
             self._output.announce(f"  not prevented: {open_to_it}")
-        if not protection.signals_confined:
-            self._output.announce(
-                "  not prevented: the algorithm can signal your other processes (Linux 6.12 can)"
-            )
 
     def died_without_task(self, when: str, exit: Exit) -> None:
         """A child died while it worked on no task; `when`, or which child it was."""

@@ -32,8 +32,8 @@ _OPEN_FLAGS = {"openat": 2, "open": 1}
 _MAKES_A_FILE = 0o20000100  # O_CREAT, and what O_TMPFILE adds to O_DIRECTORY
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _STREAM, _DATAGRAM, _TYPE_MASK = 1, 2, 0xF
-#: Protocols of IPv4 and IPv6: the usual one of the type, ICMP, TCP, UDP, ICMPv6. Others (SCTP, MPTCP, UDP-Lite)
-#: would have the kernel load a module, and few look for its errors.
+#: Protocols of IPv4 and IPv6: the usual one of the type, ICMP, TCP, UDP, ICMPv6. Others (SCTP, MPTCP,
+#: UDP-Lite) would have the kernel load a module, and few look for its errors.
 _PROTOCOLS = (0, 1, 6, 17, 58)
 
 _Step = tuple[int, int, int, int]

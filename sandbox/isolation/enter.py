@@ -18,9 +18,6 @@ from ..shared.isolation_policy import Isolation, is_below
 from . import call_filter, system_calls
 from .root_folder import DEVICES, StepFailed, make_root
 
-#: Landlock without REFER refuses every rename to another folder.
-LEAST_ABI = 2
-
 
 def enter_namespaces(level: str, isolation: Isolation) -> None:
     """Move this process to namespaces of its own, and its next child to a pid namespace at the level `full`.
@@ -80,9 +77,9 @@ def restrict(level: str, isolation: Isolation) -> None:
     except OSError as error:
         raise StepFailed("giving up the capabilities", error) from None
     abi = landlock.abi()
-    if level == "landlock" and abi < LEAST_ABI:
-        raise StepFailed("Landlock", OSError(0, f"its ABI is {abi}, {LEAST_ABI} is needed"))
-    if abi >= LEAST_ABI:
+    if level == "landlock" and abi < landlock.LEAST_ABI:
+        raise StepFailed("Landlock", OSError(0, f"its ABI is {abi}, {landlock.LEAST_ABI} is needed"))
+    if abi >= landlock.LEAST_ABI:
         scoped = landlock.SCOPE_SIGNAL | landlock.SCOPE_ABSTRACT_UNIX_SOCKET
         try:
             landlock.restrict(

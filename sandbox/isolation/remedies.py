@@ -1,4 +1,4 @@
-"""Why this machine cannot provide a level, and what to do about it, in words for its user."""
+"""What this machine cannot provide of a level, why, and what to do about it, in words for its user."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import errno
 import os
 from collections.abc import Sequence
 
-from ..shared.isolation_policy import LEVELS
+from ..linux import landlock
+from ..shared.isolation_policy import LEVELS, NOT_PREVENTED
 
 _APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 #: How many namespaces of each kind there may be; unshare() says "No space left on device" at that limit.
@@ -61,6 +62,26 @@ def remedy_of(refused: str, root: str = "/") -> str:
     if step.startswith("the filter"):
         return "seccomp, on x86_64 or aarch64"
     return "" if level in LEVELS else step
+
+
+def not_prevented(level: str, abi: int, *, network: bool) -> list[str]:
+    """Return what the algorithm can do at this level on a kernel with this ABI of Landlock; 0: it has none.
+
+    `network`: whether it may use the machine's network.
+    """
+    found = [NOT_PREVENTED[level]] if NOT_PREVENTED[level] else []
+    if abi < landlock.SCOPES_SINCE_ABI and level != "full":
+        found.append("the algorithm can signal your other processes (Linux 6.12 can prevent it)")
+    if abi < landlock.SCOPES_SINCE_ABI and (level == "landlock" or network):
+        found.append("the algorithm can connect to abstract Unix sockets (Linux 6.12 can prevent it)")
+    if abi < landlock.TRUNCATE_SINCE_ABI and level == "landlock":
+        found.append("the algorithm can empty files that you may write to (Linux 6.2 can prevent it)")
+    if abi < landlock.LEAST_ABI and level != "landlock":
+        found.append(
+            "what an error in the namespaces opens: this kernel has no Landlock as a second barrier"
+            " (Linux 5.19 has it)"
+        )
+    return found
 
 
 def _read(root: str, path: str) -> str:

@@ -28,6 +28,9 @@ _PR_SET_NO_NEW_PRIVS = 38
 SCOPE_ABSTRACT_UNIX_SOCKET = 1
 SCOPE_SIGNAL = 2
 SCOPES_SINCE_ABI = 6
+TRUNCATE_SINCE_ABI = 3
+#: For rights on files: without REFER every rename to another folder is refused.
+LEAST_ABI = 2
 
 #: Rights on files (include/uapi/linux/landlock.h).
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE = (1 << bit for bit in range(6))
@@ -89,7 +92,7 @@ def abi() -> int:
 def all_rights(version: int) -> int:
     """Return every right on files that this ABI knows."""
     known = (1 << 13) - 1
-    for since, right in ((2, REFER), (3, TRUNCATE), (5, IOCTL_DEV)):
+    for since, right in ((LEAST_ABI, REFER), (TRUNCATE_SINCE_ABI, TRUNCATE), (5, IOCTL_DEV)):
         if version >= since:
             known |= right
     return known

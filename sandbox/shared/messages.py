@@ -94,6 +94,7 @@ class Protection(ProcessMessage):
     signals_confined: bool
     sandbox: str = "basic"  #: level of the isolation; "basic": there is none
     refused: Optional[List[str]] = None  #: what the machine refused, for each stronger level that was tried
+    not_prevented: Optional[List[str]] = None  #: what the algorithm can do in spite of its isolation
     possible: str = ""  #: a level that would be possible, where none is that is accepted
 
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 
 from ..linux import cgroup, kernel, landlock, scheduling
+from ..shared.isolation_policy import Isolation
 from ..shared.limits import Limits
 from ..shared.messages import Protection
 from .rlimits import count_user_tasks, leave_no_core_file, rlimits_of, set_rlimits
@@ -47,12 +48,21 @@ class Confinement:
         """Whether the kernel enforces the CPU limit."""
         return self._group is not None and self._group.holds("cpu")
 
-    def describe(self) -> Protection:
-        """Return which limits are enforced, and how, for `-v` and --json."""
-        signals = landlock.abi() >= landlock.SCOPES_SINCE_ABI
+    def describe(self, sandbox: str = "", isolation: Isolation | None = None) -> Protection:
+        """Return which limits are enforced, and how, for `-v` and --json.
+
+        `sandbox`: the level of the isolation; "": there is none.
+        """
+        abi = landlock.abi()
+        signals = abi >= landlock.SCOPES_SINCE_ABI or sandbox == "full"
         level = "cgroup" if self._group is not None else "sampling"
         line = cgroup.describe(self._limits, self._group, self._refusal)
-        return Protection(line, level, signals)
+        if not sandbox or isolation is None:
+            return Protection(line, level, signals)
+        from ..isolation.remedies import not_prevented  # late: most have none
+
+        open_to_it = not_prevented(sandbox, abi, network=isolation.network)
+        return Protection(line, level, signals, sandbox=sandbox, not_prevented=open_to_it)
 
     def enter(self, *, is_isolated: bool = False) -> None:
         """Confine this process; called in the child, between fork and exec.

@@ -266,13 +266,8 @@ class Warden:
         self._tree.take(started)
         for fd in fds.values():
             os.close(fd)
-        protection = enforcer.confinement.describe()
-        protection = protection.replace(
-            signals_confined=protection.signals_confined or started.level == "full",
-            sandbox=started.level or "basic",
-            refused=list(started.refused),
-            possible=started.possible,
-        )
+        protection = enforcer.confinement.describe(started.level, spec.isolation)
+        protection = protection.replace(refused=list(started.refused), possible=started.possible)
         self._send(Spawned(PROTOCOL_VERSION, started.pid, started.problem, protection, started.is_refused))
 
     def _end_tree(self) -> tuple[dict[int, process_tree.Left], list[process_tree.Left]]:

@@ -109,5 +109,5 @@ def test_the_sandbox_is_explained_with_what_this_machine_holds() -> None:
     assert ended.status == 0, ended
     text = " ".join(ended.stdout.split())
     assert ended.stdout.splitlines()[0] == "SANDBOX" and "--net none|all|HOST:PORT: what the code" in text
-    state = "Possible here" if BEST == "full" else "Not possible here: "
-    assert f"full nothing is left out. {state}" in text
+    state = "Possible here; " if BEST == "full" else "Nothing is left out. Not possible here: "
+    assert f"full {state}" in text

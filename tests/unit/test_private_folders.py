@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hkrunner.sandbox.isolation.remedies import remedy_of
+from hkrunner.sandbox.isolation.remedies import not_prevented, remedy_of
 from hkrunner.sandbox.parent.private_folders import PrivateFolders
 
 
@@ -62,3 +62,27 @@ def test_a_machine_that_allows_no_more_namespaces_is_told_its_limit(
         (tmp_path / f"proc/sys/user/max_{kind}_namespaces").write_text(limits.get(kind, "1000") + "\n")
     refused = "full: new namespaces (unshare): No space left on device"
     assert remedy_of(refused, str(tmp_path)).startswith(needed)
+
+
+@pytest.mark.parametrize(
+    ("level", "abi", "network", "words"),
+    [
+        ("full", 6, True, []),
+        ("full", 2, False, []),
+        ("full", 2, True, ["abstract Unix sockets"]),
+        ("full", 0, False, ["no Landlock as a second barrier"]),
+        ("ns", 7, True, ["sees the machine's processes"]),
+        ("ns", 5, False, ["sees the machine's processes", "can signal"]),
+        (
+            "landlock",
+            2,
+            False,
+            ["times of all files", "can signal", "abstract Unix sockets", "can empty files"],
+        ),
+    ],
+)
+def test_a_level_says_what_it_does_not_prevent_on_this_kernel(
+    level: str, abi: int, network: bool, words: list[str]
+) -> None:
+    found = not_prevented(level, abi, network=network)
+    assert len(found) == len(words) and all(word in one for word, one in zip(words, found, strict=True))
