@@ -20,6 +20,7 @@ from ..cluster.algorithm_store import (
     Build,
     Version,
 )
+from ..cluster.byte_progress import untold
 from ..errors import ClusterError
 from .apply_package import ApplyContent, ApplyRequest
 from .local_peaks import LocalPeak
@@ -67,11 +68,13 @@ class Applier:
         *,
         tell: Callable[[str], None],
         show_log: Callable[[str], None],
+        progress: Callable[[str], None] = untold,
         peak: LocalPeak | None = None,
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`tell` gets a sentence for a person, `show_log` a line of the build.
+        """`tell` gets a sentence for a person, `show_log` a line of the build, `progress` how far the
+        upload is.
 
         peak: what a task of the algorithm used here at most.
         """
@@ -81,6 +84,7 @@ class Applier:
         self._request = request
         self._tell = tell
         self._show_log = show_log
+        self._progress = progress
         self._sleep = sleep
         self._clock = clock
 
@@ -105,6 +109,7 @@ class Applier:
             package=None if package is None else package.path,
             package_name="" if package is None else package.name,
             builds=self._request.force_build,
+            progress=self._progress,
         )
         for message in applied.messages:
             self._tell(f"{self._cluster}: {message}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ...sandbox.shared.limits import parse_cpu, parse_memory
 from ..cluster.algorithm_payload import algorithm_payload, image_of, user_name
+from ..cluster.byte_progress import untold
 from ..cluster.code_package import write_package
 from ..errors import EntryNotFound, SettingsError
 from ..prepare.code_files import CodeFiles, code_files
@@ -50,9 +51,17 @@ class ApplyContent(NamedTuple):
 
 
 def prepare_apply(
-    settings: Settings, request: ApplyRequest, environ: Mapping[str, str], stack: contextlib.ExitStack
+    settings: Settings,
+    request: ApplyRequest,
+    environ: Mapping[str, str],
+    stack: contextlib.ExitStack,
+    *,
+    progress: Callable[[str], None] = untold,
 ) -> ApplyContent:
-    """Return what is to be sent; the stack removes the package. Raises HkrunnerError."""
+    """Return what is to be sent; the stack removes the package. Raises HkrunnerError.
+
+    `progress`: gets how far the packing is.
+    """
     descriptor = settings.code.descriptor
     fields = {} if descriptor is None else dict(descriptor.fields)
     fields.update(_limits(request))
@@ -61,7 +70,7 @@ def prepare_apply(
         image = image_of(fields)
     package, entry, folder = None, None, settings.code.cwd
     if image is None and not fields.get("gitRepository"):
-        package, entry, folder = _package(settings, stack)
+        package, entry, folder = _package(settings, stack, progress)
         fields.setdefault("env", "python")
         if descriptor is not None:
             fields["env"] = descriptor.env
@@ -97,7 +106,9 @@ def _limits(request: ApplyRequest) -> dict[str, Any]:
     return found
 
 
-def _package(settings: Settings, stack: contextlib.ExitStack) -> tuple[CodePackage, str, str]:
+def _package(
+    settings: Settings, stack: contextlib.ExitStack, progress: Callable[[str], None]
+) -> tuple[CodePackage, str, str]:
     """Return the package, the entry point in it, and the folder of the code."""
     descriptor = settings.code.descriptor
     if descriptor is not None and descriptor.code_path is not None and os.path.isfile(descriptor.code_path):
@@ -130,5 +141,5 @@ def _package(settings: Settings, stack: contextlib.ExitStack) -> tuple[CodePacka
     path = os.path.join(
         stack.enter_context(tempfile.TemporaryDirectory(prefix="hkrunner-apply-")), "code.zip"
     )
-    write_package(path, files)
+    write_package(path, files, progress=progress)
     return CodePackage(path, "code.zip", os.path.getsize(path), files), entry, folder

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from ..settings.settings import Settings
 
 if TYPE_CHECKING:
-    from ..console.install_line import InstallLine
+    from ..console.live_line import LiveLine
 
 
-def install_progress(settings: Settings) -> InstallLine | None:
+def install_progress(settings: Settings) -> LiveLine | None:
     """Return what shows that something is installed; None without --install."""
     if not settings.code.install:
         return None
-    from ..console.install_line import InstallLine  # late: most runs install nothing
+    from ..console.live_line import LiveLine  # late: most runs install nothing
 
-    return InstallLine(settings.console)
+    return LiveLine(settings.console)

@@ -30,6 +30,7 @@ def _apply(entry_argument: str | None, state_dir: str, **values: Any) -> None:
     from ..app.apply import Applier
     from ..app.apply_package import ApplyRequest, prepare_apply
     from ..app.local_peaks import local_peak
+    from ..console.live_line import LiveLine
     from ..console.terminal import plain
     from ..errors import SettingsError
     from ..io.signals import signals_raise
@@ -47,7 +48,10 @@ def _apply(entry_argument: str | None, state_dir: str, **values: Any) -> None:
     missing = {option.name: option.default for option in OPTIONS if option.name not in values}
     settings = settings_of({**missing, **values, "no_state": True}, os.environ)
 
+    live = LiveLine(settings.console)
+
     def tell(line: str) -> None:
+        live.end("")
         click.echo(plain(f"  ● {line}", sys.stderr.encoding or "ascii"), err=True)
 
     for note in settings.console.notes:
@@ -55,7 +59,8 @@ def _apply(entry_argument: str | None, state_dir: str, **values: Any) -> None:
     request = ApplyRequest(**own)
     with contextlib.ExitStack() as stack:
         stack.enter_context(signals_raise())  # so that the code's archive is removed
-        prepared = prepare_apply(settings, request, os.environ, stack)
+        stack.callback(live.end, "")
+        prepared = prepare_apply(settings, request, os.environ, stack, progress=live.line)
         peak = local_peak(state_dir, prepared.name, _absolute(settings.code.cwd, settings.code.entry))
         if on is None:
             package = prepared.package
@@ -73,6 +78,7 @@ def _apply(entry_argument: str | None, state_dir: str, **values: Any) -> None:
             request,
             tell=tell,
             show_log=lambda line: click.echo(f"    {line}", err=True),
+            progress=live.line,
             peak=peak,
         )
         if dry_run:

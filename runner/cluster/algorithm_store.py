@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ..errors import ClusterError, EntryNotFound
 from ..protocol.messages import printable
 from .api import ClusterApi
+from .byte_progress import untold
 from .form import form_body
 from .job_answers import number
 from .refusals import RequestRefused
@@ -88,8 +89,9 @@ class AlgorithmStore:
         package: str | None = None,
         package_name: str = "",
         builds: bool = False,
+        progress: Callable[[str], None] = untold,
     ) -> ApplyAnswer:
-        """Create or change the algorithm, with the package of its code.
+        """Create or change the algorithm, with the package of its code; `progress` gets how far that is sent.
 
         builds: the code is built even if it is the same. Otherwise a second request after a lost answer does
         no harm: the same code is not built twice.
@@ -97,7 +99,7 @@ class AlgorithmStore:
         values: dict[str, Any] = {"payload": payload}
         if builds:
             values["options"] = {"forceBuild": True}
-        body = form_body(values, package, package_name)
+        body = form_body(values, package, package_name, progress=progress)
         answer = self._api.decoded(
             self._api.call("POST", "store/algorithms/apply", body, may_repeat=not builds)
         )

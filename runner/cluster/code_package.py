@@ -6,24 +6,43 @@ between two machines with the same code: no times, no owners, an order of the fi
 
 from __future__ import annotations
 
-import shutil
+import heapq
+import os
 import stat
 import zipfile
+from collections.abc import Callable
 
+from ...sandbox.shared.limits import format_bytes
 from ..errors import SettingsError
 from ..prepare.code_files import CodeFile, CodeFiles
+from .byte_progress import ByteProgress, untold
 
 #: The oldest date that a zip can have.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def write_package(path: str, code: CodeFiles) -> None:
-    """Write the package. Raises SettingsError for a file that cannot be packed."""
+#: HKube's builder reads a zip with adm-zip, whose readFileSync() takes no file above this (Node: "File size …
+#: is greater than 2 GiB"). The api-server accepts the upload, so that only the build would fail.
+PACKAGE_MAX = (1 << 31) - 1
+_PIECE = 1 << 20
+#: Files that are named where the package is too large.
+_NAMED = 3
+
+
+def write_package(
+    path: str,
+    code: CodeFiles,
+    *,
+    progress: Callable[[str], None] = untold,
+    most: int = PACKAGE_MAX,
+) -> None:
+    """Write the package; `progress` gets how far it is. Raises SettingsError for what cannot be packed."""
     _check_names(code)
+    packer = _Packer(path, code, progress, most)
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as package:
             for one in code.files:
-                _add_or_explain(package, one)
+                packer.add_or_explain(package, one)
     except OSError as error:
         raise SettingsError(f"the package {path} cannot be written: {error.strerror}") from None
 
@@ -41,21 +60,43 @@ def _check_names(code: CodeFiles) -> None:
             ) from None
 
 
-def _add_or_explain(package: zipfile.ZipFile, one: CodeFile) -> None:
-    try:
-        _add(package, one)
-    except OSError as error:
-        raise SettingsError(f"{one.path} cannot be packed: {error.strerror}") from None
+class _Packer:
+    """Adds files to a package, and counts."""
 
+    def __init__(self, path: str, code: CodeFiles, progress: Callable[[str], None], most: int) -> None:
+        self._path = path
+        self._code = code
+        self._progress = ByteProgress("packing", code.size, progress)
+        self._most = most
 
-def _add(package: zipfile.ZipFile, one: CodeFile) -> None:
-    entry = zipfile.ZipInfo(one.name, _DATE)
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    if one.link is not None:
-        entry.external_attr = (stat.S_IFLNK | 0o777) << 16
-        package.writestr(entry, one.link)
-        return
-    entry.external_attr = (stat.S_IFREG | (0o755 if one.executable else 0o644)) << 16
-    entry.file_size = one.size  # so that zip64 is used where it is needed
-    with open(one.path, "rb") as source, package.open(entry, "w") as target:
-        shutil.copyfileobj(source, target)
+    def add_or_explain(self, package: zipfile.ZipFile, one: CodeFile) -> None:
+        try:
+            self._add(package, one)
+        except OSError as error:
+            raise SettingsError(f"{one.path} cannot be packed: {error.strerror}") from None
+
+    def _add(self, package: zipfile.ZipFile, one: CodeFile) -> None:
+        entry = zipfile.ZipInfo(one.name, _DATE)
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        if one.link is not None:
+            entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+            package.writestr(entry, one.link)
+            return
+        entry.external_attr = (stat.S_IFREG | (0o755 if one.executable else 0o644)) << 16
+        entry.file_size = one.size  # so that zip64 is used where it is needed
+        with open(one.path, "rb") as source, package.open(entry, "w") as target:
+            while piece := source.read(_PIECE):
+                target.write(piece)
+                self._progress.add(len(piece))
+                self._check_size()
+
+    def _check_size(self) -> None:
+        if self._progress.done > self._most and os.stat(self._path).st_size > self._most:
+            largest = heapq.nlargest(_NAMED, self._code.files, key=lambda one: one.size)
+            named = "; ".join(f"{one.name}, {format_bytes(one.size)}" for one in largest)
+            raise SettingsError(
+                f"the code in {self._code.folder} is too large: packed, it has more than"
+                f" {format_bytes(self._most + 1)}, which HKube's builder cannot read. Leave files out by"
+                f" .hkubeignore (the largest: {named}), have the algorithm fetch them, or use an image"
+                " (hkrunner image)"
+            )

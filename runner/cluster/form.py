@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import SettingsError
+from .byte_progress import ByteProgress, untold
 from .transport import Body
 
 _PIECE = 256 * 1024
 
 
-def form_body(values: Mapping[str, Any], file: str | None, file_name: str = "") -> Body:
-    """Return the body: each value as JSON, then the file as the field `file`.
+def form_body(
+    values: Mapping[str, Any],
+    file: str | None,
+    file_name: str = "",
+    *,
+    progress: Callable[[str], None] = untold,
+) -> Body:
+    """Return the body: each value as JSON, then the file as the field `file`; `progress` gets how far it is.
 
     Raises SettingsError for a file that cannot be read; its pieces() does for one that changes meanwhile.
     """
@@ -39,7 +46,10 @@ def form_body(values: Mapping[str, Any], file: str | None, file_name: str = "") 
     def pieces() -> Iterator[bytes]:
         yield head
         if file is not None:
-            yield from _content(file, size)
+            sent = ByteProgress("sending", size, progress)
+            for piece in _content(file, size):
+                yield piece
+                sent.add(len(piece))
         yield tail
 
     return Body(len(head) + size + len(tail), f"multipart/form-data; boundary={boundary}", pieces)

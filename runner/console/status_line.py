@@ -197,7 +197,7 @@ def curve(values: Sequence[int], top: int | None) -> str:
 def columns() -> int:
     """Return the width of the terminal, without the last column, which may wrap."""
     try:
-        return os.get_terminal_size(2).columns - 1
+        return (os.get_terminal_size(2).columns or 80) - 1  # 0: a terminal whose size was never set
     except OSError:
         return 79
 

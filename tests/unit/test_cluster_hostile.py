@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hkrunner.runner.cluster import byte_progress
 from hkrunner.runner.cluster.address import Cluster, cluster_of
 from hkrunner.runner.cluster.api import json_body
 from hkrunner.runner.cluster.code_package import write_package
@@ -200,6 +202,24 @@ def test_a_file_that_cannot_be_sent_is_no_fault_of_the_network(tmp_path: Path) -
         b"".join(body.pieces())
     file.write_bytes(b"x" * 2000)
     assert len(b"".join(body.pieces())) == body.length
+
+
+def test_a_package_that_hkubes_builder_cannot_read_is_refused_while_it_is_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "main.py").write_text("x")
+    (tmp_path / "model.bin").write_bytes(random.Random(1).randbytes(3 << 20))
+    (tmp_path / "more.bin").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(byte_progress, "_TELL_S", 0)
+    told: list[str] = []
+    code = code_files(str(tmp_path))
+    with pytest.raises(SettingsError) as refused:
+        write_package(str(tmp_path / "code.zip"), code, progress=told.append, most=(1 << 20) - 1)
+    assert "packed, it has more than 1 MiB, which HKube's builder cannot read" in str(refused.value)
+    assert "the largest: model.bin, 3 MiB; more.bin, 1000 B; main.py, 1 B)" in str(refused.value)
+    assert told == ["packing: 1 B of 3 MiB", "packing: 1 MiB of 3 MiB", "packing: 2 MiB of 3 MiB"]
+    body = form_body({}, str(tmp_path / "more.bin"), progress=told.append)
+    assert len(b"".join(body.pieces())) == body.length and told[-1] == "sending: 1000 B of 1000 B"
 
 
 def test_a_name_that_a_zip_cannot_hold_is_one_sentence(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Shows on stderr that --install installs something, before the run and its Output exist."""
+"""Shows on stderr what takes its time, as an installation does, where no run and no Output exist."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .terminal import plain
 _ERASE = "\r\x1b[2K"
 
 
-class InstallLine:
-    """A line when it begins and one when it is done; on a terminal, the installer's latest line meanwhile."""
+class LiveLine:
+    """A line when it begins and one when it is done; on a terminal, the latest line meanwhile."""
 
     def __init__(self, console: Console) -> None:
         self._quiet = console.quiet
@@ -29,14 +29,14 @@ class InstallLine:
         self._print(f"◌ {text}")
 
     def line(self, text: str) -> None:
-        """Draw the installer's latest line; with --verbose, print each."""
+        """Draw the latest line; with --verbose, print each."""
         if self._verbose:
             self._print(f"  {text}")
         elif self._is_live:
             self._write(_ERASE + f"  {text}"[: columns()])
 
     def end(self, text: str) -> None:
-        """Remove the installer's line; print the text and how long it took, unless it is empty."""
+        """Remove the latest line; print the text and how long it took, unless it is empty."""
         if self._is_live:
             self._write(_ERASE)
         if text:
