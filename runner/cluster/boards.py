@@ -16,8 +16,9 @@ from .refusals import RequestRefused
 
 #: How long the cluster may take to start one: Kubernetes may have to fetch its image first.
 START_S = 180.0
-#: The operator of the cluster looks every 2 s.
-PAUSE_S = 2.0
+#: Between two looks at a board. The first is short, because one that was started before is there at once; the
+#: longest is that of the cluster's operator.
+PAUSE_S, PAUSE_MAX_S = 0.25, 2.0
 #: The status of a board that can be opened, and of one that never will be.
 _RUNNING, _ENDED = "running", ("stopped", "failed")
 #: How HKube begins the refusal for a board that was started before.
@@ -50,6 +51,13 @@ def start_board(
     """
     board = f"{job}:{node}"
     began = clock()
+    pause_s = PAUSE_S
+
+    def wait() -> None:
+        nonlocal pause_s
+        pause(pause_s)
+        pause_s = min(2 * pause_s, PAUSE_MAX_S)
+
     while True:
         try:
             api.post("boards/tensors", {"jobId": job, "nodeName": node}, may_repeat=True)
@@ -59,7 +67,7 @@ def start_board(
                 break
             if error.status != 404 or clock() - began >= LATE_S:
                 raise
-        pause(PAUSE_S)  # the graph, in which HKube looks up the node, may come after the job's end
+        wait()  # the graph, in which HKube looks up the node, may come after the job's end
     is_told = False
     while True:
         record = _record(api.get(f"boards/tensors/{board}"))
@@ -76,7 +84,7 @@ def start_board(
         if not is_told:
             is_told = True
             on_wait(f"◌ {api.cluster.name} starts the board {board}")
-        pause(PAUSE_S)
+        wait()
 
 
 def _record(answer: Any) -> dict[str, Any]:

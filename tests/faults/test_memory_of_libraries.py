@@ -116,11 +116,21 @@ def test_a_process_between_vfork_and_exec_counts_nothing(mode: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("what", "argument"),
-    [("threads", 4), ("threads", 16), ("threads", 64), ("one_after_another", 60), ("dot", 20), ("solve", 20)],
+    ("mode", "what", "argument"),
+    [
+        ("auto", "threads", 4),
+        ("auto", "threads", 64),
+        ("auto", "one_after_another", 60),
+        ("auto", "dot", 20),
+        ("auto", "solve", 20),
+        ("rss", "threads", 16),
+        ("rss", "solve", 20),
+        ("brake", "threads", 64),
+        ("brake", "one_after_another", 60),
+        ("brake", "solve", 20),
+    ],
 )
-@pytest.mark.parametrize("mode", ["auto", "brake"])
-def test_the_limit_that_is_suggested_is_enough(what: str, argument: int, mode: str, tmp_path: Path) -> None:
+def test_the_limit_that_is_suggested_is_enough(mode: str, what: str, argument: int, tmp_path: Path) -> None:
     given = ("--entry", ALGORITHMS / PROGRAM, "--no-state", "--input", f'["{what}", {argument}]')
     given += ("--mem-mode", mode)
     free = run_hkrunner(*given, cwd=tmp_path)

@@ -157,7 +157,7 @@ def test_the_board_of_a_served_worker_shows_tasks_while_it_runs_and_ends_with_it
 
 
 def test_nothing_is_left_when_hkrunner_is_killed(tmp_path: Path) -> None:
-    for _ in range(5):
+    for _ in range(2):
         with serving_worker(tmp_path, "--board", "--api-port", "0", entry=HELLO) as (_, program):
             program.wait_for_line("● board all", deadline_s=BOARD_DEADLINE_S)
             program.wait_for_line("● board routes at", deadline_s=BOARD_DEADLINE_S)

@@ -138,7 +138,7 @@ TROUBLE: dict[str, tuple[list[Any], tuple[str, ...]]] = {
     "die": (["die"], ()),
     "leave": (["leave", 3], ()),
     "raise": (["raise", "no"], ()),
-    "hang": (["hold the GIL"], ("--timeout", "3")),
+    "hang": (["hold the GIL"], ("--timeout", "1.5")),
     "breach": (["text", 300_000_000], ("--mem", "100Mi")),
 }
 

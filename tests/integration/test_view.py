@@ -41,7 +41,8 @@ def test_code_that_takes_long_to_load_shows_a_sign_of_life(tmp_path: Path) -> No
 
 
 def test_code_that_takes_long_to_load_for_a_worker_is_reported_once(tmp_path: Path) -> None:
-    with status_terminal(tmp_path, "--url", "ws://127.0.0.1:9", code="import time\ntime.sleep(60)\n") as one:
+    args = ("--url", "ws://127.0.0.1:9", "--grace", "0.2")
+    with status_terminal(tmp_path, *args, code="import time\ntime.sleep(60)\n") as one:
         one.wait_until(lambda text: text.count("◌ loading alg.py …") == 1, "a sign of life")
 
 
