@@ -259,7 +259,10 @@ class ErrorReportingGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BoardError as error:
-            raise self._told_as(str(error)) from None
+            # HKube's own text, which its REST routes have to use, names no remedy.
+            is_hkubes = str(error).endswith("Not Found")
+            remedy = ": hkrunner board ls and hkrunner runs ls show what there is" if is_hkubes else ""
+            raise self._told_as(f"{error}{remedy}") from None
 
 
 def _flag(name: str, help: str) -> click.Option:

@@ -220,7 +220,7 @@ def test_a_board_that_ends_in_the_foreground_is_reported(folder: Path) -> None:
         (("start", "--job", "job1", "--node", "none"), "node none for job job1 Not Found", 6),
         (("start", "--port", "70000"), "70000 is not a port; choose one of 1 to 65535", 6),
         (("start", "--pipeline", "mnist"), "--pipeline needs --node: a board shows a node of a pipeline", 2),
-        (("stop", "nothing"), "board nothing Not Found", 6),
+        (("stop", "nothing"), "board nothing Not Found: hkrunner board ls and hkrunner runs ls show ", 6),
         (("stop",), "no board given: name one (hkrunner board ls), or use --all", 2),
         (("open", "nothing"), "board nothing Not Found", 6),
         (("logs", "nothing"), "board nothing Not Found", 6),
