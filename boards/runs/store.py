@@ -6,6 +6,7 @@ that is full, read-only or someone else's: the task goes on, and its record's `p
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from .layout import Layout
 from .metrics_link import MetricsLink
 from .task_ids import TaskIds
-from .task_metrics import EarlierMetrics, MetricsOptions, move_to_latest_task
+from .task_metrics import EarlierMetrics, MetricsOptions, make_temporary_folder, move_to_latest_task
 from .task_record import TaskRecord
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Store:
         self._link = MetricsLink(self.layout)
         self._earlier = EarlierMetrics()
         self._apart: str | None = None  #: see keep_metrics_apart()
+        self._fallback: str | None = None  #: a temporary folder, where there can be none in the state folder
         self._journal = None if journal is None else journal(self.layout)
         #: The latest task: metrics that are written between two tasks are its own.
         self._last: TaskRecord | None = None
@@ -100,7 +102,7 @@ class Store:
             ids,
             self.layout,
             self._link,
-            MetricsOptions(volume=self.metrics_dir, root=self.metrics_root),
+            MetricsOptions(self.metrics_dir, self.metrics_root, self._fallback),
             self._earlier,
             stream_limit_bytes=self._stream_limit_bytes,
             journal=self._journal,
@@ -128,8 +130,8 @@ class Store:
 
         The path is a folder until the first task, and then the link to the latest task's.
         """
-        if self.metrics_dir is not None:
-            return {"ALGO_METRICS_DIR": self.metrics_dir}
+        if known := self.metrics_dir or self._fallback:
+            return {"ALGO_METRICS_DIR": known}
         try:
             self.layout.make_folders()
             path = self._link.make_folder()
@@ -155,12 +157,17 @@ class Store:
             os.mkdir(self._apart, 0o700)
         except OSError:  # the first task's record meets the same error, and reports it
             self._apart = None
+            with contextlib.suppress(OSError):
+                self._fallback = make_temporary_folder()
             return
         self.metrics_dir = self._apart
 
     def _end_metrics_apart(self) -> None:
         """Move what the last task has written to its run folder."""
         folder, self._apart = self._apart, None
+        if self._fallback is not None:
+            with contextlib.suppress(OSError):  # it is not empty: a task has said where its metrics are
+                os.rmdir(self._fallback)
         if folder is None:
             return
         try:

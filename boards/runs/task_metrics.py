@@ -34,6 +34,8 @@ class MetricsOptions(NamedTuple):
     volume: str | None = None
     #: A folder of the user's: each task writes to <root>/<task>, and what lies there already is not touched.
     root: str | None = None
+    #: Where metrics go if the state folder cannot be written; None: to a new folder for each task.
+    fallback: str | None = None
 
 
 class MetricsPlace(enum.Enum):
@@ -184,15 +186,9 @@ class TaskMetrics:
     def close(self, earlier: EarlierMetrics, *, has_failed: bool) -> None:
         """Remove an empty temporary folder; report metrics that went to an earlier task's folder."""
         if self.place is MetricsPlace.TEMPORARY:
-            from ...sandbox.linux.abandoned import remove_abandoned
-
-            # Remove those of killed runs too, unless they have metrics that a user may still want.
-            remove_abandoned(os.path.dirname(self.folder), TEMPORARY_PREFIX, only_empty=True)
-            try:
-                os.rmdir(self.folder)
-            except FileNotFoundError:
-                pass
-            except OSError:  # it is not empty
+            # The fallback is for the next task, too.
+            has_none = is_empty_folder(self.folder) if self._options.fallback else _removed(self.folder)
+            if not has_none:
                 self._problems.append(f"metrics of this task are in {self.folder}; nothing else keeps them")
         if self.place is MetricsPlace.VOLUME:
             return
@@ -222,14 +218,8 @@ class TaskMetrics:
         if self._options.volume is not None:
             self.place, self.link = MetricsPlace.VOLUME, self._options.volume
             return
-        import tempfile  # late, as what follows: it imports random and hashlib, for a case that is rare
-
-        from ...sandbox.linux.abandoned import signed_name
-
         try:
-            folder = os.path.join(tempfile.gettempdir(), signed_name(TEMPORARY_PREFIX))
-            os.mkdir(folder, 0o700)
-            self.folder = self.link = folder
+            self.folder = self.link = self._options.fallback or make_temporary_folder()
             self.place = MetricsPlace.TEMPORARY
         except OSError:
             self.place = MetricsPlace.NOWHERE  # the first error was reported, and has the same cause
@@ -257,6 +247,31 @@ class TaskMetrics:
                 f"be uploaded again: {error.strerror or error}"
             )
             return False
+
+
+def make_temporary_folder() -> str:
+    """Make a folder for metrics in the temporary directory. Raises OSError."""
+    import tempfile  # late, as what follows: it imports random and hashlib, for a case that is rare
+
+    from ...sandbox.linux.abandoned import signed_name
+
+    folder = os.path.join(tempfile.gettempdir(), signed_name(TEMPORARY_PREFIX))
+    os.mkdir(folder, 0o700)
+    return folder
+
+
+def _removed(folder: str) -> bool:
+    """Remove a temporary folder, and those of killed runs, unless there are metrics in it."""
+    from ...sandbox.linux.abandoned import remove_abandoned
+
+    remove_abandoned(os.path.dirname(folder), TEMPORARY_PREFIX, only_empty=True)
+    try:
+        os.rmdir(folder)
+    except FileNotFoundError:
+        pass
+    except OSError:  # it is not empty
+        return False
+    return True
 
 
 def move_to_latest_task(layout: Layout, volume: str, names: list[str], link: MetricsLink) -> None:

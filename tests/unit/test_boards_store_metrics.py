@@ -216,3 +216,22 @@ def test_a_cluster_folder_that_cannot_be_emptied_is_reported(state_root: Path, t
     assert str(volume) in sentence and "could not be emptied" in sentence
     record.finish({})
     store.close()
+
+
+def test_isolated_code_has_one_folder_for_metrics_where_no_record_can_be_kept(tmp_path: Path) -> None:
+    """Its process sees the folders that were there when it began, and no others."""
+    file = tmp_path / "file"  # nothing can be made there, as on a read-only disk
+    file.touch()
+    store = Store(file / "records")
+    store.keep_metrics_apart()
+    place = store.environment()["ALGO_METRICS_DIR"]
+    silent, writes = open_task(store, "t1"), open_task(store, "t2")
+    silent.finish({})
+    Path(place, "events").write_text("of t2")
+    writes.finish({})
+    assert {one.environment["ALGO_METRICS_DIR"] for one in (silent, writes)} == {place}
+    said = [[text for text in one.problems if text.startswith("metrics")] for one in (silent, writes)]
+    assert said == [[], [f"metrics of this task are in {place}; nothing else keeps them"]]
+    os.unlink(f"{place}/events")
+    store.close()
+    assert not os.path.exists(place)
