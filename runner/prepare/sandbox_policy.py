@@ -144,9 +144,12 @@ def check_sandbox(settings: Settings, where: Location, *, is_program: bool) -> N
             f"--sandbox strict has no GPUs ({settings.gpus.set_by}): give --no-gpu to run without them"
         )
     sandbox = settings.sandbox
-    home = os.path.realpath(os.path.expanduser("~"))
+    home = os.path.expanduser("~")
     folder = os.path.realpath(where.folder)
-    if sandbox is None or not is_below(home, [folder]) or is_below(folder, sandbox.readable):
+    # A user whom the system does not know, as in many containers, has no home: "~" stays as it is.
+    if sandbox is None or not os.path.isabs(home) or is_below(folder, sandbox.readable):
+        return
+    if not is_below(os.path.realpath(home), [folder]):
         return
     raise SettingsError(
         f"--sandbox strict: the code lies in {where.folder} itself, all of which it could then read. Move it"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hkrunner.runner.errors import SettingsError
+from hkrunner.runner.prepare.sandbox_policy import check_sandbox
 from hkrunner.runner.settings.from_options import settings_of
 from hkrunner.runner.settings.options import OPTIONS
 from hkrunner.runner.settings.sandbox_options import Sandbox
 from hkrunner.runner.settings.settings import Settings
 from hkrunner.runner.settings.storage_settings import storage_settings
 from hkrunner.runner.settings.worker_url import DEFAULT_URL, worker_url
+from hkrunner.sandbox.shared.entry import Location
 
 QUERY = "?storage=v1&encoding=json"
 
@@ -206,3 +209,16 @@ def test_each_option_is_declared_once_and_shown_in_the_help() -> None:
             "flag",
             "choice",
         )
+
+
+def test_code_of_a_user_without_a_home_is_not_taken_for_that_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose uid has no entry in /etc/passwd."""
+    monkeypatch.chdir(tmp_path)
+    where = Location(str(tmp_path), "code", "start", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    with pytest.raises(SettingsError, match="all of which it could then read"):
+        check_sandbox(made(sandbox="strict"), where, is_program=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    check_sandbox(made(sandbox="strict"), where, is_program=False)
