@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from ..runs.curve_names import curve_name
 from ..runs.event_files import Point
+from ..runs.history import Curve
 from ..runs.layout import RESOURCES
 from ..runs.resource_series import LIMIT, MEMORY
 from ..runs.task_values import Scalar, numbers, shown, shown_exactly
@@ -187,8 +190,10 @@ def _charts(tasks: Sequence[ReportedTask]) -> str:
     """Return one chart for each tag, with a line for each task that has it; resources are last."""
     lines: dict[str, list[ChartLine]] = {}
     for number, task in enumerate(tasks):
+        times = Counter(map(_name, task.curves))
         for curve in task.curves:
-            name = curve.tag if curve.run in (".", RESOURCES) else f"{curve.run}/{curve.tag}"
+            # A task with two folders of the same curve keeps them apart.
+            name = _name(curve) if times[_name(curve)] == 1 else f"{curve.run}/{curve.tag}"
             if curve.tag != LIMIT and (curve.run == RESOURCES or curve.tag[:1] != "~"):
                 lines.setdefault(name, []).append(
                     ChartLine(task.run, number, _points(curve.points, curve.run))
@@ -211,6 +216,10 @@ def _charts(tasks: Sequence[ReportedTask]) -> str:
     more = len(names) - _CHARTS
     left_out = f"<p>{more} more curves: hkrunner board shows them.</p>\n" if more > 0 else ""
     return f'<h2>Curves</h2>\n<div class="charts">\n{"".join(figures)}</div>\n{left_out}'
+
+
+def _name(curve: Curve) -> str:
+    return curve.tag if curve.run == RESOURCES else curve_name(curve.run, curve.tag)
 
 
 def _points(points: Sequence[Point], run: str) -> list[tuple[float, float]]:

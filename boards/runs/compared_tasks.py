@@ -32,7 +32,7 @@ from .task_values import (
 
 CACHE = "values.json"
 _SETTLED_MS = 60_000  # a board or a program may add files to a task's folder for this long after its end
-_VERSION = 2
+_VERSION = 3
 _MAX_LAST_VALUES = 72  # characters of the last values in a line
 
 

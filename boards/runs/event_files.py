@@ -81,22 +81,15 @@ def read_last_scalars(folder: Path, *, left_out: Iterable[str] = ()) -> dict[str
     Ten times as fast as read_scalars, since only the last event of each tag is decoded. left_out: names of
     folders directly below this one that are not read. Names are without folders that are named by a time.
     """
+    from .curve_names import curve_name  # late: who only writes has no use for it
+
     last: dict[str, float] = {}
     for path in _event_files(folder):
         run = path.parent.relative_to(folder)
         if run.as_posix() not in left_out:
-            prefix = "".join(f"{part}/" for part in run.parts if not _is_time(part))
-            last.update({prefix + tag: value for tag, value in _last_values(path).items()})
+            values = _last_values(path).items()
+            last.update({curve_name(run.as_posix(), tag): value for tag, value in values})
     return last
-
-
-def _is_time(name: str) -> bool:
-    """Whether torch's SummaryWriter.add_hparams() has named a folder like this: 1796000000.1234567.
-
-    So its metrics would have other names in each task, and could not be compared.
-    """
-    seconds, point, digits = name.partition(".")
-    return len(seconds) == 10 and point == "." and seconds.isdecimal() and digits.isdecimal()
 
 
 def _event_files(folder: Path) -> list[Path]:

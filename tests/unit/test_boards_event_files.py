@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.boards.runs import event_files
+from hkrunner.boards.runs.curve_names import curve_name
 from hkrunner.boards.runs.event_files import EventWriter, Point, read_file, read_last_scalars, read_scalars
 from hkrunner.boards.runs.folders import measure
 from hkrunner.boards.runs.resource_series import CPU, LIMIT, MEMORY, PROCESSES, PROGRESS, ResourceSeries
@@ -221,8 +222,28 @@ def test_last_values_are_those_of_all_points(tmp_path: Path) -> None:
     assert 0 < len(half) < 300 and read_last_scalars(tmp_path)["validation/loss"] == half[-1].value
 
 
-def test_a_folder_that_torch_names_by_the_time_is_no_part_of_a_metrics_name(tmp_path: Path) -> None:
-    for number, folder in enumerate((".", "1796000000.1234567", "val/1796000001.5", "1.5", "1796000000.x")):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "1796000000.1234567",
+        "Nov30_03-44-01_myhost.localLR_0.1",
+        "20261130-034401",
+        "20261130T034401",
+        "2026-11-30_03-44-01",
+        "2026-11-30 03:44:01.123456",
+        "2026-11-30T03:44",
+        "20261130_0344",
+    ],
+)
+def test_a_folder_that_is_named_by_a_time_is_no_part_of_a_curves_name(name: str) -> None:
+    assert curve_name(f"logs/{name}/train", "a/loss") == "logs/train/a/loss"
+    assert curve_name(".", "loss") == "loss" and curve_name(f"x{name}", "loss") == f"x{name}/loss"
+
+
+def test_a_folder_that_is_named_by_a_time_is_no_part_of_a_metrics_name(tmp_path: Path) -> None:
+    for number, folder in enumerate(
+        (".", "1796000000.1234567", "val/20261130-034401", "1.5", "1796000000.x")
+    ):
         with contextlib.closing(EventWriter(tmp_path / folder)) as writer:
             writer.add({f"m{number}": float(number)}, step=1, at_s=1.0)
     assert read_last_scalars(tmp_path) == {

@@ -191,6 +191,21 @@ def test_values_of_a_column_that_differ_a_little_have_all_their_digits() -> None
     ]
 
 
+def test_curves_in_folders_that_are_named_by_a_time_are_in_one_chart() -> None:
+    points = (Point(1.0, 0, 0.5), Point(2.0, 1, 0.25))
+    tasks = [
+        ReportedTask(f"t{at}", "succeed", curves=[Curve(f"20261130-03440{at}/train", "loss", points)])
+        for at in range(3)
+    ]
+    twice = [Curve(f"20261130-03450{at}/train", "loss", points) for at in range(2)]
+    page = document([*tasks, ReportedTask("t4", "succeed", curves=twice)], made_s=0)
+    assert re.findall(r'aria-label="(.*?)"', page) == [
+        "20261130-034500/train/loss",
+        "20261130-034501/train/loss",
+        "train/loss",
+    ]
+
+
 def test_of_very_many_tasks_the_latest_have_sections_and_lines() -> None:
     points = (Point(1.0, 0, 0.5), Point(2.0, 1, 0.25))
     tasks = [ReportedTask(f"t{at}", "succeed", curves=[Curve(".", "loss", points)]) for at in range(1, 251)]
