@@ -28,6 +28,9 @@ from .exception_fields import (
     traceback_of,
 )
 
+#: Python's text where a list is read like a dict.
+_NO_DICT = "list indices must be integers or slices, not str"
+
 
 def _is_signal_denied(error: BaseException) -> bool:
     return errno_of(PermissionError, error) == errno.EPERM and field(OSError, "filename", error) is None
@@ -95,6 +98,8 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
     refused = _sandbox_hint(error, text)
     if refused:
         return refused
+    if is_a(error, TypeError) and text == _NO_DICT and _is_raised_in_start(error):
+        return '; args["input"] is a list, also for a single value: that is args["input"][0]'
     if is_a(error, EOFError) and text == "EOF when reading a line":
         return "; its stdin is empty: values come by --input, and with --in-process it has the terminal"
     if number == errno.EFBIG:
@@ -102,6 +107,13 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
     if number == errno.ENOSPC:
         return "; the disk is full"
     return ""
+
+
+def _is_raised_in_start(error: BaseException) -> bool:
+    trace = traceback_of(error)
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and exact(trace.tb_frame.f_code.co_name) == "start"
 
 
 def _shadowing(error: BaseException, folder: str) -> str:

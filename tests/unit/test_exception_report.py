@@ -8,6 +8,7 @@ import pickle
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,18 @@ def test_a_read_of_stdin_is_reported_with_what_to_use_instead() -> None:
         "EOFError: EOF when reading a line (" in message
         and "; its stdin is empty: values come by --input" in message
     )
+
+
+def test_input_that_is_read_as_a_dict_is_reported_as_the_list_that_it_is() -> None:
+    def start(args: Any) -> None:
+        args["input"]["lr"]
+
+    def other(values: Any) -> None:
+        values["input"]["lr"]
+
+    args = {"input": [{"lr": 1}]}
+    first, second = (describe(caught(partial(one, args)), HERE)["message"] for one in (start, other))
+    assert '; args["input"] is a list' in first and '; args["input"] is a list' not in second
 
 
 def test_an_error_without_a_text_says_so() -> None:
