@@ -18,7 +18,7 @@ from .frames import CLOSE, PING, PONG, TEXT, Refused, frame
 GREETING_S = 8.0
 #: Largest packet in a greeting.
 _PACKET_MAX = 64 * 1024
-#: Ping at least and at most so often, whatever the worker asks for.
+#: Shortest and longest interval between pings, whatever the worker asks for.
 _INTERVAL_MIN_S, _INTERVAL_MAX_S = 0.05, 600.0
 
 

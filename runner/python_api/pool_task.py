@@ -43,7 +43,7 @@ class PoolTask:
         self.denials = 0  #: how many workers had it as their next task, and ended, as they say, before it
 
     def start(self) -> bool:
-        """Have its future be running; return False if that was cancelled, or was set by somebody else."""
+        """Have its future be running; return False if it was cancelled, or other code has set it."""
         if not self.is_running:
             try:
                 self.is_running = self.future.set_running_or_notify_cancel()

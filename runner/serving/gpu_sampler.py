@@ -57,7 +57,7 @@ class GpuSampler:
         return self._latest[1]
 
     def _run(self) -> None:
-        """Ask until nobody wants to know any more."""
+        """Ask until latest() has not been called for _IDLE_S."""
         try:
             import pynvml
         except ImportError:  # the extra `gpu` is not installed

@@ -148,7 +148,7 @@ class TaskUsage:
         return self.peak() >= NEAR_SHARE * self._limit_bytes
 
     def _within_limit(self, high: int) -> int:
-        """Return the high-water mark without pages of files that nobody has seen.
+        """Return the high-water mark without pages of files that were not measured.
 
         They count in it, and may be gone by now. But the limit holds: the warden would have seen the rest.
         """

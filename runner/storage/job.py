@@ -1,4 +1,4 @@
-"""A request that the storage process works on: when it last moved on, and whether anybody waits for it."""
+"""A request that the storage process works on: when bytes last moved, and whether its answer is awaited."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...sandbox.shared.storage_messages import StorageRequest
 
 
 class Abandoned(Exception):
-    """Nobody waits for this request any more: its task was answered, or is over."""
+    """The answer of this request is not awaited any more: its task was answered, or is over."""
 
 
 class Job:
@@ -27,7 +27,7 @@ class Job:
         self._fd = fd
 
     def progress(self) -> None:
-        """Note that bytes were moved. Raises Abandoned when nobody waits any more."""
+        """Note that bytes were moved. Raises Abandoned when the answer is not awaited any more."""
         if self.is_abandoned:
             raise Abandoned
         self.moved_at = time.monotonic()

@@ -202,7 +202,7 @@ class StorageProcess:
         threading.Thread(target=self._work_or_end, name="requests", daemon=True).start()
 
     def _work_or_end(self) -> None:
-        """Work; if that is no longer possible, end the process: nobody else reads what hkrunner asks.
+        """Work; if that is no longer possible, end the process: no other thread reads the requests.
 
         hkrunner answers what it has asked with an error, and starts another process for the next request.
         """
@@ -256,7 +256,7 @@ class StorageProcess:
                     return job
 
     def _begin_job(self, job: Job) -> bool:
-        """Make this request the current one; return False when nobody waits for it any more."""
+        """Make this request the current one; return False when its answer is not awaited any more."""
         with self._lock:
             if job.is_abandoned:
                 return False

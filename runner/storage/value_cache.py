@@ -25,7 +25,7 @@ class ValueCache:
         return size <= self._most_bytes
 
     def put(self, name: str, value: EncodedValue) -> None:
-        """Keep the value, whose bytes nobody changes any more; one that is here already stays."""
+        """Keep the value, whose bytes must not change any more; one that is here already stays."""
         size = len(value.data)
         with self._lock:
             if not self.fits(size) or name in self._values:

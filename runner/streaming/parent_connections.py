@@ -36,7 +36,7 @@ class ParentConnections:
         on_problem: Callable[[str], None],
         on_left: Callable[[int], None],
     ) -> None:
-        """`node`: our own. `in_turn`: whether the child handles one message at a time, whoever has sent it.
+        """`node`: our own. `in_turn`: whether the child handles one message at a time, of all producers.
 
         `on_left`: called with the number of a connection of which nothing more will come.
         """

@@ -25,7 +25,7 @@ _WAITING: dict[str, dict[int, int | None]] = {
 }
 #: The same with milliseconds, negative for none: epoll_pwait, and poll and epoll_wait of x86_64.
 _WAITING_MS = {"x86_64": {281: 3, 7: 2, 232: 3}, "aarch64": {22: 3}}
-#: Open files by which nobody outside a tree can wake it, besides pipes, folders and regular files.
+#: Open files by which no process outside a tree can wake it, besides pipes, folders and regular files.
 _OF_A_TREE = ("pipe:[", "anon_inode:[eventpoll]", "anon_inode:[eventfd]", "anon_inode:[pidfd]", "/memfd:")
 _QUIET_DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/full")
 #: Operations of a futex (linux: include/uapi/linux/futex.h): the flag for one process, two ways to wait.

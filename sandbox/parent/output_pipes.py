@@ -12,7 +12,7 @@ from .loop_protocol import LoopProtocol
 
 #: Read at most this much before others get their turn.
 CHUNK_BYTES = 65536
-#: So many reads (16 MiB) of a pipe get all that was printed before an answer; a flood ends there.
+#: Reads of a pipe (16 MiB) that get all that was printed before an answer, unless it is a flood.
 DRAIN_READS = 256
 #: A program that prints line after line would wake this process for each: after this many small reads without
 #: a pause, its pipe is not read for REST_S, so that more can come.
@@ -62,7 +62,7 @@ class OutputPipes:
         self._loop.on_readable(fd, partial(self._on_readable, fd) if on else None, can_wait=True)
 
     def drain(self, reads: int) -> None:
-        """Read what the child has printed up to now, with so many reads of each pipe at most."""
+        """Read what the child has printed up to now, with at most this many reads of each pipe."""
         for fd, _ in self._poll.poll(0):
             for _ in range(reads):
                 if self._read(fd) < CHUNK_BYTES:

@@ -64,7 +64,7 @@ FREED_SHARE = 1 / 8
 #: A process that has freed so much near the limit has turned back.
 TURN_BYTES = 1 * MI
 #: A limit that the process itself has raised, for a thread or for its answer to a MemoryError
-#: (memory_reserve.py), is left for so long: the thread's first allocations come after its start.
+#: (memory_reserve.py), is left for this long: the thread's first allocations come after its start.
 RAISED_S = 0.25
 #: Least growth between two readings of a process that counts as growing.
 GROWTH_BYTES = 128 * 1024
