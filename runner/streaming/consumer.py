@@ -11,6 +11,7 @@ from typing import NamedTuple
 import zmq
 
 from ...sandbox.codec import codec
+from ..io.connection_intake import ConnectionIntake, event_of
 from . import signals
 from .producer import keep_alive
 
@@ -24,10 +25,13 @@ LINGER_S = 2.0
 HEADER = 8
 #: Most messages to fetch ahead: the work of AHEAD_S, AHEAD_MAX messages, AHEAD_BYTES.
 AHEAD_S, AHEAD_MAX, AHEAD_BYTES = 0.02, 64, 16 * 1024 * 1024
-#: With this many messages in hand, read no more: a producer may send some without having been asked.
-IN_HAND_MAX = 4 * AHEAD_MAX
-#: A larger message ends its connection, before memory is allocated for it.
+#: With this much in hand, read no more: a producer may send messages without having been asked.
+IN_HAND_MAX, IN_HAND_BYTES = 4 * AHEAD_MAX, 8 * AHEAD_BYTES
+#: Messages that ZeroMQ holds beside these: those that were asked for may come one by one.
+WAITING_MAX = AHEAD_MAX
+#: A larger message ends its connection, before memory is allocated for it; so do frames without end.
 MESSAGE_MAX = 2**32 - 1
+INTAKE_MAX = MESSAGE_MAX + 2 * AHEAD_BYTES
 #: Pauses before new connections, as long as each one is lost soon.
 PAUSES_S = (0.0, 0.1, 0.3, 1.0)
 #: Weight of the newest measurement in an average.
@@ -93,10 +97,11 @@ class Consumer:
         socket.setsockopt(zmq.IDENTITY, signals.OURS + uuid.uuid4().hex.encode())
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        socket.setsockopt(zmq.RCVHWM, IN_HAND_MAX)
+        socket.setsockopt(zmq.RCVHWM, WAITING_MAX)
         socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_MAX)
         socket.setsockopt(zmq.IPV6, int("[" in self.address))
         keep_alive(socket)
+        self.intake = ConnectionIntake(INTAKE_MAX)
         self.monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED)
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(self.monitor, zmq.POLLIN)
@@ -207,8 +212,8 @@ class Consumer:
     # ---- receiving
 
     def _poll(self, in_hand: int) -> None:
-        """Poll the socket, unless so many messages are in hand that further ones are left in it."""
-        wanted = in_hand < IN_HAND_MAX
+        """Poll the socket, unless so much is in hand that further messages are left in it."""
+        wanted = not in_hand or (in_hand < IN_HAND_MAX and in_hand * self._average_bytes < IN_HAND_BYTES)
         if wanted != self._is_polled and not self.socket.closed:
             self._is_polled = wanted
             self._poller.modify(self.socket, zmq.POLLIN if wanted else 0)  # 0 unregisters it
@@ -216,12 +221,13 @@ class Consumer:
     def receive(self) -> list[list[zmq.Frame]]:
         """Return the messages that have come."""
         found: list[list[zmq.Frame]] = []
-        most = min(AHEAD_MAX, IN_HAND_MAX - len(self.in_hand))
-        while len(found) < most:
+        most, size = min(AHEAD_MAX, IN_HAND_MAX - len(self.in_hand)), 0
+        while len(found) < most and size < AHEAD_BYTES:
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
+            self.intake.took_from_all()
             signal = frames[0].bytes
             if signal == signals.MESSAGE:
                 if not _is_readable(frames):
@@ -229,7 +235,9 @@ class Consumer:
                     continue
                 for at in range(1, len(frames), 3):
                     found.append(frames[at : at + 3])
-                    self._average_bytes += WEIGHT * (len(frames[at + 2].buffer) - self._average_bytes)
+                    length = len(frames[at + 2].buffer)
+                    size += length
+                    self._average_bytes += WEIGHT * (length - self._average_bytes)
                     self._asked = max(0, self._asked - 1)
             elif signal == signals.HELLO:
                 self._is_ours = True
@@ -267,8 +275,9 @@ class Consumer:
     def look_at_connection(self) -> None:
         """Read the events of the monitor. If the connection was lost, connect and ask for messages again."""
         while self.monitor.poll(0):
-            event = int.from_bytes(self.monitor.recv_multipart()[0][:2], "little")
+            event, fd = event_of(self.monitor.recv_multipart()[0])
             if event == zmq.EVENT_CONNECTED:
+                self.intake.opened(fd)
                 self.is_connected = True
                 self._connected_at = time.monotonic()
                 self._asked_at = self._connected_at  # a READY of before is sent only now

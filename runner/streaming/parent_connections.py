@@ -132,6 +132,10 @@ class ParentConnections:
                 self._guarded(address, consumer.look_at_connection)
         return found
 
+    def check_intakes(self, memory: int) -> list[str]:
+        """Close the connections on which too much waits; return their nodes. `memory`: see check()."""
+        return [one.parent for one in self._consumers.values() if one.intake.check(memory)]
+
     def passed(self, message: FetchedMessage) -> None:
         """Note that the child has the message."""
         self._passed[message.number] = message

@@ -10,6 +10,7 @@ from typing import Any
 import zmq
 
 from ...sandbox.codec import codec
+from ..io.connection_intake import ConnectionIntake, event_of
 from . import signals
 from .message_queue import MessageQueue, QueuedMessage
 from .statistics import NodeSamples
@@ -23,8 +24,9 @@ OTHERS_MAX = 1000
 TOGETHER_MAX, TOGETHER_BYTES = 32, 64 * 1024
 #: Most READYs, and messages that are not DONE, of one honest consumer.
 OUTSTANDING_MAX = 1024
-#: A larger frame of a consumer ends its connection, before memory is allocated for it.
-FRAME_MAX = 1024 * 1024
+#: A larger frame of a consumer ends its connection, before memory is allocated for it; so does a message of
+#: more than three such frames.
+FRAME_MAX = 64 * 1024
 #: A longer duration is not credible.
 DURATION_MAX_MS = 1e12
 #: At the end of the task, wait this long for a DONE of another program's consumer, which may be gone.
@@ -68,7 +70,8 @@ class Producer:
         self.socket.setsockopt(zmq.SNDHWM, OUTSTANDING_MAX)
         self.socket.setsockopt(zmq.MAXMSGSIZE, FRAME_MAX)
         keep_alive(self.socket)
-        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self.intake = ConnectionIntake(3 * FRAME_MAX)
+        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED)
         try:
             self.socket.bind(f"tcp://{host}:{port}")
         except zmq.ZMQError:
@@ -137,11 +140,13 @@ class Producer:
         """Take what consumers have sent."""
         for _ in range(most):
             try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+                identity = self.socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            if len(frames) == 4:
-                self._on_frames(*frames)
+            self.intake.took(identity.get(zmq.SRCFD))
+            frames = self.socket.recv_multipart()
+            if len(frames) == 3:
+                self._on_frames(identity.bytes, *frames)
 
     def _on_frames(self, identity: bytes, signal: bytes, name: bytes, data: bytes) -> None:
         consumer = self._consumers.get(identity)
@@ -222,10 +227,17 @@ class Producer:
             if consumer.taken:
                 self._hand_out(consumer.node)
 
-    def connection_lost(self) -> None:
-        """Look for the consumer that has disconnected, now and later: the monitor does not say which one."""
+    def look_at_connections(self) -> None:
+        """Read the events of the monitor. It does not say which consumer is gone: look now and later."""
+        is_lost = False
         while self.monitor.poll(0):
-            self.monitor.recv_multipart()
+            event, fd = event_of(self.monitor.recv_multipart()[0])
+            if event == zmq.EVENT_ACCEPTED:
+                self.intake.opened(fd)
+            else:
+                is_lost = True
+        if not is_lost:
+            return
         now = time.monotonic()
         self._look_at = sorted({*self._look_at, *(now + after_s for after_s in LOOK_AGAIN_S)})[-8:]
 

@@ -43,6 +43,7 @@ from . import statistics
 from .child_link import ChildLink
 from .consumer import FetchedMessage
 from .drop_notice import DropNotice
+from .intake_check import IntakeCheck
 from .message_queue import MessageQueue, QueuedMessage
 from .parent_connections import ParentConnections
 from .producer import DURATION_MAX_MS, Producer
@@ -82,6 +83,7 @@ class SocketProcess:
         self._end_by = float("inf")
         self._is_over = False
         self._drops = DropNotice(self._tell_problem)
+        self._intakes = IntakeCheck(self._tell_problem)
         self._next_at = float("inf")  #: the time of the next thing to do
 
     def run(self) -> None:
@@ -282,7 +284,7 @@ class SocketProcess:
             if producer.socket in ready:
                 producer.receive()
             if producer.monitor in ready:
-                producer.connection_lost()
+                producer.look_at_connections()
         if self._parents is not None:
             found = self._parents.serve(ready)
             if self._child is not None and (self._parents.is_fetching or self._quiesces):
@@ -320,6 +322,7 @@ class SocketProcess:
         if now >= self._end_by or (self._end_by != float("inf") and self._is_drained):
             self._end()
         self._check_message_time(now)
+        self._note(self._intakes.check_if_due(now, self._producer, parents, self._queue.bytes))
         self._note(self._drops.say_if_due(now))
 
     def _check_message_time(self, now: float) -> None:

@@ -89,6 +89,36 @@ def half_a_frame() -> Iterator[int]:
                 sock.close()
 
 
+def zmtp_greeting(kind: bytes) -> bytes:
+    """Return what a ZeroMQ socket of this kind says first: ZMTP 3.0 without security."""
+    ready = b"\x05READY\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind
+    signature = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+    return signature + b"\x04" + bytes([len(ready)]) + ready
+
+
+class EndlessSender:
+    """A connection on which a message begins and never ends: empty frames, each with more to come."""
+
+    def __init__(self, sock: socket.socket, kind: bytes) -> None:
+        self._socket = sock
+        self._heard = b""
+        sock.sendall(zmtp_greeting(kind))
+        sock.setblocking(False)
+
+    def goes_on(self) -> bool:
+        """Send more, once the other side is ready; return whether it has not closed the connection."""
+        try:
+            if b"READY" not in self._heard:
+                self._heard += self._socket.recv(65536)
+                return True
+            self._socket.send(b"\x01\x00" * 20_000)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return True
+
+
 @contextlib.contextmanager
 def endless_reply() -> Iterator[int]:
     """Run a peer that answers a request with frames, each with more to come; yield its port.
@@ -97,8 +127,6 @@ def endless_reply() -> Iterator[int]:
     """
     port = free_ports()
     stop = threading.Event()
-    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-    ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06ROUTER"
     frame = b"\x03" + (500_000).to_bytes(8, "big") + bytes(500_000)
 
     def serve(listener: socket.socket, reply: bytes, more: bytes) -> None:
@@ -107,7 +135,7 @@ def endless_reply() -> Iterator[int]:
                 sock, _ = listener.accept()
                 with sock, contextlib.suppress(OSError):
                     sock.settimeout(5)
-                    sock.sendall(greeting + b"\x04" + bytes([len(ready)]) + ready)
+                    sock.sendall(zmtp_greeting(b"ROUTER"))
                     _read_until(sock, b"\x00\x04ping" if reply else b"tasks")
                     sock.sendall(b"\x01\x00" + reply)
                     while more and not stop.is_set():

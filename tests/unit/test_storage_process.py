@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import resource
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,10 +17,11 @@ from typing import Any
 
 import msgspec
 import pytest
+import zmq
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.serving.task_storage import TaskStorage
 from hkrunner.runner.settings.storage_settings import StorageSettings
-from hkrunner.runner.storage import client
+from hkrunner.runner.storage import client, peer_server
 from hkrunner.runner.storage.encoded_value import value_of
 from hkrunner.runner.storage.errors import StorageError
 from hkrunner.runner.storage.file_region import Bytes, FileRegion
@@ -26,6 +29,7 @@ from hkrunner.runner.storage.folder_store import FolderStore
 from hkrunner.runner.storage.job import Abandoned, Job
 from hkrunner.runner.storage.message_file import MessageFile
 from hkrunner.runner.storage.operations import Encodings, Operations, Stores
+from hkrunner.runner.storage.peer_messages import PING, PONG
 from hkrunner.runner.storage.peer_server import TASKS_MAX, PeerServer
 from hkrunner.runner.storage.start import module_path
 from hkrunner.runner.storage.storage_process import StorageProcess
@@ -42,8 +46,11 @@ from hkrunner.sandbox.shared.storage_messages import (
     StorageRequest,
     StoreResult,
 )
+from support.bad_peers import EndlessSender
 from support.hkube_storage import JOB, Storage, header
+from support.ports import free_ports
 from support.storage_wire import content, storage_process
+from support.waiting import wait_until
 
 JSON = 2
 
@@ -333,6 +340,32 @@ def test_a_peer_that_asks_for_too_many_results_gets_one_error() -> None:
     for count, frames, text in ((2, 4, b"notAvailable"), (TASKS_MAX + 1, 2, b"100,001 tasks")):
         reply = server._reply(msgspec.msgpack.encode({"tasks": ["t"] * count}))
         assert len(reply) == frames and text in bytes(reply[1])
+
+
+def test_a_peer_that_sends_without_end_loses_its_connection_and_the_others_are_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+    settings = StorageSettings(peer_host="127.0.0.1", peer_port=free_ports())
+    monkeypatch.setattr(peer_server, "REQUEST_MAX", 200_000)
+    monkeypatch.setattr(peer_server, "CHECK_S", 0.001)
+    server = PeerServer(settings, ValueCache(0), notes.append)
+    with contextlib.ExitStack() as stack:
+        stack.callback(server._context.destroy, 0)
+        sock = stack.enter_context(socket.create_connection(("127.0.0.1", settings.peer_port)))
+        sender = EndlessSender(sock, b"REQ")
+
+        def is_noted() -> bool:
+            server._turn()
+            return not sender.goes_on() or bool(notes)
+
+        wait_until(is_noted, deadline_s=60.0, what="the end of the connection")
+        assert notes == ["a peer sent more than a request can have: its connection was closed"]
+        other = server._context.socket(zmq.REQ)
+        other.connect(f"tcp://127.0.0.1:{settings.peer_port}")
+        other.send(PING)
+        wait_until(lambda: server._turn() or other.poll(0), deadline_s=60.0, what="a reply")
+        assert other.recv() == PONG
 
 
 @pytest.mark.parametrize("worker", ["json", "msgpack", "bson"])

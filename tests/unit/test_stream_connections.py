@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import zmq
-from hkrunner.runner.streaming import signals
+from hkrunner.runner.streaming import consumer, signals
 from hkrunner.runner.streaming.child_link import ChildLink
 from hkrunner.runner.streaming.message_queue import MessageQueue, QueuedMessage
 from hkrunner.runner.streaming.parent_connections import ParentConnections, read_change
@@ -27,6 +27,7 @@ from hkrunner.sandbox.shared.stream_messages import (
     OpenStream,
     StreamProblem,
 )
+from support.bad_peers import EndlessSender
 from support.ports import free_port
 from support.waiting import wait_until
 
@@ -76,7 +77,7 @@ class Nodes:
         if self.producer.socket in ready:
             self.producer.receive()
         if self.producer.monitor in ready:
-            self.producer.connection_lost()
+            self.producer.look_at_connections()
         self.producer.look()
         found = []
         for one in connections or (self.parents,):
@@ -285,6 +286,33 @@ def test_a_producer_that_sends_unasked_is_left_in_the_network(nodes: Nodes) -> N
                 nodes.turn()
         assert blocked > 50
         assert len(nodes.parents.fetched) <= 300
+
+
+def test_a_peer_that_sends_without_end_loses_its_connection_and_nobody_else_anything(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "INTAKE_MAX", 200_000)
+    nodes.parents.update([change(port=nodes.port)])
+    nodes.parents.fetch()
+    nodes.until(lambda found: nodes.producer._consumers, "a connection")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(("127.0.0.1", nodes.port)) as client,
+    ):
+        nodes.parents.update([change(port=listener.getsockname()[1], node="X")])
+        accepted, _ = listener.accept()
+        with accepted:
+            senders = [EndlessSender(client, b"DEALER"), EndlessSender(accepted, b"ROUTER")]
+
+            def are_closed(found: list[int]) -> bool:
+                nodes.producer.intake.check()
+                assert set(nodes.parents.check_intakes(0)) <= {"X"}
+                senders[:] = [one for one in senders if one.goes_on()]
+                return not senders
+
+            nodes.until(are_closed, "the end of both")
+    nodes.send(1)
+    assert nodes.until(lambda found: found, "a message") == [1]
 
 
 def test_a_consumer_may_ask_for_anything_and_gets_what_it_may_have(nodes: Nodes) -> None:
