@@ -52,9 +52,10 @@ def document(tasks: Sequence[ReportedTask], *, made_s: float) -> str:
     )
 
 
-def fragment(tasks: Sequence[ReportedTask]) -> str:
-    """Return the report as an element, for a page of others: a notebook."""
-    return f'<div class="hkrunner-report">\n<style>{STYLE}</style>\n{_content(tasks)}</div>\n'
+def fragment(tasks: Sequence[ReportedTask], note: str = "") -> str:
+    """Return the report as an element, for a page of others: a notebook. note: what it says first."""
+    said = f"<p>{text(note)}</p>\n" if note else ""
+    return f'<div class="hkrunner-report">\n<style>{STYLE}</style>\n{said}{_content(tasks)}</div>\n'
 
 
 def _content(tasks: Sequence[ReportedTask]) -> str:

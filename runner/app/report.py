@@ -17,13 +17,20 @@ def report_page(root: Path, names: Sequence[str]) -> str:
     return document(reported_tasks(root, names), made_s=time.time())
 
 
-def html_of(folders: Sequence[Path | None], results: Sequence[Mapping[str, Any]]) -> str:
+def html_of(
+    folders: Sequence[Path | None], results: Sequence[Mapping[str, Any]], *, left_out: int = 0
+) -> str:
     """Return tasks as an element for a notebook, with all that their records have.
 
     folders: of the records. results: for each task what is known without its record, as a ReportedTask has
-    it; it is shown where a record is gone, or was never written.
+    it; it is shown where a record is gone, or was never written. left_out: how many results
+    before these are not shown.
     """
-    return fragment(_recorded(folders) or [ReportedTask(**one) for one in results])
+    tasks = _recorded(folders) or [ReportedTask(**one) for one in results]
+    note = (
+        f"The first {left_out:,} results are left out: results[:100] shows some of them." if left_out else ""
+    )
+    return fragment(tasks, note)
 
 
 def _recorded(folders: Sequence[Path | None]) -> list[ReportedTask]:

@@ -14,6 +14,7 @@ from hkrunner.boards.report.page import document, fragment
 from hkrunner.boards.report.reported_task import LogTail, ReportedTask, tail_of
 from hkrunner.boards.runs.event_files import Point
 from hkrunner.boards.runs.history import Curve
+from hkrunner.runner.python_api.results import TaskResult, TaskResults
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -189,6 +190,16 @@ def test_values_of_a_column_that_differ_a_little_have_all_their_digits() -> None
         *("0.1", "0.333333", "▼ 0.25"),
         *("0.1000000001", "0.666667", "▲ 0.2500000001"),
     ]
+
+
+def test_a_notebook_shows_the_last_200_results_and_any_part_of_them() -> None:
+    (one, *_) = results = TaskResults(
+        TaskResult(f"t{at}", "j", "succeed", None, at, None, 0.1, None, None, None, None, None)
+        for at in range(1201)
+    )
+    shown = results._repr_html_()
+    assert "The first 1,001 results are left out" in shown and shown.count("<tr><th><svg") == 200
+    assert results[1:3]._repr_html_().count("<tr><th><svg") == 2 and results[0] is one
 
 
 def test_curves_in_folders_that_are_named_by_a_time_are_in_one_chart() -> None:
