@@ -31,32 +31,16 @@ class Layout:
 
     def __init__(self, root: str | Path) -> None:
         """Nothing is created yet."""
-        self.root_text = os.path.abspath(root)
+        root = self.root_text = os.path.abspath(root)
+        self.tasks = f"{root}/tasks"  #: the folder of all tasks' own folders
+        self.runs = f"{root}/runs"  #: the folder of all tasks' metrics
+        self.metrics_links = f"{root}/current"  #: the folder of the links that ALGO_METRICS_DIR names
+        self.journal = f"{root}/journal"  #: the folder of the journals of all processes
         self._is_made = False
         self._reserved: set[str] = set()  # local task names that have a folder and no task yet
         self._next_local: int | None = None  # None until tasks/ was read
         self._repeats: dict[str, int] = {}  # task id -> the last suffix that was given to it
         self._run_parent: tuple[tuple[str, str, str] | None, str] = (None, "")  # the latest, and its names
-
-    @property
-    def tasks(self) -> str:
-        """The folder of all tasks' own folders."""
-        return f"{self.root_text}/tasks"
-
-    @property
-    def runs(self) -> str:
-        """The folder of all tasks' metrics."""
-        return f"{self.root_text}/runs"
-
-    @property
-    def metrics_links(self) -> str:
-        """The folder of the links that ALGO_METRICS_DIR names."""
-        return f"{self.root_text}/current"
-
-    @property
-    def journal(self) -> str:
-        """The folder of the journals of all processes."""
-        return f"{self.root_text}/journal"
 
     def make_folders(self) -> None:
         """Create the folders below the root, at the first call. Raises OSError."""

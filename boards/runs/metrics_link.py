@@ -42,7 +42,9 @@ class MetricsLink:
         """No path is reserved yet."""
         self._layout = layout
         self._state = LinkState.UNCLAIMED
-        self._folder = ""  # current/<n>
+        self._folder = self._path = ""  # current/<n>, and the path below it
+        #: The path below the state folder, which says in a record where its task may have written.
+        self.recorded_path = ""
         self._lock_fd: int | None = None  # None where the file system has no locks
         self._task_folder = ""  # of the task that the link leads to
         self._can_mark = False  # whether the folder's time of change shows if it is untouched
@@ -59,6 +61,8 @@ class MetricsLink:
 
     def make_empty_folder(self) -> str:
         """Return the path, which is an empty folder for the next task. Raises OSError."""
+        if self._state is LinkState.FOLDER:
+            return self._path  # nearly always
         path = self.make_folder()
         if self._state is LinkState.LINK:
             self._replace_by_folder(path)
@@ -68,7 +72,7 @@ class MetricsLink:
         """Whether the path is a folder and nothing was ever made in it."""
         if self._state is not LinkState.FOLDER:
             return self._state is LinkState.CLAIMED
-        path = f"{self._folder}/metrics"
+        path = self._path
         try:
             changed = os.stat(path).st_mtime_ns
         except OSError:  # someone has removed the state folder: make_folder() makes it again
@@ -93,13 +97,16 @@ class MetricsLink:
             try:
                 self._lock_fd = _lock(f"{folder}.lock")
             except _NoLocksError:
-                self._folder = f"{self._layout.metrics_links}/pid{os.getpid()}-{id(self):x}"
-                self._state = LinkState.CLAIMED
+                self._use(f"pid{os.getpid()}-{id(self):x}")
             if self._lock_fd is not None:
-                self._folder = folder
-                self._state = LinkState.CLAIMED
+                self._use(str(number))
                 self._remove_old_folder()
-        return f"{self._folder}/metrics"
+        return self._path
+
+    def _use(self, name: str) -> None:
+        self._folder = f"{self._layout.metrics_links}/{name}"
+        self._path, self.recorded_path = f"{self._folder}/metrics", f"current/{name}/metrics"
+        self._state = LinkState.CLAIMED
 
     def _remove_old_folder(self) -> None:
         """Remove the folder that a process left at the path; a folder with files is moved."""
@@ -127,11 +134,6 @@ class MetricsLink:
             return None
         parent, name = os.path.split(f"{self._layout.root_text}/{run}")
         return self._layout.claim_run(parent, name)
-
-    @property
-    def recorded_path(self) -> str:
-        """The path below the state folder, which says in a record where its task may have written."""
-        return f"current/{os.path.basename(self._folder)}/metrics"
 
     def lead_to(self, run: str, task_folder: str, *, real: str, is_in_use: bool = False) -> None:
         """Have the path lead to the run folder, which is still empty. Raises OSError.

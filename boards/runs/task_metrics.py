@@ -73,6 +73,12 @@ class EarlierMetrics:
 class TaskMetrics:
     """Where one task's metrics go. Never raises for the disk; `problems` gets a sentence instead."""
 
+    place = MetricsPlace.NOWHERE
+    #: Whether it has a run folder although the place is SHARED.
+    has_folder = False
+    _user_folder = ""
+    _is_empty: bool | None = None  # None: not looked at yet
+
     def __init__(
         self,
         layout: Layout,
@@ -83,15 +89,10 @@ class TaskMetrics:
         on_error: Callable[[str, OSError], None],
     ) -> None:
         """Nothing is made yet. on_error: called with what could not be kept, and why."""
-        self.place = MetricsPlace.NOWHERE
-        #: Whether it has a run folder although the place is SHARED.
-        self.has_folder = False
         #: The task's run folder for good. A text: a Path costs 10 µs to make, a tenth of a short task.
         self.folder = layout.runs
         #: What ALGO_METRICS_DIR says, the same for all tasks of a store.
         self.link = layout.runs
-        self._user_folder = ""
-        self._is_empty: bool | None = None  # None: not looked at yet
         self._layout = layout
         self._link = link
         self._options = options

@@ -35,6 +35,21 @@ _IN_BEGIN = ("taskId", "jobId", "nodeName", "pipelineName", "startTime")  # in t
 class TaskRecord:
     """The record of one task; made by Store.open."""
 
+    # Defaults of the class: for most tasks of a millisecond they stay as they are.
+    is_finished = False
+    #: Whether the task has a folder; without one only its metrics are kept.
+    has_folder = False
+    #: Its number in the journal; None when its record is not there.
+    journal_number: int | None = None
+    #: Whether its input and result, if small, are recorded here and not by its process.
+    takes_values = False
+    _output: RecordedOutput | None = None  # None: it has printed nothing
+    _task_json_is_one_page = False
+    _may_have_folder = False  # whether it gets one when it needs one
+    _begins_later = False  # begin() is still to be called
+    _input_wire = _output_wire = b""
+    _begun: tuple[str, int, Mapping[str, object]] = ("", 0, {})  # entry, time in ms, extra
+
     def __init__(
         self,
         ids: TaskIds,
@@ -52,27 +67,15 @@ class TaskRecord:
         self.name = safe_part(ids.task)
         #: One sentence for each kind of trouble with the disk.
         self.problems: list[str] = []
-        self.is_finished = False
-        #: Whether the task has a folder; without one only its metrics are kept.
-        self.has_folder = False
         self.metrics = TaskMetrics(layout, link, metrics, problems=self.problems, on_error=self._note)
         self._layout = layout
         self._earlier = earlier
-        self._output = RecordedOutput(stream_limit_bytes, self._note)
+        self._stream_limit_bytes = stream_limit_bytes
         # A text: a Path costs 10 µs to make, a tenth of a short task.
         self._folder = f"{layout.tasks}/{self.name}"
         self._facts: dict[str, object] = {}  # what task.json holds
-        self._task_json_is_one_page = False
         self._noted: set[int | None] = set()  # errno of each error in `problems`
         self._journal = journal
-        #: Its number in the journal; None when its record is not there.
-        self.journal_number: int | None = None
-        #: Whether its input and result, if small, are recorded here and not by its process.
-        self.takes_values = False
-        self._may_have_folder = False  # whether it gets one when it needs one
-        self._begins_later = False  # begin() is still to be called
-        self._input_wire = self._output_wire = b""
-        self._begun: tuple[str, int, Mapping[str, object]] = ("", 0, {})  # entry, time in ms, extra
 
     @property
     def folder(self) -> Path:
@@ -203,7 +206,7 @@ class TaskRecord:
         except OSError as error:
             self._note("the task", error)
             return
-        if not self._output.move_to_files(self._folder):
+        if self._output is not None and not self._output.move_to_files(self._folder):
             with contextlib.suppress(OSError):
                 os.rmdir(self._folder)
             self.name, self.has_folder = name, False
@@ -212,7 +215,8 @@ class TaskRecord:
         self.metrics.make_folder(self.name)
         self._facts = {**self._first_facts(), **self._facts}
         if self.is_finished:
-            self._output.close()
+            if self._output is not None:
+                self._output.close()
             self._write_value("output.json", self._output_wire, output_json)
             is_written = self.write("task.json", to_json(self._facts))
         else:
@@ -233,18 +237,21 @@ class TaskRecord:
         if self.is_finished or not data:
             return
         self.begin()
+        output = self._output
+        if output is None:
+            output = self._output = RecordedOutput(self._stream_limit_bytes, self._note)
         journal, number = self._journal, None if self.has_folder else self.journal_number
         if (
             journal is not None
             and number is not None
-            and self._output.append_to_journal(journal, number, stream, data)
+            and output.append_to_journal(journal, number, stream, data)
         ):
             return
         self.need_folder()
         if self.has_folder:
-            self._output.append_to_file(self._folder, stream, data)
+            output.append_to_file(self._folder, stream, data)
         else:
-            self._output.stop()
+            output.stop()
 
     def write(self, name: str, data: bytes) -> bool:
         """Write a file with these bytes, whole or not at all; return whether that was possible."""
@@ -281,7 +288,8 @@ class TaskRecord:
         self.begin()
         self.is_finished = True
         self._output_wire = answer
-        self._output.close()
+        if self._output is not None:
+            self._output.close()
         self._facts["status"] = "unknown"
         self._facts.update(result)
         self.metrics.close(self._earlier, has_failed=self._facts["status"] == "failed")

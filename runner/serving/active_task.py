@@ -296,11 +296,9 @@ class ActiveTask:
                 os.unlink(f"{record.folder_text}/.output.json.part")
         if result.failure is not None:
             record.write("error.json", json.dumps(facts["error"]).encode())
-        if self.keep_bytes is not None:
+        if not (self._is_kept(self.input_bytes) and self._is_kept(self._answer_bytes)):
             sizes = {"input": self.input_bytes, "output": self._answer_bytes}
-            large = {name: size for name, size in sizes.items() if size > self.keep_bytes}
-            if large:
-                facts["notKept"] = large
+            facts["notKept"] = {name: size for name, size in sizes.items() if not self._is_kept(size)}
         if self.ran_before and self._tail.has_any:
             facts["ranBefore"] = list(self.ran_before)
         del facts["metricsDir"]  # it is below the record's own root, which may be moved
