@@ -104,6 +104,7 @@ class ProcessTable:
         self.counted = 0
         #: Number found by the last walk, and not by the one before.
         self.newborn = 0
+        self.grew_at = clock()  #: when a process was last found for the first time
         self.walk_cost = 0.0
         self.walked_at = 0.0
         self._root = root_pid
@@ -181,6 +182,7 @@ class ProcessTable:
             if known is not None:
                 known.parent = parent
                 continue
+            self.grew_at = now
             fd = -1
             if self._fds_left > 0:
                 try:

@@ -33,6 +33,10 @@ MEASURING_S = 0.01
 #: The same for one process that shares no memory: the kernel keeps its peak, and only forks are counted more
 #: often, which takes a tenth of a look.
 ALONE_S = 0.05
+#: Forks too are counted each ALONE_S once no process has begun for so long, nor a task: the count alone would
+#: wake the warden 100 times a second for hours. A process that is missed so lives for less than ALONE_S, and
+#: nobody waits for it: the peaks of others are known after their end.
+STARTING_S = 1.0
 #: Largest share of a core for walks through the tree without a memory limit.
 MEASURING_WALK_SHARE = 0.02
 #: Usage is remembered for a third of a second, in steps: a task's peak is asked for after its begin.
@@ -92,6 +96,7 @@ class TreeSampler:
         #: What a limit must leave, if that is more than the peak: what was reserved, where that counts; else
         #: the peak if all processes had theirs at one time, as they will in another run.
         self.needed_bytes = 0
+        self._task_began_at = 0.0
         self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT)
         self._quiet = 0
         self._usage: Usage | None = None
@@ -146,6 +151,7 @@ class TreeSampler:
     def restart_peak(self, began_at: float) -> None:
         """Forget the peak of the time before `began_at`, if that is recent; else all of it."""
         self._peak = max((memory for at, memory in self._recent if at >= began_at), default=0)
+        self._task_began_at = began_at
         self._table.forget_peaks()
         self.needed_bytes = 0
 
@@ -211,7 +217,7 @@ class TreeSampler:
         if is_shared_seen:
             self._shared_at = now + min(LATEST_S, self._time_to_limit(SHARED_RATE)) - SOONEST_S
         self._look_at = now + self._pause()
-        self.next_at = min(self._look_at, now + self._pause_of_births())
+        self.next_at = min(self._look_at, now + self._pause_of_births(now))
         return self.next_at
 
     def _note_peak(self, now: float, memory: int) -> None:
@@ -232,7 +238,7 @@ class TreeSampler:
             return False
         if self._pids is not None and len(self.processes) + births > self._pids:
             return False
-        self.next_at = min(self._look_at, now + self._pause_of_births(births))
+        self.next_at = min(self._look_at, now + self._pause_of_births(now, births))
         return True
 
     def walk(self) -> None:
@@ -286,9 +292,14 @@ class TreeSampler:
             return MEASURING_S
         return max(0.0, (self._limit - self._memory.at_most) / (RATE_MANY if self.growing > 1 else rate))
 
-    def _pause_of_births(self, births: int = 0) -> float:
+    def _pause_of_births(self, now: float, births: int = 0) -> float:
         """Return the soonest time in which there could be too many processes, or one to be measured."""
-        most_s = LATEST_S if self._limit is not None else MEASURING_S
+        if self._limit is not None:
+            most_s = LATEST_S
+        elif now - max(self._table.grew_at, self._task_began_at) < STARTING_S:
+            most_s = MEASURING_S
+        else:
+            most_s = ALONE_S
         if self._pids is None:
             return most_s
         return min(most_s, max(SOONEST_COUNT_S, (self._pids - len(self.processes) - births) / BIRTH_RATE))

@@ -23,7 +23,7 @@ import pytest
 from hkrunner.sandbox.linux import kernel, procfs
 from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.usage.psutil_walk import PsutilSampler
-from hkrunner.sandbox.usage.sampler import ALONE_S, MEASURING_S, TreeSampler
+from hkrunner.sandbox.usage.sampler import ALONE_S, MEASURING_S, STARTING_S, TreeSampler
 from hkrunner.sandbox.usage.shared_memory import SharedMemory
 from hkrunner.sandbox.usage.usage import Sampler, breach
 from support.trees import Tree
@@ -425,7 +425,7 @@ time.sleep(60)
         assert fast.peak_bytes + 25 * MI < fast.needed_bytes < fast.peak_bytes + 40 * MI
 
 
-def test_a_process_that_is_alone_is_read_again_soon_only_if_another_may_have_been_forked(
+def test_a_process_that_is_alone_is_read_again_soon_only_if_another_may_have_been_forked_of_late(
     fast: TreeSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Tree(fast) as tree:
@@ -442,3 +442,9 @@ def test_a_process_that_is_alone_is_read_again_soon_only_if_another_may_have_bee
         assert not fast.can_wait(at)
         born[0] = 0
         assert not fast.can_wait(now + ALONE_S)
+        later = now + STARTING_S
+        fast.look(later)
+        assert fast.next_at == pytest.approx(later + ALONE_S), "nothing has begun for a while"
+        fast.restart_peak(later)
+        fast.look(later)
+        assert fast.next_at <= later + MEASURING_S, "a task has begun"
