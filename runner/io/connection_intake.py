@@ -25,6 +25,8 @@ WATCHED_MIN = 1024 * 1024
 #: tcpi_bytes_received in struct tcp_info of Linux 4.1 and newer.
 _RECEIVED, _INFO_BYTES = struct.Struct("=Q"), 256
 _RECEIVED_AT = 128
+#: struct linger: closing does not wait, it resets the connection.
+_RESET = struct.pack("=ii", 1, 0)
 #: The begin of an event of ZeroMQ's monitor: which one, and its value.
 _EVENT = struct.Struct("=HI")
 
@@ -89,7 +91,10 @@ class ConnectionIntake:
                     waiting = received - one.received
                     most_memory = one.memory + GROWTH_MIN + waiting * GROWTH_FACTOR
                     if waiting > self._most or (waiting > WATCHED_MIN and memory > most_memory):
-                        sock.shutdown(socket.SHUT_RDWR)  # ZeroMQ finds that it has ended, and frees what came
+                        # ZeroMQ reads the end, frees what came, and closes the socket: with a reset, since
+                        # the other side waits for room to send more, and would learn nothing from an end.
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                        sock.shutdown(socket.SHUT_RDWR)
                         closed += 1
                         raise OSError("it is closed")
             except OSError:
