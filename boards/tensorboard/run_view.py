@@ -355,7 +355,7 @@ class RunView:
 
 
 def _pause_s(took_s: float) -> float:
-    """Return how long to wait after work that took so long, and that is to be repeated all the time."""
+    """Return how long to wait before work that took this long is repeated."""
     return max(_REFRESH_S, 20 * took_s)
 
 

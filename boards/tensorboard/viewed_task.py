@@ -57,7 +57,7 @@ class ViewedTask:
 
     @property
     def is_settled(self) -> bool:
-        """Whether it ended so long ago that all links in its folder were there when a board linked that."""
+        """Whether all links in its folder were there when a board linked it: it ended long enough ago."""
         ended_s = _seconds(self.facts.get("endTime"))
         return self.status != ACTIVE and 0 < ended_s < time.time() - _SETTLED_S
 

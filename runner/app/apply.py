@@ -27,7 +27,7 @@ from .local_peaks import LocalPeak
 
 #: Between two questions about a build.
 POLL_S = 1.0
-#: A build that nobody has started after this many seconds is worth a word.
+#: Say so if the build has not started after this many seconds.
 PENDING_S = 30.0
 #: How long the api-server takes at most to make a version of an image that was built.
 VERSION_S = 60.0

@@ -21,7 +21,7 @@ from ..cluster.job_tasks import ClusterLimits, ClusterTask, cluster_tasks, limit
 from ..cluster.metrics import metric_files, read_file
 from ..errors import HkrunnerError
 
-#: Metrics of so many tasks are fetched: at 4 requests a second, those of thousands would take hours.
+#: Fetch the metrics of at most this many tasks: at 4 requests a second, those of thousands would take hours.
 METRICS_TASKS_MAX = 20
 #: Status of a task whose metrics HKube has stored.
 _ENDED = ("succeed", "failed")

@@ -86,5 +86,7 @@ def make(folder: str) -> list[str]:
             with open(os.path.join(folder, one), "x", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:
-        raise SettingsError(f"{error.filename or folder} cannot be created: {error.strerror}") from None
+        raise SettingsError(
+            f"{error.filename or folder} cannot be created: {error.strerror}; name another folder"
+        ) from None
     return [os.path.join(folder, one) for one in files]

@@ -20,7 +20,7 @@ class ByteProgress:
         self.done = 0
 
     def add(self, size: int) -> None:
-        """Count so many bytes more."""
+        """Count this many more bytes."""
         self.done += size
         now = time.monotonic()
         if now - self._told_at >= _TELL_S:
@@ -29,4 +29,4 @@ class ByteProgress:
 
 
 def untold(_text: str) -> None:
-    """Tell nobody."""
+    """Show nothing."""

@@ -35,7 +35,7 @@ from .transport import AnswerLost, Body
 
 #: The first pause between two questions for the status, the factor for the next, and the longest.
 FIRST_PAUSE_S, PAUSE_FACTOR, LONGEST_PAUSE_S = 0.3, 1.5, 2.0
-#: After so long without a change of the status, the results are asked for: they say whether it is the last.
+#: When the status has not changed for this long, ask for the results: they say whether it is the last.
 UNCHANGED_S = 20.0
 #: How long a submission whose answer was lost is searched: the server stores a job before it answers.
 SEARCH_S = 30.0

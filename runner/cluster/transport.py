@@ -49,7 +49,7 @@ class Interrupted(Exception):
 
 
 class Body(NamedTuple):
-    """The body of a request: `pieces()` begins anew for each attempt to send it."""
+    """The body of a request: `pieces()` starts at the beginning again for each attempt to send it."""
 
     length: int
     content_type: str
@@ -233,7 +233,7 @@ class _Watch:
         self._thread.join()
 
     def received(self, count: int) -> None:
-        """Note that so many bytes have come."""
+        """Count this many bytes as received."""
         self._bytes += count
 
     def _run(self) -> None:

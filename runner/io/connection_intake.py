@@ -16,9 +16,9 @@ import resource
 import socket
 import struct
 
-#: So often connections are to be checked. Until then ZeroMQ reads some 300 MB, or a few MB in tiny frames.
+#: Between two checks of the connections. Until then ZeroMQ reads some 300 MB, or a few MB in tiny frames.
 CHECK_S = 0.2
-#: The memory may grow by so much for other reasons, and by so many bytes for each one received.
+#: The memory may grow by the first for other reasons, and by the second for each byte received.
 GROWTH_MIN, GROWTH_FACTOR = 256 * 1024 * 1024, 4
 #: Less than that is no reason for any growth.
 WATCHED_MIN = 1024 * 1024
@@ -104,7 +104,7 @@ class ConnectionIntake:
 
 
 def private_bytes() -> int:
-    """Return the memory that this process shares with nobody."""
+    """Return the memory of this process alone."""
     with open("/proc/self/statm", "rb") as file:
         _, resident, shared = map(int, file.read().split()[:3])
     return (resident - shared) * resource.getpagesize()

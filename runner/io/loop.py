@@ -23,9 +23,9 @@ Callback = Callable[[], None]
 
 #: Poll for this long for what expect() has announced, before sleeping.
 SPIN_S = 0.0003
-#: After so many times in a row in which it took longer, poll less and less often, ...
+#: After it took longer this many times in a row, poll less and less often, ...
 MISSES_MAX = 4
-#: ... but at least once in so many times.
+#: ... but at least once in this many times.
 SKIPPED_MAX = 64
 #: epoll counts milliseconds in 31 bits.
 WAIT_MAX_S = 86_400.0

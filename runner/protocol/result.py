@@ -33,7 +33,7 @@ class Result:
     journal_number: int | None = None  #: of a task that is recorded in the journal instead
     record_name: str | None = None  #: by which `hkrunner runs` finds it
     peak_bytes: int | None = None
-    needed_bytes: int = 0  #: a limit must leave so much, if that is more than the peak; 0: not measured
+    needed_bytes: int = 0  #: a limit must leave this much, if that is more than the peak; 0: not measured
     limit_bytes: int | None = None
     cpu_s: float | None = None
     protection: Protection | None = None  #: how the limits are enforced, as the warden reported

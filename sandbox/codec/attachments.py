@@ -37,7 +37,7 @@ def joined(text: bytes, values: List[Buffer]) -> List[Buffer]:
 def sizes_of(size: int, read: Callable[[int, int], bytes], most: Optional[int] = None) -> List[int]:
     """Return the size of the JSON, and of each value, in a message of this size.
 
-    read(offset, length) returns a part of it. `most`: so many values are allowed. Raises ValueError if they
+    read(offset, length) returns a part of it. `most`: values that are allowed. Raises ValueError if they
     cannot be right.
     """
     if size < _TAIL.size or read(size - 1, 1) != _END:

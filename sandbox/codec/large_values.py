@@ -14,7 +14,7 @@ Buffer = Union[bytes, bytearray, memoryview]
 Encode = Callable[[Any], bytes]
 #: Binary values from here on stay where they are.
 LARGE = 256 * 1024
-#: So many values are looked at; a structure with more has its weight in them.
+#: At most this many values are looked at; a structure with more has its weight in them.
 _LOOKED_AT = 1000
 _DEPTH = 30
 

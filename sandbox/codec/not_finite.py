@@ -14,7 +14,7 @@ from typing import Any
 from .plain_values import key_shown, shortened
 
 _SCALARS = frozenset((str, int, bool, type(None), bytes))
-#: So many values are looked at: about 2 ms.
+#: At most this many values are looked at: about 2 ms.
 LOOKED_AT = 10_000
 
 

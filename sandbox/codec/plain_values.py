@@ -21,7 +21,7 @@ DEPTH_MAX = 200
 
 #: The encodings that are JSON, with whatever JSON has not.
 _JSONS = ("json", "socket.io")
-#: So many values are looked at for types that the libraries would convert in their own ways.
+#: At most this many values are looked at for types that the libraries would convert in their own ways.
 LOOKED_AT = 1000
 #: Python may refuse to write the digits of an int that has more bits: sys.set_int_max_str_digits() takes 640.
 LONG_BITS = 2000

@@ -136,7 +136,7 @@ class Sample(ProcessMessage):
     cpu_s: float
     answers: Optional[int] = None  #: the number of the AskUsage
     held_back: Optional[HeldBack] = None  #: most recent one since the task began
-    needed_bytes: int = 0  #: a limit must leave so much, if that is more than the peak
+    needed_bytes: int = 0  #: a limit must leave this much, if that is more than the peak
 
 
 class ProcessMemory(ProcessMessage):
