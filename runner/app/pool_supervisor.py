@@ -47,6 +47,8 @@ from .pool_deadlines import PoolDeadlines
 CHECK_S, LATE_S = 0.1, 0.1
 #: Time from taking a warden to starting the next one: a worker that starts needs the CPU more.
 NEXT_WARDEN_S = 0.2
+#: Refused memory until so long after the Pool was told of its usage is that of the task that has failed.
+TOLD_S = 0.5
 #: Bytes of each of the three texts in a WorkerEnded.
 TEXT_MAX = DATAGRAM_MAX * 3 // 10
 
@@ -178,6 +180,7 @@ class PoolSupervisor:
         del self._workers[worker.number]
         if worker.deadlines is not None:
             worker.deadlines.close()
+        self._warn_of_refused_memory(worker, exit)
         code, message, details = exit.error_code, report(exit), exit.stack
         if not exit.loaded:
             message = report(exit, during="during import")
@@ -201,6 +204,18 @@ class PoolSupervisor:
         )
         self._stop_if_done()
 
+    def _warn_of_refused_memory(self, worker: _Worker, exit: Exit) -> None:
+        """Say of a worker that ends in order that a task of it may have been refused memory, and have hidden it.
+
+        Nothing is said of what a failed task was told before.
+        """
+        held, limit = exit.held_back, exit.limit_bytes
+        is_in_order = exit.cause is Cause.STOPPED or (exit.cause is Cause.EXITED and exit.code == 0)
+        if held is not None and limit is not None and is_in_order and held.at > worker.told_at + TOLD_S:
+            from ..serving.memory_advice import refused_all_the_same  # late: most workers end without it
+
+            self._output.warn(f"● in the Pool, {refused_all_the_same(held, self._settings.limits, limit)}")
+
     def _stop_if_done(self) -> None:
         if self._is_ending and not self._workers:
             self._loop.stop()
@@ -223,6 +238,7 @@ class _Worker:
         self.has_tasks = False
         self.deadlines: PoolDeadlines | None = None  #: once it has loaded the code
         self.overdue: _Overdue | None = None  #: what find_overdue() has found last
+        self.told_at = 0.0  #: when the Pool was last told of its usage
         #: Numbers of questions of the Pool: those that the next sample answers, and those that came later.
         self._asked: list[int] = []
         self._asked_later: list[int] = []
@@ -284,6 +300,7 @@ class _Worker:
             return
         for number in self._asked:
             self._supervisor.send_usage(number, sample)
+        self.told_at = time.monotonic()
         self._asked, self._asked_later = self._asked_later, []
         if self._asked:
             child.ask(self._asked[0])

@@ -288,6 +288,26 @@ def test_refused_memory_is_the_reason_whatever_the_task_makes_of_it(mode: str) -
         assert "limit 200 MiB (--mem), used 1" in one.message and "Try --mem " in one.message, one.message
 
 
+def test_a_refusal_that_no_task_has_raised_is_told_when_the_worker_ends(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fill(hides: bool) -> None:
+        held = []
+        try:
+            while True:
+                held.append(bytearray(b"x" * 100_000))
+        except MemoryError:
+            if not hides:
+                raise
+
+    for hides in (True, False):
+        with hkrunner.Pool(fill, workers=1, mem="64Mi", mem_mode="brake", spare=False) as pool:
+            error = pool.submit(hides).exception()
+        told = capfd.readouterr().err
+        assert (error is None) == hides
+        assert ("in the Pool, at " in told and "may have been refused memory. Try --mem " in told) == hides, told
+
+
 def test_a_time_limit_holds_whatever_the_worker_writes(begun: Path) -> None:
     reasons = {"is far ahead": "Timeout", "has begun nothing": "Timeout", "was recalled": "Crashed"}
     file = ALGORITHMS / "pool_lies.py"
