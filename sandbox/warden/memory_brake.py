@@ -181,6 +181,7 @@ class NearLimitBrake:
             if now - self._raised_at >= RAISED_S:
                 one.set(process.data + room, self._prlimit)
         else:
+            self._raised_at = float("-inf")
             one.set(one.own, self._prlimit, again=now - self._armed_at < SETTLE_S)
 
     def _is_repeating(self, anon: int, free: int, now: float, *, is_growing: bool) -> bool:

@@ -298,9 +298,12 @@ def test_the_limit_that_a_process_has_raised_for_a_thread_is_left_until_the_thre
         process.data = 310 * MI
         brake.adjust(sampler, at)  # type: ignore[arg-type]
         assert limiter.soft[10] == 312 * MI and brake.is_holding
-    process.anon += MI // 2
-    brake.adjust(sampler, 1.3)  # type: ignore[arg-type]
-    assert limiter.soft[10] == 310 * MI
+    set_again = ((1.3, 252, 310), (1.31, 253, 312), (1.32, 100, None), (1.33, 252, 310))
+    for at, anon, mebibytes in set_again:
+        process.anon = anon * MI
+        brake.adjust(sampler, at)  # type: ignore[arg-type]
+        assert limiter.soft[10] == (resource.RLIM_INFINITY if mebibytes is None else mebibytes * MI), at
+        limiter.soft[10] += 2 * MI * (at == 1.3)
 
 
 def test_a_process_that_grows_slowly_near_the_limit_is_held_back_all_the_time() -> None:
