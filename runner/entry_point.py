@@ -29,6 +29,11 @@ def main() -> NoReturn:
         if isinstance(error, SystemError) and "without exception set" not in str(error):
             raise
         sys.exit("hkrunner: hkrunner itself has no memory left (ulimit -v, ulimit -d)")
+    except ImportError as error:
+        home = os.environ.get("PYTHONHOME")
+        if not home or error.name not in sys.stdlib_module_names:
+            raise
+        sys.exit(f"hkrunner: {error}: PYTHONHOME is {home}, which is another Python's: unset it")
 
 
 def _main() -> NoReturn:

@@ -22,7 +22,7 @@ from ...sandbox.shared.datagrams import DATAGRAM_MAX, cut
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.message_format import Memfd, ProcessMessage
 from ...sandbox.shared.messages import Loaded, LoadFailed, Problem, Sample
-from ...sandbox.shared.outcome import Cause, Exit, report
+from ...sandbox.shared.outcome import Cause, Exit, not_started, report
 from ...sandbox.shared.pool_messages import UseFunction
 from ...sandbox.shared.supervision_messages import (
     AskWorkerUsage,
@@ -131,8 +131,7 @@ class PoolSupervisor:
         try:
             worker.child = self._starter.start_as(PooledChild, worker, is_pooled=True)
         except OSError as error:
-            detail = error.strerror or str(error)
-            self.worker_ended(worker, Exit(Cause.NOT_STARTED, detail=detail, loaded=False))
+            self.worker_ended(worker, not_started(error))
             return
         if self._function is not None:
             worker.child.send(0, UseFunction(self._function))

@@ -9,7 +9,7 @@ from enum import Enum, auto
 from ...sandbox.parent.child_handle import Child, ChildListener
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.messages import Setup
-from ...sandbox.shared.outcome import Cause, Exit
+from ...sandbox.shared.outcome import Cause, Exit, not_started
 from ..io.loop import Loop
 from ..settings.settings import Settings
 from .child_starter import ChildStarter
@@ -89,7 +89,7 @@ class ChildPool:
         try:
             child, self._spare = self._spare or self._start(), None
         except OSError as error:
-            exit = Exit(Cause.NOT_STARTED, detail=error.strerror or str(error), loaded=False)
+            exit = not_started(error)
             self._last_exit = exit
             return exit
         self.child, self.served, self._is_resting = child, 0, False

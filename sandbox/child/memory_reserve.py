@@ -192,6 +192,19 @@ def has_room_for_a_stack() -> bool:
         return False
 
 
+def own_memory_limit() -> str:
+    """Return the limit on this process's memory that hkrunner was started with, as ulimit names it; "": none.
+
+    The brake sets the soft limit on data alone.
+    """
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    _, data = resource.getrlimit(resource.RLIMIT_DATA)
+    for option, limit in (("-v", address_space), ("-d", data)):
+        if limit != resource.RLIM_INFINITY:
+            return f"ulimit {option} is {limit // 1024}"
+    return ""
+
+
 def _data_bytes() -> int:
     """Return what counts towards RLIMIT_DATA. Raises OSError and ValueError."""
     with open("/proc/self/statm", "rb") as file:

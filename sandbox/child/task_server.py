@@ -32,7 +32,7 @@ from . import entry_import, exception_report, failures, fork_logging, isolation_
 from .api import Api
 from .event_loop import EventLoop, can_be_awaited, is_async_generator, was_not_run
 from .frame_socket import FrameSocket, exit_fork, flush_output, mapped
-from .memory_reserve import MemoryReserve, has_room_for_a_stack, lower_brake
+from .memory_reserve import MemoryReserve, has_room_for_a_stack, lower_brake, own_memory_limit
 from .result_files import ResultFiles, result_json
 from .stop_control import StopControl, not_run
 from .task_reports import TaskReports
@@ -100,6 +100,8 @@ class TaskServer:
         except RuntimeError as error:  # RLIMIT_NPROC, the pids of a cgroup, or the brake
             code = "RUNNER_ERROR" if has_room_for_a_stack() else "MEMORY_ERROR"
             text = f"{code}: no thread of hkrunner's could be started in the algorithm's process: {error}"
+            if own := own_memory_limit():
+                text += f"; {own}: raise it before hkrunner starts"
             self._channel.send(0, LoadFailed(code, text))
             os._exit(1)
         self._load(bare)

@@ -100,6 +100,13 @@ class Exit(NamedTuple):
         return _CODES[self.cause]
 
 
+def not_started(error: OSError) -> Exit:
+    """Return the end of a child for which the system had no process, or whose program it refused."""
+    detail = error.strerror or str(error)
+    detail += f": {error.filename}" if error.filename else ""
+    return Exit(Cause.NOT_STARTED, detail=detail, loaded=False)
+
+
 _CODES = {
     Cause.EXITED: "EXITED",
     Cause.SIGNALLED: "KILLED_BY_SIGNAL",

@@ -120,7 +120,7 @@ def test_too_little_memory_for_hkrunner_itself_is_reported_in_one_sentence(
 ) -> None:
     ended = run_in(tmp_path, f"ulimit {option};", "-e", ADDS, "-i", "1", "--no-state")
     assert ended.status in (1, 4, 137) and "Traceback" not in ended.stderr, ended.stderr
-    assert "memory" in ended.stderr or f"ulimit {option[:2]}" in ended.stderr
+    assert f"ulimit {option[:2]}" in ended.stderr, ended.stderr
 
 
 @pytest.mark.parametrize("tasks", [0, 1, 2, 3])

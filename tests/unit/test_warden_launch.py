@@ -10,6 +10,7 @@ import pytest
 from hkrunner.runner import entry_point
 from hkrunner.runner.entry_point import _starts_algorithm
 from hkrunner.sandbox.parent import warden_launch
+from hkrunner.sandbox.shared.outcome import not_started, report
 from support.waiting import wait_until
 
 
@@ -64,6 +65,24 @@ def test_a_command_that_runs_no_algorithm_starts_no_warden(line: str) -> None:
 def _is_zombie(pid: int) -> bool:
     with open(f"/proc/{pid}/stat", "rb") as file:
         return file.read().rpartition(b")")[2].split()[0] == b"Z"
+
+
+def test_a_library_of_another_python_is_reported_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ModuleNotFoundError("No module named 'select'", name="select")
+
+    monkeypatch.setattr(entry_point, "_main", fail)
+    monkeypatch.setenv("PYTHONHOME", "/elsewhere")
+    with pytest.raises(SystemExit, match="No module named 'select': PYTHONHOME is /elsewhere"):
+        entry_point.main()
+    monkeypatch.delenv("PYTHONHOME")
+    with pytest.raises(ModuleNotFoundError):
+        entry_point.main()
+
+
+def test_a_program_that_may_not_be_executed_is_named() -> None:
+    refused = not_started(PermissionError(13, "Permission denied", "/root/python"))
+    assert report(refused).endswith("process could not be started: Permission denied: /root/python")
 
 
 def test_ctrl_c_before_the_handlers_are_installed_shows_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
