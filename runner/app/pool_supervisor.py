@@ -204,7 +204,7 @@ class PoolSupervisor:
         self._stop_if_done()
 
     def _warn_of_refused_memory(self, worker: _Worker, exit: Exit) -> None:
-        """Say of a worker that ends in order that a task of it may have been refused memory, and have hidden it.
+        """Say of a worker that ends in order that a task may have been refused memory, and have hidden it.
 
         Nothing is said of what a failed task was told before.
         """
