@@ -51,6 +51,7 @@ class ImagePlan(NamedTuple):
     requirements: str | None = None
     #: Whether the requirements name folders of the code, which must be there before they are installed.
     after_code: bool = False
+    list_in_code: bool = False  #: whether the list itself is a file of the code
 
 
 def containerfile(plan: ImagePlan) -> str:
@@ -61,8 +62,10 @@ def containerfile(plan: ImagePlan) -> str:
     blocks = [_base(plan), _hkrunner(plan)]
     if plan.requirements is not None and not plan.after_code:
         blocks.append(_requirements(plan.requirements))
-    if plan.requirements is not None and plan.after_code:
+    if plan.requirements is not None and plan.list_in_code:
         blocks.append([*code, f"RUN cd {CODE} && {_PIP} -r {_quoted(plan.requirements)}"])
+    elif plan.requirements is not None and plan.after_code:
+        blocks.append([*code, *_requirements(plan.requirements)])
     blocks.append(_start(plan))
     if not plan.after_code:
         blocks.append(code)

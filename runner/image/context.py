@@ -10,13 +10,15 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from urllib.parse import quote
 
 from ...sandbox.shared.entry import Location
 from ..errors import SettingsError
 from ..prepare.code_files import CodeFiles
-from ..prepare.requirement_sources import Requirements, local_paths, nested_lists
+from ..prepare.requirement_sources import Requirements, local_sources, nested_lists
 from ..settings.descriptor_search import is_below
 from .containerfile import (
+    CODE,
     CONTEXT_CODE,
     CONTEXT_HKRUNNER,
     CONTEXT_REQUIREMENTS,
@@ -94,30 +96,42 @@ def _with_requirements(
     folder: str, plan: ImagePlan, code: CodeFiles, requirements: Requirements
 ) -> ImagePlan:
     """Copy the lists of requirements, unless they are read where the code is."""
-    if requirements.lines is None and (local := local_paths(requirements.file)):
-        outside = next((one for one in local if not is_below(one, code.folder)), None)
-        lists = nested_lists(requirements.file)
-        outside = outside or next((one for one in lists if not is_below(one, code.folder)), None)
-        if outside is not None:
+    local = local_sources(requirements)
+    listed = [] if requirements.lines is not None else nested_lists(requirements.file)
+    places = [one.path for one in local] + (listed if local else [])
+    outside = next((one for one in places if not is_below(one, code.folder)), None)
+    if outside is not None:
+        raise SettingsError(
+            f"{requirements.source} installs from a folder, and {outside} lies outside of the code"
+            f" ({code.folder}), which is all that the image gets"
+        )
+    to = os.path.join(folder, CONTEXT_REQUIREMENTS)
+    if requirements.lines is not None:
+        os.mkdir(to)
+        top = os.path.realpath(code.folder)
+        text = "".join(f"{line}\n" for line in requirements.lines)
+        for one in local:
+            text = text.replace(one.named, f"file://{CODE}/{quote(os.path.relpath(one.path, top))}")
+        with open(os.path.join(to, _LIST), "w", encoding="utf-8") as file:
+            file.write(text)
+        return plan._replace(requirements=_LIST, after_code=bool(local), list_in_code=False)
+    if local:
+        absolute = next((one for one in local if not one.is_relative), None)
+        if absolute is not None:
+            relative = os.path.relpath(absolute.path, os.path.realpath(requirements.folder))
             raise SettingsError(
-                f"{requirements.source} installs from a folder, and {outside} lies outside of the code"
-                f" ({code.folder}), which is all that the image gets"
+                f"{requirements.source} installs from {absolute.named.rstrip(os.sep)}, which is elsewhere in"
+                f" the image: write ./{relative}"
             )
         name = os.path.relpath(os.path.realpath(requirements.file), os.path.realpath(code.folder))
-        return plan._replace(requirements=name, after_code=True)
-    to = os.path.join(folder, CONTEXT_REQUIREMENTS)
+        return plan._replace(requirements=name, after_code=True, list_in_code=True)
     os.mkdir(to)
-    if requirements.lines is not None:
-        with open(os.path.join(to, _LIST), "w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in requirements.lines)
-        return plan._replace(requirements=_LIST)
-    lists = nested_lists(requirements.file)
-    top = os.path.commonpath([os.path.dirname(one) for one in lists])
-    for one in lists:
-        target = os.path.join(to, os.path.relpath(one, top))
+    top = os.path.commonpath(map(os.path.dirname, listed))
+    for list_file in listed:
+        target = os.path.join(to, os.path.relpath(list_file, top))
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        shutil.copyfile(one, target)
-    return plan._replace(requirements=os.path.relpath(lists[0], top))
+        shutil.copyfile(list_file, target)
+    return plan._replace(requirements=os.path.relpath(listed[0], top))
 
 
 def _make_uniform(folder: str) -> None:

@@ -19,9 +19,10 @@ from .poetry_dependencies import poetry_requirements
 _BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 #: A line that was meant to begin one.
 _BLOCK_BEGIN = re.compile(r"(?m)^#[ \t]*///[ \t]*script[ \t]*$")
-#: An option of requirements.txt that reads another file, and one that installs a folder in place.
+#: Options of requirements.txt that read another file, install a folder in place, and look into a folder.
 _NESTED = re.compile(r"(?:-r|-c|--requirement|--constraint)(?:\s+|\s*=\s*|(?=[^-\s]))(.+)")
 _EDITABLE = re.compile(r"(?:-e|--editable)(?:\s+|\s*=\s*)(.+)")
+_FIND_LINKS = re.compile(r"(?:-f|--find-links)(?:\s+|\s*=\s*)(.+)")
 #: Files that say how a local folder is built, and the suffixes of code in it.
 _BUILD_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 _CODE_SUFFIXES = (".py", ".pyi", ".pyx", ".c", ".cc", ".cpp", ".h", ".rs")
@@ -193,13 +194,14 @@ def _of_table(table: dict[str, Any], source: str, file: str) -> Requirements:
         except InvalidRequirement as error:
             reason = str(error).partition("\n")[0]
             raise SettingsError(f"{source}: dependencies: {line!r} is no requirement: {reason}") from None
-    local = [
-        one
-        for line in lines
-        for one in _of_local(re.split(r"\s;", line.partition("@")[2])[0].strip(), os.path.dirname(file))
-    ]
+    local = [one for line in lines for one in _of_local(_url_of(line), os.path.dirname(file))]
     marked = tuple(lines)
     return Requirements(source, file, marked, (*lines, *local), marked, python, marked)
+
+
+def _url_of(line: str) -> str:
+    """Return what a requirement of a table names behind its @."""
+    return re.split(r"\s;", line.partition("@")[2])[0].strip()
 
 
 def _toml(text: str, source: str) -> dict[str, Any]:
@@ -326,14 +328,29 @@ def nested_lists(file: str) -> list[str]:
     return found
 
 
-def local_paths(file: str) -> list[str]:
-    """Return the files and folders on this machine that the list and its nested lists install from."""
-    found = []
-    for one in nested_lists(file):
+class LocalSource(NamedTuple):
+    """A file or folder on this machine that packages are installed from."""
+
+    named: str  #: as the requirement names it
+    path: str
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether it is found from the folder of the list."""
+        return not self.named.startswith((os.sep, "file:"))
+
+
+def local_sources(requirements: Requirements) -> list[LocalSource]:
+    """Return the files and folders that the requirements, of nested lists too, name on this machine."""
+    named: list[tuple[str, str]] = []
+    if requirements.lines is not None:
+        named += [(_url_of(line), requirements.folder) for line in requirements.lines]
+    for one in () if requirements.lines is not None else nested_lists(requirements.file):
         for line in _lines(_text(one)):
-            editable = _EDITABLE.match(line)
-            if editable is None and line.startswith("-"):
-                continue
-            path = _local_path(editable[1] if editable else _name_of(line), os.path.dirname(one))
-            found += [] if path is None else [path]
-    return found
+            option = _EDITABLE.match(line) or _FIND_LINKS.match(line)
+            if option is not None:
+                named.append((os.path.join(option[1], ""), os.path.dirname(one)))
+            elif not line.startswith("-"):
+                named.append((_name_of(line), os.path.dirname(one)))
+    found = ((name, _local_path(name, folder)) for name, folder in named)
+    return [LocalSource(name, path) for name, path in found if path is not None]

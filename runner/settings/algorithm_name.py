@@ -22,6 +22,6 @@ def algorithm_name(folder: str) -> str:
     if not _NAME.fullmatch(name):
         raise SettingsError(
             f"{os.path.basename(folder)!r} gives no name for an algorithm: HKube needs at least two of a-z, "
-            "0-9, dash and dot"
+            "0-9, dash and dot. Name it in algorithm.yml (name: my-alg), or rename the folder"
         )
     return name

@@ -189,6 +189,21 @@ def test_what_the_image_cannot_be_is_said_before_anything_is_built(algorithm: Pa
     ended = run_hkrunner("image", "--dry-run", cwd=algorithm)
     assert "each change of the code installs all of it again" in ended.stderr
     assert instructions(ended.stdout)[-1][0] == "CMD", "the code was copied before"
+    (algorithm / "requirements.txt").write_text(f"-e {algorithm}/package\n")
+    assert f"installs from {algorithm}/package, which is elsewhere in the image: write ./package" in refused(
+        "--dry-run"
+    )
+    (algorithm / "requirements.txt").unlink()
+    url = (algorithm / "package").as_uri()
+    (algorithm / "pyproject.toml").write_text(
+        f'[project]\nname = "a"\ndependencies = ["p @ {url} ; os_name == \'posix\'"]'
+    )
+    assert run_hkrunner("image", "--context", tmp_path / "made", cwd=algorithm).status == 0
+    (line,) = (tmp_path / "made/requirements/requirements.txt").read_text().splitlines()
+    there = "/hkube/algorithm-runner/algorithm_unique_folder"
+    assert line == f"p @ file://{there}/package ; os_name == 'posix'"
+    made = (tmp_path / "made/Containerfile").read_text()
+    assert made.index(f"COPY code/ {there}/") < made.index("pip install -r")
     (algorithm / "algorithm.yml").write_text("name: adder\nenv: nodejs\n")
     assert "images of Python code" in refused("--dry-run")
 
