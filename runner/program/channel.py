@@ -18,6 +18,7 @@ from ...sandbox.parent.child_channel import OnMessage
 from ...sandbox.shared.channel import ChannelError
 from ...sandbox.shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage, Wire
 from ...sandbox.shared.messages import Begin, Initialize, Loaded, Start, TaskRead, UseFolder
+from ...sandbox.shared.stream_messages import StreamStage
 from ..io.loop import Loop
 from ..protocol import encoding
 from . import stream_task
@@ -25,6 +26,7 @@ from .connection import ProgramConnection
 from .conversation import Conversation
 from .port import ProgramPort
 from .program_stream import ProgramStream
+from .pulse import Pulse
 
 #: A program that reports how many messages wait does so within this time; HKube's wrappers do it each 2 s.
 REPORT_S = 5.0
@@ -44,8 +46,13 @@ class ProgramChannel:
     reads_at_once = True  #: so that no message waits while its task gets its record
     has_ended = False  #: not tracked: it does not tell how a program has ended
 
-    def __init__(self, loop: Loop, wire_encoding: str, reported: set[str]) -> None:
-        """`reported`: see Conversation. Raises OSError when no port is free."""
+    def __init__(
+        self, loop: Loop, wire_encoding: str, reported: set[str], message_s: float | None = None
+    ) -> None:
+        """`reported`: see Conversation. `message_s`: longest time for a message of a stream; None: any.
+
+        Raises OSError when no port is free.
+        """
         self._loop = loop
         self._encoding = wire_encoding
         #: Set once the program is being started: returns its processes.
@@ -67,6 +74,7 @@ class ProgramChannel:
             on_refused=self._talk.report,
         )
         self._connection: ProgramConnection | None = None
+        self._pulse = None if message_s is None else Pulse(loop, message_s, self._ping, self._is_silent)
         #: Kept for a program that has not connected yet: the task, ...
         self._waiting_task: HandedOver | None = None
         self._waiting: list[bytes] = []  #: ... and the messages that follow it
@@ -125,6 +133,8 @@ class ProgramChannel:
                 if stream is not None:
                     self._talk.stream = ProgramStream(stream.children)
                     self._on_message(task.number, stream)
+                    if self._pulse is not None:
+                        self._pulse.begin()
                 self._talk.files.write_input(task.initialize)
 
         connection.send(task.initialize, sent)
@@ -173,6 +183,7 @@ class ProgramChannel:
             is_more_due=lambda: self._talk.is_more_due,
             on_error=lambda text: self._on_error(ChannelError(text)),
             on_end=self._ended,
+            on_pong=self._on_pong,
         )
         if not self._is_paused:
             connection.resume()
@@ -183,6 +194,22 @@ class ProgramChannel:
             self._hand_over(connection, task)
         for wire in waiting:
             connection.send(wire)
+
+    def _ping(self) -> None:
+        if self._connection is not None and self._talk.stream is not None:
+            self._connection.ping()
+
+    def _on_pong(self) -> None:
+        if self._pulse is not None:
+            self._pulse.answered()
+
+    def _is_silent(self) -> None:
+        """No pong has come in time: the program is handling a message of the stream for too long."""
+        assert self._pulse is not None, "it calls this"
+        if self._is_paused:
+            self._pulse.begin()  # nothing was read
+        elif self._talk.stream is not None and self._talk.has_task:
+            self._on_message(self._talk.task, StreamStage("overdue"))
 
     def _ended(self, cut: bool) -> None:
         if not self._is_ending:
@@ -215,6 +242,8 @@ class ProgramChannel:
         """Close the port and the connection."""
         self._port.close()
         self._talk.close()
+        if self._pulse is not None:
+            self._pulse.end()
         if self._connection is not None:
             self._connection.close()
 

@@ -42,12 +42,14 @@ class ProgramConnection:
         is_more_due: Callable[[], bool],
         on_error: Callable[[str], None],
         on_end: Callable[[bool], None],
+        on_pong: Callable[[], None] = lambda: None,
     ) -> None:
         """Own the socket; nothing is read before resume(). `text`: our messages go in text frames (json).
 
         `on_message`: the message is the callee's to release. `is_more_due`: whether the program is to send
         something before it hears from us again. `on_error`: what came breaks RFC 6455, or is too
         large for the worker. `on_end(cut)`: the program has closed the connection, `cut`: amid a message.
+        `on_pong`: it has answered ping().
         """
         self._loop = loop
         self._socket = sock
@@ -55,6 +57,7 @@ class ProgramConnection:
         self._is_more_due = is_more_due
         self._on_error = on_error
         self._on_end = on_end
+        self._on_pong = on_pong
         self._blobs = MessageMemoryPool(loop)
         self._reader = Reader(
             self._blobs,
@@ -81,6 +84,10 @@ class ProgramConnection:
         else:
             # Not sendfile(), which sends references to pages: their memory is reused before they have left.
             self._put(Piece(memoryview(head)), Piece(data, on_sent))
+
+    def ping(self) -> None:
+        """Ask the program for a pong."""
+        self._put(Piece(memoryview(server_head(PING, 0))))
 
     def say_close(self) -> None:
         """Tell the program that nothing more will come."""
@@ -186,7 +193,9 @@ class ProgramConnection:
         elif opcode == CLOSE:
             self._put(Piece(memoryview(server_head(CLOSE, len(payload[:2])) + payload[:2])))
             self._end()
-        elif opcode != PONG:
+        elif opcode == PONG:
+            self._on_pong()
+        else:
             raise Refused("the program sent a frame that RFC 6455 does not allow")
 
     def close(self) -> None:

@@ -76,7 +76,7 @@ class Conversation:
         self._on_unsure = on_unsure
         self._on_returned, self._on_hand_out = on_returned, on_hand_out
         self._reported = reported
-        self._task = 0
+        self.task = 0  #: that it is about, or was
         self._talk = Talk.NONE
         self._owes_stopped = (
             False  #: a `stop` was sent, for this task or an earlier one, and no `stopped` came
@@ -101,7 +101,7 @@ class Conversation:
     def begin(self, task: int) -> None:
         """Begin the conversation about this task, whose `initialize` is being sent."""
         self.close()
-        self._task, self._talk = task, Talk.SENDING
+        self.task, self._talk = task, Talk.SENDING
 
     def keep_in(self, folder: str | None, keep_max_bytes: int | None) -> None:
         """Keep the input and the result of the task in this folder; see TaskFiles."""
@@ -110,7 +110,7 @@ class Conversation:
 
     def initialize_sent(self, task: int) -> bool:
         """The whole `initialize` is sent; return whether this task is still the current one."""
-        if self._task != task or self._talk is Talk.NONE:
+        if self.task != task or self._talk is Talk.NONE:
             return False
         if self._talk is Talk.SENDING:
             self._talk = Talk.INITIALIZING
@@ -194,7 +194,7 @@ class Conversation:
             return
         if self._talk is Talk.INITIALIZING:
             self._talk = Talk.INITIALIZED
-        self._on_message(self._task, Initialized())
+        self._on_message(self.task, Initialized())
 
     def _done(self, message: WorkerMessage, said: ProgramMessage) -> None:
         if self._talk not in (Talk.STARTED, Talk.STOPPING):
@@ -262,7 +262,7 @@ class Conversation:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             self._hold_back("`progress` without a number")
         else:
-            self._on_message(self._task, Progress(float(value), told.get("details")))
+            self._on_message(self.task, Progress(float(value), told.get("details")))
 
     def _statistics(self, message: WorkerMessage, said: ProgramMessage) -> None:
         stream = self.stream or ProgramStream(())
@@ -272,7 +272,7 @@ class Conversation:
             self._hold_back(f"`streamingStatistics` {error}")
             return
         stream.is_reported = True
-        self._on_message(self._task, StreamStatistics(items))
+        self._on_message(self.task, StreamStatistics(items))
         if not any(one["queueSize"] for one in items):
             self.hand_out()
 
@@ -280,7 +280,7 @@ class Conversation:
         if not said.data_is_object and said.command != "logData":
             self._hold_back(f"`{said.command}` whose `data` is no object")
         else:
-            self._on_message(self._task, ApiCall(_passed_on(message)))
+            self._on_message(self.task, ApiCall(_passed_on(message)))
 
     # ---- messages to the supervisor
 
@@ -288,7 +288,7 @@ class Conversation:
         """The task has its one answer; what follows is of no task."""
         self._talk = Talk.NONE
         self.close()
-        self._on_message(self._task, message)
+        self._on_message(self.task, message)
 
     def _fail(self, code: str, text: str, details: str = "") -> None:
         self._answer(Failed(code, text, details))

@@ -29,7 +29,9 @@ def start_program(
     The arguments are those of WardedChild and Conversation. Raises OSError when no port is free, or the
     warden could not be executed.
     """
-    channel = ProgramChannel(loop, encoding, reported)
+    channel = ProgramChannel(
+        loop, encoding, reported, message_s=limits.task_timeout_s if limits.enforced else None
+    )
     try:
         child = WardedChild(
             loop,

@@ -31,7 +31,7 @@ from ...sandbox.shared.messages import (
     TaskRead,
 )
 from ...sandbox.shared.outcome import Cause, Exit, LimitBreach, report
-from ...sandbox.shared.stream_messages import AskStream, StreamStatistics
+from ...sandbox.shared.stream_messages import AskStream, StreamStage, StreamStatistics
 from ..console.terminal import Output
 from ..link.answer_blob import AnswerBlob
 from ..protocol.messages import Failure
@@ -101,6 +101,7 @@ class ChildMessageHandler:
             EndedProcessesPeak: self._ended_processes_peak,
             AskStream: streaming.ask,
             StreamStatistics: streaming.statistics_of,
+            StreamStage: streaming.stage_of,
         }
         self._of_child: dict[type, Callable[[Any], None]] = {
             Loaded: self._loaded,

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.message_format import Memfd
 from ...sandbox.shared.outcome import Cause
-from ...sandbox.shared.stream_messages import AskStream, StreamRefused, StreamStatistics, UseStream
+from ...sandbox.shared.stream_messages import (
+    AskStream,
+    StreamRefused,
+    StreamStage,
+    StreamStatistics,
+    UseStream,
+)
 from ..io.loop import Loop
 from ..protocol import encoding, messages
 from ..protocol.messages import Failure
@@ -101,6 +107,10 @@ class Streaming:
         """A program has said how many messages it has sent."""
         self._queued = sum(item["queueSize"] for item in message.items)
         self._statistics(message.items)
+
+    def stage_of(self, child: Child, task: ActiveTask, message: StreamStage) -> None:
+        """A program takes too long for a message."""
+        self._stage(message.stage)
 
     def _need_streams(self) -> TaskStreams:
         if self._streams is None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
+from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.link.message_memory import MessageMemory, WorkerMessage
 from hkrunner.runner.program import stream_task
 from hkrunner.runner.program.conversation import Conversation
 from hkrunner.runner.program.program_stream import ProgramStream
+from hkrunner.runner.program.pulse import Pulse
 from hkrunner.runner.protocol import encoding
 from hkrunner.runner.protocol.task_state import State
+from hkrunner.sandbox.shared.limits import Limits
 from hkrunner.sandbox.shared.message_format import Memfd
 from hkrunner.sandbox.shared.messages import Done, Failed, Problem, TaskRead
-from hkrunner.sandbox.shared.stream_messages import AskStream, StreamStatistics
+from hkrunner.sandbox.shared.outcome import Cause
+from hkrunner.sandbox.shared.stream_messages import AskStream, StreamStage, StreamStatistics
+from support.clock import Clock
 from support.fake_serving import Serve, is_open
 
 
@@ -155,6 +161,43 @@ def test_discovery_updates_and_statistics_are_passed_on(serve: Serve) -> None:
     assert one.link.posted[-1] == {"command": "streamingStatistics", "data": items}
     one.child_answers()
     assert one.commands[-1] == "done"
+
+
+def test_a_program_that_takes_too_long_for_a_message_is_killed(serve: Serve) -> None:
+    one = serve(argv=("program",), limits=Limits(task_timeout_s=3))
+    one.child.reads_at_once = True
+    one.initialize()
+    one.child.says(TaskRead({}), one.number)
+    one.child.says(AskStream("j", "B", ["A"], ["C"], False), one.number)
+    one.child_initializes()
+    one.start()
+    one.child.says(StreamStage("overdue"), one.number)
+    assert one.child.kill_cause is Cause.TASK_TIMEOUT
+
+
+def test_only_a_program_that_has_answered_a_ping_is_silent_when_it_answers_none() -> None:
+    clock = Clock()
+    loop = Loop(clock=clock)
+    pulse_of = partial(Pulse, loop, 3.0, lambda: said.append("ping"), lambda: said.append("silent"))
+    said: list[str] = []
+
+    def after(seconds: float) -> list[str]:
+        said.clear()
+        clock.now += seconds
+        loop.turn(0)
+        return list(said)
+
+    pulse = pulse_of()
+    pulse.begin()
+    assert after(100) == []
+    pulse.answered()
+    assert (after(0.9), after(0.2), after(5.9)) == ([], ["ping"], [])
+    pulse.answered()
+    assert (after(1), after(6)) == (["ping"], ["silent"])
+    pulse.begin()
+    pulse.end()
+    assert after(100) == []
+    loop.close()
 
 
 @pytest.mark.parametrize("fails", [True, False])
