@@ -131,7 +131,10 @@ def _paths(values: Mapping[str, Any], option: Option) -> tuple[str, ...]:
     for text in values.get(option.name) or ():
         path = os.path.abspath(os.path.expanduser(text))
         if not os.path.exists(path):
-            raise SettingsError(f"{option.flag} {text}: there is no such file or folder")
+            folder = os.path.dirname(path)
+            is_there = folder != "/" and os.path.isdir(folder)
+            to_make = f"; to have the code make it, give --write {folder}" if is_there else ""
+            raise SettingsError(f"{option.flag} {text}: there is no such file or folder{to_make}")
         if path == "/":
             raise SettingsError(f"{option.flag} /: that is everything; leave --sandbox strict out")
         found.append(path)

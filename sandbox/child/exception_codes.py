@@ -81,7 +81,8 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
             return ""
         module = field(ImportError, "name", error)
         entry = os.environ.get("_HKRUNNER_ENTRY_FILE", "")
-        return requirements.hint(exact(module) if is_a(module, str) else None, folder, interpreter(), entry)
+        missing = exact(module) if is_a(module, str) else None
+        return requirements.hint(missing, folder, interpreter(), entry) + isolation_hints.hint_of_import()
     if is_a(error, AttributeError) and "on <module '__main__'" in text:
         file = os.path.basename(os.environ.get("_HKRUNNER_ENTRY_FILE", "")) or "the algorithm"
         return f"; the pickle is of a script, which it calls __main__: define or import its names in {file}"
@@ -93,11 +94,11 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
     number = errno_of(OSError, error)
     if number == errno.EMFILE:
         return f"; {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files are allowed (--files)"
-    if _is_signal_denied(error):
-        return "; an algorithm may send signals to its own processes only"
     refused = _sandbox_hint(error, text)
     if refused:
         return refused
+    if _is_signal_denied(error):
+        return "; an algorithm may send signals to its own processes only"
     if is_a(error, TypeError) and text == _NO_DICT and _is_raised_in_start(error):
         return '; args["input"] is a list, also for a single value: that is args["input"][0]'
     if is_a(error, EOFError) and text == "EOF when reading a line":
@@ -143,23 +144,30 @@ def _sandbox_hint(error: BaseException, text: str) -> str:
             errno_of(OSError, one),
             field(OSError, "filename", one) if is_a(one, OSError) else None,
         )
-        if number == errno.ENOENT and _is_raised_in_subprocess(one):
+        found = ""
+        if number == errno.ENOENT and _is_raised_in(one, "subprocess.py"):
             found = isolation_hints.hint_of_program(filename)
-        else:
-            found = isolation_hints.hint(number, filename, name_of(one)) if number else ""
-        if not found and name_of(one) == "CalledProcessError":
-            found = isolation_hints.hint_of_output(object.__getattribute__(one, "__dict__").get("stderr"))
+        elif number:
+            found = isolation_hints.hint(number, filename, name_of(one))
+        elif name_of(one) == "CalledProcessError":
+            fields = object.__getattribute__(one, "__dict__")
+            found = isolation_hints.hint_of_output(fields.get("stderr") or fields.get("output"))
+        elif is_a(one, KeyError) and _is_raised_in(one, "os.py", "<frozen os>"):
+            found = isolation_hints.hint_of_variable(field(BaseException, "args", one))
         if found:
             return found
     return isolation_hints.hint_of_text(text, name_of(error))
 
 
-def _is_raised_in_subprocess(error: BaseException) -> bool:
-    """Whether a program could not be started: the error looks like that of a file which is opened."""
+def _is_raised_in(error: BaseException, *files: str) -> bool:
+    """Whether the error comes of a module of Python's whose file has one of these names.
+
+    A program that could not be started, for one, looks like a file that could not be opened.
+    """
     last = traceback_of(error)
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    return last is not None and os.path.basename(last.tb_frame.f_code.co_filename) == "subprocess.py"
+    return last is not None and os.path.basename(last.tb_frame.f_code.co_filename) in files
 
 
 def interpreter() -> str:

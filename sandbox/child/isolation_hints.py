@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import Any, Dict, List, Optional
 
 from ..shared.isolation_policy import is_below
@@ -23,15 +24,22 @@ _OF_SQLITE = {
     " folder opens it",
 }
 #: What a program prints that has met the sandbox.
-_OF_PROGRAMS = (
-    "Permission denied",
-    "No such file or directory",
-    "Read-only file system",
-    "Operation not permitted",
+_OF_THE_NETWORK = (
     "Network is unreachable",
     "Temporary failure in name resolution",
     "Could not resolve host",
+    "Connection refused",
 )
+_OF_FILES = (
+    "Permission denied",
+    "No such file or directory",
+    "does not exist",
+    "Read-only file system",
+    "Operation not permitted",
+)
+_OF_OWNERS = ("Cannot change ownership", "changing ownership")
+#: Beginnings of the names of GPUs in /dev.
+_GPUS = ("/dev/nvidia", "/dev/dri", "/dev/kfd", "/dev/dxg")
 _SHOWN = 200
 
 
@@ -70,10 +78,39 @@ def hint_of_output(printed: object) -> str:
         return ""
     text = printed if isinstance(printed, str) else printed.decode("utf-8", "replace")
     for line in reversed(text[-4000:].splitlines()):
-        if any(one in line for one in _OF_PROGRAMS):
-            shown = line.strip()[:_SHOWN]
+        shown = line.strip()[:_SHOWN]
+        if not _allowed["network"] and any(one in line for one in _OF_THE_NETWORK):
+            return f"; it printed: {shown}; --sandbox strict {_reached()}: {_OPENS}"
+        if any(one in line for one in _OF_OWNERS):
+            return f"; it printed: {shown}; --sandbox strict knows its own user and group only"
+        if any(one in line for one in _OF_FILES):
             return f"; it printed: {shown}; 'hkrunner why --path PATH' says what --sandbox strict hides"
     return ""
+
+
+def hint_of_import() -> str:
+    """Return a clause for a module that was not found; "": no folder of sys.path is hidden."""
+    if _allowed is None:
+        return ""
+    hidden = [
+        one
+        for one in sys.path
+        if type(one) is str
+        and os.path.isabs(one)
+        and not one.endswith(".zip")  # of the standard library, which is not there
+        and not is_below(one, [*_allowed["readable"], *_allowed["writable"], *_own])
+        and not os.path.exists(one)
+    ]
+    if not hidden:
+        return ""
+    return f"; of sys.path, --sandbox strict hides {', '.join(hidden)}, if it exists: --read opens a folder"
+
+
+def hint_of_variable(args: object) -> str:
+    """Return a clause for a variable that is missing in os.environ; `args`: of the KeyError."""
+    if _allowed is None or type(args) is not tuple or not args or type(args[0]) is not str:
+        return ""
+    return f"; --sandbox strict passes on only some variables: --env {args[0]} adds this one"
 
 
 def hint(number: int, filename: object, name: str) -> str:
@@ -85,14 +122,19 @@ def hint(number: int, filename: object, name: str) -> str:
             return f"; --sandbox strict {_reached()}, so that this name is not found: {_OPENS}"
         if number == errno.ENETUNREACH:
             return f"; --sandbox strict {_reached()}: {_OPENS}"
+        if number == errno.EADDRNOTAVAIL:
+            return f"; --sandbox strict {_reached()}, and no address but 127.0.0.1: {_OPENS}"
         if number == errno.ECONNREFUSED:
             return f"; --sandbox strict {_reached()}, and 127.0.0.1 is the algorithm's own: {_OPENS}"
     if number == errno.ENOENT and filename is None and name == "FileNotFoundError":
-        return "; --sandbox strict hides sockets that have a path: --read with its path opens one"
+        return "; --sandbox strict hides files and sockets elsewhere: --read with its path opens one"
+    if number == errno.EXDEV:
+        return "; --sandbox strict makes /tmp and each --write a file system of its own: shutil.move() copies"
     if type(filename) not in (str, bytes) or number not in (*_REFUSED, errno.ENOENT):
         return "; --sandbox strict refuses this call" if number in _REFUSED and filename is None else ""
     try:
-        path = os.path.abspath(os.fsdecode(filename))  # type: ignore[arg-type]
+        # Where a link leads to has to be opened.
+        path = os.path.realpath(os.fsdecode(filename))  # type: ignore[arg-type]
     except (OSError, ValueError):  # the working folder is gone
         return ""
     if is_below(path, _allowed["writable"]):
@@ -109,8 +151,15 @@ def hint(number: int, filename: object, name: str) -> str:
         )
     if number == errno.EPERM and is_below(path, _own):
         return "; --sandbox strict refuses this call"
+    if path.startswith(_GPUS):
+        return "; --sandbox strict has no GPUs"
     if number == errno.EROFS:
-        return f"; --sandbox strict lets the code write to its temporary folder: --write {path} opens this"
+        return (
+            "; --sandbox strict lets the code write to its temporary folder:"
+            f" --write {path} opens this, if it exists outside"
+        )
+    if is_below(path, ["/tmp"]) and "/tmp" not in _own:
+        return f"; --sandbox strict refuses it: TMPDIR is {_own[0]}, and --read {path} opens it"
     if number == errno.ENOENT:
         return f"; --sandbox strict hides this, if it exists: --read {path} opens it"
     return f"; --sandbox strict refuses it: --read {path} opens it, --write {path} also for writing"

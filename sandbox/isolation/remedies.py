@@ -54,7 +54,8 @@ def remedy_of(refused: str, root: str = "/") -> str:
             )
         return f"the right to mount in a user namespace; {_IN_A_CONTAINER}"
     if step.startswith("making the mounts read-only"):
-        return "Linux 5.12 or newer"
+        is_forbidden = step.endswith(os.strerror(errno.EPERM))
+        return _IN_A_CONTAINER.replace("unshare", "mount_setattr") if is_forbidden else "Linux 5.12 or newer"
     if step.startswith("--net"):
         return "one of the levels full and ns, or --net all"
     if step.startswith("Landlock"):

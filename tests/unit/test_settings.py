@@ -116,7 +116,10 @@ def test_a_sandbox_has_absolute_paths_that_exist(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"sandbox": "strict", "read": ("nowhere",)}, "--read nowhere: there is no such file or folder"),
+        (
+            {"sandbox": "strict", "read": ("nowhere",)},
+            "--read nowhere: there is no such file or folder; to have the code make it, give --write /",
+        ),
         ({"sandbox": "strict", "write": ("/",)}, "--write /: that is everything"),
         ({"read": ("/usr",)}, "--read is for --sandbox strict"),
         ({"net": ("none",)}, "--net is for --sandbox strict"),
