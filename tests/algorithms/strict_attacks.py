@@ -69,6 +69,8 @@ def files(given):
         "make one by its descriptor": attempt(os.chmod, os.open(own_program(), os.O_RDONLY), 0o4755),
         "make one that is new": attempt(lambda: os.open(own + "new", os.O_CREAT | os.O_WRONLY, 0o4755) and None),
         "make one that is a node": attempt(os.mknod, own + "node", 0o104755),
+        "lock a file that it can read": attempt(lock, code),
+        "make a program for its group in its metrics": attempt(make_for_group),
         "make a device": attempt(os.mknod, own + "device", 0o600 | 0o020000, os.makedev(1, 1)),
         "read /etc/shadow": attempt(read, "/etc/shadow"),
         "read the record of a task": attempt(read, given["state"] + "/tasks/t1/task.json"),
@@ -77,6 +79,18 @@ def files(given):
         "write to /proc/sysrq-trigger": attempt(append, "/proc/sysrq-trigger"),
         "write to a cgroup": attempt(append, "/sys/fs/cgroup/cgroup.procs"),
     }
+
+
+def lock(path):
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def make_for_group():
+    path = os.path.join(os.environ["ALGO_METRICS_DIR"], "for-group")
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o755))
+    os.chmod(path, 0o2755)
+    return None if os.stat(path).st_mode & 0o2000 else "no bit"
 
 
 def own_program():
