@@ -4,7 +4,7 @@ A file shows by being open or mapped whose it is. Nobody could say later who has
 link, or a file that is closed again within 0.1 ms. So these are reported, each with a zero at its end:
 
     b"DEVICE INODE PATH"  once it is made: a folder, a pipe or a link, or a file that os.open() made with
-                          O_EXCL, as tempfile does
+                          O_EXCL, as tempfile does; also multiprocessing's temporary folder, wherever it is
     b"- - PATH"           just before it is made: another new file
     b"PID=DEVICE INODE "  a file that is opened for writing was there: to hold it proves nothing
 
@@ -23,6 +23,8 @@ from typing import Any, Callable, Dict, Set, Tuple
 SHARED_MEMORY = "/dev/shm"
 #: Most names of its files that are remembered here.
 NAMES_KEPT = 10_000
+#: How the names of multiprocessing's temporary folders begin: it removes them, unless it is killed.
+TEMPORARY = b"pymp-"
 _BELOW = SHARED_MEMORY + "/"
 _NEW = os.O_CREAT | os.O_EXCL
 _WRITES = os.O_CREAT | os.O_WRONLY | os.O_RDWR
@@ -150,8 +152,8 @@ class SharedMemoryReports:
         dir_fd = more.get("dir_fd")
         with contextlib.suppress(OSError, ValueError):
             facts = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
-            if facts.st_dev == self._device:
-                where = b"" if dir_fd is not None else os.fsencode(os.path.abspath(path))
+            where = b"" if dir_fd is not None else os.fsencode(os.path.abspath(path))
+            if facts.st_dev == self._device or os.path.basename(where).startswith(TEMPORARY):
                 self._report_made(facts, where)
                 if is_file:
                     self._remember(os.fsdecode(where))

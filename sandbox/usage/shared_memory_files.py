@@ -25,7 +25,8 @@ from typing import NamedTuple
 from ..linux import kernel
 from ..linux.name_watch import NameWatch
 from . import shared_memory_holders as holders
-from .shared_memory_holders import Key
+from .shared_memory_holders import Key, key_of
+from .temporary_folders import TemporaryFolders
 
 #: Most entries read in one scan; a stranger's folder may hold any number.
 ENTRIES_A_SCAN = 20_000
@@ -92,6 +93,7 @@ class ShmFiles:
         #: Last known paths of the files proven to be the run's, by key.
         self._claimed: dict[Key, str] = {}
         self._made: dict[Key, str] = {}  # what the run has reported; "" while the path is not known
+        self._temporary = TemporaryFolders()
         self._announced: dict[str, float] = {}  # when the path of a file was reported that is not there yet
         self._opened: set[tuple[int, Key]] = set()  # by which process, and that it was there before
         self._others: set[Key] = set()  # files and folders that strangers have made, or may have made
@@ -105,7 +107,7 @@ class ShmFiles:
     def has_unproven(self) -> bool:
         """Whether anything has appeared that may be the run's, without proof."""
         return bool(self._others) or any(
-            key not in self._made and _key(path) == key for key, path in self._empty.items()
+            key not in self._made and key_of(path) == key for key, path in self._empty.items()
         )
 
     @property
@@ -139,13 +141,15 @@ class ShmFiles:
             elif device == inode == b"-" and len(self._announced) < KEYS_KEPT:
                 self._announced[os.fsdecode(path)] = now
         for announced, since in list(self._announced.items()):
-            key = _key(announced)
+            key = key_of(announced)
             if key is not None:
                 self._made_by_the_run(key, announced)
             if key is not None or now - since > ANNOUNCED_S:
                 del self._announced[announced]
 
     def _made_by_the_run(self, key: Key, path: str) -> None:
+        if key[0] not in self.devices:
+            self._temporary.note(key, path)
         is_new = key[0] in self.devices and key not in self._before and key not in self._others
         if is_new and len(self._made) < KEYS_KEPT:
             self._made[key] = path
@@ -196,7 +200,7 @@ class ShmFiles:
         for key, path in list(self._claimed.items()):
             if key not in found:
                 # Made since the list was read, or in an older folder.
-                if _key(path) == key and (same := _file(path)) is not None:
+                if key_of(path) == key and (same := _file(path)) is not None:
                     found[key] = same
                 elif key not in held:
                     del self._claimed[key]
@@ -209,6 +213,7 @@ class ShmFiles:
         this user has other processes than hkrunner's, any of them may have made what has no proof.
         """
         self.scan(dict, ())
+        self._temporary.remove()
         doubtful = []
         for entry in self._new_entries(others=True):
             size = sum(file.size for key, file in entry.files.items() if key not in self.found)
@@ -231,7 +236,7 @@ class ShmFiles:
                 for folder, _, _ in os.walk(path, topdown=False):
                     with contextlib.suppress(OSError):  # it is not empty
                         os.rmdir(folder)
-                if _key(path) is None and not any(file.path.startswith(f"{path}/") for file in removed):
+                if key_of(path) is None and not any(file.path.startswith(f"{path}/") for file in removed):
                     removed.append(File(f"{path}/", 0))
         self.found = {}
         return removed, kept
@@ -239,7 +244,7 @@ class ShmFiles:
     def _is_at(self, path: str, key: Key) -> bool:
         """Whether this is at the path, and in one of the folders: a report may name what is anybody's."""
         parent = os.path.realpath(os.path.dirname(path)) + "/"
-        return _key(path) == key and parent.startswith(tuple(f"{one}/" for one in self._folders))
+        return key_of(path) == key and parent.startswith(tuple(f"{one}/" for one in self._folders))
 
     def _names_of_linked_files(self) -> dict[Key, list[File]]:
         """Return all names of the run's files that have several: a file uses memory as long as it has one."""
@@ -252,7 +257,7 @@ class ShmFiles:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-                    elif (key := _key(entry.path)) in names:
+                    elif (key := key_of(entry.path)) in names:
                         names[key].append(File(entry.path, 0))
         return names
 
@@ -382,16 +387,8 @@ def _has_several_names(path: str) -> bool:
         return False
 
 
-def _key(path: str) -> Key | None:
-    try:
-        facts = os.lstat(path)
-    except OSError:
-        return None
-    return facts.st_dev, facts.st_ino
-
-
 def _unlink_same(path: str, key: Key) -> bool:
-    if _key(path) != key:
+    if key_of(path) != key:
         return False
     try:
         os.unlink(path)

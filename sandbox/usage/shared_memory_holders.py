@@ -134,3 +134,12 @@ def others_of(uid: int) -> list[int]:
         line.add(pid)
         pid = parent_of.get(pid, 0)
     return [pid for pid in pids_to_ask(uid) if pid not in line]
+
+
+def key_of(path: str) -> Key | None:
+    """Return device and inode of what is at the path; None: nothing is."""
+    try:
+        facts = os.lstat(path)
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino

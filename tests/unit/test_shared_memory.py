@@ -267,6 +267,21 @@ def test_a_folder_that_was_reported_is_the_runs_with_all_in_it(
     assert [path.name for path in folder.iterdir()] == ["neighbours"]
 
 
+def test_a_temporary_folder_that_multiprocessing_has_reported_is_removed(
+    reports: tuple[SharedMemory, int], tmp_path: Path
+) -> None:
+    shared, writing = reports
+    for name in ("pymp-ours", "pymp-theirs", "pymp-replaced", "ours"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "listener").touch()
+    for name in ("pymp-ours", "pymp-replaced", "ours"):
+        report(writing, tmp_path / name)
+    (tmp_path / "pymp-replaced").rename(tmp_path / "renamed")
+    (tmp_path / "pymp-replaced").mkdir()
+    assert removed_by(shared) == (set(), set())
+    assert {path.name for path in tmp_path.iterdir()} == {"pymp-theirs", "pymp-replaced", "renamed", "ours"}
+
+
 def test_a_reported_folder_below_one_that_was_there_is_the_runs_alone(folder: Path) -> None:
     (folder / "old").mkdir()
     reading, writing = os.pipe2(os.O_NONBLOCK)

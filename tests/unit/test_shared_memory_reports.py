@@ -108,7 +108,9 @@ def test_a_file_that_must_be_new_is_not_reported_since_another_program_may_make_
         folder.rmdir()
 
 
-def test_elsewhere_nothing_is_reported_and_errors_are_as_they_were(tmp_path: Path) -> None:
+def test_elsewhere_only_multiprocessings_folder_is_reported_and_errors_are_as_they_were(
+    tmp_path: Path,
+) -> None:
     action = """
 os.mkdir(sys.argv[1] + "/made", dir_fd=None)
 open(sys.argv[1] + "/file", "w").close()
@@ -122,6 +124,10 @@ for path, kind in (taken, ("/dev/shm", FileExistsError), ("a\\0b", ValueError), 
         continue
     raise AssertionError(path)
 assert reported() == []
+from multiprocessing.util import get_temp_dir
+os.environ["TMPDIR"] = sys.argv[1]
+own = get_temp_dir()
+assert reported() == [b"%d %d %s" % (os.stat(own).st_dev, os.stat(own).st_ino, os.fsencode(own))]
 assert pickle.loads(pickle.dumps(os.mkdir)) is os.mkdir and os.mkdir in os.supports_dir_fd
 """
     in_a_process(action, tmp_path)
