@@ -1,4 +1,4 @@
-"""Temporary folders that multiprocessing has made in a run, and that it would have removed had it not been killed.
+"""Temporary folders that multiprocessing has made in a run, and that it would have removed if not killed.
 
 Each has the socket of a Manager, a Listener or a fork server. A process of the run has reported that it made
 the folder (child/shared_memory_reports.py).
