@@ -43,12 +43,13 @@ class Installation(NamedTuple):
     base: Interpreter
     packages: tuple[str, ...]  #: those that the encoding of messages needs there
     cache: EnvironmentCache
+    variables: tuple[str, ...] = ()  #: the values of those that the requirements name
 
     @property
     def name(self) -> str:
         """The name of the environment."""
-        content = (self.base.shown_version, self.base.build, *self.packages, "", *self.requirements.content)
-        return name_of(content)
+        base = (self.base.shown_version, self.base.build, *self.packages, *self.variables, "")
+        return name_of((*base, *self.requirements.content))
 
     @property
     def existing(self) -> Environment | None:
@@ -133,7 +134,8 @@ def installation_for(
     base = _supported(asked, requirements, code.cwd, environ)
     # Our own environment has it already, in another version perhaps: that one is not the algorithm's.
     packages = ENCODING_PACKAGES.get(encoding, ())
-    return Installation(requirements, base, packages, EnvironmentCache(cache_folder(environ)))
+    variables = tuple(requirements.variables(environ))
+    return Installation(requirements, base, packages, EnvironmentCache(cache_folder(environ)), variables)
 
 
 def _supported(asked: str, requirements: Requirements, cwd: str, environ: Mapping[str, str]) -> Interpreter:

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ...sandbox.shared.entry import Location
@@ -23,6 +23,8 @@ _BLOCK_BEGIN = re.compile(r"(?m)^#[ \t]*///[ \t]*script[ \t]*$")
 _NESTED = re.compile(r"(?:-r|-c|--requirement|--constraint)(?:\s+|\s*=\s*|(?=[^-\s]))(.+)")
 _EDITABLE = re.compile(r"(?:-e|--editable)(?:\s+|\s*=\s*)(.+)")
 _FIND_LINKS = re.compile(r"(?:-f|--find-links)(?:\s+|\s*=\s*)(.+)")
+#: What pip and uv replace by the value of a variable.
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 #: Files that say how a local folder is built, and the suffixes of code in it.
 _BUILD_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 _CODE_SUFFIXES = (".py", ".pyi", ".pyx", ".c", ".cc", ".cpp", ".h", ".rs")
@@ -44,6 +46,11 @@ class Requirements(NamedTuple):
     requires_python: str = ""  #: the versions of Python that the code supports; "": all
     marked: tuple[str, ...] = ()  #: each requirement, with its marker if it has one
     absent_lists: tuple[str, ...] = ()  #: files that `file` names with -r or -c, and that are not there
+
+    def variables(self, environ: Mapping[str, str]) -> list[str]:
+        """Return the values of ${VARIABLES} in the requirements; those of options are tokens for an index."""
+        named = "\n".join(one for one in self.content if one[:1] != "-" or _EDITABLE.match(one))
+        return [f"{name}={environ.get(name)}" for name in sorted(set(_VARIABLE.findall(named)))]
 
     @property
     def folder(self) -> str:

@@ -166,6 +166,13 @@ def test_the_content_follows_nested_files_and_local_packages_and_nothing_else(tm
     assert len(seen) == 4
 
 
+def test_variables_of_requirements_but_not_of_options_decide_about_the_environment(tmp_path: Path) -> None:
+    lines = ("--index-url https://${TOKEN}@lab", "-e git+https://lab/${REV}", "a==${A_V}")
+    (tmp_path / "requirements.txt").write_text("\n".join(lines))
+    found = requirements_of(tmp_path)
+    assert found is not None and found.variables({"TOKEN": "x", "A_V": "3"}) == ["A_V=3", "REV=None"]
+
+
 @pytest.mark.parametrize(
     ("module", "files", "expected"),
     [
