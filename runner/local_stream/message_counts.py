@@ -16,6 +16,11 @@ class MessageCount:
     dropped: int = 0
     queued: int = 0
 
+    @property
+    def accepted(self) -> int:
+        """How many messages came from the algorithm: that number never decreases in one process."""
+        return self.sent + self.dropped + self.queued
+
     def add(self, other: MessageCount) -> None:
         """Add another count to this one."""
         self.sent += other.sent
@@ -42,7 +47,8 @@ class MessageCounts:
             key = (source, replica, str(item["nodeName"]))
             now = MessageCount(item["sent"], item["responses"], item["dropped"], item["queueSize"])
             last = self._last.get(key)
-            if last is not None and (now.sent < last.sent or now.handled < last.handled):
+            # Messages that were sent to a replica which is killed return to the queue.
+            if last is not None and (now.accepted < last.accepted or now.handled < last.handled):
                 self._before.setdefault(key, MessageCount()).add(last)
                 self._before[key].queued = 0  # that queue is gone
             self._last[key] = now

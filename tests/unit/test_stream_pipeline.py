@@ -295,6 +295,9 @@ def test_counts_of_replicas_are_added_and_survive_a_new_socket_process() -> None
     report("A/2", 5, 5)
     report("A/1", 12, 11, queued=3)
     assert counts.between("A", "B") == MessageCount(sent=17, handled=16, dropped=2, queued=3)
+    report("A/1", 11, 11, queued=4)  # a replica was killed, and what it had not begun came back
+    assert counts.between("A", "B") == MessageCount(sent=16, handled=16, dropped=2, queued=4)
+    report("A/1", 12, 11, queued=3)
     report("A/1", 2, 1)  # another process, which begins at 0
     assert counts.between("A", "B") == MessageCount(sent=19, handled=17, dropped=3, queued=0)
     assert counts.into("B", ["A"]) == counts.out_of("A", ["B"])
