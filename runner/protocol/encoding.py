@@ -109,6 +109,9 @@ def _top_of(encoding: str, large: bool) -> Callable[[Any], Any]:
         decoder: Any = module.Decoder(message)
         return lambda wire: msgspec.structs.asdict(decoder.decode(wire).data)
     import bson
+
+    if not large:  # in a third of the time that the following takes
+        return lambda wire: bson.decode(wire)["data"]["data"]
     from bson.codec_options import CodecOptions
     from bson.raw_bson import RawBSONDocument
 

@@ -166,9 +166,10 @@ def test_what_we_send_is_framed_as_hkube_frames_it(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_the_names_of_a_task_are_found_without_its_input(encoding: str) -> None:
+@pytest.mark.parametrize("size", [0, 10_000])  # small and large messages are read in different ways
+def test_the_names_of_a_task_are_found_without_its_input(encoding: str, size: int) -> None:
     names = {"taskId": "t", "jobId": "j" * 2000, "nodeName": "n", "pipelineName": None}
-    message = {"command": "initialize", "data": {"input": [{"deep": [1]}], **names, "info": {}}}
+    message = {"command": "initialize", "data": {"input": [{"deep": [1]}, "x" * size], **names, "info": {}}}
     told = {"taskId": "t", "jobId": "j" * 1000, "nodeName": "n"}
     assert encodings.ids_of(encoding, ENCODERS[encoding](message)) == told
 
