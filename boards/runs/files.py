@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
@@ -103,6 +104,23 @@ def remove_quietly(path: str) -> None:
     """Remove the file, if that is possible."""
     with contextlib.suppress(OSError):
         os.unlink(path)
+
+
+def unlock_folder(path: str) -> None:
+    """Give its owner all rights on a folder that an algorithm may have locked; a link is not followed."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # it is no folder
+        return
+    try:
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        if mode & 0o700 != 0o700:
+            # By the descriptor: the algorithm may put a link in its place now.
+            os.chmod(f"/proc/self/fd/{fd}", mode | 0o700)
+    except OSError:  # it is another user's: whoever uses it gets the error
+        pass
+    finally:
+        os.close(fd)
 
 
 def is_empty_folder(path: str) -> bool:

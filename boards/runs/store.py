@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from .files import unlock_folder
 from .layout import Layout
 from .metrics_link import MetricsLink
 from .task_ids import TaskIds
@@ -171,6 +172,7 @@ class Store:
         if folder is None:
             return
         try:
+            unlock_folder(folder)
             names = os.listdir(folder)
             move_to_latest_task(self.layout, folder, names, self._link)
             os.rmdir(folder)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .files import is_empty_folder
+from .files import is_empty_folder, unlock_folder
 from .layout import RESOURCES, VOLUME_LINK, Layout
 from .metrics_link import MetricsLink
 from .task_ids import TaskIds
@@ -238,6 +238,7 @@ class TaskMetrics:
         """Give the files in the shared folder to the task that wrote them; return whether it is empty now."""
         try:
             os.makedirs(volume, exist_ok=True)
+            unlock_folder(volume)
             names = os.listdir(volume)
             if names:
                 move_to_latest_task(self._layout, volume, names, self._link)
@@ -294,6 +295,7 @@ def move_to_latest_task(layout: Layout, volume: str, names: list[str], link: Met
         return
     os.makedirs(target, exist_ok=True)
     for name in names:
+        unlock_folder(f"{volume}/{name}")  # else it could not be moved
         shutil.move(f"{volume}/{name}", _free_path(f"{target}/{name}"))
 
 

@@ -71,6 +71,7 @@ def files(given):
         "make one that is a node": attempt(os.mknod, own + "node", 0o104755),
         "lock a file that it can read": attempt(lock, code),
         "make a program for its group in its metrics": attempt(make_for_group),
+        "lock its metrics folder": attempt(lock_its_metrics),
         "make a device": attempt(os.mknod, own + "device", 0o600 | 0o020000, os.makedev(1, 1)),
         "read /etc/shadow": attempt(read, "/etc/shadow"),
         "read the record of a task": attempt(read, given["state"] + "/tasks/t1/task.json"),
@@ -91,6 +92,13 @@ def make_for_group():
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o755))
     os.chmod(path, 0o2755)
     return None if os.stat(path).st_mode & 0o2000 else "no bit"
+
+
+def lock_its_metrics():
+    folder = os.path.join(os.environ["ALGO_METRICS_DIR"], "locked")
+    os.makedirs(os.path.join(folder, "deep"))
+    os.chmod(folder, 0)
+    os.chmod(os.environ["ALGO_METRICS_DIR"], 0)
 
 
 def own_program():

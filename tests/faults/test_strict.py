@@ -38,7 +38,11 @@ NOT_HELD: dict[str, set[str]] = {
     "landlock": {"see a file elsewhere", "connect to a socket with a path", "ask for the runner"},
 }
 #: What docs/explanation/not-promised.md says that no level prevents.
-NOT_PREVENTED_AT_ANY = ("lock a file that it can read", "make a program for its group in its metrics")
+NOT_PREVENTED_AT_ANY = (
+    "lock a file that it can read",
+    "make a program for its group in its metrics",
+    "lock its metrics folder",
+)
 OTHER_END = "ask by a descriptor for the other end of its channel"
 if not HAS_SCOPES:
     NOT_HELD["landlock"].update(("connect to an abstract socket", OTHER_END))
@@ -157,6 +161,8 @@ def test_at_the_strongest_level_no_attack_succeeds(folder: Path, target: dict[st
     found = attack(command, folder, target, "files", "processes", "calls", "network")
     assert len(found) > 110
     check(found, BEST)
+    assert not list((folder / "code/.hkrunner/boxes").iterdir()), "what it has locked is moved all the same"
+    assert list((folder / "code/.hkrunner/runs").rglob("t1/metrics/locked"))
 
 
 @pytest.mark.parametrize("level", ["ns", "landlock"])
