@@ -111,7 +111,7 @@ class FakeTree:
 class FakeConfinement:
     """Nothing is confined."""
 
-    def describe(self) -> Protection:
+    def describe(self, sandbox: str = "", isolation: object = None) -> Protection:
         return Protection("limits: none", "sampling", False)
 
     def kill(self) -> None: ...
