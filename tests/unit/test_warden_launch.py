@@ -81,8 +81,8 @@ def test_a_library_of_another_python_is_reported_in_one_sentence(monkeypatch: py
 
 
 def test_a_program_that_may_not_be_executed_is_named() -> None:
-    refused = not_started(PermissionError(13, "Permission denied", "/root/python"))
-    assert report(refused).endswith("process could not be started: Permission denied: /root/python")
+    refused = not_started(PermissionError(13, "Permission denied", "/nowhere/python"))
+    assert report(refused).endswith("process could not be started: Permission denied: /nowhere/python")
 
 
 def test_ctrl_c_before_the_handlers_are_installed_shows_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
