@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import abc
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from . import exception_fields
 from .api_call import (
@@ -125,7 +125,7 @@ class Api(StreamCalls):
         self, name: str, flowInput: Optional[Mapping[str, Any]] = None, includeResult: bool = True
     ) -> Call:
         """Start a stored pipeline without waiting for it; see begin_algorithm()."""
-        pipeline = {"name": str(name), "flowInput": dict(flowInput or {})}
+        pipeline = {"name": str(name), "flowInput": _object(name, "flowInput", flowInput)}
         return self._begin_pipeline("startStoredSubPipeline", pipeline, includeResult)
 
     def start_raw_subpipeline(
@@ -158,10 +158,10 @@ class Api(StreamCalls):
         """Start a pipeline that the arguments describe, without waiting for it; see begin_algorithm()."""
         pipeline = {
             "name": str(name),
-            "nodes": [dict(node) for node in nodes],
-            "options": dict(options or {}),
-            "webhooks": dict(webhooks or {}),
-            "flowInput": dict(flowInput or {}),
+            "nodes": _nodes(name, nodes),
+            "options": _object(name, "options", options),
+            "webhooks": _object(name, "webhooks", webhooks),
+            "flowInput": _object(name, "flowInput", flowInput),
         }
         return self._begin_pipeline("startRawSubPipeline", pipeline, includeResult)
 
@@ -231,3 +231,20 @@ class Api(StreamCalls):
         """Print lines and flush them."""
         for line in lines:
             print(line, flush=True)
+
+
+def _nodes(pipeline: str, nodes: Any) -> List[Dict[str, Any]]:
+    """Return the nodes of a pipeline. Raises SubPipelineError."""
+    if not isinstance(nodes, abc.Iterable) or isinstance(nodes, (str, bytes, abc.Mapping)):
+        raise SubPipelineError(f"pipeline {pipeline}: data.nodes should be array, not {type(nodes).__name__}")
+    return [_object(pipeline, f"nodes[{index}]", node) for index, node in enumerate(nodes)]
+
+
+def _object(pipeline: str, place: str, value: Any) -> Dict[str, Any]:
+    """Return a part of a pipeline, empty for None. Raises SubPipelineError."""
+    if value is None:
+        return {}
+    if not isinstance(value, abc.Mapping):
+        kind = type(value).__name__
+        raise SubPipelineError(f"pipeline {pipeline}: data.{place} should be object: a dict, not {kind}")
+    return dict(value)

@@ -95,14 +95,19 @@ def other(file: str) -> tuple[str, ...]:
     return (f"--algorithm=other={ALGORITHMS / file}",)
 
 
-def test_inputs_of_a_call_that_are_no_list_are_refused_and_named(tmp_path: Path) -> None:
-    names = ["text", "dict", "none", "object"]
+def test_what_is_not_as_a_call_needs_it_is_refused_and_named(tmp_path: Path) -> None:
+    names = ["text", "dict", "none", "object", "nodes", "node", "flow"]
     args = other("adds.py")
     run = run_tasks("calls_with_odd_inputs.py", *([name] for name in names), args=args, cwd=tmp_path)
     for name, (kind, text) in zip(names[:3], run.outputs[:3], strict=True):
         assert kind == "AlgorithmExecutionError" and "data.input should be array" in text, name
     kind, text = run.outputs[3]
     assert kind == "ApiError" and "data['input'][0]: object" in text
+    assert run.outputs[4:] == [
+        ["SubPipelineError", "pipeline p: data.nodes should be array, not str"],
+        ["SubPipelineError", "pipeline p: data.nodes[1] should be object: a dict, not str"],
+        ["SubPipelineError", "pipeline p: data.flowInput should be object: a dict, not list"],
+    ]
 
 
 def test_the_answer_to_a_call_may_be_larger_than_a_message_to_the_worker(tmp_path: Path) -> None:
