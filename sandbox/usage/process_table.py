@@ -280,13 +280,13 @@ class ProcessTable:
                 continue
             if rss > one.rss + GROWING_BYTES:
                 growing += 1
-            if shared - one.shmem > self.files_peak_bytes:
-                self.files_peak_bytes = shared - one.shmem
             one.rss = rss
             one.shared = shared
             one.anon = rss - shared
             if shared > one.shared_asked + SHARED_STEP_BYTES or (one.shmem and shared < one.shmem):
                 self._ask_shared(one)
+            # Now: what was added since the last look may all be shared memory.
+            self.files_peak_bytes = max(self.files_peak_bytes, shared - one.shmem)
             rss_sum += rss
             charge_sum += one.anon + one.shmem
         self.growing = growing

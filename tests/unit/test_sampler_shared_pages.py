@@ -119,6 +119,28 @@ time.sleep(15)
     assert not any(seen)
 
 
+def test_shared_memory_that_was_filled_between_two_looks_is_not_taken_for_pages_of_a_file() -> None:
+    code = """
+import mmap, signal, time
+signal.alarm(20)
+memory = mmap.mmap(-1, 40 << 20)
+for at in range(0, 40 << 20, 4096):
+    memory[at] = 1
+time.sleep(15)
+"""
+    sampler = TreeSampler(os.getpid(), Limits())
+    with Tree() as tree:
+        pid = tree.start(code=code)
+        sampler.look(0.0)
+        wait_until(
+            lambda: (procfs.status_field(pid, b"RssShmem") or 0) >= 40 << 10, what="the map to be full"
+        )
+        sampler.look(1.0)
+        assert sampler.usage.memory_bytes > 40 * MI
+        assert sampler.files_peak_bytes < 20 * MI
+    sampler.close()
+
+
 @pytest.mark.parametrize("how", ["tmpfs", "memfd"])
 def test_shared_memory_that_no_rss_shows_is_counted_and_named(how: str) -> None:
     limits = Limits(memory_bytes=64 * MI)
