@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..runs.curve_names import curve_name
+from ..runs.curve_names import common_names, curve_name
 from ..runs.event_files import Point
 from ..runs.history import Curve
 from ..runs.layout import RESOURCES
@@ -190,15 +190,12 @@ def _sample(number: int) -> str:
 def _charts(tasks: Sequence[ReportedTask]) -> str:
     """Return one chart for each tag, with a line for each task that has it; resources are last."""
     lines: dict[str, list[ChartLine]] = {}
-    for number, task in enumerate(tasks):
-        times = Counter(map(_name, task.curves))
-        for curve in task.curves:
-            # A task with two folders of the same curve keeps them apart.
-            name = _name(curve) if times[_name(curve)] == 1 else f"{curve.run}/{curve.tag}"
-            if curve.tag != LIMIT and (curve.run == RESOURCES or curve.tag[:1] != "~"):
-                lines.setdefault(name, []).append(
-                    ChartLine(task.run, number, _points(curve.points, curve.run))
-                )
+    named = [_named(task) for task in tasks]
+    common = common_names([[name for name, _ in of_task] for of_task in named])
+    for number, (task, of_task, new) in enumerate(zip(tasks, named, common, strict=True)):
+        for name, curve in of_task:
+            line = ChartLine(task.run, number, _points(curve.points, curve.run))
+            lines.setdefault(new[name], []).append(line)
     if not lines:
         return ""
     names = sorted(lines, key=lambda name: (name.startswith("~"), name))
@@ -219,8 +216,15 @@ def _charts(tasks: Sequence[ReportedTask]) -> str:
     return f'<h2>Curves</h2>\n<div class="charts">\n{"".join(figures)}</div>\n{left_out}'
 
 
-def _name(curve: Curve) -> str:
-    return curve.tag if curve.run == RESOURCES else curve_name(curve.run, curve.tag)
+def _named(task: ReportedTask) -> list[tuple[str, Curve]]:
+    """Return the curves that are drawn, with their names: two of one name keep their folders."""
+    drawn = [one for one in task.curves if one.tag != LIMIT and (one.run == RESOURCES or one.tag[:1] != "~")]
+    names = [one.tag if one.run == RESOURCES else curve_name(one.run, one.tag) for one in drawn]
+    times = Counter(names)
+    return [
+        (name if times[name] == 1 else f"{one.run}/{one.tag}", one)
+        for name, one in zip(names, drawn, strict=True)
+    ]
 
 
 def _points(points: Sequence[Point], run: str) -> list[tuple[float, float]]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from ..errors import BoardError
+from .curve_names import common_names
 from .event_files import read_last_scalars
 from .files import read_json, replace_file
 from .history import TaskSummary, show_task
@@ -96,12 +97,29 @@ def compare_tasks(
     if has_new and writes_cache:
         _write_cache(root, settled)
     names = RunNames()
+    found = _with_common_names(summaries, found)
     named = [NamedTask(one.name, one.node, found[one.name].inputs) for one in summaries]
     names.learn(named)
     return [
         ComparedTask(one, found[one.name], marked(names.name(task), one.status))
         for one, task in zip(summaries, named, strict=True)
     ]
+
+
+def _with_common_names(
+    summaries: Iterable[TaskSummary], values: Mapping[str, TaskValues]
+) -> dict[str, TaskValues]:
+    """Return the values with names of metrics that tasks of the same node share."""
+    by_node: dict[tuple[str, str], list[str]] = {}
+    for one in summaries:
+        by_node.setdefault((one.pipeline, one.node), []).append(one.name)
+    found = {}
+    for tasks in by_node.values():
+        names = common_names([values[task].metrics for task in tasks])
+        for task, new in zip(tasks, names, strict=True):
+            metrics = {new[name]: value for name, value in values[task].metrics.items()}
+            found[task] = replace(values[task], metrics=metrics)
+    return found
 
 
 def _recorded(summary: TaskSummary) -> dict[str, Scalar]:

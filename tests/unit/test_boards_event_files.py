@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.boards.runs import event_files
-from hkrunner.boards.runs.curve_names import curve_name
+from hkrunner.boards.runs.curve_names import common_names, curve_name
 from hkrunner.boards.runs.event_files import EventWriter, Point, read_file, read_last_scalars, read_scalars
 from hkrunner.boards.runs.folders import measure
 from hkrunner.boards.runs.resource_series import CPU, LIMIT, MEMORY, PROCESSES, PROGRESS, ResourceSeries
@@ -238,6 +238,19 @@ def test_last_values_are_those_of_all_points(tmp_path: Path) -> None:
 def test_a_folder_that_is_named_by_a_time_is_no_part_of_a_curves_name(name: str) -> None:
     assert curve_name(f"logs/{name}/train", "a/loss") == "logs/train/a/loss"
     assert curve_name(".", "loss") == "loss" and curve_name(f"x{name}", "loss") == f"x{name}/loss"
+
+
+def test_a_folder_that_one_task_alone_has_is_no_part_of_the_names_that_tasks_share() -> None:
+    assert common_names([["run-1/a", "x/b"], ["run-2/a", "run-2/c"], ["a"]]) == [
+        {"run-1/a": "a", "x/b": "x/b"},
+        {"run-2/a": "a", "run-2/c": "run-2/c"},
+        {"a": "a"},
+    ]
+    # Nothing is mixed up: two curves of one task, and folders that each task has.
+    apart = [["r1/t1/a", "r1/t2/a", "r1/b"], ["r2/t1/a", "r2/t2/a", "r2/b"]]
+    assert [list(one.values()) for one in common_names(apart)] == [["t1/a", "t2/a", "b"]] * 2
+    alone = [["r1/t1/a", "r1/t2/a"], ["r2/t3/a"]]
+    assert [list(one.values()) for one in common_names(alone)] == alone
 
 
 def test_a_folder_that_is_named_by_a_time_is_no_part_of_a_metrics_name(tmp_path: Path) -> None:

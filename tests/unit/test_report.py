@@ -215,6 +215,11 @@ def test_curves_in_folders_that_are_named_by_a_time_are_in_one_chart() -> None:
         "20261130-034501/train/loss",
         "train/loss",
     ]
+    tasks = [
+        ReportedTask(f"t{at}", "succeed", curves=[Curve(f"logs/run-0.{at}", "loss", points)])
+        for at in range(3)
+    ]
+    assert re.findall(r'aria-label="(.*?)"', document(tasks, made_s=0)) == ["logs/loss"]
 
 
 def test_of_very_many_tasks_the_latest_have_sections_and_lines() -> None:
