@@ -217,7 +217,8 @@ def test_a_package_that_hkubes_builder_cannot_read_is_refused_while_it_is_packed
         write_package(str(tmp_path / "code.zip"), code, progress=told.append, most=(1 << 20) - 1)
     assert "packed, it has more than 1 MiB, which HKube's builder cannot read" in str(refused.value)
     assert "the largest: model.bin, 3 MiB; more.bin, 1000 B; main.py, 1 B)" in str(refused.value)
-    assert told == ["packing: 1 B of 3 MiB", "packing: 1 MiB of 3 MiB", "packing: 2 MiB of 3 MiB"]
+    assert told[:2] == ["packing: 1 B of 3 MiB", "packing: 1 MiB of 3 MiB"]  # zlib decides when it is full
+    assert len(told) < 4, "it was packed to the end"
     body = form_body({}, str(tmp_path / "more.bin"), progress=told.append)
     assert len(b"".join(body.pieces())) == body.length and told[-1] == "sending: 1000 B of 1000 B"
 
