@@ -434,6 +434,7 @@ def test_a_process_that_is_alone_is_read_again_soon_only_if_another_may_have_bee
         born = [0]
         monkeypatch.setattr(fast._table, "births", lambda: born[0])
         now = time.monotonic()
+        fast.restart_peak(now)
         fast.look(now)
         at = fast.next_at
         assert at <= now + MEASURING_S, "forks are counted as often as with several processes"
@@ -442,7 +443,7 @@ def test_a_process_that_is_alone_is_read_again_soon_only_if_another_may_have_bee
         assert not fast.can_wait(at)
         born[0] = 0
         assert not fast.can_wait(now + ALONE_S)
-        later = now + STARTING_S
+        later = now + 2 * STARTING_S
         fast.look(later)
         assert fast.next_at == pytest.approx(later + ALONE_S), "nothing has begun for a while"
         fast.restart_peak(later)
