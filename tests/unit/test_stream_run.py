@@ -333,9 +333,9 @@ def test_a_line_shows_messages_a_second_the_queue_and_what_was_dropped(play: Cal
     played["A"].listener.on_statistics(played["A"], [item])
     played.wait(LINE_EVERY_S)
     assert played.output.lines[-1] == "◌ A 20/s · B x2 18/s, 4 queued, 2 dropped"
-    played["A"].listener.on_statistics(played["A"], [{**item, "responses": 240, "queueSize": 0}])
+    played["A"].listener.on_statistics(played["A"], [{**item, "sent": 240, "responses": 240, "queueSize": 0}])
     played.wait(LINE_EVERY_S)
-    assert played.output.lines[-1] == "◌ A 0/s · B x2 6/s, 2 dropped"
+    assert played.output.lines[-1] == "◌ A 4/s · B x2 6/s, 2 dropped"
 
 
 def test_a_reader_of_the_results_that_has_gone_gives_the_exit_status_of_a_broken_pipe(
