@@ -63,7 +63,11 @@ def test_the_board_of_a_local_run_shows_it_and_stays(manager: BoardManager, tmp_
 
     # Another run appears on the same page.
     assert board_address(local(tmp_path, "--board").stderr.splitlines()) == url
-    wait_until(lambda: any(run.startswith("t3") for run in runs_of(url)), what="the third run")
+    wait_until(
+        lambda: any(run.startswith("t3") for run in runs_of(url)),
+        deadline_s=BOARD_DEADLINE_S,
+        what="the third run",
+    )
     stopped = run_hkrunner("board", "stop", BOARD, cwd=tmp_path)
     assert stopped.stdout == f"■ board {BOARD} stopped\n"
     assert runs_of(url) == [] and manager.boards() == []
