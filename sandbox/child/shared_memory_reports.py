@@ -152,8 +152,10 @@ class SharedMemoryReports:
         dir_fd = more.get("dir_fd")
         with contextlib.suppress(OSError, ValueError):
             facts = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
-            where = b"" if dir_fd is not None else os.fsencode(os.path.abspath(path))
-            if facts.st_dev == self._device or os.path.basename(where).startswith(TEMPORARY):
+            is_temporary = dir_fd is None and os.path.basename(os.fsencode(path)).startswith(TEMPORARY)
+            if facts.st_dev == self._device or is_temporary:
+                # Not for other files: in a folder deeper than a path can name, it takes a second.
+                where = b"" if dir_fd is not None else os.fsencode(os.path.abspath(path))
                 self._report_made(facts, where)
                 if is_file:
                     self._remember(os.fsdecode(where))
