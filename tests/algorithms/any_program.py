@@ -157,6 +157,7 @@ def start(worker: Worker, what: str, values: list[Any]) -> None:
         worker.say("done", data="once more")
         worker.say("alive")
         worker.say("startSpan", data={"name": "late"})
+        print("has babbled", *values, flush=True)
 
 
 def main() -> None:

@@ -125,9 +125,11 @@ def test_what_a_program_may_not_send_is_held_back_and_said_once(tmp_path: Path) 
     ):
         program.wait_for_line("spoke too early", stream="stdout")
         # The scripted worker ends at the first message that would end the real one.
-        for _ in range(2):
-            task(client, ["babble"])
+        for number in range(2):
+            task(client, ["babble", number])
             assert client.expect("done")["data"] == "said enough"
+            # hkrunner has read the last message then, which does not say to which task it belongs.
+            program.wait_for_line(f"has babbled {number}", stream="stdout")
         task(client, ["give", 1])
         assert client.expect("done")["data"] == 1
     said = [line for line in program.stderr if "held back from the worker" in line]
