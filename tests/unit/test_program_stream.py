@@ -22,7 +22,7 @@ from hkrunner.sandbox.shared.messages import Done, Failed, Problem, TaskRead
 from hkrunner.sandbox.shared.outcome import Cause
 from hkrunner.sandbox.shared.stream_messages import AskStream, StreamStage, StreamStatistics
 from support.clock import Clock
-from support.fake_serving import Serve, is_open
+from support.fake_serving import FakeServing, Serve, is_open
 
 
 @dataclass
@@ -53,6 +53,16 @@ class Talk:
     def reports(self, waiting: int, **more: Any) -> None:
         item = {"nodeName": "B", "sent": 9, "responses": 8, "queueSize": waiting, "dropped": 0, **more}
         self.says("streamingStatistics", [item])
+
+
+def begin_stream(one: FakeServing) -> None:
+    """Bring the program's first task, which is node B between A and C, to its start."""
+    one.child.reads_at_once = True
+    one.initialize()
+    one.child.says(TaskRead({}), one.number)
+    one.child.says(AskStream("j", "B", ["A"], ["C"], False), one.number)
+    one.child_initializes()
+    one.start()
 
 
 @pytest.mark.parametrize("kind", ["json", "bson", "msgpack"])
@@ -165,12 +175,7 @@ def test_discovery_updates_and_statistics_are_passed_on(serve: Serve) -> None:
 
 def test_a_program_that_takes_too_long_for_a_message_is_killed(serve: Serve) -> None:
     one = serve(argv=("program",), limits=Limits(task_timeout_s=3))
-    one.child.reads_at_once = True
-    one.initialize()
-    one.child.says(TaskRead({}), one.number)
-    one.child.says(AskStream("j", "B", ["A"], ["C"], False), one.number)
-    one.child_initializes()
-    one.start()
+    begin_stream(one)
     one.child.says(StreamStage("overdue"), one.number)
     assert one.child.kill_cause is Cause.TASK_TIMEOUT
 
@@ -205,12 +210,7 @@ def test_what_a_program_had_for_the_next_nodes_when_it_failed_is_said_to_be_lost
     serve: Serve, fails: bool
 ) -> None:
     one = serve(argv=("program",), stream_port=0)
-    one.child.reads_at_once = True
-    one.initialize()
-    one.child.says(TaskRead({}), one.number)
-    one.child.says(AskStream("j", "B", ["A"], ["C"], False), one.number)
-    one.child_initializes()
-    one.start()
+    begin_stream(one)
     one.child.says(StreamStatistics([{"nodeName": "C", "queueSize": 40}]), one.number)
     if fails:
         one.child_fails()
