@@ -1,4 +1,7 @@
-"""Sends and receives what hkrunner and its storage process say: see sandbox/shared/storage_messages.py."""
+"""How the storage process sends and receives its messages: see sandbox/shared/storage_messages.py.
+
+It waits for each of them. hkrunner's side of the socket never waits: it is a MessageSocket of its loop.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +30,9 @@ def send(sock: socket.socket, datagram: Datagram) -> None:
 
 
 def receive(sock: socket.socket, known: Mapping[int, type[ProcessMessage]]) -> Datagram | None:
-    """Return the next one, None when the other side is gone. Raises BlockingIOError, ChannelError."""
+    """Return the next one, None when the other side is gone. Raises ChannelError."""
     try:
         data, fds, _, _ = socket.recv_fds(sock, DATAGRAM_MAX, 4, socket.MSG_CMSG_CLOEXEC)
-    except BlockingIOError:
-        raise
     except OSError:
         return None
     if not data:
