@@ -347,17 +347,23 @@ class LocalSource(NamedTuple):
         return not self.named.startswith((os.sep, "file:"))
 
 
+def _named_in(file: str) -> Iterator[str]:
+    """Yield what the lines install or look into: a name, URL or file, or a folder with a / at its end."""
+    for line in _lines(_text(file)):
+        option = _EDITABLE.match(line) or _FIND_LINKS.match(line)
+        if option is not None:
+            yield os.path.join(option[1], "")
+        elif not line.startswith("-"):
+            yield _name_of(line)
+
+
 def local_sources(requirements: Requirements) -> list[LocalSource]:
     """Return the files and folders that the requirements, of nested lists too, name on this machine."""
-    named: list[tuple[str, str]] = []
     if requirements.lines is not None:
-        named += [(_url_of(line), requirements.folder) for line in requirements.lines]
-    for one in () if requirements.lines is not None else nested_lists(requirements.file):
-        for line in _lines(_text(one)):
-            option = _EDITABLE.match(line) or _FIND_LINKS.match(line)
-            if option is not None:
-                named.append((os.path.join(option[1], ""), os.path.dirname(one)))
-            elif not line.startswith("-"):
-                named.append((_name_of(line), os.path.dirname(one)))
+        named = [(_url_of(line), requirements.folder) for line in requirements.lines]
+    else:
+        named = [
+            (name, os.path.dirname(one)) for one in nested_lists(requirements.file) for name in _named_in(one)
+        ]
     found = ((name, _local_path(name, folder)) for name, folder in named)
     return [LocalSource(name, path) for name, path in found if path is not None]
