@@ -125,11 +125,16 @@ def remove(group: Path) -> bool:
 def test_a_kill_by_the_machines_oom_killer_is_reported_as_such(
     tmp_path: Path, full_machine: Path | None
 ) -> None:
-    """The kernel's killer takes the algorithm, not us, and the message says so: use is below the limit."""
+    """The kernel's killer takes the algorithm, and the message says so: use is below the limit.
+
+    In 2 of 900 runs it took hkrunner as well; the first line that hkrunner prints says so. So the test
+    exempts hkrunner; the algorithm's process sets its own score.
+    """
     if full_machine is None:
         return  # tests/unit/test_outcome.py holds the wording, and process.py's decision
     join = (
-        "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
+        "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid()));"
+        "open('/proc/self/oom_score_adj', 'w').write('-1000'); os.execv(sys.argv[2], sys.argv[2:])"
     )
     command = ["/usr/bin/env", "python3", "-c", join, full_machine / "cgroup.procs", HKRUNNER]
     inputs = ["-i", "[600, 4, 0.002, null]", "-i", '["behave"]']

@@ -74,13 +74,15 @@ def test_errors_extras_and_odd_objects_arrive_at_each_handler(tmp_path: Path) ->
     for kept in ("ERROR closed in the worker only [1]", "ERROR all closed [2]"):
         assert kept in lines
     assert "ERROR from the algorithm itself [3]" in lines and "not this" not in text
-    kept_lines = (tmp_path / "errors").read_text().splitlines()
-    assert [line for line in kept_lines if line[0] != " "] == [
+    kept_lines = [line for line in (tmp_path / "errors").read_text().splitlines() if line[0] != " "]
+    kept_lines.remove(
+        "from the algorithm itself"
+    )  # it may overtake those of the worker, which are on their way
+    assert kept_lines == [
         "it failed with 3",
         "Traceback (most recent call last):",
         "ValueError: from the worker",
         "closed in the worker only",
-        "from the algorithm itself",
     ]
 
 
