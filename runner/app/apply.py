@@ -134,7 +134,7 @@ class Applier:
             )
             return
         self._tell(f"{prepared.name} → {self._cluster}: {format_bytes(package.size)} to upload")
-        for line in () if package.files is None else package.files.lines():
+        for line in package.lines():
             self._tell(line)
 
     def _tell_changes(self, name: str, stored: Mapping[str, Any] | None, found: list[str]) -> None:

@@ -8,14 +8,17 @@ import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ...sandbox.shared.entry import Location
 from ...sandbox.shared.limits import parse_cpu, parse_memory
 from ..cluster.algorithm_payload import algorithm_payload, image_of, user_name
 from ..cluster.byte_progress import untold
 from ..cluster.code_package import write_package
 from ..errors import EntryNotFound, SettingsError
 from ..prepare.code_files import CodeFiles, code_files
-from ..prepare.prepare import place
-from ..settings.algorithm_name import algorithm_name
+from ..prepare.installation import named
+from ..prepare.prepare import place, temporary_folder
+from ..prepare.requirement_sources import find_requirements
+from ..settings.algorithm_name import RULE, algorithm_name, is_algorithm_name
 from ..settings.settings import Settings
 
 
@@ -40,6 +43,12 @@ class CodePackage(NamedTuple):
     name: str
     size: int
     files: CodeFiles | None  #: None: an archive that is sent as it is
+    note: str | None = None  #: what HKube's build will not do
+
+    def lines(self) -> list[str]:
+        """Return what a person is told about it."""
+        lines = [] if self.files is None else self.files.lines()
+        return lines if self.note is None else [*lines, self.note]
 
 
 class ApplyContent(NamedTuple):
@@ -57,12 +66,15 @@ def prepare_apply(
     stack: contextlib.ExitStack,
     *,
     progress: Callable[[str], None] = untold,
+    before_packing: Callable[[], object] = lambda: None,
 ) -> ApplyContent:
     """Return what is to be sent; the stack removes the package. Raises HkrunnerError.
 
-    `progress`: gets how far the packing is.
+    `progress`: gets how far the packing is. before_packing: called when nothing else can be wrong here.
     """
     descriptor = settings.code.descriptor
+    if request.name is not None and not is_algorithm_name(request.name):
+        raise SettingsError(f"--name {request.name}: {RULE}")
     fields = {} if descriptor is None else dict(descriptor.fields)
     fields.update(_limits(request))
     image = request.image
@@ -70,11 +82,16 @@ def prepare_apply(
         image = image_of(fields)
     package, entry, folder = None, None, settings.code.cwd
     if image is None and not fields.get("gitRepository"):
-        package, entry, folder = _package(settings, stack, progress)
+        package, entry, folder = _unpacked(settings, stack)
         fields.setdefault("env", "python")
         if descriptor is not None:
             fields["env"] = descriptor.env
     name = request.name or (None if descriptor is None else descriptor.name) or algorithm_name(folder)
+    if package is not None and package.files is not None:
+        before_packing()
+        path = os.path.join(temporary_folder(tempfile.gettempdir(), "hkrunner-apply-", stack), package.name)
+        write_package(path, package.files, progress=progress)
+        package = package._replace(path=path, size=os.path.getsize(path))
     payload = algorithm_payload(
         name,
         fields,
@@ -106,11 +123,10 @@ def _limits(request: ApplyRequest) -> dict[str, Any]:
     return found
 
 
-def _package(
-    settings: Settings, stack: contextlib.ExitStack, progress: Callable[[str], None]
-) -> tuple[CodePackage, str, str]:
-    """Return the package, the entry point in it, and the folder of the code."""
+def _unpacked(settings: Settings, stack: contextlib.ExitStack) -> tuple[CodePackage, str, str]:
+    """Return the package, not packed yet unless it is an archive, the entry in it, and the code's folder."""
     descriptor = settings.code.descriptor
+    note: str | None = None
     if descriptor is not None and descriptor.code_path is not None and os.path.isfile(descriptor.code_path):
         path = descriptor.code_path
         entry = descriptor.entry or "main.py"
@@ -135,11 +151,31 @@ def _package(
                 f"HKube calls `start`, and an entry point there is a file: {entry}:{where.function} runs with"
                 " hkrunner only (hkrunner image)"
             )
+        note = _not_installed(settings, where)
     files = code_files(folder)
     if entry and not any(one.name == entry for one in files.files):
         raise SettingsError(f"{entry}, the entry, is left out of the code: see .hkubeignore")
-    path = os.path.join(
-        stack.enter_context(tempfile.TemporaryDirectory(prefix="hkrunner-apply-")), "code.zip"
+    return CodePackage("", "code.zip", 0, files, note), entry, folder
+
+
+def _not_installed(settings: Settings, where: Location) -> str | None:
+    """Return what is said about requirements that --install finds and HKube's build does not; None: nothing.
+
+    The build runs dependencyInstallCmd, or else reads the requirements.txt at the root of the code.
+    """
+    descriptor = settings.code.descriptor
+    if descriptor is not None and descriptor.fields.get("dependencyInstallCmd"):
+        return None
+    if os.path.isfile(os.path.join(where.folder, "requirements.txt")):
+        return None
+    try:
+        found = find_requirements(where, settings.code.cwd)
+    except SettingsError:
+        return None  # the build does not read them either
+    if found is None or not found.shown:
+        return None
+    source = found.source if found.lines is not None else os.path.relpath(found.file, where.folder)
+    return (
+        f"HKube's build does not install what {source} lists ({named(found.shown)}), but only a"
+        f" requirements.txt in {where.folder}: write one, or use an image (hkrunner image)"
     )
-    write_package(path, files, progress=progress)
-    return CodePackage(path, "code.zip", os.path.getsize(path), files), entry, folder

@@ -60,18 +60,27 @@ def _apply(entry_argument: str | None, state_dir: str, **values: Any) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(signals_raise())  # so that the code's archive is removed
         stack.callback(live.end, "")
-        prepared = prepare_apply(settings, request, os.environ, stack, progress=live.line)
+        # A folder of gigabytes takes minutes to pack: first see whether there is a cluster to send it to.
+        opened = None if on is None else store_of(on, tell)
+        prepared = prepare_apply(
+            settings,
+            request,
+            os.environ,
+            stack,
+            progress=live.line,
+            before_packing=(lambda: None) if opened is None else opened[0].connect,
+        )
         peak = local_peak(state_dir, prepared.name, _absolute(settings.code.cwd, settings.code.entry))
-        if on is None:
+        if opened is None:
             package = prepared.package
-            for line in () if package is None or package.files is None else package.files.lines():
+            for line in () if package is None else package.lines():
                 tell(line)
             sentence = None if peak is None else peak.exceeds(prepared.payload.get("mem"))
             if sentence is not None:
                 tell(sentence)
             click.echo(_readable(prepared.payload))
             return
-        store, cluster = store_of(on, tell)
+        store, cluster = opened
         applier = Applier(
             store,
             cluster,

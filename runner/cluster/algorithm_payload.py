@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import pwd
 import socket
@@ -11,8 +10,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from ..protocol.messages import printable
+from .job_answers import finite
+
 #: Fields that the cluster sets, or that say who has sent the others.
 _OWN = {"userInfo", "name"}
+#: Fields with passwords and tokens in them: of a change, the names are shown and not the values.
+_MAY_HAVE_SECRETS = {"algorithmEnv", "workerEnv", "gitRepository"}
 #: Fields whose value is not simply the descriptor's.
 _FROM_ELSEWHERE = {"image", "algorithmImage", "entryPoint"}
 
@@ -31,7 +35,7 @@ def algorithm_payload(
     `fields` are a descriptor's. `removed` are those that are null in it: the cluster removes them. hkubectl
     takes `image` for `algorithmImage`, and drops an entry point that is not below `code:`; here it is sent.
     """
-    payload = {key: _finite(value) for key, value in fields.items() if key not in _FROM_ELSEWHERE}
+    payload = {key: finite(value) for key, value in fields.items() if key not in _FROM_ELSEWHERE}
     payload.update(dict.fromkeys(removed))
     payload["name"] = name
     if image is not None:
@@ -40,15 +44,6 @@ def algorithm_payload(
         payload["entryPoint"] = entry
     payload["userInfo"] = {"platform": sys.platform, "hostname": socket.gethostname(), "username": user}
     return payload
-
-
-def _finite(value: Any) -> Any:
-    """Return the value with null for what JSON has no number for, as JavaScript sends it."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def image_of(fields: Mapping[str, Any]) -> str | None:
@@ -66,11 +61,24 @@ def changes(stored: Mapping[str, Any] | None, payload: Mapping[str, Any]) -> lis
         before = None if stored is None else stored.get(key)
         if _is_same(before, value):
             continue
-        if before is None:
+        if key in _MAY_HAVE_SECRETS:
+            names = _differing(before, value)
+            found.append(f"{key}: {'removed' if value is None else _shown(', '.join(names))}")
+        elif before is None:
             found.append(f"{key}: {_shown(value)}")
         else:
             found.append(f"{key}: {_shown(before)} → {'removed' if value is None else _shown(value)}")
     return found
+
+
+def _differing(stored: Any, sent: Any) -> list[str]:
+    """Return the keys of the sent object that the stored one has otherwise."""
+    have = stored if isinstance(stored, Mapping) else {}
+    return [
+        str(key)
+        for key, value in (sent.items() if isinstance(sent, Mapping) else ())
+        if not _is_same(have.get(key), value)
+    ]
 
 
 def not_stored(stored: Mapping[str, Any], payload: Mapping[str, Any]) -> list[str]:
@@ -91,8 +99,7 @@ def _is_same(stored: Any, sent: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return printable(value if isinstance(value, str) else json.dumps(value), 80)
 
 
 def user_name(environ: Mapping[str, str]) -> str:

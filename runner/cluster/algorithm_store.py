@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from ..errors import ClusterError, EntryNotFound
 from ..protocol.messages import printable
-from .api import ClusterApi
+from .api import SERVER_OUTAGE, ClusterApi
 from .byte_progress import untold
 from .form import form_body
 from .job_answers import number
@@ -63,6 +63,10 @@ class AlgorithmStore:
 
     def __init__(self, api: ClusterApi) -> None:
         self._api = api
+
+    def connect(self) -> None:
+        """Reach the cluster: its address and the login are right. Raises ClusterError."""
+        _ = self._api.storage
 
     def all(self) -> list[dict[str, Any]]:
         """Return all algorithms."""
@@ -125,7 +129,8 @@ class AlgorithmStore:
 
     def build(self, build_id: str) -> Build:
         """Return the state of the build."""
-        return _build(_object(self._api.get(f"builds/status/{build_id}"), self._api))
+        answer = self._api.get(f"builds/status/{build_id}", is_outage=SERVER_OUTAGE)
+        return _build(_object(answer, self._api))
 
     def last_build(self, name: str) -> Build | None:
         """Return the latest build of the algorithm, None if it had none."""

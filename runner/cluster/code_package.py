@@ -73,7 +73,9 @@ class _Packer:
         try:
             self._add(package, one)
         except OSError as error:
-            raise SettingsError(f"{one.path} cannot be packed: {error.strerror}") from None
+            raise SettingsError(
+                f"{one.path} cannot be packed: {error.strerror}; .hkubeignore can leave it out"
+            ) from None
 
     def _add(self, package: zipfile.ZipFile, one: CodeFile) -> None:
         entry = zipfile.ZipInfo(one.name, _DATE)

@@ -51,6 +51,15 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def finite(value: Any) -> Any:
+    """Return the value with null for what JSON has no number for, as JavaScript sends it."""
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def end_of(status: Mapping[str, Any]) -> JobEnd | None:
     """Return how the job of this status object has ended, None if it has not."""
     word = status.get("status")

@@ -139,14 +139,14 @@ def _metrics(settings: Settings, environ: Mapping[str, str], stack: contextlib.E
     if settings.records.state_dir is not None or name in settings.code.variables or environ.get(name):
         return {}
     try:
-        folder = _temporary_folder(os.path.abspath(environ.get("TMPDIR") or "/tmp"), METRICS, stack)
+        folder = temporary_folder(os.path.abspath(environ.get("TMPDIR") or "/tmp"), METRICS, stack)
     except OSError:
         return {}
     return {name: folder}
 
 
-def _temporary_folder(root: str, prefix: str, stack: contextlib.ExitStack) -> str:
-    """Make a folder that `stack` removes, with those of runs that SIGKILL has ended. Raises OSError."""
+def temporary_folder(root: str, prefix: str, stack: contextlib.ExitStack) -> str:
+    """Make a folder that `stack` removes, with those that SIGKILL has left of others. Raises OSError."""
     from ...sandbox.linux.abandoned import remove_abandoned, signed_name  # late: not with a state folder
 
     folder = os.path.join(root, signed_name(prefix))
@@ -285,7 +285,7 @@ def _root(settings: Settings, descriptor: Descriptor, stack: contextlib.ExitStac
     else:
         import tempfile  # late: it imports random and shutil, for a rare case
 
-        cache = _temporary_folder(tempfile.gettempdir(), UNPACKED, stack)
+        cache = temporary_folder(tempfile.gettempdir(), UNPACKED, stack)
     return unpack(code, cache)
 
 

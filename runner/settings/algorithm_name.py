@@ -8,7 +8,8 @@ import re
 from ..errors import SettingsError
 
 #: HKube's rule for names of algorithms; descriptor_schema.py checks the same.
-_NAME = re.compile(r"[a-z0-9][-a-z0-9.]*[a-z0-9]")
+_NAME = re.compile(r"[a-z0-9][-a-z0-9.]{,30}[a-z0-9]")
+RULE = "HKube's names have 2 to 32 of a-z, 0-9, dash and dot"
 
 
 def is_algorithm_name(text: str) -> bool:
@@ -21,7 +22,7 @@ def algorithm_name(folder: str) -> str:
     name = re.sub(r"[^-a-z0-9.]+", "-", os.path.basename(folder).lower()).strip("-.")
     if not _NAME.fullmatch(name):
         raise SettingsError(
-            f"{os.path.basename(folder)!r} gives no name for an algorithm: HKube needs at least two of a-z, "
-            "0-9, dash and dot. Name it in algorithm.yml (name: my-alg), or rename the folder"
+            f"{os.path.basename(folder)!r} gives no name for an algorithm: {RULE}. Name it in algorithm.yml"
+            " (name: my-alg), or rename the folder"
         )
     return name

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..errors import SettingsError
-from .algorithm_name import is_algorithm_name
+from .algorithm_name import RULE, is_algorithm_name
 from .option import Option, flag
 
 #: The name with --on that means this machine, whatever the variable says.
@@ -72,9 +72,7 @@ def cluster_settings(
     if len(named) > 1 or "=" in "".join(named):
         raise SettingsError(f"--on {on} runs one algorithm of the cluster: --algorithm NAME, without a file")
     if named and not is_algorithm_name(named[0]):
-        raise SettingsError(
-            f"--algorithm {named[0]}: HKube's names have at least two of a-z, 0-9, dash and dot"
-        )
+        raise SettingsError(f"--algorithm {named[0]}: {RULE}")
     if not named and name is None:
         raise SettingsError(
             f"--on {on}: which algorithm of the cluster? Give --algorithm NAME, or an algorithm.yml with a"

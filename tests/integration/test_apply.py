@@ -153,9 +153,36 @@ def test_nothing_is_sent_by_a_dry_run(store: HkubeStore, folder: Path) -> None:
     assert alone.status == 0 and json.loads(alone.stdout) == json.loads(ended.stdout)
     nowhere = run_hkrunner("apply", cwd=folder)
     assert nowhere.status == 2 and "which cluster? Give --on CLUSTER" in nowhere.stderr
+    # Packing would find this first. It may take minutes, for a cluster whose address is wrong.
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff")).touch()
+    unreached = run_hkrunner("apply", "--on", "http://127.0.0.1:9", cwd=folder)
+    assert unreached.status == 8 and "cannot be reached: connection refused" in unreached.stderr
+    assert "its name is not UTF-8" in command(store, folder, "apply", status=2).stderr
+    named = command(store, folder, "apply", "--name", "x" * 33, status=2)
+    assert "--name xxx" in named.stderr and "HKube's names have 2 to 32 of a-z, 0-9, dash" in named.stderr
     (folder / "main.py").unlink()
     assert "ENTRY_NOT_FOUND" in command(store, folder, "apply", status=3).stderr
     assert store.forms == []
+
+
+def test_requirements_that_only_hkrunner_installs_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+
+    def told() -> list[str]:
+        settings = settings_of({**{one.name: one.default for one in OPTIONS}, "no_state": True}, {})
+        with contextlib.ExitStack() as stack:
+            package = prepare_apply(settings, ApplyRequest(), {}, stack).package
+            assert package is not None
+            return [line for line in package.lines() if "HKube's build" in line]
+
+    assert told() == []
+    (folder / "pyproject.toml").write_text("[project]\ndependencies = ['six', 'idna']\n")
+    (line,) = told()
+    assert line.startswith("HKube's build does not install what pyproject.toml lists (six, idna), but only")
+    (folder / "requirements.txt").write_text("six\n")
+    assert told() == []
 
 
 def test_the_algorithms_of_a_cluster_are_listed_shown_and_removed(store: HkubeStore, folder: Path) -> None:
@@ -199,4 +226,7 @@ def test_a_change_is_what_the_cluster_has_otherwise() -> None:
     sent = {"name": "n", "cpu": 1, "algorithmEnv": {"A": "1"}, "labels": None, "gpu": 1, "userInfo": {}}
     assert changes(stored, sent) == ["cpu: 0.5 → 1", 'labels: {"x": "yy"} → removed']
     assert not_stored(stored, sent) == ["cpu", "labels"]
+    secret = {"algorithmEnv": {"A": "1", "B": "hush"}, "gitRepository": {"token": "hush"}, "workerEnv": None}
+    assert changes(stored, secret) == ["algorithmEnv: B", "gitRepository: token"]
+    assert changes({**stored, "workerEnv": {"A": "hush"}}, {"workerEnv": None}) == ["workerEnv: removed"]
     assert changes(None, {"name": "n", "cpu": 1, "labels": None}) == ["cpu: 1"]
