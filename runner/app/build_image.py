@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ...sandbox.shared.entry import Location
 from ..errors import SettingsError
-from ..image.containerfile import ImagePlan
+from ..image.containerfile import PIP_CONF, ImagePlan
 from ..image.context import digest_of, entry_in_image, write_context
-from ..image.engines import carry_out, find_engine, full_tag
+from ..image.engines import carry_out, find_engine, full_tag, option_values
 from ..prepare.code_files import CodeFiles, code_files
 from ..prepare.ignore_file import IGNORE_FILE
 from ..prepare.interpreter import probe
-from ..prepare.prepare import place
-from ..prepare.requirement_sources import find_requirements
+from ..prepare.prepare import place, temporary_folder
+from ..prepare.requirement_sources import Requirements, find_requirements, not_read
 from ..settings.algorithm_name import algorithm_name
 from ..settings.settings import Settings
 
@@ -72,18 +73,27 @@ def build_image(
     # Before the work: a missing engine is not reported after minutes of copying.
     engine = find_engine(request.engine) if builds else None
     with contextlib.ExitStack() as stack:
-        plan, code, requirements = _plan(settings, request, version, stack)
-        for line in code.lines():
+        where = _placed(settings, stack)
+        plan, code = _plan(settings, request, version, where)
+        requirements = find_requirements(where, settings.code.cwd)
+        for line in (*code.lines(), *_not_installed(settings, where, requirements)):
             tell(line)
         if request.context is not None:
             folder = _new_folder(request.context)
         else:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hkrunner-image-"))
+            folder = temporary_folder(tempfile.gettempdir(), "hkrunner-image-", stack)
         plan = write_context(folder, plan, code, requirements)
         if plan.after_code:
             tell(
                 f"{plan.requirements} installs from folders of the code: each change of the code installs all"
                 " of it again"
+            )
+        given = {one.partition("=")[0] for one in option_values(request.engine_arguments, "--build-arg")}
+        unset = [one for one in plan.variables if one not in given]
+        if requirements is not None and unset:
+            tell(
+                f"{requirements.source} names the variables {', '.join(unset)}: pip gets the value of one"
+                f" with `-- --build-arg {unset[0]}=…`"
             )
         tag = full_tag(plan.name if request.tag is None else request.tag, digest_of(folder))
         with open(os.path.join(folder, "Containerfile"), encoding="utf-8") as file:
@@ -98,16 +108,31 @@ def build_image(
         return built._replace(engine=engine.name, pushed=request.push)
 
 
-def _plan(
-    settings: Settings, request: ImageRequest, version: str, stack: contextlib.ExitStack
-) -> tuple[ImagePlan, CodeFiles, Any]:
+def _placed(settings: Settings, stack: contextlib.ExitStack) -> Location:
+    """Return where the code is. Raises SettingsError for code that is not Python's."""
     descriptor = settings.code.descriptor
     if settings.code.command is not None or (descriptor is not None and descriptor.env != "python"):
         raise SettingsError(
             "hkrunner image makes images of Python code; for another language, write a Containerfile that"
             " sets HKRUNNER_COMMAND"
         )
-    where = place(settings, stack)
+    return place(settings, stack)
+
+
+def _not_installed(settings: Settings, where: Location, requirements: Requirements | None) -> Iterator[str]:
+    """Yield what a person should know: what says what the code requires, and is not obeyed."""
+    descriptor = settings.code.descriptor
+    if descriptor is not None and descriptor.fields.get("dependencyInstallCmd"):
+        at = descriptor.at("/dependencyInstallCmd")
+        yield f"{at}: only HKube's build runs dependencyInstallCmd: what it installs has to be in the base"
+    if requirements is None and (others := not_read(where, settings.code.cwd)):
+        yield f"not read: {', '.join(others)}: list what the code requires in requirements.txt"
+
+
+def _plan(
+    settings: Settings, request: ImageRequest, version: str, where: Location
+) -> tuple[ImagePlan, CodeFiles]:
+    descriptor = settings.code.descriptor
     # In the cluster the descriptor is the one that was applied: limits in a file of the image would be older.
     without = [os.path.join(where.folder, IGNORE_FILE)]
     if descriptor is not None:
@@ -131,8 +156,16 @@ def _plan(
         raise SettingsError(f"--base wants the name of an image, such as python:3.12-slim; got {base!r}")
     name = None if descriptor is None else descriptor.name
     name = name or algorithm_name(where.folder)
-    plan = ImagePlan(name, base, version, "", entry_in_image(where))
-    return plan, code, find_requirements(where, settings.code.cwd)
+    secrets = option_values(request.engine_arguments, "--secret")
+    plan = ImagePlan(
+        name,
+        base,
+        version,
+        "",
+        entry_in_image(where),
+        has_pip_conf=any(f"id={PIP_CONF}" in one.split(",") for one in secrets),
+    )
+    return plan, code
 
 
 def _new_folder(path: str) -> str:

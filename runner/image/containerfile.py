@@ -8,6 +8,8 @@ that of HKube's own images: the folders, the variables, a process that connects 
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from typing import NamedTuple
 
 #: Folder of hkrunner's virtual environment, so that its packages and the algorithm's do not conflict.
@@ -26,6 +28,8 @@ _PIP = (
 )
 #: pip's options that a build may be given as arguments, beside those for proxies, which every engine knows.
 _BUILD_ARGUMENTS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
+#: The secret of a build that has a login for a package index. pip reads it; no layer keeps it.
+PIP_CONF = "pip.conf"
 _CHECK = (
     "import sys; "
     "sys.version_info >= (3, 10) or sys.exit('hkrunner needs Python 3.10 or newer in the base image, not '"
@@ -52,6 +56,8 @@ class ImagePlan(NamedTuple):
     #: Whether the requirements name folders of the code, which must be there before they are installed.
     after_code: bool = False
     list_in_code: bool = False  #: whether the list itself is a file of the code
+    variables: tuple[str, ...] = ()  #: that the requirements name, whose values are arguments of the build
+    has_pip_conf: bool = False  #: whether the build gets the secret PIP_CONF
 
 
 def containerfile(plan: ImagePlan) -> str:
@@ -61,11 +67,11 @@ def containerfile(plan: ImagePlan) -> str:
         code[0] = "# The code comes before its requirements, because they name folders of it."
     blocks = [_base(plan), _hkrunner(plan)]
     if plan.requirements is not None and not plan.after_code:
-        blocks.append(_requirements(plan.requirements))
+        blocks.append(_requirements(plan, plan.requirements))
     if plan.requirements is not None and plan.list_in_code:
-        blocks.append([*code, f"RUN cd {CODE} && {_PIP} -r {_quoted(plan.requirements)}"])
+        blocks.append([*code, *_install(plan, CODE, plan.requirements)])
     elif plan.requirements is not None and plan.after_code:
-        blocks.append([*code, *_requirements(plan.requirements)])
+        blocks.append([*code, *_requirements(plan, plan.requirements)])
     blocks.append(_start(plan))
     if not plan.after_code:
         blocks.append(code)
@@ -88,7 +94,7 @@ def _hkrunner(plan: ImagePlan) -> list[str]:
     return [
         "# hkrunner, in a virtual environment of its own.",
         f"COPY {CONTEXT_HKRUNNER}/ {HOME}-install/",
-        f"RUN python3 -m venv {HOME} \\",
+        f"RUN {_mount(plan)}python3 -m venv {HOME} \\",
         f"    && {HOME}/bin/python -m pip install --no-cache-dir --disable-pip-version-check \\",
         f"        '{wheel}[peers,s3,stream]' \\",
         f"    && ln -s {HOME}/bin/hkrunner /usr/local/bin/hkrunner \\",
@@ -100,13 +106,26 @@ def _hkrunner(plan: ImagePlan) -> list[str]:
     ]
 
 
-def _requirements(file: str) -> list[str]:
+def _requirements(plan: ImagePlan, file: str) -> list[str]:
     folder = f"{HOME}-requirements"
     return [
         "# What the code requires, in the Python that runs it.",
         f"COPY {CONTEXT_REQUIREMENTS}/ {folder}/",
-        f"RUN cd {folder} && {_PIP} -r {_quoted(file)}",
+        *_install(plan, folder, file),
     ]
+
+
+def _install(plan: ImagePlan, folder: str, file: str) -> list[str]:
+    """Return what installs a list, in its own folder: relative paths in it begin there."""
+    folder, name = os.path.split(os.path.join(folder, file))
+    return [
+        *(f"ARG {variable}=" for variable in plan.variables if variable not in _BUILD_ARGUMENTS),
+        f"RUN {_mount(plan)}cd {shlex.quote(folder)} && {_PIP} -r {shlex.quote(name)}",
+    ]
+
+
+def _mount(plan: ImagePlan) -> str:
+    return f"--mount=type=secret,id={PIP_CONF},target=/etc/pip.conf " if plan.has_pip_conf else ""
 
 
 def _start(plan: ImagePlan) -> list[str]:
@@ -125,7 +144,3 @@ def _value(text: str) -> str:
     for sign in ("\\", '"', "$"):
         text = text.replace(sign, f"\\{sign}")
     return f'"{text}"'
-
-
-def _quoted(word: str) -> str:
-    return "'" + word.replace("'", "'\\''") + "'"

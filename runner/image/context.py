@@ -15,7 +15,7 @@ from urllib.parse import quote
 from ...sandbox.shared.entry import Location
 from ..errors import SettingsError
 from ..prepare.code_files import CodeFiles
-from ..prepare.requirement_sources import Requirements, local_sources, nested_lists
+from ..prepare.requirement_sources import Requirements
 from ..settings.descriptor_search import is_below
 from .containerfile import (
     CODE,
@@ -26,6 +26,7 @@ from .containerfile import (
     containerfile,
 )
 from .own_wheel import write_own_wheel
+from .requirement_lists import check, local_sources, nested_lists, variables_in, with_places
 
 _LIST = "requirements.txt"
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -96,6 +97,8 @@ def _with_requirements(
     folder: str, plan: ImagePlan, code: CodeFiles, requirements: Requirements
 ) -> ImagePlan:
     """Copy the lists of requirements, unless they are read where the code is."""
+    check(requirements)
+    plan = plan._replace(variables=variables_in(requirements))
     local = local_sources(requirements)
     listed = [] if requirements.lines is not None else nested_lists(requirements.file)
     places = [one.path for one in local] + (listed if local else [])
@@ -109,11 +112,9 @@ def _with_requirements(
     if requirements.lines is not None:
         os.mkdir(to)
         top = os.path.realpath(code.folder)
-        text = "".join(f"{line}\n" for line in requirements.lines)
-        for one in local:
-            text = text.replace(one.named, f"file://{CODE}/{quote(os.path.relpath(one.path, top))}")
+        lines = with_places(requirements, lambda path: f"file://{CODE}/{quote(os.path.relpath(path, top))}")
         with open(os.path.join(to, _LIST), "w", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines(f"{line}\n" for line in lines)
         return plan._replace(requirements=_LIST, after_code=bool(local), list_in_code=False)
     if local:
         absolute = next((one for one in local if not one.is_relative), None)

@@ -6,6 +6,7 @@ Whether one works is found by asking it: a docker client without a daemon is ins
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import shutil
 import subprocess
@@ -88,6 +89,12 @@ def carry_out(words: Sequence[str], what: str) -> None:
     if status:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         raise HkrunnerError(f"{what} failed: {os.path.basename(words[0])} {how}, for the reason above")
+
+
+def option_values(arguments: Sequence[str], option: str) -> list[str]:
+    """Return the values that the engine's own arguments have for this option, as two words or one."""
+    behind = [value for word, value in itertools.pairwise(arguments) if word == option]
+    return behind + [word[len(option) + 1 :] for word in arguments if word.startswith(f"{option}=")]
 
 
 def full_tag(tag: str, digest: str) -> str:

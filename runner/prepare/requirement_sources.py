@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from ...sandbox.shared.entry import Location
 from ..errors import SettingsError
@@ -20,11 +21,13 @@ _BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)
 #: A line that was meant to begin one.
 _BLOCK_BEGIN = re.compile(r"(?m)^#[ \t]*///[ \t]*script[ \t]*$")
 #: Options of requirements.txt that read another file, install a folder in place, and look into a folder.
-_NESTED = re.compile(r"(?:-r|-c|--requirement|--constraint)(?:\s+|\s*=\s*|(?=[^-\s]))(.+)")
-_EDITABLE = re.compile(r"(?:-e|--editable)(?:\s+|\s*=\s*)(.+)")
-_FIND_LINKS = re.compile(r"(?:-f|--find-links)(?:\s+|\s*=\s*)(.+)")
+NESTED = re.compile(r"(?:-r|-c|--requirement|--constraint)(?:\s+|\s*=\s*|(?=[^-\s]))(.+)")
+EDITABLE = re.compile(r"(?:-e|--editable)(?:\s+|\s*=\s*)(.+)")
+FIND_LINKS = re.compile(r"(?:-f|--find-links)(?:\s+|\s*=\s*)(.+)")
+#: The login in an address; `git` alone is none.
+_LOGIN = re.compile(r"(?<=://)(?!git@)[^/@\s]+@")
 #: What pip and uv replace by the value of a variable.
-_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
+VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 #: Files that say how a local folder is built, and the suffixes of code in it.
 _BUILD_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 _CODE_SUFFIXES = (".py", ".pyi", ".pyx", ".c", ".cc", ".cpp", ".h", ".rs")
@@ -49,8 +52,8 @@ class Requirements(NamedTuple):
 
     def variables(self, environ: Mapping[str, str]) -> list[str]:
         """Return the values of ${VARIABLES} in the requirements; those of options are tokens for an index."""
-        named = "\n".join(one for one in self.content if one[:1] != "-" or _EDITABLE.match(one))
-        return [f"{name}={environ.get(name)}" for name in sorted(set(_VARIABLE.findall(named)))]
+        named = "\n".join(one for one in self.content if one[:1] != "-" or EDITABLE.match(one))
+        return [f"{name}={environ.get(name)}" for name in sorted(set(VARIABLE.findall(named)))]
 
     @property
     def folder(self) -> str:
@@ -104,7 +107,7 @@ def not_read(where: Location, cwd: str) -> list[str]:
         names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
         found += [name for name in names if _OTHER_LISTS.fullmatch(name)]
         if "pyproject.toml" in names:
-            content = _toml(_text(os.path.join(folder, "pyproject.toml")), "pyproject.toml")
+            content = _toml(text_of(os.path.join(folder, "pyproject.toml")), "pyproject.toml")
             tables = (
                 ("dependency-groups",),
                 ("project", "optional-dependencies"),
@@ -122,7 +125,7 @@ def watched_files(where: Location, cwd: str) -> list[str]:
     ]
 
 
-def _text(file: str) -> str:
+def text_of(file: str) -> str:
     """Return the text; in UTF-16 if it begins so, as a list does that PowerShell has written."""
     try:
         with open(file, "rb") as stream:
@@ -140,7 +143,7 @@ def _text(file: str) -> str:
 
 def _inline(file: str, shown: str) -> Requirements | None:
     """Return what the comments in this file require, None if it has no such block."""
-    content = _text(file)
+    content = text_of(file)
     blocks = [one for one in _BLOCK.finditer(content) if one["type"] == "script"]
     source = f"inline metadata in {shown}"
     if not blocks:
@@ -161,7 +164,7 @@ def _inline(file: str, shown: str) -> Requirements | None:
 def _project(file: str) -> Requirements | None:
     """Return the dependencies of the project, None where pyproject.toml has none."""
     source = os.path.basename(file)
-    content = _toml(_text(file), source)
+    content = _toml(text_of(file), source)
     project, poetry = content.get("project"), _at(content, "tool", "poetry", "dependencies")
     if not isinstance(project, dict):
         project = {}
@@ -200,13 +203,19 @@ def _of_table(table: dict[str, Any], source: str, file: str) -> Requirements:
             Requirement(line)
         except InvalidRequirement as error:
             reason = str(error).partition("\n")[0]
-            raise SettingsError(f"{source}: dependencies: {line!r} is no requirement: {reason}") from None
-    local = [one for line in lines for one in _of_local(_url_of(line), os.path.dirname(file))]
-    marked = tuple(lines)
-    return Requirements(source, file, marked, (*lines, *local), marked, python, marked)
+            wrong = without_login(repr(line))
+            raise SettingsError(f"{source}: dependencies: {wrong} is no requirement: {reason}") from None
+    local = [one for line in lines for one in _of_local(url_of(line), os.path.dirname(file))]
+    shown, marked = tuple(map(without_login, lines)), tuple(lines)
+    return Requirements(source, file, shown, (*lines, *local), marked, python, marked)
 
 
-def _url_of(line: str) -> str:
+def without_login(text: str) -> str:
+    """Return the text as it may be shown and recorded."""
+    return _LOGIN.sub("****@", text)
+
+
+def url_of(line: str) -> str:
     """Return what a requirement of a table names behind its @."""
     return re.split(r"\s;", line.partition("@")[2])[0].strip()
 
@@ -220,6 +229,8 @@ def _toml(text: str, source: str) -> dict[str, Any]:
         loaded: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{source}: it is no TOML: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"{source}: it is no TOML: nested too deeply") from None
     return loaded
 
 
@@ -230,44 +241,58 @@ def _listed(file: str) -> Requirements:
     content: list[str] = []
     marked: list[str] = []
     absent: list[str] = []
-    _read_list(file, content, marked, absent, set())
-    shown = tuple(line if _EDITABLE.match(line) else re.split(r"\s+--|\s*;", line)[0] for line in marked)
+    _read_list(file, content, marked, absent, set(), (file,))
+    shown = tuple(
+        without_login(line if EDITABLE.match(line) else re.split(r"\s+--|\s*;", line)[0]) for line in marked
+    )
     source = os.path.basename(file)
     return Requirements(source, file, shown, tuple(content), marked=tuple(marked), absent_lists=tuple(absent))
 
 
-def _read_list(file: str, content: list[str], marked: list[str], absent: list[str], seen: set[str]) -> None:
-    """Append what this file and the files that it names say."""
+def _read_list(
+    file: str, content: list[str], marked: list[str], absent: list[str], seen: set[str], way: tuple[str, ...]
+) -> None:
+    """Append what this file and the files that it names say. `way`: the lists that lead to it, the top first.
+
+    Raises SettingsError for lists that name each other: pip would follow them until its stack is full.
+    """
     seen.add(os.path.realpath(file))
-    folder = os.path.dirname(file)
-    for line in _lines(_text(file)):
+    folder, top = os.path.dirname(file), os.path.dirname(way[0])
+    for line in requirement_lines(text_of(file)):
         content.append(line)
-        nested, editable = _NESTED.match(line), _EDITABLE.match(line)
+        nested, editable = NESTED.match(line), EDITABLE.match(line)
         if nested:
             named = nested[1].strip("'\"")
             other = os.path.join(folder, named)
             if not os.path.isfile(other):
                 if "://" not in named:  # with --install, the installer reports it
                     absent.append(named)
+            elif any(os.path.samefile(other, one) for one in way):
+                first, *others = (os.path.relpath(one, top) for one in (*way, other))
+                raise SettingsError(
+                    f"{first} names {', which names '.join(others)}, and pip reads no lists in a circle:"
+                    " remove one of these lines"
+                )
             elif os.path.realpath(other) not in seen:
                 is_constraint = line[:2] == "-c" or "--c" in line
-                _read_list(other, content, [] if is_constraint else marked, absent, seen)
+                _read_list(other, content, [] if is_constraint else marked, absent, seen, (*way, other))
         elif editable:
             marked.append(line)
-            content += _of_local(editable[1], folder, in_place=True)
+            content += _of_local(os.path.join(name_of(editable[1]), ""), top, in_place=True)
         elif line.startswith("-"):
             content.append(folder)  # it may be the path of a folder, as in --find-links
         else:
             marked.append(line)
-            content += _of_local(_name_of(line), folder)
+            content += _of_local(name_of(line), top)
 
 
-def _name_of(line: str) -> str:
+def name_of(line: str) -> str:
     """Return the requirement of a line without its options, marker, and the name before `@`."""
-    return re.split(r"\s+--|\s;|^[\w.\[\], -]+@\s*", line)[-1].strip()
+    named = re.split(r"\s+--|\s;" if "://" in line else r"\s+--|;", line)[0]
+    return re.sub(r"^[\w.\[\], -]+@\s*", "", named).strip().strip("'\"")
 
 
-def _lines(text: str) -> Iterator[str]:
+def requirement_lines(text: str) -> Iterator[str]:
     """Yield the lines without comments; a backslash continues a line."""
     for line in re.sub(r"\\\r?\n", "", text).splitlines():
         line = re.sub(r"(^|\s)#.*", "", line).strip()
@@ -280,7 +305,7 @@ def _of_local(name: str, folder: str, *, in_place: bool = False) -> list[str]:
 
     in_place: code that is changed later is used, so only the files that say how it is built matter.
     """
-    path = _local_path(name, folder)
+    path = local_path(name, folder)
     if path is None:
         return []
     if not os.path.isdir(path):
@@ -292,10 +317,15 @@ def _of_local(name: str, folder: str, *, in_place: bool = False) -> list[str]:
     ]
 
 
-def _local_path(name: str, folder: str) -> str | None:
-    """Return the file or folder that a requirement names, None if it names something else."""
-    path = os.path.join(folder, re.sub(r"^file:(//(localhost)?)?", "", name).partition("[")[0])
-    is_path = bool(name) and (os.sep in name or name.startswith("."))
+def local_path(name: str, folder: str) -> str | None:
+    """Return the file or folder that a requirement names, None if it names something else.
+
+    A relative path starts at `folder`, where the installer runs, in whichever list it is.
+    """
+    path, is_path = name, os.sep in name or name.startswith(".")
+    if name.startswith("file:"):
+        path, is_path = unquote(re.sub(r"^file:(//(localhost)?)?|#.*", "", name)), True
+    path = os.path.join(folder, path.partition("[")[0])
     return os.path.realpath(path) if is_path and os.path.exists(path) else None
 
 
@@ -317,53 +347,3 @@ def _code_files(folder: str) -> Iterator[str]:
 def _state(file: str) -> str:
     found = os.stat(file)
     return f"{file} {found.st_size} {found.st_mtime_ns}"
-
-
-# ---- what an image needs to know about requirements.txt
-
-
-def nested_lists(file: str) -> list[str]:
-    """Return the file, and all lists that it names with -r and -c, as absolute paths."""
-    found = [os.path.abspath(file)]
-    for one in found:  # it grows meanwhile
-        for line in _lines(_text(one)):
-            nested = _NESTED.match(line)
-            if nested:
-                other = os.path.abspath(os.path.join(os.path.dirname(one), nested[1].strip("'\"")))
-                if os.path.isfile(other) and other not in found:
-                    found.append(other)
-    return found
-
-
-class LocalSource(NamedTuple):
-    """A file or folder on this machine that packages are installed from."""
-
-    named: str  #: as the requirement names it
-    path: str
-
-    @property
-    def is_relative(self) -> bool:
-        """Whether it is found from the folder of the list."""
-        return not self.named.startswith((os.sep, "file:"))
-
-
-def _named_in(file: str) -> Iterator[str]:
-    """Yield what the lines install or look into: a name, URL or file, or a folder with a / at its end."""
-    for line in _lines(_text(file)):
-        option = _EDITABLE.match(line) or _FIND_LINKS.match(line)
-        if option is not None:
-            yield os.path.join(option[1], "")
-        elif not line.startswith("-"):
-            yield _name_of(line)
-
-
-def local_sources(requirements: Requirements) -> list[LocalSource]:
-    """Return the files and folders that the requirements, of nested lists too, name on this machine."""
-    if requirements.lines is not None:
-        named = [(_url_of(line), requirements.folder) for line in requirements.lines]
-    else:
-        named = [
-            (name, os.path.dirname(one)) for one in nested_lists(requirements.file) for name in _named_in(one)
-        ]
-    found = ((name, _local_path(name, folder)) for name, folder in named)
-    return [LocalSource(name, path) for name, path in found if path is not None]

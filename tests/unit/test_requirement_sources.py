@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.runner.errors import SettingsError
+from hkrunner.runner.image.requirement_lists import local_sources
 from hkrunner.runner.prepare.requirement_sources import Requirements, find_requirements, not_read
 from hkrunner.sandbox.child.requirements import hint
 from hkrunner.sandbox.shared.entry import locate
@@ -76,6 +77,7 @@ def test_a_project_without_dependencies_requires_nothing_that_could_be_installed
         ('dependencies = ["--index-url=http://x"]', "'--index-url=http://x' is no requirement"),
         ('dependencies = ["six\\n-r /etc/passwd"]', "is no requirement"),
         ("dependencies = [", "it is no TOML"),
+        ("dependencies = " + "[" * 5000, "it is no TOML: nested too deeply"),
     ],
 )
 def test_metadata_that_is_wrong_is_refused(inline: str, sentence: str, tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def content(folder: Path) -> tuple[str, ...]:
 
 
 def test_the_content_follows_nested_files_and_local_packages_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "more.txt").write_text("six\n-r requirements.txt\n")
+    (tmp_path / "more.txt").write_text("six\n")
     library = tmp_path / "library"
     (library / "build").mkdir(parents=True)
     (library / "setup.py").write_text("")
@@ -164,6 +166,77 @@ def test_the_content_follows_nested_files_and_local_packages_and_nothing_else(tm
     os.utime(library / "code.py", (1, 1))
     seen.add(content(tmp_path))
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "more", "sentence"),
+    [
+        ("-r requirements.txt", "", "requirements.txt names requirements.txt, and pip reads no lists in a"),
+        ("-r more.txt", "-c requirements.txt", "names more.txt, which names requirements.txt, and pip reads"),
+        ("-c more.txt", "-r ./more.txt", "names more.txt, which names more.txt, and pip reads no lists in"),
+    ],
+)
+def test_lists_that_name_each_other_in_a_circle_are_refused(
+    line: str, more: str, sentence: str, tmp_path: Path
+) -> None:
+    """pip 23 ends with a RecursionError and 1,000 lines."""
+    (tmp_path / "requirements.txt").write_text(f"six\n{line}\n")
+    (tmp_path / "more.txt").write_text(more)
+    with pytest.raises(SettingsError, match=sentence):
+        requirements_of(tmp_path)
+    (tmp_path / "requirements.txt").write_text("-r a.txt\n-r b.txt\n")
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("-r c.txt\n")
+    (tmp_path / "c.txt").write_text("idna\n")
+    found = requirements_of(tmp_path)
+    assert found is not None and found.shown == ("idna",), "two lists may name the same one"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "./my_lib",
+        "./my_lib ; python_version > '3'",
+        "./my_lib;python_version > '3'",
+        "./my_lib --config-settings x=y",
+        "my-lib @ file:my_lib",
+        "my-lib[fast] @ file:./my_lib ; python_version > '3'",
+        "my-lib @ file://localhost{folder}/my%5Flib#subdirectory=.",
+        "-e my_lib",
+        '-e "./my_lib[fast]"',
+        "--editable=file:my_lib",
+    ],
+)
+@pytest.mark.parametrize("name", ["requirements.txt", "lists/more.txt"])
+def test_a_local_package_is_one_however_it_is_named_from_where_the_installer_runs(
+    name: str, line: str, tmp_path: Path
+) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "requirements.txt").write_text("-r lists/more.txt\n")
+    (tmp_path / name).write_text(line.format(folder=tmp_path))
+    (tmp_path / "my_lib").mkdir()
+    (tmp_path / "my_lib" / "setup.py").touch()
+    if name == "requirements.txt":
+        (tmp_path / "lists" / "more.txt").touch()
+    found = requirements_of(tmp_path)
+    assert found is not None and str(tmp_path / "my_lib") in found.content
+    assert [one.path for one in local_sources(found)] == [str(tmp_path / "my_lib")]
+
+
+def test_a_login_in_an_address_is_not_shown(tmp_path: Path) -> None:
+    secret = "a @ git+https://ada:hush@host.example/a"
+    (tmp_path / "requirements.txt").write_text(f"{secret}\n-e git+ssh://git@host.example/b#egg=b\n")
+    found = requirements_of(tmp_path)
+    assert found is not None and secret in found.content
+    assert found.shown[0] == "a @ git+https://****@host.example/a" and "git@host" in found.shown[1]
+    (tmp_path / "requirements.txt").unlink()
+    (tmp_path / "pyproject.toml").write_text(f"[project]\ndependencies = ['{secret}', 'b b']\n")
+    with pytest.raises(SettingsError, match="'b b' is no requirement"):
+        requirements_of(tmp_path)
+    (tmp_path / "pyproject.toml").write_text(f"[project]\ndependencies = ['{secret}']\n")
+    found = requirements_of(tmp_path)
+    assert found is not None and found.shown == ("a @ git+https://****@host.example/a",)
+    assert found.lines == (secret,)
 
 
 def test_variables_of_requirements_but_not_of_options_decide_about_the_environment(tmp_path: Path) -> None:
