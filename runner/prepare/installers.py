@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO
 
 from ..errors import InstallFailed
+from ..settings.cluster_options import SECRET_VARIABLES
 from .interpreter import Interpreter
-from .requirement_sources import Requirements
+from .requirement_sources import Requirements, without_login
 
 #: What the system says when a host cannot be reached, in the messages of pip and uv.
 _OFFLINE = re.compile(
@@ -30,8 +31,10 @@ _PIP_OPTIONS = ("--no-input", "--progress-bar", "off")
 _PIP_WITH_PYTHON = [22, 3]
 #: How long the installer may take to clean up when it is interrupted.
 _INTERRUPTED_S = 3.0
-#: What would make pip or uv install elsewhere, or take packages of other places for installed.
+#: What would make pip or uv install elsewhere, or take packages of other places for installed; and the login
+#: of a cluster, which is no business of the code that builds a package.
 _LEFT_OUT = (
+    *SECRET_VARIABLES,
     *("PYTHONPATH", "PYTHONHOME", "PYTHONINSPECT", "VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV_LAUNCHER__"),
     *("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "UV_PYTHON", "UV_TARGET", "UV_PREFIX"),
     *("UV_SYSTEM_PYTHON", "UV_PROJECT_ENVIRONMENT"),
@@ -45,12 +48,19 @@ _FOR_UV = {
     "PIP_CONSTRAINT": "UV_CONSTRAINT",
     "PIP_CERT": "SSL_CERT_FILE",
 }
-#: The installer's process ends with hkrunner, whatever ends that. exec keeps the death signal.
+#: Runs the installer in its own process group, which it kills when hkrunner ends, whatever ends that. A death
+#: signal for pip alone would not do: it runs itself again in the new environment, and builds packages there.
 _STARTER = (
-    "import ctypes, os, signal, sys\n"
-    f"ctypes.CDLL(None).prctl(1, {int(signal.SIGKILL)}, 0, 0, 0)\n"
+    "import ctypes, os, signal, subprocess, sys\n"
+    "signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))\n"
+    "signal.signal(signal.SIGINT, lambda *_: None)\n"  # the installer gets it too, and cleans up
+    f"ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)}, 0, 0, 0)\n"
     "if os.getppid() != int(sys.argv[1]): sys.exit(143)\n"
-    "os.execvp(sys.argv[2], sys.argv[2:])\n"
+    "status = subprocess.call(sys.argv[2:])\n"
+    "if status < 0:\n"
+    "    if -status != signal.SIGKILL: signal.signal(-status, signal.SIG_DFL)\n"
+    "    os.kill(os.getpid(), -status)\n"
+    "sys.exit(status)\n"
 )
 
 
@@ -170,7 +180,7 @@ def _run(
 def _lines(stream: IO[bytes]) -> Iterator[str]:
     for data in stream:
         line = data.decode("utf-8", "replace").rstrip().rpartition("\r")[2]
-        shown = "".join(one if one.isprintable() else " " for one in line).rstrip()
+        shown = "".join(one if one.isprintable() else " " for one in without_login(line)).rstrip()
         if shown:
             yield shown[:_LINE_MAX]
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hkrunner.runner.prepare import installers
 from hkrunner.runner.prepare.environments import EnvironmentCache
 from hkrunner.runner.prepare.interpreter import probe
 from hkrunner.runner.prepare.requirement_sources import find_requirements
 from hkrunner.sandbox.shared.entry import locate
+from support.processes import runs
+from support.waiting import wait_until
 
 NAME = "0123456789abcdef"
 
@@ -78,6 +83,40 @@ error: failed-wheel-build-for-install
         "compilation terminated.",
         "error: command '/usr/bin/gcc' failed with exit code 1",
     ]
+
+
+#: Installs with a shell that starts another process, as pip does, and prints the id of that.
+INSTALLS = """
+import os
+from hkrunner.runner.prepare import installers
+from hkrunner.runner.prepare.requirement_sources import Requirements
+
+words = ["sh", "-c", "sleep 600 & echo $!; wait"]
+installers._run(words, Requirements("r", "/r", (), ()), "", os.environ, lambda line: print(line, flush=True))
+"""
+
+
+def test_what_the_installer_has_started_ends_with_hkrunner_even_when_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", INSTALLS], stdout=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        started = psutil.Process(int(killed.stdout.readline()))
+        killed.kill()
+    try:
+        wait_until(lambda: not runs(started), what="the end of what the installer had started")
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started.kill()
+
+
+def test_a_login_that_the_installer_prints_is_not_shown() -> None:
+    printed = io.BytesIO(b"error: cannot fetch https://ada:hush@host.example/simple\n")
+    assert list(installers._lines(printed)) == ["error: cannot fetch https://****@host.example/simple"]
+
+
+def test_code_that_builds_a_package_does_not_inherit_the_login_of_a_cluster() -> None:
+    environ = {"HKRUNNER_CLUSTER_TOKEN": "t", "HKRUNNER_CLUSTER_PASSWORD": "p", "PIP_INDEX_URL": "http://i"}
+    env = installers._environment(environ, "/tmp")
+    assert env["UV_DEFAULT_INDEX"] == "http://i" and not [one for one in env if "CLUSTER" in one]
 
 
 def test_a_complete_environment_is_used_from_a_cache_that_can_only_be_read(
