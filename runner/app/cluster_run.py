@@ -209,6 +209,7 @@ class ClusterRun:
             self._check_interrupt()
             self._submit(self._pipeline)
             self._phase = Phase.WAITING
+            self._check_interrupt()  # of Ctrl-C during the submission, which stops a detached job as well
             self._post(self._submitted)()
             if self._settings.cluster.detach:
                 return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ClusterError
+from ..protocol.messages import printable
 from ..settings.apply_options import ON
 from .click_options import parameter
 from .cluster_access import store_of
@@ -37,17 +38,31 @@ def _ls(on: str | None, as_json: bool) -> None:
         return
     if not found:
         click.echo(f"no algorithms in {cluster}", err=True)
-    width = max((len(str(one.get("name"))) for one in found), default=0)
-    for one in found:
-        limits = f"{one.get('cpu', '-')} cpu  {one.get('mem', '-')}"
-        click.echo(f"{one.get('name'):<{width}}  {one.get('type', ''):<5}  {limits:<18}  {_state(one)}")
+    rows = [(_word(one, "name"), _word(one, "type", ""), _limits(one), _state(one)) for one in found]
+    width = max((len(name) for name, *_ in rows), default=0)
+    for name, kind, limits, state in rows:
+        click.echo(f"{name:<{width}}  {kind:<5}  {limits:<18}  {state}")
+
+
+def _word(algorithm: Mapping[str, Any], key: str, absent: str = "-") -> str:
+    """Return the value for a person; it is whatever the cluster has stored."""
+    value = algorithm.get(key)
+    return absent if value is None else printable(str(value))
+
+
+def _limits(algorithm: Mapping[str, Any]) -> str:
+    return f"{_word(algorithm, 'cpu')} cpu  {_word(algorithm, 'mem')}"
+
+
+def _is_pending(algorithm: Mapping[str, Any]) -> bool:
+    options = algorithm.get("options")
+    return isinstance(options, dict) and bool(options.get("pending"))
 
 
 def _state(algorithm: Mapping[str, Any]) -> str:
-    image = algorithm.get("algorithmImage")
-    if (algorithm.get("options") or {}).get("pending"):
+    if _is_pending(algorithm):
         return "waits for its first build"
-    return str(image) if image else "no image"
+    return _word(algorithm, "algorithmImage") if algorithm.get("algorithmImage") else "no image"
 
 
 def _show(name: str, on: str | None, as_json: bool) -> None:
@@ -62,9 +77,10 @@ def _show(name: str, on: str | None, as_json: bool) -> None:
 
     shown = {key: value for key, value in found.items() if key not in _INNER}
     click.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), nl=False)
-    if (found.get("options") or {}).get("pending"):
+    if _is_pending(found):
         _tell(f"  ● {name} waits for its first build")
-    if NOT_LAST_VERSION in (found.get("errors") or ()):
+    errors = found.get("errors")
+    if isinstance(errors, list) and NOT_LAST_VERSION in errors:
         _tell(f"  ● {name} has a newer version than the current one: hkrunner algorithm versions {name}")
 
 
@@ -92,8 +108,14 @@ def _versions(name: str, on: str | None, as_json: bool, use: str | None, force: 
             click.echo(json.dumps({key: value for key, value in facts.items() if key != "algorithm"}))
             continue
         mark = "*" if one.id == current else " "
-        made = time.strftime("%Y-%m-%d %H:%M", time.localtime((one.created_ms or 0) / 1000))
-        click.echo(f"{mark} {one.number:<8} {one.id}  {made}  {one.image or ''}")
+        click.echo(printable(f"{mark} {one.number:<8} {one.id}  {_made(one)}  {one.image or ''}", 500))
+
+
+def _made(version: Version) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime((version.created_ms or 0) / 1000))
+    except (OverflowError, OSError, ValueError):
+        return "?"  # no time that a calendar has
 
 
 def _chosen(name: str, versions: list[Version], wanted: str, cluster: str) -> Version:

@@ -219,7 +219,7 @@ class ClusterJob:
         until = self._clock() + LATE_S
         while True:
             try:
-                return self._api.get(path, most=RESULT_MAX)
+                return self._api.get(path, most=RESULT_MAX, is_outage=SERVER_OUTAGE)
             except RequestRefused as error:
                 if error.status not in (400, 404):
                     raise

@@ -24,8 +24,11 @@ from .transport import Body
 
 #: Each input without arguments needs a node of its own.
 WITHOUT_ARGUMENTS_MAX = 100
+#: HKube stops a job that is older than this; by default after an hour, too short for ten thousand tasks.
+#: There is an end, because nobody may come back to a job that hangs.
+LIFETIME_S = 30 * 24 * 3600
 #: Failures do not end the other tasks, as in a local run.
-_OPTIONS = {"batchTolerance": 100}
+_OPTIONS = {"batchTolerance": 100, "ttl": LIFETIME_S}
 
 
 class BatchPipeline(NamedTuple):

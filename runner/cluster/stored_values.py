@@ -12,6 +12,7 @@ from typing import Any
 
 from ...sandbox.codec import codec
 from ..errors import ClusterError
+from .job_answers import finite
 
 _HEADER_LENGTH = 8
 _MAGIC = b"HK"
@@ -50,7 +51,10 @@ def json_of_shown(value: Any) -> bytes:
 
 def _json(value: Any) -> bytes:
     try:
-        return json.dumps(value, default=_text_of).encode()
+        try:
+            return json.dumps(value, default=_text_of, allow_nan=False).encode()
+        except ValueError:  # NaN, which JSON has not: as in HKube's own JSON, null is in its place
+            return json.dumps(finite(value), default=_text_of, allow_nan=False).encode()
     except RecursionError:
         raise ClusterError("a result is nested too deep") from None
     except (TypeError, ValueError) as error:  # msgpack has keys that are bytes or lists

@@ -93,7 +93,7 @@ def test_a_job_prints_what_a_local_run_prints(cluster: HkubeApi, folder: Path) -
     assert "✔ job job000000001 completed in 0.50 s" in there.stderr
     ((_, pipeline),) = cluster.bodies
     assert [node["nodeName"] for node in pipeline["nodes"]] == ["sq-3", "sq-none-1", "sq"]
-    assert pipeline["options"] == {"batchTolerance": 100}
+    assert pipeline["options"] == {"batchTolerance": 100, "ttl": 2_592_000}, "HKube stops it after an hour"
 
 
 def test_failures_and_large_results_are_told_by_task(cluster: HkubeApi, folder: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_job_that_another_user_stops_is_no_success(cluster: HkubeApi, folder: 
     ("args", "status", "sentence"),
     [
         (["--algorithm", "nope"], 3, "has no algorithm nope: send it there with `hkrunner apply --on "),
-        (["--algorithm", "a/b"], 2, "--algorithm a/b: HKube's names have at least two of a-z, 0-9"),
+        (["--algorithm", "a/b"], 2, "--algorithm a/b: HKube's names have 2 to 32 of a-z, 0-9, dash"),
         (
             ["other.py"],
             2,

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hkrunner.runner.cli import algorithm
 from hkrunner.runner.cluster.address import Cluster
 from hkrunner.runner.cluster.algorithm_store import AlgorithmStore
 from hkrunner.runner.cluster.api import ClusterApi, json_body
 from hkrunner.runner.cluster.job import ClusterJob
 from hkrunner.runner.cluster.job_answers import JobEnd
 from hkrunner.runner.cluster.job_tasks import cluster_tasks
+from hkrunner.runner.cluster.stored_values import json_of_stored
 from hkrunner.runner.errors import ClusterError, HkrunnerError
 from support.clock import Clock
 from support.hkube_api import Fault, HkubeApi
@@ -194,10 +196,11 @@ def test_a_job_outlives_an_api_server_whose_database_is_away() -> None:
         job.submit(json_body(json.dumps(PIPELINE).encode()))
         text = b'{"error":{"code":500,"message":"connection 3 to 10.0.0.2:27017 closed"}}'
         fake.faults = [Fault("GET .*/exec/status", 500, text) for _ in range(4)]
+        fake.faults += [Fault("GET .*/exec/results", 500, text)]
         end = job.wait(lambda progress: None)
         assert [one.output for one in job.results(end, with_times=False)] == [b"[3]"]
     assert "connection 3 to 10.0.0.2:27017 closed (HTTP 500); retrying" in said[0]
-    assert said[1:] == ["● lab answers again"]
+    assert len(said) == 4 and said[1::2] == ["● lab answers again"] * 2
 
 
 @pytest.mark.parametrize("stored", [b"\xff", b"[" * 5000, bytes((1, 8, 2, 3, 0, 0)) + b"HK\x81\xc4\x01a\x01"])
@@ -209,6 +212,10 @@ def test_a_stored_value_that_cannot_be_read_is_the_failure_of_its_task_alone(sto
     assert second.status in ("succeed", "failed")
     if second.failure is not None:
         assert second.failure.code == "STORAGE_READ_FAILED"
+
+
+def test_a_stored_number_that_json_has_not_is_null_as_in_hkubes_own_json() -> None:
+    assert json_of_stored(b"\x92\xcb\x7f\xf8\0\0\0\0\0\0\x01", "msgpack") == b"[null, 1]"
 
 
 def test_a_result_nested_deeper_than_can_be_printed_is_the_failure_of_its_task() -> None:
@@ -273,3 +280,17 @@ def test_the_answers_of_the_store_are_not_believed_blindly() -> None:
         assert not store.build("b").has_ended
     with pytest.raises(HkrunnerError, match="has no algorithm"):
         AlgorithmStore(Answers({})).get("../jobs")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("command", ["ls", "show a", "versions a"])
+def test_whatever_a_cluster_has_stored_of_an_algorithm_can_be_shown(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for junk in JUNK:
+        stored = dict.fromkeys(("name", "type", "cpu", "mem", "algorithmImage", "options", "errors"), junk)
+        version = {"version": junk, "semver": junk, "created": junk, "algorithm": stored}
+        answers = {"store": [stored], "store/algorithms": stored, "versions/algorithms": [version]}
+        store = AlgorithmStore(Answers(answers))  # type: ignore[arg-type]
+        monkeypatch.setattr(algorithm, "store_of", lambda *_, store=store: (store, "lab"))
+        algorithm.command.main(command.split(), standalone_mode=False)
+        assert "\x1b" not in capsys.readouterr().out
