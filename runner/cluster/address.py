@@ -55,7 +55,9 @@ def cluster_of(name: str, environ: Mapping[str, str], cwd: str) -> Cluster:
                 else f"--on {name}: there is no file {file} with clusters by name; give a URL, or make it"
             )
         found = _of_entry(name, entries[name], file)
-    token = (environ.get(TOKEN_VARIABLE) or found.token or "").strip()
+    # A password in the environment comes before a token in the file, which would be sent instead of a login.
+    in_file = None if environ.get(PASSWORD_VARIABLE) else found.token
+    token = (environ.get(TOKEN_VARIABLE) or in_file or "").strip()
     if not can_be_token(token):
         source = TOKEN_VARIABLE if environ.get(TOKEN_VARIABLE) else f"{file}: {found.name}: token"
         raise SettingsError(f"{source}: a token is one line of ASCII, without spaces within")
@@ -185,6 +187,11 @@ def _of_hkubectl(environ: Mapping[str, str], cwd: str) -> Cluster:
 
 def _checked_url(url: str, source: str) -> str:
     """Return the URL without /api/v1 and without a slash at its end. Raises SettingsError."""
+    if "@" in url:
+        raise SettingsError(
+            f"{source}: a URL is shown in messages; instead of a password in it, set {USERNAME_VARIABLE} and"
+            f" {PASSWORD_VARIABLE}"
+        )
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -194,11 +201,6 @@ def _checked_url(url: str, source: str) -> str:
         raise SettingsError(f"{source}: a cluster's URL looks like https://hkube.example.org, not {url!r}")
     if not parts.netloc.isprintable() or " " in parts.netloc:
         raise SettingsError(f"{source}: {url!r} is no URL: there is no such host")
-    if parts.username is not None:
-        raise SettingsError(
-            f"{source}: a URL is shown in messages; instead of a password in it, set {USERNAME_VARIABLE} and"
-            f" {PASSWORD_VARIABLE}"
-        )
     path = quote(parts.path, safe="/%:@!$&'()*+,;=~-._")  # a request line has no room for others
     plain = parts._replace(path=path).geturl()
     return plain.rstrip("/").removesuffix("/api/v1").rstrip("/")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from ..errors import ClusterError
 from ..protocol.messages import printable
@@ -151,6 +151,11 @@ class ClusterApi:
         if answer.status == 401:
             self._log_in()  # the token has expired, or this is the first request
             answer = exchange()
+            if answer.status == 401:
+                raise ClusterError(
+                    f"{self.cluster.name} has accepted the login of {self.cluster.username}, and refuses the"
+                    " request (HTTP 401): the user may lack a role for it (view, edit, execute, delete)"
+                )
         return self._accepted(answer)
 
     def decoded(self, answer: HttpAnswer) -> Any:
@@ -247,8 +252,10 @@ class ClusterApi:
     def _accepted(self, answer: HttpAnswer) -> HttpAnswer:
         """Return the answer if the request was accepted; raise what it says otherwise."""
         if 300 <= answer.status < 400:
-            location = printable(str(answer.headers.get("Location", "another address")))
-            raise ClusterError(f"{self.cluster.name} redirects to {location}; give that address with --on")
+            location = _redirection(self.base_url, str(answer.headers.get("Location", "")))
+            raise ClusterError(
+                f"{self.cluster.name} redirects to {location}; give that address with --on, if it is HKube's"
+            )
         if answer.status >= 400:
             raise error_of(self.cluster.name, answer.status, answer.body)
         return answer
@@ -318,6 +325,16 @@ class Outage:
             return None
         self._attempts += 1
         return PAUSES_S[min(self._attempts, len(PAUSES_S)) - 1]
+
+
+def _redirection(base: str, location: str) -> str:
+    """Return the address as --on takes it: without the path of the request, nor what may be secret in it."""
+    try:
+        target = urlsplit(urljoin(base, location))
+    except ValueError:
+        return "another address"
+    path = target.path.partition("/api/v1")[0]
+    return printable(f"{target.scheme}://{target.netloc.rpartition('@')[2]}{path}")
 
 
 def json_body(data: bytes) -> Body:

@@ -39,7 +39,8 @@ class Login:
         cluster = self._cluster
         if cluster.token is not None:
             raise ClusterError(
-                f"{cluster.name} does not accept the token: it is wrong, or it has expired (HTTP 401)"
+                f"{cluster.name} does not accept the token: it is wrong, has expired or lacks a role (HTTP"
+                " 401)"
             )
         if not cluster.username or not cluster.password:
             raise ClusterError(

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import http.client
 import io
+import ipaddress
 import socket
 import ssl
 import threading
@@ -264,7 +265,7 @@ def _tls_context(cluster: Cluster) -> ssl.SSLContext:
 def _proxy_of(target: SplitResult) -> SplitResult | None:
     """Return the proxy that the variables name for this URL, None if it is to be reached directly."""
     url = urllib.request.getproxies().get(target.scheme)
-    if not url or urllib.request.proxy_bypass(target.netloc.rpartition("@")[2]):
+    if not url or _is_here(target.hostname) or urllib.request.proxy_bypass(target.netloc.rpartition("@")[2]):
         return None
     shown = ""
     try:
@@ -278,6 +279,14 @@ def _proxy_of(target: SplitResult) -> SplitResult | None:
         f"the proxy in {target.scheme}_proxy is not of the form http://host:port{shown}; set no_proxy to go"
         " without it"
     )
+
+
+def _is_here(host: str | None) -> bool:
+    """Whether the host is this machine, whose forwarded port of a cluster no proxy can reach."""
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _proxy_login(proxy: SplitResult) -> dict[str, str]:

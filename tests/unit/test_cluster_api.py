@@ -123,9 +123,15 @@ def test_another_server_is_not_taken_for_the_api() -> None:
         fake.faults = [Fault(INFO, 200, b"<html>Welcome</html>") for _ in range(2)]
         with pytest.raises(ClusterError, match="there is no HKube API"):
             _ = api.storage
-        fake.faults = [Fault(INFO, 302, headers={"Location": "https://login.example"})]
-        with pytest.raises(ClusterError, match=r"redirects to https://login\.example; give"):
-            _ = api.storage
+        for location, told in {
+            "https://login.example?state=secret": r"https://login\.example; give that address with --on",
+            "https://me:pass@hkube.example/x/api/v1/storage/info": "https://hkube.example/x; give",
+            "/ui/": r"http://127\.0\.0\.1:\d+/ui/; give",
+            "http://[": "another address; give",
+        }.items():
+            fake.faults = [Fault(INFO, 302, headers={"Location": location})]
+            with pytest.raises(ClusterError, match=f"redirects to {told}"):
+                _ = api.storage
 
 
 def test_a_missing_algorithm_is_told_apart() -> None:
@@ -269,6 +275,14 @@ def test_a_login_that_fails_is_explained(credentials: dict[str, str], sentence: 
         assert "wrong" not in sentence or sum("login" in one for one in fake.requests) == 1
 
 
+def test_a_request_that_a_new_login_does_not_help_names_the_roles() -> None:
+    with server(login=("ada", "secret"), token_s=0).running() as fake:
+        api, _ = client(fake, username="ada", password="secret")
+        with pytest.raises(ClusterError, match=r"accepted the login of ada, and refuses .* may lack a role"):
+            _ = api.storage
+        assert sum("login" in one for one in fake.requests) == 1
+
+
 # ---- TLS and proxies
 
 
@@ -305,6 +319,8 @@ def test_plain_requests_go_through_a_proxy_unless_no_proxy_excludes_the_host(
         monkeypatch.setenv("no_proxy", "hkube.invalid")
         with pytest.raises(ClusterError, match="there is no host of this name"):
             _ = ClusterApi(cluster).storage
+        monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
+        assert ClusterApi(Cluster("lab", fake.url)).storage, "a proxy cannot reach a port of this machine"
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
     monkeypatch.delenv("no_proxy")
     with pytest.raises(ClusterError, match="the proxy in http_proxy is not of the form http://host:port"):
@@ -393,6 +409,8 @@ def test_clusters_have_names_in_a_file(tmp_path: Path) -> None:
         "typo": "has unknown keys: user; known are ca, password, passwordFile, token, url, username, verify",
         "ftp://x": "looks like https://",
         "https://ada:secret@x": "a URL is shown in messages",
+        "htps://ada:secret@x": "a URL is shown in messages",
+        "https://ada:sec/ret@x": "a URL is shown in messages",
         "hkubectl": "no .hkube/.hkuberc in this folder",
     }.items():
         with pytest.raises(SettingsError, match=sentence):

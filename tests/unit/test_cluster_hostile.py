@@ -168,6 +168,7 @@ def test_names_and_passwords_are_what_is_written_whatever_yaml_takes_them_for(tm
         "  none: {url: http://e, password: }\n"
     )
     environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    assert cluster_of("yes", {**environ, "HKRUNNER_CLUSTER_PASSWORD": "p"}, "/")[3:5] == ("p", None)
     assert tuple(cluster_of("12", environ, "/")) == ("12", "http://a", "007", "0123", None, None, False)
     assert cluster_of("yes", environ, "/").token == "2024-99-99"
     assert cluster_of("1e3", environ, "/").url == "http://c/a%20b/%C3%A4"
