@@ -6,6 +6,7 @@ from the code or by hkrunner: they change without a change of the code, and HKub
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections import Counter
@@ -13,11 +14,12 @@ from typing import NamedTuple
 
 from ...sandbox.shared.limits import format_bytes
 from ..errors import SettingsError
-from .ignore_file import IgnoreRule, read_rules, rule_files_of
+from .ignore_file import IGNORE_FILE, IgnoreRule, read_rules, rule_files_of
 
 #: Names of folders and files that are never part of the code.
 _NEVER_FOLDERS = {
     "__pycache__",
+    ".ipynb_checkpoints",
     ".hkrunner",
     ".git",
     ".hg",
@@ -27,6 +29,8 @@ _NEVER_FOLDERS = {
     ".ruff_cache",
 }
 _NEVER_SUFFIXES = (".pyc", ".pyo")
+#: What every environment of venv and virtualenv has, and every one of conda.
+_OF_ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")
 #: A submodule and a second work tree have a file where a clone has a folder.
 _NEVER_FILES = {".git"}
 #: Folders and files in which programs keep passwords and keys: who runs the image could read them, and the
@@ -125,10 +129,13 @@ class _Walk:
             with os.scandir(path) as entries:
                 found = sorted(entries, key=lambda one: one.name)
         except OSError as error:
-            raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+            raise SettingsError(
+                f"{path} cannot be read: {error.strerror}; {IGNORE_FILE} can leave it out"
+            ) from None
         for entry in found:
             if entry.path not in self._without:
-                self._add(entry, os.path.join(inside, entry.name), rules)
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    self._add(entry, os.path.join(inside, entry.name), rules)
 
     def _add(self, entry: os.DirEntry[str], name: str, rules: list[tuple[str, list[IgnoreRule]]]) -> None:
         is_folder = entry.is_dir(follow_symlinks=False)
@@ -152,7 +159,8 @@ class _Walk:
         if is_folder:
             if entry.name in _NEVER_FOLDERS:
                 return GENERATED
-            return ENVIRONMENT if os.path.exists(os.path.join(entry.path, "pyvenv.cfg")) else None
+            is_environment = any(os.path.exists(os.path.join(entry.path, one)) for one in _OF_ENVIRONMENTS)
+            return ENVIRONMENT if is_environment else None
         if entry.is_symlink():
             target = os.readlink(entry.path)
             real = os.path.relpath(os.path.realpath(entry.path), self._real)

@@ -50,7 +50,8 @@ class IgnoreRule(NamedTuple):
 def read_rules(file: str) -> list[IgnoreRule]:
     """Return the rules of the file. Raises SettingsError with the line of one that is not understood."""
     try:
-        with open(file, encoding="utf-8", errors="surrogateescape") as stream:
+        # hkubectl trims the mark that editors of Windows put before the first line.
+        with open(file, encoding="utf-8-sig", errors="surrogateescape") as stream:
             lines = re.split(r"\r?\n", stream.read())
     except OSError as error:
         raise SettingsError(f"{file} cannot be read: {error.strerror}") from None

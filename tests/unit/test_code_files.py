@@ -40,6 +40,7 @@ FILES = "main.py a/main.py a/b/x.csv a/data/y data/x data/keep/z Foo.LOG a/foo.l
         ("data/*\n!data/keep", "Foo.LOG a/b/x.csv a/data/y a/foo.log a/main.py data/keep/z main.py"),
         ("{a,data}", "Foo.LOG main.py"),
         ("[!m]*", "main.py"),
+        ("\ufeff*.log\n", "a/b/x.csv a/data/y a/main.py data/keep/z data/x main.py"),
         ("a/?", "Foo.LOG a/data/y a/foo.log a/main.py data/keep/z data/x main.py"),
     ],
 )
@@ -62,7 +63,9 @@ def test_a_folder_has_rules_of_its_own(tmp_path: Path) -> None:
 
 def test_what_is_made_from_the_code_is_left_out_and_everything_left_out_is_told(tmp_path: Path) -> None:
     tree(
-        tmp_path, "main.py m.pyc __pycache__/m.pyc .hkrunner/x .git/x env/pyvenv.cfg a/x b c", top="[bc]\na\n"
+        tmp_path,
+        "main.py m.pyc __pycache__/m.pyc .hkrunner/x .git/x env/pyvenv.cfg conda/conda-meta/history a/x b c",
+        top="[bc]\na\n",
     )
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "inside").symlink_to("main.py")
@@ -76,7 +79,7 @@ def test_what_is_made_from_the_code_is_left_out_and_everything_left_out_is_told(
         "3 files, 2.9 KiB, of which main.py is 2.9 KiB",
         "left out (never part of the code): .git/, .hkrunner/, __pycache__/, m.pyc",
         "left out (.hkubeignore): a/, b, c",
-        "left out (a virtual environment): env/",
+        "left out (a virtual environment): conda/, env/",
         "left out (a link that leads outside the folder): outside",
         "left out (neither a file nor a link): pipe",
     ]
