@@ -100,21 +100,22 @@ def _parse(path: str) -> ast.Module | None:
         return None
 
 
-def _imports(node: ast.AST, path: str, *, optional: bool) -> Iterator[tuple[Import, int]]:
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            yield Import(alias.name, path, node.lineno, optional), 0
-    elif isinstance(node, ast.ImportFrom) and node.module:
-        yield Import(node.module, path, node.lineno, optional), node.level
-    elif isinstance(node, ast.ImportFrom):
-        for alias in node.names:
-            yield Import(alias.name, path, node.lineno, optional), node.level
-    for child in ast.iter_child_nodes(node):
-        if isinstance(node, (ast.If, ast.Try)) and not isinstance(child, ast.expr):
-            inside = True
-        else:
-            inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        yield from _imports(child, path, optional=optional or inside)
+def _imports(tree: ast.AST, path: str, *, optional: bool) -> Iterator[tuple[Import, int]]:
+    """Yield each import with its level, in order. Generated code may be nested deeper than Python's stack."""
+    waiting = [(tree, optional)]
+    while waiting:
+        node, optional = waiting.pop()
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, path, node.lineno, optional), 0
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield Import(node.module, path, node.lineno, optional), node.level
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield Import(alias.name, path, node.lineno, optional), node.level
+        inside = optional or isinstance(node, (ast.If, ast.Try, ast.FunctionDef, ast.AsyncFunctionDef))
+        children = [one for one in ast.iter_child_nodes(node) if not isinstance(one, ast.expr)]
+        waiting += [(one, inside) for one in reversed(children)]
 
 
 def _beside(module: str, folder: str) -> list[str]:
