@@ -69,6 +69,7 @@ class ProgramConnection:
         )
         self._queue: deque[Piece] = deque()
         self._is_reading = False
+        self._is_amid_read = False  #: whether a message is being passed on
         self._is_over = False  #: nothing more will be read
         sock.setblocking(False)
         with contextlib.suppress(OSError):
@@ -147,16 +148,21 @@ class ProgramConnection:
         while not self._is_over and self._read()[0]:
             pass
 
-    def _read_turn(self) -> None:
-        taken = 0
-        while not self._is_over and self._is_reading and taken < TURN_BYTES:
+    def catch_up(self) -> None:
+        """Read what there is now, also while paused: as much as in one turn of the loop."""
+        self._read_turn(while_paused=True)
+
+    def _read_turn(self, *, while_paused: bool = False) -> None:
+        taken, may_be_more = 0, True
+        while may_be_more and taken < TURN_BYTES and (self._is_reading or while_paused) and not self._is_over:
             count, may_be_more = self._read()
             taken += count
-            if not may_be_more:
-                return
 
     def _read(self) -> tuple[int, bool]:
         """Read once; return how many bytes, and whether there may be more now."""
+        if self._is_amid_read:  # what a message leads to may read on: the reader is not done with that one
+            return 0, False
+        self._is_amid_read = True
         try:
             count, may_be_more = self._reader.receive(self._socket)
         except BlockingIOError:
@@ -168,6 +174,8 @@ class ProgramConnection:
             return 0, False
         except OSError:  # reset: it has ended with something unread
             count, may_be_more = 0, False
+        finally:
+            self._is_amid_read = False
         if not count and not self._is_over:
             self._end()
         elif count and not self._is_over and self._is_more_due():

@@ -1,4 +1,7 @@
-"""The port of a program lets in that program, once, and a program's frames are read however they are cut."""
+"""The port of a program lets in that program, once, and a program's frames are read however they are cut.
+
+What it sends late is no message of its next task.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.link.message_memory import WorkerMessage
+from hkrunner.runner.program.channel import ProgramChannel
 from hkrunner.runner.program.connection import ProgramConnection
 from hkrunner.runner.program.port import REQUESTS_MAX, ProgramPort
+from hkrunner.sandbox.shared.message_format import ProcessMessage
+from hkrunner.sandbox.shared.messages import Done, Initialize, Initialized, Loaded, Problem, Start
 from support.waiting import wait_until
 
 
@@ -127,6 +133,7 @@ class Program:
         self.said: list[bytes] = []
         self.errors: list[str] = []
         self.ends: list[bool] = []
+        self.then: Callable[[], None] = lambda: None  #: what follows from each message
         self.connection = ProgramConnection(
             self.loop,
             ours,
@@ -141,6 +148,7 @@ class Program:
     def _on_message(self, message: WorkerMessage) -> None:
         self.said.append(message.whole())
         message.release()
+        self.then()
 
     def sends(self, data: bytes, *, step: int) -> None:
         for begin in range(0, len(data), step):
@@ -168,6 +176,13 @@ def test_small_frames_may_be_cut_anywhere(program: Program, step: int) -> None:
     program.sends(masked(1, b"one ", last=False) + masked(9, b"ping") + masked(0, b"message"), step=step)
     assert program.said[-1] == b"one message"
     assert program.sock.recv(100) == b"\x8a\x04ping"
+
+
+def test_what_follows_from_a_message_may_read_on(program: Program) -> None:
+    messages = [b"one", b"y" * 300, b"three"]
+    program.then = program.connection.catch_up
+    program.sends(b"".join(masked(1, one) for one in messages), step=200)
+    assert program.said == messages
 
 
 @pytest.mark.parametrize("step", [65537, 100_003])
@@ -221,3 +236,46 @@ def test_a_large_message_goes_out_while_the_loop_serves_others(program: Program)
             found += program.sock.recv(1 << 20)
     assert found == b"\x81\x7f" + struct.pack("!Q", len(message)) + bytes(message) + b"\x81\x02{}"
     assert sent == [True]
+
+
+# ---- its messages
+
+
+def test_what_a_program_sends_late_is_no_message_of_its_next_task() -> None:
+    heard: list[tuple[int, ProcessMessage]] = []
+    broken: list[object] = []
+    with contextlib.ExitStack() as stack:
+        loop = Loop()
+        stack.callback(loop.close)
+        channel = ProgramChannel(loop, "json", set())
+        stack.callback(channel.close)
+        channel.pids = lambda: [os.getpid()]
+        channel.listen_with(lambda *message: heard.append(message), broken.append, broken.append)
+        channel.resume()
+
+        def hears(task: int, kind: type) -> None:
+            def has_come() -> bool:
+                loop.turn(0)
+                return any(number == task and type(one) is kind for number, one in heard)
+
+            wait_until(has_come, deadline_s=10, what=f"{kind.__name__} of task {task}")
+
+        port = int(channel.variables["WORKER_SOCKET_PORT"])
+        program = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        program.sendall(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\n\r\n")
+        hears(0, Loaded)
+        for task in (1, 2):
+            channel.send(task, Initialize(b'{"command":"initialize","data":{}}'))
+            channel.resume()
+            program.sendall(masked(1, b'{"command":"initialized"}'))
+            hears(task, Initialized)
+            channel.send(task, Start())
+            program.sendall(masked(1, b'{"command":"done"}'))
+            hears(task, Done)
+            channel.pause()  # as while the worker takes nothing
+            program.sendall(masked(1, b'{"command":"errorMessage","error":{"message":"late"}}'))
+            wait_until(lambda: not channel.is_quiet, deadline_s=10, what="its late message")
+    assert not broken
+    assert [type(one) for number, one in heard if number == 2][1:] == [Initialized, Done]
+    (said,) = [one for _, one in heard if isinstance(one, Problem)]
+    assert "`errorMessage` while it had no task" in said.text
