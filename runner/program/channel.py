@@ -30,6 +30,9 @@ from .pulse import Pulse
 
 #: A program that reports how many messages wait does so within this time; HKube's wrappers do it each 2 s.
 REPORT_S = 5.0
+#: A program that has returned hands out what the next nodes have not taken for at most this long, as one does
+#: that HKube stops gracefully.
+HAND_OUT_S = 600.0
 
 
 class HandedOver(NamedTuple):
@@ -63,7 +66,7 @@ class ProgramChannel:
             self._tell,
             on_unsure=lambda: self.exit({"exitCode": 0}),
             on_returned=lambda: self._loop.after(REPORT_S, lambda: self._talk.hand_out(without_reports=True)),
-            on_hand_out=lambda: self._say({"command": "stop", "data": {"forceStop": False}}),
+            on_hand_out=self._hand_out,
             reported=reported,
         )
         self._port = ProgramPort(
@@ -94,6 +97,11 @@ class ProgramChannel:
     ) -> None:
         """See ChildChannel; a memfd in a message is the callee's to close."""
         self._on_message, self._on_error, self._on_end = on_message, on_error, on_end
+
+    def _hand_out(self) -> None:
+        self._say({"command": "stop", "data": {"forceStop": False}})
+        task = self._talk.task
+        self._loop.after(HAND_OUT_S, lambda: self._talk.end_handing_out(task))
 
     def _tell(self, task: int, message: ProcessMessage) -> None:
         self._on_message(task, message)

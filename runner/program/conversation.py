@@ -81,8 +81,9 @@ class Conversation:
         self._owes_stopped = (
             False  #: a `stop` was sent, for this task or an earlier one, and no `stopped` came
         )
+        self._is_started = False  #: whether `start` was sent for the task
         self.stream: ProgramStream | None = None  #: of the task, if it is one of a stream
-        self.files = self._no_files()
+        self.files = TaskFiles(wire_encoding, None, None, self.report)
         self._handlers: dict[str, Callable[[WorkerMessage, ProgramMessage], None]] = {
             "initialized": self._initialized,
             "done": self._done,
@@ -93,15 +94,12 @@ class Conversation:
             **dict.fromkeys(("logData", *CALLS), self._call),
         }
 
-    def _no_files(self) -> TaskFiles:
-        return TaskFiles(self._encoding, None, None, self.report)
-
     # ---- messages to the program
 
     def begin(self, task: int) -> None:
         """Begin the conversation about this task, whose `initialize` is being sent."""
         self.close()
-        self.task, self._talk = task, Talk.SENDING
+        self.task, self._talk, self._is_started = task, Talk.SENDING, False
 
     def keep_in(self, folder: str | None, keep_max_bytes: int | None) -> None:
         """Keep the input and the result of the task in this folder; see TaskFiles."""
@@ -118,7 +116,7 @@ class Conversation:
 
     def start(self) -> None:
         """`start` is sent."""
-        self._talk = Talk.STARTED
+        self._talk, self._is_started = Talk.STARTED, True
 
     def stop(self, *, in_order: bool = False) -> None:
         """`stop` is sent; `in_order`: a stream is to hand out what it has first."""
@@ -142,8 +140,7 @@ class Conversation:
         if self.stream is not None:
             self.stream.drop()
             self.stream = None
-        self.files.close()
-        self.files = self._no_files()
+        self.keep_in(None, None)
 
     # ---- messages of the program
 
@@ -189,11 +186,14 @@ class Conversation:
             self._hold_back(f"{what} that {unreadable.why(error, f'is no {self._encoding}')}")
 
     def _initialized(self, message: WorkerMessage, said: ProgramMessage) -> None:
-        if self._talk in (Talk.INITIALIZED, Talk.STARTED):
+        if self._talk is Talk.INITIALIZED or self._is_started:
             self._hold_back("a second `initialized` for one task")
             return
         if self._talk is Talk.INITIALIZING:
             self._talk = Talk.INITIALIZED
+        else:  # stopped in its init(): it has nothing to do for the task any more
+            self._talk = Talk.NONE
+            self.close()
         self._on_message(self.task, Initialized())
 
     def _done(self, message: WorkerMessage, said: ProgramMessage) -> None:
@@ -226,6 +226,17 @@ class Conversation:
         if not (without_reports and stream.is_reported):
             self.stop(in_order=True)
             self._on_hand_out()
+
+    def end_handing_out(self, task: int) -> None:
+        """The time for hand_out() is over: the result of this task is its answer, if it has none yet."""
+        stream = self.stream
+        if self.task != task or self._talk is not Talk.STOPPING or stream is None:
+            return
+        result = stream.take()
+        if result is not None:
+            self.report("the program has not said `stopped` in time: messages that it still has are lost")
+            self._answer(result)
+            self._on_unsure()
 
     def _error_message(self, message: WorkerMessage, said: ProgramMessage) -> None:
         if message.size > DECODED_MAX:

@@ -55,6 +55,9 @@ class TaskEnd:
         self._streaming = streaming
         self._on_result = on_result
         self._leaks = LeakWatch()
+        #: Whether a program gets no task after one of a stream: it was told to end, or has its sockets still.
+        #: In a local pipeline no task follows.
+        self._replaces_streaming = bool(settings.code.argv) and not streaming.is_local
 
     def measure(self) -> None:
         """Ask for the final usage of a task that lasted; a short one has it already."""
@@ -206,9 +209,13 @@ class TaskEnd:
         if leak is not None:
             self._notices.task.leak(leak)
         recycle = self._settings.serving.recycle_after
-        if recycle is not None and served >= recycle and self._control.state is State.IDLE:
+        if self._control.state is not State.IDLE:
+            pass  # everything ends, or the next task has come
+        elif recycle is not None and served >= recycle:
             self._notices.child.recycled(served)
             self._pool.recycle()
+        elif self._replaces_streaming and task.has_stream and result.status != "failed":
+            self._pool.release(ask=True)
         self._pool.task_ended()
 
 

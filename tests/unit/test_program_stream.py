@@ -18,7 +18,7 @@ from hkrunner.runner.protocol import encoding
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.sandbox.shared.limits import Limits
 from hkrunner.sandbox.shared.message_format import Memfd
-from hkrunner.sandbox.shared.messages import Done, Failed, Problem, TaskRead
+from hkrunner.sandbox.shared.messages import Done, Failed, Initialized, Problem, TaskRead
 from hkrunner.sandbox.shared.outcome import Cause
 from hkrunner.sandbox.shared.stream_messages import AskStream, StreamStage, StreamStatistics
 from support.clock import Clock
@@ -97,6 +97,18 @@ def test_a_program_that_reports_nothing_is_asked_to_hand_out_what_it_has() -> No
     assert talk.asked == ["returned", "hand out"]
 
 
+def test_a_program_that_never_says_stopped_has_its_result_all_the_same() -> None:
+    talk = Talk()
+    talk.says("done", 7)
+    talk.reports(waiting=0)
+    talk.conversation.end_handing_out(2)  # of another task
+    assert talk.asked[-1] == "hand out"
+    for _ in range(2):
+        talk.conversation.end_handing_out(1)
+    assert [one for one in talk.heard if isinstance(one, Done)] == [Done(b'{"command":"done","data":7}')]
+    assert talk.asked[-2:] == ["hand out", "exit"]
+
+
 def test_a_node_without_next_nodes_answers_at_once() -> None:
     talk = Talk(children=())
     talk.says("done", 7)
@@ -118,6 +130,26 @@ def test_a_stop_in_order_ends_with_stopped_and_one_by_force_is_no_result(result:
             assert json.loads(bytes(answer.wire)).get("data") == (7 if result == "before" else None)
         else:
             assert isinstance(answer, Failed)
+
+
+def test_a_program_that_is_stopped_in_its_init_takes_the_next_task() -> None:
+    talk = Talk()
+    talk.conversation.begin(2)
+    talk.conversation.initialize_sent(2)
+    talk.conversation.stop()
+    for command in ("initialized", "done", "stopped"):
+        talk.says(command)
+    kinds = [type(one) for one in talk.heard]
+    assert kinds == [Initialized, Problem]  # `done` is held back
+    assert talk.asked == []
+
+
+def test_a_second_initialized_is_none_after_a_stop() -> None:
+    talk = Talk()
+    talk.conversation.stop()
+    talk.says("initialized")
+    (said,) = talk.heard
+    assert isinstance(said, Problem) and "a second `initialized`" in said.text
 
 
 def test_a_large_result_that_is_kept_is_forgotten_with_its_task() -> None:
@@ -171,6 +203,9 @@ def test_discovery_updates_and_statistics_are_passed_on(serve: Serve) -> None:
     assert one.link.posted[-1] == {"command": "streamingStatistics", "data": items}
     one.child_answers()
     assert one.commands[-1] == "done"
+    assert one.children[0].exits  # it was told to end already, and gets no other task
+    one.initialize("t2")
+    assert one.child is one.children[1]
 
 
 def test_a_program_that_takes_too_long_for_a_message_is_killed(serve: Serve) -> None:
