@@ -29,9 +29,11 @@ AHEAD_S, AHEAD_MAX, AHEAD_BYTES = 0.02, 64, 16 * 1024 * 1024
 IN_HAND_MAX, IN_HAND_BYTES = 4 * AHEAD_MAX, 8 * AHEAD_BYTES
 #: Messages that ZeroMQ holds beside these: those that were asked for may come one by one.
 WAITING_MAX = AHEAD_MAX
-#: A larger message ends its connection, before memory is allocated for it; so do frames without end.
-MESSAGE_MAX = 2**32 - 1
-INTAKE_MAX = MESSAGE_MAX + 2 * AHEAD_BYTES
+#: A larger frame ends its connection, before memory is allocated for it.
+FRAME_MAX = 2**32 - 1
+#: So do a larger message than may come, and frames without end, once so much more has come: the heads of its
+#: frames, and messages that follow one another.
+INTAKE_MORE = 2 * AHEAD_BYTES
 #: Pauses before new connections, as long as each one is lost soon.
 PAUSES_S = (0.0, 0.1, 0.3, 1.0)
 #: Weight of the newest measurement in an average.
@@ -60,14 +62,19 @@ class Consumer:
         parent: str,
         node: str,
         encoding: str,
+        message_bytes: int,
     ) -> None:
-        """Connect. `parent`: the name of the node at the other end; `node`: our own. Raises zmq.ZMQError."""
+        """Connect. `parent`: the name of the node at the other end; `node`: our own.
+
+        `message_bytes`: most that a message may have. Raises zmq.ZMQError.
+        """
         self._context = context
         self._poller = poller
         self.number = number
         self.address = address
         self.parent = parent
         self._encoding = encoding
+        self._intake_bytes = message_bytes + INTAKE_MORE
         self._name = codec.encode_value(encoding, node)
         self.in_hand: deque[FetchedMessage] = deque()  #: messages that the child has not done
         self._average_s = AHEAD_S  #: time that the child takes for a message
@@ -98,10 +105,10 @@ class Consumer:
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.setsockopt(zmq.RCVHWM, WAITING_MAX)
-        socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_MAX)
+        socket.setsockopt(zmq.MAXMSGSIZE, FRAME_MAX)
         socket.setsockopt(zmq.IPV6, int("[" in self.address))
         keep_alive(socket)
-        self.intake = ConnectionIntake(INTAKE_MAX)
+        self.intake = ConnectionIntake(self._intake_bytes)
         self.monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED)
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(self.monitor, zmq.POLLIN)

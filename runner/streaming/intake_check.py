@@ -27,7 +27,8 @@ class IntakeCheck:
                 self._tell_once("a peer sent more than a consumer may: its connection was closed")
             if parents:
                 for node in parents.check_intakes(private_bytes() - queued_bytes):
-                    self._tell_once(f"{node} sends more than a message may have: its connection was closed")
+                    most = f"the {parents.message_bytes:,} bytes that a message may have"
+                    self._tell_once(f"{node} sent more than {most} at once: its connection was closed")
         return self._next_at if parents or (producer is not None and producer.intake) else None
 
     def _tell_once(self, text: str) -> None:

@@ -33,10 +33,13 @@ class ParentConnections:
         node: str,
         encoding: str,
         in_turn: bool,
+        message_bytes: int,
         on_problem: Callable[[str], None],
         on_left: Callable[[int], None],
     ) -> None:
         """`node`: our own. `in_turn`: whether the child handles one message at a time, of all producers.
+
+        `message_bytes`: most that a message may have.
 
         `on_left`: called with the number of a connection of which nothing more will come.
         """
@@ -45,6 +48,7 @@ class ParentConnections:
         self._node = node
         self._encoding = encoding
         self._in_turn = in_turn
+        self.message_bytes = message_bytes
         self._on_problem = on_problem
         self._on_left = on_left
         self._consumers: dict[str, Consumer] = {}  #: by address
@@ -90,6 +94,7 @@ class ParentConnections:
                 parent=producing.node,
                 node=self._node,
                 encoding=self._encoding,
+                message_bytes=self.message_bytes,
             )
             if self.is_leaving:
                 added.leave()

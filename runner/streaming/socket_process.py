@@ -26,6 +26,7 @@ import zmq
 from ...sandbox.codec import codec
 from ...sandbox.shared import stream_frames
 from ...sandbox.shared.channel import ChannelError, FrameReader, fds_of
+from ...sandbox.shared.container_limits import container_memory_bytes
 from ...sandbox.shared.message_format import Memfd, ProcessMessage, decode, encode
 from ...sandbox.shared.stream_frames import StreamFrame
 from ...sandbox.shared.stream_messages import (
@@ -47,6 +48,7 @@ from .intake_check import IntakeCheck
 from .message_queue import MessageQueue, QueuedMessage
 from .parent_connections import ParentConnections
 from .producer import DURATION_MAX_MS, Producer
+from .stream_settings import largest_message
 
 #: Most ZeroMQ sockets: each connection has two, and each of them several descriptors.
 SOCKETS_MAX = 16384
@@ -153,12 +155,14 @@ class SocketProcess:
             self._poller.register(self._producer.socket, zmq.POLLIN)
             self._poller.register(self._producer.monitor, zmq.POLLIN)
             self._report_at = time.monotonic()
+        memory = container_memory_bytes() or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         self._parents = ParentConnections(
             self._context,
             self._poller,
             node=message.node,
             encoding=message.encoding,
             in_turn=message.in_turn,
+            message_bytes=largest_message(message.buffer_bytes, memory),
             on_problem=self._tell_problem,
             on_left=self._source_left,
         )

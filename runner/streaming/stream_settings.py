@@ -37,6 +37,12 @@ def from_environment(environment: Mapping[str, str]) -> StreamSettings:
     )
 
 
+def largest_message(buffer_bytes: int, memory_bytes: int) -> int:
+    """Return how many bytes a message of another node may have: a larger one fits into no queue, or cannot be
+    passed on, which takes its memory twice. `memory_bytes`: of the container or the machine."""
+    return min(max(buffer_bytes, StreamSettings().buffer_bytes), memory_bytes // 2)
+
+
 def variables_of(port: int, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of a program in a local pipeline; `port`: 0 if it sends nothing."""
     found = {"DISCOVERY_ENCODING": from_environment(environment).encoding, "POD_IP": LOOPBACK}

@@ -57,6 +57,7 @@ class Nodes:
             node="B",
             encoding="msgpack",
             in_turn=in_turn,
+            message_bytes=200_000,
             on_problem=self.problems.append,
             on_left=self.left.append,
         )
@@ -291,7 +292,7 @@ def test_a_producer_that_sends_unasked_is_left_in_the_network(nodes: Nodes) -> N
 def test_a_peer_that_sends_without_end_loses_its_connection_and_nobody_else_anything(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer, "INTAKE_MAX", 200_000)
+    monkeypatch.setattr(consumer, "INTAKE_MORE", 0)
     nodes.parents.update([change(port=nodes.port)])
     nodes.parents.fetch()
     nodes.until(lambda found: nodes.producer._consumers, "a connection")

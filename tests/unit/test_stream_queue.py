@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 from hkrunner.runner.streaming.message_queue import OVERHEAD_BYTES, MessageQueue, QueuedMessage
-from hkrunner.runner.streaming.stream_settings import from_environment
+from hkrunner.runner.streaming.stream_settings import from_environment, largest_message
 from hkrunner.sandbox.shared import stream_frames
 from hkrunner.sandbox.shared.stream_frames import StreamReader, frame
 from hypothesis import given, settings
@@ -143,6 +143,8 @@ def test_no_memory_is_taken_for_a_frame_that_announces_too_much(length: int) -> 
 def test_the_variables_are_those_of_hkubes_wrappers() -> None:
     assert from_environment({}).port == 9022
     assert from_environment({"STREAMING_MAX_BUFFER_MB": "2"}).buffer_bytes == 2 << 20
+    assert largest_message(2 << 20, 64 << 30) == 1500 << 20  # those of other nodes may be larger
+    assert largest_message(3000 << 20, 4 << 30) == 2 << 30
     assert from_environment({"STREAMING_STATISTICS_INTERVAL": "3"}).statistics_s == 3
     assert from_environment({"STREAMING_STATISTICS_INTERVAL": "2000"}).statistics_s == 2
     assert from_environment({"STREAMING_DISCOVERY_PORT": "x"}).port == 9022
