@@ -102,6 +102,21 @@ class StreamReport:
         """A replica cannot load its code."""
         self._output.warn(f"✘ {name}: {self._words(failure)}")
 
+    def stopping(self, sources: Sequence[str]) -> None:
+        """The sources are stopped, and what was sent is handled: say how much, and how long it takes."""
+        waiting = ", ".join(filter(None, map(self._waiting_words, self._nodes)))
+        handled = f"what was sent is handled: {waiting}" if waiting else "what was sent is handled"
+        self._output.say(f"■ stopping: first {', '.join(sources)}, then {handled}; again: at once")
+
+    def _waiting_words(self, one: NodeRun) -> str:
+        count = self._counts.into(one.node.name, one.node.parents)
+        waiting = count.queued + max(0, count.sent - count.handled)
+        if not waiting:
+            return ""
+        words = f"{waiting:,} messages for {_shown_name(one)}"
+        seconds = one.seconds(self._loop.clock())
+        return f"{words} (about {waiting * seconds / count.handled:,.0f} s)" if count.handled else words
+
     def say(self, text: str) -> None:
         """Write a line, unless --quiet."""
         self._output.say(text)

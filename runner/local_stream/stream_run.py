@@ -116,9 +116,7 @@ class StreamRun:
         self._interrupts += 1
         if self._interrupts == 1 and self._is_running and not self.is_ending:
             sources = [one.node.name for one in self._nodes.values() if one.node.is_source]
-            self._report.say(
-                f"■ stopping: first {', '.join(sources)}, then what was sent is handled; again: at once"
-            )
+            self._report.stopping(sources)
             self._stopped_sources.update(sources)
             self._advance()
         else:

@@ -205,8 +205,13 @@ def test_nodes_begin_from_the_end_of_the_flows_and_end_from_their_beginning(
 def test_ctrl_c_stops_the_sources_then_everything_at_once_then_kills(play: Callable[..., Played]) -> None:
     played = play("A >> B >> C")
     played.begin()
+    item = {"nodeName": "B", "sent": 30, "responses": 20, "dropped": 0, "queueSize": 990}
+    played["A"].listener.on_statistics(played["A"], [item])
+    played.wait(10)
     played.run.interrupt(130)
     assert played.asked() == {"A": ["stop"]}
+    told = "then what was sent is handled: 1,000 messages for B (about 500 s); again: at once"
+    assert played.output.lines[-1] == f"■ stopping: first A, {told}"
     played.run.interrupt(130)
     assert played.asked() == {"A": ["shutdown"], "B": ["stop by force"], "C": ["stop by force"]}
     played["B"].ends("stopped")
