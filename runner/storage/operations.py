@@ -243,10 +243,11 @@ class Operations:
         message = codec.decode(self._encodings.task, job.data())
         command, data = str(message.get("command")), message.get("data")
         try:
-            if command == "startAlgorithmExecution" and isinstance(data, dict):
+            if command == "startAlgorithmExecution" and isinstance(data, dict) and data.get("execId"):
                 message = {"command": command, "data": self._stored_call(data, job)}
             elif command in ("startRawSubPipeline", "startStoredSubPipeline") and isinstance(data, dict):
-                self._includes_result[f"pipeline {data.get('subPipelineId')}"] = bool(data["includeResult"])
+                include = bool(data.get("includeResult"))
+                self._includes_result[f"pipeline {data.get('subPipelineId')}"] = include
             wire = codec.encode(self._encodings.worker, message, name="input", most=None)
         except (StorageError, codec.ResultInvalid) as error:
             if not isinstance(data, dict) or not data.keys() & {"execId", "subPipelineId"}:
@@ -259,9 +260,13 @@ class Operations:
 
     def _stored_call(self, data: dict[str, Any], job: Job) -> dict[str, Any]:
         """Return the data of a call whose arguments are in the storage."""
-        self._includes_result[f"algorithm {data.get('execId')}"] = bool(data["includeResult"])
+        arguments = data.get("input")
+        if not isinstance(arguments, list):
+            kind = type(arguments).__name__
+            raise StorageError(f"data.input should be array: a list of arguments, not {kind}")
+        self._includes_result[f"algorithm {data['execId']}"] = bool(data.get("includeResult"))
         storage: dict[str, Any] = {}
-        for number, argument in enumerate(data["input"]):
+        for number, argument in enumerate(arguments):
             value = encode(self._encodings.storage, argument, f"input[{number}]")
             name = _new_id()
             path = f"{self._folder()}/{name}"

@@ -198,6 +198,30 @@ def test_a_call_that_the_worker_cannot_take_fails_alone(tmp_path: Path) -> None:
         assert told["command"] == failed and "input" in told["data"]["error"]
 
 
+def test_a_program_may_leave_fields_of_a_call_out(tmp_path: Path) -> None:
+    operations = operations_on(FolderStore(str(tmp_path)), ValueCache(0))
+    begin(operations, "t1")
+
+    def call(command: str, **data: object) -> Any:
+        return operations.perform(job_of(CarryCall, {"command": command, "data": data}), MessageFile())
+
+    no_lists: list[dict[str, Any]] = [{"input": "text"}, {"input": {"a": 1}}, {}]
+    for data in no_lists:
+        told = content(call("startAlgorithmExecution", execId="7", **data))
+        assert told["command"] == "algorithmExecutionError" and told["data"]["execId"] == "7"
+        assert "data.input should be array" in told["data"]["error"]
+    assert content(call("startAlgorithmExecution", execId="8", input=[1]))["data"]["storageInput"]
+    without_id: list[dict[str, Any]] = [{"input": [1]}, {"execId": None, "input": [1]}]
+    for data in without_id:  # the worker refuses them itself
+        assert content(call("startAlgorithmExecution", **data))["data"] == data
+    assert content(call("startRawSubPipeline", subPipelineId="9"))["data"] == {"subPipelineId": "9"}
+    link = {"storageInfo": {"path": "local-hkube/job1/x"}}
+    for command, name in (("algorithmExecutionDone", "execId"), ("subPipelineDone", "subPipelineId")):
+        done = {"command": command, "data": {name: "8" if name == "execId" else "9", "response": link}}
+        answer = operations.perform(job_of(CarryAnswer, done), MessageFile())
+        assert content(answer) == done  # its value is not asked for
+
+
 def test_large_bytes_become_text_in_json_and_each_value_is_kept_under_its_own_name(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     stores = Stores(FolderStore(str(tmp_path)), ValueCache(10**6), ValueCache(0), None, None)
