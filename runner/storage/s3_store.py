@@ -79,7 +79,9 @@ class S3Store:
             data = _read(found["Body"], found.get("ContentLength"), name, progress)
         except _FAILURES as error:
             raise StorageError(f"no object can be read at {name}: {_reason(error)}") from None
-        told = found.get("Metadata", {}).get(_HEADER)
+        # Some servers (MinIO, Ceph) write the names of metadata with capitals.
+        metadata = {name.lower(): value for name, value in found.get("Metadata", {}).items()}
+        told = metadata.get(_HEADER)
         if told:
             return StoredObject(name, _header(told, name), data, lambda: None)
         view = memoryview(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gc
 import resource
@@ -63,6 +64,13 @@ def test_what_is_no_object_is_one_sentence(reply: bytes, text: str) -> None:
         store_at(url).open("bucket/key", lambda: None)
     gc.collect()  # a connection of boto3 is closed with the error that it is part of
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KB
+
+
+def test_the_header_is_found_whatever_capitals_the_server_writes() -> None:
+    header = base64.b64encode(b"\1\10\1\3\0\0HK")
+    with server(OK + b"Content-Length: 1\r\nX-Amz-Meta-Header: " + header + b"\r\n\r\n\x05") as url:
+        one = store_at(url).open("bucket/key", lambda: None)
+    assert one.header == b"\1\10\1\3\0\0HK"
 
 
 @pytest.mark.parametrize("length", [b"", b"Transfer-Encoding: chunked\r\n"])
