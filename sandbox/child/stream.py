@@ -49,6 +49,10 @@ class StreamLost(RuntimeError):
     """The socket process has ended."""
 
 
+class MessageInvalid(Exception):
+    """A message has no value; that was reported."""
+
+
 #: The flow of the message that is being handled: where sendMessage() sends without a name of a flow.
 _flow: contextvars.ContextVar[Optional[bytes]] = contextvars.ContextVar("hkrunner_flow", default=None)
 
@@ -189,16 +193,17 @@ class Stream:
             self._write(frame(stream_frames.DONE, message.number, body))
 
     def value_of(self, message: StreamMessage) -> Any:
-        """Return what was sent."""
+        """Return what was sent. Raises MessageInvalid where a node before this one has sent no value."""
         header, payload = message.header, message.payload
         if header[-2:] == _MAGIC and header[2] == _RAW:
             return bytes(payload)
         try:
             return codec.decode(self._encoding, payload)
-        except ValueError:
-            if header[-2:] == _MAGIC:
-                raise
-            return bytes(payload)
+        except ValueError as error:
+            if header[-2:] != _MAGIC:
+                return bytes(payload)
+            self._say_once(f"a message of {message.origin} cannot be read", error)
+            raise MessageInvalid from None
 
     @staticmethod
     def handle(message: StreamMessage) -> None:
@@ -276,8 +281,10 @@ class Stream:
         try:
             if not self._is_aborted:
                 self._call_listeners(message)
-        except ValueError as error:
-            self._report(f"a message of {message.origin} cannot be read", error)
+        except MessageInvalid:
+            pass
+        except MemoryError as error:
+            self._report(f"there is no memory for a message of {message.origin}", error)
         finally:
             _flow.set(None)
         if os.getpid() != self._pid:
@@ -295,10 +302,10 @@ class Stream:
             except BaseException as error:  # noqa: BLE001 - the edge of user code
                 self._report(f"a listener raised for a message of {message.origin}", error)
 
-    def _say_once(self, text: str) -> None:
+    def _say_once(self, text: str, error: Optional[BaseException] = None) -> None:
         if text not in self._was_said:
             self._was_said.add(text)
-            self._report(text, None)
+            self._report(text, error)
 
     # ---- the end
 

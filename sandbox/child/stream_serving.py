@@ -81,11 +81,17 @@ def serve(stream: Stream, args: Dict[str, Any], call: Callable[[Dict[str, Any]],
 
 
 def _serve_messages(stream: Stream, args: Dict[str, Any], call: Callable[[Dict[str, Any]], Any]) -> None:
+    from .stream import MessageInvalid  # late, as above
+
     sends = bool(args.get("childs"))
     for message in stream.messages():
         began = time.perf_counter()
         stream.handle(message)
-        value = stream.value_of(message)
+        try:
+            value = stream.value_of(message)
+        except MessageInvalid:
+            stream.done(message, began)
+            continue
         result = call({**args, "streamInput": {"message": value, "origin": message.origin}})
         if sends:
             stream.send(result)
