@@ -168,7 +168,8 @@ class Producer:
             self._on_ready(consumer, signals.READYS.unpack_from(data)[0])
         elif signal == signals.BYE:
             self._not_ready(consumer)
-            self._post(consumer, [identity, signals.GOODBYE])
+            if not self._post(consumer, [identity, signals.GOODBYE]):
+                self._hand_out(consumer.node)
 
     def _on_ready(self, consumer: ConnectedConsumer, number: int = 1) -> None:
         ready = self._ready[consumer.node]
@@ -215,7 +216,11 @@ class Producer:
             self._ready[consumer.node].remove(consumer)
 
     def _gone(self, consumer: ConnectedConsumer) -> None:
-        """Forget a consumer; messages that one of hkrunner's had not done go to another consumer."""
+        """Forget a consumer; messages that one of hkrunner's had not done wait for another one.
+
+        It hands nothing out: of hundreds that are gone at once, each would be found within the call for
+        the one before it.
+        """
         if self._consumers.pop(consumer.identity, None) is None:
             return
         if consumer in self._ready[consumer.node]:
@@ -224,8 +229,6 @@ class Producer:
         if consumer.is_ours:
             for message, _ in consumer.taken:
                 self._queue.give_back(consumer.node, message)
-            if consumer.taken:
-                self._hand_out(consumer.node)
 
     def look_at_connections(self) -> None:
         """Read the events of the monitor. It does not say which consumer is gone: look now and later."""
@@ -255,6 +258,8 @@ class Producer:
         for consumer in list(self._consumers.values()):
             if consumer.is_ours:
                 self._post(consumer, [consumer.identity, signals.HELLO])
+        for node in self._ready:
+            self._hand_out(node)
 
     def _forget_others(self) -> None:
         if len(self._consumers) > OTHERS_MAX:

@@ -15,7 +15,7 @@ from hkrunner.runner.streaming import consumer, signals
 from hkrunner.runner.streaming.child_link import ChildLink
 from hkrunner.runner.streaming.message_queue import MessageQueue, QueuedMessage
 from hkrunner.runner.streaming.parent_connections import ParentConnections, read_change
-from hkrunner.runner.streaming.producer import Producer
+from hkrunner.runner.streaming.producer import ConnectedConsumer, Producer
 from hkrunner.runner.streaming.socket_process import SocketProcess
 from hkrunner.sandbox.codec import codec
 from hkrunner.sandbox.shared import stream_frames
@@ -173,6 +173,23 @@ def test_what_two_vanished_replicas_had_is_handed_out_in_order_and_the_queue_dra
     nodes.until(drained, "the end of the drain", replicas[2])
     assert got == list(range(12)), had  # they had done none of them
     replicas[2].close()
+
+
+def test_hundreds_of_consumers_that_are_gone_at_once_give_all_that_they_had_back(nodes: Nodes) -> None:
+    producer = nodes.producer
+    nodes.send(*range(500))
+    for number in range(500):
+        one = ConnectedConsumer(signals.OURS + b"%d" % number, "B")
+        producer._consumers[one.identity] = one
+        message = nodes.queue.take("B")
+        assert message is not None
+        one.taken.append((message, 0.0))
+        one.ready = 1
+        producer._ready["B"].append(one)
+    nodes.send(500)
+    assert not producer._consumers and not producer._ready["B"]
+    found = [nodes.queue.take("B") for _ in range(501)]
+    assert [int(bytes(one.payload)) for one in found if one is not None] == list(range(501))
 
 
 @pytest.mark.parametrize("in_turn", [False, True])
