@@ -21,6 +21,11 @@ class Producing(NamedTuple):
     node: str
     is_added: bool
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names it: the address alone may be that of another node's producer by now."""
+        return self.node, self.address
+
 
 class ParentConnections:
     """One consumer for each producer, as HKube's worker announces them."""
@@ -51,7 +56,7 @@ class ParentConnections:
         self.message_bytes = message_bytes
         self._on_problem = on_problem
         self._on_left = on_left
-        self._consumers: dict[str, Consumer] = {}  #: by address
+        self._consumers: dict[tuple[str, str], Consumer] = {}  #: by Producing.key
         self._connections = self._messages = 0  #: number of each so far
         self.fetched: dict[int, FetchedMessage] = {}  #: messages that are not done, oldest first
         self._passed: dict[int, FetchedMessage] = {}  #: those of them that the child has
@@ -77,13 +82,13 @@ class ParentConnections:
             self._on_problem(f"serviceDiscoveryUpdate has an item that is left out: {wrong[0]}{more}")
 
     def _change(self, producing: Producing) -> None:
-        known = self._consumers.get(producing.address)
+        known = self._consumers.get(producing.key)
         if known is not None:
             known.is_deleted = not producing.is_added
             if known.is_deleted:
                 known.leave()
             elif self.is_fetching:
-                self._guarded(producing.address, known.stay)
+                self._guarded(producing.key, known.stay)
         elif producing.is_added:
             self._connections += 1
             added = Consumer(
@@ -98,7 +103,7 @@ class ParentConnections:
             )
             if self.is_leaving:
                 added.leave()
-            self._consumers[producing.address] = added
+            self._consumers[producing.key] = added
 
     # ---- what is fetched
 
@@ -106,8 +111,8 @@ class ParentConnections:
         """Fetch messages for a new child from now on; return those that the last child had not begun."""
         self.is_fetching, self.is_leaving = True, False
         self._began_at = self._done_at = time.monotonic()
-        for address, consumer in list(self._consumers.items()):
-            self._guarded(address, consumer.stay)
+        for key, consumer in list(self._consumers.items()):
+            self._guarded(key, consumer.stay)
         return [one for number, one in self.fetched.items() if number not in self._passed]
 
     def leave(self) -> None:
@@ -124,8 +129,9 @@ class ParentConnections:
     def serve(self, ready: dict[Any, int]) -> list[FetchedMessage]:
         """Return what has come."""
         found: list[FetchedMessage] = []
-        for address, consumer in list(self._consumers.items()):
-            if consumer.socket in ready:
+        for key, consumer in list(self._consumers.items()):
+            # What came before the loss of the connection may not be in `ready` yet.
+            if consumer.socket in ready or consumer.monitor in ready:
                 for frames in consumer.receive():
                     self._messages += 1
                     message = self.fetched[self._messages] = consumer.taken(self._messages, frames)
@@ -134,7 +140,7 @@ class ParentConnections:
                     self._garbage_said.add(consumer.number)
                     self._on_problem(f"{consumer.parent} sends what is no message of HKube's; it is left out")
             if consumer.monitor in ready:
-                self._guarded(address, consumer.look_at_connection)
+                self._guarded(key, consumer.look_at_connection)
         return found
 
     def check_intakes(self, memory: int) -> list[str]:
@@ -156,26 +162,28 @@ class ParentConnections:
     def ask(self, now: float) -> float:
         """Ask for messages, as far as they are wanted; return when to call again."""
         next_at = float("inf")
-        for address, consumer in list(self._consumers.items()):
+        for key, consumer in list(self._consumers.items()):
             if self.is_fetching or consumer.is_leaving:
-                at = self._guarded(address, consumer.ask, now)
+                at = self._guarded(key, consumer.ask, now)
                 next_at = min(next_at, float("inf") if at is None else at)
-            if consumer.is_deleted and consumer.has_left and address in self._consumers:
+            if consumer.is_deleted and consumer.has_left and key in self._consumers:
                 consumer.close(LINGER_S)
-                self._remove(address)
+                self._remove(key)
         return next_at
 
-    def _guarded(self, address: str, function: Callable[..., float | None], *args: Any) -> float | None:
+    def _guarded(
+        self, key: tuple[str, str], function: Callable[..., float | None], *args: Any
+    ) -> float | None:
         """Call a function of the consumer; remove the consumer if it cannot connect again."""
         try:
             return function(*args)
         except zmq.ZMQError as error:
-            consumer = self._remove(address)
-            self._on_problem(f"no connection to {consumer.parent} at {address}: {error.strerror}")
+            consumer = self._remove(key)
+            self._on_problem(f"no connection to {consumer.parent} at {consumer.address}: {error.strerror}")
             return None
 
-    def _remove(self, address: str) -> Consumer:
-        consumer = self._consumers.pop(address)
+    def _remove(self, key: tuple[str, str]) -> Consumer:
+        consumer = self._consumers.pop(key)
         self._on_left(consumer.number)
         return consumer
 
@@ -202,8 +210,8 @@ class ParentConnections:
         self.leave()
         begun = self.begun()
         self._lost("were fetched and not begun", [one for one in self.fetched.values() if one not in begun])
-        for address, consumer in list(self._consumers.items()):
-            self._guarded(address, consumer.abandon, [one for one in begun if one.consumer is consumer])
+        for key, consumer in list(self._consumers.items()):
+            self._guarded(key, consumer.abandon, [one for one in begun if one.consumer is consumer])
         self.fetched = {one.number: one for one in begun}
         self._passed = dict(self.fetched)
 

@@ -265,6 +265,31 @@ GARBAGE: list[list[bytes]] = [
 ]
 
 
+def test_a_message_that_came_before_its_connection_was_lost_is_handled(nodes: Nodes) -> None:
+    with nodes.context.socket(zmq.ROUTER) as other:  # not hkrunner's: it sends no message twice
+        port = other.bind_to_random_port("tcp://127.0.0.1")
+        nodes.parents.update([change(port=port)])
+        nodes.parents.fetch()
+        nodes.until(lambda found: other.poll(0), "the request")
+        other.send_multipart([other.recv_multipart()[0], signals.MESSAGE, b"\x90", HEADER, b"7"])
+        (one,) = nodes.parents._consumers.values()
+        wait_until(lambda: one.socket.poll(0), deadline_s=10, what="the message")
+    wait_until(lambda: one.monitor.poll(0), deadline_s=10, what="the loss of the connection")
+    (message,) = nodes.parents.serve({one.monitor: zmq.POLLIN})
+    assert message.frames[2].bytes == b"7"
+
+
+def test_an_address_may_be_that_of_another_nodes_producer_later(nodes: Nodes) -> None:
+    nodes.parents.update([change(port=nodes.port), change("Del", port=nodes.port)])
+    nodes.parents.update([change(port=nodes.port, node="C")])
+    nodes.parents.fetch()
+    nodes.until(lambda found: len(nodes.parents) == 1, "that the first one has left")
+    nodes.send(1)
+    nodes.until(lambda found: found == [1], "a message")
+    (message,) = nodes.parents.fetched.values()
+    assert message.consumer.parent == "C"
+
+
 def test_a_producer_that_sends_garbage_harms_nobody(nodes: Nodes) -> None:
     with nodes.context.socket(zmq.ROUTER) as hostile:
         hostile.linger = 0
