@@ -7,8 +7,10 @@ documents. Bytes (type 01) are stored as they are.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import struct
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -140,13 +142,31 @@ def in_encoding(value: EncodedValue, encoding: str, name: str) -> EncodedValue:
 
 
 def part(value: EncodedValue, path: str) -> EncodedValue | None:
-    """Return the part of the value at a dotted path; None where there is none, as HKube's wrapper does."""
+    """Return the part of the value at a dotted path; None where there is none, as HKube's wrapper does.
+
+    Raises ObjectInvalid.
+    """
     found: Any = value
-    for key in path.split("."):
-        found = _child(found, key)
-        if found is None:
-            return None
+    with _inside(value.encoding):
+        for key in path.split("."):
+            found = _child(found, key)
+            if found is None:
+                return None
     return found  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _inside(encoding: str) -> Iterator[None]:
+    """Raise ObjectInvalid for what a library raises here: check() does not look at all that is in a value."""
+    errors: tuple[type[Exception], ...] = (ValueError, msgspec.MsgspecError)
+    if encoding == "bson":
+        import bson
+
+        errors = (bson.errors.BSONError, *errors)
+    try:
+        yield
+    except errors as error:
+        raise ObjectInvalid(f"a part of a value is not {encoding}: {error}") from None
 
 
 def _child(value: EncodedValue, key: str) -> EncodedValue | None:
@@ -180,12 +200,15 @@ def _bson_child(data: Buffer, kind: str, key: str, index: int | None) -> Encoded
 
 
 def describe(value: EncodedValue) -> tuple[str, int | None]:
-    """Return the kind of the value, and the number of its items if it is an array."""
+    """Return the kind of the value, and the number of its items if it is an array. Raises ObjectInvalid."""
     if value.is_raw:
         return "bytes", None
     if value.encoding == "bson":
         kind = _BSON_KINDS.get(value.data[4], "object")
-        return kind, len(_raw_bson(value.data)["data"]) if kind == "array" else None
+        if kind != "array":
+            return kind, None
+        with _inside("bson"):
+            return kind, len(_raw_bson(value.data)["data"])
     if value.encoding == "msgpack":
         return _describe_msgpack(value.data)
     text = bytes(value.data[:64]).lstrip()
@@ -226,7 +249,7 @@ def _raw_decoder(encoding: str) -> Any:
 @functools.cache
 def _decoder(encoding: str, kind: str) -> Any:
     """Return a decoder of the outermost level, which leaves what is in it as bytes."""
-    key: Any = str if encoding == "json" else str | int
+    key: Any = str if encoding == "json" else Any  # HKube's wrapper for Python sends keys of any type
     shape: Any = list[msgspec.Raw] if kind == "array" else dict[key, msgspec.Raw]
     return (msgspec.json if encoding == "json" else msgspec.msgpack).Decoder(shape)
 

@@ -288,7 +288,7 @@ class Operations:
                 response = self._response(str(message["command"]), data, links, job)
                 message = {**message, "data": _as_filled({**data, "response": response})}
             return self._to_task(message, links.large, job, memory)
-        except StorageError as error:
+        except (StorageError, ValueError) as error:
             return self._to_task(_failed(message, error), [], job, memory)
         finally:
             for one in links.large:

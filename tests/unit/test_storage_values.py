@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
+import msgspec
 import pytest
 from hkrunner.runner.storage.encoded_value import (
     EncodedValue,
@@ -87,6 +89,22 @@ def test_a_part_is_found_by_its_path(encoding: str) -> None:
     assert [found(path) for path in ("x", "a.b.3", "a.b.-1", "a.b.1.x", "a.b.2.c.0.d")] == ["nothing"] * 5
     kinds = {path: describe(one) for path in ("a", "a.b", "7") if (one := part(whole, path)) is not None}
     assert kinds == {"a": ("object", None), "a.b": ("array", 3), "7": ("str", None)}
+
+
+def test_a_part_is_found_beside_keys_that_are_no_text() -> None:
+    pairs: list[tuple[Any, int]] = [(0.5, 1), (None, 2), (b"x", 3), (7, 4), ("a", 5)]
+    data = b"\x85" + b"".join(msgspec.msgpack.encode(one) for pair in pairs for one in pair)
+    found = {path: part(EncodedValue("msgpack", data), path) for path in ("a", "7", "b")}
+    assert {path: one and decode(one) for path, one in found.items()} == {"a": 5, "7": 4, "b": None}
+
+
+def test_bytes_within_a_document_that_are_none_are_said_to_be_none() -> None:
+    for kind, inner in ((3, b"\x77garbage"), (4, b"\x10\x30\0")):
+        data = bytes([kind]) + b"data\0" + struct.pack("<i", len(inner) + 5) + inner + b"\0"
+        one = EncodedValue("bson", struct.pack("<i", len(data) + 5) + data + b"\0")
+        check(one, "it")  # which sees the outermost document
+        with pytest.raises(ObjectInvalid, match="a part of a value is not bson"):
+            part(one, "a.b")
 
 
 @pytest.mark.parametrize(
