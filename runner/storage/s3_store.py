@@ -45,26 +45,15 @@ class S3Store:
     """Objects in the buckets of one server."""
 
     def __init__(self, settings: StorageSettings) -> None:
+        """Raises StorageError for an address or a configuration that cannot be used."""
         self._bucket = settings.s3_bucket
         if not settings.s3_verifies:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        self._client: Any = boto3.client(
-            "s3",
-            endpoint_url=settings.s3_endpoint,
-            aws_access_key_id=settings.s3_access_key or None,
-            aws_secret_access_key=settings.s3_secret_key or None,
-            region_name=settings.s3_region or _REGION,
-            verify=settings.s3_verifies,
-            config=Config(
-                connect_timeout=CONNECT_S,
-                read_timeout=settings.timeout_s,
-                retries={"total_max_attempts": 2},
-                s3={"addressing_style": "path"},
-                # Servers other than Amazon's may not know the checksums that boto3 adds otherwise.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
+        try:
+            self._client = _client(settings)
+        except (ValueError, *_FAILURES) as error:
+            text = f"the S3 server at {settings.s3_endpoint} cannot be used: {_reason(error)}"
+            raise StorageError(text) from None
         self._transfer = TransferConfig(
             multipart_threshold=PARTS_FROM, multipart_chunksize=PARTS_FROM, use_threads=False
         )
@@ -110,6 +99,27 @@ class S3Store:
             return self._bucket, path
         bucket, _, key = path.lstrip("/").partition("/")
         return bucket, key
+
+
+def _client(settings: StorageSettings) -> Any:
+    """Return boto3's client. What is not set here it reads from the variables and files of Amazon's tools."""
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        aws_access_key_id=settings.s3_access_key or None,
+        aws_secret_access_key=settings.s3_secret_key or None,
+        region_name=settings.s3_region or _REGION,
+        verify=settings.s3_verifies,
+        config=Config(
+            connect_timeout=CONNECT_S,
+            read_timeout=settings.timeout_s,
+            retries={"total_max_attempts": 2},
+            s3={"addressing_style": "path"},
+            # Servers other than Amazon's may not know the checksums that boto3 adds otherwise.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
 
 
 class _UploadBody(io.RawIOBase):

@@ -295,8 +295,8 @@ def _store(settings: StorageSettings) -> ObjectStore:
         return NoStore(f"S3 needs the package boto3 (pip install 'hkrunner[s3]'): {error}")
     try:
         return S3Store(settings)
-    except ValueError as error:
-        return NoStore(f"the S3 server at {settings.s3_endpoint} cannot be used: {error}")
+    except StorageError as error:
+        return NoStore(str(error))
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 
+import boto3
 import pytest
 from hkrunner.runner.settings.storage_settings import StorageSettings
 from hkrunner.runner.storage.errors import StorageError
@@ -64,6 +65,15 @@ def test_what_is_no_object_is_one_sentence(reply: bytes, text: str) -> None:
         store_at(url).open("bucket/key", lambda: None)
     gc.collect()  # a connection of boto3 is closed with the error that it is part of
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KB
+
+
+def test_a_configuration_that_cannot_be_used_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StorageError, match="the S3 server at http://a b cannot be used: Invalid endpoint"):
+        store_at("http://a b")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # which remembers the profile
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(StorageError, match=r"cannot be used: .* profile \(nobody\) could not be found"):
+        store_at("http://127.0.0.1:1")
 
 
 def test_the_header_is_found_whatever_capitals_the_server_writes() -> None:
