@@ -270,33 +270,59 @@ _DONE_HEADS = {
     "json": DONE_JSON,
     "msgpack": b"\x82\xa7command\xa4done\xa4data",
 }
-#: In bson's {data: {command: "done", data: …}}, the type of the result is here.
+#: bson's {data: {command: "done", data: …}} up to the type of the result, without the two lengths.
+_BSON_DONE_HEAD = (b"\x03data\0", b"\x02command\0\x05\0\0\0done\0")
 _BSON_DONE_AT = 32
+#: Bytes of a value of bson, by its type; what is added where the value begins with its length.
+_BSON_SIZES = {0x01: 8, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x12: 8}
+_BSON_ADDED = {0x02: 4, 0x03: 0, 0x04: 0, 0x05: 5}
 
 
 def result_of(encoding: str, wire: Buffer) -> tuple[EncodedValue, Buffer]:
     """Return the result in a child's `done`, and the part of `wire` that goes to storage as it is.
 
-    A bson value is that part behind four more bytes, the length of its document (`bson_length()`).
-    Raises ObjectInvalid.
+    A bson value is that part behind four more bytes, the length of its document (`bson_length()`). Only a
+    program may write the message in another way than hkrunner does: it is decoded then. Raises ObjectInvalid.
     """
     view = memoryview(wire)
     if encoding == "bson":
-        rest = view[_BSON_DONE_AT:-1]
-        if len(rest) < 7 or bytes(rest[1 : 1 + len(_BSON_NAME)]) != _BSON_NAME:
-            raise ObjectInvalid("the algorithm's process sent a `done` of an unknown form")
-        if rest[0] == 0x05 and rest[10] == 0:  # binary, of the generic kind
-            raw = rest[11:-1]
-            return EncodedValue("", raw), raw
-        return EncodedValue("bson", rest), rest
+        return _bson_result(view) or _foreign_result(encoding, wire)
     head = _DONE_HEADS[encoding]
     if bytes(view[: len(head)]) != head:
-        raise ObjectInvalid("the algorithm's process sent a `done` of an unknown form")
+        return _foreign_result(encoding, wire)
     data = view[len(head) :] if encoding == "msgpack" else view[len(head) : -1]
     if encoding == "msgpack" and 0xC4 <= data[0] <= 0xC6:
         raw = data[2 if data[0] == 0xC4 else 3 if data[0] == 0xC5 else 5 :]
         return EncodedValue("", raw), raw
     return EncodedValue(encoding, data), data
+
+
+def _bson_result(view: memoryview) -> tuple[EncodedValue, Buffer] | None:
+    """Return the result, None where the document has another form."""
+    rest = view[_BSON_DONE_AT:-1]
+    head = (bytes(view[4:10]), bytes(view[14:_BSON_DONE_AT]))
+    if head != _BSON_DONE_HEAD or bytes(rest[1 : 1 + len(_BSON_NAME)]) != _BSON_NAME:
+        return None
+    size = _BSON_SIZES.get(rest[0])
+    if size is None and rest[0] in _BSON_ADDED and len(rest) >= 10:
+        size = _BSON_ADDED[rest[0]] + int.from_bytes(rest[6:10], "little")
+    if size is None or len(rest) != 6 + size + 1:  # something follows the result, or its type is a rare one
+        return None
+    if rest[0] == 0x05 and rest[10] == 0:  # binary, of the generic kind
+        raw = rest[11:-1]
+        return EncodedValue("", raw), raw
+    return EncodedValue("bson", rest), rest
+
+
+def _foreign_result(encoding: str, wire: Buffer) -> tuple[EncodedValue, Buffer]:
+    try:
+        value = encode(encoding, codec.decode(encoding, wire).get("data"), "the result")
+    except (ValueError, AttributeError, codec.ResultInvalid) as error:
+        raise ObjectInvalid(f"the algorithm's process sent a `done` of an unknown form: {error}") from None
+    if value.encoding != "bson":
+        return value, value.data
+    rest = memoryview(value.data)[4:]
+    return EncodedValue("bson", rest), rest
 
 
 def bson_document(kind: bytes, value: Buffer) -> bytes:

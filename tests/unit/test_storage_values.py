@@ -14,6 +14,7 @@ from hkrunner.runner.storage.encoded_value import (
     decode,
     describe,
     encode,
+    encode_plain,
     part,
     result_of,
     value_of,
@@ -75,6 +76,27 @@ def test_bytes_are_stored_as_they_are_and_come_back_as_bytes(encoding: str, size
     message = {"command": "initialize", "data": Filled({"input": Filled([result])})}
     wire = b"".join(bytes(piece) for piece in pieces_of(encoding, message))
     assert codec.decode(encoding, wire)["data"]["input"] == [b"x" * size]
+
+
+@pytest.mark.parametrize("encoding", ["bson", "msgpack"])
+def test_a_program_may_write_its_answer_in_any_form(encoding: str) -> None:
+    forms: list[dict[str, Any]] = [
+        {"command": "done"},  # as HKube's wrapper for Node does for `undefined`, in bson
+        {"data": None, "command": "done"},
+        {"data": {"a": [1]}, "command": "done"},
+        {"command": "done", "data": [1, "two"], "error": None},
+        {"error": None, "data": b"raw", "command": "done"},
+    ]
+    for message in forms:
+        found, body = result_of(encoding, encode_plain(encoding, message))
+        assert decode(found._replace(data=_whole(found, body))) == message.get("data")
+    for wire in (b"", b"\0" * 40, encode_plain(encoding, [1])):
+        with pytest.raises(ObjectInvalid, match="a `done` of an unknown form"):
+            result_of(encoding, wire)
+
+
+def _whole(value: EncodedValue, body: Any) -> bytes:
+    return (bson_length(body) if value.encoding == "bson" else b"") + bytes(body)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
