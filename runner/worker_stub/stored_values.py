@@ -79,9 +79,9 @@ class StoredValues:
         if command != "startAlgorithmExecution":
             return data
         data = {**data, "includeResult": True}
-        storage = data.get("storage")
-        if "storageInput" in data and isinstance(storage, dict):
-            data["input"] = [self._argument(one, storage) for one in data["storageInput"]]
+        storage, arguments = data.get("storage"), data.get("storageInput")
+        if isinstance(arguments, list) and isinstance(storage, dict):
+            data["input"] = [self._argument(one, storage) for one in arguments]
         return data
 
     def answer(self, task: LocalTask, message: dict[str, Any]) -> dict[str, Any]:
@@ -112,6 +112,8 @@ class StoredValues:
         return self._read(storage.get(text[len(_LINK) :]))
 
     def _read(self, link: Any) -> Any:
+        if not isinstance(link, dict):
+            raise StorageError(f"a link is {type(link).__name__} instead of an object")
         links = InputLinks(
             store=self._store,
             cache=ValueCache(0),

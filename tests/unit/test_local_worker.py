@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hkrunner.runner.console.task_report import ProgressLog, progress_line
 from hkrunner.runner.io.loop import Loop
+from hkrunner.runner.settings.storage_settings import StorageSettings
+from hkrunner.runner.storage.errors import StorageError
 from hkrunner.runner.worker_stub.catalog import DEPTH_MAX, SLOTS, Catalog
 from hkrunner.runner.worker_stub.session import Session, SessionListener
 from hkrunner.runner.worker_stub.spans import UNFINISHED, Spans
+from hkrunner.runner.worker_stub.stored_values import StoredValues
 from hkrunner.runner.worker_stub.task import Answer, LocalTask
 
 ONE = {"nodeName": "a", "algorithmName": "x"}
@@ -313,6 +317,15 @@ def test_a_done_with_an_error_is_a_failure(talk: Talk) -> None:
 def test_an_execution_is_refused_in_the_workers_words(talk: Talk, data: Any, told: Any) -> None:
     talk.working().hear("startAlgorithmExecution", data=data)
     assert talk.last() == {"command": "algorithmExecutionError", "data": told}
+
+
+def test_arguments_in_the_storage_are_lists_of_links(tmp_path: Path) -> None:
+    values = StoredValues(StorageSettings(folder=str(tmp_path)))
+    links: list[Any] = [None, "text", [{}], {"storageInfo": 5}]
+    for link in links:
+        with pytest.raises(StorageError, match="a link "):
+            values.call("startAlgorithmExecution", {"storageInput": ["$$a"], "storage": {"a": link}})
+    assert "input" not in values.call("startAlgorithmExecution", {"storageInput": 5, "storage": {}})
 
 
 def test_executions_have_no_place_between_tasks(talk: Talk) -> None:
