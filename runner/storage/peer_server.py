@@ -66,6 +66,7 @@ class PeerServer:
         for one in (sock, monitor):
             self._poller.register(one, zmq.POLLIN)
         host = self._settings.peer_host
+        sock.ipv6 = ":" in host
         # Only at the address that peers get: no other client has a reason to connect.
         sock.bind(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
         return sock

@@ -71,6 +71,7 @@ class PeerClient:
         sock: zmq.Socket[bytes] = self._context.socket(zmq.REQ)
         with sock:
             sock.linger = 0
+            sock.ipv6 = ":" in host
             # No peer serves anything that its cache does not take: a longer frame ends the connection.
             sock.maxmsgsize = max(1, self._settings.result_cache_mb) * MEGABYTE
             sock.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")

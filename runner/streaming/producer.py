@@ -70,6 +70,7 @@ class Producer:
         self.socket.setsockopt(zmq.SNDHWM, OUTSTANDING_MAX)
         self.socket.setsockopt(zmq.MAXMSGSIZE, FRAME_MAX)
         keep_alive(self.socket)
+        self.socket.setsockopt(zmq.IPV6, int(host.startswith("[")))
         self.intake = ConnectionIntake(3 * FRAME_MAX)
         self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED)
         try:

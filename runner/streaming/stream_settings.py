@@ -15,7 +15,7 @@ class StreamSettings(NamedTuple):
     """The settings of every stream of this run."""
 
     encoding: str = "msgpack"
-    host: str = "*"  #: the address that the port is bound to
+    host: str = "*"  #: the address that the port is bound to: "*" is every one of IPv4, "[::]" of IPv6, too
     port: int = 9022
     buffer_bytes: int = 1500 * 1024 * 1024
     statistics_s: float = 2.0
@@ -31,6 +31,7 @@ def from_environment(environment: Mapping[str, str]) -> StreamSettings:
     interval = _number(environment, "STREAMING_STATISTICS_INTERVAL", default.statistics_s)
     return default._replace(
         encoding=encoding,
+        host="[::]" if ":" in environment.get("POD_IP", "") else default.host,
         port=int(_number(environment, "STREAMING_DISCOVERY_PORT", default.port)),
         buffer_bytes=int(_number(environment, "STREAMING_MAX_BUFFER_MB", 1500) * 1024 * 1024),
         statistics_s=interval if interval < _LONGEST_IN_SECONDS else interval / 1000,

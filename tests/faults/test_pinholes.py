@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.local import ALGORITHMS
+from support.ports import has_ipv6
 from support.processes import runs
 from support.programs import HKRUNNER, Program, run
 from support.sandboxes import BEST, POSSIBLE, check_nothing_is_left, python_for_all
@@ -88,14 +89,6 @@ def unused_port() -> Iterator[int]:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         yield one.getsockname()[1]
-
-
-def has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("level", ["full", "ns"])

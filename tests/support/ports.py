@@ -20,3 +20,12 @@ def free_ports() -> int:
             port: int = first.getsockname()[1]
             stack.enter_context(socket.create_server(("127.0.0.1", port + 1)))
             return port
+
+
+def has_ipv6() -> bool:
+    """Return whether this machine has the loopback address of IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True

@@ -48,7 +48,7 @@ from hkrunner.sandbox.shared.storage_messages import (
 )
 from support.bad_peers import EndlessSender
 from support.hkube_storage import JOB, Storage, header
-from support.ports import free_ports
+from support.ports import free_ports, has_ipv6
 from support.storage_wire import content, storage_process
 from support.waiting import wait_until
 
@@ -387,6 +387,20 @@ def test_a_peer_that_sends_without_end_loses_its_connection_and_the_others_are_s
         assert notes == ["a peer sent more than a request can have: its connection was closed"]
         other = server._context.socket(zmq.REQ)
         other.connect(f"tcp://127.0.0.1:{settings.peer_port}")
+        other.send(PING)
+        wait_until(lambda: server._turn() or other.poll(0), deadline_s=60.0, what="a reply")
+        assert other.recv() == PONG
+
+
+def test_peers_find_each_other_at_addresses_of_ipv6() -> None:
+    host = "::1" if has_ipv6() else "127.0.0.1"
+    server = PeerServer(StorageSettings(peer_host=host, peer_port=free_ports()), ValueCache(0), print)
+    with contextlib.ExitStack() as stack:
+        stack.callback(server._context.destroy, 0)
+        other = server._context.socket(zmq.REQ)
+        other.ipv6 = True
+        shown = f"[{host}]" if ":" in host else host
+        other.connect(f"tcp://{shown}:{server.discovery['port']}")
         other.send(PING)
         wait_until(lambda: server._turn() or other.poll(0), deadline_s=60.0, what="a reply")
         assert other.recv() == PONG
