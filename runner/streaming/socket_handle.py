@@ -31,6 +31,8 @@ _START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
 _MEMORY = {"MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "134217728"}
 #: Buffer of a data socket, as far as the system allows: a large message takes fewer turns.
 DATA_BYTES = 4 * 1024 * 1024
+#: Items of a discovery update that a frame has room for, whatever their names are.
+CHANGES_TOGETHER = 50
 #: Time for ZeroMQ to end, after the time for handing messages out.
 ENDS_S = 3.0
 MISSING = f"a stream pipeline needs the package pyzmq beside hkrunner: {sys.executable} -m pip install pyzmq"
@@ -134,8 +136,9 @@ class SocketProcessHandle:
         return theirs
 
     def update_parents(self, changes: Sequence[Any]) -> None:
-        """Pass on a discovery update of the worker."""
-        self._sender.send(0, UpdateParents(list(changes)))
+        """Pass on a discovery update of the worker, or several that have come meanwhile."""
+        for begin in range(0, len(changes), CHANGES_TOGETHER):
+            self._sender.send(0, UpdateParents(list(changes[begin : begin + CHANGES_TOGETHER])))
 
     def catch_up(self) -> bool:
         """Read all that it has sent so far; return whether it has ended without having been asked to."""

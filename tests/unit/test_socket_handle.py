@@ -1,14 +1,17 @@
-"""The parent's handle on a socket process hears of its end, whenever it is asked to end."""
+"""The parent's handle on a socket process: it hears of its end, and passes on what the worker says."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.streaming.socket_handle import SocketProcessHandle
 from hkrunner.sandbox.parent import warden_launch
-from hkrunner.sandbox.shared.stream_messages import OpenStream
+from hkrunner.sandbox.shared.channel import FrameReader
+from hkrunner.sandbox.shared.message_format import ProcessMessage, decode, encode
+from hkrunner.sandbox.shared.stream_messages import TO_SOCKET_PROCESS, OpenStream, UpdateParents
 from support.ports import free_port
 
 
@@ -47,3 +50,16 @@ def test_it_is_told_of_an_end_though_it_asks_for_one_while_the_process_ends(
     too_late.cancel()
     assert heard == [""]
     assert len(looks) == 2
+
+
+def test_a_discovery_update_may_have_any_number_of_items() -> None:
+    sent: list[ProcessMessage] = []
+
+    def send(task: int, message: ProcessMessage) -> None:
+        sent.extend(decode(one, TO_SOCKET_PROCESS) for one in FrameReader().feed(encode(task, message), []))
+
+    handle = object.__new__(SocketProcessHandle)
+    handle._sender = SimpleNamespace(send=send)  # type: ignore[assignment]
+    items = [{"nodeName": "A" * 1000, "address": {"host": "h", "port": one}} for one in range(10_000)]
+    handle.update_parents(items)
+    assert [one for message in sent if isinstance(message, UpdateParents) for one in message.changes] == items
