@@ -74,9 +74,11 @@ def main() -> NoReturn:
     # The parent handles Ctrl-C and SIGTERM, and says on the lifeline what the warden is to do.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    lifeline = socket.socket(fileno=int(sys.argv[2]))
-    # A copy of it in the tree would keep the lifeline open after the parent's end.
-    lifeline.set_inheritable(False)
+    given = int(sys.argv[2])
+    # A low number: select() takes none above 1023, which a parent of many children gives. dup() also has the
+    # tree not inherit it: a copy there would keep the lifeline open after the parent's end.
+    lifeline = socket.socket(fileno=os.dup(given))
+    os.close(given)
     gc.freeze()
     gc.enable()
     Warden(lifeline).run()

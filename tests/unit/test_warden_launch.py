@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -48,6 +51,29 @@ def test_a_warden_that_was_not_taken_ends_when_it_is_discarded() -> None:
     (pid,) = warden_launch.waiting()
     warden_launch.discard()
     assert not warden_launch.waiting() and not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_warden_reads_its_lifeline_whatever_number_the_parent_gives_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make = socket.socketpair
+
+    def make_high() -> tuple[socket.socket, socket.socket]:
+        ours, theirs = make()
+        with theirs:
+            high = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 1100)
+        return ours, socket.socket(fileno=high)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(2000, hard)), hard))
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socketpair", make_high)
+            one = warden_launch.take()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    one.lifeline.close()
+    assert one.process.wait(timeout=10) == 0, "it ends with its lifeline"
 
 
 @pytest.mark.parametrize("line", ["", "alg.py", "-e alg.py -i 1", "run alg.py", "./alg", "--mem 1Gi -e a.b"])
