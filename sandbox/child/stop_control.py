@@ -210,7 +210,17 @@ class StopControl:
             self._stopper = threading.Thread(
                 target=self._stop, args=(running, api, options), name="hkrunner-stop", daemon=True
             )
-            self._stopper.start()
+            try:
+                self._stopper.start()
+                return
+            except (RuntimeError, MemoryError) as error:
+                self._stopper = None
+                failure = f"no thread could be started for it: {str(error) or 'no memory'}"
+        # The algorithm has used up its threads, or its memory. This thread goes on reading requests.
+        api._stop_asked()
+        self._loop.cancel()
+        has_stop = self.entry is not None and self.entry.stop is not None
+        self._replies.send(running, StopReturned(failure if has_stop else ""))
 
     # ---- in the thread of the user's stop()
 

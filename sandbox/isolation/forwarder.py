@@ -83,7 +83,7 @@ class Forwarder:
             # Not Thread.start(): it waits for ever for a thread that finds no memory.
             _thread.start_new_thread(self._serve, (inner, target, permit))
         except (RuntimeError, MemoryError) as error:
-            self._report(f"{target}: {error or 'out of memory'}")
+            self._report(f"{target}: {str(error) or 'out of memory'}")
             _reset(inner)
             inner.close()
 

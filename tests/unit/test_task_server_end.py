@@ -48,6 +48,30 @@ def test_a_stop_that_raises_is_reported(serving_child: StartChild) -> None:
     assert "ZeroDivisionError: division by zero in stop()" in getattr(said[StopReturned], "error", "")
 
 
+@pytest.mark.parametrize("error", ["RuntimeError('none is left')", "MemoryError()"])
+def test_a_stop_for_which_there_is_no_thread_is_reported_and_reaches_the_task(
+    serving_child: StartChild, error: str
+) -> None:
+    child = serving_child(f"""
+import threading
+def start(args, api):
+    def refuse(thread):
+        raise {error}
+    threading.Thread.start = refuse
+    api.progress(1)
+    return api.wait_for_stop(20)
+def stop(): 1 / 0
+""")
+    child.say(1, Begin(wire()), Start())
+    child.next()
+    child.say_to_control(1, StopTask({}))
+    said = {type(one[1]): one[1] for one in (child.next(), child.next()) if one is not None}
+    told = getattr(said.pop(StopReturned), "error", "")
+    assert told.startswith("no thread could be started for it: ") and not told.endswith(": ")
+    assert list(said.values()) == [done(True)]
+    assert child.output == ""
+
+
 def test_a_stop_that_came_before_its_task_stops_it_once_it_is_read(serving_child: StartChild) -> None:
     child = serving_child(
         "def start(args, api):\n    return [args['input'], api.wait_for_stop(args['input'])]\n"
