@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -132,6 +133,20 @@ def is_empty_folder(path: str) -> bool:
         return True
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def locked(folder: str) -> Iterator[None]:
+    """Run the block while no other process has this folder locked; also where it cannot be locked."""
+    fd = -1
+    try:
+        with contextlib.suppress(OSError):  # it does not exist, or its file system has no locks
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def to_json(value: Mapping[str, object]) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import StoreError
 from .event_files import Point, read_scalars
-from .files import ProcessIdentity, number_in, read_json, safe_part
+from .files import ProcessIdentity, locked, number_in, read_json, safe_part
 from .folders import measure, remove_folders
 from .job_record import no_such_task
 from .journal_reader import JournalReader, JournalTask, read_journals
@@ -205,6 +205,11 @@ def repeat_of(root: Path, name: str) -> Repeat:
 
 def remove_tasks(root: Path, names: Iterable[str]) -> Removed:
     """Remove the tasks and their metrics. Raises NotFound or StoreError before anything is removed."""
+    with locked(str(root)):
+        return _remove_tasks(root, names)
+
+
+def _remove_tasks(root: Path, names: Iterable[str]) -> Removed:
     summaries, in_journals = [], []
     journals = JournalReader(str(root))
     journals.refresh()
@@ -236,9 +241,10 @@ def keep_latest(root: Path, count: int) -> Removed:
 
     Takes 100 µs a removed task, so it runs at the end of a run or between tasks.
     """
-    tasks = list_tasks(root)
-    surplus = tasks[: max(0, len(tasks) - max(0, count))]
-    return remove_tasks(root, [summary.name for summary in surplus if not summary.is_active])
+    with locked(str(root)):  # another run that ends just now would remove the same ones
+        tasks = list_tasks(root)
+        surplus = tasks[: max(0, len(tasks) - max(0, count))]
+        return _remove_tasks(root, [summary.name for summary in surplus if not summary.is_active])
 
 
 def read_facts(root: Path, name: str) -> Mapping[str, object] | None:

@@ -7,16 +7,15 @@ one line of JSON each: only its own process writes to a journal.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .files import (
     ProcessIdentity,
+    locked,
     read_json,
     read_json_bytes,
     remove_quietly,
@@ -163,7 +162,7 @@ class JournalReader:
         """Remove these tasks, and files that hold nothing else. Raises OSError."""
         if not tasks:
             return
-        with self._locked():
+        with locked(self._folder):
             data = b"".join(to_json({"run": task.run, "number": task.number}) for task in tasks)
             fd = os.open(
                 f"{self._folder}/{_REMOVED}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
@@ -189,17 +188,6 @@ class JournalReader:
             runs = {file.run for file in self._files.values()}
             left = [to_json({"run": run, "number": number}) for run, number in self._removed if run in runs]
             replace_file(f"{self._folder}/{_REMOVED}", b"".join(left))
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Have no other process remove tasks meanwhile."""
-        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
 
     # ---- reading
 

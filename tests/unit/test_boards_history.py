@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hkrunner.boards.errors import NotFound, StoreError
+from hkrunner.boards.runs import history
 from hkrunner.boards.runs.event_files import EventWriter
 from hkrunner.boards.runs.history import (
     keep_latest,
@@ -187,6 +189,27 @@ def test_only_the_latest_are_kept_and_never_an_active_one_removed(store: Store) 
     assert [task.name for task in list_tasks(store.root)] == ["t0", "t4", "t5"]
     assert keep_latest(store.root, 10).names == ()
     active.finish({})
+
+
+def test_two_runs_that_end_at_once_do_not_remove_the_same_records(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 6):
+        run(store, f"t{number}", at=float(number))
+    removed = []
+    second = threading.Thread(target=lambda: removed.append(keep_latest(store.root, 2).names))
+    remove = history._remove
+
+    def remove_while_the_second_begins(root: Path, task: history.TaskSummary) -> None:
+        if not second.ident:
+            second.start()
+            second.join(0.05)
+        remove(root, task)
+
+    monkeypatch.setattr(history, "_remove", remove_while_the_second_begins)
+    assert keep_latest(store.root, 2).names == ("t1", "t2", "t3")
+    second.join(10)
+    assert removed == [()]
 
 
 def test_the_interpreter_reads_history_without_tensorboard(store: Store) -> None:
