@@ -27,6 +27,8 @@ SPIN_S = 0.0003
 MISSES_MAX = 4
 #: ... but at least once in this many times.
 SKIPPED_MAX = 64
+#: Look for cancelled timers once there are this many timers, and each time they have doubled after that.
+MANY_TIMERS = 1000
 #: epoll counts milliseconds in 31 bits.
 WAIT_MAX_S = 86_400.0
 _READ = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
@@ -144,6 +146,7 @@ class Loop:
         self._epoll = select.epoll(select.EPOLL_CLOEXEC)
         self._watched: dict[int, int] = {}
         self._timers: list[tuple[float, int, Timer]] = []
+        self._most_timers = MANY_TIMERS
         self._order = itertools.count()
         self._stopped = False
         self._expected: Promptness | None = None  # what the next turn polls for
@@ -216,6 +219,11 @@ class Loop:
     def after(self, seconds: float, callback: Callback) -> Timer:
         """Call back once, that many seconds from now, not before."""
         timer = Timer(self.clock() + seconds, callback)
+        if len(self._timers) >= self._most_timers:
+            # A cancelled one stays until it is due: with a limit of hours for each task, that is all of them.
+            self._timers[:] = [one for one in self._timers if one[2].pending]
+            heapq.heapify(self._timers)
+            self._most_timers = max(MANY_TIMERS, 2 * len(self._timers))
         heapq.heappush(self._timers, (timer.at, next(self._order), timer))
         return timer
 

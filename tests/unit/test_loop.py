@@ -76,6 +76,19 @@ def test_a_cancelled_timer_does_not_fire(loop: Loop, clock: Clock) -> None:
     loop.turn(0)
 
 
+def test_cancelled_timers_of_a_far_time_do_not_add_up(loop: Loop, clock: Clock) -> None:
+    fired: list[str] = []
+    loop.after(1, partial(fired.append, "first"))
+    for _ in range(3 * loop_module.MANY_TIMERS):
+        loop.after(3600, nothing).cancel()
+        loop.turn(0)
+    assert len(loop._timers) <= loop_module.MANY_TIMERS
+    loop.after(2, partial(fired.append, "second"))
+    clock.now += 2
+    loop.turn(0)
+    assert fired == ["first", "second"]
+
+
 def test_a_timer_may_cancel_another_that_is_due(loop: Loop, clock: Clock) -> None:
     second: list[Callable[[], None]] = []
     loop.after(1, lambda: second[0]())
