@@ -118,7 +118,7 @@ class Link:
         self._client: Any = None  # websocket.WebSocket, which owns the socket
         self._socket: socket.socket | None = None
         self._fd = -1
-        self._is_tls = False
+        self._hidden: Callable[[], int] = int  #: how many bytes a TLS socket holds that epoll cannot see
         self._not_now: tuple[type[OSError], ...] = (BlockingIOError,)
         self._spoken = False
         self._arrived: bool | None = None  #: all that was sent, as of our goodbye; None: not known
@@ -146,8 +146,8 @@ class Link:
         sock.setblocking(False)
         self._socket = sock
         self._fd = sock.fileno()
-        self._is_tls = hasattr(sock, "pending")  # an ssl.SSLSocket, also after a redirect to wss://
-        if self._is_tls:
+        self._hidden = getattr(sock, "pending", int)  # of an ssl.SSLSocket, also after a redirect to wss://
+        if self._hidden is not int:
             import ssl  # the connecting thread has it already
 
             self._not_now = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -353,14 +353,13 @@ class Link:
         taken = 0
         sock = self._socket
         try:
-            while sock is not None and sock is self._socket and taken < TURN_BYTES:
+            while sock is not None and sock is self._socket:
                 count, more = self._reader.receive(sock)
                 if not count:
                     self._drop("the worker closed the connection without a close frame")
                     return
                 taken += count
-                # A TLS socket may hold bytes that epoll cannot see: read until it has no more.
-                if not more and not self._is_tls:
+                if (not more or taken >= TURN_BYTES) and not self._hidden():
                     return
         except self._not_now:
             return

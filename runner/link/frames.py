@@ -154,7 +154,7 @@ class Reader:
             length, at = scratch[2] << 8 | scratch[3], 4
         elif length == 127 and count >= 10 and not self._mask_bit:
             length, at = int.from_bytes(self._scratch_view[2:10], "big"), 10
-            if BLOB_MIN <= length <= MESSAGE_MAX and at + length >= count:
+            if BLOB_MIN <= length <= self._most_bytes and at + length >= count:
                 self._final = True
                 self._begin_large(scratch[0] & 0x0F, length, self._scratch_view[at:count])
                 return True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import struct
 import time
+from typing import Any
 
 import pytest
 from hkrunner.runner.link import connection as links
@@ -32,6 +34,28 @@ def test_a_message_of_any_size_arrives_as_it_is(size: int) -> None:
         world.until(lambda: len(world.listener.messages) == 2, "both messages")
         assert world.listener.messages == [payload, b"after"]
         assert world.listener.kinds == ["blob" if size >= links.BLOB_MIN else "bytes", "bytes"]
+
+
+def test_what_a_tls_socket_holds_is_read_before_the_loop_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, beneath = bytearray(), socket.socket.recv_into
+
+    def recv_into(sock: socket.socket, buffer: Any) -> int:
+        """As of TLS: take a whole record from the kernel, and hold what the caller has no room for."""
+        if not held:
+            record = bytearray(1000)
+            held.extend(record[: beneath(sock, record)])
+        count = min(len(held), len(buffer), 10)
+        buffer[:count] = held[:count]
+        del held[:count]
+        return count
+
+    monkeypatch.setattr(links, "TURN_BYTES", 30)
+    monkeypatch.setattr(socket.socket, "recv_into", recv_into)
+    monkeypatch.setattr(socket.socket, "pending", lambda _sock: len(held), raising=False)
+    with conversing() as (world, wire):
+        wire.send(frame(TEXT, b"x" * 100) + frame(TEXT, b"after"))
+        world.until(lambda: len(world.listener.messages) == 2, "both messages")
+        assert world.listener.messages == [b"x" * 100, b"after"]
 
 
 def test_frames_may_be_cut_at_every_byte() -> None:
