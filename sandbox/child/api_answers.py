@@ -174,11 +174,11 @@ class Calls:
                 call.started = True
 
     def _on_stream_message(self, data: Mapping[str, Any]) -> None:
-        if not self._listening:
-            with self._lock:
+        with self._lock:
+            if not self._listening:
                 if len(self._waiting_messages) < 1000:
                     self._waiting_messages.append(data)
-            return
+                return
         threading.Thread(target=self._deliver, args=(data,), name="hkrunner-stream", daemon=True).start()
 
     def _deliver(self, data: Mapping[str, Any]) -> None:

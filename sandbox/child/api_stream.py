@@ -36,8 +36,8 @@ class StreamCalls(Calls):
         if self._stream is not None:
             self._stream.listen()
             return
-        self._listening = True
         with self._lock:
+            self._listening = True
             waiting, self._waiting_messages = self._waiting_messages, []
         for one in waiting:
             self._deliver(one)
