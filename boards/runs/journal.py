@@ -43,7 +43,8 @@ class Journal:
         self._file_tasks = (
             _FILE_TASKS_MAX if keep is None else min(_FILE_TASKS_MAX, max(_FILE_TASKS_MIN, keep // 4))
         )
-        self._run = local_job_id(time.time())
+        # Its four random digits are too few: of 100 replicas that begin in one second, two may have the same.
+        self._run = local_job_id(time.time()) + os.urandom(4).hex()
         self._names = JournalNames(layout, self._run)
         self._common: tuple[str, Mapping[str, object]] | None = None  # what the head of the file says
         self._fd: int | None = None

@@ -734,3 +734,15 @@ def test_a_board_shows_tasks_of_a_journal_once_they_have_ended(store: Store, roo
     view.refresh()
     assert shown() == ["b", "c"]
     view.remove()
+
+
+def test_processes_that_begin_in_the_same_second_have_journals_of_their_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hkrunner.boards.runs.journal.local_job_id", lambda now_s: "20261130-120000-abcd")
+    stores = [make(root), make(root)]
+    records = [end(begin(store)) for store in stores]
+    for store in stores:
+        store.close()
+    assert [record.problems for record in records] == [[], []]
+    assert told(root) == [("a", "succeed"), ("a.2", "succeed")]
