@@ -80,8 +80,8 @@ class ResourceSeries:
 
     def _write_when_due(self, at_s: float) -> None:
         self._latest = at_s
-        age = at_s - self._started_at
-        if at_s - self._written_at >= max(age / _POINTS_PER_AGE, 0.05):
+        age, passed = at_s - self._started_at, at_s - self._written_at
+        if passed < 0 or passed >= max(age / _POINTS_PER_AGE, 0.05):  # below 0: the clock was set back
             self._write(at_s)
 
     def _write(self, at_s: float) -> None:

@@ -73,7 +73,8 @@ class TaskUsage:
         self._first_ask, self._final_ask = TaskUsage._number - 1, TaskUsage._number
         #: (seconds since the epoch, cores, bytes, processes) a few times a second.
         self.samples: list[tuple[float, float, int, int]] = []
-        self._last = (time.time(), 0.0)
+        #: When a sample was taken last, and the CPU time then. Not by the system's clock, which may be set.
+        self._last = (self._began, 0.0)
 
     @property
     def is_watched(self) -> bool:
@@ -100,7 +101,7 @@ class TaskUsage:
         if ask == self._first_ask:
             self._tree_cpu_s = sample.cpu_s
             self._before_ns = _cpu_ns(self._clock) - self._cpu_ns
-            self._last = (time.time(), sample.cpu_s)
+            self._last = (time.monotonic(), sample.cpu_s)
             return
         if self._tree_cpu_s is None and ask != self._final_ask:
             return
@@ -112,11 +113,11 @@ class TaskUsage:
             self.take_held_back(held)
         if ask == self._final_ask:
             self._final = sample
-        now, (at, cpu_s) = time.time(), self._last
+        now, (at, cpu_s) = time.monotonic(), self._last
         # If the task ended before the first answer, it is not known what the tree had used before the task.
         if self._tree_cpu_s is not None and now - at >= 0.05:
             cores = max(0.0, sample.cpu_s - cpu_s) / (now - at)
-            self.samples.append((now, cores, sample.memory_bytes, sample.processes))
+            self.samples.append((time.time(), cores, sample.memory_bytes, sample.processes))
             self._last = (now, sample.cpu_s)
             if len(self.samples) > 4000:
                 self.samples = self.samples[::2]

@@ -175,6 +175,14 @@ def test_what_came_last_is_kept_however_short_the_task(tmp_path: Path) -> None:
     assert [point.value for point in read_scalars(tmp_path)["resources"][MEMORY]] == [1, 7]
 
 
+def test_a_curve_goes_on_when_the_clock_is_set_back(tmp_path: Path) -> None:
+    series = ResourceSeries(tmp_path, started_at=7200.0)
+    for at_s, mib in ((7201.0, 1), (3602.0, 2), (3603.0, 3)):
+        series.sample(at_s, memory_bytes=mib << 20)
+    series.close()
+    assert [point.value for point in read_scalars(tmp_path)["resources"][MEMORY]] == [1, 2, 3]
+
+
 def test_curves_that_cannot_be_kept_do_not_stop_a_task(tmp_path: Path) -> None:
     (tmp_path / "resources").write_text("a file")
     series = ResourceSeries(tmp_path, started_at=0.0)

@@ -31,8 +31,8 @@ def answer(number: int, cpu_s: float) -> Sample:
 
 
 def later(monkeypatch: Any, seconds: float) -> None:
-    now = time.time() + seconds
-    monkeypatch.setattr("hkrunner.runner.serving.task_usage.time.time", lambda: now)
+    now = time.monotonic() + seconds
+    monkeypatch.setattr(time, "monotonic", lambda: now)
 
 
 def test_what_a_child_used_before_its_task_is_no_usage_of_the_task(monkeypatch: Any) -> None:
@@ -51,6 +51,8 @@ def test_a_watched_task_has_the_cores_between_two_answers(monkeypatch: Any) -> N
     usage.watch()
     later(monkeypatch, 0)
     usage.on_sample(answer(child.asked[0], cpu_s=30.0))
+    set_back_s = time.time() - 3600
+    monkeypatch.setattr(time, "time", lambda: set_back_s)
     later(monkeypatch, 2)
     usage.ask_final()
     usage.on_sample(answer(child.asked[1], cpu_s=31.0))
