@@ -58,6 +58,10 @@ QUIET_S = 0.25
 #: It is disarmed, too, when the process has taken and freed memory for this long without getting further: it
 #: may be repeating for ever what is refused. Memory in use decides then, until more of the limit is free.
 REPEATING_S = 1.5
+#: The same if it was armed so many times with pauses in between, or if the process has filled its memory so
+#: many times without a pause, each time from where it had left the limit.
+TRIES = 4
+FILLS = 6
 #: A process has left the limit when so much of it, or twice what arms the brake, is free: a loop that drops
 #: its last part at each refusal, and fills it again, frees less.
 FREED_SHARE = 1 / 8
@@ -68,8 +72,9 @@ TURN_BYTES = 1 * MI
 RAISED_S = 0.25
 #: Least growth between two readings of a process that counts as growing.
 GROWTH_BYTES = 128 * 1024
-#: For this long after it is disarmed, the user's limit is set again and again: the process may set its old
-#: limit at the same moment (memory_reserve.py).
+#: For this long after it is disarmed, and as long as the process is near the limit, the user's limit is set
+#: again and again: the process may set a limit that it has read before (memory_reserve.py), much later where
+#: it was stopped in between. It would be refused memory for ever.
 SETTLE_S = 1.0
 
 #: Largest value of a resource limit; the next one is RLIM_INFINITY.
@@ -141,6 +146,8 @@ class NearLimitBrake:
         self._top = 0
         self._top_at = float("-inf")
         self._has_turned = False
+        self._tries = self._fills = 0
+        self._has_paused = self._has_left = True  #: since it was last near the limit
         self._is_let_through = False
         #: The process and its memory when last armed; None: not armed since forget_held_back().
         self.held_back: HeldProcess | None = None
@@ -182,22 +189,33 @@ class NearLimitBrake:
                 one.set(process.data + room, self._prlimit)
         else:
             self._raised_at = float("-inf")
-            one.set(one.own, self._prlimit, again=now - self._armed_at < SETTLE_S)
+            is_near = self._armed_at > float("-inf") and free <= self._left_bytes
+            one.set(one.own, self._prlimit, again=is_near or now - self._armed_at < SETTLE_S)
 
     def _is_repeating(self, anon: int, free: int, now: float, *, is_growing: bool) -> bool:
-        """Whether the process has been taking and freeing memory near the limit for REPEATING_S.
+        """Whether the process most likely repeats for ever what is refused: see REPEATING_S, TRIES and FILLS.
 
         A loop that is refused memory comes a little further at each of its first attempts, so its top says
         nothing once it has turned back; a process that only grows is held back all the time.
         """
-        if free > self._left_bytes:
-            self._is_let_through = False
+        has_left = free > self._left_bytes
         self._has_turned = self._has_turned or anon < self._top - TURN_BYTES
-        if free > self._left_bytes or not is_growing:
+        if not is_growing:
+            self._fills, self._has_paused = 0, True
+        if has_left:
+            self._tries, self._has_left, self._is_let_through = 0, True, False
             self._top, self._top_at, self._has_turned = anon, now, False
+        elif not is_growing:
+            self._top_at = now
         elif anon >= self._top + GROWTH_BYTES and not self._has_turned:
-            self._top, self._top_at = anon, now
+            self._top, self._top_at, self._tries = anon, now, 0
         elif self._armed_at >= self._top_at and now - self._top_at >= REPEATING_S:
+            self._is_let_through = True
+        if free <= self._near and is_growing:
+            self._tries += self._has_paused
+            self._fills += self._has_left
+            self._has_paused = self._has_left = False
+        if self._tries > TRIES or self._fills > FILLS:
             self._is_let_through = True
         return self._is_let_through
 
@@ -213,12 +231,19 @@ class NearLimitBrake:
         for pid, process in sampler.processes.items():
             if pid != self._pid and self._free.get(pid) is not process:
                 self._free[pid] = process
-                _DataLimit(process, one.soft, one.own, one.hard).set(one.own, self._prlimit)
+                # Read: this one's may be the user's again, and have been lower when it forked.
+                try:
+                    soft, hard = self._prlimit(pid, resource.RLIMIT_DATA)
+                except (ProcessLookupError, PermissionError):
+                    continue
+                if hard == one.hard:  # else the user's code has set it
+                    _DataLimit(process, soft, one.own, hard).set(one.own, self._prlimit)
         if len(self._free) > 2 * len(sampler.processes):
             self._free = {pid: self._free[pid] for pid in self._free if pid in sampler.processes}
 
     def forget_held_back(self, before: float) -> None:
         """Set `held_back` to None if it is older: a task is not blamed for what was before it began."""
+        self._tries = self._fills = 0
         if self.held_back is not None and self.held_back.at < before:
             self.held_back = None
 

@@ -288,6 +288,30 @@ def test_a_process_that_repeats_what_is_refused_is_let_through_until_more_is_fre
     assert brake.is_holding
 
 
+@pytest.mark.parametrize(("freed", "pause_s", "times"), [(4, 0.5, 4), (100, 0.1, 6)])
+def test_a_loop_that_is_refused_again_and_again_is_let_through_whatever_it_frees_in_between(
+    freed: int, pause_s: float, times: int
+) -> None:
+    process = StubProcess(10, anon=0, data=300 * MI)
+    brake, sampler, _ = near_limit(process)
+    held, now = [], 1.0
+    for _ in range(8):
+        for process.anon in (250 * MI, (250 - freed) * MI):
+            brake.adjust(sampler, now)  # type: ignore[arg-type]
+            held.append(brake.is_holding)
+            now += pause_s
+    assert held[::2] == [True] * times + [False] * (8 - times)
+
+
+def test_a_process_that_fills_its_memory_with_other_work_in_between_is_held_back_each_time() -> None:
+    process = StubProcess(10, anon=0, data=300 * MI)
+    brake, sampler, _ = near_limit(process)
+    for fill in range(20):
+        for now, process.anon in ((1.0 + fill, 250 * MI), (1.1 + fill, 100 * MI), (1.5 + fill, 100 * MI)):
+            brake.adjust(sampler, now)  # type: ignore[arg-type]
+            assert brake.is_holding == (process.anon > 200 * MI)
+
+
 def test_the_limit_that_a_process_has_raised_for_a_thread_is_left_until_the_thread_has_begun() -> None:
     process = StubProcess(10, anon=250 * MI, data=300 * MI)
     brake, sampler, limiter = near_limit(process)
@@ -323,6 +347,24 @@ def test_a_process_started_while_another_is_limited_gets_the_users_own_limit() -
     sampler.processes[11] = started
     brake.adjust(sampler, 1.01)  # type: ignore[arg-type]
     assert limiter.soft[11] == resource.RLIM_INFINITY and limiter.soft[10] < 1 << 30
+    limiter.soft[12] = limiter.soft[10]  # by fork, and seen only when the first one has its own limit again
+    process.anon = 100 * MI
+    brake.adjust(sampler, 1.02)  # type: ignore[arg-type]
+    assert limiter.soft[10] == resource.RLIM_INFINITY
+    sampler.processes[12] = StubProcess(12, anon=MI, data=2 * MI)
+    brake.adjust(sampler, 1.03)  # type: ignore[arg-type]
+    assert limiter.soft[12] == resource.RLIM_INFINITY
+
+
+def test_a_low_limit_that_a_process_near_the_limit_has_set_itself_does_not_stay() -> None:
+    """Its own answer to a refusal sets what it has read before, and may have been stopped in between."""
+    process = StubProcess(10, anon=250 * MI, data=300 * MI)
+    brake, sampler, limiter = near_limit(process)
+    for at in (1.0, 2.0, 5.0):
+        brake.adjust(sampler, at)  # type: ignore[arg-type]
+    limiter.soft[10] = 304 * MI
+    brake.adjust(sampler, 5.1)  # type: ignore[arg-type]
+    assert limiter.soft[10] == resource.RLIM_INFINITY
 
 
 def test_no_stack_of_a_thread_fits_while_the_brake_is_armed() -> None:
