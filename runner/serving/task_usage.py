@@ -205,13 +205,14 @@ def _cpu_ns(clock: int) -> int:
 def _high_water(pid: int, files_bytes: int) -> tuple[int, int]:
     """Return (highest, present) memory of a process in bytes; zeros when the process is gone.
 
-    File pages are left out, as the limit leaves them out: those of now, or `files_bytes` if that is more.
+    File pages are left out, as the limit leaves them out: those of now, or `files_bytes` if that is more. It
+    may include shared memory, since these figures count each map of it.
     """
     try:
-        high, now, file = _sizes(pid, b"VmHWM:", b"VmRSS:", b"RssFile:")
+        high, now, file, shared = _sizes(pid, b"VmHWM:", b"VmRSS:", b"RssFile:", b"RssShmem:")
     except (OSError, ValueError, IndexError):
         return 0, 0
-    return max(high - max(file, files_bytes), now - file, 0), max(now - file, 0)
+    return max(high - max(file, files_bytes), now - file - shared, 0), max(now - file, 0)
 
 
 def _file_bytes(pid: int) -> int:

@@ -115,6 +115,8 @@ class MemoryEstimate:
             unsure += freed
         if not is_alone:
             unsure += mapped  # by several of them, perhaps
+        elif objects_now >= SHARED_STEP_BYTES:
+            unsure += max(0, mapped - twice)  # several times by the same one, perhaps
         self.is_exact = (unknown == 0 or is_alone) and max(unsure, twice) < SHARED_STEP_BYTES
         # The private pages of the only process are shared with no other.
         self._certain = max(certain, largest_anon if is_alone else 0)
@@ -149,8 +151,8 @@ class MemoryEstimate:
             return False
         if count_first and self._table.births():
             return False
-        if now >= self._exact_due_at:
-            return len(self._table.processes) > 1
+        if now >= self._exact_due_at and len(self._table.processes) > 1:
+            return True
         if self.is_exact:
             return False
         return near or self.memory > peak * 1.05
@@ -226,6 +228,8 @@ class MemoryEstimate:
         self._unmapped = self._unmapped_shared(anon, shmem, self._objects_then)
         self.memory = self.at_most = self.at_least = anon + shmem + self._unmapped
         self.is_judged = self.is_exact = is_whole
+        if is_whole and len(self._table.processes) == 1:
+            self._table.note_uncounted()
         took = self._clock() - began
         self._exact_at = now + max(0.05, took / EXACT_SHARE)  # near the limit, a look is worth more
         self._peak_at = now + max(0.05, took / PEAK_SHARE)

@@ -97,7 +97,8 @@ class ProcessTable:
         #: Sums as of the last read: RSS, and memory that the kernel cannot reclaim.
         self.rss = 0
         self.charge = 0
-        #: The most pages of files that one process had mapped, in bytes: no limit counts them.
+        #: The most that one process had mapped and no limit counts, in bytes: pages of files, and shared
+        #: memory that it had mapped already.
         self.files_peak_bytes = 0
         self.walk_due = True
         #: Number found by the last walk if it exceeds the limit; they are not in `processes` then.
@@ -316,6 +317,12 @@ class ProcessTable:
         self.files_peak_bytes = 0
         for one in self.processes.values():
             one.anon_at_first = one.anon_peak = -1
+
+    def note_uncounted(self) -> None:
+        """Note what of the only process's pages the exact sums do not count: files, and repeated maps."""
+        for one in self.processes.values():
+            uncounted = one.shared - one.shmem + one.judged_at - one.pss
+            self.files_peak_bytes = max(self.files_peak_bytes, uncounted)
 
     def has_shrunk(self) -> bool:
         """Whether a process has ended, executed another program or freed memory since the last read()."""

@@ -119,7 +119,7 @@ class TreeSampler:
 
     @property
     def files_peak_bytes(self) -> int:
-        """The most pages of files that one process had mapped, in bytes: no limit counts them."""
+        """The most that one process had mapped and no limit counts: files, and the same memory again."""
         return self._table.files_peak_bytes
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hkrunner.runner.serving import task_usage
 from hkrunner.sandbox.linux import procfs
 from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.usage.sampler import TreeSampler
@@ -193,6 +194,31 @@ time.sleep(15)
             lambda: seen.append(breach(sampler.usage, limits)) or time.monotonic() > until, what="a while"
         )
         assert not any(seen)
+    sampler.close()
+    shared.close()
+
+
+def test_memory_that_one_process_has_mapped_three_times_counts_once() -> None:
+    code = """
+import mmap, os, signal, time
+signal.alarm(30)
+fd = os.memfd_create("thrice")
+os.ftruncate(fd, 32 << 20)
+held = [mmap.mmap(fd, 32 << 20) for _ in range(3)]
+held[0].write(b"x" * (32 << 20))
+time.sleep(0.1)
+for one in held[1:]:
+    sum(one[::4096])
+time.sleep(25)
+"""
+    shared = SharedMemory()
+    sampler = TreeSampler(os.getpid(), Limits(), shared=shared)
+    with Tree(sampler) as tree:
+        pid = tree.start(code=code)
+        tree.watch(lambda: sampler.files_peak_bytes > 64 * MI, what="the exact figures of all maps")
+        assert 32 * MI < sampler.peak_bytes < 80 * MI
+        high, _ = task_usage._high_water(pid, sampler.files_peak_bytes)
+        assert high < 80 * MI
     sampler.close()
     shared.close()
 
