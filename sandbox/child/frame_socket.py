@@ -61,6 +61,9 @@ class FrameSocket:
                 self.before_waiting(self._socket.fileno())
             try:
                 count, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], 256, CLOEXEC)
+            except BlockingIOError:
+                self._socket.setblocking(True)  # as in send_whole()
+                continue
             except OSError:
                 _exit_without_channel()
             fds = fds_of(ancillary) if ancillary else []
@@ -102,7 +105,7 @@ class FrameSocket:
             try:
                 size = sum(map(len, body))
                 if size <= INLINE_MAX:
-                    self._socket.sendall(encode(kind, task, b"".join(body)))
+                    send_whole(self._socket, encode(kind, task, b"".join(body)))
                 else:
                     self._send_blob(task, kind, size, body, reuse)
             except OSError:
@@ -112,6 +115,7 @@ class FrameSocket:
         fd = self._filled(body, reuse)
         try:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+            self._socket.setblocking(True)  # as in send_whole()
             self._socket.sendmsg([header(kind, task, size, blob=True)], rights)
         finally:
             if not reuse:
@@ -161,6 +165,20 @@ def _short_body(message: ProcessMessage) -> bytes:
         elif isinstance(value, list) and value and all(isinstance(one, str) for one in value):
             cut[name] = [exception_fields.cut(one, most // len(value)) for one in value]
     return body_of(message.replace(**cut))
+
+
+def send_whole(sock: socket.socket, data: Buffer) -> None:
+    """Send all of it. Raises OSError.
+
+    The user's code may have set O_NONBLOCK on every descriptor that it found. sendall() would not say then
+    how much has left.
+    """
+    view = memoryview(data).cast("B")
+    while view:
+        try:
+            view = view[sock.send(view) :]
+        except BlockingIOError:
+            sock.setblocking(True)
 
 
 # ---- descriptors

@@ -36,7 +36,7 @@ from ..shared.messages import Failed
 from ..shared.user_process_messages import EndAsked, LastWord
 from . import exception_report
 from .api import Api
-from .frame_socket import FrameSocket, receive_setup
+from .frame_socket import FrameSocket, receive_setup, send_whole
 from .stop_control import StopControl
 from .task_server import TaskServer
 
@@ -124,7 +124,7 @@ class UserProcessServer(TaskServer):
     def _send_news(self, message: ProcessMessage) -> None:
         # That the supervisor is gone is noticed by the reading side.
         with contextlib.suppress(OSError):
-            self._news.sendall(encode(0, message))
+            send_whole(self._news, encode(0, message))
 
     def _last_word(self, exit_now: Callable[[int], NoReturn]) -> Callable[[int], NoReturn]:
         """Return an os._exit() that sends the status first: the supervisor is not our parent."""

@@ -156,6 +156,9 @@ class StopControl:
         while True:
             try:
                 data, ancillary, _, _ = self._control.recvmsg(65536, 256, CLOEXEC)
+            except BlockingIOError:
+                self._control.setblocking(True)  # as in send_whole()
+                continue
             except OSError:
                 return
             fds = fds_of(ancillary)

@@ -27,6 +27,7 @@ from ..shared import shared_rings, stream_frames
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from ..shared.stream_frames import DURATION, HEAD, StreamFrame, StreamReader, frame
 from .api_call import ApiError
+from .frame_socket import send_whole
 from .stream_message import StreamMessage, read_message
 from .stream_routes import Routes
 
@@ -151,7 +152,7 @@ class Stream:
 
     def _write(self, data: Any) -> None:
         try:
-            self._socket.sendall(data)
+            send_whole(self._socket, data)
         except OSError:
             self._is_lost = True
             raise StreamLost(LOST) from None
@@ -213,6 +214,9 @@ class Stream:
     def _read(self) -> List[StreamFrame]:
         try:
             return self._reader.read()
+        except BlockingIOError:
+            self._socket.setblocking(True)  # as in send_whole()
+            return []
         except (EOFError, OSError):
             self._is_lost = not self._is_aborted  # abort() has ended it
             self._quiesced.set()

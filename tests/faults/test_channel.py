@@ -31,6 +31,11 @@ def test_an_answer_without_a_channel_is_no_answer(tmp_path: Path) -> None:
     assert run.status == 1
 
 
+def test_sockets_that_the_algorithm_has_made_nonblocking_still_serve(tmp_path: Path) -> None:
+    run = run_tasks("makes_every_descriptor_nonblocking.py", [250_000], [3], [250_000], cwd=tmp_path)
+    assert [len(one) for one in run.outputs] == [250_000, 3, 250_000]
+
+
 def test_a_death_in_the_middle_of_a_frame_is_reported_as_that_death(tmp_path: Path) -> None:
     run = misbehave_once("killed_in_a_frame.py", cwd=tmp_path)
     code, message = error_of(run.tasks[0])
