@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
+import select
 from collections.abc import Callable, Iterator
 
 from ...sandbox.codec import unreadable
@@ -105,7 +105,22 @@ class StdinTasks:
 
 
 def _stdin() -> bytes:
-    return sys.stdin.buffer.read()
+    """Return all of stdin. Raises SettingsError.
+
+    sys.stdin would return a part where another program has set O_NONBLOCK on what it shares with this one.
+    """
+    parts: list[bytes] = []
+    while True:
+        try:
+            part = os.read(0, 1 << 20)
+        except BlockingIOError:
+            select.select([0], [], [])
+            continue
+        except OSError as error:
+            raise SettingsError(f"stdin cannot be read: {error.strerror}") from None
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
 
 
 def _file(name: str, cwd: str, flag: str) -> bytes:

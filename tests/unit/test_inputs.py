@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hkrunner.runner.errors import SettingsError
+from hkrunner.runner.prepare import inputs
 from hkrunner.runner.prepare.inputs import as_list, read_inputs
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,3 +90,24 @@ def test_a_file_that_cannot_be_read_is_reported(
 ) -> None:
     with pytest.raises(SettingsError, match=r"cannot read (no\.jsonl?|\.): (No such file|Is a dir)"):
         list(read_inputs(values, tasks, str(tmp_path)))
+
+
+def test_all_of_a_stdin_is_read_that_another_program_has_made_nonblocking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, write = os.pipe2(os.O_NONBLOCK)
+    os.write(write, b"[1")
+
+    def rest_comes(*_: object) -> None:
+        os.write(write, b", 2]")
+        os.close(write)
+
+    monkeypatch.setattr(inputs.select, "select", rest_comes)
+    before = os.dup(0)
+    os.dup2(ours, 0)
+    try:
+        assert list(read_inputs(("-",), None, "/")) == [b"[1, 2]"]
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(ours)
