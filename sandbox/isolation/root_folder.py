@@ -80,6 +80,8 @@ def make_root(isolation: Isolation, *, new_processes: bool) -> None:
             mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
         else:
             mount("/proc", f"{root}/proc", None, MS_BIND | MS_REC)
+        if os.geteuid() == 0:
+            _hide_what_root_alone_may_read(root)
     except OSError as error:
         raise StepFailed("the mount of /proc", error) from None
     try:
@@ -93,6 +95,20 @@ def make_root(isolation: Isolation, *, new_processes: bool) -> None:
         pivot_root(root)
     except OSError as error:
         raise StepFailed("the change of the root folder (pivot_root)", error) from None
+
+
+def _hide_what_root_alone_may_read(root: str) -> None:
+    """Hide files of /proc about the whole machine, such as vmallocinfo: their owner is root outside, too."""
+    made = f"{root}/.unreadable"
+    os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0))
+    with os.scandir(f"{root}/proc") as entries:
+        for entry in entries:
+            if entry.name.isdigit():
+                continue
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if stat.S_ISREG(mode) and mode & stat.S_IRUSR and not mode & stat.S_IROTH:
+                mount(made, entry.path, None, MS_BIND)
+    os.unlink(made)
 
 
 def _make_devices(root: str) -> None:

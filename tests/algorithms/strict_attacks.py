@@ -76,6 +76,7 @@ def files(given):
         "read /etc/shadow": attempt(read, "/etc/shadow"),
         "read the record of a task": attempt(read, given["state"] + "/tasks/t1/task.json"),
         "write to the record of a task": attempt(append, given["state"] + "/tasks/t1/task.json"),
+        "read where the kernel has its memory": attempt(read, "/proc/vmallocinfo"),
         "write a setting of the kernel": attempt(append, "/proc/sys/kernel/core_pattern"),
         "write to /proc/sysrq-trigger": attempt(append, "/proc/sysrq-trigger"),
         "write to a cgroup": attempt(append, "/sys/fs/cgroup/cgroup.procs"),

@@ -37,6 +37,7 @@ NOT_HELD: dict[str, set[str]] = {
     "ns": {"ask for the runner"},
     "landlock": {"see a file elsewhere", "connect to a socket with a path", "ask for the runner"},
 }
+NOT_HELD["landlock"].add("read where the kernel has its memory")  # root
 #: What docs/explanation/not-promised.md says that no level prevents.
 NOT_PREVENTED_AT_ANY = (
     "lock a file that it can read",
