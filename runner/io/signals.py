@@ -17,6 +17,7 @@ STOP_SIGNALS = (
     signal.SIGQUIT,
     signal.SIGUSR1,
     signal.SIGUSR2,
+    signal.SIGXCPU,  # of a batch system, before it kills
 )
 #: Signals without a meaning of their own: an algorithm that handles them gets them instead.
 USER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)

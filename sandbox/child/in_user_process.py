@@ -45,7 +45,14 @@ _BARE_NAMES = "__main__ abc codecs encodings genericpath io os posixpath site st
 BARE = frozenset((*sys.builtin_module_names, *_BARE_NAMES.split(), "_collections_abc", "_sitebuiltins"))
 _Handler = Callable[[int, FrameType | None], Any]
 #: Signals that shut the run down, unless the user's code handles them itself.
-_END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_END_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGXCPU,
+)
 
 
 class DebuggerQuit(Exception):

@@ -15,6 +15,19 @@ from .confinement import Confinement
 if TYPE_CHECKING:
     from ..isolation.namespace_init import NamespaceInit
 
+#: What the warden ignores: the parent obeys these, and batch systems send some to all processes of a job.
+IGNORED_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGXCPU,
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+)
 _PROBLEM_MAX = 4000
 
 
@@ -157,15 +170,7 @@ def become_child(spec: Spawn, fds: dict[str, int], keep: list[int], *, confineme
 def _arrange(spec: Spawn, fds: dict[str, int], keep: list[int]) -> None:
     """Arrange session, signals and descriptors."""
     os.setsid()
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-        signal.SIGQUIT,
-        signal.SIGCHLD,
-        signal.SIGPIPE,
-        signal.SIGXFSZ,
-    ):
+    for number in (*IGNORED_SIGNALS, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # name_watch.py blocks SIGIO in the warden
     null = os.open(os.devnull, os.O_RDONLY)

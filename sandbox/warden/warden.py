@@ -53,7 +53,7 @@ from ..shared.messages import (
     WatchTree,
 )
 from ..usage.usage import Breach
-from .child_start import start_child
+from .child_start import IGNORED_SIGNALS, start_child
 from .child_tree import ChildTree
 from .limit_enforcer import LimitEnforcer
 
@@ -71,8 +71,8 @@ def main() -> NoReturn:
     kernel.become_subreaper()
     with contextlib.suppress(OSError):
         kernel.hide_from_same_user()
-    # The parent handles Ctrl-C and SIGTERM, and says on the lifeline what the warden is to do.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    # The parent says on the lifeline what the warden is to do.
+    for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     given = int(sys.argv[2])
     # A low number: select() takes none above 1023, which a parent of many children gives. dup() also has the

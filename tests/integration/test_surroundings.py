@@ -77,6 +77,9 @@ def test_nohup_is_respected(tmp_path: Path) -> None:
 def test_user_signals_reach_an_algorithm_that_handles_them(tmp_path: Path) -> None:
     with serving("-e", ALGORITHMS / "handles_user_signals.py", "-i", "1", cwd=tmp_path) as program:
         program.wait_for_line("at work")
+        (warden,) = (one for one in program.family() if "warden" in one.cmdline())
+        for number in (signal.SIGUSR1, signal.SIGXCPU, signal.SIGALRM):  # to all processes of a job
+            warden.send_signal(number)
         program.send_signal(signal.SIGUSR1)
         program.send_signal(signal.SIGUSR2)
         assert program.wait() == 0, program.report()
@@ -84,7 +87,7 @@ def test_user_signals_reach_an_algorithm_that_handles_them(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("args", [(), ("--in-process",)], ids=["run", "in-process"])
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGXCPU, signal.SIGQUIT])
 def test_a_signal_that_the_algorithm_does_not_handle_stops_in_order(
     number: signal.Signals, args: tuple[str, ...], tmp_path: Path
 ) -> None:
