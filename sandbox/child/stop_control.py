@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple
 
 from ..codec import codec
 from ..shared import entry as entries
@@ -65,6 +65,8 @@ class StopControl:
         #: Set when the end was requested, or the control socket is closed.
         self.exit_known = threading.Event()
         self._pid = os.getpid()
+        #: The signals that were blocked when the control thread began.
+        self._blocked: Iterable[int] = ()
 
     def start(self) -> None:
         """Start the control thread."""
@@ -144,8 +146,9 @@ class StopControl:
     # ---- in the control thread
 
     def _listen(self) -> None:
-        # The main thread handles the signals that ask for stacks: it runs the user's code.
-        signal.pthread_sigmask(signal.SIG_BLOCK, [STACK_SIGNAL, LAST_STACK_SIGNAL])
+        # Signals are for the user's threads: one that has blocked a signal may wait for it. And the main
+        # thread, which runs the user's code, handles those that ask for stacks.
+        self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._serve()
         finally:
@@ -232,6 +235,8 @@ class StopControl:
 
         A stream that is stopped gracefully has its last message handled before.
         """
+        # What the user's code starts here must not have all signals blocked.
+        signal.pthread_sigmask(signal.SIG_SETMASK, {*self._blocked, STACK_SIGNAL, LAST_STACK_SIGNAL})
         failure = ""
         if api._stream is not None and options.get("forceStop") is False:
             # The socket process may have ended, which the parent says.
