@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
 import bson
@@ -190,7 +191,20 @@ def test_names_that_are_not_plain_are_left_to_the_child(encoding: str, message: 
     assert encodings.ids_of(encoding, ENCODERS[encoding](message)) is None
 
 
+def test_the_names_in_a_large_message_of_bson_are_found_among_values_of_every_type() -> None:
+    large = {"input": [{"a": 1}] * 1000, "taskId": "ä"}
+    values: list[Any] = [1.5, "x", {"d": [1]}, [b"x"], b"\0" * 9, bson.ObjectId(), True, None, 7, 2**40]
+    values += [bson.Timestamp(1, 2), bson.Decimal128("1.5"), datetime(2024, 1, 1, tzinfo=timezone.utc)]
+    for one in values:
+        wire = ENCODERS["bson"]({"command": "initialize", "data": {"before": one, **large, "jobId": None}})
+        assert encodings.ids_of("bson", wire) == encodings.ids_of("bson", memoryview(wire)) == {"taskId": "ä"}
+    for rare in (bson.Regex("x"), bson.Code("x")):
+        wire = ENCODERS["bson"]({"command": "initialize", "data": {"before": rare, **large}})
+        assert encodings.ids_of("bson", wire) is None, "the child reads them"
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @given(data=st.binary(max_size=200))
 def test_no_bytes_of_a_worker_raise_where_names_are_sought(encoding: str, data: bytes) -> None:
-    encodings.ids_of(encoding, data)
+    for beginning in (data, data + b"\1" * 10_000):  # small and large messages are read in different ways
+        encodings.ids_of(encoding, beginning)
