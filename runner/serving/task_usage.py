@@ -8,7 +8,6 @@ which sees the whole process tree.
 from __future__ import annotations
 
 import time
-from weakref import WeakKeyDictionary
 
 from ...sandbox.linux import procfs
 from ...sandbox.parent.child_handle import Child
@@ -28,7 +27,6 @@ FRESH_S = 0.25
 NEAR_SHARE = 0.8
 #: A task needs at least this long to use so much memory.
 FILLED_S = 0.001
-_HIGH: WeakKeyDictionary[Child, tuple[float, int]] = WeakKeyDictionary()
 
 
 class TaskUsage:
@@ -182,15 +180,15 @@ class TaskUsage:
         A task of a few milliseconds cannot have taken much: the figure of the task before serves.
         """
         at = time.monotonic()
-        if self._limit_bytes is None and at - self._began < BRIEF_S and self._child in _HIGH:
-            read_at, known = _HIGH[self._child]
+        if self._limit_bytes is None and at - self._began < BRIEF_S:
+            read_at, known = self._child.memory_read
             if at - read_at < FRESH_S:
                 self.stays_bytes = known
                 return known
         high, now = _high_water(self._child.pid, self._files_bytes)
         if high - now > _SPIKE_BYTES:
             _reset_high_water(self._child.pid)
-        _HIGH[self._child] = (at, now)
+        self._child.memory_read = (at, now)
         self.stays_bytes = now
         return high
 

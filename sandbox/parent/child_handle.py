@@ -98,6 +98,8 @@ class Child:
         self.protection: Protection | None = None
         #: What ran in or below the child when its last task ended: names of threads and processes.
         self.still_running: tuple[str, ...] = ()
+        #: When the memory of its own process was read last, on the monotonic clock, and what it was in bytes.
+        self.memory_read: tuple[float, int] = (float("-inf"), 0)
         self._state = ChildState.STARTING
         self._kill: tuple[Cause, str] | None = None  #: why it is being killed, and details in words
         #: Whether its messages wait; listen() can be called before they are read at all.

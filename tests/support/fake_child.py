@@ -29,6 +29,7 @@ class FakeChild:
         self.protection = Protection("limits: none", "sampling", False)
         self.records_folder: str | None = None
         self.still_running: tuple[str, ...] = ()
+        self.memory_read = (float("-inf"), 0)
         self.sent: list[tuple[int, ChildMessage]] = []  #: on the task socket
         self.replies: list[tuple[int, Wire]] = []
         self.stops: list[tuple[int, Mapping[str, object]]] = []
