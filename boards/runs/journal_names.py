@@ -48,6 +48,9 @@ class JournalNames:
         if is_first or self._growing:
             self._lock()
         self._read_others()
+        if self._growing and not self.others_wait:  # the first of them has begun since the last claim
+            self._lock()
+            self._read_others()
         name = safe_part(task)
         number = self._repeats.get(task, 1)
         while hash(name) in self._latest or hash(name) in self._earlier or self._has_folder(name):
@@ -58,6 +61,11 @@ class JournalNames:
             self._repeats[task] = number
         self._remember(name)
         return name
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether other processes wait for release() before they claim names."""
+        return self._lock_fd is not None
 
     def release(self) -> None:
         """Let others claim names."""

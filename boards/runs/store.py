@@ -94,7 +94,7 @@ class Store:
 
         started_at: seconds since the epoch. extra: more fields for task.json. wire: the task's `initialize`
         for the journal, empty if it is not to be kept; None: the task needs a folder, as each does without a
-        journal. begins_later: the journal is written by TaskRecord.begin(), which has to follow soon. A
+        journal. begins_later: it is left to TaskRecord.begin(), which has to follow soon. A
         repeated task id gets the name <task>.2, .3, ... Never raises for the disk. Blocks only in one case:
         files that an earlier task left in the cluster's folder are copied when that lies on another file
         system.

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from .journal import Journal
 
-_IN_BEGIN = ("taskId", "jobId", "nodeName", "pipelineName", "startTime")  # in the journal
-
 
 class TaskRecord:
     """The record of one task; made by Store.open."""
@@ -135,18 +133,18 @@ class TaskRecord:
             if self._journal is not None:
                 self._journal.release_name()
             return
-        self._open_in_journal(wire)
-        if not begins_later:
-            self.begin()
-
-    def _open_in_journal(self, wire: bytes) -> None:
         self._folder = f"{self._layout.tasks}/{self.name}"
         self._input_wire, self.takes_values, self._may_have_folder = wire, True, True
         self.metrics.open_shared(self.ids, self.name)
         self._begins_later = True
+        if not begins_later or self._journal.others_wait:
+            self.begin()
 
-    def begin(self) -> None:
-        """Write what open() with begins_later has left to be written; only the first call counts."""
+    def begin(self, *, later: bool = False) -> None:
+        """Begin what open() with begins_later has left to be begun; only the first call counts.
+
+        later: flush() follows soon, if what comes next has not written the beginning with it.
+        """
         if not self._begins_later or self._journal is None:
             return
         self._begins_later = False
@@ -155,11 +153,19 @@ class TaskRecord:
             extra = {**extra, "metricsLink": link}
         try:
             self.journal_number = self._journal.begin(
-                entry, extra, self.name, self.ids, started_ms, self._input_wire
+                entry, extra, self.name, self.ids, started_ms, self._input_wire, later=later
             )
         except OSError as error:
             self._note("the task", error)
         self._journal.release_name()
+
+    def flush(self) -> None:
+        """Write the beginning to the journal, if that is still to be done."""
+        if self._journal is not None:
+            try:
+                self._journal.flush()
+            except OSError as error:
+                self._note("the task", error)
 
     def _first_facts(self) -> dict[str, object]:
         ids, (entry, started_ms, extra) = self.ids, self._begun
@@ -199,6 +205,7 @@ class TaskRecord:
         if self.has_folder or not self._may_have_folder:
             return
         self.begin()
+        self.flush()
         self._may_have_folder = False
         name = self.name
         try:
@@ -281,7 +288,8 @@ class TaskRecord:
     def finish(self, result: Mapping[str, object], answer: bytes = b"") -> None:
         """Write the outcome to disk and close the files; only the first call counts.
 
-        answer: as the worker gets it, if its result is to be recorded here (takes_values).
+        result: fields but for the task's names. answer: as the worker gets it, if its result is to be
+        recorded here (takes_values).
         """
         if self.is_finished:
             return
@@ -348,17 +356,14 @@ class TaskRecord:
         """Write the outcome to the journal, unless the task has a folder."""
         if self._journal is None or self.journal_number is None:
             return
-        facts = dict(self._facts)
-        for name in _IN_BEGIN:
-            facts.pop(name, None)
         try:
-            self._journal.end(self.journal_number, facts, answer)
+            self._journal.end(self.journal_number, self._facts, answer)
             return
         except OSError as error:
             self._note("the result", error)
-        facts["problems"] = self._facts["problems"] = list(self.problems)
+        self._facts["problems"] = list(self.problems)
         try:
-            self._journal.end(self.journal_number, facts)  # there is always room for this much
+            self._journal.end(self.journal_number, self._facts)  # there is always room for this much
         except OSError as error:
             self._note("the outcome", error)
 

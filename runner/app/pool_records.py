@@ -67,7 +67,7 @@ class PoolRecords:
         if self._journal is None:
             return
         try:
-            self._journal.end(at, result.facts(), answer if len(answer) <= self._values_max else b"")
+            self._journal.end(at, result.outcome(), answer if len(answer) <= self._values_max else b"")
         except OSError as error:
             self._give_up(error)
 

@@ -243,7 +243,7 @@ class StandaloneWorker:
             if output is not None:
                 record.write("output.json", output)
             save_spans(folder, spans)
-            record.finish(result.facts())
+            record.finish(result.outcome())
             result.problems.extend(record.problems)
         self.report.show(result)
 

@@ -74,6 +74,16 @@ class Result:
 
     def facts(self) -> dict[str, Any]:
         """Return the fields of --json and task.json but for the output."""
+        return {
+            "taskId": self.task,
+            "jobId": self.job,
+            "nodeName": self.node,
+            "pipelineName": self.pipeline,
+            **self.outcome(),
+        }
+
+    def outcome(self) -> dict[str, Any]:
+        """Return the same without the names of the task."""
         error = None
         if self.failure is not None:
             one = self.failure
@@ -82,10 +92,6 @@ class Result:
         if self.folder is not None:
             logs = {"stdout": f"{self.folder}/stdout.log", "stderr": f"{self.folder}/stderr.log"}
         return {
-            "taskId": self.task,
-            "jobId": self.job,
-            "nodeName": self.node,
-            "pipelineName": self.pipeline,
             "status": self.status,
             "reason": self.reason,
             "error": error,

@@ -138,9 +138,15 @@ class ActiveTask:
             )
 
     def begin_record(self) -> None:
-        """Write the beginning of its record, if that was left for later."""
+        """Begin its record, if that was left for later; flush_record() is to follow unless the task ends."""
         if self.record is not None:
-            self.record.begin()
+            self.record.begin(later=True)
+
+    def flush_record(self) -> None:
+        """Have the beginning of its record on disk."""
+        if self.record is not None:
+            self.record.begin(later=True)
+            self.record.flush()
 
     def _input_for_journal(self) -> bytes | None:
         """Return the `initialize` for the journal: empty if it is not to be kept, None if it needs a file."""
@@ -272,7 +278,7 @@ class ActiveTask:
             # As JSON, a value has up to six times the bytes of another encoding.
             most = {name: 8 * size + 1024 for name, size in sizes.items()}
             record.take_values(self.files_from, most)
-        facts = result.facts()
+        facts = result.outcome()
         sampled = self.usage is not None and bool(self.usage.samples)
         # If the task was over before the first sample, its usage becomes one point of the curve: of a failed
         # task, where it may show the reason; of one that succeeded only beside curves of its own, since it

@@ -29,6 +29,8 @@ from .task_control import TaskControl
 from .task_opener import TaskOpener
 from .task_usage import WATCH_S, TaskUsage
 
+#: The beginning of the record of a task that has not ended by then is on disk; a shorter one has one write.
+RECORD_S = 0.001
 #: Time after the first message of this kind, after which the parent prepares to read names in them.
 PREPARE_AFTER_S = 0.05
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
@@ -77,7 +79,9 @@ class TaskHandover:
         visible = settings.code.variables.get(_VISIBLE_GPUS, os.environ.get(_VISIBLE_GPUS))
         self._gpus = GpuSampler(visible)
         self._usage_alarm = loop.alarm(self._watch_usage)
-        self._told_env: tuple[Child | None, dict[str, str]] = (None, {})  #: variables that a child has got
+        self._record_alarm = loop.alarm(self._flush_record)
+        #: A child, and ALGO_METRICS_DIR as it has it.
+        self._told_metrics: tuple[Child | None, str] = (None, "")
         # Of the current task:
         self._way = Handover.CHILD_NAMES_IT
         self._children = 0  #: how many it was handed to
@@ -133,15 +137,14 @@ class TaskHandover:
                     self._opener.name(task, names or {})
                 self._opener.record(task, begins_later=True)
                 child.send(task.number, *self._begin(task, message, is_announced=False))
-                task.begin_record()  # while the child reads its task
+                self._begin_record(task)  # while the child reads its task
             case Handover.AT_ONCE:
                 if task.ids is None:
                     self._opener.name(task, names or {})
                 control.step(Event.CHILD_INITIALIZED)
                 self._opener.record(task, begins_later=True)
                 child.send(task.number, *self._begin(task, message, is_announced=True))
-                # While the worker reads `initialized` and the child its task: `start` comes after that.
-                task.begin_record()
+                self._begin_record(task, with_start=True)
                 self._measure(task, child)
             case Handover.WITH_START:
                 if task.ids is None:
@@ -149,9 +152,20 @@ class TaskHandover:
                 self._opener.record(task, begins_later=True)
                 self._kept_begin = self._begin(task, message, is_announced=True)
                 control.step(Event.CHILD_INITIALIZED)
-                task.begin_record()
+                self._begin_record(task)
                 self._measure(task, child)
         self._loop.expect("ready")  # the child is ready in a moment, or the worker says `start`
+
+    def _begin_record(self, task: ActiveTask, *, with_start: bool = False) -> None:
+        """Begin the record of the task; with_start: once Start is sent, so that the child works meanwhile."""
+        if task.record is not None:
+            if not with_start:
+                task.begin_record()
+            self._record_alarm.set(RECORD_S)
+
+    def _flush_record(self) -> None:
+        if self._control.task is not None:
+            self._control.task.flush_record()
 
     def _can_name(self, message: WorkerMessage) -> bool:
         """Whether the names of a task are found here: quicker than by the child, but for a large message."""
@@ -186,14 +200,14 @@ class TaskHandover:
         record, keep_bytes = task.record, self._settings.records.keep_values_bytes
         if record is None:
             return UseFolder(is_announced=is_announced)
-        env = record.environment
-        if not self._settings.local_run.is_local:
-            # glibc keeps every value that a variable ever had: 130 bytes a task, for ever (measured).
-            del env["HKRUNNER_TASK_METRICS_DIR"]
-        # A message without fields is read in no time: variables that stay the same are not sent again.
-        child = self._pool.child
-        new_env = None if self._told_env == (child, env) else env
-        self._told_env = (child, env)
+        child, new_env = self._pool.child, None
+        if self._settings.local_run.is_local:
+            new_env = record.environment
+        elif self._told_metrics != (child, record.metrics.link):
+            # Only what stays the same: glibc keeps every value that a variable ever had, 130 bytes a task for
+            # ever (measured). And a message without fields is read in no time.
+            self._told_metrics = child, record.metrics.link
+            new_env = {"ALGO_METRICS_DIR": record.metrics.link}
         if record.takes_values and keep_bytes is not None and keep_bytes <= VALUE_MAX:
             return UseFolder(is_announced=is_announced, env=new_env)
         folder = record.folder_text if record.has_folder or record.takes_values else None
@@ -253,6 +267,7 @@ class TaskHandover:
             return
         begin, self._kept_begin = self._kept_begin, ()
         child.send(task.number, *begin, _START)
+        task.begin_record()  # while the child works
         self._loop.expect("done")  # a tiny task is done in no time
 
     def send_kept_begin(self) -> None:

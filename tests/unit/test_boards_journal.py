@@ -61,9 +61,13 @@ def wire(value: object = (1, 2)) -> bytes:
     return json.dumps({"command": "initialize", "data": {"input": value}}).encode()
 
 
-def begin(store: Store, task: str = "a", *, at: float = 1.0) -> TaskRecord:
+def begin(store: Store, task: str = "a", *, at: float = 1.0, later: bool = False) -> TaskRecord:
+    """Begin a record; later: as ActiveTask does for a task that may end within a millisecond."""
+    extra = {"settings": {"entry": "e.py"}}
     ids = TaskIds(task, "job", "node", "pipeline")
-    return store.open(ids, entry="e.py", started_at=at, extra={"settings": {"entry": "e.py"}}, wire=wire())
+    record = store.open(ids, entry="e.py", started_at=at, extra=extra, wire=wire(), begins_later=later)
+    record.begin(later=later)
+    return record
 
 
 def end(record: TaskRecord, status: str = "succeed") -> TaskRecord:
@@ -238,6 +242,30 @@ def test_ids_that_are_no_names_are_found_again(store: Store, root: Path) -> None
         assert show_task(root, text).facts["taskId"] == text
 
 
+def test_a_task_of_a_millisecond_is_recorded_with_one_write(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end(begin(store, "first", later=True))
+    written: list[int] = []
+    write = os.pwritev
+    monkeypatch.setattr(os, "pwritev", lambda *args: written.append(args[2]) or write(*args))
+    end(begin(store, "short", later=True))
+    assert len(written) == 1
+    lasting = begin(store, "lasting", at=2.0, later=True)
+    assert len(written) == 1 and ("lasting", "active") not in told(root)
+    lasting.flush()
+    assert len(written) == 2 and ("lasting", "active") in told(root)
+    lasting.flush()
+    assert len(written) == 2
+    end(lasting)
+    prints = begin(store, "prints", at=3.0, later=True)
+    prints.append("stdout", b"one\n")
+    assert len(written) == 4 and read_log(root, "prints", "stdout").data == b"one\n"
+    end(prints)
+    begin(store, "failed", at=4.0, later=True).need_folder()
+    assert told(root)[2:] == [("lasting", "succeed"), ("prints", "succeed"), ("failed", "active")]
+
+
 # ---- kills and full disks
 
 
@@ -245,7 +273,7 @@ def test_a_file_cut_at_any_byte_shows_whole_records_only(store: Store, root: Pat
     end(begin(store, "whole"))
     (path,) = journals(root)
     size_of_first = len(path.read_bytes().rstrip(b"\0"))
-    end(begin(store, "last", at=2.0))
+    end(begin(store, "last", at=2.0, later=True))
     data = path.read_bytes().rstrip(b"\0")
     copy = tmp_path / "copy"
     (copy / "journal").mkdir(parents=True)
@@ -286,10 +314,15 @@ for kill_at in range(16):
     left = kill_at
     answered = open(f"{root}/answered", "a", buffering=1)
     store = Store(f"{root}/{kill_at}", logs_ahead=False, journal=lambda layout: Journal(layout, "json"))
-    for number in range(4):
+    for number in range(6):
         ids = TaskIds(f"t{number}", "job", "node", "pipeline")
-        record = store.open(ids, entry="e", started_at=1.0, wire=b'{"data": {"input": [1]}}')
-        record.append("stdout", b"printed")
+        later = number > 3
+        record = store.open(
+            ids, entry="e", started_at=1.0, wire=b'{"data": {"input": [1]}}', begins_later=later
+        )
+        record.begin(later=later)
+        if number != 4:
+            record.append("stdout", b"printed")
         if number == 2:
             record.append("stdout", b"much" * 5000)
         record.finish({"status": "succeed"}, b'{"command":"done","data":1}')
@@ -311,7 +344,7 @@ def test_a_kill_at_every_write_loses_nothing_that_was_answered(tmp_path: Path, s
             output = details.output or (tmp_path / str(kill_at) / "tasks" / name / "output.json").read_bytes()
             assert output == b"1"
             printed = read_log(tmp_path / str(kill_at), name, "stdout").data
-            assert printed == b"printed" + b"much" * (5000 if name == "t2" else 0)
+            assert printed == {"t2": b"printed" + b"much" * 5000, "t4": b""}.get(name, b"printed")
         assert set(found.values()) <= {"lost", "succeed"} and len(found) <= 1
 
 
@@ -472,7 +505,9 @@ from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
 store = Store(sys.argv[1], logs_ahead=False, journal=lambda layout: Journal(layout, "json", keep=100))
 for number in range(100):
-    record = store.open(TaskIds(f"t{number}", "j", "n", "p"), entry="e", started_at=1.0, wire=b"")
+    ids = TaskIds(f"t{number}", "j", "n", "p")
+    record = store.open(ids, entry="e", started_at=1.0, wire=b"", begins_later=True)
+    record.begin(later=True)
     if number % 10 == 0:
         record.append("stdout", b"x" * 20_000)
     record.finish({"status": "succeed"})

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
+from hkrunner.boards.runs.history import list_tasks
+from hkrunner.boards.runs.journal import Journal
+from hkrunner.boards.runs.store import Store
 from hkrunner.runner.link.frames import BLOB_MIN
 from hkrunner.runner.protocol import encoding
 from hkrunner.runner.protocol.task_state import State
-from hkrunner.runner.serving.task_handover import PREPARE_AFTER_S, Handover, choose
+from hkrunner.runner.serving.task_handover import PREPARE_AFTER_S, RECORD_S, Handover, choose
 from hkrunner.sandbox.shared.messages import ApiCall, Begin, Done, TaskRead, UseFolder
 from support.fake_serving import Serve, blob_of, is_open
 
@@ -203,3 +207,30 @@ def test_messages_of_a_task_that_is_over_are_dropped_and_their_memory_closed(ser
     one.child.says(ApiCall(b'{"command":"late"}'), 1)
     assert one.commands.count("done") == 1 and "late" not in one.commands
     assert not is_open(late.fd)
+
+
+def test_a_task_that_lasts_is_recorded_as_active_after_a_millisecond(serve: Serve, tmp_path: Path) -> None:
+    store = Store(tmp_path, logs_ahead=False, journal=lambda layout: Journal(layout, "json"))
+    one = serve(methods=("start",), store=store, state_dir=str(tmp_path))
+
+    def told() -> dict[str, str]:
+        return {task.name: task.status for task in list_tasks(tmp_path)}
+
+    for name in ("first", "short"):  # the first begins the journal
+        one.initialize(name)
+        one.start()
+        one.child_answers()
+    assert told() == {"first": "succeed", "short": "succeed"}
+    for name in ("waits", "runs"):
+        one.initialize(name)
+        if name == "runs":
+            one.start()
+        assert name not in told()
+        one.after(RECORD_S)
+        assert told()[name] == "active"
+        if name == "waits":
+            one.start()
+        one.child_answers()
+        assert told()[name] == "succeed"
+    one.supervisor.shutdown(0)
+    one.child.goes()
