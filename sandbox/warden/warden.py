@@ -48,6 +48,7 @@ from ..shared.messages import (
     LimitCpu,
     ProcessMemory,
     Protection,
+    Sample,
     Spawn,
     Spawned,
     WatchTree,
@@ -168,7 +169,7 @@ class Warden:
                 return
         if now >= self._sample_at and not enforcer.idle:
             self._sample_at = now + SAMPLE_S
-            self._send(enforcer.sample())
+            self._send_sample(enforcer.sample())
 
     def _confirm_breach(self, enforcer: LimitEnforcer, found: Breach) -> None:
         """Freeze the tree and measure again: note the exceeded limit, or continue the tree after an error."""
@@ -309,6 +310,15 @@ class Warden:
                 account=self._account,
             )
         )
+
+    def _send_sample(self, sample: Sample) -> None:
+        """Send usage that nobody waits for, unless hundreds are unread: the parent may be stopped.
+
+        To wait for it here would be to enforce no limit meanwhile.
+        """
+        # The kernel takes so short a message whole, or not at all.
+        with contextlib.suppress(OSError):
+            self._lifeline.send(encode(0, sample), socket.MSG_DONTWAIT)
 
     def _send(self, message: ProcessMessage) -> None:
         # A parent that has ended receives nothing; the next read finds the lifeline broken.

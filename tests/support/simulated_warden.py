@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import math
 import os
@@ -207,6 +208,7 @@ class SimulatedWarden:
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = count()
         self._reader = FrameReader()
+        self._told: list[ProcessMessage] = []
         self.parent, lifeline = socket.socketpair()
         self.stacks = os.memfd_create("stacks")
         patch.setattr(warden, "LimitEnforcer", lambda *_, **more: self._take_over(more["reports"]))
@@ -285,10 +287,18 @@ class SimulatedWarden:
         """Run the warden to its end; return all its messages."""
         self.warden.run()
         self._lifeline.close()
-        told: list[ProcessMessage] = []
-        while data := self.parent.recv(1 << 20):
-            told += [decode(frame, FROM_WARDEN) for frame in self._reader.feed(data)]
-        return told
+        self.read()
+        return self._told
+
+    def read(self) -> None:
+        """Read what the warden has said up to now."""
+        with contextlib.suppress(BlockingIOError):
+            while data := self.parent.recv(1 << 20, socket.MSG_DONTWAIT):
+                self._told += [decode(frame, FROM_WARDEN) for frame in self._reader.feed(data)]
+
+    def leave_little_room(self) -> None:
+        """Have the lifeline take a few messages only until read() is called."""
+        self._lifeline.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
     def run_to_ended(self) -> Ended:
         """Run the warden to its end; return its last message."""

@@ -358,3 +358,14 @@ def test_a_task_that_begins_makes_samples_due_at_once(world: SimulatedWarden) ->
     world.at(10.05, lambda: world.tree.end(CHILD))
     samples = [one for one in world.run() if isinstance(one, Sample)]
     assert [one.answers for one in samples] == [None, 1, None]
+
+
+def test_limits_are_checked_while_the_parent_is_stopped_and_reads_nothing(world: SimulatedWarden) -> None:
+    world.leave_little_room()
+    stopped_s = 100 * SAMPLE_S
+    world.at(stopped_s, world.read)
+    world.at(stopped_s + SAMPLE_S / 2, lambda: world.tree.end(CHILD))
+    told = world.run()
+    assert sum(isinstance(one, Sample) for one in told) < 50, "the others found no room"
+    assert isinstance(told[-1], Ended) and told[-1].status == 0
+    assert len(world.enforcer.checks) > stopped_s / CHECK_S - 2
