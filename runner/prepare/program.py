@@ -14,6 +14,15 @@ from ..settings.settings import Settings
 
 #: HKube's wrapper for Node.
 NODE_WRAPPER = "@hkube/nodejs-wrapper"
+#: Starts it. Its own startAlgorithm() writes the arguments to HKube's storage, for which it has an encoder
+#: only with storage v3: here they are part of the call, as the worker takes them under v1.
+NODE_RUN = (
+    f'const api = require("{NODE_WRAPPER}").run()._hkubeApi;'
+    " if (api?._createReplyPromise) api.startAlgorithm ="
+    " (algorithmName, input = [], includeResult = true) => { const execId = api._generateExecId();"
+    " const data = { execId, algorithmName, input, includeResult };"
+    ' return api._createReplyPromise(execId, includeResult, { command: "startAlgorithmExecution", data }); };'
+)
 #: Its default, too.
 NODE_ENTRY = "index.js"
 #: The part of a memory limit that a JVM may use for its heap; the rest is for its code, threads and buffers.
@@ -81,8 +90,7 @@ def _node(start: str, folder: str, entry: str | None, settings: Settings) -> tup
         )
     # Which the wrapper reads.
     _need_file(start, folder, "package.json")
-    run = f"require('{NODE_WRAPPER}').run()"
-    return ["node", "-e", run], {"ALGORITHM_PATH": ".", "ALGORITHM_ENTRY_POINT": entry}
+    return ["node", "-e", NODE_RUN], {"ALGORITHM_PATH": ".", "ALGORITHM_ENTRY_POINT": entry}
 
 
 def _java(start: str, folder: str, entry: str | None, settings: Settings) -> tuple[list[str], dict[str, str]]:

@@ -91,12 +91,15 @@ def test_hkrunner_runs_the_wrapper_where_the_descriptor_says_nodejs(tmp_path: Pa
     (tmp_path / "main.js").write_text(
         "exports.start = ({ input }, api) => {\n"
         "    if (input[0] === 'ask') return api.startStoredSubpipeline('nope', {});\n"
+        "    if (input[0] === 'start') return api.startAlgorithm('adds', [1, 2]);\n"
         "    return input.reduce((a, b) => a + b);\n"
         "};\n"
     )
-    tasks = ("-i", "[1, 2, 3]", "-i", '["ask"]', "-i", "[4]")
-    ended = run_hkrunner(*tasks, "--json", "--encoding", "bson", cwd=tmp_path, deadline_s=60)
-    added, asked, last = (json.loads(line) for line in ended.stdout.splitlines())
+    tasks = ("-i", "[1, 2, 3]", "-i", '["ask"]', "-i", '["start"]', "-i", "[4]")
+    adds = ("--algorithm", f"adds={ALGORITHMS / 'adds.py'}")
+    ended = run_hkrunner(*tasks, *adds, "--json", "--encoding", "bson", cwd=tmp_path, deadline_s=60)
+    added, asked, started, last = (json.loads(line) for line in ended.stdout.splitlines())
     assert (added["status"], last["status"]) == ("succeed", "succeed"), ended.stderr
     assert asked["error"]["message"] == "pipeline nope Not Found"
+    assert started["output"] == 3, started
     assert (tmp_path / ".hkrunner/tasks" / added["taskId"] / "output.json").read_text() == "6"

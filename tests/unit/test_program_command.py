@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hkrunner.runner.errors import EntryNotFound, HkrunnerError, SettingsError
-from hkrunner.runner.prepare.program import NODE_WRAPPER, Program, of_command, of_descriptor
+from hkrunner.runner.prepare.program import NODE_RUN, NODE_WRAPPER, Program, of_command, of_descriptor
 from hkrunner.runner.settings.settings import CodeSource, LocalRunSettings, Serving, Settings
 from hkrunner.sandbox.shared.limits import MI, Limits
 
@@ -83,7 +83,7 @@ def test_nodejs_is_hkubes_wrapper_with_the_entry(tmp_path: Path, tools: dict[str
         described("nodejs", code, tools)
     (code / "package.json").write_text("{}")
     found = described("nodejs", code, tools)
-    assert found.argv == (f"{tools['PATH']}/node", "-e", f"require('{NODE_WRAPPER}').run()")
+    assert found.argv == (f"{tools['PATH']}/node", "-e", NODE_RUN)
     assert found.variables == {"ALGORITHM_PATH": ".", "ALGORITHM_ENTRY_POINT": "index.js"}
     assert found.where.shown == "index.js"
     (code / "main.js").write_text("")
