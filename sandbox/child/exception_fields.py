@@ -48,6 +48,18 @@ def traceback_of(error: BaseException) -> Optional[TracebackType]:
     return trace
 
 
+def last_entries(trace: Optional[TracebackType], most: int) -> Optional[TracebackType]:
+    """Return the end of a traceback, with at most so many entries: one of a recursion may have millions."""
+    ahead = trace
+    for _ in range(most):
+        if ahead is None:
+            return trace
+        ahead = ahead.tb_next
+    while ahead is not None and trace is not None:
+        ahead, trace = ahead.tb_next, trace.tb_next
+    return trace
+
+
 def exact(text: str) -> str:
     """Return a str of no subclass, which cannot have methods of the user's."""
     return str.__str__(text)

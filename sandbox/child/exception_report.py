@@ -9,7 +9,6 @@ lies, a __module__ of None, properties that raise, texts whose methods are the u
 
 from __future__ import annotations
 
-import collections
 import linecache
 import os
 import sys
@@ -27,6 +26,7 @@ from .exception_fields import (
     integer_of,
     is_a,
     is_larger,
+    last_entries,
     leaves_of,
     name_of,
     text_of,
@@ -43,6 +43,8 @@ LISTED_TEXT_MAX = 500
 ERRORS_MAX = 10_000
 #: Frames read from the end of a traceback.
 FRAMES_MAX = 200
+#: Calls in the traceback of a cause with which Python is asked for it: 0.2 s.
+CALLS_MAX = 100_000
 
 #: Module of the code API's errors, left out when they are shown. It stays their __module__, by which an error
 #: that comes out of a pool of processes is unpickled.
@@ -210,9 +212,8 @@ def _listed(texts: List[str], count: int) -> List[str]:
 
 def _frames(error: BaseException) -> List[_StackFrame]:
     """Return the frames of the traceback, without our own and the import system's: the last FRAMES_MAX."""
-    last = collections.deque(traceback.walk_tb(traceback_of(error)), maxlen=FRAMES_MAX)
     frames = []
-    for frame, lineno in last:
+    for frame, lineno in traceback.walk_tb(last_entries(traceback_of(error), FRAMES_MAX)):
         filename = exact(frame.f_code.co_filename)
         if filename.startswith((_OURS, "<frozen importlib")) or "importlib" + os.sep in filename:
             continue
@@ -270,10 +271,12 @@ def _line(frame: _StackFrame, folder: str) -> str:
 def _traceback(error: BaseException, frames: List[_StackFrame], summary: str) -> str:
     """Return the traceback as Python prints it, from the user's code on; if it fails, frames and summary."""
     try:
-        if is_larger(error, ERRORS_MAX):
+        deep = [one for one, _ in causes_of(error) if _is_deep(one)]
+        if deep or is_larger(error, ERRORS_MAX):
             raise OverflowError
         # Never the whole of a recursion: 200 frames from the end are enough for anybody.
-        lines = traceback.format_exception(type(error), error, users_traceback(error), limit=-FRAMES_MAX)
+        trace = last_entries(users_traceback(error), FRAMES_MAX)
+        lines = traceback.format_exception(type(error), error, trace, limit=-FRAMES_MAX)
         return exact("".join(lines)).replace(_API + ".", "")
     except BaseException as second:  # noqa: BLE001 - it reads attributes of the user's class, which may raise
         rows = [
@@ -283,6 +286,16 @@ def _traceback(error: BaseException, frames: List[_StackFrame], summary: str) ->
         ]
         head = "Traceback (most recent call last):\n" if rows else ""
         return f"{head}{''.join(rows)}{summary}\n<its causes and notes cannot be shown: {name_of(second)}>\n"
+
+
+def _is_deep(error: BaseException) -> bool:
+    """Whether Python would read a traceback of a recursion of more calls than any code needs."""
+    trace = traceback_of(error)
+    for _ in range(CALLS_MAX):
+        if trace is None:
+            return False
+        trace = trace.tb_next
+    return True
 
 
 def users_traceback(error: BaseException) -> Optional[TracebackType]:

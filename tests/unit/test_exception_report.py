@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hkrunner.sandbox.child import exception_report
 from hkrunner.sandbox.child.api_call import AlgorithmExecutionError
 from hkrunner.sandbox.child.exception_fields import TEXT_MAX, cut, text_of
 from hkrunner.sandbox.child.exception_report import DETAILS_MAX, MESSAGE_MAX, describe
@@ -148,6 +149,18 @@ def test_a_recursion_is_shown_by_its_two_ends() -> None:
     told = describe(caught(lambda: deeper(0)), HERE)
     assert "more calls" in told["message"]
     assert told["message"].count("in deeper") <= 20
+
+
+def test_of_a_recursion_of_very_many_calls_only_the_last_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exception_report, "CALLS_MAX", 400)
+    error = caught(lambda: deeper(0))
+    told = describe(error, HERE)
+    assert told["details"].count("in deeper") <= 200 and "cannot be shown" not in told["details"]
+    other = ValueError("gave up")
+    other.__cause__ = error
+    told = describe(other, HERE)
+    assert "caused by RecursionError" in told["message"]
+    assert told["details"].startswith("ValueError: gave up\n<its causes")
 
 
 @pytest.mark.parametrize("size", [TEXT_MAX, 10_000_000])
