@@ -66,7 +66,7 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
         return value.isoformat()
     if known in ("UUID", "Decimal"):
         return str(value)
-    if isinstance(value, os.PathLike):
+    if isinstance(value, os.PathLike) and _module_of(kind) != "unittest.mock":  # a MagicMock has all methods
         return plain(os.fspath(value), encoding, place, depth + 1)
     if hasattr(kind, "__dataclass_fields__"):
         return {

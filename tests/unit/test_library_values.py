@@ -27,6 +27,7 @@ import subprocess
 import sys
 import textwrap
 import types
+import unittest.mock
 import xml.etree.ElementTree
 import zoneinfo
 from collections.abc import Callable
@@ -615,6 +616,11 @@ def test_a_class_whose_module_is_no_name_is_refused_by_its_place(module: Any) ->
     for encoding in ENCODINGS:
         with pytest.raises(codec.ResultInvalid, match=r"^result\[1\]: Odd cannot be sent"):
             sent([0, odd], encoding)
+
+
+def test_a_mock_that_can_be_a_path_is_refused() -> None:
+    with pytest.raises(codec.ResultInvalid, match=r"^result: unittest\.mock\.MagicMock cannot be sent"):
+        sent(unittest.mock.MagicMock(), "json")
 
 
 def test_the_record_of_a_result_has_the_same_forms() -> None:
