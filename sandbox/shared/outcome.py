@@ -152,7 +152,7 @@ def _what(exit: Exit, during: str) -> str:
             return f"the algorithm ended its process with code {exit.code} {during}"
         case Cause.SIGNALLED:
             name = signal_name(exit.signal or 0)
-            meaning = _MEANINGS.get(name, "")
+            meaning = _own_cpu_limit(exit) or _MEANINGS.get(name, "")
             return f"the algorithm's process was ended by {name}{f' ({meaning})' if meaning else ''} {during}"
         case Cause.MEMORY | Cause.SHARED_MEMORY:
             return _memory(exit, exit.breach or LimitBreach(0, 0))
@@ -261,6 +261,18 @@ def _after(breach: LimitBreach) -> str:
 def _top(breach: LimitBreach) -> str:
     named = [f"{one.name} (pid {one.pid}) {format_bytes(one.memory_bytes)}" for one in breach.top[:4]]
     return ", ".join(named)
+
+
+def _own_cpu_limit(exit: Exit) -> str:
+    """Return the limit on CPU time that hkrunner was started with, if the process was ended at it."""
+    if exit.signal not in (signal.SIGXCPU, signal.SIGKILL):
+        return ""
+    import resource  # late: few processes end so
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    limit = soft if exit.signal == signal.SIGXCPU else hard
+    is_reached = limit != resource.RLIM_INFINITY and exit.cpu_s > limit - 0.1
+    return f"CPU time: ulimit -t is {limit}" if is_reached else ""
 
 
 _MEANINGS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 from hkrunner.sandbox.shared.messages import ProcessMemory
 from hkrunner.sandbox.shared.outcome import (
@@ -47,6 +49,15 @@ def test_shared_memory_is_named_where_it_matters() -> None:
 @pytest.mark.parametrize("number", [11, 9, 6])
 def test_a_signal_is_reported_by_its_name(number: int) -> None:
     assert signal_name(number) in sentence(Exit(Cause.SIGNALLED, signal=number))
+
+
+def test_a_kill_at_the_limit_on_cpu_time_of_hkrunner_itself_names_that_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (2, 3))
+    for number, cpu_s, said in ((9, 3.0, "ulimit -t is 3"), (24, 2.0, "ulimit -t is 2"), (9, 2.0, "SIGKILL")):
+        told = sentence(Exit(Cause.SIGNALLED, signal=number, cpu_s=cpu_s))
+        assert said in told and ("ulimit" in told) == ("ulimit" in said)
 
 
 def test_a_signal_without_a_name_is_reported_by_its_number() -> None:
