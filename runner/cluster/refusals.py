@@ -48,7 +48,7 @@ def error_of(cluster: str, status: int, body: bytes) -> HkrunnerError:
         )
     if status == 400 and (found := _MISSING_IMAGE.fullmatch(text)) is not None:
         text = f"the algorithm {found[1]} has no image: its build is not over, or it has failed"
-    shown = text or _MEANINGS.get(status, "the answer has no text")
+    shown = text or _MEANINGS.get(status) or _title_of(body) or "the answer has no text"
     return RequestRefused(f"{cluster} refused the request: {shown} (HTTP {status})", status, text)
 
 
@@ -68,6 +68,12 @@ def words_of(body: bytes) -> str:
         words = message if isinstance(message, str) else json.dumps(error)
         return _line("; ".join([words, *_details(error.get("details"))]))
     return _line(error if isinstance(error, str) else json.dumps(error))
+
+
+def _title_of(page: bytes) -> str:
+    """Return the title of a page of HTML: what a gateway says about http at a port of https, for example."""
+    found = re.search(r"(?is)<title>(.{1,1000}?)</title>", page.decode("utf-8", "replace"))
+    return "" if found is None else _line(found[1])
 
 
 def _details(details: Any) -> list[str]:

@@ -87,6 +87,12 @@ def client(fake: HkubeApi, said: list[str] | None = None, **more: Any) -> tuple[
             8,
         ),
         (500, b"", "lab refused the request: the answer has no text (HTTP 500)", 8),
+        (
+            400,
+            b"<html><head><title>400 The plain HTTP request was sent to\nHTTPS port</title></head></html>",
+            "lab refused the request: 400 The plain HTTP request was sent to HTTPS port (HTTP 400)",
+            8,
+        ),
         (500, b"plain\x1b[31m text", "lab refused the request: plain\\x1b[31m text (HTTP 500)", 8),
         (
             500,
