@@ -103,6 +103,9 @@ def leave(end: SystemExit) -> NoReturn:
 
 
 def _run() -> NoReturn:
+    from .io.lean_imports import import_late
+
+    import_late("inspect")  # imported by click, dataclasses and websocket-client, and hardly ever used
     from .cli.main import main as run
 
     run()

@@ -11,12 +11,13 @@ from click.core import ParameterSource
 
 from ..errors import SettingsError
 from ..settings.option import Option
+from .lean_command import LeanCommand, described
 
 #: Settings of every command.
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class Sections(click.Command):
+class Sections(LeanCommand):
     """A command whose help shows its options in groups, in the order of `options`."""
 
     def __init__(
@@ -136,7 +137,7 @@ def parameter(option: Option) -> click.Option:
         kind = _OneOf(option.choices)
     flag = option.kind == "flag"
     shown = option.default is not None and not flag
-    return click.Option(
+    made = click.Option(
         [*option.flags, option.name],
         envvar=list(option.env) or None,
         default=option.default,
@@ -144,11 +145,12 @@ def parameter(option: Option) -> click.Option:
         is_flag=flag,
         multiple=option.kind == "many",
         metavar=None if flag or option.kind == "choice" else option.placeholder,
-        help=f"{option.help}  [default: {option.default_text}]" if option.default_text else option.help,
         show_default=shown,
         show_envvar=bool(option.env),
         shell_complete=complete_files if option.metavar in _FILES else None,
     )
+    default = f"  [default: {option.default_text}]" if option.default_text else ""
+    return described(made, option.help + default)
 
 
 _FILES = ("FILE", "DIR", "PYTHON", "FILE.jsonl")

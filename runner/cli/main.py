@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from ... import __version__
 from ..errors import HkrunnerError
+from .lean_command import LeanCommand, with_version
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -51,7 +51,7 @@ MODULES = {"boards": "board:boards_command"}
 DEFAULT = "run"
 
 
-class DefaultGroup(click.Group):
+class DefaultGroup(LeanCommand, click.Group):
     """Commands that are imported on demand; `run` is the default."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -138,7 +138,7 @@ command = DefaultGroup(
     "hkrunner",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-command = click.version_option(__version__, "--version", message="hkrunner %(version)s")(command)
+with_version(command)
 
 
 def main() -> NoReturn:

@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-from ... import __version__
 from ..errors import HkrunnerError, SettingsError
 from ..settings.from_options import settings_of
 from ..settings.options import OPTIONS
 from ..settings.settings import Settings
 from .click_options import Sections, complete_files, stands_alone
+from .lean_command import with_version
 
 HELP = """Run an algorithm in a supervised process, under limits.
 
@@ -177,4 +177,4 @@ command = Sections(
     help=HELP,
     make_epilog=_epilog,
 )
-command = click.version_option(__version__, "--version", message="hkrunner %(version)s")(command)
+with_version(command)

@@ -41,7 +41,8 @@ def test_nothing_heavy_is_imported_for_the_help_of_a_command(name: str, tmp_path
 def test_the_version_is_reported_without_the_options(tmp_path: Path) -> None:
     ours = {name for name in imported_by("--version", cwd=tmp_path) if name.startswith("hkrunner.")}
     rooms = {"", ".cli", ".io"}
-    modules = {".entry_point", ".cli.main", ".errors", ".io.signals", ".io.standard_streams"}
+    modules = {".entry_point", ".cli.main", ".cli.lean_command", ".errors"}
+    modules |= {".io.signals", ".io.standard_streams", ".io.lean_imports"}
     assert ours == {f"hkrunner.runner{name}" for name in rooms | modules}
 
 

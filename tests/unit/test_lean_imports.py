@@ -49,3 +49,21 @@ def test_a_connection_needs_no_codec_that_a_thread_without_memory_could_not_impo
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ended.stdout == "True\n", ended.stderr
+
+
+def test_a_run_loads_no_module_that_only_reads_source_code() -> None:
+    script = (
+        "import sys\n"
+        "from hkrunner.runner.io.lean_imports import import_late\n"
+        "import_late('inspect')\n"
+        "from hkrunner.runner.cli.main import command\n"
+        "from hkrunner.runner.app import run\n"
+        "from hkrunner.runner.link import connect\n"
+        "from hkrunner.runner.serving import supervisor\n"
+        "connect.preload()\n"
+        "command.make_context('hkrunner', ['a.py', '-i', '1'])\n"
+        "print('ast' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    # dataclasses itself uses inspect from Python 3.12 on.
+    assert ended.stdout == f"{sys.version_info >= (3, 12)}\n", ended.stderr
