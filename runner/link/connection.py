@@ -296,6 +296,8 @@ class Link:
             if source is not None:
                 source.close()
             return False
+        if final:
+            self._connector.was_of_use()
         if self._socketio is not None:
             data, source, prelude = self._socketio.events(data, source, prelude)
         return self._sender.post(data, source, final=final, soon=soon, at_once=self._spoken, prelude=prelude)
@@ -373,7 +375,6 @@ class Link:
         if not self._spoken:  # a worker that speaks does not wait for an answer: nothing is sent again
             self._resume.cancel()
             self._again.cancel()
-        self._connector.worker_spoke()
         self._outbox.forget_written()
         self._listener.on_link_message(message)
         if self._outbox:

@@ -13,6 +13,8 @@ from .connect import CONNECT_TIMEOUT_S, Attempt
 
 #: Pauses before each attempt after a drop: the first is zero, the last one is repeated.
 BACKOFF_S = (0.0, 0.01, 0.02, 0.05, 0.05, 0.1, 0.1, 0.2, 0.3, 0.5, 1.0)
+#: After a connection that was up for this long, or had an answer to send, begin with the first pause again.
+STEADY_S = 1.0
 
 
 class ConnectionState(Enum):
@@ -58,8 +60,8 @@ class Connector:
         self._greet = greet
         self.state = ConnectionState.DISCONNECTED
         self._attempt: Attempt | None = None
-        self._tries = 0  #: attempts since the worker has last sent something
-        self._since = 0.0  #: the time from which there was no worker
+        self._tries = 0  #: attempts since a connection has last been of use
+        self._since = 0.0  #: when the last connection was made, or lost
         self._timer: Timer | None = None  #: the end of the attempt, or of the pause
 
     def begin(self) -> None:
@@ -106,6 +108,7 @@ class Connector:
         listener = self._attempt.listener
         self._attempt = None
         self.state = ConnectionState.OPEN
+        self._since = self._loop.clock()
         self._on_connected(client, listener)
 
     def _failed(self, reason: str) -> None:
@@ -133,13 +136,16 @@ class Connector:
         self.state = ConnectionState.BACKOFF
         self._timer = self._loop.after(seconds, self._connect)
 
-    def worker_spoke(self) -> None:
-        """Begin with the shortest pause after the next drop: the worker has sent something."""
+    def was_of_use(self) -> None:
+        """Begin with the shortest pause after the next drop: a task has its answer."""
         self._tries = 0
 
     def dropped(self) -> None:
         """The connection is lost."""
-        self._since = self._loop.clock()
+        now = self._loop.clock()
+        if now - self._since >= STEADY_S:
+            self._tries = 0
+        self._since = now
         self.state = ConnectionState.DISCONNECTED
 
     def connect_again(self, least_s: float) -> None:

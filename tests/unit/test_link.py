@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hkrunner.runner.link import connection as links
 from hkrunner.runner.link.connection import SILENT_S, ConnectionState
+from hkrunner.runner.link.connector import STEADY_S
 from hkrunner.runner.link.frames import MESSAGE_MAX
 from hkrunner.runner.link.message_memory import KEEP_BLOB_S
 from hkrunner.runner.link.outbox import PIECE
@@ -40,8 +41,7 @@ def test_what_a_tls_socket_holds_is_read_before_the_loop_waits(monkeypatch: pyte
     held, beneath = bytearray(), socket.socket.recv_into
 
     def recv_into(sock: socket.socket, buffer: Any) -> int:
-        """As of TLS: take a whole record from the kernel, and hold what the caller has no room for."""
-        if not held:
+        if not held:  # as OpenSSL: take a whole record from the kernel, and hold what there is no room for
             record = bytearray(1000)
             held.extend(record[: beneath(sock, record)])
         count = min(len(held), len(buffer), 10)
@@ -54,8 +54,7 @@ def test_what_a_tls_socket_holds_is_read_before_the_loop_waits(monkeypatch: pyte
     monkeypatch.setattr(socket.socket, "pending", lambda _sock: len(held), raising=False)
     with conversing() as (world, wire):
         wire.send(frame(TEXT, b"x" * 100) + frame(TEXT, b"after"))
-        world.until(lambda: len(world.listener.messages) == 2, "both messages")
-        assert world.listener.messages == [b"x" * 100, b"after"]
+        world.until(lambda: world.listener.messages == [b"x" * 100, b"after"], "both messages")
 
 
 def test_frames_may_be_cut_at_every_byte() -> None:
@@ -234,15 +233,20 @@ def test_a_close_is_answered_and_the_next_connection_made(code: int) -> None:
         world.accept()
 
 
-def test_the_first_socket_is_closed_before_the_second_is_opened() -> None:
+def test_a_worker_that_hangs_up_at_once_meets_growing_pauses_and_one_socket_at_a_time() -> None:
     with conversing() as (world, wire):
-        for _ in range(20):
+        begun, world.ticks = world.clock.now, True
+        for _ in range(8):
             wire.send(frame(CLOSE, struct.pack("!H", 1001)))
-            again = world.accept()
-            assert wire.has_ended()
-            again.send(frame(TEXT, b"hello"))
-            world.turn()
-            wire = again
+            gone, wire = wire, world.accept()
+            assert gone.has_ended()
+            wire.send(frame(TEXT, b"hello"))
+        assert world.clock.now - begun > 0.4
+        world.pass_time(STEADY_S)
+        begun = world.clock.now
+        wire.send(frame(CLOSE, struct.pack("!H", 1001)))
+        world.accept()
+        assert world.clock.now - begun < 0.1, "it has been up for long enough"
 
 
 def test_refused_connections_are_tried_again_with_growing_bounded_pauses_for_ever() -> None:
