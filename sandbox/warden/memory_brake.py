@@ -58,8 +58,8 @@ QUIET_S = 0.25
 #: It is disarmed, too, when the process has taken and freed memory for this long without getting further: it
 #: may be repeating for ever what is refused. Memory in use decides then, until more of the limit is free.
 REPEATING_S = 1.5
-#: The same if it was armed so many times with pauses in between, or if the process has filled its memory so
-#: many times without a pause, each time from where it had left the limit.
+#: The same if it was armed so many times with pauses of QUIET_S in between, or if the process has filled its
+#: memory so many times without one of REPEATING_S, each time from where it had left the limit.
 TRIES = 4
 FILLS = 6
 #: A process has left the limit when so much of it, or twice what arms the brake, is free: a loop that drops
@@ -201,7 +201,9 @@ class NearLimitBrake:
         has_left = free > self._left_bytes
         self._has_turned = self._has_turned or anon < self._top - TURN_BYTES
         if not is_growing:
-            self._fills, self._has_paused = 0, True
+            self._has_paused = True
+        if now - self._grew_at >= REPEATING_S:  # to free a GiB takes a second on a busy machine
+            self._fills = 0
         if has_left:
             self._tries, self._has_left, self._is_let_through = 0, True, False
             self._top, self._top_at, self._has_turned = anon, now, False
