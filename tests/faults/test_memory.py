@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import statistics
@@ -261,9 +262,10 @@ def test_the_limit_is_exceeded_by_what_can_be_written_in_milliseconds(
         folder.mkdir()
         over, rates = overshoots("pages", processes, folder)
         seen.append((over, rates))
-        # A ratio: how much a millisecond is worth was measured on the very same run. The warden may stand in
-        # a full machine's queue for longer than that, but not each time.
-        if statistics.median(over) <= most_ms * statistics.median(rates) + 2:
+        # A ratio: how much a millisecond is worth was measured on the very same run. On a full machine the
+        # warden gets its part of a processor like all others, and the more it waits, the more is written.
+        queue = max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+        if statistics.median(over) <= most_ms * queue * statistics.median(rates) + 2:
             return
     raise AssertionError(seen)
 
