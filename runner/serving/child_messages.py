@@ -297,20 +297,24 @@ class ChildMessageHandler:
     # ---- output
 
     def on_output(self, child: Child, stream: str, data: bytes) -> None:
-        """A child has printed: pass the bytes on unchanged, and add them to the task's record."""
+        """A child has printed: add the bytes to the task's record, and pass them on unchanged.
+
+        In this order: what somebody has seen is in the record, whatever becomes of us then.
+        """
+        is_serving, task = child is self._pool.child, self._control.task
+        if is_serving and task is not None:
+            task.printed(stream, data)
         self._output.user(stream, data)
         if self._output.holding:
             if not self._held:
                 self._output.when_released(self._release_output)
             self._held.add(child)
             child.hold_output(True)
-        if child is not self._pool.child:
+        if not is_serving:
             return
         if self._redirect is not None:
             self._redirect.feed(stream, data)
-        if self._control.task is not None:
-            self._control.task.printed(stream, data)
-        elif not child.loaded:
+        if task is None and not child.loaded:
             self._loading_tail.add(data)
 
     def _release_output(self) -> None:

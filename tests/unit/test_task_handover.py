@@ -9,6 +9,8 @@ import pytest
 from hkrunner.boards.runs.history import list_tasks
 from hkrunner.boards.runs.journal import Journal
 from hkrunner.boards.runs.store import Store
+from hkrunner.boards.runs.task_output import read_log
+from hkrunner.runner.console.event_sink import EventSink
 from hkrunner.runner.link.frames import BLOB_MIN
 from hkrunner.runner.protocol import encoding
 from hkrunner.runner.protocol.task_state import State
@@ -232,5 +234,24 @@ def test_a_task_that_lasts_is_recorded_as_active_after_a_millisecond(serve: Serv
             one.start()
         one.child_answers()
         assert told()[name] == "succeed"
+    one.supervisor.shutdown(0)
+    one.child.goes()
+
+
+def test_what_is_shown_of_a_tasks_output_is_in_its_record(serve: Serve, tmp_path: Path) -> None:
+    recorded: list[bytes] = []
+
+    class Looking(EventSink):
+        def printed(self, stream: str, data: bytes) -> None:
+            recorded.append(read_log(tmp_path, "second", stream).data)
+
+    store = Store(tmp_path, logs_ahead=False, journal=lambda layout: Journal(layout, "json"))
+    one = serve(methods=("start",), store=store, state_dir=str(tmp_path), events=Looking())
+    for name, printed in (("first", b""), ("second", b"x")):  # the first begins the journal
+        one.initialize(name)
+        one.start()
+        one.child.unread = printed
+        one.child_answers()
+    assert recorded == [b"x"]
     one.supervisor.shutdown(0)
     one.child.goes()
