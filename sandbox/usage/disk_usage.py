@@ -114,7 +114,7 @@ class DiskMeter:
 
     def _walk(self) -> Generator[int, None, None]:
         """Yield the bytes that each entry occupies on disk."""
-        seen: set[int] = set()
+        seen: set[tuple[int, int]] = set()  # device and inode of files with several names
         for folder in self._folders:
             try:
                 device = os.stat(folder).st_dev
@@ -122,11 +122,8 @@ class DiskMeter:
                 continue
             stack = [folder]
             while stack:
-                try:
-                    entries = os.scandir(stack.pop())
-                except OSError:
-                    continue
-                with entries:
+                # A folder on a network may fail while it is read: the rest of it is left to the next pass.
+                with contextlib.suppress(OSError), os.scandir(stack.pop()) as entries:
                     for entry in entries:
                         try:
                             found = entry.stat(follow_symlinks=False)
@@ -137,7 +134,7 @@ class DiskMeter:
                         if entry.is_dir(follow_symlinks=False):
                             stack.append(entry.path)
                         elif found.st_nlink > 1:
-                            if found.st_ino in seen:
+                            if (device, found.st_ino) in seen:
                                 continue
-                            seen.add(found.st_ino)
+                            seen.add((device, found.st_ino))
                         yield found.st_blocks * 512

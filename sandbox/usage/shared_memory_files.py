@@ -134,9 +134,9 @@ class ShmFiles:
             device, _, rest = report.partition(b" ")
             inode, _, path = rest.partition(b" ")
             pid, _, opened = device.partition(b"=")
-            if pid.isdigit() and opened.isdigit() and inode.isdigit() and len(self._opened) < KEYS_KEPT:
+            if _are_numbers(pid, opened, inode) and len(self._opened) < KEYS_KEPT:
                 self._opened.add((int(pid), (int(opened), int(inode))))
-            elif device.isdigit() and inode.isdigit():
+            elif _are_numbers(device, inode):
                 self._made_by_the_run((int(device), int(inode)), os.fsdecode(path))
             elif device == inode == b"-" and len(self._announced) < KEYS_KEPT:
                 self._announced[os.fsdecode(path)] = now
@@ -348,6 +348,11 @@ class ShmFiles:
             return False
         strangers = [pid for pid in holders.pids_to_ask(self._uid) if pid not in pids]
         return holders.held_by(strangers, self.devices).isdisjoint(entry.files)
+
+
+def _are_numbers(*words: bytes) -> bool:
+    """Whether each word is a number of at most 64 bits: int() raises an error for thousands of digits."""
+    return all(word.isdigit() and len(word) <= 20 for word in words)
 
 
 def _files_below(folder: str) -> dict[Key, File]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hkrunner.sandbox.usage import disk_usage
 from hkrunner.sandbox.usage.disk_usage import DiskMeter
 
@@ -77,6 +81,27 @@ def test_a_folder_that_vanishes_counts_as_empty(tmp_path: Path) -> None:
     meter = DiskMeter([str(tmp_path / "never there")])
     meter.measure_before()
     assert measured(meter) == 0
+
+
+def test_a_folder_that_fails_while_it_is_read_counts_as_far_as_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "new", 256)
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def stale(path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        def entries() -> Iterator[os.DirEntry[str]]:
+            with scandir(path) as found:
+                yield from found
+            raise OSError(errno.ESTALE, "Stale file handle", path)
+
+        yield entries()
+
+    meter = DiskMeter([str(tmp_path)])
+    meter._before = 0
+    monkeypatch.setattr(os, "scandir", stale)
+    assert measured(meter) >= 256 * KI
 
 
 def test_measuring_is_faster_when_much_of_the_limit_may_have_been_written(tmp_path: Path) -> None:

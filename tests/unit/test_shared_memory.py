@@ -361,7 +361,12 @@ def test_a_report_of_what_lies_elsewhere_is_ignored(is_isolated: bool, folder: P
 
 @pytest.mark.parametrize(
     "text",
-    [b"x", b"\0\0\0", b"1 x /\0", b"-1 2 /\0", b"1 2\0", b"\xff" * 4000, b"9" * 4000],
+    [
+        *(b"x", b"\0\0\0", b"1 x /\0", b"-1 2 /\0", b"1 2\0", b"\xff" * 4000, b"9" * 4000),
+        b"9" * 5000 + b" 1 /x\0",  # Python reads no number of so many digits
+        b"1=" + b"9" * 5000 + b" 1 /x\0",
+    ],
+    ids=range(9),
 )
 def test_invalid_reports_are_ignored(text: bytes, reports: tuple[SharedMemory, int]) -> None:
     shared, writing = reports
