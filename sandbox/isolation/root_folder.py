@@ -186,8 +186,8 @@ def _write_hosts(root: str, targets: Sequence[str]) -> None:
     # Libraries look up the machine's own name to find out where to listen; a target of this name comes first.
     own = os.uname().nodename
     text = _HOSTS.format(f" {own}" if own and f"\t{own.lower()}\n" not in found else "") + found
-    with open(made, "x", encoding="ascii") as file:
-        file.write(text)
+    with open(made, "xb") as file:
+        file.write(os.fsencode(text))  # the kernel takes any bytes as the name of a machine
     os.makedirs(f"{root}/etc", exist_ok=True)
     if os.path.lexists(place):  # --read /etc shows the machine's
         mount(made, place, None, MS_BIND)

@@ -60,8 +60,8 @@ def _upwards(
 ) -> Iterator[list[str]]:
     """Yield the texts of these files in each cgroup that the process is in, the topmost included."""
     try:
-        with open(f"{root}/proc/{process}/cgroup", encoding="ascii", errors="replace") as file:
-            lines = file.read().splitlines()
+        with open(f"{root}/proc/{process}/cgroup", "rb") as file:
+            lines = os.fsdecode(file.read()).splitlines()
     except OSError:
         return
     for line in lines:

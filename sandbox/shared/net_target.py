@@ -9,7 +9,8 @@ from typing import NamedTuple
 #: So many fit into one message with descriptors, with some room: SCM_MAX_FD is 253.
 MOST_TARGETS = 200
 PORT_MAX = 65535
-_HOST = re.compile(r"(?!-)[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")  # RFC 1035, 2.3.4
+_HOST_MAX = 253
 
 
 class NetTarget(NamedTuple):
@@ -59,6 +60,6 @@ def _name(text: str) -> str:
     except UnicodeError:
         name = ""
     # A name of digits alone would be read as an address.
-    if not _HOST.fullmatch(name) or name.replace(".", "").isdigit():
+    if not _HOST.fullmatch(name) or len(name) > _HOST_MAX or name.replace(".", "").isdigit():
         raise ValueError(f"{text!r} is neither a name nor an address")
     return name

@@ -191,10 +191,10 @@ def test_the_smallest_limit_among_the_parent_groups_is_the_containers(tmp_path: 
     root = lay(
         tmp_path,
         {
-            "proc/self/cgroup": "0::/a/b\n",
+            "proc/self/cgroup": "0::/ä/b\n",
             "sys/fs/cgroup/memory.max": "max\n",
-            "sys/fs/cgroup/a/memory.max": f"{512 * MI}\n",
-            "sys/fs/cgroup/a/b/memory.max": f"{600 * MI}\n",
+            "sys/fs/cgroup/ä/memory.max": f"{512 * MI}\n",
+            "sys/fs/cgroup/ä/b/memory.max": f"{600 * MI}\n",
         },
     )
     assert container_limits.container_memory_bytes(root=root) == 512 * MI

@@ -12,12 +12,14 @@ import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 from hkrunner.sandbox.isolation import forwarder
 from hkrunner.sandbox.isolation.forwarder import Forwarder
+from hkrunner.sandbox.isolation.root_folder import _write_hosts
 from hkrunner.sandbox.parent.pinhole_forwarder import PinholeForwarder
 from hkrunner.sandbox.shared.net_target import NetTarget, net_target
 from support.waiting import wait_until
@@ -216,3 +218,18 @@ def wait_for_reset(one: socket.socket) -> None:
 @pytest.mark.parametrize("text", ["[::ffff:127.0.0.1]:80", "[::ffff:7f00:1]:80"])
 def test_an_address_of_ipv4_within_ipv6_is_that_address(text: str) -> None:
     assert net_target(text) == NetTarget("127.0.0.1", 80)
+
+
+@pytest.mark.parametrize("host", ["a" * 64, ".".join(["a" * 60] * 5)])
+def test_a_name_that_is_too_long_to_be_looked_up_is_refused(host: str) -> None:
+    with pytest.raises(ValueError, match="is neither a name nor an address"):
+        net_target(f"{host}:80")
+
+
+def test_the_hosts_file_names_a_machine_whatever_its_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = os.fsdecode("büro".encode() + b"\xff")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename=name))
+    _write_hosts(str(tmp_path), [])
+    assert f"localhost {name}\n" in os.fsdecode((tmp_path / "etc" / "hosts").read_bytes())
