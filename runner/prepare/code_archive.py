@@ -27,6 +27,8 @@ from ..errors import SettingsError
 BYTES_MAX = 4 * 1024**3
 FILES_MAX = 100_000
 _CHUNK = 1024 * 1024
+#: Bytes that are read of a link's target: a longer one is no path (PATH_MAX).
+_LINK_MAX = 4096
 #: Exceptions of the libraries for data that is no archive, or that is truncated.
 _BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
@@ -121,7 +123,8 @@ def _of_zip(archive: str) -> Generator[_Member, None, None]:
             if info.is_dir():
                 yield _Member(info.filename, None, None, False)
             elif stat.S_ISLNK(mode):
-                yield _Member(info.filename, os.fsdecode(opened.read(info)[:4096]), None, False)
+                with opened.open(info) as content:
+                    yield _Member(info.filename, os.fsdecode(content.read(_LINK_MAX)), None, False)
             else:
                 with opened.open(info) as content:
                     yield _Member(info.filename, None, content, bool(mode & 0o100))

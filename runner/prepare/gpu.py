@@ -35,7 +35,7 @@ def choose(count: int, where: str, visible: str | None) -> str:
         found = [one for one in found if any(n == one.number or one.uuid.startswith(n) for n in names)]
     free = sorted((one for one in found if not one.processes), key=lambda one: one.used_bytes)
     if len(free) < count:
-        shown = f"; CUDA_VISIBLE_DEVICES is {visible}" if visible is not None else ""
+        shown = f"; CUDA_VISIBLE_DEVICES is {visible or 'empty'}" if visible is not None else ""
         raise SettingsError(
             f"asked for {asked}, and {len(free)} of {len(found)} are free{shown}; --no-gpu runs without GPUs"
         )

@@ -85,12 +85,14 @@ def probe(given: str, cwd: str) -> Interpreter:
     path = find_interpreter(given, cwd)
     shown = given if given == path else f"{given} ({path})"
     # A sitecustomize module may print something first.
-    _, _, told = _ask(path, shown).partition(_MARK)
+    answer, is_late = _ask(path, shown)
+    _, _, told = answer.partition(_MARK)
     number, modules, build, *paths = [*told.strip().split("\n"), "", "", ""]
     try:
         major, minor, micro = (int(part) for part in number.split("."))
     except ValueError:
-        raise SettingsError(f"--python {shown}: this is no Python interpreter") from None
+        why = f"it did not answer within {ANSWER_S:g} s" if is_late else "this is no Python interpreter"
+        raise SettingsError(f"--python {shown}: {why}") from None
     if (major, minor) < OLDEST:
         raise SettingsError(
             f"--python {shown}: it is Python {number}, too old; {OLDEST[0]}.{OLDEST[1]} or newer is needed"
@@ -99,8 +101,8 @@ def probe(given: str, cwd: str) -> Interpreter:
     return Interpreter(path, (major, minor, micro), frozenset(modules.split()), build, found)
 
 
-def _ask(path: str, shown: str) -> str:
-    """Return the beginning of what the program prints; it is killed at the time limit."""
+def _ask(path: str, shown: str) -> tuple[str, bool]:
+    """Return the beginning of what the program prints, and whether it was killed at the time limit."""
     try:
         asked = subprocess.Popen(
             [path, "-c", _PROBE],
@@ -123,12 +125,14 @@ def _ask(path: str, shown: str) -> str:
             if not data:
                 break
             told += data
+    is_whole = len(told) < _ANSWER_MAX
     try:
-        asked.wait(max(0.0, deadline - time.monotonic()) if len(told) < _ANSWER_MAX else 0)
+        asked.wait(max(0.0, deadline - time.monotonic()) if is_whole else 0)
     except subprocess.TimeoutExpired:
         asked.kill()
         asked.wait()
-    return told.decode("utf-8", "replace")
+        return told.decode("utf-8", "replace"), is_whole
+    return told.decode("utf-8", "replace"), False
 
 
 def check_encoding(interpreter: Interpreter, encoding: str) -> None:

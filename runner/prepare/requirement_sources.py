@@ -227,7 +227,7 @@ def _toml(text: str, source: str) -> dict[str, Any]:
         import tomli as tomllib
     try:
         loaded: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # as TOMLDecodeError is, and what int() raises for thousands of digits
         raise SettingsError(f"{source}: it is no TOML: {error}") from None
     except RecursionError:
         raise SettingsError(f"{source}: it is no TOML: nested too deeply") from None

@@ -7,6 +7,7 @@ import io
 import os
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,17 @@ def test_a_file_that_is_not_an_archive_is_reported(tmp_path: Path, content: byte
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(SettingsError, match=f"^{sentence}"):
         unpack(str(tmp_path / "x"), str(tmp_path / "cache"))
+
+
+def test_the_target_of_a_link_is_read_only_as_far_as_a_path_goes(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "a.zip", ("link", ("link", "x" * 10_000_000)), kind="zip")
+    tracemalloc.start()
+    try:
+        with pytest.raises(SettingsError, match="^a.zip cannot be unpacked to .*: File name too long$"):
+            unpack(archive, str(tmp_path / "cache"))
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_archive_cut_anywhere_is_reported_and_leaves_nothing(tmp_path: Path) -> None:

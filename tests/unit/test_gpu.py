@@ -50,6 +50,7 @@ def test_unused_devices_are_chosen_with_the_most_free_memory_first(
     [
         (4, None, "asked for 4 GPUs (--gpu), and 3 of 4 are free; --no-gpu runs without GPUs"),
         (1, "1", "asked for 1 GPU (--gpu), and 0 of 1 are free; CUDA_VISIBLE_DEVICES is 1; --no-gpu"),
+        (1, "", "asked for 1 GPU (--gpu), and 0 of 0 are free; CUDA_VISIBLE_DEVICES is empty; --no-gpu"),
     ],
 )
 def test_too_few_free_devices_are_reported(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hkrunner.runner.errors import SettingsError
 from hkrunner.runner.prepare import inputs
-from hkrunner.runner.prepare.inputs import as_list, read_inputs
+from hkrunner.runner.prepare.inputs import StdinTasks, as_list, read_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +78,28 @@ def test_a_line_that_is_no_json_is_reported_by_its_number(tmp_path: Path) -> Non
     (tmp_path / "many.jsonl").write_text("1\n\n{\n")
     with pytest.raises(SettingsError, match=r"^line 3 of many\.jsonl \(--tasks\) is not JSON"):
         list(read_inputs((), "many.jsonl", str(tmp_path)))
+
+
+def test_stdin_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    saved, folder = os.dup(0), os.open(tmp_path, os.O_RDONLY)
+    os.dup2(folder, 0)
+    try:
+        with pytest.raises(SettingsError, match="^stdin cannot be read: Is a directory$"):
+            list(read_inputs(("-",), None, str(tmp_path)))
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+        os.close(folder)
+
+
+def test_lines_from_stdin_are_whole_wherever_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = iter([b"[1", b", 2]\n \n3\n4", b"5", b""])
+    monkeypatch.setattr(os, "read", lambda fd, size: next(pieces))
+    loop: Any = SimpleNamespace(on_readable=lambda fd, callback: None)
+    found: list[Any] = []
+    one = StdinTasks(loop, lambda *line: found.append(line), pytest.fail, lambda: found.append("end"))
+    one._read_all()
+    assert found == [(b"[1, 2]", 1), (b"3", 3), (b"45", 4), "end"]
 
 
 def test_a_line_may_hold_signs_that_other_texts_break_lines_at(tmp_path: Path) -> None:

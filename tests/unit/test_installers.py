@@ -13,7 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
-from hkrunner.runner.prepare import installers
+from hkrunner.runner.errors import SettingsError
+from hkrunner.runner.prepare import installers, interpreter
 from hkrunner.runner.prepare.environments import EnvironmentCache
 from hkrunner.runner.prepare.interpreter import probe
 from hkrunner.runner.prepare.requirement_sources import find_requirements
@@ -34,6 +35,14 @@ def commands(folder: Path, packages: tuple[str, ...], monkeypatch: pytest.Monkey
     base = probe(sys.executable, str(folder))
     installers.install(str(folder / "env"), base, requirements, packages, {"PATH": ""}, print)
     return [words[words.index("install") + 1 :] for words in found if "install" in words]
+
+
+def test_a_python_that_does_not_answer_is_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "ANSWER_S", 0.02)
+    (tmp_path / "slow").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "slow").chmod(0o755)
+    with pytest.raises(SettingsError, match=r"^--python \./slow \(.*\): it did not answer within 0.02 s$"):
+        probe("./slow", str(tmp_path))
 
 
 def test_a_list_that_only_names_another_one_is_installed(

@@ -78,7 +78,9 @@ def test_a_project_without_dependencies_requires_nothing_that_could_be_installed
         ('dependencies = ["six\\n-r /etc/passwd"]', "is no requirement"),
         ("dependencies = [", "it is no TOML"),
         ("dependencies = " + "[" * 5000, "it is no TOML: nested too deeply"),
+        ("x = " + "9" * 5000, "it is no TOML: Exceeds the limit (4300"),
     ],
+    ids=range(7),
 )
 def test_metadata_that_is_wrong_is_refused(inline: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text(f"# /// script\n# {inline}\n# ///\n")
