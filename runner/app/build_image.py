@@ -82,7 +82,12 @@ def build_image(
             folder = _new_folder(request.context)
         else:
             folder = temporary_folder(tempfile.gettempdir(), "hkrunner-image-", stack)
-        plan = write_context(folder, plan, code, requirements)
+        try:
+            plan = write_context(folder, plan, code, requirements)
+        except OSError as error:
+            raise SettingsError(
+                f"the build context cannot be written: {error.filename or folder}: {error.strerror}"
+            ) from None
         if plan.after_code:
             tell(
                 f"{plan.requirements} installs from folders of the code: each change of the code installs all"
@@ -171,12 +176,11 @@ def _plan(
 def _new_folder(path: str) -> str:
     folder = os.path.abspath(os.path.expanduser(path))
     try:
-        os.makedirs(folder)
-    except FileExistsError:
-        if not os.path.isdir(folder) or os.listdir(folder):
-            raise SettingsError(f"--context {path}: it exists already; name a new folder") from None
+        if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+            raise SettingsError(f"--context {path}: it exists already; name a new folder")
+        os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise SettingsError(f"--context {path} cannot be made: {error.strerror}") from None
+        raise SettingsError(f"--context {path} cannot be used: {error.strerror}") from None
     return folder
 
 

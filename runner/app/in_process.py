@@ -122,9 +122,11 @@ class _SupervisorEnd:
         os.close(pidfd)
         if self._served:
             return
-        self._terminal.restore()
-        os.write(2, b"\nhkrunner: the supervisor has ended, and the algorithm with it\n")
-        os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            self._terminal.restore()
+            os.write(2, b"\nhkrunner: the supervisor has ended, and the algorithm with it\n")
+        finally:  # stderr may be a pipe whose reader has ended as well
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def status(self) -> int:
         """Wait for the supervisor after the last task; return the exit status."""

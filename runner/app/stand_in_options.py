@@ -14,7 +14,6 @@ from ..console.terminal import Output
 from ..errors import EntryNotFound, InstallFailed, SettingsError
 from ..io.loop import Loop
 from ..prepare.prepare import prepare, with_python
-from ..protocol.yaml_errors import yaml_fault
 from ..settings.descriptor_search import find, without_function
 from ..settings.limit_options import beyond_container, limits_of
 from ..settings.settings import CodeSource, Settings
@@ -179,14 +178,18 @@ def read_pipeline(path: str, cwd: str, *, shown: str) -> dict[str, Any]:
     try:
         with open(place, encoding="utf-8-sig") as file:
             text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{shown}: cannot read {path}: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"{shown}: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{shown}: {path} is not valid: {error}") from None
     try:
-        value = _yaml(text) if place.endswith((".yml", ".yaml")) else json.loads(text)
-        # Refused here: what refers to itself, halves of characters, numbers that are too long to be shown.
-        json.dumps(value, default=repr, skipkeys=True, ensure_ascii=False).encode()
+        value = _yaml(text, path) if place.endswith((".yml", ".yaml")) else json.loads(text)
+        # Refused here: halves of characters, and numbers that are too long to be shown.
+        json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
-        raise SettingsError(f"{shown}: {path} is not valid: it is nested too deep") from None
+        raise SettingsError(f"{shown}: {path} is not valid: nested too deeply") from None
+    except SettingsError as error:
+        raise SettingsError(f"{shown}: {error}") from None
     except ValueError as error:
         raise SettingsError(f"{shown}: {path} is not valid: {error}") from None
     if not isinstance(value, dict):
@@ -194,11 +197,8 @@ def read_pipeline(path: str, cwd: str, *, shown: str) -> dict[str, Any]:
     return value
 
 
-def _yaml(text: str) -> Any:
-    import yaml
+def _yaml(text: str, path: str) -> Any:
+    from ..settings.descriptor_parser import parse_yaml  # late: a pipeline in JSON needs no YAML
 
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        line, fault = yaml_fault(error, text)
-        raise ValueError(f"line {line}: {fault}") from None
+    value, _ = parse_yaml(text, path)
+    return value

@@ -32,7 +32,7 @@ def parse(file: str, shown: str) -> tuple[Any, dict[str, int]]:
         raise SettingsError(f"{shown}:{line}: not UTF-8 text") from None
     if shown.endswith(".json"):
         return _parse_json(text, shown)
-    return _parse_yaml(text, shown)
+    return parse_yaml(text, shown)
 
 
 def _parse_json(text: str, shown: str) -> tuple[Any, dict[str, int]]:
@@ -90,7 +90,11 @@ class _JsonLines:
         return bisect.bisect_left(self._ends, at) + 1
 
 
-def _parse_yaml(text: str, shown: str) -> tuple[Any, dict[str, int]]:
+def parse_yaml(text: str, shown: str) -> tuple[Any, dict[str, int]]:
+    """Return the value of the text, and the line of each JSON pointer in it. Raises SettingsError.
+
+    Types are those of YAML 1.2, as in HKube: a date, 12:30 and yes are text. `shown`: the file, for messages.
+    """
     import yaml  # late: it takes 15 ms, and most runs read no YAML
 
     loader = _yaml_loader(yaml)

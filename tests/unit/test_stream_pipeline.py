@@ -138,10 +138,11 @@ def test_a_bad_document_is_refused_in_one_sentence(raw: dict[str, Any], text: st
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("flow.yml", "nodes: &x [*x]", "Circular reference"),
+        ("flow.yml", "nodes: &x [*x]", "flow.yml:1: not YAML: nested too deeply, or it contains itself"),
+        ("flow.yml", "x: !!int one", "flow.yml:1: not YAML: .one. is no int"),
         ("flow.json", '{"name": "\\ud800"}', "surrogates not allowed"),
-        ("flow.json", "[" * 100_000, "it is nested too deep"),
-        ("flow.yml", "a: " + "[" * 3_000, "it is nested too deep"),
+        ("flow.json", "[" * 100_000, "nested too deeply"),
+        ("flow.yml", "a: " + "[" * 3_000, "nested too deeply"),
     ],
 )
 def test_a_document_that_no_cluster_could_read_is_refused_in_one_sentence(
@@ -151,6 +152,12 @@ def test_a_document_that_no_cluster_could_read_is_refused_in_one_sentence(
     with pytest.raises(SettingsError, match=sentence) as refused:
         read_pipeline(name, str(tmp_path), shown="--pipeline")
     assert "\n" not in str(refused.value)
+
+
+def test_a_value_in_yaml_has_the_type_that_it_has_in_hkube(tmp_path: Path) -> None:
+    (tmp_path / "flow.yml").write_text("flowInput: {day: 2026-01-31, at: 12:30, on: yes, code: 010}\n")
+    found = read_pipeline("flow.yml", str(tmp_path), shown="--pipeline")
+    assert found["flowInput"] == {"day": "2026-01-31", "at": "12:30", "on": "yes", "code": 10}
 
 
 def test_an_input_that_no_node_reads_is_refused() -> None:
@@ -228,7 +235,7 @@ def test_an_algorithm_may_be_named_and_an_input_replaces_fields_of_the_flow_inpu
         (
             ("bad.yml",),
             SettingsError,
-            "--pipeline: bad.yml is not valid: line 2: mapping values are not allowed here",
+            "--pipeline: bad.yml:2: not YAML: mapping values are not allowed here",
         ),
         (
             ("lab/flow.json",),
