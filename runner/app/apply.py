@@ -20,7 +20,7 @@ from ..cluster.algorithm_store import (
     Build,
     Version,
 )
-from ..cluster.byte_progress import untold
+from ..cluster.byte_progress import show_nothing
 from ..errors import ClusterError
 from .apply_package import ApplyContent, ApplyRequest
 from .local_peaks import LocalPeak
@@ -68,7 +68,7 @@ class Applier:
         *,
         tell: Callable[[str], None],
         show_log: Callable[[str], None],
-        progress: Callable[[str], None] = untold,
+        progress: Callable[[str], None] = show_nothing,
         peak: LocalPeak | None = None,
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,

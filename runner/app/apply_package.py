@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.limits import parse_cpu, parse_memory
 from ..cluster.algorithm_payload import algorithm_payload, image_of, user_name
-from ..cluster.byte_progress import untold
+from ..cluster.byte_progress import show_nothing
 from ..cluster.code_package import write_package
 from ..errors import EntryNotFound, SettingsError
 from ..prepare.code_files import CodeFiles, code_files
@@ -65,7 +65,7 @@ def prepare_apply(
     environ: Mapping[str, str],
     stack: contextlib.ExitStack,
     *,
-    progress: Callable[[str], None] = untold,
+    progress: Callable[[str], None] = show_nothing,
     before_packing: Callable[[], object] = lambda: None,
 ) -> ApplyContent:
     """Return what is to be sent; the stack removes the package. Raises HkrunnerError.

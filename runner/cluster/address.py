@@ -1,4 +1,4 @@
-"""Which cluster is meant: the URL or name of --on, and what the configuration files say about it."""
+"""Finds the cluster that --on names, by its URL or its name, in the configuration files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..settings.cluster_options import PASSWORD_VARIABLE, TOKEN_VARIABLE, USERNA
 
 #: Clusters by name, below $XDG_CONFIG_HOME or ~/.config.
 FILE = "hkrunner/clusters.yml"
-#: The file in which hkubectl keeps its cluster, and the name that stands for it.
+#: The configuration file of hkubectl, and the name by which --on selects the cluster in it.
 HKUBECTL_FILE = ".hkube/.hkuberc"
 HKUBECTL = "hkubectl"
 _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -98,7 +98,7 @@ def _entries(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file} cannot be read: {error}") from None
+        raise SettingsError(f"{file} cannot be read: {_reason(error)}") from None
     import yaml
 
     class TextLoader(yaml.SafeLoader):
@@ -137,7 +137,7 @@ def _of_entry(name: str, entry: Any, file: Path) -> Cluster:
             f"{at} has unknown keys: {', '.join(unknown)}; known are {', '.join(sorted(_KEYS))}"
         )
     for key in sorted(_KEYS & entry.keys()):
-        if not isinstance(entry[key], str):
+        if not isinstance(entry[key], str) or "\0" in entry[key]:
             raise SettingsError(f"{at}: {key} is not a text")
     verify = _TRUTH.get(entry.get("verify", "true").lower())
     if verify is None:
@@ -159,7 +159,9 @@ def _of_entry(name: str, entry: Any, file: Path) -> Cluster:
 def _of_hkubectl(environ: Mapping[str, str], cwd: str) -> Cluster:
     """Return the cluster of hkubectl's file, which is searched as hkubectl does."""
     folders = [Path(cwd), *Path(cwd).parents, Path(_home(environ))]
-    file = next((one for folder in folders if (one := folder / HKUBECTL_FILE).is_file()), None)
+    files = (folder / HKUBECTL_FILE for folder in folders)
+    # Not is_file(): it raises an error for a folder that may not be searched, such as another user's home.
+    file = next((one for one in files if os.path.isfile(one)), None)
     if file is None:
         raise SettingsError(
             f"--on {HKUBECTL}: no {HKUBECTL_FILE} in this folder, above it or in {_home(environ)}"
@@ -167,7 +169,7 @@ def _of_hkubectl(environ: Mapping[str, str], cwd: str) -> Cluster:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{file} cannot be read: {error}") from None
+        raise SettingsError(f"{file} cannot be read: {_reason(error)}") from None
     for key in ("username", "password"):
         if isinstance(content, dict) and not isinstance(content.get(key) or "", str):
             raise SettingsError(f"{file}: {key} is not a text")
@@ -216,4 +218,9 @@ def _first_line(path: str, what: str) -> str:
         with open(path, encoding="utf-8") as file:
             return file.readline().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{what}: cannot read {path}: {error}") from None
+        raise SettingsError(f"{what}: cannot read {path}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file could not be read, without its name."""
+    return getattr(error, "strerror", None) or str(error)

@@ -17,7 +17,7 @@ from .job_answers import finite
 _OWN = {"userInfo", "name"}
 #: Fields with passwords and tokens in them: of a change, the names are shown and not the values.
 _MAY_HAVE_SECRETS = {"algorithmEnv", "workerEnv", "gitRepository"}
-#: Fields whose value is not simply the descriptor's.
+#: Fields that are not copied from the descriptor.
 _FROM_ELSEWHERE = {"image", "algorithmImage", "entryPoint"}
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from ..errors import ClusterError, EntryNotFound
 from ..protocol.messages import printable
 from .api import SERVER_OUTAGE, ClusterApi
-from .byte_progress import untold
+from .byte_progress import show_nothing
 from .form import form_body
 from .job_answers import number
 from .refusals import RequestRefused
@@ -93,9 +93,9 @@ class AlgorithmStore:
         package: str | None = None,
         package_name: str = "",
         builds: bool = False,
-        progress: Callable[[str], None] = untold,
+        progress: Callable[[str], None] = show_nothing,
     ) -> ApplyAnswer:
-        """Create or change the algorithm, with the package of its code; `progress` gets how far that is sent.
+        """Create or change the algorithm, with the package of its code; `progress` gets how much of it is sent.
 
         builds: the code is built even if it is the same. Otherwise a second request after a lost answer does
         no harm: the same code is not built twice.

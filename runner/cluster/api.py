@@ -44,10 +44,9 @@ SERVER_OUTAGE = _GATEWAY | {500}
 RESULT_MAX = 2_000_000_000
 #: A body is sent in pieces of this size: a timeout holds for each, and a large one takes its time.
 _PIECE = 64 * 1024
-
-
-#: What Keycloak's own refusal looks like: every other error of a login may be one of the way to it.
+#: Keycloak itself has refused a login. Any other error of a login may mean that Keycloak was not reached.
 _REFUSED_LOGIN = re.compile(r"status code 4\d\d")
+
 Statuses = frozenset[int]
 
 

@@ -45,7 +45,7 @@ def start_board(
     pause: Callable[[float], object] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> ClusterBoard:
-    """Return the board of this node once it can be opened; one that runs already is taken.
+    """Return the board of this node once it can be opened; one that runs already is used.
 
     on_wait gets a sentence if that takes a while. Raises ClusterError if the cluster does not start it.
     """

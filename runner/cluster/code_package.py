@@ -1,7 +1,7 @@
 """Packs an algorithm's code as a zip, the same bytes for the same code.
 
-HKube builds an algorithm again when the checksum of the package has changed. So nothing is in it that differs
-between two machines with the same code: no times, no owners, an order of the files that is fixed.
+HKube builds an algorithm again when the checksum of the package has changed. So the package has nothing that
+differs between two machines with the same code: no times, no owners, and a fixed order of the files.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ from collections.abc import Callable
 from ...sandbox.shared.limits import format_bytes
 from ..errors import SettingsError
 from ..prepare.code_files import CodeFile, CodeFiles
-from .byte_progress import ByteProgress, untold
+from .byte_progress import ByteProgress, show_nothing
 
 #: The oldest date that a zip can have.
 _DATE = (1980, 1, 1, 0, 0, 0)
-
-
 #: HKube's builder reads a zip with adm-zip, whose readFileSync() takes no file above this (Node: "File size …
 #: is greater than 2 GiB"). The api-server accepts the upload, so that only the build would fail.
 PACKAGE_MAX = (1 << 31) - 1
 _PIECE = 1 << 20
-#: Files that are named where the package is too large.
+#: Number of files that are named if the package is too large.
 _NAMED = 3
 
 
@@ -33,10 +31,10 @@ def write_package(
     path: str,
     code: CodeFiles,
     *,
-    progress: Callable[[str], None] = untold,
+    progress: Callable[[str], None] = show_nothing,
     most: int = PACKAGE_MAX,
 ) -> None:
-    """Write the package; `progress` gets how far it is. Raises SettingsError for what cannot be packed."""
+    """Write the package; `progress` gets how much is packed. Raises SettingsError for what cannot be packed."""
     _check_names(code)
     packer = _Packer(path, code, progress, most)
     try:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import SettingsError
-from .byte_progress import ByteProgress, untold
+from .byte_progress import ByteProgress, show_nothing
 from .transport import Body
 
 _PIECE = 256 * 1024
@@ -20,11 +20,12 @@ def form_body(
     file: str | None,
     file_name: str = "",
     *,
-    progress: Callable[[str], None] = untold,
+    progress: Callable[[str], None] = show_nothing,
 ) -> Body:
-    """Return the body: each value as JSON, then the file as the field `file`; `progress` gets how far it is.
+    """Return the body: each value as JSON, then the file as the field `file`; `progress` gets how much is sent.
 
-    Raises SettingsError for a file that cannot be read; its pieces() does for one that changes meanwhile.
+    Raises SettingsError for a file that cannot be read; pieces() of the body does so for one that has become
+    shorter.
     """
     boundary = f"hkrunner-{secrets.token_hex(16)}"
     head = b"".join(

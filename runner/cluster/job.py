@@ -54,7 +54,7 @@ class ClusterJob:
         pause: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """name: of its pipeline. nodes: node -> the positions of the inputs that its tasks have."""
+        """name: of its pipeline. nodes: node -> the positions of its tasks' inputs. job: its id, if known."""
         self._api = api
         self.name = name
         self._nodes = nodes
@@ -97,12 +97,12 @@ class ClusterJob:
             if self._clock() >= until:
                 raise ClusterError(
                     f"{self._api.cluster.name} does not know the job {self.name}: its submission was most"
-                    " likely lost on the way. Look again before you submit it anew"
+                    " likely lost on the way. Look again before you submit it a second time"
                 )
             self._pause(LONGEST_PAUSE_S)
 
     def _is_known(self) -> bool:
-        """Search the job by its name once, and whether it was found."""
+        """Look the job up by its name, once; return whether the cluster knows it."""
         query = {"query": {"pipelineName": self.name}, "limit": 1, "fields": {"jobId": True}}
         answer = self._api.post("exec/search", query, may_repeat=True)
         hits = answer.get("hits") if isinstance(answer, dict) else None

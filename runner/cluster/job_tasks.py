@@ -103,7 +103,7 @@ def _task(one: Mapping[str, Any]) -> ClusterTask:
 
 
 def limits_of(store: AlgorithmStore, name: str, version: str | None) -> ClusterLimits | None:
-    """Return the limits of this version of the algorithm; None if the cluster has the algorithm no more.
+    """Return the limits of this version of the algorithm; None if the algorithm was removed.
 
     version None, or one that was removed: those that it has now.
     """

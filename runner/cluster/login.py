@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ClusterError
 from ..settings.cluster_options import PASSWORD_VARIABLE, USERNAME_VARIABLE
 from .address import Cluster, can_be_token
+from .job_answers import number
 
 #: Renew this long before the token expires, or after half of its time if that is sooner.
 MARGIN_S = 10.0
@@ -57,7 +58,7 @@ class Login:
             raise ClusterError(f"{self._cluster.name} answered the login without a token")
         self._token = token
         self.was_accepted = True
-        lifetime_s = data.get("expires_in") if isinstance(data, dict) else None
+        lifetime_s = number(data.get("expires_in")) if isinstance(data, dict) else None
         self._renew_at = None
-        if isinstance(lifetime_s, int | float) and lifetime_s > 0:  # NaN is not
+        if lifetime_s is not None and lifetime_s > 0:
             self._renew_at = self._clock() + max(lifetime_s - MARGIN_S, lifetime_s / 2)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 #: One less than the server's limit: its fixed windows of a second do not begin when ours do.
 REQUESTS = 4
-#: A little more than the server's second, for answers that differ in how long they are on their way.
+#: A little more than the server's second: requests take different times to reach it.
 WINDOW_S = 1.1
 
 

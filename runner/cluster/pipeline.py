@@ -83,7 +83,7 @@ def _arguments(text: bytes, position: int) -> list[bytes]:
     try:
         return [json.dumps(value, allow_nan=False).encode() for value in values]
     except ValueError:
-        raise SettingsError(f"input {position + 1} has a number that JSON cannot hold: {values}") from None
+        raise SettingsError(f"input {position + 1} has a number that JSON cannot hold") from None
 
 
 def _text(head: Mapping[str, Any], columns: Mapping[str, list[bytes]]) -> bytes:

@@ -156,6 +156,18 @@ def test_a_token_is_in_no_message_and_in_no_repr(tmp_path: Path) -> None:
             Login(found).accept({"data": {"access_token": bad}})
 
 
+@pytest.mark.parametrize("lifetime", [10**400, "60", True, -1, float("nan"), None])
+def test_a_token_whose_lifetime_is_no_number_of_seconds_is_used_until_it_is_refused(lifetime: object) -> None:
+    one = Login(Cluster("lab", "http://h"))
+    one.accept({"data": {"access_token": "t", "expires_in": lifetime}})
+    assert one.header == {"Authorization": "Bearer t"} and not one.is_due
+
+
+def test_a_home_that_cannot_be_searched_is_one_without_a_file_of_hkubectl(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--on hkubectl: no \.hkube/\.hkuberc in this folder"):
+        cluster_of("hkubectl", {"HOME": "/" + "x" * 300}, str(tmp_path))
+
+
 def test_names_and_passwords_are_what_is_written_whatever_yaml_takes_them_for(tmp_path: Path) -> None:
     (tmp_path / "hkrunner").mkdir()
     file = tmp_path / "hkrunner" / "clusters.yml"
@@ -166,6 +178,7 @@ def test_names_and_passwords_are_what_is_written_whatever_yaml_takes_them_for(tm
         "  1e3: {<<: *one, url: http://c/a b/ä}\n"
         "  bad: {url: http://d, verify: maybe}\n"
         "  none: {url: http://e, password: }\n"
+        '  nul: {url: http://f, passwordFile: "a\\0b"}\n'
     )
     environ = {"XDG_CONFIG_HOME": str(tmp_path)}
     assert cluster_of("yes", {**environ, "HKRUNNER_CLUSTER_PASSWORD": "p"}, "/")[3:5] == ("p", None)
@@ -175,6 +188,7 @@ def test_names_and_passwords_are_what_is_written_whatever_yaml_takes_them_for(tm
     for name, sentence in {
         "bad": "verify is neither true nor false",
         "none": "password is not a text",
+        "nul": "passwordFile is not a text",
         "http://a b": "there is no such host",
     }.items():
         with pytest.raises(SettingsError, match=sentence):
@@ -211,7 +225,7 @@ def test_a_package_that_hkubes_builder_cannot_read_is_refused_while_it_is_packed
     (tmp_path / "main.py").write_text("x")
     (tmp_path / "model.bin").write_bytes(random.Random(1).randbytes(3 << 20))
     (tmp_path / "more.bin").write_bytes(b"x" * 1000)
-    monkeypatch.setattr(byte_progress, "_TELL_S", 0)
+    monkeypatch.setattr(byte_progress, "_REPORT_S", 0)
     told: list[str] = []
     code = code_files(str(tmp_path))
     with pytest.raises(SettingsError) as refused:
