@@ -1,7 +1,7 @@
 """Sends an algorithm to a cluster: packs its code, uploads it, follows the build until it is a version.
 
-HKube is silent about a lot: that it has not stored a change, that a build was not needed, that a new version
-is not the one that jobs use. Each is found by comparing, and said.
+HKube does not report that it has not stored a change, that no build was needed, or that jobs do not use the
+new version. Each of these is found by a comparison, and reported.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from ..errors import ClusterError
 from .apply_package import ApplyContent, ApplyRequest
 from .local_peaks import LocalPeak
 
-#: Between two questions about a build.
+#: Seconds between two requests for the state of a build, or for versions.
 POLL_S = 1.0
-#: Say so if the build has not started after this many seconds.
+#: Seconds after which a build that has not started is reported.
 PENDING_S = 30.0
-#: How long the api-server takes at most to make a version of an image that was built.
+#: Longest wait for the version that the api-server makes of an image that was built.
 VERSION_S = 60.0
-#: How long it takes at most to make the version current, where it does.
+#: Longest wait for the new version to become the current one, where it does so by itself.
 CURRENT_S = 5.0
 
 
 class ApplyOutcome(NamedTuple):
-    """What became of it."""
+    """What an apply has changed, or would change, and the build and version that it has led to."""
 
     name: str
     changes: list[str]
@@ -58,7 +58,7 @@ class ApplyOutcome(NamedTuple):
 
 
 class Applier:
-    """Applies one algorithm, and tells what happens."""
+    """Applies one algorithm, and reports each step."""
 
     def __init__(
         self,
@@ -73,10 +73,9 @@ class Applier:
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`tell` gets a sentence for a person, `show_log` a line of the build, `progress` how far the
-        upload is.
+        """`tell` gets each report, `show_log` each line that the build prints, `progress` how much was sent.
 
-        peak: what a task of the algorithm used here at most.
+        peak: the most memory that a task of the algorithm used on this machine.
         """
         self._peak = peak
         self._store = store
@@ -96,7 +95,10 @@ class Applier:
         return ApplyOutcome(prepared.name, changes(stored, prepared.payload))
 
     def apply(self, prepared: ApplyContent) -> ApplyOutcome:
-        """Apply the algorithm; return when it is a version, or when that is not to be waited for."""
+        """Apply the algorithm; return once the cluster has its version, or earlier with `no_wait`.
+
+        Raises ClusterError for a build that failed, and for a change that the cluster has not stored.
+        """
         name, payload, package = prepared
         stored = self._store.find(name)
         outcome = ApplyOutcome(name, changes(stored, payload))
@@ -123,7 +125,7 @@ class Applier:
             return self._after_earlier(outcome, prepared, earlier)
         return self._without_build(outcome, prepared, applied, known, earlier)
 
-    # ---- what is told
+    # ---- reports
 
     def _tell_package(self, prepared: ApplyContent) -> None:
         package = prepared.package
@@ -153,11 +155,13 @@ class Applier:
     # ---- without a build
 
     def _after_earlier(self, outcome: ApplyOutcome, prepared: ApplyContent, build: Build) -> ApplyOutcome:
-        """Wait for the build of an earlier apply, and apply again what is not stored during it."""
+        """Wait for the build of an earlier apply, then apply again what was not stored during it."""
         name = prepared.name
         lost = not_stored(self._store.get(name), prepared.payload)
         if lost:
-            self._tell(f"{self._cluster} stores no change during a first build, and not {', '.join(lost)}")
+            self._tell(
+                f"{self._cluster} has not stored {', '.join(lost)}: it stores no change during a first build"
+            )
         self._tell(f"an earlier build has not ended: {build.id}")
         if self._request.no_wait:
             if lost:
@@ -226,7 +230,7 @@ class Applier:
             if status == "pending" and not is_warned and self._clock() - began > PENDING_S:
                 is_warned = True
                 self._tell(
-                    "nothing has started the build yet: HKube's algorithm-operator, which does, may be busy"
+                    "the build has not started: HKube's algorithm-operator, which starts builds, may be busy"
                     " or down"
                 )
             self._sleep(POLL_S)
@@ -284,7 +288,7 @@ def new_lines(shown: str, output: str) -> list[str]:
     before, after = shown.splitlines(), output.splitlines()
     if after[: len(before)] == before:
         return after[len(before) :]
-    # The last lines shown are searched from the end: they are in it, unless more was printed than is kept.
+    # The last lines shown are searched from the end. They are missing if more was printed than is kept.
     tail = before[-3:]
     for end in range(len(after), len(tail) - 1, -1):
         if after[end - len(tail) : end] == tail:

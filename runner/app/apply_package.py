@@ -23,7 +23,7 @@ from ..settings.settings import Settings
 
 
 class ApplyRequest(NamedTuple):
-    """What the user asked for."""
+    """The options of `hkrunner apply`."""
 
     name: str | None = None
     image: str | None = None
@@ -37,7 +37,7 @@ class ApplyRequest(NamedTuple):
 
 
 class CodePackage(NamedTuple):
-    """The code as it is sent."""
+    """The file that is sent."""
 
     path: str
     name: str
@@ -52,7 +52,7 @@ class CodePackage(NamedTuple):
 
 
 class ApplyContent(NamedTuple):
-    """What is sent."""
+    """What an apply sends."""
 
     name: str
     payload: dict[str, Any]
@@ -70,7 +70,7 @@ def prepare_apply(
 ) -> ApplyContent:
     """Return what is to be sent; the stack removes the package. Raises HkrunnerError.
 
-    `progress`: gets how far the packing is. before_packing: called when nothing else can be wrong here.
+    `progress` gets how much is packed. `before_packing` is called once nothing else can be wrong here.
     """
     descriptor = settings.code.descriptor
     if request.name is not None and not is_algorithm_name(request.name):
@@ -112,7 +112,7 @@ def _limits(request: ApplyRequest) -> dict[str, Any]:
             found["cpu"] = int(cores) if cores == int(cores) else cores
         if request.mem is not None:
             parse_memory(request.mem)
-            found["mem"] = request.mem  # the cluster has it as it was written
+            found["mem"] = request.mem  # as it was written
     except ValueError as error:
         option = "--mem" if "cpu" in found or request.cpu is None else "--cpu"
         raise SettingsError(f"{option}: {error}") from None

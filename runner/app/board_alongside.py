@@ -17,7 +17,7 @@ from ...boards.targets import Target
 from ..console.terminal import Output
 from ..io.loop import Loop, Timer
 
-#: Reports come through pipes; this is for what has none, as a board that ignores SIGTERM.
+#: Seconds between two looks at what reports through no pipe, such as a board that ignores SIGTERM.
 POLL_S = 1.0
 #: How long the end of a run waits for the first data on a board that is to be opened in the browser.
 READY_S = 3.0
@@ -54,7 +54,7 @@ class BoardAlongside:
         self._board_id = ""
         self._reference = ""
         self._url = ""
-        self._notes: set[str] = set()  # that were printed
+        self._notes: set[str] = set()  # those that were printed
         self._wants_browser = False
         self._browser: BrowserProcess | None = None
         self._routes: RestProcess | None = None

@@ -26,7 +26,7 @@ _OLDEST = (3, 10)
 
 
 class ImageRequest(NamedTuple):
-    """What the user asked for."""
+    """The options of `hkrunner image`."""
 
     tag: str | None = None
     base: str | None = None
@@ -38,7 +38,7 @@ class ImageRequest(NamedTuple):
 
 
 class BuiltImage(NamedTuple):
-    """What was made."""
+    """The image, or with --context and --dry-run only its build context."""
 
     tag: str
     plan: ImagePlan

@@ -10,9 +10,9 @@ from ..cluster.boards import start_board
 from ..console.terminal import Output
 from ..errors import BoardFailed, HkrunnerError
 
-#: A job has a node for each number of arguments, and each board is a pod of its own.
+#: Most boards for one job: it has a node for each number of arguments, and each board is a pod of its own.
 BOARDS_MAX = 4
-#: How long the exit status of the browser is waited for.
+#: Longest wait for the browser's exit status.
 BROWSER_DEADLINE_S = 1.0
 
 Post = Callable[[Callable[..., object]], Callable[..., None]]
@@ -30,7 +30,8 @@ def show_boards(
 ) -> int:
     """Show a board for each of the first nodes; return the exit status.
 
-    For the thread that talks to the cluster: `post` returns what has the loop call a function.
+    For the thread that talks to the cluster. `post(function)` returns a function by which a thread has the
+    loop call `function`.
     """
     status = 0
     say, warn, emit = post(output.say), post(output.warn), post(output.events.emit)
@@ -51,7 +52,7 @@ def show_boards(
 
 
 def _opened(url: str) -> str | None:
-    """Open the address in the browser; return what is wrong, if anything is."""
+    """Open the address in the browser; return the problem, None if there is none."""
     try:
         return show_and_detach(url, deadline_s=BROWSER_DEADLINE_S)
     except OSError as error:

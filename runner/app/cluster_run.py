@@ -40,9 +40,9 @@ from .local_run import HOLD_BACK
 from .result_batches import batches
 from .run import make_output, obey_signals, open_output_file, put_in_place, resume_garbage_collection
 
-#: How long the end waits for a thread that was interrupted; it is connecting to a network that is down.
+#: Longest wait at the end for the interrupted thread, which may be connecting to a network that is down.
 LEAVE_S = 0.5
-#: Characters of the cluster's reason for the end of a job; each task has the whole text of its own.
+#: Most characters of the cluster's reason for the end of a job; errors of tasks are printed with the tasks.
 WORDS_MAX = 500
 
 
@@ -64,7 +64,7 @@ def run_in_cluster(settings: Settings) -> int:
 
 
 def _check_code(settings: Settings) -> None:
-    """Raise SettingsError if a file was named that is not the code of the algorithm that would run there."""
+    """Raise SettingsError if a file was named that is not the code of the algorithm that would run."""
     descriptor, name = settings.code.descriptor, settings.cluster.algorithm
     if settings.code.entry is None or descriptor is None or descriptor.name != name:
         return  # --algorithm names another one
@@ -134,7 +134,8 @@ class ClusterRun:
         self._pipeline = pipeline
         self.report = TaskReport(settings, output)
         self._interrupted = threading.Event()
-        self._interrupting = threading.Lock()  #: held while a request is aborted, which must not be the next
+        #: Held while a request is aborted, so that the next request is not aborted instead.
+        self._interrupting = threading.Lock()
         self._phase = Phase.CONNECTING if pipeline is not None else Phase.WAITING
         cluster = cluster_of(record.cluster, os.environ, settings.code.cwd)
         self._api = ClusterApi(cluster, on_trouble=self._post(output.say), sleep=self._pause)
@@ -242,7 +243,7 @@ class ClusterRun:
         self._post(self.report.note_status)(status)
 
     def _submit(self, pipeline: Body) -> None:
-        """Submit the job, which is recorded before, unless it does not get to the cluster."""
+        """Record the job, then submit it; the record is removed if the cluster cannot have got the job."""
         self._save()
         try:
             self._job.submit(pipeline)
@@ -294,7 +295,7 @@ class ClusterRun:
             self._post(self._output.warn)(f"✘ the job's record cannot be written: {error}")
 
     def _post(self, function: Callable[..., object]) -> Callable[..., None]:
-        """Return what has the loop call the function, from any thread."""
+        """Return a function that any thread may call, to have the loop call `function`."""
 
         def post(*arguments: object) -> None:
             self._loop.post_from_thread(partial(_ignore_result, function, *arguments))

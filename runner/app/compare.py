@@ -1,6 +1,6 @@
 """Puts a job in a cluster beside tasks that ran here: duration, memory and its limit, CPU, outcome, metrics.
 
-What the API of HKube does not have is None here, and said: the memory and the CPU that a task used there.
+HKube's API does not have the memory and the CPU that a task used: these are None, and a note says so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ENDED = ("succeed", "failed")
 
 
 class ComparedRow(NamedTuple):
-    """One task. None for what is not known of it."""
+    """One task; None: not known."""
 
     where: str  #: the cluster's name, or "here"
     task: str
@@ -96,7 +96,7 @@ class Comparison(NamedTuple):
         }
 
     def notes(self) -> list[str]:
-        """Return what the table does not say, a line for each."""
+        """Return notes to the table, one a line."""
         found = [f"job {self.job} on {self.cluster}: {self.status}{_taken(self.took_s)}"]
         failed = sum(one.status == "failed" for one in self.tasks)
         count = "1 task" if len(self.tasks) == 1 else f"{len(self.tasks):,} tasks"
@@ -107,7 +107,7 @@ class Comparison(NamedTuple):
             spread = f"; a task took {middle:.2f} s (median), {longest:.2f} s at most"
         found[0] += f", {count}{f', {failed:,} failed' if failed else ''}{spread}"
         found.append(
-            "HKube's API has neither the memory nor the CPU of a task: of those there, the limit is known"
+            "HKube's API has neither the memory nor the CPU that a task used: only the limit is known"
         )
         limit = None if self.limits is None else _bytes_of(self.limits.memory)
         for one in self.rows:
@@ -119,7 +119,7 @@ class Comparison(NamedTuple):
         return found
 
 
-#: The word for this machine.
+#: Value of `where` for a task that ran on this machine.
 HERE = "here"
 
 
@@ -206,7 +206,7 @@ class FetchedMetrics(NamedTuple):
     """What was fetched of the metrics of a job."""
 
     folders: list[Path]  #: the run folder of each task that has metrics
-    left: int  #: tasks with metrics whose metrics were not fetched
+    left: int  #: number of further tasks with metrics, which were not fetched
 
 
 def fetch_metrics(api: ClusterApi, state_dir: str, found: Comparison) -> FetchedMetrics:

@@ -1,4 +1,4 @@
-"""--in-process, the supervisor's side: get the settings of the user's process, which is the child."""
+"""The supervisor of --in-process: gets its settings from the user's process, which is the child."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def begin() -> NoReturn:
     except HkrunnerError as error:
         print(f"hkrunner: {error}", file=sys.stderr)
         status = error.exit_status
-    if os.getppid() != pid:  # it was killed, and could not remove them itself
+    if os.getppid() != pid:  # the user's process was killed, and could not remove its folders
         for folder in settings.code.temporary_folders:
             shutil.rmtree(folder, ignore_errors=True)
     sys.exit(status)

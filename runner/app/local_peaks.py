@@ -1,4 +1,4 @@
-"""What tasks of an algorithm used here, against the limit that it is about to get in a cluster."""
+"""Compares the memory that tasks used on this machine with the limit that the algorithm gets in a cluster."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class LocalPeak(NamedTuple):
 def local_peak(state_dir: str, name: str, entry: str | None) -> LocalPeak | None:
     """Return the highest peak among the recorded tasks of this algorithm, None if there is none.
 
-    They are those of its name, and those of the same entry, an absolute path. A task that was killed counts:
-    it needed more.
+    `name`: of the algorithm; `entry`: the absolute path of its file. A task of either counts, and so does one
+    that was killed: it needed at least as much.
     """
     root = Path(state_dir).absolute()
     found = sorted(

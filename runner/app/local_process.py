@@ -35,7 +35,7 @@ class LocalProcessListener:
     on_result: Callable[[LocalProcess, Result], None]  #: of its task
     on_free: Callable[[LocalProcess], None]  #: its task has ended, and it takes the next one
     on_progress: Callable[[LocalProcess, LocalTask, Any], None]
-    on_finished: Callable[[LocalProcess], None]  #: nothing is left of it
+    on_finished: Callable[[LocalProcess], None]  #: it has ended, and nothing of it is left
 
 
 class LocalProcess:

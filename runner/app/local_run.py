@@ -73,7 +73,7 @@ class LocalRun:
             on_progress=self._progressed,
             on_finished=self._finished,
         )
-        said: set[str] = set()
+        said: set[str] = set()  # lines that are printed once for all processes
         contexts = [context, *(context.with_new_store() for _ in range(processes - 1))]
         self._processes = [
             LocalProcess(
@@ -128,7 +128,7 @@ class LocalRun:
 
     @property
     def exit_status(self) -> int:
-        """The highest of the tasks' and of what the end was asked for with."""
+        """The highest of the tasks' exit statuses, and of those with which processes were shut down."""
         return max(self.report.status, *(one.supervisor.exit_status for one in self._processes))
 
     def child_pids(self) -> list[int]:
@@ -152,7 +152,7 @@ class LocalRun:
                 out.on_drained = self._hand_out
                 return
             if self._working and self._out_of_order_bytes() > OUT_OF_ORDER_MAX:
-                return  # the result that is waited for comes back here
+                return  # the process with the awaited result becomes free, and this is called again
             position, data = next(self._inputs, (-1, b""))
             if position < 0:
                 break
@@ -194,7 +194,7 @@ class LocalRun:
     def _load_failed(self, process: LocalProcess, failure: Failure) -> None:
         """End the process; the others continue, and the last one ends the run."""
         words = self.report.words(failure)
-        if words not in self._load_failures:  # mostly, what one cannot load no other can
+        if words not in self._load_failures:  # most often all processes fail alike
             self._load_failures.add(words)
             self._output.warn(f"✘ {words}")
         self._usable.discard(process)
@@ -232,7 +232,7 @@ class LocalRun:
     # ---- the view
 
     def _samples(self) -> Sequence[Sample]:
-        """Return those of the task; of several tasks, the sum of the last ones."""
+        """Return the samples of the task; for several tasks, one sample, the sum of the latest of each."""
         each = [samples for one in self._working if (samples := one.supervisor.samples)]
         if len(each) <= 1:
             return each[0] if each else []

@@ -4,8 +4,7 @@
 
 An AlgorithmWorker is one process of one algorithm. It runs one task after another under the same supervisor
 and the same kind of limits as the run's own algorithm; only the connection between the worker's side and
-ours is a few lines instead of a WebSocket. An idle one is reused for the next task, as HKube reuses its
-workers.
+ours is a LoopbackLink instead of a WebSocket. An idle worker is reused for the next task, as in HKube.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ class LocalAlgorithms:
             worker.shutdown()
 
     def close(self) -> None:
-        """Remove what was unpacked for the algorithms."""
+        """Remove the temporary folders of the algorithms."""
         self.on_close()
 
     def when_gone(self, callback: Callable[[], None]) -> None:

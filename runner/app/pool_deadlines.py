@@ -1,9 +1,8 @@
-"""The time limits of the tasks in one worker of a Pool, in memory that the worker does not have.
+"""The time limits of the tasks in one worker of a Pool, in memory that the worker does not share.
 
-The supervising process holds a limit even while C code in the user's process keeps the interpreter's lock:
-then only the worker says that a task has ended, and that another one has begun (see task_marks.py), and it
-may lie. So the user's process writes here how long each task may take, and by when all that it has sent must
-have ended.
+The supervising process enforces a limit even while C code in the user's process holds the interpreter lock:
+then only the worker tells which task it runs and since when (task_marks.py), and what it writes may be false.
+So the user's process writes here how long each task may take, and when all that it has sent must have ended.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from __future__ import annotations
 import mmap
 import os
 
-#: Places for time limits, in seconds. That of a task is its number modulo this; fewer tasks wait in a worker.
+#: Number of time limits. That of a task is at its number modulo this; fewer tasks wait in a worker.
 _PLACES = 256
 _DUE, _FIRST, _LIMITS = 0, 1, 2
 _BYTES = 8 * (_LIMITS + _PLACES)
 
 
 class PoolDeadlines:
-    """The numbers, each of which is written and read at once. 0: no limit."""
+    """Numbers of 8 bytes, each of which is written and read in one access. 0: no limit."""
 
     def __init__(self, fd: int) -> None:
         """`fd`: from new_file(); it stays the caller's."""
@@ -53,6 +52,6 @@ class PoolDeadlines:
         return self._numbers[_DUE], self._numbers[_FIRST]
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Unmap the memory."""
         self._numbers.release()
         self._map.close()

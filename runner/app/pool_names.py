@@ -16,7 +16,7 @@ class PoolNames(NamedTuple):
 
     @classmethod
     def of(cls, node: str) -> PoolNames:
-        """Return new names. `node`: what the tasks run."""
+        """Return names for a new Pool. `node`: the name of the code that the tasks run."""
         return cls(local_job_id(time.time()), node)
 
     def ids(self, number: int) -> TaskIds:

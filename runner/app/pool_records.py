@@ -1,7 +1,7 @@
 """The records of a Pool's tasks, in the journal of the state folder: `hkrunner runs` shows them.
 
-They are written by the process that has the tasks, the user's own. A record takes 20 µs, two thirds of a tiny
-task. What a task prints is not in it: a worker gets several short tasks at once, and has one stdout.
+The user's own process writes them, since it has the tasks. A record takes 20 µs, two thirds of a tiny task.
+It does not hold what the task printed: a worker gets several short tasks at once, and has one stdout.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...sandbox.shared.channel import Buffer
 from ..protocol.result import Result
 from .pool_names import PoolNames
 
-#: The latest tasks of a Pool are kept, unless HKRUNNER_KEEP says how many: a megabyte is 2000 tiny ones.
+#: Number of the latest tasks that are kept, unless HKRUNNER_KEEP is set: 2,000 tiny ones take a megabyte.
 KEPT = 100_000
 
 
@@ -37,9 +37,9 @@ class PoolRecords:
         self._journal: Journal | None = Journal(self._layout, encoding, keep=self._keep)
 
     def begin(self, number: int, pieces: list[Buffer] | None) -> int:
-        """Record that this task has begun; return its number in the journal, 0 if it is not there.
+        """Record that this task has begun; return its number in the journal, 0 if it is not recorded.
 
-        `pieces`: its `initialize`; None: arguments that only Python can read.
+        `pieces`: its `initialize` message; None: its arguments are pickled.
         """
         journal = self._journal
         if journal is None:
@@ -63,7 +63,7 @@ class PoolRecords:
         return at
 
     def end(self, at: int, result: Result, answer: bytes = b"") -> None:
-        """Record the outcome of the task that has this number in the journal. `answer`: of its worker."""
+        """Record the outcome of the task with this number in the journal. `answer`: the worker's message."""
         if self._journal is None:
             return
         try:
@@ -72,7 +72,7 @@ class PoolRecords:
             self._give_up(error)
 
     def close(self) -> None:
-        """Give the space back that was reserved."""
+        """Release the space that the journal has reserved; nothing is recorded from here on."""
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -81,4 +81,4 @@ class PoolRecords:
         self.close()
         if sys.stderr is not None:
             reason = error.strerror or str(error)
-            print(f"hkrunner: the Pool's tasks are recorded no more: {reason}", file=sys.stderr)
+            print(f"hkrunner: further tasks of the Pool are not recorded: {reason}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The process between an hkrunner.Pool and its workers: starts them, holds their limits, says how they ended.
+"""The process between an hkrunner.Pool and its workers: starts them, enforces time limits, reports each end.
 
     user's process                this process                    warden         worker
     Pool <- supervision_messages -> PoolSupervisor <--- lifeline ---> enforces ---> serves tasks
@@ -42,12 +42,12 @@ from ..serving.child_starter import ChildStarter
 from ..settings.settings import Settings
 from .pool_deadlines import PoolDeadlines
 
-#: How often the time limits of tasks are checked. The Pool does so to the millisecond, unless C code in the
-#: user's process keeps the interpreter's lock: this long after the limit, the worker is ended from here.
+#: How often time limits are checked here, and how long after a limit a worker is ended from here: the Pool
+#: itself does so to the millisecond, unless C code in the user's process holds the interpreter lock.
 CHECK_S, LATE_S = 0.1, 0.1
 #: Time from taking a warden to starting the next one: a worker that starts needs the CPU more.
 NEXT_WARDEN_S = 0.2
-#: Refused memory until so long after the Pool was told of its usage is that of the task that has failed.
+#: Memory that was refused up to this long after the Pool was told of the usage belongs to the failed task.
 TOLD_S = 0.5
 #: Bytes of each of the three texts in a WorkerEnded.
 TEXT_MAX = DATAGRAM_MAX * 3 // 10
@@ -68,15 +68,15 @@ class PoolSupervisor:
         self._starter = ChildStarter(loop, settings, where, {})
         self._workers: dict[int, _Worker] = {}
         self._is_ending = False
-        self._is_ended_now = False  #: whether tasks at work were told to end
+        self._is_ended_now = False  #: whether running tasks were asked to end
         self._next_warden = loop.alarm(self._prepare_warden)
         self._next_check = loop.alarm(self._end_overdue)
         self.channel: MessageSocket | None = None  #: to the Pool
 
-    # ---- what the Pool says
+    # ---- messages of the Pool
 
     def on_message(self, message: ProcessMessage, fds: list[int]) -> None:
-        """Do what the Pool asks."""
+        """Act on a message of the Pool."""
         if isinstance(message, EndWorkers):
             self.end(now=message.now)
         elif isinstance(message, StartWorker):
@@ -105,7 +105,8 @@ class PoolSupervisor:
     def end(self, *, now: bool) -> None:
         """End all workers, then the loop.
 
-        `now`: tasks at work get the grace, a function none; the second time everything is killed.
+        `now`: end running tasks, too: those of a function at once, others after the grace. The second time
+        everything is killed.
         """
         is_repeated, self._is_ended_now = self._is_ended_now and now, self._is_ended_now or now
         self._is_ending = True
@@ -138,7 +139,7 @@ class PoolSupervisor:
         self._next_warden.set(NEXT_WARDEN_S)
 
     def _prepare_warden(self) -> None:
-        """Have a warden wait for the worker that replaces one of these: 30 ms of its start."""
+        """Start a warden in advance for the worker that replaces one of these: it saves 30 ms."""
         if not self._is_ending:
             warden_launch.prepare()
 
@@ -148,9 +149,9 @@ class PoolSupervisor:
         if watched:
             self._next_check.set(CHECK_S)
         for worker in watched:
-            assert worker.child is not None, "it was looked at"
+            assert worker.child is not None, "it is watched"
             overdue = worker.find_overdue()
-            # Twice, because it may have been written at that moment.
+            # Only what two checks find: the numbers may have been half written at the first.
             if overdue is not None and worker.overdue == overdue:
                 worker.child.kill(Cause.TASK_TIMEOUT, f"{overdue.limit_s:.12g} s")
             worker.overdue = overdue
@@ -204,9 +205,9 @@ class PoolSupervisor:
         self._stop_if_done()
 
     def _warn_of_refused_memory(self, worker: _Worker, exit: Exit) -> None:
-        """Say of a worker that ends in order that a task may have been refused memory, and have hidden it.
+        """Warn if a worker ends in order though a task of it may have been refused memory without failing.
 
-        Nothing is said of what a failed task was told before.
+        What was reported with a failed task is not repeated.
         """
         held, limit = exit.held_back, exit.limit_bytes
         is_in_order = exit.cause is Cause.STOPPED or (exit.cause is Cause.EXITED and exit.code == 0)
@@ -228,7 +229,7 @@ class _Overdue(NamedTuple):
 
 
 class _Worker:
-    """One worker: what its handle calls."""
+    """One worker, as the listener of its child."""
 
     def __init__(self, number: int, supervisor: PoolSupervisor, output: Output) -> None:
         self.number = number
@@ -259,7 +260,7 @@ class _Worker:
 
     def ask_usage(self, number: int) -> None:
         """Ask the warden for the usage of now, one question at a time: many failures do not keep it busy."""
-        assert self.child is not None, "it was looked at"
+        assert self.child is not None, "the caller has its child"
         if self._asked:
             self._asked_later.append(number)
         else:

@@ -1,4 +1,4 @@
-"""Divides the results of a job into lists, which the loop prints one after the other."""
+"""Divides the results of a job into lists, which the loop prints one at a time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 from ..protocol.result import Result
 
-#: Bytes and number of results that the thread fetches before the loop has to print them.
+#: Bytes and number of results in a list, after which the loop prints it.
 BATCH_BYTES = 1024 * 1024
 BATCH_RESULTS = 500
-#: How long a result that is fetched waits for others: each large one is a request of its own.
+#: How long a fetched result waits for others: each large one takes a request of its own.
 BATCH_S = 0.5
 
 
 def batches(results: Iterator[Result]) -> Iterator[list[Result]]:
-    """Yield the results in lists that may be in memory at once, and that wait for each other only shortly."""
+    """Yield the results in lists of limited size; none of them waits longer than BATCH_S for the next."""
     batch: list[Result] = []
     size = 0
     began = time.monotonic()

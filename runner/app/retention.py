@@ -1,7 +1,7 @@
 """--keep: only the records of the latest tasks stay on disk.
 
-At the end of a run all records of the state folder count; while a worker is served, only our own do. Of these
-most are in the journal, which forgets any number of them with one line.
+At the end of a run all records of the state folder count; while a worker is served, only those of this
+process. Most of these are in the journal, which forgets any number of them with one line.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ..protocol.result import Result
 #: Records are removed once no task has ended for this long. After deletions ext4 makes new files slowly for
 #: minutes (0.3 ms each after some thousand, measured), and the next tasks would pay for it.
 PAUSE_S = 1.0
-#: Without such a pause, up to this many times the number to keep stay on disk.
+#: Without such a pause, up to this many times the number to keep stays on disk.
 MOST_TIMES = 10
 #: Records removed in one turn of the loop: 6 ms.
 AT_ONCE = 20
 NEXT_S = 0.005
-#: Stands before the number and the name of a task in the journal: no name contains it.
+#: Marks a task of the journal in the queue, before its number and its name: no name contains it.
 _IN_JOURNAL = "\0"
 
 
@@ -41,7 +41,7 @@ class Retention:
         self._has_reported = False
 
     def remove_surplus(self) -> None:
-        """Only the latest tasks are left in the state folder, counting those of other runs; 100 µs a task."""
+        """Leave only the latest tasks in the state folder, those of other runs included; 100 µs a task."""
         from pathlib import Path
 
         from ...boards.errors import BoardError

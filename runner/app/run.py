@@ -74,10 +74,10 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
     output = make_output(loop, settings, file)
     store = None
     if settings.records.state_dir is not None:
-        # In a cluster: the volume that is shared between us and HKube's worker.
         store = Store(
             settings.records.state_dir,
-            # In a cluster the one folder that HKube's worker uploads; in a local run the tasks' own go there.
+            # In a cluster the one folder that HKube's worker uploads, on a volume shared with it; in a local
+            # run each task has a folder of its own below it.
             metrics_dir=None if settings.local_run.is_local else settings.records.metrics_dir,
             metrics_root=settings.records.metrics_dir if settings.local_run.is_local else None,
             logs_ahead=settings.local_run.is_local,
@@ -85,8 +85,9 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
         )
     for note in settings.console.notes:
         output.say(f"◌ {note}")
-    boards = _start_boards(loop, settings, where, output)
+    boards: BoardAlongside | None = None
     try:
+        boards = _start_boards(loop, settings, where, output)
         run_it = _run_locally if settings.local_run.is_local else _serve
         status = run_it(RunContext(loop, settings, where, output, store), user_process)
         if boards is not None and settings.local_run.is_local:
@@ -109,7 +110,7 @@ def run_with(settings: Settings, where: Location, user_process: UserProcessAttac
 
 
 def _journal(settings: Settings, layout: Layout) -> Journal:
-    """Return the journal of one that serves: most of its tasks are too small for a folder of their own."""
+    """Return the journal of a run that serves a worker: most tasks are too small for a folder each."""
     from ...boards.runs.journal import Journal
 
     records = settings.records
@@ -227,7 +228,7 @@ def _run_locally(context: RunContext, user_process: UserProcessAttachment | None
 
 
 def _tell_room(context: RunContext, processes: int) -> None:
-    """Say if the container has no room for the memory limit."""
+    """Say so if the memory limit is above what the container has left."""
     settings = context.settings
     note = beyond_container(settings.limits, settings.serving.storage, processes=processes)
     if note is not None:
@@ -319,7 +320,7 @@ def _serve(context: RunContext, user_process: UserProcessAttachment | None) -> i
         report.show_end(result)
         output.events.result(result)
         if retention is not None:
-            retention.task_ended(result)  # a process that serves for weeks must not fill its disk
+            retention.task_ended(result)  # a process that serves for weeks must not fill the disk
 
     def end_with_user_process() -> None:
         if not supervisor.ending:
@@ -370,7 +371,7 @@ def obey_signals(
     *,
     child_pids: Callable[[], list[int]] = list,
 ) -> None:
-    """Have each of STOP_SIGNALS call shutdown(128 + N), and what the user's process passes on.
+    """Have each of STOP_SIGNALS, and each signal that the user's process passes on, call shutdown(128 + N).
 
     child_pids: returns the algorithm's processes, which get the USER_SIGNALS that they handle.
     """

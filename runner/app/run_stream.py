@@ -42,9 +42,9 @@ from .stand_in_options import algorithms_of, read_pipeline, ready_algorithm
 
 #: Open files for each replica: 15 measured, more while its process is replaced.
 OPEN_FILES_OF_A_REPLICA = 20
-#: A program says how many messages it has sent, this often.
+#: Interval at which a program reports how many messages it has sent.
 REPORT_MS = 200
-#: Endings of the file of an algorithm, in the order in which they are looked for; "": a folder.
+#: Suffixes of an algorithm's file, in the order in which they are searched; "": a folder.
 _ENDINGS = (".py", "", ".yml", ".yaml", ".json")
 
 
@@ -74,7 +74,7 @@ def prepared(
     if importlib.util.find_spec("zmq") is None:
         raise SettingsError(MISSING)
     try:
-        stream_settings.from_environment(os.environ)  # else each node would say so when its task begins
+        stream_settings.from_environment(os.environ)  # else each node would fail when its task begins
     except ValueError as error:
         raise SettingsError(str(error)) from None
     document = read_pipeline(file, settings.code.cwd, shown="--pipeline")
@@ -94,7 +94,7 @@ def prepared(
 
 
 def _without_pipeline(settings: Settings) -> Settings:
-    """Return the settings whose records repeat a node's task alone, and not the run of the pipeline."""
+    """Return settings whose records have no --pipeline: repeating a node's task must not run the pipeline."""
     options = {name: value for name, value in settings.records.options.items() if name != "pipeline"}
     return settings._replace(records=settings.records._replace(options=options))
 

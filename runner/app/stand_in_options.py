@@ -79,8 +79,8 @@ def ready_algorithm(
 
     Raises SettingsError, EntryNotFound, InstallFailed.
 
-    Its limits and variables come from its own descriptor, as in the cluster; what that does not set, or all
-    of them without a descriptor, from the options of the run.
+    Its limits and variables come from its own descriptor, as in the cluster; without one, or where that does
+    not set a limit, from the options of the run.
     """
     progress = install_progress(settings) if runs else None
     asked = settings.code.base_python or settings.code.python
@@ -106,7 +106,7 @@ def ready_algorithm(
 
 
 def _code(settings: Settings, common: Settings, where: Location) -> CodeSource:
-    """Return the code of an algorithm without a descriptor: it has the variables of the options only."""
+    """Return the code of an algorithm without a descriptor, with the variables of the options only."""
     code = settings.code
     others = code.descriptor.variables if code.descriptor is not None else {}
     env = {key: value for key, value in code.variables.items() if others.get(key) != value}

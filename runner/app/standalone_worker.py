@@ -1,7 +1,7 @@
 """`hkrunner worker`: the local worker by itself, for a wrapper of any language that connects.
 
-It sends one input after another and prints the results as a local run does. The wrapper is not a process of
-ours: it is asked to exit, and has the time that HKube gives it; it is never killed.
+It sends one input after another and prints the results as a local run does. The wrapper is no child process:
+it is asked to exit, and has the time that HKube gives it, but is never killed.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from .stand_in_options import algorithms_of
 #: The time HKube's worker gives a container after `exit`, and an algorithm after a stop.
 EXIT_S = 20.0
 STOP_S = 10.0
-#: A task that has lost this many clients is not sent again: HKube's limit of retries.
+#: A task is sent again until more than this many clients were lost with it: HKube's limit of retries.
 LOST_MAX = 3
-#: The error of HKube's worker for a client that has disconnected. The text is its own.
+#: The error of HKube's worker for a client that has disconnected, in its own words.
 LOST = "the algorithm killed due to an unknown reason, please check the logs for more details"
 ENTRY = "(the wrapper that connected)"
 
@@ -58,7 +58,7 @@ class StandaloneWorker:
         self._inputs = deque(inputs)
         settings = asked.settings
         self._reading = settings.local_run.tasks == "-"
-        #: Whether only a signal ends it: there are no inputs.
+        #: Whether only a signal ends it, because no inputs were given.
         self._endless = not self._inputs and not self._reading and settings.local_run.tasks is None
         self.report = TaskReport(settings, output)
         self._others = algorithms_of(loop, settings, output, self._problem)

@@ -32,7 +32,7 @@ from .install_progress import install_progress
 
 @dataclass
 class Validation:
-    """What was found; `status` is the exit status: 0 when a task could be run."""
+    """What was found; `status` is the exit status, 0 if a task could be run."""
 
     status: int = 0
     entry: str | None = None
@@ -97,7 +97,7 @@ class LoadTest:
             self._pool.release(ask=True)
 
     def on_output(self, child: Child, stream: str, data: bytes) -> None:
-        """Write it to stderr: stdout carries what was found."""
+        """Write it to stderr: stdout carries the report."""
         with contextlib.suppress(OSError):
             os.write(2, data)
 
@@ -137,7 +137,7 @@ def validate(settings: Settings, environ: Mapping[str, str]) -> Validation:
             return found
         try:
             found.install = _install(settings, where, environ)
-        except SettingsError as error:  # not given: what these files hold is no matter without it
+        except SettingsError as error:  # --install was not given, and without it these files are not used
             found.notes.append(f"--install: {error}")
         found.python = {"path": settings.code.python, "version": None}
         _load(found, settings, where)

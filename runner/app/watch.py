@@ -30,11 +30,13 @@ from .local_run import LocalRun
 #: Time between two comparisons without notifications, and with those of watchfiles.
 POLL_S = 0.5
 SLOW_POLL_S = 5.0
-#: Files must be unchanged for this long: an editor saves in several steps.
+#: Files must be unchanged for this long before a run begins: an editor saves in several steps.
 SETTLE_S = 0.1
 #: Suffixes of code. Other files may be written by each run itself.
 SUFFIXES = (".py", ".pyx", ".so", ".js", ".mjs", ".cjs", ".ts", ".java", ".jar")
+#: Most folders that are searched for files of code.
 FOLDERS_MAX = 2000
+#: Most characters of the last good result that are shown.
 OUTPUT_MAX = 60
 
 #: Path -> (modification time in ns, size).

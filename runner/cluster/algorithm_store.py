@@ -95,7 +95,7 @@ class AlgorithmStore:
         builds: bool = False,
         progress: Callable[[str], None] = show_nothing,
     ) -> ApplyAnswer:
-        """Create or change the algorithm, with the package of its code; `progress` gets how much of it is sent.
+        """Create or change the algorithm, with the package of its code; `progress` gets how much is sent.
 
         builds: the code is built even if it is the same. Otherwise a second request after a lost answer does
         no harm: the same code is not built twice.

@@ -34,7 +34,7 @@ def write_package(
     progress: Callable[[str], None] = show_nothing,
     most: int = PACKAGE_MAX,
 ) -> None:
-    """Write the package; `progress` gets how much is packed. Raises SettingsError for what cannot be packed."""
+    """Write the package; `progress` gets how much is done. Raises SettingsError for what cannot be packed."""
     _check_names(code)
     packer = _Packer(path, code, progress, most)
     try:

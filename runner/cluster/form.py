@@ -22,7 +22,7 @@ def form_body(
     *,
     progress: Callable[[str], None] = show_nothing,
 ) -> Body:
-    """Return the body: each value as JSON, then the file as the field `file`; `progress` gets how much is sent.
+    """Return the body: each value as JSON, then the file as the field `file`. `progress`: how much is sent.
 
     Raises SettingsError for a file that cannot be read; pieces() of the body does so for one that has become
     shorter.

@@ -82,7 +82,7 @@ def test_a_job_stands_beside_local_tasks_in_a_table_in_json_and_in_one_board(
     assert lines[5] == ["●", "board", facts["board"]]
     told = f"job job000000001 on {cluster.url}: completed in 0.50 s, 3 tasks, 1 failed; a task took"
     assert told in shown.stderr
-    assert "neither the memory nor the CPU of a task" in shown.stderr
+    assert "neither the memory nor the CPU that a task used" in shown.stderr
     assert "MiB here, and sq has 64 MiB on" in shown.stderr
     command(folder, "runs", "rm", "job000000001")
     assert not list((folder / ".hkrunner" / "runs").rglob("events.out.tfevents.1"))

@@ -583,7 +583,7 @@ def test_a_disk_that_takes_no_records_costs_no_task(
     (tmp_path / "file").touch()
     with hkrunner.Pool(len, workers=1, state_dir=tmp_path / "file" / "folder") as pool:
         assert list(pool.map(["ab", "abc"])) == [2, 3]
-    assert capfd.readouterr().err.count("the Pool's tasks are recorded no more: Not a directory") == 1
+    assert capfd.readouterr().err.count("further tasks of the Pool are not recorded: Not a directory") == 1
 
 
 def test_the_keywords_of_a_pool_are_options_of_the_command() -> None:
