@@ -1,4 +1,4 @@
-"""What settings name, made ready to run: code, interpreter, GPUs, inputs.
+"""Makes ready what settings name: code, interpreter, packages, GPUs, inputs.
 
 All packages above it may import it.
 """

@@ -1,8 +1,8 @@
-"""Unpacks a code archive into a cache folder, once per content, so that nothing is written outside of it.
+"""Unpacks a code archive into a cache folder, once for each content, and writes nothing outside of it.
 
-HKube's server accepts zip and gzip (with a tar in it), recognized by content and not by name. The archive's
-root is the root of the code. Two rules keep everything inside: a name that leaves the root is refused, and no
-file is written through a link.
+As HKube's server does, it accepts zip, and gzip with a tar in it, recognized by content and not by name. The
+archive's root is the root of the code. Two rules keep everything inside: a name that leaves the root is
+refused, and no file is written through a link.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def _fill(root: str, members: Iterator[_Member], bytes_max: int, files_max: int)
 
 
 def _inside(root: str, name: str, *, link: str = "") -> str:
-    """Return the path for this name; raises _ArchiveRefused if it is outside."""
+    """Return the path for this name; raises _ArchiveRefused if it is outside. `link`: whose target it is."""
     parts = os.path.normpath(name).split(os.sep)
     if "\0" in name or os.path.isabs(name) or parts[0] == os.pardir:
         raise _ArchiveRefused(

@@ -1,7 +1,7 @@
 """The files of an algorithm's folder that go to a cluster or into an image, and those that are left out.
 
-.hkubeignore is honoured as hkubectl honours it, in every folder. Left out besides are files that are made
-from the code or by hkrunner: they change without a change of the code, and HKube would build it again.
+.hkubeignore has the meaning that hkubectl gives it, in every folder. Files that are generated from the code or
+by hkrunner are left out, too: a change of these alone would have HKube build the algorithm again.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ _NEVER_SUFFIXES = (".pyc", ".pyo")
 _OF_ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")
 #: A submodule and a second work tree have a file where a clone has a folder.
 _NEVER_FILES = {".git"}
-#: Folders and files in which programs keep passwords and keys: who runs the image could read them, and the
-#: package goes through the cluster's storage. A line such as !.env in .hkubeignore takes one in.
+#: Folders and files in which programs keep passwords and keys: whoever runs the image could read them, and
+#: the package goes through the cluster's storage. A line such as !.env in .hkubeignore includes one.
 _SECRET_FOLDERS = {".aws", ".azure", ".docker", ".gnupg", ".hkube", ".kube", ".ssh"}
 _SECRET_FILES = {".env", ".git-credentials", ".hkuberc", ".netrc", ".pgpass", ".pypirc"}
 _SECRET_BEGINNING = ".env."
-#: Endings with which the file is an example, and has no secrets.
+#: Suffixes of an example, which has no secrets.
 _EXAMPLES = (".dist", ".example", ".sample", ".template")
 #: Reasons for which something is left out.
 BY_RULE = ".hkubeignore"
 GENERATED = "never part of the code"
-SECRET = "it may have secrets; a line !NAME in .hkubeignore takes it in"
+SECRET = "it may have secrets; a line !NAME in .hkubeignore includes it"
 ENVIRONMENT = "a virtual environment"
 OUTSIDE = "a link that leads outside the folder"
 SPECIAL = "neither a file nor a link"
+#: Most names in one line.
 _NAMED = 4
 
 
@@ -80,7 +81,7 @@ class CodeFiles(NamedTuple):
         return sum(one.size for one in self.files)
 
     def lines(self) -> list[str]:
-        """Return what a person is told: number and size, the largest file, what is left out and why."""
+        """Return lines to show: number and size of the files, the largest one, what is left out and why."""
         count = len(self.files)
         text = f"{count:,} {'file' if count == 1 else 'files'}, {format_bytes(self.size)}"
         largest = max(self.files, key=lambda one: one.size)
@@ -97,17 +98,15 @@ class CodeFiles(NamedTuple):
 def code_files(folder: str, *, without: tuple[str, ...] = ()) -> CodeFiles:
     """Return the files of the folder, in the order of their names. Raises SettingsError if there is none.
 
-    `without`: paths of files that are left out without a word.
+    `without`: paths of files that are neither included nor listed as left out.
     """
     walk = _Walk(os.path.abspath(folder), {os.path.abspath(one) for one in without})
     walk.visit("", [])
     if not walk.files:
-        why = f": {IGNORED_ALL}" if any(one.reason == BY_RULE for one in walk.left_out) else ""
+        is_by_rule = any(one.reason == BY_RULE for one in walk.left_out)
+        why = ": its .hkubeignore leaves every file out" if is_by_rule else ""
         raise SettingsError(f"there is no code in {folder}{why}")
     return CodeFiles(walk.folder, tuple(sorted(walk.files)), tuple(sorted(walk.left_out)))
-
-
-IGNORED_ALL = "its .hkubeignore leaves every file out"
 
 
 class _Walk:
@@ -144,7 +143,7 @@ class _Walk:
         if reason is None and _is_ignored(name, rules, is_folder=is_folder):
             reason = BY_RULE
         if reason is None and _is_secret(entry.name, is_folder=is_folder):
-            reason = None if _is_taken_in(shown, rules) else SECRET
+            reason = None if _is_included(shown, rules) else SECRET
         if reason is not None:
             self.left_out.append(LeftOut(shown, reason))
         elif is_folder:
@@ -174,9 +173,9 @@ class _Walk:
 
 
 def _goes_above(target: str, depth: int) -> bool:
-    """Whether a link in a folder so deep leads out of the top one, even if it comes back by that one's name.
+    """Whether a link in a folder of this depth leads above the top folder, even if it leads back into it.
 
-    In the cluster, the top folder has another name.
+    It would lead back by the top folder's name, which is another one in the cluster.
     """
     for part in target.split(os.sep):
         depth += -1 if part == os.pardir else part not in ("", os.curdir)
@@ -191,12 +190,12 @@ def _is_secret(name: str, *, is_folder: bool) -> bool:
     return name in _SECRET_FILES or (name.startswith(_SECRET_BEGINNING) and not name.endswith(_EXAMPLES))
 
 
-def _is_taken_in(shown: str, rules: list[tuple[str, list[IgnoreRule]]]) -> bool:
-    """Whether a line with ! names it; one that names a file in a folder does not take in the whole folder."""
+def _is_included(shown: str, rules: list[tuple[str, list[IgnoreRule]]]) -> bool:
+    """Whether a line with ! names it; one that names a file in a folder does not include the whole folder."""
     for folder, of_folder in rules:
         path = shown[len(folder) + 1 :] if folder else shown
         if any(
-            rule.takes_in and any(rule.applies(one, to_folder=False) for one in (path, path.rstrip("/")))
+            rule.includes and any(rule.applies(one, to_folder=False) for one in (path, path.rstrip("/")))
             for rule in of_folder
         ):
             return True
@@ -209,8 +208,8 @@ def _is_ignored(name: str, rules: list[tuple[str, list[IgnoreRule]]], *, is_fold
     for folder, of_folder in rules:
         path = os.path.relpath(name, folder) if folder else name
         for rule in of_folder:
-            if rule.takes_in == ignored and rule.applies(path, to_folder=is_folder):
-                ignored = not rule.takes_in
+            if rule.includes == ignored and rule.applies(path, to_folder=is_folder):
+                ignored = not rule.includes
     return ignored
 
 

@@ -17,9 +17,9 @@ def code_name(settings: Settings, where: Location) -> str:
 
 
 def is_described(settings: Settings, where: Location) -> bool:
-    """Whether the code is that of the descriptor, which sets the limits of the files beside it, too.
+    """Whether the descriptor describes this code. It sets the limits also of other files in its folder.
 
-    A descriptor that names no entry describes whichever is run.
+    A descriptor that names no entry describes whichever file is run.
     """
     descriptor = settings.code.descriptor
     if settings.code.entry is None or descriptor is None or descriptor.entry is None:

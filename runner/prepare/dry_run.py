@@ -39,7 +39,7 @@ def describe_run(settings: Settings, environ: Mapping[str, str]) -> dict[str, An
 
 
 def without_records(settings: Settings) -> Settings:
-    """Return settings with which an archive is unpacked into a temporary folder, and not into the records."""
+    """Return settings with which an archive is unpacked into a temporary folder, not the state folder."""
     return settings._replace(records=settings.records._replace(state_dir=None))
 
 
@@ -53,7 +53,7 @@ def describe_surroundings(settings: Settings) -> dict[str, Any]:
 
 
 def describe_algorithm(ready: Settings, where: Location, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return how an algorithm would run, whose settings are those of prepare()."""
+    """Return how an algorithm would run. `ready`: its settings, as prepare() has returned them."""
     descriptor = ready.code.descriptor
     return {
         "entry": where.shown,
@@ -120,7 +120,7 @@ def _limits(limits: Limits) -> list[dict[str, Any]]:
 
 
 def _sandbox(settings: Settings, where: Location, environ: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what the algorithm may read, write and reach; None: what its user may."""
+    """Return what the algorithm may read, write and reach; None without --sandbox strict."""
     if settings.sandbox is None:
         return None
     from .sandbox_policy import environment_of, isolation_of
@@ -161,7 +161,7 @@ def _rows_of_sandbox(sandbox: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def lines_of_rows(rows: Iterable[tuple[str, str]]) -> list[str]:
-    """Return what has a name and a text as lines below a headline."""
+    """Return rows of a name and a text as indented lines."""
     return [f"  {name:<10} {text}" for name, text in rows]
 
 

@@ -1,12 +1,12 @@
 """The virtual environments of --install: one for each content, in a cache folder, shared between runs.
 
     NAME.lock         locked by each run that uses the environment, exclusively by the one that makes it
-    NAME.json         written last: the environment is complete, and which folder it is
+    NAME.json         written last: names the folder of the environment, which is complete
     NAME-XXXXXXXX/    the environment
 
 NAME is a digest of all that decides what the environment contains. Each attempt to make one has a folder of
-its own, since a virtual environment cannot be moved, and since the installer of a run that was killed may
-write for a moment longer.
+its own, since a virtual environment cannot be moved, and the installer of a run that was killed may go on
+writing for a moment.
 """
 
 from __future__ import annotations

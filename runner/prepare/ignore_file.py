@@ -3,7 +3,7 @@
 hkubectl reads the file with the npm packages ignore-walk 3 and minimatch 3, and that is not quite gitignore:
 case is ignored; `name/` names a folder beside the file only, while `name` and `*.pyc` apply at any depth;
 another pattern with a slash begins at the folder of the file; the last rule that applies decides, and `!`
-takes a file in again.
+includes a file again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class IgnoreRule(NamedTuple):
     """One line. `patterns`: its alternatives, each split at the slashes."""
 
     patterns: tuple[tuple[str, ...], ...]
-    takes_in: bool
+    includes: bool  #: whether it begins with `!`
 
     def applies(self, path: str, *, to_folder: bool) -> bool:
         """Whether the line is about this path, which is relative to the folder of the file."""
@@ -36,7 +36,7 @@ class IgnoreRule(NamedTuple):
             tried += [f"/{path}/", f"{path}/"]
         if any(self._matches(one, begins=False) for one in tried):
             return True
-        return to_folder and self.takes_in and any(self._matches(one, begins=True) for one in tried[:2])
+        return to_folder and self.includes and any(self._matches(one, begins=True) for one in tried[:2])
 
     def _matches(self, path: str, *, begins: bool) -> bool:
         parts = tuple(re.split("/+", path))
@@ -66,8 +66,8 @@ def read_rules(file: str) -> list[IgnoreRule]:
                 " for each"
             )
         pattern = text.lstrip("!")
-        takes_in = (len(text) - len(pattern)) % 2 == 1
-        rules.append(IgnoreRule(tuple(tuple(re.split("/+", one)) for one in _braces(pattern)), takes_in))
+        includes = (len(text) - len(pattern)) % 2 == 1  # `!!` is no negation
+        rules.append(IgnoreRule(tuple(tuple(re.split("/+", one)) for one in _braces(pattern)), includes))
     return rules
 
 

@@ -38,7 +38,7 @@ ENCODING_PACKAGES = {encoding: (package,) for encoding, (_, package) in _NEEDED.
 
 
 class Interpreter(NamedTuple):
-    """A Python that can run the child. `has`: the optional packages of hkrunner that it can import."""
+    """A Python that can run the child. `has`: the optional packages that it can import (see _PROBE)."""
 
     path: str
     version: tuple[int, int, int]

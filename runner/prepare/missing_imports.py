@@ -131,9 +131,9 @@ def _beside(module: str, folder: str) -> list[str]:
 
 
 def unmet(lines: Sequence[str], *, python: str, folder: str, environ: Mapping[str, str]) -> list[str]:
-    """Return which of these requirements are not met for this Python; none if it does not answer.
+    """Return which of these requirements this Python's packages do not meet; [] if it does not answer.
 
-    Those with a marker are left out.
+    Requirements with a marker are left out.
     """
     from packaging.requirements import InvalidRequirement, Requirement
 
@@ -158,7 +158,7 @@ def unmet(lines: Sequence[str], *, python: str, folder: str, environ: Mapping[st
 def missing(
     wanted: Sequence[Import], *, python: str, folder: str, environ: Mapping[str, str]
 ) -> list[Import]:
-    """Return the imports that this Python does not find, none if it does not answer. No module is run."""
+    """Return the imports that this Python does not find, [] if it does not answer. No module is run."""
     names = sorted({one.top for one in wanted})
     absent = set(_ask(_PROBE, names, python=python, folder=folder, environ=environ) or ())
     first: dict[str, Import] = {}

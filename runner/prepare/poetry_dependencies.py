@@ -22,8 +22,8 @@ _GIT_PLACES = ("rev", "tag", "branch")
 def poetry_requirements(table: Mapping[str, Any], folder: str) -> tuple[list[str], str]:
     """Return the requirements in [tool.poetry.dependencies], and the versions of Python that it asks for.
 
-    folder: in which its relative paths begin. Optional dependencies are left out. Raises ValueError with a
-    sentence for what pip has no equal of.
+    folder: to which its paths are relative. Optional dependencies are left out. Raises ValueError with a
+    sentence for what pip has no equivalent of.
     """
     lines: list[str] = []
     python = ""

@@ -247,9 +247,9 @@ def place(settings: Settings, stack: contextlib.ExitStack) -> Location:
 def _of_descriptor(
     settings: Settings, descriptor: Descriptor, stack: contextlib.ExitStack
 ) -> tuple[str | None, str | None]:
-    """Return (entry, folder of the code).
+    """Return the entry, and the folder of the code.
 
-    An entry that was named and exists is run, with the descriptor's folder of code if it is below that. The
+    An entry that was named and exists is run, in the descriptor's folder of code if it is below that. The
     descriptor's own entry is used if the descriptor was named (--file), or if no entry was.
     """
     entry = settings.code.entry

@@ -23,7 +23,7 @@ NODE_RUN = (
     " const data = { execId, algorithmName, input, includeResult };"
     ' return api._createReplyPromise(execId, includeResult, { command: "startAlgorithmExecution", data }); };'
 )
-#: Its default, too.
+#: The entry point that the wrapper runs by default.
 NODE_ENTRY = "index.js"
 #: The part of a memory limit that a JVM may use for its heap; the rest is for its code, threads and buffers.
 HEAP_PERCENT = 70
@@ -34,7 +34,7 @@ class Program(NamedTuple):
 
     argv: tuple[str, ...]
     where: Location
-    variables: Mapping[str, str] = {}  #: that it needs
+    variables: Mapping[str, str] = {}  #: those that it needs
 
 
 def of_command(command: str, path: str | None, settings: Settings, environ: Mapping[str, str]) -> Program:
@@ -88,7 +88,7 @@ def _node(start: str, folder: str, entry: str | None, settings: Settings) -> tup
             f" npm install {NODE_WRAPPER}; a program that speaks HKube's protocol itself needs no wrapper:"
             f" --command 'node {entry}'"
         )
-    # Which the wrapper reads.
+    # The wrapper reads it.
     _need_file(start, folder, "package.json")
     return ["node", "-e", NODE_RUN], {"ALGORITHM_PATH": ".", "ALGORITHM_ENTRY_POINT": entry}
 

@@ -44,7 +44,7 @@ class Requirements(NamedTuple):
     source: str  #: the file as messages name it
     file: str  #: absolute path
     shown: tuple[str, ...]  #: each requirement, for messages
-    content: tuple[str, ...]  #: all that decides what is installed; for equal content it is the same
+    content: tuple[str, ...]  #: all that decides what is installed: if it is equal, so is that
     lines: tuple[str, ...] | None = None  #: the requirements; None: installers read `file` itself
     requires_python: str = ""  #: the versions of Python that the code supports; "": all
     marked: tuple[str, ...] = ()  #: each requirement, with its marker if it has one

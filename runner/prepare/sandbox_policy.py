@@ -16,7 +16,7 @@ from ..settings.settings import Settings
 #: hkrunner's own code, which the child and the workers that it spawns import.
 _OWN_CODE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/sys/devices/system")
-#: Where programs of a distribution lie of which a Python can be part.
+#: Where Nix and Guix keep all programs, such as a Python.
 _STORES = ("/nix/store", "/gnu/store")
 #: Of /etc only this: its other files may hold secrets.
 _ETC = [
@@ -63,13 +63,13 @@ _ETC = [
     "timezone",
     "vulkan",
 ]
-#: And what begins so: distributions add versions.
+#: Beginnings of further names in /etc: distributions append versions.
 _ETC_BEGINNINGS = ("ImageMagick-", "java", "python3")
 _ETC_WITH_NETWORK = ("hosts", "resolv.conf", "netconfig", "networks")
 #: Where resolv.conf leads to on systems with systemd.
 _RESOLVERS = ("/run/systemd/resolve", "/run/NetworkManager/resolv.conf", "/run/resolvconf")
 
-#: Variables that the algorithm gets of hkrunner's own environment; all of these beginnings, too.
+#: Variables of hkrunner's own environment that the algorithm gets, besides those of _BEGINNINGS.
 _VARIABLES = frozenset(
     [
         "PATH",
@@ -122,6 +122,7 @@ _VARIABLES = frozenset(
         *thread_variables.NAMES,
     ]
 )
+#: Beginnings of the names of further variables that the algorithm gets.
 _BEGINNINGS = ("LC_", "HKUBE_", "ALGORITHM_", "OMP_", "KMP_")
 _USER_SITE = "PYTHONUSERBASE"
 
@@ -134,7 +135,7 @@ class PathRule(NamedTuple):
 
 
 def check_sandbox(settings: Settings, where: Location, *, is_program: bool) -> None:
-    """Raise SettingsError for what cannot be isolated, or if to read the code means to read all of a home."""
+    """Raise SettingsError for what cannot be isolated, and for code whose folder is or contains the home."""
     if is_program:
         raise SettingsError(
             "--sandbox strict is for algorithms in Python: a program reaches hkrunner by the network"
@@ -189,7 +190,7 @@ def isolation_of(
         levels=levels_from(sandbox.least),
         readable=_unique(rule.path for rule in readable_paths(settings, where, env)),
         writable=_unique(os.path.realpath(one) for one in (*own, *sandbox.writable)),
-        # The records of other tasks are no business of this one.
+        # Other tasks' inputs and results are in the records.
         hidden=[os.path.realpath(state_dir)] if state_dir is not None else [],
         network=sandbox.network,
         temporary=temporary,

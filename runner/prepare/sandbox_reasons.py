@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
 
 
 class SandboxReasons:
-    """Answers for one run: its settings, its code and this machine's files."""
+    """Explains what the sandbox of one run allows, by its settings, its code and this machine's files."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         """Find the code. Raises the HkrunnerError that the run would raise before its start."""
@@ -105,7 +105,7 @@ class SandboxReasons:
 
 
 def _by_mode(answer: Verdict, path: str) -> Verdict:
-    """Return the answer; "no" if the mode of the file refuses it. Root has no capabilities in the sandbox."""
+    """Return the verdict, or a refusal if the file's mode forbids it: root has no capabilities in there."""
     try:
         facts = os.stat(path)
     except OSError:

@@ -89,7 +89,7 @@ def test_what_may_have_secrets_is_left_out_unless_a_rule_names_it(tmp_path: Path
     secrets = ".env .env.prod a/.netrc .ssh/id_rsa .ssh/config .hkube/.hkuberc"
     tree(tmp_path, f"main.py .env.example env.py {secrets}")
     assert names(tmp_path) == [".env.example", "env.py", "main.py"]
-    told = "left out (it may have secrets; a line !NAME in .hkubeignore takes it in)"
+    told = "left out (it may have secrets; a line !NAME in .hkubeignore includes it)"
     assert code_files(tmp_path).lines()[1] == f"{told}: .env, .env.prod, .hkube/, .ssh/ and 1 more"
     tree(tmp_path, "", top="!.env\n!.ssh/config\n!a/.netrc\n")
     assert names(tmp_path) == [".env", ".env.example", "a/.netrc", "env.py", "main.py"]
