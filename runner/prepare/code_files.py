@@ -1,7 +1,7 @@
 """The files of an algorithm's folder that go to a cluster or into an image, and those that are left out.
 
-.hkubeignore has the meaning that hkubectl gives it, in every folder. Files that are generated from the code or
-by hkrunner are left out, too: a change of these alone would have HKube build the algorithm again.
+.hkubeignore has the meaning that hkubectl gives it, in every folder. Files that are generated from the code,
+or by hkrunner, are left out, too: a change of these alone would have HKube build the algorithm again.
 """
 
 from __future__ import annotations

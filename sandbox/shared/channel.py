@@ -4,12 +4,11 @@ A frame is a 16-byte header and a body. The header: version (1 byte), kind (1, s
 task (4), length (8), all big-endian. `task` is the supervisor's running number of the task, 0 for none:
 whatever a child produces is tagged with it and dropped once the supervisor has moved on.
 
-A body of more than INLINE_MAX bytes does not travel in the stream. It lies in a memfd that is sent along
-with the header (SCM_RIGHTS); then the BLOB flag is set, `length` is the size of the memfd's content and no
-body bytes follow. So a reader never has to hold more than INLINE_LIMIT bytes for a frame, whatever
-the other side announces, and nothing is allocated on the word of a peer.
+A body of more than INLINE_MAX bytes does not travel in the stream. It is in a memfd that is sent with the
+header (SCM_RIGHTS); then the BLOB flag is set, `length` is the size of the memfd's content and no body bytes
+follow. So a reader never holds more than INLINE_LIMIT bytes for a frame, whatever the other side announces.
 
-Bodies are JSON or bytes of HKube's own messages: nothing that crosses the border can be executed.
+Bodies are JSON or bytes of HKube's own messages: nothing that is received can be executed.
 
 This module also runs inside the child, on Python 3.8 and newer.
 """
@@ -28,26 +27,25 @@ FLAG_BLOB = 1
 #: A body up to this size travels in the stream; above it, in a memfd. Measured: below 256 KiB the
 #: stream costs less than creating and mapping a memfd.
 INLINE_MAX = 256 * 1024
-#: What a reader accepts in the stream. Above it is no frame of ours.
+#: The largest body that a reader accepts in the stream: no frame of hkrunner has a larger one.
 INLINE_LIMIT = 1024 * 1024
-#: What a reader accepts in a memfd: more than any machine has. What is announced is compared with the memfd's
-#: own size before it is read (blob_problem).
+#: The largest body that a reader accepts in a memfd: more than any machine has. The announced size is
+#: compared with that of the memfd before it is read (blob_problem).
 BLOB_LIMIT = 2**44
 
 Buffer = Union[bytes, bytearray, memoryview]
 
-
-#: What a child ends with that finds its channel closed under it.
+#: Exit status of a child that finds its channel closed.
 EXIT_CHANNEL_LOST = 251
 #: Has the child write the stacks of all its threads. Few programs use a real-time signal; its handler is
 #: in C, so it works while the interpreter is held.
 STACK_SIGNAL = signal.SIGRTMAX - 1
-#: The same for a process that is to be ended: it ends by the signal itself, and can do nothing in between.
+#: The same for a process that is to be ended: the signal then ends it, and no code runs in between.
 LAST_STACK_SIGNAL = signal.SIGRTMAX - 2
 
 
 class ChannelError(Exception):
-    """The bytes are no frames of ours: says what was found, and where in the stream."""
+    """The bytes are no frames of hkrunner; the text says what was found, and where in the stream."""
 
 
 class Frame(NamedTuple):
@@ -96,7 +94,7 @@ class FrameReader:
         self._fds.extend(fds)
         buffer = self._buffer
         if not buffer and not self._fds and len(data) >= HEADER.size:
-            # As good as always: one whole frame.
+            # The usual case: one whole frame.
             version, kind, flags, task, length = HEADER.unpack_from(data)
             if version == VERSION and not flags and len(data) == HEADER.size + length:
                 self._offset += len(data)
@@ -126,7 +124,7 @@ class FrameReader:
                     break
                 frames.append(Frame(kind, task, bytes(buffer[position + size : end]), None, length))
                 position = end
-            # One belongs to a header that is not complete yet. Any number would use up those of this process.
+            # One may belong to an incomplete header. Any more would use up the descriptors of this process.
             if len(self._fds) > 1:
                 raise ChannelError(f"descriptors without a frame at byte {self._offset + position}")
         except ChannelError:
@@ -165,8 +163,8 @@ def _decimal(number: float) -> str:
     return f"{number:.3g} EB"
 
 
-# A memfd of ours can be written again (it is kept from one large message to the next), but never be
-# made shorter: a reader that maps it would be killed by SIGBUS (measured), one that reads it cut off.
+# A memfd can be written again (it is kept from one large message to the next), but never be made shorter: a
+# reader that maps it would be killed by SIGBUS (measured), and one that reads it would get only a part.
 _F_ADD_SEALS = 1033
 _F_GET_SEALS = 1034
 _F_SEAL_SEAL = 1
@@ -174,7 +172,7 @@ _F_SEAL_SHRINK = 2
 
 
 def seal(fd: int) -> None:
-    """Make it impossible for anybody to shorten this memfd, or to seal it any further."""
+    """Seal this memfd: no process can shorten it, or add further seals."""
     fcntl.fcntl(fd, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_SEAL)
 
 

@@ -1,4 +1,4 @@
-"""What the parent and the child both know of HKube's code API."""
+"""What both the parent and the child need to know of HKube's code API."""
 
 from __future__ import annotations
 

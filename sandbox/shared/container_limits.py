@@ -1,4 +1,4 @@
-"""The limits of the container around us, and how much of its memory is left for the algorithm."""
+"""The limits of the container in which hkrunner runs, and how much memory they leave for the algorithm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _V1_NO_LIMIT = 2**62
 
 
 def container_memory_bytes(*, root: str = "/") -> int | None:
-    """Return the memory limit of the container we are in, the smallest on the way up; None: it has none."""
+    """Return the container's memory limit, the smallest of its cgroup and those above it; None: no limit."""
     found = [
         int(text)
         for (text,) in _upwards(root, "memory", ("memory.max",), ("memory.limit_in_bytes",))
@@ -34,8 +34,8 @@ def container_memory_bytes(*, root: str = "/") -> int | None:
 
 
 def available_cores(*, root: str = "/") -> float:
-    """Return how many cores' time this process and those it starts get: of its affinity, or its container's
-    quota, which leaves all cores visible."""
+    """Return how many cores this process and those that it starts may use: the number of its affinity, or the
+    quota of its container if that is less, which leaves all cores visible."""
     cores = float(len(os.sched_getaffinity(0)))
     for values in _upwards(root, "cpu", ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         quota, _, period = " ".join(values).partition(" ")
@@ -95,8 +95,10 @@ def _texts_upwards(mount: str, path: str, files: Sequence[str]) -> Iterator[list
 def child_memory_bytes(
     container_bytes: int, *, boards: int = 0, processes: int = 1, storage_bytes: int = 0
 ) -> int:
-    """Return what each child's tree may use of its container: the rest after us, never less than half, shared
-    equally by the processes of the algorithm. `storage_bytes`: of the process of storage v3, if there is one.
+    """Return the memory that each of `processes` child trees may use: an equal share of what hkrunner's own
+    processes leave of the container, or of half of it if they leave less.
+
+    `storage_bytes`: for the process of storage v3, if there is one.
     """
     ours = PARENT_BYTES + storage_bytes + boards * BOARD_BYTES + processes * WARDEN_BYTES
     ours += int(container_bytes * KERNEL_SHARE)

@@ -29,7 +29,7 @@ def message_of(data: bytes, known: Mapping[int, type[ProcessMessage]]) -> Proces
 
 
 def cut(text: str, most_bytes: int) -> str:
-    """Return the text, without its middle if it takes more bytes than this in a datagram."""
+    """Return the text; without its middle if it would take more bytes than this in a datagram."""
     kept, half = text, min(len(text), most_bytes) // 2
     while len(kept) > most_bytes or len(json.dumps(kept)) > most_bytes:
         half = half * 3 // 4

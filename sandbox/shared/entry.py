@@ -16,7 +16,7 @@ METHODS = ("start", "init", "stop", "exit")
 
 
 class EntryError(Exception):
-    """The entry cannot be used; holds an error code of hkrunner's, and a sentence."""
+    """The entry cannot be used. `code`: hkrunner's error code; the text is one sentence."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -25,7 +25,7 @@ class EntryError(Exception):
 
 class Location(NamedTuple):
     """Location of the code. `folder`: the working folder; `module`: the dotted name below it; `function`: the
-    function called as `start`; `file`: empty for a module of which only the name is known."""
+    function called as `start`; `file`: absolute path, "" for a module of which only the name is known."""
 
     folder: str
     module: str
@@ -178,7 +178,7 @@ def entry_of(module: Any, where: Location) -> Entry:
 
 
 def _what_is_there(module: Any, where: Location) -> str:
-    """Return what an entry without its function has in place of it."""
+    """Return which functions or classes an entry has that lacks its function."""
     names, holders = [], []
     for name, value in vars(module).items():
         is_class = issubclass(type(value), type)  # isinstance() would ask the user's class

@@ -11,7 +11,7 @@ from .message_format import ProcessMessage
 
 #: The levels, strongest first.
 LEVELS = ("full", "ns", "landlock")
-#: Level -> what it does not prevent that the one before it does.
+#: Level -> what it does not prevent, though the level `full` does.
 NOT_PREVENTED = {
     "full": "",
     "ns": "the algorithm sees the machine's processes with their command lines",
@@ -22,12 +22,12 @@ NOT_PREVENTED = {
 
 
 class Isolation(ProcessMessage):
-    """What the algorithm may read, write and reach. Paths are absolute; those of `writable` have no links."""
+    """What the algorithm may read, write and reach. Paths are absolute; those of `writable` are resolved."""
 
-    levels: List[str]  #: to be tried, in this order
+    levels: List[str]  #: those that are accepted, in the order in which they are tried
     readable: List[str]  #: files and folders; those that do not exist are left out
     writable: List[str]  #: folders and files
-    hidden: List[str]  #: folders below readable ones that are not to be seen
+    hidden: List[str]  #: folders below readable ones that it must not see
     network: bool  #: whether it may use the network of the machine
     temporary: str  #: the folder that is /tmp for it; at the level `landlock` it has its own name
     shared_memory: str  #: the folder that is /dev/shm for it, but at the level `landlock`
@@ -41,7 +41,7 @@ def levels_from(least: str) -> List[str]:
 
 
 def hints_of(isolation: Isolation) -> Dict[str, Any]:
-    """Return what the child needs to know, to say which option opens what was refused."""
+    """Return what the child needs to name the option that would allow what was refused."""
     return {
         "readable": isolation.readable,
         "writable": isolation.writable,

@@ -1,4 +1,4 @@
-"""What a run may use, and how people write it down.
+"""What a run may use, and how it is written.
 
 Quantities are read as HKube reads them (units-converter.hkube), with its texts for what is wrong, so that
 a descriptor that passes here passes there. Nothing is enforced here. With `enforced=False` usage is measured
@@ -57,7 +57,7 @@ class Limit(NamedTuple):
     unit: Unit
     label: str  #: name in the plan of --dry-run
     help: str
-    code: str | None = None  #: error code of a task that broke it; None: it slows down, or fails a call
+    code: str | None = None  #: error code of a task that exceeded it; None: it slows the task down
     least: int = 1  #: smallest value of a COUNT
 
 
@@ -166,14 +166,14 @@ class Limits(NamedTuple):
         return [field for field in declared_limits() if getattr(self, field) is not None]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the limits as an object for the pipe: who keeps them need not know who set them."""
+        """Return the limits as an object for the warden, without `origins`, which it does not need."""
         fields = self._asdict()
         del fields["origins"]
         return fields
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Limits:
-        """Read what to_json() wrote; names we do not know are left out, they come from a newer hkrunner.
+        """Return the limits in an object of to_json(). Unknown names, of a newer hkrunner, are left out.
 
         Raises ValueError for a value that is no limit.
         """
@@ -200,10 +200,9 @@ def declared_limits() -> dict[str, Limit]:
 
 
 def tasks_allowed(pids: int) -> int:
-    """Return how many threads, the first one of each process included, the kernel is to allow for --pids.
+    """Return the kernel's limit on threads, the first one of each process included, for --pids.
 
-    It counts threads, and --pids processes, which the warden counts: so this is a second limit, with room for
-    threads.
+    The warden enforces --pids, which counts processes. This is a second limit, with room for their threads.
     """
     return pids * THREADS_PER_PROCESS + THREADS_FREE
 
@@ -324,8 +323,8 @@ def format_bytes(count: float) -> str:
 def suggest_memory(peak_bytes: int, *, limit_bytes: int = 0) -> str:
     """Return a `mem` to write down for a run with this peak: a quarter more, rounded up.
 
-    `limit_bytes`: it was ended at this limit. What it would have come to nobody knows, so twice that at
-    least: by small steps one would be ended again and again.
+    `limit_bytes`: the limit at which it was ended. How much it would have used is unknown, so the answer is
+    at least twice that: raised in small steps, the limit would end one run after another.
     """
     wanted = max(peak_bytes * 1.25, peak_bytes + 16 * MI, 2 * limit_bytes) / MI
     step = 32 if wanted <= 512 else 64 if wanted <= 2048 else 256
@@ -345,8 +344,7 @@ _OF_CONTAINER = re.compile(
 
 
 def option_for_memory(peak_bytes: int, limit_bytes: int, origins: Iterable[tuple[str, str]]) -> str:
-    """Return the option, or the container, with which the code is more likely to succeed, after it was ended
-    at this limit."""
+    """Return the option, or the container, to try after the code was ended at this limit."""
     wanted = suggest_memory(peak_bytes, limit_bytes=limit_bytes)
     set_with = dict(origins).get("memory_bytes", "")
     container = _OF_CONTAINER.fullmatch(set_with)

@@ -59,7 +59,7 @@ _WIRE = frozenset(("wire",))
 
 @dataclass_transform(frozen_default=True)
 class _MessageType(type):
-    """Notes the annotated fields of a class and its bases; their values stay attributes, as defaults."""
+    """Collects the annotated fields of a class and its bases; default values stay attributes of the class."""
 
     #: The annotation of each field, as written.
     fields: Dict[str, str]
@@ -86,7 +86,7 @@ class ProcessMessage(metaclass=_MessageType):
     kind = 0
 
     def __init__(self, *values: Any, **named: Any) -> None:
-        # Only what is given: a message is made several times a task, and most fields have their defaults.
+        # Only what is given: each task makes several messages, and most fields have their defaults.
         cls, given = type(self), self.__dict__
         if values:
             given.update(zip(cls.fields, values))
@@ -201,7 +201,7 @@ def _read_fields(cls: Type[ProcessMessage], text: bytes) -> Dict[str, Any]:
     told = json.loads(text) if text else {}
     if type(told) is not dict:
         raise ValueError(f"{type(told).__name__} instead of an object")
-    # Before anything else: the fields of another version may be others.
+    # Before anything else: another version may have other fields.
     if "version" in cls.fields and told.get("version") != PROTOCOL_VERSION:
         raise ValueError(
             f"version {told.get('version')!r} of hkrunner's own protocol instead of {PROTOCOL_VERSION}: was "

@@ -55,7 +55,7 @@ class WatchTree(ProcessMessage):
     kind = 34
     idle: bool
     loaded: bool
-    thread_lost: bool = False  #: since a Problem has said so, what waits for it may wait for ever
+    thread_lost: bool = False  #: a Problem has reported it: what waits for the thread may wait for ever
 
 
 class LimitCpu(ProcessMessage):
@@ -136,7 +136,7 @@ class Sample(ProcessMessage):
     cpu_s: float
     answers: Optional[int] = None  #: the number of the AskUsage
     held_back: Optional[HeldBack] = None  #: most recent one since the task began
-    needed_bytes: int = 0  #: a limit must leave this much, if that is more than the peak
+    needed_bytes: int = 0  #: what a limit must allow, if that is more than the peak
 
 
 class ProcessMemory(ProcessMessage):

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from typing import NamedTuple
 
-#: So many fit into one message with descriptors, with some room: SCM_MAX_FD is 253.
+#: Most targets: the descriptors of all of them fit into one message (SCM_MAX_FD is 253).
 MOST_TARGETS = 200
 PORT_MAX = 65535
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")  # RFC 1035, 2.3.4

@@ -17,17 +17,17 @@ class Cause(enum.Enum):
     """Why the child has ended."""
 
     EXITED = "exited"  #: it ended by itself, with an exit code
-    SIGNALLED = "signalled"  #: a signal that hkrunner did not send
+    SIGNALLED = "signalled"  #: ended by a signal that hkrunner did not send
     MEMORY = "memory"  #: killed by us, or by our cgroup: above the memory limit
     SHARED_MEMORY = "shared_memory"  #: the same, most of it in /dev/shm, memory files or System V segments
     PROCESSES = "processes"  #: killed by us: too many processes
-    CPU_TIME = "cpu_time"  #: killed by us: has used its CPU time
-    DISK = "disk"  #: killed by us: has written too much
+    CPU_TIME = "cpu_time"  #: killed by us: it used more CPU time than allowed
+    DISK = "disk"  #: killed by us: it wrote more than allowed
     TASK_TIMEOUT = "task_timeout"  #: killed by us: the task took too long
     START_TIMEOUT = "start_timeout"  #: killed by us: loading the code took too long
     HOST_OOM = "host_oom"  #: killed, most likely by the kernel because the machine had no memory left
     STOPPED = "stopped"  #: killed by us: it did not end within the grace of a stop or an exit
-    INTERRUPTED = "interrupted"  #: killed by us: the user of the runner pressed Ctrl-C twice
+    INTERRUPTED = "interrupted"  #: killed by us: the user pressed Ctrl-C twice
     REPLACED = "replaced"  #: killed by us: the worker has moved on to another task
     RECYCLED = "recycled"  #: ended by us between two tasks (--recycle-after)
     CHANNEL_BROKEN = "channel_broken"  #: killed by us: its channel was closed, or carried no frames
@@ -36,7 +36,7 @@ class Cause(enum.Enum):
     WARDEN_LOST = "warden_lost"  #: the warden ended unexpectedly, and the process tree was killed without it
 
 
-#: Causes for which the answer shows the stack of every thread.
+#: Causes for which the message shows the stack of every thread.
 STACK_WANTED = frozenset((Cause.TASK_TIMEOUT, Cause.START_TIMEOUT, Cause.STOPPED))
 
 
@@ -96,12 +96,12 @@ class Exit(NamedTuple):
 
     @property
     def error_code(self) -> str:
-        """The error code at the beginning of the message."""
+        """The error code with which the message begins."""
         return _CODES[self.cause]
 
 
 def not_started(error: OSError) -> Exit:
-    """Return the end of a child for which the system had no process, or whose program it refused."""
+    """Return the Exit of a child that the system could not start."""
     detail = error.strerror or str(error)
     detail += f": {error.filename}" if error.filename else ""
     return Exit(Cause.NOT_STARTED, detail=detail, loaded=False)
@@ -208,7 +208,7 @@ def _what(exit: Exit, during: str) -> str:
 
 
 def _start_remedy(detail: str) -> str:
-    """Return what helps where the system had no process or descriptor left for the algorithm's."""
+    """Return what to do if the system had no process or descriptor left; "" for another reason."""
     if os.strerror(errno.EMFILE) in detail:
         return "; raise the limit before hkrunner starts (ulimit -n 64)"
     if os.strerror(errno.EAGAIN) in detail:
@@ -283,7 +283,7 @@ _MEANINGS = {
     "SIGILL": "illegal instruction: a package built for another processor?",
     "SIGKILL": "not by this runner",
     "SIGTERM": "not by this runner",
-    "SIGXCPU": "CPU time",
+    "SIGXCPU": "the system's limit on CPU time, see ulimit -t",
 }
 
 
@@ -324,7 +324,7 @@ def report(exit: Exit, *, during: str = "before answering") -> str:
     if exit.last_lines:
         heading = "last output"
         if exit.ran_before:
-            # The task's own process prints into the same pipe: nobody can tell the lines apart.
+            # They print into the same pipe as the task: its lines cannot be told apart.
             heading += f" (some of it may be of {', '.join(exit.ran_before)}, which ran before this task)"
         parts.append(f"{heading}:\n" + "\n".join(f"  {line}" for line in exit.last_lines))
     return "\n".join(parts)

@@ -16,7 +16,7 @@ from .messages import TO_CHILD
 
 
 class UseFunction(ProcessMessage):
-    """The function of the Pool, pickled by the user's process; comes where Setup names no code."""
+    """The function of the Pool, pickled by the user's process; sent if Setup names no code."""
 
     kind = 6
     wire: Wire

@@ -1,9 +1,9 @@
-"""Memory that a child and the socket process of its stream share: large payloads take this way.
+"""Memory that a child and the socket process of its stream share, for large payloads.
 
-A socket between two processes holds 200 KB, so that each of them waits for the other several times for one
-payload of 1 MB. Here it is written at once, and a frame of the data socket says where. One process writes a
-ring, the other one reads it, in the order of the frames. Nobody waits for room: what does not fit travels in
-its frame, as small payloads do.
+A socket between two processes holds 200 KB, so both would wait for each other several times for one payload
+of 1 MB. Here it is written at once, and a frame of the data socket says where. One process writes a ring, and
+the other one reads it, in the order of the frames. Neither waits for room: what does not fit travels in its
+frame, as small payloads do.
 
 Runs inside the child as well, on Python 3.8 and newer.
 """
@@ -17,11 +17,11 @@ from typing import Optional, Union
 
 #: Size of each ring. The pages that were used count as memory of the child.
 RING_BYTES = 8 * 1024 * 1024
-#: Payloads of this size travel by a ring.
+#: Sizes of the smallest and the largest payload that is put into a ring.
 SMALLEST, LARGEST = 64 * 1024, RING_BYTES // 2
-#: What a frame says of a payload: where it ends, counted from the first byte that was written; its length.
+#: The place of a payload, in a frame: where it ends, counted from the first byte ever written; its length.
 PLACE = struct.Struct("!QQ")
-#: Up to where each ring is read is at the begin, on a page of its own.
+#: The first page holds, for each ring, up to where it was read.
 _COUNTS_BYTES = 4096
 _TO_SOCKETS, _TO_CHILD = 0, 1
 
@@ -39,7 +39,7 @@ class SharedRings:
         self._written = 0
 
     def put(self, payload: Buffer) -> Optional[bytes]:
-        """Write a payload; return its place, None if it is not to travel by a ring or does not fit."""
+        """Write a payload; return its place, None if it does not fit, or is too small or too large."""
         size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
         if not SMALLEST <= size <= LARGEST:
             return None
@@ -55,7 +55,7 @@ class SharedRings:
         return PLACE.pack(self._written, size)
 
     def take(self, place: Buffer) -> bytes:
-        """Return the payload at this place, which is free from here on. Raises ValueError."""
+        """Return the payload at this place, and free the place. Raises ValueError for what is no place."""
         end, size = PLACE.unpack(place)
         begin = end - size
         if size > LARGEST or begin < 0 or begin % RING_BYTES + size > RING_BYTES:
@@ -83,13 +83,13 @@ def of_descriptor(fd: Optional[int]) -> Optional[SharedRings]:
 
 
 def create() -> int:
-    """Return the descriptor of new memory for two rings, which nobody can make shorter. Raises OSError."""
+    """Return the descriptor of new memory for two rings, whose size no process can change. Raises OSError."""
     import fcntl  # not in the child
 
     fd = os.memfd_create("hkrunner-rings", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, _COUNTS_BYTES + 2 * RING_BYTES)
-        # A child that cut it would end the socket process with SIGBUS.
+        # A child that made it shorter would end the socket process with SIGBUS.
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     except OSError:
         os.close(fd)

@@ -31,7 +31,7 @@ class ConfigureStorage(ProcessMessage):
 
 
 class _Carrier(ProcessMessage):
-    """What belongs to the request of this id, and carries one of HKube's messages."""
+    """Belongs to the request with this id, and carries one of HKube's messages."""
 
     wire: Wire
     id: int
@@ -63,7 +63,7 @@ class CarryAnswer(_Carrier):
 
 
 class CancelRequests(ProcessMessage):
-    """Nobody waits for any answer any more."""
+    """Drop all requests: their answers are not needed any more."""
 
     kind = 101
 
@@ -107,7 +107,7 @@ class StorageNote(ProcessMessage):
 
 
 class StorageHangs(ProcessMessage):
-    """How many threads of the process hang in the storage."""
+    """The number of threads of the process that hang in the storage."""
 
     kind = 109
     threads: int

@@ -7,9 +7,9 @@ one. A frame is a head and a body:
     SHARES    child -> sockets   the memory that came with OPENED is mapped: see shared_rings.py
     SEND_PLACE, MESSAGE_PLACE    as SEND and MESSAGE, with the place of the payload in that memory
     DONE      child -> sockets   the listener has returned; `number` is that of its MESSAGE
-    LISTEN    child -> sockets   messages are wanted from here on
+    LISTEN    child -> sockets   fetch messages from here on
     QUIESCE   child -> sockets   fetch nothing more, and say QUIESCED once the last message is DONE
-    ABANDON   child -> sockets   fetch nothing more: what is not begun is not wanted any more
+    ABANDON   child -> sockets   fetch nothing more, and drop what the listener has not begun
     DRAIN     child -> sockets   say DRAINED once every message was taken by the next nodes
     OPENED    sockets -> child   the first frame: the encoding of messages; a descriptor may come with it
     MESSAGE   sockets -> child   a message of a parent node

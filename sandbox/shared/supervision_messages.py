@@ -34,7 +34,7 @@ class StartWorker(ProcessMessage):
 
 
 class WatchWorker(ProcessMessage):
-    """The worker has nothing to do (idle), or has again."""
+    """The worker is idle, or has tasks again."""
 
     kind = 82
     worker: int
@@ -51,7 +51,7 @@ class KillWorker(ProcessMessage):
 
 
 class AskWorkerUsage(ProcessMessage):
-    """Say what the worker uses, and whether it was refused memory; answered by WorkerUsage."""
+    """Measure what the worker uses, and whether it was refused memory; answered by WorkerUsage."""
 
     kind = 84
     worker: int
@@ -59,7 +59,7 @@ class AskWorkerUsage(ProcessMessage):
 
 
 class EndWorkers(ProcessMessage):
-    """End all workers in order. now: also those that are at work."""
+    """End all workers in order. `now`: also those that have a task."""
 
     kind = 85
     now: bool
@@ -106,9 +106,9 @@ class WorkerEnded(ProcessMessage):
     worker: int
     loaded: bool  #: whether it had loaded the code
     code: str
-    message: str  #: if it was at work
+    message: str  #: for its task, if it had one
     details: str
-    without_task: str  #: the message if it was not
+    without_task: str  #: the message if it had none
     stopped: bool
     peak_bytes: int | None = None
     limit_bytes: int | None = None

@@ -10,11 +10,11 @@ nothing. The worker may be in C code that answers no message, so both sides use 
     3. begin N unless it is recalled    3. recalled are those of FIRST to LAST that are above it
 
 Each writes before it reads, so at least one of them sees what the other wrote. If both do, the worker does
-not begin N, and says so (Recalled).
+not begin N, and reports that (Recalled).
 
-The supervising process reads there when a task began: it holds time limits although the user's process is in
-C code that keeps the interpreter's lock. The worker can write anything here, so neither process relies on it
-alone (see runner/app/pool_deadlines.py).
+The supervising process reads here when a task began: so it enforces time limits although the user's process
+is in C code that holds the interpreter lock. The worker can write anything here, so neither process relies on
+it alone (see runner/app/pool_deadlines.py).
 
 The file is that of faulthandler, which writes from its beginning; the marks are far behind that. Runs in the
 child, too, on Python 3.8 and newer.
@@ -27,13 +27,13 @@ import struct
 import time
 from typing import Tuple
 
-#: Place of the marks in the file: nobody reads a stack of this length.
+#: Place of the marks in the file: no stack is as long.
 MARKS_AT = 1024 * 1024
 _BEGUN = struct.Struct("=Q")
 #: When the task began, on the monotonic clock, which all processes share; 0: it has ended.
 _TIME = struct.Struct("=d")
 _BEGUN_AND_TIME = struct.Struct("=Qd")
-#: Eight bytes that are written and read at once. FIRST above LAST: nothing is recalled.
+#: Eight bytes that are written and read in one call. FIRST above LAST: nothing is recalled.
 _RECALLED = struct.Struct("=II")
 _RECALLED_AT = MARKS_AT + _BEGUN_AND_TIME.size
 
