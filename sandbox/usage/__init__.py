@@ -1,1 +1,1 @@
-"""What a tree of processes uses: memory, CPU, shared memory, disk. Imported by warden."""
+"""Measures what a tree of processes uses: memory, CPU, shared memory, disk. Imported by warden."""

@@ -11,11 +11,12 @@ SIGCHLD never waits, and the kernel adds nothing. For those children the last re
 
 from __future__ import annotations
 
+import signal
 from typing import Any, Protocol
 
 from ..linux import procfs
 
-_SIGCHLD_BIT = 1 << (17 - 1)
+_SIGCHLD_BIT = 1 << (signal.SIGCHLD - 1)
 
 
 class Timed(Protocol):
@@ -39,7 +40,7 @@ class CpuAccount:
     def refresh(self, living: dict[int, Any], *, some_ended: bool) -> int:
         """Read the clocks of the living; return the total in nanoseconds, which never falls.
 
-        `some_ended` says that a process may have been waited for since the last call: only then are the
+        `some_ended`: whether a process may have been waited for since the last call. Only then are the
         parents' sums read, which costs ten times as much as the clocks.
         """
         if some_ended:

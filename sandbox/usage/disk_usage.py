@@ -14,9 +14,8 @@ STEP_ENTRIES = 500
 EVERY_S = 0.05
 SHARE = 0.005
 LATEST_S = 5.0
-#: Interval between readings of the free space, and the share of the limit by which it must have fallen since
-#: the last whole pass began for steps to take the larger share of a core. Otherwise a pass over 10,000 files
-#: takes 10 s.
+#: Interval between readings of the free space. If it has fallen by HURRY_AT of the limit since the last whole
+#: pass began, steps take HURRIED_SHARE of a core: otherwise a pass over 10,000 files takes 10 s.
 CHECK_S = 0.1
 HURRY_AT = 0.25
 HURRIED_SHARE = 0.2

@@ -29,7 +29,7 @@ from ..linux import procfs
 from .process_table import GROWING_BYTES, SHARED_STEP_BYTES, Process, ProcessTable
 from .shared_memory import SharedMemory
 
-#: Share of the limit from which on the exact sums are read.
+#: Share of the limit from which the exact sums are read.
 TRIGGER = 0.9
 #: Share of the limit above which a single process exceeds it without the exact sums.
 CERTAIN = 1.1
@@ -37,8 +37,8 @@ CERTAIN = 1.1
 SMALL_DOUBT = 0.02
 #: Interval between readings of the exact sums of several processes, for the figures shown.
 EXACT_EVERY_S = 1.0
-#: Age from which on a new process has most likely executed its own program, and shares no memory any more;
-#: and the largest part of its memory that it may share all the same.
+#: Age from which a new process has most likely executed its own program and shares no more memory, and the
+#: largest part of its memory that it may share nevertheless.
 NEW_S = 0.02
 SHARED_PART = 0.05
 #: Most repetitions of a reading during which a process has forked, has ended or has freed memory.
@@ -63,7 +63,7 @@ class MemoryEstimate:
         self.memory = 0  #: best estimate
         self.at_most = 0  #: upper bound
         self.at_least = 0  #: lower bound
-        self.is_exact = True  #: whether no page can be in `memory` twice
+        self.is_exact = True  #: whether no page can be counted twice in `memory`
         self.pss: int | None = None  #: the last exact sums
         self.is_judged = False  #: whether `memory` is from the exact sums, or certain without them
         self._table = table
@@ -145,7 +145,7 @@ class MemoryEstimate:
         return faults
 
     def is_exact_reading_due(self, now: float, *, count_first: bool, peak: int) -> bool:
-        """Whether the exact sums should be read though the limit cannot be exceeded."""
+        """Whether to read the exact sums although the limit cannot be exceeded yet."""
         near = self._limit is not None and self.at_most >= TRIGGER * self._limit
         if now < (self._exact_at if near else self._peak_at):
             return False
@@ -194,9 +194,9 @@ class MemoryEstimate:
         return stopped
 
     def read_new(self, now: float) -> None:
-        """Read the sums of processes that were started since the exact sums were read, and share nothing.
+        """Read the sums of processes that were started since the last exact reading and share no memory.
 
-        All the sums of a tree of many processes can be read every few seconds only.
+        Of a tree of many processes, all the sums can be read only every few seconds.
         """
         is_near = self._limit is not None and self.at_most >= TRIGGER * self._limit
         if now < self._new_at or is_near:
@@ -265,7 +265,7 @@ class MemoryEstimate:
             return procfs.Pss(one.anon, one.shmem)
 
     def _has_forked_meanwhile(self) -> bool:
-        """Whether the largest process's share has shrunk since it was read: a new process shares it."""
+        """Whether the share of the largest process has shrunk since it was read: a new process shares it."""
         if len(self._table.processes) < 2:
             return False
         largest = max(self._table.processes.values(), key=lambda one: one.pss)

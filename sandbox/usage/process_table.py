@@ -20,14 +20,15 @@ from typing import Any
 from ..linux import kernel, procfs
 from .cpu_account import CpuAccount
 
+#: What births() returns if the number is not known.
 MANY = 1 << 22
 #: Least growth between two looks of a process that counts as growing.
 GROWING_BYTES = 256 * 1024
 #: Growth of a process's shared pages after which its /proc/PID/status is read, to tell their kinds.
 SHARED_STEP_BYTES = 1 << 20
 
+#: Least interval between two full checks, and the largest share of a core for them.
 FULL_CHECK_S = 1.0
-#: Largest share of a core for the full check.
 FULL_CHECK_SHARE = 0.003
 
 
@@ -192,7 +193,7 @@ class ProcessTable:
                 except FileNotFoundError:
                     continue
                 except OSError:
-                    self._fds_left = 0  # EMFILE: leave the rest to others
+                    self._fds_left = 0  # EMFILE: keep no more open
             one = Process(pid, parent, fd, now)
             one.borrows = self.borrows_memory(one)  # before it is read: it may execute meanwhile
             try:
@@ -228,9 +229,9 @@ class ProcessTable:
         self._cpu.vanished(one, self.processes.get(one.parent))
         self._some_ended = True
         self.walk_due = True  # its pid may have been reused already
-        self._divide_anew(one)
+        self._forget_shares(one)
 
-    def _divide_anew(self, one: Process) -> None:
+    def _forget_shares(self, one: Process) -> None:
         """Forget the shares of the others if one that has ended shared memory with them."""
         if one.pss >= 0 and one.judged_at - one.pss > GROWING_BYTES:
             for other in self.processes.values():
@@ -286,7 +287,7 @@ class ProcessTable:
             one.anon = rss - shared
             if shared > one.shared_asked + SHARED_STEP_BYTES or (one.shmem and shared < one.shmem):
                 self._ask_shared(one)
-            # Now: what was added since the last look may all be shared memory.
+            # After that reading: all that was added since the last look may be shared memory.
             self.files_peak_bytes = max(self.files_peak_bytes, shared - one.shmem)
             rss_sum += rss
             charge_sum += one.anon + one.shmem
@@ -368,7 +369,7 @@ class ProcessTable:
         one = self.processes.pop(pid, None)
         if one is not None:
             self._close(one)
-            self._divide_anew(one)
+            self._forget_shares(one)
         self._cpu.reaped(usage)
         self._some_ended = True
 

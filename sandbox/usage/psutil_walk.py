@@ -16,9 +16,12 @@ from typing import Any
 from ..shared.limits import Limits
 from .usage import ProcessUse, Usage
 
+#: Shortest and longest interval between two looks.
 SOONEST_S = 0.01
 LATEST_S = 0.1
+#: Highest rate at which a tree can touch memory, in bytes a second.
 RATE = 8e9
+#: Share of the limit from which exact sums are read.
 TRIGGER = 0.9
 #: Largest share of a core for looks while far from the limit.
 SHARE = 0.01

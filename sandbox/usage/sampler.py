@@ -26,20 +26,21 @@ RATE_ONE = 8e9
 RATE_MANY = 16e9
 #: write() to memory that no process maps is slower: 1.7 to 2.4 GB/s.
 SHARED_RATE = 4e9
+#: Shortest and longest interval between two looks.
 SOONEST_S = 0.0003
 LATEST_S = 0.1
-#: Interval without a memory limit: a process that lives for 20 ms must be seen.
+#: Longest interval without a memory limit: a process that lives for 20 ms must be seen.
 MEASURING_S = 0.01
-#: The same for one process that shares no memory: the kernel keeps its peak, and only forks are counted more
-#: often, which takes a tenth of a look.
+#: The same for a single process that shares no memory: the kernel keeps its peak, and only forks are counted
+#: more often, which takes a tenth of the time of a look.
 ALONE_S = 0.05
-#: Forks too are counted each ALONE_S once no process has begun for so long, nor a task: the count alone would
-#: wake the warden 100 times a second for hours. A process that is missed so lives for less than ALONE_S, and
-#: nobody waits for it: the peaks of others are known after their end.
+#: Forks are counted only each ALONE_S, too, once no process and no task has begun for this long: the count
+#: alone would wake the warden 100 times a second for hours. A process that is missed then lives for less than
+#: ALONE_S and is never waited for: of those that are, the peak is known after their end.
 STARTING_S = 1.0
 #: Largest share of a core for walks through the tree without a memory limit.
 MEASURING_WALK_SHARE = 0.02
-#: Usage is remembered for a third of a second, in steps: a task's peak is asked for after its begin.
+#: Usage is kept for a third of a second, in steps: a task's peak is restarted a little after its beginning.
 RECENT_STEP_S = 0.005
 RECENT = 64
 #: Highest number of forks a second by a fork bomb; 9,000 were measured.
@@ -172,7 +173,7 @@ class TreeSampler:
         if self._is_walk_due(now):
             table.walk(self._pids)
             if self._has_too_many:
-                # They leave little of the processor to the warden: read nothing more before they are stopped.
+                # They leave little CPU to the warden: read nothing more before they are stopped.
                 self.is_hurried = True
                 self.next_at = self._look_at = now + SOONEST_S
                 return self.next_at
@@ -228,8 +229,8 @@ class TreeSampler:
             self._recent[-1] = (self._recent[-1][0], memory)
 
     def can_wait(self, now: float) -> bool:
-        """Return whether a look can wait: memory is not due, and too few were forked to exceed the limit, or
-        to be measured."""
+        """Return whether the look that is due can wait: memory need not be measured yet, and too few
+        processes were forked to exceed the limit on them, or to be measured."""
         counts = self._pids is not None or self._limit is None
         if self._table.walk_due or not counts or now >= self._look_at - SOONEST_S:
             return False
@@ -293,7 +294,7 @@ class TreeSampler:
         return max(0.0, (self._limit - self._memory.at_most) / (RATE_MANY if self.growing > 1 else rate))
 
     def _pause_of_births(self, now: float, births: int = 0) -> float:
-        """Return the soonest time in which there could be too many processes, or one to be measured."""
+        """Return the shortest time in which there could be too many processes, or a new one to measure."""
         if self._limit is not None:
             most_s = LATEST_S
         elif now - max(self._table.grew_at, self._task_began_at) < STARTING_S:

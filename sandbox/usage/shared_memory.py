@@ -5,8 +5,8 @@ tell which process made a file, so only objects proven to be the run's count tow
 when the run is over.
 
 Most looks need no scan: the kernel's sum of all shared memory (Shmem in /proc/meminfo) and name_watch.py show
-whether anything has changed. Scans take SCAN_SHARE of a core, and BURST_S at once after a quiet time: a file
-that is made and closed again within milliseconds has to be seen while it is open.
+whether anything has changed. Scans take SCAN_SHARE of a core, and after a quiet time BURST_S without a pause:
+a file that is made and closed again within milliseconds has to be seen while it is open.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class SharedMemory:
 
     @property
     def freed_bytes(self) -> int:
-        """How much of it may have been freed since the last scan, at most."""
+        """Upper bound of what was freed of it since the last scan."""
         return min(self._total, max(0, self._shmem_at_scan - self._shmem_now))
 
     @property
@@ -187,7 +187,7 @@ class SharedMemory:
         for shmid, creator, uid, size in _sysv_segments():
             if shmid in self._before_sysv or uid != self._uid or creator not in self._pids:
                 continue
-            # A pid in use that is no longer the tree's has been reused by a stranger.
+            # A pid in use that is no longer in the tree was reused for another program's process.
             if shmid in self._sysv or creator in pids or not os.path.exists(f"/proc/{creator}"):
                 found[shmid] = size
         self._sysv = found

@@ -2,7 +2,7 @@
 
 * A file is the run's when a scan finds it open for writing, or mapped shared and writable, in a process of
   the tree that has not reported that it was there before; unless an earlier scan found it held by no such
-  process: then a stranger has made it.
+  process: then another program (a *stranger*) has made it.
 * Anything is the run's when a process of the run has reported that it made it: a folder, with everything in
   it, a pipe or a link by device and inode, a file by its path just before it was made.
 * A folder is also the run's if it was made during the run, the tree writes a file in it so soon afterwards
@@ -378,7 +378,7 @@ def _files_below(folder: str) -> dict[Key, File]:
 
 
 def _file(path: str) -> File | None:
-    """Return the file at this path; None: it has just been removed."""
+    """Return the file at this path, None if there is none."""
     try:
         return File(path, os.lstat(path).st_blocks * 512)
     except OSError:

@@ -1,4 +1,4 @@
-"""Which process holds which file of shared memory, by /proc: open descriptors and maps.
+"""Finds by /proc which processes hold which files of shared memory: open descriptors and maps.
 
 Device and inode are compared, never names: a semaphore is made under a temporary name, linked to its final
 name and unlinked, so that its maker's map shows the temporary name as deleted.
@@ -127,7 +127,7 @@ def pids_to_ask(uid: int) -> list[int]:
 
 
 def others_of(uid: int) -> list[int]:
-    """Return the processes that may make files of this user, but for this one and its ancestors."""
+    """Return the processes that may make files of this user, without this one and its ancestors."""
     parent_of = procfs.parents()
     pid, line = os.getpid(), set[int]()
     while pid and pid not in line:
@@ -137,7 +137,7 @@ def others_of(uid: int) -> list[int]:
 
 
 def key_of(path: str) -> Key | None:
-    """Return device and inode of what is at the path; None: nothing is."""
+    """Return device and inode of what is at the path, None if there is nothing."""
     try:
         facts = os.lstat(path)
     except OSError:

@@ -1,7 +1,7 @@
-"""Temporary folders that multiprocessing has made in a run, and that it would have removed if not killed.
+"""Temporary folders that multiprocessing makes in a run, and cannot remove if its process is killed.
 
-Each has the socket of a Manager, a Listener or a fork server. A process of the run has reported that it made
-the folder (child/shared_memory_reports.py).
+Each has the socket of a Manager, a Listener or a fork server. The process that makes one reports it
+(child/shared_memory_reports.py).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from .shared_memory_holders import Key, key_of
 
 #: How the names of these folders begin.
 PREFIX = "pymp-"
-#: Most that are remembered: a process makes one.
+#: Most folders that are remembered; a process makes one.
 KEPT = 10_000
 
 
 class TemporaryFolders:
-    """Those of one run, by device and inode."""
+    """The temporary folders of one run, by device and inode."""
 
     def __init__(self) -> None:
         self._paths: dict[Key, str] = {}

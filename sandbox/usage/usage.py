@@ -17,7 +17,7 @@ class Usage(NamedTuple):
     threads: int | None = None
     cpu_s: float = 0.0  #: of all processes of the tree, ended ones included
     memory_bytes: int = 0  #: best estimate of the memory; compared with the limit
-    is_judged: bool = False  #: whether memory_bytes is from the kernel's exact sums at this very look
+    is_judged: bool = False  #: whether memory_bytes is from the exact sums of this look, or certain
     disk_bytes: int | None = None
 
 
