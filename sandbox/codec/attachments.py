@@ -6,8 +6,8 @@
     the number of values, 4 bytes
     a null character, which no JSON ends with
 
-A message without values of bytes is its JSON alone. On the wire these parts are packets of their own, so that
-they are neither copied nor decoded on their way (runner/link/socketio.py). Python 3.8 and newer.
+A message without values of bytes is its JSON alone. On the wire each part is a packet, so that hkrunner
+neither copies nor decodes a message that it passes on (runner/link/socketio.py). Python 3.8 and newer.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def joined(text: bytes, values: List[Buffer]) -> List[Buffer]:
 def sizes_of(size: int, read: Callable[[int, int], bytes], most: Optional[int] = None) -> List[int]:
     """Return the size of the JSON, and of each value, in a message of this size.
 
-    read(offset, length) returns a part of it. `most`: values that are allowed. Raises ValueError if they
-    cannot be right.
+    read(offset, length) returns a part of it. `most`: largest number of values. Raises ValueError if the
+    sizes cannot be right.
     """
     if size < _TAIL.size or read(size - 1, 1) != _END:
         return [size]

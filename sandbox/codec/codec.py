@@ -65,16 +65,16 @@ class ResultTooLarge(Exception):
 
 
 def prepare(encoding: str, *, later: bool) -> bool:
-    """Import what this encoding needs now, before files of the user's can stand in for parts of it.
+    """Import what this encoding needs, before the user's code can replace a part of it.
 
-    `later`: nothing of the kind is to be feared, so what only makes it faster may wait for a pause. Returns
-    whether it has to be thought of then: accelerate().
+    `later`: the user's files cannot replace any, so msgspec, which only makes it faster, may wait. Returns
+    whether accelerate() is still to be called, in a pause.
     """
     waits = later and encoding != "msgpack"
     if not waits:
         accelerate()
     if encoding == "bson":
-        with contextlib.suppress(ImportError):  # told when the first message cannot be read
+        with contextlib.suppress(ImportError):  # reported when the first message cannot be read
             _bson()
     elif encoding == "socket.io":
         from . import attachments  # noqa: F401
@@ -205,7 +205,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _foreign(value: Any) -> Any:
-    """For msgspec: a value of a type it does not know."""
+    """Return what to encode for a value of a type that msgspec does not know; raises TypeError for others."""
     tolist = getattr(value, "tolist", None)
     if callable(tolist) and not isinstance(value, type):
         return tolist()
@@ -255,7 +255,7 @@ def _bson_decode(data: Buffer) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _bson_options() -> Any:
-    """A date beyond the year 9999, which JavaScript has and Python has not, as bson's own DatetimeMS."""
+    """Return options that decode a date beyond Python's year 9999, which JavaScript has, as a DatetimeMS."""
     from bson import codec_options
 
     kinds = getattr(codec_options, "DatetimeConversion", None)  # pymongo 4.3
@@ -278,7 +278,7 @@ _SLOW_ENCODERS: Dict[str, Callable[[Any], bytes]] = {"json": _json_encode}
 
 
 def _json_decode_first(data: Buffer) -> Any:
-    """Until accelerate() was called: a large message is worth it."""
+    """Decode before accelerate() was called, which a large message is worth."""
     if len(data) < LARGE:
         return _json_decode(data)
     accelerate()

@@ -1,6 +1,6 @@
-"""The call that makes a plain value of one that has no one form, where a call is certain to help.
+"""The call that makes a plain value of a value without one plain form, where a call is certain to help.
 
-As library_values, which has the forms, it imports no library. Python 3.8 and newer.
+Like library_values, which knows the plain forms, it imports no library. Python 3.8 and newer.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _ENDLESS = ("count", "cycle", "repeat")
 
 
 def call_for(value: Any, key_of: Callable[[Any], str | None]) -> str:
-    """Return what to write instead of a value without one form, "" where nothing is certain to help.
+    """Return what to write instead of a value without one plain form, "" where nothing is certain to help.
 
     `key_of` returns a value as the key of an object, None where it can be none.
     """

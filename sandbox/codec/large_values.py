@@ -20,7 +20,7 @@ _DEPTH = 30
 
 
 def large_within(value: Any) -> bool:
-    """A plain dict, list or tuple holds a large binary value, and nothing speaks against pieces."""
+    """Whether a plain dict, list or tuple holds a large binary value, and can be written in pieces."""
     left = _LOOKED_AT
     found = False
     todo = [(value, 0)]
@@ -53,7 +53,7 @@ def _has_large(value: Any) -> bool:
 
 
 def size_of(pieces: List[Buffer]) -> int:
-    """Return the bytes of all of them."""
+    """Return the number of bytes of all pieces."""
     return sum(len(one) for one in pieces)
 
 
@@ -119,7 +119,7 @@ def _counted(count: int, few: int, many: int) -> bytes:
 
 
 def _joined(pieces: List[Buffer]) -> List[Buffer]:
-    """Return as few as there can be: what lies between two large ones is one."""
+    """Return the pieces with all that lies between two large ones joined."""
     joined: List[Buffer] = []
     small: List[Buffer] = []
     for piece in pieces:

@@ -1,8 +1,8 @@
-"""Values of libraries: the one plain form of a value; conversion_hints has what to do about one without it.
+"""Values of libraries: the one plain form of a value. For a value without one, conversion_hints names a call.
 
-No library is imported for that: a class is known by its name and its module's, or by the methods and
-attributes that make it what it is. plain_values imports this module when the first such value comes, so that
-plain results pay nothing. Python 3.8 and newer.
+No library is imported for that: a class is recognized by its name and its module's, or by its methods and
+attributes. plain_values imports this module when the first such value comes, so that plain results pay
+nothing. Python 3.8 and newer.
 """
 
 from __future__ import annotations
@@ -56,8 +56,7 @@ def tag_of(kind: type) -> dict[str, Any]:
 
 
 def form_of(value: Any, encoding: str) -> Any:
-    """Return a value that says the same in other types, one level of it; NO_FORM where there is none, or not
-    one alone.
+    """Return the value in other types, one level of it; NO_FORM if there is no such form, or more than one.
 
     Raises ConversionFailed.
     """

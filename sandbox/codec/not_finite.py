@@ -1,4 +1,4 @@
-"""Where a result has a NaN or an Infinity: JSON has neither, and null is sent.
+"""Finds where a result has a NaN or an Infinity: JSON has neither, and null is sent.
 
 Imported when an answer has a null in it for the first time. Python 3.8 and newer.
 """
@@ -37,7 +37,7 @@ def place_of_first(value: Any) -> str | None:
 
 
 def _items(value: Any, most: int) -> Iterable[tuple[Any, Any]]:
-    """Return keys and values of what holds others: a dict, a list, a tuple, an array of numpy's."""
+    """Return keys and values of a dict, a list, a tuple or an array of numpy's; nothing for other values."""
     kind = type(value)
     if kind is dict:
         items: Iterable[tuple[Any, Any]] = value.items()

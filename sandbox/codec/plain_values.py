@@ -15,11 +15,9 @@ import sys
 from collections import abc
 from typing import Any, Dict, Optional
 
-#: Two or three frames of Python a level must fit below the interpreter's recursion limit of 1000.
+#: Deepest nesting: each level takes two or three frames of Python, of 1000 that the interpreter allows.
 DEPTH_MAX = 200
-
-
-#: The encodings that are JSON, with whatever JSON has not.
+#: The encodings whose text is JSON.
 _JSONS = ("json", "socket.io")
 #: At most this many values are looked at for types that the libraries would convert in their own ways.
 LOOKED_AT = 1000
@@ -78,7 +76,7 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
 
 
 def _too_deep(place: str) -> ResultInvalid:
-    """Return the error; where one of the values that are being converted is part of itself, it says so."""
+    """Return the error for a value that is nested too deep; it says so if the value contains itself."""
     calls = []
     frame = sys._getframe(1)
     while frame is not None:
@@ -132,8 +130,8 @@ def _plain_of_library(value: Any, encoding: str, place: str, depth: int, known: 
 
 
 def _is_no_mapping(kind: type) -> bool:
-    """Whether the class is a mapping of names or places in what is something else: a sparse matrix, a Dataset
-    of xarray; a MapScalar of Arrow has not even a mapping's methods."""
+    """Whether a mapping stands for something else than an object: a sparse matrix, a Dataset of xarray. A
+    MapScalar of Arrow does not even have a mapping's methods."""
     root = _module_of(kind).partition(".")[0]
     return root in ("pyarrow", "scipy") or (root == "xarray" and kind.__name__ == "Dataset")
 
@@ -182,7 +180,7 @@ def key_shown(key: Any) -> str:
         return f"<{type(key).__qualname__}>"
 
 
-#: Recognised by name: these four modules together are a third of what the child needs for its start.
+#: Recognized by name: importing these modules would take a third of the child's start.
 _KNOWN = {
     ("datetime", "datetime"): "datetime",
     ("datetime", "date"): "date",
@@ -211,7 +209,7 @@ def is_of_bson(kind: type) -> bool:
 
 
 def _module_of(kind: type) -> str:
-    """Return the module that a class says it is from, "" where the user's class says anything but a name."""
+    """Return the name of a class's module; "" if the user's class has something else there."""
     module = kind.__module__
     return module if type(module) is str else ""
 
@@ -323,7 +321,7 @@ def is_native(value: Any, encoding: str) -> bool:
 
 
 def _is_known(value: Any, kind: type, encoding: str) -> bool:
-    """What bson has of its own, or an array of numbers or texts."""
+    """Whether bson has a type for the value, or it is an array of numbers or texts."""
     if encoding == "bson" and (is_of_bson(kind) or known_name(kind) == "datetime"):
         return True
     if not callable(getattr(kind, "tolist", None)):

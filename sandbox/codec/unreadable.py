@@ -9,9 +9,9 @@ _TOO_LONG = "Exceeds the limit ("
 
 
 def why(error: ValueError, otherwise: str) -> str:
-    """Return what is wrong with the bytes that raised the error: `otherwise` ("is no json") and its text.
+    """Return what is wrong with the bytes: `otherwise` ("is no json") and the text of the error.
 
-    An integer of any length is JSON, but Python refuses to read a long one: the bytes are not to blame.
+    For a long integer it is another sentence: the bytes are JSON, but Python refuses to read it.
     """
     if str(error).startswith(_TOO_LONG):
         most = sys.get_int_max_str_digits()  # type: ignore[attr-defined,unused-ignore]  # as old as the limit

@@ -1,8 +1,8 @@
 """The seccomp filter: which system calls the algorithm may make.
 
-Everything is allowed but what call_numbers.py lists, and what is decided here by arguments. `sendto`, `bind`
-and `connect` are never refused: asyncio hangs without them. What a program may reach is decided when it makes
-a socket, and by the network namespace.
+Allowed is everything but what call_numbers.py lists, and what is refused here by its arguments. `sendto`,
+`bind` and `connect` are never refused: asyncio hangs without them. What a program may reach is decided when
+it makes a socket, and by the network namespace.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 #: Every CLONE_NEW… that clone(2) knows.
 _CLONE_NAMESPACES = 0x7E020000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-#: With a lease on a file that it may only read, code holds up whoever opens the file, for 45 s each time.
+#: With a lease on a file that it may only read, code delays each process that opens the file by 45 s.
 _F_SETLEASE, _F_SETDELEG = 1024, 1040
-#: The mode that has others run a program as the user who owns it; where calls take a mode: its argument.
+#: The mode bit with which a program runs as its owner; for each call that takes a mode, which argument it is.
 _SETUID = 0o4000
 _MODES = {"creat": 1, "mknod": 1, "mknodat": 2, "chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2}
 #: The arguments that are the flags; the mode is the next one.
@@ -32,8 +32,8 @@ _OPEN_FLAGS = {"openat": 2, "open": 1}
 _MAKES_A_FILE = 0o20000100  # O_CREAT, and what O_TMPFILE adds to O_DIRECTORY
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _STREAM, _DATAGRAM, _TYPE_MASK = 1, 2, 0xF
-#: Protocols of IPv4 and IPv6: the usual one of the type, ICMP, TCP, UDP, ICMPv6. Others (SCTP, MPTCP,
-#: UDP-Lite) would have the kernel load a module, and few look for its errors.
+#: Protocols of IPv4 and IPv6: the default of the type, ICMP, TCP, UDP, ICMPv6. Others (SCTP, MPTCP, UDP-Lite)
+#: would have the kernel load modules that are less well examined.
 _PROTOCOLS = (0, 1, 6, 17, 58)
 
 _Step = tuple[int, int, int, int]
@@ -57,11 +57,11 @@ def build(*, internet: bool, own_processes: bool) -> bytes:
         (_EQUAL, 1, 0, _ARCHITECTURES[machine]),
         (_RETURN, 0, 0, _KILL_PROCESS),
         (_LOAD, 0, 0, _NUMBER),
-        # Here, too, end the calls of x32.
+        # The calls of x32 have numbers above it, too.
         (_AT_LEAST, 0, 1, call_numbers.NEWEST + 1),
         _refuse(errno.ENOSYS),
     ]
-    # First, since these are the calls for which the kernel runs the filter again each time.
+    # First, since the kernel runs the filter for each of these calls; of others it remembers the result.
     for name, block in _blocks(internet=internet, own_processes=own_processes).items():
         if name in calls:
             steps += [(_EQUAL, 0, len(block), calls[name]), *block]
@@ -103,7 +103,7 @@ def _blocks(*, internet: bool, own_processes: bool) -> dict[str, list[_Step]]:
         "socketpair": [_argument(0), (_EQUAL, 0, 1, _UNIX), allow, unknown_family],
     }
     if not own_processes:
-        # 0 is the calling process; who knows another's number could change it.
+        # 0 is the calling process; by its pid, any other process could be changed.
         itself = [_argument(0), (_EQUAL, 0, 1, 0), allow, _refuse(errno.EPERM)]
         for name in ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam"):
             blocks[name] = itself
@@ -121,7 +121,7 @@ def _blocks(*, internet: bool, own_processes: bool) -> dict[str, list[_Step]]:
 
 
 def _setuid_refused(allow: _Step) -> dict[str, list[_Step]]:
-    """Refuse to make a program that others run as this user: it would stay after the run."""
+    """Refuse to make a setuid program, which anyone could run as this user after the run."""
     refused = (_ANY_BIT, 0, 1, _SETUID), _refuse(errno.EPERM), allow
     blocks: dict[str, list[_Step]] = {}
     for name, flags in _OPEN_FLAGS.items():
@@ -133,7 +133,7 @@ def _setuid_refused(allow: _Step) -> dict[str, list[_Step]]:
 
 
 def _kinds_of_internet(internet: bool, allow: _Step) -> list[_Step]:
-    """Return the steps that allow TCP, UDP and ping, or refuse all."""
+    """Return the steps that allow TCP, UDP and ping, or without `internet` refuse all."""
     refuse = _refuse(errno.EACCES)
     if not internet:
         return [refuse]

@@ -5,7 +5,7 @@ From arch/x86/entry/syscalls/syscall_64.tbl and, for aarch64, include/uapi/asm-g
 
 from __future__ import annotations
 
-#: A call with a higher number may be anything: it does not exist for the algorithm.
+#: Highest number that is known. What a higher one does is unknown, so the algorithm gets ENOSYS for it.
 NEWEST = 462
 
 #: Calls that act on other processes, the kernel or the machine: EPERM.
@@ -123,7 +123,7 @@ REFUSED = {
         "lsm_set_self_attr": 460,
     },
 }
-#: Calls that libraries can do without, whose objects, effects or arguments no other rule could check: ENOSYS.
+#: Calls without which libraries work, and whose objects, effects or arguments no rule could check: ENOSYS.
 MISSING = {
     "x86_64": {
         "io_uring_setup": 425,

@@ -1,12 +1,12 @@
-"""Isolates the process between fork and exec, at one of three levels; every process it starts is so, too.
+"""Isolates the process between fork and exec, at one of three levels, with every process that it starts.
 
 full      namespaces for users, mounts, IPC, network and processes; a root folder of its own; Landlock; a
           filter of system calls
 ns        the same without a namespace for processes, where the machine allows no new /proc
 landlock  Landlock and the filter alone, where it allows no namespaces
 
-A step that the machine refuses raises StepFailed with its name: the algorithm is then not started, or a
-weaker level is tried, if that is accepted.
+A step that the machine refuses raises StepFailed with its name. Then a weaker level is tried if one is
+accepted; otherwise the algorithm is not started.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def enter_root(level: str, isolation: Isolation) -> None:
 
 
 def restrict(level: str, isolation: Isolation) -> None:
-    """Give up what is left to give up: capabilities, rights on files, system calls. Raises StepFailed."""
+    """Give up capabilities, rights on files and system calls, for good. Raises StepFailed."""
     if level == "landlock" and isolation.targets:
         raise StepFailed("--net HOST:PORT", OSError(0, "Landlock knows ports, but no hosts"))
     try:

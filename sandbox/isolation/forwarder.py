@@ -25,17 +25,19 @@ from typing import NamedTuple, NoReturn
 
 from ..shared.net_target import NetTarget, net_target
 
-#: Each one takes 2 to 6 descriptors and a thread. Further ones wait until one of these has ended.
+#: Most connections at a time, each with 2 to 6 descriptors and a thread; further ones wait.
 MOST_CONNECTIONS = 500
 _CONNECT_S = 30.0
-#: What one call moves at most, and the size of a pipe.
+#: Most bytes that one call moves, and the size of a pipe.
 _CHUNK = 512 << 10
+#: Most empty pipes that are kept.
 _MOST_EMPTY = 16
 _STACK_BYTES = 256 << 10
+#: struct linger: close with a reset.
 _RESET = struct.pack("ii", 1, 0)
-#: After an error that the next attempt would meet as well, such as too many open files.
+#: Pause after an error that would most likely repeat at once, such as too many open files.
 _PAUSE_S = 0.1
-#: When a connection is asked whether it still exists, how often, and how many times, in seconds.
+#: Keepalive probes of a connection: seconds before the first, seconds between two, and their number.
 _TARGET_PROBES = (60, 10, 6)
 _ENDED_PROBES = (1, 1, 3)
 _BROKEN = select.POLLERR | select.POLLNVAL

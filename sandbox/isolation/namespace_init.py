@@ -1,7 +1,7 @@
 """Process 1 of the algorithm's pid namespace: reaps what ends in it, and reports each end to the warden.
 
-Process 1 gets every orphan of its namespace, so the warden does not. It is also not the algorithm itself: the
-kernel keeps most signals from process 1, so that abort() or a signal to itself would not end it as elsewhere.
+Process 1 becomes the parent of every orphan of its namespace, instead of the warden. It is not the algorithm
+itself, because the kernel keeps most signals from process 1: abort() would not end it as elsewhere.
 
     warden -> first -> init (1) -> algorithm (2)
 
@@ -9,8 +9,8 @@ A process does not enter a new pid namespace itself, only its children do. So th
 warden forks makes the namespaces, forks init, and ends; init is then the warden's own child. When init ends,
 the kernel kills all in the namespace, and init is gone only after all of them are.
 
-Two pipes: in one the warden says `g` (go on) twice, in the other one there is first the pid of init, and then
-a record for each process that has ended.
+There are two pipes. Through one the warden sends `g` (go on) twice; through the other it gets the pid of
+init, and then a record for each process that has ended.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _LO = 1
 def listen(targets: Sequence[str]) -> dict[int, socket.socket]:
     """Return the listening sockets, by the place of their target. Raises OSError.
 
-    Of two targets that are the same address in here, as localhost and 127.0.0.1, the first one has a socket.
+    Of two targets with the same address inside, such as localhost and 127.0.0.1, only the first has a socket.
     This process is in its own network namespace, and may still administer it.
     """
     _forget_closed_connections_soon()

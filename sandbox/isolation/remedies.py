@@ -1,4 +1,4 @@
-"""What this machine cannot provide of a level, why, and what to do about it, in words for its user."""
+"""Says what this machine cannot provide of a level, why, and what to do about it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..linux import landlock
 from ..shared.isolation_policy import LEVELS, NOT_PREVENTED
 
 _APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
-#: How many namespaces of each kind there may be; unshare() says "No space left on device" at that limit.
+#: The limits on namespaces of each kind, below user. of sysctl; unshare() fails with ENOSPC at such a limit.
 _LIMITS = [f"max_{kind}_namespaces" for kind in ("user", "mnt", "ipc", "net", "pid")]
 _IN_A_CONTAINER = "in a container, a seccomp profile that allows unshare (docker: --security-opt seccomp=…)"
 

@@ -1,7 +1,7 @@
-"""A root folder of its own for the algorithm, in which only what it may read and write has a place.
+"""Makes a root folder for the algorithm, which holds only what the algorithm may read and write.
 
-Everything has the same path as outside, but /tmp, /dev/shm and /dev, which are its own. All is read-only but
-the writable paths.
+Everything has the same path as outside, but /tmp, /var/tmp, /dev/shm and /dev are the algorithm's own. All is
+read-only but these and the writable paths.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _make_devices(root: str) -> None:
 
 
 def _make_terminals(root: str) -> None:
-    """Have pty.fork() and pexpect work, with terminals of its own; where that is refused, there are none."""
+    """Give the algorithm pseudo-terminals of its own, as pty.fork() needs; none where that is refused."""
     folder = f"{root}/dev/pts"
     os.mkdir(folder, 0o755)
     with contextlib.suppress(OSError):
@@ -157,7 +157,7 @@ def _bind(root: str, path: str) -> None:
 def _places(isolation: Isolation) -> list[str]:
     """Return the paths to show or to hide, outer ones first.
 
-    A readable one in another is shown with that one; a hidden one elsewhere is not there.
+    A readable path in another one is shown with it; a hidden path outside of all others needs nothing.
     """
     found: list[str] = []
     for path in sorted({*isolation.readable, *isolation.writable, *isolation.hidden}, key=len):
@@ -176,7 +176,7 @@ def _show(root: str, path: str, isolation: Isolation) -> None:
 
 
 def _write_hosts(root: str, targets: Sequence[str]) -> None:
-    """Give it a hosts file of its own: the names of the machine's network mean nothing without that."""
+    """Give it a hosts file of its own: without the machine's network, the machine's names are of no use."""
     made, place = f"{root}/.hosts", f"{root}/etc/hosts"
     found = ""
     if targets:
@@ -189,7 +189,7 @@ def _write_hosts(root: str, targets: Sequence[str]) -> None:
     with open(made, "xb") as file:
         file.write(os.fsencode(text))  # the kernel takes any bytes as the name of a machine
     os.makedirs(f"{root}/etc", exist_ok=True)
-    if os.path.lexists(place):  # --read /etc shows the machine's
+    if os.path.lexists(place):  # the machine's, with --read /etc
         mount(made, place, None, MS_BIND)
         os.unlink(made)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
@@ -63,10 +64,10 @@ def set_mount(path: str, *, on: int = 0, off: int = 0, recursive: bool = False) 
 
 
 def pivot_root(new: str) -> None:
-    """Make the folder, a mount, the root; the old root is gone from this mount namespace."""
+    """Make the folder, which is a mount, the root; the old root is gone from this mount namespace."""
     number = _PIVOT_ROOT.get(os.uname().machine)
     if number is None:
-        raise OSError(38, f"not known for {os.uname().machine}")
+        raise OSError(errno.ENOSYS, f"not known for {os.uname().machine}")
     os.chdir(new)
     # The old root comes to lie on top of the new one, and is then taken off.
     _checked(_libc.syscall(ctypes.c_long(number), b".", b"."))
@@ -86,7 +87,7 @@ def bring_loopback_up() -> None:
 
 
 def drop_capabilities() -> None:
-    """Give up every capability for ever, also that uid 0 would get them back by exec."""
+    """Give up every capability for good: uid 0 does not get them back by executing a program either."""
     number = 0
     while _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0) == 0:
         number += 1
@@ -101,7 +102,7 @@ def die_with_parent() -> None:
 
 
 def no_new_privileges() -> None:
-    """Have no program gain privileges by being executed, from here on."""
+    """Have no program gain privileges when it is executed, from here on."""
     _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0))
 
 

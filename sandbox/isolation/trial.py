@@ -1,4 +1,4 @@
-"""Whether this machine can provide a level, found by trying it in a process that is thrown away."""
+"""Finds out whether this machine can provide a level, by trying it in a process that then ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .root_folder import StepFailed
 
 
 def why_not(level: str, isolation: Isolation) -> str:
-    """Return what the machine refuses; "": the level is possible. Raises OSError if it has no process."""
+    """Return what the machine refuses, "" if the level is possible. Raises OSError if it cannot be tried."""
     read, write = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
