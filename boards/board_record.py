@@ -253,7 +253,7 @@ class BoardRecords:
         host = own_identity().host
         for folder in self.folder.glob("view-*"):
             pid = folder.name.rpartition("-")[2]
-            if not pid.isdigit() or folder != self.view_folder(ProcessIdentity(int(pid), "", host)):
+            if not pid.isdecimal() or folder != self.view_folder(ProcessIdentity(int(pid), "", host)):
                 continue
             if ProcessIdentity.of(int(pid)) is None:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -205,6 +205,10 @@ def _object(body: bytes | None) -> Mapping[str, object]:
         raise RouteError(
             400, f"Unexpected token {text[error.pos]} in JSON at position {error.pos}"
         ) from error
+    except RecursionError:
+        raise RouteError(400, "the body is nested too deeply") from None
+    except ValueError:
+        raise RouteError(400, "the body has a number of too many digits") from None
     if not isinstance(value, (dict, list)):
         raise RouteError(400, f"Unexpected token {text.strip()[0]} in JSON at position 0")
     return value if isinstance(value, dict) else {}

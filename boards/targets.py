@@ -20,7 +20,7 @@ from pathlib import Path
 
 from .errors import NotFound
 from .runs.files import original_text, safe_part
-from .runs.history import read_facts
+from .runs.history import metrics_folder, read_facts
 from .runs.job_record import no_such_task
 from .runs.journal_reader import read_journals
 
@@ -56,7 +56,7 @@ def nodes_of_job(root: Path, job: str) -> list[JobNode]:
         node / name
         for pipeline in _folders(root / "runs")
         for node in _folders(pipeline)
-        if (node / name).is_dir()
+        if os.path.isdir(node / name)
     }
     tasks = read_journals(str(root)).values()
     found |= {(root / str(one.facts["metricsDir"])).parent for one in tasks if one.facts.get("jobId") == job}
@@ -72,21 +72,23 @@ def task_target(root: Path, task: str, *, job: str | None = None) -> Target:
         facts = read_facts(root, task)
         if facts is None:
             raise no_such_task(root, task)
-        run = facts.get("metricsDir")
-        if not isinstance(run, str):
+        if not isinstance(facts.get("metricsDir"), str):
             raise NotFound(
                 f"task {task} has no metrics folder: it ran under another wrapper",
                 hint="for a board, let hkrunner run the code itself",
             )
+        folder = metrics_folder(root, facts)
+        if folder is None:  # a board follows it, wherever it leads
+            raise NotFound(f"the record of task {task} names a metrics folder outside {root}/runs")
         names = (facts.get("jobId"), facts.get("nodeName"), facts.get("pipelineName"))
         job, node, pipeline = (name if isinstance(name, str) else "" for name in names)
-        return Target(task, "task", root / run, task=task, job=job, node=node, pipeline=pipeline)
+        return Target(task, "task", folder, task=task, job=job, node=node, pipeline=pipeline)
     nodes = nodes_of_job(root, job)
     if not nodes:
         raise NotFound(f"pipeline {job} Not Found")
     for found in nodes:
         folder = found.folder / safe_part(task)
-        if folder.is_dir() or _is_in_journal(root, folder):
+        if os.path.isdir(folder) or _is_in_journal(root, folder):
             return Target(task, "task", folder, task=task, job=job, node=found.node, pipeline=found.pipeline)
     # HKube core/api-server lib/service/boards.js prints an undefined here; clients may match the text.
     raise NotFound(f"No task {task} in job {job} undefined Not Found")
@@ -148,7 +150,7 @@ def find_target(root: Path, word: str) -> Target:
         names = ", ".join(found.node for found in nodes)
         raise NotFound(f"job {word} ran more than one node: {names}", hint="choose one with --node")
     hint = "hkrunner runs ls shows what there is"
-    if (root / "runs" / "local" / safe_part(word)).is_dir():
+    if os.path.isdir(root / "runs" / "local" / safe_part(word)):
         hint = f"for all runs of that algorithm: --node {word}"
     raise NotFound(f"there is neither a task nor a job {word} in {root}", hint=hint)
 

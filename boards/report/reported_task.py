@@ -118,4 +118,5 @@ def _object(value: object) -> Mapping[str, object]:
 
 
 def _integer(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    number = number_in(value)
+    return None if number is None else round(number)

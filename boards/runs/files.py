@@ -40,19 +40,27 @@ def safe_part(text: str, *, limit: int = NAME_MAX_BYTES) -> str:
     return part
 
 
+def is_part(text: str) -> bool:
+    """Whether the text may be one part of a path, and is printed safely, as what safe_part() returns."""
+    return text not in ("", ".", "..") and _UNSAFE.search(text.replace("%", "")) is None
+
+
 def _percent(match: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in match.group().encode("utf-8", "surrogatepass"))
 
 
 def original_text(part: str) -> str:
-    """Return the text that safe_part was given; for a part that was cut, the part itself."""
+    """Return the text that safe_part() was given; the part itself if it was cut, or made by others."""
     if part == "%":
         return ""
     if "%~" in part:
         return part
     from urllib.parse import unquote_to_bytes  # late: 3 ms, which writing a record can do without
 
-    return unquote_to_bytes(part).decode("utf-8", "surrogatepass") if "%" in part else part
+    try:
+        return unquote_to_bytes(part).decode("utf-8", "surrogatepass") if "%" in part else part
+    except UnicodeError:
+        return part
 
 
 def overwrite_page(path: str, data: bytes) -> bool:
@@ -79,7 +87,7 @@ def replace_file(path: str, data: bytes, *, mode: int = 0o666) -> None:
 
 @contextlib.contextmanager
 def replacement(path: str, mode: int = 0o666) -> Iterator[int]:
-    """Yield a descriptor; what is written to it replaces the file in the end, unless an OSError is raised."""
+    """Yield a descriptor; what is written to it replaces the file in the end, unless an error is raised."""
     folder, name = os.path.split(path)
     temporary = f"{folder}/.{name[:200]}.{os.getpid()}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
@@ -89,7 +97,7 @@ def replacement(path: str, mode: int = 0o666) -> Iterator[int]:
         finally:
             os.close(fd)
         os.rename(temporary, path)
-    except OSError:
+    except BaseException:  # Ctrl-C, too
         remove_quietly(temporary)
         raise
 

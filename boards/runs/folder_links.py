@@ -26,8 +26,8 @@ def linked_folders(folder: str) -> list[str]:
 def find_stray_link(folder: str) -> str | None:
     """Return the path from the folder of a link that a program must not follow; None if there is none.
 
-    It leads to a folder above itself, or is deeper down and leads out of the folder. To another place in the
-    folder it may lead.
+    Such a link leads to a folder above itself, or is deeper down and leads out of the folder. A link to
+    another place in the folder may be followed.
     """
     if not any(entry.is_symlink() for entry in itertools.islice(files_below(folder), _MAX_FILES)):
         return None  # as in almost all folders

@@ -14,7 +14,10 @@ from ..errors import StoreError
 
 
 def remove_folders(root: Path, folder: Path, metrics_dir: Path | None) -> None:
-    """Both are gone. Metrics first: a task that is listed without them can be removed again."""
+    """Remove both folders; metrics first, so that a task that is still listed can be removed again.
+
+    metrics_dir: None for a record without one. Raises StoreError.
+    """
     try:
         if metrics_dir is not None and metrics_dir.is_symlink():
             metrics_dir.unlink()  # to a folder that the user has named, and keeps
@@ -55,10 +58,10 @@ def measure(folder: Path) -> tuple[int, int]:
 
 
 def files_below(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Yield all that is no folder below this one; links are not followed.
+    """Yield everything below the folder that is no folder itself; links are not followed.
 
-    What cannot be read, or lies deeper than a path may be long, is left out. Not recursive: code may have
-    made folders deeper than a function can call itself.
+    What cannot be read, or has a longer path than the system takes, is left out. Not recursive: code may have
+    nested folders deeper than Python's limit on recursion.
     """
     waiting = [folder]
     while waiting:
@@ -74,7 +77,7 @@ def files_below(folder: str) -> Iterator[os.DirEntry[str]]:
 
 
 def open_plain(path: str | Path) -> BinaryIO:
-    """Open a file for reading. Raises OSError if it is none: reading from a pipe could wait for ever."""
+    """Open a regular file for reading. Raises OSError for anything else: a pipe could block for ever."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

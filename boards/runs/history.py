@@ -176,9 +176,10 @@ def repeat_of(root: Path, name: str) -> Repeat:
     details = show_task(root, name)
     summary = details.summary
     large = details.facts.get("notKept")
-    if isinstance(large, dict) and "input" in large:
+    size = number_in(large.get("input")) if isinstance(large, dict) else None
+    if size is not None:
         raise StoreError(
-            f"task {name} cannot be run again: its input of {large['input']:,} bytes was not recorded",
+            f"task {name} cannot be run again: its input of {size:,.0f} bytes was not recorded",
             hint="hkrunner records larger inputs with --keep-values",
         )
     try:
@@ -188,7 +189,7 @@ def repeat_of(root: Path, name: str) -> Repeat:
         json.loads(data)
     except FileNotFoundError:
         raise StoreError(f"task {name} cannot be run again: its input was not recorded") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(
             f"task {name} cannot be run again: its recorded input cannot be read", hint=f"{error}"
         ) from error
@@ -257,7 +258,7 @@ def read_facts(root: Path, name: str) -> Mapping[str, object] | None:
 
 def _find_in_journals(root: Path, name: str) -> JournalTask | None:
     """Return the task of this name or id, unless it has a folder."""
-    if not (root / "journal").is_dir() or (root / "tasks" / safe_part(name) / "task.json").exists():
+    if not os.path.isdir(root / "journal") or os.path.exists(root / "tasks" / safe_part(name) / "task.json"):
         return None
     found = read_journals(str(root))
     return found.get(safe_part(name)) or found.get(name)
@@ -266,10 +267,10 @@ def _find_in_journals(root: Path, name: str) -> JournalTask | None:
 def task_folder(root: Path, name: str) -> Path:
     """Return the folder of the task with this id or name. Raises NotFound."""
     folder = root / "tasks" / safe_part(name)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Path.is_dir() raises errors, as for a name of 300 characters
         # The name may be a folder's, as `runs ls` shows it.
         listed = root / "tasks" / name
-        if not name or "/" in name or name in (".", "..") or not listed.is_dir():
+        if not name or "/" in name or name in (".", "..") or not os.path.isdir(listed):
             raise no_such_task(root, name)
         return listed
     return folder
@@ -291,7 +292,7 @@ def _journal_summary(root: Path, task: JournalTask) -> TaskSummary:
 def _summary_of(
     root: Path, name: str, facts: Mapping[str, object], own_bytes: int, folder: Path | None = None
 ) -> TaskSummary:
-    metrics_dir = _metrics_dir(root, facts)
+    metrics_dir = metrics_folder(root, facts)
     size, event_files = measure(metrics_dir) if metrics_dir is not None else (0, 0)
     return TaskSummary(
         name=name,
@@ -342,8 +343,8 @@ def _unreadable(folder: Path) -> TaskSummary:
     )
 
 
-def _metrics_dir(root: Path, facts: Mapping[str, object]) -> Path | None:
-    """Return the task's run folder; None when the record names a folder outside runs/."""
+def metrics_folder(root: Path, facts: Mapping[str, object]) -> Path | None:
+    """Return the task's run folder; None when the record names none, or one outside runs/."""
     run = facts.get("metricsDir")
     if not isinstance(run, str) or not run.startswith("runs/") or ".." in run.split("/"):
         return None
@@ -359,7 +360,7 @@ def remove_task(root: Path, name: str) -> None:
     """Remove the task with this folder below tasks/, and its metrics. Raises StoreError."""
     folder = root / "tasks" / name
     facts = read_json(str(folder / "task.json"))
-    remove_folders(root, folder, _metrics_dir(root, facts) if facts is not None else None)
+    remove_folders(root, folder, metrics_folder(root, facts) if facts is not None else None)
 
 
 def _text(value: object) -> str | None:

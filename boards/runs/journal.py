@@ -2,11 +2,11 @@
 
 Files <root>/journal/<run>-<n>.journal, each for some hundred tasks; journal_format.py says what is in them.
 Only their own process writes to them. The latest tasks are kept by removing whole files, so that removal
-costs the next tasks nothing. Each piece of a little output is one write more. A task that has more to keep
-than that and two short messages, such as metrics, gets a folder of its own instead, and its record in the
-journal ends with that.
+costs the next tasks nothing. A few short lines of output are one further write each. A task that has more to
+keep than that and two short messages, such as metrics, gets a folder of its own, and a note of it in the
+journal.
 
-Every method raises OSError for a disk that is full or read-only; the journal can be used on.
+Every method raises OSError for a disk that is full or read-only; the journal can still be used afterwards.
 """
 
 from __future__ import annotations

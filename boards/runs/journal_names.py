@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -147,6 +148,7 @@ class JournalNames:
             if one.kind == HEAD:
                 head = one.facts
             elif one.kind == BEGIN and (found := _NAME.search(one.facts)) is not None:
-                self._remember(json.loads(found[1]))
+                with contextlib.suppress(ValueError):  # not ours: no reader takes it for a record
+                    self._remember(json.loads(found[1]))
         self._growing[path] = (fd, at + end)
         return head

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from .files import (
     ProcessIdentity,
+    is_part,
     locked,
     read_json,
     read_json_bytes,
@@ -229,8 +230,8 @@ class JournalReader:
         value = Value(file.path, offset + one.values_at, one.value_size) if one.value_size else None
         if one.kind == BEGIN:
             name = str(facts.get("name"))
-            if "/" in name or name in ("", ".", ".."):
-                return  # not ours: it would lead out of the state folder
+            if not is_part(name):
+                return  # not ours: it might lead out of the state folder
             task = JournalTask(
                 name,
                 file.run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,9 @@ class TaskOutput:
     def _look_in_journals(self) -> JournalTask | None:
         """Return the task of this name or id, unless it has a folder."""
         name = safe_part(self._name)
-        if not (self._root / "journal").is_dir() or (self._root / "tasks" / name / "task.json").exists():
+        if not os.path.isdir(self._root / "journal") or os.path.exists(
+            self._root / "tasks" / name / "task.json"
+        ):
             return None
         self._journals.refresh()
         if self._in_journal is not None:

@@ -148,13 +148,13 @@ def input_in_journal(task: JournalTask) -> dict[str, Scalar] | None:
     size = _unrecorded_bytes(task.facts, "input")
     if size is not None:
         return {"bytes(input)": size}
-    value = _loaded(task.input_json())
+    value = json_value(task.input_json())
     return None if value is None else flatten_input(value[0])
 
 
 def result_in_journal(task: JournalTask) -> dict[str, Scalar]:
     """Return the scalars of the result of a task in a journal; empty when its record has none."""
-    value = _loaded(task.output_json())
+    value = json_value(task.output_json())
     return {} if value is None else flatten(value[0], "result")
 
 
@@ -173,12 +173,16 @@ def _read(path: str) -> tuple[object] | None:
     """Return the JSON value in the file, in a tuple as it may be null; of a large one the size."""
     try:
         size = os.stat(path).st_size
-        return ({"bytes": size},) if size > _MAX_FILE_BYTES else _loaded(read_bytes(path))
+        return ({"bytes": size},) if size > _MAX_FILE_BYTES else json_value(read_bytes(path))
     except OSError:
         return None
 
 
-def _loaded(data: bytes | None) -> tuple[object] | None:
+def json_value(data: bytes | None) -> tuple[object] | None:
+    """Return the value that the JSON text describes, in a tuple as it may be null; None if it describes none.
+
+    A number of more digits than int() takes is returned as its text.
+    """
     try:
         return None if data is None else (_decoder.decode(data.decode("utf-8", "surrogatepass")),)
     except (ValueError, RecursionError):

@@ -165,6 +165,7 @@ def _print_json(value: object) -> None:
 def _show(state_dir: str, task: str, as_json: bool) -> None:
     from ...boards.runs.history import show_task
     from ...boards.runs.job_record import recorded_job
+    from ...boards.runs.task_values import json_value
 
     job = recorded_job(str(_root(state_dir)), task)
     if job is not None:
@@ -172,8 +173,8 @@ def _show(state_dir: str, task: str, as_json: bool) -> None:
         return
     details = show_task(_root(state_dir), task)
     if as_json:
-        values = {"input": details.input, "output": details.output}
-        kept = {name: json.loads(value) for name, value in values.items() if value is not None}
+        found = {"input": json_value(details.input), "output": json_value(details.output)}
+        kept = {name: value[0] for name, value in found.items() if value is not None}
         _print_json({**details.facts, **kept, "files": dict(details.files)})
         return
     click.echo(_line(details.summary))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hkrunner.boards.runs.files import (
     ProcessIdentity,
+    is_part,
     original_text,
     own_identity,
     read_json,
@@ -51,6 +52,12 @@ def test_no_two_names_share_a_part_and_every_part_can_be_a_file(texts: list[str]
     for part in parts:
         assert 0 < len(os.fsencode(part)) <= 255
         assert "/" not in part and "\0" not in part and part not in (".", "..")
+        assert is_part(part)
+
+
+@pytest.mark.parametrize("part", ["%FF", "%C3", "100%\udcff"])
+def test_a_folder_of_another_program_is_called_as_it_is(part: str) -> None:
+    assert original_text(part) == part
 
 
 def test_a_long_name_is_cut_and_stays_itself() -> None:

@@ -117,11 +117,15 @@ def test_a_task_can_be_repeated_with_its_input_and_settings(store: Store) -> Non
     assert (repeat.job, repeat.node, repeat.pipeline) == ("job", "node", "pipe")
 
 
-@pytest.mark.parametrize("content", [None, b"[1, 2", b"\xff"])
+@pytest.mark.parametrize(
+    "content", [None, b"[1, 2", b"\xff", pytest.param(b"[" * 200_000 + b"]" * 200_000, id="deep")]
+)
 def test_a_task_without_its_input_is_not_repeated(store: Store, content: bytes | None) -> None:
     record = run(store, "t1")
     if content is None:
         (record.folder / "input.json").unlink()
+        facts = json.loads((record.folder / "task.json").read_bytes())
+        (record.folder / "task.json").write_text(json.dumps({**facts, "notKept": {"input": "much"}}))
     else:
         (record.folder / "input.json").write_bytes(content)
     reason = "its input was not recorded" if content is None else "its recorded input cannot be read"
@@ -151,7 +155,7 @@ def test_nothing_is_removed_when_one_cannot_be(store: Store) -> None:
     active.finish({})
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", "../tasks/t1", "/etc"])
+@pytest.mark.parametrize("name", ["..", ".", "", "../tasks/t1", "/etc", "x" * 300])
 def test_no_name_leads_out_of_the_state_folder(store: Store, name: str) -> None:
     run(store, "t1")
     for ask in (show_task, repeat_of, read_metrics):

@@ -22,6 +22,7 @@ from hkrunner.boards.runs.history import (
     show_task,
 )
 from hkrunner.boards.runs.journal import Journal
+from hkrunner.boards.runs.journal_format import BEGIN, record_pieces
 from hkrunner.boards.runs.layout import Layout
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
@@ -29,6 +30,7 @@ from hkrunner.boards.runs.task_output import LogPart, TaskOutput, read_log
 from hkrunner.boards.runs.task_record import TaskRecord
 from hkrunner.boards.targets import find_target
 from hkrunner.boards.tensorboard.run_view import RunView
+from hkrunner.runner.cli.runs import _show
 from hkrunner.sandbox.linux import kernel
 
 MUCH = b"x" * 20_000
@@ -88,6 +90,23 @@ def journals(root: Path) -> list[Path]:
 
 def told(root: Path) -> list[tuple[str, str]]:
     return [(one.name, one.status) for one in list_tasks(root)]
+
+
+def test_a_result_with_a_number_of_any_length_is_shown(
+    store: Store, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(store, "a").finish({"status": "succeed"}, ANSWER.replace(b"3", b"3" * 5000))
+    _show(str(root), "a", as_json=True)
+    assert json.loads(capsys.readouterr().out)["output"] == {"sum": "3" * 5000}
+
+
+def test_no_record_of_others_holds_a_task_up(store: Store, root: Path) -> None:
+    names = (r"\u0000", r"\ud800", r"a/b", r"..", r"\x")
+    begins = [record_pieces(BEGIN, b'{"name":"%b","number":1}' % name.encode()) for name in names]
+    end(begin(store, "ours"))
+    (root / "journal" / "others-1.journal").write_bytes(b"".join(piece for one in begins for piece in one))
+    end(begin(store, "next", at=2.0))
+    assert [name for name, _ in told(root)] == ["ours", "next"]
 
 
 # ---- what a small task leaves

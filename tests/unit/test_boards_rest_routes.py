@@ -122,6 +122,8 @@ def test_keys_that_were_not_given_are_absent(api: BoardRoutes) -> None:
         (b'{"nodeName":', 400, "Unexpected end of JSON input"),
         (b"7", 400, "Unexpected token 7 in JSON at position 0"),
         (b'{"a":"\xff"}', 400, "the body is not UTF-8 at position 6"),
+        pytest.param(b"[" * 200_000, 400, "the body is nested too deeply", id="deep"),
+        pytest.param(b"[" + b"7" * 5000 + b"]", 400, "the body has a number of too many digits", id="long"),
         ({"nodeName": 7}, 400, "data.nodeName should be string"),
         (
             {"pipelineName": "", "nodeName": "a"},

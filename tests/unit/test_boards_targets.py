@@ -45,6 +45,14 @@ def test_a_task_board_shows_the_task(root: Path) -> None:
     assert task_target(root, "t1") == target
 
 
+@pytest.mark.parametrize("place", ["/", "runs/../..", "tasks"])
+def test_no_board_shows_a_folder_outside_runs_that_a_record_names(root: Path, place: str) -> None:
+    file = root / "tasks" / "t1" / "task.json"
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), "metricsDir": place}))
+    with pytest.raises(NotFound, match="the record of task t1 names a metrics folder outside"):
+        task_target(root, "t1")
+
+
 def test_a_batch_board_shows_all_tasks_of_the_jobs_node(root: Path) -> None:
     target = batch_target(root, "j1", "train")
     assert (target.id, target.type, target.pipeline) == ("j1:train", "batch", "mnist")
