@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...boards.runs.files import replace_file, safe_part
+from ...boards.runs.files import number_in, replace_file, safe_part
 from ...boards.runs.history import show_task
 from ...sandbox.shared.limits import format_bytes, parse_memory
 from ..cluster.algorithm_store import AlgorithmStore
@@ -173,7 +173,7 @@ def _local_row(state_dir: str, task: str) -> ComparedRow:
     one, facts = details.summary, details.facts
     error = facts.get("error")
     code = error.get("code") if isinstance(error, dict) else None
-    limit, cpu = facts.get("memLimitBytes"), facts.get("cpuSeconds")
+    limit = number_in(facts.get("memLimitBytes"))
     return ComparedRow(
         HERE,
         one.name,
@@ -183,8 +183,8 @@ def _local_row(state_dir: str, task: str) -> ComparedRow:
         code if isinstance(code, str) else None,
         one.duration_ms,
         one.peak_bytes,
-        limit if isinstance(limit, int) else None,
-        float(cpu) if isinstance(cpu, int | float) else None,
+        None if limit is None else round(limit),
+        number_in(facts.get("cpuSeconds")),
     )
 
 

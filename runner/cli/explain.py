@@ -57,7 +57,7 @@ def command(code: str | None) -> None:
         say_rows(name, rows())
         return
     about = [] if name in CODES else codes_about(code)
-    status = meaning_of_status(int(code)) if code.isdigit() else None
+    status = meaning_of_status(int(code)) if code.isdecimal() and len(code) <= 3 else None
     if status is not None:
         say(f"exit status {code}: {status}")
         list_them(about)

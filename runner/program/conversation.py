@@ -7,7 +7,6 @@ answer of another task. What may come is passed on as it is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -20,7 +19,7 @@ from ..link.message_memory import MessageMemory, WorkerMessage
 from ..protocol import encoding, messages
 from . import program_message
 from .program_message import ProgramMessage
-from .program_stream import ProgramStream
+from .program_stream import ProgramStream, is_number
 from .task_files import TaskFiles
 
 #: Calls of the code API, which go to the worker.
@@ -270,7 +269,7 @@ class Conversation:
         data = _decoded(self._encoding, message).get("data")
         told = data if isinstance(data, dict) else {"progress": data}
         value = told.get("progress")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not is_number(value):
             self._hold_back("`progress` without a number")
         else:
             self._on_message(self.task, Progress(float(value), told.get("details")))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,12 +63,15 @@ class ProgramStream:
 
 
 def _count(value: Any) -> int:
-    return max(0, int(value)) if _is_number(value) else 0
+    return max(0, int(value)) if is_number(value) else 0
 
 
 def _samples(values: list[Any]) -> list[float]:
-    return [one for one in values if _is_number(one)]
+    return [one for one in values if is_number(one)]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether the value is a number that a float can hold; not a NaN or an Infinity."""
+    # Not math.isfinite(): it raises OverflowError for 10**400, which JSON can hold.
+    is_any = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_any and -sys.float_info.max <= value <= sys.float_info.max

@@ -340,7 +340,7 @@ def exit_status_help() -> str:
 
 def codes_about(word: str) -> list[str]:
     """Return the codes that contain the word, or that it abbreviates: `oom`, `memory`, `137`."""
-    if word.isdigit():
+    if word.isdecimal() and len(word) <= 3:
         found = [name for name, one in CODES.items() if word in re.findall(r"\d+", one.shown_status)]
         if int(word) > 128 and not found:
             found = ["KILLED_BY_SIGNAL"]

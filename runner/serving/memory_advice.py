@@ -12,9 +12,9 @@ from ...sandbox.shared.outcome import Cause, Exit, LimitBreach
 from ..protocol.messages import Failure
 
 #: numpy's text for the size of an allocation that failed.
-_ASKED = re.compile(r"Unable to allocate ([\d.]+) ([KMGT]i)B")
+_ASKED = re.compile(r"Unable to allocate (\d{1,9}(?:\.\d{1,9})?) ([KMGT]i)B")
 #: The same of torch, tensorflow and jax, in bytes.
-_ASKED_BYTES = re.compile(r"(?:allocate|allocating) (\d+) bytes")
+_ASKED_BYTES = re.compile(r"(?:allocate|allocating) (\d{1,19}) bytes")
 #: Texts of libraries about an allocation that failed.
 _ALLOCATION = re.compile(
     r"bad_alloc|DefaultCPUAllocator|[Cc]annot allocate memory(?! in static TLS)|can't allocate memory"

@@ -49,7 +49,7 @@ def worker_settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) ->
     if settings.local_run.stream_pipeline is not None:
         raise SettingsError(f"--pipeline wants NAME=FILE, not {settings.local_run.stream_pipeline!r}")
     port = str(values["port"])
-    if not port.isdecimal() or int(port) > PORT_MAX:
+    if not port.isdecimal() or len(port) > 5 or int(port) > PORT_MAX:
         raise SettingsError(f"--port wants a number from 0 (any free one) to 65535, not {port!r}")
     settings = settings._replace(
         local_run=settings.local_run._replace(is_local=True),
@@ -364,7 +364,8 @@ def _loudness(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[bo
     level = environ.get("HKUBE_LOG_LEVEL", "").strip()
     if quiet or verbose or not level:
         return quiet, verbose, ()
-    number = _LEVELS.get(level.upper(), int(level) if level.isdecimal() else None)
+    is_number = level.isdecimal() and len(level) <= 9
+    number = _LEVELS.get(level.upper(), int(level) if is_number else None)
     if number is None:
         return False, False, (f"HKUBE_LOG_LEVEL={level} is not one of {', '.join(_LEVELS)}: INFO is used",)
     return number >= _LEVELS["WARNING"], number <= _LEVELS["DEBUG"], ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -53,6 +54,8 @@ def parse_seconds(values: Mapping[str, Any], option: Option, *, least: float) ->
         return None
     try:
         number = float(value)
+    except OverflowError:  # 10**400 in a call of hkrunner.run()
+        number = math.inf
     except ValueError:
         raise SettingsError(f"{option.flag} wants a number of seconds, not {value!r}") from None
     if number > SECONDS_MAX:

@@ -60,7 +60,7 @@ def storage_settings(environ: Mapping[str, str], timeout_s: float) -> StorageSet
 
     def number(name: str, otherwise: int, *, most: int = 2**31 - 1) -> int:
         value = text(name, str(otherwise))
-        if not value.isdecimal() or int(value) > most:
+        if not value.isdecimal() or len(value) > 18 or int(value) > most:
             raise SettingsError(f"{name} wants a whole number up to {most}, not {value!r}")
         return int(value)
 

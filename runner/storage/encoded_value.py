@@ -173,7 +173,7 @@ def _child(value: EncodedValue, key: str) -> EncodedValue | None:
     kind, _ = describe(value)
     if kind not in ("object", "array") or value.is_raw:
         return None
-    index = int(key) if key.isdecimal() else None
+    index = int(key) if key.isdecimal() and len(key) <= 19 else None
     if value.encoding == "bson":
         return _bson_child(value.data, kind, key, index)
     inner = _decoder(value.encoding, kind).decode(value.data)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 #: The wrapper for Node counts STREAMING_STATISTICS_INTERVAL in milliseconds, that for Python in seconds.
 _LONGEST_IN_SECONDS = 60.0
+#: Larger values are typing mistakes.
+_MOST = 2.0**31
 #: Where the nodes of a local pipeline find each other.
 LOOPBACK = "127.0.0.1"
 
@@ -57,4 +59,4 @@ def _number(environment: Mapping[str, str], name: str, default: float) -> float:
         found = float(environment[name])
     except (KeyError, ValueError):
         return default
-    return found if 0 < found < float("inf") else default
+    return found if 0 < found < _MOST else default

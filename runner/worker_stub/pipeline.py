@@ -331,7 +331,7 @@ def at(value: Any, path: tuple[str, ...]) -> Any:
     for part in path:
         if isinstance(value, dict) and part in value:
             value = value[part]
-        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+        elif isinstance(value, list) and part.isdecimal() and len(part) <= 9 and int(part) < len(value):
             value = value[int(part)]
         else:
             return MISSING

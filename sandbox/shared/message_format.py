@@ -230,6 +230,7 @@ def _checked(cls: Type[ProcessMessage], told: Dict[str, Any], where: str) -> Dic
 _Reader = Callable[[Any, str], Any]
 #: The readers of a class's fields, made when its first message comes.
 _READERS: Dict[Type[ProcessMessage], Dict[str, _Reader]] = {}
+_INT_MAX = 2**64
 _PLAIN: Dict[str, Tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 
 
@@ -260,6 +261,9 @@ def _plain_reader(name: str, types: Tuple[type, ...]) -> _Reader:
     def read(value: Any, where: str) -> Any:
         if type(value) not in types:  # not isinstance: True is an int
             raise ValueError(f"{where} is {type(value).__name__} instead of {name}")
+        # A larger one would raise OverflowError wherever it meets a float.
+        if type(value) is int and abs(value) > _INT_MAX:
+            raise ValueError(f"{where} has more than 64 bits")
         return value
 
     return read

@@ -36,7 +36,7 @@ def net_target(text: str) -> NetTarget:
     host, colon, port_text = text.rpartition(":")
     if not colon:
         raise ValueError("it has no port")
-    if not (port_text.isascii() and port_text.isdigit() and 0 < int(port_text) <= PORT_MAX):
+    if not re.fullmatch("[0-9]{1,5}", port_text) or not 0 < int(port_text) <= PORT_MAX:
         raise ValueError(f"a port is a number from 1 to {PORT_MAX}")
     is_bracketed = host[:1] == "[" and host[-1:] == "]"
     name = host[1:-1] if is_bracketed else host

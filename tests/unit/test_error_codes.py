@@ -155,6 +155,8 @@ def test_each_limit_names_a_code_that_there_is() -> None:
         ("Timeout", ["START_TIMEOUT", "TASK_TIMEOUT"]),
         ("77", []),
         ("weather", []),
+        ("²", []),
+        pytest.param("9" * 5000, [], id="long"),
     ],
 )
 def test_codes_are_found_by_a_status_or_a_word(word: str, codes: list[str]) -> None:

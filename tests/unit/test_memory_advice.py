@@ -41,6 +41,14 @@ def test_the_size_of_a_refused_numpy_array_counts() -> None:
     assert "Try --mem 2816Mi" in told
 
 
+@pytest.mark.parametrize(
+    "text", ["Unable to allocate 1.2.3 GiB", "Unable to allocate . KiB", f"allocate {'9' * 5000} bytes"]
+)
+def test_a_size_that_is_none_does_not_count(text: str) -> None:
+    told = explain_refusal(refused(text), Limits(), 256 * MI, lambda: 250 * MI).message
+    assert "used 250 MiB. Try --mem 512Mi" in told
+
+
 def test_a_failure_of_another_kind_is_not_changed() -> None:
     failure = Failure("ALGORITHM_ERROR", "ALGORITHM_ERROR: KeyError: 'age'")
     assert explain_refusal(failure, Limits(), 256 * MI, lambda: pytest.fail("nobody asked")) is failure

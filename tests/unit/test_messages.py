@@ -200,6 +200,8 @@ def test_a_message_cannot_be_changed_but_replaced() -> None:
         (UseFolder, {"folder": 3}, "UseFolder.folder is int instead of str"),
         (Ended, {"left": [{"pid": 1}]}, "Ended without status"),
         (EndAsked, {"status": 1.5}, "EndAsked.status is float instead of int"),
+        (Progress, {"value": 2**65}, "Progress.value has more than 64 bits"),
+        (EndedProcessesPeak, {"rss_bytes": -(2**65)}, "EndedProcessesPeak.rss_bytes has more than 64 bits"),
     ],
     ids=lambda one: None if isinstance(one, type) else str(one),
 )

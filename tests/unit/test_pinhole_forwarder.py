@@ -226,6 +226,12 @@ def test_a_name_that_is_too_long_to_be_looked_up_is_refused(host: str) -> None:
         net_target(f"{host}:80")
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "²", "", "9" * 5000], ids=lambda port: port[:9])
+def test_a_port_that_is_none_is_refused(port: str) -> None:
+    with pytest.raises(ValueError, match="a port is a number from 1 to 65535"):
+        net_target(f"example.org:{port}")
+
+
 def test_the_hosts_file_names_a_machine_whatever_its_name_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,10 +177,19 @@ def test_statistics_that_would_end_hkubes_worker_are_held_back(data: Any) -> Non
 
 def test_numbers_that_are_none_count_as_nothing() -> None:
     talk = Talk()
-    talk.reports(waiting=-3, sent="9", responses=None, durations=[1.5, "x", None, True], dropped=True, more=1)
+    values = [1.5, "x", None, True, 10**400]
+    talk.reports(waiting=-3, sent="9", responses=10**400, durations=values, dropped=True, more=1)
     (said,) = talk.heard
     item = {"nodeName": "B", "sent": 0, "responses": 0, "queueSize": 0, "dropped": 0, "durations": [1.5]}
     assert said == StreamStatistics([item])
+
+
+@pytest.mark.parametrize("value", [pytest.param(10**400, id="huge"), "50", True, None])
+def test_progress_that_is_no_number_is_held_back(value: Any) -> None:
+    talk = Talk()
+    talk.says("progress", {"progress": value})
+    (said,) = talk.heard
+    assert isinstance(said, Problem) and "`progress` without a number" in said.text
 
 
 def test_discovery_updates_and_statistics_are_passed_on(serve: Serve) -> None:

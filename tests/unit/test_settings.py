@@ -77,8 +77,10 @@ def test_seconds_are_numbers(text: Any, seconds: float) -> None:
     assert made(grace_s=text).serving.grace_s == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-1", "nan", "inf", "1e10", "5s"])
-def test_an_invalid_number_of_seconds_is_reported(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "soon", "-1", "nan", "inf", "1e10", "5s", pytest.param(10**400, id="huge")]
+)
+def test_an_invalid_number_of_seconds_is_reported(text: Any) -> None:
     with pytest.raises(SettingsError, match=rf"^--grace wants a number of seconds.*{text}"):
         made(grace_s=text)
 

@@ -150,3 +150,4 @@ def test_the_variables_are_those_of_hkubes_wrappers() -> None:
     assert from_environment({"STREAMING_DISCOVERY_PORT": "x"}).port == 9022
     hosts = [from_environment({"POD_IP": one}).host for one in ("10.0.0.1", "fd00::1", "")]
     assert hosts == ["*", "[::]", "*"]  # of a cluster with IPv6
+    assert from_environment({"STREAMING_MAX_BUFFER_MB": "1e308"}).buffer_bytes == 1500 << 20
