@@ -1,8 +1,8 @@
 """The records of a Pool's tasks, in the journal of the state folder: `hkrunner runs` shows them.
 
 The user's own process writes them, since it has the tasks. A record takes 40 µs of CPU time there, twice as
-much as a tiny task. It does not hold what the task printed: a worker gets several short tasks at once, and has
-one stdout.
+much as a tiny task. It does not hold what the task printed: a worker gets several short tasks at once, and
+has one stdout.
 """
 
 from __future__ import annotations
