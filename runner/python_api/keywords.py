@@ -117,9 +117,9 @@ def arguments(
         if name == "command" and not isinstance(value, str):
             value = shlex.join(map(os.fspath, value))
         if option.kind == "many" and not isinstance(value, (str, os.PathLike)):
-            yield from (f"{option.flag}={_text(option, one)}" for one in value)
+            yield from (f"{option.flag}={_text(name, option, one)}" for one in value)
             continue
-        yield option.flag if value is True else f"{option.flag}={_text(option, value)}"
+        yield option.flag if value is True else f"{option.flag}={_text(name, option, value)}"
 
 
 def _check(name: str, option: Option, value: Any) -> None:
@@ -148,11 +148,23 @@ def _check(name: str, option: Option, value: Any) -> None:
         raise SettingsError(f"{name} wants a path, not {value!r}")
 
 
-def _text(option: Option, value: Any) -> str:
+def _text(name: str, option: Option, value: Any) -> str:
     if option.metavar == "SIZE" and isinstance(value, int):
         # A number of bytes, written in the smallest unit of the option: m, a thousandth of a byte.
         return f"{value // 1024}Ki" if value % 1024 == 0 else f"{value * 1000}m"
-    return str(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    text = str(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    check_text(name, text)
+    return text
+
+
+def check_text(name: str, text: str) -> None:
+    """Raise SettingsError for a text that no argument of a process can hold."""
+    try:
+        can_be = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        can_be = False
+    if not can_be:
+        raise SettingsError(f"{name} cannot be {text!r}: no argument can hold a NUL, or half of a character")
 
 
 def check_variables(env: Mapping[str, str]) -> None:

@@ -23,7 +23,7 @@ from ...sandbox.codec import codec
 from ..errors import SettingsError
 from ..settings.cluster_options import LOCAL
 from .command import Command, error_of
-from .keywords import RunOptions, arguments, complete_signature, variables_file
+from .keywords import RunOptions, arguments, check_text, complete_signature, variables_file
 from .results import Printed, RunEvent, TaskResult, TaskResults
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def _check(entry: Any, inputs: Any) -> None:
         )
     if entry is not None and not isinstance(entry, (str, os.PathLike)):
         raise SettingsError(f"entry wants the path of a file, not {entry!r}")
+    check_text("entry", "" if entry is None else os.fspath(entry))
     if isinstance(inputs, (str, bytes, bytearray, Mapping)) or not _is_iterable(inputs):
         raise SettingsError(
             f"inputs wants a list with the input of each task, and got {type(inputs).__name__}: for one task,"

@@ -57,6 +57,8 @@ def test_map_waits_as_those_of_other_executors() -> None:
         (lambda: hkrunner.Pool(pow, no_limits=1), hkrunner.SettingsError, "no_limits wants True or False"),
         (lambda: hkrunner.Pool(pow, read=5), hkrunner.SettingsError, "read wants one or more texts or paths"),
         (lambda: hkrunner.Pool(pow, state_dir=5), hkrunner.SettingsError, "state_dir wants a path, not 5"),
+        (lambda: hkrunner.Pool(pow, state_dir="a\0"), hkrunner.SettingsError, "state_dir cannot be 'a.x00'"),
+        (lambda: hkrunner.run("a\ud800.py", []), hkrunner.SettingsError, "entry cannot be 'a.ud800.py'"),
         (lambda: hkrunner.Pool(pow, env="A=B"), hkrunner.SettingsError, "env wants a dict of variables"),
         (
             lambda: hkrunner.Pool(pow, env={"A=": "b"}),
