@@ -186,7 +186,7 @@ def repeat_of(root: Path, name: str) -> Repeat:
         data = details.input
         if data is None:
             data = (root / "tasks" / summary.name / "input.json").read_bytes()
-        json.loads(data)
+        json.loads(data.decode())
     except FileNotFoundError:
         raise StoreError(f"task {name} cannot be run again: its input was not recorded") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -190,7 +190,7 @@ def _show(state_dir: str, task: str, as_json: bool) -> None:
                 click.echo(f"  {stream}: {size:,} bytes, see `hkrunner runs logs {details.summary.name}`")
     for name, value in (("input", details.input), ("output", details.output)):
         if value is not None:
-            click.echo(f"  {name}: {value.decode()}")
+            click.echo(f"  {name}: {value.decode('utf-8', 'replace')}")
 
 
 def _logs(state_dir: str, task: str, stderr: bool, stdout: bool, follow: bool) -> None:

@@ -92,12 +92,15 @@ def told(root: Path) -> list[tuple[str, str]]:
     return [(one.name, one.status) for one in list_tasks(root)]
 
 
-def test_a_result_with_a_number_of_any_length_is_shown(
+def test_a_result_with_any_number_and_any_bytes_is_shown(
     store: Store, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(store, "a").finish({"status": "succeed"}, ANSWER.replace(b"3", b"3" * 5000))
     _show(str(root), "a", as_json=True)
     assert json.loads(capsys.readouterr().out)["output"] == {"sum": "3" * 5000}
+    begin(store, "b").finish({"status": "succeed"}, ANSWER.replace(b"3", b'"\xff"'))
+    _show(str(root), "b", as_json=False)
+    assert '  output: {"sum":"\ufffd"}' in capsys.readouterr().out
 
 
 def test_no_record_of_others_holds_a_task_up(store: Store, root: Path) -> None:
