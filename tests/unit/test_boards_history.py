@@ -118,7 +118,11 @@ def test_a_task_can_be_repeated_with_its_input_and_settings(store: Store) -> Non
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"[1, 2", b"\xff", b'["\xed\xa0\x80"]', pytest.param(b"[" * 200_000 + b"]" * 200_000, id="deep")]
+    "content",
+    [
+        *(None, b"[1, 2", b"\xff", b'["\xed\xa0\x80"]'),
+        pytest.param(b"[" * 200_000 + b"]" * 200_000, id="deep"),
+    ],
 )
 def test_a_task_without_its_input_is_not_repeated(store: Store, content: bytes | None) -> None:
     record = run(store, "t1")
