@@ -50,6 +50,9 @@ SPECIAL = "neither a file nor a link"
 #: Most names in one line.
 _NAMED = 4
 
+#: The rules of some folders, each with the folder's path from the folder of the code.
+_Rules = list[tuple[str, list[IgnoreRule]]]
+
 
 class CodeFile(NamedTuple):
     """One file. `link`: what a symbolic link points to; None: a regular file."""
@@ -101,7 +104,7 @@ def code_files(folder: str, *, without: tuple[str, ...] = ()) -> CodeFiles:
     `without`: paths of files that are neither included nor listed as left out.
     """
     walk = _Walk(os.path.abspath(folder), {os.path.abspath(one) for one in without})
-    walk.visit("", [])
+    walk.visit_all()
     if not walk.files:
         is_by_rule = any(one.reason == BY_RULE for one in walk.left_out)
         why = ": its .hkubeignore leaves every file out" if is_by_rule else ""
@@ -119,8 +122,17 @@ class _Walk:
         self._without = without
         self._real = os.path.realpath(folder)
 
-    def visit(self, inside: str, rules: list[tuple[str, list[IgnoreRule]]]) -> None:
-        """Collect the files of one folder. `rules`: those of the folders above, each with its folder."""
+    def visit_all(self) -> None:
+        """Collect all files. Not recursive: folders may be nested deeper than Python's limit on recursion."""
+        waiting: list[tuple[str, _Rules]] = [("", [])]
+        while waiting:
+            waiting += self._visit(*waiting.pop())
+
+    def _visit(self, inside: str, rules: _Rules) -> list[tuple[str, _Rules]]:
+        """Collect the files of one folder; return the folders in it, with the rules that hold there.
+
+        `rules`: those of the folders above, each with its folder.
+        """
         path = os.path.join(self.folder, inside)
         if (file := rule_files_of(path)) is not None:
             rules = [*rules, (inside, read_rules(file))]
@@ -131,12 +143,16 @@ class _Walk:
             raise SettingsError(
                 f"{path} cannot be read: {error.strerror}; {IGNORE_FILE} can leave it out"
             ) from None
+        folders = []
         for entry in found:
-            if entry.path not in self._without:
-                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                    self._add(entry, os.path.join(inside, entry.name), rules)
+            name = os.path.join(inside, entry.name)
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                if entry.path not in self._without and self._add(entry, name, rules):
+                    folders.append((name, rules))
+        return folders
 
-    def _add(self, entry: os.DirEntry[str], name: str, rules: list[tuple[str, list[IgnoreRule]]]) -> None:
+    def _add(self, entry: os.DirEntry[str], name: str, rules: _Rules) -> bool:
+        """Add a file or what is left out; return whether it is a folder that belongs to the code."""
         is_folder = entry.is_dir(follow_symlinks=False)
         shown = f"{name}/" if is_folder else name
         reason = self._reason(entry, is_folder=is_folder)
@@ -146,13 +162,12 @@ class _Walk:
             reason = None if _is_included(shown, rules) else SECRET
         if reason is not None:
             self.left_out.append(LeftOut(shown, reason))
-        elif is_folder:
-            self.visit(name, rules)
-        else:
+        elif not is_folder:
             status = entry.stat(follow_symlinks=False)
             link = os.readlink(entry.path) if entry.is_symlink() else None
             size = 0 if link is not None else status.st_size
             self.files.append(CodeFile(name, entry.path, size, bool(status.st_mode & stat.S_IXUSR), link))
+        return is_folder and reason is None
 
     def _reason(self, entry: os.DirEntry[str], *, is_folder: bool) -> str | None:
         if is_folder:
@@ -190,7 +205,7 @@ def _is_secret(name: str, *, is_folder: bool) -> bool:
     return name in _SECRET_FILES or (name.startswith(_SECRET_BEGINNING) and not name.endswith(_EXAMPLES))
 
 
-def _is_included(shown: str, rules: list[tuple[str, list[IgnoreRule]]]) -> bool:
+def _is_included(shown: str, rules: _Rules) -> bool:
     """Whether a line with ! names it; one that names a file in a folder does not include the whole folder."""
     for folder, of_folder in rules:
         path = shown[len(folder) + 1 :] if folder else shown
@@ -202,7 +217,7 @@ def _is_included(shown: str, rules: list[tuple[str, list[IgnoreRule]]]) -> bool:
     return False
 
 
-def _is_ignored(name: str, rules: list[tuple[str, list[IgnoreRule]]], *, is_folder: bool) -> bool:
+def _is_ignored(name: str, rules: _Rules, *, is_folder: bool) -> bool:
     """Whether the rules leave the file out: the last one that applies decides."""
     ignored = False
     for folder, of_folder in rules:

@@ -27,6 +27,8 @@ _OFFLINE = re.compile(
 _LINES_KEPT = 200
 _LINES_SHOWN = 6
 _LINE_MAX = 400
+#: Bytes of a line that are read at once: a build may print without end.
+_READ_MAX = 64 * 1024
 _PIP_OPTIONS = ("--no-input", "--progress-bar", "off")
 _PIP_WITH_PYTHON = [22, 3]
 #: How long the installer may take to clean up when it is interrupted.
@@ -178,7 +180,7 @@ def _run(
 
 
 def _lines(stream: IO[bytes]) -> Iterator[str]:
-    for data in stream:
+    for data in iter(lambda: stream.readline(_READ_MAX), b""):
         line = data.decode("utf-8", "replace").rstrip().rpartition("\r")[2]
         shown = "".join(one if one.isprintable() else " " for one in without_login(line)).rstrip()
         if shown:

@@ -118,6 +118,15 @@ def test_a_rule_that_is_not_understood_is_refused_with_its_line(tmp_path: Path, 
         code_files(tmp_path)
 
 
+def test_folders_may_be_nested_deeper_than_functions_may_call_each_other(tmp_path: Path) -> None:
+    folder = tmp_path
+    for _ in range(600):
+        folder = folder / "d"
+        folder.mkdir()
+    (folder / "main.py").touch()
+    assert [os.path.basename(name) for name in names(tmp_path)] == ["main.py"]
+
+
 def test_a_folder_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="there is no code"):
         code_files(tmp_path)
