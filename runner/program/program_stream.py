@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from ...sandbox.shared.message_format import Memfd
 from ...sandbox.shared.messages import Done
@@ -70,7 +70,7 @@ def _samples(values: list[Any]) -> list[float]:
     return [one for one in values if is_number(one)]
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether the value is a number that a float can hold; not a NaN or an Infinity."""
     # Not math.isfinite(): it raises OverflowError for 10**400, which JSON can hold.
     is_any = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -142,7 +142,7 @@ def test_the_target_of_a_link_is_read_only_as_far_as_a_path_goes(tmp_path: Path)
     archive = packed(tmp_path / "a.zip", ("link", ("link", "x" * 10_000_000)), kind="zip")
     tracemalloc.start()
     try:
-        with pytest.raises(SettingsError, match="^a.zip cannot be unpacked to .*: File name too long$"):
+        with pytest.raises(SettingsError, match=r"^a\.zip cannot be unpacked to .*: File name too long$"):
             unpack(archive, str(tmp_path / "cache"))
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:

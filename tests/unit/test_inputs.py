@@ -84,7 +84,7 @@ def test_stdin_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     saved, folder = os.dup(0), os.open(tmp_path, os.O_RDONLY)
     os.dup2(folder, 0)
     try:
-        with pytest.raises(SettingsError, match="^stdin cannot be read: Is a directory$"):
+        with pytest.raises(SettingsError, match=r"^stdin cannot be read: Is a directory$"):
             list(read_inputs(("-",), None, str(tmp_path)))
     finally:
         os.dup2(saved, 0)

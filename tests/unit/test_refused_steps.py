@@ -31,7 +31,7 @@ def test_a_build_context_that_cannot_be_written_or_listed_is_one_sentence(
     with pytest.raises(SettingsError, match=sentence):
         build_image.build_image(settings, request, "1.0", lambda line: None)
     monkeypatch.setattr(os, "listdir", refuse)
-    with pytest.raises(SettingsError, match="^--context made cannot be used: Permission denied$"):
+    with pytest.raises(SettingsError, match=r"^--context made cannot be used: Permission denied$"):
         build_image.build_image(settings, request, "1.0", lambda line: None)
 
 
