@@ -1,1 +1,1 @@
-"""What all three processes need: frames, limits, outcomes, the user's entry. Every package may import it."""
+"""What all three processes need: frames, limits, outcomes, the user's entry. All packages may import it."""

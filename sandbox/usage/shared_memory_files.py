@@ -9,8 +9,7 @@
   that no stranger can know the folder, and no stranger holds a file in it.
 * What existed before the run is never the run's, nor is what belongs to another user.
 
-The kernel reports a new file at once (name_watch.py), so that a scan finds it while it is open. A file's
-name is never a proof.
+The kernel reports a new file at once (name_watch.py): a scan finds it open. A file's name is never a proof.
 """
 
 from __future__ import annotations
@@ -97,8 +96,7 @@ class ShmFiles:
         self._announced: dict[str, float] = {}  # when the path of a file was reported that is not there yet
         self._opened: set[tuple[int, Key]] = set()  # by which process, and that it was there before
         self._others: set[Key] = set()  # files and folders that strangers have made, or may have made
-        #: Folders without a file, pipes and links that appeared during the run: nothing in them proves who
-        #: made them.
+        #: Folders without a file, pipes and links that are new: nothing in them proves who made them.
         self._empty: dict[Key, str] = {}
         #: The run's files, as of the last scan.
         self.found: dict[Key, File] = {}
