@@ -41,8 +41,9 @@ def run_tasks(
         "--entry", ALGORITHMS / algorithm, *given, "--json", *args, cwd=cwd, env=env, deadline_s=deadline_s
     )
     # Exceptions of the user's code are shown without "Traceback", so this would be one of hkrunner. Python
-    # itself shows one for what it ignores, such as a thread that had no memory to begin.
-    ours = re.sub(r"Exception ignored in .*\nTraceback", "", ended.stderr)
+    # itself shows one for what it ignores, such as a thread that had no memory to begin; the last output of a
+    # task that was killed shows it again, indented.
+    ours = re.sub(r"Exception ignored in .*\n *Traceback", "", ended.stderr)
     assert "Traceback (most recent call last)" not in ours, ended.stderr
     return Run(ended.status, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr)
 
