@@ -30,7 +30,8 @@ def test_a_build_context_that_cannot_be_written_or_listed_is_one_sentence(
     sentence = rf"^the build context cannot be written: {tmp_path}/made/code: Permission denied$"
     with pytest.raises(SettingsError, match=sentence):
         build_image.build_image(settings, request, "1.0", lambda line: None)
-    monkeypatch.setattr(os, "listdir", refuse)
+    names_in = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda one: refuse(one) if one.endswith("/made") else names_in(one))
     with pytest.raises(SettingsError, match=r"^--context made cannot be used: Permission denied$"):
         build_image.build_image(settings, request, "1.0", lambda line: None)
 
