@@ -150,9 +150,9 @@ def temporary_folder(root: str, prefix: str, stack: contextlib.ExitStack) -> str
     from ...sandbox.linux.abandoned import remove_abandoned, signed_name  # late: not with a state folder
 
     folder = os.path.join(root, signed_name(prefix))
-    os.mkdir(folder, 0o700)
     stack.callback(remove_abandoned, root, prefix)
-    stack.callback(_remove, folder)
+    stack.callback(_remove, folder)  # first: a signal may end us in between; the name is this process's alone
+    os.mkdir(folder, 0o700)
     return folder
 
 

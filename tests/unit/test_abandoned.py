@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.runner.console.output_file import OutputFile
+from hkrunner.runner.prepare.prepare import temporary_folder
 from hkrunner.sandbox.linux import abandoned
 from hkrunner.sandbox.linux.abandoned import remove_abandoned, signed_name
 
@@ -109,3 +111,21 @@ def test_the_unfinished_part_of_an_output_file_goes_with_the_next_run(
     ending(file)
     made = ["out.json"] if ending is OutputFile.commit else []
     assert sorted(os.listdir(tmp_path)) == [".out.json.mine.part", *made]
+
+
+def test_a_folder_is_removed_if_a_signal_comes_right_after_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = os.mkdir
+
+    def make_and_be_ended(path: str, mode: int) -> None:
+        make(path, mode)
+        raise KeyboardInterrupt
+
+    with contextlib.ExitStack() as stack:
+        monkeypatch.setattr(os, "mkdir", make_and_be_ended)
+        with pytest.raises(KeyboardInterrupt):
+            temporary_folder(str(tmp_path), "hkrunner-code-", stack)
+        monkeypatch.undo()
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
