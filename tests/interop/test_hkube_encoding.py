@@ -12,6 +12,7 @@ import pytest
 from hkrunner.runner.protocol import encoding
 from hkrunner.sandbox.codec import codec
 from support import npm
+from support.interop_packages import ENCODING
 from support.programs import run
 
 # The first one installs the package.
@@ -50,7 +51,7 @@ RESULTS: list[tuple[str, Any, Any]] = [
 
 
 def in_node(*orders: dict[str, Any]) -> list[str]:
-    folder = npm.folder_with("@hkube/encoding@2")
+    folder = npm.folder_with(ENCODING)
     script = folder / "ask.js"
     script.write_text(SCRIPT)
     ended = run(["node", script], cwd=folder, input="\n".join(map(json.dumps, orders)), deadline_s=60)

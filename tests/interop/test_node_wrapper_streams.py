@@ -62,7 +62,7 @@ def start(args, api):
 
 @pytest.fixture(scope="session")
 def modules() -> Path:
-    return node_wrapper.installed_with_streams() / "node_modules"
+    return node_wrapper.installed() / "node_modules"
 
 
 def run(folder: Path, modules: Path, input: list[int], **code: str) -> AbstractContextManager[Program]:

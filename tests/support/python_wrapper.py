@@ -100,6 +100,7 @@ def _pip(venv: Path, *what: str) -> None:
             "install",
             "--quiet",
             "--disable-pip-version-check",
+            "--no-compile",  # most is never imported
             *what,
         ]
     )
