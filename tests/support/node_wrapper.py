@@ -23,8 +23,10 @@ def installed() -> Path:
     folder = npm.folder_with(PACKAGE, ZEROMQ)
     shutil.rmtree(folder / "node_modules/@hkube/worker-data-adapter/node_modules/zeromq", ignore_errors=True)
     file = folder / "node_modules/zeromq/package.json"
-    package = {**json.loads(file.read_text()), "main": "v5-compat.js"}
-    if package.pop("exports", None) is not None:
+    package = json.loads(file.read_text())
+    if package["main"] != "v5-compat.js":
+        package["main"] = "v5-compat.js"
+        package.pop("exports", None)
         changed = file.with_name(f"package.json.{os.getpid()}")
         changed.write_text(json.dumps(package))
         changed.replace(file)  # at once: a test beside this one may read it
