@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 #: Signals after which hkrunner shuts down: stop(), the grace, exit(), complete records.
+#: As in sandbox/shared/stop_signals.py, whose import would delay the start of every command.
 STOP_SIGNALS = (
     signal.SIGINT,
     signal.SIGTERM,

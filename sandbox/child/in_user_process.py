@@ -33,6 +33,7 @@ from typing import Any, NoReturn
 
 from ..shared.message_format import ProcessMessage, encode
 from ..shared.messages import Failed
+from ..shared.stop_signals import STOP_SIGNALS
 from ..shared.user_process_messages import EndAsked, LastWord
 from . import exception_report
 from .api import Api
@@ -45,14 +46,7 @@ _BARE_NAMES = "__main__ abc codecs encodings genericpath io os posixpath site st
 BARE = frozenset((*sys.builtin_module_names, *_BARE_NAMES.split(), "_collections_abc", "_sitebuiltins"))
 _Handler = Callable[[int, FrameType | None], Any]
 #: Signals that shut the run down, unless the user's code handles them itself.
-_END_SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGXCPU,
-)
+_END_SIGNALS = tuple(one for one in STOP_SIGNALS if one != signal.SIGINT)
 
 
 class DebuggerQuit(Exception):

@@ -10,24 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from ..linux import kernel
 from ..shared.isolation_policy import LEVELS
 from ..shared.messages import Spawn
+from ..shared.stop_signals import STOP_SIGNALS
 from .confinement import Confinement
 
 if TYPE_CHECKING:
     from ..isolation.namespace_init import NamespaceInit
 
 #: What the warden ignores: the parent obeys these, and batch systems send some to all processes of a job.
-IGNORED_SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGXCPU,
-    signal.SIGALRM,
-    signal.SIGVTALRM,
-    signal.SIGPROF,
-)
+IGNORED_SIGNALS = (*STOP_SIGNALS, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF)
 _PROBLEM_MAX = 4000
 
 

@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
+from hkrunner.runner.io import signals
+from hkrunner.sandbox.shared import stop_signals
 from support.local import ALGORITHMS
 from support.programs import HKRUNNER, Program, run, serving
 from support.waiting import wait_until
@@ -33,6 +35,10 @@ def test_a_signal_stops_in_order(number: signal.Signals, tmp_path: Path) -> None
     assert program.stdout == []
     assert "Traceback" not in said
     assert not (tmp_path / ".hkrunner" / "tasks" / "t2").exists()
+
+
+def test_all_processes_have_the_same_signals_that_end_a_run() -> None:
+    assert stop_signals.STOP_SIGNALS == signals.STOP_SIGNALS
 
 
 def test_json_reports_a_stopped_task(tmp_path: Path) -> None:
