@@ -9,6 +9,7 @@ import ipaddress
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,15 @@ ENGINES = tuple(_PROBES)
 ANSWER_S = 20.0
 #: Seconds for an engine to clean up after it was interrupted.
 _END_S = 10.0
+#: Becomes the engine, after it has asked the kernel for SIGTERM at the end of hkrunner: if that was killed by
+#: SIGKILL, the engine would build on for minutes, for nobody. Python itself ignores SIGPIPE.
+_STARTER = (
+    "import ctypes, os, signal, sys\n"
+    f"ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)}, 0, 0, 0)\n"
+    "if os.getppid() != int(sys.argv[1]): sys.exit(143)\n"
+    "signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+    "os.execv(sys.argv[2], sys.argv[2:])\n"
+)
 
 
 class Engine(NamedTuple):
@@ -72,9 +82,12 @@ def find_engine(wanted: str | None) -> Engine:
 def carry_out(words: Sequence[str], what: str) -> None:
     """Run the engine, with its output on stderr. Raises HkrunnerError if it fails."""
     process = None
+    starter = [sys.executable, "-I", "-S", "-c", _STARTER, str(os.getpid())]
     try:
         with signals_wait():
-            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
+            process = subprocess.Popen(
+                [*starter, *words], stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno()
+            )
         status = process.wait()
     except BaseException:
         if process is None:
