@@ -15,7 +15,7 @@ from typing import IO
 
 from ..errors import InstallFailed
 from ..settings.cluster_options import SECRET_VARIABLES
-from .interpreter import Interpreter
+from .interpreter import ANSWER_S, Interpreter
 from .requirement_sources import Requirements, without_login
 
 #: What the system says when a host cannot be reached, in the messages of pip and uv.
@@ -117,12 +117,16 @@ def install(
 
 
 def _pip_installs_elsewhere(base: Interpreter) -> bool:
-    """Whether this Python has a pip that installs into another environment (pip 22.3).
+    """Whether this Python has a pip that installs into another environment (pip 22.3), and says so in time.
 
     A pip of the new environment's own takes seconds to install, and Debian's Python has none to install.
     """
     code = "import pip; print(*pip.__version__.split('.')[:2])"
-    asked = subprocess.run([base.path, "-I", "-c", code], stdin=subprocess.DEVNULL, capture_output=True)
+    words = [base.path, "-I", "-c", code]
+    try:
+        asked = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_S)
+    except subprocess.TimeoutExpired:
+        return False
     version = [int(part) for part in asked.stdout.split() if part.isdigit()]
     return asked.returncode == 0 and version >= _PIP_WITH_PYTHON
 

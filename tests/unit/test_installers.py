@@ -38,11 +38,14 @@ def commands(folder: Path, packages: tuple[str, ...], monkeypatch: pytest.Monkey
 
 
 def test_a_python_that_does_not_answer_is_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interpreter, "ANSWER_S", 0.02)
+    for module in (interpreter, installers):
+        monkeypatch.setattr(module, "ANSWER_S", 0.02)
     (tmp_path / "slow").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "slow").chmod(0o755)
     with pytest.raises(SettingsError, match=r"^--python \./slow \(.*\): it did not answer within 0.02 s$"):
         probe("./slow", str(tmp_path))
+    without_pip = interpreter.Interpreter(str(tmp_path / "slow"), (3, 12, 0), frozenset())
+    assert not installers._pip_installs_elsewhere(without_pip), "a pip that cannot be imported is none"
 
 
 def test_a_list_that_only_names_another_one_is_installed(
