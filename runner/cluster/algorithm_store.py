@@ -104,9 +104,7 @@ class AlgorithmStore:
         if builds:
             values["options"] = {"forceBuild": True}
         body = form_body(values, package, package_name, progress=progress)
-        answer = self._api.decoded(
-            self._api.call("POST", "store/algorithms/apply", body, may_repeat=not builds)
-        )
+        answer = self._api.call("POST", "store/algorithms/apply", body, may_repeat=not builds)
         content = _object(answer, self._api)
         build_id = content.get("buildId")
         return ApplyAnswer(
@@ -121,8 +119,7 @@ class AlgorithmStore:
         """Remove the algorithm, and return what the cluster says. Raises ClusterError if it is used."""
         query = f"force={_word(force)}&keepOldVersions={_word(keeps_versions)}"
         self.get(name)
-        answer = self._api.call("DELETE", f"store/algorithms/{quote(name)}?{query}")
-        content = self._api.decoded(answer)
+        content = self._api.call("DELETE", f"store/algorithms/{quote(name)}?{query}")
         return str(content.get("message") if isinstance(content, dict) else content)
 
     # ---- builds

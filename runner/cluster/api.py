@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
@@ -23,7 +24,7 @@ from ..protocol.messages import printable
 from .address import Cluster
 from .login import Login
 from .pace import RequestPace
-from .refusals import RequestRefused, error_of
+from .refusals import RequestRefused, error_of, is_of_gateway, words_of_gateway
 from .transport import ANSWER_MAX, AnswerLost, Body, HttpAnswer, NotSent, Transport
 
 #: How long an outage may last: the cluster's own parts are restarted within a few minutes.
@@ -82,6 +83,7 @@ class ClusterApi:
         path = urlsplit(cluster.url).path
         self._prefix = path or None  #: the part of the path before /api/v1; None: not known yet
         self._storage: StorageFacts | None = None
+        self._is_known = False  #: whether something has answered here as HKube does
         self._heard_at: float | None = None  #: when the cluster last answered
         self._is_in_trouble = False
 
@@ -106,11 +108,12 @@ class ClusterApi:
         """Return the decoded answer of at most `most` bytes. `path` is below /api/v1/."""
         words = urlencode(query)
         target = f"{quote(path)}?{words}" if words else quote(path)
-        return self._json(self.call("GET", target, most=most, is_outage=is_outage))
+        return self.call("GET", target, most=most, is_outage=is_outage)
 
     def get_bytes(self, path: str) -> bytes:
         """Return the body of the answer as it is."""
-        return self.call("GET", quote(path), most=RESULT_MAX).body
+        body: bytes = self.call("GET", quote(path), most=RESULT_MAX, read=attrgetter("body"))
+        return body
 
     def post(self, path: str, value: object, *, may_repeat: bool = False) -> Any:
         """Send the value as JSON, and return the decoded answer.
@@ -121,7 +124,7 @@ class ClusterApi:
 
     def post_body(self, path: str, body: Body, *, may_repeat: bool = False) -> Any:
         """Send a body that is JSON already, as post() does."""
-        return self._json(self.call("POST", path, body, may_repeat=may_repeat))
+        return self.call("POST", path, body, may_repeat=may_repeat)
 
     def call(
         self,
@@ -132,11 +135,13 @@ class ClusterApi:
         may_repeat: bool | None = None,
         most: int = ANSWER_MAX,
         is_outage: Statuses = _GATEWAY,
-    ) -> HttpAnswer:
-        """Send a request, and return the answer; its status is below 300. `path` is quoted already.
+        read: Callable[[HttpAnswer], Any] | None = None,
+    ) -> Any:
+        """Send a request, and return the decoded answer. `path` is quoted already.
 
         may_repeat: whether a second request does no harm; None: for GET only. most: bytes of the answer.
-        is_outage: statuses that are waited for, as a lost connection is.
+        is_outage: statuses that are waited for, as a lost connection is. read: what decodes an answer that is
+        no JSON.
         """
         repeats = method == "GET" if may_repeat is None else may_repeat
         if self._prefix is None:
@@ -144,22 +149,19 @@ class ClusterApi:
         if self._login.is_due:
             self._log_in()
         exchange = partial(
-            self._exchange, method, path, body, may_repeat=repeats, most=most, is_outage=is_outage
+            self._exchange, method, path, body, may_repeat=repeats, most=most, is_outage=is_outage, read=read
         )
-        answer = exchange()
+        answer, value = exchange()
         if answer.status == 401:
             self._log_in()  # the token has expired, or this is the first request
-            answer = exchange()
+            answer, value = exchange()
             if answer.status == 401:
                 raise ClusterError(
                     f"{self.cluster.name} has accepted the login of {self.cluster.username}, and refuses the"
                     " request (HTTP 401): the user may lack a role for it (view, edit, execute, delete)"
                 )
-        return self._accepted(answer)
-
-    def decoded(self, answer: HttpAnswer) -> Any:
-        """Return the JSON in the answer. Raises ClusterError if it is something else."""
-        return self._json(answer)
+        self._check(answer)
+        return value
 
     def abort(self) -> None:
         """End the request that is being made, from another thread; until resume() no other can be made."""
@@ -174,7 +176,7 @@ class ClusterApi:
     def _connect(self) -> StorageFacts:
         """Find the path of the API if the URL has none, and return the facts about the storage."""
         if self._prefix is not None:
-            return _facts_of(self._json(self.call("GET", "storage/info")))
+            return _facts_of(self.call("GET", "storage/info"))
         for prefix in PREFIXES:
             facts = self._facts_at(prefix)
             if facts is not None:
@@ -190,7 +192,7 @@ class ClusterApi:
         self._prefix = prefix
         is_found = False
         try:
-            facts = _facts_of(self._json(self.call("GET", "storage/info")))
+            facts = _facts_of(self.call("GET", "storage/info"))
             is_found = True
         except NotJson:
             return None
@@ -212,8 +214,9 @@ class ClusterApi:
         may_repeat: bool,
         most: int = ANSWER_MAX,
         is_outage: Statuses = _GATEWAY,
-    ) -> HttpAnswer:
-        """Return the answer to the request, sent as often as it takes and may be."""
+        read: Callable[[HttpAnswer], Any] | None = None,
+    ) -> tuple[HttpAnswer, Any]:
+        """Return the answer to the request, sent as often as it takes and may be, and what it says."""
         outage: Outage | None = None
         busy = 0
         while True:
@@ -226,6 +229,7 @@ class ClusterApi:
                 if answer.status in is_outage:
                     whose = "the gateway" if answer.status in _GATEWAY else "the api-server"
                     raise AnswerLost(str(error_of(whose, answer.status, answer.body)))
+                value = self._value(answer, read or self._json, waits=may_repeat and self._is_known)
             except (NotSent, AnswerLost) as error:
                 if isinstance(error, AnswerLost) and not may_repeat:
                     raise AnswerLost(
@@ -241,15 +245,34 @@ class ClusterApi:
                 continue
             self._heard()
             if answer.status != 429:
-                return answer
+                return answer, value
             busy += 1
             if busy == BUSY_MAX:
                 raise error_of(self.cluster.name, answer.status, answer.body)
             self._pace.refused()
             self._sleep(BUSY_PAUSE_S)
 
-    def _accepted(self, answer: HttpAnswer) -> HttpAnswer:
-        """Return the answer if the request was accepted; raise what it says otherwise."""
+    def _value(self, answer: HttpAnswer, read: Callable[[HttpAnswer], Any], *, waits: bool) -> Any:
+        """Return what the answer says, None if it refuses.
+
+        waits: raise AnswerLost for the answer of a gateway in the API's place: a page about maintenance, a
+        login, a service that it does not find for a while.
+        """
+        if waits and is_of_gateway(answer):
+            raise AnswerLost(words_of_gateway(answer))
+        if answer.status >= 300:
+            return None
+        try:
+            value = read(answer)
+        except NotJson:
+            if not waits:
+                raise
+            raise AnswerLost(words_of_gateway(answer)) from None
+        self._is_known = True
+        return value
+
+    def _check(self, answer: HttpAnswer) -> None:
+        """Raise what the answer says unless the request was accepted."""
         if 300 <= answer.status < 400:
             location = _redirection(self.base_url, str(answer.headers.get("Location", "")))
             raise ClusterError(
@@ -257,7 +280,6 @@ class ClusterApi:
             )
         if answer.status >= 400:
             raise error_of(self.cluster.name, answer.status, answer.body)
-        return answer
 
     def _log_in(self) -> None:
         body = json_body(json.dumps(self._login.credentials()).encode())
@@ -265,9 +287,10 @@ class ClusterApi:
         outage = Outage(self._heard_at if self._login.was_accepted else None, self._clock())
         is_told = False
         while True:
-            answer = self._exchange("POST", "auth/login", body, may_repeat=True)
+            answer, value = self._exchange("POST", "auth/login", body, may_repeat=True)
             try:
-                self._login.accept(self._json(self._accepted(answer)))
+                self._check(answer)
+                self._login.accept(value)
                 return
             except RequestRefused as error:
                 # Keycloak's refusal arrives as 500 with the text of HKube's own HTTP client.

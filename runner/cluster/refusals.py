@@ -1,4 +1,4 @@
-"""Turns each answer of the API that refuses a request into one sentence, with an exit status."""
+"""Turns each answer that refuses a request into one sentence, with an exit status; knows gateways."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import ClusterError, EntryNotFound, HkrunnerError
 from ..protocol.messages import printable
+from .transport import HttpAnswer
 
 #: Characters of the server's own text that a message shows; what matters of a longer one is at its beginning.
 _TEXT_MAX = 500
@@ -68,6 +69,31 @@ def words_of(body: bytes) -> str:
         words = message if isinstance(message, str) else json.dumps(error)
         return _line("; ".join([words, *_details(error.get("details"))]))
     return _line(error if isinstance(error, str) else json.dumps(error))
+
+
+def is_of_gateway(answer: HttpAnswer) -> bool:
+    """Whether the answer cannot be the API's: it redirects nobody, and its errors are JSON.
+
+    It has a page of HTML for one thing, a route that it does not know: "Cannot GET /x".
+    """
+    if answer.status == 404:
+        return bool(answer.body.strip()) and not _is_json(answer.body) and b"Cannot " not in answer.body
+    is_page = answer.status < 300 and answer.headers.get_content_type() == "text/html"
+    return is_page or 300 <= answer.status < 400
+
+
+def words_of_gateway(answer: HttpAnswer) -> str:
+    """Return what a message says about an answer that is not the API's."""
+    title = _title_of(answer.body)
+    return f"something else answers in its place ({f'{title}, ' if title else ''}HTTP {answer.status})"
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _title_of(page: bytes) -> str:

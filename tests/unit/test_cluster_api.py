@@ -152,8 +152,12 @@ def test_a_missing_algorithm_is_told_apart() -> None:
         {"close": "within", "is_done": True},
         {"status": 502, "body": b"<html>Bad Gateway</html>"},
         {"status": 504},
+        {"status": 200, "body": b"<html><title>Maintenance</title></html>"},
+        {"status": 200, "body": b"{half"},
+        {"status": 302, "headers": {"Location": "https://login.example"}},
+        {"status": 404, "body": b"404 page not found", "content_type": "text/plain"},
     ],
-    ids=["no answer", "half an answer", "502", "504"],
+    ids=["no answer", "half an answer", "502", "504", "a page", "no JSON", "a redirection", "404"],
 )
 def test_what_only_reads_is_sent_again_until_it_is_answered(fault: dict[str, Any]) -> None:
     said: list[str] = []
@@ -167,6 +171,19 @@ def test_what_only_reads_is_sent_again_until_it_is_answered(fault: dict[str, Any
     assert said[0].startswith("◌ lab is not reached: ")
     assert said[0].endswith("; retrying")
     assert said[1] == "● lab answers again"
+
+
+def test_a_page_of_a_gateway_is_no_result() -> None:
+    said: list[str] = []
+    page = Fault("GET .*/stream/", 200, b"<html><title>Sorry</title></html>", content_type="text/html")
+    with server().running() as fake:
+        api, _ = client(fake, said)
+        assert api.storage
+        fake.stored["a/b"], fake.faults = b"value", [page]
+        assert api.get_bytes("storage/stream/a/b") == b"value"
+        with pytest.raises(RequestRefused, match="no such route"):
+            api.get("no/such/route")  # HKube's own page of HTML is not waited for
+    assert said[0] == "◌ lab is not reached: something else answers in its place (Sorry, HTTP 200); retrying"
 
 
 @pytest.mark.parametrize(
