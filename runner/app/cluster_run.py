@@ -266,7 +266,7 @@ class ClusterRun:
             self._post(self._output.warn)("■ nothing was submitted")
             return
         try:
-            is_stopped = self._job.stop("stopped by Ctrl-C in hkrunner")
+            is_stopped = self._job.stop()
         except Interrupted:
             return
         except HkrunnerError as error:

@@ -154,9 +154,19 @@ class ClusterJob:
             raise ClusterError(f"{self._api.cluster.name} answered with something else than a status")
         return status
 
-    def stop(self, reason: str) -> bool:
+    def stop(self) -> bool:
         """Stop the job; return False if there was nothing to stop."""
-        named = {"jobId": self.id} if self.id is not None else {"pipelineName": self.name}
+        if self.id is None:
+            return self._stops({"pipelineName": self.name})
+        if self._stops({"jobId": self.id}):
+            return True
+        # HKube stops what is pending, active or paused, and in another state (resumed) only if that is named.
+        status = self.status()
+        state = str(status.get("status"))
+        return end_of(status) is None and self._stops({"jobId": self.id, "statusToStop": state})
+
+    def _stops(self, named: Mapping[str, str]) -> bool:
+        """Have the cluster stop the job that is named so; return False if it finds none to stop."""
         try:
             self._api.post("exec/stop", named, may_repeat=True)
         except RequestRefused as error:

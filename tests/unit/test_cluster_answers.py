@@ -15,6 +15,7 @@ from hkrunner.runner.cluster.api import ClusterApi, json_body
 from hkrunner.runner.cluster.job import ClusterJob
 from hkrunner.runner.cluster.job_answers import JobEnd
 from hkrunner.runner.cluster.job_tasks import cluster_tasks
+from hkrunner.runner.cluster.refusals import RequestRefused
 from hkrunner.runner.cluster.stored_values import json_of_stored
 from hkrunner.runner.errors import ClusterError, HkrunnerError
 from support.clock import Clock
@@ -186,6 +187,21 @@ def test_a_job_whose_status_does_not_change_is_waited_for() -> None:
         assert job.wait(progress.append).status == "completed"
         asked = sum("exec/results" in one for one in fake.requests)
         assert len(progress) == 40 and asked == 3, "every 20 s of the 80, and not more often"
+
+
+@pytest.mark.parametrize(("state", "is_stopped"), [("resumed", True), ("completed", False)])
+def test_a_job_that_hkube_stops_only_if_its_state_is_named_is_stopped(state: str, is_stopped: bool) -> None:
+    asked: list[dict[str, str]] = []
+
+    class Resumed(Answers):
+        def post(self, path: str, *value: Any, **_: object) -> Any:
+            asked.extend(value)
+            if "statusToStop" not in asked[-1]:
+                raise RequestRefused("no", 404, "No jobs found matching criteria (statuses: active, …)")
+
+    api: Any = Resumed({"exec/status": {"status": state}})
+    assert ClusterJob(api, "sq-1", {"sq": [0]}, "job1").stop() is is_stopped
+    assert asked == [{"jobId": "job1"}, {"jobId": "job1", "statusToStop": "resumed"}][: 1 + is_stopped]
 
 
 def test_a_job_outlives_an_api_server_whose_database_is_away() -> None:

@@ -57,10 +57,10 @@ def test_a_slow_interrupt_does_not_end_the_request_that_stops_the_job(
                 abort()
                 is_aborted.set()
 
-            def stop_after_the_abort(reason: str) -> bool:
+            def stop_after_the_abort() -> bool:
                 is_stopping.set()
                 is_aborted.wait(10)
-                return stop(reason)
+                return stop()
 
             monkeypatch.setattr(run._api, "abort", late_abort)
             monkeypatch.setattr(run._job, "stop", stop_after_the_abort)
