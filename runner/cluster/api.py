@@ -24,7 +24,7 @@ from ..protocol.messages import printable
 from .address import Cluster
 from .login import Login
 from .pace import RequestPace
-from .refusals import RequestRefused, error_of, is_of_gateway, words_of_gateway
+from .refusals import ROLES, RequestRefused, error_of, is_of_gateway, words_of_gateway
 from .transport import ANSWER_MAX, AnswerLost, Body, HttpAnswer, NotSent, Transport
 
 #: How long an outage may last: the cluster's own parts are restarted within a few minutes.
@@ -45,8 +45,8 @@ SERVER_OUTAGE = _GATEWAY | {500}
 RESULT_MAX = 2_000_000_000
 #: A body is sent in pieces of this size: a timeout holds for each, and a large one takes its time.
 _PIECE = 64 * 1024
-#: Keycloak itself has refused a login. Any other error of a login may mean that Keycloak was not reached.
-_REFUSED_LOGIN = re.compile(r"status code 4\d\d")
+#: Keycloak itself has refused a login. Any other error may mean that Keycloak was not reached, or is busy.
+_REFUSED_LOGIN = re.compile(r"status code 4(?!08|29)\d\d")
 
 Statuses = frozenset[int]
 
@@ -158,7 +158,7 @@ class ClusterApi:
             if answer.status == 401:
                 raise ClusterError(
                     f"{self.cluster.name} has accepted the login of {self.cluster.username}, and refuses the"
-                    " request (HTTP 401): the user may lack a role for it (view, edit, execute, delete)"
+                    f" request (HTTP 401): the user may lack a role for it ({ROLES})"
                 )
         self._check(answer)
         return value

@@ -15,6 +15,10 @@ from .transport import HttpAnswer
 _TEXT_MAX = 500
 _MISSING_ALGORITHM = re.compile(r"algorithm (\S+) Not Found")
 _MISSING_IMAGE = re.compile(r"missing image for algorithm (\S+)")
+#: What the api-server's Keycloak adapter answers to a token without the role that a route wants.
+_ACCESS_DENIED = "Access denied"
+#: The roles of HKube's API.
+ROLES = "view, edit, execute, delete"
 _MEANINGS = {
     403: "access is forbidden",
     404: "there is no such route; is this the address of HKube's api-server?",
@@ -49,6 +53,8 @@ def error_of(cluster: str, status: int, body: bytes) -> HkrunnerError:
         )
     if status == 400 and (found := _MISSING_IMAGE.fullmatch(text)) is not None:
         text = f"the algorithm {found[1]} has no image: its build is not over, or it has failed"
+    if status == 403 and text == _ACCESS_DENIED:
+        text = f"the user may lack a role ({ROLES})"
     shown = text or _MEANINGS.get(status) or _title_of(body) or "the answer has no text"
     return RequestRefused(f"{cluster} refused the request: {shown} (HTTP {status})", status, text)
 

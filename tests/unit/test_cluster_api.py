@@ -67,6 +67,12 @@ def client(fake: HkubeApi, said: list[str] | None = None, **more: Any) -> tuple[
         ),
         (401, b'{"error":"Unauthorized"}', "lab refused the request: Unauthorized (HTTP 401)", 8),
         (
+            403,
+            b"Access denied",
+            "lab refused the request: the user may lack a role (view, edit, execute, delete) (HTTP 403)",
+            8,
+        ),
+        (
             404,
             b'{"error":{"code":404,"message":"algorithm sq Not Found"}}',
             "lab has no algorithm sq: send it there with `hkrunner apply --on lab`, or give --algorithm NAME",
@@ -266,7 +272,8 @@ def test_a_login_that_was_accepted_once_is_renewed_after_an_outage_of_keycloak()
         api, _ = client(fake, said, username="ada", password="secret")
         job = _run(api)
         text = b'{"error":{"code":500,"message":"connect ECONNREFUSED 10.0.0.1:8080"}}'
-        fake.faults = [Fault("POST .*/auth/login", 500, text) for _ in range(3)]
+        busy = b'{"error":{"code":500,"message":"Request failed with status code 429"}}'
+        fake.faults = [Fault("POST .*/auth/login", 500, body) for body in (text, busy, text)]
         fake.tokens = 7  # the token of the client is no longer accepted
         assert api.get(f"exec/status/{job}")["jobId"] == job
         assert said == ["◌ lab does not renew the login: connect ECONNREFUSED 10.0.0.1:8080; retrying"]
