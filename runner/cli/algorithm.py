@@ -73,9 +73,10 @@ def _show(name: str, on: str | None, as_json: bool) -> None:
         return
     import yaml  # late: only here
 
+    from ..cluster.algorithm_payload import without_secrets
     from ..cluster.algorithm_store import NOT_LAST_VERSION
 
-    shown = {key: value for key, value in found.items() if key not in _INNER}
+    shown = {key: value for key, value in without_secrets(found).items() if key not in _INNER}
     click.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), nl=False)
     if _is_pending(found):
         _tell(f"  ● {name} waits for its first build")
@@ -149,7 +150,7 @@ command = click.Group(
             "show",
             callback=_show,
             help="Show an algorithm as the cluster has it.",
-            params=[_name(), parameter(ON), _json_option("Print all of it as JSON.")],
+            params=[_name(), parameter(ON), _json_option("Print all of it as JSON, with all values.")],
         ),
         click.Command(
             "rm",

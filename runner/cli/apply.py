@@ -111,12 +111,15 @@ def _absolute(cwd: str, entry: str | None) -> str | None:
 
 
 def _readable(payload: dict[str, Any]) -> str:
-    """Return the payload as JSON for a person, in characters that stdout has."""
-    text = json.dumps(payload, indent=2, ensure_ascii=False)
+    """Return the payload as JSON for a person, without secrets, in characters that stdout has."""
+    from ..cluster.algorithm_payload import without_secrets
+
+    shown = without_secrets(payload)
+    text = json.dumps(shown, indent=2, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
-        return json.dumps(payload, indent=2)
+        return json.dumps(shown, indent=2)
     return text
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from ..prepare.requirement_sources import without_login
 from ..protocol.messages import printable
 from .job_answers import finite
 
@@ -17,6 +18,8 @@ from .job_answers import finite
 _OWN = {"userInfo", "name"}
 #: Fields with passwords and tokens in them: of a change, the names are shown and not the values.
 _MAY_HAVE_SECRETS = {"algorithmEnv", "workerEnv", "gitRepository"}
+#: Stands for a value that may be secret.
+HIDDEN = "(hidden)"
 #: Fields that are not copied from the descriptor.
 _FROM_ELSEWHERE = {"image", "algorithmImage", "entryPoint"}
 
@@ -52,22 +55,50 @@ def image_of(fields: Mapping[str, Any]) -> str | None:
     return None if image is None else str(image)
 
 
+def without_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an algorithm's fields for a person: without the values of variables, tokens and logins."""
+    shown = {
+        key: _hidden(value) if key in ("algorithmEnv", "workerEnv") else value
+        for key, value in fields.items()
+    }
+    git, containers = fields.get("gitRepository"), fields.get("sideCars")
+    if isinstance(git, Mapping):
+        shown["gitRepository"] = {
+            key: HIDDEN if key == "token" else without_login(value) if isinstance(value, str) else value
+            for key, value in git.items()
+        }
+    if isinstance(containers, list):
+        shown["sideCars"] = [
+            {key: _hidden(value) if key == "environments" else value for key, value in one.items()}
+            if isinstance(one, Mapping)
+            else one
+            for one in containers
+        ]
+    return shown
+
+
+def _hidden(variables: Any) -> Any:
+    """Return the variables without their values; a reference to a secret of the cluster's is none itself."""
+    if not isinstance(variables, Mapping):
+        return variables
+    return {name: value if isinstance(value, Mapping) else HIDDEN for name, value in variables.items()}
+
+
 def changes(stored: Mapping[str, Any] | None, payload: Mapping[str, Any]) -> list[str]:
     """Return what the payload changes in the stored algorithm, a line for each field; [] if nothing."""
     found = []
+    have = {} if stored is None else stored
     for key, value in payload.items():
-        if key in _OWN:
+        before = have.get(key)
+        if key in _OWN or _is_same(before, value):
             continue
-        before = None if stored is None else stored.get(key)
-        if _is_same(before, value):
-            continue
-        if key in _MAY_HAVE_SECRETS:
-            names = _differing(before, value)
-            found.append(f"{key}: {'removed' if value is None else _shown(', '.join(names))}")
-        elif before is None:
-            found.append(f"{key}: {_shown(value)}")
+        after = "removed" if value is None else _shown(without_secrets({key: value})[key])
+        if key in _MAY_HAVE_SECRETS and value is not None:
+            after = _shown(", ".join(_differing(before, value)))
+        if before is None or key in _MAY_HAVE_SECRETS:
+            found.append(f"{key}: {after}")
         else:
-            found.append(f"{key}: {_shown(before)} → {'removed' if value is None else _shown(value)}")
+            found.append(f"{key}: {_shown(without_secrets({key: before})[key])} → {after}")
     return found
 
 

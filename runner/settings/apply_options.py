@@ -46,7 +46,11 @@ APPLY_OPTIONS = (
             flag("force", ("--force",), "With --current, do so even while jobs of the algorithm run."),
             flag("force_build", ("--force-build",), "Build the code even if it is the same as before."),
             flag("no_wait", ("--no-wait",), "Do not wait for the build; print its id."),
-            flag("dry_run", ("--dry-run",), "Print what would be sent, and what it changes; send nothing."),
+            flag(
+                "dry_run",
+                ("--dry-run",),
+                "Print what would be sent, without secrets, and what it changes; send nothing.",
+            ),
             flag("json", ("-j", "--json"), "Print the outcome as one JSON object."),
         ),
     ),

@@ -14,7 +14,7 @@ import pytest
 from hkrunner.runner.app.apply import Applier, ApplyOutcome, new_lines
 from hkrunner.runner.app.apply_package import ApplyRequest, prepare_apply
 from hkrunner.runner.cluster.address import Cluster
-from hkrunner.runner.cluster.algorithm_payload import changes, not_stored
+from hkrunner.runner.cluster.algorithm_payload import changes, not_stored, without_secrets
 from hkrunner.runner.cluster.algorithm_store import AlgorithmStore
 from hkrunner.runner.cluster.api import ClusterApi
 from hkrunner.runner.errors import ClusterError
@@ -230,3 +230,9 @@ def test_a_change_is_what_the_cluster_has_otherwise() -> None:
     assert changes(stored, secret) == ["algorithmEnv: B", "gitRepository: token"]
     assert changes({**stored, "workerEnv": {"A": "hush"}}, {"workerEnv": None}) == ["workerEnv: removed"]
     assert changes(None, {"name": "n", "cpu": 1, "labels": None}) == ["cpu: 1"]
+    car = {"container": {"name": "c"}, "environments": {"A": "hush"}}
+    git = {"url": "https://hush@host/x", "token": "hush"}
+    own = {"A": "hush", "B": {"secretKeyRef": {"name": "n", "key": "k"}}}
+    shown = without_secrets({"algorithmEnv": own, "workerEnv": None, "sideCars": [car], "gitRepository": git})
+    assert "hush" not in str([shown, changes(None, {"sideCars": [car]}), changes({"sideCars": [car]}, {})])
+    assert shown["algorithmEnv"] == {**own, "A": "(hidden)"} and shown["workerEnv"] is None
