@@ -12,7 +12,7 @@ from ...sandbox.shared.entry import Location
 from ...sandbox.shared.limits import parse_cpu, parse_memory
 from ..cluster.algorithm_payload import algorithm_payload, image_of, user_name
 from ..cluster.byte_progress import show_nothing
-from ..cluster.code_package import write_package
+from ..cluster.code_package import check_archive, write_package
 from ..errors import EntryNotFound, SettingsError
 from ..prepare.code_files import CodeFiles, code_files
 from ..prepare.installation import named
@@ -131,7 +131,7 @@ def _unpacked(settings: Settings, stack: contextlib.ExitStack) -> tuple[CodePack
         path = descriptor.code_path
         entry = descriptor.entry or "main.py"
         return (
-            CodePackage(path, os.path.basename(path), os.path.getsize(path), None),
+            CodePackage(path, os.path.basename(path), check_archive(path), None),
             entry,
             descriptor.folder,
         )

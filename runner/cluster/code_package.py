@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from ...sandbox.shared.limits import format_bytes
 from ..errors import SettingsError
+from ..prepare.code_archive import kind_of
 from ..prepare.code_files import CodeFile, CodeFiles
 from .byte_progress import ByteProgress, show_nothing
 
@@ -43,6 +44,17 @@ def write_package(
                 packer.add_or_explain(package, one)
     except OSError as error:
         raise SettingsError(f"the package {path} cannot be written: {error.strerror}") from None
+
+
+def check_archive(path: str, *, most: int = PACKAGE_MAX) -> int:
+    """Return the size of an archive that is sent as it is. Raises SettingsError if it cannot be built."""
+    kind, size = kind_of(path), os.path.getsize(path)
+    if kind == "zip" and size > most:
+        raise SettingsError(
+            f"{path} is too large: HKube's builder reads no zip of more than {format_bytes(most + 1)}. Pack"
+            " the code as .tar.gz, have the algorithm fetch large files, or use an image (hkrunner image)"
+        )
+    return size
 
 
 def _check_names(code: CodeFiles) -> None:

@@ -51,17 +51,8 @@ def unpack(archive: str, cache: str, *, bytes_max: int = BYTES_MAX, files_max: i
     Raises SettingsError for a file that is no archive, or that would write outside.
     """
     shown = os.path.basename(archive)
-    try:
-        with open(archive, "rb") as file:
-            kind = _kind(file.read(4))
-            digest = _digest(file)
-    except OSError as error:
-        raise SettingsError(f"cannot read {archive}: {error.strerror}") from None
-    if kind is None:
-        raise SettingsError(
-            f"{shown}: data.fileExt should be equal to one of the allowed values (zip,gz): it is neither by"
-            " its content"
-        )
+    kind = kind_of(archive)
+    digest = _digest(archive)
     folder = os.path.join(cache, digest)
     if os.path.isdir(folder):
         return folder
@@ -88,19 +79,37 @@ class _ArchiveRefused(Exception):
     """The archive contains something that is refused."""
 
 
-def _kind(head: bytes) -> str | None:
+def kind_of(archive: str) -> str:
+    """Return `zip` or `gz`, by the file's content. Raises SettingsError for a file that is neither."""
+    with _opened(archive) as file:
+        head = file.read(4)
     if head[:2] == b"\x1f\x8b":
         return "gz"
     # The second signature is that of an empty zip.
-    return "zip" if head in (b"PK\x03\x04", b"PK\x05\x06") else None
+    if head in (b"PK\x03\x04", b"PK\x05\x06"):
+        return "zip"
+    raise SettingsError(
+        f"{os.path.basename(archive)}: data.fileExt should be equal to one of the allowed values (zip,gz): it"
+        " is neither by its content"
+    )
 
 
-def _digest(file: IO[bytes]) -> str:
-    file.seek(0)
+def _digest(archive: str) -> str:
     digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK):
-        digest.update(chunk)
+    with _opened(archive) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
     return digest.hexdigest()[:24]
+
+
+@contextlib.contextmanager
+def _opened(archive: str) -> Iterator[IO[bytes]]:
+    """Open the archive; an error of it becomes a SettingsError."""
+    try:
+        with open(archive, "rb") as file:
+            yield file
+    except OSError as error:
+        raise SettingsError(f"cannot read {archive}: {error.strerror}") from None
 
 
 def _move(part: str, folder: str) -> None:

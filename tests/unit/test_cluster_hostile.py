@@ -15,7 +15,7 @@ import pytest
 from hkrunner.runner.cluster import byte_progress
 from hkrunner.runner.cluster.address import Cluster, cluster_of
 from hkrunner.runner.cluster.api import json_body
-from hkrunner.runner.cluster.code_package import write_package
+from hkrunner.runner.cluster.code_package import check_archive, write_package
 from hkrunner.runner.cluster.form import form_body
 from hkrunner.runner.cluster.login import Login
 from hkrunner.runner.cluster.transport import AnswerLost, HttpAnswer, NotSent, Transport
@@ -234,6 +234,16 @@ def test_a_package_that_hkubes_builder_cannot_read_is_refused_while_it_is_packed
     assert "the largest: model.bin, 3 MiB; more.bin, 1000 B; main.py, 1 B)" in str(refused.value)
     assert told[:2] == ["packing: 1 B of 3 MiB", "packing: 1 MiB of 3 MiB"]  # zlib decides when it is full
     assert len(told) < 4, "it was packed to the end"
+    archive = tmp_path / "large"
+    archive.write_bytes(b"PK\x03\x04")
+    os.truncate(archive, 1 << 31)
+    with pytest.raises(SettingsError, match="builder reads no zip of more than 2 GiB"):
+        check_archive(str(archive))
+    with archive.open("r+b") as file:
+        file.write(b"\x1f\x8b")
+    assert check_archive(str(archive)) == 1 << 31, "the builder reads a tar.gz as a stream"
+    with pytest.raises(SettingsError, match=r"more.bin: .* it is neither by its content"):
+        check_archive(str(tmp_path / "more.bin"))
     body = form_body({}, str(tmp_path / "more.bin"), progress=told.append)
     assert len(b"".join(body.pieces())) == body.length and told[-1] == "sending: 1000 B of 1000 B"
 
