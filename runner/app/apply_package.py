@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ...sandbox.shared.entry import Location
@@ -14,10 +14,11 @@ from ..cluster.algorithm_payload import algorithm_payload, image_of, user_name
 from ..cluster.byte_progress import show_nothing
 from ..cluster.code_package import check_archive, write_package
 from ..errors import EntryNotFound, SettingsError
+from ..image.requirement_lists import hosts_with_login
 from ..prepare.code_files import CodeFiles, code_files
 from ..prepare.installation import named
 from ..prepare.prepare import place, temporary_folder
-from ..prepare.requirement_sources import find_requirements
+from ..prepare.requirement_sources import find_requirements, listed_in
 from ..settings.algorithm_name import RULE, algorithm_name, is_algorithm_name
 from ..settings.settings import Settings
 
@@ -43,12 +44,11 @@ class CodePackage(NamedTuple):
     name: str
     size: int
     files: CodeFiles | None  #: None: an archive that is sent as it is
-    note: str | None = None  #: what HKube's build will not do
+    notes: tuple[str, ...] = ()  #: what HKube's build will not do, and what it makes known
 
     def lines(self) -> list[str]:
         """Return what a person is told about it."""
-        lines = [] if self.files is None else self.files.lines()
-        return lines if self.note is None else [*lines, self.note]
+        return [*(() if self.files is None else self.files.lines()), *self.notes]
 
 
 class ApplyContent(NamedTuple):
@@ -126,7 +126,7 @@ def _limits(request: ApplyRequest) -> dict[str, Any]:
 def _unpacked(settings: Settings, stack: contextlib.ExitStack) -> tuple[CodePackage, str, str]:
     """Return the package, not packed yet unless it is an archive, the entry in it, and the code's folder."""
     descriptor = settings.code.descriptor
-    note: str | None = None
+    where: Location | None = None
     if descriptor is not None and descriptor.code_path is not None and os.path.isfile(descriptor.code_path):
         path = descriptor.code_path
         entry = descriptor.entry or "main.py"
@@ -151,31 +151,39 @@ def _unpacked(settings: Settings, stack: contextlib.ExitStack) -> tuple[CodePack
                 f"HKube calls `start`, and an entry point there is a file: {entry}:{where.function} runs with"
                 " hkrunner only (hkrunner image)"
             )
-        note = _not_installed(settings, where)
     files = code_files(folder)
     if entry and not any(one.name == entry for one in files.files):
         raise SettingsError(f"{entry}, the entry, is left out of the code: see .hkubeignore")
-    return CodePackage("", "code.zip", 0, files, note), entry, folder
+    notes = () if where is None else tuple(_notes(settings, where, files))
+    return CodePackage("", "code.zip", 0, files, notes), entry, folder
 
 
-def _not_installed(settings: Settings, where: Location) -> str | None:
-    """Return what is said about requirements that --install finds and HKube's build does not; None: nothing.
+def _notes(settings: Settings, where: Location, files: CodeFiles) -> Iterator[str]:
+    """Yield what is said about the requirements of the code, which HKube's build reads only in part.
 
-    The build runs dependencyInstallCmd, or else reads the requirements.txt at the root of the code.
+    It runs dependencyInstallCmd, or else reads the requirements.txt at the root of the code. Passwords and
+    tokens in addresses are not refused, as for an image: it has no other way to a package index with a login.
     """
+    root = os.path.join(where.folder, "requirements.txt")
     descriptor = settings.code.descriptor
-    if descriptor is not None and descriptor.fields.get("dependencyInstallCmd"):
-        return None
-    if os.path.isfile(os.path.join(where.folder, "requirements.txt")):
-        return None
+    has_command = descriptor is not None and bool(descriptor.fields.get("dependencyInstallCmd"))
     try:
         found = find_requirements(where, settings.code.cwd)
+        lists = [listed_in(root)] if os.path.isfile(root) else []
     except SettingsError:
-        return None  # the build does not read them either
-    if found is None or not found.shown:
-        return None
-    source = found.source if found.lines is not None else os.path.relpath(found.file, where.folder)
-    return (
-        f"HKube's build does not install what {source} lists ({named(found.shown)}), but only a"
-        f" requirements.txt in {where.folder}: write one, or use an image (hkrunner image)"
-    )
+        return  # the build does not read them either
+    if found is not None and found.shown and not lists and not has_command:
+        source = found.source if found.lines is not None else os.path.relpath(found.file, where.folder)
+        yield (
+            f"HKube's build does not install what {source} lists ({named(found.shown)}), but only a"
+            f" requirements.txt in {where.folder}: write one, or use an image (hkrunner image)"
+        )
+    if found is not None and found.file != root:
+        lists.append(found)
+    sent = {one.path for one in files.files}
+    for one in lists:
+        for host in dict.fromkeys(hosts_with_login(one) if one.file in sent else ()):
+            yield (
+                f"{one.source} has a login in the address of {host}: whoever can read the cluster's storage,"
+                " or pull the image that is built there, can read it (hkrunner image keeps it out of both)"
+            )

@@ -12,7 +12,7 @@ from ...sandbox.shared.entry import Location
 from ..errors import SettingsError
 from ..image.containerfile import PIP_CONF, ImagePlan
 from ..image.context import digest_of, entry_in_image, write_context
-from ..image.engines import carry_out, find_engine, full_tag, option_values
+from ..image.engines import carry_out, find_engine, full_tag, option_values, secret_files
 from ..prepare.code_files import CodeFiles, code_files
 from ..prepare.ignore_file import IGNORE_FILE
 from ..prepare.interpreter import probe
@@ -139,7 +139,7 @@ def _plan(
 ) -> tuple[ImagePlan, CodeFiles]:
     descriptor = settings.code.descriptor
     # In the cluster the descriptor is the one that was applied: limits in a file of the image would be older.
-    without = [os.path.join(where.folder, IGNORE_FILE)]
+    without = [os.path.join(where.folder, IGNORE_FILE), *secret_files(request.engine_arguments)]
     if descriptor is not None:
         without.append(descriptor.file)
     code = code_files(where.folder, without=tuple(without))

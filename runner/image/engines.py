@@ -110,6 +110,13 @@ def option_values(arguments: Sequence[str], option: str) -> list[str]:
     return behind + [word[len(option) + 1 :] for word in arguments if word.startswith(f"{option}=")]
 
 
+def secret_files(arguments: Sequence[str]) -> list[str]:
+    """Return the paths of the files that the engine's own arguments name as secrets of the build."""
+    fields = (field for one in option_values(arguments, "--secret") for field in one.split(","))
+    named = (field.partition("=") for field in fields)
+    return [os.path.abspath(value) for key, _, value in named if key in ("src", "source")]
+
+
 def full_tag(tag: str, digest: str) -> str:
     """Return the tag; without a version, it gets the digest of the content. Raises SettingsError."""
     if "@" in tag or not tag or tag != tag.strip() or tag.endswith(":"):

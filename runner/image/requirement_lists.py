@@ -103,17 +103,23 @@ def variables_in(requirements: Requirements) -> tuple[str, ...]:
     return tuple(sorted({*VARIABLE.findall("\n".join(requirements.content))} - _OWN_VARIABLES))
 
 
+def hosts_with_login(requirements: Requirements) -> Iterator[str]:
+    """Yield the host of each address that has a password or token in it."""
+    for scheme, login, host in _LOGIN.findall("\n".join(requirements.content)):
+        is_user_only = ":" not in login and (login == "git" or "ssh" in scheme)
+        if not is_user_only and not VARIABLE.search(login):
+            yield host
+
+
 def check(requirements: Requirements) -> None:
     """Raise SettingsError for a list that is not there, and for an address with a password or token."""
     if requirements.absent_lists:
         raise SettingsError(
             f"{requirements.source} names {requirements.absent_lists[0]}, and there is no such file"
         )
-    for scheme, login, host in _LOGIN.findall("\n".join(requirements.content)):
-        is_user_only = ":" not in login and (login == "git" or "ssh" in scheme)
-        if not is_user_only and not VARIABLE.search(login):
-            raise SettingsError(
-                f"{requirements.source} has a login in the address of {host}, which everyone who pulls the"
-                " image could read: write the address without it, and give the build a pip.conf that has it:"
-                " -- --secret id=pip.conf,src=FILE"
-            )
+    for host in hosts_with_login(requirements):
+        raise SettingsError(
+            f"{requirements.source} has a login in the address of {host}, which everyone who pulls the image"
+            " could read: write the address without it, and give the build a pip.conf that has it:"
+            " -- --secret id=pip.conf,src=FILE"
+        )

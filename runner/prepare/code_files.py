@@ -36,7 +36,7 @@ _NEVER_FILES = {".git"}
 #: Folders and files in which programs keep passwords and keys: whoever runs the image could read them, and
 #: the package goes through the cluster's storage. A line such as !.env in .hkubeignore includes one.
 _SECRET_FOLDERS = {".aws", ".azure", ".docker", ".gnupg", ".hkube", ".kube", ".ssh"}
-_SECRET_FILES = {".env", ".git-credentials", ".hkuberc", ".netrc", ".pgpass", ".pypirc"}
+_SECRET_FILES = {".env", ".git-credentials", ".hkuberc", ".netrc", ".pgpass", ".pypirc", "pip.conf"}
 _SECRET_BEGINNING = ".env."
 #: Suffixes of an example, which has no secrets.
 _EXAMPLES = (".dist", ".example", ".sample", ".template")

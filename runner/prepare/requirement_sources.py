@@ -85,7 +85,7 @@ def find_requirements(where: Location, cwd: str) -> Requirements | None:
     if where.file and (found := _inline(where.file, where.shown)) is not None:
         return found
     for folder in _searched(where, cwd):
-        for name, read in (("requirements.txt", _listed), ("pyproject.toml", _project)):
+        for name, read in (("requirements.txt", listed_in), ("pyproject.toml", _project)):
             file = os.path.join(folder, name)
             if os.path.isfile(file) and (found := read(file)) is not None:
                 return found
@@ -237,7 +237,8 @@ def _toml(text: str, source: str) -> dict[str, Any]:
 # ---- requirements.txt
 
 
-def _listed(file: str) -> Requirements:
+def listed_in(file: str) -> Requirements:
+    """Return what a requirements.txt lists. Raises SettingsError for lists that name each other."""
     content: list[str] = []
     marked: list[str] = []
     absent: list[str] = []

@@ -165,7 +165,7 @@ def test_nothing_is_sent_by_a_dry_run(store: HkubeStore, folder: Path) -> None:
     assert store.forms == []
 
 
-def test_requirements_that_only_hkrunner_installs_are_named(
+def test_requirements_that_only_hkrunner_installs_and_logins_in_them_are_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -175,7 +175,7 @@ def test_requirements_that_only_hkrunner_installs_are_named(
         with contextlib.ExitStack() as stack:
             package = prepare_apply(settings, ApplyRequest(), {}, stack).package
             assert package is not None
-            return [line for line in package.lines() if "HKube's build" in line]
+            return [line for line in package.lines() if "HKube's build" in line or "login" in line]
 
     assert told() == []
     (folder / "pyproject.toml").write_text("[project]\ndependencies = ['six', 'idna']\n")
@@ -183,6 +183,10 @@ def test_requirements_that_only_hkrunner_installs_are_named(
     assert line.startswith("HKube's build does not install what pyproject.toml lists (six, idna), but only")
     (folder / "requirements.txt").write_text("six\n")
     assert told() == []
+    (folder / "requirements.txt").write_text("--index-url https://ada:hush@pypi.example/simple\nsix\n")
+    (line,) = told()
+    assert "requirements.txt has a login in the address of pypi.example: whoever can read" in line
+    assert "hush" not in line
 
 
 def test_the_algorithms_of_a_cluster_are_listed_shown_and_removed(store: HkubeStore, folder: Path) -> None:

@@ -86,11 +86,11 @@ def test_what_is_made_from_the_code_is_left_out_and_everything_left_out_is_told(
 
 
 def test_what_may_have_secrets_is_left_out_unless_a_rule_names_it(tmp_path: Path) -> None:
-    secrets = ".env .env.prod a/.netrc .ssh/id_rsa .ssh/config .hkube/.hkuberc"
+    secrets = ".env .env.prod a/.netrc .ssh/id_rsa .ssh/config .hkube/.hkuberc pip.conf"
     tree(tmp_path, f"main.py .env.example env.py {secrets}")
     assert names(tmp_path) == [".env.example", "env.py", "main.py"]
     told = "left out (it may have secrets; a line !NAME in .hkubeignore includes it)"
-    assert code_files(tmp_path).lines()[1] == f"{told}: .env, .env.prod, .hkube/, .ssh/ and 1 more"
+    assert code_files(tmp_path).lines()[1] == f"{told}: .env, .env.prod, .hkube/, .ssh/ and 2 more"
     tree(tmp_path, "", top="!.env\n!.ssh/config\n!a/.netrc\n")
     assert names(tmp_path) == [".env", ".env.example", "a/.netrc", "env.py", "main.py"]
     tree(tmp_path, "", top="!.ssh\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hkrunner.runner.errors import SettingsError
 from hkrunner.runner.image.containerfile import CODE, ImagePlan, containerfile
-from hkrunner.runner.image.engines import option_values
+from hkrunner.runner.image.engines import option_values, secret_files
 from hkrunner.runner.image.requirement_lists import (
     check,
     local_sources,
@@ -66,6 +66,7 @@ def test_variables_are_arguments_of_the_build_and_its_secret_is_mounted(tmp_path
     assert [line.split()[2] for line in mounted] == ["python3", "cd"], "all that pip downloads may need it"
     words = ["--secret", "id=a", "--net", "--secret=id=b,src=c"]
     assert option_values(words, "--secret") == ["id=a", "id=b,src=c"]
+    assert secret_files([*words, "--secret", "type=file,source=/d/e"]) == ["/d/e", str(Path.cwd() / "c")]
 
 
 def test_a_list_is_installed_in_its_own_folder_where_its_local_packages_are_found(tmp_path: Path) -> None:
