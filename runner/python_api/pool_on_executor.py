@@ -61,16 +61,27 @@ class ExecutorDispatcher:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._count += 1
             number = self._count
+            # Now, so that a shutdown in another thread waits for it, or cancels it.
+            self._futures.add(future)
         task = PoolTask(number, future, positional, named, timeout_s)
         try:
             message = b"".join(self._coding.encode(task, self._names))
         except Exception as error:  # noqa: BLE001 - of the arguments' own classes
-            future.set_exception(error)
+            self._forget(future)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
             return future
         name = self._names.ids(number).task
-        future.inner = self._executor.submit(run_task, self._node, name, message, timeout_s)
-        with self._lock:
-            self._futures.add(future)
+        try:
+            # Not within the lock, which the end of another task needs: an executor may wait for that here.
+            future.inner = self._executor.submit(run_task, self._node, name, message, timeout_s)
+        except BaseException:
+            self._forget(future)
+            Future.cancel(future)  # for a shutdown that waits for it
+            future.set_running_or_notify_cancel()
+            raise
+        if future.cancelled():
+            future.inner.cancel()
         future.inner.add_done_callback(partial(self._on_done, future, number))
         return future
 
@@ -93,8 +104,11 @@ class ExecutorDispatcher:
         try:
             self._pass_on(future, number, inner)
         finally:
-            with self._lock:
-                self._futures.discard(future)
+            self._forget(future)
+
+    def _forget(self, future: ExecutorFuture) -> None:
+        with self._lock:
+            self._futures.discard(future)
 
     def _pass_on(self, future: ExecutorFuture, number: int, inner: Future[NodeOutcome]) -> None:
         if inner.cancelled():

@@ -8,8 +8,9 @@ import pickle
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import hkrunner
 import psutil
@@ -87,6 +88,23 @@ def test_tasks_that_an_executor_has_not_begun_can_be_cancelled(
         until.touch()
         assert running.result(timeout=30) == "done"
         wait_until(lambda: psutil.Process().children() == before, what="the end of the idle worker")
+
+
+def test_a_shutdown_while_a_task_is_given_to_the_executor_cancels_it() -> None:
+    class Slow(Executor):
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
+            pool.shutdown(wait=False, cancel_futures=True)
+            return inner
+
+    class Full(Executor):
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
+            raise RuntimeError("full")
+
+    inner: Future[Any] = Future()
+    pool = hkrunner.Pool(len, executor=Slow())
+    assert pool.submit("a").cancelled() and inner.cancelled()
+    with hkrunner.Pool(len, executor=Full()) as pool, pytest.raises(RuntimeError, match="full"):
+        pool.submit("a")
 
 
 def test_what_a_pool_with_an_executor_cannot_have_is_told() -> None:
