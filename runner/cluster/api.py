@@ -31,10 +31,11 @@ from .transport import ANSWER_MAX, AnswerLost, Body, HttpAnswer, NotSent, Transp
 PATIENCE_S = 300.0
 #: The pauses between attempts during an outage; the last one is repeated.
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
-#: How often in a row 429 is answered by waiting: other clients of the same address use up the rate.
-BUSY_MAX = 60
-#: A little more than the second that the server counts in.
+#: The pause after 429, a little more than the second that the server counts in: other clients of the same
+#: address use up the rate. A gateway may ask for a longer one, by a header.
 BUSY_PAUSE_S = 1.1
+#: A wait because of 429 that is reported once it takes longer.
+BUSY_UNTOLD_S = 10.0
 #: Where the API is: behind HKube's ingress, and at the api-server itself.
 PREFIXES = ("/hkube/api-server", "")
 #: A gateway answers with these when it lost the api-server, perhaps after passing the request on.
@@ -218,7 +219,7 @@ class ClusterApi:
     ) -> tuple[HttpAnswer, Any]:
         """Return the answer to the request, sent as often as it takes and may be, and what it says."""
         outage: Outage | None = None
-        busy = 0
+        busy_since: float | None = None
         while True:
             self._pace.wait()
             headers = {"Accept": "application/json, */*", **self._login.header}
@@ -246,11 +247,14 @@ class ClusterApi:
             self._heard()
             if answer.status != 429:
                 return answer, value
-            busy += 1
-            if busy == BUSY_MAX:
+            now = self._clock()
+            busy_since = now if busy_since is None else busy_since
+            pause_s = max(BUSY_PAUSE_S, _asked_pause_s(answer))
+            if now + pause_s - busy_since > PATIENCE_S:
                 raise error_of(self.cluster.name, answer.status, answer.body)
+            self._report_busy(now - busy_since, pause_s)
             self._pace.refused()
-            self._sleep(BUSY_PAUSE_S)
+            self._sleep(pause_s)
 
     def _value(self, answer: HttpAnswer, read: Callable[[HttpAnswer], Any], *, waits: bool) -> Any:
         """Return what the answer says, None if it refuses.
@@ -323,6 +327,11 @@ class ClusterApi:
             self._is_in_trouble = False
             self._on_trouble(f"● {self.cluster.name} answers again")
 
+    def _report_busy(self, waited_s: float, pause_s: float) -> None:
+        """Report a wait for other clients' requests, once, when it becomes a long one."""
+        if waited_s <= BUSY_UNTOLD_S < waited_s + pause_s:
+            self._on_trouble(f"◌ {self.cluster.name} gets too many requests from this address; waiting")
+
     def _report_trouble(self, error: Exception) -> None:
         if not self._is_in_trouble and self._heard_at is not None:
             self._is_in_trouble = True
@@ -347,6 +356,12 @@ class Outage:
             return None
         self._attempts += 1
         return PAUSES_S[min(self._attempts, len(PAUSES_S)) - 1]
+
+
+def _asked_pause_s(answer: HttpAnswer) -> float:
+    """Return the seconds that the answer asks to wait before the next request, 0 if it does not."""
+    words = str(answer.headers.get("Retry-After", "")).strip()
+    return float(words) if words.isascii() and words.isdigit() and len(words) < 9 else 0.0
 
 
 def _redirection(base: str, location: str) -> str:

@@ -225,14 +225,18 @@ def test_an_outage_ends_after_minutes() -> None:
 
 def test_too_many_requests_are_waited_for_even_by_a_submission() -> None:
     refusal = b'{"error":{"code":429,"message":"Too Many Requests"}}'
+    said: list[str] = []
     with server().running() as fake:
-        api, time = client(fake)
+        api, time = client(fake, said)
         fake.faults = [Fault("POST .*/exec/raw", 429, refusal) for _ in range(2)]
         assert _run(api) == "job000000001"
         assert sum(time.slept) >= 2
-        fake.faults = [Fault(INFO, 429, refusal) for _ in range(200)]
+        fake.faults = [Fault(INFO, 429, refusal, headers={"Retry-After": "50"}) for _ in range(20)]
+        began = time.now
         with pytest.raises(RequestRefused, match="Too Many Requests"):
             api.get("storage/info")
+        assert 250 <= time.now - began <= PATIENCE_S + 5
+    assert said == ["◌ lab gets too many requests from this address; waiting"]
 
 
 def test_the_rate_is_kept_in_every_window() -> None:
