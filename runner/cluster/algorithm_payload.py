@@ -12,10 +12,16 @@ from typing import Any
 
 from ..prepare.requirement_sources import without_login
 from ..protocol.messages import printable
+from ..settings.js_values import text_of
 from .job_answers import finite
 
 #: Fields that the cluster sets, or that say who has sent the others.
-_OWN = {"userInfo", "name"}
+_OWN = {"userInfo", "name", "version"}
+#: Objects to which the cluster adds keys of its own. Any other object is replaced by the one that is sent.
+_ADDED_TO = {"gitRepository", "options"}
+#: What the cluster has for a field that is removed: the default of its schema, or what it computes.
+_DEFAULTS = {"cpu": 0.1, "mem": "256Mi", "minHotWorkers": 0}
+_COMPUTED = {"reservedMemory"}
 #: Fields with passwords and tokens in them: of a change, the names are shown and not the values.
 _MAY_HAVE_SECRETS = {"algorithmEnv", "workerEnv", "gitRepository"}
 #: Stands for a value that may be secret.
@@ -90,7 +96,7 @@ def changes(stored: Mapping[str, Any] | None, payload: Mapping[str, Any]) -> lis
     have = {} if stored is None else stored
     for key, value in payload.items():
         before = have.get(key)
-        if key in _OWN or _is_same(before, value):
+        if _has(key, before, value):
             continue
         after = "removed" if value is None else _shown(without_secrets({key: value})[key])
         if key in _MAY_HAVE_SECRETS and value is not None:
@@ -103,27 +109,34 @@ def changes(stored: Mapping[str, Any] | None, payload: Mapping[str, Any]) -> lis
 
 
 def _differing(stored: Any, sent: Any) -> list[str]:
-    """Return the keys of the sent object that the stored one has otherwise."""
+    """Return the keys of the sent object that the stored one has otherwise, and those that it has alone."""
     have = stored if isinstance(stored, Mapping) else {}
-    return [
-        str(key)
-        for key, value in (sent.items() if isinstance(sent, Mapping) else ())
-        if not _is_same(have.get(key), value)
-    ]
+    given = sent if isinstance(sent, Mapping) else {}
+    return [str(key) for key in {**given, **have} if not _is_same(have.get(key), given.get(key))]
 
 
 def not_stored(stored: Mapping[str, Any], payload: Mapping[str, Any]) -> list[str]:
     """Return the fields of the payload that the stored algorithm has otherwise."""
-    return [key for key, value in payload.items() if key not in _OWN and not _is_same(stored.get(key), value)]
+    return [key for key, value in payload.items() if not _has(key, stored.get(key), value)]
 
 
-def _is_same(stored: Any, sent: Any) -> bool:
-    """Whether the cluster has this value. It merges objects, so it may have more keys than were sent."""
+def _has(key: str, stored: Any, sent: Any) -> bool:
+    """Whether the cluster has in this field what was sent, or does not take it from a descriptor."""
+    if sent is None:
+        is_default = key in _DEFAULTS and stored == _DEFAULTS[key]
+        return stored is None or is_default or key in _COMPUTED
+    return key in _OWN or _is_same(stored, sent, adds=key in _ADDED_TO)
+
+
+def _is_same(stored: Any, sent: Any, *, adds: bool = False) -> bool:
+    """Whether the two values are equal; adds: the stored one may have more keys."""
     if isinstance(sent, Mapping):
         have = stored if isinstance(stored, Mapping) else {}
-        return all(_is_same(have.get(key), value) for key, value in sent.items())
+        return (adds or have.keys() <= sent.keys()) and all(
+            _is_same(have.get(key), value, adds=adds) for key, value in sent.items()
+        )
     if isinstance(sent, (int, float)) and not isinstance(sent, bool) and isinstance(stored, str):
-        return stored == f"{sent:g}"  # the cluster makes a text of it where its schema wants one
+        return stored == text_of(sent)  # the cluster makes a text of it where its schema wants one
     if isinstance(sent, str) and isinstance(stored, (int, float)) and not isinstance(stored, bool):
         return _is_same(sent, stored)
     return bool(stored == sent)

@@ -228,15 +228,19 @@ def test_a_change_is_what_the_cluster_has_otherwise() -> None:
         "gpu": "1",
     }
     sent = {"name": "n", "cpu": 1, "algorithmEnv": {"A": "1"}, "labels": None, "gpu": 1, "userInfo": {}}
-    assert changes(stored, sent) == ["cpu: 0.5 → 1", 'labels: {"x": "yy"} → removed']
-    assert not_stored(stored, sent) == ["cpu", "labels"]
+    assert changes(stored, sent) == ["cpu: 0.5 → 1", "algorithmEnv: B", 'labels: {"x": "yy"} → removed']
+    assert not_stored(stored, sent) == ["cpu", "algorithmEnv", "labels"], "an object is replaced"
+    git = {"url": "u", "branchName": "master"}
+    own = {"version": "v1", "mem": "256Mi", "reservedMemory": "26Mi", "gitRepository": git}
+    same = {"version": "1", "mem": None, "reservedMemory": None, "gitRepository": {"url": "u"}}
+    assert changes(own, same) == [], "what the cluster sets itself"
     secret = {"algorithmEnv": {"A": "1", "B": "hush"}, "gitRepository": {"token": "hush"}, "workerEnv": None}
     assert changes(stored, secret) == ["algorithmEnv: B", "gitRepository: token"]
     assert changes({**stored, "workerEnv": {"A": "hush"}}, {"workerEnv": None}) == ["workerEnv: removed"]
     assert changes(None, {"name": "n", "cpu": 1, "labels": None}) == ["cpu: 1"]
     car = {"container": {"name": "c"}, "environments": {"A": "hush"}}
-    git = {"url": "https://hush@host/x", "token": "hush"}
-    own = {"A": "hush", "B": {"secretKeyRef": {"name": "n", "key": "k"}}}
-    shown = without_secrets({"algorithmEnv": own, "workerEnv": None, "sideCars": [car], "gitRepository": git})
+    hidden = {"url": "https://hush@host/x", "token": "hush"}
+    variables = {"A": "hush", "B": {"secretKeyRef": {"name": "n", "key": "k"}}}
+    shown = without_secrets({"algorithmEnv": variables, "sideCars": [car], "gitRepository": hidden})
     assert "hush" not in str([shown, changes(None, {"sideCars": [car]}), changes({"sideCars": [car]}, {})])
-    assert shown["algorithmEnv"] == {**own, "A": "(hidden)"} and shown["workerEnv"] is None
+    assert shown["algorithmEnv"] == {**variables, "A": "(hidden)"}
