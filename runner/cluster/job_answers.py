@@ -80,7 +80,9 @@ def progress_of(status: Mapping[str, Any]) -> JobProgress:
     """Return how far the job of this status object is."""
     data = status.get("data")
     told = data if isinstance(data, dict) else {}
-    details = str(told.get("details") or status.get("status") or "")
+    word = str(status.get("status") or "")
+    # The details of a job that somebody has paused are those of the time before.
+    details = str((told.get("details") if word == "active" else None) or word)
     head, comma, rest = details.partition(", ")
     shown = rest if comma and head.endswith("completed") else details
     return JobProgress(number(told.get("progress")), printable(shown))

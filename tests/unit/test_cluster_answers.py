@@ -13,7 +13,7 @@ from hkrunner.runner.cluster.address import Cluster
 from hkrunner.runner.cluster.algorithm_store import AlgorithmStore
 from hkrunner.runner.cluster.api import ClusterApi, json_body
 from hkrunner.runner.cluster.job import ClusterJob
-from hkrunner.runner.cluster.job_answers import JobEnd
+from hkrunner.runner.cluster.job_answers import JobEnd, progress_of
 from hkrunner.runner.cluster.job_tasks import cluster_tasks
 from hkrunner.runner.cluster.refusals import RequestRefused
 from hkrunner.runner.cluster.stored_values import json_of_stored
@@ -187,6 +187,12 @@ def test_a_job_whose_status_does_not_change_is_waited_for() -> None:
         assert job.wait(progress.append).status == "completed"
         asked = sum("exec/results" in one for one in fake.requests)
         assert len(progress) == 40 and asked == 3, "every 20 s of the 80, and not more often"
+
+
+def test_a_job_that_somebody_has_paused_is_shown_as_paused() -> None:
+    status = {"status": "active", "data": {"progress": 34, "details": "34% completed, 68 succeed, 9 active"}}
+    assert progress_of(status) == (34.0, "68 succeed, 9 active")
+    assert progress_of({**status, "status": "paused"}) == (34.0, "paused")
 
 
 @pytest.mark.parametrize(("state", "is_stopped"), [("resumed", True), ("completed", False)])
