@@ -27,7 +27,7 @@ from hkrunner.sandbox.usage.sampler import TreeSampler
 from hkrunner.sandbox.usage.shared_memory import SharedMemory
 from hkrunner.sandbox.usage.usage import Breach, breach
 from hkrunner.sandbox.warden.cpu_throttle import CpuThrottle
-from hkrunner.sandbox.warden.memory_brake import ReservedBrake
+from hkrunner.sandbox.warden.reserved_brake import ReservedBrake
 
 PROGRAMS = Path(__file__).resolve().parent.parent / "tests" / "algorithms"
 V1 = Path("/sys/fs/cgroup/memory")

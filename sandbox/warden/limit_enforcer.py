@@ -23,7 +23,8 @@ from ..usage.usage import Breach, Sampler, SharedObject, breach
 from .confinement import Confinement
 from .cpu_throttle import CpuLimit
 from .deadlock_watch import DeadlockWatch
-from .memory_brake import HeldProcess, NearLimitBrake, ReservedBrake
+from .memory_brake import HeldProcess, NearLimitBrake
+from .reserved_brake import ReservedBrake
 
 if TYPE_CHECKING:
     from ..usage.disk_usage import DiskMeter
@@ -145,6 +146,8 @@ class LimitEnforcer:
                 self._last_top_at = now
                 self._last_top = [ProcessMemory(*one) for one in self._sampler.top(NAMED)]
             if self._brake is not None and isinstance(self._sampler, TreeSampler):
+                if isinstance(self._brake, ReservedBrake):
+                    self._brake.is_idle = self.idle
                 self._brake.adjust(self._sampler, now)
         held = self._brake.held_back if self._brake is not None and not self.idle else None
         if self._brake is not None and held is not None:

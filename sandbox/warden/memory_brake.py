@@ -9,7 +9,8 @@ only assists: memory in use decides whether a tree is killed. Two ways to set it
   with its line, and its process goes on. At any other time, and in all other processes, only memory in use
   counts: it cannot be known of an allocation, however large, whether it will be filled (sparse arrays, a file
   of 20 GiB mapped copy-on-write), and the kernel would not report that it has refused one.
-* ReservedBrake, the mode "brake": for every process, at all times: what it reserves must fit into the limit.
+* ReservedBrake, the mode "brake" (reserved_brake.py): for every process, at all times: what it reserves must
+  fit into the limit.
 
 The hard limit is never changed: once lowered, it could not be raised again. The soft limit is never raised
 above the one that the user has set.
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..linux import procfs
+from .repeated_requests import Attempts, Rounds
 
 if TYPE_CHECKING:
     from ..usage.process_table import Process
@@ -30,22 +32,6 @@ if TYPE_CHECKING:
 #: Smallest change of the limit that is worth a system call.
 STEP_BYTES = 1 << 20
 MI = 1 << 20
-
-#: ReservedBrake keeps a fiftieth of the limit back, within these bounds: a program that grows in small steps
-#: is refused memory before it exceeds the limit and is killed.
-LEAST_MARGIN_BYTES = 1 * MI
-MOST_MARGIN_BYTES = 8 * MI
-#: Memory that a process may reserve just after exec, though less is left of the limit: an interpreter and
-#: numpy's libraries reserve 60 to 120 MiB that they never touch.
-START_BYTES = 128 * MI
-START_S = 2.0
-#: A process with less reserved memory than this has just been executed.
-FRESH_BYTES = 48 * MI
-#: A process that has run for this long without growing may be repeating an allocation that was refused, at
-#: once (OpenBLAS did so for ever) or after pauses: it may reserve more, and only its memory in use counts.
-#: A process that sleeps uses no processor; one that asks twenty times a second uses this much in a second.
-SPIN_S = 1.0
-SPIN_CPU_NS = 100_000
 
 #: NearLimitBrake is armed in the last 1/16 of the limit, within these bounds. The suggested limit leaves a
 #: fifth or 16 MiB, so that it never arms there; and a process grows by 2 MiB a millisecond at most in steps
@@ -59,9 +45,13 @@ QUIET_S = 0.25
 #: may be repeating for ever what is refused. Memory in use decides then, until more of the limit is free.
 REPEATING_S = 1.5
 #: The same if it was armed so many times with pauses of QUIET_S in between, or if the process has filled its
-#: memory so many times without one of REPEATING_S, each time from where it had left the limit.
+#: memory so many times, each time from where it had left the limit, or fewer times in a row (Attempts).
 TRIES = 4
 FILLS = 6
+#: A process does something else in between if it pauses for REPEATING_S and uses so much of a core meanwhile,
+#: or if it takes and frees so much of the limit without reaching it.
+WORK_SHARE = 0.1
+WORK_BYTES_SHARE = 1 / 32
 #: A process has left the limit when so much of it, or twice what arms the brake, is free: a loop that drops
 #: its last part at each refusal, and fills it again, frees less.
 FREED_SHARE = 1 / 8
@@ -93,7 +83,15 @@ class HeldProcess(NamedTuple):
     at: float
 
 
-class _DataLimit:
+def cpu_ns(process: Process) -> int:
+    """Return the CPU time that a process has used; 0 when it is gone."""
+    try:
+        return procfs.cpu_ns(process.clock)
+    except OSError:
+        return 0
+
+
+class DataLimit:
     """The soft RLIMIT_DATA of one process."""
 
     __slots__ = ("hard", "own", "process", "soft")
@@ -139,15 +137,18 @@ class NearLimitBrake:
         self._near = max(LEAST_NEAR_BYTES, min(MOST_NEAR_BYTES, int(memory_bytes * NEAR_SHARE)))
         self._margin = self._near // 2
         self._left_bytes = max(2 * self._near, int(memory_bytes * FREED_SHARE))
-        self._data_limit: _DataLimit | None = None
+        self._data_limit: DataLimit | None = None
         self._level = 0
         self._grew_at = float("-inf")
         #: The most memory of the process since it last got further, and when that was reached.
         self._top = 0
         self._top_at = float("-inf")
         self._has_turned = False
-        self._tries = self._fills = 0
+        self._tries, self._fills = Attempts(TRIES), Attempts(FILLS)
         self._has_paused = self._has_left = True  #: since it was last near the limit
+        self._rounds = Rounds(max(TURN_BYTES, int(memory_bytes * WORK_BYTES_SHARE)))
+        #: Since when it pauses, with its memory and its CPU time then.
+        self._pause: tuple[float, int, int] | None = None
         self._is_let_through = False
         #: The process and its memory when last armed; None: not armed since forget_held_back().
         self.held_back: HeldProcess | None = None
@@ -169,7 +170,7 @@ class NearLimitBrake:
                 own, hard = self._prlimit(self._pid, resource.RLIMIT_DATA)
             except (ProcessLookupError, PermissionError):
                 return
-            one = self._data_limit = _DataLimit(process, own, own if one is None else one.own, hard)
+            one = self._data_limit = DataLimit(process, own, own if one is None else one.own, hard)
         if process.anon >= self._level + GROWTH_BYTES:
             self._level, self._grew_at = process.anon, now
         elif process.anon < self._level:
@@ -177,6 +178,7 @@ class NearLimitBrake:
         memory = sampler.least_bytes
         free = self._limit - memory
         is_growing = now - self._grew_at < QUIET_S
+        self._note_other_work(process, free, now, is_growing=is_growing)
         is_repeating = self._is_repeating(process.anon, free, now, is_growing=is_growing)
         self.is_holding = free <= self._near and is_growing and not is_repeating
         if self.is_holding:
@@ -192,6 +194,22 @@ class NearLimitBrake:
             is_near = self._armed_at > float("-inf") and free <= self._left_bytes
             one.set(one.own, self._prlimit, again=is_near or now - self._armed_at < SETTLE_S)
 
+    def _note_other_work(self, process: Process, free: int, now: float, *, is_growing: bool) -> None:
+        """Note if the process has done something else than to fill its memory again."""
+        left = self._rounds.ended(process.anon, free)
+        if left is not None and left > self._near:
+            self._fills.interrupt()
+        if is_growing:
+            if self._pause is not None:
+                since, _, before_ns = self._pause
+                paused_s, used_ns = now - since, cpu_ns(process) - before_ns
+                if paused_s >= REPEATING_S - QUIET_S and used_ns >= WORK_SHARE * paused_s * 1e9:
+                    self._fills.forget()
+            self._pause = None
+        elif self._pause is None or process.anon < self._pause[1]:
+            # To free a GiB takes a second on a busy machine: that is no other work.
+            self._pause = (now, process.anon, cpu_ns(process))
+
     def _is_repeating(self, anon: int, free: int, now: float, *, is_growing: bool) -> bool:
         """Whether the process most likely repeats for ever what is refused: see REPEATING_S, TRIES and FILLS.
 
@@ -202,23 +220,23 @@ class NearLimitBrake:
         self._has_turned = self._has_turned or anon < self._top - TURN_BYTES
         if not is_growing:
             self._has_paused = True
-        if now - self._grew_at >= REPEATING_S:  # to free a GiB takes a second on a busy machine
-            self._fills = 0
         if has_left:
-            self._tries, self._has_left, self._is_let_through = 0, True, False
+            self._tries.forget()
+            self._has_left, self._is_let_through = True, False
             self._top, self._top_at, self._has_turned = anon, now, False
         elif not is_growing:
             self._top_at = now
         elif anon >= self._top + GROWTH_BYTES and not self._has_turned:
-            self._top, self._top_at, self._tries = anon, now, 0
+            self._tries.forget()
+            self._top, self._top_at = anon, now
         elif self._armed_at >= self._top_at and now - self._top_at >= REPEATING_S:
             self._is_let_through = True
         if free <= self._near and is_growing:
-            self._tries += self._has_paused
-            self._fills += self._has_left
+            for attempts, is_new in ((self._tries, self._has_paused), (self._fills, self._has_left)):
+                if is_new:
+                    self._is_let_through = self._is_let_through or attempts.are_endless(now)
+                    attempts.add(now)
             self._has_paused = self._has_left = False
-        if self._tries > TRIES or self._fills > FILLS:
-            self._is_let_through = True
         return self._is_let_through
 
     def note_freed(self, sampler: TreeSampler) -> None:
@@ -239,141 +257,13 @@ class NearLimitBrake:
                 except (ProcessLookupError, PermissionError):
                     continue
                 if hard == one.hard:  # else the user's code has set it
-                    _DataLimit(process, soft, one.own, hard).set(one.own, self._prlimit)
+                    DataLimit(process, soft, one.own, hard).set(one.own, self._prlimit)
         if len(self._free) > 2 * len(sampler.processes):
             self._free = {pid: self._free[pid] for pid in self._free if pid in sampler.processes}
 
     def forget_held_back(self, before: float) -> None:
         """Set `held_back` to None if it is older: a task is not blamed for what was before it began."""
-        self._tries = self._fills = 0
+        self._tries.forget()
+        self._fills.forget()
         if self.held_back is not None and self.held_back.at < before:
             self.held_back = None
-
-
-class _Reserving(_DataLimit):
-    """One process that may reserve no more than what is left of the memory limit."""
-
-    __slots__ = ("cpu_ns", "data", "floor", "is_let_through", "is_loading", "quiet_since", "rss")
-
-    def __init__(self, process: Process, soft: int, own: int, hard: int) -> None:
-        super().__init__(process, soft, own, hard)
-        self.floor = 0
-        self.is_loading = False
-        self.is_let_through = False
-        self.data = self.rss = 0
-        self.quiet_since = float("-inf")
-        self.cpu_ns = 0
-
-    def is_spinning(self, now: float, *, is_at_limit: bool) -> bool:
-        """Whether it has run for SPIN_S without reserving, using or freeing memory.
-
-        `is_at_limit`: hardly anything is left to reserve. A process that got room there and uses it keeps it:
-        otherwise it would repeat each further request for a second.
-        """
-        process = self.process
-        has_grown = process.data > self.data or process.rss > self.rss + GROWTH_BYTES
-        # Less than that comes and goes with each attempt.
-        has_shrunk = min(process.data - self.data, process.rss - self.rss) < -MOST_NEAR_BYTES
-        if has_grown or has_shrunk:
-            self.is_let_through = self.is_let_through and is_at_limit and not has_shrunk
-            self.data, self.rss = process.data, process.rss
-            self.quiet_since = float("-inf")
-            return self.is_let_through
-        if self.is_let_through:
-            return True
-        if self.quiet_since == float("-inf"):
-            self.quiet_since, self.cpu_ns = now, _cpu_ns(process)
-        elif now - self.quiet_since >= SPIN_S:
-            used = _cpu_ns(process) - self.cpu_ns
-            self.is_let_through = used >= SPIN_CPU_NS * (now - self.quiet_since)
-            self.quiet_since, self.cpu_ns = now, self.cpu_ns + used
-        return self.is_let_through
-
-
-def _cpu_ns(process: Process) -> int:
-    try:
-        return procfs.cpu_ns(process.clock)
-    except OSError:
-        return 0
-
-
-class ReservedBrake:
-    """Keeps RLIMIT_DATA of all processes of a tree just above what the memory limit leaves them."""
-
-    def __init__(
-        self, memory_bytes: int, *, is_loading: bool = False, prlimit: Prlimit = resource.prlimit
-    ) -> None:
-        self._limit = memory_bytes
-        self._margin = max(LEAST_MARGIN_BYTES, min(MOST_MARGIN_BYTES, memory_bytes // 50))
-        self._prlimit = prlimit
-        self._limits: dict[int, _Reserving] = {}
-        #: The user's soft limit. A child inherits its parent's limit, which may be one that was set here.
-        self._own: int | None = None
-        #: Whether the code is still being imported.
-        self.is_loading = is_loading
-        #: The process last limited near the memory limit; None: none since forget_held_back().
-        self.held_back: HeldProcess | None = None
-        self.is_holding = False  #: whether hardly anything is left to reserve now
-
-    def adjust(self, sampler: TreeSampler, now: float) -> None:
-        """Set all limits according to the last measurement; called after each."""
-        headroom = sampler.headroom_bytes
-        if headroom is None:
-            return
-        processes = sampler.processes
-        part = self._part(sampler, headroom)
-        self.is_holding = part <= MOST_NEAR_BYTES
-        for pid, process in processes.items():
-            if not process.data:  # it is ending, and holds no memory any more
-                continue
-            one = self._limits.get(pid)
-            if one is None or one.process is not process:
-                one = self._adopt(process)
-                if one is None:
-                    continue
-            soft = process.data + part
-            if one.is_loading and (not self.is_loading or headroom < self._limit // 2):
-                one.is_loading = False
-                one.floor -= max(0, START_BYTES - self._limit)
-            if one.floor and now - process.first_seen < START_S:
-                soft = max(soft, one.floor)
-            if part < START_BYTES and one.is_spinning(now, is_at_limit=part <= MOST_NEAR_BYTES):
-                soft = max(soft, process.data + START_BYTES)
-            # Memory that a process frees may be reserved again in the same way.
-            if abs(soft - one.soft) >= STEP_BYTES:
-                one.set(soft, self._prlimit)
-            if self.is_holding:
-                self.held_back = HeldProcess(pid, procfs.name(pid), part, sampler.least_bytes, now)
-        if len(self._limits) > len(processes):
-            for pid in [pid for pid in self._limits if pid not in processes]:
-                del self._limits[pid]
-
-    def _part(self, sampler: TreeSampler, headroom: int) -> int:
-        """Return how much more each process may reserve."""
-        return max(0, headroom - self._margin) // max(1, sampler.growing)
-
-    def note_freed(self, sampler: TreeSampler) -> None:
-        """Note by the last measurement whether the tree has freed memory, without setting a limit."""
-        headroom = sampler.headroom_bytes
-        if headroom is not None:
-            self.is_holding = self.is_holding and self._part(sampler, headroom) <= MOST_NEAR_BYTES
-
-    def forget_held_back(self, before: float) -> None:
-        """Set `held_back` to None if it is older: a task is not blamed for what was before it began."""
-        if self.held_back is not None and self.held_back.at < before:
-            self.held_back = None
-
-    def _adopt(self, process: Process) -> _Reserving | None:
-        try:
-            soft, hard = self._prlimit(process.pid, resource.RLIMIT_DATA)
-        except (ProcessLookupError, PermissionError):  # it has ended, or has become another user
-            return None
-        if self._own is None:
-            self._own = soft
-        one = _Reserving(process, soft, self._own, hard)
-        if process.data < FRESH_BYTES:
-            # While the code is loaded even above the limit: numpy reserves so much, and touches little of it.
-            one.floor = process.data + (START_BYTES if self.is_loading else min(START_BYTES, self._limit))
-            one.is_loading = self.is_loading
-        self._limits[process.pid] = one
-        return one

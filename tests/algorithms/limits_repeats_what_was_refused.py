@@ -1,6 +1,7 @@
 """Repeats each allocation that is refused, for ever: at once or after a pause, in one thread or in four.
 
-Input: [HOW]; spin, sleep, map_and_sleep, threads, small.
+Input: [HOW]; spin, sleep, map_and_sleep, threads, small; fill frees all at each refusal, and beyond asks for
+more than any limit leaves.
 """
 
 import mmap
@@ -27,6 +28,16 @@ def small():
     return [bytes(500) for _ in range(1000)]
 
 
+def fill():
+    blocks = []
+    while True:
+        blocks.append(b"x" * MI)
+
+
+def beyond():
+    return b"x" * (1 << 30)
+
+
 def repeat(make, pause_s):
     while True:
         try:
@@ -44,5 +55,6 @@ def start(args, api):
     if how == "threads":
         for _ in range(3):
             threading.Thread(target=repeat, args=(block, 0), daemon=True).start()
-    ways = {"spin": (block, 0), "sleep": (block, 0.05), "map_and_sleep": (filled_map, 0.02), "small": (small, 0)}
+    ways = {"sleep": (block, 0.05), "map_and_sleep": (filled_map, 0.02), "small": (small, 0)}
+    ways.update({"fill": (fill, 0), "beyond": (beyond, 0)})
     repeat(*ways.get(how, (block, 0)))

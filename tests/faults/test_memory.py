@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import resource
@@ -333,8 +334,13 @@ def test_a_thread_without_memory_for_its_first_allocation_is_not_waited_for(
     assert task["status"] == "succeed" or task["reason"] == "MemoryLimit", run.stderr
 
 
-@pytest.mark.parametrize("how", ["spin", "sleep", "map_and_sleep", "threads", "small"])
-@pytest.mark.parametrize("mode", ["auto", "brake"])
+@pytest.mark.parametrize(
+    ("how", "mode"),
+    [
+        *itertools.product(["spin", "sleep", "map_and_sleep", "threads", "small", "fill"], ["auto", "brake"]),
+        ("beyond", "brake"),
+    ],
+)
 def test_a_program_that_repeats_a_refused_allocation_for_ever_is_ended(
     how: str, mode: str, tmp_path: Path
 ) -> None:

@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable
 
 import pytest
+from hkrunner.sandbox.linux import procfs
 from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.usage.sampler import TreeSampler
 from hkrunner.sandbox.usage.usage import breach
-from hkrunner.sandbox.warden.memory_brake import NearLimitBrake, ReservedBrake
+from hkrunner.sandbox.warden import memory_brake, reserved_brake
+from hkrunner.sandbox.warden.memory_brake import NearLimitBrake
+from hkrunner.sandbox.warden.reserved_brake import ReservedBrake
 from support.trees import Tree
 
 LIMITS = Limits(memory_bytes=128 * MI)
@@ -194,13 +197,14 @@ class StubProcess:
 
     def __init__(self, pid: int, anon: int, data: int) -> None:
         self.pid, self.anon, self.data = pid, anon, data
-        self.rss, self.first_seen = anon, 0.0
+        self.rss, self.first_seen, self.clock = anon, 0.0, procfs.process_clock(os.getpid())
 
 
 class StubSampler:
     """A tree whose memory is what the test says."""
 
     growing = 1
+    next_at = float("inf")
 
     def __init__(self, *processes: StubProcess, limit: int = 256 * MI) -> None:
         self.processes = {one.pid: one for one in processes}
@@ -288,28 +292,45 @@ def test_a_process_that_repeats_what_is_refused_is_let_through_until_more_is_fre
     assert brake.is_holding
 
 
-@pytest.mark.parametrize(("freed", "pause_s", "times"), [(4, 0.5, 4), (100, 0.5, 6)])
+def times_held(brake: NearLimitBrake, sampler: StubSampler, looks: list[tuple[float, int]]) -> list[bool]:
+    """Return whether the only process is held back when it is at 250 MiB; looks: (seconds, its MiB then)."""
+    held = []
+    for now, mebibytes in looks:
+        sampler.processes[10].anon = mebibytes * MI
+        brake.adjust(sampler, now)  # type: ignore[arg-type]
+        if mebibytes == 250:
+            held.append(brake.is_holding)
+    return held
+
+
+@pytest.mark.parametrize(("freed", "pause_s", "times"), [(4, 0.5, 2), (100, 0.5, 2), (100, 0.15, 4)])
 def test_a_loop_that_is_refused_again_and_again_is_let_through_whatever_it_frees_in_between(
     freed: int, pause_s: float, times: int
 ) -> None:
-    process = StubProcess(10, anon=0, data=300 * MI)
-    brake, sampler, _ = near_limit(process)
-    held, now = [], 1.0
-    for _ in range(8):
-        for process.anon in (250 * MI, (250 - freed) * MI):
-            brake.adjust(sampler, now)  # type: ignore[arg-type]
-            held.append(brake.is_holding)
-            now += pause_s
-    assert held[::2] == [True] * times + [False] * (8 - times)
+    brake, sampler, _ = near_limit(StubProcess(10, anon=0, data=300 * MI))
+    looks = [(1 + at * pause_s, 250 if at % 2 == 0 else 250 - freed) for at in range(16)]
+    assert times_held(brake, sampler, looks) == [True] * times + [False] * (8 - times)
 
 
-def test_a_process_that_fills_its_memory_with_other_work_in_between_is_held_back_each_time() -> None:
-    process = StubProcess(10, anon=0, data=300 * MI)
-    brake, sampler, _ = near_limit(process)
-    for at in range(0, 60, 3):
-        for now, process.anon in ((1.0 + at, 250 * MI), (1.1 + at, 100 * MI), (3.0 + at, 100 * MI)):
-            brake.adjust(sampler, now)  # type: ignore[arg-type]
-            assert brake.is_holding == (process.anon > 200 * MI)
+def test_a_program_that_is_refused_twice_and_then_tries_less_is_never_let_through() -> None:
+    brake, sampler, _ = near_limit(StubProcess(10, anon=0, data=300 * MI))
+    looks = [(0.0, 20), (1.0, 250), (2.0, 20), (4.0, 250), (5.0, 20), (6.0, 200), (7.0, 20)]
+    # A third one of another kind: there was other work in between.
+    assert times_held(brake, sampler, [*looks, (8.0, 250)]) == [True] * 3
+
+
+@pytest.mark.parametrize(("cores", "times"), [(0.5, 20), (0.0, 2)])
+def test_a_process_that_waits_before_it_fills_its_memory_again_is_let_through_and_one_that_works_is_not(
+    cores: float, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(memory_brake, "cpu_ns", lambda process: int(now * cores * 1e9))
+    brake, sampler, _ = near_limit(StubProcess(10, anon=0, data=300 * MI))
+    held = []
+    for at in range(0, 80, 4):
+        for now, mebibytes in ((1.0 + at, 250), (1.1 + at, 5), (1.5 + at, 5), (4.0 + at, 5)):
+            held += times_held(brake, sampler, [(now, mebibytes)])
+    assert held == [True] * times + [False] * (20 - times)
 
 
 def test_the_limit_that_a_process_has_raised_for_a_thread_is_left_until_the_thread_has_begun() -> None:
@@ -375,3 +396,107 @@ def test_no_stack_of_a_thread_fits_while_the_brake_is_armed() -> None:
             brake, limiter = NearLimitBrake(limit * MI, 10, prlimit=(given := Limiter())), given
             brake.adjust(StubSampler(process), 1.0)  # type: ignore[arg-type]
             assert limiter.soft.get(10, 0) < 8 * MI
+
+
+# ---- reserved memory that does not fit
+
+
+def reserving(
+    process: StubProcess, monkeypatch: pytest.MonkeyPatch, *, cores: float
+) -> tuple[ReservedBrake, StubSampler, Callable[[float, int, int], bool]]:
+    """Return a brake of 256 MiB, its sampler, and what looks at the process and tells if it is limited."""
+    limiter, at = Limiter(), [0.0]
+    monkeypatch.setattr(reserved_brake, "cpu_ns", lambda process: int(at[0] * cores * 1e9))
+    monkeypatch.setattr(reserved_brake, "_sleeps", lambda pid: cores < 0.5)
+    brake, sampler = ReservedBrake(256 * MI, prlimit=limiter), StubSampler(process)
+
+    def look(now: float, reserved: int, used: int) -> bool:
+        at[0], process.data = now, reserved * MI
+        process.anon = process.rss = used * MI
+        brake.adjust(sampler, now)  # type: ignore[arg-type]
+        return limiter.soft[process.pid] != resource.RLIM_INFINITY
+
+    return brake, sampler, look
+
+
+def test_a_process_that_runs_without_growing_may_reserve_what_it_likes_for_a_moment_each_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    brake, sampler, look = reserving(StubProcess(10, 60 * MI, 90 * MI), monkeypatch, cores=1.0)
+    assert look(1.0, 90, 60) and look(1.1, 90, 60) and look(2.0, 90, 60)
+    assert not look(2.2, 90, 60)
+    assert sampler.next_at == pytest.approx(2.21)
+    assert look(2.21, 90, 60), "it did not use that"
+    assert look(3.1, 90, 60) and not look(3.3, 90, 60)
+    assert not look(3.31, 2000, 70), "it has repeated this request"
+    assert not look(9.0, 2000, 200) and not look(9.1, 90, 60)
+    brake.forget_held_back(3.0)
+    assert not look(9.2, 90, 60), "this task has repeated it"
+    brake.forget_held_back(9.0)
+    assert look(9.3, 91, 60)
+
+
+def test_a_process_that_asks_from_time_to_time_may_reserve_what_it_likes_when_it_runs_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    brake, _, look = reserving(StubProcess(10, 60 * MI, 90 * MI), monkeypatch, cores=0.0)
+    ran_s = 0.0
+    monkeypatch.setattr(reserved_brake, "cpu_ns", lambda process: int(ran_s * 1e9))
+    assert look(1.0, 90, 60) and look(1.1, 90, 60)
+    ran_s += 0.001
+    assert not look(2.2, 90, 60) and not look(4.0, 90, 60)
+    ran_s += 0.001
+    assert look(4.1, 90, 60), "it has run, and asked for nothing"
+    brake.is_idle = True
+    assert look(4.2, 90, 60)
+    ran_s += 0.001
+    assert look(5.3, 90, 60), "it waits for its next task"
+    brake.is_idle = False
+    assert look(5.4, 90, 60)
+    ran_s += 0.001
+    assert not look(6.5, 90, 60) and not look(8.0, 2000, 70) and not look(8.1, 2000, 90)
+
+
+def test_a_process_that_waits_for_a_second_stays_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, look = reserving(StubProcess(10, 60 * MI, 90 * MI), monkeypatch, cores=0.0)
+    assert all(look(1 + at / 10, 90, 60) for at in range(50))
+
+
+@pytest.mark.parametrize("top", [(270, 248), (250, 130)], ids=["small blocks", "a large block"])
+def test_a_loop_that_fills_its_memory_again_and_again_is_judged_by_use_the_third_time(
+    top: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, look = reserving(StubProcess(10, 10 * MI, 30 * MI), monkeypatch, cores=1.0)
+    for at in (1.0, 1.8):
+        assert look(at, 30, 10) and look(at + 0.5, *top), "it may be refused twice"
+        assert look(at + 0.6, top[0], 60), "while much is unmapped, what is reserved shrinks last"
+    assert look(2.6, 30, 10) and not look(3.1, *top)
+    assert not look(3.6, 600, 248), "it takes more than is left"
+    assert not look(4.5, 600, 250)
+
+
+def test_a_program_that_needs_nearly_all_of_its_memory_again_and_again_stays_limited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, _, look = reserving(StubProcess(10, 10 * MI, 30 * MI), monkeypatch, cores=1.0)
+    limited = []
+    for at in range(1, 20):
+        limited += [look(at, 30, 10), look(at + 0.5, 270, 246)]
+    # To find out, it was let through once.
+    assert limited.count(False) <= 2 and all(limited[8:])
+
+
+def test_a_program_that_is_refused_twice_and_then_reserves_less_stays_limited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, _, look = reserving(StubProcess(10, 10 * MI, 30 * MI), monkeypatch, cores=1.0)
+    for at, (reserved, used) in enumerate([(270, 248), (30, 10), (270, 248), (30, 10), (150, 130), (30, 10)]):
+        look(1.0 + at, reserved, used)
+    assert look(7.5, 270, 248)
+
+
+def test_an_array_that_grows_by_being_copied_stays_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, look = reserving(StubProcess(10, 10 * MI, 30 * MI), monkeypatch, cores=1.0)
+    for copies in range(1, 31):
+        small, large = 10 + copies * 4, 10 + copies * 8
+        assert look(copies / 5, 20 + small, small) and look(copies / 5 + 0.1, 20 + large, large), copies
