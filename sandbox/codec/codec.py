@@ -110,6 +110,8 @@ def encode(
 
     Raises ResultInvalid or ResultTooLarge; nothing has been sent then.
     """
+    if most is not None:
+        _check_count(message.get("data"), encoding, name)
     return _encode(encoding, message, name, most, is_native(message.get("data"), encoding))
 
 
@@ -157,6 +159,8 @@ def encode_pieces(
     encoding: str, message: Dict[str, Any], *, name: str = "result", most: Optional[int] = MESSAGE_LIMIT
 ) -> List[Buffer]:
     """Return the same as encode(), in pieces: large binary values of the message's data are not copied."""
+    if most is not None:
+        _check_count(message.get("data"), encoding, name)
     native = is_native(message.get("data"), encoding)
     if native and encoding in large_values.WRITERS:
         try:
@@ -188,6 +192,25 @@ def is_large(value: Any, most: int = 1000) -> bool:
         if left < 0 or size >= LARGE:
             return True
     return False
+
+
+def _check_count(value: Any, encoding: str, name: str) -> None:
+    """Raise ResultTooLarge for so many values that they cannot fit: to convert them would take minutes."""
+    least_bytes = 1 if encoding == "msgpack" else 2  # of a value: 0, or 0 and a comma
+    if type(value) not in _COUNTED:
+        return
+    try:
+        count = len(value)
+    except OverflowError:  # a range may be longer than the largest number that len() returns
+        raise ResultTooLarge(f"the {name} has more values than any memory can hold") from None
+    if count * least_bytes > MESSAGE_LIMIT:
+        raise ResultTooLarge(
+            f"the {name} has {count:,} values: as {encoding} more than the {MESSAGE_LIMIT:,} bytes that"
+            " HKube's worker takes at most"
+        )
+
+
+_COUNTED = frozenset((list, tuple, range, set, frozenset, collections.deque))
 
 
 def _check_size(size: int, encoding: str, name: str) -> None:

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 from collections import abc
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 #: Deepest nesting: each level takes two or three frames of Python, of 1000 that the interpreter allows.
 DEPTH_MAX = 200
@@ -49,7 +49,9 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
     if isinstance(value, (bytes, bytearray, memoryview)):
         data = bytes(value)  # what is not contiguous, too
         return binascii.b2a_base64(data, newline=False).decode() if encoding == "json" else data
-    if isinstance(value, (list, tuple, set, frozenset, collections.deque, range)):
+    if kind is range:
+        return _plain_range(value, encoding, place)
+    if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
         return [plain(one, encoding, f"{place}[{i}]", depth + 1) for i, one in enumerate(value)]
     if isinstance(value, abc.Mapping) and not _is_no_mapping(kind):
         return _plain_dict(value, encoding, place, depth)
@@ -73,6 +75,17 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
             if field._field_type.name == "_FIELD"  # as dataclasses.fields() does: no ClassVar, no InitVar
         }
     return _plain_of_library(value, encoding, place, depth, known)
+
+
+def _plain_range(value: range, encoding: str, place: str) -> List[int]:
+    """Return the numbers; a range of a hundred million is written as quickly as any other, and may be."""
+    for at, one in ((0, value[:1]), (-1, value[-1:])):  # the largest of them is one of these
+        for number in one:
+            _whole(number, encoding, f"{place}[{at}]")
+    try:
+        return list(value)
+    except OverflowError:
+        raise ResultInvalid(f"{shortened(place)}: {value!r} has more numbers than memory can hold") from None
 
 
 def _too_deep(place: str) -> ResultInvalid:
@@ -308,7 +321,7 @@ def is_native(value: Any, encoding: str) -> bool:
             if not (keys <= _TEXT_KEYS or (keys == _INT_KEYS and encoding != "bson")):
                 return False
             inner = list(itertools.islice(one.values(), left))
-        elif kind in _LISTS:
+        elif kind in _LISTS or (kind is range and encoding != "bson"):
             inner = list(itertools.islice(one, left))
         elif _is_known(one, kind, encoding):
             continue

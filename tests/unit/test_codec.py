@@ -168,6 +168,25 @@ def test_a_result_above_the_workers_limit_is_refused_with_both_numbers(
         encoded("x" * 1000)
 
 
+def test_so_many_values_that_they_cannot_fit_are_refused_before_they_are_converted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(codec, "MESSAGE_LIMIT", 1000)
+    for value in ([Foo()] * 501, range(10**8), range(10**30)):
+        for encode in (codec.encode, codec.encode_pieces):
+            with pytest.raises(codec.ResultTooLarge, match=r"the result has .* values"):
+                encode("json", {"data": value})
+
+
+def test_a_range_is_converted_as_a_whole(library: str) -> None:
+    assert encoded(range(2**64, 2**64 + 2)) == [2**64, 2**64 + 1]
+    assert encoded({"a": range(9, 0, -4)}) == {"a": [9, 5, 1]}
+    with pytest.raises(codec.ResultInvalid, match=r"^result\[0\]\[-1\]: int of 100 bits"):
+        codec.plain([range(10**30)], "msgpack", "result")
+    with pytest.raises(codec.ResultInvalid, match=r"^result\[0\]: range\(0, 10+\) has more numbers than"):
+        encoded([range(10**30)])
+
+
 VALUES = st.recursive(
     st.none()
     | st.booleans()
