@@ -47,15 +47,25 @@ class LeakWatch:
         ):
             return None
         self._was_said = True
-        first, last = self._stays[0], self._stays[-1]
-        per_task = (last - first) / ((len(self._stays) - 1) * self._every)
         return (
-            f"◌ memory grew {format_bytes(per_task)} per task over {served} tasks, to {format_bytes(last)}"
-            f" of {format_bytes(limit)}; --recycle-after would start a new process before that"
+            f"◌ memory grew {format_bytes(self._per_task())} per task over {served} tasks,"
+            f" to {format_bytes(self._stays[-1])} of {format_bytes(limit)};"
+            " --recycle-after would start a new process before that"
         )
+
+    def _in_halves(self) -> tuple[int, int]:
+        """Return by how much it has grown in each half of the tasks."""
+        first, middle, last = (self._stays[at] for at in (0, len(self._stays) // 2, -1))
+        return middle - first, last - middle
+
+    def _per_task(self) -> float:
+        """Return the growth per task of the half in which it was less: the other one may have more in it than
+        the leak, such as an import of the first tasks, or what the last one has not freed yet."""
+        half = len(self._stays) // 2
+        first, second = self._in_halves()
+        return min(first / half, second / (len(self._stays) - 1 - half)) / self._every
 
     def _goes_on(self, least_bytes: float) -> bool:
         """Whether it has grown by so much, and at least a quarter of that in each half of the tasks."""
-        first, middle, last = (self._stays[at] for at in (0, len(self._stays) // 2, -1))
-        grown = last - first
-        return grown >= least_bytes and min(middle - first, last - middle) >= grown / 4
+        halves = self._in_halves()
+        return sum(halves) >= least_bytes and min(halves) >= sum(halves) / 4

@@ -70,6 +70,14 @@ def test_a_leak_is_reported_once_before_it_reaches_the_limit() -> None:
     assert sentence.startswith("◌ memory grew 4 MiB per task over 19 tasks, to 82 MiB of 100 MiB; ")
 
 
+@pytest.mark.parametrize("at", [0, -1])
+def test_an_import_in_the_first_tasks_or_what_the_last_has_not_freed_is_no_part_of_a_leak(at: int) -> None:
+    stays = [10 * MI + task * 5 * MI for task in range(15)]
+    stays[at] += -8 * MI if at == 0 else 12 * MI
+    (sentence,) = warnings(stays)
+    assert sentence.startswith("◌ memory grew 5 MiB per task"), sentence
+
+
 def test_a_slow_leak_is_reported_over_thousands_of_tasks() -> None:
     (sentence,) = warnings([10 * MI + task * MI // 50 for task in range(4000)])
     assert "memory grew 20.5 KiB per task over 3" in sentence
