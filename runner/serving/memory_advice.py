@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Sequence
 
 from ...sandbox.parent.exit_report import REFUSED_S
-from ...sandbox.shared.limits import GI, UNITS, Limits, format_bytes, option_for_memory, set_by
+from ...sandbox.shared.limits import GI, MI, UNITS, Limits, format_bytes, option_for_memory, set_by
 from ...sandbox.shared.messages import HeldBack
 from ...sandbox.shared.outcome import Cause, Exit, LimitBreach
 from ..protocol.messages import Failure
 
 #: numpy's text for the size of an allocation that failed.
-_ASKED = re.compile(r"Unable to allocate (\d{1,9}(?:\.\d{1,9})?) ([KMGT]i)B")
+_ASKED = re.compile(r"Unable to allocate (\d{1,9}(?:\.\d{0,9})?) ([KMGTPE]i)B")
+_SIZES = {**UNITS, "Pi": 2**50, "Ei": 2**60}
 #: The same of torch, tensorflow and jax, in bytes.
 _ASKED_BYTES = re.compile(r"(?:allocate|allocating) (\d{1,19}) bytes")
 #: Texts of libraries about an allocation that failed.
@@ -39,6 +40,9 @@ _OF_CODE = frozenset((
 _IN_ORDER = re.compile(r"sys\.exit\((0|None|)\)")
 _OF_A_GPU = re.compile(r"CUDA|cuda|\bGPU\b|HIP out of memory")
 ASKED_MAX = 1024 * GI
+#: With more than this left, and more than this share of the limit, the mode "auto" refuses nothing.
+FAR_BYTES = 16 * MI
+FAR_SHARE = 1 / 8
 
 
 def _kind(failure: Failure, printed: Sequence[str]) -> str | None:
@@ -86,7 +90,7 @@ def _asked(failure: Failure) -> int:
     """Return the size of the allocation that failed; 0: it is not known."""
     for text in (failure.message, failure.details):
         if (found := _ASKED.search(text)) is not None:
-            return int(float(found[1]) * UNITS[found[2]])
+            return int(float(found[1]) * _SIZES[found[2]])
         if (found := _ASKED_BYTES.search(text)) is not None:
             return int(found[1])
     return 0
@@ -140,7 +144,14 @@ def explain_refusal(
     hint = f"limit {format_bytes(limit_bytes)} ({by}), used {format_bytes(peak_bytes)}"
     if asked and not _asked(failure._replace(details="")):
         hint += f", asked for {format_bytes(asked)}"
-    hint += f". Try {option}"
+    room = limit_bytes - peak_bytes
+    if held is None and limits.mem_mode != "brake" and room > max(FAR_BYTES, FAR_SHARE * limit_bytes):
+        if asked:
+            hint += f". Try {option} on a machine that has as much: it was this one that refused it"
+        else:
+            hint += ". Try less: this machine, or the code itself, has refused it, whatever the limit"
+    else:
+        hint += f". Try {option}"
     if limits.mem_mode == "brake":
         hint += "; if large arrays are reserved and hardly touched, --mem-mode auto"
     first, line, rest = failure.message.partition("\n")

@@ -35,10 +35,18 @@ def test_a_refusal_that_failed_no_task_names_what_has_set_the_limit() -> None:
     assert "of 128 MiB (--mem)" in refused_all_the_same(held, Limits(), 128 * MI)
 
 
-def test_the_size_of_a_refused_numpy_array_counts() -> None:
-    text = "MemoryError: Unable to allocate 2.0 GiB for an array"
-    told = explain_refusal(refused(text), Limits(), 256 * MI, lambda: 100 * MI).message
+@pytest.mark.parametrize("size", ["2.0 GiB", "2. GiB"])
+def test_the_size_of_a_refused_numpy_array_counts(size: str) -> None:
+    text = f"MemoryError: Unable to allocate {size} for an array"
+    told = explain_refusal(refused(text), Limits(mem_mode="brake"), 256 * MI, lambda: 100 * MI).message
     assert "Try --mem 2816Mi" in told
+
+
+def test_a_higher_limit_is_not_suggested_for_what_the_machine_has_refused_far_from_it() -> None:
+    told = explain_refusal(refused(), Limits(), 256 * MI, lambda: 10 * MI).message.partition("\n")[0]
+    assert told.endswith(
+        "used 10 MiB. Try less: this machine, or the code itself, has refused it, whatever the limit"
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,7 +175,7 @@ def test_what_the_machine_has_refused_is_a_matter_of_the_limit_if_it_would_not_h
     )
     assert (
         failure.code == "MEMORY_ERROR"
-        and "used 20 MiB, asked for 74.5 GiB. Try --mem 95488Mi" in failure.message
+        and "used 20 MiB, asked for 74.5 GiB. Try --mem 95488Mi on a machine that has" in failure.message
     )
     little = asked.replace("74.5 GiB", "2.0 MiB")
     assert told(f"RuntimeError: {little}", None, peak=20 * MI).code == "ALGORITHM_ERROR"
