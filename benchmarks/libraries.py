@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hkrunner.sandbox.shared.limits import format_bytes, suggest_memory
+from hkrunner.sandbox.shared.limits import format_bytes
 
 PACKAGES = [
     "numpy", "scipy", "pandas", "scikit-learn", "joblib", "numba", "pyarrow", "polars", "duckdb",
@@ -185,6 +186,7 @@ class Outcome:
 
     reason: str  #: "done", the reason of --json, or "hangs"
     peak_bytes: int = 0
+    suggested: str = ""  #: the limit that the last line of a run without one says would do: 128Mi
 
 
 @dataclass
@@ -214,8 +216,9 @@ def run(hkrunner: Sequence[str], python: Path, program: Path, *options: str) -> 
     if not ended.stdout:  # the code could not be loaded, so no task began
         return Outcome("MemoryLimit" if ended.returncode == 137 else f"status {ended.returncode}")
     task = json.loads(ended.stdout.splitlines()[-1])
+    said = re.search(r" --mem (\S+) would do", ended.stderr)
     reason = "done" if task["status"] == "succeed" else task["reason"]
-    return Outcome(reason, task["peakMemBytes"] or 0)
+    return Outcome(reason, task["peakMemBytes"] or 0, said[1] if said is not None else "")
 
 
 def judged(outcome: Outcome, right: Sequence[str]) -> str:
@@ -236,7 +239,7 @@ def measure(
     row.cells["free"] = judged(free, ["done"])
     if free.reason != "done":
         return row
-    suggested = suggest_memory(free.peak_bytes)
+    suggested = free.suggested
     row.cells["peak"] = format_bytes(free.peak_bytes)
     enough = [run(hkrunner, python, program, "--mem", suggested, *with_mode) for _ in range(rounds)]
     done = sum(one.reason == "done" for one in enough)
