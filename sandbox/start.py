@@ -29,6 +29,7 @@ def __getattr__(name: str) -> object:
 if __name__ == "__main__":
     # What a bare interpreter has loaded: the only modules that a user's own files cannot stand in for.
     bare = frozenset(sys.modules)
+    import errno
     import gc
     import os
 
@@ -54,6 +55,10 @@ if __name__ == "__main__":
             from _hkrunner.sandbox.child.main import main
         except (MemoryError, SystemError):  # the latter where an interpreter forgets the former
             os._exit(1)  # the warden knows of the limit, which leaves no room for any code of the user's
+        except (ImportError, OSError) as error:  # so the loader of libraries and the kernel say it
+            if "failed to map segment" not in str(error) and getattr(error, "errno", 0) != errno.ENOMEM:
+                raise
+            os._exit(1)
     elif sys.argv[1] == "forwarder":
         from _hkrunner.sandbox.isolation.forwarder import main as forwarder_main
     else:
