@@ -8,6 +8,7 @@ import json
 import os
 import re
 import time
+from typing import NamedTuple
 
 from .files import ProcessIdentity, read_json_bytes, safe_part
 from .journal_format import BEGIN, HEAD, SUFFIX, records_in
@@ -20,6 +21,18 @@ _COARSE_CLOCK_NS = 20_000_000
 _LOCK_TRIES = 50
 _LOCK_PAUSE_S = 0.0001
 _NAME = re.compile(rb'"name":("(?:[^"\\]|\\.)*")')
+
+
+class _Growing(NamedTuple):
+    """The latest file of another process."""
+
+    fd: int
+    at: int = 0  #: where its next record will be
+    owner: ProcessIdentity | None = None
+
+    def may_grow(self) -> bool:
+        """Whether its process may add to it."""
+        return self.owner is not None and self.owner.is_alive()
 
 
 class JournalNames:
@@ -38,7 +51,7 @@ class JournalNames:
         #: Whether files have been made or removed in the journal's folder since the claim before.
         self.folder_changed = True
         self._read: set[str] = set()  # files of others
-        self._growing: dict[str, tuple[int, int]] = {}  # of live processes: descriptor, offset
+        self._growing: dict[str, _Growing] = {}  # by process, as the names of its files begin
 
     def claim(self, task: str, *, is_first: bool) -> str:
         """Return a name for the task that no other record has.
@@ -92,8 +105,8 @@ class JournalNames:
 
     def close(self) -> None:
         """Close the files of others."""
-        for fd, _ in self._growing.values():
-            os.close(fd)
+        for file in self._growing.values():
+            os.close(file.fd)
         self._growing.clear()
 
     def _has_folder(self, name: str) -> bool:
@@ -113,35 +126,53 @@ class JournalNames:
             self.folder_changed = changed != self._folder_time
             if self.folder_changed:
                 self._folder_time = changed if time.time_ns() - changed > _COARSE_CLOCK_NS else -1
-                for name in os.listdir(folder):
-                    if name.endswith(SUFFIX) and not name.startswith(self._run) and name not in self._read:
-                        self._read.add(name)
-                        self._open(f"{folder}/{name}")
-            for path in tuple(self._growing):
-                self._read_on(path)
+                names = {name for name in os.listdir(folder) if name.endswith(SUFFIX)}
+                self._read &= names
+                others = [name for name in names - self._read if not name.startswith(self._run)]
+                for name in sorted(others, key=lambda name: (len(name), name)):  # the oldest of a run first
+                    self._read.add(name)
+                    self._open(name)
+                if others:
+                    for run in [run for run, file in self._growing.items() if not file.may_grow()]:
+                        self._close(run)
+            for run in self._growing:
+                self._read_on(run)
         except OSError:
             return  # there is no journal, or its files cannot be read: nor can they be by anybody else
 
-    def _open(self, path: str) -> None:
-        """Read the names in the file, and keep it open if it may still grow."""
+    def _open(self, name: str) -> None:
+        """Read the names in the file, and keep it open if it may still grow.
+
+        The one before it of the same process does not: one that serves for weeks makes thousands.
+        """
+        run = name.rpartition("-")[0]
+        if run in self._growing:
+            self._close(run)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"{self._layout.journal}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:  # removed meanwhile
             return
-        self._growing[path] = (fd, 0)
-        head = self._read_on(path)
+        self._growing[run] = _Growing(fd)
+        head = self._read_on(run)
         owner = ProcessIdentity.from_dict((read_json_bytes(head) or {}).get("owner"))
-        if owner is None or not owner.is_alive():
-            os.close(fd)
-            del self._growing[path]
+        file = self._growing[run] = self._growing[run]._replace(owner=owner)
+        if not file.may_grow():
+            self._close(run)
 
-    def _read_on(self, path: str) -> bytes:
+    def _close(self, run: str) -> None:
+        """Close the file of this process, once what was added to it is read."""
+        try:
+            self._read_on(run)
+        finally:
+            os.close(self._growing.pop(run).fd)
+
+    def _read_on(self, run: str) -> bytes:
         """Read the names that were added; return the head of the file if it is among what was read."""
-        fd, at = self._growing[path]
+        file = self._growing[run]
         head = b""
-        if os.pread(fd, 1, at) in (b"", b"\0"):
+        if os.pread(file.fd, 1, file.at) in (b"", b"\0"):
             return head
-        data = os.pread(fd, os.fstat(fd).st_size - at, at)
+        data = os.pread(file.fd, os.fstat(file.fd).st_size - file.at, file.at)
         end = 0
         for one in records_in(data):
             end = one.end
@@ -150,5 +181,5 @@ class JournalNames:
             elif one.kind == BEGIN and (found := _NAME.search(one.facts)) is not None:
                 with contextlib.suppress(ValueError):  # not ours: no reader takes it for a record
                     self._remember(json.loads(found[1]))
-        self._growing[path] = (fd, at + end)
+        self._growing[run] = file._replace(at=file.at + end)
         return head

@@ -563,6 +563,26 @@ def test_two_that_begin_the_same_task_at_once_are_told_apart(root: Path) -> None
         store.close()
 
 
+def test_one_file_of_a_process_with_many_is_open_and_all_its_names_are_known(root: Path) -> None:
+    ours, other = make(root), make(root, keep=64)  # sixteen tasks a file
+    for number in range(100):
+        end(begin(other, f"t{number}", at=number))
+        assert end(begin(ours, f"ours{number}", at=number)).problems == []
+    assert len(journals(root)) == 8
+    assert [begin(ours, f"t{number}").name for number in (3, 98, 99)] == ["t3.2", "t98.2", "t99.2"]
+    opened = [path for path in map(_path_of, os.listdir("/proc/self/fd")) if f"{root}/journal/" in path]
+    assert len(opened) == 4, "each has its own, and the latest one of the other"
+    for store in (ours, other):
+        store.close()
+
+
+def _path_of(fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:  # that of the list itself
+        return ""
+
+
 def test_local_tasks_get_no_name_of_a_journal(store: Store, root: Path) -> None:
     end(begin(store, "t7"))
     local = Store(root)
