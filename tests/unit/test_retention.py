@@ -84,8 +84,9 @@ def test_many_are_removed_a_few_at_a_time(
 
 
 def test_tasks_of_the_journal_are_forgotten_and_folders_they_got_late_removed(
-    loop: Loop, clock: Clock, tmp_path: Path
+    loop: Loop, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retention, "FORGOTTEN_AT_ONCE", 1)
     store = Store(tmp_path, logs_ahead=False, journal=lambda layout: Journal(layout, "json", keep=2))
     output = Output(loop, local=False, quiet=True, verbose=False, encoding="utf-8")
     enforcer = Retention(loop, str(tmp_path), 2, output, store)
@@ -100,6 +101,9 @@ def test_tasks_of_the_journal_are_forgotten_and_folders_they_got_late_removed(
         enforcer.task_ended(result)
     assert left(tmp_path) == ["t2"] and len(list_tasks(tmp_path)) == 4
     clock.now += retention.PAUSE_S
+    loop.turn(0)
+    assert [one.name for one in list_tasks(tmp_path)] == ["t2", "t3", "t4"], "the loop serves others between"
+    clock.now += retention.NEXT_S
     loop.turn(0)
     assert left(tmp_path) == [] and list((tmp_path / "runs").rglob("late")) == []
     assert [one.name for one in list_tasks(tmp_path)] == ["t3", "t4"]
