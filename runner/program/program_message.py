@@ -2,7 +2,8 @@
 
 HKube's worker ends at a message that it cannot decode, so each is checked here first. For json and msgpack
 msgspec skips over the payload while it checks it (100 MB of json in 90 ms). bson has no such check: a message
-below BLOB_MIN is decoded, and of a larger one only the outermost document is looked at.
+below BLOB_MIN is decoded, and so is a list without documents, which takes no time; of any other larger one
+only the two outermost documents are looked at.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ...sandbox.codec import codec
 from ..link.frames import BLOB_MIN
+from ..protocol import bson_reader
 
 _UTF8_STEP = 256 * 1024
 #: First bytes of a map in msgpack, besides those of a small one (0x80 to 0x8f).
@@ -62,15 +64,17 @@ def _read(encoding: str, wire: bytes | memoryview) -> ProgramMessage:
 def _of_bson(wire: bytes | memoryview) -> ProgramMessage:
     if len(wire) < BLOB_MIN:
         return _of_decoded(codec.decode("bson", wire), "bson")
-    import bson
-    from bson.codec_options import CodecOptions
-    from bson.raw_bson import RawBSONDocument
-
-    options: Any = CodecOptions(document_class=RawBSONDocument)
-    try:
-        return _of_decoded(bson.decode(wire, options)["data"], "bson")
-    except (bson.errors.BSONError, KeyError) as error:
-        raise ValueError(str(error)) from None
+    values = bson_reader.message_values(wire)
+    command, data, failure = (values.get(name) for name in (b"command", b"data", b"error"))
+    if command is None or command.kind != bson_reader.TEXT:
+        raise ValueError("it has no command")
+    kind = None if data is None else data.kind
+    if data is not None and kind == bson_reader.TEXT:
+        bson_reader.text_of(wire, data)  # raises ValueError for what is no UTF-8
+    if data is not None and kind == bson_reader.ARRAY and not bson_reader.holds_documents(wire, data.begin):
+        return _of_decoded(codec.decode("bson", wire), "bson")
+    has_error = failure is not None and failure.kind != bson_reader.NULL
+    return ProgramMessage(bson_reader.text_of(wire, command), None, kind == bson_reader.OBJECT, has_error)
 
 
 def _of_decoded(message: Any, encoding: str) -> ProgramMessage:

@@ -17,6 +17,7 @@ import msgspec
 
 from ...sandbox.codec import DONE_JSON, codec
 from ...sandbox.codec.codec import Buffer
+from ..protocol import bson_reader
 from .errors import ObjectInvalid
 
 HEADER_SIZE = 8
@@ -158,14 +159,9 @@ def part(value: EncodedValue, path: str) -> EncodedValue | None:
 @contextlib.contextmanager
 def _inside(encoding: str) -> Iterator[None]:
     """Raise ObjectInvalid for what a library raises here: check() does not look at all that is in a value."""
-    errors: tuple[type[Exception], ...] = (ValueError, msgspec.MsgspecError)
-    if encoding == "bson":
-        import bson
-
-        errors = (bson.errors.BSONError, *errors)
     try:
         yield
-    except errors as error:
+    except (ValueError, msgspec.MsgspecError) as error:
         raise ObjectInvalid(f"a part of a value is not {encoding}: {error}") from None
 
 
@@ -187,16 +183,30 @@ def _child(value: EncodedValue, key: str) -> EncodedValue | None:
 
 
 def _bson_child(data: Buffer, kind: str, key: str, index: int | None) -> EncodedValue | None:
-    document = _raw_bson(data)["data"]
-    if kind == "array":
-        found = document[index] if index is not None and index < len(document) else None
-    else:
-        found = document.get(key)
-    if found is None:
+    if kind == "object":
+        found = bson_reader.values(data, _BSON_VALUE_AT).get(key.encode())
+        return None if found is None else _bson_part(data, found)
+    inner = _bson_items(data)
+    if index is None or index >= len(inner):
         return None
-    import bson
+    item = inner[index]
+    if isinstance(item, bson_reader.BsonValue):
+        return _bson_part(data, item)
+    return None if item is None else EncodedValue("bson", encode_plain("bson", item))
 
-    return EncodedValue("bson", bson.encode({"data": found}))
+
+def _bson_part(data: Buffer, value: bson_reader.BsonValue) -> EncodedValue | None:
+    if value.kind == bson_reader.NULL:
+        return None
+    return EncodedValue("bson", bson_document(bytes((value.kind,)), data[value.begin : value.end]))
+
+
+def _bson_items(data: Buffer) -> list[Any]:
+    """Return the items of the array that the value is: their places if the first one is a document."""
+    if bson_reader.holds_documents(data, _BSON_VALUE_AT):
+        return list(bson_reader.items(bytes(data), _BSON_VALUE_AT))
+    found: list[Any] = codec.decode("bson", data)
+    return found
 
 
 def describe(value: EncodedValue) -> tuple[str, int | None]:
@@ -208,7 +218,7 @@ def describe(value: EncodedValue) -> tuple[str, int | None]:
         if kind != "array":
             return kind, None
         with _inside("bson"):
-            return kind, len(_raw_bson(value.data)["data"])
+            return kind, len(_bson_items(value.data))
     if value.encoding == "msgpack":
         return _describe_msgpack(value.data)
     text = bytes(value.data[:64]).lstrip()
@@ -252,15 +262,6 @@ def _decoder(encoding: str, kind: str) -> Any:
     key: Any = str if encoding == "json" else Any  # HKube's wrapper for Python sends keys of any type
     shape: Any = list[msgspec.Raw] if kind == "array" else dict[key, msgspec.Raw]
     return (msgspec.json if encoding == "json" else msgspec.msgpack).Decoder(shape)
-
-
-def _raw_bson(data: Buffer) -> Any:
-    import bson
-    from bson.codec_options import CodecOptions
-    from bson.raw_bson import RawBSONDocument
-
-    options: Any = CodecOptions(document_class=RawBSONDocument)
-    return bson.decode(data, options)
 
 
 # ---- a result in the child's `done`

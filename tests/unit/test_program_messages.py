@@ -100,6 +100,30 @@ def test_the_text_of_a_large_message_is_checked_wherever_it_is(before: int) -> N
             read("json", memoryview(begin + end + wrong))
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 300_000, [{"a": 1}] * 20_000, ["ä"] * 30_000, b"x" * 300_000, None],
+    ids=lambda value: repr(value)[:5],
+)
+def test_a_large_message_of_bson_is_read_without_its_payload(value: Any) -> None:
+    message = {"error": None, "data": value, "command": "done", "more": {"large": b"x" * 300_000}}
+    wire = ENCODERS["bson"](message)
+    assert read("bson", wire) == read("bson", memoryview(wire)) == ProgramMessage("done", None, False, False)
+    assert read("bson", ENCODERS["bson"]({**message, "data": {"a": value}, "error": {}}))[2:] == (True, True)
+    others = (wire.replace(b"command", b"no-name"), wire.replace(b"\x02comm", b"\x04comm"))
+    for wrong in (wire + b"\0", wire[:-1], *others):
+        with pytest.raises(ValueError):
+            read("bson", wrong)
+
+
+@pytest.mark.parametrize("value", ["x" * 300_000 + "<here>", ["x" * 300_000, "<here>"]], ids=["text", "list"])
+def test_text_of_a_large_message_of_bson_that_is_none_is_refused(value: Any) -> None:
+    wire = ENCODERS["bson"]({"command": "done", "data": value})
+    assert read("bson", wire).command == "done"
+    with pytest.raises(ValueError, match=r"utf-?8"):
+        read("bson", wire.replace(b"<here>", b"<\xff\xff\xff\xff>"))
+
+
 def test_a_lone_surrogate_is_passed_on_as_javascript_writes_it() -> None:
     found = read("json", b'{"command":"done","data":"\\ud800"}')
     assert found.data_json == b'"\\ud800"'

@@ -101,16 +101,19 @@ def _whole(value: EncodedValue, body: Any) -> bytes:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_part_is_found_by_its_path(encoding: str) -> None:
-    whole = encode(encoding, {"a": {"b": [1, "two", {"c": [3]}]}, "7": "seven", "none": None})
+    inner = {"a": {"b": [1, "two", {"c": [3]}]}, "7": "seven", "none": None, "d": [{"e": 4}, None, {"e": 5}]}
+    whole = encode(encoding, inner)
 
     def found(path: str) -> Any:
         one = part(whole, path)
-        return "nothing" if one is None else decode(one)
+        # Under bson a null is told as what is not there.
+        return "nothing" if one is None or decode(one) is None else decode(one)
 
-    assert [found(path) for path in ("a.b.2.c", "a.b.1", "7")] == [[3], "two", "seven"]
-    assert [found(path) for path in ("x", "a.b.3", "a.b.-1", "a.b.1.x", "a.b.2.c.0.d")] == ["nothing"] * 5
-    kinds = {path: describe(one) for path in ("a", "a.b", "7") if (one := part(whole, path)) is not None}
-    assert kinds == {"a": ("object", None), "a.b": ("array", 3), "7": ("str", None)}
+    assert [found(path) for path in ("a.b.2.c", "a.b.1", "7", "d.2.e")] == [[3], "two", "seven", 5]
+    none = ("x", "none", "a.b.3", "a.b.-1", "a.b.1.x", "a.b.2.c.0.d", "d.1", "d.3", "d.e")
+    assert [found(path) for path in none] == ["nothing"] * 9
+    kinds = {path: describe(one) for path in ("a", "a.b", "7", "d") if (one := part(whole, path)) is not None}
+    assert kinds == {"a": ("object", None), "a.b": ("array", 3), "7": ("str", None), "d": ("array", 3)}
 
 
 def test_a_part_is_found_beside_keys_that_are_no_text() -> None:
