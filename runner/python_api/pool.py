@@ -42,6 +42,8 @@ R = TypeVar("R")
 
 #: The Pools that have not ended, for the end of the interpreter.
 _live: weakref.WeakSet[PoolDispatcher | ExecutorDispatcher] = weakref.WeakSet()
+# A forked process has none of their threads: it would wait for their tasks for ever.
+os.register_at_fork(after_in_child=_live.clear)
 
 
 class Pool(Executor, Generic[P, R]):
@@ -200,8 +202,10 @@ class Pool(Executor, Generic[P, R]):
                 while futures:
                     for one in itertools.islice(calls, 1) if buffersize is not None else ():
                         futures.append(self.schedule(one))
-                    # No variable for the future: an error's traceback and the future would hold each other.
-                    yield futures.popleft().result(None if end is None else end - time.monotonic())
+                    # It stays among those that are cancelled below. No variable for it: an error's traceback
+                    # and the future would hold each other.
+                    futures[0].result(None if end is None else end - time.monotonic())
+                    yield futures.popleft().result()
             finally:
                 while futures:
                     futures.pop().cancel()
@@ -236,11 +240,16 @@ class Pool(Executor, Generic[P, R]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Shut down and wait; after a KeyboardInterrupt, or another reason to exit, terminate()."""
-        if kind is None or issubclass(kind, Exception):
-            self.shutdown()
-        else:
+        """Shut down and wait; after a KeyboardInterrupt, also meanwhile, or another reason to exit,
+        terminate()."""
+        if kind is not None and not issubclass(kind, Exception):
             self.terminate()
+            return
+        try:
+            self.shutdown()
+        except KeyboardInterrupt:
+            self.terminate()
+            raise
 
 
 def _join(dispatcher: PoolDispatcher | ExecutorDispatcher) -> None:
