@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .disk_problems import DiskProblems
 from .files import write_all
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ JOURNAL_PIECES_MAX = 64
 
 
 class RecordedOutput:
-    """The output of one task. Never raises for the disk: errors go to on_error."""
+    """The output of one task. Never raises for the disk."""
 
-    def __init__(self, stream_limit_bytes: int, on_error: Callable[[str, OSError], None]) -> None:
+    def __init__(self, stream_limit_bytes: int, disk: DiskProblems) -> None:
         """Nothing is kept yet. stream_limit_bytes: of each stream; the rest is cut, and one line says so."""
         self._limit_bytes = stream_limit_bytes
-        self._on_error = on_error
+        self._disk = disk
         self._in_journal: list[tuple[str, bytes]] = []
         self._journal_bytes_left = min(JOURNAL_BYTES_MAX, stream_limit_bytes - 1)
         self._fds: dict[str, int] = {}
@@ -93,7 +93,7 @@ class RecordedOutput:
                 fd = self._fds[stream] = os.open(f"{folder}/{stream}.log", flags, 0o666)
             write_all(fd, data)
         except OSError as error:
-            self._on_error(f"{stream}.log", error)
+            self._disk.note(f"{stream}.log", error)
             return False
         return True
 
@@ -103,7 +103,7 @@ class RecordedOutput:
             try:
                 os.close(fd)
             except OSError as error:  # NFS reports a full disk as late as this
-                self._on_error("output", error)
+                self._disk.note("output", error)
         self._fds.clear()
 
 

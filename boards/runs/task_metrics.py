@@ -13,9 +13,9 @@ import enum
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable
 from typing import NamedTuple
 
+from .disk_problems import DiskProblems
 from .files import is_empty_folder, unlock_folder
 from .layout import RESOURCES, VOLUME_LINK, Layout
 from .metrics_link import MetricsLink
@@ -71,7 +71,7 @@ class EarlierMetrics:
 
 
 class TaskMetrics:
-    """Where one task's metrics go. Never raises for the disk; `problems` gets a sentence instead."""
+    """Where one task's metrics go. Never raises for the disk: it has a sentence instead."""
 
     place = MetricsPlace.NOWHERE
     #: Whether it has a run folder although the place is SHARED.
@@ -84,11 +84,9 @@ class TaskMetrics:
         layout: Layout,
         link: MetricsLink,
         options: MetricsOptions,
-        *,
-        problems: list[str],
-        on_error: Callable[[str, OSError], None],
+        disk: DiskProblems,
     ) -> None:
-        """Nothing is made yet. on_error: called with what could not be kept, and why."""
+        """Nothing is made yet."""
         #: The task's run folder for good. A text: a Path costs 10 µs to make, a tenth of a short task.
         self.folder = layout.runs
         #: What ALGO_METRICS_DIR says, the same for all tasks of a store.
@@ -96,8 +94,7 @@ class TaskMetrics:
         self._layout = layout
         self._link = link
         self._options = options
-        self._problems = problems
-        self._on_error = on_error
+        self._disk = disk
 
     @property
     def written_to(self) -> str:
@@ -132,7 +129,7 @@ class TaskMetrics:
             self.link = link if volume is None else volume
             self.place = MetricsPlace.SHARED
         except OSError as error:
-            self._on_error("metrics", error)
+            self._disk.note("metrics", error)
             self._use_temporary_folder()
 
     def make_folder(self, name: str) -> None:
@@ -142,7 +139,7 @@ class TaskMetrics:
                 self.folder = self._layout.claim_run(os.path.dirname(self.folder), name)
                 self.has_folder = True
             except OSError as error:
-                self._on_error("metrics", error)
+                self._disk.note("metrics", error)
 
     def take_shared(self, task_folder: str) -> None:
         """Move what the task has written to its run folder, and have ALGO_METRICS_DIR lead there."""
@@ -156,7 +153,7 @@ class TaskMetrics:
                     os.symlink(volume, f"{self.folder}/{VOLUME_LINK}")
                     self.place = MetricsPlace.VOLUME
             except OSError as error:
-                self._on_error("metrics", error)
+                self._disk.note("metrics", error)
 
     def open(self, ids: TaskIds, name: str, task_folder: str) -> None:
         """Create the folder, or empty it, and have ALGO_METRICS_DIR lead to it."""
@@ -173,7 +170,7 @@ class TaskMetrics:
                 os.symlink(self._user_folder, run)
                 self.place = MetricsPlace.USER_FOLDER
         except OSError as error:
-            self._on_error("metrics", error)
+            self._disk.note("metrics", error)
             self._use_temporary_folder()
             return
         if options.volume is not None:
@@ -181,7 +178,7 @@ class TaskMetrics:
         try:
             self._link.lead_to(run, task_folder, real=self._user_folder or run)
         except OSError as error:
-            self._on_error("metrics", error)
+            self._disk.note("metrics", error)
             self.link = self.folder
 
     def close(self, earlier: EarlierMetrics, *, has_failed: bool) -> None:
@@ -190,13 +187,15 @@ class TaskMetrics:
             # The fallback is for the next task, too.
             has_none = is_empty_folder(self.folder) if self._options.fallback else _removed(self.folder)
             if not has_none:
-                self._problems.append(f"metrics of this task are in {self.folder}; nothing else keeps them")
+                self._disk.sentences.append(
+                    f"metrics of this task are in {self.folder}; nothing else keeps them"
+                )
         if self.place is MetricsPlace.VOLUME:
             return
         is_empty = self._is_empty or self.place is MetricsPlace.SHARED
         size = 0 if is_empty else _bytes_of_metrics(self.folder)
         if size == 0 and (folder := earlier.find_grown()) is not None:
-            self._problems.append(
+            self._disk.sentences.append(
                 f"metrics of this task went to task {os.path.basename(folder)}: the writer is created once; "
                 "create it inside start()"
             )
@@ -232,7 +231,7 @@ class TaskMetrics:
             try:
                 os.symlink(volume, f"{run}/{VOLUME_LINK}")
             except OSError as error:
-                self._on_error("metrics", error)
+                self._disk.note("metrics", error)
 
     def _empty_volume(self, volume: str) -> bool:
         """Give the files in the shared folder to the task that wrote them; return whether it is empty now."""
@@ -244,7 +243,7 @@ class TaskMetrics:
                 move_to_latest_task(self._layout, volume, names, self._link)
             return True
         except OSError as error:  # shutil.Error is one
-            self._problems.append(
+            self._disk.sentences.append(
                 f"{volume} (ALGO_METRICS_DIR) could not be emptied for this task, files of earlier tasks may "
                 f"be uploaded again: {error.strerror or error}"
             )

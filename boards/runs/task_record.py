@@ -10,12 +10,12 @@ that is full, read-only or someone else's: the task goes on, and `problems` hold
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .childs_files import take_file
+from .disk_problems import DiskProblems
 from .files import PAGE_BYTES, overwrite_page, own_identity, replace_file, safe_part, to_json
 from .journal_values import input_json, output_json
 from .layout import STREAMS, Layout
@@ -63,16 +63,16 @@ class TaskRecord:
         self.ids = ids
         #: The name of the task's folder.
         self.name = safe_part(ids.task)
+        self._disk = DiskProblems()
         #: One sentence for each kind of trouble with the disk.
-        self.problems: list[str] = []
-        self.metrics = TaskMetrics(layout, link, metrics, problems=self.problems, on_error=self._note)
+        self.problems = self._disk.sentences
+        self.metrics = TaskMetrics(layout, link, metrics, self._disk)
         self._layout = layout
         self._earlier = earlier
         self._stream_limit_bytes = stream_limit_bytes
         # A text: a Path costs 10 µs to make, a tenth of a short task.
-        self._folder = f"{layout.tasks}/{self.name}"
+        self._folder = self._disk.folder = f"{layout.tasks}/{self.name}"
         self._facts: dict[str, object] = {}  # what task.json holds
-        self._noted: set[int | None] = set()  # errno of each error in `problems`
         self._journal = journal
 
     @property
@@ -127,13 +127,13 @@ class TaskRecord:
                 self._layout.make_folders()
                 self.name = self._journal.claim_name(self.ids.task)
             except OSError as error:
-                self._note("the task", error)
+                self._disk.note("the task", error)
         if self._journal is None or wire is None:
             self._open_in_folder(empty_logs)
             if self._journal is not None:
                 self._journal.release_name()
             return
-        self._folder = f"{self._layout.tasks}/{self.name}"
+        self._folder = self._disk.folder = f"{self._layout.tasks}/{self.name}"
         self._input_wire, self.takes_values, self._may_have_folder = wire, True, True
         self.metrics.open_shared(self.ids, self.name)
         self._begins_later = True
@@ -156,7 +156,7 @@ class TaskRecord:
                 entry, extra, self.name, self.ids, started_ms, self._input_wire, later=later
             )
         except OSError as error:
-            self._note("the task", error)
+            self._disk.note("the task", error)
         self._journal.release_name()
 
     def flush(self) -> None:
@@ -165,7 +165,7 @@ class TaskRecord:
             try:
                 self._journal.flush()
             except OSError as error:
-                self._note("the task", error)
+                self._disk.note("the task", error)
 
     def _first_facts(self) -> dict[str, object]:
         ids, (entry, started_ms, extra) = self.ids, self._begun
@@ -194,7 +194,7 @@ class TaskRecord:
                 layout.make_folders_again()
                 self._make_folder(empty_logs)
         except OSError as error:
-            self._note("the task", error)
+            self._disk.note("the task", error)
         self.metrics.open(self.ids, self.name, self._folder)
         self._facts = self._first_facts()
         if self.has_folder:
@@ -211,7 +211,7 @@ class TaskRecord:
         try:
             self._make_folder(empty_logs=False)
         except OSError as error:
-            self._note("the task", error)
+            self._disk.note("the task", error)
             return
         if self._output is not None and not self._output.move_to_files(self._folder):
             with contextlib.suppress(OSError):
@@ -246,7 +246,7 @@ class TaskRecord:
         self.begin()
         output = self._output
         if output is None:
-            output = self._output = RecordedOutput(self._stream_limit_bytes, self._note)
+            output = self._output = RecordedOutput(self._stream_limit_bytes, self._disk)
         journal, number = self._journal, None if self.has_folder else self.journal_number
         if (
             journal is not None
@@ -267,7 +267,7 @@ class TaskRecord:
         try:
             replace_file(f"{self._folder}/{safe_part(name)}", data)
         except OSError as error:
-            self._note(name, error)
+            self._disk.note(name, error)
             return False
         return True
 
@@ -283,7 +283,7 @@ class TaskRecord:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                self._note(name, error)
+                self._disk.note(name, error)
 
     def finish(self, result: Mapping[str, object], answer: bytes = b"") -> None:
         """Write the outcome to disk and close the files; only the first call counts.
@@ -328,7 +328,7 @@ class TaskRecord:
         else:
             self.name = layout.claim_named(self.name)
         self.has_folder = True
-        self._folder = f"{layout.tasks}/{self.name}"
+        self._folder = self._disk.folder = f"{layout.tasks}/{self.name}"
         for stream in STREAMS if empty_logs else ():
             _create(f"{self._folder}/{stream}.log")
 
@@ -360,23 +360,12 @@ class TaskRecord:
             self._journal.end(self.journal_number, self._facts, answer)
             return
         except OSError as error:
-            self._note("the result", error)
+            self._disk.note("the result", error)
         self._facts["problems"] = list(self.problems)
         try:
             self._journal.end(self.journal_number, self._facts)  # there is always room for this much
         except OSError as error:
-            self._note("the outcome", error)
-
-    def _note(self, what: str, error: OSError) -> None:
-        """Add one sentence to `problems` for each kind of error: a full disk would add one with each line."""
-        if error.errno in self._noted:
-            return
-        self._noted.add(error.errno)
-        code = errno.errorcode.get(error.errno or 0, "")
-        self.problems.append(
-            f"{what} cannot be kept in {self._folder}: {error.strerror} ({code}); the task goes on without. "
-            "--state-dir DIR keeps it elsewhere, --no-state nowhere"
-        )
+            self._disk.note("the outcome", error)
 
 
 def _path(text: str) -> Path:

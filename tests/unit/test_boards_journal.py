@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -289,6 +291,19 @@ def test_a_task_of_a_millisecond_is_recorded_with_one_write(
 
 
 # ---- kills and full disks
+
+
+def test_a_record_is_freed_with_its_task(store: Store) -> None:
+    record = begin(store)
+    record.append("stdout", b"x")
+    is_there = weakref.ref(end(record))
+    del record
+    gc.disable()
+    try:
+        end(begin(store, "next", at=2.0))
+        assert is_there() is None, "and so are the task's input and result"
+    finally:
+        gc.enable()
 
 
 def test_a_file_cut_at_any_byte_shows_whole_records_only(store: Store, root: Path, tmp_path: Path) -> None:

@@ -1,0 +1,31 @@
+"""What could not be kept of one task."""
+
+from __future__ import annotations
+
+import errno
+
+
+class DiskProblems:
+    """A sentence for each kind of trouble with the disk: a full one would add one with each line.
+
+    An object of its own: if the parts of a record had a method of the record instead, they would hold each
+    other, and with them the task's input and result, until the garbage collector comes by.
+    """
+
+    _noted: frozenset[int | None] = frozenset()  # errno of each error that has its sentence
+
+    def __init__(self) -> None:
+        """Nothing has gone wrong."""
+        self.sentences: list[str] = []
+        self.folder = ""  #: where the task's record is, or was to be
+
+    def note(self, what: str, error: OSError) -> None:
+        """Add a sentence on what could not be kept, unless there is one on the same error."""
+        if error.errno in self._noted:
+            return
+        self._noted |= {error.errno}
+        code = errno.errorcode.get(error.errno or 0, "")
+        self.sentences.append(
+            f"{what} cannot be kept in {self.folder}: {error.strerror} ({code}); the task goes on without. "
+            "--state-dir DIR keeps it elsewhere, --no-state nowhere"
+        )
