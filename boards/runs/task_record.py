@@ -361,9 +361,10 @@ class TaskRecord:
             return
         except OSError as error:
             self._disk.note("the result", error)
-        self._facts["problems"] = list(self.problems)
+        # There is always room for this much: a character has at most 12 bytes in JSON.
+        self._facts["problems"] = [text[:600] for text in self.problems[-1:]]
         try:
-            self._journal.end(self.journal_number, self._facts)  # there is always room for this much
+            self._journal.end(self.journal_number, self._facts)
         except OSError as error:
             self._disk.note("the outcome", error)
 
