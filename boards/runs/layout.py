@@ -10,12 +10,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from .files import is_empty_folder, replace_file, safe_part
+from .files import is_empty_folder, read_bytes, replace_file, safe_part
 from .task_ids import local_job_id
 
 if TYPE_CHECKING:
@@ -77,9 +78,13 @@ class Layout:
     def _names_in_journals(self) -> list[str]:
         if not os.path.isdir(self.journal):
             return []
-        from .journal_reader import read_journals  # late: few state folders have both
+        from .journal_format import local_names_in  # late: few state folders have both
 
-        return list(read_journals(self.root_text))
+        found: list[str] = []
+        for name in os.listdir(self.journal):
+            with contextlib.suppress(OSError):  # removed meanwhile, or not ours to read
+                found += local_names_in(read_bytes(f"{self.journal}/{name}"))
+        return found
 
     def claim_task(self, task: str) -> str:
         """Make the task's folder and return its name; a repeated id gets a suffix. Raises OSError."""

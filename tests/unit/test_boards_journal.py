@@ -600,9 +600,11 @@ def _path_of(fd: str) -> str:
 
 
 def test_local_tasks_get_no_name_of_a_journal(store: Store, root: Path) -> None:
-    end(begin(store, "t7"))
+    for name in ("t7", "t9", "t9", "ta", "t"):
+        end(begin(store, name))
+    (root / "journal" / "folder").mkdir()
     local = Store(root)
-    assert local.next_local_task() == "t8"
+    assert local.next_local_task() == "t10"
     local.close()
 
 
