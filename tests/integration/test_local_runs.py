@@ -26,24 +26,26 @@ def test_results_come_in_the_order_of_the_inputs(tmp_path: Path) -> None:
     assert (ended.status, ended.stdout) == (0, "1\n1\n2\n7\n")
 
 
-@pytest.mark.parametrize(
-    ("given", "output"),
-    [
-        ("[]", []),
-        ("5", [5]),
-        ('{"a": null}', [{"a": None}]),
-        ('"text"', ["text"]),
-        ("null", [None]),
-        ('[1.5, true, "ü ✔ 😀"]', [1.5, True, "ü ✔ 😀"]),
-        (" \n[ 1 ,\t2 ]\n", [1, 2]),
-        ("[[1], [[2]]]", [[1], [[2]]]),
-        ("[12345678901234567890]", [12345678901234567890]),
-        ('["\\ud83d\\ude00"]', ["😀"]),
-    ],
-)
-def test_what_is_not_a_list_is_wrapped_in_one(given: str, output: Any, tmp_path: Path) -> None:
-    ended = run_hkrunner("-e", BACK, "-i", given, cwd=tmp_path)
-    assert (ended.status, json.loads(ended.stdout)) == (0, output)
+#: Inputs as they are written, and what start() gets.
+GIVEN: list[tuple[str, Any]] = [
+    ("[]", []),
+    ("5", [5]),
+    ('{"a": null}', [{"a": None}]),
+    ('"text"', ["text"]),
+    ("null", [None]),
+    ('[1.5, true, "ü ✔ 😀"]', [1.5, True, "ü ✔ 😀"]),
+    (" \n[ 1 ,\t2 ]\n", [1, 2]),
+    ("[[1], [[2]]]", [[1], [[2]]]),
+    ("[12345678901234567890]", [12345678901234567890]),
+    ('["\\ud83d\\ude00"]', ["😀"]),
+]
+
+
+def test_what_is_not_a_list_is_wrapped_in_one(tmp_path: Path) -> None:
+    inputs = [word for given, _ in GIVEN for word in ("-i", given)]
+    ended = run_hkrunner("-e", BACK, *inputs, cwd=tmp_path)
+    results = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert (ended.status, results) == (0, [output for _, output in GIVEN])
 
 
 def test_an_input_may_come_from_a_file_or_from_stdin(tmp_path: Path) -> None:

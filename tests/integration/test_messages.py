@@ -30,27 +30,25 @@ def still_serves(client: Client) -> None:
 # ---- initialize
 
 
-@pytest.mark.parametrize(
-    ("message", "args"),
-    [
-        ({"command": "initialize"}, {"input": []}),
-        ({"command": "initialize", "data": None}, {"input": []}),
-        ({"command": "initialize", "data": {}}, {"input": []}),
-        ({"command": "initialize", "data": {"input": []}, "error": None}, {"input": []}),
-        ({"data": {"input": [1]}, "more": {"command": "stop"}, "command": "initialize"}, {"input": [1]}),
-        ({"command": "initialize", "data": {"input": None}}, {"input": None}),
-        ({"command": "initialize", "data": [1, 2]}, {"input": [1, 2]}),
-    ],
-    ids=["no data", "null", "empty", "null error", "other order", "null input", "a list as data"],
-)
-def test_an_initialize_of_any_shape_begins_a_task(
-    tmp_path: Path, message: dict[str, Any], args: dict[str, Any]
-) -> None:
+#: Messages that begin a task, and what its start() gets.
+BEGINNINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"command": "initialize"}, {"input": []}),
+    ({"command": "initialize", "data": None}, {"input": []}),
+    ({"command": "initialize", "data": {}}, {"input": []}),
+    ({"command": "initialize", "data": {"input": []}, "error": None}, {"input": []}),
+    ({"data": {"input": [1]}, "more": {"command": "stop"}, "command": "initialize"}, {"input": [1]}),
+    ({"command": "initialize", "data": {"input": None}}, {"input": None}),
+    ({"command": "initialize", "data": [1, 2]}, {"input": [1, 2]}),
+]
+
+
+def test_an_initialize_of_any_shape_begins_a_task(tmp_path: Path) -> None:
     entry = tmp_path / "alg.py"
     entry.write_text("def start(args, api):\n    return args\n")
     with serving_worker(tmp_path, entry=entry) as (client, _):
-        assert to_answer(client, message)["data"] == args
-        client.nothing_more()
+        for message, args in BEGINNINGS:
+            assert to_answer(client, message)["data"] == args, message
+            client.nothing_more()
 
 
 def test_every_key_of_the_worker_reaches_the_algorithm_as_it_is(tmp_path: Path) -> None:
@@ -64,40 +62,39 @@ def test_every_key_of_the_worker_reaches_the_algorithm_as_it_is(tmp_path: Path) 
         assert to_answer(client, {"command": "initialize", "data": data})["data"] == data
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "ünïcödé \U0001f600   \x00 end",
-        {"deep": {"er": [[[{"command": "stop"}]]]}, "": None, "ключ": True},
-        [9007199254740993, -9223372036854775808, 18446744073709551615, 0.1, 1e308, -0.0, 5e-324],
-        '</script>\\"\b\f\n\r\t',
-        [[]] * 100,
-    ],
-    ids=["text", "objects", "numbers", "escapes", "many"],
-)
-def test_a_value_comes_back_as_it_went(tmp_path: Path, value: Any) -> None:
+VALUES = [
+    "ünïcödé \U0001f600   \x00 end",
+    {"deep": {"er": [[[{"command": "stop"}]]]}, "": None, "ключ": True},
+    [9007199254740993, -9223372036854775808, 18446744073709551615, 0.1, 1e308, -0.0, 5e-324],
+    '</script>\\"\b\f\n\r\t',
+    [[]] * 100,
+]
+
+
+def test_a_value_comes_back_as_it_went(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, _):
-        assert client.run(["give", value])["data"] == value
+        for value in VALUES:
+            assert client.run(["give", value])["data"] == value
 
 
-@pytest.mark.parametrize(
-    "ids",
-    [
-        {"taskId": "../../outside", "jobId": "/etc", "nodeName": "..", "pipelineName": "a/b"},
-        {"taskId": "", "jobId": "", "nodeName": "", "pipelineName": ""},
-        {"taskId": 7, "jobId": 8.5, "nodeName": ["n"], "pipelineName": {"p": 1}},
-        {"taskId": "x" * 5000, "jobId": "ä\n\x00", "nodeName": "n\\m", "pipelineName": "p q"},
-        {"taskId": None, "jobId": None, "nodeName": None, "pipelineName": None},
-    ],
-    ids=["paths", "empty", "other types", "long and strange", "null"],
-)
-def test_ids_of_any_kind_are_served_and_stay_inside_the_record(tmp_path: Path, ids: dict[str, Any]) -> None:
+#: Ids of a task, as paths, empty, of other types, long and strange, and null.
+IDS: list[dict[str, Any]] = [
+    {"taskId": "../../outside", "jobId": "/etc", "nodeName": "..", "pipelineName": "a/b"},
+    {"taskId": "", "jobId": "", "nodeName": "", "pipelineName": ""},
+    {"taskId": 7, "jobId": 8.5, "nodeName": ["n"], "pipelineName": {"p": 1}},
+    {"taskId": "x" * 5000, "jobId": "ä\n\x00", "nodeName": "n\\m", "pipelineName": "p q"},
+    {"taskId": None, "jobId": None, "nodeName": None, "pipelineName": None},
+]
+
+
+def test_ids_of_any_kind_are_served_and_stay_inside_the_record(tmp_path: Path) -> None:
     work = tmp_path / "a" / "b" / "c"
     work.mkdir(parents=True)
     with serving_worker(work) as (client, _):
-        for number in range(2):
-            assert client.run(["give", number], **ids)["data"] == number
-        still_serves(client)
+        for ids in IDS:
+            for number in range(2):
+                assert client.run(["give", number], **ids)["data"] == number, ids
+            still_serves(client)
     assert {path.name for path in work.iterdir()} == {".hkrunner"}
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
 
@@ -135,53 +132,53 @@ def test_json_in_a_binary_frame_is_read_all_the_same(tmp_path: Path) -> None:
 # ---- start, stop, exit
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"command": "start"},
-        {"command": "start", "data": None},
-        {"command": "start", "data": {}},
-        {"command": "start", "data": {"spanId": None, "unknown": [1]}},
-        {"command": "start", "data": {**TASK, "input": ["give", "another"]}},
-        {"data": {"spanId": {}}, "command": "start"},
-        {"command": "start", "data": "text"},
-    ],
-    ids=["no data", "null", "empty", "unknown keys", "full options", "other order", "text"],
-)
-def test_a_start_of_any_shape_starts(tmp_path: Path, message: dict[str, Any]) -> None:
+STARTS: list[dict[str, Any]] = [
+    {"command": "start"},
+    {"command": "start", "data": None},
+    {"command": "start", "data": {}},
+    {"command": "start", "data": {"spanId": None, "unknown": [1]}},
+    {"command": "start", "data": {**TASK, "input": ["give", "another"]}},
+    {"data": {"spanId": {}}, "command": "start"},
+    {"command": "start", "data": "text"},
+]
+
+
+def test_a_start_of_any_shape_starts(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, _):
-        client.initialize(["give", 1])
-        client.expect("initialized")
-        client.send(message)
-        assert client.answer()["data"] == 1
-        still_serves(client)
+        for message in STARTS:
+            client.initialize(["give", 1])
+            client.expect("initialized")
+            client.send(message)
+            assert client.answer()["data"] == 1, message
+            still_serves(client)
 
 
-@pytest.mark.parametrize(
-    ("message", "options"),
-    [
-        ({"command": "stop"}, None),
-        ({"command": "stop", "data": None}, None),
-        ({"command": "stop", "data": {"forceStop": True}}, {"forceStop": True}),
-        ({"command": "stop", "data": {"forceStop": False, "new": 1}}, {"forceStop": False}),
-        ({"data": [], "command": "stop"}, None),
-    ],
-    ids=["no data", "null", "force", "gently", "a list"],
-)
-def test_a_stop_of_any_shape_stops(
-    tmp_path: Path, message: dict[str, Any], options: dict[str, Any] | None
-) -> None:
+#: Messages that stop a task, and what its stop() gets for certain.
+STOPS: list[tuple[dict[str, Any], str]] = [
+    ({"command": "stop"}, ""),
+    ({"command": "stop", "data": None}, ""),
+    ({"command": "stop", "data": {"forceStop": True}}, "'forceStop': True"),
+    ({"command": "stop", "data": {"forceStop": False, "new": 1}}, "'forceStop': False"),
+    ({"data": [], "command": "stop"}, ""),
+]
+
+
+def test_a_stop_of_any_shape_stops(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, program):
-        client.initialize(["wait for stop"])
-        client.expect("initialized")
-        client.start()
-        program.wait_for_line("start", stream="stdout")
-        client.stop(message)
-        client.expect("stopped")
-        line = program.wait_for_line("stop {", stream="stdout")
-        if options is not None:
-            assert f"'forceStop': {options['forceStop']}" in line
-        still_serves(client)
+        for message, options in STOPS:
+            seen = len(program.stdout)
+            client.initialize(["wait for stop"])
+            client.expect("initialized")
+            client.start()
+            wait_until(lambda at=seen: "start" in program.stdout[at:], what="the task is at work")
+            client.stop(message)
+            client.expect("stopped")
+            asked = wait_until(
+                lambda at=seen: [line for line in program.stdout[at:] if line.startswith("stop {")],
+                what=f"stop() is called for {message}",
+            )
+            assert options in asked[0]
+            still_serves(client)
 
 
 @pytest.mark.parametrize(
@@ -235,44 +232,51 @@ def test_unexpected_commands_are_ignored_and_unknown_ones_are_reported_once(
         assert max(len(line) for line in program.stderr) < 300
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        *(b"", b" ", b"{", b"null", b"7", b'"stop"', b"[]", b"{}", b'{"command":null}', b'{"command":7}'),
-        *(b'{"command":"stop"', b'{"command":"exit"}}', b"\xff\xfe\x00"),
-        *(b'{"command":["stop"]}', b'{"data":{"command":"exit"}}', b'{"command":"st\xffop"}'),
-        *(b'{"a":' + b"[" * 200_000, b'{"data":' + b"[" * 200_000 + b"]" * 200_000 + b',"command":"x"}'),
-        b'{"command":"exit","data":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
-    ],
-    ids=lambda payload: payload[:24].decode("ascii", "replace") + f" ({len(payload)})",
-)
-def test_an_invalid_message_is_reported_and_changes_nothing(tmp_path: Path, payload: bytes) -> None:
+INVALID = [
+    *(b"", b" ", b"{", b"null", b"7", b'"stop"', b"[]", b"{}", b'{"command":null}', b'{"command":7}'),
+    *(b'{"command":"stop"', b"\xff\xfe\x00", b'{"command":["stop"]}', b'{"data":{"command":"exit"}}'),
+    *(b'{"command":"st\xffop"}', b'{"a":' + b"[" * 200_000),
+    b'{"data":' + b"[" * 200_000 + b"]" * 200_000 + b',"command":"x"}',
+]
+
+
+def test_an_invalid_message_is_reported_and_changes_nothing(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, program):
-        client.send_payload(payload)
-        if payload.startswith(b'{"command":"exit"'):
-            # It is an exit, however odd what follows.
-            assert program.wait(deadline_s=10) == 0
-            return
-        program.wait_for_line("cannot be read", deadline_s=5)
-        still_serves(client)
+        for number, payload in enumerate(INVALID, 1):
+            client.send_payload(payload)
+            wait_until(
+                lambda count=number: sum("cannot be read" in line for line in program.stderr) >= count,
+                what=f"a report of {payload[:24]!r}",
+            )
+            still_serves(client)
         assert "Traceback" not in "\n".join(program.stderr)
 
 
 @pytest.mark.parametrize(
     "payload",
-    [
-        b'{"command":"initialize","data":{"input":[1',
-        b'{"command":"initialize","data":{"input":["\xff"]}}',
-        b'{"command":"initialize","data":{"input":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
-    ],
-    ids=["cut", "no UTF-8", "too deep"],
+    [b'{"command":"exit"}}', b'{"command":"exit","data":' + b"[" * 200_000 + b"]" * 200_000 + b"}"],
+    ids=["a brace too many", "too deep"],
 )
-def test_an_initialize_that_the_child_cannot_read_is_answered(tmp_path: Path, payload: bytes) -> None:
-    with serving_worker(tmp_path) as (client, _):
-        client.worker.state = "init"
+def test_an_exit_is_obeyed_however_odd_what_follows(tmp_path: Path, payload: bytes) -> None:
+    with serving_worker(tmp_path) as (client, program):
         client.send_payload(payload)
-        assert client.expect("errorMessage")["error"]["message"]
-        still_serves(client)
+        assert program.wait(deadline_s=10) == 0
+
+
+UNREADABLE = [
+    b'{"command":"initialize","data":{"input":[1',
+    b'{"command":"initialize","data":{"input":["\xff"]}}',
+    b'{"command":"initialize","data":{"input":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+]
+
+
+def test_an_initialize_that_the_child_cannot_read_is_answered(tmp_path: Path) -> None:
+    with serving_worker(tmp_path) as (client, _):
+        for payload in UNREADABLE:
+            client.worker.state = "init"
+            client.send_payload(payload)
+            assert client.expect("errorMessage")["error"]["message"]
+            still_serves(client)
 
 
 def test_messages_out_of_their_turn_change_nothing(tmp_path: Path) -> None:

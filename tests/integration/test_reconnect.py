@@ -34,89 +34,92 @@ def close_1013(client: Client) -> None:
     client.close(1013, "try again later")
 
 
-FAULTS = [close_1000, close_1001, close_1009, close_1013, Client.vanish, Client.reset]
-Fault = Callable[[Client], None]
+FAULTS: list[Callable[[Client], None]] = [
+    *(close_1000, close_1001, close_1009, close_1013, Client.vanish, Client.reset)
+]
 
 
-# ---- every fault in every state
+# ---- every fault in every state, one after the other in one process
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_hkrunner_reconnects_between_tasks(tmp_path: Path, fault: Fault) -> None:
+def test_hkrunner_reconnects_between_tasks(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, _):
-        assert client.run(["give", 1])["data"] == 1
-        client.confirm()
-        fault(client)
-        client = accept_again(client.worker)
-        client.nothing_more()
+        for number, fault in enumerate(FAULTS):
+            assert client.run(["give", number])["data"] == number
+            client.confirm()
+            fault(client)
+            client = accept_again(client.worker)
+            client.nothing_more()
+        assert client.run(["give", "last"])["data"] == "last"
+
+
+def test_hkrunner_reconnects_before_the_first_task(tmp_path: Path) -> None:
+    with serving_worker(tmp_path) as (client, _):
+        for fault in FAULTS:
+            fault(client)
+            client = accept_again(client.worker)
+            client.nothing_more()
         assert client.run(["give", 2])["data"] == 2
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_hkrunner_reconnects_before_the_first_task(tmp_path: Path, fault: Fault) -> None:
-    with serving_worker(tmp_path) as (client, _):
-        fault(client)
-        client = accept_again(client.worker)
-        client.nothing_more()
-        assert client.run(["give", 2])["data"] == 2
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_task_continues_after_a_lost_connection_during_init(tmp_path: Path, fault: Fault) -> None:
+def test_a_task_continues_after_a_lost_connection_during_init(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, program):
-        client.initialize(["give", 1], init="wait for file", file=str(tmp_path / "flag"))
-        program.wait_for_line("init", stream="stdout")
-        fault(client)
-        client = accept_again(client.worker)
-        (tmp_path / "flag").touch()
-        client.expect("initialized")
-        client.start()
-        assert client.answer()["command"] == "done"
-        client.nothing_more()
+        for number, fault in enumerate(FAULTS):
+            flag = tmp_path / f"flag{number}"
+            client.initialize(["give", number], init="wait for file", file=str(flag))
+            wait_until(lambda count=number: program.stdout.count("init wait for file") > count, what="init()")
+            fault(client)
+            client = accept_again(client.worker)
+            flag.touch()
+            client.expect("initialized")
+            client.start()
+            assert client.answer()["data"] == number
+            client.nothing_more()
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_task_continues_after_a_lost_connection_before_its_start(tmp_path: Path, fault: Fault) -> None:
+def test_a_task_continues_after_a_lost_connection_before_its_start(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, _):
-        client.initialize(["give", 1])
-        client.expect("initialized")
-        fault(client)
-        client = accept_again(client.worker)
-        client.start()
-        assert client.answer()["data"] == 1
-        client.nothing_more()
+        for number, fault in enumerate(FAULTS):
+            client.initialize(["give", number])
+            client.expect("initialized")
+            fault(client)
+            client = accept_again(client.worker)
+            client.start()
+            assert client.answer()["data"] == number
+            client.nothing_more()
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_answer_of_a_running_task_comes_on_the_next_socket(tmp_path: Path, fault: Fault) -> None:
+def test_the_answer_of_a_running_task_comes_on_the_next_socket(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, program):
-        client.initialize(["wait for file", str(tmp_path / "flag")])
-        client.expect("initialized")
-        client.start()
-        program.wait_for_line("start", stream="stdout")
-        fault(client)
-        client = accept_again(client.worker)
-        (tmp_path / "flag").touch()
-        assert client.answer()["data"] == "there"
-        client.nothing_more()
+        for number, fault in enumerate(FAULTS):
+            flag = tmp_path / f"flag{number}"
+            client.initialize(["wait for file", str(flag)])
+            client.expect("initialized")
+            client.start()
+            wait_until(lambda count=number: program.stdout.count("start") > count, what="the task is at work")
+            fault(client)
+            client = accept_again(client.worker)
+            flag.touch()
+            assert client.answer()["data"] == "there"
+            client.nothing_more()
         # The production worker exits all the same, and says so.
         client.exit()
         assert program.wait(deadline_s=5) == 0
 
 
-@pytest.mark.parametrize("fault", [close_1000, Client.vanish, Client.reset])
-def test_stopped_comes_on_the_next_socket(tmp_path: Path, fault: Fault) -> None:
+def test_stopped_comes_on_the_next_socket(tmp_path: Path) -> None:
     with serving_worker(tmp_path, "--grace", "0.5") as (client, program):
-        client.initialize(["sleep"])
-        client.expect("initialized")
-        client.start()
-        program.wait_for_line("start", stream="stdout")
-        client.stop()
-        program.wait_for_line("stop {", stream="stdout")
-        fault(client)
-        client = accept_again(client.worker)
-        client.expect("stopped")
-        client.nothing_more()
+        for number, fault in enumerate((close_1000, Client.vanish, Client.reset)):
+            client.initialize(["sleep"])
+            client.expect("initialized")
+            client.start()
+            wait_until(lambda count=number: program.stdout.count("start") > count, what="the task is at work")
+            client.stop()
+            wait_until(lambda count=number: _stops(program) > count, what="stop() is called")
+            fault(client)
+            client = accept_again(client.worker)
+            client.expect("stopped")
+            client.nothing_more()
 
 
 # ---- how soon, how often
@@ -288,6 +291,10 @@ def test_a_hundred_lost_connections_leave_nothing_behind(tmp_path: Path) -> None
             client = drop(client)
         wait_until(lambda: open_files() <= before + 1, what="no more files than before")
         assert _threads(program) == 1
+
+
+def _stops(program: Program) -> int:
+    return sum(line.startswith("stop {") for line in program.stdout)
 
 
 def _threads(program: Program) -> int:

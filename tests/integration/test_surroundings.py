@@ -34,22 +34,15 @@ def one_sentence(ended: Result, said: str) -> None:
 
 @pytest.mark.parametrize("how", ["block", "ignore"])
 @pytest.mark.parametrize("names", ["CHLD", MANY])
-@pytest.mark.parametrize(
-    ("what", "status", "said"),
-    [
-        ("exit", 1, "EXITED: the algorithm ended its process with code 7"),
-        ("segfault", 139, "ended by SIGSEGV"),
-        ("subprocess", 0, "done in"),
-    ],
-)
 def test_signals_blocked_or_ignored_by_the_parent_make_no_difference(
-    how: str, names: str, what: str, status: int, said: str, tmp_path: Path
+    how: str, names: str, tmp_path: Path
 ) -> None:
-    args = ["--entry", ENDS, "--input", f'["{what}"]', "--no-state"]
+    inputs = [word for what in ("exit", "segfault", "subprocess") for word in ("-i", f'["{what}"]')]
+    args = ["-e", ENDS, *inputs, "--no-state"]
     ended = run([sys.executable, INHERIT, how, names, HKRUNNER, *args], cwd=tmp_path)
-    assert ended.status == status, ended.stderr
-    assert said in ended.stderr
-    assert ended.stdout == ("3\n" if status == 0 else "")
+    assert (ended.status, ended.stdout) == (139, "3\n"), ended.stderr
+    assert "EXITED: the algorithm ended its process with code 7" in ended.stderr
+    assert "ended by SIGSEGV" in ended.stderr and "t3 done in" in ended.stderr
 
 
 def test_a_signal_that_was_blocked_stops_in_order(tmp_path: Path) -> None:
@@ -252,13 +245,11 @@ SCRIPT = (
 )
 
 
-@pytest.mark.parametrize("name", ["re", "enum", "signal", "typing", "functools", "collections", "types"])
-def test_a_module_in_python_path_replaces_none_that_the_command_begins_with(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_module_in_python_path_replaces_none_that_the_command_begins_with(tmp_path: Path) -> None:
     hostile = tmp_path / "hostile"
     hostile.mkdir()
-    (hostile / f"{name}.py").write_text("raise SystemExit('a module of the algorithm was imported')\n")
+    for name in ("re", "enum", "signal", "typing", "functools", "collections", "types"):
+        (hostile / f"{name}.py").write_text(f"raise SystemExit('{name} of the algorithm was imported')\n")
     entry = tmp_path / "alg.py"
     entry.write_text("def start(args):\n    return 'served'\n")
     command = [sys.executable, "-c", SCRIPT, "-e", entry, "-i", "1", "--no-state"]
@@ -278,25 +269,29 @@ def test_a_module_that_was_imported_before_the_first_line_of_the_command_is_impo
     assert (ended.status, ended.stdout) == (0, '"a"\n'), ended.stderr
 
 
-@pytest.mark.parametrize(
-    "variable",
-    [
-        "PYTHONSTARTUP=/nowhere.py",
-        "PYTHONWARNINGS=error",
-        "PYTHONOPTIMIZE=2",
-        "PYTHONMALLOC=debug",
-        "PYTHONUTF8=0",
-        "PYTHONIOENCODING=ascii",
-        "PYTHONDEVMODE=1",
-        "PYTHONPYCACHEPREFIX=/nowhere",
-    ],
-)
-def test_a_python_variable_affects_the_algorithm_only(variable: str, tmp_path: Path) -> None:
-    name, _, value = variable.partition("=")
+#: Variables of Python that one run can be given together.
+VARIABLES = [
+    {
+        "PYTHONSTARTUP": "/nowhere.py",
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONMALLOC": "debug",
+        "PYTHONUTF8": "0",
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONPYCACHEPREFIX": "/nowhere",
+    },
+    {"PYTHONWARNINGS": "error"},
+    {"PYTHONDEVMODE": "1"},
+]
+
+
+@pytest.mark.parametrize("variables", VARIABLES, ids=["many", "warnings", "development mode"])
+def test_a_python_variable_affects_the_algorithm_only(variables: dict[str, str], tmp_path: Path) -> None:
     entry = tmp_path / "alg.py"
-    entry.write_text("import os\ndef start(args):\n    return os.environ[args['input'][0]]\n")
-    ended = run_hkrunner("-e", entry, "-i", f'["{name}"]', "--no-state", cwd=tmp_path, env={name: value})
-    assert (ended.status, ended.stdout) == (0, f'"{value}"\n'), ended.stderr
+    entry.write_text("import os\ndef start(args):\n    return [os.environ[one] for one in args['input']]\n")
+    ended = run_hkrunner(
+        "-e", entry, "-i", json.dumps([*variables]), "--no-state", cwd=tmp_path, env=variables
+    )
+    assert (ended.status, json.loads(ended.stdout)) == (0, [*variables.values()]), ended.stderr
     one_sentence(ended, "t1 done in")
 
 
