@@ -55,21 +55,21 @@ class PoolTask:
         """Cancel its future, if it does not run."""
         try:
             self.future.cancel()
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001 - a callback of the user's may raise anything
             _report(self.future, error)
 
     def set_result(self, value: Any) -> None:
         """Give its future the result."""
         try:
             self.future.set_result(value)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001 - a callback of the user's may raise anything
             _report(self.future, error)
 
     def set_error(self, error: BaseException) -> None:
         """Have its future raise this."""
         try:
             self.future.set_exception(error)
-        except BaseException as escaped:  # noqa: BLE001
+        except BaseException as escaped:  # noqa: BLE001 - as above
             _report(self.future, escaped)
 
     @property

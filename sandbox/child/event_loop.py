@@ -200,7 +200,7 @@ class EventLoop:
             self._raised = None if isinstance(error, Exception) else error
             if not task.done():  # a KeyboardInterrupt: let the task clean up, as asyncio.run() does
                 task.cancel()
-                with contextlib.suppress(BaseException):
+                with contextlib.suppress(BaseException):  # the first error is the answer
                     loop.run_until_complete(task)
                 if not task.done():
                     self._forget(loop)

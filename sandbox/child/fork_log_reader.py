@@ -167,7 +167,7 @@ class RecordReader:
                 finally:
                     handler.release()
         except Exception:  # noqa: BLE001 - a formatter or handler of the user's: logging prints, so do we
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # as logging does where stderr is closed
                 import traceback
 
                 traceback.print_exc()

@@ -112,6 +112,6 @@ def _after_fork() -> None:
 
 
 def _in_fork() -> None:
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # as in _before_fork()
         if _hub is not None:
             _hub.enter_fork()

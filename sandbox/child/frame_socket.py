@@ -210,14 +210,14 @@ def mapped(blob: Memfd) -> memoryview:
 
 def exit_fork(status: int = 0) -> NoReturn:
     """End a process that the user's code has forked: hkrunner does not continue in it."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # whatever the user has made of logging: it has to end
         flush_output()
     os._exit(status)
 
 
 def _exit_without_channel() -> NoReturn:
     """End this process: the parent is gone, or the user's code has closed hkrunner's sockets."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # as above
         flush_output()
     os._exit(EXIT_CHANNEL_LOST)
 

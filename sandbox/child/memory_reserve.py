@@ -89,10 +89,10 @@ def report_threads_without_memory(reserve: MemoryReserve, report: Callable[[str]
         error = args.exc_value
         if error is not None and _is_of_memory(error) and os.getpid() == pid:
             reserve.release_after(error)
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # no memory for it: Python shows the error
                 report(getattr(args.thread, "name", "?"))
             show(args)
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # what a Pool consists of differs between versions
                 _stand_in_for_thread_of_pool(args.exc_traceback)
         else:
             show(args)

@@ -215,7 +215,7 @@ class TaskServer:
             return failures.of_import(error, self._where)
         failed = failures.of_task(error, self._where, may_end=not self._survives_exit)
         if os.getpid() != self._pid:  # it ends as a script would
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # its stderr may be closed
                 print(failed.message, file=sys.stderr)
             exit_fork(1)
         return failed

@@ -223,7 +223,7 @@ def _check_size(size: int, encoding: str, name: str) -> None:
 def _first_line(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001 - the user's own __str__
         return type(error).__name__
 
 

@@ -16,7 +16,7 @@ def why_not(level: str, isolation: Isolation) -> str:
     if pid == 0:
         try:
             _enter(level, isolation)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001 - a fork must not go on in the code of its parent
             os.write(write, str(error).encode("utf-8", "replace")[:4000])
         os._exit(0)
     os.close(write)

@@ -132,7 +132,7 @@ def _guarded(error_to: int, act: Callable[[], NoReturn]) -> NoReturn:
     """Call `act` in a forked process; an error is written to the pipe."""
     try:
         act()
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:  # noqa: BLE001 - a fork must not go on in the code of its parent
         # A step of the isolation is marked: another level may be possible.
         is_step = type(error).__name__ == "StepFailed"
         text = f"step\0{error}" if is_step else f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Files and classes of the product stay small."""
+"""Files and classes of the product stay small, and say why they take any error."""
 
 from __future__ import annotations
 
@@ -74,3 +74,39 @@ def test_large_classes_are_found(methods: int) -> None:
     body = "".join(f"        async def m{number}(self): ...\n" for number in range(methods))
     found = classes_with_too_many_methods(f"class Small:\n    class Large:\n{body}")
     assert found == (["Large"] if methods > MOST_METHODS else [])
+
+
+#: Code that takes any error, with what follows on its line.
+TAKES_ALL = re.compile(r"(?:noqa: BLE001|suppress\((?:Base)?Exception\):)(.*)")
+
+
+def is_unexplained(line: str, above: str) -> bool:
+    """Whether a line takes any error, and neither it nor a comment above says why."""
+    found = TAKES_ALL.search(line)
+    return found is not None and not re.match(r" +[-#] \w", found[1]) and not above.lstrip().startswith("# ")
+
+
+def test_what_takes_any_error_says_why() -> None:
+    unexplained = []
+    for file in SOURCES:
+        above = ""
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if is_unexplained(line, above):
+                unexplained.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()}")
+            above = line
+    assert not unexplained, "\n".join(unexplained)
+
+
+@pytest.mark.parametrize(
+    ("above", "line", "expected"),
+    [
+        ("try:", "except Exception:  # noqa: BLE001 - a plugin", False),
+        ("try:", "except Exception:  # noqa: BLE001", True),
+        ("x = 1", "with suppress(Exception):  # a plugin", False),
+        ("x = 1", "with suppress(Exception):", True),
+        ("    # A plugin.", "    with suppress(Exception):", False),
+        ("x = 1", "with suppress(OSError):", False),
+    ],
+)
+def test_an_unexplained_line_is_found(above: str, line: str, expected: bool) -> None:
+    assert is_unexplained(line, above) is expected
