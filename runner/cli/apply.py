@@ -6,7 +6,8 @@ import contextlib
 import json
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +15,11 @@ from ..settings.apply_options import APPLY_OPTIONS
 from ..settings.options import BY_NAME, OPTIONS
 from .board import STATE_DIR
 from .click_options import Sections, complete_files
+
+if TYPE_CHECKING:
+    from ..app.apply import ApplyOutcome
+    from ..app.apply_package import ApplyContent
+    from ..app.local_peaks import LocalPeak
 
 EPILOG = """\b
 Exit status:
@@ -72,13 +78,7 @@ def _apply(entry_argument: str | None, state_dir: str, **values: Any) -> None:
         )
         peak = local_peak(state_dir, prepared.name, _absolute(settings.code.cwd, settings.code.entry))
         if opened is None:
-            package = prepared.package
-            for line in () if package is None else package.lines():
-                tell(line)
-            sentence = None if peak is None else peak.exceeds(prepared.payload.get("mem"))
-            if sentence is not None:
-                tell(sentence)
-            click.echo(_readable(prepared.payload))
+            _show_request(prepared, peak, tell)
             return
         store, cluster = opened
         applier = Applier(
@@ -97,13 +97,24 @@ def _apply(entry_argument: str | None, state_dir: str, **values: Any) -> None:
                 tell(f"would change {line}")
             return
         outcome = applier.apply(prepared)
-    if as_json:
-        click.echo(json.dumps(outcome.facts()))
-    elif outcome.version is None and outcome.build is not None:
-        click.echo(outcome.build.id)
-    else:
-        version = outcome.version
-        click.echo(f"{outcome.name} {version.number}" if version is not None else outcome.name)
+    click.echo(json.dumps(outcome.facts()) if as_json else _shown(outcome))
+
+
+def _show_request(prepared: ApplyContent, peak: LocalPeak | None, tell: Callable[[str], None]) -> None:
+    """Show what would be sent, without a cluster that could say what would change."""
+    for line in () if prepared.package is None else prepared.package.lines():
+        tell(line)
+    sentence = None if peak is None else peak.exceeds(prepared.payload.get("mem"))
+    if sentence is not None:
+        tell(sentence)
+    click.echo(_readable(prepared.payload))
+
+
+def _shown(outcome: ApplyOutcome) -> str:
+    """Return what a script reads of it: a build's id, or the algorithm's name and version."""
+    if outcome.version is not None:
+        return f"{outcome.name} {outcome.version.number}"
+    return outcome.name if outcome.build is None else outcome.build.id
 
 
 def _absolute(cwd: str, entry: str | None) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from ..linux.process_tree import TRACKER, Left
 from ..shared.channel import EXIT_CHANNEL_LOST
 from ..shared.limits import Limits
-from ..shared.messages import Ended, HeldBack, ProcessMemory, SharedMemoryUse
+from ..shared.messages import Account, BrokenLimit, Ended, HeldBack, ProcessMemory, SharedMemoryUse
 from ..shared.outcome import Cause, Exit, LimitBreach
 
 #: An Exit names this many of the processes that were left.
@@ -40,37 +40,21 @@ def exit_of(
     isolated. `kill`: why the parent had it killed, and details. `channel_closed`: its end of the task
     socket was closed. `task_began`: when its last task was sent, on the monotonic clock; 0: it had none.
     """
-    status, account, broken = ended.status, ended.account, ended.broken
+    status, account = ended.status, ended.account
     code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
     number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
-    cause, detail = Cause.EXITED if number is None else Cause.SIGNALLED, kill[1] if kill is not None else ""
+    detail = kill[1] if kill is not None else ""
     breach: LimitBreach | None = None
     if problem:
         cause, detail = Cause.NOT_ISOLATED if is_refused else Cause.NOT_STARTED, problem
-    elif broken is not None:
-        cause = Cause(broken.cause)
-        breach = LimitBreach(
-            broken.used,
-            broken.allowed,
-            broken.after_s,
-            tuple(broken.top),
-            _objects(broken.objects),
-            broken.objects_count,
-            broken.objects_bytes,
-        )
+    elif ended.broken is not None:
+        cause, breach = Cause(ended.broken.cause), _breach_of(ended.broken)
     elif ended.was_killed and kill is not None:
         cause = kill[0]
     elif code == EXIT_CHANNEL_LOST and channel_closed:
         cause, detail = Cause.CHANNEL_BROKEN, "it closed the socket"
-    elif number == signal.SIGKILL and account is not None and account.group_oom:
-        cause = Cause.MEMORY
-        limit = limits.memory_bytes or 0
-        breach = LimitBreach(limit, limit, account.after_s, tuple(account.top or ()))
-    elif number == signal.SIGKILL and account is not None and account.machine_oom:
-        cause = Cause.HOST_OOM
-    elif account is not None and _was_refused_memory(account.held_back, code, number, task_began):
-        assert account.held_back is not None, "it was held back"
-        cause, breach = Cause.MEMORY, refused(account.held_back, limits)
+    else:
+        cause, breach = _cause_outside(account, code, number, limits, task_began)
     others = [one for one in ended.others if one.pid != pid]
     exit = Exit(
         cause,
@@ -98,6 +82,34 @@ def exit_of(
         kept=_objects(account.kept),
         kept_count=account.kept_count,
     )
+
+
+def _breach_of(broken: BrokenLimit) -> LimitBreach:
+    return LimitBreach(
+        broken.used,
+        broken.allowed,
+        broken.after_s,
+        tuple(broken.top),
+        _objects(broken.objects),
+        broken.objects_count,
+        broken.objects_bytes,
+    )
+
+
+def _cause_outside(
+    account: Account | None, code: int | None, number: int | None, limits: Limits, task_began: float
+) -> tuple[Cause, LimitBreach | None]:
+    """Return the cause of an end that is not hkrunner's doing, and the memory limit if that is behind it."""
+    if account is not None:
+        if number == signal.SIGKILL and account.group_oom:
+            limit = limits.memory_bytes or 0
+            return Cause.MEMORY, LimitBreach(limit, limit, account.after_s, tuple(account.top or ()))
+        if number == signal.SIGKILL and account.machine_oom:
+            return Cause.HOST_OOM, None
+        if _was_refused_memory(account.held_back, code, number, task_began):
+            assert account.held_back is not None, "it was held back"
+            return Cause.MEMORY, refused(account.held_back, limits)
+    return Cause.EXITED if number is None else Cause.SIGNALLED, None
 
 
 def _was_refused_memory(
