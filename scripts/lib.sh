@@ -120,6 +120,9 @@ ensure_venv() {
     ) 9> "$1.lock" || exit $?
 }
 
+# What builds hkrunner.
+setuptools='setuptools>=77'
+
 bring_up_to_date() {
     : > "$1.log"
     if is_whole "$1"; then
@@ -133,7 +136,8 @@ bring_up_to_date() {
             fail "$python could not make a virtual environment"
         }
         # tensorboard requires setuptools anyway; with it, later installs of hkrunner download nothing.
-        in_venv "$1" -m pip install --quiet --disable-pip-version-check --upgrade 'setuptools>=77'
+        # install_lock brings it, too.
+        [ $# -gt 1 ] || in_venv "$1" -m pip install --quiet --disable-pip-version-check --upgrade "$setuptools"
     fi
     rm -f "$1/made"
     printf '%s\n%s\n' "$root" "${PYTHON-}" > "$1.making"
@@ -159,7 +163,7 @@ install_lock() {
     lock=$root/requirements/test-$version.txt
     [ -r "$lock" ] || {
         say "no versions are locked for Python $version: installing the newest packages for the tests"
-        in_venv "$1" -m pip install --quiet --disable-pip-version-check -r "$root/requirements/test.in"
+        in_venv "$1" -m pip install --quiet --disable-pip-version-check "$setuptools" -r "$root/requirements/test.in"
         return
     }
     unwanted='#'

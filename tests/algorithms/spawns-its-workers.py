@@ -37,11 +37,11 @@ def in_a_worker(function, value):
 def start(args, api):
     how, values = args["input"]
     if how == "pool":
-        with multiprocessing.get_context("spawn").Pool(2) as pool:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
             return [pool.map(one, values) for one in (square, Model(2), read_and_apply)]
     if how == "command":
         return [[in_a_worker(one, value) for value in values] for one in (square, Model(2))]
-    with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(how)) as pool:
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(how)) as pool:
         return [list(pool.map(one, values)) for one in (square, Model(2), read_and_apply)]
 
 
