@@ -43,7 +43,7 @@ WORST_BEFORE = "no later than plain TensorBoard"
 
 
 @dataclass(frozen=True)
-class Start:
+class BoardStart:
     """One start of a board, in seconds and bytes."""
 
     listening_s: float
@@ -79,7 +79,7 @@ def make_tasks(root: Path, count: int) -> None:
     store.close()
 
 
-def start_ours(root: Path, count: int) -> Start:
+def start_ours(root: Path, count: int) -> BoardStart:
     manager = BoardManager(root, attached=True)
     try:
         began = time.perf_counter()
@@ -92,7 +92,7 @@ def start_ours(root: Path, count: int) -> Start:
         manager.wait_for_end()
 
 
-def start_plain(folder: Path, count: int) -> Start:
+def start_plain(folder: Path, count: int) -> BoardStart:
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", "0", "--host", "127.0.0.1"],
@@ -113,7 +113,7 @@ def start_plain(folder: Path, count: int) -> Start:
         process.communicate()
 
 
-def _watch(url: str, count: int, began: float, top: Callable[[], psutil.Process]) -> Start:
+def _watch(url: str, count: int, began: float, top: Callable[[], psutil.Process]) -> BoardStart:
     # A list of ten thousand takes a tenth of a second: asked for without a pause, it would hold the board up.
     pause_s = max(0.005, count / 50_000)
     _until(lambda: _get(url) is not None, pause_s=0.005)
@@ -126,7 +126,7 @@ def _watch(url: str, count: int, began: float, top: Callable[[], psutil.Process]
     processes = top().children(recursive=True)
     if top().pid != os.getpid():
         processes.append(top())
-    return Start(listening_s, newest_s, ready_s, _pss(processes))
+    return BoardStart(listening_s, newest_s, ready_s, _pss(processes))
 
 
 def _with_curves(url: str) -> int:

@@ -181,7 +181,7 @@ return sum(s.run([sys.executable, '-c', 'b"x" * (80 << 20)'], check=True).return
 
 
 @dataclass
-class Outcome:
+class LibraryRun:
     """The outcome of one run, as the command reports it."""
 
     reason: str  #: "done", the reason of --json, or "hangs"
@@ -190,7 +190,7 @@ class Outcome:
 
 
 @dataclass
-class Row:
+class LibraryRow:
     """All cells of one library in one mode."""
 
     name: str
@@ -203,7 +203,7 @@ class Row:
         return not any("✘" in cell for cell in self.cells.values())
 
 
-def run(hkrunner: Sequence[str], python: Path, program: Path, *options: str) -> Outcome:
+def run(hkrunner: Sequence[str], python: Path, program: Path, *options: str) -> LibraryRun:
     """Run a program once through the command."""
     argv = [*hkrunner, "run", "--entry", str(program), "--python", str(python)]
     argv += ["--no-state", "--json", "-i", "1", *options]
@@ -212,25 +212,25 @@ def run(hkrunner: Sequence[str], python: Path, program: Path, *options: str) -> 
             argv, cwd=program.parent, capture_output=True, text=True, timeout=DEADLINE_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return Outcome("hangs")
+        return LibraryRun("hangs")
     if not ended.stdout:  # the code could not be loaded, so no task began
-        return Outcome("MemoryLimit" if ended.returncode == 137 else f"status {ended.returncode}")
+        return LibraryRun("MemoryLimit" if ended.returncode == 137 else f"status {ended.returncode}")
     task = json.loads(ended.stdout.splitlines()[-1])
     said = re.search(r" --mem (\S+) would do", ended.stderr)
     reason = "done" if task["status"] == "succeed" else task["reason"]
-    return Outcome(reason, task["peakMemBytes"] or 0, said[1] if said is not None else "")
+    return LibraryRun(reason, task["peakMemBytes"] or 0, said[1] if said is not None else "")
 
 
-def judged(outcome: Outcome, right: Sequence[str]) -> str:
+def judged(outcome: LibraryRun, right: Sequence[str]) -> str:
     """Return the cell for one run: its reason, marked if it is not one of the expected ones."""
     return outcome.reason if outcome.reason in right else f"✘ {outcome.reason}"
 
 
 def measure(
     name: str, mode: str, folder: Path, python: Path, hkrunner: Sequence[str], *, sandbox: str, rounds: int
-) -> Row:
+) -> LibraryRow:
     """Make the runs of one row."""
-    row = Row(name, mode)
+    row = LibraryRow(name, mode)
     program = folder / f"uses_{name}.py"
     body = textwrap.indent(PROGRAMS[name].strip(), "    ")
     program.write_text(f"def start(args):\n{body}\n", encoding="utf-8")

@@ -49,7 +49,7 @@ class Submits(Protocol):
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]: ...
 
 
-class Peer:
+class PoolPeer:
     """An implementation of a pool, as it comes."""
 
     def __init__(self, name: str, make: Callable[[int], contextlib.AbstractContextManager[Submits]]) -> None:
@@ -88,14 +88,14 @@ def loky_pool(workers: int) -> Iterator[Submits]:
 
 
 PEERS = [
-    Peer("hkrunner", lambda workers: hkrunner.Pool(workers=workers)),
-    Peer(REFERENCE, ProcessPoolExecutor),
-    Peer("loky", loky_pool),
-    Peer("pebble", pebble_pool),
+    PoolPeer("hkrunner", lambda workers: hkrunner.Pool(workers=workers)),
+    PoolPeer(REFERENCE, ProcessPoolExecutor),
+    PoolPeer("loky", loky_pool),
+    PoolPeer("pebble", pebble_pool),
 ]
 
 
-def measure_throughput(report: Report, peer: Peer, tasks: int) -> None:
+def measure_throughput(report: Report, peer: PoolPeer, tasks: int) -> None:
     data = os.urandom(LARGE_BYTES)
     with peer.make(WORKERS) as pool:
         _run_all(pool, functions.plus_one, [1] * 200)  # all workers are warm
@@ -112,7 +112,7 @@ def _run_all(pool: Submits, function: Callable[..., Any], arguments: Any) -> flo
     return time.perf_counter() - began
 
 
-def measure_recovery(report: Report, peer: Peer) -> None:
+def measure_recovery(report: Report, peer: PoolPeer) -> None:
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(peer.make(1))
         _warm_up(pool)

@@ -119,7 +119,7 @@ def _forwarder_class() -> Any:
     # It imports multiprocessing, which a pool has already imported.
     from multiprocessing_logging import MultiProcessingHandler
 
-    class Forwarder(MultiProcessingHandler):  # type: ignore[misc]
+    class RecordForwarder(MultiProcessingHandler):  # type: ignore[misc]
         """The package's handler without its queue: it formats what cannot be pickled, and calls _send()."""
 
         def __init__(self, wrapped: Any, hub: Hub, number: int) -> None:
@@ -150,4 +150,4 @@ def _forwarder_class() -> Any:
         def close(self) -> None:
             logging.Handler.close(self)
 
-    return Forwarder
+    return RecordForwarder

@@ -109,8 +109,8 @@ def no_new_privileges() -> None:
 def install_filter(program: bytes) -> None:
     """Install a seccomp filter for this process and all that it starts."""
 
-    class Program(ctypes.Structure):
+    class FilterProgram(ctypes.Structure):
         _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
-    filter_ = Program(len(program) // 8, program)
+    filter_ = FilterProgram(len(program) // 8, program)
     _checked(_libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(filter_), 0, 0))

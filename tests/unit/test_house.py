@@ -258,7 +258,7 @@ def test_no_two_classes_have_the_same_name() -> None:
     names = [
         node.name
         for file in SOURCES
-        for node in ast.parse(file.read_text(encoding="utf-8"), str(file)).body
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file)))
         if isinstance(node, ast.ClassDef)
     ]
     assert [name for name, count in Counter(names).items() if count > 1] == []
