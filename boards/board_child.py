@@ -87,7 +87,7 @@ def send_signal(process: ProcessIdentity, number: signal.Signals) -> None:
     with contextlib.suppress(OSError):
         try:
             fd = os.pidfd_open(process.pid)
-        except AttributeError:  # a Python built for a system without pidfd
+        except (AttributeError, OSError):  # no pidfds: Linux before 5.3, a seccomp profile, such a Python
             if process.is_here_and_alive():
                 os.kill(process.pid, number)
             return
@@ -104,7 +104,7 @@ def wait_until_gone(processes: list[ProcessIdentity], timeout_s: float) -> bool:
     while any(process.is_here_and_alive() for process in processes):
         if time.monotonic() > end:
             return False
-        time.sleep(0.005)
+        time.sleep(0.005)  # a poll: not every system has pidfds
     return True
 
 

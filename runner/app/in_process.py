@@ -44,6 +44,7 @@ _SHELL = ("/bin/sh", "-c", 'exec "$@"', "hkrunner")
 
 def run(settings: Settings, where: Location) -> int:
     """Run the code in this process; return the exit status. Call from the main thread."""
+    _need_pidfds()
     with contextlib.ExitStack() as stack:
         pairs = [socket.socketpair() for _ in range(3)]
         theirs = [stack.enter_context(other) for _, other in pairs]
@@ -83,6 +84,17 @@ def run(settings: Settings, where: Location) -> int:
     supervisor_end.watch()
     server.serve()
     return supervisor_end.status()
+
+
+def _need_pidfds() -> None:
+    """Raise HkrunnerError where this process and the supervisor would not notice each other's end."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        raise HkrunnerError(
+            "--in-process needs Linux 5.3 or newer, and a seccomp profile that allows pidfd_open "
+            f"({error.strerror}): run the code without it"
+        ) from None
 
 
 def _high(fd: int) -> int:

@@ -88,7 +88,7 @@ def _kernel(machine: Machine) -> Iterator[Finding]:
     try:
         os.close(os.pidfd_open(os.getpid()))
     except OSError as error:
-        text = f"{error.strerror}: the end of a board is noticed with a delay"
+        text = f"{error.strerror}: boards and commands are waited for by polling, and --in-process fails"
         yield Finding(
             "pidfd", False, text, "use Linux 5.3 or newer, and a seccomp profile that allows pidfd_open"
         )

@@ -28,6 +28,8 @@ from .begin import PROGRAM
 from .results import Incomplete, Printed, RunEvent, TaskResult, read_events
 
 _CHUNK = 65536
+#: Interval between two looks for the end of the command, where the system has no pidfds.
+_POLL_S = 0.02
 #: Characters of stderr that are kept: the error's sentence is at the end.
 _TAIL = 65536
 #: Lines of warnings that are kept: an error's sentence, and the lines of the user's below it.
@@ -72,15 +74,17 @@ class Command:
         """Pass on what comes until the command has ended; return its exit status as subprocess does."""
         process = self._process
         assert process.stdout is not None and process.stderr is not None, "both are pipes"
-        pidfd = os.pidfd_open(process.pid)
+        pidfd = _open_pidfd(process.pid)
+        pause_s = _POLL_S if pidfd is None else None
         try:
             with selectors.PollSelector() as selector:
                 selector.register(process.stdout, selectors.EVENT_READ, self._take_stdout)
                 selector.register(process.stderr, selectors.EVENT_READ, self._take_stderr)
-                selector.register(pidfd, selectors.EVENT_READ)
+                if pidfd is not None:
+                    selector.register(pidfd, selectors.EVENT_READ)
                 ended = False
                 # Once it has ended, all that it wrote is in the pipes: no end of them is waited for.
-                while (ready := _ready(selector, wait=not ended)) or not ended:
+                while (ready := _ready(selector, 0 if ended else pause_s)) or not ended:
                     for key in ready:
                         data = os.read(key.fd, _CHUNK)
                         key.data(data)
@@ -88,7 +92,8 @@ class Command:
                             selector.unregister(key.fileobj)
                     ended = ended or process.poll() is not None
         finally:
-            os.close(pidfd)
+            if pidfd is not None:
+                os.close(pidfd)
         return process.wait()
 
     def _take_stdout(self, data: bytes) -> None:
@@ -131,9 +136,17 @@ class Command:
             stream.close()
 
 
-def _ready(selector: selectors.BaseSelector, *, wait: bool) -> list[selectors.SelectorKey]:
-    """Return the pipes that can be read."""
-    return [key for key, _ in selector.select(None if wait else 0) if key.data is not None]
+def _open_pidfd(pid: int) -> int | None:
+    """Return a descriptor that is readable at the end of the process; None if the system has none."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # Linux before 5.3, or a seccomp profile
+        return None
+
+
+def _ready(selector: selectors.BaseSelector, timeout_s: float | None) -> list[selectors.SelectorKey]:
+    """Return the pipes that can be read, after at most this time; None: wait as long as it takes."""
+    return [key for key, _ in selector.select(timeout_s) if key.data is not None]
 
 
 def error_of(status: int, command: Command, count: int) -> HkrunnerError:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+import hkrunner
 import pytest
-from hkrunner.runner.app import build_image
+from hkrunner.boards.board_child import send_signal
+from hkrunner.boards.runs.files import ProcessIdentity
+from hkrunner.runner.app import build_image, in_process
 from hkrunner.runner.app.in_process import _SupervisorEnd
 from hkrunner.runner.cli.run import values_of
-from hkrunner.runner.errors import SettingsError
+from hkrunner.runner.errors import HkrunnerError, SettingsError
 from hkrunner.runner.settings.from_options import settings_of
+from hkrunner.sandbox.shared.entry import Location
+from support.programs import ROOT
 
 
 def test_a_build_context_that_cannot_be_written_or_listed_is_one_sentence(
@@ -52,3 +60,34 @@ def test_the_process_of_the_user_ends_with_its_supervisor_though_nobody_reads_st
         with pytest.raises(BrokenPipeError):
             _SupervisorEnd(nothing, nothing)._watch(ended)
     assert killed == [(os.getpid(), signal.SIGKILL)]
+
+
+@pytest.fixture
+def without_pidfds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int) -> NoReturn:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+
+
+@pytest.mark.usefixtures("without_pidfds")
+def test_a_board_is_ended_where_the_system_has_no_pidfds() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as board:
+        identity = ProcessIdentity.of(board.pid)
+        assert identity is not None
+        send_signal(identity, signal.SIGTERM)
+        assert board.wait(10) == -signal.SIGTERM
+        send_signal(identity, signal.SIGTERM)  # it is gone: nothing happens
+
+
+@pytest.mark.usefixtures("without_pidfds")
+def test_hkrunner_run_notices_the_end_of_its_command_where_the_system_has_no_pidfds(tmp_path: Path) -> None:
+    (result,) = hkrunner.run(ROOT / "examples" / "sum.py", [[1, 2]], state_dir=tmp_path)
+    assert result.output == 3
+
+
+@pytest.mark.usefixtures("without_pidfds")
+def test_in_process_is_refused_in_one_sentence_where_the_system_has_no_pidfds(tmp_path: Path) -> None:
+    settings = settings_of(values_of(["-e", "main.py", "--in-process"]), {})
+    with pytest.raises(HkrunnerError, match=r"^--in-process needs Linux 5\.3 .* implemented\): run the code"):
+        in_process.run(settings, Location(str(tmp_path), "main", "start", str(tmp_path / "main.py")))
