@@ -136,7 +136,7 @@ def test_the_limit_that_is_suggested_is_enough(mode: str, what: str, argument: i
     free = run_hkrunner(*given, cwd=tmp_path)
     found = re.search(r"--mem (\w+) would do", free.stderr)
     assert found is not None, free.stderr
-    for _ in range(3):
+    for _ in range(2):
         limited = run_hkrunner(*given, "--mem", found[1], cwd=tmp_path)
         assert (limited.status, limited.stdout) == (0, free.stdout), (found[1], limited.stderr)
 

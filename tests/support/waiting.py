@@ -9,6 +9,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 POLL_S = 0.005
+#: A condition that takes long to ask, such as a page in a browser, would take a whole processor from what it
+#: waits for: it gets a quarter. The pause has a bound, for one that waits itself.
+PAUSE_TO_ASKING = 3
+PAUSE_MAX_S = 0.25
 
 
 def wait_until(condition: Callable[[], T], *, deadline_s: float = 10.0, what: str) -> T:
@@ -18,9 +22,11 @@ def wait_until(condition: Callable[[], T], *, deadline_s: float = 10.0, what: st
     """
     end = time.monotonic() + deadline_s
     while True:
+        asked = time.monotonic()
         value = condition()
         if value:
             return value
-        if time.monotonic() >= end:
+        now = time.monotonic()
+        if now >= end:
             raise AssertionError(f"{what}: not within {deadline_s:g} s")
-        time.sleep(POLL_S)
+        time.sleep(max(POLL_S, min(PAUSE_TO_ASKING * (now - asked), PAUSE_MAX_S)))
