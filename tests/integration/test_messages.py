@@ -165,19 +165,19 @@ STOPS: list[tuple[dict[str, Any], str]] = [
 
 def test_a_stop_of_any_shape_stops(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, program):
-        for message, options in STOPS:
-            seen = len(program.stdout)
+        for number, (message, options) in enumerate(STOPS):
             client.initialize(["wait for stop"])
             client.expect("initialized")
             client.start()
-            wait_until(lambda at=seen: "start" in program.stdout[at:], what="the task is at work")
+            starts = 2 * number + 1  # each task before it was followed by one that shows that all is well
+            wait_until(lambda count=starts: program.stdout.count("start") == count, what="the task is at work")
             client.stop(message)
             client.expect("stopped")
-            asked = wait_until(
-                lambda at=seen: [line for line in program.stdout[at:] if line.startswith("stop {")],
+            stops = wait_until(
+                lambda count=number: [line for line in program.stdout if line.startswith("stop {")][count:],
                 what=f"stop() is called for {message}",
             )
-            assert options in asked[0]
+            assert options in stops[0]
             still_serves(client)
 
 
