@@ -127,28 +127,24 @@ class TaskHandover:
             # With one core the child cannot read Begin before `start` is here.
             waits_for_start=self._loop.one_core or control.state in (State.STARTING, State.RESTARTING),
         )
+        if is_named and task.ids is None:
+            self._opener.name(task, names or {})
         match way:
             case Handover.CHILD_NAMES_IT:
                 child.send(task.number, _initialize(message))
                 if not child.reads_at_once:
                     return
             case Handover.NAMED_AHEAD:
-                if task.ids is None:
-                    self._opener.name(task, names or {})
                 self._opener.record(task, begins_later=True)
                 child.send(task.number, *self._begin(task, message, is_announced=False))
                 self._begin_record(task)  # while the child reads its task
             case Handover.AT_ONCE:
-                if task.ids is None:
-                    self._opener.name(task, names or {})
                 control.step(Event.CHILD_INITIALIZED)
                 self._opener.record(task, begins_later=True)
                 child.send(task.number, *self._begin(task, message, is_announced=True))
                 self._begin_record(task, with_start=True)
                 self._measure(task, child)
             case Handover.WITH_START:
-                if task.ids is None:
-                    self._opener.name(task, names or {})
                 self._opener.record(task, begins_later=True)
                 self._kept_begin = self._begin(task, message, is_announced=True)
                 control.step(Event.CHILD_INITIALIZED)
