@@ -251,6 +251,7 @@ def test_a_broken_tensorboard_is_reported(folder: Path) -> None:
     ended = run([interpreter, HKRUNNER, "board", "start"], cwd=folder, deadline_s=BOARD_DEADLINE_S)
     refused(ended, "needs pkg_resources, which setuptools")
     assert "run: pip install 'tensorboard>=2.21'" in ended.stderr
+    assert started(folder)["status"] == "running", "the next one has the whole TensorBoard"
 
 
 def test_a_state_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
