@@ -285,7 +285,7 @@ class Operations:
         links = self._links(job)
         try:
             if isinstance(data, dict) and isinstance(data.get("response"), (dict, list)):
-                response = self._response(str(message["command"]), data, links, job)
+                response = self._response(str(message["command"]), data, links)
                 message = {**message, "data": _as_filled({**data, "response": response})}
             return self._to_task(message, links.large, job, memory)
         except (StorageError, ValueError) as error:
@@ -294,7 +294,7 @@ class Operations:
             for one in links.large:
                 one.close()
 
-    def _response(self, command: str, data: dict[str, Any], links: InputLinks, job: Job) -> Any:
+    def _response(self, command: str, data: dict[str, Any], links: InputLinks) -> Any:
         """Return the answer of a call, read from the storage where the caller wants it."""
         response = data["response"]
         if command == "algorithmExecutionDone":

@@ -80,11 +80,9 @@ def restrict(level: str, isolation: Isolation) -> None:
     if level == "landlock" and abi < landlock.LEAST_ABI:
         raise StepFailed("Landlock", OSError(0, f"its ABI is {abi}, {landlock.LEAST_ABI} is needed"))
     if abi >= landlock.LEAST_ABI:
-        scoped = landlock.SCOPE_SIGNAL | landlock.SCOPE_ABSTRACT_UNIX_SOCKET
         try:
             landlock.restrict(
-                abi,
-                scopes=scoped if abi >= landlock.SCOPES_SINCE_ABI else 0,
+                scopes=landlock.SCOPES if abi >= landlock.SCOPES_SINCE_ABI else 0,
                 handled_fs=landlock.all_rights(abi),
                 rules=_rules(level, isolation),
             )

@@ -25,8 +25,10 @@ _VERSION_FLAG = 1
 _RULE_PATH_BENEATH = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
-SCOPE_ABSTRACT_UNIX_SOCKET = 1
-SCOPE_SIGNAL = 2
+_SCOPE_ABSTRACT_UNIX_SOCKET = 1
+_SCOPE_SIGNAL = 2
+#: Signals and abstract sockets stay within the confined processes.
+SCOPES = _SCOPE_SIGNAL | _SCOPE_ABSTRACT_UNIX_SOCKET
 SCOPES_SINCE_ABI = 6
 TRUNCATE_SINCE_ABI = 3
 #: For rights on files: without REFER every rename to another folder is refused.
@@ -98,17 +100,12 @@ def all_rights(version: int) -> int:
     return known
 
 
-def confine(
-    *,
-    scopes: int = SCOPE_SIGNAL | SCOPE_ABSTRACT_UNIX_SOCKET,
-    handled_fs: int = 0,
-    handled_net: int = 0,
-    rules: Iterable[Rule] = (),
-) -> Applied:
+def confine(*, handled_fs: int = 0, rules: Iterable[Rule] = ()) -> Applied:
     """Confine this process and all that it starts, for ever; where the kernel cannot, change nothing.
 
-    `handled_fs` and `handled_net` are the rights on files and network to deny, but for what `rules` allow;
-    none by default. Never raises: the algorithm runs without this protection where there is none.
+    It can send signals, and connect to abstract sockets, within itself only. `handled_fs`: rights on files to
+    deny, but for what `rules` allow. Never raises: the algorithm runs without this protection where there is
+    none.
     """
     version = abi()
     if version == 0:
@@ -116,20 +113,18 @@ def confine(
     if version < SCOPES_SINCE_ABI:
         return Applied(version, 0, f"Landlock ABI {version} has no scopes, they came with {SCOPES_SINCE_ABI}")
     try:
-        restrict(version, scopes=scopes, handled_fs=handled_fs, handled_net=handled_net, rules=rules)
+        restrict(scopes=SCOPES, handled_fs=handled_fs, rules=rules)
     except OSError as error:
         return Applied(version, 0, f"not applied: {error.strerror}")
-    return Applied(version, scopes)
+    return Applied(version, SCOPES)
 
 
-def restrict(
-    version: int, *, scopes: int = 0, handled_fs: int = 0, handled_net: int = 0, rules: Iterable[Rule] = ()
-) -> None:
-    """Confine this process as confine() does, on a kernel of this ABI. Raises OSError.
+def restrict(*, scopes: int, handled_fs: int, rules: Iterable[Rule]) -> None:
+    """Confine this process as confine() does; the kernel must know these scopes and rights. Raises OSError.
 
     A path that does not exist needs no rule, and gets none.
     """
-    attributes = _RulesetAttributes(handled_fs, handled_net, scopes)
+    attributes = _RulesetAttributes(handled_fs, 0, scopes)
     # Older kernels refuse a structure that is larger than they know, unless the rest is zero.
     ruleset = _checked(
         _libc.syscall(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-SLICE_NS = 100_000
+_SLICE_NS = 100_000
 #: Enough for the warden to be scheduled first. Among the child's own processes it makes no difference.
 CHILD_NICE = 5
 
@@ -31,20 +31,20 @@ class _Attributes(ctypes.Structure):
     ]
 
 
-def ask_for_short_slices(slice_ns: int = SLICE_NS) -> bool:
+def ask_for_short_slices() -> bool:
     """Have this process scheduled soon after it wakes (Linux 6.12); False where the kernel cannot."""
     number = _SCHED_SETATTR.get(os.uname().machine)
     if number is None:
         return False
     nice = os.getpriority(os.PRIO_PROCESS, 0)
-    attributes = _Attributes(size=ctypes.sizeof(_Attributes), nice=nice, runtime=slice_ns)
+    attributes = _Attributes(size=ctypes.sizeof(_Attributes), nice=nice, runtime=_SLICE_NS)
     libc = ctypes.CDLL(None)
     return bool(libc.syscall(ctypes.c_long(number), 0, ctypes.byref(attributes), ctypes.c_uint(0)) == 0)
 
 
-def step_back(nice: int = CHILD_NICE) -> None:
+def step_back() -> None:
     """Lower this process's priority below the warden's; called in the child before exec."""
     try:
-        os.nice(nice)
+        os.nice(CHILD_NICE)
     except OSError:
         pass

@@ -97,7 +97,7 @@ def _start_isolated(
 
     def first() -> NoReturn:
         warden = os.getppid()
-        _arrange(spec, fds, keep)
+        _arrange(fds, keep)
         confinement.enter(is_isolated=True)
         if level != "landlock":
             enter.enter_namespaces(level, isolation)
@@ -152,12 +152,12 @@ def _read_all(fd: int) -> str:
 def become_child(spec: Spawn, fds: dict[str, int], keep: list[int], *, confinement: Confinement) -> NoReturn:
     """Arrange descriptors, session and signals, then execute the child. Raises OSError."""
     warden = os.getppid()
-    _arrange(spec, fds, keep)
+    _arrange(fds, keep)
     confinement.enter()
     _execute(spec, keep, warden)
 
 
-def _arrange(spec: Spawn, fds: dict[str, int], keep: list[int]) -> None:
+def _arrange(fds: dict[str, int], keep: list[int]) -> None:
     """Arrange session, signals and descriptors."""
     os.setsid()
     for number in (*IGNORED_SIGNALS, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):

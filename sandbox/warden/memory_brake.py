@@ -160,7 +160,7 @@ class NearLimitBrake:
     def adjust(self, sampler: TreeSampler, now: float) -> None:
         """Set the limit according to the last measurement; called after each."""
         if self._armed_at > float("-inf") and len(sampler.processes) > 1:
-            self._free_others(sampler, now)
+            self._free_others(sampler)
         process = sampler.processes.get(self._pid)
         if process is None:
             return
@@ -243,7 +243,7 @@ class NearLimitBrake:
         """Note by the last measurement whether the tree has freed memory, without setting a limit."""
         self.is_holding = self.is_holding and self._limit - sampler.least_bytes <= self._near
 
-    def _free_others(self, sampler: TreeSampler, now: float) -> None:
+    def _free_others(self, sampler: TreeSampler) -> None:
         """Restore the user's limit in processes that have inherited this one's lowered limit."""
         one = self._data_limit
         if one is None:

@@ -57,15 +57,15 @@ def leave_no_core_file() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (1 if most == resource.RLIM_INFINITY else min(1, most), most))
 
 
-def count_user_tasks(*, proc: str = "/proc") -> int:
+def count_user_tasks() -> int:
     """Return how many threads the processes of this user have now: what RLIMIT_NPROC counts."""
     uid = os.getuid()
     count = 0
-    for name in os.listdir(proc):
+    for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                if os.stat(f"{proc}/{name}").st_uid == uid:
-                    with open(f"{proc}/{name}/stat", "rb") as file:
+                if os.stat(f"/proc/{name}").st_uid == uid:
+                    with open(f"/proc/{name}/stat", "rb") as file:
                         count += int(file.read().rpartition(b")")[2].split()[17])
             except (OSError, IndexError, ValueError):
                 continue
