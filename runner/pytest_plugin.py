@@ -1,4 +1,4 @@
-"""The fixture `run_algorithm` of pytest, where hkrunner is installed beside it.
+"""The fixture `run_algorithm` of pytest, where both are installed in one environment.
 
 def test_it_fits(run_algorithm):
     result = run_algorithm("my_alg.py", [1, 2, 3], mem="256Mi", timeout=10)

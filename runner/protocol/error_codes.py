@@ -258,17 +258,17 @@ CODES: dict[str, ErrorCode] = {
     ),
     "STREAM_UNAVAILABLE": ErrorCode(
         "The task is part of a stream pipeline, and its sockets cannot be opened. The message says why: pyzmq"
-        " is not installed beside hkrunner, or the port for the next nodes is in use.",
+        " is not installed in hkrunner's environment, or the port for the next nodes is in use.",
         "Install `hkrunner[stream]`, or set STREAMING_DISCOVERY_PORT to a free port.",
         CRASHED,
         1,
         _SAME_PROCESS,
     ),
     "STREAM_LOST": ErrorCode(
-        "The process of hkrunner's that holds the sockets of a stream ended while a task used them, usually"
-        " because somebody has killed it. The messages that were queued in it are lost.",
-        "See the kernel's log for a killed process; a queue of STREAMING_MAX_BUFFER_MB needs so much memory"
-        " beside the algorithm's own.",
+        "hkrunner's process that holds the sockets of a stream ended while a task used them, usually because it"
+        " was killed. The messages that were queued in it are lost.",
+        "See the kernel's log for a killed process. A queue of STREAMING_MAX_BUFFER_MB needs that much memory in"
+        " addition to the algorithm's own.",
         CRASHED,
         1,
     ),
