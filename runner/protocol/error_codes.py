@@ -265,10 +265,10 @@ CODES: dict[str, ErrorCode] = {
         _SAME_PROCESS,
     ),
     "STREAM_LOST": ErrorCode(
-        "hkrunner's process that holds the sockets of a stream ended while a task used them, usually because it"
-        " was killed. The messages that were queued in it are lost.",
-        "See the kernel's log for a killed process. A queue of STREAMING_MAX_BUFFER_MB needs that much memory in"
-        " addition to the algorithm's own.",
+        "hkrunner's process that holds the sockets of a stream ended while a task used them, usually because"
+        " it was killed. The messages that were queued in it are lost.",
+        "See the kernel's log for a killed process. A queue of STREAMING_MAX_BUFFER_MB needs that much memory"
+        " in addition to the algorithm's own.",
         CRASHED,
         1,
     ),

@@ -170,7 +170,9 @@ def test_a_stop_of_any_shape_stops(tmp_path: Path) -> None:
             client.expect("initialized")
             client.start()
             starts = 2 * number + 1  # each task before it was followed by one that shows that all is well
-            wait_until(lambda count=starts: program.stdout.count("start") == count, what="the task is at work")
+            wait_until(
+                lambda count=starts: program.stdout.count("start") == count, what="the task is at work"
+            )
             client.stop(message)
             client.expect("stopped")
             stops = wait_until(
