@@ -54,10 +54,10 @@ class ChildLink:
     def open(self, encoding: str, most_bytes: int) -> None:
         """Post the first frame, with memory for large payloads if there is some.
 
-        `most_bytes`: no larger frame is read.
+        `most_bytes`: no larger frame is read, so the child refuses to send one.
         """
         self._reader.most_bytes = most_bytes
-        opened = stream_frames.frame(stream_frames.OPENED, body=encoding.encode())
+        opened = stream_frames.frame(stream_frames.OPENED, most_bytes, encoding.encode())
         fd = -1
         try:
             fd = shared_rings.create()

@@ -94,7 +94,9 @@ class Stream:
         self._quiesced, self._drained = threading.Event(), threading.Event()
         self._was_said: Set[str] = set()
         # The first frame, from a process that never waits for us.
-        encoding = self._encoding = str(self._read_first().body, "ascii")
+        opened = self._read_first()
+        self._most_bytes = opened.number or stream_frames.FRAME_MAX
+        encoding = self._encoding = str(opened.body, "ascii")
         kind = _ENCODINGS[encoding]
         self._routes = Routes(self._node, self._children, args.get("parsedFlow") or {}, encoding)
         self._headers = {one: bytes((1, 8, one, kind, 0, 0)) + _MAGIC for one in (_RAW, _ENCODED)}
@@ -138,12 +140,18 @@ class Stream:
         if kind is memoryview and not payload.c_contiguous:
             payload = bytes(payload)
         size = payload.nbytes if type(payload) is memoryview else len(payload)
+        whole = len(route.prefix) + stream_frames.PAYLOAD_HEADER + size
+        if whole > self._most_bytes:  # the other side would end the connection, and with it the task
+            raise ApiError(
+                f"the message has {size:,} bytes, and at most {self._most_bytes:,} can be sent"
+                " (STREAMING_MAX_BUFFER_MB)"
+            )
         with self._lock:
             place = self._rings.put(payload) if self._rings is not None else None
             if place is not None:
                 self._write(frame(stream_frames.SEND_PLACE, 0, route.prefix + header + place))
                 return
-            head = HEAD.pack(len(route.prefix) + 8 + size, stream_frames.SEND, 0) + route.prefix + header
+            head = HEAD.pack(whole, stream_frames.SEND, 0) + route.prefix + header
             if size < LARGE_BYTES:
                 self._write(head + payload)
             else:

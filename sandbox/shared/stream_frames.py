@@ -11,7 +11,8 @@ one. A frame is a head and a body:
     QUIESCE   child -> sockets   fetch nothing more, and say QUIESCED once the last message is DONE
     ABANDON   child -> sockets   fetch nothing more, and drop what the listener has not begun
     DRAIN     child -> sockets   say DRAINED once every message was taken by the next nodes
-    OPENED    sockets -> child   the first frame: the encoding of messages; a descriptor may come with it
+    OPENED    sockets -> child   the first frame: the encoding of messages; `number`: the most bytes that a
+                                 SEND may have; a descriptor may come with it
     MESSAGE   sockets -> child   a message of a parent node
     SOURCES   sockets -> child   `number` connections to parent nodes exist
     LEFT      sockets -> child   nothing more comes of the connection `number`

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Iterator
+from typing import Any
 
+import pytest
+from hkrunner.runner.streaming.child_link import ChildLink
 from hkrunner.sandbox.child import stream_serving
+from hkrunner.sandbox.child.api_call import ApiError
 from hkrunner.sandbox.child.stream import Stream
 from hkrunner.sandbox.shared import stream_frames
 from hkrunner.sandbox.shared.stream_frames import MESSAGE_HEAD, StreamReader, frame
@@ -32,3 +37,30 @@ def test_a_message_that_has_no_value_is_reported_once_and_the_next_one_is_handle
         assert said == ["a message of A cannot be read"]
         kinds = [one.kind for one in StreamReader(theirs).read()]
         assert kinds == [stream_frames.LISTEN, *[stream_frames.DONE] * 3]
+
+
+@contextlib.contextmanager
+def opened(most_bytes: int, said: list[str], **args: Any) -> Iterator[tuple[Stream, ChildLink]]:
+    """Yield the stream of a node B, and the other end of its data socket."""
+    ours, theirs = socket.socketpair()
+    link = ChildLink(theirs.detach())
+    link.open("msgpack", most_bytes)
+    link.flush()
+    given = {"nodeName": "B", "parents": ["A"], **args}
+    report = lambda text, error: said.append(text)  # noqa: E731
+    stream = Stream(ours, given, report=report, before_waiting=lambda fd: None)
+    try:
+        yield stream, link
+    finally:
+        stream.close()
+        ours.close()
+        link.close()
+
+
+def test_a_message_that_is_too_large_is_refused_and_the_stream_goes_on() -> None:
+    flow = {"childs": ["C"], "defaultFlow": "f", "parsedFlow": {"f": [{"source": "B", "next": ["C"]}]}}
+    with opened(1000, [], **flow) as (stream, link):
+        with pytest.raises(ApiError, match=r"has 1,000 bytes, and at most 1,000 can be sent \(STREAMING_MAX"):
+            stream.send(b"x" * 1000)
+        stream.send(b"x" * 900)
+        assert [one.kind for one in link.read()] == [stream_frames.SHARES, stream_frames.SEND]
