@@ -220,6 +220,8 @@ class SocketProcess:
             self._send(frame)
         elif kind == stream_frames.SHARES and self._child is not None:
             self._child.share()
+        elif kind == stream_frames.LOST:
+            self._tell_problem("there is no memory for a message of the algorithm, which is lost")
         elif self._parents is None:
             return
         elif kind == stream_frames.DONE:

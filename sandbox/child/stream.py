@@ -15,19 +15,17 @@ from __future__ import annotations
 
 import contextvars
 import os
-import queue
-import signal
 import socket
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set
+from typing import Any, Callable, Iterator, List, Mapping, Optional, Set
 
 from ..codec import codec
 from ..shared import shared_rings, stream_frames
-from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from ..shared.stream_frames import DURATION, HEAD, StreamFrame, StreamReader, frame
 from .api_call import ApiError
 from .frame_socket import send_whole
+from .listener_threads import ListenerThreads, leave_stacks_to_the_main_thread
 from .stream_message import StreamMessage, read_message
 from .stream_routes import Routes
 
@@ -37,6 +35,8 @@ _RAW, _ENCODED = 1, 2
 _MAGIC = b"HK"
 #: Payloads from this size on are not copied to be written with their head.
 LARGE_BYTES = 16 * 1024
+#: The thread that reads tries again after this time where it had no memory.
+RETRY_S = 0.05
 
 NOT_STREAMING = (
     "Trying to send a message from a none stream pipeline or after close had been applied on algorithm"
@@ -83,7 +83,6 @@ class Stream:
         self._lock = threading.Lock()  #: for writing
         self._pid = os.getpid()
         self._listeners: List[Callable[[Any, str], None]] = []
-        self._queues: Dict[int, queue.SimpleQueue[Optional[StreamMessage]]] = {}
         self._sources = 0
         self._thread: Optional[threading.Thread] = None  #: that reads
         self.is_listening = False
@@ -174,8 +173,9 @@ class Stream:
     def listen(self) -> None:
         """Have the listeners called from here on, in other threads."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="hkrunner-stream", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="hkrunner-stream", daemon=True)
+            thread.start()  # raises where there is none
+            self._thread = thread
         self._begin()
 
     def _begin(self) -> None:
@@ -197,9 +197,11 @@ class Stream:
 
     def done(self, message: StreamMessage, began: float) -> None:
         """The message is handled; `began`: when that began, on the clock of time.perf_counter()."""
-        body = DURATION.pack((time.perf_counter() - began) * 1000)
+        self._write_done(message.number, (time.perf_counter() - began) * 1000)
+
+    def _write_done(self, number: int, duration_ms: float) -> None:
         with self._lock:
-            self._write(frame(stream_frames.DONE, message.number, body))
+            self._write(frame(stream_frames.DONE, number, DURATION.pack(duration_ms)))
 
     def value_of(self, message: StreamMessage) -> Any:
         """Return what was sent. Raises MessageInvalid where a node before this one has sent no value."""
@@ -234,15 +236,14 @@ class Stream:
             raise StreamLost(LOST) from None
 
     def _read_frame(self, one: StreamFrame) -> Optional[StreamMessage]:
-        """Take a frame; return the message that it holds, if it holds one."""
+        """Take a frame; return the message that it holds, if it holds one. Raises MemoryError."""
         if one.kind in (stream_frames.MESSAGE, stream_frames.MESSAGE_PLACE):
             return read_message(one, self._rings)
+        if one.kind == stream_frames.LOST:
+            (length,) = stream_frames.LENGTH.unpack(one.body)
+            raise MemoryError(f"a message of {length:,} bytes")
         if one.kind == stream_frames.SOURCES:
             self._sources = one.number
-        elif one.kind == stream_frames.LEFT:
-            waiting = self._queues.pop(one.number, None)
-            if waiting is not None:
-                waiting.put(None)  # its thread ends
         elif one.kind == stream_frames.QUIESCED:
             self.is_listening = False
             self._quiesced.set()
@@ -253,38 +254,36 @@ class Stream:
     # ---- in the reading thread
 
     def _run(self) -> None:
-        # The main thread handles the signals that ask for stacks: it runs the user's code.
-        signal.pthread_sigmask(signal.SIG_BLOCK, [STACK_SIGNAL, LAST_STACK_SIGNAL])
+        leave_stacks_to_the_main_thread()
+        threads = ListenerThreads(self._deliver, self._say_once)
         try:
             while not self._drained.is_set():
-                for one in self._read():
-                    message = self._read_frame(one)
-                    if message is not None:
-                        self._distribute(message)
+                for one in self._read_patiently():
+                    try:
+                        message = self._read_frame(one)
+                        if one.kind == stream_frames.LEFT:
+                            threads.end_of(one.number)
+                        elif message is None:
+                            pass
+                        elif threads.are_there or self._sources > 1 or len(self._parents) > 1:
+                            threads.hand_over(message)
+                        else:  # no listener can wait for the message of another node
+                            self._deliver(message)
+                    except MemoryError as error:
+                        self._report("there is no memory for a message, which is lost", error)
+                        self._write_done(one.number, 0.0)
         except StreamLost:
             pass  # the parent says so, and ends this process
-        for waiting in self._queues.values():
-            waiting.put(None)
+        threads.end()
 
-    def _distribute(self, message: StreamMessage) -> None:
-        # With one parent node no listener can wait for the message of another one.
-        if not self._queues and self._sources <= 1 and len(self._parents) <= 1:
-            self._deliver(message)
-            return
-        waiting = self._queues.get(message.source)
-        if waiting is None:
-            waiting = self._queues[message.source] = queue.SimpleQueue()
-            name = f"hkrunner-stream-{message.origin}"
-            threading.Thread(target=self._deliver_all, args=(waiting,), name=name, daemon=True).start()
-        waiting.put(message)
-
-    def _deliver_all(self, waiting: queue.SimpleQueue[Optional[StreamMessage]]) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [STACK_SIGNAL, LAST_STACK_SIGNAL])
+    def _read_patiently(self) -> List[StreamFrame]:
+        """Read once, after a pause where there is no memory for what has come: a listener may free some."""
         while True:
-            message = waiting.get()
-            if message is None:
-                return
-            self._deliver(message)
+            try:
+                return self._read()
+            except MemoryError as error:
+                self._say_once("there is no memory for messages; they wait", error)
+                time.sleep(RETRY_S)
 
     def _deliver(self, message: StreamMessage) -> None:
         """Call the listeners. As in HKube's wrapper, what one raises is logged, and the stream goes on."""
@@ -308,6 +307,8 @@ class Stream:
 
     def _call_listeners(self, message: StreamMessage) -> None:
         value = self.value_of(message)
+        if not self._listeners:
+            self._say_once("messages come, and are lost: no listener is registered (registerInputListener)")
         for listener in list(self._listeners):
             try:
                 listener(value, message.origin)

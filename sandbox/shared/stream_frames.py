@@ -17,6 +17,7 @@ one. A frame is a head and a body:
     SOURCES   sockets -> child   `number` connections to parent nodes exist
     LEFT      sockets -> child   nothing more comes of the connection `number`
     QUIESCED, DRAINED            see above
+    LOST      made by the reader of a large frame that it had no memory for; the body says its length
 
 Runs inside the child as well, on Python 3.8 and newer.
 """
@@ -30,7 +31,8 @@ from typing import List, NamedTuple, Optional, Tuple, Union
 
 HEAD = struct.Struct("!QBQ")  #: length of the body, kind, number
 SEND, DONE, LISTEN, QUIESCE, DRAIN, MESSAGE, SOURCES, QUIESCED, DRAINED, OPENED, ABANDON, LEFT = range(1, 13)
-SHARES, SEND_PLACE, MESSAGE_PLACE = range(13, 16)
+SHARES, SEND_PLACE, MESSAGE_PLACE, LOST = range(13, 17)
+LENGTH = struct.Struct("!Q")  #: the body of LOST
 #: Length of the names of the next nodes, and of the encoded rest of the flow.
 SEND_HEAD = struct.Struct("!HI")
 #: Number of the connection, length of the name of its node, and of the encoded rest of the flow.
@@ -64,13 +66,15 @@ class StreamReader:
         self.most_bytes = FRAME_MAX
         self._scratch = bytearray(READ_BYTES)
         self._rest = b""
+        self._unparsed = 0  #: bytes that were read, while there is no memory for their frames
         self._large: Optional[Tuple[int, int, bytearray]] = None
-        self._filled = 0
+        self._lost: Optional[Tuple[int, int]] = None  #: a frame without memory: its number and its length
+        self._filled = 0  #: bytes of either that were read
 
     @property
     def is_within_large(self) -> bool:
         """Whether a part of a large frame was read."""
-        return self._large is not None
+        return self._large is not None or self._lost is not None
 
     def read_with_fd(self) -> Tuple[List[StreamFrame], Optional[int]]:
         """Read the first bytes of all, as read() does; return the descriptor, too, that came with them."""
@@ -86,16 +90,21 @@ class StreamReader:
     def read(self) -> List[StreamFrame]:
         """Read once; return what is complete, perhaps nothing.
 
-        Raises BlockingIOError when nothing is there, EOFError at the end, and ValueError for a frame that is
-        too large.
+        Raises BlockingIOError when nothing is there, EOFError at the end, ValueError for a frame that is
+        too large, and MemoryError: no byte is lost, the next call goes on.
         """
         if self._large is not None:
             return self._read_large(self._large)
-        return self._frames_of(self._socket.recv_into(self._scratch))
+        if self._lost is not None:
+            return self._skip(*self._lost)
+        return self._frames_of(self._unparsed or self._socket.recv_into(self._scratch))
 
     def _frames_of(self, count: int) -> List[StreamFrame]:
         if not count:
             raise EOFError
+        self._unparsed, filled = count, 0
+        large: Optional[Tuple[int, int, bytearray]] = None
+        lost: Optional[Tuple[int, int]] = None
         data = self._rest + self._scratch[:count] if self._rest else bytes(self._scratch[:count])
         frames: List[StreamFrame] = []
         position, end = 0, len(data)
@@ -106,13 +115,18 @@ class StreamReader:
                 if length > self.most_bytes:
                     raise ValueError(f"it announces {length:,} bytes; at most {self.most_bytes:,} are read")
                 if length - (end - begin) > LARGE_BYTES:
-                    body = bytearray(length)
-                    body[: end - begin] = data[begin:]
-                    self._large, self._filled, position = (kind, number, body), end - begin, end
+                    position, filled = end, end - begin
+                    try:
+                        large = (kind, number, bytearray(length))
+                    except MemoryError:  # it may be larger than all that --mem allows
+                        lost = (number, length)
+                    else:
+                        large[2][:filled] = data[begin:]
                 break
             frames.append(StreamFrame(kind, number, data[begin : begin + length]))
             position = begin + length
         self._rest = data[position:]
+        self._large, self._lost, self._filled, self._unparsed = large, lost, filled, 0
         return frames
 
     def _read_large(self, large: Tuple[int, int, bytearray]) -> List[StreamFrame]:
@@ -125,6 +139,16 @@ class StreamReader:
             return []
         self._large = None
         return [StreamFrame(kind, number, body)]
+
+    def _skip(self, number: int, length: int) -> List[StreamFrame]:
+        count = self._socket.recv_into(self._scratch, min(READ_BYTES, length - self._filled))
+        if not count:
+            raise EOFError
+        self._filled += count
+        if self._filled < length:
+            return []
+        self._lost = None
+        return [StreamFrame(LOST, number, LENGTH.pack(length))]
 
 
 def frame(kind: int, number: int = 0, body: bytes = b"") -> bytes:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hkrunner.runner.streaming.child_link import ChildLink
-from hkrunner.sandbox.child import stream_serving
+from hkrunner.sandbox.child import listener_threads, stream_serving
 from hkrunner.sandbox.child.api_call import ApiError
 from hkrunner.sandbox.child.stream import Stream
 from hkrunner.sandbox.shared import stream_frames
-from hkrunner.sandbox.shared.stream_frames import MESSAGE_HEAD, StreamReader, frame
+from hkrunner.sandbox.shared.stream_frames import MESSAGE_HEAD, StreamFrame, StreamReader, frame
+from support.waiting import wait_until
 
 HEADER = b"\1\10\2\3\0\0HK"
 
@@ -64,3 +67,43 @@ def test_a_message_that_is_too_large_is_refused_and_the_stream_goes_on() -> None
             stream.send(b"x" * 1000)
         stream.send(b"x" * 900)
         assert [one.kind for one in link.read()] == [stream_frames.SHARES, stream_frames.SEND]
+
+
+def test_messages_that_find_no_listener_memory_or_thread_are_said_and_the_next_one_is_handled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    handled: queue.SimpleQueue[object] = queue.SimpleQueue()
+    got: list[StreamFrame] = []
+
+    def refuse(*_: object, **__: object) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    def no_memory(size: int) -> Any:
+        raise MemoryError
+
+    with opened(1 << 30, said, parents=["A", "Z"]) as (stream, link):
+
+        def send(number: int, payload: bytes) -> None:
+            link.post(stream_frames.MESSAGE, number, (MESSAGE_HEAD.pack(1, 1, 1), b"A\x90", HEADER, payload))
+
+            def is_done() -> bool:
+                link.flush()
+                got.extend(link.read())
+                return (stream_frames.DONE, number) in [one[:2] for one in got]
+
+            wait_until(is_done, what=f"the end of message {number}")
+
+        monkeypatch.setattr(listener_threads, "threading", SimpleNamespace(Thread=refuse))
+        stream.listen()
+        send(1, b"\x05")
+        stream.register(lambda value, origin: handled.put(value))
+        monkeypatch.setattr(stream_frames, "bytearray", no_memory, raising=False)
+        send(2, b"x" * 300_000)
+        send(3, b"\x07")
+        assert handled.get(timeout=10) == 7 and handled.empty()
+    assert said == [
+        "no further thread: messages of all nodes are handled in turn",
+        "messages come, and are lost: no listener is registered (registerInputListener)",
+        "there is no memory for a message, which is lost",
+    ]

@@ -9,7 +9,7 @@ import pytest
 from hkrunner.runner.streaming.message_queue import OVERHEAD_BYTES, MessageQueue, QueuedMessage
 from hkrunner.runner.streaming.stream_settings import from_environment, largest_message
 from hkrunner.sandbox.shared import stream_frames
-from hkrunner.sandbox.shared.stream_frames import StreamReader, frame
+from hkrunner.sandbox.shared.stream_frames import StreamFrame, StreamReader, frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,6 +138,39 @@ def test_no_memory_is_taken_for_a_frame_that_announces_too_much(length: int) -> 
         ours.sendall(stream_frames.HEAD.pack(length, stream_frames.SEND, 0))
         with pytest.raises(ValueError, match="at most 1,000,000 are read"):
             reader.read()
+
+
+def test_a_reader_without_memory_loses_only_the_frame_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refusals = [MemoryError()]
+
+    def scarce(data: bytearray) -> bytes:
+        if refusals:
+            raise refusals.pop()
+        return bytes(data)
+
+    def refuse(size: int) -> bytearray:
+        raise MemoryError
+
+    wire = frame(stream_frames.SEND, 1, b"a" * 300_000) + frame(stream_frames.SEND, 2, b"b")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        reader = StreamReader(theirs)
+        found: list[StreamFrame] = []
+        monkeypatch.setattr(stream_frames, "bytes", scarce, raising=False)
+        monkeypatch.setattr(stream_frames, "bytearray", refuse, raising=False)
+        ours.sendall(wire[:50_000])
+        with pytest.raises(MemoryError):
+            reader.read()
+        for at in range(50_000, len(wire), 50_000):
+            assert reader.is_within_large == (at > 50_000)
+            found += reader.read()
+            ours.sendall(wire[at : at + 50_000])
+        while len(found) < 2:
+            found += reader.read()
+    length = stream_frames.LENGTH.pack(300_000)
+    assert found == [(stream_frames.LOST, 1, length), (stream_frames.SEND, 2, b"b")]
 
 
 def test_the_variables_are_those_of_hkubes_wrappers() -> None:

@@ -1,0 +1,72 @@
+"""The threads in which a stateful task's listeners are called: one for each connection to a parent node.
+
+Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+from typing import Callable, Dict, Optional
+
+from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
+from .stream_message import StreamMessage
+
+
+def leave_stacks_to_the_main_thread() -> None:
+    """Block the signals that ask for stacks in this thread: the main thread runs the user's code."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [STACK_SIGNAL, LAST_STACK_SIGNAL])
+
+
+class ListenerThreads:
+    """The threads of one stream; only the thread that reads the messages uses this."""
+
+    def __init__(
+        self,
+        deliver: Callable[[StreamMessage], None],
+        say_once: Callable[[str, Optional[BaseException]], None],
+    ) -> None:
+        """`deliver`: calls the listeners."""
+        self._deliver = deliver
+        self._say_once = say_once
+        self._queues: Dict[int, queue.SimpleQueue[Optional[StreamMessage]]] = {}
+
+    @property
+    def are_there(self) -> bool:
+        """Whether there is any."""
+        return bool(self._queues)
+
+    def hand_over(self, message: StreamMessage) -> None:
+        """Have the thread of the message's connection deliver it; without one, deliver it here."""
+        waiting = self._queues.get(message.source)
+        if waiting is None:
+            waiting = queue.SimpleQueue()
+            name = f"hkrunner-stream-{message.origin}"
+            try:
+                threading.Thread(target=self._deliver_all, args=(waiting,), name=name, daemon=True).start()
+            except (RuntimeError, MemoryError) as error:  # no process (--pids), or no memory for its stack
+                self._say_once("no further thread: messages of all nodes are handled in turn", error)
+                self._deliver(message)
+                return
+            self._queues[message.source] = waiting
+        waiting.put(message)
+
+    def _deliver_all(self, waiting: queue.SimpleQueue[Optional[StreamMessage]]) -> None:
+        leave_stacks_to_the_main_thread()
+        while True:
+            message = waiting.get()
+            if message is None:
+                return
+            self._deliver(message)
+
+    def end_of(self, source: int) -> None:
+        """End the thread of this connection, if it has one, once it has delivered what it has."""
+        waiting = self._queues.pop(source, None)
+        if waiting is not None:
+            waiting.put(None)
+
+    def end(self) -> None:
+        """End all of them."""
+        for source in list(self._queues):
+            self.end_of(source)
