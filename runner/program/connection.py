@@ -10,6 +10,7 @@ import contextlib
 import select
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,6 +19,9 @@ from ...sandbox.codec.codec import MESSAGE_LIMIT
 from ..io.loop import Loop
 from ..link.frames import BINARY, CLOSE, PING, PONG, TEXT, TURN_BYTES, Reader, Refused, server_head
 from ..link.message_memory import MessageMemoryPool, WorkerMessage
+
+#: Read what was sent before a task for at most this long: a program might write without end.
+CATCH_UP_S = 0.05
 
 OnSent = Callable[[], None]
 
@@ -148,15 +152,23 @@ class ProgramConnection:
         while not self._is_over and self._read()[0]:
             pass
 
-    def catch_up(self) -> None:
-        """Read what there is now, also while paused: as much as in one turn of the loop."""
-        self._read_turn(while_paused=True)
+    def catch_up(self) -> bool:
+        """Read what there is now, also while paused; return whether a message has begun and not ended."""
+        end = time.monotonic() + CATCH_UP_S
+        while self._read_some(while_paused=True) and time.monotonic() < end:
+            pass
+        return self._reader.is_amid
 
-    def _read_turn(self, *, while_paused: bool = False) -> None:
+    def _read_turn(self) -> None:
+        self._read_some()
+
+    def _read_some(self, *, while_paused: bool = False) -> bool:
+        """Read as much as in one turn of the loop; return whether there may be more now."""
         taken, may_be_more = 0, True
         while may_be_more and taken < TURN_BYTES and (self._is_reading or while_paused) and not self._is_over:
             count, may_be_more = self._read()
             taken += count
+        return may_be_more and not self._is_over
 
     def _read(self) -> tuple[int, bool]:
         """Read once; return how many bytes, and whether there may be more now."""

@@ -81,6 +81,7 @@ class Conversation:
             False  #: a `stop` was sent, for this task or an earlier one, and no `stopped` came
         )
         self._is_started = False  #: whether `start` was sent for the task
+        self._is_late = False  #: whether the next message was begun before the task
         self.stream: ProgramStream | None = None  #: of the task, if it is one of a stream
         self.files = TaskFiles(wire_encoding, None, None, self.report)
         self._handlers: dict[str, Callable[[WorkerMessage, ProgramMessage], None]] = {
@@ -95,10 +96,14 @@ class Conversation:
 
     # ---- messages to the program
 
-    def begin(self, task: int) -> None:
-        """Begin the conversation about this task, whose `initialize` is being sent."""
+    def begin(self, task: int, *, is_amid: bool = False) -> None:
+        """Begin the conversation about this task, whose `initialize` is being sent.
+
+        `is_amid`: a message has begun and not ended.
+        """
         self.close()
         self.task, self._talk, self._is_started = task, Talk.SENDING, False
+        self._is_late = is_amid
 
     def keep_in(self, folder: str | None, keep_max_bytes: int | None) -> None:
         """Keep the input and the result of the task in this folder; see TaskFiles."""
@@ -146,36 +151,38 @@ class Conversation:
     def take(self, message: WorkerMessage) -> None:
         """Pass on a message of the program, or hold it back; release it."""
         wire = message.data if message.blob is None else message.blob.view()
+        is_late, self._is_late = self._is_late, False
+        has_task = self._talk is not Talk.NONE and not is_late
         try:
             said = program_message.read(self._encoding, wire)
         except ValueError as error:
-            self._unreadable(message, error)
+            self._unreadable(message, error, has_task=has_task)
         else:
-            self._take_readable(message, said)
+            self._take_readable(message, said, has_task=has_task)
         finally:
             message.release()
 
-    def _take_readable(self, message: WorkerMessage, said: ProgramMessage) -> None:
+    def _take_readable(self, message: WorkerMessage, said: ProgramMessage, *, has_task: bool) -> None:
         command, handler = said.command, self._handlers.get(said.command)
         if command in SAID_BY_US:
-            if self._talk is Talk.NONE and command != "started" and not self._owes_stopped:
+            if not has_task and command != "started" and not self._owes_stopped:
                 self._hold_back(f"`{command}` while it had no task")
         elif handler is None:
             self._hold_back(f"{command[:80]!r}, which is no message for HKube's worker")
-        elif self._talk is Talk.NONE and command != "stopped":
+        elif not has_task and command != "stopped":
             self._hold_back(f"`{command}` while it had no task")
         elif self._talk is Talk.SENDING:
             self._hold_back(f"`{command}` before it had read its task")
         else:
             handler(message, said)
 
-    def _unreadable(self, message: WorkerMessage, error: ValueError) -> None:
+    def _unreadable(self, message: WorkerMessage, error: ValueError, *, has_task: bool) -> None:
         """Hold back what HKube's worker could not decode; if it was the answer, the task has failed."""
         try:
             command = encoding.command_of(self._encoding, message.head, bytes)
         except ValueError:
             command = ""
-        if command == "done" and self._talk in (Talk.STARTED, Talk.STOPPING):
+        if command == "done" and has_task and self._talk in (Talk.STARTED, Talk.STOPPING):
             self._fail(
                 "RESULT_INVALID",
                 f"RESULT_INVALID: the result {unreadable.why(error, f'is no {self._encoding}')}",

@@ -264,18 +264,21 @@ def test_what_a_program_sends_late_is_no_message_of_its_next_task() -> None:
         program = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
         program.sendall(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\n\r\n")
         hears(0, Loaded)
+        large = masked(1, b'{"command":"done","data":"%s"}' % (b"x" * 5_000))
         for task in (1, 2):
             channel.send(task, Initialize(b'{"command":"initialize","data":{}}'))
             channel.resume()
-            program.sendall(masked(1, b'{"command":"initialized"}'))
+            # The rest of a message that began before the second task.
+            program.sendall((large[999:] if task == 2 else b"") + masked(1, b'{"command":"initialized"}'))
             hears(task, Initialized)
             channel.send(task, Start())
             program.sendall(masked(1, b'{"command":"done"}'))
             hears(task, Done)
             channel.pause()  # as while the worker takes nothing
-            program.sendall(masked(1, b'{"command":"errorMessage","error":{"message":"late"}}'))
+            program.sendall(masked(1, b'{"command":"errorMessage","error":{"message":"late"}}') + large[:999])
             wait_until(lambda: not channel.is_quiet, deadline_s=10, what="its late message")
     assert not broken
     assert [type(one) for number, one in heard if number == 2][1:] == [Initialized, Done]
-    (said,) = [one for _, one in heard if isinstance(one, Problem)]
-    assert "`errorMessage` while it had no task" in said.text
+    said = [one.text for _, one in heard if isinstance(one, Problem)]
+    assert [text.split("`")[1] for text in said] == ["errorMessage", "done"]
+    assert all("while it had no task" in text for text in said)
