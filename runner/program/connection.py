@@ -72,6 +72,7 @@ class ProgramConnection:
             most_bytes=MESSAGE_LIMIT,
         )
         self._queue: deque[Piece] = deque()
+        self._pong: bytes | None = None  #: the payload of a PONG that waits until the queue is empty
         self._is_reading = False
         self._is_amid_read = False  #: whether a message is being passed on
         self._is_over = False  #: nothing more will be read
@@ -125,6 +126,9 @@ class ProgramConnection:
             self._queue.clear()  # the program is ending; the end of what it sends says so
         if self._socket.fileno() >= 0:
             self._loop.on_writable(self._socket, self._write if self._queue else None)
+        if not self._queue and self._pong is not None:
+            payload, self._pong = self._pong, None
+            self._put(_pong(payload))
 
     # ---- reading
 
@@ -208,8 +212,11 @@ class ProgramConnection:
         self._reader.forget()
 
     def _on_control(self, opcode: int, payload: bytes) -> None:
-        if opcode == PING:
-            self._put(Piece(memoryview(server_head(PONG, len(payload)) + payload)))
+        if opcode == PING and self._queue:
+            # Only the latest PING needs an answer (RFC 6455, 5.5.3); a program may read none of them.
+            self._pong = payload
+        elif opcode == PING:
+            self._put(_pong(payload))
         elif opcode == CLOSE:
             self._put(Piece(memoryview(server_head(CLOSE, len(payload[:2])) + payload[:2])))
             self._end()
@@ -225,3 +232,7 @@ class ProgramConnection:
         self._loop.on_writable(self._socket, None)
         self._socket.close()
         self._blobs.close()
+
+
+def _pong(payload: bytes) -> Piece:
+    return Piece(memoryview(server_head(PONG, len(payload)) + payload))

@@ -222,6 +222,23 @@ def test_a_program_that_says_goodbye_is_answered(program: Program) -> None:
     assert program.sock.recv(100) == b"\x88\x02\x03\xe8"
 
 
+def test_a_program_that_sends_pings_and_reads_nothing_takes_no_memory(program: Program) -> None:
+    pings = [masked(9, f"{number:0100}".encode()) for number in range(4000)]
+    program.sends(b"".join(pings), step=100_000)
+    assert len(program.connection._queue) == 1
+    program.sock.setblocking(False)
+    answers = b""
+
+    def has_come() -> bool:
+        nonlocal answers
+        program.loop.turn(0)
+        with contextlib.suppress(BlockingIOError):
+            answers += program.sock.recv(1 << 20)
+        return answers.endswith(b"\x8a\x64" + f"{3999:0100}".encode())
+
+    wait_until(has_come, what="the answer of the last one")
+
+
 def test_a_large_message_goes_out_while_the_loop_serves_others(program: Program) -> None:
     sent: list[bool] = []
     message = memoryview(bytes(range(256)) * 20_000)
