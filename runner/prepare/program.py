@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ...sandbox.shared.entry import Location
 from ..errors import EntryNotFound, SettingsError
+from ..protocol import messages
 from ..settings.settings import Settings
 
 #: HKube's wrapper for Node.
@@ -17,12 +18,21 @@ NODE_WRAPPER = "@hkube/nodejs-wrapper"
 #: Starts it. Its own startAlgorithm() writes the arguments to HKube's storage, for which it has an encoder
 #: only with storage v3: here they are part of the call, as the worker takes them under v1.
 NODE_RUN = (
-    f'const api = require("{NODE_WRAPPER}").run()._hkubeApi;'
+    f'const runner = require("{NODE_WRAPPER}").run(), api = runner._hkubeApi;'
     " if (api?._createReplyPromise) api.startAlgorithm ="
     " (algorithmName, input = [], includeResult = true) => { const execId = api._generateExecId();"
     " const data = { execId, algorithmName, input, includeResult };"
     ' return api._createReplyPromise(execId, includeResult, { command: "startAlgorithmExecution", data }); };'
 )
+#: Has it say when a listener's call, also one that only waits, takes longer than so many ms.
+NODE_MESSAGE_LIMIT = (
+    " const streams = runner._streamingManager, handle = streams?._onMessage;"
+    " if (handle) streams._onMessage = async (message) => {"
+    f' const timer = setTimeout(() => runner._sendCommand({{ command: "{messages.OVERDUE}" }}), %d);'
+    " try { return await handle.call(streams, message); } finally { clearTimeout(timer); } };"
+)
+#: A longer timer of Node's ends at once.
+NODE_TIMER_MAX_MS = 2**31 - 1
 #: The entry point that the wrapper runs by default.
 NODE_ENTRY = "index.js"
 #: The part of a memory limit that a JVM may use for its heap; the rest is for its code, threads and buffers.
@@ -90,7 +100,10 @@ def _node(start: str, folder: str, entry: str | None, settings: Settings) -> tup
         )
     # The wrapper reads it.
     _need_file(start, folder, "package.json")
-    return ["node", "-e", NODE_RUN], {"ALGORITHM_PATH": ".", "ALGORITHM_ENTRY_POINT": entry}
+    code, limits = NODE_RUN, settings.limits
+    if limits.enforced and limits.task_timeout_s is not None:
+        code += NODE_MESSAGE_LIMIT % min(limits.task_timeout_s * 1000, NODE_TIMER_MAX_MS)
+    return ["node", "-e", code], {"ALGORITHM_PATH": ".", "ALGORITHM_ENTRY_POINT": entry}
 
 
 def _java(start: str, folder: str, entry: str | None, settings: Settings) -> tuple[list[str], dict[str, str]]:

@@ -14,7 +14,7 @@ from typing import Any
 from ...sandbox.codec import DONE_JSON, unreadable
 from ...sandbox.shared.message_format import Memfd, ProcessMessage, Wire
 from ...sandbox.shared.messages import ApiCall, Done, Failed, Initialized, Problem, Progress
-from ...sandbox.shared.stream_messages import StreamStatistics
+from ...sandbox.shared.stream_messages import StreamStage, StreamStatistics
 from ..link.message_memory import MessageMemory, WorkerMessage
 from ..protocol import encoding, messages
 from . import program_message
@@ -91,6 +91,7 @@ class Conversation:
             "stopped": self._stopped,
             "progress": self._progress,
             "streamingStatistics": self._statistics,
+            messages.OVERDUE: self._overdue,
             **dict.fromkeys(("logData", *CALLS), self._call),
         }
 
@@ -183,10 +184,8 @@ class Conversation:
         except ValueError:
             command = ""
         if command == "done" and has_task and self._talk in (Talk.STARTED, Talk.STOPPING):
-            self._fail(
-                "RESULT_INVALID",
-                f"RESULT_INVALID: the result {unreadable.why(error, f'is no {self._encoding}')}",
-            )
+            text = f"RESULT_INVALID: the result {unreadable.why(error, f'is no {self._encoding}')}"
+            self._answer(Failed("RESULT_INVALID", text))
         else:
             what = f"`{command}`" if command else "a message"
             self._hold_back(f"{what} that {unreadable.why(error, f'is no {self._encoding}')}")
@@ -247,7 +246,7 @@ class Conversation:
     def _error_message(self, message: WorkerMessage, said: ProgramMessage) -> None:
         if message.size > DECODED_MAX:
             what = f"the error of the program has {message.size:,} bytes; up to {DECODED_MAX:,} are read"
-            self._fail("ALGORITHM_ERROR", f"ALGORITHM_ERROR: {what}")
+            self._answer(Failed("ALGORITHM_ERROR", f"ALGORITHM_ERROR: {what}"))
             return
         error = _decoded(self._encoding, message).get("error")
         told = error if isinstance(error, dict) else {"message": error}
@@ -255,7 +254,7 @@ class Conversation:
         if not isinstance(text, str) or not text:
             text = "ALGORITHM_ERROR: the program reports an error, and does not say which"
         shown = "" if details is None else str(details)
-        self._fail("ALGORITHM_ERROR", text[:ERROR_TEXT_MAX], shown[:ERROR_TEXT_MAX])
+        self._answer(Failed("ALGORITHM_ERROR", text[:ERROR_TEXT_MAX], shown[:ERROR_TEXT_MAX]))
 
     def _stopped(self, message: WorkerMessage, said: ProgramMessage) -> None:
         asked, self._owes_stopped = self._owes_stopped, False
@@ -270,7 +269,8 @@ class Conversation:
             self._hold_back("`stopped` while it had no task")
         elif not asked:
             # HKube's worker would take it for a success without a result.
-            self._fail("ALGORITHM_ERROR", "ALGORITHM_ERROR: the program said `stopped`, unasked")
+            text = "ALGORITHM_ERROR: the program said `stopped`, unasked"
+            self._answer(Failed("ALGORITHM_ERROR", text))
 
     def _progress(self, message: WorkerMessage, said: ProgramMessage) -> None:
         data = _decoded(self._encoding, message).get("data")
@@ -293,6 +293,12 @@ class Conversation:
         if not any(one["queueSize"] for one in items):
             self.hand_out()
 
+    def _overdue(self, message: WorkerMessage, said: ProgramMessage) -> None:
+        if self.stream is None:
+            self._hold_back(f"`{said.command}` of a task without a stream")
+        else:
+            self._on_message(self.task, StreamStage("overdue"))
+
     def _call(self, message: WorkerMessage, said: ProgramMessage) -> None:
         if not said.data_is_object and said.command != "logData":
             self._hold_back(f"`{said.command}` whose `data` is no object")
@@ -306,9 +312,6 @@ class Conversation:
         self._talk = Talk.NONE
         self.close()
         self._on_message(self.task, message)
-
-    def _fail(self, code: str, text: str, details: str = "") -> None:
-        self._answer(Failed(code, text, details))
 
     def _hold_back(self, what: str) -> None:
         self.report(f"the program sent {what}; held back from the worker")

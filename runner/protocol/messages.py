@@ -25,6 +25,9 @@ ALIVE: Final[dict[str, Any]] = {"command": "alive"}
 STOPPING: Final[dict[str, Any]] = {"command": "stopping"}
 STOPPED: Final[dict[str, Any]] = {"command": "stopped"}
 
+# HKube's wrapper for Node -> hkrunner, which does not pass it on (see prepare/program.py)
+OVERDUE: Final = "messageOverdue"
+
 
 class Failure(NamedTuple):
     """Why a task has no result. HKube's worker keeps only `message`, so it has to say everything."""

@@ -139,8 +139,10 @@ class Streaming:
             self._changes = [*self._changes, *changes][-CHANGES_MAX:]
 
     def _stage(self, stage: str) -> None:
-        if stage == "overdue" and self._child is not None:
-            self._child.kill(Cause.TASK_TIMEOUT, f"{self._message_s:.12g} s for one message of the stream")
+        if stage == "overdue":
+            if self._child is not None and self._message_s is not None:  # any program may say so
+                limit = f"{self._message_s:.12g} s for one message of the stream"
+                self._child.kill(Cause.TASK_TIMEOUT, limit)
         else:
             self.on_stage(stage)
 

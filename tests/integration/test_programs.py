@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hkrunner.runner.prepare.program import NODE_MESSAGE_LIMIT, NODE_RUN, NODE_WRAPPER
 from support.local import ALGORITHMS, Run, error_of
 from support.programs import Program, Result, run_hkrunner, serving
+from support.programs import run as run_command
 from support.scripted_worker import Client, ScriptedWorker
 
 ANY = shlex.join([sys.executable, str(ALGORITHMS / "any_program.py")])
@@ -244,6 +246,27 @@ def test_a_program_is_validated_by_its_connection(tmp_path: Path) -> None:
 
 def needs(tool: str) -> None:
     assert shutil.which(tool) is not None, f"{tool} is not on the PATH: this test runs a program with it"
+
+
+def test_the_wrapper_for_node_says_when_a_listener_waits_for_too_long(tmp_path: Path) -> None:
+    needs("node")
+    wrapper = tmp_path / "node_modules" / NODE_WRAPPER
+    wrapper.mkdir(parents=True)
+    (wrapper / "index.js").write_text(
+        """
+        const streams = { _onMessage: (ms) => new Promise((resolve) => setTimeout(() => resolve(ms), ms)) };
+        setImmediate(async () => {
+            console.log(await streams._onMessage(1));
+            await streams._onMessage(60_000);
+        });
+        exports.run = () => ({
+            _streamingManager: streams,
+            _sendCommand: (message) => { console.log(JSON.stringify(message)); process.exit(); }
+        });
+        """
+    )
+    command: list[str | Path] = ["node", "-e", NODE_RUN + NODE_MESSAGE_LIMIT % 100]
+    assert run_command(command, cwd=tmp_path).stdout == '1\n{"command":"messageOverdue"}\n'
 
 
 def sums(ended: Result) -> list[float]:

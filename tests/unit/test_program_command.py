@@ -86,6 +86,10 @@ def test_nodejs_is_hkubes_wrapper_with_the_entry(tmp_path: Path, tools: dict[str
     assert found.argv == (f"{tools['PATH']}/node", "-e", NODE_RUN)
     assert found.variables == {"ALGORITHM_PATH": ".", "ALGORITHM_ENTRY_POINT": "index.js"}
     assert found.where.shown == "index.js"
+    limited = [(3.5, "3500);"), (10**9, "2147483647);")]
+    for seconds, end in limited:
+        argv = described("nodejs", code, tools, limits=Limits(task_timeout_s=seconds)).argv
+        assert argv[2].startswith(NODE_RUN) and end in argv[2]
     (code / "main.js").write_text("")
     again = described("nodejs", code, tools, str(code / "main.js"))
     assert again.variables["ALGORITHM_ENTRY_POINT"] == "main.js"

@@ -224,6 +224,21 @@ def test_a_program_that_takes_too_long_for_a_message_is_killed(serve: Serve) -> 
     assert one.child.kill_cause is Cause.TASK_TIMEOUT
 
 
+def test_what_the_wrapper_says_of_a_message_that_takes_too_long_counts_where_there_is_a_limit(
+    serve: Serve,
+) -> None:
+    talk = Talk()
+    talk.says("messageOverdue")
+    assert talk.heard == [StreamStage("overdue")]
+    talk.conversation.stream = None
+    talk.says("messageOverdue")
+    assert isinstance(talk.heard[-1], Problem)
+    one = serve(argv=("program",))
+    begin_stream(one)
+    one.child.says(StreamStage("overdue"), one.number)
+    assert one.child.kill_cause is None
+
+
 def test_only_a_program_that_has_answered_a_ping_is_silent_when_it_answers_none() -> None:
     clock = Clock()
     loop = Loop(clock=clock)
