@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...sandbox.codec.codec import json_text
 from ..console.task_report import ProgressLog
 from ..link import connect
 from ..protocol.messages import Failure
@@ -123,7 +122,7 @@ class LocalProcess:
             save_spans(result.folder, answer.spans)
             if result.output is None and result.status == "succeed":
                 # Another encoding: the JSON text is made of what the worker has decoded.
-                result.output = json_text(answer.message.get("data"))
+                result.take_output(answer.message.get("data"))
             self._pass_on(result)
             self._listener.on_free(self)
 

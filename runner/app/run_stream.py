@@ -86,7 +86,9 @@ def prepared(
         }
         state_types = {name: _state_type(own) for name, (own, _) in algorithms.items()}
         pipeline = with_state_types(pipeline, state_types)
-    except PipelineError as error:
+        for node in pipeline.nodes:
+            codec.as_json(pipeline.input_of(node), f"the input of node {node.name}")
+    except (PipelineError, codec.ResultInvalid) as error:
         raise SettingsError(f"--pipeline {file}: {error}") from None
     replicas = sum(node.replicas for node in pipeline.nodes)
     check_open_files(f"the {replicas} replicas of the pipeline need", replicas, OPEN_FILES_OF_A_REPLICA)

@@ -14,7 +14,6 @@ from typing import Any
 from ...boards.runs.store import Store
 from ...boards.runs.task_ids import TaskIds, local_job_id
 from ...boards.runs.task_record import TaskRecord
-from ...sandbox.codec.codec import json_text
 from ..console.task_report import TaskReport, progress_line
 from ..console.terminal import Output
 from ..errors import SettingsError
@@ -198,20 +197,16 @@ class StandaloneWorker:
 
     def _conclude_lost(self) -> None:
         if self._stopping:
-            self._conclude("stopped", None, None, [])
+            self._conclude("stopped", None, [])
         else:
-            self._conclude("failed", None, Failure("CLIENT_LOST", LOST), [])
+            self._conclude("failed", Failure("CLIENT_LOST", LOST), [])
 
     def _answered(self, answer: Answer) -> None:
         if self._task is None or answer.task is not self._task:
             return
-        output = failure = None
         status = {"done": "succeed", "stopped": "stopped"}.get(answer.command, "failed")
-        if status == "succeed":
-            output = json_text(answer.message.get("data"))
-        elif status == "failed":
-            failure = _failure_of(answer)
-        self._conclude(status, output, failure, answer.spans)
+        failure = _failure_of(answer) if status == "failed" else None
+        self._conclude(status, failure, answer.spans, answer.message.get("data"))
         if self._stopping:
             self._end()
         else:
@@ -219,7 +214,7 @@ class StandaloneWorker:
             self._loop.after(0, self._next)
 
     def _conclude(
-        self, status: str, output: bytes | None, failure: Failure | None, spans: Sequence[dict[str, Any]]
+        self, status: str, failure: Failure | None, spans: Sequence[dict[str, Any]], value: Any = None
     ) -> None:
         task, self._task = self._task, None
         record, self._record = self._record, None
@@ -235,13 +230,14 @@ class StandaloneWorker:
             self._began_at,
             time.time(),
             duration_s,
-            output=output,
             failure=failure,
             folder=folder,
         )
+        if status == "succeed":
+            result.take_output(value)
         if record is not None:
-            if output is not None:
-                record.write("output.json", output)
+            if result.output is not None:
+                record.write("output.json", result.output)
             save_spans(folder, spans)
             record.finish(result.outcome())
             result.problems.extend(record.problems)
@@ -266,7 +262,7 @@ class StandaloneWorker:
         if self._ending:
             return
         if self._task is not None:
-            self._conclude("stopped", None, None, self._worker.spans())
+            self._conclude("stopped", None, self._worker.spans())
         self._end()
 
     def _end(self) -> None:

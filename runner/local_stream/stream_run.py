@@ -152,7 +152,7 @@ class StreamRun:
         fields = self._pipeline.task_fields(node.node)
         if number:
             fields.update(isScaled=True, batchIndex=number)
-        given = codec.json_text(self._pipeline.input_of(node.node)) or b"[]"
+        given = codec.as_json(self._pipeline.input_of(node.node), "input")  # run_stream has tried it
         algorithm = node.node.node.algorithm
         replica.begin(LocalTask(name, self._job, replica.node, algorithm, self._pipeline.name, given, fields))
         senders = self._senders(node)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...sandbox.codec import codec
 from ...sandbox.shared.messages import Protection
 from ...sandbox.shared.outcome import Cause, Exit
 from .error_codes import CODES, CRASHED, LOAD_ERROR, STOPPED
@@ -40,6 +41,13 @@ class Result:
     stop_s: float | None = None  #: from the asking to the end, of a task that was asked
     problems: list[str] = field(default_factory=list)
     position: int | None = None  #: of its input, in a run with --parallel
+
+    def take_output(self, value: Any) -> None:
+        """Have this value as the output; where JSON has no form for it, say so."""
+        try:
+            self.output = codec.as_json(value, "result")
+        except codec.ResultInvalid as error:
+            self.problems.append(f"the result has no form in JSON, so it is not shown: {error}")
 
     @property
     def _code(self) -> str:

@@ -89,10 +89,15 @@ class CodeApi:
             self._report_missing(f"algorithm {name!r}", f"--algorithm {name}=FILE.py")
             self._refuse_execution(exec_id, f"Algorithm named '{name}' does not exist")
         else:
+            try:
+                input = codec.as_json(data["input"], "input")
+            except codec.ResultInvalid as problem:
+                self._refuse_execution(exec_id, str(problem))
+                return
             include = bool(data.get("includeResult"))
             self._executions[exec_id] = self._start(
                 name,
-                data["input"],
+                input,
                 node=f"{self._task.node}:{name}",
                 more={"execId": exec_id, "parentNodeName": self._task.node},
                 retry=Retry("Never"),
@@ -190,7 +195,7 @@ class CodeApi:
         self,
         pipeline: str,
         node: Node,
-        input: list[Any],
+        input: bytes,
         *,
         batch_index: int | None,
         on_end: Callable[[bool, Any], None],
@@ -265,7 +270,7 @@ class CodeApi:
     def _start(
         self,
         algorithm: str,
-        input: list[Any],
+        input: bytes,
         *,
         node: str,
         more: dict[str, Any],
@@ -280,7 +285,7 @@ class CodeApi:
             node,
             algorithm,
             pipeline or self._task.pipeline,
-            codec.json_text(input) or b"[]",
+            input,
             more,
             depth=self._task.depth + 1,
         )

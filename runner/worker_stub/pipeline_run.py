@@ -6,16 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ...sandbox.codec import codec
 from .catalog import Execution
 from .pipeline import MISSING, Node, Pipeline, PipelineError
 from .pipeline_values import Outcome, inputs_of, tolerance_passed
 
 
 class StartTask(Protocol):
-    """Starts one task of a node; on_end gets (True, its result) or (False, its error's text)."""
+    """Starts one task of a node; `input`: as JSON. on_end gets (True, its result) or (False, an error)."""
 
     def __call__(
-        self, node: Node, input: list[Any], *, batch_index: int | None, on_end: Callable[[bool, Any], None]
+        self, node: Node, input: bytes, *, batch_index: int | None, on_end: Callable[[bool, Any], None]
     ) -> Execution: ...
 
 
@@ -69,8 +70,10 @@ class PipelineRun:
 
     def _start_node(self, node: Node) -> None:
         try:
-            inputs = inputs_of(node, self._pipeline.flow_input, self._done)
-        except PipelineError as error:
+            values = inputs_of(node, self._pipeline.flow_input, self._done)
+            # The result of a node may hold what JSON has no form for.
+            inputs = None if values is None else [codec.as_json(one, "input") for one in values]
+        except (PipelineError, codec.ResultInvalid) as error:
             self._end(False, str(error))
             return
         if inputs is None:

@@ -378,11 +378,16 @@ def ids_of(data: Mapping[str, Any]) -> Dict[str, Optional[str]]:
 def json_text(value: Any) -> Optional[bytes]:
     """Return a value as JSON for the task's folder, None if it has no JSON form."""
     try:
+        return as_json(value, "value")
+    except ResultInvalid:
+        return None
+
+
+def as_json(value: Any, name: str) -> bytes:
+    """Return a value as JSON; raises ResultInvalid, with this name of the value."""
+    try:
         if is_native(value, "json"):
             return _ENCODERS["json"](value)
     except Exception:  # noqa: BLE001 - whatever a library says of a foreign type: the slow way decides
         pass
-    try:
-        return _SLOW_ENCODERS["json"](plain(value, "json", "value"))
-    except ResultInvalid:
-        return None
+    return _SLOW_ENCODERS["json"](plain(value, "json", name))

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from hkrunner.runner.console.task_report import ProgressLog, progress_line
 from hkrunner.runner.io.loop import Loop
+from hkrunner.runner.protocol.result import Result
 from hkrunner.runner.settings.storage_settings import StorageSettings
 from hkrunner.runner.storage.errors import StorageError
 from hkrunner.runner.worker_stub.catalog import DEPTH_MAX, SLOTS, Catalog
@@ -16,6 +18,7 @@ from hkrunner.runner.worker_stub.session import Session, SessionListener
 from hkrunner.runner.worker_stub.spans import UNFINISHED, Spans
 from hkrunner.runner.worker_stub.stored_values import StoredValues
 from hkrunner.runner.worker_stub.task import Answer, LocalTask
+from hkrunner.sandbox.codec import codec
 
 ONE = {"nodeName": "a", "algorithmName": "x"}
 TASK = LocalTask("t1", "job1", "green", "green-alg", "simple", b"[1]")
@@ -56,9 +59,26 @@ class Talk:
         return self.said[-1]
 
 
+class BsonTalk(Talk):
+    encoding = "bson"
+
+    def send(self, data: bytes) -> None:
+        self.said.append(codec.decode("bson", data))
+
+    def hear(self, command: str, **more: Any) -> None:
+        self.session.hear(codec.encode("bson", {"command": command, **more}))
+
+
 @pytest.fixture
 def talk() -> Any:
     one = Talk()
+    yield one
+    one.loop.close()
+
+
+@pytest.fixture
+def bson_talk() -> Any:
+    one = BsonTalk()
     yield one
     one.loop.close()
 
@@ -317,6 +337,31 @@ def test_a_done_with_an_error_is_a_failure(talk: Talk) -> None:
 def test_an_execution_is_refused_in_the_workers_words(talk: Talk, data: Any, told: Any) -> None:
     talk.working().hear("startAlgorithmExecution", data=data)
     assert talk.last() == {"command": "algorithmExecutionError", "data": told}
+
+
+def test_an_input_that_has_no_form_in_json_is_refused(bson_talk: Talk) -> None:
+    bson_talk.catalog.algorithms = endless = Endless()
+    call = {"execId": "1", "algorithmName": "x", "input": [{"a": ObjectId()}]}
+    bson_talk.working().hear("startAlgorithmExecution", data=call)
+    assert bson_talk.last()["command"] == "algorithmExecutionError"
+    assert bson_talk.last()["data"]["error"].startswith("input[0]['a']: bson.")
+    node = {**ONE, "input": ["@flowInput.x"]}
+    pipeline = {"name": "p", "nodes": [node], "flowInput": {"x": ObjectId()}}
+    bson_talk.hear("startRawSubPipeline", data={"subPipelineId": "1", "subPipeline": pipeline})
+    assert bson_talk.last()["command"] == "subPipelineError"
+    assert bson_talk.last()["data"]["error"].startswith("input[0]: bson.")
+    assert endless.started == []
+
+
+def test_a_result_that_has_no_form_in_json_is_said() -> None:
+    result = Result("t1", "j", "n", "p", "succeed", 0.0, 0.0, 0.0)
+    result.take_output({1: (float("nan"), b"x")})
+    assert (result.output, result.problems) == (b'{"1":[null,"eA=="]}', [])
+    result = Result("t1", "j", "n", "p", "succeed", 0.0, 0.0, 0.0)
+    result.take_output([ObjectId()])
+    assert result.output is None
+    (said,) = result.problems
+    assert said.startswith("the result has no form in JSON, so it is not shown: result[0]: bson")
 
 
 def test_arguments_in_the_storage_are_lists_of_links(tmp_path: Path) -> None:
