@@ -12,7 +12,7 @@ import string
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ...sandbox.codec import codec
+from ...sandbox.codec import codec, unreadable
 from ...sandbox.codec.codec import Buffer
 from ...sandbox.shared.storage_messages import (
     INLINE_MAX,
@@ -97,8 +97,7 @@ class Operations:
     # ---- a task's input
 
     def _fetch(self, job: Job, memory: MessageFile) -> Datagram:
-        message = codec.decode(self._encodings.worker, job.data())
-        data = codec.data_of(message)
+        data = codec.data_of(_decoded(job, self._encodings.worker, "the worker's initialize"))
         info = data.get("info")
         self._has_task = True
         self._job_id, self._task_id = str(data.get("jobId") or ""), str(data.get("taskId") or "")
@@ -240,7 +239,7 @@ class Operations:
     # ---- the code API
 
     def _call(self, job: Job, memory: MessageFile) -> Datagram:
-        message = codec.decode(self._encodings.task, job.data())
+        message = _decoded(job, self._encodings.task, "a call")
         command, data = str(message.get("command")), message.get("data")
         try:
             if command == "startAlgorithmExecution" and isinstance(data, dict) and data.get("execId"):
@@ -280,7 +279,7 @@ class Operations:
         }
 
     def _answer(self, job: Job, memory: MessageFile) -> Datagram:
-        message = codec.decode(self._encodings.worker, job.data())
+        message = _decoded(job, self._encodings.worker, "the worker's answer to a call")
         data = message.get("data")
         links = self._links(job)
         try:
@@ -323,6 +322,13 @@ class Operations:
                 item = _as_filled({**item, "result": links.value({"storageInfo": {"path": info["path"]}})})
             changed.append(item)
         return _as_filled(changed)
+
+
+def _decoded(job: Job, encoding: str, name: str) -> Any:
+    try:
+        return codec.decode(encoding, job.data())
+    except ValueError as error:
+        raise StorageError(f"{name} {unreadable.why(error, f'is no {encoding}')}") from None
 
 
 def _filled(text: str, storage: Mapping[str, Any], links: InputLinks) -> Any:

@@ -94,7 +94,11 @@ class S3Store:
             raise StorageError(f"no object can be written to {name}: {_reason(error)}") from None
 
     def _place(self, path: str) -> tuple[str, str]:
-        """Return the bucket and the key of an object."""
+        """Return the bucket and the key of an object. Raises StorageError."""
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:  # a lone surrogate, which JSON can hold
+            raise StorageError(f"the path of an object is no text: {path!r:.200}: {error}") from None
         if self._bucket:
             return self._bucket, path
         bucket, _, key = path.lstrip("/").partition("/")
@@ -194,4 +198,4 @@ def _reason(error: Exception) -> str:
         return f"{told.get('Code')}: {told.get('Message')}"
     if isinstance(error, RecursionError):
         return "the redirections of the server have no end"
-    return str(error) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__  # some have several lines

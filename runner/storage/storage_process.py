@@ -274,6 +274,8 @@ class StorageProcess:
             text = str(error)
         except MemoryError:
             text = "there is not enough memory for it"
+        except RecursionError:
+            text = "a value is nested too deep"
         except Exception as error:  # noqa: BLE001 - whatever it is, it fails this request only
             text, details = f"{type(error).__name__}: {error}", traceback.format_exc()
         return Datagram(RequestFailed(job.id, cut(text, TEXT_MAX), cut(details, TEXT_MAX)))

@@ -76,6 +76,12 @@ def test_a_configuration_that_cannot_be_used_is_one_sentence(monkeypatch: pytest
         store_at("http://127.0.0.1:1")
 
 
+@pytest.mark.parametrize("path", ["bucket/\ud800", "b /key", "", "bucket", "b/../../key"])
+def test_a_path_that_names_no_object_is_one_sentence(path: str) -> None:
+    with pytest.raises(StorageError, match=r"^[^\n]*$"):
+        store_at("http://127.0.0.1:1").open(path, lambda: None)
+
+
 def test_the_header_is_found_whatever_capitals_the_server_writes() -> None:
     header = base64.b64encode(b"\1\10\1\3\0\0HK")
     with server(OK + b"Content-Length: 1\r\nX-Amz-Meta-Header: " + header + b"\r\n\r\n\x05") as url:

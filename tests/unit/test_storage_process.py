@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -358,12 +359,55 @@ def test_a_result_that_the_disk_does_not_take_leaves_nothing_there(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_peer_that_asks_for_too_many_results_gets_one_error() -> None:
+def test_a_request_that_is_none_gets_one_error() -> None:
     server = object.__new__(PeerServer)
     server._settings, server._results = StorageSettings(), ValueCache(0)
-    for count, frames, text in ((2, 4, b"notAvailable"), (TASKS_MAX + 1, 2, b"100,001 tasks")):
-        reply = server._reply(msgspec.msgpack.encode({"tasks": ["t"] * count}))
+    asked: list[tuple[Any, int, bytes]] = [
+        ({"tasks": ["t", 7]}, 4, b"notAvailable"),
+        ({"tasks": ["t"] * (TASKS_MAX + 1)}, 2, b"100,001 tasks"),
+        ({"tasks": []}, 2, b"an empty list of tasks"),
+        ({"tasks": "t"}, 2, b"no list of tasks"),
+        (5, 2, b"no list of tasks"),
+    ]
+    for request, frames, text in asked:
+        reply = server._reply(msgspec.msgpack.encode(request))
         assert len(reply) == frames and text in bytes(reply[1])
+    for garbage in (b"", b"\xc1", b"\x91" * 100_000, b"\x81\xa5tasks\xdd\xff\xff\xff\xff"):
+        reply = server._reply(garbage)
+        assert len(reply) == 2 and b"unknown" in bytes(reply[1])
+
+
+def test_a_slow_storage_is_not_given_up_while_bytes_move() -> None:
+    process = object.__new__(StorageProcess)
+    given_up: list[Job] = []
+    job = Job(FetchInput(b"", 1))
+    process._settings, process._current = StorageSettings(timeout_s=60), job
+    process._abandon = given_up.append  # type: ignore[assignment]
+    job.began_at = job.moved_at = time.monotonic() - 1000
+    job.progress()
+    process._give_up_what_hangs()
+    assert given_up == []
+    job.moved_at -= 61
+    process._give_up_what_hangs()
+    assert given_up == [job]
+
+
+def test_a_message_of_the_worker_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    process = object.__new__(StorageProcess)
+    process._operations = operations_on(FolderStore(str(tmp_path)), ValueCache(0))
+    cut = msgspec.msgpack.encode({"command": "initialize", "data": {"taskId": "t1"}})[:-1]
+    deep = b"\x81\xa4data" + b"\x91" * 100_000 + b"\x01"
+    for wire, text in ((cut, "Input data was truncated"), (deep, "nested too deep")):
+        answer = process._perform(Job(FetchInput(wire, 1)), MessageFile()).message
+        assert isinstance(answer, RequestFailed) and answer.details == ""
+        assert answer.text == f"the worker's initialize is no msgpack: {text}"
+
+    def too_deep(*_: object) -> Any:  # also where a value can be decoded
+        raise RecursionError
+
+    process._operations.perform = too_deep  # type: ignore[method-assign]
+    answer = process._perform(Job(FetchInput(b"", 1)), MessageFile()).message
+    assert isinstance(answer, RequestFailed) and answer.text == "a value is nested too deep"
 
 
 def test_a_peer_that_sends_without_end_loses_its_connection_and_the_others_are_served(
