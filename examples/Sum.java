@@ -16,6 +16,7 @@ public class Sum implements WebSocket.Listener {
 
     private final StringBuilder message = new StringBuilder();
     private String input = "";
+    private Thread task = new Thread();
 
     static double sum(String numbers) {
         return Stream.of(numbers.split(",")).map(String::trim).filter(one -> !one.isEmpty())
@@ -30,14 +31,11 @@ public class Sum implements WebSocket.Listener {
                 break;
             case "start":
                 say(worker, "{\"command\":\"started\"}");
-                try {
-                    say(worker, "{\"command\":\"done\",\"data\":" + sum(input) + "}");
-                } catch (NumberFormatException error) {
-                    say(worker, "{\"command\":\"errorMessage\",\"error\":{\"code\":\"Failed\","
-                        + "\"message\":\"the input must be a list of numbers\"}}");
-                }
+                task = new Thread(() -> run(worker)); // here, a `stop` would be read only after the task
+                task.start();
                 break;
             case "stop":
+                task.interrupt(); // a long calculation would look at Thread.interrupted() now and then
                 say(worker, "{\"command\":\"stopped\"}");
                 break;
             case "exit":
@@ -47,12 +45,21 @@ public class Sum implements WebSocket.Listener {
         }
     }
 
+    void run(WebSocket worker) {
+        try {
+            say(worker, "{\"command\":\"done\",\"data\":" + sum(input) + "}");
+        } catch (NumberFormatException error) {
+            say(worker, "{\"command\":\"errorMessage\",\"error\":{\"code\":\"Failed\","
+                + "\"message\":\"the input must be a list of numbers\"}}");
+        }
+    }
+
     static String first(Pattern pattern, String text) {
         Matcher found = pattern.matcher(text);
         return found.find() ? found.group(1) : "";
     }
 
-    static void say(WebSocket worker, String text) {
+    static synchronized void say(WebSocket worker, String text) {
         worker.sendText(text, true).join();
     }
 
