@@ -1,7 +1,7 @@
 """Tasks of every kind in HKube's own services, also while hkrunner and the worker are restarted.
 
-mixed.py HKRUNNER CHECKOUT [TASKS]: each task has to have one end, the right one, in HKube's results and,
-where it is there, in the graph of the job. The first step has TASKS tasks, or 1,000. What has ended is
+mixed.py HKRUNNER CHECKOUT [TASKS]: each task has to have one end, the right one, in HKube's results, in etcd
+and, where it is there, in the graph of the job. The first step has TASKS tasks, or 1,000. What has ended is
 started again, as Kubernetes does.
 """
 
@@ -80,6 +80,7 @@ class Mixed:
         self._folder = folder
         (folder / "mixed.py").write_text(CODE)
         self._restarts = 0
+        self._watch = plane.watch_tasks()
 
     # ---- HKube's API
 
@@ -231,7 +232,7 @@ class Mixed:
         if Counter(one["batchIndex"] for one in results) != Counter(range(1, len(items) + 1)):
             raise Trouble(f"{len(results)} results of {len(items)} tasks of job {job}")
         ends = self._ends(job)
-        wrong = []
+        wrong, right = [], Counter[str]()
         for one in results:
             item = items[one["batchIndex"] - 1]
             kind, number = item["kind"], item["number"]
@@ -242,16 +243,29 @@ class Mixed:
             else:
                 value = None if kind == "nothing" else {"number": number, "square": number * number}
                 good, status = "error" not in one and one.get("result") == value, "succeed"
+            right[status] += 1
             end = ends.get(one["batchIndex"], status)
             if not good or end != status:
                 wrong.append(f"{item}: {end} {str(one)[:300]}")
         if wrong:
             raise Trouble(f"{len(wrong)} tasks have a wrong end:\n" + "\n".join(wrong[:20]))
+        self._check_etcd(job, right)
         if once:
             runs = Counter(self._runs())
             many = [item["number"] for item in items if runs[str(item["number"])] != 1]
             if many:
                 raise Trouble(f"tasks that did not begin once: {many[:20]}")
+
+    def _check_etcd(self, job: str, right: Counter[str]) -> None:
+        """Raise Trouble unless so many tasks of each end were in etcd, and no task had two ends."""
+        ends = {
+            task: [status for status in statuses if status in ENDS]
+            for task, statuses in self._watch.statuses(job).items()
+        }
+        several = {task: found for task, found in ends.items() if len(set(found)) != 1}
+        if several or Counter(found[-1] for found in ends.values()) != right:
+            counted = Counter(str(found) for found in ends.values())
+            raise Trouble(f"job {job}: in etcd the tasks ended with {counted}, not with {right}")
 
 
 def _items(kinds: dict[str, int], *, shuffled: bool = True) -> list[dict[str, Any]]:

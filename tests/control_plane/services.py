@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from task_watch import TaskWatch
+
 HERE = Path(__file__).parent
 #: The services that run, which are folders below core/ of the checkout.
 NODE_SERVICES = ("api-server", "pipeline-driver-queue", "pipeline-driver", "algorithm-queue", "worker")
@@ -106,6 +108,10 @@ class ControlPlane:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def watch_tasks(self) -> TaskWatch:
+        """Follow the tasks in etcd from now on."""
+        return TaskWatch(self._ports["etcd"])
 
     def start_api(self) -> None:
         """Start the api-server, and return when it answers. Raises Trouble."""
