@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...sandbox.shared.code_api import ANSWERS
 from ...sandbox.shared.message_format import Memfd
-from ..link.connection import WorkerMessage
+from ..link.connection import BLOB_MIN, WorkerMessage
 from ..protocol import encoding, messages
 from ..protocol.task_state import ENDING, WORKING, Event, State
 from .child_pool import ChildPool
@@ -20,6 +20,8 @@ from .worker_replies import WorkerReplies
 if TYPE_CHECKING:
     from .task_storage import TaskStorage
 
+#: Largest `serviceDiscoveryUpdate`, which has an item for each replica: they are decoded in the loop.
+DISCOVERY_MAX = 16 * 1024 * 1024
 #: What only a worker says: unlike an unknown message, it shows that one is there and at work.
 _WORKER_SAYS = frozenset((messages.INITIALIZE, messages.START, messages.STOP, messages.EXIT, *ANSWERS))
 
@@ -166,19 +168,20 @@ class WorkerMessageHandler:
     def _already_connected(self, message: WorkerMessage) -> None:
         self._notices.already_connected(messages.data_of(self._decoded(message)).get("hostname"))
 
-    def _decoded(self, message: WorkerMessage) -> Any:
-        """Return the data of a small message; {} for one that is large, or cannot be decoded."""
-        if message.blob is not None:
+    def _decoded(self, message: WorkerMessage, most_bytes: int = BLOB_MIN) -> Any:
+        """Return the data of a message; {} for one that is larger, or cannot be decoded."""
+        if message.size > most_bytes:
+            self._notices.unreadable("data", ValueError(f"it has {message.size:,} bytes"))
             return {}
         try:
-            return encoding.decode(self._encoding, message.data)
+            return encoding.decode(self._encoding, message.whole())
         except ValueError as error:
             # Its command was read, and is obeyed: the worker waits 10 or 20 s, then ends the pod.
             self._notices.unreadable("data", error)
             return {}
 
     def _discovery(self, message: WorkerMessage) -> None:
-        decoded = self._decoded(message)
+        decoded = self._decoded(message, DISCOVERY_MAX)
         if isinstance(decoded, dict):
             self._streaming.parents_changed(decoded.get("data"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import socket
@@ -31,8 +32,8 @@ _START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
 _MEMORY = {"MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "134217728"}
 #: Buffer of a data socket, as far as the system allows: a large message takes fewer turns.
 DATA_BYTES = 4 * 1024 * 1024
-#: Items of a discovery update that a frame has room for, whatever their names are.
-CHANGES_TOGETHER = 50
+#: Items of a discovery update that a frame has room for, and the largest item: its two names may be long.
+CHANGES_TOGETHER, CHANGE_MAX = 50, 20_000
 #: Time for ZeroMQ to end, after the time for handing messages out.
 ENDS_S = 3.0
 MISSING = f"a stream pipeline needs the package pyzmq beside hkrunner: {sys.executable} -m pip install pyzmq"
@@ -138,7 +139,8 @@ class SocketProcessHandle:
     def update_parents(self, changes: Sequence[Any]) -> None:
         """Pass on a discovery update of the worker, or several that have come meanwhile."""
         for begin in range(0, len(changes), CHANGES_TOGETHER):
-            self._sender.send(0, UpdateParents(list(changes[begin : begin + CHANGES_TOGETHER])))
+            together = changes[begin : begin + CHANGES_TOGETHER]
+            self._sender.send(0, UpdateParents([_sendable(one) for one in together]))
 
     def catch_up(self) -> bool:
         """Read all that it has sent so far; return whether it has ended without having been asked to."""
@@ -175,6 +177,16 @@ class SocketProcessHandle:
         how = "" if self.is_ending else f"the socket process of the stream ended ({_shown(status)})"
         self._answer_waiting(how)
         self._on_end(how)
+
+
+def _sendable(change: Any) -> Any:
+    """Return an item of a discovery update; one that no frame can hold as a text, which is reported."""
+    try:
+        if len(json.dumps(change)) <= CHANGE_MAX:
+            return change
+    except (TypeError, ValueError, RecursionError):  # the worker's encoding may have bytes, dates, …
+        pass
+    return f"{type(change).__name__}, too large or no JSON"
 
 
 def _shown(status: int) -> str:

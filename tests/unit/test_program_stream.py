@@ -204,6 +204,9 @@ def test_discovery_updates_and_statistics_are_passed_on(serve: Serve) -> None:
     told = [json.loads(bytes(wire)) for _, wire in one.child.replies]
     assert [message["data"] for message in told] == [[{"nodeName": "A"}], [{"nodeName": "A2"}]]
     assert {message["command"] for message in told} == {"serviceDiscoveryUpdate"}
+    many = [{"nodeName": "A" * 1000}] * 400
+    one.worker("serviceDiscoveryUpdate", many)
+    assert json.loads(bytes(one.child.replies[-1][1]))["data"] == many
     one.child_initializes()
     one.start()
     assert one.state is State.RUNNING

@@ -52,7 +52,7 @@ def test_it_is_told_of_an_end_though_it_asks_for_one_while_the_process_ends(
     assert len(looks) == 2
 
 
-def test_a_discovery_update_may_have_any_number_of_items() -> None:
+def test_a_discovery_update_may_have_any_items() -> None:
     sent: list[ProcessMessage] = []
 
     def send(task: int, message: ProcessMessage) -> None:
@@ -61,5 +61,7 @@ def test_a_discovery_update_may_have_any_number_of_items() -> None:
     handle = object.__new__(SocketProcessHandle)
     handle._sender = SimpleNamespace(send=send)  # type: ignore[assignment]
     items = [{"nodeName": "A" * 1000, "address": {"host": "h", "port": one}} for one in range(10_000)]
-    handle.update_parents(items)
-    assert [one for message in sent if isinstance(message, UpdateParents) for one in message.changes] == items
+    odd = [{"nodeName": b"bytes"}, {"nodeName": "A" * 50_000}, {("no", "text"): 1}]
+    handle.update_parents([*items, *odd])
+    told = [one for message in sent if isinstance(message, UpdateParents) for one in message.changes]
+    assert told == [*items, *["dict, too large or no JSON"] * 3]
