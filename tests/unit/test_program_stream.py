@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import bson
 import pytest
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.link.message_memory import MessageMemory, WorkerMessage
@@ -18,7 +19,7 @@ from hkrunner.runner.protocol import encoding
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.sandbox.shared.limits import Limits
 from hkrunner.sandbox.shared.message_format import Memfd
-from hkrunner.sandbox.shared.messages import Done, Failed, Initialized, Problem, TaskRead
+from hkrunner.sandbox.shared.messages import Done, Failed, Initialized, Problem, Progress, TaskRead
 from hkrunner.sandbox.shared.outcome import Cause
 from hkrunner.sandbox.shared.stream_messages import AskStream, StreamStage, StreamStatistics
 from support.clock import Clock
@@ -30,12 +31,13 @@ class Talk:
     """A conversation about a streaming task that is started, and what came of it."""
 
     children: tuple[str, ...] = ("B",)
+    kind: str = "json"
     heard: list[Any] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.conversation = Conversation(
-            "json",
+            self.kind,
             lambda task, message: self.heard.append(message),
             on_unsure=lambda: self.asked.append("exit"),
             on_returned=lambda: self.asked.append("returned"),
@@ -48,7 +50,9 @@ class Talk:
         self.conversation.start()
 
     def says(self, command: str, data: Any = None) -> None:
-        self.conversation.take(WorkerMessage(json.dumps({"command": command, "data": data}).encode()))
+        message = {"command": command, "data": data}
+        wire = json.dumps(message).encode() if self.kind == "json" else encoding.encode(self.kind, message)
+        self.conversation.take(WorkerMessage(wire))
 
     def reports(self, waiting: int, **more: Any) -> None:
         item = {"nodeName": "B", "sent": 9, "responses": 8, "queueSize": waiting, "dropped": 0, **more}
@@ -190,6 +194,26 @@ def test_progress_that_is_no_number_is_held_back(value: Any) -> None:
     talk.says("progress", {"progress": value})
     (said,) = talk.heard
     assert isinstance(said, Problem) and "`progress` without a number" in said.text
+
+
+def test_details_that_only_msgpack_or_bson_have_become_those_of_json() -> None:
+    talk = Talk(kind="bson")
+    details = [b"x", float("nan"), bson.ObjectId()]
+    for one in details:
+        talk.says("progress", {"progress": 1, "details": [one]})
+    assert talk.heard == [Progress(1.0, ["eA=="]), Progress(1.0, [None]), Progress(1.0, None)]
+
+
+def test_a_message_that_is_too_deep_to_be_decoded_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk()
+
+    def too_deep(kind: str, data: bytes) -> Any:  # though it could be checked
+        raise ValueError("nested too deep")
+
+    monkeypatch.setattr(encoding, "decode", too_deep)
+    for command in ("progress", "streamingStatistics", "errorMessage"):
+        talk.says(command, {})
+    assert [type(one) for one in talk.heard] == [Problem, Problem, Failed]
 
 
 def test_discovery_updates_and_statistics_are_passed_on(serve: Serve) -> None:
