@@ -19,6 +19,8 @@ from .value_cache import ValueCache
 
 #: Objects up to this size are read at once; a larger one is copied by the kernel to where it is needed.
 SMALL = 64 * 1024
+#: Most of these files that are open at a time, of the results of a batch: further objects are read.
+OPEN_MAX = 200
 
 Progress = Callable[[], None]
 
@@ -130,7 +132,7 @@ class InputLinks:
             is_large = isinstance(one.data, FileRegion) and len(one.data) > SMALL
             # JSON has no bytes: they become text there.
             is_same = self._task_encoding != "json" if value.is_raw else value.encoding == self._task_encoding
-            if is_large and not part_path and is_same:
+            if is_large and not part_path and is_same and len(self.large) < OPEN_MAX:
                 if value.encoding == "bson":
                     check(value, one.name)
                 self.large.append(LargeObject(one.name, cache_id, value, one.close))

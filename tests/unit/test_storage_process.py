@@ -22,7 +22,7 @@ import zmq
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.serving.task_storage import TaskStorage
 from hkrunner.runner.settings.storage_settings import StorageSettings
-from hkrunner.runner.storage import client, peer_server
+from hkrunner.runner.storage import client, input_links, peer_server
 from hkrunner.runner.storage.encoded_value import value_of
 from hkrunner.runner.storage.errors import StorageError
 from hkrunner.runner.storage.file_region import Bytes, FileRegion
@@ -34,6 +34,7 @@ from hkrunner.runner.storage.peer_messages import PING, PONG
 from hkrunner.runner.storage.peer_server import TASKS_MAX, PeerServer
 from hkrunner.runner.storage.start import module_path
 from hkrunner.runner.storage.storage_process import StorageProcess
+from hkrunner.runner.storage.stored_object import StoredObject
 from hkrunner.runner.storage.value_cache import ValueCache
 from hkrunner.sandbox.codec import codec
 from hkrunner.sandbox.shared.message_format import Memfd
@@ -159,6 +160,30 @@ def test_a_result_that_is_written_when_the_next_task_has_begun_is_not_served(tmp
         operations.perform(store, MessageFile())
     operations.finish()
     assert (results.get("t1"), results.get("t2")) == (None, None)
+
+
+def test_a_batch_of_large_results_takes_few_open_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(input_links, "OPEN_MAX", 2)
+    storage = Storage(tmp_path)
+    texts = [f"{number}" * 70_000 for number in range(4)]
+    links = {"a": [storage.put(text[0], text) for text in texts]}
+    data = {"jobId": "job1", "taskId": "t1", "input": ["$$a"], "storage": links}
+    memory, before = MessageFile(), len(os.listdir("/proc/self/fd"))
+    opened: list[int] = []
+
+    class CountingStore(FolderStore):
+        def open(self, path: str, progress: Callable[[], None]) -> StoredObject:
+            opened.append(len(os.listdir("/proc/self/fd")) - before)
+            return super().open(path, progress)
+
+    operations = operations_on(CountingStore(str(tmp_path)), ValueCache(0))
+    answer = operations.perform(job_of(FetchInput, {"command": "initialize", "data": data}), memory)
+    assert isinstance(answer.message, InputFetched)
+    told = codec.decode("msgpack", os.pread(answer.fd, answer.message.size, 0))["data"]["input"]
+    memory.close()
+    assert (told, opened) == ([texts], [0, 1, 2, 2])
 
 
 def test_large_items_of_a_large_result_of_a_sub_pipeline_are_read(tmp_path: Path) -> None:
