@@ -17,7 +17,7 @@ OVERHEAD_BYTES = 500
 class QueuedMessage:
     """A message, and how many nodes are still to take it."""
 
-    __slots__ = ("appended_at", "flow", "header", "number", "payload", "waits")
+    __slots__ = ("appended_at", "flow", "header", "number", "payload", "returns", "waits")
 
     def __init__(
         self, flow: bytes, header: bytes, payload: bytes | bytearray | memoryview, appended_at: float
@@ -29,6 +29,7 @@ class QueuedMessage:
         self.appended_at = appended_at
         self.number = 0  #: in the order in which messages were appended
         self.waits = 0
+        self.returns = 0  #: how often its consumer was gone before it was done
 
     def __lt__(self, other: QueuedMessage) -> bool:
         """Whether it was appended before the other one."""
@@ -119,6 +120,12 @@ class MessageQueue:
         if not message.waits:
             self.bytes += message.size
         message.waits += 1
+
+    def drop_taken(self, node: str) -> None:
+        """Count a message that was taken for this node as dropped instead of sent."""
+        queue = self.nodes[node]
+        queue.sent -= 1
+        queue.dropped += 1
 
     @property
     def size(self) -> int:

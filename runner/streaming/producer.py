@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -29,6 +29,9 @@ OUTSTANDING_MAX = 1024
 FRAME_MAX = 64 * 1024
 #: A longer duration is not credible.
 DURATION_MAX_MS = 1e12
+#: A message of this size is dropped when so many consumers were gone before it was done: one that is larger
+#: than they take ends each connection, and those behind it would wait for ever.
+RETURNED_BYTES, RETURNS_MAX = 64 * 1024 * 1024, 5
 #: At the end of the task, wait this long for a DONE of another program's consumer, which may be gone.
 DONE_S = 1.0
 
@@ -56,9 +59,11 @@ class Producer:
         *,
         host: str,
         port: int,
+        on_problem: Callable[[str], None],
     ) -> None:
         """Bind the port. Raises zmq.ZMQError."""
         self._queue = queue
+        self._on_problem = on_problem
         self._encoding = encoding
         self._names = {codec.encode_value(encoding, node): node for node in queue.nodes}
         self.samples = {node: NodeSamples() for node in queue.nodes}
@@ -229,7 +234,18 @@ class Producer:
         consumer.ready = 0
         if consumer.is_ours:
             for message, _ in consumer.taken:
-                self._queue.give_back(consumer.node, message)
+                self._give_back(consumer.node, message)
+
+    def _give_back(self, node: str, message: QueuedMessage) -> None:
+        message.returns += 1
+        if message.size < RETURNED_BYTES or message.returns < RETURNS_MAX:
+            self._queue.give_back(node, message)
+            return
+        self._queue.drop_taken(node)
+        self._on_problem(
+            f"a message of {len(message.payload):,} bytes for {node} is dropped: {RETURNS_MAX} times the"
+            " connection was lost with it; is it larger than the memory there?"
+        )
 
     def look_at_connections(self) -> None:
         """Read the events of the monitor. It does not say which consumer is gone: look now and later."""

@@ -146,7 +146,12 @@ class SocketProcess:
             codec.prepare(message.encoding, later=False)
             try:
                 self._producer = Producer(
-                    self._context, self._queue, message.encoding, host=message.host, port=message.port
+                    self._context,
+                    self._queue,
+                    message.encoding,
+                    host=message.host,
+                    port=message.port,
+                    on_problem=self._tell_problem,
                 )
             except zmq.ZMQError as error:
                 self._tell(StreamOpened(f"port {message.port} for the next nodes: {error.strerror}"))

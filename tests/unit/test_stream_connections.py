@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import zmq
-from hkrunner.runner.streaming import consumer, signals
+from hkrunner.runner.streaming import consumer, producer, signals
 from hkrunner.runner.streaming.child_link import ChildLink
 from hkrunner.runner.streaming.message_queue import MessageQueue, QueuedMessage
 from hkrunner.runner.streaming.parent_connections import ParentConnections, read_change
@@ -45,10 +45,14 @@ class Nodes:
         self.left: list[int] = []
         self.queue = MessageQueue(["B"], 8 << 20)
         self.port = free_port()
-        self.producer = Producer(context, self.queue, "msgpack", host="127.0.0.1", port=self.port)
+        self.producer = self.producer_of(self.queue, self.port)
         self.poller.register(self.producer.socket, zmq.POLLIN)
         self.poller.register(self.producer.monitor, zmq.POLLIN)
         self.parents = self.connections(in_turn=in_turn)
+
+    def producer_of(self, queue: MessageQueue, port: int) -> Producer:
+        on_problem = self.problems.append
+        return Producer(self.context, queue, "msgpack", host="127.0.0.1", port=port, on_problem=on_problem)
 
     def connections(self, *, in_turn: bool = False) -> ParentConnections:
         return ParentConnections(
@@ -192,12 +196,31 @@ def test_hundreds_of_consumers_that_are_gone_at_once_give_all_that_they_had_back
     assert [int(bytes(one.payload)) for one in found if one is not None] == list(range(501))
 
 
+def test_a_large_message_with_which_each_connection_is_lost_is_dropped_in_the_end(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer, "RETURNED_BYTES", 1000)
+    sizes = (1000, 10)
+    for size in sizes:
+        nodes.producer.send(QueuedMessage(b"\x90", HEADER, b"x" * size, 0.0), ["B"])
+    for number in range(producer.RETURNS_MAX):
+        gone = ConnectedConsumer(signals.OURS + b"%d" % number, "B")
+        nodes.producer._consumers[gone.identity] = gone
+        gone.taken.extend((one, 0.0) for one in nodes.producer._next_messages("B", 2))
+        assert len(gone.taken) == 2
+        nodes.producer._gone(gone)
+    queue = nodes.queue.nodes["B"]
+    assert (queue.size, queue.sent, queue.dropped) == (1, 0, 1)
+    (problem,) = nodes.problems
+    assert problem.startswith("a message of 1,000 bytes for B is dropped: 5 times")
+
+
 @pytest.mark.parametrize("in_turn", [False, True])
 def test_what_a_child_had_not_begun_goes_to_the_next_one(nodes: Nodes, in_turn: bool) -> None:
     nodes.parents.close()
     parents = nodes.parents = nodes.connections(in_turn=in_turn)
     queue = MessageQueue(["B"], 1 << 20)
-    other = Producer(nodes.context, queue, "msgpack", host="127.0.0.1", port=free_port())
+    other = nodes.producer_of(queue, free_port())
     port = int(other.socket.getsockopt(zmq.LAST_ENDPOINT).rsplit(b":", 1)[1])
     nodes.poller.register(other.socket, zmq.POLLIN)
     try:
