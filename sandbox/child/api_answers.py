@@ -184,7 +184,12 @@ class Calls:
     def _deliver(self, data: Mapping[str, Any]) -> None:
         listener = self._listener
         if listener is not None:
-            listener(data.get("payload"), data.get("origin"))
+            try:
+                listener(data.get("payload"), data.get("origin"))
+            except Exception:  # noqa: BLE001 - the edge of user code: it is shown, and the stream goes on
+                import traceback
+
+                traceback.print_exc()
         self._send(
             {"command": "streamingInMessageDone", "data": {"sendMessageId": data.get("sendMessageId")}}
         )

@@ -24,6 +24,7 @@ from ..codec import codec
 from ..shared import shared_rings, stream_frames
 from ..shared.stream_frames import DURATION, HEAD, StreamFrame, StreamReader, frame
 from .api_call import ApiError
+from .event_loop import can_be_awaited, was_not_run
 from .frame_socket import send_whole
 from .listener_threads import ListenerThreads, leave_stacks_to_the_main_thread
 from .stream_message import StreamMessage, read_message
@@ -82,7 +83,7 @@ class Stream:
         self._before_waiting = before_waiting
         self._lock = threading.Lock()  #: for writing
         self._pid = os.getpid()
-        self._listeners: List[Callable[[Any, str], None]] = []
+        self._listeners: List[Callable[[Any, str], object]] = []
         self._sources = 0
         self._thread: Optional[threading.Thread] = None  #: that reads
         self.is_listening = False
@@ -166,7 +167,7 @@ class Stream:
 
     # ---- listening
 
-    def register(self, listener: Callable[[Any, str], None]) -> None:
+    def register(self, listener: Callable[[Any, str], object]) -> None:
         """Call this with each message and the name of its node."""
         self._listeners.append(listener)
 
@@ -311,7 +312,9 @@ class Stream:
             self._say_once("messages come, and are lost: no listener is registered (registerInputListener)")
         for listener in list(self._listeners):
             try:
-                listener(value, message.origin)
+                result = listener(value, message.origin)
+                if result is not None and (can_be_awaited(result) or was_not_run(result)):
+                    self._say_once("a listener is a coroutine or has a yield: nothing of it was run")
             except BaseException as error:  # noqa: BLE001 - the edge of user code
                 self._report(f"a listener raised for a message of {message.origin}", error)
 

@@ -37,3 +37,15 @@ def test_a_message_that_comes_at_the_moment_when_listening_begins_is_delivered(
     monkeypatch.setattr(api, "_lock", taken())
     api._answer({"command": "streamingInMessage", "data": {"payload": 1, "origin": "a"}})
     assert done.wait(10) and heard == [(1, "a")]
+
+
+def test_a_listener_that_raises_under_the_debug_server_is_shown_and_its_message_is_done(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    sent: list[Any] = []
+    api = Api(sent.append, lambda value, details: None)
+    api.registerInputListener(lambda message, origin: message["missing"])
+    api._answer({"command": "streamingInMessage", "data": {"payload": {}, "sendMessageId": "7"}})
+    api.startMessageListening()  # in which the message that has waited is handled
+    assert sent == [{"command": "streamingInMessageDone", "data": {"sendMessageId": "7"}}]
+    assert "KeyError: 'missing'" in capfd.readouterr().err

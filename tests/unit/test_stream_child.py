@@ -50,7 +50,10 @@ def opened(most_bytes: int, said: list[str], **args: Any) -> Iterator[tuple[Stre
     link.open("msgpack", most_bytes)
     link.flush()
     given = {"nodeName": "B", "parents": ["A"], **args}
-    report = lambda text, error: said.append(text)  # noqa: E731
+
+    def report(text: str, error: object) -> None:
+        said.append(text)
+
     stream = Stream(ours, given, report=report, before_waiting=lambda fd: None)
     try:
         yield stream, link
@@ -100,10 +103,12 @@ def test_messages_that_find_no_listener_memory_or_thread_are_said_and_the_next_o
         stream.register(lambda value, origin: handled.put(value))
         monkeypatch.setattr(stream_frames, "bytearray", no_memory, raising=False)
         send(2, b"x" * 300_000)
+        stream.register(lambda value, origin: (one for one in ()))
         send(3, b"\x07")
         assert handled.get(timeout=10) == 7 and handled.empty()
     assert said == [
         "no further thread: messages of all nodes are handled in turn",
         "messages come, and are lost: no listener is registered (registerInputListener)",
         "there is no memory for a message, which is lost",
+        "a listener is a coroutine or has a yield: nothing of it was run",
     ]
