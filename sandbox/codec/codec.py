@@ -197,10 +197,14 @@ def is_large(value: Any, most: int = 1000) -> bool:
 def _check_count(value: Any, encoding: str, name: str) -> None:
     """Raise ResultTooLarge for so many values that they cannot fit: to convert them would take minutes."""
     least_bytes = 1 if encoding == "msgpack" else 2  # of a value: 0, or 0 and a comma
-    if type(value) not in _COUNTED:
-        return
+    kind = type(value)
     try:
-        count = len(value)
+        if kind in _COUNTED:
+            count = len(value)
+        elif kind.__module__ == "numpy" and kind.__name__ == "ndarray":
+            count = value.size
+        else:
+            return
     except OverflowError:  # a range may be longer than the largest number that len() returns
         raise ResultTooLarge(f"the {name} has more values than any memory can hold") from None
     if count * least_bytes > MESSAGE_LIMIT:

@@ -172,7 +172,7 @@ def test_so_many_values_that_they_cannot_fit_are_refused_before_they_are_convert
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(codec, "MESSAGE_LIMIT", 1000)
-    for value in ([Foo()] * 501, range(10**8), range(10**30)):
+    for value in ([Foo()] * 501, range(10**8), range(10**30), numpy.zeros((3, 167))):
         for encode in (codec.encode, codec.encode_pieces):
             with pytest.raises(codec.ResultTooLarge, match=r"the result has .* values"):
                 encode("json", {"data": value})
