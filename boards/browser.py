@@ -10,6 +10,8 @@ import contextlib
 import subprocess
 import sys
 
+from ..sandbox.parent import orphan_cleanup
+
 _SHOW = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.stdin.readline().strip()))"
 
 
@@ -57,6 +59,7 @@ def show(url: str) -> BrowserProcess:
         start_new_session=True,
         bufsize=0,
     )
+    orphan_cleanup.spare(process)
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError), process.stdin:
         process.stdin.write(f"{url}\n".encode())

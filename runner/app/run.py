@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import signal
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ...boards.runs.store import Store
-from ...sandbox.linux import process_tree, procfs
 from ...sandbox.linux.kernel import hide_from_same_user
 from ...sandbox.shared.entry import Location
 from ..console.terminal import Output, wants_color
 from ..errors import BoardFailed, HkrunnerError, SettingsError
 from ..io.loop import Loop
-from ..io.signals import STOP_SIGNALS, USER_SIGNALS, signals_raise
+from ..io.signals import signals_raise
 from ..io.standard_streams import fill_standard_streams
 from ..prepare.code_name import code_name
 from ..prepare.prepare import prepare
@@ -27,6 +24,7 @@ from ..serving.run_context import RunContext
 from ..settings.limit_options import beyond_container
 from ..settings.settings import Settings, WorkerSettings
 from .install_progress import install_progress
+from .run_signals import hold_signals, obey_signals
 
 # Other imports wait until the algorithm's process is starting.
 if TYPE_CHECKING:
@@ -352,45 +350,3 @@ def resume_garbage_collection() -> None:
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
-
-
-def hold_signals(loop: Loop) -> None:
-    """Keep each of STOP_SIGNALS that arrives from here on until obey_signals() was called and the loop runs.
-
-    Their default action would end this process and leave the folders that it has just made.
-    """
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # SIGHUP is, under nohup
-            loop.on_signal(number, lambda: None)
-
-
-def obey_signals(
-    loop: Loop,
-    shutdown: Callable[[int], None],
-    user_process: UserProcessAttachment | None = None,
-    *,
-    child_pids: Callable[[], list[int]] = list,
-) -> None:
-    """Have each of STOP_SIGNALS, and each signal that the user's process passes on, call shutdown(128 + N).
-
-    child_pids: returns the algorithm's processes, which get the USER_SIGNALS that they handle.
-    """
-    if user_process is not None:
-        user_process.interrupt = shutdown
-
-    def received(number: int) -> None:
-        passed_on = [pid for pid in child_pids() if number in USER_SIGNALS and _pass_on(number, pid)]
-        if not passed_on:
-            shutdown(128 + number)
-
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # SIGHUP is, under nohup
-            loop.on_signal(number, partial(received, number))
-
-
-def _pass_on(number: int, pid: int) -> bool:
-    """Send the signal to the process if it handles it; return whether it does."""
-    if pid == 0 or not procfs.handles_signal(pid, number):
-        return False
-    process_tree.signal_to(pid, number)
-    return True

@@ -79,7 +79,7 @@ def _supervise(pool: socket.socket, order: Supervise, function: int | None) -> N
     from ...sandbox.shared.message_format import PROTOCOL_VERSION, Memfd
     from ...sandbox.shared.supervision_messages import TO_SUPERVISOR, PoolReady
     from ..app.pool_supervisor import PoolSupervisor
-    from ..app.run import obey_signals
+    from ..app.run_signals import obey_signals
     from ..console.terminal import Output
     from ..io.loop import Loop
     from ..io.message_socket import MessageSocket

@@ -25,6 +25,10 @@ QUIET_STEPS = 5
 
 #: Processes that this one has started for other purposes.
 _no_orphans: WeakSet[subprocess.Popen[bytes]] = WeakSet()
+#: Processes of others that have become children of this one and live: a browser, a daemon of `kubectl exec`.
+_adopted: set[int] = set()
+#: Those of OrphanCleanup that are not done.
+_at_work: set[OrphanCleanup] = set()
 
 
 def spare(process: subprocess.Popen[bytes]) -> None:
@@ -34,7 +38,32 @@ def spare(process: subprocess.Popen[bytes]) -> None:
 
 def spared() -> frozenset[int]:
     """Return the pids of the processes that are spared and were not reaped yet."""
-    return frozenset(one.pid for one in _no_orphans if one.returncode is None)
+    return frozenset({*(one.pid for one in _no_orphans if one.returncode is None), *_adopted})
+
+
+def adopt(wardens: frozenset[int]) -> None:
+    """Reap the processes of others that have ended as children of this one, and spare those that live.
+
+    This process is a subreaper, and process 1 of a container, which nobody else reaps for.
+    """
+    strangers = set(process_tree.children(os.getpid())) - wardens - spared()
+    for pid in {*strangers, *_adopted}:
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                continue
+        strangers.discard(pid)
+        _adopted.discard(pid)
+    # What the tree of a living warden leaves behind becomes the warden's child, not ours.
+    if not _at_work and not any(_has_ended(one) for one in wardens):
+        _adopted.update(strangers)
+
+
+def _has_ended(warden: int) -> bool:
+    """Whether a child of ours has ended; it is left to be reaped."""
+    try:
+        return os.waitid(os.P_PID, warden, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 class OrphanCleanup:
@@ -55,6 +84,7 @@ class OrphanCleanup:
         self._found: dict[int, Left] = {}
         self._deadline = time.monotonic() + DEADLINE_S
         self._quiet_steps = 0
+        _at_work.add(self)
 
     def step(self) -> None:
         """Do one step; the next ones follow from the loop, until on_done was called."""
@@ -69,6 +99,7 @@ class OrphanCleanup:
         left = [pid for pid in process_tree.children(me) if pid not in spared]
         self._quiet_steps = 0 if left else self._quiet_steps + 1
         if self._quiet_steps >= QUIET_STEPS or time.monotonic() > self._deadline:
+            _at_work.discard(self)
             self._on_done(list(self._found.values()), [process_tree.look(pid) for pid in left])
         else:
             self._loop.after(STEP_S, self.step)

@@ -38,7 +38,7 @@ from .child_handle import Child, ChildListener, ChildState
 from .exit_report import exit_of, exit_without_warden
 from .frame_receiver import FrameReceiver
 from .loop_protocol import LoopProtocol
-from .orphan_cleanup import OrphanCleanup, spared
+from .orphan_cleanup import OrphanCleanup, adopt, spared
 
 if TYPE_CHECKING:
     from .pinhole_forwarder import PinholeForwarder
@@ -300,9 +300,7 @@ class WardedChild(Child):
         WardedChild.alive.discard(self)
         OrphanCleanup(
             self._loop,
-            spared=lambda: (
-                frozenset(one._warden.pid for one in WardedChild.alive) | warden_launch.waiting() | spared()
-            ),
+            spared=lambda: _wardens() | spared(),
             on_done=on_done,
         ).step()
 
@@ -327,3 +325,13 @@ class WardedChild(Child):
                 loaded=self.loaded,
             )
         )
+
+
+def adopt_strangers() -> None:
+    """Reap or spare the children that other processes have left to this one; to be called at each SIGCHLD."""
+    adopt(_wardens())
+
+
+def _wardens() -> frozenset[int]:
+    """Return the pids of all wardens that live, as far as this process knows."""
+    return frozenset(one._warden.pid for one in WardedChild.alive) | warden_launch.waiting()

@@ -42,3 +42,43 @@ def test_orphans_are_ended_and_a_process_that_serves_another_purpose_is_not() ->
     ended = run([sys.executable, "-c", PROGRAM])
     assert (ended.status, ended.stderr) == (0, "")
     assert ended.stdout == "True [] None False\nfrozenset()\n"
+
+
+#: As process 1 of a container gets them: what others have started, and then left.
+ADOPTING = """
+import os, signal, subprocess, sys
+from hkrunner.sandbox.linux import kernel
+from hkrunner.sandbox.parent import orphan_cleanup
+
+kernel.become_subreaper()
+
+def left(words):
+    made = subprocess.run(f"{words} >/dev/null & echo $!", shell=True, stdout=subprocess.PIPE, check=True)
+    return int(made.stdout)
+
+def ended(pid, number=0):
+    os.kill(pid, number)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return pid
+
+own = subprocess.Popen(["sh", "-c", "exit 3"])
+orphan_cleanup.spare(own)
+dead, lives = left("sleep 50"), left("sleep 50")
+ended(own.pid), ended(dead, signal.SIGKILL)
+orphan_cleanup.adopt(frozenset())
+print(os.path.exists(f"/proc/{dead}"), lives in orphan_cleanup.spared(), own.wait())
+warden = subprocess.Popen(["true"])
+orphan = left("sleep 50")
+orphan_cleanup.adopt(frozenset([ended(warden.pid)]))
+print(orphan in orphan_cleanup.spared(), warden.wait())
+for pid in (lives, orphan):
+    ended(pid, signal.SIGKILL)
+orphan_cleanup.adopt(frozenset())
+print([os.path.exists(f"/proc/{pid}") for pid in (lives, orphan)], orphan_cleanup.spared())
+"""
+
+
+def test_what_others_leave_to_this_process_is_reaped_and_is_no_orphan_of_a_warden_that_lives() -> None:
+    told = run([sys.executable, "-c", ADOPTING])
+    assert (told.status, told.stderr) == (0, "")
+    assert told.stdout == "False True 3\nFalse 0\n[False, False] frozenset()\n"
