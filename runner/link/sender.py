@@ -85,9 +85,14 @@ class LinkSender:
             frames = first + frames
         try:
             count = self._socket.send(frames)
-        except OSError:
-            self._held = held
-            return False  # writing from the queue meets the same error, and handles it
+        except OSError as error:
+            if not isinstance(error, self._not_now) or isinstance(error, BlockingIOError):
+                self._held = held
+                return False  # writing from the queue meets the same error, and handles it
+            # TLS has encrypted these very bytes, and takes no others before they are sent.
+            self.outbox.put_cut(Outgoing(data, None, final, prelude), memoryview(frames))
+            self._loop.on_writable(self._socket, self.pump)
+            return True
         if count == len(frames):
             if final:
                 self.outbox.keep_written(Outgoing(data, None, True, prelude))
