@@ -157,6 +157,30 @@ def locked(folder: str) -> Iterator[None]:
             os.close(fd)
 
 
+class NoLocksError(Exception):
+    """The file system has no locks."""
+
+
+def lock_file(path: str) -> int | None:
+    """Return a descriptor that holds the lock; None when another process has it.
+
+    Raises NoLocksError, and OSError when the file cannot be made.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The owner before us may have removed the file between our open and our lock.
+        if os.fstat(fd).st_ino == os.stat(path).st_ino:
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError as error:
+        os.close(fd)
+        raise NoLocksError from error
+    os.close(fd)
+    return None
+
+
 def to_json(value: Mapping[str, object]) -> bytes:
     """Return one line of JSON; lone surrogates are escaped, and types that JSON lacks become text."""
     return (_encoder.encode(value) + "\n").encode()
@@ -217,16 +241,17 @@ class ProcessIdentity(NamedTuple):
     pid: int
     started: str
     host: str
+    namespace: str = ""  #: of its pid; "" if that is not known
 
     @staticmethod
     def of(pid: int) -> ProcessIdentity | None:
         """Return the process that has this pid on this host now; None when there is none."""
         started = process_started(pid)
-        return None if started is None else ProcessIdentity(pid, started, _host())
+        return None if started is None else ProcessIdentity(pid, started, _host(), _namespace())
 
     def to_dict(self) -> dict[str, object]:
         """Return the identity for a record."""
-        return {"pid": self.pid, "started": self.started, "host": self.host}
+        return {"pid": self.pid, "started": self.started, "host": self.host, "namespace": self.namespace}
 
     @staticmethod
     def from_dict(value: object) -> ProcessIdentity | None:
@@ -234,8 +259,11 @@ class ProcessIdentity(NamedTuple):
         if not isinstance(value, dict):
             return None
         pid, started, host = value.get("pid"), value.get("started"), value.get("host")
+        namespace = value.get("namespace")
         if isinstance(pid, int) and pid > 0 and isinstance(started, str) and isinstance(host, str):
-            return ProcessIdentity(pid, started, host)
+            return ProcessIdentity(
+                pid, started, host, namespace if isinstance(namespace, str) and namespace.isdecimal() else ""
+            )
         return None
 
     def is_alive(self) -> bool:
@@ -246,6 +274,11 @@ class ProcessIdentity(NamedTuple):
         if self.host != _host():
             return True
         return process_started(self.pid) == self.started
+
+    @property
+    def is_of_other_namespace(self) -> bool:
+        """Whether it runs in another pid namespace of this host: another process may have its pid here."""
+        return self.host == _host() and self.namespace not in ("", _namespace())
 
     def is_here_and_alive(self) -> bool:
         """Whether the process runs on this host: only then may it be signalled."""
@@ -278,6 +311,14 @@ def _host() -> str:
     return os.uname().nodename
 
 
+@lru_cache(maxsize=1)
+def _namespace() -> str:
+    try:
+        return str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        return ""
+
+
 _own: ProcessIdentity | None = None
 
 
@@ -285,5 +326,5 @@ def own_identity() -> ProcessIdentity:
     """Return this process's identity; looked up once, and again after a fork."""
     global _own
     if _own is None or _own.pid != os.getpid():
-        _own = ProcessIdentity.of(os.getpid()) or ProcessIdentity(os.getpid(), "-", _host())
+        _own = ProcessIdentity.of(os.getpid()) or ProcessIdentity(os.getpid(), "-", _host(), _namespace())
     return _own

@@ -20,6 +20,7 @@ from .folders import measure, remove_folders
 from .job_record import no_such_task
 from .journal_reader import JournalReader, JournalTask, read_journals
 from .layout import STREAMS
+from .owner_lock import may_live
 
 ACTIVE = "active"
 LOST = "lost"  # its hkrunner was killed before the task ended
@@ -301,7 +302,7 @@ def _summary_of(
         node=str(facts.get("nodeName", "")),
         pipeline=str(facts.get("pipelineName", "")),
         entry=str(facts.get("entry", "")),
-        status=status_of(facts),
+        status=status_of(facts, root),
         reason=_text(facts.get("reason")),
         start_time=_integer(facts.get("startTime")) or 0,
         end_time=_integer(facts.get("endTime")),
@@ -314,11 +315,11 @@ def _summary_of(
     )
 
 
-def status_of(facts: Mapping[str, object]) -> str:
+def status_of(facts: Mapping[str, object], root: str | Path) -> str:
     """Return the status of a record: one that says "active" is LOST if its process is gone."""
     status = str(facts.get("status"))
     owner = ProcessIdentity.from_dict(facts.get("owner"))
-    return LOST if status == ACTIVE and owner is not None and not owner.is_alive() else status
+    return LOST if status == ACTIVE and owner is not None and not may_live(owner, str(root)) else status
 
 
 def _unreadable(folder: Path) -> TaskSummary:

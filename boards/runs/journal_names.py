@@ -13,6 +13,7 @@ from typing import NamedTuple
 from .files import ProcessIdentity, read_json_bytes, safe_part
 from .journal_format import BEGIN, HEAD, SUFFIX, records_in
 from .layout import Layout
+from .owner_lock import may_live
 
 #: So many names are remembered, up to twice: 1 MB. Older ones are told apart by the readers.
 _REMEMBERED = 10_000
@@ -30,9 +31,9 @@ class _Growing(NamedTuple):
     at: int = 0  #: where its next record will be
     owner: ProcessIdentity | None = None
 
-    def may_grow(self) -> bool:
+    def may_grow(self, root: str) -> bool:
         """Whether its process may add to it."""
-        return self.owner is not None and self.owner.is_alive()
+        return self.owner is not None and may_live(self.owner, root)
 
 
 class JournalNames:
@@ -133,7 +134,8 @@ class JournalNames:
                     self._read.add(name)
                     self._open(name)
                 if others:
-                    for run in [run for run, file in self._growing.items() if not file.may_grow()]:
+                    root = self._layout.root_text
+                    for run in [run for run, file in self._growing.items() if not file.may_grow(root)]:
                         self._close(run)
             for run in self._growing:
                 self._read_on(run)
@@ -156,7 +158,7 @@ class JournalNames:
         head = self._read_on(run)
         owner = ProcessIdentity.from_dict((read_json_bytes(head) or {}).get("owner"))
         file = self._growing[run] = self._growing[run]._replace(owner=owner)
-        if not file.may_grow():
+        if not file.may_grow(self._layout.root_text):
             self._close(run)
 
     def _close(self, run: str) -> None:

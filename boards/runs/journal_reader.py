@@ -27,6 +27,7 @@ from .files import (
 )
 from .journal_format import BEGIN, END, FORGET, HEAD, LOG, MOVED, SUFFIX, JournalRecord, records_in
 from .journal_values import input_json, output_json
+from .owner_lock import may_live
 
 _COARSE_CLOCK_NS = 100_000_000
 _REMOVED = "removed"
@@ -104,7 +105,8 @@ class _File:
 
     def is_alive(self) -> bool:
         """Whether its process may still write to it."""
-        return self.owner is not None and self.owner.is_alive()
+        root = os.path.dirname(os.path.dirname(self.path))
+        return self.owner is not None and may_live(self.owner, root)
 
 
 class JournalReader:

@@ -16,10 +16,9 @@ from __future__ import annotations
 import contextlib
 import enum
 import errno
-import fcntl
 import os
 
-from .files import is_empty_folder, remove_quietly
+from .files import NoLocksError, is_empty_folder, lock_file, remove_quietly
 from .layout import Layout
 
 #: The time of change of a folder to which nobody has written: the year 2000.
@@ -95,8 +94,8 @@ class MetricsLink:
             number += 1
             folder = f"{self._layout.metrics_links}/{number}"
             try:
-                self._lock_fd = _lock(f"{folder}.lock")
-            except _NoLocksError:
+                self._lock_fd = lock_file(f"{folder}.lock")
+            except NoLocksError:
                 self._use(f"pid{os.getpid()}-{id(self):x}")
             if self._lock_fd is not None:
                 self._use(str(number))
@@ -211,30 +210,6 @@ class MetricsLink:
         remove_quietly(f"{self._folder}.lock")
         os.close(self._lock_fd)
         self._lock_fd, self._state = None, LinkState.UNCLAIMED
-
-
-class _NoLocksError(Exception):
-    """The file system has no locks."""
-
-
-def _lock(path: str) -> int | None:
-    """Return a descriptor that holds the lock; None when another process has it.
-
-    Raises _NoLocksError, and OSError when the file cannot be made.
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The owner before us may have removed the file between our open and our lock.
-        if os.fstat(fd).st_ino == os.stat(path).st_ino:
-            return fd
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except OSError as error:
-        os.close(fd)
-        raise _NoLocksError from error
-    os.close(fd)
-    return None
 
 
 def _move_content(folder: str, target: str) -> None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from . import owner_lock
 from .files import unlock_folder
 from .layout import Layout
 from .metrics_link import MetricsLink
@@ -61,6 +62,7 @@ class Store:
         self._apart: str | None = None  #: see keep_metrics_apart()
         self._fallback: str | None = None  #: a temporary folder, where there can be none in the state folder
         self._journal = None if journal is None else journal(self.layout)
+        self._has_lock = False  #: see owner_lock
         #: The latest task: metrics that are written between two tasks are its own.
         self._last: TaskRecord | None = None
 
@@ -99,6 +101,9 @@ class Store:
         files that an earlier task left in the cluster's folder are copied when that lies on another file
         system.
         """
+        if not self._has_lock:
+            self._has_lock = True
+            owner_lock.hold(self.root_text)
         record = TaskRecord(
             ids,
             self.layout,
@@ -186,3 +191,6 @@ class Store:
             self._journal.close()
         self._end_metrics_apart()
         self._link.close()
+        if self._has_lock:
+            self._has_lock = False
+            owner_lock.release(self.root_text)

@@ -42,13 +42,13 @@ class TaskOutput:
         # The state is read first: in the other order the last lines could be missed.
         task = self._look_in_journals()
         if task is not None:
-            has_ended = status_of(task.facts) != ACTIVE
+            has_ended = status_of(task.facts, self._root) != ACTIVE
             data = task.log(stream)[offset:][:limit_bytes]
         else:
             folder = task_folder(self._root, self._name)
             path = str(folder / "task.json")
             facts = read_json(path) or read_json(path)  # again: it may be being overwritten
-            has_ended = facts is None or status_of(facts) != ACTIVE
+            has_ended = facts is None or status_of(facts, self._root) != ACTIVE
             data = self._read_file(folder / f"{stream}.log", stream, offset, limit_bytes)
         return LogPart(data, offset + len(data), has_ended and len(data) < limit_bytes)
 

@@ -45,6 +45,6 @@ class JournalView:
         task = self._tasks.get(run)
         if task is None:
             return None
-        viewed = ViewedTask(run, "", task.facts, time.monotonic(), in_journal=task)
+        viewed = ViewedTask(self._root, run, "", task.facts, time.monotonic(), in_journal=task)
         viewed.read_status()
         return viewed

@@ -282,7 +282,7 @@ class RunView:
         elif facts is not None and f"{self._root}/{facts.get('metricsDir')}" == target:
             # The status of an ended task is final: its record is not read a second time.
             status = str(facts.get("status"))
-            self._waiting[run] = ViewedTask(run, record, facts, time.monotonic(), status=status)
+            self._waiting[run] = ViewedTask(self._root, run, record, facts, time.monotonic(), status=status)
         elif facts is not None or not _is_new(record):
             self._shown[run] = path or os.path.basename(target)
             self._changes += 1

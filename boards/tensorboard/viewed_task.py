@@ -14,6 +14,7 @@ from ..runs.history import ACTIVE, LOST, show_task
 from ..runs.hparams import DURATION, ERROR, OUTPUT, PEAK_MEMORY, SUCCEEDED, TaskOutcome
 from ..runs.journal_reader import JournalTask
 from ..runs.layout import STREAMS
+from ..runs.owner_lock import may_live
 from ..runs.run_names import NamedTask
 from ..runs.task_output import read_log
 from ..runs.task_values import (
@@ -33,6 +34,7 @@ _MAX_OUTPUT_BYTES = 4096  # of each stream of a failed task
 class ViewedTask:
     """A recorded task in the view."""
 
+    root: str  # the state folder
     run: str  # its run folder
     record: str  # its folder below tasks/
     facts: Mapping[str, object]  # task.json as it was read last
@@ -77,7 +79,7 @@ class ViewedTask:
             return
         self._read_facts()
         owner = ProcessIdentity.from_dict(self.facts.get("owner"))
-        if self.status == ACTIVE and owner is not None and not owner.is_alive():
+        if self.status == ACTIVE and owner is not None and not may_live(owner, self.root):
             # It may have ended the task after the facts were read, and itself then.
             self._read_facts()
             if self.status == ACTIVE:

@@ -1,0 +1,34 @@
+"""Whether the owner of a record lives, where containers with one host name share a state folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hkrunner.boards.runs import files, owner_lock
+from hkrunner.boards.runs.files import own_identity
+
+
+def test_an_owner_in_another_pid_namespace_lives_as_long_as_it_holds_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, mine = str(tmp_path), own_identity()
+    owner_lock.hold(root)
+    owner_lock.hold(root)  # by a second store of this process
+    (lock,) = (tmp_path / "owners").iterdir()
+    (tmp_path / "owners" / "1-2-boot-3.lock").touch()  # left by a process that was killed
+    monkeypatch.setattr(files, "process_started", lambda pid: None)
+    assert not owner_lock.may_live(mine, root), "it would be seen here"
+    monkeypatch.setattr(files, "_namespace", lambda: "1")
+    assert owner_lock.may_live(mine, root)
+    owner_lock.release(root)
+    assert owner_lock.may_live(mine, root)
+    owner_lock.release(root)
+    assert not lock.exists() and not owner_lock.may_live(mine, root)
+    lock.touch()  # as after a kill: the kernel has released the lock
+    assert not owner_lock.may_live(mine, root)
+    assert owner_lock.may_live(mine._replace(host="another-host"), root)
+    owner_lock.hold(root)
+    assert len(os.listdir(tmp_path / "owners")) == 1, "what killed processes have left is removed"
+    owner_lock.release(root)
