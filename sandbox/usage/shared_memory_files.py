@@ -24,11 +24,10 @@ from typing import NamedTuple
 from ..linux import kernel
 from ..linux.name_watch import NameWatch
 from . import shared_memory_holders as holders
+from .found_files import ENTRIES_A_SCAN, File, file_at, files_below, has_several_names, unlink_same
 from .shared_memory_holders import Key, key_of
 from .temporary_folders import TemporaryFolders
 
-#: Most entries read in one scan; a stranger's folder may hold any number.
-ENTRIES_A_SCAN = 20_000
 #: Most folders watched for new files.
 WATCHES = 64
 #: Age up to which a folder is known to its maker alone.
@@ -42,15 +41,12 @@ WORTH_TELLING_BYTES = 64 << 10
 KEYS_KEPT = 200_000
 #: Most that the run has reported and that is not there: the report of a rename comes before the rename.
 GONE_KEPT = 1000
+#: Most files that were announced and are not there: each is looked for whenever something may have changed.
+AWAITED_KEPT = 1000
+#: Most of what the run has reported, apart from what is found anyway, that is looked at in one scan.
+REPORTED_A_SCAN = 4000
 #: A pipe's capacity.
 PIPE_BYTES = 1 << 16
-
-
-class File(NamedTuple):
-    """A file as a scan found it."""
-
-    path: str
-    size: int  #: occupied bytes
 
 
 class _ShmEntry(NamedTuple):
@@ -136,13 +132,13 @@ class ShmFiles:
                 self._opened.add((int(pid), (int(opened), int(inode))))
             elif _are_numbers(device, inode):
                 self._made_by_the_run((int(device), int(inode)), os.fsdecode(path))
-            elif device == inode == b"-" and len(self._announced) < KEYS_KEPT:
+            elif device == inode == b"-":
                 self._announced[os.fsdecode(path)] = now
         for announced, since in list(self._announced.items()):
             key = key_of(announced)
             if key is not None:
                 self._made_by_the_run(key, announced)
-            if key is not None or now - since > ANNOUNCED_S:
+            if key is not None or now - since > ANNOUNCED_S or len(self._announced) > AWAITED_KEPT:
                 del self._announced[announced]
 
     def _made_by_the_run(self, key: Key, path: str) -> None:
@@ -152,8 +148,17 @@ class ShmFiles:
         if is_new and len(self._made) < KEYS_KEPT:
             self._made[key] = path
 
-    def scan(self, written: Callable[[], dict[tuple[int, Key], str]], pids: Collection[int]) -> None:
-        """Find all files of the run. `written` returns the files that its processes have open for writing."""
+    def scan(
+        self,
+        written: Callable[[], dict[tuple[int, Key], str]],
+        pids: Collection[int],
+        *,
+        most: int = REPORTED_A_SCAN,
+    ) -> None:
+        """Find all files of the run. `written` returns the files that its processes have open for writing.
+
+        `most`: so much is looked at that was reported and is not found anyway.
+        """
         by_process = written()  # first: a file may be open for a moment only
         # First the files, then their holders: a file made in between is left to the next scan.
         top = list(self._new_entries())
@@ -182,27 +187,38 @@ class ShmFiles:
                     self._claimed[key] = file.path  # it may have been renamed
                 elif len(self._others) < KEYS_KEPT:
                     self._others.add(key)
-        tops = {entry.key for entry in top}
-        gone = []
-        for key, path in ((key, path) for key, path in self._made.items() if key not in tops):
-            if not self._is_at(path, key):
-                gone.append(key)
-            else:  # in an older folder
-                if os.path.isdir(path) and not os.path.islink(path):
-                    found.update(_files_below(path))
-                elif (same := _file(path)) is not None:
-                    found[key] = same
-        if len(gone) > GONE_KEPT:
-            for key in gone:
-                del self._made[key]
+        self._look_at_reported(found, top, most)
         for key, path in list(self._claimed.items()):
             if key not in found:
                 # Made since the list was read, or in an older folder.
-                if key_of(path) == key and (same := _file(path)) is not None:
+                if key_of(path) == key and (same := file_at(path)) is not None:
                     found[key] = same
                 elif key not in held:
                     del self._claimed[key]
         self.found = found
+
+    def _look_at_reported(self, found: dict[Key, File], top: Collection[_ShmEntry], most: int) -> None:
+        """Add what the run has reported to have made in older folders, and forget what is long gone."""
+        gone = []
+        tops = {entry.key for entry in top}
+        read = tuple(f"{entry.path}/" for entry in top if entry.is_folder and entry.key in self._made)
+        others = [(key, path) for key, path in self._made.items() if key not in tops and key not in found]
+        for key, _ in others[most:]:
+            if key in self.found:
+                found[key] = self.found[key]
+        for key, path in others[:most]:
+            del self._made[key]
+            self._made[key] = path  # at the end: the next scan looks at others first
+            if not self._is_at(path, key):
+                gone.append(key)
+            elif os.path.isdir(path) and not os.path.islink(path):
+                if not path.startswith(read):  # or its files are among those of the folder that it is in
+                    found.update(files_below(path))
+            elif (same := file_at(path)) is not None:
+                found[key] = same
+        if len(gone) > GONE_KEPT:
+            for key in gone:
+                del self._made[key]
 
     def remove(self) -> tuple[list[File], list[File]]:
         """Remove what the run has left; return what was removed, and what may be the run's without proof.
@@ -210,7 +226,7 @@ class ShmFiles:
         Called after the last process of the tree has ended: a process that holds a file is a stranger. Where
         this user has other processes than hkrunner's, any of them may have made what has no proof.
         """
-        self.scan(dict, ())
+        self.scan(dict, (), most=KEYS_KEPT)
         self._temporary.remove()
         doubtful = []
         for entry in self._new_entries(others=True):
@@ -227,8 +243,8 @@ class ShmFiles:
         names = self._names_of_linked_files()
         for key, file in self.found.items():
             if key not in held:
-                (removed if _unlink_same(file.path, key) else kept).append(file)
-                removed += [other for other in names.get(key, ()) if _unlink_same(other.path, key)]
+                (removed if unlink_same(file.path, key) else kept).append(file)
+                removed += [other for other in names.get(key, ()) if unlink_same(other.path, key)]
         for key, path in self._made.items():
             if self._is_at(path, key) and os.path.isdir(path):
                 for folder, _, _ in os.walk(path, topdown=False):
@@ -241,13 +257,15 @@ class ShmFiles:
 
     def _is_at(self, path: str, key: Key) -> bool:
         """Whether this is at the path, and in one of the folders: a report may name what is anybody's."""
+        if key_of(path) != key:
+            return False
         parent = os.path.realpath(os.path.dirname(path)) + "/"
-        return key_of(path) == key and parent.startswith(tuple(f"{one}/" for one in self._folders))
+        return parent.startswith(tuple(f"{one}/" for one in self._folders))
 
     def _names_of_linked_files(self) -> dict[Key, list[File]]:
         """Return all names of the run's files that have several: a file uses memory as long as it has one."""
         names: dict[Key, list[File]] = {
-            key: [] for key, file in self.found.items() if _has_several_names(file.path)
+            key: [] for key, file in self.found.items() if has_several_names(file.path)
         }
         folders = [*self._folders] if names else []
         while folders:
@@ -327,7 +345,7 @@ class ShmFiles:
                         continue
                     if stat.S_ISDIR(facts.st_mode):
                         self._watch(entry.path)
-                        yield _ShmEntry(key, entry.path, True, False, _files_below(entry.path))
+                        yield _ShmEntry(key, entry.path, True, False, files_below(entry.path))
                     else:
                         file = File(entry.path, facts.st_blocks * 512)
                         yield _ShmEntry(key, entry.path, False, stat.S_ISREG(facts.st_mode), {key: file})
@@ -351,50 +369,3 @@ class ShmFiles:
 def _are_numbers(*words: bytes) -> bool:
     """Whether each word is a number of at most 64 bits: int() raises an error for thousands of digits."""
     return all(word.isdigit() and len(word) <= 20 for word in words)
-
-
-def _files_below(folder: str) -> dict[Key, File]:
-    """Return the files in this folder and in the folders below it."""
-    found: dict[Key, File] = {}
-    waiting = [folder]
-    while waiting and len(found) < ENTRIES_A_SCAN:
-        try:
-            entries = os.scandir(waiting.pop())
-        except OSError:
-            continue
-        with entries:
-            for entry in entries:
-                try:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    else:
-                        facts = entry.stat(follow_symlinks=False)
-                        found[facts.st_dev, facts.st_ino] = File(entry.path, facts.st_blocks * 512)
-                except OSError:
-                    continue
-    return found
-
-
-def _file(path: str) -> File | None:
-    """Return the file at this path, None if there is none."""
-    try:
-        return File(path, os.lstat(path).st_blocks * 512)
-    except OSError:
-        return None
-
-
-def _has_several_names(path: str) -> bool:
-    try:
-        return os.lstat(path).st_nlink > 1
-    except OSError:  # it has just been removed
-        return False
-
-
-def _unlink_same(path: str, key: Key) -> bool:
-    if key_of(path) != key:
-        return False
-    try:
-        os.unlink(path)
-    except OSError:
-        return False
-    return True

@@ -331,6 +331,36 @@ def test_what_was_reported_and_is_gone_is_forgotten_and_the_rest_stays_the_runs(
     assert removed_by(shared) == ({"kept"}, set())
 
 
+def test_a_flood_of_reports_costs_no_scan_more_than_its_share(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "old").mkdir()
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    shared = SharedMemory(folders=[str(folder)], reports=reading)
+    looked: list[str] = []
+
+    def key_of(path: str) -> tuple[int, int] | None:
+        looked.append(path)
+        return shared_memory_holders.key_of(path)
+
+    monkeypatch.setattr(shared_memory_files, "key_of", key_of)
+    for number in range(3000):
+        os.write(writing, b"- - /%d\0" % number)
+    shared.poll_new_files()
+    assert len(looked) == 3000
+    shared.poll_new_files()
+    assert len(looked) == 4000, "only the latest ones are looked for again"
+    for name in "abcde":
+        (folder / "old" / name).write_bytes(b"x" * MI)
+        report(writing, folder / "old" / name)
+    for count in (2, 4, 5, 5):
+        shared._files.scan(dict, (), most=2)
+        assert len(shared._files.found) == count
+    assert removed_by(shared) == (set("abcde"), set())
+    shared.close()
+    os.close(writing)
+
+
 @pytest.mark.parametrize("is_isolated", [True, False])
 def test_a_report_of_what_lies_elsewhere_is_ignored(is_isolated: bool, folder: Path, tmp_path: Path) -> None:
     (own := folder / "own").mkdir()
