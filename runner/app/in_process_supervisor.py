@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import shutil
 import sys
 from typing import NoReturn
 
 from ...sandbox.linux.kernel import hide_from_same_user
+from ...sandbox.linux.remove_tree import remove_tree
 from ..errors import HkrunnerError
 from ..io.standard_streams import fill_standard_streams
 from .in_process import UserProcessAttachment
@@ -38,5 +38,5 @@ def begin() -> NoReturn:
         status = error.exit_status
     if os.getppid() != pid:  # the user's process was killed, and could not remove its folders
         for folder in settings.code.temporary_folders:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
     sys.exit(status)

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from urllib.parse import quote
 
+from ...sandbox.linux.walk_tree import walk_tree
 from ...sandbox.shared.entry import Location
 from ..errors import SettingsError
 from ..prepare.code_files import CodeFiles
@@ -137,7 +138,7 @@ def _with_requirements(
 
 def _make_uniform(folder: str) -> None:
     """Give everything the same time, and modes with which every user can read it."""
-    for path in (*_files_of(folder), *(root for root, _, _ in os.walk(folder))):
+    for path in (*_files_of(folder), *(root for root, _, _ in walk_tree(folder))):
         if not os.path.islink(path):
             is_program = os.path.isdir(path) or os.access(path, os.X_OK)
             os.chmod(path, 0o755 if is_program else 0o644)
@@ -146,7 +147,7 @@ def _make_uniform(folder: str) -> None:
 
 
 def _files_of(folder: str) -> Iterator[str]:
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in walk_tree(folder):
         folders.sort()
         links = [one for one in folders if os.path.islink(os.path.join(root, one))]
         yield from (os.path.join(root, name) for name in sorted([*names, *links]))

@@ -174,9 +174,9 @@ def _remove(folder: str) -> None:
     try:
         os.rmdir(folder)
     except OSError:
-        import shutil  # late: it is large, and only needed if metrics were written
+        from ...sandbox.linux.remove_tree import remove_tree  # late: only needed if metrics were written
 
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
 
 
 def _found(settings: Settings, where: Location) -> dict[str, object]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from ...sandbox.linux.walk_tree import walk_tree
 from ...sandbox.shared.entry import Location
 from ..errors import SettingsError
 from ..settings.descriptor_search import is_below
@@ -332,7 +333,7 @@ def local_path(name: str, folder: str) -> str | None:
 
 def _code_files(folder: str) -> Iterator[str]:
     """Yield the files of a package's source, without what a build leaves there."""
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in walk_tree(folder):
         folders[:] = sorted(
             one
             for one in folders

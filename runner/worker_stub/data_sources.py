@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ...sandbox.linux.walk_tree import walk_tree
+
 #: Most files of a data source: they are listed in one go, while the loop waits.
 FILES_MAX = 100_000
 
@@ -29,7 +31,7 @@ def find(sources: Mapping[str, str], wanted: Any) -> dict[str, Any]:
 
 def _files(name: str, folder: str) -> list[dict[str, Any]]:
     found = []
-    for place, folders, files in os.walk(folder, onerror=_unreadable):
+    for place, folders, files in walk_tree(folder, _unreadable):
         folders[:] = sorted(one for one in folders if not one.startswith("."))  # .git, .dvc are no data
         for file in sorted(files):
             path = os.path.join(place, file)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from ..linux import kernel
 from ..linux.name_watch import NameWatch
+from ..linux.walk_tree import walk_tree
 from . import shared_memory_holders as holders
 from .found_files import ENTRIES_A_SCAN, File, file_at, files_below, has_several_names, unlink_same
 from .shared_memory_holders import Key, key_of
@@ -247,7 +248,7 @@ class ShmFiles:
                 removed += [other for other in names.get(key, ()) if unlink_same(other.path, key)]
         for key, path in self._made.items():
             if self._is_at(path, key) and os.path.isdir(path):
-                for folder, _, _ in os.walk(path, topdown=False):
+                for folder in reversed([place for place, _, _ in walk_tree(path)]):
                     with contextlib.suppress(OSError):  # it is not empty
                         os.rmdir(folder)
                 if key_of(path) is None and not any(file.path.startswith(f"{path}/") for file in removed):

@@ -31,7 +31,7 @@ class TemporaryFolders:
         """Remove those that are left; called after the last process of the run has ended."""
         for key, path in self._paths.items():
             if key_of(path) == key:
-                from shutil import rmtree  # late: few runs leave one
+                from ..linux.remove_tree import remove_tree  # late: few runs leave one
 
-                rmtree(path, ignore_errors=True)
+                remove_tree(path)
         self._paths.clear()
