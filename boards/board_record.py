@@ -24,6 +24,7 @@ from .runs.files import (
     remove_quietly,
     replace_file,
     safe_part,
+    temporary_path,
     to_json,
 )
 
@@ -261,6 +262,7 @@ class BoardRecords:
     def forget(self, board: Board) -> None:
         """Remove everything of the board from disk; its runs are not touched."""
         remove_quietly(str(self.path(board.reference)))
+        remove_quietly(temporary_path(str(self.path(board.reference))))  # a signal may come during save()
         remove_quietly(str(self.log_path(board.reference)))
         if board.type == "pick" and Path(board.log_dir).parent == self.folder:
             shutil.rmtree(board.log_dir, ignore_errors=True)

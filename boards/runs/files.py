@@ -88,8 +88,7 @@ def replace_file(path: str, data: bytes, *, mode: int = 0o666) -> None:
 @contextlib.contextmanager
 def replacement(path: str, mode: int = 0o666) -> Iterator[int]:
     """Yield a descriptor; what is written to it replaces the file in the end, unless an error is raised."""
-    folder, name = os.path.split(path)
-    temporary = f"{folder}/.{name[:200]}.{os.getpid()}.tmp"
+    temporary = temporary_path(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         try:
@@ -100,6 +99,12 @@ def replacement(path: str, mode: int = 0o666) -> Iterator[int]:
     except BaseException:  # Ctrl-C, too
         remove_quietly(temporary)
         raise
+
+
+def temporary_path(path: str) -> str:
+    """Return where this process writes what replaces the file."""
+    folder, name = os.path.split(path)
+    return f"{folder}/.{name[:200]}.{os.getpid()}.tmp"
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -295,14 +295,14 @@ def move_to_latest_task(layout: Layout, volume: str, names: list[str], link: Met
     os.makedirs(target, exist_ok=True)
     taken = set(os.listdir(target))
     for name in names:
-        unlock_folder(f"{volume}/{name}")  # else it could not be moved
         if name not in taken:
             # Not by shutil, with many system calls: hkrunner does nothing else meanwhile.
             try:
                 os.rename(f"{volume}/{name}", f"{target}/{name}")
                 continue
-            except OSError:  # another file system
+            except OSError:  # another file system, or a folder that the algorithm has locked
                 pass
+        unlock_folder(f"{volume}/{name}")
         shutil.move(f"{volume}/{name}", _free_path(f"{target}/{name}"))
 
 

@@ -22,10 +22,17 @@ def walk_tree(
         try:
             with os.scandir(place) as entries:
                 for entry in entries:
-                    (folders if entry.is_dir() else names).append(entry.name)
+                    (folders if _is_folder(entry) else names).append(entry.name)
         except OSError as error:
             on_error(error)
             continue
         yield place, folders, names
         below = (os.path.join(place, name) for name in reversed(folders))
         waiting += [path for path in below if not os.path.islink(path)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to where this user may not look
+        return False

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hkrunner.boards.board_record import Board, BoardRecords, BoardStatus
 from hkrunner.boards.runs.files import (
     ProcessIdentity,
     is_part,
@@ -15,6 +16,7 @@ from hkrunner.boards.runs.files import (
     own_identity,
     read_json,
     replace_file,
+    replacement,
     safe_part,
     to_json,
 )
@@ -79,6 +81,16 @@ def test_a_failed_replacement_leaves_no_temporary_file(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         replace_file(str(tmp_path / "folder"), b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_board_that_is_stopped_in_the_middle_of_a_report_leaves_no_file(tmp_path: Path) -> None:
+    records = BoardRecords(tmp_path)
+    records.make_folder()
+    board = Board("all", "reference", "all", str(tmp_path), BoardStatus.RUNNING, 0)
+    records.save(board)
+    with pytest.raises(FileNotFoundError), replacement(str(records.path("reference"))):
+        records.forget(board)
+    assert list(records.folder.iterdir()) == []
 
 
 def test_json_survives_what_json_lacks(tmp_path: Path) -> None:
