@@ -12,6 +12,7 @@ import struct
 import termios
 import threading
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 DEADLINE_S = 20.0
 
 FINAL = ("done", "errorMessage", "stopped")
+#: What a client sends when 4 s of a task or of a stop have passed, as may happen on a busy machine.
+SIGNS_OF_LIFE = frozenset(("alive", "stopping"))
 
 
 class Client:
@@ -145,6 +148,9 @@ class Client:
 
     def receive(self, *, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
         """Return the next message; skip `started`, which the worker does not handle."""
+        return self._next_but({"started"}, deadline_s)
+
+    def _next_but(self, skipped: Collection[str], deadline_s: float) -> dict[str, Any]:
         end = time.monotonic() + deadline_s
         while True:
             try:
@@ -152,18 +158,18 @@ class Client:
             except queue.Empty:
                 raise AssertionError(f"no message within {deadline_s:g} s{self.worker._told()}") from None
             assert message is not None, f"the connection ended{self.worker._told()}"
-            if message.get("command") != "started":
+            if message.get("command") not in skipped:
                 return message
 
     def expect(self, command: str, *, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-        """Return the next message; it must have this command."""
-        message = self.receive(deadline_s=deadline_s)
+        """Return the next message that is no sign of life, or is the one; it must have this command."""
+        message = self._next_but({"started", *SIGNS_OF_LIFE} - {command}, deadline_s)
         assert message["command"] == command, f"{message!r:.2000} instead of {command}"
         return message
 
     def answer(self, *, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-        """Return the next final answer."""
-        message = self.receive(deadline_s=deadline_s)
+        """Return the next message that is no sign of life; it must be a final answer."""
+        message = self._next_but({"started", *SIGNS_OF_LIFE}, deadline_s)
         assert message["command"] in FINAL, f"{message!r:.2000} instead of an answer"
         return message
 
@@ -176,7 +182,8 @@ class Client:
         """Check that no further message arrives: a ping is answered after everything that was sent before."""
         self.ping()
         left = list(self._messages.queue)
-        assert not [one for one in left if one is None or one.get("command") != "started"], left
+        passed_over = {"started", *SIGNS_OF_LIFE}
+        assert not [one for one in left if one is None or one.get("command") not in passed_over], left
 
     def wait_for_end(self, *, deadline_s: float = DEADLINE_S) -> None:
         """Wait until the client has closed the connection."""
