@@ -223,8 +223,8 @@ def _memory(exit: Exit, breach: LimitBreach) -> str:
     used, allowed = format_bytes(breach.used), format_bytes(breach.allowed)
     text = f"used {used} of {allowed} allowed ({set_by('memory_bytes', exit.origins)}){_after(breach)}"
     if exit.cause is Cause.SHARED_MEMORY and breach.objects:
-        # Small objects, such as our own, are no help.
-        large = [(name, size) for name, size in breach.objects[:3] if size > 0.01 * breach.used]
+        # Small objects, such as our own, are no help, unless all are small.
+        large = [one for one in breach.objects[:3] if one[1] > 0.01 * breach.used] or breach.objects[:1]
         named = ", ".join(f"{name} {format_bytes(size)}" for name, size in large)
         more = _more(breach.objects_count - len(large))
         text += f"; {format_bytes(breach.objects_bytes)} of it shared memory: {named}{more}"

@@ -44,6 +44,10 @@ def test_shared_memory_is_named_where_it_matters() -> None:
     told = sentence(Exit(Cause.SHARED_MEMORY, breach=breach))
     assert "; 250 MiB of it shared memory: /dev/shm/psm_1 200 MiB and 40 more. Try" in told
     assert "hkrunner-fault" not in told
+    small = breach._replace(objects=(("/dev/shm/a", MI), ("/dev/shm/b", MI)), objects_count=250)
+    assert "shared memory: /dev/shm/a 1 MiB and 249 more. Try" in sentence(
+        Exit(Cause.SHARED_MEMORY, breach=small)
+    )
 
 
 @pytest.mark.parametrize("number", [11, 9, 6])
