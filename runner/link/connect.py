@@ -50,7 +50,11 @@ class Attempt:
         self._is_over = False
         #: The number of the listening socket that took the connection, once there is one; see Identity.
         self.listener: int | None = None
-        threading.Thread(target=self._run, name="hkrunner-connect", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="hkrunner-connect", daemon=True).start()
+        except RuntimeError as error:  # the algorithm may have used up the container's threads
+            reason = f"{error}"
+            loop.after(0, lambda: self._tell(failed, reason))
 
     @property
     def has_socket(self) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import struct
+import threading
 import time
 from typing import Any
 
@@ -267,6 +268,23 @@ def test_refused_connections_are_tried_again_with_growing_bounded_pauses_for_eve
         assert max(pauses) <= 1.25
         assert min(pauses[-20:]) >= 0.75
         assert set(world.listener.unreachable) == {"connection refused"}
+    finally:
+        world.close()
+
+
+def test_an_attempt_for_which_there_is_no_thread_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    world = World()
+    try:
+        with monkeypatch.context() as without_threads:
+            without_threads.setattr(threading.Thread, "start", refuse)
+            world.link.open()
+            world.until(lambda: world.listener.unreachable, "the attempt")
+        world.pass_time(1.0)
+        world.accept()
+        assert world.listener.unreachable == ["can't start new thread"]
     finally:
         world.close()
 
