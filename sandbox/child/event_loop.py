@@ -348,6 +348,10 @@ class EventLoop:
             # While everything is cancelled: until Python 3.12, asyncio's streams raise it a second time for
             # the task of a connection.
             return
+        if isinstance(error, PermissionError) and (read := _reader_of(context.get("handle"))) is not None:
+            # epoll refuses what never blocks, as the algorithm's stdin, which is /dev/null: it can be read.
+            loop.call_soon(read)
+            return
         loop.default_exception_handler(context)
 
 
@@ -361,6 +365,13 @@ def _set_loop(module: Any) -> Optional[asyncio.AbstractEventLoop]:
     policy = getattr(module, "get_event_loop_policy", lambda: None)()  # not there while asyncio is imported
     loop: Optional[asyncio.AbstractEventLoop] = getattr(getattr(policy, "_local", None), "_loop", None)
     return loop
+
+
+def _reader_of(handle: Any) -> Optional[Callable[[], None]]:
+    """Return what a pipe transport of asyncio was to have called when there is something to read."""
+    is_added = getattr(getattr(handle, "_callback", None), "__name__", "") == "_add_reader"
+    arguments = getattr(handle, "_args", None)
+    return arguments[1] if is_added and arguments and len(arguments) == 2 else None
 
 
 async def _all_done(futures: List[asyncio.Future[Any]]) -> None:

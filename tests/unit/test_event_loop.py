@@ -144,3 +144,19 @@ def test_a_future_that_failed_unnoticed_is_still_logged(caplog: pytest.LogCaptur
     events.finish()
     asyncio.set_event_loop(None)
     assert "never retrieved" in caplog.text and "ValueError: lost" in caplog.text
+
+
+def test_stdin_that_epoll_cannot_watch_is_read_to_its_end() -> None:
+    events = EventLoop(lambda text, error: None)
+
+    async def read() -> bytes:
+        reader = asyncio.StreamReader()
+        with open("/dev/null", "rb") as file:  # as the algorithm has it
+            await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), file
+            )
+            return await asyncio.wait_for(reader.read(), 10)
+
+    assert events.run(read(), "start", is_cancelled_by_stop=False) == b""
+    events.finish()
+    asyncio.set_event_loop(None)
