@@ -38,7 +38,8 @@ from ..settings.settings import Settings
 from .cluster_boards import show_boards
 from .local_run import HOLD_BACK
 from .result_batches import batches
-from .run import make_output, obey_signals, open_output_file, put_in_place, resume_garbage_collection
+from .run import make_output, open_output_file, put_in_place, resume_garbage_collection
+from .run_signals import obey_signals
 
 #: Longest wait at the end for the interrupted thread, which may be connecting to a network that is down.
 LEAVE_S = 0.5

@@ -32,12 +32,12 @@ from ..worker_stub.pipeline import PipelineError
 from ..worker_stub.stream_pipeline import StreamPipeline, read_stream, with_state_types
 from .run import (
     make_output,
-    obey_signals,
     open_output_file,
     put_in_place,
     resume_garbage_collection,
     retention_of,
 )
+from .run_signals import obey_signals
 from .stand_in_options import algorithms_of, read_pipeline, ready_algorithm
 
 #: Open files for each replica: 15 measured, more while its process is replaced.

@@ -30,6 +30,7 @@ from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from .await_stacks import write_await_stacks
 from .frame_socket import FrameSocket, move_high, receive_setup
 from .memory_reserve import notice_lost_threads, report_threads_without_memory
+from .own_modules import keep_own_modules
 from .shared_memory_reports import report_shared_memory
 from .task_server import TaskServer
 
@@ -53,6 +54,7 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
         server = _server(tasks, control, fault)
     except (MemoryError, SystemError):  # see start.py
         os._exit(1)  # the warden knows of the limit, which leaves no room for any code of the user's
+    keep_own_modules()
     # As for a script: an argparse of the user's must not meet our arguments.
     sys.argv[:] = [server.program]
     if collects:

@@ -11,8 +11,8 @@ def walk_tree(
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield each folder from the top down, with the names of the folders and of all else in it.
 
-    As by os.walk(): links to folders are among the folders and are not followed, names that the caller removes
-    from the list of folders are left out, and what cannot be read is passed to `on_error`.
+    As by os.walk(): links to folders are among the folders and are not followed, names that the caller
+    removes from the list of folders are left out, and what cannot be read is passed to `on_error`.
     """
     waiting = [folder]
     while waiting:

@@ -213,6 +213,7 @@ def _read_fields(cls: Type[ProcessMessage], text: bytes) -> Dict[str, Any]:
 def _checked(cls: Type[ProcessMessage], told: Dict[str, Any], where: str) -> Dict[str, Any]:
     readers = _READERS.get(cls)
     if readers is None:
+        __import__(cls.__module__)  # the user's code may have emptied sys.modules
         readers = _READERS[cls] = {
             name: _reader(text, sys.modules[cls.__module__])
             for name, text in cls.fields.items()
