@@ -17,7 +17,7 @@ from typing import Any
 from ..linux import procfs
 from ..shared.limits import Limits
 from .memory_estimate import NEW_S, MemoryEstimate
-from .process_table import FULL_CHECK_S, Process, ProcessTable
+from .process_table import Process, ProcessTable
 from .shared_memory import SharedMemory
 from .usage import ProcessUse, Usage
 
@@ -85,10 +85,6 @@ class TreeSampler:
         self._pids = limits.pids if limits.enforced else None
         self._shared = shared
         self._table = ProcessTable(root_pid, clock=clock, full_walk=full_walk, kept_fds=kept_fds)
-        # `full_walk` imports psutil, which takes 30 ms, and memory for good: a short run without limits can
-        # do without it, and where there is one, it is imported before the child can use much.
-        is_limited = limits.enforced and any((limits.memory_bytes, limits.pids, limits.cpu_cores))
-        self._first_check_at = 0.0 if is_limited else clock() + FULL_CHECK_S
         self._memory = MemoryEstimate(self._table, self._limit, shared=shared, clock=clock)
         self._cpu_s = 0.0
         self._cpu_at = 0.0
@@ -191,8 +187,7 @@ class TreeSampler:
                 table.walk_due = self.is_hurried = True
                 self.next_at = self._look_at = now + SOONEST_S
                 return self.next_at
-        if now >= self._first_check_at:
-            table.full_check(now)
+        table.full_check(now)
         is_shared_seen = False
         if self._shared is not None and now >= self._shared_at:
             if self._shared.poll_new_files():

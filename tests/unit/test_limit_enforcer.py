@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hkrunner.sandbox.linux.oom_counter import OomWatch
 from hkrunner.sandbox.shared.limits import MI, Limits
+from hkrunner.sandbox.usage import psutil_walk
+from hkrunner.sandbox.usage.psutil_walk import PsutilSampler
 from hkrunner.sandbox.usage.usage import Breach
 from hkrunner.sandbox.warden import limit_enforcer
 from hkrunner.sandbox.warden.cpu_throttle import CpuThrottle
@@ -92,6 +94,32 @@ def test_a_limit_that_is_not_enforced_needs_no_check(make: Make) -> None:
     enforcer.idle = True
     assert enforcer.check(time.monotonic()) is None
     assert enforcer.next_at == math.inf
+
+
+def test_psutil_is_imported_for_a_limit_or_a_second_process(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Limits] = []
+
+    class Noted(PsutilSampler):
+        def __init__(self, root_pid: int, limits: Limits) -> None:
+            made.append(limits)
+            super().__init__(root_pid, limits)
+
+    monkeypatch.setattr(psutil_walk, "PsutilSampler", Noted)
+    free, limited = Limits(), Limits(pids=1000)
+    enforcers = [make(free), make(limited)]
+    now = time.monotonic()
+    with Tree() as tree:
+        pids = {tree.start(code=SLEEPER)}
+        for at in (now, now + 1000):
+            for one in enforcers:
+                one._sampler.look(at)
+                assert set(one._sampler.pids()) == pids
+        assert made == [limited]
+        pids.add(tree.start(code=SLEEPER))
+        enforcers[0]._sampler.look(now + 2000)
+        assert made == [limited, free] and set(enforcers[0]._sampler.pids()) == pids
 
 
 def test_memory_beyond_the_limit_is_found_and_confirmed(make: Make) -> None:
