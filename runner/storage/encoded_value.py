@@ -11,6 +11,7 @@ import contextlib
 import functools
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -166,7 +167,7 @@ def _inside(encoding: str) -> Iterator[None]:
 
 
 def _child(value: EncodedValue, key: str) -> EncodedValue | None:
-    kind, _ = describe(value)
+    kind = _kind(value)
     if kind not in ("object", "array") or value.is_raw:
         return None
     index = int(key) if key.isdecimal() and len(key) <= 19 else None
@@ -184,50 +185,57 @@ def _child(value: EncodedValue, key: str) -> EncodedValue | None:
 
 def _bson_child(data: Buffer, kind: str, key: str, index: int | None) -> EncodedValue | None:
     if kind == "object":
-        found = bson_reader.values(data, _BSON_VALUE_AT).get(key.encode())
-        return None if found is None else _bson_part(data, found)
-    inner = _bson_items(data)
-    if index is None or index >= len(inner):
+        return _bson_part(data, bson_reader.values(data, _BSON_VALUE_AT).get(key.encode()))
+    if index is None or index >= len(data):
         return None
-    item = inner[index]
-    if isinstance(item, bson_reader.BsonValue):
-        return _bson_part(data, item)
+    if bson_reader.holds_documents(data, _BSON_VALUE_AT):
+        return _bson_part(data, next(islice(bson_reader.items(data, _BSON_VALUE_AT), index, None), None))
+    found = codec.decode("bson", data)
+    item = found[index] if index < len(found) else None
     return None if item is None else EncodedValue("bson", encode_plain("bson", item))
 
 
-def _bson_part(data: Buffer, value: bson_reader.BsonValue) -> EncodedValue | None:
-    if value.kind == bson_reader.NULL:
+def _bson_part(data: Buffer, value: bson_reader.BsonValue | None) -> EncodedValue | None:
+    if value is None or value.kind == bson_reader.NULL:
         return None
     return EncodedValue("bson", bson_document(bytes((value.kind,)), data[value.begin : value.end]))
 
 
-def _bson_items(data: Buffer) -> list[Any]:
-    """Return the items of the array that the value is: their places if the first one is a document."""
-    if bson_reader.holds_documents(data, _BSON_VALUE_AT):
-        return list(bson_reader.items(bytes(data), _BSON_VALUE_AT))
-    found: list[Any] = codec.decode("bson", data)
-    return found
-
-
 def describe(value: EncodedValue) -> tuple[str, int | None]:
     """Return the kind of the value, and the number of its items if it is an array. Raises ObjectInvalid."""
-    if value.is_raw:
-        return "bytes", None
-    if value.encoding == "bson":
-        kind = _BSON_KINDS.get(value.data[4], "object")
-        if kind != "array":
-            return kind, None
-        with _inside("bson"):
-            return kind, len(_bson_items(value.data))
+    kind = _kind(value)
+    if kind != "array":
+        return kind, None
     if value.encoding == "msgpack":
         return _describe_msgpack(value.data)
+    with _inside(value.encoding):
+        if value.encoding == "json":
+            return kind, len(_decoder("json", kind).decode(value.data))
+        if bson_reader.holds_documents(value.data, _BSON_VALUE_AT):
+            return kind, bson_reader.count_documents(bytes(value.data), _BSON_VALUE_AT)
+        return kind, len(codec.decode("bson", value.data))
+
+
+def _kind(value: EncodedValue) -> str:
+    if value.is_raw:
+        return "bytes"
+    if value.encoding == "bson":
+        return _BSON_KINDS.get(value.data[4], "object")
+    if value.encoding == "msgpack":
+        return _describe_msgpack(value.data)[0]
     text = bytes(value.data[:64]).lstrip()
-    if text.startswith(b"["):
-        return "array", len(_decoder("json", "array").decode(value.data))
-    for start, kind in ((b"{", "object"), (b'"', "str"), (b"n", "NoneType"), (b"t", "bool"), (b"f", "bool")):
+    starts = (
+        (b"[", "array"),
+        (b"{", "object"),
+        (b'"', "str"),
+        (b"n", "NoneType"),
+        (b"t", "bool"),
+        (b"f", "bool"),
+    )
+    for start, kind in starts:
         if text.startswith(start):
-            return kind, None
-    return ("float" if any(mark in text for mark in b".eE") else "int"), None
+            return kind
+    return "float" if any(mark in text for mark in b".eE") else "int"
 
 
 def _describe_msgpack(data: Buffer) -> tuple[str, int | None]:

@@ -101,7 +101,12 @@ def _whole(value: EncodedValue, body: Any) -> bytes:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_part_is_found_by_its_path(encoding: str) -> None:
-    inner = {"a": {"b": [1, "two", {"c": [3]}]}, "7": "seven", "none": None, "d": [{"e": 4}, None, {"e": 5}]}
+    inner = {
+        "a": {"b": [1, "two", {"c": [3]}]},
+        "7": "seven",
+        "none": None,
+        "d": [{"e": 4}, None, {"e": 5}, None],
+    }
     whole = encode(encoding, inner)
 
     def found(path: str) -> Any:
@@ -110,10 +115,10 @@ def test_a_part_is_found_by_its_path(encoding: str) -> None:
         return "nothing" if one is None or decode(one) is None else decode(one)
 
     assert [found(path) for path in ("a.b.2.c", "a.b.1", "7", "d.2.e")] == [[3], "two", "seven", 5]
-    none = ("x", "none", "a.b.3", "a.b.-1", "a.b.1.x", "a.b.2.c.0.d", "d.1", "d.3", "d.e")
-    assert [found(path) for path in none] == ["nothing"] * 9
+    none = ("x", "none", "a.b.3", "a.b.-1", "a.b.1.x", "a.b.2.c.0.d", "d.1", "d.3", "d.4", "d.e")
+    assert [found(path) for path in none] == ["nothing"] * 10
     kinds = {path: describe(one) for path in ("a", "a.b", "7", "d") if (one := part(whole, path)) is not None}
-    assert kinds == {"a": ("object", None), "a.b": ("array", 3), "7": ("str", None), "d": ("array", 3)}
+    assert kinds == {"a": ("object", None), "a.b": ("array", 3), "7": ("str", None), "d": ("array", 4)}
 
 
 def test_a_part_is_found_beside_keys_that_are_no_text() -> None:
@@ -129,7 +134,11 @@ def test_bytes_within_a_document_that_are_none_are_said_to_be_none() -> None:
         one = EncodedValue("bson", struct.pack("<i", len(data) + 5) + data + b"\0")
         check(one, "it")  # which sees the outermost document
         with pytest.raises(ObjectInvalid, match="a part of a value is not bson"):
-            part(one, "a.b")
+            part(one, "a.b" if kind == 3 else "1")
+    for inner in (b"\x030\0", b"\x03nothing", b"\x030\0\xff\0\0\0\0", b"\x030\0\0\0\0\0\x01"):
+        document = b"\x04data\0" + struct.pack("<i", len(inner) + 5) + inner + b"\0"
+        with pytest.raises(ObjectInvalid, match="a part of a value is not bson"):
+            describe(EncodedValue("bson", struct.pack("<i", len(document) + 5) + document + b"\0"))
 
 
 @pytest.mark.parametrize(
