@@ -110,10 +110,12 @@ class _Reserving(DataLimit):
             used, quiet_s = cpu_ns(process) - self.cpu_ns, now - self.quiet_since
             if used >= SPIN_CPU_NS * quiet_s:
                 self.is_let_through = self.is_let_through or part < START_BYTES
-                is_busy = used >= WORK_SHARE * quiet_s * 1e9 or not _sleeps(process.pid)
+                is_at_work = used >= WORK_SHARE * quiet_s * 1e9
+                # One that waits for a processor, too: it may have been about to compute.
+                is_busy = is_at_work or not _sleeps(process.pid)
                 self.open_until = now + OPEN_S if is_busy else math.inf
-                if is_busy:
-                    self.fills.forget()  # that is other work
+                if is_at_work:
+                    self.fills.forget()
             self.quiet_since, self.cpu_ns = now, self.cpu_ns + used
         return self.is_let_through
 

@@ -475,6 +475,19 @@ def test_a_loop_that_fills_its_memory_again_and_again_is_judged_by_use_the_third
     assert not look(4.5, 600, 250)
 
 
+@pytest.mark.parametrize(("cores", "is_limited"), [(0.01, False), (0.5, True)])
+def test_a_process_that_waits_before_it_fills_its_memory_again_is_judged_by_use_and_one_that_works_is_not(
+    cores: float, is_limited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, look = reserving(StubProcess(10, 10 * MI, 30 * MI), monkeypatch, cores=cores)
+    monkeypatch.setattr(reserved_brake, "_sleeps", lambda pid: False)  # it has just woken up
+    for at in (1.0, 4.0):
+        look(at, 270, 248)
+        for tenths in (1, 2, 15):
+            look(at + tenths / 10, 30, 10)
+    assert look(7.0, 270, 248) == is_limited
+
+
 def test_a_program_that_needs_nearly_all_of_its_memory_again_and_again_stays_limited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
